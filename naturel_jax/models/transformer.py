@@ -1,0 +1,133 @@
+"""The transformer that both towers of every family share: pre-norm blocks, stacked and scanned."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+# OpenAI CLIP and NegCLIP were trained with QuickGELU, LAION's with the exact form, SigLIP's with the tanh form (two different functions at 1e-3).
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+# What the backward pass finds saved: everything, the results of matrix products, or only each block's input.
+REMAT_POLICIES: dict[str, Callable | None] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of one tower's transformer. ``eps`` is LayerNorm's."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    activation: str
+    eps: float
+
+    def __post_init__(self):
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation {self.activation!r}: expected one of {sorted(ACTIVATIONS)}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a tower computes, apart from what it computes.
+
+    ``dtype`` is that of activations (parameters stay float32); ``remat`` a key of ``REMAT_POLICIES``; ``attention`` the implementation of
+    ``jax.nn.dot_product_attention`` (``xla``, ``cudnn``, or None to let JAX choose).
+    """
+
+    dtype: str = "float32"
+    remat: str = "none"
+    attention: str | None = None
+
+    def __post_init__(self):
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f"remat {self.remat!r}: expected one of {sorted(REMAT_POLICIES)}")
+
+
+def layer_norm(width: int, eps: float, compute: Compute, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with the two-pass variance: the one-pass form loses the digits that parity at 1e-5 needs."""
+    return nnx.LayerNorm(width, epsilon=eps, dtype=compute.dtype, use_fast_variance=False, rngs=rngs)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with one fused kernel ``qkv`` [D, 3, H, K], so that the tensor axis of a mesh can split the heads."""
+
+    def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs):
+        d, h = config.width, config.heads
+        self.qkv = nnx.LinearGeneral(
+            d, (3, h, d // h), kernel_init=nnx.initializers.normal(d**-0.5), dtype=compute.dtype, rngs=rngs
+        )
+        init = nnx.initializers.xavier_uniform()
+        self.out = nnx.LinearGeneral((h, d // h), d, axis=(-2, -1), kernel_init=init, dtype=compute.dtype, rngs=rngs)
+        self.implementation = compute.attention
+
+    def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
+        q, k, v = jnp.moveaxis(self.qkv(x_BTD), -3, 0)
+        return self.out(jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=self.implementation))
+
+    def probe(self, probe_BPD: jax.Array, x_BTD: jax.Array) -> jax.Array:
+        """Attention of ``probe_BPD`` over ``x_BTD`` (SigLIP's pooling), with the same fused kernel."""
+        kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
+        dtype = x_BTD.dtype
+        q = jnp.einsum("bpd,dhk->bphk", probe_BPD.astype(dtype), kernel[:, 0].astype(dtype)) + bias[0].astype(dtype)
+        kv = jnp.einsum("btd,dchk->cbthk", x_BTD, kernel[:, 1:].astype(dtype)) + bias[1:, None, None].astype(dtype)
+        return self.out(jax.nn.dot_product_attention(q, kv[0], kv[1], implementation="xla"))
+
+
+class Mlp(nnx.Module):
+    """Two dense layers around the family's activation."""
+
+    def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs):
+        init = nnx.initializers.xavier_uniform()
+        self.up = nnx.Linear(config.width, config.mlp_dim, kernel_init=init, dtype=compute.dtype, rngs=rngs)
+        self.down = nnx.Linear(config.mlp_dim, config.width, kernel_init=init, dtype=compute.dtype, rngs=rngs)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(self.activation(self.up(x)))
+
+
+class Block(nnx.Module):
+    """A pre-norm block: ``x + attn(norm1(x))``, then ``x + mlp(norm2(x))``."""
+
+    def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs):
+        self.norm1 = layer_norm(config.width, config.eps, compute, rngs)
+        self.attn = Attention(config, compute, rngs)
+        self.norm2 = layer_norm(config.width, config.eps, compute, rngs)
+        self.mlp = Mlp(config, compute, rngs)
+
+    def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
+        x_BTD = x_BTD + self.attn(self.norm1(x_BTD), causal=causal)
+        return x_BTD + self.mlp(self.norm2(x_BTD))
+
+
+class Transformer(nnx.Module):
+    """``depth`` blocks whose parameters are stacked along a leading axis and scanned: one block is compiled, whatever the depth."""
+
+    def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs):
+        stack = nnx.split_rngs(splits=config.depth)(nnx.vmap(lambda rngs: Block(config, compute, rngs)))
+        self.blocks = stack(rngs)
+        self.remat = compute.remat
+
+    def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def body(x_BTD, block):
+            return nnx.merge(graphdef, block)(x_BTD, causal=causal), None
+
+        if policy := REMAT_POLICIES[self.remat]:
+            body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+        return jax.lax.scan(body, x_BTD, stacked)[0]

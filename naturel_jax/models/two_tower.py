@@ -1,0 +1,225 @@
+"""One two-tower model for every family; what differs between CLIP and SigLIP is a field of the config.
+
+CLIP: Radford et al., arXiv 2103.00020. SigLIP: Zhai et al., arXiv 2303.15343. SigLIP 2: arXiv 2502.14786.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from naturel_jax.models.transformer import Attention, Compute, Mlp, Transformer, TransformerConfig, layer_norm
+
+Params = dict[str, Any]  # nested dict of arrays; paths joined with '/' name parameters everywhere (rules, tables, logs)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageConfig:
+    """The image tower. ``pool``: ``cls`` (class token) or ``map`` (attention pooling by one probe)."""
+
+    size: int
+    patch: int
+    transformer: TransformerConfig
+    pool: str
+    pre_norm: bool  # LayerNorm before the blocks
+    patch_bias: bool
+    projection: bool  # a matrix without bias from width to embed_dim after pooling
+
+    def __post_init__(self):
+        if self.pool not in ("cls", "map"):
+            raise ValueError(f"image pool {self.pool!r}: expected 'cls' or 'map'")
+        if self.size < self.patch:
+            raise ValueError(f"image size {self.size} is smaller than one patch ({self.patch})")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side (a border narrower than a patch is cropped, as a strided convolution does: So400m/14 at 384)."""
+        return self.size // self.patch
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The text tower. ``pool``: ``eos`` (first end token; needs ``eos_id``) or ``last`` (last position)."""
+
+    vocab: int
+    context: int
+    transformer: TransformerConfig
+    causal: bool
+    pool: str
+    projection_bias: bool
+    eos_id: int | None = None
+
+    def __post_init__(self):
+        if self.pool not in ("eos", "last"):
+            raise ValueError(f"text pool {self.pool!r}: expected 'eos' or 'last'")
+        if (self.pool == "eos") != (self.eos_id is not None):
+            raise ValueError(
+                f"text pool {self.pool!r} with eos_id {self.eos_id}: eos_id goes with pool 'eos', and only with it"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoTowerConfig:
+    """Both towers, and the scale and bias of the logits.
+
+    ``init_scale`` is the scale t itself (CLIP 1/0.07, SigLIP 10), ``init_bias`` the bias b or None where the family has none.
+    ``max_scale`` clamps t during training (CLIP: 100; None: no clamp).
+    """
+
+    image: ImageConfig
+    text: TextConfig
+    embed_dim: int
+    init_scale: float
+    init_bias: float | None
+    max_scale: float | None
+
+    def __post_init__(self):
+        if not self.image.projection and self.image.transformer.width != self.embed_dim:
+            raise ValueError(
+                f"embed_dim {self.embed_dim} differs from the image width {self.image.transformer.width} and there is no projection"
+            )
+
+
+def _normal(std: float):
+    return nnx.initializers.normal(std)
+
+
+class MapHead(nnx.Module):
+    """SigLIP's attention pooling: one learned probe attends to all patches; then a residual MLP."""
+
+    def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs):
+        self.probe = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (1, config.width)))
+        self.attn = Attention(config, compute, rngs)
+        self.norm = layer_norm(config.width, config.eps, compute, rngs)
+        self.mlp = Mlp(config, compute, rngs)
+
+    def __call__(self, x_ITD: jax.Array) -> jax.Array:
+        probe_I1D = jnp.broadcast_to(self.probe[...], (x_ITD.shape[0], *self.probe.shape))
+        x_ID = self.attn.probe(probe_I1D, x_ITD)[:, 0]
+        return x_ID + self.mlp(self.norm(x_ID))
+
+
+class ImageTower(nnx.Module):
+    """A vision transformer."""
+
+    def __init__(self, config: ImageConfig, embed_dim: int, compute: Compute, rngs: nnx.Rngs):
+        width, eps = config.transformer.width, config.transformer.eps
+        inputs = config.patch**2 * 3
+        self.config, self.dtype = config, compute.dtype
+        self.patch = nnx.Linear(
+            inputs, width, use_bias=config.patch_bias, kernel_init=_normal(inputs**-0.5), dtype=compute.dtype, rngs=rngs
+        )
+        tokens = config.grid**2 + (config.pool == "cls")
+        self.position = nnx.Param(_normal(width**-0.5)(rngs.params(), (tokens, width)))
+        if config.pool == "cls":
+            self.class_token = nnx.Param(_normal(width**-0.5)(rngs.params(), (width,)))
+        if config.pre_norm:
+            self.pre_norm = layer_norm(width, eps, compute, rngs)
+        self.transformer = Transformer(config.transformer, compute, rngs)
+        self.post_norm = layer_norm(width, eps, compute, rngs)
+        if config.pool == "map":
+            self.head = MapHead(config.transformer, compute, rngs)
+        if config.projection:
+            self.projection = nnx.Linear(
+                width, embed_dim, use_bias=False, kernel_init=_normal(width**-0.5), dtype=compute.dtype, rngs=rngs
+            )
+
+    def __call__(self, images_IHWC: jax.Array) -> jax.Array:
+        c = self.config
+        i, (g, p) = images_IHWC.shape[0], (c.grid, c.patch)
+        if images_IHWC.shape[1:] != (c.size, c.size, 3):
+            raise ValueError(f"images {images_IHWC.shape}: this tower takes [I, {c.size}, {c.size}, 3]")
+        patches = images_IHWC[:, : g * p, : g * p].reshape(i, g, p, g, p, 3).swapaxes(2, 3).reshape(i, g * g, p * p * 3)
+        x_ITD = self.patch(patches.astype(self.dtype))
+        if c.pool == "cls":
+            cls = jnp.broadcast_to(self.class_token[...].astype(self.dtype), (i, 1, x_ITD.shape[-1]))
+            x_ITD = jnp.concatenate([cls, x_ITD], axis=1)
+        x_ITD = x_ITD + self.position[...].astype(self.dtype)
+        if c.pre_norm:
+            x_ITD = self.pre_norm(x_ITD)
+        x_ITD = self.transformer(x_ITD, causal=False)
+        x_ID = self.head(self.post_norm(x_ITD)) if c.pool == "map" else self.post_norm(x_ITD[:, 0])
+        return self.projection(x_ID) if c.projection else x_ID
+
+
+class TextTower(nnx.Module):
+    """A text transformer. Shorter tokens than the context are fine: a causal tower's result does not change (see ``data.text``)."""
+
+    def __init__(self, config: TextConfig, embed_dim: int, compute: Compute, rngs: nnx.Rngs):
+        width = config.transformer.width
+        self.config, self.dtype = config, compute.dtype
+        self.embed = nnx.Param(_normal(0.02)(rngs.params(), (config.vocab, width)))
+        self.position = nnx.Param(_normal(0.01)(rngs.params(), (config.context, width)))
+        self.transformer = Transformer(config.transformer, compute, rngs)
+        self.post_norm = layer_norm(width, config.transformer.eps, compute, rngs)
+        self.projection = nnx.Linear(
+            width,
+            embed_dim,
+            use_bias=config.projection_bias,
+            kernel_init=_normal(width**-0.5),
+            dtype=compute.dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, tokens_UL: jax.Array) -> jax.Array:
+        length = tokens_UL.shape[1]
+        x_ULD = self.embed[...].astype(self.dtype)[tokens_UL] + self.position[...].astype(self.dtype)[:length]
+        x_ULD = self.transformer(x_ULD, causal=self.config.causal)
+        if self.config.pool == "eos":
+            x_UD = x_ULD[jnp.arange(x_ULD.shape[0]), jnp.argmax(tokens_UL == self.config.eos_id, axis=1)]
+        else:
+            x_UD = x_ULD[:, -1]
+        return self.projection(self.post_norm(x_UD))
+
+
+class TwoTower(nnx.Module):
+    """Image tower, text tower, logit scale (its logarithm, as every checkpoint stores it) and, for SigLIP, logit bias."""
+
+    def __init__(self, config: TwoTowerConfig, compute: Compute, rngs: nnx.Rngs):
+        self.image = ImageTower(config.image, config.embed_dim, compute, rngs)
+        self.text = TextTower(config.text, config.embed_dim, compute, rngs)
+        self.logit_scale = nnx.Param(jnp.log(jnp.float32(config.init_scale)))
+        if config.init_bias is not None:
+            self.logit_bias = nnx.Param(jnp.float32(config.init_bias))
+
+
+def unit(x_ND: jax.Array) -> jax.Array:
+    """Rows of ``x_ND`` at length 1, float32."""
+    x_ND = x_ND.astype(jnp.float32)
+    return x_ND / jnp.linalg.norm(x_ND, axis=-1, keepdims=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A two-tower model as pure functions of a parameter tree (nested dict of float32 arrays)."""
+
+    config: TwoTowerConfig
+    compute: Compute = Compute()
+
+    def init(self, key: jax.Array) -> Params:
+        """Random parameters from a PRNG key."""
+        return nnx.to_pure_dict(nnx.state(TwoTower(self.config, self.compute, nnx.Rngs(params=key))))
+
+    def shapes(self) -> Params:
+        """The parameter tree as ``jax.ShapeDtypeStruct``, without computing anything."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    def _bind(self, params: Params) -> TwoTower:
+        graphdef, state = nnx.split(nnx.eval_shape(lambda: TwoTower(self.config, self.compute, nnx.Rngs(0))))
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graphdef, state)
+
+    def encode_image(self, params: Params, images_IHWC: jax.Array) -> jax.Array:
+        """Unit embeddings [I, D], float32, of normalised images [I, H, W, 3]."""
+        return unit(self._bind(params).image(images_IHWC))
+
+    def encode_text(self, params: Params, tokens_UL: jax.Array) -> jax.Array:
+        """Unit embeddings [U, D], float32, of token ids [U, L] (int32)."""
+        return unit(self._bind(params).text(tokens_UL))
+
+
+def normalize(images_IHWC: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    """uint8 pictures to the towers' input, float32: ``(x / 255 - mean) / std`` by channel."""
+    return (images_IHWC.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)

@@ -1,0 +1,96 @@
+"""What a NatuRel example is: triplets, captions and the TFDS features that hold them.
+
+Every config of the builder (Open Images or scenes) yields exactly these features, so everything downstream reads one format.
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal["simple", "complex"]
+Polarity = Literal["positive", "negative"]
+
+PAIRS = 4  # captions come in pairs of one positive and one negative: pair 0 is simple, pairs 1 to 3 are complex
+
+
+class Triplet(NamedTuple):
+    """(subject, relation, object) in Open Images' display names, e.g. ``Triplet('Cat', 'on', 'Coffee table')``.
+
+    For attributes the relation is ``is`` and the object is the attribute's name (``Wooden``).
+    """
+
+    subject: str
+    relation: str
+    object: str
+
+    def __str__(self) -> str:
+        return "|".join(self)
+
+    @classmethod
+    def parse(cls, text: str) -> "Triplet":
+        """Inverse of ``str``. Raises ValueError when ``text`` is not three non-empty fields separated by ``|``."""
+        fields = text.split("|")
+        if len(fields) != 3 or not all(fields):
+            raise ValueError(f"triplet {text!r}: expected 'subject|relation|object', e.g. 'Cat|on|Coffee table'")
+        return cls(*fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """One caption written for a triplet.
+
+    ``asserts`` is the triplet that the words claim: the caption's own triplet for a positive, another one (swapped roles, another relation, another
+    attribute) for a negative, and None for a denial, which claims no triplet. ``operation`` names what made the negative
+    (``swap``, ``relation``, ``attribute``, ``denial``; empty for a positive), ``shape`` the sentence shape.
+    """
+
+    text: str
+    kind: Kind
+    polarity: Polarity
+    pair: int
+    triplet: Triplet
+    asserts: Triplet | None
+    operation: str
+    shape: str
+
+    def as_features(self) -> dict[str, Any]:
+        row = dataclasses.asdict(self)
+        return row | {"triplet": str(self.triplet), "asserts": str(self.asserts) if self.asserts else ""}
+
+
+def features():
+    """TFDS features of an example.
+
+    - ``objects``: label (display name) and box of every annotated object;
+    - ``relations``: one row per annotated pair: subject, relation, object as display names, and the row numbers of both in ``objects`` (``object_index`` is -1 for
+      an attribute). A triplet that holds for several pairs has several rows;
+    - ``captions``: 8 rows for every distinct triplet of the image, in the order of ``relations``: (positive, negative) of pair 0 (simple), then of the complex
+      pairs 1 to 3. ``triplet`` and ``asserts`` are ``str(Triplet)``, ``asserts`` empty for a denial.
+    """
+    import tensorflow_datasets as tfds  # slow to import, and only builders need it
+
+    text, index = tfds.features.Text(), tfds.features.Scalar("int32")
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "image_id": text,
+            "license": text,
+            "author": text,
+            "source_url": text,
+            "objects": tfds.features.Sequence({"label": text, "box": tfds.features.BBoxFeature()}),
+            "relations": tfds.features.Sequence(
+                {"subject": text, "relation": text, "object": text, "subject_index": index, "object_index": index}
+            ),
+            "captions": tfds.features.Sequence(
+                {
+                    "text": text,
+                    "kind": tfds.features.ClassLabel(names=["simple", "complex"]),
+                    "polarity": tfds.features.ClassLabel(names=["negative", "positive"]),
+                    "pair": index,
+                    "triplet": text,
+                    "asserts": text,
+                    "operation": text,
+                    "shape": text,
+                }
+            ),
+        }
+    )
