@@ -6,6 +6,8 @@ Every config of the builder (Open Images or scenes) yields exactly these feature
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 Kind = Literal["simple", "complex"]
 Polarity = Literal["positive", "negative"]
 
@@ -68,7 +70,7 @@ def features():
     """
     import tensorflow_datasets as tfds  # slow to import, and only builders need it
 
-    text, index = tfds.features.Text(), tfds.features.Scalar("int32")
+    text, index = tfds.features.Text(), tfds.features.Scalar(np.int32)
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),

@@ -1,0 +1,52 @@
+"""Contact sheet of the scenes world: one row of pictures per relation."""
+
+import argparse
+
+import cv2
+import numpy as np
+
+from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig, draw
+from tfds_naturel.scenes.world import FAMILIES
+
+_RELATIONS = tuple(relation for family in FAMILIES for relation in family.relations)
+
+
+def sheet(config: ScenesConfig, relations: tuple[str, ...], columns: int) -> np.ndarray:
+    """uint8 [height, width, 3] RGB: the first ``columns`` training pictures of each relation, captioned with their triplet."""
+    return np.concatenate([np.concatenate(_row(config, relation, columns), axis=1) for relation in relations])
+
+
+def _row(config: ScenesConfig, relation: str, columns: int) -> list[np.ndarray]:
+    cells: list[np.ndarray] = []
+    index = 0
+    while len(cells) < columns:
+        scene = draw(config, "train", index)
+        if scene.triplet.relation == relation:
+            texts = [str(scene.triplet), *(str(triplet) for _, triplet in scene.attributes)]
+            cells.append(_cell(scene.image, texts))
+        index += 1
+    return cells
+
+
+def _cell(image: np.ndarray, texts: list[str]) -> np.ndarray:
+    cell = np.full((216, 192, 3), 255, np.uint8)
+    cell[2:190, 2:190] = cv2.resize(image, (188, 188), interpolation=cv2.INTER_CUBIC)
+    for row, text in enumerate(texts):
+        cv2.putText(cell, text, (4, 200 + 11 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1, cv2.LINE_AA)
+    return cell
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tfds_naturel.scenes", description=__doc__)
+    parser.add_argument("--sheet", required=True, metavar="PNG", help="where to write the contact sheet")
+    parser.add_argument("--config", choices=CONFIGS, default="scenes")
+    parser.add_argument("--relation", choices=_RELATIONS, action="append", help="only this relation (repeatable)")
+    parser.add_argument("--columns", type=int, default=8)
+    options = parser.parse_args()
+    picture = sheet(CONFIGS[options.config], tuple(options.relation or _RELATIONS), options.columns)
+    if not cv2.imwrite(options.sheet, picture[..., ::-1]):
+        raise SystemExit(f"{options.sheet}: cannot be written; is the folder there, and does the name end in .png?")
+
+
+if __name__ == "__main__":
+    main()

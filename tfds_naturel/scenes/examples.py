@@ -1,0 +1,71 @@
+"""From scenes to NatuRel examples: encoded picture, boxes, relations and captions."""
+
+import functools
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import simplejpeg
+
+from tfds_naturel.captions import grammar
+from tfds_naturel.schema import Caption, Triplet
+from tfds_naturel.scenes.scene import SPLITS, Scene, ScenesConfig, draw
+from tfds_naturel.scenes.world import arguable
+
+_QUALITY = 95
+
+
+def splits(config: ScenesConfig) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+    """For every split an iterator of (key, example) in the form of ``schema.features``, the picture as JPEG bytes."""
+    return {split: _rows(config, split, size) for split, size in zip(SPLITS, config.sizes, strict=True)}
+
+
+def _rows(config: ScenesConfig, split: str, size: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    for index in range(size):
+        row = example(config, split, index)
+        yield row["image_id"], row
+
+
+def example(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
+    scene = draw(config, split, index)
+    rng = np.random.default_rng([config.seed, zlib.crc32(split.encode()), index, 1])
+    relations = [(scene.triplet, 0, 1), *((triplet, row, -1) for row, triplet in scene.attributes)]
+    return {
+        "image": simplejpeg.encode_jpeg(scene.image, quality=_QUALITY, colorspace="RGB", colorsubsampling="444"),
+        "image_id": f"{config.name}-{split}-{index:07d}",
+        "license": "Apache-2.0",
+        "author": "naturel_jax",
+        "source_url": f"{config.name}?seed={config.seed}&split={split}&index={index}",
+        "objects": [{"label": thing.label, "box": _bbox(thing.box)} for thing in scene.things],
+        "relations": [
+            {"subject": t.subject, "relation": t.relation, "object": t.object, "subject_index": i, "object_index": j}
+            for t, i, j in relations
+        ],
+        "captions": [
+            caption.as_features() for triplet, _, _ in relations for caption in captions(config, scene, triplet, rng)
+        ],
+    }
+
+
+def captions(config: ScenesConfig, scene: Scene, triplet: Triplet, rng: np.random.Generator) -> tuple[Caption, ...]:
+    """One of the triplet's ``config.variants`` sets of 8 captions. Raises ValueError when none of them suits the picture."""
+    for variant in rng.permutation(config.variants):
+        written = _written(config.seed, triplet, int(variant))
+        if not any(c.polarity == "negative" and c.asserts and scene.is_true(c.asserts) for c in written):
+            return written
+    raise ValueError(
+        f"{triplet}: every one of the {config.variants} caption sets has a negative that the picture shows"
+    )
+
+
+@functools.cache
+def _written(seed: int, triplet: Triplet, variant: int) -> tuple[Caption, ...]:
+    rng = np.random.default_rng([seed, zlib.crc32(str(triplet).encode()), variant])
+    return grammar.write(triplet, rng, functools.partial(arguable, triplet))
+
+
+def _bbox(box: tuple[float, float, float, float]):
+    from tensorflow_datasets.core.features import BBox  # slow to import
+
+    return BBox(ymin=box[1], xmin=box[0], ymax=box[3], xmax=box[2])

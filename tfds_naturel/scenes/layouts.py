@@ -1,0 +1,242 @@
+"""How each relation is drawn: where subject and object go, and the arms, straps, notes and stars that show what happens.
+
+A layout is a function of (subject, object, rng) giving the two placed figures and the layers to paint, back to front.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from tfds_naturel.scenes.figures import Figure, Look, place, transformed
+from tfds_naturel.scenes.shapes import Part, blob, curve, line, oval, polygon
+from tfds_naturel.scenes.sprites import SPRITES
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Parts painted together. With ``clip`` only what falls on that figure shows."""
+
+    parts: tuple[Part, ...]
+    look: Look
+    clip: Figure | None = None
+    outlined: bool = True
+
+    def transformed(self, scale: float, shift: np.ndarray) -> "Layer":
+        clip = self.clip and transformed(self.clip, scale, shift)
+        return dataclasses.replace(self, parts=tuple(part.transformed(scale, shift) for part in self.parts), clip=clip)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    subject: Figure
+    object: Figure
+    layers: tuple[Layer, ...]
+
+
+Draw = Callable[[Look, Look, np.random.Generator], Layout]
+FLOOR = 0.95
+
+
+def figure_layer(figure: Figure, acting: bool = False) -> Layer:
+    """The figure itself; when it acts, its resting limbs are left out and a thing gets eyes."""
+    parts = tuple(part for part in figure.parts if not (acting and part.resting))
+    return Layer(parts + (_eyes(figure) if acting and "face" in figure.anchors else ()), figure.look)
+
+
+def _eyes(figure: Figure) -> tuple[Part, ...]:
+    x, y = figure.anchors["face"]
+    radius = 0.034
+    pairs = [(x - radius, y), (x + radius, y)]
+    return tuple(oval("white", u, v, radius, radius) for u, v in pairs) + tuple(
+        oval("dark", u, v, radius * 0.5, radius * 0.5) for u, v in pairs
+    )
+
+
+def _arm(figure: Figure, hand: np.ndarray, drop: float = 0.04) -> tuple[Part, ...]:
+    """An arm from the shoulder to ``hand``, its elbow lowered by ``drop``."""
+    paint = SPRITES[figure.look.label].arm
+    start = figure.anchors["shoulder"]
+    elbow = (start + hand) / 2 + (0, drop)
+    return curve(paint, 0.05, *start, *elbow, *hand), oval(paint, *hand, 0.04, 0.04)
+
+
+def _side(rng: np.random.Generator) -> int:
+    return 1 if rng.random() < 0.5 else -1
+
+
+def _stacked(upper: Look, lower: Look, rng: np.random.Generator) -> tuple[Figure, Figure]:
+    middle = 0.5 + rng.uniform(-0.04, 0.04)
+    below = place(lower, rng, (middle, FLOOR + 0.01), (0.92, rng.uniform(0.44, 0.5)), _side(rng))
+    stand = below.anchors["stand"]
+    drift = np.clip(stand[0] - middle, -0.05, 0.05)
+    above = place(upper, rng, (middle + drift, stand[1] + 0.015), (0.8, stand[1] - 0.03), _side(rng))
+    return above, below
+
+
+def _on(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+    above, below = _stacked(subject, obj, rng)
+    return Layout(above, below, (figure_layer(below), figure_layer(above)))
+
+
+def _under(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+    above, below = _stacked(obj, subject, rng)
+    return Layout(below, above, (figure_layer(below), figure_layer(above)))
+
+
+def _beside(subject: Look, obj: Look, rng: np.random.Generator, side: int, facing: tuple[int, int]) -> Layout:
+    """Subject on ``side`` of the object: -1 is left."""
+    figures = []
+    for look, where, turn in ((subject, side, facing[0]), (obj, -side, facing[1])):
+        spot = (0.5 + where * 0.25, FLOOR - rng.uniform(0, 0.08))
+        figures.append(place(look, rng, spot, (rng.uniform(0.42, 0.47), 0.82), turn))
+    return Layout(*figures, tuple(map(figure_layer, figures)))
+
+
+def _left_of(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+    return _beside(subject, obj, rng, -1, (_side(rng), _side(rng)))
+
+
+def _right_of(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+    return _beside(subject, obj, rng, 1, (_side(rng), _side(rng)))
+
+
+def _interacts_with(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+    """Face to face, hands joined, a heart between them."""
+    side = _side(rng)
+    pair = _beside(subject, obj, rng, side, (-side, side))
+    meeting = (pair.subject.anchors["shoulder"] + pair.object.anchors["shoulder"]) / 2
+    meeting[0] = 0.5
+    hands = _arm(pair.subject, meeting, 0.02), _arm(pair.object, meeting, 0.02)
+    x, y, r = 0.5, max(0.14, meeting[1] - 0.24), 0.085
+    heart = blob(
+        "heart", x, y - r * 0.45, x + r * 0.6, y - r, x + r * 1.1, y - r * 0.35, x, y + r, x - r * 1.1, y - r * 0.35,
+        x - r * 0.6, y - r,
+    )  # fmt: skip
+    layers = [figure_layer(pair.subject, acting=True), figure_layer(pair.object, acting=True)]
+    layers += [Layer(parts, figure.look) for parts, figure in zip(hands, (pair.subject, pair.object), strict=True)]
+    return Layout(pair.subject, pair.object, (*layers, Layer((heart,), subject)))
+
+
+def _inside_of(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+    """The container fills the picture and is cut open."""
+    container = place(obj, rng, (0.5, FLOOR), (0.94, 0.88), _side(rng), stretch=1.5)
+    ends = np.sort([container.anchors["window_low"], container.anchors["window_high"]], axis=0)
+    (left, top), (right, bottom) = ends
+    x, y = np.array([0.1, 0.9]) @ np.array([[left, right], [right, left]]), np.array([top, bottom])
+    opening = blob(
+        "inner", left, y[0], x[1], y[0], x[0], y[0], right, y[0], right, y[1], x[0], y[1], x[1], y[1], left, y[1]
+    )
+    width, height = right - left, bottom - top
+    content = place(
+        subject, rng, ((left + right) / 2, bottom - 0.04 * height), (width * 0.9, height * 0.9), _side(rng), stretch=1.3
+    )
+    return Layout(content, container, (figure_layer(container), Layer((opening,), obj), figure_layer(content)))
+
+
+def _carried(subject: Look, obj: Look, rng: np.random.Generator) -> tuple[Figure, Figure]:
+    side = _side(rng)
+    carrier = place(subject, rng, (0.5 - side * 0.2, FLOOR), (0.56, rng.uniform(0.82, 0.9)), side)
+    load = place(obj, rng, (0, 0), (0.4, 0.4), _side(rng))
+    height = np.clip(carrier.anchors["shoulder"][1] + 0.06, 0.25, 0.7)
+    reach = carrier.anchors["shoulder"][0] + side * (0.1 + load.size[0] / 2)
+    centre = np.clip(0.5 + side * 0.26 if abs(reach - 0.5) > 0.3 else reach, 0.2, 0.8), height
+    return carrier, transformed(load, 1, centre - load.centre)
+
+
+def _holds(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+    """The object is lifted off the ground in two hands."""
+    holder, held = _carried(subject, obj, rng)
+    near = np.sign(held.centre[0] - holder.centre[0])
+    edge = held.centre[0] - near * held.size[0] * 0.2
+    hands = (np.array([edge, held.centre[1] + offset * held.size[1]]) for offset in (-0.2, 0.28))
+    arms = sum((_arm(holder, hand, 0.05) for hand in hands), ())
+    return Layout(holder, held, (figure_layer(holder, acting=True), figure_layer(held), Layer(arms, subject)))
+
+
+def _plays(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+    """The object is held across the player's body and notes fly."""
+    side = _side(rng)
+    player = place(subject, rng, (0.5 - side * 0.08, FLOOR), (0.78, rng.uniform(0.8, 0.86)), side)
+    load = place(obj, rng, (0, 0), (0.5, 0.44), side, lean=-side * 0.5)
+    centre = np.array([0.5 + side * 0.06, np.clip(player.anchors["shoulder"][1] + 0.12, 0.4, 0.72)])
+    played = transformed(load, 1, centre - load.centre)
+    hands = [
+        played.centre + (offset * side * played.size[0], -offset * 0.5 * played.size[1]) for offset in (-0.18, 0.3)
+    ]
+    arms = sum((_arm(player, hand) for hand in hands), ())
+    spots = ((0.5 + side * 0.34, 0.16), (0.5 - side * 0.38, 0.14), (0.5 + side * 0.4, 0.42))
+    notes = sum((_note(x, y + rng.uniform(-0.03, 0.03)) for x, y in spots), ())
+    return Layout(
+        player,
+        played,
+        (figure_layer(player, acting=True), figure_layer(played), Layer(arms, subject), Layer(notes, subject)),
+    )
+
+
+def _note(x: float, y: float) -> tuple[Part, ...]:
+    return (
+        line("note", 0.022, x - 0.03, y + 0.05, x - 0.03, y - 0.07, x + 0.06, y - 0.09, x + 0.06, y + 0.03),
+        oval("note", x - 0.05, y + 0.05, 0.034, 0.026, -20),
+        oval("note", x + 0.04, y + 0.03, 0.034, 0.026, -20),
+    )
+
+
+def _wears(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+    """The object is strapped to the wearer's body."""
+    side = _side(rng)
+    wearer = place(subject, rng, (0.5, FLOOR), (0.94, rng.uniform(0.84, 0.9)), side)
+    load = place(obj, rng, (0, 0), (0.36, 0.34), _side(rng))
+    worn = transformed(load, 1, wearer.anchors["body"] - load.centre)
+    x, y = worn.centre
+    straps = tuple(
+        line("strap", 0.045, x - 0.5 * dx, y - 0.5 * dy, x + 0.5 * dx, y + 0.5 * dy)
+        for dx, dy in ((1, 0), (0.6, 1), (-0.6, 1))
+    )
+    return Layout(wearer, worn, (figure_layer(wearer), Layer(straps, subject, clip=wearer), figure_layer(worn)))
+
+
+def _hits(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+    """A lunge with speed lines behind it, and a star where the blow lands."""
+    side = _side(rng)
+    hitter = place(subject, rng, (0.5 - side * 0.22, FLOOR), (0.44, 0.78), side, lean=side * 0.2)
+    target = place(obj, rng, (0.5 + side * 0.28, FLOOR - rng.uniform(0, 0.06)), (0.4, 0.7), -side, lean=side * 0.22)
+    height = np.clip(target.centre[1], hitter.anchors["shoulder"][1] - 0.2, hitter.anchors["shoulder"][1] + 0.2)
+    blow = np.array([target.centre[0] - side * target.size[0] * 0.42, height])
+    back = hitter.box[0] if side > 0 else hitter.box[2]
+    levels = hitter.box[1] + hitter.size[1] * np.array([0.3, 0.5, 0.7])
+    rush = tuple(line("dark", 0.016, back - side * 0.1, y, back + side * 0.02, y) for y in levels)
+    angles = np.arange(16) * np.pi / 8 + rng.uniform(0, 0.4)
+    radii = np.where(np.arange(16) % 2, 0.075, 0.15)
+    spikes = np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None] + blow
+    star = polygon("star", *spikes.ravel())
+    layers = (Layer(rush, subject), figure_layer(hitter, acting=True), figure_layer(target), Layer((star,), subject))
+    return Layout(hitter, target, (*layers, Layer(_arm(hitter, blow), subject)))
+
+
+def _at(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+    """The subject sits behind the object and rests its hands on it."""
+    middle = 0.5 + rng.uniform(-0.04, 0.04)
+    front = place(obj, rng, (middle, FLOOR + 0.01), (0.9, rng.uniform(0.42, 0.48)), _side(rng))
+    behind = place(subject, rng, (middle, FLOOR - 0.12), (0.86, 0.76), _side(rng))
+    edge = front.anchors["stand"][1] + 0.01
+    sunk = max(0.0, edge - (behind.box[1] + 0.6 * behind.size[1]))
+    behind = transformed(behind, 1, np.array([0.0, min(sunk, FLOOR - behind.box[3])]))
+    paint = SPRITES[subject.label].arm
+    hands = tuple(oval(paint, middle + dx, edge, 0.06, 0.035) for dx in (-0.16, 0.16))
+    return Layout(behind, front, (figure_layer(behind, acting=True), figure_layer(front), Layer(hands, subject)))
+
+
+DRAW: dict[str, Draw] = {
+    "on": _on,
+    "under": _under,
+    "left_of": _left_of,
+    "right_of": _right_of,
+    "inside_of": _inside_of,
+    "holds": _holds,
+    "wears": _wears,
+    "plays": _plays,
+    "hits": _hits,
+    "interacts_with": _interacts_with,
+    "at": _at,
+}

@@ -1,0 +1,172 @@
+"""The picture with a given number: a scene graph, its truth and its pixels, all a pure function of (config, split, index)."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from tfds_naturel.schema import Triplet
+from tfds_naturel.scenes.backdrop import backdrop
+from tfds_naturel.scenes.figures import Figure, dress, place, transformed
+from tfds_naturel.scenes.layouts import DRAW, Layer, figure_layer
+from tfds_naturel.scenes.render import render
+from tfds_naturel.scenes.world import ARGUABLE, CLASSES, Compositions, attribute_arguable, attributes_of, compositions
+
+SPLITS = ("train", "validation", "test", "test_unseen_triplets")
+_BESIDE = 0.08  # centres nearer than this are neither left nor right of each other
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenesConfig:
+    """One difficulty of the world. ``sizes`` are pictures per split, in the order of SPLITS."""
+
+    name: str
+    size: int
+    sizes: tuple[int, int, int, int]
+    pairs_per_family: int
+    distractors: tuple[int, int]
+    clutter: tuple[int, int]
+    zoom: tuple[float, float]
+    seed: int = 0
+    held_out: float = 0.2
+    attribute_share: float = 0.5
+    variants: int = 4
+
+
+CONFIGS = {
+    config.name: config
+    for config in (
+        ScenesConfig(
+            "scenes",
+            64,
+            (20_000, 1_000, 2_000, 1_000),
+            pairs_per_family=16,
+            distractors=(0, 0),
+            clutter=(0, 2),
+            zoom=(0.92, 1.0),
+        ),
+        ScenesConfig(
+            "scenes_hard",
+            224,
+            (100_000, 2_000, 4_000, 2_000),
+            pairs_per_family=48,
+            distractors=(1, 3),
+            clutter=(2, 5),
+            zoom=(0.5, 0.85),
+        ),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """An object of the scene graph. ``box`` is xmin, ymin, xmax, ymax in [0, 1]; ``attribute`` is None when it has natural colours."""
+
+    label: str
+    attribute: str | None
+    box: tuple[float, float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """``things`` 0 and 1 are subject and object of ``triplet``; the others are distractors of other classes."""
+
+    triplet: Triplet
+    things: tuple[Thing, ...]
+    image: np.ndarray
+
+    @property
+    def attributes(self) -> tuple[tuple[int, Triplet], ...]:
+        """The painted things: (row in ``things``, triplet)."""
+        return tuple((i, Triplet(t.label, "is", t.attribute)) for i, t in enumerate(self.things) if t.attribute)
+
+    def is_true(self, claim: Triplet) -> bool:
+        """Whether a viewer could call ``claim`` true of the picture. What is said of it is false exactly when this is False."""
+        if claim.relation == "is":
+            return any(t.label == claim.subject and attribute_arguable(t.attribute, claim.object) for t in self.things)
+        named = {thing.label: i for i, thing in enumerate(self.things)}
+        if claim.subject not in named or claim.object not in named:
+            return False
+        i, j = named[claim.subject], named[claim.object]
+        return self._between(i, claim.relation, j)
+
+    def _between(self, i: int, relation: str, j: int) -> bool:
+        if relation in ("left_of", "right_of"):
+            ahead = _middle(self.things[j]) - _middle(self.things[i])
+            return (ahead if relation == "left_of" else -ahead) > _BESIDE
+        if {i, j} != {0, 1}:
+            return relation in ("on", "under", "at")
+        return relation in ARGUABLE[self.triplet.relation][i]
+
+
+def _middle(thing: Thing) -> float:
+    return (thing.box[0] + thing.box[2]) / 2
+
+
+def draw(config: ScenesConfig, split: str, index: int) -> Scene:
+    """The picture ``index`` of ``split``. Raises KeyError for an unknown split."""
+    number = {name: i for i, name in enumerate(SPLITS)}[split]
+    shown = compositions(config.seed, config.pairs_per_family, config.held_out)[split == "test_unseen_triplets"]
+    turn, place_in_turn = divmod(index, len(shown.pairs))
+    triplet = shown.pairs[_order(config.seed, number, turn, len(shown.pairs))[place_in_turn]]
+    rng = np.random.default_rng([config.seed, number, index])
+    return compose(triplet, _paint(triplet, shown, config, rng), config, rng)
+
+
+@functools.lru_cache(maxsize=8)
+def _order(seed: int, split: int, turn: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, split, turn, 0x0DE5]).permutation(count)
+
+
+def _paint(
+    triplet: Triplet, shown: Compositions, config: ScenesConfig, rng: np.random.Generator
+) -> tuple[str | None, str | None]:
+    """Attributes of subject and object: one of the two is painted in a share of the pictures."""
+    painted: list[str | None] = [None, None]
+    which = int(rng.integers(2))
+    label = (triplet.subject, triplet.object)[which]
+    choices = [name for name in attributes_of(label) if Triplet(label, "is", name) in shown.attributes]
+    if choices and rng.random() < config.attribute_share:
+        painted[which] = choices[rng.integers(len(choices))]
+    return painted[0], painted[1]
+
+
+def compose(
+    triplet: Triplet, painted: tuple[str | None, str | None], config: ScenesConfig, rng: np.random.Generator
+) -> Scene:
+    """Draws a triplet of two classes, its subject and object in the colours or materials ``painted``."""
+    behind = backdrop(rng, int(rng.integers(config.clutter[0], config.clutter[1] + 1)))
+    subject, obj = dress(triplet.subject, painted[0], rng), dress(triplet.object, painted[1], rng)
+    layout = DRAW[triplet.relation](subject, obj, rng)
+    zoom = rng.uniform(*config.zoom)
+    shift = rng.uniform(0, 1 - zoom, 2)
+    main = [transformed(figure, zoom, shift) for figure in (layout.subject, layout.object)]
+    layers = tuple(layer.transformed(zoom, shift) for layer in layout.layers)
+    extra = tuple(_distractors(main, config, rng))
+    things = tuple(
+        Thing(figure.look.label, figure.look.attribute, tuple(np.clip(figure.box, 0, 1).tolist()))
+        for figure in (*main, *extra)
+    )
+    image = render(behind, tuple(figure_layer(figure) for figure in extra) + layers, config.size)
+    return Scene(triplet, things, image)
+
+
+def _distractors(main: list[Figure], config: ScenesConfig, rng: np.random.Generator) -> Iterator[Figure]:
+    """Small figures of other classes where they touch no figure so far."""
+    count = int(rng.integers(config.distractors[0], config.distractors[1] + 1))
+    taken = [figure.box for figure in main]
+    others = [label for label in CLASSES if label not in {figure.look.label for figure in main}]
+    for pick in rng.permutation(len(others))[:count]:
+        look = dress(others[pick], None, rng)
+        for _ in range(6):
+            spot, room = (rng.uniform(0.12, 0.88), rng.uniform(0.25, 0.98)), rng.uniform(0.14, 0.26)
+            figure = place(look, rng, spot, (room, room), 1 if rng.random() < 0.5 else -1)
+            if not any(_overlap(figure.box, box) for box in taken):
+                taken.append(figure.box)
+                yield figure
+                break
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool((np.maximum(a[:2], b[:2]) < np.minimum(a[2:], b[2:])).all())

@@ -1,0 +1,71 @@
+"""Outlines that pictures are made of: filled polygons and thick lines, in any units."""
+
+import dataclasses
+
+import numpy as np
+
+_OVAL = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+_CURVE = np.linspace(0, 1, 5)[:-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One outline: ``points`` [N, 2] (x, y), y downwards, filled when ``width`` is 0, else drawn as a line of that width.
+
+    ``paint`` names a colour of the figure's palette. A ``resting`` part is a limb that gives way to an arm that acts.
+    """
+
+    paint: str
+    points: np.ndarray
+    width: float = 0.0
+    resting: bool = False
+
+    def transformed(self, scale: float, shift: np.ndarray) -> "Part":
+        return dataclasses.replace(self, points=self.points * scale + shift, width=self.width * scale)
+
+
+def _points(flat: tuple[float, ...]) -> np.ndarray:
+    return np.asarray(flat, np.float32).reshape(-1, 2)
+
+
+def _smooth(points: np.ndarray, closed: bool) -> np.ndarray:
+    """Uniform Catmull-Rom spline through ``points`` (Catmull and Rom, 1974)."""
+    around = (
+        np.concatenate([points[-1:], points, points[:2]])
+        if closed
+        else np.concatenate([points[:1], points, points[-1:]])
+    )
+    p0, p1, p2, p3 = around[:-3, None], around[1:-2, None], around[2:-1, None], around[3:, None]
+    t = _CURVE[:, None]
+    spline = p1 + 0.5 * t * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * (p1 - p2) + p3 - p0)))
+    spline = spline.reshape(-1, 2)
+    return (spline if closed else np.concatenate([spline, points[-1:]])).astype(np.float32)
+
+
+def polygon(paint: str, *flat: float) -> Part:
+    return Part(paint, _points(flat))
+
+
+def blob(paint: str, *flat: float) -> Part:
+    """A smooth closed outline through the points."""
+    return Part(paint, _smooth(_points(flat), closed=True))
+
+
+def oval(paint: str, x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> Part:
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    points = np.stack([rx * np.cos(_OVAL), ry * np.sin(_OVAL)], 1) @ turn + (x, y)
+    return Part(paint, points.astype(np.float32))
+
+
+def line(paint: str, width: float, *flat: float) -> Part:
+    return Part(paint, _points(flat), width)
+
+
+def curve(paint: str, width: float, *flat: float) -> Part:
+    """A smooth open line through the points."""
+    return Part(paint, _smooth(_points(flat), closed=False), width)
+
+
+def resting(part: Part) -> Part:
+    return dataclasses.replace(part, resting=True)

@@ -1,0 +1,146 @@
+"""Which compositions exist, which are held out of training, and what is true of a picture of one.
+
+A composition is a triplet of two classes in a relation, or of a class and a colour or material. Roles are always swapped as often as not: whenever
+(A, r, B) is drawn, so is (B, r, A), so that nothing but the order of the words tells them apart.
+"""
+
+import dataclasses
+import functools
+import itertools
+import zlib
+from collections import Counter
+
+import numpy as np
+
+from tfds_naturel.schema import Triplet
+from tfds_naturel.scenes.sprites import COLOURS, MATERIALS, SPRITES
+
+CLASSES = tuple(SPRITES)
+_ANIMATE = {"Man", "Woman", "Dog", "Cat", "Horse", "Elephant"}
+_INSTRUMENTS = {"Guitar", "Drum"}
+_WORN = {"Backpack", "Suitcase", "Drum", "Guitar"}
+_SEATS = {"Table", "Chair", "Car", "Suitcase"}
+_CONTAINERS = {label for label, sprite in SPRITES.items() if sprite.window}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Relations that one picture shows together (one being the other's converse) and the pairs of classes that it is drawn with."""
+
+    relations: tuple[str, ...]
+    either: frozenset[str] = frozenset(CLASSES)  # at least one of the two is among these
+    both: frozenset[str] = frozenset(CLASSES)  # and so are both among these
+
+
+FAMILIES = (
+    Family(("on", "under")),
+    Family(("left_of", "right_of")),
+    Family(("inside_of",), both=frozenset(_CONTAINERS)),
+    Family(("holds",), either=frozenset(_ANIMATE)),
+    Family(("wears",), either=frozenset(_WORN)),
+    Family(("plays",), either=frozenset(_INSTRUMENTS)),
+    Family(("hits",), either=frozenset(_ANIMATE | {"Football"})),
+    Family(("interacts_with",), either=frozenset(_ANIMATE)),
+    Family(("at",), either=frozenset(_SEATS)),
+)
+
+_SIDES = {"left_of", "right_of"}
+# What else a viewer could say of a picture of (A, relation, B): of A and B, and of B and A. A negative caption must not claim any of it. Left and right
+# are decided by the boxes of the picture.
+ARGUABLE: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    relation: (frozenset(forward) | {relation}, frozenset(backward))
+    for relation, forward, backward in (
+        ("on", {"at", "interacts_with"}, {"under", "interacts_with"}),
+        ("under", {"at", "interacts_with"}, {"on", "at", "interacts_with"}),
+        ("left_of", {"at"}, {"right_of", "at"}),
+        ("right_of", {"at"}, {"left_of", "at"}),
+        ("inside_of", {"at", "interacts_with"}, {"holds", "wears", "interacts_with"}),
+        ("holds", {"at", "interacts_with"} | _SIDES, {"at", "on", "interacts_with"} | _SIDES),
+        ("wears", {"at", "holds", "interacts_with"} | _SIDES, {"at", "on", "interacts_with"} | _SIDES),
+        ("plays", {"at", "holds", "interacts_with"} | _SIDES, {"at", "on", "interacts_with"} | _SIDES),
+        ("hits", {"at", "interacts_with"} | _SIDES, {"at", "interacts_with"} | _SIDES),
+        ("interacts_with", {"at", "holds"} | _SIDES, {"at", "holds", "interacts_with"} | _SIDES),
+        ("at", {"interacts_with"} | _SIDES, {"interacts_with"} | _SIDES),
+    )
+}
+
+
+def arguable(shown: Triplet, claim: Triplet) -> bool:
+    """Whether some picture that is drawn to show ``shown`` could be said to show ``claim`` as well."""
+    if claim.relation == "is":
+        return attribute_arguable(
+            shown.object if shown.relation == "is" and shown.subject == claim.subject else None, claim.object
+        )
+    if shown.relation == "is":
+        return True
+    forward, backward = ARGUABLE[shown.relation]
+    pair = (claim.subject, claim.object)
+    return (pair == (shown.subject, shown.object) and claim.relation in forward) or (
+        pair == (shown.object, shown.subject) and claim.relation in backward
+    )
+
+
+def attribute_arguable(attribute: str | None, claimed: str) -> bool:
+    """Whether a thing drawn in ``attribute`` (None: natural colours) could be said to be ``claimed``: what is not settled by the drawing can."""
+    return attribute is None or attribute == claimed or (attribute in COLOURS and claimed not in COLOURS)
+
+
+def attributes_of(label: str) -> tuple[str, ...]:
+    """The colours and materials that a class is drawn in; none for people."""
+    sprite = SPRITES[label]
+    return (*COLOURS, *sprite.materials) if sprite.paintable else ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Compositions:
+    """Triplets by role: ``pairs`` of objects and ``attributes``."""
+
+    pairs: tuple[Triplet, ...]
+    attributes: frozenset[Triplet]
+
+
+@functools.cache
+def compositions(seed: int, pairs_per_family: int, held_out: float) -> tuple[Compositions, Compositions]:
+    """(seen, unseen): a share ``held_out`` of every family's pairs, with both orders and all its relations, is kept for the unseen ones.
+
+    Every class, relation and attribute occurs among the seen triplets.
+    """
+    seen, unseen = [], []
+    for family in FAMILIES:
+        chosen = _choose(
+            family, pairs_per_family, np.random.default_rng([seed, zlib.crc32(family.relations[0].encode())])
+        )
+        kept = len(chosen) - round(held_out * len(chosen))
+        for triplets, pairs in ((seen, chosen[:kept]), (unseen, chosen[kept:])):
+            triplets += [Triplet(a, r, b) for pair in pairs for r in family.relations for a, b in (pair, pair[::-1])]
+    looks = [Triplet(label, "is", attribute) for label in CLASSES for attribute in attributes_of(label)]
+    order = np.random.default_rng([seed, zlib.crc32(b"is")]).permutation(len(looks))
+    unseen_looks = _spread([looks[i] for i in order], round(held_out * len(looks)))
+    return Compositions(tuple(seen), frozenset(looks) - unseen_looks), Compositions(tuple(unseen), unseen_looks)
+
+
+def _choose(family: Family, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """``count`` pairs, in each step one whose classes have been used least."""
+    pool = [
+        pair for pair in itertools.combinations(CLASSES, 2) if family.both >= set(pair) and family.either & set(pair)
+    ]
+    pool = [pool[i] for i in rng.permutation(len(pool))]
+    used: Counter[str] = Counter()
+    chosen = []
+    for _ in range(min(count, len(pool))):
+        pair = min(pool, key=lambda pair: max(used[pair[0]], used[pair[1]]) + 0.5 * min(used[pair[0]], used[pair[1]]))
+        pool.remove(pair)
+        used.update(pair)
+        chosen.append(pair)
+    return chosen
+
+
+def _spread(triplets: list[Triplet], count: int) -> frozenset[Triplet]:
+    """The first ``count`` triplets that take no class and no attribute away from the rest."""
+    left = Counter(itertools.chain.from_iterable((t.subject, t.object) for t in triplets))
+    taken: set[Triplet] = set()
+    for triplet in triplets:
+        if len(taken) < count and left[triplet.subject] > 2 and left[triplet.object] > 2:
+            left.subtract((triplet.subject, triplet.object))
+            taken.add(triplet)
+    return frozenset(taken)
