@@ -12,7 +12,7 @@ _RELATIONS = tuple(relation for family in FAMILIES for relation in family.relati
 
 
 def sheet(config: ScenesConfig, relations: tuple[str, ...], columns: int) -> np.ndarray:
-    """uint8 [height, width, 3] RGB: the first ``columns`` training pictures of each relation, captioned with their triplet."""
+    """uint8 [height, width, 3] RGB: the first ``columns`` training pictures of each relation with their triplets."""
     return np.concatenate([np.concatenate(_row(config, relation, columns), axis=1) for relation in relations])
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import simplejpeg
 
 from tfds_naturel.captions import grammar
-from tfds_naturel.schema import Caption, Triplet
 from tfds_naturel.scenes.scene import SPLITS, Scene, ScenesConfig, draw
 from tfds_naturel.scenes.world import arguable
+from tfds_naturel.schema import Caption, Triplet
 
 _QUALITY = 95
 
@@ -43,13 +43,16 @@ def example(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
             for t, i, j in relations
         ],
         "captions": [
-            caption.as_features() for triplet, _, _ in relations for caption in captions(config, scene, triplet, rng)
+            _features(caption) for triplet, _, _ in relations for caption in captions(config, scene, triplet, rng)
         ],
     }
 
 
 def captions(config: ScenesConfig, scene: Scene, triplet: Triplet, rng: np.random.Generator) -> tuple[Caption, ...]:
-    """One of the triplet's ``config.variants`` sets of 8 captions. Raises ValueError when none of them suits the picture."""
+    """One of the triplet's ``config.variants`` sets of 8 captions, its negatives false of the picture.
+
+    Raises ValueError when every set has a negative that the picture shows.
+    """
     for variant in rng.permutation(config.variants):
         written = _written(config.seed, triplet, int(variant))
         if not any(c.polarity == "negative" and c.asserts and scene.is_true(c.asserts) for c in written):
@@ -63,6 +66,11 @@ def captions(config: ScenesConfig, scene: Scene, triplet: Triplet, rng: np.rando
 def _written(seed: int, triplet: Triplet, variant: int) -> tuple[Caption, ...]:
     rng = np.random.default_rng([seed, zlib.crc32(str(triplet).encode()), variant])
     return grammar.write(triplet, rng, functools.partial(arguable, triplet))
+
+
+@functools.cache
+def _features(caption: Caption) -> dict[str, Any]:
+    return caption.as_features()
 
 
 def _bbox(box: tuple[float, float, float, float]):

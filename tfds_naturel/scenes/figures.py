@@ -1,4 +1,4 @@
-"""A sprite placed in the picture: posed, painted and fitted to a box of the unit square (x to the right, y downwards)."""
+"""A sprite in the picture: posed, painted and fitted to a box of the unit square (x to the right, y downwards)."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ class Look:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A look at its place. ``box`` is xmin, ymin, xmax, ymax of everything drawn; ``anchors`` are the sprite's, placed."""
+    """A look at its place. ``box`` is xmin, ymin, xmax, ymax of all its parts; ``anchors`` are the sprite's, placed."""
 
     look: Look
     parts: tuple[Part, ...]
@@ -89,7 +89,8 @@ def place(
 ) -> Figure:
     """Poses a look so that the middle of its bottom edge is ``at`` and it fills a ``room`` of (width, height).
 
-    ``facing`` is 1 (right) or -1, ``lean`` turns it (radians, positive is clockwise), ``stretch`` is how far its aspect may be changed to fill the room.
+    ``facing`` is 1 (right) or -1, ``lean`` turns it (radians, positive is clockwise), ``stretch`` is how far its aspect
+    may be changed to fill the room.
     """
     joints, half_widths, spans, names = _assembled(look.label)
     tilt, shear, aspect = rng.normal(size=3) * (_TILT, _SHEAR, _ASPECT)
@@ -103,7 +104,7 @@ def place(
     placed = (posed - ((low[0] + high[0]) / 2, high[1])) * scale + at
     thickness = scale.min()
     parts = tuple(
-        dataclasses.replace(part, points=placed[start:stop], width=part.width * thickness)
+        Part(part.paint, placed[start:stop], part.width * thickness, part.resting)
         for part, (start, stop) in zip(SPRITES[look.label].parts, spans, strict=True)
     )
     extent = (high - low) * scale
@@ -113,7 +114,7 @@ def place(
 
 @functools.cache
 def _assembled(label: str) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]], list[str]]:
-    """All points of a sprite as one array, its anchors last: (points [N + A, 2], half line widths [N, 1], spans, anchors)."""
+    """(points of all parts, then anchors [N + A, 2], half line widths [N, 1], each part's span, names of anchors)."""
     sprite = SPRITES[label]
     stops = np.cumsum([len(part.points) for part in sprite.parts]).tolist()
     half_widths = np.concatenate([np.full((len(part.points), 1), part.width / 2) for part in sprite.parts])

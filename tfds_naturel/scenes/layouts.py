@@ -1,4 +1,4 @@
-"""How each relation is drawn: where subject and object go, and the arms, straps, notes and stars that show what happens.
+"""How each relation is drawn: where subject and object go, and what shows what happens (arms, straps, notes, stars).
 
 A layout is a function of (subject, object, rng) giving the two placed figures and the layers to paint, back to front.
 """
@@ -67,10 +67,10 @@ def _side(rng: np.random.Generator) -> int:
 
 def _stacked(upper: Look, lower: Look, rng: np.random.Generator) -> tuple[Figure, Figure]:
     middle = 0.5 + rng.uniform(-0.04, 0.04)
-    below = place(lower, rng, (middle, FLOOR + 0.01), (0.92, rng.uniform(0.44, 0.5)), _side(rng))
+    below = place(lower, rng, (middle, FLOOR + 0.01), (0.92, rng.uniform(0.44, 0.5)), _side(rng), stretch=1.25)
     stand = below.anchors["stand"]
     drift = np.clip(stand[0] - middle, -0.05, 0.05)
-    above = place(upper, rng, (middle + drift, stand[1] + 0.015), (0.8, stand[1] - 0.03), _side(rng))
+    above = place(upper, rng, (middle + drift, stand[1] + 0.015), (0.8, stand[1] - 0.03), _side(rng), stretch=1.25)
     return above, below
 
 
@@ -89,7 +89,7 @@ def _beside(subject: Look, obj: Look, rng: np.random.Generator, side: int, facin
     figures = []
     for look, where, turn in ((subject, side, facing[0]), (obj, -side, facing[1])):
         spot = (0.5 + where * 0.25, FLOOR - rng.uniform(0, 0.08))
-        figures.append(place(look, rng, spot, (rng.uniform(0.42, 0.47), 0.82), turn))
+        figures.append(place(look, rng, spot, (rng.uniform(0.43, 0.48), 0.82), turn, stretch=1.4))
     return Layout(*figures, tuple(map(figure_layer, figures)))
 
 
@@ -121,12 +121,12 @@ def _interacts_with(subject: Look, obj: Look, rng: np.random.Generator) -> Layou
 def _inside_of(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     """The container fills the picture and is cut open."""
     container = place(obj, rng, (0.5, FLOOR), (0.94, 0.88), _side(rng), stretch=1.5)
-    ends = np.sort([container.anchors["window_low"], container.anchors["window_high"]], axis=0)
-    (left, top), (right, bottom) = ends
-    x, y = np.array([0.1, 0.9]) @ np.array([[left, right], [right, left]]), np.array([top, bottom])
-    opening = blob(
-        "inner", left, y[0], x[1], y[0], x[0], y[0], right, y[0], right, y[1], x[0], y[1], x[1], y[1], left, y[1]
-    )
+    (left, top), (right, bottom) = np.sort([container.anchors["window_low"], container.anchors["window_high"]], axis=0)
+    cut = 0.05  # bevelled corners
+    opening = polygon(
+        "inner", left + cut, top, right - cut, top, right, top + cut, right, bottom - cut, right - cut, bottom,
+        left + cut, bottom, left, bottom - cut, left, top + cut,
+    )  # fmt: skip
     width, height = right - left, bottom - top
     content = place(
         subject, rng, ((left + right) / 2, bottom - 0.04 * height), (width * 0.9, height * 0.9), _side(rng), stretch=1.3
@@ -136,7 +136,7 @@ def _inside_of(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
 
 def _carried(subject: Look, obj: Look, rng: np.random.Generator) -> tuple[Figure, Figure]:
     side = _side(rng)
-    carrier = place(subject, rng, (0.5 - side * 0.2, FLOOR), (0.56, rng.uniform(0.82, 0.9)), side)
+    carrier = place(subject, rng, (0.5 - side * 0.2, FLOOR), (0.56, rng.uniform(0.82, 0.9)), side, stretch=1.4)
     load = place(obj, rng, (0, 0), (0.4, 0.4), _side(rng))
     height = np.clip(carrier.anchors["shoulder"][1] + 0.06, 0.25, 0.7)
     reach = carrier.anchors["shoulder"][0] + side * (0.1 + load.size[0] / 2)
@@ -150,7 +150,7 @@ def _holds(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     near = np.sign(held.centre[0] - holder.centre[0])
     edge = held.centre[0] - near * held.size[0] * 0.2
     hands = (np.array([edge, held.centre[1] + offset * held.size[1]]) for offset in (-0.2, 0.28))
-    arms = sum((_arm(holder, hand, 0.05) for hand in hands), ())
+    arms = tuple(part for hand in hands for part in _arm(holder, hand, 0.05))
     return Layout(holder, held, (figure_layer(holder, acting=True), figure_layer(held), Layer(arms, subject)))
 
 
@@ -161,12 +161,10 @@ def _plays(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     load = place(obj, rng, (0, 0), (0.5, 0.44), side, lean=-side * 0.5)
     centre = np.array([0.5 + side * 0.06, np.clip(player.anchors["shoulder"][1] + 0.12, 0.4, 0.72)])
     played = transformed(load, 1, centre - load.centre)
-    hands = [
-        played.centre + (offset * side * played.size[0], -offset * 0.5 * played.size[1]) for offset in (-0.18, 0.3)
-    ]
-    arms = sum((_arm(player, hand) for hand in hands), ())
+    hands = [played.centre + played.size * (offset * side, -offset * 0.5) for offset in (-0.18, 0.3)]
+    arms = tuple(part for hand in hands for part in _arm(player, hand))
     spots = ((0.5 + side * 0.34, 0.16), (0.5 - side * 0.38, 0.14), (0.5 + side * 0.4, 0.42))
-    notes = sum((_note(x, y + rng.uniform(-0.03, 0.03)) for x, y in spots), ())
+    notes = tuple(part for x, y in spots for part in _note(x, y + rng.uniform(-0.03, 0.03)))
     return Layout(
         player,
         played,
@@ -186,7 +184,7 @@ def _wears(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     """The object is strapped to the wearer's body."""
     side = _side(rng)
     wearer = place(subject, rng, (0.5, FLOOR), (0.94, rng.uniform(0.84, 0.9)), side)
-    load = place(obj, rng, (0, 0), (0.36, 0.34), _side(rng))
+    load = place(obj, rng, (0, 0), (0.4, 0.36), _side(rng))
     worn = transformed(load, 1, wearer.anchors["body"] - load.centre)
     x, y = worn.centre
     straps = tuple(
@@ -199,8 +197,10 @@ def _wears(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
 def _hits(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     """A lunge with speed lines behind it, and a star where the blow lands."""
     side = _side(rng)
-    hitter = place(subject, rng, (0.5 - side * 0.22, FLOOR), (0.44, 0.78), side, lean=side * 0.2)
-    target = place(obj, rng, (0.5 + side * 0.28, FLOOR - rng.uniform(0, 0.06)), (0.4, 0.7), -side, lean=side * 0.22)
+    hitter = place(subject, rng, (0.5 - side * 0.22, FLOOR), (0.46, 0.78), side, lean=side * 0.2, stretch=1.3)
+    target = place(
+        obj, rng, (0.5 + side * 0.28, FLOOR - rng.uniform(0, 0.06)), (0.42, 0.7), -side, lean=side * 0.22, stretch=1.3
+    )
     height = np.clip(target.centre[1], hitter.anchors["shoulder"][1] - 0.2, hitter.anchors["shoulder"][1] + 0.2)
     blow = np.array([target.centre[0] - side * target.size[0] * 0.42, height])
     back = hitter.box[0] if side > 0 else hitter.box[2]
@@ -215,16 +215,25 @@ def _hits(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
 
 
 def _at(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
-    """The subject sits behind the object and rests its hands on it."""
-    middle = 0.5 + rng.uniform(-0.04, 0.04)
-    front = place(obj, rng, (middle, FLOOR + 0.01), (0.9, rng.uniform(0.42, 0.48)), _side(rng))
-    behind = place(subject, rng, (middle, FLOOR - 0.12), (0.86, 0.76), _side(rng))
-    edge = front.anchors["stand"][1] + 0.01
-    sunk = max(0.0, edge - (behind.box[1] + 0.6 * behind.size[1]))
-    behind = transformed(behind, 1, np.array([0.0, min(sunk, FLOOR - behind.box[3])]))
-    paint = SPRITES[subject.label].arm
-    hands = tuple(oval(paint, middle + dx, edge, 0.06, 0.035) for dx in (-0.16, 0.16))
-    return Layout(behind, front, (figure_layer(behind, acting=True), figure_layer(front), Layer(hands, subject)))
+    """The subject sits on a stool at the object and rests its hands on it."""
+    side = _side(rng)
+    spot, seat = 0.5 - side * 0.25, FLOOR - rng.uniform(0.2, 0.24)
+    target = place(obj, rng, (0.5 + side * 0.24, FLOOR), (0.48, 0.66), -side, stretch=1.3)
+    guest = place(subject, rng, (spot, seat + 0.01), (0.46, seat - 0.06), side, stretch=1.3)
+    stool = (
+        line("seat", 0.035, spot - 0.08, seat, spot - 0.13, FLOOR),
+        line("seat", 0.035, spot + 0.08, seat, spot + 0.13, FLOOR),
+        line("seat", 0.025, spot - 0.1, (seat + FLOOR) / 2 + 0.03, spot + 0.1, (seat + FLOOR) / 2 + 0.03),
+        oval("cushion", spot, seat + 0.01, 0.16, 0.04),
+    )
+    edge = target.centre[0] - side * target.size[0] * 0.36
+    hands = [np.array([edge + side * offset, max(target.box[1], 0.4) + 0.06]) for offset in (0, 0.09)]
+    arms = tuple(part for hand in hands for part in _arm(guest, hand, 0.03))
+    return Layout(
+        guest,
+        target,
+        (Layer(stool, subject), figure_layer(target), figure_layer(guest, acting=True), Layer(arms, subject)),
+    )
 
 
 DRAW: dict[str, Draw] = {

@@ -11,21 +11,23 @@ from tfds_naturel.scenes.shapes import Part
 from tfds_naturel.scenes.sprites import Rgb
 
 _SHIFT = 4  # fractional bits of cv2 coordinates
-_OVERSAMPLE = 2
-_OUTLINE = 0.011
+_SMALL = 128  # pixels: smaller pictures are painted at twice their size
+_OUTLINE = 0.0085
 _INK: Rgb = (48, 38, 44)
 _EFFECTS: dict[str, Rgb] = {
     "heart": (236, 60, 120),
     "note": (30, 24, 60),
     "star": (255, 236, 80),
     "strap": (70, 50, 44),
+    "seat": (150, 104, 64),
+    "cushion": (214, 70, 66),
     "inner": (250, 244, 226),
 }
 
 
 def render(behind: Backdrop, layers: tuple[Layer, ...], size: int) -> np.ndarray:
     """Paints ``layers`` before a backdrop. Returns uint8 [size, size, 3] RGB."""
-    side = size * _OVERSAMPLE
+    side = size * 2 if size < _SMALL else size
     canvas = np.empty((side, side, 3), np.uint8)
     canvas[: round(behind.horizon * side)] = behind.wall
     canvas[round(behind.horizon * side) :] = behind.floor

@@ -1,4 +1,4 @@
-"""The picture with a given number: a scene graph, its truth and its pixels, all a pure function of (config, split, index)."""
+"""The picture with a given number: scene graph, truth and pixels, a pure function of (config, split, index)."""
 
 import dataclasses
 import functools
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfds_naturel.schema import Triplet
 from tfds_naturel.scenes.backdrop import backdrop
 from tfds_naturel.scenes.figures import Figure, dress, place, transformed
-from tfds_naturel.scenes.layouts import DRAW, Layer, figure_layer
+from tfds_naturel.scenes.layouts import DRAW, figure_layer
 from tfds_naturel.scenes.render import render
 from tfds_naturel.scenes.world import ARGUABLE, CLASSES, Compositions, attribute_arguable, attributes_of, compositions
+from tfds_naturel.schema import Triplet
 
 SPLITS = ("train", "validation", "test", "test_unseen_triplets")
 _BESIDE = 0.08  # centres nearer than this are neither left nor right of each other
@@ -61,7 +61,7 @@ CONFIGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """An object of the scene graph. ``box`` is xmin, ymin, xmax, ymax in [0, 1]; ``attribute`` is None when it has natural colours."""
+    """A row of the scene graph: ``box`` is xmin, ymin, xmax, ymax in [0, 1], ``attribute`` None for natural colours."""
 
     label: str
     attribute: str | None
@@ -82,7 +82,7 @@ class Scene:
         return tuple((i, Triplet(t.label, "is", t.attribute)) for i, t in enumerate(self.things) if t.attribute)
 
     def is_true(self, claim: Triplet) -> bool:
-        """Whether a viewer could call ``claim`` true of the picture. What is said of it is false exactly when this is False."""
+        """Whether a viewer could call ``claim`` true of the picture: a caption is surely false only where not."""
         if claim.relation == "is":
             return any(t.label == claim.subject and attribute_arguable(t.attribute, claim.object) for t in self.things)
         named = {thing.label: i for i, thing in enumerate(self.things)}

@@ -10,7 +10,7 @@ _CURVE = np.linspace(0, 1, 5)[:-1]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One outline: ``points`` [N, 2] (x, y), y downwards, filled when ``width`` is 0, else drawn as a line of that width.
+    """One outline: ``points`` [N, 2] (x, y), y downwards, filled when ``width`` is 0, else a line of that width.
 
     ``paint`` names a colour of the figure's palette. A ``resting`` part is a limb that gives way to an arm that acts.
     """
@@ -21,7 +21,7 @@ class Part:
     resting: bool = False
 
     def transformed(self, scale: float, shift: np.ndarray) -> "Part":
-        return dataclasses.replace(self, points=self.points * scale + shift, width=self.width * scale)
+        return Part(self.paint, self.points * scale + shift, self.width * scale, self.resting)
 
 
 def _points(flat: tuple[float, ...]) -> np.ndarray:

@@ -24,9 +24,10 @@ MATERIALS: dict[str, Rgb] = {
 class Sprite:
     """A drawing of one class.
 
-    ``shoulder`` is where acting arms start, ``face`` where a thing gets eyes when it acts, ``body`` where something worn sits and ``top`` the height on which
-    others stand. ``window`` (xmin, ymin, xmax, ymax) is where the contents of a container show. ``colours`` are the natural colours of its main surface,
-    ``materials`` what else that surface may be made of. All positions are in the units of ``parts``.
+    ``shoulder`` is where acting arms start, ``face`` where a thing gets eyes when it acts, ``body`` where something
+    worn sits and ``top`` the height on which others stand. ``window`` (xmin, ymin, xmax, ymax) is where the contents of
+    a container show. ``colours`` are the natural colours of its main surface, ``materials`` what else that surface may
+    be made of. Positions are in the units of ``parts``.
     """
 
     parts: tuple[Part, ...]
@@ -310,7 +311,7 @@ _DRUM = Sprite(
     face=(46, 46),
     window=(13, 31, 79, 76),
     top=6,
-    colours=((156, 70, 96), (110, 84, 150), (90, 120, 130)),
+    colours=((150, 84, 116), (110, 84, 150), (90, 120, 130)),
     materials=("Wooden",),
 )
 
@@ -331,7 +332,7 @@ _CAR = Sprite(
     face=(116, 44),
     window=(22, 9, 126, 56),
     top=4,
-    colours=((214, 92, 70), (80, 150, 160), (160, 164, 170), (226, 176, 80)),
+    colours=((236, 150, 84), (88, 150, 160), (160, 164, 170), (176, 128, 184)),
 )
 
 _BACKPACK = Sprite(

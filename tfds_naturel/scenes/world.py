@@ -1,7 +1,7 @@
 """Which compositions exist, which are held out of training, and what is true of a picture of one.
 
-A composition is a triplet of two classes in a relation, or of a class and a colour or material. Roles are always swapped as often as not: whenever
-(A, r, B) is drawn, so is (B, r, A), so that nothing but the order of the words tells them apart.
+A composition is a triplet of two classes in a relation, or of a class and a colour or material. Roles are swapped as
+often as not: whenever (A, r, B) is drawn, so is (B, r, A), so that nothing but the order of the words tells them apart.
 """
 
 import dataclasses
@@ -12,20 +12,20 @@ from collections import Counter
 
 import numpy as np
 
+from tfds_naturel.scenes.sprites import COLOURS, SPRITES
 from tfds_naturel.schema import Triplet
-from tfds_naturel.scenes.sprites import COLOURS, MATERIALS, SPRITES
 
 CLASSES = tuple(SPRITES)
 _ANIMATE = {"Man", "Woman", "Dog", "Cat", "Horse", "Elephant"}
 _INSTRUMENTS = {"Guitar", "Drum"}
 _WORN = {"Backpack", "Suitcase", "Drum", "Guitar"}
-_SEATS = {"Table", "Chair", "Car", "Suitcase"}
+_PLACES = {"Table", "Chair", "Car", "Drum"}
 _CONTAINERS = {label for label, sprite in SPRITES.items() if sprite.window}
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Relations that one picture shows together (one being the other's converse) and the pairs of classes that it is drawn with."""
+    """Relations that are each other's converses, and the pairs of classes they are drawn with."""
 
     relations: tuple[str, ...]
     either: frozenset[str] = frozenset(CLASSES)  # at least one of the two is among these
@@ -41,12 +41,12 @@ FAMILIES = (
     Family(("plays",), either=frozenset(_INSTRUMENTS)),
     Family(("hits",), either=frozenset(_ANIMATE | {"Football"})),
     Family(("interacts_with",), either=frozenset(_ANIMATE)),
-    Family(("at",), either=frozenset(_SEATS)),
+    Family(("at",), either=frozenset(_PLACES)),
 )
 
 _SIDES = {"left_of", "right_of"}
-# What else a viewer could say of a picture of (A, relation, B): of A and B, and of B and A. A negative caption must not claim any of it. Left and right
-# are decided by the boxes of the picture.
+# What else a viewer could say of a picture of (A, relation, B): of A and B, and of B and A. A negative caption must not
+# claim any of it. Left and right are decided by the boxes of the picture.
 ARGUABLE: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     relation: (frozenset(forward) | {relation}, frozenset(backward))
     for relation, forward, backward in (
@@ -81,7 +81,10 @@ def arguable(shown: Triplet, claim: Triplet) -> bool:
 
 
 def attribute_arguable(attribute: str | None, claimed: str) -> bool:
-    """Whether a thing drawn in ``attribute`` (None: natural colours) could be said to be ``claimed``: what is not settled by the drawing can."""
+    """Whether a thing drawn in ``attribute`` (None: natural colours) could be called ``claimed``.
+
+    A coloured thing may be of any material; one of a material has that material's colour.
+    """
     return attribute is None or attribute == claimed or (attribute in COLOURS and claimed not in COLOURS)
 
 
@@ -101,7 +104,7 @@ class Compositions:
 
 @functools.cache
 def compositions(seed: int, pairs_per_family: int, held_out: float) -> tuple[Compositions, Compositions]:
-    """(seen, unseen): a share ``held_out`` of every family's pairs, with both orders and all its relations, is kept for the unseen ones.
+    """(seen, unseen) triplets: a share ``held_out`` of a family's pairs, in both orders and all relations, is unseen.
 
     Every class, relation and attribute occurs among the seen triplets.
     """
