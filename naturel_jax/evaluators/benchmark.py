@@ -1,0 +1,151 @@
+"""The contract: a benchmark lists items and judges a small matrix of cosines per item. It knows nothing of models,
+devices or batching.
+
+A new benchmark is one file with a function ``read(folder) -> Benchmark``, and one line in ``evaluators/registry.py``.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+Box = tuple[int, int, int, int]
+Caption = str | tuple[str, ...]  # several texts stand for their normalised mean embedding (CLIP's prompt ensembling)
+Outcomes = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """One picture of an item, read when it is needed.
+
+    ``key`` names the encoded bytes (same key, same bytes); ``box`` is the crop as (left, top, right, bottom) in pixels.
+    ``read`` raises OSError or ValueError when the bytes cannot be had.
+    """
+
+    key: str
+    read: Callable[[], bytes]
+    box: Box | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """Images and captions whose cosines are compared: a matrix [images, captions].
+
+    With ``caption_rows`` the captions are rows too, after the images (for rules that compare captions with each other).
+    A tag may have several values.
+    """
+
+    id: str
+    images: tuple[Image, ...]
+    captions: tuple[Caption, ...]
+    tags: Mapping[str, str | tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    caption_rows: bool = False
+
+
+Positions = dict[str, dict[str, np.ndarray]]  # tag -> value -> numbers of the items that have it
+
+
+def positions(items: Sequence[Item], tags: Iterable[str]) -> Positions:
+    """Where each value of each of ``tags`` occurs, values in alphabetical order."""
+    found: dict[str, dict[str, list[int]]] = {tag: {} for tag in tags}
+    for n, item in enumerate(items):
+        for tag, by_value in found.items():
+            values = item.tags.get(tag, ())
+            for value in (values,) if isinstance(values, str) else values:
+                by_value.setdefault(value, []).append(n)
+    return {tag: {value: np.array(by_value[value]) for value in sorted(by_value)} for tag, by_value in found.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A mean of one outcome: over all items, over those with a tag's value (``where``), or over the means of a tag's
+    values (``macro``).
+
+    In a macro mean, items without the tag and values with fewer than ``min_count`` items are left out.
+    """
+
+    name: str
+    outcome: str
+    where: tuple[str, str] | None = None
+    macro: str | None = None
+    min_count: int = 1
+
+    def members(self, judged_N: np.ndarray, where_found: Positions) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers [M] of the items that count, and the group [M] of each. ``judged_N`` says which items have an
+        outcome.
+        """
+        if self.macro:
+            parts = list(where_found[self.macro].values())
+        elif self.where:
+            tag, value = self.where
+            parts = [where_found[tag].get(value, np.array([], int))]
+        else:
+            parts = [np.arange(len(judged_N))]
+        parts = [part[judged_N[part]] for part in parts]
+        parts = [part for part in parts if len(part) >= self.min_count]
+        groups = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        return np.concatenate([*parts, np.array([], int)]), groups
+
+
+def group_means(values_M: np.ndarray, groups_M: np.ndarray, weights_RM: np.ndarray) -> np.ndarray:
+    """For each row of weights, the mean over groups of the weighted mean in the group, [R]; groups of weight 0 are
+    left out, NaN when all are.
+    """
+    number = int(groups_M.max(initial=-1)) + 1
+    means_R = np.full(len(weights_RM), np.nan)
+    for r, weights_M in enumerate(weights_RM):
+        total = np.bincount(groups_M, weights_M, number)
+        seen = total > 0
+        if seen.any():
+            means_R[r] = np.mean(np.bincount(groups_M, weights_M * values_M, number)[seen] / total[seen])
+    return means_R
+
+
+def by_value(name: str, outcome: str, tag: str, items: Sequence[Item]) -> tuple[Metric, ...]:
+    """One metric ``name/<value>`` for every value of ``tag`` among the items."""
+    return tuple(Metric(f"{name}/{value}", outcome, where=(tag, value)) for value in positions(items, [tag])[tag])
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """The value of a metric, in [0, 1], and the number of items that it is over."""
+
+    value: float
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Items and the published rule.
+
+    ``outcomes`` turns items and their cosines into arrays [items] of numbers in [0, 1], NaN where the rule does not
+    judge an item. ``published`` is the official number of items; ``problems`` names what could not be read.
+    """
+
+    name: str
+    items: tuple[Item, ...]
+    outcomes: Callable[[Sequence[Item], Sequence[np.ndarray]], Outcomes]
+    metrics: tuple[Metric, ...]
+    published: int | None = None
+    problems: tuple[str, ...] = ()
+
+    def score(self, items: Sequence[Item], cosines: Sequence[np.ndarray]) -> dict[str, Score]:
+        """Metric name -> score over ``items`` (those that were embedded) and their matrices; metrics that no item
+        counts for are left out.
+        """
+        if not items:
+            return {}
+        outcomes, scores = self.outcomes(items, cosines), {}
+        where_found = positions(items, self.tags)
+        for metric in self.metrics:
+            values_N = outcomes[metric.outcome]
+            index_M, groups_M = metric.members(~np.isnan(values_N), where_found)
+            if len(index_M):
+                value = group_means(values_N[index_M], groups_M, np.ones((1, len(index_M))))[0]
+                scores[metric.name] = Score(float(value), len(index_M))
+        return scores
+
+    @property
+    def tags(self) -> set[str]:
+        """The tags that the metrics refer to."""
+        return {tag for metric in self.metrics for tag in (metric.macro, metric.where and metric.where[0]) if tag}

@@ -1,0 +1,265 @@
+"""Items to cosines: every distinct crop and every distinct caption is embedded once, in batches of one shape, sharded
+over the mesh.
+"""
+
+import collections
+import concurrent.futures
+import io
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import PIL.Image
+from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from naturel_jax.data.processor import Processor
+from naturel_jax.evaluators.benchmark import Benchmark, Box, Image, Item
+from naturel_jax.models.two_tower import Model, Params, normalize
+
+BATCH_AXES = ("data", "fsdp")
+LENGTH_STEP = 16  # captions of a causal tower are cut to a multiple of this, so that few shapes are compiled
+# annotated boxes overhang the picture by a few pixels; by more than this share of a side they belong to another
+# picture
+BOX_SLACK = 0.05
+
+Row = tuple[np.ndarray | None, str]  # pixels, or the reason why there are none
+
+
+class Encoder:
+    """Embeds images and captions with one model and any parameters of it.
+
+    What is compiled, decoded and tokenised is kept, so the second evaluation of a run pays for the towers only.
+    Pixels of distinct crops (uint8) are kept until ``pixel_cache_bytes`` are used; later ones are decoded each time.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        processor: Processor,
+        *,
+        mesh: Mesh | None = None,
+        batch_size: int = 256,
+        pixel_cache_bytes: int = 1 << 30,
+        progress: bool = False,
+    ):
+        self.model, self.processor, self.progress = model, processor, progress
+        self._rows = None
+        if mesh is not None:
+            axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+            self._rows = NamedSharding(mesh, PartitionSpec(axes))
+            shards = int(np.prod([mesh.shape[axis] for axis in axes]))
+            batch_size = -(-batch_size // shards) * shards
+        self.batch_size = batch_size
+        self._pixels: dict[tuple[str, Box | None], np.ndarray] = {}
+        self._room = pixel_cache_bytes // (processor.size**2 * 3)
+        self._tokens: dict[str, np.ndarray] = {}
+
+        def encode_image(params, pixels_IHWC):
+            return model.encode_image(params, normalize(pixels_IHWC, processor.mean, processor.std))
+
+        self._encode_image = jax.jit(encode_image, out_shardings=self._rows)
+        self._encode_text = jax.jit(model.encode_text, out_shardings=self._rows)
+
+    def images(self, params: Params, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
+        """Unit embeddings [I, D], float32, and for the images that could not be read their number and the reason."""
+        mine, faults = self._mine(), {}
+        wanted = [
+            start + n for start in range(0, len(images), self.batch_size) for n in mine if start + n < len(images)
+        ]
+        with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+            rows = _prefetch(pool, self._load, (images[n] for n in wanted), 2 * self.batch_size)
+            rows = tqdm(rows, "images", len(wanted), unit="image", disable=not self.progress)
+            blocks = self._pixel_blocks(zip(wanted, rows, strict=True), len(images), faults)
+            zimg_ID = self._run(self._encode_image, params, blocks)
+        return zimg_ID[: len(images)], self._everyones(faults, images)
+
+    def _pixel_blocks(
+        self, rows: Iterator[tuple[int, Row]], number: int, faults: dict[int, str]
+    ) -> Iterator[np.ndarray]:
+        """Batches of pixels, black where there is no image or another process holds the row."""
+        size, mine = self.processor.size, self._mine()
+        for start in range(0, number, self.batch_size):
+            block = np.zeros((self.batch_size, size, size, 3), np.uint8)
+            for n, (pixels, reason) in itertools.islice(rows, int((mine < number - start).sum())):
+                if pixels is None:
+                    faults[n] = reason
+                else:
+                    block[n - start] = pixels
+            yield block
+
+    def captions(self, params: Params, texts: Sequence[str]) -> np.ndarray:
+        """Unit embeddings [U, D], float32. Texts of the same tokens have the same embedding, bit for bit, so ties are
+        exact.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
+        self._tokens |= zip(new, self.processor.tokenize(new), strict=True)
+        if not texts:
+            return np.zeros((0, self.model.config.embed_dim), np.float32)
+        tokens_UL, inverse = np.unique(np.stack([self._tokens[t] for t in texts]), axis=0, return_inverse=True)
+        lengths = self._lengths(tokens_UL)
+        ztxt_UD = np.zeros((len(tokens_UL), self.model.config.embed_dim), np.float32)
+        for length in np.unique(lengths):
+            which = np.flatnonzero(lengths == length)
+            ztxt_UD[which] = self._run(self._encode_text, params, _blocks(tokens_UL[which, :length], self.batch_size))[
+                : len(which)
+            ]
+        return ztxt_UD[inverse.reshape(-1)]
+
+    def _lengths(self, tokens_UL: np.ndarray) -> np.ndarray:
+        """Positions that matter in each row, rounded up: all of them unless the tower is causal and pools at the end
+        token.
+        """
+        text = self.model.config.text
+        if not text.causal or text.pool != "eos":
+            return np.full(len(tokens_UL), tokens_UL.shape[1])
+        needed = np.argmax(tokens_UL == text.eos_id, axis=1) + 1
+        return np.minimum(-(-needed // LENGTH_STEP) * LENGTH_STEP, tokens_UL.shape[1])
+
+    def _load(self, image: Image) -> Row:
+        key = (image.key, image.box)
+        if key in self._pixels:
+            return self._pixels[key], ""
+        try:
+            data = image.read()
+            if image.box is not None:
+                _check_box(data, image.box)
+            pixels = self.processor.image(data, image.box)
+        except (OSError, ValueError) as error:
+            return None, f"image {image.key}: {error}"
+        if len(self._pixels) < self._room:
+            self._pixels[key] = pixels
+        return pixels, ""
+
+    def _mine(self) -> np.ndarray:
+        """The rows of a batch that this process's devices hold: the only ones it decodes."""
+        rows = np.arange(self.batch_size)
+        if self._rows is None:
+            return rows
+        slices = self._rows.addressable_devices_indices_map((self.batch_size,)).values()
+        return np.unique(np.concatenate([rows[index] for index in slices]))
+
+    def _run(self, encode: Callable, params: Params, blocks: Iterable[np.ndarray]) -> np.ndarray:
+        """Embeddings of all blocks. One result is awaited while the next is computed."""
+        results, pending = [], None
+        for block in blocks:
+            result = encode(params, self._put(block))
+            if pending is not None:
+                results.append(_gather(pending))
+            pending = result
+        return np.concatenate([*results, _gather(pending)]) if pending is not None else np.zeros((0, 1), np.float32)
+
+    def _put(self, block: np.ndarray) -> jax.Array:
+        if self._rows is None:
+            return jax.device_put(block)
+        return jax.make_array_from_callback(block.shape, self._rows, block.__getitem__)
+
+    def _everyones(self, faults: dict[int, str], images: Sequence[Image]) -> dict[int, str]:
+        """The faults of all processes; the reasons of the others' are found again here."""
+        if jax.process_count() == 1:
+            return faults
+        mask = np.zeros(len(images), bool)
+        mask[list(faults)] = True
+        failed = np.flatnonzero(multihost_utils.process_allgather(mask).any(axis=0))
+        return {int(n): faults.get(int(n)) or self._load(images[n])[1] or "unreadable elsewhere" for n in failed}
+
+
+def cosines(items: Sequence[Item], encoder: Encoder, params: Params) -> tuple[list[Item], list[np.ndarray], list[str]]:
+    """The items whose images could be read, their cosines (float32 [images, captions], see ``Item``), and the
+    problems of the others.
+    """
+    images: dict[tuple[str, Box | None], tuple[int, Image]] = {}
+    texts: dict[str, int] = {}
+    for item in items:
+        for image in item.images:
+            images.setdefault((image.key, image.box), (len(images), image))
+    for captions in _distinct(item.captions for item in items):
+        for text in itertools.chain.from_iterable((c,) if isinstance(c, str) else c for c in captions):
+            texts.setdefault(text, len(texts))
+    ztxt_UD = encoder.captions(params, list(texts))
+    zimg_ID, faults = encoder.images(params, [image for _, image in images.values()])
+    kept, matrices, problems = [], [], []
+    captions, zcap_CD = None, None
+    for item in items:
+        rows = [images[image.key, image.box][0] for image in item.images]
+        if bad := [faults[row] for row in rows if row in faults]:
+            problems.append(f"item {item.id}: {bad[0]}")
+            continue
+        if item.captions is not captions:  # classification items share one long tuple
+            captions, zcap_CD = item.captions, np.stack([_caption(c, texts, ztxt_UD) for c in item.captions])
+        left = np.concatenate([zimg_ID[rows], zcap_CD]) if item.caption_rows else zimg_ID[rows]
+        kept.append(item)
+        # einsum sums each cell in the same order wherever it stands, so equal captions tie exactly; a matrix product
+        # does not.
+        matrices.append(np.einsum("id,cd->ic", left, zcap_CD))
+    return kept, matrices, problems
+
+
+def evaluate(benchmarks: Iterable[Benchmark], encoder: Encoder, params: Params) -> dict[str, float]:
+    """Metric name -> value for all benchmarks: what a training run asks for on its schedule. What could not be read
+    is logged.
+    """
+    scores = {}
+    for benchmark in benchmarks:
+        kept, matrices, problems = cosines(benchmark.items, encoder, params)
+        for problem in problems:
+            logging.warning("%s: %s", benchmark.name, problem)
+        scores |= {name: score.value for name, score in benchmark.score(kept, matrices).items()}
+    return scores
+
+
+def _caption(caption: str | tuple[str, ...], texts: dict[str, int], ztxt_UD: np.ndarray) -> np.ndarray:
+    if isinstance(caption, str):
+        return ztxt_UD[texts[caption]]
+    mean = ztxt_UD[[texts[text] for text in caption]].mean(axis=0)
+    return mean / np.linalg.norm(mean)
+
+
+def _check_box(data: bytes, box: Box) -> None:
+    """Refuses a box that is empty or belongs to another picture; what overhangs a little is cropped as PIL does, with
+    black.
+    """
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as picture:
+            width, height = picture.size
+    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"not a readable picture ({len(data)} bytes): {error}") from error
+    left, top, right, bottom = box
+    x, y = BOX_SLACK * width, BOX_SLACK * height
+    inside = -x <= left < right <= width + x and -y <= top < bottom <= height + y
+    if not inside or left >= width or top >= height or right <= 0 or bottom <= 0:
+        raise ValueError(f"box {box} is empty or outside the picture of {width} x {height} pixels")
+
+
+def _distinct(captions: Iterable[tuple]) -> Iterable[tuple]:
+    """Each tuple object once (a tuple shared by many items is not read again)."""
+    return {id(tuple_): tuple_ for tuple_ in captions}.values()
+
+
+def _blocks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """``rows`` in blocks of ``size``, the last one filled with copies of its last row."""
+    for start in range(0, len(rows), size):
+        block = rows[start : start + size]
+        yield np.pad(block, [(0, size - len(block)), (0, 0)], mode="edge")
+
+
+def _prefetch(pool: concurrent.futures.Executor, work: Callable, of: Iterable, depth: int) -> Iterator[Any]:
+    """``work`` of each element, in order, at most ``depth`` ahead of the reader."""
+    ahead: collections.deque[concurrent.futures.Future] = collections.deque()
+    for element in of:
+        ahead.append(pool.submit(work, element))
+        if len(ahead) > depth:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+def _gather(z_ND: jax.Array) -> np.ndarray:
+    if jax.process_count() == 1:
+        return np.asarray(z_ND)
+    return multihost_utils.process_allgather(z_ND, tiled=True)

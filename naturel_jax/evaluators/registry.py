@@ -1,0 +1,24 @@
+"""All benchmarks by name. A new one is one file and one line here."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from naturel_jax.evaluators import sugarcrepe, visual_genome, winoground
+from naturel_jax.evaluators.benchmark import Benchmark
+
+BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
+    "winoground": winoground.read,
+    "vg_relation": visual_genome.read_relation,
+    "vg_attribution": visual_genome.read_attribution,
+    "sugarcrepe": sugarcrepe.read,
+}
+
+
+def load(names: Sequence[str], benchmarks_dir: Path) -> list[Benchmark]:
+    """The benchmarks called ``names``, read from ``benchmarks_dir``. Raises ValueError that lists the names, and what
+    the readers raise.
+    """
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        raise ValueError(f"benchmarks {unknown} are not known; expected some of: {', '.join(BENCHMARKS)}")
+    return [BENCHMARKS[name](benchmarks_dir) for name in names]

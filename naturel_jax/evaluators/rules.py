@@ -1,0 +1,27 @@
+"""The rules by which benchmarks judge an item's cosines, vectorised over items. ``s[n, i, c]`` is the cosine of image
+i and caption c of item n.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from naturel_jax.evaluators.benchmark import Item, Outcomes
+
+
+def pair(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
+    """One image, (true, false): right when the true caption scores strictly higher; a tie is wrong."""
+    s = np.stack(cosines)
+    return {"right": (s[:, 0, 0] > s[:, 0, 1]).astype(float)}
+
+
+def two_by_two(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
+    """Two images, two captions: Winoground's text, image and group (Thrush et al., arXiv 2204.03162), all strict, and
+    ``matching``: the true assignment scores more in total than the swapped one (arXiv 2510.07632).
+    """
+    s = np.stack(cosines).astype(np.float64)
+    text = (s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0])
+    image = (s[:, 0, 0] > s[:, 1, 0]) & (s[:, 1, 1] > s[:, 0, 1])
+    matching = s[:, 0, 0] + s[:, 1, 1] > s[:, 0, 1] + s[:, 1, 0]
+    named = {"text": text, "image": image, "group": text & image, "matching": matching}
+    return {name: right.astype(float) for name, right in named.items()}
