@@ -82,6 +82,15 @@ class TwoTowerConfig:
             )
 
 
+def config_from_dict(fields: dict[str, Any]) -> TwoTowerConfig:
+    """Inverse of ``dataclasses.asdict``, for configs saved as JSON. Raises TypeError for unknown or missing fields."""
+
+    def tower(kind: type, tower_fields: dict[str, Any]):
+        return kind(**tower_fields | {"transformer": TransformerConfig(**tower_fields["transformer"])})
+
+    return TwoTowerConfig(**fields | {"image": tower(ImageConfig, fields["image"]), "text": tower(TextConfig, fields["text"])})
+
+
 def _normal(std: float):
     return nnx.initializers.normal(std)
 

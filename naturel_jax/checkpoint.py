@@ -1,0 +1,174 @@
+"""Checkpoints with Orbax: parameters, optimizer, step, config and processor together.
+
+``<workdir>/checkpoints/<step>/`` holds the items ``params``, ``optimizer``, ``ema`` (where a moving average is kept) and ``meta`` (JSON: model sizes,
+processor, config, versions). The step number is the data position too.
+"""
+
+import dataclasses
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from naturel_jax.data.processor import Processor
+from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
+from naturel_jax.sharding import path_string
+
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "tokenizers",
+    "tensorflow-datasets",
+)
+
+# What reading a truncated or overwritten checkpoint raises: tensorstore's errors are ValueErrors, a torn JSON is one too.
+_UNREADABLE = (ValueError, OSError, KeyError, TypeError)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a run's numbers."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def check_workdir(workdir: str, needed_bytes: int) -> None:
+    """Raises OSError, before any training, when ``workdir`` cannot be written or has no room for one more checkpoint of ``needed_bytes``."""
+    if epath.Path(workdir).as_posix().startswith("gs://"):
+        return  # object stores have no free space to ask for; the first save tells
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        probe = os.path.join(workdir, f".probe-{os.getpid()}")
+        with open(probe, "wb") as file:
+            file.write(b"\0" * 4096)
+        os.remove(probe)
+    except OSError as error:
+        raise OSError(
+            f"workdir {workdir} cannot be written: {error.strerror or error}; choose another with --workdir"
+        ) from error
+    if (free := shutil.disk_usage(workdir).free) < needed_bytes:
+        raise OSError(
+            f"workdir {workdir} has {free / 1e9:.2f} GB free; a checkpoint of this model needs about {needed_bytes / 1e9:.2f} GB: "
+            "free some space or choose another with --workdir"
+        )
+
+
+class Checkpoints:
+    """Saves and restores the state of one run."""
+
+    def __init__(self, workdir: str, *, keep: int):
+        self.directory = epath.Path(workdir).absolute() / "checkpoints"
+        self._keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, step_prefix=None, create=True)
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        return self._manager
+
+    def save(self, step: int, arrays: dict[str, Any], meta: dict[str, Any], *, wait: bool = False) -> None:
+        """Saves the items ``arrays`` (trees) and ``meta`` in the background; ``wait`` returns when all is on disk."""
+        manager = self._open()
+        if step not in manager.all_steps():
+            items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+            manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), force=True)
+        if wait:
+            manager.wait_until_finished()
+
+    def restore(self, arrays: dict[str, Any]) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+        """The newest readable checkpoint as (step, arrays, meta), its items laid out as the given trees of ``jax.ShapeDtypeStruct``
+        with shardings say; None where there is none.
+
+        A checkpoint that cannot be read is reported, set aside as ``<step>.broken``, and the one before is used. Raises ValueError when
+        none of those present can be read.
+        """
+        steps = sorted(saved_steps(self.directory), reverse=True)
+        for step in steps:
+            try:
+                items = {name: ocp.args.StandardRestore(tree) for name, tree in arrays.items()}
+                restored = _restore(self.directory, step, **items, meta=ocp.args.JsonRestore())
+                return step, {name: restored[name] for name in arrays}, restored["meta"]
+            except _UNREADABLE as error:
+                path = self.directory / str(step)
+                logging.error("checkpoint %s cannot be read and is kept as %s.broken: %s", path, step, error)
+                if jax.process_index() == 0:
+                    path.rename(self.directory / f"{step}.broken")
+        if steps:
+            raise ValueError(
+                f"none of the checkpoints {steps} in {self.directory} can be read; start anew with another --workdir"
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits for what is being saved."""
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+
+def _restore(directory: epath.Path, step: int, **items: Any) -> Any:
+    with ocp.CheckpointManager(directory) as manager:
+        return manager.restore(step, args=ocp.args.Composite(**items))
+
+
+def saved_steps(directory: epath.Path) -> list[int]:
+    """Steps of the finished checkpoints in ``directory``."""
+    if not directory.exists():
+        return []
+    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+
+
+def make_meta(config: dict[str, Any], model: TwoTowerConfig, processor: Processor) -> dict[str, Any]:
+    """What is saved beside the arrays."""
+    return {
+        "config": config,
+        "model": dataclasses.asdict(model),
+        "processor": processor.to_dict(),
+        "versions": versions(),
+    }
+
+
+def read_meta(workdir: str, step: int | None = None) -> tuple[int, dict[str, Any]]:
+    """(step, meta) of a run's checkpoint of ``step``, or its newest. Raises FileNotFoundError where there is none."""
+    directory = epath.Path(workdir).absolute() / "checkpoints"
+    steps = saved_steps(directory)
+    if not steps or (step is not None and step not in steps):
+        wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
+        raise FileNotFoundError(f"{workdir} is no run with {wanted}; steps found in {directory}: {steps or 'none'}")
+    step = max(steps) if step is None else step
+    return step, _restore(directory, step, meta=ocp.args.JsonRestore())["meta"]
+
+
+def load_run(
+    workdir: str,
+    *,
+    step: int | None = None,
+    sharding_for: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,
+) -> tuple[TwoTowerConfig, Params, Processor]:
+    """Model sizes, parameters (the moving average where the run keeps one) and processor of a run.
+
+    ``sharding_for(path, shape)`` places each parameter; without it all lie on the first device. Raises FileNotFoundError.
+    """
+    step, meta = read_meta(workdir, step)
+    config = config_from_dict(meta["model"])
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def abstract(path, leaf):
+        place = sharding_for(path_string(path), leaf.shape) if sharding_for else one_device
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+    shapes = jax.tree_util.tree_map_with_path(abstract, Model(config).shapes())
+    directory = epath.Path(workdir).absolute() / "checkpoints"
+    item = "ema" if (directory / str(step) / "ema").exists() else "params"
+    params = _restore(directory, step, **{item: ocp.args.StandardRestore(shapes)})[item]
+    return config, params, Processor(**meta["processor"])

@@ -1,0 +1,400 @@
+"""Sigmoid and softmax (CLIP, NegCLIP) losses on a batch that is a weighted bipartite graph.
+
+A batch holds distinct images and distinct captions, each with a multiplicity, and labels from which the positive and negative count of every cell
+(image, caption) follows. With multiplicities the losses equal those of the *expanded batch*, in which every copy is a row of its own, exactly: value and
+gradient.
+
+Everything is written for one *tile*: a block of images against a block of captions. ``_sweep`` visits all tiles: the caption blocks travel around a ring of
+devices (``ppermute`` inside ``jax.shard_map``), each cut into smaller tiles on the device, and the backward pass visits the tiles again instead of keeping
+their logits. So a device's memory does not grow with the number of devices.
+
+Shape letters: I images, U distinct captions, D embedding, K captions drawn for an image, T triplets an image shows.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+_FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are never inf - inf
+
+
+class ImageLabels(NamedTuple):
+    """What the losses need to know of each image. Id rows are padded with -1.
+
+    mult_I: copies of the image in the expanded batch (float32; 0 for padding, B for the sentinel);
+    positives_IK, negatives_IK: ids of the captions drawn for it; shows_IT: ids of the triplets it shows.
+    """
+
+    mult_I: jax.Array
+    positives_IK: jax.Array
+    negatives_IK: jax.Array
+    shows_IT: jax.Array
+
+
+class CaptionLabels(NamedTuple):
+    """What the losses need to know of each distinct caption.
+
+    mult_U: copies in the expanded batch (float32; 0 for padding); id_U: what ``ImageLabels`` refers to (-2 for padding);
+    asserts_UA: ids of the triplets that its words claim, padded with -2 (two rows where two triplets are spoken alike).
+    """
+
+    mult_U: jax.Array
+    id_U: jax.Array
+    asserts_UA: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the tiles are: ``mesh`` None is one block (dense); otherwise blocks are sharded over ``axes`` of ``mesh`` and captions travel the ring.
+
+    ``tile`` bounds the captions of one tile on a device (the largest divisor of the block is taken); None is the whole block.
+    """
+
+    mesh: Mesh | None = None
+    axes: tuple[str, ...] = ("data", "fsdp")
+    tile: int | None = None
+
+
+class Counts(NamedTuple):
+    """Of each cell of a tile: how often it is a positive in the expanded batch, and the weight of its other copies (1, or 0 where they are left out)."""
+
+    positive_IU: jax.Array
+    others_IU: jax.Array
+
+
+def _hit(ids_IK: jax.Array, id_U: jax.Array) -> jax.Array:
+    """How often each caption id stands in each image's row, [I, U] int32. One column at a time: K is small, an [I, K, U] array is not."""
+    return sum(
+        (ids_IK[:, k, None] == id_U for k in range(ids_IK.shape[1])),
+        start=jnp.zeros((len(ids_IK), len(id_U)), jnp.int32),
+    )
+
+
+def _published(drawn_IU, match_IU, total_IU):
+    del match_IU, total_IU
+    return Counts(drawn_IU, jnp.ones_like(drawn_IU))
+
+
+def _match_positive(drawn_IU, match_IU, total_IU):
+    return Counts(jnp.where(match_IU, total_IU, 0), jnp.ones_like(drawn_IU))
+
+
+def _match_ignore(drawn_IU, match_IU, total_IU):
+    del total_IU
+    return Counts(drawn_IU, jnp.where(match_IU, 0, 1).astype(drawn_IU.dtype))
+
+
+# As published, a caption drawn for another image is a negative even when it is true of this one; match-aware, it is a positive, or is left out.
+COUNTING: dict[str, Callable[..., Counts]] = {
+    "published": _published,
+    "match_positive": _match_positive,
+    "match_ignore": _match_ignore,
+}
+
+
+def cell_counts(
+    images: ImageLabels, captions: CaptionLabels, counting: str, hard_negative_weight: float = 1.0
+) -> Counts:
+    """The counts of every cell of a tile, float32 [I, U] each; ``counting`` is a key of ``COUNTING``.
+
+    A caption matches an image when it asserts a triplet that the image shows, or was drawn for it as a positive. ``hard_negative_weight`` multiplies the
+    weight of captions drawn as negatives of this image.
+    """
+    dtype = captions.mult_U.dtype
+    drawn_IU = _hit(images.positives_IK, captions.id_U).astype(dtype)
+    match_IU = drawn_IU > 0
+    for a in range(captions.asserts_UA.shape[1]):
+        match_IU |= _hit(images.shows_IT, captions.asserts_UA[:, a]) > 0
+    counts = COUNTING[counting](drawn_IU, match_IU, images.mult_I[:, None] * captions.mult_U)
+    if hard_negative_weight == 1.0:
+        return counts
+    hard_IU = _hit(images.negatives_IK, captions.id_U) > 0
+    return counts._replace(others_IU=jnp.where(hard_IU, hard_negative_weight, 1.0) * counts.others_IU)
+
+
+def _cosines(zimg_ID: jax.Array, zcap_UD: jax.Array) -> jax.Array:
+    """[I, U] in float32 or better, at full precision also where matrix products default to less (TPU, TF32)."""
+    dtype = jnp.promote_types(zimg_ID.dtype, jnp.float32)
+    return jnp.einsum("id,ud->iu", zimg_ID.astype(dtype), zcap_UD.astype(dtype), precision="highest")
+
+
+# ---- Visiting all tiles ---------------------------------------------------------------------------------------------
+
+
+def _sweep(
+    visit: Callable, layout: Layout, images: Any, captions: Any, image_sums: Any, caption_sums: Any, shared: Any
+):
+    """Visits every tile once and returns the updated sums.
+
+    ``visit(images, captions, image_sums, caption_sums, shared)`` returns new ``(image_sums, caption_sums)``; the leading axis of ``images`` and
+    ``image_sums`` is I (or ``image_sums`` is a scalar, then summed over devices), of ``captions`` and ``caption_sums`` U.
+    """
+
+    def block(images, captions, image_sums, caption_sums, shared):
+        size = jax.tree.leaves(captions)[0].shape[0]
+        tile = max(t for t in range(1, min(layout.tile or size, size) + 1) if size % t == 0)
+        cut = functools.partial(jax.tree.map, lambda x: x.reshape(size // tile, tile, *x.shape[1:]))
+        join = functools.partial(jax.tree.map, lambda x: x.reshape(size, *x.shape[2:]))
+
+        def step(image_sums, chunk):
+            return visit(images, chunk[0], image_sums, chunk[1], shared)
+
+        image_sums, sums = jax.lax.scan(step, image_sums, (cut(captions), cut(caption_sums)))
+        return image_sums, join(sums)
+
+    if layout.mesh is None:
+        return block(images, captions, image_sums, caption_sums, shared)
+
+    ring = 1
+    for axis in layout.axes:
+        ring *= layout.mesh.shape[axis]
+
+    def ring_sweep(images, captions, image_sums, caption_sums, shared):
+        def step(_, carry):
+            captions, image_sums, caption_sums = carry
+            image_sums, caption_sums = block(images, captions, image_sums, caption_sums, shared)
+            turn = [(d, (d + 1) % ring) for d in range(ring)]
+            captions, caption_sums = jax.tree.map(
+                lambda x: jax.lax.ppermute(x, layout.axes, turn), (captions, caption_sums)
+            )
+            return captions, image_sums, caption_sums
+
+        _, image_sums, caption_sums = jax.lax.fori_loop(0, ring, step, (captions, image_sums, caption_sums))
+        return jax.tree.map(lambda x: x if x.ndim else jax.lax.psum(x, layout.axes), image_sums), caption_sums
+
+    def specs(tree):
+        return jax.tree.map(lambda x: PartitionSpec(layout.axes) if x.ndim else PartitionSpec(), tree)
+
+    rows, cols = specs(image_sums), specs(caption_sums)
+    return jax.shard_map(
+        ring_sweep,
+        mesh=layout.mesh,
+        in_specs=(specs(images), specs(captions), rows, cols, specs(shared)),
+        out_specs=(rows, cols),
+        check_vma=False,  # sums start unvarying and end varying over the ring
+    )(images, captions, image_sums, caption_sums, shared)
+
+
+class _Side(NamedTuple):
+    """One side of a tile: ``values`` are differentiated, ``labels`` are not."""
+
+    values: Any
+    labels: Any
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _total(tile: Callable, layout: Layout, images: _Side, captions: _Side, shared: Any) -> jax.Array:
+    """Sum over all tiles of ``tile(images, captions, shared) -> scalar``; the backward pass computes each tile anew."""
+
+    def visit(images, captions, total, nothing, shared):
+        return total + tile(images, captions, shared), nothing
+
+    zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(images.values), jnp.float32))
+    return _sweep(visit, layout, images, captions, zero, (), shared)[0]
+
+
+def _gradients(tile: Callable, layout: Layout, images: _Side, captions: _Side, shared: Any, upstream: jax.Array):
+    """Gradients of ``upstream * _total`` to ``images.values``, ``captions.values`` and ``shared``."""
+
+    def visit(images, captions, sums, dcaptions, shared):
+        def scalar(image_values, caption_values, shared):
+            return tile(images._replace(values=image_values), captions._replace(values=caption_values), shared)
+
+        gradients = jax.grad(scalar, argnums=(0, 1, 2))(images.values, captions.values, shared)
+        add = functools.partial(jax.tree.map, jnp.add)
+        return add(sums, (gradients[0], gradients[2])), add(dcaptions, gradients[1])
+
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    start = (zeros(images.values), zeros(shared)), zeros(captions.values)
+    (dimages, dshared), dcaptions = _sweep(visit, layout, images, captions, *start, shared)
+    return jax.tree.map(lambda g: g * upstream.astype(g.dtype), (dimages, dcaptions, dshared))
+
+
+def _total_forward(tile, layout, images, captions, shared):
+    return _total(tile, layout, images, captions, shared), (images, captions, shared)
+
+
+def _total_backward(tile, layout, saved, upstream):
+    dimages, dcaptions, dshared = _gradients(tile, layout, *saved, upstream)
+    return _Side(dimages, None), _Side(dcaptions, None), dshared
+
+
+_total.defvjp(_total_forward, _total_backward)
+
+
+# ---- Sigmoid --------------------------------------------------------------------------------------------------------
+
+
+def sigmoid_loss(
+    zimg_ID: jax.Array,
+    zcap_UD: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    images: ImageLabels,
+    captions: CaptionLabels,
+    *,
+    counting: str = "published",
+    hard_negative_weight: float = 1.0,
+    layout: Layout = Layout(),  # noqa: B008 (frozen)
+) -> jax.Array:
+    """The sigmoid loss of arXiv 2303.15343, eq. 1, over the expanded batch: mean over images of the sum over captions.
+
+    Args: unit embeddings (rows), scale t and bias b of the logits ``t * cosine + b`` (scalars), labels. Returns a float32 scalar.
+    """
+
+    def tile(images: _Side, captions: _Side, shared):
+        logits_IU = shared[0] * _cosines(images.values, captions.values) + shared[1]
+        counts = cell_counts(images.labels, captions.labels, counting, hard_negative_weight)
+        total_IU = images.labels.mult_I[:, None] * captions.labels.mult_U
+        negative_IU = (total_IU - counts.positive_IU) * counts.others_IU
+        return jnp.sum(counts.positive_IU * jax.nn.softplus(-logits_IU) + negative_IU * jax.nn.softplus(logits_IU))
+
+    total = _total(tile, layout, _Side(zimg_ID, images), _Side(zcap_UD, captions), (scale, bias))
+    return total / jnp.sum(images.mult_I)
+
+
+def calibrate_bias(
+    loss_of_bias: Callable[[jax.Array], jax.Array], low: float = -200.0, high: float = 200.0
+) -> jax.Array:
+    """The bias that minimises ``loss_of_bias`` (convex in the bias, as the sigmoid loss is), by bisection of its derivative to 1e-4."""
+    slope = jax.grad(loss_of_bias)
+
+    def halve(_, ends):
+        middle = (ends[0] + ends[1]) / 2
+        rising = slope(middle) > 0
+        return jnp.where(rising, ends[0], middle), jnp.where(rising, middle, ends[1])
+
+    ends = jax.lax.fori_loop(0, 22, halve, (jnp.float32(low), jnp.float32(high)))
+    return (ends[0] + ends[1]) / 2
+
+
+# ---- Softmax --------------------------------------------------------------------------------------------------------
+
+
+class _Stats(NamedTuple):
+    """Of each row (or column) of the matrix: log of its weighted sum of exponentials, number of positives, total weight."""
+
+    lse: jax.Array
+    positives: jax.Array
+    weight: jax.Array
+
+
+def _weighted_exponents(logits, weights):
+    """``logits + log(weights)``, and the floor where the weight is 0."""
+    return jnp.where(weights > 0, logits + jnp.log(jnp.where(weights > 0, weights, 1.0)), _FLOOR)
+
+
+def _softmax_tile(images: _Side, captions: _Side, scale, counting, hard_negative_weight):
+    """Logits, positive counts, and the weights of the cells in the sums of their row and of their column."""
+    counts = cell_counts(images.labels, captions.labels, counting, hard_negative_weight)
+    row_IU = captions.labels.mult_U * counts.others_IU
+    column_IU = images.labels.mult_I[:, None] * counts.others_IU
+    return scale * _cosines(images.values[0], captions.values[0]), counts.positive_IU, row_IU, column_IU
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _log_sums(
+    parts: Callable, layout: Layout, images: _Side, captions: _Side, scale: jax.Array
+) -> tuple[_Stats, _Stats]:
+    """Statistics of all rows and all columns, differentiable in the log-sums. ``parts`` is ``_softmax_tile`` with its options."""
+
+    def update(stats: _Stats, logits, positive, weights, axis):
+        tile = _Stats(
+            jax.nn.logsumexp(_weighted_exponents(logits, weights), axis=axis), positive.sum(axis), weights.sum(axis)
+        )
+        return _Stats(jnp.logaddexp(stats.lse, tile.lse), stats.positives + tile.positives, stats.weight + tile.weight)
+
+    def visit(images, captions, rows, columns, scale):
+        logits, positive, row_weights, column_weights = parts(images, captions, scale)
+        return update(rows, logits, positive, row_weights, 1), update(columns, logits, positive, column_weights, 0)
+
+    def empty(mult):
+        zeros = jnp.zeros(mult.shape, jnp.promote_types(images.values[0].dtype, jnp.float32))
+        return _Stats(zeros + _FLOOR, zeros, zeros)
+
+    return _sweep(visit, layout, images, captions, empty(images.labels.mult_I), empty(captions.labels.mult_U), scale)
+
+
+def _log_sums_forward(parts, layout, images, captions, scale):
+    stats = _log_sums(parts, layout, images, captions, scale)
+    return stats, (images, captions, scale, stats)
+
+
+def _log_sums_backward(parts, layout, saved, upstream):
+    images, captions, scale, (rows, columns) = saved
+
+    def tile(images: _Side, captions: _Side, scale):
+        # d lse = sum of softmax weights times d logit: with the log-sums held fixed this tile's gradient is just that.
+        row_labels, column_labels = images.labels, captions.labels
+        logits, _, row_weights, column_weights = parts(
+            _Side(images.values, row_labels[0]), _Side(captions.values, column_labels[0]), scale
+        )
+        row = jnp.exp(_weighted_exponents(logits, row_weights) - row_labels[1][:, None]) * row_labels[2][:, None]
+        column = jnp.exp(_weighted_exponents(logits, column_weights) - column_labels[1]) * column_labels[2]
+        return jnp.sum(row) + jnp.sum(column)
+
+    one = jnp.ones((), scale.dtype)
+    row_side = _Side(images.values, (images.labels, rows.lse, upstream[0].lse))
+    column_side = _Side(captions.values, (captions.labels, columns.lse, upstream[1].lse))
+    dimages, dcaptions, dscale = _gradients(tile, layout, row_side, column_side, scale, one)
+    return _Side(dimages, None), _Side(dcaptions, None), dscale
+
+
+_log_sums.defvjp(_log_sums_forward, _log_sums_backward)
+
+
+def softmax_loss(
+    zimg_ID: jax.Array,
+    zcap_UD: jax.Array,
+    scale: jax.Array,
+    images: ImageLabels,
+    captions: CaptionLabels,
+    *,
+    counting: str = "published",
+    hard_negative_weight: float = 1.0,
+    label_smoothing: float = 0.0,
+    layout: Layout = Layout(),  # noqa: B008 (frozen)
+) -> jax.Array:
+    """Mean of the image-to-text and the text-to-image cross-entropy over the expanded batch: CLIP, and NegCLIP with its extra columns.
+
+    An image without a drawn caption (the sentinel) is a column of text-to-image and has no row of its own; a caption drawn only as a negative is a column of
+    image-to-text and has no row of its own. With B images, B hard images and 4B texts this is the loss of the published NegCLIP (``neg_clip`` fork of
+    OpenCLIP). Several positives of a row share its target equally (UniCL, arXiv 2204.03610, eq. 3). Left-out copies (``match_ignore``) are out of
+    both the target and the sum.
+
+    Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels. Returns a float32 scalar.
+    """
+    parts = functools.partial(_softmax_tile, counting=counting, hard_negative_weight=hard_negative_weight)
+    image_side, caption_side = _Side((zimg_ID,), images), _Side((zcap_UD,), captions)
+    rows, columns = _log_sums(parts, layout, image_side, caption_side, scale)
+
+    row_weight_I = images.mult_I * (rows.positives > 0)
+    # As published, only copies drawn as a positive are rows of text-to-image; match-aware, every copy that is true of some image is.
+    copies_U = captions.mult_U * (columns.positives > 0) if counting == "match_positive" else columns.positives
+    separate = counting == "match_ignore"  # the sums hold negatives only: each positive stands against them alone
+
+    def tile(images: _Side, captions: _Side, scale):
+        labels = _Side(images.values, images.labels[0]), _Side(captions.values, captions.labels[0])
+        logits, positive, row_weights, column_weights = parts(*labels, scale)
+        row = _cross_entropy(logits, positive, row_weights, images.values[1], images.labels[1], 1)
+        column = _cross_entropy(logits, positive, column_weights, captions.values[1], captions.labels[1], 0)
+        return jnp.sum(row) + jnp.sum(column)
+
+    def _cross_entropy(logits, positive, weights, lse, stats, axis):
+        expand = functools.partial(jnp.expand_dims, axis=axis)
+        share, positives, total_weight = (expand(x) for x in stats)
+        target = (1 - label_smoothing) * positive / jnp.maximum(positives, 1e-9)
+        target += label_smoothing * weights / jnp.maximum(total_weight, 1e-9)
+        cost = (jnp.logaddexp(expand(lse), logits) if separate else expand(lse)) - logits
+        return share * target * cost
+
+    row_stats = (row_weight_I / jnp.sum(row_weight_I), rows.positives, rows.weight)
+    column_stats = (copies_U / jnp.sum(copies_U), columns.positives, columns.weight)
+    row_side = _Side((zimg_ID, rows.lse), (images, row_stats))
+    column_side = _Side((zcap_UD, columns.lse), (captions, column_stats))
+    return _total(tile, layout, row_side, column_side, scale) / 2

@@ -1,0 +1,83 @@
+"""The mesh, and one table from parameter path to how it is laid over the mesh."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # rows of images and captions are cut over both; parameters over fsdp and tensor
+
+# Path (regular expression over the whole path) -> spec of the trailing dimensions; stacked blocks have one leading dimension more,
+# which is never cut. First match wins.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r".*/qkv/kernel", ("fsdp", None, "tensor", None)),
+    (r".*/qkv/bias", (None, "tensor", None)),
+    (r".*/out/kernel", ("tensor", None, "fsdp")),
+    (r".*/mlp/up/kernel", ("fsdp", "tensor")),
+    (r".*/mlp/up/bias", ("tensor",)),
+    (r".*/mlp/down/kernel", ("tensor", "fsdp")),
+    (r"text/embed", ("tensor", "fsdp")),
+    (r".*/(patch|projection)/kernel", (None, "fsdp")),
+    (r".*/position", (None, "fsdp")),
+    (r".*", ()),
+)
+
+
+def make_mesh(axes: Mapping[str, int]) -> Mesh:
+    """A mesh over all devices of all processes. One axis may be -1: what the others leave.
+
+    Raises ValueError for an unknown axis or sizes that do not multiply to the number of devices.
+    """
+    if unknown := sorted(set(axes) - set(AXES)):
+        raise ValueError(f"config.mesh has {unknown}; its axes are {', '.join(AXES)}")
+    sizes, devices = [axes.get(axis, 1) for axis in AXES], jax.device_count()
+    if sizes.count(-1) == 1:
+        sizes[sizes.index(-1)] = devices // -int(np.prod(sizes))
+    if min(sizes) < 1 or np.prod(sizes) != devices:
+        asked = ", ".join(f"{axis}={axes.get(axis, 1)}" for axis in AXES)
+        raise ValueError(
+            f"config.mesh ({asked}) does not fit {devices} devices; the product must be {devices}, one axis may be -1"
+        )
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def path_string(path: tuple[Any, ...]) -> str:
+    """``image/patch/kernel`` from a key path of ``jax.tree_util``."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The rule's spec for a parameter. A dimension that its axis does not divide stays whole."""
+    rule = next(trailing for pattern, trailing in RULES if re.fullmatch(pattern, path))
+    whole = (None,) * (len(shape) - len(rule))
+    fits = [
+        axis if axis and size % mesh.shape[axis] == 0 else None
+        for axis, size in zip(rule, shape[len(whole) :], strict=True)
+    ]
+    return PartitionSpec(*whole, *fits)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """A sharding for every leaf of ``tree`` (arrays or shapes). Optimizer moments follow their parameters: the
+    rules look at the part of a path from the tower on."""
+
+    def of(path, leaf):
+        text = path_string(path)
+        tail = re.search(r"(image|text)/.*|logit_(scale|bias)$", text)
+        return NamedSharding(mesh, spec(tail.group(0) if tail and leaf.ndim else "", leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Leading axis over the batch axes."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Number of blocks that a batch is cut into."""
+    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
