@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import simplejpeg
 
 from tfds_naturel.captions import grammar
+from tfds_naturel.scenes.render import encode_jpeg
 from tfds_naturel.scenes.scene import SPLITS, Scene, ScenesConfig, draw
 from tfds_naturel.scenes.world import arguable
 from tfds_naturel.schema import Caption, Triplet
-
-_QUALITY = 95
 
 
 def splits(config: ScenesConfig) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
@@ -32,7 +30,7 @@ def example(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
     rng = np.random.default_rng([config.seed, zlib.crc32(split.encode()), index, 1])
     relations = [(scene.triplet, 0, 1), *((triplet, row, -1) for row, triplet in scene.attributes)]
     return {
-        "image": simplejpeg.encode_jpeg(scene.image, quality=_QUALITY, colorspace="RGB", colorsubsampling="444"),
+        "image": encode_jpeg(scene.image),
         "image_id": f"{config.name}-{split}-{index:07d}",
         "license": "Apache-2.0",
         "author": "naturel_jax",

@@ -4,6 +4,7 @@ import functools
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from tfds_naturel.scenes.backdrop import Backdrop
 from tfds_naturel.scenes.layouts import Layer
@@ -34,6 +35,11 @@ def render(behind: Backdrop, layers: tuple[Layer, ...], size: int) -> np.ndarray
     for layer in behind.layers + layers:
         _paint(canvas, layer)
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """JPEG of quality 95 without chroma subsampling, which would blur the colours of small pictures."""
+    return simplejpeg.encode_jpeg(image, quality=95, colorspace="RGB", colorsubsampling="444")
 
 
 def _paint(canvas: np.ndarray, layer: Layer) -> None:
