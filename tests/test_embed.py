@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -55,8 +56,10 @@ def test_cosines_equal_direct_calls(family):
     kept, matrices, problems = embed.cosines(items(13), embed.Encoder(model, processor, batch_size=4), params)
     assert (len(kept), problems) == (13, [])
     pixels = np.stack([processor.image(item.images[0].read(), item.images[0].box) for item in kept])
-    zimg_ID = model.encode_image(params, normalize(pixels, processor.mean, processor.std))
-    ztxt_UD = model.encode_text(params, processor.tokenize([caption for item in kept for caption in item.captions]))
+    zimg_ID = np.asarray(model.encode_image(params, normalize(pixels, processor.mean, processor.std)))
+    ztxt_UD = np.asarray(
+        model.encode_text(params, processor.tokenize([caption for item in kept for caption in item.captions]))
+    )
     for n, matrix in enumerate(matrices):
         np.testing.assert_allclose(matrix, zimg_ID[[n]] @ ztxt_UD[2 * n : 2 * n + 2].T, atol=1e-6)
 
@@ -129,7 +132,7 @@ def test_bad_images_are_named_and_left_out(encoder, data, box, reason):
 
 
 def test_a_box_that_overhangs_by_a_few_pixels_is_cropped_as_pil_does(encoder):
-    _, params, processor = tiny()
+    _, params, _ = tiny()
     item = Item("0", (benchmark.Image("p", lambda: benchmark_files.png(1), (-2, 0, 40, 50)),), ("a",))
     kept, matrices, problems = embed.cosines([item], encoder, params)
     assert len(kept) == 1 and not problems
@@ -146,7 +149,8 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np, test_embed
 from naturel_jax.evaluators import benchmark, embed
-model, params, processor = test_embed.tiny()
+model, params, _ = test_embed.tiny()
+processor = Processor(**json.load(open("processor.json")))  # training a tokenizer again gives other ids
 mesh = jax.make_mesh((4, 2, 1), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
 params = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 encoder = embed.Encoder(model, processor, mesh=mesh, batch_size=5)
@@ -157,6 +161,7 @@ np.save("sharded.npy", embed.cosines(test_embed.items(13), encoder, params)[1])
 
 def test_eight_devices_change_nothing(tmp_path):
     model, params, processor = tiny()
+    (tmp_path / "processor.json").write_text(json.dumps(processor.to_dict()))
     command = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{SHARDED}"
     subprocess.run([sys.executable, "-c", command], check=True, cwd=tmp_path)
     reference = embed.cosines(items(13), embed.Encoder(model, processor, batch_size=16), params)[1]
