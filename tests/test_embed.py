@@ -148,7 +148,9 @@ SHARDED = """
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np, test_embed
-from naturel_jax.evaluators import benchmark, embed
+import json
+from naturel_jax.data.processor import Processor
+from naturel_jax.evaluators import embed
 model, params, _ = test_embed.tiny()
 processor = Processor(**json.load(open("processor.json")))  # training a tokenizer again gives other ids
 mesh = jax.make_mesh((4, 2, 1), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)

@@ -6,7 +6,15 @@ from naturel_jax.evaluators import rules
 from naturel_jax.evaluators.benchmark import Benchmark, Item, Metric, by_value
 from naturel_jax.evaluators.files import Archive, BenchmarkError, load_json, load_json_lines, records
 
-FIELDS = {"id": int, "caption_0": str, "caption_1": str, "image_0": str, "image_1": str, "collapsed_tag": str}
+FIELDS = {
+    "id": int,
+    "caption_0": str,
+    "caption_1": str,
+    "image_0": str,
+    "image_1": str,
+    "collapsed_tag": str,
+    "secondary_tag": str,
+}
 SCORES = ("text", "image", "group", "matching")
 
 
@@ -26,7 +34,11 @@ def read(folder: Path) -> Benchmark:
         except BenchmarkError as error:
             problems.append(f"examples.jsonl record {key}: {error}")
             continue
-        tags = {"collapsed_tag": row["collapsed_tag"], "why": why.get(key, ())}
+        tags = {
+            "collapsed_tag": row["collapsed_tag"],
+            "secondary_tag": row["secondary_tag"] or (),
+            "why": why.get(key, ()),
+        }
         items.append(Item(key, images, (row["caption_0"], row["caption_1"]), tags))
     return Benchmark(
         "winoground", tuple(items), rules.two_by_two, _metrics(items), published=400, problems=tuple(problems)
@@ -35,7 +47,7 @@ def read(folder: Path) -> Benchmark:
 
 def _metrics(items: list[Item]) -> tuple[Metric, ...]:
     metrics = [Metric(f"winoground/{score}", score) for score in SCORES]
-    for tag in ("collapsed_tag", "why"):
+    for tag in ("collapsed_tag", "secondary_tag", "why"):
         for score in SCORES:
             metrics += by_value(f"winoground/{score}", score, tag, items)
     return tuple(metrics)
