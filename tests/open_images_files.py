@@ -1,0 +1,81 @@
+"""Makes small files in the formats that Open Images publishes, for tests."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from tfds_naturel.open_images import COLUMNS
+from tfds_naturel.releases import RELEASES
+
+CLASSES = {
+    "/m/01yrx": "Cat",
+    "/m/04bcr3": "Table",
+    "/m/0bt9lr": "Dog",
+    "/m/04yx4": "Man",
+    "/m/03bt1vf": "Woman",
+    "/m/0342h": "Guitar",
+    "/m/01mzpv": "Chair",
+    "/m/04dr76w": "Bottle",
+    "/m/05r5c": "Piano",
+}
+ATTRIBUTES = {"/m/083vt": "Wooden", "/m/05z87": "Plastic", "/m/02gy9n": "Transparent"}
+RELATIONS = ("at", "on", "holds", "plays", "interacts_with", "wears", "is", "inside_of", "under", "hits")
+
+_MID = {name: mid for mid, name in (CLASSES | ATTRIBUTES).items()}
+_RELEASE = RELEASES["v4"]
+
+
+def image_id(n: int) -> str:
+    """A well-formed image id; consecutive numbers land in different buckets."""
+    return f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}"
+
+
+def row(n: int, subject: str, relation: str, object_: str, box=(0.1, 0.5, 0.2, 0.6), box2=(0.3, 0.9, 0.4, 1)) -> str:
+    """One official CSV row; boxes are (XMin, XMax, YMin, YMax)."""
+    box2 = box if relation == "is" else box2
+    return ",".join([image_id(n), _MID[subject], _MID[object_], *map(str, (*box, *box2)), relation])
+
+
+def write_release(folder: Path, rows: Iterable[str], images: Iterable[int] = ()) -> Path:
+    """The annotation folder of release v4: ``rows``, the descriptions, and metadata for ``images``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _RELEASE.rows.name).write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
+    (folder / _RELEASE.classes.name).write_text("".join(f"{mid},{name}\n" for mid, name in CLASSES.items()))
+    (folder / _RELEASE.attributes.name).write_text("".join(f"{mid},{name}\n" for mid, name in ATTRIBUTES.items()))
+    (folder / _RELEASE.relations.name).write_text("".join(f"{label},{label}\n" for label in RELATIONS))
+    with (folder / _RELEASE.images.name).open("w", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(
+            [
+                "ImageID",
+                "Subset",
+                "OriginalURL",
+                "OriginalLandingURL",
+                "License",
+                "AuthorProfileURL",
+                "Author",
+                "Title",
+                "OriginalSize",
+                "OriginalMD5",
+                "Thumbnail300KURL",
+                "Rotation",
+            ]
+        )
+        for n in images:
+            license_, page = "https://creativecommons.org/licenses/by/2.0/", f"https://example.org/photo/{n}"
+            title = 'a title, with "quotes"\nand a second line'
+            writer.writerow(
+                [image_id(n), "train", page, page, license_, page, f"Author {n}", title, 1, "==", page, "0.0"]
+            )
+    return folder
+
+
+def photo(seed: int, width: int = 96, height: int = 64, quality: int = 90) -> bytes:
+    """A JPEG of smooth random colours; equal seeds are the same picture at any size and quality."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    pixels = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return simplejpeg.encode_jpeg(pixels, quality=quality)

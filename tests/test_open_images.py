@@ -1,0 +1,259 @@
+"""The Open Images reader: official rows in, records per image out, malformed rows counted; photos, hashes, splits."""
+
+import collections
+import csv
+import io
+import random
+import tracemalloc
+
+import cv2
+import numpy as np
+import pytest
+import scipy.fft
+import simplejpeg
+from open_images_files import ATTRIBUTES, CLASSES, RELATIONS, image_id, photo, row, write_release
+from PIL import Image
+
+from tfds_naturel import open_images, photos, releases
+from tfds_naturel.attribution import Attribution, Attributions
+from tfds_naturel.open_images import Annotations, Box, Malformed, Rejects, Relation, Vocabulary
+from tfds_naturel.schema import Triplet
+
+VOCABULARY = Vocabulary(CLASSES, ATTRIBUTES, frozenset(RELATIONS))
+CAT_ON_TABLE = Triplet("Cat", "on", "Table")
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads rows as the builder does; returns the annotated images by id and the rejects."""
+
+    def read(rows):
+        folder = write_release(tmp_path / "annotations", rows)
+        rejects = Rejects(tmp_path / "rejects.csv")
+        path = folder / releases.RELEASES["v4"].rows.name
+        annotations = Annotations(path, VOCABULARY, tmp_path, rejects)
+        return {image.image_id: image for image in annotations}, rejects
+
+    return read
+
+
+def test_a_true_row_of_the_official_file_is_read():
+    # A row of challenge-2018-train-vrd.csv (CC BY 4.0); box columns are XMin, XMax, YMin, YMax.
+    boxes = b"0.330625,0.45625,0.3325301,0.65301204,0,0.820625,0.5373494,0.99879515"
+    found = open_images.parse_row(b"0c3863a56e8ee636,/m/03bt1vf,/m/04bcr3," + boxes + b",at", VOCABULARY)
+    assert found.image_id == "0c3863a56e8ee636" and found.triplet == Triplet("Woman", "at", "Table")
+    assert found.subject_box == Box(xmin=0.330625, xmax=0.45625, ymin=0.3325301, ymax=0.65301204)
+    assert found.object_box == Box(xmin=0.0, xmax=0.820625, ymin=0.5373494, ymax=0.99879515)
+
+
+def test_rows_of_an_image_merge_and_keep_their_boxes(read):
+    a, b, c = (0.1, 0.2, 0.1, 0.2), (0.5, 0.6, 0.1, 0.2), (0.0, 1.0, 0.5, 1.0)
+    rows = [
+        row(1, "Cat", "on", "Table", b, c),
+        row(2, "Dog", "under", "Table"),
+        row(1, "Table", "is", "Wooden", c),
+        row(1, "Cat", "on", "Table", a, c),
+        row(1, "Cat", "on", "Table", b, c),
+    ]
+    images, rejects = read(rows)
+    image = images[image_id(1)]
+    assert image.objects == (("Cat", Box(*a)), ("Table", Box(*c)), ("Cat", Box(*b)))
+    assert image.relations == (
+        Relation(CAT_ON_TABLE, 0, 1),
+        Relation(CAT_ON_TABLE, 2, 1),
+        Relation(Triplet("Table", "is", "Wooden"), 1, -1),
+    )
+    assert image.triplets == (CAT_ON_TABLE, Triplet("Table", "is", "Wooden"))
+    assert images[image_id(2)].triplets == (Triplet("Dog", "under", "Table"),)
+    assert rejects.accepted == 5 and not rejects.counts
+
+    random.Random(0).shuffle(rows)
+    assert read(rows)[0] == images
+
+
+@pytest.mark.parametrize("bucket_bytes", [1 << 30, 20_000, 1], ids=["1 bucket", "16 buckets", "256 buckets"])
+def test_buckets_change_nothing_and_come_in_order(read, monkeypatch, bucket_bytes):
+    monkeypatch.setattr(open_images, "_BUCKET_BYTES", bucket_bytes)
+    rows = [row(n, "Cat", "on", "Table", (0, 0.5 + i / 10, 0, 1)) for i in range(3) for n in range(500)]
+    images, _ = read(rows)
+    assert list(images) == sorted(image_id(n) for n in range(500))
+    assert {len(image.relations) for image in images.values()} == {3}
+
+
+GOOD = row(7, "Cat", "on", "Table")
+MALFORMED = {
+    "columns": [GOOD.rsplit(",", 1)[0], GOOD + ",x", ""],
+    "image_id": [
+        GOOD.replace(image_id(7), "../../etc/passwd"),
+        GOOD.upper(),
+        GOOD[1:],
+        f'"{GOOD}"',
+        GOOD.replace(image_id(7), ""),
+    ],
+    "number": [GOOD.replace("0.1,", word + ",") for word in ("", "x", "nan", "inf", "1e999", "0_")],
+    "box_outside": [GOOD.replace("0.1,", "-0.01,"), row(7, "Cat", "on", "Table", box2=(0.3, 1.001, 0.4, 1))],
+    "box_inverted": [
+        row(7, "Cat", "on", "Table", (0.5, 0.1, 0.2, 0.6)),
+        row(7, "Cat", "on", "Table", (0, 1, 0.5, 0.5)),
+    ],
+    "unknown_class": [GOOD.replace("/m/01yrx", "/m/nope"), GOOD.replace("/m/04bcr3", "/m/083vt")],
+    "unknown_attribute": [GOOD.replace(",on", ",is")],
+    "unknown_relation": [GOOD.replace(",on", ",above"), GOOD.replace(",on", ",On")],
+    "encoding": [GOOD.replace(",on", ",o\udcffn")],
+}
+
+
+@pytest.mark.parametrize(("kind", "line"), [(kind, line) for kind, lines in MALFORMED.items() for line in lines])
+def test_malformed_rows_are_told_apart(kind, line):
+    with pytest.raises(Malformed) as error:
+        open_images.parse_row(line.encode(errors="surrogateescape") + b"\r\n", VOCABULARY)
+    assert error.value.kind == kind
+
+
+def test_malformed_rows_are_counted_and_written_with_their_line_numbers(tmp_path):
+    folder = write_release(tmp_path / "annotations", [])
+    path = folder / releases.RELEASES["v4"].rows.name
+    bad = [line for lines in MALFORMED.values() for line in lines]
+    endless = b"9" * (3 * open_images._MAX_LINE)
+    lines = [path.read_bytes().rstrip(b"\n"), *(GOOD.encode(),) * 100]
+    lines += [line.encode(errors="surrogateescape") for line in bad]
+    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join([*lines, endless, GOOD.encode()]))
+    rejects = Rejects(tmp_path / "rejects.csv")
+    assert len(list(open_images.read_rows(path, VOCABULARY, rejects))) == rejects.accepted == 101
+    expected = {kind: len(lines) for kind, lines in MALFORMED.items()}
+    assert rejects.counts == expected | {"columns": expected["columns"] + 1}
+
+    with pytest.raises(ValueError, match=rf"{len(bad) + 1} of {len(bad) + 102} rows are malformed .*box_inverted 2"):
+        rejects.close(max_share=0.1)
+    with (tmp_path / "rejects.csv").open(newline="") as f:
+        written = list(csv.DictReader(f))
+    kinds = [kind for kind, lines in MALFORMED.items() for _ in lines]
+    assert [(int(w["line"]), w["kind"]) for w in written] == [
+        *((102 + i, k) for i, k in enumerate(kinds)),
+        (102 + len(bad), "columns"),
+    ]
+    assert max(len(w["text"]) for w in written) <= 200 and written[0]["file"] == path.name
+
+
+def test_few_malformed_rows_do_not_end_the_build(read):
+    _, rejects = read([GOOD] * 999 + ["x"])
+    rejects.close(max_share=0.001)
+    assert rejects.counts == {"columns": 1}
+
+
+def test_wrong_columns_and_descriptions_are_refused(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("ImageID,LabelName1,LabelName2,RelationshipLabel\n")
+    with pytest.raises(
+        ValueError, match=r"rows.csv:1: columns 'ImageID,LabelName1,LabelName2,RelationshipLabel'; expected"
+    ):
+        next(open_images.read_rows(path, VOCABULARY, Rejects(tmp_path / "rejects.csv")))
+    folder = write_release(tmp_path / "annotations", [])
+    classes = folder / "class-descriptions-boxable.csv"
+    for bad in ("/m/01yrx\n", "/m/01yrx,Cat\n/m/01yrx,Dog\n", "/m/01yrx,Cat|Dog\n", '/m/01yrx,"Cat\tDog"\n'):
+        classes.write_text(bad)
+        with pytest.raises(ValueError, match=r"class-descriptions-boxable.csv:[12]: .* expected a new id and its name"):
+            Vocabulary.read(folder, releases.RELEASES["v4"])
+
+
+def test_reading_needs_a_fraction_of_the_memory_that_all_images_take(tmp_path, monkeypatch):
+    monkeypatch.setattr(open_images, "_BUCKET_BYTES", 20_000)
+    folder = write_release(tmp_path / "annotations", (row(i, "Cat", "on", "Table") for i in range(20_000)))
+    tracemalloc.start()
+    path = folder / releases.RELEASES["v4"].rows.name
+    annotations = Annotations(path, VOCABULARY, tmp_path, Rejects(tmp_path / "rejects.csv"))
+    assert sum(1 for _ in annotations) == 20_000
+    streaming = tracemalloc.get_traced_memory()[1]
+    everything = list(annotations)
+    assert len(everything) == 20_000 and streaming < tracemalloc.get_traced_memory()[0] / 4
+    tracemalloc.stop()
+
+
+def test_locating_official_files(tmp_path):
+    release = releases.RELEASES["v4"]
+    with pytest.raises(
+        FileNotFoundError, match=r"challenge-2018-train-vrd.csv: not there. Expected https://.*41,928,675"
+    ):
+        releases.locate(release, tmp_path, official=True)
+    write_release(tmp_path, [GOOD])
+    with pytest.raises(ValueError, match=r"the official file has 41,928,675 bytes.*--unofficial"):
+        releases.locate(release, tmp_path, official=True)
+    assert set(releases.locate(release, tmp_path, official=False)) == {file.name for file in release.files}
+
+
+def test_attributions_of_the_wanted_images(tmp_path):
+    folder = write_release(tmp_path / "annotations", [], images=range(50))
+    path = folder / releases.RELEASES["v4"].images.name
+    with path.open("a") as f:
+        f.write("not,enough\n")
+    rejects = Rejects(tmp_path / "rejects.csv")
+    attributions = Attributions(path, {image_id(3), image_id(4), image_id(99)}, 1, tmp_path, rejects)
+    found = {key: value for digit in "0123456789abcdef" for key, value in attributions.bucket(digit).items()}
+    license_ = "https://creativecommons.org/licenses/by/2.0/"
+    assert found == {
+        image_id(n): Attribution(license_, f"Author {n}", f"https://example.org/photo/{n}") for n in (3, 4)
+    }
+    assert rejects.counts == {"metadata": 1}
+    path.write_text("ImageID,License\n")
+    with pytest.raises(ValueError, match=r"without \['Author', 'OriginalLandingURL'\]"):
+        Attributions(path, set(), 0, tmp_path, rejects)
+
+
+def test_phash_is_the_dct_hash():
+    gray = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    low = scipy.fft.dctn(gray.astype(np.float64), type=2)[:8, :8]  # imagehash.phash: its DCT is not normalised
+    expected = "".join("1" if value > np.median(low) else "0" for value in low.ravel())
+    assert f"{photos.phash(gray):064b}" == expected
+
+
+def test_photos_that_are_copies_have_near_hashes():
+    original = photos.inspect(photo(1, 800, 600, quality=95))
+    smaller = photos.inspect(photo(1, 320, 240, quality=60))
+    assert (original.width, original.height) == (800, 600)
+    assert (original.phash ^ smaller.phash).bit_count() <= 3
+    distances = [(original.phash ^ photos.inspect(photo(n, 800, 600)).phash).bit_count() for n in range(2, 30)]
+    assert min(distances) > 10
+
+
+def test_photos_are_reencoded_to_their_short_side():
+    data = photos.reencode(photo(1, 1024, 683, quality=95), short_side=288, quality=92)
+    picture = Image.open(io.BytesIO(data))
+    assert picture.size == (432, 288) and picture.mode == "RGB"
+    reference = Image.open(io.BytesIO(photo(1, 1024, 683, quality=95))).resize((432, 288), Image.Resampling.BOX)
+    assert np.abs(np.asarray(picture, float) - np.asarray(reference, float)).mean() < 3
+    small = Image.open(io.BytesIO(photos.reencode(photo(1, 96, 64), short_side=288, quality=92)))
+    assert small.size == (96, 64)
+
+
+def test_reencoding_ignores_orientation_and_drops_metadata():
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees
+    Image.open(io.BytesIO(photo(1))).save(buffer, "JPEG", exif=exif)
+    picture = Image.open(io.BytesIO(photos.reencode(buffer.getvalue(), short_side=288, quality=92)))
+    assert picture.size == (96, 64) and not picture.getexif()
+
+
+def test_cmyk_and_gray_photos_become_rgb():
+    for mode in ("CMYK", "L"):
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(photo(1))).convert(mode).save(buffer, "JPEG")
+        assert photos.inspect(buffer.getvalue()).width == 96
+        assert Image.open(io.BytesIO(photos.reencode(buffer.getvalue(), short_side=288, quality=92))).mode == "RGB"
+
+
+BAD_PHOTOS = {
+    "not_jpeg": [b"", b"<html>", photo(1)[:100], cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1].tobytes()],
+    "broken": [photo(1)[:-2], photo(1)[: len(photo(1)) // 2]],
+    "too_small": [photo(1, 31, 64)],
+    "too_large": [simplejpeg.encode_jpeg(np.zeros((10_000, 6_500, 1), np.uint8), colorspace="GRAY"), bytes(33 << 20)],
+    "blank": [simplejpeg.encode_jpeg(np.full((64, 64, 3), 230, np.uint8))],
+}
+
+
+@pytest.mark.parametrize(("kind", "data"), [(kind, data) for kind, all_ in BAD_PHOTOS.items() for data in all_])
+def test_bad_photos_are_refused_by_kind(kind, data):
+    with pytest.raises(photos.BadPhoto) as error:
+        photos.inspect(data)
+    assert error.value.kind == kind
+    assert collections.Counter(str(error.value).split())[f"{kind}:"] == 1

@@ -1,0 +1,56 @@
+"""Who took each photo, under which licence: Open Images' image metadata, grouped on disk like the annotations."""
+
+import csv
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tfds_naturel.open_images import IMAGE_ID, Buckets, Malformed, Rejects
+
+_COLUMNS = ("ImageID", "License", "Author", "OriginalLandingURL")
+
+
+class Attribution(NamedTuple):
+    license: str
+    author: str
+    source_url: str
+
+
+UNKNOWN = Attribution("", "", "")  # an image without metadata; the builder counts these
+
+
+class Attributions:
+    """The metadata of the images in ``wanted``, grouped on disk below ``folder``.
+
+    ``path`` is ``train-images-boxable-with-rotation.csv``. Raises ValueError when a needed column is missing.
+    """
+
+    def __init__(self, path: Path, wanted: Container[str], digits: int, folder: Path, rejects: Rejects):
+        self._buckets = Buckets(folder, "attribution", digits)
+        self._buckets.write(_read(path, wanted, rejects))
+
+    def bucket(self, prefix: str) -> dict[str, Attribution]:
+        return {image_id: Attribution(*fields) for image_id, *fields in self._buckets.read(prefix)}
+
+
+def _read(path: Path, wanted: Container[str], rejects: Rejects) -> Iterator[tuple[str, ...]]:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as f:
+        reader = csv.reader(f)
+        header = next(reader, [])
+        missing = [column for column in _COLUMNS if column not in header]
+        if missing:
+            raise ValueError(f"{path}:1: columns {header}; without {missing}")
+        indices = [header.index(column) for column in _COLUMNS]
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                rejects.add(path.name, reader.line_num, Malformed("metadata", str(error)), "")
+                continue
+            if len(row) != len(header) or not IMAGE_ID.fullmatch(row[0]):
+                error = Malformed("metadata", f"{len(row)} columns, ImageID {row[:1]}; expected {len(header)} columns")
+                rejects.add(path.name, reader.line_num, error, ",".join(row))
+            elif row[0] in wanted:
+                yield tuple(" ".join(row[i].split()) for i in indices)

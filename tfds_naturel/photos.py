@@ -1,0 +1,95 @@
+"""Photos as bytes: refuses what is not a whole photo, computes perceptual hashes, re-encodes to a training size."""
+
+import dataclasses
+import io
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+MAX_BYTES = 32 << 20
+MAX_PIXELS = 64_000_000  # a larger photo is refused before its pixels are decoded
+
+_MIN_SIDE = 32
+_MIN_CONTRAST = 2.0  # standard deviation of 8-bit luminance below which a photo is taken for a blank placeholder
+_HASH_SIDE = 32
+
+
+class BadPhoto(ValueError):
+    """Bytes that are no usable photo. ``kind``: ``not_jpeg``, ``broken``, ``too_large``, ``too_small``, ``blank``."""
+
+    def __init__(self, kind: str, detail: str):
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """What is known of a checked photo: its size in bytes and pixels, and its perceptual hash (64 bits)."""
+
+    bytes: int
+    width: int
+    height: int
+    phash: int
+
+
+def inspect(data: bytes) -> Photo:
+    """Decodes a JPEG at an eighth of its size and describes it. Raises BadPhoto."""
+    width, height, colorspace = _header(data)
+    gray = _decode(data, colorspace, "GRAY", _HASH_SIDE)
+    if gray.std() < _MIN_CONTRAST:
+        raise BadPhoto("blank", f"luminance varies by {gray.std():.2f} of 255 only")
+    return Photo(len(data), width, height, phash(gray))
+
+
+def phash(gray: np.ndarray) -> int:
+    """Perceptual hash of a luminance picture uint8 [H, W] or [H, W, 1]: 64 bits, first coefficient highest.
+
+    The DCT hash of the `imagehash` library (``phash``): 32 x 32 pixels, the 8 x 8 lowest frequencies against their
+    median. Pictures of one photo differ in few bits, other pictures in about 32.
+    """
+    small = cv2.resize(gray.reshape(gray.shape[:2]), (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(small.astype(np.float32))[:8, :8]
+    low[0] *= np.sqrt(2)  # imagehash's DCT is not orthonormal: constant rows and columns weigh more
+    low[:, 0] *= np.sqrt(2)
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+
+
+def reencode(data: bytes, short_side: int, quality: int) -> bytes:
+    """The photo as a baseline RGB JPEG, its short side at most ``short_side`` pixels, without metadata.
+
+    Orientation tags are dropped unread: Open Images' boxes refer to the pixels as stored. Raises BadPhoto.
+    """
+    width, height, colorspace = _header(data)
+    rgb = _decode(data, colorspace, "RGB", short_side)
+    scale = short_side / min(width, height)
+    if scale < 1:
+        size = (round(width * scale), round(height * scale))
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality=quality, colorspace="RGB", colorsubsampling="420")
+
+
+def _header(data: bytes) -> tuple[int, int, str]:
+    """Width, height and colour space, everything checked that can be before decoding."""
+    if len(data) > MAX_BYTES:
+        raise BadPhoto("too_large", f"{len(data):,} bytes, more than {MAX_BYTES:,}")
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise BadPhoto("not_jpeg", f"{len(data):,} bytes starting {data[:12]!r}: {error}") from error
+    if width * height > MAX_PIXELS:
+        raise BadPhoto("too_large", f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+    if min(width, height) < _MIN_SIDE:
+        raise BadPhoto("too_small", f"{width} x {height} pixels, fewer than {_MIN_SIDE} on a side")
+    return width, height, colorspace
+
+
+def _decode(data: bytes, colorspace: str, wanted: str, side: int) -> np.ndarray:
+    """uint8 [H, W, C], decoded at the smallest JPEG scale that leaves ``side`` pixels on both sides."""
+    try:
+        if colorspace in ("CMYK", "YCCK"):  # libjpeg-turbo does not turn these into RGB
+            return np.asarray(Image.open(io.BytesIO(data)).convert("L" if wanted == "GRAY" else wanted))
+        return simplejpeg.decode_jpeg(data, wanted, min_height=side, min_width=side)
+    except (ValueError, OSError) as error:
+        raise BadPhoto("broken", f"{len(data):,} bytes: {error}") from error
