@@ -28,7 +28,8 @@ These are **not** the real benchmarks. The pictures are drawn by `python -m tfds
 and the file formats are those of the originals:
 
 - `winoground/data/examples.jsonl`, `winoground/images.zip` (`secondary_tag` is `unseen` for held-out compositions)
-- `aro/visual_genome_relation.json`, `aro/visual_genome_attribution.json`, `aro/images/`
+- `aro/visual_genome_relation.json`, `aro/visual_genome_attribution.json`, `aro/images/`, and the (empty) list of
+  symmetric relations `aro/vgr_excluded_relations.json`
 - `sugarcrepe/*.json` (seven files) with `coco/val2017/`
 
 World: `{config}`, picture seed {seed}, {items} items a file.
@@ -51,6 +52,7 @@ def write(out_dir: Path, config: ScenesConfig, seed: int, items: int) -> None:
             (aro / "images" / f"{image_id}.jpg").write_bytes(encode_jpeg(item.scenes[0].image))
             records.append(_aro_record(image_id, item) | record(image_id, item))
         _write_json(aro / f"{name}.json", records)
+    _write_json(aro / "vgr_excluded_relations.json", [])  # none of the relations is symmetric
     _write_sugarcrepe(out_dir, config, seed, items)
     (out_dir / "README.md").write_text(_README.format(config=config.name, seed=seed, items=items), encoding="utf-8")
 
