@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from tensorflow_datasets.core.features import BBox
 
 from tfds_naturel.captions import grammar
 from tfds_naturel.scenes.render import encode_jpeg
@@ -71,7 +72,6 @@ def _features(caption: Caption) -> dict[str, Any]:
     return caption.as_features()
 
 
-def _bbox(box: tuple[float, float, float, float]):
-    from tensorflow_datasets.core.features import BBox  # slow to import
-
-    return BBox(ymin=box[1], xmin=box[0], ymax=box[3], xmax=box[2])
+def _bbox(box: tuple[float, float, float, float]) -> BBox:
+    xmin, ymin, xmax, ymax = box
+    return BBox(ymin=ymin, xmin=xmin, ymax=ymax, xmax=xmax)

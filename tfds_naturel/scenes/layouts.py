@@ -15,16 +15,17 @@ from tfds_naturel.scenes.sprites import SPRITES
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """Parts painted together. With ``clip`` only what falls on that figure shows."""
+    """Parts painted together, scaled by ``scale`` and moved by ``shift``.
+
+    With ``clip`` only what falls on that figure shows.
+    """
 
     parts: tuple[Part, ...]
     look: Look
     clip: Figure | None = None
     outlined: bool = True
-
-    def transformed(self, scale: float, shift: np.ndarray) -> "Layer":
-        clip = self.clip and transformed(self.clip, scale, shift)
-        return dataclasses.replace(self, parts=tuple(part.transformed(scale, shift) for part in self.parts), clip=clip)
+    scale: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _inside_of(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
 def _carried(subject: Look, obj: Look, rng: np.random.Generator) -> tuple[Figure, Figure]:
     side = _side(rng)
     carrier = place(subject, rng, (0.5 - side * 0.2, FLOOR), (0.56, rng.uniform(0.82, 0.9)), side, stretch=1.4)
-    load = place(obj, rng, (0, 0), (0.4, 0.4), _side(rng))
+    load = place(obj, rng, (0, 0), (0.44, 0.46), _side(rng), stretch=1.2)
     height = np.clip(carrier.anchors["shoulder"][1] + 0.06, 0.25, 0.7)
     reach = carrier.anchors["shoulder"][0] + side * (0.1 + load.size[0] / 2)
     centre = np.clip(0.5 + side * 0.26 if abs(reach - 0.5) > 0.3 else reach, 0.2, 0.8), height
@@ -158,7 +159,7 @@ def _plays(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     """The object is held across the player's body and notes fly."""
     side = _side(rng)
     player = place(subject, rng, (0.5 - side * 0.08, FLOOR), (0.78, rng.uniform(0.8, 0.86)), side)
-    load = place(obj, rng, (0, 0), (0.5, 0.44), side, lean=-side * 0.5)
+    load = place(obj, rng, (0, 0), (0.54, 0.48), side, lean=-side * 0.5)
     centre = np.array([0.5 + side * 0.06, np.clip(player.anchors["shoulder"][1] + 0.12, 0.4, 0.72)])
     played = transformed(load, 1, centre - load.centre)
     hands = [played.centre + played.size * (offset * side, -offset * 0.5) for offset in (-0.18, 0.3)]
@@ -184,7 +185,7 @@ def _wears(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     """The object is strapped to the wearer's body."""
     side = _side(rng)
     wearer = place(subject, rng, (0.5, FLOOR), (0.94, rng.uniform(0.84, 0.9)), side)
-    load = place(obj, rng, (0, 0), (0.4, 0.36), _side(rng))
+    load = place(obj, rng, (0, 0), (0.48, 0.42), _side(rng))
     worn = transformed(load, 1, wearer.anchors["body"] - load.centre)
     x, y = worn.centre
     straps = tuple(

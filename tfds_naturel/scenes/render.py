@@ -1,6 +1,7 @@
 """From layers to pixels."""
 
 import functools
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from tfds_naturel.scenes.layouts import Layer
 from tfds_naturel.scenes.shapes import Part
 from tfds_naturel.scenes.sprites import Rgb
 
+_SURFACE = {"main", "shade", "light"}  # paints of what a material shows on
 _SHIFT = 4  # fractional bits of cv2 coordinates
 _SMALL = 128  # pixels: smaller pictures are painted at twice their size
 _OUTLINE = 0.0085
@@ -43,33 +45,27 @@ def encode_jpeg(image: np.ndarray) -> bytes:
 
 
 def _paint(canvas: np.ndarray, layer: Layer) -> None:
-    material = _TEXTURES.get(layer.look.attribute) if layer.clip is None else None
-    if layer.clip is None and material is None:
-        _parts(canvas, layer)
-        return
-    painted = canvas.copy()
-    _parts(painted, layer)
-    if material is None:
-        mask = _mask(canvas.shape[0], layer.clip.parts)
-        np.copyto(canvas, painted, where=mask[..., None] > 0)
-        return
-    mask = _mask(canvas.shape[0], tuple(part for part in layer.parts if part.paint in ("main", "shade", "light")))
-    texture, weight = material(canvas.shape[0])
-    source = canvas if texture is None else texture
-    blended = cv2.addWeighted(painted, 1 - weight, source, weight, 0)
-    np.copyto(canvas, painted)
-    np.copyto(canvas, blended, where=mask[..., None] > 0)
+    if layer.clip:
+        painted = canvas.copy()
+        _draw(painted, layer)
+        np.copyto(canvas, painted, where=_mask(canvas, layer, layer.clip.parts))
+    elif layer.look.attribute in _TEXTURES:
+        behind = canvas.copy()
+        _draw(canvas, layer)
+        texture, weight = _TEXTURES[layer.look.attribute](canvas.shape[0])
+        surface = _mask(canvas, layer, tuple(part for part in layer.parts if part.paint in _SURFACE))
+        blended = cv2.addWeighted(canvas, 1 - weight, behind if texture is None else texture, weight, 0)
+        np.copyto(canvas, blended, where=surface)
+    else:
+        _draw(canvas, layer)
 
 
-def _parts(canvas: np.ndarray, layer: Layer) -> None:
-    side = canvas.shape[0]
-    edge = max(1, round(_OUTLINE * side))
-    for part in layer.parts:
+def _draw(canvas: np.ndarray, layer: Layer) -> None:
+    edge = max(1, round(_OUTLINE * canvas.shape[0]))
+    for part, points, width in _placed(canvas, layer, layer.parts):
         colour = _EFFECTS.get(part.paint) or layer.look.palette[part.paint]
         outlined = layer.outlined and part.paint != "dark"
-        points = [np.rint(part.points * (side << _SHIFT)).astype(np.int32)]
-        if part.width:
-            width = max(1, round(part.width * side))
+        if width:
             if outlined and width > edge:
                 cv2.polylines(canvas, points, False, _INK, width + 2 * edge - 1, cv2.LINE_AA, _SHIFT)
             cv2.polylines(canvas, points, False, colour, width, cv2.LINE_AA, _SHIFT)
@@ -79,15 +75,24 @@ def _parts(canvas: np.ndarray, layer: Layer) -> None:
                 cv2.polylines(canvas, points, True, _INK, edge, cv2.LINE_AA, _SHIFT)
 
 
-def _mask(side: int, parts: tuple[Part, ...]) -> np.ndarray:
-    mask = np.zeros((side, side), np.uint8)
-    for part in parts:
-        points = [np.rint(part.points * (side << _SHIFT)).astype(np.int32)]
-        if part.width:
-            cv2.polylines(mask, points, False, 255, max(1, round(part.width * side)), cv2.LINE_8, _SHIFT)
+def _mask(canvas: np.ndarray, layer: Layer, parts: tuple[Part, ...]) -> np.ndarray:
+    """bool [side, side, 1]: where the parts cover the canvas."""
+    mask = np.zeros(canvas.shape[:2], np.uint8)
+    for _, points, width in _placed(canvas, layer, parts):
+        if width:
+            cv2.polylines(mask, points, False, 1, width, cv2.LINE_8, _SHIFT)
         else:
-            cv2.fillPoly(mask, points, 255, cv2.LINE_8, _SHIFT)
-    return mask
+            cv2.fillPoly(mask, points, 1, cv2.LINE_8, _SHIFT)
+    return mask[..., None] > 0
+
+
+def _placed(canvas: np.ndarray, layer: Layer, parts: tuple[Part, ...]) -> Iterator[tuple[Part, list[np.ndarray], int]]:
+    """Every part with its points in fixed-point pixels, as cv2 takes them, and its line width in pixels (0: filled)."""
+    side = canvas.shape[0]
+    scale, shift = layer.scale * (side << _SHIFT), np.asarray(layer.shift) * (side << _SHIFT)
+    for part in parts:
+        width = max(1, round(part.width * layer.scale * side)) if part.width else 0
+        yield part, [np.rint(part.points * scale + shift).astype(np.int32)], width
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tfds_naturel.scenes.backdrop import backdrop
-from tfds_naturel.scenes.figures import Figure, dress, place, transformed
+from tfds_naturel.scenes.figures import Figure, dress, place
 from tfds_naturel.scenes.layouts import DRAW, figure_layer
 from tfds_naturel.scenes.render import render
 from tfds_naturel.scenes.world import ARGUABLE, CLASSES, Compositions, attribute_arguable, attributes_of, compositions
@@ -140,23 +140,27 @@ def compose(
     subject, obj = dress(triplet.subject, painted[0], rng), dress(triplet.object, painted[1], rng)
     layout = DRAW[triplet.relation](subject, obj, rng)
     zoom = rng.uniform(*config.zoom)
-    shift = rng.uniform(0, 1 - zoom, 2)
-    main = [transformed(figure, zoom, shift) for figure in (layout.subject, layout.object)]
-    layers = tuple(layer.transformed(zoom, shift) for layer in layout.layers)
-    extra = tuple(_distractors(main, config, rng))
+    shift = tuple(rng.uniform(0, 1 - zoom, 2))
+    boxes = [figure.box * zoom + np.tile(shift, 2) for figure in (layout.subject, layout.object)]
+    layers = tuple(dataclasses.replace(layer, scale=zoom, shift=shift) for layer in layout.layers)
+    extra = tuple(_distractors(triplet, boxes, config, rng))
+    looks = [subject, obj, *(figure.look for figure in extra)]
+    boxes += [figure.box for figure in extra]
     things = tuple(
-        Thing(figure.look.label, figure.look.attribute, tuple(np.clip(figure.box, 0, 1).tolist()))
-        for figure in (*main, *extra)
+        Thing(look.label, look.attribute, tuple(np.clip(box, 0, 1).tolist()))
+        for look, box in zip(looks, boxes, strict=True)
     )
-    image = render(behind, tuple(figure_layer(figure) for figure in extra) + layers, config.size)
+    image = render(behind, tuple(map(figure_layer, extra)) + layers, config.size)
     return Scene(triplet, things, image)
 
 
-def _distractors(main: list[Figure], config: ScenesConfig, rng: np.random.Generator) -> Iterator[Figure]:
+def _distractors(
+    triplet: Triplet, boxes: list[np.ndarray], config: ScenesConfig, rng: np.random.Generator
+) -> Iterator[Figure]:
     """Small figures of other classes where they touch no figure so far."""
     count = int(rng.integers(config.distractors[0], config.distractors[1] + 1))
-    taken = [figure.box for figure in main]
-    others = [label for label in CLASSES if label not in {figure.look.label for figure in main}]
+    taken = list(boxes)
+    others = [label for label in CLASSES if label not in (triplet.subject, triplet.object)]
     for pick in rng.permutation(len(others))[:count]:
         look = dress(others[pick], None, rng)
         for _ in range(6):
