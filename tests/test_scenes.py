@@ -19,8 +19,8 @@ from tfds_naturel.scenes import examples
 from tfds_naturel.scenes.__main__ import sheet
 from tfds_naturel.scenes.layouts import DRAW
 from tfds_naturel.scenes.scene import CONFIGS, SPLITS, ScenesConfig, compose, draw
-from tfds_naturel.scenes.sprites import COLOURS, SPRITES
-from tfds_naturel.scenes.world import CLASSES, FAMILIES, attributes_of, compositions
+from tfds_naturel.scenes.sprite import COLOURS
+from tfds_naturel.scenes.world import FAMILIES, attributes_of
 from tfds_naturel.schema import Triplet
 
 SCENES, HARD = CONFIGS["scenes"], CONFIGS["scenes_hard"]
@@ -101,7 +101,7 @@ def test_boxes_show_the_relation(drawn):
 
 def test_boxes_are_where_the_objects_are():
     """A pure-colour difference between a picture and the same picture with one object repainted lies in its box."""
-    for index, label in enumerate(name for name in CLASSES if attributes_of(name)):
+    for index, label in enumerate(name for name in HARD.classes if attributes_of(name)):
         triplet = Triplet(label, "left_of", "Man")
         red, blue = (
             compose(triplet, (colour, None), SCENES, np.random.default_rng([5, index])) for colour in ("Red", "Blue")
@@ -174,7 +174,7 @@ def test_truth_knows_converses():
 
 
 def test_roles_are_swapped_equally_often():
-    seen, _ = compositions(SCENES.seed, SCENES.pairs_per_family, SCENES.held_out)
+    seen, _ = SCENES.compositions()
     counts = collections.Counter(draw(SCENES, "train", i).triplet for i in range(len(seen.pairs)))
     assert set(counts.values()) == {1}
     assert all(counts[Triplet(t.object, t.relation, t.subject)] == 1 for t in counts)
@@ -182,11 +182,11 @@ def test_roles_are_swapped_equally_often():
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_held_out_compositions(config):
-    seen, unseen = compositions(config.seed, config.pairs_per_family, config.held_out)
+    seen, unseen = config.compositions()
     assert not set(seen.pairs) & set(unseen.pairs) and not seen.attributes & unseen.attributes
     assert not {converse(t) for t in seen.pairs} & set(unseen.pairs)
     assert {t.relation for t in seen.pairs} == {t.relation for t in unseen.pairs} == set(DRAW)
-    assert {t.subject for t in seen.pairs} == {t.object for t in seen.pairs} == set(SPRITES)
+    assert {t.subject for t in seen.pairs} == {t.object for t in seen.pairs} == set(config.classes)
     assert {t.object for t in unseen.attributes} <= {t.object for t in seen.attributes}
     assert {t.subject for t in unseen.attributes} <= {t.subject for t in seen.attributes}
     for family in FAMILIES:

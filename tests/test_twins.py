@@ -15,13 +15,12 @@ from PIL import Image
 from tfds_naturel import twins
 from tfds_naturel.scenes import items as scene_items
 from tfds_naturel.scenes.scene import CONFIGS, SPLITS, Scene, draw
-from tfds_naturel.scenes.sprites import COLOURS
-from tfds_naturel.scenes.world import CLASSES, compositions
+from tfds_naturel.scenes.sprite import COLOURS
 
 SCENES = CONFIGS["scenes"]
 ITEMS = 60
 RELATIONS = {phrase: relation for relation, phrase in scene_items.PHRASES.items()}
-NAMES = {label.lower(): label for label in CLASSES}
+NAMES = {label.lower(): label for label in SCENES.classes}
 NOUN = rf"the (?:({'|'.join(c.lower() for c in COLOURS)}) )?({'|'.join(NAMES)})"
 SENTENCE = re.compile(rf"{NOUN} (?:is ({'|'.join(RELATIONS)})|and) {NOUN}(?: with {NOUN})?")
 
@@ -62,7 +61,7 @@ def test_winoground(folder):
     items = made("winoground", *scene_items.WINOGROUND)
     rows = [json.loads(line) for line in (folder / "winoground/data/examples.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == list(range(ITEMS))
-    seen, unseen = (set(c.pairs) for c in compositions(SCENES.seed, SCENES.pairs_per_family, SCENES.held_out))
+    seen, unseen = (set(c.pairs) for c in SCENES.compositions())
     with zipfile.ZipFile(folder / "winoground/images.zip") as archive:
         for row, item in zip(rows, items, strict=True):
             captions = row["caption_0"], row["caption_1"]

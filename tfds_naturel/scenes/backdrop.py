@@ -8,7 +8,7 @@ import numpy as np
 from tfds_naturel.scenes.figures import Look
 from tfds_naturel.scenes.layouts import Layer
 from tfds_naturel.scenes.shapes import Part, blob, curve, line, oval, polygon
-from tfds_naturel.scenes.sprites import Rgb
+from tfds_naturel.scenes.sprite import Rgb
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,8 @@ import functools
 import numpy as np
 
 from tfds_naturel.scenes.shapes import Part
-from tfds_naturel.scenes.sprites import COLOURS, MATERIALS, SPRITES, Rgb
+from tfds_naturel.scenes.sprite import COLOURS, MATERIALS, Rgb
+from tfds_naturel.scenes.sprites import SPRITES
 
 _SKIN: tuple[Rgb, ...] = ((244, 204, 172), (222, 172, 130), (176, 122, 84), (126, 84, 58))
 _HAIR: tuple[Rgb, ...] = ((52, 40, 36), (94, 62, 40), (186, 132, 66), (118, 112, 112), (150, 74, 40))
@@ -20,6 +21,7 @@ _FIXED: dict[str, Rgb] = {
     "coffee": (96, 62, 44),
     "accent": (196, 120, 72),
     "gold": (226, 186, 92),
+    "wine": (140, 30, 62),
     "metal": (196, 200, 206),
     "sky": (196, 226, 240),
 }

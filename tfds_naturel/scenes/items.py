@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tfds_naturel.scenes.scene import Scene, ScenesConfig, compose
-from tfds_naturel.scenes.sprites import COLOURS
-from tfds_naturel.scenes.world import CLASSES, compositions
+from tfds_naturel.scenes.sprite import COLOURS
 from tfds_naturel.schema import Triplet
 
 _STREAM = 0x7E57  # no split has this number
@@ -153,7 +152,7 @@ def _add_attribute(case: _Case) -> Item:
 
 def _absent(case: _Case, scene: Scene) -> str:
     present = {thing.label for thing in scene.things}
-    others = [label for label in CLASSES if label not in present]
+    others = [label for label in case.config.classes if label not in present]
     return others[int(np.random.default_rng((*case.seed, 1)).integers(len(others)))]
 
 
@@ -205,7 +204,7 @@ def _options(
     config: ScenesConfig, unseen: bool, relations: tuple[str, ...], pairs: tuple[tuple[str, str], ...] | None
 ) -> tuple[tuple[Triplet, tuple[str, str] | None], ...]:
     """(triplet, colours): with ``pairs`` of colours only those that training shows on both of the classes."""
-    worlds = compositions(config.seed, config.pairs_per_family, config.held_out)
+    worlds = config.compositions()
     triplets = [triplet for triplet in worlds[unseen].pairs if triplet.relation in relations]
     if pairs is None:
         return tuple((triplet, None) for triplet in triplets)

@@ -10,7 +10,7 @@ import simplejpeg
 from tfds_naturel.scenes.backdrop import Backdrop
 from tfds_naturel.scenes.layouts import Layer
 from tfds_naturel.scenes.shapes import Part
-from tfds_naturel.scenes.sprites import Rgb
+from tfds_naturel.scenes.sprite import Rgb
 
 _SURFACE = {"main", "shade", "light"}  # paints of what a material shows on
 _SHIFT = 4  # fractional bits of cv2 coordinates

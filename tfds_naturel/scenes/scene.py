@@ -10,7 +10,8 @@ from tfds_naturel.scenes.backdrop import backdrop
 from tfds_naturel.scenes.figures import Figure, dress, place
 from tfds_naturel.scenes.layouts import DRAW, figure_layer
 from tfds_naturel.scenes.render import render
-from tfds_naturel.scenes.world import ARGUABLE, CLASSES, Compositions, attribute_arguable, attributes_of, compositions
+from tfds_naturel.scenes.sprites import SPRITES
+from tfds_naturel.scenes.world import ARGUABLE, Compositions, attribute_arguable, attributes_of, compositions
 from tfds_naturel.schema import Triplet
 
 SPLITS = ("train", "validation", "test", "test_unseen_triplets")
@@ -22,6 +23,7 @@ class ScenesConfig:
     """One difficulty of the world. ``sizes`` are pictures per split, in the order of SPLITS."""
 
     name: str
+    classes: tuple[str, ...]
     size: int
     sizes: tuple[int, int, int, int]
     pairs_per_family: int
@@ -33,24 +35,32 @@ class ScenesConfig:
     attribute_share: float = 0.5
     variants: int = 4
 
+    def compositions(self) -> tuple[Compositions, Compositions]:
+        """(seen, unseen): those of the first three splits, and those of the last."""
+        return compositions(self.classes, self.seed, self.pairs_per_family, self.held_out)
 
+
+_SIXTEEN = ("Man", "Woman", "Dog", "Cat", "Horse", "Elephant", "Table", "Chair", "Bottle", "Mug", "Football", "Guitar")
+_SIXTEEN += ("Drum", "Car", "Backpack", "Suitcase")
 CONFIGS = {
     config.name: config
     for config in (
         ScenesConfig(
-            "scenes",
-            64,
-            (20_000, 1_000, 2_000, 1_000),
+            name="scenes",
+            classes=_SIXTEEN,
+            size=64,
+            sizes=(20_000, 1_000, 2_000, 1_000),
             pairs_per_family=16,
             distractors=(0, 0),
             clutter=(0, 2),
             zoom=(0.92, 1.0),
         ),
         ScenesConfig(
-            "scenes_hard",
-            224,
-            (100_000, 2_000, 4_000, 2_000),
-            pairs_per_family=48,
+            name="scenes_hard",
+            classes=tuple(SPRITES),
+            size=224,
+            sizes=(100_000, 2_000, 4_000, 2_000),
+            pairs_per_family=64,
             distractors=(1, 3),
             clutter=(2, 5),
             zoom=(0.5, 0.85),
@@ -107,7 +117,7 @@ def _middle(thing: Thing) -> float:
 def draw(config: ScenesConfig, split: str, index: int) -> Scene:
     """The picture ``index`` of ``split``. Raises KeyError for an unknown split."""
     number = {name: i for i, name in enumerate(SPLITS)}[split]
-    shown = compositions(config.seed, config.pairs_per_family, config.held_out)[split == "test_unseen_triplets"]
+    shown = config.compositions()[split == "test_unseen_triplets"]
     turn, place_in_turn = divmod(index, len(shown.pairs))
     triplet = shown.pairs[_order(config.seed, number, turn, len(shown.pairs))[place_in_turn]]
     rng = np.random.default_rng([config.seed, number, index])
@@ -160,7 +170,7 @@ def _distractors(
     """Small figures of other classes where they touch no figure so far."""
     count = int(rng.integers(config.distractors[0], config.distractors[1] + 1))
     taken = list(boxes)
-    others = [label for label in CLASSES if label not in (triplet.subject, triplet.object)]
+    others = [label for label in config.classes if label not in (triplet.subject, triplet.object)]
     for pick in rng.permutation(len(others))[:count]:
         look = dress(others[pick], None, rng)
         for _ in range(6):

@@ -12,14 +12,15 @@ from collections import Counter
 
 import numpy as np
 
-from tfds_naturel.scenes.sprites import COLOURS, SPRITES
+from tfds_naturel.scenes.beings import BEINGS
+from tfds_naturel.scenes.sprite import COLOURS
+from tfds_naturel.scenes.sprites import SPRITES
 from tfds_naturel.schema import Triplet
 
-CLASSES = tuple(SPRITES)
-_ANIMATE = {"Man", "Woman", "Dog", "Cat", "Horse", "Elephant"}
-_INSTRUMENTS = {"Guitar", "Drum"}
-_WORN = {"Backpack", "Suitcase", "Drum", "Guitar"}
-_PLACES = {"Table", "Chair", "Car", "Drum"}
+_ALL = frozenset(SPRITES)
+_INSTRUMENTS = {"Guitar", "Drum", "Violin", "Piano"}
+_WORN = {"Backpack", "Suitcase", "Handbag", "Drum", "Guitar"}
+_PLACES = {"Table", "Chair", "Car", "Drum", "Piano", "Bed"}
 _CONTAINERS = {label for label, sprite in SPRITES.items() if sprite.window}
 
 
@@ -28,19 +29,19 @@ class Family:
     """Relations that are each other's converses, and the pairs of classes they are drawn with."""
 
     relations: tuple[str, ...]
-    either: frozenset[str] = frozenset(CLASSES)  # at least one of the two is among these
-    both: frozenset[str] = frozenset(CLASSES)  # and so are both among these
+    either: frozenset[str] = _ALL  # at least one of the two is among these
+    both: frozenset[str] = _ALL  # and so are both among these
 
 
 FAMILIES = (
     Family(("on", "under")),
     Family(("left_of", "right_of")),
     Family(("inside_of",), both=frozenset(_CONTAINERS)),
-    Family(("holds",), either=frozenset(_ANIMATE)),
+    Family(("holds",), either=frozenset(BEINGS)),
     Family(("wears",), either=frozenset(_WORN)),
     Family(("plays",), either=frozenset(_INSTRUMENTS)),
-    Family(("hits",), either=frozenset(_ANIMATE | {"Football"})),
-    Family(("interacts_with",), either=frozenset(_ANIMATE)),
+    Family(("hits",), either=frozenset(set(BEINGS) | {"Football"})),
+    Family(("interacts_with",), either=frozenset(BEINGS)),
     Family(("at",), either=frozenset(_PLACES)),
 )
 
@@ -103,7 +104,9 @@ class Compositions:
 
 
 @functools.cache
-def compositions(seed: int, pairs_per_family: int, held_out: float) -> tuple[Compositions, Compositions]:
+def compositions(
+    classes: tuple[str, ...], seed: int, pairs_per_family: int, held_out: float
+) -> tuple[Compositions, Compositions]:
     """(seen, unseen) triplets: a share ``held_out`` of a family's pairs, in both orders and all relations, is unseen.
 
     Every class, relation and attribute occurs among the seen triplets.
@@ -111,21 +114,21 @@ def compositions(seed: int, pairs_per_family: int, held_out: float) -> tuple[Com
     seen, unseen = [], []
     for family in FAMILIES:
         chosen = _choose(
-            family, pairs_per_family, np.random.default_rng([seed, zlib.crc32(family.relations[0].encode())])
+            family, classes, pairs_per_family, np.random.default_rng([seed, zlib.crc32(family.relations[0].encode())])
         )
         kept = len(chosen) - round(held_out * len(chosen))
         for triplets, pairs in ((seen, chosen[:kept]), (unseen, chosen[kept:])):
             triplets += [Triplet(a, r, b) for pair in pairs for r in family.relations for a, b in (pair, pair[::-1])]
-    looks = [Triplet(label, "is", attribute) for label in CLASSES for attribute in attributes_of(label)]
+    looks = [Triplet(label, "is", attribute) for label in classes for attribute in attributes_of(label)]
     order = np.random.default_rng([seed, zlib.crc32(b"is")]).permutation(len(looks))
     unseen_looks = _spread([looks[i] for i in order], round(held_out * len(looks)))
     return Compositions(tuple(seen), frozenset(looks) - unseen_looks), Compositions(tuple(unseen), unseen_looks)
 
 
-def _choose(family: Family, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+def _choose(family: Family, classes: tuple[str, ...], count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
     """``count`` pairs, in each step one whose classes have been used least."""
     pool = [
-        pair for pair in itertools.combinations(CLASSES, 2) if family.both >= set(pair) and family.either & set(pair)
+        pair for pair in itertools.combinations(classes, 2) if family.both >= set(pair) and family.either & set(pair)
     ]
     pool = [pool[i] for i in rng.permutation(len(pool))]
     used: Counter[str] = Counter()

@@ -1,0 +1,42 @@
+"""What a drawing of a class consists of, and the colours and materials that things are painted in."""
+
+import dataclasses
+
+from tfds_naturel.scenes.shapes import Part
+
+Rgb = tuple[int, int, int]
+
+COLOURS: dict[str, Rgb] = {
+    "Red": (222, 38, 40),
+    "Blue": (38, 88, 226),
+    "Green": (36, 168, 62),
+    "Yellow": (250, 214, 36),
+}
+MATERIALS: dict[str, Rgb] = {
+    "Wooden": (176, 118, 62),
+    "Transparent": (222, 240, 246),
+    "(made of)Leather": (104, 58, 36),
+    "(made of)Textile": (208, 178, 214),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sprite:
+    """A drawing of one class, facing right.
+
+    ``shoulder`` is where acting arms start, ``face`` where a thing gets eyes when it acts, ``body`` where something
+    worn sits and ``top`` the height on which others stand. ``window`` (xmin, ymin, xmax, ymax) is where the contents of
+    a container show. ``colours`` are the natural colours of its main surface, ``materials`` what else that surface may
+    be made of. Positions are in the units of ``parts``.
+    """
+
+    parts: tuple[Part, ...]
+    shoulder: tuple[float, float]
+    body: tuple[float, float]
+    colours: tuple[Rgb, ...]
+    face: tuple[float, float] | None = None
+    top: float = 0.0
+    window: tuple[float, float, float, float] | None = None
+    materials: tuple[str, ...] = ()
+    arm: str = "glove"
+    paintable: bool = True
