@@ -276,3 +276,10 @@ def test_image_is_a_jpeg_of_the_configured_size(rows):
 def test_contact_sheet():
     picture = sheet(SCENES, ("hits", "at"), columns=3)
     assert picture.shape == (2 * 216, 3 * 192, 3) and picture.dtype == np.uint8
+
+
+def test_a_config_that_cannot_be_drawn_is_refused():
+    with pytest.raises(ValueError, match="Unicorn"):
+        dataclasses.replace(SCENES, classes=("Dog", "Unicorn"))
+    with pytest.raises(ValueError, match=r"held_out = 0\.0 .* raise one of the two"):
+        dataclasses.replace(SCENES, held_out=0.0)

@@ -148,6 +148,6 @@ def test_writing_twice_gives_the_same_bytes(folder, tmp_path):
 
 
 def test_a_world_without_suitable_compositions_is_refused(tmp_path):
-    poor = dataclasses.replace(SCENES, pairs_per_family=2, held_out=0.0)
+    poor = dataclasses.replace(SCENES, pairs_per_family=2, held_out=0.0, sizes=(1, 1, 1, 0))
     with pytest.raises(ValueError, match=r"held-out.*raise pairs_per_family"):
         twins.write(tmp_path, poor, seed=0, items=30)

@@ -55,11 +55,11 @@ class Figure:
         return self.box[2:] - self.box[:2]
 
 
-def transformed(figure: Figure, scale: float, shift: np.ndarray) -> Figure:
-    """The figure scaled about the origin, then shifted."""
-    anchors = {name: anchor * scale + shift for name, anchor in figure.anchors.items()}
-    parts = tuple(part.transformed(scale, shift) for part in figure.parts)
-    return Figure(figure.look, parts, figure.box * scale + np.tile(shift, 2), anchors)
+def moved(figure: Figure, by: np.ndarray) -> Figure:
+    """The figure at ``by`` (x, y) from where it was."""
+    parts = tuple(Part(part.paint, part.points + by, part.width, part.resting) for part in figure.parts)
+    anchors = {name: anchor + by for name, anchor in figure.anchors.items()}
+    return Figure(figure.look, parts, figure.box + np.tile(by, 2), anchors)
 
 
 def dress(label: str, attribute: str | None, rng: np.random.Generator) -> Look:

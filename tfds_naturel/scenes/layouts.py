@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tfds_naturel.scenes.figures import Figure, Look, place, transformed
+from tfds_naturel.scenes.figures import Figure, Look, moved, place
 from tfds_naturel.scenes.shapes import Part, blob, curve, line, oval, polygon
 from tfds_naturel.scenes.sprites import SPRITES
 
@@ -142,7 +142,7 @@ def _carried(subject: Look, obj: Look, rng: np.random.Generator) -> tuple[Figure
     height = np.clip(carrier.anchors["shoulder"][1] + 0.06, 0.25, 0.7)
     reach = carrier.anchors["shoulder"][0] + side * (0.1 + load.size[0] / 2)
     centre = np.clip(0.5 + side * 0.26 if abs(reach - 0.5) > 0.3 else reach, 0.2, 0.8), height
-    return carrier, transformed(load, 1, centre - load.centre)
+    return carrier, moved(load, centre - load.centre)
 
 
 def _holds(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
@@ -161,7 +161,7 @@ def _plays(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     player = place(subject, rng, (0.5 - side * 0.08, FLOOR), (0.78, rng.uniform(0.8, 0.86)), side)
     load = place(obj, rng, (0, 0), (0.54, 0.48), side, lean=-side * 0.5)
     centre = np.array([0.5 + side * 0.06, np.clip(player.anchors["shoulder"][1] + 0.12, 0.4, 0.72)])
-    played = transformed(load, 1, centre - load.centre)
+    played = moved(load, centre - load.centre)
     hands = [played.centre + played.size * (offset * side, -offset * 0.5) for offset in (-0.18, 0.3)]
     arms = tuple(part for hand in hands for part in _arm(player, hand))
     spots = ((0.5 + side * 0.34, 0.16), (0.5 - side * 0.38, 0.14), (0.5 + side * 0.4, 0.42))
@@ -186,7 +186,7 @@ def _wears(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     side = _side(rng)
     wearer = place(subject, rng, (0.5, FLOOR), (0.94, rng.uniform(0.84, 0.9)), side)
     load = place(obj, rng, (0, 0), (0.48, 0.42), _side(rng))
-    worn = transformed(load, 1, wearer.anchors["body"] - load.centre)
+    worn = moved(load, wearer.anchors["body"] - load.centre)
     x, y = worn.centre
     straps = tuple(
         line("strap", 0.045, x - 0.5 * dx, y - 0.5 * dy, x + 0.5 * dx, y + 0.5 * dy)

@@ -20,7 +20,15 @@ _BESIDE = 0.08  # centres nearer than this are neither left nor right of each ot
 
 @dataclasses.dataclass(frozen=True)
 class ScenesConfig:
-    """One difficulty of the world. ``sizes`` are pictures per split, in the order of SPLITS."""
+    """One difficulty of the world.
+
+    Pictures are ``size`` pixels square, ``sizes`` of them per split in the order of SPLITS. Every family of relations
+    is drawn with ``pairs_per_family`` pairs of ``classes``, a share ``held_out`` of them only in the last split. The
+    main pair fills a share ``zoom`` (least, most) of the picture, beside ``distractors`` (least, most) objects of other
+    classes and ``clutter`` (least, most) decorations; in ``attribute_share`` of the pictures one of the pair is
+    painted. A triplet has ``variants`` sets of captions. Raises ValueError for a class that nobody has drawn, and when
+    the last split is to have pictures but no composition is held out.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -34,6 +42,15 @@ class ScenesConfig:
     held_out: float = 0.2
     attribute_share: float = 0.5
     variants: int = 4
+
+    def __post_init__(self):
+        if unknown := set(self.classes) - SPRITES.keys():
+            raise ValueError(f"scenes config {self.name!r}: classes {sorted(unknown)} have no drawing in {[*SPRITES]}")
+        if self.sizes[-1] and not self.compositions()[1].pairs:
+            raise ValueError(
+                f"scenes config {self.name!r}: sizes asks for {self.sizes[-1]} pictures of {SPLITS[-1]}, but held_out "
+                f"= {self.held_out} of pairs_per_family = {self.pairs_per_family} holds nothing out; raise one of the two"
+            )
 
     def compositions(self) -> tuple[Compositions, Compositions]:
         """(seen, unseen): those of the first three splits, and those of the last."""
@@ -115,9 +132,9 @@ def _middle(thing: Thing) -> float:
 
 
 def draw(config: ScenesConfig, split: str, index: int) -> Scene:
-    """The picture ``index`` of ``split``. Raises KeyError for an unknown split."""
-    number = {name: i for i, name in enumerate(SPLITS)}[split]
-    shown = config.compositions()[split == "test_unseen_triplets"]
+    """The picture ``index`` of ``split``, which is one of SPLITS."""
+    number = SPLITS.index(split)
+    shown = config.compositions()[split == SPLITS[-1]]
     turn, place_in_turn = divmod(index, len(shown.pairs))
     triplet = shown.pairs[_order(config.seed, number, turn, len(shown.pairs))[place_in_turn]]
     rng = np.random.default_rng([config.seed, number, index])

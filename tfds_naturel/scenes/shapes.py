@@ -20,9 +20,6 @@ class Part:
     width: float = 0.0
     resting: bool = False
 
-    def transformed(self, scale: float, shift: np.ndarray) -> "Part":
-        return Part(self.paint, self.points * scale + shift, self.width * scale, self.resting)
-
 
 def _points(flat: tuple[float, ...]) -> np.ndarray:
     return np.asarray(flat, np.float32).reshape(-1, 2)

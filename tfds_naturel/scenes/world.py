@@ -51,14 +51,14 @@ _SIDES = {"left_of", "right_of"}
 ARGUABLE: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     relation: (frozenset(forward) | {relation}, frozenset(backward))
     for relation, forward, backward in (
-        ("on", {"at", "interacts_with"}, {"under", "interacts_with"}),
-        ("under", {"at", "interacts_with"}, {"on", "at", "interacts_with"}),
+        ("on", {"at", "interacts_with"}, {"under", "holds", "wears", "interacts_with"}),
+        ("under", {"holds", "wears", "interacts_with"}, {"on", "at", "interacts_with"}),
         ("left_of", {"at"}, {"right_of", "at"}),
         ("right_of", {"at"}, {"left_of", "at"}),
         ("inside_of", {"at", "interacts_with"}, {"holds", "wears", "interacts_with"}),
         ("holds", {"at", "interacts_with"} | _SIDES, {"at", "on", "interacts_with"} | _SIDES),
         ("wears", {"at", "holds", "interacts_with"} | _SIDES, {"at", "on", "interacts_with"} | _SIDES),
-        ("plays", {"at", "holds", "interacts_with"} | _SIDES, {"at", "on", "interacts_with"} | _SIDES),
+        ("plays", {"at", "holds", "wears", "interacts_with"} | _SIDES, {"at", "on", "interacts_with"} | _SIDES),
         ("hits", {"at", "interacts_with"} | _SIDES, {"at", "interacts_with"} | _SIDES),
         ("interacts_with", {"at", "holds"} | _SIDES, {"at", "holds", "interacts_with"} | _SIDES),
         ("at", {"interacts_with"} | _SIDES, {"interacts_with"} | _SIDES),
