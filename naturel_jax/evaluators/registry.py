@@ -3,7 +3,20 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from naturel_jax.evaluators import sugarcrepe, visual_genome, winoground
+from naturel_jax.evaluators import (
+    eqben,
+    hub_pairs,
+    order,
+    retrieval,
+    sugarcrepe,
+    sugarcrepe_pp,
+    valse,
+    visual_genome,
+    vsr,
+    whatsup,
+    winoground,
+    zeroshot,
+)
 from naturel_jax.evaluators.benchmark import Benchmark
 
 BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
@@ -11,6 +24,18 @@ BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
     "vg_relation": visual_genome.read_relation,
     "vg_attribution": visual_genome.read_attribution,
     "sugarcrepe": sugarcrepe.read,
+    "coco_order": order.read_coco,
+    "flickr30k_order": order.read_flickr30k,
+    "whatsup": whatsup.read,
+    "sugarcrepe_pp": sugarcrepe_pp.read,
+    "bivlc": hub_pairs.read_bivlc,
+    "colorswap": hub_pairs.read_colorswap,
+    "eqben": eqben.read,
+    "valse": valse.read,
+    "vsr": vsr.read,
+    "coco_retrieval": retrieval.read_coco,
+    "flickr30k_retrieval": retrieval.read_flickr30k,
+    "zeroshot": zeroshot.read,
 }
 
 

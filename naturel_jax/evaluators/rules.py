@@ -25,3 +25,12 @@ def two_by_two(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes
     matching = s[:, 0, 0] + s[:, 1, 1] > s[:, 0, 1] + s[:, 1, 0]
     named = {"text": text, "image": image, "group": text & image, "matching": matching}
     return {name: right.astype(float) for name, right in named.items()}
+
+
+def first_of_many(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
+    """One image, the true caption and several others: right when the true one is the first argmax, so a tie counts
+    as right; ``tie`` is reported.
+    """
+    right = [s[0].argmax() == 0 for s in cosines]
+    tie = [s[0, 0] == s[0, 1:].max() for s in cosines]
+    return {"right": np.array(right, float), "tie": np.array(tie, float)}

@@ -1,48 +1,48 @@
 """Winoground: two images, two captions of the same words (Thrush et al., arXiv 2204.03162)."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from naturel_jax.evaluators import rules
-from naturel_jax.evaluators.benchmark import Benchmark, Item, Metric, by_value
+from naturel_jax.evaluators import hub_pairs, rules
+from naturel_jax.evaluators.benchmark import Benchmark, Image, Item, Metric, by_value
 from naturel_jax.evaluators.files import Archive, BenchmarkError, load_json, load_json_lines, records
 
-FIELDS = {
-    "id": int,
-    "caption_0": str,
-    "caption_1": str,
-    "image_0": str,
-    "image_1": str,
-    "collapsed_tag": str,
-    "secondary_tag": str,
-}
+FIELDS = {"id": int, "caption_0": str, "caption_1": str, "collapsed_tag": str, "secondary_tag": str}
 SCORES = ("text", "image", "group", "matching")
 
 
 def read(folder: Path) -> Benchmark:
-    """From ``winoground/data/examples.jsonl`` and ``winoground/images.zip``; with
-    ``winoground/new_tag_assignments.json`` beside them also by the tags of "Why is Winoground Hard?" (Diwan et al.,
-    arXiv 2211.00768).
+    """From ``winoground/data/examples.jsonl`` and ``winoground/images.zip``, or the hub's ``winoground/*.parquet``.
+
+    With ``winoground/new_tag_assignments.json`` beside them also by the tags of "Why is Winoground Hard?" (Diwan et
+    al., arXiv 2211.00768).
     """
     root = folder / "winoground"
-    rows = load_json_lines(root / "data" / "examples.jsonl")
-    archive, problems, items = Archive(root / "images.zip"), [], []
-    why = _why_hard(root / "new_tag_assignments.json")
-    keyed = ((str(row.get("id")) if isinstance(row, dict) else f"of line {n}", row) for n, row in enumerate(rows, 1))
-    for key, row in records("examples.jsonl", keyed, FIELDS, problems):
+    why, problems, items = _why_hard(root / "new_tag_assignments.json"), [], []
+    for key, row, image in _hub_rows(root, problems) if any(root.glob("*.parquet")) else _rows(root, problems):
         try:
-            images = tuple(archive.image(row[f"image_{k}"] + ".png") for k in (0, 1))
+            images = tuple(image(row[f"image_{k}"]) for k in (0, 1))
         except BenchmarkError as error:
-            problems.append(f"examples.jsonl record {key}: {error}")
+            problems.append(f"winoground record {key}: {error}")
             continue
-        tags = {
-            "collapsed_tag": row["collapsed_tag"],
-            "secondary_tag": row["secondary_tag"] or (),
-            "why": why.get(key, ()),
-        }
+        tags = {tag: row[tag] or () for tag in ("collapsed_tag", "secondary_tag")} | {"why": why.get(key, ())}
         items.append(Item(key, images, (row["caption_0"], row["caption_1"]), tags))
-    return Benchmark(
-        "winoground", tuple(items), rules.two_by_two, _metrics(items), published=400, problems=tuple(problems)
-    )
+    metrics = _metrics(items)
+    return Benchmark("winoground", tuple(items), rules.two_by_two, metrics, published=400, problems=tuple(problems))
+
+
+def _rows(root: Path, problems: list[str]) -> Iterator[tuple[str, dict, Callable[[str], Image]]]:
+    """(id, record, how to find its images) of the official files."""
+    rows, archive = load_json_lines(root / "data" / "examples.jsonl"), Archive(root / "images.zip")
+    keyed = ((str(row.get("id")) if isinstance(row, dict) else f"of line {n}", row) for n, row in enumerate(rows, 1))
+    for key, row in records("winoground", keyed, FIELDS | {"image_0": str, "image_1": str}, problems):
+        yield key, row, lambda name: archive.image(f"{name}.png")
+
+
+def _hub_rows(root: Path, problems: list[str]) -> Iterator[tuple[str, dict, Callable[[dict], Image]]]:
+    keyed = ((str(row["id"]), row) for _, row in hub_pairs.rows(root, (*FIELDS, "image_0", "image_1")))
+    for key, row in records("winoground", keyed, FIELDS | {"image_0": dict, "image_1": dict}, problems):
+        yield key, row, lambda cell, key=key: hub_pairs.hub_image(f"{root}/{key}", cell)
 
 
 def _metrics(items: list[Item]) -> tuple[Metric, ...]:

@@ -1,0 +1,81 @@
+"""EqBen: minimally different video frames and renderings, Winoground's scores (Wang et al., arXiv 2303.14465)."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from naturel_jax.data.processor import MAX_PIXELS
+from naturel_jax.evaluators import rules
+from naturel_jax.evaluators.benchmark import Benchmark, Image, Item, Metric
+from naturel_jax.evaluators.files import BenchmarkError, Folder, load_json, records
+
+FIELDS = {"image0": str, "image1": str, "caption0": (str, list), "caption1": (str, list)}
+SCORES = ("text", "image", "group", "matching")
+
+
+def read(folder: Path) -> Benchmark:
+    """From ``eqben/ann_*.json`` (a file per source) and ``eqben/images/``. Some sources keep frames as ``.npy`` in
+    BGR, and several captions per frame of which the first counts.
+    """
+    root = folder / "eqben"
+    files = sorted(root.glob("ann_*.json"))
+    if not files:
+        raise FileNotFoundError(f"{root}: no ann_*.json; `python -m naturel_jax.benchmarks` says where to get it")
+    images, problems, items = Folder(root / "images"), [], []
+    for file in files:
+        source = file.stem.removeprefix("ann_")
+        for key, row in records(file.name, _leaves(load_json(file, object), ""), FIELDS, problems):
+            try:
+                pictures = tuple(_image(images, row[f"image{k}"]) for k in (0, 1))
+                captions = tuple(_first(row[f"caption{k}"]) for k in (0, 1))
+            except BenchmarkError as error:
+                problems.append(f"{file.name} record {key}: {error}")
+                continue
+            items.append(Item(f"{source}{key}", pictures, captions, {"source": source}))
+    sources = sorted({item.tags["source"] for item in items})
+    metrics = [Metric(f"eqben/{score}", score) for score in SCORES]
+    metrics += [Metric(f"eqben/{score}/{s}", score, where=("source", s)) for score in SCORES[:3] for s in sources]
+    return Benchmark("eqben", tuple(items), rules.two_by_two, tuple(metrics), problems=tuple(problems))
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The records of an annotation file: a list, or objects (video, subject) of lists."""
+    if isinstance(node, list):
+        for n, child in enumerate(node):
+            yield f"{key}/{n}", child
+    elif isinstance(node, dict):
+        for name, child in node.items():
+            yield from _leaves(child, f"{key}/{name}")
+    else:
+        yield key, node
+
+
+def _first(caption: str | list) -> str:
+    if isinstance(caption, str):
+        return caption
+    if not caption or not isinstance(caption[0], str):
+        raise BenchmarkError(f"caption is {caption!r:.80}, expected a string or a list of strings")
+    return caption[0]
+
+
+def _image(images: Folder, name: str) -> Image:
+    image = images.image(name)
+    return Image(image.key, _as_png(image.read)) if name.endswith(".npy") else image
+
+
+def _as_png(read_npy: Callable[[], bytes]) -> Callable[[], bytes]:
+    """A reader of the same picture, losslessly encoded, its channels in RGB."""
+
+    def read() -> bytes:
+        bgr = np.load(io.BytesIO(read_npy()), allow_pickle=False, max_header_size=10_000)
+        if bgr.dtype != np.uint8 or bgr.ndim != 3 or bgr.shape[2] != 3 or bgr.size > 3 * MAX_PIXELS:
+            raise ValueError(f"array of {bgr.dtype} {bgr.shape}, expected uint8 [H, W, 3]")
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(bgr[..., ::-1].copy()).save(buffer, "png", compress_level=1)
+        return buffer.getvalue()
+
+    return read

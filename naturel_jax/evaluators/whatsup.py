@@ -1,0 +1,91 @@
+"""What'sUp: household objects in four spatial relations, and COCO and Visual Genome questions of left, right,
+above, below (arXiv 2310.19785).
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from naturel_jax.evaluators import rules
+from naturel_jax.evaluators.benchmark import Benchmark, Image, Item, Metric, Outcomes, by_value
+from naturel_jax.evaluators.files import BenchmarkError, Folder, load_json, records
+
+CONTROLLED = {  # subset -> its file, and the relations that are each other's opposite
+    "A": ("controlled_images_dataset.json", (("left_of", "right_of"), ("on", "under"))),
+    "B": ("controlled_clevr_dataset.json", (("left_of", "right_of"), ("in-front_of", "behind"))),
+}
+QUESTIONS = ("coco_qa_one_obj", "coco_qa_two_obj", "vg_qa_one_obj", "vg_qa_two_obj")
+IMAGE_NAME = re.compile(r"(?P<first>.+)_(?P<relation>left_of|right_of|on|under|in-front_of|behind)_(?P<second>.+)\.\w+")
+
+
+def read(folder: Path) -> Benchmark:
+    """From ``whatsup/*.json``, ``whatsup/controlled_images/``, ``whatsup/controlled_clevr/``,
+    ``whatsup/vg_images/`` and ``coco/val2017/``.
+    """
+    problems: list[str] = []
+    items = [item for subset in CONTROLLED for item in _controlled(folder / "whatsup", subset, problems)]
+    items += [item for file in QUESTIONS for item in _questions(folder, file, problems)]
+    metrics = [Metric(f"whatsup/{subset}", "right", where=("subset", subset)) for subset in (*CONTROLLED, *QUESTIONS)]
+    for subset in CONTROLLED:
+        metrics += [Metric(f"whatsup/{subset}/{size}", size, where=("subset", subset)) for size in ("pair", "set")]
+    metrics += by_value("whatsup/relation", "right", "relation", items)
+    return Benchmark("whatsup", tuple(items), _outcomes, tuple(metrics), published=4_958, problems=tuple(problems))
+
+
+def _controlled(root: Path, subset: str, problems: list[str]) -> Iterator[Item]:
+    file, pairs = CONTROLLED[subset]
+    images, rows = Folder(root), load_json(root / file, list)
+    fields = {"image_path": str, "caption_options": list}
+    for key, row in records(file, ((str(n), row) for n, row in enumerate(rows)), fields, problems):
+        path = PurePosixPath(row["image_path"])
+        name, options = IMAGE_NAME.fullmatch(path.name), tuple(row["caption_options"])
+        try:
+            if name is None or len(options) != 4 or not all(isinstance(option, str) for option in options):
+                raise BenchmarkError(
+                    "expected image_path .../<object>_<relation>_<object>.jpeg and four caption_options"
+                )
+            image = images.image("/".join(path.parts[-2:]))  # official paths start with the authors' data folder
+        except BenchmarkError as error:
+            problems.append(f"{file} record {key}: {error}")
+            continue
+        relation, scene = name["relation"], f"{subset}/{name['first']}/{name['second']}"
+        pair = next((n for n, pair in enumerate(pairs) if relation in pair), None)
+        tags = {"subset": subset, "relation": relation, "set": scene, "pair": f"{scene}/{pair}"}
+        yield Item(f"{subset}/{key}", (image,), options, tags)
+
+
+def _questions(folder: Path, file: str, problems: list[str]) -> Iterator[Item]:
+    image = _question_image(folder, file)
+    for n, row in enumerate(load_json(folder / "whatsup" / f"{file}.json", list)):
+        try:
+            if not (isinstance(row, list) and len(row) == 3 and all(isinstance(caption, str) for caption in row[1:])):
+                raise BenchmarkError(f"is {row!r:.80}, expected [image_id, true caption, false caption]")
+            yield Item(f"{file}/{n}", (image(str(row[0])),), tuple(row[1:]), {"subset": file})
+        except BenchmarkError as error:
+            problems.append(f"{file}.json record {n}: {error}")
+
+
+def _question_image(folder: Path, file: str) -> Callable[[str], Image]:
+    if file.startswith("coco"):
+        coco = Folder(folder / "coco" / "val2017")
+        return lambda image_id: coco.image(f"{image_id.zfill(12)}.jpg")
+    visual_genome = Folder(folder / "whatsup" / "vg_images")
+    return lambda image_id: visual_genome.image(f"{image_id}.jpg")
+
+
+def _outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
+    """``pair`` and ``set``: the whole pair (left and right of the same objects) and the whole set of four are right.
+
+    As published, a pair or set with a missing picture is wrong, and the share is over the number of pictures.
+    """
+    outcomes = rules.first_of_many(items, cosines)
+    for tag, size in (("pair", 2), ("set", 4)):
+        number, right = {}, {}
+        for item, correct in zip(items, outcomes["right"], strict=True):
+            key = item.tags.get(tag)
+            number[key], right[key] = number.get(key, 0) + 1, right.get(key, 0) + correct
+        whole = {key: float(right[key] == number[key] == size) for key in number}
+        outcomes[tag] = np.array([whole[item.tags[tag]] if tag in item.tags else np.nan for item in items])
+    return outcomes

@@ -1,0 +1,83 @@
+"""Zero-shot classification of any labelled folder or TFDS dataset with prompt templates (Radford et al., arXiv
+2103.00020).
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from naturel_jax.evaluators.benchmark import Benchmark, Image, Item, Metric, Outcomes
+from naturel_jax.evaluators.files import BenchmarkError
+
+TEMPLATES = ("a photo of a {}.",)
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+def read(folder: Path) -> Benchmark:
+    """From every folder of ``zeroshot/``: a folder per class (named as the class is called in prompts), or a
+    prepared TFDS dataset with ``image`` and ``label``. ``templates.txt`` in it has one prompt with ``{}`` per line;
+    their embeddings are averaged.
+    """
+    root = folder / "zeroshot"
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: not found; put a labelled folder or a prepared TFDS dataset into it")
+    items: list[Item] = []
+    for dataset in sorted(path for path in root.iterdir() if path.is_dir()):
+        names, labelled = (_tfds if (dataset / "dataset_info.json").exists() else _folder)(dataset)
+        captions = tuple(tuple(template.format(name) for template in _templates(dataset)) for name in names)
+        for image, label in labelled:
+            tags = {"dataset": dataset.name, "label": str(label)}
+            items.append(Item(f"{dataset.name}/{len(items)}", (image,), captions, tags))
+    metrics = tuple(
+        Metric(f"zeroshot/{name}/{outcome}", outcome, where=("dataset", name))
+        for name in sorted({item.tags["dataset"] for item in items})
+        for outcome in ("top1", "top5")
+    )
+    return Benchmark("zeroshot", tuple(items), outcomes, metrics)
+
+
+def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
+    """The true class is among the first one or five; a class that ties with a wrong one ranks behind it."""
+    ahead = []
+    for item, matrix in zip(items, cosines, strict=True):
+        true = matrix[0, int(item.tags["label"])]
+        ahead.append(np.count_nonzero(matrix[0] >= true) - 1)
+    return {f"top{k}": (np.array(ahead) < k).astype(float) for k in (1, 5)}
+
+
+def _templates(dataset: Path) -> tuple[str, ...]:
+    path = dataset / "templates.txt"
+    if not path.exists():
+        return TEMPLATES
+    templates = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    if not templates or any(template.replace("{}", "").count("{") or "{}" not in template for template in templates):
+        raise BenchmarkError(f"{path}: expected one prompt per line, each with {{}} for the class's name")
+    return templates
+
+
+def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
+    classes = sorted(path for path in dataset.iterdir() if path.is_dir())
+    if not classes:
+        raise BenchmarkError(f"{dataset}: has no folder per class")
+    images = (
+        (Image(str(path), path.read_bytes), label)
+        for label, folder in enumerate(classes)
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES
+    )
+    return [path.name.replace("_", " ") for path in classes], images
+
+
+def _tfds(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
+    builder = tfds.builder_from_directory(dataset)
+    split = next((name for name in ("test", "validation") if name in builder.info.splits), None)
+    if split is None or not {"image", "label"} <= set(builder.info.features):
+        raise BenchmarkError(f"{dataset}: expected features 'image' and 'label' and a split 'test' or 'validation'")
+    source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    images = (
+        (Image(f"{dataset}:{split}:{n}", lambda n=n: source[n]["image"]), int(source[n]["label"]))
+        for n in range(len(source))
+    )
+    return [name.replace("_", " ") for name in builder.info.features["label"].names], images
