@@ -48,8 +48,8 @@ class ScenesConfig:
             raise ValueError(f"scenes config {self.name!r}: classes {sorted(unknown)} have no drawing in {[*SPRITES]}")
         if self.sizes[-1] and not self.compositions()[1].pairs:
             raise ValueError(
-                f"scenes config {self.name!r}: sizes asks for {self.sizes[-1]} pictures of {SPLITS[-1]}, but held_out "
-                f"= {self.held_out} of pairs_per_family = {self.pairs_per_family} holds nothing out; raise one of the two"
+                f"scenes config {self.name!r}: sizes asks for {self.sizes[-1]} of {SPLITS[-1]}, but held_out = "
+                f"{self.held_out} of pairs_per_family = {self.pairs_per_family} holds out nothing; raise one of the two"
             )
 
     def compositions(self) -> tuple[Compositions, Compositions]:
