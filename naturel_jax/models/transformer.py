@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-# OpenAI CLIP and NegCLIP were trained with QuickGELU, LAION's with the exact form, SigLIP's with the tanh form (two different functions at 1e-3).
+# OpenAI CLIP and NegCLIP were trained with QuickGELU, LAION's with the exact form, SigLIP's with the tanh form (two
+# different functions at 1e-3).
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -44,8 +45,8 @@ class TransformerConfig:
 class Compute:
     """How a tower computes, apart from what it computes.
 
-    ``dtype`` is that of activations (parameters stay float32); ``remat`` a key of ``REMAT_POLICIES``; ``attention`` the implementation of
-    ``jax.nn.dot_product_attention`` (``xla``, ``cudnn``, or None to let JAX choose).
+    ``dtype`` is that of activations (parameters stay float32); ``remat`` a key of ``REMAT_POLICIES``; ``attention``
+    the implementation of ``jax.nn.dot_product_attention`` (``xla``, ``cudnn``, or None to let JAX choose).
     """
 
     dtype: str = "float32"
@@ -63,7 +64,8 @@ def layer_norm(width: int, eps: float, compute: Compute, rngs: nnx.Rngs) -> nnx.
 
 
 class Attention(nnx.Module):
-    """Multi-head attention with one fused kernel ``qkv`` [D, 3, H, K], so that the tensor axis of a mesh can split the heads."""
+    """Multi-head attention with one fused kernel ``qkv`` [D, 3, H, K], so that the tensor axis of a mesh can split
+    the heads."""
 
     def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs):
         d, h = config.width, config.heads
@@ -115,7 +117,8 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """``depth`` blocks whose parameters are stacked along a leading axis and scanned: one block is compiled, whatever the depth."""
+    """``depth`` blocks whose parameters are stacked along a leading axis and scanned: one block is compiled,
+    whatever the depth."""
 
     def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs):
         stack = nnx.split_rngs(splits=config.depth)(nnx.vmap(lambda rngs: Block(config, compute, rngs)))

@@ -35,7 +35,8 @@ class ImageConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along one side (a border narrower than a patch is cropped, as a strided convolution does: So400m/14 at 384)."""
+        """Patches along one side (a border narrower than a patch is cropped, as a strided convolution does:
+        So400m/14 at 384)."""
         return self.size // self.patch
 
 
@@ -64,8 +65,8 @@ class TextConfig:
 class TwoTowerConfig:
     """Both towers, and the scale and bias of the logits.
 
-    ``init_scale`` is the scale t itself (CLIP 1/0.07, SigLIP 10), ``init_bias`` the bias b or None where the family has none.
-    ``max_scale`` clamps t during training (CLIP: 100; None: no clamp).
+    ``init_scale`` is the scale t itself (CLIP 1/0.07, SigLIP 10), ``init_bias`` the bias b or None where the family
+    has none. ``max_scale`` clamps t during training (CLIP: 100; None: no clamp).
     """
 
     image: ImageConfig
@@ -78,7 +79,8 @@ class TwoTowerConfig:
     def __post_init__(self):
         if not self.image.projection and self.image.transformer.width != self.embed_dim:
             raise ValueError(
-                f"embed_dim {self.embed_dim} differs from the image width {self.image.transformer.width} and there is no projection"
+                f"embed_dim {self.embed_dim} differs from the image width {self.image.transformer.width} "
+                "and there is no projection"
             )
 
 
@@ -88,7 +90,9 @@ def config_from_dict(fields: dict[str, Any]) -> TwoTowerConfig:
     def tower(kind: type, tower_fields: dict[str, Any]):
         return kind(**tower_fields | {"transformer": TransformerConfig(**tower_fields["transformer"])})
 
-    return TwoTowerConfig(**fields | {"image": tower(ImageConfig, fields["image"]), "text": tower(TextConfig, fields["text"])})
+    return TwoTowerConfig(
+        **fields | {"image": tower(ImageConfig, fields["image"]), "text": tower(TextConfig, fields["text"])}
+    )
 
 
 def _normal(std: float):
@@ -154,7 +158,8 @@ class ImageTower(nnx.Module):
 
 
 class TextTower(nnx.Module):
-    """A text transformer. Shorter tokens than the context are fine: a causal tower's result does not change (see ``data.text``)."""
+    """A text transformer. Shorter tokens than the context are fine: a causal tower's result does not change (see
+    ``data.text``)."""
 
     def __init__(self, config: TextConfig, embed_dim: int, compute: Compute, rngs: nnx.Rngs):
         width = config.transformer.width
@@ -174,6 +179,9 @@ class TextTower(nnx.Module):
 
     def __call__(self, tokens_UL: jax.Array) -> jax.Array:
         length = tokens_UL.shape[1]
+        if length > self.config.context or (length < self.config.context and not self.config.causal):
+            limit = "at most" if self.config.causal else "exactly, for it attends to padding too,"
+            raise ValueError(f"tokens {tokens_UL.shape}: this tower takes {limit} {self.config.context} a text")
         x_ULD = self.embed[...].astype(self.dtype)[tokens_UL] + self.position[...].astype(self.dtype)[:length]
         x_ULD = self.transformer(x_ULD, causal=self.config.causal)
         if self.config.pool == "eos":
@@ -184,7 +192,8 @@ class TextTower(nnx.Module):
 
 
 class TwoTower(nnx.Module):
-    """Image tower, text tower, logit scale (its logarithm, as every checkpoint stores it) and, for SigLIP, logit bias."""
+    """Image tower, text tower, logit scale (its logarithm, as every checkpoint stores it) and, for SigLIP, logit
+    bias."""
 
     def __init__(self, config: TwoTowerConfig, compute: Compute, rngs: nnx.Rngs):
         self.image = ImageTower(config.image, config.embed_dim, compute, rngs)
@@ -205,7 +214,7 @@ class Model:
     """A two-tower model as pure functions of a parameter tree (nested dict of float32 arrays)."""
 
     config: TwoTowerConfig
-    compute: Compute = Compute()
+    compute: Compute = dataclasses.field(default_factory=Compute)
 
     def init(self, key: jax.Array) -> Params:
         """Random parameters from a PRNG key."""
@@ -232,3 +241,17 @@ class Model:
 def normalize(images_IHWC: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     """uint8 pictures to the towers' input, float32: ``(x / 255 - mean) / std`` by channel."""
     return (images_IHWC.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def resize_positions(config: TwoTowerConfig, params: Params, size: int) -> tuple[TwoTowerConfig, Params]:
+    """The model for pictures of ``size`` pixels: the grid of position embeddings resampled, the rest unchanged.
+
+    Antialiased bicubic with a class token (OpenCLIP's ``resize_pos_embed``), antialiased bilinear without (SigLIP 2's).
+    """
+    image = dataclasses.replace(config.image, size=size)
+    position_TD, extra = params["image"]["position"], int(image.pool == "cls")
+    old, new, width = config.image.grid, image.grid, position_TD.shape[1]
+    method = "cubic" if extra else "linear"
+    grid = jax.image.resize(position_TD[extra:].reshape(old, old, width), (new, new, width), method, antialias=True)
+    position_TD = jnp.concatenate([position_TD[:extra], grid.reshape(new * new, width)])
+    return dataclasses.replace(config, image=image), {**params, "image": {**params["image"], "position": position_TD}}

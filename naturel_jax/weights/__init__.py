@@ -1,0 +1,174 @@
+"""Checkpoints in and out, exactly: Hugging Face folders, OpenAI's and OpenCLIP's files, big_vision's npz.
+
+A source is ``hf:owner/name`` (or ``hf:owner/name@revision``), a folder, a file, or ``preset:file`` for a file that
+does not say what model it holds (NegCLIP's: ``negclip-b32:negclip.pth``).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from naturel_jax.data.processor import Processor
+from naturel_jax.models.presets import PRESETS
+from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
+from naturel_jax.weights import big_vision, hf, hub, openclip, processor_files, tables
+from naturel_jax.weights.tables import Rule, Shape
+from naturel_jax.weights.tensors import Tensors, open_npz, open_safetensors, open_sharded, open_torch
+
+Loaded = tuple[TwoTowerConfig, Params, Processor]
+ShardingFor = Callable[[str, Shape], jax.sharding.Sharding]
+
+OPENCLIP_CONFIG = "open_clip_config.json"
+_HF_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+_OPENERS: dict[str, Callable[[Path], Tensors]] = {
+    ".safetensors": open_safetensors,
+    ".bin": open_torch,
+    ".pt": open_torch,
+    ".pth": open_torch,
+    ".npz": open_npz,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A foreign checkpoint whose config, processor and tensor names are known and whose tensors have not been read
+    yet."""
+
+    config: TwoTowerConfig
+    processor: Processor
+    table: list[Rule]
+    tensors: Tensors
+
+    def load(self, sharding_for: ShardingFor | None) -> Loaded:
+        """Reads it. Raises ValueError that lists every key that is missing, left over or of a wrong shape."""
+
+        def place(path: str, array: np.ndarray) -> jax.Array:
+            if sharding_for is None:
+                return jax.device_put(array)
+            sharding = sharding_for(path, array.shape)
+            return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+        shapes = Model(self.config).shapes()
+        tables.check_keys(self.tensors.name, self.table, shapes, self.tensors.shapes)
+        params = tables.read(self.tensors.name, self.table, shapes, self.tensors.get, place)
+        return self.config, params, self.processor
+
+
+def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
+    """(config, parameters, processor) of ``source``; parameters in float32, whatever the file has.
+
+    ``sharding_for(path, shape)`` places each parameter on devices as soon as it is read, so that a host never holds
+    more than one parameter twice. Raises ValueError that names the file, what is wrong with it, and what was
+    expected.
+    """
+    return open_source(source).load(sharding_for)
+
+
+def open_source(source: str) -> Checkpoint:
+    """The checkpoint at ``source``, opened and identified but not read. Raises ValueError, FileNotFoundError."""
+    prefix, colon, rest = source.partition(":")
+    if colon and prefix == "hf":
+        return _open_folder(hub.fetch(rest))
+    known = PRESETS[prefix] if colon and prefix in PRESETS else None
+    path = Path(rest if known else source)
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{source}: no such file or folder; a hub's model is written hf:owner/name")
+    return _open_file(path, known)
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    openclip_file = _first(folder, _OPENCLIP_FILES)
+    if (folder / "config.json").is_file() and (hf_file := _first(folder, _HF_FILES)):
+        config = processor_files.read_json(folder / "config.json")
+        if "model_type" in config:
+            return _open_hf(folder, config, hf_file)
+        openclip_file = openclip_file or hf_file
+    if (folder / OPENCLIP_CONFIG).is_file() and (file := openclip_file or _first(folder, _HF_FILES)):
+        return _open_file(file, None)
+    if len(archives := sorted(folder.glob("*.npz"))) == 1:
+        return _open_file(archives[0], None)
+    found = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
+    raise ValueError(
+        f"{folder}: no checkpoint of a known form. Expected config.json or {OPENCLIP_CONFIG} with its weights, "
+        f"or one .npz; found {found}"
+    )
+
+
+def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _open_tensors(path: Path) -> Tensors:
+    if path.name.endswith(".index.json"):
+        suffix = Path(path.name.removesuffix(".index.json")).suffix
+        return open_sharded(path, _OPENERS[suffix])
+    if path.suffix not in _OPENERS:
+        raise ValueError(f"{path}: suffix {path.suffix!r} is none of {', '.join(_OPENERS)}")
+    return _OPENERS[path.suffix](path)
+
+
+def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Checkpoint:
+    config = hf.read_config(raw)
+    family = hf.model_type(config)
+    processor = processor_files.read_own(folder, config) or Processor(
+        context=config.text.context,
+        size=config.image.size,
+        **processor_files.tokenizer(folder, family, config.text.context),
+        **processor_files.hf_image(folder, config.image.size),
+    )
+    tensors = _without(_open_tensors(file), hf.IGNORED)
+    return Checkpoint(config, processor, hf.TABLES[raw["model_type"]], tensors)
+
+
+def _without(tensors: Tensors, ignored: tuple[str, ...]) -> Tensors:
+    return tensors.renamed({key: key for key in tensors.shapes if key not in ignored})
+
+
+def _open_file(path: Path, known: TwoTowerConfig | None) -> Checkpoint:
+    tensors = _open_tensors(path)
+    if path.suffix == ".npz":
+        tensors = tensors.renamed(big_vision.names(tensors.shapes))
+        config = known or big_vision.read_shapes(tensors.shapes)
+        return Checkpoint(config, _processor(path.parent, config, {}), big_vision.read_table(tensors.shapes), tensors)
+    tensors = _without(tensors, openclip.IGNORED)
+    preprocess: dict[str, Any] = {}
+    if known:
+        config = known
+    elif (path.parent / OPENCLIP_CONFIG).is_file():
+        raw = processor_files.read_json(path.parent / OPENCLIP_CONFIG)
+        config, preprocess = openclip.read_config(raw), raw.get("preprocess_cfg", {})
+    elif tensors.script:  # only OpenAI published its models so
+        config = openclip.read_shapes(tensors.shapes, "quick_gelu")
+    else:
+        raise ValueError(
+            f"{path}: weights alone do not say with which GELU they were trained. Put {OPENCLIP_CONFIG} beside it "
+            f"or name the model, as in negclip-b32:{path.name}; known models: {', '.join(sorted(PRESETS))}"
+        )
+    table = openclip.TABLES[hf.model_type(config)]
+    return Checkpoint(config, _processor(path.parent, config, preprocess), table, tensors)
+
+
+def _processor(folder: Path, config: TwoTowerConfig, preprocess: Mapping[str, Any]) -> Processor:
+    """The processor of a weight file from what lies beside it, else what the family's published code does."""
+    if own := processor_files.read_own(folder, config):
+        return own
+    family = hf.model_type(config)
+    beside = any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model", "vocab.json"))
+    if beside or family == "siglip" or config.text.vocab != PRESETS["clip-b32"].text.vocab:
+        text = processor_files.tokenizer(folder, family, config.text.context)
+    else:
+        text = processor_files.openai_tokenizer(config.text.context)
+    if preprocess:
+        image = processor_files.openclip_image(preprocess, family)
+    elif (folder / "preprocessor_config.json").is_file():
+        image = processor_files.hf_image(folder, config.image.size)
+    else:
+        image = processor_files.IMAGE_DEFAULTS[family]
+    return Processor(context=config.text.context, size=config.image.size, **text, **image)

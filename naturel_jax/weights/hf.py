@@ -1,0 +1,247 @@
+"""Hugging Face folders of ``CLIPModel``, ``SiglipModel`` and ``Siglip2Model``: config.json and the tables of their
+tensors."""
+
+from typing import Any
+
+from naturel_jax.models import presets
+from naturel_jax.models.two_tower import TwoTowerConfig
+from naturel_jax.weights.tables import CONV_TORCH, FLAT, LINEAR, LINEAR_OUT, SAME, Rule, reshaped, rule, under
+
+ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+
+# What a config.json leaves out: the defaults of transformers' configuration classes.
+_TOWER = {"num_hidden_layers": 12, "attention_dropout": 0.0}
+_CLIP_TOWER = {**_TOWER, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_SIGLIP_TOWER = {
+    **_TOWER,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+}
+_SIGLIP_TEXT = {**_SIGLIP_TOWER, "vocab_size": 32000, "max_position_embeddings": 64}
+_SIGLIP_IMAGE = {**_SIGLIP_TOWER, "patch_size": 16, "num_channels": 3, "vision_use_head": True}
+_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "clip": {
+        "text_config": {
+            **_CLIP_TOWER,
+            "hidden_size": 512,
+            "intermediate_size": 2048,
+            "num_attention_heads": 8,
+            "vocab_size": 49408,
+            "max_position_embeddings": 77,
+            "eos_token_id": 49407,
+        },
+        "vision_config": {
+            **_CLIP_TOWER,
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_attention_heads": 12,
+            "image_size": 224,
+            "patch_size": 32,
+            "num_channels": 3,
+        },
+    },
+    "siglip": {"text_config": _SIGLIP_TEXT, "vision_config": {**_SIGLIP_IMAGE, "image_size": 224}},
+    "siglip2": {"text_config": _SIGLIP_TEXT, "vision_config": {**_SIGLIP_IMAGE, "num_patches": 256}},
+}
+_REQUIRED = {"attention_dropout": 0.0, "num_channels": 3, "vision_use_head": True}
+
+_BLOCK = (
+    rule("norm1/scale", "layer_norm1.weight", SAME),
+    rule("norm1/bias", "layer_norm1.bias", SAME),
+    rule("attn/qkv/kernel", " ".join(f"self_attn.{n}_proj.weight" for n in "qkv"), LINEAR),
+    rule("attn/qkv/bias", " ".join(f"self_attn.{n}_proj.bias" for n in "qkv"), FLAT),
+    rule("attn/out/kernel", "self_attn.out_proj.weight", LINEAR_OUT),
+    rule("attn/out/bias", "self_attn.out_proj.bias", SAME),
+    rule("norm2/scale", "layer_norm2.weight", SAME),
+    rule("norm2/bias", "layer_norm2.bias", SAME),
+    rule("mlp/up/kernel", "mlp.fc1.weight", LINEAR),
+    rule("mlp/up/bias", "mlp.fc1.bias", SAME),
+    rule("mlp/down/kernel", "mlp.fc2.weight", LINEAR),
+    rule("mlp/down/bias", "mlp.fc2.bias", SAME),
+)
+_BOTH = [
+    *under("image/transformer/blocks/", "vision_model.encoder.layers.{}.", _BLOCK),
+    *under("text/transformer/blocks/", "text_model.encoder.layers.{}.", _BLOCK),
+    rule("image/position", "vision_model.embeddings.position_embedding.weight", SAME),
+    rule("image/post_norm/scale", "vision_model.post_layernorm.weight", SAME),
+    rule("image/post_norm/bias", "vision_model.post_layernorm.bias", SAME),
+    rule("text/embed", "text_model.embeddings.token_embedding.weight", SAME),
+    rule("text/position", "text_model.embeddings.position_embedding.weight", SAME),
+    rule("text/post_norm/scale", "text_model.final_layer_norm.weight", SAME),
+    rule("text/post_norm/bias", "text_model.final_layer_norm.bias", SAME),
+]
+_CLIP = [
+    *_BOTH,
+    rule("image/patch/kernel", "vision_model.embeddings.patch_embedding.weight", CONV_TORCH),
+    rule("image/class_token", "vision_model.embeddings.class_embedding", SAME),
+    rule("image/pre_norm/scale", "vision_model.pre_layrnorm.weight", SAME),  # sic
+    rule("image/pre_norm/bias", "vision_model.pre_layrnorm.bias", SAME),
+    rule("image/projection/kernel", "visual_projection.weight", LINEAR),
+    rule("text/projection/kernel", "text_projection.weight", LINEAR),
+    rule("logit_scale", "logit_scale", SAME),
+]
+_SIGLIP_COMMON = [
+    *_BOTH,
+    rule("image/patch/bias", "vision_model.embeddings.patch_embedding.bias", SAME),
+    rule("image/head/probe", "vision_model.head.probe", reshaped(1, 1, -1)),
+    rule("image/head/attn/qkv/kernel", "vision_model.head.attention.in_proj_weight", LINEAR),
+    rule("image/head/attn/qkv/bias", "vision_model.head.attention.in_proj_bias", FLAT),
+    rule("image/head/attn/out/kernel", "vision_model.head.attention.out_proj.weight", LINEAR_OUT),
+    rule("image/head/attn/out/bias", "vision_model.head.attention.out_proj.bias", SAME),
+    rule("image/head/norm/scale", "vision_model.head.layernorm.weight", SAME),
+    rule("image/head/norm/bias", "vision_model.head.layernorm.bias", SAME),
+    rule("image/head/mlp/up/kernel", "vision_model.head.mlp.fc1.weight", LINEAR),
+    rule("image/head/mlp/up/bias", "vision_model.head.mlp.fc1.bias", SAME),
+    rule("image/head/mlp/down/kernel", "vision_model.head.mlp.fc2.weight", LINEAR),
+    rule("image/head/mlp/down/bias", "vision_model.head.mlp.fc2.bias", SAME),
+    rule("text/projection/kernel", "text_model.head.weight", LINEAR),
+    rule("text/projection/bias", "text_model.head.bias", SAME),
+    rule("logit_scale", "logit_scale", FLAT),
+    rule("logit_bias", "logit_bias", FLAT),
+]
+_PATCH = "vision_model.embeddings.patch_embedding.weight"
+TABLES: dict[str, list[Rule]] = {
+    "clip": _CLIP,
+    "siglip": [*_SIGLIP_COMMON, rule("image/patch/kernel", _PATCH, CONV_TORCH)],
+    "siglip2": [*_SIGLIP_COMMON, rule("image/patch/kernel", _PATCH, LINEAR)],
+}
+# Buffers that transformers wrote before version 4.31 and no longer reads.
+IGNORED = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
+
+
+def _tower(config: dict[str, Any], model_type: str, name: str) -> dict[str, Any]:
+    """One tower's settings with the defaults filled in; those this implementation cannot honour are refused."""
+    defaults = _DEFAULTS[model_type][name]
+    fields = {**defaults, **(config.get(name) or {})}
+    if override := config.get(f"{name}_dict"):  # older files have both, and transformers lets this one win
+        fields.update({**defaults, **override})
+    for key, value in _REQUIRED.items():
+        if fields.get(key, value) != value:
+            raise ValueError(f"config.json: {name}.{key} is {fields[key]!r}; only {value!r} is implemented")
+    if fields["hidden_act"] not in ACTIVATIONS:
+        raise ValueError(
+            f"config.json: {name}.hidden_act is {fields['hidden_act']!r}; expected one of {sorted(ACTIVATIONS)}"
+        )
+    return fields
+
+
+def _transformer(fields: dict[str, Any]):
+    return presets.tower(
+        fields["hidden_size"],
+        fields["num_hidden_layers"],
+        fields["num_attention_heads"],
+        fields["intermediate_size"],
+        activation=ACTIVATIONS[fields["hidden_act"]],
+        eps=fields["layer_norm_eps"],
+    )
+
+
+def read_config(config: dict[str, Any]) -> TwoTowerConfig:
+    """Our config from a parsed config.json. A ``Siglip2Model`` (NaFlex) is read at its own square grid of patches.
+
+    Raises ValueError that names the field this implementation cannot honour.
+    """
+    model_type = config.get("model_type")
+    if model_type not in _DEFAULTS:
+        raise ValueError(f"config.json: model_type is {model_type!r}; expected one of {sorted(_DEFAULTS)}")
+    text, image = (_tower(config, model_type, name) for name in ("text_config", "vision_config"))
+    towers = {"image": _transformer(image), "text": _transformer(text)}
+    lengths = {"vocab": text["vocab_size"], "context": text["max_position_embeddings"]}
+    if model_type == "clip":
+        # Before transformers 4.31 configs said 2 and meant the largest id.
+        eos_id = text["vocab_size"] - 1 if text["eos_token_id"] == 2 else text["eos_token_id"]
+        embed_dim = config.get("projection_dim", 512)
+        return presets.clip(
+            size=image["image_size"], patch=image["patch_size"], embed_dim=embed_dim, eos_id=eos_id, **towers, **lengths
+        )
+    size = image["image_size"] if model_type == "siglip" else image["patch_size"] * round(image["num_patches"] ** 0.5)
+    projection = text.get("projection_size") or text["hidden_size"]
+    if projection != image["hidden_size"]:
+        raise ValueError(
+            f"config.json: text_config.projection_size is {projection}, "
+            f"vision_config.hidden_size {image['hidden_size']}; they must be equal"
+        )
+    return presets.siglip(size=size, patch=image["patch_size"], **towers, **lengths)
+
+
+def _fields(config) -> dict[str, Any]:
+    names = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
+    return {
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "hidden_act": names[config.activation],
+        "layer_norm_eps": config.eps,
+        "attention_dropout": 0.0,
+    }
+
+
+def model_type(config: TwoTowerConfig) -> str:
+    """``clip`` or ``siglip``: the Hugging Face class that computes what this config says. Raises ValueError if
+    neither does."""
+    image, text = config.image, config.text
+    forms = {
+        "clip": presets.clip(
+            size=image.size,
+            patch=image.patch,
+            image=image.transformer,
+            text=text.transformer,
+            embed_dim=config.embed_dim,
+            vocab=text.vocab,
+            context=text.context,
+            eos_id=text.eos_id or 0,
+        ),
+        "siglip": presets.siglip(
+            size=image.size,
+            patch=image.patch,
+            image=image.transformer,
+            text=text.transformer,
+            vocab=text.vocab,
+            context=text.context,
+        ),
+    }
+    for name, form in forms.items():
+        if (form.image, form.text) == (image, text) and (form.init_bias is None) == (config.init_bias is None):
+            return name
+    raise ValueError("this config is neither CLIP's form nor SigLIP's, so no Hugging Face class computes it")
+
+
+def write_config(config: TwoTowerConfig, dtype: str, special: dict[str, int | None]) -> dict[str, Any]:
+    """config.json of ``config``; ``special`` are the tokenizer's bos, eos and pad ids (``bos_token_id``...). Raises
+    ValueError."""
+    kind = model_type(config)
+    image, text = config.image, config.text
+    if text.eos_id == 2:
+        raise ValueError("text.eos_id is 2, which transformers takes for 'the largest id'; no CLIPModel pools at id 2")
+    result: dict[str, Any] = {
+        "architectures": [{"clip": "CLIPModel", "siglip": "SiglipModel"}[kind]],
+        "model_type": kind,
+        "dtype": dtype,
+        "initializer_factor": 1.0,
+        "text_config": {
+            **_fields(text.transformer),
+            **special,
+            "model_type": f"{kind}_text_model",
+            "vocab_size": text.vocab,
+            "max_position_embeddings": text.context,
+        },
+        "vision_config": {
+            **_fields(image.transformer),
+            "model_type": f"{kind}_vision_model",
+            "image_size": image.size,
+            "patch_size": image.patch,
+            "num_channels": 3,
+        },
+    }
+    if kind == "clip":
+        result |= {"projection_dim": config.embed_dim, "logit_scale_init_value": 2.6592}
+        result["text_config"] |= {"eos_token_id": text.eos_id, "projection_dim": config.embed_dim}
+        result["vision_config"]["projection_dim"] = config.embed_dim
+    else:
+        result["text_config"]["projection_size"] = config.embed_dim
+        result["vision_config"]["vision_use_head"] = True
+    return result

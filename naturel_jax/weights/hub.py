@@ -1,0 +1,41 @@
+"""Models of the Hugging Face hub, through ``huggingface_hub`` with its cache, resumption and offline mode
+(``HF_HUB_OFFLINE=1``)."""
+
+import logging
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+_SMALL = ("*.json", "*.model", "merges.txt")
+_WEIGHTS = (  # tried in this order; the first that a repository has is fetched
+    ("model.safetensors", "model-*.safetensors"),
+    ("open_clip_model.safetensors",),
+    ("open_clip_pytorch_model.bin",),
+    ("pytorch_model.bin", "pytorch_model-*.bin"),
+)
+
+
+def fetch(name: str) -> Path:
+    """The local folder of ``owner/name`` or ``owner/name@revision``, downloaded where the cache has not got it.
+
+    Raises ValueError where that fails, with what to do offline.
+    """
+    repository, _, revision = name.partition("@")
+    try:
+        for patterns in _WEIGHTS:
+            folder = _snapshot(repository, revision, (*_SMALL, *patterns))
+            if any(path for pattern in patterns for path in folder.glob(pattern)):
+                return folder
+    except (HfHubHTTPError, LocalEntryNotFoundError, huggingface_hub.errors.HFValidationError, OSError) as error:
+        raise ValueError(
+            f"hf:{name}: could not be fetched ({error}). "
+            "Without a network, set HF_HUB_OFFLINE=1 with a filled cache, or pass a folder"
+        ) from error
+    raise ValueError(f"hf:{name}: holds none of {', '.join(pattern for row in _WEIGHTS for pattern in row)}")
+
+
+def _snapshot(repository: str, revision: str, patterns: tuple[str, ...]) -> Path:
+    logging.info("hf:%s: fetching %s from %s", repository, ", ".join(patterns), huggingface_hub.constants.ENDPOINT)
+    path = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns))
+    return Path(path)

@@ -1,0 +1,287 @@
+"""OpenCLIP and OpenAI checkpoints: open_clip_config.json and the tables of their tensors.
+
+OpenCLIP computes SigLIP's image tower with timm, whose published v1 configs say exact GELU where big_vision and
+transformers say its tanh form. A config read from here computes what OpenCLIP computes.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from naturel_jax.models import presets
+from naturel_jax.models.transformer import TransformerConfig
+from naturel_jax.models.two_tower import TwoTowerConfig
+from naturel_jax.weights import hf
+from naturel_jax.weights.tables import (
+    CONV_TORCH,
+    FLAT,
+    LINEAR,
+    LINEAR_OUT,
+    POSITION,
+    SAME,
+    Rule,
+    Shape,
+    reshaped,
+    rule,
+    under,
+)
+
+_BLOCK = (
+    rule("norm1/scale", "ln_1.weight", SAME),
+    rule("norm1/bias", "ln_1.bias", SAME),
+    rule("attn/qkv/kernel", "attn.in_proj_weight", LINEAR),
+    rule("attn/qkv/bias", "attn.in_proj_bias", FLAT),
+    rule("attn/out/kernel", "attn.out_proj.weight", LINEAR_OUT),
+    rule("attn/out/bias", "attn.out_proj.bias", SAME),
+    rule("norm2/scale", "ln_2.weight", SAME),
+    rule("norm2/bias", "ln_2.bias", SAME),
+    rule("mlp/up/kernel", "mlp.c_fc.weight", LINEAR),
+    rule("mlp/up/bias", "mlp.c_fc.bias", SAME),
+    rule("mlp/down/kernel", "mlp.c_proj.weight", LINEAR),
+    rule("mlp/down/bias", "mlp.c_proj.bias", SAME),
+)
+_TIMM_BLOCK = (
+    rule("norm1/scale", "norm1.weight", SAME),
+    rule("norm1/bias", "norm1.bias", SAME),
+    rule("attn/qkv/kernel", "attn.qkv.weight", LINEAR),
+    rule("attn/qkv/bias", "attn.qkv.bias", FLAT),
+    rule("attn/out/kernel", "attn.proj.weight", LINEAR_OUT),
+    rule("attn/out/bias", "attn.proj.bias", SAME),
+    rule("norm2/scale", "norm2.weight", SAME),
+    rule("norm2/bias", "norm2.bias", SAME),
+    rule("mlp/up/kernel", "mlp.fc1.weight", LINEAR),
+    rule("mlp/up/bias", "mlp.fc1.bias", SAME),
+    rule("mlp/down/kernel", "mlp.fc2.weight", LINEAR),
+    rule("mlp/down/bias", "mlp.fc2.bias", SAME),
+)
+_TEXT = (
+    *under("transformer/blocks/", "transformer.resblocks.{}.", _BLOCK),
+    rule("embed", "token_embedding.weight", SAME),
+    rule("position", "positional_embedding", SAME),
+    rule("post_norm/scale", "ln_final.weight", SAME),
+    rule("post_norm/bias", "ln_final.bias", SAME),
+)
+TABLES: dict[str, list[Rule]] = {
+    "clip": [
+        *under("image/transformer/blocks/", "visual.transformer.resblocks.{}.", _BLOCK),
+        *under("text/", "", _TEXT),
+        rule("image/patch/kernel", "visual.conv1.weight", CONV_TORCH),
+        rule("image/class_token", "visual.class_embedding", SAME),
+        rule("image/position", "visual.positional_embedding", SAME),
+        rule("image/pre_norm/scale", "visual.ln_pre.weight", SAME),
+        rule("image/pre_norm/bias", "visual.ln_pre.bias", SAME),
+        rule("image/post_norm/scale", "visual.ln_post.weight", SAME),
+        rule("image/post_norm/bias", "visual.ln_post.bias", SAME),
+        rule("image/projection/kernel", "visual.proj", SAME),
+        rule("text/projection/kernel", "text_projection", SAME),
+        rule("logit_scale", "logit_scale", SAME),
+    ],
+    "siglip": [
+        *under("image/transformer/blocks/", "visual.trunk.blocks.{}.", _TIMM_BLOCK),
+        *under("text/", "text.", _TEXT),
+        rule("image/patch/kernel", "visual.trunk.patch_embed.proj.weight", CONV_TORCH),
+        rule("image/patch/bias", "visual.trunk.patch_embed.proj.bias", SAME),
+        rule("image/position", "visual.trunk.pos_embed", POSITION),
+        rule("image/post_norm/scale", "visual.trunk.norm.weight", SAME),
+        rule("image/post_norm/bias", "visual.trunk.norm.bias", SAME),
+        rule("image/head/probe", "visual.trunk.attn_pool.latent", reshaped(1, 1, -1)),
+        rule(
+            "image/head/attn/qkv/kernel",
+            "visual.trunk.attn_pool.q.weight visual.trunk.attn_pool.kv.weight",
+            LINEAR,
+            parts=(1, 2),
+        ),
+        rule("image/head/attn/qkv/bias", "visual.trunk.attn_pool.q.bias visual.trunk.attn_pool.kv.bias", FLAT, (1, 2)),
+        rule("image/head/attn/out/kernel", "visual.trunk.attn_pool.proj.weight", LINEAR_OUT),
+        rule("image/head/attn/out/bias", "visual.trunk.attn_pool.proj.bias", SAME),
+        rule("image/head/norm/scale", "visual.trunk.attn_pool.norm.weight", SAME),
+        rule("image/head/norm/bias", "visual.trunk.attn_pool.norm.bias", SAME),
+        rule("image/head/mlp/up/kernel", "visual.trunk.attn_pool.mlp.fc1.weight", LINEAR),
+        rule("image/head/mlp/up/bias", "visual.trunk.attn_pool.mlp.fc1.bias", SAME),
+        rule("image/head/mlp/down/kernel", "visual.trunk.attn_pool.mlp.fc2.weight", LINEAR),
+        rule("image/head/mlp/down/bias", "visual.trunk.attn_pool.mlp.fc2.bias", SAME),
+        rule("text/projection/kernel", "text.text_projection.weight", LINEAR),
+        rule("text/projection/bias", "text.text_projection.bias", SAME),
+        rule("logit_scale", "logit_scale", SAME),
+        rule("logit_bias", "logit_bias", SAME),
+    ],
+}
+IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's archives keep among the tensors
+
+_TIMM_SIZES = {
+    "base": (768, 12, 12, 3072),
+    "large": (1024, 24, 16, 4096),
+    "so400m": (1152, 27, 16, 4304),
+    "giantopt": (1536, 40, 16, 6144),
+}
+_TIMM_NAMES = {  # timm's SigLIP trunks -> the GELU their registered configs compute
+    **{f"vit_base_patch16_siglip_{size}": "gelu" for size in (224, 256, 384, 512)},
+    **{f"vit_large_patch16_siglip_{size}": "gelu" for size in (256, 384)},
+    **{f"vit_so400m_patch14_siglip_{size}": "gelu" for size in (224, 378, 384)},
+    "vit_base_patch32_siglip_256": "gelu_tanh",
+    "vit_large_patch16_siglip_512": "gelu_tanh",
+    **{f"vit_so400m_patch16_siglip_{size}": "gelu_tanh" for size in (256, 384, 512)},
+    **{f"vit_giantopt_patch16_siglip_{size}": "gelu_tanh" for size in (256, 384)},
+}
+
+
+def _timm(name: str) -> tuple[int, int, TransformerConfig]:
+    """(size, patch, transformer) of a timm trunk."""
+    if name not in _TIMM_NAMES:
+        raise ValueError(
+            f"open_clip_config.json: vision_cfg.timm_model_name is {name!r}; expected one of {sorted(_TIMM_NAMES)}"
+        )
+    width, patch, size = re.fullmatch(r"vit_(\w+)_patch(\d+)_siglip_(\d+)", name).groups()
+    return int(size), int(patch), presets.tower(*_TIMM_SIZES[width], activation=_TIMM_NAMES[name], eps=1e-6)
+
+
+def _checked(
+    config: Mapping[str, Any], name: str, read: Mapping[str, Any], required: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The fields of ``config[name]`` over the defaults ``read``; any other field must have the value in
+    ``required``."""
+    fields = dict(config[name])
+    for key in fields.keys() - read.keys():
+        if key not in required or fields[key] not in (required[key], None):
+            expected = required.get(key, "no such field")
+            raise ValueError(f"open_clip_config.json: {name}.{key} is {fields[key]!r}; implemented: {expected!r}")
+    return {**read, **fields}
+
+
+_VISION = {"image_size": 224, "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16}
+_TEXT_FIELDS = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
+_KWARGS = {"act_kwargs": None, "norm_kwargs": None}
+_TOKENIZER = {"hf_tokenizer_name": None, "tokenizer_kwargs": None}
+_PLAIN = {"ls_init_value": None, "patch_dropout": 0.0, "output_tokens": False, "pool_type": "tok", "pad_id": 0}
+_TIMM_REQUIRED = {"timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none"}
+_SIGLIP_TEXT = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+
+
+def _transformer(fields: Mapping[str, Any], heads: int, quick_gelu: bool) -> TransformerConfig:
+    act, norm = fields["act_kwargs"] or {}, fields["norm_kwargs"] or {}
+    activation = "quick_gelu" if quick_gelu else {"tanh": "gelu_tanh"}.get(act.get("approximate"), "gelu")
+    mlp_dim = int(fields["width"] * fields["mlp_ratio"])
+    return presets.tower(
+        fields["width"], fields["layers"], heads, mlp_dim, activation=activation, eps=norm.get("eps", 1e-5)
+    )
+
+
+def read_config(config: Mapping[str, Any]) -> TwoTowerConfig:
+    """Our config from a parsed open_clip_config.json (or its ``model_cfg``). Raises ValueError that names the field
+    it cannot honour."""
+    config = config.get("model_cfg", config)
+    for key in ("embed_dim", "vision_cfg", "text_cfg"):
+        if key not in config:
+            raise ValueError(f"open_clip_config.json: {key} is missing")
+    quick_gelu = bool(config.get("quick_gelu"))
+    if "timm_model_name" in config["vision_cfg"]:
+        vision = _checked(config, "vision_cfg", {"timm_model_name": None, "image_size": 224}, _TIMM_REQUIRED)
+        text = _checked(config, "text_cfg", {**_TEXT_FIELDS, **_KWARGS, **_TOKENIZER, **_SIGLIP_TEXT}, {})
+        for key, value in _SIGLIP_TEXT.items():
+            if text[key] != value:
+                raise ValueError(f"open_clip_config.json: text_cfg.{key} is {text[key]!r}; implemented: {value!r}")
+        size, patch, image = _timm(vision["timm_model_name"])
+        towers = {"image": image, "text": _transformer(text, text["heads"], quick_gelu)}
+        return presets.siglip(
+            size=size, patch=patch, vocab=text["vocab_size"], context=text["context_length"], **towers
+        )
+    vision = _checked(config, "vision_cfg", {**_VISION, **_KWARGS}, _PLAIN)
+    text = _checked(
+        config, "text_cfg", {**_TEXT_FIELDS, **_KWARGS, **_TOKENIZER, "pool_type": "argmax", "eos_id": 2}, _PLAIN
+    )
+    eos_ids = {"argmax": text["vocab_size"] - 1, "eos": text["eos_id"]}
+    if text["pool_type"] not in eos_ids:
+        raise ValueError(
+            f"open_clip_config.json: text_cfg.pool_type is {text['pool_type']!r}; implemented: {sorted(eos_ids)}"
+        )
+    return presets.clip(
+        size=vision["image_size"],
+        patch=vision["patch_size"],
+        image=_transformer(vision, vision["width"] // vision["head_width"], quick_gelu),
+        text=_transformer(text, text["heads"], quick_gelu),
+        embed_dim=config["embed_dim"],
+        vocab=text["vocab_size"],
+        context=text["context_length"],
+        eos_id=eos_ids[text["pool_type"]],
+    )
+
+
+def read_shapes(shapes: Mapping[str, Shape], activation: str) -> TwoTowerConfig:
+    """The config of a CLIP state dict from its shapes, with heads of 64 as all of OpenAI's have. Raises ValueError
+    for another family."""
+    needed = ("visual.conv1.weight", "visual.positional_embedding", "text_projection", "token_embedding.weight")
+    if absent := [key for key in needed if key not in shapes]:
+        raise ValueError(f"not a CLIP model with a vision transformer: {', '.join(absent)} missing")
+
+    def transformer(width: int, prefix: str) -> TransformerConfig:
+        depth = sum(key.startswith(prefix) and key.endswith("attn.in_proj_weight") for key in shapes)
+        return presets.tower(width, depth, width // 64, activation=activation, eps=1e-5)
+
+    width, _, _, patch = shapes["visual.conv1.weight"]
+    vocab, text_width = shapes["token_embedding.weight"]
+    return presets.clip(
+        size=patch * round((shapes["visual.positional_embedding"][0] - 1) ** 0.5),
+        patch=patch,
+        image=transformer(width, "visual.transformer."),
+        text=transformer(text_width, "transformer."),
+        embed_dim=shapes["text_projection"][1],
+        vocab=vocab,
+        context=shapes["positional_embedding"][0],
+        eos_id=vocab - 1,
+    )
+
+
+def _ratio(config: TransformerConfig) -> float:
+    """The ``mlp_ratio`` that OpenCLIP, which truncates, makes exactly our MLP width of."""
+    ratio = config.mlp_dim / config.width
+    return ratio if int(config.width * ratio) == config.mlp_dim else (config.mlp_dim + 0.5) / config.width
+
+
+def _kwargs(config: TransformerConfig) -> dict[str, Any]:
+    result: dict[str, Any] = {"mlp_ratio": _ratio(config), "norm_kwargs": {"eps": config.eps}}
+    return result | ({"act_kwargs": {"approximate": "tanh"}} if config.activation == "gelu_tanh" else {})
+
+
+def write_config(config: TwoTowerConfig) -> dict[str, Any]:
+    """``model_cfg`` of ``config``. Raises ValueError where OpenCLIP has no model that computes the same."""
+    kind = hf.model_type(config)
+    image, text = config.image, config.text
+    quick = {image.transformer.activation == "quick_gelu", text.transformer.activation == "quick_gelu"}
+    if len(quick) > 1:
+        raise ValueError("one tower has QuickGELU and the other has not; OpenCLIP has one setting for both")
+    result: dict[str, Any] = {"embed_dim": config.embed_dim, "quick_gelu": quick.pop()}
+    text_cfg = {
+        "context_length": text.context,
+        "vocab_size": text.vocab,
+        "width": text.transformer.width,
+        "heads": text.transformer.heads,
+        "layers": text.transformer.depth,
+        **_kwargs(text.transformer),
+    }
+    if kind == "siglip":
+        trunks = {name: _timm(name) for name in _TIMM_NAMES}
+        wanted = (image.size, image.patch, image.transformer)
+        names = [name for name, trunk in trunks.items() if trunk == wanted]
+        if not names:
+            raise ValueError(
+                f"OpenCLIP builds SigLIP's image tower from timm's trunks, and none is {wanted}; "
+                "export to hf or big_vision"
+            )
+        trunk = {"timm_model_name": names[0], "image_size": image.size}
+        return result | {
+            "init_logit_bias": config.init_bias,
+            "custom_text": True,
+            "vision_cfg": {**trunk, **_TIMM_REQUIRED},
+            "text_cfg": {**text_cfg, **_SIGLIP_TEXT},
+        }
+    if text.eos_id != text.vocab - 1:
+        text_cfg |= {"pool_type": "eos", "eos_id": text.eos_id}
+    vision_cfg = {
+        "image_size": image.size,
+        "patch_size": image.patch,
+        "width": image.transformer.width,
+        "layers": image.transformer.depth,
+        "head_width": image.transformer.width // image.transformer.heads,
+        **_kwargs(image.transformer),
+    }
+    return result | {"vision_cfg": vision_cfg, "text_cfg": text_cfg}

@@ -1,0 +1,192 @@
+"""Tensor files: names, shapes and one tensor at a time, from safetensors, PyTorch and NumPy files that nobody vouches
+for.
+
+Nothing here runs code from a file: pickles go through ``torch.load(weights_only=True)``, archives are measured before
+they are unpacked.
+"""
+
+import contextlib
+import dataclasses
+import json
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+Shape = tuple[int, ...]
+_FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # float32 holds each of them exactly
+_HEADER_LIMIT = 100 << 20  # safetensors' own limit
+_SLACK = (
+    64 << 20
+)  # bytes an archive may grow by beyond twice its size: TorchScript compresses its code, nothing compresses its tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensors:
+    """The tensors of a checkpoint. ``get`` reads one, in a dtype that float32 holds exactly; ``script`` is true of
+    TorchScript archives."""
+
+    name: str
+    shapes: Mapping[str, Shape]
+    get: Callable[[str], np.ndarray]
+    script: bool = False
+
+    def renamed(self, names: Mapping[str, str]) -> "Tensors":
+        """The same tensors under the names ``names`` maps to their present ones; others are left out."""
+        return dataclasses.replace(
+            self,
+            shapes={new: self.shapes[old] for new, old in names.items()},
+            get=lambda key: self.get(names[key]),
+        )
+
+
+@contextlib.contextmanager
+def _explained(path: Path, kind: str) -> Iterator[None]:
+    """Turns a library's error about a bad file into one that names the file and what is wrong."""
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, struct.error, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path}: truncated or not a {kind} file ({error})") from error
+
+
+def open_safetensors(path: Path) -> Tensors:
+    """One safetensors file; needs no torch. Raises ValueError for a broken file or a dtype that is not float32,
+    float16 or bfloat16."""
+    with _explained(path, "safetensors"):
+        with safetensors.safe_open(path, "numpy"):  # the library checks that header and data cover the file exactly
+            pass
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, _HEADER_LIMIT)))
+    header.pop("__metadata__", None)
+    data = np.memmap(path, np.uint8, "r", offset=8 + length)
+
+    def get(key: str) -> np.ndarray:
+        entry = header[key]
+        start, end = entry["data_offsets"]
+        return data[start:end].view(_float(path, key, entry["dtype"])).reshape(entry["shape"])
+
+    return Tensors(str(path), {key: tuple(entry["shape"]) for key, entry in header.items()}, get)
+
+
+def _float(path: Path, key: str, dtype: str) -> np.dtype:
+    if dtype not in _FLOATS:
+        raise ValueError(f"{path}: {key} has dtype {dtype}; expected one of {', '.join(_FLOATS)}")
+    return np.dtype(_FLOATS[dtype])
+
+
+def open_sharded(index: Path, open_one: Callable[[Path], Tensors]) -> Tensors:
+    """The files of a ``*.index.json``. Raises ValueError where the index and its files disagree or a file lies
+    outside the folder."""
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index}: not an index with a 'weight_map' of names to files ({error!r})") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+            raise ValueError(f"{index}: file {name!r} is not in the folder of the index")
+        if not (index.parent / name).is_file():
+            raise ValueError(f"{index}: file {name!r} is missing; download it again")
+    files = {name: open_one(index.parent / name) for name in names}
+    held = {key: name for name, tensors in files.items() for key in tensors.shapes}
+    if held != weight_map:
+        odd = sorted(key for key in held.keys() | weight_map.keys() if held.get(key) != weight_map.get(key))
+        raise ValueError(f"{index}: index and files disagree about {', '.join(odd[:5])}")
+    shapes = {key: files[name].shapes[key] for key, name in weight_map.items()}
+    return Tensors(str(index), shapes, lambda key: files[weight_map[key]].get(key))
+
+
+def _check_archive(path: Path) -> zipfile.ZipFile:
+    """The zip archive at ``path`` after refusing one that would unpack to far more than its size (a zip bomb)."""
+    archive = zipfile.ZipFile(path)
+    size, declared = path.stat().st_size, sum(info.file_size for info in archive.infolist())
+    if declared > 2 * size + _SLACK:
+        raise ValueError(
+            f"{path}: {size:,} bytes that unpack to {declared:,}; tensors are stored uncompressed, so this is refused"
+        )
+    return archive
+
+
+def open_torch(path: Path) -> Tensors:
+    """A PyTorch file: a state dict (also inside ``state_dict``, also with ``module.`` before its keys) or a
+    TorchScript archive.
+
+    Needs torch. Raises ValueError for a broken file, for pickled code, and for values that are not tensors.
+    """
+    import torch  # only these files need it
+
+    script = False
+    with _explained(path, "PyTorch"):
+        if zipped := zipfile.is_zipfile(path):
+            with _check_archive(path) as archive:
+                script = any(name.split("/")[1:2] == ["constants.pkl"] for name in archive.namelist())
+        if script:
+            loaded: Any = torch.jit.load(path, map_location="cpu").state_dict()
+        else:
+            loaded = _unpickled(torch, path, mmap=zipped)
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
+        raise ValueError(f"{path}: holds {type(loaded).__name__}, expected a mapping of names to tensors")
+    if loaded and all(key.startswith("module.") for key in loaded):
+        loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
+    floats = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+    def get(key: str) -> np.ndarray:
+        tensor = loaded[key].detach()
+        _float(path, key, floats.get(tensor.dtype, str(tensor.dtype)))
+        return tensor.float().numpy()
+
+    return Tensors(str(path), {key: tuple(value.shape) for key, value in loaded.items()}, get, script)
+
+
+def _unpickled(torch: Any, path: Path, *, mmap: bool) -> Any:
+    import pickle
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"{path}: holds pickled objects other than tensors, which could run code; refused ({reason})"
+        ) from error
+
+
+def open_npz(path: Path) -> Tensors:
+    """A NumPy ``.npz`` file; bfloat16 as big_vision writes it (two bytes without a type). Raises ValueError for a
+    broken file."""
+    with _explained(path, "npz"):
+        archive = _check_archive(path)
+        headers = {info.filename.removesuffix(".npy"): _npy_header(path, archive, info) for info in archive.infolist()}
+
+    def get(key: str) -> np.ndarray:
+        with _explained(path, "npz"), archive.open(key + ".npy") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+        dtype = {np.dtype("V2"): "BF16", np.dtype("<f4"): "F32", np.dtype("<f2"): "F16"}.get(
+            array.dtype, str(array.dtype)
+        )
+        return array.view(_float(path, key, dtype))
+
+    return Tensors(str(path), {key: shape for key, (shape, _) in headers.items()}, get)
+
+
+def _npy_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[Shape, np.dtype]:
+    """Shape and dtype of a member, whose size must be what they say."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with archive.open(info) as file:
+        try:
+            shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{path}: {info.filename!r} is not an array ({error})") from error
+        expected = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if dtype.hasobject:
+        raise ValueError(f"{path}: {info.filename!r} holds pickled objects; refused")
+    if info.file_size != expected:
+        raise ValueError(f"{path}: {info.filename!r} has {info.file_size:,} bytes, its header says {expected:,}")
+    return shape, dtype
