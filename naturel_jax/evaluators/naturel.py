@@ -35,10 +35,9 @@ def read(tfds_dir: Path, split: str = "test", name: str = "naturel") -> Benchmar
 
 
 def _source(tfds_dir: Path, split: str):
-    try:
-        builder = tfds.builder_from_directory(tfds_dir)
-    except tfds.core.load.DatasetNotFoundError as error:
-        raise BenchmarkError(f"{tfds_dir}: not a prepared TFDS folder ({error})") from error
+    if not (Path(tfds_dir) / "dataset_info.json").exists():
+        raise BenchmarkError(f"{tfds_dir}: not a prepared TFDS folder (it has no dataset_info.json)")
+    builder = tfds.builder_from_directory(tfds_dir)
     if split not in builder.info.splits:
         raise BenchmarkError(f"{tfds_dir}: no split {split!r}; it has {', '.join(builder.info.splits)}")
     return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
