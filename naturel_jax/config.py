@@ -7,65 +7,85 @@ from ml_collections import ConfigDict
 
 def base() -> ConfigDict:
     """Every field. Durations are strings with a unit: '500 steps', '5 epochs', '1e6 examples', '5%' (of the run)."""
-    return ConfigDict(
-        {
-            "name": "run",  # row of the table
-            "seed": 0,
-            # Where parameters, model sizes and processor come from: hf:OWNER/NAME, a folder or file, run:WORKDIR; or a preset with random parameters.
-            "init": "",
-            "preset": "",
-            "duration": "0 steps",
-            "data": {
-                "dir": "data",  # holds TFDS datasets; scenes are drawn into it, Open Images must have been built (python -m tfds_naturel.build)
-                # Each part: dataset config and split under dir, recipe (naturel_jax/data/recipes.py), weight in the mixture.
-                "mixture": (
-                    ConfigDict({"dataset": "naturel/scenes", "split": "train", "recipe": "positives", "weight": 1.0}),
-                ),
-                "batch_size": 256,
-                "crop_scale": (0.9, 1.0),  # area of the random resized crop
-                "threads": 2,
-                "workers": 0,  # reading processes; 0 reads in threads only
-            },
-            "objective": {
-                "name": "softmax",  # softmax or sigmoid
-                "counting": "published",  # published, match_positive or match_ignore (naturel_jax/objectives.py)
-                "hard_negative_weight": 1.0,
-                "label_smoothing": 0.0,  # softmax only
-                "ring": True,  # captions travel around the devices; False: one block, gathered by the compiler
-                "tile": 4096,  # captions of one tile on a device
-                "chunks": 1,  # gradient accumulation with the exact loss of the whole batch
-            },
-            "optim": {
-                "lr": 1e-6,
-                "schedule": "cosine",
-                "warmup": "50 steps",
-                "b1": 0.9,
-                "b2": 0.98,
-                "eps": 1e-6,
-                "weight_decay": 0.2,
-                "clip_norm": 0.0,  # 0: none
-                "lr_multipliers": (),  # ((pattern, factor), ...): first match of the parameter's path; 0 freezes
-                "ema": 0.0,  # decay of the moving average that is then evaluated; 0: none
-            },
-            "compute": {
-                "dtype": "auto",
-                "remat": "none",
-                "attention": "",
-            },  # auto: bfloat16 on accelerators, float32 on the CPU
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-            "log_every": "10 steps",
-            "checkpoint": {"every": "500 steps", "keep": 2},
-            "eval": {
-                "every": "1 epoch",
-                "benchmarks": ("naturel",),
-                "benchmarks_dir": "",  # layout in README; empty: the generated twins of the scenes world
-                "naturel_split": "test",
-                "batch_size": 256,
-            },
-            "tensorboard": True,
-            "wandb": "",  # project name; empty: off
-        }
-    )
+    config = ConfigDict()
+    config.name = "run"  # row of the table
+    config.seed = 0
+    # Where parameters, model sizes and processor come from: hf:OWNER/NAME, a folder, a file or run:WORKDIR;
+    # or a preset (naturel_jax/models/presets.py) with random parameters.
+    config.init = ""
+    config.preset = ""
+    config.base = ConfigDict()  # the run that init names: trained first where it is missing
+    config.duration = "0 steps"  # 0: evaluate only
+
+    config.data = ConfigDict()
+    config.data.dir = "data"  # TFDS datasets; scenes are drawn into it where they are missing
+    config.data.mixture = ConfigDict()  # name -> part(...)
+    config.data.batch_size = 256  # images, without sentinels
+    config.data.crop_scale = (0.9, 1.0)  # area of the random resized crop
+    config.data.threads = 2
+    config.data.workers = 0  # reading processes; 0 reads in threads only
+
+    config.objective = ConfigDict()
+    config.objective.name = "softmax"  # softmax or sigmoid
+    config.objective.counting = "published"  # published, match_positive or match_ignore (naturel_jax/objectives.py)
+    config.objective.hard_negative_weight = 1.0
+    config.objective.label_smoothing = 0.0  # softmax only
+    config.objective.ring = True  # captions travel around the devices; False: gathered by the compiler
+    config.objective.tile = 4096  # captions of one tile on a device
+    config.objective.chunks = 1  # gradient accumulation with the exact loss of the whole batch
+
+    # NegCLIP's, as published.
+    config.optim = ConfigDict()
+    config.optim.lr = 1e-6
+    config.optim.schedule = "cosine"  # cosine, linear (both to 0) or constant
+    config.optim.warmup = "50 steps"
+    config.optim.b1 = 0.9
+    config.optim.b2 = 0.98
+    config.optim.eps = 1e-6
+    config.optim.weight_decay = 0.2
+    config.optim.clip_norm = 0.0  # 0: none
+    config.optim.lr_multipliers = ()  # ((pattern, factor), ...): first match of the parameter's path; 0 freezes
+    config.optim.ema = 0.0  # decay of the moving average that is then evaluated; 0: none
+
+    config.compute = ConfigDict()
+    config.compute.dtype = "auto"  # of activations; auto: bfloat16 on accelerators, float32 on the CPU
+    config.compute.remat = "none"  # none, dots or full
+    config.compute.attention = ""  # xla, cudnn; empty: JAX chooses
+
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # devices along each axis; -1: the rest
+
+    config.eval = ConfigDict()
+    config.eval.benchmarks = ("naturel",)  # at the end (naturel_jax/evaluators/registry.py)
+    config.eval.during = ("naturel",)  # some of those, on a schedule
+    config.eval.every = "1 epoch"
+    config.eval.naturel = "naturel/full"  # dataset whose test splits the NatuRel benchmarks read
+    config.eval.benchmarks_dir = ""  # official files; empty: the twins drawn from the scenes world
+    config.eval.batch_size = 256
+
+    config.checkpoint = ConfigDict({"every": "500 steps", "keep": 2})
+    config.log_every = "10 steps"
+    config.tensorboard = True
+    config.wandb = ""  # project; empty: off
+    return config
+
+
+def part(dataset: str, recipe: str, *, split: str = "train", weight: float = 1.0) -> ConfigDict:
+    """A part of ``config.data.mixture``: dataset and config under ``config.data.dir``, recipe (naturel_jax/data/recipes.py), weight."""
+    return ConfigDict({"dataset": dataset, "split": split, "recipe": recipe, "weight": weight})
+
+
+def scenes(config: ConfigDict, world: str) -> ConfigDict:
+    """Makes ``config`` one for the drawn world ``world`` (``scenes`` or ``scenes_hard``), sized for two CPU cores: a tiny model, trained from
+    nothing or from a base that was. Every benchmark of both tables has a twin there."""
+    twins = ("vg_relation", "vg_attribution", "winoground", "sugarcrepe")
+    config.eval.benchmarks = ("naturel", "naturel_unseen", *twins)
+    config.eval.naturel = f"naturel/{world}"
+    config.eval.every = "150 steps"
+    config.data.batch_size = 128
+    config.data.crop_scale = (0.8, 1.0)
+    config.checkpoint.every = "150 steps"
+    config.optim.update({"lr": 1e-3, "warmup": "5%", "weight_decay": 0.01, "clip_norm": 1.0})
+    return config
 
 
 def duration(text: str, *, batch_size: int, examples: int, total: int | None = None, field: str) -> int:

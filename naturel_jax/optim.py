@@ -61,6 +61,14 @@ def multipliers(config: ml_collections.ConfigDict, params: Any) -> Any:
     return by_path(params, lambda path: next((factor for pattern, factor in rules if re.fullmatch(pattern, path)), 1.0))
 
 
+def frozen(config: ml_collections.ConfigDict, params: Any) -> Callable[[str], bool]:
+    """Whether the parameter of a path is frozen."""
+    factors = {
+        path_string(path): factor for path, factor in jax.tree_util.tree_leaves_with_path(multipliers(config, params))
+    }
+    return lambda path: factors[path] == 0
+
+
 def make(config: ml_collections.ConfigDict, params: Any, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """AdamW with clipping by global norm (``clip_norm`` 0: none) and decoupled weight decay. A multiplier scales a parameter's whole
     update, decay included; frozen parameters have no moments."""
@@ -68,7 +76,9 @@ def make(config: ml_collections.ConfigDict, params: Any, learning_rate: optax.Sc
     trained = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         optax.scale_by_adam(config.b1, config.b2, config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=lambda p: by_path(p, lambda path: bool(re.fullmatch(DECAYED, path)))),
+        optax.add_decayed_weights(
+            config.weight_decay, mask=lambda p: by_path(p, lambda path: bool(re.fullmatch(DECAYED, path)))
+        ),
         optax.scale_by_learning_rate(learning_rate),
     )
     labels = jax.tree.map(lambda factor: "trained" if factor else "frozen", factors)

@@ -1,0 +1,16 @@
+"""Row CLIP: OpenAI's ViT-B/32 as it is. With ``:scenes``, a tiny CLIP trained on captions whose words are shuffled: it knows objects, not relations."""
+
+from naturel_jax import config as c
+
+
+def get_config(world: str = ""):
+    config = c.base()
+    config.name = "CLIP"
+    if not world:
+        config.init = "hf:openai/clip-vit-base-patch32"
+        return config
+    c.scenes(config, world)
+    config.preset = "tiny-clip"
+    config.data.mixture.main = c.part(f"naturel/{world}", "bag_of_words")
+    config.duration = "600 steps"
+    return config

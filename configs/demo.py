@@ -1,0 +1,21 @@
+"""Both tables on the drawn world, from nothing, on two cores: two bases, then each recipe from its base."""
+
+from configs import clip, negclip, negclip_ap, negclip_sp, siglip, siglip_tp
+from ml_collections import ConfigDict
+
+_ROWS = {
+    "clip": clip,
+    "siglip": siglip,
+    "negclip": negclip,
+    "negclip_sp": negclip_sp,
+    "negclip_ap": negclip_ap,
+    "siglip_tp": siglip_tp,
+}
+
+
+def get_config():
+    runs = {key: row.get_config("scenes") for key, row in _ROWS.items()}
+    for run in runs.values():
+        if run.init:
+            run.init, run.base = f"run:{'siglip' if 'siglip' in run.init else 'clip'}", ConfigDict()
+    return ConfigDict({"runs": runs}, sort_keys=False)

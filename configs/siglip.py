@@ -1,0 +1,17 @@
+"""Row SigLIP: Google's B/16 as it is. With ``:scenes``, a tiny SigLIP trained on captions whose words are shuffled."""
+
+from naturel_jax import config as c
+
+
+def get_config(world: str = ""):
+    config = c.base()
+    config.name = "SigLIP"
+    config.objective.name = "sigmoid"
+    if not world:
+        config.init = "hf:google/siglip-base-patch16-224"
+        return config
+    c.scenes(config, world)
+    config.preset = "tiny-siglip"
+    config.data.mixture.main = c.part(f"naturel/{world}", "bag_of_words")
+    config.duration = "600 steps"
+    return config

@@ -1,0 +1,20 @@
+"""Row SigLIP-TP (two pairs): SigLIP fine-tuned on two positives and two negatives an image."""
+
+from configs import siglip
+from naturel_jax import config as c
+
+
+def get_config(world: str = ""):
+    config = c.base()
+    config.name = "SigLIP-TP"
+    config.objective.name = "sigmoid"
+    if world:
+        c.scenes(config, world)
+        config.init, config.base = f"run:runs/siglip_{world}", siglip.get_config(world)
+        config.duration = "400 steps"
+    else:
+        config.init = "hf:google/siglip-base-patch16-224"
+        config.duration = "5 epochs"
+        config.optim.update({"lr": 1e-5, "warmup": "5%", "b2": 0.95, "eps": 1e-8, "weight_decay": 0.0})
+    config.data.mixture.main = c.part(f"naturel/{world or 'full'}", "two_pairs")
+    return config

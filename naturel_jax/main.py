@@ -1,0 +1,60 @@
+"""Trains and evaluates what a config says.
+
+    python -m naturel_jax.main --config configs/siglip_tp.py
+    python -m naturel_jax.main --config configs/siglip_tp.py:scenes --config.optim.lr=3e-6 --workdir runs/mine
+
+Started again with the same --workdir, a run continues where its newest checkpoint is.
+"""
+
+import os
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, and after a colon its argument.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run lives. Default: runs/<name of the config file>[_<argument>]."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join other processes (TPU pods, SLURM, Kubernetes are found out)."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "With --distributed: host:port of process 0, where it is not found out."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: number of processes.")
+_PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: number of this process.")
+_CPU_DEVICES = flags.DEFINE_integer("cpu_devices", None, "Simulate this many devices on the CPU of each process.")
+
+
+def default_workdir(config_path: str) -> str:
+    """``runs/siglip_tp_scenes`` for ``configs/siglip_tp.py:scenes``."""
+    path, _, argument = config_path.partition(":")
+    stem = os.path.splitext(os.path.basename(path))[0]
+    return os.path.join("runs", f"{stem}_{argument}" if argument else stem)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the config that the flags name."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; overrides are written --config.optim.lr=3e-6")
+    if _CPU_DEVICES.value:
+        jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        # Before anything touches a device: initialising too late would silently train one copy per process.
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    from naturel_jax import suite  # imports JAX's users, which look at devices
+
+    logging.info(
+        "%d of %d devices are local: %s", jax.local_device_count(), jax.device_count(), jax.devices()[0].device_kind
+    )
+    suite.run_all(
+        _CONFIG.value, _WORKDIR.value or default_workdir(config_flags.get_config_filename(flags.FLAGS["config"]))
+    )
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

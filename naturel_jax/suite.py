@@ -1,0 +1,62 @@
+"""Several runs in one go: the rows of a table, each trained from the one it builds on, and the report they end in."""
+
+import time
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+from naturel_jax.metrics import read_lines
+from naturel_jax.report import plots, tables
+from naturel_jax.run import run
+
+
+def run_all(config: ConfigDict, workdir: str) -> None:
+    """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run that ``config`` is, and reports after each.
+
+    ``init`` may be ``run:<key>``: the run of that key. Writes ``report.md`` and ``accuracy.png`` to ``workdir``. Finished runs are not computed again.
+    """
+    runs = config.get("runs")
+    parts = {key: (runs[key], str(Path(workdir) / key)) for key in runs} if runs else {"": (config, workdir)}
+    if runs:
+        _announce(config, parts)
+    rows, history = {}, {}
+    for part, folder in parts.values():
+        began = time.monotonic()
+        rows[part.name] = run(_with_base(part, parts), folder)
+        history[part.name] = _history(folder)
+        if jax.process_index() == 0:
+            print(f"\n{part.name}: {(time.monotonic() - began) / 60:.1f} min\n")
+            print(report(Path(workdir), rows, history), flush=True)
+
+
+def _with_base(part: ConfigDict, parts: dict[str, tuple[ConfigDict, str]]) -> ConfigDict:
+    """``part`` with ``init`` as a folder; the base it needs is trained first where it is neither a part of this job nor finished."""
+    origin = part.init.removeprefix("run:")
+    if origin == part.init:
+        return part
+    if origin in parts:
+        part = part.copy_and_resolve_references()
+        part.init = f"run:{parts[origin][1]}"
+    elif part.base:
+        run(part.base, origin)
+    return part
+
+
+def _announce(config: ConfigDict, parts) -> None:
+    print("Parts of this job:")
+    for part, folder in parts.values():
+        print(f"  {part.name:12} {part.duration:>12}  {part.get('expected', ''):24} {folder}")
+
+
+def _history(folder: str) -> list[tuple[int, dict[str, float]]]:
+    """(step, scores) of the evaluations during a run."""
+    lines = read_lines(str(Path(folder) / "metrics.jsonl"))
+    return [(line.pop("step"), line) for line in lines if not any(name.startswith("train/") for name in line)]
+
+
+def report(workdir: Path, rows, history) -> str:
+    """Writes ``report.md`` and the plot, and returns the two tables."""
+    text = "\n".join(tables.markdown(table, rows) for table in tables.TABLES)
+    plots.accuracy_over_training(history, workdir / "accuracy.png")
+    (workdir / "report.md").write_text(f"# Report\n\n{text}\n![Accuracy during training](accuracy.png)\n")
+    return text
