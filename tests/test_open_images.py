@@ -14,13 +14,17 @@ import simplejpeg
 from open_images_files import ATTRIBUTES, CLASSES, RELATIONS, image_id, photo, row, write_release
 from PIL import Image
 
-from tfds_naturel import open_images, photos, releases
-from tfds_naturel.attribution import Attribution, Attributions
-from tfds_naturel.open_images import Annotations, Box, Malformed, Rejects, Relation, Vocabulary
+from tfds_naturel import attribution, open_images, photos, releases
+from tfds_naturel.attribution import Attribution
+from tfds_naturel.open_images import Box, Buckets, Malformed, Rejects, Relation, Vocabulary
 from tfds_naturel.schema import Triplet
 
 VOCABULARY = Vocabulary(CLASSES, ATTRIBUTES, frozenset(RELATIONS))
 CAT_ON_TABLE = Triplet("Cat", "on", "Table")
+
+
+def _images(buckets):
+    return (image for prefix in buckets.prefixes for image in open_images.images(buckets, prefix))
 
 
 @pytest.fixture
@@ -31,8 +35,9 @@ def read(tmp_path):
         folder = write_release(tmp_path / "annotations", rows)
         rejects = Rejects(tmp_path / "rejects.csv")
         path = folder / releases.RELEASES["v4"].rows.name
-        annotations = Annotations(path, VOCABULARY, tmp_path, rejects)
-        return {image.image_id: image for image in annotations}, rejects
+        buckets = Buckets(tmp_path, "rows", open_images.bucket_digits(path))
+        open_images.spool(path, VOCABULARY, buckets, rejects)
+        return {image.image_id: image for image in _images(buckets)}, rejects
 
     return read
 
@@ -161,10 +166,11 @@ def test_reading_needs_a_fraction_of_the_memory_that_all_images_take(tmp_path, m
     folder = write_release(tmp_path / "annotations", (row(i, "Cat", "on", "Table") for i in range(20_000)))
     tracemalloc.start()
     path = folder / releases.RELEASES["v4"].rows.name
-    annotations = Annotations(path, VOCABULARY, tmp_path, Rejects(tmp_path / "rejects.csv"))
-    assert sum(1 for _ in annotations) == 20_000
+    buckets = Buckets(tmp_path, "rows", open_images.bucket_digits(path))
+    open_images.spool(path, VOCABULARY, buckets, Rejects(tmp_path / "rejects.csv"))
+    assert sum(1 for _ in _images(buckets)) == 20_000
     streaming = tracemalloc.get_traced_memory()[1]
-    everything = list(annotations)
+    everything = list(_images(buckets))
     assert len(everything) == 20_000 and streaming < tracemalloc.get_traced_memory()[0] / 4
     tracemalloc.stop()
 
@@ -187,8 +193,11 @@ def test_attributions_of_the_wanted_images(tmp_path):
     with path.open("a") as f:
         f.write("not,enough\n")
     rejects = Rejects(tmp_path / "rejects.csv")
-    attributions = Attributions(path, {image_id(3), image_id(4), image_id(99)}, 1, tmp_path, rejects)
-    found = {key: value for digit in "0123456789abcdef" for key, value in attributions.bucket(digit).items()}
+    buckets = Buckets(tmp_path, "attribution", 1)
+    attribution.spool(path, {image_id(3), image_id(4), image_id(99)}, buckets, rejects)
+    found = {
+        key: value for digit in buckets.prefixes for key, value in attribution.attributions(buckets, digit).items()
+    }
     license_ = "https://creativecommons.org/licenses/by/2.0/"
     assert found == {
         image_id(n): Attribution(license_, f"Author {n}", f"https://example.org/photo/{n}") for n in (3, 4)
@@ -196,7 +205,7 @@ def test_attributions_of_the_wanted_images(tmp_path):
     assert rejects.counts == {"metadata": 1}
     path.write_text("ImageID,License\n")
     with pytest.raises(ValueError, match=r"without \['Author', 'OriginalLandingURL'\]"):
-        Attributions(path, set(), 0, tmp_path, rejects)
+        attribution.spool(path, set(), buckets, rejects)
 
 
 def test_phash_is_the_dct_hash():

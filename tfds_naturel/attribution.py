@@ -16,21 +16,17 @@ class Attribution(NamedTuple):
     source_url: str
 
 
-UNKNOWN = Attribution("", "", "")  # an image without metadata; the builder counts these
-
-
-class Attributions:
-    """The metadata of the images in ``wanted``, grouped on disk below ``folder``.
+def spool(path: Path, wanted: Container[str], buckets: Buckets, rejects: Rejects) -> None:
+    """Writes the attributions of the images in ``wanted`` into ``buckets``; malformed lines go to ``rejects``.
 
     ``path`` is ``train-images-boxable-with-rotation.csv``. Raises ValueError when a needed column is missing.
     """
+    buckets.write(_read(path, wanted, rejects))
 
-    def __init__(self, path: Path, wanted: Container[str], digits: int, folder: Path, rejects: Rejects):
-        self._buckets = Buckets(folder, "attribution", digits)
-        self._buckets.write(_read(path, wanted, rejects))
 
-    def bucket(self, prefix: str) -> dict[str, Attribution]:
-        return {image_id: Attribution(*fields) for image_id, *fields in self._buckets.read(prefix)}
+def attributions(buckets: Buckets, prefix: str) -> dict[str, Attribution]:
+    """The attributions of one bucket that ``spool`` wrote, by image id."""
+    return {image_id: Attribution(*fields) for image_id, *fields in buckets.read(prefix)}
 
 
 def _read(path: Path, wanted: Container[str], rejects: Rejects) -> Iterator[tuple[str, ...]]:
@@ -52,5 +48,7 @@ def _read(path: Path, wanted: Container[str], rejects: Rejects) -> Iterator[tupl
             if len(row) != len(header) or not IMAGE_ID.fullmatch(row[0]):
                 error = Malformed("metadata", f"{len(row)} columns, ImageID {row[:1]}; expected {len(header)} columns")
                 rejects.add(path.name, reader.line_num, error, ",".join(row))
-            elif row[0] in wanted:
+                continue
+            rejects.accepted += 1
+            if row[0] in wanted:
                 yield tuple(" ".join(row[i].split()) for i in indices)

@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -212,25 +212,30 @@ def merge(image_id: str, rows: list[Row]) -> AnnotatedImage:
     return AnnotatedImage(image_id, tuple(objects), tuple(relations))
 
 
+@dataclasses.dataclass(frozen=True)
 class Buckets:
-    """Tab-separated lines on disk, in one file for each prefix of an image id. Every line starts with the image id."""
+    """Tab-separated lines below ``folder``, a file for each prefix of ``digits`` digits of an image id.
 
-    def __init__(self, folder: Path, name: str, digits: int):
-        self._folder, self._name, self._digits = folder, name, digits
+    Every line starts with the image id.
+    """
+
+    folder: Path
+    name: str
+    digits: int
 
     @property
     def prefixes(self) -> list[str]:
         """The bucket names, in the order of the image ids."""
-        return ["".join(digits) for digits in itertools.product("0123456789abcdef", repeat=self._digits)]
+        return ["".join(digits) for digits in itertools.product("0123456789abcdef", repeat=self.digits)]
 
     def _path(self, prefix: str) -> Path:
-        return self._folder / f"{self._name}-{prefix}.tsv"
+        return self.folder / f"{self.name}-{prefix}.tsv"
 
-    def write(self, lines: Iterator[tuple[str, ...]]) -> None:
+    def write(self, lines: Iterable[tuple[str, ...]]) -> None:
         files = {prefix: self._path(prefix).open("w", encoding="utf-8") for prefix in self.prefixes}
         try:
             for fields in lines:
-                files[fields[0][: self._digits]].write("\t".join(fields) + "\n")
+                files[fields[0][: self.digits]].write("\t".join(fields) + "\n")
         finally:
             for file in files.values():
                 file.close()
@@ -240,31 +245,25 @@ class Buckets:
             return [line.rstrip("\n").split("\t") for line in f]
 
 
-class Annotations:
-    """The annotated images of a release, grouped on disk below ``folder``, in the order of their ids."""
+def bucket_digits(path: Path) -> int:
+    """How many digits of the image id make buckets of about ``_BUCKET_BYTES`` out of the rows in ``path``."""
+    return min(2, math.ceil(math.log(max(path.stat().st_size / _BUCKET_BYTES, 1), 16)))
 
-    def __init__(self, path: Path, vocabulary: Vocabulary, folder: Path, rejects: Rejects):
-        self.digits = min(2, math.ceil(math.log(max(path.stat().st_size / _BUCKET_BYTES, 1), 16)))
-        self._buckets = Buckets(folder, "rows", self.digits)
-        self._buckets.write(
-            (row.image_id, *row.triplet, *map(repr, row.subject_box), *map(repr, row.object_box))
-            for row in read_rows(path, vocabulary, rejects)
-        )
 
-    @property
-    def prefixes(self) -> list[str]:
-        return self._buckets.prefixes
+def spool(path: Path, vocabulary: Vocabulary, buckets: Buckets, rejects: Rejects) -> None:
+    """Writes the valid rows of an annotation file into ``buckets``; raises as ``read_rows`` does."""
+    buckets.write(
+        (row.image_id, *row.triplet, *map(repr, row.subject_box), *map(repr, row.object_box))
+        for row in read_rows(path, vocabulary, rejects)
+    )
 
-    def bucket(self, prefix: str) -> Iterator[AnnotatedImage]:
-        """The images whose id starts with ``prefix``."""
-        by_image: dict[str, list[Row]] = collections.defaultdict(list)
-        for image_id, subject, relation, object_, *coordinates in self._buckets.read(prefix):
-            numbers = [float(text) for text in coordinates]
-            triplet = Triplet(subject, relation, object_)
-            by_image[image_id].append(Row(image_id, triplet, Box(*numbers[:4]), Box(*numbers[4:])))
-        for image_id in sorted(by_image):
-            yield merge(image_id, by_image[image_id])
 
-    def __iter__(self) -> Iterator[AnnotatedImage]:
-        for prefix in self.prefixes:
-            yield from self.bucket(prefix)
+def images(buckets: Buckets, prefix: str) -> Iterator[AnnotatedImage]:
+    """The images of one bucket that ``spool`` wrote, in the order of their ids."""
+    by_image: dict[str, list[Row]] = collections.defaultdict(list)
+    for image_id, subject, relation, object_, *coordinates in buckets.read(prefix):
+        numbers = [float(text) for text in coordinates]
+        triplet = Triplet(subject, relation, object_)
+        by_image[image_id].append(Row(image_id, triplet, Box(*numbers[:4]), Box(*numbers[4:])))
+    for image_id in sorted(by_image):
+        yield merge(image_id, by_image[image_id])

@@ -1,0 +1,306 @@
+"""The builder over small folders in Open Images' formats: what is built, from what, split how."""
+
+import collections
+import io
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from open_images_files import image_id, photo, row, write_release
+from PIL import Image
+
+from tfds_naturel import build, plan, releases, splits
+from tfds_naturel.schema import Triplet
+
+COMMON = [
+    ("Cat", "on", "Table"),
+    ("Dog", "on", "Table"),
+    ("Cat", "on", "Chair"),
+    ("Man", "plays", "Guitar"),
+    ("Woman", "plays", "Guitar"),
+    ("Man", "holds", "Bottle"),
+    ("Woman", "holds", "Bottle"),
+    ("Man", "plays", "Piano"),
+    ("Table", "is", "Wooden"),
+    ("Chair", "is", "Wooden"),
+    ("Bottle", "is", "Plastic"),
+    ("Chair", "is", "Plastic"),
+]
+RARE = [("Dog", "on", "Chair"), ("Woman", "plays", "Piano"), ("Table", "is", "Plastic")]
+IMAGES = 90
+
+
+def _shown(n):
+    """The triplets annotated of image ``n``; a rare one for every seventh image."""
+    return [COMMON[n % 12], COMMON[(n + 5) % 12]] + ([RARE[n // 7 % 3]] if n % 7 == 0 else [])
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """A folder as the fetcher leaves it: 90 images of 2 or 3 triplets, two of them copies, one without a photo."""
+    folder = tmp_path_factory.mktemp("open_images")
+    rows = [row(n, *triplet) for n in range(IMAGES) for triplet in _shown(n)]
+    write_release(folder / "annotations", rows, images=range(IMAGES - 1))
+    (folder / "images" / "train").mkdir(parents=True)
+    for n in range(1, IMAGES):
+        seed, quality = (2, 60) if n == 40 else (n, 90)  # 40 is image 2 at another quality
+        (folder / "images" / "train" / f"{image_id(n)}.jpg").write_bytes(photo(seed, 400, 300, quality))
+    return folder
+
+
+def _build(opened, out, *arguments, config="full"):
+    command = [config, "--manual-dir", opened, "--data-dir", out, "--unofficial", "--name", "test", *arguments]
+    build.main([str(argument) for argument in command])
+    return tfds.builder_from_directory(next((Path(out) / "naturel").glob("*/*/dataset_info.json")).parent)
+
+
+@pytest.fixture(scope="module")
+def built(opened, tmp_path_factory):
+    return _build(opened, tmp_path_factory.mktemp("built"))
+
+
+def _examples(builder, split):
+    return list(builder.as_data_source(split))
+
+
+def _text(values):
+    return [value.decode() for value in values]
+
+
+def _triplets(example):
+    relations = example["relations"]
+    parts = zip(*(_text(relations[part]) for part in ("subject", "relation", "object")), strict=True)
+    return [Triplet(*triplet) for triplet in parts]
+
+
+def test_every_photo_is_built_with_its_annotations(opened, built):
+    found = {e["image_id"].decode(): e for split in plan.SPLITS for e in _examples(built, split)}
+    facts = built.info.metadata
+    assert len(found) == IMAGES - 1 - sum(facts["images"]["dropped"].values())
+    assert facts["images"]["refused"] == {"missing": 1} and facts["unattributed"] == 1
+    for n in range(1, IMAGES - 1):
+        if image_id(n) not in found:
+            continue
+        example = found[image_id(n)]
+        assert example["author"].decode() == f"Author {n}"
+        assert example["license"].decode() == "https://creativecommons.org/licenses/by/2.0/"
+        assert example["source_url"].decode() == f"https://example.org/photo/{n}"
+        assert example["image"].shape == (288, 384, 3)
+        boxes, labels = example["objects"]["box"], _text(example["objects"]["label"])
+        for triplet, subject, target in zip(
+            _triplets(example), example["relations"]["subject_index"], example["relations"]["object_index"], strict=True
+        ):
+            assert triplet in _shown(n)
+            assert labels[subject] == triplet.subject
+            np.testing.assert_allclose(boxes[subject], [0.2, 0.1, 0.6, 0.5], rtol=1e-6)  # ymin, xmin, ymax, xmax
+            if triplet.relation == "is":
+                assert target == -1
+            else:
+                assert labels[target] == triplet.object
+                np.testing.assert_allclose(boxes[target], [0.4, 0.3, 1.0, 0.9], rtol=1e-6)
+
+
+def test_every_triplet_of_an_image_has_its_eight_captions(built):
+    for split in plan.SPLITS:
+        for example in _examples(built, split):
+            captions = example["captions"]
+            shown = list(dict.fromkeys(map(str, _triplets(example))))
+            order = [("positive", "negative")[slot % 2] + str(slot // 2) for slot in range(8)]
+            names = built.info.features["captions"]["polarity"].names
+            rows = zip(_text(captions["triplet"]), captions["polarity"], captions["pair"], strict=True)
+            assert [(t, names[p] + str(pair)) for t, p, pair in rows] == list(itertools.product(shown, order))
+            for polarity, asserts in zip(captions["polarity"], _text(captions["asserts"]), strict=True):
+                assert (asserts in shown) == (names[polarity] == "positive")
+
+
+def test_splits_are_disjoint_and_hold_out_triplets(built):
+    by_split = {split: _examples(built, split) for split in plan.SPLITS}
+    ids = [e["image_id"] for examples in by_split.values() for e in examples]
+    assert len(ids) == len(set(ids)) and all(by_split.values())
+    held_out = set(built.info.metadata["held_out"])
+    assert held_out
+    for split, examples in by_split.items():
+        shown = {str(t) for e in examples for t in _triplets(e)}
+        assert (shown <= held_out) if split == splits.UNSEEN else shown.isdisjoint(held_out)
+    trained = [t for e in by_split["train"] for t in _triplets(e)]
+    for triplet in map(Triplet.parse, held_out):
+        assert any(triplet.subject in (t.subject, t.object) for t in trained)
+        assert any(triplet.object in (t.subject, t.object) for t in trained)
+        assert triplet.relation in {t.relation for t in trained}
+
+
+def test_near_duplicates_share_a_split(opened, tmp_path):
+    for seed in range(4):
+        builder = _build(opened, tmp_path / str(seed), "--seed", seed)
+        homes = {e["image_id"].decode(): s for s in plan.SPLITS for e in _examples(builder, s)}
+        assert homes[image_id(2)] == homes[image_id(40)]
+
+
+def test_configs_keep_their_triplets_and_the_splits_of_the_others(opened, built, tmp_path):
+    homes = {e["image_id"]: split for split in plan.SPLITS for e in _examples(built, split)}
+    for config, keeps in {
+        "relations": lambda t: t.relation != "is",
+        "attributes": lambda t: t.relation == "is",
+    }.items():
+        builder = _build(opened, tmp_path / config, config=config)
+        assert "train" in builder.info.splits
+        for split in builder.info.splits:
+            for example in _examples(builder, split):
+                assert _triplets(example) and all(map(keeps, _triplets(example)))
+                assert homes[example["image_id"]] == split
+        assert builder.info.metadata["held_out"] == built.info.metadata["held_out"]
+
+
+def _bytes(builder):
+    files = Path(builder.data_dir).glob("*.array_record*")
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_a_second_build_elsewhere_has_the_same_bytes(opened, built, tmp_path):
+    again = _build(opened, tmp_path)
+    assert _bytes(again) == _bytes(built) and len(_bytes(built)) == 4
+    for name in ("README.md", "metadata.json"):
+        assert (Path(again.data_dir) / name).read_bytes() == (Path(built.data_dir) / name).read_bytes()
+
+
+def test_order_of_rows_and_threads_change_nothing(opened, built, tmp_path, monkeypatch):
+    annotations = tmp_path / "annotations"
+    annotations.mkdir()
+    for path in (opened / "annotations").iterdir():
+        lines = path.read_text().splitlines(keepends=True)
+        if path.name == releases.RELEASES["v4"].rows.name:
+            lines = [lines[0], *reversed(lines[1:])]
+        (annotations / path.name).write_text("".join(lines))
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    again = _build(opened, tmp_path / "out", "--annotations", annotations)
+    assert _bytes(again) == _bytes(built)
+
+
+def test_a_second_run_finds_its_work_done_and_other_options_are_refused(opened, tmp_path, capsys):
+    builder = _build(opened, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in Path(builder.data_dir).glob("*.array_record*")}
+    capsys.readouterr()
+    _build(opened, tmp_path)
+    assert "finished before" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    with pytest.raises(SystemExit, match=r"built before with short_side 288, now 128. Give the new one a --name"):
+        _build(opened, tmp_path, "--short-side", 128)
+    with pytest.raises(SystemExit, match=r"--short_side change what 'full' is: give the result a --name"):
+        build.main(["full", "--short-side", "128", "--data-dir", str(tmp_path)])
+
+
+def test_an_interrupted_build_leaves_nothing_that_looks_whole(opened, built, tmp_path):
+    command = [sys.executable, "-m", "tfds_naturel.build", "full", "--manual-dir", opened, "--data-dir", tmp_path]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [*map(str, command), "--unofficial", "--name", "test"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("naturel/test/incomplete.*")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.glob("naturel/test/1.0.0/*")) and list(tmp_path.glob("naturel/test/incomplete.*"))
+    assert _bytes(_build(opened, tmp_path)) == _bytes(built)
+    assert not list(tmp_path.glob("naturel/test/incomplete.*"))
+
+
+def test_photos_are_reencoded_to_the_chosen_side(opened, tmp_path):
+    builder = _build(opened, tmp_path, "--short-side", 96)
+    source = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
+    assert {Image.open(io.BytesIO(source[n]["image"])).size for n in range(len(source))} == {(128, 96)}
+
+
+def test_too_many_missing_photos_or_bad_rows_end_the_build(opened, tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SystemExit, match=r"90 of 90 annotated images have no usable photo \(missing 90\)"):
+        _build(opened, tmp_path, "--images", tmp_path / "none")
+    annotations = write_release(tmp_path / "annotations", [row(1, "Cat", "on", "Table"), "bad row"])
+    with pytest.raises(SystemExit, match=r"1 of 2 rows are malformed \(columns 1\).*rejected-rows.csv"):
+        _build(opened, tmp_path, "--annotations", annotations)
+    assert not list(tmp_path.glob("naturel/*/*/dataset_info.json"))
+    with pytest.raises(SystemExit, match=r"challenge-2018-train-vrd.csv: .* the official file has 41,928,675 bytes"):
+        build.main(["full", "--manual-dir", str(opened), "--data-dir", str(tmp_path)])
+
+
+def test_a_photo_under_many_names_is_a_placeholder(opened, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for n in range(1, IMAGES):
+        seed = 3 if n < 6 else n
+        (images / f"{image_id(n)}.jpg").write_bytes(photo(seed, 400, 300))
+    builder = _build(opened, tmp_path, "--images", images, "--max-missing", 0.1)
+    assert builder.info.metadata["images"]["refused"] == {"missing": 1, "placeholder": 5}
+
+
+def test_the_card_counts_what_was_built(built):
+    card = (Path(built.data_dir) / "README.md").read_text()
+    for split in plan.SPLITS:
+        examples = _examples(built, split)
+        assert f"| {split} | {len(examples)} |" in card
+        shown = collections.Counter(str(t) for e in examples for t in set(_triplets(e)))
+        assert built.info.metadata["splits"][split] == {
+            "images": len(examples),
+            "triplets": dict(sorted(shown.items())),
+        }
+    total = [
+        sum(n for t, n in built.info.metadata["splits"][split]["triplets"].items() if "|plays|" in t)
+        for split in plan.SPLITS
+    ]
+    assert f"| plays | {' | '.join(map(str, total))} |" in card
+    assert "CC BY 4.0" in card and built.info.metadata["inputs"]["challenge-2018-train-vrd.csv"] in card
+
+
+def test_near_duplicate_groups_match_all_pairs():
+    rng = np.random.default_rng(0)
+    bases = rng.integers(0, 2**63, 40, dtype=np.uint64)
+    noise = np.array(
+        [sum(1 << int(b) for b in rng.choice(64, k, replace=False)) for k in rng.integers(0, 4, 400)], object
+    )
+    hashes = np.array([int(bases[i % 40]) ^ int(n) for i, n in enumerate(noise)], np.uint64)
+    expected = np.arange(400)  # smallest row reachable through links, by repeated relaxation over all pairs
+    linked = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= 3
+    for _ in range(400):
+        expected = np.where(linked, expected[None], 400).min(axis=1)
+    np.testing.assert_array_equal(splits.near_duplicates(hashes), expected)
+    assert len(set(expected)) >= 40
+    assert splits.near_duplicates(np.zeros(0, np.uint64)).shape == (0,)
+
+
+def test_held_out_triplets_keep_classes_relations_and_converses_in_training():
+    rng = np.random.default_rng(0)
+    classes = [f"C{i}" for i in range(12)]
+    triplets = {
+        Triplet(a, r, b): int(rng.integers(1, 50))
+        for a in classes
+        for b in classes[:6]
+        for r in ("on", "under", "hits")
+    }
+    triplets[Triplet("Rare", "wears", "C1")] = 1
+    triplets |= {Triplet(a, "holds", "C1"): 1 for a in classes}
+    held = splits.hold_out(triplets, seed=3)
+    assert 10 <= len(held) <= 0.1 * len(triplets)
+    assert sum(triplets[t] for t in held) <= 0.05 * sum(triplets.values())
+    assert Triplet("Rare", "wears", "C1") not in held
+    for t in held:
+        if t.relation in ("on", "under"):
+            mirrored = Triplet(t.object, {"on": "under", "under": "on"}[t.relation], t.subject)
+            assert mirrored in held or mirrored not in triplets
+    assert splits.hold_out(dict(reversed(triplets.items())), seed=3) == held
+    assert splits.hold_out(triplets, seed=4) != held
+
+
+def test_split_shares():
+    counts = collections.Counter(splits.split_of(0, f"{n:016x}") for n in range(20_000))
+    for split, share in splits.SHARES.items():
+        assert abs(counts[split] / 20_000 - share) < 4 * np.sqrt(share * (1 - share) / 20_000)

@@ -1,0 +1,87 @@
+"""The dataset card: what a built dataset holds, from its metadata alone."""
+
+import collections
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfds_naturel.schema import PAIRS, Triplet
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+_LICENSE = {
+    True: (
+        "Annotations: Open Images, Google LLC, CC BY 4.0. Photos: each has its own licence, author and address in the "
+        "features `license`, `author` and `source_url`; check them before you publish a photo."
+    ),
+    False: "Pictures are drawn by this code and carry its licence.",
+}
+
+
+def write(builder: "tfds.core.DatasetBuilder") -> Path:
+    """Writes ``README.md`` into a prepared dataset's folder; the same dataset gives the same bytes."""
+    info = builder.info
+    sizes = {split: (found.num_examples, found.num_bytes) for split, found in info.splits.items()}
+    path = Path(builder.data_dir) / "README.md"
+    path.write_text(render(info.full_name, builder.builder_config.description, sizes, dict(info.metadata)), "utf-8")
+    return path
+
+
+def render(name: str, description: str, sizes: dict[str, tuple[int, int]], facts: dict[str, Any]) -> str:
+    """The card in Markdown. ``sizes``: examples and bytes by split; ``facts``: the dataset's metadata."""
+    is_photos = "inputs" in facts
+    parts = [
+        f"---\nlicense: {'cc-by-4.0' if is_photos else 'apache-2.0'}\n---",
+        f"# {name}\n\n{description} Every image has {2 * PAIRS} captions for each triplet (subject, relation, object) "
+        "it shows: a simple pair and three complex pairs of one true and one false caption.",
+        "## Splits\n\n" + _table(["split", "images", "MB"], ([s, n, f"{b / 1e6:,.1f}"] for s, (n, b) in sizes.items())),
+        f"## Licence\n\n{_LICENSE[is_photos]}",
+        "## Options\n\n" + _table(["option", "value"], facts["options"].items()),
+    ]
+    if is_photos:
+        parts += _photo_parts(facts)
+    return "\n\n".join(parts) + "\n"
+
+
+def _photo_parts(facts: dict[str, Any]) -> Iterable[str]:
+    images, rows = facts["images"], facts["rows"]
+    left_out = {"annotated images": images["annotated"], "of them without attribution": facts["unattributed"]}
+    left_out |= {f"photo {kind}": count for kind, count in images["refused"].items()}
+    left_out |= images["dropped"]
+    left_out |= {"valid annotation rows": rows["valid"]}
+    left_out |= {f"rejected rows: {kind}": count for kind, count in rows["rejected"].items()}
+    counts = {Triplet.parse(text): _by_split(facts, text) for text in _triplets(facts)}
+    splits = list(facts["splits"])
+    by_relation: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for triplet, by_split in counts.items():
+        by_relation[triplet.relation].update(by_split)
+    yield "## Images\n\n" + _table(["", "count"], left_out.items())
+    yield "## Input files\n\n" + _table(["file", "md5"], facts["inputs"].items())
+    relations = _table(["relation", *splits], _rows(by_relation, splits))
+    yield f"## Relations\n\nPairs of an image and a triplet it shows, by split.\n\n{relations}"
+    yield (
+        f"## Triplets\n\nImages by split, {len(counts)} triplets. {len(facts['held_out'])} are held out of training: "
+        f"they are in `{splits[-1]}` only.\n\n{_table(['triplet', *splits], _rows(counts, splits))}"
+    )
+
+
+def _triplets(facts: dict[str, Any]) -> list[str]:
+    return sorted({text for split in facts["splits"].values() for text in split["triplets"]})
+
+
+def _by_split(facts: dict[str, Any], text: str) -> dict[str, int]:
+    return {split: found["triplets"].get(text, 0) for split, found in facts["splits"].items()}
+
+
+def _rows(counts: dict, splits: Sequence[str]) -> Iterable[list]:
+    for key, by_split in counts.items():
+        yield [" ".join(key) if isinstance(key, Triplet) else key, *(by_split[split] for split in splits)]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for row in rows:
+        cells = (f"{cell:,}" if isinstance(cell, int) else str(cell).replace("|", "\\|") for cell in row)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

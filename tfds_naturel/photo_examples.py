@@ -1,0 +1,100 @@
+"""From planned Open Images photos to NatuRel examples: re-encoded photo, boxes, relations and captions."""
+
+import concurrent.futures
+import functools
+import itertools
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfds_naturel import photos
+from tfds_naturel.attribution import Attribution
+from tfds_naturel.captions import bank, grammar
+from tfds_naturel.captions.relations import converse
+from tfds_naturel.open_images import AnnotatedImage, Box
+from tfds_naturel.photos import BadPhoto
+from tfds_naturel.plan import Plan
+from tfds_naturel.schema import Caption, Triplet
+
+_AT_ONCE = 256  # photos re-encoded by the threads together, and so held in memory
+
+
+def examples(plan: Plan, split: str, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, example) of one bucket of a split, in the order of the image ids.
+
+    Raises ValueError for a photo that has gone bad since it was checked.
+    """
+    writer = _writer(plan.config.bank, plan.config.decisions, plan.config.seed)
+    images = plan.bucket(split, prefix)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        while some := list(itertools.islice(images, _AT_ONCE)):
+            encoded = pool.map(functools.partial(_photo, plan), (image.image_id for image, _ in some))
+            for (image, attribution), data in zip(some, encoded, strict=True):
+                yield image.image_id, _example(image, attribution, data, writer)
+
+
+def _photo(plan: Plan, image_id: str) -> bytes:
+    path = plan.images / f"{image_id}.jpg"
+    try:
+        return photos.reencode(path.read_bytes(), plan.config.short_side, plan.config.quality)
+    except BadPhoto as error:
+        raise ValueError(f"{path}: {error}. It was whole when it was planned; fetch it again") from error
+
+
+def _example(image: AnnotatedImage, attribution: Attribution | None, data: bytes, writer: "Writer") -> dict[str, Any]:
+    return {
+        "image": data,
+        "image_id": image.image_id,
+        **(attribution or Attribution("", "", ""))._asdict(),
+        "objects": [{"label": label, "box": _bbox(box)} for label, box in image.objects],
+        "relations": [
+            triplet._asdict() | {"subject_index": subject, "object_index": object_}
+            for triplet, subject, object_ in image.relations
+        ],
+        "captions": [
+            caption.as_features() for triplet in image.triplets for caption in writer.captions(triplet, image.triplets)
+        ],
+    }
+
+
+class Writer:
+    """Captions for a triplet: the bank's, or else the grammar's, the same for every image that shows it.
+
+    Only a pair whose negative says what another annotation of the image says is replaced, by the grammar's.
+    """
+
+    def __init__(self, captions: dict[Triplet, tuple[Caption, ...]], seed: int):
+        self._bank, self._seed = captions, seed
+        self._common: dict[Triplet, tuple[Caption, ...]] = {}
+
+    def captions(self, triplet: Triplet, shown: tuple[Triplet, ...]) -> tuple[Caption, ...]:
+        """The 8 captions of ``triplet`` for an image that shows ``shown``."""
+        if triplet not in self._common:
+            self._common[triplet] = bank.captions_for(triplet, self._bank, self._rng(triplet))
+        common = self._common[triplet]
+        says_shown = {c.pair for c in common if c.polarity == "negative" and c.asserts and _is_shown(c.asserts, shown)}
+        if not says_shown:
+            return common
+        fresh = grammar.write(triplet, self._rng(triplet), functools.partial(_is_shown, shown=shown))
+        return tuple(new if new.pair in says_shown else old for old, new in zip(common, fresh, strict=True))
+
+    def _rng(self, triplet: Triplet) -> np.random.Generator:
+        return np.random.default_rng([self._seed, zlib.crc32(str(triplet).encode())])
+
+
+@functools.cache
+def _writer(bank_path: Path | None, decisions: Path | None, seed: int) -> Writer:
+    return Writer(bank.load(bank_path), seed)
+
+
+def _is_shown(claim: Triplet, shown: tuple[Triplet, ...]) -> bool:
+    return claim in shown or converse(claim) in shown
+
+
+def _bbox(box: Box):
+    from tensorflow_datasets.core.features import BBox  # slow to import, and only builders need it
+
+    return BBox(ymin=box.ymin, xmin=box.xmin, ymax=box.ymax, xmax=box.xmax)

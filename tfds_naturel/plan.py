@@ -1,0 +1,251 @@
+"""What is built from Open Images: reads the annotations, checks the photos, and decides the split of every image.
+
+Everything that grows with the data lies in bucket files below one folder (``Buckets``), so that a generator, or a Beam
+worker on its own, can make the examples of one split and bucket.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfds_naturel import attribution, journal, open_images, photos, releases, splits
+from tfds_naturel.attribution import Attribution
+from tfds_naturel.open_images import AnnotatedImage, Buckets, Rejects, Vocabulary
+from tfds_naturel.photos import BadPhoto, Photo
+from tfds_naturel.schema import Triplet
+
+SPLITS = (*splits.SHARES, splits.UNSEEN)
+
+_COPIES = 3  # a photo that more images than this share, as far as its journal line tells, is a placeholder
+_AT_ONCE = 4096  # photos handed to the threads together
+_KEPT = {
+    "all": lambda triplet: True,
+    "objects": lambda triplet: triplet.relation != "is",
+    "attributes": lambda triplet: triplet.relation == "is",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenImagesConfig:
+    """A dataset made of Open Images photos.
+
+    ``kept``: which triplets (``all``, ``objects``: those without the relation ``is``, ``attributes``: only those).
+    ``annotations`` and ``images``: folders that the user has; by default those that ``tfds_naturel.fetch`` fills below
+    TFDS's manual_dir. ``official``: refuse annotation files other than the published ones. ``max_rejected`` and
+    ``max_missing``: shares of malformed rows, and of annotated images without a usable photo, that end the build.
+    ``bank`` and ``decisions``: a caption bank instead of the published one, and reviewers' decisions about it.
+    """
+
+    name: str
+    description: str
+    release: str = "v4"
+    kept: str = "all"
+    annotations: Path | None = None
+    images: Path | None = None
+    official: bool = True
+    bank: Path | None = None
+    decisions: Path | None = None
+    seed: int = 0
+    short_side: int = 288
+    quality: int = 92
+    max_rejected: float = 0.001
+    max_missing: float = 0.05
+
+
+def options(config: OpenImagesConfig) -> dict[str, Any]:
+    """What of ``config`` decides the dataset, in JSON; the user's caption files by their MD5."""
+    fields = ("release", "kept", "seed", "short_side", "quality")
+    files = {"bank": config.bank, "decisions": config.decisions}
+    chosen = {name: getattr(config, name) for name in fields}
+    return chosen | {name: releases.md5_of(path) if path else "" for name, path in files.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Images by bucket on disk, and what does not grow with them. ``facts`` go to the dataset's metadata and card."""
+
+    config: OpenImagesConfig
+    images: Path
+    folder: Path
+    digits: int
+    held_out: frozenset[Triplet]
+    facts: dict[str, Any]
+
+    @property
+    def prefixes(self) -> list[str]:
+        return Buckets(self.folder, "splits", self.digits).prefixes
+
+    def bucket(self, split: str, prefix: str) -> Iterator[tuple[AnnotatedImage, Attribution | None]]:
+        """The images of ``split`` whose ids start with ``prefix``, with the relations that this dataset keeps.
+
+        The attribution is None where Open Images' metadata lack the image.
+        """
+        rows, assigned, attributed = (Buckets(self.folder, name, self.digits) for name in _BUCKETS)
+        chosen = {image_id for image_id, of in assigned.read(prefix) if of == split}
+        authors = attribution.attributions(attributed, prefix)
+        for image in open_images.images(rows, prefix):
+            if image.image_id in chosen:
+                relations = (r for r in image.relations if _keeps(self.config, self.held_out, split, r.triplet))
+                yield dataclasses.replace(image, relations=tuple(relations)), authors.get(image.image_id)
+
+
+_BUCKETS = ("rows", "splits", "attributions")
+
+
+def _keeps(config: OpenImagesConfig, held_out: frozenset[Triplet], split: str, triplet: Triplet) -> bool:
+    return _KEPT[config.kept](triplet) and (triplet in held_out) == (split == splits.UNSEEN)
+
+
+def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path) -> Plan:
+    """Plans a build, leaving its bucket files and the refused rows (``rejected-*.csv``) in ``folder``.
+
+    The split of an image, and which triplets are held out, do not depend on ``kept``: datasets of one release and seed
+    can be trained and tested on together. Raises FileNotFoundError and ValueError for what is not as it must be.
+    """
+    release = releases.RELEASES[config.release]
+    inputs = releases.locate(release, annotations, official=config.official)
+    rows_path = annotations / release.rows.name
+    digits = open_images.bucket_digits(rows_path)
+    rows, assigned, attributed = (Buckets(folder, name, digits) for name in _BUCKETS)
+
+    rejected = Rejects(folder / "rejected-rows.csv")
+    open_images.spool(rows_path, Vocabulary.read(annotations, release), rows, rejected)
+    rejected.close(config.max_rejected)
+    survey = Survey.take(rows)
+
+    usable, refused = _usable_photos(survey.image_ids, images)
+    _check_missing(config, len(survey.image_ids), refused, images)
+    held_out = splits.hold_out(survey.count(usable), config.seed)
+    split_of, dropped = _assign(config, survey, usable, held_out)
+    assigned.write(split_of.items())
+
+    rejected_metadata = Rejects(folder / "rejected-metadata.csv")
+    attribution.spool(annotations / release.images.name, split_of.keys(), attributed, rejected_metadata)
+    rejected_metadata.close(config.max_rejected)
+
+    facts = {
+        "inputs": inputs,
+        "rows": {"valid": rejected.accepted, "rejected": dict(rejected.counts)},
+        "images": {"annotated": len(survey.image_ids), "refused": dict(refused), "dropped": dict(dropped)},
+        "unattributed": len(split_of) - sum(len(attributed.read(prefix)) for prefix in attributed.prefixes),
+        "held_out": sorted(map(str, held_out)),
+        "splits": _count(config, survey, split_of, held_out),
+    }
+    return Plan(config, images, folder, digits, held_out, facts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """Which triplets every image shows: those of image n are ``shown[first_N1[n] : first_N1[n + 1]]``."""
+
+    image_ids: list[str]
+    triplets: list[Triplet]
+    first_N1: np.ndarray
+    shown: np.ndarray
+
+    @classmethod
+    def take(cls, rows: Buckets) -> "Survey":
+        image_ids, first, shown = [], [0], []
+        numbers: dict[Triplet, int] = {}
+        for prefix in rows.prefixes:
+            for image in open_images.images(rows, prefix):
+                image_ids.append(image.image_id)
+                shown.extend(numbers.setdefault(triplet, len(numbers)) for triplet in image.triplets)
+                first.append(len(shown))
+        return cls(image_ids, list(numbers), np.array(first), np.array(shown, np.int32))
+
+    def triplets_of(self, n: int) -> list[Triplet]:
+        return [self.triplets[t] for t in self.shown[self.first_N1[n] : self.first_N1[n + 1]]]
+
+    def count(self, image_ids: Mapping[str, Any]) -> dict[Triplet, int]:
+        """How many of the images in ``image_ids`` show each triplet; those that none shows are left out."""
+        counted = np.array([image_id in image_ids for image_id in self.image_ids], bool)
+        counts = np.bincount(self.shown[np.repeat(counted, np.diff(self.first_N1))], minlength=len(self.triplets))
+        return {triplet: int(count) for triplet, count in zip(self.triplets, counts, strict=True) if count}
+
+
+def _usable_photos(image_ids: Sequence[str], folder: Path) -> tuple[dict[str, Photo], collections.Counter[str]]:
+    """The photos in ``folder`` that may be used, and why the others may not; what the journal tells is not opened."""
+    entries = journal.read(folder / "journal.csv")
+    looks: dict[str, Photo | str] = {}
+    unknown = []
+    for image_id in image_ids:
+        path, entry = folder / f"{image_id}.jpg", entries.get(image_id)
+        if not path.is_file():
+            looks[image_id] = entry.status if entry and entry.photo is None else "missing"
+        elif entry and entry.photo and entry.photo.bytes == path.stat().st_size:
+            looks[image_id] = entry.photo
+        else:
+            unknown.append(image_id)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for some in _slices(unknown, _AT_ONCE):
+            looks |= zip(some, pool.map(lambda image_id: _look(folder / f"{image_id}.jpg"), some), strict=True)
+    copies = collections.Counter(photo for photo in looks.values() if isinstance(photo, Photo))
+    usable = {key: photo for key, photo in looks.items() if isinstance(photo, Photo) and copies[photo] <= _COPIES}
+    refused = collections.Counter(found for found in looks.values() if isinstance(found, str))
+    refused["placeholder"] = copies.total() - len(usable)
+    return usable, +refused
+
+
+def _slices(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _look(path: Path) -> Photo | str:
+    try:
+        return photos.inspect(path.read_bytes())
+    except BadPhoto as error:
+        return error.kind
+
+
+def _check_missing(config: OpenImagesConfig, annotated: int, refused: collections.Counter[str], folder: Path) -> None:
+    if refused.total() > config.max_missing * annotated:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(refused.items()))
+        raise ValueError(
+            f"{folder}: {refused.total():,} of {annotated:,} annotated images have no usable photo ({kinds}): more "
+            f"than the share of {config.max_missing:g} (max_missing). Get them with `python -m tfds_naturel.fetch`"
+        )
+
+
+def _assign(
+    config: OpenImagesConfig, survey: Survey, usable: Mapping[str, Photo], held_out: frozenset[Triplet]
+) -> tuple[dict[str, str], collections.Counter[str]]:
+    """The split of every image that is built, and why others are not.
+
+    A group of near-duplicates that shows a held-out triplet goes to ``test_unseen_triplets`` with the images that show
+    it; its other images would leak into training, so they are dropped.
+    """
+    rows = [n for n, image_id in enumerate(survey.image_ids) if image_id in usable]
+    names = [survey.image_ids[n] for n in rows]
+    groups = splits.near_duplicates(np.array([usable[name].phash for name in names], np.uint64))
+    shows_held = np.array([not held_out.isdisjoint(survey.triplets_of(n)) for n in rows], bool)
+    unseen_groups = set(groups[shows_held].tolist())
+    split_of, dropped = {}, collections.Counter()
+    for n, name, group, is_unseen in zip(rows, names, groups.tolist(), shows_held.tolist(), strict=True):
+        if group in unseen_groups and not is_unseen:
+            dropped["near-duplicate of a held-out image"] += 1
+            continue
+        split = splits.UNSEEN if is_unseen else splits.split_of(config.seed, names[group])
+        if any(_keeps(config, held_out, split, triplet) for triplet in survey.triplets_of(n)):
+            split_of[name] = split
+        else:
+            dropped["no triplet of this dataset"] += 1
+    return split_of, dropped
+
+
+def _count(
+    config: OpenImagesConfig, survey: Survey, split_of: Mapping[str, str], held_out: frozenset[Triplet]
+) -> dict[str, Any]:
+    """For every split the number of images, and of images by triplet."""
+    counts = {}
+    for split in SPLITS:
+        names = {name: of for name, of in split_of.items() if of == split}
+        by_triplet = {t: n for t, n in survey.count(names).items() if _keeps(config, held_out, split, t)}
+        counts[split] = {"images": len(names), "triplets": {str(t): by_triplet[t] for t in sorted(by_triplet)}}
+    return counts

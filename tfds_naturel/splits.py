@@ -1,0 +1,109 @@
+"""Which split an image belongs to: near-duplicates together, some triplets held out of training altogether."""
+
+import collections
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from tfds_naturel.captions.relations import converse
+from tfds_naturel.schema import Triplet
+
+SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
+UNSEEN = "test_unseen_triplets"
+
+_BANDS = 4  # hashes that differ in fewer bits than there are bands agree in one band at least
+
+
+def near_duplicates(hashes: np.ndarray) -> np.ndarray:
+    """For every hash (uint64 [N]) the lowest row of its group: hashes that differ in at most 3 of 64 bits are linked.
+
+    Exact for every pair (multi-index hashing, Norouzi et al. 2012: two such hashes agree in one of four 16-bit bands),
+    without comparing all pairs. int64 [N].
+    """
+    unique, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    parent = np.arange(len(unique))
+    for band in range(_BANDS):
+        for a, b in zip(*_linked(unique, 16 * band), strict=True):
+            _union(parent, first, a, b)
+    roots = np.array([_root(parent, i) for i in range(len(unique))], np.int64)
+    return first[roots][inverse] if len(hashes) else np.zeros(0, np.int64)
+
+
+def _linked(hashes: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row pairs that agree in the 16 bits above ``shift`` and differ in fewer than ``_BANDS`` bits altogether."""
+    band = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
+    order = np.argsort(band, kind="stable")
+    lower = np.arange(len(order))
+    found = []
+    for offset in range(1, len(order)):
+        lower = lower[lower + offset < len(order)]
+        lower = lower[band[order[lower]] == band[order[lower + offset]]]
+        if not len(lower):
+            break
+        a, b = order[lower], order[lower + offset]
+        near = np.bitwise_count(hashes[a] ^ hashes[b]) < _BANDS
+        found.append((a[near], b[near]))
+    a, b = zip(*found, strict=True) if found else ((), ())
+    return np.concatenate([*a, np.zeros(0, np.int64)]), np.concatenate([*b, np.zeros(0, np.int64)])
+
+
+def _root(parent: np.ndarray, i: int) -> int:
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+def _union(parent: np.ndarray, first: np.ndarray, a: int, b: int) -> None:
+    a, b = _root(parent, a), _root(parent, b)
+    if first[a] > first[b]:
+        a, b = b, a
+    parent[b] = a
+
+
+def hold_out(
+    images: Mapping[Triplet, int], seed: int, triplet_share: float = 0.1, image_share: float = 0.05
+) -> frozenset[Triplet]:
+    """Chooses the triplets that training never shows, in an order that depends on ``seed`` and the triplets' names
+    only.
+
+    ``images`` counts the images of every triplet. At most ``triplet_share`` of the triplets are taken, with at most
+    ``image_share`` of all counts, a triplet together with its converse; every class, attribute and relation stays in
+    some triplet of training.
+    """
+    left = collections.Counter(part for triplet in images for part in _parts(triplet))
+    budget = image_share * sum(images.values())
+    held: set[Triplet] = set()
+    for triplet in sorted(images, key=lambda t: uniform(seed, str(t))):
+        family = {t for t in (triplet, converse(triplet)) if t in images} - held
+        parts = collections.Counter(part for t in family for part in _parts(t))
+        cost = sum(images[t] for t in family)
+        fits = len(held) + len(family) <= triplet_share * len(images) and cost <= budget
+        if family and fits and all(left[part] > count for part, count in parts.items()):
+            held |= family
+            left -= parts
+            budget -= cost
+    return frozenset(held)
+
+
+def _parts(triplet: Triplet) -> Iterable[tuple[str, str]]:
+    yield "class", triplet.subject
+    yield "relation", triplet.relation
+    yield "attribute" if triplet.relation == "is" else "class", triplet.object
+
+
+def split_of(seed: int, group: str) -> str:
+    """The split of a group of near-duplicates: a function of its name alone, so new images never move old ones."""
+    position = uniform(seed, group)
+    for split, share in SHARES.items():
+        position -= share
+        if position < 0:
+            return split
+    return split
+
+
+def uniform(seed: int, text: str) -> float:
+    """A number in [0, 1) that depends on ``seed`` and ``text`` only."""
+    digest = hashlib.blake2b(f"{seed}:{text}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
