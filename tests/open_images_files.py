@@ -79,3 +79,40 @@ def photo(seed: int, width: int = 96, height: int = 64, quality: int = 90) -> by
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     pixels = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return simplejpeg.encode_jpeg(pixels, quality=quality)
+
+
+_COMMON = [
+    ("Cat", "on", "Table"),
+    ("Dog", "on", "Table"),
+    ("Cat", "on", "Chair"),
+    ("Man", "plays", "Guitar"),
+    ("Woman", "plays", "Guitar"),
+    ("Man", "holds", "Bottle"),
+    ("Woman", "holds", "Bottle"),
+    ("Man", "plays", "Piano"),
+    ("Table", "is", "Wooden"),
+    ("Chair", "is", "Wooden"),
+    ("Bottle", "is", "Plastic"),
+    ("Chair", "is", "Plastic"),
+]
+_RARE = [("Dog", "on", "Chair"), ("Woman", "plays", "Piano"), ("Table", "is", "Plastic")]
+WORLD_IMAGES = 90
+
+
+def shown(n: int) -> list[tuple[str, str, str]]:
+    """The triplets annotated of image ``n`` of the world; a rare one for every seventh image."""
+    return [_COMMON[n % 12], _COMMON[(n + 5) % 12]] + ([_RARE[n // 7 % 3]] if n % 7 == 0 else [])
+
+
+def write_world(folder: Path) -> Path:
+    """A folder as the fetcher leaves it, of 90 images with two or three triplets.
+
+    Image 0 has no photo, image 40 shows image 2 at another quality, the last image has no metadata.
+    """
+    rows = [row(n, *triplet) for n in range(WORLD_IMAGES) for triplet in shown(n)]
+    write_release(folder / "annotations", rows, images=range(WORLD_IMAGES - 1))
+    (folder / "images" / "train").mkdir(parents=True)
+    for n in range(1, WORLD_IMAGES):
+        seed, quality = (2, 60) if n == 40 else (n, 90)
+        (folder / "images" / "train" / f"{image_id(n)}.jpg").write_bytes(photo(seed, 400, 300, quality))
+    return folder

@@ -13,46 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from open_images_files import image_id, photo, row, write_release
+from open_images_files import WORLD_IMAGES, image_id, photo, row, shown, write_release, write_world
 from PIL import Image
 
 from tfds_naturel import build, plan, releases, splits
 from tfds_naturel.schema import Triplet
 
-COMMON = [
-    ("Cat", "on", "Table"),
-    ("Dog", "on", "Table"),
-    ("Cat", "on", "Chair"),
-    ("Man", "plays", "Guitar"),
-    ("Woman", "plays", "Guitar"),
-    ("Man", "holds", "Bottle"),
-    ("Woman", "holds", "Bottle"),
-    ("Man", "plays", "Piano"),
-    ("Table", "is", "Wooden"),
-    ("Chair", "is", "Wooden"),
-    ("Bottle", "is", "Plastic"),
-    ("Chair", "is", "Plastic"),
-]
-RARE = [("Dog", "on", "Chair"), ("Woman", "plays", "Piano"), ("Table", "is", "Plastic")]
-IMAGES = 90
-
-
-def _shown(n):
-    """The triplets annotated of image ``n``; a rare one for every seventh image."""
-    return [COMMON[n % 12], COMMON[(n + 5) % 12]] + ([RARE[n // 7 % 3]] if n % 7 == 0 else [])
-
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """A folder as the fetcher leaves it: 90 images of 2 or 3 triplets, two of them copies, one without a photo."""
-    folder = tmp_path_factory.mktemp("open_images")
-    rows = [row(n, *triplet) for n in range(IMAGES) for triplet in _shown(n)]
-    write_release(folder / "annotations", rows, images=range(IMAGES - 1))
-    (folder / "images" / "train").mkdir(parents=True)
-    for n in range(1, IMAGES):
-        seed, quality = (2, 60) if n == 40 else (n, 90)  # 40 is image 2 at another quality
-        (folder / "images" / "train" / f"{image_id(n)}.jpg").write_bytes(photo(seed, 400, 300, quality))
-    return folder
+    return write_world(tmp_path_factory.mktemp("open_images"))
 
 
 def _build(opened, out, *arguments, config="full"):
@@ -83,9 +53,9 @@ def _triplets(example):
 def test_every_photo_is_built_with_its_annotations(opened, built):
     found = {e["image_id"].decode(): e for split in plan.SPLITS for e in _examples(built, split)}
     facts = built.info.metadata
-    assert len(found) == IMAGES - 1 - sum(facts["images"]["dropped"].values())
+    assert len(found) == WORLD_IMAGES - 1 - sum(facts["images"]["dropped"].values())
     assert facts["images"]["refused"] == {"missing": 1} and facts["unattributed"] == 1
-    for n in range(1, IMAGES - 1):
+    for n in range(1, WORLD_IMAGES - 1):
         if image_id(n) not in found:
             continue
         example = found[image_id(n)]
@@ -97,7 +67,7 @@ def test_every_photo_is_built_with_its_annotations(opened, built):
         for triplet, subject, target in zip(
             _triplets(example), example["relations"]["subject_index"], example["relations"]["object_index"], strict=True
         ):
-            assert triplet in _shown(n)
+            assert triplet in shown(n)
             assert labels[subject] == triplet.subject
             np.testing.assert_allclose(boxes[subject], [0.2, 0.1, 0.6, 0.5], rtol=1e-6)  # ymin, xmin, ymax, xmax
             if triplet.relation == "is":
@@ -236,7 +206,7 @@ def test_too_many_missing_photos_or_bad_rows_end_the_build(opened, tmp_path):
 def test_a_photo_under_many_names_is_a_placeholder(opened, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
-    for n in range(1, IMAGES):
+    for n in range(1, WORLD_IMAGES):
         seed = 3 if n < 6 else n
         (images / f"{image_id(n)}.jpg").write_bytes(photo(seed, 400, 300))
     builder = _build(opened, tmp_path, "--images", images, "--max-missing", 0.1)
