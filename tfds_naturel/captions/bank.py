@@ -1,0 +1,107 @@
+"""The bank of authored captions: one tab-separated row per caption, 8 rows per triplet.
+
+Columns: triplet, kind, pair, polarity, text, asserts, operation, shape. ``triplet`` and ``asserts`` are
+``subject|relation|object`` in Open Images' names; ``asserts`` is empty for a denial.
+"""
+
+import csv
+import importlib.resources
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tfds_naturel.captions import grammar
+from tfds_naturel.schema import PAIRS, Caption, Triplet
+
+COLUMNS = ("triplet", "kind", "pair", "polarity", "text", "asserts", "operation", "shape")
+OPERATIONS = ("swap", "relation", "attribute", "denial")
+_MAX_FIELD = 1000  # characters; the longest true caption has fewer than 200
+
+Bank = dict[Triplet, tuple[Caption, ...]]
+
+
+class BadBank(ValueError):
+    """A bank file that breaks its own format; the message names the row and the fix."""
+
+
+def load(path: Path | None = None) -> Bank:
+    """Captions of every triplet, in the order (positive, negative) of pairs 0 to 3; the project's own bank by default.
+
+    Raises BadBank for anything that is not exactly 8 well-formed captions for each triplet.
+    """
+    place = path if path is not None else importlib.resources.files(__package__) / "bank.tsv"
+    try:
+        text = place.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise BadBank(f"{place} row {line}: is not UTF-8 ({error.reason}); save the file as UTF-8") from error
+    rows = list(csv.reader(text.removeprefix("\ufeff").splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
+    if not rows or tuple(rows[0]) != COLUMNS:
+        found = ", ".join(rows[0]) if rows else "an empty file"
+        raise BadBank(f"{place} row 1: found {found[:200]!r}, expected the tab-separated columns {', '.join(COLUMNS)}")
+    return _collect(place, [(number, _parse(f"{place} row {number}", row)) for number, row in enumerate(rows[1:], 2)])
+
+
+def captions_for(triplet: Triplet, bank: Mapping[Triplet, tuple[Caption, ...]], rng: np.random.Generator):
+    """The bank's captions of ``triplet``, or the grammar's where it has none."""
+    return bank[triplet] if triplet in bank else grammar.write(triplet, rng)
+
+
+def save(path: Path, captions: Mapping[Triplet, tuple[Caption, ...]]) -> None:
+    """Writes a bank that ``load`` reads back unchanged."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write("\t".join(COLUMNS) + "\n")
+        for caption in (c for written in captions.values() for c in written):
+            row = caption.as_features()
+            file.write("\t".join(str(row[column]) for column in COLUMNS) + "\n")
+
+
+def _parse(place: str, row: list[str]) -> Caption:
+    if len(row) != len(COLUMNS):
+        raise BadBank(f"{place}: has {len(row)} fields, expected {len(COLUMNS)} separated by tabs")
+    if long := [column for column, value in zip(COLUMNS, row, strict=True) if len(value) > _MAX_FIELD]:
+        raise BadBank(f"{place}: {long[0]} has more than {_MAX_FIELD} characters; shorten it")
+    fields = dict(zip(COLUMNS, row, strict=True))
+    _one_of(place, fields, "kind", ("simple", "complex"))
+    _one_of(place, fields, "polarity", ("positive", "negative"))
+    _one_of(place, fields, "pair", ("0",) if fields["kind"] == "simple" else tuple(map(str, range(1, PAIRS))))
+    positive = fields["polarity"] == "positive"
+    _one_of(place, fields, "operation", ("",) if positive else OPERATIONS)
+    try:
+        triplet = Triplet.parse(fields["triplet"])
+        asserts = Triplet.parse(fields["asserts"]) if fields["asserts"] else None
+    except ValueError as error:
+        raise BadBank(f"{place}: {error}") from error
+    if not fields["text"].strip() or not fields["shape"].strip():
+        raise BadBank(f"{place}: text or shape is empty; write the caption and name its sentence shape")
+    if (asserts is None) != (fields["operation"] == "denial"):
+        raise BadBank(f"{place}: asserts must be empty for a denial and a triplet for any other caption")
+    if (asserts == triplet) != positive:
+        wrong = "negative asserts its own" if asserts == triplet else "positive asserts another"
+        raise BadBank(f"{place}: a {wrong} triplet ({asserts}); correct its polarity or asserts")
+    kind, polarity, pair = fields["kind"], fields["polarity"], int(fields["pair"])
+    return Caption(fields["text"], kind, polarity, pair, triplet, asserts, fields["operation"], fields["shape"])
+
+
+def _one_of(place: str, fields: Mapping[str, str], column: str, allowed: tuple[str, ...]) -> None:
+    if fields[column] not in allowed:
+        expected = " or ".join(repr(value) for value in allowed)
+        raise BadBank(f"{place}: {column} is {fields[column]!r}, expected {expected}")
+
+
+def _collect(place, rows: list[tuple[int, Caption]]) -> Bank:
+    slots: dict[Triplet, dict[tuple[int, str], tuple[int, Caption]]] = {}
+    for number, caption in rows:
+        slot = (caption.pair, caption.polarity)
+        taken = slots.setdefault(caption.triplet, {})
+        if slot in taken:
+            what = f"pair {caption.pair} of {caption.triplet} already has a {caption.polarity}"
+            raise BadBank(f"{place} row {number}: {what} (row {taken[slot][0]}); remove one or correct its pair")
+        taken[slot] = (number, caption)
+    order = [(pair, polarity) for pair in range(PAIRS) for polarity in ("positive", "negative")]
+    for triplet, taken in slots.items():
+        if missing := [f"{polarity} of pair {pair}" for pair, polarity in order if (pair, polarity) not in taken]:
+            last = max(number for number, _ in taken.values())
+            raise BadBank(f"{place} row {last}: {triplet} has no {', '.join(missing)}; add the missing rows")
+    return {triplet: tuple(taken[slot][1] for slot in order) for triplet, taken in slots.items()}

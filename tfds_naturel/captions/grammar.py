@@ -1,0 +1,340 @@
+"""Captions for any triplet: the same operations and sentence shapes as the bank, made by rule.
+
+A sentence is a shape (existential, inverted, cleft...) around a predicate ("rests on", "is held by"). A negative takes
+its positive's shape and swaps the roles, or takes another relation's predicate, so neither words nor shapes tell the
+two apart.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from tfds_naturel.captions import lexicon
+from tfds_naturel.captions.lexicon import Noun
+from tfds_naturel.captions.relations import CONTRARIES, DEPICTED, RELATIONS, Relation, converse, excluded
+from tfds_naturel.schema import PAIRS, Caption, Triplet
+
+T = TypeVar("T")
+Truth = Callable[[Triplet], bool]
+_Draw = Iterator[float]
+
+_DRAWS = 64  # more random numbers than the longest path of one call uses
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicate:
+    """What X is said to do with Y. ``back``: X is the object of ``label``, as in "the mug is held by the man".
+
+    ``finite`` (for one X, for several) follows X, ``modifier`` follows it without a finite verb; ``front`` and
+    ``verbs`` put Y before X ("on the desk" "is" "the cat") and are empty where that is no English. ``simple`` stands
+    between two bare nouns.
+    """
+
+    label: str
+    back: bool
+    finite: tuple[str, str]
+    modifier: str
+    simple: tuple[str, str]
+    front: str = ""
+    verbs: tuple[str, str] = ("", "")
+
+    @property
+    def passive(self) -> bool:
+        return self.front.endswith(" by")
+
+    def claim(self, x: str, y: str) -> Triplet:
+        return Triplet(y, self.label, x) if self.back else Triplet(x, self.label, y)
+
+
+def write(triplet: Triplet, rng: np.random.Generator, is_true: Truth | None = None) -> tuple[Caption, ...]:
+    """8 captions for ``triplet``: (positive, negative) of the simple pair, then of the 3 complex pairs.
+
+    ``is_true`` tells what else the picture shows; no negative asserts a triplet of which it, or the converse, is true.
+    Without it negatives only assert what contradicts the triplet by meaning. A pure function of the triplet,
+    ``is_true`` and the state of ``rng``.
+    """
+    draw = iter(rng.random(_DRAWS).tolist())
+    pairs = _attribute_pairs if triplet.relation == "is" else _relation_pairs
+    captions = []
+    for pair, (shape, positive, negative, claim, operation) in enumerate(pairs(triplet, draw, is_true)):
+        kind = "complex" if pair else "simple"
+        captions.append(Caption(positive, kind, "positive", pair, triplet, triplet, "", shape))
+        captions.append(Caption(negative, kind, "negative", pair, triplet, claim, operation, shape))
+    return tuple(captions)
+
+
+def _pick(options: Sequence[T], draw: _Draw) -> T:
+    return options[int(next(draw) * len(options))]
+
+
+def _relation_pairs(triplet: Triplet, draw: _Draw, is_true: Truth | None) -> Iterator[tuple]:
+    told = predicates(triplet.relation)
+    yield _pair(triplet, told[0], False, ["simple"], draw, is_true, nouns_of=lambda label: lexicon.nouns(label)[0])
+    shapes = list(SHAPES)
+    for _ in range(1, PAIRS):
+        swapped = bool(reverse(triplet.relation)) and next(draw) < 0.5
+        predicate = _pick(reverse(triplet.relation) if swapped else told, draw)
+        pair = _pair(
+            triplet, predicate, swapped, shapes, draw, is_true, lambda label: _pick(lexicon.nouns(label), draw)
+        )
+        shapes.remove(pair[0])
+        yield _named(pair[0], predicate, swapped), *pair[1:]
+
+
+def _pair(triplet, predicate, swapped, shapes, draw, is_true, nouns_of) -> tuple:
+    """(shape, positive, negative, what the negative claims, operation) around one predicate of the positive."""
+    labels = (triplet.object, triplet.subject) if swapped else (triplet.subject, triplet.object)
+    x, y = (nouns_of(label) for label in labels)
+    if x.text == y.text:
+        y = y.second()
+    other, order, operation = _negative(triplet, predicate, labels, shapes == ["simple"], draw, is_true)
+    usable = [shape for shape in shapes if _fits(shape, predicate, other, operation)]
+    shape = _pick(usable, draw)
+    render = SHAPES.get(shape, _simple)
+    articles = _pick(_ARTICLES, draw)
+    nouns, claimed = ((y, x), labels[::-1]) if order else ((x, y), labels)
+    claim = None if operation == "denial" else other.claim(*claimed)
+    return shape, render(predicate, x, y, articles), render(other, *nouns, articles), claim, operation
+
+
+def _negative(triplet, predicate, labels, simple, draw, is_true) -> tuple[Predicate, bool, str]:
+    """(predicate, whether the two nouns change places, operation) of a false sentence like the true one."""
+    if (simple or next(draw) < 0.5) and _false(predicate.claim(*labels[::-1]), triplet, is_true):
+        return predicate, True, "swap"
+    groups = _rivals(triplet.relation, predicate, is_true is not None)
+    start = int(next(draw) * len(groups)) if groups else 0
+    for group in groups[start:] + groups[:start]:
+        rival = group[0] if simple else _pick(group, draw)
+        if _false(rival.claim(*labels), triplet, is_true):
+            return rival, False, "relation"
+    if _false(predicate.claim(*labels[::-1]), triplet, is_true):
+        return predicate, True, "swap"
+    finite = (f"is not {predicate.modifier}", f"are not {predicate.modifier}")
+    bare = (f"not {predicate.modifier}",) * 2
+    return dataclasses.replace(predicate, finite=finite, simple=bare), False, "denial"
+
+
+def _false(claim: Triplet, triplet: Triplet, is_true: Truth | None) -> bool:
+    other = converse(claim)
+    if triplet in (claim, other):
+        return False
+    if is_true is None:
+        return excluded(triplet, claim)
+    return not is_true(claim) and not (other and is_true(other))
+
+
+@functools.cache
+def predicates(label: str) -> tuple[Predicate, ...]:
+    """Predicates whose X is the subject of ``label``, the plainest first.
+
+    A label without an entry is read as a verb in the third person when it ends in s ("paints"), as a preposition
+    otherwise ("next_to").
+    """
+    relation = RELATIONS.get(label)
+    if relation is None:
+        words = label.replace("_", " ")
+        verb, _, rest = words.partition(" ")
+        if not verb.endswith("s") or verb.endswith("ss"):
+            relation = Relation((words,))
+        else:
+            finite = (words, f"{verb[:-1]} {rest}".strip())
+            return (Predicate(label, False, finite, f"that {words}", finite),)
+    if relation.verb:
+        return tuple(p for word in relation.words for p in _active(label, word, False))
+    return _prepositional(label, relation.words, relation.posture, False)
+
+
+@functools.cache
+def reverse(label: str) -> tuple[Predicate, ...]:
+    """Predicates that say ``label`` with its object first: passives, converses, and words of their own."""
+    relation = RELATIONS.get(label, Relation(()))
+    found: list[Predicate] = []
+    if relation.verb:
+        found += [p for word in relation.words for p in _passive(label, word)]
+    if relation.symmetric:
+        found += [dataclasses.replace(p, back=True) for p in predicates(label)]
+    if relation.converse:
+        found += predicates(relation.converse)
+    if relation.back_verb:
+        found += [p for word in relation.back for p in _active(label, word, True)]
+    else:
+        found += _prepositional(label, relation.back, "", True)
+    return tuple(found)
+
+
+def _prepositional(label: str, words: tuple[str, ...], posture: str, back: bool) -> tuple[Predicate, ...]:
+    found = []
+    for tense in (("is", "are"), ("was", "were")):
+        for word in words:
+            finite = tuple(f"{verb} {word}" for verb in tense)
+            found.append(Predicate(label, back, finite, word, (word, word), word, tense))
+    if posture:
+        base, third, gerund = posture.split("/")
+        for word in words:
+            finite = (f"{third} {word}", f"{base} {word}")
+            found.append(Predicate(label, back, finite, f"{gerund} {word}", (word, word), word, (third, base)))
+    return tuple(found)
+
+
+def _active(label: str, word: str, back: bool) -> Iterator[Predicate]:
+    forms, _, particle = word.partition(" ")
+    base, third, gerund, *_ = (f"{form} {particle}".strip() for form in forms.split("/"))
+    simple = (third, base)
+    for finite in (simple, (f"is {gerund}", f"are {gerund}"), (f"was {gerund}", f"were {gerund}")):
+        yield Predicate(label, back, finite, gerund, simple)
+
+
+def _passive(label: str, word: str) -> Iterator[Predicate]:
+    if " " in word:  # "is danced with by"
+        return
+    done = f"{word.split('/')[-1]} by"
+    for tense in (("is", "are"), ("was", "were"), ("is being", "are being")):
+        verbs = tuple(verb.removesuffix(" being") for verb in tense)
+        yield Predicate(label, True, tuple(f"{verb} {done}" for verb in tense), done, (done, done), done, verbs)
+
+
+@functools.cache
+def _rivals(label: str, predicate: Predicate, depicted: bool) -> tuple[tuple[Predicate, ...], ...]:
+    """Predicates of other labels that may replace one of ``label`` in a negative, grouped by label.
+
+    With a scene graph (``depicted``) any label that the graph decides, otherwise what contradicts ``label``.
+    """
+    relation = RELATIONS.get(label, Relation(()))
+    others = (*relation.excludes, label)
+    if depicted:
+        others = [o for o in (*DEPICTED, *others) if o in DEPICTED or RELATIONS[o].converse in relation.excludes]
+    groups = (
+        tuple(p for p in (*predicates(o), *reverse(o)) if p.label != predicate.label and p.passive == predicate.passive)
+        for o in others
+        if o not in relation.implies
+    )
+    return tuple(group for group in groups if group)
+
+
+# Shapes. Each renders a predicate between the noun phrases of X and Y; articles is a pair of "a" or "the".
+
+_ARTICLES = (("the", "the"), ("a", "a"), ("a", "the"))
+
+
+def _phrase(noun: Noun, article: str) -> str:
+    return noun.the if article == "the" else noun.a
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _be(noun: Noun) -> str:
+    return ("is", "are")[noun.number]
+
+
+def _simple(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    return f"{x.text} {p.simple[x.number]} {y.text}"
+
+
+def _plain(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    return _sentence(f"{_phrase(x, articles[0])} {p.finite[x.number]} {_phrase(y, articles[1])}")
+
+
+def _existential(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    return _sentence(f"there {_be(x)} {x.a} {p.modifier} {_phrase(y, articles[1])}")
+
+
+def _inverted(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    return _sentence(f"{p.front} {_phrase(y, articles[1])} {p.verbs[x.number]} {_phrase(x, articles[0])}")
+
+
+def _relative(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    return _sentence(f"here {_be(x)} {x.a} that {p.finite[x.number]} {_phrase(y, articles[1])}")
+
+
+def _stranded(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    this = ("this is", "these are")[y.number]
+    return _sentence(f"{this} the {y.text} that {_phrase(x, articles[0])} {p.finite[x.number]}")
+
+
+def _participial(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    return _sentence(f"the photo shows {x.a} {p.modifier} {_phrase(y, articles[1])}")
+
+
+def _cleft(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    return _sentence(f"it is {_phrase(x, articles[0])} that {p.finite[x.number]} {_phrase(y, articles[1])}")
+
+
+def _with(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    return _sentence(f"you can see {_phrase(y, articles[0])} with {x.a} {p.modifier} {y.pronoun}")
+
+
+_Shape = Callable[[Predicate, Noun, Noun, tuple[str, str]], str]
+SHAPES: dict[str, _Shape] = {
+    "plain": _plain,
+    "existential": _existential,
+    "inverted": _inverted,
+    "relative": _relative,
+    "stranded": _stranded,
+    "participial": _participial,
+    "cleft": _cleft,
+    "with": _with,
+}
+_FRONTED = {"inverted", "with"}  # need a predicate that can stand without its verb
+_FINITE = {"simple", "plain", "relative", "stranded", "cleft"}  # can be denied
+
+
+def _fits(shape: str, predicate: Predicate, other: Predicate, operation: str) -> bool:
+    if shape in _FRONTED and not (predicate.front and other.front):
+        return False
+    return shape in _FINITE if operation == "denial" else True
+
+
+def _named(shape: str, predicate: Predicate, swapped: bool) -> str:
+    """The shape's name, where a plain sentence is called after what it does with its roles."""
+    if shape != "plain" or not swapped:
+        return shape
+    return "passive" if predicate.passive else "converse"
+
+
+# Attributes
+
+
+def _attribute_pairs(triplet: Triplet, draw: _Draw, is_true: Truth | None) -> Iterator[tuple]:
+    contraries = [Triplet(triplet.subject, "is", other) for other in CONTRARIES.get(triplet.object, ())]
+    contraries = [claim for claim in contraries if _false(claim, triplet, is_true)]
+    words = lexicon.attribute(triplet.object)
+    shapes = list(ATTRIBUTE_SHAPES)
+    for pair in range(PAIRS):
+        claim = _pick(contraries, draw) if contraries else None
+        other = lexicon.attribute(claim.object) if claim else _denied(words)
+        nouns = lexicon.nouns(triplet.subject)
+        noun = _pick(nouns, draw) if pair else nouns[0]
+        shape = shapes.pop(int(next(draw) * len(shapes))) if pair else "simple"
+        render = ATTRIBUTE_SHAPES.get(shape, _attribute_simple)
+        choice = next(draw)
+        texts = (render(noun, w, w[1][int(choice * len(w[1]))]) for w in (words, other))
+        yield shape, *texts, claim, "attribute" if claim else "denial"
+
+
+def _denied(words: tuple[str, tuple[str, ...], str]) -> tuple[str, tuple[str, ...], str]:
+    before, after, modifier = words
+    denied = modifier.replace("that is", "that is not") if modifier.startswith("that") else f"not {modifier}"
+    return f"non-{before}", tuple(f"not {word}" for word in after), denied
+
+
+def _attribute_simple(noun: Noun, words: tuple[str, tuple[str, ...], str], after: str) -> str:
+    return f"{words[0]} {noun.text}"
+
+
+def _described(noun: Noun, before: str) -> str:
+    return dataclasses.replace(noun, text=f"{before} {noun.text}").a
+
+
+ATTRIBUTE_SHAPES: dict[str, Callable[[Noun, tuple[str, tuple[str, ...], str], str], str]] = {
+    "plain": lambda noun, words, after: _sentence(f"{noun.the} {_be(noun)} {after}"),
+    "existential": lambda noun, words, after: _sentence(f"there {_be(noun)} {_described(noun, words[0])} here"),
+    "relative": lambda noun, words, after: _sentence(f"here {_be(noun)} {noun.a} that {_be(noun)} {after}"),
+    "participial": lambda noun, words, after: _sentence(f"the photo shows {noun.a} {words[2]}"),
+    "attributive": lambda noun, words, after: _sentence(f"{_described(noun, words[0])} can be seen"),
+    "cleft": lambda noun, words, after: _sentence(f"it is {_described(noun, words[0])} that you see"),
+}

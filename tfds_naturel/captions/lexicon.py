@@ -1,0 +1,159 @@
+"""How classes and attributes are called in a caption: words that stay true, articles, number, pronouns."""
+
+import dataclasses
+import functools
+import re
+
+# class -> words for one of it; the first is the plain one, used in simple captions. "a pair of skis" is one of Ski too.
+_NOUNS = {
+    "Man": "man|guy|gentleman",
+    "Woman": "woman|lady",
+    "Boy": "boy|young boy",
+    "Girl": "girl|young girl",
+    "Person": "person",
+    "Beer": "beer|glass of beer",
+    "Bicycle": "bicycle|bike",
+    "Backpack": "backpack|rucksack",
+    "Camera": "camera",
+    "Coffee cup": "coffee cup|cup",
+    "Coffee table": "coffee table|low table",
+    "Desk": "desk",
+    "Football": "football|ball",
+    "Tennis ball": "tennis ball|ball",
+    "Rugby ball": "rugby ball|ball",
+    "Handbag": "handbag|purse",
+    "Knife": "knife",
+    "Microphone": "microphone|mic",
+    "Microwave oven": "microwave oven|microwave",
+    "Mobile phone": "mobile phone|cell phone|phone",
+    "Motorcycle": "motorcycle|motorbike",
+    "Mug": "mug",
+    "Oven": "oven",
+    "Racket": "racket",
+    "Tennis racket": "tennis racket|racket",
+    "Table tennis racket": "table tennis racket|ping-pong paddle",
+    "Sofa bed": "sofa bed|sofa|couch",
+    "Suitcase": "suitcase",
+    "Briefcase": "briefcase",
+    "Taxi": "taxi|cab",
+    "Van": "van",
+    "Violin": "violin|fiddle",
+    "Wine glass": "wine glass|glass",
+    "Dog": "dog",
+    "Cat": "cat",
+    "Horse": "horse",
+    "Table": "table",
+    "Chair": "chair",
+    "Car": "car",
+    "Ski": "ski",
+    "Chopsticks": "chopsticks|pair of chopsticks",
+}
+_PLURAL = frozenset(
+    {
+        "chopsticks",
+        "jeans",
+        "glasses",
+        "sunglasses",
+        "scissors",
+        "goggles",
+        "shorts",
+        "trousers",
+        "binoculars",
+        "headphones",
+    }
+)
+_MASS = frozenset(
+    {
+        "clothing",
+        "furniture",
+        "bread",
+        "pasta",
+        "milk",
+        "food",
+        "fruit",
+        "juice",
+        "footwear",
+        "luggage",
+        "pottery",
+        "cheese",
+        "cosmetics",
+        "popcorn",
+        "sushi",
+        "human hair",
+        "sports equipment",
+        "office supplies",
+        "tea",
+        "coffee",
+        "seafood",
+        "cutlery",
+    }
+)
+_PEOPLE = {"man": "him", "boy": "him", "guy": "him", "gentleman": "him", "woman": "her", "girl": "her", "lady": "her"}
+_AN = re.compile(r"(?!uni|use|eu|one|ukulele|ufo|utensil)[aeiou]|hour|heir|honest", re.IGNORECASE)
+
+# attribute -> (before the noun, after "is", after the noun)
+_ATTRIBUTES = {
+    "Wooden": ("wooden", ("wooden", "made of wood"), "made of wood"),
+    "Plastic": ("plastic", ("plastic", "made of plastic"), "made of plastic"),
+    "Metal": ("metal", ("metal", "made of metal"), "made of metal"),
+    "(made of)Leather": ("leather", ("leather", "made of leather"), "made of leather"),
+    "(made of)Textile": ("fabric", ("made of fabric", "made of cloth"), "made of fabric"),
+    "Transparent": ("transparent", ("transparent", "see-through"), "that is see-through"),
+    "Opaque": ("opaque", ("opaque", "not see-through"), "that is opaque"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Noun:
+    """A noun phrase without its article. ``pronoun`` is the object form (it, them, him, her)."""
+
+    text: str
+    plural: bool
+    mass: bool
+    pronoun: str
+
+    @property
+    def a(self) -> str:
+        """With an indefinite article, where there is one."""
+        if self.plural or self.mass:
+            return f"some {self.text}"
+        return f"an{self.text}" if self.text.startswith("other ") else f"{article(self.text)} {self.text}"
+
+    @property
+    def the(self) -> str:
+        return f"the {self.text}"
+
+    @property
+    def number(self) -> int:
+        """0 for one, 1 for several: the place of its form in a verb's pair of forms."""
+        return int(self.plural)
+
+    def second(self) -> "Noun":
+        """The same noun, said of another thing than the one already named."""
+        return dataclasses.replace(self, text=f"other {self.text}")
+
+
+def article(text: str) -> str:
+    return "an" if _AN.match(text) else "a"
+
+
+@functools.cache
+def nouns(label: str) -> tuple[Noun, ...]:
+    """The noun phrases that may stand for a class. A class not listed here is called by its name."""
+    name = re.sub(r"\s+", " ", re.sub(r"\(.*?\)", " ", label)).strip() or label
+    listed = _NOUNS.get(label)
+    return tuple(_noun(text) for text in (listed.split("|") if listed else [name.lower()]))
+
+
+def _noun(text: str) -> Noun:
+    head = text.split(" of ")[0].split()[-1]
+    plural = head in _PLURAL
+    mass = head in _MASS or text in _MASS
+    return Noun(text, plural, mass, "them" if plural else _PEOPLE.get(head, "it"))
+
+
+@functools.cache
+def attribute(label: str) -> tuple[str, tuple[str, ...], str]:
+    """The words of an attribute: before a noun, after "is", after a noun. A colour or unknown one is its own name."""
+    word = label.lower()
+    return _ATTRIBUTES.get(label, (word, (word,), f"that is {word}"))
