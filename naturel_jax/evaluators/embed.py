@@ -16,18 +16,18 @@ import PIL.Image
 from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tqdm import tqdm
 
 from naturel_jax.data.processor import Processor
 from naturel_jax.evaluators.benchmark import Benchmark, Box, Image, Item
 from naturel_jax.models.two_tower import Model, Params, normalize
+from naturel_jax.sharding import BATCH_AXES
 
-BATCH_AXES = ("data", "fsdp")
 LENGTH_STEP = 16  # captions of a causal tower are cut to a multiple of this, so that few shapes are compiled
 # annotated boxes overhang the picture by a few pixels; by more than this share of a side they belong to another
 # picture
 BOX_SLACK = 0.05
 
+Advance = Callable[[int], object]  # is told how many more images or captions were taken up
 Row = tuple[np.ndarray | None, str]  # pixels, or the reason why there are none
 
 
@@ -46,9 +46,8 @@ class Encoder:
         mesh: Mesh | None = None,
         batch_size: int = 256,
         pixel_cache_bytes: int = 1 << 30,
-        progress: bool = False,
     ):
-        self.model, self.processor, self.progress = model, processor, progress
+        self.model, self.processor = model, processor
         self._rows = None
         if mesh is not None:
             axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
@@ -60,13 +59,18 @@ class Encoder:
         self._room = pixel_cache_bytes // (processor.size**2 * 3)
         self._tokens: dict[str, np.ndarray] = {}
 
+        # Float32 towers compute in float32: an accelerator's default would round products to TF32 or bfloat16.
+        @jax.default_matmul_precision("highest")
         def encode_image(params, pixels_IHWC):
             return model.encode_image(params, normalize(pixels_IHWC, processor.mean, processor.std))
 
+        encode_text = jax.default_matmul_precision("highest")(model.encode_text)
         self._encode_image = jax.jit(encode_image, out_shardings=self._rows)
-        self._encode_text = jax.jit(model.encode_text, out_shardings=self._rows)
+        self._encode_text = jax.jit(encode_text, out_shardings=self._rows)
 
-    def images(self, params: Params, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
+    def images(
+        self, params: Params, images: Sequence[Image], advance: Advance = lambda n: None
+    ) -> tuple[np.ndarray, dict[int, str]]:
         """Unit embeddings [I, D], float32, and for the images that could not be read their number and the reason."""
         mine, faults = self._mine(), {}
         wanted = [
@@ -74,13 +78,12 @@ class Encoder:
         ]
         with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
             rows = _prefetch(pool, self._load, (images[n] for n in wanted), 2 * self.batch_size)
-            rows = tqdm(rows, "images", len(wanted), unit="image", disable=not self.progress)
-            blocks = self._pixel_blocks(zip(wanted, rows, strict=True), len(images), faults)
+            blocks = self._pixel_blocks(zip(wanted, rows, strict=True), len(images), faults, advance)
             zimg_ID = self._run(self._encode_image, params, blocks)
         return zimg_ID[: len(images)], self._everyones(faults, images)
 
     def _pixel_blocks(
-        self, rows: Iterator[tuple[int, Row]], number: int, faults: dict[int, str]
+        self, rows: Iterator[tuple[int, Row]], number: int, faults: dict[int, str], advance: Advance
     ) -> Iterator[np.ndarray]:
         """Batches of pixels, black where there is no image or another process holds the row."""
         size, mine = self.processor.size, self._mine()
@@ -91,25 +94,30 @@ class Encoder:
                     faults[n] = reason
                 else:
                     block[n - start] = pixels
+                advance(1)
             yield block
 
-    def captions(self, params: Params, texts: Sequence[str]) -> np.ndarray:
+    def captions(self, params: Params, texts: Sequence[str], advance: Advance = lambda n: None) -> np.ndarray:
         """Unit embeddings [U, D], float32. Texts of the same tokens have the same embedding, bit for bit, so ties are
         exact.
         """
-        new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
-        self._tokens |= zip(new, self.processor.tokenize(new), strict=True)
         if not texts:
             return np.zeros((0, self.model.config.embed_dim), np.float32)
-        tokens_UL, inverse = np.unique(np.stack([self._tokens[t] for t in texts]), axis=0, return_inverse=True)
+        tokens_UL, inverse = np.unique(self.tokens(texts), axis=0, return_inverse=True)
         lengths = self._lengths(tokens_UL)
         ztxt_UD = np.zeros((len(tokens_UL), self.model.config.embed_dim), np.float32)
         for length in np.unique(lengths):
             which = np.flatnonzero(lengths == length)
-            ztxt_UD[which] = self._run(self._encode_text, params, _blocks(tokens_UL[which, :length], self.batch_size))[
-                : len(which)
-            ]
+            blocks = _blocks(tokens_UL[which, :length], self.batch_size)
+            ztxt_UD[which] = self._run(self._encode_text, params, blocks)[: len(which)]
+            advance(len(which))
         return ztxt_UD[inverse.reshape(-1)]
+
+    def tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """Token ids [U, context], int32; each text is tokenised once."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
+        self._tokens |= zip(new, self.processor.tokenize(new), strict=True)
+        return np.stack([self._tokens[text] for text in texts])
 
     def _lengths(self, tokens_UL: np.ndarray) -> np.ndarray:
         """Positions that matter in each row, rounded up: all of them unless the tower is causal and pools at the end

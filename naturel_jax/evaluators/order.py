@@ -2,8 +2,6 @@
 2210.01936).
 """
 
-import functools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,16 +10,11 @@ import numpy as np
 from naturel_jax.evaluators import rules
 from naturel_jax.evaluators.benchmark import Benchmark, Image, Item, Metric, Outcomes
 from naturel_jax.evaluators.files import BenchmarkError, Folder, load_json, records
+from tfds_naturel.order import Tagged, clean, shuffles, spacy_tags
 
-MAX_WORDS = 30
 # ARO's shuffles depend on a global generator; ours on (seed, image, caption), so they do not depend on what else is
 # evaluated
 SEED = 1
-
-NOUNS = {"NN", "NNS", "NNP", "NNPS"}
-ADJECTIVES = {"JJ", "JJR", "JJS"}
-
-Tagged = list[tuple[str, str]]  # (token, Penn Treebank tag)
 
 
 def read_coco(folder: Path) -> Benchmark:
@@ -67,57 +60,3 @@ def _outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     """``no_op``: some shuffle left the caption as it was, so the item cannot be wrong on it."""
     no_op = [item.captions[0] in item.captions[1:] for item in items]
     return rules.first_of_many(items, cosines) | {"no_op": np.array(no_op, float)}
-
-
-def shuffles(caption: str, tagged: Tagged, rng: np.random.Generator) -> tuple[str, str, str, str]:
-    """ARO's four: nouns among themselves and adjectives among themselves; all other words; words within trigrams;
-    trigrams.
-    """
-    tokens = np.array([token for token, _ in tagged], object)
-    noun = np.array([tag in NOUNS for _, tag in tagged], bool)
-    adjective = np.array([tag in ADJECTIVES for _, tag in tagged], bool)
-    content, others = tokens.copy(), tokens.copy()
-    for mask in (noun, adjective):
-        content[mask] = rng.permutation(tokens[mask])
-    others[~(noun | adjective)] = rng.permutation(tokens[~(noun | adjective)])
-    words = word_tokens(caption)
-    trigrams = [words[i : i + 3] for i in range(0, len(words), 3)]
-    within = [word for trigram in trigrams for word in rng.permutation(np.array(trigram, object))]
-    moved = [word for i in rng.permutation(len(trigrams)) for word in trigrams[i]]
-    return tuple(" ".join(words) for words in (content, others, within, moved))
-
-
-def clean(caption: str) -> str:
-    """BLIP's ``pre_caption``, which ARO applies after the shuffle: lowercase, no ``.!"()*#:;~``, at most 30 words."""
-    caption = re.sub(r"([.!\"()*#:;~])", " ", caption.lower())
-    return " ".join(re.sub(r"\s{2,}", " ", caption).rstrip("\n").strip(" ").split(" ")[:MAX_WORDS])
-
-
-def word_tokens(caption: str) -> list[str]:
-    """NLTK's word tokens, without its sentence splitter (which needs a download): only full stops inside a caption
-    differ.
-    """
-    return _library("nltk").word_tokenize(caption, preserve_line=True)
-
-
-def spacy_tags(captions: Sequence[str]) -> list[Tagged]:
-    """Tokens and tags of ARO's tagger, ``en_core_web_sm``."""
-    pipeline = _tagger()
-    return [[(token.text, token.tag_) for token in doc] for doc in pipeline.pipe(captions, batch_size=1000)]
-
-
-@functools.cache
-def _tagger():
-    try:
-        return _library("spacy").load("en_core_web_sm", disable=["parser", "ner", "lemmatizer"])
-    except OSError as error:
-        raise BenchmarkError(
-            "the order benchmarks need spaCy's tagger: run `python -m spacy download en_core_web_sm`"
-        ) from error
-
-
-def _library(name: str):
-    try:
-        return __import__(name)
-    except ModuleNotFoundError as error:
-        raise BenchmarkError(f"the order benchmarks need {name}: run `pip install 'naturel_jax[order]'`") from error

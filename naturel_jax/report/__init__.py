@@ -1,0 +1,94 @@
+"""The report of an evaluation: both tables with published numbers beside, all scores, and plots."""
+
+import base64
+import csv
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from naturel_jax.evaluators import results
+from naturel_jax.evaluators.results import Result
+from naturel_jax.report import plots, published, tables
+from naturel_jax.report.tables import Scores
+
+NOTE = (
+    "In parentheses: the published number and the difference to it. An asterisk marks a score over fewer items than "
+    "were published, or with images that could not be read."
+)
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;margin:1.5rem 0}caption{text-align:left;font-weight:600;margin-bottom:.4rem}"
+    "th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right}th:first-child,td:first-child"
+    "{text-align:left}tbody tr:hover{background:#f5f8ff}img{max-width:100%}"
+)
+
+
+def write(out: Path) -> str:
+    """Writes ``report.md``, ``.tex``, ``.html``, ``scores.csv`` and plots from the results in ``out``; returns the
+    tables in Markdown.
+    """
+    found = results.load(out)
+    scores = _scores(found)
+    text = "\n".join(tables.markdown_scores(table, scores) for table in tables.TABLES) + f"\n{NOTE}\n"
+    rows, counts = scores.measured, {metric: int(s["count"]) for r in found for metric, s in r.scores.items()}
+    drawn = {
+        "By relation": out / "by_relation.png" if plots.by_relation(rows, counts, out / "by_relation.png") else None,
+        "Forgetting against gain": out / "forgetting.png"
+        if plots.forgetting_against_gain(rows, out / "forgetting.png")
+        else None,
+    }
+    pictures = {title: path for title, path in drawn.items() if path}
+    problems = _problems(found)
+    images = "".join(f"\n![{title}]({path.name})\n" for title, path in pictures.items())
+    (out / "report.md").write_text(f"# Report\n\n{text}{images}\n{problems}")
+    (out / "report.tex").write_text("\n".join(tables.latex_scores(table, scores) for table in tables.TABLES))
+    (out / "report.html").write_text(_html(scores, pictures, problems))
+    _write_csv(found, out / "scores.csv")
+    return text
+
+
+def _scores(found: Sequence[Result]) -> Scores:
+    measured: dict[str, dict[str, float]] = {}
+    incomplete = set()
+    for result in found:
+        row = measured.setdefault(result.model, {})
+        row |= {metric: score["value"] for metric, score in result.scores.items()}
+        if result.incomplete:
+            incomplete |= {(result.model, metric) for metric in result.scores}
+    return Scores(measured, {model: published.beside(model) for model in measured}, frozenset(incomplete))
+
+
+def _problems(found: Sequence[Result]) -> str:
+    """A list of what was left out of which score."""
+    lines = []
+    for result in found:
+        if result.problems or result.incomplete:
+            of = f" of {result.published:,} published" if result.published else ""
+            first = f"; the first problem: {result.problems[0]}" if result.problems else ""
+            lines.append(f"- {result.model} on {result.benchmark}: {result.items:,}{of} items{first}")
+    return "\n".join(["What the scores leave out:", "", *lines, ""]) if lines else ""
+
+
+def _html(scores: Scores, pictures: dict[str, Path], problems: str) -> str:
+    body = "".join(tables.html_scores(table, scores) for table in tables.TABLES) + f"<p>{html.escape(NOTE)}</p>"
+    for title, path in pictures.items():
+        data = base64.b64encode(path.read_bytes()).decode()
+        body += f'<h2>{html.escape(title)}</h2><img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
+    if problems:
+        body += f"<pre>{html.escape(problems)}</pre>"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Report</title><style>{STYLE}</style>'
+        f"<h1>Report</h1>{body}</html>\n"
+    )
+
+
+def _write_csv(found: Sequence[Result], path: Path) -> None:
+    """Every score on a line, with its confidence interval and the published number."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", "benchmark", "metric", "value", "low", "high", "count", "published", "incomplete"])
+        for result in found:
+            known = published.beside(result.model)
+            for metric, s in result.scores.items():
+                row = [result.model, result.benchmark, metric, s["value"], s["low"], s["high"], s["count"]]
+                writer.writerow([*row, known.get(metric, ""), int(result.incomplete)])

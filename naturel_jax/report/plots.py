@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from naturel_jax.report.tables import Rows
 
 # metric -> its name in plots, and the accuracy of a coin
 CURVES = {
@@ -13,11 +16,20 @@ CURVES = {
     "vg_relation/macro": ("VG-Relations", 0.5),
     "winoground/text": ("Winoground text", 0.25),
 }
+RELATIONS = ("naturel/complex/relation/", "vg_relation/relation/")  # prefixes of metrics per relation
+MAX_RELATIONS = 20  # bars in one panel: the relations of the most items
+FORGETTING = (
+    "coco_retrieval/image_to_text@1",
+    "flickr30k_retrieval/image_to_text@1",
+    "zeroshot/",
+)  # what fine-tuning loses
+GAIN = ("naturel/complex", "vg_relation/macro", "winoground/text")  # what it is for
 
 
 def accuracy_over_training(history: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]], path: Path) -> None:
-    """Writes one panel per metric of ``CURVES`` that was measured, one curve per model. ``history``: model -> (step,
-    {metric: value}) in order.
+    """One panel per metric of ``CURVES`` that was measured, one curve per model.
+
+    ``history``: model -> (step, {metric: value}) in order. Raises ValueError when none was measured.
     """
     measured = {metric for points in history.values() for _, scores in points for metric in scores}
     curves = {metric: title_chance for metric, title_chance in CURVES.items() if metric in measured}
@@ -32,7 +44,67 @@ def accuracy_over_training(history: Mapping[str, Sequence[tuple[int, Mapping[str
                 axis.plot(*zip(*measured_points, strict=True), marker="o", markersize=3, label=model)
         axis.axhline(chance, color="0.6", linestyle=":", linewidth=1)
         axis.set(title=title, xlabel="training step", ylim=(0, 1))
-        axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("accuracy (dotted: chance)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    _save(figure, axes, path)
+
+
+def by_relation(rows: Rows, counts: Mapping[str, int], path: Path) -> bool:
+    """Bars of every model for each relation, one panel per benchmark. ``counts``: metric -> items. False when
+    nothing was measured.
+    """
+    panels = {}
+    for prefix in RELATIONS:
+        metrics = sorted(
+            {metric for scores in rows.values() for metric in scores if metric.startswith(prefix)},
+            key=lambda metric: (-counts.get(metric, 0), metric),
+        )
+        if metrics:
+            panels[prefix] = metrics[:MAX_RELATIONS]
+    if not panels:
+        return False
+    tallest = max(len(metrics) for metrics in panels.values())
+    figure = Figure(figsize=(5.5 * len(panels), 1 + 0.12 * tallest * (len(rows) + 1)), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    height = 0.8 / len(rows)
+    for axis, (prefix, metrics) in zip(axes, panels.items(), strict=True):
+        for n, (model, scores) in enumerate(rows.items()):
+            values = [scores.get(metric, np.nan) for metric in metrics]
+            axis.barh(np.arange(len(metrics)) + n * height, values, height, label=model)
+        labels = [f"{metric.removeprefix(prefix)} ({counts.get(metric, 0):,})" for metric in metrics]
+        axis.set_yticks(np.arange(len(metrics)) + height * (len(rows) - 1) / 2, labels)
+        axis.axvline(0.5, color="0.3", linestyle=":", linewidth=1)
+        axis.set(title=prefix.split("/")[0], xlabel="accuracy (dotted: chance)", xlim=(0, 1))
+        axis.invert_yaxis()
+    _save(figure, axes, path)
+    return True
+
+
+def forgetting_against_gain(rows: Rows, path: Path) -> bool:
+    """Each model's gain on compositions against its retrieval or zero-shot accuracy. False when no model has both."""
+    points = {}
+    for model, scores in rows.items():
+        gains = [scores[metric] for metric in GAIN if metric in scores]
+        kept = [
+            value for metric, value in scores.items() if metric.startswith(FORGETTING) and not metric.endswith("top5")
+        ]
+        if gains and kept:
+            points[model] = (float(np.mean(kept)), float(np.mean(gains)))
+    if not points:
+        return False
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axis = figure.subplots()
+    for model, (kept, gain) in points.items():
+        axis.plot(kept, gain, "o", label=model)
+        axis.annotate(model, (kept, gain), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axis.set(xlabel="kept: mean recall@1 and zero-shot accuracy", ylabel="gained: mean accuracy on compositions")
+    axis.margins(0.2)
+    _save(figure, [], path)
+    return True
+
+
+def _save(figure: Figure, axes: Sequence, path: Path) -> None:
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    if axes:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     FigureCanvasAgg(figure).print_png(path)

@@ -1,9 +1,11 @@
-"""The poster's two tables from rows of {model name: {metric name: value}}."""
+"""The poster's two tables, in Markdown, LaTeX and HTML, from rows of {model name: {metric name: value}}."""
 
 import dataclasses
-from collections.abc import Mapping
+import html as html_escape
+from collections.abc import Callable, Mapping
 
 MISSING = "–"  # noqa: RUF001 (an en dash: not measured)
+INCOMPLETE = "*"  # after a score over fewer items than were published
 
 Rows = Mapping[str, Mapping[str, float]]
 
@@ -52,15 +54,105 @@ TABLE_2 = Table(
 TABLES = (TABLE_1, TABLE_2)
 
 
-def cell(value: float | None) -> str:
-    """A fraction as the poster prints it: two decimals."""
-    return MISSING if value is None else f"{value:.2f}"
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What fills a table: measured values, published ones of the same models, and which (model, metric) are
+    incomplete.
+    """
+
+    measured: Rows
+    published: Rows = dataclasses.field(default_factory=dict)
+    incomplete: frozenset[tuple[str, str]] = frozenset()
+
+    def cell(self, model: str, metric: str) -> str:
+        """A fraction as the poster prints it, two decimals; then, if published, ``(published, difference)``."""
+        value, known = self.measured[model].get(metric), self.published.get(model, {}).get(metric)
+        text = MISSING if value is None else f"{value:.2f}{INCOMPLETE * ((model, metric) in self.incomplete)}"
+        if known is None:
+            return text
+        difference = "" if value is None else f", {value - known:+.2f}"
+        return f"{text} ({known:.2f}{difference})"
+
+    def body(self, table: Table, escape: Callable[[str], str] = str) -> list[list[str]]:
+        """One row of cells per model."""
+        return [
+            [escape(model), *(self.cell(model, column.metric) for column in table.columns)] for model in self.measured
+        ]
 
 
 def markdown(table: Table, rows: Rows) -> str:
+    """The table in Markdown, measured values only."""
+    return markdown_scores(table, Scores(rows))
+
+
+def markdown_scores(table: Table, scores: Scores) -> str:
     """The table in Markdown. Groups are put before their headings, as Markdown has one header row."""
-    header = ["Model", *(f"{c.group} {c.heading}".strip() for c in table.columns)]
-    lines = [header, [":---", *["---:"] * len(table.columns)]]
-    for model, metrics in rows.items():
-        lines.append([model.replace("|", "\\|"), *(cell(metrics.get(c.metric)) for c in table.columns)])
+    header = ["Model", *(f"{column.group} {column.heading}".strip() for column in table.columns)]
+    lines = [
+        header,
+        [":---", *["---:"] * len(table.columns)],
+        *scores.body(table, lambda name: name.replace("|", "\\|")),
+    ]
     return f"**{table.caption}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _groups(table: Table) -> list[tuple[str, int]]:
+    """(group, number of columns) of neighbours that share one."""
+    groups: list[tuple[str, int]] = []
+    for column in table.columns:
+        if groups and groups[-1][0] == column.group:
+            groups[-1] = (column.group, groups[-1][1] + 1)
+        else:
+            groups.append((column.group, 1))
+    return groups
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def _latex_escape(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def latex_scores(table: Table, scores: Scores) -> str:
+    """The table as a LaTeX ``table`` with booktabs rules; it needs ``\\usepackage{booktabs}``."""
+    groups = " & ".join(
+        ["", *(rf"\multicolumn{{{size}}}{{c}}{{{_latex_escape(name)}}}" for name, size in _groups(table))]
+    )
+    header = " & ".join(["Model", *(_latex_escape(column.heading) for column in table.columns)])
+    body = [" & ".join(row) + r" \\" for row in scores.body(table, _latex_escape)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{_latex_escape(table.caption.partition(': ')[2])}}}",
+            rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+            r"\toprule",
+            rf"{groups} \\",
+            rf"{header} \\",
+            r"\midrule",
+            *(row.replace(MISSING, "--") for row in body),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def html_scores(table: Table, scores: Scores) -> str:
+    """The table as an HTML ``table``."""
+
+    def row(tag: str, cells: list[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+
+    groups = "".join(f'<th colspan="{size}">{html_escape.escape(name)}</th>' for name, size in _groups(table))
+    header = row("th", ["Model", *(html_escape.escape(column.heading) for column in table.columns)])
+    body = "".join(row("td", cells) for cells in scores.body(table, html_escape.escape))
+    caption = html_escape.escape(table.caption)
+    head = f"<thead><tr><th></th>{groups}</tr>{header}</thead>"
+    return f"<table><caption>{caption}</caption>{head}<tbody>{body}</tbody></table>"

@@ -1,0 +1,168 @@
+"""What an evaluation leaves on disk: ``<out>/<model>/<benchmark>/scores.json`` and ``items.parquet``. Reports read
+these and never a model.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from naturel_jax.data.processor import Processor
+from naturel_jax.evaluators import confidence
+from naturel_jax.evaluators.benchmark import Benchmark, Item
+from naturel_jax.models.two_tower import Model, Params
+
+MAX_CAPTIONS = (
+    64  # items with more (retrieval, classification) are saved with their outcomes, without captions and cosines
+)
+OUTCOME = "outcome/"  # prefix of the columns of items.parquet that hold outcomes
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Scores of one model on one benchmark.
+
+    ``scores``: metric -> {value, count, low, high}; low and high bound the 95% confidence interval. ``published``
+    is the official number of items, ``unreadable`` how many of the listed items had an image that could not be
+    read.
+    """
+
+    model: str
+    benchmark: str
+    fingerprint: str
+    items: int
+    published: int | None
+    unreadable: int
+    problems: tuple[str, ...]
+    scores: Mapping[str, Mapping[str, float]]
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the scores are over fewer items than published, or than the files list."""
+        return self.unreadable > 0 or (self.published is not None and self.items < self.published)
+
+
+def save(
+    out: Path,
+    model: str,
+    benchmark: Benchmark,
+    fingerprint: str,
+    items: Sequence[Item],
+    matrices: Sequence[np.ndarray],
+    problems: Sequence[str],
+) -> Result:
+    """Scores ``items`` and writes everything to the folder of (model, benchmark), all at once or not at all."""
+    outcomes = benchmark.outcomes(items, matrices) if items else {}
+    bounds = confidence.intervals(benchmark, items, outcomes) if items else {}
+    scores = {
+        name: {"value": score.value, "count": score.count, "low": bounds[name][0], "high": bounds[name][1]}
+        for name, score in benchmark.score(items, matrices).items()
+    }
+    unreadable = len(benchmark.items) - len(items)
+    found = (*benchmark.problems, *problems)
+    result = Result(model, benchmark.name, fingerprint, len(items), benchmark.published, unreadable, found, scores)
+    folder = folder_of(out, model, benchmark.name)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    pq.write_table(_table(items, matrices, outcomes), partial / "items.parquet", compression="zstd")
+    (partial / "scores.json").write_text(json.dumps(dataclasses.asdict(result), indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    return result
+
+
+def _table(items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Mapping[str, np.ndarray]) -> pa.Table:
+    small = [len(item.captions) <= MAX_CAPTIONS for item in items]
+    columns = {
+        "id": pa.array([item.id for item in items], pa.string()),
+        "images": pa.array([[image.key for image in item.images] for item in items], pa.list_(pa.string())),
+        "boxes": pa.array([[image.box for image in item.images] for item in items], pa.list_(pa.list_(pa.int32()))),
+        "captions": pa.array(
+            [
+                [c if isinstance(c, str) else " / ".join(c) for c in item.captions] if keep else None
+                for keep, item in zip(small, items, strict=True)
+            ],
+            pa.list_(pa.string()),
+        ),
+        "cosines": pa.array(
+            [m.ravel().tolist() if keep else None for keep, m in zip(small, matrices, strict=True)],
+            pa.list_(pa.float32()),
+        ),
+        "tags": pa.array([json.dumps(dict(item.tags)) for item in items], pa.string()),
+    }
+    return pa.table(columns | {OUTCOME + name: pa.array(values) for name, values in outcomes.items()})
+
+
+def load(out: Path) -> list[Result]:
+    """All results in ``out``, models in alphabetical order. Raises ValueError for a file that is not one."""
+    results = []
+    for path in sorted(out.glob("*/*/scores.json")):
+        try:
+            row = json.loads(path.read_text())
+            results.append(Result(**(row | {"problems": tuple(row["problems"])})))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: not the scores of an evaluation ({error}); delete its folder and evaluate again"
+            ) from error
+    return results
+
+
+def load_items(out: Path, model: str, benchmark: str) -> list[dict[str, Any]]:
+    """The rows of ``items.parquet``, tags parsed. Raises FileNotFoundError that says what to run."""
+    path = folder_of(out, model, benchmark) / "items.parquet"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not found; evaluate {model!r} on {benchmark!r} first")
+    return [row | {"tags": json.loads(row["tags"])} for row in pq.read_table(path).to_pylist()]
+
+
+def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result | None:
+    """The result of (model, benchmark) when it is of this fingerprint and every image could be read."""
+    path = folder_of(out, model, benchmark) / "scores.json"
+    if not path.exists():
+        return None
+    row = json.loads(path.read_text())
+    if row["fingerprint"] != fingerprint or row["unreadable"]:
+        return None
+    return Result(**(row | {"problems": tuple(row["problems"])}))
+
+
+def folder_of(out: Path, model: str, benchmark: str) -> Path:
+    """The folder of a pair. Models whose names differ only in characters that file names lack get different folders."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".") or "_"
+    if slug != model:
+        slug += "-" + hashlib.blake2b(model.encode(), digest_size=3).hexdigest()
+    return out / slug / benchmark
+
+
+def model_fingerprint(model: Model, params: Params, processor: Processor) -> str:
+    """Names what an embedding depends on: sizes, dtype, every parameter's bits, and the processor."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps([dataclasses.asdict(model), processor.to_dict()], sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
+
+
+def pair_fingerprint(model: str, benchmark: Benchmark) -> str:
+    """Names what a result depends on, given ``model_fingerprint``: also the items, and this package's version."""
+    digest = hashlib.blake2b(f"{model} {importlib.metadata.version('naturel_jax')}".encode(), digest_size=16)
+    captions: dict[int, bytes] = {}  # by identity: retrieval and classification items share one long tuple
+    for item in benchmark.items:
+        if id(item.captions) not in captions:
+            captions[id(item.captions)] = hashlib.blake2b(repr(item.captions).encode()).digest()
+        images = [(image.key, image.box) for image in item.images]
+        digest.update(repr((item.id, images, sorted(item.tags.items()))).encode() + captions[id(item.captions)])
+    return digest.hexdigest()
