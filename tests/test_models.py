@@ -63,16 +63,18 @@ def relative(ours, theirs) -> float:
 def check_parity(config: TwoTowerConfig, peer: torch.nn.Module, table: list, params: dict) -> None:
     """Features, logits and gradients within 1e-5 of ``peer``, cosines within 1e-6."""
     pixels, tokens = inputs(config)
-    weight = np.random.default_rng(2).standard_normal((len(pixels), len(tokens)), np.float32)
-    model = Model(config)
+    their_out, their_embeddings = torch_logits(peer, pixels, tokens)
+    # Weights of the logits' own signs: the scale's gradient, a sum over logits, would lose its digits to cancellation.
+    weight = np.random.default_rng(2).uniform(0.5, 2.0, their_out.shape).astype(np.float32) * np.sign(
+        their_out.detach().numpy()
+    )
+    (their_out * torch.from_numpy(weight)).sum().backward()
 
     def loss(params):
-        out, embeddings = logits(model, params, pixels, tokens)
+        out, embeddings = logits(Model(config), params, pixels, tokens)
         return (out * weight).sum(), (out, embeddings)
 
     (_, (out, embeddings)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    their_out, their_embeddings = torch_logits(peer, pixels, tokens)
-    (their_out * torch.from_numpy(weight)).sum().backward()
     for ours, theirs in zip(embeddings, their_embeddings, strict=True):
         assert relative(ours, theirs.detach()) < 1e-5
     cosines, their_cosines = (z[0] @ z[1].T for z in (embeddings, [z.detach().numpy() for z in their_embeddings]))
@@ -108,14 +110,6 @@ def test_parity_with_transformers(name):
 
 def test_parity_with_openclip():
     check_openclip(with_activation(odd_tiny("tiny-clip"), "gelu"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("activation", ["quick_gelu", "gelu", "gelu_tanh"])
-def test_parity_for_every_activation(activation):
-    config = with_activation(preset("tiny-clip"), activation)
-    check_transformers(config)
-    check_openclip(config)
 
 
 @pytest.mark.slow

@@ -63,6 +63,12 @@ def layer_norm(width: int, eps: float, compute: Compute, rngs: nnx.Rngs) -> nnx.
     return nnx.LayerNorm(width, epsilon=eps, dtype=compute.dtype, use_fast_variance=False, rngs=rngs)
 
 
+def by_rows(layer: Callable[[jax.Array], jax.Array], x_BTD: jax.Array) -> jax.Array:
+    """``layer`` on [B * T, D]: with one leading dimension XLA's CPU backend computes weight gradients twice as fast."""
+    y_ND = layer(x_BTD.reshape(-1, x_BTD.shape[-1]))
+    return y_ND.reshape(*x_BTD.shape[:-1], *y_ND.shape[1:])
+
+
 class Attention(nnx.Module):
     """Multi-head attention with one fused kernel ``qkv`` [D, 3, H, K], so that the tensor axis of a mesh can split
     the heads."""
@@ -77,8 +83,10 @@ class Attention(nnx.Module):
         self.implementation = compute.attention
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
-        q, k, v = jnp.moveaxis(self.qkv(x_BTD), -3, 0)
-        return self.out(jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=self.implementation))
+        q, k, v = jnp.moveaxis(by_rows(self.qkv, x_BTD), -3, 0)
+        y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=self.implementation)
+        out = lambda y_ND: self.out(y_ND.reshape(-1, *y_BTHK.shape[-2:]))
+        return by_rows(out, y_BTHK.reshape(x_BTD.shape))
 
     def probe(self, probe_BPD: jax.Array, x_BTD: jax.Array) -> jax.Array:
         """Attention of ``probe_BPD`` over ``x_BTD`` (SigLIP's pooling), with the same fused kernel."""
@@ -113,7 +121,7 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         x_BTD = x_BTD + self.attn(self.norm1(x_BTD), causal=causal)
-        return x_BTD + self.mlp(self.norm2(x_BTD))
+        return x_BTD + by_rows(self.mlp, self.norm2(x_BTD))
 
 
 class Transformer(nnx.Module):

@@ -1,7 +1,7 @@
 """Checkpoints in and out, exactly: Hugging Face folders, OpenAI's and OpenCLIP's files, big_vision's npz.
 
-A source is ``hf:owner/name`` (or ``hf:owner/name@revision``), a folder, a file, or ``preset:file`` for a file that
-does not say what model it holds (NegCLIP's: ``negclip-b32:negclip.pth``).
+A source is ``hf:owner/name`` (or ``hf:owner/name@revision``), ``run:workdir`` (a run of ours), a folder, a file, or
+``preset:file`` for a file that does not say what model it holds (NegCLIP's: ``negclip-b32:negclip.pth``).
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from naturel_jax import checkpoint
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.presets import PRESETS
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
@@ -63,24 +64,23 @@ def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
     """(config, parameters, processor) of ``source``; parameters in float32, whatever the file has.
 
     ``sharding_for(path, shape)`` places each parameter on devices as soon as it is read, so that a host never holds
-    more than one parameter twice. Raises ValueError that names the file, what is wrong with it, and what was
-    expected.
+    more than one parameter twice. Raises ValueError that names the file, what is wrong with it, and what was expected;
+    FileNotFoundError where there is nothing.
     """
-    return open_source(source).load(sharding_for)
-
-
-def open_source(source: str) -> Checkpoint:
-    """The checkpoint at ``source``, opened and identified but not read. Raises ValueError, FileNotFoundError."""
     prefix, colon, rest = source.partition(":")
+    if colon and prefix == "run":
+        return checkpoint.load_run(rest, sharding_for=sharding_for)
     if colon and prefix == "hf":
-        return _open_folder(hub.fetch(rest))
+        return _open_folder(hub.fetch(rest)).load(sharding_for)
     known = PRESETS[prefix] if colon and prefix in PRESETS else None
     path = Path(rest if known else source)
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path).load(sharding_for)
     if not path.is_file():
-        raise FileNotFoundError(f"{source}: no such file or folder; a hub's model is written hf:owner/name")
-    return _open_file(path, known)
+        raise FileNotFoundError(
+            f"{source}: no such file or folder; a hub's model is written hf:owner/name, a run of ours run:workdir"
+        )
+    return _open_file(path, known).load(sharding_for)
 
 
 def _open_folder(folder: Path) -> Checkpoint:

@@ -5,7 +5,8 @@ import logging
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 _SMALL = ("*.json", "*.model", "merges.txt")
 _WEIGHTS = (  # tried in this order; the first that a repository has is fetched
@@ -27,7 +28,7 @@ def fetch(name: str) -> Path:
             folder = _snapshot(repository, revision, (*_SMALL, *patterns))
             if any(path for pattern in patterns for path in folder.glob(pattern)):
                 return folder
-    except (HfHubHTTPError, LocalEntryNotFoundError, huggingface_hub.errors.HFValidationError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise ValueError(
             f"hf:{name}: could not be fetched ({error}). "
             "Without a network, set HF_HUB_OFFLINE=1 with a filled cache, or pass a folder"
@@ -36,6 +37,6 @@ def fetch(name: str) -> Path:
 
 
 def _snapshot(repository: str, revision: str, patterns: tuple[str, ...]) -> Path:
-    logging.info("hf:%s: fetching %s from %s", repository, ", ".join(patterns), huggingface_hub.constants.ENDPOINT)
+    logging.info("hf:%s: fetching %s from %s", repository, ", ".join(patterns), constants.ENDPOINT)
     path = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns))
     return Path(path)

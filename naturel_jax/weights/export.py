@@ -1,0 +1,146 @@
+"""Checkpoints out: folders that transformers, OpenCLIP and big_vision read as their own, and we read back bit for
+bit."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from naturel_jax.data.processor import Processor
+from naturel_jax.models.two_tower import Params, TwoTowerConfig
+from naturel_jax.weights import big_vision, hf, openclip, processor_files, tables
+
+DTYPES = {"float32": np.float32, "bfloat16": jnp.bfloat16, "float16": np.float16}
+_TORCH = {"format": "pt"}  # transformers refuses safetensors that do not say so
+
+Arrays = dict[str, np.ndarray]
+Writer = Callable[[Path, TwoTowerConfig, Processor, Params, str], None]
+
+
+def save(
+    folder: Path,
+    config: TwoTowerConfig,
+    params: Params,
+    processor: Processor,
+    *,
+    form: str,
+    dtype: str = "float32",
+    facts: Mapping[str, Any],
+) -> None:
+    """Writes ``folder`` in the ``form`` ``hf``, ``openclip`` or ``big_vision``, weights in ``dtype``, with a model
+    card.
+
+    ``facts`` are the card's sections (recipe, data, metrics...) by title. All or nothing: the folder appears when it
+    is complete. Raises FileExistsError, and ValueError where the form has no model that computes the same.
+    """
+    with _folder(folder) as work:
+        WRITERS[form](work, config, processor, params, dtype)
+        processor_files.write(work, processor, hf.model_type(config))
+        (work / "README.md").write_text(_card(folder.name, config, form, dtype, facts), "utf-8")
+
+
+@contextlib.contextmanager
+def _folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that is renamed to ``folder`` at the end, and removed if something fails."""
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; choose another name or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = folder.with_name(f".{folder.name}.{os.getpid()}")
+    work.mkdir()
+    try:
+        yield work
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _arrays(table: list[tables.Rule], params: Params, dtype: str) -> Arrays:
+    """The format's tensors in ``dtype``. Raises ValueError for those it cannot hold."""
+    arrays = {}
+    for key, array in tables.write(table, params).items():
+        with np.errstate(over="ignore"):
+            arrays[key] = array.astype(DTYPES[dtype])
+        if not np.isfinite(arrays[key].astype(np.float32)).all():
+            raise ValueError(f"{key} has values of up to {np.abs(array).max():.3g}, which {dtype} does not hold")
+    return arrays
+
+
+def _write_hf(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
+    family = hf.model_type(config)
+    fields = hf.write_config(config, dtype, processor_files.special_ids(processor, family))
+    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
+    arrays = _arrays(hf.TABLES[family], params, dtype)
+    safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata=_TORCH)
+
+
+def _write_openclip(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
+    model = openclip.write_config(config)
+    if processor.clean != "openclip":  # else OpenCLIP's own tokenizer is the one
+        cleaning = "canonicalize" if processor.clean == "openclip_siglip" else "whitespace"
+        model["text_cfg"] |= {"hf_tokenizer_name": folder.name, "tokenizer_kwargs": {"clean": cleaning}}
+    preprocess = {
+        "mean": processor.mean,
+        "std": processor.std,
+        "interpolation": processor.interpolation,
+        "resize_mode": {"short": "shortest", "square": "squash"}[processor.resize],
+    }
+    fields = {"model_cfg": model, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
+    arrays = _arrays(openclip.TABLES[hf.model_type(config)], params, dtype)
+    safetensors.numpy.save_file(arrays, folder / "open_clip_model.safetensors", metadata=_TORCH)
+
+
+def _write_big_vision(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
+    form = hf.model_type(config)
+    towers = (config.image.transformer, config.text.transformer)
+    if form != "siglip" or any((tower.activation, tower.eps) != ("gelu_tanh", 1e-6) for tower in towers):
+        raise ValueError(
+            "big_vision's two-tower model is SigLIP with the tanh form of GELU and eps 1e-6; this is another"
+        )
+    arrays = _arrays(big_vision.table(False, False), params, dtype)
+    np.savez(folder / "checkpoint.npz", **{f"params/{key}": array for key, array in arrays.items()})
+
+
+WRITERS: dict[str, Writer] = {"hf": _write_hf, "openclip": _write_openclip, "big_vision": _write_big_vision}
+
+_USE = {
+    "hf": "`transformers.AutoModel.from_pretrained(folder)` and `AutoProcessor.from_pretrained(folder)`",
+    "openclip": "`open_clip.create_model_and_transforms('local-dir:' + folder)`",
+    "big_vision": "`model_init = 'folder/checkpoint.npz'` of a `proj.image_text.two_towers` config",
+}
+
+
+def _card(name: str, config: TwoTowerConfig, form: str, dtype: str, facts: Mapping[str, Any]) -> str:
+    """README.md with the hub's front matter."""
+    library = {"hf": "transformers", "openclip": "open_clip", "big_vision": "big_vision"}[form]
+    image, text = config.image, config.text
+    lines = [
+        "---",
+        f"library_name: {library}",
+        "pipeline_tag: zero-shot-image-classification",
+        "tags: [naturel_jax, compositionality, vision-language]",
+        "---",
+        f"# {name}",
+        f"A {hf.model_type(config).upper()} model, written by naturel_jax. Use it with naturel_jax or with",
+        f"{_USE[form]}.",
+        "",
+        f"- image tower: {image.size} pixels, patches of {image.patch}, {_tower(image.transformer)}",
+        f"- text tower: {text.context} tokens of {text.vocab}, {_tower(text.transformer)}",
+        f"- embeddings of {config.embed_dim}; weights in {dtype}",
+    ]
+    for title, content in facts.items():
+        block = content if isinstance(content, str) else f"```json\n{json.dumps(content, indent=2)}\n```"
+        lines += ["", f"## {title}", block]
+    return "\n".join(lines) + "\n"
+
+
+def _tower(config) -> str:
+    sizes = f"{config.depth} blocks of width {config.width}, {config.heads} heads, MLP {config.mlp_dim}"
+    return f"{sizes}, {config.activation}"
