@@ -27,7 +27,6 @@ _MAN = Sprite(
     body=(24, 54),
     colours=((70, 130, 150), (236, 240, 240), (120, 140, 110), (90, 90, 120)),
     arm="skin",
-    paintable=False,
 )
 
 _WOMAN = Sprite(
@@ -51,7 +50,6 @@ _WOMAN = Sprite(
     body=(24, 54),
     colours=((222, 96, 160), (150, 80, 170), (240, 150, 170), (170, 120, 200)),
     arm="skin",
-    paintable=False,
 )
 
 _DOG = Sprite(
@@ -189,6 +187,7 @@ _SNAKE = Sprite(
     arm="main",
 )
 
+PEOPLE = frozenset({"Man", "Woman"})
 BEINGS = {
     "Man": _MAN,
     "Woman": _WOMAN,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from tfds_naturel.captions.relations import RELATIONS
 from tfds_naturel.scenes.scene import Scene, ScenesConfig, compose
 from tfds_naturel.scenes.sprite import COLOURS
 from tfds_naturel.schema import Triplet
@@ -26,7 +27,8 @@ PHRASES = {
     "hits": "hitting",
     "at": "at",
 }
-_NOT_SCORED = {"plays"}  # ARO leaves "playing" out of VG-Relation
+_SWAPPABLE = tuple(relation for relation in PHRASES if not RELATIONS[relation].symmetric)
+_SCORED = tuple(relation for relation in _SWAPPABLE if relation != "plays")  # ARO leaves "playing" out of VG-Relation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,9 +167,11 @@ class _Kind:
     relations: tuple[str, ...] = tuple(PHRASES)
 
 
-_ROLES, _COLOURS, _BOTH = _Kind(_swap_roles), _Kind(_swap_colours, True), _Kind(_swap_roles_of_coloured, True)
+_ROLES = _Kind(_swap_roles, relations=_SWAPPABLE)
+_COLOURS = _Kind(_swap_colours, coloured=True)
+_BOTH = _Kind(_swap_roles_of_coloured, coloured=True, relations=_SWAPPABLE)
 WINOGROUND = (_ROLES, _COLOURS, _ROLES, _COLOURS, _BOTH)
-VG_RELATION = _Kind(_name_roles, relations=tuple(relation for relation in PHRASES if relation not in _NOT_SCORED))
+VG_RELATION = _Kind(_name_roles, relations=_SCORED)
 VG_ATTRIBUTION = _Kind(_name_colours, coloured=True)
 SUGARCREPE = {
     "add_att": _Kind(_add_attribute, coloured=True),
@@ -176,7 +180,7 @@ SUGARCREPE = {
     "replace_obj": _Kind(_replace_object),
     "replace_rel": _Kind(_replace_relation),
     "swap_att": _Kind(_swap_attribute, coloured=True),
-    "swap_obj": _Kind(_name_roles),
+    "swap_obj": _Kind(_name_roles, relations=_SWAPPABLE),
 }
 
 

@@ -50,11 +50,10 @@ def _paint(canvas: np.ndarray, layer: Layer) -> None:
         _draw(painted, layer)
         np.copyto(canvas, painted, where=_mask(canvas, layer, layer.clip.parts))
     elif layer.look.attribute in _TEXTURES:
-        behind = canvas.copy()
         _draw(canvas, layer)
         texture, weight = _TEXTURES[layer.look.attribute](canvas.shape[0])
         surface = _mask(canvas, layer, tuple(part for part in layer.parts if part.paint in _SURFACE))
-        blended = cv2.addWeighted(canvas, 1 - weight, behind if texture is None else texture, weight, 0)
+        blended = cv2.addWeighted(canvas, 1 - weight, texture, weight, 0)
         np.copyto(canvas, blended, where=surface)
     else:
         _draw(canvas, layer)
@@ -117,12 +116,8 @@ def _plaid(side: int) -> tuple[np.ndarray, float]:
     return colours[bands], 0.85
 
 
-def _glass(side: int) -> tuple[None, float]:
-    return None, 0.66
-
-
 def _tint(where: np.ndarray, on: Rgb, off: Rgb) -> np.ndarray:
     return np.where(where[..., None], np.uint8(on), np.uint8(off))
 
 
-_TEXTURES = {"Wooden": _grain, "Transparent": _glass, "(made of)Leather": _stitches, "(made of)Textile": _plaid}
+_TEXTURES = {"Wooden": _grain, "(made of)Leather": _stitches, "(made of)Textile": _plaid}

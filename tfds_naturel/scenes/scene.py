@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tfds_naturel.captions.relations import converse
 from tfds_naturel.scenes.backdrop import backdrop
 from tfds_naturel.scenes.figures import Figure, dress, place
 from tfds_naturel.scenes.layouts import DRAW, figure_layer
@@ -111,12 +112,13 @@ class Scene:
     def is_true(self, claim: Triplet) -> bool:
         """Whether a viewer could call ``claim`` true of the picture: a caption is surely false only where not."""
         if claim.relation == "is":
-            return any(t.label == claim.subject and attribute_arguable(t.attribute, claim.object) for t in self.things)
-        named = {thing.label: i for i, thing in enumerate(self.things)}
-        if claim.subject not in named or claim.object not in named:
+            named = (thing for thing in self.things if thing.label == claim.subject)
+            return any(attribute_arguable(thing.label, thing.attribute, claim.object) for thing in named)
+        rows = {thing.label: i for i, thing in enumerate(self.things)}
+        if not {claim.subject, claim.object} <= rows.keys():
             return False
-        i, j = named[claim.subject], named[claim.object]
-        return self._between(i, claim.relation, j)
+        same = filter(None, (claim, converse(claim)))
+        return any(self._between(rows[said.subject], said.relation, rows[said.object]) for said in same)
 
     def _between(self, i: int, relation: str, j: int) -> bool:
         if relation in ("left_of", "right_of"):

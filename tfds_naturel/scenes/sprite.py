@@ -14,7 +14,6 @@ COLOURS: dict[str, Rgb] = {
 }
 MATERIALS: dict[str, Rgb] = {
     "Wooden": (176, 118, 62),
-    "Transparent": (222, 240, 246),
     "(made of)Leather": (104, 58, 36),
     "(made of)Textile": (208, 178, 214),
 }
@@ -26,8 +25,8 @@ class Sprite:
 
     ``shoulder`` is where acting arms start, ``face`` where a thing gets eyes when it acts, ``body`` where something
     worn sits and ``top`` the height on which others stand. ``window`` (xmin, ymin, xmax, ymax) is where the contents of
-    a container show. ``colours`` are the natural colours of its main surface, ``materials`` what else that surface may
-    be made of. Positions are in the units of ``parts``.
+    a container show. ``colours`` are the natural colours of its main surface, ``arm`` the paint of its acting arms.
+    Positions are in the units of ``parts``.
     """
 
     parts: tuple[Part, ...]
@@ -37,6 +36,4 @@ class Sprite:
     face: tuple[float, float] | None = None
     top: float = 0.0
     window: tuple[float, float, float, float] | None = None
-    materials: tuple[str, ...] = ()
     arm: str = "glove"
-    paintable: bool = True

@@ -17,7 +17,6 @@ _TABLE = Sprite(
     face=(70, 21),
     top=8,
     colours=((206, 150, 92), (226, 178, 122), (178, 124, 78), (236, 206, 160)),
-    materials=("Wooden", "Transparent"),
 )
 
 _CHAIR = Sprite(
@@ -40,7 +39,6 @@ _CHAIR = Sprite(
     face=(28, 24),
     top=58,
     colours=((150, 96, 90), (176, 130, 120), (120, 86, 100), (196, 160, 140)),
-    materials=("Wooden", "(made of)Leather"),
 )
 
 _BOTTLE = Sprite(
@@ -55,7 +53,6 @@ _BOTTLE = Sprite(
     body=(21, 68),
     face=(21, 46),
     colours=((60, 132, 118), (92, 118, 84), (120, 160, 150), (100, 84, 60)),
-    materials=("Transparent",),
 )
 
 _MUG = Sprite(
@@ -109,7 +106,6 @@ _GUITAR = Sprite(
     body=(28, 84),
     face=(28, 62),
     colours=((226, 142, 58), (206, 116, 48), (240, 176, 96)),
-    materials=("Wooden",),
 )
 
 _DRUM = Sprite(
@@ -126,7 +122,6 @@ _DRUM = Sprite(
     window=(13, 31, 79, 76),
     top=6,
     colours=((150, 84, 116), (110, 84, 150), (90, 120, 130)),
-    materials=("Wooden",),
 )
 
 _CAR = Sprite(
@@ -165,7 +160,6 @@ _BACKPACK = Sprite(
     window=(15, 17, 65, 84),
     top=6,
     colours=((122, 92, 170), (90, 110, 100), (190, 120, 90), (100, 130, 160)),
-    materials=("(made of)Leather", "(made of)Textile"),
 )
 
 _SUITCASE = Sprite(
@@ -185,7 +179,6 @@ _SUITCASE = Sprite(
     window=(16, 24, 104, 82),
     top=15,
     colours=((176, 146, 100), (96, 140, 140), (150, 110, 80), (140, 150, 170)),
-    materials=("(made of)Leather", "(made of)Textile"),
 )
 
 _BED = Sprite(
@@ -203,7 +196,6 @@ _BED = Sprite(
     face=(17, 26),
     top=32,
     colours=((120, 140, 176), (186, 132, 146), (150, 164, 130)),
-    materials=("Wooden",),
 )
 
 _BICYCLE = Sprite(
@@ -241,7 +233,6 @@ _PIANO = Sprite(
     body=(60, 42),
     face=(60, 26),
     colours=((70, 56, 58), (112, 72, 56), (216, 206, 196)),
-    materials=("Wooden",),
 )
 
 _VIOLIN = Sprite(
@@ -259,7 +250,6 @@ _VIOLIN = Sprite(
     body=(20, 74),
     face=(20, 54),
     colours=((160, 84, 44), (186, 104, 52), (128, 66, 40)),
-    materials=("Wooden",),
 )
 
 _HANDBAG = Sprite(
@@ -275,7 +265,6 @@ _HANDBAG = Sprite(
     window=(15, 40, 85, 86),
     top=33,
     colours=((186, 116, 130), (150, 120, 92), (96, 110, 126)),
-    materials=("(made of)Leather", "(made of)Textile"),
 )
 
 _WINE_GLASS = Sprite(
@@ -290,7 +279,6 @@ _WINE_GLASS = Sprite(
     body=(24, 34),
     face=(24, 14),
     colours=((206, 222, 230), (220, 226, 214)),
-    materials=("Transparent",),
 )
 
 THINGS = {

@@ -12,8 +12,9 @@ from collections import Counter
 
 import numpy as np
 
-from tfds_naturel.scenes.beings import BEINGS
-from tfds_naturel.scenes.sprite import COLOURS
+from tfds_naturel.captions.relations import CONTRARIES, converse
+from tfds_naturel.scenes.beings import BEINGS, PEOPLE
+from tfds_naturel.scenes.sprite import COLOURS, MATERIALS
 from tfds_naturel.scenes.sprites import SPRITES
 from tfds_naturel.schema import Triplet
 
@@ -68,31 +69,30 @@ ARGUABLE: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 
 def arguable(shown: Triplet, claim: Triplet) -> bool:
     """Whether some picture that is drawn to show ``shown`` could be said to show ``claim`` as well."""
-    if claim.relation == "is":
-        return attribute_arguable(
-            shown.object if shown.relation == "is" and shown.subject == claim.subject else None, claim.object
-        )
-    if shown.relation == "is":
-        return True
-    forward, backward = ARGUABLE[shown.relation]
-    pair = (claim.subject, claim.object)
-    return (pair == (shown.subject, shown.object) and claim.relation in forward) or (
-        pair == (shown.object, shown.subject) and claim.relation in backward
-    )
+    if "is" in (shown.relation, claim.relation):
+        settled = shown.relation == claim.relation and shown.subject == claim.subject
+        return attribute_arguable(claim.subject, shown.object if settled else None, claim.object)
+    pair = (shown.subject, shown.object)
+    for subject, relation, obj in filter(None, (claim, converse(claim))):
+        for told, labels in zip((pair, pair[::-1]), ARGUABLE[shown.relation], strict=True):
+            if (subject, obj) == told and relation in labels:
+                return True
+    return False
 
 
-def attribute_arguable(attribute: str | None, claimed: str) -> bool:
-    """Whether a thing drawn in ``attribute`` (None: natural colours) could be called ``claimed``.
+def attribute_arguable(label: str, attribute: str | None, claimed: str) -> bool:
+    """Whether a ``label`` drawn in ``attribute`` (None: natural colours) could be called ``claimed``.
 
-    A coloured thing may be of any material; one of a material has that material's colour.
+    So could, for the captions' sake, what ``label`` never is: a negative that claims it would be known by its words.
     """
-    return attribute is None or attribute == claimed or (attribute in COLOURS and claimed not in COLOURS)
+    return attribute is None or claimed not in CONTRARIES[attribute] or claimed not in attributes_of(label)
 
 
 def attributes_of(label: str) -> tuple[str, ...]:
-    """The colours and materials that a class is drawn in; none for people."""
-    sprite = SPRITES[label]
-    return (*COLOURS, *sprite.materials) if sprite.paintable else ()
+    """The colours and materials that a class is drawn in: none for people, colours only for animals."""
+    if label in PEOPLE:
+        return ()
+    return tuple(COLOURS) if label in BEINGS else (*COLOURS, *MATERIALS)
 
 
 @dataclasses.dataclass(frozen=True)
