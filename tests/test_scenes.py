@@ -162,6 +162,15 @@ def test_captions_come_in_sets_of_eight_for_every_triplet(rows):
             assert {c["triplet"] for c in eight} == {triplet}
 
 
+def test_no_caption_of_a_seen_triplet_claims_a_held_out_one(rows):
+    hidden = {config.name: config.compositions()[1].triplets for config in CONFIGS.values()}
+    for row in rows:
+        name, split, _ = row["image_id"].split("-")
+        for caption in row["captions"] if split != "test_unseen_triplets" else ():
+            claim = Triplet.parse(caption["asserts"]) if caption["asserts"] else None
+            assert claim not in hidden[name] and (claim is None or converse(claim) not in hidden[name])
+
+
 def test_truth_knows_converses():
     scene = compose(Triplet("Cat", "on", "Table"), ("Red", None), SCENES, np.random.default_rng(0))
     assert scene.is_true(Triplet("Cat", "on", "Table")) and scene.is_true(Triplet("Table", "under", "Cat"))

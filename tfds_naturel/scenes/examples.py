@@ -53,7 +53,7 @@ def captions(config: ScenesConfig, scene: Scene, triplet: Triplet, rng: np.rando
     Raises ValueError when every set has a negative that the picture shows.
     """
     for variant in rng.permutation(config.variants):
-        written = _written(config.seed, triplet, int(variant))
+        written = _written(config, triplet, int(variant))
         if not any(c.polarity == "negative" and c.asserts and scene.is_true(c.asserts) for c in written):
             return written
     raise ValueError(
@@ -62,9 +62,12 @@ def captions(config: ScenesConfig, scene: Scene, triplet: Triplet, rng: np.rando
 
 
 @functools.cache
-def _written(seed: int, triplet: Triplet, variant: int) -> tuple[Caption, ...]:
-    rng = np.random.default_rng([seed, zlib.crc32(str(triplet).encode()), variant])
-    return grammar.write(triplet, rng, functools.partial(arguable, triplet))
+def _written(config: ScenesConfig, triplet: Triplet, variant: int) -> tuple[Caption, ...]:
+    """No caption of a seen triplet, not even a negative, claims a held-out one: it would be learned as always false."""
+    seen, unseen = (world.triplets for world in config.compositions())
+    hidden = unseen if triplet in seen else frozenset()
+    rng = np.random.default_rng([config.seed, zlib.crc32(str(triplet).encode()), variant])
+    return grammar.write(triplet, rng, lambda claim: claim in hidden or arguable(triplet, claim))
 
 
 @functools.cache

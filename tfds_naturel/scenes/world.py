@@ -102,6 +102,10 @@ class Compositions:
     pairs: tuple[Triplet, ...]
     attributes: frozenset[Triplet]
 
+    @functools.cached_property
+    def triplets(self) -> frozenset[Triplet]:
+        return self.attributes.union(self.pairs)
+
 
 @functools.cache
 def compositions(
