@@ -10,12 +10,19 @@ from tfds_naturel.schema import PAIRS, Triplet
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-_LICENSE = {
-    True: (
+# SPDX identifier and text, by what marks the source in the metadata.
+_LICENCES = {
+    "inputs": (
+        "cc-by-4.0",
         "Annotations: Open Images, Google LLC, CC BY 4.0. Photos: each has its own licence, author and address in the "
-        "features `license`, `author` and `source_url`; check them before you publish a photo."
+        "features `license`, `author` and `source_url`; check them before you publish a photo.",
     ),
-    False: "Pictures are drawn by this code and carry its licence.",
+    "used": (
+        "other",
+        "Images and captions are the user's copies of COCO or Winoground, under the terms of their publishers. They "
+        "must not be published from here. Evaluation must leave out the items that metadata.json lists as `used`.",
+    ),
+    "options": ("apache-2.0", "Pictures are drawn by this code and carry its licence."),
 }
 
 
@@ -30,16 +37,16 @@ def write(builder: "tfds.core.DatasetBuilder") -> Path:
 
 def render(name: str, description: str, sizes: dict[str, tuple[int, int]], facts: dict[str, Any]) -> str:
     """The card in Markdown. ``sizes``: examples and bytes by split; ``facts``: the dataset's metadata."""
-    is_photos = "inputs" in facts
+    spdx, licence = next(found for key, found in _LICENCES.items() if key in facts)
     parts = [
-        f"---\nlicense: {'cc-by-4.0' if is_photos else 'apache-2.0'}\n---",
-        f"# {name}\n\n{description} Every image has {2 * PAIRS} captions for each triplet (subject, relation, object) "
-        "it shows: a simple pair and three complex pairs of one true and one false caption.",
+        f"---\nlicense: {spdx}\n---",
+        f"# {name}\n\n{description} Every image has {2 * PAIRS} captions for each triplet it shows: four pairs of one "
+        "true and one false caption.",
         "## Splits\n\n" + _table(["split", "images", "MB"], ([s, n, f"{b / 1e6:,.1f}"] for s, (n, b) in sizes.items())),
-        f"## Licence\n\n{_LICENSE[is_photos]}",
+        f"## Licence\n\n{licence}",
         "## Options\n\n" + _table(["option", "value"], facts["options"].items()),
     ]
-    if is_photos:
+    if "inputs" in facts:
         parts += _photo_parts(facts)
     return "\n\n".join(parts) + "\n"
 

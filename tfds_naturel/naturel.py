@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from tfds_naturel import card, photo_examples, plan, schema
+from tfds_naturel import card, photo_examples, plan, recipe_sources, schema
 from tfds_naturel.plan import OpenImagesConfig
+from tfds_naturel.recipe_sources import RECIPES, RecipeConfig
 from tfds_naturel.scenes import examples
 from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
 
@@ -89,6 +90,20 @@ def open_images(config: OpenImagesConfig) -> NaturelConfig:
     )
 
 
+def recipe(config: RecipeConfig) -> NaturelConfig:
+    """The builder config of another training source of the published recipes, over files that the user has."""
+
+    def prepare(dl_manager: tfds.download.DownloadManager) -> Source:
+        folder = Path(dl_manager.manual_dir) / config.folder
+        shards = Shards(["all"], lambda _: recipe_sources.examples(config, folder))
+        return Source({"train": shards}, {"used": {config.folder: sorted(config.taken(folder))}})
+
+    options = {"short_side": config.short_side, "quality": config.quality}
+    return NaturelConfig(
+        name=config.name, description=config.description, prepare=prepare, options=functools.partial(dict, options)
+    )
+
+
 def _work_folder(dl_manager: tfds.download.DownloadManager, config: OpenImagesConfig) -> Path:
     """An empty folder for the bucket files and rejected rows; all Beam workers must see it."""
     folder = Path(dl_manager.download_dir) / f"naturel-{config.name}"
@@ -115,6 +130,7 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS asks for a list)
         *map(open_images, OPEN_IMAGES.values()),
         *map(scenes, CONFIGS.values()),
+        *map(recipe, RECIPES),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Run `python -m tfds_naturel.fetch --split train --out MANUAL_DIR`: it fills MANUAL_DIR/annotations and "

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfds_naturel import photos
 from tfds_naturel.attribution import Attribution
-from tfds_naturel.captions import grammar
+from tfds_naturel.captions import bank, grammar
 from tfds_naturel.captions.relations import converse
 from tfds_naturel.open_images import AnnotatedImage, Box
 from tfds_naturel.photos import BadPhoto
@@ -73,7 +73,7 @@ class Writer:
     def captions(self, triplet: Triplet, shown: tuple[Triplet, ...]) -> tuple[Caption, ...]:
         """The 8 captions of ``triplet`` for an image that shows ``shown``."""
         if triplet not in self._common:
-            self._common[triplet] = self._bank.get(triplet) or grammar.write(triplet, self._rng(triplet))
+            self._common[triplet] = bank.captions_for(triplet, self._bank, self._rng(triplet))
         common = self._common[triplet]
         says_shown = {c.pair for c in common if c.polarity == "negative" and c.asserts and _is_shown(c.asserts, shown)}
         if not says_shown:
@@ -87,8 +87,6 @@ class Writer:
 
 @functools.cache
 def _writer(bank_path: Path | None, decisions: Path | None, seed: int) -> Writer:
-    from tfds_naturel.captions import bank
-
     return Writer(bank.load(bank_path), seed)
 
 

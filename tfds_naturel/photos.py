@@ -63,9 +63,30 @@ def reencode(data: bytes, short_side: int, quality: int) -> bytes:
     """
     width, height, colorspace = _header(data)
     rgb = _decode(data, colorspace, "RGB", short_side)
-    scale = short_side / min(width, height)
-    if scale < 1:
-        size = (round(width * scale), round(height * scale))
+    return _encode(rgb, _fit(width, height, short_side), quality)
+
+
+def to_jpeg(data: bytes, short_side: int, quality: int) -> bytes:
+    """``reencode`` for a JPEG or PNG of a source other than Open Images. Raises BadPhoto."""
+    if not data.startswith(b"\x89PNG"):
+        return reencode(data, short_side, quality)
+    try:
+        picture = Image.open(io.BytesIO(data), formats=["PNG"])
+        if picture.width * picture.height > MAX_PIXELS:
+            raise BadPhoto("too_large", f"{picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}")
+        rgb = np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadPhoto("broken", f"{len(data):,} bytes: {error}") from error
+    return _encode(rgb, _fit(picture.width, picture.height, short_side), quality)
+
+
+def _fit(width: int, height: int, short_side: int) -> tuple[int, int]:
+    scale = min(1.0, short_side / min(width, height))
+    return round(width * scale), round(height * scale)
+
+
+def _encode(rgb: np.ndarray, size: tuple[int, int], quality: int) -> bytes:
+    if size != rgb.shape[1::-1]:
         rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
     return simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality=quality, colorspace="RGB", colorsubsampling="420")
 
