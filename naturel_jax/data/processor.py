@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import html
 import io
+import math
 import re
 import string
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +24,6 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 MAX_PIXELS = 64_000_000  # a larger picture is refused before it is decoded
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_ENLARGING = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -115,9 +115,7 @@ class Processor:
             left, top, right, bottom = box
             pixels = pixels[top:bottom, left:right]
         width, height, (left, top, right, bottom) = self._geometry(pixels.shape[1], pixels.shape[0])
-        shrinks = width < pixels.shape[1]
-        method = cv2.INTER_AREA if shrinks else _ENLARGING[self.interpolation]
-        return cv2.resize(pixels, (width, height), interpolation=method)[top:bottom, left:right]
+        return _resized(pixels, width, height, self.interpolation)[top:bottom, left:right]
 
     def _geometry(self, width: int, height: int) -> tuple[int, int, tuple[int, int, int, int]]:
         """The size to resize a picture of this size to, and the box to crop from the result."""
@@ -155,6 +153,17 @@ def _decoded(data: bytes) -> np.ndarray:
         return simplejpeg.decode_jpeg(data, "RGB") if space != "CMYK" else np.asarray(open_picture(data))
     except ValueError as error:
         raise ValueError(f"not a readable JPEG ({len(data)} bytes): {error}") from error
+
+
+def _resized(pixels: np.ndarray, width: int, height: int, interpolation: str) -> np.ndarray:
+    """OpenCV's nearest thing to PIL's resizing, whose filters widen as a picture shrinks and OpenCV's do not."""
+    shrink = pixels.shape[1] / width, pixels.shape[0] / height
+    if interpolation == "bilinear":
+        # A triangle as wide as the shrinkage s has variance s^2 / 6, of which interpolation itself brings 1 / 6.
+        sigma_x, sigma_y = (math.sqrt(max(s * s - 1, 1e-6) / 6) for s in shrink)
+        blurred = cv2.GaussianBlur(pixels, (0, 0), sigmaX=sigma_x, sigmaY=sigma_y) if max(shrink) > 1 else pixels
+        return cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if min(shrink) > 1 else cv2.INTER_CUBIC)
 
 
 def train_tokenizer(family: str, captions: Iterable[str], vocab: int, context: int) -> str:
