@@ -9,6 +9,7 @@ import numpy as np
 from tensorflow_datasets.core.features import BBox
 
 from tfds_naturel.captions import grammar
+from tfds_naturel.captions.relations import converse
 from tfds_naturel.scenes.render import encode_jpeg
 from tfds_naturel.scenes.scene import SPLITS, Scene, ScenesConfig, draw
 from tfds_naturel.scenes.world import arguable
@@ -63,11 +64,13 @@ def captions(config: ScenesConfig, scene: Scene, triplet: Triplet, rng: np.rando
 
 @functools.cache
 def _written(config: ScenesConfig, triplet: Triplet, variant: int) -> tuple[Caption, ...]:
-    """No caption of a seen triplet, not even a negative, claims a held-out one: it would be learned as always false."""
+    """Negatives claim only what other pictures show, so that no words are always false; of held-out triplets, nothing
+    is said beside seen ones.
+    """
     seen, unseen = (world.triplets for world in config.compositions())
-    hidden = unseen if triplet in seen else frozenset()
+    shown = seen if triplet in seen else seen | unseen
     rng = np.random.default_rng([config.seed, zlib.crc32(str(triplet).encode()), variant])
-    return grammar.write(triplet, rng, lambda claim: claim in hidden or arguable(triplet, claim))
+    return grammar.write(triplet, rng, lambda claim: not shown & {claim, converse(claim)} or arguable(triplet, claim))
 
 
 @functools.cache

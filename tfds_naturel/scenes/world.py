@@ -116,10 +116,11 @@ def compositions(
     Every class, relation and attribute occurs among the seen triplets.
     """
     seen, unseen = [], []
+    shared: Counter[tuple[str, str]] = Counter()
     for family in FAMILIES:
-        chosen = _choose(
-            family, classes, pairs_per_family, np.random.default_rng([seed, zlib.crc32(family.relations[0].encode())])
-        )
+        rng = np.random.default_rng([seed, zlib.crc32(family.relations[0].encode())])
+        chosen = _choose(family, classes, pairs_per_family, shared, rng)
+        shared.update(chosen)
         kept = len(chosen) - round(held_out * len(chosen))
         for triplets, pairs in ((seen, chosen[:kept]), (unseen, chosen[kept:])):
             triplets += [Triplet(a, r, b) for pair in pairs for r in family.relations for a, b in (pair, pair[::-1])]
@@ -129,20 +130,23 @@ def compositions(
     return Compositions(tuple(seen), frozenset(looks) - unseen_looks), Compositions(tuple(unseen), unseen_looks)
 
 
-def _choose(family: Family, classes: tuple[str, ...], count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """``count`` pairs, in each step one whose classes have been used least."""
-    pool = [
-        pair for pair in itertools.combinations(classes, 2) if family.both >= set(pair) and family.either & set(pair)
-    ]
-    pool = [pool[i] for i in rng.permutation(len(pool))]
+def _choose(
+    family: Family, classes: tuple[str, ...], count: int, shared: Counter[tuple[str, str]], rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    """``count`` pairs, in each step one of classes used least, among these one that most families have (``shared``).
+
+    What a pair is seen to do in one family makes a fair negative in another.
+    """
+    fitting = (p for p in itertools.combinations(classes, 2) if family.both >= set(p) and family.either & set(p))
+    pool = [pair for _, pair in sorted(zip(rng.random(len(classes) ** 2).tolist(), fitting, strict=False))]
     used: Counter[str] = Counter()
     chosen = []
     for _ in range(min(count, len(pool))):
-        pair = min(pool, key=lambda pair: max(used[pair[0]], used[pair[1]]) + 0.5 * min(used[pair[0]], used[pair[1]]))
+        pair = min(pool, key=lambda pair: (used[pair[0]] + used[pair[1]], -shared[pair]))
         pool.remove(pair)
         used.update(pair)
         chosen.append(pair)
-    return chosen
+    return [chosen[i] for i in rng.permutation(len(chosen))]
 
 
 def _spread(triplets: list[Triplet], count: int) -> frozenset[Triplet]:
