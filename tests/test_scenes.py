@@ -29,6 +29,8 @@ CONVERSE = {
     "under": "on",
     "left_of": "right_of",
     "right_of": "left_of",
+    "inside_of": "contain",
+    "contain": "inside_of",
     "interacts_with": "interacts_with",
 }
 
@@ -177,7 +179,7 @@ def test_what_is_false_of_one_picture_is_true_of_another(rows):
     claims = [(row["image_id"].split("-")[0], caption) for row in rows for caption in row["captions"]]
     claims = [(name, Triplet.parse(c["asserts"])) for name, c in claims if c["polarity"] == "negative" and c["asserts"]]
     assert all(claim in shown[name] or converse(claim) in shown[name] for name, claim in claims)
-    assert len({claim for _, claim in claims}) > 300
+    assert len({claim for _, claim in claims}) > 200
 
 
 def test_truth_knows_converses():
