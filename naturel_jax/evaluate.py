@@ -1,7 +1,7 @@
 """Evaluates any models on any benchmarks and reports.
 
-python -m naturel_jax.evaluate --models CLIP=hf:openai/clip-vit-base-patch32 NegCLIP-AP=run:runs/negclip_ap \
---benchmarks all --benchmarks_dir ~/benchmarks --naturel ~/tfds/naturel/v4/1.0.0 --out results
+    python -m naturel_jax.evaluate --models CLIP=hf:openai/clip-vit-base-patch32 NegCLIP-AP=run:runs/negclip_ap \
+        --benchmarks all --benchmarks_dir ~/benchmarks --naturel ~/tfds/naturel/v4/1.0.0 --out results
 
 A model is ``name=source``; a source is a run (``run:DIR``), a model of the hub (``hf:owner/name``), a folder or a
 file. A pair of model and benchmark that is finished in ``--out`` is not computed again.
@@ -15,39 +15,13 @@ from pathlib import Path
 import jax
 
 from naturel_jax import report, weights
-from naturel_jax.evaluators import naturel, registry, results
+from naturel_jax.evaluators import registry, results
 from naturel_jax.evaluators.benchmark import Benchmark
 from naturel_jax.evaluators.cache import CachedEncoder
 from naturel_jax.evaluators.embed import Encoder, cosines
-from naturel_jax.evaluators.files import BenchmarkError
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model
 from naturel_jax.sharding import make_mesh, spec
-
-NATUREL = {"naturel": "test", "naturel_unseen": "test_unseen_triplets"}  # benchmark -> split of the TFDS folder
-
-
-def read_benchmarks(names: Sequence[str], benchmarks_dir: Path, naturel_dir: Path | None) -> list[Benchmark]:
-    """The benchmarks called ``names``. ``all`` is every one that is there; the others are printed with the reason.
-
-    Raises ValueError for an unknown name, and for a named benchmark that cannot be read FileNotFoundError or
-    BenchmarkError.
-    """
-    asked = [*NATUREL, *registry.BENCHMARKS] if list(names) == ["all"] else list(names)
-    found = []
-    for name in asked:
-        try:
-            if name not in NATUREL:
-                found += registry.load([name], benchmarks_dir)
-            elif naturel_dir is None:
-                raise BenchmarkError(f"{name}: pass its prepared TFDS folder with --naturel")
-            else:
-                found.append(naturel.read(naturel_dir, NATUREL[name], name))
-        except (FileNotFoundError, BenchmarkError) as error:
-            if list(names) != ["all"]:
-                raise
-            print(f"left out {name}: {error}", flush=True)
-    return found
 
 
 def evaluate(
@@ -114,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     try:
         models = named(options.models)
-        benchmarks = read_benchmarks(options.benchmarks, options.benchmarks_dir, options.naturel)
+        benchmarks = registry.read(options.benchmarks, options.benchmarks_dir, options.naturel)
         if not benchmarks:
             raise FileNotFoundError(f"no benchmark in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
         for name, source in models.items():

@@ -20,6 +20,7 @@ from naturel_jax import evaluate
 from naturel_jax.data.processor import Processor, train_tokenizer
 from naturel_jax.evaluators import benchmark, cache, confidence, embed, registry, results, rules
 from naturel_jax.models.presets import preset
+from naturel_jax.report import compare
 from naturel_jax.weights import processor_files
 
 CAPTIONS = ["a cat on a box 0 1 2 3", "the hat with a dog is under the tree", "replace obj att swap add rel"]
@@ -124,6 +125,22 @@ def test_the_command_evaluates_each_pair_once_and_reports(folders, tmp_path, cap
     assert "finished before" in capsys.readouterr().out
 
 
+def test_compare_two_models(folders, tmp_path, capsys):
+    run(folders, tmp_path, f"A={folders / 'tiny-clip'}", f"B={folders / 'tiny-siglip'}", names=["winoground"])
+    command = ["A", "B", "--out", str(tmp_path), "--benchmark", "winoground", "--benchmarks_dir", str(folders)]
+    compare.main([*command, "--outcome", "text"])
+    assert (tmp_path / "compare.md").read_text() in capsys.readouterr().out
+    page = (tmp_path / "compare.html").read_text()
+    assert "a cat on a box 0" in page and len(list((tmp_path / "compare_images").iterdir())) == 8
+    for change, reason in (
+        (["--outcome", "right"], "expected one of: text, image, group, matching"),
+        (["--benchmark", "vg_relation"], "evaluate 'A' on 'vg_relation' first"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            compare.main([*command, *change])
+        assert reason in capsys.readouterr().err
+
+
 def test_unreadable_images_are_named_and_tried_again(folders, tmp_path):
     root = tmp_path / "files"
     files.sugarcrepe(root, items=2)
@@ -156,7 +173,7 @@ def test_what_the_command_refuses(folders, tmp_path, capsys, arguments, reason):
 
 
 def test_all_is_what_is_there(folders, capsys):
-    found = evaluate.read_benchmarks(["all"], folders, None)
+    found = registry.read(["all"], folders, None)
     assert [b.name for b in found] == ["winoground", "vg_relation", "vg_attribution", "sugarcrepe"]
     assert "left out bivlc" in capsys.readouterr().out
 

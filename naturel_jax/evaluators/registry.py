@@ -6,6 +6,7 @@ from pathlib import Path
 from naturel_jax.evaluators import (
     eqben,
     hub_pairs,
+    naturel,
     order,
     retrieval,
     sugarcrepe,
@@ -18,6 +19,7 @@ from naturel_jax.evaluators import (
     zeroshot,
 )
 from naturel_jax.evaluators.benchmark import Benchmark
+from naturel_jax.evaluators.files import BenchmarkError
 
 BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
     "winoground": winoground.read,
@@ -37,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
     "flickr30k_retrieval": retrieval.read_flickr30k,
     "zeroshot": zeroshot.read,
 }
+NATUREL = {"naturel": "test", "naturel_unseen": "test_unseen_triplets"}  # benchmark -> split of the TFDS folder
 
 
 def load(names: Sequence[str], benchmarks_dir: Path) -> list[Benchmark]:
@@ -47,3 +50,26 @@ def load(names: Sequence[str], benchmarks_dir: Path) -> list[Benchmark]:
     if unknown:
         raise ValueError(f"benchmarks {unknown} are not known; expected some of: {', '.join(BENCHMARKS)}")
     return [BENCHMARKS[name](benchmarks_dir) for name in names]
+
+
+def read(names: Sequence[str], benchmarks_dir: Path, naturel_dir: Path | None) -> list[Benchmark]:
+    """The benchmarks called ``names``. ``all`` is every one that is there; the others are printed with the reason.
+
+    Raises ValueError for an unknown name, and for a named benchmark that cannot be read FileNotFoundError or
+    BenchmarkError.
+    """
+    asked = [*NATUREL, *BENCHMARKS] if list(names) == ["all"] else list(names)
+    found = []
+    for name in asked:
+        try:
+            if name not in NATUREL:
+                found += load([name], benchmarks_dir)
+            elif naturel_dir is None:
+                raise BenchmarkError(f"{name}: pass its prepared TFDS folder with --naturel")
+            else:
+                found.append(naturel.read(naturel_dir, NATUREL[name], name))
+        except (FileNotFoundError, BenchmarkError) as error:
+            if list(names) != ["all"]:
+                raise
+            print(f"left out {name}: {error}", flush=True)
+    return found

@@ -105,6 +105,6 @@ def forgetting_against_gain(rows: Rows, path: Path) -> bool:
 def _save(figure: Figure, axes: Sequence, path: Path) -> None:
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
-    if axes:
+    if len(axes):
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     FigureCanvasAgg(figure).print_png(path)

@@ -1,0 +1,147 @@
+"""Two models on one benchmark: what one gets right and the other does not, by relation and by pattern, and whether
+that is chance.
+
+    python -m naturel_jax.report.compare NegCLIP NegCLIP-AP --out results --benchmark vg_relation
+
+reads the per-item results of ``naturel_jax.evaluate`` and writes ``compare.md`` and the gallery ``compare.html``.
+"""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from scipy import stats
+
+from naturel_jax.evaluators import registry, results
+from naturel_jax.report import gallery
+from naturel_jax.report.pairs import Paired, pair_up
+
+EXAMPLES = 10  # captions of each kind that compare.md lists
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """A 2 x 2 table of paired outcomes."""
+
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+
+    @property
+    def items(self) -> int:
+        return self.both + self.only_a + self.only_b + self.neither
+
+    @property
+    def p(self) -> float:
+        """Exact McNemar test (two-sided binomial of the discordant pairs; McNemar 1947)."""
+        discordant = self.only_a + self.only_b
+        return float(stats.binomtest(self.only_a, discordant).pvalue) if discordant else 1.0
+
+    @property
+    def difference(self) -> tuple[float, float, float]:
+        """Accuracy of B minus that of A with its 95% confidence interval (Wald for paired proportions; Agresti
+        2013, section 11.1.2).
+        """
+        n, b, c = self.items, self.only_b, self.only_a
+        error = math.sqrt(max(b + c - (b - c) ** 2 / n, 0)) / n
+        return (b - c) / n, (b - c) / n - 1.96 * error, (b - c) / n + 1.96 * error
+
+    @property
+    def odds_ratio(self) -> float:
+        """Only B right to only A right."""
+        return self.only_b / self.only_a if self.only_a else math.inf if self.only_b else math.nan
+
+    @property
+    def g(self) -> float:
+        """Cohen's g: how far the discordant pairs are from half and half, -0.5 (all A) to 0.5 (all B)."""
+        discordant = self.only_a + self.only_b
+        return self.only_b / discordant - 0.5 if discordant else 0.0
+
+
+def count(pairs: Sequence[Paired]) -> Counts:
+    """The table of ``pairs``."""
+    both, only_a = sum(p.a and p.b for p in pairs), sum(p.a and not p.b for p in pairs)
+    only_b = sum(p.b and not p.a for p in pairs)
+    return Counts(both, only_a, only_b, len(pairs) - both - only_a - only_b)
+
+
+def by(pairs: Sequence[Paired], key: Callable[[Paired], str]) -> dict[str, tuple[Counts, float]]:
+    """Group -> (table, p adjusted for the number of groups by Holm's method), the groups of most items first."""
+    groups: dict[str, list[Paired]] = {}
+    for pair in pairs:
+        groups.setdefault(key(pair), []).append(pair)
+    tables = {name: count(members) for name, members in groups.items()}
+    adjusted, largest = {}, 0.0
+    for rank, name in enumerate(sorted(tables, key=lambda name: tables[name].p)):
+        largest = max(largest, min(1.0, tables[name].p * (len(tables) - rank)))
+        adjusted[name] = largest
+    return {
+        name: (tables[name], adjusted[name]) for name in sorted(tables, key=lambda name: (-tables[name].items, name))
+    }
+
+
+def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Paired]) -> str:
+    """The comparison as text."""
+    table = count(pairs)
+    difference, low, high = table.difference
+    lines = [
+        f"# {b} against {a} on {benchmark}",
+        "",
+        f"{table.items:,} items: both right {table.both:,}, only {a} {table.only_a:,}, only {b} {table.only_b:,}, "
+        f"neither {table.neither:,}.",
+        f"Accuracy of {b} minus {a}: {difference:+.4f} (95% from {low:+.4f} to {high:+.4f}); "
+        f"exact McNemar p = {table.p:.2g}; odds ratio {table.odds_ratio:.2f}; Cohen's g {table.g:+.2f}.",
+    ]
+    for title, key in (("group", lambda pair: pair.group), ("pattern", lambda pair: pair.pattern)):
+        lines += [
+            "",
+            f"| {title} | items | {a} | {b} | only {a} | only {b} | g | p (Holm) |",
+            "| :--- |" + " ---: |" * 7,
+        ]
+        for name, (t, p) in by(pairs, key).items():
+            right_a, right_b = (t.both + t.only_a) / t.items, (t.both + t.only_b) / t.items
+            cells = (f"{right_a:.2f}", f"{right_b:.2f}", str(t.only_a), str(t.only_b), f"{t.g:+.2f}", f"{p:.2g}")
+            lines.append(f"| {name} | {t.items} | {' | '.join(cells)} |".replace("\n", " "))
+    for title, chosen in (
+        (f"Captions that {a} gets right and {b} does not", [p for p in pairs if p.a and not p.b]),
+        (f"Captions that {b} gets right and {a} does not", [p for p in pairs if p.b and not p.a]),
+    ):
+        lines += ["", f"## {title}", ""]
+        distinct = dict.fromkeys(pair.captions[0] for pair in chosen if pair.captions)
+        lines += [f"- {caption}" for caption in list(distinct)[:EXAMPLES]]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("a", help="name of a model in --out")
+    parser.add_argument("b", help="name of the model to compare it with")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--benchmark", required=True)
+    parser.add_argument("--outcome", default="right", help="what counts as right, such as text or group on Winoground")
+    parser.add_argument(
+        "--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="for the gallery's pictures"
+    )
+    parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, for the pictures of NatuRel")
+    options = parser.parse_args(argv)
+    try:
+        rows = [results.load_items(options.out, model, options.benchmark) for model in (options.a, options.b)]
+        pairs = pair_up(*rows, options.outcome)
+        if not pairs:
+            raise ValueError(f"{options.a} and {options.b} have no item of {options.benchmark} in common")
+        text = markdown(options.a, options.b, options.benchmark, pairs)
+        (options.out / "compare.md").write_text(text)
+        benchmark = registry.read([options.benchmark], options.benchmarks_dir, options.naturel)[0]
+        images = {image.key: image for item in benchmark.items for image in item.images}
+        gallery.write(options.out / "compare.html", options.a, options.b, options.benchmark, pairs, images)
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(2, f"compare: {error}\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

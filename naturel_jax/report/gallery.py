@@ -1,0 +1,84 @@
+"""The gallery: one HTML file and a folder of thumbnails beside it, which a browser opens without a server."""
+
+import concurrent.futures
+import hashlib
+import importlib.resources
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as PilImage
+from tqdm import tqdm
+
+from naturel_jax.data.processor import open_picture
+from naturel_jax.evaluators.benchmark import Image
+from naturel_jax.report.pairs import Paired
+
+THUMBNAIL = 320  # pixels of the longer side
+
+
+def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], images: Mapping[str, Image]) -> None:
+    """Writes ``path`` and ``<stem>_images/``. ``images``: key -> image; a picture that is not there or cannot be
+    read is shown as an empty frame.
+    """
+    keys = list(dict.fromkeys(key for pair in pairs for key in pair.images))
+    folder = path.with_name(f"{path.stem}_images")
+    folder.mkdir(parents=True, exist_ok=True)
+    with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+        thumbnails = pool.map(lambda key: _thumbnail(images.get(key), key, folder), keys)
+        pictures = list(tqdm(thumbnails, "thumbnails", len(keys)))
+    number = {key: n for n, key in enumerate(keys)}
+    groups, patterns = _numbered(pair.group for pair in pairs), _numbered(pair.pattern for pair in pairs)
+    data = {
+        "a": a,
+        "b": b,
+        "benchmark": benchmark,
+        "pictures": pictures,
+        "groups": list(groups),
+        "patterns": list(patterns),
+        "items": [
+            [
+                pair.id,
+                [number[key] for key in pair.images],
+                pair.boxes,
+                pair.captions,
+                int(pair.a) + 2 * int(pair.b),
+                [round(cosine, 4) for cosine in pair.cosines_a],
+                [round(cosine, 4) for cosine in pair.cosines_b],
+                groups[pair.group],
+                patterns[pair.pattern],
+            ]
+            for pair in pairs
+        ],
+    }
+    template = importlib.resources.files(__package__).joinpath("gallery.html").read_text("utf-8")
+    path.write_text(template.replace("{{data}}", _script_safe(data)), "utf-8")
+
+
+def _numbered(values: Iterable[str]) -> dict[str, int]:
+    return {value: n for n, value in enumerate(sorted(set(values)))}
+
+
+def _script_safe(data: Any) -> str:
+    """JSON that cannot end the script element it stands in, whatever the captions say."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _thumbnail(image: Image | None, key: str, folder: Path) -> list | None:
+    """[file relative to the gallery, width and height of the picture itself], or None."""
+    if image is None:
+        return None
+    try:
+        picture = open_picture(image.read())
+    except (OSError, ValueError):
+        return None
+    width, height = picture.size
+    name = hashlib.blake2b(key.encode(), digest_size=10).hexdigest() + ".jpg"
+    picture.thumbnail((THUMBNAIL, THUMBNAIL), PilImage.Resampling.LANCZOS)
+    picture.save(folder / name, "jpeg", quality=82)
+    return [f"{folder.name}/{name}", width, height]

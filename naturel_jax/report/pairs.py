@@ -1,0 +1,82 @@
+"""One benchmark's items as two models see them, from the results that an evaluation left."""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from naturel_jax.evaluators.results import OUTCOME
+from tfds_naturel.captions.relations import RELATIONS
+
+# The first of these that an item has is the group that it is counted in.
+GROUP_TAGS = ("relation", "attributes", "subset", "collapsed_tag", "phenomenon", "source")
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """One item as both models see it. ``a`` and ``b`` say who is right; cosines are row-major [images, captions]."""
+
+    id: str
+    images: tuple[str, ...]
+    boxes: tuple[tuple[int, ...] | None, ...]
+    captions: tuple[str, ...]
+    a: bool
+    b: bool
+    cosines_a: tuple[float, ...]
+    cosines_b: tuple[float, ...]
+    group: str
+    pattern: str
+
+
+@functools.cache
+def _phrases() -> re.Pattern:
+    words = {w for r in RELATIONS.values() for entry in (*r.words, *r.back) for w in _forms(entry)}
+    longest_first = sorted(words, key=lambda w: (-len(w), w))
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
+
+
+def _forms(entry: str) -> list[str]:
+    """``hold/holds/holding/held/held`` -> its forms; a preposition -> itself."""
+    return [form for form in entry.split("/") if form]
+
+
+def pattern(caption: str, relation: str) -> str:
+    """How the caption says its relation: its longest relation phrase, or the benchmark's own name of it, or
+    ``other``.
+    """
+    found = _phrases().findall(caption)
+    if found:
+        return max(found, key=len).lower()
+    return relation if relation and relation in caption else "other"
+
+
+def pair_up(rows_a: Sequence[dict[str, Any]], rows_b: Sequence[dict[str, Any]], outcome: str) -> list[Paired]:
+    """Items that both models were judged on. Raises ValueError for an outcome that the benchmark lacks."""
+    column, others = OUTCOME + outcome, {row["id"]: row for row in rows_b}
+    known = [name.removeprefix(OUTCOME) for name in (rows_a[0] if rows_a else {}) if name.startswith(OUTCOME)]
+    if outcome not in known:
+        raise ValueError(f"outcome {outcome!r} is not judged by this benchmark; expected one of: {', '.join(known)}")
+    pairs = []
+    for row in rows_a:
+        other = others.get(row["id"])
+        if other is None or any(r[column] is None or math.isnan(r[column]) for r in (row, other)):
+            continue
+        tags, captions = row["tags"], tuple(row["captions"] or ())
+        group = next((str(tags[tag]) for tag in GROUP_TAGS if tags.get(tag)), "all")
+        pairs.append(
+            Paired(
+                row["id"],
+                tuple(row["images"]),
+                tuple(tuple(box) if box else None for box in row["boxes"]),
+                captions,
+                row[column] == 1,
+                other[column] == 1,
+                tuple(row["cosines"] or ()),
+                tuple(other["cosines"] or ()),
+                group,
+                pattern(captions[0], tags.get("relation", "")) if captions else "other",
+            )
+        )
+    return pairs
