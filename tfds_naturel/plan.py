@@ -18,6 +18,7 @@ from tfds_naturel.attribution import Attribution
 from tfds_naturel.open_images import AnnotatedImage, Buckets, Rejects, Vocabulary
 from tfds_naturel.photos import BadPhoto, Photo
 from tfds_naturel.schema import Triplet
+from tfds_naturel.survey import Survey
 
 SPLITS = (*splits.SHARES, splits.UNSEEN)
 
@@ -116,7 +117,8 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
     rejected = Rejects(folder / "rejected-rows.csv")
     open_images.spool(rows_path, Vocabulary.read(annotations, release), rows, rejected)
     rejected.close(config.max_rejected)
-    survey = Survey.take(rows)
+    annotated = (image for prefix in rows.prefixes for image in open_images.images(rows, prefix))
+    survey = Survey.take((image.image_id, image.triplets) for image in annotated)
 
     usable, refused = _usable_photos(survey.image_ids, images)
     _check_missing(config, len(survey.image_ids), refused, images)
@@ -137,36 +139,6 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
         "splits": _count(config, survey, split_of, held_out),
     }
     return Plan(config, images, folder, digits, held_out, facts)
-
-
-@dataclasses.dataclass(frozen=True)
-class Survey:
-    """Which triplets every image shows: those of image n are ``shown[first_N1[n] : first_N1[n + 1]]``."""
-
-    image_ids: list[str]
-    triplets: list[Triplet]
-    first_N1: np.ndarray
-    shown: np.ndarray
-
-    @classmethod
-    def take(cls, rows: Buckets) -> "Survey":
-        image_ids, first, shown = [], [0], []
-        numbers: dict[Triplet, int] = {}
-        for prefix in rows.prefixes:
-            for image in open_images.images(rows, prefix):
-                image_ids.append(image.image_id)
-                shown.extend(numbers.setdefault(triplet, len(numbers)) for triplet in image.triplets)
-                first.append(len(shown))
-        return cls(image_ids, list(numbers), np.array(first), np.array(shown, np.int32))
-
-    def triplets_of(self, n: int) -> list[Triplet]:
-        return [self.triplets[t] for t in self.shown[self.first_N1[n] : self.first_N1[n + 1]]]
-
-    def count(self, image_ids: Mapping[str, Any]) -> dict[Triplet, int]:
-        """How many of the images in ``image_ids`` show each triplet; those that none shows are left out."""
-        counted = np.array([image_id in image_ids for image_id in self.image_ids], bool)
-        counts = np.bincount(self.shown[np.repeat(counted, np.diff(self.first_N1))], minlength=len(self.triplets))
-        return {triplet: int(count) for triplet, count in zip(self.triplets, counts, strict=True) if count}
 
 
 def _usable_photos(image_ids: Sequence[str], folder: Path) -> tuple[dict[str, Photo], collections.Counter[str]]:

@@ -1,0 +1,125 @@
+"""Mined negative images: what makes one, what rules one out, and the file."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tfds_naturel import mining
+from tfds_naturel.schema import Triplet
+from tfds_naturel.survey import Survey
+
+CAT_ON_TABLE, TABLE_ON_CAT = Triplet("Cat", "on", "Table"), Triplet("Table", "on", "Cat")
+TABLE_UNDER_CAT, CAT_UNDER_TABLE = Triplet("Table", "under", "Cat"), Triplet("Cat", "under", "Table")
+PLAYS, HOLDS, HITS = (Triplet("Man", relation, "Guitar") for relation in ("plays", "holds", "hits"))
+WOODEN, PLASTIC, CLEAR = (Triplet("Chair", "is", name) for name in ("Wooden", "Plastic", "Transparent"))
+DOG_ON_TABLE = Triplet("Dog", "on", "Table")
+
+
+def _survey(*images):
+    return Survey.take((f"image{n}", triplets) for n, triplets in enumerate(images))
+
+
+def _mine(images, count=8, **options):
+    survey = _survey(*images)
+    return {(found.image, found.triplet): found for found in mining.mine(survey, count, **options)}
+
+
+def test_a_survey_knows_its_images_both_ways():
+    images = [[CAT_ON_TABLE, WOODEN], [], [WOODEN], [PLAYS, CAT_ON_TABLE]]
+    survey = _survey(*images)
+    assert [survey.triplets_of(n) for n in range(4)] == images
+    assert {t: found.tolist() for t, found in zip(survey.triplets, survey.images_of(), strict=True)} == {
+        CAT_ON_TABLE: [0, 3],
+        WOODEN: [0, 2],
+        PLAYS: [3],
+    }
+    assert survey.count({"image0", "image2"}) == {CAT_ON_TABLE: 1, WOODEN: 2}
+
+
+def test_what_an_image_may_show_beside_its_annotations():
+    assert mining.may_hold(CAT_ON_TABLE, [WOODEN, CAT_ON_TABLE])
+    assert mining.may_hold(CAT_ON_TABLE, [TABLE_UNDER_CAT]), "the same, told from the other side"
+    assert not mining.may_hold(CAT_ON_TABLE, [TABLE_ON_CAT, CAT_UNDER_TABLE, DOG_ON_TABLE, WOODEN])
+    assert mining.may_hold(HOLDS, [PLAYS]), "who plays a guitar holds it"
+    assert mining.may_hold(Triplet("Man", "interacts_with", "Woman"), [Triplet("Woman", "interacts_with", "Man")])
+    assert mining.may_hold(WOODEN, [WOODEN]) and not mining.may_hold(WOODEN, [PLASTIC])
+
+
+def test_kinds_of_negatives():
+    triplets = [
+        CAT_ON_TABLE,
+        TABLE_ON_CAT,
+        CAT_UNDER_TABLE,
+        TABLE_UNDER_CAT,
+        DOG_ON_TABLE,
+        WOODEN,
+        PLASTIC,
+        HITS,
+        PLAYS,
+    ]
+    assert mining.kinds_of(CAT_ON_TABLE, triplets) == {"swap": [1], "relation": [2], "attribute": []}
+    assert mining.kinds_of(WOODEN, triplets) == {"swap": [], "relation": [], "attribute": [6]}
+    assert mining.kinds_of(Triplet("Dog", "is", "Wooden"), triplets)["attribute"] == []
+
+
+def test_negatives_come_by_kind_and_never_show_the_triplet():
+    images = [
+        [CAT_ON_TABLE],
+        [TABLE_ON_CAT],
+        [CAT_UNDER_TABLE],
+        [CAT_UNDER_TABLE, CAT_ON_TABLE],  # two cats: shows the triplet too
+        [TABLE_UNDER_CAT, TABLE_ON_CAT],  # the same, told from the other side
+        [DOG_ON_TABLE],
+        [WOODEN],
+        [PLASTIC],
+    ]
+    mined = _mine(images)
+    assert mined[0, CAT_ON_TABLE].negatives == (1, 2) and mined[0, CAT_ON_TABLE].kinds == ("swap", "relation")
+    assert mined[6, WOODEN].negatives == (7,) and mined[7, PLASTIC].kinds == ("attribute",)
+    assert (5, DOG_ON_TABLE) not in mined
+    assert set(_mine(images, count=1)[0, CAT_ON_TABLE].negatives) == {1}
+
+
+def test_an_encoder_orders_the_kinds_and_adds_neighbours_but_no_copies():
+    images = [[CAT_ON_TABLE], [CAT_UNDER_TABLE], [CAT_UNDER_TABLE], [DOG_ON_TABLE], [WOODEN], [CAT_ON_TABLE], [PLASTIC]]
+    angles = np.radians([0, 40, 20, 30, 60, 10, 2])  # image 6 looks like a copy of image 0; 5 shows the triplet too
+    zimg_ND = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    found = _mine(images, zimg_ND=zimg_ND)[0, CAT_ON_TABLE]
+    assert found.negatives == (2, 1, 3, 4) and found.kinds == ("relation", "relation", "nearest", "nearest")
+    assert _mine(images, count=3, zimg_ND=zimg_ND)[0, CAT_ON_TABLE].negatives == (2, 1, 3)
+
+
+def test_neighbours_match_a_full_sort_whatever_the_block(monkeypatch):
+    rng = np.random.default_rng(0)
+    zimg_ND = rng.normal(size=(60, 5)).astype(np.float32)
+    zimg_ND /= np.linalg.norm(zimg_ND, axis=1, keepdims=True)
+    images = [[Triplet(f"C{n}", "on", "Table")] for n in range(60)]  # nothing but neighbours
+    expected = {}
+    for n in range(60):
+        cosines = zimg_ND @ zimg_ND[n]
+        expected[n] = tuple(m for m in np.argsort(-cosines).tolist() if m != n and cosines[m] < 0.97)[:4]
+    for rows in (1024, 7):
+        monkeypatch.setattr(mining, "_ROWS", rows)
+        found = _mine(images, count=4, zimg_ND=zimg_ND)
+        assert {n: mined.negatives for (n, _), mined in found.items()} == expected
+
+
+def test_mining_is_random_but_repeatable_and_samples_large_pools(monkeypatch):
+    monkeypatch.setattr(mining, "_POOL", 10)
+    images = [[CAT_ON_TABLE]] * 30 + [[CAT_UNDER_TABLE]] * 40
+    first, again, other = (_mine(images, count=4, seed=seed) for seed in (0, 0, 1))
+    assert first == again and first != other
+    assert all(len(found.negatives) == 4 for found in first.values())
+    used = set(itertools.chain(*(found.negatives for (n, _), found in first.items() if n < 30)))
+    assert used <= set(range(30, 70)) and len(used) > 25
+
+
+def test_the_file_reads_back_as_numbers_of_any_order(tmp_path):
+    survey = _survey([CAT_ON_TABLE, WOODEN], [CAT_UNDER_TABLE], [PLASTIC], [DOG_ON_TABLE])
+    path = tmp_path / "negatives.parquet"
+    assert mining.save(path, survey, mining.mine(survey, 8)) == 4
+    names = ["image2", "image3", "image0", "image1"]
+    assert mining.hard_images(path, names) == [(2,), (), (3, 0), (2,)]
+    with pytest.raises(ValueError, match="image 'image1' is not in this dataset"):
+        mining.hard_images(path, names[:3])

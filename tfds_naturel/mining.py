@@ -1,0 +1,182 @@
+"""Mined negative images: for an image and a triplet it shows, other images that look or read alike but do not show it.
+
+They take the place of the sentinel, the blank picture, as NegCLIP's hard negative images.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tfds_naturel.captions.relations import CONTRARIES, RELATIONS, converse
+from tfds_naturel.schema import Triplet
+from tfds_naturel.survey import Survey
+
+SWAP, RELATION, ATTRIBUTE, NEAREST = "swap", "relation", "attribute", "nearest"
+
+_POOL = 256  # candidates of one kind that are compared for one image and triplet
+_NEAR_DUPLICATE = 0.97  # cosine from which two photos are taken for copies, which are no negatives
+_ROWS = 1024  # images whose neighbours are looked for in one matrix product
+_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("triplet", pa.string()),
+        ("negatives", pa.list_(pa.string())),
+        ("kinds", pa.list_(pa.string())),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mined:
+    """The negatives of one image and triplet, hardest first: image numbers and what makes each one hard.
+
+    ``swap``: the same classes with the roles swapped; ``relation``: the same classes in another relation;
+    ``attribute``: the same class with a contrary attribute; ``nearest``: a neighbour by the encoder.
+    """
+
+    image: int
+    triplet: Triplet
+    negatives: tuple[int, ...]
+    kinds: tuple[str, ...]
+
+
+def may_hold(triplet: Triplet, shown: Iterable[Triplet]) -> bool:
+    """Whether an image annotated with ``shown`` may show ``triplet``, annotated or not: annotations are not complete.
+
+    It does when it is annotated in either direction, or when a label between the same objects goes along with it (who
+    plays a guitar holds it).
+    """
+    for told in shown:
+        for said in (told, converse(told)):
+            if said == triplet:
+                return True
+            if said and (said.subject, said.object) == (triplet.subject, triplet.object):
+                relation = RELATIONS.get(said.relation)
+                if relation and triplet.relation in relation.implies:
+                    return True
+    return False
+
+
+def kinds_of(triplet: Triplet, triplets: Sequence[Triplet]) -> dict[str, list[int]]:
+    """Which of ``triplets`` make an image that shows them a hard negative of ``triplet``, by kind: numbers of them."""
+    found: dict[str, list[int]] = {SWAP: [], RELATION: [], ATTRIBUTE: []}
+    for number, other in enumerate(triplets):
+        if triplet.relation == "is":
+            contrary = other.object in CONTRARIES.get(triplet.object, ())
+            if other.relation == "is" and other.subject == triplet.subject and contrary:
+                found[ATTRIBUTE].append(number)
+        elif other.relation != "is" and not may_hold(triplet, [other]):
+            same, swapped = (other.subject, other.object), (other.object, other.subject)
+            if (triplet.subject, triplet.object) == swapped and other.relation == triplet.relation:
+                found[SWAP].append(number)
+            elif (triplet.subject, triplet.object) in (same, swapped):
+                found[RELATION].append(number)
+    return found
+
+
+def mine(survey: Survey, count: int, seed: int = 0, zimg_ND: np.ndarray | None = None) -> Iterator[Mined]:
+    """At most ``count`` negatives for every image and triplet of ``survey``, those without any left out.
+
+    Kinds come in the order swap, relation, attribute, nearest. Within a kind the nearest come first when ``zimg_ND``
+    gives unit embeddings of the images (float [N, D]), otherwise the order is random, a function of the seed, the image
+    and the triplet. Kinds with very many candidates are sampled. Without embeddings there is no ``nearest``.
+    """
+    showing = survey.images_of()
+    by_kind = [kinds_of(triplet, survey.triplets) for triplet in survey.triplets]
+    pools = [
+        {kind: np.unique(np.concatenate([showing[t] for t in kinds])) for kind, kinds in found.items() if kinds}
+        for found in by_kind
+    ]
+    for start in range(0, len(survey.image_ids), _ROWS):
+        images = range(start, min(start + _ROWS, len(survey.image_ids)))
+        neighbours = None if zimg_ND is None else _neighbours(zimg_ND, images, 4 * count)
+        for n in images:
+            for t in survey.shown[survey.first_N1[n] : survey.first_N1[n + 1]].tolist():
+                ranked = _ranked(n, pools[t], np.random.default_rng([seed, n, t]), zimg_ND)
+                if neighbours is not None:
+                    ranked = [*ranked, *((NEAREST, m) for m in neighbours[n - start])]
+                if chosen := _chosen(survey, n, survey.triplets[t], ranked, count):
+                    kinds, numbers = zip(*chosen, strict=True)
+                    yield Mined(n, survey.triplets[t], numbers, kinds)
+
+
+def _ranked(
+    n: int, pools: dict[str, np.ndarray], rng: np.random.Generator, zimg_ND: np.ndarray | None
+) -> list[tuple[str, int]]:
+    ranked = []
+    for kind, pool in pools.items():
+        pool = rng.choice(pool, min(_POOL, len(pool)), replace=False)
+        if zimg_ND is not None:
+            cosines = zimg_ND[pool] @ zimg_ND[n]
+            pool, cosines = pool[order := np.argsort(-cosines, kind="stable")], cosines[order]
+            pool = pool[cosines < _NEAR_DUPLICATE]
+        ranked += ((kind, m) for m in pool.tolist())
+    return ranked
+
+
+def _neighbours(zimg_ND: np.ndarray, images: range, count: int) -> list[list[int]]:
+    """At most ``count`` nearest images of each, nearest first; copies, and the image itself, are left out."""
+    cosines = zimg_ND[images.start : images.stop] @ zimg_ND.T
+    cosines[cosines >= _NEAR_DUPLICATE] = -np.inf
+    count = min(count, cosines.shape[1])
+    nearest = np.sort(np.argpartition(-cosines, count - 1, axis=1)[:, :count], axis=1)  # ties: lowest number first
+    found = np.take_along_axis(cosines, nearest, axis=1)
+    order = np.argsort(-found, axis=1, kind="stable")
+    ranked = zip(np.take_along_axis(nearest, order, axis=1), np.take_along_axis(found, order, axis=1), strict=True)
+    return [row[row_cosines > -np.inf].tolist() for row, row_cosines in ranked]
+
+
+def _chosen(
+    survey: Survey, n: int, triplet: Triplet, ranked: Iterable[tuple[str, int]], count: int
+) -> list[tuple[str, int]]:
+    """The first ``count`` of ``ranked`` that do not show ``triplet`` themselves, each image once."""
+    chosen: dict[int, str] = {}
+    for kind, m in ranked:
+        if len(chosen) == count:
+            break
+        if m != n and m not in chosen and not may_hold(triplet, survey.triplets_of(m)):
+            chosen[m] = kind
+    return [(kind, m) for m, kind in chosen.items()]
+
+
+def save(path: Path, survey: Survey, mined: Iterable[Mined]) -> int:
+    """Writes a Parquet file (image_id, triplet, negatives, kinds); returns its number of rows."""
+    rows, batch = 0, []
+    part = path.with_name(path.name + ".part")
+    with pq.ParquetWriter(part, _SCHEMA) as writer:
+        for found in mined:
+            names = [survey.image_ids[m] for m in found.negatives]
+            batch.append((survey.image_ids[found.image], str(found.triplet), names, list(found.kinds)))
+            if len(batch) == _ROWS:
+                rows += _write(writer, batch)
+        rows += _write(writer, batch)
+    part.replace(path)
+    return rows
+
+
+def _write(writer: pq.ParquetWriter, batch: list[tuple]) -> int:
+    columns = zip(*batch, strict=True) if batch else [()] * len(_SCHEMA)
+    writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA))
+    written = len(batch)
+    batch.clear()
+    return written
+
+
+def hard_images(path: Path, image_ids: Sequence[str]) -> list[tuple[int, ...]]:
+    """For every image the numbers of all its mined negatives, in the order of ``image_ids``; empty where none is.
+
+    Raises ValueError when the file names an image that is not in ``image_ids``: it was mined from another split.
+    """
+    numbers = {image_id: n for n, image_id in enumerate(image_ids)}
+    found: list[dict[int, None]] = [{} for _ in image_ids]
+    table = pq.read_table(path, schema=_SCHEMA)
+    for image_id, negatives in zip(table["image_id"].to_pylist(), table["negatives"].to_pylist(), strict=True):
+        unknown = [name for name in (image_id, *negatives) if name not in numbers]
+        if unknown:
+            raise ValueError(f"{path}: image {unknown[0]!r} is not in this dataset; mine this split again")
+        found[numbers[image_id]] |= dict.fromkeys(numbers[name] for name in negatives)
+    return [tuple(negatives) for negatives in found]
