@@ -4,6 +4,7 @@ import argparse
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig, draw
 from tfds_naturel.scenes.world import FAMILIES
@@ -44,8 +45,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=8)
     options = parser.parse_args()
     picture = sheet(CONFIGS[options.config], tuple(options.relation or _RELATIONS), options.columns)
-    if not cv2.imwrite(options.sheet, picture[..., ::-1]):
-        raise SystemExit(f"{options.sheet}: cannot be written; is the folder there, and does the name end in .png?")
+    Image.fromarray(picture).save(options.sheet)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from tfds_naturel.scenes.layouts import Layer
 from tfds_naturel.scenes.shapes import Part
 from tfds_naturel.scenes.sprite import Rgb
 
-_SURFACE = {"main", "shade", "light"}  # paints of what a material shows on
+_SURFACE = frozenset({"main", "shade", "light"})  # paints of what a material shows on
 _SHIFT = 4  # fractional bits of cv2 coordinates
 _SMALL = 128  # pixels: smaller pictures are painted at twice their size
-_OUTLINE = 0.0085
+_OUTLINE = 0.006
 _INK: Rgb = (48, 38, 44)
 _EFFECTS: dict[str, Rgb] = {
     "heart": (236, 60, 120),
@@ -52,7 +52,7 @@ def _paint(canvas: np.ndarray, layer: Layer) -> None:
     elif layer.look.attribute in _TEXTURES:
         _draw(canvas, layer)
         texture, weight = _TEXTURES[layer.look.attribute](canvas.shape[0])
-        surface = _mask(canvas, layer, tuple(part for part in layer.parts if part.paint in _SURFACE))
+        surface = _mask(canvas, layer, layer.parts, _SURFACE)
         blended = cv2.addWeighted(canvas, 1 - weight, texture, weight, 0)
         np.copyto(canvas, blended, where=surface)
     else:
@@ -66,7 +66,7 @@ def _draw(canvas: np.ndarray, layer: Layer) -> None:
         outlined = layer.outlined and part.paint != "dark"
         if width:
             if outlined and width > edge:
-                cv2.polylines(canvas, points, False, _INK, width + 2 * edge - 1, cv2.LINE_AA, _SHIFT)
+                cv2.polylines(canvas, points, False, _INK, width + 2 * edge, cv2.LINE_AA, _SHIFT)
             cv2.polylines(canvas, points, False, colour, width, cv2.LINE_AA, _SHIFT)
         else:
             cv2.fillPoly(canvas, points, colour, cv2.LINE_AA, _SHIFT)
@@ -74,14 +74,17 @@ def _draw(canvas: np.ndarray, layer: Layer) -> None:
                 cv2.polylines(canvas, points, True, _INK, edge, cv2.LINE_AA, _SHIFT)
 
 
-def _mask(canvas: np.ndarray, layer: Layer, parts: tuple[Part, ...]) -> np.ndarray:
-    """bool [side, side, 1]: where the parts cover the canvas."""
+def _mask(
+    canvas: np.ndarray, layer: Layer, parts: tuple[Part, ...], paints: frozenset[str] | None = None
+) -> np.ndarray:
+    """bool [side, side, 1]: where the parts cover the canvas; with ``paints`` only where one of these is uppermost."""
     mask = np.zeros(canvas.shape[:2], np.uint8)
-    for _, points, width in _placed(canvas, layer, parts):
+    for part, points, width in _placed(canvas, layer, parts):
+        shown = int(paints is None or part.paint in paints)
         if width:
-            cv2.polylines(mask, points, False, 1, width, cv2.LINE_8, _SHIFT)
+            cv2.polylines(mask, points, False, shown, width, cv2.LINE_8, _SHIFT)
         else:
-            cv2.fillPoly(mask, points, 1, cv2.LINE_8, _SHIFT)
+            cv2.fillPoly(mask, points, shown, cv2.LINE_8, _SHIFT)
     return mask[..., None] > 0
 
 
