@@ -17,6 +17,8 @@ from naturel_jax.models.two_tower import Params, TwoTowerConfig, resize_position
 from naturel_jax.weights import export, verify
 from naturel_jax.weights.tables import flatten
 
+_RECIPE = ("name", "objective", "optim", "duration", "seed")  # fields of a run's config that its model card shows
+
 
 def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
     """``(1 - alpha) * base + alpha * tuned``, every parameter (WiSE-FT, Wortsman et al., arXiv 2109.01903, equation 1).
@@ -48,8 +50,8 @@ def _facts(args: argparse.Namespace) -> dict[str, Any]:
     if args.source.startswith("run:"):
         step, meta = checkpoint.read_meta(args.source.removeprefix("run:"))
         config = meta["config"]
-        facts["Recipe"] = {"step": step, **{key: config[key] for key in ("objective", "optim", "duration", "seed")}}
-        facts["Data"] = config["data"]
+        facts["Recipe"] = {"step": step, **{key: config[key] for key in _RECIPE if key in config}}
+        facts["Data"] = config.get("data", "Those of the checkpoint this run was made from.")
     if args.metrics:
         facts["Metrics"] = args.metrics.read_text("utf-8")
     return facts
@@ -66,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alpha", type=float, default=0.5, help="share of SRC in the mix (default: 0.5)")
     parser.add_argument("--metrics", type=Path, help="a Markdown table for the model card")
     parser.add_argument(
-        "--verify", action="store_true", help="compare embeddings with those DST's own library computes"
+        "--verify", action="store_true", help="compare embeddings with those both sides' own libraries compute"
     )
     return parser
 
@@ -84,8 +86,19 @@ def convert(args: argparse.Namespace) -> None:
     export.save(args.folder, config, params, processor, form=args.to, dtype=args.dtype, facts=_facts(args))
     print(f"{args.folder}: written")
     if args.verify:
-        difference = verify.largest_difference(args.folder, args.to, config, params)
-        print(f"largest difference between embeddings of 4 random images and 4 random texts: {difference:.2e}")
+        _verify(args, config, params)
+
+
+def _verify(args: argparse.Namespace, config: TwoTowerConfig, params: Params) -> None:
+    """Prints how far embeddings by the libraries of both sides are from ours."""
+    if not args.source.startswith("run:"):
+        found = weights.find(args.source)
+        if found.form in verify.PEERS:
+            source_config, source_params, _ = weights.load(args.source)
+            difference = verify.largest_difference(found.path, found.form, source_config, source_params)
+            print(f"{args.source}: embeddings within {difference:.2e} of those its own library computes")
+    difference = verify.largest_difference(args.folder, args.to, config, params)
+    print(f"{args.folder}: embeddings within {difference:.2e} of those its own library computes")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -37,9 +37,14 @@ _OPENERS: dict[str, Callable[[Path], Tensors]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A foreign checkpoint whose config, processor and tensor names are known and whose tensors have not been read
-    yet."""
+    """A foreign checkpoint whose config, processor and tensor names are known and whose tensors have not been read yet.
 
+    ``form``: ``hf``, ``naflex`` (a ``Siglip2Model``), ``openclip``, ``openai`` or ``big_vision``; ``path``: the
+    folder or file that the library of that form reads.
+    """
+
+    form: str
+    path: Path
     config: TwoTowerConfig
     processor: Processor
     table: list[Rule]
@@ -67,20 +72,25 @@ def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
     more than one parameter twice. Raises ValueError that names the file, what is wrong with it, and what was expected;
     FileNotFoundError where there is nothing.
     """
+    if source.startswith("run:"):
+        return checkpoint.load_run(source.removeprefix("run:"), sharding_for=sharding_for)
+    return find(source).load(sharding_for)
+
+
+def find(source: str) -> Checkpoint:
+    """The foreign checkpoint at ``source``, fetched and identified but not read. Raises as ``load``."""
     prefix, colon, rest = source.partition(":")
-    if colon and prefix == "run":
-        return checkpoint.load_run(rest, sharding_for=sharding_for)
     if colon and prefix == "hf":
-        return _open_folder(hub.fetch(rest)).load(sharding_for)
+        return _open_folder(hub.fetch(rest))
     known = PRESETS[prefix] if colon and prefix in PRESETS else None
     path = Path(rest if known else source)
     if path.is_dir():
-        return _open_folder(path).load(sharding_for)
+        return _open_folder(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"{source}: no such file or folder; a hub's model is written hf:owner/name, a run of ours run:workdir"
         )
-    return _open_file(path, known).load(sharding_for)
+    return _open_file(path, known)
 
 
 def _open_folder(folder: Path) -> Checkpoint:
@@ -124,7 +134,8 @@ def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Checkpoint:
         **processor_files.hf_image(folder, config.image.size),
     )
     tensors = _without(_open_tensors(file), hf.IGNORED)
-    return Checkpoint(config, processor, hf.TABLES[raw["model_type"]], tensors)
+    form = "naflex" if raw["model_type"] == "siglip2" else "hf"
+    return Checkpoint(form, folder, config, processor, hf.TABLES[raw["model_type"]], tensors)
 
 
 def _without(tensors: Tensors, ignored: tuple[str, ...]) -> Tensors:
@@ -136,7 +147,8 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Checkpoint:
     if path.suffix == ".npz":
         tensors = tensors.renamed(big_vision.names(tensors.shapes))
         config = known or big_vision.read_shapes(tensors.shapes)
-        return Checkpoint(config, _processor(path.parent, config, {}), big_vision.read_table(tensors.shapes), tensors)
+        table, processor = big_vision.read_table(tensors.shapes), _processor(path.parent, config, {})
+        return Checkpoint("big_vision", path, config, processor, table, tensors)
     tensors = _without(tensors, openclip.IGNORED)
     preprocess: dict[str, Any] = {}
     if known:
@@ -152,7 +164,8 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Checkpoint:
             f"or name the model, as in negclip-b32:{path.name}; known models: {', '.join(sorted(PRESETS))}"
         )
     table = openclip.TABLES[hf.model_type(config)]
-    return Checkpoint(config, _processor(path.parent, config, preprocess), table, tensors)
+    form = "openai" if tensors.script else "openclip"
+    return Checkpoint(form, path, config, _processor(path.parent, config, preprocess), table, tensors)
 
 
 def _processor(folder: Path, config: TwoTowerConfig, preprocess: Mapping[str, Any]) -> Processor:

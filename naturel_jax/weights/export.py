@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from naturel_jax import checkpoint
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import Params, TwoTowerConfig
 from naturel_jax.weights import big_vision, hf, openclip, processor_files, tables
@@ -34,8 +35,8 @@ def save(
     dtype: str = "float32",
     facts: Mapping[str, Any],
 ) -> None:
-    """Writes ``folder`` in the ``form`` ``hf``, ``openclip`` or ``big_vision``, weights in ``dtype``, with a model
-    card.
+    """Writes ``folder`` in the ``form`` ``hf``, ``openclip``, ``big_vision`` or ``run`` (ours), weights in ``dtype``,
+    with a model card.
 
     ``facts`` are the card's sections (recipe, data, metrics...) by title. All or nothing: the folder appears when it
     is complete. Raises FileExistsError, and ValueError where the form has no model that computes the same.
@@ -108,18 +109,32 @@ def _write_big_vision(folder: Path, config: TwoTowerConfig, processor: Processor
     np.savez(folder / "checkpoint.npz", **{f"params/{key}": array for key, array in arrays.items()})
 
 
-WRITERS: dict[str, Writer] = {"hf": _write_hf, "openclip": _write_openclip, "big_vision": _write_big_vision}
+def _write_run(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
+    if dtype != "float32":
+        raise ValueError(f"a run keeps its parameters in float32; {dtype} was asked for")
+    checkpoints = checkpoint.Checkpoints(str(folder), keep=1)
+    checkpoints.save(0, {"params": params}, checkpoint.make_meta({}, config, processor), wait=True)
+    checkpoints.close()
+
+
+WRITERS: dict[str, Writer] = {
+    "hf": _write_hf,
+    "openclip": _write_openclip,
+    "big_vision": _write_big_vision,
+    "run": _write_run,
+}
 
 _USE = {
     "hf": "`transformers.AutoModel.from_pretrained(folder)` and `AutoProcessor.from_pretrained(folder)`",
     "openclip": "`open_clip.create_model_and_transforms('local-dir:' + folder)`",
     "big_vision": "`model_init = 'folder/checkpoint.npz'` of a `proj.image_text.two_towers` config",
+    "run": "`config.init = 'run:folder'`",
 }
 
 
 def _card(name: str, config: TwoTowerConfig, form: str, dtype: str, facts: Mapping[str, Any]) -> str:
     """README.md with the hub's front matter."""
-    library = {"hf": "transformers", "openclip": "open_clip", "big_vision": "big_vision"}[form]
+    library = {"hf": "transformers", "openclip": "open_clip", "run": "naturel_jax"}.get(form, form)
     image, text = config.image, config.text
     lines = [
         "---",
