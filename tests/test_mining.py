@@ -2,10 +2,19 @@
 
 import itertools
 
+import jax
 import numpy as np
+import open_images_files
+import pyarrow.parquet as pq
 import pytest
+import tensorflow_datasets as tfds
 
-from tfds_naturel import mining
+from naturel_jax import mine
+from naturel_jax.data.processor import Processor, train_tokenizer
+from naturel_jax.models.presets import preset
+from naturel_jax.models.two_tower import Model
+from naturel_jax.weights import export, processor_files
+from tfds_naturel import build, mining
 from tfds_naturel.schema import Triplet
 from tfds_naturel.survey import Survey
 
@@ -123,3 +132,55 @@ def test_the_file_reads_back_as_numbers_of_any_order(tmp_path):
     assert mining.hard_images(path, names) == [(2,), (), (3, 0), (2,)]
     with pytest.raises(ValueError, match="image 'image1' is not in this dataset"):
         mining.hard_images(path, names[:3])
+
+
+def _tiny_model(folder):
+    config = preset("tiny-clip")
+    tokenizer = train_tokenizer("clip", ["a cat on a table"] * 20, 300, config.text.context)
+    image = processor_files.IMAGE_DEFAULTS["clip"]
+    processor = Processor(tokenizer, config.text.context, config.image.size, **image)
+    params = Model(config).init(jax.random.key(0))
+    export.save(folder, config, params, processor, form="hf", facts={})
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    world = open_images_files.write_world(folder / "world")
+    build.main(["full", "--manual-dir", str(world), "--data-dir", str(folder), "--unofficial", "--name", "small"])
+    return folder / "naturel" / "small" / "1.0.0"
+
+
+def _mine_dataset(dataset, out, *options):
+    """Runs the command; returns the file's rows, what each training image shows, and the file's numbers."""
+    mine.main(["--dataset", str(dataset), "--out", str(out), "--count", "4", *options])
+    source = tfds.builder_from_directory(dataset).as_data_source("train")
+    ids = [source[n]["image_id"].decode() for n in range(len(source))]
+    by_id = {open_images_files.image_id(n): [Triplet(*t) for t in open_images_files.shown(n)] for n in range(90)}
+    return pq.read_table(out).to_pylist(), {name: by_id[name] for name in ids}, mining.hard_images(out, ids)
+
+
+def test_mining_a_built_dataset(dataset, tmp_path):
+    rows, shown, numbers = _mine_dataset(dataset, tmp_path / "negatives.parquet")
+    assert rows and max(map(len, numbers)) > 0
+    for row in rows:
+        triplet = Triplet.parse(row["triplet"])
+        assert triplet in shown[row["image_id"]]
+        assert not any(mining.may_hold(triplet, shown[name]) for name in row["negatives"])
+        for name, kind in zip(row["negatives"], row["kinds"], strict=True):
+            assert kind == "attribute" and {t.subject for t in shown[name] if t.relation == "is"} & {triplet.subject}
+
+
+@pytest.mark.slow
+def test_mining_a_built_dataset_with_a_model(dataset, tmp_path):
+    model = _tiny_model(tmp_path / "tiny")
+    rows, shown, numbers = _mine_dataset(dataset, tmp_path / "negatives.parquet", "--model", model)
+    assert len(rows) == sum(len(triplets) for triplets in shown.values())
+    assert all(len(row["negatives"]) == 4 for row in rows), "neighbours fill what the classes do not give"
+    assert all(len(negatives) >= 4 for negatives in numbers)
+
+
+def test_a_model_that_is_not_there_is_named(dataset, tmp_path):
+    with pytest.raises(SystemExit, match=r"mine: .*none"):
+        _mine_dataset(dataset, tmp_path / "x.parquet", "--model", str(tmp_path / "none"))
