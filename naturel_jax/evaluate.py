@@ -20,7 +20,7 @@ from naturel_jax.evaluators.benchmark import Benchmark
 from naturel_jax.evaluators.cache import CachedEncoder
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.models.transformer import Compute
-from naturel_jax.models.two_tower import Model
+from naturel_jax.models.two_tower import Model, Params
 from naturel_jax.sharding import make_mesh, spec
 
 
@@ -42,11 +42,19 @@ def evaluate(
             print(f"{name} on {benchmark.name}: finished before", flush=True)
             continue
         start = time.perf_counter()
-        kept, matrices, problems = cosines(benchmark.items, cached, params)
-        result = results.save(out, name, benchmark, pair, kept, matrices, problems)
+        embedded = cosines(benchmark.items, cached, params)
+        result = results.save(out, name, benchmark, pair, embedded, _text_norms(benchmark, encoder, params))
         print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
         for problem in result.problems[:5]:
             print(f"  {problem}", flush=True)
+
+
+def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[str, float]:
+    """Caption -> length of its embedding, where blind baselines apply."""
+    if not benchmark.true_captions:
+        return {}
+    texts = list(dict.fromkeys(caption for item in benchmark.items for caption in item.captions))
+    return dict(zip(texts, encoder.text_norms(params, texts).tolist(), strict=True)) if texts else {}
 
 
 def _summary(result: results.Result) -> str:

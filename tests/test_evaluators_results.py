@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from pathlib import Path
 
 import benchmark_files as files
@@ -18,7 +19,7 @@ from PIL import Image
 
 from naturel_jax import evaluate
 from naturel_jax.data.processor import Processor, train_tokenizer
-from naturel_jax.evaluators import benchmark, cache, confidence, embed, registry, results, rules
+from naturel_jax.evaluators import benchmark, blind, cache, confidence, embed, registry, results, rules
 from naturel_jax.models.presets import preset
 from naturel_jax.report import compare
 from naturel_jax.weights import processor_files
@@ -108,10 +109,12 @@ def test_the_command_evaluates_each_pair_once_and_reports(folders, tmp_path, cap
     found = {(r.model, r.benchmark): r for r in results.load(tmp_path)}
     assert len(found) == 6 and all(r.incomplete and not r.problems for r in found.values()), "fewer than published"
     text = (tmp_path / "report.md").read_text()
+    assert "| *n-grams* | " in text and "| *text norm of CLIP* | " in text
     assert "| CLIP | " in text and "(0.59, " in text and "A\\|<b>" in text
     assert "CLIP on winoground: 4 of 400 published items" in text
     page = (tmp_path / "report.html").read_text()
     assert "A|&lt;b&gt;" in page and "<b>" not in page and page.count("data:image/png;base64,") == 1
+    assert "<i>longer caption</i>" in page
     latex = (tmp_path / "report.tex").read_text()
     assert latex.count(r"\toprule") == 2 and r"\multicolumn{2}{c}{Winoground (text)}" in latex
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
@@ -215,6 +218,45 @@ def test_cache_names_bad_images(tmp_path):
 def bench(items, macro=None) -> benchmark.Benchmark:
     metric = benchmark.Metric("accuracy", "right", macro=macro)
     return benchmark.Benchmark("b", tuple(items), rules.pair, (metric,))
+
+
+def test_blind_baselines_find_what_needs_no_picture():
+    # The true caption is always longer and says "the dog": words and length solve it, and a norm that prefers the
+    # false one is always wrong.
+    images = [benchmark.Image(f"picture {n}", bytes) for n in range(40)]
+    items = [benchmark.Item(str(n), (images[n],), (f"the dog {n} is here", f"a cat {n}")) for n in range(40)]
+    solved = dataclasses.replace(bench(items), true_captions=1)
+    norms = {caption: float(caption.startswith("a cat")) for item in items for caption in item.captions}
+    found = blind.baselines(solved, items, [np.zeros((1, 2))] * 40, norms)
+    assert {name: values["accuracy"] for name, values in found.items()} == {
+        "longer caption": 1,
+        "shorter caption": 0,
+        "n-grams": 1,
+        "text norm": 0,
+    }
+    assert blind.baselines(bench(items), items, [np.zeros((1, 2))] * 40, {}) == {}
+
+
+def test_ngrams_learn_nothing_from_their_own_picture():
+    # One picture's captions are unlike all others': its items know only what the others say, so nothing tells them
+    # apart.
+    items = [benchmark.Item(str(n), (benchmark.Image("one", bytes),), (f"true {n}", f"false {n}")) for n in range(5)]
+    assert all(odds[0] == odds[1] for odds in blind.ngrams(items, 1))
+
+
+def test_ngram_log_odds_by_hand():
+    # Two pictures in different folds. For item 1 the other picture gives: "up" in 1 of 1 true captions and 0 of 1
+    # false ones.
+    keys = [
+        next(k for k in map(str, range(99)) if blind._fold(benchmark.Item("", (benchmark.Image(k, bytes),), ())) == f)
+        for f in (0, 1)
+    ]
+    items = [benchmark.Item(k, (benchmark.Image(k, bytes),), ("up", "down")) for k in keys]
+    up = math.log((2 / 3) / (1 / 3))  # (1 + 1) / (1 + 2) against (0 + 1) / (1 + 2)
+    for odds in blind.ngrams(items, 1):
+        assert odds == pytest.approx([3 * up, -3 * up]), (
+            "the word and the pairs with both ends; the ends alone say nothing"
+        )
 
 
 def test_bootstrap_interval_of_a_mean_is_the_normal_one():

@@ -119,7 +119,9 @@ class Benchmark:
     """Items and the published rule.
 
     ``outcomes`` turns items and their cosines into arrays [items] of numbers in [0, 1], NaN where the rule does not
-    judge an item. ``published`` is the official number of items; ``problems`` names what could not be read.
+    judge an item. ``published`` is the official number of items; ``problems`` names what could not be read. The
+    first ``true_captions`` captions of an item are true of its image and the others false (0: they are not so
+    ordered).
     """
 
     name: str
@@ -128,6 +130,7 @@ class Benchmark:
     metrics: tuple[Metric, ...]
     published: int | None = None
     problems: tuple[str, ...] = ()
+    true_captions: int = 0
 
     def score(self, items: Sequence[Item], cosines: Sequence[np.ndarray]) -> dict[str, Score]:
         """Metric name -> score over ``items`` (those that were embedded) and their matrices; metrics that no item

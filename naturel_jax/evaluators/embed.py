@@ -64,9 +64,10 @@ class Encoder:
         def encode_image(params, pixels_IHWC):
             return model.encode_image(params, normalize(pixels_IHWC, processor.mean, processor.std))
 
-        encode_text = jax.default_matmul_precision("highest")(model.encode_text)
+        exact = jax.default_matmul_precision("highest")
         self._encode_image = jax.jit(encode_image, out_shardings=self._rows)
-        self._encode_text = jax.jit(encode_text, out_shardings=self._rows)
+        self._encode_text = jax.jit(exact(model.encode_text), out_shardings=self._rows)
+        self._text_norm = jax.jit(exact(model.text_norm), out_shardings=self._rows)
 
     def images(
         self, params: Params, images: Sequence[Image], advance: Advance = lambda n: None
@@ -103,15 +104,22 @@ class Encoder:
         """
         if not texts:
             return np.zeros((0, self.model.config.embed_dim), np.float32)
+        return self._texts(self._encode_text, params, texts, advance)
+
+    def text_norms(self, params: Params, texts: Sequence[str]) -> np.ndarray:
+        """Lengths [U], float32, of the embeddings before they are brought to length 1."""
+        return self._texts(self._text_norm, params, texts, lambda n: None)
+
+    def _texts(self, encode: Callable, params: Params, texts: Sequence[str], advance: Advance) -> np.ndarray:
         tokens_UL, inverse = np.unique(self.tokens(texts), axis=0, return_inverse=True)
-        lengths = self._lengths(tokens_UL)
-        ztxt_UD = np.zeros((len(tokens_UL), self.model.config.embed_dim), np.float32)
+        lengths, rows, results = self._lengths(tokens_UL), [], []
         for length in np.unique(lengths):
             which = np.flatnonzero(lengths == length)
             blocks = _blocks(tokens_UL[which, :length], self.batch_size)
-            ztxt_UD[which] = self._run(self._encode_text, params, blocks)[: len(which)]
+            results.append(self._run(encode, params, blocks)[: len(which)])
+            rows.append(which)
             advance(len(which))
-        return ztxt_UD[inverse.reshape(-1)]
+        return np.concatenate(results)[np.argsort(np.concatenate(rows))][inverse.reshape(-1)]
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids [U, context], int32; each text is tokenised once."""

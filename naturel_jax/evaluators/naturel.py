@@ -31,7 +31,7 @@ def read(tfds_dir: Path, split: str = "test", name: str = "naturel") -> Benchmar
         metrics.append(Metric(f"{name}/{kind}", "right", where=("kind", kind)))
         for tag in ("relation", "triplet"):
             metrics += by_value(f"{name}/{kind}/{tag}", "right", f"{kind} {tag}", of_kind)
-    return Benchmark(name, tuple(items), rules.pair, tuple(metrics), problems=tuple(problems))
+    return Benchmark(name, tuple(items), rules.pair, tuple(metrics), problems=tuple(problems), true_captions=1)
 
 
 def _source(tfds_dir: Path, split: str):

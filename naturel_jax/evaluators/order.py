@@ -53,7 +53,9 @@ def _read(root: Path, file: str, name: str, published: int, tags: Callable[[Sequ
             options = tuple(clean(option) for option in (caption, *shuffles(caption, next(tagged), rng)))
             items.append(Item(f"{key}/{n}", (image,), options))
     metrics = (Metric(f"{name}/precision@1", "right"), Metric(f"{name}/ties", "tie"), Metric(f"{name}/no_op", "no_op"))
-    return Benchmark(name, tuple(items), _outcomes, metrics, published=published, problems=tuple(problems))
+    return Benchmark(
+        name, tuple(items), _outcomes, metrics, published=published, problems=tuple(problems), true_captions=1
+    )
 
 
 def _outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from naturel_jax.data.processor import Processor
-from naturel_jax.evaluators import confidence
+from naturel_jax.evaluators import blind, confidence
 from naturel_jax.evaluators.benchmark import Benchmark, Item
 from naturel_jax.models.two_tower import Model, Params
 
@@ -35,7 +35,7 @@ class Result:
 
     ``scores``: metric -> {value, count, low, high}; low and high bound the 95% confidence interval. ``published``
     is the official number of items, ``unreadable`` how many of the listed items had an image that could not be
-    read.
+    read, ``blind`` baseline -> metric -> value (see ``blind.baselines``).
     """
 
     model: str
@@ -46,6 +46,7 @@ class Result:
     unreadable: int
     problems: tuple[str, ...]
     scores: Mapping[str, Mapping[str, float]]
+    blind: Mapping[str, Mapping[str, float]]
 
     @property
     def incomplete(self) -> bool:
@@ -58,11 +59,15 @@ def save(
     model: str,
     benchmark: Benchmark,
     fingerprint: str,
-    items: Sequence[Item],
-    matrices: Sequence[np.ndarray],
-    problems: Sequence[str],
+    embedded: tuple[Sequence[Item], Sequence[np.ndarray], Sequence[str]],
+    norms: Mapping[str, float],
 ) -> Result:
-    """Scores ``items`` and writes everything to the folder of (model, benchmark), all at once or not at all."""
+    """Scores what ``embed.cosines`` returned and writes everything to the folder of (model, benchmark), all at once
+    or not at all.
+
+    ``norms``: caption -> length of its embedding, for the blind baselines.
+    """
+    items, matrices, problems = embedded
     outcomes = benchmark.outcomes(items, matrices) if items else {}
     bounds = confidence.intervals(benchmark, items, outcomes) if items else {}
     scores = {
@@ -71,7 +76,9 @@ def save(
     }
     unreadable = len(benchmark.items) - len(items)
     found = (*benchmark.problems, *problems)
-    result = Result(model, benchmark.name, fingerprint, len(items), benchmark.published, unreadable, found, scores)
+    blinds = blind.baselines(benchmark, items, matrices, norms)
+    counts = (len(items), benchmark.published, unreadable)
+    result = Result(model, benchmark.name, fingerprint, *counts, found, scores, blinds)
     folder = folder_of(out, model, benchmark.name)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

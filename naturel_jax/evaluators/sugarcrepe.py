@@ -27,4 +27,6 @@ def read(folder: Path) -> Benchmark:
             items.append(Item(f"{subset}/{key}", (image,), (row["caption"], row["negative_caption"]), tags))
     metrics = tuple(Metric(f"sugarcrepe/{s}", "right", where=("subset", s)) for s in SUBSETS)
     metrics += tuple(Metric(f"sugarcrepe/{g}", "right", where=("group", g)) for g in ("replace", "swap", "add"))
-    return Benchmark("sugarcrepe", tuple(items), rules.pair, metrics, published=7_511, problems=tuple(problems))
+    return Benchmark(
+        "sugarcrepe", tuple(items), rules.pair, metrics, published=7_511, problems=tuple(problems), true_captions=1
+    )

@@ -40,7 +40,13 @@ def read(folder: Path) -> Benchmark:
         for subset in SUBSETS
     ]
     return Benchmark(
-        "sugarcrepe_pp", tuple(items), _outcomes, tuple(metrics), published=4_757, problems=tuple(problems)
+        "sugarcrepe_pp",
+        tuple(items),
+        _outcomes,
+        tuple(metrics),
+        published=4_757,
+        problems=tuple(problems),
+        true_captions=2,
     )
 
 

@@ -46,4 +46,4 @@ def read(folder: Path) -> Benchmark:
             items.append(Item(f"{phenomenon}/{key}", (image,), (row["caption"], row["foil"]), tags))
     metrics = [Metric("valse/macro", "right", macro="phenomenon")]
     metrics += [Metric(f"valse/{name}", "right", where=("phenomenon", name)) for name in IMAGES]
-    return Benchmark("valse", tuple(items), rules.pair, tuple(metrics), problems=tuple(problems))
+    return Benchmark("valse", tuple(items), rules.pair, tuple(metrics), problems=tuple(problems), true_captions=1)

@@ -39,7 +39,7 @@ def read_relation(folder: Path) -> Benchmark:
         Metric("vg_relation/micro", "right", where=("kind", "asymmetric")),
         *by_value("vg_relation/relation", "right", "relation", items),
     )
-    return Benchmark("vg_relation", items, rules.pair, metrics, published=23_937, problems=problems)
+    return Benchmark("vg_relation", items, rules.pair, metrics, published=23_937, problems=problems, true_captions=1)
 
 
 def read_attribution(folder: Path) -> Benchmark:
@@ -58,7 +58,7 @@ def read_attribution(folder: Path) -> Benchmark:
         Metric("vg_attribution/micro", "right"),
         *by_value("vg_attribution/attributes", "right", "attributes", items),
     )
-    return Benchmark("vg_attribution", items, rules.pair, metrics, published=28_748, problems=problems)
+    return Benchmark("vg_attribution", items, rules.pair, metrics, published=28_748, problems=problems, true_captions=1)
 
 
 def _items(folder: Path, file: str, fields: dict[str, type], tags: Callable[[dict], dict[str, str]]):

@@ -31,7 +31,9 @@ def read(folder: Path) -> Benchmark:
     for subset in CONTROLLED:
         metrics += [Metric(f"whatsup/{subset}/{size}", size, where=("subset", subset)) for size in ("pair", "set")]
     metrics += by_value("whatsup/relation", "right", "relation", items)
-    return Benchmark("whatsup", tuple(items), _outcomes, tuple(metrics), published=4_958, problems=tuple(problems))
+    return Benchmark(
+        "whatsup", tuple(items), _outcomes, tuple(metrics), published=4_958, problems=tuple(problems), true_captions=1
+    )
 
 
 def _controlled(root: Path, subset: str, problems: list[str]) -> Iterator[Item]:

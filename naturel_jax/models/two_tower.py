@@ -237,6 +237,10 @@ class Model:
         """Unit embeddings [U, D], float32, of token ids [U, L] (int32)."""
         return unit(self._bind(params).text(tokens_UL))
 
+    def text_norm(self, params: Params, tokens_UL: jax.Array) -> jax.Array:
+        """Lengths [U], float32, that the embeddings of ``encode_text`` have before they are brought to length 1."""
+        return jnp.linalg.norm(self._bind(params).text(tokens_UL).astype(jnp.float32), axis=-1)
+
 
 def normalize(images_IHWC: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     """uint8 pictures to the towers' input, float32: ``(x / 255 - mean) / std`` by channel."""

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from naturel_jax.evaluators import results
+from naturel_jax.evaluators.blind import BASELINES
 from naturel_jax.evaluators.results import Result
 from naturel_jax.report import plots, published, tables
 from naturel_jax.report.tables import Scores
 
 NOTE = (
     "In parentheses: the published number and the difference to it. An asterisk marks a score over fewer items than "
-    "were published, or with images that could not be read."
+    "were published, or with images that could not be read. Rows in italics are blind: they read the captions and "
+    "never see a picture."
 )
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -49,13 +51,17 @@ def write(out: Path) -> str:
 
 def _scores(found: Sequence[Result]) -> Scores:
     measured: dict[str, dict[str, float]] = {}
+    blind: dict[str, dict[str, float]] = {}
     incomplete = set()
     for result in found:
         row = measured.setdefault(result.model, {})
         row |= {metric: score["value"] for metric, score in result.scores.items()}
+        for baseline, values in result.blind.items():
+            of = f" of {result.model}" if baseline == "text norm" else ""
+            blind.setdefault(f"{baseline}{of}", {}).update(values)
         if result.incomplete:
             incomplete |= {(result.model, metric) for metric in result.scores}
-    return Scores(measured, {model: published.beside(model) for model in measured}, frozenset(incomplete))
+    return Scores(measured, {model: published.beside(model) for model in measured}, frozenset(incomplete), blind)
 
 
 def _problems(found: Sequence[Result]) -> str:
@@ -86,9 +92,12 @@ def _write_csv(found: Sequence[Result], path: Path) -> None:
     """Every score on a line, with its confidence interval and the published number."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["model", "benchmark", "metric", "value", "low", "high", "count", "published", "incomplete"])
+        writer.writerow(
+            ["model", "benchmark", "metric", "value", "low", "high", "count", "published", "incomplete", *BASELINES]
+        )
         for result in found:
             known = published.beside(result.model)
             for metric, s in result.scores.items():
                 row = [result.model, result.benchmark, metric, s["value"], s["low"], s["high"], s["count"]]
-                writer.writerow([*row, known.get(metric, ""), int(result.incomplete)])
+                blind = [result.blind.get(baseline, {}).get(metric, "") for baseline in BASELINES]
+                writer.writerow([*row, known.get(metric, ""), int(result.incomplete), *blind])

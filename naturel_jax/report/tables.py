@@ -63,6 +63,7 @@ class Scores:
     measured: Rows
     published: Rows = dataclasses.field(default_factory=dict)
     incomplete: frozenset[tuple[str, str]] = frozenset()
+    blind: Rows = dataclasses.field(default_factory=dict)
 
     def cell(self, model: str, metric: str) -> str:
         """A fraction as the poster prints it, two decimals; then, if published, ``(published, difference)``."""
@@ -73,11 +74,17 @@ class Scores:
         difference = "" if value is None else f", {value - known:+.2f}"
         return f"{text} ({known:.2f}{difference})"
 
-    def body(self, table: Table, escape: Callable[[str], str] = str) -> list[list[str]]:
-        """One row of cells per model."""
-        return [
-            [escape(model), *(self.cell(model, column.metric) for column in table.columns)] for model in self.measured
-        ]
+    def body(self, table: Table, escape: Callable[[str], str], italic: str) -> list[list[str]]:
+        """One row of cells per model, then one per blind baseline of the table, its name set in ``italic`` (a
+        format).
+        """
+        metrics = [column.metric for column in table.columns]
+        rows = [[escape(model), *(self.cell(model, metric) for metric in metrics)] for model in self.measured]
+        for name, values in self.blind.items():
+            if any(metric in values for metric in metrics):
+                cells = (MISSING if metric not in values else f"{values[metric]:.2f}" for metric in metrics)
+                rows.append([italic.format(escape(name)), *cells])
+        return rows
 
 
 def markdown(table: Table, rows: Rows) -> str:
@@ -91,7 +98,7 @@ def markdown_scores(table: Table, scores: Scores) -> str:
     lines = [
         header,
         [":---", *["---:"] * len(table.columns)],
-        *scores.body(table, lambda name: name.replace("|", "\\|")),
+        *scores.body(table, lambda name: name.replace("|", "\\|"), "*{}*"),
     ]
     return f"**{table.caption}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
@@ -125,7 +132,7 @@ def latex_scores(table: Table, scores: Scores) -> str:
         ["", *(rf"\multicolumn{{{size}}}{{c}}{{{_latex_escape(name)}}}" for name, size in _groups(table))]
     )
     header = " & ".join(["Model", *(_latex_escape(column.heading) for column in table.columns)])
-    body = [" & ".join(row) + r" \\" for row in scores.body(table, _latex_escape)]
+    body = [" & ".join(row) + r" \\" for row in scores.body(table, _latex_escape, r"\textit{{{}}}")]
     return "\n".join(
         [
             r"\begin{table}",
@@ -152,7 +159,7 @@ def html_scores(table: Table, scores: Scores) -> str:
 
     groups = "".join(f'<th colspan="{size}">{html_escape.escape(name)}</th>' for name, size in _groups(table))
     header = row("th", ["Model", *(html_escape.escape(column.heading) for column in table.columns)])
-    body = "".join(row("td", cells) for cells in scores.body(table, html_escape.escape))
+    body = "".join(row("td", cells) for cells in scores.body(table, html_escape.escape, "<i>{}</i>"))
     caption = html_escape.escape(table.caption)
     head = f"<thead><tr><th></th>{groups}</tr>{header}</thead>"
     return f"<table><caption>{caption}</caption>{head}<tbody>{body}</tbody></table>"

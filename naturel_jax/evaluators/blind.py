@@ -1,0 +1,93 @@
+"""How much of a benchmark is solved without looking: baselines that see the captions only, judged by the
+benchmark's own rule.
+
+On SugarCrepe's forerunners such baselines beat CLIP (Hsieh et al., arXiv 2306.14610, section 3).
+"""
+
+import collections
+import hashlib
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from naturel_jax.evaluators.benchmark import Benchmark, Item
+
+FOLDS = 5
+BASELINES = ("longer caption", "shorter caption", "n-grams", "text norm")
+
+Values = Mapping[str, float]  # caption -> value
+
+
+def baselines(
+    benchmark: Benchmark, items: Sequence[Item], matrices: Sequence[np.ndarray], norms: Values
+) -> dict[str, dict[str, float]]:
+    """Baseline -> metric -> value. Empty for a benchmark whose captions are not ordered by truth.
+
+    ``longer caption`` and ``shorter caption`` count words, ``n-grams`` is a naive Bayes classifier of words and
+    word pairs, cross-validated over pictures, ``text norm`` takes the caption whose embedding is longer before it
+    is brought to length 1 (``norms``).
+    """
+    if not benchmark.true_captions or not items:
+        return {}
+    length = {caption: float(len(caption.split())) for item in items for caption in item.captions}
+    guesses = (
+        [_of(length, item) for item in items],
+        [-_of(length, item) for item in items],
+        ngrams(items, benchmark.true_captions),
+        [_of(norms, item) for item in items],
+    )
+    found = {}
+    for name, values in zip(BASELINES, guesses, strict=True):
+        scores = benchmark.score(items, [_as_cosines(*pair) for pair in zip(items, values, matrices, strict=True)])
+        found[name] = {metric: score.value for metric, score in scores.items()}
+    return found
+
+
+def _of(values: Values, item: Item) -> np.ndarray:
+    return np.array([values[caption] for caption in item.captions])
+
+
+def _as_cosines(item: Item, values_C: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """A matrix in which every image prefers the same captions; rows of captions stay the model's."""
+    images = len(item.images)
+    return np.concatenate([np.tile(values_C, (images, 1)), matrix[images:]])
+
+
+def ngrams(items: Sequence[Item], true_captions: int) -> list[np.ndarray]:
+    """Log odds [C] that each caption of each item is true, from the items of other pictures."""
+    folds = [_fold(item) for item in items]
+    counts = [{True: collections.Counter(), False: collections.Counter()} for _ in range(FOLDS)]
+    captions = [{True: 0, False: 0} for _ in range(FOLDS)]
+    for item, fold in zip(items, folds, strict=True):
+        for n, caption in enumerate(item.captions):
+            true = n < true_captions
+            counts[fold][true].update(set(grams(caption)))
+            captions[fold][true] += 1
+    total = {true: sum((c[true] for c in counts), collections.Counter()) for true in (True, False)}
+    number = {true: sum(c[true] for c in captions) for true in (True, False)}
+
+    def rate(gram: str, true: bool, fold: int) -> float:
+        return (total[true][gram] - counts[fold][true][gram] + 1) / (number[true] - captions[fold][true] + 2)
+
+    def log_odds(caption: str, fold: int) -> float:
+        return sum(math.log(rate(gram, True, fold) / rate(gram, False, fold)) for gram in sorted(set(grams(caption))))
+
+    return [
+        np.array([log_odds(caption, fold) for caption in item.captions])
+        for item, fold in zip(items, folds, strict=True)
+    ]
+
+
+def grams(caption: str) -> Iterator[str]:
+    """Lowercased words, punctuation, and pairs of neighbours, with the ends of the caption."""
+    words = ["<", *re.findall(r"\w+|[^\w\s]", caption.lower()), ">"]
+    yield from words
+    yield from (f"{first} {second}" for first, second in itertools.pairwise(words))
+
+
+def _fold(item: Item) -> int:
+    """Items of one picture are in one fold."""
+    return hashlib.blake2b(item.images[0].key.encode(), digest_size=2).digest()[0] % FOLDS
