@@ -134,7 +134,8 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Run `python -m tfds_naturel.fetch --split train --out MANUAL_DIR`: it fills MANUAL_DIR/annotations and "
-        "MANUAL_DIR/images/train from Open Images' public servers. Then `--manual-dir MANUAL_DIR`."
+        "MANUAL_DIR/images/train from Open Images' public servers. Then `--manual-dir MANUAL_DIR`. COCO's and "
+        "Winoground's files are the user's: MANUAL_DIR/coco and MANUAL_DIR/winoground, laid out as published."
     )
 
     def __init__(self, *, file_format: str = "array_record", use_beam: bool = False, **options: Any):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tfds_naturel import attribution, journal, open_images, photos, releases, splits
+from tfds_naturel import attribution, captions, journal, open_images, photos, releases, splits
 from tfds_naturel.attribution import Attribution
 from tfds_naturel.open_images import AnnotatedImage, Buckets, Rejects, Vocabulary
 from tfds_naturel.photos import BadPhoto, Photo
@@ -59,11 +59,12 @@ class OpenImagesConfig:
 
 
 def options(config: OpenImagesConfig) -> dict[str, Any]:
-    """What of ``config`` decides the dataset, in JSON; the user's caption files by their MD5."""
+    """What of ``config`` decides the dataset, in JSON; caption files by their MD5."""
     fields = ("release", "kept", "seed", "short_side", "quality")
-    files = {"bank": config.bank, "decisions": config.decisions}
-    chosen = {name: getattr(config, name) for name in fields}
-    return chosen | {name: releases.md5_of(path) if path else "" for name, path in files.items()}
+    return {name: getattr(config, name) for name in fields} | {
+        "bank": releases.md5_of(config.bank or Path(captions.__file__).with_name("bank.tsv")),
+        "decisions": releases.md5_of(config.decisions) if config.decisions else "none",
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,8 +55,7 @@ class Caption:
     shape: str
 
     def as_features(self) -> dict[str, Any]:
-        row = dataclasses.asdict(self)
-        return row | {"triplet": str(self.triplet), "asserts": str(self.asserts) if self.asserts else ""}
+        return vars(self) | {"triplet": str(self.triplet), "asserts": str(self.asserts) if self.asserts else ""}
 
 
 def features():
