@@ -17,7 +17,8 @@ from open_images_files import WORLD_IMAGES, image_id, photo, row, shown, write_r
 from PIL import Image
 
 from tfds_naturel import build, plan, releases, splits
-from tfds_naturel.schema import Triplet
+from tfds_naturel.captions import bank
+from tfds_naturel.schema import Caption, Triplet
 
 
 @pytest.fixture(scope="module")
@@ -274,3 +275,59 @@ def test_split_shares():
     counts = collections.Counter(splits.split_of(0, f"{n:016x}") for n in range(20_000))
     for split, share in splits.SHARES.items():
         assert abs(counts[split] / 20_000 - share) < 4 * np.sqrt(share * (1 - share) / 20_000)
+
+
+def _own_bank(path, triplet, wrong):
+    """A bank of one triplet, whose negatives all assert ``wrong``."""
+    rows = []
+    for pair in range(4):
+        kind = "complex" if pair else "simple"
+        rows.append(Caption(f"own {pair}", kind, "positive", pair, triplet, triplet, "", "mine"))
+        rows.append(Caption(f"wrong {pair}", kind, "negative", pair, triplet, wrong, "swap", "mine"))
+    bank.save(path, {triplet: tuple(rows)})
+
+
+def _texts(builder, triplet):
+    """The eight captions of ``triplet`` by image id, over all splits."""
+    found = {}
+    for split in builder.info.splits:
+        for example in _examples(builder, split):
+            captions = zip(_text(example["captions"]["triplet"]), _text(example["captions"]["text"]), strict=True)
+            if texts := [text for of, text in captions if of == str(triplet)]:
+                found[example["image_id"].decode()] = texts
+    return found
+
+
+def test_a_users_own_bank_is_what_captions_come_from(opened, built, tmp_path):
+    triplet = Triplet("Man", "plays", "Guitar")
+    _own_bank(tmp_path / "bank.tsv", triplet, Triplet("Guitar", "plays", "Man"))
+    builder = _build(opened, tmp_path, "--bank", tmp_path / "bank.tsv")
+    expected = [f"{word} {pair}" for pair in range(4) for word in ("own", "wrong")]
+    own, before = _texts(builder, triplet), _texts(built, triplet)
+    assert own and own.keys() == before.keys() and all(texts == expected for texts in own.values())
+    other = Triplet("Man", "plays", "Piano")
+    assert _texts(builder, other) == _texts(built, other)
+    assert builder.info.metadata["options"]["bank"] == releases.md5_of(tmp_path / "bank.tsv")
+    (tmp_path / "bank.tsv").write_text("triplet\n")
+    with pytest.raises(SystemExit, match=r"built before with bank"):
+        _build(opened, tmp_path, "--bank", tmp_path / "bank.tsv")
+    with pytest.raises(SystemExit, match=r"bank.tsv row 1"):
+        _build(opened, tmp_path / "new", "--bank", tmp_path / "bank.tsv")
+
+
+def test_negatives_that_an_image_shows_are_replaced_for_that_image_alone(tmp_path):
+    # Images 0 to 2 also show what the bank's negatives say, image 3 is annotated with it from the other side.
+    triplet, wrong = Triplet("Cat", "on", "Table"), Triplet("Table", "on", "Cat")
+    rows = (
+        [row(n, *triplet) for n in range(10)] + [row(n, *wrong) for n in range(3)] + [row(3, "Cat", "under", "Table")]
+    )
+    write_release(tmp_path / "annotations", rows, images=range(10))
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    for n in range(10):
+        (tmp_path / "images" / "train" / f"{image_id(n)}.jpg").write_bytes(photo(n))
+    _own_bank(tmp_path / "bank.tsv", triplet, wrong)
+    texts = _texts(_build(tmp_path, tmp_path / "out", "--bank", tmp_path / "bank.tsv"), triplet)
+    assert set(texts) == {image_id(n) for n in range(10)}
+    for n in range(10):
+        is_own = [text.split()[0] in ("own", "wrong") for text in texts[image_id(n)]]
+        assert is_own == [n > 3] * 8

@@ -5,7 +5,6 @@ import functools
 import itertools
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from tfds_naturel.captions import bank, grammar
 from tfds_naturel.captions.relations import converse
 from tfds_naturel.open_images import AnnotatedImage, Box
 from tfds_naturel.photos import BadPhoto
-from tfds_naturel.plan import Plan
+from tfds_naturel.plan import OpenImagesConfig, Plan, options
 from tfds_naturel.schema import Caption, Triplet
 
 _AT_ONCE = 256  # photos re-encoded by the threads together, and so held in memory
@@ -27,7 +26,7 @@ def examples(plan: Plan, split: str, prefix: str) -> Iterator[tuple[str, dict[st
 
     Raises ValueError for a photo that has gone bad since it was checked.
     """
-    writer = _writer(plan.config.bank, plan.config.decisions, plan.config.seed)
+    writer = _writer(plan.config, tuple(options(plan.config).values()))
     images = plan.bucket(split, prefix)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         while some := list(itertools.islice(images, _AT_ONCE)):
@@ -86,8 +85,9 @@ class Writer:
 
 
 @functools.cache
-def _writer(bank_path: Path | None, decisions: Path | None, seed: int) -> Writer:
-    return Writer(bank.load(bank_path), seed)
+def _writer(config: OpenImagesConfig, contents: tuple) -> Writer:
+    del contents  # part of the key: the caption files may change under their names
+    return Writer(bank.load(config.bank), config.seed)
 
 
 def _is_shown(claim: Triplet, shown: tuple[Triplet, ...]) -> bool:
