@@ -146,7 +146,7 @@ def test_whatsup(tmp_path):
 
 def test_sugarcrepe_pp(tmp_path):
     row = {"id": 7, "filename": "a.png", "caption": "p1", "caption2": "p2", "negative_caption": "n"}
-    for name in ("swap_object", "swap_atribute", "replace_object", "replace_attribute", "replace_relation"):
+    for name in ("swap_obj", "swap_att", "replace_obj", "replace_att", "replace_rel"):
         files.write(tmp_path / f"sugarcrepe_pp/{name}.json", [row])
     files.write(tmp_path / "coco/val2017/a.png", files.png(1))
     benchmark = read("sugarcrepe_pp", tmp_path)

@@ -11,13 +11,7 @@ from naturel_jax.evaluators.benchmark import Benchmark, Item, Metric, Outcomes
 from naturel_jax.evaluators.files import BenchmarkError, Folder, load_json, records
 
 FIELDS = {"id": (int, str), "filename": str, "caption": str, "caption2": str, "negative_caption": str}
-SUBSETS = (
-    "swap_object",
-    "swap_atribute",
-    "replace_object",
-    "replace_attribute",
-    "replace_relation",
-)  # as the files are called
+SUBSETS = ("swap_obj", "swap_att", "replace_obj", "replace_att", "replace_rel")
 
 
 def read(folder: Path) -> Benchmark:

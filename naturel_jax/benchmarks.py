@@ -1,0 +1,260 @@
+"""Lists the benchmarks: what is there, what is missing, where to get it under which licence; downloads what it may.
+
+    python -m naturel_jax.benchmarks --dir ~/benchmarks
+    python -m naturel_jax.benchmarks --dir ~/benchmarks --download sugarcrepe coco_order
+
+Offline, put the files where the list says; nothing else is needed.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import huggingface_hub
+from tqdm.asyncio import tqdm
+
+from naturel_jax.data.processor import open_picture
+from naturel_jax.evaluators import registry, sugarcrepe, sugarcrepe_pp
+from naturel_jax.evaluators.files import BenchmarkError, load_json, load_json_lines, safe_name
+from tfds_naturel.download import MissingKey, Policy, Transient, get_bytes, retried, session
+
+CONNECTIONS = 16
+COCO = "http://images.cocodataset.org"
+_SUGARCREPE = "https://raw.githubusercontent.com/RAIVNLab/sugar-crepe/main/data"
+_KARPATHY = "https://storage.googleapis.com/sfr-vision-language-research/datasets"
+_VSR = "https://raw.githubusercontent.com/cambridgeltl/visual-spatial-reasoning/master/data/splits/random"
+_WHY_HARD = "https://raw.githubusercontent.com/ajd12342/why-winoground-hard/main/new_tag_assignments.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a benchmark comes from.
+
+    ``needs``: what a user puts into the folder. ``files``: path in the folder -> address of what may be downloaded.
+    ``images``: from the folder, path -> address of the pictures that its files name. ``hub``: (dataset of the hub,
+    pattern of its files, folder).
+    """
+
+    licence: str
+    where: str
+    needs: str
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+    images: Callable[[Path], dict[str, str]] | None = None
+    hub: tuple[str, str, str] | None = None
+
+
+def _coco_val2017(rows: Iterable[dict]) -> dict[str, str]:
+    names = sorted({safe_name(row["filename"]) for row in rows})
+    return {f"coco/val2017/{name}": f"{COCO}/val2017/{name}" for name in names}
+
+
+def _sugarcrepe_images(root: Path) -> dict[str, str]:
+    folder = root / "sugarcrepe"
+    return _coco_val2017(r for s in sugarcrepe.SUBSETS for r in load_json(folder / f"{s}.json", dict).values())
+
+
+def _sugarcrepe_pp_images(root: Path) -> dict[str, str]:
+    folder = root / "sugarcrepe_pp"
+    return _coco_val2017(r for s in sugarcrepe_pp.SUBSETS for r in load_json(folder / f"{s}.json", list))
+
+
+def _karpathy_images(root: Path) -> dict[str, str]:
+    names = sorted({safe_name(row["image"]) for row in load_json(root / "coco/coco_karpathy_test.json", list)})
+    return {f"coco/{name}": f"{COCO}/{name}" for name in names}
+
+
+def _vsr_images(root: Path) -> dict[str, str]:
+    """VSR's rows link to COCO's server; other addresses are not followed."""
+    rows = [row for split in ("dev", "test") for row in load_json_lines(root / "vsr" / f"{split}.jsonl")]
+    links = {safe_name(row["image"]): row["image_link"] for row in rows}
+    return {f"vsr/images/{name}": link for name, link in links.items() if link.startswith(f"{COCO}/")}
+
+
+_KARPATHY_COCO = Source(
+    "COCO: annotations CC BY 4.0, pictures under their Flickr licences",
+    "https://cocodataset.org",
+    "coco/coco_karpathy_test.json, coco/val2014/",
+    {"coco/coco_karpathy_test.json": f"{_KARPATHY}/coco_karpathy_test.json"},
+    _karpathy_images,
+)
+_KARPATHY_FLICKR30K = Source(
+    "Flickr30k: research only, on request",
+    "https://shannon.cs.illinois.edu/DenotationGraph",
+    "flickr30k/flickr30k_test.json, flickr30k/flickr30k-images/",
+    {"flickr30k/flickr30k_test.json": f"{_KARPATHY}/flickr30k_test.json"},
+)
+_ARO = "annotations MIT; pictures of Visual Genome, CC BY 4.0"
+_ARO_WHERE = "https://github.com/mertyg/vision-language-models-are-bows (its links to Google Drive)"
+
+SOURCES: dict[str, Source] = {
+    "winoground": Source(
+        "Winoground: research only, gated; Why-is-Winoground-hard tags MIT",
+        "https://huggingface.co/datasets/facebook/winoground (accept its terms, then `hf auth login`)",
+        "winoground/data/examples.jsonl and winoground/images.zip, or winoground/*.parquet",
+        {"winoground/new_tag_assignments.json": _WHY_HARD},
+        hub=("facebook/winoground", "data/*", "winoground"),
+    ),
+    "vg_relation": Source(
+        _ARO,
+        _ARO_WHERE,
+        "aro/visual_genome_relation.json, aro/images/, and the names of ARO's symmetric relations as a JSON list in "
+        "aro/vgr_excluded_relations.json (from ARO's notebook)",
+    ),
+    "vg_attribution": Source(_ARO, _ARO_WHERE, "aro/visual_genome_attribution.json, aro/images/"),
+    "sugarcrepe": Source(
+        "MIT; pictures of COCO under their Flickr licences",
+        "https://github.com/RAIVNLab/sugar-crepe",
+        "sugarcrepe/{replace,swap,add}_*.json (seven), coco/val2017/",
+        {f"sugarcrepe/{subset}.json": f"{_SUGARCREPE}/{subset}.json" for subset in sugarcrepe.SUBSETS},
+        _sugarcrepe_images,
+    ),
+    "coco_order": _KARPATHY_COCO,
+    "flickr30k_order": _KARPATHY_FLICKR30K,
+    "whatsup": Source(
+        "MIT; pictures of COCO and Visual Genome under theirs",
+        "https://github.com/amitakamath/whatsup_vlms (its links to Google Drive)",
+        "whatsup/*.json (six), whatsup/{controlled_images,controlled_clevr,vg_images}/, coco/val2017/",
+    ),
+    "sugarcrepe_pp": Source(
+        "CC BY 4.0; pictures of COCO under their Flickr licences",
+        "https://huggingface.co/datasets/Aman-J/SugarCrepe_pp",
+        "sugarcrepe_pp/{swap_obj,swap_att,replace_obj,replace_att,replace_rel}.json, coco/val2017/",
+        images=_sugarcrepe_pp_images,
+        hub=("Aman-J/SugarCrepe_pp", "data/*.json", "sugarcrepe_pp"),
+    ),
+    "bivlc": Source(
+        "see LICENSE in https://github.com/IMirandaM/BiVLC",
+        "https://huggingface.co/datasets/imirandam/BiVLC",
+        "bivlc/*.parquet",
+        hub=("imirandam/BiVLC", "data/*.parquet", "bivlc"),
+    ),
+    "colorswap": Source(
+        "MIT",
+        "https://huggingface.co/datasets/stanfordnlp/colorswap",
+        "colorswap/*.parquet (of its test split)",
+        hub=("stanfordnlp/colorswap", "data/test*.parquet", "colorswap"),
+    ),
+    "eqben": Source("see its page", "https://github.com/Wangt-CN/EqBen", "eqben/ann_<source>.json, eqben/images/"),
+    "valse": Source(
+        "see its page; pictures under the licences of their datasets",
+        "https://github.com/Heidelberg-NLP/VALSE",
+        "valse/data/*.json (eleven), valse/images/{visual7w,plurals,relations,actions,coref,coref_hard,foil_it}/",
+    ),
+    "vsr": Source(
+        "see its LICENSE; pictures of COCO under their Flickr licences",
+        "https://github.com/cambridgeltl/visual-spatial-reasoning",
+        "vsr/dev.jsonl, vsr/test.jsonl, vsr/images/",
+        {f"vsr/{split}.jsonl": f"{_VSR}/{split}.jsonl" for split in ("dev", "test")},
+        _vsr_images,
+    ),
+    "coco_retrieval": _KARPATHY_COCO,
+    "flickr30k_retrieval": _KARPATHY_FLICKR30K,
+    "zeroshot": Source("that of the dataset", "any", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder"),
+}
+
+
+def describe(name: str, root: Path) -> str:
+    """Lines on one benchmark: what is there, and what is not."""
+    source = SOURCES[name]
+    try:
+        benchmark = registry.load([name], root)[0]
+        of = f" of {benchmark.published:,} published" if benchmark.published else ""
+        state = f"{len(benchmark.items):,}{of} items"
+        if benchmark.problems:
+            state += f", {len(benchmark.problems):,} problems; the first: {benchmark.problems[0]}"
+        return f"{name}: {state}"
+    except (FileNotFoundError, BenchmarkError) as error:
+        can = "\n    download: --download " + name if source.files or source.hub else ""
+        return (
+            f"{name}: {error}\n    needs: {source.needs}\n    from: {source.where}\n    licence: {source.licence}{can}"
+        )
+
+
+def download(name: str, root: Path, policy: Policy | None = None) -> list[str]:
+    """Downloads what may be downloaded of ``name`` into ``root`` and is not there yet; returns what could not be
+    had.
+
+    A file appears under its name only when it is whole and is what it should be (JSON, or a picture that decodes).
+    Raises ValueError for a benchmark of which nothing may be downloaded.
+    """
+    source = SOURCES[name]
+    if not (source.files or source.hub):
+        raise ValueError(f"{name} cannot be downloaded by a program: get {source.needs} from {source.where}")
+    print(f"{name} from {source.where}, licence: {source.licence}", flush=True)
+    if source.hub:
+        repository, pattern, folder = source.hub
+        local = huggingface_hub.snapshot_download(repository, repo_type="dataset", allow_patterns=[pattern])
+        _link(Path(local), root / folder)
+    missing = asyncio.run(_fetch_all(source.files, root, _check_json, policy or Policy()))
+    if source.images and not missing:
+        missing = asyncio.run(_fetch_all(source.images(root), root, open_picture, policy or Policy()))
+    return missing
+
+
+def _link(snapshot: Path, folder: Path) -> None:
+    """Puts the files of a hub snapshot where the reader looks: Parquet side by side, other files as they are;
+    ``images.zip`` leaves ``data/``.
+    """
+    for file in sorted(path for path in snapshot.rglob("*") if path.is_file()):
+        flat = file.suffix in (".parquet", ".json", ".zip")
+        target = folder / (file.name if flat else file.relative_to(snapshot))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            target.symlink_to(file.resolve())
+
+
+def _check_json(data: bytes) -> None:
+    """Raises ValueError unless ``data`` is JSON or one JSON value per line."""
+    text = data.decode()
+    try:
+        json.loads(text)
+    except ValueError:
+        for line in text.splitlines():
+            json.loads(line)
+
+
+async def _fetch_all(files: dict[str, str], root: Path, check: Callable[[bytes], object], policy: Policy) -> list[str]:
+    wanted = {path: url for path, url in files.items() if not (root / path).exists()}
+    problems: list[str] = []
+    async with session(policy, CONNECTIONS) as client:
+        turns = asyncio.Semaphore(CONNECTIONS)
+
+        async def fetch(path: str, url: str) -> None:
+            async with turns:
+                try:
+                    data = await retried(lambda: get_bytes(client, url), policy)
+                    check(data)
+                except (MissingKey, Transient, OSError, ValueError) as error:
+                    problems.append(f"{url}: {error}")
+                    return
+            target = root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(target.name + ".part")
+            part.write_bytes(data)
+            part.replace(target)
+
+        await tqdm.gather(*(fetch(path, url) for path, url in wanted.items()), unit="file", disable=not wanted)
+    return sorted(problems)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", type=Path, default=Path("benchmarks_data"), help="the folder of the official files")
+    parser.add_argument("--download", nargs="+", default=[], choices=sorted(SOURCES), metavar="NAME")
+    options = parser.parse_args(argv)
+    for name in options.download:
+        try:
+            for problem in download(name, options.dir):
+                print(f"could not download {problem}", flush=True)
+        except (ValueError, OSError, huggingface_hub.errors.HfHubHTTPError) as error:
+            parser.exit(2, f"benchmarks: {error}\n")
+    for name in options.download or SOURCES:
+        print(describe(name, options.dir), flush=True)
+
+
+if __name__ == "__main__":
+    main()
