@@ -14,7 +14,7 @@ from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.weights import hf, openclip, tables
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # more than one waits for the slowest on a shared machine
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 

@@ -2,15 +2,19 @@
 broken files."""
 
 import dataclasses
+import http.server
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -135,8 +139,11 @@ def test_reads_siglip2_naflex_at_its_own_grid(models, tmp_path):
     model.load_state_dict(torch_tensors(tables.write(hf.TABLES["siglip2"], params)))
     model.save_pretrained(tmp_path / "naflex")
     processor_files.write(tmp_path / "naflex", processor, "siglip")
-    got_config, got, _ = weights.load(str(tmp_path / "naflex"))
+    (tmp_path / "naflex" / processor_files.OWN).unlink()
+    transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=36).save_pretrained(tmp_path / "naflex")
+    got_config, got, got_processor = weights.load(str(tmp_path / "naflex"))
     assert got_config == config
+    assert (got_processor.resize, got_processor.interpolation, got_processor.size) == ("square", "bilinear", 48)
     pixels, tokens = inputs(config)
     i, (g, p) = len(pixels), (config.image.grid, config.image.patch)
     patches = pixels.reshape(i, g, p, g, p, 3).swapaxes(2, 3).reshape(i, g * g, -1)
@@ -477,6 +484,18 @@ BROKEN = {
         lambda f: edit_json(f, "config.json", "vision_config", "num_channels", value=1),
         r"vision_config\.num_channels is 1; only 3",
     ),
+    "negative size": (
+        lambda f: edit_json(f, "config.json", "vision_config", "num_hidden_layers", value=-1),
+        r"depth -1: expected a whole number",
+    ),
+    "absurd depth": (
+        lambda f: edit_json(f, "config.json", "vision_config", "num_hidden_layers", value=10**9),
+        r"depth 1000000000: expected a whole number from 1 to 65536",
+    ),
+    "config of another shape": (
+        lambda f: edit_json(f, "config.json", "vision_config", value=[1]),
+        r"config\.json: malformed",
+    ),
     "config not JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json: not readable as JSON"),
     "code in a pickle": (
         pickled_code,
@@ -618,3 +637,89 @@ def test_exports_refuse_what_they_cannot_say(models, tmp_path):
     (tmp_path / "x").mkdir()
     with pytest.raises(FileExistsError, match="x exists; choose another name"):
         export.save(tmp_path / "x", config, params, processor, form="hf", facts={})
+
+
+def test_openclip_folders_clean_texts_as_openclip_does(models, tmp_path):
+    """OpenCLIP mends texts before a tokenizer from the hub too, which by itself would not."""
+    config, params, processor = models["tiny-clip"]
+    export.save(tmp_path / "out", config, params, processor, form="openclip", facts={})
+    (tmp_path / "out" / processor_files.OWN).unlink()
+    texts = ["fish &amp; chips", "it\u2019s  a DOG", *CAPTIONS[:3]]
+    theirs = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(texts)
+    _, _, got = weights.load(str(tmp_path / "out"))
+    assert got.clean == "openclip_whitespace"
+    np.testing.assert_array_equal(got.tokenize(texts), theirs)
+    assert not np.array_equal(processor.tokenize(texts), theirs)
+    assert (got.resize, got.interpolation, got.mean) == (processor.resize, processor.interpolation, processor.mean)
+
+
+@pytest.mark.slow
+def test_loading_holds_no_second_copy():
+    """ViT-L/14: memory rises by the parameters and the largest of them, not by twice the parameters."""
+    script = Path(__file__).parent.parent / "benchmarks" / "loading.py"
+    run = subprocess.run([sys.executable, script, "clip-l14"], capture_output=True, text=True, check=True)
+    assert 1 < float(re.search(r"\(([\d.]+) times\)", run.stdout).group(1)) < 1.5
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A hub on this machine: the answers that ``snapshot_download`` asks for, from ``folder``."""
+
+    folder: Path
+    asked: ClassVar[list[str]] = []
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def do_HEAD(self):
+        self.answer(with_body=False)
+
+    def do_GET(self):
+        self.answer(with_body=True)
+
+    def answer(self, with_body: bool) -> None:
+        name = self.path.rsplit("/", 1)[-1]
+        if self.path.startswith("/api/models/owner/tiny/revision/"):
+            files = [{"rfilename": path.name} for path in self.folder.iterdir()]
+            body = json.dumps({"id": "owner/tiny", "sha": self.commit, "siblings": files}).encode()
+        elif self.path.startswith(f"/api/models/owner/tiny/tree/{self.commit}"):
+            sizes = {path.name: path.stat().st_size for path in self.folder.iterdir()}
+            files = [{"type": "file", "path": name, "size": size, "oid": "0" * 40} for name, size in sizes.items()]
+            body = json.dumps(files).encode()
+        elif self.path == f"/owner/tiny/resolve/{self.commit}/{name}" and (self.folder / name).is_file():
+            body = (self.folder / name).read_bytes()
+            self.asked.append(name)
+        else:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        for header in (("Content-Length", str(len(body))), ("ETag", f'"{hash(body)}"'), ("X-Repo-Commit", self.commit)):
+            self.send_header(*header)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_hub_fetches_one_format(hf_folder, tmp_path):
+    """Of safetensors and PyTorch files only the first are downloaded, with the small files; the second time nothing
+    is."""
+    Hub.folder = hf_folder("tiny-clip")
+    (Hub.folder / "pytorch_model.bin").write_bytes(b"the same weights again")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = "from naturel_jax import weights; c, _, _ = weights.load('hf:owner/tiny'); print(c.image.size)"
+    address = f"http://127.0.0.1:{server.server_port}"
+    environment = {
+        **os.environ,
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_ENDPOINT": address,
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    try:
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert run.stdout.strip() == "48", run.stderr
+    assert {"model.safetensors", "config.json", "tokenizer.json", "preprocessor_config.json"} <= set(Hub.asked)
+    assert "pytorch_model.bin" not in Hub.asked

@@ -39,6 +39,7 @@ def _mended(text: str) -> str:
 CLEANERS: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
     "openclip": lambda text: _mended(text).lower(),
+    "openclip_whitespace": _mended,
     "openclip_siglip": lambda text: " ".join(
         _mended(text).replace("_", " ").translate(_NO_PUNCTUATION).lower().split()
     ),

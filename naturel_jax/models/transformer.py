@@ -35,6 +35,9 @@ class TransformerConfig:
     eps: float
 
     def __post_init__(self):
+        for name in ("width", "depth", "heads", "mlp_dim"):
+            if not isinstance(value := getattr(self, name), int) or not 0 < value <= 1 << 16:
+                raise ValueError(f"{name} {value!r}: expected a whole number from 1 to 65536")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r}: expected one of {sorted(ACTIVATIONS)}")
         if self.width % self.heads:
@@ -85,8 +88,7 @@ class Attention(nnx.Module):
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         q, k, v = jnp.moveaxis(by_rows(self.qkv, x_BTD), -3, 0)
         y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=self.implementation)
-        out = lambda y_ND: self.out(y_ND.reshape(-1, *y_BTHK.shape[-2:]))
-        return by_rows(out, y_BTHK.reshape(x_BTD.shape))
+        return self.out(y_BTHK.reshape(-1, *y_BTHK.shape[-2:])).reshape(x_BTD.shape)
 
     def probe(self, probe_BPD: jax.Array, x_BTD: jax.Array) -> jax.Array:
         """Attention of ``probe_BPD`` over ``x_BTD`` (SigLIP's pooling), with the same fused kernel."""

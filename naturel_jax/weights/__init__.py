@@ -125,17 +125,26 @@ def _open_tensors(path: Path) -> Tensors:
 
 
 def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Checkpoint:
-    config = hf.read_config(raw)
-    family = hf.model_type(config)
-    processor = processor_files.read_own(folder, config) or Processor(
-        context=config.text.context,
-        size=config.image.size,
-        **processor_files.tokenizer(folder, family, config.text.context),
-        **processor_files.hf_image(folder, config.image.size),
-    )
-    tensors = _without(_open_tensors(file), hf.IGNORED)
+    config = _parsed(hf.read_config, raw, folder / "config.json")
     form = "naflex" if raw["model_type"] == "siglip2" else "hf"
+    processor = processor_files.read_own(folder, config)
+    if processor is None:
+        text = processor_files.tokenizer(folder, hf.model_type(config), config.text.context)
+        # NaFlex's own preparation keeps a picture's proportions; at its square grid it is SigLIP 2's.
+        fixed = form == "hf"
+        image = (
+            processor_files.hf_image(folder, config.image.size) if fixed else processor_files.IMAGE_DEFAULTS["siglip"]
+        )
+        processor = Processor(context=config.text.context, size=config.image.size, **text, **image)
+    tensors = _without(_open_tensors(file), hf.IGNORED)
     return Checkpoint(form, folder, config, processor, hf.TABLES[raw["model_type"]], tensors)
+
+
+def _parsed(read: Callable[[Any], TwoTowerConfig], raw: Any, path: Path) -> TwoTowerConfig:
+    try:
+        return read(raw)
+    except (TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+        raise ValueError(f"{path}: malformed ({error!r})") from error
 
 
 def _without(tensors: Tensors, ignored: tuple[str, ...]) -> Tensors:
@@ -147,15 +156,15 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Checkpoint:
     if path.suffix == ".npz":
         tensors = tensors.renamed(big_vision.names(tensors.shapes))
         config = known or big_vision.read_shapes(tensors.shapes)
-        table, processor = big_vision.read_table(tensors.shapes), _processor(path.parent, config, {})
+        table, processor = big_vision.read_table(tensors.shapes), _processor(path.parent, config, None, None)
         return Checkpoint("big_vision", path, config, processor, table, tensors)
     tensors = _without(tensors, openclip.IGNORED)
-    preprocess: dict[str, Any] = {}
+    raw: Any = {}
     if known:
         config = known
-    elif (path.parent / OPENCLIP_CONFIG).is_file():
-        raw = processor_files.read_json(path.parent / OPENCLIP_CONFIG)
-        config, preprocess = openclip.read_config(raw), raw.get("preprocess_cfg", {})
+    elif (beside := path.parent / OPENCLIP_CONFIG).is_file():
+        raw = processor_files.read_json(beside)
+        config = _parsed(openclip.read_config, raw, beside)
     elif tensors.script:  # only OpenAI published its models so
         config = openclip.read_shapes(tensors.shapes, "quick_gelu")
     else:
@@ -164,12 +173,18 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Checkpoint:
             f"or name the model, as in negclip-b32:{path.name}; known models: {', '.join(sorted(PRESETS))}"
         )
     table = openclip.TABLES[hf.model_type(config)]
-    form = "openai" if tensors.script else "openclip"
-    return Checkpoint(form, path, config, _processor(path.parent, config, preprocess), table, tensors)
+    clean = processor_files.openclip_clean(raw.get("model_cfg", raw))
+    processor = _processor(path.parent, config, clean, raw.get("preprocess_cfg"))
+    return Checkpoint("openai" if tensors.script else "openclip", path, config, processor, table, tensors)
 
 
-def _processor(folder: Path, config: TwoTowerConfig, preprocess: Mapping[str, Any]) -> Processor:
-    """The processor of a weight file from what lies beside it, else what the family's published code does."""
+def _processor(
+    folder: Path, config: TwoTowerConfig, clean: str | None, preprocess: Mapping[str, Any] | None
+) -> Processor:
+    """The processor of a weight file from what lies beside it, else what the family's published code does.
+
+    ``clean`` and ``preprocess``: what an OpenCLIP config says of texts and pictures; None where there is none.
+    """
     if own := processor_files.read_own(folder, config):
         return own
     family = hf.model_type(config)
@@ -178,6 +193,8 @@ def _processor(folder: Path, config: TwoTowerConfig, preprocess: Mapping[str, An
         text = processor_files.tokenizer(folder, family, config.text.context)
     else:
         text = processor_files.openai_tokenizer(config.text.context)
+    if clean and text["clean"] != "siglip":  # SigLIP's own sentencepiece tokenizer cleans in its way
+        text["clean"] = clean
     if preprocess:
         image = processor_files.openclip_image(preprocess, family)
     elif (folder / "preprocessor_config.json").is_file():

@@ -105,6 +105,17 @@ def openclip_image(config: Mapping[str, Any], family: str) -> dict[str, Any]:
     }
 
 
+def openclip_clean(model_config: Mapping[str, Any] | None) -> str:
+    """What OpenCLIP does to a text before its tokenizer, given ``model_cfg``, or None for OpenAI's own models."""
+    text = (model_config or {}).get("text_cfg", {})
+    default = "whitespace" if text.get("hf_tokenizer_name") else "lower"
+    clean = (text.get("tokenizer_kwargs") or {}).get("clean", default)
+    known = {"lower": "openclip", "whitespace": "openclip_whitespace", "canonicalize": "openclip_siglip"}
+    if clean not in known:
+        raise ValueError(f"open_clip_config.json: tokenizer_kwargs.clean is {clean!r}; expected one of {sorted(known)}")
+    return known[clean]
+
+
 def tokenizer(folder: Path, family: str, context: int) -> dict[str, str]:
     """The ``tokenizer`` and ``clean`` of a folder's tokenizer files, as transformers reads them. Raises ValueError
     if there are none."""

@@ -64,12 +64,12 @@ def open_safetensors(path: Path) -> Tensors:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(length, _HEADER_LIMIT)))
     header.pop("__metadata__", None)
-    data = np.memmap(path, np.uint8, "r", offset=8 + length)
 
     def get(key: str) -> np.ndarray:
         entry = header[key]
         start, end = entry["data_offsets"]
-        return data[start:end].view(_float(path, key, entry["dtype"])).reshape(entry["shape"])
+        data = np.fromfile(path, np.uint8, end - start, offset=8 + length + start)
+        return data.view(_float(path, key, entry["dtype"])).reshape(entry["shape"])
 
     return Tensors(str(path), {key: tuple(entry["shape"]) for key, entry in header.items()}, get)
 
