@@ -27,7 +27,7 @@ from tfds_naturel.open_images import COLUMNS
 from tfds_naturel.releases import RELEASES
 from tfds_naturel.schema import Triplet
 
-# Rows by relation in challenge-2018-train-vrd.csv. Within a relation the counts of triplets fall like 1 / rank here.
+# Rows by relation in challenge-2018-train-vrd.csv. Here the counts of a relation's triplets fall like 1 / rank.
 ROWS = {
     "is": 194_142,
     "at": 111_493,
@@ -82,9 +82,10 @@ def _rows(
 ) -> list[str]:
     chosen = [t for t in triplets if t.relation == relation]
     weights = 1 / np.arange(1, len(chosen) + 1)
-    which = rng.choice(len(chosen), count, p=weights / weights.sum())
-    # Every image has an attribute or a relation; relations gather in 57% of the images, as in the true file.
-    images = rng.integers(0, len(ids), count) if relation == "is" else rng.integers(0, int(0.57187 * len(ids)), count)
+    which = np.concatenate(
+        [np.arange(len(chosen)), rng.choice(len(chosen), count - len(chosen), p=weights / weights.sum())]
+    )
+    images = _images(relation, count, len(ids), rng)
     corners = np.sort(np.round(rng.random((count, 4, 2)) * 0.9 + np.array([0, 0.1]), 6), axis=2).reshape(count, 8)
     if relation == "is":
         corners[:, 4:] = corners[:, :4]
@@ -94,6 +95,14 @@ def _rows(
         fields = [ids[n], mids[triplet.subject], mids[triplet.object], *(f"{x:.6g}" for x in box), relation]
         lines.append(",".join(fields))
     return lines
+
+
+def _images(relation: str, count: int, images: int, rng: np.random.Generator) -> np.ndarray:
+    """The image of every row: relations gather in 57% of the images, as in the true file, and each image has a row."""
+    related = int(0.57187 * images)
+    uncovered = {"is": np.arange(related, images), "at": np.arange(related)}.get(relation, np.arange(0))
+    others = rng.integers(0, images if relation == "is" else related, count - len(uncovered))
+    return np.concatenate([rng.permutation(uncovered), others])
 
 
 def _photo(n: int) -> bytes:
@@ -140,7 +149,7 @@ def measure(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="about 4 GB; kept, so that a second run is quicker")
+    parser.add_argument("--folder", type=Path, required=True, help="about 4 GB; kept, for a second run")
     parser.add_argument("--images", type=int, default=IMAGES)
     options = parser.parse_args()
     if not (options.folder / "annotations").exists():

@@ -259,16 +259,17 @@ def test_held_out_triplets_keep_classes_relations_and_converses_in_training():
     }
     triplets[Triplet("Rare", "wears", "C1")] = 1
     triplets |= {Triplet(a, "holds", "C1"): 1 for a in classes}
-    held = splits.hold_out(triplets, seed=3)
+    total = sum(triplets.values())
+    held = splits.hold_out(triplets, total, seed=3)
     assert 10 <= len(held) <= 0.1 * len(triplets)
-    assert sum(triplets[t] for t in held) <= 0.05 * sum(triplets.values())
+    assert sum(triplets[t] for t in held) <= 0.05 * total
     assert Triplet("Rare", "wears", "C1") not in held
     for t in held:
         if t.relation in ("on", "under"):
             mirrored = Triplet(t.object, {"on": "under", "under": "on"}[t.relation], t.subject)
             assert mirrored in held or mirrored not in triplets
-    assert splits.hold_out(dict(reversed(triplets.items())), seed=3) == held
-    assert splits.hold_out(triplets, seed=4) != held
+    assert splits.hold_out(dict(reversed(triplets.items())), total, seed=3) == held
+    assert splits.hold_out(triplets, total, seed=4) != held
 
 
 def test_split_shares():

@@ -123,7 +123,7 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
 
     usable, refused = _usable_photos(survey.image_ids, images)
     _check_missing(config, len(survey.image_ids), refused, images)
-    held_out = splits.hold_out(survey.count(usable), config.seed)
+    held_out = splits.hold_out(survey.count(usable), len(usable), config.seed)
     split_of, dropped = _assign(config, survey, usable, held_out)
     assigned.write(split_of.items())
 

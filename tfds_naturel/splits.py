@@ -63,17 +63,17 @@ def _union(parent: np.ndarray, first: np.ndarray, a: int, b: int) -> None:
 
 
 def hold_out(
-    images: Mapping[Triplet, int], seed: int, triplet_share: float = 0.1, image_share: float = 0.05
+    images: Mapping[Triplet, int], total: int, seed: int, triplet_share: float = 0.1, image_share: float = 0.05
 ) -> frozenset[Triplet]:
     """Chooses the triplets that training never shows, in an order that depends on ``seed`` and the triplets' names
     only.
 
-    ``images`` counts the images of every triplet. At most ``triplet_share`` of the triplets are taken, with at most
-    ``image_share`` of all counts, a triplet together with its converse; every class, attribute and relation stays in
-    some triplet of training.
+    ``images`` counts the images of every triplet, ``total`` all images. At most ``triplet_share`` of the triplets are
+    taken, with at most ``image_share`` of the images, a triplet together with its converse; every class, attribute and
+    relation stays in some triplet of training.
     """
     left = collections.Counter(part for triplet in images for part in _parts(triplet))
-    budget = image_share * sum(images.values())
+    budget = image_share * total
     held: set[Triplet] = set()
     for triplet in sorted(images, key=lambda t: uniform(seed, str(t))):
         family = {t for t in (triplet, converse(triplet)) if t in images} - held
