@@ -6,6 +6,7 @@ processor, config, versions). The step number is the data position too.
 
 import dataclasses
 import importlib.metadata
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -13,12 +14,13 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
 from naturel_jax.sharding import path_string
+
+_LOG = logging.getLogger(__name__)
 
 _PACKAGES = (
     "jax",
@@ -100,7 +102,7 @@ class Checkpoints:
                 return step, {name: restored[name] for name in arrays}, restored["meta"]
             except _UNREADABLE as error:
                 path = self.directory / str(step)
-                logging.error("checkpoint %s cannot be read and is kept as %s.broken: %s", path, step, error)
+                _LOG.error("checkpoint %s cannot be read and is kept as %s.broken: %s", path, step, error)
                 if jax.process_index() == 0:
                     path.rename(self.directory / f"{step}.broken")
         if steps:

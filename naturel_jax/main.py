@@ -6,10 +6,12 @@
 Started again with the same --workdir, a run continues where its newest checkpoint is.
 """
 
+import logging
 import os
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,6 +31,9 @@ _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: number of 
 _CPU_DEVICES = flags.DEFINE_integer("cpu_devices", None, "Simulate this many devices on the CPU of each process.")
 
 
+_LOG = logging.getLogger("naturel_jax.main")  # __name__ is __main__
+
+
 def default_workdir(config_path: str) -> str:
     """``runs/siglip_tp_scenes`` for ``configs/siglip_tp.py:scenes``."""
     path, _, argument = config_path.partition(":")
@@ -36,10 +41,20 @@ def default_workdir(config_path: str) -> str:
     return os.path.join("runs", f"{stem}_{argument}" if argument else stem)
 
 
+def _log_own_messages() -> None:
+    """Ours from INFO on; the libraries' from WARNING on (Orbax tells every file it writes)."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.getLogger("naturel_jax").setLevel(logging.INFO)
+    logging.getLogger("naturel_jax").addHandler(handler)
+
+
 def main(argv: list[str]) -> None:
     """Runs the config that the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; overrides are written --config.optim.lr=3e-6")
+    _log_own_messages()
     if _CPU_DEVICES.value:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     if _DISTRIBUTED.value or _COORDINATOR.value:

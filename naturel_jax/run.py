@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -33,6 +33,8 @@ from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.objectives import calibrate_bias
 from naturel_jax.sharding import batch_sharding, batch_shards, make_mesh, shardings, spec
+
+_LOG = logging.getLogger(__name__)
 
 # What may differ between a run and its continuation; anything else would make it another run.
 _MAY_CHANGE = (
@@ -59,7 +61,7 @@ def run(config: ConfigDict, workdir: str) -> dict[str, float]:
     """
     folder = epath.Path(workdir)
     if (scores := _finished(folder, config)) is not None:
-        logging.info("%s is finished: %s", config.name, folder / "scores.json")
+        _LOG.info("%s is finished: %s", config.name, folder / "scores.json")
         return scores
     checkpoint.check_workdir(workdir, 0)
     stop_asked = _watch_for_stop()
@@ -98,7 +100,7 @@ def _watch_for_stop() -> Callable[[int], bool]:
 
     def ask(number, _frame):
         asked.append(number)
-        logging.warning("%s: saving after this step, then ending", signal.Signals(number).name)
+        _LOG.warning("%s: saving after this step, then ending", signal.Signals(number).name)
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -300,7 +302,7 @@ class _Fit:
             raise ValueError(
                 f"{self._folder} holds a run with another config: {'; '.join(changed)}. Use another --workdir, or the same config"
             )
-        logging.info("continuing %s from step %d", self._config.name, step)
+        _LOG.info("continuing %s from step %d", self._config.name, step)
         return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"))
 
     def _calibrated(self, state: train.State, loss: train.Loss) -> train.State:
@@ -317,7 +319,7 @@ class _Fit:
             )
 
         bias = best(state.params, batch)
-        logging.info("logit bias calibrated on the first batch: %.2f", float(bias))
+        _LOG.info("logit bias calibrated on the first batch: %.2f", float(bias))
         bias = jax.device_put(bias, state.params["logit_bias"].sharding)
         average = state.ema and state.ema | {"logit_bias": jnp.copy(bias)}
         return state._replace(params=state.params | {"logit_bias": bias}, ema=average)

@@ -1,15 +1,17 @@
 """Finds the prepared datasets of a run, and draws the scenes worlds where they are missing."""
 
+import logging
 import os
 from pathlib import Path
 
 import jax
-from absl import logging
 from jax.experimental import multihost_utils
 
 from naturel_jax.data.items import Source, open_source
 from tfds_naturel import twins
 from tfds_naturel.scenes.scene import CONFIGS
+
+_LOG = logging.getLogger(__name__)
 
 _TWIN_SEED, _TWIN_ITEMS = 0, 400
 
@@ -44,7 +46,7 @@ def twins_directory(data_dir: str, config: str) -> Path:
 
     def write():
         if not finished.exists():
-            logging.info("writing the benchmark twins of %s to %s", config, out)
+            _LOG.info("writing the benchmark twins of %s to %s", config, out)
             twins.write(out, CONFIGS[config], _TWIN_SEED, _TWIN_ITEMS)
 
     _once(write)
@@ -56,7 +58,7 @@ def _draw(data_dir: str, config: str) -> None:
 
     builder = Naturel(config=config, data_dir=os.fspath(data_dir))
     if not os.path.exists(os.path.join(builder.data_dir, "dataset_info.json")):
-        logging.info("drawing naturel/%s into %s", config, builder.data_dir)
+        _LOG.info("drawing naturel/%s into %s", config, builder.data_dir)
         builder.download_and_prepare()
 
 

@@ -24,7 +24,7 @@ class Recipe:
 
     One triplet of the image is chosen, then ``draw(captions_8, rng)`` names the slots (positives, negatives) of its eight captions. ``copies``: how often the
     image stands in the expanded batch. ``positive`` and ``negative`` rewrite a drawn text (order shuffles); a rewritten text claims no triplet.
-    ``sentinel``: the blank picture stands beside every copy as a negative image.
+    ``sentinel``: the blank picture stands beside every copy as a negative image. ``attributes``: triplets of ``is`` are drawn too.
     """
 
     positives: int
@@ -34,10 +34,14 @@ class Recipe:
     sentinel: bool = False
     positive: Callable[[Words, np.random.Generator], Words] | None = None
     negative: Callable[[Words, np.random.Generator], Words] | None = None
+    attributes: bool = True
 
     def captions(self, items: Items, n: int, rng: np.random.Generator) -> tuple[list[Drawn], list[Drawn]]:
         """The positives and negatives drawn for image ``n``. Raises ValueError where the triplet lacks a caption that the recipe needs."""
-        group = items.groups(n)[rng.integers(len(items.groups(n)))]
+        groups = items.groups(n)
+        if not self.attributes:
+            groups = [g for g in groups if "|is|" not in items.triplets[items.triplet_G[g]]] or groups
+        group = groups[rng.integers(len(groups))]
         row = items.captions_G8[group]
         positives, negatives = self.draw(rng)
         if empty := [s for s in (*positives, *negatives) if row[s] < 0]:
@@ -123,7 +127,8 @@ def shuffle_order(words: Words, rng: np.random.Generator) -> Words:
 
 RECIPES: dict[str, Recipe] = {
     "positives": Recipe(1, 0, 1, _any_positive),
-    "bag_of_words": Recipe(1, 0, 1, _any_positive, positive=shuffle_words),
+    # What makes a base that knows objects and little else: order means nothing, attributes are never named.
+    "bag_of_words": Recipe(1, 0, 1, _any_positive, positive=shuffle_words, attributes=False),
     "order_shuffles": Recipe(1, 1, 1, _any_positive_and_itself, sentinel=True, negative=shuffle_order),
     "single_pair": Recipe(1, 1, 1, _single_pair, sentinel=True),
     "all_pairs": Recipe(4, 4, 4, _all_pairs, sentinel=True),

@@ -90,9 +90,9 @@ _GEMMA = {"vocab": 256_000}
 PRESETS: dict[str, TwoTowerConfig] = {
     "tiny-clip": clip(
         size=48,
-        patch=8,
-        image=tower(128, 4, 4, **CLIP_TOWER),
-        text=tower(128, 3, 4, **CLIP_TOWER),
+        patch=12,
+        image=tower(128, 4, 2, **CLIP_TOWER),
+        text=tower(128, 2, 2, **CLIP_TOWER),
         embed_dim=128,
         vocab=1024,
         context=32,
@@ -100,9 +100,9 @@ PRESETS: dict[str, TwoTowerConfig] = {
     ),
     "tiny-siglip": siglip(
         size=48,
-        patch=8,
-        image=tower(128, 4, 4, **SIGLIP_TOWER),
-        text=tower(128, 3, 4, **SIGLIP_TOWER),
+        patch=12,
+        image=tower(128, 4, 2, **SIGLIP_TOWER),
+        text=tower(128, 2, 2, **SIGLIP_TOWER),
         vocab=1024,
         context=32,
     ),
