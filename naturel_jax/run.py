@@ -297,7 +297,7 @@ class _Fit:
         if restored is None:
             return 0, state
         step, arrays, meta = restored
-        changed = _differences(_fixed(meta["config"]), _fixed(self._json.loads(config.to_json())))
+        changed = _differences(_fixed(meta["config"]), _fixed(json.loads(self._config.to_json())))
         if changed:
             raise ValueError(
                 f"{self._folder} holds a run with another config: {'; '.join(changed)}. Use another --workdir, or the same config"

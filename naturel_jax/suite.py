@@ -37,8 +37,10 @@ def _with_base(part: ConfigDict, parts: dict[str, tuple[ConfigDict, str]]) -> Co
     if origin in parts:
         part = part.copy_and_resolve_references()
         part.init = f"run:{parts[origin][1]}"
-    elif part.base:
-        run(part.base, origin)
+    elif part.base and not (Path(origin) / "scores.json").exists():
+        base = part.base.copy_and_resolve_references()
+        base.data.dir = part.data.dir
+        run(base, origin)
     return part
 
 

@@ -1,0 +1,45 @@
+# make demo: both tables on the drawn world, from nothing.   make test: the quick suite.   Both set everything up first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow test-build lint setup setup-test clean
+
+demo: setup
+	$(BIN)/python -m naturel_jax.main --config configs/demo.py
+
+test: setup-test lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup-test
+	$(BIN)/python -m pytest -m slow
+
+# TensorFlow, Beam and TFDS's own test case: 2 GB in an environment of its own.
+test-build:
+	$(PYTHON) -m venv .venv-build
+	.venv-build/bin/python -m pip install -q -e '.[build,test]'
+	.venv-build/bin/python -m pytest tests/build
+
+lint: setup-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+setup: $(VENV)/.runtime
+setup-test: $(VENV)/.test
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or newer is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 ..." if v < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	touch $@
+
+$(VENV)/.runtime: $(VENV)/.python requirements.txt pyproject.toml
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.runtime
+	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-build build *.egg-info

@@ -1,0 +1,51 @@
+"""Starts a run on several processes of this machine, as a cluster would, with simulated CPU devices.
+
+    python launch/local.py --processes 2 --devices 4 -- --config configs/siglip_tp.py:scenes
+
+Useful to try a multi-host job before paying for one. Ends all processes when one fails; Ctrl-C and SIGTERM reach each of them.
+"""
+
+import argparse
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def main() -> int:
+    """Returns the first exit status that is not 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--devices", type=int, default=4, help="simulated devices of each process")
+    parser.add_argument("flags", nargs="+", help="after --: flags of naturel_jax.main")
+    args = parser.parse_args()
+    command = [sys.executable, "-m", "naturel_jax.main", *args.flags, f"--cpu_devices={args.devices}"]
+    command += [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={args.processes}"]
+    running = [subprocess.Popen([*command, f"--process={i}"]) for i in range(args.processes)]
+
+    def pass_on(number, _frame):
+        for process in running:
+            process.send_signal(number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # the terminal sends it to every process by itself
+    while any(process.poll() is None for process in running):
+        failed = [process.returncode for process in running if process.poll()]
+        if failed:
+            for process in running:
+                process.kill()
+            return failed[0]
+        time.sleep(0.2)
+    return max(process.returncode for process in running)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
