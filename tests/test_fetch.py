@@ -157,6 +157,15 @@ def test_passing_faults_are_retried(server, tmp_path, quick, faults):
     assert server.gets[_url(0)] == server.gets[_url(2)] == 1
 
 
+def test_malformed_rows_are_told(server, tmp_path, capsys):
+    arguments = _world(server, tmp_path, 2)
+    with (tmp_path / "annotations" / RELEASES["v4"].rows.name).open("a") as f:
+        f.write("../../x,y\n")
+    fetch.main(arguments)
+    out = capsys.readouterr().out
+    assert "1 malformed rows are left out" in out and "2 annotated images" in out
+
+
 def test_missing_keys_are_recorded_and_not_asked_again(server, tmp_path):
     arguments = _world(server, tmp_path, 3)
     del server.files[_url(1)]

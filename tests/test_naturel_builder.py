@@ -137,6 +137,7 @@ def _bytes(builder):
 def test_a_second_build_elsewhere_has_the_same_bytes(opened, built, tmp_path):
     again = _build(opened, tmp_path)
     assert _bytes(again) == _bytes(built) and len(_bytes(built)) == 4
+    assert not list(tmp_path.rglob("*.tsv")), "bucket files are removed when the dataset is finished"
     for name in ("README.md", "metadata.json"):
         assert (Path(again.data_dir) / name).read_bytes() == (Path(built.data_dir) / name).read_bytes()
 

@@ -37,8 +37,11 @@ def annotated_ids(annotations: Path, release: Release) -> list[str]:
     """The ids of the images that have a valid relationship row, sorted."""
     vocabulary = Vocabulary.read(annotations, release)
     with tempfile.TemporaryDirectory() as folder:
-        rejects = Rejects(Path(folder) / "rejects.csv")  # the builder keeps them and judges their share
-        return sorted({row.image_id for row in read_rows(annotations / release.rows.name, vocabulary, rejects)})
+        rejects = Rejects(Path(folder) / "rejects.csv")
+        image_ids = {row.image_id for row in read_rows(annotations / release.rows.name, vocabulary, rejects)}
+    if rejects.counts:
+        print(f"{rejects.counts.total():,} malformed rows are left out; the build lists them", flush=True)
+    return sorted(image_ids)
 
 
 class Store:

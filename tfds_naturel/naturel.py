@@ -32,10 +32,11 @@ class Shards(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a dataset is made of: its splits, and facts for its metadata and card (JSON)."""
+    """What a dataset is made of: its splits, facts for its metadata and card (JSON), files needed until it is built."""
 
     splits: dict[str, Shards]
     facts: dict[str, Any]
+    scratch: Path | None = None
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -80,7 +81,7 @@ def open_images(config: OpenImagesConfig) -> NaturelConfig:
             for split, found in planned.facts["splits"].items()
             if found["images"]  # TFDS has no empty splits; the card tells
         }
-        return Source(splits, planned.facts)
+        return Source(splits, planned.facts, planned.scratch)
 
     return NaturelConfig(
         name=config.name,
@@ -142,12 +143,14 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         """``use_beam``: make the examples in an Apache Beam pipeline (``DownloadConfig(beam_options=...)``)."""
         super().__init__(file_format=file_format, **options)
         self._use_beam = use_beam
+        self._scratch: Path | None = None
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(features=schema.features(), metadata=tfds.core.MetadataDict())
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Examples]:
         source = self.builder_config.prepare(dl_manager)
+        self._scratch = source.scratch
         self.info.metadata.update(source.facts | {"options": self.builder_config.options()})
         return {split: self._generate_examples(shards) for split, shards in source.splits.items()}
 
@@ -159,4 +162,6 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         return (pair for name in shards.names for pair in shards.examples(name))
 
     def _post_download_and_prepare_hook(self) -> None:
+        if self._scratch:
+            shutil.rmtree(self._scratch)
         card.write(self)

@@ -22,6 +22,7 @@ from tfds_naturel.survey import Survey
 
 SPLITS = (*splits.SHARES, splits.UNSEEN)
 
+_BUCKETS = ("rows", "splits", "attributions")
 _COPIES = 3  # a photo that more images than this share, as far as its journal line tells, is a placeholder
 _AT_ONCE = 4096  # photos handed to the threads together
 _KEPT = {
@@ -69,25 +70,25 @@ def options(config: OpenImagesConfig) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Images by bucket on disk, and what does not grow with them. ``facts`` go to the dataset's metadata and card."""
+    """Images by bucket in ``scratch``, and what does not grow with them; ``facts`` go to the metadata and the card."""
 
     config: OpenImagesConfig
     images: Path
-    folder: Path
+    scratch: Path
     digits: int
     held_out: frozenset[Triplet]
     facts: dict[str, Any]
 
     @property
     def prefixes(self) -> list[str]:
-        return Buckets(self.folder, "splits", self.digits).prefixes
+        return Buckets(self.scratch, "splits", self.digits).prefixes
 
     def bucket(self, split: str, prefix: str) -> Iterator[tuple[AnnotatedImage, Attribution | None]]:
         """The images of ``split`` whose ids start with ``prefix``, with the relations that this dataset keeps.
 
         The attribution is None where Open Images' metadata lack the image.
         """
-        rows, assigned, attributed = (Buckets(self.folder, name, self.digits) for name in _BUCKETS)
+        rows, assigned, attributed = (Buckets(self.scratch, name, self.digits) for name in _BUCKETS)
         chosen = {image_id for image_id, of in assigned.read(prefix) if of == split}
         authors = attribution.attributions(attributed, prefix)
         for image in open_images.images(rows, prefix):
@@ -96,24 +97,24 @@ class Plan:
                 yield dataclasses.replace(image, relations=tuple(relations)), authors.get(image.image_id)
 
 
-_BUCKETS = ("rows", "splits", "attributions")
-
-
 def _keeps(config: OpenImagesConfig, held_out: frozenset[Triplet], split: str, triplet: Triplet) -> bool:
     return _KEPT[config.kept](triplet) and (triplet in held_out) == (split == splits.UNSEEN)
 
 
 def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path) -> Plan:
-    """Plans a build, leaving its bucket files and the refused rows (``rejected-*.csv``) in ``folder``.
+    """Plans a build, leaving the refused rows (``rejected-*.csv``) in ``folder``, and the bucket files below it.
 
-    The split of an image, and which triplets are held out, do not depend on ``kept``: datasets of one release and seed
-    can be trained and tested on together. Raises FileNotFoundError and ValueError for what is not as it must be.
+    Which triplets are held out, and the split of an image, do not depend on ``kept``: datasets of one release and seed
+    can be trained and tested on together. Nor do held-out triplets depend on which photos are there. Raises
+    FileNotFoundError and ValueError for what is not as it must be.
     """
     release = releases.RELEASES[config.release]
     inputs = releases.locate(release, annotations, official=config.official)
     rows_path = annotations / release.rows.name
     digits = open_images.bucket_digits(rows_path)
-    rows, assigned, attributed = (Buckets(folder, name, digits) for name in _BUCKETS)
+    scratch = folder / "buckets"
+    scratch.mkdir()
+    rows, assigned, attributed = (Buckets(scratch, name, digits) for name in _BUCKETS)
 
     rejected = Rejects(folder / "rejected-rows.csv")
     open_images.spool(rows_path, Vocabulary.read(annotations, release), rows, rejected)
@@ -123,7 +124,7 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
 
     usable, refused = _usable_photos(survey.image_ids, images)
     _check_missing(config, len(survey.image_ids), refused, images)
-    held_out = splits.hold_out(survey.count(usable), len(usable), config.seed)
+    held_out = splits.hold_out(survey.count(set(survey.image_ids)), len(survey.image_ids), config.seed)
     split_of, dropped = _assign(config, survey, usable, held_out)
     assigned.write(split_of.items())
 
@@ -139,7 +140,7 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
         "held_out": sorted(map(str, held_out)),
         "splits": _count(config, survey, split_of, held_out),
     }
-    return Plan(config, images, folder, digits, held_out, facts)
+    return Plan(config, images, scratch, digits, held_out, facts)
 
 
 def _usable_photos(image_ids: Sequence[str], folder: Path) -> tuple[dict[str, Photo], collections.Counter[str]]:
