@@ -53,7 +53,7 @@ RELATIONS: dict[str, Relation] = {
         back=("support/supports/supporting/supported/supported",),
         back_verb=True,
         converse="under",
-        excludes=("under",),
+        excludes=("under", "off", "beside"),
         implies=("at", "interacts_with"),
         posture="rest/rests/resting",
     ),
@@ -63,10 +63,12 @@ RELATIONS: dict[str, Relation] = {
     "inside_of": Relation(
         ("inside", "in", "inside of", "within"),
         converse="contain",
-        excludes=("outside_of",),
-        implies=("on", "at", "interacts_with"),
+        excludes=("outside_of", "beside", "under", "on"),
+        implies=("at", "interacts_with"),
     ),
     "contain": _verb("contain/contains/containing/contained/contained", converse="inside_of", excludes=("inside_of",)),
+    "off": Relation(("off",), excludes=("on",)),
+    "beside": Relation(("beside", "next to", "by"), symmetric=True, excludes=("on", "inside_of")),
     "outside_of": Relation(("outside", "outside of"), excludes=("inside_of",)),
     "at": Relation(("at", "right by", "up close to"), mutual=True, excludes=("away_from", "on", "inside_of")),
     "away_from": Relation(("far from", "far away from", "a long way from"), symmetric=True, excludes=("at",)),
@@ -150,10 +152,10 @@ _MATERIALS = ("Wooden", "Plastic", "(made of)Leather", "(made of)Textile", "Meta
 # attribute -> attributes that contradict it
 CONTRARIES: dict[str, tuple[str, ...]] = {
     **{a: tuple(b for b in group if b != a) for group in (_COLOURS, _MATERIALS) for a in group},
-    "Transparent": ("Opaque",),
+    "Transparent": ("Opaque", "Wooden", "Metal"),
     "Opaque": ("Transparent",),
 }
-CONTRARIES["Metal"] += ("Transparent",)
+CONTRARIES |= {material: (*CONTRARIES[material], "Transparent") for material in ("Metal", "Wooden")}
 
 
 def converse(triplet: Triplet) -> Triplet | None:

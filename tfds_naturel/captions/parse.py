@@ -1,0 +1,181 @@
+"""Reads captions back: the classes they name, what a negative did to its positive, and the shape of a sentence.
+
+This is no parser of English. A pair of captions is minimal, so the words that differ tell what was done: the two nouns
+changed places, one attribute became another, or a word turned the relation around.
+"""
+
+import difflib
+import functools
+import re
+
+from tfds_naturel.captions import lexicon
+from tfds_naturel.captions.relations import CONTRARIES
+from tfds_naturel.schema import Triplet
+
+_WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|[\u00a7\u00b6]")
+_MARKS = ("\u00a7", "\u00b6")  # stand for the subject and the object
+
+# Words that deny what the rest of the sentence says ("before she put it down"), or make it open.
+TURNS = frozenset(
+    re.findall(
+        r"\S+",
+        "before yet not never no none nobody nothing neither nor without until soon later sooner will won't going "
+        "about doubt nowhere isn't hasn't don't doesn't wasn't aren't can't cannot didn't lacks lack any shortly",
+    )
+)
+# A negative that says another relation than its positive uses one of these words for it.
+_PLACES = {
+    **dict.fromkeys(("under", "beneath", "underneath", "below"), "under"),
+    **dict.fromkeys(("on", "atop", "upon", "onto"), "on"),
+    **dict.fromkeys(("above", "over"), "above"),
+    **dict.fromkeys(("beside", "behind"), "beside"),
+    **dict.fromkeys(("off", "from"), "off"),
+    **dict.fromkeys(("out", "outside", "front"), "outside_of"),
+}
+_SPATIAL = {"on", "under", "inside_of", "at"}
+_OPPOSITE = {
+    "holds": "drop",
+    "wears": "drop",
+    "plays": "ignore",
+    "interacts_with": "ignore",
+    "hits": "miss",
+    "on": "off",
+    "under": "on",
+    "inside_of": "outside_of",
+    "at": "away_from",
+}
+_ATTRIBUTE_WORDS = {
+    "wood": "Wooden",
+    "wooden": "Wooden",
+    "plastic": "Plastic",
+    "metal": "Metal",
+    "leather": "(made of)Leather",
+    "fabric": "(made of)Textile",
+    "cloth": "(made of)Textile",
+    "transparent": "Transparent",
+    "see-through": "Transparent",
+    "opaque": "Opaque",
+}
+
+
+def mentions(text: str, triplet: Triplet) -> set[str]:
+    """The classes of ``triplet`` (one, for an attribute) that ``text`` names by any of their listed words."""
+    labels = {triplet.subject} if triplet.relation == "is" else {triplet.subject, triplet.object}
+    return {label for label in labels if _pattern(label).search(text)}
+
+
+def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Triplet | None]:
+    """(operation, what the negative claims) as told by the words in which the two captions of a pair differ.
+
+    Raises ValueError when the two differ in no way that makes the negative false.
+    """
+    before, after = _words(positive, triplet), _words(negative, triplet)
+    roles = tuple(mark for mark in before if mark in _MARKS), tuple(mark for mark in after if mark in _MARKS)
+    if roles[0][::-1] == roles[1] != roles[0] and _masked(before) == _masked(after):
+        return "swap", _swapped(after, triplet)
+    lost, gained = _difference(before, after)
+    if not lost and not gained:
+        raise ValueError("the negative says the same as its positive")
+    if triplet.relation == "is":
+        return _attribute(after, lost, gained, triplet)
+    if roles[0] != roles[1]:
+        raise ValueError("the negative changes the order of the nouns and other words as well")
+    if TURNS & set(after):
+        return "denial", None
+    return "relation", _claim(after, gained, triplet)
+
+
+def shape(text: str) -> str:
+    """The name of a sentence's shape, by its first words and its verb; ``simple`` for a caption that is no sentence."""
+    if not text.endswith("."):
+        return "simple"
+    return next(name for name, pattern in _SHAPES if pattern.search(text))
+
+
+_PLACE = r"(?:on|under|in|inside|outside|beneath|underneath|below|above|over|atop|upon|between|at|behind)"
+_SHAPES = tuple(
+    (name, re.compile(pattern, re.IGNORECASE))
+    for name, pattern in (
+        ("hedged", r"\b(?:looks? (?:as|like)|don't (?:think|believe)|I think|doubt|seems? to|could say|can say)\b"),
+        ("cleft", r"^(?:it(?:'s| is| was) (?!\w+ (?:before|after))|what )"),
+        ("existential", r"^(?:there|here)\b"),
+        ("inverted", rf"^(?:(?:up |down |right )?{_PLACE}|\w+(?:ing|ed|en) (?:by|on|to|beneath)|not|rather|instead)\b"),
+        ("inverted", r"^(?:held|worn|struck|made)\b"),
+        ("temporal", r"\b(?:before|after|moments?|until|seconds? ago|soon|later|when|since|sooner|shortly)\b"),
+        ("relative", r"\b(?:that|who|which|whose|where)\b"),
+        ("passive", r"\b(?:is|are|was|were|been|being) (?:\w+ )?\w+(?:ed|en|ld|rn|ck|wn|ung) (?:\w+ )*?by\b"),
+        ("converse", r"\b(?:contain|support|carries|holds? up|has a|beneath|under\w*|below|above|over)\b"),
+        ("participial", r"\b(?:with|seen|shows?|pictured|photographed|caught)\b"),
+        ("progressive", r"\b(?:is|are|was|were) \w+ing\b"),
+        ("perfect", r"\b(?:has|have|had)\b"),
+        ("plain", r""),
+    )
+)
+
+
+@functools.cache
+def _pattern(label: str) -> re.Pattern[str]:
+    words = sorted((noun.text for noun in lexicon.nouns(label)), key=len, reverse=True)
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})s?\b", re.IGNORECASE)
+
+
+def _words(text: str, triplet: Triplet) -> list[str]:
+    """Lowercased words, the classes' names replaced by marks, articles left out."""
+    labels = [triplet.subject] if triplet.relation == "is" else [triplet.subject, triplet.object]
+    order = sorted(zip(labels, _MARKS, strict=False), key=lambda pair: -len(pair[0]))
+    for label, mark in order:  # "coffee table" before "table"
+        text = _pattern(label).sub(mark, text)
+    return [word for word in _WORD.findall(text.lower()) if word not in ("a", "an", "the", "some")]
+
+
+def _masked(words: list[str]) -> list[str]:
+    return ["\u00a7" if word in _MARKS else word for word in words]
+
+
+def _difference(before: list[str], after: list[str]) -> tuple[list[str], list[str]]:
+    lost, gained = [], []
+    for tag, i, j, k, m in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if tag != "equal":
+            lost += before[i:j]
+            gained += after[k:m]
+    return lost, gained
+
+
+def _attribute(after: list[str], lost: list[str], gained: list[str], triplet: Triplet) -> tuple[str, Triplet | None]:
+    found = {_ATTRIBUTE_WORDS[word] for word in after if word in _ATTRIBUTE_WORDS} - {triplet.object}
+    if len(found) == 1:
+        return "attribute", Triplet(triplet.subject, "is", found.pop())
+    if TURNS & {*lost, *gained} or {"is", "isn't"} & {*lost, *gained}:
+        return "denial", None
+    raise ValueError(f"the words that differ name no other attribute; use one of {', '.join(sorted(CONTRARIES))}")
+
+
+def _claim(words: list[str], gained: list[str], triplet: Triplet) -> Triplet:
+    label = _OPPOSITE.get(triplet.relation)
+    if label is None:
+        raise ValueError(f"relation {triplet.relation!r} has no opposite that a negative could claim; swap the roles")
+    places = [word for word in gained if word in _PLACES] if triplet.relation in _SPATIAL else []
+    if not places or _PLACES[places[-1]] in ("off", "outside_of"):
+        return Triplet(triplet.subject, label, triplet.object)
+    place = _PLACES[places[-1]]
+    figure, landmark = _placed(words, places[-1], triplet)
+    if place == "above":
+        return Triplet(landmark, "under", figure)
+    return Triplet(figure, place, landmark)
+
+
+def _placed(words: list[str], preposition: str, triplet: Triplet) -> tuple[str, str]:
+    """(what is somewhere, where): the noun after a preposition is the place; a stranded one means the first."""
+    at = len(words) - 1 - words[::-1].index(preposition)
+    following = [word for word in words[at:] if word in _MARKS]
+    place = following[0] if following else next(word for word in words if word in _MARKS)
+    pair = (triplet.subject, triplet.object)
+    return pair if place == _MARKS[1] else pair[::-1]
+
+
+def _swapped(words: list[str], triplet: Triplet) -> Triplet:
+    """The claim after a swap: "the desk is under the cat" becomes "the cat is under the desk"."""
+    places = [_PLACES[word] for word in words if word in _PLACES]
+    if triplet.relation == "on" and any(place == "under" for place in places):
+        return Triplet(triplet.subject, "under", triplet.object)
+    return Triplet(triplet.object, triplet.relation, triplet.subject)
