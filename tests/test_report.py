@@ -45,6 +45,8 @@ def test_cells_show_the_published_number_and_mark_incomplete_scores():
     assert scores.cell("CLIP", "naturel/simple") == "0.50* (0.47, +0.03)"
     assert scores.cell("CLIP", "vg_relation/macro") == "– (0.59)"  # noqa: RUF001
     assert scores.cell("new", "winoground/text") == "0.40"
+    nearly = Scores({"CLIP": {"winoground/text": 0.3099}}, {"CLIP": published.beside("CLIP")})
+    assert nearly.cell("CLIP", "winoground/text") == "0.31 (0.31, +0.00)"
 
 
 def test_published_numbers():

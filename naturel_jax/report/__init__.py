@@ -18,10 +18,11 @@ NOTE = (
     "never see a picture."
 )
 STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:85rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:1.5rem 0}caption{text-align:left;font-weight:600;margin-bottom:.4rem}"
-    "th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right}th:first-child,td:first-child"
-    "{text-align:left}tbody tr:hover{background:#f5f8ff}img{max-width:100%}"
+    "th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
+    "th[colspan]{text-align:center}th:first-child,td:first-child{text-align:left}"
+    "tbody tr:hover{background:#f5f8ff}img{max-width:100%}"
 )
 
 
@@ -53,7 +54,8 @@ def _scores(found: Sequence[Result]) -> Scores:
     measured: dict[str, dict[str, float]] = {}
     blind: dict[str, dict[str, float]] = {}
     incomplete = set()
-    for result in found:
+    order = {model: n for n, model in enumerate(published.POSTER)}  # the poster's models first, as it orders them
+    for result in sorted(found, key=lambda result: order.get(result.model, len(order))):
         row = measured.setdefault(result.model, {})
         row |= {metric: score["value"] for metric, score in result.scores.items()}
         for baseline, values in result.blind.items():

@@ -73,8 +73,8 @@ def by_relation(rows: Rows, counts: Mapping[str, int], path: Path) -> bool:
         labels = [f"{metric.removeprefix(prefix)} ({counts.get(metric, 0):,})" for metric in metrics]
         axis.set_yticks(np.arange(len(metrics)) + height * (len(rows) - 1) / 2, labels)
         axis.axvline(0.5, color="0.3", linestyle=":", linewidth=1)
-        axis.set(title=prefix.split("/")[0], xlabel="accuracy (dotted: chance)", xlim=(0, 1))
-        axis.invert_yaxis()
+        title = prefix.split("/")[0]
+        axis.set(title=title, xlabel="accuracy (dotted: chance)", xlim=(0, 1), ylim=(tallest - 0.1, -0.5))
     _save(figure, axes, path)
     return True
 

@@ -71,7 +71,7 @@ class Scores:
         text = MISSING if value is None else f"{value:.2f}{INCOMPLETE * ((model, metric) in self.incomplete)}"
         if known is None:
             return text
-        difference = "" if value is None else f", {value - known:+.2f}"
+        difference = "" if value is None else f", {round(value - known, 2) + 0.0:+.2f}"  # + 0.0: no "-0.00"
         return f"{text} ({known:.2f}{difference})"
 
     def body(self, table: Table, escape: Callable[[str], str], italic: str) -> list[list[str]]:

@@ -1,0 +1,157 @@
+"""SugarCrepe and VG-Relation, in their sizes and formats over generated photos: B/32 with random weights by us and by a
+PyTorch loop like those of the benchmarks' own scripts (OpenCLIP, one item at a time or a batch of 32, no sharing).
+
+    python benchmarks/evaluation.py                 # 7,511 and 23,937 items; hours on a CPU, because of the loop
+    python benchmarks/evaluation.py --share 0.02    # that share of pictures and items, in the same proportions
+
+Prints seconds of both, their ratio, and the largest difference of a cosine. Needs the ``torch`` extra.
+"""
+
+import argparse
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+
+from naturel_jax import weights
+from naturel_jax.evaluators import registry
+from naturel_jax.evaluators.benchmark import Benchmark
+from naturel_jax.evaluators.embed import Encoder, cosines
+from naturel_jax.evaluators.sugarcrepe import SUBSETS
+from naturel_jax.models.two_tower import Model
+
+SIZES = (692, 2062, 788, 1652, 1406, 666, 245)  # add_att ... swap_obj, as published
+SUBSET_SIZES = dict(
+    zip(("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj"), SIZES, strict=True)
+)
+VG_RELATION = 23_937
+PICTURES = {"coco/val2017": 1_560, "aro/images": 1_603}
+ITEMS_PER_BOX = 2  # the relations of one pair of objects share their box: "on" and "under", "with" both ways
+NOUNS = [
+    "man",
+    "woman",
+    "dog",
+    "cat",
+    "horse",
+    "table",
+    "chair",
+    "cup",
+    "bottle",
+    "car",
+    "tree",
+    "shirt",
+    "hat",
+    "ball",
+    "bench",
+    "plate",
+    "street",
+    "wall",
+    "window",
+    "bus",
+]
+RELATIONS = ("on", "under", "to the left of", "to the right of", "behind", "holding", "wearing", "inside")
+
+
+def photo(rng: np.random.Generator) -> bytes:
+    """A JPEG of 640 x 480 with about the bytes of a COCO photo."""
+    coarse = rng.integers(0, 256, (30, 40, 3), np.uint8)
+    pixels = np.asarray(Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC), np.int16)
+    pixels = np.clip(pixels + rng.normal(0, 8, pixels.shape), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "jpeg", quality=90)
+    return buffer.getvalue()
+
+
+def write(root: Path, share: float) -> None:
+    """The official files of both benchmarks, over generated photos."""
+    rng = np.random.default_rng(0)
+    for folder, number in PICTURES.items():
+        (root / folder).mkdir(parents=True)
+        for n in range(max(1, round(number * share))):
+            (root / folder / f"{n}.jpg").write_bytes(photo(rng))
+    (root / "sugarcrepe").mkdir()
+    for subset in SUBSETS:
+        rows = {}
+        for n in range(max(1, round(SUBSET_SIZES[subset] * share))):
+            a, b, c = rng.choice(NOUNS, 3)
+            filename = f"{rng.integers(max(1, round(PICTURES['coco/val2017'] * share)))}.jpg"
+            text = f"A {a} next to a {b} in front of the {c}, number {rng.integers(10_000)}."
+            rows[str(n)] = {"filename": filename, "caption": text, "negative_caption": text.replace(a, c, 1)}
+        (root / "sugarcrepe" / f"{subset}.json").write_text(json.dumps(rows))
+    rows = []
+    for n in range(round(VG_RELATION * share)):
+        if n % ITEMS_PER_BOX == 0:
+            name = f"{rng.integers(max(1, round(PICTURES['aro/images'] * share)))}.jpg"
+            x, y = int(rng.integers(300)), int(rng.integers(200))
+            box = {"bbox_x": x, "bbox_y": y, "bbox_w": int(rng.integers(80, 340)), "bbox_h": int(rng.integers(80, 280))}
+        (a, b), relation = rng.choice(NOUNS, 2), str(rng.choice(RELATIONS))
+        captions = {"true_caption": f"the {a} is {relation} the {b}", "false_caption": f"the {b} is {relation} the {a}"}
+        rows.append({"image_path": name, "relation_name": relation, **box, **captions})
+    (root / "aro" / "visual_genome_relation.json").write_text(json.dumps(rows))
+    (root / "aro" / "vgr_excluded_relations.json").write_text("[]")
+
+
+def timed(work: Callable[[], list[np.ndarray]]) -> tuple[float, list[np.ndarray]]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def loop(benchmark: Benchmark, model: torch.nn.Module, preprocess, tokenizer, batch: int) -> list[np.ndarray]:
+    """Each item by itself: its picture opened, cropped and encoded, its captions padded to 77 tokens and encoded."""
+    matrices = []
+    for start in range(0, len(benchmark.items), batch):
+        items = benchmark.items[start : start + batch]
+        pictures = [Image.open(io.BytesIO(item.images[0].read())).convert("RGB") for item in items]
+        crops = [
+            p.crop(item.images[0].box) if item.images[0].box else p for p, item in zip(pictures, items, strict=True)
+        ]
+        with torch.no_grad():
+            zimg_ID = model.encode_image(torch.stack([preprocess(crop) for crop in crops]), normalize=True)
+            texts = tokenizer([caption for item in items for caption in item.captions])
+            ztxt_UD = model.encode_text(texts, normalize=True).reshape(len(items), 2, -1)
+        matrices += list(torch.einsum("id,icd->ic", zimg_ID, ztxt_UD)[:, None].numpy())
+    return matrices
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--share", type=float, default=1.0, help="of the pictures and items")
+    parser.add_argument("--batch_size", type=int, default=64, help="ours")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write(root, options.share)
+        torch.manual_seed(0)
+        model, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32-quickgelu", force_quick_gelu=True)
+        model.eval()
+        torch.save(model.state_dict(), root / "b32.pt")
+        config, params, processor = weights.load(f"clip-b32:{root / 'b32.pt'}")
+        encoder = Encoder(Model(config), processor, batch_size=options.batch_size)
+        tokenizer = open_clip.get_tokenizer("ViT-B-32-quickgelu")
+        total = np.zeros(2)
+        for name, batch in (("sugarcrepe", 1), ("vg_relation", 32)):
+            benchmark = registry.load([name], root)[0]
+            ours, matrices = timed(lambda b=benchmark: cosines(b.items, encoder, params)[1])
+            theirs, expected = timed(lambda b=benchmark, n=batch: loop(b, model, preprocess, tokenizer, n))
+            total += ours, theirs
+            worst = max(np.abs(m - e).max() for m, e in zip(matrices, expected, strict=True))
+            scores = [benchmark.score(benchmark.items, found) for found in (matrices, expected)]
+            moved = max(abs(scores[0][metric].value - scores[1][metric].value) for metric in scores[0])
+            print(
+                f"{name}: {len(benchmark.items):,} items, ours {ours:.1f} s (compilation included), "
+                f"PyTorch loop {theirs:.1f} s, {theirs / ours:.1f} times; cosines differ by {worst:.1e}, scores by {moved:.4f}",
+                flush=True,
+            )
+        print(f"both: ours {total[0]:.1f} s, PyTorch loop {total[1]:.1f} s, {total[1] / total[0]:.1f} times")
+
+
+if __name__ == "__main__":
+    main()
