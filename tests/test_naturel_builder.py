@@ -307,14 +307,43 @@ def test_a_users_own_bank_is_what_captions_come_from(opened, built, tmp_path):
     expected = [f"{word} {pair}" for pair in range(4) for word in ("own", "wrong")]
     own, before = _texts(builder, triplet), _texts(built, triplet)
     assert own and own.keys() == before.keys() and all(texts == expected for texts in own.values())
-    other = Triplet("Man", "plays", "Piano")
-    assert _texts(builder, other) == _texts(built, other)
+    lacking = _texts(builder, Triplet("Man", "plays", "Piano"))  # the grammar writes what a bank lacks
+    assert lacking and all(len(set(texts)) == 8 for texts in lacking.values())
     assert builder.info.metadata["options"]["bank"] == releases.md5_of(tmp_path / "bank.tsv")
     (tmp_path / "bank.tsv").write_text("triplet\n")
     with pytest.raises(SystemExit, match=r"built before with bank"):
         _build(opened, tmp_path, "--bank", tmp_path / "bank.tsv")
     with pytest.raises(SystemExit, match=r"bank.tsv row 1"):
         _build(opened, tmp_path / "new", "--bank", tmp_path / "bank.tsv")
+
+
+def test_captions_that_reviewers_reject_are_left_out(opened, tmp_path):
+    triplet = Triplet("Man", "plays", "Guitar")
+    _own_bank(tmp_path / "bank.tsv", triplet, Triplet("Guitar", "plays", "Man"))
+    path = tmp_path / "decisions.csv"
+    path.write_text(
+        "annotator,triplet,pair,text,decision,reason\n"
+        f"a,{triplet},0,own 0,accept,\na,{triplet},1,wrong 1,reject,true\na,Cat|on|Table,2,own 2,reject,\n"
+        f"b,{triplet},0,own 0,,\nb,{triplet},3,own 3,reject,odd\nb,{triplet},1,wrong 1,accept,\n"
+    )
+    options = ["--bank", tmp_path / "bank.tsv", "--decisions", path]
+    texts = next(iter(_texts(_build(opened, tmp_path / "a", *options), triplet).values()))
+    assert [text for text in texts if text.startswith(("own", "wrong"))] == ["own 0", "wrong 0", "own 2", "wrong 2"]
+    assert len(texts) == 8
+
+    # What the grammar wrote in their place can be rejected too.
+    with path.open("a") as f:
+        f.write(f'b,{triplet},1,"{texts[2]}",reject,\n')
+    again = next(iter(_texts(_build(opened, tmp_path / "b", *options), triplet).values()))
+    assert texts[2] not in again and again[:2] == texts[:2] and len(again) == 8
+
+    for bad, match in {
+        "triplet,text\n": r"decisions.csv:1: .*without \['decision'\]",
+        "triplet,text,decision\na,b,maybe\n": "decisions.csv:2: decision 'maybe'",
+    }.items():
+        path.write_text(bad)
+        with pytest.raises(SystemExit, match=match):
+            _build(opened, tmp_path / "c", *options)
 
 
 def test_negatives_that_an_image_shows_are_replaced_for_that_image_alone(tmp_path):

@@ -4,12 +4,12 @@ import concurrent.futures
 import functools
 import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from tfds_naturel import photos
+from tfds_naturel import decisions, photos
 from tfds_naturel.attribution import Attribution
 from tfds_naturel.captions import bank, grammar
 from tfds_naturel.captions.relations import converse
@@ -18,6 +18,7 @@ from tfds_naturel.photos import BadPhoto
 from tfds_naturel.plan import OpenImagesConfig, Plan, options
 from tfds_naturel.schema import Caption, Triplet
 
+_ATTEMPTS = 20  # ways to write a pair that are tried against the reviewers' decisions
 _AT_ONCE = 256  # photos re-encoded by the threads together, and so held in memory
 
 
@@ -62,32 +63,50 @@ def _example(image: AnnotatedImage, attribution: Attribution | None, data: bytes
 class Writer:
     """Captions for a triplet: the bank's, or else the grammar's, the same for every image that shows it.
 
-    Only a pair whose negative says what another annotation of the image says is replaced, by the grammar's.
+    The grammar writes anew the pairs of which a reviewer ``rejected`` a caption, and, for one image alone, those whose
+    negative says what another annotation of the image says.
     """
 
-    def __init__(self, captions: dict[Triplet, tuple[Caption, ...]], seed: int):
-        self._bank, self._seed = captions, seed
+    def __init__(
+        self, captions: Mapping[Triplet, tuple[Caption, ...]], rejected: frozenset[tuple[Triplet, str]], seed: int
+    ):
+        self._bank, self._rejected, self._seed = captions, rejected, seed
         self._common: dict[Triplet, tuple[Caption, ...]] = {}
 
     def captions(self, triplet: Triplet, shown: tuple[Triplet, ...]) -> tuple[Caption, ...]:
         """The 8 captions of ``triplet`` for an image that shows ``shown``."""
         if triplet not in self._common:
-            self._common[triplet] = bank.captions_for(triplet, self._bank, self._rng(triplet))
+            written = bank.captions_for(triplet, self._bank, self._rng(triplet, 0))
+            self._common[triplet] = self._anew(triplet, written, self._pairs_rejected(written), None)
         common = self._common[triplet]
         says_shown = {c.pair for c in common if c.polarity == "negative" and c.asserts and _is_shown(c.asserts, shown)}
-        if not says_shown:
-            return common
-        fresh = grammar.write(triplet, self._rng(triplet), functools.partial(_is_shown, shown=shown))
-        return tuple(new if new.pair in says_shown else old for old, new in zip(common, fresh, strict=True))
+        return self._anew(triplet, common, says_shown, functools.partial(_is_shown, shown=shown))
 
-    def _rng(self, triplet: Triplet) -> np.random.Generator:
-        return np.random.default_rng([self._seed, zlib.crc32(str(triplet).encode())])
+    def _pairs_rejected(self, captions: tuple[Caption, ...]) -> set[int]:
+        return {caption.pair for caption in captions if (caption.triplet, caption.text) in self._rejected}
+
+    def _anew(
+        self, triplet: Triplet, captions: tuple[Caption, ...], pairs: set[int], is_true: grammar.Truth | None
+    ) -> tuple[Caption, ...]:
+        """``captions`` with ``pairs`` of them written by the grammar, in words that nobody rejected."""
+        for attempt in range(_ATTEMPTS):
+            if not pairs:
+                return captions
+            fresh = grammar.write(triplet, self._rng(triplet, attempt), is_true)
+            found = pairs - self._pairs_rejected(fresh)
+            captions = tuple(new if new.pair in found else old for old, new in zip(captions, fresh, strict=True))
+            pairs = pairs - found
+        raise ValueError(f"{triplet}: reviewers rejected all {_ATTEMPTS} ways to write its pairs {sorted(pairs)}")
+
+    def _rng(self, triplet: Triplet, attempt: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, zlib.crc32(str(triplet).encode()), attempt])
 
 
 @functools.cache
 def _writer(config: OpenImagesConfig, contents: tuple) -> Writer:
     del contents  # part of the key: the caption files may change under their names
-    return Writer(bank.load(config.bank), config.seed)
+    rejected = decisions.rejected(config.decisions) if config.decisions else frozenset()
+    return Writer(bank.load(config.bank), rejected, config.seed)
 
 
 def _is_shown(claim: Triplet, shown: tuple[Triplet, ...]) -> bool:
