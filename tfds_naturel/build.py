@@ -80,12 +80,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("config", choices=list(naturel.Naturel.builder_configs))
     parser.add_argument("--data-dir", type=Path, help="where the dataset goes; by default ~/tensorflow_datasets")
+    parser.add_argument("--manual-dir", type=Path, help="what tfds_naturel.fetch wrote, or holds coco/ or winoground/")
     parser.add_argument("--format", choices=["array_record", "tfrecord"], default="array_record")
     parser.add_argument(
         "--beam", metavar="OPTIONS", help="runner=DirectRunner,direct_num_workers=2,...: build with Beam"
     )
     photos = parser.add_argument_group("Open Images")
-    photos.add_argument("--manual-dir", type=Path, help="what tfds_naturel.fetch wrote (its --out)")
     photos.add_argument("--annotations", type=Path, help="annotation files elsewhere")
     photos.add_argument("--images", type=Path, help="photos elsewhere, <ImageID>.jpg")
     photos.add_argument("--unofficial", action="store_true", help="accept annotation files that are not the published")
