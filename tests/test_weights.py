@@ -14,7 +14,6 @@ import sys
 import threading
 import zipfile
 from pathlib import Path
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,7 @@ from model_files import hf_model, inputs, openclip_model, random_params, reduced
 
 from naturel_jax import weights
 from naturel_jax.data.processor import Processor, train_tokenizer
-from naturel_jax.models.presets import preset
+from naturel_jax.models.presets import SIGLIP_TOWER, preset, siglip, tower
 from naturel_jax.models.two_tower import Model
 from naturel_jax.weights import big_vision, export, hf, openclip, processor_files, tables, verify
 
@@ -140,7 +139,9 @@ def test_reads_siglip2_naflex_at_its_own_grid(models, tmp_path):
     model.save_pretrained(tmp_path / "naflex")
     processor_files.write(tmp_path / "naflex", processor, "siglip")
     (tmp_path / "naflex" / processor_files.OWN).unlink()
-    transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=36).save_pretrained(tmp_path / "naflex")
+    transformers.Siglip2ImageProcessor(
+        patch_size=config.image.patch, max_num_patches=config.image.grid**2
+    ).save_pretrained(tmp_path / "naflex")
     got_config, got, got_processor = weights.load(str(tmp_path / "naflex"))
     assert got_config == config
     assert (got_processor.resize, got_processor.interpolation, got_processor.size) == ("square", "bilinear", 48)
@@ -237,8 +238,8 @@ def test_openclip_to_hf_is_exact(models, tmp_path):
     theirs = transformers.CLIPModel.from_pretrained(tmp_path / "hf").state_dict()
     opened = open_clip.create_model(f"local-dir:{tmp_path / 'openclip'}").state_dict()
     np.testing.assert_array_equal(opened["visual.proj"].T, theirs["visual_projection.weight"])
-    fused = torch.cat([theirs[f"text_model.encoder.layers.2.self_attn.{n}_proj.weight"] for n in "qkv"])
-    np.testing.assert_array_equal(opened["transformer.resblocks.2.attn.in_proj_weight"], fused)
+    fused = torch.cat([theirs[f"text_model.encoder.layers.1.self_attn.{n}_proj.weight"] for n in "qkv"])
+    np.testing.assert_array_equal(opened["transformer.resblocks.1.attn.in_proj_weight"], fused)
     assert_same(weights.load(str(tmp_path / "hf"))[1], params)
 
 
@@ -279,11 +280,12 @@ BIG_VISION_TEXT = np.array(
 )
 
 
-def test_big_vision_computes_the_same(models):
+def test_big_vision_computes_the_same():
     """First coordinates of what big_vision's own ``two_towers.Model`` (commit 0127fb6) computed from this table's
     tensors and these inputs."""
-    config, params, _ = models["tiny-siglip"]
-    zimg, ztxt = verify.ours(config, params, *inputs(config))
+    towers = {name: tower(128, depth, 4, **SIGLIP_TOWER) for name, depth in (("image", 4), ("text", 3))}
+    config = siglip(size=48, patch=8, vocab=1024, context=32, **towers)
+    zimg, ztxt = verify.ours(config, random_params(config), *inputs(config))
     np.testing.assert_allclose(zimg[:, :6], BIG_VISION_IMAGE, atol=2e-7, rtol=1e-5)
     np.testing.assert_allclose(ztxt[:, :6], BIG_VISION_TEXT, atol=2e-7, rtol=1e-5)
 
@@ -665,7 +667,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """A hub on this machine: the answers that ``snapshot_download`` asks for, from ``folder``."""
 
     folder: Path
-    asked: ClassVar[list[str]] = []
+    asked: list[str]
     commit = "0123456789abcdef0123456789abcdef01234567"
 
     def do_HEAD(self):
@@ -700,11 +702,20 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_hub_fetches_one_format(hf_folder, tmp_path):
-    """Of safetensors and PyTorch files only the first are downloaded, with the small files; the second time nothing
-    is."""
-    Hub.folder = hf_folder("tiny-clip")
-    (Hub.folder / "pytorch_model.bin").write_bytes(b"the same weights again")
+@pytest.mark.parametrize(
+    ("form", "wanted", "other"),
+    [
+        ("hf", "model.safetensors", "pytorch_model.bin"),
+        ("openclip", "open_clip_model.safetensors", "model.safetensors"),  # timm's, of the image tower alone
+    ],
+)
+def test_hub_fetches_one_format(models, tmp_path, form, wanted, other):
+    """Of the formats a repository offers one is downloaded, with the small files."""
+    Hub.folder, Hub.asked = tmp_path / "repository", []
+    export.save(Hub.folder, *models["tiny-clip"], form=form, facts={})
+    (Hub.folder / other).write_bytes(b"weights that are not wanted")
+    if form == "openclip":
+        (Hub.folder / "config.json").write_text('{"architecture": "vit_tiny"}')
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = "from naturel_jax import weights; c, _, _ = weights.load('hf:owner/tiny'); print(c.image.size)"
@@ -721,5 +732,5 @@ def test_hub_fetches_one_format(hf_folder, tmp_path):
         server.shutdown()
         server.server_close()
     assert run.stdout.strip() == "48", run.stderr
-    assert {"model.safetensors", "config.json", "tokenizer.json", "preprocessor_config.json"} <= set(Hub.asked)
-    assert "pytorch_model.bin" not in Hub.asked
+    assert {wanted, "config.json", "tokenizer.json", "preprocessor_config.json"} <= set(Hub.asked)
+    assert other not in Hub.asked

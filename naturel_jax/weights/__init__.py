@@ -36,7 +36,7 @@ _OPENERS: dict[str, Callable[[Path], Tensors]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
+class Foreign:
     """A foreign checkpoint whose config, processor and tensor names are known and whose tensors have not been read yet.
 
     ``form``: ``hf``, ``naflex`` (a ``Siglip2Model``), ``openclip``, ``openai`` or ``big_vision``; ``path``: the
@@ -77,7 +77,7 @@ def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
     return find(source).load(sharding_for)
 
 
-def find(source: str) -> Checkpoint:
+def find(source: str) -> Foreign:
     """The foreign checkpoint at ``source``, fetched and identified but not read. Raises as ``load``."""
     prefix, colon, rest = source.partition(":")
     if colon and prefix == "hf":
@@ -93,7 +93,7 @@ def find(source: str) -> Checkpoint:
     return _open_file(path, known)
 
 
-def _open_folder(folder: Path) -> Checkpoint:
+def _open_folder(folder: Path) -> Foreign:
     openclip_file = _first(folder, _OPENCLIP_FILES)
     if (folder / "config.json").is_file() and (hf_file := _first(folder, _HF_FILES)):
         config = processor_files.read_json(folder / "config.json")
@@ -124,20 +124,19 @@ def _open_tensors(path: Path) -> Tensors:
     return _OPENERS[path.suffix](path)
 
 
-def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Checkpoint:
+def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Foreign:
     config = _parsed(hf.read_config, raw, folder / "config.json")
     form = "naflex" if raw["model_type"] == "siglip2" else "hf"
     processor = processor_files.read_own(folder, config)
     if processor is None:
         text = processor_files.tokenizer(folder, hf.model_type(config), config.text.context)
-        # NaFlex's own preparation keeps a picture's proportions; at its square grid it is SigLIP 2's.
-        fixed = form == "hf"
-        image = (
-            processor_files.hf_image(folder, config.image.size) if fixed else processor_files.IMAGE_DEFAULTS["siglip"]
-        )
+        if form == "naflex":  # its own preparation keeps a picture's proportions; at its square grid it is SigLIP 2's
+            image = processor_files.IMAGE_DEFAULTS["siglip"]
+        else:
+            image = processor_files.hf_image(folder, config.image.size)
         processor = Processor(context=config.text.context, size=config.image.size, **text, **image)
     tensors = _without(_open_tensors(file), hf.IGNORED)
-    return Checkpoint(form, folder, config, processor, hf.TABLES[raw["model_type"]], tensors)
+    return Foreign(form, folder, config, processor, hf.TABLES[raw["model_type"]], tensors)
 
 
 def _parsed(read: Callable[[Any], TwoTowerConfig], raw: Any, path: Path) -> TwoTowerConfig:
@@ -151,13 +150,13 @@ def _without(tensors: Tensors, ignored: tuple[str, ...]) -> Tensors:
     return tensors.renamed({key: key for key in tensors.shapes if key not in ignored})
 
 
-def _open_file(path: Path, known: TwoTowerConfig | None) -> Checkpoint:
+def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
     tensors = _open_tensors(path)
     if path.suffix == ".npz":
         tensors = tensors.renamed(big_vision.names(tensors.shapes))
         config = known or big_vision.read_shapes(tensors.shapes)
         table, processor = big_vision.read_table(tensors.shapes), _processor(path.parent, config, None, None)
-        return Checkpoint("big_vision", path, config, processor, table, tensors)
+        return Foreign("big_vision", path, config, processor, table, tensors)
     tensors = _without(tensors, openclip.IGNORED)
     raw: Any = {}
     if known:
@@ -169,13 +168,14 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Checkpoint:
         config = openclip.read_shapes(tensors.shapes, "quick_gelu")
     else:
         raise ValueError(
-            f"{path}: weights alone do not say with which GELU they were trained. Put {OPENCLIP_CONFIG} beside it "
-            f"or name the model, as in negclip-b32:{path.name}; known models: {', '.join(sorted(PRESETS))}"
+            f"{path}: weights alone do not say with which GELU they were trained. Pass a Hugging Face model's folder, "
+            f"put {OPENCLIP_CONFIG} beside the file, or name the model, as in negclip-b32:{path.name}; "
+            f"known models: {', '.join(sorted(PRESETS))}"
         )
     table = openclip.TABLES[hf.model_type(config)]
     clean = processor_files.openclip_clean(raw.get("model_cfg", raw))
     processor = _processor(path.parent, config, clean, raw.get("preprocess_cfg"))
-    return Checkpoint("openai" if tensors.script else "openclip", path, config, processor, table, tensors)
+    return Foreign("openai" if tensors.script else "openclip", path, config, processor, table, tensors)
 
 
 def _processor(

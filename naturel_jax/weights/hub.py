@@ -8,13 +8,11 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from naturel_jax.weights.processor_files import read_json
+
 _SMALL = ("*.json", "*.model", "merges.txt")
-_WEIGHTS = (  # tried in this order; the first that a repository has is fetched
-    ("model.safetensors", "model-*.safetensors"),
-    ("open_clip_model.safetensors",),
-    ("open_clip_pytorch_model.bin",),
-    ("pytorch_model.bin", "pytorch_model-*.bin"),
-)
+_OPENCLIP = (("open_clip_model.safetensors",), ("open_clip_pytorch_model.bin",))
+_TRANSFORMERS = (("model.safetensors", "model-*.safetensors"), *_OPENCLIP, ("pytorch_model.bin", "pytorch_model-*.bin"))
 
 
 def fetch(name: str) -> Path:
@@ -24,7 +22,11 @@ def fetch(name: str) -> Path:
     """
     repository, _, revision = name.partition("@")
     try:
-        for patterns in _WEIGHTS:
+        config = _snapshot(repository, revision, _SMALL) / "config.json"
+        # timm's repositories have a model.safetensors too, of the image tower alone; its config.json names no
+        # model_type.
+        transformers = config.is_file() and "model_type" in read_json(config)
+        for patterns in _TRANSFORMERS if transformers else _OPENCLIP:
             folder = _snapshot(repository, revision, (*_SMALL, *patterns))
             if any(path for pattern in patterns for path in folder.glob(pattern)):
                 return folder
@@ -33,7 +35,7 @@ def fetch(name: str) -> Path:
             f"hf:{name}: could not be fetched ({error}). "
             "Without a network, set HF_HUB_OFFLINE=1 with a filled cache, or pass a folder"
         ) from error
-    raise ValueError(f"hf:{name}: holds none of {', '.join(pattern for row in _WEIGHTS for pattern in row)}")
+    raise ValueError(f"hf:{name}: holds none of {', '.join(pattern for row in _TRANSFORMERS for pattern in row)}")
 
 
 def _snapshot(repository: str, revision: str, patterns: tuple[str, ...]) -> Path:

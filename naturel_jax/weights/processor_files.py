@@ -32,7 +32,7 @@ def read_json(path: Path) -> Any:
     """The JSON in ``path``. Raises ValueError."""
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error})") from error
 
 

@@ -1,8 +1,8 @@
 """Tensor files: names, shapes and one tensor at a time, from safetensors, PyTorch and NumPy files that nobody vouches
 for.
 
-Nothing here runs code from a file: pickles go through ``torch.load(weights_only=True)``, archives are measured before
-they are unpacked.
+Nothing here runs a file's code: pickles go through ``torch.load(weights_only=True)``, TorchScript is never called, and
+archives are measured before they are unpacked.
 """
 
 import contextlib
