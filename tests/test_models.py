@@ -119,9 +119,7 @@ def test_parity_with_transformers_at_every_odd_shape(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["laion-h14", "laion-g14", "siglip2-b32-256", "siglip2-so400m16-256", "siglip2-g16-256"]
-)
+@pytest.mark.parametrize("name", ["laion-h14", "laion-g14", "siglip2-so400m16-256", "siglip2-g16-256"])
 def test_parity_with_openclip_at_every_odd_shape(name):
     check_openclip(reduced(name))
 
@@ -138,7 +136,7 @@ def test_parity_with_transformers_at_full_size(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["laion-b16", "laion-b32-quickgelu"])
+@pytest.mark.parametrize("name", ["laion-b16"])
 def test_parity_with_openclip_at_full_size(name):
     check_openclip(preset(name))
 

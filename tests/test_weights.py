@@ -27,8 +27,8 @@ from model_files import hf_model, inputs, openclip_model, random_params, reduced
 
 from naturel_jax import weights
 from naturel_jax.data.processor import Processor, train_tokenizer
-from naturel_jax.models.presets import SIGLIP_TOWER, preset, siglip, tower
-from naturel_jax.models.two_tower import Model
+from naturel_jax.models.presets import CLIP_TOWER, SIGLIP_TOWER, clip, preset, siglip, tower
+from naturel_jax.models.two_tower import Model, TwoTowerConfig
 from naturel_jax.weights import big_vision, export, hf, openclip, processor_files, tables, verify
 
 CAPTIONS = ["the cat is under the table", "a dog on a chair", "a person holds the guitar"] * 20
@@ -160,6 +160,12 @@ def test_reads_siglip2_naflex_at_its_own_grid(models, tmp_path):
     np.testing.assert_allclose(ztxt, out.text_embeds, atol=1e-5)
 
 
+def narrow() -> TwoTowerConfig:
+    """A CLIP model with OpenAI's vocabulary, heads of 64 and QuickGELU, but narrow towers."""
+    image, text = tower(128, 2, 2, **CLIP_TOWER), tower(64, 2, 1, **CLIP_TOWER)
+    return clip(size=64, patch=32, image=image, text=text, embed_dim=32)
+
+
 class OpenAI(torch.nn.Module):
     """A TorchScript archive as OpenAI published its models: half precision, with three numbers among the tensors."""
 
@@ -180,7 +186,7 @@ class OpenAI(torch.nn.Module):
 def test_reads_openai_archives(tmp_path):
     """Halved like OpenAI's, whose configs follow from shapes: heads of 64, QuickGELU, the vocabulary's last id at
     the end."""
-    config = reduced("clip-b32", depth=2, vocab=49408)
+    config = narrow()
     params = random_params(config)
     state = {key: t.half() for key, t in torch_tensors(tensors("clip", openclip.TABLES, params)).items()}
     numbers = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
@@ -190,7 +196,7 @@ def test_reads_openai_archives(tmp_path):
     assert got_config == config
     assert_same(got, jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), params))
     assert processor.tokenize(["a cat"])[0, :4].tolist() == [49406, 320, 2368, 49407]
-    assert (processor.resize, processor.interpolation, processor.size) == ("short", "bicubic", 224)
+    assert (processor.resize, processor.interpolation, processor.size) == ("short", "bicubic", 64)
     found = weights.find(str(tmp_path / "ViT-B-32.pt"))
     assert verify.largest_difference(found.path, found.form, got_config, got) < 2e-6
 
@@ -198,7 +204,7 @@ def test_reads_openai_archives(tmp_path):
 @pytest.mark.parametrize("wrap", ["plain", "state_dict"])
 def test_reads_openclip_files_by_the_name_of_their_preset(tmp_path, wrap, monkeypatch):
     """NegCLIP's checkpoint is a training state with ``module.`` before every key, and says nothing about its GELU."""
-    config = reduced("negclip-b32", vocab=49408)
+    config = narrow()
     monkeypatch.setitem(weights.PRESETS, "negclip-b32", config)
     params = random_params(config)
     state = torch_tensors(tensors("clip", openclip.TABLES, params))
