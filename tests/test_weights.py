@@ -300,11 +300,7 @@ def test_big_vision_so400m_is_prepared_at_384_pixels():
     """27 patches of 14 are 378 pixels; the published model was trained at 384, of which a strided convolution drops
     six."""
     config = preset("siglip-so400m14-384")
-    shapes = {
-        key: shape
-        for leaf in tables._leaves(big_vision.table(False, False), Model(config).shapes())
-        for key, shape in leaf.foreign()
-    }
+    shapes = tables.foreign_shapes(big_vision.table(False, False), Model(config).shapes())
     assert big_vision.read_shapes(shapes) == config
 
 
@@ -419,7 +415,7 @@ def pickled_code(folder: Path) -> None:
 def zip_bomb(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with zipfile.ZipFile(folder / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data/0", b"\0" * (200 << 20))
+        archive.writestr("archive/data/0", b"\0" * (80 << 20))
 
 
 def index(weight_map) -> object:
@@ -478,7 +474,7 @@ BROKEN = {
     ),
     "another family": (
         lambda f: edit_json(f, "config.json", "model_type", value="blip"),
-        r"model_type is 'blip'; expected one of \['clip'",
+        r"config\.json: model_type is 'blip'; expected one of \['clip'",
     ),
     "SigLIP's config": (
         lambda f: edit_json(f, "config.json", "model_type", value="siglip"),
@@ -509,7 +505,7 @@ BROKEN = {
         pickled_code,
         r"pytorch_model\.bin: holds pickled objects other than tensors, which could run code; refused",
     ),
-    "zip bomb": (zip_bomb, r"pytorch_model\.bin: .* bytes that unpack to 209,715,200"),
+    "zip bomb": (zip_bomb, r"pytorch_model\.bin: .* bytes that unpack to 83,886,080"),
     "torch file of a list": (
         lambda f: as_torch(f, [torch.ones(2)]),
         r"pytorch_model\.bin: holds list, expected a mapping",
@@ -582,7 +578,7 @@ def npz_with_lying_header(models, path: Path) -> None:
 
 def npz_bomb(models, path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("params/b.npy", b"\0" * (200 << 20))
+        archive.writestr("params/b.npy", b"\0" * (80 << 20))
 
 
 BROKEN_NPZ = {
@@ -591,10 +587,10 @@ BROKEN_NPZ = {
         r"'b\.npy' holds pickled objects; refused",
     ),
     "lying header": (npz_with_lying_header, r"'b\.npy' has .* bytes, its header says"),
-    "zip bomb": (npz_bomb, r"bytes that unpack to 209,715,200"),
+    "zip bomb": (npz_bomb, r"bytes that unpack to 83,886,080"),
     "image tower only": (
         npz_of(lambda a: [a.pop(key) for key in list(a) if key.startswith("txt/")]),
-        r"not a SigLIP checkpoint of big_vision: txt/pos_embedding",
+        r"model\.npz: not a SigLIP checkpoint of big_vision: txt/pos_embedding",
     ),
     "truncated": (
         lambda models, path: (npz_of(lambda a: None)(models, path), truncate(path)),

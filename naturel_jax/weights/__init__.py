@@ -140,9 +140,12 @@ def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Foreign:
 
 
 def _parsed(read: Callable[[Any], TwoTowerConfig], raw: Any, path: Path) -> TwoTowerConfig:
+    """``read(raw)``, whose errors name ``path``."""
     try:
         return read(raw)
-    except (TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (TypeError, LookupError, AttributeError, ZeroDivisionError) as error:
         raise ValueError(f"{path}: malformed ({error!r})") from error
 
 
@@ -154,7 +157,7 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
     tensors = _open_tensors(path)
     if path.suffix == ".npz":
         tensors = tensors.renamed(big_vision.names(tensors.shapes))
-        config = known or big_vision.read_shapes(tensors.shapes)
+        config = known or _parsed(big_vision.read_shapes, tensors.shapes, path)
         table, processor = big_vision.read_table(tensors.shapes), _processor(path.parent, config, None, None)
         return Foreign("big_vision", path, config, processor, table, tensors)
     tensors = _without(tensors, openclip.IGNORED)
@@ -165,7 +168,7 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
         raw = processor_files.read_json(beside)
         config = _parsed(openclip.read_config, raw, beside)
     elif tensors.script:  # only OpenAI published its models so
-        config = openclip.read_shapes(tensors.shapes, "quick_gelu")
+        config = _parsed(openclip.read_openai_shapes, tensors.shapes, path)
     else:
         raise ValueError(
             f"{path}: weights alone do not say with which GELU they were trained. Pass a Hugging Face model's folder, "

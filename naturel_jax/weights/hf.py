@@ -120,11 +120,9 @@ def _tower(config: dict[str, Any], model_type: str, name: str) -> dict[str, Any]
         fields.update({**defaults, **override})
     for key, value in _REQUIRED.items():
         if fields.get(key, value) != value:
-            raise ValueError(f"config.json: {name}.{key} is {fields[key]!r}; only {value!r} is implemented")
+            raise ValueError(f"{name}.{key} is {fields[key]!r}; only {value!r} is implemented")
     if fields["hidden_act"] not in ACTIVATIONS:
-        raise ValueError(
-            f"config.json: {name}.hidden_act is {fields['hidden_act']!r}; expected one of {sorted(ACTIVATIONS)}"
-        )
+        raise ValueError(f"{name}.hidden_act is {fields['hidden_act']!r}; expected one of {sorted(ACTIVATIONS)}")
     return fields
 
 
@@ -146,7 +144,7 @@ def read_config(config: dict[str, Any]) -> TwoTowerConfig:
     """
     model_type = config.get("model_type")
     if model_type not in _DEFAULTS:
-        raise ValueError(f"config.json: model_type is {model_type!r}; expected one of {sorted(_DEFAULTS)}")
+        raise ValueError(f"model_type is {model_type!r}; expected one of {sorted(_DEFAULTS)}")
     text, image = (_tower(config, model_type, name) for name in ("text_config", "vision_config"))
     towers = {"image": _transformer(image), "text": _transformer(text)}
     lengths = {"vocab": text["vocab_size"], "context": text["max_position_embeddings"]}
@@ -161,7 +159,7 @@ def read_config(config: dict[str, Any]) -> TwoTowerConfig:
     projection = text.get("projection_size") or text["hidden_size"]
     if projection != image["hidden_size"]:
         raise ValueError(
-            f"config.json: text_config.projection_size is {projection}, "
+            f"text_config.projection_size is {projection}, "
             f"vision_config.hidden_size {image['hidden_size']}; they must be equal"
         )
     return presets.siglip(size=size, patch=image["patch_size"], **towers, **lengths)

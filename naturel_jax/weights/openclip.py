@@ -128,9 +128,7 @@ _TIMM_NAMES = {  # timm's SigLIP trunks -> the GELU their registered configs com
 def _timm(name: str) -> tuple[int, int, TransformerConfig]:
     """(size, patch, transformer) of a timm trunk."""
     if name not in _TIMM_NAMES:
-        raise ValueError(
-            f"open_clip_config.json: vision_cfg.timm_model_name is {name!r}; expected one of {sorted(_TIMM_NAMES)}"
-        )
+        raise ValueError(f"vision_cfg.timm_model_name is {name!r}; expected one of {sorted(_TIMM_NAMES)}")
     width, patch, size = re.fullmatch(r"vit_(\w+)_patch(\d+)_siglip_(\d+)", name).groups()
     return int(size), int(patch), presets.tower(*_TIMM_SIZES[width], activation=_TIMM_NAMES[name], eps=1e-6)
 
@@ -144,7 +142,7 @@ def _checked(
     for key in fields.keys() - read.keys():
         if key not in required or fields[key] not in (required[key], None):
             expected = required.get(key, "no such field")
-            raise ValueError(f"open_clip_config.json: {name}.{key} is {fields[key]!r}; implemented: {expected!r}")
+            raise ValueError(f"{name}.{key} is {fields[key]!r}; implemented: {expected!r}")
     return {**read, **fields}
 
 
@@ -172,14 +170,14 @@ def read_config(config: Mapping[str, Any]) -> TwoTowerConfig:
     config = config.get("model_cfg", config)
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
         if key not in config:
-            raise ValueError(f"open_clip_config.json: {key} is missing")
+            raise ValueError(f"{key} is missing")
     quick_gelu = bool(config.get("quick_gelu"))
     if "timm_model_name" in config["vision_cfg"]:
         vision = _checked(config, "vision_cfg", {"timm_model_name": None, "image_size": 224}, _TIMM_REQUIRED)
         text = _checked(config, "text_cfg", {**_TEXT_FIELDS, **_KWARGS, **_TOKENIZER, **_SIGLIP_TEXT}, {})
         for key, value in _SIGLIP_TEXT.items():
             if text[key] != value:
-                raise ValueError(f"open_clip_config.json: text_cfg.{key} is {text[key]!r}; implemented: {value!r}")
+                raise ValueError(f"text_cfg.{key} is {text[key]!r}; implemented: {value!r}")
         size, patch, image = _timm(vision["timm_model_name"])
         towers = {"image": image, "text": _transformer(text, text["heads"], quick_gelu)}
         return presets.siglip(
@@ -191,9 +189,7 @@ def read_config(config: Mapping[str, Any]) -> TwoTowerConfig:
     )
     eos_ids = {"argmax": text["vocab_size"] - 1, "eos": text["eos_id"]}
     if text["pool_type"] not in eos_ids:
-        raise ValueError(
-            f"open_clip_config.json: text_cfg.pool_type is {text['pool_type']!r}; implemented: {sorted(eos_ids)}"
-        )
+        raise ValueError(f"text_cfg.pool_type is {text['pool_type']!r}; implemented: {sorted(eos_ids)}")
     return presets.clip(
         size=vision["image_size"],
         patch=vision["patch_size"],
@@ -206,7 +202,7 @@ def read_config(config: Mapping[str, Any]) -> TwoTowerConfig:
     )
 
 
-def read_shapes(shapes: Mapping[str, Shape], activation: str) -> TwoTowerConfig:
+def read_openai_shapes(shapes: Mapping[str, Shape]) -> TwoTowerConfig:
     """The config of a CLIP state dict from its shapes, with heads of 64 as all of OpenAI's have. Raises ValueError
     for another family."""
     needed = ("visual.conv1.weight", "visual.positional_embedding", "text_projection", "token_embedding.weight")
@@ -215,7 +211,7 @@ def read_shapes(shapes: Mapping[str, Shape], activation: str) -> TwoTowerConfig:
 
     def transformer(width: int, prefix: str) -> TransformerConfig:
         depth = sum(key.startswith(prefix) and key.endswith("attn.in_proj_weight") for key in shapes)
-        return presets.tower(width, depth, width // 64, activation=activation, eps=1e-5)
+        return presets.tower(width, depth, width // 64, **presets.CLIP_TOWER)
 
     width, _, _, patch = shapes["visual.conv1.weight"]
     vocab, text_width = shapes["token_embedding.weight"]

@@ -174,10 +174,15 @@ def _same_shape(a: Shape, b: Shape) -> bool:
     return a == b or math.prod(a) == math.prod(b) == 1  # logit scales come as [] and as [1]
 
 
+def foreign_shapes(table: Sequence[Rule], shapes: Params) -> dict[str, Shape]:
+    """The keys and shapes that a checkpoint of this model has in the format."""
+    return dict(pair for leaf in _leaves(table, shapes) for pair in leaf.foreign())
+
+
 def check_keys(name: str, table: Sequence[Rule], shapes: Params, found: Mapping[str, Shape]) -> None:
     """Raises ValueError that lists what is missing from, left over in, or of another shape in the checkpoint
     ``name``."""
-    expected = dict(pair for leaf in _leaves(table, shapes) for pair in leaf.foreign())
+    expected = foreign_shapes(table, shapes)
     missing, leftover = expected.keys() - found.keys(), found.keys() - expected.keys()
     wrong = [
         f"{key} {list(found[key])} instead of {list(expected[key])}"
