@@ -88,6 +88,8 @@ def _pair(triplet, predicate, swapped, shapes, draw, is_true, nouns_of) -> tuple
     """(shape, positive, negative, what the negative claims, operation) around one predicate of the positive."""
     labels = (triplet.object, triplet.subject) if swapped else (triplet.subject, triplet.object)
     x, y = (nouns_of(label) for label in labels)
+    if x.text == y.text and labels[0] != labels[1]:  # two kinds of ball
+        x, y = (lexicon.nouns(label)[0] for label in labels)
     if x.text == y.text:
         y = y.second()
     other, order, operation = _negative(triplet, predicate, labels, shapes == ["simple"], draw, is_true)

@@ -99,7 +99,7 @@ _ATTRIBUTES = {
     "(made of)Leather": ("leather", ("leather", "made of leather"), "made of leather"),
     "(made of)Textile": ("fabric", ("made of fabric", "made of cloth"), "made of fabric"),
     "Transparent": ("transparent", ("transparent", "see-through"), "that is see-through"),
-    "Opaque": ("opaque", ("opaque", "not see-through"), "that is opaque"),
+    "Opaque": ("opaque", ("opaque", "fully opaque"), "that is opaque"),
 }
 
 

@@ -9,7 +9,7 @@ import functools
 import re
 
 from tfds_naturel.captions import lexicon
-from tfds_naturel.captions.relations import CONTRARIES
+from tfds_naturel.captions.relations import CONTRARIES, RELATIONS
 from tfds_naturel.schema import Triplet
 
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|[\u00a7\u00b6]")
@@ -55,6 +55,19 @@ _ATTRIBUTE_WORDS = {
     "transparent": "Transparent",
     "see-through": "Transparent",
     "opaque": "Opaque",
+}
+
+
+_ARTICLES = frozenset({"a", "an", "the", "some"})
+_SAME = {
+    "are": "is",
+    "were": "was",
+    "have": "has",
+    "these": "this",
+    "them": "it",
+    "him": "it",
+    "her": "it",
+    "his": "it",
 }
 
 
@@ -113,23 +126,32 @@ _SHAPES = tuple(
 )
 
 
-@functools.cache
 def _pattern(label: str) -> re.Pattern[str]:
-    words = sorted((noun.text for noun in lexicon.nouns(label)), key=len, reverse=True)
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})s?\b", re.IGNORECASE)
+    return _listed(tuple(noun.text for noun in lexicon.nouns(label)))
+
+
+@functools.cache
+def _listed(words: tuple[str, ...]) -> re.Pattern[str]:
+    """Any of ``words``, the longest first ("coffee table" before "table"), in the singular or plural."""
+    longest = sorted(words, key=len, reverse=True)
+    return re.compile(rf"\b({'|'.join(map(re.escape, longest))})s?\b", re.IGNORECASE)
 
 
 def _words(text: str, triplet: Triplet) -> list[str]:
     """Lowercased words, the classes' names replaced by marks, articles left out."""
     labels = [triplet.subject] if triplet.relation == "is" else [triplet.subject, triplet.object]
-    order = sorted(zip(labels, _MARKS, strict=False), key=lambda pair: -len(pair[0]))
-    for label, mark in order:  # "coffee table" before "table"
-        text = _pattern(label).sub(mark, text)
-    return [word for word in _WORD.findall(text.lower()) if word not in ("a", "an", "the", "some")]
+    marks = {noun.text: mark for label, mark in zip(labels, _MARKS, strict=False) for noun in lexicon.nouns(label)}
+    text = _listed(tuple(marks)).sub(lambda found: marks[found[1].lower()], text)
+    return [_SAME.get(word, word) for word in _WORD.findall(text.lower()) if word not in _ARTICLES]
 
 
 def _masked(words: list[str]) -> list[str]:
-    return ["\u00a7" if word in _MARKS else word for word in words]
+    return ["" if word in _MARKS else _base(word) for word in words]
+
+
+def _base(word: str) -> str:
+    """A verb without its ending, the same for "she catches" and "they catch"."""
+    return word if word.endswith("ss") else word.removesuffix("s").removesuffix("e")
 
 
 def _difference(before: list[str], after: list[str]) -> tuple[list[str], list[str]]:
@@ -151,8 +173,9 @@ def _attribute(after: list[str], lost: list[str], gained: list[str], triplet: Tr
 
 
 def _claim(words: list[str], gained: list[str], triplet: Triplet) -> Triplet:
-    label = _OPPOSITE.get(triplet.relation)
-    if label is None:
+    known = RELATIONS.get(triplet.relation)
+    label = _OPPOSITE.get(triplet.relation) or (known.excludes[0] if known and known.excludes else "")
+    if not label:
         raise ValueError(f"relation {triplet.relation!r} has no opposite that a negative could claim; swap the roles")
     places = [word for word in gained if word in _PLACES] if triplet.relation in _SPATIAL else []
     if not places or _PLACES[places[-1]] in ("off", "outside_of"):

@@ -124,7 +124,7 @@ RELATIONS: dict[str, Relation] = {
     "skateboard": _act("ride/rides/riding/rode/ridden", implies=("on", "ride")),
     "surf": _act("surf/surfs/surfing/surfed/surfed on", implies=("on", "ride")),
     "ski": _act("ski/skis/skiing/skied/skied on", implies=("on", "ride", "wears")),
-    "snowboard": _act("snowboard/snowboards/snowboarding/snowboarded/snowboarded on", implies=("on", "ride", "wears")),
+    "snowboard": _act("ride/rides/riding/rode/ridden", implies=("on", "ride", "wears")),
     "drink": _act("drink/drinks/drinking/drank/drunk", "sip/sips/sipping/sipped/sipped", implies=("holds",)),
     "eat": _act("eat/eats/eating/ate/eaten", implies=("holds",)),
     "read": _act("read/reads/reading/read/read", implies=("holds",)),
@@ -138,7 +138,7 @@ RELATIONS: dict[str, Relation] = {
         symmetric=True,
         implies=("holds",),
     ),
-    "high_five": _act("high-five/high-fives/high-fiving/high-fived/high-fived", symmetric=True, implies=("hits",)),
+    "high_five": _act("slap/slaps/slapping/slapped/slapped hands with", symmetric=True, implies=("hits",)),
     "kiss": _act("kiss/kisses/kissing/kissed/kissed", symmetric=True, implies=("holds",)),
     "holding_hands": _act("hold/holds/holding/held/held hands with", symmetric=True, implies=("holds",)),
 }

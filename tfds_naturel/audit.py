@@ -1,0 +1,171 @@
+"""Audits a caption bank: what every caption must pass, how varied the captions are, and what their words betray.
+
+    python -m tfds_naturel.audit --out report/
+
+writes ``report.md`` and ``review.html``, a page on which annotators accept or reject captions. With two files of
+decisions it reports their agreement. Exits with 1 when a caption fails a check.
+"""
+
+import argparse
+import itertools
+import json
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tfds_naturel.captions import bank as banks
+from tfds_naturel.captions import blind, checks, decisions, grammar, review
+from tfds_naturel.captions.bank import Bank
+
+SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
+_WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
+_BLEU_SAMPLE = 200  # captions compared with each other
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="tfds_naturel.audit", description=__doc__.split("\n")[0])
+    parser.add_argument("--bank", type=Path, help="a bank file; the published one by default")
+    parser.add_argument("--out", type=Path, required=True, help="folder for report.md and review.html")
+    parser.add_argument("--tokenizer", type=Path, help="CLIP's tokenizer.json, to count tokens exactly")
+    parser.add_argument("--sugarcrepe", type=Path, help="folder of SugarCrepe's JSON files, to compare with")
+    parser.add_argument("--photos", type=Path, help="JSON of photos for the review page (see captions/review.py)")
+    parser.add_argument("--decisions", type=Path, nargs=2, help="two annotators' files, for their agreement")
+    options = parser.parse_args(arguments)
+    bank = banks.load(options.bank)
+    tokens, counted = _tokens(options.tokenizer)
+    problems = checks.check(bank, tokens)
+    lines = [*_checked(bank, problems, counted), *_compared(bank, options.sugarcrepe), *_words(bank)]
+    if options.decisions:
+        agreement, common = decisions.kappa(*map(decisions.load, options.decisions))
+        lines += ["## Agreement", f"Cohen's kappa {agreement:.3f} over {common} captions that both judged.", ""]
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")
+    (options.out / "review.html").write_text(review.page(bank, options.photos), encoding="utf-8")
+    print("\n".join(lines))
+    return 1 if problems else 0
+
+
+def _tokens(path: Path | None) -> tuple[checks.Tokens, str]:
+    if path is None:
+        return checks.token_bound, "an upper bound of 1.6 tokens a word"
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    return lambda text: len(tokenizer.encode(text).ids), path.name
+
+
+def _checked(bank: Bank, problems: list[str], counted: str) -> list[str]:
+    captions = sum(map(len, bank.values()))
+    verdict = f"{len(problems)} faults:" if problems else "every caption passes every check."
+    lines = ["# Caption audit", "", f"{captions} captions of {len(bank)} triplets; {verdict}"]
+    return [*lines, f"Tokens counted by {counted}.", "", *(f"- {problem}" for problem in problems), ""]
+
+
+def _compared(bank: Bank, sugarcrepe: Path | None) -> list[str]:
+    sources = {"bank": complex_pairs(bank), "grammar alone": complex_pairs(_by_rule(bank))}
+    if sugarcrepe is not None:
+        sources["SugarCrepe"] = sugarcrepe_pairs(sugarcrepe)
+    columns = ["distinct-1", "distinct-2", "distinct-3", "self-BLEU"]
+    columns += [f"{name}{what}" for name in ("bag of words", "1-3-grams", "length") for what in ("", ", pairs")]
+    lines = ["## Variety and blind accuracy of the complex pairs", "", f"| | {' | '.join(columns)} |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for name, pairs in sources.items():
+        texts = [text for rows in pairs.values() for pair in rows for text in pair]
+        values = [*(distinct(texts, n) for n in (1, 2, 3)), self_bleu(texts)]
+        values += itertools.chain.from_iterable(blind.accuracy(pairs).values())
+        lines.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |")
+    note = (
+        "Blind accuracy: trained on half of the triplets (SugarCrepe: pictures), tested on the other, 20 splits; 0.5 is"
+    )
+    return [*lines, "", f"{note} chance. Single captions, then which one of a pair.", ""]
+
+
+def complex_pairs(bank: Bank) -> dict[str, list[tuple[str, str]]]:
+    """Triplet -> its three (positive, negative) complex captions."""
+    return {
+        str(triplet): [(p.text, n.text) for p, n in zip(captions[2::2], captions[3::2], strict=True)]
+        for triplet, captions in bank.items()
+    }
+
+
+def sugarcrepe_pairs(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """Picture -> its (caption, negative caption), from those of SugarCrepe's seven files that ``folder`` holds."""
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    files = [path for name in SUGARCREPE if (path := folder / f"{name}.json").exists()]
+    if not files:
+        raise FileNotFoundError(f"{folder}: holds none of SugarCrepe's files ({', '.join(SUGARCREPE)}, each .json)")
+    for path in files:
+        for row in json.loads(path.read_text(encoding="utf-8")).values():
+            pairs.setdefault(row["filename"], []).append((row["caption"], row["negative_caption"]))
+    return pairs
+
+
+def _by_rule(bank: Bank) -> Bank:
+    return {t: grammar.write(t, np.random.default_rng(zlib.crc32(str(t).encode()))) for t in bank}
+
+
+def _words(bank: Bank) -> list[str]:
+    captions = [caption for written in bank.values() for caption in written if caption.kind == "complex"]
+    by_polarity = {p: [c for c in captions if c.polarity == p] for p in ("positive", "negative")}
+    lines = ["## Balance", "", "| | positive | negative |", "|---|---|---|"]
+    words = [np.array([len(c.text.split()) for c in group]) for group in by_polarity.values()]
+    lines.append("| words, mean (5th-95th percentile) | " + " | ".join(map(_spread, words)) + " |")
+    shapes, used = (
+        [Counter(itertools.chain.from_iterable(parts(c) for c in group)) for group in by_polarity.values()]
+        for parts in (lambda c: [c.shape], lambda c: set(_WORD.findall(c.text.lower())))
+    )
+    for shape, _ in (shapes[0] + shapes[1]).most_common():
+        shares = (f"{count[shape] / count.total():.1%}" for count in shapes)
+        lines.append(f"| shape: {shape} | {' | '.join(shares)} |")
+    uneven = sorted(used[0].keys() | used[1].keys(), key=lambda word: (-abs(used[0][word] - used[1][word]), word))
+    lines += [f"| captions with {word!r} | {used[0][word]} | {used[1][word]} |" for word in uneven[:12]]
+    return [*lines, "", "The words listed are the most uneven ones.", ""]
+
+
+def _spread(lengths: np.ndarray) -> str:
+    low, high = np.percentile(lengths, (5, 95))
+    return f"{lengths.mean():.2f} ({low:.0f}-{high:.0f})"
+
+
+def _grams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = _WORD.findall(text.lower())
+    return list(zip(*(words[i:] for i in range(n)), strict=False))
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Different n-grams over all n-grams (Li et al. 2016, distinct-n)."""
+    grams = [gram for text in texts for gram in _grams(text, n)]
+    return len(set(grams)) / len(grams)
+
+
+def self_bleu(texts: Sequence[str], seed: int = 0) -> float:
+    """Mean BLEU-4 of captions against the other ones of a sample of 200 (Zhu et al. 2018); lower is more varied.
+
+    n-grams that no other caption has count 0.1 (smoothing 1 of Chen and Cherry 2014).
+    """
+    some = np.random.default_rng(seed).permutation(len(texts))[:_BLEU_SAMPLE]
+    counts = [[Counter(_grams(texts[i], n)) for n in range(1, 5)] for i in some]
+    return float(np.mean([_bleu(counts, row) for row in range(len(counts))]))
+
+
+def _bleu(counts: list[list[Counter]], row: int) -> float:
+    others = counts[:row] + counts[row + 1 :]
+    logs = []
+    for n, grams in enumerate(counts[row]):
+        if not grams:
+            continue
+        best = {gram: max(other[n][gram] for other in others) for gram in grams}
+        matched = sum(min(count, best[gram]) for gram, count in grams.items())
+        logs.append(np.log(max(matched, 0.1) / grams.total()))
+    length = counts[row][0].total()
+    nearest = min((other[0].total() for other in others), key=lambda total: (abs(total - length), total))
+    return float(np.exp(np.mean(logs) + min(0.0, 1 - nearest / length)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""The review page: one HTML file that needs no server, on which annotators accept or reject captions.
+
+Photos are optional: a JSON file of ``{triplet: [{"image": path or address, "subject": [xmin, ymin, xmax, ymax],
+"object": [...]}]}``, boxes in fractions of the image; ``object`` is left out for an attribute.
+"""
+
+import importlib.resources
+import json
+from pathlib import Path
+from typing import Any
+
+from tfds_naturel.captions.bank import Bank
+from tfds_naturel.schema import Triplet
+
+
+def page(bank: Bank, photos: Path | None = None) -> str:
+    """The page as text. Raises ValueError for photos of another form."""
+    shown = _photos(photos) if photos is not None else {}
+    rows = [
+        {
+            "triplet": str(triplet),
+            "relation": triplet.relation,
+            "photos": shown.get(str(triplet), []),
+            **{name: getattr(caption, name) for name in ("text", "kind", "pair", "polarity", "operation", "shape")},
+        }
+        for triplet, captions in bank.items()
+        for caption in captions
+    ]
+    template = (importlib.resources.files(__package__) / "review.html").read_text(encoding="utf-8")
+    return template.replace("/*ROWS*/[]", _embedded(rows))
+
+
+def _embedded(value: Any) -> str:
+    """JSON that stays data inside a script element, whatever its strings are."""
+    text = json.dumps(value, ensure_ascii=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _photos(path: Path) -> dict[str, list[dict[str, Any]]]:
+    listed = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(listed, dict):
+        raise ValueError(f"{path}: found a {type(listed).__name__}, expected an object of triplets")
+    for triplet, photos in listed.items():
+        Triplet.parse(triplet)
+        for photo in photos:
+            boxes = [photo[role] for role in ("subject", "object") if role in photo]
+            image = photo.get("image", "")
+            sound = isinstance(image, str) and image and not image.lower().startswith(("javascript:", "data:"))
+            if not (sound and boxes and all(len(box) == 4 and all(0 <= v <= 1 for v in box) for box in boxes)):
+                raise ValueError(
+                    f"{path}: a photo of {triplet} is {str(photo)[:200]}, expected image and boxes of 4 fractions"
+                )
+    return listed
