@@ -147,7 +147,8 @@ def main() -> None:
             moved = max(abs(scores[0][metric].value - scores[1][metric].value) for metric in scores[0])
             print(
                 f"{name}: {len(benchmark.items):,} items, ours {ours:.1f} s (compilation included), "
-                f"PyTorch loop {theirs:.1f} s, {theirs / ours:.1f} times; cosines differ by {worst:.1e}, scores by {moved:.4f}",
+                f"PyTorch loop {theirs:.1f} s, {theirs / ours:.1f} times; "
+                f"cosines differ by {worst:.1e}, scores by {moved:.4f}",
                 flush=True,
             )
         print(f"both: ours {total[0]:.1f} s, PyTorch loop {total[1]:.1f} s, {total[1] / total[0]:.1f} times")

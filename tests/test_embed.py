@@ -56,7 +56,7 @@ def test_cosines_equal_direct_calls(family):
     kept, matrices, problems = embed.cosines(items(13), embed.Encoder(model, processor, batch_size=4), params)
     assert (len(kept), problems) == (13, [])
     pixels = np.stack([processor.image(item.images[0].read(), item.images[0].box) for item in kept])
-    zimg_ID = np.asarray(model.encode_image(params, normalize(pixels, processor.mean, processor.std)))
+    zimg_ID = np.asarray(jax.jit(model.encode_image)(params, normalize(pixels, processor.mean, processor.std)))
     ztxt_UD = np.asarray(
         model.encode_text(params, processor.tokenize([caption for item in kept for caption in item.captions]))
     )
@@ -158,6 +158,7 @@ np.save("sharded.npy", embed.cosines(test_embed.items(13), encoder, params)[1])
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_change_nothing(tmp_path):
     model, params, processor = tiny()
     (tmp_path / "processor.json").write_text(json.dumps(processor.to_dict()))

@@ -23,7 +23,7 @@ from naturel_jax.models.two_tower import Model, Params, normalize
 from naturel_jax.sharding import BATCH_AXES
 
 LENGTH_STEP = 16  # captions of a causal tower are cut to a multiple of this, so that few shapes are compiled
-# annotated boxes overhang the picture by a few pixels; by more than this share of a side they belong to another
+# annotated boxes may overhang the picture by a few pixels; by more than this share of a side they belong to another
 # picture
 BOX_SLACK = 0.05
 
@@ -168,7 +168,9 @@ class Encoder:
             if pending is not None:
                 results.append(_gather(pending))
             pending = result
-        return np.concatenate([*results, _gather(pending)]) if pending is not None else np.zeros((0, 1), np.float32)
+        if pending is None:
+            return np.zeros((0, self.model.config.embed_dim), np.float32)
+        return np.concatenate([*results, _gather(pending)])
 
     def _put(self, block: np.ndarray) -> jax.Array:
         if self._rows is None:

@@ -114,16 +114,17 @@ def _table(items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Mapp
 
 def load(out: Path) -> list[Result]:
     """All results in ``out``, models in alphabetical order. Raises ValueError for a file that is not one."""
-    results = []
-    for path in sorted(out.glob("*/*/scores.json")):
-        try:
-            row = json.loads(path.read_text())
-            results.append(Result(**(row | {"problems": tuple(row["problems"])})))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}: not the scores of an evaluation ({error}); delete its folder and evaluate again"
-            ) from error
-    return results
+    return [_read(path) for path in sorted(out.glob("*/*/scores.json"))]
+
+
+def _read(path: Path) -> Result:
+    try:
+        row = json.loads(path.read_text())
+        return Result(**(row | {"problems": tuple(row["problems"])}))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not the scores of an evaluation ({error}); delete its folder and evaluate again"
+        ) from error
 
 
 def load_items(out: Path, model: str, benchmark: str) -> list[dict[str, Any]]:
@@ -137,12 +138,8 @@ def load_items(out: Path, model: str, benchmark: str) -> list[dict[str, Any]]:
 def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result | None:
     """The result of (model, benchmark) when it is of this fingerprint and every image could be read."""
     path = folder_of(out, model, benchmark) / "scores.json"
-    if not path.exists():
-        return None
-    row = json.loads(path.read_text())
-    if row["fingerprint"] != fingerprint or row["unreadable"]:
-        return None
-    return Result(**(row | {"problems": tuple(row["problems"])}))
+    result = _read(path) if path.exists() else None
+    return result if result and result.fingerprint == fingerprint and not result.unreadable else None
 
 
 def folder_of(out: Path, model: str, benchmark: str) -> Path:
