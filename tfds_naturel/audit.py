@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tfds_naturel import decisions
 from tfds_naturel.captions import bank as banks
-from tfds_naturel.captions import blind, checks, decisions, grammar, review
+from tfds_naturel.captions import blind, checks, grammar, review
 from tfds_naturel.captions.bank import Bank
 
 SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problems = checks.check(bank, tokens)
     lines = [*_checked(bank, problems, counted), *_compared(bank, options.sugarcrepe), *_words(bank)]
     if options.decisions:
-        agreement, common = decisions.kappa(*map(decisions.load, options.decisions))
+        agreement, common = decisions.kappa(*map(decisions.verdicts, options.decisions))
         lines += ["## Agreement", f"Cohen's kappa {agreement:.3f} over {common} captions that both judged.", ""]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")

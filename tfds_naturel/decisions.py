@@ -1,16 +1,21 @@
 """Reviewers' decisions about captions, as the review page exports them."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from tfds_naturel.schema import Triplet
 
 COLUMNS = ("triplet", "text", "decision")
 DECISIONS = ("accept", "reject", "")  # empty: not looked at
 
+Key = tuple[Triplet, str]  # a decision is about the words, wherever they stand
 
-def rejected(path: Path) -> frozenset[tuple[Triplet, str]]:
-    """The (triplet, caption text) that a reviewer rejected, in a CSV with ``COLUMNS`` and any others.
+
+def verdicts(path: Path) -> dict[Key, bool]:
+    """(triplet, caption text) -> accepted, for every caption judged in a CSV with ``COLUMNS`` and any others.
 
     A caption is out when any of its rows rejects it. Raises ValueError that names the row and what was expected.
     """
@@ -18,12 +23,32 @@ def rejected(path: Path) -> frozenset[tuple[Triplet, str]]:
         reader = csv.DictReader(f)
         if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
             raise ValueError(f"{path}:1: columns {reader.fieldnames}; without {missing}")
-        found = set()
+        found: dict[Key, bool] = {}
         for row in reader:
             if row["decision"] not in DECISIONS:
                 raise ValueError(
                     f"{path}:{reader.line_num}: decision {row['decision']!r}; expected accept, reject or nothing"
                 )
-            if row["decision"] == "reject":
-                found.add((Triplet.parse(row["triplet"]), row["text"]))
-    return frozenset(found)
+            if row["decision"]:
+                key = (Triplet.parse(row["triplet"]), row["text"])
+                found[key] = row["decision"] == "accept" and found.get(key, True)
+    return found
+
+
+def rejected(path: Path) -> frozenset[Key]:
+    """The (triplet, caption text) that a reviewer rejected. Raises ValueError as ``verdicts`` does."""
+    return frozenset(key for key, accepted in verdicts(path).items() if not accepted)
+
+
+def kappa(first: Mapping[Key, bool], second: Mapping[Key, bool]) -> tuple[float, int]:
+    """(Cohen's kappa, captions that both judged): agreement beyond chance (Cohen 1960). NaN without any in common.
+
+    1 when both gave all captions the same verdict.
+    """
+    common = sorted(first.keys() & second.keys())
+    if not common:
+        return float("nan"), 0
+    a, b = (np.array([judged[key] for key in common], float) for judged in (first, second))
+    observed = float(np.mean(a == b))
+    chance = float(a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean()))
+    return (1.0 if chance == 1 else (observed - chance) / (1 - chance)), len(common)

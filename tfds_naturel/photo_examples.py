@@ -11,7 +11,7 @@ import numpy as np
 
 from tfds_naturel import decisions, photos
 from tfds_naturel.attribution import Attribution
-from tfds_naturel.captions import bank, decisions, grammar
+from tfds_naturel.captions import bank, grammar
 from tfds_naturel.captions.relations import converse
 from tfds_naturel.open_images import AnnotatedImage, Box
 from tfds_naturel.photos import BadPhoto
