@@ -15,6 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from open_images_files import WORLD_IMAGES, image_id, photo, row, shown, write_release, write_world
 from PIL import Image
+from tensorflow_datasets.core import shuffle
 
 from tfds_naturel import build, plan, releases, splits
 from tfds_naturel.captions import bank
@@ -140,6 +141,12 @@ def test_a_second_build_elsewhere_has_the_same_bytes(opened, built, tmp_path):
     assert not list(tmp_path.rglob("*.tsv")), "bucket files are removed when the dataset is finished"
     for name in ("README.md", "metadata.json"):
         assert (Path(again.data_dir) / name).read_bytes() == (Path(built.data_dir) / name).read_bytes()
+
+
+def test_splits_larger_than_the_memory_buffer_have_the_same_bytes(opened, built, tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100_000)
+    assert _bytes(_build(opened, tmp_path)) == _bytes(built)
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_order_of_rows_and_threads_change_nothing(opened, built, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from tfds_naturel import card, photo_examples, plan, recipe_sources, schema
+from tfds_naturel import card, photo_examples, plan, recipe_sources, schema, spill
 from tfds_naturel.plan import OpenImagesConfig
 from tfds_naturel.recipe_sources import RECIPES, RecipeConfig
 from tfds_naturel.scenes import examples
@@ -144,6 +144,11 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format=file_format, **options)
         self._use_beam = use_beam
         self._scratch: Path | None = None
+
+    def download_and_prepare(self, **options: Any) -> None:
+        """TFDS's ``download_and_prepare``, for splits of any size also without TensorFlow."""
+        with spill.local_files():
+            super().download_and_prepare(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(features=schema.features(), metadata=tfds.core.MetadataDict())

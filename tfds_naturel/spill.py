@@ -1,0 +1,35 @@
+"""Lets TFDS build splits of more than 1 GB without TensorFlow.
+
+TFDS sorts a split in memory up to ``shuffle.MAX_MEM_BUFFER_SIZE`` and through 1,000 temporary files beyond. It opens
+these files with TensorFlow's file layer, the only use a build to ArrayRecord has for it.
+"""
+
+import contextlib
+import importlib.util
+import os
+import resource
+from collections.abc import Iterator
+from types import SimpleNamespace
+from unittest import mock
+
+from tensorflow_datasets.core import shuffle
+
+# What `shuffle` uses of TensorFlow. Python's own "too many open files" comes from `open`, before anything is written.
+_LOCAL = SimpleNamespace(
+    io=SimpleNamespace(gfile=SimpleNamespace(GFile=open, exists=os.path.exists, remove=os.remove)),
+    errors=SimpleNamespace(ResourceExhaustedError=()),
+)
+
+
+@contextlib.contextmanager
+def local_files() -> Iterator[None]:
+    """While open, TFDS's temporary files are plain local files if TensorFlow is not installed."""
+    if importlib.util.find_spec("tensorflow"):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = shuffle.BUCKETS_NUMBER + 1024
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard >= 0 else wanted, hard))
+    with mock.patch.object(shuffle, "tf", _LOCAL):
+        yield
