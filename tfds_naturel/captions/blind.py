@@ -32,7 +32,7 @@ def accuracy(pairs: Pairs, splits: int = SPLITS, seed: int = 0) -> dict[str, tup
         for split in range(splits):
             order = np.random.default_rng([seed, split]).permutation(len(groups))
             train, test = ([pair for i in half for pair in pairs[groups[i]]] for half in np.array_split(order, 2))
-            model = make_pipeline(*steps(), LogisticRegression(max_iter=500))
+            model = make_pipeline(*steps(), LogisticRegression(solver="liblinear"))
             model.fit([text for pair in train for text in pair], [1, 0] * len(train))
             scores.append(_score(model.decision_function([text for pair in test for text in pair]).reshape(-1, 2)))
         found[name] = tuple(np.mean(scores, axis=0).tolist())
