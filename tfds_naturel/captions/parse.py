@@ -6,6 +6,7 @@ changed places, one attribute became another, or a word turned the relation arou
 
 import difflib
 import functools
+import itertools
 import re
 
 from tfds_naturel.captions import lexicon
@@ -84,6 +85,9 @@ def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Trip
     """
     before, after = _words(positive, triplet), _words(negative, triplet)
     roles = tuple(mark for mark in before if mark in _MARKS), tuple(mark for mark in after if mark in _MARKS)
+    known = RELATIONS.get(triplet.relation)
+    if known and known.verb and not known.symmetric and _agent(before) == _MARKS[1]:
+        raise ValueError(f"the positive has the {triplet.object} act on the {triplet.subject}")
     if roles[0][::-1] == roles[1] != roles[0] and _masked(before) == _masked(after):
         return "swap", _swapped(after, triplet)
     lost, gained = _difference(before, after)
@@ -143,6 +147,11 @@ def _words(text: str, triplet: Triplet) -> list[str]:
     marks = {noun.text: mark for label, mark in zip(labels, _MARKS, strict=False) for noun in lexicon.nouns(label)}
     text = _listed(tuple(marks)).sub(lambda found: marks[found[1].lower()], text)
     return [_SAME.get(word, word) for word in _WORD.findall(text.lower()) if word not in _ARTICLES]
+
+
+def _agent(words: list[str]) -> str:
+    """The noun of a passive's "by"; empty without one."""
+    return next((word for by, word in itertools.pairwise(words) if by == "by" and word in _MARKS), "")
 
 
 def _masked(words: list[str]) -> list[str]:
