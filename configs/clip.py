@@ -1,4 +1,5 @@
-"""Row CLIP: OpenAI's ViT-B/32 as it is. With ``:scenes``, a tiny CLIP trained on captions whose words are shuffled: it knows objects, not relations."""
+"""Row CLIP: OpenAI's ViT-B/32 as it is. With ``:scenes``, a tiny CLIP trained on captions whose words are shuffled: it
+knows objects, not relations."""
 
 from naturel_jax import config as c
 
@@ -12,5 +13,5 @@ def get_config(world: str = ""):
     c.scenes(config, world)
     config.preset = "tiny-clip"
     config.data.mixture.main = c.part(f"naturel/{world}", "bag_of_words")
-    config.duration = "600 steps"
+    config.duration = "500 steps"
     return config

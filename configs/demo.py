@@ -1,7 +1,8 @@
 """Both tables on the drawn world, from nothing, on two cores: two bases, then each recipe from its base."""
 
-from configs import clip, negclip, negclip_ap, negclip_sp, siglip, siglip_tp
 from ml_collections import ConfigDict
+
+from configs import clip, negclip, negclip_ap, negclip_sp, siglip, siglip_tp
 
 _ROWS = {
     "clip": clip,

@@ -1,4 +1,5 @@
-"""Row NegCLIP-AP (all pairs): the three complex pairs and the simple pair of an image, mixed with order shuffles."""
+"""Row NegCLIP-AP (all pairs): the three complex pairs and the simple pair of an image, mixed with COCO-Order and half
+of Winoground; in the drawn worlds with order shuffles of their own captions."""
 
 from configs import negclip_sp
 from naturel_jax import config as c
@@ -7,7 +8,10 @@ from naturel_jax import config as c
 def get_config(world: str = ""):
     config = negclip_sp.get_config(world)
     config.name = "NegCLIP-AP"
-    config.data.mixture.pairs = c.part(f"naturel/{world or 'full'}", "all_pairs", weight=0.75)
-    config.data.mixture.orders = c.part(f"naturel/{world}" if world else "coco_order", "order_shuffles", weight=0.25)
-    del config.data.mixture.main
+    config.data.mixture.main = c.part(f"naturel/{world or 'full'}", "all_pairs", weight=0.75)
+    if world:
+        config.data.mixture.orders = c.part(f"naturel/{world}", "order_shuffles", weight=0.25)
+    else:
+        config.data.mixture.orders = c.part("naturel/coco_order", "one_pair", weight=0.24)
+        config.data.mixture.winoground = c.part("naturel/winoground_part", "one_pair", weight=0.01)
     return config

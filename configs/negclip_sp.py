@@ -1,4 +1,5 @@
-"""Row NegCLIP-SP (single pair): CLIP fine-tuned on one random complex positive and one random complex negative an image, a blank picture as negative image."""
+"""Row NegCLIP-SP (single pair): CLIP fine-tuned on one random complex positive and one random complex negative an
+image, a blank picture as negative image."""
 
 from configs import clip
 from naturel_jax import config as c
@@ -10,7 +11,7 @@ def get_config(world: str = ""):
     if world:
         c.scenes(config, world)
         config.init, config.base = f"run:runs/clip_{world}", clip.get_config(world)
-        config.duration = "400 steps"
+        config.duration = "600 steps"
     else:
         config.init = "hf:openai/clip-vit-base-patch32"
         config.duration = "5 epochs"

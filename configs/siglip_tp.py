@@ -11,7 +11,7 @@ def get_config(world: str = ""):
     if world:
         c.scenes(config, world)
         config.init, config.base = f"run:runs/siglip_{world}", siglip.get_config(world)
-        config.duration = "400 steps"
+        config.duration = "600 steps"
     else:
         config.init = "hf:google/siglip-base-patch16-224"
         config.duration = "5 epochs"

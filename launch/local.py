@@ -2,7 +2,8 @@
 
     python launch/local.py --processes 2 --devices 4 -- --config configs/siglip_tp.py:scenes
 
-Useful to try a multi-host job before paying for one. Ends all processes when one fails; Ctrl-C and SIGTERM reach each of them.
+Useful to try a multi-host job before paying for one. Ends all processes when one fails; Ctrl-C and SIGTERM reach each
+of them.
 """
 
 import argparse

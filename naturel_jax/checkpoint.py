@@ -1,7 +1,7 @@
 """Checkpoints with Orbax: parameters, optimizer, step, config and processor together.
 
-``<workdir>/checkpoints/<step>/`` holds the items ``params``, ``optimizer``, ``ema`` (where a moving average is kept) and ``meta`` (JSON: model sizes,
-processor, config, versions). The step number is the data position too.
+``<workdir>/checkpoints/<step>/`` holds the items ``params``, ``optimizer``, ``ema`` (where a moving average is kept)
+and ``meta`` (JSON: model sizes, processor, config, versions). The step number is the data position too.
 """
 
 import dataclasses
@@ -34,7 +34,8 @@ _PACKAGES = (
     "tensorflow-datasets",
 )
 
-# What reading a truncated or overwritten checkpoint raises: tensorstore's errors are ValueErrors, a torn JSON is one too.
+# What reading a truncated or overwritten checkpoint raises: tensorstore's errors are ValueErrors, a torn JSON is one
+# too.
 _UNREADABLE = (ValueError, OSError, KeyError, TypeError)
 
 
@@ -44,7 +45,8 @@ def versions() -> dict[str, str]:
 
 
 def check_workdir(workdir: str, needed_bytes: int) -> None:
-    """Raises OSError, before any training, when ``workdir`` cannot be written or has no room for one more checkpoint of ``needed_bytes``."""
+    """Raises OSError, before any training, when ``workdir`` cannot be written or has no room for one more checkpoint
+    of ``needed_bytes``."""
     if epath.Path(workdir).as_posix().startswith("gs://"):
         return  # object stores have no free space to ask for; the first save tells
     try:
@@ -59,8 +61,8 @@ def check_workdir(workdir: str, needed_bytes: int) -> None:
         ) from error
     if (free := shutil.disk_usage(workdir).free) < needed_bytes:
         raise OSError(
-            f"workdir {workdir} has {free / 1e9:.2f} GB free; a checkpoint of this model needs about {needed_bytes / 1e9:.2f} GB: "
-            "free some space or choose another with --workdir"
+            f"workdir {workdir} has {free / 1e9:.2f} GB free; a checkpoint needs about "
+            f"{needed_bytes / 1e9:.2f} GB: free some space or choose another with --workdir"
         )
 
 
@@ -88,11 +90,11 @@ class Checkpoints:
             manager.wait_until_finished()
 
     def restore(self, arrays: dict[str, Any]) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-        """The newest readable checkpoint as (step, arrays, meta), its items laid out as the given trees of ``jax.ShapeDtypeStruct``
-        with shardings say; None where there is none.
+        """The newest readable checkpoint as (step, arrays, meta), its items laid out as the given trees of
+        ``jax.ShapeDtypeStruct`` with shardings say; None where there is none.
 
-        A checkpoint that cannot be read is reported, set aside as ``<step>.broken``, and the one before is used. Raises ValueError when
-        none of those present can be read.
+        A checkpoint that cannot be read is reported, set aside as ``<step>.broken``, and the one before is used.
+        Raises ValueError when none of those present can be read.
         """
         steps = sorted(saved_steps(self.directory), reverse=True)
         for step in steps:
@@ -159,7 +161,8 @@ def load_run(
 ) -> tuple[TwoTowerConfig, Params, Processor]:
     """Model sizes, parameters (the moving average where the run keeps one) and processor of a run.
 
-    ``sharding_for(path, shape)`` places each parameter; without it all lie on the first device. Raises FileNotFoundError.
+    ``sharding_for(path, shape)`` places each parameter; without it all lie on the first device. Raises
+    FileNotFoundError.
     """
     step, meta = read_meta(workdir, step)
     config = config_from_dict(meta["model"])

@@ -69,27 +69,31 @@ def base() -> ConfigDict:
     return config
 
 
-def part(dataset: str, recipe: str, *, split: str = "train", weight: float = 1.0) -> ConfigDict:
-    """A part of ``config.data.mixture``: dataset and config under ``config.data.dir``, recipe (naturel_jax/data/recipes.py), weight."""
-    return ConfigDict({"dataset": dataset, "split": split, "recipe": recipe, "weight": weight})
+def part(dataset: str, recipe: str, *, split: str = "train", weight: float = 1.0, hard_images: str = "") -> ConfigDict:
+    """A part of ``config.data.mixture``: dataset and config under ``config.data.dir``, recipe
+    (naturel_jax/data/recipes.py), weight, and a file of mined hard negative images (``python -m naturel_jax.mine``),
+    which then take the sentinel's place."""
+    fields = {"dataset": dataset, "split": split, "recipe": recipe, "weight": weight, "hard_images": hard_images}
+    return ConfigDict(fields)
 
 
 def scenes(config: ConfigDict, world: str) -> ConfigDict:
-    """Makes ``config`` one for the drawn world ``world`` (``scenes`` or ``scenes_hard``), sized for two CPU cores: a tiny model, trained from
-    nothing or from a base that was. Every benchmark of both tables has a twin there."""
+    """Makes ``config`` one for the drawn world ``world`` (``scenes`` or ``scenes_hard``), sized for two CPU cores: a
+    tiny model, trained from nothing or from a base that was. Every benchmark of both tables has a twin there."""
     twins = ("vg_relation", "vg_attribution", "winoground", "sugarcrepe")
     config.eval.benchmarks = ("naturel", "naturel_unseen", *twins)
     config.eval.naturel = f"naturel/{world}"
-    config.eval.every = "150 steps"
-    config.data.batch_size = 128
+    config.eval.every = "200 steps"
+    config.data.batch_size = 64
     config.data.crop_scale = (0.8, 1.0)
-    config.checkpoint.every = "150 steps"
+    config.checkpoint.every = "200 steps"
     config.optim.update({"lr": 1e-3, "warmup": "5%", "weight_decay": 0.01, "clip_norm": 1.0})
     return config
 
 
 def duration(text: str, *, batch_size: int, examples: int, total: int | None = None, field: str) -> int:
-    """Steps that ``text`` means. ``examples`` in an epoch; ``total`` steps of the run, for percentages. Rounds up to whole steps.
+    """Steps that ``text`` means. ``examples`` in an epoch; ``total`` steps of the run, for percentages. Rounds up to
+    whole steps.
 
     Raises ValueError that names ``field`` for anything but '<number> steps|epochs|examples' or '<number>%'.
     """

@@ -46,8 +46,10 @@ def _log_own_messages() -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.getLogger("naturel_jax").setLevel(logging.INFO)
-    logging.getLogger("naturel_jax").addHandler(handler)
+    ours = logging.getLogger("naturel_jax")
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    ours.addHandler(handler)
 
 
 def main(argv: list[str]) -> None:

@@ -13,8 +13,9 @@ import tqdm
 class Metrics:
     """Writes numbers of a run; only the first process writes.
 
-    ``<workdir>/metrics.jsonl`` has a line for each logged step and evaluation. Lines of steps from ``start`` on are dropped at the beginning: they are
-    of a run that ended after its last checkpoint, and are about to be written again.
+    ``<workdir>/metrics.jsonl`` has a line for each logged step and evaluation. Lines of steps from ``start`` on are
+    dropped at the beginning: they are of a run that ended after its last checkpoint, and are about to be written
+    again.
     """
 
     def __init__(
@@ -59,7 +60,8 @@ class Metrics:
             )
 
     def train(self, step: int, values: dict[str, float]) -> None:
-        """Counts a finished step; every ``log_every`` steps its values are written, with images a second since the last time."""
+        """Counts a finished step; every ``log_every`` steps its values are written, with images a second since the
+        last time."""
         self._bar.update(step - self._bar.n)
         if step % self._log_every and step != self._total:
             return

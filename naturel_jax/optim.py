@@ -23,7 +23,8 @@ SHAPES: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def schedule(config: ml_collections.ConfigDict, total_steps: int, warmup_steps: int) -> optax.Schedule:
-    """Linear warmup ``lr * (step + 1) / warmup_steps`` (OpenCLIP's), then ``config.schedule``, a key of ``SHAPES``, over the rest.
+    """Linear warmup ``lr * (step + 1) / warmup_steps`` (OpenCLIP's), then ``config.schedule``, a key of ``SHAPES``,
+    over the rest.
 
     Raises ValueError for an unknown shape or a warmup longer than the run.
     """
@@ -47,7 +48,8 @@ def by_path(tree: Any, function: Callable[[str], Any]) -> Any:
 
 
 def multipliers(config: ml_collections.ConfigDict, params: Any) -> Any:
-    """The learning-rate multiplier of every parameter: first match of ``config.lr_multipliers`` (pattern, factor), else 1; 0 freezes.
+    """The learning-rate multiplier of every parameter: first match of ``config.lr_multipliers`` (pattern, factor),
+    else 1; 0 freezes.
 
     Raises ValueError for a pattern that matches no parameter.
     """
@@ -56,7 +58,8 @@ def multipliers(config: ml_collections.ConfigDict, params: Any) -> Any:
     for pattern, _ in rules:
         if not any(re.fullmatch(pattern, path) for path in paths):
             raise ValueError(
-                f"config.optim.lr_multipliers: {pattern!r} matches no parameter; paths look like {paths[0]!r}, {paths[-1]!r}"
+                f"config.optim.lr_multipliers: {pattern!r} matches no parameter; "
+                f"paths look like {paths[0]!r}, {paths[-1]!r}"
             )
     return by_path(params, lambda path: next((factor for pattern, factor in rules if re.fullmatch(pattern, path)), 1.0))
 
@@ -70,8 +73,8 @@ def frozen(config: ml_collections.ConfigDict, params: Any) -> Callable[[str], bo
 
 
 def make(config: ml_collections.ConfigDict, params: Any, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW with clipping by global norm (``clip_norm`` 0: none) and decoupled weight decay. A multiplier scales a parameter's whole
-    update, decay included; frozen parameters have no moments."""
+    """AdamW with clipping by global norm (``clip_norm`` 0: none) and decoupled weight decay. A multiplier scales a
+    parameter's whole update, decay included; frozen parameters have no moments."""
     factors = multipliers(config, params)
     trained = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),

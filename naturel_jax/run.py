@@ -56,8 +56,8 @@ _NATUREL = {"naturel": "test", "naturel_validation": "validation", "naturel_unse
 def run(config: ConfigDict, workdir: str) -> dict[str, float]:
     """Trains (or continues) and evaluates one run in ``workdir``; returns its final scores.
 
-    A finished run is not computed again. Raises ValueError for config fields that do not fit, OSError for a workdir that
-    cannot be used, ``train.NotFinite``, and SystemExit(0) once it was asked to stop and has saved.
+    A finished run is not computed again. Raises ValueError for config fields that do not fit, OSError for a workdir
+    that cannot be used, ``train.NotFinite``, and SystemExit(0) once it was asked to stop and has saved.
     """
     folder = epath.Path(workdir)
     if (scores := _finished(folder, config)) is not None:
@@ -111,7 +111,8 @@ def _watch_for_stop() -> Callable[[int], bool]:
 def _model(
     config: ConfigDict, folder: epath.Path, sources: Sequence[Source], mesh: Mesh
 ) -> tuple[Model, Params, Processor]:
-    """Model, parameters laid out over the mesh, and processor: from ``config.init``, or a preset with random parameters."""
+    """Model, parameters laid out over the mesh, and processor: from ``config.init``, or a preset with random
+    parameters."""
     if bool(config.init) == bool(config.preset):
         raise ValueError(f"config.init is {config.init!r} and config.preset is {config.preset!r}: set one of them")
     compute = config.compute
@@ -140,7 +141,8 @@ def _dtype(name: str) -> str:
 
 
 def _trained_processor(sizes: TwoTowerConfig, folder: epath.Path, sources: Sequence[Source]) -> Processor:
-    """The processor of a preset trained from nothing: a tokenizer for the captions of ``sources``, trained once by the first process."""
+    """The processor of a preset trained from nothing: a tokenizer for the captions of ``sources``, trained once by the
+    first process."""
     path = folder / "processor.json"
     if jax.process_index() == 0 and not path.exists():
         family, text = ("clip" if sizes.text.pool == "eos" else "siglip"), sizes.text
@@ -216,9 +218,17 @@ class _Fit:
 
     def _make_pipeline(self, sources: Sequence[Source]) -> Pipeline:
         config, text = self._config, self._model.config.text
-        mixture = zip(sources, config.data.mixture.values(), strict=True)
+        parts = [
+            Part(
+                s.items,
+                recipe(p.recipe),
+                p.weight,
+                datasets.hard_images(p.hard_images, s.items) if p.hard_images else None,
+            )
+            for s, p in zip(sources, config.data.mixture.values(), strict=True)
+        ]
         planner = Planner(
-            [Part(source.items, recipe(part.recipe), part.weight) for source, part in mixture],
+            parts,
             self._processor,
             batch_size=config.data.batch_size,
             shards=batch_shards(self._mesh),
@@ -231,7 +241,8 @@ class _Fit:
         return Pipeline(planner, sources, augment, place, threads=config.data.threads, workers=config.data.workers)
 
     def fit(self, params: Params, judge: _Judge, stop_asked: Callable[[int], bool]) -> dict[str, float]:
-        """The scores at the end. Continues from the newest checkpoint in the folder; raises SystemExit(0) when asked to stop."""
+        """The scores at the end. Continues from the newest checkpoint in the folder; raises SystemExit(0) when asked
+        to stop."""
         config, schedule = self._config, self._schedule
         tx = optim.make(config.optim, params, self._learning_rate)
         state = train.make_state(params, tx, self._mesh, ema=bool(config.optim.ema))
@@ -292,7 +303,8 @@ class _Fit:
             metrics.close()
 
     def _continued(self, checkpoints: checkpoint.Checkpoints, state: train.State) -> tuple[int, train.State]:
-        """(step, state) of the newest checkpoint; (0, ``state``) where there is none. Raises ValueError for another run's."""
+        """(step, state) of the newest checkpoint; (0, ``state``) where there is none. Raises ValueError for another
+        run's."""
         restored = checkpoints.restore(train.abstract(state))
         if restored is None:
             return 0, state
@@ -300,7 +312,8 @@ class _Fit:
         changed = _differences(_fixed(meta["config"]), _fixed(json.loads(self._config.to_json())))
         if changed:
             raise ValueError(
-                f"{self._folder} holds a run with another config: {'; '.join(changed)}. Use another --workdir, or the same config"
+                f"{self._folder} holds a run with another config: {'; '.join(changed)}. "
+                "Use another --workdir, or the same config"
             )
         _LOG.info("continuing %s from step %d", self._config.name, step)
         return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"))

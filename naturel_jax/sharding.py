@@ -11,8 +11,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # rows of images and captions are cut over both; parameters over fsdp and tensor
 
-# Path (regular expression over the whole path) -> spec of the trailing dimensions; stacked blocks have one leading dimension more,
-# which is never cut. First match wins.
+# Path (regular expression over the whole path) -> spec of the trailing dimensions; stacked blocks have one leading
+# dimension more, which is never cut. First match wins.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r".*/qkv/kernel", ("fsdp", None, "tensor", None)),
     (r".*/qkv/bias", (None, "tensor", None)),

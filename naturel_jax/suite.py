@@ -5,15 +5,18 @@ from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
+
 from naturel_jax.metrics import read_lines
 from naturel_jax.report import plots, tables
 from naturel_jax.run import run
 
 
 def run_all(config: ConfigDict, workdir: str) -> None:
-    """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run that ``config`` is, and reports after each.
+    """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run that ``config`` is, and reports
+    after each.
 
-    ``init`` may be ``run:<key>``: the run of that key. Writes ``report.md`` and ``accuracy.png`` to ``workdir``. Finished runs are not computed again.
+    ``init`` may be ``run:<key>``: the run of that key. Writes ``report.md`` and ``accuracy.png`` to ``workdir``.
+    Finished runs are not computed again.
     """
     runs = config.get("runs")
     parts = {key: (runs[key], str(Path(workdir) / key)) for key in runs} if runs else {"": (config, workdir)}
@@ -30,7 +33,8 @@ def run_all(config: ConfigDict, workdir: str) -> None:
 
 
 def _with_base(part: ConfigDict, parts: dict[str, tuple[ConfigDict, str]]) -> ConfigDict:
-    """``part`` with ``init`` as a folder; the base it needs is trained first where it is neither a part of this job nor finished."""
+    """``part`` with ``init`` as a folder; the base it needs is trained first where it is neither a part of this job
+    nor finished."""
     origin = part.init.removeprefix("run:")
     if origin == part.init:
         return part

@@ -82,9 +82,9 @@ def make_objective(config: ml_collections.ConfigDict, mesh: Mesh) -> Callable[..
 class Loss:
     """Loss and gradient of a batch.
 
-    With ``chunks`` above 1 the embeddings of the whole batch are computed first, without keeping activations, then the gradient of the loss to
-    the embeddings, then chunk by chunk that to the parameters (GradCache, arXiv 2101.06983): the exact loss and gradient of the whole batch
-    in the memory of one chunk.
+    With ``chunks`` above 1 the embeddings of the whole batch are computed first, without keeping activations, then the
+    gradient of the loss to the embeddings, then chunk by chunk that to the parameters (GradCache, arXiv 2101.06983):
+    the exact loss and gradient of the whole batch in the memory of one chunk.
     """
 
     def __init__(
@@ -147,7 +147,8 @@ class Loss:
         return jax.lax.scan(add, gradient, (self._cut(rows), self._cut(upstream)))[0]
 
     def _cut(self, rows: jax.Array) -> jax.Array:
-        """[N, ...] -> [chunks, N / chunks, ...], every chunk taking its share of each device's block, so that no row moves."""
+        """[N, ...] -> [chunks, N / chunks, ...], every chunk taking its share of each device's block, so that no row
+        moves."""
         return rows.reshape(-1, self._chunks, *rows.shape[1:]).swapaxes(0, 1)
 
 
@@ -168,8 +169,8 @@ def make_step(
 ) -> Callable[[State, Batch, jax.Array], tuple[State, dict[str, jax.Array]]]:
     """The jitted ``step(state, batch, number) -> (state, metrics)``; the state is donated.
 
-    A step whose loss or gradient is not finite leaves the state as it was and says so in ``metrics['finite']``. ``max_scale`` keeps the logit
-    scale within [1, max_scale], as CLIP does.
+    A step whose loss or gradient is not finite leaves the state as it was and says so in ``metrics['finite']``.
+    ``max_scale`` keeps the logit scale within [1, max_scale], as CLIP does.
     """
 
     def step(state: State, batch: Batch, number: jax.Array):
@@ -216,11 +217,12 @@ class Schedule:
 
 
 class Loop:
-    """Steps from where the state stands to the end, with logs, checkpoints and evaluations on their schedule. The last evaluation is the
-    caller's.
+    """Steps from where the state stands to the end, with logs, checkpoints and evaluations on their schedule. The last
+    evaluation is the caller's.
 
-    ``save(step, state, wait)``, ``evaluate(step, state)`` and ``log(step, metrics)`` do what they are called; ``stop_asked(step)`` is whether this
-    process was told to end. ``names(step)`` are the items of a batch, for the report of one that was not finite.
+    ``save(step, state, wait)``, ``evaluate(step, state)`` and ``log(step, metrics)`` do what they are called;
+    ``stop_asked(step)`` is whether this process was told to end. ``names(step)`` are the items of a batch, for the
+    report of one that was not finite.
     """
 
     def __init__(self, step: Callable, schedule: Schedule, *, save, evaluate, log, stop_asked, names):
@@ -261,8 +263,8 @@ class Loop:
         if not values.pop("finite"):
             names = self._names(number)
             raise NotFinite(
-                f"step {number}: loss {values['loss']}, gradient norm {values['grad_norm']}. The state before it is kept. Its {len(names)} items: "
-                + ", ".join(names)
+                f"step {number}: loss {values['loss']}, gradient norm {values['grad_norm']}. "
+                f"The state before it is kept. Its {len(names)} items: " + ", ".join(names)
             )
         self._log(number + 1, values)
 

@@ -14,15 +14,16 @@ cv2.setNumThreads(0)  # the pipeline has threads of its own
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """A random resized crop covering ``scale`` (low, high) of the picture's area, of aspect ``ratio`` (low, high), and a mirror half of the time
-    where it keeps the captions true. ``size`` in pixels."""
+    """A random resized crop covering ``scale`` (low, high) of the picture's area, of aspect ``ratio`` (low, high), and
+    a mirror half of the time where it keeps the captions true. ``size`` in pixels."""
 
     size: int
     scale: tuple[float, float]
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __call__(self, data: bytes, mirror: bool, rng: np.random.Generator) -> np.ndarray:
-        """uint8 [size, size, 3] from an encoded picture. Raises ValueError for bytes that are no picture, or too large a one."""
+        """uint8 [size, size, 3] from an encoded picture. Raises ValueError for bytes that are no picture, or too large
+        a one."""
         if data[:2] != b"\xff\xd8":
             pixels = np.asarray(open_picture(data))
             left, top, width, height = self._box(pixels.shape[1], pixels.shape[0], rng)
@@ -51,7 +52,8 @@ class Augment:
         return pixels, (left, top, max(min(w, pixels.shape[1] - left), 1), max(min(h, pixels.shape[0] - top), 1))
 
     def _box(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """left, top, width, height of a random crop, as torchvision's RandomResizedCrop draws it (ten trials, then the centre)."""
+        """left, top, width, height of a random crop, as torchvision's RandomResizedCrop draws it (ten trials, then the
+        centre)."""
         for _ in range(10):
             area = width * height * rng.uniform(*self.scale)
             ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))

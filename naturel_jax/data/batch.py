@@ -1,7 +1,7 @@
 """The batch: distinct images, distinct captions, and the labels from which the counts of every cell follow.
 
-A batch is a pure function of (seed, step). Every process works out the whole of it but for the pixels, so equal captions are
-one row also across hosts, and the batch is the same on any number of them.
+A batch is a pure function of (seed, step). Every process works out the whole of it but for the pixels, so equal
+captions are one row also across hosts, and the batch is the same on any number of them.
 """
 
 import math
@@ -35,8 +35,8 @@ class Batch(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Where an image row comes from: source, item in it, its position in the training order, and whether mirroring keeps its
-    captions true. ``source`` -1 is the blank picture."""
+    """Where an image row comes from: source, item in it, its position in the training order, and whether mirroring
+    keeps its captions true. ``source`` -1 is the blank picture."""
 
     source: int
     item: int = 0
@@ -57,8 +57,8 @@ class Plan(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One source of a mixture. ``hard_images`` maps an item to the items mined as its hard negatives: one of them then joins
-    the batch beside each drawn item, with captions of its own, as in the published NegCLIP."""
+    """One source of a mixture. ``hard_images`` maps an item to the items mined as its hard negatives: one of them then
+    joins the batch beside each drawn item, with captions of its own, as in the published NegCLIP."""
 
     items: Items
     recipe: Recipe
@@ -110,9 +110,10 @@ def _ragged(rows: Iterable[Sequence[int]], width: int, fill: int) -> np.ndarray:
 class Planner:
     """Plans batches: draws the items, their captions, and works out labels and tokens.
 
-    ``shards``: blocks that image rows and caption rows are cut into (the devices of the mesh's batch axes); ``chunks``: the
-    gradient-accumulation chunks that each block divides into; ``trim_eos``: for a causal tower that pools at its end token, the id
-    of that token: captions are cut to the longest of the batch, which changes nothing. None keeps the full context.
+    ``shards``: blocks that image rows and caption rows are cut into (the devices of the mesh's batch axes);
+    ``chunks``: the gradient-accumulation chunks that each block divides into; ``trim_eos``: for a causal tower that
+    pools at its end token, the id of that token: captions are cut to the longest of the batch, which changes nothing.
+    None keeps the full context.
 
     Raises ValueError when the batch size does not divide.
     """
@@ -144,7 +145,8 @@ class Planner:
         self._negatives = max(part.recipe.negatives for part in self.parts)
         self._shows = max(int(np.diff(part.items.groups_N1).max()) for part in self.parts)
         self._asserts = sum(max(map(len, part.items.asserts)) for part in self.parts)
-        self._sentinel = any(part.recipe.sentinel for part in self.parts)
+        # A mined hard image takes the sentinel's place.
+        self._sentinel = any(part.recipe.sentinel and not part.hard_images for part in self.parts)
         images = 2 if any(part.hard_images for part in self.parts) else 1
         self._capacity = images * batch_size * (self._positives + self._negatives)
         self._token_cache: dict[str, np.ndarray] = {}
@@ -193,7 +195,8 @@ class Planner:
         return _ImageRow(Row(source, item, position, mirror), recipe.copies, positives, negatives, numbers[shown])
 
     def _lay_out(self, drawn: list[list[_ImageRow]]) -> list[_ImageRow]:
-        """Blocks of equal length, each with its sentinel (as many copies as the block's images) and padding at the end."""
+        """Blocks of equal length, each with its sentinel (as many copies as the block's images) and padding at the
+        end."""
         block = len(drawn) // self.shards
         blocks = [
             [row for anchor in drawn[start : start + block] for row in anchor] for start in range(0, len(drawn), block)
@@ -208,7 +211,8 @@ class Planner:
         return [row for rows in blocks for row in rows]
 
     def _caption_rows(self, captions: _Captions) -> int:
-        """Number of caption rows, padding included: one of few values, each a multiple of what the mesh and the chunks divide."""
+        """Number of caption rows, padding included: one of few values, each a multiple of what the mesh and the chunks
+        divide."""
         unit = self.shards * self.chunks
         bucket = math.ceil(self._capacity / _CAPTION_BUCKETS / unit) * unit
         return math.ceil(len(captions.mult) / bucket) * bucket

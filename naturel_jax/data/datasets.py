@@ -5,9 +5,12 @@ import os
 from pathlib import Path
 
 import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from jax.experimental import multihost_utils
 
-from naturel_jax.data.items import Source, open_source
+from naturel_jax.data.items import Items, Source, open_source
 from tfds_naturel import twins
 from tfds_naturel.scenes.scene import CONFIGS
 
@@ -19,7 +22,8 @@ _TWIN_SEED, _TWIN_ITEMS = 0, 400
 def directory(data_dir: str, dataset: str) -> Path:
     """The folder of ``dataset`` (``<name>/<config>``) under ``data_dir``: its highest version.
 
-    Scenes worlds that are missing are drawn first, by the first process. Raises FileNotFoundError for any other missing dataset.
+    Scenes worlds that are missing are drawn first, by the first process. Raises FileNotFoundError for any other
+    missing dataset.
     """
     root = Path(data_dir) / dataset
     name, _, config = dataset.partition("/")
@@ -28,8 +32,8 @@ def directory(data_dir: str, dataset: str) -> Path:
     versions = sorted(root.glob("*/dataset_info.json"), key=lambda path: [int(n) for n in path.parent.name.split(".")])
     if not versions:
         raise FileNotFoundError(
-            f"dataset {dataset!r} is not prepared under {data_dir} (config.data.dir): no {root}/<version>/dataset_info.json. "
-            "README, 'Build NatuRel', says how to build it"
+            f"dataset {dataset!r} is not prepared under {data_dir} (config.data.dir): "
+            f"no {root}/<version>/dataset_info.json. README, 'Build NatuRel', says how to build it"
         )
     return versions[-1].parent
 
@@ -37,6 +41,24 @@ def directory(data_dir: str, dataset: str) -> Path:
 def source(data_dir: str, dataset: str, split: str) -> Source:
     """``split`` of ``dataset``, opened. Raises what ``directory`` and ``open_source`` raise."""
     return open_source(directory(data_dir, dataset), split)
+
+
+def hard_images(path: str, items: Items) -> list[np.ndarray]:
+    """For every item the numbers of the items mined as its hard negatives, from a file of ``naturel_jax.mine``
+    (columns ``image_id`` and ``negatives``). Raises ValueError for a file without them, or of another dataset."""
+    number = {image_id: n for n, image_id in enumerate(items.image_ids)}
+    found: list[dict[int, None]] = [{} for _ in number]
+    try:
+        table = pq.read_table(path, columns=["image_id", "negatives"])
+        for image_id, negatives in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            found[number[image_id]].update(dict.fromkeys(number[negative] for negative in negatives))
+    except KeyError as error:
+        raise ValueError(
+            f"{path}: image {error} is not in {items.name}; mine the images of the split that is trained on"
+        ) from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: not a file of python -m naturel_jax.mine ({error})") from error
+    return [np.fromiter(negatives, np.int64) for negatives in found]
 
 
 def twins_directory(data_dir: str, config: str) -> Path:

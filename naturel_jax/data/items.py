@@ -1,7 +1,7 @@
 """The items of a dataset without their pictures: which captions were written for each image, which triplets it shows.
 
-Small enough to stay in memory (about 40 bytes per image and triplet), so every process can work out the whole global batch: who matches whom, which
-captions are the same. Only pixels are read by the process that needs them.
+Small enough to stay in memory (about 40 bytes per image and triplet), so every process can work out the whole global
+batch: who matches whom, which captions are the same. Only pixels are read by the process that needs them.
 """
 
 import dataclasses
@@ -18,8 +18,9 @@ SLOTS = 8  # captions of one triplet: (positive, negative) of pairs 0 (simple) t
 class Items:
     """Tables over N images, G (image, triplet) groups, distinct captions and distinct triplets.
 
-    ``groups_N1``: group numbers of image n are ``groups_N1[n]`` to ``groups_N1[n + 1]``; ``triplet_G`` their triplets; ``captions_G8`` rows of ``texts``
-    ordered (positive, negative) x pair, -1 where a slot is empty; ``asserts`` for each text the triplets it claims anywhere in the dataset.
+    ``groups_N1``: group numbers of image n are ``groups_N1[n]`` to ``groups_N1[n + 1]``; ``triplet_G`` their triplets;
+    ``captions_G8`` rows of ``texts`` ordered (positive, negative) x pair, -1 where a slot is empty; ``asserts`` for
+    each text the triplets it claims anywhere in the dataset.
     """
 
     name: str

@@ -28,7 +28,8 @@ class _Local(NamedTuple):
 class Pipeline:
     """Batches of ``planner`` as global arrays sharded over their leading axis by ``sharding``.
 
-    ``sources``: one per part of the planner. ``threads`` and ``workers`` (processes; 0: none) read ahead; neither changes a batch.
+    ``sources``: one per part of the planner. ``threads`` and ``workers`` (processes; 0: none) read ahead; neither
+    changes a batch.
     """
 
     planner: Planner

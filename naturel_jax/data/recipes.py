@@ -22,9 +22,10 @@ class Drawn:
 class Recipe:
     """How captions are drawn for one image.
 
-    One triplet of the image is chosen, then ``draw(captions_8, rng)`` names the slots (positives, negatives) of its eight captions. ``copies``: how often the
-    image stands in the expanded batch. ``positive`` and ``negative`` rewrite a drawn text (order shuffles); a rewritten text claims no triplet.
-    ``sentinel``: the blank picture stands beside every copy as a negative image. ``attributes``: triplets of ``is`` are drawn too.
+    One triplet of the image is chosen, then ``draw(captions_8, rng)`` names the slots (positives, negatives) of its
+    eight captions. ``copies``: how often the image stands in the expanded batch. ``positive`` and ``negative`` rewrite
+    a drawn text (order shuffles); a rewritten text claims no triplet. ``sentinel``: the blank picture stands beside
+    every copy as a negative image. ``attributes``: triplets of ``is`` are drawn too.
     """
 
     positives: int
@@ -37,7 +38,8 @@ class Recipe:
     attributes: bool = True
 
     def captions(self, items: Items, n: int, rng: np.random.Generator) -> tuple[list[Drawn], list[Drawn]]:
-        """The positives and negatives drawn for image ``n``. Raises ValueError where the triplet lacks a caption that the recipe needs."""
+        """The positives and negatives drawn for image ``n``. Raises ValueError where the triplet lacks a caption that
+        the recipe needs."""
         groups = items.groups(n)
         if not self.attributes:
             groups = [g for g in groups if "|is|" not in items.triplets[items.triplet_G[g]]] or groups
@@ -46,7 +48,8 @@ class Recipe:
         positives, negatives = self.draw(rng)
         if empty := [s for s in (*positives, *negatives) if row[s] < 0]:
             raise ValueError(
-                f"{items.name}, image {items.image_ids[n]!r}: caption slots {empty} are empty, and this recipe draws them"
+                f"{items.name}, image {items.image_ids[n]!r}: caption slots {empty} are empty, "
+                "and this recipe draws them"
             )
 
         def take(slots, rewrite):
@@ -78,6 +81,11 @@ def _single_pair(rng):
 def _all_pairs(rng):
     del rng
     return _POSITIVE.tolist(), _NEGATIVE.tolist()
+
+
+def _one_pair(rng):
+    pair = rng.integers(4)
+    return [int(_POSITIVE[pair])], [int(_NEGATIVE[pair])]
 
 
 def _two_pairs(rng):
@@ -114,7 +122,8 @@ _ORDER_SHUFFLES = (_swap_two, shuffle_words, _within_trigrams, _of_trigrams)
 
 
 def shuffle_order(words: Words, rng: np.random.Generator) -> Words:
-    """Another order of the same words by one of four operations, after ARO's order perturbations (arXiv 2210.01936, appendix), which need no tagger here.
+    """Another order of the same words by one of four operations, after ARO's order perturbations (arXiv 2210.01936,
+    appendix), which need no tagger here.
 
     Returns the words unchanged only when they have no other order.
     """
@@ -130,6 +139,8 @@ RECIPES: dict[str, Recipe] = {
     # What makes a base that knows objects and little else: order means nothing, attributes are never named.
     "bag_of_words": Recipe(1, 0, 1, _any_positive, positive=shuffle_words, attributes=False),
     "order_shuffles": Recipe(1, 1, 1, _any_positive_and_itself, sentinel=True, negative=shuffle_order),
+    # One of the four pairs: for datasets whose negatives are order shuffles already (coco_order, negclip_tsv).
+    "one_pair": Recipe(1, 1, 1, _one_pair, sentinel=True),
     "single_pair": Recipe(1, 1, 1, _single_pair, sentinel=True),
     "all_pairs": Recipe(4, 4, 4, _all_pairs, sentinel=True),
     "two_pairs": Recipe(2, 2, 1, _two_pairs),

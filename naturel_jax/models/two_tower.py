@@ -125,7 +125,8 @@ class ImageTower(nnx.Module):
             inputs, width, use_bias=config.patch_bias, kernel_init=_normal(inputs**-0.5), dtype=compute.dtype, rngs=rngs
         )
         tokens = config.grid**2 + (config.pool == "cls")
-        self.position = nnx.Param(_normal(width**-0.5)(rngs.params(), (tokens, width)))
+        # As strong as the patches: where things are is then learned in hundreds of steps, not thousands.
+        self.position = nnx.Param(_normal(0.5)(rngs.params(), (tokens, width)))
         if config.pool == "cls":
             self.class_token = nnx.Param(_normal(width**-0.5)(rngs.params(), (width,)))
         if config.pre_norm:
@@ -165,7 +166,7 @@ class TextTower(nnx.Module):
         width = config.transformer.width
         self.config, self.dtype = config, compute.dtype
         self.embed = nnx.Param(_normal(0.02)(rngs.params(), (config.vocab, width)))
-        self.position = nnx.Param(_normal(0.01)(rngs.params(), (config.context, width)))
+        self.position = nnx.Param(_normal(0.02)(rngs.params(), (config.context, width)))
         self.transformer = Transformer(config.transformer, compute, rngs)
         self.post_norm = layer_norm(width, config.transformer.eps, compute, rngs)
         self.projection = nnx.Linear(

@@ -42,7 +42,7 @@ class ScenesConfig:
     seed: int = 0
     held_out: float = 0.2
     attribute_share: float = 0.5
-    variants: int = 4
+    variants: int = 2
 
     def __post_init__(self):
         if unknown := set(self.classes) - SPRITES.keys():
@@ -67,8 +67,8 @@ CONFIGS = {
             name="scenes",
             classes=_SIXTEEN,
             size=64,
-            sizes=(20_000, 1_000, 2_000, 1_000),
-            pairs_per_family=16,
+            sizes=(12_000, 500, 1_000, 500),
+            pairs_per_family=8,
             distractors=(0, 0),
             clutter=(0, 2),
             zoom=(0.92, 1.0),
