@@ -120,6 +120,13 @@ def test_a_negative_that_says_the_same_is_refused():
         parse.operation("The cat is on the desk.", "A cat is on a desk.", Triplet("Cat", "on", "Desk"))
 
 
+def test_a_positive_with_its_roles_reversed_is_refused():
+    with pytest.raises(ValueError, match="the positive has the Beer act on the Girl"):
+        parse.operation(
+            "The girl is held by the beer.", "The beer is held by the girl.", Triplet("Girl", "holds", "Beer")
+        )
+
+
 def test_the_bank_holds_the_published_triplets(published):
     counts = {}
     for triplet in published:

@@ -86,7 +86,8 @@ def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Trip
     before, after = _words(positive, triplet), _words(negative, triplet)
     roles = tuple(mark for mark in before if mark in _MARKS), tuple(mark for mark in after if mark in _MARKS)
     known = RELATIONS.get(triplet.relation)
-    if known and known.verb and not known.symmetric and _agent(before) == _MARKS[1]:
+    one_way = known and known.verb and not known.symmetric and triplet.subject != triplet.object
+    if one_way and _agent(before) == _MARKS[1]:
         raise ValueError(f"the positive has the {triplet.object} act on the {triplet.subject}")
     if roles[0][::-1] == roles[1] != roles[0] and _masked(before) == _masked(after):
         return "swap", _swapped(after, triplet)
