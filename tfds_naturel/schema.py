@@ -1,6 +1,7 @@
 """What a NatuRel example is: triplets, captions and the TFDS features that hold them.
 
-Every config of the builder (Open Images or scenes) yields exactly these features, so everything downstream reads one format.
+Every config of the builder (Open Images or scenes) yields exactly these features, so everything downstream reads one
+format.
 """
 
 import dataclasses
@@ -40,9 +41,10 @@ class Triplet(NamedTuple):
 class Caption:
     """One caption written for a triplet.
 
-    ``asserts`` is the triplet that the words claim: the caption's own triplet for a positive, another one (swapped roles, another relation, another
-    attribute) for a negative, and None for a denial, which claims no triplet. ``operation`` names what made the negative
-    (``swap``, ``relation``, ``attribute``, ``denial``; empty for a positive), ``shape`` the sentence shape.
+    ``asserts`` is the triplet that the words claim: the caption's own triplet for a positive, another one (swapped
+    roles, another relation, another attribute) for a negative, and None for a denial, which claims no triplet.
+    ``operation`` names what made the negative (``swap``, ``relation``, ``attribute``, ``denial``; empty for a
+    positive), ``shape`` the sentence shape.
     """
 
     text: str
@@ -62,10 +64,12 @@ def features():
     """TFDS features of an example.
 
     - ``objects``: label (display name) and box of every annotated object;
-    - ``relations``: one row per annotated pair: subject, relation, object as display names, and the row numbers of both in ``objects`` (``object_index`` is -1 for
-      an attribute). A triplet that holds for several pairs has several rows;
-    - ``captions``: 8 rows for every distinct triplet of the image, in the order of ``relations``: (positive, negative) of pair 0 (simple), then of the complex
-      pairs 1 to 3. ``triplet`` and ``asserts`` are ``str(Triplet)``, ``asserts`` empty for a denial.
+    - ``relations``: one row per annotated pair: subject, relation, object as display names, and the row numbers of
+      both in ``objects`` (``object_index`` is -1 for an attribute). A triplet that holds for several pairs has several
+      rows;
+    - ``captions``: 8 rows for every distinct triplet of the image, in the order of ``relations``: (positive, negative)
+      of pair 0 (simple), then of the complex pairs 1 to 3. ``triplet`` and ``asserts`` are ``str(Triplet)``,
+      ``asserts`` empty for a denial.
     """
     import tensorflow_datasets as tfds  # slow to import, and only builders need it
 
