@@ -20,7 +20,7 @@ def run_all(config: ConfigDict, workdir: str) -> None:
     """
     runs = config.get("runs")
     parts = {key: (runs[key], str(Path(workdir) / key)) for key in runs} if runs else {"": (config, workdir)}
-    if runs:
+    if runs and jax.process_index() == 0:
         _announce(config, parts)
     rows, history = {}, {}
     for part, folder in parts.values():
@@ -48,10 +48,15 @@ def _with_base(part: ConfigDict, parts: dict[str, tuple[ConfigDict, str]]) -> Co
     return part
 
 
-def _announce(config: ConfigDict, parts) -> None:
+def _announce(config: ConfigDict, parts: dict[str, tuple[ConfigDict, str]]) -> None:
+    """The parts, and how long each took where ``config.minutes`` was measured."""
+    minutes = config.get("minutes", {})
     print("Parts of this job:")
-    for part, folder in parts.values():
-        print(f"  {part.name:12} {part.duration:>12}  {part.get('expected', ''):24} {folder}")
+    for key, (part, folder) in parts.items():
+        took = f"about {minutes[key]:g} min" if key in minutes else ""
+        print(f"  {part.name:12} {part.duration:>10}  {took:14} {folder}")
+    if minutes:
+        print(f"About {sum(minutes.values()):.0f} minutes altogether ({config.measured_on}).", flush=True)
 
 
 def _history(folder: str) -> list[tuple[int, dict[str, float]]]:
@@ -60,9 +65,12 @@ def _history(folder: str) -> list[tuple[int, dict[str, float]]]:
     return [(line.pop("step"), line) for line in lines if not any(name.startswith("train/") for name in line)]
 
 
-def report(workdir: Path, rows, history) -> str:
-    """Writes ``report.md`` and the plot, and returns the two tables."""
+def report(workdir: Path, rows: tables.Rows, history: dict[str, list[tuple[int, dict[str, float]]]]) -> str:
+    """Writes ``report.md``, and ``accuracy.png`` where runs were evaluated while they trained; returns both tables."""
     text = "\n".join(tables.markdown(table, rows) for table in tables.TABLES)
-    plots.accuracy_over_training(history, workdir / "accuracy.png")
-    (workdir / "report.md").write_text(f"# Report\n\n{text}\n![Accuracy during training](accuracy.png)\n")
+    pages = ["# Report", text]
+    if any(history.values()):
+        plots.accuracy_over_training(history, workdir / "accuracy.png")
+        pages.append("![Accuracy during training](accuracy.png)")
+    (workdir / "report.md").write_text("\n\n".join(pages) + "\n")
     return text
