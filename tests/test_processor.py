@@ -258,6 +258,12 @@ def test_trained_tokenizers_keep_their_familys_conventions(family, pad):
     assert processor.tokenize([]).shape == (0, 12)
 
 
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_the_same_captions_train_the_same_tokenizer(family):
+    """Runs of one seed must agree from their first token on; the libraries' trainers hash with random seeds."""
+    assert len({train_tokenizer(family, captions(), 400, 12) for _ in range(3)}) == 1
+
+
 def test_processor_refuses_unknown_fields_values(clip_processor):
     with pytest.raises(ValueError, match=r"processor\.resize is 'pad': expected one of short, square"):
         dataclasses.replace(clip_processor, resize="pad")

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import html
 import io
+import json
 import math
 import re
 import string
@@ -168,17 +169,17 @@ def _resized(pixels: np.ndarray, width: int, height: int, interpolation: str) ->
 
 
 def train_tokenizer(family: str, captions: Iterable[str], vocab: int, context: int) -> str:
-    """Trains a small tokenizer with the conventions of ``family`` (``clip`` or ``siglip``) and returns its JSON.
+    """Trains a small tokenizer with the conventions of ``family`` (``clip`` or ``siglip``) and returns its JSON. The
+    same captions always give the same one.
 
     CLIP: byte-level BPE with ``</w>``, lowercased, ids 0 and 1 are start and end, padded with the end. SigLIP:
     unigram, lowercased without punctuation, id 1 is the end and the padding.
     """
-    build, start_end = {
-        "clip": (_clip_trainer, "<|startoftext|> $A <|endoftext|>"),
-        "siglip": (_siglip_trainer, "$A </s>"),
+    train, start_end, pad = {
+        "clip": (_train_clip, "<|startoftext|> $A <|endoftext|>", "<|endoftext|>"),
+        "siglip": (_train_siglip, "$A </s>", "</s>"),
     }[family]
-    tok, trainer, pad = build(vocab)
-    tok.train_from_iterator(captions, trainer)
+    tok = train(captions, vocab)
     specials = [(t, tok.token_to_id(t)) for t in start_end.split() if t != "$A"]
     tok.post_processor = processors.TemplateProcessing(single=start_end, special_tokens=specials)
     return padded(tok, context, pad).to_str()
@@ -205,19 +206,28 @@ def clip_tokenizer(model: models.BPE) -> tokenizers.Tokenizer:
     return tok
 
 
-def _clip_trainer(vocab: int):
-    tok = clip_tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
+def _train_clip(captions: Iterable[str], vocab: int) -> tokenizers.Tokenizer:
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    tok = clip_tokenizer(models.BPE(unk_token=end, end_of_word_suffix="</w>"))
+    captions = [tok.normalizer.normalize_str(caption) for caption in captions]
+    words = {word for caption in captions for word, _ in tok.pre_tokenizer.pre_tokenize_str(caption)}
+    # The library numbers the letters that end words in the order of a randomly seeded hash, and breaks ties between
+    # merges by number. Named beforehand, they always have the same numbers.
+    last_letters = sorted({word[-1] + "</w>" for word in words})
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        special_tokens=[start, end, *last_letters],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         end_of_word_suffix="</w>",
         show_progress=False,
     )
-    return tok, trainer, "<|endoftext|>"
+    tok.train_from_iterator(captions, trainer)
+    state = json.loads(tok.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in (start, end)]
+    return tokenizers.Tokenizer.from_str(json.dumps(state))
 
 
-def _siglip_trainer(vocab: int):
+def _train_siglip(captions: Iterable[str], vocab: int) -> tokenizers.Tokenizer:
     tok = tokenizers.Tokenizer(models.Unigram())
     clean = normalizers.Replace(tokenizers.Regex(r"[!-/:-@\[-`{-~]"), "")
     tok.normalizer = normalizers.Sequence(
@@ -225,7 +235,22 @@ def _siglip_trainer(vocab: int):
     )
     tok.pre_tokenizer = pre_tokenizers.Metaspace()
     tok.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocab, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    # sentencepiece trains it, as it did SigLIP's own: tokenizers' unigram trainer gives other pieces each time.
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=map(tok.normalizer.normalize_str, captions),
+        model_writer=trained,
+        vocab_size=vocab,
+        hard_vocab_limit=False,
+        num_threads=1,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
     )
-    return tok, trainer, "</s>"
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    scores = [(pieces.id_to_piece(n), pieces.get_score(n)) for n in range(pieces.vocab_size())]
+    tok.model = models.Unigram(scores, unk_id=2)
+    tok.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    return tok
