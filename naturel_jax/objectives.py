@@ -1,12 +1,13 @@
 """Sigmoid and softmax (CLIP, NegCLIP) losses on a batch that is a weighted bipartite graph.
 
-A batch holds distinct images and distinct captions, each with a multiplicity, and labels from which the positive and negative count of every cell
-(image, caption) follows. With multiplicities the losses equal those of the *expanded batch*, in which every copy is a row of its own, exactly: value and
-gradient.
+A batch holds distinct images and distinct captions, each with a multiplicity, and labels from which the positive and
+negative count of every cell (image, caption) follows. With multiplicities the losses equal those of the *expanded
+batch*, in which every copy is a row of its own, exactly: value and gradient.
 
-Everything is written for one *tile*: a block of images against a block of captions. ``_sweep`` visits all tiles: the caption blocks travel around a ring of
-devices (``ppermute`` inside ``jax.shard_map``), each cut into smaller tiles on the device, and the backward pass visits the tiles again instead of keeping
-their logits. So a device's memory does not grow with the number of devices.
+Everything is written for one *tile*: a block of images against a block of captions. ``_sweep`` visits all tiles: the
+caption blocks travel around a ring of devices (``ppermute`` inside ``jax.shard_map``), each cut into smaller tiles on
+the device, and the backward pass visits the tiles again instead of keeping their logits. So a device's memory does not
+grow with the number of devices.
 
 Shape letters: I images, U distinct captions, D embedding, K captions drawn for an image, T triplets an image shows.
 """
@@ -39,8 +40,9 @@ class ImageLabels(NamedTuple):
 class CaptionLabels(NamedTuple):
     """What the losses need to know of each distinct caption.
 
-    mult_U: copies in the expanded batch (float32; 0 for padding); id_U: what ``ImageLabels`` refers to (-2 for padding);
-    asserts_UA: ids of the triplets that its words claim, padded with -2 (two rows where two triplets are spoken alike).
+    mult_U: copies in the expanded batch (float32; 0 for padding); id_U: what ``ImageLabels`` refers to (-2 for
+    padding); asserts_UA: ids of the triplets that its words claim, padded with -2 (two rows where two triplets are
+    spoken alike).
     """
 
     mult_U: jax.Array
@@ -50,9 +52,11 @@ class CaptionLabels(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the tiles are: ``mesh`` None is one block (dense); otherwise blocks are sharded over ``axes`` of ``mesh`` and captions travel the ring.
+    """Where the tiles are: ``mesh`` None is one block (dense); otherwise blocks are sharded over ``axes`` of ``mesh``
+    and captions travel the ring.
 
-    ``tile`` bounds the captions of one tile on a device (the largest divisor of the block is taken); None is the whole block.
+    ``tile`` bounds the captions of one tile on a device (the largest divisor of the block is taken); None is the whole
+    block.
     """
 
     mesh: Mesh | None = None
@@ -61,14 +65,16 @@ class Layout:
 
 
 class Counts(NamedTuple):
-    """Of each cell of a tile: how often it is a positive in the expanded batch, and the weight of its other copies (1, or 0 where they are left out)."""
+    """Of each cell of a tile: how often it is a positive in the expanded batch, and the weight of its other copies (1,
+    or 0 where they are left out)."""
 
     positive_IU: jax.Array
     others_IU: jax.Array
 
 
 def _hit(ids_IK: jax.Array, id_U: jax.Array) -> jax.Array:
-    """How often each caption id stands in each image's row, [I, U] int32. One column at a time: K is small, an [I, K, U] array is not."""
+    """How often each caption id stands in each image's row, [I, U] int32. One column at a time: K is small, an [I, K,
+    U] array is not."""
     return sum(
         (ids_IK[:, k, None] == id_U for k in range(ids_IK.shape[1])),
         start=jnp.zeros((len(ids_IK), len(id_U)), jnp.int32),
@@ -89,7 +95,8 @@ def _match_ignore(drawn_IU, match_IU, total_IU):
     return Counts(drawn_IU, jnp.where(match_IU, 0, 1).astype(drawn_IU.dtype))
 
 
-# As published, a caption drawn for another image is a negative even when it is true of this one; match-aware, it is a positive, or is left out.
+# As published, a caption drawn for another image is a negative even when it is true of this one; match-aware, it is a
+# positive, or is left out.
 COUNTING: dict[str, Callable[..., Counts]] = {
     "published": _published,
     "match_positive": _match_positive,
@@ -102,8 +109,8 @@ def cell_counts(
 ) -> Counts:
     """The counts of every cell of a tile, float32 [I, U] each; ``counting`` is a key of ``COUNTING``.
 
-    A caption matches an image when it asserts a triplet that the image shows, or was drawn for it as a positive. ``hard_negative_weight`` multiplies the
-    weight of captions drawn as negatives of this image.
+    A caption matches an image when it asserts a triplet that the image shows, or was drawn for it as a positive.
+    ``hard_negative_weight`` multiplies the weight of captions drawn as negatives of this image.
     """
     dtype = captions.mult_U.dtype
     drawn_IU = _hit(images.positives_IK, captions.id_U).astype(dtype)
@@ -118,9 +125,14 @@ def cell_counts(
 
 
 def _cosines(zimg_ID: jax.Array, zcap_UD: jax.Array) -> jax.Array:
-    """[I, U] in float32 or better, at full precision also where matrix products default to less (TPU, TF32)."""
-    dtype = jnp.promote_types(zimg_ID.dtype, jnp.float32)
-    return jnp.einsum("id,ud->iu", zimg_ID.astype(dtype), zcap_UD.astype(dtype), precision="highest")
+    """[I, U], at full precision also where matrix products default to less (TPU, TF32)."""
+    return jnp.einsum("id,ud->iu", zimg_ID, zcap_UD, precision="highest")
+
+
+def _at_least_float32(z_ND: jax.Array) -> jax.Array:
+    """Gradients take the dtype of what they are taken to: summed over tiles in bfloat16 they would lose most of what a
+    tile adds."""
+    return z_ND.astype(jnp.promote_types(z_ND.dtype, jnp.float32))
 
 
 # ---- Visiting all tiles ---------------------------------------------------------------------------------------------
@@ -131,8 +143,9 @@ def _sweep(
 ):
     """Visits every tile once and returns the updated sums.
 
-    ``visit(images, captions, image_sums, caption_sums, shared)`` returns new ``(image_sums, caption_sums)``; the leading axis of ``images`` and
-    ``image_sums`` is I (or ``image_sums`` is a scalar, then summed over devices), of ``captions`` and ``caption_sums`` U.
+    ``visit(images, captions, image_sums, caption_sums, shared)`` returns new ``(image_sums, caption_sums)``; the
+    leading axis of ``images`` and ``image_sums`` is I (or ``image_sums`` is a scalar, then summed over devices), of
+    ``captions`` and ``caption_sums`` U.
     """
 
     def block(images, captions, image_sums, caption_sums, shared):
@@ -194,7 +207,7 @@ def _total(tile: Callable, layout: Layout, images: _Side, captions: _Side, share
     def visit(images, captions, total, nothing, shared):
         return total + tile(images, captions, shared), nothing
 
-    zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(images.values), jnp.float32))
+    zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(images.values)))
     return _sweep(visit, layout, images, captions, zero, (), shared)[0]
 
 
@@ -240,11 +253,12 @@ def sigmoid_loss(
     *,
     counting: str = "published",
     hard_negative_weight: float = 1.0,
-    layout: Layout = Layout(),  # noqa: B008 (frozen)
+    layout: Layout = Layout(),
 ) -> jax.Array:
     """The sigmoid loss of arXiv 2303.15343, eq. 1, over the expanded batch: mean over images of the sum over captions.
 
-    Args: unit embeddings (rows), scale t and bias b of the logits ``t * cosine + b`` (scalars), labels. Returns a float32 scalar.
+    Args: unit embeddings (rows), scale t and bias b of the logits ``t * cosine + b`` (scalars), labels. Returns a
+    float32 scalar.
     """
 
     def tile(images: _Side, captions: _Side, shared):
@@ -254,14 +268,16 @@ def sigmoid_loss(
         negative_IU = (total_IU - counts.positive_IU) * counts.others_IU
         return jnp.sum(counts.positive_IU * jax.nn.softplus(-logits_IU) + negative_IU * jax.nn.softplus(logits_IU))
 
-    total = _total(tile, layout, _Side(zimg_ID, images), _Side(zcap_UD, captions), (scale, bias))
+    image_side, caption_side = _Side(_at_least_float32(zimg_ID), images), _Side(_at_least_float32(zcap_UD), captions)
+    total = _total(tile, layout, image_side, caption_side, (scale, bias))
     return total / jnp.sum(images.mult_I)
 
 
 def calibrate_bias(
     loss_of_bias: Callable[[jax.Array], jax.Array], low: float = -200.0, high: float = 200.0
 ) -> jax.Array:
-    """The bias that minimises ``loss_of_bias`` (convex in the bias, as the sigmoid loss is), by bisection of its derivative to 1e-4."""
+    """The bias that minimises ``loss_of_bias`` (convex in the bias, as the sigmoid loss is), by bisection of its
+    derivative to 1e-4."""
     slope = jax.grad(loss_of_bias)
 
     def halve(_, ends):
@@ -277,7 +293,8 @@ def calibrate_bias(
 
 
 class _Stats(NamedTuple):
-    """Of each row (or column) of the matrix: log of its weighted sum of exponentials, number of positives, total weight."""
+    """Of each row (or column) of the matrix: log of its weighted sum of exponentials, number of positives, total
+    weight."""
 
     lse: jax.Array
     positives: jax.Array
@@ -301,7 +318,8 @@ def _softmax_tile(images: _Side, captions: _Side, scale, counting, hard_negative
 def _log_sums(
     parts: Callable, layout: Layout, images: _Side, captions: _Side, scale: jax.Array
 ) -> tuple[_Stats, _Stats]:
-    """Statistics of all rows and all columns, differentiable in the log-sums. ``parts`` is ``_softmax_tile`` with its options."""
+    """Statistics of all rows and all columns, differentiable in the log-sums. ``parts`` is ``_softmax_tile`` with its
+    options."""
 
     def update(stats: _Stats, logits, positive, weights, axis):
         tile = _Stats(
@@ -314,7 +332,7 @@ def _log_sums(
         return update(rows, logits, positive, row_weights, 1), update(columns, logits, positive, column_weights, 0)
 
     def empty(mult):
-        zeros = jnp.zeros(mult.shape, jnp.promote_types(images.values[0].dtype, jnp.float32))
+        zeros = jnp.zeros(mult.shape, images.values[0].dtype)
         return _Stats(zeros + _FLOOR, zeros, zeros)
 
     return _sweep(visit, layout, images, captions, empty(images.labels.mult_I), empty(captions.labels.mult_U), scale)
@@ -358,25 +376,36 @@ def softmax_loss(
     counting: str = "published",
     hard_negative_weight: float = 1.0,
     label_smoothing: float = 0.0,
-    layout: Layout = Layout(),  # noqa: B008 (frozen)
+    layout: Layout = Layout(),
 ) -> jax.Array:
-    """Mean of the image-to-text and the text-to-image cross-entropy over the expanded batch: CLIP, and NegCLIP with its extra columns.
+    """Mean of the image-to-text and the text-to-image cross-entropy over the expanded batch: CLIP, and NegCLIP with
+    its extra columns.
 
-    An image without a drawn caption (the sentinel) is a column of text-to-image and has no row of its own; a caption drawn only as a negative is a column of
-    image-to-text and has no row of its own. With B images, B hard images and 4B texts this is the loss of the published NegCLIP (``neg_clip`` fork of
-    OpenCLIP). Several positives of a row share its target equally (UniCL, arXiv 2204.03610, eq. 3). Left-out copies (``match_ignore``) are out of
-    both the target and the sum.
+    An image without a drawn caption (the sentinel) is a column of text-to-image and has no row of its own; a caption
+    drawn only as a negative is a column of image-to-text and has no row of its own. With B images, B hard images and
+    4B texts this is the loss of the published NegCLIP (``neg_clip`` fork of OpenCLIP). Several positives of a row
+    share its target equally (UniCL, arXiv 2204.03610, eq. 3). Left-out copies (``match_ignore``) are out of both the
+    target and the sum, and each positive stands against the negatives alone.
 
-    Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels. Returns a float32 scalar.
+    Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels. Returns a float32 scalar. Raises
+    ValueError for label smoothing with ``match_ignore``: the positives of a row have no sum in common whose classes it
+    could spread over.
     """
+    if label_smoothing and counting == "match_ignore":
+        raise ValueError(
+            f"label_smoothing is {label_smoothing} and counting is 'match_ignore': "
+            "set label_smoothing to 0, or count otherwise"
+        )
+    zimg_ID, zcap_UD = _at_least_float32(zimg_ID), _at_least_float32(zcap_UD)
     parts = functools.partial(_softmax_tile, counting=counting, hard_negative_weight=hard_negative_weight)
     image_side, caption_side = _Side((zimg_ID,), images), _Side((zcap_UD,), captions)
     rows, columns = _log_sums(parts, layout, image_side, caption_side, scale)
 
     row_weight_I = images.mult_I * (rows.positives > 0)
-    # As published, only copies drawn as a positive are rows of text-to-image; match-aware, every copy that is true of some image is.
+    # As published, only copies drawn as a positive are rows of text-to-image; match-aware, every copy that is true of
+    # some image is.
     copies_U = captions.mult_U * (columns.positives > 0) if counting == "match_positive" else columns.positives
-    separate = counting == "match_ignore"  # the sums hold negatives only: each positive stands against them alone
+    separate = counting == "match_ignore"  # the sums hold negatives only
 
     def tile(images: _Side, captions: _Side, scale):
         labels = _Side(images.values, images.labels[0]), _Side(captions.values, captions.labels[0])
