@@ -21,4 +21,5 @@ def get_config():
     for run in runs.values():
         if run.init:
             run.init, run.base = f"run:{'siglip' if 'siglip' in run.init else 'clip'}", ConfigDict()
+    runs = ConfigDict(runs, sort_keys=False)
     return ConfigDict({"runs": runs, "minutes": _MINUTES, "measured_on": "two cores of an AMD EPYC"}, sort_keys=False)

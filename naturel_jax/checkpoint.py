@@ -132,9 +132,12 @@ def saved_steps(directory: epath.Path) -> list[int]:
     return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
 
 
-def make_meta(config: dict[str, Any], model: TwoTowerConfig, processor: Processor) -> dict[str, Any]:
-    """What is saved beside the arrays."""
+def make_meta(
+    config: dict[str, Any], model: TwoTowerConfig, processor: Processor, used: dict[str, list[str]] | None = None
+) -> dict[str, Any]:
+    """What is saved beside the arrays. ``used``: the items of each benchmark that the run trains on."""
     return {
+        "used": used or {},
         "config": config,
         "model": dataclasses.asdict(model),
         "processor": processor.to_dict(),

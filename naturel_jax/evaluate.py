@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from naturel_jax import report, weights
+from naturel_jax import checkpoint, report, weights
 from naturel_jax.evaluators import registry, results
 from naturel_jax.evaluators.benchmark import Benchmark
 from naturel_jax.evaluators.cache import CachedEncoder
@@ -36,7 +36,9 @@ def evaluate(
     fingerprint = results.model_fingerprint(model, params, processor)
     encoder = Encoder(model, processor, mesh=mesh, batch_size=batch_size, pixel_cache_bytes=0)
     cached = CachedEncoder(encoder, out / "embeddings" / f"{fingerprint}.sqlite")
-    for benchmark in benchmarks:
+    trained_on = checkpoint.read_meta(source.removeprefix("run:"))[1]["used"] if source.startswith("run:") else {}
+    for whole in benchmarks:
+        benchmark = whole.held_out(trained_on.get(whole.name, ()))
         pair = results.pair_fingerprint(fingerprint, benchmark)
         if results.finished(out, name, benchmark.name, pair):
             print(f"{name} on {benchmark.name}: finished before", flush=True)

@@ -6,13 +6,18 @@
 Started again with the same --workdir, a run continues where its newest checkpoint is.
 """
 
+import difflib
 import logging
 import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, and after a colon its argument.", lock_config=True
@@ -39,6 +44,32 @@ def default_workdir(config_path: str) -> str:
     path, _, argument = config_path.partition(":")
     stem = os.path.splitext(os.path.basename(path))[0]
     return os.path.join("runs", f"{stem}_{argument}" if argument else stem)
+
+
+def _field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields."""
+    for key in config:
+        yield prefix + key
+        if isinstance(value := config.get(key), ConfigDict):
+            yield from _field_names(value, f"{prefix}{key}.")
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parsing, once the config is there and has the fields that are overridden: absl's own errors for these are
+    tracebacks. Returns the arguments that are no flags; exits with a message."""
+    overrides = [arg for arg in argv if re.match(r"--?config\.", arg)]
+    app.parse_flags_with_usage([arg for arg in argv if arg not in overrides])
+    try:
+        names = list(_field_names(_CONFIG.value))
+    except OSError as error:
+        there = ", ".join(sorted(map(str, Path("configs").glob("*.py")))) or "no configs/*.py"
+        sys.exit(f"--config cannot be loaded; here are {there}.\n{error}")
+    for arg in overrides:
+        name = re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0]
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
+            sys.exit(f"{arg}: the config has no field {name!r}; the nearest is {nearest!r}. naturel_jax/config.py has all")
+    return app.parse_flags_with_usage(argv)
 
 
 def _log_own_messages() -> None:
@@ -74,4 +105,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -5,7 +5,7 @@ import functools
 import json
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.objectives import calibrate_bias
 from naturel_jax.sharding import batch_sharding, batch_shards, make_mesh, shardings, spec
+from tfds_naturel import recipe_sources
+from tfds_naturel.mining import hard_images
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,9 +51,6 @@ _MAY_CHANGE = (
     "data.workers",
 )
 
-# Benchmarks read from a split of the NatuRel dataset itself; all others are files in config.eval.benchmarks_dir.
-_NATUREL = {"naturel": "test", "naturel_validation": "validation", "naturel_unseen": "test_unseen_triplets"}
-
 
 def run(config: ConfigDict, workdir: str) -> dict[str, float]:
     """Trains (or continues) and evaluates one run in ``workdir``; returns its final scores.
@@ -67,10 +66,11 @@ def run(config: ConfigDict, workdir: str) -> dict[str, float]:
     stop_asked = _watch_for_stop()
     mesh = make_mesh(config.mesh)
     sources = [datasets.source(config.data.dir, part.dataset, part.split) for part in config.data.mixture.values()]
+    used = _used(config)
     model, params, processor = _model(config, folder, sources, mesh)
-    judge = _Judge(config, model, processor, mesh)
+    judge = _Judge(config, model, processor, mesh, used)
     if sources:
-        scores = _Fit(config, folder, mesh, sources, model, processor).fit(params, judge, stop_asked)
+        scores = _Fit(config, folder, mesh, sources, model, processor, used).fit(params, judge, stop_asked)
     else:
         scores = judge.scores(params)
     if jax.process_index() == 0:
@@ -87,6 +87,15 @@ def _finished(folder: epath.Path, config: ConfigDict) -> dict[str, float] | None
     path = folder / "scores.json"
     saved = json.loads(path.read_text()) if path.exists() else {}
     return saved["scores"] if saved and _asked(config).items() <= saved.items() else None
+
+
+def _used(config: ConfigDict) -> dict[str, list[str]]:
+    """The items of benchmarks that the run trains on, by benchmark: it is scored on the others only."""
+    found: dict[str, set[str]] = {}
+    for part in config.data.mixture.values():
+        for name, items in recipe_sources.used(datasets.directory(config.data.dir, part.dataset)).items():
+            found.setdefault(name, set()).update(items)
+    return {name: sorted(items) for name, items in found.items()}
 
 
 def _watch_for_stop() -> Callable[[int], bool]:
@@ -161,9 +170,11 @@ def _trained_processor(sizes: TwoTowerConfig, folder: epath.Path, sources: Seque
 class _Judge:
     """The benchmarks of a run, read once, and what embeds them."""
 
-    def __init__(self, config: ConfigDict, model: Model, processor: Processor, mesh: Mesh):
+    def __init__(
+        self, config: ConfigDict, model: Model, processor: Processor, mesh: Mesh, used: Mapping[str, Sequence[str]]
+    ):
         self._encoder = embed.Encoder(model, processor, mesh=mesh, batch_size=config.eval.batch_size)
-        self._all = _benchmarks(config, config.eval.benchmarks)
+        self._all = [b.held_out(frozenset(used.get(b.name, ()))) for b in _benchmarks(config)]
         self._during = [b for b in self._all if b.name in config.eval.during]
         if unknown := set(config.eval.during) - {b.name for b in self._all}:
             raise ValueError(f"config.eval.during has {sorted(unknown)}, which config.eval.benchmarks does not")
@@ -182,26 +193,32 @@ def _headline(scores: dict[str, float]) -> dict[str, float]:
     return {name: score for name, score in scores.items() if name.count("/") == 1}
 
 
-def _benchmarks(config: ConfigDict, names: Sequence[str]) -> list[Benchmark]:
-    """The benchmarks called ``names``, in that order."""
+def _benchmarks(config: ConfigDict) -> list[Benchmark]:
+    """The benchmarks of ``config.eval.benchmarks``, in that order."""
     files_dir = config.eval.benchmarks_dir
-    if not files_dir and any(name not in _NATUREL for name in names):
-        files_dir = datasets.twins_directory(config.data.dir, config.eval.naturel.partition("/")[2])
+    files = [name for name in config.eval.benchmarks if name not in registry.NATUREL]
+    if files and not files_dir:
+        world = config.eval.naturel.removeprefix("naturel/")
+        if world not in datasets.WORLDS:
+            raise ValueError(
+                f"config.eval.benchmarks has {files}: say where their files are in config.eval.benchmarks_dir"
+            )
+        files_dir = datasets.twins_directory(config.data.dir, world)
 
     def read(name: str) -> Benchmark:
-        if name in _NATUREL:
-            return naturel.read(datasets.directory(config.data.dir, config.eval.naturel), _NATUREL[name], name)
+        if name in registry.NATUREL:
+            return naturel.read(datasets.directory(config.data.dir, config.eval.naturel), registry.NATUREL[name], name)
         return registry.load([name], Path(files_dir))[0]
 
-    return [read(name) for name in names]
+    return [read(name) for name in config.eval.benchmarks]
 
 
 class _Fit:
     """Trains one model."""
 
-    def __init__(self, config, folder, mesh, sources, model, processor):
+    def __init__(self, config, folder, mesh, sources, model, processor, used):
         self._config, self._folder, self._mesh = config, folder, mesh
-        self._model, self._processor = model, processor
+        self._model, self._processor, self._used = model, processor, used
         steps = functools.partial(
             duration, batch_size=config.data.batch_size, examples=sum(len(s.items) for s in sources)
         )
@@ -223,7 +240,7 @@ class _Fit:
                 s.items,
                 recipe(p.recipe),
                 p.weight,
-                datasets.hard_images(p.hard_images, s.items) if p.hard_images else None,
+                hard_images(Path(p.hard_images), s.items.image_ids) if p.hard_images else None,
             )
             for s, p in zip(sources, config.data.mixture.values(), strict=True)
         ]
@@ -248,7 +265,7 @@ class _Fit:
         state = train.make_state(params, tx, self._mesh, ema=bool(config.optim.ema))
         checkpoint.check_workdir(self._folder, sum(x.nbytes for x in jax.tree.leaves(state)))
         checkpoints = checkpoint.Checkpoints(self._folder, keep=config.checkpoint.keep)
-        meta = checkpoint.make_meta(json.loads(config.to_json()), self._model.config, self._processor)
+        meta = checkpoint.make_meta(json.loads(config.to_json()), self._model.config, self._processor, self._used)
         start, state = self._continued(checkpoints, state)
         frozen = optim.frozen(config.optim, params)
         objective = train.make_objective(config.objective, self._mesh)

@@ -301,3 +301,12 @@ def test_a_damaged_result_is_named(tmp_path):
     files.write(tmp_path / "CLIP/winoground/scores.json", json.dumps({"model": "CLIP"}).encode())
     with pytest.raises(ValueError, match=r"CLIP/winoground/scores\.json: not the scores of an evaluation"):
         results.load(tmp_path)
+
+
+def test_items_that_were_trained_on_are_left_out_and_counted():
+    items = tuple(benchmark.Item(str(n), (), ("right", "wrong")) for n in range(4))
+    whole = benchmark.Benchmark("winoground", items, rules.pair, (benchmark.Metric("all", "right"),), published=400)
+    held_out = whole.held_out({"1", "2", "not there"})
+    assert [item.id for item in held_out.items] == ["0", "3"]
+    assert held_out.problems == ("2 items were trained on and are left out; 2 are scored",)
+    assert whole.held_out(()) is whole

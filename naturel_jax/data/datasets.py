@@ -5,14 +5,11 @@ import os
 from pathlib import Path
 
 import jax
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jax.experimental import multihost_utils
 
-from naturel_jax.data.items import Items, Source, open_source
+from naturel_jax.data.items import Source, open_source
 from tfds_naturel import twins
-from tfds_naturel.scenes.scene import CONFIGS
+from tfds_naturel.scenes.scene import CONFIGS as WORLDS
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,7 +24,7 @@ def directory(data_dir: str, dataset: str) -> Path:
     """
     root = Path(data_dir) / dataset
     name, _, config = dataset.partition("/")
-    if name == "naturel" and config in CONFIGS:
+    if name == "naturel" and config in WORLDS:
         _once(lambda: _draw(data_dir, config))
     versions = sorted(root.glob("*/dataset_info.json"), key=lambda path: [int(n) for n in path.parent.name.split(".")])
     if not versions:
@@ -43,24 +40,6 @@ def source(data_dir: str, dataset: str, split: str) -> Source:
     return open_source(directory(data_dir, dataset), split)
 
 
-def hard_images(path: str, items: Items) -> list[np.ndarray]:
-    """For every item the numbers of the items mined as its hard negatives, from a file of ``naturel_jax.mine``
-    (columns ``image_id`` and ``negatives``). Raises ValueError for a file without them, or of another dataset."""
-    number = {image_id: n for n, image_id in enumerate(items.image_ids)}
-    found: list[dict[int, None]] = [{} for _ in number]
-    try:
-        table = pq.read_table(path, columns=["image_id", "negatives"])
-        for image_id, negatives in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            found[number[image_id]].update(dict.fromkeys(number[negative] for negative in negatives))
-    except KeyError as error:
-        raise ValueError(
-            f"{path}: image {error} is not in {items.name}; mine the images of the split that is trained on"
-        ) from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not a file of python -m naturel_jax.mine ({error})") from error
-    return [np.fromiter(negatives, np.int64) for negatives in found]
-
-
 def twins_directory(data_dir: str, config: str) -> Path:
     """The folder with the benchmark twins of a scenes world, written when it is missing."""
     out = Path(data_dir) / "twins" / config
@@ -69,7 +48,7 @@ def twins_directory(data_dir: str, config: str) -> Path:
     def write():
         if not finished.exists():
             _LOG.info("writing the benchmark twins of %s to %s", config, out)
-            twins.write(out, CONFIGS[config], _TWIN_SEED, _TWIN_ITEMS)
+            twins.write(out, WORLDS[config], _TWIN_SEED, _TWIN_ITEMS)
 
     _once(write)
     return out

@@ -5,7 +5,7 @@ A new benchmark is one file with a function ``read(folder) -> Benchmark``, and o
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -147,6 +147,14 @@ class Benchmark:
                 value = group_means(values_N[index_M], groups_M, np.ones((1, len(index_M))))[0]
                 scores[metric.name] = Score(float(value), len(index_M))
         return scores
+
+    def held_out(self, trained_on: Collection[str]) -> "Benchmark":
+        """Without the items whose ids a model was trained on; ``problems`` says how many they were."""
+        items = tuple(item for item in self.items if item.id not in trained_on)
+        if len(items) == len(self.items):
+            return self
+        note = f"{len(self.items) - len(items)} items were trained on and are left out; {len(items)} are scored"
+        return dataclasses.replace(self, items=items, problems=(*self.problems, note))
 
     @property
     def tags(self) -> set[str]:
