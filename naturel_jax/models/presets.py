@@ -104,7 +104,7 @@ PRESETS: dict[str, TwoTowerConfig] = {
         image=tower(128, 4, 2, **SIGLIP_TOWER),
         text=tower(128, 2, 2, **SIGLIP_TOWER),
         vocab=1024,
-        context=32,
+        context=16,
     ),
     "clip-b32": _clip("b", 32),
     "clip-b16": _clip("b", 16),
