@@ -1,0 +1,323 @@
+"""The training step on a batch with NatuRel's captions, and the memory of the loss.
+
+    python benchmarks/objectives.py step                # ours, the expanded batch, the published loss on peers' towers
+    python benchmarks/objectives.py step --hard mined   # mined images and their captions instead of the blank picture
+    python benchmarks/objectives.py memory              # bytes per device for 1 to 256 simulated devices
+
+All rows of ``step`` compute the same loss from the same weights, which the table shows; the peers run NegCLIP's
+formula, in which every caption is a row of full length and the blank picture is there B times. On a GPU both sides run
+in bfloat16, and the model FLOP utilisation of ours is printed.
+"""
+
+import argparse
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh
+from towers import PEAKS, tower_flops, transformer_flops
+
+from naturel_jax import config as run_config
+from naturel_jax.data.batch import Batch, Part, Plan, Planner
+from naturel_jax.data.items import Items, collect
+from naturel_jax.data.processor import Processor, train_tokenizer
+from naturel_jax.data.recipes import recipe
+from naturel_jax.models.presets import preset
+from naturel_jax.models.transformer import Compute
+from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize
+from naturel_jax.objectives import CaptionLabels, ImageLabels, Layout, sigmoid_loss, softmax_loss
+from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh
+from naturel_jax.train import Loss, make_objective, make_state, make_step
+from naturel_jax.weights import hf, openclip, processor_files, tables
+from tfds_naturel.captions import bank
+
+# Annotated pairs of Open Images V4's training split by relation; within a relation triplets follow Zipf's law.
+RELATIONS = {
+    "is": 194_142,
+    "at": 111_493,
+    "on": 31_604,
+    "holds": 20_986,
+    "plays": 8_932,
+    "interacts_with": 3_756,
+    "inside_of": 2_392,
+    "wears": 836,
+    "hits": 593,
+    "under": 34,
+}
+LEARNING_RATE, BETAS, EPS, DECAY = 1e-6, (0.9, 0.98), 1e-6, 0.2  # NegCLIP's
+
+
+def skewed_items(images: int, rng: np.random.Generator) -> Items:
+    """Items with one triplet each, as often as Open Images has it, and the bank's captions."""
+    captions = bank.load()
+    by_relation = {label: [t for t in captions if t.relation == label] for label in RELATIONS}
+    triplets, weights = [], []
+    for label, members in by_relation.items():
+        share = 1 / np.arange(1, len(members) + 1)
+        triplets += members
+        weights += (RELATIONS[label] * share / share.sum()).tolist()
+    drawn = rng.choice(len(triplets), images, p=np.array(weights) / sum(weights))
+
+    def example(n: int, number: int) -> dict:
+        rows = [
+            caption.as_features() | {"polarity": caption.polarity == "positive"}
+            for caption in captions[triplets[number]]
+        ]
+        return {"image_id": str(n), "captions": {key: [row[key] for row in rows] for key in rows[0]}}
+
+    return collect("skewed", (example(n, number) for n, number in enumerate(drawn)))
+
+
+def make_processor(config: TwoTowerConfig, texts: list[str]) -> Processor:
+    """CLIP's own tokenizer where the vocabulary is CLIP's."""
+    image = processor_files.IMAGE_DEFAULTS["clip"]
+    if config.text.vocab == preset("clip-b32").text.vocab:
+        text = processor_files.openai_tokenizer(config.text.context)
+    else:
+        text = {"tokenizer": train_tokenizer("clip", texts, config.text.vocab, config.text.context)}
+    return Processor(context=config.text.context, size=config.image.size, **text, **image)
+
+
+def planned(config: TwoTowerConfig, batch: int, hard: str, shards: int) -> tuple[Processor, Plan, np.ndarray]:
+    """Processor, a batch's plan with trimmed captions, and the same captions in full length."""
+    items = skewed_items(50 * batch, np.random.default_rng(0))
+    processor = make_processor(config, items.texts)
+    part = Part(items, recipe("single_pair"))
+    if hard == "mined":
+        mined = np.random.default_rng(1).integers(0, len(items), (len(items), 4)).tolist()
+        part = Part(items, dataclasses.replace(part.recipe, sentinel=False), hard_images=mined)
+    options = {"batch_size": batch, "shards": shards, "seed": 0}
+    plan, whole = (Planner([part], processor, trim_eos=eos, **options).plan(0) for eos in (config.text.eos_id, None))
+    return processor, plan, whole.tokens
+
+
+class Expanded(NamedTuple):
+    """NegCLIP's rows: images with a caption of their own first, then the others; texts ``[T; neg(T)]``."""
+
+    image_N: np.ndarray
+    caption_M: np.ndarray
+    own: int  # images with a caption
+
+
+def expand(plan: Plan) -> Expanded:
+    """Every copy of an image and of a caption as a row number of the plan."""
+    labels = plan.image_labels
+    own = np.flatnonzero(labels.positives_IK[:, 0] >= 0)
+    blank = np.flatnonzero((labels.positives_IK[:, 0] < 0) & (labels.mult_I > 0))
+    blanks = np.repeat(blank, labels.mult_I[blank].astype(int))
+    captions = np.concatenate([labels.positives_IK[own, 0], labels.negatives_IK[own, 0]])
+    return Expanded(np.concatenate([own, blanks]), captions, len(own))
+
+
+def expanded_batch(pixels: np.ndarray, tokens: np.ndarray, rows: Expanded) -> Batch:
+    """A batch in which nothing is shared."""
+    images, captions = len(rows.image_N), len(rows.caption_M)
+    ids = np.arange(captions, dtype=np.int32)
+    own = np.where(np.arange(images) < rows.own, np.arange(images), -1).astype(np.int32)[:, None]
+    none = np.full((images, 1), -1, np.int32)
+    image_labels = ImageLabels(np.ones(images, np.float32), own, none, none)
+    caption_labels = CaptionLabels(np.ones(captions, np.float32), ids, np.full((captions, 1), -2, np.int32))
+    return Batch(pixels[rows.image_N], tokens[rows.caption_M], image_labels, caption_labels)
+
+
+def our_step(model: Model, params: Params, processor: Processor, batch: Batch, mesh: Mesh) -> Callable[[], float]:
+    """One training step of the project: loss, gradient, AdamW. Returns the loss before it."""
+    tx = optax.adamw(LEARNING_RATE, *BETAS, eps=EPS, weight_decay=DECAY)
+    objective = make_objective(run_config.base().objective, mesh)
+    state = make_state(jax.tree.map(jnp.copy, params), tx, mesh, ema=False)  # the step donates it
+    constant = optax.constant_schedule(LEARNING_RATE)
+    step = make_step(Loss(model, objective, processor), tx, constant, state, mesh, max_scale=100.0)
+    batch = jax.device_put(batch, batch_sharding(mesh))
+
+    def run() -> float:
+        nonlocal state
+        state, metrics = step(state, batch, np.int32(0))
+        return float(metrics["loss"])
+
+    return run
+
+
+def peers(config: TwoTowerConfig, params: Params) -> dict[str, object]:
+    """transformers' and OpenCLIP's models with these parameters."""
+    import open_clip
+    import torch
+    import transformers
+
+    special = {"bos_token_id": None, "eos_token_id": config.text.eos_id, "pad_token_id": 1}
+    theirs = transformers.CLIPConfig.from_dict(hf.write_config(config, "float32", special))
+    models = {
+        "transformers": (transformers.CLIPModel(theirs), hf.TABLES["clip"]),
+        "OpenCLIP": (open_clip.CLIP(**openclip.write_config(config)), openclip.TABLES["clip"]),
+    }
+    for model, table in models.values():
+        arrays = tables.write(table, params)
+        model.load_state_dict({key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}, strict=True)
+    return {name: model for name, (model, _) in models.items()}
+
+
+def peer_step(model, batch: Batch, own: int, processor: Processor, dtype: str) -> Callable[[], float]:
+    """One training step with the loss of the ``neg_clip`` fork (arXiv 2210.01936), on the GPU where torch sees one."""
+    import torch
+    import torch.nn.functional as F
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device).train()
+    floats = np.array(normalize(batch.images, processor.mean, processor.std))
+    pixels = torch.from_numpy(floats).permute(0, 3, 1, 2).contiguous().to(device)
+    tokens = torch.from_numpy(batch.tokens).long().to(device)
+    labels = torch.arange(own, device=device)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, BETAS, EPS, DECAY)
+
+    def embed():
+        if hasattr(model, "encode_image"):
+            return model.encode_image(pixels, normalize=True), model.encode_text(tokens, normalize=True)
+        out = model(pixel_values=pixels, input_ids=tokens)
+        return out.image_embeds, out.text_embeds
+
+    def run() -> float:
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            image_ID, text_UD = embed()
+        logits = model.logit_scale.exp() * image_ID.float() @ text_UD.float().T
+        loss = (F.cross_entropy(logits[:own], labels) + F.cross_entropy(logits.T[:own], labels)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return run
+
+
+class Result(NamedTuple):
+    """What one way of computing the step took."""
+
+    name: str
+    loss: float
+    seconds: float
+    cpu_seconds: float
+
+
+def timed(name: str, step: Callable[[], float], repeats: int) -> Result:
+    """The first loss, and medians of wall and processor time over the later steps."""
+    first, times = step(), []
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        step()
+        times.append((time.perf_counter() - wall, time.process_time() - cpu))
+    return Result(name, first, *(statistics.median(column) for column in zip(*times, strict=True)))
+
+
+def measure_steps(args: argparse.Namespace) -> list[Result]:
+    """Times all ways in turn, and prints what the batch is."""
+    config = preset("tiny-clip" if args.small else "clip-b32")
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    mesh = make_mesh({"data": -1})
+    processor, plan, whole = planned(config, args.batch, args.hard, batch_shards(mesh))
+    side = config.image.size
+    pixels = np.random.default_rng(2).integers(0, 256, (len(plan.rows), side, side, 3), np.uint8)
+    model = Model(config, Compute(dtype))
+    params = jax.jit(model.init)(jax.random.key(0))
+    rows = expand(plan)
+    expanded = expanded_batch(pixels, whole, rows)
+    ours = Batch(pixels, plan.tokens, plan.image_labels, plan.caption_labels)
+    print(
+        f"{args.batch} items ({args.hard}), {dtype} on {jax.devices()[0].device_kind}. "
+        f"Expanded: {len(rows.image_N)} images, {len(rows.caption_M)} texts of {whole.shape[1]} tokens; "
+        f"ours: {len(ours.images)} images, {int((plan.caption_labels.mult_U > 0).sum())} captions "
+        f"(padded to {len(ours.tokens)}) of {ours.tokens.shape[1]}"
+    )
+    peer_models = peers(config, params)
+    results = [
+        timed("naturel_jax", our_step(model, params, processor, ours, mesh), args.repeats),
+        timed("naturel_jax, expanded", our_step(model, params, processor, expanded, mesh), args.repeats),
+    ]
+    for name in list(peer_models):
+        step = peer_step(peer_models.pop(name), expanded, rows.own, processor, dtype)
+        results.append(timed(name, step, args.repeats))
+    if peak := PEAKS.get(jax.devices()[0].device_kind):
+        text = transformer_flops(config.text.transformer, ours.tokens.shape[1])
+        flops = 3 * (len(ours.images) * tower_flops(config, "image") + len(ours.tokens) * text)
+        print(f"model FLOP utilisation of naturel_jax: {100 * flops / results[0].seconds / peak:.1f} %")
+    return results
+
+
+def print_steps(results: list[Result], batch: int) -> None:
+    """The table; times are beside those of the last row."""
+    last = results[-1]
+    print(f"{'':24}{'items/s':>9}{'items/CPU s':>13}{'times':>7}{'by CPU':>8}{'loss':>11}")
+    for r in results:
+        print(
+            f"{r.name:24}{batch / r.seconds:9.3f}{batch / r.cpu_seconds:13.3f}{last.seconds / r.seconds:7.2f}"
+            f"{last.cpu_seconds / r.cpu_seconds:8.2f}{r.loss:11.6f}"
+        )
+
+
+# ---- Memory ----------------------------------------------------------------------------------------------------------
+
+LOCAL_IMAGES, LOCAL_CAPTIONS, WIDTH = 128, 256, 512
+
+
+def loss_bytes(objective: str, devices: int, ring: bool) -> int:
+    """Bytes on a device of loss and gradients, from the compiler: arguments, results and temporaries."""
+    grid = np.array(jax.devices()[:devices]).reshape(devices, 1, 1)
+    mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+    def rows(n: int, *shape: int, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct((n * devices, *shape), dtype, sharding=batch_sharding(mesh))
+
+    ids = functools.partial(rows, dtype=jnp.int32)
+    images = ImageLabels(rows(LOCAL_IMAGES), ids(LOCAL_IMAGES, 1), ids(LOCAL_IMAGES, 1), ids(LOCAL_IMAGES, 8))
+    captions = CaptionLabels(rows(LOCAL_CAPTIONS), ids(LOCAL_CAPTIONS), ids(LOCAL_CAPTIONS, 2))
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    layout = Layout(mesh if ring else None, BATCH_AXES)
+
+    def loss(zimg_ID, zcap_UD, scale, bias):
+        if objective == "sigmoid":
+            return lambda *labels: sigmoid_loss(zimg_ID, zcap_UD, scale, bias, *labels, layout=layout)
+        return lambda *labels: softmax_loss(zimg_ID, zcap_UD, scale, *labels, layout=layout)
+
+    step = jax.jit(jax.value_and_grad(lambda values, labels: loss(*values)(*labels)))
+    values = rows(LOCAL_IMAGES, WIDTH), rows(LOCAL_CAPTIONS, WIDTH), scalar, scalar
+    memory = step.lower(values, (images, captions)).compile().memory_analysis()
+    return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+
+
+def print_memory(counts: list[int]) -> None:
+    """MB per device by number of devices."""
+    print(f"{LOCAL_IMAGES} images and {LOCAL_CAPTIONS} captions of width {WIDTH} on each device.")
+    print("MB a device, and how many times those of the first row:")
+    print(f"{'devices':>8}" + "".join(f"{f'{o}, {k}':>22}" for o in ("sigmoid", "softmax") for k in ("dense", "ring")))
+    first: list[int] = []
+    for devices in counts:
+        found = [loss_bytes(o, devices, ring) for o in ("sigmoid", "softmax") for ring in (False, True)]
+        first = first or found
+        cells = (f"{f'{b / 1e6:.2f} ({b / one:.2f})':>22}" for b, one in zip(found, first, strict=True))
+        print(f"{devices:8}" + "".join(cells), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    step = commands.add_parser("step")
+    step.add_argument("--batch", type=int, default=32)
+    step.add_argument("--hard", choices=["sentinel", "mined"], default="sentinel")
+    step.add_argument("--repeats", type=int, default=3)
+    step.add_argument("--small", action="store_true", help="the tiny model, to see that it runs")
+    memory = commands.add_parser("memory")
+    memory.add_argument("--devices", type=int, nargs="+", default=[1, 4, 16, 64, 256])
+    args = parser.parse_args()
+    if args.command == "step":
+        return print_steps(measure_steps(args), args.batch)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", max(args.devices))
+    print_memory(args.devices)
+
+
+if __name__ == "__main__":
+    main()

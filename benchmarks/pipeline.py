@@ -1,0 +1,213 @@
+"""Images/s of the input pipeline beside a bare decode-and-resize loop, torch's DataLoader and tf.data, same files.
+
+    python benchmarks/pipeline.py --images 4000 --threads 1 2 --workers 2
+
+The files are JPEGs as the builder writes them (short side 288, quality 92). Rates are also given per second of
+processor time, of all processes together: that is what a core yields, and holds on a shared machine too. tf.data is
+measured where TensorFlow is installed.
+"""
+
+import argparse
+import dataclasses
+import functools
+import importlib.util
+import io
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import absl.flags
+import cv2
+import jax
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from naturel_jax.data.augment import Augment
+from naturel_jax.data.batch import Part, Planner
+from naturel_jax.data.items import Source, collect
+from naturel_jax.data.pipeline import Pipeline
+from naturel_jax.data.processor import Processor, train_tokenizer
+from naturel_jax.data.recipes import recipe
+from naturel_jax.sharding import batch_sharding, batch_shards, make_mesh
+from tfds_naturel.captions import bank
+
+SIZE, SCALE, RATIO, BATCH = 224, (0.9, 1.0), (3 / 4, 4 / 3), 256
+
+
+def write_pictures(folder: Path, count: int) -> list[Path]:
+    """JPEGs of 432 x 288 pixels with structure at several scales, so that their size in bytes is a photo's."""
+    rng, paths = np.random.default_rng(0), []
+    for n in range(count):
+        picture = sum(
+            cv2.resize(rng.normal(0, 18, (288 // cell, 432 // cell, 3)), (432, 288), interpolation=cv2.INTER_CUBIC)
+            for cell in (2, 8, 32, 144)
+        )
+        data = io.BytesIO()
+        Image.fromarray(np.clip(picture + 128, 0, 255).astype(np.uint8)).save(data, "JPEG", quality=92)
+        paths.append(folder / f"{n}.jpg")
+        paths[-1].write_bytes(data.getvalue())
+    return paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Files(Sequence[Mapping[str, Any]]):
+    """Records whose picture is a file."""
+
+    paths: list[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, n: int) -> Mapping[str, Any]:
+        return {"image": self.paths[n].read_bytes()}
+
+
+def bare(paths: list[Path]) -> int:
+    """Reads, decodes and resizes one picture after the other."""
+    for path in paths:
+        pixels = simplejpeg.decode_jpeg(path.read_bytes(), "RGB")
+        cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    return len(paths)
+
+
+def make_pipeline(paths: list[Path], threads: int, workers: int) -> Pipeline:
+    """The project's own, with captions drawn and batches placed on the device."""
+    captions = list(bank.load().values())
+
+    def example(n: int) -> dict[str, Any]:
+        rows = [c.as_features() | {"polarity": c.polarity == "positive"} for c in captions[n % len(captions)]]
+        return {"image_id": str(n), "captions": {key: [row[key] for row in rows] for key in rows[0]}}
+
+    items = collect("files", map(example, range(len(paths))))
+    pixels = {"resize": "short", "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    processor = Processor(tokenizer=train_tokenizer("clip", items.texts, 1024, 77), context=77, size=SIZE, **pixels)
+    mesh = make_mesh({"data": -1})
+    planner = Planner(
+        [Part(items, recipe("single_pair"))],
+        processor,
+        batch_size=BATCH,
+        shards=batch_shards(mesh),
+        seed=0,
+        trim_eos=1,
+    )
+    augment = Augment(SIZE, SCALE, RATIO)
+    return Pipeline(planner, [Source(items, Files(paths))], augment, batch_sharding(mesh), threads, workers)
+
+
+def ours(pipeline: Pipeline, steps: int) -> int:
+    """Batches until their pictures lie on the device."""
+    for batch in pipeline.batches(0, steps):
+        jax.block_until_ready(batch)
+    return steps * BATCH
+
+
+class TorchFiles:
+    """A map-style dataset as OpenCLIP's transforms read it."""
+
+    def __init__(self, paths: list[Path]):
+        from torchvision import transforms
+
+        crop = transforms.RandomResizedCrop(SIZE, SCALE, RATIO, transforms.InterpolationMode.BICUBIC)
+        self._paths, self._transform = paths, transforms.Compose([crop, transforms.PILToTensor()])
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, n: int):
+        with Image.open(self._paths[n]) as picture:
+            return self._transform(picture.convert("RGB"))
+
+
+def torch_loader(paths: list[Path], workers: int) -> int:
+    """torch's DataLoader over PIL and torchvision."""
+    import torch
+
+    torch.set_num_threads(1)
+    loader = torch.utils.data.DataLoader(TorchFiles(paths), BATCH, shuffle=True, num_workers=workers, drop_last=True)
+    return sum(len(batch) for batch in loader)
+
+
+def tf_data(paths: list[Path], threads: int) -> int:
+    """tf.data with decoding and cropping in one operation, as big_vision has it."""
+    import tensorflow as tf
+
+    def load(path):
+        data = tf.io.read_file(path)
+        begin, size, _ = tf.image.sample_distorted_bounding_box(
+            tf.io.extract_jpeg_shape(data),
+            tf.zeros([0, 0, 4]),
+            area_range=SCALE,
+            aspect_ratio_range=RATIO,
+            use_image_if_no_bounding_boxes=True,
+        )
+        crop = tf.image.decode_and_crop_jpeg(data, tf.concat([begin[:2], size[:2]], 0), channels=3)
+        return tf.cast(tf.image.resize(crop, (SIZE, SIZE), "bicubic"), tf.uint8)
+
+    dataset = tf.data.Dataset.from_tensor_slices([str(path) for path in paths]).shuffle(len(paths))
+    return sum(len(batch) for batch in dataset.map(load, threads).batch(BATCH, drop_remainder=True).prefetch(2))
+
+
+class Rate(NamedTuple):
+    """Images a second of wall time and of processor time."""
+
+    wall: float
+    cpu: float
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in usage)
+
+
+def rate(run: Callable[[], int]) -> Rate:
+    """The rate of ``run``, which returns the number of its images."""
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    images = run()
+    return Rate(images / (time.perf_counter() - wall), images / (cpu_seconds() - cpu))
+
+
+def measure(paths: list[Path], threads: list[int], workers: list[int]) -> Iterator[tuple[str, Rate]]:
+    """(name, rate) of every way; the bare loop first and last."""
+    steps = len(paths) // BATCH
+    yield "bare loop", rate(functools.partial(bare, paths))
+    for number in threads:
+        yield f"naturel_jax, {number} threads", rate(functools.partial(ours, make_pipeline(paths, number, 0), steps))
+    for number in workers:
+        run = functools.partial(ours, make_pipeline(paths, 1, number), steps)
+        yield f"naturel_jax, {number} processes", rate(run)
+    if importlib.util.find_spec("torchvision"):
+        for number in [0, *workers]:
+            yield f"torch, {number} processes", rate(functools.partial(torch_loader, paths, number))
+    if importlib.util.find_spec("tensorflow"):
+        for number in threads:
+            yield f"tf.data, {number} threads", rate(functools.partial(tf_data, paths, number))
+    yield "bare loop again", rate(functools.partial(bare, paths))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=4096)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--workers", type=int, nargs="*", default=[])
+    args = parser.parse_args()
+    if args.images < BATCH:
+        parser.error(f"--images {args.images}: at least one batch of {BATCH} is needed")
+    absl.flags.FLAGS.mark_as_parsed()  # Grain's reading processes ask for them
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_pictures(Path(folder), args.images)
+        print(f"{args.images} JPEGs of {np.mean([p.stat().st_size for p in paths]) / 1e3:.0f} kB on average")
+        print(f"{'':28}{'images/s':>10}{'of bare':>9}{'images/CPU s':>14}{'of bare':>9}")
+        first = None
+        for name, found in measure(paths, args.threads, args.workers):
+            first = first or found
+            shares = found.wall / first.wall, found.cpu / first.cpu
+            print(f"{name:28}{found.wall:10.0f}{shares[0]:9.2f}{found.cpu:14.0f}{shares[1]:9.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
