@@ -13,7 +13,7 @@ _ROWS = {
     "siglip_tp": siglip_tp,
 }
 
-_MINUTES = {"clip": 2.5, "siglip": 2, "negclip": 2.5, "negclip_sp": 2.5, "negclip_ap": 4, "siglip_tp": 3}
+_MINUTES = {"clip": 2, "siglip": 2, "negclip": 2.5, "negclip_sp": 2.5, "negclip_ap": 4, "siglip_tp": 3.5}
 
 
 def get_config():

@@ -13,5 +13,5 @@ def get_config(world: str = ""):
     c.scenes(config, world)
     config.preset = "tiny-siglip"
     config.data.mixture.main = c.part(f"naturel/{world}", "bag_of_words")
-    config.duration = "500 steps"
+    config.duration = "400 steps"
     return config
