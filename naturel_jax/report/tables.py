@@ -53,6 +53,11 @@ TABLE_2 = Table(
 
 TABLES = (TABLE_1, TABLE_2)
 
+HELD_OUT = Table(
+    "NatuRel's held-out compositions: triplets that no training picture shows",
+    tuple(Column(kind.capitalize(), "", f"naturel_unseen/{kind}") for kind in ("simple", "complex")),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
