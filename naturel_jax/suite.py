@@ -66,8 +66,9 @@ def _history(folder: str) -> list[tuple[int, dict[str, float]]]:
 
 
 def report(workdir: Path, rows: tables.Rows, history: dict[str, list[tuple[int, dict[str, float]]]]) -> str:
-    """Writes ``report.md``, and ``accuracy.png`` where runs were evaluated while they trained; returns both tables."""
-    text = "\n".join(tables.markdown(table, rows) for table in tables.TABLES)
+    """Writes ``report.md``, and ``accuracy.png`` where runs were evaluated while they trained; returns the tables."""
+    shown = [*tables.TABLES, tables.HELD_OUT]
+    text = "\n".join(tables.markdown(table, rows) for table in shown)
     pages = ["# Report", text]
     if any(history.values()):
         plots.accuracy_over_training(history, workdir / "accuracy.png")
