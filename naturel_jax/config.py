@@ -1,6 +1,8 @@
 """The config of a run: every field with its default and meaning. Files in ``configs/`` change some of them."""
 
+import math
 import re
+from fractions import Fraction
 
 from ml_collections import ConfigDict
 
@@ -97,15 +99,15 @@ def duration(text: str, *, batch_size: int, examples: int, total: int | None = N
 
     Raises ValueError that names ``field`` for anything but '<number> steps|epochs|examples' or '<number>%'.
     """
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(step|epoch|example|%)s?\s*", str(text))
-    steps_per = {
-        "step": 1.0,
-        "epoch": examples / batch_size,
-        "example": 1 / batch_size,
-        "%": None if total is None else total / 100,
+    match = re.fullmatch(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\d+)?)\s*(step|epoch|example|%)s?\s*", str(text))
+    steps_per = {  # fractions: 700 / 100 is 7 steps, 700 * 0.01 rounds up to 8
+        "step": 1,
+        "epoch": Fraction(examples, batch_size),
+        "example": Fraction(1, batch_size),
+        "%": None if total is None else Fraction(total, 100),
     }
     if not match or (rate := steps_per[match.group(2)]) is None:
         raise ValueError(
             f"config.{field} is {text!r}; expected a number and a unit: '500 steps', '5 epochs', '1e6 examples' or '5%'"
         )
-    return -int(-float(match.group(1)) * rate // 1)
+    return math.ceil(Fraction(match.group(1)) * rate)

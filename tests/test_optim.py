@@ -1,0 +1,129 @@
+"""Schedules by hand, the optimizer against PyTorch's AdamW, multipliers and freezing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from flax import traverse_util
+
+from naturel_jax import optim
+from naturel_jax.config import base
+
+torch.set_num_threads(1)  # more than one waits for the slowest on a shared machine
+
+
+def config(**fields):
+    options = base().optim
+    options.update(fields)
+    return options
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    # warmup of 4 steps to 8, then 8 steps: a quarter, half and all of the way down
+    [
+        ("cosine", {0: 2, 1: 4, 3: 8, 4: 8, 6: 4 * (1 + 0.5**0.5), 8: 4, 12: 0, 99: 0}),
+        ("linear", {0: 2, 3: 8, 4: 8, 6: 6, 8: 4, 12: 0, 99: 0}),
+        ("constant", {0: 2, 2: 6, 3: 8, 4: 8, 12: 8}),
+    ],
+)
+def test_schedules(shape, expected):
+    rate = optim.schedule(config(lr=8.0, schedule=shape), total_steps=12, warmup_steps=4)
+    for step, value in expected.items():
+        np.testing.assert_allclose(float(rate(step)), value, rtol=1e-6, atol=1e-6, err_msg=str(step))
+
+
+def test_a_schedule_without_warmup_begins_at_the_top():
+    assert float(optim.schedule(config(lr=0.5), 10, 0)(0)) == 0.5
+
+
+def test_schedules_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"config\.optim\.schedule is 'cosin'; expected one of"):
+        optim.schedule(config(schedule="cosin"), 10, 1)
+    with pytest.raises(ValueError, match=r"config\.optim\.warmup is 50 steps; the run has 10"):
+        optim.schedule(config(), 10, 50)
+
+
+def tree(seed: int):
+    """Parameters with the names of a tower: kernels and embeddings are decayed, norms, biases and the scale are not."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    return {
+        "image": {"patch": {"kernel": draw(3, 4), "bias": draw(4)}, "class_token": draw(4), "norm": {"scale": draw(4)}},
+        "text": {"embed": draw(5, 4), "position": draw(2, 4)},
+        "logit_scale": draw(),
+    }
+
+
+DECAYED = {"image/patch/kernel", "text/embed", "text/position"}
+
+
+def flat(params) -> dict[str, np.ndarray]:
+    return {path: np.asarray(x) for path, x in traverse_util.flatten_dict(params, sep="/").items()}
+
+
+def trained(options, steps: int = 3) -> dict[str, np.ndarray]:
+    """The parameters of ``tree(0)`` after some steps with the gradients ``tree(1)``, ``tree(2)``, ..."""
+    params = tree(0)
+    tx = optim.make(options, params, optim.schedule(options, 10, 2))
+    state = tx.init(params)
+    for step in range(steps):
+        updates, state = tx.update(tree(1 + step), state, params)
+        params = optax.apply_updates(params, updates)
+    return flat(params)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+def test_steps_are_those_of_pytorchs_adamw(clip_norm):
+    """OpenCLIP's groups: norms, biases and the scale without decay. lr: two steps of warmup, the top of the cosine."""
+    options = config(lr=0.1, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.3, clip_norm=clip_norm)
+    theirs = {path: torch.nn.Parameter(torch.tensor(x)) for path, x in flat(tree(0)).items()}
+    groups = [
+        {"params": [x for path, x in theirs.items() if path in DECAYED], "weight_decay": 0.3},
+        {"params": [x for path, x in theirs.items() if path not in DECAYED], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, betas=(0.8, 0.9), eps=1e-3)
+    for step, rate in enumerate((0.05, 0.1, 0.1)):
+        for path, gradient in flat(tree(1 + step)).items():
+            theirs[path].grad = torch.tensor(gradient)
+        if clip_norm:
+            torch.nn.utils.clip_grad_norm_(theirs.values(), clip_norm)
+        for group in adamw.param_groups:
+            group["lr"] = rate
+        adamw.step()
+    ours = trained(options)
+    for path, expected in theirs.items():
+        np.testing.assert_allclose(ours[path], expected.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_a_multiplier_scales_the_whole_update_and_the_first_match_counts():
+    start, plain = flat(tree(0)), trained(config(lr=0.1), steps=1)
+    scaled = trained(config(lr=0.1, lr_multipliers=(("image/norm/.*", 2.0), ("image/.*", 0.5))), steps=1)
+    for path in start:
+        factor = 2.0 if path.startswith("image/norm") else 0.5 if path.startswith("image/") else 1.0
+        expected = start[path] + factor * (plain[path] - start[path])
+        np.testing.assert_allclose(scaled[path], expected, rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_frozen_parameters_stay_and_have_no_moments():
+    options = config(lr=0.1, clip_norm=1.0, lr_multipliers=(("image/.*", 0),))
+    start, after = flat(tree(0)), trained(options)
+    for path in start:
+        assert np.array_equal(after[path], start[path]) == path.startswith("image/"), path
+    frozen = optim.frozen(options, tree(0))
+    assert frozen("image/patch/kernel") and not frozen("text/embed")
+    state = optim.make(options, tree(0), lambda step: 0.1).init(tree(0))
+    count = sum(x.size for path, x in start.items() if not path.startswith("image/"))
+    assert sum(x.size for x in jax.tree.leaves(state) if x.dtype == jnp.float32) == 2 * count
+
+
+def test_a_multiplier_that_matches_nothing_is_refused():
+    with pytest.raises(
+        ValueError, match=r"lr_multipliers: 'vision/\.\*' matches no parameter; paths look like 'image/"
+    ):
+        optim.make(config(lr_multipliers=(("vision/.*", 0.1),)), tree(0), lambda step: 0.1)
