@@ -58,7 +58,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     """absl's parsing, once the config is there and has the fields that are overridden: absl's own errors for these are
     tracebacks. Returns the arguments that are no flags; exits with a message."""
     overrides = [arg for arg in argv if re.match(r"--?config\.", arg)]
-    app.parse_flags_with_usage([arg for arg in argv if arg not in overrides])
+    sys.argv = [arg for arg in argv if arg not in overrides]  # where config_flags looks for overrides
+    app.parse_flags_with_usage(sys.argv)
+    sys.argv = argv
     try:
         names = list(_field_names(_CONFIG.value))
     except OSError as error:
@@ -68,7 +70,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         name = re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0]
         if name not in names:
             nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
-            sys.exit(f"{arg}: the config has no field {name!r}; the nearest is {nearest!r}. naturel_jax/config.py has all")
+            sys.exit(f"{arg}: the config has no field {name!r}; the nearest is {nearest!r} (naturel_jax/config.py)")
     return app.parse_flags_with_usage(argv)
 
 

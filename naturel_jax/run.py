@@ -74,7 +74,8 @@ def run(config: ConfigDict, workdir: str) -> dict[str, float]:
     else:
         scores = judge.scores(params)
     if jax.process_index() == 0:
-        (folder / "scores.json").write_text(json.dumps({**_asked(config), "scores": scores}, indent=1))
+        saved = {**_asked(config), "config": json.loads(config.to_json()), "scores": scores}
+        (folder / "scores.json").write_text(json.dumps(saved, indent=1))
     return scores
 
 
@@ -83,10 +84,14 @@ def _asked(config: ConfigDict) -> dict[str, Any]:
 
 
 def _finished(folder: epath.Path, config: ConfigDict) -> dict[str, float] | None:
-    """The scores of a run that has ended with this duration and these benchmarks."""
+    """The scores of a run that has ended with this duration and these benchmarks. Raises ValueError for another
+    run's."""
     path = folder / "scores.json"
     saved = json.loads(path.read_text()) if path.exists() else {}
-    return saved["scores"] if saved and _asked(config).items() <= saved.items() else None
+    if not saved or not _asked(config).items() <= saved.items():
+        return None
+    _refuse_another(folder, saved["config"], config)
+    return saved["scores"]
 
 
 def _used(config: ConfigDict) -> dict[str, list[str]]:
@@ -326,12 +331,7 @@ class _Fit:
         if restored is None:
             return 0, state
         step, arrays, meta = restored
-        changed = _differences(_fixed(meta["config"]), _fixed(json.loads(self._config.to_json())))
-        if changed:
-            raise ValueError(
-                f"{self._folder} holds a run with another config: {'; '.join(changed)}. "
-                "Use another --workdir, or the same config"
-            )
+        _refuse_another(self._folder, meta["config"], self._config)
         _LOG.info("continuing %s from step %d", self._config.name, step)
         return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"))
 
@@ -358,6 +358,14 @@ class _Fit:
         if jax.process_index() == 0:
             about = {"config": meta["config"], "versions": meta["versions"]}
             (self._folder / "config.json").write_text(json.dumps(about, indent=1))
+
+
+def _refuse_another(folder: epath.Path, saved: dict[str, Any], config: ConfigDict) -> None:
+    """Raises ValueError when ``config`` differs from that of the run in ``folder`` in what makes it another run."""
+    if changed := _differences(_fixed(saved), _fixed(json.loads(config.to_json()))):
+        raise ValueError(
+            f"{folder} holds a run with another config: {'; '.join(changed)}. Use another --workdir, or the same config"
+        )
 
 
 def _fixed(fields: dict[str, Any]) -> dict[str, Any]:
