@@ -154,6 +154,10 @@ def test_single_pair_draws_one_complex_positive_and_one_complex_negative():
     assert is_uniform(draws("single_pair", times=900), [([p], [n]) for p in (2, 4, 6) for n in (3, 5, 7)])
 
 
+def test_one_pair_draws_a_whole_pair():
+    assert is_uniform(draws("one_pair"), [([p], [p + 1]) for p in (0, 2, 4, 6)])
+
+
 def test_all_pairs_draws_the_eight_captions():
     assert all(drawn == ([0, 2, 4, 6], [1, 3, 5, 7]) for drawn in draws("all_pairs", times=5))
     assert recipe("all_pairs").copies == 4
