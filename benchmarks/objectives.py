@@ -31,8 +31,9 @@ from naturel_jax.data.recipes import recipe
 from naturel_jax.models.presets import preset
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize
-from naturel_jax.objectives import CaptionLabels, ImageLabels, Layout, sigmoid_loss, softmax_loss
+from naturel_jax.objectives import CaptionLabels, ImageLabels, sigmoid_loss, softmax_loss
 from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh, shardings
+from naturel_jax.tiles import Layout
 from naturel_jax.train import Loss, make_objective, make_state, make_step
 from naturel_jax.weights import hf, openclip, processor_files, tables
 from tfds_naturel.captions import bank

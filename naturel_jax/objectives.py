@@ -4,22 +4,20 @@ A batch holds distinct images and distinct captions, each with a multiplicity, a
 negative count of every cell (image, caption) follows. With multiplicities the losses equal those of the *expanded
 batch*, in which every copy is a row of its own, exactly: value and gradient.
 
-Everything is written for one *tile*: a block of images against a block of captions. ``_sweep`` visits all tiles: the
-caption blocks travel around a ring of devices (``ppermute`` inside ``jax.shard_map``), each cut into smaller tiles on
-the device, and the backward pass visits the tiles again instead of keeping their logits. So a device's memory does not
-grow with the number of devices.
+Everything is written for one *tile*: a block of images against a block of captions; ``naturel_jax.tiles`` visits them
+all, around a ring of devices.
 
 Shape letters: I images, U distinct captions, D embedding, K captions drawn for an image, T triplets an image shows.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+
+from naturel_jax.tiles import DENSE, Layout, Side, gradients, sweep, total_over_tiles
 
 _FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are never inf - inf
 
@@ -48,20 +46,6 @@ class CaptionLabels(NamedTuple):
     mult_U: jax.Array
     id_U: jax.Array
     asserts_UA: jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where the tiles are: ``mesh`` None is one block (dense); otherwise blocks are sharded over ``axes`` of ``mesh``
-    and captions travel the ring.
-
-    ``tile`` bounds the captions of one tile on a device (the largest divisor of the block is taken); None is the whole
-    block.
-    """
-
-    mesh: Mesh | None = None
-    axes: tuple[str, ...] = ("data", "fsdp")
-    tile: int | None = None
 
 
 class Counts(NamedTuple):
@@ -135,111 +119,6 @@ def _at_least_float32(z_ND: jax.Array) -> jax.Array:
     return z_ND.astype(jnp.promote_types(z_ND.dtype, jnp.float32))
 
 
-# ---- Visiting all tiles ---------------------------------------------------------------------------------------------
-
-
-def _sweep(
-    visit: Callable, layout: Layout, images: Any, captions: Any, image_sums: Any, caption_sums: Any, shared: Any
-):
-    """Visits every tile once and returns the updated sums.
-
-    ``visit(images, captions, image_sums, caption_sums, shared)`` returns new ``(image_sums, caption_sums)``; the
-    leading axis of ``images`` and ``image_sums`` is I (or ``image_sums`` is a scalar, then summed over devices), of
-    ``captions`` and ``caption_sums`` U.
-    """
-
-    def block(images, captions, image_sums, caption_sums, shared):
-        size = jax.tree.leaves(captions)[0].shape[0]
-        tile = max(t for t in range(1, min(layout.tile or size, size) + 1) if size % t == 0)
-        cut = functools.partial(jax.tree.map, lambda x: x.reshape(size // tile, tile, *x.shape[1:]))
-        join = functools.partial(jax.tree.map, lambda x: x.reshape(size, *x.shape[2:]))
-
-        def step(image_sums, chunk):
-            return visit(images, chunk[0], image_sums, chunk[1], shared)
-
-        image_sums, sums = jax.lax.scan(step, image_sums, (cut(captions), cut(caption_sums)))
-        return image_sums, join(sums)
-
-    if layout.mesh is None:
-        return block(images, captions, image_sums, caption_sums, shared)
-
-    ring = 1
-    for axis in layout.axes:
-        ring *= layout.mesh.shape[axis]
-
-    def ring_sweep(images, captions, image_sums, caption_sums, shared):
-        def step(_, carry):
-            captions, image_sums, caption_sums = carry
-            image_sums, caption_sums = block(images, captions, image_sums, caption_sums, shared)
-            turn = [(d, (d + 1) % ring) for d in range(ring)]
-            captions, caption_sums = jax.tree.map(
-                lambda x: jax.lax.ppermute(x, layout.axes, turn), (captions, caption_sums)
-            )
-            return captions, image_sums, caption_sums
-
-        _, image_sums, caption_sums = jax.lax.fori_loop(0, ring, step, (captions, image_sums, caption_sums))
-        return jax.tree.map(lambda x: x if x.ndim else jax.lax.psum(x, layout.axes), image_sums), caption_sums
-
-    def specs(tree):
-        return jax.tree.map(lambda x: PartitionSpec(layout.axes) if x.ndim else PartitionSpec(), tree)
-
-    rows, cols = specs(image_sums), specs(caption_sums)
-    return jax.shard_map(
-        ring_sweep,
-        mesh=layout.mesh,
-        in_specs=(specs(images), specs(captions), rows, cols, specs(shared)),
-        out_specs=(rows, cols),
-        check_vma=False,  # sums start unvarying and end varying over the ring
-    )(images, captions, image_sums, caption_sums, shared)
-
-
-class _Side(NamedTuple):
-    """One side of a tile: ``values`` are differentiated, ``labels`` are not."""
-
-    values: Any
-    labels: Any
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _total(tile: Callable, layout: Layout, images: _Side, captions: _Side, shared: Any) -> jax.Array:
-    """Sum over all tiles of ``tile(images, captions, shared) -> scalar``; the backward pass computes each tile anew."""
-
-    def visit(images, captions, total, nothing, shared):
-        return total + tile(images, captions, shared), nothing
-
-    zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(images.values)))
-    return _sweep(visit, layout, images, captions, zero, (), shared)[0]
-
-
-def _gradients(tile: Callable, layout: Layout, images: _Side, captions: _Side, shared: Any, upstream: jax.Array):
-    """Gradients of ``upstream * _total`` to ``images.values``, ``captions.values`` and ``shared``."""
-
-    def visit(images, captions, sums, dcaptions, shared):
-        def scalar(image_values, caption_values, shared):
-            return tile(images._replace(values=image_values), captions._replace(values=caption_values), shared)
-
-        gradients = jax.grad(scalar, argnums=(0, 1, 2))(images.values, captions.values, shared)
-        add = functools.partial(jax.tree.map, jnp.add)
-        return add(sums, (gradients[0], gradients[2])), add(dcaptions, gradients[1])
-
-    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-    start = (zeros(images.values), zeros(shared)), zeros(captions.values)
-    (dimages, dshared), dcaptions = _sweep(visit, layout, images, captions, *start, shared)
-    return jax.tree.map(lambda g: g * upstream.astype(g.dtype), (dimages, dcaptions, dshared))
-
-
-def _total_forward(tile, layout, images, captions, shared):
-    return _total(tile, layout, images, captions, shared), (images, captions, shared)
-
-
-def _total_backward(tile, layout, saved, upstream):
-    dimages, dcaptions, dshared = _gradients(tile, layout, *saved, upstream)
-    return _Side(dimages, None), _Side(dcaptions, None), dshared
-
-
-_total.defvjp(_total_forward, _total_backward)
-
-
 # ---- Sigmoid --------------------------------------------------------------------------------------------------------
 
 
@@ -253,7 +132,7 @@ def sigmoid_loss(
     *,
     counting: str = "published",
     hard_negative_weight: float = 1.0,
-    layout: Layout = Layout(),
+    layout: Layout = DENSE,
 ) -> jax.Array:
     """The sigmoid loss of arXiv 2303.15343, eq. 1, over the expanded batch: mean over images of the sum over captions.
 
@@ -261,15 +140,15 @@ def sigmoid_loss(
     float32 scalar.
     """
 
-    def tile(images: _Side, captions: _Side, shared):
+    def tile(images: Side, captions: Side, shared):
         logits_IU = shared[0] * _cosines(images.values, captions.values) + shared[1]
         counts = cell_counts(images.labels, captions.labels, counting, hard_negative_weight)
         total_IU = images.labels.mult_I[:, None] * captions.labels.mult_U
         negative_IU = (total_IU - counts.positive_IU) * counts.others_IU
         return jnp.sum(counts.positive_IU * jax.nn.softplus(-logits_IU) + negative_IU * jax.nn.softplus(logits_IU))
 
-    image_side, caption_side = _Side(_at_least_float32(zimg_ID), images), _Side(_at_least_float32(zcap_UD), captions)
-    total = _total(tile, layout, image_side, caption_side, (scale, bias))
+    image_side, caption_side = Side(_at_least_float32(zimg_ID), images), Side(_at_least_float32(zcap_UD), captions)
+    total = total_over_tiles(tile, layout, image_side, caption_side, (scale, bias))
     return total / jnp.sum(images.mult_I)
 
 
@@ -306,7 +185,7 @@ def _weighted_exponents(logits, weights):
     return jnp.where(weights > 0, logits + jnp.log(jnp.where(weights > 0, weights, 1.0)), _FLOOR)
 
 
-def _softmax_tile(images: _Side, captions: _Side, scale, counting, hard_negative_weight):
+def _softmax_tile(images: Side, captions: Side, scale, counting, hard_negative_weight):
     """Logits, positive counts, and the weights of the cells in the sums of their row and of their column."""
     counts = cell_counts(images.labels, captions.labels, counting, hard_negative_weight)
     row_IU = captions.labels.mult_U * counts.others_IU
@@ -315,9 +194,7 @@ def _softmax_tile(images: _Side, captions: _Side, scale, counting, hard_negative
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _log_sums(
-    parts: Callable, layout: Layout, images: _Side, captions: _Side, scale: jax.Array
-) -> tuple[_Stats, _Stats]:
+def _log_sums(parts: Callable, layout: Layout, images: Side, captions: Side, scale: jax.Array) -> tuple[_Stats, _Stats]:
     """Statistics of all rows and all columns, differentiable in the log-sums. ``parts`` is ``_softmax_tile`` with its
     options."""
 
@@ -335,7 +212,7 @@ def _log_sums(
         zeros = jnp.zeros(mult.shape, images.values[0].dtype)
         return _Stats(zeros + _FLOOR, zeros, zeros)
 
-    return _sweep(visit, layout, images, captions, empty(images.labels.mult_I), empty(captions.labels.mult_U), scale)
+    return sweep(visit, layout, images, captions, empty(images.labels.mult_I), empty(captions.labels.mult_U), scale)
 
 
 def _log_sums_forward(parts, layout, images, captions, scale):
@@ -346,21 +223,21 @@ def _log_sums_forward(parts, layout, images, captions, scale):
 def _log_sums_backward(parts, layout, saved, upstream):
     images, captions, scale, (rows, columns) = saved
 
-    def tile(images: _Side, captions: _Side, scale):
+    def tile(images: Side, captions: Side, scale):
         # d lse = sum of softmax weights times d logit: with the log-sums held fixed this tile's gradient is just that.
         row_labels, column_labels = images.labels, captions.labels
         logits, _, row_weights, column_weights = parts(
-            _Side(images.values, row_labels[0]), _Side(captions.values, column_labels[0]), scale
+            Side(images.values, row_labels[0]), Side(captions.values, column_labels[0]), scale
         )
         row = jnp.exp(_weighted_exponents(logits, row_weights) - row_labels[1][:, None]) * row_labels[2][:, None]
         column = jnp.exp(_weighted_exponents(logits, column_weights) - column_labels[1]) * column_labels[2]
         return jnp.sum(row) + jnp.sum(column)
 
     one = jnp.ones((), scale.dtype)
-    row_side = _Side(images.values, (images.labels, rows.lse, upstream[0].lse))
-    column_side = _Side(captions.values, (captions.labels, columns.lse, upstream[1].lse))
-    dimages, dcaptions, dscale = _gradients(tile, layout, row_side, column_side, scale, one)
-    return _Side(dimages, None), _Side(dcaptions, None), dscale
+    row_side = Side(images.values, (images.labels, rows.lse, upstream[0].lse))
+    column_side = Side(captions.values, (captions.labels, columns.lse, upstream[1].lse))
+    dimages, dcaptions, dscale = gradients(tile, layout, row_side, column_side, scale, one)
+    return Side(dimages, None), Side(dcaptions, None), dscale
 
 
 _log_sums.defvjp(_log_sums_forward, _log_sums_backward)
@@ -376,7 +253,7 @@ def softmax_loss(
     counting: str = "published",
     hard_negative_weight: float = 1.0,
     label_smoothing: float = 0.0,
-    layout: Layout = Layout(),
+    layout: Layout = DENSE,
 ) -> jax.Array:
     """Mean of the image-to-text and the text-to-image cross-entropy over the expanded batch: CLIP, and NegCLIP with
     its extra columns.
@@ -398,7 +275,7 @@ def softmax_loss(
         )
     zimg_ID, zcap_UD = _at_least_float32(zimg_ID), _at_least_float32(zcap_UD)
     parts = functools.partial(_softmax_tile, counting=counting, hard_negative_weight=hard_negative_weight)
-    image_side, caption_side = _Side((zimg_ID,), images), _Side((zcap_UD,), captions)
+    image_side, caption_side = Side((zimg_ID,), images), Side((zcap_UD,), captions)
     rows, columns = _log_sums(parts, layout, image_side, caption_side, scale)
 
     row_weight_I = images.mult_I * (rows.positives > 0)
@@ -407,8 +284,8 @@ def softmax_loss(
     copies_U = captions.mult_U * (columns.positives > 0) if counting == "match_positive" else columns.positives
     separate = counting == "match_ignore"  # the sums hold negatives only
 
-    def tile(images: _Side, captions: _Side, scale):
-        labels = _Side(images.values, images.labels[0]), _Side(captions.values, captions.labels[0])
+    def tile(images: Side, captions: Side, scale):
+        labels = Side(images.values, images.labels[0]), Side(captions.values, captions.labels[0])
         logits, positive, row_weights, column_weights = parts(*labels, scale)
         row = _cross_entropy(logits, positive, row_weights, images.values[1], images.labels[1], 1)
         column = _cross_entropy(logits, positive, column_weights, captions.values[1], captions.labels[1], 0)
@@ -424,6 +301,6 @@ def softmax_loss(
 
     row_stats = (row_weight_I / jnp.sum(row_weight_I), rows.positives, rows.weight)
     column_stats = (copies_U / jnp.sum(copies_U), columns.positives, columns.weight)
-    row_side = _Side((zimg_ID, rows.lse), (images, row_stats))
-    column_side = _Side((zcap_UD, columns.lse), (captions, column_stats))
-    return _total(tile, layout, row_side, column_side, scale) / 2
+    row_side = Side((zimg_ID, rows.lse), (images, row_stats))
+    column_side = Side((zcap_UD, columns.lse), (captions, column_stats))
+    return total_over_tiles(tile, layout, row_side, column_side, scale) / 2

@@ -19,6 +19,7 @@ from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import Model, Params, normalize
 from naturel_jax.optim import by_path
 from naturel_jax.sharding import BATCH_AXES, batch_sharding, shardings
+from naturel_jax.tiles import Layout
 
 
 class State(NamedTuple):
@@ -60,7 +61,7 @@ def make_objective(config: ml_collections.ConfigDict, mesh: Mesh) -> Callable[..
         raise ValueError(
             f"config.objective.counting is {config.counting!r}; expected one of {sorted(objectives.COUNTING)}"
         )
-    layout = objectives.Layout(mesh if config.ring else None, BATCH_AXES, config.tile)
+    layout = Layout(mesh if config.ring else None, BATCH_AXES, config.tile)
     options = {"counting": config.counting, "hard_negative_weight": config.hard_negative_weight, "layout": layout}
 
     def sigmoid(zimg_ID, zcap_UD, log_scale, bias, batch):

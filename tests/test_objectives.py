@@ -18,12 +18,12 @@ from naturel_jax.objectives import (
     COUNTING,
     CaptionLabels,
     ImageLabels,
-    Layout,
     calibrate_bias,
     cell_counts,
     sigmoid_loss,
     softmax_loss,
 )
+from naturel_jax.tiles import Layout
 
 # Compiles four times as fast; what is computed is the same.
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}

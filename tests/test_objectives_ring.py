@@ -16,8 +16,9 @@ from naturel_jax.data.batch import Batch
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from naturel_jax.objectives import CaptionLabels, ImageLabels, Layout
+from naturel_jax.objectives import CaptionLabels, ImageLabels
 from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding
+from naturel_jax.tiles import Layout
 from naturel_jax.train import Loss, make_objective
 
 

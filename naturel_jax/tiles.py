@@ -1,0 +1,135 @@
+"""Visits every tile (a block of images against a block of captions) of a matrix that no device holds.
+
+Caption blocks travel around a ring of devices (``ppermute`` inside ``jax.shard_map``), each cut into smaller tiles on
+the device, and the backward pass visits the tiles again instead of keeping what they computed. So a device's memory
+does not grow with the number of devices.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the tiles are: ``mesh`` None is one block (dense); otherwise blocks are sharded over ``axes`` of ``mesh``
+    and captions travel the ring.
+
+    ``tile`` bounds the captions of one tile on a device (the largest divisor of the block is taken); None is the whole
+    block.
+    """
+
+    mesh: Mesh | None = None
+    axes: tuple[str, ...] = ("data", "fsdp")
+    tile: int | None = None
+
+    @property
+    def ring(self) -> int:
+        """Devices that the captions travel around."""
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in self.axes)
+
+
+DENSE = Layout()
+
+
+def sweep(visit: Callable, layout: Layout, images: Any, captions: Any, image_sums: Any, caption_sums: Any, shared: Any):
+    """Visits every tile once and returns the updated sums.
+
+    ``visit(images, captions, image_sums, caption_sums, shared)`` returns new ``(image_sums, caption_sums)``; the
+    leading axis of ``images`` and ``image_sums`` is I (or ``image_sums`` is a scalar, then summed over devices), of
+    ``captions`` and ``caption_sums`` U.
+    """
+
+    def block(images, captions, image_sums, caption_sums, shared):
+        size = jax.tree.leaves(captions)[0].shape[0]
+        tile = max(t for t in range(1, min(layout.tile or size, size) + 1) if size % t == 0)
+        cut = functools.partial(jax.tree.map, lambda x: x.reshape(size // tile, tile, *x.shape[1:]))
+        join = functools.partial(jax.tree.map, lambda x: x.reshape(size, *x.shape[2:]))
+
+        def step(image_sums, chunk):
+            return visit(images, chunk[0], image_sums, chunk[1], shared)
+
+        image_sums, sums = jax.lax.scan(step, image_sums, (cut(captions), cut(caption_sums)))
+        return image_sums, join(sums)
+
+    ring = layout.ring
+    if ring == 1:
+        return block(images, captions, image_sums, caption_sums, shared)
+
+    def ring_sweep(images, captions, image_sums, caption_sums, shared):
+        def step(_, carry):
+            captions, image_sums, caption_sums = carry
+            image_sums, caption_sums = block(images, captions, image_sums, caption_sums, shared)
+            turn = [(d, (d + 1) % ring) for d in range(ring)]
+            captions, caption_sums = jax.tree.map(
+                lambda x: jax.lax.ppermute(x, layout.axes, turn), (captions, caption_sums)
+            )
+            return captions, image_sums, caption_sums
+
+        _, image_sums, caption_sums = jax.lax.fori_loop(0, ring, step, (captions, image_sums, caption_sums))
+        return jax.tree.map(lambda x: x if x.ndim else jax.lax.psum(x, layout.axes), image_sums), caption_sums
+
+    def specs(tree):
+        return jax.tree.map(lambda x: PartitionSpec(layout.axes) if x.ndim else PartitionSpec(), tree)
+
+    rows, cols = specs(image_sums), specs(caption_sums)
+    return jax.shard_map(
+        ring_sweep,
+        mesh=layout.mesh,
+        in_specs=(specs(images), specs(captions), rows, cols, specs(shared)),
+        out_specs=(rows, cols),
+        check_vma=False,  # sums start unvarying and end varying over the ring
+    )(images, captions, image_sums, caption_sums, shared)
+
+
+class Side(NamedTuple):
+    """One side of a tile: ``values`` are differentiated, ``labels`` are not."""
+
+    values: Any
+    labels: Any
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def total_over_tiles(tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any) -> jax.Array:
+    """Sum over all tiles of ``tile(images, captions, shared) -> scalar``; the backward pass computes each tile anew."""
+
+    def visit(images, captions, total, nothing, shared):
+        return total + tile(images, captions, shared), nothing
+
+    zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(images.values)))
+    return sweep(visit, layout, images, captions, zero, (), shared)[0]
+
+
+def gradients(tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any, upstream: jax.Array):
+    """Gradients of ``upstream * total_over_tiles`` to ``images.values``, ``captions.values`` and ``shared``."""
+
+    def visit(images, captions, sums, dcaptions, shared):
+        def scalar(image_values, caption_values, shared):
+            return tile(images._replace(values=image_values), captions._replace(values=caption_values), shared)
+
+        of_tile = jax.grad(scalar, argnums=(0, 1, 2))(images.values, captions.values, shared)
+        add = functools.partial(jax.tree.map, jnp.add)
+        return add(sums, (of_tile[0], of_tile[2])), add(dcaptions, of_tile[1])
+
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    start = (zeros(images.values), zeros(shared)), zeros(captions.values)
+    (dimages, dshared), dcaptions = sweep(visit, layout, images, captions, *start, shared)
+    return jax.tree.map(lambda g: g * upstream.astype(g.dtype), (dimages, dcaptions, dshared))
+
+
+def _forward(tile, layout, images, captions, shared):
+    return total_over_tiles(tile, layout, images, captions, shared), (images, captions, shared)
+
+
+def _backward(tile, layout, saved, upstream):
+    dimages, dcaptions, dshared = gradients(tile, layout, *saved, upstream)
+    return Side(dimages, None), Side(dcaptions, None), dshared
+
+
+total_over_tiles.defvjp(_forward, _backward)
