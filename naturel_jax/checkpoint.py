@@ -34,10 +34,6 @@ _PACKAGES = (
     "tensorflow-datasets",
 )
 
-# What reading a truncated or overwritten checkpoint raises: tensorstore's errors are ValueErrors, a torn JSON is one
-# too.
-_UNREADABLE = (ValueError, OSError, KeyError, TypeError)
-
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide a run's numbers."""
@@ -89,29 +85,41 @@ class Checkpoints:
         if wait:
             manager.wait_until_finished()
 
-    def restore(self, arrays: dict[str, Any]) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+    def restore(
+        self, arrays: dict[str, Any], check: Callable[[dict[str, Any]], None]
+    ) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
         """The newest readable checkpoint as (step, arrays, meta), its items laid out as the given trees of
         ``jax.ShapeDtypeStruct`` with shardings say; None where there is none.
 
-        A checkpoint that cannot be read is reported, set aside as ``<step>.broken``, and the one before is used.
-        Raises ValueError when none of those present can be read.
+        ``check(meta)`` raises for the checkpoint of a run that ``arrays`` do not fit: before they are read, so that
+        another run's checkpoint is not taken for a damaged one. A checkpoint that cannot be read is reported, set
+        aside as ``<step>.broken``, and the one before is used. Raises ValueError when none of those present can be
+        read.
         """
         steps = sorted(saved_steps(self.directory), reverse=True)
         for step in steps:
-            try:
-                items = {name: ocp.args.StandardRestore(tree) for name, tree in arrays.items()}
-                restored = _restore(self.directory, step, **items, meta=ocp.args.JsonRestore())
-                return step, {name: restored[name] for name in arrays}, restored["meta"]
-            except _UNREADABLE as error:
-                path = self.directory / str(step)
-                _LOG.error("checkpoint %s cannot be read and is kept as %s.broken: %s", path, step, error)
-                if jax.process_index() == 0:
-                    path.rename(self.directory / f"{step}.broken")
+            if (found := self._read(step, meta=ocp.args.JsonRestore())) is None:
+                continue
+            check(found["meta"])
+            items = {name: ocp.args.StandardRestore(tree) for name, tree in arrays.items()}
+            if (restored := self._read(step, **items)) is not None:
+                return step, {name: restored[name] for name in arrays}, found["meta"]
         if steps:
             raise ValueError(
                 f"none of the checkpoints {steps} in {self.directory} can be read; start anew with another --workdir"
             )
         return None
+
+    def _read(self, step: int, **items: Any) -> Any:
+        """The items, or None for a checkpoint that cannot be read and is set aside."""
+        try:
+            return _restore(self.directory, step, **items)
+        except Exception as error:  # Orbax and tensorstore raise nothing narrower for an array cut short
+            path = self.directory / str(step)
+            _LOG.error("checkpoint %s cannot be read and is kept as %s.broken: %.300s", path, step, error)
+            if jax.process_index() == 0:
+                path.rename(self.directory / f"{step}.broken")
+            return None
 
     def close(self) -> None:
         """Waits for what is being saved."""

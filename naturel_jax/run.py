@@ -327,11 +327,12 @@ class _Fit:
     def _continued(self, checkpoints: checkpoint.Checkpoints, state: train.State) -> tuple[int, train.State]:
         """(step, state) of the newest checkpoint; (0, ``state``) where there is none. Raises ValueError for another
         run's."""
-        restored = checkpoints.restore(train.abstract(state))
+        restored = checkpoints.restore(
+            train.abstract(state), lambda meta: _refuse_another(self._folder, meta["config"], self._config)
+        )
         if restored is None:
             return 0, state
-        step, arrays, meta = restored
-        _refuse_another(self._folder, meta["config"], self._config)
+        step, arrays, _ = restored
         _LOG.info("continuing %s from step %d", self._config.name, step)
         return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"))
 

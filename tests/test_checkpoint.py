@@ -32,8 +32,12 @@ def saved(tmp_path_factory) -> Path:
     return workdir
 
 
+def accept(meta: dict) -> None:
+    assert meta["step"] in (10, 20)
+
+
 def restored(workdir: Path) -> int:
-    step, arrays, meta = Checkpoints(str(workdir), keep=3).restore(abstract())
+    step, arrays, meta = Checkpoints(str(workdir), keep=3).restore(abstract(), accept)
     assert meta == {"step": step}
     np.testing.assert_array_equal(arrays["params"]["kernel"], tree(step)["params"]["kernel"])
     return step
@@ -74,16 +78,28 @@ def test_a_damaged_newest_is_reported_and_set_aside(damage, saved, tmp_path, cap
     assert (workdir / "checkpoints" / "20.broken").exists() and not (workdir / "checkpoints" / "20").exists()
 
 
+def test_another_runs_checkpoints_are_not_taken_for_damaged_ones(saved, tmp_path):
+    workdir = shutil.copytree(saved, tmp_path / "run")
+
+    def refuse(meta):
+        raise ValueError(f"the run of step {meta['step']} is another")
+
+    other = {"params": {"renamed": abstract()["params"]["scale"]}}
+    with pytest.raises(ValueError, match="the run of step 20 is another"):
+        Checkpoints(str(workdir), keep=3).restore(other, refuse)
+    assert sorted(checkpoint.saved_steps(workdir / "checkpoints")) == [10, 20]
+
+
 def test_a_run_without_a_readable_checkpoint_is_refused(saved, tmp_path):
     workdir = shutil.copytree(saved, tmp_path / "run")
     for step in (10, 20):
         cut_arrays(workdir / "checkpoints" / str(step))
     with pytest.raises(ValueError, match=r"none of the checkpoints \[20, 10\] .* can be read"):
-        Checkpoints(str(workdir), keep=3).restore(abstract())
+        Checkpoints(str(workdir), keep=3).restore(abstract(), accept)
 
 
 def test_no_checkpoint_is_none_and_a_run_that_is_none_says_what_it_found(saved, tmp_path):
-    assert Checkpoints(str(tmp_path / "new"), keep=3).restore(abstract()) is None
+    assert Checkpoints(str(tmp_path / "new"), keep=3).restore(abstract(), accept) is None
     with pytest.raises(FileNotFoundError, match=r"no run with a checkpoint; steps found in .*: none"):
         checkpoint.read_meta(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"a checkpoint of step 15; steps found in .*10"):
