@@ -1,0 +1,194 @@
+"""Training in real processes: killed, stopped, damaged, moved to other devices. Whatever happens, the run is the one
+that nothing happened to."""
+
+import random
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from worlds import Run, data_dir, losses
+
+from naturel_jax import checkpoint
+from naturel_jax.data import datasets
+
+LAST = 20  # steps of tiny_config
+
+
+def arrays(workdir: Path) -> dict[str, np.ndarray]:
+    """The parameters of the newest checkpoint by path."""
+    params = checkpoint.load_run(str(workdir))[1]
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def assert_same_run(workdir: Path, reference: Path) -> None:
+    """Bit for bit: every step's loss, and the parameters at the end."""
+    assert losses(workdir) == losses(reference) and sorted(losses(workdir)) == list(range(1, LAST + 1))
+    expected, found = arrays(reference), arrays(workdir)
+    assert expected.keys() == found.keys()
+    for path in expected:
+        np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
+
+
+def wait_for(run: Run, condition) -> None:
+    """Returns as soon as ``condition()`` holds; a run that ends before is a failure."""
+    while not condition():
+        assert run.process.poll() is None, run.output()[-3000:]
+        time.sleep(0.001)
+
+
+def processes(workdir: Path, *flags: str, form: str = "softmax") -> list[Run]:
+    """Two processes of four devices."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    joined = (f"--coordinator={address}", "--processes=2", "--cpu_devices=4", *flags)
+    return [Run(workdir, f"--process={n}", *joined, form=form) for n in range(2)]
+
+
+def continued(reference: Path, workdir: Path, step: int) -> Path:
+    """A copy of a finished run as it was after ``step``."""
+    shutil.copytree(reference, workdir)
+    (workdir / "scores.json").unlink()
+    for later in checkpoint.saved_steps(workdir / "checkpoints"):
+        if later > step:
+            shutil.rmtree(workdir / "checkpoints" / str(later))
+    return workdir
+
+
+def close(found: dict[int, float], expected: dict[int, float], rtol: float) -> None:
+    steps = sorted(expected)
+    assert sorted(found) == steps
+    np.testing.assert_allclose([found[s] for s in steps], [expected[s] for s in steps], rtol=rtol)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def one_device(folder) -> Path:
+    """The run that nothing happens to."""
+    run = Run(folder / "one")
+    run.finish()
+    return run.workdir
+
+
+@pytest.fixture(scope="module")
+def eight_devices(folder) -> Path:
+    run = Run(folder / "eight", "--cpu_devices=8")
+    run.finish()
+    return run.workdir
+
+
+def test_a_run_that_is_killed_and_stopped_is_the_run_that_was_not(one_device, folder):
+    workdir, kill_at = folder / "killed", random.Random(0).randint(1, 12)
+
+    first = Run(workdir)
+    wait_for(first, lambda: len(losses(workdir)) >= kill_at)
+    first.process.kill()
+    assert first.wait() == -signal.SIGKILL
+
+    second = Run(workdir)
+    wait_for(second, lambda: any(workdir.glob("checkpoints/*tmp*")))  # in the middle of a save
+    second.process.kill()
+    assert second.wait() == -signal.SIGKILL
+
+    third = Run(workdir)
+    before = max(losses(workdir), default=0)
+    wait_for(third, lambda: max(losses(workdir), default=0) > min(before, LAST - 5))
+    third.process.terminate()
+    seen = max(losses(workdir))
+    assert third.wait() == 0, third.output()[-3000:]
+    # A step's loss is read while the next one runs, and that one may have passed its check when the signal came.
+    saved = max(checkpoint.saved_steps(workdir / "checkpoints"))
+    assert seen <= saved <= seen + 2 and max(losses(workdir)) == saved
+    assert "SIGTERM: saving after this step, then ending" in third.output()
+
+    assert f"from step {saved}" in Run(workdir).finish()
+    assert_same_run(workdir, one_device)
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(one_device, folder):
+    workdir = folder / "damaged"
+    shutil.copytree(one_device, workdir)
+    (workdir / "scores.json").unlink()
+    newest = workdir / "checkpoints" / str(LAST)
+    largest = max(newest.glob("params/**/d/*"), key=lambda path: path.stat().st_size)
+    with open(largest, "r+b") as file:
+        file.truncate(largest.stat().st_size // 2)
+    output = Run(workdir).finish()
+    assert f"checkpoints/{LAST} cannot be read and is kept as {LAST}.broken" in output
+    assert f"from step {LAST - 5}" in output
+    assert (workdir / "checkpoints" / f"{LAST}.broken").is_dir()
+    assert_same_run(workdir, one_device)
+
+
+def test_another_config_is_refused_and_a_finished_run_is_not_computed_again(one_device, folder):
+    scores = (one_device / "scores.json").stat().st_mtime_ns
+    other = Run(one_device, "--config.optim.b2=0.9")
+    assert other.wait() == 1
+    assert "config.optim.b2 was 0.98, is 0.9" in other.output() and "another --workdir" in other.output()
+    unfinished = Run(continued(one_device, folder / "other", LAST), "--config.seed=1")
+    assert unfinished.wait() == 1 and "config.seed was 0, is 1" in unfinished.output()
+    assert "is finished" in Run(one_device, "--config.data.threads=1").finish()
+    assert (one_device / "scores.json").stat().st_mtime_ns == scores
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_items(folder):
+    run = Run(folder / "nan", "--config.optim.lr=1e30", "--config.checkpoint.every=1 steps")
+    assert run.wait() == 1
+    message = run.output().split("NotFinite: ")[1]
+    step = int(message.split("step ")[1].split(":")[0])
+    assert max(checkpoint.saved_steps(run.workdir / "checkpoints")) == step
+    assert all(np.isfinite(x).all() for x in arrays(run.workdir).values())
+    ids = datasets.source(str(data_dir()), "naturel/tiny", "train").items.image_ids
+    named = message.split("Its 16 items: ")[1].split("\n")[0].split(", ")
+    assert len(named) == 16 and {name.rpartition("/")[2] for name in named} <= set(ids)
+
+
+def test_eight_devices_train_as_one(one_device, eight_devices):
+    close(losses(eight_devices), losses(one_device), 1e-5)
+
+
+def test_a_run_of_eight_devices_continues_on_one_and_on_two_processes(eight_devices, folder):
+    one = Run(continued(eight_devices, folder / "eight-one", 10))
+    assert "from step 10" in one.finish()
+    two = processes(continued(eight_devices, folder / "eight-two", 10))
+    for run in two:
+        assert "from step 10" in run.finish()
+    close(losses(two[0].workdir), losses(eight_devices), 1e-6)
+    close(losses(one.workdir), losses(eight_devices), 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
+def test_every_mesh_trains_as_one_device(form, folder):
+    one = Run(folder / f"{form}-one", form=form)
+    one.finish()
+    cut = Run(folder / f"{form}-cut", "--cpu_devices=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", form=form)
+    cut.finish()
+    two = processes(folder / f"{form}-two", form=form)
+    for run in two:
+        run.finish()
+    for workdir in (cut.workdir, two[0].workdir):
+        close(losses(workdir), losses(one.workdir), 1e-5)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(folder):
+    two = processes(folder / "two-stopped")
+    workdir = two[0].workdir
+    wait_for(two[0], lambda: len(losses(workdir)) >= 3)
+    two[1].process.terminate()
+    assert [run.wait() for run in two] == [0, 0], two[0].output()[-3000:]
+    saved = max(checkpoint.saved_steps(workdir / "checkpoints"))
+    assert saved < LAST and max(losses(workdir)) == saved
+    for run in processes(workdir):
+        assert f"from step {saved}" in run.finish()
+    assert sorted(losses(workdir)) == list(range(1, LAST + 1))

@@ -1,0 +1,61 @@
+"""A tiny NatuRel dataset, drawn once per test session, and real runs of ``naturel_jax.main`` on it."""
+
+import atexit
+import dataclasses
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from naturel_jax.metrics import read_lines
+from tfds_naturel.naturel import Naturel, scenes
+from tfds_naturel.scenes.scene import CONFIGS
+
+ROOT = Path(__file__).parents[1]
+TINY = dataclasses.replace(CONFIGS["scenes"], name="tiny", sizes=(200, 40, 40, 40))
+_LIMIT_S = 900  # of one process on a busy machine
+
+
+@functools.cache
+def data_dir() -> Path:
+    """``config.data.dir`` with the dataset naturel/tiny; XLA's compiled programs lie beside it."""
+    folder = Path(tempfile.mkdtemp(prefix="naturel-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    Naturel(config=scenes(TINY), data_dir=os.fspath(folder)).download_and_prepare()
+    return folder
+
+
+class Run:
+    """A process of ``naturel_jax.main`` in ``workdir``; what it prints goes to ``<workdir>.<number>.log``."""
+
+    def __init__(self, workdir: Path, *flags: str, form: str = "softmax"):
+        log = next(path for n in range(100) if not (path := workdir.with_suffix(f".{n}.log")).exists())
+        self._log, self.workdir = log, workdir
+        command = [sys.executable, "-m", "naturel_jax.main", f"--config={ROOT}/tests/tiny_config.py:{form}"]
+        command += [f"--config.data.dir={data_dir()}", f"--workdir={workdir}", *flags]
+        # One compilation serves all runs of a program.
+        cache = {"JAX_COMPILATION_CACHE_DIR": f"{data_dir()}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+        with open(log, "w") as file:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | cache, stdout=file, stderr=file)
+
+    def output(self) -> str:
+        """What it has printed."""
+        return self._log.read_text()
+
+    def wait(self) -> int:
+        """Its exit status."""
+        return self.process.wait(_LIMIT_S)
+
+    def finish(self) -> str:
+        """Its output, after it ended well."""
+        assert self.wait() == 0, self.output()[-3000:]
+        return self.output()
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """Step -> loss, of the steps logged so far."""
+    lines = read_lines(str(workdir / "metrics.jsonl"))
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
