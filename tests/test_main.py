@@ -64,7 +64,7 @@ def signals():
         ({"optim.warmup": "3 weeks"}, r"config\.optim\.warmup is '3 weeks'"),
         ({"preset": "tiny-clap"}, r"preset 'tiny-clap' is not known; expected one of: .*tiny-clip"),
         ({"preset": ""}, r"config\.init is '' and config\.preset is '': set one of them"),
-        ({"data.mixture.main.recipe": "one_pair"}, r"'one_pair' is not known; expected one of: .*single_pair"),
+        ({"data.mixture.main.recipe": "one_piar"}, r"'one_piar' is not known; expected one of: .*single_pair"),
         ({"data.mixture.main.split": "dev"}, r"no split 'dev'; it has: test, test_unseen_triplets, train, validation"),
         ({"data.mixture.main.dataset": "naturel/full"}, r"'naturel/full' is not prepared under .*how to build it"),
         ({"data.batch_size": 12}, r"config\.data\.batch_size is 12: not a multiple of the 8 devices"),

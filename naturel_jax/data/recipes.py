@@ -150,5 +150,5 @@ RECIPES: dict[str, Recipe] = {
 def recipe(name: str) -> Recipe:
     """The recipe called ``name``. Raises ValueError that lists the names."""
     if name not in RECIPES:
-        raise ValueError(f"config.data.recipe {name!r} is not known; expected one of: {', '.join(RECIPES)}")
+        raise ValueError(f"config.data.mixture: recipe {name!r} is not known; expected one of: {', '.join(RECIPES)}")
     return RECIPES[name]
