@@ -254,7 +254,7 @@ def test_zeroshot(tmp_path):
     assert (scores["zeroshot/birds/top1"].value, scores["zeroshot/flowers/top1"].count) == (0.5, 3)
 
 
-class Naturel(tfds.core.GeneratorBasedBuilder):
+class TwoPictures(tfds.core.GeneratorBasedBuilder):
     """Two examples with the features of NatuRel; the second lacks a negative."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -287,7 +287,7 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
 
 
 def test_naturel(tmp_path):
-    builder = Naturel(data_dir=tmp_path, file_format="array_record")
+    builder = TwoPictures(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
     benchmark = naturel.read(builder.data_path)
     by_id = {item.id: item for item in benchmark.items}
