@@ -88,7 +88,8 @@ TEXTS = sorted({text for captions in TRIPLETS.values() for text, _ in captions})
 
 def processor(family: str) -> Processor:
     pixels = {"resize": "square", "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    return Processor(tokenizer=train_tokenizer(family, TEXTS, 400, 32), context=32, size=48, **pixels)
+    context = preset(f"tiny-{family}").text.context
+    return Processor(tokenizer=train_tokenizer(family, TEXTS, 400, context), context=context, size=48, **pixels)
 
 
 @pytest.fixture(scope="module")
@@ -367,11 +368,14 @@ def test_siglip_is_never_trimmed_and_refuses_it():
     model = Model(preset("tiny-siglip"))
     assert not model.config.text.causal  # what run.py asks before it passes trim_eos
     tokens = planner(siglip, trim_eos=None).plan(0).tokens
-    assert tokens.shape[1] == 32
+    context = model.config.text.context
+    assert tokens.shape[1] == context
     with pytest.raises(ValueError, match="exactly, for it attends to padding"):
-        jax.eval_shape(model.encode_text, model.shapes(), jax.ShapeDtypeStruct((4, 16), jnp.int32))
+        jax.eval_shape(model.encode_text, model.shapes(), jax.ShapeDtypeStruct((4, context // 2), jnp.int32))
     params = model.init(jax.random.key(0))
-    changed = np.where(np.arange(32) >= 24, 2, tokens)  # other padding, other embeddings
+    longest = int((tokens != 1).sum(axis=1).max())
+    assert longest < context
+    changed = np.where(np.arange(context) > longest, 2, tokens)  # other padding, other embeddings
     encode = jax.jit(model.encode_text)
     assert np.abs(encode(params, jnp.asarray(tokens)) - encode(params, jnp.asarray(changed))).max() > 1e-3
 
