@@ -70,8 +70,7 @@ def report(workdir: Path, rows: tables.Rows, history: dict[str, list[tuple[int, 
     shown = [*tables.TABLES, tables.HELD_OUT]
     text = "\n".join(tables.markdown(table, rows) for table in shown)
     pages = ["# Report", text]
-    if any(history.values()):
-        plots.accuracy_over_training(history, workdir / "accuracy.png")
+    if plots.accuracy_over_training(history, workdir / "accuracy.png"):
         pages.append("![Accuracy during training](accuracy.png)")
     (workdir / "report.md").write_text("\n\n".join(pages) + "\n")
     return text

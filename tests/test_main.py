@@ -95,7 +95,7 @@ def test_a_disk_with_no_room_for_a_checkpoint_is_refused_before_training(tmp_pat
     config.data.dir = os.fspath(data_dir())
     usage = type(run.checkpoint.shutil.disk_usage("/"))(10**9, 10**9 - 1000, 1000)
     monkeypatch.setattr(run.checkpoint.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"0\.00 GB free; a checkpoint of this model needs about 0\.0\d GB: free some"):
+    with pytest.raises(OSError, match=r"0\.00 GB free; a checkpoint needs about 0\.0\d GB: free some"):
         run.run(config, os.fspath(tmp_path))
     assert not (tmp_path / "metrics.jsonl").exists()
 

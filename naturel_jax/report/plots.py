@@ -1,5 +1,6 @@
 """Plots as PNG files, drawn without a display."""
 
+import collections
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,15 +27,16 @@ FORGETTING = (
 GAIN = ("naturel/complex", "vg_relation/macro", "winoground/text")  # what it is for
 
 
-def accuracy_over_training(history: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]], path: Path) -> None:
-    """One panel per metric of ``CURVES`` that was measured, one curve per model.
-
-    ``history``: model -> (step, {metric: value}) in order. Raises ValueError when none was measured.
+def accuracy_over_training(history: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]], path: Path) -> bool:
+    """Writes one panel per metric of ``CURVES`` that was measured more than once, one curve per model; False where none
+    was. ``history``: model -> (step, {metric: value}) in order.
     """
-    measured = {metric for points in history.values() for _, scores in points for metric in scores}
+    # A curve needs two points; what was measured at the end only is in the tables.
+    counted = [collections.Counter(metric for _, scores in points for metric in scores) for points in history.values()]
+    measured = {metric for count in counted for metric, times in count.items() if times > 1}
     curves = {metric: title_chance for metric, title_chance in CURVES.items() if metric in measured}
     if not curves:
-        raise ValueError(f"nothing to plot: none of {', '.join(CURVES)} was measured")
+        return False
     figure = Figure(figsize=(4 * len(curves), 3.4), layout="constrained")
     axes = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     for axis, (metric, (title, chance)) in zip(axes, curves.items(), strict=True):
@@ -108,3 +110,4 @@ def _save(figure: Figure, axes: Sequence, path: Path) -> None:
     if len(axes):
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     FigureCanvasAgg(figure).print_png(path)
+    return True
