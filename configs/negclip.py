@@ -1,8 +1,9 @@
 """Row NegCLIP: CLIP fine-tuned on captions and their order shuffles (arXiv 2210.01936), COCO's for the real models.
 
-Give ``--config.data.mixture.main.hard_images=FILE`` (python -m naturel_jax.mine) to train with mined hard images, as
-published, instead of the blank picture. To evaluate the published weights: ``configs/clip.py
---config.init=negclip-b32:negclip.pth --config.name=NegCLIP``.
+As published it is with mined hard images instead of the blank picture and with NegCLIP's own training file, after
+``python -m tfds_naturel.build negclip_tsv``: ``--config.data.mixture.main.dataset=naturel/negclip_tsv
+--config.data.mixture.main.hard_images=data/naturel/negclip_tsv/1.0.0/hard_images.parquet``. To evaluate the published
+weights: ``configs/clip.py --config.init=negclip-b32:negclip.pth --config.name=NegCLIP``.
 """
 
 from configs import negclip_sp

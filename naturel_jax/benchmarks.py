@@ -7,9 +7,11 @@ Offline, put the files where the list says; nothing else is needed.
 """
 
 import argparse
+import ast
 import asyncio
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import huggingface_hub
 from tqdm.asyncio import tqdm
 
 from naturel_jax.data.processor import open_picture
-from naturel_jax.evaluators import registry, sugarcrepe, sugarcrepe_pp
+from naturel_jax.evaluators import registry, sugarcrepe, sugarcrepe_pp, valse
 from naturel_jax.evaluators.files import BenchmarkError, load_json, load_json_lines, safe_name
 from tfds_naturel.download import MissingKey, Policy, Transient, get_bytes, retried, session
 
@@ -26,6 +28,11 @@ COCO = "http://images.cocodataset.org"
 _SUGARCREPE = "https://raw.githubusercontent.com/RAIVNLab/sugar-crepe/main/data"
 _KARPATHY = "https://storage.googleapis.com/sfr-vision-language-research/datasets"
 _VSR = "https://raw.githubusercontent.com/cambridgeltl/visual-spatial-reasoning/master/data/splits/random"
+_ARO_NOTEBOOK = (
+    "https://raw.githubusercontent.com/mertyg/vision-language-models-are-bows/81fdd20dc5b6f434aa5a4a971717bc80d1cedb0d/"
+    "notebooks/Replicate%20ARO!%20VG-Relation%2C%20VG-Attribution.ipynb"
+)
+_VALSE = "https://raw.githubusercontent.com/Heidelberg-NLP/VALSE/main/data"
 _WHY_HARD = "https://raw.githubusercontent.com/ajd12342/why-winoground-hard/main/new_tag_assignments.json"
 
 
@@ -34,14 +41,16 @@ class Source:
     """Where a benchmark comes from.
 
     ``needs``: what a user puts into the folder. ``files``: path in the folder -> address of what may be downloaded.
-    ``images``: from the folder, path -> address of the pictures that its files name. ``hub``: (dataset of the hub,
-    pattern of its files, folder).
+    ``extract``: path -> what to take from its download, where the file is not stored as it comes. ``images``: from the
+    folder, path -> address of the pictures that its files name. ``hub``: (dataset of the hub, pattern of its files,
+    folder).
     """
 
     licence: str
     where: str
     needs: str
     files: dict[str, str] = dataclasses.field(default_factory=dict)
+    extract: dict[str, Callable[[bytes], bytes]] = dataclasses.field(default_factory=dict)
     images: Callable[[Path], dict[str, str]] | None = None
     hub: tuple[str, str, str] | None = None
 
@@ -73,12 +82,35 @@ def _vsr_images(root: Path) -> dict[str, str]:
     return {f"vsr/images/{name}": link for name, link in links.items() if link.startswith(f"{COCO}/")}
 
 
+def _valse_images(root: Path) -> dict[str, str]:
+    """Those of COCO's server; Visual7W, SWiG and VisDial have pages of their own."""
+    paths = (
+        valse.image_path(name, safe_name(row["image_file"]))
+        for name, folder in valse.IMAGES.items()
+        if folder == valse.COCO
+        for row in load_json(root / "valse" / "data" / f"{name}.json", dict).values()
+    )
+    return {path: f"{COCO}/{path.removeprefix('coco/')}" for path in sorted(set(paths))}
+
+
+def symmetric_relations(notebook: bytes) -> bytes:
+    """A JSON list of the relations that ARO's notebook leaves out of VG-Relation: those of its line ``symmetric =
+    [...]``. Raises ValueError when it has no such line.
+    """
+    try:
+        lines = [line for cell in json.loads(notebook)["cells"] for line in cell["source"]]
+        (names,) = (ast.literal_eval(m[1]) for line in lines if (m := re.match(r"symmetric *= *(\[.*\])", line)))
+        return json.dumps(sorted(names)).encode()
+    except (KeyError, TypeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"no line 'symmetric = [...]' in it ({error}); write the names down by hand") from error
+
+
 _KARPATHY_COCO = Source(
     "COCO: annotations CC BY 4.0, pictures under their Flickr licences",
     "https://cocodataset.org",
     "coco/coco_karpathy_test.json, coco/val2014/",
     {"coco/coco_karpathy_test.json": f"{_KARPATHY}/coco_karpathy_test.json"},
-    _karpathy_images,
+    images=_karpathy_images,
 )
 _KARPATHY_FLICKR30K = Source(
     "Flickr30k: research only, on request",
@@ -101,7 +133,9 @@ SOURCES: dict[str, Source] = {
         _ARO,
         _ARO_WHERE,
         "aro/visual_genome_relation.json, aro/images/, and the names of ARO's symmetric relations as a JSON list in "
-        "aro/vgr_excluded_relations.json (from ARO's notebook)",
+        "aro/vgr_excluded_relations.json (--download takes them from ARO's notebook)",
+        {"aro/vgr_excluded_relations.json": _ARO_NOTEBOOK},
+        {"aro/vgr_excluded_relations.json": symmetric_relations},
     ),
     "vg_attribution": Source(_ARO, _ARO_WHERE, "aro/visual_genome_attribution.json, aro/images/"),
     "sugarcrepe": Source(
@@ -109,7 +143,7 @@ SOURCES: dict[str, Source] = {
         "https://github.com/RAIVNLab/sugar-crepe",
         "sugarcrepe/{replace,swap,add}_*.json (seven), coco/val2017/",
         {f"sugarcrepe/{subset}.json": f"{_SUGARCREPE}/{subset}.json" for subset in sugarcrepe.SUBSETS},
-        _sugarcrepe_images,
+        images=_sugarcrepe_images,
     ),
     "coco_order": _KARPATHY_COCO,
     "flickr30k_order": _KARPATHY_FLICKR30K,
@@ -126,7 +160,7 @@ SOURCES: dict[str, Source] = {
         hub=("Aman-J/SugarCrepe_pp", "data/*.json", "sugarcrepe_pp"),
     ),
     "bivlc": Source(
-        "see LICENSE in https://github.com/IMirandaM/BiVLC",
+        "MIT; pictures of COCO under their Flickr licences",
         "https://huggingface.co/datasets/imirandam/BiVLC",
         "bivlc/*.parquet",
         hub=("imirandam/BiVLC", "data/*.parquet", "bivlc"),
@@ -137,18 +171,24 @@ SOURCES: dict[str, Source] = {
         "colorswap/*.parquet (of its test split)",
         hub=("stanfordnlp/colorswap", "data/test*.parquet", "colorswap"),
     ),
-    "eqben": Source("see its page", "https://github.com/Wangt-CN/EqBen", "eqben/ann_<source>.json, eqben/images/"),
+    "eqben": Source(
+        "Apache-2.0; pictures under the licences of their datasets",
+        "https://github.com/Wangt-CN/EqBen (its links to Google Drive)",
+        "eqben/*.json (the original annotation, or that of the 10% subset), eqben/images/<source>/",
+    ),
     "valse": Source(
-        "see its page; pictures under the licences of their datasets",
-        "https://github.com/Heidelberg-NLP/VALSE",
-        "valse/data/*.json (eleven), valse/images/{visual7w,plurals,relations,actions,coref,coref_hard,foil_it}/",
+        "MIT; pictures under the licences of their datasets",
+        "https://github.com/Heidelberg-NLP/VALSE; pictures from Visual7W, SWiG, VisDial and COCO",
+        "valse/data/*.json (eleven), valse/images/{visual7w,swig,visdial}/, coco/{val2017,val2014,train2014}/",
+        {f"valse/data/{name}.json": f"{_VALSE}/{name}.json" for name in valse.IMAGES},
+        images=_valse_images,
     ),
     "vsr": Source(
-        "see its LICENSE; pictures of COCO under their Flickr licences",
+        "Apache-2.0; pictures of COCO under their Flickr licences",
         "https://github.com/cambridgeltl/visual-spatial-reasoning",
         "vsr/dev.jsonl, vsr/test.jsonl, vsr/images/",
         {f"vsr/{split}.jsonl": f"{_VSR}/{split}.jsonl" for split in ("dev", "test")},
-        _vsr_images,
+        images=_vsr_images,
     ),
     "coco_retrieval": _KARPATHY_COCO,
     "flickr30k_retrieval": _KARPATHY_FLICKR30K,
@@ -188,35 +228,46 @@ def download(name: str, root: Path, policy: Policy | None = None) -> list[str]:
         repository, pattern, folder = source.hub
         local = huggingface_hub.snapshot_download(repository, repo_type="dataset", allow_patterns=[pattern])
         _link(Path(local), root / folder)
-    missing = asyncio.run(_fetch_all(source.files, root, _check_json, policy or Policy()))
+    policy = policy or Policy()
+    missing = asyncio.run(_fetch_all(source.files, root, lambda path: source.extract.get(path, _json), policy))
     if source.images and not missing:
-        missing = asyncio.run(_fetch_all(source.images(root), root, open_picture, policy or Policy()))
+        missing = asyncio.run(_fetch_all(source.images(root), root, lambda _: _picture, policy))
     return missing
 
 
 def _link(snapshot: Path, folder: Path) -> None:
-    """Puts the files of a hub snapshot where the reader looks: Parquet side by side, other files as they are;
-    ``images.zip`` leaves ``data/``.
+    """Puts the files of a hub snapshot where the reader looks: Parquet and JSON side by side, other files as they
+    are.
     """
     for file in sorted(path for path in snapshot.rglob("*") if path.is_file()):
-        flat = file.suffix in (".parquet", ".json", ".zip")
+        flat = file.suffix in (".parquet", ".json")
         target = folder / (file.name if flat else file.relative_to(snapshot))
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             target.symlink_to(file.resolve())
 
 
-def _check_json(data: bytes) -> None:
-    """Raises ValueError unless ``data`` is JSON or one JSON value per line."""
+def _json(data: bytes) -> bytes:
+    """``data``. Raises ValueError unless it is JSON or one JSON value per line."""
     text = data.decode()
     try:
         json.loads(text)
     except ValueError:
         for line in text.splitlines():
             json.loads(line)
+    return data
 
 
-async def _fetch_all(files: dict[str, str], root: Path, check: Callable[[bytes], object], policy: Policy) -> list[str]:
+def _picture(data: bytes) -> bytes:
+    """``data``. Raises ValueError unless it is a picture that decodes."""
+    open_picture(data)
+    return data
+
+
+async def _fetch_all(
+    files: dict[str, str], root: Path, extract: Callable[[str], Callable[[bytes], bytes]], policy: Policy
+) -> list[str]:
+    """Downloads what is not there; ``extract(path)`` takes the file's content from what arrives, or raises."""
     wanted = {path: url for path, url in files.items() if not (root / path).exists()}
     problems: list[str] = []
     async with session(policy, CONNECTIONS) as client:
@@ -225,8 +276,7 @@ async def _fetch_all(files: dict[str, str], root: Path, check: Callable[[bytes],
         async def fetch(path: str, url: str) -> None:
             async with turns:
                 try:
-                    data = await retried(lambda: get_bytes(client, url), policy)
-                    check(data)
+                    data = extract(path)(await retried(lambda: get_bytes(client, url), policy))
                 except (MissingKey, Transient, OSError, ValueError) as error:
                     problems.append(f"{url}: {error}")
                     return

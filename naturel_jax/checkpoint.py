@@ -13,8 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
@@ -111,15 +113,20 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, **items: Any) -> Any:
-        """The items, or None for a checkpoint that cannot be read and is set aside."""
+        """The items, or None for a checkpoint that some process cannot read and that is set aside."""
+        path, found, problem = self.directory / str(step), None, ""
         try:
-            return _restore(self.directory, step, **items)
+            found = _restore(self.directory, step, **items)
         except Exception as error:  # Orbax and tensorstore raise nothing narrower for an array cut short
-            path = self.directory / str(step)
-            _LOG.error("checkpoint %s cannot be read and is kept as %s.broken: %.300s", path, step, error)
-            if jax.process_index() == 0:
-                path.rename(self.directory / f"{step}.broken")
-            return None
+            problem = f"{type(error).__name__}: {error}"
+        # Every process has done its reading before one of them moves the folder.
+        if multihost_utils.process_allgather(np.array(not problem)).all():
+            return found
+        problem = problem or "another process cannot read it"
+        _LOG.error("checkpoint %s cannot be read and is kept as %s.broken: %.300s", path, step, problem)
+        if jax.process_index() == 0:
+            path.rename(self.directory / f"{step}.broken")
+        return None
 
     def close(self) -> None:
         """Waits for what is being saved."""
@@ -129,7 +136,13 @@ class Checkpoints:
 
 
 def _restore(directory: epath.Path, step: int, **items: Any) -> Any:
-    with ocp.CheckpointManager(directory) as manager:
+    """Each process reads by itself: one that fails must not leave the others waiting for it."""
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
+    )
+    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
+    with ocp.CheckpointManager(directory, options=options) as manager:
         return manager.restore(step, args=ocp.args.Composite(**items))
 
 

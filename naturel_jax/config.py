@@ -73,8 +73,8 @@ def base() -> ConfigDict:
 
 def part(dataset: str, recipe: str, *, split: str = "train", weight: float = 1.0, hard_images: str = "") -> ConfigDict:
     """A part of ``config.data.mixture``: dataset and config under ``config.data.dir``, recipe
-    (naturel_jax/data/recipes.py), weight, and a file of mined hard negative images (``python -m naturel_jax.mine``),
-    which then take the sentinel's place."""
+    (naturel_jax/data/recipes.py), weight, and a file of mined hard negative images (``python -m naturel_jax.mine``, or
+    ``hard_images.parquet`` of naturel/negclip_tsv), which then take the sentinel's place."""
     fields = {"dataset": dataset, "split": split, "recipe": recipe, "weight": weight, "hard_images": hard_images}
     return ConfigDict(fields)
 

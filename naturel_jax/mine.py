@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         records = builder.as_data_source(options.split, decoders={"image": tfds.decode.SkipDecoding()})
         shown = survey(records)
         zimg_ND = options.model and embeddings(records, options.model, options.dtype, options.batch_size)
-        rows = mining.save(options.out, shown, mining.mine(shown, options.count, options.seed, zimg_ND))
+        mined = mining.mine(shown, options.count, options.seed, zimg_ND)
+        rows = mining.save(options.out, mining.named(shown, mined))
     except (ValueError, OSError) as error:
         raise SystemExit(f"mine: {error}") from error
     pairs = len(shown.shown)

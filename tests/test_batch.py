@@ -318,6 +318,17 @@ def test_the_number_of_caption_rows_takes_few_values(clip):
     assert len(sizes) <= 8 and all(size % 4 == 0 and size <= 128 for size in sizes)
 
 
+def test_sources_and_seeds_have_orders_of_their_own(clip):
+    """Also where one's source number and the other's seed are far apart."""
+    parts = [Part(items(), recipe("single_pair"))] * 3
+    orders = {}
+    for seed in (0, 1, 256, 512):
+        plans = planner(clip, parts=parts, batch_size=36, seed=seed)
+        for source in range(3):
+            orders[seed, source] = tuple(n for s, n in plans.items(0) if s == source)
+    assert len(set(orders.values())) == 12
+
+
 def test_a_batch_that_does_not_divide_is_refused(clip):
     with pytest.raises(ValueError, match=r"config\.data\.batch_size is 6: not a multiple of the 4 devices"):
         planner(clip, batch_size=6, shards=4)
@@ -335,6 +346,7 @@ def test_hard_images_join_as_in_the_published_negclip(clip):
         assert len(plan.rows) == 12 and plan.caption_labels.mult_U.sum() == 24
         assert [row.item for row in anchors] == [n for _, n in plans.items(step)]
         assert all(other.item in hard[row.item] for row, other in zip(anchors, mined, strict=True))
+        assert len({row.draw for row in plan.rows}) == 12, "no two pictures are cropped with the same random numbers"
         chosen.update((other.item - row.item) % 12 for row, other in zip(anchors, mined, strict=True))
         assert (plan.image_labels.positives_IK >= 0).all() and (plan.image_labels.negatives_IK >= 0).all()
         text = words(plan, clip)

@@ -182,16 +182,18 @@ def test_eqben(tmp_path):
     np.save(buffer, rgb[..., ::-1])
     pickled = io.BytesIO()
     np.save(pickled, np.array([{"a": 1}]), allow_pickle=True)
-    files.write(tmp_path / "eqben/images/v/0.npy", buffer.getvalue())
-    files.write(tmp_path / "eqben/images/v/1.png", files.png(1))
-    files.write(tmp_path / "eqben/images/v/bad.npy", pickled.getvalue())
-    row = {"image0": "v/0.npy", "image1": "v/1.png", "caption0": "a", "caption1": "b"}
-    listed = row | {"caption0": ["first", "second"], "caption1": ["b"], "image1": "v/bad.npy"}
-    files.write(tmp_path / "eqben/ann_youcook2.json", {"video": [row]})
-    files.write(tmp_path / "eqben/ann_ag.json", {"video": {"person": [listed]}})
+    images = tmp_path / "eqben/images"
+    files.write(images / "eqbenyoucook2/0.npy", buffer.getvalue())
+    files.write(images / "eqbenyoucook2/1.png", files.png(1))
+    files.write(images / "eqbenag/bad.npy", pickled.getvalue())
+    row = {"image0": "eqbenyoucook2/0.npy", "image1": "eqbenyoucook2/1.png", "caption0": "a", "caption1": "b"}
+    listed = {"image0": "eqbenag/bad.npy", "image1": "eqbenag/bad.npy", "caption0": ["first", "2nd"], "caption1": ["b"]}
+    files.write(tmp_path / "eqben/all_select.json", [row])  # the form of the one file for all sources
+    files.write(tmp_path / "eqben/ann_ag.json", {"video": {"person": [listed]}})  # Action Genome's own
     benchmark = read("eqben", tmp_path)
-    ag, youcook2 = benchmark.items
+    youcook2, ag = benchmark.items
     assert (ag.captions, youcook2.captions) == (("first", "b"), ("a", "b"))
+    assert (ag.tags["source"], youcook2.tags["source"]) == ("eqbenag", "eqbenyoucook2")
     np.testing.assert_array_equal(pixels(youcook2.images[0]), rgb)
     with pytest.raises(ValueError, match="allow_pickle=False"):
         ag.images[1].read()
@@ -205,6 +207,27 @@ def test_valse_keeps_validated_items(tmp_path):
     files.write(tmp_path / "valse/data/existence.json", votes)
     files.write(tmp_path / "valse/images/visual7w/a.png", files.png(1))
     assert [item.id for item in read("valse", tmp_path).items] == ["existence/2", "existence/3"]
+
+
+def test_valse_finds_coco_by_the_names_of_its_files(tmp_path):
+    for name in valse.IMAGES:
+        files.write(tmp_path / f"valse/data/{name}.json", {})
+    places = {
+        ("coreference-standard", "COCO_train2014_000000000001.png"): "coco/train2014",
+        ("coreference-standard", "COCO_val2014_000000000002.png"): "coco/val2014",
+        ("relations", "000000000003.png"): "coco/val2017",
+    }
+    rows = {}
+    for n, ((name, image), folder) in enumerate(places.items()):
+        record = {"image_file": image, "caption": "a", "foil": "b", "mturk": {"caption": 3}}
+        rows.setdefault(name, {})[str(n)] = record
+        files.write(tmp_path / folder / image, files.png(n))
+    for name, found in rows.items():
+        files.write(tmp_path / f"valse/data/{name}.json", found)
+    benchmark = read("valse", tmp_path)
+    assert not benchmark.problems
+    read_back = {item.id: item.images[0].read() for item in benchmark.items}
+    assert read_back == {f"{name}/{n}": files.png(n) for n, (name, _) in enumerate(places)}
 
 
 def test_vsr(tmp_path):

@@ -9,7 +9,7 @@ import benchmark_files as files
 import pytest
 
 from naturel_jax import benchmarks
-from naturel_jax.evaluators import registry
+from naturel_jax.evaluators import registry, valse
 from tfds_naturel.download import Policy
 
 QUICK = Policy(attempts=3, first_wait=0.01, longest_wait=0.02, stall=2)
@@ -51,7 +51,7 @@ def test_list_says_what_is_there_and_where_to_get_the_rest(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "winoground: 3 of 400 published items, 1 problems; the first: winoground record 0: image 'gone.png'" in text
     assert "sugarcrepe: " in text and "licence: MIT; pictures of COCO" in text
-    assert "download: --download sugarcrepe" in text and "download: --download valse" not in text
+    assert "download: --download sugarcrepe" in text and "download: --download eqben" not in text
 
 
 def test_downloads_files_and_the_pictures_they_name(tmp_path, server, monkeypatch):
@@ -94,6 +94,28 @@ def test_a_page_instead_of_json_is_refused(tmp_path, server, monkeypatch):
     assert [path.name for path in (tmp_path / "vsr").iterdir()] == ["dev.jsonl"]
 
 
+def test_the_symmetric_relations_are_taken_from_aros_notebook(tmp_path, server, monkeypatch):
+    """The notebook's cell in its form: the list stands on one line among others."""
+    address, served, _ = server
+    lines = ["# macro\n", "symmetric = ['near', 'next to', 'between']\n", "df = df[~df.Relation.isin(symmetric)]\n"]
+    files.write(served / "aro.ipynb", {"cells": [{"source": ["import aro\n"]}, {"source": lines}]})
+    files.visual_genome(tmp_path)
+    (tmp_path / "aro/vgr_excluded_relations.json").unlink()
+    path = "aro/vgr_excluded_relations.json"
+    source = dataclasses.replace(benchmarks.SOURCES["vg_relation"], files={path: f"{address}/aro.ipynb"})
+    monkeypatch.setitem(benchmarks.SOURCES, "vg_relation", source)
+    assert benchmarks.download("vg_relation", tmp_path, QUICK) == []
+    assert json.loads((tmp_path / path).read_text()) == ["between", "near", "next to"]
+    benchmark = registry.load(["vg_relation"], tmp_path)[0]
+    assert not any("symmetric" in problem for problem in benchmark.problems)
+
+
+@pytest.mark.parametrize("source", [[], ["symmetric = [\n"], ["symmetric = [print()]"], ["symmetric = [1, 'a']"]])
+def test_a_notebook_without_the_list_is_refused(source):
+    with pytest.raises(ValueError, match="write the names down by hand"):
+        benchmarks.symmetric_relations(json.dumps({"cells": [{"source": source}]}).encode())
+
+
 def test_paths_of_a_hostile_file_do_not_leave_the_folder(tmp_path):
     files.sugarcrepe(tmp_path)
     rows = {"0": {"filename": "../../x.jpg", "caption": "a", "negative_caption": "b"}}
@@ -116,8 +138,16 @@ def test_hub_snapshots_are_laid_out_as_the_readers_expect(tmp_path, monkeypatch)
 
 def test_what_cannot_be_downloaded_says_how_to_get_it(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        benchmarks.main(["--dir", str(tmp_path), "--download", "valse"])
-    assert "get valse/data/*.json" in capsys.readouterr().err
+        benchmarks.main(["--dir", str(tmp_path), "--download", "eqben"])
+    assert "get eqben/*.json" in capsys.readouterr().err
+
+
+def test_valses_pictures_are_asked_of_coco_where_they_are_cocos(tmp_path):
+    for name, folder in valse.IMAGES.items():
+        image = "COCO_val2014_000000165831.jpg" if folder == valse.COCO else "v7w_1.jpg"
+        files.write(tmp_path / f"valse/data/{name}.json", {"0": {"image_file": image}})
+    path = "val2014/COCO_val2014_000000165831.jpg"
+    assert benchmarks._valse_images(tmp_path) == {f"coco/{path}": f"{benchmarks.COCO}/{path}"}
 
 
 def test_only_links_to_coco_are_followed(tmp_path):

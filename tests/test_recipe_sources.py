@@ -7,13 +7,15 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 from open_images_files import photo
 from PIL import Image
 
 from naturel_jax.data.items import collect
-from tfds_naturel import build, order, recipe_sources
+from tfds_naturel import build, mining, order, recipe_sources
+from tfds_naturel.naturel import HARD_IMAGES
 
 TAGS = {"man": "NN", "horse": "NN", "dog": "NN", "brown": "JJ", "small": "JJ"}
 
@@ -78,19 +80,51 @@ def test_coco_order_from_karpathys_training_captions(tmp_path, tagger):
     assert len(collect("coco", examples.values())) == 2
 
 
-def test_negclips_own_training_file(tmp_path):
-    first, second = _coco(tmp_path, 1, 2)
-    with (tmp_path / "coco" / "train_neg_clip.tsv").open("w", newline="") as f:
+def _negclip(folder, rows):
+    """``train_neg_clip.tsv`` as its authors write it, with their own absolute paths."""
+    with (folder / "coco" / "train_neg_clip.tsv").open("w", newline="") as f:
         writer = csv.writer(f, delimiter="\t")
         writer.writerow(["", "title", "filepath", "neg_caption", "neg_image"])
-        writer.writerow(
-            [0, "A man on a horse.", f"/home/author/coco/{first}", "['A horse on a man.', 'Man a.']", "[1]"]
+        writer.writerows(
+            [n, title, f"/home/author/coco/{name}", *lists] for n, (title, name, *lists) in enumerate(rows)
         )
-        writer.writerow([1, "Two dogs", f"/home/author/coco/{second}", "[]", "[0]"])
+
+
+def test_negclips_own_training_file(tmp_path):
+    first, second = _coco(tmp_path, 1, 2)
+    negatives = "['A horse on a man.', 'Man a.']"
+    _negclip(tmp_path, [("A man on a horse.", first, negatives, "[1]"), ("Two dogs", second, "[]", "[0]")])
     folder, examples = _build("negclip_tsv", tmp_path, tmp_path / "out")
     rows = _captions(examples.pop("COCO_train2014_000000000001"))
     assert [row[3] for row in rows] == ["a man on a horse", "a horse on a man", "a man on a horse", "man a"] * 2
     assert not examples and recipe_sources.used(folder) == {"coco": {"1", "2"}}
+
+
+def test_negclips_hard_images_are_those_of_the_rows_that_it_names(tmp_path):
+    """Row numbers count from 0. An image is no hard image of itself; one without negatives is not in the dataset."""
+    first, second, third, bare = _coco(tmp_path, 1, 2, 3, 4)
+    wrong = "['other words']"
+    rows = [("a", first, wrong, "[2, 3]"), ("b", first, wrong, "[0, 4]"), ("c", second, wrong, "[0, 1]")]
+    _negclip(tmp_path, [*rows, ("d", third, wrong, "[2, 4]"), ("e", bare, "[]", "[2]")])
+    folder, examples = _build("negclip_tsv", tmp_path, tmp_path / "out")
+    names = [f"COCO_train2014_{n:012d}" for n in (1, 2, 3)]
+    assert sorted(examples) == names
+    table = pq.read_table(folder / HARD_IMAGES).to_pylist()
+    assert {row["triplet"]: row["negatives"] for row in table} == {
+        "1|captioned|0": [names[1], names[2]],
+        "2|captioned|0": [names[0]],
+        "3|captioned|0": [names[1]],
+    }
+    assert mining.hard_images(folder / HARD_IMAGES, names) == [(1, 2), (0,), (1,)]
+
+
+@pytest.mark.parametrize("numbers", ["[7]", "[-1]", "['1']"])
+def test_hard_images_outside_of_negclips_file_are_refused_and_nothing_is_left(tmp_path, numbers):
+    (name,) = _coco(tmp_path, 1)
+    _negclip(tmp_path, [("A man", name, "['Man a']", numbers)])
+    with pytest.raises(SystemExit, match=r"neg_image of 'A man' has .*; expected numbers of its 1 rows"):
+        _build("negclip_tsv", tmp_path, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("dataset_info.json"))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +136,7 @@ def test_hostile_rows_of_negclips_file_are_refused(tmp_path, negatives):
         writer = csv.writer(f, delimiter="\t")
         writer.writerow(["title", "filepath", "neg_caption"])
         writer.writerow(["A man", name, negatives][: 3 if negatives else 2])
-    with pytest.raises(SystemExit, match=r"train_neg_clip.tsv:2: .*expected title, filepath and neg_caption"):
+    with pytest.raises(SystemExit, match=r"train_neg_clip.tsv:2: .*expected title, filepath, neg_caption"):
         _build("negclip_tsv", tmp_path, tmp_path / "out")
 
 

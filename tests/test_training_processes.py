@@ -192,3 +192,22 @@ def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(folder):
     for run in processes(workdir):
         assert f"from step {saved}" in run.finish()
     assert sorted(losses(workdir)) == list(range(1, LAST + 1))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_one_of_two_processes_cannot_read_is_set_aside_by_both(folder):
+    cut = "--config.mesh.fsdp=8"  # every process reads the shards that it wrote
+    for run in processes(folder / "two-damaged", cut):
+        run.finish()
+    workdir = folder / "two-damaged"
+    (workdir / "scores.json").unlink()
+    whole = losses(workdir)
+    for path in (workdir / "checkpoints" / str(LAST)).glob("params/ocdbt.process_1/d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    first, second = [run.finish() for run in processes(workdir, cut)]
+    assert "another process cannot read it" in first and "another process cannot read it" not in second
+    for output in (first, second):
+        assert f"checkpoints/{LAST} cannot be read and is kept as {LAST}.broken" in output
+        assert f"from step {LAST - 5}" in output
+    assert (workdir / "checkpoints" / f"{LAST}.broken").is_dir()
+    close(losses(workdir), whole, 1e-6)

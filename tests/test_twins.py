@@ -94,7 +94,7 @@ def test_aro(folder, name, kind):
             width, height = image.size
         left, top, wide, high = (row[f"bbox_{side}"] for side in "xywh")
         assert all(isinstance(side, int) for side in (left, top, wide, high))
-        assert 0 <= left < left + wide <= width and 0 <= top < top + high <= height
+        assert wide == high and 0 <= left < left + wide <= width and 0 <= top < top + high <= height
         for thing in scene.things[:2]:
             xmin, ymin, xmax, ymax = np.array(thing.box) * width
             assert left <= xmin and top <= ymin and xmax <= left + wide and ymax <= top + high

@@ -30,6 +30,9 @@ _SCHEMA = pa.schema(
 )
 
 
+Row = tuple[str, str, list[str], list[str]]  # image, triplet, its negatives, what makes each one hard
+
+
 @dataclasses.dataclass(frozen=True)
 class Mined:
     """The negatives of one image and triplet, hardest first: image numbers and what makes each one hard.
@@ -143,14 +146,20 @@ def _chosen(
     return [(kind, m) for m, kind in chosen.items()]
 
 
-def save(path: Path, survey: Survey, mined: Iterable[Mined]) -> int:
+def named(survey: Survey, mined: Iterable[Mined]) -> Iterator[Row]:
+    """``mined`` with the images' names for their numbers."""
+    for found in mined:
+        names = [survey.image_ids[m] for m in found.negatives]
+        yield survey.image_ids[found.image], str(found.triplet), names, list(found.kinds)
+
+
+def save(path: Path, found: Iterable[Row]) -> int:
     """Writes a Parquet file (image_id, triplet, negatives, kinds); returns its number of rows."""
     rows, batch = 0, []
     part = path.with_name(path.name + ".part")
     with pq.ParquetWriter(part, _SCHEMA) as writer:
-        for found in mined:
-            names = [survey.image_ids[m] for m in found.negatives]
-            batch.append((survey.image_ids[found.image], str(found.triplet), names, list(found.kinds)))
+        for row in found:
+            batch.append(row)
             if len(batch) == _ROWS:
                 rows += _write(writer, batch)
         rows += _write(writer, batch)
@@ -158,7 +167,7 @@ def save(path: Path, survey: Survey, mined: Iterable[Mined]) -> int:
     return rows
 
 
-def _write(writer: pq.ParquetWriter, batch: list[tuple]) -> int:
+def _write(writer: pq.ParquetWriter, batch: list[Row]) -> int:
     columns = zip(*batch, strict=True) if batch else [()] * len(_SCHEMA)
     writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA))
     written = len(batch)

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from tfds_naturel import card, photo_examples, plan, recipe_sources, schema, spill
+from tfds_naturel import card, mining, photo_examples, plan, recipe_sources, schema, spill
 from tfds_naturel.plan import OpenImagesConfig
 from tfds_naturel.recipe_sources import RECIPES, RecipeConfig
 from tfds_naturel.scenes import examples
 from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
 
+HARD_IMAGES = "hard_images.parquet"  # in the folder of a dataset whose source names some
 Examples = Iterator[tuple[str, dict[str, Any]]]
 
 
@@ -32,11 +33,13 @@ class Shards(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a dataset is made of: its splits, facts for its metadata and card (JSON), files needed until it is built."""
+    """What a dataset is made of: its splits, facts for its metadata and card (JSON), files needed until it is built,
+    and the hard negative images that its source names."""
 
     splits: dict[str, Shards]
     facts: dict[str, Any]
     scratch: Path | None = None
+    hard_images: Iterator[mining.Row] | None = None
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -97,7 +100,8 @@ def recipe(config: RecipeConfig) -> NaturelConfig:
     def prepare(dl_manager: tfds.download.DownloadManager) -> Source:
         folder = Path(dl_manager.manual_dir) / config.folder
         shards = Shards(["all"], lambda _: recipe_sources.examples(config, folder))
-        return Source({"train": shards}, {"used": {config.folder: sorted(config.taken(folder))}})
+        used = {config.folder: sorted(config.taken(folder))}
+        return Source({"train": shards}, {"used": used}, hard_images=config.hard_images and config.hard_images(folder))
 
     options = {"short_side": config.short_side, "quality": config.quality}
     return NaturelConfig(
@@ -156,6 +160,8 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Examples]:
         source = self.builder_config.prepare(dl_manager)
         self._scratch = source.scratch
+        if source.hard_images:  # into the folder that TFDS renames when all is written
+            mining.save(Path(self.data_dir) / HARD_IMAGES, source.hard_images)
         self.info.metadata.update(source.facts | {"options": self.builder_config.options()})
         return {split: self._generate_examples(shards) for split, shards in source.splits.items()}
 

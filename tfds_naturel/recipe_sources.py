@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfds_naturel import order, photos
+from tfds_naturel import mining, order, photos
 from tfds_naturel.schema import PAIRS, Caption, Triplet
 from tfds_naturel.splits import uniform
 
@@ -28,6 +28,7 @@ Example = tuple[str, dict[str, Any]]
 
 _AT_ONCE = 256  # images whose captions are tagged together
 _WINOGROUND_SHARE = 0.5
+_NEGCLIP = "train_neg_clip.tsv"
 _COCO_URL = "http://images.cocodataset.org"
 
 
@@ -52,7 +53,8 @@ class Described(NamedTuple):
 class RecipeConfig:
     """``read(folder)`` gives the images of the source; ``folder`` is below TFDS's manual_dir and names the collection.
 
-    ``taken(folder)``: which items of the collection are used.
+    ``taken(folder)``: which items of the collection are used. ``hard_images(folder)``: the images that the source
+    itself names as hard negatives, if any, in the form of ``mining.save``.
     """
 
     name: str
@@ -60,6 +62,7 @@ class RecipeConfig:
     folder: str
     read: Callable[[Path], Iterator[Described]]
     taken: Callable[[Path], Iterable[str]]
+    hard_images: Callable[[Path], Iterator[mining.Row]] | None = None
     short_side: int = 288
     quality: int = 92
 
@@ -143,29 +146,66 @@ def coco_number(image: str) -> str:
 
 
 def negclip_tsv(folder: Path) -> Iterator[Described]:
-    """NegCLIP's own training file, ``train_neg_clip.tsv`` (title, filepath, neg_caption...), beside COCO's images.
+    """NegCLIP's own training file, ``train_neg_clip.tsv`` (title, filepath, neg_caption, neg_image), beside COCO's
+    images.
 
     The last folder and the name of ``filepath`` count: the file holds absolute paths of its authors' machine.
     """
-    for image, described in _negclip_captions(folder).items():
-        yield from _coco_image(folder, image, described)
+    for image, described in _by_image(_negclip_rows(folder)).items():
+        yield from _coco_image(folder, image, [(row.title, row.wrong) for row in described])
 
 
-def _negclip_captions(folder: Path) -> dict[str, list[tuple[str, list[Wrong]]]]:
-    path = folder / "train_neg_clip.tsv"
-    captions: dict[str, list[tuple[str, list[Wrong]]]] = {}
+def negclip_hard_images(folder: Path) -> Iterator[mining.Row]:
+    """The images of the rows that the file's ``neg_image`` gives for each caption; those that are not in the dataset,
+    for want of a negative caption, are left out. Nothing without that column."""
+    rows = _negclip_rows(folder)
+    by_image = _by_image(rows)
+    kept = {image for image, described in by_image.items() if any(row.wrong for row in described)}
+    for image, described in by_image.items():
+        for n, row in enumerate(described):
+            if bad := [at for at in row.hard if not (isinstance(at, int) and 0 <= at < len(rows))]:
+                raise ValueError(
+                    f"{folder / _NEGCLIP}: neg_image of {row.title!r:.80} has {bad[0]!r}; expected numbers of its "
+                    f"{len(rows):,} rows"
+                )
+            hard = list(dict.fromkeys(rows[at].image for at in row.hard if rows[at].image in kept - {image}))
+            if row.wrong and hard:
+                triplet = Triplet(coco_number(image), "captioned", str(n))
+                names = [PurePosixPath(other).stem for other in hard]
+                yield PurePosixPath(image).stem, str(triplet), names, ["negclip"] * len(hard)
+
+
+class _NegclipRow(NamedTuple):
+    """``hard``: row numbers, from 0."""
+
+    image: str
+    title: str
+    wrong: list[Wrong]
+    hard: list[int]
+
+
+def _negclip_rows(folder: Path) -> list[_NegclipRow]:
+    path, rows = folder / _NEGCLIP, []
     with path.open(encoding="utf-8", newline="") as f:
         for number, row in enumerate(csv.DictReader(f, delimiter="\t"), 2):
             try:
                 image = "/".join(PurePosixPath(row["filepath"]).parts[-2:])
                 wrong = [Wrong(order.clean(text), "negclip") for text in ast.literal_eval(row["neg_caption"])]
-                captions.setdefault(image, []).append((row["title"], wrong))
+                hard = list(ast.literal_eval(row.get("neg_image") or "[]"))
+                rows.append(_NegclipRow(image, row["title"], wrong, hard))
             except (KeyError, TypeError, AttributeError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
                 raise ValueError(
-                    f"{path}:{number}: {row!r:.200} ({type(error).__name__}: {error}); expected title, filepath and "
-                    "neg_caption, a Python list of strings"
+                    f"{path}:{number}: {row!r:.200} ({type(error).__name__}: {error}); expected title, filepath, "
+                    "neg_caption (a Python list of strings) and perhaps neg_image (one of row numbers)"
                 ) from error
-    return captions
+    return rows
+
+
+def _by_image(rows: Iterable[_NegclipRow]) -> dict[str, list[_NegclipRow]]:
+    found: dict[str, list[_NegclipRow]] = {}
+    for row in rows:
+        found.setdefault(row.image, []).append(row)
+    return found
 
 
 def winoground_part(folder: Path) -> Iterator[Described]:
@@ -218,7 +258,8 @@ RECIPES = (
         "COCO captions with the negative captions of NegCLIP's training file.",
         folder="coco",
         read=negclip_tsv,
-        taken=lambda folder: map(coco_number, _negclip_captions(folder)),
+        taken=lambda folder: map(coco_number, _by_image(_negclip_rows(folder))),
+        hard_images=negclip_hard_images,
     ),
     RecipeConfig(
         "winoground_part",

@@ -9,7 +9,6 @@ https://github.com/mertyg/vision-language-models-are-bows, https://github.com/RA
 
 import argparse
 import json
-import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,11 +83,14 @@ _TAGS = {
 
 
 def _aro_record(image_id: str, item: Item) -> dict[str, Any]:
-    """What both files of ARO have: captions, and the box around both objects in pixels."""
+    """What both files of ARO have: captions, and a box of whole pixels around both objects: a square one, so that
+    models that make every crop a square see things in the proportions of their training pictures."""
     scene = item.scenes[0]
-    boxes = np.array([thing.box for thing in scene.things[:2]]) * scene.image.shape[0]
-    left, top = (math.floor(v) for v in boxes[:, :2].min(0))
-    right, bottom = (math.ceil(v) for v in boxes[:, 2:].max(0))
+    size = scene.image.shape[0]
+    boxes = np.array([thing.box for thing in scene.things[:2]]) * size
+    least, most = np.floor(boxes[:, :2].min(0)), np.ceil(boxes[:, 2:].max(0))
+    side = int((most - least).max())
+    left, top = (int(v) for v in ((least + most - side) // 2).clip(0, size - side))
     true, false = (statement.text for statement in item.statements)
     return {
         "image_id": image_id,
@@ -96,8 +98,8 @@ def _aro_record(image_id: str, item: Item) -> dict[str, Any]:
         "false_caption": false,
         "bbox_x": left,
         "bbox_y": top,
-        "bbox_w": right - left,
-        "bbox_h": bottom - top,
+        "bbox_w": side,
+        "bbox_h": side,
         "image_path": f"{image_id}.jpg",
     }
 

@@ -35,12 +35,13 @@ class Batch(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Where an image row comes from: source, item in it, its position in the training order, and whether mirroring
-    keeps its captions true. ``source`` -1 is the blank picture."""
+    """Where an image row comes from: source, item in it, the number of its draw (two for each position of the training
+    order, the second for a mined hard image), and whether mirroring keeps its captions true. ``source`` -1 is the
+    blank picture."""
 
     source: int
     item: int = 0
-    position: int = 0
+    draw: int = 0
     mirror: bool = False
 
 
@@ -67,7 +68,8 @@ class Part(NamedTuple):
 
 
 def generator(seed: int, stream: int, position: int) -> np.random.Generator:
-    """Random numbers of one position of the training order, independent of every other position, stream and seed."""
+    """Random numbers of one position (or draw) of the training order, independent of every other position, stream and
+    seed."""
     return np.random.Generator(np.random.Philox(key=[(seed << 8) + stream, position]))
 
 
@@ -182,9 +184,9 @@ class Planner:
         images = [item]
         if part.hard_images and len(candidates := part.hard_images[item]):
             images.append(int(rng.choice(candidates)))
-        return [self._image_row(captions, source, image, position, rng) for image in images]
+        return [self._image_row(captions, source, image, 2 * position + k, rng) for k, image in enumerate(images)]
 
-    def _image_row(self, captions, source, item, position, rng) -> _ImageRow:
+    def _image_row(self, captions, source, item, draw, rng) -> _ImageRow:
         items, recipe = self.parts[source].items, self.parts[source].recipe
         numbers = self._triplet_numbers[source]
         sides = recipe.captions(items, item, rng)
@@ -192,7 +194,7 @@ class Planner:
         positives, negatives = ([captions.add(drawn, numbers) for drawn in side] for side in sides)
         shown = items.shows(item)
         mirror = not any(map(_SIDES.search, [*texts, *(items.triplets[t] for t in shown)]))
-        return _ImageRow(Row(source, item, position, mirror), recipe.copies, positives, negatives, numbers[shown])
+        return _ImageRow(Row(source, item, draw, mirror), recipe.copies, positives, negatives, numbers[shown])
 
     def _lay_out(self, drawn: list[list[_ImageRow]]) -> list[_ImageRow]:
         """Blocks of equal length, each with its sentinel (as many copies as the block's images) and padding at the
@@ -244,7 +246,7 @@ def _training_order(parts: Sequence[Part], seed: int) -> grain.MapDataset:
     """position -> (source, item): every source shuffled anew each epoch, mixed by weight."""
     sources = [
         grain.MapDataset.range(len(part.items))
-        .seed((seed << 8) + ORDER + (s << 16))
+        .seed(int(np.random.SeedSequence((seed, ORDER, s)).generate_state(1)[0]))
         .shuffle()
         .repeat()
         .map(lambda n, s=s: (s, n))

@@ -95,7 +95,7 @@ class _Load:
             return np.full((self.augment.size, self.augment.size, 3), _WHITE, np.uint8)
         source = self.sources[row.source]
         try:
-            rng = generator(self.planner.seed, AUGMENT, row.position)
+            rng = generator(self.planner.seed, AUGMENT, row.draw)
             return self.augment(source.picture(row.item), row.mirror, rng)
         except ValueError as error:
             raise ValueError(f"{source.items.name}, image {source.items.image_ids[row.item]!r}: {error}") from error

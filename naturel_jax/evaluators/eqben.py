@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,16 @@ SCORES = ("text", "image", "group", "matching")
 
 
 def read(folder: Path) -> Benchmark:
-    """From ``eqben/ann_*.json`` (a file per source) and ``eqben/images/``. Some sources keep frames as ``.npy`` in
-    BGR, and several captions per frame of which the first counts.
+    """From the annotation files ``eqben/*.json`` (one for all sources, or one each) and ``eqben/images/``, where each
+    source has a folder. Some sources keep frames as ``.npy`` in BGR, and several captions per frame of which the first
+    counts.
     """
     root = folder / "eqben"
-    files = sorted(root.glob("ann_*.json"))
+    files = sorted(root.glob("*.json"))
     if not files:
-        raise FileNotFoundError(f"{root}: no ann_*.json; `python -m naturel_jax.benchmarks` says where to get it")
+        raise FileNotFoundError(f"{root}: no *.json in it; `python -m naturel_jax.benchmarks` says where to get it")
     images, problems, items = Folder(root / "images"), [], []
     for file in files:
-        source = file.stem.removeprefix("ann_")
         for key, row in records(file.name, _leaves(load_json(file, object), ""), FIELDS, problems):
             try:
                 pictures = tuple(_image(images, row[f"image{k}"]) for k in (0, 1))
@@ -35,7 +35,8 @@ def read(folder: Path) -> Benchmark:
             except BenchmarkError as error:
                 problems.append(f"{file.name} record {key}: {error}")
                 continue
-            items.append(Item(f"{source}{key}", pictures, captions, {"source": source}))
+            source = PurePosixPath(row["image0"]).parts[0]
+            items.append(Item(f"{file.stem}{key}", pictures, captions, {"source": source}))
     sources = sorted({item.tags["source"] for item in items})
     metrics = [Metric(f"eqben/{score}", score) for score in SCORES]
     metrics += [Metric(f"eqben/{score}/{s}", score, where=("source", s)) for score in SCORES[:3] for s in sources]

@@ -33,7 +33,10 @@ def read_relation(folder: Path) -> Benchmark:
 
     items, problems = _items(folder, "visual_genome_relation.json", {"relation_name": str}, tags)
     if not path.exists():
-        problems += (f"{path}: not found, so symmetric relations count too, unlike in the published scores",)
+        problems += (
+            f"{path}: not found, so symmetric relations count too, unlike in the published scores; get it by "
+            "`python -m naturel_jax.benchmarks --download vg_relation`",
+        )
     metrics = (
         Metric("vg_relation/macro", "right", macro="counted"),
         Metric("vg_relation/micro", "right", where=("kind", "asymmetric")),

@@ -12,7 +12,8 @@ SCORES = ("text", "image", "group", "matching")
 
 
 def read(folder: Path) -> Benchmark:
-    """From ``winoground/data/examples.jsonl`` and ``winoground/images.zip``, or the hub's ``winoground/*.parquet``.
+    """From ``winoground/data/examples.jsonl`` and ``images.zip``, beside ``data/`` or in it as on the hub; or from
+    ``winoground/*.parquet``.
 
     With ``winoground/new_tag_assignments.json`` beside them also by the tags of "Why is Winoground Hard?" (Diwan et
     al., arXiv 2211.00768).
@@ -33,7 +34,9 @@ def read(folder: Path) -> Benchmark:
 
 def _rows(root: Path, problems: list[str]) -> Iterator[tuple[str, dict, Callable[[str], Image]]]:
     """(id, record, how to find its images) of the official files."""
-    rows, archive = load_json_lines(root / "data" / "examples.jsonl"), Archive(root / "images.zip")
+    places = (root / "images.zip", root / "data" / "images.zip")
+    archive = Archive(next(filter(Path.exists, places), places[0]))
+    rows = load_json_lines(root / "data" / "examples.jsonl")
     keyed = ((str(row.get("id")) if isinstance(row, dict) else f"of line {n}", row) for n, row in enumerate(rows, 1))
     for key, row in records("winoground", keyed, FIELDS | {"image_0": str, "image_1": str}, problems):
         yield key, row, lambda name: archive.image(f"{name}.png")

@@ -33,6 +33,7 @@ _PLACES = {
     **dict.fromkeys(("off", "from"), "off"),
     **dict.fromkeys(("out", "outside", "front"), "outside_of"),
 }
+_PREPOSITIONS = frozenset({*_PLACES, "at", "in", "inside"})
 _SPATIAL = {"on", "under", "inside_of", "at"}
 _OPPOSITE = {
     "holds": "drop",
@@ -83,7 +84,7 @@ def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Trip
 
     Raises ValueError when the two differ in no way that makes the negative false.
     """
-    before, after = _words(positive, triplet), _words(negative, triplet)
+    before, after = (_spoken(_words(text, triplet)) for text in (positive, negative))
     roles = tuple(mark for mark in before if mark in _MARKS), tuple(mark for mark in after if mark in _MARKS)
     known = RELATIONS.get(triplet.relation)
     one_way = known and known.verb and not known.symmetric and triplet.subject != triplet.object
@@ -148,6 +149,16 @@ def _words(text: str, triplet: Triplet) -> list[str]:
     marks = {noun.text: mark for label, mark in zip(labels, _MARKS, strict=False) for noun in lexicon.nouns(label)}
     text = _listed(tuple(marks)).sub(lambda found: marks[found[1].lower()], text)
     return [_SAME.get(word, word) for word in _WORD.findall(text.lower()) if word not in _ARTICLES]
+
+
+def _spoken(words: list[str]) -> list[str]:
+    """``words`` without what they only rule out: "under the desk, not on it" claims "under the desk"."""
+    for at in range(len(words) - 2):
+        denied, place, pronoun = words[at : at + 3]
+        rest = words[:at] + words[at + 3 :]
+        if denied == "not" and pronoun == "it" and place in _PREPOSITIONS and _PREPOSITIONS & set(rest):
+            return rest
+    return words
 
 
 def _agent(words: list[str]) -> str:

@@ -42,7 +42,7 @@ class ScenesConfig:
     seed: int = 0
     held_out: float = 0.2
     attribute_share: float = 0.5
-    variants: int = 2
+    variants: int = 4
 
     def __post_init__(self):
         if unknown := set(self.classes) - SPRITES.keys():
@@ -68,7 +68,7 @@ CONFIGS = {
             classes=_SIXTEEN,
             size=64,
             sizes=(12_000, 500, 1_000, 500),
-            pairs_per_family=8,
+            pairs_per_family=40,
             distractors=(0, 0),
             clutter=(0, 2),
             zoom=(0.92, 1.0),
