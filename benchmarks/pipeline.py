@@ -1,6 +1,6 @@
 """Images/s of the input pipeline beside a bare decode-and-resize loop, torch's DataLoader and tf.data, same files.
 
-    python benchmarks/pipeline.py --images 4000 --threads 1 2 --workers 2
+    python benchmarks/pipeline.py --threads 1 2 --workers 1 2
 
 The files are JPEGs as the builder writes them (short side 288, quality 92). Rates are also given per second of
 processor time, of all processes together: that is what a core yields, and holds on a shared machine too. tf.data is
@@ -66,12 +66,12 @@ class Files(Sequence[Mapping[str, Any]]):
         return {"image": self.paths[n].read_bytes()}
 
 
-def bare(paths: list[Path]) -> int:
+def bare(paths: list[Path], epochs: int) -> int:
     """Reads, decodes and resizes one picture after the other."""
-    for path in paths:
+    for path in paths * epochs:
         pixels = simplejpeg.decode_jpeg(path.read_bytes(), "RGB")
         cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-    return len(paths)
+    return epochs * len(paths)
 
 
 def make_pipeline(paths: list[Path], threads: int, workers: int) -> Pipeline:
@@ -122,16 +122,17 @@ class TorchFiles:
             return self._transform(picture.convert("RGB"))
 
 
-def torch_loader(paths: list[Path], workers: int) -> int:
+def torch_loader(paths: list[Path], epochs: int, workers: int) -> int:
     """torch's DataLoader over PIL and torchvision."""
     import torch
 
     torch.set_num_threads(1)
-    loader = torch.utils.data.DataLoader(TorchFiles(paths), BATCH, shuffle=True, num_workers=workers, drop_last=True)
-    return sum(len(batch) for batch in loader)
+    options = {"shuffle": True, "drop_last": True, "num_workers": workers, "persistent_workers": workers > 0}
+    loader = torch.utils.data.DataLoader(TorchFiles(paths), BATCH, **options)
+    return sum(len(batch) for _ in range(epochs) for batch in loader)
 
 
-def tf_data(paths: list[Path], threads: int) -> int:
+def tf_data(paths: list[Path], epochs: int, threads: int) -> int:
     """tf.data with decoding and cropping in one operation, as big_vision has it."""
     import tensorflow as tf
 
@@ -147,7 +148,7 @@ def tf_data(paths: list[Path], threads: int) -> int:
         crop = tf.image.decode_and_crop_jpeg(data, tf.concat([begin[:2], size[:2]], 0), channels=3)
         return tf.cast(tf.image.resize(crop, (SIZE, SIZE), "bicubic"), tf.uint8)
 
-    dataset = tf.data.Dataset.from_tensor_slices([str(path) for path in paths]).shuffle(len(paths))
+    dataset = tf.data.Dataset.from_tensor_slices([str(path) for path in paths]).shuffle(len(paths)).repeat(epochs)
     return sum(len(batch) for batch in dataset.map(load, threads).batch(BATCH, drop_remainder=True).prefetch(2))
 
 
@@ -171,10 +172,10 @@ def rate(run: Callable[[], int]) -> Rate:
     return Rate(images / (time.perf_counter() - wall), images / (cpu_seconds() - cpu))
 
 
-def measure(paths: list[Path], threads: list[int], workers: list[int]) -> Iterator[tuple[str, Rate]]:
+def measure(paths: list[Path], epochs: int, threads: list[int], workers: list[int]) -> Iterator[tuple[str, Rate]]:
     """(name, rate) of every way; the bare loop first and last."""
-    steps = len(paths) // BATCH
-    yield "bare loop", rate(functools.partial(bare, paths))
+    steps = epochs * len(paths) // BATCH
+    yield "bare loop", rate(functools.partial(bare, paths, epochs))
     for number in threads:
         yield f"naturel_jax, {number} threads", rate(functools.partial(ours, make_pipeline(paths, number, 0), steps))
     for number in workers:
@@ -182,16 +183,17 @@ def measure(paths: list[Path], threads: list[int], workers: list[int]) -> Iterat
         yield f"naturel_jax, {number} processes", rate(run)
     if importlib.util.find_spec("torchvision"):
         for number in [0, *workers]:
-            yield f"torch, {number} processes", rate(functools.partial(torch_loader, paths, number))
+            yield f"torch, {number} processes", rate(functools.partial(torch_loader, paths, epochs, number))
     if importlib.util.find_spec("tensorflow"):
         for number in threads:
-            yield f"tf.data, {number} threads", rate(functools.partial(tf_data, paths, number))
-    yield "bare loop again", rate(functools.partial(bare, paths))
+            yield f"tf.data, {number} threads", rate(functools.partial(tf_data, paths, epochs, number))
+    yield "bare loop again", rate(functools.partial(bare, paths, epochs))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=4096)
+    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--epochs", type=int, default=5, help="over the images; the start of processes counts too")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", type=int, nargs="*", default=[])
     args = parser.parse_args()
@@ -203,7 +205,7 @@ def main() -> None:
         print(f"{args.images} JPEGs of {np.mean([p.stat().st_size for p in paths]) / 1e3:.0f} kB on average")
         print(f"{'':28}{'images/s':>10}{'of bare':>9}{'images/CPU s':>14}{'of bare':>9}")
         first = None
-        for name, found in measure(paths, args.threads, args.workers):
+        for name, found in measure(paths, args.epochs, args.threads, args.workers):
             first = first or found
             shares = found.wall / first.wall, found.cpu / first.cpu
             print(f"{name:28}{found.wall:10.0f}{shares[0]:9.2f}{found.cpu:14.0f}{shares[1]:9.2f}", flush=True)

@@ -416,25 +416,32 @@ def test_a_caption_with_a_side_stops_the_mirror_though_its_triplet_has_none(clip
     assert not any(row.mirror for row in plan.rows)
 
 
+def augmented(augment: Augment, data: bytes, mirror: bool = False, seed: int = 0) -> np.ndarray:
+    out = np.empty((augment.size, augment.size, 3), np.uint8)
+    augment(data, mirror, np.random.default_rng(seed), out)
+    return out
+
+
 def test_augmentation_is_a_function_of_its_generator_and_mirrors_half_of_the_time():
     augment, data = Augment(32, (0.5, 1.0)), jpeg()
-    crops = [augment(data, False, np.random.default_rng(n)) for n in range(40)]
+    crops = [augmented(augment, data, seed=n) for n in range(40)]
     assert len({crop.tobytes() for crop in crops}) > 35  # two boxes may be equal
     mirrored = 0
     for n, crop in enumerate(crops):
-        np.testing.assert_array_equal(crop, augment(data, False, np.random.default_rng(n)))
-        other = augment(data, True, np.random.default_rng(n))
+        np.testing.assert_array_equal(crop, augmented(augment, data, seed=n))
+        other = augmented(augment, data, mirror=True, seed=n)
         assert np.array_equal(other, crop) or np.array_equal(other, crop[:, ::-1])
         mirrored += np.array_equal(other, crop[:, ::-1])
     assert 10 <= mirrored <= 30
 
 
-def test_a_whole_crop_is_the_picture_resized():
-    """Scale 1 and the picture's own proportions leave one crop: the whole."""
-    data = jpeg(width=96, height=96)
-    crop = Augment(48, (1.0, 1.0), (1.0, 1.0))(data, False, np.random.default_rng(0))
+@pytest.mark.parametrize("side", [96, 100, 192, 400])
+def test_a_whole_crop_is_the_picture_resized(side):
+    """Scale 1 and the picture's own proportions leave one crop: the whole, at whichever scale the JPEG is decoded."""
+    data = jpeg(width=side, height=side)
+    crop = augmented(Augment(48, (1.0, 1.0), (1.0, 1.0)), data)
     expected = np.asarray(Image.open(io.BytesIO(data)).resize((48, 48), Image.Resampling.BOX), float)
-    assert crop.dtype == np.uint8 and np.abs(crop - expected).mean() < 2
+    assert np.abs(crop - expected).mean() < 2
 
 
 def test_crops_cover_the_share_of_the_area_that_they_should():
@@ -511,4 +518,4 @@ def test_a_picture_bomb_is_refused_before_it_is_decoded():
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = b"\xea\x60" * 2  # height and width of 60,000
     with pytest.raises(ValueError, match="60000 x 60000"):
-        Augment(24, (0.9, 1.0))(bytes(data), False, np.random.default_rng(0))
+        augmented(Augment(24, (0.9, 1.0)), bytes(data))

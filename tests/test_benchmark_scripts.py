@@ -33,5 +33,5 @@ def test_captions_are_drawn_as_often_as_open_images_has_their_relation():
 
 def test_the_pipeline_is_measured_beside_its_peers(tmp_path):
     paths = pipeline_benchmark.write_pictures(tmp_path, pipeline_benchmark.BATCH)
-    rates = dict(pipeline_benchmark.measure(paths, threads=[1], workers=[]))
+    rates = dict(pipeline_benchmark.measure(paths, 1, threads=[1], workers=[]))
     assert {"bare loop", "naturel_jax, 1 threads", "torch, 0 processes"} <= rates.keys()

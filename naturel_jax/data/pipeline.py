@@ -62,8 +62,9 @@ class Pipeline:
 
     def _place(self, local: _Local) -> Batch:
         def pixels(index):
-            rows = np.arange(*index[0].indices(len(local.batch.image_labels.mult_I)))
-            return local.images[np.searchsorted(local.rows, rows)]
+            start, stop, _ = index[0].indices(len(local.batch.image_labels.mult_I))
+            first = np.searchsorted(local.rows, start)
+            return local.images[first : first + stop - start]
 
         shape = (len(local.batch.image_labels.mult_I), *local.images.shape[1:])
         images = jax.make_array_from_callback(shape, self.sharding, pixels)
@@ -87,15 +88,18 @@ class _Load:
         plan = self.planner.plan(step)
         block = len(plan.rows) // self.planner.shards
         rows = np.concatenate([np.arange(b * block, (b + 1) * block) for b in self.owned])
-        images = np.stack([self._pixels(plan.rows[r]) for r in rows])
+        images = np.empty((len(rows), self.augment.size, self.augment.size, 3), np.uint8)
+        for image, row in zip(images, rows, strict=True):
+            self._draw(plan.rows[row], image)
         return _Local(images, rows, Batch(None, plan.tokens, plan.image_labels, plan.caption_labels))
 
-    def _pixels(self, row: Row) -> np.ndarray:
+    def _draw(self, row: Row, image: np.ndarray) -> None:
         if row.source < 0:
-            return np.full((self.augment.size, self.augment.size, 3), _WHITE, np.uint8)
+            image.fill(_WHITE)
+            return
         source = self.sources[row.source]
         try:
             rng = generator(self.planner.seed, AUGMENT, row.draw)
-            return self.augment(source.picture(row.item), row.mirror, rng)
+            self.augment(source.picture(row.item), row.mirror, rng, image)
         except ValueError as error:
             raise ValueError(f"{source.items.name}, image {source.items.image_ids[row.item]!r}: {error}") from error
