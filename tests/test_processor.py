@@ -183,11 +183,14 @@ def test_exact_pictures_equal_transformers_pil_backend(clip_processor, size):
     )
 
 
-def test_exact_pictures_equal_openclips_transform(clip_processor):
-    data = photo(640, 424)
+@pytest.mark.parametrize("size", [*SIZES, (640, 424), (297, 224), (299, 224), (224, 301)])
+def test_exact_pictures_equal_openclips_transform(clip_processor, size):
+    """Margins of 73, 75 and 77 pixels too, which halve to 36.5, 37.5 and 38.5."""
+    data = photo(*size)
     transform = open_clip.image_transform(224, is_train=False)
     theirs = transform(Image.open(io.BytesIO(data))).numpy()
-    ours = normalize(clip_processor.image(data)[None], clip_processor.mean, clip_processor.std)[0]
+    processor = dataclasses.replace(clip_processor, centre="round")
+    ours = normalize(processor.image(data)[None], processor.mean, processor.std)[0]
     np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs, atol=2e-6)
 
 

@@ -197,6 +197,7 @@ def test_reads_openai_archives(tmp_path):
     assert_same(got, jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), params))
     assert processor.tokenize(["a cat"])[0, :4].tolist() == [49406, 320, 2368, 49407]
     assert (processor.resize, processor.interpolation, processor.size) == ("short", "bicubic", 64)
+    assert processor.centre == "round"  # torchvision's CenterCrop
     found = weights.find(str(tmp_path / "ViT-B-32.pt"))
     assert verify.largest_difference(found.path, found.form, got_config, got) < 2e-6
 
@@ -651,7 +652,7 @@ def test_openclip_folders_clean_texts_as_openclip_does(models, tmp_path):
     texts = ["fish &amp; chips", "it\u2019s  a DOG", *CAPTIONS[:3]]
     theirs = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(texts)
     _, _, got = weights.load(str(tmp_path / "out"))
-    assert got.clean == "openclip_whitespace"
+    assert (got.clean, got.centre) == ("openclip_whitespace", "round")
     np.testing.assert_array_equal(got.tokenize(texts), theirs)
     assert not np.array_equal(processor.tokenize(texts), theirs)
     assert (got.resize, got.interpolation, got.mean) == (processor.resize, processor.interpolation, processor.mean)

@@ -34,9 +34,8 @@ def _mended(text: str) -> str:
 
 
 # What is done to a text before the tokenizer's own normalisation. OpenAI's and OpenCLIP's tokenizers mend mojibake,
-# curly quotes and
-# HTML entities, transformers' do not; SigLIP's drops punctuation (OpenCLIP's version of it makes an underscore a
-# space).
+# curly quotes and HTML entities, transformers' do not; SigLIP's drops punctuation (OpenCLIP's version of it makes an
+# underscore a space).
 CLEANERS: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
     "openclip": lambda text: _mended(text).lower(),
@@ -48,6 +47,14 @@ CLEANERS: dict[str, Callable[[str], str]] = {
 }
 
 
+# Where a centre crop starts, given the margin on both sides: they differ by a pixel where it is odd. transformers
+# rounds down; torchvision, so OpenAI's and OpenCLIP's transforms, rounds half to even.
+CENTRES: dict[str, Callable[[int], int]] = {
+    "floor": lambda margin: margin // 2,
+    "round": lambda margin: round(margin / 2),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Processor:
     """Text and image preprocessing of one model.
@@ -55,8 +62,8 @@ class Processor:
     ``tokenizer`` is the JSON of a ``tokenizers.Tokenizer`` that normalises, adds the special tokens, truncates and
     pads to ``context``, or a sentencepiece model (SigLIP's spiece.model) in base64, whose end token also pads.
     ``resize``: ``short`` (short side to ``size``, centre crop: CLIP) or ``square`` (both sides: SigLIP). ``mean`` and
-    ``std`` are by channel, of pixels in [0, 1]. ``clean``: a key of ``CLEANERS``. Raises ValueError for a field it
-    does not know.
+    ``std`` are by channel, of pixels in [0, 1]. ``clean``: a key of ``CLEANERS``; ``centre``: of ``CENTRES``. Raises
+    ValueError for a field it does not know.
     """
 
     tokenizer: str
@@ -67,9 +74,10 @@ class Processor:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     clean: str = "none"
+    centre: str = "floor"
 
     def __post_init__(self):
-        known = {"resize": ("short", "square"), "interpolation": tuple(FILTERS), "clean": tuple(CLEANERS)}
+        known = {"resize": ("short", "square"), "interpolation": FILTERS, "clean": CLEANERS, "centre": CENTRES}
         for field, values in known.items():
             if getattr(self, field) not in values:
                 raise ValueError(f"processor.{field} is {getattr(self, field)!r}: expected one of {', '.join(values)}")
@@ -125,7 +133,7 @@ class Processor:
         if self.resize == "square":
             return size, size, (0, 0, size, size)
         w, h = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
-        left, top = (w - size) // 2, (h - size) // 2
+        left, top = (CENTRES[self.centre](side - size) for side in (w, h))
         return w, h, (left, top, left + size, top + size)
 
 

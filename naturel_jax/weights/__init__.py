@@ -204,4 +204,6 @@ def _processor(
         image = processor_files.hf_image(folder, config.image.size)
     else:
         image = processor_files.IMAGE_DEFAULTS[family]
+    if clean:
+        image = {**image, "centre": "round"}
     return Processor(context=config.text.context, size=config.image.size, **text, **image)
