@@ -31,6 +31,8 @@ SIZES = (692, 2062, 788, 1652, 1406, 666, 245)  # add_att ... swap_obj, as publi
 SUBSET_SIZES = dict(
     zip(("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj"), SIZES, strict=True)
 )
+TOLD = 4_346  # distinct captions among the 7,511 of the published files, of 10.7 words on average
+CAPTION = "A {a} and a {b} are in front of the {c}."
 VG_RELATION = 23_937
 PICTURES = {"coco/val2017": 1_560, "aro/images": 1_603}
 ITEMS_PER_BOX = 2  # the relations of one pair of objects share their box: "on" and "under", "with" both ways
@@ -77,13 +79,14 @@ def write(root: Path, share: float) -> None:
         for n in range(max(1, round(number * share))):
             (root / folder / f"{n}.jpg").write_bytes(photo(rng))
     (root / "sugarcrepe").mkdir()
+    told = [_told(rng, max(1, round(PICTURES["coco/val2017"] * share))) for _ in range(round(TOLD * share))]
     for subset in SUBSETS:
         rows = {}
         for n in range(max(1, round(SUBSET_SIZES[subset] * share))):
-            a, b, c = rng.choice(NOUNS, 3)
-            filename = f"{rng.integers(max(1, round(PICTURES['coco/val2017'] * share)))}.jpg"
-            text = f"A {a} next to a {b} in front of the {c}, number {rng.integers(10_000)}."
-            rows[str(n)] = {"filename": filename, "caption": text, "negative_caption": text.replace(a, c, 1)}
+            filename, words = told[rng.integers(len(told))]
+            wrong = {**words, str(rng.choice(list(words))): f"wrong {rng.integers(1_000)}"}
+            caption, negative = (CAPTION.format(**said) for said in (words, wrong))
+            rows[str(n)] = {"filename": filename, "caption": caption, "negative_caption": negative}
         (root / "sugarcrepe" / f"{subset}.json").write_text(json.dumps(rows))
     rows = []
     for n in range(round(VG_RELATION * share)):
@@ -91,11 +94,16 @@ def write(root: Path, share: float) -> None:
             name = f"{rng.integers(max(1, round(PICTURES['aro/images'] * share)))}.jpg"
             x, y = int(rng.integers(300)), int(rng.integers(200))
             box = {"bbox_x": x, "bbox_y": y, "bbox_w": int(rng.integers(80, 340)), "bbox_h": int(rng.integers(80, 280))}
-        (a, b), relation = rng.choice(NOUNS, 2), str(rng.choice(RELATIONS))
+        (a, b), relation = rng.choice(NOUNS, 2, replace=False), str(rng.choice(RELATIONS))
         captions = {"true_caption": f"the {a} is {relation} the {b}", "false_caption": f"the {b} is {relation} the {a}"}
         rows.append({"image_path": name, "relation_name": relation, **box, **captions})
     (root / "aro" / "visual_genome_relation.json").write_text(json.dumps(rows))
     (root / "aro" / "vgr_excluded_relations.json").write_text("[]")
+
+
+def _told(rng: np.random.Generator, pictures: int) -> tuple[str, dict[str, str]]:
+    """A picture, and the words of a caption of it."""
+    return f"{rng.integers(pictures)}.jpg", dict(zip("abc", map(str, rng.choice(NOUNS, 3, replace=False)), strict=True))
 
 
 def timed(work: Callable[[], list[np.ndarray]]) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -214,6 +214,12 @@ def timed(name: str, step: Callable[[], float], repeats: int) -> Result:
     return Result(name, first, *(statistics.median(column) for column in zip(*times, strict=True)))
 
 
+def step_flops(config: TwoTowerConfig, batch: Batch) -> float:
+    """Of both towers, forward and backward: what bounds the ratio of two ways that use the machine equally well."""
+    text = transformer_flops(config.text.transformer, batch.tokens.shape[1])
+    return 3 * (len(batch.images) * tower_flops(config, "image") + len(batch.tokens) * text)
+
+
 def measure_steps(args: argparse.Namespace) -> list[Result]:
     """Times all ways in turn, and prints what the batch is."""
     config = preset("tiny-clip" if args.small else "clip-b32")
@@ -233,6 +239,8 @@ def measure_steps(args: argparse.Namespace) -> list[Result]:
         f"ours: {len(ours.images)} images, {int((plan.caption_labels.mult_U > 0).sum())} captions "
         f"(padded to {len(ours.tokens)}) of {ours.tokens.shape[1]}"
     )
+    flops, theirs = (step_flops(config, batch) for batch in (ours, expanded))
+    print(f"model FLOPs of a step: ours {flops:.2e}, expanded {theirs:.2e}, {theirs / flops:.2f} times as many")
     peer_models = peers(config, params)
     results = [
         timed("naturel_jax", our_step(model, params, processor, ours, mesh), args.repeats),
@@ -242,8 +250,6 @@ def measure_steps(args: argparse.Namespace) -> list[Result]:
         step = peer_step(peer_models.pop(name), expanded, rows.own, processor, dtype)
         results.append(timed(name, step, args.repeats))
     if peak := PEAKS.get(jax.devices()[0].device_kind):
-        text = transformer_flops(config.text.transformer, ours.tokens.shape[1])
-        flops = 3 * (len(ours.images) * tower_flops(config, "image") + len(ours.tokens) * text)
         print(f"model FLOP utilisation of naturel_jax: {100 * flops / results[0].seconds / peak:.1f} %")
     return results
 
