@@ -109,6 +109,19 @@ def test_what_cannot_be_true_beside_a_triplet(triplet, claim, false):
         ("The desk is under the cat.", "The desk is above the cat.", "relation", "Cat|under|Desk"),
         ("There's a desk with a cat on it.", "There's a desk with a cat under it.", "relation", "Cat|under|Desk"),
         ("The cat is on the desk.", "The cat is not on the desk.", "denial", None),
+        ("The cat is on the desk.", "The cat is under the desk, not on it.", "relation", "Cat|under|Desk"),
+        (
+            "The cat is on the desk and not under it.",
+            "The cat is under the desk and not on it.",
+            "relation",
+            "Cat|under|Desk",
+        ),
+        (
+            "It's on the desk, not under it, that you see a cat.",
+            "It's under the desk, not on it, that you see a cat.",
+            "relation",
+            "Cat|under|Desk",
+        ),
     ],
 )
 def test_pairs_read_back_as_what_was_done(positive, negative, operation, claim):
