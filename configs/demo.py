@@ -13,7 +13,7 @@ _ROWS = {
     "siglip_tp": siglip_tp,
 }
 
-_MINUTES = {"clip": 2, "siglip": 2, "negclip": 2.5, "negclip_sp": 2.5, "negclip_ap": 4, "siglip_tp": 3.5}
+_MINUTES = {"clip": 2, "siglip": 1.5, "negclip": 2, "negclip_sp": 2, "negclip_ap": 3.5, "siglip_tp": 3}
 
 
 def get_config():
