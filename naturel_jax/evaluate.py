@@ -3,8 +3,9 @@
     python -m naturel_jax.evaluate --models CLIP=hf:openai/clip-vit-base-patch32 NegCLIP-AP=run:runs/negclip_ap \
         --benchmarks all --benchmarks_dir ~/benchmarks --naturel ~/tfds/naturel/v4/1.0.0 --out results
 
-A model is ``name=source``; a source is a run (``run:DIR``), a model of the hub (``hf:owner/name``), a folder or a
-file. A pair of model and benchmark that is finished in ``--out`` is not computed again.
+A model is ``name=source``; a source is a run (``run:DIR``), a model of the hub (``hf:owner/name``,
+``open_clip:owner/name``), a folder or a file. A pair of model and benchmark that is finished in ``--out`` is not
+computed again.
 """
 
 import argparse

@@ -706,22 +706,25 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(
-    ("form", "wanted", "other"),
+    ("source", "form", "wanted", "other"),
     [
-        ("hf", "model.safetensors", "pytorch_model.bin"),
-        ("openclip", "open_clip_model.safetensors", "model.safetensors"),  # timm's, of the image tower alone
+        ("hf", "hf", "model.safetensors", "pytorch_model.bin"),
+        ("hf", "openclip", "open_clip_model.safetensors", "model.safetensors"),  # timm's, of the image tower alone
+        ("open_clip", "both", "open_clip_model.safetensors", "model.safetensors"),
     ],
 )
-def test_hub_fetches_one_format(models, tmp_path, form, wanted, other):
+def test_hub_fetches_one_format(models, tmp_path, source, form, wanted, other):
     """Of the formats a repository offers one is downloaded, with the small files."""
     Hub.folder, Hub.asked = tmp_path / "repository", []
-    export.save(Hub.folder, *models["tiny-clip"], form=form, facts={})
+    export.save(Hub.folder, *models["tiny-clip"], form="hf" if form == "hf" else "openclip", facts={})
     (Hub.folder / other).write_bytes(b"weights that are not wanted")
     if form == "openclip":
         (Hub.folder / "config.json").write_text('{"architecture": "vit_tiny"}')
+    if form == "both":
+        (Hub.folder / "config.json").write_text('{"model_type": "clip"}')
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    code = "from naturel_jax import weights; c, _, _ = weights.load('hf:owner/tiny'); print(c.image.size)"
+    code = f"from naturel_jax import weights; c, _, _ = weights.load('{source}:owner/tiny'); print(c.image.size)"
     address = f"http://127.0.0.1:{server.server_port}"
     environment = {
         **os.environ,

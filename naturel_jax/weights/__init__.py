@@ -1,6 +1,7 @@
 """Checkpoints in and out, exactly: Hugging Face folders, OpenAI's and OpenCLIP's files, big_vision's npz.
 
-A source is ``hf:owner/name`` (or ``hf:owner/name@revision``), ``run:workdir`` (a run of ours), a folder, a file, or
+A source is ``hf:owner/name`` (or ``hf:owner/name@revision``), ``open_clip:owner/name`` (where a repository of the hub
+holds both transformers' and OpenCLIP's files, the latter), ``run:workdir`` (a run of ours), a folder, a file, or
 ``preset:file`` for a file that does not say what model it holds (NegCLIP's: ``negclip-b32:negclip.pth``).
 """
 
@@ -80,22 +81,24 @@ def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
 def find(source: str) -> Foreign:
     """The foreign checkpoint at ``source``, fetched and identified but not read. Raises as ``load``."""
     prefix, colon, rest = source.partition(":")
-    if colon and prefix == "hf":
-        return _open_folder(hub.fetch(rest))
+    if colon and prefix in ("hf", "open_clip"):
+        return _open_folder(hub.fetch(prefix, rest), openclip=prefix == "open_clip")
     known = PRESETS[prefix] if colon and prefix in PRESETS else None
     path = Path(rest if known else source)
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{source}: no such file or folder; a hub's model is written hf:owner/name, a run of ours run:workdir"
+            f"{source}: no such file or folder; a hub's model is written hf:owner/name or "
+            "open_clip:owner/name, a run of ours run:workdir"
         )
     return _open_file(path, known)
 
 
-def _open_folder(folder: Path) -> Foreign:
+def _open_folder(folder: Path, openclip: bool = False) -> Foreign:
+    """``openclip``: OpenCLIP's files, though transformers' are there too."""
     openclip_file = _first(folder, _OPENCLIP_FILES)
-    if (folder / "config.json").is_file() and (hf_file := _first(folder, _HF_FILES)):
+    if not openclip and (folder / "config.json").is_file() and (hf_file := _first(folder, _HF_FILES)):
         config = processor_files.read_json(folder / "config.json")
         if "model_type" in config:
             return _open_hf(folder, config, hf_file)

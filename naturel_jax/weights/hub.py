@@ -15,30 +15,33 @@ _OPENCLIP = (("open_clip_model.safetensors",), ("open_clip_pytorch_model.bin",))
 _TRANSFORMERS = (("model.safetensors", "model-*.safetensors"), *_OPENCLIP, ("pytorch_model.bin", "pytorch_model-*.bin"))
 
 
-def fetch(name: str) -> Path:
+def fetch(form: str, name: str) -> Path:
     """The local folder of ``owner/name`` or ``owner/name@revision``, downloaded where the cache has not got it.
 
-    Raises ValueError where that fails, with what to do offline.
+    ``form``: ``hf`` for transformers' files where there are any, ``open_clip`` for OpenCLIP's. Raises ValueError where
+    that fails, with what to do offline.
     """
     repository, _, revision = name.partition("@")
+    source = f"{form}:{name}"
     try:
         config = _snapshot(repository, revision, _SMALL) / "config.json"
         # timm's repositories have a model.safetensors too, of the image tower alone; its config.json names no
         # model_type.
-        transformers = config.is_file() and "model_type" in read_json(config)
-        for patterns in _TRANSFORMERS if transformers else _OPENCLIP:
+        transformers = form == "hf" and config.is_file() and "model_type" in read_json(config)
+        files = _TRANSFORMERS if transformers else _OPENCLIP
+        for patterns in files:
             folder = _snapshot(repository, revision, (*_SMALL, *patterns))
             if any(path for pattern in patterns for path in folder.glob(pattern)):
                 return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise ValueError(
-            f"hf:{name}: could not be fetched ({error}). "
+            f"{source}: could not be fetched ({error}). "
             "Without a network, set HF_HUB_OFFLINE=1 with a filled cache, or pass a folder"
         ) from error
-    raise ValueError(f"hf:{name}: holds none of {', '.join(pattern for row in _TRANSFORMERS for pattern in row)}")
+    raise ValueError(f"{source}: holds none of {', '.join(pattern for row in files for pattern in row)}")
 
 
 def _snapshot(repository: str, revision: str, patterns: tuple[str, ...]) -> Path:
-    logging.info("hf:%s: fetching %s from %s", repository, ", ".join(patterns), constants.ENDPOINT)
+    logging.info("%s: fetching %s from %s", repository, ", ".join(patterns), constants.ENDPOINT)
     path = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns))
     return Path(path)
