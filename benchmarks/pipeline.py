@@ -3,8 +3,8 @@
     python benchmarks/pipeline.py --threads 1 2 --workers 1 2
 
 The files are JPEGs as the builder writes them (short side 288, quality 92). Rates are also given per second of
-processor time, of all processes together: that is what a core yields, and holds on a shared machine too. tf.data is
-measured where TensorFlow is installed.
+processor time, of all processes together: that is what a core yields, and holds on a shared machine too. Shares are
+of the mean of two bare loops, the first and the last. tf.data is measured where TensorFlow is installed.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import functools
 import importlib.util
 import io
 import resource
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -173,7 +174,7 @@ def rate(run: Callable[[], int]) -> Rate:
 
 
 def measure(paths: list[Path], epochs: int, threads: list[int], workers: list[int]) -> Iterator[tuple[str, Rate]]:
-    """(name, rate) of every way; the bare loop first and last."""
+    """(name, rate) of every way; the bare loop first and last, since a machine's clock wanders meanwhile."""
     steps = epochs * len(paths) // BATCH
     yield "bare loop", rate(functools.partial(bare, paths, epochs))
     for number in threads:
@@ -203,12 +204,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_pictures(Path(folder), args.images)
         print(f"{args.images} JPEGs of {np.mean([p.stat().st_size for p in paths]) / 1e3:.0f} kB on average")
-        print(f"{'':28}{'images/s':>10}{'of bare':>9}{'images/CPU s':>14}{'of bare':>9}")
-        first = None
-        for name, found in measure(paths, args.epochs, args.threads, args.workers):
-            first = first or found
-            shares = found.wall / first.wall, found.cpu / first.cpu
-            print(f"{name:28}{found.wall:10.0f}{shares[0]:9.2f}{found.cpu:14.0f}{shares[1]:9.2f}", flush=True)
+        rates = list(measure(paths, args.epochs, args.threads, args.workers))
+    bare_wall, bare_cpu = map(statistics.mean, zip(rates[0][1], rates[-1][1], strict=True))
+    print(f"{'':28}{'images/s':>10}{'of bare':>9}{'images/CPU s':>14}{'of bare':>9}")
+    for name, found in rates:
+        print(f"{name:28}{found.wall:10.0f}{found.wall / bare_wall:9.2f}{found.cpu:14.0f}{found.cpu / bare_cpu:9.2f}")
 
 
 if __name__ == "__main__":
