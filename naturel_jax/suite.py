@@ -72,5 +72,5 @@ def report(workdir: Path, rows: tables.Rows, history: dict[str, list[tuple[int, 
     pages = ["# Report", text]
     if plots.accuracy_over_training(history, workdir / "accuracy.png"):
         pages.append("![Accuracy during training](accuracy.png)")
-    (workdir / "report.md").write_text("\n\n".join(pages) + "\n")
+    (workdir / "report.md").write_text("\n\n".join(pages) + "\n", "utf-8")
     return text

@@ -144,10 +144,13 @@ def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result 
 
 def folder_of(out: Path, model: str, benchmark: str) -> Path:
     """The folder of a pair. Models whose names differ only in characters that file names lack get different folders."""
+    return out / file_name(model) / benchmark
+
+
+def file_name(model: str) -> str:
+    """A model's name with the characters that file names have; what is changed gets a digest behind."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".") or "_"
-    if slug != model:
-        slug += "-" + hashlib.blake2b(model.encode(), digest_size=3).hexdigest()
-    return out / slug / benchmark
+    return slug if slug == model else f"{slug}-{hashlib.blake2b(model.encode(), digest_size=3).hexdigest()}"
 
 
 def model_fingerprint(model: Model, params: Params, processor: Processor) -> str:

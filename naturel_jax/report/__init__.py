@@ -43,9 +43,10 @@ def write(out: Path) -> str:
     pictures = {title: path for title, path in drawn.items() if path}
     problems = _problems(found)
     images = "".join(f"\n![{title}]({path.name})\n" for title, path in pictures.items())
-    (out / "report.md").write_text(f"# Report\n\n{text}{images}\n{problems}")
-    (out / "report.tex").write_text("\n".join(tables.latex_scores(table, scores) for table in tables.TABLES))
-    (out / "report.html").write_text(_html(scores, pictures, problems))
+    (out / "report.md").write_text(f"# Report\n\n{text}{images}\n{problems}", "utf-8")
+    latex = "\n".join(tables.latex_scores(table, scores) for table in tables.TABLES)
+    (out / "report.tex").write_text(latex, "utf-8")
+    (out / "report.html").write_text(_html(scores, pictures, problems), "utf-8")
     _write_csv(found, out / "scores.csv")
     return text
 
@@ -92,7 +93,7 @@ def _html(scores: Scores, pictures: dict[str, Path], problems: str) -> str:
 
 def _write_csv(found: Sequence[Result], path: Path) -> None:
     """Every score on a line, with its confidence interval and the published number."""
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
             ["model", "benchmark", "metric", "value", "low", "high", "count", "published", "incomplete", *BASELINES]

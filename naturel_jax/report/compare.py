@@ -3,7 +3,8 @@ that is chance.
 
     python -m naturel_jax.report.compare NegCLIP NegCLIP-AP --out results --benchmark vg_relation
 
-reads the per-item results of ``naturel_jax.evaluate`` and writes ``compare.md`` and the gallery ``compare.html``.
+reads the per-item results of ``naturel_jax.evaluate`` and writes ``NegCLIP_NegCLIP-AP_vg_relation_right.md``, and a
+gallery of the same name (``.html``), to ``results/compare``.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from naturel_jax.evaluators import registry, results
 from naturel_jax.report import gallery
 from naturel_jax.report.pairs import Paired, pair_up
 
-EXAMPLES = 10  # captions of each kind that compare.md lists
+EXAMPLES = 10  # captions of each kind that the Markdown lists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,13 +135,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not pairs:
             raise ValueError(f"{options.a} and {options.b} have no item of {options.benchmark} in common")
         text = markdown(options.a, options.b, options.benchmark, pairs)
-        (options.out / "compare.md").write_text(text)
         benchmark = registry.read([options.benchmark], options.benchmarks_dir, options.naturel)[0]
         images = {image.key: image for item in benchmark.items for image in item.images}
-        gallery.write(options.out / "compare.html", options.a, options.b, options.benchmark, pairs, images)
+        names = (results.file_name(options.a), results.file_name(options.b), options.benchmark, options.outcome)
+        page = options.out / "compare" / ("_".join(names) + ".html")
+        gallery.write(page, options.a, options.b, options.benchmark, pairs, images)
+        page.with_suffix(".md").write_text(text, "utf-8")
     except (FileNotFoundError, ValueError) as error:
         parser.exit(2, f"compare: {error}\n")
-    print(text)
+    print(f"{text}\ngallery: {page}")
 
 
 if __name__ == "__main__":
