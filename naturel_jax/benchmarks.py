@@ -231,8 +231,19 @@ def download(name: str, root: Path, policy: Policy | None = None) -> list[str]:
     policy = policy or Policy()
     missing = asyncio.run(_fetch_all(source.files, root, lambda path: source.extract.get(path, _json), policy))
     if source.images and not missing:
-        missing = asyncio.run(_fetch_all(source.images(root), root, lambda _: _picture, policy))
+        missing = asyncio.run(_fetch_all(_pictures(name, root), root, lambda _: _picture, policy))
     return missing
+
+
+def _pictures(name: str, root: Path) -> dict[str, str]:
+    """path -> address of the pictures that the files of ``name`` name. Raises BenchmarkError."""
+    try:
+        return SOURCES[name].images(root)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BenchmarkError(
+            f"{name}: a record of its files in {root} does not name its picture as published ({error!r}); move these "
+            "files away and download them again"
+        ) from error
 
 
 def _link(snapshot: Path, folder: Path) -> None:

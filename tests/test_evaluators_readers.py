@@ -277,6 +277,14 @@ def test_zeroshot(tmp_path):
     assert (scores["zeroshot/birds/top1"].value, scores["zeroshot/flowers/top1"].count) == (0.5, 3)
 
 
+@pytest.mark.parametrize("templates", ["", "a photo of it.", "a {} of {0}.", "a {} or {name}.", "a {} }."])
+def test_zeroshot_refuses_prompts_that_no_name_fits_into(tmp_path, templates):
+    files.write(tmp_path / "zeroshot/birds/robin/a.png", files.png(0))
+    files.write(tmp_path / "zeroshot/birds/templates.txt", templates.encode())
+    with pytest.raises(BenchmarkError, match=r"birds/templates\.txt: expected one prompt per line"):
+        read("zeroshot", tmp_path)
+
+
 class TwoPictures(tfds.core.GeneratorBasedBuilder):
     """Two examples with the features of NatuRel; the second lacks a negative."""
 

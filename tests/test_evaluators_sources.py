@@ -156,3 +156,13 @@ def test_only_links_to_coco_are_followed(tmp_path):
     for split in ("dev", "test"):
         files.write(tmp_path / f"vsr/{split}.jsonl", "\n".join(map(json.dumps, rows)).encode())
     assert benchmarks._vsr_images(tmp_path) == {"vsr/images/a.jpg": links[0]}
+
+
+def test_a_file_that_names_no_pictures_is_refused_by_name(tmp_path, capsys):
+    """Files that a user already has are not fetched again, so they may hold anything."""
+    for path in benchmarks.SOURCES["vsr"].files:
+        files.write(tmp_path / path, b'{"caption": "a cat"}\n')
+    with pytest.raises(SystemExit, match="2"):
+        benchmarks.main(["--dir", str(tmp_path), "--download", "vsr"])
+    said = capsys.readouterr().err
+    assert "vsr: a record of its files" in said and "'image'" in said and "download them again" in said
