@@ -24,7 +24,7 @@ class CachedEncoder:
     """An ``Encoder`` of one checkpoint whose embeddings are kept in the SQLite file ``path``.
 
     Keys are contents: the bytes and box of an image, the tokens of a caption. ``path`` must name checkpoint and
-    processor (see ``results.fingerprint``).
+    processor (see ``results.model_fingerprint``).
     """
 
     def __init__(self, encoder: Encoder, path: Path):

@@ -159,8 +159,8 @@ class ImageTower(nnx.Module):
 
 
 class TextTower(nnx.Module):
-    """A text transformer. Shorter tokens than the context are fine: a causal tower's result does not change (see
-    ``data.text``)."""
+    """A text transformer. A causal one takes fewer tokens than the context too: what follows the end token does not
+    change its result."""
 
     def __init__(self, config: TextConfig, embed_dim: int, compute: Compute, rngs: nnx.Rngs):
         width = config.transformer.width
