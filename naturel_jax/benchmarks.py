@@ -20,7 +20,7 @@ from tqdm.asyncio import tqdm
 
 from naturel_jax.data.processor import open_picture
 from naturel_jax.evaluators import registry, sugarcrepe, sugarcrepe_pp, valse
-from naturel_jax.evaluators.files import BenchmarkError, load_json, load_json_lines, safe_name
+from naturel_jax.evaluators.files import BenchmarkError, load_json, load_json_lines, records, safe_name
 from tfds_naturel.download import MissingKey, Policy, Transient, get_bytes, retried, session
 
 CONNECTIONS = 16
@@ -55,6 +55,16 @@ class Source:
     hub: tuple[str, str, str] | None = None
 
 
+def _rows(path: Path, rows: dict | list, *fields: str) -> list[dict]:
+    """The records ``rows`` of ``path``. Raises BenchmarkError that names the first of which a field is no string."""
+    keyed = rows.items() if isinstance(rows, dict) else ((str(n), row) for n, row in enumerate(rows))
+    problems: list[str] = []
+    found = [row for _, row in records(str(path), keyed, dict.fromkeys(fields, str), problems)]
+    if problems:
+        raise BenchmarkError(f"{problems[0]}; move the file away to download it again")
+    return found
+
+
 def _coco_val2017(rows: Iterable[dict]) -> dict[str, str]:
     names = sorted({safe_name(row["filename"]) for row in rows})
     return {f"coco/val2017/{name}": f"{COCO}/val2017/{name}" for name in names}
@@ -62,33 +72,39 @@ def _coco_val2017(rows: Iterable[dict]) -> dict[str, str]:
 
 def _sugarcrepe_images(root: Path) -> dict[str, str]:
     folder = root / "sugarcrepe"
-    return _coco_val2017(r for s in sugarcrepe.SUBSETS for r in load_json(folder / f"{s}.json", dict).values())
+    paths = [folder / f"{subset}.json" for subset in sugarcrepe.SUBSETS]
+    return _coco_val2017(row for path in paths for row in _rows(path, load_json(path, dict), "filename"))
 
 
 def _sugarcrepe_pp_images(root: Path) -> dict[str, str]:
     folder = root / "sugarcrepe_pp"
-    return _coco_val2017(r for s in sugarcrepe_pp.SUBSETS for r in load_json(folder / f"{s}.json", list))
+    paths = [folder / f"{subset}.json" for subset in sugarcrepe_pp.SUBSETS]
+    return _coco_val2017(row for path in paths for row in _rows(path, load_json(path, list), "filename"))
 
 
 def _karpathy_images(root: Path) -> dict[str, str]:
-    names = sorted({safe_name(row["image"]) for row in load_json(root / "coco/coco_karpathy_test.json", list)})
+    path = root / "coco/coco_karpathy_test.json"
+    names = sorted({safe_name(row["image"]) for row in _rows(path, load_json(path, list), "image")})
     return {f"coco/{name}": f"{COCO}/{name}" for name in names}
 
 
 def _vsr_images(root: Path) -> dict[str, str]:
     """VSR's rows link to COCO's server; other addresses are not followed."""
-    rows = [row for split in ("dev", "test") for row in load_json_lines(root / "vsr" / f"{split}.jsonl")]
+    paths = [root / "vsr" / f"{split}.jsonl" for split in ("dev", "test")]
+    rows = (row for path in paths for row in _rows(path, load_json_lines(path), "image", "image_link"))
     links = {safe_name(row["image"]): row["image_link"] for row in rows}
     return {f"vsr/images/{name}": link for name, link in links.items() if link.startswith(f"{COCO}/")}
 
 
 def _valse_images(root: Path) -> dict[str, str]:
     """Those of COCO's server; Visual7W, SWiG and VisDial have pages of their own."""
+    files = {
+        name: root / "valse/data" / f"{name}.json" for name, folder in valse.IMAGES.items() if folder == valse.COCO
+    }
     paths = (
         valse.image_path(name, safe_name(row["image_file"]))
-        for name, folder in valse.IMAGES.items()
-        if folder == valse.COCO
-        for row in load_json(root / "valse" / "data" / f"{name}.json", dict).values()
+        for name, file in files.items()
+        for row in _rows(file, load_json(file, dict), "image_file")
     )
     return {path: f"{COCO}/{path.removeprefix('coco/')}" for path in sorted(set(paths))}
 
@@ -231,19 +247,8 @@ def download(name: str, root: Path, policy: Policy | None = None) -> list[str]:
     policy = policy or Policy()
     missing = asyncio.run(_fetch_all(source.files, root, lambda path: source.extract.get(path, _json), policy))
     if source.images and not missing:
-        missing = asyncio.run(_fetch_all(_pictures(name, root), root, lambda _: _picture, policy))
+        missing = asyncio.run(_fetch_all(source.images(root), root, lambda _: _picture, policy))
     return missing
-
-
-def _pictures(name: str, root: Path) -> dict[str, str]:
-    """path -> address of the pictures that the files of ``name`` name. Raises BenchmarkError."""
-    try:
-        return SOURCES[name].images(root)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BenchmarkError(
-            f"{name}: a record of its files in {root} does not name its picture as published ({error!r}); move these "
-            "files away and download them again"
-        ) from error
 
 
 def _link(snapshot: Path, folder: Path) -> None:
