@@ -132,13 +132,13 @@ def test_compare_two_models(folders, tmp_path, capsys):
     run(folders, tmp_path, f"A={folders / 'tiny-clip'}", f"B={folders / 'tiny-siglip'}", names=["winoground"])
     command = ["A", "B", "--out", str(tmp_path), "--benchmark", "winoground", "--benchmarks_dir", str(folders)]
     compare.main([*command, "--outcome", "text"])
-    made = tmp_path / "compare" / "A_B_winoground_text.html"
+    made = tmp_path / "compare" / "A+B+winoground+text.html"
     said = capsys.readouterr().out
     assert made.with_suffix(".md").read_text("utf-8") in said and f"gallery: {made}" in said
     assert "a cat on a box 0" in made.read_text("utf-8")
-    assert len(list(made.with_name("A_B_winoground_text_images").iterdir())) == 8
+    assert len(list(made.with_name("A+B+winoground+text_images").iterdir())) == 8
     compare.main([*command, "--outcome", "image"])
-    assert made.exists() and made.with_name("A_B_winoground_image.html").exists(), "one does not replace the other"
+    assert made.exists() and made.with_name("A+B+winoground+image.html").exists(), "one does not replace the other"
     for change, reason in (
         (["--outcome", "right"], "expected one of: text, image, group, matching"),
         (["--benchmark", "vg_relation"], "evaluate 'A' on 'vg_relation' first"),

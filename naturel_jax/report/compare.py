@@ -3,7 +3,7 @@ that is chance.
 
     python -m naturel_jax.report.compare NegCLIP NegCLIP-AP --out results --benchmark vg_relation
 
-reads the per-item results of ``naturel_jax.evaluate`` and writes ``NegCLIP_NegCLIP-AP_vg_relation_right.md``, and a
+reads the per-item results of ``naturel_jax.evaluate`` and writes ``NegCLIP+NegCLIP-AP+vg_relation+right.md``, and a
 gallery of the same name (``.html``), to ``results/compare``.
 """
 
@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         benchmark = registry.read([options.benchmark], options.benchmarks_dir, options.naturel)[0]
         images = {image.key: image for item in benchmark.items for image in item.images}
         names = (results.file_name(options.a), results.file_name(options.b), options.benchmark, options.outcome)
-        page = options.out / "compare" / ("_".join(names) + ".html")
+        page = options.out / "compare" / ("+".join(names) + ".html")  # a character that no name has
         gallery.write(page, options.a, options.b, options.benchmark, pairs, images)
         page.with_suffix(".md").write_text(text, "utf-8")
     except (FileNotFoundError, ValueError) as error:
