@@ -57,7 +57,7 @@ def base() -> ConfigDict:
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # devices along each axis; -1: the rest
 
     config.eval = ConfigDict()
-    config.eval.benchmarks = ("naturel", "naturel_unseen")  # at the end (naturel_jax/evaluators/registry.py)
+    config.eval.benchmarks = ("naturel", "naturel_unseen")  # at the end (naturel_jax/benchmarks/registry.py)
     config.eval.during = ("naturel",)  # some of those, on a schedule
     config.eval.every = "1 epoch"
     config.eval.naturel = "naturel/full"  # dataset whose test splits the NatuRel benchmarks read

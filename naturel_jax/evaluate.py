@@ -13,16 +13,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from naturel_jax import checkpoint, report, weights
-from naturel_jax.evaluators import registry, results
-from naturel_jax.evaluators.benchmark import Benchmark
+from naturel_jax.benchmarks import registry
+from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.evaluators import results
 from naturel_jax.evaluators.cache import CachedEncoder
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params
-from naturel_jax.sharding import make_mesh, spec
+from naturel_jax.sharding import make_mesh, param_sharding
 
 
 def evaluate(
@@ -30,9 +29,7 @@ def evaluate(
 ) -> None:
     """Evaluates one model, and saves each benchmark's result as soon as it is there."""
     mesh = make_mesh({"data": -1})
-    config, params, processor = weights.load(
-        source, sharding_for=lambda path, shape: jax.sharding.NamedSharding(mesh, spec(path, shape, mesh))
-    )
+    config, params, processor = weights.load(source, sharding_for=param_sharding(mesh))
     model = Model(config, Compute(dtype=dtype))
     fingerprint = results.model_fingerprint(model, params, processor)
     encoder = Encoder(model, processor, mesh=mesh, batch_size=batch_size, pixel_cache_bytes=0)

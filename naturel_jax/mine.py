@@ -12,17 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
 from naturel_jax import weights
-from naturel_jax.evaluators.benchmark import Image
+from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.evaluators.embed import Encoder
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model
-from naturel_jax.sharding import make_mesh, spec
+from naturel_jax.sharding import make_mesh, param_sharding
 from tfds_naturel import mining
 from tfds_naturel.schema import Triplet
 from tfds_naturel.survey import Survey
@@ -43,9 +42,7 @@ def _triplets(example: Mapping[str, Any]) -> list[Triplet]:
 def embeddings(records: Records, source: str, dtype: str, batch_size: int) -> np.ndarray:
     """Unit embeddings [N, D], float32, of the pictures by the model at ``source``. Raises ValueError for a bad one."""
     mesh = make_mesh({"data": -1})
-    config, params, processor = weights.load(
-        source, sharding_for=lambda path, shape: jax.sharding.NamedSharding(mesh, spec(path, shape, mesh))
-    )
+    config, params, processor = weights.load(source, sharding_for=param_sharding(mesh))
     model = Model(config, Compute(dtype=dtype))
     encoder = Encoder(model, processor, mesh=mesh, batch_size=batch_size, pixel_cache_bytes=0)
     images = [Image(str(n), lambda n=n: records[n]["image"]) for n in range(len(records))]

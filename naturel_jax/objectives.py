@@ -17,35 +17,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from naturel_jax.batch import CaptionLabels, ImageLabels
 from naturel_jax.tiles import DENSE, Layout, Side, gradients, sweep, total_over_tiles
 
 _FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are never inf - inf
-
-
-class ImageLabels(NamedTuple):
-    """What the losses need to know of each image. Id rows are padded with -1.
-
-    mult_I: copies of the image in the expanded batch (float32; 0 for padding, B for the sentinel);
-    positives_IK, negatives_IK: ids of the captions drawn for it; shows_IT: ids of the triplets it shows.
-    """
-
-    mult_I: jax.Array
-    positives_IK: jax.Array
-    negatives_IK: jax.Array
-    shows_IT: jax.Array
-
-
-class CaptionLabels(NamedTuple):
-    """What the losses need to know of each distinct caption.
-
-    mult_U: copies in the expanded batch (float32; 0 for padding); id_U: what ``ImageLabels`` refers to (-2 for
-    padding); asserts_UA: ids of the triplets that its words claim, padded with -2 (two rows where two triplets are
-    spoken alike).
-    """
-
-    mult_U: jax.Array
-    id_U: jax.Array
-    asserts_UA: jax.Array
 
 
 class Counts(NamedTuple):

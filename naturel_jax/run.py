@@ -17,16 +17,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from naturel_jax import checkpoint, optim, train, weights
+from naturel_jax.benchmarks import naturel, registry
+from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.config import duration
 from naturel_jax.data import datasets
 from naturel_jax.data.augment import Augment
-from naturel_jax.data.batch import Part, Planner
 from naturel_jax.data.items import Source
 from naturel_jax.data.pipeline import Pipeline
+from naturel_jax.data.planner import Part, Planner
 from naturel_jax.data.processor import Processor, train_tokenizer
 from naturel_jax.data.recipes import recipe
-from naturel_jax.evaluators import embed, naturel, registry
-from naturel_jax.evaluators.benchmark import Benchmark
+from naturel_jax.evaluators import embed
 from naturel_jax.metrics import Metrics
 from naturel_jax.models import presets
 from naturel_jax.models.transformer import Compute

@@ -1,7 +1,7 @@
 """The mesh, and one table from parameter path to how it is laid over the mesh."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -59,6 +59,11 @@ def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
         for axis, size in zip(rule, shape[len(whole) :], strict=True)
     ]
     return PartitionSpec(*whole, *fits)
+
+
+def param_sharding(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
+    """``sharding_for(path, shape)`` of parameters, as ``weights.load`` takes it."""
+    return lambda path, shape: NamedSharding(mesh, spec(path, shape, mesh))
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from naturel_jax import objectives
-from naturel_jax.data.batch import Batch
+from naturel_jax.batch import Batch
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import Model, Params, normalize
 from naturel_jax.optim import by_path

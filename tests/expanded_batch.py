@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from naturel_jax.objectives import CaptionLabels, ImageLabels
+from naturel_jax.batch import CaptionLabels, ImageLabels
 
 torch.set_num_threads(1)
 

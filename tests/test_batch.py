@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.stats import chisquare
 
 from naturel_jax.data.augment import Augment
-from naturel_jax.data.batch import BLANK, Part, Planner
 from naturel_jax.data.items import Items, Source, collect
 from naturel_jax.data.pipeline import Pipeline
+from naturel_jax.data.planner import BLANK, Part, Planner
 from naturel_jax.data.processor import Processor, train_tokenizer
 from naturel_jax.data.recipes import RECIPES, recipe
 from naturel_jax.models.presets import preset

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from naturel_jax.benchmarks import benchmark
+from naturel_jax.benchmarks.benchmark import Item
 from naturel_jax.data.processor import Processor, train_tokenizer
-from naturel_jax.evaluators import benchmark, embed
-from naturel_jax.evaluators.benchmark import Item
+from naturel_jax.evaluators import embed
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model, normalize
 

@@ -13,8 +13,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from naturel_jax.evaluators import naturel, order, registry, valse
-from naturel_jax.evaluators.files import BenchmarkError
+from naturel_jax.benchmarks import naturel, order, registry, valse
+from naturel_jax.benchmarks.files import BenchmarkError
 from tfds_naturel import schema
 
 
@@ -396,7 +396,7 @@ def test_a_missing_file_says_where_to_get_it(tmp_path):
 
 def test_archives_are_hostile(tmp_path, monkeypatch):
     files.winoground(tmp_path, items=2)
-    monkeypatch.setattr("naturel_jax.evaluators.files.MAX_IMAGE_BYTES", 1000)
+    monkeypatch.setattr("naturel_jax.benchmarks.files.MAX_IMAGE_BYTES", 1000)
     benchmark = read("winoground", tmp_path)
     assert not benchmark.items and all("bytes, refused" in problem for problem in benchmark.problems)
     archive = tmp_path / "winoground/images.zip"

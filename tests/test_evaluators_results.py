@@ -18,8 +18,9 @@ from model_files import hf_model, random_params
 from PIL import Image
 
 from naturel_jax import evaluate
+from naturel_jax.benchmarks import benchmark, registry, rules
 from naturel_jax.data.processor import Processor, train_tokenizer
-from naturel_jax.evaluators import benchmark, blind, cache, confidence, embed, registry, results, rules
+from naturel_jax.evaluators import blind, cache, confidence, embed, results
 from naturel_jax.models.presets import preset
 from naturel_jax.report import compare
 from naturel_jax.weights import processor_files

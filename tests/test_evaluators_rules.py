@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from naturel_jax.evaluators import order, retrieval, rules, sugarcrepe_pp, vsr, whatsup, zeroshot
-from naturel_jax.evaluators.benchmark import Benchmark, Item, Metric, by_value
+from naturel_jax.benchmarks import order, retrieval, rules, sugarcrepe_pp, vsr, whatsup, zeroshot
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, by_value
 
 COSINES = st.integers(-2, 2).map(lambda n: n / 4)  # few values: many ties
 

@@ -8,8 +8,8 @@ import threading
 import benchmark_files as files
 import pytest
 
-from naturel_jax import benchmarks
-from naturel_jax.evaluators import registry, valse
+from naturel_jax.benchmarks import __main__ as benchmarks
+from naturel_jax.benchmarks import registry, valse
 from tfds_naturel.download import Policy
 
 QUICK = Policy(attempts=3, first_wait=0.01, longest_wait=0.02, stall=2)

@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
+from naturel_jax.batch import CaptionLabels, ImageLabels
 from naturel_jax.objectives import (
     COUNTING,
-    CaptionLabels,
-    ImageLabels,
     calibrate_bias,
     cell_counts,
     sigmoid_loss,

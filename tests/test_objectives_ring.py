@@ -12,11 +12,10 @@ from expanded_batch import expand, random_graph, reference
 from jax.sharding import AxisType, Mesh
 from test_objectives import BIAS, QUICK, RECIPES, SCALE, TOLERANCE, assert_equal, compiled, run, take
 
-from naturel_jax.data.batch import Batch
+from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from naturel_jax.objectives import CaptionLabels, ImageLabels
 from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding
 from naturel_jax.tiles import Layout
 from naturel_jax.train import Loss, make_objective

@@ -12,7 +12,7 @@ import benchmark_files as files
 import PIL.Image
 import pytest
 
-from naturel_jax.evaluators.benchmark import Image
+from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.report import compare, gallery, plots, published, tables
 from naturel_jax.report.pairs import Paired, pair_up, pattern
 from naturel_jax.report.tables import Scores

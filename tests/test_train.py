@@ -10,8 +10,8 @@ from worlds import data_dir
 from naturel_jax import optim, train
 from naturel_jax.data import datasets
 from naturel_jax.data.augment import Augment
-from naturel_jax.data.batch import Part, Planner
 from naturel_jax.data.pipeline import Pipeline
+from naturel_jax.data.planner import Part, Planner
 from naturel_jax.data.processor import Processor, train_tokenizer
 from naturel_jax.data.recipes import recipe
 from naturel_jax.models import presets

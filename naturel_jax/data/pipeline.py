@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from naturel_jax.batch import Batch
 from naturel_jax.data.augment import Augment
-from naturel_jax.data.batch import AUGMENT, Batch, Planner, Row, generator
 from naturel_jax.data.items import Source
+from naturel_jax.data.planner import AUGMENT, Planner, Row, generator
 
 _WHITE = 255  # the sentinel is a white picture
 

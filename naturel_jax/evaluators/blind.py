@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from naturel_jax.evaluators.benchmark import Benchmark, Item
+from naturel_jax.benchmarks.benchmark import Benchmark, Item
 
 FOLDS = 5
 BASELINES = ("longer caption", "shorter caption", "n-grams", "text norm")

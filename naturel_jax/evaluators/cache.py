@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from naturel_jax.evaluators.benchmark import Image
+from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.evaluators.embed import Encoder
 from naturel_jax.models.two_tower import Params
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from naturel_jax.evaluators.benchmark import Benchmark, Item, Outcomes, group_means, positions
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Outcomes, group_means, positions
 
 CHUNK = 100  # resamples at a time, which bounds the memory
 

@@ -17,8 +17,8 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from naturel_jax.benchmarks.benchmark import Benchmark, Box, Image, Item
 from naturel_jax.data.processor import Processor
-from naturel_jax.evaluators.benchmark import Benchmark, Box, Image, Item
 from naturel_jax.models.two_tower import Model, Params, normalize
 from naturel_jax.sharding import BATCH_AXES
 

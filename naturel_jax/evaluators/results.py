@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from naturel_jax.benchmarks.benchmark import Benchmark, Item
 from naturel_jax.data.processor import Processor
 from naturel_jax.evaluators import blind, confidence
-from naturel_jax.evaluators.benchmark import Benchmark, Item
 from naturel_jax.models.two_tower import Model, Params
 
 MAX_CAPTIONS = (

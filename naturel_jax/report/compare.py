@@ -15,7 +15,8 @@ from pathlib import Path
 
 from scipy import stats
 
-from naturel_jax.evaluators import registry, results
+from naturel_jax.benchmarks import registry
+from naturel_jax.evaluators import results
 from naturel_jax.report import gallery
 from naturel_jax.report.pairs import Paired, pair_up
 

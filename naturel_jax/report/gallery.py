@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image as PilImage
 from tqdm import tqdm
 
+from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.data.processor import open_picture
-from naturel_jax.evaluators.benchmark import Image
 from naturel_jax.report.pairs import Paired
 
 THUMBNAIL = 320  # pixels of the longer side

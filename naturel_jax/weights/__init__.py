@@ -8,7 +8,7 @@ holds both transformers' and OpenCLIP's files, the latter), ``run:workdir`` (a r
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,6 @@ from naturel_jax.weights import big_vision, hf, hub, openclip, processor_files, 
 from naturel_jax.weights.tables import Rule, Shape
 from naturel_jax.weights.tensors import Tensors, open_npz, open_safetensors, open_sharded, open_torch
 
-Loaded = tuple[TwoTowerConfig, Params, Processor]
 ShardingFor = Callable[[str, Shape], jax.sharding.Sharding]
 
 OPENCLIP_CONFIG = "open_clip_config.json"
@@ -34,6 +33,14 @@ _OPENERS: dict[str, Callable[[Path], Tensors]] = {
     ".pth": open_torch,
     ".npz": open_npz,
 }
+
+
+class Loaded(NamedTuple):
+    """A checkpoint in memory: model sizes, parameters (float32) and processor."""
+
+    config: TwoTowerConfig
+    params: Params
+    processor: Processor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Foreign:
         shapes = Model(self.config).shapes()
         tables.check_keys(self.tensors.name, self.table, shapes, self.tensors.shapes)
         params = tables.read(self.tensors.name, self.table, shapes, self.tensors.get, place)
-        return self.config, params, self.processor
+        return Loaded(self.config, params, self.processor)
 
 
 def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
@@ -74,7 +81,7 @@ def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
     FileNotFoundError where there is nothing.
     """
     if source.startswith("run:"):
-        return checkpoint.load_run(source.removeprefix("run:"), sharding_for=sharding_for)
+        return Loaded(*checkpoint.load_run(source.removeprefix("run:"), sharding_for=sharding_for))
     return find(source).load(sharding_for)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from naturel_jax.evaluators.benchmark import Item, Outcomes
+from naturel_jax.benchmarks.benchmark import Item, Outcomes
 
 
 def pair(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from naturel_jax.evaluators import rules
-from naturel_jax.evaluators.benchmark import Benchmark, Item, Metric
-from naturel_jax.evaluators.files import BenchmarkError, Folder, load_json, records
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, load_json, records
 
 FIELDS = {"filename": str, "caption": str, "negative_caption": str}
 SUBSETS = ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")

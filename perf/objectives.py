@@ -1,8 +1,8 @@
 """The training step on a batch with NatuRel's captions, and the memory of the loss.
 
-    python benchmarks/objectives.py step                # ours, the expanded batch, the published loss on peers' towers
-    python benchmarks/objectives.py step --hard mined   # mined images and their captions instead of the blank picture
-    python benchmarks/objectives.py memory              # bytes per device for 1 to 256 simulated devices
+    python perf/objectives.py step                # ours, the expanded batch, the published loss on peers' towers
+    python perf/objectives.py step --hard mined   # mined images and their captions instead of the blank picture
+    python perf/objectives.py memory              # bytes per device for 1 to 256 simulated devices
 
 All rows of ``step`` compute the same loss from the same weights, which the table shows; the peers run NegCLIP's
 formula, in which every caption is a row of full length and the blank picture is there B times. On a GPU both sides run
@@ -24,14 +24,15 @@ from jax.sharding import AxisType, Mesh
 from towers import PEAKS, tower_flops, transformer_flops
 
 from naturel_jax import config as run_config
-from naturel_jax.data.batch import Batch, Part, Plan, Planner
+from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
 from naturel_jax.data.items import Items, collect
+from naturel_jax.data.planner import Part, Plan, Planner
 from naturel_jax.data.processor import Processor, train_tokenizer
 from naturel_jax.data.recipes import recipe
 from naturel_jax.models.presets import preset
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize
-from naturel_jax.objectives import CaptionLabels, ImageLabels, sigmoid_loss, softmax_loss
+from naturel_jax.objectives import sigmoid_loss, softmax_loss
 from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh, shardings
 from naturel_jax.tiles import Layout
 from naturel_jax.train import Loss, make_objective, make_state, make_step

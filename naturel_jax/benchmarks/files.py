@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from naturel_jax.evaluators.benchmark import Box, Image
+from naturel_jax.benchmarks.benchmark import Box, Image
 
 MAX_IMAGE_BYTES = 64 << 20  # a larger member of an archive is refused before it is unpacked
 

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from naturel_jax.evaluators import rules
-from naturel_jax.evaluators.benchmark import Benchmark, Item, Metric
-from naturel_jax.evaluators.files import BenchmarkError, Folder, load_json, records, safe_name
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, load_json, records, safe_name
 
 FIELDS = {"image_file": str, "caption": str, "foil": str, "mturk": dict}
 COCO = "coco"

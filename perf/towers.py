@@ -1,6 +1,6 @@
 """Images/s and texts/s of the towers, beside transformers' and OpenCLIP's own on the same machine.
 
-    python benchmarks/towers.py --preset clip-b32 --images 32 --texts 64 --train
+    python perf/towers.py --preset clip-b32 --images 32 --texts 64 --train
 
 Random weights: speed does not depend on them. Model FLOP utilisation is printed where the accelerator's peak is known.
 """

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from naturel_jax.evaluators.benchmark import Benchmark, Item, Metric, Outcomes
-from naturel_jax.evaluators.files import BenchmarkError, Folder, load_json, records
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, load_json, records
 
 FIELDS = {"id": (int, str), "filename": str, "caption": str, "caption2": str, "negative_caption": str}
 SUBSETS = ("swap_obj", "swap_att", "replace_obj", "replace_att", "replace_rel")

@@ -5,9 +5,9 @@ al., arXiv 2210.01936).
 from collections.abc import Callable
 from pathlib import Path
 
-from naturel_jax.evaluators import rules
-from naturel_jax.evaluators.benchmark import Benchmark, Item, Metric, by_value
-from naturel_jax.evaluators.files import BenchmarkError, Folder, Number, load_json, records
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, by_value
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, Number, load_json, records
 
 FIELDS = {
     "image_path": str,

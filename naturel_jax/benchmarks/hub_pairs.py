@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from naturel_jax.evaluators import rules
-from naturel_jax.evaluators.benchmark import Benchmark, Image, Item, Metric, by_value
-from naturel_jax.evaluators.files import BenchmarkError
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, by_value
+from naturel_jax.benchmarks.files import BenchmarkError
 
 SCORES = ("text", "image", "group", "matching")
 

@@ -1,6 +1,6 @@
 """The builder at the size of Open Images V4: 374,768 annotation rows, 100,000 photos.
 
-    python benchmarks/builder.py --folder DIR [--images 100000]
+    python perf/builder.py --folder DIR [--images 100000]
 
 makes (once) an annotation file with the true number of rows of every relation and photos of 256 x 192 pixels, builds
 ``naturel/full`` from them in a process of its own, reads everything back, and prints counts, wall time and peak memory.

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from naturel_jax.evaluators import hub_pairs, rules
-from naturel_jax.evaluators.benchmark import Benchmark, Image, Item, Metric, by_value
-from naturel_jax.evaluators.files import Archive, BenchmarkError, load_json, load_json_lines, records
+from naturel_jax.benchmarks import hub_pairs, rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, by_value
+from naturel_jax.benchmarks.files import Archive, BenchmarkError, load_json, load_json_lines, records
 
 FIELDS = {"id": int, "caption_0": str, "caption_1": str, "collapsed_tag": str, "secondary_tag": str}
 SCORES = ("text", "image", "group", "matching")

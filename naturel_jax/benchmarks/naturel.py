@@ -5,9 +5,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from naturel_jax.evaluators import rules
-from naturel_jax.evaluators.benchmark import Benchmark, Image, Item, Metric, by_value
-from naturel_jax.evaluators.files import BenchmarkError
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, by_value
+from naturel_jax.benchmarks.files import BenchmarkError
 from tfds_naturel.schema import Triplet
 
 KINDS = ("simple", "complex")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from naturel_jax.evaluators.benchmark import Benchmark, Image, Item, Metric, Outcomes
-from naturel_jax.evaluators.files import BenchmarkError
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes
+from naturel_jax.benchmarks.files import BenchmarkError
 
 TEMPLATES = ("a photo of a {}.",)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}

@@ -1,8 +1,8 @@
 """SugarCrepe and VG-Relation, in their sizes and formats over generated photos: B/32 with random weights by us and by a
 PyTorch loop like those of the benchmarks' own scripts (OpenCLIP, one item at a time or a batch of 32, no sharing).
 
-    python benchmarks/evaluation.py                 # 7,511 and 23,937 items; hours on a CPU, because of the loop
-    python benchmarks/evaluation.py --share 0.02    # that share of pictures and items, in the same proportions
+    python perf/evaluation.py                 # 7,511 and 23,937 items; hours on a CPU, because of the loop
+    python perf/evaluation.py --share 0.02    # that share of pictures and items, in the same proportions
 
 Prints seconds of both, their ratio, and the largest difference of a cosine. Needs the ``torch`` extra.
 """
@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 
 from naturel_jax import weights
-from naturel_jax.evaluators import registry
-from naturel_jax.evaluators.benchmark import Benchmark
+from naturel_jax.benchmarks import registry
+from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.benchmarks.sugarcrepe import SUBSETS
 from naturel_jax.evaluators.embed import Encoder, cosines
-from naturel_jax.evaluators.sugarcrepe import SUBSETS
 from naturel_jax.models.two_tower import Model
 
 SIZES = (692, 2062, 788, 1652, 1406, 666, 245)  # add_att ... swap_obj, as published

@@ -1,6 +1,6 @@
 """Time and peak host memory of loading a checkpoint, beside the size of its parameters.
 
-    python benchmarks/loading.py clip-l14
+    python perf/loading.py clip-l14
 
 Writes the preset with random weights as a Hugging Face folder, then loads it in a fresh process.
 """

@@ -18,9 +18,9 @@ from pathlib import Path
 import huggingface_hub
 from tqdm.asyncio import tqdm
 
+from naturel_jax.benchmarks import registry, sugarcrepe, sugarcrepe_pp, valse
+from naturel_jax.benchmarks.files import BenchmarkError, load_json, load_json_lines, records, safe_name
 from naturel_jax.data.processor import open_picture
-from naturel_jax.evaluators import registry, sugarcrepe, sugarcrepe_pp, valse
-from naturel_jax.evaluators.files import BenchmarkError, load_json, load_json_lines, records, safe_name
 from tfds_naturel.download import MissingKey, Policy, Transient, get_bytes, retried, session
 
 CONNECTIONS = 16

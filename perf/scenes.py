@@ -1,6 +1,6 @@
 """Pictures per second of the scenes world: drawing alone, and the whole of ``download_and_prepare``.
 
-python benchmarks/scenes.py [--config scenes_hard] [--images 2000]
+python perf/scenes.py [--config scenes_hard] [--images 2000]
 """
 
 import argparse

@@ -10,28 +10,18 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import grain
-import jax
 import numpy as np
 
+from naturel_jax.batch import CaptionLabels, ImageLabels
 from naturel_jax.data.items import Items
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.recipes import Drawn, Recipe
-from naturel_jax.objectives import CaptionLabels, ImageLabels
 
 ORDER, CAPTIONS, AUGMENT = range(3)  # streams of random numbers, one for each purpose
 
 _TOKEN_BUCKET = 8  # trimmed lengths are multiples of this
 _CAPTION_BUCKETS = 8  # at most so many different numbers of caption rows: each is a compilation of the step
 _SIDES = re.compile(r"\b(left|right)\b|\|(left|right)_of\|", re.IGNORECASE)
-
-
-class Batch(NamedTuple):
-    """What the step takes: pictures uint8 [I, H, W, 3], tokens int32 [U, L], and labels."""
-
-    images: np.ndarray | jax.Array
-    tokens: np.ndarray | jax.Array
-    image_labels: ImageLabels
-    caption_labels: CaptionLabels
 
 
 class Row(NamedTuple):

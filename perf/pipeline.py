@@ -1,6 +1,6 @@
 """Images/s of the input pipeline beside a bare decode-and-resize loop, torch's DataLoader and tf.data, same files.
 
-    python benchmarks/pipeline.py --threads 1 2 --workers 1 2
+    python perf/pipeline.py --threads 1 2 --workers 1 2
 
 The files are JPEGs as the builder writes them (short side 288, quality 92). Rates are also given per second of
 processor time, of all processes together: that is what a core yields, and holds on a shared machine too. Shares are
@@ -28,9 +28,9 @@ import simplejpeg
 from PIL import Image
 
 from naturel_jax.data.augment import Augment
-from naturel_jax.data.batch import Part, Planner
 from naturel_jax.data.items import Source, collect
 from naturel_jax.data.pipeline import Pipeline
+from naturel_jax.data.planner import Part, Planner
 from naturel_jax.data.processor import Processor, train_tokenizer
 from naturel_jax.data.recipes import recipe
 from naturel_jax.sharding import batch_sharding, batch_shards, make_mesh

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from naturel_jax.evaluators import (
+from naturel_jax.benchmarks import (
     eqben,
     hub_pairs,
     naturel,
@@ -18,8 +18,8 @@ from naturel_jax.evaluators import (
     winoground,
     zeroshot,
 )
-from naturel_jax.evaluators.benchmark import Benchmark
-from naturel_jax.evaluators.files import BenchmarkError
+from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.benchmarks.files import BenchmarkError
 
 BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
     "winoground": winoground.read,

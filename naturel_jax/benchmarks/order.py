@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from naturel_jax.evaluators import rules
-from naturel_jax.evaluators.benchmark import Benchmark, Image, Item, Metric, Outcomes
-from naturel_jax.evaluators.files import BenchmarkError, Folder, load_json, records
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, load_json, records
 from tfds_naturel.order import Tagged, clean, shuffles, spacy_tags
 
 # ARO's shuffles depend on a global generator; ours on (seed, image, caption), so they do not depend on what else is

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from naturel_jax.evaluators.benchmark import Benchmark, Item, Metric, Outcomes, by_value
-from naturel_jax.evaluators.files import BenchmarkError, Folder, load_json_lines, records
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes, by_value
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, load_json_lines, records
 
 FIELDS = {"image": str, "caption": str, "label": int, "relation": str}
 

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from naturel_jax.evaluators import rules
-from naturel_jax.evaluators.benchmark import Benchmark, Image, Item, Metric, Outcomes, by_value
-from naturel_jax.evaluators.files import BenchmarkError, Folder, load_json, records
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, by_value
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, load_json, records
 
 CONTROLLED = {  # subset -> its file, and the relations that are each other's opposite
     "A": ("controlled_images_dataset.json", (("left_of", "right_of"), ("on", "under"))),

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, load_json, records
 from naturel_jax.data.processor import MAX_PIXELS
-from naturel_jax.evaluators import rules
-from naturel_jax.evaluators.benchmark import Benchmark, Image, Item, Metric
-from naturel_jax.evaluators.files import BenchmarkError, Folder, load_json, records
 
 FIELDS = {"image0": str, "image1": str, "caption0": (str, list), "caption1": (str, list)}
 SCORES = ("text", "image", "group", "matching")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from naturel_jax.evaluators.benchmark import Benchmark, Item, Metric, Outcomes
-from naturel_jax.evaluators.order import captioned_images
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes
+from naturel_jax.benchmarks.order import captioned_images
 
 RANKS = (1, 5, 10)
 

@@ -1,0 +1,49 @@
+"""What all commands share: one style of exit codes, error messages and logs.
+
+Exit codes: 0 done; 2 a user's mistake, explained in one line; 75 (``EX_TEMPFAIL``) stopped and saved, run the same
+command again; 130 interrupted; anything else is a bug and comes with a traceback.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from tfds_naturel.errors import Stopped, UserError
+
+DONE, USER_ERROR, STOPPED, INTERRUPTED = 0, 2, 75, 130
+
+
+def set_up_logging() -> None:
+    """Logs messages of this project from INFO on to stderr; other libraries' only from WARNING on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("naturel_jax", "tfds_naturel"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.handlers = [handler]
+
+
+def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs ``main(arguments)`` (default: ``sys.argv[1:]``) and exits as the module's docstring says."""
+    set_up_logging()
+    try:
+        code = main(sys.argv[1:] if arguments is None else arguments) or DONE
+    except (UserError, OSError) as error:  # an OSError names the file and what the system says
+        print(f"{command()}: error: {error}", file=sys.stderr)
+        code = USER_ERROR
+    except Stopped as stopped:
+        print(f"{command()}: {stopped}", file=sys.stderr)
+        code = STOPPED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def command() -> str:
+    """How the user started this process: ``naturel_jax.evaluate`` for ``python -m naturel_jax.evaluate``."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name.removesuffix(".__main__") if spec else os.path.basename(sys.argv[0])
+    return name
