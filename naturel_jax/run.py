@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from naturel_jax import checkpoint, config_versions, observe, optim, run_folder, storage, train
 from naturel_jax.batch import Batch
+from naturel_jax.calibration import calibrated
 from naturel_jax.config import Config
 from naturel_jax.data import datasets
 from naturel_jax.data.items import Source
@@ -178,7 +179,7 @@ def continued(
         return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"))
     state = training.state
     if training.start.new_bias:
-        state = train.calibrated(state, training.loss, next(training.pipeline.batches(0, 1)))
+        state = calibrated(state, training.loss, next(training.pipeline.batches(0, 1)))
         _LOG.info("logit bias calibrated on the first batch: %.2f", float(state.params["logit_bias"]))
     if jax.process_index() == 0:
         _LOG.info("%s\n%s", config.name, observe.parameter_table(state.params))
