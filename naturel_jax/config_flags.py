@@ -31,20 +31,16 @@ def _field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
             yield from _field_names(value, f"{prefix}{key}.")
 
 
-def _load_config_file() -> ConfigDict:
-    """What the config file returns. Raises UserError for a file that is missing or raises."""
+def _parse(arguments: Sequence[str]) -> list[str]:
+    """Parses flags, which runs the config file; the arguments that are not flags. Raises UserError."""
     try:
-        config = CONFIG.value
-    except OSError as error:
-        known = ", ".join(sorted(map(str, Path("configs").glob("*.py")))) or "no configs/*.py"
-        raise UserError(f"--config cannot be loaded; here are {known}. {error}") from error
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        raise UserError(str(error)) from error
     except Exception as error:  # a config file is the user's program and may raise anything
         frame = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"--config cannot be loaded: {frame.filename} line {frame.lineno}: {what}") from error
-    if config is None:
-        raise UserError("--config is missing; start as in: --config configs/siglip_tp.py")
-    return config
 
 
 def parse(argv: Sequence[str]) -> ConfigDict:
@@ -54,21 +50,23 @@ def parse(argv: Sequence[str]) -> ConfigDict:
     """
     overrides = [arg for arg in argv if re.match(r"--?config\.", arg)]
     others = [arg for arg in argv if arg not in overrides]
+    sys.argv = others  # where ml_collections looks for overrides
+    _parse(others)
     try:
-        sys.argv = others  # where config_flags looks for overrides
-        flags.FLAGS(others)
-        names = list(_field_names(_load_config_file()))
-        known = dict.fromkeys(names, "") | {k: v for k, v in meanings(Config) if k in names}
-        for arg in overrides:
-            name = re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0]
-            if name not in names:
-                raise UserError(
-                    f"{arg}: the config has no field {name!r}; {nearest(name, known)} (naturel_jax/config.py)"
-                )
-        sys.argv = list(argv)
-        rest = flags.FLAGS(argv)
-    except (flags.Error, TypeError) as error:  # TypeError: an override of another type
-        raise UserError(str(error)) from error
+        config = CONFIG.value
+    except OSError as error:
+        there = ", ".join(sorted(map(str, Path("configs").glob("*.py")))) or "no configs/*.py"
+        raise UserError(f"--config {file_name()}: not found; here are {there}") from error
+    if config is None:
+        raise UserError("--config is missing; start as in: --config configs/siglip_tp.py")
+    names = list(_field_names(config))
+    known = dict.fromkeys(names, "") | {k: v for k, v in meanings(Config) if k in names}
+    for arg in overrides:
+        name = re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0]
+        if name not in names:
+            raise UserError(f"{arg}: the config has no field {name!r}; {nearest(name, known)} (naturel_jax/config.py)")
+    sys.argv = list(argv)
+    rest = _parse(argv)
     if len(rest) > 1:
         raise UserError(f"unexpected arguments {rest[1:]}; overrides are written --config.optim.lr=3e-6")
-    return _load_config_file()
+    return CONFIG.value

@@ -35,6 +35,8 @@ _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "Simulate this many devices on the CPU of each process.", lower_bound=1
 )
 
+flags.adopt_module_key_flags(config_flags)
+
 _LOG = logging.getLogger("naturel_jax.main")  # __name__ is __main__
 
 
