@@ -55,7 +55,7 @@ def image_flops(config: TwoTowerConfig) -> float:
     """Forward FLOPs of one image: patches, blocks, pooling head and projection."""
     image = config.image
     width, patches = image.transformer.width, image.grid**2
-    flops = 2 * patches * 3 * image.patch**2 * width
+    flops = 2.0 * patches * 3 * image.patch**2 * width
     flops += transformer_flops(image.transformer, patches + (image.pool == "cls"))
     if image.pool == "map":  # keys and values of every patch; query, output and MLP of the one probe
         flops += patches * 4 * width**2 + 4 * patches * width

@@ -1,0 +1,181 @@
+"""What a run reports about itself: published parameter counts, the batch's own pixels, JAX's trace files."""
+
+import io
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from naturel_jax import observe
+from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
+from naturel_jax.models.presets import preset
+from naturel_jax.models.two_tower import Model
+from naturel_jax.sharding import batch_sharding, make_mesh
+
+# ---- Parameters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "summary"),
+    [
+        ("clip-b32", 151_277_313, "151.3 M parameters"),  # OpenAI's notebook: "Model parameters: 151,277,313"
+        ("clip-b16", 149_620_737, "149.6 M parameters"),
+        ("siglip-b16-224", 203_155_970, "203.2 M parameters"),  # num_parameters() of transformers' SiglipModel
+    ],
+)
+def test_parameter_counts_are_the_published_ones(name, count, summary):
+    table = observe.parameter_table(Model(preset(name)).shapes())
+    total = next(line for line in table.splitlines() if "Total" in line)
+    assert f"{count:,}" in total
+    assert f"{4 * count / 1e6:,.1f} MB" in total
+    assert table.splitlines()[-1] == summary
+
+
+def test_every_part_has_a_row_and_the_rows_sum_to_the_total():
+    params = {
+        "image": {"patch": {"kernel": jnp.zeros((3, 5))}, "position": jnp.zeros((2, 2), jnp.bfloat16)},
+        "logit_scale": jnp.zeros(()),
+    }
+    lines = observe.parameter_table(params).splitlines()
+    rows = [re.split(r"\s*\|\s*", line.strip("| ")) for line in lines if line.startswith("|")]
+    assert [row[:2] for row in rows[1:]] == [
+        ["image/patch", "15"],
+        ["image/position", "4"],
+        ["logit_scale", "1"],
+        ["Total", "20"],
+    ]
+    assert len({len(line) for line in lines[:-1]}) == 1
+
+
+# ---- The first batch -------------------------------------------------------------------------------------------------
+
+TEXTS = ["A cat is under the table", "A cat is on the table", "\u732b\u306f\u0431\u044b\u043b \ud800\x1b " + "x" * 200]
+
+
+def make_batch(images: int = 4, side: int = 48) -> Batch:
+    """``images`` random images that each have a positive and a negative, then a sentinel, then padding."""
+    rows = images + 2
+    pixels = np.random.default_rng(0).integers(0, 256, (rows, side, side, 3), np.uint8)
+    pixels[images:] = 255
+    own = np.arange(rows)[:, None] < images
+    mult = np.array([1.0] * images + [images, 0], np.float32)
+    shows = np.full((rows, 1), -1, np.int32)
+    labels = ImageLabels(mult, np.where(own, [[0, 2]], -1), np.where(own, 1, -1), shows)
+    mult_U, id_U = np.float32([images] * 3 + [0] * 5), np.int32([0, 1, 2] + [-2] * 5)
+    captions = CaptionLabels(mult_U, id_U, np.full((8, 1), -2, np.int32))
+    return Batch(pixels, np.zeros((8, 8), np.int32), labels, captions)
+
+
+def drawn(batch: Batch, texts=TEXTS) -> np.ndarray:
+    file = io.BytesIO()
+    observe.first_batch(batch, texts, file)
+    file.seek(0)
+    with Image.open(file) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def holds(page: np.ndarray, image: np.ndarray) -> bool:
+    """Whether ``image`` stands in ``page`` pixel by pixel."""
+    side = len(image)
+    corners = np.argwhere((page == image[0, 0]).all(axis=-1))
+    return any(np.array_equal(page[y : y + side, x : x + side], image) for y, x in corners)
+
+
+@pytest.mark.parametrize("side", [48, 96, 224])
+def test_images_are_drawn_as_the_step_receives_them(side):
+    batch = make_batch(side=side)
+    page, factor = drawn(batch), max(1, 192 // side)
+    for image in batch.images[:4]:
+        assert holds(page, image.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def test_at_most_16_images_are_drawn_and_padding_is_not():
+    batch = make_batch(images=30)
+    page = drawn(batch)
+    shown = [holds(page, image.repeat(4, axis=0).repeat(4, axis=1)) for image in batch.images[:30]]
+    assert shown == [True] * 15 + [False] * 15  # the sentinel takes the last place
+    assert drawn(make_batch(images=2)).shape[0] * 4 == page.shape[0]  # 2 images and a sentinel: two of eight rows
+
+
+def test_a_batch_on_the_mesh_is_drawn_as_one_on_the_host():
+    batch = make_batch(images=30)
+    mesh = make_mesh({"data": -1})
+    placed = jax.device_put(batch, batch_sharding(mesh))
+    np.testing.assert_array_equal(drawn(placed), drawn(batch))
+
+
+def test_captions_of_each_polarity_multiplicities_and_the_sentinel_are_in_words(monkeypatch):
+    from PIL import ImageDraw
+
+    written = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, corner, text, **options: written.append(text))
+    drawn(make_batch())
+    page = "\n".join(written)
+    assert "image 0\n+ A cat is under the table  \u00d74\n+ \u732b\u306f\u0431\u044b\u043b \\ud800\\x1b" in page
+    assert "\u2212 A cat is on the table  \u00d74" in page
+    assert "sentinel (blank negative image)  \u00d74" in page
+
+
+# ---- Profile ---------------------------------------------------------------------------------------------------------
+
+
+def traces(folder) -> list[bytes]:
+    return [path.read_bytes() for path in folder.glob("plugins/profile/*/*.xplane.pb")]
+
+
+@jax.jit
+def some_training_step(x):
+    return jnp.sin(x) @ x
+
+
+def test_the_steps_asked_for_are_traced(tmp_path):
+    x = jnp.ones((64, 64))
+    some_training_step(x).block_until_ready()
+    with observe.profile(range(2, 4), tmp_path) as before_step:
+        for number in range(6):
+            before_step(number)
+            assert bool(traces(tmp_path)) == (number >= 4)  # written as soon as the last one is done
+            some_training_step(x).block_until_ready()
+    (trace,) = traces(tmp_path)
+    assert trace.count(b"some_training_step") >= 1
+
+
+def test_a_run_that_ends_in_the_middle_keeps_its_trace(tmp_path):
+    x = jnp.ones((64, 64))
+    with pytest.raises(KeyboardInterrupt), observe.profile(range(0, 100), tmp_path) as before_step:
+        for number in range(3):
+            before_step(number)
+            some_training_step(x).block_until_ready()
+        raise KeyboardInterrupt
+    (trace,) = traces(tmp_path)
+    assert b"some_training_step" in trace
+
+
+def test_a_run_that_continues_within_the_steps_traces_the_rest_and_an_empty_range_nothing(tmp_path):
+    for name, steps in (("rest", range(2, 10)), ("none", range(0))):
+        with observe.profile(steps, tmp_path / name) as before_step:
+            for number in range(5, 12):
+                before_step(number)
+    assert len(traces(tmp_path / "rest")) == 1
+    assert not (tmp_path / "none").exists()
+
+
+# ---- Utilisation -----------------------------------------------------------------------------------------------------
+
+
+class Chip:
+    """As much of a ``jax.Device`` as is looked at."""
+
+    def __init__(self, device_kind: str):
+        self.device_kind = device_kind
+
+
+def test_utilisation_is_the_share_of_what_all_devices_could_do():
+    chips = [Chip("TPU v4")] * 4  # 275 TFLOP/s each
+    assert observe.utilisation(4 * 275e12, 2.0, chips, "bfloat16") == pytest.approx(0.5)
+    assert observe.utilisation(1e12, 1.0, [*chips, Chip("cpu")], "bfloat16") is None
+    assert observe.utilisation(1e12, 1.0, jax.devices(), "float32") is None
