@@ -50,7 +50,7 @@ _COLUMNS = 2
 _SIDE = 192  # smaller images are enlarged by the whole number that comes closest to this from below
 _MARGIN, _LINE = 16, 20  # pixels
 _CHARACTERS = 52  # of a line
-_POSITIVE, _NEGATIVE, _INK, _FAINT = "#1a7f37", "#cf222e", "#1f2328", "#6e7781"
+_POSITIVE, _NEGATIVE, _INK = "#1a7f37", "#cf222e", "#1f2328"
 _Line = tuple[str, str, bool]  # text, colour, bold
 
 
@@ -90,7 +90,7 @@ def _local_rows(array: np.ndarray | jax.Array) -> np.ndarray:
     if isinstance(array, np.ndarray):
         return array
     blocks = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
-    return np.concatenate([np.asarray(blocks[start]) for start in sorted(blocks)])
+    return np.concatenate([jax.device_get(blocks[start]) for start in sorted(blocks)])
 
 
 def _is_sentinel(labels: ImageLabels) -> np.ndarray:
@@ -162,16 +162,19 @@ def _write(
 # ---- Profile ---------------------------------------------------------------------------------------------------------
 
 
+StepContext = Callable[[int], contextlib.AbstractContextManager[Any]]
+
+
 @contextlib.contextmanager
-def profile(steps: range, folder: str | os.PathLike[str]) -> Iterator[Callable[[int], None]]:
-    """A function to call with its number before every step: it traces ``steps`` into ``folder`` (view with ``xprof``).
+def profile(steps: range, folder: str | os.PathLike[str]) -> Iterator[StepContext]:
+    """``profiled(number)`` to enter around each step: it traces ``steps`` into ``folder``, to be read with xprof.
 
     A trace that is still being written ends with the block, whatever ends it. Steps are dispatched ahead of the
     device, so the last one may be cut short. An empty range traces nothing.
     """
     tracing = False
 
-    def before_step(number: int) -> None:
+    def profiled(number: int) -> contextlib.AbstractContextManager[Any]:
         nonlocal tracing
         if tracing != (number in steps):
             if tracing:
@@ -179,9 +182,10 @@ def profile(steps: range, folder: str | os.PathLike[str]) -> Iterator[Callable[[
             else:
                 jax.profiler.start_trace(folder)
             tracing = not tracing
+        return jax.profiler.StepTraceAnnotation("train", step_num=number)
 
     try:
-        yield before_step
+        yield profiled
     finally:
         if tracing:
             jax.profiler.stop_trace()

@@ -7,36 +7,41 @@ import jax.numpy as jnp
 import pytest
 
 from naturel_jax.models import flops
-from naturel_jax.models.presets import CLIP_TOWER, SIGLIP_TOWER, clip, preset, siglip, tower
-from naturel_jax.models.transformer import Compute
-from naturel_jax.models.two_tower import Model
+from naturel_jax.models.presets import preset
+from naturel_jax.models.transformer import Compute, TransformerConfig
+from naturel_jax.models.two_tower import ImageConfig, Model, TextConfig, TwoTowerConfig
 
-TINY_CLIP = clip(
-    size=8,
-    patch=4,
-    image=tower(6, 1, 2, **CLIP_TOWER),
-    text=tower(4, 2, 1, **CLIP_TOWER),
-    embed_dim=3,
-    vocab=10,
-    context=5,
-    eos_id=1,
-)
+
+def sized(name: str, *, image: tuple[int, int], text: tuple[int, int], **fields: int) -> TwoTowerConfig:
+    """The preset with towers of other (width, depth), 8 x 8 images in four patches, and one head."""
+    config = preset(name)
+
+    def transformer(tower: ImageConfig | TextConfig, width: int, depth: int) -> TransformerConfig:
+        return dataclasses.replace(tower.transformer, width=width, depth=depth, heads=1, mlp_dim=4 * width)
+
+    return dataclasses.replace(
+        config,
+        image=dataclasses.replace(config.image, size=8, patch=4, transformer=transformer(config.image, *image)),
+        text=dataclasses.replace(config.text, transformer=transformer(config.text, *text)),
+        **fields,
+    )
 
 
 def test_a_tiny_model_counted_by_hand():
+    config = sized("tiny-clip", image=(6, 1), text=(4, 2), embed_dim=3)
     positions, patches = 5, 4  # four patches and the class token
     multiply_adds = patches * 48 * 6  # a patch is 4 x 4 x 3 values
     multiply_adds += positions * (6 * 18 + 6 * 6)  # query, key and value; output
     multiply_adds += 2 * positions * positions * 6  # logits; weighted values
     multiply_adds += positions * (6 * 24 + 24 * 6)  # MLP
     multiply_adds += 6 * 3  # projection of the class token
-    assert flops.image_flops(TINY_CLIP) == 2 * multiply_adds
+    assert flops.image_flops(config) == 2 * multiply_adds
 
     tokens = 3
     block = tokens * (4 * 12 + 4 * 4) + 2 * tokens * tokens * 4 + tokens * (4 * 16 + 16 * 4)
-    assert flops.text_flops(TINY_CLIP, tokens) == 2 * (2 * block + 4 * 3)
-    expected = 3 * (7 * flops.image_flops(TINY_CLIP) + 11 * flops.text_flops(TINY_CLIP, tokens))
-    assert flops.step_flops(TINY_CLIP, images=7, captions=11, tokens=tokens) == expected
+    assert flops.text_flops(config, tokens) == 2 * (2 * block + 4 * 3)
+    expected = 3 * (7 * flops.image_flops(config) + 11 * flops.text_flops(config, tokens))
+    assert flops.step_flops(config, images=7, captions=11, tokens=tokens) == expected
 
 
 # docs/model_profile.csv of OpenCLIP (commit 3b37473), in GFLOPs: fvcore's count of PyTorch models.
@@ -62,16 +67,11 @@ def test_counts_are_those_that_openclip_publishes(name):
 def test_xla_counts_the_same_within_a_few_percent(family):
     """XLA also counts what is not a matrix product (biases, residuals, normalisation, activations: a percent or two at
     this width), and a scanned block once, whatever the depth, so this model has one block per tower."""
-    if family == "clip":
-        towers = {"image": tower(512, 1, 4, **CLIP_TOWER), "text": tower(512, 1, 4, **CLIP_TOWER)}
-        config = clip(size=64, patch=16, embed_dim=256, vocab=100, context=16, eos_id=1, **towers)
-    else:
-        towers = {"image": tower(512, 1, 4, **SIGLIP_TOWER), "text": tower(512, 1, 4, **SIGLIP_TOWER)}
-        config = siglip(size=64, patch=16, vocab=100, context=16, **towers)
+    config = sized(f"tiny-{family}", image=(512, 1), text=(512, 1), embed_dim=512)
     model = Model(config, Compute())
     images, captions = 3, 5
-    pixels = jax.ShapeDtypeStruct((images, 64, 64, 3), jnp.float32)
-    tokens = jax.ShapeDtypeStruct((captions, 16), jnp.int32)
+    pixels = jax.ShapeDtypeStruct((images, 8, 8, 3), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((captions, config.text.context), jnp.int32)
 
     def total(params, pixels, tokens):
         return model.encode_image(params, pixels).sum() + model.encode_text(params, tokens).sum()

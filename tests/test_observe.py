@@ -128,40 +128,46 @@ def traces(folder) -> list[bytes]:
 
 
 @jax.jit
-def some_training_step(x):
+def training_step(x):
     return jnp.sin(x) @ x
 
 
-def test_the_steps_asked_for_are_traced(tmp_path):
-    x = jnp.ones((64, 64))
-    some_training_step(x).block_until_ready()
-    with observe.profile(range(2, 4), tmp_path) as before_step:
-        for number in range(6):
-            before_step(number)
-            assert bool(traces(tmp_path)) == (number >= 4)  # written as soon as the last one is done
-            some_training_step(x).block_until_ready()
+def steps(profiled, numbers: range) -> None:
+    for number in numbers:
+        with profiled(number):
+            training_step(jnp.ones((8, 8))).block_until_ready()
+
+
+def test_the_requested_steps_are_traced_and_the_step_is_named(tmp_path):
+    with observe.profile(range(2, 4), tmp_path) as profiled:
+        steps(profiled, range(4))
+        assert not traces(tmp_path)
+        steps(profiled, range(4, 5))
+        assert traces(tmp_path)  # written as soon as the last requested step is done
+        steps(profiled, range(5, 8))
     (trace,) = traces(tmp_path)
-    assert trace.count(b"some_training_step") >= 1
+    assert b"training_step" in trace
+    assert b"step_num" in trace  # xprof groups its statistics by this
 
 
 def test_a_run_that_ends_in_the_middle_keeps_its_trace(tmp_path):
-    x = jnp.ones((64, 64))
-    with pytest.raises(KeyboardInterrupt), observe.profile(range(0, 100), tmp_path) as before_step:
-        for number in range(3):
-            before_step(number)
-            some_training_step(x).block_until_ready()
+    with pytest.raises(KeyboardInterrupt), observe.profile(range(100), tmp_path) as profiled:
+        steps(profiled, range(3))
         raise KeyboardInterrupt
     (trace,) = traces(tmp_path)
-    assert b"some_training_step" in trace
+    assert b"training_step" in trace
 
 
-def test_a_run_that_continues_within_the_steps_traces_the_rest_and_an_empty_range_nothing(tmp_path):
-    for name, steps in (("rest", range(2, 10)), ("none", range(0))):
-        with observe.profile(steps, tmp_path / name) as before_step:
-            for number in range(5, 12):
-                before_step(number)
-    assert len(traces(tmp_path / "rest")) == 1
-    assert not (tmp_path / "none").exists()
+def test_a_run_that_continues_within_the_requested_steps_traces_the_rest(tmp_path):
+    with observe.profile(range(2, 10), tmp_path) as profiled:
+        steps(profiled, range(5, 12))
+    assert len(traces(tmp_path)) == 1
+
+
+def test_an_empty_range_traces_nothing(tmp_path):
+    with observe.profile(range(0), tmp_path / "profile") as profiled:
+        steps(profiled, range(3))
+    assert not (tmp_path / "profile").exists()
 
 
 # ---- Utilisation -----------------------------------------------------------------------------------------------------
