@@ -40,7 +40,7 @@ def test_a_result_names_commit_machine_command_and_output(repository):
     assert f"| Commit | {git(repository, 'rev-parse', 'HEAD')} |" in text
     assert f"{os.cpu_count()} cores" in text and "GiB" in text
     assert f"$ {sys.executable} -c 'print(6 * 7)'" in text
-    assert "```\n42\n```" in text
+    assert "````\n42\n````" in text
     assert "| Wall time | 0 min 0 s |" in text or "| Wall time | 0 min 1 s |" in text
 
 
@@ -64,7 +64,7 @@ def test_a_failing_command_leaves_the_last_result(repository):
 def test_long_output_keeps_its_end_and_says_so(repository):
     run(repository, "--tail=2", code="print(*range(10), sep=chr(10))")
     text = (repository / "answer.md").read_text()
-    assert "The last 2 of 10 lines:\n\n```\n8\n9\n```" in text
+    assert "The last 2 of 10 lines:\n\n````\n8\n9\n````" in text
 
 
 @pytest.mark.parametrize("name", ["../evil", "With Space", "readme", ""])
