@@ -1,15 +1,16 @@
 """What a run shows of itself: its parameters, its first batch, a profile, and how much of the accelerator it uses."""
 
 import contextlib
+import io
 import math
-import os
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from naturel_jax.batch import Batch, ImageLabels
 from naturel_jax.models import flops
@@ -18,6 +19,8 @@ from naturel_jax.sharding import path_string
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
+
+    from naturel_jax.data.pipeline import Pipeline
 
 # ---- Parameters ------------------------------------------------------------------------------------------------------
 
@@ -54,7 +57,15 @@ _POSITIVE, _NEGATIVE, _INK = "#1a7f37", "#cf222e", "#1f2328"
 _Line = tuple[str, str, bool]  # text, colour, bold
 
 
-def first_batch(batch: Batch, texts: Sequence[str], file: str | os.PathLike[str] | IO[bytes]) -> None:
+def batches(pipeline: "Pipeline", folder: epath.Path, start: int, stop: int) -> Iterator[Batch]:
+    """The batches of steps ``start`` to ``stop - 1``. That of step 0 is drawn in ``first_batch.png``."""
+    for number, batch in enumerate(pipeline.batches(start, stop), start):
+        if number == 0 and jax.process_index() == 0:
+            first_batch(batch, pipeline.planner.texts(0), folder / "first_batch.png")
+        yield batch
+
+
+def first_batch(batch: Batch, texts: Sequence[str], file: epath.PathLike) -> None:
     """Writes one PNG of the first 16 images of ``batch``, as the step receives them, beside their captions.
 
     Positives are marked ``+``, negatives ``-``, and what stands more than once in the expanded batch with its
@@ -82,7 +93,9 @@ def first_batch(batch: Batch, texts: Sequence[str], file: str | os.PathLike[str]
         draw.rectangle((x - 1, y - 1, x + side, y + side), outline="#d0d7de")  # a white image has an edge too
         page.paste(Image.fromarray(images[row]).resize((side, side), Image.Resampling.NEAREST), (x, y))
         _write(draw, (x + side + _MARGIN, y), card, fonts)
-    page.save(file, "PNG")
+    png = io.BytesIO()
+    page.save(png, "PNG")
+    epath.Path(file).write_bytes(png.getvalue())
 
 
 def _local_rows(array: np.ndarray | jax.Array) -> np.ndarray:
@@ -166,15 +179,15 @@ StepContext = Callable[[int], contextlib.AbstractContextManager[Any]]
 
 
 @contextlib.contextmanager
-def profile(steps: range, folder: str | os.PathLike[str]) -> Iterator[StepContext]:
-    """``profiled(number)`` to enter around each step: it traces ``steps`` into ``folder``, to be read with xprof.
+def profiler(folder: epath.PathLike, steps: range) -> Iterator[StepContext]:
+    """``profile(number)`` to enter around each step: it traces ``steps`` into ``folder``, to be read with xprof.
 
     A trace that is still being written ends with the block, whatever ends it. Steps are dispatched ahead of the
     device, so the last one may be cut short. An empty range traces nothing.
     """
     tracing = False
 
-    def profiled(number: int) -> contextlib.AbstractContextManager[Any]:
+    def profile(number: int) -> contextlib.AbstractContextManager[Any]:
         nonlocal tracing
         if tracing != (number in steps):
             if tracing:
@@ -185,7 +198,7 @@ def profile(steps: range, folder: str | os.PathLike[str]) -> Iterator[StepContex
         return jax.profiler.StepTraceAnnotation("train", step_num=number)
 
     try:
-        yield profiled
+        yield profile
     finally:
         if tracing:
             jax.profiler.stop_trace()

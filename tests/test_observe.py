@@ -1,7 +1,7 @@
 """What a run reports about itself: published parameter counts, the batch's own pixels, JAX's trace files."""
 
-import io
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -69,13 +69,15 @@ def make_batch(images: int = 4, side: int = 48) -> Batch:
     return Batch(pixels, np.zeros((8, 8), np.int32), labels, captions)
 
 
-def drawn(batch: Batch, texts=TEXTS) -> np.ndarray:
-    file = io.BytesIO()
-    observe.first_batch(batch, texts, file)
-    file.seek(0)
-    with Image.open(file) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB"))
+@pytest.fixture
+def drawn(tmp_path):
+    def pixels(batch: Batch) -> np.ndarray:
+        observe.first_batch(batch, TEXTS, tmp_path / "batch.png")
+        with Image.open(tmp_path / "batch.png") as image:
+            assert image.format == "PNG"
+            return np.asarray(image.convert("RGB"))
+
+    return pixels
 
 
 def holds(page: np.ndarray, image: np.ndarray) -> bool:
@@ -86,14 +88,14 @@ def holds(page: np.ndarray, image: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("side", [48, 96, 224])
-def test_images_are_drawn_as_the_step_receives_them(side):
+def test_images_are_drawn_as_the_step_receives_them(side, drawn):
     batch = make_batch(side=side)
     page, factor = drawn(batch), max(1, 192 // side)
     for image in batch.images[:4]:
         assert holds(page, image.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
-def test_at_most_16_images_are_drawn_and_padding_is_not():
+def test_at_most_16_images_are_drawn_and_padding_is_not(drawn):
     batch = make_batch(images=30)
     page = drawn(batch)
     shown = [holds(page, image.repeat(4, axis=0).repeat(4, axis=1)) for image in batch.images[:30]]
@@ -101,14 +103,14 @@ def test_at_most_16_images_are_drawn_and_padding_is_not():
     assert drawn(make_batch(images=2)).shape[0] * 4 == page.shape[0]  # 2 images and a sentinel: two of eight rows
 
 
-def test_a_batch_on_the_mesh_is_drawn_as_one_on_the_host():
+def test_a_batch_on_the_mesh_is_drawn_as_one_on_the_host(drawn):
     batch = make_batch(images=30)
     mesh = make_mesh({"data": -1})
     placed = jax.device_put(batch, batch_sharding(mesh))
     np.testing.assert_array_equal(drawn(placed), drawn(batch))
 
 
-def test_captions_of_each_polarity_multiplicities_and_the_sentinel_are_in_words(monkeypatch):
+def test_captions_of_each_polarity_multiplicities_and_the_sentinel_are_in_words(monkeypatch, drawn):
     from PIL import ImageDraw
 
     written = []
@@ -118,6 +120,15 @@ def test_captions_of_each_polarity_multiplicities_and_the_sentinel_are_in_words(
     assert "image 0\n+ A cat is under the table  \u00d74\n+ \u732b\u306f\u0431\u044b\u043b \\ud800\\x1b" in page
     assert "\u2212 A cat is on the table  \u00d74" in page
     assert "sentinel (blank negative image)  \u00d74" in page
+
+
+def test_the_first_batch_of_a_run_is_drawn_once_and_all_are_passed_on(tmp_path):
+    planner = SimpleNamespace(texts=lambda step: TEXTS)
+    pipeline = SimpleNamespace(planner=planner, batches=lambda start, stop: iter([make_batch()] * (stop - start)))
+    assert len(list(observe.batches(pipeline, tmp_path, 3, 5))) == 2
+    assert not list(tmp_path.iterdir())  # a run that continues
+    assert len(list(observe.batches(pipeline, tmp_path, 0, 5))) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["first_batch.png"]
 
 
 # ---- Profile ---------------------------------------------------------------------------------------------------------
@@ -132,41 +143,41 @@ def training_step(x):
     return jnp.sin(x) @ x
 
 
-def steps(profiled, numbers: range) -> None:
+def steps(profile, numbers: range) -> None:
     for number in numbers:
-        with profiled(number):
+        with profile(number):
             training_step(jnp.ones((8, 8))).block_until_ready()
 
 
 def test_the_requested_steps_are_traced_and_the_step_is_named(tmp_path):
-    with observe.profile(range(2, 4), tmp_path) as profiled:
-        steps(profiled, range(4))
+    with observe.profiler(tmp_path, range(2, 4)) as profile:
+        steps(profile, range(4))
         assert not traces(tmp_path)
-        steps(profiled, range(4, 5))
+        steps(profile, range(4, 5))
         assert traces(tmp_path)  # written as soon as the last requested step is done
-        steps(profiled, range(5, 8))
+        steps(profile, range(5, 8))
     (trace,) = traces(tmp_path)
     assert b"training_step" in trace
     assert b"step_num" in trace  # xprof groups its statistics by this
 
 
 def test_a_run_that_ends_in_the_middle_keeps_its_trace(tmp_path):
-    with pytest.raises(KeyboardInterrupt), observe.profile(range(100), tmp_path) as profiled:
-        steps(profiled, range(3))
+    with pytest.raises(KeyboardInterrupt), observe.profiler(tmp_path, range(100)) as profile:
+        steps(profile, range(3))
         raise KeyboardInterrupt
     (trace,) = traces(tmp_path)
     assert b"training_step" in trace
 
 
 def test_a_run_that_continues_within_the_requested_steps_traces_the_rest(tmp_path):
-    with observe.profile(range(2, 10), tmp_path) as profiled:
-        steps(profiled, range(5, 12))
+    with observe.profiler(tmp_path, range(2, 10)) as profile:
+        steps(profile, range(5, 12))
     assert len(traces(tmp_path)) == 1
 
 
 def test_an_empty_range_traces_nothing(tmp_path):
-    with observe.profile(range(0), tmp_path / "profile") as profiled:
-        steps(profiled, range(3))
+    with observe.profiler(tmp_path / "profile", range(0)) as profile:
+        steps(profile, range(3))
     assert not (tmp_path / "profile").exists()
 
 
