@@ -22,12 +22,14 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh
 
-from naturel_jax import config as run_config
+from naturel_jax import optim, train
 from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
+from naturel_jax.config import Config
 from naturel_jax.data.items import Items, collect
 from naturel_jax.data.planner import Part, Plan, Planner
 from naturel_jax.data.processor import Processor, train_tokenizer
 from naturel_jax.data.recipes import recipe
+from naturel_jax.gradcache import Loss
 from naturel_jax.models import flops
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import Compute
@@ -36,7 +38,6 @@ from naturel_jax.objectives import sigmoid_loss, softmax_loss
 from naturel_jax.observe import utilisation
 from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh, shardings
 from naturel_jax.tiles import Layout
-from naturel_jax.train import Loss, make_objective, make_state, make_step
 from naturel_jax.weights import hf, openclip, processor_files, tables
 from tfds_naturel import cli
 from tfds_naturel.captions import bank
@@ -54,7 +55,7 @@ RELATIONS = {
     "hits": 593,
     "under": 34,
 }
-LEARNING_RATE, BETAS, EPS, DECAY = 1e-6, (0.9, 0.98), 1e-6, 0.2  # NegCLIP's
+NEGCLIP = Config()  # the defaults are the published loss and optimizer
 
 
 def skewed_items(images: int, rng: np.random.Generator) -> Items:
@@ -131,17 +132,16 @@ def expanded_batch(pixels: np.ndarray, tokens: np.ndarray, rows: Expanded) -> Ba
 
 
 def our_step(model: Model, params: Params, processor: Processor, batch: Batch, mesh: Mesh) -> Callable[[], float]:
-    """One training step of the project: loss, gradient, AdamW. Returns the loss before it."""
-    tx = optax.adamw(LEARNING_RATE, *BETAS, eps=EPS, weight_decay=DECAY)
-    objective = make_objective(run_config.base().objective, mesh)
-    state = make_state(jax.tree.map(jnp.copy, params), tx, mesh, ema=False)  # the step donates it
-    constant = optax.constant_schedule(LEARNING_RATE)
-    step = make_step(Loss(model, objective, processor), tx, constant, state, mesh, max_scale=100.0)
+    """One training step of this project: loss, gradient, optimizer. Returns the loss before it."""
+    tx = optim.make_optimizer(NEGCLIP.optim, params, optax.constant_schedule(NEGCLIP.optim.lr))
+    state = train.make_state(jax.tree.map(jnp.copy, params), tx, mesh, ema=False)  # the step donates it
+    loss = Loss(NEGCLIP, model, (processor.mean, processor.std), params, mesh)
+    step = train.make_step(loss, tx, state, mesh, max_scale=model.config.max_scale)
     batch = jax.device_put(batch, batch_sharding(mesh))
 
     def run() -> float:
         nonlocal state
-        state, metrics = step(state, batch, np.int32(0))
+        state, metrics = step(state, batch)
         return float(metrics["loss"])
 
     return run
@@ -177,7 +177,9 @@ def peer_step(model: Any, batch: Batch, own: int, processor: Processor, dtype: s
     pixels = torch.from_numpy(floats).permute(0, 3, 1, 2).contiguous().to(device)
     tokens = torch.from_numpy(batch.tokens).long().to(device)
     labels = torch.arange(own, device=device)
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, BETAS, EPS, DECAY)
+    options = NEGCLIP.optim
+    betas = (options.b1, options.b2)
+    optimizer = torch.optim.AdamW(model.parameters(), options.lr, betas, options.eps, options.weight_decay)
 
     def embed() -> tuple[torch.Tensor, torch.Tensor]:
         if hasattr(model, "encode_image"):
