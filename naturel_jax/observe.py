@@ -180,7 +180,7 @@ StepContext = Callable[[int], contextlib.AbstractContextManager[Any]]
 
 @contextlib.contextmanager
 def profiler(folder: epath.PathLike, steps: range) -> Iterator[StepContext]:
-    """``profile(number)`` to enter around each step: it traces ``steps`` into ``folder``, to be read with xprof.
+    """Yields ``profile(number)``, a context for each step, which traces ``steps`` into ``folder`` for xprof.
 
     A trace that is still being written ends with the block, whatever ends it. Steps are dispatched ahead of the
     device, so the last one may be cut short. An empty range traces nothing.
