@@ -1,7 +1,7 @@
 """A run of an earlier layout continues and evaluates.
 
 ``fixtures/run_version_0.tar.gz`` was written by commit 4e3889c, before configs and checkpoints had versions: a tiny
-CLIP (``micro``), and 4 of 8 steps that trained it on ``naturel/tiny`` (``run``), with the metrics of all 8 steps and the
+CLIP (``micro``) and 4 of 8 steps that trained it on ``naturel/tiny`` (``run``), with the metrics of all 8 steps and the
 scores at the end (``finished_scores.json``) as that commit computed them on one device.
 """
 
