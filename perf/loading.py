@@ -1,8 +1,8 @@
-"""Time and peak host memory of loading a checkpoint, beside the size of its parameters.
+"""Time and peak host memory of loading a checkpoint, relative to the size of its parameters.
 
-    python perf/loading.py clip-l14
+    python perf/loading.py clip-l14    # or: python -m perf.loading clip-l14
 
-Writes the preset with random weights as a Hugging Face folder, then loads it in a fresh process.
+Writes the preset as a Hugging Face folder, then loads it in a fresh process. Reads memory from /proc: Linux only.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -21,10 +22,11 @@ from naturel_jax import weights
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.two_tower import Model
 from naturel_jax.weights import hf, processor_files
+from tfds_naturel import cli
 
 
 def write(folder: Path, name: str) -> int:
-    """A folder of the preset's shapes; returns the bytes of its parameters."""
+    """Writes a checkpoint of the preset ``name`` and returns the bytes of its parameters."""
     import safetensors.numpy
 
     from naturel_jax.data.processor import Processor, train_tokenizer
@@ -45,13 +47,13 @@ def write(folder: Path, name: str) -> int:
 
 
 def peak_bytes() -> int:
-    """The largest resident size of this process so far (Linux; ``getrusage`` would count the parent's too)."""
-    status = Path("/proc/self/status").read_text("ascii")
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
+    """The largest resident size of this process so far; ``getrusage`` would count the parent's too."""
+    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii"))
+    return 1024 * int(kilobytes)
 
 
 def load(folder: str) -> None:
-    """Prints seconds, and bytes that the peak rose by over what the imports and an idle JAX take."""
+    """Prints the seconds, and the bytes by which the peak rose above that of the imports and an idle JAX."""
     jax.block_until_ready(jax.numpy.zeros(1))
     before, start = peak_bytes(), time.perf_counter()
     _, params, _ = weights.load(folder)
@@ -60,27 +62,28 @@ def load(folder: str) -> None:
 
 
 def measure(name: str) -> dict[str, float]:
-    """Seconds, bytes of peak memory and bytes of the parameters of loading the preset ``name``."""
+    """Loads the preset ``name``: seconds, bytes of peak memory, bytes of its parameters."""
     with tempfile.TemporaryDirectory() as folder:
         size = write(Path(folder), name)
-        command = [sys.executable, __file__, "--child", folder]
-        child = subprocess.run(command, capture_output=True, text=True, check=True)
+        command = [sys.executable, "-m", "perf.loading", "--child", folder]
+        root = Path(__file__).parents[1]
+        child = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     return json.loads(child.stdout) | {"parameters": size}
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", choices=sorted(PRESETS), nargs="?", default="clip-l14")
     parser.add_argument("--child", metavar="FOLDER", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.child:
         return load(args.child)
     result = measure(args.preset)
     print(
         f"{args.preset}: {result['parameters'] / 1e9:.2f} GB of parameters in {result['seconds']:.1f} s; "
-        f"memory rose by {result['bytes'] / 1e9:.2f} GB at most ({result['bytes'] / result['parameters']:.2f} times)"
+        f"memory rose by at most {result['bytes'] / 1e9:.2f} GB ({result['bytes'] / result['parameters']:.2f} times)"
     )
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
