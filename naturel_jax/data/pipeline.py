@@ -67,8 +67,8 @@ class Pipeline:
     def _local_blocks(self) -> tuple[int, ...]:
         """The blocks of rows that this process's devices hold."""
         shards = self.planner.shards
-        spans = self.sharding.addressable_devices_indices_map((shards,)).values()
-        return tuple(sorted({block for span in spans for block in range(*span[0].indices(shards))}))
+        spans = [index[0] for index in self.sharding.addressable_devices_indices_map((shards,)).values() if index]
+        return tuple(sorted({block for span in spans for block in range(*span.indices(shards))}))
 
     def _to_global(self, local: _LocalBatch) -> Batch:
         rows, images = local.rows, np.asarray(local.batch.images)

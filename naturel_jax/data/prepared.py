@@ -50,7 +50,7 @@ def open_source(directory: str | os.PathLike[str], split: str) -> Source:
     name, records = open_split(directory, split)
     examples = (records[n] for n in range(len(records)))
     items = collect(name, ((to_str(example["image_id"]), caption_groups(example)) for example in examples))
-    return Source(items, functools.partial(_read_image, records))
+    return Source(items, functools.partial(read_image, records))
 
 
 def caption_groups(example: Example) -> list[Group]:
@@ -77,5 +77,6 @@ def to_str(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _read_image(records: Records, n: int) -> bytes:
+def read_image(records: Records, n: int) -> bytes:
+    """The encoded image of record ``n``."""
     return records[n]["image"]
