@@ -31,8 +31,8 @@ def test_augmentation_is_a_function_of_its_generator_and_mirrors_half_of_the_tim
 
 
 @pytest.mark.parametrize("side", [96, 100, 192, 400])
-def test_a_whole_crop_is_the_picture_resized(side):
-    """Scale 1 and the picture's own proportions leave one crop: the whole, at whichever scale the JPEG is decoded."""
+def test_a_whole_crop_is_the_image_resized(side):
+    """Scale 1 and the image's own proportions leave one crop: the whole, at whichever scale the JPEG is decoded."""
     data = jpeg(width=side, height=side)
     crop = augmented(Augment(48, (1.0, 1.0), (1.0, 1.0)), data)
     expected = np.asarray(Image.open(io.BytesIO(data)).resize((48, 48), Image.Resampling.BOX), float)
@@ -41,8 +41,8 @@ def test_a_whole_crop_is_the_picture_resized(side):
 
 def test_crops_cover_the_share_of_the_area_that_they_should():
     """Torchvision's RandomResizedCrop: the box's area is uniform over the scale, its proportions within the ratio."""
-    augment, rng = Augment(32, (0.4, 0.8)), np.random.default_rng(0)
-    boxes = np.array([augment._box(400, 400, rng) for _ in range(2000)])
+    rng = np.random.default_rng(0)
+    boxes = np.array([random_box(400, 400, (0.4, 0.8), (3 / 4, 4 / 3), rng) for _ in range(2000)])
     left, top, width, height = boxes.T
     shares, ratios = width * height / 400**2, width / height
     assert (left >= 0).all() and (top >= 0).all() and (left + width <= 400).all() and (top + height <= 400).all()
@@ -50,7 +50,7 @@ def test_crops_cover_the_share_of_the_area_that_they_should():
     assert chisquare(np.histogram(shares, 4, (0.4, 0.8))[0]).pvalue > 1e-4
 
 
-def test_a_picture_bomb_is_refused_before_it_is_decoded():
+def test_a_decompression_bomb_is_refused_before_it_is_decoded():
     data = bytearray(jpeg())
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = b"\xea\x60" * 2  # height and width of 60,000

@@ -72,11 +72,9 @@ def test_an_image_without_captions_is_named():
 def on_disk(rows, **columns):
     """A decoded example with rows of (triplet, asserts, pair, polarity, text)."""
     names = ("triplet", "asserts", "pair", "polarity", "text")
-    captions = {
-        name: [v.encode() if isinstance(v, str) else v for v in column]
-        for name, column in zip(names, zip(*rows, strict=True), strict=True)
-    }
-    return {"image_id": b"image", "captions": captions | {"kind": [min(row[2], 1) for row in rows]} | columns}
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True)) | columns
+    columns |= {name: [text.encode() for text in columns[name]] for name in ("triplet", "asserts", "text")}
+    return {"image_id": b"image", "captions": columns | {"kind": [min(row[2], 1) for row in rows]}}
 
 
 def test_version_1_groups_by_triplet_and_keeps_repeated_pairs():

@@ -2,16 +2,17 @@
 
 import collections
 import re
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from caption_groups import SHOWN, TRIPLETS, group, items, items_of, processor, words
+from caption_groups import SHOWN, TRIPLETS, items, items_of, processor, words
 
 from naturel_jax.data.items import Caption, Group, collect
 from naturel_jax.data.planner import BLANK, Part, Planner, names_side
-from naturel_jax.data.recipes import RECIPES, Recipe, recipe
+from naturel_jax.data.recipes import RECIPES, recipe
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
 from tfds_naturel.captions import bank
@@ -35,12 +36,12 @@ def rows_of(plan) -> collections.Counter:
     images, captions = plan.image_labels, plan.caption_labels
     tokens = {int(id_): tuple(row) for id_, row in zip(captions.id_U, plan.tokens.tolist(), strict=True) if id_ >= 0}
 
-    def said(ids):
+    def captions_at(ids):
         return tuple(tokens[int(id_)] for id_ in ids if id_ >= 0)
 
     return collections.Counter(
         {
-            (row, said(positive), said(negative), tuple(shows)): float(mult)
+            (row, captions_at(positive), captions_at(negative), tuple(shows)): float(mult)
             for row, mult, positive, negative, shows in zip(plan.rows, *images, strict=True)
             if row != BLANK
         }
@@ -54,38 +55,38 @@ def captions_of(plan) -> collections.Counter:
 
 
 def test_labels_by_hand(clip):
-    """A batch of all four kinds of image: what each shows, what was drawn for it, what every caption asserts and how
-    often it was drawn."""
+    """A batch of all four kinds of image: what each shows, what was sampled for it, what every caption asserts and
+    how often it was sampled."""
     plan = planner(clip, parts=[Part(items(4), recipe("all_pairs"))]).plan(0)
     images, captions = plan.image_labels, plan.caption_labels
-    text, number = words(plan, clip), {name: n for n, name in enumerate(planner_triplets())}
+    text, number = words(plan, clip), {name: n for n, name in enumerate(fact_names())}
     assert [row.item for row in plan.rows[:-1]] != [0, 1, 2, 3] and items_of(plan) == [0, 1, 2, 3]
     assert plan.rows[-1] == BLANK
     np.testing.assert_array_equal(images.mult_I, [4, 4, 4, 4, 16])
-    drawn = collections.Counter()
+    sampled = collections.Counter()
     for row, positives, negatives, shows in zip(plan.rows[:-1], *images[1:], strict=False):
         assert {number[t] for t in SHOWN[row.item]} == set(shows.tolist()) - {-1}
         triplet = next(t for t in SHOWN[row.item] if TRIPLETS[t][0][0] == text[positives[0]])
         assert [text[i] for i in positives] == [t for t, _ in TRIPLETS[triplet][::2]]
         assert [text[i] for i in negatives] == [t for t, _ in TRIPLETS[triplet][1::2]]
-        drawn.update(t for t, _ in TRIPLETS[triplet])
+        sampled.update(t for t, _ in TRIPLETS[triplet])
     assert all((row == -1).all() for row in (images.positives_IK[-1], images.negatives_IK[-1], images.shows_IT[-1]))
     used = int((captions.mult_U > 0).sum())
-    assert {text[u]: int(captions.mult_U[u]) for u in range(used)} == drawn
+    assert {text[u]: int(captions.mult_U[u]) for u in range(used)} == sampled
     np.testing.assert_array_equal(captions.id_U, [*range(used), *[-2] * (len(captions.id_U) - used)])
-    asserts = {t: said for rows in TRIPLETS.values() for t, said in rows}
+    asserts = dict(row for rows in TRIPLETS.values() for row in rows)
     for u in range(used):
         assert set(captions.asserts_UA[u].tolist()) - {-2} == (
             {number[asserts[text[u]]]} if asserts[text[u]] else set()
         )
 
 
-def planner_triplets() -> list[str]:
-    """Triplets are numbered in the order of their names over all sources."""
+def fact_names() -> list[str]:
+    """Facts are numbered in the order of their names over all sources."""
     return sorted({name for rows in TRIPLETS.values() for _, name in rows if name})
 
 
-def test_a_caption_of_two_sources_is_one_row_and_triplets_have_one_number(clip):
+def test_a_caption_of_two_sources_is_one_row_and_facts_have_one_number(clip):
     first, second = items(4, ("Cat|on|Table",)), items(4, ("Cat|under|Table",))
     parts = [Part(first, recipe("all_pairs")), Part(second, recipe("all_pairs"))]
     plan = planner(clip, parts=parts).plan(0)
@@ -127,7 +128,7 @@ def test_every_epoch_has_every_item_once_in_another_order(clip):
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
-def test_captions_are_drawn_anew_in_every_epoch(clip):
+def test_captions_are_sampled_again_in_every_epoch(clip):
     plans = planner(clip, "single_pair", parts=[Part(items(4), recipe("single_pair"))])
     assert len({tuple(sorted(words(plans.plan(step), clip))) for step in range(6)}) > 1
 
@@ -135,10 +136,10 @@ def test_captions_are_drawn_anew_in_every_epoch(clip):
 def test_a_mixture_keeps_its_weights(clip):
     parts = [Part(items(12), recipe("all_pairs"), 0.75), Part(items(5), recipe("order_shuffles"), 0.25)]
     plans = planner(clip, parts=parts, batch_size=8)
-    drawn = [pair for step in range(40) for pair in plans.items(step)]
-    assert collections.Counter(source for source, _ in drawn) == {0: 240, 1: 80}
+    sampled = [pair for step in range(40) for pair in plans.items(step)]
+    assert collections.Counter(source for source, _ in sampled) == {0: 240, 1: 80}
     for source, size, times in ((0, 12, 20), (1, 5, 16)):
-        assert collections.Counter(n for s, n in drawn if s == source) == dict.fromkeys(range(size), times)
+        assert collections.Counter(n for s, n in sampled if s == source) == dict.fromkeys(range(size), times)
     plan = plans.plan(0)
     copies = [mult for row, mult in zip(plan.rows, plan.image_labels.mult_I, strict=True) if row != BLANK]
     assert sorted(copies) == [1, 1, *[4] * 6] and plan.image_labels.mult_I[-1] == sum(copies)
@@ -162,7 +163,7 @@ def test_sources_and_seeds_have_orders_of_their_own(clip):
 
 
 def test_a_batch_that_does_not_divide_is_refused(clip):
-    with pytest.raises(ValueError, match=r"config\.data\.batch_size is 6: not a multiple of the 4 devices"):
+    with pytest.raises(UserError, match=r"config\.data\.batch_size is 6: not a multiple of the 4 devices"):
         planner(clip, batch_size=6, shards=4)
 
 
@@ -178,7 +179,7 @@ def test_hard_images_join_as_in_the_published_negclip(clip):
         assert len(plan.rows) == 12 and plan.caption_labels.mult_U.sum() == 24
         assert [row.item for row in anchors] == [n for _, n in plans.items(step)]
         assert all(other.item in hard[row.item] for row, other in zip(anchors, mined, strict=True))
-        assert len({row.draw for row in plan.rows}) == 12, "no two pictures are cropped with the same random numbers"
+        assert len({row.draw for row in plan.rows}) == 12, "no two images are cropped with the same random numbers"
         chosen.update((other.item - row.item) % 12 for row, other in zip(anchors, mined, strict=True))
         assert (plan.image_labels.positives_IK >= 0).all() and (plan.image_labels.negatives_IK >= 0).all()
         text = words(plan, clip)
@@ -190,6 +191,47 @@ def test_hard_images_join_as_in_the_published_negclip(clip):
 def test_an_image_without_mined_images_stands_alone(clip):
     plans = planner(clip, parts=[Part(items(), recipe("single_pair"), hard_images=[[]] * 12)])
     np.testing.assert_array_equal(plans.plan(0).image_labels.mult_I, [1, 1, 1, 1, 0, 0, 0, 0])
+
+
+def test_texts_are_those_of_the_batch_in_the_order_of_their_ids(clip):
+    plans = planner(clip, "single_pair")
+    for step in (0, 3):
+        assert (
+            plans.texts(step) == words(plans.plan(step), clip)[: int((plans.plan(step).caption_labels.id_U >= 0).sum())]
+        )
+
+
+def test_groups_of_any_size_in_one_batch():
+    """Plain captions beside many pairs: rows are padded, unknown facts are nobody's, and copies follow the captions."""
+    plain = collect("plain", [(f"p{n}", [Group([Caption(f"caption {n}")])]) for n in range(2)])
+    sizes = (1, 3)
+    pairs = [
+        (f"q{n}", [Group([Caption("true", f"fact:{n}")], [Caption(f"wrong {k}", pair=k) for k in range(size)])])
+        for n, size in enumerate(sizes)
+    ]
+    parts = [Part(plain, recipe("positives"), 0.5), Part(collect("pairs", pairs), recipe("all_pairs"), 0.5)]
+    plans = planner(processor("clip", ["caption true wrong 0 1 2"]), parts=parts)
+    plan = plans.plan(0)
+    (images, captions), texts = plan[2:], plans.texts(0)
+    assert images.positives_IK.shape == images.negatives_IK.shape == (5, 3)
+    for row, mult, positives, negatives, shows in zip(plan.rows[:-1], *(column[:-1] for column in images), strict=True):
+        positives, negatives = ([texts[i] for i in ids if i >= 0] for ids in (positives, negatives))
+        if row.source == 0:
+            assert (mult, positives, negatives, shows.max()) == (1, [f"caption {row.item}"], [], -1)
+        else:
+            size = sizes[row.item]
+            assert (mult, positives) == (size, ["true"] * size)
+            assert negatives == [f"wrong {k}" for k in range(size)] and shows.tolist() == [row.item]
+    assert images.mult_I.tolist()[-1] == 2 + sum(sizes)
+    true = texts.index("true")
+    assert captions.mult_U[true] == sum(sizes) and set(captions.asserts_UA[true].tolist()) == {0, 1}
+    assert (np.delete(captions.asserts_UA, true, axis=0) == -2).all()
+
+
+def test_a_recipe_that_does_not_fit_is_refused_before_the_first_step(clip):
+    table = collect("plain", [("image", [Group([Caption("a dog")])])])
+    with pytest.raises(UserError, match=r"recipe 'all_pairs' .* does not fit plain, image 'image'"):
+        planner(clip, parts=[Part(table, recipe("all_pairs"))])
 
 
 def test_trimming_changes_nothing_for_a_causal_tower(clip):
@@ -207,7 +249,7 @@ def test_siglip_is_never_trimmed_and_refuses_it():
     """Its tower attends to padding: the same captions cut give other embeddings, so the tower refuses them."""
     siglip = processor("siglip")
     model = Model(preset("tiny-siglip"))
-    assert not model.config.text.causal  # what run.py asks before it passes trim_eos
+    assert not model.config.text.causal  # so make_pipeline passes no trim_eos
     tokens = planner(siglip, trim_eos=None).plan(0).tokens
     context = model.config.text.context
     assert tokens.shape[1] == context
@@ -224,7 +266,7 @@ def test_siglip_is_never_trimmed_and_refuses_it():
 def test_mirrors_only_where_the_captions_stay_true(clip, name):
     plan = planner(clip, name, batch_size=12).plan(0)
     mirrors = {row.item % 4: row.mirror for row in plan.rows if row != BLANK}
-    assert mirrors == {0: True, 1: True, 2: True, 3: False}  # only the last is told by left and right
+    assert mirrors == {0: True, 1: True, 2: True, 3: False}  # only the last speaks of left and right
 
 
 def test_a_caption_with_a_side_stops_the_mirror_though_its_triplet_has_none(clip):
@@ -232,3 +274,30 @@ def test_a_caption_with_a_side_stops_the_mirror_though_its_triplet_has_none(clip
     table.texts[:] = [text.replace("under", "on the right of") for text in table.texts]
     plan = planner(clip, parts=[Part(table, recipe("all_pairs"))]).plan(0)
     assert not any(row.mirror for row in plan.rows)
+
+
+class _NothingElse:
+    """Stands for a scene that shows nothing but its triplet."""
+
+    def is_true(self, claim) -> bool:
+        return False
+
+
+def written_texts():
+    """Every caption of the bank, captions of every composition of the drawn worlds, and all their facts."""
+    captions = [caption for written in bank.load().values() for caption in written]
+    for config in scene.CONFIGS.values():
+        for triplet in sorted(frozenset.union(*(world.triplets for world in config.compositions()))):
+            rng = np.random.default_rng(zlib.crc32(str(triplet).encode()))
+            captions += examples.captions(config, _NothingElse(), triplet, rng)
+    return {caption.text for caption in captions} | {str(caption.triplet) for caption in captions}
+
+
+def test_sides_are_found_as_by_the_words_and_the_relations():
+    """The expression of version 1, which knew how relations are spelt, decides alike wherever it was used."""
+    before = re.compile(r"\b(left|right)\b|\|(left|right)_of\|", re.IGNORECASE)
+    texts = written_texts()
+    found = {text for text in texts if names_side(text)}
+    assert found == {text for text in texts if before.search(text)}
+    assert len(texts) > 5000 and len(found) > 100
+    assert names_side("a cup on the LEFT") and not names_side("a bright kitchen with leftovers, copyright 2014")

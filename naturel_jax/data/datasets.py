@@ -5,20 +5,17 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
+from naturel_jax.config import Data
 from naturel_jax.data import prepared
 from naturel_jax.data.items import Source
 from tfds_naturel import recipe_sources, twins
 from tfds_naturel.errors import UserError
 from tfds_naturel.scenes.scene import CONFIGS as WORLDS
-
-if TYPE_CHECKING:
-    from naturel_jax.config import Data
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,7 +50,7 @@ SOURCES: dict[str, Opener] = {
 }
 
 
-def trained_on(data: "Data") -> dict[str, list[str]]:
+def trained_on(data: Data) -> dict[str, list[str]]:
     """The benchmarks' own items among the training data, by collection (``tfds_naturel.recipe_sources.used``): a run is
     scored on the others only."""
     items: dict[str, set[str]] = {}

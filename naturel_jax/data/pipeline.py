@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import grain
 import jax
@@ -12,6 +12,7 @@ import pyarrow as pa
 from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.batch import Batch
+from naturel_jax.config import Config
 from naturel_jax.data.augment import Augment
 from naturel_jax.data.items import Items, Source
 from naturel_jax.data.planner import AUGMENT, Part, Planner, Row, generator
@@ -21,9 +22,6 @@ from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.sharding import batch_sharding, batch_shards
 from tfds_naturel import mining
 from tfds_naturel.errors import UserError
-
-if TYPE_CHECKING:
-    from naturel_jax.config import Config
 
 _WHITE = 255  # the sentinel is a white image
 
@@ -119,7 +117,7 @@ class _Load:
 
 
 def make_pipeline(
-    config: "Config", sources: Sequence[Source], model: TwoTowerConfig, processor: Processor, mesh: Mesh
+    config: Config, sources: Sequence[Source], model: TwoTowerConfig, processor: Processor, mesh: Mesh
 ) -> Pipeline:
     """The training pipeline of a run; ``sources`` are those of ``config.data.mixture``, in its order.
 
