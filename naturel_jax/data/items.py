@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfds_naturel import schema
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Kind
 
@@ -36,6 +37,16 @@ class Group(NamedTuple):
     positives: Sequence[Caption]
     negatives: Sequence[Caption] = ()
     attribute: bool = False
+
+    @classmethod
+    def from_triplet(cls, captions: Sequence[schema.Caption]) -> "Group":
+        """The group of captions that were written for one triplet."""
+        positives: list[Caption] = []
+        negatives: list[Caption] = []
+        for c in captions:
+            side = positives if c.polarity == "positive" else negatives
+            side.append(Caption(c.text, str(c.asserts or ""), c.pair, c.kind))
+        return cls(positives, negatives, attribute=captions[0].triplet.relation == "is")
 
 
 @dataclasses.dataclass(frozen=True)
