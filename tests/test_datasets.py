@@ -34,7 +34,7 @@ def test_a_prepared_dataset_is_opened_with_and_without_its_prefix():
     [
         ("naturel/full", "train", r"'naturel/full' is not prepared under .*how to build it"),
         ("naturel/tiny", "dev", r"has no split 'dev'; expected one of: .*train"),
-        ("csv:a.csv", "train", r"dataset 'csv:a.csv': its prefix is not one of: tfds"),
+        ("csv:a.csv", "train", r"dataset 'csv:a.csv' has prefix 'csv'; expected tfds"),
     ],
 )
 def test_what_cannot_be_opened_is_named(dataset, split, match):

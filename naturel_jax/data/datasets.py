@@ -19,6 +19,7 @@ from tfds_naturel.scenes.scene import CONFIGS as WORLDS
 
 _LOG = logging.getLogger(__name__)
 
+_TFDS = "tfds"  # prefix of names without one
 _TWIN_SEED, _TWIN_ITEMS = 0, 400
 
 Opener = Callable[[str, str, str], Source]  # (name without its prefix, config.data.dir, split) -> source
@@ -31,7 +32,9 @@ def open_source(dataset: str, data_dir: str, split: str) -> Source:
     """
     prefix, name = _parse(dataset)
     if prefix not in SOURCES:
-        raise UserError(f"config.data.mixture: dataset {dataset!r}: its prefix is not one of: {', '.join(SOURCES)}")
+        raise UserError(
+            f"config.data.mixture: dataset {dataset!r} has prefix {prefix!r}; expected {', '.join(SOURCES)}"
+        )
     return SOURCES[prefix](name, data_dir, split)
 
 
@@ -44,7 +47,6 @@ def _open_tfds(name: str, data_dir: str, split: str) -> Source:
     return prepared.open_source(directory(data_dir, name), split)
 
 
-_TFDS = "tfds"
 SOURCES: dict[str, Opener] = {
     _TFDS: _open_tfds,
 }

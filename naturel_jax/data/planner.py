@@ -73,7 +73,7 @@ def generator(seed: int, stream: int, position: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[(seed << 8) + stream, position]))
 
 
-class _Captions:
+class _BatchCaptions:
     """The distinct captions of a batch in the order of their first use, which numbers them."""
 
     def __init__(self) -> None:
@@ -166,16 +166,16 @@ class Planner:
         )
         return Plan([row.row for row in rows], self._tokens(captions), images, self._caption_labels(captions))
 
-    def _sample(self, step: int) -> tuple[_Captions, list[list[_ImageRow]]]:
+    def _sample(self, step: int) -> tuple[_BatchCaptions, list[list[_ImageRow]]]:
         """The captions of batch ``step``, and the image rows of each of its anchors."""
-        captions, first = _Captions(), step * self.batch_size
+        captions, first = _BatchCaptions(), step * self.batch_size
         anchors = [
             self._sample_anchor(captions, source, item, first + offset)
             for offset, (source, item) in enumerate(self.items(step))
         ]
         return captions, anchors
 
-    def _sample_anchor(self, captions: _Captions, source: int, item: int, position: int) -> list[_ImageRow]:
+    def _sample_anchor(self, captions: _BatchCaptions, source: int, item: int, position: int) -> list[_ImageRow]:
         """The image row of one anchor, and that of one of its hard images where it has any."""
         part, rng = self.parts[source], generator(self.seed, CAPTIONS, position)
         images = [item]
@@ -183,7 +183,9 @@ class Planner:
             images.append(int(rng.choice(candidates)))
         return [self._image_row(captions, source, image, 2 * position + k, rng) for k, image in enumerate(images)]
 
-    def _image_row(self, captions: _Captions, source: int, item: int, draw: int, rng: np.random.Generator) -> _ImageRow:
+    def _image_row(
+        self, captions: _BatchCaptions, source: int, item: int, draw: int, rng: np.random.Generator
+    ) -> _ImageRow:
         items, recipe, fact_ids = self.parts[source].items, self.parts[source].recipe, self._fact_ids[source]
         positives, negatives = recipe.sample(items, item, rng)
         shows = items.shows[item]
@@ -210,7 +212,7 @@ class Planner:
             blocks.append(rows + [_ImageRow(BLANK, 0)] * (length - len(rows)))
         return [row for rows in blocks for row in rows]
 
-    def _caption_rows(self, captions: _Captions) -> int:
+    def _caption_rows(self, captions: _BatchCaptions) -> int:
         """Number of caption rows with padding: one of few values, each a multiple of what the mesh and the chunks
         divide."""
         unit = self.shards * self.chunks
@@ -218,7 +220,7 @@ class Planner:
         bucket = math.ceil(most / _CAPTION_BUCKETS / unit) * unit
         return math.ceil(len(captions.ids) / bucket) * bucket
 
-    def _caption_labels(self, captions: _Captions) -> CaptionLabels:
+    def _caption_labels(self, captions: _BatchCaptions) -> CaptionLabels:
         used = len(captions.ids)
         padding = self._caption_rows(captions) - used
         return CaptionLabels(
@@ -227,7 +229,7 @@ class Planner:
             asserts_UA=_pad_rows([*map(sorted, captions.asserts), *[[]] * padding], self._most_asserted, -2),
         )
 
-    def _tokens(self, captions: _Captions) -> np.ndarray:
+    def _tokens(self, captions: _BatchCaptions) -> np.ndarray:
         """int32 [U, L]; padding rows repeat the last caption."""
         cache = self._token_cache
         if new := [text for text in captions.ids if text not in cache]:

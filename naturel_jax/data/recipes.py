@@ -26,30 +26,25 @@ class Sampled(NamedTuple):
 class Recipe:
     """What is sampled for one image: one of its caption groups, then captions of that group.
 
-    positives, negatives: how many, without replacement, each choice equally likely; "all" (at least one) in order.
-    paired: the negatives are those of the sampled positives' pairs. kind: only simple or only complex captions.
-    rewrite: rewrites the positives' words; rewrite_to_negative makes a negative of each positive. A rewritten caption
-    asserts nothing. attributes: False passes over groups that name an attribute, where an image has others.
-    repeat_image: the image stands once for each positive in the expanded batch, not once for all. sentinel: the blank
-    image stands beside every copy as a negative image. name: the recipe's key in ``RECIPES``, for messages.
+    A rewritten caption asserts nothing.
     """
 
-    positives: Count
+    positives: Count  # how many, without replacement; "all": at least one, in the order of their pairs
     negatives: Count = 0
-    paired: bool = False
-    kind: Kind | None = None
-    rewrite: Rewrite | None = None
-    rewrite_to_negative: Rewrite | None = None
-    attributes: bool = True
-    repeat_image: bool = False
-    sentinel: bool = False
-    name: str = ""
+    paired: bool = False  # the negatives are those of the sampled positives' pairs
+    kind: Kind | None = None  # only captions of this kind
+    rewrite: Rewrite | None = None  # of the positives
+    rewrite_to_negative: Rewrite | None = None  # makes a negative from each positive
+    attributes: bool = True  # False: groups that name an attribute are skipped where the image has others
+    repeat_image: bool = False  # the expanded batch holds the image once for each positive, not once for all
+    sentinel: bool = False  # a blank image is a negative of every caption, once for each copy of an image
+    name: str = ""  # its key in RECIPES, for messages
 
     def __post_init__(self) -> None:
         if self.paired and self.positives != self.negatives:
             raise ValueError(f"paired captions: {self.positives} positives and {self.negatives} negatives differ")
         if self.rewrite_to_negative and self.negatives:
-            raise ValueError(f"negatives is {self.negatives}: rewrite_to_negative makes them of the positives")
+            raise ValueError(f"negatives is {self.negatives}: rewrite_to_negative makes them from the positives")
 
     def check(self, items: Items) -> tuple[int, int]:
         """The most positives and negatives that are sampled for an image of ``items``.
