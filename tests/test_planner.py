@@ -178,7 +178,7 @@ def test_hard_images_join_as_in_the_published_negclip(clip):
         assert len(plan.rows) == 12 and plan.caption_labels.mult_U.sum() == 24
         assert [row.item for row in anchors] == [n for _, n in plans.items(step)]
         assert all(other.item in hard[row.item] for row, other in zip(anchors, mined, strict=True))
-        assert len({row.draw for row in plan.rows}) == 12, "no two images are cropped with the same random numbers"
+        assert len({row.sample for row in plan.rows}) == 12, "no two images are cropped with the same random numbers"
         chosen.update((other.item - row.item) % 12 for row, other in zip(anchors, mined, strict=True))
         assert (plan.image_labels.positives_IK >= 0).all() and (plan.image_labels.negatives_IK >= 0).all()
         text = words(plan, clip)

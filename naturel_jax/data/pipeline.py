@@ -110,7 +110,7 @@ class _Load:
             return
         source = self.sources[row.source]
         try:
-            rng = generator(self.planner.seed, AUGMENT, row.draw)
+            rng = generator(self.planner.seed, AUGMENT, row.sample)
             self.augment(source.read_image(row.item), row.mirror, rng, out)
         except ValueError as error:
             raise UserError(f"{source.items.name}, image {source.items.image_ids[row.item]!r}: {error}") from error

@@ -32,16 +32,16 @@ def names_side(text: str) -> bool:
 
 
 class Row(NamedTuple):
-    """Where an image row comes from: source, item in it, number of its draw, and whether mirroring keeps its captions
+    """Where an image row comes from: source, item in it, number of the sample, and whether mirroring keeps its captions
     true.
 
-    Each position of the training order has two draws, the second for a mined hard image. ``source`` -1 is the blank
-    image.
+    Each position of the training order has two sample numbers, the second for a mined hard image. ``source`` -1 is the
+    blank image.
     """
 
     source: int
     item: int = 0
-    draw: int = 0
+    sample: int = 0
     mirror: bool = False
 
 
@@ -68,7 +68,7 @@ class Part(NamedTuple):
 
 
 def generator(seed: int, stream: int, position: int) -> np.random.Generator:
-    """Random numbers of one position (or draw) of the training order, independent of every other position, stream and
+    """Random numbers of one position (or sample) of the training order, independent of every other position, stream and
     seed."""
     return np.random.Generator(np.random.Philox(key=[(seed << 8) + stream, position]))
 
@@ -184,14 +184,14 @@ class Planner:
         return [self._image_row(captions, source, image, 2 * position + k, rng) for k, image in enumerate(images)]
 
     def _image_row(
-        self, captions: _BatchCaptions, source: int, item: int, draw: int, rng: np.random.Generator
+        self, captions: _BatchCaptions, source: int, item: int, sample: int, rng: np.random.Generator
     ) -> _ImageRow:
         items, recipe, fact_ids = self.parts[source].items, self.parts[source].recipe, self._fact_ids[source]
         positives, negatives = recipe.sample(items, item, rng)
         shows = items.shows[item]
         words = [caption.text for caption in (*positives, *negatives)] + [items.facts[fact] for fact in shows]
         return _ImageRow(
-            Row(source, item, draw, mirror=not any(map(names_side, words))),
+            Row(source, item, sample, mirror=not any(map(names_side, words))),
             len(positives) if recipe.repeat_image else 1,
             [captions.add(caption, fact_ids) for caption in positives],
             [captions.add(caption, fact_ids) for caption in negatives],
