@@ -25,7 +25,7 @@ from jax.sharding import AxisType, Mesh
 from naturel_jax import optim, train
 from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
 from naturel_jax.config import Config
-from naturel_jax.data.items import Items, collect
+from naturel_jax.data.items import Group, Items, collect
 from naturel_jax.data.planner import Part, Plan, Planner
 from naturel_jax.data.processor import Processor, train_tokenizer
 from naturel_jax.data.recipes import recipe
@@ -69,14 +69,8 @@ def skewed_items(images: int, rng: np.random.Generator) -> Items:
         weights += (RELATIONS[label] * share / share.sum()).tolist()
     drawn = rng.choice(len(triplets), images, p=np.array(weights) / sum(weights))
 
-    def example(n: int, number: int) -> dict:
-        rows = [
-            caption.as_features() | {"polarity": caption.polarity == "positive"}
-            for caption in captions[triplets[number]]
-        ]
-        return {"image_id": str(n), "captions": {key: [row[key] for row in rows] for key in rows[0]}}
-
-    return collect("skewed", (example(n, number) for n, number in enumerate(drawn)))
+    groups = [Group.from_triplet(captions[triplet]) for triplet in triplets]
+    return collect("skewed", ((str(n), [groups[number]]) for n, number in enumerate(drawn)))
 
 
 def make_processor(config: TwoTowerConfig, texts: list[str]) -> Processor:

@@ -14,6 +14,7 @@ from open_images_files import photo
 from PIL import Image
 
 from naturel_jax.data.items import collect
+from naturel_jax.data.prepared import caption_groups
 from tfds_naturel import build, mining, order, recipe_sources
 from tfds_naturel.naturel import HARD_IMAGES
 
@@ -77,7 +78,8 @@ def test_coco_order_from_karpathys_training_captions(tmp_path, tagger):
 
     # "Dog" has no other order, so it is no pair; the other caption of that image stays.
     assert {row[0] for row in _captions(examples["COCO_train2014_000000000009"])} == {"9|captioned|1"}
-    assert len(collect("coco", examples.values())) == 2
+    items = collect("coco", ((name, caption_groups(example)) for name, example in examples.items()))
+    assert [len(items.groups(n)) for n in range(len(items))] == [len(_captions(e)) // 8 for e in examples.values()]
 
 
 def _negclip(folder, rows):
