@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from naturel_jax.data.processor import MAX_PIXELS, open_picture
+from naturel_jax.data.processor import MAX_PIXELS, open_image
 
 cv2.setNumThreads(0)  # the pipeline has threads of its own
 
@@ -25,7 +25,7 @@ class Augment:
         """Fills ``out``, uint8 [size, size, 3], from an encoded picture. Raises ValueError for bytes that are no
         picture, or too large a one."""
         if data[:2] != b"\xff\xd8":
-            pixels = np.asarray(open_picture(data))
+            pixels = np.asarray(open_image(data))
             left, top, width, height = self._box(pixels.shape[1], pixels.shape[0], rng)
         else:
             pixels, (left, top, width, height) = self._decode(data, rng)
