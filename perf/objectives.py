@@ -78,7 +78,7 @@ def skewed_items(images: int, rng: np.random.Generator) -> Items:
 
 def make_processor(config: TwoTowerConfig, texts: list[str]) -> Processor:
     """CLIP's own tokenizer where the vocabulary is CLIP's."""
-    image = processor_files.IMAGE_DEFAULTS["clip"]
+    image = FAMILIES["clip"].pixels
     if config.text.vocab == preset("clip-b32").text.vocab:
         text = processor_files.openai_tokenizer(config.text.context)
     else:

@@ -39,9 +39,7 @@ CLEANERS: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
     "openclip": lambda text: _fixed(text).lower(),
     "openclip_whitespace": _fixed,
-    "openclip_siglip": lambda text: " ".join(
-        _fixed(text).replace("_", " ").translate(_NO_PUNCTUATION).lower().split()
-    ),
+    "openclip_siglip": lambda text: " ".join(_fixed(text).replace("_", " ").translate(_NO_PUNCTUATION).lower().split()),
     "siglip": lambda text: re.sub(r"\s+", " ", text.replace("▁", " ").lower().translate(_NO_PUNCTUATION)).strip(),
 }
 

@@ -52,7 +52,6 @@ def clip_tokenizer(model: models.BPE) -> tokenizers.Tokenizer:
 
 
 def _train_bpe(captions: Iterable[str], vocab: int, conventions: TokenizerConventions) -> tokenizers.Tokenizer:
-    specials = [conventions.start, conventions.ends[0]]
     tok = clip_tokenizer(models.BPE(unk_token=conventions.unknown, end_of_word_suffix="</w>"))
     captions = [tok.normalizer.normalize_str(caption) for caption in captions]
     words = {word for caption in captions for word, _ in tok.pre_tokenizer.pre_tokenize_str(caption)}
@@ -61,14 +60,14 @@ def _train_bpe(captions: Iterable[str], vocab: int, conventions: TokenizerConven
     last_letters = sorted({word[-1] + "</w>" for word in words})
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
-        special_tokens=[*specials, *last_letters],
+        special_tokens=[*conventions.specials, *last_letters],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         end_of_word_suffix="</w>",
         show_progress=False,
     )
     tok.train_from_iterator(captions, trainer)
     state = json.loads(tok.to_str())
-    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in specials]
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in conventions.specials]
     return tokenizers.Tokenizer.from_str(json.dumps(state))
 
 

@@ -63,9 +63,14 @@ class TokenizerConventions:
     model_inputs: tuple[str, ...]
 
     @property
+    def specials(self) -> list[str]:
+        """The start token, where there is one, and the end token."""
+        return [token for token in (self.start, self.ends[0]) if token]
+
+    @property
     def template(self) -> str:
         """The tokens of one text ``$A``, as ``tokenizers.processors.TemplateProcessing`` writes them."""
-        return " ".join(token for token in (self.start, "$A", self.ends[0]) if token)
+        return " ".join([*self.specials[:-1], "$A", self.specials[-1]])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,8 +68,8 @@ def layer_norm(width: int, eps: float, compute: Compute, rngs: nnx.Rngs) -> nnx.
 
 
 def flatten_leading(layer: Callable[[jax.Array], jax.Array], x_BTD: jax.Array) -> jax.Array:
-    """``layer`` on ``x_BTD`` as [B * T, D]: with one leading dimension XLA's CPU backend computes weight gradients twice
-    as fast."""
+    """``layer`` on ``x_BTD`` as [B * T, D]: with one leading dimension XLA's CPU backend computes the gradients of
+    weights twice as fast."""
     y_ND = layer(x_BTD.reshape(-1, x_BTD.shape[-1]))
     return y_ND.reshape(*x_BTD.shape[:-1], *y_ND.shape[1:])
 
