@@ -18,9 +18,10 @@ import jax
 import numpy as np
 
 from naturel_jax import weights
+from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.two_tower import Model
-from naturel_jax.weights import hf, processor_files
+from naturel_jax.weights import hf, processor_files, tables
 
 
 def write(folder: Path, name: str) -> int:
@@ -28,18 +29,17 @@ def write(folder: Path, name: str) -> int:
     import safetensors.numpy
 
     from naturel_jax.data.processor import Processor, train_tokenizer
-    from naturel_jax.weights import tables
 
     config = preset(name)
-    kind = hf.model_type(config)
+    family = family_of(config)
     shapes = Model(config).shapes()
     params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, np.float32), shapes)
     fields = hf.write_config(config, "float32", {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1})
     (folder / "config.json").write_text(json.dumps(fields), "utf-8")
-    tokenizer = train_tokenizer(kind, ["a cat"], 300, config.text.context)
-    image = processor_files.IMAGE_DEFAULTS[kind]
-    processor_files.write(folder, Processor(tokenizer, config.text.context, config.image.size, **image), kind)
-    arrays = tables.write(hf.TABLES[kind], params)
+    tokenizer = train_tokenizer(family.name, ["a cat"], 300, config.text.context)
+    processor = Processor(tokenizer, config.text.context, config.image.size, **family.pixels)
+    processor_files.write(folder, processor, family)
+    arrays = tables.write(hf.TABLES[family.name], params)
     safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
     return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
 

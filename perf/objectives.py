@@ -29,6 +29,7 @@ from naturel_jax.data.items import Items, collect
 from naturel_jax.data.planner import Part, Plan, Planner
 from naturel_jax.data.processor import Processor, train_tokenizer
 from naturel_jax.data.recipes import recipe
+from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.presets import preset
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize

@@ -101,7 +101,7 @@ def _write_openclip(folder: Path, config: TwoTowerConfig, processor: Processor, 
 def _write_big_vision(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
     big_vision.check_config(config)
     arrays = _arrays(big_vision.table(False, False), params, dtype)
-    np.savez(folder / "checkpoint.npz", allow_pickle=False, **{f"params/{key}": a for key, a in arrays.items()})
+    np.savez(folder / "checkpoint.npz", **{f"params/{key}": a for key, a in arrays.items()})  # type: ignore[arg-type]
 
 
 def _write_run(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
