@@ -39,7 +39,7 @@ def transformer_flops(config: TransformerConfig, length: int) -> float:
 
 
 def tower_flops(config: TwoTowerConfig, tower: str) -> float:
-    """FLOPs of one picture or text forward."""
+    """FLOPs of one image or text, forward."""
     if tower == "text":
         return transformer_flops(config.text.transformer, config.text.context)
     image = config.image

@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import open_clip
+import sentencepiece
 import torch
 import transformers
 from flax import traverse_util
@@ -52,6 +55,24 @@ def assert_same(ours: Params, theirs: Params) -> None:
     assert ours.keys() == theirs.keys()
     for path in ours:
         np.testing.assert_array_equal(ours[path], theirs[path], err_msg=path)
+
+
+def sentencepiece_model(texts: Iterable[str], vocab: int) -> bytes:
+    """A model with the settings of SigLIP's c4-en vocabulary: unigram, pad 0, end 1, unknown 2, no start."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        vocab_size=vocab,
+        model_type="unigram",
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return model.getvalue()
 
 
 def random_params(config: TwoTowerConfig, seed: int = 0) -> Params:

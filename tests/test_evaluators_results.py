@@ -218,7 +218,7 @@ def test_cache_names_bad_images(tmp_path):
     for _ in range(2):
         kept, _, problems = embed.cosines([*bad, *test_embed.items(2)], encoder, params)
         assert len(kept) == 2
-        assert "image broken: not a readable picture" in problems[0] and "image missing: gone" in problems[1]
+        assert "image broken: not a readable image" in problems[0] and "image missing: gone" in problems[1]
 
 
 def bench(items, macro=None) -> benchmark.Benchmark:

@@ -9,11 +9,10 @@ import string
 import numpy as np
 import open_clip
 import pytest
-import sentencepiece
 import tokenizers
 import transformers
 from image_files import photo
-from model_files import random_params
+from model_files import random_params, sentencepiece_model
 from PIL import Image
 
 from naturel_jax.data.processor import MAX_PIXELS, Processor, from_scratch, open_image
@@ -63,20 +62,9 @@ def clip_processor() -> Processor:
 
 @pytest.fixture(scope="module")
 def siglip_folder(tmp_path_factory):
-    """A sentencepiece model with the settings of SigLIP's c4-en vocabulary (unigram, pad 0, end 1, unknown 2, no
-    start)."""
+    """SigLIP's tokenizer file."""
     folder = tmp_path_factory.mktemp("siglip")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(captions()[len(ODD) :]),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=160,
-        model_type="unigram",
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
+    (folder / "spiece.model").write_bytes(sentencepiece_model(captions()[len(ODD) :], 160))
     return folder
 
 

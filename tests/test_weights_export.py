@@ -1,5 +1,6 @@
 """Exports in the libraries that they are written for."""
 
+import base64
 import dataclasses
 import io
 import re
@@ -14,7 +15,7 @@ import pytest
 import torch
 import transformers
 from image_files import photo
-from model_files import CAPTIONS, assert_same, random_params, tiny
+from model_files import CAPTIONS, assert_same, random_params, sentencepiece_model, tiny
 from PIL import Image
 
 from naturel_jax import weights
@@ -61,7 +62,7 @@ def test_transformers_embeds_images_and_captions_as_we_do(tmp_path, name, resize
     processor = dataclasses.replace(processor, resize=resize)
     export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
     theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "out", backend="pil")
-    data, texts = [photo(160, 120, seed=1), photo(90, 130, seed=2)], CAPTIONS[:3]
+    data, texts = [photo(160, 120, seed=1), photo(90, 130, seed=2)], ["a cat", "a dog on a chair", CAPTIONS[0] * 3]
     batch = theirs(
         images=[Image.open(io.BytesIO(item)) for item in data],
         text=texts,
@@ -74,6 +75,22 @@ def test_transformers_embeds_images_and_captions_as_we_do(tmp_path, name, resize
     zimg, ztxt = our_embeddings(config, params, processor, data, texts)
     np.testing.assert_allclose(zimg, out.image_embeds, atol=1e-5)
     np.testing.assert_allclose(ztxt, out.text_embeds, atol=1e-5)
+
+
+def test_transformers_embeds_texts_of_sentencepiece_as_we_do(tmp_path):
+    """SigLIP as published: a sentencepiece model, and a model that attends to its padding."""
+    config, params, processor = tiny("tiny-siglip")
+    spiece = base64.b64encode(sentencepiece_model(CAPTIONS, 40)).decode()
+    processor = dataclasses.replace(processor, tokenizer=spiece, clean="siglip")
+    export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
+    texts = ["a cat", "a dog on a chair"]
+    theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
+    batch = theirs(text=texts, padding="max_length", truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        model = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
+        expected = torch.nn.functional.normalize(model.get_text_features(**batch).pooler_output)
+    ztxt = Model(config).encode_text(params, processor.tokenize(texts))
+    np.testing.assert_allclose(ztxt, expected, atol=1e-5)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ CENTRES: dict[str, Callable[[int], int]] = {
 class Processor:
     """Text and image preprocessing of one model.
 
-    ``tokenizer`` is the JSON of a ``tokenizers.Tokenizer`` that normalises, adds the special tokens, truncates and
+    ``tokenizer`` is the JSON of a ``tokenizers.Tokenizer`` that normalizes, adds the special tokens, truncates and
     pads to ``context``, or a sentencepiece model (SigLIP's spiece.model) in base64, whose end token also pads.
     ``resize``: ``short`` (short side to ``size``, center crop: CLIP) or ``square`` (both sides: SigLIP). ``mean`` and
     ``std`` are by channel, of pixels in [0, 1]. ``clean``: a key of ``CLEANERS``; ``centre``: of ``CENTRES``. Raises

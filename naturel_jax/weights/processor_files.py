@@ -243,7 +243,7 @@ def write(folder: Path, processor: Processor, family: Family) -> None:
     """The files that transformers' ``AutoProcessor`` reads, and ours."""
     _dump(folder / OWN, processor.to_dict())
     size = {"height": processor.size, "width": processor.size}
-    resize: dict[str, Any] = {"size": size, "do_center_crop": False}  # CLIP's class crops unless it is told not to
+    resize: dict[str, Any] = {"size": size, "do_center_crop": False}  # CLIP's class crops by default
     if processor.resize == "short":
         resize = {"size": {"shortest_edge": processor.size}, "crop_size": size, "do_center_crop": True}
     _dump(
