@@ -51,6 +51,7 @@ class OpenAI(torch.nn.Module):
         return x
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # in which OpenAI's files are
 def test_reads_openai_archives(tmp_path):
     """Halved like OpenAI's, whose configs follow from shapes: heads of 64, QuickGELU, the vocabulary's last id at
     the end."""

@@ -23,6 +23,9 @@ REMAT_POLICIES: dict[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
+# Implementations of ``jax.nn.dot_product_attention``; None lets JAX choose.
+ATTENTIONS: dict[str | None, Literal["xla", "cudnn"] | None] = {None: None, "xla": "xla", "cudnn": "cudnn"}
+
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
@@ -50,16 +53,18 @@ class Compute:
     """How a tower computes, apart from what it computes.
 
     ``dtype`` is that of the activations (parameters stay float32), ``remat`` a key of ``REMAT_POLICIES``,
-    ``attention`` the implementation of ``jax.nn.dot_product_attention`` (None: JAX chooses).
+    ``attention`` one of ``ATTENTIONS``.
     """
 
     dtype: str = "float32"
     remat: str = "none"
-    attention: Literal["xla", "cudnn"] | None = None
+    attention: str | None = None
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"remat {self.remat!r}: expected one of {sorted(REMAT_POLICIES)}")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"attention {self.attention!r}: expected one of {list(ATTENTIONS)}")
 
 
 def layer_norm(width: int, eps: float, compute: Compute, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -85,7 +90,7 @@ class Attention(nnx.Module):
         )
         init = nnx.initializers.xavier_uniform()
         self.out = nnx.LinearGeneral((h, d // h), d, axis=(-2, -1), kernel_init=init, dtype=compute.dtype, rngs=rngs)
-        self.implementation = compute.attention
+        self.implementation = ATTENTIONS[compute.attention]
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         q, k, v = jnp.moveaxis(flatten_leading(self.qkv, x_BTD), -3, 0)

@@ -1,7 +1,7 @@
 """Tensor files: names, shapes and one tensor at a time, from untrusted safetensors, PyTorch and NumPy files.
 
-Nothing here runs a file's code: pickles go through ``torch.load(weights_only=True)``, TorchScript is never called, and
-archives are measured before they are unpacked.
+Pickles go through ``torch.load(weights_only=True)``, and archives are measured before they are unpacked. One kind of
+file can still run code of its own, TorchScript's, while it is read: ``torch.jit.load`` calls ``__setstate__``.
 """
 
 import contextlib
