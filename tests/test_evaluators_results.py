@@ -21,6 +21,7 @@ from naturel_jax import evaluate
 from naturel_jax.benchmarks import benchmark, registry, rules
 from naturel_jax.data.processor import Processor, train_tokenizer
 from naturel_jax.evaluators import blind, cache, confidence, embed, results
+from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.presets import preset
 from naturel_jax.report import compare
 from naturel_jax.weights import processor_files
@@ -46,7 +47,7 @@ def write_model(folder: Path, name: str, seed: int = 0) -> tuple[torch.nn.Module
     )
     model = hf_model(config, random_params(config, seed))
     model.save_pretrained(folder)
-    processor_files.write(folder, processor, family)
+    processor_files.write(folder, processor, FAMILIES[family])
     return model, processor
 
 
@@ -157,7 +158,7 @@ def test_unreadable_images_are_named_and_tried_again(folders, tmp_path):
     run(root, tmp_path / "out", f"CLIP={folders / 'tiny-clip'}", names=["sugarcrepe"])
     result = results.load(tmp_path / "out")[0]
     assert (result.items, result.unreadable, result.incomplete) == (11, 3, True)
-    assert len(result.problems) == 3 and "000000000000.png: not a readable picture" in result.problems[0]
+    assert len(result.problems) == 3 and "000000000000.png: not a readable image" in result.problems[0]
     files.write(root / "coco/val2017/000000000000.png", good)
     run(root, tmp_path / "out", f"CLIP={folders / 'tiny-clip'}", names=["sugarcrepe"])
     result = results.load(tmp_path / "out")[0]
@@ -217,7 +218,7 @@ def test_cache_names_bad_images(tmp_path):
     for _ in range(2):
         kept, _, problems = embed.cosines([*bad, *test_embed.items(2)], encoder, params)
         assert len(kept) == 2
-        assert "image broken: not a readable picture" in problems[0] and "image missing: gone" in problems[1]
+        assert "image broken: not a readable image" in problems[0] and "image missing: gone" in problems[1]
 
 
 def bench(items, macro=None) -> benchmark.Benchmark:

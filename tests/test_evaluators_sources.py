@@ -70,7 +70,7 @@ def test_downloads_files_and_the_pictures_they_name(tmp_path, server, monkeypatc
     monkeypatch.setattr(benchmarks, "COCO", f"{address}/coco")
     root = tmp_path / "benchmarks"
     problems = benchmarks.download("sugarcrepe", root, QUICK)
-    assert len(problems) == 2 and "000000000003.png: not a readable picture" in problems[0] and "404" in problems[1]
+    assert len(problems) == 2 and "000000000003.png: not a readable image" in problems[0] and "404" in problems[1]
     assert sorted(path.name for path in (root / "coco/val2017").iterdir()) == [f"flaky-{n:012d}.png" for n in range(3)]
     assert (root / "coco/val2017/flaky-000000000001.png").read_bytes() == files.png(201)
     benchmark = registry.load(["sugarcrepe"], root)[0]

@@ -13,9 +13,10 @@ import tensorflow_datasets as tfds
 
 from naturel_jax import mine
 from naturel_jax.data.processor import Processor, train_tokenizer
+from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from naturel_jax.weights import export, processor_files
+from naturel_jax.weights import export
 from tfds_naturel import build, mining
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Triplet
@@ -139,7 +140,7 @@ def test_the_file_reads_back_as_numbers_of_any_order(tmp_path):
 def _tiny_model(folder):
     config = preset("tiny-clip")
     tokenizer = train_tokenizer("clip", ["a cat on a table"] * 20, 300, config.text.context)
-    image = processor_files.IMAGE_DEFAULTS["clip"]
+    image = FAMILIES["clip"].pixels
     processor = Processor(tokenizer, config.text.context, config.image.size, **image)
     params = Model(config).init(jax.random.key(0))
     export.save(folder, config, params, processor, form="hf", facts={})

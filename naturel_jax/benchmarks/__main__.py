@@ -20,7 +20,7 @@ from tqdm.asyncio import tqdm
 
 from naturel_jax.benchmarks import registry, sugarcrepe, sugarcrepe_pp, valse
 from naturel_jax.benchmarks.files import BenchmarkError, load_json, load_json_lines, records, safe_name
-from naturel_jax.data.processor import open_picture
+from naturel_jax.data.processor import open_image
 from tfds_naturel.download import MissingKey, Policy, Transient, get_bytes, retried, session
 
 CONNECTIONS = 16
@@ -276,7 +276,7 @@ def _json(data: bytes) -> bytes:
 
 def _picture(data: bytes) -> bytes:
     """``data``. Raises ValueError unless it is a picture that decodes."""
-    open_picture(data)
+    open_image(data)
     return data
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from naturel_jax.data.processor import MAX_PIXELS, open_picture
+from naturel_jax.data.processor import MAX_PIXELS, open_image
 
 cv2.setNumThreads(0)  # the pipeline has threads of its own
 
@@ -31,7 +31,7 @@ class Augment:
         if data.startswith(_JPEG):
             pixels, (left, top, width, height) = self._decode_jpeg(data, rng)
         else:
-            pixels = np.asarray(open_picture(data))
+            pixels = np.asarray(open_image(data))
             left, top, width, height = random_box(pixels.shape[1], pixels.shape[0], self.scale, self.ratio, rng)
         crop = pixels[top : top + height, left : left + width]
         shrinks = min(width, height) > self.size

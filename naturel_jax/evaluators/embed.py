@@ -246,7 +246,7 @@ def _check_box(data: bytes, box: Box) -> None:
         with PIL.Image.open(io.BytesIO(data)) as picture:
             width, height = picture.size
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"not a readable picture ({len(data)} bytes): {error}") from error
+        raise ValueError(f"not a readable image ({len(data)} bytes): {error}") from error
     left, top, right, bottom = box
     x, y = BOX_SLACK * width, BOX_SLACK * height
     inside = -x <= left < right <= width + x and -y <= top < bottom <= height + y
