@@ -23,8 +23,8 @@ import simplejpeg
 import tensorflow_datasets as tfds
 
 from tfds_naturel.captions import bank
-from tfds_naturel.open_images import COLUMNS
-from tfds_naturel.releases import RELEASES
+from tfds_naturel.open_images.annotations import COLUMNS
+from tfds_naturel.open_images.releases import RELEASES
 from tfds_naturel.schema import Triplet
 
 # Rows by relation in challenge-2018-train-vrd.csv. Here the counts of a relation's triplets fall like 1 / rank.

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from tfds_naturel.open_images import COLUMNS
-from tfds_naturel.releases import RELEASES
+from tfds_naturel.open_images.annotations import COLUMNS
+from tfds_naturel.open_images.releases import RELEASES
 
 CLASSES = {
     "/m/01yrx": "Cat",

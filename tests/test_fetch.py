@@ -19,7 +19,7 @@ import simplejpeg
 from open_images_files import image_id, photo, row, write_release
 
 from tfds_naturel import download, fetch, journal, photos
-from tfds_naturel.releases import RELEASES, OfficialFile
+from tfds_naturel.open_images.releases import RELEASES, OfficialFile
 
 
 class Server(http.server.ThreadingHTTPServer):

@@ -15,8 +15,8 @@ from open_images_files import ATTRIBUTES, CLASSES, RELATIONS, image_id, photo, r
 from PIL import Image
 
 from tfds_naturel import attribution, open_images, photos, releases
-from tfds_naturel.attribution import Attribution
-from tfds_naturel.open_images import Box, Buckets, Malformed, Rejects, Relation, Vocabulary
+from tfds_naturel.open_images.attribution import Attribution
+from tfds_naturel.open_images.annotations import Box, Buckets, Malformed, Rejects, Relation, Vocabulary
 from tfds_naturel.schema import Triplet
 
 VOCABULARY = Vocabulary(CLASSES, ATTRIBUTES, frozenset(RELATIONS))

@@ -15,7 +15,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from tfds_naturel import card, naturel
-from tfds_naturel.plan import OpenImagesConfig
+from tfds_naturel.open_images.plan import OpenImagesConfig
 
 _NUMBERS = ("short_side", "quality", "seed", "max_rejected", "max_missing")
 _CHOICES = ("annotations", "images", "bank", "decisions", *_NUMBERS)
