@@ -54,7 +54,7 @@ def session(policy: Policy, connections: int) -> aiohttp.ClientSession:
 
 
 async def retried(attempt: Callable[[], Awaitable[T]], policy: Policy) -> T:
-    """Awaits ``attempt()`` until it succeeds. Raises Transient after ``policy.attempts`` attempts, other errors at once.
+    """Awaits ``attempt()`` until it succeeds. Raises Transient after ``policy.attempts``, other errors at once.
 
     Waits double from ``first_wait``, with full jitter, and are never shorter than the server requests.
     """
@@ -103,9 +103,7 @@ async def size_of(client: aiohttp.ClientSession, url: str) -> int | None:
         return response.content_length
 
 
-async def get_file(
-    client: aiohttp.ClientSession, url: str, path: Path, *, size: int, md5: str, policy: Policy
-) -> None:
+async def get_file(client: aiohttp.ClientSession, url: str, path: Path, *, size: int, md5: str, policy: Policy) -> None:
     """Downloads a file of known ``size`` in bytes and MD5 to ``path``, continuing where an earlier attempt stopped.
 
     Raises ValueError when the server sends anything else (nothing of it is kept), otherwise as ``retried`` does.

@@ -61,7 +61,9 @@ class NaturelConfig(tfds.core.BuilderConfig):
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_]+", self.name):
-            raise UserError(f"dataset name {self.name!r}: expected letters, digits and underscores only, such as 'mine'")
+            raise UserError(
+                f"dataset name {self.name!r}: expected letters, digits and underscores only, such as 'mine'"
+            )
 
 
 def scenes(config: ScenesConfig) -> NaturelConfig:
@@ -148,8 +150,8 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {
         "1.0.0": "Eight captions for each triplet of an image, four pairs of a positive and a negative.",
-        "2.0.0": "Captions come in numbered groups of any size (`group`); `triplet` may be empty, and `asserts` may name "
-        "a fact that is not a triplet. NatuRel's own captions and images are those of 1.0.0.",
+        "2.0.0": "Captions come in numbered groups of any size (`group`); `triplet` may be empty, and `asserts` may "
+        "name a fact that is not a triplet. NatuRel's own captions and images are those of 1.0.0.",
     }
     BUILDER_CONFIGS: ClassVar[list[NaturelConfig]] = [
         *map(open_images, OPEN_IMAGES.values()),
@@ -159,8 +161,8 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Run `python -m tfds_naturel.open_images.fetch --split train --out MANUAL_DIR`, which fills "
         "MANUAL_DIR/annotations and MANUAL_DIR/images/train from Open Images' public servers, then build with "
-        "`--manual_dir MANUAL_DIR`. For the other sources put your copies of COCO or Winoground, laid out as published, "
-        "into MANUAL_DIR/coco or MANUAL_DIR/winoground."
+        "`--manual_dir MANUAL_DIR`. For the other sources put your copies of COCO or Winoground, laid out as "
+        "published, into MANUAL_DIR/coco or MANUAL_DIR/winoground."
     )
 
     def __init__(self, *, file_format: str = "array_record", use_beam: bool = False, **options: Any):

@@ -17,7 +17,7 @@ _HASH_SIDE = 32
 
 
 class BadPhoto(ValueError):
-    """Bytes that are not a usable photo. ``kind``: ``not_jpeg``, ``broken``, ``too_large``, ``too_small``, ``blank``."""
+    """Not a usable photo. ``kind``: ``not_jpeg``, ``broken``, ``too_large``, ``too_small`` or ``blank``."""
 
     def __init__(self, kind: str, detail: str):
         super().__init__(f"{kind}: {detail}")

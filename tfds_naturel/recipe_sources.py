@@ -64,7 +64,9 @@ def examples(source: RecipeSource, folder: Path) -> Iterator[Example]:
         try:
             data = photos.to_jpeg(image.read(), source.short_side, source.quality)
         except photos.BadPhoto as error:
-            raise UserError(f"{folder}: image {image.image_id!r} cannot be read ({error}); get the file again") from error
+            raise UserError(
+                f"{folder}: image {image.image_id!r} cannot be read ({error}); get the file again"
+            ) from error
         yield (
             image.image_id,
             {

@@ -35,7 +35,7 @@ def _triplet(captions: tuple[Caption, ...], tokens: Tokens) -> Iterator[str]:
     for caption in captions:
         same = texts.setdefault(caption.text.lower().rstrip("."), caption)
         if same is not caption:
-            yield f"{caption.triplet} {caption.text!r}: says the same as the {same.polarity} of pair {same.pair}"
+            yield f"{caption.triplet} {caption.text!r}: repeats the {same.polarity} of pair {same.pair}"
         yield from (f"{caption.triplet} {caption.text!r}: {fault}" for fault in _caption(caption, tokens))
     for positive, negative in zip(captions[::2], captions[1::2], strict=True):
         yield from (f"{positive.triplet} {negative.text!r}: {fault}" for fault in _pair(positive, negative))

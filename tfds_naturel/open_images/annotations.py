@@ -94,9 +94,7 @@ def _descriptions(path: Path) -> dict[str, str]:
     with path.open(encoding="utf-8-sig", newline="") as f:
         for number, row in enumerate(csv.reader(f), 1):
             if len(row) != 2 or not all(row) or not row[1].isprintable() or "|" in row[1] or row[0] in names:
-                raise UserError(
-                    f"{path}:{number}: {row!r}; expected a new id and its name without '|': '/m/01yrx,Cat'"
-                )
+                raise UserError(f"{path}:{number}: {row!r}; expected a new id and its name without '|': '/m/01yrx,Cat'")
             names[row[0]] = row[1]
     return names
 

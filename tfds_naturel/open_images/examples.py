@@ -99,8 +99,8 @@ class Writer:
             captions = tuple(new if new.pair in accepted else old for old, new in zip(captions, fresh, strict=True))
             pairs = pairs - accepted
         raise UserError(
-            f"{triplet}: reviewers rejected all {_ATTEMPTS} ways to write its pairs {sorted(pairs)}; accept one of them "
-            "in the file of decisions, or add the triplet to the caption bank"
+            f"{triplet}: reviewers rejected all {_ATTEMPTS} ways to write its pairs {sorted(pairs)}; accept one of "
+            "them in the file of decisions, or add the triplet to the caption bank"
         )
 
     def _rng(self, triplet: Triplet, attempt: int) -> np.random.Generator:

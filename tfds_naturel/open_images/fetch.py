@@ -271,7 +271,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--retry_missing", action="store_true", help="request photos again that failed for good")
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--attempts", type=int, default=Policy.attempts, help="attempts for one file")
-    parser.add_argument("--stall", type=float, default=Policy.stall, help="seconds without a byte after which an attempt fails")
+    parser.add_argument(
+        "--stall", type=float, default=Policy.stall, help="seconds without a byte after which an attempt fails"
+    )
     parser.add_argument("--images_url", default=IMAGES_URL, help="a mirror of the bucket")
     parser.add_argument("--annotations_url", default=ANNOTATIONS_URL, help="a mirror of the annotation files")
     return parser.parse_args(arguments)

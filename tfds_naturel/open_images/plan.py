@@ -75,7 +75,7 @@ def options(config: OpenImagesConfig) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Images by bucket in ``scratch``, and what does not grow with them; ``facts`` are for the metadata and the card."""
+    """Images by bucket in ``scratch``, and what does not grow with them. ``facts`` are for metadata and card."""
 
     config: OpenImagesConfig
     images: Path
