@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     (options.out / "review.html").write_text(review.page(bank, options.photos), encoding="utf-8")
     print("\n".join(lines))
     if problems:
-        raise UserError(f"{len(problems)} captions fail a check; {options.out / 'report.md'} lists them")
+        raise UserError(f"{options.bank or 'the bank'}: {len(problems)} faults; {options.out / 'report.md'} lists them")
 
 
 def _tokens(path: Path | None) -> tuple[checks.Tokens, str]:

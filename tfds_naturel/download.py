@@ -10,6 +10,7 @@ from typing import TypeVar
 import aiohttp
 import tqdm
 
+from tfds_naturel.errors import UserError
 from tfds_naturel.files import md5_of
 
 T = TypeVar("T")
@@ -106,7 +107,7 @@ async def size_of(client: aiohttp.ClientSession, url: str) -> int | None:
 async def get_file(client: aiohttp.ClientSession, url: str, path: Path, *, size: int, md5: str, policy: Policy) -> None:
     """Downloads a file of known ``size`` in bytes and MD5 to ``path``, continuing where an earlier attempt stopped.
 
-    Raises ValueError when the server sends anything else (nothing of it is kept), otherwise as ``retried`` does.
+    Raises UserError when the server sends anything else (nothing of it is kept), otherwise as ``retried`` does.
     """
     part = path.with_name(path.name + ".part")
     with tqdm.tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as progress:
@@ -114,7 +115,7 @@ async def get_file(client: aiohttp.ClientSession, url: str, path: Path, *, size:
     actual = await asyncio.to_thread(md5_of, part)
     if actual != md5:
         part.unlink()
-        raise ValueError(f"{url}: md5 {actual}, the official {path.name} has {md5}; nothing was kept")
+        raise UserError(f"{url}: md5 {actual}, but {path.name} has {md5}; nothing was kept, check the address")
     part.replace(path)
 
 
