@@ -82,7 +82,7 @@ def test_broken_banks_name_the_row_and_the_fix(tmp_path, edit, message):
 def test_a_bank_in_another_encoding_names_the_row(tmp_path):
     path = tmp_path / "bank.tsv"
     path.write_bytes(broken(lambda rows: None).replace(b"cat on desk", b"caf\xe9 on desk", 1))
-    with pytest.raises(bank.BadBank, match=r"row 2: is not UTF-8 .*save the file as UTF-8"):
+    with pytest.raises(bank.BadBank, match=r"row 2: not UTF-8 .*save the file as UTF-8"):
         bank.load(path)
 
 

@@ -103,6 +103,12 @@ def server():
         server.shutdown()
 
 
+@pytest.fixture(autouse=True)
+def logged(caplog):
+    """The fetcher reports its progress from INFO on."""
+    caplog.set_level("INFO", "tfds_naturel")
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Retries without waiting."""
@@ -129,20 +135,19 @@ def _entries(folder):
     return journal.read(folder / "images" / "train" / "journal.csv")
 
 
-def test_fetches_every_annotated_photo_once_and_prints_the_size_first(server, tmp_path, capsys):
+def test_fetches_every_annotated_photo_once_and_logs_the_size_first(server, tmp_path, capsys, caplog):
     arguments = _world(server, tmp_path, 20)
     server.files["/train/ffffffffffffffff.jpg"] = photo(99)  # in the bucket, but not annotated
     fetch.main(arguments)
     assert all(_file(tmp_path, i).read_bytes() == photo(i) for i in range(20))
     assert set(server.gets) == {_url(i) for i in range(20)} and set(server.gets.values()) == {1}
     total = sum(len(photo(i)) for i in range(20))
-    out = capsys.readouterr().out
-    assert f"20 photos, about {total / 1e9:,.2f} GB" in out and "ok 20" in out
+    assert f"20 photos, about {total / 1e9:,.2f} GB" in caplog.text and "ok 20" in capsys.readouterr().out
     assert server.most_busy <= 4
 
     fetch.main(arguments)
     assert set(server.gets.values()) == {1}
-    assert "20 of them done before" in capsys.readouterr().out
+    assert "20 of them done before" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -159,13 +164,12 @@ def test_passing_faults_are_retried(server, tmp_path, quick, faults):
     assert server.gets[_url(0)] == server.gets[_url(2)] == 1
 
 
-def test_malformed_rows_are_counted(server, tmp_path, capsys):
+def test_malformed_rows_are_counted(server, tmp_path, caplog):
     arguments = _world(server, tmp_path, 2)
     with (tmp_path / "annotations" / RELEASES["v4"].rows.name).open("a") as f:
         f.write("../../x,y\n")
     fetch.main(arguments)
-    out = capsys.readouterr().out
-    assert "1 malformed rows are skipped" in out and "2 annotated images" in out
+    assert "1 malformed rows are skipped" in caplog.text and "2 annotated images" in caplog.text
 
 
 def test_missing_keys_are_recorded_and_not_requested_again(server, tmp_path):
@@ -278,7 +282,7 @@ def test_from_tar_takes_only_wanted_regular_files(server, tmp_path):
     assert image_id(3) not in _entries(tmp_path) and not server.gets
 
 
-def test_annotation_files_resume_and_are_checked(server, tmp_path, quick, monkeypatch, capsys):
+def test_annotation_files_resume_and_are_checked(server, tmp_path, quick, monkeypatch, caplog):
     made = write_release(
         tmp_path / "made", [row(i % 10, "Cat", "on", "Table", (0, i / 400 + 0.1, 0, 1)) for i in range(300)]
     )
@@ -295,7 +299,7 @@ def test_annotation_files_resume_and_are_checked(server, tmp_path, quick, monkey
     fetch.main(arguments)
     for file in release.files:
         assert hashlib.md5((tmp_path / "out" / "annotations" / file.name).read_bytes()).hexdigest() == file.md5
-    assert f"({release.rows.bytes:,} bytes)" in capsys.readouterr().out
+    assert f"({release.rows.bytes:,} bytes)" in caplog.text
 
     server.files[f"/{release.classes.path}"] = server.files[f"/{release.classes.path}"].swapcase()
     (tmp_path / "out" / "annotations" / release.classes.name).unlink()

@@ -332,7 +332,7 @@ def test_negatives_that_an_image_shows_are_replaced_for_that_image_alone(tmp_pat
 def test_mistakes_of_the_command_line_are_named_with_their_fix(opened, tmp_path):
     out = ["--data_dir", str(tmp_path)]
     for arguments, match in {
-        ("full",): r"--manual_dir: missing or empty. Run `python -m tfds_naturel.open_images.fetch",
+        ("full",): r"--manual_dir: missing or empty; `python -m tfds_naturel.open_images.fetch",
         ("full", "--manual_dir", str(tmp_path / "none")): r"--manual_dir .*none: not a folder",
         ("coco_order", "--manual_dir", str(tmp_path)): r"coco_karpathy_train.json",
         ("full", "--unofficial", "--name", "../../evil"): r"dataset name '../../evil': expected letters, digits and",

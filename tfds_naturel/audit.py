@@ -103,15 +103,18 @@ def complex_pairs(bank: Bank) -> dict[str, list[tuple[str, str]]]:
 def sugarcrepe_pairs(folder: Path) -> dict[str, list[tuple[str, str]]]:
     """Image -> its (caption, negative caption), from those of SugarCrepe's seven files that ``folder`` holds.
 
-    Raises UserError when it holds none of them.
+    Raises UserError when it holds none of them, or one is malformed.
     """
     pairs: dict[str, list[tuple[str, str]]] = {}
     files = [path for name in SUGARCREPE if (path := folder / f"{name}.json").exists()]
     if not files:
         raise UserError(f"{folder}: holds none of SugarCrepe's files ({', '.join(SUGARCREPE)}, each .json)")
     for path in files:
-        for row in json.loads(path.read_text(encoding="utf-8")).values():
-            pairs.setdefault(row["filename"], []).append((row["caption"], row["negative_caption"]))
+        try:
+            for row in json.loads(path.read_text(encoding="utf-8")).values():
+                pairs.setdefault(row["filename"], []).append((row["caption"], row["negative_caption"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not as SugarCrepe publishes it ({type(error).__name__}: {error})") from error
     return pairs
 
 

@@ -9,6 +9,7 @@ left as it is; the leftovers of an interrupted build are removed, and the build 
 
 import argparse
 import dataclasses
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from tfds_naturel.open_images.plan import OpenImagesConfig
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
+
+_LOG = logging.getLogger("tfds_naturel.build")  # this module runs as __main__
 
 _NUMBERS = ("short_side", "quality", "seed", "max_rejected", "max_missing")
 _CHOICES = ("annotations", "images", "bank", "decisions", *_NUMBERS)
@@ -55,12 +58,12 @@ def build(options: argparse.Namespace) -> Path:
     made = builder(options)
     folder = Path(made.data_dir)
     for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
-        print(f"{leftover}: removed; an earlier build was interrupted", flush=True)
+        _LOG.info("%s: removed; an earlier build was interrupted", leftover)
         shutil.rmtree(leftover)
     if folder.exists():
         _check_same(made)
         card.write(made)
-        print(f"{folder}: already built", flush=True)
+        print(f"{folder}: already built")
         return folder
     manual_dir = options.manual_dir and options.manual_dir.expanduser()
     download_config = tfds.download.DownloadConfig(manual_dir=manual_dir, beam_options=_beam_options(options.beam))

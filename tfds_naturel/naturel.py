@@ -122,7 +122,7 @@ def _manual_dir(dl_manager: tfds.download.DownloadManager) -> Path:
     try:
         return Path(dl_manager.manual_dir)
     except AssertionError as error:  # TFDS's answer to a folder that is not given, missing or empty
-        raise UserError(f"--manual_dir: missing or empty. {Naturel.MANUAL_DOWNLOAD_INSTRUCTIONS}") from error
+        raise UserError(f"--manual_dir: missing or empty; {Naturel.MANUAL_DOWNLOAD_INSTRUCTIONS}") from error
 
 
 def _work_folder(dl_manager: tfds.download.DownloadManager, config: OpenImagesConfig) -> Path:
@@ -159,10 +159,8 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         *map(recipe_source, RECIPE_SOURCES),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Run `python -m tfds_naturel.open_images.fetch --split train --out MANUAL_DIR`, which fills "
-        "MANUAL_DIR/annotations and MANUAL_DIR/images/train from Open Images' public servers, then build with "
-        "`--manual_dir MANUAL_DIR`. For the other sources put your copies of COCO or Winoground, laid out as "
-        "published, into MANUAL_DIR/coco or MANUAL_DIR/winoground."
+        "`python -m tfds_naturel.open_images.fetch --out MANUAL_DIR` fills it with Open Images; copies of COCO and "
+        "Winoground go into MANUAL_DIR/coco and MANUAL_DIR/winoground, laid out as published"
     )
 
     def __init__(self, *, file_format: str = "array_record", use_beam: bool = False, **options: Any):

@@ -3,7 +3,7 @@
     python -m tfds_naturel.open_images.fetch --split train --out DIR
 
 fills ``DIR/annotations`` and ``DIR/images/train/<ImageID>.jpg`` from Google's and AWS's public servers (about 680 MB of
-annotations and 30 GB of photos; the size is printed before the download starts). Run it again to continue after an
+annotations and 30 GB of photos; the size is logged before the download starts). Run it again to continue after an
 interruption. ``--from_tar`` takes the photos from the published tar files instead.
 """
 
@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import collections
 import functools
+import logging
 import lzma
 import shutil
 import tarfile
@@ -31,6 +32,8 @@ from tfds_naturel.open_images.journal import Entry, Journal
 from tfds_naturel.open_images.releases import ANNOTATIONS_URL, IMAGES_URL, RELEASES, Release
 from tfds_naturel.photos import BadPhoto
 
+_LOG = logging.getLogger("tfds_naturel.open_images.fetch")  # this module runs as __main__
+
 HOPELESS = 100  # photos that failed in a row, each after all its attempts: the server is down
 
 _SIZE_SAMPLE = 64  # photos whose sizes are requested to estimate the total
@@ -45,7 +48,7 @@ def annotated_ids(annotations: Path, release: Release) -> list[str]:
         rejects = Rejects(Path(folder) / "rejects.csv")
         image_ids = {row.image_id for row in read_rows(annotations / release.rows.name, vocabulary, rejects)}
     if rejects.counts:
-        print(f"{rejects.counts.total():,} malformed rows are skipped; the build lists them", flush=True)
+        _LOG.info("%s malformed rows are skipped; the build lists them", f"{rejects.counts.total():,}")
     return sorted(image_ids)
 
 
@@ -99,30 +102,29 @@ class Store:
 async def fetch_annotations(
     client: aiohttp.ClientSession, release: Release, folder: Path, url: str, policy: Policy
 ) -> None:
-    """Downloads the files of the release that ``folder`` lacks from below ``url``, after printing their sizes."""
+    """Downloads the files of the release that ``folder`` lacks from below ``url``, after logging their sizes."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [file for file in release.files if not (folder / file.name).exists()]
     for file in missing:
-        print(f"{url}/{file.path} -> {folder / file.name} ({file.bytes:,} bytes)", flush=True)
+        _LOG.info("%s/%s -> %s (%s bytes)", url, file.path, folder / file.name, f"{file.bytes:,}")
     for file in missing:
         target = folder / file.name
         await download.get_file(client, f"{url}/{file.path}", target, size=file.bytes, md5=file.md5, policy=policy)
     for file in release.files:
         if file not in missing and md5_of(folder / file.name) != file.md5:
-            print(f"{folder / file.name}: not the official file; kept as it is", flush=True)
+            _LOG.info("%s: not the official file; kept as it is", folder / file.name)
 
 
 async def announce(client: aiohttp.ClientSession, urls: list[str], folder: Path, policy: Policy) -> None:
-    """Prints the size of the download, estimated from evenly spaced photos. Raises UserError for too small a disk."""
+    """Logs the size of the download, estimated from evenly spaced photos. Raises UserError for too small a disk."""
     sample = urls[:: max(1, len(urls) // _SIZE_SAMPLE)]
     sizes = [await download.retried(functools.partial(download.size_of, client, url), policy) for url in sample]
     total = int(sum(size or 0 for size in sizes) / max(1, len(sample)) * len(urls))
     free = shutil.disk_usage(folder).free
-    print(f"{len(urls):,} photos, about {total / 1e9:,.2f} GB, to {folder} ({free / 1e9:,.1f} GB free)", flush=True)
+    size, space = f"{total / 1e9:,.2f} GB", f"{free / 1e9:,.1f} GB"
+    _LOG.info("%s photos, about %s, to %s (%s free)", f"{len(urls):,}", size, folder, space)
     if total > free:
-        raise UserError(
-            f"{folder}: {free / 1e9:,.1f} GB are free, about {total / 1e9:,.1f} GB are needed; choose another --out"
-        )
+        raise UserError(f"{folder}: {space} are free, about {size} are needed; choose another --out")
 
 
 async def fetch_photos(
@@ -249,7 +251,8 @@ async def run(options: argparse.Namespace) -> collections.Counter[str]:
         await fetch_annotations(client, release, annotations, options.annotations_url, policy)
         image_ids = annotated_ids(annotations, release)
         missing = store.missing(image_ids, options.retry_missing)
-        print(f"{len(image_ids):,} annotated images, {len(image_ids) - len(missing):,} of them done before", flush=True)
+        done = len(image_ids) - len(missing)
+        _LOG.info("%s annotated images, %s of them done before", f"{len(image_ids):,}", f"{done:,}")
         if options.from_tar:
             return from_tars(store, options.from_tar, missing)
         url = f"{options.images_url}/{options.split}"
