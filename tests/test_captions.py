@@ -117,7 +117,7 @@ def test_pairs_read_back_as_what_was_done(positive, negative, operation, claim):
 
 
 def test_a_negative_that_says_the_same_is_refused():
-    with pytest.raises(ValueError, match="says the same"):
+    with pytest.raises(ValueError, match="means the same"):
         parse.operation("The cat is on the desk.", "A cat is on a desk.", Triplet("Cat", "on", "Desk"))
 
 

@@ -51,7 +51,7 @@ def rows() -> list[dict]:
     return [examples.example(config, split, i) for config in (SCENES, HARD) for split in SPLITS for i in range(40)]
 
 
-# Geometry: what a ruler on the image says, from the boxes alone. Boxes are xmin, ymin, xmax, ymax.
+# Geometry: what a ruler on the image measures, from the boxes alone. Boxes are xmin, ymin, xmax, ymax.
 
 
 def _centre(box):
@@ -224,7 +224,7 @@ def test_splits_share_no_image_and_unseen_triplets_are_unseen(drawn):
     assert len({hashlib.sha256(scene.image).digest() for scene in drawn}) == len(drawn)
 
 
-def test_a_image_is_a_pure_function_of_its_number():
+def test_an_image_is_a_pure_function_of_its_number():
     """Another process that draws in another order gets the same bytes, and never imports TensorFlow."""
     numbers = [(name, split, i) for name in CONFIGS for split in SPLITS for i in (0, 7)]
     code = """if True:

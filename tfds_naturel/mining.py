@@ -18,9 +18,8 @@ from tfds_naturel.survey import Survey
 
 SWAP, RELATION, ATTRIBUTE, NEAREST = "swap", "relation", "attribute", "nearest"
 
-POOL = 256  # candidates of one kind that are compared for one image and triplet
-BLOCK = 1024  # images whose neighbours come from one matrix product; rows that are written together
-
+_POOL = 256  # candidates of one kind that are compared for one image and triplet
+_ROWS = 1024  # images whose neighbours come from one matrix product; rows that are written together
 _NEAR_DUPLICATE = 0.97  # cosine from which two photos count as copies of each other, which are not negatives
 _SCHEMA = pa.schema(
     [
@@ -96,8 +95,8 @@ def mine(survey: Survey, count: int, seed: int = 0, zimg_ND: np.ndarray | None =
         {kind: np.unique(np.concatenate([showing[t] for t in numbers])) for kind, numbers in kinds.items() if numbers}
         for kinds in by_kind
     ]
-    for start in range(0, len(survey.image_ids), BLOCK):
-        images = range(start, min(start + BLOCK, len(survey.image_ids)))
+    for start in range(0, len(survey.image_ids), _ROWS):
+        images = range(start, min(start + _ROWS, len(survey.image_ids)))
         neighbours = None if zimg_ND is None else _neighbours(zimg_ND, images, 4 * count)
         for n in images:
             for t in survey.shown[survey.first_N1[n] : survey.first_N1[n + 1]].tolist():
@@ -114,7 +113,7 @@ def _ranked(
 ) -> list[tuple[str, int]]:
     ranked: list[tuple[str, int]] = []
     for kind, pool in pools.items():
-        pool = rng.choice(pool, min(POOL, len(pool)), replace=False)
+        pool = rng.choice(pool, min(_POOL, len(pool)), replace=False)
         if zimg_ND is not None:
             cosines = zimg_ND[pool] @ zimg_ND[n]
             pool, cosines = pool[order := np.argsort(-cosines, kind="stable")], cosines[order]
@@ -163,7 +162,7 @@ def save(path: Path, mined: Iterable[Row]) -> int:
     with pq.ParquetWriter(part, _SCHEMA) as writer:
         for row in mined:
             batch.append(row)
-            if len(batch) == BLOCK:
+            if len(batch) == _ROWS:
                 rows += _write(writer, batch)
         rows += _write(writer, batch)
     part.replace(path)

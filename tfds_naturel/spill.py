@@ -1,7 +1,7 @@
 """Lets TFDS build splits of more than 1 GB without TensorFlow.
 
 TFDS sorts a split in memory up to ``shuffle.MAX_MEM_BUFFER_SIZE`` and through 1,000 temporary files beyond. It opens
-these files with TensorFlow's file layer, the only use a build to ArrayRecord has for it.
+them with TensorFlow's file layer, its only use of TensorFlow in a build to ArrayRecord.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Which split an image belongs to: near-duplicates together, some triplets held out of training altogether."""
+"""Which split an image belongs to: near-duplicates together, and a share of the triplets never in training."""
 
 import collections
 import hashlib

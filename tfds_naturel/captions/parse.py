@@ -94,7 +94,7 @@ def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Trip
         return "swap", _swapped(after, triplet)
     lost, gained = _difference(before, after)
     if not lost and not gained:
-        raise ValueError("the negative says the same as its positive")
+        raise ValueError("the negative means the same as its positive")
     if triplet.relation == "is":
         return _attribute(after, lost, gained, triplet)
     if roles[0] != roles[1]:

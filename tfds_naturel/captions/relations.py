@@ -1,4 +1,4 @@
-"""What every relation label means for captions: its words, its converse, and what cannot be true beside it.
+"""What every relation label means for captions: its words, its converse, and the labels that contradict it.
 
 Labels are Open Images' (V4 and V6), the scenes' ``left_of`` and ``right_of``, and a few that only negatives assert
 (``drop``, ``ignore``...): the opposites of labels that have no opposite in Open Images.
@@ -19,7 +19,7 @@ class Relation:
     - ``back``: the same fact with the object first (the desk *supports* the cat), as verbs with ``back_verb``; a
       verb's passive needs no entry;
     - ``converse``: the label that says the same with the roles swapped;
-    - ``symmetric``: A r B says B r A as well, so a swap is no negative;
+    - ``symmetric``: A r B says B r A as well, so a swap is not a negative;
     - ``mutual``: loosely symmetric (a table is also "at" a chair), so a swap is a negative only where a scene graph
       denies it;
     - ``excludes``: labels that cannot hold of the same subject and object at the same time;

@@ -1,4 +1,4 @@
-"""What is behind the objects: wall or sky, floor, and things that belong to no class."""
+"""The background: wall or sky, floor, and decorations without a class."""
 
 import colorsys
 import dataclasses

@@ -1,7 +1,7 @@
 """Which compositions exist, which are held out of training, and what is true of an image of one.
 
-A composition is a triplet of two classes in a relation, or of a class and a colour or material. Roles are swapped as
-often as not: whenever (A, r, B) is drawn, so is (B, r, A), so that only the order of the words tells them apart.
+A composition is a triplet of two classes in a relation, or of a class and a colour or material. Roles are swapped
+half the time: whenever (A, r, B) is drawn, so is (B, r, A), so that only the order of the words tells them apart.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ FAMILIES = (
 )
 
 _SIDES = {"left_of", "right_of"}
-# What else a viewer could say of an image of (A, relation, B): of A and B, and of B and A. A negative caption must not
-# claim any of it. Left and right are decided by the boxes of the image.
+# What else a viewer could claim of an image of (A, relation, B): about A and B, and about B and A. A negative caption
+# must not claim any of it. Left and right are decided by the boxes of the image.
 ARGUABLE: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     relation: (frozenset(forward) | {relation}, frozenset(backward))
     for relation, forward, backward in (
