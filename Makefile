@@ -1,9 +1,10 @@
-# make demo: both tables on the drawn world, from nothing.   make test: the quick suite.   Both set everything up first.
+# make demo: both tables on the drawn world, from scratch.   make test: the quick suite.   Both set everything up first.
+# CONTRIBUTING.md says what the other suites prove and how long they take.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-build lint setup setup-test clean
+.PHONY: demo test test-slow test-build proofs lint setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers. Where there are none the setting is ignored.
 demo: setup
@@ -21,9 +22,14 @@ test-build:
 	.venv-build/bin/python -m pip install -q -e '.[build,test]'
 	.venv-build/bin/python -m pytest tests/build
 
+# What is too long for every change: each writes a dated result under proofs/.
+proofs: setup-test
+	$(BIN)/python proofs/all.py
+
 lint: setup-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 setup: $(VENV)/.runtime
 setup-test: $(VENV)/.test

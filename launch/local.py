@@ -3,7 +3,7 @@
     python launch/local.py --processes 2 --devices 4 -- --config configs/siglip_tp.py:scenes
 
 Useful to try a multi-host job before paying for one. Ends all processes when one fails; Ctrl-C and SIGTERM reach each
-of them.
+of them. Exits with the first failing status; 75 (stopped and saved: start it again to continue) is not a failure.
 """
 
 import argparse
@@ -14,6 +14,9 @@ import sys
 import time
 
 
+STOPPED = 75  # tfds_naturel.cli.STOPPED; this script runs without the package
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:
@@ -22,7 +25,7 @@ def free_port() -> int:
 
 
 def main() -> int:
-    """Returns the first exit status that is not 0."""
+    """Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--devices", type=int, default=4, help="simulated devices of each process")
@@ -39,7 +42,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, lambda number, frame: None)  # the terminal sends it to every process by itself
     while any(process.poll() is None for process in running):
-        failed = [process.returncode for process in running if process.poll()]
+        failed = [process.returncode for process in running if process.poll() not in (None, 0, STOPPED)]
         if failed:
             for process in running:
                 process.kill()

@@ -201,7 +201,8 @@ def part(dataset: str, recipe: str, **fields: Any) -> ConfigDict:
 
 def suite(runs: Mapping[str, ConfigDict], minutes: Mapping[str, float], measured_on: str) -> ConfigDict:
     """The config of several runs; see ``Suite``."""
-    return ConfigDict({"runs": runs, "minutes": minutes, "measured_on": measured_on}, sort_keys=False)
+    ordered = ConfigDict(dict(runs), sort_keys=False)  # the order of the table's rows
+    return ConfigDict({"runs": ordered, "minutes": dict(minutes), "measured_on": measured_on})
 
 
 def load(raw: ConfigDict) -> Config | Suite:

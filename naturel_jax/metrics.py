@@ -32,7 +32,7 @@ class Metrics:
     def __init__(self, config: Config, workdir: epath.Path, *, start: int, total: int, log_every: int):
         self._log_every, self._total, self._images = log_every, total, config.data.batch_size
         self._clock, self._clock_step = time.monotonic(), start
-        first = jax.process_index() == 0
+        self._name, first = config.name, jax.process_index() == 0
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm.tqdm(
             total=total,
@@ -92,7 +92,7 @@ class Metrics:
         summary = f"loss {values['loss']:.4f}, {rate:,.0f} images/s"
         self._bar.set_postfix_str(summary)
         if self._writers and not self._terminal:
-            _LOG.info("%s step %d of %d: %s", self._bar.desc, step, self._total, summary)
+            _LOG.info("%s step %d of %d: %s", self._name, step, self._total, summary)
         self.write(step, {f"train/{name}": value for name, value in values.items()} | {"train/images_per_s": rate})
 
     def evaluation(self, step: int, scores: Values) -> None:
@@ -105,7 +105,7 @@ class Metrics:
             self.write(step, headline)
             if self._writers:
                 shown = ", ".join(f"{name} {score:.3f}" for name, score in headline.items())
-                _LOG.info("%s step %d: %s", self._bar.desc, step, shown)
+                _LOG.info("%s step %d: %s", self._name, step, shown)
 
     def write(self, step: int, values: Values) -> None:
         """Writes ``values`` of ``step`` everywhere."""

@@ -27,10 +27,8 @@ OPTIMIZERS: dict[str, Callable[[config.Optim], optax.GradientTransformation]] = 
     "adamw": lambda options: optax.scale_by_adam(options.b1, options.b2, options.eps),
     "lion": lambda options: optax.scale_by_lion(options.b1, options.b2),
     "sgd": lambda options: optax.trace(options.b1) if options.b1 else optax.identity(),
-    # With a matrix's second moment factored, as published (arXiv 1804.04235), but at the rate of the schedule.
-    "adafactor": lambda options: optax.chain(
-        optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.trace(options.b1)
-    ),
+    # arXiv 1804.04235, without the scale by a parameter's size: the schedule has the rate.
+    "adafactor": lambda options: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
 }
 
 

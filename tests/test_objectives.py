@@ -12,57 +12,19 @@ import torch.nn.functional as F
 from expanded_batch import Graph, random_graph, reference, units
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from losses import BIAS, RECIPES, SCALE, TOLERANCE, assert_equal, compiled, run, take
 from scipy.optimize import minimize_scalar
 
 from naturel_jax.batch import CaptionLabels, ImageLabels
-from naturel_jax.objectives import (
-    COUNTING,
-    calibrate_bias,
-    cell_counts,
-    sigmoid_loss,
-    softmax_loss,
-)
+from naturel_jax.counting import COUNTING, cell_counts
+from naturel_jax.objectives import calibrate_bias, sigmoid_loss
 from naturel_jax.tiles import Layout
-
-# Compiles four times as fast; what is computed is the same.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-TOLERANCE = {"float64": 1e-6, "float32": 1e-5}
-SCALE, BIAS = 12.0, -4.0
-RECIPES = {"two_pairs": {"copies": 1, "drawn": 2, "sentinel": False}, "all_pairs": {"copies": 4, "drawn": 4}}
 
 
 @pytest.fixture(params=sorted(TOLERANCE))
 def dtype(request):
     with jax.enable_x64(request.param == "float64"):
         yield request.param
-
-
-@functools.cache
-def compiled(objective: str, counting="published", hard=1.0, smoothing=0.0, layout=Layout(tile=7)):  # noqa: B008
-    """Loss and gradients to embeddings, scale and (sigmoid) bias, jitted. 24 captions are four tiles of 6."""
-
-    def loss(zimg_ID, zcap_UD, scale, bias, images, captions):
-        options = {"counting": counting, "hard_negative_weight": hard, "layout": layout}
-        if objective == "sigmoid":
-            return sigmoid_loss(zimg_ID, zcap_UD, scale, bias, images, captions, **options)
-        return softmax_loss(zimg_ID, zcap_UD, scale, images, captions, label_smoothing=smoothing, **options)
-
-    argnums = (0, 1, 2, 3) if objective == "sigmoid" else (0, 1, 2)
-    return jax.jit(jax.value_and_grad(loss, argnums=argnums), compiler_options=QUICK)
-
-
-def run(step, graph: Graph):
-    dtype = graph.images.mult_I.dtype
-    return step(graph.zimg_ID, graph.zcap_UD, dtype.type(SCALE), dtype.type(BIAS), graph.images, graph.captions)
-
-
-def assert_equal(ours, theirs, tolerance):
-    """Loss and gradients, each relative to its own size; those to scalars, sums of both signs, to the loss at least."""
-    np.testing.assert_allclose(ours[0], theirs[0], rtol=tolerance)
-    for mine, other in zip(ours[1], theirs[1], strict=True):
-        mine, other = np.asarray(mine, np.float64), np.asarray(other, np.float64)
-        size = np.linalg.norm(other) if other.ndim else max(abs(other), abs(theirs[0]) / SCALE)
-        assert np.linalg.norm(mine - other) <= tolerance * size
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -221,12 +183,6 @@ def test_hard_negatives_are_those_drawn_for_the_image_itself():
 
 
 # ---- What changes nothing --------------------------------------------------------------------------------------------
-
-
-def take(graph: Graph, image_rows, caption_rows) -> Graph:
-    images = ImageLabels(*(x[image_rows] for x in graph.images))
-    captions = CaptionLabels(*(x[caption_rows] for x in graph.captions))
-    return Graph(graph.zimg_ID[image_rows], graph.zcap_UD[caption_rows], images, captions)
 
 
 PROPERTY = settings(max_examples=25, deadline=None, derandomize=True)

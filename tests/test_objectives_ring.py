@@ -5,20 +5,19 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 from expanded_batch import expand, random_graph, reference
 from jax.sharding import AxisType, Mesh
-from test_objectives import BIAS, QUICK, RECIPES, SCALE, TOLERANCE, assert_equal, compiled, run, take
+from losses import BIAS, QUICK, RECIPES, SCALE, TOLERANCE, assert_equal, compiled, run, take
 
 from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
-from naturel_jax.data.processor import Processor
+from naturel_jax.config import Config, Objective
+from naturel_jax.gradcache import Loss
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
 from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding
 from naturel_jax.tiles import Layout
-from naturel_jax.train import Loss, make_objective
 
 
 @functools.cache
@@ -128,13 +127,11 @@ def test_gradients_to_parameters_equal_those_of_the_expanded_batch(name):
     """The weighted batch at once, on a ring of 4 x 2 devices, and there in chunks (GradCache)."""
     model, (batch, expanded) = tiny_model(), batches()
     params = model.init(jax.random.key(0))
-    pixels = {"resize": "square", "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    processor = Processor(tokenizer="{}", context=8, size=24, **pixels)
-    options = {"name": name, "counting": "published", "hard_negative_weight": 1.0, "label_smoothing": 0.0, "tile": 64}
 
     def value_and_grad(batch, ring, chunks):
-        objective = make_objective(ml_collections.ConfigDict({**options, "ring": ring}), mesh(4, 2))
-        step = jax.jit(Loss(model, objective, processor, chunks=chunks).value_and_grad, compiler_options=QUICK)
+        config = Config(objective=Objective(name=name, ring=ring, tile=64, chunks=chunks))
+        loss = Loss(config, model, ((0.5,) * 3, (0.5,) * 3), params, mesh(4, 2))
+        step = jax.jit(loss.value_and_grad, compiler_options=QUICK)
         value, gradient = step(params, jax.device_put(batch, batch_sharding(mesh(4, 2))) if ring else batch)
         return value, jax.tree.leaves(gradient)
 

@@ -1,63 +1,51 @@
 """The step: gradient accumulation, moving average, freezing, the clamp, and what a loss that is not finite leaves."""
 
+import dataclasses
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
+from etils import epath
 from worlds import data_dir
 
-from naturel_jax import optim, train
+from naturel_jax import config as c
+from naturel_jax import run, train
 from naturel_jax.data import datasets
-from naturel_jax.data.augment import Augment
-from naturel_jax.data.pipeline import Pipeline
-from naturel_jax.data.planner import Part, Planner
-from naturel_jax.data.processor import Processor, train_tokenizer
-from naturel_jax.data.recipes import recipe
-from naturel_jax.models import presets
-from naturel_jax.models.transformer import Compute
-from naturel_jax.models.two_tower import Model
-from naturel_jax.sharding import batch_sharding, batch_shards, make_mesh, shardings
-
-PRESET = presets.preset("tiny-clip")
+from naturel_jax.sharding import make_mesh
 
 
 class Steps:
     """Three steps of the tiny softmax run under changed options; keeps the parameters and averages of every step."""
 
-    def __init__(self, **options):
-        config = tiny_config.get_config()
+    def __init__(self, folder: str, multipliers: tuple = (), **options):
+        raw = tiny_config.get_config()
         # With an eps as large as the gradients, Adam does not turn their rounding into whole steps.
-        config.update_from_flattened_dict({"optim.lr": 1e-2, "optim.eps": 1e-2, "optim.clip_norm": 0.0} | options)
-        mesh, model = make_mesh(config.mesh), Model(PRESET, Compute("float32", "none", None))
-        source = datasets.source(str(data_dir()), "naturel/tiny", "train")
-        tokenizer = train_tokenizer("clip", source.items.texts, PRESET.text.vocab, PRESET.text.context)
-        pixels = {"resize": "square", "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-        processor = Processor(tokenizer=tokenizer, context=PRESET.text.context, size=PRESET.image.size, **pixels)
-        planner = Planner(
-            [Part(source.items, recipe("single_pair"))],
-            processor,
-            batch_size=16,
-            shards=batch_shards(mesh),
-            seed=0,
-            trim_eos=PRESET.text.eos_id,
-            chunks=config.objective.chunks,
-        )
-        batches = Pipeline(planner, [source], Augment(PRESET.image.size, (0.9, 1.0)), batch_sharding(mesh))
-        params = jax.jit(model.init, out_shardings=shardings(model.shapes(), mesh))(jax.random.key(0))
-        rate = optim.schedule(config.optim, 20, 0)
-        tx = optim.make(config.optim, params, rate)
-        state = train.make_state(params, tx, mesh, ema=bool(config.optim.ema))
-        objective = train.make_objective(config.objective, mesh)
-        frozen = optim.frozen(config.optim, params)
-        loss = train.Loss(model, objective, processor, frozen=frozen, chunks=config.objective.chunks)
-        step = train.make_step(loss, tx, rate, state, mesh, max_scale=PRESET.max_scale, ema=config.optim.ema)
-        self.params, self.averages, self.metrics = [jax.device_get(params)], [], []
-        for number, batch in enumerate(batches.batches(0, 3)):
-            state, metrics = step(state, batch, np.int32(number))
+        defaults = {"optim.lr": 1e-2, "optim.eps": 1e-2, "optim.clip_norm": 0.0, "optim.warmup": "0 steps"}
+        raw.update_from_flattened_dict(defaults | options)
+        config = c.load(raw)
+        config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr_multipliers=multipliers))
+        mesh = make_mesh(dataclasses.asdict(config.mesh))
+        sources = [datasets.open_source("naturel/tiny", os.fspath(data_dir()), "train")]
+        start = run.make_model(config, "", epath.Path(folder), sources, mesh)
+        training = run.make_training(config, start, sources, mesh)
+        state = training.state
+        self.params, self.averages, self.metrics = [jax.device_get(state.params)], [], []
+        for batch in training.pipeline.batches(0, 3):
+            state, metrics = training.step(state, batch)
             self.params.append(jax.device_get(state.params))
             self.averages.append(jax.device_get(state.ema))
             self.metrics.append(jax.device_get(metrics))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    """Where the tokenizer is kept that all of them share."""
+    return os.fspath(tmp_path_factory.mktemp("steps"))
 
 
 def named(params) -> dict[str, np.ndarray]:
@@ -65,21 +53,21 @@ def named(params) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def plain() -> Steps:
-    return Steps()
+def plain(folder) -> Steps:
+    return Steps(folder)
 
 
-def test_four_chunks_train_as_one(plain):
-    chunked = Steps(**{"objective.chunks": 4})
+def test_four_chunks_train_as_one(plain, folder):
+    chunked = Steps(folder, **{"objective.chunks": 4})
     start, expected, found = named(plain.params[0]), named(plain.params[3]), named(chunked.params[3])
     assert max(np.abs(expected[path] - start[path]).max() for path in start) > 1e-3
     for path in expected:
         np.testing.assert_allclose(found[path], expected[path], rtol=1e-5, atol=1e-5, err_msg=path)
 
 
-def test_frozen_towers_stay_rates_follow_multipliers_and_the_average_trails():
-    options = {"optim.lr_multipliers": (("image/.*", 0.0), ("text/embed", 0.0), ("text/.*", 0.5)), "optim.ema": 0.75}
-    steps = Steps(**options)
+def test_frozen_towers_stay_rates_follow_multipliers_and_the_average_trails(folder):
+    multipliers = (("image/.*", 0.0), ("text/embed", 0.0), ("text/.*", 0.5))
+    steps = Steps(folder, multipliers, **{"optim.ema": 0.75})
     start, end = named(steps.params[0]), named(steps.params[3])
     for path in start:
         held = "image" in path or "embed" in path
@@ -92,8 +80,8 @@ def test_frozen_towers_stay_rates_follow_multipliers_and_the_average_trails():
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=path)
 
 
-def test_a_step_that_is_not_finite_leaves_the_state_as_it_was():
-    steps = Steps(**{"optim.lr": 1e30, "optim.lr_multipliers": (("logit_scale", 0.0),)})
+def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(folder):
+    steps = Steps(folder, (("logit_scale", 0.0),), **{"optim.lr": 1e30})
     finite = [bool(metrics["finite"]) for metrics in steps.metrics]
     assert finite == [True, False, False]
     for path, kept in named(steps.params[1]).items():
@@ -101,9 +89,66 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was():
         np.testing.assert_array_equal(named(steps.params[3])[path], kept, err_msg=path)
 
 
-def test_the_logit_scale_is_kept_within_clips_bounds():
+def test_the_logit_scale_is_kept_within_clips_bounds(folder):
     """CLIP clips it to 100 after each step (arXiv 2103.00020, 2.5); exp(log 100) = 100."""
-    steps = Steps(**{"optim.lr_multipliers": (("logit_scale", -1e6), (".*", 0.0))})
+    steps = Steps(folder, (("logit_scale", -1e6), (".*", 0.0)))
     scales = [float(jnp.exp(p["logit_scale"])) for p in steps.params]
     assert all(1 - 1e-6 <= scale <= 100 * (1 + 1e-6) for scale in scales)
     assert any(np.isclose(scale, bound, rtol=1e-6) for scale in scales for bound in (1, 100))
+
+
+SCHEDULE = train.Schedule(total=6, log_every=1, checkpoint_every=4, evaluate_every={"a": 2, "b": 3, "c": 0}, profile=0)
+
+
+def recorded(start: int, stop_after: int | None = None, finite: int = 99) -> tuple[list, bool]:
+    """What the loop does, with a step that only counts."""
+    events: list[tuple] = []
+    done = [start]
+
+    def step(state, batch):
+        done[0] += 1
+        return state + 1, {"loss": jnp.float32(batch), "grad_norm": jnp.float32(1), "finite": jnp.bool_(batch < finite)}
+
+    end = train.loop(
+        step,
+        start,
+        iter(range(start, SCHEDULE.total)),
+        start=start,
+        schedule=SCHEDULE,
+        save=lambda number, state, wait: events.append(("save", number, state, wait)),
+        evaluate=lambda number, state, names: events.append(("evaluate", number, state, names)),
+        log=lambda number, values: events.append(("log", number, values["loss"])),
+        stop_requested=lambda: stop_after is not None and done[0] >= stop_after,
+    )
+    return [event for event in events if event[0] != "log"], end
+
+
+def test_each_benchmark_has_its_schedule_and_the_last_step_is_saved_and_not_evaluated():
+    events, end = recorded(0)
+    assert events == [
+        ("evaluate", 2, 2, ["a"]),
+        ("evaluate", 3, 3, ["b"]),
+        ("save", 4, 4, False),
+        ("evaluate", 4, 4, ["a"]),
+        ("save", 6, 6, True),
+    ]
+    assert end == (6, True)
+
+
+def test_a_stop_saves_and_ends():
+    events, end = recorded(0, stop_after=3)
+    assert events == [("evaluate", 2, 2, ["a"]), ("save", 3, 3, True)] and end == (3, False)
+    assert recorded(0, stop_after=6)[1] == (6, True)
+
+
+def test_a_loss_that_is_not_finite_names_its_step():
+    with pytest.raises(train.NotFinite) as error:
+        recorded(0, finite=1)
+    assert error.value.args == (1, 1.0, 1.0)
+
+
+def test_the_step_needs_nothing_heavy():
+    """The ground floor runs on a bare accelerator machine."""
+    heavy = ("grain", "cv2", "tokenizers", "sentencepiece", "orbax", "tensorflow_datasets", "transformers", "torch")
+    program = f"import sys, naturel_jax.train; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"

@@ -1,0 +1,5 @@
+"""A config file that raises, as users' do."""
+
+
+def get_config():
+    return {}["nothing"]

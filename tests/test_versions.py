@@ -1,0 +1,76 @@
+"""A run of an earlier layout continues and evaluates.
+
+``fixtures/run_version_0.tar.gz`` was written by commit 4e3889c, before configs and checkpoints had versions: a tiny
+CLIP (``micro``) and 4 of 8 steps that trained it on ``naturel/tiny`` (``run``), with the metrics of all 8 steps and the
+scores at the end (``finished_scores.json``) as that commit computed them on one device.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+from worlds import ROOT, data_dir
+
+from naturel_jax import config_versions, storage
+
+FIXTURE = Path(__file__).parent / "fixtures" / "run_version_0.tar.gz"
+CONFIG = """
+import tiny_config
+
+def get_config():
+    config = tiny_config.get_config()
+    config.name, config.preset, config.init, config.data.dir = "micro", "", "run:micro", "data"
+    config.duration, config.checkpoint.every, config.eval.during.naturel = "8 steps", "4 steps", "4 steps"
+    config.optim.update({"lr": 1e-2, "warmup": "2 steps", "ema": 0.5})
+    config.eval.benchmarks = ("naturel",)
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("version_0")
+    with tarfile.open(FIXTURE) as archive:
+        archive.extractall(folder, filter="data")
+    (folder / "data").symlink_to(data_dir())
+    (folder / "config.py").write_text(CONFIG)
+    return folder
+
+
+def command(folder: Path, *arguments: str) -> str:
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    started, environment = [sys.executable, "-m", *arguments], os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(started, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_an_unversioned_run_continues_as_it_would_have(folder):
+    expected = storage.read_json_lines(epath.Path(folder / "run" / "metrics.jsonl"))
+    output = command(folder, "naturel_jax.main", "--config=config.py", "--workdir=run")
+    assert "continuing micro from step 4" in output
+    found = storage.read_json_lines(epath.Path(folder / "run" / "metrics.jsonl"))
+    for name in ("train/loss", "train/grad_norm", "train/logit_scale", "train/lr"):
+        before, now = ({row["step"]: row[name] for row in rows if name in row} for rows in (expected, found))
+        assert list(now) == list(range(1, 9))
+        np.testing.assert_allclose(list(now.values()), list(before.values()), rtol=1e-5, err_msg=name)
+    scores = json.loads((folder / "finished_scores.json").read_text())["scores"]
+    assert json.loads((folder / "run" / "scores.json").read_text())["scores"] == pytest.approx(scores, abs=0.02)
+
+
+def test_an_unversioned_run_is_evaluated(folder):
+    dataset = next((data_dir() / "naturel" / "tiny").iterdir())
+    flags = ("--models=micro=run:micro", "--benchmarks=naturel", f"--naturel={dataset}")
+    output = command(folder, "naturel_jax.evaluate", *flags)
+    assert "micro on naturel" in output
+
+
+def test_the_saved_config_means_what_it_meant(folder):
+    saved = json.loads((folder / "run" / "config.json").read_text())["config"]
+    assert config_versions.from_json(saved).eval.during == {"naturel": "4 steps"}
