@@ -315,6 +315,12 @@ def test_a_foreign_journal_is_refused(tmp_path):
         journal.Journal(path)
 
 
+@pytest.mark.parametrize("flag", ["--concurrency", "--attempts", "--stall"])
+def test_numbers_that_fetch_nothing_are_refused(tmp_path, flag):
+    with pytest.raises(UserError, match=f"{flag} 0.*: expected a positive number"):
+        fetch.main(["--out", str(tmp_path), flag, "0"])
+
+
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
 def test_a_damaged_tar_file_is_named(server, tmp_path, suffix):
     arguments = _world(server, tmp_path, 2)

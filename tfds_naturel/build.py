@@ -10,12 +10,12 @@ left as it is; the leftovers of an interrupted build are removed, and the build 
 import argparse
 import dataclasses
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tensorflow_datasets as tfds
+from etils import epath
 
 from tfds_naturel import card, cli, extras, naturel
 from tfds_naturel.errors import UserError
@@ -49,17 +49,17 @@ def builder(options: argparse.Namespace) -> naturel.Naturel:
     return naturel.Naturel(config=naturel.open_images(config), **arguments)
 
 
-def build(options: argparse.Namespace) -> Path:
+def build(options: argparse.Namespace) -> epath.Path:
     """Builds the dataset unless it exists; returns its folder. Raises UserError when it was built from other input."""
     if options.manual_dir and not options.manual_dir.expanduser().is_dir():
         raise UserError(
             f"--manual_dir {options.manual_dir}: not a folder; {naturel.Naturel.MANUAL_DOWNLOAD_INSTRUCTIONS}"
         )
     made = builder(options)
-    folder = Path(made.data_dir)
+    folder = epath.Path(made.data_dir)
     for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
         _LOG.info("%s: removed; an earlier build was interrupted", leftover)
-        shutil.rmtree(leftover)
+        leftover.rmtree()
     if folder.exists():
         _check_same(made)
         card.write(made)
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m tfds_naturel.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", choices=list(naturel.Naturel.builder_configs))
-    parser.add_argument("--data_dir", type=Path, help="where the dataset goes; by default ~/tensorflow_datasets")
+    parser.add_argument("--data_dir", type=epath.Path, help="where the dataset goes; by default ~/tensorflow_datasets")
     parser.add_argument("--manual_dir", type=Path, help="the fetched folder, or one with coco/ or winoground/")
     parser.add_argument("--format", choices=["array_record", "tfrecord"], default="array_record")
     parser.add_argument(

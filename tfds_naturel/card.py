@@ -2,8 +2,9 @@
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from etils import epath
 
 from tfds_naturel.schema import PAIRS, Triplet
 
@@ -26,12 +27,13 @@ _LICENCES = {
 }
 
 
-def write(builder: "tfds.core.DatasetBuilder") -> Path:
+def write(builder: "tfds.core.DatasetBuilder") -> epath.Path:
     """Writes ``README.md`` into a prepared dataset's folder; the same dataset gives the same bytes."""
     info = builder.info
     sizes = {name: (split.num_examples, split.num_bytes) for name, split in info.splits.items()}
-    path = Path(builder.data_dir) / "README.md"
-    path.write_text(render(info.full_name, builder.builder_config.description, sizes, dict(info.metadata)), "utf-8")
+    path = epath.Path(builder.data_dir) / "README.md"
+    card = render(info.full_name, builder.builder_config.description, sizes, dict(info.metadata))
+    path.write_text(card, encoding="utf-8")
     return path
 
 

@@ -5,11 +5,11 @@ They take the place of the sentinel, the blank image, as NegCLIP's hard negative
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from etils import epath
 
 from tfds_naturel.captions.relations import CONTRARIES, RELATIONS, converse
 from tfds_naturel.errors import UserError
@@ -154,12 +154,13 @@ def named(survey: Survey, mined: Iterable[Mined]) -> Iterator[Row]:
         yield survey.image_ids[negatives.image], str(negatives.triplet), names, list(negatives.kinds)
 
 
-def save(path: Path, mined: Iterable[Row]) -> int:
+def save(path: epath.PathLike, mined: Iterable[Row]) -> int:
     """Writes a Parquet file (image_id, triplet, negatives, kinds); returns its number of rows."""
     rows = 0
     batch: list[Row] = []
+    path = epath.Path(path)
     part = path.with_name(path.name + ".part")
-    with pq.ParquetWriter(part, _SCHEMA) as writer:
+    with part.open("wb") as f, pq.ParquetWriter(f, _SCHEMA) as writer:
         for row in mined:
             batch.append(row)
             if len(batch) == _ROWS:
@@ -177,14 +178,15 @@ def _write(writer: pq.ParquetWriter, batch: list[Row]) -> int:
     return written
 
 
-def hard_images(path: Path, image_ids: Sequence[str]) -> list[tuple[int, ...]]:
+def hard_images(path: epath.PathLike, image_ids: Sequence[str]) -> list[tuple[int, ...]]:
     """For every image the numbers of all its mined negatives, in the order of ``image_ids``; empty without any.
 
     Raises UserError when the file names an image that is not in ``image_ids``: it was mined from another split.
     """
     numbers = {image_id: n for n, image_id in enumerate(image_ids)}
     hard: list[dict[int, None]] = [{} for _ in image_ids]
-    table = pq.read_table(path, schema=_SCHEMA)
+    with epath.Path(path).open("rb") as f:
+        table = pq.read_table(f, schema=_SCHEMA)
     for image_id, negatives in zip(table["image_id"].to_pylist(), table["negatives"].to_pylist(), strict=True):
         unknown = [name for name in (image_id, *negatives) if name not in numbers]
         if unknown:

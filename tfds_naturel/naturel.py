@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
+from etils import epath
 
 from tfds_naturel import card, extras, mining, recipe_sources, schema, spill
 from tfds_naturel.errors import UserError
@@ -181,7 +182,7 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         source = self.builder_config.prepare(dl_manager)
         self._scratch = source.scratch
         if source.hard_images:  # into the folder that TFDS renames when all is written
-            mining.save(Path(self.data_dir) / HARD_IMAGES, source.hard_images)
+            mining.save(epath.Path(self.data_dir) / HARD_IMAGES, source.hard_images)
         self.info.metadata.update(source.facts | {"options": self.builder_config.options()})
         return {split: self._generate_examples(shards) for split, shards in source.splits.items()}
 

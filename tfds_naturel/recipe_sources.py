@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from etils import epath
+
 from tfds_naturel import mining, photos
 from tfds_naturel.errors import UserError
 
@@ -103,11 +105,11 @@ def _row(group: int, pair: int, polarity: str, text: str, asserts: str, operatio
     }
 
 
-def used(dataset: Path) -> dict[str, frozenset[str]]:
+def used(dataset: epath.PathLike) -> dict[str, frozenset[str]]:
     """The items of each collection that a prepared dataset trains on: none for NatuRel itself.
 
     ``winoground``: item ids. ``coco``: image numbers, which COCO-Order, SugarCrepe and COCO retrieval may share.
     """
-    path = dataset / "metadata.json"
-    metadata = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    path = epath.Path(dataset) / "metadata.json"
+    metadata = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {collection: frozenset(items) for collection, items in metadata.get("used", {}).items()}

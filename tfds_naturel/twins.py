@@ -11,11 +11,11 @@ import argparse
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from etils import epath
 
 from tfds_naturel import cli
 from tfds_naturel.errors import UserError
@@ -37,11 +37,12 @@ World: `{config}`, image seed {seed}, {items} items per file.
 """
 
 
-def write(out_dir: Path, config: ScenesConfig, seed: int, items: int) -> None:
+def write(out_dir: epath.PathLike, config: ScenesConfig, seed: int, items: int) -> None:
     """Writes the twins with ``items`` items per file. The same arguments give the same bytes.
 
     Raises UserError for a world without suitable compositions.
     """
+    out_dir = epath.Path(out_dir)
     _write_winoground(out_dir / "winoground", make_items(config, "winoground", WINOGROUND, seed, items))
     aro = out_dir / "aro"
     (aro / "images").mkdir(parents=True, exist_ok=True)
@@ -60,10 +61,10 @@ def write(out_dir: Path, config: ScenesConfig, seed: int, items: int) -> None:
     (out_dir / "README.md").write_text(_README.format(config=config.name, seed=seed, items=items), encoding="utf-8")
 
 
-def _write_winoground(folder: Path, made: Iterator[Item]) -> None:
+def _write_winoground(folder: epath.Path, made: Iterator[Item]) -> None:
     (folder / "data").mkdir(parents=True, exist_ok=True)
     rows = []
-    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+    with (folder / "images.zip").open("wb") as f, zipfile.ZipFile(f, "w") as archive:
         for i, item in enumerate(made):
             names = [f"ex_{i}_img_{k}" for k in range(2)]
             for name, scene in zip(names, item.scenes, strict=True):
@@ -128,7 +129,7 @@ def _attribution_record(image_id: str, item: Item) -> dict[str, Any]:
     }
 
 
-def _write_sugarcrepe(out_dir: Path, config: ScenesConfig, seed: int, items: int) -> None:
+def _write_sugarcrepe(out_dir: epath.Path, config: ScenesConfig, seed: int, items: int) -> None:
     images, folder = out_dir / "coco" / "val2017", out_dir / "sugarcrepe"
     images.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,14 +143,14 @@ def _write_sugarcrepe(out_dir: Path, config: ScenesConfig, seed: int, items: int
         _write_json(folder / f"{name}.json", records)
 
 
-def _write_json(path: Path, content: Any) -> None:
+def _write_json(path: epath.Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tfds_naturel.twins", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--out", required=True, type=epath.Path, metavar="DIR")
     parser.add_argument("--config", choices=CONFIGS, default="scenes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--items", type=int, default=400, help="items per file (default 400, the size of Winoground)")

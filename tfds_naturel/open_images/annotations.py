@@ -119,6 +119,7 @@ class Rejects:
         self._writer.writerow(["file", "line", "kind", "detail", "text"])
 
     def add(self, file: str, line: int, error: Malformed, text: str) -> None:
+        """Counts and lists one row."""
         self.counts[error.kind] += 1
         self._writer.writerow([file, line, error.kind, str(error), text[:200]])
 

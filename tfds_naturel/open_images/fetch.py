@@ -285,6 +285,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """The command line. Raises Stopped when photos are left for another run."""
     options = _options(arguments)
+    for flag in ("concurrency", "attempts", "stall"):
+        if getattr(options, flag) <= 0:
+            raise UserError(f"--{flag} {getattr(options, flag)}: expected a positive number")
     try:
         counts = asyncio.run(run(options))
     except Transient as error:

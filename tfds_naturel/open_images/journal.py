@@ -54,6 +54,7 @@ class Journal:
         self._file.flush()
 
     def close(self) -> None:
+        """Closes the file; the entries stay readable."""
         self._file.close()
 
 

@@ -29,6 +29,7 @@ SPLITS = (*splits.SHARES, splits.UNSEEN)
 _BUCKETS = ("rows", "splits", "attributions")
 _COPIES = 3  # a photo that more images than this share, by its journal line, is a placeholder
 _AT_ONCE = 4096  # photos handed to the threads together
+_RANGES = {"short_side": (32, 8192), "quality": (1, 100), "max_rejected": (0, 1), "max_missing": (0, 1)}
 _KEPT: dict[str, Callable[[Triplet], bool]] = {
     "all": lambda triplet: True,
     "objects": lambda triplet: triplet.relation != "is",
@@ -45,7 +46,8 @@ class OpenImagesConfig:
     manual_dir. ``official``: refuse annotation files other than the published ones. ``max_rejected`` and
     ``max_missing``: shares of malformed rows, and of annotated images without a usable photo, beyond which the build
     fails. ``bank`` and ``decisions``: a caption bank instead of the published one, and reviewers' decisions about it.
-    ``short_side``: of the re-encoded photos in pixels, at most; ``quality``: of their JPEG encoding.
+    ``short_side``: of the re-encoded photos in pixels, at most; ``quality``: of their JPEG encoding. Raises UserError
+    for numbers out of range.
     """
 
     name: str
@@ -62,6 +64,11 @@ class OpenImagesConfig:
     quality: int = 92
     max_rejected: float = 0.001
     max_missing: float = 0.05
+
+    def __post_init__(self) -> None:
+        for field, (least, most) in _RANGES.items():
+            if not least <= getattr(self, field) <= most:
+                raise UserError(f"{field} {getattr(self, field)}: expected a number from {least} to {most}")
 
 
 def options(config: OpenImagesConfig) -> dict[str, Any]:

@@ -20,10 +20,12 @@ class OfficialFile:
 
     @property
     def name(self) -> str:
+        """The file's name in the user's folder."""
         return self.path.rpartition("/")[2]
 
     @property
     def url(self) -> str:
+        """Where Google publishes it."""
         return f"{ANNOTATIONS_URL}/{self.path}"
 
 
@@ -39,6 +41,7 @@ class Release:
 
     @property
     def files(self) -> tuple[OfficialFile, ...]:
+        """All of them."""
         return (self.rows, self.classes, self.attributes, self.relations, self.images)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -43,14 +44,14 @@ def _cell(image: np.ndarray, texts: list[str]) -> np.ndarray:
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tfds_naturel.scenes", description=__doc__)
-    parser.add_argument("--sheet", required=True, metavar="PNG", help="where to write the contact sheet")
+    parser.add_argument("--sheet", required=True, type=Path, metavar="PNG", help="where to write the contact sheet")
     parser.add_argument("--config", choices=CONFIGS, default="scenes")
     parser.add_argument("--relation", choices=_RELATIONS, action="append", help="only this relation (repeatable)")
     parser.add_argument("--columns", type=int, default=8)
     options = parser.parse_args(arguments)
     if options.columns < 1:
         raise UserError(f"--columns {options.columns}: expected at least 1")
-    if not options.sheet.lower().endswith(".png"):
+    if options.sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {options.sheet}: expected a path that ends with .png")
     pixels = sheet(CONFIGS[options.config], tuple(options.relation or _RELATIONS), options.columns)
     Image.fromarray(pixels).save(options.sheet)
