@@ -151,8 +151,8 @@ def _tiny_model(folder):
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
     world = open_images_files.write_world(folder / "world")
-    build.main(["full", "--manual-dir", str(world), "--data-dir", str(folder), "--unofficial", "--name", "small"])
-    return folder / "naturel" / "small" / "1.0.0"
+    build.main(["full", "--manual_dir", str(world), "--data_dir", str(folder), "--unofficial", "--name", "small"])
+    return folder / "naturel" / "small" / "2.0.0"
 
 
 def _mine_dataset(dataset, out, *options):

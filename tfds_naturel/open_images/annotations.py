@@ -1,8 +1,8 @@
 """Reads Open Images' visual relationships: official CSV rows in, one record per image out, in bounded memory.
 
 Rows of an image are scattered over the file, so they are spooled into buckets on disk by the first digits of the image
-id; a bucket is then small enough to be sorted in memory. Malformed rows are counted by kind and written down with their
-line numbers, never dropped in silence.
+id; a bucket is then small enough to be sorted in memory. Malformed rows are counted by kind and listed with their line
+numbers, never dropped silently.
 """
 
 import collections
@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from tfds_naturel.releases import Release
+from tfds_naturel.errors import UserError
+from tfds_naturel.open_images.releases import Release
 from tfds_naturel.schema import Triplet
 
 COLUMNS = (
@@ -25,8 +26,8 @@ COLUMNS = (
 )
 IMAGE_ID = re.compile(r"[0-9a-f]{16}")
 
-_MAX_LINE = 4096  # bytes; an official row has about 120
-_BUCKET_BYTES = 8 << 20
+MAX_LINE = 4096  # bytes; an official row has about 120
+BUCKET_BYTES = 8 << 20
 
 
 class Box(NamedTuple):
@@ -57,7 +58,7 @@ class Relation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedImage:
-    """All that is annotated of one image. Equal rows are merged; a triplet of several pairs has several relations."""
+    """All annotations of one image. Equal rows are merged; a triplet of several pairs has several relations."""
 
     image_id: str
     objects: tuple[tuple[str, Box], ...]
@@ -79,7 +80,7 @@ class Vocabulary:
 
     @classmethod
     def read(cls, folder: Path, release: Release) -> "Vocabulary":
-        """Reads the description files of ``release`` (two columns, no header); a malformed line is a ValueError."""
+        """Reads the description files of ``release`` (two columns, no header). Raises UserError for a bad line."""
         relations = _descriptions(folder / release.relations.name)
         return cls(
             classes=_descriptions(folder / release.classes.name),
@@ -93,15 +94,13 @@ def _descriptions(path: Path) -> dict[str, str]:
     with path.open(encoding="utf-8-sig", newline="") as f:
         for number, row in enumerate(csv.reader(f), 1):
             if len(row) != 2 or not all(row) or not row[1].isprintable() or "|" in row[1] or row[0] in names:
-                raise ValueError(
-                    f"{path}:{number}: {row!r}; expected a new id and its name without '|': '/m/01yrx,Cat'"
-                )
+                raise UserError(f"{path}:{number}: {row!r}; expected a new id and its name without '|': '/m/01yrx,Cat'")
             names[row[0]] = row[1]
     return names
 
 
 class Malformed(ValueError):
-    """A row that cannot be used; ``kind`` is what rejected rows are counted by."""
+    """A row that cannot be used; rejected rows are counted by ``kind``."""
 
     def __init__(self, kind: str, detail: str):
         super().__init__(detail)
@@ -109,7 +108,7 @@ class Malformed(ValueError):
 
 
 class Rejects:
-    """Counts what is refused, by kind, and writes each refusal to a CSV (file, line, kind, detail, text)."""
+    """Counts rejected rows by kind and writes each to a CSV (file, line, kind, detail, text)."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -120,30 +119,31 @@ class Rejects:
         self._writer.writerow(["file", "line", "kind", "detail", "text"])
 
     def add(self, file: str, line: int, error: Malformed, text: str) -> None:
+        """Counts and lists one row."""
         self.counts[error.kind] += 1
         self._writer.writerow([file, line, error.kind, str(error), text[:200]])
 
     def close(self, max_share: float) -> None:
-        """Raises ValueError when more than ``max_share`` of all rows were refused."""
+        """Raises UserError when more than ``max_share`` of all rows were rejected."""
         self._file.close()
-        refused = self.counts.total()
-        if refused > max_share * (refused + self.accepted):
+        rejected = self.counts.total()
+        if rejected > max_share * (rejected + self.accepted):
             kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.counts.items()))
-            raise ValueError(
-                f"{refused:,} of {refused + self.accepted:,} rows are malformed ({kinds}): more than the "
-                f"share of {max_share:g} that max_rejected allows. Each is in {self.path} with its line number"
+            raise UserError(
+                f"{rejected:,} of {rejected + self.accepted:,} rows are malformed ({kinds}), more than the share of "
+                f"{max_share:g} that --max_rejected allows; {self.path} lists each with its line number"
             )
 
 
 def read_rows(path: Path, vocabulary: Vocabulary, rejects: Rejects) -> Iterator[Row]:
     """Streams the valid rows of an annotation file in the official columns; the others go to ``rejects``.
 
-    Raises ValueError when the header is not the official one.
+    Raises UserError when the header is not the official one.
     """
     with path.open("rb") as f:
-        header = tuple(f.readline(_MAX_LINE).decode("utf-8-sig", "replace").rstrip("\r\n").split(","))
+        header = tuple(f.readline(MAX_LINE).decode("utf-8-sig", "replace").rstrip("\r\n").split(","))
         if header != COLUMNS:
-            raise ValueError(f"{path}:1: columns {','.join(header)!r}; expected {','.join(COLUMNS)!r}")
+            raise UserError(f"{path}:1: columns {','.join(header)!r}; expected {','.join(COLUMNS)!r}")
         for number, line in enumerate(_lines(f), 2):
             try:
                 row = parse_row(line, vocabulary)
@@ -155,15 +155,15 @@ def read_rows(path: Path, vocabulary: Vocabulary, rejects: Rejects) -> Iterator[
 
 
 def _lines(f: IO[bytes]) -> Iterator[bytes]:
-    """The lines of ``f``, each cut to ``_MAX_LINE`` bytes, so that a file without line ends cannot fill the memory."""
-    while line := f.readline(_MAX_LINE):
+    """The lines of ``f``, each cut to ``MAX_LINE`` bytes: a file without line ends must not fill the memory."""
+    while line := f.readline(MAX_LINE):
         yield line
-        while len(line) == _MAX_LINE and not line.endswith(b"\n"):
-            line = f.readline(_MAX_LINE)
+        while len(line) == MAX_LINE and not line.endswith(b"\n"):
+            line = f.readline(MAX_LINE)
 
 
 def parse_row(line: bytes, vocabulary: Vocabulary) -> Row:
-    """One annotation from a CSV line. Raises Malformed with the kind and what was found."""
+    """One annotation from a CSV line. Raises Malformed."""
     try:
         fields = line.decode().rstrip("\r\n").split(",")
     except UnicodeDecodeError as error:
@@ -232,6 +232,7 @@ class Buckets:
         return self.folder / f"{self.name}-{prefix}.tsv"
 
     def write(self, lines: Iterable[tuple[str, ...]]) -> None:
+        """Distributes ``lines`` over the files, replacing earlier ones."""
         files = {prefix: self._path(prefix).open("w", encoding="utf-8") for prefix in self.prefixes}
         try:
             for fields in lines:
@@ -241,13 +242,14 @@ class Buckets:
                 file.close()
 
     def read(self, prefix: str) -> list[list[str]]:
+        """The lines of one bucket, in the order written."""
         with self._path(prefix).open(encoding="utf-8", newline="\n") as f:
             return [line.rstrip("\n").split("\t") for line in f]
 
 
 def bucket_digits(path: Path) -> int:
-    """How many digits of the image id make buckets of about ``_BUCKET_BYTES`` out of the rows in ``path``."""
-    return min(2, math.ceil(math.log(max(path.stat().st_size / _BUCKET_BYTES, 1), 16)))
+    """How many digits of the image id make buckets of about ``BUCKET_BYTES`` out of the rows in ``path``."""
+    return min(2, math.ceil(math.log(max(path.stat().st_size / BUCKET_BYTES, 1), 16)))
 
 
 def spool(path: Path, vocabulary: Vocabulary, buckets: Buckets, rejects: Rejects) -> None:

@@ -1,17 +1,18 @@
-"""Open Images' official annotation files: addresses, sizes, checksums, and which of them a release is made of."""
+"""Open Images' official annotation files: addresses, sizes, checksums, and the files of each release."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
-IMAGES_URL = "https://open-images-dataset.s3.amazonaws.com"
+from tfds_naturel.errors import UserError
+from tfds_naturel.files import md5_of
 
+IMAGES_URL = "https://open-images-dataset.s3.amazonaws.com"
 ANNOTATIONS_URL = "https://storage.googleapis.com/openimages"
 
 
 @dataclasses.dataclass(frozen=True)
 class OfficialFile:
-    """A file as Google publishes it. ``bytes`` and ``md5`` are the published ones."""
+    """A file as Google publishes it: path below ``ANNOTATIONS_URL``, size in bytes and MD5."""
 
     path: str
     bytes: int
@@ -19,10 +20,12 @@ class OfficialFile:
 
     @property
     def name(self) -> str:
+        """The file's name in the user's folder."""
         return self.path.rpartition("/")[2]
 
     @property
     def url(self) -> str:
+        """Where Google publishes it."""
         return f"{ANNOTATIONS_URL}/{self.path}"
 
 
@@ -38,6 +41,7 @@ class Release:
 
     @property
     def files(self) -> tuple[OfficialFile, ...]:
+        """All of them."""
         return (self.rows, self.classes, self.attributes, self.relations, self.images)
 
 
@@ -68,36 +72,30 @@ RELEASES = {
 }
 
 
-def md5_of(path: Path) -> str:
-    """MD5 of a file's bytes, in hex."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "md5").hexdigest()
-
-
 def locate(release: Release, folder: Path, *, official: bool) -> dict[str, str]:
     """Checks that ``folder`` holds every file of ``release``; returns their MD5 by file name.
 
     With ``official`` a file whose size or MD5 is not the published one is refused; without, it may be a part of the
-    official file or the user's own. Raises FileNotFoundError or ValueError.
+    official file or the user's own. Raises UserError.
     """
-    found = {}
+    md5s = {}
     for file in release.files:
         path = folder / file.name
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: not there. Expected {file.url} ({file.bytes:,} bytes); "
-                f"`python -m tfds_naturel.fetch --annotations {folder}` downloads it"
+            raise UserError(
+                f"{path}: not found; expected {file.url} ({file.bytes:,} bytes), which "
+                f"`python -m tfds_naturel.open_images.fetch --out DIR --annotations {folder}` downloads"
             )
         if official and path.stat().st_size != file.bytes:
-            raise ValueError(_not_official(path, f"{path.stat().st_size:,} bytes", f"{file.bytes:,} bytes"))
-        found[file.name] = md5_of(path)
-        if official and found[file.name] != file.md5:
-            raise ValueError(_not_official(path, f"md5 {found[file.name]}", f"md5 {file.md5}"))
-    return found
+            raise UserError(_not_official(path, f"{path.stat().st_size:,} bytes", f"{file.bytes:,} bytes"))
+        md5s[file.name] = md5_of(path)
+        if official and md5s[file.name] != file.md5:
+            raise UserError(_not_official(path, f"md5 {md5s[file.name]}", f"md5 {file.md5}"))
+    return md5s
 
 
-def _not_official(path: Path, found: str, expected: str) -> str:
+def _not_official(path: Path, actual: str, expected: str) -> str:
     return (
-        f"{path}: {found}, the official file has {expected}. Delete it and run `python -m tfds_naturel.fetch`, "
-        "or build with --unofficial to use your own file"
+        f"{path}: {actual}, the official file has {expected}; delete it and run "
+        "`python -m tfds_naturel.open_images.fetch`, or build with --unofficial to use your own file"
     )

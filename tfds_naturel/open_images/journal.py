@@ -1,13 +1,13 @@
-"""The journal of a folder of photos: one CSV line for each that was checked, appended as the fetcher goes.
+"""The journal of a folder of photos: one CSV line per checked photo, appended as the fetcher goes.
 
-It is what a second run resumes from, and where the builder finds sizes and perceptual hashes without opening the
-photos.
+A second run resumes from it, and the builder reads sizes and perceptual hashes from it without opening the photos.
 """
 
 import csv
 import dataclasses
 from pathlib import Path
 
+from tfds_naturel.errors import UserError
 from tfds_naturel.photos import Photo
 
 _COLUMNS = ["image_id", "status", "bytes", "width", "height", "phash", "detail"]
@@ -23,6 +23,7 @@ class Entry:
     detail: str = ""
 
     def row(self) -> list[str | int]:
+        """The line of the journal."""
         if self.photo is None:
             return [self.image_id, self.status, "", "", "", "", self.detail[:200]]
         photo = self.photo
@@ -32,7 +33,7 @@ class Entry:
 class Journal:
     """Append-only; of several lines for one image the last one counts. A line cut off by a crash is removed.
 
-    Raises ValueError for a file that is no journal.
+    Raises UserError for a file that is not a journal.
     """
 
     def __init__(self, path: Path):
@@ -47,28 +48,30 @@ class Journal:
             self._writer.writerow(_COLUMNS)
 
     def add(self, entry: Entry) -> None:
+        """Appends one line, at once visible to a later run."""
         self.entries[entry.image_id] = entry
         self._writer.writerow(entry.row())
         self._file.flush()
 
     def close(self) -> None:
+        """Closes the file; the entries stay readable."""
         self._file.close()
 
 
 def read(path: Path) -> dict[str, Entry]:
-    """The entries of a journal by image id, empty when there is no such file."""
+    """The entries of a journal by image id, empty without the file. Raises UserError for a file of another kind."""
     if not path.exists():
         return {}
     text = path.read_text(encoding="utf-8")
     lines = text[: text.rfind("\n") + 1].splitlines()
     if lines and next(csv.reader(lines[:1])) != _COLUMNS:
-        raise ValueError(f"{path}:1: {lines[0]!r}; expected the columns {','.join(_COLUMNS)}. Move the file away")
+        raise UserError(f"{path}:1: {lines[0]!r}; expected the columns {','.join(_COLUMNS)}; move the file away")
     entries = {}
     for number, row in enumerate(csv.reader(lines[1:]), 2):
         try:
             entries[row[0]] = _entry(*row)
         except (TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"{path}:{number}: {row!r}: {error}. Delete the line to check that photo again") from error
+            raise UserError(f"{path}:{number}: {row!r}: {error}; delete the line to check that photo again") from error
     return entries
 
 
