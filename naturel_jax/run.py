@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from naturel_jax import checkpoint, optim, train, weights
-from naturel_jax.benchmarks import naturel, registry
+from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.config import duration
 from naturel_jax.data import datasets
@@ -27,7 +27,7 @@ from naturel_jax.data.pipeline import Pipeline
 from naturel_jax.data.planner import Part, Planner
 from naturel_jax.data.processor import Processor, train_tokenizer
 from naturel_jax.data.recipes import recipe
-from naturel_jax.evaluators import embed
+from naturel_jax.evaluators.evaluator import Evaluator
 from naturel_jax.metrics import Metrics
 from naturel_jax.models import presets
 from naturel_jax.models.transformer import Compute
@@ -179,19 +179,19 @@ class _Judge:
     def __init__(
         self, config: ConfigDict, model: Model, processor: Processor, mesh: Mesh, used: Mapping[str, Sequence[str]]
     ):
-        self._encoder = embed.Encoder(model, processor, mesh=mesh, batch_size=config.eval.batch_size)
-        self._all = [b.held_out(frozenset(used.get(b.name, ()))) for b in _benchmarks(config)]
-        self._during = [b for b in self._all if b.name in config.eval.during]
-        if unknown := set(config.eval.during) - {b.name for b in self._all}:
+        benchmarks = [b.held_out(frozenset(used.get(b.name, ()))) for b in _benchmarks(config)]
+        self._evaluator = Evaluator(model, processor, benchmarks, mesh=mesh, batch_size=config.eval.batch_size)
+        self._during = config.eval.during
+        if unknown := set(config.eval.during) - {b.name for b in benchmarks}:
             raise ValueError(f"config.eval.during has {sorted(unknown)}, which config.eval.benchmarks does not")
 
     def scores(self, params: Params) -> dict[str, float]:
         """Scores of all benchmarks."""
-        return embed.evaluate(self._all, self._encoder, params)
+        return self._evaluator.scores(params)
 
     def scores_during(self, params: Params) -> dict[str, float]:
         """Scores of ``config.eval.during``."""
-        return embed.evaluate(self._during, self._encoder, params)
+        return self._evaluator.scores(params, self._during)
 
 
 def _headline(scores: dict[str, float]) -> dict[str, float]:
@@ -202,7 +202,8 @@ def _headline(scores: dict[str, float]) -> dict[str, float]:
 def _benchmarks(config: ConfigDict) -> list[Benchmark]:
     """The benchmarks of ``config.eval.benchmarks``, in that order."""
     files_dir = config.eval.benchmarks_dir
-    files = [name for name in config.eval.benchmarks if name not in registry.NATUREL]
+    names = config.eval.benchmarks
+    files = [name for name in names if name in registry.BENCHMARKS and not registry.BENCHMARKS[name].SOURCE.prepared]
     if files and not files_dir:
         world = config.eval.naturel.removeprefix("naturel/")
         if world not in datasets.WORLDS:
@@ -210,13 +211,9 @@ def _benchmarks(config: ConfigDict) -> list[Benchmark]:
                 f"config.eval.benchmarks has {files}: say where their files are in config.eval.benchmarks_dir"
             )
         files_dir = datasets.twins_directory(config.data.dir, world)
-
-    def read(name: str) -> Benchmark:
-        if name in registry.NATUREL:
-            return naturel.read(datasets.directory(config.data.dir, config.eval.naturel), registry.NATUREL[name], name)
-        return registry.load([name], Path(files_dir))[0]
-
-    return [read(name) for name in config.eval.benchmarks]
+    prepared = len(files) < len(names)
+    naturel = datasets.directory(config.data.dir, config.eval.naturel) if prepared else None
+    return registry.read(names, files=Path(files_dir) if files else None, naturel=naturel)
 
 
 class _Fit:

@@ -161,11 +161,12 @@ def latex_scores(table: Table, scores: Scores) -> str:
         ["", *(rf"\multicolumn{{{size}}}{{c}}{{{_latex_escape(name)}}}" for name, size in _groups(table))]
     )
     header = " & ".join(["Model", *(_latex_escape(column.heading) for column in table.columns)])
+    caption = re.sub(r"^Table \d+: ", "", table.caption)  # LaTeX numbers its tables itself
     body = [" & ".join(row) + r" \\" for row in scores.body(table, _latex_escape, r"\textit{{{}}}")]
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{_latex_escape(re.sub(r'^Table \d+: ', '', table.caption))}}}",
+            rf"\caption{{{_latex_escape(caption)}}}",
             rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
             r"\toprule",
             rf"{groups} \\",
