@@ -1,6 +1,7 @@
 """Row CLIP: OpenAI's ViT-B/32 as it is. With ``:scenes``, a tiny CLIP trained on captions whose words are shuffled: it
 knows objects, not relations."""
 
+from configs import drawn_world
 from naturel_jax import config as c
 
 
@@ -10,7 +11,7 @@ def get_config(world: str = ""):
     if not world:
         config.init = "hf:openai/clip-vit-base-patch32"
         return config
-    c.scenes(config, world)
+    drawn_world.use(config, world)
     config.preset = "tiny-clip"
     config.data.mixture.main = c.part(f"naturel/{world}", "bag_of_words")
     config.duration = "400 steps"

@@ -1,25 +1,22 @@
-"""Both tables on the drawn world, from nothing, on two cores: two bases, then each recipe from its base."""
-
-from ml_collections import ConfigDict
+"""Both tables on the drawn world, from scratch, on two cores: two bases, then each recipe from its base."""
 
 from configs import clip, negclip, negclip_ap, negclip_sp, siglip, siglip_tp
+from naturel_jax import config as c
 
+# Folder of the run -> (config, minutes). The recipes find their bases by the folders' names.
 _ROWS = {
-    "clip": clip,
-    "siglip": siglip,
-    "negclip": negclip,
-    "negclip_sp": negclip_sp,
-    "negclip_ap": negclip_ap,
-    "siglip_tp": siglip_tp,
+    "clip_scenes": (clip, 2),
+    "siglip_scenes": (siglip, 1.5),
+    "negclip_scenes": (negclip, 2),
+    "negclip_sp_scenes": (negclip_sp, 2),
+    "negclip_ap_scenes": (negclip_ap, 3.5),
+    "siglip_tp_scenes": (siglip_tp, 3),
 }
-
-_MINUTES = {"clip": 2, "siglip": 1.5, "negclip": 2, "negclip_sp": 2, "negclip_ap": 3.5, "siglip_tp": 3}
 
 
 def get_config():
-    runs = {key: row.get_config("scenes") for key, row in _ROWS.items()}
-    for run in runs.values():
-        if run.init:
-            run.init, run.base = f"run:{'siglip' if 'siglip' in run.init else 'clip'}", ConfigDict()
-    runs = ConfigDict(runs, sort_keys=False)
-    return ConfigDict({"runs": runs, "minutes": _MINUTES, "measured_on": "two cores of an AMD EPYC"}, sort_keys=False)
+    return c.suite(
+        runs={folder: row.get_config("scenes") for folder, (row, _) in _ROWS.items()},
+        minutes={folder: minutes for folder, (_, minutes) in _ROWS.items()},
+        measured_on="two cores of an AMD EPYC",
+    )

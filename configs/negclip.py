@@ -1,20 +1,26 @@
 """Row NegCLIP: CLIP fine-tuned on captions and their order shuffles (arXiv 2210.01936), COCO's for the real models.
 
-As published it is with mined hard images instead of the blank picture and with NegCLIP's own training file, after
+As published it is with mined hard images instead of the blank image and with NegCLIP's own training file, after
 ``python -m tfds_naturel.build negclip_tsv``: ``--config.data.mixture.main.dataset=naturel/negclip_tsv
---config.data.mixture.main.hard_images=data/naturel/negclip_tsv/1.0.0/hard_images.parquet``. To evaluate the published
+--config.data.mixture.main.hard_images=data/naturel/negclip_tsv/2.0.0/hard_images.parquet``. To evaluate the published
 weights: ``configs/clip.py --config.init=negclip-b32:negclip.pth --config.name=NegCLIP``.
 """
 
-from configs import negclip_sp
+from configs import clip, drawn_world
 from naturel_jax import config as c
 
 
 def get_config(world: str = ""):
-    config = negclip_sp.get_config(world)
+    config = c.base()
     config.name = "NegCLIP"
     if world:
+        drawn_world.use(config, world)
+        config.init = f"base:clip_{world}"
+        config.bases[f"clip_{world}"] = clip.get_config(world)
+        config.duration = "600 steps"
         config.data.mixture.main = c.part(f"naturel/{world}", "order_shuffles")
     else:
+        config.init = "hf:openai/clip-vit-base-patch32"
+        config.duration = "5 epochs"
         config.data.mixture.main = c.part("naturel/coco_order", "one_pair")
     return config

@@ -1,12 +1,12 @@
 """Row NegCLIP-AP (all pairs): the three complex pairs and the simple pair of an image, mixed with COCO-Order and half
 of Winoground; in the drawn worlds with order shuffles of their own captions."""
 
-from configs import negclip_sp
+from configs import negclip
 from naturel_jax import config as c
 
 
 def get_config(world: str = ""):
-    config = negclip_sp.get_config(world)
+    config = negclip.get_config(world)
     config.name = "NegCLIP-AP"
     config.data.mixture.main = c.part(f"naturel/{world or 'full'}", "all_pairs", weight=0.75)
     if world:

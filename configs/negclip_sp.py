@@ -1,19 +1,12 @@
-"""Row NegCLIP-SP (single pair): CLIP fine-tuned on one random complex positive and one random complex negative an
-image, a blank picture as negative image."""
+"""Row NegCLIP-SP (single pair): NegCLIP on one random complex positive and one random complex negative of NatuRel an
+image, a blank image as the negative image."""
 
-from configs import clip
+from configs import negclip
 from naturel_jax import config as c
 
 
 def get_config(world: str = ""):
-    config = c.base()
+    config = negclip.get_config(world)
     config.name = "NegCLIP-SP"
-    if world:
-        c.scenes(config, world)
-        config.init, config.base = f"run:runs/clip_{world}", clip.get_config(world)
-        config.duration = "600 steps"
-    else:
-        config.init = "hf:openai/clip-vit-base-patch32"
-        config.duration = "5 epochs"
     config.data.mixture.main = c.part(f"naturel/{world or 'full'}", "single_pair")
     return config

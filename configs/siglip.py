@@ -1,5 +1,6 @@
 """Row SigLIP: Google's B/16 as it is. With ``:scenes``, a tiny SigLIP trained on captions whose words are shuffled."""
 
+from configs import drawn_world
 from naturel_jax import config as c
 
 
@@ -10,7 +11,7 @@ def get_config(world: str = ""):
     if not world:
         config.init = "hf:google/siglip-base-patch16-224"
         return config
-    c.scenes(config, world)
+    drawn_world.use(config, world)
     config.preset = "tiny-siglip"
     config.data.mixture.main = c.part(f"naturel/{world}", "bag_of_words")
     config.duration = "400 steps"

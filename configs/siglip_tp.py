@@ -1,6 +1,6 @@
 """Row SigLIP-TP (two pairs): SigLIP fine-tuned on two positives and two negatives an image."""
 
-from configs import siglip
+from configs import drawn_world, siglip
 from naturel_jax import config as c
 
 
@@ -9,8 +9,9 @@ def get_config(world: str = ""):
     config.name = "SigLIP-TP"
     config.objective.name = "sigmoid"
     if world:
-        c.scenes(config, world)
-        config.init, config.base = f"run:runs/siglip_{world}", siglip.get_config(world)
+        drawn_world.use(config, world)
+        config.init = f"base:siglip_{world}"
+        config.bases[f"siglip_{world}"] = siglip.get_config(world)
         config.duration = "600 steps"
     else:
         config.init = "hf:google/siglip-base-patch16-224"

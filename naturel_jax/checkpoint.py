@@ -7,8 +7,6 @@ and ``meta`` (JSON: model sizes, processor, config, versions). The step number i
 import dataclasses
 import importlib.metadata
 import logging
-import os
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +16,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from naturel_jax import storage
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
 from naturel_jax.sharding import path_string
+from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
+
+VERSION = 1  # of the meta item; version 0 had no such field and an older config (see config.from_json)
 
 _PACKAGES = (
     "jax",
@@ -42,32 +44,14 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
-def check_workdir(workdir: str, needed_bytes: int) -> None:
-    """Raises OSError, before any training, when ``workdir`` cannot be written or has no room for one more checkpoint
-    of ``needed_bytes``."""
-    if epath.Path(workdir).as_posix().startswith("gs://"):
-        return  # object stores have no free space to ask for; the first save tells
-    try:
-        os.makedirs(workdir, exist_ok=True)
-        probe = os.path.join(workdir, f".probe-{os.getpid()}")
-        with open(probe, "wb") as file:
-            file.write(b"\0" * 4096)
-        os.remove(probe)
-    except OSError as error:
-        raise OSError(
-            f"workdir {workdir} cannot be written: {error.strerror or error}; choose another with --workdir"
-        ) from error
-    if (free := shutil.disk_usage(workdir).free) < needed_bytes:
-        raise OSError(
-            f"workdir {workdir} has {free / 1e9:.2f} GB free; a checkpoint needs about "
-            f"{needed_bytes / 1e9:.2f} GB: free some space or choose another with --workdir"
-        )
+class NotARun(UserError, FileNotFoundError):
+    """A folder that holds no checkpoint of a run."""
 
 
 class Checkpoints:
     """Saves and restores the state of one run."""
 
-    def __init__(self, workdir: str, *, keep: int):
+    def __init__(self, workdir: epath.PathLike, *, keep: int):
         self.directory = epath.Path(workdir).absolute() / "checkpoints"
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
@@ -107,8 +91,8 @@ class Checkpoints:
             if (restored := self._read(step, **items)) is not None:
                 return step, {name: restored[name] for name in arrays}, found["meta"]
         if steps:
-            raise ValueError(
-                f"none of the checkpoints {steps} in {self.directory} can be read; start anew with another --workdir"
+            raise UserError(
+                f"none of the checkpoints {steps} in {self.directory} can be read; start over with another --workdir"
             )
         return None
 
@@ -147,18 +131,17 @@ def _restore(directory: epath.Path, step: int, **items: Any) -> Any:
 
 
 def saved_steps(directory: epath.Path) -> list[int]:
-    """Steps of the finished checkpoints in ``directory``."""
-    if not directory.exists():
-        return []
-    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+    """Steps of the finished checkpoints in ``directory``, in ascending order."""
+    return storage.numbered(directory)
 
 
 def make_meta(
-    config: dict[str, Any], model: TwoTowerConfig, processor: Processor, used: dict[str, list[str]] | None = None
+    config: dict[str, Any], model: TwoTowerConfig, processor: Processor, trained_on: dict[str, list[str]] | None = None
 ) -> dict[str, Any]:
-    """What is saved beside the arrays. ``used``: the items of each benchmark that the run trains on."""
+    """What is saved beside the arrays. ``trained_on``: the items of each benchmark that the run trains on."""
     return {
-        "used": used or {},
+        "version": VERSION,
+        "used": trained_on or {},
         "config": config,
         "model": dataclasses.asdict(model),
         "processor": processor.to_dict(),
@@ -167,14 +150,20 @@ def make_meta(
 
 
 def read_meta(workdir: str, step: int | None = None) -> tuple[int, dict[str, Any]]:
-    """(step, meta) of a run's checkpoint of ``step``, or its newest. Raises FileNotFoundError where there is none."""
+    """(step, meta) of a run's checkpoint of ``step``, or its newest.
+
+    Raises NotARun where there is none, UserError for one that a later version wrote.
+    """
     directory = epath.Path(workdir).absolute() / "checkpoints"
     steps = saved_steps(directory)
     if not steps or (step is not None and step not in steps):
         wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
-        raise FileNotFoundError(f"{workdir} is no run with {wanted}; steps found in {directory}: {steps or 'none'}")
+        raise NotARun(f"{workdir} is not a run directory with {wanted}; steps found in {directory}: {steps or 'none'}")
     step = max(steps) if step is None else step
-    return step, _restore(directory, step, meta=ocp.args.JsonRestore())["meta"]
+    meta = _restore(directory, step, meta=ocp.args.JsonRestore())["meta"]
+    if (version := meta.get("version", 0)) > VERSION:
+        raise UserError(f"{directory / str(step)}: version {version}; this naturel_jax reads up to {VERSION}")
+    return step, meta
 
 
 def load_run(
@@ -186,7 +175,7 @@ def load_run(
     """Model sizes, parameters (the moving average where the run keeps one) and processor of a run.
 
     ``sharding_for(path, shape)`` places each parameter; without it all lie on the first device. Raises
-    FileNotFoundError.
+    NotARun.
     """
     step, meta = read_meta(workdir, step)
     config = config_from_dict(meta["model"])

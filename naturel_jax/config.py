@@ -1,113 +1,247 @@
-"""The config of a run: every field with its default and meaning. Files in ``configs/`` change some of them."""
+"""The config of a run: every field with its default, allowed values and meaning.
 
+Files in ``configs/`` take ``base()``, an ``ml_collections.ConfigDict``, and change some fields; ``parse`` checks the
+result before anything else happens and makes the frozen, typed ``Config`` that the program works with.
+
+Durations are strings with a unit: '500 steps', '5 epochs', '1e6 examples' or '5%' (of the run).
+"""
+
+import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from naturel_jax.settings import (
+    Allowed,
+    above,
+    at_least,
+    key_of,
+    one_of,
+    parse,
+    section,
+    setting,
+    share,
+    to_config_dict,
+)
+from tfds_naturel.errors import UserError
+
+_DURATION = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\d+)?)\s*(step|epoch|example|%)s?\s*")
+
+
+def _duration(*, percent: bool = True) -> Allowed:
+    units = "'500 steps', '5 epochs', '1e6 examples'" + (" or '5%'" if percent else "")
+    return Allowed(
+        lambda: f"a number and a unit: {units}",
+        lambda text: bool(match := _DURATION.fullmatch(text)) and (percent or match.group(2) != "%"),
+    )
+
+
+_NAME = Allowed(lambda: "a name", bool)
+_SIZE = Allowed(lambda: "-1 or a whole number of at least 1", lambda x: x == -1 or x >= 1)
+_AREA = Allowed(lambda: "two numbers (low, high) with 0 < low <= high <= 1", lambda x: 0 < x[0] <= x[1] <= 1)
+
+
+def _patterns(rules: tuple[tuple[str, float], ...]) -> bool:
+    def valid(pattern: str) -> bool:
+        try:
+            return bool(re.compile(pattern))
+        except re.error:
+            return False
+
+    return all(valid(pattern) and 0 <= factor < math.inf for pattern, factor in rules)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One source of ``config.data.mixture``."""
+
+    dataset: str = setting("", "dataset and config under config.data.dir (naturel_jax/data/datasets.py)", _NAME)
+    recipe: str = setting("", "captions sampled for an image", key_of("naturel_jax.data.recipes:RECIPES"))
+    split: str = setting("train", "split of the dataset", _NAME)
+    weight: float = setting(1.0, "share of the mixture, relative to the other parts'", above(0))
+    hard_images: str = setting(
+        "",
+        "Parquet file of mined hard negative images, which take the sentinel's place: python -m naturel_jax.mine, or "
+        "hard_images.parquet of naturel/negclip_tsv; empty: none",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    dir: str = setting("data", "folder of the prepared datasets; missing scenes are drawn into it", may_change=True)
+    mixture: Mapping[str, Part] = setting({}, "training sources: name -> part(...)")
+    batch_size: int = setting(256, "images in a global batch, without sentinels", at_least(1))
+    crop_scale: tuple[float, float] = setting((0.9, 1.0), "area of the random resized crop", _AREA)
+    threads: int = setting(2, "threads that read and decode images", at_least(1), may_change=True)
+    workers: int = setting(0, "processes that read and decode; 0: threads only", at_least(0), may_change=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    name: str = setting("softmax", "loss", key_of("naturel_jax.objectives:OBJECTIVES"))
+    counting: str = setting("published", "what true captions count as", key_of("naturel_jax.counting:COUNTING"))
+    hard_negative_weight: float = setting(1.0, "weight of captions sampled as negatives", at_least(0))
+    label_smoothing: float = setting(0.0, "label smoothing of the softmax loss", share())
+    ring: bool = setting(True, "captions travel around the devices; False: the compiler gathers them")
+    tile: int = setting(4096, "captions in one tile on a device", at_least(1))
+    chunks: int = setting(1, "gradient accumulation with the exact loss of the whole batch", at_least(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The defaults are NegCLIP's, as published (arXiv 2210.01936; betas, eps and decay are OpenCLIP's for ViT)."""
+
+    name: str = setting("adamw", "optimizer", key_of("naturel_jax.optim:OPTIMIZERS"))
+    lr: float = setting(1e-6, "peak learning rate", above(0))
+    schedule: str = setting("cosine", "learning rate after the warmup", key_of("naturel_jax.optim:SCHEDULES"))
+    warmup: str = setting("50 steps", "linear warmup", _duration())
+    b1: float = setting(0.9, "decay of the first moment (adamw, lion), momentum (sgd)", share())
+    b2: float = setting(0.98, "decay of the second moment (adamw, lion)", share())
+    eps: float = setting(1e-6, "added to the root of the second moment (adamw)", above(0))
+    weight_decay: float = setting(0.2, "decoupled weight decay of matrices and embeddings", at_least(0))
+    clip_norm: float = setting(0.0, "global gradient norm to clip to; 0: no clipping", at_least(0))
+    lr_multipliers: tuple[tuple[str, float], ...] = setting(
+        (),
+        "learning-rate multipliers: the first pattern that matches a parameter's path; 0 freezes",
+        Allowed(lambda: "((pattern, factor), ...): regular expressions and numbers of at least 0", _patterns),
+    )
+    ema: float = setting(0.0, "decay of the moving average that is then evaluated; 0: none", share())
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    dtype: str = setting(
+        "auto",
+        "dtype of activations; auto: bfloat16 on accelerators, float32 on the CPU",
+        one_of("auto", "float32", "bfloat16"),
+    )
+    remat: str = setting("none", "activations to recompute", key_of("naturel_jax.models.transformer:REMAT_POLICIES"))
+    attention: str = setting("", "attention kernel; empty: JAX chooses", one_of("", "xla", "cudnn"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    data: int = setting(-1, "devices that split the batch; -1: the rest", _SIZE)
+    fsdp: int = setting(1, "devices that split the batch and the parameters; -1: the rest", _SIZE)
+    tensor: int = setting(1, "devices that split heads and MLPs; -1: the rest", _SIZE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    benchmarks: tuple[str, ...] = setting(
+        ("naturel", "naturel_unseen"), "evaluated at the end (python -m naturel_jax.benchmarks lists them)"
+    )
+    during: Mapping[str, str] = setting(
+        {"naturel": "1 epoch"}, "those also evaluated during training, and how often; '0 steps': never", _duration()
+    )
+    naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", _NAME)
+    benchmarks_dir: str = setting("", "folder of the official files; empty: the twins drawn from the scenes world")
+    batch_size: int = setting(256, "images or captions embedded at a time", at_least(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    every: str = setting("500 steps", "interval between checkpoints; '0 steps': only at the end", _duration())
+    keep: int = setting(2, "newest checkpoints to keep", at_least(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: str = setting("run", "row of the table", _NAME)
+    seed: int = setting(0, "seed of everything random", at_least(0))
+    init: str = setting(
+        "",
+        "parameters, sizes and processor: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, base:NAME, a folder or file",
+    )
+    preset: str = setting("", "or random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", ""))
+    duration: str = setting("0 steps", "length of training; '0 steps' evaluates only", _duration(percent=False))
+    data: Data = section(Data)
+    objective: Objective = section(Objective)
+    optim: Optim = section(Optim)
+    compute: Compute = section(Compute)
+    mesh: Mesh = section(Mesh, may_change=True)
+    eval: Eval = section(Eval, may_change=True)
+    checkpoint: Checkpoint = section(Checkpoint, may_change=True)
+    log_every: str = setting("10 steps", "interval between logged steps", _duration(), may_change=True)
+    profile: str = setting(
+        "0 steps",
+        "steps to trace into <workdir>/profile, after the first ten; '0 steps': none",
+        _duration(),
+        may_change=True,
+    )
+    tensorboard: bool = setting(True, "write TensorBoard files", may_change=True)
+    wandb: str = setting("", "Weights & Biases project; empty: off", may_change=True)
+    bases: Mapping[str, "Config"] = setting(
+        {}, "runs that init may name as base:NAME: each lives in the folder NAME beside this run's", may_change=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Several runs in one command: the rows of a table, each in a folder of its own, in this order."""
+
+    runs: Mapping[str, Config] = setting({}, "folder -> run")
+    minutes: Mapping[str, float] = setting({}, "how long a run took", at_least(0))
+    measured_on: str = setting("", "the machine that took so long")
+
 
 def base() -> ConfigDict:
-    """Every field. Durations are strings with a unit: '500 steps', '5 epochs', '1e6 examples', '5%' (of the run)."""
-    config = ConfigDict()
-    config.name = "run"  # row of the table
-    config.seed = 0
-    # Where parameters, model sizes and processor come from: hf:OWNER/NAME, a folder, a file or run:WORKDIR;
-    # or a preset (naturel_jax/models/presets.py) with random parameters.
-    config.init = ""
-    config.preset = ""
-    config.base = ConfigDict()  # the run that init names: trained first where it is missing
-    config.duration = "0 steps"  # 0: evaluate only
+    """A config with every field at its default, for a config file to change."""
+    return to_config_dict(Config())
 
-    config.data = ConfigDict()
-    config.data.dir = "data"  # TFDS datasets; scenes are drawn into it where they are missing
-    config.data.mixture = ConfigDict()  # name -> part(...)
-    config.data.batch_size = 256  # images, without sentinels
-    config.data.crop_scale = (0.9, 1.0)  # area of the random resized crop
-    config.data.threads = 2
-    config.data.workers = 0  # reading processes; 0 reads in threads only
 
-    config.objective = ConfigDict()
-    config.objective.name = "softmax"  # softmax or sigmoid
-    config.objective.counting = "published"  # published, match_positive or match_ignore (naturel_jax/objectives.py)
-    config.objective.hard_negative_weight = 1.0
-    config.objective.label_smoothing = 0.0  # softmax only
-    config.objective.ring = True  # captions travel around the devices; False: gathered by the compiler
-    config.objective.tile = 4096  # captions of one tile on a device
-    config.objective.chunks = 1  # gradient accumulation with the exact loss of the whole batch
+def part(dataset: str, recipe: str, **fields: Any) -> ConfigDict:
+    """A part of ``config.data.mixture``; see ``Part`` for the other fields."""
+    return to_config_dict(Part(dataset, recipe, **fields))
 
-    # NegCLIP's, as published.
-    config.optim = ConfigDict()
-    config.optim.lr = 1e-6
-    config.optim.schedule = "cosine"  # cosine, linear (both to 0) or constant
-    config.optim.warmup = "50 steps"
-    config.optim.b1 = 0.9
-    config.optim.b2 = 0.98
-    config.optim.eps = 1e-6
-    config.optim.weight_decay = 0.2
-    config.optim.clip_norm = 0.0  # 0: none
-    config.optim.lr_multipliers = ()  # ((pattern, factor), ...): first match of the parameter's path; 0 freezes
-    config.optim.ema = 0.0  # decay of the moving average that is then evaluated; 0: none
 
-    config.compute = ConfigDict()
-    config.compute.dtype = "auto"  # of activations; auto: bfloat16 on accelerators, float32 on the CPU
-    config.compute.remat = "none"  # none, dots or full
-    config.compute.attention = ""  # xla, cudnn; empty: JAX chooses
+def suite(runs: Mapping[str, ConfigDict], minutes: Mapping[str, float], measured_on: str) -> ConfigDict:
+    """The config of several runs; see ``Suite``."""
+    ordered = ConfigDict(dict(runs), sort_keys=False)  # the order of the table's rows
+    return ConfigDict({"runs": ordered, "minutes": dict(minutes), "measured_on": measured_on})
 
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # devices along each axis; -1: the rest
 
-    config.eval = ConfigDict()
-    config.eval.benchmarks = ("naturel", "naturel_unseen")  # at the end (naturel_jax/benchmarks/registry.py)
-    config.eval.during = ("naturel",)  # some of those, on a schedule
-    config.eval.every = "1 epoch"
-    config.eval.naturel = "naturel/full"  # dataset whose test splits the NatuRel benchmarks read
-    config.eval.benchmarks_dir = ""  # official files; empty: the twins drawn from the scenes world
-    config.eval.batch_size = 256
+def load(raw: ConfigDict) -> Config | Suite:
+    """The typed config of one run, or of a suite, from what a config file returned. Raises UserError."""
+    if "runs" not in raw:
+        return check(parse(Config, dict(raw.items())))
+    result = parse(Suite, dict(raw.items()))
+    for key, run in result.runs.items():
+        check(run, f"config.runs.{key}")
+    return result
 
-    config.checkpoint = ConfigDict({"every": "500 steps", "keep": 2})
-    config.log_every = "10 steps"
-    config.tensorboard = True
-    config.wandb = ""  # project; empty: off
+
+def check(config: Config, path: str = "config") -> Config:
+    """Raises UserError where fields that are valid by themselves do not fit together."""
+    if bool(config.init) == bool(config.preset):
+        raise UserError(f"{path}.init is {config.init!r} and {path}.preset is {config.preset!r}: set one of them")
+    if config.preset and not config.data.mixture:
+        raise UserError(f"{path}.preset needs {path}.data.mixture: its tokenizer is trained on the captions")
+    if unknown := sorted(config.eval.during.keys() - set(config.eval.benchmarks)):
+        raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
+    if config.objective.label_smoothing and config.objective.counting == "match_ignore":
+        raise UserError(
+            f"{path}.objective.label_smoothing is {config.objective.label_smoothing} and {path}.objective.counting is "
+            "'match_ignore': set label_smoothing to 0, or count otherwise"
+        )
+    if [config.mesh.data, config.mesh.fsdp, config.mesh.tensor].count(-1) > 1:
+        raise UserError(f"{path}.mesh has -1 ('the rest of the devices') on more than one axis; give the others a size")
     return config
 
 
-def part(dataset: str, recipe: str, *, split: str = "train", weight: float = 1.0, hard_images: str = "") -> ConfigDict:
-    """A part of ``config.data.mixture``: dataset and config under ``config.data.dir``, recipe
-    (naturel_jax/data/recipes.py), weight, and a file of mined hard negative images (``python -m naturel_jax.mine``, or
-    ``hard_images.parquet`` of naturel/negclip_tsv), which then take the sentinel's place."""
-    fields = {"dataset": dataset, "split": split, "recipe": recipe, "weight": weight, "hard_images": hard_images}
-    return ConfigDict(fields)
-
-
-def scenes(config: ConfigDict, world: str) -> ConfigDict:
-    """Makes ``config`` one for the drawn world ``world`` (``scenes`` or ``scenes_hard``), sized for two CPU cores: a
-    tiny model, trained from nothing or from a base that was. Every benchmark of both tables has a twin there."""
-    twins = ("vg_relation", "vg_attribution", "winoground", "sugarcrepe")
-    config.eval.benchmarks = ("naturel", "naturel_unseen", *twins)
-    config.eval.naturel = f"naturel/{world}"
-    config.eval.every = "200 steps"
-    config.data.batch_size = 64
-    config.data.crop_scale = (0.8, 1.0)
-    config.checkpoint.every = "200 steps"
-    config.optim.update({"lr": 1e-3, "warmup": "5%", "weight_decay": 0.01, "clip_norm": 1.0})
-    return config
-
-
-def duration(text: str, *, batch_size: int, examples: int, total: int | None = None, field: str) -> int:
-    """Steps that ``text`` means. ``examples`` in an epoch; ``total`` steps of the run, for percentages. Rounds up to
-    whole steps.
-
-    Raises ValueError that names ``field`` for anything but '<number> steps|epochs|examples' or '<number>%'.
-    """
-    match = re.fullmatch(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\d+)?)\s*(step|epoch|example|%)s?\s*", str(text))
-    steps_per = {  # fractions: 700 / 100 is 7 steps, 700 * 0.01 rounds up to 8
-        "step": 1,
+def steps(text: str, *, batch_size: int, examples: int, total: int | None = None) -> int:
+    """Steps of a duration, rounded up. ``examples`` in an epoch; ``total`` steps of the run, for percentages."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration; configs are checked by naturel_jax.config.load")
+    steps_per: dict[str, Fraction] = {  # fractions: 700 / 100 is 7 steps, 700 * 0.01 rounds up to 8
+        "step": Fraction(1),
         "epoch": Fraction(examples, batch_size),
         "example": Fraction(1, batch_size),
-        "%": None if total is None else Fraction(total, 100),
+        "%": Fraction(total or 0, 100),
     }
-    if not match or (rate := steps_per[match.group(2)]) is None:
-        raise ValueError(
-            f"config.{field} is {text!r}; expected a number and a unit: '500 steps', '5 epochs', '1e6 examples' or '5%'"
-        )
-    return math.ceil(Fraction(match.group(1)) * rate)
+    return math.ceil(Fraction(match.group(1)) * steps_per[match.group(2)])

@@ -1,66 +1,87 @@
-"""What a run says while it runs: a progress bar, JSON lines, TensorBoard, Weights & Biases."""
+"""What a run reports while it runs: a progress bar or log lines, JSON lines, TensorBoard, Weights & Biases."""
 
 import contextlib
+import hashlib
 import json
-import os
+import logging
+import sys
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax
 import tqdm
+from etils import epath
+
+from naturel_jax import storage
+from naturel_jax.config import Config
+from tfds_naturel.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+Values = dict[str, float]
+Writer = Callable[[int, Values], object]
 
 
 class Metrics:
-    """Writes numbers of a run; only the first process writes.
+    """Writes a run's numbers; only the first process writes.
 
-    ``<workdir>/metrics.jsonl`` has a line for each logged step and evaluation. Lines of steps from ``start`` on are
-    dropped at the beginning: they are of a run that ended after its last checkpoint, and are about to be written
-    again.
+    ``<workdir>/metrics.jsonl`` has a line for each logged step and each evaluation. Lines of steps after ``start`` are
+    dropped first: they are of a run that ended after its last checkpoint, and are about to be written again.
     """
 
-    def __init__(
-        self,
-        workdir: str,
-        *,
-        start: int,
-        total: int,
-        log_every: int,
-        images: int,
-        name: str,
-        tensorboard: bool = True,
-        wandb: str = "",
-    ):
-        self._chief = jax.process_index() == 0
-        self._log_every, self._total, self._images = log_every, total, images
+    def __init__(self, config: Config, workdir: epath.Path, *, start: int, total: int, log_every: int):
+        self._log_every, self._total, self._images = log_every, total, config.data.batch_size
         self._clock, self._clock_step = time.monotonic(), start
+        self._name, first = config.name, jax.process_index() == 0
+        self._terminal = sys.stderr.isatty()
         self._bar = tqdm.tqdm(
             total=total,
             initial=start,
-            desc=name,
+            desc=config.name,
             unit="step",
-            disable=not self._chief,
+            disable=not (first and self._terminal),
             dynamic_ncols=True,
             mininterval=1,
         )
-        self._lines = self._board = self._wandb = None
-        if not self._chief:
+        lines = workdir / "metrics.jsonl"
+        at_start = [row for row in storage.read_json_lines(lines) if row["step"] == start]
+        # Benchmarks that were evaluated at this step already, before the run ended.
+        self.evaluated = {name.split("/")[0] for row in at_start for name in row if "/" in name} - {"train"}
+        self._start = start
+        self._close = contextlib.ExitStack()
+        self._close.callback(self._bar.close)
+        self._writers: list[Writer] = []
+        if not first:
             return
-        path = os.path.join(workdir, "metrics.jsonl")
-        drop_lines(path, start)
-        self._lines = open(path, "a")  # noqa: SIM115 (open as long as the run)
-        if tensorboard:
-            import tensorboardX  # optional by config, and slow to import
+        drop_lines(lines, start)
+        self._writers.append(lambda step, values: storage.append(lines, json.dumps({"step": step, **values}) + "\n"))
+        if config.tensorboard:
+            self._writers.append(self._tensorboard(workdir / "tensorboard", start))
+        if config.wandb:
+            self._writers.append(self._wandb(config, workdir))
 
-            self._board = tensorboardX.SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=start)
-        if wandb:
-            import wandb as wandb_library  # only users who ask for it have it
+    def _tensorboard(self, folder: epath.Path, start: int) -> Writer:
+        import tensorboardX  # optional by config, and slow to import
 
-            self._wandb = wandb_library.init(
-                project=wandb, name=name, dir=workdir, id=os.path.basename(workdir), resume="allow"
-            )
+        board = tensorboardX.SummaryWriter(str(folder), purge_step=start)
+        self._close.callback(board.close)
+        return lambda step, values: [board.add_scalar(name, value, step) for name, value in values.items()]
 
-    def train(self, step: int, values: dict[str, float]) -> None:
-        """Counts a finished step; every ``log_every`` steps its values are written, with images a second since the
+    def _wandb(self, config: Config, workdir: epath.Path) -> Writer:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                f"config.wandb is {config.wandb!r}, and wandb is not installed: pip install wandb"
+            ) from error
+        digest = hashlib.blake2b(str(workdir.absolute()).encode(), digest_size=4).hexdigest()
+        identity = f"{workdir.name}-{digest}"  # folders of one name in two places are two runs
+        run = wandb.init(project=config.wandb, name=config.name, dir=str(workdir), id=identity, resume="allow")
+        self._close.callback(run.finish)
+        return lambda step, values: run.log(values, step=step)
+
+    def train(self, step: int, values: Values) -> None:
+        """Counts a finished step; every ``log_every`` steps its values are written, with images per second since the
         last time."""
         self._bar.update(step - self._bar.n)
         if step % self._log_every and step != self._total:
@@ -68,54 +89,43 @@ class Metrics:
         now = time.monotonic()
         rate = (step - self._clock_step) * self._images / max(now - self._clock, 1e-9)
         self._clock, self._clock_step = now, step
-        self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {rate:,.0f} images/s")
+        summary = f"loss {values['loss']:.4f}, {rate:,.0f} images/s"
+        self._bar.set_postfix_str(summary)
+        if self._writers and not self._terminal:
+            _LOG.info("%s step %d of %d: %s", self._name, step, self._total, summary)
         self.write(step, {f"train/{name}": value for name, value in values.items()} | {"train/images_per_s": rate})
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def evaluation(self, step: int, scores: Values) -> None:
+        """Writes the headline scores: by relation and triplet there are hundreds. What was written before is not
+        written twice."""
+        headline = {name: score for name, score in scores.items() if name.count("/") == 1}
+        if step == self._start:
+            headline = {name: s for name, s in headline.items() if name.split("/")[0] not in self.evaluated}
+        if headline:
+            self.write(step, headline)
+            if self._writers:
+                shown = ", ".join(f"{name} {score:.3f}" for name, score in headline.items())
+                _LOG.info("%s step %d: %s", self._name, step, shown)
+
+    def write(self, step: int, values: Values) -> None:
         """Writes ``values`` of ``step`` everywhere."""
-        if not self._chief:
-            return
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
-        self._lines.flush()
-        if self._board:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
-        if self._wandb:
-            self._wandb.log(values, step=step)
+        for writer in self._writers:
+            writer(step, values)
 
     @contextlib.contextmanager
-    def paused(self):
-        """What happens within (an evaluation) does not count as training time."""
+    def paused(self) -> Iterator[None]:
+        """Time spent within (an evaluation, a save) is not training time."""
         began = time.monotonic()
         yield
         self._clock += time.monotonic() - began
 
     def close(self) -> None:
         """Closes files and bar."""
-        self._bar.close()
-        for writer in filter(None, (self._lines, self._board)):
-            writer.close()
-        if self._wandb:
-            self._wandb.finish()
+        self._close.close()
 
 
-def read_lines(path: str) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``; a torn last line is left out."""
-    if not os.path.exists(path):
-        return []
-    rows = []
-    with open(path) as file:
-        for line in file:
-            if line.endswith("\n"):
-                rows.append(json.loads(line))
-    return rows
-
-
-def drop_lines(path: str, start: int) -> None:
-    """Removes the lines of steps after ``start`` from a ``metrics.jsonl``, in one rename."""
-    rows = read_lines(path)
-    if all(row["step"] <= start for row in rows) and not os.path.exists(path):
-        return
-    with open(path + ".new", "w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows if row["step"] <= start)
-    os.replace(path + ".new", path)
+def drop_lines(path: epath.Path, start: int) -> None:
+    """Removes the lines of steps after ``start`` from a ``metrics.jsonl``, in one step."""
+    rows = storage.read_json_lines(path)
+    if path.exists():
+        storage.write(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start))

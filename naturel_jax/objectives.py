@@ -12,75 +12,17 @@ Shape letters: I images, U distinct captions, D embedding, K captions drawn for 
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from naturel_jax.batch import CaptionLabels, ImageLabels
+from naturel_jax import config
+from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
+from naturel_jax.counting import cell_counts
 from naturel_jax.tiles import DENSE, Layout, Side, gradients, sweep, total_over_tiles
 
 _FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are never inf - inf
-
-
-class Counts(NamedTuple):
-    """Of each cell of a tile: how often it is a positive in the expanded batch, and the weight of its other copies (1,
-    or 0 where they are left out)."""
-
-    positive_IU: jax.Array
-    others_IU: jax.Array
-
-
-def _hit(ids_IK: jax.Array, id_U: jax.Array) -> jax.Array:
-    """How often each caption id stands in each image's row, [I, U] int32. One column at a time: K is small, an [I, K,
-    U] array is not."""
-    return sum(
-        (ids_IK[:, k, None] == id_U for k in range(ids_IK.shape[1])),
-        start=jnp.zeros((len(ids_IK), len(id_U)), jnp.int32),
-    )
-
-
-def _published(drawn_IU, match_IU, total_IU):
-    del match_IU, total_IU
-    return Counts(drawn_IU, jnp.ones_like(drawn_IU))
-
-
-def _match_positive(drawn_IU, match_IU, total_IU):
-    return Counts(jnp.where(match_IU, total_IU, 0), jnp.ones_like(drawn_IU))
-
-
-def _match_ignore(drawn_IU, match_IU, total_IU):
-    del total_IU
-    return Counts(drawn_IU, jnp.where(match_IU, 0, 1).astype(drawn_IU.dtype))
-
-
-# As published, a caption drawn for another image is a negative even when it is true of this one; match-aware, it is a
-# positive, or is left out.
-COUNTING: dict[str, Callable[..., Counts]] = {
-    "published": _published,
-    "match_positive": _match_positive,
-    "match_ignore": _match_ignore,
-}
-
-
-def cell_counts(
-    images: ImageLabels, captions: CaptionLabels, counting: str, hard_negative_weight: float = 1.0
-) -> Counts:
-    """The counts of every cell of a tile, float32 [I, U] each; ``counting`` is a key of ``COUNTING``.
-
-    A caption matches an image when it asserts a triplet that the image shows, or was drawn for it as a positive.
-    ``hard_negative_weight`` multiplies the weight of captions drawn as negatives of this image.
-    """
-    dtype = captions.mult_U.dtype
-    drawn_IU = _hit(images.positives_IK, captions.id_U).astype(dtype)
-    match_IU = drawn_IU > 0
-    for a in range(captions.asserts_UA.shape[1]):
-        match_IU |= _hit(images.shows_IT, captions.asserts_UA[:, a]) > 0
-    counts = COUNTING[counting](drawn_IU, match_IU, images.mult_I[:, None] * captions.mult_U)
-    if hard_negative_weight == 1.0:
-        return counts
-    hard_IU = _hit(images.negatives_IK, captions.id_U) > 0
-    return counts._replace(others_IU=jnp.where(hard_IU, hard_negative_weight, 1.0) * counts.others_IU)
 
 
 def _cosines(zimg_ID: jax.Array, zcap_UD: jax.Array) -> jax.Array:
@@ -279,3 +221,56 @@ def softmax_loss(
     row_side = Side((zimg_ID, rows.lse), (images, row_stats))
     column_side = Side((zcap_UD, columns.lse), (captions, column_stats))
     return total_over_tiles(tile, layout, row_side, column_side, scale) / 2
+
+
+# ---- The table ------------------------------------------------------------------------------------------------------
+
+
+class Objective(NamedTuple):
+    """A row of ``OBJECTIVES``: ``loss(zimg_ID, zcap_UD, scale, bias, batch, options, layout)`` returns a scalar.
+
+    ``needs_bias``: a checkpoint without a bias gets one, calibrated on the first batch.
+    """
+
+    loss: Callable[[jax.Array, jax.Array, jax.Array, jax.Array, Batch, config.Objective, Layout], jax.Array]
+    needs_bias: bool
+
+
+def _counting(options: config.Objective) -> dict[str, Any]:
+    return {"counting": options.counting, "hard_negative_weight": options.hard_negative_weight}
+
+
+def _softmax(
+    zimg_ID: jax.Array,
+    zcap_UD: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    batch: Batch,
+    options: config.Objective,
+    layout: Layout,
+) -> jax.Array:
+    del bias  # a constant added to all logits changes no softmax
+    labels, smoothing = (batch.image_labels, batch.caption_labels), options.label_smoothing
+    return softmax_loss(
+        zimg_ID, zcap_UD, scale, *labels, label_smoothing=smoothing, layout=layout, **_counting(options)
+    )
+
+
+def _sigmoid(
+    zimg_ID: jax.Array,
+    zcap_UD: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    batch: Batch,
+    options: config.Objective,
+    layout: Layout,
+) -> jax.Array:
+    labels = batch.image_labels, batch.caption_labels
+    return sigmoid_loss(zimg_ID, zcap_UD, scale, bias, *labels, layout=layout, **_counting(options))
+
+
+# config.objective.name -> objective. A new loss is one file and one line here, or one line in a config file.
+OBJECTIVES: dict[str, Objective] = {
+    "softmax": Objective(_softmax, needs_bias=False),
+    "sigmoid": Objective(_sigmoid, needs_bias=True),
+}

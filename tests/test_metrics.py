@@ -1,19 +1,26 @@
 """What a run writes about itself, and what a continued run drops."""
 
+import dataclasses
 import json
 
 import pytest
+import tiny_config
+from etils import epath
 
-from naturel_jax.metrics import Metrics, drop_lines, read_lines
+from naturel_jax import config as c
+from naturel_jax.metrics import Metrics, drop_lines
+from naturel_jax.storage import read_json_lines
+from tfds_naturel.errors import UserError
 
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "metrics.jsonl"
+    return epath.Path(tmp_path) / "metrics.jsonl"
 
 
-def metrics(tmp_path, start=0, log_every=2) -> Metrics:
-    return Metrics(str(tmp_path), start=start, total=5, log_every=log_every, images=8, name="run", tensorboard=False)
+def metrics(tmp_path, start=0, log_every=2, **changes) -> Metrics:
+    config = dataclasses.replace(c.load(tiny_config.get_config()), **changes)
+    return Metrics(config, epath.Path(tmp_path), start=start, total=5, log_every=log_every)
 
 
 def test_every_logged_step_the_last_and_evaluations_are_lines(tmp_path, path):
@@ -30,25 +37,25 @@ def test_every_logged_step_the_last_and_evaluations_are_lines(tmp_path, path):
 
 def test_a_continued_run_drops_the_lines_after_its_checkpoint_and_a_torn_one(tmp_path, path):
     path.write_text('{"step": 2, "a": 1}\n{"step": 4, "a": 2}\n{"step": 6, "a": 3}\n{"step": 8, "a"')
-    assert [line["step"] for line in read_lines(str(path))] == [2, 4, 6]
+    assert [line["step"] for line in read_json_lines(path)] == [2, 4, 6]
     run = metrics(tmp_path, start=4)
     run.write(6, {"a": 4})
     run.close()
-    assert read_lines(str(path)) == [{"step": 2, "a": 1}, {"step": 4, "a": 2}, {"step": 6, "a": 4}]
+    assert read_json_lines(path) == [{"step": 2, "a": 1}, {"step": 4, "a": 2}, {"step": 6, "a": 4}]
 
 
-def test_a_run_that_starts_anew_keeps_no_line(tmp_path, path):
+def test_a_run_that_starts_over_keeps_no_line(tmp_path, path):
     path.write_text('{"step": 0, "a": 1}\n{"step": 1, "a": 2}\n')
-    drop_lines(str(path), 0)
-    assert [line["step"] for line in read_lines(str(path))] == [0]
-    drop_lines(str(tmp_path / "none.jsonl"), 0)
+    drop_lines(path, 0)
+    assert [line["step"] for line in read_json_lines(path)] == [0]
+    drop_lines(epath.Path(tmp_path) / "none.jsonl", 0)
     assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_numbers_reach_tensorboard(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
-    run = Metrics(str(tmp_path), start=0, total=1, log_every=1, images=8, name="run")
+    run = metrics(tmp_path, tensorboard=True)
     run.write(1, {"naturel/simple": 0.25})
     run.close()
     data = next((tmp_path / "tensorboard").iterdir()).read_bytes()
@@ -59,3 +66,41 @@ def test_numbers_reach_tensorboard(tmp_path):
         values |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
         data = data[16 + length :]
     assert values == {("naturel/simple", 1): 0.25}
+
+
+def test_an_evaluation_is_written_once_whatever_was_killed_when(tmp_path, path):
+    run = metrics(tmp_path)
+    run.evaluation(0, {"naturel/simple": 0.5, "naturel/simple/relation/on": 0.25})
+    run.close()
+    again = metrics(tmp_path)  # killed before its first checkpoint: it starts at 0 again
+    assert again.evaluated == {"naturel"}
+    again.evaluation(0, {"naturel/simple": 0.5, "winoground/text": 0.1})
+    again.close()
+    assert read_json_lines(path) == [{"step": 0, "naturel/simple": 0.5}, {"step": 0, "winoground/text": 0.1}]
+
+
+def test_without_a_terminal_there_are_log_lines_and_no_bar(tmp_path, caplog, capfd):
+    with caplog.at_level("INFO", "naturel_jax"):
+        run = metrics(tmp_path)
+        run.train(2, {"loss": 0.25})
+        run.evaluation(2, {"naturel/simple": 0.5})
+        run.close()
+    assert "step 2 of 5: loss 0.2500" in caplog.text and "step 2: naturel/simple 0.500" in caplog.text
+    assert "\r" not in capfd.readouterr().err
+
+
+def test_wandb_that_is_not_installed_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"config\.wandb is 'project', and wandb is not installed: pip install"):
+        metrics(tmp_path, wandb="project")
+
+
+def test_time_in_an_evaluation_is_not_training_time(tmp_path, path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    run = metrics(tmp_path, log_every=1)
+    now[0] = 2.0
+    with run.paused():
+        now[0] = 100.0
+    run.train(1, {"loss": 1.0})
+    run.close()
+    assert read_json_lines(path)[0]["train/images_per_s"] == pytest.approx(16 / 2)

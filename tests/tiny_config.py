@@ -17,7 +17,7 @@ def get_config(objective: str = "softmax"):
     config.duration = "20 steps"
     config.optim.update({"lr": 1e-4, "warmup": "5 steps", "clip_norm": 1.0})
     config.eval.naturel = "naturel/tiny"
-    config.eval.every = "10 steps"
+    config.eval.during.naturel = "10 steps"
     config.eval.batch_size = 64
     config.checkpoint.update({"every": "5 steps", "keep": 10})
     config.log_every = "1 steps"

@@ -10,7 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from naturel_jax.metrics import read_lines
+from etils import epath
+
+from naturel_jax.storage import read_json_lines
 from tfds_naturel.naturel import Naturel, scenes
 from tfds_naturel.scenes.scene import CONFIGS
 
@@ -57,5 +59,5 @@ class Run:
 
 def losses(workdir: Path) -> dict[int, float]:
     """Step -> loss, of the steps logged so far."""
-    lines = read_lines(str(workdir / "metrics.jsonl"))
+    lines = read_json_lines(epath.Path(workdir) / "metrics.jsonl")
     return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}

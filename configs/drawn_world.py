@@ -1,0 +1,17 @@
+"""What all configs change for the drawn world."""
+
+from ml_collections import ConfigDict
+
+
+def use(config: ConfigDict, world: str) -> ConfigDict:
+    """Makes ``config`` one for the drawn world ``world`` (``scenes`` or ``scenes_hard``), sized for two CPU cores: a
+    tiny model, trained from scratch or from a base that was. Every benchmark of both tables has a twin there."""
+    twins = ("vg_relation", "vg_attribution", "winoground", "sugarcrepe")
+    config.eval.benchmarks = ("naturel", "naturel_unseen", *twins)
+    config.eval.naturel = f"naturel/{world}"
+    config.eval.during.naturel = "200 steps"
+    config.data.batch_size = 64
+    config.data.crop_scale = (0.8, 1.0)
+    config.checkpoint.every = "200 steps"
+    config.optim.update({"lr": 1e-3, "warmup": "5%", "weight_decay": 0.01, "clip_norm": 1.0})
+    return config

@@ -1,0 +1,41 @@
+"""Configs as checkpoints keep them, and what earlier versions of them mean today."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from naturel_jax.config import Config
+from naturel_jax.settings import parse
+from tfds_naturel.errors import UserError
+
+
+def _to_1(saved: dict[str, Any]) -> dict[str, Any]:
+    """Before version 1 one interval was for all benchmarks evaluated during training, and the base had no name."""
+    saved = {key: value for key, value in saved.items() if key != "base"}
+    every = saved["eval"].get("every", "0 steps")
+    evaluated = {key: value for key, value in saved["eval"].items() if key != "every"}
+    return saved | {"eval": evaluated | {"during": dict.fromkeys(evaluated["during"], every)}}
+
+
+# ``MIGRATIONS[n]`` turns the JSON of version n into that of version n + 1. Whoever renames or moves a field adds one. A
+# new field needs none, but its default must be what was done before.
+MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_to_1,)
+VERSION = len(MIGRATIONS)
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The config as checkpoints keep it."""
+    return {"version": VERSION} | dataclasses.asdict(config)
+
+
+def from_json(saved: dict[str, Any]) -> Config:
+    """The config of a checkpoint of this version or an earlier one. Raises UserError for a later one."""
+    fields = {key: value for key, value in saved.items() if key != "version"}
+    version = saved.get("version", 0)
+    if version > VERSION:
+        raise UserError(
+            f"its config has version {version}; this naturel_jax reads up to {VERSION}: install a newer one"
+        )
+    migrated = functools.reduce(lambda fields, migrate: migrate(fields), MIGRATIONS[version:], fields)
+    return parse(Config, migrated, "saved config")

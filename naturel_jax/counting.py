@@ -1,0 +1,72 @@
+"""What each cell (image, caption) of a tile counts as: from the labels of a batch to positives and negatives.
+
+Shape letters: I images, U distinct captions, K captions sampled for an image.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from naturel_jax.batch import CaptionLabels, ImageLabels
+
+
+class Counts(NamedTuple):
+    """Of each cell of a tile: how often it is a positive in the expanded batch, and the weight of its other copies (1,
+    or 0 where they are left out)."""
+
+    positive_IU: jax.Array
+    others_IU: jax.Array
+
+
+def _hit(ids_IK: jax.Array, id_U: jax.Array) -> jax.Array:
+    """How often each caption id stands in each image's row, [I, U] int32. One column at a time: K is small, an [I, K,
+    U] array is not."""
+    return sum(
+        (ids_IK[:, k, None] == id_U for k in range(ids_IK.shape[1])),
+        start=jnp.zeros((len(ids_IK), len(id_U)), jnp.int32),
+    )
+
+
+def _published(drawn_IU, match_IU, total_IU):
+    del match_IU, total_IU
+    return Counts(drawn_IU, jnp.ones_like(drawn_IU))
+
+
+def _match_positive(drawn_IU, match_IU, total_IU):
+    return Counts(jnp.where(match_IU, total_IU, 0), jnp.ones_like(drawn_IU))
+
+
+def _match_ignore(drawn_IU, match_IU, total_IU):
+    del total_IU
+    return Counts(drawn_IU, jnp.where(match_IU, 0, 1).astype(drawn_IU.dtype))
+
+
+# As published, a caption drawn for another image is a negative even when it is true of this one; match-aware, it is a
+# positive, or is left out.
+COUNTING: dict[str, Callable[..., Counts]] = {
+    "published": _published,
+    "match_positive": _match_positive,
+    "match_ignore": _match_ignore,
+}
+
+
+def cell_counts(
+    images: ImageLabels, captions: CaptionLabels, counting: str, hard_negative_weight: float = 1.0
+) -> Counts:
+    """The counts of every cell of a tile, float32 [I, U] each; ``counting`` is a key of ``COUNTING``.
+
+    A caption matches an image when it asserts a triplet that the image shows, or was drawn for it as a positive.
+    ``hard_negative_weight`` multiplies the weight of captions drawn as negatives of this image.
+    """
+    dtype = captions.mult_U.dtype
+    drawn_IU = _hit(images.positives_IK, captions.id_U).astype(dtype)
+    match_IU = drawn_IU > 0
+    for a in range(captions.asserts_UA.shape[1]):
+        match_IU |= _hit(images.shows_IT, captions.asserts_UA[:, a]) > 0
+    counts = COUNTING[counting](drawn_IU, match_IU, images.mult_I[:, None] * captions.mult_U)
+    if hard_negative_weight == 1.0:
+        return counts
+    hard_IU = _hit(images.negatives_IK, captions.id_U) > 0
+    return counts._replace(others_IU=jnp.where(hard_IU, hard_negative_weight, 1.0) * counts.others_IU)

@@ -1,0 +1,90 @@
+"""Loss and gradient of a batch, also in the memory of one chunk of it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from naturel_jax import config, optim
+from naturel_jax.batch import Batch
+from naturel_jax.models.two_tower import Model, Params, normalize
+from naturel_jax.objectives import OBJECTIVES
+from naturel_jax.sharding import BATCH_AXES
+from naturel_jax.tiles import Layout
+
+
+class Loss:
+    """Loss and gradient of a batch.
+
+    With ``config.objective.chunks`` above 1 the embeddings of the whole batch are computed first, without keeping
+    activations, then the gradient of the loss to the embeddings, then chunk by chunk that to the parameters (GradCache,
+    arXiv 2101.06983): the exact loss and gradient of the whole batch in the memory of one chunk.
+    """
+
+    def __init__(self, options: config.Config, model: Model, mean_std: tuple[Any, Any], params: Params, mesh: Mesh):
+        """``mean_std``: the processor's, by channel. Of ``params`` only the paths are looked at."""
+        self._model, self._mean_std, self._chunks = model, mean_std, options.objective.chunks
+        self._frozen = jax.tree.map(lambda factor: factor == 0, optim.multipliers(options.optim, params))
+        layout = Layout(mesh if options.objective.ring else None, BATCH_AXES, options.objective.tile)
+        loss = OBJECTIVES[options.objective.name].loss
+        self._objective = functools.partial(loss, options=options.objective, layout=layout)
+
+    def _stop_frozen_gradients(self, params: Params) -> Params:
+        """The compiler then leaves out what only the gradients of frozen parameters would need."""
+        return jax.tree.map(lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, self._frozen)
+
+    def _image(self, params: Params, images_IHWC: jax.Array) -> jax.Array:
+        pixels_IHWC = normalize(images_IHWC, *self._mean_std)
+        return self._model.encode_image(self._stop_frozen_gradients(params), pixels_IHWC)
+
+    def _text(self, params: Params, tokens_UL: jax.Array) -> jax.Array:
+        return self._model.encode_text(self._stop_frozen_gradients(params), tokens_UL)
+
+    def from_embeddings(self, params: Params, zimg_ID: jax.Array, zcap_UD: jax.Array, batch: Batch) -> jax.Array:
+        """The loss of given embeddings, a float32 scalar; of ``params`` only scale and bias are read."""
+        params = self._stop_frozen_gradients(params)
+        scale, bias = jnp.exp(params["logit_scale"]), params.get("logit_bias", jnp.float32(0))
+        return self._objective(zimg_ID, zcap_UD, scale, bias, batch)
+
+    def __call__(self, params: Params, batch: Batch) -> jax.Array:
+        """The loss, a float32 scalar."""
+        return self.from_embeddings(params, *self.embed(params, batch), batch)
+
+    def embed(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Unit embeddings [I, D] of the batch's images and [U, D] of its captions, float32."""
+        if self._chunks == 1:
+            return self._image(params, batch.images), self._text(params, batch.tokens)
+        images, tokens = self._split(batch.images), self._split(batch.tokens)
+        return (
+            _merge(jax.lax.map(functools.partial(self._image, params), images)),
+            _merge(jax.lax.map(functools.partial(self._text, params), tokens)),
+        )
+
+    def value_and_grad(self, params: Params, batch: Batch) -> tuple[jax.Array, Params]:
+        """The loss and its gradient to the parameters."""
+        if self._chunks == 1:
+            return jax.value_and_grad(self)(params, batch)
+        zimg_ID, zcap_UD = self.embed(params, batch)
+        loss = jax.value_and_grad(self.from_embeddings, argnums=(0, 1, 2))
+        value, (gradient, dzimg_ID, dzcap_UD) = loss(params, zimg_ID, zcap_UD, batch)
+        gradient = self._add_gradients(gradient, self._image, params, batch.images, dzimg_ID)
+        return value, self._add_gradients(gradient, self._text, params, batch.tokens, dzcap_UD)
+
+    def _add_gradients(self, gradient: Params, encode: Callable, params: Params, rows: Any, upstream: Any) -> Params:
+        def add(gradient: Params, chunk: tuple[jax.Array, jax.Array]) -> tuple[Params, None]:
+            _, pull = jax.vjp(lambda params: encode(params, chunk[0]), params)
+            return jax.tree.map(jnp.add, gradient, pull(chunk[1])[0]), None
+
+        return jax.lax.scan(add, gradient, (self._split(rows), self._split(upstream)))[0]
+
+    def _split(self, rows: Any) -> jax.Array:
+        """[N, ...] -> [chunks, N / chunks, ...]: each chunk has its share of every device's block: no row moves."""
+        return rows.reshape(-1, self._chunks, *rows.shape[1:]).swapaxes(0, 1)
+
+
+def _merge(chunks: jax.Array) -> jax.Array:
+    """Inverse of ``Loss._split``."""
+    return chunks.swapaxes(0, 1).reshape(-1, *chunks.shape[2:])

@@ -1,0 +1,174 @@
+"""Frozen dataclasses as config sections: each field states its default, meaning and allowed values once.
+
+``setting`` declares a field, ``to_config_dict`` makes the ``ml_collections.ConfigDict`` that users edit, and ``parse``
+checks one and turns it into the dataclass.
+"""
+
+import dataclasses
+import difflib
+import math
+import pkgutil
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from ml_collections import ConfigDict
+
+from tfds_naturel.errors import UserError
+
+T = TypeVar("T")
+
+
+class Allowed(NamedTuple):
+    """The values that a field takes: in words, for messages, and as a test."""
+
+    expected: Callable[[], str]
+    test: Callable[[Any], bool]
+
+
+def above(low: float) -> Allowed:
+    """Finite numbers above ``low``."""
+    return Allowed(lambda: f"a number above {low:g}", lambda x: low < x < math.inf)
+
+
+def at_least(low: float) -> Allowed:
+    """Finite numbers from ``low`` on."""
+    return Allowed(lambda: f"a number of at least {low:g}", lambda x: low <= x < math.inf)
+
+
+def share() -> Allowed:
+    """Numbers in [0, 1)."""
+    return Allowed(lambda: "a number from 0 to less than 1", lambda x: 0 <= x < 1)
+
+
+def one_of(*names: str) -> Allowed:
+    """One of ``names``."""
+    return Allowed(lambda: f"one of {', '.join(map(repr, names))}", lambda x: x in names)
+
+
+def key_of(table: str, *others: str) -> Allowed:
+    """A key of the table ``module:NAME``, to which users' modules may have added some, or one of ``others``."""
+
+    def keys() -> list[str]:
+        return [*pkgutil.resolve_name(table), *others]
+
+    return Allowed(lambda: f"one of: {', '.join(map(repr, keys()))}", lambda x: x in keys())
+
+
+def setting(default: T, meaning: str, allowed: Allowed | None = None, *, may_change: bool = False) -> T:
+    """A dataclass field. A run may continue with another value where ``may_change``; else it would be another run."""
+    metadata = {"meaning": meaning, "allowed": allowed, "may_change": may_change}
+    if isinstance(default, Mapping):
+        return dataclasses.field(default_factory=lambda: default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(kind: type[T], *, may_change: bool = False) -> T:
+    """A dataclass field that is a section itself. ``may_change`` is for all of its fields."""
+    return dataclasses.field(default_factory=kind, metadata={"may_change": may_change})
+
+
+def to_config_dict(settings: Any) -> ConfigDict:
+    """The fields of a section, and of the sections in it, for users to edit."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return ConfigDict({key: convert(inner) for key, inner in value.items()}, sort_keys=False)
+        return to_config_dict(value) if dataclasses.is_dataclass(value) else value
+
+    return ConfigDict({field.name: convert(getattr(settings, field.name)) for field in dataclasses.fields(settings)})
+
+
+def parse(kind: type[T], raw: Mapping[str, Any], path: str = "config") -> T:
+    """The section ``kind`` with the values ``raw``; a field that is left out has its default.
+
+    Raises UserError that names the field, its value and what is expected.
+    """
+    hints = typing.get_type_hints(kind)
+    if unknown := sorted(raw.keys() - hints.keys()):
+        raise UserError(f"{path} has no field {unknown[0]!r}; {nearest(unknown[0], dict(meanings(kind)))}")
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{key: _parse_field(fields[key], hints[key], value, f"{path}.{key}") for key, value in raw.items()})
+
+
+def _parse_field(field: dataclasses.Field, hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return parse(hint, _mapping(value, path), path)
+    if typing.get_origin(hint) is typing.get_origin(Mapping[str, Any]):
+        inner = typing.get_args(hint)[1]
+        return {key: _parse_field(field, inner, v, f"{path}.{key}") for key, v in _mapping(value, path).items()}
+    allowed: Allowed | None = field.metadata.get("allowed")
+    try:
+        converted = _convert(value, hint)
+        if allowed is None or allowed.test(converted):
+            return converted
+    except TypeError:
+        pass
+    expected = allowed.expected() if allowed else _in_words(hint)
+    raise UserError(f"{path} is {value!r}; expected {expected} ({field.metadata['meaning']})")
+
+
+def _mapping(value: Any, path: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping | ConfigDict):
+        raise UserError(f"{path} is {value!r}; expected a section with fields of its own")
+    return dict(value.items())
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """``value`` as ``hint``. Raises TypeError."""
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if len(kinds) != len(value):
+            raise TypeError
+        return tuple(map(_convert, value, kinds))
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise TypeError
+    return value
+
+
+def _in_words(hint: Any) -> str:
+    names = {str: "a string", int: "a whole number", float: "a number", bool: "True or False"}
+    return names.get(hint, str(hint).replace("typing.", ""))
+
+
+def meanings(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, meaning) of every field of a section and of the sections in it."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hint := hints[field.name]):
+            yield from meanings(typing.cast(type, hint), f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field.metadata["meaning"]
+
+
+def nearest(name: str, known: Mapping[str, str]) -> str:
+    """'the nearest is ...': the field that is spelled most like ``name``, or whose meaning has its words."""
+    words = set(re.split(r"[._]", name.rpartition(".")[2].lower()))
+
+    def likeness(candidate: str) -> float:
+        described = set(re.findall(r"[a-z]+", f"{candidate} {known[candidate]}".lower()))
+        spelled = max(difflib.SequenceMatcher(None, name, c).ratio() for c in (candidate, candidate.rpartition(".")[2]))
+        return max(spelled, 0.99 * len(words & described) / len(words))
+
+    return f"the nearest is {max(known, key=likeness)!r}"
+
+
+def fixed(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value of the fields that a continuation of a run must not change."""
+    result: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value, name = getattr(settings, field.name), prefix + field.name
+        if field.metadata.get("may_change"):
+            continue
+        values = value if isinstance(value, Mapping) else {"": value}
+        for key, inner in values.items():
+            path = f"{name}.{key}" if key else name
+            result |= fixed(inner, f"{path}.") if dataclasses.is_dataclass(inner) else {path: inner}
+    return result
