@@ -60,6 +60,11 @@ BENCHMARKS: dict[str, Reader] = {
 }
 
 
+def reads_dataset(name: str) -> bool:
+    """Whether the benchmark reads a prepared TFDS folder, not the folder of official files."""
+    return name in BENCHMARKS and BENCHMARKS[name].SOURCE.prepared
+
+
 def read(names: Sequence[str], *, files: Path | None = None, naturel: Path | None = None) -> list[Benchmark]:
     """The benchmarks called ``names``; ``all`` is every one that can be read, the others are printed with the reason.
 
@@ -82,8 +87,8 @@ def read(names: Sequence[str], *, files: Path | None = None, naturel: Path | Non
 
 def _read(name: str, files: Path | None, naturel: Path | None) -> Benchmark:
     reader = BENCHMARKS[name]
-    folder = naturel if reader.SOURCE.prepared else files
+    folder = naturel if reads_dataset(name) else files
     if folder is None:
-        flag = "--naturel" if reader.SOURCE.prepared else "--benchmarks_dir"
-        raise BenchmarkError(f"{name}: needs {reader.SOURCE.needs}; its folder is not set ({flag})")
+        flag = "--naturel" if reads_dataset(name) else "--benchmarks_dir"
+        raise BenchmarkError(f"{flag} is not set, and {name} needs it")
     return reader.read(folder)

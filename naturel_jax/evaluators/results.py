@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from etils import epath
 
 from naturel_jax.benchmarks.benchmark import Benchmark, Item
 from naturel_jax.data.processor import Processor
@@ -141,7 +142,7 @@ def _read(path: Path) -> Result:
         ) from error
 
 
-def check_version(path: Path, version: int) -> None:
+def check_version(path: epath.PathLike, version: int) -> None:
     """Raises UserError for a file that a newer version of this package wrote."""
     if version > VERSION:
         raise UserError(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax import checkpoint
+from naturel_jax import checkpoint, storage
 from naturel_jax.benchmarks.benchmark import Benchmark, is_headline
 from naturel_jax.data.processor import Processor
 from naturel_jax.evaluators import results
@@ -36,6 +36,7 @@ def watch(
     """
     mesh = make_mesh({"data": -1})
     evaluator: Evaluator | None = None
+    out.mkdir(parents=True, exist_ok=True)
     for step in _new_steps(workdir):
         path = out / f"{step}.json"
         saved = _read(path, workdir)
@@ -51,7 +52,8 @@ def watch(
             held_out = [b.held_out(loaded.trained_on.get(b.name, ())) for b in benchmarks]
             evaluator = Evaluator(model, loaded.processor, held_out, mesh=mesh, batch_size=batch_size)
         scores = saved["scores"] | evaluator.scores(loaded.params, missing)
-        _write(path, saved | {"step": step, "benchmarks": [*saved["benchmarks"], *missing], "scores": scores})
+        fields = saved | {"step": step, "benchmarks": [*saved["benchmarks"], *missing], "scores": scores}
+        storage.write(path, json.dumps(fields, indent=1))
         headline = {metric: value for metric, value in scores.items() if is_headline(metric)}
         print(f"step {step}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in headline.items()), flush=True)
 
@@ -97,20 +99,10 @@ def _read(path: epath.Path, workdir: epath.Path) -> dict[str, Any]:
     run = os.fspath(workdir.absolute())
     if not path.exists():
         return {"version": results.VERSION, "run": run, "benchmarks": [], "scores": {}}
-    try:
-        saved = json.loads(path.read_text())
-        other = saved["run"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the scores of a checkpoint ({error}); delete it") from error
+    saved = storage.read_json(path)
+    if not isinstance(saved, dict) or not {"run", "benchmarks", "scores"} <= saved.keys():
+        raise UserError(f"{path}: not the scores of a checkpoint; move it away to evaluate it again")
     results.check_version(path, saved.get("version", 0))
-    if other != run:
-        raise UserError(f"{path}: holds scores of {other}, not of {run}; choose another --out")
+    if saved["run"] != run:
+        raise UserError(f"{path}: holds scores of {saved['run']}, not of {run}; choose another --out")
     return saved
-
-
-def _write(path: epath.Path, fields: dict[str, Any]) -> None:
-    """All at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(fields, indent=1))
-    partial.replace(path)
