@@ -91,9 +91,9 @@ def test_several_texts_are_their_normalised_mean(encoder):
 @pytest.mark.parametrize(
     ("data", "box", "reason"),
     [
-        (b"no image", None, "not a readable image"),
-        (b"no image", (0, 0, 5, 5), "not a readable image"),
-        (benchmark_files.png(1)[:200], None, "not a readable image"),
+        (b"no image", None, "not a readable"),
+        (b"no image", (0, 0, 5, 5), "not a readable"),
+        (benchmark_files.png(1)[:200], None, "not a readable"),
         (benchmark_files.png(1), (10, 10, 10, 20), "outside the image of 64 x 48"),
         (benchmark_files.png(1), (40, 10, 90, 20), "outside the image of 64 x 48"),
         (benchmark_files.png(1), (-50, 10, -5, 20), "outside the image of 64 x 48"),
