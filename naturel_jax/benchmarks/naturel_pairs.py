@@ -56,9 +56,8 @@ def _items(image: Image, example: prepared.Example, problems: list[str]) -> list
             problems.append(f"item {item_id}: has no {'negative' if NEGATIVE not in rows else 'positive'} caption")
             continue
         texts = tuple(prepared.to_str(captions["text"][rows[polarity]]) for polarity in (POSITIVE, NEGATIVE))
-        items.append(
-            Item(item_id, (image,), texts, _tags(prepared.KINDS[int(captions["kind"][rows[POSITIVE]])], triplet))
-        )
+        kind = prepared.KINDS[int(captions["kind"][rows[POSITIVE]])]
+        items.append(Item(item_id, (image,), texts, _tags(kind, triplet)))
     return items
 
 
