@@ -9,7 +9,7 @@ import huggingface_hub
 from tqdm.asyncio import tqdm
 
 from naturel_jax.benchmarks.benchmark import HubFiles, Source
-from naturel_jax.data.processor import open_picture
+from naturel_jax.data.processor import open_image
 from tfds_naturel.download import MissingKey, Policy, Transient, get_bytes, retried, session
 from tfds_naturel.errors import UserError
 
@@ -66,7 +66,7 @@ def _json(data: bytes) -> bytes:
 
 def _image(data: bytes) -> bytes:
     """``data``. Raises ValueError unless it is an image that decodes."""
-    open_picture(data)
+    open_image(data)
     return data
 
 

@@ -13,7 +13,7 @@ from PIL import Image as PilImage
 from tqdm import tqdm
 
 from naturel_jax.benchmarks.benchmark import Image
-from naturel_jax.data.processor import open_picture
+from naturel_jax.data.processor import open_image
 from naturel_jax.report.pairs import Paired
 
 THUMBNAIL = 320  # pixels of the longer side
@@ -74,7 +74,7 @@ def _thumbnail(image: Image | None, key: str, folder: Path) -> tuple[str, int, i
     if image is None:
         return None
     try:
-        opened = open_picture(image.read())
+        opened = open_image(image.read())
     except (OSError, ValueError):
         return None
     width, height = opened.size
