@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 
-
 STOPPED = 75  # tfds_naturel.cli.STOPPED; this script runs without the package
 
 

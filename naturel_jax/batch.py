@@ -4,19 +4,16 @@ Shape letters: I images, U distinct captions, K captions sampled for an image, T
 caption asserts, L tokens.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-Array = np.ndarray | jax.Array
+Array = Any  # a NumPy array on the host, a jax.Array on devices
 
 
 class ImageLabels(NamedTuple):
     """What the losses need to know of each image. Id rows are padded with -1.
 
     mult_I: copies of the image in the expanded batch (float32; 0 for padding, B for the sentinel);
-    positives_IK, negatives_IK: ids of the captions drawn for it; shows_IT: ids of the triplets it shows.
+    positives_IK, negatives_IK: ids of the captions sampled for it; shows_IT: ids of the triplets it shows.
     """
 
     mult_I: Array

@@ -18,7 +18,7 @@ def calibrate_bias(
     derivative to 1e-4."""
     slope = jax.grad(loss_of_bias)
 
-    def halve(_, ends):
+    def halve(_: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         middle = (ends[0] + ends[1]) / 2
         rising = slope(middle) > 0
         return jnp.where(rising, ends[0], middle), jnp.where(rising, middle, ends[1])

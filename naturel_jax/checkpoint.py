@@ -18,8 +18,7 @@ from jax.experimental import multihost_utils
 
 from naturel_jax import storage
 from naturel_jax.data.processor import Processor
-from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
-from naturel_jax.sharding import path_string
+from naturel_jax.models.two_tower import TwoTowerConfig
 from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -42,10 +41,6 @@ _PACKAGES = (
 def versions() -> dict[str, str]:
     """Versions of the packages that decide a run's numbers."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
-
-
-class NotARun(UserError, FileNotFoundError):
-    """A folder that holds no checkpoint of a run."""
 
 
 class Checkpoints:
@@ -100,7 +95,7 @@ class Checkpoints:
         """The items, or None for a checkpoint that some process cannot read and that is set aside."""
         path, found, problem = self.directory / str(step), None, ""
         try:
-            found = _restore(self.directory, step, **items)
+            found = restore_items(self.directory, step, **items)
         except Exception as error:  # Orbax and tensorstore raise nothing narrower for an array cut short
             problem = f"{type(error).__name__}: {error}"
         # Every process has done its reading before one of them moves the folder.
@@ -119,7 +114,7 @@ class Checkpoints:
             self._manager = None
 
 
-def _restore(directory: epath.Path, step: int, **items: Any) -> Any:
+def restore_items(directory: epath.Path, step: int, **items: Any) -> Any:
     """Each process reads by itself: one that fails must not leave the others waiting for it."""
     this = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
@@ -147,46 +142,3 @@ def make_meta(
         "processor": processor.to_dict(),
         "versions": versions(),
     }
-
-
-def read_meta(workdir: str, step: int | None = None) -> tuple[int, dict[str, Any]]:
-    """(step, meta) of a run's checkpoint of ``step``, or its newest.
-
-    Raises NotARun where there is none, UserError for one that a later version wrote.
-    """
-    directory = epath.Path(workdir).absolute() / "checkpoints"
-    steps = saved_steps(directory)
-    if not steps or (step is not None and step not in steps):
-        wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
-        raise NotARun(f"{workdir} is not a run directory with {wanted}; steps found in {directory}: {steps or 'none'}")
-    step = max(steps) if step is None else step
-    meta = _restore(directory, step, meta=ocp.args.JsonRestore())["meta"]
-    if (version := meta.get("version", 0)) > VERSION:
-        raise UserError(f"{directory / str(step)}: version {version}; this naturel_jax reads up to {VERSION}")
-    return step, meta
-
-
-def load_run(
-    workdir: str,
-    *,
-    step: int | None = None,
-    sharding_for: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,
-) -> tuple[TwoTowerConfig, Params, Processor]:
-    """Model sizes, parameters (the moving average where the run keeps one) and processor of a run.
-
-    ``sharding_for(path, shape)`` places each parameter; without it all lie on the first device. Raises
-    NotARun.
-    """
-    step, meta = read_meta(workdir, step)
-    config = config_from_dict(meta["model"])
-    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-    def abstract(path, leaf):
-        place = sharding_for(path_string(path), leaf.shape) if sharding_for else one_device
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-
-    shapes = jax.tree_util.tree_map_with_path(abstract, Model(config).shapes())
-    directory = epath.Path(workdir).absolute() / "checkpoints"
-    item = "ema" if (directory / str(step) / "ema").exists() else "params"
-    params = _restore(directory, step, **{item: ocp.args.StandardRestore(shapes)})[item]
-    return config, params, Processor(**meta["processor"])

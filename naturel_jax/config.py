@@ -20,6 +20,7 @@ from naturel_jax.settings import (
     above,
     at_least,
     key_of,
+    keys_of,
     one_of,
     parse,
     section,
@@ -34,10 +35,12 @@ _DURATION = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\d+)?)\s*(step|epoch|example
 
 def _duration(*, percent: bool = True) -> Allowed:
     units = "'500 steps', '5 epochs', '1e6 examples'" + (" or '5%'" if percent else "")
-    return Allowed(
-        lambda: f"a number and a unit: {units}",
-        lambda text: bool(match := _DURATION.fullmatch(text)) and (percent or match.group(2) != "%"),
-    )
+
+    def valid(text: str) -> bool:
+        match = _DURATION.fullmatch(text)
+        return match is not None and (percent or match.group(2) != "%")
+
+    return Allowed(lambda: f"a number and a unit: {units}", valid)
 
 
 _NAME = Allowed(lambda: "a name", bool)
@@ -59,7 +62,7 @@ def _patterns(rules: tuple[tuple[str, float], ...]) -> bool:
 class Part:
     """One source of ``config.data.mixture``."""
 
-    dataset: str = setting("", "dataset and config under config.data.dir (naturel_jax/data/datasets.py)", _NAME)
+    dataset: str = setting("", "dataset under config.data.dir, or PREFIX:NAME for a source of its own", _NAME)
     recipe: str = setting("", "captions sampled for an image", key_of("naturel_jax.data.recipes:RECIPES"))
     split: str = setting("train", "split of the dataset", _NAME)
     weight: float = setting(1.0, "share of the mixture, relative to the other parts'", above(0))
@@ -133,7 +136,7 @@ class Mesh:
 @dataclasses.dataclass(frozen=True)
 class Eval:
     benchmarks: tuple[str, ...] = setting(
-        ("naturel", "naturel_unseen"), "evaluated at the end (python -m naturel_jax.benchmarks lists them)"
+        ("naturel", "naturel_unseen"), "evaluated at the end", keys_of("naturel_jax.benchmarks.registry:BENCHMARKS")
     )
     during: Mapping[str, str] = setting(
         {"naturel": "1 epoch"}, "those also evaluated during training, and how often; '0 steps': never", _duration()
@@ -222,10 +225,11 @@ def check(config: Config, path: str = "config") -> Config:
         raise UserError(f"{path}.preset needs {path}.data.mixture: its tokenizer is trained on the captions")
     if unknown := sorted(config.eval.during.keys() - set(config.eval.benchmarks)):
         raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
-    if config.objective.label_smoothing and config.objective.counting == "match_ignore":
+    options = config.objective
+    if options.label_smoothing and (options.name == "sigmoid" or options.counting == "match_ignore"):
+        where = f"{path}.objective.name {options.name!r} and counting {options.counting!r}"
         raise UserError(
-            f"{path}.objective.label_smoothing is {config.objective.label_smoothing} and {path}.objective.counting is "
-            "'match_ignore': set label_smoothing to 0, or count otherwise"
+            f"{path}.objective.label_smoothing is {options.label_smoothing}: not defined for {where}; set 0"
         )
     if [config.mesh.data, config.mesh.fsdp, config.mesh.tensor].count(-1) > 1:
         raise UserError(f"{path}.mesh has -1 ('the rest of the devices') on more than one axis; give the others a size")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import jax
 
-from naturel_jax import checkpoint, weights
+from naturel_jax import weights
 from naturel_jax.models.two_tower import Params, TwoTowerConfig, resize_positions
-from naturel_jax.weights import export, verify
+from naturel_jax.weights import export, runs, verify
 from naturel_jax.weights.tables import flatten
 from tfds_naturel import cli
 from tfds_naturel.errors import UserError
@@ -50,7 +50,7 @@ def _facts(args: argparse.Namespace) -> dict[str, object]:
             f"{1 - args.alpha:g} of `{args.interpolate}`, {args.alpha:g} of the source, weight by weight."
         )
     if args.source.startswith("run:"):
-        step, meta = checkpoint.read_meta(args.source.removeprefix("run:"))
+        step, meta = runs.read_meta(args.source.removeprefix("run:"))
         config = meta["config"]
         facts["Recipe"] = {"step": step, **{key: config[key] for key in _RECIPE if key in config}}
         facts["Data"] = config.get("data", "The data of the checkpoint that this run was made from.")

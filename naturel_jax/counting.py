@@ -20,32 +20,30 @@ class Counts(NamedTuple):
     others_IU: jax.Array
 
 
-def _hit(ids_IK: jax.Array, id_U: jax.Array) -> jax.Array:
-    """How often each caption id stands in each image's row, [I, U] int32. One column at a time: K is small, an [I, K,
+def _hits(ids_IK: jax.Array, id_U: jax.Array) -> jax.Array:
+    """How often each caption id is in each image's row, [I, U] int32. One column at a time: K is small, an [I, K,
     U] array is not."""
-    return sum(
-        (ids_IK[:, k, None] == id_U for k in range(ids_IK.shape[1])),
-        start=jnp.zeros((len(ids_IK), len(id_U)), jnp.int32),
-    )
+    zeros_IU = jnp.zeros((len(ids_IK), len(id_U)), jnp.int32)
+    return sum((ids_IK[:, k, None] == id_U for k in range(ids_IK.shape[1])), start=zeros_IU)
 
 
-def _published(drawn_IU, match_IU, total_IU):
+def _published(sampled_IU: jax.Array, match_IU: jax.Array, total_IU: jax.Array) -> Counts:
     del match_IU, total_IU
-    return Counts(drawn_IU, jnp.ones_like(drawn_IU))
+    return Counts(sampled_IU, jnp.ones_like(sampled_IU))
 
 
-def _match_positive(drawn_IU, match_IU, total_IU):
-    return Counts(jnp.where(match_IU, total_IU, 0), jnp.ones_like(drawn_IU))
+def _match_positive(sampled_IU: jax.Array, match_IU: jax.Array, total_IU: jax.Array) -> Counts:
+    return Counts(jnp.where(match_IU, total_IU, 0), jnp.ones_like(sampled_IU))
 
 
-def _match_ignore(drawn_IU, match_IU, total_IU):
+def _match_ignore(sampled_IU: jax.Array, match_IU: jax.Array, total_IU: jax.Array) -> Counts:
     del total_IU
-    return Counts(drawn_IU, jnp.where(match_IU, 0, 1).astype(drawn_IU.dtype))
+    return Counts(sampled_IU, jnp.where(match_IU, 0, 1).astype(sampled_IU.dtype))
 
 
-# As published, a caption drawn for another image is a negative even when it is true of this one; match-aware, it is a
+# As published, a caption sampled for another image is a negative even when it is true of this one; match-aware, it is a
 # positive, or is left out.
-COUNTING: dict[str, Callable[..., Counts]] = {
+COUNTING: dict[str, Callable[[jax.Array, jax.Array, jax.Array], Counts]] = {
     "published": _published,
     "match_positive": _match_positive,
     "match_ignore": _match_ignore,
@@ -57,16 +55,16 @@ def cell_counts(
 ) -> Counts:
     """The counts of every cell of a tile, float32 [I, U] each; ``counting`` is a key of ``COUNTING``.
 
-    A caption matches an image when it asserts a triplet that the image shows, or was drawn for it as a positive.
-    ``hard_negative_weight`` multiplies the weight of captions drawn as negatives of this image.
+    A caption matches an image when it asserts a triplet that the image shows, or was sampled for it as a positive.
+    ``hard_negative_weight`` multiplies the weight of captions sampled as negatives of this image.
     """
     dtype = captions.mult_U.dtype
-    drawn_IU = _hit(images.positives_IK, captions.id_U).astype(dtype)
-    match_IU = drawn_IU > 0
+    sampled_IU = _hits(images.positives_IK, captions.id_U).astype(dtype)
+    match_IU = sampled_IU > 0
     for a in range(captions.asserts_UA.shape[1]):
-        match_IU |= _hit(images.shows_IT, captions.asserts_UA[:, a]) > 0
-    counts = COUNTING[counting](drawn_IU, match_IU, images.mult_I[:, None] * captions.mult_U)
+        match_IU |= _hits(images.shows_IT, captions.asserts_UA[:, a]) > 0
+    counts = COUNTING[counting](sampled_IU, match_IU, images.mult_I[:, None] * captions.mult_U)
     if hard_negative_weight == 1.0:
         return counts
-    hard_IU = _hit(images.negatives_IK, captions.id_U) > 0
+    hard_IU = _hits(images.negatives_IK, captions.id_U) > 0
     return counts._replace(others_IU=jnp.where(hard_IU, hard_negative_weight, 1.0) * counts.others_IU)

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from etils import epath
 
-from naturel_jax import checkpoint
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.evaluators import blind, results
@@ -29,6 +28,7 @@ from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder
 from naturel_jax.evaluators.watch import watch
 from naturel_jax.models.two_tower import Params
 from naturel_jax.report import report
+from naturel_jax.weights import runs
 from tfds_naturel import cli
 from tfds_naturel.errors import UserError
 
@@ -40,7 +40,7 @@ def evaluate(
     encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
     fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
     cached = CachedEncoder(encoder, params, out / "embeddings" / f"{fingerprint}.sqlite")
-    trained_on = checkpoint.read_meta(source.removeprefix("run:"))[1]["used"] if source.startswith("run:") else {}
+    trained_on = runs.read_meta(source.removeprefix("run:"))[1]["used"] if source.startswith("run:") else {}
     for whole in benchmarks:
         benchmark = whole.held_out(trained_on.get(whole.name, ()))
         pair = results.pair_fingerprint(fingerprint, benchmark)

@@ -29,8 +29,14 @@ class Loss:
         self._model, self._mean_std, self._chunks = model, mean_std, options.objective.chunks
         self._frozen = jax.tree.map(lambda factor: factor == 0, optim.multipliers(options.optim, params))
         layout = Layout(mesh if options.objective.ring else None, BATCH_AXES, options.objective.tile)
-        loss = OBJECTIVES[options.objective.name].loss
-        self._objective = functools.partial(loss, options=options.objective, layout=layout)
+        objective = options.objective
+        self._objective = functools.partial(
+            OBJECTIVES[objective.name].loss,
+            counting=objective.counting,
+            hard_negative_weight=objective.hard_negative_weight,
+            label_smoothing=objective.label_smoothing,
+            layout=layout,
+        )
 
     def _stop_frozen_gradients(self, params: Params) -> Params:
         """The compiler then leaves out what only the gradients of frozen parameters would need."""
@@ -47,7 +53,8 @@ class Loss:
         """The loss of given embeddings, a float32 scalar; of ``params`` only scale and bias are read."""
         params = self._stop_frozen_gradients(params)
         scale, bias = jnp.exp(params["logit_scale"]), params.get("logit_bias", jnp.float32(0))
-        return self._objective(zimg_ID, zcap_UD, scale, bias, batch)
+        labels = {"images": batch.image_labels, "captions": batch.caption_labels}
+        return self._objective(zimg_ID, zcap_UD, scale=scale, bias=bias, **labels)
 
     def __call__(self, params: Params, batch: Batch) -> jax.Array:
         """The loss, a float32 scalar."""

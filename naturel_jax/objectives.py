@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from naturel_jax import config
-from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
+from naturel_jax.batch import CaptionLabels, ImageLabels
 from naturel_jax.counting import cell_counts
 from naturel_jax.tiles import DENSE, Layout, Side, gradients, sweep, total_over_tiles
 
@@ -49,16 +48,20 @@ def sigmoid_loss(
     *,
     counting: str = "published",
     hard_negative_weight: float = 1.0,
+    label_smoothing: float = 0.0,
     layout: Layout = DENSE,
 ) -> jax.Array:
     """The sigmoid loss of arXiv 2303.15343, eq. 1, over the expanded batch: mean over images of the sum over captions.
 
     Args: unit embeddings (rows), scale t and bias b of the logits ``t * cosine + b`` (scalars), labels. Returns a
-    float32 scalar.
+    float32 scalar. Raises ValueError for label smoothing, which is not defined for it.
     """
+    if label_smoothing:
+        raise ValueError(f"label_smoothing is {label_smoothing}; the sigmoid loss has none: set it to 0")
 
-    def tile(images: Side, captions: Side, shared):
-        logits_IU = shared[0] * _cosines(images.values, captions.values) + shared[1]
+    def tile(images: Side, captions: Side, scale_bias: tuple[jax.Array, jax.Array]) -> jax.Array:
+        scale, bias = scale_bias
+        logits_IU = scale * _cosines(images.values, captions.values) + bias
         counts = cell_counts(images.labels, captions.labels, counting, hard_negative_weight)
         total_IU = images.labels.mult_I[:, None] * captions.labels.mult_U
         negative_IU = (total_IU - counts.positive_IU) * counts.others_IU
@@ -81,57 +84,81 @@ class _Stats(NamedTuple):
     weight: jax.Array
 
 
-def _weighted_exponents(logits, weights):
+def _weighted_exponents(logits: jax.Array, weights: jax.Array) -> jax.Array:
     """``logits + log(weights)``, and the floor where the weight is 0."""
     return jnp.where(weights > 0, logits + jnp.log(jnp.where(weights > 0, weights, 1.0)), _FLOOR)
 
 
-def _softmax_tile(images: Side, captions: Side, scale, counting, hard_negative_weight):
-    """Logits, positive counts, and the weights of the cells in the sums of their row and of their column."""
-    counts = cell_counts(images.labels, captions.labels, counting, hard_negative_weight)
-    row_IU = captions.labels.mult_U * counts.others_IU
-    column_IU = images.labels.mult_I[:, None] * counts.others_IU
-    return scale * _cosines(images.values[0], captions.values[0]), counts.positive_IU, row_IU, column_IU
+class _Cells(NamedTuple):
+    """Logits and positive counts of a tile's cells, and their weights in the sums of their row and their column."""
+
+    logits_IU: jax.Array
+    positive_IU: jax.Array
+    row_weight_IU: jax.Array
+    column_weight_IU: jax.Array
+
+
+Cells = Callable[[jax.Array, jax.Array, ImageLabels, CaptionLabels, jax.Array], _Cells]
+
+
+def _softmax_cells(
+    zimg_ID: jax.Array,
+    zcap_UD: jax.Array,
+    images: ImageLabels,
+    captions: CaptionLabels,
+    scale: jax.Array,
+    counting: str,
+    hard_negative_weight: float,
+) -> _Cells:
+    counts = cell_counts(images, captions, counting, hard_negative_weight)
+    row_weight_IU = captions.mult_U * counts.others_IU
+    column_weight_IU = images.mult_I[:, None] * counts.others_IU
+    return _Cells(scale * _cosines(zimg_ID, zcap_UD), counts.positive_IU, row_weight_IU, column_weight_IU)
+
+
+def _add(stats: _Stats, cells: _Cells, weight_IU: jax.Array, axis: int) -> _Stats:
+    lse = jax.nn.logsumexp(_weighted_exponents(cells.logits_IU, weight_IU), axis=axis)
+    positives, weight = cells.positive_IU.sum(axis), weight_IU.sum(axis)
+    return _Stats(jnp.logaddexp(stats.lse, lse), stats.positives + positives, stats.weight + weight)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _log_sums(parts: Callable, layout: Layout, images: Side, captions: Side, scale: jax.Array) -> tuple[_Stats, _Stats]:
-    """Statistics of all rows and all columns, differentiable in the log-sums. ``parts`` is ``_softmax_tile`` with its
+def _log_sums(cells: Cells, layout: Layout, images: Side, captions: Side, scale: jax.Array) -> tuple[_Stats, _Stats]:
+    """Statistics of all rows and all columns, differentiable in the log-sums. ``cells`` is ``_softmax_cells`` with its
     options."""
 
-    def update(stats: _Stats, logits, positive, weights, axis):
-        tile = _Stats(
-            jax.nn.logsumexp(_weighted_exponents(logits, weights), axis=axis), positive.sum(axis), weights.sum(axis)
-        )
-        return _Stats(jnp.logaddexp(stats.lse, tile.lse), stats.positives + tile.positives, stats.weight + tile.weight)
+    def visit(images: Side, captions: Side, rows: _Stats, columns: _Stats, scale: jax.Array) -> tuple[_Stats, _Stats]:
+        tile = cells(images.values, captions.values, images.labels, captions.labels, scale)
+        return _add(rows, tile, tile.row_weight_IU, 1), _add(columns, tile, tile.column_weight_IU, 0)
 
-    def visit(images, captions, rows, columns, scale):
-        logits, positive, row_weights, column_weights = parts(images, captions, scale)
-        return update(rows, logits, positive, row_weights, 1), update(columns, logits, positive, column_weights, 0)
-
-    def empty(mult):
-        zeros = jnp.zeros(mult.shape, images.values[0].dtype)
+    def empty(mult: jax.Array) -> _Stats:
+        zeros = jnp.zeros(mult.shape, images.values.dtype)
         return _Stats(zeros + _FLOOR, zeros, zeros)
 
     return sweep(visit, layout, images, captions, empty(images.labels.mult_I), empty(captions.labels.mult_U), scale)
 
 
-def _log_sums_forward(parts, layout, images, captions, scale):
-    stats = _log_sums(parts, layout, images, captions, scale)
+def _log_sums_forward(
+    cells: Cells, layout: Layout, images: Side, captions: Side, scale: jax.Array
+) -> tuple[tuple[_Stats, _Stats], Any]:
+    stats = _log_sums(cells, layout, images, captions, scale)
     return stats, (images, captions, scale, stats)
 
 
-def _log_sums_backward(parts, layout, saved, upstream):
+def _log_sums_backward(
+    cells: Cells, layout: Layout, saved: Any, upstream: tuple[_Stats, _Stats]
+) -> tuple[Side, Side, jax.Array]:
     images, captions, scale, (rows, columns) = saved
 
-    def tile(images: Side, captions: Side, scale):
+    def tile(images: Side, captions: Side, scale: jax.Array) -> jax.Array:
         # d lse = sum of softmax weights times d logit: with the log-sums held fixed this tile's gradient is just that.
-        row_labels, column_labels = images.labels, captions.labels
-        logits, _, row_weights, column_weights = parts(
-            Side(images.values, row_labels[0]), Side(captions.values, column_labels[0]), scale
+        image_labels, row_lse_I, row_upstream_I = images.labels
+        caption_labels, column_lse_U, column_upstream_U = captions.labels
+        logits_IU, _, row_weight_IU, column_weight_IU = cells(
+            images.values, captions.values, image_labels, caption_labels, scale
         )
-        row = jnp.exp(_weighted_exponents(logits, row_weights) - row_labels[1][:, None]) * row_labels[2][:, None]
-        column = jnp.exp(_weighted_exponents(logits, column_weights) - column_labels[1]) * column_labels[2]
+        row = jnp.exp(_weighted_exponents(logits_IU, row_weight_IU) - row_lse_I[:, None]) * row_upstream_I[:, None]
+        column = jnp.exp(_weighted_exponents(logits_IU, column_weight_IU) - column_lse_U) * column_upstream_U
         return jnp.sum(row) + jnp.sum(column)
 
     one = jnp.ones((), scale.dtype)
@@ -155,17 +182,19 @@ def softmax_loss(
     hard_negative_weight: float = 1.0,
     label_smoothing: float = 0.0,
     layout: Layout = DENSE,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
     """Mean of the image-to-text and the text-to-image cross-entropy over the expanded batch: CLIP, and NegCLIP with
     its extra columns.
 
-    An image without a drawn caption (the sentinel) is a column of text-to-image and has no row of its own; a caption
-    drawn only as a negative is a column of image-to-text and has no row of its own. With B images, B hard images and
+    An image without a sampled caption (the sentinel) is a column of text-to-image and has no row of its own; a caption
+    sampled only as a negative is a column of image-to-text and has no row of its own. With B images, B hard images and
     4B texts this is the loss of the published NegCLIP (``neg_clip`` fork of OpenCLIP). Several positives of a row
     share its target equally (UniCL, arXiv 2204.03610, eq. 3). Left-out copies (``match_ignore``) are out of both the
     target and the sum, and each positive stands against the negatives alone.
 
-    Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels. Returns a float32 scalar. Raises
+    Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels; a bias changes no softmax and is
+    ignored. Returns a float32 scalar. Raises
     ValueError for label smoothing with ``match_ignore``: the positives of a row have no sum in common whose classes it
     could spread over.
     """
@@ -175,86 +204,47 @@ def softmax_loss(
             "set label_smoothing to 0, or count otherwise"
         )
     zimg_ID, zcap_UD = _at_least_float32(zimg_ID), _at_least_float32(zcap_UD)
-    parts = functools.partial(_softmax_tile, counting=counting, hard_negative_weight=hard_negative_weight)
-    image_side, caption_side = Side((zimg_ID,), images), Side((zcap_UD,), captions)
-    rows, columns = _log_sums(parts, layout, image_side, caption_side, scale)
+    cells = functools.partial(_softmax_cells, counting=counting, hard_negative_weight=hard_negative_weight)
+    rows, columns = _log_sums(cells, layout, Side(zimg_ID, images), Side(zcap_UD, captions), scale)
 
-    row_weight_I = images.mult_I * (rows.positives > 0)
-    # As published, only copies drawn as a positive are rows of text-to-image; match-aware, every copy that is true of
+    row_share_I = images.mult_I * (rows.positives > 0)
+    # As published, only copies sampled as a positive are rows of text-to-image; match-aware, every copy that is true of
     # some image is.
     copies_U = captions.mult_U * (columns.positives > 0) if counting == "match_positive" else columns.positives
     separate = counting == "match_ignore"  # the sums hold negatives only
 
-    def tile(images: Side, captions: Side, scale):
-        labels = Side(images.values, images.labels[0]), Side(captions.values, captions.labels[0])
-        logits, positive, row_weights, column_weights = parts(*labels, scale)
-        row = _cross_entropy(logits, positive, row_weights, images.values[1], images.labels[1], 1)
-        column = _cross_entropy(logits, positive, column_weights, captions.values[1], captions.labels[1], 0)
-        return jnp.sum(row) + jnp.sum(column)
-
-    def _cross_entropy(logits, positive, weights, lse, stats, axis):
+    def cross_entropy(
+        tile: _Cells, weight_IU: jax.Array, lse: jax.Array, share: jax.Array, stats: _Stats, axis: int
+    ) -> jax.Array:
         expand = functools.partial(jnp.expand_dims, axis=axis)
-        share, positives, total_weight = (expand(x) for x in stats)
-        target = (1 - label_smoothing) * positive / jnp.maximum(positives, 1e-9)
-        target += label_smoothing * weights / jnp.maximum(total_weight, 1e-9)
-        cost = (jnp.logaddexp(expand(lse), logits) if separate else expand(lse)) - logits
-        return share * target * cost
+        target = (1 - label_smoothing) * tile.positive_IU / jnp.maximum(expand(stats.positives), 1e-9)
+        target += label_smoothing * weight_IU / jnp.maximum(expand(stats.weight), 1e-9)
+        cost = (jnp.logaddexp(expand(lse), tile.logits_IU) if separate else expand(lse)) - tile.logits_IU
+        return jnp.sum(expand(share) * target * cost)
 
-    row_stats = (row_weight_I / jnp.sum(row_weight_I), rows.positives, rows.weight)
-    column_stats = (copies_U / jnp.sum(copies_U), columns.positives, columns.weight)
-    row_side = Side((zimg_ID, rows.lse), (images, row_stats))
-    column_side = Side((zcap_UD, columns.lse), (captions, column_stats))
+    def tile(images: Side, captions: Side, scale: jax.Array) -> jax.Array:
+        (zimg_ID, row_lse_I), (image_labels, row_share_I, rows) = images
+        (zcap_UD, column_lse_U), (caption_labels, column_share_U, columns) = captions
+        tile = cells(zimg_ID, zcap_UD, image_labels, caption_labels, scale)
+        return cross_entropy(tile, tile.row_weight_IU, row_lse_I, row_share_I, rows, 1) + cross_entropy(
+            tile, tile.column_weight_IU, column_lse_U, column_share_U, columns, 0
+        )
+
+    row_side = Side((zimg_ID, rows.lse), (images, row_share_I / jnp.sum(row_share_I), rows))
+    column_side = Side((zcap_UD, columns.lse), (captions, copies_U / jnp.sum(copies_U), columns))
     return total_over_tiles(tile, layout, row_side, column_side, scale) / 2
 
 
-# ---- The table ------------------------------------------------------------------------------------------------------
-
-
 class Objective(NamedTuple):
-    """A row of ``OBJECTIVES``: ``loss(zimg_ID, zcap_UD, scale, bias, batch, options, layout)`` returns a scalar.
+    """``loss`` takes the arguments of ``softmax_loss`` by keyword. ``needs_bias``: a checkpoint without a bias gets
+    one, calibrated on the first batch."""
 
-    ``needs_bias``: a checkpoint without a bias gets one, calibrated on the first batch.
-    """
-
-    loss: Callable[[jax.Array, jax.Array, jax.Array, jax.Array, Batch, config.Objective, Layout], jax.Array]
+    loss: Callable[..., jax.Array]
     needs_bias: bool
-
-
-def _counting(options: config.Objective) -> dict[str, Any]:
-    return {"counting": options.counting, "hard_negative_weight": options.hard_negative_weight}
-
-
-def _softmax(
-    zimg_ID: jax.Array,
-    zcap_UD: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    batch: Batch,
-    options: config.Objective,
-    layout: Layout,
-) -> jax.Array:
-    del bias  # a constant added to all logits changes no softmax
-    labels, smoothing = (batch.image_labels, batch.caption_labels), options.label_smoothing
-    return softmax_loss(
-        zimg_ID, zcap_UD, scale, *labels, label_smoothing=smoothing, layout=layout, **_counting(options)
-    )
-
-
-def _sigmoid(
-    zimg_ID: jax.Array,
-    zcap_UD: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    batch: Batch,
-    options: config.Objective,
-    layout: Layout,
-) -> jax.Array:
-    labels = batch.image_labels, batch.caption_labels
-    return sigmoid_loss(zimg_ID, zcap_UD, scale, bias, *labels, layout=layout, **_counting(options))
 
 
 # config.objective.name -> objective. A new loss is one file and one line here, or one line in a config file.
 OBJECTIVES: dict[str, Objective] = {
-    "softmax": Objective(_softmax, needs_bias=False),
-    "sigmoid": Objective(_sigmoid, needs_bias=True),
+    "softmax": Objective(softmax_loss, needs_bias=False),
+    "sigmoid": Objective(sigmoid_loss, needs_bias=True),
 }

@@ -56,6 +56,12 @@ def key_of(table: str, *others: str) -> Allowed:
     return Allowed(lambda: f"one of: {', '.join(map(repr, keys()))}", lambda x: x in keys())
 
 
+def keys_of(table: str) -> Allowed:
+    """Several keys of the table ``module:NAME``."""
+    key = key_of(table)
+    return Allowed(lambda: f"any of{key.expected().removeprefix('one of')}", lambda names: all(map(key.test, names)))
+
+
 def setting(default: T, meaning: str, allowed: Allowed | None = None, *, may_change: bool = False) -> T:
     """A dataclass field. A run may continue with another value where ``may_change``; else it would be another run."""
     metadata = {"meaning": meaning, "allowed": allowed, "may_change": may_change}
@@ -94,7 +100,7 @@ def parse(kind: type[T], raw: Mapping[str, Any], path: str = "config") -> T:
 
 def _parse_field(field: dataclasses.Field, hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
-        return parse(hint, _mapping(value, path), path)
+        return parse(typing.cast(type, hint), _mapping(value, path), path)
     if typing.get_origin(hint) is typing.get_origin(Mapping[str, Any]):
         inner = typing.get_args(hint)[1]
         return {key: _parse_field(field, inner, v, f"{path}.{key}") for key, v in _mapping(value, path).items()}

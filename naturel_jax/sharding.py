@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from tfds_naturel.errors import UserError
+
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # rows of images and captions are cut over both; parameters over fsdp and tensor
 
@@ -30,16 +32,16 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 def make_mesh(axes: Mapping[str, int]) -> Mesh:
     """A mesh over all devices of all processes. One axis may be -1: what the others leave.
 
-    Raises ValueError for an unknown axis or sizes that do not multiply to the number of devices.
+    Raises UserError for an unknown axis or sizes that do not multiply to the number of devices.
     """
     if unknown := sorted(set(axes) - set(AXES)):
-        raise ValueError(f"config.mesh has {unknown}; its axes are {', '.join(AXES)}")
+        raise UserError(f"config.mesh has {unknown}; its axes are {', '.join(AXES)}")
     sizes, devices = [axes.get(axis, 1) for axis in AXES], jax.device_count()
     if sizes.count(-1) == 1:
         sizes[sizes.index(-1)] = devices // -int(np.prod(sizes))
     if min(sizes) < 1 or np.prod(sizes) != devices:
         asked = ", ".join(f"{axis}={axes.get(axis, 1)}" for axis in AXES)
-        raise ValueError(
+        raise UserError(
             f"config.mesh ({asked}) does not fit {devices} devices; the product must be {devices}, one axis may be -1"
         )
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -70,12 +72,12 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     """A sharding for every leaf of ``tree`` (arrays or shapes). Optimizer moments follow their parameters: the
     rules look at the part of a path from the tower on."""
 
-    def of(path, leaf):
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         text = path_string(path)
         tail = re.search(r"(image|text)/.*|logit_(scale|bias)$", text)
         return NamedSharding(mesh, spec(tail.group(0) if tail and leaf.ndim else "", leaf.shape, mesh))
 
-    return jax.tree_util.tree_map_with_path(of, tree)
+    return jax.tree_util.tree_map_with_path(place, tree)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

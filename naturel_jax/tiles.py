@@ -38,7 +38,9 @@ class Layout:
 DENSE = Layout()
 
 
-def sweep(visit: Callable, layout: Layout, images: Any, captions: Any, image_sums: Any, caption_sums: Any, shared: Any):
+def sweep(
+    visit: Callable, layout: Layout, images: Any, captions: Any, image_sums: Any, caption_sums: Any, shared: Any
+) -> tuple[Any, Any]:
     """Visits every tile once and returns the updated sums.
 
     ``visit(images, captions, image_sums, caption_sums, shared)`` returns new ``(image_sums, caption_sums)``; the
@@ -46,13 +48,13 @@ def sweep(visit: Callable, layout: Layout, images: Any, captions: Any, image_sum
     ``captions`` and ``caption_sums`` U.
     """
 
-    def block(images, captions, image_sums, caption_sums, shared):
+    def block(images: Any, captions: Any, image_sums: Any, caption_sums: Any, shared: Any) -> tuple[Any, Any]:
         size = jax.tree.leaves(captions)[0].shape[0]
         tile = max(t for t in range(1, min(layout.tile or size, size) + 1) if size % t == 0)
         cut = functools.partial(jax.tree.map, lambda x: x.reshape(size // tile, tile, *x.shape[1:]))
         join = functools.partial(jax.tree.map, lambda x: x.reshape(size, *x.shape[2:]))
 
-        def step(image_sums, chunk):
+        def step(image_sums: Any, chunk: tuple[Any, Any]) -> tuple[Any, Any]:
             return visit(images, chunk[0], image_sums, chunk[1], shared)
 
         image_sums, sums = jax.lax.scan(step, image_sums, (cut(captions), cut(caption_sums)))
@@ -62,8 +64,8 @@ def sweep(visit: Callable, layout: Layout, images: Any, captions: Any, image_sum
     if ring == 1:
         return block(images, captions, image_sums, caption_sums, shared)
 
-    def ring_sweep(images, captions, image_sums, caption_sums, shared):
-        def step(_, carry):
+    def ring_sweep(images: Any, captions: Any, image_sums: Any, caption_sums: Any, shared: Any) -> tuple[Any, Any]:
+        def step(_: jax.Array, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
             captions, image_sums, caption_sums = carry
             image_sums, caption_sums = block(images, captions, image_sums, caption_sums, shared)
             turn = [(d, (d + 1) % ring) for d in range(ring)]
@@ -75,7 +77,7 @@ def sweep(visit: Callable, layout: Layout, images: Any, captions: Any, image_sum
         _, image_sums, caption_sums = jax.lax.fori_loop(0, ring, step, (captions, image_sums, caption_sums))
         return jax.tree.map(lambda x: x if x.ndim else jax.lax.psum(x, layout.axes), image_sums), caption_sums
 
-    def specs(tree):
+    def specs(tree: Any) -> Any:
         return jax.tree.map(lambda x: PartitionSpec(layout.axes) if x.ndim else PartitionSpec(), tree)
 
     rows, cols = specs(image_sums), specs(caption_sums)
@@ -97,38 +99,43 @@ class Side(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def total_over_tiles(tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any) -> jax.Array:
-    """Sum over all tiles of ``tile(images, captions, shared) -> scalar``; the backward pass computes each tile anew."""
+    """Sum over all tiles of ``tile(images, captions, shared) -> scalar``; the backward pass computes tiles again."""
 
-    def visit(images, captions, total, nothing, shared):
+    def visit(images: Side, captions: Side, total: jax.Array, nothing: Any, shared: Any) -> tuple[jax.Array, Any]:
         return total + tile(images, captions, shared), nothing
 
     zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(images.values)))
     return sweep(visit, layout, images, captions, zero, (), shared)[0]
 
 
-def gradients(tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any, upstream: jax.Array):
+def gradients(
+    tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any, upstream: jax.Array
+) -> tuple[Any, Any, Any]:
     """Gradients of ``upstream * total_over_tiles`` to ``images.values``, ``captions.values`` and ``shared``."""
 
-    def visit(images, captions, sums, dcaptions, shared):
-        def scalar(image_values, caption_values, shared):
+    def visit(images: Side, captions: Side, sums: Any, dcaptions: Any, shared: Any) -> tuple[Any, Any]:
+        def scalar(image_values: Any, caption_values: Any, shared: Any) -> jax.Array:
             return tile(images._replace(values=image_values), captions._replace(values=caption_values), shared)
 
-        of_tile = jax.grad(scalar, argnums=(0, 1, 2))(images.values, captions.values, shared)
+        dimages_tile, dcaptions_tile, dshared_tile = jax.grad(scalar, argnums=(0, 1, 2))(
+            images.values, captions.values, shared
+        )
         add = functools.partial(jax.tree.map, jnp.add)
-        return add(sums, (of_tile[0], of_tile[2])), add(dcaptions, of_tile[1])
+        return add(sums, (dimages_tile, dshared_tile)), add(dcaptions, dcaptions_tile)
 
     zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-    start = (zeros(images.values), zeros(shared)), zeros(captions.values)
-    (dimages, dshared), dcaptions = sweep(visit, layout, images, captions, *start, shared)
+    sums, dcaptions = (zeros(images.values), zeros(shared)), zeros(captions.values)
+    (dimages, dshared), dcaptions = sweep(visit, layout, images, captions, sums, dcaptions, shared)
     return jax.tree.map(lambda g: g * upstream.astype(g.dtype), (dimages, dcaptions, dshared))
 
 
-def _forward(tile, layout, images, captions, shared):
+def _forward(tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any) -> tuple[jax.Array, Any]:
     return total_over_tiles(tile, layout, images, captions, shared), (images, captions, shared)
 
 
-def _backward(tile, layout, saved, upstream):
-    dimages, dcaptions, dshared = gradients(tile, layout, *saved, upstream)
+def _backward(tile: Callable, layout: Layout, saved: Any, upstream: jax.Array) -> tuple[Side, Side, Any]:
+    images, captions, shared = saved
+    dimages, dcaptions, dshared = gradients(tile, layout, images, captions, shared, upstream)
     return Side(dimages, None), Side(dcaptions, None), dshared
 
 

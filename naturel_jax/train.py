@@ -61,7 +61,7 @@ def make_step(
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         value, gradient = loss.value_and_grad(state.params, batch)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         if max_scale is not None:

@@ -11,6 +11,7 @@ import pytest
 
 from naturel_jax import checkpoint
 from naturel_jax.checkpoint import Checkpoints
+from naturel_jax.weights import runs
 
 
 def tree(step: int) -> dict:
@@ -100,7 +101,7 @@ def test_a_run_without_a_readable_checkpoint_is_refused(saved, tmp_path):
 
 def test_no_checkpoint_is_none_and_a_run_that_is_none_says_what_it_found(saved, tmp_path):
     assert Checkpoints(str(tmp_path / "new"), keep=3).restore(abstract(), accept) is None
-    with pytest.raises(FileNotFoundError, match=r"no run with a checkpoint; steps found in .*: none"):
-        checkpoint.read_meta(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"not a run directory with a checkpoint; steps found in .*: none"):
+        runs.read_meta(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"a checkpoint of step 15; steps found in .*10"):
-        checkpoint.read_meta(str(saved), 15)
+        runs.read_meta(str(saved), 15)

@@ -18,6 +18,7 @@ from naturel_jax import checkpoint
 from naturel_jax.benchmarks import registry
 from naturel_jax.evaluators.evaluator import Evaluator
 from naturel_jax.evaluators.watch import watch
+from naturel_jax.weights import runs
 from tfds_naturel.errors import UserError
 
 LIMIT_S = 300  # of one step on a busy machine
@@ -94,7 +95,7 @@ def ended(tmp_path):
 
 def test_a_checkpoint_that_vanishes_is_skipped(ended, tmp_path, monkeypatch, capsys):
     workdir, benchmarks = ended
-    load_run = checkpoint.load_run
+    load_run = runs.load_run
 
     def vanishing(workdir, *, step, **others):
         if step == 1:

@@ -17,6 +17,7 @@ from naturel_jax import config as c
 from naturel_jax import run, train
 from naturel_jax.data import datasets
 from naturel_jax.sharding import make_mesh
+from naturel_jax.start import make_start
 
 
 class Steps:
@@ -31,7 +32,7 @@ class Steps:
         config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr_multipliers=multipliers))
         mesh = make_mesh(dataclasses.asdict(config.mesh))
         sources = [datasets.open_source("naturel/tiny", os.fspath(data_dir()), "train")]
-        start = run.make_model(config, "", epath.Path(folder), sources, mesh)
+        start = make_start(config, "", epath.Path(folder), sources, mesh)
         training = run.make_training(config, start, sources, mesh)
         state = training.state
         self.params, self.averages, self.metrics = [jax.device_get(state.params)], [], []

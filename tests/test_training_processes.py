@@ -15,13 +15,14 @@ from worlds import Run, data_dir, losses
 
 from naturel_jax import checkpoint
 from naturel_jax.data import datasets
+from naturel_jax.weights import runs
 
 LAST = 20  # steps of tiny_config
 
 
 def arrays(workdir: Path) -> dict[str, np.ndarray]:
     """The parameters of the newest checkpoint by path."""
-    params = checkpoint.load_run(str(workdir))[1]
+    params = runs.load_run(str(workdir))[1]
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
 
 

@@ -1,14 +1,19 @@
 """Scores parameters of one model on benchmarks: what a training run asks for on its schedule."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from jax.sharding import Mesh
 
 from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.benchmarks.registry import BENCHMARKS, read
+from naturel_jax.config import Config
+from naturel_jax.data import datasets
 from naturel_jax.data.processor import Processor
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.models.two_tower import Model, Params
+from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,3 +48,22 @@ class Evaluator:
                     _LOG.warning("%s: %s", name, problem)
                 scores |= {metric: score.value for metric, score in benchmark.score(kept, matrices).items()}
         return scores
+
+
+def make_evaluator(
+    config: Config, model: Model, processor: Processor, trained_on: Mapping[str, Sequence[str]], mesh: Mesh
+) -> Evaluator:
+    """The benchmarks of ``config.eval``, without the items that the run trains on. Raises UserError."""
+    names, files = config.eval.benchmarks, config.eval.benchmarks_dir
+    prepared = [name for name in names if BENCHMARKS[name].SOURCE.prepared]
+    if len(prepared) < len(names) and not files:
+        world = config.eval.naturel.removeprefix("naturel/")
+        if world not in datasets.WORLDS:
+            raise UserError(
+                f"config.eval.benchmarks is {names}: say where their files are in config.eval.benchmarks_dir"
+            )
+        files = str(datasets.twins_directory(config.data.dir, world))
+    naturel = datasets.directory(config.data.dir, config.eval.naturel) if prepared else None
+    benchmarks = read(names, files=Path(files) if files else None, naturel=naturel)
+    kept = [benchmark.held_out(frozenset(trained_on.get(benchmark.name, ()))) for benchmark in benchmarks]
+    return Evaluator(model, processor, kept, mesh=mesh, batch_size=config.eval.batch_size)

@@ -18,6 +18,7 @@ from naturel_jax.evaluators.evaluator import Evaluator
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.sharding import make_mesh, param_sharding
+from naturel_jax.weights import runs
 from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -85,8 +86,8 @@ class _Loaded(NamedTuple):
 def _load(workdir: epath.Path, step: int, mesh: Mesh) -> _Loaded | None:
     """A checkpoint; None when it was removed meanwhile."""
     try:
-        trained_on = checkpoint.read_meta(workdir, step)[1].get("used", {})
-        loaded = checkpoint.load_run(workdir, step=step, sharding_for=param_sharding(mesh))
+        trained_on = runs.read_meta(workdir, step)[1].get("used", {})
+        loaded = runs.load_run(workdir, step=step, sharding_for=param_sharding(mesh))
         return _Loaded(*loaded, trained_on)
     except Exception:  # Orbax and TensorStore raise many kinds for files that disappear
         if step in checkpoint.saved_steps(workdir / "checkpoints"):

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from naturel_jax import checkpoint
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.families import Pixels, family_of
 from naturel_jax.models.presets import PRESETS
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
-from naturel_jax.weights import big_vision, hf, hub, openclip, processor_files, tables
+from naturel_jax.weights import big_vision, hf, hub, openclip, processor_files, runs, tables
 from naturel_jax.weights.tables import Rule, Shape
 from naturel_jax.weights.tensors import Tensors, open_npz, open_safetensors, open_sharded, open_torch
 from tfds_naturel.errors import UserError
@@ -82,7 +81,7 @@ def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
     FileNotFoundError if there is no such file or folder.
     """
     if source.startswith("run:"):
-        return Loaded(*checkpoint.load_run(source.removeprefix("run:"), sharding_for=sharding_for))
+        return Loaded(*runs.load_run(source.removeprefix("run:"), sharding_for=sharding_for))
     return find(source).load(sharding_for)
 
 

@@ -1,0 +1,63 @@
+"""Runs of ours as checkpoints to start from, evaluate or export."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from naturel_jax import checkpoint
+from naturel_jax.data.processor import Processor
+from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
+from naturel_jax.sharding import path_string
+from tfds_naturel.errors import UserError
+
+
+class NotARun(UserError, FileNotFoundError):
+    """A folder that holds no checkpoint of a run."""
+
+
+def read_meta(workdir: str, step: int | None = None) -> tuple[int, dict[str, Any]]:
+    """(step, meta) of a run's checkpoint of ``step``, or its newest.
+
+    Raises NotARun where there is none, UserError for one that a later version wrote.
+    """
+    directory = epath.Path(workdir).absolute() / "checkpoints"
+    steps = checkpoint.saved_steps(directory)
+    if not steps or (step is not None and step not in steps):
+        wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
+        raise NotARun(f"{workdir} is not a run directory with {wanted}; steps found in {directory}: {steps or 'none'}")
+    step = max(steps) if step is None else step
+    meta = checkpoint.restore_items(directory, step, meta=ocp.args.JsonRestore())["meta"]
+    if (version := meta.get("version", 0)) > checkpoint.VERSION:
+        raise UserError(
+            f"{directory / str(step)}: version {version}; this naturel_jax reads up to {checkpoint.VERSION}"
+        )
+    return step, meta
+
+
+def load_run(
+    workdir: str,
+    *,
+    step: int | None = None,
+    sharding_for: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,
+) -> tuple[TwoTowerConfig, Params, Processor]:
+    """Model sizes, parameters (the moving average where the run keeps one) and processor of a run.
+
+    ``sharding_for(path, shape)`` places each parameter; without it all lie on the first device. Raises
+    NotARun.
+    """
+    step, meta = read_meta(workdir, step)
+    config = config_from_dict(meta["model"])
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def abstract(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        place = sharding_for(path_string(path), leaf.shape) if sharding_for else one_device
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+    shapes = jax.tree_util.tree_map_with_path(abstract, Model(config).shapes())
+    directory = epath.Path(workdir).absolute() / "checkpoints"
+    item = "ema" if (directory / str(step) / "ema").exists() else "params"
+    params = checkpoint.restore_items(directory, step, **{item: ocp.args.StandardRestore(shapes)})[item]
+    return config, params, Processor(**meta["processor"])
