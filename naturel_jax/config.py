@@ -154,8 +154,7 @@ class Config:
     name: str = setting("run", "row of the table", _NAME)
     seed: int = setting(0, "seed of everything random", at_least(0))
     init: str = setting(
-        "",
-        "parameters, sizes and processor: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, base:NAME, a folder or file",
+        "", "checkpoint to start from: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, base:NAME, a folder or a file"
     )
     preset: str = setting("", "or random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", ""))
     duration: str = setting("0 steps", "length of training; '0 steps' evaluates only", _duration(percent=False))

@@ -69,22 +69,6 @@ def sigmoid_loss(
     return total / jnp.sum(images.mult_I)
 
 
-def calibrate_bias(
-    loss_of_bias: Callable[[jax.Array], jax.Array], low: float = -200.0, high: float = 200.0
-) -> jax.Array:
-    """The bias that minimises ``loss_of_bias`` (convex in the bias, as the sigmoid loss is), by bisection of its
-    derivative to 1e-4."""
-    slope = jax.grad(loss_of_bias)
-
-    def halve(_, ends):
-        middle = (ends[0] + ends[1]) / 2
-        rising = slope(middle) > 0
-        return jnp.where(rising, ends[0], middle), jnp.where(rising, middle, ends[1])
-
-    ends = jax.lax.fori_loop(0, 22, halve, (jnp.float32(low), jnp.float32(high)))
-    return (ends[0] + ends[1]) / 2
-
-
 # ---- Softmax --------------------------------------------------------------------------------------------------------
 
 

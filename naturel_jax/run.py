@@ -1,39 +1,32 @@
 """One run from its config: makes data, model, objective and benchmarks, and hands them to the loop."""
 
 import dataclasses
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from etils import epath
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from naturel_jax import checkpoint, config_versions, observe, optim, run_folder, storage, train, weights
+from naturel_jax import checkpoint, config_versions, observe, optim, run_folder, storage, train
 from naturel_jax.batch import Batch
-from naturel_jax.benchmarks import registry
+from naturel_jax.calibration import calibrated
 from naturel_jax.config import Config
 from naturel_jax.data import datasets
 from naturel_jax.data.items import Source
 from naturel_jax.data.pipeline import Pipeline, make_pipeline
-from naturel_jax.data.processor import Processor, from_scratch
-from naturel_jax.evaluators.evaluator import Evaluator
+from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator
 from naturel_jax.metrics import Metrics
-from naturel_jax.models import presets
-from naturel_jax.models.transformer import Compute
-from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
-from naturel_jax.objectives import OBJECTIVES
-from naturel_jax.sharding import make_mesh, param_sharding, shardings
+from naturel_jax.sharding import make_mesh
+from naturel_jax.start import Start, make_start
 from tfds_naturel.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
 
 Scores = run_folder.Scores
+_WARM_UP = 10  # steps before those that are traced: the first ones compile
 
 
 def run(config: Config, workdir: epath.PathLike, stop_requested: Callable[[], bool] = lambda: False) -> Scores:
@@ -55,8 +48,8 @@ def run(config: Config, workdir: epath.PathLike, stop_requested: Callable[[], bo
         parts = config.data.mixture.values()
         sources = [datasets.open_source(part.dataset, config.data.dir, part.split) for part in parts]
         trained_on = datasets.trained_on(config.data)
-        start = make_model(config, init, folder, sources, mesh)
-        evaluator = make_evaluator(config, start, trained_on, mesh)
+        start = make_start(config, init, folder, sources, mesh)
+        evaluator = make_evaluator(config, start.model, start.processor, trained_on, mesh)
         if sources:
             training = make_training(config, start, sources, mesh)
             scores = train_and_evaluate(config, folder, training, evaluator, trained_on, stop_requested, check_owner)
@@ -80,65 +73,6 @@ def trained_base(config: Config, folder: epath.Path, stop_requested: Callable[[]
         base = dataclasses.replace(base, data=dataclasses.replace(base.data, dir=config.data.dir))
         run(base, where, stop_requested)
     return f"run:{where}"
-
-
-class Start(NamedTuple):
-    """What a run begins with. ``new_bias``: the parameters have just got a logit bias, which is not calibrated yet."""
-
-    model: Model
-    params: Params
-    processor: Processor
-    new_bias: bool
-
-
-def make_model(config: Config, init: str, folder: epath.Path, sources: Sequence[Source], mesh: Mesh) -> Start:
-    """From ``init`` (see ``weights.load``), or from ``config.preset`` with random parameters and a tokenizer trained on
-    the captions of ``sources``. Parameters are laid out over the mesh."""
-    # bfloat16 matrix products are slow on CPUs and fast everywhere else.
-    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    dtype = auto if config.compute.dtype == "auto" else config.compute.dtype
-    compute = Compute(dtype, config.compute.remat, config.compute.attention or None)
-    if init:
-        sizes, params, processor = weights.load(init, sharding_for=param_sharding(mesh))
-    else:
-        sizes = presets.preset(config.preset)
-        model = Model(sizes, compute)
-        params = jax.jit(model.init, out_shardings=shardings(model.shapes(), mesh))(jax.random.key(config.seed))
-        processor = _processor_from_scratch(sizes, folder, sources)
-    new_bias = OBJECTIVES[config.objective.name].needs_bias and sizes.init_bias is None
-    if new_bias:
-        sizes = dataclasses.replace(sizes, init_bias=0.0)
-        params["logit_bias"] = jax.device_put(jnp.float32(0), NamedSharding(mesh, PartitionSpec()))
-    return Start(Model(sizes, compute), params, processor, new_bias)
-
-
-def _processor_from_scratch(sizes: TwoTowerConfig, folder: epath.Path, sources: Sequence[Source]) -> Processor:
-    """The first process trains the tokenizer, once; all read it from the workdir."""
-    path = folder / "processor.json"
-    if jax.process_index() == 0 and not path.exists():
-        processor = from_scratch(sizes, [caption for source in sources for caption in source.items.texts])
-        storage.write(path, json.dumps(processor.to_dict()))
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("processor")
-    return Processor(**storage.read_json(path))
-
-
-def make_evaluator(config: Config, start: Start, trained_on: Mapping[str, Sequence[str]], mesh: Mesh) -> Evaluator:
-    """The benchmarks of ``config.eval``, without the items that the run trains on, and what scores them."""
-    names, files = config.eval.benchmarks, config.eval.benchmarks_dir
-    if not files and any(not registry.reads_dataset(name) for name in names):
-        world = config.eval.naturel.removeprefix("naturel/")
-        if world not in datasets.WORLDS:
-            raise UserError(
-                f"config.eval.benchmarks has {names}: say where their files are in config.eval.benchmarks_dir"
-            )
-        files = str(datasets.twins_directory(config.data.dir, world))
-    naturel = None
-    if any(registry.reads_dataset(name) for name in names):
-        naturel = datasets.directory(config.data.dir, config.eval.naturel)
-    benchmarks = registry.read(names, files=Path(files) if files else None, naturel=naturel)
-    kept = [benchmark.held_out(frozenset(trained_on.get(benchmark.name, ()))) for benchmark in benchmarks]
-    return Evaluator(start.model, start.processor, kept, mesh=mesh, batch_size=config.eval.batch_size)
 
 
 class Training(NamedTuple):
@@ -198,18 +132,20 @@ def train_and_evaluate(
     try:
         if first < schedule.total:
             evaluate(first, state, [name for name in train.due(schedule, first) if name not in metrics.evaluated])
-        state, finished = train.loop(
-            training.step,
-            state,
-            observe.batches(training.pipeline, folder, first, schedule.total),
-            start=first,
-            schedule=schedule,
-            save=save,
-            evaluate=evaluate,
-            log=log,
-            stop_requested=stop_requested,
-            profile=observe.profiler(folder / "profile", schedule.profile),
-        )
+        traced = range(first + _WARM_UP, first + _WARM_UP + schedule.profile)
+        with observe.profiler(folder / "profile", traced) as profile:
+            state, finished = train.loop(
+                training.step,
+                state,
+                observe.batches(training.pipeline, folder, first, schedule.total),
+                start=first,
+                schedule=schedule,
+                save=save,
+                evaluate=evaluate,
+                log=log,
+                stop_requested=stop_requested,
+                profile=profile,
+            )
         if not finished:
             raise Stopped(f"{config.name} stopped and saved in {folder}; run the same command again to continue")
         scores = evaluator.scores(state.evaluated)
@@ -243,7 +179,7 @@ def continued(
         return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"))
     state = training.state
     if training.start.new_bias:
-        state = train.calibrated(state, training.loss, next(training.pipeline.batches(0, 1)))
+        state = calibrated(state, training.loss, next(training.pipeline.batches(0, 1)))
         _LOG.info("logit bias calibrated on the first batch: %.2f", float(state.params["logit_bias"]))
     if jax.process_index() == 0:
         _LOG.info("%s\n%s", config.name, observe.parameter_table(state.params))

@@ -15,7 +15,6 @@ from naturel_jax import config, optim
 from naturel_jax.batch import Batch
 from naturel_jax.gradcache import Loss
 from naturel_jax.models.two_tower import Params
-from naturel_jax.objectives import calibrate_bias
 from naturel_jax.sharding import batch_sharding, shardings
 
 Metrics = dict[str, jax.Array]
@@ -84,19 +83,6 @@ def make_step(
     place = jax.tree.map(lambda x: x.sharding, state)
     whole = NamedSharding(mesh, PartitionSpec())
     return jax.jit(step, in_shardings=(place, batch_sharding(mesh)), out_shardings=(place, whole), donate_argnums=0)
-
-
-def calibrated(state: State, loss: Loss, batch: Batch) -> State:
-    """``state`` with the bias that minimises the loss of ``batch``: for a bias that was just added."""
-
-    @jax.jit
-    def best(params: Params, batch: Batch) -> jax.Array:
-        zimg_ID, zcap_UD = loss.embed(params, batch)
-        return calibrate_bias(lambda bias: loss.from_embeddings(params | {"logit_bias": bias}, zimg_ID, zcap_UD, batch))
-
-    bias = jax.device_put(best(state.params, batch), state.params["logit_bias"].sharding)
-    average = state.ema and state.ema | {"logit_bias": jnp.copy(bias)}
-    return state._replace(params=state.params | {"logit_bias": bias}, ema=average)
 
 
 class NotFinite(RuntimeError):

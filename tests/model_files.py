@@ -1,26 +1,82 @@
-"""Models with random weights, ours and the peers' own, and the files they write: what the model and weight tests
-share."""
+"""Models with random weights, ours and the peers' own, and the files they write."""
 
 import dataclasses
+import functools
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import open_clip
+import sentencepiece
 import torch
 import transformers
 from flax import traverse_util
-from open_clip.model import CLIP, CustomTextCLIP
 
+from naturel_jax.data.processor import Processor, train_tokenizer
+from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
-from naturel_jax.weights import hf, openclip, tables
+from naturel_jax.weights import hf, openclip, processor_files, tables
+from naturel_jax.weights.sources import Loaded
 
 torch.set_num_threads(1)  # more than one waits for the slowest on a shared machine
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 
+CAPTIONS = ["the cat is under the table", "a dog on a chair", "a person holds the guitar"] * 20
+
+
+@functools.cache
+def tiny(name: str, seed: int = 0) -> Loaded:
+    """The preset ``name`` with random parameters, and a processor of its family trained on ``CAPTIONS``."""
+    config = preset(name)
+    family = family_of(config)
+    tokenizer = train_tokenizer(family.name, CAPTIONS, 300, config.text.context)
+    processor = Processor(tokenizer, config.text.context, config.image.size, **family.pixels)
+    return Loaded(config, random_params(config, seed), processor)
+
+
+def save_hf(folder: Path, name: str, **save: Any) -> Path:
+    """``tiny(name)`` as transformers' own ``save_pretrained`` writes it, with the processor's files but ours."""
+    config, params, processor = tiny(name)
+    hf_model(config, params).save_pretrained(folder, **save)
+    processor_files.write(folder, processor, family_of(config))
+    (folder / processor_files.OWN).unlink()  # a stranger's folder has none
+    return folder
+
+
+def assert_same(ours: Params, theirs: Params) -> None:
+    """The same parameters, bit for bit."""
+    ours, theirs = tables.flatten(ours), tables.flatten(theirs)
+    assert ours.keys() == theirs.keys()
+    for path in ours:
+        np.testing.assert_array_equal(ours[path], theirs[path], err_msg=path)
+
+
+def sentencepiece_model(texts: Iterable[str], vocab: int) -> bytes:
+    """A model with the settings of SigLIP's c4-en vocabulary: unigram, pad 0, end 1, unknown 2, no start."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        vocab_size=vocab,
+        model_type="unigram",
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
 def random_params(config: TwoTowerConfig, seed: int = 0) -> Params:
-    """Parameters none of which is neutral: a zero bias or a unit scale would hide one that is read from the wrong
+    """Parameters none of which is neutral: a bias of zero or a scale of one would hide one that is read from the wrong
     place."""
     rng = np.random.default_rng(seed)
 
@@ -49,7 +105,7 @@ def reduced(name: str, depth: int = 1, vocab: int = 300) -> TwoTowerConfig:
 
 
 def inputs(config: TwoTowerConfig, images: int = 2, texts: int = 3, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Normalised pictures [I, S, S, 3] and token ids [U, L]; CLIP's texts end at different places, in ones padded
+    """Normalized images [I, S, S, 3] and token ids [U, L]; CLIP's texts end at different places, in ones padded
     with the end."""
     rng = np.random.default_rng(seed)
     pixels = rng.standard_normal((images, config.image.size, config.image.size, 3), np.float32)
@@ -67,36 +123,32 @@ def torch_inputs(pixels: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, 
 
 def hf_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
     """transformers' model with these parameters, float32."""
-    kind = hf.model_type(config)
-    config_class, model_class = {
-        "clip": (transformers.CLIPConfig, transformers.CLIPModel),
-        "siglip": (transformers.SiglipConfig, transformers.SiglipModel),
-    }[kind]
+    family = family_of(config)
     fields = hf.write_config(config, "float32", {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1})
-    model = model_class(config_class.from_dict(fields))
-    model.load_state_dict(torch_tensors(tables.write(hf.TABLES[kind], params)), strict=True)
+    theirs = getattr(transformers, f"{family.hf_prefix}Config").from_dict(fields)
+    model = getattr(transformers, f"{family.hf_prefix}Model")(theirs)
+    model.load_state_dict(torch_tensors(tables.write(hf.TABLES[family.name], params)), strict=True)
     return model.eval()
 
 
 def openclip_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
     """OpenCLIP's model with these parameters, float32; timm's trunks, which exist at full depth only, are cut to the
     config's."""
-    kind = hf.model_type(config)
-    depth = config.image.transformer.depth
-    if kind == "clip":
-        model = CLIP(**openclip.write_config(config))
+    family, depth = family_of(config), config.image.transformer.depth
+    if config.image.projection:
+        model = open_clip.CLIP(**openclip.write_config(config))
     else:
         full = dataclasses.replace(
             config.image.transformer, depth={768: 12, 1024: 24, 1152: 27, 1536: 40}[config.image.transformer.width]
         )
         image = dataclasses.replace(config.image, transformer=full)
         fields = openclip.write_config(dataclasses.replace(config, image=image))
-        del fields["custom_text"]  # the factory's word for this class
+        del fields["custom_text"]  # an argument of the factory, not of this class
         with torch.device("meta"):  # most of it is thrown away
-            model = CustomTextCLIP(**fields)
+            model = open_clip.CustomTextCLIP(**fields)
         model.visual.trunk.blocks = model.visual.trunk.blocks[:depth]
         model.to_empty(device="cpu")
-    model.load_state_dict(torch_tensors(tables.write(openclip.TABLES[kind], params)), strict=True)
+    model.load_state_dict(torch_tensors(tables.write(openclip.TABLES[family.name], params)), strict=True)
     return model.eval()
 
 

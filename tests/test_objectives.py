@@ -16,8 +16,9 @@ from losses import BIAS, RECIPES, SCALE, TOLERANCE, assert_equal, compiled, run,
 from scipy.optimize import minimize_scalar
 
 from naturel_jax.batch import CaptionLabels, ImageLabels
+from naturel_jax.calibration import calibrate_bias
 from naturel_jax.counting import COUNTING, cell_counts
-from naturel_jax.objectives import calibrate_bias, sigmoid_loss
+from naturel_jax.objectives import sigmoid_loss
 from naturel_jax.tiles import Layout
 
 

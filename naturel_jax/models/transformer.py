@@ -2,25 +2,29 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-# OpenAI CLIP and NegCLIP were trained with QuickGELU, LAION's with the exact form, SigLIP's with the tanh form (two
-# different functions at 1e-3).
+# OpenAI CLIP and NegCLIP were trained with QuickGELU, LAION's CLIP with the exact GELU, SigLIP with its tanh form. The
+# last two differ by 1e-3.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 
-# What the backward pass finds saved: everything, the results of matrix products, or only each block's input.
+# What the forward pass saves for the backward pass: everything, the results of matrix products, or each block's input.
 REMAT_POLICIES: dict[str, Callable | None] = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+# Implementations of ``jax.nn.dot_product_attention``; None lets JAX choose.
+ATTENTIONS: dict[str | None, Literal["xla", "cudnn"] | None] = {None: None, "xla": "xla", "cudnn": "cudnn"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,7 @@ class TransformerConfig:
     activation: str
     eps: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "mlp_dim"):
             if not isinstance(value := getattr(self, name), int) or not 0 < value <= 1 << 16:
                 raise ValueError(f"{name} {value!r}: expected a whole number from 1 to 65536")
@@ -48,17 +52,19 @@ class TransformerConfig:
 class Compute:
     """How a tower computes, apart from what it computes.
 
-    ``dtype`` is that of activations (parameters stay float32); ``remat`` a key of ``REMAT_POLICIES``; ``attention``
-    the implementation of ``jax.nn.dot_product_attention`` (``xla``, ``cudnn``, or None to let JAX choose).
+    ``dtype`` is that of the activations (parameters stay float32), ``remat`` a key of ``REMAT_POLICIES``,
+    ``attention`` one of ``ATTENTIONS``.
     """
 
     dtype: str = "float32"
     remat: str = "none"
     attention: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"remat {self.remat!r}: expected one of {sorted(REMAT_POLICIES)}")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"attention {self.attention!r}: expected one of {list(ATTENTIONS)}")
 
 
 def layer_norm(width: int, eps: float, compute: Compute, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -66,8 +72,9 @@ def layer_norm(width: int, eps: float, compute: Compute, rngs: nnx.Rngs) -> nnx.
     return nnx.LayerNorm(width, epsilon=eps, dtype=compute.dtype, use_fast_variance=False, rngs=rngs)
 
 
-def by_rows(layer: Callable[[jax.Array], jax.Array], x_BTD: jax.Array) -> jax.Array:
-    """``layer`` on [B * T, D]: with one leading dimension XLA's CPU backend computes weight gradients twice as fast."""
+def flatten_leading(layer: Callable[[jax.Array], jax.Array], x_BTD: jax.Array) -> jax.Array:
+    """``layer`` on ``x_BTD`` as [B * T, D]: with one leading dimension XLA's CPU backend computes the gradients of
+    weights twice as fast."""
     y_ND = layer(x_BTD.reshape(-1, x_BTD.shape[-1]))
     return y_ND.reshape(*x_BTD.shape[:-1], *y_ND.shape[1:])
 
@@ -83,10 +90,10 @@ class Attention(nnx.Module):
         )
         init = nnx.initializers.xavier_uniform()
         self.out = nnx.LinearGeneral((h, d // h), d, axis=(-2, -1), kernel_init=init, dtype=compute.dtype, rngs=rngs)
-        self.implementation = compute.attention
+        self.implementation = ATTENTIONS[compute.attention]
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
-        q, k, v = jnp.moveaxis(by_rows(self.qkv, x_BTD), -3, 0)
+        q, k, v = jnp.moveaxis(flatten_leading(self.qkv, x_BTD), -3, 0)
         y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=self.implementation)
         return self.out(y_BTHK.reshape(-1, *y_BTHK.shape[-2:])).reshape(x_BTD.shape)
 
@@ -123,7 +130,7 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         x_BTD = x_BTD + self.attn(self.norm1(x_BTD), causal=causal)
-        return x_BTD + by_rows(self.mlp, self.norm2(x_BTD))
+        return x_BTD + flatten_leading(self.mlp, self.norm2(x_BTD))
 
 
 class Transformer(nnx.Module):
@@ -138,7 +145,7 @@ class Transformer(nnx.Module):
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         graphdef, stacked = nnx.split(self.blocks)
 
-        def body(x_BTD, block):
+        def body(x_BTD: jax.Array, block: nnx.State) -> tuple[jax.Array, None]:
             return nnx.merge(graphdef, block)(x_BTD, causal=causal), None
 
         if policy := REMAT_POLICIES[self.remat]:

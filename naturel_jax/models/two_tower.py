@@ -1,4 +1,4 @@
-"""One two-tower model for every family; what differs between CLIP and SigLIP is a field of the config.
+"""One two-tower model for every family; what families compute differently is a field of the config.
 
 CLIP: Radford et al., arXiv 2103.00020. SigLIP: Zhai et al., arXiv 2303.15343. SigLIP 2: arXiv 2502.14786.
 """
@@ -27,7 +27,7 @@ class ImageConfig:
     patch_bias: bool
     projection: bool  # a matrix without bias from width to embed_dim after pooling
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.pool not in ("cls", "map"):
             raise ValueError(f"image pool {self.pool!r}: expected 'cls' or 'map'")
         if self.size < self.patch:
@@ -52,7 +52,7 @@ class TextConfig:
     projection_bias: bool
     eos_id: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.pool not in ("eos", "last"):
             raise ValueError(f"text pool {self.pool!r}: expected 'eos' or 'last'")
         if (self.pool == "eos") != (self.eos_id is not None):
@@ -65,8 +65,8 @@ class TextConfig:
 class TwoTowerConfig:
     """Both towers, and the scale and bias of the logits.
 
-    ``init_scale`` is the scale t itself (CLIP 1/0.07, SigLIP 10), ``init_bias`` the bias b or None where the family
-    has none. ``max_scale`` clamps t during training (CLIP: 100; None: no clamp).
+    ``init_scale`` is the scale t itself (CLIP 1/0.07, SigLIP 10), ``init_bias`` the bias b or None for a model without
+    one. ``max_scale`` clamps t during training (CLIP: 100; None: no clamp).
     """
 
     image: ImageConfig
@@ -76,7 +76,7 @@ class TwoTowerConfig:
     init_bias: float | None
     max_scale: float | None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.image.projection and self.image.transformer.width != self.embed_dim:
             raise ValueError(
                 f"embed_dim {self.embed_dim} differs from the image width {self.image.transformer.width} "
@@ -87,15 +87,14 @@ class TwoTowerConfig:
 def config_from_dict(fields: dict[str, Any]) -> TwoTowerConfig:
     """Inverse of ``dataclasses.asdict``, for configs saved as JSON. Raises TypeError for unknown or missing fields."""
 
-    def tower(kind: type, tower_fields: dict[str, Any]):
-        return kind(**tower_fields | {"transformer": TransformerConfig(**tower_fields["transformer"])})
+    towers = {
+        name: kind(**fields[name] | {"transformer": TransformerConfig(**fields[name]["transformer"])})
+        for name, kind in (("image", ImageConfig), ("text", TextConfig))
+    }
+    return TwoTowerConfig(**fields | towers)
 
-    return TwoTowerConfig(
-        **fields | {"image": tower(ImageConfig, fields["image"]), "text": tower(TextConfig, fields["text"])}
-    )
 
-
-def _normal(std: float):
+def _normal(std: float) -> nnx.Initializer:
     return nnx.initializers.normal(std)
 
 
@@ -125,7 +124,7 @@ class ImageTower(nnx.Module):
             inputs, width, use_bias=config.patch_bias, kernel_init=_normal(inputs**-0.5), dtype=compute.dtype, rngs=rngs
         )
         tokens = config.grid**2 + (config.pool == "cls")
-        # As strong as the patches: where things are is then learned in hundreds of steps, not thousands.
+        # As large as the patch embeddings: positions are then learned in hundreds of steps instead of thousands.
         self.position = nnx.Param(_normal(0.5)(rngs.params(), (tokens, width)))
         if config.pool == "cls":
             self.class_token = nnx.Param(_normal(width**-0.5)(rngs.params(), (width,)))
@@ -159,8 +158,8 @@ class ImageTower(nnx.Module):
 
 
 class TextTower(nnx.Module):
-    """A text transformer. A causal one takes fewer tokens than the context too: what follows the end token does not
-    change its result."""
+    """A text transformer. A causal one also takes fewer tokens than the context, since what follows the end token does
+    not change its result."""
 
     def __init__(self, config: TextConfig, embed_dim: int, compute: Compute, rngs: nnx.Rngs):
         width = config.transformer.width
@@ -181,8 +180,9 @@ class TextTower(nnx.Module):
     def __call__(self, tokens_UL: jax.Array) -> jax.Array:
         length = tokens_UL.shape[1]
         if length > self.config.context or (length < self.config.context and not self.config.causal):
-            limit = "at most" if self.config.causal else "exactly, for it attends to padding too,"
-            raise ValueError(f"tokens {tokens_UL.shape}: this tower takes {limit} {self.config.context} a text")
+            limit = "at most" if self.config.causal else "exactly"
+            why = "" if self.config.causal else ", since it attends to padding"
+            raise ValueError(f"tokens {tokens_UL.shape}: this tower takes {limit} {self.config.context} a text{why}")
         x_ULD = self.embed[...].astype(self.dtype)[tokens_UL] + self.position[...].astype(self.dtype)[:length]
         x_ULD = self.transformer(x_ULD, causal=self.config.causal)
         if self.config.pool == "eos":
@@ -193,8 +193,8 @@ class TextTower(nnx.Module):
 
 
 class TwoTower(nnx.Module):
-    """Image tower, text tower, logit scale (its logarithm, as every checkpoint stores it) and, for SigLIP, logit
-    bias."""
+    """Image tower, text tower, logit scale (its logarithm, as every checkpoint stores it) and, where the config has
+    one, logit bias."""
 
     def __init__(self, config: TwoTowerConfig, compute: Compute, rngs: nnx.Rngs):
         self.image = ImageTower(config.image, config.embed_dim, compute, rngs)
@@ -205,7 +205,7 @@ class TwoTower(nnx.Module):
 
 
 def unit(x_ND: jax.Array) -> jax.Array:
-    """Rows of ``x_ND`` at length 1, float32."""
+    """Rows of ``x_ND`` divided by their L2 norm, float32."""
     x_ND = x_ND.astype(jnp.float32)
     return x_ND / jnp.linalg.norm(x_ND, axis=-1, keepdims=True)
 
@@ -231,7 +231,7 @@ class Model:
         return nnx.merge(graphdef, state)
 
     def encode_image(self, params: Params, images_IHWC: jax.Array) -> jax.Array:
-        """Unit embeddings [I, D], float32, of normalised images [I, H, W, 3]."""
+        """Unit embeddings [I, D], float32, of normalized images [I, H, W, 3]."""
         return unit(self._bind(params).image(images_IHWC))
 
     def encode_text(self, params: Params, tokens_UL: jax.Array) -> jax.Array:
@@ -239,17 +239,17 @@ class Model:
         return unit(self._bind(params).text(tokens_UL))
 
     def text_norm(self, params: Params, tokens_UL: jax.Array) -> jax.Array:
-        """Lengths [U], float32, that the embeddings of ``encode_text`` have before they are brought to length 1."""
+        """L2 norms [U], float32, of the embeddings of ``encode_text`` before they are normalized."""
         return jnp.linalg.norm(self._bind(params).text(tokens_UL).astype(jnp.float32), axis=-1)
 
 
 def normalize(images_IHWC: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """uint8 pictures to the towers' input, float32: ``(x / 255 - mean) / std`` by channel."""
+    """uint8 images to the towers' input, float32: ``(x / 255 - mean) / std`` by channel."""
     return (images_IHWC.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
 def resize_positions(config: TwoTowerConfig, params: Params, size: int) -> tuple[TwoTowerConfig, Params]:
-    """The model for pictures of ``size`` pixels: the grid of position embeddings resampled, the rest unchanged.
+    """The model for images of ``size`` pixels: the grid of position embeddings resampled, the rest unchanged.
 
     Antialiased bicubic with a class token (OpenCLIP's ``resize_pos_embed``), antialiased bilinear without (SigLIP 2's).
     """

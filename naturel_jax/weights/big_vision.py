@@ -1,9 +1,12 @@
 """big_vision's two-tower ``.npz`` checkpoints (SigLIP, SigLIP 2 with fixed resolution): flax kernels, blocks stacked
 or one by one."""
 
+import dataclasses
 from collections.abc import Mapping
 
-from naturel_jax.models import presets
+from naturel_jax.models.families import FAMILIES, family_of
+from naturel_jax.models.presets import PRESETS
+from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.weights.tables import (
     CONV_FLAX,
@@ -18,6 +21,9 @@ from naturel_jax.weights.tables import (
     rule,
     under,
 )
+from tfds_naturel.errors import UserError
+
+_FAMILY = FAMILIES["siglip"]  # the one two-tower model of big_vision whose checkpoints were published
 
 _ATTENTION = "MultiHeadDotProductAttention_0"
 
@@ -58,8 +64,8 @@ _HEAD = (
 
 
 def table(image_scan: bool, text_scan: bool) -> list[Rule]:
-    """The table; ``image_scan`` and ``text_scan`` where that tower's blocks are stacked (trained with big_vision's
-    ``scan``)."""
+    """The table; ``image_scan`` and ``text_scan``: whether that tower's blocks are stacked, as big_vision's ``scan``
+    leaves them."""
     image_block, text_block = ("encoderblock/" if scan else "encoderblock_{}/" for scan in (image_scan, text_scan))
     return [
         *under("image/transformer/blocks/", f"img/Transformer/{image_block}", _BLOCK),
@@ -97,49 +103,58 @@ def read_table(shapes: Mapping[str, Shape]) -> list[Rule]:
     return table(*stacked)
 
 
+_NEEDED = (
+    "img/embedding/kernel",
+    "img/pos_embedding",
+    "img/MAPHead_0/probe",
+    "txt/pos_embedding",
+    "txt/Embed_0/embedding",
+    "b",
+)
+
+
 def read_shapes(shapes: Mapping[str, Shape]) -> TwoTowerConfig:
-    """The config of a checkpoint from its shapes. Raises ValueError for another model than a two-tower SigLIP.
+    """The config of a checkpoint from its shapes. Raises UserError for another model than a two-tower SigLIP.
 
-    The picture's size is the preset's of the same shapes, else patches times patch (a file does not say by how much
-    less than a patch it is larger: So400m/14 at 384).
+    The image size is that of the preset with the same shapes, else patches times patch (a file does not say how much
+    of a patch it is larger by: So400m/14 at 384).
     """
-    needed = (
-        "img/embedding/kernel",
-        "img/pos_embedding",
-        "img/MAPHead_0/probe",
-        "txt/pos_embedding",
-        "txt/Embed_0/embedding",
-        "b",
-    )
-    if absent := [key for key in needed if key not in shapes]:
-        raise ValueError(f"not a SigLIP checkpoint of big_vision: {', '.join(absent)} missing")
-
-    def transformer(prefix: str):
-        key = f"{prefix}/encoderblock/{_ATTENTION}/query/kernel"
-        if key in shapes:
-            depth, width, heads, _ = shapes[key]
-            return presets.tower(
-                width, depth, heads, shapes[f"{prefix}/encoderblock/MlpBlock_0/Dense_0/bias"][1], **presets.SIGLIP_TOWER
-            )
-        first = f"{prefix}/encoderblock_0"
-        if f"{first}/{_ATTENTION}/query/kernel" not in shapes:
-            raise ValueError(f"not a SigLIP checkpoint of big_vision: {first}/... missing")
-        width, heads, _ = shapes[f"{first}/{_ATTENTION}/query/kernel"]
-        depth = sum(k.startswith(f"{prefix}/encoderblock_") and k.endswith("/query/kernel") for k in shapes)
-        return presets.tower(width, depth, heads, shapes[f"{first}/MlpBlock_0/Dense_0/bias"][0], **presets.SIGLIP_TOWER)
-
+    if absent := [key for key in _NEEDED if key not in shapes]:
+        raise UserError(f"not a SigLIP checkpoint of big_vision: {', '.join(absent)} missing")
     patch = shapes["img/embedding/kernel"][0]
     grid = round(shapes["img/pos_embedding"][1] ** 0.5)
-    fields = {
-        "patch": patch,
-        "image": transformer("img/Transformer"),
-        "text": transformer("txt/Encoder_0"),
-        "vocab": shapes["txt/Embed_0/embedding"][0],
-        "context": shapes["txt/pos_embedding"][1],
-    }
-    known = {
-        config.image.size
-        for config in presets.PRESETS.values()
-        if config.image.grid == grid and config == presets.siglip(size=config.image.size, **fields)
-    }
-    return presets.siglip(size=known.pop() if known else grid * patch, **fields)
+    config = _FAMILY.config(
+        size=grid * patch,
+        patch=patch,
+        image=_transformer(shapes, "img/Transformer"),
+        text=_transformer(shapes, "txt/Encoder_0"),
+        vocab=shapes["txt/Embed_0/embedding"][0],
+        context=shapes["txt/pos_embedding"][1],
+    )
+    sizes = {preset.image.size for preset in PRESETS.values() if preset.image.grid == grid}
+    resized = (dataclasses.replace(config, image=dataclasses.replace(config.image, size=size)) for size in sizes)
+    return next((known for known in resized if known in PRESETS.values()), config)
+
+
+def _transformer(shapes: Mapping[str, Shape], prefix: str) -> TransformerConfig:
+    query, dense = f"{_ATTENTION}/query/kernel", "MlpBlock_0/Dense_0/bias"
+    if (stacked := f"{prefix}/encoderblock/{query}") in shapes:
+        depth, width, heads, _ = shapes[stacked]
+        return _FAMILY.tower(width, depth, heads, shapes[f"{prefix}/encoderblock/{dense}"][1])
+    first = f"{prefix}/encoderblock_0"
+    if f"{first}/{query}" not in shapes:
+        raise UserError(f"not a SigLIP checkpoint of big_vision: {first}/... missing")
+    width, heads, _ = shapes[f"{first}/{query}"]
+    depth = sum(key.startswith(f"{prefix}/encoderblock_") and key.endswith("/query/kernel") for key in shapes)
+    return _FAMILY.tower(width, depth, heads, shapes[f"{first}/{dense}"][0])
+
+
+def check_config(config: TwoTowerConfig) -> None:
+    """Raises UserError where big_vision's two-tower model does not compute ``config``."""
+    towers = (config.image.transformer, config.text.transformer)
+    same = all((tower.activation, tower.eps) == (_FAMILY.activation, _FAMILY.eps) for tower in towers)
+    if family_of(config) is not _FAMILY or config.init_bias is None or not same:
+        raise UserError(
+            "big_vision's two-tower model is SigLIP with the tanh form of GELU, eps 1e-6 and a logit bias; this is a "
+            "different model; export to run, openclip or hf instead"
+        )

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +14,11 @@ import safetensors.numpy
 
 from naturel_jax import checkpoint
 from naturel_jax.data.processor import Processor
+from naturel_jax.models.families import family_of
+from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import Params, TwoTowerConfig
 from naturel_jax.weights import big_vision, hf, openclip, processor_files, tables
+from tfds_naturel.errors import UserError
 
 DTYPES = {"float32": np.float32, "bfloat16": jnp.bfloat16, "float16": np.float16}
 _TORCH = {"format": "pt"}  # transformers refuses safetensors that do not say so
@@ -33,85 +35,78 @@ def save(
     *,
     form: str,
     dtype: str = "float32",
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
 ) -> None:
     """Writes ``folder`` in the ``form`` ``hf``, ``openclip``, ``big_vision`` or ``run`` (ours), weights in ``dtype``,
     with a model card.
 
-    ``facts`` are the card's sections (recipe, data, metrics...) by title. All or nothing: the folder appears when it
-    is complete. Raises FileExistsError, and ValueError where the form has no model that computes the same.
+    ``facts`` are the card's sections (recipe, data, metrics...) by title. The folder appears only when it is complete.
+    Raises FileExistsError, and UserError where the form has no model that computes the same.
     """
     with _folder(folder) as work:
         WRITERS[form](work, config, processor, params, dtype)
-        processor_files.write(work, processor, hf.model_type(config))
+        processor_files.write(work, processor, family_of(config))
         (work / "README.md").write_text(_card(folder.name, config, form, dtype, facts), "utf-8")
 
 
 @contextlib.contextmanager
 def _folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that is renamed to ``folder`` at the end, and removed if something fails."""
+    """A temporary folder that is moved to ``folder`` at the end, and removed if something fails.
+
+    It has the final name already, since OpenCLIP's config names the folder of its tokenizer.
+    """
     if folder.exists():
         raise FileExistsError(f"{folder} exists; choose another name or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    work = folder.with_name(f".{folder.name}.{os.getpid()}")
-    work.mkdir()
+    parent = folder.with_name(f".{folder.name}.{os.getpid()}")
+    work = parent / folder.name
+    work.mkdir(parents=True)
     try:
         yield work
         work.rename(folder)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(parent, ignore_errors=True)
 
 
 def _arrays(table: list[tables.Rule], params: Params, dtype: str) -> Arrays:
-    """The format's tensors in ``dtype``. Raises ValueError for those it cannot hold."""
+    """The format's tensors in ``dtype``. Raises UserError for values out of its range."""
     arrays = {}
     for key, array in tables.write(table, params).items():
         with np.errstate(over="ignore"):
             arrays[key] = array.astype(DTYPES[dtype])
         if not np.isfinite(arrays[key].astype(np.float32)).all():
-            raise ValueError(f"{key} has values of up to {np.abs(array).max():.3g}, which {dtype} does not hold")
+            raise UserError(f"{key} has values of up to {np.abs(array).max():.3g}, which {dtype} cannot hold")
     return arrays
 
 
 def _write_hf(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
-    family = hf.model_type(config)
+    family = family_of(config)
     fields = hf.write_config(config, dtype, processor_files.special_ids(processor, family))
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
-    arrays = _arrays(hf.TABLES[family], params, dtype)
+    arrays = _arrays(hf.TABLES[family.name], params, dtype)
     safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata=_TORCH)
 
 
 def _write_openclip(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
     model = openclip.write_config(config)
-    if processor.clean != "openclip":  # else OpenCLIP's own tokenizer is the one
+    if processor.clean != "openclip":  # that one is OpenCLIP's own tokenizer
         cleaning = "canonicalize" if processor.clean == "openclip_siglip" else "whitespace"
         model["text_cfg"] |= {"hf_tokenizer_name": folder.name, "tokenizer_kwargs": {"clean": cleaning}}
-    preprocess = {
-        "mean": processor.mean,
-        "std": processor.std,
-        "interpolation": processor.interpolation,
-        "resize_mode": {"short": "shortest", "square": "squash"}[processor.resize],
-    }
-    fields = {"model_cfg": model, "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
-    arrays = _arrays(openclip.TABLES[hf.model_type(config)], params, dtype)
+    fields = {"model_cfg": model, "preprocess_cfg": processor_files.openclip_preprocess(processor)}
+    (folder / openclip.CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
+    arrays = _arrays(openclip.TABLES[family_of(config).name], params, dtype)
     safetensors.numpy.save_file(arrays, folder / "open_clip_model.safetensors", metadata=_TORCH)
 
 
 def _write_big_vision(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
-    form = hf.model_type(config)
-    towers = (config.image.transformer, config.text.transformer)
-    if form != "siglip" or any((tower.activation, tower.eps) != ("gelu_tanh", 1e-6) for tower in towers):
-        raise ValueError(
-            "big_vision's two-tower model is SigLIP with the tanh form of GELU and eps 1e-6; this is another"
-        )
+    big_vision.check_config(config)
     arrays = _arrays(big_vision.table(False, False), params, dtype)
-    np.savez(folder / "checkpoint.npz", **{f"params/{key}": array for key, array in arrays.items()})
+    np.savez(folder / "checkpoint.npz", **{f"params/{key}": a for key, a in arrays.items()})  # type: ignore[arg-type]
 
 
 def _write_run(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
     if dtype != "float32":
-        raise ValueError(f"a run keeps its parameters in float32; {dtype} was asked for")
+        raise UserError(f"a run stores its parameters in float32, not {dtype}; leave out --dtype")
     checkpoints = checkpoint.Checkpoints(str(folder), keep=1)
     checkpoints.save(0, {"params": params}, checkpoint.make_meta({}, config, processor), wait=True)
     checkpoints.close()
@@ -132,7 +127,7 @@ _USE = {
 }
 
 
-def _card(name: str, config: TwoTowerConfig, form: str, dtype: str, facts: Mapping[str, Any]) -> str:
+def _card(name: str, config: TwoTowerConfig, form: str, dtype: str, facts: Mapping[str, object]) -> str:
     """README.md with the hub's front matter."""
     library = {"hf": "transformers", "openclip": "open_clip", "run": "naturel_jax"}.get(form, form)
     image, text = config.image, config.text
@@ -143,7 +138,7 @@ def _card(name: str, config: TwoTowerConfig, form: str, dtype: str, facts: Mappi
         "tags: [naturel_jax, compositionality, vision-language]",
         "---",
         f"# {name}",
-        f"A {hf.model_type(config).upper()} model, written by naturel_jax. Use it with naturel_jax or with",
+        f"A {family_of(config).name.upper()} model, written by naturel_jax. Use it with naturel_jax or with",
         f"{_USE[form]}.",
         "",
         f"- image tower: {image.size} pixels, patches of {image.patch}, {_tower(image.transformer)}",
@@ -156,6 +151,6 @@ def _card(name: str, config: TwoTowerConfig, form: str, dtype: str, facts: Mappi
     return "\n".join(lines) + "\n"
 
 
-def _tower(config) -> str:
+def _tower(config: TransformerConfig) -> str:
     sizes = f"{config.depth} blocks of width {config.width}, {config.heads} heads, MLP {config.mlp_dim}"
     return f"{sizes}, {config.activation}"

@@ -1,12 +1,16 @@
 """Hugging Face folders of ``CLIPModel``, ``SiglipModel`` and ``Siglip2Model``: config.json and the tables of their
 tensors."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from naturel_jax.models import presets
+from naturel_jax.models.families import FAMILIES, Family, family_of
+from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.weights.tables import CONV_TORCH, FLAT, LINEAR, LINEAR_OUT, SAME, Rule, reshaped, rule, under
+from tfds_naturel.errors import UserError
 
+NAFLEX = "siglip2"  # model_type of a Siglip2Model, whose images keep their proportions
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 # What a config.json leaves out: the defaults of transformers' configuration classes.
@@ -44,7 +48,7 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "siglip": {"text_config": _SIGLIP_TEXT, "vision_config": {**_SIGLIP_IMAGE, "image_size": 224}},
-    "siglip2": {"text_config": _SIGLIP_TEXT, "vision_config": {**_SIGLIP_IMAGE, "num_patches": 256}},
+    NAFLEX: {"text_config": _SIGLIP_TEXT, "vision_config": {**_SIGLIP_IMAGE, "num_patches": 256}},
 }
 _REQUIRED = {"attention_dropout": 0.0, "num_channels": 3, "vision_use_head": True}
 
@@ -106,66 +110,93 @@ _PATCH = "vision_model.embeddings.patch_embedding.weight"
 TABLES: dict[str, list[Rule]] = {
     "clip": _CLIP,
     "siglip": [*_SIGLIP_COMMON, rule("image/patch/kernel", _PATCH, CONV_TORCH)],
-    "siglip2": [*_SIGLIP_COMMON, rule("image/patch/kernel", _PATCH, LINEAR)],
+    NAFLEX: [*_SIGLIP_COMMON, rule("image/patch/kernel", _PATCH, LINEAR)],
 }
 # Buffers that transformers wrote before version 4.31 and no longer reads.
 IGNORED = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
 
 
-def _tower(config: dict[str, Any], model_type: str, name: str) -> dict[str, Any]:
-    """One tower's settings with the defaults filled in; those this implementation cannot honour are refused."""
+def _tower(config: Mapping[str, Any], model_type: str, name: str) -> dict[str, Any]:
+    """One tower's settings with the defaults filled in; those this implementation cannot honor are refused."""
     defaults = _DEFAULTS[model_type][name]
     fields = {**defaults, **(config.get(name) or {})}
     if override := config.get(f"{name}_dict"):  # older files have both, and transformers lets this one win
         fields.update({**defaults, **override})
     for key, value in _REQUIRED.items():
         if fields.get(key, value) != value:
-            raise ValueError(f"{name}.{key} is {fields[key]!r}; only {value!r} is implemented")
+            raise UserError(f"{name}.{key} is {fields[key]!r}; only {value!r} is implemented")
     if fields["hidden_act"] not in ACTIVATIONS:
-        raise ValueError(f"{name}.hidden_act is {fields['hidden_act']!r}; expected one of {sorted(ACTIVATIONS)}")
+        raise UserError(f"{name}.hidden_act is {fields['hidden_act']!r}; expected one of {sorted(ACTIVATIONS)}")
     return fields
 
 
-def _transformer(fields: dict[str, Any]):
-    return presets.tower(
-        fields["hidden_size"],
-        fields["num_hidden_layers"],
-        fields["num_attention_heads"],
-        fields["intermediate_size"],
+def _transformer(fields: Mapping[str, Any]) -> TransformerConfig:
+    return TransformerConfig(
+        width=fields["hidden_size"],
+        depth=fields["num_hidden_layers"],
+        heads=fields["num_attention_heads"],
+        mlp_dim=fields["intermediate_size"],
         activation=ACTIVATIONS[fields["hidden_act"]],
         eps=fields["layer_norm_eps"],
     )
 
 
-def read_config(config: dict[str, Any]) -> TwoTowerConfig:
-    """Our config from a parsed config.json. A ``Siglip2Model`` (NaFlex) is read at its own square grid of patches.
+def _clip_sizes(config: Mapping[str, Any], text: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, int]:
+    eos_id = text["eos_token_id"]
+    if not isinstance(eos_id, int):
+        raise UserError(f"text_config.eos_token_id is {eos_id!r}; expected a token id")
+    # Before transformers 4.31 configs said 2 and meant the largest id.
+    return {
+        "size": image["image_size"],
+        "embed_dim": config.get("projection_dim", 512),
+        "eos_id": text["vocab_size"] - 1 if eos_id == 2 else eos_id,
+    }
 
-    Raises ValueError that names the field this implementation cannot honour.
-    """
-    model_type = config.get("model_type")
-    if model_type not in _DEFAULTS:
-        raise ValueError(f"model_type is {model_type!r}; expected one of {sorted(_DEFAULTS)}")
-    text, image = (_tower(config, model_type, name) for name in ("text_config", "vision_config"))
-    towers = {"image": _transformer(image), "text": _transformer(text)}
-    lengths = {"vocab": text["vocab_size"], "context": text["max_position_embeddings"]}
-    if model_type == "clip":
-        # Before transformers 4.31 configs said 2 and meant the largest id.
-        eos_id = text["vocab_size"] - 1 if text["eos_token_id"] == 2 else text["eos_token_id"]
-        embed_dim = config.get("projection_dim", 512)
-        return presets.clip(
-            size=image["image_size"], patch=image["patch_size"], embed_dim=embed_dim, eos_id=eos_id, **towers, **lengths
-        )
-    size = image["image_size"] if model_type == "siglip" else image["patch_size"] * round(image["num_patches"] ** 0.5)
+
+def _siglip_sizes(config: Mapping[str, Any], text: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, int]:
     projection = text.get("projection_size") or text["hidden_size"]
     if projection != image["hidden_size"]:
-        raise ValueError(
+        raise UserError(
             f"text_config.projection_size is {projection}, "
             f"vision_config.hidden_size {image['hidden_size']}; they must be equal"
         )
-    return presets.siglip(size=size, patch=image["patch_size"], **towers, **lengths)
+    return {"size": image["image_size"]}
 
 
-def _fields(config) -> dict[str, Any]:
+def _naflex_sizes(config: Mapping[str, Any], text: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, int]:
+    size = image["patch_size"] * round(image["num_patches"] ** 0.5)
+    return _siglip_sizes(config, text, {**image, "image_size": size})
+
+
+# model_type -> family and the sizes that each class keeps in its own way.
+_READERS: dict[str, tuple[Family, Callable[..., dict[str, int]]]] = {
+    "clip": (FAMILIES["clip"], _clip_sizes),
+    "siglip": (FAMILIES["siglip"], _siglip_sizes),
+    NAFLEX: (FAMILIES["siglip"], _naflex_sizes),
+}
+
+
+def read_config(config: Mapping[str, Any]) -> TwoTowerConfig:
+    """Our config from a parsed config.json. A ``Siglip2Model`` (NaFlex) is read at its own square grid of patches.
+
+    Raises UserError that names the field this implementation cannot honor.
+    """
+    model_type = config.get("model_type")
+    if model_type not in _READERS:
+        raise UserError(f"model_type is {model_type!r}; expected one of {sorted(_READERS)}")
+    family, sizes = _READERS[model_type]
+    text, image = (_tower(config, model_type, name) for name in ("text_config", "vision_config"))
+    return family.config(
+        patch=image["patch_size"],
+        image=_transformer(image),
+        text=_transformer(text),
+        vocab=text["vocab_size"],
+        context=text["max_position_embeddings"],
+        **sizes(config, text, image),
+    )
+
+
+def _fields(config: TransformerConfig) -> dict[str, Any]:
     names = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
     return {
         "hidden_size": config.width,
@@ -178,68 +209,61 @@ def _fields(config) -> dict[str, Any]:
     }
 
 
-def model_type(config: TwoTowerConfig) -> str:
-    """``clip`` or ``siglip``: the Hugging Face class that computes what this config says. Raises ValueError if
-    neither does."""
-    image, text = config.image, config.text
-    forms = {
-        "clip": presets.clip(
-            size=image.size,
-            patch=image.patch,
-            image=image.transformer,
-            text=text.transformer,
-            embed_dim=config.embed_dim,
-            vocab=text.vocab,
-            context=text.context,
-            eos_id=text.eos_id or 0,
-        ),
-        "siglip": presets.siglip(
-            size=image.size,
-            patch=image.patch,
-            image=image.transformer,
-            text=text.transformer,
-            vocab=text.vocab,
-            context=text.context,
-        ),
+def _clip_fields(config: TwoTowerConfig) -> dict[str, dict[str, Any]]:
+    projection = {"projection_dim": config.embed_dim}
+    return {
+        "config": {**projection, "logit_scale_init_value": 2.6592},
+        "text_config": {"eos_token_id": config.text.eos_id, **projection},
+        "vision_config": projection,
     }
-    for name, form in forms.items():
-        if (form.image, form.text) == (image, text) and (form.init_bias is None) == (config.init_bias is None):
-            return name
-    raise ValueError("this config is neither CLIP's form nor SigLIP's, so no Hugging Face class computes it")
 
 
-def write_config(config: TwoTowerConfig, dtype: str, special: dict[str, int | None]) -> dict[str, Any]:
-    """config.json of ``config``; ``special`` are the tokenizer's bos, eos and pad ids (``bos_token_id``...). Raises
-    ValueError."""
-    kind = model_type(config)
-    image, text = config.image, config.text
+def _siglip_fields(config: TwoTowerConfig) -> dict[str, dict[str, Any]]:
+    return {
+        "config": {},
+        "text_config": {"projection_size": config.embed_dim},
+        "vision_config": {"vision_use_head": True},
+    }
+
+
+# Family -> what its config.json has beside the fields of both.
+_WRITERS: dict[str, Callable[[TwoTowerConfig], dict[str, dict[str, Any]]]] = {
+    "clip": _clip_fields,
+    "siglip": _siglip_fields,
+}
+
+
+def write_config(config: TwoTowerConfig, dtype: str, special: Mapping[str, int | None]) -> dict[str, Any]:
+    """config.json of ``config``; ``special``: the tokenizer's ``bos_token_id``, ``eos_token_id`` and ``pad_token_id``.
+    Raises UserError where no class of transformers computes this config."""
+    family = family_of(config)
+    image, text, model = config.image, config.text, f"{family.hf_prefix}Model"
+    if (config.init_bias is None) != (family.init_bias is None):
+        has = "no logit bias, and this model has one" if family.init_bias is None else "a logit bias, and this has none"
+        raise UserError(f"transformers' {model} has {has}; export to openclip or run instead")
     if text.eos_id == 2:
-        raise ValueError("text.eos_id is 2, which transformers takes for 'the largest id'; no CLIPModel pools at id 2")
-    result: dict[str, Any] = {
-        "architectures": [{"clip": "CLIPModel", "siglip": "SiglipModel"}[kind]],
-        "model_type": kind,
+        raise UserError(f"text.eos_id is 2, which transformers takes for 'the largest id'; no {model} pools at id 2")
+    own = _WRITERS[family.name](config)
+    return {
+        "architectures": [model],
+        "model_type": family.name,
         "dtype": dtype,
         "initializer_factor": 1.0,
         "text_config": {
             **_fields(text.transformer),
             **special,
-            "model_type": f"{kind}_text_model",
+            "model_type": f"{family.name}_text_model",
             "vocab_size": text.vocab,
             "max_position_embeddings": text.context,
+            **own["text_config"],
         },
         "vision_config": {
             **_fields(image.transformer),
-            "model_type": f"{kind}_vision_model",
+            "model_type": f"{family.name}_vision_model",
             "image_size": image.size,
             "patch_size": image.patch,
             "num_channels": 3,
+            **own["vision_config"],
         },
+        **own["config"],
     }
-    if kind == "clip":
-        result |= {"projection_dim": config.embed_dim, "logit_scale_init_value": 2.6592}
-        result["text_config"] |= {"eos_token_id": text.eos_id, "projection_dim": config.embed_dim}
-        result["vision_config"]["projection_dim"] = config.embed_dim
-    else:
-        result["text_config"]["projection_size"] = config.embed_dim
-        result["vision_config"]["vision_use_head"] = True
-    return result

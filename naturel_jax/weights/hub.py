@@ -9,6 +9,9 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from naturel_jax.weights.processor_files import read_json
+from tfds_naturel.errors import UserError
+
+_LOG = logging.getLogger(__name__)
 
 _SMALL = ("*.json", "*.model", "merges.txt")
 _OPENCLIP = (("open_clip_model.safetensors",), ("open_clip_pytorch_model.bin",))
@@ -16,10 +19,10 @@ _TRANSFORMERS = (("model.safetensors", "model-*.safetensors"), *_OPENCLIP, ("pyt
 
 
 def fetch(form: str, name: str) -> Path:
-    """The local folder of ``owner/name`` or ``owner/name@revision``, downloaded where the cache has not got it.
+    """The local folder of ``owner/name`` or ``owner/name@revision``, downloaded if it is not in the cache.
 
-    ``form``: ``hf`` for transformers' files where there are any, ``open_clip`` for OpenCLIP's. Raises ValueError where
-    that fails, with what to do offline.
+    ``form``: ``hf`` for transformers' files where the repository has them, ``open_clip`` for OpenCLIP's. Raises
+    UserError if that fails, with what to do offline.
     """
     repository, _, revision = name.partition("@")
     source = f"{form}:{name}"
@@ -34,14 +37,14 @@ def fetch(form: str, name: str) -> Path:
             if any(path for pattern in patterns for path in folder.glob(pattern)):
                 return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise ValueError(
+        raise UserError(
             f"{source}: could not be fetched ({error}). "
             "Without a network, set HF_HUB_OFFLINE=1 with a filled cache, or pass a folder"
         ) from error
-    raise ValueError(f"{source}: holds none of {', '.join(pattern for row in files for pattern in row)}")
+    raise UserError(f"{source}: has none of {', '.join(pattern for row in files for pattern in row)}")
 
 
 def _snapshot(repository: str, revision: str, patterns: tuple[str, ...]) -> Path:
-    logging.info("%s: fetching %s from %s", repository, ", ".join(patterns), constants.ENDPOINT)
+    _LOG.info("%s: fetching %s from %s", repository, ", ".join(patterns), constants.ENDPOINT)
     path = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns))
     return Path(path)

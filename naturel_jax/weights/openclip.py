@@ -4,14 +4,13 @@ OpenCLIP computes SigLIP's image tower with timm, whose published v1 configs say
 transformers say its tanh form. A config read from here computes what OpenCLIP computes.
 """
 
-import re
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from naturel_jax.models import presets
+from naturel_jax.models.families import FAMILIES, family_of
 from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
-from naturel_jax.weights import hf
 from naturel_jax.weights.tables import (
     CONV_TORCH,
     FLAT,
@@ -25,6 +24,9 @@ from naturel_jax.weights.tables import (
     rule,
     under,
 )
+from tfds_naturel.errors import UserError
+
+CONFIG_FILE = "open_clip_config.json"
 
 _BLOCK = (
     rule("norm1/scale", "ln_1.weight", SAME),
@@ -75,6 +77,7 @@ TABLES: dict[str, list[Rule]] = {
         rule("image/projection/kernel", "visual.proj", SAME),
         rule("text/projection/kernel", "text_projection", SAME),
         rule("logit_scale", "logit_scale", SAME),
+        rule("logit_bias", "logit_bias", SAME),  # of a model fine-tuned with the sigmoid loss
     ],
     "siglip": [
         *under("image/transformer/blocks/", "visual.trunk.blocks.{}.", _TIMM_BLOCK),
@@ -106,31 +109,34 @@ TABLES: dict[str, list[Rule]] = {
         rule("logit_bias", "logit_bias", SAME),
     ],
 }
-IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's archives keep among the tensors
+IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's archives store as tensors
 
-_TIMM_SIZES = {
+_TIMM_WIDTHS = {
     "base": (768, 12, 12, 3072),
     "large": (1024, 24, 16, 4096),
     "so400m": (1152, 27, 16, 4304),
     "giantopt": (1536, 40, 16, 6144),
 }
-_TIMM_NAMES = {  # timm's SigLIP trunks -> the GELU their registered configs compute
-    **{f"vit_base_patch16_siglip_{size}": "gelu" for size in (224, 256, 384, 512)},
-    **{f"vit_large_patch16_siglip_{size}": "gelu" for size in (256, 384)},
-    **{f"vit_so400m_patch14_siglip_{size}": "gelu" for size in (224, 378, 384)},
-    "vit_base_patch32_siglip_256": "gelu_tanh",
-    "vit_large_patch16_siglip_512": "gelu_tanh",
-    **{f"vit_so400m_patch16_siglip_{size}": "gelu_tanh" for size in (256, 384, 512)},
-    **{f"vit_giantopt_patch16_siglip_{size}": "gelu_tanh" for size in (256, 384)},
+# timm's SigLIP trunks: width, patch, sizes, and the GELU that their registered configs compute.
+_TIMM = (
+    ("base", 16, (224, 256, 384, 512), "gelu"),
+    ("large", 16, (256, 384), "gelu"),
+    ("so400m", 14, (224, 378, 384), "gelu"),
+    ("base", 32, (256,), "gelu_tanh"),
+    ("large", 16, (512,), "gelu_tanh"),
+    ("so400m", 16, (256, 384, 512), "gelu_tanh"),
+    ("giantopt", 16, (256, 384), "gelu_tanh"),
+)
+# Name of a trunk -> (size, patch, transformer).
+_TRUNKS: dict[str, tuple[int, int, TransformerConfig]] = {
+    f"vit_{name}_patch{patch}_siglip_{size}": (
+        size,
+        patch,
+        TransformerConfig(*_TIMM_WIDTHS[name], activation=activation, eps=1e-6),
+    )
+    for name, patch, sizes, activation in _TIMM
+    for size in sizes
 }
-
-
-def _timm(name: str) -> tuple[int, int, TransformerConfig]:
-    """(size, patch, transformer) of a timm trunk."""
-    if name not in _TIMM_NAMES:
-        raise ValueError(f"vision_cfg.timm_model_name is {name!r}; expected one of {sorted(_TIMM_NAMES)}")
-    width, patch, size = re.fullmatch(r"vit_(\w+)_patch(\d+)_siglip_(\d+)", name).groups()
-    return int(size), int(patch), presets.tower(*_TIMM_SIZES[width], activation=_TIMM_NAMES[name], eps=1e-6)
 
 
 def _checked(
@@ -142,7 +148,7 @@ def _checked(
     for key in fields.keys() - read.keys():
         if key not in required or fields[key] not in (required[key], None):
             expected = required.get(key, "no such field")
-            raise ValueError(f"{name}.{key} is {fields[key]!r}; implemented: {expected!r}")
+            raise UserError(f"{name}.{key} is {fields[key]!r}; implemented: {expected!r}")
     return {**read, **fields}
 
 
@@ -157,40 +163,57 @@ _SIGLIP_TEXT = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
 
 def _transformer(fields: Mapping[str, Any], heads: int, quick_gelu: bool) -> TransformerConfig:
     act, norm = fields["act_kwargs"] or {}, fields["norm_kwargs"] or {}
-    activation = "quick_gelu" if quick_gelu else {"tanh": "gelu_tanh"}.get(act.get("approximate"), "gelu")
-    mlp_dim = int(fields["width"] * fields["mlp_ratio"])
-    return presets.tower(
-        fields["width"], fields["layers"], heads, mlp_dim, activation=activation, eps=norm.get("eps", 1e-5)
+    tanh = act.get("approximate") == "tanh"
+    return TransformerConfig(
+        width=fields["width"],
+        depth=fields["layers"],
+        heads=heads,
+        mlp_dim=int(fields["width"] * fields["mlp_ratio"]),
+        activation="quick_gelu" if quick_gelu else "gelu_tanh" if tanh else "gelu",
+        eps=norm.get("eps", 1e-5),
     )
 
 
 def read_config(config: Mapping[str, Any]) -> TwoTowerConfig:
-    """Our config from a parsed open_clip_config.json (or its ``model_cfg``). Raises ValueError that names the field
-    it cannot honour."""
+    """Our config from a parsed open_clip_config.json (or its ``model_cfg``). Raises UserError that names the field
+    it cannot honor."""
     config = config.get("model_cfg", config)
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
         if key not in config:
-            raise ValueError(f"{key} is missing")
-    quick_gelu = bool(config.get("quick_gelu"))
-    if "timm_model_name" in config["vision_cfg"]:
-        vision = _checked(config, "vision_cfg", {"timm_model_name": None, "image_size": 224}, _TIMM_REQUIRED)
-        text = _checked(config, "text_cfg", {**_TEXT_FIELDS, **_KWARGS, **_TOKENIZER, **_SIGLIP_TEXT}, {})
-        for key, value in _SIGLIP_TEXT.items():
-            if text[key] != value:
-                raise ValueError(f"text_cfg.{key} is {text[key]!r}; implemented: {value!r}")
-        size, patch, image = _timm(vision["timm_model_name"])
-        towers = {"image": image, "text": _transformer(text, text["heads"], quick_gelu)}
-        return presets.siglip(
-            size=size, patch=patch, vocab=text["vocab_size"], context=text["context_length"], **towers
-        )
-    vision = _checked(config, "vision_cfg", {**_VISION, **_KWARGS}, _PLAIN)
-    text = _checked(
-        config, "text_cfg", {**_TEXT_FIELDS, **_KWARGS, **_TOKENIZER, "pool_type": "argmax", "eos_id": 2}, _PLAIN
+            raise UserError(f"{key} is missing")
+    read = _read_timm if "timm_model_name" in config["vision_cfg"] else _read_vit
+    bias = config.get("init_logit_bias")
+    return dataclasses.replace(read(config), init_bias=None if bias is None else float(bias))
+
+
+def _read_timm(config: Mapping[str, Any]) -> TwoTowerConfig:
+    vision = _checked(config, "vision_cfg", {"timm_model_name": None, "image_size": 224}, _TIMM_REQUIRED)
+    text = _checked(config, "text_cfg", {**_TEXT_FIELDS, **_KWARGS, **_TOKENIZER, **_SIGLIP_TEXT}, {})
+    for key, value in _SIGLIP_TEXT.items():
+        if text[key] != value:
+            raise UserError(f"text_cfg.{key} is {text[key]!r}; implemented: {value!r}")
+    if (name := vision["timm_model_name"]) not in _TRUNKS:
+        raise UserError(f"vision_cfg.timm_model_name is {name!r}; expected one of {sorted(_TRUNKS)}")
+    size, patch, image = _TRUNKS[name]
+    return FAMILIES["siglip"].config(
+        size=size,
+        patch=patch,
+        image=image,
+        text=_transformer(text, text["heads"], bool(config.get("quick_gelu"))),
+        vocab=text["vocab_size"],
+        context=text["context_length"],
     )
+
+
+def _read_vit(config: Mapping[str, Any]) -> TwoTowerConfig:
+    vision = _checked(config, "vision_cfg", {**_VISION, **_KWARGS}, _PLAIN)
+    pooling = {"pool_type": "argmax", "eos_id": 2}
+    text = _checked(config, "text_cfg", {**_TEXT_FIELDS, **_KWARGS, **_TOKENIZER, **pooling}, _PLAIN)
     eos_ids = {"argmax": text["vocab_size"] - 1, "eos": text["eos_id"]}
     if text["pool_type"] not in eos_ids:
-        raise ValueError(f"text_cfg.pool_type is {text['pool_type']!r}; implemented: {sorted(eos_ids)}")
-    return presets.clip(
+        raise UserError(f"text_cfg.pool_type is {text['pool_type']!r}; implemented: {sorted(eos_ids)}")
+    quick_gelu = bool(config.get("quick_gelu"))
+    return FAMILIES["clip"].config(
         size=vision["image_size"],
         patch=vision["patch_size"],
         image=_transformer(vision, vision["width"] // vision["head_width"], quick_gelu),
@@ -203,19 +226,20 @@ def read_config(config: Mapping[str, Any]) -> TwoTowerConfig:
 
 
 def read_openai_shapes(shapes: Mapping[str, Shape]) -> TwoTowerConfig:
-    """The config of a CLIP state dict from its shapes, with heads of 64 as all of OpenAI's have. Raises ValueError
+    """The config of a CLIP state dict from its shapes, with heads of 64 as all of OpenAI's have. Raises UserError
     for another family."""
+    clip = FAMILIES["clip"]
     needed = ("visual.conv1.weight", "visual.positional_embedding", "text_projection", "token_embedding.weight")
     if absent := [key for key in needed if key not in shapes]:
-        raise ValueError(f"not a CLIP model with a vision transformer: {', '.join(absent)} missing")
+        raise UserError(f"not a CLIP model with a vision transformer: {', '.join(absent)} missing")
 
     def transformer(width: int, prefix: str) -> TransformerConfig:
         depth = sum(key.startswith(prefix) and key.endswith("attn.in_proj_weight") for key in shapes)
-        return presets.tower(width, depth, width // 64, **presets.CLIP_TOWER)
+        return clip.tower(width, depth, width // 64)
 
     width, _, _, patch = shapes["visual.conv1.weight"]
     vocab, text_width = shapes["token_embedding.weight"]
-    return presets.clip(
+    return clip.config(
         size=patch * round((shapes["visual.positional_embedding"][0] - 1) ** 0.5),
         patch=patch,
         image=transformer(width, "visual.transformer."),
@@ -223,7 +247,6 @@ def read_openai_shapes(shapes: Mapping[str, Shape]) -> TwoTowerConfig:
         embed_dim=shapes["text_projection"][1],
         vocab=vocab,
         context=shapes["positional_embedding"][0],
-        eos_id=vocab - 1,
     )
 
 
@@ -239,13 +262,11 @@ def _kwargs(config: TransformerConfig) -> dict[str, Any]:
 
 
 def write_config(config: TwoTowerConfig) -> dict[str, Any]:
-    """``model_cfg`` of ``config``. Raises ValueError where OpenCLIP has no model that computes the same."""
-    kind = hf.model_type(config)
+    """``model_cfg`` of ``config``. Raises UserError where OpenCLIP has no model that computes the same."""
     image, text = config.image, config.text
     quick = {image.transformer.activation == "quick_gelu", text.transformer.activation == "quick_gelu"}
     if len(quick) > 1:
-        raise ValueError("one tower has QuickGELU and the other has not; OpenCLIP has one setting for both")
-    result: dict[str, Any] = {"embed_dim": config.embed_dim, "quick_gelu": quick.pop()}
+        raise UserError("only one tower has QuickGELU; OpenCLIP has one setting for both; export to hf instead")
     text_cfg = {
         "context_length": text.context,
         "vocab_size": text.vocab,
@@ -254,24 +275,14 @@ def write_config(config: TwoTowerConfig) -> dict[str, Any]:
         "layers": text.transformer.depth,
         **_kwargs(text.transformer),
     }
-    if kind == "siglip":
-        trunks = {name: _timm(name) for name in _TIMM_NAMES}
-        wanted = (image.size, image.patch, image.transformer)
-        names = [name for name, trunk in trunks.items() if trunk == wanted]
-        if not names:
-            raise ValueError(
-                f"OpenCLIP builds SigLIP's image tower from timm's trunks, and none is {wanted}; "
-                "export to hf or big_vision"
-            )
-        trunk = {"timm_model_name": names[0], "image_size": image.size}
-        return result | {
-            "init_logit_bias": config.init_bias,
-            "custom_text": True,
-            "vision_cfg": {**trunk, **_TIMM_REQUIRED},
-            "text_cfg": {**text_cfg, **_SIGLIP_TEXT},
-        }
-    if text.eos_id != text.vocab - 1:
-        text_cfg |= {"pool_type": "eos", "eos_id": text.eos_id}
+    bias = {} if config.init_bias is None else {"init_logit_bias": config.init_bias}
+    towers = _WRITERS[family_of(config).name](config, text_cfg)
+    return {"embed_dim": config.embed_dim, "quick_gelu": quick.pop(), **bias, **towers}
+
+
+def _write_vit(config: TwoTowerConfig, text_cfg: dict[str, Any]) -> dict[str, Any]:
+    image, text = config.image, config.text
+    pooling = {} if text.eos_id == text.vocab - 1 else {"pool_type": "eos", "eos_id": text.eos_id}
     vision_cfg = {
         "image_size": image.size,
         "patch_size": image.patch,
@@ -280,4 +291,26 @@ def write_config(config: TwoTowerConfig) -> dict[str, Any]:
         "head_width": image.transformer.width // image.transformer.heads,
         **_kwargs(image.transformer),
     }
-    return result | {"vision_cfg": vision_cfg, "text_cfg": text_cfg}
+    return {"vision_cfg": vision_cfg, "text_cfg": {**text_cfg, **pooling}}
+
+
+def _write_timm(config: TwoTowerConfig, text_cfg: dict[str, Any]) -> dict[str, Any]:
+    trunk = (config.image.size, config.image.patch, config.image.transformer)
+    names = [name for name, known in _TRUNKS.items() if known == trunk]
+    if not names:
+        raise UserError(
+            f"OpenCLIP builds SigLIP's image tower from timm's trunks, and none of them is {trunk}; "
+            "export to hf or big_vision instead"
+        )
+    return {
+        "custom_text": True,
+        "vision_cfg": {"timm_model_name": names[0], "image_size": config.image.size, **_TIMM_REQUIRED},
+        "text_cfg": {**text_cfg, **_SIGLIP_TEXT},
+    }
+
+
+# Family -> its towers' settings, given those that all text towers have.
+_WRITERS: dict[str, Callable[[TwoTowerConfig, dict[str, Any]], dict[str, Any]]] = {
+    "clip": _write_vit,
+    "siglip": _write_timm,
+}

@@ -8,36 +8,40 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers, processors
+from tokenizers import models, normalizers, pre_tokenizers
 
-from naturel_jax.data.processor import FILTERS, Processor, clip_tokenizer, padded
+from naturel_jax.data.processor import FILTERS, Processor
+from naturel_jax.data.tokenizer import clip_tokenizer, padded, templated
+from naturel_jax.models.families import FAMILIES, Family, Pixels, TokenizerConventions
 from naturel_jax.models.two_tower import TwoTowerConfig
+from tfds_naturel.errors import UserError
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-HALF = (0.5, 0.5, 0.5)
 OWN = "processor.json"
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 _RESAMPLE = {int(value): name for name, value in FILTERS.items()}
+_RESIZE_MODES = {"shortest": "short", "squash": "square"}  # OpenCLIP's names and ours
 
-# How a family's pictures are prepared where a file holds nothing but weights.
-IMAGE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "clip": {"resize": "short", "interpolation": "bicubic", "mean": CLIP_MEAN, "std": CLIP_STD},
-    "siglip": {"resize": "square", "interpolation": "bilinear", "mean": HALF, "std": HALF},
-}
+
+class Text(TypedDict):
+    """How a text becomes token ids: the fields of ``Processor`` of the same names."""
+
+    tokenizer: str
+    clean: str
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in ``path``. Raises ValueError."""
+    """The JSON in ``path``. Raises UserError."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error})") from error
+        raise UserError(f"{path}: not readable as JSON ({error})") from error
 
 
 def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
-    """The processor that an export of ours keeps in processor.json, if there is one. Raises ValueError if it is
+    """The processor that an export of ours keeps in processor.json, if there is one. Raises UserError if it is
     another model's."""
     path = folder / OWN
     if not path.is_file():
@@ -45,39 +49,37 @@ def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
     try:
         processor = Processor(**read_json(path))
     except TypeError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
     found, expected = (processor.size, processor.context), (config.image.size, config.text.context)
     if found != expected:
-        raise ValueError(f"{path}: size and context are {found}, the model's {expected}")
+        raise UserError(f"{path}: size and context are {found}, the model's {expected}")
     return processor
 
 
-def hf_image(folder: Path, size: int) -> dict[str, Any]:
-    """Resize, interpolation, mean and std from a Hugging Face image processor's file. Raises ValueError for what is
-    not implemented."""
+def hf_image(folder: Path, size: int) -> Pixels:
+    """Resize, interpolation, mean and std from a Hugging Face image processor's file. Raises UserError for a setting
+    that is not implemented."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             path, config = folder / name, read_json(folder / name)
             break
     else:
-        raise ValueError(
-            f"{folder}: preprocessor_config.json is missing, so how its pictures were prepared is not known"
-        )
+        raise UserError(f"{folder}: preprocessor_config.json is missing, so how its images were prepared is not known")
     config = config.get("image_processor", config)
     for key in ("do_resize", "do_normalize", "do_rescale"):
         if not config.get(key, True):
-            raise ValueError(f"{path}: {key} is false; only true is implemented")
+            raise UserError(f"{path}: {key} is false; only true is implemented")
     if not math.isclose(config.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
-        raise ValueError(f"{path}: rescale_factor is {config['rescale_factor']}; only 1/255 is implemented")
+        raise UserError(f"{path}: rescale_factor is {config['rescale_factor']}; only 1/255 is implemented")
     wanted = config.get("size")
     square = isinstance(wanted, Mapping) and set(wanted) == {"height", "width"} and not config.get("do_center_crop")
     sides = set(wanted.values()) if isinstance(wanted, Mapping) else {wanted}
     crop = config.get("crop_size", size) if not square else size
     sides |= set(crop.values()) if isinstance(crop, Mapping) else {crop}
     if sides != {size}:
-        raise ValueError(f"{path}: size {wanted} and crop_size {crop} make no picture of the model's {size} pixels")
+        raise UserError(f"{path}: size {wanted} and crop_size {crop} do not give the model's {size} pixels")
     if config.get("resample") not in _RESAMPLE:
-        raise ValueError(f"{path}: resample is {config.get('resample')!r}; expected one of {_RESAMPLE}")
+        raise UserError(f"{path}: resample is {config.get('resample')!r}; expected one of {_RESAMPLE}")
     return {
         "resize": "square" if square else "short",
         "interpolation": _RESAMPLE[config["resample"]],
@@ -86,137 +88,172 @@ def hf_image(folder: Path, size: int) -> dict[str, Any]:
     }
 
 
-def openclip_image(config: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """The same from ``preprocess_cfg`` of an open_clip_config.json; absent fields are OpenCLIP's defaults for the
-    family."""
-    resize = {"clip": "shortest", "siglip": "squash"}[family]
-    fields = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": resize, **config}
-    modes = {"shortest": "short", "squash": "square"}
-    for key, known in (("resize_mode", modes), ("interpolation", FILTERS)):
-        if fields[key] not in known:
-            raise ValueError(
-                f"open_clip_config.json: preprocess_cfg.{key} is {fields[key]!r}; expected one of {sorted(known)}"
+def openclip_image(config: Mapping[str, Any], family: Family) -> Pixels:
+    """The same from ``preprocess_cfg`` of an open_clip_config.json; absent fields are OpenCLIP's defaults. Raises
+    UserError."""
+    clip = FAMILIES["clip"].pixels  # OpenCLIP's defaults for both families, but for the resize mode
+    modes = {ours: theirs for theirs, ours in _RESIZE_MODES.items()}
+    fields = {
+        "mean": clip["mean"],
+        "std": clip["std"],
+        "interpolation": clip["interpolation"],
+        "resize_mode": modes[family.pixels["resize"]],
+        **config,
+    }
+    known: dict[str, Mapping[str, Any]] = {"resize_mode": _RESIZE_MODES, "interpolation": FILTERS}
+    for key, choices in known.items():
+        if fields[key] not in choices:
+            raise UserError(
+                f"open_clip_config.json: preprocess_cfg.{key} is {fields[key]!r}; expected one of {sorted(choices)}"
             )
     return {
-        "resize": modes[fields["resize_mode"]],
+        "resize": _RESIZE_MODES[fields["resize_mode"]],
         "interpolation": fields["interpolation"],
         "mean": fields["mean"],
         "std": fields["std"],
     }
 
 
-def openclip_clean(model_config: Mapping[str, Any] | None) -> str:
-    """What OpenCLIP does to a text before its tokenizer, given ``model_cfg``, or None for OpenAI's own models."""
-    text = (model_config or {}).get("text_cfg", {})
+def openclip_preprocess(processor: Processor) -> dict[str, Any]:
+    """``preprocess_cfg`` of an open_clip_config.json: the inverse of ``openclip_image``."""
+    modes = {ours: theirs for theirs, ours in _RESIZE_MODES.items()}
+    return {
+        "mean": processor.mean,
+        "std": processor.std,
+        "interpolation": processor.interpolation,
+        "resize_mode": modes[processor.resize],
+    }
+
+
+def openclip_clean(model_config: Mapping[str, Any]) -> str:
+    """What OpenCLIP does to a text before its tokenizer (a key of ``CLEANERS``), given ``model_cfg``; of OpenAI's own
+    models for an empty one. Raises UserError."""
+    text = model_config.get("text_cfg", {})
     default = "whitespace" if text.get("hf_tokenizer_name") else "lower"
     clean = (text.get("tokenizer_kwargs") or {}).get("clean", default)
     known = {"lower": "openclip", "whitespace": "openclip_whitespace", "canonicalize": "openclip_siglip"}
     if clean not in known:
-        raise ValueError(f"open_clip_config.json: tokenizer_kwargs.clean is {clean!r}; expected one of {sorted(known)}")
+        raise UserError(f"open_clip_config.json: tokenizer_kwargs.clean is {clean!r}; expected one of {sorted(known)}")
     return known[clean]
 
 
-def tokenizer(folder: Path, family: str, context: int) -> dict[str, str]:
-    """The ``tokenizer`` and ``clean`` of a folder's tokenizer files, as transformers reads them. Raises ValueError
-    if there are none."""
+def tokenizer(folder: Path, family: Family, context: int, clean: str = "none") -> Text:
+    """The tokenizer of a folder's files, as transformers reads them. Raises UserError if there is none.
+
+    ``clean``: what is done to a text before it, but for sentencepiece, which SigLIP cleans for in its own way.
+    """
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     if (folder / "spiece.model").is_file():
         if not config.get("do_lower_case", True):
-            raise ValueError(f"{folder}/tokenizer_config.json: do_lower_case is false; SigLIP's texts are lowercased")
+            raise UserError(f"{folder}/tokenizer_config.json: do_lower_case is false; SigLIP's texts are lowercased")
         return {"tokenizer": base64.b64encode((folder / "spiece.model").read_bytes()).decode(), "clean": "siglip"}
-    if (folder / "tokenizer.json").is_file():
-        try:
-            tok = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text("utf-8"))
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise ValueError(f"{folder}/tokenizer.json: not a tokenizer ({error})") from error
-    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        merges = [tuple(line.split()) for line in (folder / "merges.txt").read_text("utf-8").splitlines()[1:] if line]
-        tok = _clip(read_json(folder / "vocab.json"), merges)
-    else:
-        raise ValueError(
+    tok = _read_tokenizer(folder, family.tokenizer)
+    if family.tokenizer.incomplete_files:
+        _complete(tok, config)
+    pad = _token(config.get("pad_token") or family.tokenizer.pad)
+    if tok.token_to_id(pad) is None:
+        raise UserError(f"{folder}: padding token {pad!r} is not in the vocabulary")
+    return {"tokenizer": padded(tok, context, pad, config.get("padding_side", "right")).to_str(), "clean": clean}
+
+
+def _read_tokenizer(folder: Path, conventions: TokenizerConventions) -> tokenizers.Tokenizer:
+    whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+    if not whole.is_file() and not (vocab.is_file() and merges.is_file()):
+        raise UserError(
             f"{folder}: no tokenizer; put tokenizer.json, spiece.model, or vocab.json and merges.txt beside the weights"
         )
-    if family == "siglip":
-        _siglip_conventions(tok, config)
-    pad = config.get("pad_token") or {"clip": "<|endoftext|>", "siglip": "<pad>"}[family]
-    pad = pad["content"] if isinstance(pad, Mapping) else pad
-    if tok.token_to_id(pad) is None:
-        raise ValueError(f"{folder}: padding token {pad!r} is not in the vocabulary")
-    return {"tokenizer": padded(tok, context, pad, config.get("padding_side", "right")).to_str(), "clean": "none"}
+    try:
+        if whole.is_file():
+            return tokenizers.Tokenizer.from_str(whole.read_text("utf-8"))
+        return _from_vocab(read_json(vocab), _merges(merges.read_text("utf-8").splitlines()[1:]), conventions)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise UserError(f"{whole if whole.is_file() else vocab}: not a tokenizer ({error})") from error
 
 
-def _siglip_conventions(tok: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """SigLIP 2's texts are lowercased and end in the end token, which its published Gemma tokenizer files leave to
+def _token(value: str | Mapping[str, str]) -> str:
+    """A token of tokenizer_config.json, which is a string or an object with the string as ``content``."""
+    return value if isinstance(value, str) else value["content"]
+
+
+def _complete(tok: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    """SigLIP 2's texts are lowercased and end with the end token, which its published Gemma tokenizer files leave to
     the caller."""
     state = json.loads(tok.to_str())
     if "Lowercase" not in json.dumps(state["normalizer"]):
         present = [tok.normalizer] if tok.normalizer else []
         tok.normalizer = normalizers.Sequence([normalizers.Lowercase(), *present])
     if config.get("add_eos_token") and not config.get("add_bos_token"):
-        end = config.get("eos_token", "<eos>")
-        end = end["content"] if isinstance(end, Mapping) else end
-        special = [(end, tok.token_to_id(end))]
-        tok.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=special)
+        templated(tok, f"$A {_token(config.get('eos_token', '<eos>'))}")
 
 
-def _clip(vocab: Mapping[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
-    start, end = "<|startoftext|>", "<|endoftext|>"
-    tok = clip_tokenizer(models.BPE(dict(vocab), merges, unk_token=end, end_of_word_suffix="</w>"))
-    tok.add_special_tokens([start, end])
-    specials = [(t, vocab[t]) for t in (start, end)]
-    tok.post_processor = processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=specials)
-    return tok
+def _merges(lines: list[str]) -> list[tuple[str, str]]:
+    return [(first, second) for first, second in (line.split() for line in lines if line)]
 
 
-def openai_tokenizer(context: int) -> dict[str, str]:
-    """CLIP's own vocabulary, from the file that OpenCLIP installs. Raises ValueError if OpenCLIP is not installed."""
+def _from_vocab(
+    vocab: Mapping[str, int], merges: list[tuple[str, str]], conventions: TokenizerConventions
+) -> tokenizers.Tokenizer:
+    tok = clip_tokenizer(models.BPE(dict(vocab), merges, unk_token=conventions.unknown, end_of_word_suffix="</w>"))
+    tok.add_special_tokens(conventions.specials)
+    return templated(tok, conventions.template)
+
+
+def openai_tokenizer(context: int, clean: str = "openclip") -> Text:
+    """CLIP's own vocabulary, from the file that OpenCLIP installs. Raises UserError if OpenCLIP is not installed."""
     package = importlib.util.find_spec("open_clip")  # finds it without importing it, and so torch
-    if package is None:
-        raise ValueError(
+    if package is None or not package.submodule_search_locations:
+        raise UserError(
             "the file has no tokenizer beside it, and OpenCLIP, which ships CLIP's vocabulary, is not installed: "
             "pip install open_clip_torch, or put tokenizer.json beside the weights"
         )
     path = Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
-    lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+    merges = _merges(gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1])
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
-    vocab = {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    return {"tokenizer": padded(_clip(vocab, merges), context, "<|endoftext|>").to_str(), "clean": "openclip"}
+    conventions = FAMILIES["clip"].tokenizer
+    vocab = {word: i for i, word in enumerate([*words, *conventions.specials])}
+    tok = padded(_from_vocab(vocab, merges, conventions), context, conventions.pad)
+    return {"tokenizer": tok.to_str(), "clean": clean}
 
 
-def special_ids(processor: Processor, family: str) -> dict[str, int | None]:
+def special_ids(processor: Processor, family: Family) -> dict[str, int | None]:
     """bos, eos and pad ids as config.json has them."""
     if processor.sentencepiece:
         return {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1}
     tok = tokenizers.Tokenizer.from_str(processor.tokenizer)
-    start, end = {"clip": ("<|startoftext|>", "<|endoftext|>"), "siglip": ("", "</s>")}[family]
-    end_id = next((i for name in (end, "<eos>") if (i := tok.token_to_id(name)) is not None), None)
-    return {"bos_token_id": tok.token_to_id(start), "eos_token_id": end_id, "pad_token_id": tok.padding["pad_id"]}
+    start, end = family.tokenizer.start, _end(tok, family)
+    return {
+        "bos_token_id": tok.token_to_id(start) if start else None,
+        "eos_token_id": tok.token_to_id(end) if end else None,
+        "pad_token_id": _padding(tok)["pad_id"],
+    }
 
 
-def write(folder: Path, processor: Processor, family: str) -> None:
+def _end(tok: tokenizers.Tokenizer, family: Family) -> str | None:
+    return next((end for end in family.tokenizer.ends if tok.token_to_id(end) is not None), None)
+
+
+def _padding(tok: tokenizers.Tokenizer) -> dict[str, Any]:
+    if tok.padding is None:
+        raise ValueError("the processor's tokenizer does not pad; see data.tokenizer.padded")
+    return tok.padding
+
+
+def write(folder: Path, processor: Processor, family: Family) -> None:
     """The files that transformers' ``AutoProcessor`` reads, and ours."""
     _dump(folder / OWN, processor.to_dict())
-    name = {"clip": "CLIP", "siglip": "Siglip"}[family]
     size = {"height": processor.size, "width": processor.size}
-    sizes = (
-        {"size": size}
-        if processor.resize == "square"
-        else {
-            "size": {"shortest_edge": processor.size},
-            "crop_size": size,
-            "do_center_crop": True,
-        }
-    )
+    resize: dict[str, Any] = {"size": size, "do_center_crop": False}  # CLIP's class crops by default
+    if processor.resize == "short":
+        resize = {"size": {"shortest_edge": processor.size}, "crop_size": size, "do_center_crop": True}
     _dump(
         folder / "preprocessor_config.json",
         {
-            "image_processor_type": f"{name}ImageProcessor",
-            "processor_class": f"{name}Processor",
+            "image_processor_type": f"{family.hf_prefix}ImageProcessor",
+            "processor_class": f"{family.hf_prefix}Processor",
             "do_convert_rgb": True,
             "do_resize": True,
-            **sizes,
+            **resize,
             "resample": int(FILTERS[processor.interpolation]),
             "do_rescale": True,
             "rescale_factor": 1 / 255,
@@ -225,27 +262,30 @@ def write(folder: Path, processor: Processor, family: str) -> None:
             "image_std": processor.std,
         },
     )
-    _write_tokenizer(folder, processor, family, f"{name}Processor")
+    _write_tokenizer(folder, processor, family)
 
 
-def _write_tokenizer(folder: Path, processor: Processor, family: str, processor_class: str) -> None:
-    common = {"model_max_length": processor.context, "processor_class": processor_class}
+def _write_tokenizer(folder: Path, processor: Processor, family: Family) -> None:
+    conventions = family.tokenizer
+    common = {
+        "model_max_length": processor.context,
+        "processor_class": f"{family.hf_prefix}Processor",
+        "model_input_names": conventions.model_inputs,
+        "unk_token": conventions.unknown,
+    }
     if model := processor.sentencepiece:
         (folder / "spiece.model").write_bytes(model)
-        tokens = {"eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
-        _dump(folder / "tokenizer_config.json", {"tokenizer_class": "SiglipTokenizer", **common, **tokens})
+        ends = {"eos_token": conventions.ends[0], "pad_token": conventions.ends[0]}
+        kind = f"{family.hf_prefix}Tokenizer"
+        _dump(folder / "tokenizer_config.json", {"tokenizer_class": kind, **common, **ends})
         return
     (folder / "tokenizer.json").write_text(processor.tokenizer, "utf-8")
     tok = tokenizers.Tokenizer.from_str(processor.tokenizer)
-    if family == "clip":
-        tokens = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-        kind = "CLIPTokenizer"
-    else:
-        end = "</s>" if tok.token_to_id("</s>") is not None else "<eos>"
-        tokens, kind = {"eos_token": end, "unk_token": "<unk>"}, "PreTrainedTokenizerFast"
-    tokens["pad_token"] = tok.padding["pad_token"]
-    side = {"padding_side": tok.padding["direction"]}
-    _dump(folder / "tokenizer_config.json", {"tokenizer_class": kind, **common, **tokens, **side})
+    tokens = {"eos_token": _end(tok, family), "pad_token": _padding(tok)["pad_token"]}
+    if conventions.start:
+        tokens["bos_token"] = conventions.start
+    side = {"padding_side": _padding(tok)["direction"]}
+    _dump(folder / "tokenizer_config.json", {"tokenizer_class": conventions.hf_class, **common, **tokens, **side})
 
 
 def _dump(path: Path, value: Any) -> None:

@@ -3,7 +3,7 @@ strict both ways."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 from flax import traverse_util
 
 from naturel_jax.models.two_tower import Params
+from tfds_naturel.errors import UserError
 
 Shape = tuple[int, ...]
 Place = Callable[[str, np.ndarray], jax.Array]  # (path, host array) -> array on devices
@@ -35,7 +36,7 @@ def linear(inputs: int = 1) -> Transform:
 
 
 def reshaped(*shape: int) -> Transform:
-    """The same numbers in the same order, ``shape`` in the foreign file (-1: whatever is left)."""
+    """The same numbers in the same order, ``shape`` in the foreign file (-1: the rest)."""
     return Transform(lambda x, ours: x.reshape(ours), lambda x: x.reshape(shape))
 
 
@@ -44,11 +45,11 @@ LINEAR, LINEAR_OUT, FLAT = linear(1), linear(2), reshaped(-1)
 
 
 def _conv(axes: Sequence[int]) -> Transform:
-    """A patch convolution's kernel, whose ``axes`` are ours in the order (row, column, colour, width), as [row *
-    column * colour, width]."""
+    """A patch convolution's kernel, whose ``axes`` are ours in the order (row, column, color, width), as [row *
+    column * color, width]."""
     back = [axes.index(i) for i in range(4)]
 
-    def write(x):
+    def write(x: Any) -> Any:
         p = math.isqrt(x.shape[0] // 3)
         return x.reshape(p, p, 3, -1).transpose(back)
 
@@ -160,12 +161,12 @@ def _leaves(table: Sequence[Rule], shapes: Params) -> list[_Leaf]:
     leaves = [_Leaf(r, tuple(flat[r.path].shape)) for r in table if r.path in flat]
     unwritten = flat.keys() - {leaf.rule.path for leaf in leaves}
     if unwritten:
-        raise ValueError(f"this format has no place for {_listing(unwritten)}; export to another format")
+        raise UserError(f"this format cannot store {_listing(unwritten)}; export to another format")
     return leaves
 
 
-def _listing(names) -> str:
-    names = sorted(map(str, names))
+def _listing(items: Iterable[str]) -> str:
+    names = sorted(items)
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
 
@@ -180,7 +181,7 @@ def foreign_shapes(table: Sequence[Rule], shapes: Params) -> dict[str, Shape]:
 
 
 def check_keys(name: str, table: Sequence[Rule], shapes: Params, found: Mapping[str, Shape]) -> None:
-    """Raises ValueError that lists what is missing from, left over in, or of another shape in the checkpoint
+    """Raises UserError that lists what is missing from, left over in, or of another shape in the checkpoint
     ``name``."""
     expected = foreign_shapes(table, shapes)
     missing, leftover = expected.keys() - found.keys(), found.keys() - expected.keys()
@@ -195,20 +196,20 @@ def check_keys(name: str, table: Sequence[Rule], shapes: Params, found: Mapping[
         if names
     ]
     if problems:
-        raise ValueError(f"{name}: the tensors do not fit the model. " + ". ".join(problems))
+        raise UserError(f"{name}: the tensors do not fit the model. " + ". ".join(problems))
 
 
 def read(name: str, table: Sequence[Rule], shapes: Params, get: Callable[[str], np.ndarray], place: Place) -> Params:
-    """The parameter tree, one parameter at a time, so that the host holds one parameter beside those already placed.
+    """The parameter tree, read one parameter at a time, so that the host holds one besides those already placed.
 
-    Raises ValueError that names the keys of a parameter with NaN or infinity in it.
+    Raises UserError that names the keys of a parameter with NaN or infinity in it.
     """
     params = {}
     for leaf in _leaves(table, shapes):
         array = leaf.read(get)
         if not np.isfinite(array).all():
             bad = [key for key, _ in leaf.foreign() if not np.isfinite(get(key).astype(np.float32)).all()]
-            raise ValueError(f"{name}: NaN or infinity in {_listing(bad)}")
+            raise UserError(f"{name}: NaN or infinity in {_listing(bad)}")
         params[leaf.rule.path] = place(leaf.rule.path, array)
     return traverse_util.unflatten_dict(params, sep="/")
 

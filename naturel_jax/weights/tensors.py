@@ -1,8 +1,7 @@
-"""Tensor files: names, shapes and one tensor at a time, from safetensors, PyTorch and NumPy files that nobody vouches
-for.
+"""Tensor files: names, shapes and one tensor at a time, from untrusted safetensors, PyTorch and NumPy files.
 
-Nothing here runs a file's code: pickles go through ``torch.load(weights_only=True)``, TorchScript is never called, and
-archives are measured before they are unpacked.
+Pickles go through ``torch.load(weights_only=True)``, and archives are measured before they are unpacked. One kind of
+file can still run code of its own, TorchScript's, while it is read: ``torch.jit.load`` calls ``__setstate__``.
 """
 
 import contextlib
@@ -18,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from tfds_naturel.errors import UserError
+
 Shape = tuple[int, ...]
 _FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # float32 holds each of them exactly
 _HEADER_LIMIT = 100 << 20  # safetensors' own limit
-_SLACK = (
-    64 << 20
-)  # bytes an archive may grow by beyond twice its size: TorchScript compresses its code, nothing compresses its tensors
+# Bytes that an archive may unpack to beyond twice its size: TorchScript compresses its code, and nothing compresses
+# tensors.
+_SLACK = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +52,11 @@ def _explained(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, struct.error, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path}: truncated or not a {kind} file ({error})") from error
+        raise UserError(f"{path}: truncated or not a {kind} file ({error})") from error
 
 
 def open_safetensors(path: Path) -> Tensors:
-    """One safetensors file; needs no torch. Raises ValueError for a broken file or a dtype that is not float32,
+    """One safetensors file; needs no torch. Raises UserError for a broken file or a dtype that is not float32,
     float16 or bfloat16."""
     with _explained(path, "safetensors"):
         with safetensors.safe_open(path, "numpy"):  # the library checks that header and data cover the file exactly
@@ -76,38 +77,38 @@ def open_safetensors(path: Path) -> Tensors:
 
 def _float(path: Path, key: str, dtype: str) -> np.dtype:
     if dtype not in _FLOATS:
-        raise ValueError(f"{path}: {key} has dtype {dtype}; expected one of {', '.join(_FLOATS)}")
+        raise UserError(f"{path}: {key} has dtype {dtype}; expected one of {', '.join(_FLOATS)}")
     return np.dtype(_FLOATS[dtype])
 
 
 def open_sharded(index: Path, open_one: Callable[[Path], Tensors]) -> Tensors:
-    """The files of a ``*.index.json``. Raises ValueError where the index and its files disagree or a file lies
+    """The files of a ``*.index.json``. Raises UserError where the index and its files disagree or a file lies
     outside the folder."""
     try:
         weight_map: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index}: not an index with a 'weight_map' of names to files ({error!r})") from error
+        raise UserError(f"{index}: not an index with a 'weight_map' of names to files ({error!r})") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
-            raise ValueError(f"{index}: file {name!r} is not in the folder of the index")
+            raise UserError(f"{index}: file {name!r} is not in the folder of the index")
         if not (index.parent / name).is_file():
-            raise ValueError(f"{index}: file {name!r} is missing; download it again")
+            raise UserError(f"{index}: file {name!r} is missing; download it again")
     files = {name: open_one(index.parent / name) for name in names}
     held = {key: name for name, tensors in files.items() for key in tensors.shapes}
     if held != weight_map:
         odd = sorted(key for key in held.keys() | weight_map.keys() if held.get(key) != weight_map.get(key))
-        raise ValueError(f"{index}: index and files disagree about {', '.join(odd[:5])}")
+        raise UserError(f"{index}: index and files disagree about {', '.join(odd[:5])}")
     shapes = {key: files[name].shapes[key] for key, name in weight_map.items()}
     return Tensors(str(index), shapes, lambda key: files[weight_map[key]].get(key))
 
 
 def _check_archive(path: Path) -> zipfile.ZipFile:
-    """The zip archive at ``path`` after refusing one that would unpack to far more than its size (a zip bomb)."""
+    """The zip archive at ``path``. Raises UserError for a zip bomb: one that unpacks to far more than its size."""
     archive = zipfile.ZipFile(path)
     size, declared = path.stat().st_size, sum(info.file_size for info in archive.infolist())
     if declared > 2 * size + _SLACK:
-        raise ValueError(
+        raise UserError(
             f"{path}: {size:,} bytes that unpack to {declared:,}; tensors are stored uncompressed, so this is refused"
         )
     return archive
@@ -117,7 +118,7 @@ def open_torch(path: Path) -> Tensors:
     """A PyTorch file: a state dict (also inside ``state_dict``, also with ``module.`` before its keys) or a
     TorchScript archive.
 
-    Needs torch. Raises ValueError for a broken file, for pickled code, and for values that are not tensors.
+    Needs torch. Raises UserError for a broken file, for pickled code, and for values that are not tensors.
     """
     import torch  # only these files need it
 
@@ -133,7 +134,7 @@ def open_torch(path: Path) -> Tensors:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise ValueError(f"{path}: holds {type(loaded).__name__}, expected a mapping of names to tensors")
+        raise UserError(f"{path}: holds {type(loaded).__name__}, expected a mapping of names to tensors")
     if loaded and all(key.startswith("module.") for key in loaded):
         loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
     floats = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -153,13 +154,13 @@ def _unpickled(torch: Any, path: Path, *, mmap: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(
+        raise UserError(
             f"{path}: holds pickled objects other than tensors, which could run code; refused ({reason})"
         ) from error
 
 
 def open_npz(path: Path) -> Tensors:
-    """A NumPy ``.npz`` file; bfloat16 as big_vision writes it (two bytes without a type). Raises ValueError for a
+    """A NumPy ``.npz`` file; bfloat16 as big_vision writes it (two bytes without a type). Raises UserError for a
     broken file."""
     with _explained(path, "npz"):
         archive = _check_archive(path)
@@ -177,16 +178,16 @@ def open_npz(path: Path) -> Tensors:
 
 
 def _npy_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[Shape, np.dtype]:
-    """Shape and dtype of a member, whose size must be what they say."""
+    """Shape and dtype of a member. Raises UserError if they do not match its size."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     with archive.open(info) as file:
         try:
             shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
         except (ValueError, KeyError) as error:
-            raise ValueError(f"{path}: {info.filename!r} is not an array ({error})") from error
+            raise UserError(f"{path}: {info.filename!r} is not an array ({error})") from error
         expected = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if dtype.hasobject:
-        raise ValueError(f"{path}: {info.filename!r} holds pickled objects; refused")
+        raise UserError(f"{path}: {info.filename!r} holds pickled objects; refused")
     if info.file_size != expected:
-        raise ValueError(f"{path}: {info.filename!r} has {info.file_size:,} bytes, its header says {expected:,}")
+        raise UserError(f"{path}: {info.filename!r} has {info.file_size:,} bytes, its header says {expected:,}")
     return shape, dtype

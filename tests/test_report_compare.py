@@ -1,4 +1,4 @@
-"""Tables, comparisons and the gallery: hand-made expectations, and a real browser."""
+"""Comparisons and the gallery: hand-made expectations, and a real browser."""
 
 import html
 import json
@@ -13,76 +13,8 @@ import PIL.Image
 import pytest
 
 from naturel_jax.benchmarks.benchmark import Image
-from naturel_jax.report import compare, gallery, plots, published, tables
+from naturel_jax.report import compare, gallery
 from naturel_jax.report.pairs import Paired, pair_up, pattern
-from naturel_jax.report.tables import Scores
-
-
-def test_markdown_tables_have_the_posters_shape():
-    rows = {"CLIP": {"vg_relation/macro": 0.594, "winoground/text/Object": 1 / 3}, "a|b": {}}
-    assert tables.markdown(tables.TABLE_1, rows) == (
-        "**Table 1: Results of various models on various benchmarks**\n\n"
-        "| Model | VG-Relations | NatuRel Simple | NatuRel Complex "
-        "| Winoground (text) All | Winoground (text) Object |\n"
-        "| :--- | ---: | ---: | ---: | ---: | ---: |\n"
-        "| CLIP | 0.59 | – | – | – | 0.33 |\n"  # noqa: RUF001
-        "| a\\|b | – | – | – | – | – |\n"  # noqa: RUF001
-    )
-    header = tables.markdown(tables.TABLE_2, {}).splitlines()[2]
-    assert header == (
-        "| Model | REPLACE Object | REPLACE Attribute | REPLACE Relation | SWAP Object | SWAP Attribute "
-        "| ADD Object | ADD Attribute |"
-    )
-
-
-def test_cells_show_the_published_number_and_mark_incomplete_scores():
-    scores = Scores(
-        {"CLIP": {"winoground/text": 0.30, "naturel/simple": 0.5}, "new": {"winoground/text": 0.4}},
-        {"CLIP": published.beside("CLIP")},
-        frozenset({("CLIP", "naturel/simple")}),
-    )
-    assert scores.cell("CLIP", "winoground/text") == "0.30 (0.31, -0.01)"
-    assert scores.cell("CLIP", "naturel/simple") == "0.50* (0.47, +0.03)"
-    assert scores.cell("CLIP", "vg_relation/macro") == "– (0.59)"  # noqa: RUF001
-    assert scores.cell("new", "winoground/text") == "0.40"
-    nearly = Scores({"CLIP": {"winoground/text": 0.3099}}, {"CLIP": published.beside("CLIP")})
-    assert nearly.cell("CLIP", "winoground/text") == "0.31 (0.31, +0.00)"
-
-
-def test_published_numbers():
-    # Picked by hand from the poster and from arXiv 2406.09388.
-    assert published.POSTER["NegCLIP-AP"]["naturel/simple"] == 0.99
-    assert published.POSTER["SigLIP-TP"]["naturel/complex"] == 0.31
-    assert published.POSTER["NegCLIP-SP"]["sugarcrepe/add_att"] == 0.66
-    assert "sugarcrepe/add_att" not in published.POSTER["SigLIP"]
-    assert published.VL_COMPO["NegCLIP B/32"]["coco_order/precision@1"] == pytest.approx(0.8256)
-    assert published.VL_COMPO["SigLIP SO400M/14"]["whatsup/B"] == pytest.approx(0.2843)
-    assert published.beside("somebody's model") == {}
-
-
-def test_latex_and_html_escape_names():
-    scores = Scores({"50% & <b>_x": {"vg_relation/macro": 0.5}})
-    latex, page = tables.latex_scores(tables.TABLE_1, scores), tables.html_scores(tables.TABLE_1, scores)
-    assert r"50\% \& <b>\_x & 0.50 & -- & -- & -- & -- \\" in latex
-    assert latex.count("&") == 3 + 5 + 5 + 1, "groups, headings, one row, and one escaped"
-    assert "50% &amp; &lt;b&gt;_x" in page and "<b>" not in page
-    assert '<th colspan="2">NatuRel</th>' in page
-
-
-def test_plots_are_pictures(tmp_path):
-    history = {"CLIP": [(0, {"naturel/simple": 0.5}), (10, {"naturel/simple": 0.9, "winoground/text": 0.3})], "B": []}
-    plots.accuracy_over_training(history, tmp_path / "a.png")
-    rows = {"CLIP": {f"vg_relation/relation/r{n}": n / 40 for n in range(40)}, "B": {"naturel/complex": 0.6}}
-    assert plots.by_relation(rows, {f"vg_relation/relation/r{n}": n for n in range(40)}, tmp_path / "b.png")
-    assert not plots.by_relation({"CLIP": {}}, {}, tmp_path / "none.png")
-    rows = {"CLIP": {"naturel/complex": 0.5, "zeroshot/x/top1": 0.6}, "B": {"naturel/complex": 0.8}}
-    assert plots.forgetting_against_gain(rows, tmp_path / "c.png")
-    assert not plots.forgetting_against_gain({"B": rows["B"]}, tmp_path / "none.png")
-    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png", "c.png"}
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
-    once = {"CLIP": [(0, {"naturel/simple": 0.5})]}
-    assert not plots.accuracy_over_training(once, tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
 
 
 def pair(n: int, a: bool, b: bool, group: str = "on", caption: str = "the cat is on the box") -> Paired:
@@ -157,12 +89,20 @@ def test_comparison_lists_what_each_model_alone_gets_right():
     assert "| to the left of | 1 | 1.00 | 0.00 | 1 | 0 | -0.50 | 1 |" in text
 
 
+def test_comparison_escapes_names_and_captions():
+    pairs = [pair(0, True, False, "on|under", "<script>alert(1)</script>\n# [a](b)")]
+    text = compare.markdown("A|*x*", "<b>", "vg_relation", pairs)
+    assert "- \\<script\\>alert(1)\\</script\\> # \\[a\\](b)\n" in text
+    assert "A\\|\\*x\\*" in text and "\\<b\\>" in text and "on\\|under" in text
+    assert "A|*x*" not in text and "| <b>" not in text
+
+
 HOSTILE = "</script><script>document.title='hacked'</script>"
 HOSTILE += '<img src=x onerror="document.title=\'hacked\'">\u2028 & "quoted"'
 
 
 def write_gallery(folder: Path, number: int) -> Path:
-    """A gallery of ``number`` items over 40 pictures; item 0 has a hostile caption and two pictures, the last one
+    """A gallery of ``number`` items over 40 images; item 0 has a hostile caption and two images, the last one
     none.
     """
     relations = ("to the left of", "to the right of", "on", "under")
@@ -193,8 +133,8 @@ def test_gallery_is_one_file_with_thumbnails(tmp_path):
     assert page.count("<script") == 2 and "<img" not in page and "\u2028" not in page and "http://" not in page
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
     assert data["items"][0][3][0] == HOSTILE
-    assert sum(p is not None for p in data["pictures"]) == 40 and data["pictures"][-1] is None
-    file, width, height = data["pictures"][0]
+    assert sum(p is not None for p in data["thumbnails"]) == 40 and data["thumbnails"][-1] is None
+    file, width, height = data["thumbnails"][0]
     assert (width, height) == (400, 300) and (tmp_path / file).is_file()
     assert max(PIL.Image.open(tmp_path / file).size) == 320
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from naturel_jax.benchmarks import order, retrieval, rules, sugarcrepe_pp, vsr, whatsup, zeroshot
+from naturel_jax.benchmarks import retrieval, rules, sugarcrepe_pp, vsr, whatsup, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, by_value
+from tfds_naturel.order import clean, shuffles
 
 COSINES = st.integers(-2, 2).map(lambda n: n / 4)  # few values: many ties
 
@@ -114,7 +115,7 @@ def test_a_tag_with_several_values_counts_for_each():
 @given(matrices(4, 3))
 def test_sugarcrepe_pp(cosines):
     found = scores(
-        [Metric("i", "image_to_text"), Metric("t", "text_only")], sugarcrepe_pp._outcomes, items(len(cosines)), cosines
+        [Metric("i", "image_to_text"), Metric("t", "text_only")], sugarcrepe_pp.outcomes, items(len(cosines)), cosines
     )
     image_to_text, text_only = [], []
     for (p1, p2, n), (_, p1_p2, p1_n), (_, _, p2_n), _ in cosines:
@@ -135,8 +136,8 @@ def test_whatsup_pairs_and_sets(cosines):
         pair=lambda n: f"{n // 4}/{n % 4 // 2}",
         relation=lambda n: relations[n % 4],
     )
-    found = scores([Metric("pair", "pair"), Metric("set", "set")], whatsup._outcomes, tagged, cosines)
-    # As the benchmark's code: a dictionary of objects -> relation -> right, absent pictures wrong.
+    found = scores([Metric("pair", "pair"), Metric("set", "set")], whatsup.outcomes, tagged, cosines)
+    # As the benchmark's code: a dictionary of objects -> relation -> right, absent images wrong.
     correct = {}
     for item, m in zip(tagged, cosines, strict=True):
         correct.setdefault(item.tags["set"], dict.fromkeys(relations, 0))[item.tags["relation"]] = int(
@@ -227,7 +228,7 @@ def test_order_shuffles_keep_the_words_where_the_rule_keeps_them():
     caption = " ".join(token for token, _ in tagged)
     seen = {kind: set() for kind in range(4)}
     for seed in range(200):
-        for kind, text in enumerate(order.shuffles(caption, tagged, np.random.default_rng(seed))):
+        for kind, text in enumerate(shuffles(caption, tagged, np.random.default_rng(seed))):
             assert sorted(text.split()) == sorted(caption.split())
             seen[kind].add(text)
     assert seen[0] == {
@@ -245,5 +246,5 @@ def test_order_shuffles_keep_the_words_where_the_rule_keeps_them():
 
 
 def test_order_captions_are_cleaned_after_the_shuffle():
-    assert order.clean('A man; "Tom" (left)...  sits: #1 ~ here!\n') == "a man tom left sits 1 here"
-    assert order.clean(" ".join(str(n) for n in range(40))) == " ".join(str(n) for n in range(30))
+    assert clean('A man; "Tom" (left)...  sits: #1 ~ here!\n') == "a man tom left sits 1 here"
+    assert clean(" ".join(str(n) for n in range(40))) == " ".join(str(n) for n in range(30))

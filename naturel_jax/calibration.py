@@ -1,0 +1,40 @@
+"""The bias that a CLIP checkpoint gets when it moves to the sigmoid loss: the best one for the first batch."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from naturel_jax.batch import Batch
+from naturel_jax.gradcache import Loss
+from naturel_jax.models.two_tower import Params
+from naturel_jax.train import State
+
+
+def calibrate_bias(
+    loss_of_bias: Callable[[jax.Array], jax.Array], low: float = -200.0, high: float = 200.0
+) -> jax.Array:
+    """The bias that minimises ``loss_of_bias`` (convex in the bias, as the sigmoid loss is), by bisection of its
+    derivative to 1e-4."""
+    slope = jax.grad(loss_of_bias)
+
+    def halve(_, ends):
+        middle = (ends[0] + ends[1]) / 2
+        rising = slope(middle) > 0
+        return jnp.where(rising, ends[0], middle), jnp.where(rising, middle, ends[1])
+
+    ends = jax.lax.fori_loop(0, 22, halve, (jnp.float32(low), jnp.float32(high)))
+    return (ends[0] + ends[1]) / 2
+
+
+def calibrated(state: State, loss: Loss, batch: Batch) -> State:
+    """``state`` with the bias that minimises the loss of ``batch``: for a bias that was just added."""
+
+    @jax.jit
+    def best(params: Params, batch: Batch) -> jax.Array:
+        zimg_ID, zcap_UD = loss.embed(params, batch)
+        return calibrate_bias(lambda bias: loss.from_embeddings(params | {"logit_bias": bias}, zimg_ID, zcap_UD, batch))
+
+    bias = jax.device_put(best(state.params, batch), state.params["logit_bias"].sharding)
+    average = state.ema and state.ema | {"logit_bias": jnp.copy(bias)}
+    return state._replace(params=state.params | {"logit_bias": bias}, ema=average)

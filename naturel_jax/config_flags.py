@@ -1,0 +1,73 @@
+"""``--config FILE`` and its overrides ``--config.x=y``, with messages instead of tracebacks."""
+
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from naturel_jax.config import Config
+from naturel_jax.settings import meanings, nearest
+from tfds_naturel.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, and after a colon its argument.", lock_config=True
+)
+
+
+def file_name() -> str:
+    """What stands after ``--config``."""
+    return config_flags.get_config_filename(flags.FLAGS["config"])
+
+
+def _field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields."""
+    for key in config:
+        yield prefix + key
+        if isinstance(value := config.get(key), ConfigDict):
+            yield from _field_names(value, f"{prefix}{key}.")
+
+
+def _parse(arguments: Sequence[str]) -> list[str]:
+    """Parses flags, which runs the config file; the arguments that are not flags. Raises UserError."""
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    except Exception as error:  # a config file is the user's program and may raise anything
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"--config cannot be loaded: {frame.filename} line {frame.lineno}: {what}") from error
+
+
+def parse(argv: Sequence[str]) -> ConfigDict:
+    """Parses the flags; the config with the overrides ``--config.x=y``. Raises UserError.
+
+    Overrides are parsed last: for a mistyped field absl has a traceback, and we the nearest name.
+    """
+    overrides = [arg for arg in argv if re.match(r"--?config\.", arg)]
+    others = [arg for arg in argv if arg not in overrides]
+    sys.argv = others  # where ml_collections looks for overrides
+    _parse(others)
+    try:
+        config = CONFIG.value
+    except OSError as error:
+        there = ", ".join(sorted(map(str, Path("configs").glob("*.py")))) or "no configs/*.py"
+        attempted = str(error).split()[-1].strip("'")
+        raise UserError(f"--config {attempted} is not found; here are {there}") from error
+    if config is None:
+        raise UserError("--config is missing; start as in: --config configs/siglip_tp.py")
+    names = list(_field_names(config))
+    known = dict.fromkeys(names, "") | {k: v for k, v in meanings(Config) if k in names}
+    for arg in overrides:
+        name = re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0]
+        if name not in names:
+            raise UserError(f"{arg}: the config has no field {name!r}; {nearest(name, known)} (naturel_jax/config.py)")
+    sys.argv = list(argv)
+    rest = _parse(argv)
+    if len(rest) > 1:
+        raise UserError(f"unexpected arguments {rest[1:]}; overrides are written --config.optim.lr=3e-6")
+    return CONFIG.value

@@ -1,0 +1,63 @@
+"""What a run begins with: a model, its parameters and its processor."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from naturel_jax import storage, weights
+from naturel_jax.config import Config
+from naturel_jax.data.items import Source
+from naturel_jax.data.processor import Processor, from_scratch
+from naturel_jax.models import presets
+from naturel_jax.models.transformer import Compute
+from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
+from naturel_jax.objectives import OBJECTIVES
+from naturel_jax.sharding import param_sharding, shardings
+
+
+class Start(NamedTuple):
+    """What a run begins with. ``new_bias``: the parameters have just got a logit bias, which is not calibrated yet."""
+
+    model: Model
+    params: Params
+    processor: Processor
+    new_bias: bool
+
+
+def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[Source], mesh: Mesh) -> Start:
+    """From ``init`` (see ``weights.load``), or from ``config.preset`` with random parameters and a tokenizer trained on
+    the captions of ``sources``. Parameters are laid out over the mesh."""
+    # bfloat16 matrix products are slow on CPUs and fast everywhere else.
+    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    dtype = auto if config.compute.dtype == "auto" else config.compute.dtype
+    compute = Compute(dtype, config.compute.remat, config.compute.attention or None)
+    if init:
+        sizes, params, processor = weights.load(init, sharding_for=param_sharding(mesh))
+    else:
+        sizes = presets.preset(config.preset)
+        model = Model(sizes, compute)
+        params = jax.jit(model.init, out_shardings=shardings(model.shapes(), mesh))(jax.random.key(config.seed))
+        processor = _processor_from_scratch(sizes, folder, sources)
+    new_bias = OBJECTIVES[config.objective.name].needs_bias and sizes.init_bias is None
+    if new_bias:
+        sizes = dataclasses.replace(sizes, init_bias=0.0)
+        params["logit_bias"] = jax.device_put(jnp.float32(0), NamedSharding(mesh, PartitionSpec()))
+    return Start(Model(sizes, compute), params, processor, new_bias)
+
+
+def _processor_from_scratch(sizes: TwoTowerConfig, folder: epath.Path, sources: Sequence[Source]) -> Processor:
+    """The first process trains the tokenizer, once; all read it from the workdir."""
+    path = folder / "processor.json"
+    if jax.process_index() == 0 and not path.exists():
+        processor = from_scratch(sizes, [caption for source in sources for caption in source.items.texts])
+        storage.write(path, json.dumps(processor.to_dict()))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("processor")
+    return Processor(**storage.read_json(path))

@@ -1,0 +1,217 @@
+"""Checkpoints in: Hugging Face folders, OpenAI's and OpenCLIP's files, big_vision's npz, and runs of ours.
+
+A source is ``hf:owner/name`` (or ``hf:owner/name@revision``), ``open_clip:owner/name`` (where a repository of the hub
+holds both transformers' and OpenCLIP's files, the latter), ``run:workdir`` (a run of ours), a folder, a file, or
+``preset:file`` for a file that does not say what model it holds (NegCLIP's: ``negclip-b32:negclip.pth``).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from naturel_jax import checkpoint
+from naturel_jax.data.processor import Processor
+from naturel_jax.models.families import Pixels, family_of
+from naturel_jax.models.presets import PRESETS
+from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
+from naturel_jax.weights import big_vision, hf, hub, openclip, processor_files, tables
+from naturel_jax.weights.tables import Rule, Shape
+from naturel_jax.weights.tensors import Tensors, open_npz, open_safetensors, open_sharded, open_torch
+from tfds_naturel.errors import UserError
+
+ShardingFor = Callable[[str, Shape], jax.sharding.Sharding]
+
+_HF_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+_OPENERS: dict[str, Callable[[Path], Tensors]] = {
+    ".safetensors": open_safetensors,
+    ".bin": open_torch,
+    ".pt": open_torch,
+    ".pth": open_torch,
+    ".npz": open_npz,
+}
+
+
+class Loaded(NamedTuple):
+    """A checkpoint in memory: model sizes, parameters (float32) and processor."""
+
+    config: TwoTowerConfig
+    params: Params
+    processor: Processor
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    """A foreign checkpoint whose config, processor and tensor names are known and whose tensors have not been read yet.
+
+    ``form``: ``hf``, ``naflex`` (a ``Siglip2Model``), ``openclip``, ``openai`` or ``big_vision``; ``path``: the
+    folder or file that the library of that form reads.
+    """
+
+    form: str
+    path: Path
+    config: TwoTowerConfig
+    processor: Processor
+    table: list[Rule]
+    tensors: Tensors
+
+    def load(self, sharding_for: ShardingFor | None) -> Loaded:
+        """Reads the tensors. Raises UserError that lists every key that is missing, left over or of a wrong shape."""
+
+        def place(path: str, array: np.ndarray) -> jax.Array:
+            if sharding_for is None:
+                return jax.device_put(array)
+            sharding = sharding_for(path, array.shape)
+            return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+        shapes = Model(self.config).shapes()
+        tables.check_keys(self.tensors.name, self.table, shapes, self.tensors.shapes)
+        params = tables.read(self.tensors.name, self.table, shapes, self.tensors.get, place)
+        return Loaded(self.config, params, self.processor)
+
+
+def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
+    """The checkpoint at ``source``; parameters in float32, whatever the file's dtype.
+
+    ``sharding_for(path, shape)`` places each parameter on devices as soon as it is read, so that a host never holds
+    more than one parameter twice. Raises UserError that names the file, what is wrong with it, and what was expected;
+    FileNotFoundError if there is no such file or folder.
+    """
+    if source.startswith("run:"):
+        return Loaded(*checkpoint.load_run(source.removeprefix("run:"), sharding_for=sharding_for))
+    return find(source).load(sharding_for)
+
+
+def find(source: str) -> Foreign:
+    """The foreign checkpoint at ``source``, fetched and identified but not read. Raises as ``load``."""
+    prefix, colon, rest = source.partition(":")
+    if colon and prefix in ("hf", "open_clip"):
+        return _open_folder(hub.fetch(prefix, rest), prefer_openclip=prefix == "open_clip")
+    known = PRESETS[prefix] if colon and prefix in PRESETS else None
+    path = Path(rest if known else source)
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{source}: no such file or folder; a hub's model is written hf:owner/name or "
+            "open_clip:owner/name, a run of ours run:workdir"
+        )
+    return _open_file(path, known)
+
+
+def _open_folder(folder: Path, prefer_openclip: bool = False) -> Foreign:
+    """``prefer_openclip``: of a folder with both OpenCLIP's and transformers' files, read OpenCLIP's."""
+    openclip_file = _first(folder, _OPENCLIP_FILES)
+    if not prefer_openclip and (folder / "config.json").is_file() and (hf_file := _first(folder, _HF_FILES)):
+        config = processor_files.read_json(folder / "config.json")
+        if "model_type" in config:
+            return _open_hf(folder, config, hf_file)
+        openclip_file = openclip_file or hf_file
+    if (folder / openclip.CONFIG_FILE).is_file() and (file := openclip_file or _first(folder, _HF_FILES)):
+        return _open_file(file, None)
+    if len(archives := sorted(folder.glob("*.npz"))) == 1:
+        return _open_file(archives[0], None)
+    names = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
+    raise UserError(
+        f"{folder}: no checkpoint of a known form. Expected config.json or {openclip.CONFIG_FILE} with its weights, "
+        f"or one .npz; found {names}"
+    )
+
+
+def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _open_tensors(path: Path) -> Tensors:
+    if path.name.endswith(".index.json"):
+        suffix = Path(path.name.removesuffix(".index.json")).suffix
+        return open_sharded(path, _OPENERS[suffix])
+    if path.suffix not in _OPENERS:
+        raise UserError(f"{path}: suffix {path.suffix!r} is none of {', '.join(_OPENERS)}")
+    return _OPENERS[path.suffix](path)
+
+
+def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Foreign:
+    config = _parsed(hf.read_config, raw, folder / "config.json")
+    naflex = raw["model_type"] == hf.NAFLEX
+    processor = processor_files.read_own(folder, config)
+    if processor is None:
+        family = family_of(config)
+        text = processor_files.tokenizer(folder, family, config.text.context)
+        # NaFlex's own preparation keeps an image's proportions; at its square grid it is that of SigLIP 2.
+        pixels = family.pixels if naflex else processor_files.hf_image(folder, config.image.size)
+        processor = Processor(context=config.text.context, size=config.image.size, **text, **pixels)
+    tensors = _without(_open_tensors(file), hf.IGNORED)
+    table = hf.TABLES[raw["model_type"]]
+    return Foreign("naflex" if naflex else "hf", folder, config, processor, table, tensors)
+
+
+def _parsed(read: Callable[[Any], TwoTowerConfig], raw: Any, path: Path) -> TwoTowerConfig:
+    """``read(raw)``, whose errors name ``path``."""
+    try:
+        return read(raw)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (TypeError, LookupError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: malformed ({error!r})") from error
+
+
+def _without(tensors: Tensors, ignored: tuple[str, ...]) -> Tensors:
+    return tensors.renamed({key: key for key in tensors.shapes if key not in ignored})
+
+
+def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
+    tensors = _open_tensors(path)
+    if path.suffix == ".npz":
+        tensors = tensors.renamed(big_vision.names(tensors.shapes))
+        config = known or _parsed(big_vision.read_shapes, tensors.shapes, path)
+        table, processor = big_vision.read_table(tensors.shapes), _processor(path.parent, config, None, None)
+        return Foreign("big_vision", path, config, processor, table, tensors)
+    tensors = _without(tensors, openclip.IGNORED)
+    raw: Any = {}
+    if known:
+        config = known
+    elif (beside := path.parent / openclip.CONFIG_FILE).is_file():
+        raw = processor_files.read_json(beside)
+        config = _parsed(openclip.read_config, raw, beside)
+    elif tensors.script:  # only OpenAI published models in this form
+        config = _parsed(openclip.read_openai_shapes, tensors.shapes, path)
+    else:
+        raise UserError(
+            f"{path}: weights alone do not say with which GELU they were trained. Pass a Hugging Face model's folder, "
+            f"put {openclip.CONFIG_FILE} beside the file, or name the model, as in negclip-b32:{path.name}; "
+            f"known models: {', '.join(sorted(PRESETS))}"
+        )
+    table = openclip.TABLES[family_of(config).name]
+    clean = processor_files.openclip_clean(raw.get("model_cfg", raw))
+    processor = _processor(path.parent, config, clean, raw.get("preprocess_cfg"))
+    return Foreign("openai" if tensors.script else "openclip", path, config, processor, table, tensors)
+
+
+def _processor(
+    folder: Path, config: TwoTowerConfig, clean: str | None, preprocess: Mapping[str, Any] | None
+) -> Processor:
+    """The processor of a weight file from the files beside it, else that of the family's published code.
+
+    ``clean`` and ``preprocess``: how an OpenCLIP config prepares texts and images; None without such a config.
+    """
+    if own := processor_files.read_own(folder, config):
+        return own
+    family, context = family_of(config), config.text.context
+    beside = any((folder / name).is_file() for name in processor_files.TOKENIZER_FILES)
+    if beside or config.text.vocab != family.tokenizer.bundled_vocab:
+        text = processor_files.tokenizer(folder, family, context, clean or "none")
+    else:
+        text = processor_files.openai_tokenizer(context, clean or "openclip")
+    pixels: Pixels = family.pixels
+    if preprocess:
+        pixels = processor_files.openclip_image(preprocess, family)
+    elif (folder / "preprocessor_config.json").is_file():
+        pixels = processor_files.hf_image(folder, config.image.size)
+    if clean:
+        pixels = {**pixels, "centre": "round"}
+    return Processor(context=context, size=config.image.size, **text, **pixels)

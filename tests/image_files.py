@@ -1,0 +1,22 @@
+"""Images made for tests."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+
+def photo(width: int, height: int, seed: int = 0, quality: int = 92, form: str = "JPEG") -> bytes:
+    """An image with the spectrum of a photograph, encoded: amplitude falls as 1 / frequency, and with a lens's blur
+    of 0.7 pixels."""
+    rng = np.random.default_rng(seed)
+    fy, fx = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
+    frequency = np.maximum(np.hypot(fy, fx), 1 / max(width, height))
+    falloff = np.exp(-2 * (np.pi * 0.7 * frequency) ** 2) / frequency
+    noise = np.fft.fft2(rng.standard_normal((3, height, width)))
+    layers = np.fft.ifft2(noise * falloff).real
+    shared = 0.8 * layers[:1] + 0.2 * layers  # the color channels of photographs are correlated
+    pixels = 128 + 55 * (shared - shared.mean()) / shared.std()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)).save(buffer, form, quality=quality)
+    return buffer.getvalue()

@@ -1,0 +1,44 @@
+"""The table of families."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from naturel_jax.models.families import FAMILIES, family_of
+from naturel_jax.models.presets import PRESETS, preset
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_has_the_family_of_its_name(name):
+    assert family_of(preset(name)).name == ("siglip" if "siglip" in name else "clip")
+
+
+@pytest.mark.parametrize(("name", "bias"), [("tiny-clip", -3.0), ("tiny-siglip", None)])
+def test_a_bias_does_not_change_the_family(name, bias):
+    config = preset(name)
+    assert family_of(dataclasses.replace(config, init_bias=bias)) is family_of(config)
+
+
+def test_towers_of_no_family_are_refused():
+    config = preset("tiny-clip")
+    mixed = dataclasses.replace(config, text=preset("tiny-siglip").text)
+    with pytest.raises(ValueError, match=r"no family \(clip, siglip\) has these towers"):
+        family_of(mixed)
+
+
+def test_templates_are_those_of_the_published_tokenizers():
+    assert FAMILIES["clip"].tokenizer.template == "<|startoftext|> $A <|endoftext|>"
+    assert FAMILIES["siglip"].tokenizer.template == "$A </s>"
+
+
+def test_models_need_jax_flax_and_numpy_only():
+    """They run on a machine that has none of the data and tokenizer libraries."""
+    others = "cv2 PIL tokenizers sentencepiece grain orbax.checkpoint tensorflow_datasets transformers torch"
+    code = (
+        "import sys, naturel_jax.models.presets; "
+        f"print([name for name in {others.split()!r} if name in sys.modules], 'naturel_jax.data' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[] False"

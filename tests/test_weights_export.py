@@ -1,0 +1,153 @@
+"""Exports in the libraries that they are written for."""
+
+import base64
+import dataclasses
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from image_files import photo
+from model_files import CAPTIONS, assert_same, random_params, sentencepiece_model, tiny
+from PIL import Image
+
+from naturel_jax import weights
+from naturel_jax.data.processor import Processor, from_scratch
+from naturel_jax.models.presets import CLIP, PRESETS, preset
+from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize
+from naturel_jax.weights import export, verify
+from tfds_naturel.errors import UserError
+
+
+@pytest.mark.parametrize(("name", "form"), [("tiny-clip", "hf"), ("tiny-siglip", "hf"), ("tiny-clip", "openclip")])
+def test_exports_agree_in_their_own_library(tmp_path, name, form):
+    config, params, processor = tiny(name)
+    export.save(tmp_path / "out", config, params, processor, form=form, facts={"Recipe": {"steps": 3}})
+    assert verify.largest_difference(tmp_path / "out", form, config, params) < 2e-6
+    assert weights.load(str(tmp_path / "out")).processor == processor
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: ") and '"steps": 3' in card
+
+
+@pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
+def test_auto_processor_of_an_export(tmp_path, name):
+    config, params, processor = tiny(name)
+    export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
+    theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
+    texts = [*CAPTIONS[:3], "", "A Cat, and: the DOG!", "under " * 60]
+    ids = theirs(text=texts, padding="max_length", truncation=True, return_tensors="np")["input_ids"]
+    np.testing.assert_array_equal(processor.tokenize(texts), ids)
+    assert theirs.image_processor.resample == {"tiny-clip": 3, "tiny-siglip": 2}[name]
+    assert isinstance(transformers.AutoModel.from_pretrained(tmp_path / "out"), transformers.PreTrainedModel)
+
+
+def our_embeddings(config: TwoTowerConfig, params: Params, processor: Processor, data: list[bytes], texts: list[str]):
+    model = Model(config)
+    pixels = normalize(np.stack([processor.image(item) for item in data]), processor.mean, processor.std)
+    return model.encode_image(params, pixels), model.encode_text(params, processor.tokenize(texts))
+
+
+@pytest.mark.parametrize("resize", ["short", "square"])
+@pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
+def test_transformers_embeds_images_and_captions_as_we_do(tmp_path, name, resize):
+    """AutoProcessor and AutoModel from the folder alone; all that the one returns goes into the other."""
+    config, params, processor = tiny(name)
+    processor = dataclasses.replace(processor, resize=resize)
+    export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
+    theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "out", backend="pil")
+    data, texts = [photo(160, 120, seed=1), photo(90, 130, seed=2)], ["a cat", "a dog on a chair", CAPTIONS[0] * 3]
+    batch = theirs(
+        images=[Image.open(io.BytesIO(item)) for item in data],
+        text=texts,
+        padding="max_length",
+        truncation=True,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        out = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()(**batch)
+    zimg, ztxt = our_embeddings(config, params, processor, data, texts)
+    np.testing.assert_allclose(zimg, out.image_embeds, atol=1e-5)
+    np.testing.assert_allclose(ztxt, out.text_embeds, atol=1e-5)
+
+
+def test_transformers_embeds_texts_of_sentencepiece_as_we_do(tmp_path):
+    """SigLIP as published: a sentencepiece model, and a model that attends to its padding."""
+    config, params, processor = tiny("tiny-siglip")
+    spiece = base64.b64encode(sentencepiece_model(CAPTIONS, 40)).decode()
+    processor = dataclasses.replace(processor, tokenizer=spiece, clean="siglip")
+    export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
+    texts = ["a cat", "a dog on a chair"]
+    theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
+    batch = theirs(text=texts, padding="max_length", truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        model = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
+        expected = torch.nn.functional.normalize(model.get_text_features(**batch).pooler_output)
+    ztxt = Model(config).encode_text(params, processor.tokenize(texts))
+    np.testing.assert_allclose(ztxt, expected, atol=1e-5)
+
+
+@pytest.fixture
+def mine():
+    towers = {"image": CLIP.tower(96, 3, 3), "text": CLIP.tower(64, 1, 2)}
+    PRESETS["mine"] = CLIP.config(size=40, patch=8, **towers, embed_dim=48, vocab=500, context=20, eos_id=1)
+    yield
+    del PRESETS["mine"]
+
+
+def test_a_size_added_from_outside_is_encoded_and_exported(tmp_path, mine):
+    """A new size is one entry, in a user's file: nothing in the package names it."""
+    config = preset("mine")
+    params, processor = random_params(config), from_scratch(config, CAPTIONS)
+    export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
+    loaded = weights.load(str(tmp_path / "out"))
+    assert (loaded.config, loaded.processor) == (config, processor)
+    assert_same(loaded.params, params)
+    zimg, ztxt = our_embeddings(config, params, processor, [photo(90, 70)], CAPTIONS[:3])
+    assert (zimg.shape, ztxt.shape) == ((1, 48), (3, 48))
+    assert verify.largest_difference(tmp_path / "out", "hf", config, params) < 2e-6
+
+
+def test_half_precision_files_are_read_exactly(tmp_path):
+    """float32 holds every float16 and bfloat16, so these files are no error."""
+    config, params, processor = tiny("tiny-clip")
+    for dtype, kind in (("float16", np.float16), ("bfloat16", jnp.bfloat16)):
+        export.save(tmp_path / dtype, config, params, processor, form="hf", dtype=dtype, facts={})
+        expected = jax.tree.map(lambda x, kind=kind: np.asarray(x).astype(kind).astype(np.float32), params)
+        assert_same(weights.load(str(tmp_path / dtype)).params, expected)
+
+
+def test_exports_refuse_what_a_form_cannot_store(tmp_path):
+    config, params, processor = tiny("tiny-clip")
+    with pytest.raises(UserError, match="big_vision's two-tower model is SigLIP"):
+        export.save(tmp_path / "x", config, params, processor, form="big_vision", facts={})
+    with pytest.raises(UserError, match="logit_scale has values of up to 1e\\+06, which float16 cannot hold"):
+        export.save(
+            tmp_path / "x",
+            config,
+            {**params, "logit_scale": np.float32(1e6)},
+            processor,
+            form="hf",
+            dtype="float16",
+            facts={},
+        )
+    with pytest.raises(UserError, match="timm's trunks"):
+        export.save(tmp_path / "x", *tiny("tiny-siglip"), form="openclip", facts={})
+    assert not list(tmp_path.iterdir())  # nothing half-written stays
+    (tmp_path / "x").mkdir()
+    with pytest.raises(FileExistsError, match="x exists; choose another name"):
+        export.save(tmp_path / "x", config, params, processor, form="hf", facts={})
+
+
+@pytest.mark.slow
+def test_loading_holds_no_second_copy():
+    """ViT-L/14: memory rises by the parameters and the largest of them, not by twice the parameters."""
+    script = Path(__file__).parent.parent / "perf" / "loading.py"
+    run = subprocess.run([sys.executable, script, "clip-l14"], capture_output=True, text=True, check=True)
+    assert 1 < float(re.search(r"\(([\d.]+) times\)", run.stdout).group(1)) < 1.5

@@ -1,0 +1,202 @@
+"""OpenAI's and OpenCLIP's files, in and out."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import open_clip
+import pytest
+import torch
+import transformers
+from model_files import (
+    CAPTIONS,
+    assert_same,
+    inputs,
+    openclip_model,
+    random_params,
+    reduced,
+    tiny,
+    torch_inputs,
+    torch_tensors,
+)
+
+from naturel_jax import weights
+from naturel_jax.models.presets import CLIP, PRESETS, preset
+from naturel_jax.models.two_tower import Model, TwoTowerConfig
+from naturel_jax.weights import export, openclip, processor_files, tables, verify
+from tfds_naturel.errors import UserError
+
+
+def narrow() -> TwoTowerConfig:
+    """A CLIP model with OpenAI's vocabulary, heads of 64 and QuickGELU, but narrow towers."""
+    image, text = CLIP.tower(128, 2, 2), CLIP.tower(64, 2, 1)
+    return CLIP.config(size=64, patch=32, image=image, text=text, embed_dim=32)
+
+
+class OpenAI(torch.nn.Module):
+    """A TorchScript archive as OpenAI published its models: half precision, with three numbers among the tensors."""
+
+    def __init__(self, state: dict[str, torch.Tensor]):
+        super().__init__()
+        for key, value in state.items():
+            module, names = self, key.split(".")
+            for name in names[:-1]:
+                if not hasattr(module, name):
+                    module.add_module(name, torch.nn.Module())
+                module = getattr(module, name)
+            module.register_buffer(names[-1], value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # in which OpenAI's files are
+def test_reads_openai_archives(tmp_path):
+    """Halved like OpenAI's, whose configs follow from shapes: heads of 64, QuickGELU, the vocabulary's last id at
+    the end."""
+    config = narrow()
+    params = random_params(config)
+    state = {key: t.half() for key, t in torch_tensors(tables.write(openclip.TABLES["clip"], params)).items()}
+    numbers = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
+    script = torch.jit.script(OpenAI(state | {key: torch.tensor(value) for key, value in numbers.items()}))
+    torch.jit.save(script, tmp_path / "ViT-B-32.pt")
+    got_config, got, processor = weights.load(str(tmp_path / "ViT-B-32.pt"))
+    assert got_config == config
+    assert_same(got, jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), params))
+    assert processor.tokenize(["a cat"])[0, :4].tolist() == [49406, 320, 2368, 49407]
+    assert (processor.resize, processor.interpolation, processor.size) == ("short", "bicubic", 64)
+    assert processor.centre == "round"  # torchvision's CenterCrop
+    source = weights.find(str(tmp_path / "ViT-B-32.pt"))
+    assert verify.largest_difference(source.path, source.form, got_config, got) < 2e-6
+
+
+@pytest.mark.parametrize("wrap", ["plain", "state_dict"])
+def test_reads_openclip_files_by_the_name_of_their_preset(tmp_path, wrap, monkeypatch):
+    """NegCLIP's checkpoint is a training state with ``module.`` before every key, and says nothing about its GELU."""
+    config = narrow()
+    monkeypatch.setitem(PRESETS, "negclip-b32", config)
+    params = random_params(config)
+    state = torch_tensors(tables.write(openclip.TABLES["clip"], params))
+    if wrap != "plain":
+        state = {f"module.{key}": value for key, value in state.items()}
+    if wrap == "state_dict":
+        state = {"epoch": 5, "name": "negclip", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
+    torch.save(state, tmp_path / "negclip.pth")
+    got_config, got, _ = weights.load(f"negclip-b32:{tmp_path}/negclip.pth")
+    assert got_config.image.transformer.activation == "quick_gelu"
+    assert_same(got, params)
+    source = weights.find(f"negclip-b32:{tmp_path}/negclip.pth")
+    assert verify.largest_difference(source.path, source.form, got_config, got) < 2e-6
+    with pytest.raises(UserError, match=r"with which GELU.*negclip-b32:negclip\.pth"):
+        weights.load(f"{tmp_path}/negclip.pth")
+
+
+def test_reads_openclips_own_timm_siglip(tmp_path):
+    """The folder that OpenCLIP's ``hf-hub:timm/ViT-B-32-SigLIP2-256`` names, with fewer blocks: exact bits, and
+    OpenCLIP's own config."""
+    config = reduced("siglip2-b32-256", vocab=300)
+    params = random_params(config)
+    fields = open_clip.get_model_config("ViT-B-32-SigLIP2-256")
+    assert openclip.read_config(fields) == preset("siglip2-b32-256")
+    model = openclip_model(config, params)
+    state = {key: value.numpy() for key, value in model.state_dict().items()}
+    got = tables.read("x", openclip.TABLES["siglip"], Model(config).shapes(), state.__getitem__, lambda _, a: a)
+    assert_same(got, params)
+
+
+def test_openclip_to_hf_is_exact(tmp_path):
+    """OpenCLIP -> ours -> Hugging Face: the tensors transformers holds are those OpenCLIP held."""
+    config, params, processor = tiny("tiny-clip")
+    export.save(tmp_path / "openclip", config, params, processor, form="openclip", facts={})
+    ours = weights.load(str(tmp_path / "openclip"))
+    export.save(tmp_path / "hf", *ours, form="hf", facts={})
+    theirs = transformers.CLIPModel.from_pretrained(tmp_path / "hf").state_dict()
+    opened = open_clip.create_model(f"local-dir:{tmp_path / 'openclip'}").state_dict()
+    np.testing.assert_array_equal(opened["visual.proj"].T, theirs["visual_projection.weight"])
+    fused = torch.cat([theirs[f"text_model.encoder.layers.1.self_attn.{n}_proj.weight"] for n in "qkv"])
+    np.testing.assert_array_equal(opened["transformer.resblocks.1.attn.in_proj_weight"], fused)
+    assert_same(weights.load(str(tmp_path / "hf")).params, params)
+
+
+def test_openclip_reads_the_exports_tokenizer(tmp_path):
+    config, params, processor = tiny("tiny-clip")
+    export.save(tmp_path / "out", config, params, processor, form="openclip", facts={})
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
+    ids = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(CAPTIONS[:3])
+    np.testing.assert_array_equal(processor.tokenize(CAPTIONS[:3]), ids)
+    assert model.visual.image_size == (48, 48) and transform.transforms[0].size == 48
+
+
+def test_openclip_folders_clean_texts_as_openclip_does(tmp_path):
+    """OpenCLIP fixes texts before a tokenizer from the hub too, which does not do so itself."""
+    config, params, processor = tiny("tiny-clip")
+    export.save(tmp_path / "out", config, params, processor, form="openclip", facts={})
+    (tmp_path / "out" / processor_files.OWN).unlink()
+    texts = ["fish &amp; chips", "it\u2019s  a DOG", *CAPTIONS[:3]]
+    theirs = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(texts)
+    _, _, got = weights.load(str(tmp_path / "out"))
+    assert (got.clean, got.centre) == ("openclip_whitespace", "round")
+    np.testing.assert_array_equal(got.tokenize(texts), theirs)
+    assert not np.array_equal(processor.tokenize(texts), theirs)
+    assert (got.resize, got.interpolation, got.mean) == (processor.resize, processor.interpolation, processor.mean)
+
+
+def test_openclip_config_names_the_folder_of_its_tokenizer(tmp_path):
+    """A hub copy finds its tokenizer by this name, so it must not be the temporary folder's."""
+    export.save(tmp_path / "owner-model", *tiny("tiny-clip"), form="openclip", facts={})
+    config = json.loads((tmp_path / "owner-model" / openclip.CONFIG_FILE).read_text())
+    assert config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "owner-model"
+
+
+def biased() -> weights.Loaded:
+    """A CLIP that was fine-tuned with the sigmoid loss, and so has a logit bias."""
+    config, _, processor = tiny("tiny-clip")
+    config = dataclasses.replace(config, init_bias=0.0)
+    return weights.Loaded(config, random_params(config), processor)
+
+
+def test_a_clip_with_a_bias_has_openclips_logits(tmp_path):
+    """OpenCLIP's own factory and model, in torch: scale * cosine + bias."""
+    config, params, processor = biased()
+    export.save(tmp_path / "out", config, params, processor, form="openclip", facts={})
+    pixels, tokens = inputs(config)
+    theirs = open_clip.create_model(f"local-dir:{tmp_path / 'out'}", output_dict=True).eval()
+    images, ids = torch_inputs(pixels, tokens)
+    with torch.no_grad():
+        out = theirs(images, ids)
+        expected = out["logit_scale"] * out["image_features"] @ out["text_features"].T + out["logit_bias"]
+    zimg_ID, ztxt_UD = verify.ours(config, params, pixels, tokens)
+    logits_IU = np.exp(params["logit_scale"]) * zimg_ID @ ztxt_UD.T + params["logit_bias"]
+    np.testing.assert_allclose(logits_IU, expected, rtol=1e-5, atol=1e-5)
+    assert float(theirs.logit_bias.detach()) == float(params["logit_bias"]) == -3.0
+
+
+@pytest.mark.parametrize(("form", "prefix"), [("openclip", ""), ("run", "run:")])
+def test_a_clip_with_a_bias_is_read_back(tmp_path, form, prefix):
+    config, params, processor = biased()
+    export.save(tmp_path / "out", config, params, processor, form=form, facts={})
+    loaded = weights.load(f"{prefix}{tmp_path / 'out'}")
+    assert (loaded.config, loaded.processor) == (config, processor)
+    assert_same(loaded.params, params)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("hf", "CLIPModel has no logit bias, and this model has one; export to openclip or run"),
+        ("big_vision", "big_vision's two-tower model is SigLIP.*export to run, openclip"),
+    ],
+)
+def test_a_clip_with_a_bias_is_refused_where_it_would_be_lost(tmp_path, form, message):
+    with pytest.raises(UserError, match=message):
+        export.save(tmp_path / "out", *biased(), form=form, facts={})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_siglip_without_a_bias_is_refused_where_one_would_be_invented(tmp_path):
+    config, params, processor = tiny("tiny-siglip")
+    config = dataclasses.replace(config, init_bias=None)
+    params = {name: leaf for name, leaf in params.items() if name != "logit_bias"}
+    with pytest.raises(UserError, match="SiglipModel has a logit bias, and this has none; export to openclip or run"):
+        export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
