@@ -56,7 +56,8 @@ def parse(argv: Sequence[str]) -> ConfigDict:
         config = CONFIG.value
     except OSError as error:
         there = ", ".join(sorted(map(str, Path("configs").glob("*.py")))) or "no configs/*.py"
-        raise UserError(f"--config {file_name()}: not found; here are {there}") from error
+        attempted = str(error).split()[-1].strip("'")
+        raise UserError(f"--config {attempted} is not found; here are {there}") from error
     if config is None:
         raise UserError("--config is missing; start as in: --config configs/siglip_tp.py")
     names = list(_field_names(config))

@@ -3,7 +3,7 @@
     python perf/builder.py --folder DIR [--images 100000]
 
 makes (once) an annotation file with the true number of rows of every relation and photos of 256 x 192 pixels, builds
-``naturel/full`` from them in a process of its own, reads everything back, and prints counts, wall time and peak memory.
+``naturel/full`` from them in a separate process, reads everything back, and prints counts, wall time and peak memory.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -22,9 +23,11 @@ import numpy as np
 import simplejpeg
 import tensorflow_datasets as tfds
 
+from tfds_naturel import cli
 from tfds_naturel.captions import bank
-from tfds_naturel.open_images import COLUMNS
-from tfds_naturel.releases import RELEASES
+from tfds_naturel.naturel import Naturel
+from tfds_naturel.open_images.annotations import COLUMNS
+from tfds_naturel.open_images.releases import RELEASES
 from tfds_naturel.schema import Triplet
 
 # Rows by relation in challenge-2018-train-vrd.csv. Here the counts of a relation's triplets fall like 1 / rank.
@@ -112,33 +115,33 @@ def _photo(n: int) -> bytes:
 
 
 def measure(folder: Path) -> None:
-    """Builds, reads back, and prints."""
+    """Builds, reads back, and prints the report."""
     started = time.monotonic()
-    command = ["full", "--unofficial", "--name", "proof", "--manual-dir", folder, "--data-dir", folder / "data"]
+    command = ["full", "--unofficial", "--name", "proof", "--manual_dir", folder, "--data_dir", folder / "data"]
     log = (folder / "build.log").open("w")
     subprocess.run([sys.executable, "-m", "tfds_naturel.build", *map(str, command)], check=True, stdout=log, stderr=log)
     wall, peak = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    builder = tfds.builder_from_directory(folder / "data" / "naturel" / "proof" / "1.0.0")
+    builder = tfds.builder_from_directory(folder / "data" / "naturel" / "proof" / str(Naturel.VERSION))
     facts = builder.info.metadata
     started = time.monotonic()
-    found: collections.Counter[str] = collections.Counter()
+    read: collections.Counter[str] = collections.Counter()
     ids = set()
     for split, info in builder.info.splits.items():
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         for n in range(len(source)):
             ids.add(source[n]["image_id"])
-            found["captions"] += len(source[n]["captions"]["text"])
-            found["relations"] += len(source[n]["relations"]["subject"])
+            read["captions"] += len(source[n]["captions"]["text"])
+            read["relations"] += len(source[n]["relations"]["subject"])
         assert info.num_examples == facts["splits"][split]["images"] == len(source), split
     expected = 8 * sum(sum(split["triplets"].values()) for split in facts["splits"].values())
-    assert found["captions"] == expected and len(ids) == sum(s["images"] for s in facts["splits"].values())
+    assert read["captions"] == expected and len(ids) == sum(s["images"] for s in facts["splits"].values())
     report = {
         "rows": facts["rows"],
         "images": facts["images"],
-        "splits": {split: found["images"] for split, found in facts["splits"].items()},
+        "splits": {split: counts["images"] for split, counts in facts["splits"].items()},
         "held-out triplets": len(facts["held_out"]),
         "distinct triplets": len({t for split in facts["splits"].values() for t in split["triplets"]}),
-        "read back": {"images": len(ids)} | found,
+        "read back": {"images": len(ids)} | read,
         "dataset, MB": round(builder.info.dataset_size / 1e6),
         "build, s": round(wall, 1),
         "build, peak MiB": round(peak),
@@ -147,15 +150,16 @@ def measure(folder: Path) -> None:
     print(json.dumps(report, indent=2))
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="about 4 GB; kept, for a second run")
     parser.add_argument("--images", type=int, default=IMAGES)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if not (options.folder / "annotations").exists():
         make(options.folder, options.images)
     measure(options.folder)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

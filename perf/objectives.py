@@ -1,46 +1,49 @@
 """The training step on a batch with NatuRel's captions, and the memory of the loss.
 
-    python perf/objectives.py step                # ours, the expanded batch, the published loss on peers' towers
-    python perf/objectives.py step --hard mined   # mined images and their captions instead of the blank picture
+    python perf/objectives.py step                # or: python -m perf.objectives step
+    python perf/objectives.py step --hard mined   # mined images and their captions instead of the sentinel
     python perf/objectives.py memory              # bytes per device for 1 to 256 simulated devices
 
-All rows of ``step`` compute the same loss from the same weights, which the table shows; the peers run NegCLIP's
-formula, in which every caption is a row of full length and the blank picture is there B times. On a GPU both sides run
-in bfloat16, and the model FLOP utilisation of ours is printed.
+All rows of ``step`` compute the same loss from the same parameters, as the table shows: our batch, the same batch
+expanded, and NegCLIP's published formula on the peers' towers, where every caption is a row of full length and the
+sentinel is repeated for each image. On a GPU all of them run in bfloat16, and our model FLOP utilisation is printed.
 """
 
 import argparse
 import functools
 import statistics
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh
-from towers import PEAKS, tower_flops, transformer_flops
 
-from naturel_jax import config as run_config
+from naturel_jax import optim, train
 from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
-from naturel_jax.data.items import Items, collect
+from naturel_jax.config import Config
+from naturel_jax.data.items import Group, Items, collect
 from naturel_jax.data.planner import Part, Plan, Planner
-from naturel_jax.data.processor import Processor, train_tokenizer
+from naturel_jax.data.processor import Processor, from_scratch
 from naturel_jax.data.recipes import recipe
+from naturel_jax.gradcache import Loss
+from naturel_jax.models import flops
 from naturel_jax.models.families import FAMILIES
-from naturel_jax.models.presets import preset
+from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize
 from naturel_jax.objectives import sigmoid_loss, softmax_loss
+from naturel_jax.observe import utilisation
 from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh, shardings
 from naturel_jax.tiles import Layout
-from naturel_jax.train import Loss, make_objective, make_state, make_step
 from naturel_jax.weights import hf, openclip, processor_files, tables
+from tfds_naturel import cli
 from tfds_naturel.captions import bank
 
-# Annotated pairs of Open Images V4's training split by relation; within a relation triplets follow Zipf's law.
+# Annotated pairs by relation in the training split of Open Images V4. Within a relation triplets follow Zipf's law.
 RELATIONS = {
     "is": 194_142,
     "at": 111_493,
@@ -53,11 +56,11 @@ RELATIONS = {
     "hits": 593,
     "under": 34,
 }
-LEARNING_RATE, BETAS, EPS, DECAY = 1e-6, (0.9, 0.98), 1e-6, 0.2  # NegCLIP's
+NEGCLIP = Config()  # the defaults are the published loss and optimizer
 
 
 def skewed_items(images: int, rng: np.random.Generator) -> Items:
-    """Items with one triplet each, as often as Open Images has it, and the bank's captions."""
+    """Items with one triplet each, as frequent as in Open Images, and the bank's captions."""
     captions = bank.load()
     by_relation = {label: [t for t in captions if t.relation == label] for label in RELATIONS}
     triplets, weights = [], []
@@ -67,28 +70,20 @@ def skewed_items(images: int, rng: np.random.Generator) -> Items:
         weights += (RELATIONS[label] * share / share.sum()).tolist()
     drawn = rng.choice(len(triplets), images, p=np.array(weights) / sum(weights))
 
-    def example(n: int, number: int) -> dict:
-        rows = [
-            caption.as_features() | {"polarity": caption.polarity == "positive"}
-            for caption in captions[triplets[number]]
-        ]
-        return {"image_id": str(n), "captions": {key: [row[key] for row in rows] for key in rows[0]}}
-
-    return collect("skewed", (example(n, number) for n, number in enumerate(drawn)))
+    groups = [Group.from_triplet(captions[triplet]) for triplet in triplets]
+    return collect("skewed", ((str(n), [groups[number]]) for n, number in enumerate(drawn)))
 
 
 def make_processor(config: TwoTowerConfig, texts: list[str]) -> Processor:
-    """CLIP's own tokenizer where the vocabulary is CLIP's."""
-    image = FAMILIES["clip"].pixels
-    if config.text.vocab == preset("clip-b32").text.vocab:
-        text = processor_files.openai_tokenizer(config.text.context)
-    else:
-        text = {"tokenizer": train_tokenizer("clip", texts, config.text.vocab, config.text.context)}
-    return Processor(context=config.text.context, size=config.image.size, **text, **image)
+    """With OpenAI's tokenizer where the vocabulary has its size, else one trained on ``texts``."""
+    if config.text.vocab != FAMILIES["clip"].vocab:
+        return from_scratch(config, texts)
+    text = processor_files.openai_tokenizer(config.text.context)
+    return Processor(context=config.text.context, size=config.image.size, **text, **FAMILIES["clip"].pixels)
 
 
 def planned(config: TwoTowerConfig, batch: int, hard: str, shards: int) -> tuple[Processor, Plan, np.ndarray]:
-    """Processor, a batch's plan with trimmed captions, and the same captions in full length."""
+    """Processor, the plan of a batch with trimmed captions, and the tokens of the same captions at full length."""
     items = skewed_items(50 * batch, np.random.default_rng(0))
     processor = make_processor(config, items.texts)
     part = Part(items, recipe("single_pair"))
@@ -101,15 +96,15 @@ def planned(config: TwoTowerConfig, batch: int, hard: str, shards: int) -> tuple
 
 
 class Expanded(NamedTuple):
-    """NegCLIP's rows: images with a caption of their own first, then the others; texts ``[T; neg(T)]``."""
+    """Rows of the published batch: images that have captions first, then the sentinels; positives, then negatives."""
 
     image_N: np.ndarray
     caption_M: np.ndarray
-    own: int  # images with a caption
+    own: int  # images that have captions
 
 
 def expand(plan: Plan) -> Expanded:
-    """Every copy of an image and of a caption as a row number of the plan."""
+    """The row in ``plan`` of every copy of an image and of a caption."""
     labels = plan.image_labels
     own = np.flatnonzero(labels.positives_IK[:, 0] >= 0)
     blank = np.flatnonzero((labels.positives_IK[:, 0] < 0) & (labels.mult_I > 0))
@@ -119,7 +114,7 @@ def expand(plan: Plan) -> Expanded:
 
 
 def expanded_batch(pixels: np.ndarray, tokens: np.ndarray, rows: Expanded) -> Batch:
-    """A batch in which nothing is shared."""
+    """The batch with a row for every copy."""
     images, captions = len(rows.image_N), len(rows.caption_M)
     ids = np.arange(captions, dtype=np.int32)
     own = np.where(np.arange(images) < rows.own, np.arange(images), -1).astype(np.int32)[:, None]
@@ -130,23 +125,22 @@ def expanded_batch(pixels: np.ndarray, tokens: np.ndarray, rows: Expanded) -> Ba
 
 
 def our_step(model: Model, params: Params, processor: Processor, batch: Batch, mesh: Mesh) -> Callable[[], float]:
-    """One training step of the project: loss, gradient, AdamW. Returns the loss before it."""
-    tx = optax.adamw(LEARNING_RATE, *BETAS, eps=EPS, weight_decay=DECAY)
-    objective = make_objective(run_config.base().objective, mesh)
-    state = make_state(jax.tree.map(jnp.copy, params), tx, mesh, ema=False)  # the step donates it
-    constant = optax.constant_schedule(LEARNING_RATE)
-    step = make_step(Loss(model, objective, processor), tx, constant, state, mesh, max_scale=100.0)
+    """One training step of this project: loss, gradient, optimizer. Returns the loss before it."""
+    tx = optim.make_optimizer(NEGCLIP.optim, params, optax.constant_schedule(NEGCLIP.optim.lr))
+    state = train.make_state(jax.tree.map(jnp.copy, params), tx, mesh, ema=False)  # the step donates it
+    loss = Loss(NEGCLIP, model, (processor.mean, processor.std), params, mesh)
+    step = train.make_step(loss, tx, state, mesh, max_scale=model.config.max_scale)
     batch = jax.device_put(batch, batch_sharding(mesh))
 
     def run() -> float:
         nonlocal state
-        state, metrics = step(state, batch, np.int32(0))
+        state, metrics = step(state, batch)
         return float(metrics["loss"])
 
     return run
 
 
-def peers(config: TwoTowerConfig, params: Params) -> dict[str, object]:
+def peers(config: TwoTowerConfig, params: Params) -> dict[str, Any]:
     """transformers' and OpenCLIP's models with these parameters."""
     import open_clip
     import torch
@@ -164,8 +158,9 @@ def peers(config: TwoTowerConfig, params: Params) -> dict[str, object]:
     return {name: model for name, (model, _) in models.items()}
 
 
-def peer_step(model, batch: Batch, own: int, processor: Processor, dtype: str) -> Callable[[], float]:
-    """One training step with the loss of the ``neg_clip`` fork (arXiv 2210.01936), on the GPU where torch sees one."""
+def peer_step(model: Any, batch: Batch, own: int, processor: Processor, dtype: str) -> Callable[[], float]:
+    """One training step with the loss of NegCLIP's fork of OpenCLIP (arXiv 2210.01936), on the GPU if torch sees one.
+    The first ``own`` images and captions are pairs."""
     import torch
     import torch.nn.functional as F
 
@@ -175,9 +170,11 @@ def peer_step(model, batch: Batch, own: int, processor: Processor, dtype: str) -
     pixels = torch.from_numpy(floats).permute(0, 3, 1, 2).contiguous().to(device)
     tokens = torch.from_numpy(batch.tokens).long().to(device)
     labels = torch.arange(own, device=device)
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, BETAS, EPS, DECAY)
+    options = NEGCLIP.optim
+    betas = (options.b1, options.b2)
+    optimizer = torch.optim.AdamW(model.parameters(), options.lr, betas, options.eps, options.weight_decay)
 
-    def embed():
+    def embed() -> tuple[torch.Tensor, torch.Tensor]:
         if hasattr(model, "encode_image"):
             return model.encode_image(pixels, normalize=True), model.encode_text(tokens, normalize=True)
         out = model(pixel_values=pixels, input_ids=tokens)
@@ -197,7 +194,7 @@ def peer_step(model, batch: Batch, own: int, processor: Processor, dtype: str) -
 
 
 class Result(NamedTuple):
-    """What one way of computing the step took."""
+    """First loss, and median times of a step."""
 
     name: str
     loss: float
@@ -206,7 +203,7 @@ class Result(NamedTuple):
 
 
 def timed(name: str, step: Callable[[], float], repeats: int) -> Result:
-    """The first loss, and medians of wall and processor time over the steps after the second."""
+    """Wall and processor time of ``step`` over ``repeats`` calls after two that warm up."""
     first, _ = step(), step()
     times = []
     for _ in range(repeats):
@@ -216,18 +213,12 @@ def timed(name: str, step: Callable[[], float], repeats: int) -> Result:
     return Result(name, first, *(statistics.median(column) for column in zip(*times, strict=True)))
 
 
-def step_flops(config: TwoTowerConfig, batch: Batch) -> float:
-    """Of both towers, forward and backward: what bounds the ratio of two ways that use the machine equally well."""
-    text = transformer_flops(config.text.transformer, batch.tokens.shape[1])
-    return 3 * (len(batch.images) * tower_flops(config, "image") + len(batch.tokens) * text)
-
-
-def measure_steps(args: argparse.Namespace) -> list[Result]:
-    """Times all ways in turn, and prints what the batch is."""
-    config = preset("tiny-clip" if args.small else "clip-b32")
+def measure_steps(preset_name: str, batch_size: int, hard: str, repeats: int) -> list[Result]:
+    """Times each implementation in turn, and prints the size of the batch."""
+    config = preset(preset_name)
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     mesh = make_mesh({"data": -1})
-    processor, plan, whole = planned(config, args.batch, args.hard, batch_shards(mesh))
+    processor, plan, whole = planned(config, batch_size, hard, batch_shards(mesh))
     side = config.image.size
     pixels = np.random.default_rng(2).integers(0, 256, (len(plan.rows), side, side, 3), np.uint8)
     model = Model(config, Compute(dtype))
@@ -236,28 +227,31 @@ def measure_steps(args: argparse.Namespace) -> list[Result]:
     expanded = expanded_batch(pixels, whole, rows)
     ours = Batch(pixels, plan.tokens, plan.image_labels, plan.caption_labels)
     print(
-        f"{args.batch} items ({args.hard}), {dtype} on {jax.devices()[0].device_kind}. "
-        f"Expanded: {len(rows.image_N)} images, {len(rows.caption_M)} texts of {whole.shape[1]} tokens; "
+        f"{batch_size} items ({hard}), {dtype} on {jax.devices()[0].device_kind}. "
+        f"Expanded: {len(rows.image_N)} images, {len(rows.caption_M)} captions of {whole.shape[1]} tokens; "
         f"ours: {len(ours.images)} images, {int((plan.caption_labels.mult_U > 0).sum())} captions "
         f"(padded to {len(ours.tokens)}) of {ours.tokens.shape[1]}"
     )
-    flops, theirs = (step_flops(config, batch) for batch in (ours, expanded))
-    print(f"model FLOPs of a step: ours {flops:.2e}, expanded {theirs:.2e}, {theirs / flops:.2f} times as many")
+    flops_ours, flops_expanded = (
+        flops.step_flops(config, len(batch.images), *batch.tokens.shape) for batch in (ours, expanded)
+    )
+    ratio = flops_expanded / flops_ours
+    print(f"model FLOPs of a step: ours {flops_ours:.2e}, expanded {flops_expanded:.2e}, {ratio:.2f} times as many")
     peer_models = peers(config, params)
     results = [
-        timed("naturel_jax", our_step(model, params, processor, ours, mesh), args.repeats),
-        timed("naturel_jax, expanded", our_step(model, params, processor, expanded, mesh), args.repeats),
+        timed("naturel_jax", our_step(model, params, processor, ours, mesh), repeats),
+        timed("naturel_jax, expanded", our_step(model, params, processor, expanded, mesh), repeats),
     ]
     for name in list(peer_models):
         step = peer_step(peer_models.pop(name), expanded, rows.own, processor, dtype)
-        results.append(timed(name, step, args.repeats))
-    if peak := PEAKS.get(jax.devices()[0].device_kind):
-        print(f"model FLOP utilisation of naturel_jax: {100 * flops / results[0].seconds / peak:.1f} %")
+        results.append(timed(name, step, repeats))
+    if used := utilisation(flops_ours, results[0].seconds, jax.devices(), dtype):
+        print(f"model FLOP utilisation of naturel_jax: {100 * used:.1f} %")
     return results
 
 
 def print_steps(results: list[Result], batch: int) -> None:
-    """The table; times are beside those of the last row."""
+    """The table; speeds are relative to the last row."""
     last = results[-1]
     print(f"{'':24}{'items/s':>9}{'items/CPU s':>13}{'times':>7}{'by CPU':>8}{'loss':>11}")
     for r in results:
@@ -273,7 +267,7 @@ LOCAL_IMAGES, LOCAL_CAPTIONS, WIDTH = 128, 256, 512
 
 
 def loss_bytes(objective: str, devices: int, ring: bool) -> int:
-    """Bytes on a device of loss and gradients, from the compiler: arguments, results and temporaries."""
+    """Bytes that loss and gradients take on one device, from the compiler: arguments, results and temporaries."""
     grid = np.array(jax.devices()[:devices]).reshape(devices, 1, 1)
     mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -298,35 +292,36 @@ def loss_bytes(objective: str, devices: int, ring: bool) -> int:
 
 
 def print_memory(counts: list[int]) -> None:
-    """MB per device by number of devices."""
+    """One line for each number of devices."""
     print(f"{LOCAL_IMAGES} images and {LOCAL_CAPTIONS} captions of width {WIDTH} on each device.")
-    print("MB a device, and how many times those of the first row:")
+    print("MB per device (and relative to the first row):")
     print(f"{'devices':>8}" + "".join(f"{f'{o}, {k}':>22}" for o in ("sigmoid", "softmax") for k in ("dense", "ring")))
     first: list[int] = []
     for devices in counts:
-        found = [loss_bytes(o, devices, ring) for o in ("sigmoid", "softmax") for ring in (False, True)]
-        first = first or found
-        cells = (f"{f'{b / 1e6:.2f} ({b / one:.2f})':>22}" for b, one in zip(found, first, strict=True))
+        sizes = [loss_bytes(o, devices, ring) for o in ("sigmoid", "softmax") for ring in (False, True)]
+        first = first or sizes
+        cells = (f"{f'{size / 1e6:.2f} ({size / one:.2f})':>22}" for size, one in zip(sizes, first, strict=True))
         print(f"{devices:8}" + "".join(cells), flush=True)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     step = commands.add_parser("step")
     step.add_argument("--batch", type=int, default=32)
     step.add_argument("--hard", choices=["sentinel", "mined"], default="sentinel")
     step.add_argument("--repeats", type=int, default=3)
-    step.add_argument("--small", action="store_true", help="the tiny model, to see that it runs")
+    clips = (name for name, config in PRESETS.items() if config.text.causal)  # NegCLIP's step is one of CLIP models
+    step.add_argument("--preset", choices=sorted(clips), default="clip-b32")
     memory = commands.add_parser("memory")
     memory.add_argument("--devices", type=int, nargs="+", default=[1, 4, 16, 64, 256])
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.command == "step":
-        return print_steps(measure_steps(args), args.batch)
+        return print_steps(measure_steps(args.preset, args.batch, args.hard, args.repeats), args.batch)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(args.devices))
     print_memory(args.devices)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

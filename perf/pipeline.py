@@ -1,6 +1,6 @@
 """Images/s of the input pipeline beside a bare decode-and-resize loop, torch's DataLoader and tf.data, same files.
 
-    python perf/pipeline.py --threads 1 2 --workers 1 2
+    python perf/pipeline.py --threads 1 2 --workers 1 2    # or: python -m perf.pipeline ...
 
 The files are JPEGs as the builder writes them (short side 288, quality 92). Rates are also given per second of
 processor time, of all processes together: that is what a core yields, and holds on a shared machine too. Shares are
@@ -16,9 +16,9 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import absl.flags
 import cv2
@@ -27,80 +27,69 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from naturel_jax.data.augment import Augment
-from naturel_jax.data.items import Source, collect
-from naturel_jax.data.pipeline import Pipeline
-from naturel_jax.data.planner import Part, Planner
+from naturel_jax import config
+from naturel_jax.data.items import Group, Source, collect
+from naturel_jax.data.pipeline import Pipeline, make_pipeline
 from naturel_jax.data.processor import Processor, train_tokenizer
-from naturel_jax.data.recipes import recipe
-from naturel_jax.sharding import batch_sharding, batch_shards, make_mesh
+from naturel_jax.models.presets import preset
+from naturel_jax.sharding import make_mesh
+from tfds_naturel import cli
 from tfds_naturel.captions import bank
+from tfds_naturel.errors import UserError
 
 SIZE, SCALE, RATIO, BATCH = 224, (0.9, 1.0), (3 / 4, 4 / 3), 256
 
 
-def write_pictures(folder: Path, count: int) -> list[Path]:
+def write_images(folder: Path, count: int) -> list[Path]:
     """JPEGs of 432 x 288 pixels with structure at several scales, so that their size in bytes is a photo's."""
     rng, paths = np.random.default_rng(0), []
     for n in range(count):
-        picture = sum(
+        pixels = sum(
             cv2.resize(rng.normal(0, 18, (288 // cell, 432 // cell, 3)), (432, 288), interpolation=cv2.INTER_CUBIC)
             for cell in (2, 8, 32, 144)
         )
         data = io.BytesIO()
-        Image.fromarray(np.clip(picture + 128, 0, 255).astype(np.uint8)).save(data, "JPEG", quality=92)
+        Image.fromarray(np.clip(pixels + 128, 0, 255).astype(np.uint8)).save(data, "JPEG", quality=92)
         paths.append(folder / f"{n}.jpg")
         paths[-1].write_bytes(data.getvalue())
     return paths
 
 
-@dataclasses.dataclass(frozen=True)
-class Files(Sequence[Mapping[str, Any]]):
-    """Records whose picture is a file."""
-
-    paths: list[Path]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, n: int) -> Mapping[str, Any]:
-        return {"image": self.paths[n].read_bytes()}
-
-
 def bare(paths: list[Path], epochs: int) -> int:
-    """Reads, decodes and resizes one picture after the other."""
+    """Reads, decodes and resizes one image after the other."""
     for path in paths * epochs:
         pixels = simplejpeg.decode_jpeg(path.read_bytes(), "RGB")
         cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     return epochs * len(paths)
 
 
-def make_pipeline(paths: list[Path], threads: int, workers: int) -> Pipeline:
-    """The project's own, with captions drawn and batches placed on the device."""
-    captions = list(bank.load().values())
+def bank_source(paths: list[Path]) -> Source:
+    """The images at ``paths``, each with the bank's captions of one triplet."""
+    groups = [Group.from_triplet(captions) for captions in bank.load().values()]
+    items = collect("files", ((str(n), [groups[n % len(groups)]]) for n in range(len(paths))))
+    return Source(items, functools.partial(read, paths))
 
-    def example(n: int) -> dict[str, Any]:
-        rows = [c.as_features() | {"polarity": c.polarity == "positive"} for c in captions[n % len(captions)]]
-        return {"image_id": str(n), "captions": {key: [row[key] for row in rows] for key in rows[0]}}
 
-    items = collect("files", map(example, range(len(paths))))
+def read(paths: list[Path], n: int) -> bytes:
+    """The file of image ``n``."""
+    return paths[n].read_bytes()
+
+
+def training_pipeline(paths: list[Path], threads: int, workers: int) -> Pipeline:
+    """That of a training run, with sampled captions, and batches placed on the device."""
+    mixture = {"files": config.Part("files", "single_pair")}
+    data = config.Data(mixture=mixture, batch_size=BATCH, crop_scale=SCALE, threads=threads, workers=workers)
+    model = preset("tiny-clip")  # only its sizes are used
+    model = dataclasses.replace(model, image=dataclasses.replace(model.image, size=SIZE))
+    source = bank_source(paths)
     pixels = {"resize": "short", "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    processor = Processor(tokenizer=train_tokenizer("clip", items.texts, 1024, 77), context=77, size=SIZE, **pixels)
-    mesh = make_mesh({"data": -1})
-    planner = Planner(
-        [Part(items, recipe("single_pair"))],
-        processor,
-        batch_size=BATCH,
-        shards=batch_shards(mesh),
-        seed=0,
-        trim_eos=1,
-    )
-    augment = Augment(SIZE, SCALE, RATIO)
-    return Pipeline(planner, [Source(items, Files(paths))], augment, batch_sharding(mesh), threads, workers)
+    tokenizer = train_tokenizer("clip", source.items.texts, model.text.vocab, model.text.context)
+    processor = Processor(tokenizer=tokenizer, context=model.text.context, size=SIZE, **pixels)
+    return make_pipeline(config.Config(data=data), [source], model, processor, make_mesh({"data": -1}))
 
 
 def ours(pipeline: Pipeline, steps: int) -> int:
-    """Batches until their pictures lie on the device."""
+    """Batches until they are on the device."""
     for batch in pipeline.batches(0, steps):
         jax.block_until_ready(batch)
     return steps * BATCH
@@ -119,8 +108,8 @@ class TorchFiles:
         return len(self._paths)
 
     def __getitem__(self, n: int):
-        with Image.open(self._paths[n]) as picture:
-            return self._transform(picture.convert("RGB"))
+        with Image.open(self._paths[n]) as image:
+            return self._transform(image.convert("RGB"))
 
 
 def torch_loader(paths: list[Path], epochs: int, workers: int) -> int:
@@ -178,9 +167,12 @@ def measure(paths: list[Path], epochs: int, threads: list[int], workers: list[in
     steps = epochs * len(paths) // BATCH
     yield "bare loop", rate(functools.partial(bare, paths, epochs))
     for number in threads:
-        yield f"naturel_jax, {number} threads", rate(functools.partial(ours, make_pipeline(paths, number, 0), steps))
+        yield (
+            f"naturel_jax, {number} threads",
+            rate(functools.partial(ours, training_pipeline(paths, number, 0), steps)),
+        )
     for number in workers:
-        run = functools.partial(ours, make_pipeline(paths, 1, number), steps)
+        run = functools.partial(ours, training_pipeline(paths, 1, number), steps)
         yield f"naturel_jax, {number} processes", rate(run)
     if importlib.util.find_spec("torchvision"):
         for number in [0, *workers]:
@@ -191,25 +183,25 @@ def measure(paths: list[Path], epochs: int, threads: list[int], workers: list[in
     yield "bare loop again", rate(functools.partial(bare, paths, epochs))
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--epochs", type=int, default=5, help="over the images; the start of processes counts too")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", type=int, nargs="*", default=[])
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.images < BATCH:
-        parser.error(f"--images {args.images}: at least one batch of {BATCH} is needed")
-    absl.flags.FLAGS.mark_as_parsed()  # Grain's reading processes ask for them
+        raise UserError(f"--images is {args.images}; expected at least one batch of {BATCH}")
+    absl.flags.FLAGS.mark_as_parsed()  # Grain's reading processes read them
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_pictures(Path(folder), args.images)
+        paths = write_images(Path(folder), args.images)
         print(f"{args.images} JPEGs of {np.mean([p.stat().st_size for p in paths]) / 1e3:.0f} kB on average")
         rates = list(measure(paths, args.epochs, args.threads, args.workers))
     bare_wall, bare_cpu = map(statistics.mean, zip(rates[0][1], rates[-1][1], strict=True))
     print(f"{'':28}{'images/s':>10}{'of bare':>9}{'images/CPU s':>14}{'of bare':>9}")
-    for name, found in rates:
-        print(f"{name:28}{found.wall:10.0f}{found.wall / bare_wall:9.2f}{found.cpu:14.0f}{found.cpu / bare_cpu:9.2f}")
+    for name, (wall, cpu) in rates:
+        print(f"{name:28}{wall:10.0f}{wall / bare_wall:9.2f}{cpu:14.0f}{cpu / bare_cpu:9.2f}")
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

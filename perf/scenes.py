@@ -1,4 +1,4 @@
-"""Pictures per second of the scenes world: drawing alone, and the whole of ``download_and_prepare``.
+"""Images per second of the scenes world: drawing alone, and the whole of ``download_and_prepare``.
 
 python perf/scenes.py [--config scenes_hard] [--images 2000]
 """
@@ -7,16 +7,18 @@ import argparse
 import dataclasses
 import tempfile
 import time
+from collections.abc import Sequence
 
-from tfds_naturel import naturel
+from tfds_naturel import cli, naturel
 from tfds_naturel.scenes.scene import CONFIGS, draw
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", choices=CONFIGS, default="scenes")
     parser.add_argument("--images", type=int, default=2000)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     config = dataclasses.replace(CONFIGS[options.config], name="timed", sizes=(options.images, 1, 1, 1))
     for warm in (True, False):
         start = time.perf_counter()
@@ -31,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from tfds_naturel.open_images import COLUMNS
-from tfds_naturel.releases import RELEASES
+from tfds_naturel.open_images.annotations import COLUMNS
+from tfds_naturel.open_images.releases import RELEASES
 
 CLASSES = {
     "/m/01yrx": "Cat",
@@ -34,7 +34,17 @@ def image_id(n: int) -> str:
     return f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}"
 
 
-def row(n: int, subject: str, relation: str, object_: str, box=(0.1, 0.5, 0.2, 0.6), box2=(0.3, 0.9, 0.4, 1)) -> str:
+Corners = tuple[float, float, float, float]
+
+
+def row(
+    n: int,
+    subject: str,
+    relation: str,
+    object_: str,
+    box: Corners = (0.1, 0.5, 0.2, 0.6),
+    box2: Corners = (0.3, 0.9, 0.4, 1),
+) -> str:
     """One official CSV row; boxes are (XMin, XMax, YMin, YMax)."""
     box2 = box if relation == "is" else box2
     return ",".join([image_id(n), _MID[subject], _MID[object_], *map(str, (*box, *box2)), relation])
@@ -75,7 +85,7 @@ def write_release(folder: Path, rows: Iterable[str], images: Iterable[int] = ())
 
 
 def photo(seed: int, width: int = 96, height: int = 64, quality: int = 90) -> bytes:
-    """A JPEG of smooth random colours; equal seeds are the same picture at any size and quality."""
+    """A JPEG of smooth random colours; equal seeds show the same at any size and quality."""
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     pixels = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return simplejpeg.encode_jpeg(pixels, quality=quality)

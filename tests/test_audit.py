@@ -6,12 +6,14 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from tfds_naturel import audit
+from tfds_naturel import audit, decisions
 from tfds_naturel.captions import bank, blind, grammar, review
+from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Triplet
 
 CAT = Triplet("Cat", "on", "Desk")
@@ -38,35 +40,54 @@ def test_self_bleu_by_hand():
 
 def test_blind_accuracy_sees_a_giveaway_and_nothing_else():
     swaps = {str(n): [(f"a{n} on b{n}", f"b{n} on a{n}")] for n in range(40)}
-    told = {str(n): [(f"a{n} on b{n}", f"a{n} not on b{n}")] for n in range(40)}
+    denied = {str(n): [(f"a{n} on b{n}", f"a{n} not on b{n}")] for n in range(40)}
     longer = {str(n): [("on " * (n % 7 + 3), "on " * (n % 7 + 30))] for n in range(40)}
     assert blind.accuracy(swaps, splits=3)["bag of words"] == (0.5, 0.5)
-    assert blind.accuracy(told, splits=3)["bag of words"] == (1, 1)
+    assert blind.accuracy(denied, splits=3)["bag of words"] == (1, 1)
     assert blind.accuracy(longer, splits=3)["length"] == (1, 1)
 
 
-def test_sugarcrepe_is_read_by_picture(tmp_path):
+def test_sugarcrepe_is_read_by_image(tmp_path):
     rows = {
         "0": {"filename": "a.jpg", "caption": "A dog.", "negative_caption": "A cat."},
         "1": {"filename": "a.jpg", "caption": "A hat.", "negative_caption": "A cap."},
     }
     (tmp_path / "swap_obj.json").write_text(json.dumps(rows))
     assert audit.sugarcrepe_pairs(tmp_path) == {"a.jpg": [("A dog.", "A cat."), ("A hat.", "A cap.")]}
-    with pytest.raises(FileNotFoundError, match="none of SugarCrepe's files"):
+    with pytest.raises(UserError, match="none of SugarCrepe's files"):
         audit.sugarcrepe_pairs(tmp_path / "nowhere")
 
 
 def test_the_audit_writes_its_report_and_fails_on_a_fault(small, tmp_path, capsys):
     bank.save(tmp_path / "bank.tsv", small)
     arguments = ["--bank", str(tmp_path / "bank.tsv"), "--out", str(tmp_path / "out")]
-    assert audit.main(arguments) == 0
+    audit.main(arguments)
     report = (tmp_path / "out" / "report.md").read_text()
     assert "32 captions of 4 triplets; every caption passes every check." in report and "| grammar alone |" in report
     assert report in capsys.readouterr().out
     text = (tmp_path / "bank.tsv").read_text()
     (tmp_path / "bank.tsv").write_text(text.replace("\tcat on desk\t", "\tcat onn desk\t"))
-    assert audit.main(arguments) == 1
+    with pytest.raises(UserError, match=r"bank.tsv: \d faults; .*report.md lists them"):
+        audit.main(arguments)
     assert "the dictionary does not know 'onn'" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_mistakes_of_the_audit_are_named(small, tmp_path, monkeypatch):
+    (tmp_path / "bank.tsv").write_text("triplet\n")
+    out = ["--out", str(tmp_path / "out")]
+    (tmp_path / "not.json").write_text("{")
+    for arguments, match in {
+        ("--bank", "bank.tsv"): r"bank.tsv row 1: found 'triplet', expected the tab-separated columns",
+        ("--bank", "none.tsv"): r"none.tsv",
+        ("--tokenizer", "not.json"): r"not.json: not a tokenizer.json",
+    }.items():
+        with pytest.raises((UserError, FileNotFoundError), match=match):
+            audit.main([arguments[0], str(tmp_path / arguments[1]), *out])
+    with pytest.raises(UserError, match=r"not.json: not JSON"):
+        review.page(small, tmp_path / "not.json")
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(UserError, match=r"sklearn is not installed: run `pip install 'naturel_jax\[audit\]'`"):
+        audit.main(out)
 
 
 def test_text_cannot_leave_the_data_of_the_page(small):
@@ -129,7 +150,7 @@ def test_the_page_is_driven_by_keys_and_its_csv_comes_back(small, tmp_path):
     assert seen["again"] == seen["written"] and (seen["only"], seen["rejected"]) == (8, 1)
     assert seen["verdict"] == 'rejected: says "on", twice' and seen["count"].startswith("2 of 32 judged")
     (tmp_path / "decisions.csv").write_text(seen["written"], encoding="utf-8")
-    assert audit.decisions.rejected(tmp_path / "decisions.csv") == {(CAT, second.text)}
+    assert decisions.rejected(tmp_path / "decisions.csv") == {(CAT, second.text)}
 
 
 def test_agreement_is_reported_only_when_there_is_some(tmp_path, small, capsys):
@@ -138,4 +159,4 @@ def test_agreement_is_reported_only_when_there_is_some(tmp_path, small, capsys):
     files = [str(tmp_path / "a.csv")] * 2
     audit.main(["--bank", str(tmp_path / "bank.tsv"), "--out", str(tmp_path), "--decisions", *files])
     assert "Cohen's kappa 1.000 over 1 captions" in capsys.readouterr().out
-    assert math.isnan(audit.decisions.kappa({}, {})[0])
+    assert math.isnan(decisions.kappa({}, {})[0])

@@ -18,8 +18,10 @@ import pytest
 import simplejpeg
 from open_images_files import image_id, photo, row, write_release
 
-from tfds_naturel import download, fetch, journal, photos
-from tfds_naturel.releases import RELEASES, OfficialFile
+from tfds_naturel import download, photos
+from tfds_naturel.errors import Stopped, UserError
+from tfds_naturel.open_images import fetch, journal
+from tfds_naturel.open_images.releases import RELEASES, OfficialFile
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -101,6 +103,12 @@ def server():
         server.shutdown()
 
 
+@pytest.fixture(autouse=True)
+def logged(caplog):
+    """The fetcher reports its progress from INFO on."""
+    caplog.set_level("INFO", "tfds_naturel")
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Retries without waiting."""
@@ -112,7 +120,7 @@ def _world(server, folder, n):
     write_release(folder / "annotations", [row(i, "Cat", "on", "Table") for i in range(n)])
     for i in range(n):
         server.files[_url(i)] = photo(i)
-    return ["--out", str(folder), "--images-url", server.url, "--stall", "0.5", "--concurrency", "4"]
+    return ["--out", str(folder), "--images_url", server.url, "--stall", "0.5", "--concurrency", "4"]
 
 
 def _url(n):
@@ -127,20 +135,19 @@ def _entries(folder):
     return journal.read(folder / "images" / "train" / "journal.csv")
 
 
-def test_fetches_every_annotated_photo_once_and_tells_the_size_first(server, tmp_path, capsys):
+def test_fetches_every_annotated_photo_once_and_logs_the_size_first(server, tmp_path, capsys, caplog):
     arguments = _world(server, tmp_path, 20)
     server.files["/train/ffffffffffffffff.jpg"] = photo(99)  # in the bucket, but not annotated
     fetch.main(arguments)
     assert all(_file(tmp_path, i).read_bytes() == photo(i) for i in range(20))
     assert set(server.gets) == {_url(i) for i in range(20)} and set(server.gets.values()) == {1}
     total = sum(len(photo(i)) for i in range(20))
-    out = capsys.readouterr().out
-    assert f"20 photos, about {total / 1e9:,.2f} GB" in out and "ok 20" in out
+    assert f"20 photos, about {total / 1e9:,.2f} GB" in caplog.text and "ok 20" in capsys.readouterr().out
     assert server.most_busy <= 4
 
     fetch.main(arguments)
     assert set(server.gets.values()) == {1}
-    assert "20 of them done before" in capsys.readouterr().out
+    assert "20 of them done before" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -157,16 +164,15 @@ def test_passing_faults_are_retried(server, tmp_path, quick, faults):
     assert server.gets[_url(0)] == server.gets[_url(2)] == 1
 
 
-def test_malformed_rows_are_told(server, tmp_path, capsys):
+def test_malformed_rows_are_counted(server, tmp_path, caplog):
     arguments = _world(server, tmp_path, 2)
     with (tmp_path / "annotations" / RELEASES["v4"].rows.name).open("a") as f:
         f.write("../../x,y\n")
     fetch.main(arguments)
-    out = capsys.readouterr().out
-    assert "1 malformed rows are left out" in out and "2 annotated images" in out
+    assert "1 malformed rows are skipped" in caplog.text and "2 annotated images" in caplog.text
 
 
-def test_missing_keys_are_recorded_and_not_asked_again(server, tmp_path):
+def test_missing_keys_are_recorded_and_not_requested_again(server, tmp_path):
     arguments = _world(server, tmp_path, 3)
     del server.files[_url(1)]
     fetch.main(arguments)
@@ -174,14 +180,14 @@ def test_missing_keys_are_recorded_and_not_asked_again(server, tmp_path):
     assert server.gets[_url(1)] == 1
     assert _entries(tmp_path)[image_id(1)].status == "missing" and "404" in _entries(tmp_path)[image_id(1)].detail
     server.files[_url(1)] = photo(1)
-    fetch.main([*arguments, "--retry-missing"])
+    fetch.main([*arguments, "--retry_missing"])
     assert _file(tmp_path, 1).read_bytes() == photo(1) and _entries(tmp_path)[image_id(1)].status == "ok"
 
 
 def test_lasting_faults_fail_loudly_and_are_tried_again_by_the_next_run(server, tmp_path, quick):
     arguments = [*_world(server, tmp_path, 3), "--attempts", "3"]
     server.faults[_url(1)] = ["html"] * 3
-    with pytest.raises(SystemExit, match="run the same command again"):
+    with pytest.raises(Stopped, match="1 photos failed; run the same command again"):
         fetch.main(arguments)
     assert server.gets[_url(1)] == 3 and not _file(tmp_path, 1).exists() and _file(tmp_path, 2).exists()
     fetch.main(arguments)
@@ -190,11 +196,11 @@ def test_lasting_faults_fail_loudly_and_are_tried_again_by_the_next_run(server, 
 
 
 def test_a_dead_server_ends_the_run(server, tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(fetch, "_HOPELESS", 5)
+    monkeypatch.setattr(fetch, "HOPELESS", 5)
     arguments = [*_world(server, tmp_path, 30), "--attempts", "1"]
     for i in range(30):
         server.faults[_url(i)] = [503]
-    with pytest.raises(SystemExit, match=r"5 photos in a row failed.*HTTP 503"):
+    with pytest.raises(Stopped, match=r"5 photos in a row failed.*HTTP 503"):
         fetch.main(arguments)
     assert len(server.gets) < 15
 
@@ -212,7 +218,7 @@ def test_placeholders_and_bombs_are_recorded_with_their_kind(server, tmp_path, q
 def test_a_body_beyond_the_limit_is_cut_off(server, tmp_path, monkeypatch):
     arguments = _world(server, tmp_path, 2)
     server.files[_url(0)] = bytes(3 << 20)
-    monkeypatch.setattr(download, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(photos, "MAX_BYTES", 1 << 20)
     fetch.main(arguments)
     assert _entries(tmp_path)[image_id(0)].status == "too_large" and server.gets[_url(0)] == 1
 
@@ -220,7 +226,7 @@ def test_a_body_beyond_the_limit_is_cut_off(server, tmp_path, monkeypatch):
 def test_killed_midway_then_resumed(server, tmp_path):
     arguments = _world(server, tmp_path, 60)
     server.delay = 0.05
-    command = [sys.executable, "-m", "tfds_naturel.fetch", *arguments]
+    command = [sys.executable, "-m", "tfds_naturel.open_images.fetch", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while len(server.gets) < 15 and time.monotonic() < deadline:
@@ -268,15 +274,15 @@ def test_from_tar_takes_only_wanted_regular_files(server, tmp_path):
         link = tarfile.TarInfo(f"train_0/{image_id(3)}.jpg")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    with pytest.raises(SystemExit, match="not there yet"):
-        fetch.main([*arguments, "--from-tar", str(tar)])
+    with pytest.raises(UserError, match="1 photos are in none of the tar files"):
+        fetch.main([*arguments, "--from_tar", str(tar)])
     folder = tmp_path / "images" / "train"
     assert {p.name for p in folder.glob("*.jpg")} == {f"{image_id(0)}.jpg", f"{image_id(1)}.jpg"}
     assert [_entries(tmp_path)[image_id(i)].status for i in range(3)] == ["ok", "ok", "not_jpeg"]
     assert image_id(3) not in _entries(tmp_path) and not server.gets
 
 
-def test_annotation_files_resume_and_are_checked(server, tmp_path, quick, monkeypatch, capsys):
+def test_annotation_files_resume_and_are_checked(server, tmp_path, quick, monkeypatch, caplog):
     made = write_release(
         tmp_path / "made", [row(i % 10, "Cat", "on", "Table", (0, i / 400 + 0.1, 0, 1)) for i in range(300)]
     )
@@ -289,15 +295,15 @@ def test_annotation_files_resume_and_are_checked(server, tmp_path, quick, monkey
     release = type(RELEASES["v4"])(**official)
     monkeypatch.setitem(fetch.RELEASES, "v4", release)
     server.faults[f"/{release.rows.path}"] = ["truncate", 503, "truncate"]
-    arguments = ["--out", str(tmp_path / "out"), "--images-url", server.url, "--annotations-url", server.url]
+    arguments = ["--out", str(tmp_path / "out"), "--images_url", server.url, "--annotations_url", server.url]
     fetch.main(arguments)
     for file in release.files:
         assert hashlib.md5((tmp_path / "out" / "annotations" / file.name).read_bytes()).hexdigest() == file.md5
-    assert f"({release.rows.bytes:,} bytes)" in capsys.readouterr().out
+    assert f"({release.rows.bytes:,} bytes)" in caplog.text
 
     server.files[f"/{release.classes.path}"] = server.files[f"/{release.classes.path}"].swapcase()
     (tmp_path / "out" / "annotations" / release.classes.name).unlink()
-    with pytest.raises(SystemExit, match=f"class-descriptions-boxable.csv has {release.classes.md5}"):
+    with pytest.raises(UserError, match=f"but class-descriptions-boxable.csv has {release.classes.md5}"):
         fetch.main(arguments)
     assert not list((tmp_path / "out" / "annotations").glob(f"{release.classes.name}*"))
 
@@ -305,5 +311,40 @@ def test_annotation_files_resume_and_are_checked(server, tmp_path, quick, monkey
 def test_a_foreign_journal_is_refused(tmp_path):
     path = tmp_path / "journal.csv"
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=r"journal.csv:1: 'a,b'; expected the columns image_id,status"):
+    with pytest.raises(UserError, match=r"journal.csv:1: 'a,b'; expected the columns image_id,status"):
         journal.Journal(path)
+
+
+@pytest.mark.parametrize("flag", ["--concurrency", "--attempts", "--stall"])
+def test_numbers_that_fetch_nothing_are_refused(tmp_path, flag):
+    with pytest.raises(UserError, match=f"{flag} 0.*: expected a positive number"):
+        fetch.main(["--out", str(tmp_path), flag, "0"])
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_a_damaged_tar_file_is_named(server, tmp_path, suffix):
+    arguments = _world(server, tmp_path, 2)
+    tar = tmp_path / f"train_0{suffix}"
+    with tarfile.open(tar, "w:gz" if suffix.endswith("gz") else "w") as archive:
+        info = tarfile.TarInfo(f"{image_id(0)}.jpg")
+        info.size = len(photo(0))
+        archive.addfile(info, io.BytesIO(photo(0)))
+    for data in (b"not a tar file", tar.read_bytes()[: info.size // 2]):
+        tar.write_bytes(data)
+        with pytest.raises(UserError, match=rf"train_0{suffix}: not a whole tar file"):
+            fetch.main([*arguments, "--from_tar", str(tar)])
+    with pytest.raises(FileNotFoundError, match=r"none.tar"):
+        fetch.main([*arguments, "--from_tar", str(tmp_path / "none.tar")])
+
+
+def test_an_endless_annotation_file_is_cut_off_and_not_kept(server, tmp_path, monkeypatch):
+    release = RELEASES["v4"]
+    small = dataclasses.replace(release, rows=OfficialFile(release.rows.path, 1000, "0" * 32))
+    monkeypatch.setitem(fetch.RELEASES, "v4", small)
+    folder = write_release(tmp_path / "annotations", [])
+    (folder / small.rows.name).unlink()
+    server.files[f"/{small.rows.path}"] = bytes(8 << 20)
+    arguments = ["--out", str(tmp_path), "--images_url", server.url, "--annotations_url", server.url]
+    with pytest.raises(UserError, match="nothing was kept"):
+        fetch.main(arguments)
+    assert not list(folder.glob(f"{small.rows.name}*"))

@@ -32,7 +32,7 @@ def test_help_shows_how_to_start_and_every_flag():
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--config=configs/nothing.py"], ["configs/nothing.py", "here are configs/clip.py, configs/demo.py"]),
+        (["--config=configs/nothing.py"], ["--config configs/nothing.py is not found; here are configs/clip.py, configs/demo.py"]),
         (
             ["--config=tests/tiny_config.py", "--config.optim.lrr=1"],
             ["--config.optim.lrr=1", "no field 'optim.lrr'", "nearest is 'optim.lr'"],

@@ -1,6 +1,8 @@
 """Mined negative images: what makes one, what rules one out, and the file."""
 
 import itertools
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
 from naturel_jax.weights import export
 from tfds_naturel import build, mining
+from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Triplet
 from tfds_naturel.survey import Survey
 
@@ -49,7 +52,7 @@ def test_a_survey_knows_its_images_both_ways():
 
 def test_what_an_image_may_show_beside_its_annotations():
     assert mining.may_hold(CAT_ON_TABLE, [WOODEN, CAT_ON_TABLE])
-    assert mining.may_hold(CAT_ON_TABLE, [TABLE_UNDER_CAT]), "the same, told from the other side"
+    assert mining.may_hold(CAT_ON_TABLE, [TABLE_UNDER_CAT]), "the same, seen from the other side"
     assert not mining.may_hold(CAT_ON_TABLE, [TABLE_ON_CAT, CAT_UNDER_TABLE, DOG_ON_TABLE, WOODEN])
     assert mining.may_hold(HOLDS, [PLAYS]), "who plays a guitar holds it"
     assert mining.may_hold(Triplet("Man", "interacts_with", "Woman"), [Triplet("Woman", "interacts_with", "Man")])
@@ -79,7 +82,7 @@ def test_negatives_come_by_kind_and_never_show_the_triplet():
         [TABLE_ON_CAT],
         [CAT_UNDER_TABLE],
         [CAT_UNDER_TABLE, CAT_ON_TABLE],  # two cats: shows the triplet too
-        [TABLE_UNDER_CAT, TABLE_ON_CAT],  # the same, told from the other side
+        [TABLE_UNDER_CAT, TABLE_ON_CAT],  # the same, seen from the other side
         [DOG_ON_TABLE],
         [WOODEN],
         [PLASTIC],
@@ -100,29 +103,28 @@ def test_an_encoder_orders_the_kinds_and_adds_neighbours_but_no_copies():
     assert _mine(images, count=3, zimg_ND=zimg_ND)[0, CAT_ON_TABLE].negatives == (2, 1, 3)
 
 
-def test_neighbours_match_a_full_sort_whatever_the_block(monkeypatch):
+def test_neighbours_match_a_full_sort():
+    """Of more images than are compared in one matrix product."""
+    count = 1100
     rng = np.random.default_rng(0)
-    zimg_ND = rng.normal(size=(60, 5)).astype(np.float32)
+    zimg_ND = rng.normal(size=(count, 5)).astype(np.float32)
     zimg_ND /= np.linalg.norm(zimg_ND, axis=1, keepdims=True)
-    images = [[Triplet(f"C{n}", "on", "Table")] for n in range(60)]  # nothing but neighbours
-    expected = {}
-    for n in range(60):
+    images = [[Triplet(f"C{n}", "on", "Table")] for n in range(count)]  # nothing but neighbours
+    mined = _mine(images, count=4, zimg_ND=zimg_ND)
+    assert len(mined) == count
+    for (n, _), found in mined.items():
         cosines = zimg_ND @ zimg_ND[n]
-        expected[n] = tuple(m for m in np.argsort(-cosines).tolist() if m != n and cosines[m] < 0.97)[:4]
-    for rows in (1024, 7):
-        monkeypatch.setattr(mining, "_ROWS", rows)
-        found = _mine(images, count=4, zimg_ND=zimg_ND)
-        assert {n: mined.negatives for (n, _), mined in found.items()} == expected
+        allowed = np.flatnonzero((cosines < 0.97) & (np.arange(count) != n))
+        np.testing.assert_allclose(cosines[list(found.negatives)], -np.sort(-cosines[allowed])[:4], atol=1e-6)
 
 
-def test_mining_is_random_but_repeatable_and_samples_large_pools(monkeypatch):
-    monkeypatch.setattr(mining, "_POOL", 10)
-    images = [[CAT_ON_TABLE]] * 30 + [[CAT_UNDER_TABLE]] * 40
-    first, again, other = (_mine(images, count=4, seed=seed) for seed in (0, 0, 1))
+def test_mining_is_random_but_repeatable_and_samples_large_pools():
+    images = [[CAT_ON_TABLE]] * 30 + [[CAT_UNDER_TABLE]] * 400
+    first, again, other = (_mine(images, count=300, seed=seed) for seed in (0, 0, 1))
     assert first == again and first != other
-    assert all(len(found.negatives) == 4 for found in first.values())
-    used = set(itertools.chain(*(found.negatives for (n, _), found in first.items() if n < 30)))
-    assert used <= set(range(30, 70)) and len(used) > 25
+    mined = [found.negatives for (n, _), found in first.items() if n < 30]
+    assert all(len(negatives) == 256 for negatives in mined), "candidates of one kind that are compared"
+    assert set(itertools.chain(*mined)) == set(range(30, 430))
 
 
 def test_the_file_reads_back_as_numbers_of_any_order(tmp_path):
@@ -149,8 +151,8 @@ def _tiny_model(folder):
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
     world = open_images_files.write_world(folder / "world")
-    build.main(["full", "--manual-dir", str(world), "--data-dir", str(folder), "--unofficial", "--name", "small"])
-    return folder / "naturel" / "small" / "1.0.0"
+    build.main(["full", "--manual_dir", str(world), "--data_dir", str(folder), "--unofficial", "--name", "small"])
+    return folder / "naturel" / "small" / "2.0.0"
 
 
 def _mine_dataset(dataset, out, *options):
@@ -183,5 +185,26 @@ def test_mining_a_built_dataset_with_a_model(dataset, tmp_path):
 
 
 def test_a_model_that_is_not_there_is_named(dataset, tmp_path):
-    with pytest.raises(SystemExit, match=r"mine: .*none"):
+    with pytest.raises((UserError, OSError), match="none"):
         _mine_dataset(dataset, tmp_path / "x.parquet", "--model", str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--split", "dev"], "has no split 'dev'; expected one of: .*train"),
+        (["--count", "0"], "--count 0 .*expected at least 1"),
+        (["--dataset", "/nowhere"], "/nowhere is not a prepared dataset"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(dataset, tmp_path, options, match):
+    with pytest.raises(UserError, match=match):
+        _mine_dataset(dataset, tmp_path / "x.parquet", *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_does_not_import_the_models():
+    code = (
+        "import sys, naturel_jax.mine; print([m for m in ('jax', 'flax', 'tensorflow_datasets') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

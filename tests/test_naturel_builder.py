@@ -17,8 +17,11 @@ from open_images_files import WORLD_IMAGES, image_id, photo, row, shown, write_r
 from PIL import Image
 from tensorflow_datasets.core import shuffle
 
-from tfds_naturel import build, plan, releases, splits
+from tfds_naturel import build, naturel, splits
 from tfds_naturel.captions import bank
+from tfds_naturel.errors import UserError
+from tfds_naturel.files import md5_of
+from tfds_naturel.open_images import plan, releases
 from tfds_naturel.schema import Caption, Triplet
 
 
@@ -28,7 +31,7 @@ def opened(tmp_path_factory):
 
 
 def _build(opened, out, *arguments, config="full"):
-    command = [config, "--manual-dir", opened, "--data-dir", out, "--unofficial", "--name", "test", *arguments]
+    command = [config, "--manual_dir", opened, "--data_dir", out, "--unofficial", "--name", "test", *arguments]
     build.main([str(argument) for argument in command])
     return tfds.builder_from_directory(next((Path(out) / "naturel").glob("*/*/dataset_info.json")).parent)
 
@@ -87,6 +90,7 @@ def test_every_triplet_of_an_image_has_its_eight_captions(built):
             order = [("positive", "negative")[slot % 2] + str(slot // 2) for slot in range(8)]
             names = built.info.features["captions"]["polarity"].names
             rows = zip(_text(captions["triplet"]), captions["polarity"], captions["pair"], strict=True)
+            assert list(captions["group"]) == [group for group in range(len(shown)) for _ in range(8)]
             assert [(t, names[p] + str(pair)) for t, p, pair in rows] == list(itertools.product(shown, order))
             for polarity, asserts in zip(captions["polarity"], _text(captions["asserts"]), strict=True):
                 assert (asserts in shown) == (names[polarity] == "positive")
@@ -167,16 +171,16 @@ def test_a_second_run_finds_its_work_done_and_other_options_are_refused(opened, 
     before = {path: path.stat().st_mtime_ns for path in Path(builder.data_dir).glob("*.array_record*")}
     capsys.readouterr()
     _build(opened, tmp_path)
-    assert "finished before" in capsys.readouterr().out
+    assert "already built" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    with pytest.raises(SystemExit, match=r"built before with short_side 288, now 128. Give the new one a --name"):
-        _build(opened, tmp_path, "--short-side", 128)
-    with pytest.raises(SystemExit, match=r"--short_side change what 'full' is: give the result a --name"):
-        build.main(["full", "--short-side", "128", "--data-dir", str(tmp_path)])
+    with pytest.raises(UserError, match=r"already built with short_side 288, now 128; give the new one a --name"):
+        _build(opened, tmp_path, "--short_side", 128)
+    with pytest.raises(UserError, match=r"--short_side: changes the content of 'full'; give the result a --name"):
+        build.main(["full", "--short_side", "128", "--data_dir", str(tmp_path)])
 
 
 def test_an_interrupted_build_leaves_nothing_that_looks_whole(opened, built, tmp_path):
-    command = [sys.executable, "-m", "tfds_naturel.build", "full", "--manual-dir", opened, "--data-dir", tmp_path]
+    command = [sys.executable, "-m", "tfds_naturel.build", "full", "--manual_dir", opened, "--data_dir", tmp_path]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [*map(str, command), "--unofficial", "--name", "test"],
@@ -189,27 +193,27 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(opened, built, tmp
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not list(tmp_path.glob("naturel/test/1.0.0/*")) and list(tmp_path.glob("naturel/test/incomplete.*"))
+    assert not list(tmp_path.glob("naturel/test/2.0.0/*")) and list(tmp_path.glob("naturel/test/incomplete.*"))
     assert _bytes(_build(opened, tmp_path)) == _bytes(built)
     assert not list(tmp_path.glob("naturel/test/incomplete.*"))
 
 
 def test_photos_are_reencoded_to_the_chosen_side(opened, tmp_path):
-    builder = _build(opened, tmp_path, "--short-side", 96)
+    builder = _build(opened, tmp_path, "--short_side", 96)
     source = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
     assert {Image.open(io.BytesIO(source[n]["image"])).size for n in range(len(source))} == {(128, 96)}
 
 
 def test_too_many_missing_photos_or_bad_rows_end_the_build(opened, tmp_path):
     (tmp_path / "none").mkdir()
-    with pytest.raises(SystemExit, match=r"90 of 90 annotated images have no usable photo \(missing 90\)"):
+    with pytest.raises(UserError, match=r"90 of 90 annotated images have no usable photo \(missing 90\)"):
         _build(opened, tmp_path, "--images", tmp_path / "none")
     annotations = write_release(tmp_path / "annotations", [row(1, "Cat", "on", "Table"), "bad row"])
-    with pytest.raises(SystemExit, match=r"1 of 2 rows are malformed \(columns 1\).*rejected-rows.csv"):
+    with pytest.raises(UserError, match=r"1 of 2 rows are malformed \(columns 1\).*rejected-rows.csv"):
         _build(opened, tmp_path, "--annotations", annotations)
     assert not list(tmp_path.glob("naturel/*/*/dataset_info.json"))
-    with pytest.raises(SystemExit, match=r"challenge-2018-train-vrd.csv: .* the official file has 41,928,675 bytes"):
-        build.main(["full", "--manual-dir", str(opened), "--data-dir", str(tmp_path)])
+    with pytest.raises(UserError, match=r"challenge-2018-train-vrd.csv: .* the official file has 41,928,675 bytes"):
+        build.main(["full", "--manual_dir", str(opened), "--data_dir", str(tmp_path)])
 
 
 def test_a_photo_under_many_names_is_a_placeholder(opened, tmp_path):
@@ -218,7 +222,7 @@ def test_a_photo_under_many_names_is_a_placeholder(opened, tmp_path):
     for n in range(1, WORLD_IMAGES):
         seed = 3 if n < 6 else n
         (images / f"{image_id(n)}.jpg").write_bytes(photo(seed, 400, 300))
-    builder = _build(opened, tmp_path, "--images", images, "--max-missing", 0.1)
+    builder = _build(opened, tmp_path, "--images", images, "--max_missing", 0.1)
     assert builder.info.metadata["images"]["refused"] == {"missing": 1, "placeholder": 5}
 
 
@@ -256,7 +260,7 @@ def _texts(builder, triplet):
     for split in builder.info.splits:
         for example in _examples(builder, split):
             captions = zip(_text(example["captions"]["triplet"]), _text(example["captions"]["text"]), strict=True)
-            if texts := [text for of, text in captions if of == str(triplet)]:
+            if texts := [text for name, text in captions if name == str(triplet)]:
                 found[example["image_id"].decode()] = texts
     return found
 
@@ -270,11 +274,11 @@ def test_a_users_own_bank_is_what_captions_come_from(opened, built, tmp_path):
     assert own and own.keys() == before.keys() and all(texts == expected for texts in own.values())
     lacking = _texts(builder, Triplet("Man", "plays", "Piano"))  # the grammar writes what a bank lacks
     assert lacking and all(len(set(texts)) == 8 for texts in lacking.values())
-    assert builder.info.metadata["options"]["bank"] == releases.md5_of(tmp_path / "bank.tsv")
+    assert builder.info.metadata["options"]["bank"] == md5_of(tmp_path / "bank.tsv")
     (tmp_path / "bank.tsv").write_text("triplet\n")
-    with pytest.raises(SystemExit, match=r"built before with bank"):
+    with pytest.raises(UserError, match=r"already built with bank"):
         _build(opened, tmp_path, "--bank", tmp_path / "bank.tsv")
-    with pytest.raises(SystemExit, match=r"bank.tsv row 1"):
+    with pytest.raises(UserError, match=r"bank.tsv row 1"):
         _build(opened, tmp_path / "new", "--bank", tmp_path / "bank.tsv")
 
 
@@ -303,7 +307,7 @@ def test_captions_that_reviewers_reject_are_left_out(opened, tmp_path):
         "triplet,text,decision\na,b,maybe\n": "decisions.csv:2: decision 'maybe'",
     }.items():
         path.write_text(bad)
-        with pytest.raises(SystemExit, match=match):
+        with pytest.raises(UserError, match=match):
             _build(opened, tmp_path / "c", *options)
 
 
@@ -323,3 +327,45 @@ def test_negatives_that_an_image_shows_are_replaced_for_that_image_alone(tmp_pat
     for n in range(10):
         is_own = [text.split()[0] in ("own", "wrong") for text in texts[image_id(n)]]
         assert is_own == [n > 3] * 8
+
+
+def test_mistakes_of_the_command_line_are_named_with_their_fix(opened, tmp_path):
+    out = ["--data_dir", str(tmp_path)]
+    for arguments, match in {
+        ("full",): r"--manual_dir: missing or empty; `python -m tfds_naturel.open_images.fetch",
+        ("full", "--manual_dir", str(tmp_path / "none")): r"--manual_dir .*none: not a folder",
+        ("coco_order", "--manual_dir", str(tmp_path)): r"coco_karpathy_train.json",
+        ("full", "--unofficial", "--name", "../../evil"): r"dataset name '../../evil': expected letters, digits and",
+        ("full", "--unofficial", "--name", "a b"): r"dataset name 'a b'",
+        ("full", "--name", "a", "--quality", "101"): r"quality 101: expected a number from 1 to 100",
+        ("full", "--name", "a", "--max_missing", "nan"): r"max_missing nan: expected a number from 0 to 1",
+        ("scenes", "--seed", "1"): r"--seed: only for Open Images",
+    }.items():
+        with pytest.raises((UserError, FileNotFoundError), match=match):
+            build.main([*arguments, *out])
+    assert not list(tmp_path.rglob("dataset_info.json")) and not (tmp_path.parent / "evil").exists()
+
+
+def test_beam_without_its_extra_is_named_with_its_install_command(opened, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(UserError, match=r"apache_beam is not installed: run `pip install 'naturel_jax\[build\]'`"):
+        _build(opened, tmp_path, "--beam", "runner=DirectRunner")
+
+
+def test_photos_behind_links_out_of_their_folder_are_refused(opened, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in (opened / "images" / "train").glob("*.jpg"):
+        (images / path.name).write_bytes(path.read_bytes())
+    inside, outside = images / f"{image_id(3)}.jpg", images / f"{image_id(4)}.jpg"
+    (tmp_path / "secret.jpg").write_bytes(outside.read_bytes())
+    outside.unlink()
+    outside.symlink_to(tmp_path / "secret.jpg")
+    inside.rename(images / "moved.jpg")
+    inside.symlink_to("moved.jpg")
+    builder = _build(opened, tmp_path, "--images", images)
+    assert builder.info.metadata["images"]["refused"] == {"missing": 1, "symlink": 1}
+
+
+def test_the_version_has_a_history():
+    assert str(naturel.Naturel.VERSION) in naturel.Naturel.RELEASE_NOTES

@@ -5,6 +5,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,8 +14,8 @@ import tensorflow_datasets as tfds
 from open_images_files import photo
 from PIL import Image
 
-from naturel_jax.data.items import collect
-from tfds_naturel import build, mining, order, recipe_sources
+from tfds_naturel import build, mining, naturel, order, recipe_sources
+from tfds_naturel.errors import UserError
 from tfds_naturel.naturel import HARD_IMAGES
 
 TAGS = {"man": "NN", "horse": "NN", "dog": "NN", "brown": "JJ", "small": "JJ"}
@@ -29,17 +30,29 @@ def tagger(monkeypatch):
 
 
 def _build(config, manual_dir, out):
-    build.main([config, "--manual-dir", str(manual_dir), "--data-dir", str(out)])
-    folder = Path(out) / "naturel" / config / "1.0.0"
+    build.main([config, "--manual_dir", str(manual_dir), "--data_dir", str(out)])
+    folder = Path(out) / "naturel" / config / "2.0.0"
     examples = tfds.builder_from_directory(folder).as_data_source("train")
     return folder, {examples[n]["image_id"].decode(): examples[n] for n in range(len(examples))}
 
 
+class Row(NamedTuple):
+    """A row of ``captions``, without what is the same in all rows."""
+
+    group: int
+    pair: int
+    polarity: int  # 0 is negative
+    text: str
+    asserts: str
+    operation: str
+
+
 def _captions(example):
     captions = example["captions"]
-    columns = (captions[name] for name in ("triplet", "pair", "polarity", "text", "asserts", "operation"))
+    assert set(captions["triplet"]) == {b""}, "these captions are not made from triplets"
+    columns = (captions[name] for name in Row._fields)
     decoded = ([v.decode() if isinstance(v, bytes) else int(v) for v in column] for column in columns)
-    return list(zip(*decoded, strict=True))
+    return [Row(*values) for values in zip(*decoded, strict=True)]
 
 
 def _coco(folder, *numbers):
@@ -64,20 +77,20 @@ def test_coco_order_from_karpathys_training_captions(tmp_path, tagger):
     assert recipe_sources.used(folder) == {"coco": {"57870", "9"}}
 
     rows = _captions(examples["COCO_train2014_000000057870"])
-    assert [row[:3] for row in rows] == [
-        (f"57870|captioned|{n}", pair, polarity) for n in range(2) for pair in range(4) for polarity in (1, 0)
-    ]
     for n, caption in enumerate(["a brown horse and a small man", "a man walks the small dog"]):
-        mine = rows[8 * n : 8 * n + 8]
-        assert {row[3] for row in mine[::2]} == {caption}
-        assert all(row[3] != caption and sorted(row[3].split()) == sorted(caption.split()) for row in mine[1::2])
-        assert {row[4] for row in mine[1::2]} == {""} and {row[4] for row in mine[::2]} == {f"57870|captioned|{n}"}
-        assert {row[5] for row in mine[1::2]} <= set(order.SHUFFLES)
-    assert "a man walks the small dog" not in {row[3] for row in rows[1::2]}
+        positive, *negatives = [row for row in rows if row.group == n]
+        assert positive == Row(n, 0, 1, caption, "coco:57870", "")
+        assert [(row.pair, row.polarity, row.asserts) for row in negatives] == [
+            (pair, 0, "") for pair in range(len(negatives))
+        ]
+        assert all(row.text != caption and sorted(row.text.split()) == sorted(caption.split()) for row in negatives)
+        operations = [row.operation for row in negatives]
+        assert 1 <= len(operations) <= 4 and operations == [name for name in order.SHUFFLES if name in operations]
+    assert {row.group for row in rows} == {0, 1}
 
-    # "Dog" has no other order, so it is no pair; the other caption of that image stays.
-    assert {row[0] for row in _captions(examples["COCO_train2014_000000000009"])} == {"9|captioned|1"}
-    assert len(collect("coco", examples.values())) == 2
+    # "Dog" has no other order, so it has no negatives and is left out; the other caption of that image stays.
+    (positive, *_), (other, *_) = (_captions(examples[f"COCO_train2014_{n:012d}"]) for n in (9, 57870))
+    assert positive == Row(0, 0, 1, "the brown dog", "coco:9", "") and other.asserts == "coco:57870"
 
 
 def _negclip(folder, rows):
@@ -96,12 +109,16 @@ def test_negclips_own_training_file(tmp_path):
     _negclip(tmp_path, [("A man on a horse.", first, negatives, "[1]"), ("Two dogs", second, "[]", "[0]")])
     folder, examples = _build("negclip_tsv", tmp_path, tmp_path / "out")
     rows = _captions(examples.pop("COCO_train2014_000000000001"))
-    assert [row[3] for row in rows] == ["a man on a horse", "a horse on a man", "a man on a horse", "man a"] * 2
+    assert rows == [
+        Row(0, 0, 1, "a man on a horse", "coco:1", ""),
+        Row(0, 0, 0, "a horse on a man", "", "negclip"),
+        Row(0, 1, 0, "man a", "", "negclip"),
+    ]
     assert not examples and recipe_sources.used(folder) == {"coco": {"1", "2"}}
 
 
 def test_negclips_hard_images_are_those_of_the_rows_that_it_names(tmp_path):
-    """Row numbers count from 0. An image is no hard image of itself; one without negatives is not in the dataset."""
+    """Row numbers count from 0. An image is not a hard image of itself; one without negatives is not in the dataset."""
     first, second, third, bare = _coco(tmp_path, 1, 2, 3, 4)
     wrong = "['other words']"
     rows = [("a", first, wrong, "[2, 3]"), ("b", first, wrong, "[0, 4]"), ("c", second, wrong, "[0, 1]")]
@@ -110,11 +127,11 @@ def test_negclips_hard_images_are_those_of_the_rows_that_it_names(tmp_path):
     names = [f"COCO_train2014_{n:012d}" for n in (1, 2, 3)]
     assert sorted(examples) == names
     table = pq.read_table(folder / HARD_IMAGES).to_pylist()
-    assert {row["triplet"]: row["negatives"] for row in table} == {
-        "1|captioned|0": [names[1], names[2]],
-        "2|captioned|0": [names[0]],
-        "3|captioned|0": [names[1]],
-    }
+    assert [(row["image_id"], row["triplet"], row["negatives"]) for row in table] == [
+        (names[0], "", [names[1], names[2]]),
+        (names[1], "", [names[0]]),
+        (names[2], "", [names[1]]),
+    ]
     assert mining.hard_images(folder / HARD_IMAGES, names) == [(1, 2), (0,), (1,)]
 
 
@@ -122,7 +139,7 @@ def test_negclips_hard_images_are_those_of_the_rows_that_it_names(tmp_path):
 def test_hard_images_outside_of_negclips_file_are_refused_and_nothing_is_left(tmp_path, numbers):
     (name,) = _coco(tmp_path, 1)
     _negclip(tmp_path, [("A man", name, "['Man a']", numbers)])
-    with pytest.raises(SystemExit, match=r"neg_image of 'A man' has .*; expected numbers of its 1 rows"):
+    with pytest.raises(UserError, match=r"neg_image of 'A man' has .*; expected numbers of its 1 rows"):
         _build("negclip_tsv", tmp_path, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("dataset_info.json"))
 
@@ -136,7 +153,7 @@ def test_hostile_rows_of_negclips_file_are_refused(tmp_path, negatives):
         writer = csv.writer(f, delimiter="\t")
         writer.writerow(["title", "filepath", "neg_caption"])
         writer.writerow(["A man", name, negatives][: 3 if negatives else 2])
-    with pytest.raises(SystemExit, match=r"train_neg_clip.tsv:2: .*expected title, filepath, neg_caption"):
+    with pytest.raises(UserError, match=r"train_neg_clip.tsv:2: .*expected title, filepath, neg_caption"):
         _build("negclip_tsv", tmp_path, tmp_path / "out")
 
 
@@ -167,9 +184,11 @@ def test_half_of_winoground_the_same_half_everywhere(tmp_path):
 
     n = min(taken, key=int)
     for k in range(2):
-        said, other = (f"{n} old pats young", f"{n} young pats old")[:: 1 - 2 * k]
-        expected = [(f"{n}|winoground|{k}", said), (f"{n}|winoground|{1 - k}", other)] * 4
-        assert [(row[4], row[3]) for row in _captions(examples[f"{n}-{k}"])] == expected
+        own, other = (f"{n} old pats young", f"{n} young pats old")[:: 1 - 2 * k]
+        assert _captions(examples[f"{n}-{k}"]) == [
+            Row(0, 0, 1, own, f"winoground:{n}:{k}", ""),
+            Row(0, 0, 0, other, f"winoground:{n}:{1 - k}", "winoground"),
+        ]
         pixels = examples[f"{n}-{k}"]["image"]
         original = np.asarray(Image.open(io.BytesIO(photo(2 * int(n) + k, 400, 320, quality=100))).resize((360, 288)))
         assert pixels.shape == (288, 360, 3) and np.abs(pixels.astype(int) - original).mean() < 4
@@ -177,15 +196,64 @@ def test_half_of_winoground_the_same_half_everywhere(tmp_path):
 
 def test_files_that_are_not_as_published_are_refused(tmp_path, tagger):
     _winoground(tmp_path, range(4), missing=[f"ex_{n}_img_1" for n in range(4)])
-    with pytest.raises(SystemExit, match=r"images.zip: no image 'ex_\d_img_1'.* which item \d needs"):
+    with pytest.raises(UserError, match=r"images.zip: no image 'ex_\d_img_1'.* which item \d needs"):
         _build("winoground_part", tmp_path, tmp_path / "out")
     (tmp_path / "coco").mkdir()
     path = tmp_path / "coco" / "coco_karpathy_train.json"
     for record, match in {
         '{"image": "../../etc/passwd"}': "record 0 is .*expected an image path and its caption",
         '{"image": "../../COCO_train2014_000000000001.jpg", "caption": "a b c d"}': "leads out of",
-        '{"image": "a.jpg", "caption": "a b"}': "'a.jpg': not a COCO file name",
+        '{"image": "a.jpg", "caption": "a b"}': "'a.jpg': expected a COCO file name",
+        "1": "record 0 is 1; expected an image path and its caption",
+        "{": "coco_karpathy_train.json: not JSON",
     }.items():
         path.write_text(f"[{record}]")
-        with pytest.raises(SystemExit, match=match):
+        with pytest.raises(UserError, match=match):
             _build("coco_order", tmp_path, tmp_path / "out")
+
+
+def test_images_behind_links_out_of_the_folder_are_refused(tmp_path, tagger):
+    (name,) = _coco(tmp_path / "in", 1)
+    (tmp_path / "secret.jpg").write_bytes((tmp_path / "in" / "coco" / name).read_bytes())
+    (tmp_path / "in" / "coco" / name).unlink()
+    (tmp_path / "in" / "coco" / name).symlink_to(tmp_path / "secret.jpg")
+    _negclip(tmp_path / "in", [("A man on a horse.", name, "['A horse on a man.']", "[]")])
+    with pytest.raises(UserError, match=f"{name}: leads out of"):
+        _build("negclip_tsv", tmp_path / "in", tmp_path / "out")
+
+
+def test_a_damaged_image_or_archive_is_named(tmp_path, tagger):
+    (name,) = _coco(tmp_path, 1)
+    (tmp_path / "coco" / name).write_bytes(b"not a JPEG")
+    _negclip(tmp_path, [("A man on a horse.", name, "['A horse on a man.']", "[]")])
+    with pytest.raises(UserError, match="image 'COCO_train2014_000000000001' cannot be read"):
+        _build("negclip_tsv", tmp_path, tmp_path / "out")
+    _winoground(tmp_path, range(2))
+    (tmp_path / "winoground" / "images.zip").write_bytes(b"not a zip file")
+    with pytest.raises(UserError, match=r"images.zip: not a zip file"):
+        _build("winoground_part", tmp_path, tmp_path / "out")
+
+
+def test_a_source_is_one_file_with_one_object(tmp_path):
+    """From outside the package: a source of one image with two groups, one of them with two negatives."""
+
+    def read(folder):
+        groups = [
+            recipe_sources.Group("a dog", "mine:1", [recipe_sources.Negative("a cat", "noun", "mine:2")]),
+            recipe_sources.Group("a big dog", "mine:1", [recipe_sources.Negative(t, "noun") for t in ("big a", "dog")]),
+        ]
+        yield recipe_sources.Described("1", lambda: photo(1), "", groups)
+
+    (tmp_path / "mine").mkdir()
+    source = recipe_sources.RecipeSource("mine", "Mine.", "mine", read, used=lambda folder: ["1"])
+    builder = naturel.Naturel(config=naturel.recipe_source(source), data_dir=tmp_path / "out")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tmp_path))
+    (example,) = list(builder.as_data_source("train"))
+    assert [(row.group, row.pair, row.polarity, row.text) for row in _captions(example)] == [
+        (0, 0, 1, "a dog"),
+        (0, 0, 0, "a cat"),
+        (1, 0, 1, "a big dog"),
+        (1, 0, 0, "big a"),
+        (1, 1, 0, "dog"),
+    ]
+    assert recipe_sources.used(Path(builder.data_dir)) == {"mine": {"1"}}

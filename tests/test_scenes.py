@@ -1,4 +1,4 @@
-"""The scenes world: what is drawn, what is said of it, and what is stored."""
+"""The scenes world: what is drawn, its captions, and what is stored."""
 
 import collections
 import dataclasses
@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from tfds_naturel import naturel
+from tfds_naturel.errors import UserError
+from tfds_naturel.scenes import __main__ as contact_sheet
 from tfds_naturel.scenes import examples
-from tfds_naturel.scenes.__main__ import sheet
 from tfds_naturel.scenes.layouts import DRAW
 from tfds_naturel.scenes.scene import CONFIGS, SPLITS, ScenesConfig, compose, draw
 from tfds_naturel.scenes.sprite import COLOURS
@@ -50,7 +51,7 @@ def rows() -> list[dict]:
     return [examples.example(config, split, i) for config in (SCENES, HARD) for split in SPLITS for i in range(40)]
 
 
-# Geometry: what a ruler on the picture says, from the boxes alone. Boxes are xmin, ymin, xmax, ymax.
+# Geometry: what a ruler on the image measures, from the boxes alone. Boxes are xmin, ymin, xmax, ymax.
 
 
 def _centre(box):
@@ -102,7 +103,7 @@ def test_boxes_show_the_relation(drawn):
 
 
 def test_boxes_are_where_the_objects_are():
-    """A pure-colour difference between a picture and the same picture with one object repainted lies in its box."""
+    """A pure-colour difference between a image and the same image with one object repainted lies in its box."""
     for index, label in enumerate(name for name in HARD.classes if attributes_of(name)):
         triplet = Triplet(label, "left_of", "Man")
         red, blue = (
@@ -129,7 +130,7 @@ def test_colours_are_the_colours_named():
         assert np.median(distance) < 12, (colour, label, np.median(distance))
 
 
-def test_captions_are_true_or_false_of_the_picture(rows):
+def test_captions_are_true_or_false_of_the_image(rows):
     """Every positive claims an annotated triplet; no negative claims one, its converse, or a side the boxes show."""
     counted = collections.Counter()
     for row in rows:
@@ -173,8 +174,8 @@ def test_no_caption_of_a_seen_triplet_claims_a_held_out_one(rows):
             assert claim not in hidden[name] and (claim is None or converse(claim) not in hidden[name])
 
 
-def test_what_is_false_of_one_picture_is_true_of_another(rows):
-    """So that no words are always false: a negative's claim, or its converse, is a triplet that some picture shows."""
+def test_what_is_false_of_one_image_is_true_of_another(rows):
+    """So that no words are always false: a negative's claim, or its converse, is a triplet that some image shows."""
     shown = {config.name: frozenset.union(*(c.triplets for c in config.compositions())) for config in CONFIGS.values()}
     claims = [(row["image_id"].split("-")[0], caption) for row in rows for caption in row["captions"]]
     claims = [(name, Triplet.parse(c["asserts"])) for name, c in claims if c["polarity"] == "negative" and c["asserts"]]
@@ -214,7 +215,7 @@ def test_held_out_compositions(config):
         assert all(family.either & pair and pair <= family.both for pair in orders)
 
 
-def test_splits_share_no_picture_and_unseen_triplets_are_unseen(drawn):
+def test_splits_share_no_image_and_unseen_triplets_are_unseen(drawn):
     shown = collections.defaultdict(set)
     for split, scene in zip(np.repeat(SPLITS, 100), drawn, strict=True):
         shown[split] |= {scene.triplet, *(triplet for _, triplet in scene.attributes)}
@@ -223,7 +224,7 @@ def test_splits_share_no_picture_and_unseen_triplets_are_unseen(drawn):
     assert len({hashlib.sha256(scene.image).digest() for scene in drawn}) == len(drawn)
 
 
-def test_a_picture_is_a_pure_function_of_its_number():
+def test_an_image_is_a_pure_function_of_its_number():
     """Another process that draws in another order gets the same bytes, and never imports TensorFlow."""
     numbers = [(name, split, i) for name in CONFIGS for split in SPLITS for i in (0, 7)]
     code = """if True:
@@ -294,8 +295,8 @@ def test_image_is_a_jpeg_of_the_configured_size(rows):
 
 
 def test_contact_sheet():
-    picture = sheet(SCENES, ("hits", "at"), columns=3)
-    assert picture.shape == (2 * 216, 3 * 192, 3) and picture.dtype == np.uint8
+    pixels = contact_sheet.sheet(SCENES, ("hits", "at"), columns=3)
+    assert pixels.shape == (2 * 216, 3 * 192, 3) and pixels.dtype == np.uint8
 
 
 def test_a_config_that_cannot_be_drawn_is_refused():
@@ -303,3 +304,17 @@ def test_a_config_that_cannot_be_drawn_is_refused():
         dataclasses.replace(SCENES, classes=("Dog", "Unicorn"))
     with pytest.raises(ValueError, match=r"held_out = 0\.0 .* raise one of the two"):
         dataclasses.replace(SCENES, held_out=0.0)
+
+
+def test_the_sheet_is_written_and_mistakes_are_named(tmp_path):
+    command = ["--sheet", str(tmp_path / "sheet.png"), "--relation", "hits"]
+    contact_sheet.main([*command, "--columns", "2"])
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert image.size == (2 * 192, 216)
+    for arguments, match in {
+        (*command, "--columns", "0"): "--columns 0: expected at least 1",
+        ("--sheet", "sheet.txt"): "--sheet sheet.txt: expected a path that ends with .png",
+        ("--sheet", str(tmp_path / "none" / "sheet.png"), *command[2:], "--columns", "1"): "none/sheet.png",
+    }.items():
+        with pytest.raises((UserError, FileNotFoundError), match=match):
+            contact_sheet.main(arguments)

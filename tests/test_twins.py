@@ -1,4 +1,4 @@
-"""The benchmark twins: official formats, and captions that are true and false of their pictures."""
+"""The benchmark twins: official formats, and captions that are true and false of their images."""
 
 import collections
 import dataclasses
@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tfds_naturel import twins
+from tfds_naturel.errors import UserError
 from tfds_naturel.scenes import items as scene_items
 from tfds_naturel.scenes.scene import CONFIGS, SPLITS, Scene, draw
 from tfds_naturel.scenes.sprite import COLOURS
@@ -128,7 +129,7 @@ def test_sugarcrepe(folder, name):
             assert image.format == "JPEG" and image.size == scene.image.shape[:2]
 
 
-def test_pictures_are_of_no_split_and_of_one_item(folder):
+def test_images_are_of_no_split_and_of_one_item(folder):
     stored = [hashlib.sha256(p.read_bytes()).digest() for d in ("aro", "coco") for p in folder.glob(f"{d}/**/*.jpg")]
     assert len(set(stored)) == len(stored) == 9 * ITEMS
     twin = {
@@ -149,5 +150,10 @@ def test_writing_twice_gives_the_same_bytes(folder, tmp_path):
 
 def test_a_world_without_suitable_compositions_is_refused(tmp_path):
     poor = dataclasses.replace(SCENES, pairs_per_family=2, held_out=0.0, sizes=(1, 1, 1, 0))
-    with pytest.raises(ValueError, match=r"held-out.*raise pairs_per_family"):
+    with pytest.raises(UserError, match=r"held-out.*raise pairs_per_family"):
         twins.write(tmp_path, poor, seed=0, items=30)
+
+
+def test_mistakes_of_the_command_line_are_named(tmp_path):
+    with pytest.raises(UserError, match="--items 0: expected at least 1"):
+        twins.main(["--out", str(tmp_path), "--items", "0"])

@@ -1,16 +1,15 @@
-"""Audits a caption bank: what every caption must pass, how varied the captions are, and what their words betray.
+"""Audits a caption bank: checks every caption, and measures how varied they are and what their words give away.
 
     python -m tfds_naturel.audit --out report/
 
 writes ``report.md`` and ``review.html``, a page on which annotators accept or reject captions. With two files of
-decisions it reports their agreement. Exits with 1 when a caption fails a check.
+decisions it reports their agreement. A caption that fails a check is an error, after the report is written.
 """
 
 import argparse
 import itertools
 import json
 import re
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -18,17 +17,20 @@ from pathlib import Path
 
 import numpy as np
 
-from tfds_naturel import decisions
+from tfds_naturel import cli, decisions
 from tfds_naturel.captions import bank as banks
 from tfds_naturel.captions import blind, checks, grammar, review
 from tfds_naturel.captions.bank import Bank
+from tfds_naturel.errors import UserError
+from tfds_naturel.schema import Caption
 
 SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 _BLEU_SAMPLE = 200  # captions compared with each other
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> None:
+    """The command line. Raises UserError when a caption fails a check."""
     parser = argparse.ArgumentParser(prog="tfds_naturel.audit", description=__doc__.split("\n")[0])
     parser.add_argument("--bank", type=Path, help="a bank file; the published one by default")
     parser.add_argument("--out", type=Path, required=True, help="folder for report.md and review.html")
@@ -48,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")
     (options.out / "review.html").write_text(review.page(bank, options.photos), encoding="utf-8")
     print("\n".join(lines))
-    return 1 if problems else 0
+    if problems:
+        raise UserError(f"{options.bank or 'the bank'}: {len(problems)} faults; {options.out / 'report.md'} lists them")
 
 
 def _tokens(path: Path | None) -> tuple[checks.Tokens, str]:
@@ -56,7 +59,10 @@ def _tokens(path: Path | None) -> tuple[checks.Tokens, str]:
         return checks.token_bound, "an upper bound of 1.6 tokens a word"
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises Exception itself
+        raise UserError(f"{path}: not a tokenizer.json ({error})") from error
     return lambda text: len(tokenizer.encode(text).ids), path.name
 
 
@@ -81,7 +87,7 @@ def _compared(bank: Bank, sugarcrepe: Path | None) -> list[str]:
         values += itertools.chain.from_iterable(blind.accuracy(pairs).values())
         lines.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |")
     note = (
-        "Blind accuracy: trained on half of the triplets (SugarCrepe: pictures), tested on the other, 20 splits; 0.5 is"
+        "Blind accuracy: trained on half of the triplets (SugarCrepe: images), tested on the other, 20 splits; 0.5 is"
     )
     return [*lines, "", f"{note} chance. Single captions, then which one of a pair.", ""]
 
@@ -95,14 +101,20 @@ def complex_pairs(bank: Bank) -> dict[str, list[tuple[str, str]]]:
 
 
 def sugarcrepe_pairs(folder: Path) -> dict[str, list[tuple[str, str]]]:
-    """Picture -> its (caption, negative caption), from those of SugarCrepe's seven files that ``folder`` holds."""
+    """Image -> its (caption, negative caption), from those of SugarCrepe's seven files that ``folder`` holds.
+
+    Raises UserError when it holds none of them, or one is malformed.
+    """
     pairs: dict[str, list[tuple[str, str]]] = {}
     files = [path for name in SUGARCREPE if (path := folder / f"{name}.json").exists()]
     if not files:
-        raise FileNotFoundError(f"{folder}: holds none of SugarCrepe's files ({', '.join(SUGARCREPE)}, each .json)")
+        raise UserError(f"{folder}: holds none of SugarCrepe's files ({', '.join(SUGARCREPE)}, each .json)")
     for path in files:
-        for row in json.loads(path.read_text(encoding="utf-8")).values():
-            pairs.setdefault(row["filename"], []).append((row["caption"], row["negative_caption"]))
+        try:
+            for row in json.loads(path.read_text(encoding="utf-8")).values():
+                pairs.setdefault(row["filename"], []).append((row["caption"], row["negative_caption"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not as SugarCrepe publishes it ({type(error).__name__}: {error})") from error
     return pairs
 
 
@@ -114,18 +126,20 @@ def _words(bank: Bank) -> list[str]:
     captions = [caption for written in bank.values() for caption in written if caption.kind == "complex"]
     by_polarity = {p: [c for c in captions if c.polarity == p] for p in ("positive", "negative")}
     lines = ["## Balance", "", "| | positive | negative |", "|---|---|---|"]
-    words = [np.array([len(c.text.split()) for c in group]) for group in by_polarity.values()]
-    lines.append("| words, mean (5th-95th percentile) | " + " | ".join(map(_spread, words)) + " |")
-    shapes, used = (
-        [Counter(itertools.chain.from_iterable(parts(c) for c in group)) for group in by_polarity.values()]
-        for parts in (lambda c: [c.shape], lambda c: set(_WORD.findall(c.text.lower())))
-    )
+    lengths = [np.array([len(c.text.split()) for c in group]) for group in by_polarity.values()]
+    lines.append("| words, mean (5th-95th percentile) | " + " | ".join(map(_spread, lengths)) + " |")
+    shapes = [Counter(c.shape for c in group) for group in by_polarity.values()]
+    used = [Counter(word for c in group for word in _distinct_words(c)) for group in by_polarity.values()]
     for shape, _ in (shapes[0] + shapes[1]).most_common():
         shares = (f"{count[shape] / count.total():.1%}" for count in shapes)
         lines.append(f"| shape: {shape} | {' | '.join(shares)} |")
     uneven = sorted(used[0].keys() | used[1].keys(), key=lambda word: (-abs(used[0][word] - used[1][word]), word))
     lines += [f"| captions with {word!r} | {used[0][word]} | {used[1][word]} |" for word in uneven[:12]]
     return [*lines, "", "The words listed are the most uneven ones.", ""]
+
+
+def _distinct_words(caption: Caption) -> set[str]:
+    return set(_WORD.findall(caption.text.lower()))
 
 
 def _spread(lengths: np.ndarray) -> str:
@@ -149,8 +163,8 @@ def self_bleu(texts: Sequence[str], seed: int = 0) -> float:
 
     n-grams that no other caption has count 0.1 (smoothing 1 of Chen and Cherry 2014).
     """
-    some = np.random.default_rng(seed).permutation(len(texts))[:_BLEU_SAMPLE]
-    counts = [[Counter(_grams(texts[i], n)) for n in range(1, 5)] for i in some]
+    sample = np.random.default_rng(seed).permutation(len(texts))[:_BLEU_SAMPLE]
+    counts = [[Counter(_grams(texts[i], n)) for n in range(1, 5)] for i in sample]
     return float(np.mean([_bleu(counts, row) for row in range(len(counts))]))
 
 
@@ -169,4 +183,4 @@ def _bleu(counts: list[list[Counter]], row: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

@@ -1,28 +1,37 @@
 """Builds a NatuRel dataset.
 
-    python -m tfds_naturel.fetch --split train --out DIR
-    python -m tfds_naturel.build full --manual-dir DIR --data-dir OUT
+    python -m tfds_naturel.open_images.fetch --split train --out DIR
+    python -m tfds_naturel.build full --manual_dir DIR --data_dir OUT
 
 writes ``OUT/naturel/full/<version>`` (ArrayRecord, or TFRecord for tf.data users) with its card. A finished dataset is
-left as it is; what an interrupted build left behind is removed, and the build starts again.
+left as it is; the leftovers of an interrupted build are removed, and the build starts over.
 """
 
 import argparse
 import dataclasses
-import shutil
+import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tensorflow_datasets as tfds
+from etils import epath
 
-from tfds_naturel import card, naturel
-from tfds_naturel.plan import OpenImagesConfig
+from tfds_naturel import card, cli, extras, naturel
+from tfds_naturel.errors import UserError
+from tfds_naturel.open_images.plan import OpenImagesConfig
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+_LOG = logging.getLogger("tfds_naturel.build")  # this module runs as __main__
 
 _NUMBERS = ("short_side", "quality", "seed", "max_rejected", "max_missing")
 _CHOICES = ("annotations", "images", "bank", "decisions", *_NUMBERS)
 
 
 def builder(options: argparse.Namespace) -> naturel.Naturel:
-    """The builder that the command line asks for. Raises ValueError when changed options come without a new name."""
+    """The builder that the command line requests. Raises UserError for changed options without a new name."""
     arguments = {"data_dir": options.data_dir, "file_format": options.format, "use_beam": bool(options.beam)}
     changes = {field: getattr(options, field) for field in _CHOICES if getattr(options, field) is not None}
     if options.unofficial:
@@ -30,24 +39,31 @@ def builder(options: argparse.Namespace) -> naturel.Naturel:
     if not changes:
         return naturel.Naturel(config=options.config, **arguments)
     if options.config not in naturel.OPEN_IMAGES:
-        raise ValueError(f"config {options.config!r} draws its pictures; --{'/--'.join(changes)} are for Open Images")
+        raise UserError(
+            f"--{'/--'.join(changes)}: only for Open Images ({', '.join(naturel.OPEN_IMAGES)}), not for "
+            f"{options.config!r}; leave them out"
+        )
     if options.name is None:
-        raise ValueError(f"--{'/--'.join(changes)} change what {options.config!r} is: give the result a --name")
+        raise UserError(f"--{'/--'.join(changes)}: changes the content of {options.config!r}; give the result a --name")
     config = dataclasses.replace(naturel.OPEN_IMAGES[options.config], name=options.name, **changes)
     return naturel.Naturel(config=naturel.open_images(config), **arguments)
 
 
-def build(options: argparse.Namespace) -> Path:
-    """Builds what is not there yet; returns its folder. Raises ValueError when it is there from other input."""
+def build(options: argparse.Namespace) -> epath.Path:
+    """Builds the dataset unless it exists; returns its folder. Raises UserError when it was built from other input."""
+    if options.manual_dir and not options.manual_dir.expanduser().is_dir():
+        raise UserError(
+            f"--manual_dir {options.manual_dir}: not a folder; {naturel.Naturel.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+        )
     made = builder(options)
-    folder = Path(made.data_dir)
+    folder = epath.Path(made.data_dir)
     for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
-        print(f"{leftover}: removed, an earlier build was interrupted", flush=True)
-        shutil.rmtree(leftover)
+        _LOG.info("%s: removed; an earlier build was interrupted", leftover)
+        leftover.rmtree()
     if folder.exists():
         _check_same(made)
         card.write(made)
-        print(f"{folder}: finished before", flush=True)
+        print(f"{folder}: already built")
         return folder
     manual_dir = options.manual_dir and options.manual_dir.expanduser()
     download_config = tfds.download.DownloadConfig(manual_dir=manual_dir, beam_options=_beam_options(options.beam))
@@ -57,30 +73,32 @@ def build(options: argparse.Namespace) -> Path:
 
 
 def _check_same(made: naturel.Naturel) -> None:
-    expected, found = made.builder_config.options(), made.info.metadata["options"]
-    differing = [key for key in expected if found.get(key) != expected[key]]
+    expected, built = made.builder_config.options(), made.info.metadata["options"]
+    differing = [key for key in expected if built.get(key) != expected[key]]
     if differing:
-        details = ", ".join(f"{key} {found.get(key)!r}, now {expected[key]!r}" for key in differing)
-        raise ValueError(
-            f"{made.data_dir}: built before with {details}. Give the new one a --name, or remove the folder"
+        details = ", ".join(f"{key} {built.get(key)!r}, now {expected[key]!r}" for key in differing)
+        raise UserError(
+            f"{made.data_dir}: already built with {details}; give the new one a --name, or remove the folder"
         )
 
 
-def _beam_options(text: str | None):
+def _beam_options(text: str | None) -> "PipelineOptions | None":
     if text is None:
         return None
-    from apache_beam.options.pipeline_options import PipelineOptions  # the build extra
+    extras.library("apache_beam", "build")
+    from apache_beam.options.pipeline_options import PipelineOptions
 
     return PipelineOptions([f"--{option}" for option in text.split(",")])
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tfds_naturel.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", choices=list(naturel.Naturel.builder_configs))
-    parser.add_argument("--data-dir", type=Path, help="where the dataset goes; by default ~/tensorflow_datasets")
-    parser.add_argument("--manual-dir", type=Path, help="what tfds_naturel.fetch wrote, or holds coco/ or winoground/")
+    parser.add_argument("--data_dir", type=epath.Path, help="where the dataset goes; by default ~/tensorflow_datasets")
+    parser.add_argument("--manual_dir", type=Path, help="the fetched folder, or one with coco/ or winoground/")
     parser.add_argument("--format", choices=["array_record", "tfrecord"], default="array_record")
     parser.add_argument(
         "--beam", metavar="OPTIONS", help="runner=DirectRunner,direct_num_workers=2,...: build with Beam"
@@ -88,19 +106,16 @@ def main(arguments: list[str] | None = None) -> None:
     photos = parser.add_argument_group("Open Images")
     photos.add_argument("--annotations", type=Path, help="annotation files elsewhere")
     photos.add_argument("--images", type=Path, help="photos elsewhere, <ImageID>.jpg")
-    photos.add_argument("--unofficial", action="store_true", help="accept annotation files that are not the published")
-    photos.add_argument("--name", help="name of a dataset with other options than the published config")
+    photos.add_argument("--unofficial", action="store_true", help="accept other annotation files than the published")
+    photos.add_argument("--name", help="name of the dataset when its options are not those of the config")
     photos.add_argument("--bank", type=Path, help="your caption bank")
     photos.add_argument("--decisions", type=Path, help="reviewers' decisions about the captions")
     for field in dataclasses.fields(OpenImagesConfig):
         if field.name in _NUMBERS:
             kind = type(field.default)
-            photos.add_argument(f"--{field.name.replace('_', '-')}", type=kind, help=f"by default {field.default}")
-    try:
-        build(parser.parse_args(arguments))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"build: {error}") from error
+            photos.add_argument(f"--{field.name}", type=kind, help=f"by default {field.default}")
+    build(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

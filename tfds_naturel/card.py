@@ -1,16 +1,17 @@
 """The dataset card: what a built dataset holds, from its metadata alone."""
 
 import collections
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from etils import epath
 
 from tfds_naturel.schema import PAIRS, Triplet
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-# SPDX identifier and text, by what marks the source in the metadata.
+# SPDX identifier and text, by the key of the metadata that only this source has.
 _LICENCES = {
     "inputs": (
         "cc-by-4.0",
@@ -20,28 +21,31 @@ _LICENCES = {
     "used": (
         "other",
         "Images and captions are the user's copies of COCO or Winoground, under the terms of their publishers. They "
-        "must not be published from here. Evaluation must leave out the items that metadata.json lists as `used`.",
+        "must not be republished. Evaluation must leave out the items that metadata.json lists as `used`.",
     ),
-    "options": ("apache-2.0", "Pictures are drawn by this code and carry its licence."),
+    "options": ("apache-2.0", "Images are drawn by this code and carry its licence."),
 }
 
 
-def write(builder: "tfds.core.DatasetBuilder") -> Path:
+def write(builder: "tfds.core.DatasetBuilder") -> epath.Path:
     """Writes ``README.md`` into a prepared dataset's folder; the same dataset gives the same bytes."""
     info = builder.info
-    sizes = {split: (found.num_examples, found.num_bytes) for split, found in info.splits.items()}
-    path = Path(builder.data_dir) / "README.md"
-    path.write_text(render(info.full_name, builder.builder_config.description, sizes, dict(info.metadata)), "utf-8")
+    sizes = {name: (split.num_examples, split.num_bytes) for name, split in info.splits.items()}
+    path = epath.Path(builder.data_dir) / "README.md"
+    card = render(info.full_name, builder.builder_config.description, sizes, dict(info.metadata))
+    path.write_text(card, encoding="utf-8")
     return path
 
 
 def render(name: str, description: str, sizes: dict[str, tuple[int, int]], facts: dict[str, Any]) -> str:
     """The card in Markdown. ``sizes``: examples and bytes by split; ``facts``: the dataset's metadata."""
-    spdx, licence = next(found for key, found in _LICENCES.items() if key in facts)
+    spdx, licence = next(text for key, text in _LICENCES.items() if key in facts)
+    captions = f"Every image has {2 * PAIRS} captions for each triplet it shows: four pairs of one true and one false."
+    if "used" in facts:
+        captions = "Every true caption of an image comes with the false ones made from it."
     parts = [
         f"---\nlicense: {spdx}\n---",
-        f"# {name}\n\n{description} Every image has {2 * PAIRS} captions for each triplet it shows: four pairs of one "
-        "true and one false caption.",
+        f"# {name}\n\n{description} {captions}",
         "## Splits\n\n" + _table(["split", "images", "MB"], ([s, n, f"{b / 1e6:,.1f}"] for s, (n, b) in sizes.items())),
         f"## Licence\n\n{licence}",
         "## Options\n\n" + _table(["option", "value"], facts["options"].items()),
@@ -78,10 +82,10 @@ def _triplets(facts: dict[str, Any]) -> list[str]:
 
 
 def _by_split(facts: dict[str, Any], text: str) -> dict[str, int]:
-    return {split: found["triplets"].get(text, 0) for split, found in facts["splits"].items()}
+    return {split: counts["triplets"].get(text, 0) for split, counts in facts["splits"].items()}
 
 
-def _rows(counts: dict, splits: Sequence[str]) -> Iterable[list]:
+def _rows(counts: Mapping[Any, Mapping[str, int]], splits: Sequence[str]) -> Iterable[list[Any]]:
     for key, by_split in counts.items():
         yield [" ".join(key) if isinstance(key, Triplet) else key, *(by_split[split] for split in splits)]
 

@@ -1,4 +1,4 @@
-"""HTTP downloads that survive bad networks: retried, resumed, and never half a file under its final name."""
+"""HTTP downloads over unreliable networks: retried, resumed, and never half a file under its final name."""
 
 import asyncio
 import dataclasses
@@ -10,22 +10,28 @@ from typing import TypeVar
 import aiohttp
 import tqdm
 
-from tfds_naturel.photos import MAX_BYTES, BadPhoto
-from tfds_naturel.releases import OfficialFile, md5_of
+from tfds_naturel.errors import UserError
+from tfds_naturel.files import md5_of
 
 T = TypeVar("T")
 
-_MISSING = frozenset({403, 404, 410})  # S3 answers 403 for a key that is not there when listing is not allowed
+LIMIT = 256 << 20  # bytes of a body that is held in memory
+
+_MISSING = frozenset({403, 404, 410})  # S3 answers 403 for a missing key when listing is not allowed
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CHUNK = 1 << 18
 
 
 class MissingKey(Exception):
-    """The server says that there is no such file."""
+    """The server answers that it has no such file."""
+
+
+class TooLarge(ValueError):
+    """The body is larger than the caller's limit."""
 
 
 class Transient(Exception):
-    """A failure that may pass: asks to be tried again, not before ``after`` seconds."""
+    """A failure worth a retry, not before ``after`` seconds."""
 
     def __init__(self, detail: str, after: float = 0.0):
         super().__init__(detail)
@@ -34,7 +40,7 @@ class Transient(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """How long to wait, in seconds, and how often to try. A try without a byte for ``stall`` seconds is given up."""
+    """Waits in seconds and the number of attempts. An attempt that receives nothing for ``stall`` seconds fails."""
 
     attempts: int = 6
     first_wait: float = 0.5
@@ -49,9 +55,9 @@ def session(policy: Policy, connections: int) -> aiohttp.ClientSession:
 
 
 async def retried(attempt: Callable[[], Awaitable[T]], policy: Policy) -> T:
-    """Awaits ``attempt()`` until it succeeds. Raises Transient after ``policy.attempts`` tries, other errors at once.
+    """Awaits ``attempt()`` until it succeeds. Raises Transient after ``policy.attempts``, other errors at once.
 
-    Waits double from ``first_wait``, with full jitter, and are never shorter than the server asks for.
+    Waits double from ``first_wait``, with full jitter, and are never shorter than the server requests.
     """
     for number in range(policy.attempts):
         try:
@@ -62,8 +68,8 @@ async def retried(attempt: Callable[[], Awaitable[T]], policy: Policy) -> T:
             failure = error
         if number + 1 < policy.attempts:
             longest = min(policy.longest_wait, policy.first_wait * 2**number)
-            asked = min(policy.longest_wait, failure.after)
-            await asyncio.sleep(max(asked, random.uniform(0, longest)))
+            requested = min(policy.longest_wait, failure.after)
+            await asyncio.sleep(max(requested, random.uniform(0, longest)))
     raise failure
 
 
@@ -77,20 +83,20 @@ def check_status(response: aiohttp.ClientResponse) -> None:
     response.raise_for_status()
 
 
-async def get_bytes(client: aiohttp.ClientSession, url: str) -> bytes:
-    """The body at ``url``, at most ``MAX_BYTES`` of it. Raises MissingKey, Transient, BadPhoto, aiohttp.ClientError."""
+async def get_bytes(client: aiohttp.ClientSession, url: str, limit: int = LIMIT) -> bytes:
+    """The body at ``url``. Raises TooLarge beyond ``limit`` bytes, MissingKey, Transient, aiohttp.ClientError."""
     async with client.get(url) as response:
         check_status(response)
         body = bytearray()
         async for chunk in response.content.iter_chunked(_CHUNK):
             body += chunk
-            if len(body) > MAX_BYTES:
-                raise BadPhoto("too_large", f"{url}: more than {MAX_BYTES:,} bytes")
+            if len(body) > limit:
+                raise TooLarge(f"{url}: more than {limit:,} bytes")
         return bytes(body)
 
 
 async def size_of(client: aiohttp.ClientSession, url: str) -> int | None:
-    """The size that the server announces, None where it has no such file. Raises Transient, aiohttp.ClientError."""
+    """The size that the server announces, None for a missing file. Raises Transient, aiohttp.ClientError."""
     async with client.head(url) as response:
         if response.status in _MISSING:
             return None
@@ -98,24 +104,24 @@ async def size_of(client: aiohttp.ClientSession, url: str) -> int | None:
         return response.content_length
 
 
-async def get_file(client: aiohttp.ClientSession, file: OfficialFile, url: str, path: Path, policy: Policy) -> None:
-    """Downloads an official file to ``path``, going on where an earlier try stopped.
+async def get_file(client: aiohttp.ClientSession, url: str, path: Path, *, size: int, md5: str, policy: Policy) -> None:
+    """Downloads a file of known ``size`` in bytes and MD5 to ``path``, continuing where an earlier attempt stopped.
 
-    Raises ValueError when what the server sends is not the official file, else as ``retried`` does.
+    Raises UserError when the server sends anything else (nothing of it is kept), otherwise as ``retried`` does.
     """
     part = path.with_name(path.name + ".part")
-    with tqdm.tqdm(total=file.bytes, unit="B", unit_scale=True, desc=file.name) as progress:
-        await retried(lambda: _append(client, file, url, part, progress), policy)
-    found = await asyncio.to_thread(md5_of, part)
-    if found != file.md5:
+    with tqdm.tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as progress:
+        await retried(lambda: _append(client, url, part, size, progress), policy)
+    actual = await asyncio.to_thread(md5_of, part)
+    if actual != md5:
         part.unlink()
-        raise ValueError(f"{url}: md5 {found}, the official {file.name} has {file.md5}; nothing of it was kept")
+        raise UserError(f"{url}: md5 {actual}, but {path.name} has {md5}; nothing was kept, check the address")
     part.replace(path)
 
 
-async def _append(client: aiohttp.ClientSession, file: OfficialFile, url: str, part: Path, progress: tqdm.tqdm) -> None:
+async def _append(client: aiohttp.ClientSession, url: str, part: Path, size: int, progress: tqdm.tqdm) -> None:
     have = part.stat().st_size if part.exists() else 0
-    if have >= file.bytes:
+    if have >= size:
         return
     async with client.get(url, headers={"Range": f"bytes={have}-"} if have else {}) as response:
         check_status(response)
@@ -124,7 +130,9 @@ async def _append(client: aiohttp.ClientSession, file: OfficialFile, url: str, p
         progress.update(have - progress.n)
         with part.open("ab" if have else "wb") as f:
             async for chunk in response.content.iter_chunked(_CHUNK):
-                f.write(chunk)
+                f.write(chunk[: size + 1 - f.tell()])  # one byte too many fails the MD5: an endless body ends here
                 progress.update(len(chunk))
-    if part.stat().st_size < file.bytes:
-        raise Transient(f"{url}: ended after {part.stat().st_size:,} of {file.bytes:,} bytes")
+                if f.tell() > size:
+                    return
+    if part.stat().st_size < size:
+        raise Transient(f"{url}: ended after {part.stat().st_size:,} of {size:,} bytes")

@@ -1,25 +1,26 @@
 """Mined negative images: for an image and a triplet it shows, other images that look or read alike but do not show it.
 
-They take the place of the sentinel, the blank picture, as NegCLIP's hard negative images.
+They take the place of the sentinel, the blank image, as NegCLIP's hard negative images.
 """
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from etils import epath
 
 from tfds_naturel.captions.relations import CONTRARIES, RELATIONS, converse
+from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Triplet
 from tfds_naturel.survey import Survey
 
 SWAP, RELATION, ATTRIBUTE, NEAREST = "swap", "relation", "attribute", "nearest"
 
 _POOL = 256  # candidates of one kind that are compared for one image and triplet
-_NEAR_DUPLICATE = 0.97  # cosine from which two photos are taken for copies, which are no negatives
-_ROWS = 1024  # images whose neighbours are looked for in one matrix product
+_ROWS = 1024  # images whose neighbours come from one matrix product; rows that are written together
+_NEAR_DUPLICATE = 0.97  # cosine from which two photos count as copies of each other, which are not negatives
 _SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -29,8 +30,8 @@ _SCHEMA = pa.schema(
     ]
 )
 
-
-Row = tuple[str, str, list[str], list[str]]  # image, triplet, its negatives, what makes each one hard
+# Image, triplet (empty when the negatives are those of the image), its negatives, what makes each one hard.
+Row = tuple[str, str, list[str], list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,41 +49,41 @@ class Mined:
 
 
 def may_hold(triplet: Triplet, shown: Iterable[Triplet]) -> bool:
-    """Whether an image annotated with ``shown`` may show ``triplet``, annotated or not: annotations are not complete.
+    """Whether an image annotated with ``shown`` may show ``triplet``, annotated or not: annotations are incomplete.
 
-    It does when it is annotated in either direction, or when a label between the same objects goes along with it (who
-    plays a guitar holds it).
+    It may when it is annotated in either direction, or when an annotated relation between the same objects implies it
+    (whoever plays a guitar holds it).
     """
-    for told in shown:
-        for said in (told, converse(told)):
-            if said == triplet:
+    for annotated in shown:
+        for fact in (annotated, converse(annotated)):
+            if fact == triplet:
                 return True
-            if said and (said.subject, said.object) == (triplet.subject, triplet.object):
-                relation = RELATIONS.get(said.relation)
+            if fact and (fact.subject, fact.object) == (triplet.subject, triplet.object):
+                relation = RELATIONS.get(fact.relation)
                 if relation and triplet.relation in relation.implies:
                     return True
     return False
 
 
 def kinds_of(triplet: Triplet, triplets: Sequence[Triplet]) -> dict[str, list[int]]:
-    """Which of ``triplets`` make an image that shows them a hard negative of ``triplet``, by kind: numbers of them."""
-    found: dict[str, list[int]] = {SWAP: [], RELATION: [], ATTRIBUTE: []}
+    """The numbers of the ``triplets`` that make an image that shows them a hard negative of ``triplet``, by kind."""
+    kinds: dict[str, list[int]] = {SWAP: [], RELATION: [], ATTRIBUTE: []}
     for number, other in enumerate(triplets):
         if triplet.relation == "is":
             contrary = other.object in CONTRARIES.get(triplet.object, ())
             if other.relation == "is" and other.subject == triplet.subject and contrary:
-                found[ATTRIBUTE].append(number)
+                kinds[ATTRIBUTE].append(number)
         elif other.relation != "is" and not may_hold(triplet, [other]):
             same, swapped = (other.subject, other.object), (other.object, other.subject)
             if (triplet.subject, triplet.object) == swapped and other.relation == triplet.relation:
-                found[SWAP].append(number)
+                kinds[SWAP].append(number)
             elif (triplet.subject, triplet.object) in (same, swapped):
-                found[RELATION].append(number)
-    return found
+                kinds[RELATION].append(number)
+    return kinds
 
 
 def mine(survey: Survey, count: int, seed: int = 0, zimg_ND: np.ndarray | None = None) -> Iterator[Mined]:
-    """At most ``count`` negatives for every image and triplet of ``survey``, those without any left out.
+    """At most ``count`` negatives for every image and triplet of ``survey`` that has any.
 
     Kinds come in the order swap, relation, attribute, nearest. Within a kind the nearest come first when ``zimg_ND``
     gives unit embeddings of the images (float [N, D]), otherwise the order is random, a function of the seed, the image
@@ -91,8 +92,8 @@ def mine(survey: Survey, count: int, seed: int = 0, zimg_ND: np.ndarray | None =
     showing = survey.images_of()
     by_kind = [kinds_of(triplet, survey.triplets) for triplet in survey.triplets]
     pools = [
-        {kind: np.unique(np.concatenate([showing[t] for t in kinds])) for kind, kinds in found.items() if kinds}
-        for found in by_kind
+        {kind: np.unique(np.concatenate([showing[t] for t in numbers])) for kind, numbers in kinds.items() if numbers}
+        for kinds in by_kind
     ]
     for start in range(0, len(survey.image_ids), _ROWS):
         images = range(start, min(start + _ROWS, len(survey.image_ids)))
@@ -110,7 +111,7 @@ def mine(survey: Survey, count: int, seed: int = 0, zimg_ND: np.ndarray | None =
 def _ranked(
     n: int, pools: dict[str, np.ndarray], rng: np.random.Generator, zimg_ND: np.ndarray | None
 ) -> list[tuple[str, int]]:
-    ranked = []
+    ranked: list[tuple[str, int]] = []
     for kind, pool in pools.items():
         pool = rng.choice(pool, min(_POOL, len(pool)), replace=False)
         if zimg_ND is not None:
@@ -122,14 +123,14 @@ def _ranked(
 
 
 def _neighbours(zimg_ND: np.ndarray, images: range, count: int) -> list[list[int]]:
-    """At most ``count`` nearest images of each, nearest first; copies, and the image itself, are left out."""
+    """At most ``count`` nearest images of each, nearest first, without copies and the image itself."""
     cosines = zimg_ND[images.start : images.stop] @ zimg_ND.T
     cosines[cosines >= _NEAR_DUPLICATE] = -np.inf
     count = min(count, cosines.shape[1])
     nearest = np.sort(np.argpartition(-cosines, count - 1, axis=1)[:, :count], axis=1)  # ties: lowest number first
-    found = np.take_along_axis(cosines, nearest, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")
-    ranked = zip(np.take_along_axis(nearest, order, axis=1), np.take_along_axis(found, order, axis=1), strict=True)
+    cosines = np.take_along_axis(cosines, nearest, axis=1)
+    order = np.argsort(-cosines, axis=1, kind="stable")
+    ranked = zip(np.take_along_axis(nearest, order, axis=1), np.take_along_axis(cosines, order, axis=1), strict=True)
     return [row[row_cosines > -np.inf].tolist() for row, row_cosines in ranked]
 
 
@@ -148,17 +149,19 @@ def _chosen(
 
 def named(survey: Survey, mined: Iterable[Mined]) -> Iterator[Row]:
     """``mined`` with the images' names for their numbers."""
-    for found in mined:
-        names = [survey.image_ids[m] for m in found.negatives]
-        yield survey.image_ids[found.image], str(found.triplet), names, list(found.kinds)
+    for negatives in mined:
+        names = [survey.image_ids[m] for m in negatives.negatives]
+        yield survey.image_ids[negatives.image], str(negatives.triplet), names, list(negatives.kinds)
 
 
-def save(path: Path, found: Iterable[Row]) -> int:
+def save(path: epath.PathLike, mined: Iterable[Row]) -> int:
     """Writes a Parquet file (image_id, triplet, negatives, kinds); returns its number of rows."""
-    rows, batch = 0, []
+    rows = 0
+    batch: list[Row] = []
+    path = epath.Path(path)
     part = path.with_name(path.name + ".part")
-    with pq.ParquetWriter(part, _SCHEMA) as writer:
-        for row in found:
+    with part.open("wb") as f, pq.ParquetWriter(f, _SCHEMA) as writer:
+        for row in mined:
             batch.append(row)
             if len(batch) == _ROWS:
                 rows += _write(writer, batch)
@@ -175,17 +178,18 @@ def _write(writer: pq.ParquetWriter, batch: list[Row]) -> int:
     return written
 
 
-def hard_images(path: Path, image_ids: Sequence[str]) -> list[tuple[int, ...]]:
-    """For every image the numbers of all its mined negatives, in the order of ``image_ids``; empty where none is.
+def hard_images(path: epath.PathLike, image_ids: Sequence[str]) -> list[tuple[int, ...]]:
+    """For every image the numbers of all its mined negatives, in the order of ``image_ids``; empty without any.
 
-    Raises ValueError when the file names an image that is not in ``image_ids``: it was mined from another split.
+    Raises UserError when the file names an image that is not in ``image_ids``: it was mined from another split.
     """
     numbers = {image_id: n for n, image_id in enumerate(image_ids)}
-    found: list[dict[int, None]] = [{} for _ in image_ids]
-    table = pq.read_table(path, schema=_SCHEMA)
+    hard: list[dict[int, None]] = [{} for _ in image_ids]
+    with epath.Path(path).open("rb") as f:
+        table = pq.read_table(f, schema=_SCHEMA)
     for image_id, negatives in zip(table["image_id"].to_pylist(), table["negatives"].to_pylist(), strict=True):
         unknown = [name for name in (image_id, *negatives) if name not in numbers]
         if unknown:
-            raise ValueError(f"{path}: image {unknown[0]!r} is not in this dataset; mine this split again")
-        found[numbers[image_id]] |= dict.fromkeys(numbers[name] for name in negatives)
-    return [tuple(negatives) for negatives in found]
+            raise UserError(f"{path}: image {unknown[0]!r} is not in this dataset; mine this split again")
+        hard[numbers[image_id]] |= dict.fromkeys(numbers[name] for name in negatives)
+    return [tuple(negatives) for negatives in hard]

@@ -1,4 +1,4 @@
-"""The TFDS builder of NatuRel: one config per source of pictures, all with the features of ``schema.features``.
+"""The TFDS builder of NatuRel: one config per source of images, all with the features of ``schema.features``.
 
     Naturel(config="scenes", data_dir=...).download_and_prepare()
 
@@ -8,32 +8,39 @@ command line.
 
 import dataclasses
 import functools
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import tensorflow_datasets as tfds
+from etils import epath
 
-from tfds_naturel import card, mining, photo_examples, plan, recipe_sources, schema, spill
-from tfds_naturel.plan import OpenImagesConfig
-from tfds_naturel.recipe_sources import RECIPES, RecipeConfig
-from tfds_naturel.scenes import examples
-from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
+from tfds_naturel import card, extras, mining, recipe_sources, schema, spill
+from tfds_naturel.errors import UserError
+from tfds_naturel.open_images import examples as photo_examples
+from tfds_naturel.open_images import plan
+from tfds_naturel.open_images.plan import OpenImagesConfig
+from tfds_naturel.recipe_sources import RecipeSource
+from tfds_naturel.scenes import examples as scene_examples
+from tfds_naturel.scenes.scene import CONFIGS, SPLITS, ScenesConfig
+from tfds_naturel.sources import coco_order, negclip_tsv, winoground_part
 
-HARD_IMAGES = "hard_images.parquet"  # in the folder of a dataset whose source names some
+RECIPE_SOURCES = (coco_order.SOURCE, negclip_tsv.SOURCE, winoground_part.SOURCE)
+HARD_IMAGES = "hard_images.parquet"  # in the folder of a dataset whose source names hard negative images
 Examples = Iterator[tuple[str, dict[str, Any]]]
 
 
 class Shards(NamedTuple):
-    """The (key, example) pairs of a split, in parts that can be made on their own: ``examples(name)`` of each name."""
+    """The (key, example) pairs of a split, in parts that can be made independently: ``examples(name)`` of each name."""
 
     names: list[str]
     examples: Callable[[str], Examples]
 
 
 class Source(NamedTuple):
-    """What a dataset is made of: its splits, facts for its metadata and card (JSON), files needed until it is built,
+    """What a dataset is made of: its splits, facts for its metadata and card (JSON), a folder needed until it is built,
     and the hard negative images that its source names."""
 
     splits: dict[str, Shards]
@@ -44,7 +51,7 @@ class Source(NamedTuple):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class NaturelConfig(tfds.core.BuilderConfig):
-    """A source of examples.
+    """A source of examples. Raises UserError for a name that cannot be a folder's.
 
     ``prepare(dl_manager)`` reads what it needs below the manager's folders. ``options()``: what decides the content,
     in JSON, kept with the dataset so that it is not mistaken for another one.
@@ -53,16 +60,19 @@ class NaturelConfig(tfds.core.BuilderConfig):
     prepare: Callable[[tfds.download.DownloadManager], Source]
     options: Callable[[], dict[str, Any]]
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_]+", self.name):
+            raise UserError(
+                f"dataset name {self.name!r}: expected letters, digits and underscores only, such as 'mine'"
+            )
+
 
 def scenes(config: ScenesConfig) -> NaturelConfig:
     """The builder config of a drawn world. Worlds that differ need different names: the name is the folder on disk."""
 
     def prepare(dl_manager: tfds.download.DownloadManager) -> Source:
         del dl_manager
-        splits = {
-            split: Shards([split], lambda split: examples.splits(config)[split]) for split in examples.splits(config)
-        }
-        return Source(splits, {})
+        return Source({name: Shards([name], lambda name: scene_examples.splits(config)[name]) for name in SPLITS}, {})
 
     return NaturelConfig(
         name=config.name,
@@ -76,13 +86,13 @@ def open_images(config: OpenImagesConfig) -> NaturelConfig:
     """The builder config of Open Images photos. Datasets that differ in any field need different names."""
 
     def prepare(dl_manager: tfds.download.DownloadManager) -> Source:
-        annotations = config.annotations or Path(dl_manager.manual_dir) / "annotations"
-        images = config.images or Path(dl_manager.manual_dir) / "images" / "train"
+        annotations = config.annotations or _manual_dir(dl_manager) / "annotations"
+        images = config.images or _manual_dir(dl_manager) / "images" / "train"
         planned = plan.make(config, annotations, images, _work_folder(dl_manager, config))
         splits = {
             split: Shards(planned.prefixes, functools.partial(photo_examples.examples, planned, split))
-            for split, found in planned.facts["splits"].items()
-            if found["images"]  # TFDS has no empty splits; the card tells
+            for split, counts in planned.facts["splits"].items()
+            if counts["images"]  # TFDS cannot store an empty split; the card lists it
         }
         return Source(splits, planned.facts, planned.scratch)
 
@@ -94,19 +104,26 @@ def open_images(config: OpenImagesConfig) -> NaturelConfig:
     )
 
 
-def recipe(config: RecipeConfig) -> NaturelConfig:
+def recipe_source(source: RecipeSource) -> NaturelConfig:
     """The builder config of another training source of the published recipes, over files that the user has."""
 
     def prepare(dl_manager: tfds.download.DownloadManager) -> Source:
-        folder = Path(dl_manager.manual_dir) / config.folder
-        shards = Shards(["all"], lambda _: recipe_sources.examples(config, folder))
-        used = {config.folder: sorted(config.taken(folder))}
-        return Source({"train": shards}, {"used": used}, hard_images=config.hard_images and config.hard_images(folder))
+        folder = _manual_dir(dl_manager) / source.folder
+        shards = Shards(["all"], lambda _: recipe_sources.examples(source, folder))
+        used = {source.folder: sorted(source.used(folder))}
+        return Source({"train": shards}, {"used": used}, hard_images=source.hard_images and source.hard_images(folder))
 
-    options = {"short_side": config.short_side, "quality": config.quality}
+    options = {"short_side": source.short_side, "quality": source.quality}
     return NaturelConfig(
-        name=config.name, description=config.description, prepare=prepare, options=functools.partial(dict, options)
+        name=source.name, description=source.description, prepare=prepare, options=functools.partial(dict, options)
     )
+
+
+def _manual_dir(dl_manager: tfds.download.DownloadManager) -> Path:
+    try:
+        return Path(dl_manager.manual_dir)
+    except AssertionError as error:  # TFDS's answer to a folder that is not given, missing or empty
+        raise UserError(f"--manual_dir: missing or empty; {Naturel.MANUAL_DOWNLOAD_INSTRUCTIONS}") from error
 
 
 def _work_folder(dl_manager: tfds.download.DownloadManager, config: OpenImagesConfig) -> Path:
@@ -129,18 +146,22 @@ OPEN_IMAGES = {
 
 
 class Naturel(tfds.core.GeneratorBasedBuilder):
-    """Pictures with object relations, each described by pairs of true and false captions from simple to complex."""
+    """Images with object relations, each described by pairs of true and false captions from simple to complex."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS asks for a list)
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {
+        "1.0.0": "Eight captions for each triplet of an image, four pairs of a positive and a negative.",
+        "2.0.0": "Captions come in numbered groups of any size (`group`); `triplet` may be empty, and `asserts` may "
+        "name a fact that is not a triplet. NatuRel's own captions and images are those of 1.0.0.",
+    }
+    BUILDER_CONFIGS: ClassVar[list[NaturelConfig]] = [
         *map(open_images, OPEN_IMAGES.values()),
         *map(scenes, CONFIGS.values()),
-        *map(recipe, RECIPES),
+        *map(recipe_source, RECIPE_SOURCES),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Run `python -m tfds_naturel.fetch --split train --out MANUAL_DIR`: it fills MANUAL_DIR/annotations and "
-        "MANUAL_DIR/images/train from Open Images' public servers. Then `--manual-dir MANUAL_DIR`. COCO's and "
-        "Winoground's files are the user's: MANUAL_DIR/coco and MANUAL_DIR/winoground, laid out as published."
+        "`python -m tfds_naturel.open_images.fetch --out MANUAL_DIR` fills it with Open Images; copies of COCO and "
+        "Winoground go into MANUAL_DIR/coco and MANUAL_DIR/winoground, laid out as published"
     )
 
     def __init__(self, *, file_format: str = "array_record", use_beam: bool = False, **options: Any):
@@ -150,7 +171,7 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         self._scratch: Path | None = None
 
     def download_and_prepare(self, **options: Any) -> None:
-        """TFDS's ``download_and_prepare``, for splits of any size also without TensorFlow."""
+        """TFDS's ``download_and_prepare``, which also builds splits of any size without TensorFlow."""
         with spill.local_files():
             super().download_and_prepare(**options)
 
@@ -161,14 +182,14 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         source = self.builder_config.prepare(dl_manager)
         self._scratch = source.scratch
         if source.hard_images:  # into the folder that TFDS renames when all is written
-            mining.save(Path(self.data_dir) / HARD_IMAGES, source.hard_images)
+            mining.save(epath.Path(self.data_dir) / HARD_IMAGES, source.hard_images)
         self.info.metadata.update(source.facts | {"options": self.builder_config.options()})
         return {split: self._generate_examples(shards) for split, shards in source.splits.items()}
 
-    def _generate_examples(self, shards: Shards):
+    def _generate_examples(self, shards: Shards) -> Any:
+        """An iterator of (key, example), or the Beam transform that makes them."""
         if self._use_beam:
-            import apache_beam as beam  # the build extra; only clusters need it
-
+            beam = extras.library("apache_beam", "build")
             return beam.Create(shards.names) | beam.FlatMap(shards.examples)
         return (pair for name in shards.names for pair in shards.examples(name))
 

@@ -6,8 +6,15 @@ Tags are those of spaCy's ``en_core_web_sm``, as in ARO's code.
 import functools
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from tfds_naturel import extras
+from tfds_naturel.errors import UserError
+
+if TYPE_CHECKING:
+    import spacy.language
 
 MAX_WORDS = 30
 SHUFFLES = ("nouns_adjectives", "all_but_nouns_adjectives", "within_trigrams", "trigrams")
@@ -33,7 +40,7 @@ def shuffles(caption: str, tagged: Tagged, rng: np.random.Generator) -> tuple[st
     trigrams = [words[i : i + 3] for i in range(0, len(words), 3)]
     within = [word for trigram in trigrams for word in rng.permutation(np.array(trigram, object))]
     moved = [word for i in rng.permutation(len(trigrams)) for word in trigrams[i]]
-    return tuple(" ".join(words) for words in (content, others, within, moved))
+    return " ".join(content), " ".join(others), " ".join(within), " ".join(moved)
 
 
 def clean(caption: str) -> str:
@@ -44,29 +51,22 @@ def clean(caption: str) -> str:
 
 def word_tokens(caption: str) -> list[str]:
     """NLTK's word tokens, without its sentence splitter (which needs a download): only full stops inside a caption
-    differ.
+    differ. Raises UserError without NLTK.
     """
-    return _library("nltk").word_tokenize(caption, preserve_line=True)
+    return extras.library("nltk", "order").word_tokenize(caption, preserve_line=True)
 
 
 def spacy_tags(captions: Sequence[str]) -> list[Tagged]:
-    """Tokens and tags of every caption. Raises FileNotFoundError when spaCy or its model is not installed."""
+    """Tokens and tags of every caption. Raises UserError without spaCy or its model."""
     pipeline = _tagger()
     return [[(token.text, token.tag_) for token in doc] for doc in pipeline.pipe(captions, batch_size=1000)]
 
 
 @functools.cache
-def _tagger():
+def _tagger() -> "spacy.language.Language":
     try:
-        return _library("spacy").load("en_core_web_sm", disable=["parser", "ner", "lemmatizer"])
+        return extras.library("spacy", "order").load("en_core_web_sm", disable=["parser", "ner", "lemmatizer"])
     except OSError as error:
-        raise FileNotFoundError(
-            "the order shuffles need spaCy's tagger: run `python -m spacy download en_core_web_sm`"
+        raise UserError(
+            "en_core_web_sm, spaCy's tagger, is not installed: run `python -m spacy download en_core_web_sm`"
         ) from error
-
-
-def _library(name: str):
-    try:
-        return __import__(name)
-    except ModuleNotFoundError as error:
-        raise FileNotFoundError(f"the order shuffles need {name}: run `pip install 'naturel_jax[order]'`") from error

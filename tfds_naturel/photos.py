@@ -1,4 +1,4 @@
-"""Photos as bytes: refuses what is not a whole photo, computes perceptual hashes, re-encodes to a training size."""
+"""Photos as bytes: refuses files that are not whole photos, computes perceptual hashes, re-encodes for training."""
 
 import dataclasses
 import io
@@ -12,12 +12,12 @@ MAX_BYTES = 32 << 20
 MAX_PIXELS = 64_000_000  # a larger photo is refused before its pixels are decoded
 
 _MIN_SIDE = 32
-_MIN_CONTRAST = 2.0  # standard deviation of 8-bit luminance below which a photo is taken for a blank placeholder
+_MIN_CONTRAST = 2.0  # standard deviation of 8-bit luminance below which a photo counts as a blank placeholder
 _HASH_SIDE = 32
 
 
 class BadPhoto(ValueError):
-    """Bytes that are no usable photo. ``kind``: ``not_jpeg``, ``broken``, ``too_large``, ``too_small``, ``blank``."""
+    """Not a usable photo. ``kind``: ``not_jpeg``, ``broken``, ``too_large``, ``too_small`` or ``blank``."""
 
     def __init__(self, kind: str, detail: str):
         super().__init__(f"{kind}: {detail}")
@@ -26,7 +26,7 @@ class BadPhoto(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """What is known of a checked photo: its size in bytes and pixels, and its perceptual hash (64 bits)."""
+    """A checked photo: its size in bytes and pixels, and its perceptual hash (64 bits)."""
 
     bytes: int
     width: int
@@ -39,15 +39,15 @@ def inspect(data: bytes) -> Photo:
     width, height, colorspace = _header(data)
     gray = _decode(data, colorspace, "GRAY", _HASH_SIDE)
     if gray.std() < _MIN_CONTRAST:
-        raise BadPhoto("blank", f"luminance varies by {gray.std():.2f} of 255 only")
+        raise BadPhoto("blank", f"luminance varies by only {gray.std():.2f} of 255")
     return Photo(len(data), width, height, phash(gray))
 
 
 def phash(gray: np.ndarray) -> int:
-    """Perceptual hash of a luminance picture uint8 [H, W] or [H, W, 1]: 64 bits, first coefficient highest.
+    """Perceptual hash of a luminance image uint8 [H, W] or [H, W, 1]: 64 bits, first coefficient highest.
 
     The DCT hash of the `imagehash` library (``phash``): 32 x 32 pixels, the 8 x 8 lowest frequencies against their
-    median. Pictures of one photo differ in few bits, other pictures in about 32.
+    median. Copies of one photo differ in few bits, different photos in about 32.
     """
     small = cv2.resize(gray.reshape(gray.shape[:2]), (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small.astype(np.float32))[:8, :8]
@@ -71,13 +71,13 @@ def to_jpeg(data: bytes, short_side: int, quality: int) -> bytes:
     if not data.startswith(b"\x89PNG"):
         return reencode(data, short_side, quality)
     try:
-        picture = Image.open(io.BytesIO(data), formats=["PNG"])
-        if picture.width * picture.height > MAX_PIXELS:
-            raise BadPhoto("too_large", f"{picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}")
-        rgb = np.asarray(picture.convert("RGB"))
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        if image.width * image.height > MAX_PIXELS:
+            raise BadPhoto("too_large", f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+        rgb = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadPhoto("broken", f"{len(data):,} bytes: {error}") from error
-    return _encode(rgb, _fit(picture.width, picture.height, short_side), quality)
+    return _encode(rgb, _fit(image.width, image.height, short_side), quality)
 
 
 def _fit(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -92,7 +92,7 @@ def _encode(rgb: np.ndarray, size: tuple[int, int], quality: int) -> bytes:
 
 
 def _header(data: bytes) -> tuple[int, int, str]:
-    """Width, height and colour space, everything checked that can be before decoding."""
+    """Width, height and colour space. Raises BadPhoto for everything that shows before decoding."""
     if len(data) > MAX_BYTES:
         raise BadPhoto("too_large", f"{len(data):,} bytes, more than {MAX_BYTES:,}")
     try:
@@ -106,11 +106,11 @@ def _header(data: bytes) -> tuple[int, int, str]:
     return width, height, colorspace
 
 
-def _decode(data: bytes, colorspace: str, wanted: str, side: int) -> np.ndarray:
+def _decode(data: bytes, colorspace: str, mode: str, side: int) -> np.ndarray:
     """uint8 [H, W, C], decoded at the smallest JPEG scale that leaves ``side`` pixels on both sides."""
     try:
         if colorspace in ("CMYK", "YCCK"):  # libjpeg-turbo does not turn these into RGB
-            return np.asarray(Image.open(io.BytesIO(data)).convert("L" if wanted == "GRAY" else wanted))
-        return simplejpeg.decode_jpeg(data, wanted, min_height=side, min_width=side)
+            return np.asarray(Image.open(io.BytesIO(data)).convert("L" if mode == "GRAY" else mode))
+        return simplejpeg.decode_jpeg(data, mode, min_height=side, min_width=side)
     except (ValueError, OSError) as error:
         raise BadPhoto("broken", f"{len(data):,} bytes: {error}") from error

@@ -1,18 +1,21 @@
 """What a NatuRel example is: triplets, captions and the TFDS features that hold them.
 
-Every config of the builder (Open Images or scenes) yields exactly these features, so everything downstream reads one
-format.
+Every config of the builder yields exactly these features, so everything downstream reads one format.
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 Kind = Literal["simple", "complex"]
 Polarity = Literal["positive", "negative"]
 
-PAIRS = 4  # captions come in pairs of one positive and one negative: pair 0 is simple, pairs 1 to 3 are complex
+PAIRS = 4  # of a triplet's captions, each one positive and one negative: pair 0 is simple, pairs 1 to 3 are complex
 
 
 class Triplet(NamedTuple):
@@ -57,19 +60,31 @@ class Caption:
     shape: str
 
     def as_features(self) -> dict[str, Any]:
+        """The caption's row without its ``group``."""
         return vars(self) | {"triplet": str(self.triplet), "asserts": str(self.asserts) if self.asserts else ""}
 
 
-def features():
+def numbered(groups: Iterable[Iterable[Caption]]) -> list[dict[str, Any]]:
+    """The rows of ``captions`` for an example with these groups, one for each triplet that it shows."""
+    return [caption.as_features() | {"group": number} for number, group in enumerate(groups) for caption in group]
+
+
+def features() -> "tfds.features.FeaturesDict":
     """TFDS features of an example.
 
     - ``objects``: label (display name) and box of every annotated object;
     - ``relations``: one row per annotated pair: subject, relation, object as display names, and the row numbers of
       both in ``objects`` (``object_index`` is -1 for an attribute). A triplet that holds for several pairs has several
       rows;
-    - ``captions``: 8 rows for every distinct triplet of the image, in the order of ``relations``: (positive, negative)
-      of pair 0 (simple), then of the complex pairs 1 to 3. ``triplet`` and ``asserts`` are ``str(Triplet)``,
-      ``asserts`` empty for a denial.
+    - ``captions``: one row per caption, in groups of any number of positives and negatives, numbered 0, 1, ... within
+      the example (``group``). ``pair`` matches positive k of a group with its negative k. ``asserts`` names the fact
+      that the words claim, any string that is unique in the dataset and empty where none is claimed or known; an image
+      shows the facts that its positives assert. ``triplet`` is what the caption was written for, empty where it was
+      not made from a triplet.
+
+    Of NatuRel's own captions, a group is the 8 captions of a triplet, one group for every distinct triplet of the image
+    in the order of ``relations``: (positive, negative) of pair 0 (simple), then of the complex pairs 1 to 3. Their
+    facts are triplets: ``triplet`` and ``asserts`` are ``str(Triplet)``, ``asserts`` empty for a denial.
     """
     import tensorflow_datasets as tfds  # slow to import, and only builders need it
 
@@ -88,6 +103,7 @@ def features():
             "captions": tfds.features.Sequence(
                 {
                     "text": text,
+                    "group": index,
                     "kind": tfds.features.ClassLabel(names=["simple", "complex"]),
                     "polarity": tfds.features.ClassLabel(names=["negative", "positive"]),
                     "pair": index,

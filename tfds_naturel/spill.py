@@ -1,7 +1,7 @@
 """Lets TFDS build splits of more than 1 GB without TensorFlow.
 
 TFDS sorts a split in memory up to ``shuffle.MAX_MEM_BUFFER_SIZE`` and through 1,000 temporary files beyond. It opens
-these files with TensorFlow's file layer, the only use a build to ArrayRecord has for it.
+them with TensorFlow's file layer, its only use of TensorFlow in a build to ArrayRecord.
 """
 
 import contextlib
@@ -9,14 +9,14 @@ import importlib.util
 import os
 import resource
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
-from unittest import mock
 
 from tensorflow_datasets.core import shuffle
 
 # What `shuffle` uses of TensorFlow. Python's own "too many open files" comes from `open`, before anything is written.
 _LOCAL = SimpleNamespace(
-    io=SimpleNamespace(gfile=SimpleNamespace(GFile=open, exists=os.path.exists, remove=os.remove)),
+    io=SimpleNamespace(gfile=SimpleNamespace(GFile=open, exists=lambda path: Path(path).exists(), remove=os.remove)),
     errors=SimpleNamespace(ResourceExhaustedError=()),
 )
 
@@ -31,5 +31,9 @@ def local_files() -> Iterator[None]:
     wanted = shuffle.BUCKETS_NUMBER + 1024
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard >= 0 else wanted, hard))
-    with mock.patch.object(shuffle, "tf", _LOCAL):
+    tensorflow = shuffle.tf
+    shuffle.tf = _LOCAL
+    try:
         yield
+    finally:
+        shuffle.tf = tensorflow

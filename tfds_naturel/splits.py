@@ -1,4 +1,4 @@
-"""Which split an image belongs to: near-duplicates together, some triplets held out of training altogether."""
+"""Which split an image belongs to: near-duplicates together, and a share of the triplets never in training."""
 
 import collections
 import hashlib
@@ -35,7 +35,7 @@ def _linked(hashes: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
     band = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
     order = np.argsort(band, kind="stable")
     lower = np.arange(len(order))
-    found = []
+    linked = []
     for offset in range(1, len(order)):
         lower = lower[lower + offset < len(order)]
         lower = lower[band[order[lower]] == band[order[lower + offset]]]
@@ -43,8 +43,8 @@ def _linked(hashes: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
             break
         a, b = order[lower], order[lower + offset]
         near = np.bitwise_count(hashes[a] ^ hashes[b]) < _BANDS
-        found.append((a[near], b[near]))
-    a, b = zip(*found, strict=True) if found else ((), ())
+        linked.append((a[near], b[near]))
+    a, b = zip(*linked, strict=True) if linked else ((), ())
     return np.concatenate([*a, np.zeros(0, np.int64)]), np.concatenate([*b, np.zeros(0, np.int64)])
 
 
@@ -65,8 +65,7 @@ def _union(parent: np.ndarray, first: np.ndarray, a: int, b: int) -> None:
 def hold_out(
     images: Mapping[Triplet, int], total: int, seed: int, triplet_share: float = 0.1, image_share: float = 0.05
 ) -> frozenset[Triplet]:
-    """Chooses the triplets that training never shows, in an order that depends on ``seed`` and the triplets' names
-    only.
+    """Chooses the triplets that training never shows, in an order that depends only on ``seed`` and the triplets.
 
     ``images`` counts the images of every triplet, ``total`` all images. At most ``triplet_share`` of the triplets are
     taken, with at most ``image_share`` of the images, a triplet together with its converse; every class, attribute and
@@ -76,11 +75,11 @@ def hold_out(
     budget = image_share * total
     held: set[Triplet] = set()
     for triplet in sorted(images, key=lambda t: uniform(seed, str(t))):
-        family = {t for t in (triplet, converse(triplet)) if t in images} - held
+        family = {t for t in (triplet, converse(triplet)) if t and t in images} - held
         parts = collections.Counter(part for t in family for part in _parts(t))
         cost = sum(images[t] for t in family)
         fits = len(held) + len(family) <= triplet_share * len(images) and cost <= budget
-        if family and fits and all(left[part] > count for part, count in parts.items()):
+        if family and fits and all(left[part] > number for part, number in parts.items()):
             held |= family
             left -= parts
             budget -= cost

@@ -1,4 +1,4 @@
-"""Which image shows which triplets, in a few bytes for each: what splits and mined negatives are worked out from."""
+"""Which image shows which triplets, in a few bytes each: the basis of splits and mined negatives."""
 
 import dataclasses
 from collections.abc import Container, Iterable, Sequence
@@ -20,7 +20,9 @@ class Survey:
     @classmethod
     def take(cls, images: Iterable[tuple[str, Sequence[Triplet]]]) -> "Survey":
         """From (image id, distinct triplets) of every image."""
-        image_ids, first, shown = [], [0], []
+        image_ids: list[str] = []
+        first: list[int] = [0]
+        shown: list[int] = []
         numbers: dict[Triplet, int] = {}
         for image_id, triplets in images:
             image_ids.append(image_id)
@@ -29,6 +31,7 @@ class Survey:
         return cls(image_ids, list(numbers), np.array(first), np.array(shown, np.int32))
 
     def triplets_of(self, n: int) -> list[Triplet]:
+        """The triplets that image ``n`` shows."""
         return [self.triplets[t] for t in self.shown[self.first_N1[n] : self.first_N1[n + 1]]]
 
     def images_of(self) -> list[np.ndarray]:

@@ -2,28 +2,30 @@
 
     python -m tfds_naturel.twins --out DIR
 
-Every item comes from the scenes world, drawn afresh (never a picture of a split). Half of the items show compositions
-that are held out of training. Formats: https://huggingface.co/datasets/facebook/winoground,
+Every item comes from the scenes world and is drawn for the twins alone (no image is from a split). Half of the items
+show compositions that are held out of training. Formats: https://huggingface.co/datasets/facebook/winoground,
 https://github.com/mertyg/vision-language-models-are-bows, https://github.com/RAIVNLab/sugar-crepe.
 """
 
 import argparse
 import json
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
+from etils import epath
 
+from tfds_naturel import cli
+from tfds_naturel.errors import UserError
 from tfds_naturel.scenes.items import PHRASES, SUGARCREPE, VG_ATTRIBUTION, VG_RELATION, WINOGROUND, Item, make_items
 from tfds_naturel.scenes.render import encode_jpeg
 from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
 
 _README = """# Generated twins of compositional benchmarks
 
-These are **not** the real benchmarks. The pictures are drawn by `python -m tfds_naturel.twins`; only the folder layout
+These are **not** the real benchmarks. The images are drawn by `python -m tfds_naturel.twins`; only the folder layout
 and the file formats are those of the originals:
 
 - `winoground/data/examples.jsonl`, `winoground/images.zip` (`secondary_tag` is `unseen` for held-out compositions)
@@ -31,13 +33,16 @@ and the file formats are those of the originals:
   symmetric relations `aro/vgr_excluded_relations.json`
 - `sugarcrepe/*.json` (seven files) with `coco/val2017/`
 
-World: `{config}`, picture seed {seed}, {items} items a file.
+World: `{config}`, image seed {seed}, {items} items per file.
 """
 
 
-def write(out_dir: Path, config: ScenesConfig, seed: int, items: int) -> None:
-    """Writes the twins with ``items`` items a file. The same arguments give the same bytes."""
-    out_dir = Path(out_dir)
+def write(out_dir: epath.PathLike, config: ScenesConfig, seed: int, items: int) -> None:
+    """Writes the twins with ``items`` items per file. The same arguments give the same bytes.
+
+    Raises UserError for a world without suitable compositions.
+    """
+    out_dir = epath.Path(out_dir)
     _write_winoground(out_dir / "winoground", make_items(config, "winoground", WINOGROUND, seed, items))
     aro = out_dir / "aro"
     (aro / "images").mkdir(parents=True, exist_ok=True)
@@ -56,10 +61,10 @@ def write(out_dir: Path, config: ScenesConfig, seed: int, items: int) -> None:
     (out_dir / "README.md").write_text(_README.format(config=config.name, seed=seed, items=items), encoding="utf-8")
 
 
-def _write_winoground(folder: Path, made: Iterator[Item]) -> None:
+def _write_winoground(folder: epath.Path, made: Iterator[Item]) -> None:
     (folder / "data").mkdir(parents=True, exist_ok=True)
     rows = []
-    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+    with (folder / "images.zip").open("wb") as f, zipfile.ZipFile(f, "w") as archive:
         for i, item in enumerate(made):
             names = [f"ex_{i}_img_{k}" for k in range(2)]
             for name, scene in zip(names, item.scenes, strict=True):
@@ -83,8 +88,8 @@ _TAGS = {
 
 
 def _aro_record(image_id: str, item: Item) -> dict[str, Any]:
-    """What both files of ARO have: captions, and a box of whole pixels around both objects: a square one, so that
-    models that make every crop a square see things in the proportions of their training pictures."""
+    """The fields of both files of ARO: captions, and a box of whole pixels around both objects. It is square, so that
+    models that make every crop a square see things in the proportions of their training images."""
     scene = item.scenes[0]
     size = scene.image.shape[0]
     boxes = np.array([thing.box for thing in scene.things[:2]]) * size
@@ -124,7 +129,7 @@ def _attribution_record(image_id: str, item: Item) -> dict[str, Any]:
     }
 
 
-def _write_sugarcrepe(out_dir: Path, config: ScenesConfig, seed: int, items: int) -> None:
+def _write_sugarcrepe(out_dir: epath.Path, config: ScenesConfig, seed: int, items: int) -> None:
     images, folder = out_dir / "coco" / "val2017", out_dir / "sugarcrepe"
     images.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,19 +143,22 @@ def _write_sugarcrepe(out_dir: Path, config: ScenesConfig, seed: int, items: int
         _write_json(folder / f"{name}.json", records)
 
 
-def _write_json(path: Path, content: Any) -> None:
+def _write_json(path: epath.Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tfds_naturel.twins", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--out", required=True, type=epath.Path, metavar="DIR")
     parser.add_argument("--config", choices=CONFIGS, default="scenes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--items", type=int, default=400, help="items a file (default 400, the size of Winoground)")
-    options = parser.parse_args()
+    parser.add_argument("--items", type=int, default=400, help="items per file (default 400, the size of Winoground)")
+    options = parser.parse_args(arguments)
+    if options.items < 1:
+        raise UserError(f"--items {options.items}: expected at least 1")
     write(options.out, CONFIGS[options.config], options.seed, options.items)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -1,11 +1,13 @@
 """The contract: a benchmark lists items and judges a small matrix of cosines per item. It knows nothing of models,
 devices or batching.
 
-A new benchmark is one file with a function ``read(folder) -> Benchmark``, and one line in ``evaluators/registry.py``.
+A new benchmark is one file with ``read(folder) -> Benchmark`` and ``SOURCE: Source``, and one line in ``registry.py``.
 """
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,10 +18,10 @@ Outcomes = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """One picture of an item, read when it is needed.
+    """One image of an item, read when it is needed.
 
     ``key`` names the encoded bytes (same key, same bytes); ``box`` is the crop as (left, top, right, bottom) in pixels.
-    ``read`` raises OSError or ValueError when the bytes cannot be had.
+    ``read`` raises OSError or ValueError when the bytes cannot be read.
     """
 
     key: str
@@ -32,7 +34,8 @@ class Item:
     """Images and captions whose cosines are compared: a matrix [images, captions].
 
     With ``caption_rows`` the captions are rows too, after the images (for rules that compare captions with each other).
-    A tag may have several values.
+    A tag may have several values. ``weight`` is what the item counts in weighted metrics: in text-to-image retrieval,
+    where an item is an image, the number of its captions.
     """
 
     id: str
@@ -40,6 +43,7 @@ class Item:
     captions: tuple[Caption, ...]
     tags: Mapping[str, str | tuple[str, ...]] = dataclasses.field(default_factory=dict)
     caption_rows: bool = False
+    weight: float = 1.0
 
 
 Positions = dict[str, dict[str, np.ndarray]]  # tag -> value -> numbers of the items that have it
@@ -61,7 +65,8 @@ class Metric:
     """A mean of one outcome: over all items, over those with a tag's value (``where``), or over the means of a tag's
     values (``macro``).
 
-    In a macro mean, items without the tag and values with fewer than ``min_count`` items are left out.
+    In a macro mean, items without the tag and values with fewer than ``min_count`` items are left out. A ``weighted``
+    mean counts each item by its ``weight``.
     """
 
     name: str
@@ -69,6 +74,7 @@ class Metric:
     where: tuple[str, str] | None = None
     macro: str | None = None
     min_count: int = 1
+    weighted: bool = False
 
     def members(self, judged_N: np.ndarray, where_found: Positions) -> tuple[np.ndarray, np.ndarray]:
         """The numbers [M] of the items that count, and the group [M] of each. ``judged_N`` says which items have an
@@ -85,6 +91,15 @@ class Metric:
         parts = [part for part in parts if len(part) >= self.min_count]
         groups = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         return np.concatenate([*parts, np.array([], int)]), groups
+
+    def weights(self, items: Sequence[Item], index_M: np.ndarray) -> np.ndarray:
+        """What each of the items [M] counts."""
+        return np.array([items[n].weight for n in index_M]) if self.weighted else np.ones(len(index_M))
+
+
+def is_headline(metric: str) -> bool:
+    """Whether tables and logs show the metric: ``winoground/text`` yes, ``winoground/text/Object`` no."""
+    return metric.count("/") == 1
 
 
 def group_means(values_M: np.ndarray, groups_M: np.ndarray, weights_RM: np.ndarray) -> np.ndarray:
@@ -120,8 +135,7 @@ class Benchmark:
 
     ``outcomes`` turns items and their cosines into arrays [items] of numbers in [0, 1], NaN where the rule does not
     judge an item. ``published`` is the official number of items; ``problems`` names what could not be read. The
-    first ``true_captions`` captions of an item are true of its image and the others false (0: they are not so
-    ordered).
+    first ``true_captions`` captions of an item are true of its image and the others false (0: not in that order).
     """
 
     name: str
@@ -133,23 +147,24 @@ class Benchmark:
     true_captions: int = 0
 
     def score(self, items: Sequence[Item], cosines: Sequence[np.ndarray]) -> dict[str, Score]:
-        """Metric name -> score over ``items`` (those that were embedded) and their matrices; metrics that no item
-        counts for are left out.
+        """Metric name -> score over ``items`` (those that were embedded) and their matrices; metrics without an item
+        are left out.
         """
         if not items:
             return {}
-        outcomes, scores = self.outcomes(items, cosines), {}
+        outcomes = self.outcomes(items, cosines)
+        scores: dict[str, Score] = {}
         where_found = positions(items, self.tags)
         for metric in self.metrics:
             values_N = outcomes[metric.outcome]
             index_M, groups_M = metric.members(~np.isnan(values_N), where_found)
             if len(index_M):
-                value = group_means(values_N[index_M], groups_M, np.ones((1, len(index_M))))[0]
+                value = group_means(values_N[index_M], groups_M, metric.weights(items, index_M)[None])[0]
                 scores[metric.name] = Score(float(value), len(index_M))
         return scores
 
     def held_out(self, trained_on: Collection[str]) -> "Benchmark":
-        """Without the items whose ids a model was trained on; ``problems`` says how many they were."""
+        """Without the items whose ids a model was trained on; ``problems`` says how many there were."""
         items = tuple(item for item in self.items if item.id not in trained_on)
         if len(items) == len(self.items):
             return self
@@ -160,3 +175,36 @@ class Benchmark:
     def tags(self) -> set[str]:
         """The tags that the metrics refer to."""
         return {tag for metric in self.metrics for tag in (metric.macro, metric.where and metric.where[0]) if tag}
+
+
+class HubFiles(NamedTuple):
+    """Files of a dataset on the Hugging Face hub: those that match ``pattern`` go to ``folder``."""
+
+    dataset: str
+    pattern: str
+    folder: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a benchmark comes from.
+
+    ``needs``: what the user puts into the folder. ``files``: path in the folder -> address, of what may be downloaded.
+    ``extract``: path -> function that takes the file's content from the download, where it is not stored as it comes.
+    ``images(folder)``: path -> address of the images that the files in the folder name. ``hub``: what the hub has.
+    ``prepared``: ``read`` takes a prepared TFDS folder (``--naturel``) instead of the folder of official files.
+    """
+
+    licence: str
+    where: str
+    needs: str
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    extract: Mapping[str, Callable[[bytes], bytes]] = dataclasses.field(default_factory=dict)
+    images: Callable[[Path], dict[str, str]] | None = None
+    hub: HubFiles | None = None
+    prepared: bool = False
+
+    @property
+    def downloadable(self) -> bool:
+        """Whether a program may download any of it."""
+        return bool(self.files or self.hub)

@@ -9,12 +9,16 @@ import numpy as np
 import PIL.Image
 
 from naturel_jax.benchmarks import rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
-from naturel_jax.benchmarks.files import BenchmarkError, Folder, load_json, records
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Source, by_value
+from naturel_jax.benchmarks.files import BenchmarkError, Fields, Folder, Record, load_json, not_found, read_items
 from naturel_jax.data.processor import MAX_PIXELS
 
-FIELDS = {"image0": str, "image1": str, "caption0": (str, list), "caption1": (str, list)}
-SCORES = ("text", "image", "group", "matching")
+SOURCE = Source(
+    "Apache-2.0; images under the licences of their datasets",
+    "https://github.com/Wangt-CN/EqBen (its links to Google Drive)",
+    "eqben/*.json (the original annotation, or that of the 10% subset), eqben/images/<source>/",
+)
+FIELDS: Fields = {"image0": str, "image1": str, "caption0": (str, list), "caption1": (str, list)}
 
 
 def read(folder: Path) -> Benchmark:
@@ -25,22 +29,23 @@ def read(folder: Path) -> Benchmark:
     root = folder / "eqben"
     files = sorted(root.glob("*.json"))
     if not files:
-        raise FileNotFoundError(f"{root}: no *.json in it; `python -m naturel_jax.benchmarks` says where to get it")
-    images, problems, items = Folder(root / "images"), [], []
-    for file in files:
-        for key, row in records(file.name, _leaves(load_json(file, object), ""), FIELDS, problems):
-            try:
-                pictures = tuple(_image(images, row[f"image{k}"]) for k in (0, 1))
-                captions = tuple(_first(row[f"caption{k}"]) for k in (0, 1))
-            except BenchmarkError as error:
-                problems.append(f"{file.name} record {key}: {error}")
-                continue
-            source = PurePosixPath(row["image0"]).parts[0]
-            items.append(Item(f"{file.stem}{key}", pictures, captions, {"source": source}))
-    sources = sorted({item.tags["source"] for item in items})
-    metrics = [Metric(f"eqben/{score}", score) for score in SCORES]
-    metrics += [Metric(f"eqben/{score}/{s}", score, where=("source", s)) for score in SCORES[:3] for s in sources]
+        raise not_found(root, "no *.json in it")
+    images = Folder(root / "images")
+    problems: list[str] = []
+    items = [item for file in files for item in _items(file, images, problems)]
+    metrics = [Metric(f"eqben/{score}", score) for score in rules.TWO_BY_TWO]
+    for score in rules.STRICT:
+        metrics += by_value(f"eqben/{score}", score, "source", items)
     return Benchmark("eqben", tuple(items), rules.two_by_two, tuple(metrics), problems=tuple(problems))
+
+
+def _items(file: Path, images: Folder, problems: list[str]) -> list[Item]:
+    def item(key: str, row: Record) -> Item:
+        pair = tuple(_image(images, row[f"image{k}"]) for k in (0, 1))
+        captions = tuple(_first(row[f"caption{k}"]) for k in (0, 1))
+        return Item(f"{file.stem}{key}", pair, captions, {"source": PurePosixPath(row["image0"]).parts[0]})
+
+    return read_items(file.name, _leaves(load_json(file, object), ""), FIELDS, item, problems)
 
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -55,7 +60,7 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
-def _first(caption: str | list) -> str:
+def _first(caption: str | list[Any]) -> str:
     if isinstance(caption, str):
         return caption
     if not caption or not isinstance(caption[0], str):
@@ -69,7 +74,7 @@ def _image(images: Folder, name: str) -> Image:
 
 
 def _as_png(read_npy: Callable[[], bytes]) -> Callable[[], bytes]:
-    """A reader of the same picture, losslessly encoded, its channels in RGB."""
+    """A reader of the same image, losslessly encoded, its channels in RGB."""
 
     def read() -> bytes:
         bgr = np.load(io.BytesIO(read_npy()), allow_pickle=False, max_header_size=10_000)

@@ -1,6 +1,4 @@
-"""Reading benchmarks' official files: every record is checked, what is wrong is named, and no path leaves its
-folder.
-"""
+"""Reading benchmarks' official files: every record is checked, each fault is named, and no path leaves its folder."""
 
 import json
 import zipfile
@@ -8,15 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from naturel_jax.benchmarks.benchmark import Box, Image
+from naturel_jax.benchmarks.benchmark import Box, Image, Item
+from tfds_naturel.errors import UserError
 
 MAX_IMAGE_BYTES = 64 << 20  # a larger member of an archive is refused before it is unpacked
 
-Number = (int, float)
+Record = dict[str, Any]
+Fields = Mapping[str, type | tuple[type, ...]]  # field -> the types it may have
+
+NUMBER = (int, float)
 
 
-class BenchmarkError(ValueError):
-    """A benchmark's file, or a record of it, is not in the official format."""
+class BenchmarkError(UserError):
+    """A benchmark's file, or a record in it, is not in the official format."""
 
 
 def load_json(path: Path, kind: type) -> Any:
@@ -24,7 +26,7 @@ def load_json(path: Path, kind: type) -> Any:
     key twice).
     """
 
-    def unique(pairs):
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         if len(set(keys)) < len(keys):
             raise BenchmarkError(f"{path}: key {next(k for k in keys if keys.count(k) > 1)!r} appears twice")
@@ -42,14 +44,19 @@ def load_json_lines(path: Path) -> list[Any]:
     return [_parse(f"{path} line {n}", line, json.loads) for n, line in enumerate(lines, 1) if line.strip()]
 
 
+def not_found(path: Path, what: str = "not found") -> FileNotFoundError:
+    """The error for a file that the user has to provide."""
+    return FileNotFoundError(f"{path}: {what}; `python -m naturel_jax.benchmarks` says where to get it")
+
+
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: not found; `python -m naturel_jax.benchmarks` says where to get it") from None
+        raise not_found(path) from None
 
 
-def _parse(where: Any, data: bytes, parser: Callable[[str], Any]) -> Any:
+def _parse(where: Path | str, data: bytes, parser: Callable[[str], Any]) -> Any:
     try:
         return parser(data.decode())
     except BenchmarkError:
@@ -58,11 +65,16 @@ def _parse(where: Any, data: bytes, parser: Callable[[str], Any]) -> Any:
         raise BenchmarkError(f"{where}: broken JSON ({error}); download the file again") from error
 
 
+def numbered(rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """(id, record) of records whose id is their number."""
+    return ((str(n), row) for n, row in enumerate(rows))
+
+
 def records(
-    file: str, rows: Iterable[tuple[str, Any]], fields: Mapping[str, type | tuple], problems: list[str]
-) -> Iterator[tuple[str, dict]]:
-    """The (id, record) of ``rows`` that have every field with its type and an id not seen before; the others are
-    named in ``problems``.
+    file: str, rows: Iterable[tuple[str, Any]], fields: Fields, problems: list[str]
+) -> Iterator[tuple[str, Record]]:
+    """The (id, record) of ``rows`` that have every field with its type and a new id; the others are named in
+    ``problems``.
     """
     seen = set()
     for key, row in rows:
@@ -74,7 +86,29 @@ def records(
             yield key, row
 
 
-def _fault(row: Any, fields: Mapping[str, type | tuple]) -> str | None:
+def read_items(
+    file: str,
+    rows: Iterable[tuple[str, Any]],
+    fields: Fields,
+    make: Callable[[str, Record], Item | None],
+    problems: list[str],
+) -> list[Item]:
+    """``make(id, record)`` for each of ``records(...)``, without those for which it returns None. A record for which
+    it raises BenchmarkError is named in ``problems``.
+    """
+    items = []
+    for key, row in records(file, rows, fields, problems):
+        try:
+            item = make(key, row)
+        except BenchmarkError as error:
+            problems.append(f"{file} record {key}: {error}")
+            continue
+        if item is not None:
+            items.append(item)
+    return items
+
+
+def _fault(row: Any, fields: Fields) -> str | None:
     if not isinstance(row, dict):
         return f"is a {type(row).__name__}, expected an object with fields {', '.join(fields)}"
     for name, kind in fields.items():
@@ -83,14 +117,36 @@ def _fault(row: Any, fields: Mapping[str, type | tuple]) -> str | None:
         if not isinstance(row[name], kind) or isinstance(row[name], bool):
             expected = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
             return f"field {name!r} is {row[name]!r:.80}, expected {expected}"
+        if not _is_unicode(row[name]):
+            return f"field {name!r} is {row[name]!a:.80}, which is not valid Unicode"
     return None
+
+
+def _is_unicode(value: Any) -> bool:
+    """Whether all strings can be encoded: JSON may hold half of a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def require_strings(path: Path, rows: dict[str, Any] | list[Any], *fields: str) -> list[Record]:
+    """The records of ``path``. Raises BenchmarkError that names the first of which a field is not a string."""
+    problems: list[str] = []
+    keyed = rows.items() if isinstance(rows, dict) else numbered(rows)
+    found = [row for _, row in records(str(path), keyed, dict.fromkeys(fields, str), problems)]
+    if problems:
+        raise BenchmarkError(f"{problems[0]}; move the file away to download it again")
+    return found
 
 
 def safe_name(name: str) -> str:
     """``name`` when it stays in its folder, else BenchmarkError."""
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in path.parts[0]:
-        raise BenchmarkError(f"image path {name!r} leaves its folder and is refused")
+    hostile = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name
+    if hostile or not path.parts or ":" in path.parts[0]:
+        raise BenchmarkError(f"image path {name!r:.80} leaves its folder and is refused")
     return str(path)
 
 
@@ -102,10 +158,13 @@ class Folder:
         self._present: dict[str, bool] = {}
 
     def image(self, name: str, box: Box | None = None) -> Image:
-        """The image ``name``. Raises BenchmarkError when it is not there or its path leaves the folder."""
+        """The image ``name``. Raises BenchmarkError when it is missing or its path leaves the folder."""
         path = self.root / safe_name(name)
         if name not in self._present:
-            self._present[name] = path.is_file()
+            try:
+                self._present[name] = path.is_file()
+            except OSError as error:  # a name that is too long
+                raise BenchmarkError(f"image {name!r:.80}: {error.strerror}") from error
         if not self._present[name]:
             raise BenchmarkError(f"image {name!r} is not in {self.root}")
         return Image(str(path), path.read_bytes, box)
@@ -118,9 +177,7 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(path)
         except FileNotFoundError:
-            raise FileNotFoundError(
-                f"{path}: not found; `python -m naturel_jax.benchmarks` says where to get it"
-            ) from None
+            raise not_found(path) from None
         except zipfile.BadZipFile as error:
             raise BenchmarkError(f"{path}: not a readable zip file ({error}); download it again") from error
         self.path = path
@@ -131,9 +188,7 @@ class Archive:
         }
 
     def image(self, name: str) -> Image:
-        """The image ``name``. Raises BenchmarkError when it is not there or unpacks to more than
-        ``MAX_IMAGE_BYTES``.
-        """
+        """The image ``name``. Raises BenchmarkError when it is missing or unpacks to more than ``MAX_IMAGE_BYTES``."""
         info = self._members.get(safe_name(name))
         if info is None:
             raise BenchmarkError(f"image {name!r} is not in {self.path}")

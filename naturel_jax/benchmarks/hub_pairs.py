@@ -1,9 +1,7 @@
-"""Benchmarks of two images and two captions that the hub distributes as Parquet: BiVLC and ColorSwap, and
-Winoground in that form.
-"""
+"""What benchmarks of two images and two captions share that the hub distributes as Parquet."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +10,41 @@ import pyarrow.parquet as pq
 
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, by_value
-from naturel_jax.benchmarks.files import BenchmarkError
-
-SCORES = ("text", "image", "group", "matching")
+from naturel_jax.benchmarks.files import BenchmarkError, Record, not_found
 
 
-def read_bivlc(folder: Path) -> Benchmark:
-    """From ``bivlc/*.parquet``: SugarCrepe's captions with a generated image for each negative (Miranda et al.,
-    arXiv 2406.09952).
-    """
-    columns = ("image", "negative_image", "caption", "negative_caption")
-    return _read(folder / "bivlc", "bivlc", columns, ("type", "subtype"), published=2_933)
-
-
-def read_colorswap(folder: Path) -> Benchmark:
-    """From ``colorswap/test*.parquet``: the colours of two objects swapped (Burapacheep et al., arXiv 2402.04492)."""
-    columns = ("image_1", "image_2", "caption_1", "caption_2")
-    return _read(folder / "colorswap", "colorswap", columns, ("image_source", "caption_source"), published=300)
-
-
-def _read(
-    root: Path, name: str, columns: tuple[str, str, str, str], tags: tuple[str, ...], published: int
+def read(
+    folder: Path, name: str, images: tuple[str, str], captions: tuple[str, str], tags: Sequence[str], published: int
 ) -> Benchmark:
-    problems, items = [], []
-    for key, row in rows(root, (*columns, *tags)):
-        captions = tuple(row[column] for column in columns[2:])
+    """From ``<folder>/<name>/*.parquet``; ``images``, ``captions`` and ``tags`` are its columns."""
+    problems, items, root = [], [], folder / name
+    for key, row in rows(root, (*images, *captions, *tags)):
         try:
-            images = tuple(hub_image(f"{root}/{key}", row[column]) for column in columns[:2])
-            if not all(isinstance(caption, str) for caption in captions):
-                raise BenchmarkError(f"captions are {captions!r:.80}, expected strings")
+            items.append(_item(root, key, row, images, captions, tags))
         except BenchmarkError as error:
             problems.append(f"{key}: {error}")
-            continue
-        found = {tag: str(row[tag]) for tag in tags if row[tag] is not None}
-        items.append(Item(key, images, captions, found))
-    metrics = [Metric(f"{name}/{score}", score) for score in SCORES]
+    metrics = [Metric(f"{name}/{score}", score) for score in rules.TWO_BY_TWO]
     for tag in tags:
-        for score in SCORES[:3]:
+        for score in rules.STRICT:
             metrics += by_value(f"{name}/{score}", score, tag, items)
     return Benchmark(name, tuple(items), rules.two_by_two, tuple(metrics), published, tuple(problems))
 
 
-def rows(root: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _item(
+    root: Path, key: str, row: Record, images: tuple[str, str], captions: tuple[str, str], tags: Sequence[str]
+) -> Item:
+    texts = tuple(row[column] for column in captions)
+    cells = tuple(hub_image(f"{root}/{key}", row[column]) for column in images)
+    if not all(isinstance(text, str) for text in texts):
+        raise BenchmarkError(f"captions are {texts!r:.80}, expected strings")
+    return Item(key, cells, texts, {tag: str(row[tag]) for tag in tags if row[tag] is not None})
+
+
+def rows(root: Path, columns: Sequence[str]) -> Iterator[tuple[str, Record]]:
     """(file and row number, row) of all ``root/*.parquet`` in order. Raises FileNotFoundError and BenchmarkError."""
     files = sorted(root.glob("*.parquet"))
     if not files:
-        raise FileNotFoundError(f"{root}: no .parquet file; `python -m naturel_jax.benchmarks` says where to get it")
+        raise not_found(root, "no .parquet file")
     for file in files:
         try:
             table = pq.ParquetFile(file)
@@ -74,7 +61,7 @@ def rows(root: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, 
 
 
 def hub_image(key: str, cell: Any) -> Image:
-    """The image of a cell of the hub's image type ({bytes, path}). ``key`` names the row. Raises BenchmarkError."""
+    """The image in a cell of the hub's image type ({bytes, path}). ``key`` names the row. Raises BenchmarkError."""
     data = cell.get("bytes") if isinstance(cell, dict) else None
     if not isinstance(data, bytes):
         raise BenchmarkError("has no image bytes, expected the hub's image type {bytes, path}")

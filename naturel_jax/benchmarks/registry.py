@@ -1,75 +1,94 @@
 """All benchmarks by name. A new one is one file and one line here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from naturel_jax.benchmarks import (
+    bivlc,
+    coco_order,
+    coco_retrieval,
+    colorswap,
     eqben,
-    hub_pairs,
+    flickr30k_order,
+    flickr30k_retrieval,
     naturel,
-    order,
-    retrieval,
+    naturel_unseen,
     sugarcrepe,
     sugarcrepe_pp,
     valse,
-    visual_genome,
+    vg_attribution,
+    vg_relation,
     vsr,
     whatsup,
     winoground,
     zeroshot,
 )
-from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.benchmarks.benchmark import Benchmark, Source
 from naturel_jax.benchmarks.files import BenchmarkError
+from tfds_naturel.errors import UserError
 
-BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
-    "winoground": winoground.read,
-    "vg_relation": visual_genome.read_relation,
-    "vg_attribution": visual_genome.read_attribution,
-    "sugarcrepe": sugarcrepe.read,
-    "coco_order": order.read_coco,
-    "flickr30k_order": order.read_flickr30k,
-    "whatsup": whatsup.read,
-    "sugarcrepe_pp": sugarcrepe_pp.read,
-    "bivlc": hub_pairs.read_bivlc,
-    "colorswap": hub_pairs.read_colorswap,
-    "eqben": eqben.read,
-    "valse": valse.read,
-    "vsr": vsr.read,
-    "coco_retrieval": retrieval.read_coco,
-    "flickr30k_retrieval": retrieval.read_flickr30k,
-    "zeroshot": zeroshot.read,
+
+class Reader(Protocol):
+    """What a benchmark's file defines."""
+
+    SOURCE: Source
+
+    def read(self, folder: Path) -> Benchmark:
+        """The benchmark. Raises FileNotFoundError for files that are missing and BenchmarkError for broken ones."""
+
+
+BENCHMARKS: dict[str, Reader] = {
+    "naturel": naturel,
+    "naturel_unseen": naturel_unseen,
+    "winoground": winoground,
+    "vg_relation": vg_relation,
+    "vg_attribution": vg_attribution,
+    "sugarcrepe": sugarcrepe,
+    "coco_order": coco_order,
+    "flickr30k_order": flickr30k_order,
+    "whatsup": whatsup,
+    "sugarcrepe_pp": sugarcrepe_pp,
+    "bivlc": bivlc,
+    "colorswap": colorswap,
+    "eqben": eqben,
+    "valse": valse,
+    "vsr": vsr,
+    "coco_retrieval": coco_retrieval,
+    "flickr30k_retrieval": flickr30k_retrieval,
+    "zeroshot": zeroshot,
 }
-NATUREL = {"naturel": "test", "naturel_unseen": "test_unseen_triplets"}  # benchmark -> split of the TFDS folder
 
 
-def load(names: Sequence[str], benchmarks_dir: Path) -> list[Benchmark]:
-    """The benchmarks called ``names``, read from ``benchmarks_dir``. Raises ValueError that lists the names, and what
-    the readers raise.
+def reads_dataset(name: str) -> bool:
+    """Whether the benchmark reads a prepared TFDS folder, not the folder of official files."""
+    return name in BENCHMARKS and BENCHMARKS[name].SOURCE.prepared
+
+
+def read(names: Sequence[str], *, files: Path | None = None, naturel: Path | None = None) -> list[Benchmark]:
+    """The benchmarks called ``names``; ``all`` is every one that can be read, the others are printed with the reason.
+
+    ``files`` is the folder of official files, ``naturel`` a prepared TFDS folder of NatuRel. Raises UserError for an
+    unknown name, and for a named benchmark that cannot be read FileNotFoundError or BenchmarkError.
     """
-    unknown = [name for name in names if name not in BENCHMARKS]
-    if unknown:
-        raise ValueError(f"benchmarks {unknown} are not known; expected some of: {', '.join(BENCHMARKS)}")
-    return [BENCHMARKS[name](benchmarks_dir) for name in names]
-
-
-def read(names: Sequence[str], benchmarks_dir: Path, naturel_dir: Path | None) -> list[Benchmark]:
-    """The benchmarks called ``names``. ``all`` is every one that is there; the others are printed with the reason.
-
-    Raises ValueError for an unknown name, and for a named benchmark that cannot be read FileNotFoundError or
-    BenchmarkError.
-    """
-    asked = [*NATUREL, *BENCHMARKS] if list(names) == ["all"] else list(names)
-    found = []
-    for name in asked:
+    if unknown := [name for name in names if name not in (*BENCHMARKS, "all")]:
+        raise UserError(f"benchmarks {unknown} are not known; expected all, or any of: {', '.join(BENCHMARKS)}")
+    every = "all" in names
+    benchmarks = []
+    for name in BENCHMARKS if every else names:
         try:
-            if name not in NATUREL:
-                found += load([name], benchmarks_dir)
-            elif naturel_dir is None:
-                raise BenchmarkError(f"{name}: pass its prepared TFDS folder with --naturel")
-            else:
-                found.append(naturel.read(naturel_dir, NATUREL[name], name))
+            benchmarks.append(_read(name, files, naturel))
         except (FileNotFoundError, BenchmarkError) as error:
-            if list(names) != ["all"]:
+            if not every:
                 raise
             print(f"left out {name}: {error}", flush=True)
-    return found
+    return benchmarks
+
+
+def _read(name: str, files: Path | None, naturel: Path | None) -> Benchmark:
+    reader = BENCHMARKS[name]
+    folder = naturel if reads_dataset(name) else files
+    if folder is None:
+        flag = "--naturel" if reads_dataset(name) else "--benchmarks_dir"
+        raise BenchmarkError(f"{flag} is not set, and {name} needs it")
+    return reader.read(folder)

@@ -8,6 +8,9 @@ import numpy as np
 
 from naturel_jax.benchmarks.benchmark import Item, Outcomes
 
+STRICT = ("text", "image", "group")  # Winoground's three scores
+TWO_BY_TWO = (*STRICT, "matching")  # the outcomes of ``two_by_two``
+
 
 def pair(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     """One image, (true, false): right when the true caption scores strictly higher; a tie is wrong."""
@@ -23,8 +26,8 @@ def two_by_two(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes
     text = (s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0])
     image = (s[:, 0, 0] > s[:, 1, 0]) & (s[:, 1, 1] > s[:, 0, 1])
     matching = s[:, 0, 0] + s[:, 1, 1] > s[:, 0, 1] + s[:, 1, 0]
-    named = {"text": text, "image": image, "group": text & image, "matching": matching}
-    return {name: right.astype(float) for name, right in named.items()}
+    outcomes = zip(TWO_BY_TWO, (text, image, text & image, matching), strict=True)
+    return {name: right.astype(float) for name, right in outcomes}
 
 
 def first_of_many(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:

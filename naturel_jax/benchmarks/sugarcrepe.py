@@ -2,31 +2,53 @@
 
 from pathlib import Path
 
-from naturel_jax.benchmarks import rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
-from naturel_jax.benchmarks.files import BenchmarkError, Folder, load_json, records
+from naturel_jax.benchmarks import coco, rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Source
+from naturel_jax.benchmarks.files import Folder, Record, load_json, read_items, require_strings
 
-FIELDS = {"filename": str, "caption": str, "negative_caption": str}
 SUBSETS = ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
+GROUPS = ("replace", "swap", "add")
+FIELDS = {"filename": str, "caption": str, "negative_caption": str}
+_FILES = "https://raw.githubusercontent.com/RAIVNLab/sugar-crepe/main/data"
 
 
 def read(folder: Path) -> Benchmark:
     """From the seven ``sugarcrepe/<subset>.json`` and ``coco/val2017/``. A group (replace, swap, add) pools the items
     of its subsets.
     """
-    images, problems, items = Folder(folder / "coco" / "val2017"), [], []
-    for subset in SUBSETS:
-        rows = load_json(folder / "sugarcrepe" / f"{subset}.json", dict)
-        for key, row in records(f"{subset}.json", rows.items(), FIELDS, problems):
-            tags = {"subset": subset, "group": subset.split("_")[0]}
-            try:
-                image = images.image(row["filename"])
-            except BenchmarkError as error:
-                problems.append(f"{subset}.json record {key}: {error}")
-                continue
-            items.append(Item(f"{subset}/{key}", (image,), (row["caption"], row["negative_caption"]), tags))
-    metrics = tuple(Metric(f"sugarcrepe/{s}", "right", where=("subset", s)) for s in SUBSETS)
-    metrics += tuple(Metric(f"sugarcrepe/{g}", "right", where=("group", g)) for g in ("replace", "swap", "add"))
-    return Benchmark(
-        "sugarcrepe", tuple(items), rules.pair, metrics, published=7_511, problems=tuple(problems), true_captions=1
+    images = Folder(folder / "coco" / "val2017")
+    problems: list[str] = []
+    items = [item for subset in SUBSETS for item in _items(_path(folder, subset), subset, images, problems)]
+    metrics = [Metric(f"sugarcrepe/{subset}", "right", where=("subset", subset)) for subset in SUBSETS]
+    metrics += [Metric(f"sugarcrepe/{group}", "right", where=("group", group)) for group in GROUPS]
+    return Benchmark("sugarcrepe", tuple(items), rules.pair, tuple(metrics), 7_511, tuple(problems), true_captions=1)
+
+
+def _items(path: Path, subset: str, images: Folder, problems: list[str]) -> list[Item]:
+    tags = {"subset": subset, "group": subset.split("_")[0]}
+
+    def item(key: str, row: Record) -> Item:
+        captions = (row["caption"], row["negative_caption"])
+        return Item(f"{subset}/{key}", (images.image(row["filename"]),), captions, tags)
+
+    return read_items(path.name, load_json(path, dict).items(), FIELDS, item, problems)
+
+
+def _path(folder: Path, subset: str) -> Path:
+    return folder / "sugarcrepe" / f"{subset}.json"
+
+
+def _images(folder: Path) -> dict[str, str]:
+    paths = [_path(folder, subset) for subset in SUBSETS]
+    return coco.val2017_images(
+        row for path in paths for row in require_strings(path, load_json(path, dict), "filename")
     )
+
+
+SOURCE = Source(
+    f"MIT; {coco.LICENCE}",
+    "https://github.com/RAIVNLab/sugar-crepe",
+    "sugarcrepe/{replace,swap,add}_*.json (seven), coco/val2017/",
+    {f"sugarcrepe/{subset}.json": f"{_FILES}/{subset}.json" for subset in SUBSETS},
+    images=_images,
+)

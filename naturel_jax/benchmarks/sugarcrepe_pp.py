@@ -1,5 +1,5 @@
-"""SugarCrepe++: two captions that say the same and one that does not, with and without the image (Dumpala et al.,
-arXiv 2406.11171).
+"""SugarCrepe++: two captions of the same meaning and one of another, with and without the image (Dumpala et al., arXiv
+2406.11171).
 """
 
 from collections.abc import Sequence
@@ -7,46 +7,61 @@ from pathlib import Path
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes
-from naturel_jax.benchmarks.files import BenchmarkError, Folder, load_json, records
+from naturel_jax.benchmarks import coco
+from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Item, Metric, Outcomes, Source
+from naturel_jax.benchmarks.files import Fields, Folder, Record, load_json, read_items, require_strings
 
-FIELDS = {"id": (int, str), "filename": str, "caption": str, "caption2": str, "negative_caption": str}
 SUBSETS = ("swap_obj", "swap_att", "replace_obj", "replace_att", "replace_rel")
+FIELDS: Fields = {"id": (int, str), "filename": str, "caption": str, "caption2": str, "negative_caption": str}
 
 
 def read(folder: Path) -> Benchmark:
     """From the five ``sugarcrepe_pp/<subset>.json`` and ``coco/val2017/``."""
-    images, problems, items = Folder(folder / "coco" / "val2017"), [], []
-    for subset in SUBSETS:
-        rows = load_json(folder / "sugarcrepe_pp" / f"{subset}.json", list)
-        keyed = ((row.get("id", n) if isinstance(row, dict) else n, row) for n, row in enumerate(rows))
-        for key, row in records(f"{subset}.json", keyed, FIELDS, problems):
-            try:
-                image = images.image(row["filename"])
-            except BenchmarkError as error:
-                problems.append(f"{subset}.json record {key}: {error}")
-                continue
-            captions = (row["caption"], row["caption2"], row["negative_caption"])
-            items.append(Item(f"{subset}/{key}", (image,), captions, {"subset": subset}, caption_rows=True))
-    metrics = [
+    images = Folder(folder / "coco" / "val2017")
+    problems: list[str] = []
+    items = [item for subset in SUBSETS for item in _items(_path(folder, subset), subset, images, problems)]
+    metrics = tuple(
         Metric(f"sugarcrepe_pp/{task}/{subset}", task, where=("subset", subset))
         for task in ("image_to_text", "text_only")
         for subset in SUBSETS
-    ]
-    return Benchmark(
-        "sugarcrepe_pp",
-        tuple(items),
-        _outcomes,
-        tuple(metrics),
-        published=4_757,
-        problems=tuple(problems),
-        true_captions=2,
     )
+    return Benchmark("sugarcrepe_pp", tuple(items), outcomes, metrics, 4_757, tuple(problems), true_captions=2)
 
 
-def _outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
+def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     """Rows are image, first, second, negative caption; columns the three captions. All strict."""
     s = np.stack(cosines)
     image = (s[:, 0, 0] > s[:, 0, 2]) & (s[:, 0, 1] > s[:, 0, 2])
     text = (s[:, 1, 1] > s[:, 1, 2]) & (s[:, 1, 1] > s[:, 2, 2])
     return {"image_to_text": image.astype(float), "text_only": text.astype(float)}
+
+
+def _items(path: Path, subset: str, images: Folder, problems: list[str]) -> list[Item]:
+    def item(key: str, row: Record) -> Item:
+        captions = (row["caption"], row["caption2"], row["negative_caption"])
+        image = images.image(row["filename"])
+        return Item(f"{subset}/{key}", (image,), captions, {"subset": subset}, caption_rows=True)
+
+    rows = enumerate(load_json(path, list))
+    keyed = ((str(row.get("id", n) if isinstance(row, dict) else n), row) for n, row in rows)
+    return read_items(path.name, keyed, FIELDS, item, problems)
+
+
+def _path(folder: Path, subset: str) -> Path:
+    return folder / "sugarcrepe_pp" / f"{subset}.json"
+
+
+def _images(folder: Path) -> dict[str, str]:
+    paths = [_path(folder, subset) for subset in SUBSETS]
+    return coco.val2017_images(
+        row for path in paths for row in require_strings(path, load_json(path, list), "filename")
+    )
+
+
+SOURCE = Source(
+    f"CC BY 4.0; {coco.LICENCE}",
+    "https://huggingface.co/datasets/Aman-J/SugarCrepe_pp",
+    "sugarcrepe_pp/{swap_obj,swap_att,replace_obj,replace_att,replace_rel}.json, coco/val2017/",
+    images=_images,
+    hub=HubFiles("Aman-J/SugarCrepe_pp", "data/*.json", "sugarcrepe_pp"),
+)

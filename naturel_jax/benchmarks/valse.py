@@ -3,9 +3,17 @@
 import re
 from pathlib import Path
 
-from naturel_jax.benchmarks import rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
-from naturel_jax.benchmarks.files import BenchmarkError, Folder, load_json, records, safe_name
+from naturel_jax.benchmarks import coco, rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Source
+from naturel_jax.benchmarks.files import (
+    BenchmarkError,
+    Folder,
+    Record,
+    load_json,
+    read_items,
+    require_strings,
+    safe_name,
+)
 
 FIELDS = {"image_file": str, "caption": str, "foil": str, "mturk": dict}
 COCO = "coco"
@@ -23,11 +31,13 @@ IMAGES = {  # file of ``valse/data`` -> folder of its images; VALSE names those 
     "foil-it": COCO,
 }
 MIN_VOTES = 2  # of three annotators who say that the caption, and not the foil, describes the image
+_FILES = "https://raw.githubusercontent.com/Heidelberg-NLP/VALSE/main/data"
 
 
 def image_path(phenomenon: str, image_file: str) -> str:
     """Where an image lies: ``COCO_val2014_000000165831.jpg`` in ``coco/val2014/``, ``000000462576.jpg`` in
-    ``coco/val2017/``; other datasets' in a folder of their own."""
+    ``coco/val2017/``; other datasets' in a folder of their own.
+    """
     if IMAGES[phenomenon] != COCO:
         return f"{IMAGES[phenomenon]}/{image_file}"
     named = re.match(r"COCO_((?:train|val)2014)_", image_file)
@@ -36,27 +46,48 @@ def image_path(phenomenon: str, image_file: str) -> str:
 
 def read(folder: Path) -> Benchmark:
     """From ``valse/data/<phenomenon>.json``, ``valse/images/`` and ``coco/``, the validated items only."""
-    problems, items, pictures = [], [], Folder(folder)
-    for phenomenon in IMAGES:
-        file = f"{phenomenon}.json"
-        rows = load_json(folder / "valse" / "data" / file, dict)
-        for key, row in records(file, rows.items(), FIELDS, problems):
-            try:
-                votes = row["mturk"].get("caption")
-                if not isinstance(votes, int):
-                    raise BenchmarkError(
-                        f"field 'mturk' is {row['mturk']!r:.80}, expected votes with the key 'caption'"
-                    )
-                if votes < MIN_VOTES:
-                    continue
-                image = pictures.image(image_path(phenomenon, safe_name(row["image_file"])))
-            except BenchmarkError as error:
-                problems.append(f"{file} record {key}: {error}")
-                continue
-            tags = {"phenomenon": phenomenon}
-            items.append(Item(f"{phenomenon}/{key}", (image,), (row["caption"], row["foil"]), tags))
-    metrics = [Metric("valse/macro", "right", macro="phenomenon")]
-    metrics += [Metric(f"valse/{name}", "right", where=("phenomenon", name)) for name in IMAGES]
-    return Benchmark(
-        "valse", tuple(items), rules.pair, tuple(metrics), published=7_702, problems=tuple(problems), true_captions=1
+    images = Folder(folder)
+    problems: list[str] = []
+    items = [item for name in IMAGES for item in _items(_path(folder, name), name, images, problems)]
+    metrics = (
+        Metric("valse/macro", "right", macro="phenomenon"),
+        *(Metric(f"valse/{name}", "right", where=("phenomenon", name)) for name in IMAGES),
     )
+    return Benchmark("valse", tuple(items), rules.pair, metrics, 7_702, tuple(problems), true_captions=1)
+
+
+def _items(path: Path, phenomenon: str, images: Folder, problems: list[str]) -> list[Item]:
+    def item(key: str, row: Record) -> Item | None:
+        votes = row["mturk"].get("caption")
+        if not isinstance(votes, int):
+            raise BenchmarkError(f"field 'mturk' is {row['mturk']!r:.80}, expected votes with the key 'caption'")
+        if votes < MIN_VOTES:
+            return None
+        image = images.image(image_path(phenomenon, safe_name(row["image_file"])))
+        return Item(f"{phenomenon}/{key}", (image,), (row["caption"], row["foil"]), {"phenomenon": phenomenon})
+
+    return read_items(path.name, load_json(path, dict).items(), FIELDS, item, problems)
+
+
+def _path(folder: Path, phenomenon: str) -> Path:
+    return folder / "valse" / "data" / f"{phenomenon}.json"
+
+
+def _images(folder: Path) -> dict[str, str]:
+    """Those of COCO's server; Visual7W, SWiG and VisDial have pages of their own."""
+    files = {name: _path(folder, name) for name, images in IMAGES.items() if images == COCO}
+    paths = (
+        image_path(name, safe_name(row["image_file"]))
+        for name, file in files.items()
+        for row in require_strings(file, load_json(file, dict), "image_file")
+    )
+    return {path: f"{coco.SERVER}/{path.removeprefix('coco/')}" for path in sorted(set(paths))}
+
+
+SOURCE = Source(
+    "MIT; images under the licences of their datasets",
+    "https://github.com/Heidelberg-NLP/VALSE; images from Visual7W, SWiG, VisDial and COCO",
+    "valse/data/*.json (eleven), valse/images/{visual7w,swig,visdial}/, coco/{val2017,val2014,train2014}/",
+    {f"valse/data/{name}.json": f"{_FILES}/{name}.json" for name in IMAGES},
+    images=_images,
+)

@@ -1,14 +1,26 @@
-"""VSR: is this spatial statement true of the picture? (Liu et al., TACL 2023, arXiv 2205.00363)."""
+"""VSR: is this spatial statement true of the image? (Liu et al., TACL 2023, arXiv 2205.00363)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes, by_value
-from naturel_jax.benchmarks.files import BenchmarkError, Folder, load_json_lines, records
+from naturel_jax.benchmarks import coco
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes, Source, by_value
+from naturel_jax.benchmarks.files import (
+    BenchmarkError,
+    Folder,
+    Record,
+    load_json_lines,
+    numbered,
+    read_items,
+    require_strings,
+    safe_name,
+)
 
+SPLITS = ("dev", "test")
 FIELDS = {"image": str, "caption": str, "label": int, "relation": str}
+_FILES = "https://raw.githubusercontent.com/cambridgeltl/visual-spatial-reasoning/master/data/splits/random"
 
 
 def read(folder: Path) -> Benchmark:
@@ -17,23 +29,21 @@ def read(folder: Path) -> Benchmark:
     A statement is called true when its cosine is above a threshold: the one that is right most often on the dev
     split, so the test split stays unseen.
     """
-    root = folder / "vsr"
-    images, problems, items = Folder(root / "images"), [], []
-    for split in ("dev", "test"):
-        rows = ((str(n), row) for n, row in enumerate(load_json_lines(root / f"{split}.jsonl")))
-        for key, row in records(f"{split}.jsonl", rows, FIELDS, problems):
-            try:
-                if row["label"] not in (0, 1):
-                    raise BenchmarkError(f"field 'label' is {row['label']}, expected 0 or 1")
-                image = images.image(row["image"])
-            except BenchmarkError as error:
-                problems.append(f"{split}.jsonl record {key}: {error}")
-                continue
-            tags = {"split": split, "label": str(row["label"]), "relation": row["relation"]}
-            items.append(Item(f"{split}/{key}", (image,), (row["caption"],), tags))
-    tested = [item for item in items if item.tags["split"] == "test"]
-    metrics = (Metric("vsr/accuracy", "right"), *by_value("vsr/relation", "right", "relation", tested))
-    return Benchmark("vsr", tuple(items), outcomes, metrics, problems=tuple(problems))
+    images = Folder(folder / "vsr" / "images")
+    problems: list[str] = []
+    dev, test = (_items(_path(folder, split), split, images, problems) for split in SPLITS)
+    metrics = (Metric("vsr/accuracy", "right"), *by_value("vsr/relation", "right", "relation", test))
+    return Benchmark("vsr", (*dev, *test), outcomes, metrics, problems=tuple(problems))
+
+
+def _items(path: Path, split: str, images: Folder, problems: list[str]) -> list[Item]:
+    def item(key: str, row: Record) -> Item:
+        if row["label"] not in (0, 1):
+            raise BenchmarkError(f"field 'label' is {row['label']}, expected 0 or 1")
+        tags = {"split": split, "label": str(row["label"]), "relation": row["relation"]}
+        return Item(f"{split}/{key}", (images.image(row["image"]),), (row["caption"],), tags)
+
+    return read_items(path.name, numbered(load_json_lines(path)), FIELDS, item, problems)
 
 
 def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
@@ -46,10 +56,31 @@ def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
 
 
 def best_threshold(s: np.ndarray, label: np.ndarray) -> float:
-    """The midpoint between neighbouring values of ``s`` that splits true from false with the fewest errors, the
-    lowest of several.
+    """The midpoint between neighbouring values of ``s`` that splits true from false with the fewest errors, the lowest
+    where several do.
     """
     values = np.unique(s)
     between = np.concatenate([[-np.inf], (values[1:] + values[:-1]) / 2, [np.inf]])
     right = [np.mean((s > threshold) == label) for threshold in between]
     return float(between[int(np.argmax(right))]) if len(s) else 0.0
+
+
+def _path(folder: Path, split: str) -> Path:
+    return folder / "vsr" / f"{split}.jsonl"
+
+
+def _images(folder: Path) -> dict[str, str]:
+    """VSR's rows link to COCO's server; other addresses are not followed."""
+    paths = [_path(folder, split) for split in SPLITS]
+    rows = (row for path in paths for row in require_strings(path, load_json_lines(path), "image", "image_link"))
+    links = {safe_name(row["image"]): row["image_link"] for row in rows}
+    return {f"vsr/images/{name}": link for name, link in links.items() if link.startswith(f"{coco.SERVER}/")}
+
+
+SOURCE = Source(
+    f"Apache-2.0; {coco.LICENCE}",
+    "https://github.com/cambridgeltl/visual-spatial-reasoning",
+    "vsr/dev.jsonl, vsr/test.jsonl, vsr/images/",
+    {f"vsr/{split}.jsonl": f"{_FILES}/{split}.jsonl" for split in SPLITS},
+    images=_images,
+)

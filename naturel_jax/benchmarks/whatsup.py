@@ -9,9 +9,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from naturel_jax.benchmarks import rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, by_value
-from naturel_jax.benchmarks.files import BenchmarkError, Folder, load_json, records
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, Source, by_value
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, Record, load_json, numbered, read_items
 
+SOURCE = Source(
+    "MIT; images of COCO and Visual Genome under theirs",
+    "https://github.com/amitakamath/whatsup_vlms (its links to Google Drive)",
+    "whatsup/*.json (six), whatsup/{controlled_images,controlled_clevr,vg_images}/, coco/val2017/",
+)
 CONTROLLED = {  # subset -> its file, and the relations that are each other's opposite
     "A": ("controlled_images_dataset.json", (("left_of", "right_of"), ("on", "under"))),
     "B": ("controlled_clevr_dataset.json", (("left_of", "right_of"), ("in-front_of", "behind"))),
@@ -31,31 +36,26 @@ def read(folder: Path) -> Benchmark:
     for subset in CONTROLLED:
         metrics += [Metric(f"whatsup/{subset}/{size}", size, where=("subset", subset)) for size in ("pair", "set")]
     metrics += by_value("whatsup/relation", "right", "relation", items)
-    return Benchmark(
-        "whatsup", tuple(items), _outcomes, tuple(metrics), published=4_958, problems=tuple(problems), true_captions=1
-    )
+    return Benchmark("whatsup", tuple(items), outcomes, tuple(metrics), 4_958, tuple(problems), true_captions=1)
 
 
-def _controlled(root: Path, subset: str, problems: list[str]) -> Iterator[Item]:
+def _controlled(root: Path, subset: str, problems: list[str]) -> list[Item]:
     file, pairs = CONTROLLED[subset]
-    images, rows = Folder(root), load_json(root / file, list)
-    fields = {"image_path": str, "caption_options": list}
-    for key, row in records(file, ((str(n), row) for n, row in enumerate(rows)), fields, problems):
+    images = Folder(root)
+
+    def item(key: str, row: Record) -> Item:
         path = PurePosixPath(row["image_path"])
         name, options = IMAGE_NAME.fullmatch(path.name), tuple(row["caption_options"])
-        try:
-            if name is None or len(options) != 4 or not all(isinstance(option, str) for option in options):
-                raise BenchmarkError(
-                    "expected image_path .../<object>_<relation>_<object>.jpeg and four caption_options"
-                )
-            image = images.image("/".join(path.parts[-2:]))  # official paths start with the authors' data folder
-        except BenchmarkError as error:
-            problems.append(f"{file} record {key}: {error}")
-            continue
+        if name is None or len(options) != 4 or not all(isinstance(option, str) for option in options):
+            raise BenchmarkError("expected image_path .../<object>_<relation>_<object>.jpeg and four caption_options")
+        image = images.image("/".join(path.parts[-2:]))  # official paths start with the authors' data folder
         relation, scene = name["relation"], f"{subset}/{name['first']}/{name['second']}"
         pair = next((n for n, pair in enumerate(pairs) if relation in pair), None)
         tags = {"subset": subset, "relation": relation, "set": scene, "pair": f"{scene}/{pair}"}
-        yield Item(f"{subset}/{key}", (image,), options, tags)
+        return Item(f"{subset}/{key}", (image,), options, tags)
+
+    fields = {"image_path": str, "caption_options": list}
+    return read_items(file, numbered(load_json(root / file, list)), fields, item, problems)
 
 
 def _questions(folder: Path, file: str, problems: list[str]) -> Iterator[Item]:
@@ -77,17 +77,17 @@ def _question_image(folder: Path, file: str) -> Callable[[str], Image]:
     return lambda image_id: visual_genome.image(f"{image_id}.jpg")
 
 
-def _outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
+def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     """``pair`` and ``set``: the whole pair (left and right of the same objects) and the whole set of four are right.
 
-    As published, a pair or set with a missing picture is wrong, and the share is over the number of pictures.
+    As published, a pair or set with a missing image is wrong, and the share is over the number of images.
     """
-    outcomes = rules.first_of_many(items, cosines)
+    judged = rules.first_of_many(items, cosines)
     for tag, size in (("pair", 2), ("set", 4)):
-        number, right = {}, {}
-        for item, correct in zip(items, outcomes["right"], strict=True):
-            key = item.tags.get(tag)
-            number[key], right[key] = number.get(key, 0) + 1, right.get(key, 0) + correct
-        whole = {key: float(right[key] == number[key] == size) for key in number}
-        outcomes[tag] = np.array([whole[item.tags[tag]] if tag in item.tags else np.nan for item in items])
-    return outcomes
+        right: dict[str, list[bool]] = {}
+        for item, correct in zip(items, judged["right"], strict=True):
+            if tag in item.tags:
+                right.setdefault(str(item.tags[tag]), []).append(bool(correct))
+        whole = {key: float(all(correct) and len(correct) == size) for key, correct in right.items()}
+        judged[tag] = np.array([whole[str(item.tags[tag])] if tag in item.tags else np.nan for item in items])
+    return judged

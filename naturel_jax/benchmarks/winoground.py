@@ -1,14 +1,33 @@
 """Winoground: two images, two captions of the same words (Thrush et al., arXiv 2204.03162)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from naturel_jax.benchmarks import hub_pairs, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, by_value
-from naturel_jax.benchmarks.files import Archive, BenchmarkError, load_json, load_json_lines, records
+from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Image, Item, Metric, Source, by_value
+from naturel_jax.benchmarks.files import (
+    Archive,
+    BenchmarkError,
+    Fields,
+    Record,
+    load_json,
+    load_json_lines,
+    read_items,
+)
 
-FIELDS = {"id": int, "caption_0": str, "caption_1": str, "collapsed_tag": str, "secondary_tag": str}
-SCORES = ("text", "image", "group", "matching")
+SOURCE = Source(
+    "Winoground: research only, gated; Why-is-Winoground-hard tags MIT",
+    "https://huggingface.co/datasets/facebook/winoground (accept its terms, then `hf auth login`)",
+    "winoground/data/examples.jsonl and winoground/images.zip, or winoground/*.parquet",
+    {
+        "winoground/new_tag_assignments.json": (
+            "https://raw.githubusercontent.com/ajd12342/why-winoground-hard/main/new_tag_assignments.json"
+        )
+    },
+    hub=HubFiles("facebook/winoground", "data/*", "winoground"),
+)
+FIELDS: Fields = {"id": int, "caption_0": str, "caption_1": str, "collapsed_tag": str, "secondary_tag": str}
 
 
 def read(folder: Path) -> Benchmark:
@@ -19,39 +38,46 @@ def read(folder: Path) -> Benchmark:
     al., arXiv 2211.00768).
     """
     root = folder / "winoground"
-    why, problems, items = _why_hard(root / "new_tag_assignments.json"), [], []
-    for key, row, image in _hub_rows(root, problems) if any(root.glob("*.parquet")) else _rows(root, problems):
-        try:
-            images = tuple(image(row[f"image_{k}"]) for k in (0, 1))
-        except BenchmarkError as error:
-            problems.append(f"winoground record {key}: {error}")
-            continue
+    why = _why_hard(root / "new_tag_assignments.json")
+    rows, cell, open_image = _hub(root) if any(root.glob("*.parquet")) else _official(root)
+
+    def item(key: str, row: Record) -> Item:
+        images = tuple(open_image(key, row[f"image_{k}"]) for k in (0, 1))
         tags = {tag: row[tag] or () for tag in ("collapsed_tag", "secondary_tag")} | {"why": why.get(key, ())}
-        items.append(Item(key, images, (row["caption_0"], row["caption_1"]), tags))
-    metrics = _metrics(items)
-    return Benchmark("winoground", tuple(items), rules.two_by_two, metrics, published=400, problems=tuple(problems))
+        return Item(key, images, (row["caption_0"], row["caption_1"]), tags)
+
+    problems: list[str] = []
+    items = read_items("winoground", rows, {**FIELDS, "image_0": cell, "image_1": cell}, item, problems)
+    return Benchmark("winoground", tuple(items), rules.two_by_two, _metrics(items), 400, tuple(problems))
 
 
-def _rows(root: Path, problems: list[str]) -> Iterator[tuple[str, dict, Callable[[str], Image]]]:
-    """(id, record, how to find its images) of the official files."""
+Rows = Iterable[tuple[str, Any]]
+OpenImage = Callable[[str, Any], Image]  # (item id, what the record holds) -> image
+
+
+def _official(root: Path) -> tuple[Rows, type, OpenImage]:
+    """(id, record) of the official files, the type of their image fields, and how to open an image."""
     places = (root / "images.zip", root / "data" / "images.zip")
     archive = Archive(next(filter(Path.exists, places), places[0]))
     rows = load_json_lines(root / "data" / "examples.jsonl")
     keyed = ((str(row.get("id")) if isinstance(row, dict) else f"of line {n}", row) for n, row in enumerate(rows, 1))
-    for key, row in records("winoground", keyed, FIELDS | {"image_0": str, "image_1": str}, problems):
-        yield key, row, lambda name: archive.image(f"{name}.png")
+    return keyed, str, lambda key, name: archive.image(f"{name}.png")
 
 
-def _hub_rows(root: Path, problems: list[str]) -> Iterator[tuple[str, dict, Callable[[dict], Image]]]:
-    keyed = ((str(row["id"]), row) for _, row in hub_pairs.rows(root, (*FIELDS, "image_0", "image_1")))
-    for key, row in records("winoground", keyed, FIELDS | {"image_0": dict, "image_1": dict}, problems):
-        yield key, row, lambda cell, key=key: hub_pairs.hub_image(f"{root}/{key}", cell)
+def _hub(root: Path) -> tuple[Rows, type, OpenImage]:
+    """The same of the hub's Parquet files."""
+    rows = hub_pairs.rows(root, (*FIELDS, "image_0", "image_1"))
+    return (
+        ((str(row["id"]), row) for _, row in rows),
+        dict,
+        lambda key, cell: hub_pairs.hub_image(f"{root}/{key}", cell),
+    )
 
 
-def _metrics(items: list[Item]) -> tuple[Metric, ...]:
-    metrics = [Metric(f"winoground/{score}", score) for score in SCORES]
+def _metrics(items: Sequence[Item]) -> tuple[Metric, ...]:
+    metrics = [Metric(f"winoground/{score}", score) for score in rules.TWO_BY_TWO]
     for tag in ("collapsed_tag", "secondary_tag", "why"):
-        for score in SCORES:
+        for score in rules.TWO_BY_TWO:
             metrics += by_value(f"winoground/{score}", score, tag, items)
     return tuple(metrics)
 
@@ -61,6 +87,7 @@ def _why_hard(path: Path) -> dict[str, tuple[str, ...]]:
     if not path.exists():
         return {}
     assigned = load_json(path, dict)
-    if not all(isinstance(tags, list) and all(isinstance(tag, str) for tag in tags) for tags in assigned.values()):
-        raise BenchmarkError(f"{path}: expected an object of item id -> list of tags")
+    for key, tags in assigned.items():
+        if not (key.isdecimal() and isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
+            raise BenchmarkError(f"{path}: has {key!r:.80}: {tags!r:.80}; expected item id -> list of tags")
     return {key: tuple(tags) or ("No Tag",) for key, tags in assigned.items()}

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes
-from naturel_jax.benchmarks.files import BenchmarkError
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, Source, positions
+from naturel_jax.benchmarks.files import BenchmarkError, not_found
+from naturel_jax.benchmarks.tfds_folder import is_prepared, open_split
 
+SOURCE = Source("that of the dataset", "any", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
 TEMPLATES = ("a photo of a {}.",)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
@@ -22,17 +23,17 @@ def read(folder: Path) -> Benchmark:
     """
     root = folder / "zeroshot"
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: not found; put a labelled folder or a prepared TFDS dataset into it")
+        raise not_found(root)
     items: list[Item] = []
     for dataset in sorted(path for path in root.iterdir() if path.is_dir()):
-        names, labelled = (_tfds if (dataset / "dataset_info.json").exists() else _folder)(dataset)
+        names, labelled = (_tfds if is_prepared(dataset) else _folder)(dataset)
         captions = tuple(tuple(template.format(name) for template in _templates(dataset)) for name in names)
         for image, label in labelled:
             tags = {"dataset": dataset.name, "label": str(label)}
             items.append(Item(f"{dataset.name}/{len(items)}", (image,), captions, tags))
     metrics = tuple(
         Metric(f"zeroshot/{name}/{outcome}", outcome, where=("dataset", name))
-        for name in sorted({item.tags["dataset"] for item in items})
+        for name in positions(items, ["dataset"])["dataset"]
         for outcome in ("top1", "top5")
     )
     return Benchmark("zeroshot", tuple(items), outcomes, metrics)
@@ -40,10 +41,8 @@ def read(folder: Path) -> Benchmark:
 
 def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     """The true class is among the first one or five; a class that ties with a wrong one ranks behind it."""
-    ahead = []
-    for item, matrix in zip(items, cosines, strict=True):
-        true = matrix[0, int(item.tags["label"])]
-        ahead.append(np.count_nonzero(matrix[0] >= true) - 1)
+    labels = [int(str(item.tags["label"])) for item in items]
+    ahead = [np.count_nonzero(matrix[0] >= matrix[0, label]) - 1 for matrix, label in zip(cosines, labels, strict=True)]
     return {f"top{k}": (np.array(ahead) < k).astype(float) for k in (1, 5)}
 
 
@@ -60,7 +59,7 @@ def _templates(dataset: Path) -> tuple[str, ...]:
 def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
     classes = sorted(path for path in dataset.iterdir() if path.is_dir())
     if not classes:
-        raise BenchmarkError(f"{dataset}: has no folder per class")
+        raise BenchmarkError(f"{dataset}: holds no folders; expected one per class")
     images = (
         (Image(str(path), path.read_bytes), label)
         for label, folder in enumerate(classes)
@@ -71,13 +70,8 @@ def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
 
 
 def _tfds(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
-    builder = tfds.builder_from_directory(dataset)
-    split = next((name for name in ("test", "validation") if name in builder.info.splits), None)
-    if split is None or not {"image", "label"} <= set(builder.info.features):
-        raise BenchmarkError(f"{dataset}: expected features 'image' and 'label' and a split 'test' or 'validation'")
-    source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    images = (
-        (Image(f"{dataset}:{split}:{n}", lambda n=n: source[n]["image"]), int(source[n]["label"]))
-        for n in range(len(source))
-    )
-    return [name.replace("_", " ") for name in builder.info.features["label"].names], images
+    opened = open_split(dataset, ["test", "validation"])
+    if not {"image", "label"} <= set(opened.features):
+        raise BenchmarkError(f"{dataset}: has features {sorted(opened.features)}, expected 'image' and 'label'")
+    images = ((opened.image(n), int(opened.examples[n]["label"])) for n in range(len(opened.examples)))
+    return [name.replace("_", " ") for name in opened.features["label"].names], images

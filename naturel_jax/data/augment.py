@@ -1,4 +1,4 @@
-"""Training pictures: decode, random resized crop, mirror. Fast (scaled JPEG decoding, OpenCV), not bit-equal to PIL."""
+"""Training images: decode, random resized crop, mirror. Fast (scaled JPEG decoding, OpenCV), not bit-equal to PIL."""
 
 import dataclasses
 import math
@@ -11,10 +11,14 @@ from naturel_jax.data.processor import MAX_PIXELS, open_image
 
 cv2.setNumThreads(0)  # the pipeline has threads of its own
 
+_JPEG = b"\xff\xd8"  # how a file starts
+
+Box = tuple[int, int, int, int]  # left, top, width, height in pixels
+
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """A random resized crop covering ``scale`` (low, high) of the picture's area, of aspect ``ratio`` (low, high), and
+    """A random resized crop covering ``scale`` (low, high) of the image's area, of aspect ``ratio`` (low, high), and
     a mirror half of the time where it keeps the captions true. ``size`` in pixels."""
 
     size: int
@@ -22,47 +26,57 @@ class Augment:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __call__(self, data: bytes, mirror: bool, rng: np.random.Generator, out: np.ndarray) -> None:
-        """Fills ``out``, uint8 [size, size, 3], from an encoded picture. Raises ValueError for bytes that are no
-        picture, or too large a one."""
-        if data[:2] != b"\xff\xd8":
-            pixels = np.asarray(open_image(data))
-            left, top, width, height = self._box(pixels.shape[1], pixels.shape[0], rng)
+        """Fills ``out``, uint8 [size, size, 3], from an encoded image. Raises ValueError for bytes that are not a
+        readable image, or one that is too large."""
+        if data.startswith(_JPEG):
+            pixels, (left, top, width, height) = self._decode_jpeg(data, rng)
         else:
-            pixels, (left, top, width, height) = self._decode(data, rng)
+            pixels = np.asarray(open_image(data))
+            left, top, width, height = random_box(pixels.shape[1], pixels.shape[0], self.scale, self.ratio, rng)
         crop = pixels[top : top + height, left : left + width]
         shrinks = min(width, height) > self.size
         cv2.resize(crop, out.shape[:2], out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
         if mirror and rng.random() < 0.5:
             cv2.flip(out, 1, out)
 
-    def _decode(self, data: bytes, rng: np.random.Generator):
+    def _decode_jpeg(self, data: bytes, rng: np.random.Generator) -> tuple[np.ndarray, Box]:
         """Pixels at the smallest JPEG scale whose crop still has ``size`` pixels a side, and the crop's box in them.
 
         Halves, quarters and eighths only: libjpeg-turbo is slower at its other scales than at full size.
         """
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            if width * height > MAX_PIXELS:
-                raise ValueError(f"picture of {width} x {height} pixels: more than {MAX_PIXELS:,} are refused")
-            box = self._box(width, height, rng)
-            shrink = next((s for s in (8, 4, 2) if min(box[2], box[3]) >= s * self.size), 1)
+        except ValueError as error:
+            raise _unreadable(data, error) from error
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"image of {width} x {height} pixels: more than {MAX_PIXELS:,} are refused")
+        box = random_box(width, height, self.scale, self.ratio, rng)
+        shrink = next((s for s in (8, 4, 2) if min(box[2], box[3]) >= s * self.size), 1)
+        try:
             pixels = simplejpeg.decode_jpeg(
                 data, "RGB", min_height=math.ceil(height / shrink), min_width=math.ceil(width / shrink)
             )
         except ValueError as error:
-            raise ValueError(f"not a readable JPEG ({len(data)} bytes): {error}") from error
+            raise _unreadable(data, error) from error
         shrunk = pixels.shape[0] / height
         left, top, w, h = (round(side * shrunk) for side in box)
         return pixels, (left, top, max(min(w, pixels.shape[1] - left), 1), max(min(h, pixels.shape[0] - top), 1))
 
-    def _box(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """left, top, width, height of a random crop, as torchvision's RandomResizedCrop draws it (ten trials, then the
-        centre)."""
-        for _ in range(10):
-            area = width * height * rng.uniform(*self.scale)
-            ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
-            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
-        side = min(width, height)
-        return (width - side) // 2, (height - side) // 2, side, side
+
+def _unreadable(data: bytes, error: ValueError) -> ValueError:
+    return ValueError(f"not a readable JPEG ({len(data)} bytes): {error}")
+
+
+def random_box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> Box:
+    """A random crop of an image of ``width`` x ``height`` pixels, as torchvision's RandomResizedCrop samples it: ten
+    trials, then the largest square at the centre."""
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
+    side = min(width, height)
+    return (width - side) // 2, (height - side) // 2, side, side

@@ -1,70 +1,117 @@
-"""Finds the prepared datasets of a run, and draws the scenes worlds where they are missing."""
+"""Opens what a run trains on. A data source is an entry of ``SOURCES`` and a file that reads it."""
 
 import logging
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
+from etils import epath
 from jax.experimental import multihost_utils
 
-from naturel_jax.data.items import Source, open_source
-from tfds_naturel import twins
+from naturel_jax.config import Data
+from naturel_jax.data import prepared
+from naturel_jax.data.items import Source
+from tfds_naturel import recipe_sources, twins
+from tfds_naturel.errors import UserError
 from tfds_naturel.scenes.scene import CONFIGS as WORLDS
 
 _LOG = logging.getLogger(__name__)
 
+_TFDS = "tfds"  # prefix of names without one
 _TWIN_SEED, _TWIN_ITEMS = 0, 400
 
+Opener = Callable[[str, str, str], Source]  # (name without its prefix, config.data.dir, split) -> source
 
-def directory(data_dir: str, dataset: str) -> Path:
-    """The folder of ``dataset`` (``<name>/<config>``) under ``data_dir``: its highest version.
 
-    Scenes worlds that are missing are drawn first, by the first process. Raises FileNotFoundError for any other
-    missing dataset.
+def open_source(dataset: str, data_dir: str, split: str) -> Source:
+    """Opens ``split`` of ``dataset``, which is ``<prefix>:<name>`` with a prefix of ``SOURCES``; none means ``tfds:``.
+
+    Raises UserError for an unknown prefix, and what the opener raises.
     """
-    root = Path(data_dir) / dataset
+    prefix, name = _parse(dataset)
+    if prefix not in SOURCES:
+        raise UserError(
+            f"config.data.mixture: dataset {dataset!r} has prefix {prefix!r}; expected {', '.join(SOURCES)}"
+        )
+    return SOURCES[prefix](name, data_dir, split)
+
+
+def _parse(dataset: str) -> tuple[str, str]:
+    prefix, colon, name = dataset.partition(":")
+    return (prefix, name) if colon else (_TFDS, dataset)
+
+
+def _open_tfds(name: str, data_dir: str, split: str) -> Source:
+    return prepared.open_source(directory(data_dir, name), split)
+
+
+SOURCES: dict[str, Opener] = {
+    _TFDS: _open_tfds,
+}
+
+
+def trained_on(data: Data) -> dict[str, list[str]]:
+    """The benchmarks' own items among the training data, by collection (``tfds_naturel.recipe_sources.used``): a run is
+    scored on the others only."""
+    items: dict[str, set[str]] = {}
+    for part in data.mixture.values():
+        prefix, name = _parse(part.dataset)
+        if prefix == _TFDS:
+            for collection, used in recipe_sources.used(directory(data.dir, name)).items():
+                items.setdefault(collection, set()).update(used)
+    return {collection: sorted(used) for collection, used in items.items()}
+
+
+def directory(data_dir: str, dataset: str) -> epath.Path:
+    """The folder of the TFDS dataset ``<name>/<config>`` under ``data_dir``: its highest version.
+
+    Scenes worlds that are missing are drawn first, by the first process. Raises UserError for any other missing
+    dataset.
+    """
+    root = epath.Path(data_dir) / dataset
     name, _, config = dataset.partition("/")
     if name == "naturel" and config in WORLDS:
-        _once(lambda: _draw(data_dir, config))
-    versions = sorted(root.glob("*/dataset_info.json"), key=lambda path: [int(n) for n in path.parent.name.split(".")])
+        _first_process(lambda: _draw_world(data_dir, config))
+    versions = {
+        tuple(map(int, path.parent.name.split("."))): path.parent
+        for path in root.glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    }
     if not versions:
-        raise FileNotFoundError(
+        raise UserError(
             f"dataset {dataset!r} is not prepared under {data_dir} (config.data.dir): "
             f"no {root}/<version>/dataset_info.json. README, 'Build NatuRel', says how to build it"
         )
-    return versions[-1].parent
-
-
-def source(data_dir: str, dataset: str, split: str) -> Source:
-    """``split`` of ``dataset``, opened. Raises what ``directory`` and ``open_source`` raise."""
-    return open_source(directory(data_dir, dataset), split)
+    return versions[max(versions)]
 
 
 def twins_directory(data_dir: str, config: str) -> Path:
-    """The folder with the benchmark twins of a scenes world, written when it is missing."""
+    """The folder with the benchmark twins of the scenes world ``config``, written when it is missing."""
     out = Path(data_dir) / "twins" / config
     finished = out / "README.md"  # written last
 
-    def write():
+    def write() -> None:
         if not finished.exists():
             _LOG.info("writing the benchmark twins of %s to %s", config, out)
             twins.write(out, WORLDS[config], _TWIN_SEED, _TWIN_ITEMS)
 
-    _once(write)
+    _first_process(write)
     return out
 
 
-def _draw(data_dir: str, config: str) -> None:
+def _draw_world(data_dir: str, config: str) -> None:
     from tfds_naturel.naturel import Naturel  # imports TFDS, which is slow
 
     builder = Naturel(config=config, data_dir=os.fspath(data_dir))
-    if not os.path.exists(os.path.join(builder.data_dir, "dataset_info.json")):
+    if not (epath.Path(builder.data_dir) / "dataset_info.json").exists():
         _LOG.info("drawing naturel/%s into %s", config, builder.data_dir)
         builder.download_and_prepare()
 
 
-def _once(work) -> None:
-    """Runs ``work`` in the first process; the others wait for it (all share ``config.data.dir``, or find it filled)."""
+def _first_process(work: Callable[[], None]) -> None:
+    """Runs ``work`` in the first process while the others wait: all share ``config.data.dir``, or it is there."""
     if jax.process_index() == 0:
         work()
     if jax.process_count() > 1:

@@ -1,132 +1,221 @@
-"""The items of a dataset without their pictures: which captions were written for each image, which triplets it shows.
+"""The items of a dataset without their pixels: the caption groups of each image, and the facts that it shows.
 
-Small enough to stay in memory (about 40 bytes per image and triplet), so every process can work out the whole global
-batch: who matches whom, which captions are the same. Only pixels are read by the process that needs them.
+Small enough to stay in memory (a dozen bytes for each caption), so every process can work out the whole global batch:
+who matches whom, which captions are equal. Only pixels are read by the process that needs them.
+
+Shape letters: N images, G caption groups, C captions of one polarity. A trailing 1 means one entry more: offsets.
 """
 
 import dataclasses
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-SLOTS = 8  # captions of one triplet: (positive, negative) of pairs 0 (simple) to 3
+from tfds_naturel import schema
+from tfds_naturel.errors import UserError
+from tfds_naturel.schema import Kind
+
+
+class Caption(NamedTuple):
+    """A caption of a group.
+
+    ``asserts`` names the fact that the words claim, "" where it is not known or nothing is claimed; equal names are the
+    same fact in every dataset of a run. Positives and negatives written against each other share a ``pair``.
+    """
+
+    text: str
+    asserts: str = ""
+    pair: int = 0
+    kind: Kind = "complex"
+
+
+class Group(NamedTuple):
+    """Captions of one image, any number of each polarity. ``attribute``: they name an attribute, not a relation."""
+
+    positives: Sequence[Caption]
+    negatives: Sequence[Caption] = ()
+    attribute: bool = False
+
+    @classmethod
+    def from_triplet(cls, captions: Sequence[schema.Caption]) -> "Group":
+        """The group of captions that were written for one triplet."""
+        positives: list[Caption] = []
+        negatives: list[Caption] = []
+        for c in captions:
+            side = positives if c.polarity == "positive" else negatives
+            side.append(Caption(c.text, str(c.asserts or ""), c.pair, c.kind))
+        return cls(positives, negatives, attribute=captions[0].triplet.relation == "is")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """Rows of any length: row n is ``values[starts[n] : starts[n + 1]]``."""
+
+    starts: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Iterable[int]]) -> "Ragged":
+        """Integers, kept as int32."""
+        starts, values = array("q", [0]), array("i")
+        for row in rows:
+            values.extend(row)
+            starts.append(len(values))
+        return cls(np.array(starts, np.int64), np.array(values, np.int32))
+
+    def __getitem__(self, n: int) -> np.ndarray:
+        return self.values[self.starts[n] : self.starts[n + 1]]
+
+    @property
+    def widest(self) -> int:
+        """Length of the longest row."""
+        return int(np.diff(self.starts).max(initial=0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Captions:
+    """The captions of one polarity: rows ``starts_G1[g]`` to ``starts_G1[g + 1]`` belong to group g, in the order of
+    their pairs. ``text_C`` numbers the texts of ``Items``."""
+
+    starts_G1: np.ndarray
+    text_C: np.ndarray
+    pair_C: np.ndarray
+    simple_C: np.ndarray
+
+    def rows(self, group: int, kind: Kind | None = None) -> np.ndarray:
+        """Row numbers of the captions of ``group``, only those of ``kind`` where it is given."""
+        rows = np.arange(self.starts_G1[group], self.starts_G1[group + 1])
+        return rows if kind is None else rows[self.simple_C[rows] == (kind == "simple")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """Tables over N images, G (image, triplet) groups, distinct captions and distinct triplets.
+    """Tables over N images, G caption groups, and the distinct texts and facts of a dataset.
 
-    ``groups_N1``: group numbers of image n are ``groups_N1[n]`` to ``groups_N1[n + 1]``; ``triplet_G`` their triplets;
-    ``captions_G8`` rows of ``texts`` ordered (positive, negative) x pair, -1 where a slot is empty; ``asserts`` for
-    each text the triplets it claims anywhere in the dataset.
+    The groups of image n are ``groups_N1[n]`` to ``groups_N1[n + 1]``. ``shows``: for each image the numbers of the
+    facts that its positives assert; ``asserts``: for each text those that it asserts anywhere in the dataset.
     """
 
     name: str
     image_ids: list[str]
     texts: list[str]
-    asserts: list[tuple[int, ...]]
-    triplets: list[str]
+    facts: list[str]
     groups_N1: np.ndarray
-    triplet_G: np.ndarray
-    captions_G8: np.ndarray
+    attribute_G: np.ndarray
+    positives: Captions
+    negatives: Captions
+    shows: Ragged
+    asserts: Ragged
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def groups(self, n: int) -> range:
+    def groups(self, n: int) -> np.ndarray:
         """Group numbers of image ``n``."""
-        return range(self.groups_N1[n], self.groups_N1[n + 1])
+        return np.arange(self.groups_N1[n], self.groups_N1[n + 1])
 
-    def shows(self, n: int) -> np.ndarray:
-        """Triplet numbers that image ``n`` shows."""
-        return self.triplet_G[self.groups_N1[n] : self.groups_N1[n + 1]]
+    def image_of(self, group: int) -> str:
+        """Id of the image that ``group`` describes."""
+        return self.image_ids[int(np.searchsorted(self.groups_N1, group, side="right")) - 1]
 
+    def pairs(self, group: int, kind: Kind | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers of the positive and of the negative of each pair of ``group``.
 
-class _Numbers(dict):
-    """Numbers keys in the order of their first use."""
-
-    def __missing__(self, key):
-        self[key] = len(self)
-        return self[key]
-
-
-def collect(name: str, examples: Iterable[Mapping[str, Any]]) -> Items:
-    """Builds the tables from decoded examples (``tfds_naturel.schema.features``; the image is not looked at).
-
-    Raises ValueError for an example with no caption, or two captions in one slot.
-    """
-    texts, triplets = _Numbers(), _Numbers()
-    asserts: dict[int, set[int]] = {}
-    image_ids, groups, triplet_G, captions_G8 = [], [0], [], []
-    for example in examples:
-        rows = example["captions"]
-        slots: dict[int, np.ndarray] = {}
-        for text, triplet, asserted, pair, polarity in zip(
-            rows["text"], rows["triplet"], rows["asserts"], rows["pair"], rows["polarity"], strict=True
-        ):
-            number = texts[_str(text)]
-            claimed = asserts.setdefault(number, set())
-            if asserted := _str(asserted):
-                claimed.add(triplets[asserted])
-            group = slots.setdefault(triplets[_str(triplet)], np.full(SLOTS, -1, np.int32))
-            slot = 2 * int(pair) + (int(polarity) == 0)  # schema: polarity 0 is negative
-            if group[slot] >= 0:
-                raise ValueError(
-                    f"{name}, image {_str(example['image_id'])!r}: two captions for pair {pair} of {_str(triplet)}"
-                )
-            group[slot] = number
-        if not slots:
-            raise ValueError(
-                f"{name}, image {_str(example['image_id'])!r}: no captions; every image of a training set needs some"
-            )
-        image_ids.append(_str(example["image_id"]))
-        triplet_G += slots.keys()
-        captions_G8 += slots.values()
-        groups.append(len(triplet_G))
-    return Items(
-        name=name,
-        image_ids=image_ids,
-        texts=list(texts),
-        asserts=[tuple(sorted(asserts[n])) for n in range(len(texts))],
-        triplets=list(triplets),
-        groups_N1=np.array(groups, np.int64),
-        triplet_G=np.array(triplet_G, np.int32),
-        captions_G8=np.array(captions_G8, np.int32).reshape(-1, SLOTS),
-    )
-
-
-def _str(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+        A positive and a negative make a pair when they share its number; a group's only positive is paired with every
+        negative.
+        """
+        positives, negatives = self.positives.rows(group, kind), self.negatives.rows(group, kind)
+        if len(positives) == 1:
+            return np.repeat(positives, len(negatives)), negatives
+        same = self.positives.pair_C[positives][:, None] == self.negatives.pair_C[negatives]
+        first, second = np.nonzero(same)
+        return positives[first], negatives[second]
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A split of a prepared TFDS dataset: ``items`` in memory, encoded pictures on disk in the same order."""
+    """What a run trains on: ``items`` in memory, and ``read_image(n)``, which returns the encoded image of item n.
+
+    ``read_image`` must be picklable: the pipeline's reading processes each get a copy.
+    """
 
     items: Items
-    records: Sequence[Mapping[str, Any]]
-
-    def picture(self, n: int) -> bytes:
-        """The encoded picture of item ``n``."""
-        return self.records[n]["image"]
+    read_image: Callable[[int], bytes]
 
 
-def open_source(directory: str | os.PathLike, split: str) -> Source:
-    """Opens ``split`` of the dataset prepared in ``directory`` (``<data_dir>/<name>/<config>/<version>``).
+class _Numbers(dict[str, int]):
+    """Numbers strings in the order of their first use."""
 
-    Raises FileNotFoundError when nothing is prepared there, ValueError for an unknown split.
-    """
-    import tensorflow_datasets as tfds  # slow to import; only processes that read datasets pay
+    def __missing__(self, key: str) -> int:
+        self[key] = len(self)
+        return self[key]
 
-    if not os.path.exists(os.path.join(directory, "dataset_info.json")):
-        raise FileNotFoundError(
-            f"no prepared dataset in {directory} (dataset_info.json is missing); build it or correct config.data"
+
+class _Columns:
+    """The columns of ``Captions`` while they grow."""
+
+    def __init__(self) -> None:
+        self.starts, self.text, self.pair, self.simple = array("q", [0]), array("i"), array("i"), array("b")
+
+    def add(self, captions: Sequence[Caption], texts: _Numbers) -> None:
+        """Adds the captions of the next group."""
+        for caption in sorted(captions, key=lambda caption: caption.pair):
+            self.text.append(texts[caption.text])
+            self.pair.append(caption.pair)
+            self.simple.append(caption.kind == "simple")
+        self.starts.append(len(self.text))
+
+    def table(self) -> Captions:
+        """The finished table."""
+        return Captions(
+            starts_G1=np.array(self.starts, np.int64),
+            text_C=np.array(self.text, np.int32),
+            pair_C=np.array(self.pair, np.int32),
+            simple_C=np.array(self.simple, bool),
         )
-    builder = tfds.builder_from_directory(os.fspath(directory))
-    if split not in builder.info.splits:
-        raise ValueError(f"{directory} has no split {split!r}; it has: {', '.join(sorted(builder.info.splits))}")
-    records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    name = f"{builder.info.full_name}:{split}"
-    return Source(collect(name, (records[n] for n in range(len(records)))), records)
+
+
+def collect(name: str, images: Iterable[tuple[str, Sequence[Group]]]) -> Items:
+    """Builds the tables of dataset ``name`` from the id and the caption groups of each image.
+
+    Raises UserError for an image without captions, or a dataset without images.
+    """
+    texts, facts = _Numbers(), _Numbers()
+    positives, negatives = _Columns(), _Columns()
+    image_ids: list[str] = []
+    starts, attributes, shows = array("q", [0]), array("b"), []
+    asserts: list[set[int]] = []
+    for image_id, groups in images:
+        shown: dict[int, None] = {}  # a set in order
+        for group in groups:
+            positives.add(group.positives, texts)
+            negatives.add(group.negatives, texts)
+            attributes.append(group.attribute)
+            asserts += (set() for _ in range(len(texts) - len(asserts)))
+            for caption in (*group.positives, *group.negatives):
+                if caption.asserts:
+                    asserts[texts[caption.text]].add(facts[caption.asserts])
+            shown |= dict.fromkeys(facts[caption.asserts] for caption in group.positives if caption.asserts)
+        if not any(group.positives or group.negatives for group in groups):
+            raise UserError(
+                f"{name}, image {image_id!r}: no captions; every image of a training set needs at least one"
+            )
+        image_ids.append(image_id)
+        starts.append(len(attributes))
+        shows.append(array("i", shown))
+    if not image_ids:
+        raise UserError(f"{name}: no images; expected at least one")
+    return Items(
+        name=name,
+        image_ids=image_ids,
+        texts=list(texts),
+        facts=list(facts),
+        groups_N1=np.array(starts, np.int64),
+        attribute_G=np.array(attributes, bool),
+        positives=positives.table(),
+        negatives=negatives.table(),
+        shows=Ragged.from_rows(shows),
+        asserts=Ragged.from_rows(map(sorted, asserts)),
+    )

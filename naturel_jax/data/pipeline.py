@@ -1,26 +1,34 @@
-"""From plans to batches on the mesh: Grain reads and augments this process's pictures ahead of the step."""
+"""From plans to batches on the mesh: Grain reads and augments this process's images ahead of the step."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import grain
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+import pyarrow as pa
+from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.batch import Batch
+from naturel_jax.config import Config
 from naturel_jax.data.augment import Augment
-from naturel_jax.data.items import Source
-from naturel_jax.data.planner import AUGMENT, Planner, Row, generator
+from naturel_jax.data.items import Items, Source
+from naturel_jax.data.planner import AUGMENT, Part, Planner, Row, generator
+from naturel_jax.data.processor import Processor
+from naturel_jax.data.recipes import recipe
+from naturel_jax.models.two_tower import TwoTowerConfig
+from naturel_jax.sharding import batch_sharding, batch_shards
+from tfds_naturel import mining
+from tfds_naturel.errors import UserError
 
-_WHITE = 255  # the sentinel is a white picture
+_WHITE = 255  # the sentinel is a white image
 
 
-class _Local(NamedTuple):
-    """A batch as this process holds it: pixels of its own rows only, in ascending row order."""
+class _LocalBatch(NamedTuple):
+    """A batch as this process holds it: tokens and labels are whole, images only those of ``rows`` [R], ascending."""
 
-    images: np.ndarray
     rows: np.ndarray
     batch: Batch
 
@@ -29,7 +37,7 @@ class _Local(NamedTuple):
 class Pipeline:
     """Batches of ``planner`` as global arrays sharded over their leading axis by ``sharding``.
 
-    ``sources``: one per part of the planner. ``threads`` and ``workers`` (processes; 0: none) read ahead; neither
+    ``sources``: one for each part of the planner. ``threads`` and ``workers`` (processes; 0: none) read ahead; neither
     changes a batch.
     """
 
@@ -44,63 +52,102 @@ class Pipeline:
         """Batches of steps ``start`` to ``stop - 1``."""
         if start >= stop:
             return
-        dataset = grain.MapDataset.range(stop).map(_Load(self.planner, self.sources, self.augment, self._owned()))[
-            start:
-        ]
+        load = _Load(self.planner, self.sources, self.augment, self._local_blocks())
+        dataset = grain.MapDataset.range(stop).map(load)[start:]
         dataset = dataset.to_iter_dataset(
             grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
         )
         if self.workers:
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
         for local in dataset:
-            yield self._place(local)
+            yield self._to_global(local)
 
-    def _owned(self) -> tuple[int, ...]:
+    def _local_blocks(self) -> tuple[int, ...]:
         """The blocks of rows that this process's devices hold."""
         shards = self.planner.shards
-        spans = self.sharding.addressable_devices_indices_map((shards,)).values()
-        return tuple(sorted({block for span in spans for block in range(*span[0].indices(shards))}))
+        spans = [index[0] for index in self.sharding.addressable_devices_indices_map((shards,)).values() if index]
+        return tuple(sorted({block for span in spans for block in range(*span.indices(shards))}))
 
-    def _place(self, local: _Local) -> Batch:
-        def pixels(index):
-            start, stop, _ = index[0].indices(len(local.batch.image_labels.mult_I))
-            first = np.searchsorted(local.rows, start)
-            return local.images[first : first + stop - start]
+    def _to_global(self, local: _LocalBatch) -> Batch:
+        rows, images = local.rows, np.asarray(local.batch.images)
+        total = len(local.batch.image_labels.mult_I)
 
-        shape = (len(local.batch.image_labels.mult_I), *local.images.shape[1:])
-        images = jax.make_array_from_callback(shape, self.sharding, pixels)
+        def images_of(index: tuple[slice, ...] | None) -> np.ndarray:
+            start, stop, _ = index[0].indices(total) if index else (0, total, 1)
+            first = np.searchsorted(rows, start)
+            return images[first : first + stop - start]
 
-        def place(array):
-            return jax.make_array_from_callback(array.shape, self.sharding, lambda index: array[index])
+        def place(array: np.ndarray) -> jax.Array:
+            return jax.make_array_from_callback(array.shape, self.sharding, array.__getitem__)
 
-        return jax.tree.map(place, local.batch._replace(images=None))._replace(images=images)
+        return Batch(
+            jax.make_array_from_callback((total, *images.shape[1:]), self.sharding, images_of),
+            *jax.tree.map(place, local.batch[1:]),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """step -> _Local; what the reading threads and processes run."""
+    """step -> _LocalBatch; what the reading threads and processes run."""
 
     planner: Planner
     sources: Sequence[Source]
     augment: Augment
-    owned: tuple[int, ...]
+    blocks: tuple[int, ...]
 
-    def __call__(self, step: int) -> _Local:
+    def __call__(self, step: int) -> _LocalBatch:
         plan = self.planner.plan(step)
-        block = len(plan.rows) // self.planner.shards
-        rows = np.concatenate([np.arange(b * block, (b + 1) * block) for b in self.owned])
+        length = len(plan.rows) // self.planner.shards
+        rows = np.concatenate([np.arange(b * length, (b + 1) * length) for b in self.blocks])
         images = np.empty((len(rows), self.augment.size, self.augment.size, 3), np.uint8)
         for image, row in zip(images, rows, strict=True):
-            self._draw(plan.rows[row], image)
-        return _Local(images, rows, Batch(None, plan.tokens, plan.image_labels, plan.caption_labels))
+            self._fill(plan.rows[row], image)
+        return _LocalBatch(rows, Batch(images, plan.tokens, plan.image_labels, plan.caption_labels))
 
-    def _draw(self, row: Row, image: np.ndarray) -> None:
+    def _fill(self, row: Row, out: np.ndarray) -> None:
         if row.source < 0:
-            image.fill(_WHITE)
+            out.fill(_WHITE)
             return
         source = self.sources[row.source]
         try:
-            rng = generator(self.planner.seed, AUGMENT, row.draw)
-            self.augment(source.picture(row.item), row.mirror, rng, image)
+            rng = generator(self.planner.seed, AUGMENT, row.sample)
+            self.augment(source.read_image(row.item), row.mirror, rng, out)
         except ValueError as error:
-            raise ValueError(f"{source.items.name}, image {source.items.image_ids[row.item]!r}: {error}") from error
+            raise UserError(f"{source.items.name}, image {source.items.image_ids[row.item]!r}: {error}") from error
+
+
+def make_pipeline(
+    config: Config, sources: Sequence[Source], model: TwoTowerConfig, processor: Processor, mesh: Mesh
+) -> Pipeline:
+    """The training pipeline of a run; ``sources`` are those of ``config.data.mixture``, in its order.
+
+    Raises UserError for an unknown recipe, one that does not fit its source, a file of hard images that cannot be
+    used, or a batch size that does not divide.
+    """
+    parts = [
+        Part(source.items, recipe(part.recipe), part.weight, _hard_images(name, part.hard_images, source.items))
+        for (name, part), source in zip(config.data.mixture.items(), sources, strict=True)
+    ]
+    planner = Planner(
+        parts,
+        processor,
+        batch_size=config.data.batch_size,
+        shards=batch_shards(mesh),
+        seed=config.seed,
+        trim_eos=model.text.eos_id if model.text.causal else None,
+        chunks=config.objective.chunks,
+    )
+    augment = Augment(model.image.size, config.data.crop_scale)
+    return Pipeline(planner, sources, augment, batch_sharding(mesh), config.data.threads, config.data.workers)
+
+
+def _hard_images(part: str, path: str, items: Items) -> list[tuple[int, ...]] | None:
+    if not path:
+        return None
+    try:
+        return mining.hard_images(Path(path), items.image_ids)
+    except (ValueError, pa.ArrowException) as error:  # pyarrow's messages do not name the file
+        raise UserError(
+            f"config.data.mixture.{part}.hard_images is {path!r}: {error}; expected a Parquet file written by "
+            "python -m naturel_jax.mine for this split"
+        ) from error

@@ -1,7 +1,7 @@
 """The batch: distinct images, distinct captions, and the labels from which the counts of every cell follow.
 
-A batch is a pure function of (seed, step). Every process works out the whole of it but for the pixels, so equal
-captions are one row also across hosts, and the batch is the same on any number of them.
+A batch is a pure function of (seed, step). Every process works out the whole of it except the pixels, so equal captions
+are one row across hosts too, and the batch is the same on any number of them.
 """
 
 import math
@@ -15,23 +15,33 @@ import numpy as np
 from naturel_jax.batch import CaptionLabels, ImageLabels
 from naturel_jax.data.items import Items
 from naturel_jax.data.processor import Processor
-from naturel_jax.data.recipes import Drawn, Recipe
+from naturel_jax.data.recipes import Recipe, Sampled
+from tfds_naturel.errors import UserError
 
 ORDER, CAPTIONS, AUGMENT = range(3)  # streams of random numbers, one for each purpose
 
 _TOKEN_BUCKET = 8  # trimmed lengths are multiples of this
-_CAPTION_BUCKETS = 8  # at most so many different numbers of caption rows: each is a compilation of the step
-_SIDES = re.compile(r"\b(left|right)\b|\|(left|right)_of\|", re.IGNORECASE)
+_CAPTION_BUCKETS = 8  # most different numbers of caption rows: each is a compilation of the step
+_MAX_CACHED_TOKENS = 500_000  # texts; rewritten captions hardly ever repeat
+_SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)  # "left of", and the fact Cup|left_of|Cat
+
+
+def names_side(text: str) -> bool:
+    """Whether ``text``, a caption or a fact's name, speaks of left or right: a mirror image may make it false."""
+    return bool(_SIDE.search(text))
 
 
 class Row(NamedTuple):
-    """Where an image row comes from: source, item in it, the number of its draw (two for each position of the training
-    order, the second for a mined hard image), and whether mirroring keeps its captions true. ``source`` -1 is the
-    blank picture."""
+    """Where an image row comes from: source, item in it, number of the sample, and whether mirroring keeps its captions
+    true.
+
+    Each position of the training order has two sample numbers, the second for a mined hard image. ``source`` -1 is the
+    blank image.
+    """
 
     source: int
     item: int = 0
-    draw: int = 0
+    sample: int = 0
     mirror: bool = False
 
 
@@ -39,7 +49,7 @@ BLANK = Row(-1)
 
 
 class Plan(NamedTuple):
-    """A batch before its pixels are read."""
+    """A batch before its images are read: ``rows`` [I], ``tokens`` int32 [U, L]."""
 
     rows: list[Row]
     tokens: np.ndarray
@@ -49,7 +59,7 @@ class Plan(NamedTuple):
 
 class Part(NamedTuple):
     """One source of a mixture. ``hard_images`` maps an item to the items mined as its hard negatives: one of them then
-    joins the batch beside each drawn item, with captions of its own, as in the published NegCLIP."""
+    joins the batch beside each sampled item, with captions of its own, as in the published NegCLIP."""
 
     items: Items
     recipe: Recipe
@@ -58,56 +68,49 @@ class Part(NamedTuple):
 
 
 def generator(seed: int, stream: int, position: int) -> np.random.Generator:
-    """Random numbers of one position (or draw) of the training order, independent of every other position, stream and
+    """Random numbers of one position (or sample) of the training order, independent of every other position, stream and
     seed."""
     return np.random.Generator(np.random.Philox(key=[(seed << 8) + stream, position]))
 
 
-class _Captions:
-    """The distinct captions of a batch in the order of their first use."""
+class _BatchCaptions:
+    """The distinct captions of a batch in the order of their first use, which numbers them."""
 
-    def __init__(self):
-        self.rows: dict[str, int] = {}
+    def __init__(self) -> None:
+        self.ids: dict[str, int] = {}
         self.mult: list[int] = []
         self.asserts: list[set[int]] = []
 
-    def add(self, drawn: Drawn, triplet_numbers: np.ndarray) -> int:
-        """Counts one copy of the caption and returns its id."""
-        row = self.rows.setdefault(drawn.text, len(self.rows))
-        if row == len(self.mult):
+    def add(self, sampled: Sampled, fact_ids: np.ndarray) -> int:
+        """Counts one copy of the caption and returns its id. ``fact_ids``: of the facts of its dataset."""
+        caption_id = self.ids.setdefault(sampled.text, len(self.ids))
+        if caption_id == len(self.mult):
             self.mult.append(0)
             self.asserts.append(set())
-        self.mult[row] += 1
-        self.asserts[row].update(triplet_numbers[list(drawn.asserts)].tolist())
-        return row
+        self.mult[caption_id] += 1
+        self.asserts[caption_id].update(fact_ids[list(sampled.asserts)].tolist())
+        return caption_id
 
 
 class _ImageRow(NamedTuple):
+    """An image row with its labels."""
+
     row: Row
     mult: int
     positives: Sequence[int] = ()
     negatives: Sequence[int] = ()
-    shows: Sequence[int] = ()
-
-
-def _ragged(rows: Iterable[Sequence[int]], width: int, fill: int) -> np.ndarray:
-    """Rows of ids, padded to ``width`` (at least 1)."""
-    rows = list(rows)
-    out = np.full((len(rows), max(width, 1)), fill, np.int32)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out
+    shows: Sequence[int] | np.ndarray = ()
 
 
 class Planner:
-    """Plans batches: draws the items, their captions, and works out labels and tokens.
+    """Plans batches: samples items and their captions, and works out labels and tokens.
 
     ``shards``: blocks that image rows and caption rows are cut into (the devices of the mesh's batch axes);
     ``chunks``: the gradient-accumulation chunks that each block divides into; ``trim_eos``: for a causal tower that
     pools at its end token, the id of that token: captions are cut to the longest of the batch, which changes nothing.
     None keeps the full context.
 
-    Raises ValueError when the batch size does not divide.
+    Raises UserError when the batch size does not divide, or a recipe does not fit its items.
     """
 
     def __init__(
@@ -122,25 +125,20 @@ class Planner:
         chunks: int = 1,
     ):
         if batch_size % shards:
-            raise ValueError(
+            raise UserError(
                 f"config.data.batch_size is {batch_size}: not a multiple of the {shards} devices that share a batch"
             )
         self.parts, self.processor = list(parts), processor
         self.batch_size, self.shards, self.seed, self.trim_eos, self.chunks = batch_size, shards, seed, trim_eos, chunks
         self._order = _training_order(self.parts, seed)
-        names = sorted({name for part in self.parts for name in part.items.triplets})
-        number = {name: i for i, name in enumerate(names)}
-        self._triplet_numbers = [
-            np.array([number[name] for name in part.items.triplets], np.int32) for part in self.parts
-        ]
-        self._positives = max(part.recipe.positives for part in self.parts)
-        self._negatives = max(part.recipe.negatives for part in self.parts)
-        self._shows = max(int(np.diff(part.items.groups_N1).max()) for part in self.parts)
-        self._asserts = sum(max(map(len, part.items.asserts)) for part in self.parts)
+        self._fact_ids = _number_facts(self.parts)
+        positives, negatives = zip(*(part.recipe.check(part.items) for part in parts), strict=True)
+        self._most_positives, self._most_negatives = max(positives), max(negatives)
+        self._most_shown = max(part.items.shows.widest for part in parts)
+        self._most_asserted = sum(part.items.asserts.widest for part in parts)  # a text may come from every part
         # A mined hard image takes the sentinel's place.
-        self._sentinel = any(part.recipe.sentinel and not part.hard_images for part in self.parts)
-        images = 2 if any(part.hard_images for part in self.parts) else 1
-        self._capacity = images * batch_size * (self._positives + self._negatives)
+        self._sentinel = any(part.recipe.sentinel and not part.hard_images for part in parts)
+        self._images_per_item = 2 if any(part.hard_images for part in parts) else 1
         self._token_cache: dict[str, np.ndarray] = {}
 
     def items(self, step: int) -> list[tuple[int, int]]:
@@ -152,88 +150,117 @@ class Planner:
         """Names of the items of batch ``step``, for messages."""
         return [f"{self.parts[s].items.name}/{self.parts[s].items.image_ids[n]}" for s, n in self.items(step)]
 
+    def texts(self, step: int) -> list[str]:
+        """The distinct captions of batch ``step`` in the order of their ids."""
+        return list(self._sample(step)[0].ids)
+
     def plan(self, step: int) -> Plan:
         """Batch ``step`` without its pixels; the same on every process."""
-        captions = _Captions()
-        drawn = [
-            self._draw(captions, source, item, step * self.batch_size + offset)
-            for offset, (source, item) in enumerate(self.items(step))
-        ]
-        rows = self._lay_out(drawn)
+        captions, anchors = self._sample(step)
+        rows = self._pad_and_shard(anchors)
         images = ImageLabels(
             mult_I=np.array([row.mult for row in rows], np.float32),
-            positives_IK=_ragged((row.positives for row in rows), self._positives, -1),
-            negatives_IK=_ragged((row.negatives for row in rows), self._negatives, -1),
-            shows_IT=_ragged((row.shows for row in rows), self._shows, -1),
+            positives_IK=_pad_rows([row.positives for row in rows], self._most_positives, -1),
+            negatives_IK=_pad_rows([row.negatives for row in rows], self._most_negatives, -1),
+            shows_IT=_pad_rows([row.shows for row in rows], self._most_shown, -1),
         )
         return Plan([row.row for row in rows], self._tokens(captions), images, self._caption_labels(captions))
 
-    def _draw(self, captions: _Captions, source: int, item: int, position: int) -> list[_ImageRow]:
-        """The image row of one anchor, and that of its hard image where the source has some."""
+    def _sample(self, step: int) -> tuple[_BatchCaptions, list[list[_ImageRow]]]:
+        """The captions of batch ``step``, and the image rows of each of its anchors."""
+        captions, first = _BatchCaptions(), step * self.batch_size
+        anchors = [
+            self._sample_anchor(captions, source, item, first + offset)
+            for offset, (source, item) in enumerate(self.items(step))
+        ]
+        return captions, anchors
+
+    def _sample_anchor(self, captions: _BatchCaptions, source: int, item: int, position: int) -> list[_ImageRow]:
+        """The image row of one anchor, and that of one of its hard images where it has any."""
         part, rng = self.parts[source], generator(self.seed, CAPTIONS, position)
         images = [item]
         if part.hard_images and len(candidates := part.hard_images[item]):
             images.append(int(rng.choice(candidates)))
         return [self._image_row(captions, source, image, 2 * position + k, rng) for k, image in enumerate(images)]
 
-    def _image_row(self, captions, source, item, draw, rng) -> _ImageRow:
-        items, recipe = self.parts[source].items, self.parts[source].recipe
-        numbers = self._triplet_numbers[source]
-        sides = recipe.captions(items, item, rng)
-        texts = [drawn.text for side in sides for drawn in side]
-        positives, negatives = ([captions.add(drawn, numbers) for drawn in side] for side in sides)
-        shown = items.shows(item)
-        mirror = not any(map(_SIDES.search, [*texts, *(items.triplets[t] for t in shown)]))
-        return _ImageRow(Row(source, item, draw, mirror), recipe.copies, positives, negatives, numbers[shown])
+    def _image_row(
+        self, captions: _BatchCaptions, source: int, item: int, sample: int, rng: np.random.Generator
+    ) -> _ImageRow:
+        items, recipe, fact_ids = self.parts[source].items, self.parts[source].recipe, self._fact_ids[source]
+        positives, negatives = recipe.sample(items, item, rng)
+        shows = items.shows[item]
+        words = [caption.text for caption in (*positives, *negatives)] + [items.facts[fact] for fact in shows]
+        return _ImageRow(
+            Row(source, item, sample, mirror=not any(map(names_side, words))),
+            len(positives) if recipe.repeat_image else 1,
+            [captions.add(caption, fact_ids) for caption in positives],
+            [captions.add(caption, fact_ids) for caption in negatives],
+            fact_ids[shows],
+        )
 
-    def _lay_out(self, drawn: list[list[_ImageRow]]) -> list[_ImageRow]:
-        """Blocks of equal length, each with its sentinel (as many copies as the block's images) and padding at the
-        end."""
-        block = len(drawn) // self.shards
-        blocks = [
-            [row for anchor in drawn[start : start + block] for row in anchor] for start in range(0, len(drawn), block)
-        ]
-        hard = any(part.hard_images for part in self.parts)
-        length = block * (2 if hard else 1) + self._sentinel
+    def _pad_and_shard(self, anchors: list[list[_ImageRow]]) -> list[_ImageRow]:
+        """Blocks of equal length, one for each shard, each with its sentinel (as many copies as the block's images) and
+        padding at the end."""
+        block = len(anchors) // self.shards
+        length = block * self._images_per_item + self._sentinel
         length = math.ceil(length / self.chunks) * self.chunks
-        for rows in blocks:
+        blocks = []
+        for start in range(0, len(anchors), block):
+            rows = [row for anchor in anchors[start : start + block] for row in anchor]
             if self._sentinel:
                 rows.append(_ImageRow(BLANK, sum(row.mult for row in rows)))
-            rows += [_ImageRow(BLANK, 0)] * (length - len(rows))
+            blocks.append(rows + [_ImageRow(BLANK, 0)] * (length - len(rows)))
         return [row for rows in blocks for row in rows]
 
-    def _caption_rows(self, captions: _Captions) -> int:
-        """Number of caption rows, padding included: one of few values, each a multiple of what the mesh and the chunks
+    def _caption_rows(self, captions: _BatchCaptions) -> int:
+        """Number of caption rows with padding: one of few values, each a multiple of what the mesh and the chunks
         divide."""
         unit = self.shards * self.chunks
-        bucket = math.ceil(self._capacity / _CAPTION_BUCKETS / unit) * unit
-        return math.ceil(len(captions.mult) / bucket) * bucket
+        most = self._images_per_item * self.batch_size * (self._most_positives + self._most_negatives)
+        bucket = math.ceil(most / _CAPTION_BUCKETS / unit) * unit
+        return math.ceil(len(captions.ids) / bucket) * bucket
 
-    def _caption_labels(self, captions: _Captions) -> CaptionLabels:
-        used, rows = len(captions.mult), self._caption_rows(captions)
-        padding = rows - used
+    def _caption_labels(self, captions: _BatchCaptions) -> CaptionLabels:
+        used = len(captions.ids)
+        padding = self._caption_rows(captions) - used
         return CaptionLabels(
             mult_U=np.pad(np.array(captions.mult, np.float32), (0, padding)),
             id_U=np.pad(np.arange(used, dtype=np.int32), (0, padding), constant_values=-2),
-            asserts_UA=_ragged([*map(sorted, captions.asserts), *[()] * padding], self._asserts, -2),
+            asserts_UA=_pad_rows([*map(sorted, captions.asserts), *[[]] * padding], self._most_asserted, -2),
         )
 
-    def _tokens(self, captions: _Captions) -> np.ndarray:
+    def _tokens(self, captions: _BatchCaptions) -> np.ndarray:
+        """int32 [U, L]; padding rows repeat the last caption."""
         cache = self._token_cache
-        if new := [text for text in captions.rows if text not in cache]:
-            if len(cache) > 500_000:  # rewritten captions are ever new ones
+        if new := [text for text in captions.ids if text not in cache]:
+            if len(cache) > _MAX_CACHED_TOKENS:
                 cache.clear()
-                new = list(captions.rows)
+                new = list(captions.ids)
             cache.update(zip(new, self.processor.tokenize(new), strict=True))
-        tokens = np.stack([cache[text] for text in captions.rows])
+        tokens = np.stack([cache[text] for text in captions.ids])
         if self.trim_eos is not None:
             longest = int((tokens == self.trim_eos).argmax(axis=1).max()) + 1
             tokens = tokens[:, : math.ceil(longest / _TOKEN_BUCKET) * _TOKEN_BUCKET]
         return np.pad(tokens, ((0, self._caption_rows(captions) - len(tokens)), (0, 0)), mode="edge")
 
 
+def _pad_rows(rows: Sequence[Sequence[int] | np.ndarray], width: int, fill: int) -> np.ndarray:
+    """Rows of ids as int32 [len(rows), width], at least one column wide."""
+    out = np.full((len(rows), max(width, 1)), fill, np.int32)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+def _number_facts(parts: Iterable[Part]) -> list[np.ndarray]:
+    """For each part the ids of its facts: equal names have one id in all parts."""
+    names = sorted({name for part in parts for name in part.items.facts})
+    ids = {name: i for i, name in enumerate(names)}
+    return [np.array([ids[name] for name in part.items.facts], np.int32) for part in parts]
+
+
 def _training_order(parts: Sequence[Part], seed: int) -> grain.MapDataset:
-    """position -> (source, item): every source shuffled anew each epoch, mixed by weight."""
+    """position -> (source, item): every source is shuffled again each epoch, and they are mixed by weight."""
     sources = [
         grain.MapDataset.range(len(part.items))
         .seed(int(np.random.SeedSequence((seed, ORDER, s)).generate_state(1)[0]))

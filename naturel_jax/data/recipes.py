@@ -1,96 +1,130 @@
-"""Recipes: which captions are drawn for an image. A recipe is a row of ``RECIPES``."""
+"""Recipes: which captions are sampled for an image. A recipe is a row of ``RECIPES``."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from naturel_jax.data.items import Items
+from naturel_jax.data.items import Captions, Items
+from tfds_naturel.errors import UserError
+from tfds_naturel.schema import Kind
 
 Words = list[str]
+Rewrite = Callable[[Words, np.random.Generator], Words]
+Count = int | Literal["all"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    """A caption drawn for an image: its words and the numbers of the triplets they claim."""
+class Sampled(NamedTuple):
+    """A caption sampled for an image: its words and the numbers of the facts they assert."""
 
     text: str
-    asserts: tuple[int, ...] = ()
+    asserts: Sequence[int] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How captions are drawn for one image.
+    """What is sampled for one image: one of its caption groups, then captions of that group.
 
-    One triplet of the image is chosen, then ``draw(captions_8, rng)`` names the slots (positives, negatives) of its
-    eight captions. ``copies``: how often the image stands in the expanded batch. ``positive`` and ``negative`` rewrite
-    a drawn text (order shuffles); a rewritten text claims no triplet. ``sentinel``: the blank picture stands beside
-    every copy as a negative image. ``attributes``: triplets of ``is`` are drawn too.
+    A rewritten caption asserts nothing.
     """
 
-    positives: int
-    negatives: int
-    copies: int
-    draw: Callable[[np.random.Generator], tuple[list[int], list[int]]]
-    sentinel: bool = False
-    positive: Callable[[Words, np.random.Generator], Words] | None = None
-    negative: Callable[[Words, np.random.Generator], Words] | None = None
-    attributes: bool = True
+    positives: Count  # how many, without replacement; "all": at least one, in the order of their pairs
+    negatives: Count = 0
+    paired: bool = False  # the negatives are those of the sampled positives' pairs
+    kind: Kind | None = None  # only captions of this kind
+    rewrite: Rewrite | None = None  # of the positives
+    rewrite_to_negative: Rewrite | None = None  # makes a negative from each positive
+    attributes: bool = True  # False: groups that name an attribute are skipped where the image has others
+    repeat_image: bool = False  # the expanded batch holds the image once for each positive, not once for all
+    sentinel: bool = False  # a blank image is a negative of every caption, once for each copy of an image
+    name: str = ""  # its key in RECIPES, for messages
 
-    def captions(self, items: Items, n: int, rng: np.random.Generator) -> tuple[list[Drawn], list[Drawn]]:
-        """The positives and negatives drawn for image ``n``. Raises ValueError where the triplet lacks a caption that
-        the recipe needs."""
+    def __post_init__(self) -> None:
+        if self.paired and self.positives != self.negatives:
+            raise ValueError(f"paired captions: {self.positives} positives and {self.negatives} negatives differ")
+        if self.rewrite_to_negative and self.negatives:
+            raise ValueError(f"negatives is {self.negatives}: rewrite_to_negative makes them from the positives")
+
+    def check(self, items: Items) -> tuple[int, int]:
+        """The most positives and negatives that are sampled for an image of ``items``.
+
+        Raises UserError that names the first caption group without the captions that the recipe needs.
+        """
+        most_positives = most_negatives = 0
+        for group in range(len(items.attribute_G)):
+            positives, negatives = map(len, self._rows(items, group))
+            if positives < _least(self.positives) or negatives < _least(self.negatives):
+                raise UserError(self._misfit(items, group))
+            most_positives = max(most_positives, positives if self.positives == "all" else self.positives)
+            most_negatives = max(most_negatives, negatives if self.negatives == "all" else self.negatives)
+        return most_positives, most_positives if self.rewrite_to_negative else most_negatives
+
+    def sample(self, items: Items, n: int, rng: np.random.Generator) -> tuple[list[Sampled], list[Sampled]]:
+        """The positives and negatives of image ``n``; ``check`` must have accepted ``items``."""
         groups = items.groups(n)
-        if not self.attributes:
-            groups = [g for g in groups if "|is|" not in items.triplets[items.triplet_G[g]]] or groups
-        group = groups[rng.integers(len(groups))]
-        row = items.captions_G8[group]
-        positives, negatives = self.draw(rng)
-        if empty := [s for s in (*positives, *negatives) if row[s] < 0]:
-            raise ValueError(
-                f"{items.name}, image {items.image_ids[n]!r}: caption slots {empty} are empty, "
-                "and this recipe draws them"
+        if not self.attributes and len(others := groups[~items.attribute_G[groups]]):
+            groups = others
+        rows = self._rows(items, groups[rng.integers(len(groups))])
+        chosen = _choose(len(rows[0]), self.positives, rng)
+        positives = rows[0][chosen]
+        negatives = rows[1][chosen if self.paired else _choose(len(rows[1]), self.negatives, rng)]
+        if self.rewrite_to_negative:
+            return (
+                _sampled(items, items.positives, positives, self.rewrite, rng),
+                _sampled(items, items.positives, positives, self.rewrite_to_negative, rng),
             )
+        return (
+            _sampled(items, items.positives, positives, self.rewrite, rng),
+            _sampled(items, items.negatives, negatives, None, rng),
+        )
 
-        def take(slots, rewrite):
-            texts = [items.texts[row[s]] for s in slots]
-            if rewrite:
-                return [Drawn(" ".join(rewrite(text.split(), rng))) for text in texts]
-            return [Drawn(text, items.asserts[row[s]]) for text, s in zip(texts, slots, strict=True)]
+    def _rows(self, items: Items, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers of the positives and negatives to choose from; row by row where they are paired."""
+        if self.paired:
+            return items.pairs(group, self.kind)
+        return items.positives.rows(group, self.kind), items.negatives.rows(group, self.kind)
 
-        return take(positives, self.positive), take(negatives, self.negative)
-
-
-# Slots of the eight captions: (positive, negative) of the simple pair, then of the three complex pairs.
-_POSITIVE, _NEGATIVE = np.arange(0, 8, 2), np.arange(1, 8, 2)
-
-
-def _any_positive(rng):
-    return [int(rng.choice(_POSITIVE))], []
-
-
-def _any_positive_and_itself(rng):
-    slot = int(rng.choice(_POSITIVE))
-    return [slot], [slot]
-
-
-def _single_pair(rng):
-    return [int(rng.choice(_POSITIVE[1:]))], [int(rng.choice(_NEGATIVE[1:]))]
+    def _misfit(self, items: Items, group: int) -> str:
+        kind = f" of kind {self.kind!r}" if self.kind else ""
+        needs = f"{self.positives} positive(s) and {self.negatives} negative(s){kind}{' in pairs' * self.paired}"
+        positives, negatives = _quoted(items, items.positives, group), _quoted(items, items.negatives, group)
+        return (
+            f"recipe {self.name!r} (config.data.mixture) does not fit {items.name}, image {items.image_of(group)!r}: "
+            f"it needs {needs} in every caption group, and one holds positives {positives}, negatives {negatives}. "
+            "Use another recipe or another dataset"
+        )
 
 
-def _all_pairs(rng):
-    del rng
-    return _POSITIVE.tolist(), _NEGATIVE.tolist()
+def _quoted(items: Items, captions: Captions, group: int, most: int = 4) -> str:
+    """The captions of ``group`` for a message."""
+    rows = captions.rows(group)
+    texts = []
+    for row in rows[:most]:
+        kind = "simple" if captions.simple_C[row] else "complex"
+        texts.append(f"{items.texts[captions.text_C[row]][:60]!r} ({kind}, pair {captions.pair_C[row]})")
+    return f"[{', '.join(texts)}{', ...' if len(rows) > most else ''}]"
 
 
-def _one_pair(rng):
-    pair = rng.integers(4)
-    return [int(_POSITIVE[pair])], [int(_NEGATIVE[pair])]
+def _least(count: Count) -> int:
+    return 1 if count == "all" else count
 
 
-def _two_pairs(rng):
-    pairs = rng.choice(4, 2, replace=False)
-    return _POSITIVE[pairs].tolist(), _NEGATIVE[pairs].tolist()
+def _choose(available: int, count: Count, rng: np.random.Generator) -> Sequence[int] | np.ndarray:
+    if count == "all":
+        return range(available)
+    if count == 1:
+        return [int(rng.integers(available))]
+    return rng.choice(available, count, replace=False) if count else []
+
+
+def _sampled(
+    items: Items, side: Captions, rows: np.ndarray, rewrite: Rewrite | None, rng: np.random.Generator
+) -> list[Sampled]:
+    texts = side.text_C[rows].tolist()
+    if rewrite:
+        return [Sampled(" ".join(rewrite(items.texts[text].split(), rng))) for text in texts]
+    return [Sampled(items.texts[text], items.asserts[text].tolist()) for text in texts]
 
 
 def shuffle_words(words: Words, rng: np.random.Generator) -> Words:
@@ -109,24 +143,26 @@ def _trigrams(words: Words) -> list[Words]:
     return [words[i : i + 3] for i in range(0, len(words), 3)]
 
 
-def _within_trigrams(words: Words, rng: np.random.Generator) -> Words:
+def _shuffle_within_trigrams(words: Words, rng: np.random.Generator) -> Words:
     return [word for trigram in _trigrams(words) for word in shuffle_words(trigram, rng)]
 
 
-def _of_trigrams(words: Words, rng: np.random.Generator) -> Words:
+def _shuffle_trigrams(words: Words, rng: np.random.Generator) -> Words:
     trigrams = _trigrams(words)
     return [word for i in rng.permutation(len(trigrams)) for word in trigrams[i]]
 
 
-_ORDER_SHUFFLES = (_swap_two, shuffle_words, _within_trigrams, _of_trigrams)
+_ORDER_SHUFFLES = (_swap_two, shuffle_words, _shuffle_within_trigrams, _shuffle_trigrams)
 
 
 def shuffle_order(words: Words, rng: np.random.Generator) -> Words:
     """Another order of the same words by one of four operations, after ARO's order perturbations (arXiv 2210.01936,
-    appendix), which need no tagger here.
+    appendix), but without a part-of-speech tagger.
 
     Returns the words unchanged only when they have no other order.
     """
+    if len(words) < 2:
+        return words
     for _ in range(8):
         shuffled = _ORDER_SHUFFLES[rng.integers(len(_ORDER_SHUFFLES))](words, rng)
         if shuffled != words:
@@ -135,20 +171,20 @@ def shuffle_order(words: Words, rng: np.random.Generator) -> Words:
 
 
 RECIPES: dict[str, Recipe] = {
-    "positives": Recipe(1, 0, 1, _any_positive),
-    # What makes a base that knows objects and little else: order means nothing, attributes are never named.
-    "bag_of_words": Recipe(1, 0, 1, _any_positive, positive=shuffle_words, attributes=False),
-    "order_shuffles": Recipe(1, 1, 1, _any_positive_and_itself, sentinel=True, negative=shuffle_order),
-    # One of the four pairs: for datasets whose negatives are order shuffles already (coco_order, negclip_tsv).
-    "one_pair": Recipe(1, 1, 1, _one_pair, sentinel=True),
-    "single_pair": Recipe(1, 1, 1, _single_pair, sentinel=True),
-    "all_pairs": Recipe(4, 4, 4, _all_pairs, sentinel=True),
-    "two_pairs": Recipe(2, 2, 1, _two_pairs),
+    "positives": Recipe(positives=1),
+    # Makes a base that knows objects and little else: order means nothing, attributes are never named.
+    "bag_of_words": Recipe(positives=1, rewrite=shuffle_words, attributes=False),
+    "order_shuffles": Recipe(positives=1, rewrite_to_negative=shuffle_order, sentinel=True),
+    # For datasets whose negatives are order shuffles already (coco_order, negclip_tsv).
+    "one_pair": Recipe(positives=1, negatives=1, paired=True, sentinel=True),
+    "single_pair": Recipe(positives=1, negatives=1, kind="complex", sentinel=True),
+    "all_pairs": Recipe(positives="all", negatives="all", paired=True, repeat_image=True, sentinel=True),
+    "two_pairs": Recipe(positives=2, negatives=2, paired=True),
 }
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe called ``name``. Raises ValueError that lists the names."""
+    """The recipe called ``name``. Raises UserError that lists the names."""
     if name not in RECIPES:
-        raise ValueError(f"config.data.mixture: recipe {name!r} is not known; expected one of: {', '.join(RECIPES)}")
-    return RECIPES[name]
+        raise UserError(f"config.data.mixture: recipe {name!r} is unknown; expected one of: {', '.join(RECIPES)}")
+    return dataclasses.replace(RECIPES[name], name=name)

@@ -18,6 +18,7 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Item
 FOLDS = 5
 BASELINES = ("longer caption", "shorter caption", "n-grams", "text norm")
 
+Counts = collections.Counter[str]
 Values = Mapping[str, float]  # caption -> value
 
 
@@ -27,27 +28,32 @@ def baselines(
     """Baseline -> metric -> value. Empty for a benchmark whose captions are not ordered by truth.
 
     ``longer caption`` and ``shorter caption`` count words, ``n-grams`` is a naive Bayes classifier of words and
-    word pairs, cross-validated over pictures, ``text norm`` takes the caption whose embedding is longer before it
-    is brought to length 1 (``norms``).
+    word pairs, cross-validated over images, ``text norm`` takes the caption whose embedding is longer before it is
+    normalised (``norms``).
     """
     if not benchmark.true_captions or not items:
         return {}
-    length = {caption: float(len(caption.split())) for item in items for caption in item.captions}
+    length = {text: float(len(text.split())) for item in items for text in texts(item)}
     guesses = (
-        [_of(length, item) for item in items],
-        [-_of(length, item) for item in items],
+        [_values(length, item) for item in items],
+        [-_values(length, item) for item in items],
         ngrams(items, benchmark.true_captions),
-        [_of(norms, item) for item in items],
+        [_values(norms, item) for item in items],
     )
     found = {}
     for name, values in zip(BASELINES, guesses, strict=True):
-        scores = benchmark.score(items, [_as_cosines(*pair) for pair in zip(items, values, matrices, strict=True)])
+        scores = benchmark.score(items, [_as_cosines(*row) for row in zip(items, values, matrices, strict=True)])
         found[name] = {metric: score.value for metric, score in scores.items()}
     return found
 
 
-def _of(values: Values, item: Item) -> np.ndarray:
-    return np.array([values[caption] for caption in item.captions])
+def texts(item: Item) -> tuple[str, ...]:
+    """The captions of an item of a benchmark with ``true_captions``: plain texts, no ensembles."""
+    return tuple(caption for caption in item.captions if isinstance(caption, str))
+
+
+def _values(values: Values, item: Item) -> np.ndarray:
+    return np.array([values[text] for text in texts(item)])
 
 
 def _as_cosines(item: Item, values_C: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -57,16 +63,16 @@ def _as_cosines(item: Item, values_C: np.ndarray, matrix: np.ndarray) -> np.ndar
 
 
 def ngrams(items: Sequence[Item], true_captions: int) -> list[np.ndarray]:
-    """Log odds [C] that each caption of each item is true, from the items of other pictures."""
-    folds = [_fold(item) for item in items]
-    counts = [{True: collections.Counter(), False: collections.Counter()} for _ in range(FOLDS)]
+    """Log odds [C] that each caption of each item is true, from the items of other images."""
+    folds = [fold_number(item) for item in items]
+    counts: list[dict[bool, Counts]] = [{True: Counts(), False: Counts()} for _ in range(FOLDS)]
     captions = [{True: 0, False: 0} for _ in range(FOLDS)]
     for item, fold in zip(items, folds, strict=True):
-        for n, caption in enumerate(item.captions):
+        for n, caption in enumerate(texts(item)):
             true = n < true_captions
             counts[fold][true].update(set(grams(caption)))
             captions[fold][true] += 1
-    total = {true: sum((c[true] for c in counts), collections.Counter()) for true in (True, False)}
+    total = {true: sum((c[true] for c in counts), Counts()) for true in (True, False)}
     number = {true: sum(c[true] for c in captions) for true in (True, False)}
 
     def rate(gram: str, true: bool, fold: int) -> float:
@@ -76,8 +82,7 @@ def ngrams(items: Sequence[Item], true_captions: int) -> list[np.ndarray]:
         return sum(math.log(rate(gram, True, fold) / rate(gram, False, fold)) for gram in sorted(set(grams(caption))))
 
     return [
-        np.array([log_odds(caption, fold) for caption in item.captions])
-        for item, fold in zip(items, folds, strict=True)
+        np.array([log_odds(caption, fold) for caption in texts(item)]) for item, fold in zip(items, folds, strict=True)
     ]
 
 
@@ -88,6 +93,6 @@ def grams(caption: str) -> Iterator[str]:
     yield from (f"{first} {second}" for first, second in itertools.pairwise(words))
 
 
-def _fold(item: Item) -> int:
-    """Items of one picture are in one fold."""
+def fold_number(item: Item) -> int:
+    """The fold of an item: that of its image."""
     return hashlib.blake2b(item.images[0].key.encode(), digest_size=2).digest()[0] % FOLDS

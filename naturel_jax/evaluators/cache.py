@@ -1,106 +1,123 @@
-"""Embeddings on disk, so that a second benchmark with the same pictures, or a run that was interrupted, embeds
-nothing twice.
+"""Embeddings on disk: neither a second benchmark with the same images nor a run that was interrupted embeds anything
+twice.
 """
 
 import concurrent.futures
 import hashlib
+import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 from tqdm import tqdm
 
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.evaluators.embed import Encoder
 from naturel_jax.models.two_tower import Params
 
+_LOG = logging.getLogger(__name__)
+
 CHUNK = 4096  # embeddings are written this many at a time: what an interruption can lose
+UNIT_TOLERANCE = 0.02  # of a stored embedding's length, which is 1 up to the rounding of bfloat16 towers
 
 
 class CachedEncoder:
-    """An ``Encoder`` of one checkpoint whose embeddings are kept in the SQLite file ``path``.
+    """An ``embed.Embedder`` whose embeddings are kept in the SQLite file ``path``.
 
-    Keys are contents: the bytes and box of an image, the tokens of a caption. ``path`` must name checkpoint and
-    processor (see ``results.model_fingerprint``).
+    Keys are contents: the bytes and box of an image, the tokens of a caption. ``path`` must name the parameters and
+    the processor (see ``results.model_fingerprint``).
     """
 
-    def __init__(self, encoder: Encoder, path: Path):
+    def __init__(self, encoder: Encoder, params: Params, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._encoder, self._path = encoder, path
+        self._encoder, self._params = encoder, params
+        self._dim = encoder.model.config.embed_dim
         try:
-            self._open()
+            self._file = _open(path)
         except sqlite3.DatabaseError as error:
-            logging.warning("%s: not a readable cache of embeddings (%s); it is started again", path, error)
+            _LOG.warning("%s: not a readable cache of embeddings (%s); starting it over", path, error)
             path.unlink()
-            self._open()
+            self._file = _open(path)
 
-    def _open(self) -> None:
-        self._file = sqlite3.connect(self._path)
-        self._file.execute("create table if not exists embeddings (key blob primary key, value blob) without rowid")
-
-    def images(self, params: Params, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
-        """As ``Encoder.images``."""
+    def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
+        """As ``embed.Embedder.images``."""
         with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
-            keys = list(pool.map(_image_key, images))
-        faults = {n: f"image {images[n].key}: {key}" for n, key in enumerate(keys) if isinstance(key, str)}
-        readable = [n for n in range(len(keys)) if n not in faults]
+            keys_or_faults = list(pool.map(_image_key, images))
+        faults = {n: f"image {images[n].key}: {key}" for n, key in enumerate(keys_or_faults) if isinstance(key, str)}
+        readable = [n for n in range(len(images)) if n not in faults]
+        keys = [key for key in keys_or_faults if isinstance(key, bytes)]
         unreadable: dict[bytes, str] = {}
 
         def embed(numbers: list[int], bar: tqdm) -> np.ndarray:
-            zimg_ID, bad = self._encoder.images(params, [images[readable[n]] for n in numbers], bar.update)
-            unreadable.update((keys[readable[numbers[n]]], reason) for n, reason in bad.items())
+            wanted = [images[readable[n]] for n in numbers]
+            zimg_ID, bad = self._encoder.images(self._params, wanted, bar.update)
+            unreadable.update((keys[numbers[n]], reason) for n, reason in bad.items())
             return zimg_ID
 
-        zimg_ID = np.zeros((len(images), self._encoder.model.config.embed_dim), np.float32)
-        zimg_ID[readable] = self._known("images", [keys[n] for n in readable], embed, unreadable)
-        return zimg_ID, faults | {n: unreadable[keys[n]] for n in readable if keys[n] in unreadable}
+        zimg_ID = np.zeros((len(images), self._dim), np.float32)
+        zimg_ID[readable] = self._embeddings("images", keys, embed, unreadable)
+        return zimg_ID, faults | {
+            n: unreadable[key] for n, key in zip(readable, keys, strict=True) if key in unreadable
+        }
 
-    def captions(self, params: Params, texts: Sequence[str]) -> np.ndarray:
-        """As ``Encoder.captions``."""
+    def captions(self, texts: Sequence[str]) -> np.ndarray:
+        """As ``embed.Embedder.captions``."""
         if not texts:
-            return self._encoder.captions(params, texts)
-        keys = [
-            hashlib.blake2b(b"tokens" + row.tobytes(), digest_size=20).digest() for row in self._encoder.tokens(texts)
-        ]
+            return self._encoder.captions(self._params, texts)
+        tokens_UL = self._encoder.tokens(texts)
+        keys = [hashlib.blake2b(b"tokens" + row.tobytes(), digest_size=20).digest() for row in tokens_UL]
 
         def embed(numbers: list[int], bar: tqdm) -> np.ndarray:
-            return self._encoder.captions(params, [texts[n] for n in numbers], bar.update)
+            return self._encoder.captions(self._params, [texts[n] for n in numbers], bar.update)
 
-        return self._known("captions", keys, embed, {})
+        return self._embeddings("captions", keys, embed, unreadable=())
 
-    def _known(
+    def _embeddings(
         self,
         what: str,
         keys: Sequence[bytes],
         embed: Callable[[list[int], tqdm], np.ndarray],
-        unreadable: Mapping[bytes, str],
+        unreadable: Container[bytes],
     ) -> np.ndarray:
         """Embeddings [N, D] of ``keys``: from the file, or from ``embed`` of their numbers and then stored. Equal
         keys have one embedding.
         """
         first = {key: n for n, key in reversed(list(enumerate(keys)))}
-        known: dict[bytes, np.ndarray] = {}
-        for key in first:
-            row = self._file.execute("select value from embeddings where key = ?", (key,)).fetchone()
-            if row is not None:
-                known[key] = np.frombuffer(row[0], np.float32)
+        known = {key: z_D for key in first if (z_D := self._stored(key)) is not None}
         missing = [n for key, n in first.items() if key not in known]
         with tqdm(total=len(missing), desc=what, unit="", disable=not missing) as bar:
             for start in range(0, len(missing), CHUNK):
-                some = missing[start : start + CHUNK]
-                new = {keys[n]: z_D for n, z_D in zip(some, embed(some, bar), strict=True)}
+                numbers = missing[start : start + CHUNK]
+                new = {keys[n]: z_D for n, z_D in zip(numbers, embed(numbers, bar), strict=True)}
                 self._store((key, z_D) for key, z_D in new.items() if key not in unreadable)
                 known |= new
-        return np.stack([known[key] for key in keys]) if keys else np.zeros((0, self._encoder.model.config.embed_dim))
+        return np.stack([known[key] for key in keys]) if keys else np.zeros((0, self._dim), np.float32)
+
+    def _stored(self, key: bytes) -> np.ndarray | None:
+        """The embedding in the file; None when it is not there or not a unit vector of the model's size."""
+        row = self._file.execute("select value from embeddings where key = ?", (key,)).fetchone()
+        if row is None or len(row[0]) != 4 * self._dim:
+            return None
+        z_D = np.frombuffer(row[0], np.float32)
+        return z_D if abs(float(np.linalg.norm(z_D)) - 1) < UNIT_TOLERANCE else None
 
     def _store(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
         with self._file:
             self._file.executemany(
                 "insert or replace into embeddings values (?, ?)", ((key, z_D.tobytes()) for key, z_D in rows)
             )
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Raises sqlite3.DatabaseError for a file that is damaged or another database."""
+    file = sqlite3.connect(path)
+    file.execute("create table if not exists embeddings (key blob primary key, value blob) without rowid")
+    file.execute("select key, value from embeddings limit 1")
+    if (verdict := file.execute("pragma quick_check(1)").fetchone()[0]) != "ok":
+        raise sqlite3.DatabaseError(verdict)
+    return file
 
 
 def _image_key(image: Image) -> bytes | str:

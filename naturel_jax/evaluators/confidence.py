@@ -12,24 +12,26 @@ CHUNK = 100  # resamples at a time, which bounds the memory
 def intervals(
     benchmark: Benchmark, items: Sequence[Item], outcomes: Outcomes, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Metric name -> (2.5th, 97.5th percentile) over resamples of the *pictures*: items that share one are drawn
+    """Metric name -> (2.5th, 97.5th percentile) over resamples of the *images*: items that share one are drawn
     together, as they are not independent (cluster bootstrap; Davison and Hinkley, 1997, section 3.8).
     """
     _, cluster_N = np.unique([item.images[0].key if item.images else item.id for item in items], return_inverse=True)
     clusters = int(cluster_N.max(initial=-1)) + 1
-    where_found, rng, found = positions(items, benchmark.tags), np.random.default_rng(seed), {}
+    where_found, rng = positions(items, benchmark.tags), np.random.default_rng(seed)
     members = {}
     for metric in benchmark.metrics:
         index_M, groups_M = metric.members(~np.isnan(outcomes[metric.outcome]), where_found)
         if len(index_M):
-            members[metric.name] = (outcomes[metric.outcome][index_M], groups_M, cluster_N[index_M])
-    values = {name: [] for name in members}
+            weights_M = metric.weights(items, index_M)
+            members[metric.name] = (outcomes[metric.outcome][index_M], groups_M, cluster_N[index_M], weights_M)
+    means: dict[str, list[np.ndarray]] = {name: [] for name in members}
     for start in range(0, resamples, CHUNK):
         number = min(CHUNK, resamples - start)
         weights_RC = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=number).astype(float)
-        for name, (values_M, groups_M, cluster_M) in members.items():
-            values[name].append(group_means(values_M, groups_M, weights_RC[:, cluster_M]))
-    for name, parts in values.items():
+        for name, (values_M, groups_M, cluster_M, weights_M) in members.items():
+            means[name].append(group_means(values_M, groups_M, weights_RC[:, cluster_M] * weights_M))
+    bounds = {}
+    for name, parts in means.items():
         low, high = np.nanpercentile(np.concatenate(parts), (2.5, 97.5))
-        found[name] = (float(low), float(high))
-    return found
+        bounds[name] = (float(low), float(high))
+    return bounds

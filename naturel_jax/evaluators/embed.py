@@ -8,27 +8,40 @@ import io
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
 import PIL.Image
-from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from naturel_jax.benchmarks.benchmark import Benchmark, Box, Image, Item
+from naturel_jax import weights
+from naturel_jax.benchmarks.benchmark import Box, Caption, Image, Item
 from naturel_jax.data.processor import Processor
+from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, normalize
-from naturel_jax.sharding import BATCH_AXES
+from naturel_jax.sharding import BATCH_AXES, make_mesh, param_sharding
 
 LENGTH_STEP = 16  # captions of a causal tower are cut to a multiple of this, so that few shapes are compiled
-# annotated boxes may overhang the picture by a few pixels; by more than this share of a side they belong to another
-# picture
+# Annotated boxes may overhang the image by a few pixels; by more than this share of a side they belong to another one.
 BOX_SLACK = 0.05
 
-Advance = Callable[[int], object]  # is told how many more images or captions were taken up
+Advance = Callable[[int], object]  # called with the number of images or captions that were taken up since
 Row = tuple[np.ndarray | None, str]  # pixels, or the reason why there are none
+Encode = Callable[[Params, jax.Array], jax.Array]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Embedder(Protocol):
+    """What embeds with one set of parameters: an ``Encoder`` with them, or a ``CachedEncoder``."""
+
+    def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
+        """Unit embeddings [I, D], float32; number -> reason of the images that could not be read."""
+
+    def captions(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit embeddings [U, D], float32. Texts of the same tokens have the same embedding, bit for bit."""
 
 
 class Encoder:
@@ -61,7 +74,7 @@ class Encoder:
 
         # Float32 towers compute in float32: an accelerator's default would round products to TF32 or bfloat16.
         @jax.default_matmul_precision("highest")
-        def encode_image(params, pixels_IHWC):
+        def encode_image(params: Params, pixels_IHWC: jax.Array) -> jax.Array:
             return model.encode_image(params, normalize(pixels_IHWC, processor.mean, processor.std))
 
         exact = jax.default_matmul_precision("highest")
@@ -72,25 +85,24 @@ class Encoder:
     def images(
         self, params: Params, images: Sequence[Image], advance: Advance = lambda n: None
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """Unit embeddings [I, D], float32, and for the images that could not be read their number and the reason."""
-        mine, faults = self._mine(), {}
-        wanted = [
-            start + n for start in range(0, len(images), self.batch_size) for n in mine if start + n < len(images)
-        ]
+        """Unit embeddings [I, D], float32; number -> reason of the images that could not be read."""
+        faults: dict[int, str] = {}
+        starts, local = range(0, len(images), self.batch_size), self._local_rows()
+        wanted = [start + int(n) for start in starts for n in local if start + n < len(images)]
         with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
             rows = _prefetch(pool, self._load, (images[n] for n in wanted), 2 * self.batch_size)
             blocks = self._pixel_blocks(zip(wanted, rows, strict=True), len(images), faults, advance)
             zimg_ID = self._run(self._encode_image, params, blocks)
-        return zimg_ID[: len(images)], self._everyones(faults, images)
+        return zimg_ID[: len(images)], self._all_process_faults(faults, images)
 
     def _pixel_blocks(
         self, rows: Iterator[tuple[int, Row]], number: int, faults: dict[int, str], advance: Advance
     ) -> Iterator[np.ndarray]:
         """Batches of pixels, black where there is no image or another process holds the row."""
-        size, mine = self.processor.size, self._mine()
+        size, local = self.processor.size, self._local_rows()
         for start in range(0, number, self.batch_size):
             block = np.zeros((self.batch_size, size, size, 3), np.uint8)
-            for n, (pixels, reason) in itertools.islice(rows, int((mine < number - start).sum())):
+            for n, (pixels, reason) in itertools.islice(rows, int((local < number - start).sum())):
                 if pixels is None:
                     faults[n] = reason
                 else:
@@ -107,10 +119,14 @@ class Encoder:
         return self._texts(self._encode_text, params, texts, advance)
 
     def text_norms(self, params: Params, texts: Sequence[str]) -> np.ndarray:
-        """Lengths [U], float32, of the embeddings before they are brought to length 1."""
+        """Lengths [U], float32, of the embeddings before they are normalised."""
         return self._texts(self._text_norm, params, texts, lambda n: None)
 
-    def _texts(self, encode: Callable, params: Params, texts: Sequence[str], advance: Advance) -> np.ndarray:
+    def with_params(self, params: Params) -> Embedder:
+        """This encoder with one set of parameters."""
+        return _WithParams(self, params)
+
+    def _texts(self, encode: Encode, params: Params, texts: Sequence[str], advance: Advance) -> np.ndarray:
         tokens_UL, inverse = np.unique(self.tokens(texts), axis=0, return_inverse=True)
         lengths, rows, results = self._lengths(tokens_UL), [], []
         for length in np.unique(lengths):
@@ -152,7 +168,7 @@ class Encoder:
             self._pixels[key] = pixels
         return pixels, ""
 
-    def _mine(self) -> np.ndarray:
+    def _local_rows(self) -> np.ndarray:
         """The rows of a batch that this process's devices hold: the only ones it decodes."""
         rows = np.arange(self.batch_size)
         if self._rows is None:
@@ -160,9 +176,10 @@ class Encoder:
         slices = self._rows.addressable_devices_indices_map((self.batch_size,)).values()
         return np.unique(np.concatenate([rows[index] for index in slices]))
 
-    def _run(self, encode: Callable, params: Params, blocks: Iterable[np.ndarray]) -> np.ndarray:
+    def _run(self, encode: Encode, params: Params, blocks: Iterable[np.ndarray]) -> np.ndarray:
         """Embeddings of all blocks. One result is awaited while the next is computed."""
-        results, pending = [], None
+        results: list[np.ndarray] = []
+        pending: jax.Array | None = None
         for block in blocks:
             result = encode(params, self._put(block))
             if pending is not None:
@@ -177,17 +194,41 @@ class Encoder:
             return jax.device_put(block)
         return jax.make_array_from_callback(block.shape, self._rows, block.__getitem__)
 
-    def _everyones(self, faults: dict[int, str], images: Sequence[Image]) -> dict[int, str]:
-        """The faults of all processes; the reasons of the others' are found again here."""
+    def _all_process_faults(self, faults: dict[int, str], images: Sequence[Image]) -> dict[int, str]:
+        """The faults of all processes; the others send their numbers only, so their reasons are found again here."""
         if jax.process_count() == 1:
             return faults
         mask = np.zeros(len(images), bool)
         mask[list(faults)] = True
-        failed = np.flatnonzero(multihost_utils.process_allgather(mask).any(axis=0))
-        return {int(n): faults.get(int(n)) or self._load(images[n])[1] or "unreadable elsewhere" for n in failed}
+        failed = np.flatnonzero(multihost_utils.process_allgather(mask).any(axis=0)).tolist()
+        return {n: faults.get(n) or self._load(images[n])[1] or "unreadable in another process" for n in failed}
 
 
-def cosines(items: Sequence[Item], encoder: Encoder, params: Params) -> tuple[list[Item], list[np.ndarray], list[str]]:
+class _WithParams(NamedTuple):
+    encoder: Encoder
+    params: Params
+
+    def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
+        return self.encoder.images(self.params, images)
+
+    def captions(self, texts: Sequence[str]) -> np.ndarray:
+        return self.encoder.captions(self.params, texts)
+
+
+def load_encoder(source: str, *, dtype: str, batch_size: int) -> tuple[Encoder, Params]:
+    """An encoder for the model at ``source`` (see ``weights.load``), and its parameters, over all devices.
+
+    ``dtype``: of the towers' arithmetic. Pixels are not kept: one set of parameters reads each image once. Raises
+    what ``weights.load`` raises.
+    """
+    mesh = make_mesh({"data": -1})
+    loaded = weights.load(source, sharding_for=param_sharding(mesh))
+    model = Model(loaded.config, Compute(dtype=dtype))
+    encoder = Encoder(model, loaded.processor, mesh=mesh, batch_size=batch_size, pixel_cache_bytes=0)
+    return encoder, loaded.params
+
+
+def cosines(items: Sequence[Item], embedder: Embedder) -> tuple[list[Item], list[np.ndarray], list[str]]:
     """The items whose images could be read, their cosines (float32 [images, captions], see ``Item``), and the
     problems of the others.
     """
@@ -199,17 +240,20 @@ def cosines(items: Sequence[Item], encoder: Encoder, params: Params) -> tuple[li
     for captions in _distinct(item.captions for item in items):
         for text in itertools.chain.from_iterable((c,) if isinstance(c, str) else c for c in captions):
             texts.setdefault(text, len(texts))
-    ztxt_UD = encoder.captions(params, list(texts))
-    zimg_ID, faults = encoder.images(params, [image for _, image in images.values()])
-    kept, matrices, problems = [], [], []
-    captions, zcap_CD = None, None
+    ztxt_UD = embedder.captions(list(texts))
+    zimg_ID, faults = embedder.images([image for _, image in images.values()])
+    kept: list[Item] = []
+    matrices: list[np.ndarray] = []
+    problems: list[str] = []
+    shared: tuple[Caption, ...] = ()
+    zcap_CD = np.zeros((0, zimg_ID.shape[1]), np.float32)
     for item in items:
         rows = [images[image.key, image.box][0] for image in item.images]
         if bad := [faults[row] for row in rows if row in faults]:
             problems.append(f"item {item.id}: {bad[0]}")
             continue
-        if item.captions is not captions:  # classification items share one long tuple
-            captions, zcap_CD = item.captions, np.stack([_caption(c, texts, ztxt_UD) for c in item.captions])
+        if item.captions is not shared:  # classification items share one long tuple
+            shared, zcap_CD = item.captions, np.stack([_caption(c, texts, ztxt_UD) for c in item.captions])
         left = np.concatenate([zimg_ID[rows], zcap_CD]) if item.caption_rows else zimg_ID[rows]
         kept.append(item)
         # einsum sums each cell in the same order wherever it stands, so equal captions tie exactly; a matrix product
@@ -218,20 +262,7 @@ def cosines(items: Sequence[Item], encoder: Encoder, params: Params) -> tuple[li
     return kept, matrices, problems
 
 
-def evaluate(benchmarks: Iterable[Benchmark], encoder: Encoder, params: Params) -> dict[str, float]:
-    """Metric name -> value for all benchmarks: what a training run asks for on its schedule. What could not be read
-    is logged.
-    """
-    scores = {}
-    for benchmark in benchmarks:
-        kept, matrices, problems = cosines(benchmark.items, encoder, params)
-        for problem in problems:
-            logging.warning("%s: %s", benchmark.name, problem)
-        scores |= {name: score.value for name, score in benchmark.score(kept, matrices).items()}
-    return scores
-
-
-def _caption(caption: str | tuple[str, ...], texts: dict[str, int], ztxt_UD: np.ndarray) -> np.ndarray:
+def _caption(caption: Caption, texts: dict[str, int], ztxt_UD: np.ndarray) -> np.ndarray:
     if isinstance(caption, str):
         return ztxt_UD[texts[caption]]
     mean = ztxt_UD[[texts[text] for text in caption]].mean(axis=0)
@@ -239,24 +270,24 @@ def _caption(caption: str | tuple[str, ...], texts: dict[str, int], ztxt_UD: np.
 
 
 def _check_box(data: bytes, box: Box) -> None:
-    """Refuses a box that is empty or belongs to another picture; what overhangs a little is cropped as PIL does, with
+    """Refuses a box that is empty or belongs to another image; what overhangs a little is cropped as PIL does, with
     black.
     """
     try:
-        with PIL.Image.open(io.BytesIO(data)) as picture:
-            width, height = picture.size
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable image ({len(data)} bytes): {error}") from error
     left, top, right, bottom = box
     x, y = BOX_SLACK * width, BOX_SLACK * height
     inside = -x <= left < right <= width + x and -y <= top < bottom <= height + y
     if not inside or left >= width or top >= height or right <= 0 or bottom <= 0:
-        raise ValueError(f"box {box} is empty or outside the picture of {width} x {height} pixels")
+        raise ValueError(f"box {box} is empty or outside the image of {width} x {height} pixels")
 
 
-def _distinct(captions: Iterable[tuple]) -> Iterable[tuple]:
+def _distinct(captions: Iterable[tuple[Caption, ...]]) -> Iterable[tuple[Caption, ...]]:
     """Each tuple object once (a tuple shared by many items is not read again)."""
-    return {id(tuple_): tuple_ for tuple_ in captions}.values()
+    return {id(shared): shared for shared in captions}.values()
 
 
 def _blocks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -266,10 +297,12 @@ def _blocks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield np.pad(block, [(0, size - len(block)), (0, 0)], mode="edge")
 
 
-def _prefetch(pool: concurrent.futures.Executor, work: Callable, of: Iterable, depth: int) -> Iterator[Any]:
+def _prefetch(
+    pool: concurrent.futures.Executor, work: Callable[[T], R], elements: Iterable[T], depth: int
+) -> Iterator[R]:
     """``work`` of each element, in order, at most ``depth`` ahead of the reader."""
-    ahead: collections.deque[concurrent.futures.Future] = collections.deque()
-    for element in of:
+    ahead: collections.deque[concurrent.futures.Future[R]] = collections.deque()
+    for element in elements:
         ahead.append(pool.submit(work, element))
         if len(ahead) > depth:
             yield ahead.popleft().result()

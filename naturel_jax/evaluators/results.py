@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from etils import epath
 
 from naturel_jax.benchmarks.benchmark import Benchmark, Item
 from naturel_jax.data.processor import Processor
 from naturel_jax.evaluators import blind, confidence
 from naturel_jax.models.two_tower import Model, Params
+from tfds_naturel.errors import UserError
 
-MAX_CAPTIONS = (
-    64  # items with more (retrieval, classification) are saved with their outcomes, without captions and cosines
-)
+VERSION = 1  # of both files; 0 is a file without one, which reads the same
+MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
 OUTCOME = "outcome/"  # prefix of the columns of items.parquet that hold outcomes
 
 
@@ -75,16 +77,24 @@ def save(
         for name, score in benchmark.score(items, matrices).items()
     }
     unreadable = len(benchmark.items) - len(items)
-    found = (*benchmark.problems, *problems)
-    blinds = blind.baselines(benchmark, items, matrices, norms)
-    counts = (len(items), benchmark.published, unreadable)
-    result = Result(model, benchmark.name, fingerprint, *counts, found, scores, blinds)
+    result = Result(
+        model=model,
+        benchmark=benchmark.name,
+        fingerprint=fingerprint,
+        items=len(items),
+        published=benchmark.published,
+        unreadable=unreadable,
+        problems=(*benchmark.problems, *problems),
+        scores=scores,
+        blind=blind.baselines(benchmark, items, matrices, norms),
+    )
     folder = folder_of(out, model, benchmark.name)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))  # another process has another
     pq.write_table(_table(items, matrices, outcomes), partial / "items.parquet", compression="zstd")
-    (partial / "scores.json").write_text(json.dumps(dataclasses.asdict(result), indent=1))
+    fields = {"version": VERSION, **dataclasses.asdict(result)}
+    (partial / "scores.json").write_text(json.dumps(fields, indent=1))
+    partial.chmod(0o755)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
     return result
@@ -108,47 +118,66 @@ def _table(items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Mapp
             pa.list_(pa.float32()),
         ),
         "tags": pa.array([json.dumps(dict(item.tags)) for item in items], pa.string()),
+        "weight": pa.array([item.weight for item in items], pa.float32()),
     }
-    return pa.table(columns | {OUTCOME + name: pa.array(values) for name, values in outcomes.items()})
+    table = pa.table(columns | {OUTCOME + name: pa.array(values) for name, values in outcomes.items()})
+    return table.replace_schema_metadata({"version": str(VERSION)})
 
 
 def load(out: Path) -> list[Result]:
-    """All results in ``out``, models in alphabetical order. Raises ValueError for a file that is not one."""
-    return [_read(path) for path in sorted(out.glob("*/*/scores.json"))]
+    """All results in ``out``, models in alphabetical order. Raises UserError for a file that is not one."""
+    return [_read(path) for path in sorted(out.glob("[!.]*/[!.]*/scores.json"))]
 
 
 def _read(path: Path) -> Result:
     try:
         row = json.loads(path.read_text())
+        check_version(path, row.pop("version", 0))
         return Result(**(row | {"problems": tuple(row["problems"])}))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
             f"{path}: not the scores of an evaluation ({error}); delete its folder and evaluate again"
         ) from error
 
 
+def check_version(path: epath.PathLike, version: int) -> None:
+    """Raises UserError for a file that a newer version of this package wrote."""
+    if version > VERSION:
+        raise UserError(
+            f"{path}: schema version {version}, this naturel_jax reads up to {VERSION}; update it, or evaluate again"
+        )
+
+
 def load_items(out: Path, model: str, benchmark: str) -> list[dict[str, Any]]:
-    """The rows of ``items.parquet``, tags parsed. Raises FileNotFoundError that says what to run."""
+    """The rows of ``items.parquet``, tags parsed. Raises FileNotFoundError that says what to run, UserError for a
+    newer schema.
+    """
     path = folder_of(out, model, benchmark) / "items.parquet"
     if not path.exists():
         raise FileNotFoundError(f"{path}: not found; evaluate {model!r} on {benchmark!r} first")
-    return [row | {"tags": json.loads(row["tags"])} for row in pq.read_table(path).to_pylist()]
+    table = pq.read_table(path)
+    check_version(path, int((table.schema.metadata or {}).get(b"version", 0)))
+    return [row | {"tags": json.loads(row["tags"])} for row in table.to_pylist()]
 
 
 def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result | None:
-    """The result of (model, benchmark) when it is of this fingerprint and every image could be read."""
+    """The result of (model, benchmark) if it has this fingerprint and every image could be read."""
     path = folder_of(out, model, benchmark) / "scores.json"
     result = _read(path) if path.exists() else None
     return result if result and result.fingerprint == fingerprint and not result.unreadable else None
 
 
 def folder_of(out: Path, model: str, benchmark: str) -> Path:
-    """The folder of a pair. Models whose names differ only in characters that file names lack get different folders."""
+    """The folder of a pair. Models whose names differ only in characters that file names cannot have get different
+    folders.
+    """
     return out / file_name(model) / benchmark
 
 
 def file_name(model: str) -> str:
-    """A model's name with the characters that file names have; what is changed gets a digest behind."""
+    """A model's name in characters that file names may have; a name that had to be changed ends in a digest."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".") or "_"
     return slug if slug == model else f"{slug}-{hashlib.blake2b(model.encode(), digest_size=3).hexdigest()}"
 
@@ -171,5 +200,7 @@ def pair_fingerprint(model: str, benchmark: Benchmark) -> str:
         if id(item.captions) not in captions:
             captions[id(item.captions)] = hashlib.blake2b(repr(item.captions).encode()).digest()
         images = [(image.key, image.box) for image in item.images]
-        digest.update(repr((item.id, images, sorted(item.tags.items()))).encode() + captions[id(item.captions)])
+        weight = (item.weight,) if item.weight != 1 else ()
+        fields = (item.id, images, sorted(item.tags.items()), *weight)
+        digest.update(repr(fields).encode() + captions[id(item.captions)])
     return digest.hexdigest()

@@ -17,8 +17,10 @@ from scipy import stats
 
 from naturel_jax.benchmarks import registry
 from naturel_jax.evaluators import results
-from naturel_jax.report import gallery
+from naturel_jax.report import escape, gallery
 from naturel_jax.report.pairs import Paired, pair_up
+from tfds_naturel import cli
+from tfds_naturel.errors import UserError
 
 EXAMPLES = 10  # captions of each kind that the Markdown lists
 
@@ -89,6 +91,7 @@ def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Paired]) -> str:
     """The comparison as text."""
     table = count(pairs)
     difference, low, high = table.difference
+    a, b, benchmark = map(escape.markdown, (a, b, benchmark))
     lines = [
         f"# {b} against {a} on {benchmark}",
         "",
@@ -106,18 +109,18 @@ def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Paired]) -> str:
         for name, (t, p) in by(pairs, key).items():
             right_a, right_b = (t.both + t.only_a) / t.items, (t.both + t.only_b) / t.items
             cells = (f"{right_a:.2f}", f"{right_b:.2f}", str(t.only_a), str(t.only_b), f"{t.g:+.2f}", f"{p:.2g}")
-            lines.append(f"| {name} | {t.items} | {' | '.join(cells)} |".replace("\n", " "))
+            lines.append(f"| {escape.markdown(name)} | {t.items} | {' | '.join(cells)} |")
     for title, chosen in (
         (f"Captions that {a} gets right and {b} does not", [p for p in pairs if p.a and not p.b]),
         (f"Captions that {b} gets right and {a} does not", [p for p in pairs if p.b and not p.a]),
     ):
         lines += ["", f"## {title}", ""]
         distinct = dict.fromkeys(pair.captions[0] for pair in chosen if pair.captions)
-        lines += [f"- {caption}" for caption in list(distinct)[:EXAMPLES]]
+        lines += [f"- {escape.markdown(caption)}" for caption in list(distinct)[:EXAMPLES]]
     return "\n".join(lines) + "\n"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("a", help="name of a model in --out")
@@ -125,27 +128,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--benchmark", required=True)
     parser.add_argument("--outcome", default="right", help="what counts as right, such as text or group on Winoground")
-    parser.add_argument(
-        "--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="for the gallery's pictures"
-    )
-    parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, for the pictures of NatuRel")
-    options = parser.parse_args(argv)
-    try:
-        rows = [results.load_items(options.out, model, options.benchmark) for model in (options.a, options.b)]
-        pairs = pair_up(*rows, options.outcome)
-        if not pairs:
-            raise ValueError(f"{options.a} and {options.b} have no item of {options.benchmark} in common")
-        text = markdown(options.a, options.b, options.benchmark, pairs)
-        benchmark = registry.read([options.benchmark], options.benchmarks_dir, options.naturel)[0]
-        images = {image.key: image for item in benchmark.items for image in item.images}
-        names = (results.file_name(options.a), results.file_name(options.b), options.benchmark, options.outcome)
-        page = options.out / "compare" / ("+".join(names) + ".html")  # a character that no name has
-        gallery.write(page, options.a, options.b, options.benchmark, pairs, images)
-        page.with_suffix(".md").write_text(text, "utf-8")
-    except (FileNotFoundError, ValueError) as error:
-        parser.exit(2, f"compare: {error}\n")
+    parser.add_argument("--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="the gallery's images")
+    parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
+    options = parser.parse_args(arguments)
+    rows_a, rows_b = (results.load_items(options.out, model, options.benchmark) for model in (options.a, options.b))
+    pairs = pair_up(rows_a, rows_b, options.outcome)
+    if not pairs:
+        raise UserError(f"{options.a} and {options.b} have no item of {options.benchmark} in common")
+    text = markdown(options.a, options.b, options.benchmark, pairs)
+    benchmark = registry.read([options.benchmark], files=options.benchmarks_dir, naturel=options.naturel)[0]
+    images = {image.key: image for item in benchmark.items for image in item.images}
+    names = (results.file_name(options.a), results.file_name(options.b), options.benchmark, options.outcome)
+    page = options.out / "compare" / ("+".join(names) + ".html")  # a character that no name has
+    gallery.write(page, options.a, options.b, options.benchmark, pairs, images)
+    page.with_suffix(".md").write_text(text, "utf-8")
     print(f"{text}\ngallery: {page}")
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -13,29 +13,29 @@ from PIL import Image as PilImage
 from tqdm import tqdm
 
 from naturel_jax.benchmarks.benchmark import Image
-from naturel_jax.data.processor import open_image
+from naturel_jax.data.processor import open_picture
 from naturel_jax.report.pairs import Paired
 
 THUMBNAIL = 320  # pixels of the longer side
 
 
 def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], images: Mapping[str, Image]) -> None:
-    """Writes ``path`` and ``<stem>_images/``. ``images``: key -> image; a picture that is not there or cannot be
-    read is shown as an empty frame.
+    """Writes ``path`` and ``<stem>_images/``. ``images``: key -> image; one that is missing or cannot be read is shown
+    as an empty frame.
     """
     keys = list(dict.fromkeys(key for pair in pairs for key in pair.images))
     folder = path.with_name(f"{path.stem}_images")
     folder.mkdir(parents=True, exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
         thumbnails = pool.map(lambda key: _thumbnail(images.get(key), key, folder), keys)
-        pictures = list(tqdm(thumbnails, "thumbnails", len(keys)))
+        files = list(tqdm(thumbnails, "thumbnails", len(keys)))
     number = {key: n for n, key in enumerate(keys)}
     groups, patterns = _numbered(pair.group for pair in pairs), _numbered(pair.pattern for pair in pairs)
     data = {
         "a": a,
         "b": b,
         "benchmark": benchmark,
-        "pictures": pictures,
+        "thumbnails": files,
         "groups": list(groups),
         "patterns": list(patterns),
         "items": [
@@ -69,16 +69,16 @@ def _script_safe(data: Any) -> str:
     return text
 
 
-def _thumbnail(image: Image | None, key: str, folder: Path) -> list | None:
-    """[file relative to the gallery, width and height of the picture itself], or None."""
+def _thumbnail(image: Image | None, key: str, folder: Path) -> tuple[str, int, int] | None:
+    """(file relative to the gallery, width and height of the image itself), or None."""
     if image is None:
         return None
     try:
-        picture = open_image(image.read())
+        opened = open_picture(image.read())
     except (OSError, ValueError):
         return None
-    width, height = picture.size
+    width, height = opened.size
     name = hashlib.blake2b(key.encode(), digest_size=10).hexdigest() + ".jpg"
-    picture.thumbnail((THUMBNAIL, THUMBNAIL), PilImage.Resampling.LANCZOS)
-    picture.save(folder / name, "jpeg", quality=82)
-    return [f"{folder.name}/{name}", width, height]
+    opened.thumbnail((THUMBNAIL, THUMBNAIL), PilImage.Resampling.LANCZOS)
+    opened.save(folder / name, "jpeg", quality=82)
+    return f"{folder.name}/{name}", width, height

@@ -9,6 +9,7 @@ from typing import Any
 
 from naturel_jax.evaluators.results import OUTCOME
 from tfds_naturel.captions.relations import RELATIONS
+from tfds_naturel.errors import UserError
 
 # The first of these that an item has is the group that it is counted in.
 GROUP_TAGS = ("relation", "attributes", "subset", "collapsed_tag", "phenomenon", "source")
@@ -31,7 +32,7 @@ class Paired:
 
 
 @functools.cache
-def _phrases() -> re.Pattern:
+def _phrases() -> re.Pattern[str]:
     words = {w for r in RELATIONS.values() for entry in (*r.words, *r.back) for w in _forms(entry)}
     longest_first = sorted(words, key=lambda w: (-len(w), w))
     return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
@@ -43,7 +44,7 @@ def _forms(entry: str) -> list[str]:
 
 
 def pattern(caption: str, relation: str) -> str:
-    """How the caption says its relation: its longest relation phrase, or the benchmark's own name of it, or
+    """How the caption words its relation: its longest relation phrase, or the benchmark's own name for it, or
     ``other``.
     """
     found = _phrases().findall(caption)
@@ -53,11 +54,11 @@ def pattern(caption: str, relation: str) -> str:
 
 
 def pair_up(rows_a: Sequence[dict[str, Any]], rows_b: Sequence[dict[str, Any]], outcome: str) -> list[Paired]:
-    """Items that both models were judged on. Raises ValueError for an outcome that the benchmark lacks."""
+    """Items that both models were judged on. Raises UserError for an outcome that the benchmark lacks."""
     column, others = OUTCOME + outcome, {row["id"]: row for row in rows_b}
     known = [name.removeprefix(OUTCOME) for name in (rows_a[0] if rows_a else {}) if name.startswith(OUTCOME)]
     if outcome not in known:
-        raise ValueError(f"outcome {outcome!r} is not judged by this benchmark; expected one of: {', '.join(known)}")
+        raise UserError(f"--outcome {outcome!r} is not judged by this benchmark; expected one of: {', '.join(known)}")
     pairs = []
     for row in rows_a:
         other = others.get(row["id"])

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from naturel_jax.report.tables import Rows
 
-# metric -> its name in plots, and the accuracy of a coin
+# metric -> its name in plots, and chance accuracy
 CURVES = {
     "naturel/simple": ("NatuRel simple", 0.5),
     "naturel/complex": ("NatuRel complex", 0.5),
@@ -19,12 +20,9 @@ CURVES = {
 }
 RELATIONS = ("naturel/complex/relation/", "vg_relation/relation/")  # prefixes of metrics per relation
 MAX_RELATIONS = 20  # bars in one panel: the relations of the most items
-FORGETTING = (
-    "coco_retrieval/image_to_text@1",
-    "flickr30k_retrieval/image_to_text@1",
-    "zeroshot/",
-)  # what fine-tuning loses
-GAIN = ("naturel/complex", "vg_relation/macro", "winoground/text")  # what it is for
+# Metrics (or prefixes of metrics) that fine-tuning lowers, and those that it is meant to raise.
+FORGETTING = ("coco_retrieval/image_to_text@1", "flickr30k_retrieval/image_to_text@1", "zeroshot/")
+GAIN = ("naturel/complex", "vg_relation/macro", "winoground/text")
 
 
 def accuracy_over_training(history: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]], path: Path) -> bool:
@@ -48,6 +46,7 @@ def accuracy_over_training(history: Mapping[str, Sequence[tuple[int, Mapping[str
         axis.set(title=title, xlabel="training step", ylim=(0, 1))
     axes[0].set_ylabel("accuracy (dotted: chance)")
     _save(figure, axes, path)
+    return True
 
 
 def by_relation(rows: Rows, counts: Mapping[str, int], path: Path) -> bool:
@@ -86,11 +85,11 @@ def forgetting_against_gain(rows: Rows, path: Path) -> bool:
     points = {}
     for model, scores in rows.items():
         gains = [scores[metric] for metric in GAIN if metric in scores]
-        kept = [
+        remembered = [
             value for metric, value in scores.items() if metric.startswith(FORGETTING) and not metric.endswith("top5")
         ]
-        if gains and kept:
-            points[model] = (float(np.mean(kept)), float(np.mean(gains)))
+        if gains and remembered:
+            points[model] = (float(np.mean(remembered)), float(np.mean(gains)))
     if not points:
         return False
     figure = Figure(figsize=(5, 4), layout="constrained")
@@ -104,10 +103,9 @@ def forgetting_against_gain(rows: Rows, path: Path) -> bool:
     return True
 
 
-def _save(figure: Figure, axes: Sequence, path: Path) -> None:
+def _save(figure: Figure, axes: Sequence[Axes], path: Path) -> None:
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
     if len(axes):
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     FigureCanvasAgg(figure).print_png(path)
-    return True

@@ -1,5 +1,7 @@
 """Numbers that others published, to print beside ours: name of a model -> metric -> fraction."""
 
+from naturel_jax.benchmarks.sugarcrepe import SUBSETS
+
 _POSTER_1 = """
 CLIP        0.59 0.47 0.52 0.31 0.36
 SigLIP      0.46 0.38 0.49 0.14 0.12
@@ -21,10 +23,7 @@ _POSTER_1_METRICS = (
     "winoground/text",
     "winoground/text/Object",
 )
-_POSTER_2_METRICS = tuple(
-    f"sugarcrepe/{subset}"
-    for subset in ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
-)
+_POSTER_2_METRICS = tuple(f"sugarcrepe/{subset}" for subset in SUBSETS)
 
 # Percent, from vl_compo (arXiv 2406.09388).
 _VL_COMPO_MODELS = ("CLIP B/32", "NegCLIP B/32", "SigLIP B/16", "SigLIP L/16-256", "SigLIP SO400M/14")

@@ -1,8 +1,15 @@
-"""The poster's two tables, in Markdown, LaTeX and HTML, from rows of {model name: {metric name: value}}."""
+"""The poster's two tables, and one for each further benchmark, in Markdown, LaTeX and HTML, from rows of {model name:
+{metric name: value}}.
+"""
 
 import dataclasses
 import html as html_escape
+import re
 from collections.abc import Callable, Mapping
+
+from naturel_jax.benchmarks.benchmark import is_headline
+from naturel_jax.benchmarks.sugarcrepe import SUBSETS
+from naturel_jax.report import escape
 
 MISSING = "–"  # noqa: RUF001 (an en dash: not measured)
 INCOMPLETE = "*"  # after a score over fewer items than were published
@@ -38,25 +45,42 @@ TABLE_1 = Table(
     ),
 )
 
+_CHANGED = {"obj": "Object", "att": "Attribute", "rel": "Relation"}  # what a subset of SugarCrepe changes
+
 TABLE_2 = Table(
     "Table 2: Results on SugarCrepe",
     tuple(
-        Column(heading, group.upper(), f"sugarcrepe/{group}_{heading[:3].lower()}")
-        for group, headings in {
-            "replace": ("Object", "Attribute", "Relation"),
-            "swap": ("Object", "Attribute"),
-            "add": ("Object", "Attribute"),
-        }.items()
-        for heading in headings
+        Column(_CHANGED[subset.split("_")[1]], subset.split("_")[0].upper(), f"sugarcrepe/{subset}")
+        for subset in SUBSETS
     ),
 )
 
 TABLES = (TABLE_1, TABLE_2)
 
 HELD_OUT = Table(
-    "NatuRel's held-out compositions: triplets that no training picture shows",
+    "NatuRel's held-out compositions: triplets that no training image shows",
     tuple(Column(kind.capitalize(), "", f"naturel_unseen/{kind}") for kind in ("simple", "complex")),
 )
+
+
+def tables_of(rows: Rows) -> list[Table]:
+    """The tables that show ``rows``: the poster's two, then one for each further benchmark that has a score."""
+    benchmarks: dict[str, dict[str, None]] = {}  # name -> its metrics, in order
+    for scores in rows.values():
+        for metric in scores:
+            benchmarks.setdefault(metric.split("/")[0], {})[metric] = None
+    shown = {column.metric.split("/")[0] for table in TABLES for column in table.columns}
+    own = {"naturel_unseen": HELD_OUT}
+    further = {name: own.get(name) or _further(name, list(metrics)) for name, metrics in benchmarks.items()}
+    return [*TABLES, *(table for name, table in further.items() if name not in shown)]
+
+
+def _further(benchmark: str, metrics: list[str]) -> Table:
+    """Its headline metrics; those with the shortest paths where it has none (``zeroshot/birds/top1``)."""
+    shortest = min(metric.count("/") for metric in metrics)
+    headline = [m for m in metrics if is_headline(m)] or [m for m in metrics if m.count("/") == shortest]
+    columns = tuple(Column(metric.removeprefix(f"{benchmark}/"), "", metric) for metric in headline)
+    return Table(f"Further benchmarks: {benchmark}", columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +127,7 @@ def markdown_scores(table: Table, scores: Scores) -> str:
     lines = [
         header,
         [":---", *["---:"] * len(table.columns)],
-        *scores.body(table, lambda name: name.replace("|", "\\|"), "*{}*"),
+        *scores.body(table, escape.markdown, "*{}*"),
     ]
     return f"**{table.caption}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
@@ -137,11 +161,12 @@ def latex_scores(table: Table, scores: Scores) -> str:
         ["", *(rf"\multicolumn{{{size}}}{{c}}{{{_latex_escape(name)}}}" for name, size in _groups(table))]
     )
     header = " & ".join(["Model", *(_latex_escape(column.heading) for column in table.columns)])
+    caption = re.sub(r"^Table \d+: ", "", table.caption)  # LaTeX numbers its tables itself
     body = [" & ".join(row) + r" \\" for row in scores.body(table, _latex_escape, r"\textit{{{}}}")]
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{_latex_escape(table.caption.partition(': ')[2])}}}",
+            rf"\caption{{{_latex_escape(caption)}}}",
             rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
             r"\toprule",
             rf"{groups} \\",

@@ -14,7 +14,8 @@ import pytest
 import tensorflow_datasets as tfds
 from open_images_files import write_world
 
-from tfds_naturel import build, naturel, plan
+from tfds_naturel import build, naturel
+from tfds_naturel.open_images import plan
 
 BEAM = "runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing"
 
@@ -25,11 +26,11 @@ def world(tmp_path_factory):
 
 
 def _command(world, out, *more):
-    return ["full", "--manual-dir", str(world), "--data-dir", str(out), "--unofficial", "--name", "test", *more]
+    return ["full", "--manual_dir", str(world), "--data_dir", str(out), "--unofficial", "--name", "test", *more]
 
 
 def _built(out):
-    return tfds.builder_from_directory(out / "naturel" / "test" / "1.0.0")
+    return tfds.builder_from_directory(out / "naturel" / "test" / "2.0.0")
 
 
 def test_beam_with_two_workers_builds_the_same(world, tmp_path):

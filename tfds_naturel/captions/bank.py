@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from tfds_naturel.captions import grammar
-from tfds_naturel.schema import PAIRS, Caption, Triplet
+from tfds_naturel.errors import UserError
+from tfds_naturel.schema import PAIRS, Caption, Kind, Polarity, Triplet
 
 COLUMNS = ("triplet", "kind", "pair", "polarity", "text", "asserts", "operation", "shape")
 OPERATIONS = ("swap", "relation", "attribute", "denial")
@@ -21,29 +22,31 @@ _MAX_FIELD = 1000  # characters; the longest true caption has fewer than 200
 Bank = dict[Triplet, tuple[Caption, ...]]
 
 
-class BadBank(ValueError):
-    """A bank file that breaks its own format; the message names the row and the fix."""
+class BadBank(UserError):
+    """A malformed bank file; the message names the row and the fix."""
 
 
 def load(path: Path | None = None) -> Bank:
     """Captions of every triplet, in the order (positive, negative) of pairs 0 to 3; the project's own bank by default.
 
-    Raises BadBank for anything that is not exactly 8 well-formed captions for each triplet.
+    Raises BadBank for anything but exactly 8 well-formed captions for each triplet.
     """
     place = path if path is not None else importlib.resources.files(__package__) / "bank.tsv"
     try:
         text = place.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise BadBank(f"{place} row {line}: is not UTF-8 ({error.reason}); save the file as UTF-8") from error
+        raise BadBank(f"{place} row {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     rows = list(csv.reader(text.removeprefix("\ufeff").splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
     if not rows or tuple(rows[0]) != COLUMNS:
-        found = ", ".join(rows[0]) if rows else "an empty file"
-        raise BadBank(f"{place} row 1: found {found[:200]!r}, expected the tab-separated columns {', '.join(COLUMNS)}")
+        actual = ", ".join(rows[0]) if rows else "an empty file"
+        raise BadBank(f"{place} row 1: found {actual[:200]!r}, expected the tab-separated columns {', '.join(COLUMNS)}")
     return _collect(place, [(number, _parse(f"{place} row {number}", row)) for number, row in enumerate(rows[1:], 2)])
 
 
-def captions_for(triplet: Triplet, bank: Mapping[Triplet, tuple[Caption, ...]], rng: np.random.Generator):
+def captions_for(
+    triplet: Triplet, bank: Mapping[Triplet, tuple[Caption, ...]], rng: np.random.Generator
+) -> tuple[Caption, ...]:
     """The bank's captions of ``triplet``, or the grammar's where it has none."""
     return bank[triplet] if triplet in bank else grammar.write(triplet, rng)
 
@@ -66,8 +69,8 @@ def _parse(place: str, row: list[str]) -> Caption:
     _one_of(place, fields, "kind", ("simple", "complex"))
     _one_of(place, fields, "polarity", ("positive", "negative"))
     _one_of(place, fields, "pair", ("0",) if fields["kind"] == "simple" else tuple(map(str, range(1, PAIRS))))
-    positive = fields["polarity"] == "positive"
-    _one_of(place, fields, "operation", ("",) if positive else OPERATIONS)
+    is_positive = fields["polarity"] == "positive"
+    _one_of(place, fields, "operation", ("",) if is_positive else OPERATIONS)
     try:
         triplet = Triplet.parse(fields["triplet"])
         asserts = Triplet.parse(fields["asserts"]) if fields["asserts"] else None
@@ -77,11 +80,13 @@ def _parse(place: str, row: list[str]) -> Caption:
         raise BadBank(f"{place}: text or shape is empty; write the caption and name its sentence shape")
     if (asserts is None) != (fields["operation"] == "denial"):
         raise BadBank(f"{place}: asserts must be empty for a denial and a triplet for any other caption")
-    if (asserts == triplet) != positive:
+    if (asserts == triplet) != is_positive:
         wrong = "negative asserts its own" if asserts == triplet else "positive asserts another"
         raise BadBank(f"{place}: a {wrong} triplet ({asserts}); correct its polarity or asserts")
-    kind, polarity, pair = fields["kind"], fields["polarity"], int(fields["pair"])
-    return Caption(fields["text"], kind, polarity, pair, triplet, asserts, fields["operation"], fields["shape"])
+    kind: Kind = "simple" if fields["kind"] == "simple" else "complex"
+    polarity: Polarity = "positive" if is_positive else "negative"
+    pair, operation, shape = int(fields["pair"]), fields["operation"], fields["shape"]
+    return Caption(fields["text"], kind, polarity, pair, triplet, asserts, operation, shape)
 
 
 def _one_of(place: str, fields: Mapping[str, str], column: str, allowed: tuple[str, ...]) -> None:
@@ -90,7 +95,7 @@ def _one_of(place: str, fields: Mapping[str, str], column: str, allowed: tuple[s
         raise BadBank(f"{place}: {column} is {fields[column]!r}, expected {expected}")
 
 
-def _collect(place, rows: list[tuple[int, Caption]]) -> Bank:
+def _collect(place: object, rows: list[tuple[int, Caption]]) -> Bank:
     slots: dict[Triplet, dict[tuple[int, str], tuple[int, Caption]]] = {}
     for number, caption in rows:
         slot = (caption.pair, caption.polarity)

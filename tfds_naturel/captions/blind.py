@@ -1,8 +1,12 @@
-"""How well classifiers that see no picture tell positive from negative captions: 0.5 when the words betray nothing."""
+"""How well classifiers that never see the image tell positive from negative captions: 0.5 when the words give nothing
+away.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from tfds_naturel import extras
 
 SPLITS = 20
 
@@ -13,8 +17,9 @@ def accuracy(pairs: Pairs, splits: int = SPLITS, seed: int = 0) -> dict[str, tup
     """Classifier -> (accuracy on single captions, accuracy on pairs), over halvings of the groups.
 
     Trained on one half, tested on the other. A pair is right when its positive scores higher; a tie counts half. Means
-    over ``splits`` random halvings.
+    over ``splits`` random halvings. Raises UserError without scikit-learn.
     """
+    extras.library("sklearn", "audit")
     from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -26,7 +31,7 @@ def accuracy(pairs: Pairs, splits: int = SPLITS, seed: int = 0) -> dict[str, tup
         "length": lambda: (FunctionTransformer(_lengths), StandardScaler()),
     }
     groups = sorted(pairs)
-    found = {}
+    accuracies = {}
     for name, steps in features.items():
         scores = []
         for split in range(splits):
@@ -35,8 +40,9 @@ def accuracy(pairs: Pairs, splits: int = SPLITS, seed: int = 0) -> dict[str, tup
             model = make_pipeline(*steps(), LogisticRegression(solver="liblinear"))
             model.fit([text for pair in train for text in pair], [1, 0] * len(train))
             scores.append(_score(model.decision_function([text for pair in test for text in pair]).reshape(-1, 2)))
-        found[name] = tuple(np.mean(scores, axis=0).tolist())
-    return found
+        single, paired = np.mean(scores, axis=0).tolist()
+        accuracies[name] = single, paired
+    return accuracies
 
 
 def _score(scores_P2: np.ndarray) -> tuple[float, float]:

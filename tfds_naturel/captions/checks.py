@@ -1,8 +1,9 @@
-"""What every caption of a bank must pass, whoever or whatever wrote it."""
+"""The checks that every caption of a bank must pass, whoever or whatever wrote it."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from tfds_naturel import extras
 from tfds_naturel.captions import lexicon, parse
 from tfds_naturel.captions.relations import converse, excluded
 from tfds_naturel.schema import Caption, Triplet
@@ -21,7 +22,10 @@ def token_bound(text: str) -> int:
 
 
 def check(bank: Mapping[Triplet, tuple[Caption, ...]], tokens: Tokens = token_bound) -> list[str]:
-    """One line per fault, naming the triplet, the caption and what is wrong; empty for a sound bank."""
+    """One line per fault, naming the triplet, the caption and what is wrong; empty when all captions pass.
+
+    Raises UserError without the spelling dictionary.
+    """
     problems = [problem for captions in bank.values() for problem in _triplet(captions, tokens)]
     return problems + list(_spelling(caption for captions in bank.values() for caption in captions))
 
@@ -31,7 +35,7 @@ def _triplet(captions: tuple[Caption, ...], tokens: Tokens) -> Iterator[str]:
     for caption in captions:
         same = texts.setdefault(caption.text.lower().rstrip("."), caption)
         if same is not caption:
-            yield f"{caption.triplet} {caption.text!r}: says the same as the {same.polarity} of pair {same.pair}"
+            yield f"{caption.triplet} {caption.text!r}: repeats the {same.polarity} of pair {same.pair}"
         yield from (f"{caption.triplet} {caption.text!r}: {fault}" for fault in _caption(caption, tokens))
     for positive, negative in zip(captions[::2], captions[1::2], strict=True):
         yield from (f"{positive.triplet} {negative.text!r}: {fault}" for fault in _pair(positive, negative))
@@ -58,16 +62,14 @@ def _pair(positive: Caption, negative: Caption) -> Iterator[str]:
         return
     if operation != negative.operation:
         yield f"operation is {negative.operation!r}, but the words make it {operation!r}"
-    elif operation in ("swap", "attribute") and negative.asserts not in (claim, converse(claim)):
+    elif claim and operation in ("swap", "attribute") and negative.asserts not in (claim, converse(claim)):
         yield f"asserts {negative.asserts}, but the words say {claim}"
     elif negative.asserts and not excluded(positive.triplet, negative.asserts):
-        yield f"asserts {negative.asserts}, which may be true of the same picture"
+        yield f"asserts {negative.asserts}, which may be true of the same image"
 
 
 def _spelling(captions: Iterable[Caption]) -> Iterator[str]:
-    from spellchecker import SpellChecker  # loads its dictionary
-
-    dictionary = SpellChecker(language="en")
+    dictionary = extras.library("spellchecker", "audit").SpellChecker(language="en")
     where: dict[str, str] = {}
     for caption in captions:
         classes = (caption.triplet.subject, caption.triplet.object)

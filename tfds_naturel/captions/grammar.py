@@ -1,4 +1,4 @@
-"""Captions for any triplet: the same operations and sentence shapes as the bank, made by rule.
+"""Captions for any triplet: the same operations and sentence shapes as the bank, made by rules.
 
 A sentence is a shape (existential, inverted, cleft...) around a predicate ("rests on", "is held by"). A negative takes
 its positive's shape and swaps the roles, or takes another relation's predicate, so neither words nor shapes tell the
@@ -15,22 +15,24 @@ import numpy as np
 from tfds_naturel.captions import lexicon
 from tfds_naturel.captions.lexicon import Noun
 from tfds_naturel.captions.relations import CONTRARIES, DEPICTED, RELATIONS, Relation, converse, excluded
-from tfds_naturel.schema import PAIRS, Caption, Triplet
+from tfds_naturel.schema import PAIRS, Caption, Kind, Triplet
 
 T = TypeVar("T")
 Truth = Callable[[Triplet], bool]
 _Draw = Iterator[float]
+_Words = tuple[str, tuple[str, ...], str]  # of an attribute: before the noun, after "is", after the noun
+_Pair = tuple[str, str, str, Triplet | None, str]  # shape, positive, negative, what the negative claims, operation
 
 _DRAWS = 64  # more random numbers than the longest path of one call uses
 
 
 @dataclasses.dataclass(frozen=True)
 class Predicate:
-    """What X is said to do with Y. ``back``: X is the object of ``label``, as in "the mug is held by the man".
+    """What X does with Y. ``back``: X is the object of ``label``, as in "the mug is held by the man".
 
-    ``finite`` (for one X, for several) follows X, ``modifier`` follows it without a finite verb; ``front`` and
-    ``verbs`` put Y before X ("on the desk" "is" "the cat") and are empty where that is no English. ``simple`` stands
-    between two bare nouns.
+    ``finite`` (singular, plural) follows X, ``modifier`` follows it without a finite verb; ``front`` and ``verbs`` put
+    Y before X ("on the desk" "is" "the cat") and are empty where that is not English. ``simple`` goes between two bare
+    nouns.
     """
 
     label: str
@@ -43,24 +45,26 @@ class Predicate:
 
     @property
     def passive(self) -> bool:
+        """Whether the predicate is a verb in the passive."""
         return self.front.endswith(" by")
 
     def claim(self, x: str, y: str) -> Triplet:
+        """The triplet that the predicate claims of the classes X and Y."""
         return Triplet(y, self.label, x) if self.back else Triplet(x, self.label, y)
 
 
 def write(triplet: Triplet, rng: np.random.Generator, is_true: Truth | None = None) -> tuple[Caption, ...]:
     """8 captions for ``triplet``: (positive, negative) of the simple pair, then of the 3 complex pairs.
 
-    ``is_true`` tells what else the picture shows; no negative asserts a triplet of which it, or the converse, is true.
-    Without it negatives only assert what contradicts the triplet by meaning. A pure function of the triplet,
+    ``is_true``: whether the image shows a triplet; no negative asserts a triplet that it or its converse is true of.
+    Without it negatives assert only what contradicts the triplet by meaning. A pure function of the triplet,
     ``is_true`` and the state of ``rng``.
     """
     draw = iter(rng.random(_DRAWS).tolist())
     pairs = _attribute_pairs if triplet.relation == "is" else _relation_pairs
     captions = []
     for pair, (shape, positive, negative, claim, operation) in enumerate(pairs(triplet, draw, is_true)):
-        kind = "complex" if pair else "simple"
+        kind: Kind = "complex" if pair else "simple"
         captions.append(Caption(positive, kind, "positive", pair, triplet, triplet, "", shape))
         captions.append(Caption(negative, kind, "negative", pair, triplet, claim, operation, shape))
     return tuple(captions)
@@ -70,13 +74,13 @@ def _pick(options: Sequence[T], draw: _Draw) -> T:
     return options[int(next(draw) * len(options))]
 
 
-def _relation_pairs(triplet: Triplet, draw: _Draw, is_true: Truth | None) -> Iterator[tuple]:
-    told = predicates(triplet.relation)
-    yield _pair(triplet, told[0], False, ["simple"], draw, is_true, nouns_of=lambda label: lexicon.nouns(label)[0])
+def _relation_pairs(triplet: Triplet, draw: _Draw, is_true: Truth | None) -> Iterator[_Pair]:
+    forward = predicates(triplet.relation)
+    yield _pair(triplet, forward[0], False, ["simple"], draw, is_true, lambda label: lexicon.nouns(label)[0])
     shapes = list(SHAPES)
     for _ in range(1, PAIRS):
         swapped = bool(reverse(triplet.relation)) and next(draw) < 0.5
-        predicate = _pick(reverse(triplet.relation) if swapped else told, draw)
+        predicate = _pick(reverse(triplet.relation) if swapped else forward, draw)
         pair = _pair(
             triplet, predicate, swapped, shapes, draw, is_true, lambda label: _pick(lexicon.nouns(label), draw)
         )
@@ -84,10 +88,18 @@ def _relation_pairs(triplet: Triplet, draw: _Draw, is_true: Truth | None) -> Ite
         yield _named(pair[0], predicate, swapped), *pair[1:]
 
 
-def _pair(triplet, predicate, swapped, shapes, draw, is_true, nouns_of) -> tuple:
-    """(shape, positive, negative, what the negative claims, operation) around one predicate of the positive."""
+def _pair(
+    triplet: Triplet,
+    predicate: Predicate,
+    swapped: bool,
+    shapes: list[str],
+    draw: _Draw,
+    is_true: Truth | None,
+    pick_noun: Callable[[str], Noun],
+) -> _Pair:
+    """A pair around one predicate of the positive."""
     labels = (triplet.object, triplet.subject) if swapped else (triplet.subject, triplet.object)
-    x, y = (nouns_of(label) for label in labels)
+    x, y = (pick_noun(label) for label in labels)
     if x.text == y.text and labels[0] != labels[1]:  # two kinds of ball
         x, y = (lexicon.nouns(label)[0] for label in labels)
     if x.text == y.text:
@@ -102,7 +114,9 @@ def _pair(triplet, predicate, swapped, shapes, draw, is_true, nouns_of) -> tuple
     return shape, render(predicate, x, y, articles), render(other, *nouns, articles), claim, operation
 
 
-def _negative(triplet, predicate, labels, simple, draw, is_true) -> tuple[Predicate, bool, str]:
+def _negative(
+    triplet: Triplet, predicate: Predicate, labels: tuple[str, str], simple: bool, draw: _Draw, is_true: Truth | None
+) -> tuple[Predicate, bool, str]:
     """(predicate, whether the two nouns change places, operation) of a false sentence like the true one."""
     if (simple or next(draw) < 0.5) and _false(predicate.claim(*labels[::-1]), triplet, is_true):
         return predicate, True, "swap"
@@ -151,34 +165,34 @@ def predicates(label: str) -> tuple[Predicate, ...]:
 
 @functools.cache
 def reverse(label: str) -> tuple[Predicate, ...]:
-    """Predicates that say ``label`` with its object first: passives, converses, and words of their own."""
+    """Predicates that express ``label`` with its object first: passives, converses, and words of their own."""
     relation = RELATIONS.get(label, Relation(()))
-    found: list[Predicate] = []
+    reversed_: list[Predicate] = []
     if relation.verb:
-        found += [p for word in relation.words for p in _passive(label, word)]
+        reversed_ += [p for word in relation.words for p in _passive(label, word)]
     if relation.symmetric:
-        found += [dataclasses.replace(p, back=True) for p in predicates(label)]
+        reversed_ += [dataclasses.replace(p, back=True) for p in predicates(label)]
     if relation.converse:
-        found += predicates(relation.converse)
+        reversed_ += predicates(relation.converse)
     if relation.back_verb:
-        found += [p for word in relation.back for p in _active(label, word, True)]
+        reversed_ += [p for word in relation.back for p in _active(label, word, True)]
     else:
-        found += _prepositional(label, relation.back, "", True)
-    return tuple(found)
+        reversed_ += _prepositional(label, relation.back, "", True)
+    return tuple(reversed_)
 
 
 def _prepositional(label: str, words: tuple[str, ...], posture: str, back: bool) -> tuple[Predicate, ...]:
-    found = []
+    made = []
     for tense in (("is", "are"), ("was", "were")):
         for word in words:
-            finite = tuple(f"{verb} {word}" for verb in tense)
-            found.append(Predicate(label, back, finite, word, (word, word), word, tense))
+            finite = (f"{tense[0]} {word}", f"{tense[1]} {word}")
+            made.append(Predicate(label, back, finite, word, (word, word), word, tense))
     if posture:
         base, third, gerund = posture.split("/")
         for word in words:
             finite = (f"{third} {word}", f"{base} {word}")
-            found.append(Predicate(label, back, finite, f"{gerund} {word}", (word, word), word, (third, base)))
-    return tuple(found)
+            made.append(Predicate(label, back, finite, f"{gerund} {word}", (word, word), word, (third, base)))
+    return tuple(made)
 
 
 def _active(label: str, word: str, back: bool) -> Iterator[Predicate]:
@@ -193,9 +207,9 @@ def _passive(label: str, word: str) -> Iterator[Predicate]:
     if " " in word:  # "is danced with by"
         return
     done = f"{word.split('/')[-1]} by"
-    for tense in (("is", "are"), ("was", "were"), ("is being", "are being")):
-        verbs = tuple(verb.removesuffix(" being") for verb in tense)
-        yield Predicate(label, True, tuple(f"{verb} {done}" for verb in tense), done, (done, done), done, verbs)
+    for one, several in (("is", "are"), ("was", "were"), ("is being", "are being")):
+        verbs = (one.removesuffix(" being"), several.removesuffix(" being"))
+        yield Predicate(label, True, (f"{one} {done}", f"{several} {done}"), done, (done, done), done, verbs)
 
 
 @functools.cache
@@ -205,7 +219,7 @@ def _rivals(label: str, predicate: Predicate, depicted: bool) -> tuple[tuple[Pre
     With a scene graph (``depicted``) any label that the graph decides, otherwise what contradicts ``label``.
     """
     relation = RELATIONS.get(label, Relation(()))
-    others = (*relation.excludes, label)
+    others: Sequence[str] = (*relation.excludes, label)
     if depicted:
         others = [o for o in (*DEPICTED, *others) if o in DEPICTED or RELATIONS[o].converse in relation.excludes]
     groups = (
@@ -292,7 +306,7 @@ def _fits(shape: str, predicate: Predicate, other: Predicate, operation: str) ->
 
 
 def _named(shape: str, predicate: Predicate, swapped: bool) -> str:
-    """The shape's name, where a plain sentence is called after what it does with its roles."""
+    """The shape's name; a plain sentence with swapped roles is named after how it swaps them."""
     if shape != "plain" or not swapped:
         return shape
     return "passive" if predicate.passive else "converse"
@@ -301,7 +315,7 @@ def _named(shape: str, predicate: Predicate, swapped: bool) -> str:
 # Attributes
 
 
-def _attribute_pairs(triplet: Triplet, draw: _Draw, is_true: Truth | None) -> Iterator[tuple]:
+def _attribute_pairs(triplet: Triplet, draw: _Draw, is_true: Truth | None) -> Iterator[_Pair]:
     contraries = [Triplet(triplet.subject, "is", other) for other in CONTRARIES.get(triplet.object, ())]
     contraries = [claim for claim in contraries if _false(claim, triplet, is_true)]
     words = lexicon.attribute(triplet.object)
@@ -314,17 +328,17 @@ def _attribute_pairs(triplet: Triplet, draw: _Draw, is_true: Truth | None) -> It
         shape = shapes.pop(int(next(draw) * len(shapes))) if pair else "simple"
         render = ATTRIBUTE_SHAPES.get(shape, _attribute_simple)
         choice = next(draw)
-        texts = (render(noun, w, w[1][int(choice * len(w[1]))]) for w in (words, other))
-        yield shape, *texts, claim, "attribute" if claim else "denial"
+        positive, negative = (render(noun, w, w[1][int(choice * len(w[1]))]) for w in (words, other))
+        yield shape, positive, negative, claim, "attribute" if claim else "denial"
 
 
-def _denied(words: tuple[str, tuple[str, ...], str]) -> tuple[str, tuple[str, ...], str]:
+def _denied(words: _Words) -> _Words:
     before, after, modifier = words
     denied = modifier.replace("that is", "that is not") if modifier.startswith("that") else f"not {modifier}"
     return f"non-{before}", tuple(f"not {word}" for word in after), denied
 
 
-def _attribute_simple(noun: Noun, words: tuple[str, tuple[str, ...], str], after: str) -> str:
+def _attribute_simple(noun: Noun, words: _Words, after: str) -> str:
     return f"{words[0]} {noun.text}"
 
 
@@ -332,7 +346,7 @@ def _described(noun: Noun, before: str) -> str:
     return dataclasses.replace(noun, text=f"{before} {noun.text}").a
 
 
-ATTRIBUTE_SHAPES: dict[str, Callable[[Noun, tuple[str, tuple[str, ...], str], str], str]] = {
+ATTRIBUTE_SHAPES: dict[str, Callable[[Noun, _Words, str], str]] = {
     "plain": lambda noun, words, after: _sentence(f"{noun.the} {_be(noun)} {after}"),
     "existential": lambda noun, words, after: _sentence(f"there {_be(noun)} {_described(noun, words[0])} here"),
     "relative": lambda noun, words, after: _sentence(f"here {_be(noun)} {noun.a} that {_be(noun)} {after}"),

@@ -1,4 +1,4 @@
-"""How classes and attributes are called in a caption: words that stay true, articles, number, pronouns."""
+"""Words for classes and attributes that keep a caption true, with articles, number and pronouns."""
 
 import dataclasses
 import functools
@@ -121,25 +121,27 @@ class Noun:
 
     @property
     def the(self) -> str:
+        """With the definite article."""
         return f"the {self.text}"
 
     @property
     def number(self) -> int:
-        """0 for one, 1 for several: the place of its form in a verb's pair of forms."""
+        """0 for the singular, 1 for the plural: the index of its form in a verb's pair of forms."""
         return int(self.plural)
 
     def second(self) -> "Noun":
-        """The same noun, said of another thing than the one already named."""
+        """The same noun for another thing than the one already named."""
         return dataclasses.replace(self, text=f"other {self.text}")
 
 
 def article(text: str) -> str:
+    """The indefinite article before ``text``."""
     return "an" if _AN.match(text) else "a"
 
 
 @functools.cache
 def nouns(label: str) -> tuple[Noun, ...]:
-    """The noun phrases that may stand for a class. A class not listed here is called by its name."""
+    """The noun phrases for a class, the plainest first. For a class that is not listed, its name."""
     name = re.sub(r"\s+", " ", re.sub(r"\(.*?\)", " ", label)).strip() or label
     listed = _NOUNS.get(label)
     return tuple(_noun(text) for text in (listed.split("|") if listed else [name.lower()]))
@@ -154,6 +156,6 @@ def _noun(text: str) -> Noun:
 
 @functools.cache
 def attribute(label: str) -> tuple[str, tuple[str, ...], str]:
-    """The words of an attribute: before a noun, after "is", after a noun. A colour or unknown one is its own name."""
+    """The words of an attribute: before a noun, after "is", after a noun. For one that is not listed, its name."""
     word = label.lower()
     return _ATTRIBUTES.get(label, (word, (word,), f"that is {word}"))

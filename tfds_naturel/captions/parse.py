@@ -1,7 +1,7 @@
-"""Reads captions back: the classes they name, what a negative did to its positive, and the shape of a sentence.
+"""Reads captions back: the classes they name and the operation that made a negative.
 
-This is no parser of English. A pair of captions is minimal, so the words that differ tell what was done: the two nouns
-changed places, one attribute became another, or a word turned the relation around.
+This is not a parser of English. A pair of captions is minimal, so the words that differ show the operation: the two
+nouns changed places, one attribute became another, or a word reversed the relation.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from tfds_naturel.schema import Triplet
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|[\u00a7\u00b6]")
 _MARKS = ("\u00a7", "\u00b6")  # stand for the subject and the object
 
-# Words that deny what the rest of the sentence says ("before she put it down"), or make it open.
+# Words that deny what the rest of the sentence claims ("before she put it down"), or leave it open.
 TURNS = frozenset(
     re.findall(
         r"\S+",
@@ -24,7 +24,7 @@ TURNS = frozenset(
         "about doubt nowhere isn't hasn't don't doesn't wasn't aren't can't cannot didn't lacks lack any shortly",
     )
 )
-# A negative that says another relation than its positive uses one of these words for it.
+# A negative that claims another relation than its positive uses one of these words for it.
 _PLACES = {
     **dict.fromkeys(("under", "beneath", "underneath", "below"), "under"),
     **dict.fromkeys(("on", "atop", "upon", "onto"), "on"),
@@ -80,11 +80,11 @@ def mentions(text: str, triplet: Triplet) -> set[str]:
 
 
 def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Triplet | None]:
-    """(operation, what the negative claims) as told by the words in which the two captions of a pair differ.
+    """(operation, what the negative claims), from the words in which the two captions of a pair differ.
 
-    Raises ValueError when the two differ in no way that makes the negative false.
+    Raises ValueError when the difference does not make the negative false.
     """
-    before, after = (_spoken(_words(text, triplet)) for text in (positive, negative))
+    before, after = (_claimed(_words(text, triplet)) for text in (positive, negative))
     roles = tuple(mark for mark in before if mark in _MARKS), tuple(mark for mark in after if mark in _MARKS)
     known = RELATIONS.get(triplet.relation)
     one_way = known and known.verb and not known.symmetric and triplet.subject != triplet.object
@@ -94,7 +94,7 @@ def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Trip
         return "swap", _swapped(after, triplet)
     lost, gained = _difference(before, after)
     if not lost and not gained:
-        raise ValueError("the negative says the same as its positive")
+        raise ValueError("the negative means the same as its positive")
     if triplet.relation == "is":
         return _attribute(after, lost, gained, triplet)
     if roles[0] != roles[1]:
@@ -102,34 +102,6 @@ def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Trip
     if TURNS & set(after):
         return "denial", None
     return "relation", _claim(after, gained, triplet)
-
-
-def shape(text: str) -> str:
-    """The name of a sentence's shape, by its first words and its verb; ``simple`` for a caption that is no sentence."""
-    if not text.endswith("."):
-        return "simple"
-    return next(name for name, pattern in _SHAPES if pattern.search(text))
-
-
-_PLACE = r"(?:on|under|in|inside|outside|beneath|underneath|below|above|over|atop|upon|between|at|behind)"
-_SHAPES = tuple(
-    (name, re.compile(pattern, re.IGNORECASE))
-    for name, pattern in (
-        ("hedged", r"\b(?:looks? (?:as|like)|don't (?:think|believe)|I think|doubt|seems? to|could say|can say)\b"),
-        ("cleft", r"^(?:it(?:'s| is| was) (?!\w+ (?:before|after))|what )"),
-        ("existential", r"^(?:there|here)\b"),
-        ("inverted", rf"^(?:(?:up |down |right )?{_PLACE}|\w+(?:ing|ed|en) (?:by|on|to|beneath)|not|rather|instead)\b"),
-        ("inverted", r"^(?:held|worn|struck|made)\b"),
-        ("temporal", r"\b(?:before|after|moments?|until|seconds? ago|soon|later|when|since|sooner|shortly)\b"),
-        ("relative", r"\b(?:that|who|which|whose|where)\b"),
-        ("passive", r"\b(?:is|are|was|were|been|being) (?:\w+ )?\w+(?:ed|en|ld|rn|ck|wn|ung) (?:\w+ )*?by\b"),
-        ("converse", r"\b(?:contain|support|carries|holds? up|has a|beneath|under\w*|below|above|over)\b"),
-        ("participial", r"\b(?:with|seen|shows?|pictured|photographed|caught)\b"),
-        ("progressive", r"\b(?:is|are|was|were) \w+ing\b"),
-        ("perfect", r"\b(?:has|have|had)\b"),
-        ("plain", r""),
-    )
-)
 
 
 def _pattern(label: str) -> re.Pattern[str]:
@@ -147,12 +119,12 @@ def _words(text: str, triplet: Triplet) -> list[str]:
     """Lowercased words, the classes' names replaced by marks, articles left out."""
     labels = [triplet.subject] if triplet.relation == "is" else [triplet.subject, triplet.object]
     marks = {noun.text: mark for label, mark in zip(labels, _MARKS, strict=False) for noun in lexicon.nouns(label)}
-    text = _listed(tuple(marks)).sub(lambda found: marks[found[1].lower()], text)
+    text = _listed(tuple(marks)).sub(lambda match: marks[match[1].lower()], text)
     return [_SAME.get(word, word) for word in _WORD.findall(text.lower()) if word not in _ARTICLES]
 
 
-def _spoken(words: list[str]) -> list[str]:
-    """``words`` without what they only rule out: "under the desk, not on it" claims "under the desk"."""
+def _claimed(words: list[str]) -> list[str]:
+    """``words`` without what they rule out: "under the desk, not on it" claims "under the desk"."""
     for at in range(len(words) - 2):
         denied, place, pronoun = words[at : at + 3]
         rest = words[:at] + words[at + 3 :]
@@ -185,9 +157,9 @@ def _difference(before: list[str], after: list[str]) -> tuple[list[str], list[st
 
 
 def _attribute(after: list[str], lost: list[str], gained: list[str], triplet: Triplet) -> tuple[str, Triplet | None]:
-    found = {_ATTRIBUTE_WORDS[word] for word in after if word in _ATTRIBUTE_WORDS} - {triplet.object}
-    if len(found) == 1:
-        return "attribute", Triplet(triplet.subject, "is", found.pop())
+    others = {_ATTRIBUTE_WORDS[word] for word in after if word in _ATTRIBUTE_WORDS} - {triplet.object}
+    if len(others) == 1:
+        return "attribute", Triplet(triplet.subject, "is", others.pop())
     if TURNS & {*lost, *gained} or {"is", "isn't"} & {*lost, *gained}:
         return "denial", None
     raise ValueError(f"the words that differ name no other attribute; use one of {', '.join(sorted(CONTRARIES))}")

@@ -1,10 +1,11 @@
-"""What every relation label means for captions: its words, its converse, and what cannot be true beside it.
+"""What every relation label means for captions: its words, its converse, and the labels that contradict it.
 
 Labels are Open Images' (V4 and V6), the scenes' ``left_of`` and ``right_of``, and a few that only negatives assert
 (``drop``, ``ignore``...): the opposites of labels that have no opposite in Open Images.
 """
 
 import dataclasses
+from typing import Any
 
 from tfds_naturel.schema import Triplet
 
@@ -15,14 +16,14 @@ class Relation:
 
     - ``words``: prepositions (``on top of``) or, with ``verb``, verbs as ``base/third/gerund/past/participle`` with an
       optional particle (``.../danced with``);
-    - ``back``: the same picture told from the object (the desk *supports* the cat), as verbs with ``back_verb``; a
+    - ``back``: the same fact with the object first (the desk *supports* the cat), as verbs with ``back_verb``; a
       verb's passive needs no entry;
     - ``converse``: the label that says the same with the roles swapped;
-    - ``symmetric``: A r B says B r A as well, so a swap is no negative;
-    - ``mutual``: loosely symmetric (a table is "at" a chair, too), so a swap is a negative only where a scene graph
+    - ``symmetric``: A r B says B r A as well, so a swap is not a negative;
+    - ``mutual``: loosely symmetric (a table is also "at" a chair), so a swap is a negative only where a scene graph
       denies it;
     - ``excludes``: labels that cannot hold of the same subject and object at the same time;
-    - ``implies``: labels that may well hold of them too, whether or not an annotation says so;
+    - ``implies``: labels that may hold of them as well, annotated or not;
     - ``posture``: a verb (base/third/gerund) that may stand for "is" before the preposition.
     """
 
@@ -38,8 +39,8 @@ class Relation:
     posture: str = ""
 
 
-def _verb(*words: str, **kwargs) -> Relation:
-    return Relation(words, verb=True, **kwargs)
+def _verb(*words: str, **fields: Any) -> Relation:
+    return Relation(words, verb=True, **fields)
 
 
 def _act(*words: str, implies: tuple[str, ...] = (), symmetric: bool = False) -> Relation:
@@ -143,7 +144,8 @@ RELATIONS: dict[str, Relation] = {
     "holding_hands": _act("hold/holds/holding/held/held hands with", symmetric=True, implies=("holds",)),
 }
 
-# What a scene graph can decide: labels that positives of other triplets use too, so that their words betray nothing.
+# What a scene graph can decide: labels that positives of other triplets use too, so that their words give nothing away.
+# ``interacts_with`` is twice as likely as the others: scenes that were drawn and trained on depend on these chances.
 DEPICTED = ("on", "under", "inside_of", "at", "holds", "wears", "plays", "hits", "interacts_with", "interacts_with")
 
 _COLOURS = ("Red", "Blue", "Green", "Yellow", "Orange", "Purple", "Pink", "Brown", "Black", "White", "Gray")
@@ -171,12 +173,12 @@ def excluded(triplet: Triplet, claim: Triplet) -> bool:
     if triplet.relation == "is":
         contrary = claim.object in CONTRARIES.get(triplet.object, ())
         return claim.relation == "is" and claim.subject == triplet.subject and contrary
-    return any(_contradicts(told, claim) for told in (triplet, converse(triplet)) if told)
+    return any(_contradicts(fact, claim) for fact in (triplet, converse(triplet)) if fact)
 
 
-def _contradicts(told: Triplet, claim: Triplet) -> bool:
-    relation = RELATIONS.get(told.relation, Relation(()))
-    if (claim.subject, claim.object) == (told.subject, told.object):
+def _contradicts(fact: Triplet, claim: Triplet) -> bool:
+    relation = RELATIONS.get(fact.relation, Relation(()))
+    if (claim.subject, claim.object) == (fact.subject, fact.object):
         return claim.relation in relation.excludes
-    swapped = (claim.subject, claim.object) == (told.object, told.subject)
-    return swapped and claim.relation == told.relation and not (relation.symmetric or relation.mutual)
+    swapped = (claim.subject, claim.object) == (fact.object, fact.subject)
+    return swapped and claim.relation == fact.relation and not (relation.symmetric or relation.mutual)

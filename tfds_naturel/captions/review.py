@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tfds_naturel.captions.bank import Bank
+from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Triplet
 
 
 def page(bank: Bank, photos: Path | None = None) -> str:
-    """The page as text. Raises ValueError for photos of another form."""
+    """The page as text. Raises UserError for a malformed file of photos."""
     shown = _photos(photos) if photos is not None else {}
     rows = [
         {
@@ -39,17 +40,23 @@ def _embedded(value: Any) -> str:
 
 
 def _photos(path: Path) -> dict[str, list[dict[str, Any]]]:
-    listed = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(listed, dict):
-        raise ValueError(f"{path}: found a {type(listed).__name__}, expected an object of triplets")
+        raise UserError(f"{path}: found a {type(listed).__name__}, expected an object of triplets")
     for triplet, photos in listed.items():
-        Triplet.parse(triplet)
+        try:
+            Triplet.parse(triplet)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
         for photo in photos:
             boxes = [photo[role] for role in ("subject", "object") if role in photo]
             image = photo.get("image", "")
             sound = isinstance(image, str) and image and not image.lower().startswith(("javascript:", "data:"))
             if not (sound and boxes and all(len(box) == 4 and all(0 <= v <= 1 for v in box) for box in boxes)):
-                raise ValueError(
+                raise UserError(
                     f"{path}: a photo of {triplet} is {str(photo)[:200]}, expected image and boxes of 4 fractions"
                 )
     return listed

@@ -1,11 +1,15 @@
-"""Contact sheet of the scenes world: one row of pictures per relation."""
+"""Contact sheet of the scenes world: one row of images per relation."""
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from tfds_naturel import cli
+from tfds_naturel.errors import UserError
 from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig, draw
 from tfds_naturel.scenes.world import FAMILIES
 
@@ -13,7 +17,7 @@ _RELATIONS = tuple(relation for family in FAMILIES for relation in family.relati
 
 
 def sheet(config: ScenesConfig, relations: tuple[str, ...], columns: int) -> np.ndarray:
-    """uint8 [height, width, 3] RGB: the first ``columns`` training pictures of each relation with their triplets."""
+    """uint8 [height, width, 3] RGB: the first ``columns`` training images of each relation with their triplets."""
     return np.concatenate([np.concatenate(_row(config, relation, columns), axis=1) for relation in relations])
 
 
@@ -37,16 +41,21 @@ def _cell(image: np.ndarray, texts: list[str]) -> np.ndarray:
     return cell
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tfds_naturel.scenes", description=__doc__)
-    parser.add_argument("--sheet", required=True, metavar="PNG", help="where to write the contact sheet")
+    parser.add_argument("--sheet", required=True, type=Path, metavar="PNG", help="where to write the contact sheet")
     parser.add_argument("--config", choices=CONFIGS, default="scenes")
     parser.add_argument("--relation", choices=_RELATIONS, action="append", help="only this relation (repeatable)")
     parser.add_argument("--columns", type=int, default=8)
-    options = parser.parse_args()
-    picture = sheet(CONFIGS[options.config], tuple(options.relation or _RELATIONS), options.columns)
-    Image.fromarray(picture).save(options.sheet)
+    options = parser.parse_args(arguments)
+    if options.columns < 1:
+        raise UserError(f"--columns {options.columns}: expected at least 1")
+    if options.sheet.suffix.lower() != ".png":
+        raise UserError(f"--sheet {options.sheet}: expected a path that ends with .png")
+    pixels = sheet(CONFIGS[options.config], tuple(options.relation or _RELATIONS), options.columns)
+    Image.fromarray(pixels).save(options.sheet)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -1,4 +1,4 @@
-"""What is behind the objects: wall or sky, floor, and things that belong to no class."""
+"""The background: wall or sky, floor, and decorations without a class."""
 
 import colorsys
 import dataclasses
@@ -13,6 +13,8 @@ from tfds_naturel.scenes.sprite import Rgb
 
 @dataclasses.dataclass(frozen=True)
 class Backdrop:
+    """Wall above and floor below ``horizon`` (0 is the top of the image), and decorations in front of them."""
+
     wall: Rgb
     floor: Rgb
     horizon: float
@@ -33,7 +35,8 @@ def backdrop(rng: np.random.Generator, clutter: int) -> Backdrop:
 
 
 def _pale(hue: float, saturation: float, value: float) -> Rgb:
-    return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue % 1, saturation, value))
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _cloud(x: float, y: float, horizon: float) -> tuple[Part, ...]:

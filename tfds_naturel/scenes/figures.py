@@ -1,4 +1,4 @@
-"""A sprite in the picture: posed, painted and fitted to a box of the unit square (x to the right, y downwards)."""
+"""A sprite in the image: posed, painted and fitted to a box of the unit square (x to the right, y downwards)."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ class Look:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A look at its place. ``box`` is xmin, ymin, xmax, ymax of all its parts; ``anchors`` are the sprite's, placed."""
+    """A placed look. ``box`` is xmin, ymin, xmax, ymax of all its parts; ``anchors`` are the sprite's, placed."""
 
     look: Look
     parts: tuple[Part, ...]
@@ -48,10 +48,12 @@ class Figure:
 
     @property
     def centre(self) -> np.ndarray:
+        """(x, y) of the middle of the box."""
         return (self.box[:2] + self.box[2:]) / 2
 
     @property
     def size(self) -> np.ndarray:
+        """(width, height) of the box."""
         return self.box[2:] - self.box[:2]
 
 
@@ -130,4 +132,5 @@ def _assembled(label: str) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]
 
 
 def _rgb(colour: np.ndarray) -> Rgb:
-    return tuple(int(value) for value in colour)
+    red, green, blue = (int(value) for value in colour)
+    return red, green, blue

@@ -1,4 +1,4 @@
-"""Items of the benchmark twins: drawn pictures, a true statement and a false one that differs by one operation."""
+"""Items of the benchmark twins: drawn images, a true statement and a false one that differs by one operation."""
 
 import dataclasses
 import functools
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tfds_naturel.captions.relations import RELATIONS
+from tfds_naturel.errors import UserError
 from tfds_naturel.scenes.scene import Scene, ScenesConfig, compose
 from tfds_naturel.scenes.sprite import COLOURS
 from tfds_naturel.schema import Triplet
@@ -33,20 +34,20 @@ _SCORED = tuple(relation for relation in _SWAPPABLE if relation != "plays")  # A
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-    """A caption and what it says: the triplets it claims, and classes it mentions besides."""
+    """A caption, the triplets it claims, and the classes it mentions besides."""
 
     text: str
     claims: tuple[Triplet, ...]
     mentions: tuple[str, ...] = ()
 
     def is_true(self, scene: Scene) -> bool:
-        """Whether a viewer could call the whole caption true of the picture."""
+        """Whether a viewer could call the whole caption true of the image."""
         return all(map(scene.is_true, self.claims)) and set(self.mentions) <= {thing.label for thing in scene.things}
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Pictures and the statements made of them: statement k is true of picture k only, where there is a picture k."""
+    """Images and the statements about them: statement k is true of image k only, where there is an image k."""
 
     scenes: tuple[Scene, ...]
     statements: tuple[Statement, Statement]
@@ -56,16 +57,17 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class _Case:
-    """What an item is made from: a composition, two colours that suit both its classes, and a source of chance."""
+    """What an item is made from: a composition, two colours that suit both its classes (for kinds without colours,
+    unused), and a seed."""
 
     config: ScenesConfig
     triplet: Triplet
-    colours: tuple[str, str] | None
+    colours: tuple[str, str]
     unseen: bool
     seed: tuple[int, ...]
 
-    def scene(self, triplet: Triplet, *colours: str | None) -> Scene:
-        return compose(triplet, colours or (None, None), self.config, np.random.default_rng(self.seed))
+    def scene(self, triplet: Triplet, first: str | None = None, second: str | None = None) -> Scene:
+        return compose(triplet, (first, second), self.config, np.random.default_rng(self.seed))
 
     def item(self, statements: tuple[Statement, Statement], *scenes: Scene, tag: str = "") -> Item:
         return Item(scenes, statements, tag, self.unseen)
@@ -93,8 +95,8 @@ def _both_coloured(triplet: Triplet, first: str, second: str) -> Statement:
 
 
 def _swap_roles(case: _Case) -> Item:
-    pair = case.triplet, _swapped(case.triplet)
-    return case.item(tuple(map(_relation, pair)), *map(case.scene, pair), tag="Object")
+    t, swapped = case.triplet, _swapped(case.triplet)
+    return case.item((_relation(t), _relation(swapped)), case.scene(t), case.scene(swapped), tag="Object")
 
 
 def _swap_colours(case: _Case) -> Item:
@@ -104,8 +106,9 @@ def _swap_colours(case: _Case) -> Item:
 
 def _swap_roles_of_coloured(case: _Case) -> Item:
     t, (a, b) = case.triplet, case.colours
-    pair = t, _swapped(t)
-    return case.item(tuple(_relation(one, a) for one in pair), *(case.scene(one, a, b) for one in pair), tag="Both")
+    swapped = _swapped(t)
+    statements = _relation(t, a), _relation(swapped, a)
+    return case.item(statements, case.scene(t, a, b), case.scene(swapped, a, b), tag="Both")
 
 
 def _name_roles(case: _Case) -> Item:
@@ -206,22 +209,25 @@ def _scored_pairs(count: int) -> int:
 @functools.cache
 def _options(
     config: ScenesConfig, unseen: bool, relations: tuple[str, ...], pairs: tuple[tuple[str, str], ...] | None
-) -> tuple[tuple[Triplet, tuple[str, str] | None], ...]:
-    """(triplet, colours): with ``pairs`` of colours only those that training shows on both of the classes."""
+) -> tuple[tuple[Triplet, tuple[str, str]], ...]:
+    """(triplet, colours): with ``pairs`` of colours only those that training shows on both of the classes.
+
+    Raises UserError when there is none.
+    """
     worlds = config.compositions()
     triplets = [triplet for triplet in worlds[unseen].pairs if triplet.relation in relations]
     if pairs is None:
-        return tuple((triplet, None) for triplet in triplets)
+        return tuple((triplet, ("", "")) for triplet in triplets)
     looks = worlds[0].attributes
-    found = tuple(
+    options = tuple(
         (triplet, pair)
         for triplet in triplets
         for pair in pairs
         if all(Triplet(label, "is", c) in looks for label in (triplet.subject, triplet.object) for c in pair)
     )
-    if not found:
-        raise ValueError(
+    if not options:
+        raise UserError(
             f"config {config.name!r}: no {'held-out' if unseen else 'seen'} pair of classes comes in the colours "
             f"{pairs}; raise pairs_per_family ({config.pairs_per_family}) or lower held_out ({config.held_out})"
         )
-    return found
+    return options

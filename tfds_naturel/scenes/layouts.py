@@ -30,6 +30,8 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
+    """Subject and object of a relation, placed, and the layers to paint, back to front."""
+
     subject: Figure
     object: Figure
     layers: tuple[Layer, ...]
@@ -59,7 +61,7 @@ def _arm(figure: Figure, hand: np.ndarray, drop: float = 0.04) -> tuple[Part, ..
     paint = SPRITES[figure.look.label].arm
     start = figure.anchors["shoulder"]
     elbow = (start + hand) / 2 + (0, drop)
-    return curve(paint, 0.05, *start, *elbow, *hand), oval(paint, *hand, 0.04, 0.04)
+    return curve(paint, 0.05, *start, *elbow, *hand), oval(paint, hand[0], hand[1], 0.04, 0.04)
 
 
 def _side(rng: np.random.Generator) -> int:
@@ -91,7 +93,7 @@ def _beside(subject: Look, obj: Look, rng: np.random.Generator, side: int, facin
     for look, where, turn in ((subject, side, facing[0]), (obj, -side, facing[1])):
         spot = (0.5 + where * 0.25, FLOOR - rng.uniform(0, 0.08))
         figures.append(place(look, rng, spot, (rng.uniform(0.43, 0.48), 0.82), turn, stretch=1.4))
-    return Layout(*figures, tuple(map(figure_layer, figures)))
+    return Layout(figures[0], figures[1], tuple(map(figure_layer, figures)))
 
 
 def _left_of(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
@@ -120,7 +122,7 @@ def _interacts_with(subject: Look, obj: Look, rng: np.random.Generator) -> Layou
 
 
 def _inside_of(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
-    """The container fills the picture and is cut open."""
+    """The container fills the image and is cut open."""
     container = place(obj, rng, (0.5, FLOOR), (0.94, 0.88), _side(rng), stretch=1.5)
     (left, top), (right, bottom) = np.sort([container.anchors["window_low"], container.anchors["window_high"]], axis=0)
     cut = 0.05  # bevelled corners

@@ -14,7 +14,7 @@ from tfds_naturel.scenes.sprite import Rgb
 
 _SURFACE = frozenset({"main", "shade", "light"})  # paints of what a material shows on
 _SHIFT = 4  # fractional bits of cv2 coordinates
-_SMALL = 128  # pixels: smaller pictures are painted at twice their size
+_SMALL = 128  # pixels: smaller images are painted at twice their size
 _OUTLINE = 0.006
 _INK: Rgb = (48, 38, 44)
 _EFFECTS: dict[str, Rgb] = {
@@ -40,7 +40,7 @@ def render(behind: Backdrop, layers: tuple[Layer, ...], size: int) -> np.ndarray
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
-    """JPEG of quality 95 without chroma subsampling, which would blur the colours of small pictures."""
+    """JPEG of quality 95 without chroma subsampling, which would blur the colours of small images."""
     return simplejpeg.encode_jpeg(image, quality=95, colorspace="RGB", colorsubsampling="444")
 
 
@@ -120,7 +120,7 @@ def _plaid(side: int) -> tuple[np.ndarray, float]:
 
 
 def _tint(where: np.ndarray, on: Rgb, off: Rgb) -> np.ndarray:
-    return np.where(where[..., None], np.uint8(on), np.uint8(off))
+    return np.where(where[..., None], np.array(on, np.uint8), np.array(off, np.uint8))
 
 
 _TEXTURES = {"Wooden": _grain, "(made of)Leather": _stitches, "(made of)Textile": _plaid}

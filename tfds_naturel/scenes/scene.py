@@ -1,4 +1,4 @@
-"""The picture with a given number: scene graph, truth and pixels, a pure function of (config, split, index)."""
+"""The image with a given number: scene graph, truth and pixels, a pure function of (config, split, index)."""
 
 import dataclasses
 import functools
@@ -23,12 +23,12 @@ _BESIDE = 0.08  # centres nearer than this are neither left nor right of each ot
 class ScenesConfig:
     """One difficulty of the world.
 
-    Pictures are ``size`` pixels square, ``sizes`` of them per split in the order of SPLITS. Every family of relations
+    Images are ``size`` pixels square, ``sizes`` of them per split in the order of SPLITS. Every family of relations
     is drawn with ``pairs_per_family`` pairs of ``classes``, a share ``held_out`` of them only in the last split. The
-    main pair fills a share ``zoom`` (least, most) of the picture, beside ``distractors`` (least, most) objects of other
-    classes and ``clutter`` (least, most) decorations; in ``attribute_share`` of the pictures one of the pair is
-    painted. A triplet has ``variants`` sets of captions. Raises ValueError for a class that nobody has drawn, and when
-    the last split is to have pictures but no composition is held out.
+    main pair fills a share ``zoom`` (least, most) of the image, beside ``distractors`` (least, most) objects of other
+    classes and ``clutter`` (least, most) decorations; in ``attribute_share`` of the images one of the pair is
+    painted. A triplet has ``variants`` sets of captions. Raises ValueError for a class without a drawing, and when
+    the last split has images but no composition is held out.
     """
 
     name: str
@@ -44,7 +44,7 @@ class ScenesConfig:
     attribute_share: float = 0.5
     variants: int = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if unknown := set(self.classes) - SPRITES.keys():
             raise ValueError(f"scenes config {self.name!r}: classes {sorted(unknown)} have no drawing in {[*SPRITES]}")
         if self.sizes[-1] and not self.compositions()[1].pairs:
@@ -58,8 +58,10 @@ class ScenesConfig:
         return compositions(self.classes, self.seed, self.pairs_per_family, self.held_out)
 
 
-_SIXTEEN = ("Man", "Woman", "Dog", "Cat", "Horse", "Elephant", "Table", "Chair", "Bottle", "Mug", "Football", "Guitar")
-_SIXTEEN += ("Drum", "Car", "Backpack", "Suitcase")
+_SIXTEEN = (
+    *("Man", "Woman", "Dog", "Cat", "Horse", "Elephant", "Table", "Chair", "Bottle", "Mug", "Football", "Guitar"),
+    *("Drum", "Car", "Backpack", "Suitcase"),
+)
 CONFIGS = {
     config.name: config
     for config in (
@@ -110,7 +112,7 @@ class Scene:
         return tuple((i, Triplet(t.label, "is", t.attribute)) for i, t in enumerate(self.things) if t.attribute)
 
     def is_true(self, claim: Triplet) -> bool:
-        """Whether a viewer could call ``claim`` true of the picture: a caption is surely false only where not."""
+        """Whether a viewer could call ``claim`` true of the image; only where not is a caption certainly false."""
         if claim.relation == "is":
             named = (thing for thing in self.things if thing.label == claim.subject)
             return any(attribute_arguable(thing.label, thing.attribute, claim.object) for thing in named)
@@ -118,7 +120,7 @@ class Scene:
         if not {claim.subject, claim.object} <= rows.keys():
             return False
         same = filter(None, (claim, converse(claim)))
-        return any(self._between(rows[said.subject], said.relation, rows[said.object]) for said in same)
+        return any(self._between(rows[fact.subject], fact.relation, rows[fact.object]) for fact in same)
 
     def _between(self, i: int, relation: str, j: int) -> bool:
         if relation in ("left_of", "right_of"):
@@ -134,7 +136,7 @@ def _middle(thing: Thing) -> float:
 
 
 def draw(config: ScenesConfig, split: str, index: int) -> Scene:
-    """The picture ``index`` of ``split``, which is one of SPLITS."""
+    """The image ``index`` of ``split``, which is one of SPLITS."""
     number = SPLITS.index(split)
     shown = config.compositions()[split == SPLITS[-1]]
     turn, place_in_turn = divmod(index, len(shown.pairs))
@@ -151,7 +153,7 @@ def _order(seed: int, split: int, turn: int, count: int) -> np.ndarray:
 def _paint(
     triplet: Triplet, shown: Compositions, config: ScenesConfig, rng: np.random.Generator
 ) -> tuple[str | None, str | None]:
-    """Attributes of subject and object: one of the two is painted in a share of the pictures."""
+    """Attributes of subject and object: one of the two is painted in a share of the images."""
     painted: list[str | None] = [None, None]
     which = int(rng.integers(2))
     label = (triplet.subject, triplet.object)[which]
@@ -169,7 +171,8 @@ def compose(
     subject, obj = dress(triplet.subject, painted[0], rng), dress(triplet.object, painted[1], rng)
     layout = DRAW[triplet.relation](subject, obj, rng)
     zoom = rng.uniform(*config.zoom)
-    shift = tuple(rng.uniform(0, 1 - zoom, 2))
+    x, y = rng.uniform(0, 1 - zoom, 2)
+    shift = (x, y)
     boxes = [figure.box * zoom + np.tile(shift, 2) for figure in (layout.subject, layout.object)]
     layers = tuple(dataclasses.replace(layer, scale=zoom, shift=shift) for layer in layout.layers)
     extra = tuple(_distractors(triplet, boxes, config, rng))

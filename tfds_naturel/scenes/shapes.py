@@ -1,4 +1,4 @@
-"""Outlines that pictures are made of: filled polygons and thick lines, in any units."""
+"""Outlines that images are made of: filled polygons and thick lines, in any units."""
 
 import dataclasses
 
@@ -40,6 +40,7 @@ def _smooth(points: np.ndarray, closed: bool) -> np.ndarray:
 
 
 def polygon(paint: str, *flat: float) -> Part:
+    """The filled polygon with corners ``flat`` (x, y, x, y, ...)."""
     return Part(paint, _points(flat))
 
 
@@ -49,6 +50,7 @@ def blob(paint: str, *flat: float) -> Part:
 
 
 def oval(paint: str, x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> Part:
+    """The filled ellipse around (x, y) with radii ``rx`` and ``ry``, turned by ``degrees``."""
     angle = np.deg2rad(degrees)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     points = np.stack([rx * np.cos(_OVAL), ry * np.sin(_OVAL)], 1) @ turn + (x, y)
@@ -56,6 +58,7 @@ def oval(paint: str, x: float, y: float, rx: float, ry: float, degrees: float = 
 
 
 def line(paint: str, width: float, *flat: float) -> Part:
+    """The open line through the points ``flat`` (x, y, x, y, ...)."""
     return Part(paint, _points(flat), width)
 
 
@@ -65,4 +68,5 @@ def curve(paint: str, width: float, *flat: float) -> Part:
 
 
 def resting(part: Part) -> Part:
+    """``part`` as a limb that is left out when its figure acts."""
     return dataclasses.replace(part, resting=True)

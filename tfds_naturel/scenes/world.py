@@ -1,7 +1,7 @@
-"""Which compositions exist, which are held out of training, and what is true of a picture of one.
+"""Which compositions exist, which are held out of training, and what is true of an image of one.
 
-A composition is a triplet of two classes in a relation, or of a class and a colour or material. Roles are swapped as
-often as not: whenever (A, r, B) is drawn, so is (B, r, A), so that nothing but the order of the words tells them apart.
+A composition is a triplet of two classes in a relation, or of a class and a colour or material. Roles are swapped
+half the time: whenever (A, r, B) is drawn, so is (B, r, A), so that only the order of the words tells them apart.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ FAMILIES = (
 )
 
 _SIDES = {"left_of", "right_of"}
-# What else a viewer could say of a picture of (A, relation, B): of A and B, and of B and A. A negative caption must not
-# claim any of it. Left and right are decided by the boxes of the picture.
+# What else a viewer could claim of an image of (A, relation, B): about A and B, and about B and A. A negative caption
+# must not claim any of it. Left and right are decided by the boxes of the image.
 ARGUABLE: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     relation: (frozenset(forward) | {relation}, frozenset(backward))
     for relation, forward, backward in (
@@ -68,14 +68,14 @@ ARGUABLE: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 
 
 def arguable(shown: Triplet, claim: Triplet) -> bool:
-    """Whether some picture that is drawn to show ``shown`` could be said to show ``claim`` as well."""
+    """Whether a viewer could say that an image drawn to show ``shown`` also shows ``claim``."""
     if "is" in (shown.relation, claim.relation):
         settled = shown.relation == claim.relation and shown.subject == claim.subject
         return attribute_arguable(claim.subject, shown.object if settled else None, claim.object)
     pair = (shown.subject, shown.object)
     for subject, relation, obj in filter(None, (claim, converse(claim))):
-        for told, labels in zip((pair, pair[::-1]), ARGUABLE[shown.relation], strict=True):
-            if (subject, obj) == told and relation in labels:
+        for ordered, labels in zip((pair, pair[::-1]), ARGUABLE[shown.relation], strict=True):
+            if (subject, obj) == ordered and relation in labels:
                 return True
     return False
 
@@ -83,7 +83,7 @@ def arguable(shown: Triplet, claim: Triplet) -> bool:
 def attribute_arguable(label: str, attribute: str | None, claimed: str) -> bool:
     """Whether a ``label`` drawn in ``attribute`` (None: natural colours) could be called ``claimed``.
 
-    So could, for the captions' sake, what ``label`` never is: a negative that claims it would be known by its words.
+    An attribute that ``label`` never has counts as arguable too: a negative that claims it could be told by its words.
     """
     return attribute is None or claimed not in CONTRARIES[attribute] or claimed not in attributes_of(label)
 
@@ -104,6 +104,7 @@ class Compositions:
 
     @functools.cached_property
     def triplets(self) -> frozenset[Triplet]:
+        """Both kinds together."""
         return self.attributes.union(self.pairs)
 
 
@@ -115,7 +116,8 @@ def compositions(
 
     Every class, relation and attribute occurs among the seen triplets.
     """
-    seen, unseen = [], []
+    seen: list[Triplet] = []
+    unseen: list[Triplet] = []
     shared: Counter[tuple[str, str]] = Counter()
     for family in FAMILIES:
         rng = np.random.default_rng([seed, zlib.crc32(family.relations[0].encode())])
@@ -133,9 +135,9 @@ def compositions(
 def _choose(
     family: Family, classes: tuple[str, ...], count: int, shared: Counter[tuple[str, str]], rng: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """``count`` pairs, in each step one of classes used least, among these one that most families have (``shared``).
+    """``count`` pairs, at each step one of the least used classes, and of these one that most families share.
 
-    What a pair is seen to do in one family makes a fair negative in another.
+    What a pair does in one family is a fair negative in another.
     """
     fitting = (p for p in itertools.combinations(classes, 2) if family.both >= set(p) and family.either & set(p))
     pool = [pair for _, pair in sorted(zip(rng.random(len(classes) ** 2).tolist(), fitting, strict=False))]

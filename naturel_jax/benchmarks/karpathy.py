@@ -1,0 +1,56 @@
+"""The Karpathy test splits of COCO and Flickr30k, as ARO and BLIP distribute them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from naturel_jax.benchmarks import coco
+from naturel_jax.benchmarks.benchmark import Image, Source
+from naturel_jax.benchmarks.files import (
+    BenchmarkError,
+    Folder,
+    load_json,
+    numbered,
+    records,
+    require_strings,
+    safe_name,
+)
+
+_FILES = "https://storage.googleapis.com/sfr-vision-language-research/datasets"
+COCO_FILE = "coco/coco_karpathy_test.json"
+FLICKR30K_FILE = "flickr30k/flickr30k_test.json"
+
+
+def captioned_images(folder: Path, file: str, problems: list[str]) -> Iterator[tuple[str, Image, list[str]]]:
+    """(record number, image, captions) of each valid record of ``file``; its image paths start in its own folder."""
+    path = folder / file
+    images = Folder(path.parent)
+    fields = {"image": str, "caption": list}
+    for key, row in records(path.name, numbered(load_json(path, list)), fields, problems):
+        if not row["caption"] or not all(isinstance(caption, str) for caption in row["caption"]):
+            problems.append(f"{path.name} record {key}: field 'caption' is {row['caption']!r:.80}, expected strings")
+            continue
+        try:
+            yield key, images.image(row["image"]), row["caption"]
+        except BenchmarkError as error:
+            problems.append(f"{path.name} record {key}: {error}")
+
+
+def _coco_images(folder: Path) -> dict[str, str]:
+    path = folder / COCO_FILE
+    names = sorted({safe_name(row["image"]) for row in require_strings(path, load_json(path, list), "image")})
+    return {f"coco/{name}": f"{coco.SERVER}/{name}" for name in names}
+
+
+COCO = Source(
+    f"COCO: annotations CC BY 4.0, {coco.LICENCE}",
+    "https://cocodataset.org",
+    f"{COCO_FILE}, coco/val2014/",
+    {COCO_FILE: f"{_FILES}/coco_karpathy_test.json"},
+    images=_coco_images,
+)
+FLICKR30K = Source(
+    "Flickr30k: research only, on request",
+    "https://shannon.cs.illinois.edu/DenotationGraph",
+    f"{FLICKR30K_FILE}, flickr30k/flickr30k-images/",
+    {FLICKR30K_FILE: f"{_FILES}/flickr30k_test.json"},
+)

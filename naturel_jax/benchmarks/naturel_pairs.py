@@ -1,0 +1,67 @@
+"""What NatuRel and its held-out split share: each positive caption of an image against its own negative, simple (pair
+0) and complex (pairs 1 to 3).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Source, by_value
+from naturel_jax.benchmarks.tfds_folder import open_split
+from tfds_naturel.schema import Triplet
+
+SOURCE = Source(
+    "captions Apache-2.0; images of Open Images under their Flickr licences, or drawn",
+    "README, 'Build NatuRel'",
+    "a prepared TFDS folder such as data/naturel/full/2.0.0 (--naturel)",
+    prepared=True,
+)
+KINDS = ("simple", "complex")
+NEGATIVE, POSITIVE = 0, 1  # class labels of ``polarity``
+
+
+def read(folder: Path, split: str, name: str) -> Benchmark:
+    """``split`` of a prepared TFDS folder (``.../naturel/<config>/<version>``). Metrics are called ``<name>/...``.
+
+    An item is one pair of captions of one image. Raises BenchmarkError when the folder or split is missing.
+    """
+    opened = open_split(folder, [split])
+    problems: list[str] = []
+    items: list[Item] = []
+    for index in range(len(opened.examples)):
+        items += _items(opened.image(index), opened.examples[index], problems)
+    metrics: list[Metric] = []
+    for kind in KINDS:
+        of_kind = [item for item in items if item.tags["kind"] == kind]
+        metrics.append(Metric(f"{name}/{kind}", "right", where=("kind", kind)))
+        for tag in ("relation", "triplet"):
+            metrics += by_value(f"{name}/{kind}/{tag}", "right", f"{kind} {tag}", of_kind)
+    return Benchmark(name, tuple(items), rules.pair, tuple(metrics), problems=tuple(problems), true_captions=1)
+
+
+def _items(image: Image, example: Mapping[str, Any], problems: list[str]) -> list[Item]:
+    """One item per (group, pair) of the example, in the order of its captions."""
+    image_id, captions = example["image_id"].decode(), example["captions"]
+    triplets = [triplet.decode() for triplet in captions["triplet"]]
+    groups = captions.get("group", triplets)  # version 1.0.0 has one group per triplet, and no column
+    pairs: dict[tuple[Any, int], dict[int, int]] = {}  # (group, pair) -> polarity -> row
+    for row, (group, pair, polarity) in enumerate(zip(groups, captions["pair"], captions["polarity"], strict=True)):
+        pairs.setdefault((group, int(pair)), {})[int(polarity)] = row
+    items = []
+    for (group, pair), rows in pairs.items():
+        triplet = triplets[next(iter(rows.values()))]
+        item_id = f"{image_id}/{triplet or group}/{pair}"
+        if set(rows) != {NEGATIVE, POSITIVE}:
+            problems.append(f"item {item_id}: has no {'negative' if NEGATIVE not in rows else 'positive'} caption")
+            continue
+        texts = tuple(captions["text"][rows[polarity]].decode() for polarity in (POSITIVE, NEGATIVE))
+        items.append(Item(item_id, (image,), texts, _tags(KINDS[int(captions["kind"][rows[POSITIVE]])], triplet)))
+    return items
+
+
+def _tags(kind: str, triplet: str) -> dict[str, str]:
+    if not triplet:
+        return {"kind": kind}
+    relation = Triplet.parse(triplet).relation
+    return {"kind": kind, f"{kind} relation": relation, f"{kind} triplet": triplet, "relation": relation}

@@ -1,0 +1,13 @@
+"""NatuRel's held-out compositions: triplets that no training image shows."""
+
+from pathlib import Path
+
+from naturel_jax.benchmarks import naturel_pairs
+from naturel_jax.benchmarks.benchmark import Benchmark
+
+SOURCE = naturel_pairs.SOURCE
+
+
+def read(folder: Path) -> Benchmark:
+    """From a prepared TFDS folder, ``.../naturel/<config>/<version>``."""
+    return naturel_pairs.read(folder, "test_unseen_triplets", "naturel_unseen")

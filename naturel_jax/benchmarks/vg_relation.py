@@ -1,0 +1,66 @@
+"""VG-Relation of ARO: a crop, and two captions with the roles swapped (Yuksekgonul et al., arXiv 2210.01936)."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+from naturel_jax.benchmarks import aro, rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Metric, Source, by_value
+from naturel_jax.benchmarks.files import Record, load_json
+
+EXCLUDED = "aro/vgr_excluded_relations.json"
+_NOTEBOOK = (
+    "https://raw.githubusercontent.com/mertyg/vision-language-models-are-bows/81fdd20dc5b6f434aa5a4a971717bc80d1cedb0d/"
+    "notebooks/Replicate%20ARO!%20VG-Relation%2C%20VG-Attribution.ipynb"
+)
+
+
+def read(folder: Path) -> Benchmark:
+    """From ``aro/visual_genome_relation.json``, ``aro/vgr_excluded_relations.json`` and ``aro/images/``.
+
+    The macro mean, and the micro mean beside it, leave out the relations that ARO excludes as symmetric: a JSON list
+    of names. Without that list they are over all relations, which is named among the problems.
+    """
+    path = folder / EXCLUDED
+    excluded = set(load_json(path, list)) if path.exists() else set()
+
+    def tags(row: Record) -> dict[str, str]:
+        name = row["relation_name"]
+        return {"relation": name} | ({} if name in excluded else {"counted": name, "kind": "asymmetric"})
+
+    problems: list[str] = []
+    items = aro.read(folder, "visual_genome_relation.json", {"relation_name": str}, tags, problems)
+    if not path.exists():
+        problems.append(
+            f"{path}: not found, so symmetric relations count too, unlike in the published scores; get it by "
+            "`python -m naturel_jax.benchmarks --download vg_relation`"
+        )
+    metrics = (
+        Metric("vg_relation/macro", "right", macro="counted"),
+        Metric("vg_relation/micro", "right", where=("kind", "asymmetric")),
+        *by_value("vg_relation/relation", "right", "relation", items),
+    )
+    return Benchmark("vg_relation", tuple(items), rules.pair, metrics, 23_937, tuple(problems), true_captions=1)
+
+
+def symmetric_relations(notebook: bytes) -> bytes:
+    """A JSON list of the relations that ARO's notebook leaves out of VG-Relation: those of its line ``symmetric =
+    [...]``. Raises ValueError when it has no such line.
+    """
+    try:
+        lines = [line for cell in json.loads(notebook)["cells"] for line in cell["source"]]
+        (names,) = (ast.literal_eval(m[1]) for line in lines if (m := re.match(r"symmetric *= *(\[.*\])", line)))
+        return json.dumps(sorted(names)).encode()
+    except (KeyError, TypeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"no line 'symmetric = [...]' in it ({error}); write the names down by hand") from error
+
+
+SOURCE = Source(
+    aro.LICENCE,
+    aro.WHERE,
+    "aro/visual_genome_relation.json, aro/images/, and the names of ARO's symmetric relations as a JSON list in "
+    f"{EXCLUDED} (--download takes them from ARO's notebook)",
+    {EXCLUDED: _NOTEBOOK},
+    {EXCLUDED: symmetric_relations},
+)

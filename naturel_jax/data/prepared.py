@@ -1,0 +1,82 @@
+"""Reads prepared TFDS datasets with the features of ``tfds_naturel.schema``, versions 1 and 2.
+
+Version 1 has no ``group`` column: the captions of one triplet are a group.
+"""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from naturel_jax.data.items import Caption, Group, Source, collect
+from tfds_naturel.errors import UserError
+from tfds_naturel.schema import Kind, Triplet
+
+KINDS: tuple[Kind, ...] = ("simple", "complex")  # as numbered on disk
+NEGATIVE = 0  # number of that polarity on disk
+Example = Mapping[str, Any]
+Records = Sequence[Example]
+
+
+class Split(NamedTuple):
+    """``records``: decoded examples, but for their images, which stay encoded. ``name`` is for messages."""
+
+    name: str
+    records: Records
+
+
+def open_split(directory: str | os.PathLike[str], split: str) -> Split:
+    """Opens ``split`` of the dataset prepared in ``directory`` (``<data_dir>/<name>/<config>/<version>``).
+
+    Raises UserError when nothing is prepared there, or for an unknown split.
+    """
+    import tensorflow_datasets as tfds  # slow to import; only processes that read datasets need it
+
+    if not (epath.Path(directory) / "dataset_info.json").exists():
+        raise UserError(f"{directory} is not a prepared dataset: dataset_info.json is missing; build it first")
+    builder = tfds.builder_from_directory(os.fspath(directory))
+    if split not in builder.info.splits:
+        raise UserError(
+            f"{directory} has no split {split!r}; expected one of: {', '.join(sorted(builder.info.splits))}"
+        )
+    records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    return Split(f"{builder.info.full_name}:{split}", records)
+
+
+def open_source(directory: str | os.PathLike[str], split: str) -> Source:
+    """``split`` of the dataset in ``directory`` as training data. Raises what ``open_split`` and ``collect`` raise."""
+    name, records = open_split(directory, split)
+    examples = (records[n] for n in range(len(records)))
+    items = collect(name, ((to_str(example["image_id"]), caption_groups(example)) for example in examples))
+    return Source(items, functools.partial(read_image, records))
+
+
+def caption_groups(example: Example) -> list[Group]:
+    """The caption groups of a decoded example, in the order of their first captions."""
+    rows = example["captions"]
+    keys = rows["group"] if "group" in rows else rows["triplet"]
+    groups: dict[Any, Group] = {}
+    columns = (rows[name] for name in ("triplet", "polarity", "text", "asserts", "pair", "kind"))
+    for key, triplet, polarity, text, asserts, pair, kind in zip(keys, *columns, strict=True):
+        group = groups.setdefault(key, Group([], [], _is_attribute(to_str(triplet))))
+        captions = group.negatives if polarity == NEGATIVE else group.positives
+        assert isinstance(captions, list)
+        captions.append(Caption(to_str(text), to_str(asserts), int(pair), KINDS[kind]))
+    return list(groups.values())
+
+
+@functools.lru_cache(maxsize=100_000)
+def _is_attribute(triplet: str) -> bool:
+    return bool(triplet) and Triplet.parse(triplet).relation == "is"
+
+
+def to_str(value: bytes | str) -> str:
+    """Text as TFDS gives it, decoded."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def read_image(records: Records, n: int) -> bytes:
+    """The encoded image of record ``n``."""
+    return records[n]["image"]

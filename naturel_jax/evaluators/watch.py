@@ -1,0 +1,108 @@
+"""Evaluates the checkpoints of a run as they appear: ``<out>/<step>.json`` for each."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+from jax.sharding import Mesh
+
+from naturel_jax import checkpoint, storage
+from naturel_jax.benchmarks.benchmark import Benchmark, is_headline
+from naturel_jax.data.processor import Processor
+from naturel_jax.evaluators import results
+from naturel_jax.evaluators.evaluator import Evaluator
+from naturel_jax.models.transformer import Compute
+from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
+from naturel_jax.sharding import make_mesh, param_sharding
+from tfds_naturel.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+POLL_SECONDS = 5.0
+
+
+def watch(
+    workdir: epath.Path, benchmarks: Sequence[Benchmark], out: epath.Path, *, batch_size: int, dtype: str
+) -> None:
+    """Evaluates every checkpoint in ``workdir``, old and new, until the run has ended (its ``scores.json`` exists) and
+    its last checkpoint is evaluated. What is finished in ``out`` is not computed again.
+
+    A checkpoint that the run removes before it is read (it keeps the newest ones only) is skipped. Raises UserError
+    when ``out`` holds the scores of another run.
+    """
+    mesh = make_mesh({"data": -1})
+    evaluator: Evaluator | None = None
+    out.mkdir(parents=True, exist_ok=True)
+    for step in _new_steps(workdir):
+        path = out / f"{step}.json"
+        saved = _read(path, workdir)
+        missing = [benchmark.name for benchmark in benchmarks if benchmark.name not in saved["benchmarks"]]
+        if not missing:
+            print(f"step {step}: finished before", flush=True)
+            continue
+        if (loaded := _load(workdir, step, mesh)) is None:
+            print(f"step {step}: the run removed this checkpoint before it was read; skipped", flush=True)
+            continue
+        if evaluator is None:
+            model = Model(loaded.config, Compute(dtype=dtype))
+            held_out = [b.held_out(loaded.trained_on.get(b.name, ())) for b in benchmarks]
+            evaluator = Evaluator(model, loaded.processor, held_out, mesh=mesh, batch_size=batch_size)
+        scores = saved["scores"] | evaluator.scores(loaded.params, missing)
+        fields = saved | {"step": step, "benchmarks": [*saved["benchmarks"], *missing], "scores": scores}
+        storage.write(path, json.dumps(fields, indent=1))
+        headline = {metric: value for metric, value in scores.items() if is_headline(metric)}
+        print(f"step {step}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in headline.items()), flush=True)
+
+
+def _new_steps(workdir: epath.Path) -> Iterator[int]:
+    """Each checkpoint's step once, the oldest first, until the run has ended."""
+    directory, seen = workdir / "checkpoints", set[int]()
+    _LOG.info("watching %s", directory)
+    while True:
+        ended = (workdir / "scores.json").exists()  # asked before the listing, which then has every checkpoint
+        new = sorted(set(checkpoint.saved_steps(directory)) - seen)
+        yield from new
+        seen.update(new)
+        if ended and not new:
+            return
+        if not new:
+            time.sleep(POLL_SECONDS)
+
+
+class _Loaded(NamedTuple):
+    """``trained_on``: the items of each benchmark that the run trains on."""
+
+    config: TwoTowerConfig
+    params: Params
+    processor: Processor
+    trained_on: dict[str, list[str]]
+
+
+def _load(workdir: epath.Path, step: int, mesh: Mesh) -> _Loaded | None:
+    """A checkpoint; None when it was removed meanwhile."""
+    try:
+        trained_on = checkpoint.read_meta(workdir, step)[1].get("used", {})
+        loaded = checkpoint.load_run(workdir, step=step, sharding_for=param_sharding(mesh))
+        return _Loaded(*loaded, trained_on)
+    except Exception:  # Orbax and TensorStore raise many kinds for files that disappear
+        if step in checkpoint.saved_steps(workdir / "checkpoints"):
+            raise
+        return None
+
+
+def _read(path: epath.Path, workdir: epath.Path) -> dict[str, Any]:
+    """What is finished of a step. Raises UserError for another run's file."""
+    run = os.fspath(workdir.absolute())
+    if not path.exists():
+        return {"version": results.VERSION, "run": run, "benchmarks": [], "scores": {}}
+    saved = storage.read_json(path)
+    if not isinstance(saved, dict) or not {"run", "benchmarks", "scores"} <= saved.keys():
+        raise UserError(f"{path}: not the scores of a checkpoint; move it away to evaluate it again")
+    results.check_version(path, saved.get("version", 0))
+    if saved["run"] != run:
+        raise UserError(f"{path}: holds scores of {saved['run']}, not of {run}; choose another --out")
+    return saved

@@ -1,0 +1,81 @@
+"""FLOPs that the model itself needs, counted by hand, and the peak of each accelerator: together they give the model
+FLOP utilisation (MFU) of PaLM, arXiv 2204.02311, appendix B.
+
+A multiply-add counts as 2. Only matrix products count: normalisation, activations, softmax and the loss are less than
+1 % of a step. Attention counts in full for causal towers too, and recomputation (remat, chunks) does not count.
+"""
+
+from naturel_jax.models.transformer import TransformerConfig
+from naturel_jax.models.two_tower import TwoTowerConfig
+
+# Dense peak FLOP/s of one device by ``jax.Device.device_kind`` and dtype of the activations. NVIDIA's data sheets
+# print rates with 2:4 sparsity, twice the dense ones. A float32 product runs as TF32 on these GPUs (XLA's default
+# precision); TPUs have no published float32 rate.
+_H100_SXM = {"bfloat16": 989e12, "float16": 989e12, "float32": 495e12}  # NVIDIA H100 data sheet; H200's is the same
+_A100 = {"bfloat16": 312e12, "float16": 312e12, "float32": 156e12}  # NVIDIA A100 data sheet, all forms
+_V5E, _V5P, _V6E = {"bfloat16": 197e12}, {"bfloat16": 459e12}, {"bfloat16": 918e12}  # cloud.google.com/tpu/docs
+
+PEAKS: dict[str, dict[str, float]] = {
+    "NVIDIA A100-SXM4-40GB": _A100,
+    "NVIDIA A100-SXM4-80GB": _A100,
+    "NVIDIA A100-PCIE-40GB": _A100,
+    "NVIDIA A100 80GB PCIe": _A100,
+    "NVIDIA H100 80GB HBM3": _H100_SXM,
+    "NVIDIA H100 PCIe": {"bfloat16": 756e12, "float16": 756e12, "float32": 378e12},
+    "NVIDIA H200": _H100_SXM,
+    "NVIDIA L4": {"bfloat16": 121e12, "float16": 121e12, "float32": 60e12},  # NVIDIA L4 data sheet
+    "TPU v4": {"bfloat16": 275e12},  # cloud.google.com/tpu/docs/v4
+    # JAX has two spellings of each of these (jax/_src/pallas/mosaic/tpu_info.py).
+    "TPU v5 lite": _V5E,
+    "TPU v5e": _V5E,
+    "TPU v5": _V5P,
+    "TPU v5p": _V5P,
+    "TPU v6 lite": _V6E,
+    "TPU v6e": _V6E,
+}
+
+
+def peak(device_kind: str, dtype: str) -> float | None:
+    """Peak FLOP/s of one device for matrix products of ``dtype``; None where it is not known."""
+    return PEAKS.get(device_kind, {}).get(dtype)
+
+
+def transformer_flops(config: TransformerConfig, length: int) -> float:
+    """Forward FLOPs of one sequence of ``length`` positions.
+
+    For each block and position: 2 for each weight of the kernels (4 D^2 of attention, 2 D M of the MLP), and 2 D for
+    each position attended to, once for the logits and once for the values (Kaplan et al., arXiv 2001.08361, table 1,
+    with attention in full).
+    """
+    kernels = 4 * config.width**2 + 2 * config.width * config.mlp_dim
+    return config.depth * length * (2 * kernels + 4 * length * config.width)
+
+
+def image_flops(config: TwoTowerConfig) -> float:
+    """Forward FLOPs of one image: patches, blocks, pooling head and projection."""
+    image = config.image
+    width, patches = image.transformer.width, image.grid**2
+    flops = 2.0 * patches * 3 * image.patch**2 * width
+    flops += transformer_flops(image.transformer, patches + (image.pool == "cls"))
+    if image.pool == "map":  # keys and values of every patch; query, output and MLP of the one probe
+        flops += patches * 4 * width**2 + 4 * patches * width
+        flops += 4 * width**2 + 4 * width * image.transformer.mlp_dim
+    return flops + image.projection * 2 * width * config.embed_dim
+
+
+def text_flops(config: TwoTowerConfig, tokens: int | None = None) -> float:
+    """Forward FLOPs of one caption of ``tokens`` positions (default: the full context)."""
+    transformer = config.text.transformer
+    length = config.text.context if tokens is None else tokens
+    return transformer_flops(transformer, length) + 2 * transformer.width * config.embed_dim
+
+
+def forward_flops(config: TwoTowerConfig, images: int, captions: int, tokens: int | None = None) -> float:
+    """Forward FLOPs of both towers for a batch of ``images`` and ``captions`` of ``tokens`` positions each."""
+    return images * image_flops(config) + captions * text_flops(config, tokens)
+
+
+def step_flops(config: TwoTowerConfig, images: int, captions: int, tokens: int | None = None) -> float:
+    """FLOPs of a training step, forward and backward: each product of the forward pass has two in the backward pass,
+    one for the gradient of each factor."""
+    return 3 * forward_flops(config, images, captions, tokens)

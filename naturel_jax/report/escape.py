@@ -1,0 +1,11 @@
+"""Makes text from models' names, captions and files literal in Markdown."""
+
+import re
+
+# Punctuation with a meaning in a line (an underscore between letters has none), and the starts of headings and lists.
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_])|^[#+=-]")
+
+
+def markdown(text: str) -> str:
+    """``text`` on one line, which renders as it reads."""
+    return _SPECIAL.sub(lambda match: "\\" + match[0], " ".join(text.split()))

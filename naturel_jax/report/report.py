@@ -1,0 +1,115 @@
+"""The report of an evaluation: tables with published numbers beside, all scores, and plots."""
+
+import base64
+import csv
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from naturel_jax.evaluators import results
+from naturel_jax.evaluators.blind import BASELINES
+from naturel_jax.evaluators.results import Result
+from naturel_jax.report import escape, plots, published, tables
+from naturel_jax.report.tables import Scores, Table
+
+NOTE = (
+    "In parentheses: the published number and the difference to it. An asterisk marks a score over fewer items than "
+    "were published, or with images that could not be read. Rows in italics are blind: they read the captions and "
+    "never see an image."
+)
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:85rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;margin:1.5rem 0}caption{text-align:left;font-weight:600;margin-bottom:.4rem}"
+    "th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
+    "th[colspan]{text-align:center}th:first-child,td:first-child{text-align:left}"
+    "tbody tr:hover{background:#f5f8ff}img{max-width:100%}"
+)
+
+
+def write(out: Path) -> str:
+    """Writes ``report.md``, ``.tex``, ``.html``, ``scores.csv`` and plots from the results in ``out``; returns the
+    tables in Markdown.
+    """
+    found = results.load(out)
+    scores = _scores(found)
+    shown = tables.tables_of(scores.measured)
+    plotted = _plots(out, found, scores)
+    left_out = _left_out(found)
+    text = "\n".join(tables.markdown_scores(table, scores) for table in shown) + f"\n{NOTE}\n"
+    images = "".join(f"\n![{title}]({path.name})\n" for title, path in plotted.items())
+    lines = [f"- {escape.markdown(line)}" for line in left_out]
+    problems = "\n".join(["What the scores leave out:", "", *lines, ""]) if lines else ""
+    (out / "report.md").write_text(f"# Report\n\n{text}{images}\n{problems}", "utf-8")
+    latex = "\n".join(tables.latex_scores(table, scores) for table in shown)
+    (out / "report.tex").write_text(latex, "utf-8")
+    (out / "report.html").write_text(_html(shown, scores, plotted, left_out), "utf-8")
+    _write_csv(found, out / "scores.csv")
+    return text
+
+
+def _scores(found: Sequence[Result]) -> Scores:
+    measured: dict[str, dict[str, float]] = {}
+    blind: dict[str, dict[str, float]] = {}
+    incomplete: set[tuple[str, str]] = set()
+    order = {model: n for n, model in enumerate(published.POSTER)}  # the poster's models first, as it orders them
+    for result in sorted(found, key=lambda result: order.get(result.model, len(order))):
+        row = measured.setdefault(result.model, {})
+        row |= {metric: score["value"] for metric, score in result.scores.items()}
+        for baseline, values in result.blind.items():
+            name = f"{baseline} of {result.model}" if baseline == "text norm" else baseline
+            blind.setdefault(name, {}).update(values)
+        if result.incomplete:
+            incomplete |= {(result.model, metric) for metric in result.scores}
+    return Scores(measured, {model: published.beside(model) for model in measured}, frozenset(incomplete), blind)
+
+
+def _plots(out: Path, found: Sequence[Result], scores: Scores) -> dict[str, Path]:
+    """Title -> file of the plots that there are results for."""
+    counts = {metric: int(score["count"]) for result in found for metric, score in result.scores.items()}
+    relations, forgetting = out / "by_relation.png", out / "forgetting.png"
+    plotted = {}
+    if plots.by_relation(scores.measured, counts, relations):
+        plotted["By relation"] = relations
+    if plots.forgetting_against_gain(scores.measured, forgetting):
+        plotted["Forgetting against gain"] = forgetting
+    return plotted
+
+
+def _left_out(found: Sequence[Result]) -> list[str]:
+    """A line on each result that leaves items out, or whose benchmark had problems."""
+    lines = []
+    for result in found:
+        if result.problems or result.incomplete:
+            number = f" of {result.published:,} published" if result.published else ""
+            first = f"; the first problem: {result.problems[0]}" if result.problems else ""
+            lines.append(f"{result.model} on {result.benchmark}: {result.items:,}{number} items{first}")
+    return lines
+
+
+def _html(shown: Sequence[Table], scores: Scores, plotted: Mapping[str, Path], left_out: Sequence[str]) -> str:
+    body = "".join(tables.html_scores(table, scores) for table in shown) + f"<p>{html.escape(NOTE)}</p>"
+    for title, path in plotted.items():
+        data = base64.b64encode(path.read_bytes()).decode()
+        body += f'<h2>{html.escape(title)}</h2><img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
+    if left_out:
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in left_out)
+        body += f"<p>What the scores leave out:</p><ul>{lines}</ul>"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Report</title><style>{STYLE}</style>'
+        f"<h1>Report</h1>{body}</html>\n"
+    )
+
+
+def _write_csv(found: Sequence[Result], path: Path) -> None:
+    """Every score on a line, with its confidence interval and the published number."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["model", "benchmark", "metric", "value", "low", "high", "count", "published", "incomplete", *BASELINES]
+        )
+        for result in found:
+            known = published.beside(result.model)
+            for metric, s in result.scores.items():
+                row = [result.model, result.benchmark, metric, s["value"], s["low"], s["high"], s["count"]]
+                blind = [result.blind.get(baseline, {}).get(metric, "") for baseline in BASELINES]
+                writer.writerow([*row, known.get(metric, ""), int(result.incomplete), *blind])

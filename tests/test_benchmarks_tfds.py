@@ -1,0 +1,135 @@
+"""The readers of prepared TFDS folders: zero-shot classification and NatuRel in both versions."""
+
+import io
+from pathlib import Path
+
+import benchmark_files as files
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from naturel_jax.benchmarks import naturel, naturel_unseen, registry
+from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.benchmarks.files import BenchmarkError
+
+
+def read(name: str, root: Path) -> Benchmark:
+    return registry.read([name], files=root)[0]
+
+
+class Flowers(tfds.core.GeneratorBasedBuilder):
+    """A labelled TFDS dataset."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["red_rose", "tulip"])}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"test": self._generate_examples()}
+
+    def _generate_examples(self):
+        for n in range(3):
+            yield n, {"image": io.BytesIO(files.png(n)), "label": n % 2}
+
+
+def test_zeroshot(tmp_path):
+    for n, name in enumerate(("alpine_chough", "robin")):
+        files.write(tmp_path / f"zeroshot/birds/{name}/a.png", files.png(n))
+    files.write(tmp_path / "zeroshot/birds/templates.txt", b"a photo of a {}.\na drawing of a {}.\n")
+    builder = Flowers(data_dir=tmp_path / "tfds", file_format="array_record")
+    builder.download_and_prepare()
+    (tmp_path / "zeroshot/flowers").symlink_to(builder.data_dir)
+    benchmark = read("zeroshot", tmp_path)
+    birds, flowers = benchmark.items[:2], benchmark.items[2:]
+    assert birds[0].captions[0] == ("a photo of a alpine chough.", "a drawing of a alpine chough.")
+    assert [item.tags["label"] for item in birds] == ["0", "1"]
+    assert flowers[0].captions == (("a photo of a red rose.",), ("a photo of a tulip.",))
+    assert sorted(item.images[0].read() for item in flowers) == sorted(files.png(n) for n in range(3))
+    scores = benchmark.score(benchmark.items, [np.array([[0.5, 0.1]])] * 5)
+    assert (scores["zeroshot/birds/top1"].value, scores["zeroshot/flowers/top1"].count) == (0.5, 3)
+
+
+@pytest.mark.parametrize("templates", ["", "a photo of it.", "a {} of {0}.", "a {} or {name}.", "a {} }."])
+def test_zeroshot_refuses_prompts_that_no_name_fits_into(tmp_path, templates):
+    files.write(tmp_path / "zeroshot/birds/robin/a.png", files.png(0))
+    files.write(tmp_path / "zeroshot/birds/templates.txt", templates.encode())
+    with pytest.raises(BenchmarkError, match=r"birds/templates\.txt: expected one prompt per line"):
+        read("zeroshot", tmp_path)
+
+
+class VersionOne(tfds.core.GeneratorBasedBuilder):
+    """Two examples with the features of NatuRel 1.0.0 that the reader uses; the second lacks a negative."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _captions(self):
+        text = tfds.features.Text()
+        kind, polarity = (
+            tfds.features.ClassLabel(names=names) for names in (["simple", "complex"], ["negative", "positive"])
+        )
+        return {"text": text, "kind": kind, "polarity": polarity, "pair": np.int32, "triplet": text}
+
+    def _info(self):
+        captions = tfds.features.Sequence(self._captions())
+        features = {"image": tfds.features.Image(), "image_id": tfds.features.Text(), "captions": captions}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"test": self._generate_examples()}
+
+    def _rows(self, n):
+        rows = [
+            {
+                "text": f"{polarity} {pair}",
+                "kind": "complex" if pair else "simple",
+                "polarity": polarity,
+                "pair": pair,
+                "triplet": f"Cat|{('on', 'under')[n]}|Table",
+            }
+            for pair in range(4)
+            for polarity in ("positive", "negative")
+        ]
+        return rows[: 8 - n]
+
+    def _generate_examples(self):
+        for n in range(2):
+            yield n, {"image": io.BytesIO(files.png(n)), "image_id": f"id{n}", "captions": self._rows(n)}
+
+
+class VersionTwo(VersionOne):
+    """The same with the column ``group``, and a second group of the first example whose triplet is not known."""
+
+    VERSION = tfds.core.Version("2.0.0")
+
+    def _captions(self):
+        return super()._captions() | {"group": np.int32}
+
+    def _rows(self, n):
+        rows = [row | {"group": 0} for row in super()._rows(n)]
+        return rows + ([] if n else [row | {"group": 1, "triplet": ""} for row in rows])
+
+
+@pytest.mark.parametrize("version", [VersionOne, VersionTwo])
+def test_naturel(tmp_path, version):
+    builder = version(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    benchmark = naturel.read(Path(builder.data_path))
+    by_id = {item.id: item for item in benchmark.items if not item.id.startswith("id0/1/")}
+    assert len(by_id) == 7 and benchmark.problems == ("item id1/Cat|under|Table/3: has no negative caption",)
+    item = by_id["id0/Cat|on|Table/2"]
+    assert item.captions == ("positive 2", "negative 2") and item.images[0].read() == files.png(0)
+    without_triplet = [item for item in benchmark.items if item.id not in by_id]
+    assert [item.id for item in without_triplet] == [f"id0/1/{n}" for n in range(4) if version is VersionTwo]
+    assert all(set(item.tags) == {"kind"} for item in without_triplet)
+    kept = list(by_id.values())
+    scores = benchmark.score(kept, [np.array([[float(item.id.endswith("/1")), 0.5]]) for item in kept])
+    values = {name: (score.value, score.count) for name, score in scores.items()}
+    assert values["naturel/simple"] == (0, 2) and values["naturel/complex"] == (0.4, 5)
+    assert values["naturel/complex/relation/under"] == (0.5, 2)
+    assert values["naturel/complex/triplet/Cat|on|Table"] == (pytest.approx(1 / 3), 3)
+    with pytest.raises(BenchmarkError, match="no split 'test_unseen_triplets'; it has test"):
+        naturel_unseen.read(Path(builder.data_path))
+    with pytest.raises(BenchmarkError, match="not a prepared TFDS folder"):
+        naturel.read(tmp_path / "nothing")

@@ -1,0 +1,101 @@
+"""Where training data comes from: prepared datasets, and sources and recipes from outside of the package."""
+
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+from caption_groups import processor, source
+from outside_source import open_folder
+from worlds import data_dir
+
+from naturel_jax import config as c
+from naturel_jax.data import datasets
+from naturel_jax.data.pipeline import make_pipeline
+from naturel_jax.data.recipes import RECIPES, Recipe, recipe
+from naturel_jax.models.presets import preset
+from naturel_jax.sharding import make_mesh
+from tfds_naturel.errors import UserError
+
+
+def test_a_prepared_dataset_is_opened_with_and_without_its_prefix():
+    plain, prefixed = (
+        datasets.open_source(name, str(data_dir()), "validation") for name in ("naturel/tiny", "tfds:naturel/tiny")
+    )
+    assert len(plain.items) == len(prefixed.items) == 40
+    assert plain.items.texts == prefixed.items.texts and plain.read_image(7) == prefixed.read_image(7)
+    assert plain.read_image(0).startswith(b"\xff\xd8")
+    assert recipe("all_pairs").check(plain.items) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "match"),
+    [
+        ("naturel/full", "train", r"'naturel/full' is not prepared under .*how to build it"),
+        ("naturel/tiny", "dev", r"has no split 'dev'; expected one of: .*train"),
+        ("csv:a.csv", "train", r"dataset 'csv:a.csv' has prefix 'csv'; expected tfds"),
+    ],
+)
+def test_what_cannot_be_opened_is_named(dataset, split, match):
+    with pytest.raises(UserError, match=match):
+        datasets.open_source(dataset, str(data_dir()), split)
+
+
+def test_the_highest_version_is_read_and_unfinished_ones_are_not(tmp_path):
+    for version in ("1.0.0", "10.0.0", "9.0.0", "11.0.0.incomplete.ABC"):
+        (tmp_path / "mine" / version).mkdir(parents=True)
+        (tmp_path / "mine" / version / "dataset_info.json").write_text("{}")
+    assert datasets.directory(str(tmp_path), "mine").name == "10.0.0"
+
+
+def test_benchmark_items_among_the_training_data(tmp_path):
+    raw = c.base()
+    for name, used in {"first": {"coco": ["9", "57"]}, "second": {"coco": ["9"], "winoground": ["3"]}}.items():
+        folder = tmp_path / name / "1.0.0"
+        folder.mkdir(parents=True)
+        (folder / "dataset_info.json").write_text("{}")
+        (folder / "metadata.json").write_text(json.dumps({"used": used}))
+        raw.data.mixture[name] = c.part(name, "positives")
+    raw.data.mixture.outside = c.part("outside:anything", "positives")
+    raw.preset, raw.data.dir = "tiny-clip", str(tmp_path)
+    assert datasets.trained_on(c.load(raw).data) == {"coco": ["57", "9"], "winoground": ["3"]}
+
+
+@pytest.fixture
+def outside(monkeypatch, tmp_path):
+    """A recipe and a data source, a line each."""
+    monkeypatch.setitem(RECIPES, "mine", Recipe(positives=1, negatives=2, sentinel=True))
+    monkeypatch.setitem(datasets.SOURCES, "outside", open_folder)
+    whole = source(6)
+    rows = [
+        {"image": f"{n}.jpg", "positives": [f"a true {n}", f"as true {n}"], "negatives": list("xyz")} for n in range(6)
+    ]
+    for n in range(6):
+        (tmp_path / f"{n}.jpg").write_bytes(whole.read_image(n))
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    return tmp_path
+
+
+def test_a_recipe_and_a_source_from_outside(outside):
+    """In a mixture with a prepared dataset: batches are a function of the step, also when they are resumed there."""
+    raw = c.base()
+    raw.preset, raw.data.dir, raw.data.batch_size = "tiny-clip", str(data_dir()), 16
+    raw.data.mixture.mine = c.part(f"outside:{outside}", "mine", weight=0.5)
+    raw.data.mixture.scenes = c.part("naturel/tiny", "all_pairs", weight=0.5)
+    config = c.load(raw)
+    sources = [datasets.open_source(p.dataset, config.data.dir, p.split) for p in config.data.mixture.values()]
+    texts = list(itertools.chain(*(s.items.texts for s in sources)))
+
+    def batches(start):
+        model, mesh = preset("tiny-clip"), make_mesh({"data": -1})
+        return make_pipeline(config, sources, model, processor("clip", texts), mesh).batches(start, 4)
+
+    first, resumed = list(batches(0)), list(batches(2))
+    assert len(first) == 4 and len(resumed) == 2
+    for one, other in zip(first[2:], resumed, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    for batch in first:
+        positives, negatives = ((np.asarray(ids) >= 0).sum(axis=1) for ids in batch.image_labels[1:3])
+        sampled = list(zip(positives.tolist(), negatives.tolist(), strict=True))
+        assert sampled.count((1, 2)) == 8 and sampled.count((4, 4)) == 8 and sampled.count((0, 0)) == 8

@@ -1,0 +1,45 @@
+"""The evaluator of training runs, against the engine that it is made of."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+from tiny_models import items, tiny
+
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
+from naturel_jax.evaluators.embed import Encoder, cosines
+from naturel_jax.evaluators.evaluator import Evaluator
+
+
+def benchmarks() -> list[Benchmark]:
+    first = Benchmark("first", tuple(items(13)), rules.pair, (Metric("first/all", "right"),))
+    unreadable = Item("bad", (Image("broken", lambda: b"no image"),), ("a", "b"))
+    return [
+        first,
+        dataclasses.replace(
+            first, name="second", items=(unreadable, *items(4)), metrics=(Metric("second/all", "right"),)
+        ),
+    ]
+
+
+def test_scores_are_those_of_the_cosines(caplog):
+    model, params, processor = tiny()
+    evaluator = Evaluator(model, processor, benchmarks(), batch_size=4)
+    scores = evaluator.scores(params)
+    embedder = Encoder(model, processor, batch_size=4).with_params(params)
+    for name, number in (("first", 13), ("second", 4)):
+        right = [matrix[0, 0] > matrix[0, 1] for matrix in cosines(items(number), embedder)[1]]
+        assert scores[f"{name}/all"] == pytest.approx(np.mean(right))
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1 and "second: item bad: image broken: not a readable" in warnings[0]
+
+
+def test_some_benchmarks_only():
+    model, params, processor = tiny()
+    evaluator = Evaluator(model, processor, benchmarks(), batch_size=4)
+    assert set(evaluator.scores(params, ["first"])) == {"first/all"}
+    assert evaluator.scores(params, []) == {}
+    with pytest.raises(ValueError, match=r"\['third'\] are not among first, second"):
+        evaluator.scores(params, ["first", "third"])

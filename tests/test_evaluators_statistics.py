@@ -1,0 +1,75 @@
+"""Blind baselines and confidence intervals, against closed forms."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from naturel_jax.benchmarks import benchmark, rules
+from naturel_jax.evaluators import blind, confidence
+
+
+def bench(items, macro=None) -> benchmark.Benchmark:
+    metric = benchmark.Metric("accuracy", "right", macro=macro)
+    return benchmark.Benchmark("b", tuple(items), rules.pair, (metric,))
+
+
+def test_blind_baselines_find_what_needs_no_image():
+    # The true caption is always longer and says "the dog": words and length solve it, and a norm that prefers the
+    # false one is always wrong.
+    images = [benchmark.Image(f"image {n}", bytes) for n in range(40)]
+    items = [benchmark.Item(str(n), (images[n],), (f"the dog {n} is here", f"a cat {n}")) for n in range(40)]
+    solved = dataclasses.replace(bench(items), true_captions=1)
+    norms = {caption: float(caption.startswith("a cat")) for item in items for caption in item.captions}
+    found = blind.baselines(solved, items, [np.zeros((1, 2))] * 40, norms)
+    assert {name: values["accuracy"] for name, values in found.items()} == {
+        "longer caption": 1,
+        "shorter caption": 0,
+        "n-grams": 1,
+        "text norm": 0,
+    }
+    assert blind.baselines(bench(items), items, [np.zeros((1, 2))] * 40, {}) == {}
+
+
+def test_ngrams_learn_nothing_from_their_own_image():
+    # One image's captions are unlike all others': its items know only what the others say, so nothing tells them
+    # apart.
+    items = [benchmark.Item(str(n), (benchmark.Image("one", bytes),), (f"true {n}", f"false {n}")) for n in range(5)]
+    assert all(odds[0] == odds[1] for odds in blind.ngrams(items, 1))
+
+
+def test_ngram_log_odds_by_hand():
+    # Two images in different folds. For item 1 the other image gives: "up" in 1 of 1 true captions and 0 of 1
+    # false ones.
+    keys = [
+        next(
+            k
+            for k in map(str, range(99))
+            if blind.fold_number(benchmark.Item("", (benchmark.Image(k, bytes),), ())) == f
+        )
+        for f in (0, 1)
+    ]
+    items = [benchmark.Item(k, (benchmark.Image(k, bytes),), ("up", "down")) for k in keys]
+    up = math.log((2 / 3) / (1 / 3))  # (1 + 1) / (1 + 2) against (0 + 1) / (1 + 2)
+    for odds in blind.ngrams(items, 1):
+        assert odds == pytest.approx([3 * up, -3 * up]), (
+            "the word and the pairs with both ends; the ends alone say nothing"
+        )
+
+
+def test_bootstrap_interval_of_a_mean_is_the_normal_one():
+    items = [benchmark.Item(str(n), (), ("a", "b")) for n in range(400)]
+    right = np.arange(400) % 4 == 0  # 0.25
+    low, high = confidence.intervals(bench(items), items, {"right": right.astype(float)}, resamples=4000)["accuracy"]
+    half = 1.96 * np.sqrt(0.25 * 0.75 / 400)
+    assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.006)
+
+
+def test_items_that_share_a_image_are_resampled_together():
+    images = [benchmark.Image(f"image {n}", bytes) for n in range(100)]
+    items = [benchmark.Item(f"{n}/{k}", (images[n],), ("a", "b")) for n in range(100) for k in range(4)]
+    right = np.repeat(np.arange(100) % 4 == 0, 4).astype(float)  # all four of a image agree: 100 observations, not 400
+    low, high = confidence.intervals(bench(items), items, {"right": right}, resamples=4000)["accuracy"]
+    half = 1.96 * np.sqrt(0.25 * 0.75 / 100)
+    assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.012)

@@ -1,0 +1,114 @@
+"""Batches on the mesh: the same whatever reads them, on any number of devices."""
+
+import absl.flags
+import jax
+import numpy as np
+import pytest
+from caption_groups import mesh, processor, source
+
+from naturel_jax import config as c
+from naturel_jax.data.augment import Augment
+from naturel_jax.data.items import Source
+from naturel_jax.data.pipeline import Pipeline, make_pipeline
+from naturel_jax.data.planner import BLANK, Part, Planner
+from naturel_jax.data.recipes import recipe
+from naturel_jax.models.presets import preset
+from naturel_jax.sharding import batch_sharding, make_mesh
+from tfds_naturel import mining
+from tfds_naturel.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return processor("clip")
+
+
+def pipeline(clip, data: Source, devices: int = 1, **reading) -> Pipeline:
+    plans = Planner([Part(data.items, recipe("single_pair"))], clip, batch_size=4, shards=devices, seed=7, trim_eos=1)
+    return Pipeline(plans, [data], Augment(24, (0.8, 1.0)), batch_sharding(mesh(devices)), **reading)
+
+
+def test_threads_and_a_later_start_do_not_change_a_batch(clip):
+    data = source()
+    first = list(pipeline(clip, data, threads=1).batches(0, 5))
+    again = list(pipeline(clip, data, threads=4).batches(2, 5))
+    assert len(first) == 5 and len(again) == 3
+    for one, other in zip(first[2:], again, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.slow
+def test_reading_processes_do_not_change_a_batch(clip):
+    absl.flags.FLAGS.mark_as_parsed()
+    data = source()
+    for one, other in zip(
+        pipeline(clip, data).batches(0, 4), pipeline(clip, data, workers=2).batches(0, 4), strict=True
+    ):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_images_are_the_same_on_any_number_of_devices(clip):
+    """And the sentinel is white."""
+
+    def images(devices):
+        pipe = pipeline(clip, source(), devices)
+        (batch,) = pipe.batches(3, 4)
+        rows = pipe.planner.plan(3).rows
+        assert batch.images.sharding == batch_sharding(mesh(devices))
+        return dict(zip(rows, np.asarray(batch.images), strict=True))
+
+    one, four = images(1), images(4)
+    assert one.keys() == four.keys() and len(one) == 5
+    jax.tree.map(np.testing.assert_array_equal, list(one.values()), [four[row] for row in one])
+    assert (one[BLANK] == 255).all()
+
+
+def test_a_broken_image_is_named(clip):
+    data = source(broken=5)
+    with pytest.raises(UserError, match=r"tiny, image 'image5': not a readable JPEG \(80 bytes\)"):
+        list(pipeline(clip, data).batches(0, 3))
+
+
+def config(**part) -> c.Config:
+    """One part, ``main``, of the data of ``source``."""
+    raw = c.base()
+    raw.preset, raw.seed, raw.data.batch_size, raw.objective.chunks = "tiny-clip", 3, 8, 2
+    raw.data.mixture.main = c.part(**{"dataset": "tiny", "recipe": "single_pair"} | part)
+    return c.load(raw)
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_the_pipeline_of_a_config(family, clip):
+    model = preset(f"tiny-{family}")
+    data, mesh = source(16), make_mesh({"data": -1})
+    pipe = make_pipeline(config(), [data], model, processor(family), mesh)
+    (batch,) = pipe.batches(0, 1)
+    assert batch.images.shape == (16, *[model.image.size] * 2, 3)  # 8 shards, each an image and its sentinel
+    assert (batch.tokens.shape[1] == model.text.context) == (family == "siglip"), "only a causal tower's text is cut"
+    again = Planner(
+        [Part(data.items, recipe("single_pair"))],
+        processor(family),
+        batch_size=8,
+        shards=8,
+        seed=3,
+        trim_eos=model.text.eos_id if family == "clip" else None,
+        chunks=2,
+    )
+    jax.tree.map(np.testing.assert_array_equal, tuple(batch)[1:], tuple(again.plan(0))[1:])
+
+
+def test_hard_images_of_a_config_are_read_and_a_file_that_cannot_be_used_is_named(clip, tmp_path):
+    data, mesh, path = source(16), make_mesh({"data": -1}), tmp_path / "hard.parquet"
+
+    def make():
+        return make_pipeline(config(hard_images=str(path)), [data], preset("tiny-clip"), clip, mesh)
+
+    mining.save(path, [(f"image{n}", "Cat|on|Table", [f"image{(n + 1) % 16}"], ["swap"]) for n in range(16)])
+    rows = make().planner.plan(0).rows
+    assert all(mined.item == (row.item + 1) % 16 for row, mined in zip(rows[::2], rows[1::2], strict=True))
+    mining.save(path, [("elsewhere", "Cat|on|Table", ["image1"], ["swap"])])
+    with pytest.raises(UserError, match=r"mixture\.main\.hard_images is .*hard\.parquet.*'elsewhere' is not in"):
+        make()
+    path.write_text("not Parquet")
+    with pytest.raises(UserError, match=r"mixture\.main\.hard_images is .*hard\.parquet.*expected a Parquet file"):
+        make()

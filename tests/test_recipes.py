@@ -1,0 +1,184 @@
+"""What the recipes sample, against a plain restatement of their rules, and which groups they refuse."""
+
+import collections
+import re
+
+import numpy as np
+import pytest
+from caption_groups import TRIPLETS, items
+from scipy.stats import chisquare
+
+from naturel_jax.data.items import Caption, Group, collect
+from naturel_jax.data.recipes import RECIPES, Recipe, recipe, shuffle_order, shuffle_words
+from tfds_naturel.errors import UserError
+
+
+def samples(name: str, n: int = 0, times: int = 400):
+    """What the recipe samples for image ``n``, many times: positions among the eight captions of Cat|on|Table."""
+    rng, table = np.random.default_rng(0), items()
+    position = {text: i for i, (text, _) in enumerate(TRIPLETS["Cat|on|Table"])}
+    for _ in range(times):
+        yield tuple([position.get(s.text, s.text) for s in side] for side in recipe(name).sample(table, n, rng))
+
+
+def is_uniform(seen, expected) -> bool:
+    """Exactly these outcomes, and none more likely than another (chi-squared, p > 0.001)."""
+    counts = collections.Counter(map(repr, seen))
+    return set(counts) == set(map(repr, expected)) and chisquare(list(counts.values())).pvalue > 0.001
+
+
+def test_single_pair_samples_one_complex_positive_and_one_complex_negative():
+    assert is_uniform(samples("single_pair", times=900), [([p], [n]) for p in (2, 4, 6) for n in (3, 5, 7)])
+
+
+def test_one_pair_samples_a_whole_pair():
+    assert is_uniform(samples("one_pair"), [([p], [p + 1]) for p in (0, 2, 4, 6)])
+
+
+def test_all_pairs_samples_the_eight_captions():
+    assert all(sampled == ([0, 2, 4, 6], [1, 3, 5, 7]) for sampled in samples("all_pairs", times=5))
+
+
+def test_two_pairs_samples_two_whole_pairs():
+    pairs = [(a, b) for a in range(4) for b in range(4) if a != b]
+    assert is_uniform(samples("two_pairs", times=1200), [([2 * a, 2 * b], [2 * a + 1, 2 * b + 1]) for a, b in pairs])
+
+
+def test_positives_samples_any_positive():
+    assert is_uniform(samples("positives"), [([p], []) for p in (0, 2, 4, 6)])
+
+
+# For each recipe the calls of the generator that it makes for a group of NatuRel, once the group is chosen: positions
+# of the positives and negatives. Another order of calls would be another training run of the same seed.
+def _rewritten(function, position, rng):
+    return " ".join(function(TRIPLETS["Cat|on|Table"][position][0].split(), rng))
+
+
+def _order_shuffles(rng):
+    position = 2 * rng.integers(4)
+    return [position], [_rewritten(shuffle_order, position, rng)]
+
+
+def _two_pairs(rng):
+    pairs = rng.choice(4, 2, replace=False)
+    return [2 * p for p in pairs], [2 * p + 1 for p in pairs]
+
+
+def _one_pair(rng):
+    pair = rng.integers(4)
+    return [2 * pair], [2 * pair + 1]
+
+
+CALLS = {
+    "positives": lambda rng: ([2 * rng.integers(4)], []),
+    "bag_of_words": lambda rng: ([_rewritten(shuffle_words, 2 * rng.integers(4), rng)], []),
+    "order_shuffles": _order_shuffles,
+    "one_pair": _one_pair,
+    "single_pair": lambda rng: ([2 + 2 * rng.integers(3)], [3 + 2 * rng.integers(3)]),
+    "all_pairs": lambda rng: ([0, 2, 4, 6], [1, 3, 5, 7]),
+    "two_pairs": _two_pairs,
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_order_of_random_numbers_is_fixed(name):
+    table, rng, other = items(), np.random.default_rng(5), np.random.default_rng(5)
+    texts = [text for text, _ in TRIPLETS["Cat|on|Table"]]
+    for _ in range(50):
+        sampled = tuple([s.text for s in side] for side in recipe(name).sample(table, 0, rng))
+        other.integers(1)  # which group
+        expected = tuple([s if isinstance(s, str) else texts[s] for s in side] for side in CALLS[name](other))
+        assert sampled == expected
+    assert rng.integers(1 << 40) == other.integers(1 << 40)
+
+
+def test_order_shuffles_samples_a_positive_and_the_same_words_in_another_order():
+    seen = set()
+    rng, table = np.random.default_rng(0), items()
+    for _ in range(400):
+        text, negative = (side[0].text for side in recipe("order_shuffles").sample(table, 0, rng))
+        assert text in {t for t, _ in TRIPLETS["Cat|on|Table"][::2]}
+        assert negative != text and sorted(negative.split()) == sorted(text.split())
+        seen.add(negative)
+    assert len(seen) > 50
+
+
+@pytest.mark.parametrize("text", ["", "dog", "dog dog"])
+def test_words_with_one_order_stay(text):
+    assert shuffle_order(text.split(), np.random.default_rng(0)) == text.split()
+
+
+def test_bag_of_words_shuffles_its_positive_and_never_names_an_attribute():
+    expected = {tuple(sorted(TRIPLETS["Cat|on|Table"][i][0].split())) for i in (0, 2, 4, 6)}
+    texts = [positive for [positive], _ in samples("bag_of_words", n=2)]
+    texts = [TRIPLETS["Cat|on|Table"][t][0] if isinstance(t, int) else t for t in texts]
+    assert {tuple(sorted(text.split())) for text in texts} == expected
+
+
+def test_a_rewritten_caption_asserts_nothing():
+    rng = np.random.default_rng(0)
+    [positive], [negative] = recipe("order_shuffles").sample(items(), 0, rng)
+    assert positive.asserts and not negative.asserts
+
+
+def test_every_triplet_of_an_image_is_sampled():
+    rng, table = np.random.default_rng(0), items()
+    sampled = [recipe("single_pair").sample(table, 2, rng)[0][0].text for _ in range(600)]
+    wooden = {text for text, _ in TRIPLETS["Table|is|Wooden"]}
+    assert chisquare([sum(t in wooden for t in sampled), sum(t not in wooden for t in sampled)]).pvalue > 0.001
+
+
+def _table(positives: int, negatives: int):
+    captions = [
+        [Caption(f"{side}{n}", pair=n) for n in range(count)] for side, count in (("p", positives), ("n", negatives))
+    ]
+    return collect("some", [("image", [Group(*captions)])])
+
+
+def _sampled(which: Recipe, positives: int, negatives: int) -> set:
+    table, rng = _table(positives, negatives), np.random.default_rng(0)
+    which.check(table)
+    return {tuple(" ".join(sorted(s.text for s in side)) for side in which.sample(table, 0, rng)) for _ in range(300)}
+
+
+def test_recipes_on_groups_of_other_sizes():
+    assert _sampled(recipe("positives"), 1, 0) == {("p0", "")}
+    assert _sampled(recipe("positives"), 3, 7) == {("p0", ""), ("p1", ""), ("p2", "")}
+    assert _sampled(recipe("one_pair"), 1, 6) == {("p0", f"n{n}") for n in range(6)}
+    assert _sampled(recipe("one_pair"), 5, 5) == {(f"p{n}", f"n{n}") for n in range(5)}
+    assert _sampled(recipe("all_pairs"), 1, 3) == {("p0 p0 p0", "n0 n1 n2")}
+    assert _sampled(Recipe(positives=2, negatives="all"), 3, 2) == {(p, "n0 n1") for p in ("p0 p1", "p0 p2", "p1 p2")}
+    assert _sampled(Recipe(positives=1, negatives=2), 1, 3) == {("p0", n) for n in ("n0 n1", "n0 n2", "n1 n2")}
+
+
+def test_the_most_captions_of_an_image():
+    sizes = [("a", [Group([Caption("p")], [Caption(f"n{n}") for n in range(3)])]), ("b", [Group([Caption("p")] * 2)])]
+    table = collect("sizes", sizes)
+    assert Recipe(positives="all").check(table) == (2, 0)
+    assert recipe("order_shuffles").check(table) == (1, 1)
+    assert recipe("all_pairs").check(items()) == (4, 4)
+
+
+def test_a_group_without_what_the_recipe_needs_is_refused_by_name():
+    good, bad = (Group([Caption(f"a cat {n}")], [Caption("no cat")] * n) for n in (1, 0))
+    table = collect("pets:train", [("first", [good]), ("second", [good, bad])])
+    for name, needs in {"one_pair": "1 negative(s) in pairs", "single_pair": "1 negative(s) of kind 'complex'"}.items():
+        message = (
+            f"recipe {name!r} (config.data.mixture) does not fit pets:train, image 'second': it needs "
+            f"1 positive(s) and {needs} in every caption group, and one holds positives "
+            "['a cat 0' (complex, pair 0)], negatives []"
+        )
+        with pytest.raises(UserError, match=re.escape(message)):
+            recipe(name).check(table)
+    with pytest.raises(UserError, match="does not fit pets:train, image 'first'"):
+        recipe("two_pairs").check(table)
+    recipe("positives").check(table)
+
+
+def test_rows_that_contradict_themselves_are_refused():
+    with pytest.raises(ValueError, match="2 positives and 1 negatives differ"):
+        Recipe(positives=2, negatives=1, paired=True)
+    with pytest.raises(ValueError, match="negatives is 1"):
+        Recipe(positives=1, negatives=1, rewrite_to_negative=shuffle_words)
+    with pytest.raises(UserError, match=r"'three_pairs' is unknown; expected one of: positives, .*single_pair"):
+        recipe("three_pairs")

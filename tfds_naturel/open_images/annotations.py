@@ -1,0 +1,271 @@
+"""Reads Open Images' visual relationships: official CSV rows in, one record per image out, in bounded memory.
+
+Rows of an image are scattered over the file, so they are spooled into buckets on disk by the first digits of the image
+id; a bucket is then small enough to be sorted in memory. Malformed rows are counted by kind and listed with their line
+numbers, never dropped silently.
+"""
+
+import collections
+import csv
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from tfds_naturel.errors import UserError
+from tfds_naturel.open_images.releases import Release
+from tfds_naturel.schema import Triplet
+
+COLUMNS = (
+    *("ImageID", "LabelName1", "LabelName2"),
+    *("XMin1", "XMax1", "YMin1", "YMax1", "XMin2", "XMax2", "YMin2", "YMax2"),
+    "RelationshipLabel",
+)
+IMAGE_ID = re.compile(r"[0-9a-f]{16}")
+
+MAX_LINE = 4096  # bytes; an official row has about 120
+BUCKET_BYTES = 8 << 20
+
+
+class Box(NamedTuple):
+    """Coordinates in [0, 1] relative to the image's width and height."""
+
+    xmin: float
+    xmax: float
+    ymin: float
+    ymax: float
+
+
+class Row(NamedTuple):
+    """One valid annotation; for an attribute (relation ``is``) ``object_box`` repeats ``subject_box``."""
+
+    image_id: str
+    triplet: Triplet
+    subject_box: Box
+    object_box: Box
+
+
+class Relation(NamedTuple):
+    """A related pair: its triplet and the row numbers of both in the image's objects (-1 for an attribute)."""
+
+    triplet: Triplet
+    subject_index: int
+    object_index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotatedImage:
+    """All annotations of one image. Equal rows are merged; a triplet of several pairs has several relations."""
+
+    image_id: str
+    objects: tuple[tuple[str, Box], ...]
+    relations: tuple[Relation, ...]
+
+    @property
+    def triplets(self) -> tuple[Triplet, ...]:
+        """The distinct triplets, in the order of ``relations``."""
+        return tuple(dict.fromkeys(relation.triplet for relation in self.relations))
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """Machine ids (``/m/01yrx``) to display names, and the relation labels."""
+
+    classes: dict[str, str]
+    attributes: dict[str, str]
+    relations: frozenset[str]
+
+    @classmethod
+    def read(cls, folder: Path, release: Release) -> "Vocabulary":
+        """Reads the description files of ``release`` (two columns, no header). Raises UserError for a bad line."""
+        relations = _descriptions(folder / release.relations.name)
+        return cls(
+            classes=_descriptions(folder / release.classes.name),
+            attributes=_descriptions(folder / release.attributes.name),
+            relations=frozenset(relations),
+        )
+
+
+def _descriptions(path: Path) -> dict[str, str]:
+    names: dict[str, str] = {}
+    with path.open(encoding="utf-8-sig", newline="") as f:
+        for number, row in enumerate(csv.reader(f), 1):
+            if len(row) != 2 or not all(row) or not row[1].isprintable() or "|" in row[1] or row[0] in names:
+                raise UserError(f"{path}:{number}: {row!r}; expected a new id and its name without '|': '/m/01yrx,Cat'")
+            names[row[0]] = row[1]
+    return names
+
+
+class Malformed(ValueError):
+    """A row that cannot be used; rejected rows are counted by ``kind``."""
+
+    def __init__(self, kind: str, detail: str):
+        super().__init__(detail)
+        self.kind = kind
+
+
+class Rejects:
+    """Counts rejected rows by kind and writes each to a CSV (file, line, kind, detail, text)."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.accepted = 0
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(["file", "line", "kind", "detail", "text"])
+
+    def add(self, file: str, line: int, error: Malformed, text: str) -> None:
+        """Counts and lists one row."""
+        self.counts[error.kind] += 1
+        self._writer.writerow([file, line, error.kind, str(error), text[:200]])
+
+    def close(self, max_share: float) -> None:
+        """Raises UserError when more than ``max_share`` of all rows were rejected."""
+        self._file.close()
+        rejected = self.counts.total()
+        if rejected > max_share * (rejected + self.accepted):
+            kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.counts.items()))
+            raise UserError(
+                f"{rejected:,} of {rejected + self.accepted:,} rows are malformed ({kinds}), more than the share of "
+                f"{max_share:g} that --max_rejected allows; {self.path} lists each with its line number"
+            )
+
+
+def read_rows(path: Path, vocabulary: Vocabulary, rejects: Rejects) -> Iterator[Row]:
+    """Streams the valid rows of an annotation file in the official columns; the others go to ``rejects``.
+
+    Raises UserError when the header is not the official one.
+    """
+    with path.open("rb") as f:
+        header = tuple(f.readline(MAX_LINE).decode("utf-8-sig", "replace").rstrip("\r\n").split(","))
+        if header != COLUMNS:
+            raise UserError(f"{path}:1: columns {','.join(header)!r}; expected {','.join(COLUMNS)!r}")
+        for number, line in enumerate(_lines(f), 2):
+            try:
+                row = parse_row(line, vocabulary)
+            except Malformed as error:
+                rejects.add(path.name, number, error, line.decode("utf-8", "replace").rstrip("\r\n"))
+            else:
+                rejects.accepted += 1
+                yield row
+
+
+def _lines(f: IO[bytes]) -> Iterator[bytes]:
+    """The lines of ``f``, each cut to ``MAX_LINE`` bytes: a file without line ends must not fill the memory."""
+    while line := f.readline(MAX_LINE):
+        yield line
+        while len(line) == MAX_LINE and not line.endswith(b"\n"):
+            line = f.readline(MAX_LINE)
+
+
+def parse_row(line: bytes, vocabulary: Vocabulary) -> Row:
+    """One annotation from a CSV line. Raises Malformed."""
+    try:
+        fields = line.decode().rstrip("\r\n").split(",")
+    except UnicodeDecodeError as error:
+        raise Malformed("encoding", f"not UTF-8: {error.reason}") from error
+    if len(fields) != len(COLUMNS):
+        raise Malformed("columns", f"{len(fields)} columns, expected {len(COLUMNS)}")
+    image_id, subject_id, object_id, *coordinates, relation = fields
+    if not IMAGE_ID.fullmatch(image_id):
+        raise Malformed("image_id", f"ImageID {image_id!r}, expected 16 hexadecimal digits")
+    if relation not in vocabulary.relations:
+        raise Malformed("unknown_relation", f"RelationshipLabel {relation!r}")
+    if subject_id not in vocabulary.classes:
+        raise Malformed("unknown_class", f"LabelName1 {subject_id!r}")
+    is_attribute = relation == "is"
+    objects, kind = (vocabulary.attributes, "attribute") if is_attribute else (vocabulary.classes, "class")
+    if object_id not in objects:
+        raise Malformed(f"unknown_{kind}", f"LabelName2 {object_id!r}")
+    triplet = Triplet(vocabulary.classes[subject_id], relation, objects[object_id])
+    return Row(image_id, triplet, _box(coordinates[:4], "1"), _box(coordinates[4:], "2"))
+
+
+def _box(texts: list[str], suffix: str) -> Box:
+    try:
+        box = Box(*map(float, texts))
+    except ValueError as error:
+        raise Malformed("number", f"box {suffix}: {','.join(texts)} are not four numbers") from error
+    if not all(map(math.isfinite, box)):
+        raise Malformed("number", f"box {suffix}: {','.join(texts)} are not finite")
+    if min(box) < 0 or max(box) > 1:
+        raise Malformed("box_outside", f"box {suffix}: {','.join(texts)} leaves [0, 1]")
+    if box.xmin >= box.xmax or box.ymin >= box.ymax:
+        raise Malformed("box_inverted", f"box {suffix}: {','.join(texts)} has no positive width and height")
+    return box
+
+
+def merge(image_id: str, rows: list[Row]) -> AnnotatedImage:
+    """One image's rows, in any order, as objects and relations."""
+    objects: dict[tuple[str, Box], int] = {}
+    relations = []
+    for row in sorted(set(rows)):
+        subject = objects.setdefault((row.triplet.subject, row.subject_box), len(objects))
+        target = -1
+        if row.triplet.relation != "is":
+            target = objects.setdefault((row.triplet.object, row.object_box), len(objects))
+        relations.append(Relation(row.triplet, subject, target))
+    return AnnotatedImage(image_id, tuple(objects), tuple(relations))
+
+
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+    """Tab-separated lines below ``folder``, a file for each prefix of ``digits`` digits of an image id.
+
+    Every line starts with the image id.
+    """
+
+    folder: Path
+    name: str
+    digits: int
+
+    @property
+    def prefixes(self) -> list[str]:
+        """The bucket names, in the order of the image ids."""
+        return ["".join(digits) for digits in itertools.product("0123456789abcdef", repeat=self.digits)]
+
+    def _path(self, prefix: str) -> Path:
+        return self.folder / f"{self.name}-{prefix}.tsv"
+
+    def write(self, lines: Iterable[tuple[str, ...]]) -> None:
+        """Distributes ``lines`` over the files, replacing earlier ones."""
+        files = {prefix: self._path(prefix).open("w", encoding="utf-8") for prefix in self.prefixes}
+        try:
+            for fields in lines:
+                files[fields[0][: self.digits]].write("\t".join(fields) + "\n")
+        finally:
+            for file in files.values():
+                file.close()
+
+    def read(self, prefix: str) -> list[list[str]]:
+        """The lines of one bucket, in the order written."""
+        with self._path(prefix).open(encoding="utf-8", newline="\n") as f:
+            return [line.rstrip("\n").split("\t") for line in f]
+
+
+def bucket_digits(path: Path) -> int:
+    """How many digits of the image id make buckets of about ``BUCKET_BYTES`` out of the rows in ``path``."""
+    return min(2, math.ceil(math.log(max(path.stat().st_size / BUCKET_BYTES, 1), 16)))
+
+
+def spool(path: Path, vocabulary: Vocabulary, buckets: Buckets, rejects: Rejects) -> None:
+    """Writes the valid rows of an annotation file into ``buckets``; raises as ``read_rows`` does."""
+    buckets.write(
+        (row.image_id, *row.triplet, *map(repr, row.subject_box), *map(repr, row.object_box))
+        for row in read_rows(path, vocabulary, rejects)
+    )
+
+
+def images(buckets: Buckets, prefix: str) -> Iterator[AnnotatedImage]:
+    """The images of one bucket that ``spool`` wrote, in the order of their ids."""
+    by_image: dict[str, list[Row]] = collections.defaultdict(list)
+    for image_id, subject, relation, object_, *coordinates in buckets.read(prefix):
+        numbers = [float(text) for text in coordinates]
+        triplet = Triplet(subject, relation, object_)
+        by_image[image_id].append(Row(image_id, triplet, Box(*numbers[:4]), Box(*numbers[4:])))
+    for image_id in sorted(by_image):
+        yield merge(image_id, by_image[image_id])

@@ -1,0 +1,124 @@
+"""From planned Open Images photos to NatuRel examples: re-encoded photo, boxes, relations and captions."""
+
+import concurrent.futures
+import functools
+import itertools
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfds_naturel import decisions, photos
+from tfds_naturel.captions import bank, grammar
+from tfds_naturel.captions.relations import converse
+from tfds_naturel.errors import UserError
+from tfds_naturel.open_images.annotations import AnnotatedImage, Box
+from tfds_naturel.open_images.attribution import Attribution
+from tfds_naturel.open_images.plan import OpenImagesConfig, Plan, options
+from tfds_naturel.photos import BadPhoto
+from tfds_naturel.schema import Caption, Triplet, numbered
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core.features import BBox
+
+_ATTEMPTS = 20  # ways to write a pair that are tried against the reviewers' decisions
+_AT_ONCE = 256  # photos re-encoded by the threads together, and so held in memory
+
+
+def examples(plan: Plan, split: str, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, example) of one bucket of a split, in the order of the image ids.
+
+    Raises UserError for a photo that has been damaged since it was checked.
+    """
+    writer = _writer(plan.config, tuple(options(plan.config).values()))
+    images = plan.bucket(split, prefix)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        while batch := list(itertools.islice(images, _AT_ONCE)):
+            encoded = pool.map(functools.partial(_photo, plan), (image.image_id for image, _ in batch))
+            for (image, attribution), data in zip(batch, encoded, strict=True):
+                yield image.image_id, _example(image, attribution, data, writer)
+
+
+def _photo(plan: Plan, image_id: str) -> bytes:
+    path = plan.images / f"{image_id}.jpg"
+    try:
+        return photos.reencode(path.read_bytes(), plan.config.short_side, plan.config.quality)
+    except BadPhoto as error:
+        raise UserError(f"{path}: {error}; it was intact when the build was planned; fetch it again") from error
+
+
+def _example(image: AnnotatedImage, attribution: Attribution | None, data: bytes, writer: "Writer") -> dict[str, Any]:
+    return {
+        "image": data,
+        "image_id": image.image_id,
+        **(attribution or Attribution("", "", ""))._asdict(),
+        "objects": [{"label": label, "box": _bbox(box)} for label, box in image.objects],
+        "relations": [
+            triplet._asdict() | {"subject_index": subject, "object_index": object_}
+            for triplet, subject, object_ in image.relations
+        ],
+        "captions": numbered(writer.captions(triplet, image.triplets) for triplet in image.triplets),
+    }
+
+
+class Writer:
+    """Captions for a triplet: the bank's, or else the grammar's, the same for every image that shows it.
+
+    The grammar rewrites the pairs of which a reviewer ``rejected`` a caption and, for one image alone, those whose
+    negative claims another annotation of the image.
+    """
+
+    def __init__(
+        self, captions: Mapping[Triplet, tuple[Caption, ...]], rejected: frozenset[tuple[Triplet, str]], seed: int
+    ):
+        self._bank, self._rejected, self._seed = captions, rejected, seed
+        self._common: dict[Triplet, tuple[Caption, ...]] = {}
+
+    def captions(self, triplet: Triplet, shown: tuple[Triplet, ...]) -> tuple[Caption, ...]:
+        """The 8 captions of ``triplet`` for an image that shows ``shown``."""
+        if triplet not in self._common:
+            written = bank.captions_for(triplet, self._bank, self._rng(triplet, 0))
+            self._common[triplet] = self._rewritten(triplet, written, self._pairs_rejected(written), None)
+        common = self._common[triplet]
+        not_false = {c.pair for c in common if c.polarity == "negative" and c.asserts and _is_shown(c.asserts, shown)}
+        return self._rewritten(triplet, common, not_false, functools.partial(_is_shown, shown=shown))
+
+    def _pairs_rejected(self, captions: tuple[Caption, ...]) -> set[int]:
+        return {caption.pair for caption in captions if (caption.triplet, caption.text) in self._rejected}
+
+    def _rewritten(
+        self, triplet: Triplet, captions: tuple[Caption, ...], pairs: set[int], is_true: grammar.Truth | None
+    ) -> tuple[Caption, ...]:
+        """``captions`` with ``pairs`` of them written by the grammar, in words that no reviewer rejected."""
+        for attempt in range(_ATTEMPTS):
+            if not pairs:
+                return captions
+            fresh = grammar.write(triplet, self._rng(triplet, attempt), is_true)
+            accepted = pairs - self._pairs_rejected(fresh)
+            captions = tuple(new if new.pair in accepted else old for old, new in zip(captions, fresh, strict=True))
+            pairs = pairs - accepted
+        raise UserError(
+            f"{triplet}: reviewers rejected all {_ATTEMPTS} ways to write its pairs {sorted(pairs)}; accept one of "
+            "them in the file of decisions, or add the triplet to the caption bank"
+        )
+
+    def _rng(self, triplet: Triplet, attempt: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, zlib.crc32(str(triplet).encode()), attempt])
+
+
+@functools.cache
+def _writer(config: OpenImagesConfig, contents: tuple) -> Writer:
+    del contents  # part of the key: the caption files may change under their names
+    rejected = decisions.rejected(config.decisions) if config.decisions else frozenset()
+    return Writer(bank.load(config.bank), rejected, config.seed)
+
+
+def _is_shown(claim: Triplet, shown: tuple[Triplet, ...]) -> bool:
+    return claim in shown or converse(claim) in shown
+
+
+def _bbox(box: Box) -> "BBox":
+    from tensorflow_datasets.core.features import BBox  # slow to import, and only builders need it
+
+    return BBox(ymin=box.ymin, xmin=box.xmin, ymax=box.ymax, xmax=box.xmax)

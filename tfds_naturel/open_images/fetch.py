@@ -1,0 +1,305 @@
+"""Fetches Open Images for the builder: the annotation files, then only the photos that have annotated relationships.
+
+    python -m tfds_naturel.open_images.fetch --split train --out DIR
+
+fills ``DIR/annotations`` and ``DIR/images/train/<ImageID>.jpg`` from Google's and AWS's public servers (about 680 MB of
+annotations and 30 GB of photos; the size is logged before the download starts). Run it again to continue after an
+interruption. ``--from_tar`` takes the photos from the published tar files instead.
+"""
+
+import argparse
+import asyncio
+import collections
+import functools
+import logging
+import lzma
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import aiohttp
+import tqdm
+
+from tfds_naturel import cli, download, photos
+from tfds_naturel.download import MissingKey, Policy, TooLarge, Transient
+from tfds_naturel.errors import Stopped, UserError
+from tfds_naturel.files import md5_of
+from tfds_naturel.open_images.annotations import IMAGE_ID, Rejects, Vocabulary, read_rows
+from tfds_naturel.open_images.journal import Entry, Journal
+from tfds_naturel.open_images.releases import ANNOTATIONS_URL, IMAGES_URL, RELEASES, Release
+from tfds_naturel.photos import BadPhoto
+
+_LOG = logging.getLogger("tfds_naturel.open_images.fetch")  # this module runs as __main__
+
+HOPELESS = 100  # photos that failed in a row, each after all its attempts: the server is down
+
+_SIZE_SAMPLE = 64  # photos whose sizes are requested to estimate the total
+_FAILED = "failed"  # not journaled: the next run tries again
+_IN_TRANSIT = frozenset({"not_jpeg", "broken"})  # what a bad connection or a captive portal makes of a good photo
+
+
+def annotated_ids(annotations: Path, release: Release) -> list[str]:
+    """The ids of the images that have a valid relationship row, sorted."""
+    vocabulary = Vocabulary.read(annotations, release)
+    with tempfile.TemporaryDirectory() as folder:
+        rejects = Rejects(Path(folder) / "rejects.csv")
+        image_ids = {row.image_id for row in read_rows(annotations / release.rows.name, vocabulary, rejects)}
+    if rejects.counts:
+        _LOG.info("%s malformed rows are skipped; the build lists them", f"{rejects.counts.total():,}")
+    return sorted(image_ids)
+
+
+class Store:
+    """The photos on disk and their journal; a photo is written under a temporary name, then renamed."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob("*.part"):
+            leftover.unlink()
+        self.folder = folder
+        self.journal = Journal(folder / "journal.csv")
+
+    def path(self, image_id: str) -> Path:
+        """Where the photo is stored."""
+        return self.folder / f"{image_id}.jpg"
+
+    def missing(self, image_ids: Iterable[str], retry_missing: bool) -> list[str]:
+        """The ids that still have to be fetched; photos on disk without a journal line are checked here."""
+        missing = []
+        for image_id in image_ids:
+            entry = self.journal.entries.get(image_id)
+            path = self.path(image_id)
+            size = path.stat().st_size if path.exists() else None
+            if size is not None and (entry is None or entry.photo is None or entry.photo.bytes != size):
+                entry = self.adopt(image_id, path)
+            is_refused = entry is not None and entry.photo is None and not retry_missing
+            if not is_refused and (size is None or entry is None):
+                missing.append(image_id)
+        return missing
+
+    def adopt(self, image_id: str, path: Path) -> Entry | None:
+        """Journals a photo that is already on disk; a broken one is removed, to be fetched again (None)."""
+        try:
+            entry = Entry(image_id, "ok", photos.inspect(path.read_bytes()))
+        except BadPhoto:
+            path.unlink()
+            return None
+        self.journal.add(entry)
+        return entry
+
+    def put(self, image_id: str, data: bytes) -> Entry:
+        """Checks and stores a photo. Raises BadPhoto, and then stores nothing."""
+        entry = Entry(image_id, "ok", photos.inspect(data))
+        part = self.path(image_id).with_suffix(".part")
+        part.write_bytes(data)
+        part.replace(self.path(image_id))
+        return entry
+
+
+async def fetch_annotations(
+    client: aiohttp.ClientSession, release: Release, folder: Path, url: str, policy: Policy
+) -> None:
+    """Downloads the files of the release that ``folder`` lacks from below ``url``, after logging their sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [file for file in release.files if not (folder / file.name).exists()]
+    for file in missing:
+        _LOG.info("%s/%s -> %s (%s bytes)", url, file.path, folder / file.name, f"{file.bytes:,}")
+    for file in missing:
+        target = folder / file.name
+        await download.get_file(client, f"{url}/{file.path}", target, size=file.bytes, md5=file.md5, policy=policy)
+    for file in release.files:
+        if file not in missing and md5_of(folder / file.name) != file.md5:
+            _LOG.info("%s: not the official file; kept as it is", folder / file.name)
+
+
+async def announce(client: aiohttp.ClientSession, urls: list[str], folder: Path, policy: Policy) -> None:
+    """Logs the size of the download, estimated from evenly spaced photos. Raises UserError for too small a disk."""
+    sample = urls[:: max(1, len(urls) // _SIZE_SAMPLE)]
+    sizes = [await download.retried(functools.partial(download.size_of, client, url), policy) for url in sample]
+    total = int(sum(size or 0 for size in sizes) / max(1, len(sample)) * len(urls))
+    free = shutil.disk_usage(folder).free
+    size, space = f"{total / 1e9:,.2f} GB", f"{free / 1e9:,.1f} GB"
+    _LOG.info("%s photos, about %s, to %s (%s free)", f"{len(urls):,}", size, folder, space)
+    if total > free:
+        raise UserError(f"{folder}: {space} are free, about {size} are needed; choose another --out")
+
+
+async def fetch_photos(
+    client: aiohttp.ClientSession, store: Store, image_ids: list[str], url: str, policy: Policy, concurrency: int
+) -> collections.Counter[str]:
+    """Fetches ``url/<id>.jpg`` of every id; at most ``concurrency`` at a time. Returns counts by status.
+
+    Raises Transient when ``HOPELESS`` photos in a row failed after all their attempts.
+    """
+    counts: collections.Counter[str] = collections.Counter()
+    queue, in_a_row = iter(image_ids), 0
+    with _Progress(len(image_ids), store.folder.name) as progress:
+
+        async def work() -> None:
+            nonlocal in_a_row
+            for image_id in queue:
+                entry = await _fetch_photo(client, store, image_id, url, policy)
+                if entry.status == _FAILED:
+                    in_a_row += 1
+                    if in_a_row >= HOPELESS:
+                        raise Transient(f"{in_a_row} photos in a row failed, the last with {entry.detail}")
+                else:
+                    in_a_row = 0
+                    store.journal.add(entry)
+                counts[entry.status] += 1
+                progress.add(entry)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(work())
+        except ExceptionGroup as group_error:
+            raise group_error.exceptions[0] from None
+    return counts
+
+
+async def _fetch_photo(client: aiohttp.ClientSession, store: Store, image_id: str, url: str, policy: Policy) -> Entry:
+    async def attempt() -> Entry:
+        data = await download.get_bytes(client, f"{url}/{image_id}.jpg", photos.MAX_BYTES)
+        try:
+            return await asyncio.to_thread(store.put, image_id, data)
+        except BadPhoto as error:
+            if error.kind in _IN_TRANSIT:
+                raise Transient(str(error)) from error
+            raise
+
+    try:
+        return await download.retried(attempt, policy)
+    except MissingKey as error:
+        return Entry(image_id, "missing", detail=str(error))
+    except TooLarge as error:
+        return Entry(image_id, "too_large", detail=str(error))
+    except BadPhoto as error:
+        return Entry(image_id, error.kind, detail=str(error))
+    except Transient as error:
+        return Entry(image_id, _FAILED, detail=str(error))
+
+
+class _Progress(tqdm.tqdm):
+    """A bar over photos with ETA, MB/s, and the number that failed."""
+
+    def __init__(self, total: int, name: str):
+        super().__init__(total=total, unit="photo", desc=name)
+        self._bytes = self._failed = 0
+
+    def add(self, entry: Entry) -> None:
+        self._bytes += entry.photo.bytes if entry.photo else 0
+        self._failed += entry.photo is None
+        speed = self._bytes / 1e6 / max(self.format_dict["elapsed"], 1e-9)
+        self.set_postfix_str(f"{speed:.1f} MB/s, {self._failed} failed", refresh=False)
+        self.update()
+
+
+def from_tars(store: Store, tars: list[Path], image_ids: list[str]) -> collections.Counter[str]:
+    """Takes the requested photos out of (compressed) tar files, streaming. Only regular files named ``<ImageID>.jpg``,
+    in any folder, are read; nothing is extracted by its name.
+
+    A photo that is in none of the tars is left for a later run and counted as ``absent``. Raises UserError for a file
+    that is not a whole tar file; the photos before the damage are stored.
+    """
+    remaining = set(image_ids)
+    counts: collections.Counter[str] = collections.Counter()
+    for tar in tars:
+        try:
+            for entry in _from_tar(store, tar, remaining):
+                store.journal.add(entry)
+                counts[entry.status] += 1
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise UserError(f"{tar}: not a whole tar file ({error}); download it again") from error
+    counts["absent"] = len(remaining)
+    return counts
+
+
+def _from_tar(store: Store, tar: Path, remaining: set[str]) -> Iterator[Entry]:
+    """Stores the photos of ``remaining`` in one tar file and removes them from that set."""
+    with (
+        tqdm.tqdm(total=tar.stat().st_size, unit="B", unit_scale=True, desc=tar.name) as progress,
+        tar.open("rb") as raw,
+        tarfile.open(fileobj=raw, mode="r|*") as archive,
+    ):
+        for member in archive:
+            progress.update(raw.tell() - progress.n)
+            image_id, _, suffix = member.name.rpartition("/")[2].partition(".")
+            if not (member.isreg() and IMAGE_ID.fullmatch(image_id) and suffix == "jpg" and image_id in remaining):
+                continue
+            remaining.remove(image_id)
+            if member.size > photos.MAX_BYTES:
+                yield Entry(image_id, "too_large", detail=f"{member.size:,} bytes in the tar file")
+                continue
+            file = archive.extractfile(member)
+            assert file is not None  # it is a regular file
+            try:
+                yield store.put(image_id, file.read())
+            except BadPhoto as error:
+                yield Entry(image_id, error.kind, detail=str(error))
+
+
+async def run(options: argparse.Namespace) -> collections.Counter[str]:
+    """Fetches what the command line requests; returns counts by status. Raises as the functions above do."""
+    release, policy = RELEASES[options.release], Policy(attempts=options.attempts, stall=options.stall)
+    annotations = options.annotations or options.out / "annotations"
+    store = Store(options.out / "images" / options.split)
+    async with download.session(policy, options.concurrency) as client:
+        await fetch_annotations(client, release, annotations, options.annotations_url, policy)
+        image_ids = annotated_ids(annotations, release)
+        missing = store.missing(image_ids, options.retry_missing)
+        done = len(image_ids) - len(missing)
+        _LOG.info("%s annotated images, %s of them done before", f"{len(image_ids):,}", f"{done:,}")
+        if options.from_tar:
+            return from_tars(store, options.from_tar, missing)
+        url = f"{options.images_url}/{options.split}"
+        await announce(client, [f"{url}/{image_id}.jpg" for image_id in missing], store.folder, policy)
+        return await fetch_photos(client, store, missing, url, policy, options.concurrency)
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_naturel.open_images.fetch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where annotations/ and images/ go")
+    parser.add_argument("--split", choices=["train"], default="train", help="the bucket's folder (rows refer to train)")
+    parser.add_argument("--release", choices=RELEASES, default="v4")
+    parser.add_argument("--annotations", type=Path, help="a folder of annotation files; missing ones are added")
+    parser.add_argument("--from_tar", type=Path, nargs="+", metavar="TAR", help="take the photos from these tar files")
+    parser.add_argument("--retry_missing", action="store_true", help="request photos again that failed for good")
+    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--attempts", type=int, default=Policy.attempts, help="attempts for one file")
+    parser.add_argument(
+        "--stall", type=float, default=Policy.stall, help="seconds without a byte after which an attempt fails"
+    )
+    parser.add_argument("--images_url", default=IMAGES_URL, help="a mirror of the bucket")
+    parser.add_argument("--annotations_url", default=ANNOTATIONS_URL, help="a mirror of the annotation files")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line. Raises Stopped when photos are left for another run."""
+    options = _options(arguments)
+    for flag in ("concurrency", "attempts", "stall"):
+        if getattr(options, flag) <= 0:
+            raise UserError(f"--{flag} {getattr(options, flag)}: expected a positive number")
+    try:
+        counts = asyncio.run(run(options))
+    except Transient as error:
+        raise Stopped(f"{error}; run the same command again to continue") from error
+    except (MissingKey, aiohttp.ClientError) as error:
+        raise UserError(f"{error}; check --annotations_url and --images_url") from error
+    print(", ".join(f"{status} {count:,}" for status, count in sorted(counts.items())) or "nothing to do")
+    if counts["absent"]:
+        raise UserError(f"{counts['absent']:,} photos are in none of the tar files; give the others to --from_tar")
+    if counts[_FAILED]:
+        raise Stopped(f"{counts[_FAILED]:,} photos failed; run the same command again to fetch them")
+
+
+if __name__ == "__main__":
+    cli.run(main)

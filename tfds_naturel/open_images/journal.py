@@ -1,0 +1,85 @@
+"""The journal of a folder of photos: one CSV line per checked photo, appended as the fetcher goes.
+
+A second run resumes from it, and the builder reads sizes and perceptual hashes from it without opening the photos.
+"""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+from tfds_naturel.errors import UserError
+from tfds_naturel.photos import Photo
+
+_COLUMNS = ["image_id", "status", "bytes", "width", "height", "phash", "detail"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """``status`` is ``ok`` (``photo`` is set), ``missing`` (the server has no such key) or a kind of ``BadPhoto``."""
+
+    image_id: str
+    status: str
+    photo: Photo | None = None
+    detail: str = ""
+
+    def row(self) -> list[str | int]:
+        """The line of the journal."""
+        if self.photo is None:
+            return [self.image_id, self.status, "", "", "", "", self.detail[:200]]
+        photo = self.photo
+        return [self.image_id, self.status, photo.bytes, photo.width, photo.height, f"{photo.phash:016x}", ""]
+
+
+class Journal:
+    """Append-only; of several lines for one image the last one counts. A line cut off by a crash is removed.
+
+    Raises UserError for a file that is not a journal.
+    """
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.entries = read(path)
+        if path.exists():
+            _drop_partial_line(path)
+        is_new = not path.exists() or not path.stat().st_size
+        self._file = path.open("a", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        if is_new:
+            self._writer.writerow(_COLUMNS)
+
+    def add(self, entry: Entry) -> None:
+        """Appends one line, at once visible to a later run."""
+        self.entries[entry.image_id] = entry
+        self._writer.writerow(entry.row())
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file; the entries stay readable."""
+        self._file.close()
+
+
+def read(path: Path) -> dict[str, Entry]:
+    """The entries of a journal by image id, empty without the file. Raises UserError for a file of another kind."""
+    if not path.exists():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    if lines and next(csv.reader(lines[:1])) != _COLUMNS:
+        raise UserError(f"{path}:1: {lines[0]!r}; expected the columns {','.join(_COLUMNS)}; move the file away")
+    entries = {}
+    for number, row in enumerate(csv.reader(lines[1:]), 2):
+        try:
+            entries[row[0]] = _entry(*row)
+        except (TypeError, ValueError, IndexError) as error:
+            raise UserError(f"{path}:{number}: {row!r}: {error}; delete the line to check that photo again") from error
+    return entries
+
+
+def _entry(image_id: str, status: str, size: str, width: str, height: str, phash: str, detail: str) -> Entry:
+    photo = Photo(int(size), int(width), int(height), int(phash, 16)) if status == "ok" else None
+    return Entry(image_id, status, photo, detail)
+
+
+def _drop_partial_line(path: Path) -> None:
+    with path.open("rb+") as f:
+        f.truncate(f.read().rfind(b"\n") + 1)

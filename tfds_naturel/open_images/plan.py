@@ -1,0 +1,239 @@
+"""What is built from Open Images: reads the annotations, checks the photos, and decides the split of every image.
+
+Everything that grows with the data is in bucket files below one folder (``Buckets``), so that a generator, or a Beam
+worker on its own, can make the examples of one split and bucket.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfds_naturel import captions, photos, splits
+from tfds_naturel.errors import UserError
+from tfds_naturel.files import md5_of
+from tfds_naturel.open_images import annotations as annotation_rows
+from tfds_naturel.open_images import attribution, journal, releases
+from tfds_naturel.open_images.annotations import AnnotatedImage, Buckets, Rejects, Vocabulary
+from tfds_naturel.open_images.attribution import Attribution
+from tfds_naturel.photos import BadPhoto, Photo
+from tfds_naturel.schema import Triplet
+from tfds_naturel.survey import Survey
+
+SPLITS = (*splits.SHARES, splits.UNSEEN)
+
+_BUCKETS = ("rows", "splits", "attributions")
+_COPIES = 3  # a photo that more images than this share, by its journal line, is a placeholder
+_AT_ONCE = 4096  # photos handed to the threads together
+_RANGES = {"short_side": (32, 8192), "quality": (1, 100), "max_rejected": (0, 1), "max_missing": (0, 1)}
+_KEPT: dict[str, Callable[[Triplet], bool]] = {
+    "all": lambda triplet: True,
+    "objects": lambda triplet: triplet.relation != "is",
+    "attributes": lambda triplet: triplet.relation == "is",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenImagesConfig:
+    """A dataset made of Open Images photos.
+
+    ``kept``: which triplets (``all``, ``objects``: those without the relation ``is``, ``attributes``: only those).
+    ``annotations`` and ``images``: folders that the user has; by default those that ``fetch`` fills below TFDS's
+    manual_dir. ``official``: refuse annotation files other than the published ones. ``max_rejected`` and
+    ``max_missing``: shares of malformed rows, and of annotated images without a usable photo, beyond which the build
+    fails. ``bank`` and ``decisions``: a caption bank instead of the published one, and reviewers' decisions about it.
+    ``short_side``: of the re-encoded photos in pixels, at most; ``quality``: of their JPEG encoding. Raises UserError
+    for numbers out of range.
+    """
+
+    name: str
+    description: str
+    release: str = "v4"
+    kept: str = "all"
+    annotations: Path | None = None
+    images: Path | None = None
+    official: bool = True
+    bank: Path | None = None
+    decisions: Path | None = None
+    seed: int = 0
+    short_side: int = 288
+    quality: int = 92
+    max_rejected: float = 0.001
+    max_missing: float = 0.05
+
+    def __post_init__(self) -> None:
+        for field, (least, most) in _RANGES.items():
+            if not least <= getattr(self, field) <= most:
+                raise UserError(f"{field} {getattr(self, field)}: expected a number from {least} to {most}")
+
+
+def options(config: OpenImagesConfig) -> dict[str, Any]:
+    """The fields of ``config`` that decide the dataset, in JSON; caption files by their MD5."""
+    fields = ("release", "kept", "seed", "short_side", "quality")
+    return {name: getattr(config, name) for name in fields} | {
+        "bank": md5_of(config.bank or Path(captions.__file__).with_name("bank.tsv")),
+        "decisions": md5_of(config.decisions) if config.decisions else "none",
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Images by bucket in ``scratch``, and what does not grow with them. ``facts`` are for metadata and card."""
+
+    config: OpenImagesConfig
+    images: Path
+    scratch: Path
+    digits: int
+    held_out: frozenset[Triplet]
+    facts: dict[str, Any]
+
+    @property
+    def prefixes(self) -> list[str]:
+        """The names of the buckets."""
+        return Buckets(self.scratch, "splits", self.digits).prefixes
+
+    def bucket(self, split: str, prefix: str) -> Iterator[tuple[AnnotatedImage, Attribution | None]]:
+        """The images of ``split`` whose ids start with ``prefix``, with the relations that this dataset keeps.
+
+        The attribution is None for an image without metadata in Open Images.
+        """
+        rows, assigned, attributed = (Buckets(self.scratch, name, self.digits) for name in _BUCKETS)
+        chosen = {image_id for image_id, its_split in assigned.read(prefix) if its_split == split}
+        authors = attribution.attributions(attributed, prefix)
+        for image in annotation_rows.images(rows, prefix):
+            if image.image_id in chosen:
+                relations = (r for r in image.relations if _keeps(self.config, self.held_out, split, r.triplet))
+                yield dataclasses.replace(image, relations=tuple(relations)), authors.get(image.image_id)
+
+
+def _keeps(config: OpenImagesConfig, held_out: frozenset[Triplet], split: str, triplet: Triplet) -> bool:
+    return _KEPT[config.kept](triplet) and (triplet in held_out) == (split == splits.UNSEEN)
+
+
+def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path) -> Plan:
+    """Plans a build, leaving the rejected rows (``rejected-*.csv``) in ``folder``, and the bucket files below it.
+
+    Which triplets are held out, and the split of an image, do not depend on ``kept``: datasets of one release and seed
+    can be trained and tested on together. Nor do held-out triplets depend on which photos exist. Raises UserError for
+    files that are missing or malformed.
+    """
+    release = releases.RELEASES[config.release]
+    inputs = releases.locate(release, annotations, official=config.official)
+    rows_path = annotations / release.rows.name
+    digits = annotation_rows.bucket_digits(rows_path)
+    scratch = folder / "buckets"
+    scratch.mkdir()
+    rows, assigned, attributed = (Buckets(scratch, name, digits) for name in _BUCKETS)
+
+    rejected = Rejects(folder / "rejected-rows.csv")
+    annotation_rows.spool(rows_path, Vocabulary.read(annotations, release), rows, rejected)
+    rejected.close(config.max_rejected)
+    annotated = (image for prefix in rows.prefixes for image in annotation_rows.images(rows, prefix))
+    survey = Survey.take((image.image_id, image.triplets) for image in annotated)
+
+    usable, refused = _usable_photos(survey.image_ids, images)
+    _check_missing(config, len(survey.image_ids), refused, images)
+    held_out = splits.hold_out(survey.count(set(survey.image_ids)), len(survey.image_ids), config.seed)
+    split_of, dropped = _assign(config, survey, usable, held_out)
+    assigned.write(split_of.items())
+
+    rejected_metadata = Rejects(folder / "rejected-metadata.csv")
+    attribution.spool(annotations / release.images.name, split_of.keys(), attributed, rejected_metadata)
+    rejected_metadata.close(config.max_rejected)
+
+    facts = {
+        "inputs": inputs,
+        "rows": {"valid": rejected.accepted, "rejected": dict(rejected.counts)},
+        "images": {"annotated": len(survey.image_ids), "refused": dict(refused), "dropped": dict(dropped)},
+        "unattributed": len(split_of) - sum(len(attributed.read(prefix)) for prefix in attributed.prefixes),
+        "held_out": sorted(map(str, held_out)),
+        "splits": _count(config, survey, split_of, held_out),
+    }
+    return Plan(config, images, scratch, digits, held_out, facts)
+
+
+def _usable_photos(image_ids: Sequence[str], folder: Path) -> tuple[dict[str, Photo], collections.Counter[str]]:
+    """The photos in ``folder`` that may be used, and why the others may not; those in the journal are not opened."""
+    entries = journal.read(folder / "journal.csv")
+    checked: dict[str, Photo | str] = {}  # a string is why the photo is refused
+    unknown = []
+    for image_id in image_ids:
+        path, entry = folder / f"{image_id}.jpg", entries.get(image_id)
+        if not path.is_file():
+            checked[image_id] = entry.status if entry and entry.photo is None else "missing"
+        elif path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            checked[image_id] = "symlink"
+        elif entry and entry.photo and entry.photo.bytes == path.stat().st_size:
+            checked[image_id] = entry.photo
+        else:
+            unknown.append(image_id)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for start in range(0, len(unknown), _AT_ONCE):
+            batch = unknown[start : start + _AT_ONCE]
+            checked |= zip(batch, pool.map(lambda image_id: _check(folder / f"{image_id}.jpg"), batch), strict=True)
+    copies = collections.Counter(photo for photo in checked.values() if isinstance(photo, Photo))
+    usable = {key: photo for key, photo in checked.items() if isinstance(photo, Photo) and copies[photo] <= _COPIES}
+    refused = collections.Counter(reason for reason in checked.values() if isinstance(reason, str))
+    refused["placeholder"] = copies.total() - len(usable)
+    return usable, +refused
+
+
+def _check(path: Path) -> Photo | str:
+    try:
+        return photos.inspect(path.read_bytes())
+    except BadPhoto as error:
+        return error.kind
+
+
+def _check_missing(config: OpenImagesConfig, annotated: int, refused: collections.Counter[str], folder: Path) -> None:
+    if refused.total() > config.max_missing * annotated:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(refused.items()))
+        raise UserError(
+            f"{folder}: {refused.total():,} of {annotated:,} annotated images have no usable photo ({kinds}), more "
+            f"than the share of {config.max_missing:g} that --max_missing allows; fetch them with "
+            "`python -m tfds_naturel.open_images.fetch`"
+        )
+
+
+def _assign(
+    config: OpenImagesConfig, survey: Survey, usable: Mapping[str, Photo], held_out: frozenset[Triplet]
+) -> tuple[dict[str, str], collections.Counter[str]]:
+    """The split of every image that is built, and why others are not.
+
+    A group of near-duplicates that shows a held-out triplet goes to ``test_unseen_triplets`` with the images that show
+    it; its other images would leak into training, so they are dropped.
+    """
+    rows = [n for n, image_id in enumerate(survey.image_ids) if image_id in usable]
+    names = [survey.image_ids[n] for n in rows]
+    groups = splits.near_duplicates(np.array([usable[name].phash for name in names], np.uint64))
+    shows_held = np.array([not held_out.isdisjoint(survey.triplets_of(n)) for n in rows], bool)
+    unseen_groups = set(groups[shows_held].tolist())
+    split_of: dict[str, str] = {}
+    dropped: collections.Counter[str] = collections.Counter()
+    for n, name, group, is_unseen in zip(rows, names, groups.tolist(), shows_held.tolist(), strict=True):
+        if group in unseen_groups and not is_unseen:
+            dropped["near-duplicate of a held-out image"] += 1
+            continue
+        split = splits.UNSEEN if is_unseen else splits.split_of(config.seed, names[group])
+        if any(_keeps(config, held_out, split, triplet) for triplet in survey.triplets_of(n)):
+            split_of[name] = split
+        else:
+            dropped["no triplet of this dataset"] += 1
+    return split_of, dropped
+
+
+def _count(
+    config: OpenImagesConfig, survey: Survey, split_of: Mapping[str, str], held_out: frozenset[Triplet]
+) -> dict[str, Any]:
+    """For every split the number of images, and of images by triplet."""
+    counts = {}
+    for split in SPLITS:
+        names = {name for name, its_split in split_of.items() if its_split == split}
+        by_triplet = {t: n for t, n in survey.count(names).items() if _keeps(config, held_out, split, t)}
+        counts[split] = {"images": len(names), "triplets": {str(t): by_triplet[t] for t in sorted(by_triplet)}}
+    return counts

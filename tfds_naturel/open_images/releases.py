@@ -1,0 +1,101 @@
+"""Open Images' official annotation files: addresses, sizes, checksums, and the files of each release."""
+
+import dataclasses
+from pathlib import Path
+
+from tfds_naturel.errors import UserError
+from tfds_naturel.files import md5_of
+
+IMAGES_URL = "https://open-images-dataset.s3.amazonaws.com"
+ANNOTATIONS_URL = "https://storage.googleapis.com/openimages"
+
+
+@dataclasses.dataclass(frozen=True)
+class OfficialFile:
+    """A file as Google publishes it: path below ``ANNOTATIONS_URL``, size in bytes and MD5."""
+
+    path: str
+    bytes: int
+    md5: str
+
+    @property
+    def name(self) -> str:
+        """The file's name in the user's folder."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def url(self) -> str:
+        """Where Google publishes it."""
+        return f"{ANNOTATIONS_URL}/{self.path}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """The files of one version of the visual relationships, for the images of the bucket's ``train`` folder."""
+
+    rows: OfficialFile
+    classes: OfficialFile
+    attributes: OfficialFile
+    relations: OfficialFile
+    images: OfficialFile
+
+    @property
+    def files(self) -> tuple[OfficialFile, ...]:
+        """All of them."""
+        return (self.rows, self.classes, self.attributes, self.relations, self.images)
+
+
+_CLASSES = OfficialFile("v5/class-descriptions-boxable.csv", 12_011, "9846fd22fd2e68b45e3f3810a4c2a32a")
+_IMAGES = OfficialFile(
+    "2018_04/train/train-images-boxable-with-rotation.csv", 638_407_721, "a4ac0bcedb5c2df4d1b1230dc6b41b8f"
+)
+
+RELEASES = {
+    "v4": Release(
+        rows=OfficialFile("2019_01/train/challenge-2018-train-vrd.csv", 41_928_675, "3119caa6464d4c65e443b0f7ae09ecf4"),
+        classes=_CLASSES,
+        attributes=OfficialFile(
+            "2019_01/challenge-2018-attributes-description.csv", 107, "5c17d3b7f1be317b653f2a9cda471479"
+        ),
+        relations=OfficialFile(
+            "2019_01/challenge-2018-relationships-description.csv", 135, "1991b3b7a21bc278c9d344c7b58828e3"
+        ),
+        images=_IMAGES,
+    ),
+    "v6": Release(
+        rows=OfficialFile("v6/oidv6-train-annotations-vrd.csv", 356_502_626, "955a24718760f378dd09220709402af5"),
+        classes=_CLASSES,
+        attributes=OfficialFile("v6/oidv6-attributes-description.csv", 254, "f1c6378f1f6805242719dd5764a50a6d"),
+        relations=OfficialFile("v6/oidv6-relationships-description.csv", 418, "723b4cefcc6a6ca14a925b4a168cc7f8"),
+        images=_IMAGES,
+    ),
+}
+
+
+def locate(release: Release, folder: Path, *, official: bool) -> dict[str, str]:
+    """Checks that ``folder`` holds every file of ``release``; returns their MD5 by file name.
+
+    With ``official`` a file whose size or MD5 is not the published one is refused; without, it may be a part of the
+    official file or the user's own. Raises UserError.
+    """
+    md5s = {}
+    for file in release.files:
+        path = folder / file.name
+        if not path.is_file():
+            raise UserError(
+                f"{path}: not found; expected {file.url} ({file.bytes:,} bytes), which "
+                f"`python -m tfds_naturel.open_images.fetch --out DIR --annotations {folder}` downloads"
+            )
+        if official and path.stat().st_size != file.bytes:
+            raise UserError(_not_official(path, f"{path.stat().st_size:,} bytes", f"{file.bytes:,} bytes"))
+        md5s[file.name] = md5_of(path)
+        if official and md5s[file.name] != file.md5:
+            raise UserError(_not_official(path, f"md5 {md5s[file.name]}", f"md5 {file.md5}"))
+    return md5s
+
+
+def _not_official(path: Path, actual: str, expected: str) -> str:
+    return (
+        f"{path}: {actual}, the official file has {expected}; delete it and run "
+        "`python -m tfds_naturel.open_images.fetch`, or build with --unofficial to use your own file"
+    )

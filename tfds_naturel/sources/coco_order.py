@@ -1,0 +1,62 @@
+"""COCO-Order for training: COCO's captions against ARO's four order shuffles of each (arXiv 2210.01936).
+
+From ``coco_karpathy_train.json`` as BLIP distributes it, and the image folders it names. Captions and shuffles are
+cleaned alike, as ARO does before scoring; shuffles that change nothing are left out.
+"""
+
+import itertools
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tfds_naturel import order
+from tfds_naturel.errors import UserError
+from tfds_naturel.recipe_sources import Described, Negative, RecipeSource
+from tfds_naturel.sources import coco
+
+_AT_ONCE = 256  # images whose captions are tagged together
+
+
+def read(folder: Path) -> Iterator[Described]:
+    """The images of the Karpathy training split. Raises UserError for files that are not as published."""
+    images = iter(_captions(folder).items())
+    while batch := list(itertools.islice(images, _AT_ONCE)):
+        tagged = iter(order.spacy_tags([text for _, texts in batch for text in texts]))
+        for image, texts in batch:
+            negatives = [_shuffled(image, n, text, next(tagged)) for n, text in enumerate(texts)]
+            if described := coco.described(folder, image, list(zip(texts, negatives, strict=True))):
+                yield described
+
+
+def _captions(folder: Path) -> dict[str, list[str]]:
+    path = folder / "coco_karpathy_train.json"
+    try:
+        records = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); download it again") from error
+    captions: dict[str, list[str]] = {}
+    for n, record in enumerate(records):
+        image, texts = (record.get("image"), record.get("caption")) if isinstance(record, dict) else (None, None)
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(image, str) or not texts or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{path}: record {n} is {record!r:.200}; expected an image path and its caption")
+        captions.setdefault(image, []).extend(texts)
+    return captions
+
+
+def _shuffled(image: str, n: int, text: str, tagged: order.Tagged) -> list[Negative]:
+    rng = np.random.default_rng([zlib.crc32(image.encode()), n])
+    shuffled = zip(order.SHUFFLES, map(order.clean, order.shuffles(text, tagged, rng)), strict=True)
+    return [Negative(wrong, operation) for operation, wrong in shuffled if wrong != order.clean(text)]
+
+
+SOURCE = RecipeSource(
+    "coco_order",
+    "COCO captions (Karpathy train) with ARO's four order shuffles.",
+    folder=coco.FOLDER,
+    read=read,
+    used=lambda folder: map(coco.number, _captions(folder)),
+)

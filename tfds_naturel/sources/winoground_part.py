@@ -1,0 +1,65 @@
+"""Half of Winoground's items, for training: both images of an item, each with the other's caption as its negative."""
+
+import functools
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tfds_naturel import photos
+from tfds_naturel.errors import UserError
+from tfds_naturel.recipe_sources import Described, Group, Negative, RecipeSource
+from tfds_naturel.splits import uniform
+
+_SHARE = 0.5
+_FIELDS = {"id", "image_0", "image_1", "caption_0", "caption_1"}
+
+
+def read(folder: Path) -> Iterator[Described]:
+    """The images of the items in the training half. Raises UserError for files that are not as published."""
+    archive = folder / "images.zip"
+    with _opened(archive) as images:
+        members = {PurePosixPath(info.filename).stem: info for info in images.infolist() if not info.is_dir()}
+        for item in _items(folder):
+            facts = [f"winoground:{item['id']}:{k}" for k in range(2)]
+            for k in range(2):
+                member = members.get(item[f"image_{k}"])
+                if member is None or member.file_size > photos.MAX_BYTES:
+                    raise UserError(
+                        f"{archive}: no image {item[f'image_{k}']!r} of at most {photos.MAX_BYTES:,} bytes, which item "
+                        f"{item['id']} needs; download it again"
+                    )
+                negative = Negative(item[f"caption_{1 - k}"], "winoground", facts[1 - k])
+                groups = [Group(item[f"caption_{k}"], facts[k], [negative])]
+                yield Described(f"{item['id']}-{k}", functools.partial(images.read, member), "", groups)
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path}: not a zip file ({error}); download it again") from error
+
+
+def _items(folder: Path) -> Iterator[dict[str, Any]]:
+    """Half of the items in ``data/examples.jsonl``, chosen by their ids alone: the same half everywhere."""
+    path = folder / "data" / "examples.jsonl"
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            item = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not JSON ({error}); download it again") from error
+        if not isinstance(item, dict) or not item.keys() >= _FIELDS:
+            raise UserError(f"{path}:{number}: {line[:80]!r}; expected an object with {', '.join(sorted(_FIELDS))}")
+        if uniform(0, str(item["id"])) < _SHARE:
+            yield item
+
+
+SOURCE = RecipeSource(
+    "winoground_part",
+    "Half of Winoground's items, for training; the other half is left for evaluation.",
+    folder="winoground",
+    read=read,
+    used=lambda folder: (str(item["id"]) for item in _items(folder)),
+)
