@@ -1,4 +1,4 @@
-"""Small benchmark folders in the official file formats, with drawn pictures."""
+"""Small benchmark folders in the official file formats, with generated images."""
 
 import io
 import json
@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from naturel_jax.benchmarks.sugarcrepe import SUBSETS
+
 
 def png(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
-    """A picture (width, height) of smooth noise that depends on ``seed``."""
+    """An image (width, height) of smooth noise that depends on ``seed``."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, "png")
@@ -51,7 +53,7 @@ def winoground(root: Path, items: int = 4, **changes) -> list[dict]:
 
 
 def visual_genome(root: Path, items: int = 6) -> tuple[list[dict], list[dict]]:
-    """VG-Relation (relations ``on`` and the excluded ``near``) and VG-Attribution, over three pictures."""
+    """VG-Relation (relations ``on`` and the excluded ``near``) and VG-Attribution, over three images."""
     box = {"bbox_x": 4, "bbox_y": 2, "bbox_w": 40, "bbox_h": 30}
     relation, attribution = [], []
     for n in range(items):
@@ -85,10 +87,8 @@ def visual_genome(root: Path, items: int = 6) -> tuple[list[dict], list[dict]]:
 
 
 def sugarcrepe(root: Path, items: int = 3) -> None:
-    """The seven files, ``items`` records each, over five pictures."""
-    for k, name in enumerate(
-        ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
-    ):
+    """The seven files, ``items`` records each, over five images."""
+    for k, name in enumerate(SUBSETS):
         rows = {
             str(n): {
                 "filename": f"{(k + n) % 5:012d}.png",

@@ -7,6 +7,7 @@ import torch
 from model_files import hf_model, random_params
 
 from naturel_jax.data.processor import Processor, train_tokenizer
+from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import preset
 from naturel_jax.weights import processor_files
 
@@ -31,5 +32,5 @@ def write_model(folder: Path, name: str, seed: int = 0) -> tuple[torch.nn.Module
     )
     model = hf_model(config, random_params(config, seed))
     model.save_pretrained(folder)
-    processor_files.write(folder, processor, family)
+    processor_files.write(folder, processor, family_of(config))
     return model, processor

@@ -181,7 +181,7 @@ def test_gallery_in_a_browser(tmp_path):
         result.start = [shown(), cards()];
         result.first = document.querySelector('td').textContent;
         result.title = document.title;
-        result.pictures = document.querySelector('article').querySelectorAll('img').length;
+        result.images = document.querySelector('article').querySelectorAll('img').length;
         result.boxes = document.querySelectorAll('article i').length;
         document.querySelector('[data-verdict="1"]').click(); result.only_a = shown();
         document.querySelector('[data-verdict="all"]').click();
@@ -199,7 +199,7 @@ def test_gallery_in_a_browser(tmp_path):
         "start": ["25,000 of 25,000 items", 60],
         "first": HOSTILE,
         "title": "CLIP & A / <b>NegCLIP on vg_relation",
-        "pictures": 2,
+        "images": 2,
         "boxes": 40,
         "only_a": "2,500 of 25,000 items",
         "left": "6,249 of 25,000 items",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.download import download
-from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from tfds_naturel import cli
+from tfds_naturel.errors import UserError
 
 
 def describe(name: str, files: Path, naturel: Path | None) -> str:
@@ -22,7 +22,7 @@ def describe(name: str, files: Path, naturel: Path | None) -> str:
     source = BENCHMARKS[name].SOURCE
     try:
         benchmark = registry.read([name], files=files, naturel=naturel)[0]
-    except (FileNotFoundError, BenchmarkError) as error:
+    except (FileNotFoundError, UserError) as error:
         lines = [f"{name}: {error}", f"needs: {source.needs}", f"from: {source.where}", f"licence: {source.licence}"]
         if source.downloadable:
             lines.append(f"download: --download {name}")

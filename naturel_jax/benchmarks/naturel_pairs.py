@@ -2,13 +2,13 @@
 0) and complex (pairs 1 to 3).
 """
 
-from collections.abc import Mapping
+import functools
 from pathlib import Path
 from typing import Any
 
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Source, by_value
-from naturel_jax.benchmarks.tfds_folder import open_split
+from naturel_jax.data import prepared
 from tfds_naturel.schema import Triplet
 
 SOURCE = Source(
@@ -17,22 +17,22 @@ SOURCE = Source(
     "a prepared TFDS folder such as data/naturel/full/2.0.0 (--naturel)",
     prepared=True,
 )
-KINDS = ("simple", "complex")
-NEGATIVE, POSITIVE = 0, 1  # class labels of ``polarity``
+NEGATIVE, POSITIVE = prepared.NEGATIVE, 1  # numbers of the polarities on disk
 
 
 def read(folder: Path, split: str, name: str) -> Benchmark:
     """``split`` of a prepared TFDS folder (``.../naturel/<config>/<version>``). Metrics are called ``<name>/...``.
 
-    An item is one pair of captions of one image. Raises BenchmarkError when the folder or split is missing.
+    An item is one pair of captions of one image. Raises what ``prepared.open_split`` raises.
     """
-    opened = open_split(folder, [split])
+    records = prepared.open_split(folder, split).records
     problems: list[str] = []
     items: list[Item] = []
-    for index in range(len(opened.examples)):
-        items += _items(opened.image(index), opened.examples[index], problems)
+    for n in range(len(records)):
+        image = Image(f"{folder}:{split}:{n}", functools.partial(prepared.read_image, records, n))
+        items += _items(image, records[n], problems)
     metrics: list[Metric] = []
-    for kind in KINDS:
+    for kind in prepared.KINDS:
         of_kind = [item for item in items if item.tags["kind"] == kind]
         metrics.append(Metric(f"{name}/{kind}", "right", where=("kind", kind)))
         for tag in ("relation", "triplet"):
@@ -40,10 +40,10 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
     return Benchmark(name, tuple(items), rules.pair, tuple(metrics), problems=tuple(problems), true_captions=1)
 
 
-def _items(image: Image, example: Mapping[str, Any], problems: list[str]) -> list[Item]:
+def _items(image: Image, example: prepared.Example, problems: list[str]) -> list[Item]:
     """One item per (group, pair) of the example, in the order of its captions."""
-    image_id, captions = example["image_id"].decode(), example["captions"]
-    triplets = [triplet.decode() for triplet in captions["triplet"]]
+    image_id, captions = prepared.to_str(example["image_id"]), example["captions"]
+    triplets = list(map(prepared.to_str, captions["triplet"]))
     groups = captions.get("group", triplets)  # version 1.0.0 has one group per triplet, and no column
     pairs: dict[tuple[Any, int], dict[int, int]] = {}  # (group, pair) -> polarity -> row
     for row, (group, pair, polarity) in enumerate(zip(groups, captions["pair"], captions["polarity"], strict=True)):
@@ -55,8 +55,9 @@ def _items(image: Image, example: Mapping[str, Any], problems: list[str]) -> lis
         if set(rows) != {NEGATIVE, POSITIVE}:
             problems.append(f"item {item_id}: has no {'negative' if NEGATIVE not in rows else 'positive'} caption")
             continue
-        texts = tuple(captions["text"][rows[polarity]].decode() for polarity in (POSITIVE, NEGATIVE))
-        items.append(Item(item_id, (image,), texts, _tags(KINDS[int(captions["kind"][rows[POSITIVE]])], triplet)))
+        texts = tuple(prepared.to_str(captions["text"][rows[polarity]]) for polarity in (POSITIVE, NEGATIVE))
+        kind = prepared.KINDS[int(captions["kind"][rows[POSITIVE]])]
+        items.append(Item(item_id, (image,), texts, _tags(kind, triplet)))
     return items
 
 

@@ -25,7 +25,6 @@ from naturel_jax.benchmarks import (
     zeroshot,
 )
 from naturel_jax.benchmarks.benchmark import Benchmark, Source
-from naturel_jax.benchmarks.files import BenchmarkError
 from tfds_naturel.errors import UserError
 
 
@@ -35,7 +34,7 @@ class Reader(Protocol):
     SOURCE: Source
 
     def read(self, folder: Path) -> Benchmark:
-        """The benchmark. Raises FileNotFoundError for files that are missing and BenchmarkError for broken ones."""
+        """The benchmark. Raises FileNotFoundError for files that are missing and UserError for broken ones."""
 
 
 BENCHMARKS: dict[str, Reader] = {
@@ -69,7 +68,7 @@ def read(names: Sequence[str], *, files: Path | None = None, naturel: Path | Non
     """The benchmarks called ``names``; ``all`` is every one that can be read, the others are printed with the reason.
 
     ``files`` is the folder of official files, ``naturel`` a prepared TFDS folder of NatuRel. Raises UserError for an
-    unknown name, and for a named benchmark that cannot be read FileNotFoundError or BenchmarkError.
+    unknown name, and for a named benchmark that cannot be read FileNotFoundError or UserError.
     """
     if unknown := [name for name in names if name not in (*BENCHMARKS, "all")]:
         raise UserError(f"benchmarks {unknown} are not known; expected all, or any of: {', '.join(BENCHMARKS)}")
@@ -78,7 +77,7 @@ def read(names: Sequence[str], *, files: Path | None = None, naturel: Path | Non
     for name in BENCHMARKS if every else names:
         try:
             benchmarks.append(_read(name, files, naturel))
-        except (FileNotFoundError, BenchmarkError) as error:
+        except (FileNotFoundError, UserError) as error:
             if not every:
                 raise
             print(f"left out {name}: {error}", flush=True)
@@ -90,5 +89,5 @@ def _read(name: str, files: Path | None, naturel: Path | None) -> Benchmark:
     folder = naturel if reads_dataset(name) else files
     if folder is None:
         flag = "--naturel" if reads_dataset(name) else "--benchmarks_dir"
-        raise BenchmarkError(f"{flag} is not set, and {name} needs it")
+        raise UserError(f"{flag} is not set, and {name} needs it")
     return reader.read(folder)

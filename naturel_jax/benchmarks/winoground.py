@@ -39,10 +39,10 @@ def read(folder: Path) -> Benchmark:
     """
     root = folder / "winoground"
     why = _why_hard(root / "new_tag_assignments.json")
-    rows, cell, open_image = _hub(root) if any(root.glob("*.parquet")) else _official(root)
+    rows, cell, image_from = _hub(root) if any(root.glob("*.parquet")) else _official(root)
 
     def item(key: str, row: Record) -> Item:
-        images = tuple(open_image(key, row[f"image_{k}"]) for k in (0, 1))
+        images = tuple(image_from(key, row[f"image_{k}"]) for k in (0, 1))
         tags = {tag: row[tag] or () for tag in ("collapsed_tag", "secondary_tag")} | {"why": why.get(key, ())}
         return Item(key, images, (row["caption_0"], row["caption_1"]), tags)
 
@@ -52,10 +52,10 @@ def read(folder: Path) -> Benchmark:
 
 
 Rows = Iterable[tuple[str, Any]]
-OpenImage = Callable[[str, Any], Image]  # (item id, what the record holds) -> image
+ImageFrom = Callable[[str, Any], Image]  # (item id, what the record holds) -> image
 
 
-def _official(root: Path) -> tuple[Rows, type, OpenImage]:
+def _official(root: Path) -> tuple[Rows, type, ImageFrom]:
     """(id, record) of the official files, the type of their image fields, and how to open an image."""
     places = (root / "images.zip", root / "data" / "images.zip")
     archive = Archive(next(filter(Path.exists, places), places[0]))
@@ -64,7 +64,7 @@ def _official(root: Path) -> tuple[Rows, type, OpenImage]:
     return keyed, str, lambda key, name: archive.image(f"{name}.png")
 
 
-def _hub(root: Path) -> tuple[Rows, type, OpenImage]:
+def _hub(root: Path) -> tuple[Rows, type, ImageFrom]:
     """The same of the hub's Parquet files."""
     rows = hub_pairs.rows(root, (*FIELDS, "image_0", "image_1"))
     return (

@@ -2,6 +2,7 @@
 2103.00020).
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, Source, positions
 from naturel_jax.benchmarks.files import BenchmarkError, not_found
-from naturel_jax.benchmarks.tfds_folder import is_prepared, open_split
+from naturel_jax.data import prepared
 
 SOURCE = Source("that of the dataset", "any", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
 TEMPLATES = ("a photo of a {}.",)
@@ -26,7 +27,7 @@ def read(folder: Path) -> Benchmark:
         raise not_found(root)
     items: list[Item] = []
     for dataset in sorted(path for path in root.iterdir() if path.is_dir()):
-        names, labelled = (_tfds if is_prepared(dataset) else _folder)(dataset)
+        names, labelled = (_tfds if (dataset / "dataset_info.json").exists() else _folder)(dataset)
         captions = tuple(tuple(template.format(name) for template in _templates(dataset)) for name in names)
         for image, label in labelled:
             tags = {"dataset": dataset.name, "label": str(label)}
@@ -70,8 +71,15 @@ def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
 
 
 def _tfds(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
-    opened = open_split(dataset, ["test", "validation"])
-    if not {"image", "label"} <= set(opened.features):
-        raise BenchmarkError(f"{dataset}: has features {sorted(opened.features)}, expected 'image' and 'label'")
-    images = ((opened.image(n), int(opened.examples[n]["label"])) for n in range(len(opened.examples)))
-    return [name.replace("_", " ") for name in opened.features["label"].names], images
+    import tensorflow_datasets as tfds  # slow to import
+
+    info = tfds.builder_from_directory(dataset).info
+    split = next((name for name in ("test", "validation") if name in info.splits), None)
+    if split is None or not {"image", "label"} <= set(info.features):
+        raise BenchmarkError(f"{dataset}: expected features 'image' and 'label' and a split 'test' or 'validation'")
+    records = prepared.open_split(dataset, split).records
+    images = (
+        (Image(f"{dataset}:{split}:{n}", functools.partial(prepared.read_image, records, n)), int(records[n]["label"]))
+        for n in range(len(records))
+    )
+    return [name.replace("_", " ") for name in info.features["label"].names], images

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
+from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
-from naturel_jax.benchmarks.registry import BENCHMARKS, read
 from naturel_jax.config import Config
 from naturel_jax.data import datasets
 from naturel_jax.data.processor import Processor
@@ -55,7 +55,7 @@ def make_evaluator(
 ) -> Evaluator:
     """The benchmarks of ``config.eval``, without the items that the run trains on. Raises UserError."""
     names, files = config.eval.benchmarks, config.eval.benchmarks_dir
-    prepared = [name for name in names if BENCHMARKS[name].SOURCE.prepared]
+    prepared = [name for name in names if registry.reads_dataset(name)]
     if len(prepared) < len(names) and not files:
         world = config.eval.naturel.removeprefix("naturel/")
         if world not in datasets.WORLDS:
@@ -64,6 +64,6 @@ def make_evaluator(
             )
         files = str(datasets.twins_directory(config.data.dir, world))
     naturel = datasets.directory(config.data.dir, config.eval.naturel) if prepared else None
-    benchmarks = read(names, files=Path(files) if files else None, naturel=naturel)
+    benchmarks = registry.read(names, files=Path(files) if files else None, naturel=naturel)
     kept = [benchmark.held_out(frozenset(trained_on.get(benchmark.name, ()))) for benchmark in benchmarks]
     return Evaluator(model, processor, kept, mesh=mesh, batch_size=config.eval.batch_size)
