@@ -83,7 +83,7 @@ def test_size_resamples_positions_and_prepares_larger_images(tmp_path):
     [
         (["{a}", "{a}"], "a exists; choose another name or remove it"),
         (["{a}/absent", "{out}"], "absent: no such file or folder"),
-        (["run:{a}", "{out}"], "is no run with a checkpoint"),
+        (["run:{a}", "{out}"], "is not a run directory with a checkpoint"),
         (["{a}", "{out}", "--to", "big_vision"], "big_vision's two-tower model is SigLIP"),
         (["{a}", "{out}", "--size", "8"], "--size 8 is smaller than one patch of SRC: 12 pixels"),
         (["{a}", "{out}", "--interpolate", "{s}"], "is a different model from SRC: image, text, "),

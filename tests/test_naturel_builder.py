@@ -336,6 +336,8 @@ def test_mistakes_of_the_command_line_are_named_with_their_fix(opened, tmp_path)
         ("full", "--manual_dir", str(tmp_path / "none")): r"--manual_dir .*none: not a folder",
         ("coco_order", "--manual_dir", str(tmp_path)): r"coco_karpathy_train.json",
         ("full", "--unofficial", "--name", "../../evil"): r"dataset name '../../evil': expected letters, digits and",
+        ("full", "--name", "../../evil"): r"dataset name '../../evil'",
+        ("scenes", "--name", "mine"): r"--name: only for Open Images",
         ("full", "--unofficial", "--name", "a b"): r"dataset name 'a b'",
         ("full", "--name", "a", "--quality", "101"): r"quality 101: expected a number from 1 to 100",
         ("full", "--name", "a", "--max_missing", "nan"): r"max_missing nan: expected a number from 0 to 1",

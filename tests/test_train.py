@@ -108,7 +108,7 @@ def recorded(start: int, stop_after: int | None = None, finite: int = 99) -> tup
 
     def step(state, batch):
         done[0] += 1
-        return state + 1, {"loss": jnp.float32(batch), "grad_norm": jnp.float32(1), "finite": jnp.bool_(batch < finite)}
+        return state + 1, {"loss": np.float32(batch), "grad_norm": np.float32(1), "finite": np.bool_(batch < finite)}
 
     end = train.loop(
         step,
@@ -134,6 +134,21 @@ def test_each_benchmark_has_its_schedule_and_the_last_step_is_saved_and_not_eval
         ("save", 6, 6, True),
     ]
     assert end == (6, True)
+
+
+def test_a_step_that_moves_data_from_the_host_is_refused():
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train.loop(
+            lambda state, batch: (state, {"loss": jnp.float32(batch)}),
+            0,
+            iter(range(6)),
+            start=0,
+            schedule=SCHEDULE,
+            save=lambda *_: None,
+            evaluate=lambda *_: None,
+            log=lambda *_: None,
+            stop_requested=lambda: False,
+        )
 
 
 def test_a_stop_saves_and_ends():

@@ -36,11 +36,11 @@ def builder(options: argparse.Namespace) -> naturel.Naturel:
     changes = {field: getattr(options, field) for field in _CHOICES if getattr(options, field) is not None}
     if options.unofficial:
         changes["official"] = False
-    if not changes:
+    if not changes and options.name is None:
         return naturel.Naturel(config=options.config, **arguments)
     if options.config not in naturel.OPEN_IMAGES:
         raise UserError(
-            f"--{'/--'.join(changes)}: only for Open Images ({', '.join(naturel.OPEN_IMAGES)}), not for "
+            f"--{'/--'.join(changes) or 'name'}: only for Open Images ({', '.join(naturel.OPEN_IMAGES)}), not for "
             f"{options.config!r}; leave them out"
         )
     if options.name is None:

@@ -77,10 +77,11 @@ def features() -> "tfds.features.FeaturesDict":
       both in ``objects`` (``object_index`` is -1 for an attribute). A triplet that holds for several pairs has several
       rows;
     - ``captions``: one row per caption, in groups of any number of positives and negatives, numbered 0, 1, ... within
-      the example (``group``). ``pair`` matches positive k of a group with its negative k. ``asserts`` names the fact
-      that the words claim, any string that is unique in the dataset and empty where none is claimed or known; an image
-      shows the facts that its positives assert. ``triplet`` is what the caption was written for, empty where it was
-      not made from a triplet.
+      the example (``group``). A positive and a negative of a group with the same ``pair`` were made from each other; a
+      group with one positive (pair 0) matches it with each of its negatives (pairs 0, 1, ...). ``asserts`` names the
+      fact that the words claim, the same fact by the same string in all datasets, empty where none is claimed or known;
+      an image shows the facts that its positives assert. ``triplet`` is what the caption was written for, empty where
+      it was not made from a triplet.
 
     Of NatuRel's own captions, a group is the 8 captions of a triplet, one group for every distinct triplet of the image
     in the order of ``relations``: (positive, negative) of pair 0 (simple), then of the complex pairs 1 to 3. Their

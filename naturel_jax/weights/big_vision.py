@@ -87,11 +87,11 @@ def table(image_scan: bool, text_scan: bool) -> list[Rule]:
     ]
 
 
-def names(found: Mapping[str, Shape]) -> dict[str, str]:
+def names(present: Mapping[str, Shape]) -> dict[str, str]:
     """Parameter name -> name in the file. Published files have ``params/`` before them; a training checkpoint's
     optimizer state is left out."""
-    prefixed = {key.removeprefix("params/"): key for key in found if key.startswith("params/")}
-    return prefixed or {key: key for key in found}
+    prefixed = {key.removeprefix("params/"): key for key in present if key.startswith("params/")}
+    return prefixed or {key: key for key in present}
 
 
 def read_table(shapes: Mapping[str, Shape]) -> list[Rule]:

@@ -41,8 +41,8 @@ def read_json(path: Path) -> Any:
 
 
 def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
-    """The processor that an export of ours keeps in processor.json, if there is one. Raises UserError if it is
-    another model's."""
+    """The processor in processor.json, which our exports have, or None without that file. Raises UserError if it is of
+    another model."""
     path = folder / OWN
     if not path.is_file():
         return None
@@ -50,9 +50,9 @@ def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
         processor = Processor(**read_json(path))
     except TypeError as error:
         raise UserError(f"{path}: {error}") from error
-    found, expected = (processor.size, processor.context), (config.image.size, config.text.context)
-    if found != expected:
-        raise UserError(f"{path}: size and context are {found}, the model's {expected}")
+    sizes, expected = (processor.size, processor.context), (config.image.size, config.text.context)
+    if sizes != expected:
+        raise UserError(f"{path}: size and context are {sizes}, the model's {expected}")
     return processor
 
 

@@ -180,15 +180,15 @@ def foreign_shapes(table: Sequence[Rule], shapes: Params) -> dict[str, Shape]:
     return dict(pair for leaf in _leaves(table, shapes) for pair in leaf.foreign())
 
 
-def check_keys(name: str, table: Sequence[Rule], shapes: Params, found: Mapping[str, Shape]) -> None:
+def check_keys(name: str, table: Sequence[Rule], shapes: Params, present: Mapping[str, Shape]) -> None:
     """Raises UserError that lists what is missing from, left over in, or of another shape in the checkpoint
     ``name``."""
     expected = foreign_shapes(table, shapes)
-    missing, leftover = expected.keys() - found.keys(), found.keys() - expected.keys()
+    missing, leftover = expected.keys() - present.keys(), present.keys() - expected.keys()
     wrong = [
-        f"{key} {list(found[key])} instead of {list(expected[key])}"
-        for key in expected.keys() & found.keys()
-        if not _same_shape(found[key], expected[key])
+        f"{key} {list(present[key])} instead of {list(expected[key])}"
+        for key in expected.keys() & present.keys()
+        if not _same_shape(present[key], expected[key])
     ]
     problems = [
         f"{len(names)} {what}: {_listing(names)}"
