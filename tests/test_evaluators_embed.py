@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -143,8 +144,9 @@ np.save("sharded.npy", embed.cosines(tiny_models.items(13), encoder.with_params(
 def test_eight_devices_change_nothing(tmp_path):
     model, params, processor = tiny()
     (tmp_path / "processor.json").write_text(json.dumps(processor.to_dict()))
-    command = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{SHARDED}"
-    subprocess.run([sys.executable, "-c", command], check=True, cwd=tmp_path)
+    tests = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
+    subprocess.run([sys.executable, "-c", SHARDED], check=True, cwd=tmp_path, env=environment)
     reference = embed.cosines(items(13), embed.Encoder(model, processor, batch_size=16).with_params(params))[1]
     np.testing.assert_allclose(np.load(tmp_path / "sharded.npy"), reference, atol=1e-6)
 
