@@ -102,7 +102,7 @@ def test_a_checkpoint_that_vanishes_is_skipped(ended, tmp_path, monkeypatch, cap
             shutil.rmtree(workdir / "checkpoints" / "1")
         return load_run(workdir, step=step, **others)
 
-    monkeypatch.setattr(checkpoint, "load_run", vanishing)
+    monkeypatch.setattr(runs, "load_run", vanishing)
     watch(workdir, benchmarks[:1], epath.Path(tmp_path / "out"), batch_size=8, dtype="float32")
     printed = capsys.readouterr().out
     assert "step 1: the run removed this checkpoint before it was read; skipped\nstep 2: winoground/text" in printed
