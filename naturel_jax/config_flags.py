@@ -52,15 +52,14 @@ def parse(argv: Sequence[str]) -> ConfigDict:
     others = [arg for arg in argv if arg not in overrides]
     sys.argv = others  # where ml_collections looks for overrides
     _parse(others)
+    if CONFIG.value is None:
+        raise UserError("--config is missing; start as in: --config configs/siglip_tp.py")
     try:
-        config = CONFIG.value
-    except OSError as error:
+        names = list(_field_names(CONFIG.value))
+    except OSError as error:  # ml_collections raises it at the first look into the config
         there = ", ".join(sorted(map(str, Path("configs").glob("*.py")))) or "no configs/*.py"
         attempted = str(error).split()[-1].strip("'")
         raise UserError(f"--config {attempted} is not found; here are {there}") from error
-    if config is None:
-        raise UserError("--config is missing; start as in: --config configs/siglip_tp.py")
-    names = list(_field_names(config))
     known = dict.fromkeys(names, "") | {k: v for k, v in meanings(Config) if k in names}
     for arg in overrides:
         name = re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0]

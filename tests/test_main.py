@@ -45,7 +45,7 @@ def test_help_shows_how_to_start_and_every_flag():
             ["config.optim.lr is -1.0; expected a number"],
         ),
         (["--config=tests/tiny_config.py", "--config.data.mixture.main.recipe=x"], ["mixture.main.recipe is 'x'"]),
-        (["--config=configs/siglip_tp.py:scene"], ["naturel/scene", "scenes_hard"]),
+        (["--config=configs/siglip_tp.py:scene"], ["dataset 'naturel/scene' is not prepared under data"]),
         (["--config=tests/broken_config.py"], ["broken_config.py line 5: KeyError: 'nothing'"]),
         (["--config=tests/tiny_config.py", "--cpu_devices=-1"], ["cpu_devices"]),
         (["--config=tests/tiny_config.py", "--no_such_flag=1"], ["no_such_flag"]),
@@ -65,7 +65,10 @@ def test_flags_that_are_wrong(flags, expected):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"data.mixture.main.split": "dev"}, r"no split 'dev'; it has: test, test_unseen_triplets, train, validation"),
+        (
+            {"data.mixture.main.split": "dev"},
+            r"no split 'dev'; expected one of: test, test_unseen_triplets, train, validation",
+        ),
         ({"data.mixture.main.dataset": "naturel/full"}, r"'naturel/full' is not prepared under .*how to build it"),
         ({"data.batch_size": 12}, r"config\.data\.batch_size is 12: not a multiple of the 8 devices"),
         ({"mesh.data": 3}, r"config\.mesh \(data=3, fsdp=1, tensor=1\) does not fit 8 devices"),
