@@ -19,9 +19,11 @@ import jax
 import numpy as np
 
 from naturel_jax import weights
+from naturel_jax.data.processor import from_scratch
+from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.two_tower import Model
-from naturel_jax.weights import hf, processor_files
+from naturel_jax.weights import hf, processor_files, tables
 from tfds_naturel import cli
 
 
@@ -29,19 +31,14 @@ def write(folder: Path, name: str) -> int:
     """Writes a checkpoint of the preset ``name`` and returns the bytes of its parameters."""
     import safetensors.numpy
 
-    from naturel_jax.data.processor import Processor, train_tokenizer
-    from naturel_jax.weights import tables
-
     config = preset(name)
-    kind = hf.model_type(config)
+    family = family_of(config)
     shapes = Model(config).shapes()
     params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, np.float32), shapes)
     fields = hf.write_config(config, "float32", {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1})
     (folder / "config.json").write_text(json.dumps(fields), "utf-8")
-    tokenizer = train_tokenizer(kind, ["a cat"], 300, config.text.context)
-    image = processor_files.IMAGE_DEFAULTS[kind]
-    processor_files.write(folder, Processor(tokenizer, config.text.context, config.image.size, **image), kind)
-    arrays = tables.write(hf.TABLES[kind], params)
+    processor_files.write(folder, from_scratch(config, ["a cat"]), family)
+    arrays = tables.write(hf.TABLES[family.name], params)
     safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
     return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
 
@@ -56,8 +53,7 @@ def load(folder: str) -> None:
     """Prints the seconds, and the bytes by which the peak rose above that of the imports and an idle JAX."""
     jax.block_until_ready(jax.numpy.zeros(1))
     before, start = peak_bytes(), time.perf_counter()
-    _, params, _ = weights.load(folder)
-    jax.block_until_ready(params)
+    jax.block_until_ready(weights.load(folder).params)
     print(json.dumps({"seconds": time.perf_counter() - start, "bytes": peak_bytes() - before}))
 
 

@@ -25,12 +25,13 @@ from jax.sharding import AxisType, Mesh
 from naturel_jax import optim, train
 from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
 from naturel_jax.config import Config
-from naturel_jax.data.items import Items, collect
+from naturel_jax.data.items import Group, Items, collect
 from naturel_jax.data.planner import Part, Plan, Planner
-from naturel_jax.data.processor import Processor, train_tokenizer
+from naturel_jax.data.processor import Processor, from_scratch
 from naturel_jax.data.recipes import recipe
 from naturel_jax.gradcache import Loss
 from naturel_jax.models import flops
+from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize
@@ -69,24 +70,16 @@ def skewed_items(images: int, rng: np.random.Generator) -> Items:
         weights += (RELATIONS[label] * share / share.sum()).tolist()
     drawn = rng.choice(len(triplets), images, p=np.array(weights) / sum(weights))
 
-    def example(n: int, number: int) -> dict:
-        rows = [
-            caption.as_features() | {"polarity": caption.polarity == "positive"}
-            for caption in captions[triplets[number]]
-        ]
-        return {"image_id": str(n), "captions": {key: [row[key] for row in rows] for key in rows[0]}}
-
-    return collect("skewed", (example(n, number) for n, number in enumerate(drawn)))
+    groups = [Group.from_triplet(captions[triplet]) for triplet in triplets]
+    return collect("skewed", ((str(n), [groups[number]]) for n, number in enumerate(drawn)))
 
 
 def make_processor(config: TwoTowerConfig, texts: list[str]) -> Processor:
     """With OpenAI's tokenizer where the vocabulary has its size, else one trained on ``texts``."""
-    image = processor_files.IMAGE_DEFAULTS["clip"]
-    if config.text.vocab == preset("clip-b32").text.vocab:
-        text = processor_files.openai_tokenizer(config.text.context)
-    else:
-        text = {"tokenizer": train_tokenizer("clip", texts, config.text.vocab, config.text.context)}
-    return Processor(context=config.text.context, size=config.image.size, **text, **image)
+    if config.text.vocab != FAMILIES["clip"].vocab:
+        return from_scratch(config, texts)
+    text = processor_files.openai_tokenizer(config.text.context)
+    return Processor(context=config.text.context, size=config.image.size, **text, **FAMILIES["clip"].pixels)
 
 
 def planned(config: TwoTowerConfig, batch: int, hard: str, shards: int) -> tuple[Processor, Plan, np.ndarray]:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from naturel_jax.models import flops
+from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import REMAT_POLICIES, Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
@@ -61,9 +62,9 @@ def peer_models(config: TwoTowerConfig) -> dict[str, Any]:
     import open_clip
     import transformers
 
-    kind = hf.model_type(config)
+    family = family_of(config)
     fields = hf.write_config(config, "float32", {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1})
-    theirs = {"clip": transformers.CLIPConfig, "siglip": transformers.SiglipConfig}[kind].from_dict(fields)
+    theirs = getattr(transformers, f"{family.hf_prefix}Config").from_dict(fields)
     models = {"transformers": transformers.AutoModel.from_config(theirs)}
     try:
         fields = openclip.write_config(config)
@@ -71,7 +72,7 @@ def peer_models(config: TwoTowerConfig) -> dict[str, Any]:
         print(f"OpenCLIP: left out, {error}")
         return models
     fields.pop("custom_text", None)
-    return models | {"OpenCLIP": {"clip": open_clip.CLIP, "siglip": open_clip.CustomTextCLIP}[kind](**fields)}
+    return models | {"OpenCLIP": getattr(open_clip, family.openclip_class)(**fields)}
 
 
 def peer_steps(model: Any, dtype: str, inputs: Inputs, train: bool) -> dict[str, Step]:

@@ -22,7 +22,7 @@ def test_every_way_of_the_training_step_has_the_same_loss(hard):
 
 def test_captions_are_drawn_as_often_as_open_images_has_their_relation():
     items = objectives.skewed_items(20_000, np.random.default_rng(0))
-    relation = np.array([triplet.split("|")[1] for triplet in items.triplets])[items.triplet_G]
+    relation = np.array([fact.split("|")[1] for fact in items.facts])[items.shows.values]
     rows = sum(objectives.RELATIONS.values())
     for label in ("is", "at", "on"):
         assert (relation == label).mean() == pytest.approx(objectives.RELATIONS[label] / rows, abs=0.01)
@@ -55,6 +55,6 @@ def test_loading_is_measured_against_the_size_of_the_parameters():
 
 
 def test_the_pipeline_is_measured_beside_its_peers(tmp_path):
-    paths = pipeline.write_pictures(tmp_path, pipeline.BATCH)
+    paths = pipeline.write_images(tmp_path, pipeline.BATCH)
     rates = dict(pipeline.measure(paths, 1, threads=[1], workers=[]))
     assert {"bare loop", "naturel_jax, 1 threads", "torch, 0 processes"} <= rates.keys()
