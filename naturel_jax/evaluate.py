@@ -71,7 +71,8 @@ def _summary(result: results.Result) -> str:
 
 def named(models: Sequence[str]) -> dict[str, str]:
     """Name -> source of ``name=source`` or ``source``. Raises UserError when two have one name."""
-    pairs = [(text.partition("=")[::2] if "=" in text else (text, text)) for text in models]
+    parts = (text.partition("=") for text in models)
+    pairs = [(name, source if equals else name) for name, equals, source in parts]
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names) or not all(name and source for name, source in pairs):
         raise UserError(f"--models {' '.join(models)}: expected name=source, each name once")

@@ -122,8 +122,9 @@ def _add(stats: _Stats, cells: _Cells, weight_IU: jax.Array, axis: int) -> _Stat
     return _Stats(jnp.logaddexp(stats.lse, lse), stats.positives + positives, stats.weight + weight)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _log_sums(cells: Cells, layout: Layout, images: Side, captions: Side, scale: jax.Array) -> tuple[_Stats, _Stats]:
+def _log_sums_primal(
+    cells: Cells, layout: Layout, images: Side, captions: Side, scale: jax.Array
+) -> tuple[_Stats, _Stats]:
     """Statistics of all rows and all columns, differentiable in the log-sums. ``cells`` is ``_softmax_cells`` with its
     options."""
 
@@ -168,6 +169,7 @@ def _log_sums_backward(
     return Side(dimages, None), Side(dcaptions, None), dscale
 
 
+_log_sums = jax.custom_vjp(_log_sums_primal, nondiff_argnums=(0, 1))
 _log_sums.defvjp(_log_sums_forward, _log_sums_backward)
 
 

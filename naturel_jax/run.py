@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import optax
 from etils import epath
 from jax.sharding import Mesh
 
@@ -82,7 +81,7 @@ class Training(NamedTuple):
     mesh: Mesh
     pipeline: Pipeline
     schedule: train.Schedule
-    learning_rate: optax.Schedule
+    learning_rate: optim.LearningRate
     loss: train.Loss
     step: Callable[[train.State, Batch], tuple[train.State, train.Metrics]]
     state: train.State

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def make_step(
         value, gradient = loss.value_and_grad(state.params, batch)
         norm = optax.tree.norm(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(Params, optax.apply_updates(state.params, updates))
         if max_scale is not None:
             params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, math.log(max_scale))
         average = state.ema
@@ -100,7 +100,7 @@ class Schedule(NamedTuple):
     profile: int
 
 
-def make_schedule(options: config.Config, examples: int) -> tuple[Schedule, optax.Schedule]:
+def make_schedule(options: config.Config, examples: int) -> tuple[Schedule, optim.LearningRate]:
     """When things happen, and the learning rate, of a run whose epoch has ``examples`` images."""
     steps = functools.partial(config.steps, batch_size=options.data.batch_size, examples=examples)
     total = steps(options.duration)

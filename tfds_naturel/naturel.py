@@ -170,7 +170,14 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         self._use_beam = use_beam
         self._scratch: Path | None = None
 
-    def download_and_prepare(self, **options: Any) -> None:
+    @property
+    def config(self) -> NaturelConfig:
+        """``builder_config``, which is None only for builders without configs."""
+        assert self.builder_config is not None
+        return self.builder_config
+
+    # TFDS's own is an object of its logging decorator, not a function.
+    def download_and_prepare(self, **options: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """TFDS's ``download_and_prepare``, which also builds splits of any size without TensorFlow."""
         with spill.local_files():
             super().download_and_prepare(**options)
@@ -179,11 +186,12 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(features=schema.features(), metadata=tfds.core.MetadataDict())
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Examples]:
-        source = self.builder_config.prepare(dl_manager)
+        source = self.config.prepare(dl_manager)
         self._scratch = source.scratch
         if source.hard_images:  # into the folder that TFDS renames when all is written
             mining.save(epath.Path(self.data_dir) / HARD_IMAGES, source.hard_images)
-        self.info.metadata.update(source.facts | {"options": self.builder_config.options()})
+        assert self.info.metadata is not None  # _info gives it
+        self.info.metadata.update(source.facts | {"options": self.config.options()})
         return {split: self._generate_examples(shards) for split, shards in source.splits.items()}
 
     def _generate_examples(self, shards: Shards) -> Any:

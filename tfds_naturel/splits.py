@@ -99,7 +99,7 @@ def split_of(seed: int, group: str) -> str:
         position -= share
         if position < 0:
             return split
-    return split
+    return list(SHARES)[-1]  # rounding can leave a position of 0 or just above
 
 
 def uniform(seed: int, text: str) -> float:

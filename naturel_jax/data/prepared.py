@@ -41,7 +41,8 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
         raise UserError(
             f"{directory} has no split {split!r}; expected one of: {', '.join(sorted(builder.info.splits))}"
         )
-    records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]  # wrapped untyped
     return Split(f"{builder.info.full_name}:{split}", records)
 
 

@@ -53,7 +53,7 @@ def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], i
             for pair in pairs
         ],
     }
-    template = importlib.resources.files(__package__).joinpath("gallery.html").read_text("utf-8")
+    template = importlib.resources.files("naturel_jax.report").joinpath("gallery.html").read_text("utf-8")
     path.write_text(template.replace("{{data}}", _script_safe(data)), "utf-8")
 
 

@@ -18,7 +18,7 @@ class NotARun(UserError, FileNotFoundError):
     """A folder that holds no checkpoint of a run."""
 
 
-def read_meta(workdir: str, step: int | None = None) -> tuple[int, dict[str, Any]]:
+def read_meta(workdir: epath.PathLike, step: int | None = None) -> tuple[int, dict[str, Any]]:
     """(step, meta) of a run's checkpoint of ``step``, or its newest.
 
     Raises NotARun where there is none, UserError for one that a later version wrote.
@@ -38,7 +38,7 @@ def read_meta(workdir: str, step: int | None = None) -> tuple[int, dict[str, Any
 
 
 def load_run(
-    workdir: str,
+    workdir: epath.PathLike,
     *,
     step: int | None = None,
     sharding_for: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,9 +10,6 @@ import numpy as np
 from naturel_jax.models.families import family_of
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.weights import openclip, sources
-
-if TYPE_CHECKING:
-    import torch
 
 Embeddings = tuple[np.ndarray, np.ndarray]
 Embed = Callable[[Path, TwoTowerConfig, np.ndarray, np.ndarray], Embeddings]
@@ -76,7 +73,7 @@ def _openai(path: Path, config: TwoTowerConfig, pixels: np.ndarray, tokens: np.n
     return _encoded(open_clip.load_openai_model(str(path), precision="fp32").eval(), pixels, tokens)
 
 
-def _encoded(model: "torch.nn.Module", pixels: np.ndarray, tokens: np.ndarray) -> Embeddings:
+def _encoded(model: Any, pixels: np.ndarray, tokens: np.ndarray) -> Embeddings:
     import torch
 
     with torch.no_grad():

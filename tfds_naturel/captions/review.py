@@ -27,7 +27,7 @@ def page(bank: Bank, photos: Path | None = None) -> str:
         for triplet, captions in bank.items()
         for caption in captions
     ]
-    template = (importlib.resources.files(__package__) / "review.html").read_text(encoding="utf-8")
+    template = (importlib.resources.files("tfds_naturel.captions") / "review.html").read_text(encoding="utf-8")
     return template.replace("/*ROWS*/[]", _embedded(rows))
 
 
