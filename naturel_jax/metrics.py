@@ -82,8 +82,8 @@ class Metrics:
         return lambda step, values: run.log(values, step=step)
 
     def train(self, step: int, values: Values, flops: float = 0.0) -> None:
-        """Counts a finished step of ``flops`` model FLOPs. Every ``log_every`` steps its values are written, with images
-        per second since the last time and, where the device's peak is known, model FLOPs utilisation."""
+        """Counts a finished step of ``flops`` model FLOPs. Every ``log_every`` steps its values are written, with
+        images per second since the last time and, where the device's peak is known, model FLOPs utilisation."""
         self._bar.update(step - self._bar.n)
         self._flops += flops
         if step % self._log_every and step != self._total:
