@@ -25,22 +25,12 @@ _LOG = logging.getLogger(__name__)
 
 VERSION = 1  # of the meta item; version 0 had no such field and an older config (see config_versions.from_json)
 
-_PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "numpy",
-    "tokenizers",
-    "tensorflow-datasets",
-)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tensorflow-datasets")
 
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide a run's numbers."""
-    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 class Checkpoints:

@@ -20,13 +20,13 @@ from naturel_jax.data.pipeline import Pipeline, make_pipeline
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator
 from naturel_jax.gradcache import Loss
 from naturel_jax.metrics import Metrics
+from naturel_jax.run_folder import Scores
 from naturel_jax.sharding import make_mesh
 from naturel_jax.start import Start, make_start
 from tfds_naturel.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
 
-Scores = run_folder.Scores
 _WARM_UP = 10  # steps before those that are traced: the first ones compile
 
 

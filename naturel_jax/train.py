@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from naturel_jax import config, optim
+from naturel_jax import config, durations, optim
 from naturel_jax.batch import Batch
 from naturel_jax.gradcache import Loss
 from naturel_jax.models.two_tower import Params
@@ -106,7 +106,7 @@ class Schedule(NamedTuple):
 
 def make_schedule(options: config.Config, examples: int) -> tuple[Schedule, optax.Schedule]:
     """When things happen, and the learning rate, of a run whose epoch has ``examples`` images."""
-    steps = functools.partial(config.steps, batch_size=options.data.batch_size, examples=examples)
+    steps = functools.partial(durations.steps, batch_size=options.data.batch_size, examples=examples)
     total = steps(options.duration)
     every = functools.partial(steps, total=total)
     schedule = Schedule(
