@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"no benchmark in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
     if options.watch:
-        watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
+        return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     out = Path(options.out or "results")
     for name, source in models.items():
         evaluate(name, source, benchmarks, out, **sizes)

@@ -13,6 +13,7 @@ import tqdm
 from etils import epath
 
 from naturel_jax import observe, storage
+from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.config import Config
 from tfds_naturel.errors import UserError
 
@@ -103,7 +104,7 @@ class Metrics:
     def evaluation(self, step: int, scores: Values) -> None:
         """Writes the headline scores: by relation and triplet there are hundreds. What was written before is not
         written twice."""
-        headline = {name: score for name, score in scores.items() if name.count("/") == 1}
+        headline = {name: score for name, score in scores.items() if is_headline(name)}
         if step == self._start:
             headline = {name: s for name, s in headline.items() if name.split("/")[0] not in self.evaluated}
         if headline:

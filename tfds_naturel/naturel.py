@@ -17,15 +17,16 @@ from typing import Any, ClassVar, NamedTuple
 import tensorflow_datasets as tfds
 from etils import epath
 
-from tfds_naturel import card, extras, mining, recipe_sources, schema, spill
+from tfds_naturel import card, extras, mining, schema, spill
 from tfds_naturel.errors import UserError
 from tfds_naturel.open_images import examples as photo_examples
 from tfds_naturel.open_images import plan
 from tfds_naturel.open_images.plan import OpenImagesConfig
-from tfds_naturel.recipe_sources import RecipeSource
 from tfds_naturel.scenes import examples as scene_examples
 from tfds_naturel.scenes.scene import CONFIGS, SPLITS, ScenesConfig
 from tfds_naturel.sources import coco_order, negclip_tsv, winoground_part
+from tfds_naturel.sources import examples as recipe_examples
+from tfds_naturel.sources.examples import RecipeSource
 
 RECIPE_SOURCES = (coco_order.SOURCE, negclip_tsv.SOURCE, winoground_part.SOURCE)
 HARD_IMAGES = "hard_images.parquet"  # in the folder of a dataset whose source names hard negative images
@@ -109,7 +110,7 @@ def recipe_source(source: RecipeSource) -> NaturelConfig:
 
     def prepare(dl_manager: tfds.download.DownloadManager) -> Source:
         folder = _manual_dir(dl_manager) / source.folder
-        shards = Shards(["all"], lambda _: recipe_sources.examples(source, folder))
+        shards = Shards(["all"], lambda _: recipe_examples.examples(source, folder))
         used = {source.folder: sorted(source.used(folder))}
         return Source({"train": shards}, {"used": used}, hard_images=source.hard_images and source.hard_images(folder))
 
