@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from naturel_jax.durations import is_duration
+from naturel_jax.objectives import OBJECTIVES
 from naturel_jax.settings import (
     Allowed,
     above,
@@ -212,7 +213,8 @@ def check(config: Config, path: str = "config") -> Config:
     if unknown := sorted(config.eval.during.keys() - set(config.eval.benchmarks)):
         raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
     options = config.objective
-    if options.label_smoothing and (options.name == "sigmoid" or options.counting == "match_ignore"):
+    smooths = OBJECTIVES[options.name].smooths_labels and options.counting != "match_ignore"
+    if options.label_smoothing and not smooths:
         where = f"{path}.objective.name {options.name!r} and counting {options.counting!r}"
         raise UserError(
             f"{path}.objective.label_smoothing is {options.label_smoothing}: not defined for {where}; set 0"

@@ -82,11 +82,11 @@ class Metrics:
         self._close.callback(run.finish)
         return lambda step, values: run.log(values, step=step)
 
-    def train(self, step: int, values: Values, flops: float = 0.0) -> None:
-        """Counts a finished step of ``flops`` model FLOPs. Every ``log_every`` steps its values are written, with
-        images per second since the last time and, where the device's peak is known, model FLOPs utilisation."""
+    def train(self, step: int, values: Values) -> None:
+        """Counts a finished step; ``values["flops"]`` are its model FLOPs. Every ``log_every`` steps the other values are
+        written, with images per second since the last time and, where the device's peak is known, utilisation."""
         self._bar.update(step - self._bar.n)
-        self._flops += flops
+        self._flops += values["flops"]
         if step % self._log_every and step != self._total:
             return
         now = time.monotonic()
@@ -99,7 +99,7 @@ class Metrics:
         if self._writers and not self._terminal:
             _LOG.info("%s step %d of %d: %s", self._name, step, self._total, summary)
         speed = {"images_per_s": rate} if used is None else {"images_per_s": rate, "mfu": used}
-        self.write(step, {f"train/{name}": value for name, value in (values | speed).items()})
+        self.write(step, {f"train/{name}": value for name, value in (values | speed).items() if name != "flops"})
 
     def evaluation(self, step: int, scores: Values) -> None:
         """Writes the headline scores: by relation and triplet there are hundreds. What was written before is not

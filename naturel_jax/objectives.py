@@ -235,14 +235,15 @@ def softmax_loss(
 
 class Objective(NamedTuple):
     """``loss`` takes the arguments of ``softmax_loss`` by keyword. ``needs_bias``: a checkpoint without a bias gets
-    one, calibrated on the first batch."""
+    one, calibrated on the first batch. ``smooths_labels``: ``config.objective.label_smoothing`` may be set."""
 
     loss: Callable[..., jax.Array]
     needs_bias: bool
+    smooths_labels: bool = False
 
 
 # config.objective.name -> objective. A new loss is one file and one line here, or one line in a config file.
 OBJECTIVES: dict[str, Objective] = {
-    "softmax": Objective(softmax_loss, needs_bias=False),
+    "softmax": Objective(softmax_loss, needs_bias=False, smooths_labels=True),
     "sigmoid": Objective(sigmoid_loss, needs_bias=True),
 }

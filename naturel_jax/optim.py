@@ -34,7 +34,7 @@ OPTIMIZERS: dict[str, Callable[[config.Optim], optax.GradientTransformation]] = 
 }
 
 
-def make_schedule(options: config.Optim, total_steps: int, warmup_steps: int) -> LearningRate:
+def make_learning_rate(options: config.Optim, total_steps: int, warmup_steps: int) -> LearningRate:
     """Linear warmup ``lr * (step + 1) / warmup_steps`` (OpenCLIP's), then ``SCHEDULES[options.schedule]``.
 
     Raises UserError for a warmup longer than the run.

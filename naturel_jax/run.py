@@ -1,9 +1,8 @@
 """One run from its config: makes data, model, objective and benchmarks, and hands them to the loop."""
 
-import collections
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,7 +19,6 @@ from naturel_jax.data.pipeline import Pipeline, make_pipeline
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator
 from naturel_jax.gradcache import Loss
 from naturel_jax.metrics import Metrics
-from naturel_jax.models import flops
 from naturel_jax.run_folder import Scores
 from naturel_jax.sharding import make_mesh
 from naturel_jax.start import Start, make_start
@@ -128,15 +126,8 @@ def train_and_evaluate(
         with metrics.paused():
             metrics.evaluation(done, evaluator.scores(state.evaluated, names))
 
-    step_flops: collections.deque[float] = collections.deque()  # of the steps that are not logged yet
-
-    def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            step_flops.append(flops.step_flops(model.config, len(batch.images), *batch.tokens.shape))
-            yield batch
-
     def log(done: int, values: dict[str, float]) -> None:
-        metrics.train(done, values | {"lr": float(training.learning_rate(done - 1))}, step_flops.popleft())
+        metrics.train(done, values | {"lr": float(training.learning_rate(done - 1))})
 
     try:
         if first < schedule.total:
@@ -146,7 +137,7 @@ def train_and_evaluate(
             state, finished = train.loop(
                 training.step,
                 state,
-                counted(observe.batches(training.pipeline, folder, first, schedule.total)),
+                observe.batches(training.pipeline, folder, first, schedule.total),
                 start=first,
                 schedule=schedule,
                 save=save,

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from naturel_jax import config, durations, optim
 from naturel_jax.batch import Batch
 from naturel_jax.gradcache import Loss
+from naturel_jax.models.flops import step_flops
 from naturel_jax.models.two_tower import Params
 from naturel_jax.sharding import batch_sharding, shardings
 
@@ -77,6 +78,7 @@ def make_step(
             "logit_scale": jnp.exp(params["logit_scale"]),
             "captions": jnp.sum(batch.caption_labels.mult_U > 0),
             "finite": finite,
+            "flops": jnp.float32(step_flops(loss.model.config, len(batch.images), *batch.tokens.shape)),
         }
         return state, metrics | ({"logit_bias": params["logit_bias"]} if "logit_bias" in params else {})
 
@@ -116,7 +118,7 @@ def make_schedule(options: config.Config, examples: int) -> tuple[Schedule, opti
         evaluate_every={name: every(interval) for name, interval in options.eval.during.items()},
         profile=every(options.profile),
     )
-    return schedule, optim.make_schedule(options.optim, total, every(options.optim.warmup))
+    return schedule, optim.make_learning_rate(options.optim, total, every(options.optim.warmup))
 
 
 def loop(
