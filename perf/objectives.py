@@ -6,7 +6,7 @@
 
 All rows of ``step`` compute the same loss from the same parameters, as the table shows: our batch, the same batch
 expanded, and NegCLIP's published formula on the peers' towers, where every caption is a row of full length and the
-sentinel is repeated for each image. On a GPU all of them run in bfloat16, and our model FLOP utilisation is printed.
+sentinel is repeated for each image. On a GPU all of them run in bfloat16, and our model FLOPs utilization is printed.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize
 from naturel_jax.objectives import sigmoid_loss, softmax_loss
-from naturel_jax.observe import utilisation
+from naturel_jax.observe import utilization
 from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh, shardings
 from naturel_jax.tiles import Layout
 from naturel_jax.weights import hf, openclip, processor_files, tables
@@ -245,8 +245,8 @@ def measure_steps(preset_name: str, batch_size: int, hard: str, repeats: int) ->
     for name in list(peer_models):
         step = peer_step(peer_models.pop(name), expanded, rows.own, processor, dtype)
         results.append(timed(name, step, repeats))
-    if used := utilisation(flops_ours, results[0].seconds, jax.devices(), dtype):
-        print(f"model FLOP utilisation of naturel_jax: {100 * used:.1f} %")
+    if used := utilization(flops_ours, results[0].seconds, jax.devices(), dtype):
+        print(f"model FLOPs utilization of naturel_jax: {100 * used:.1f} %")
     return results
 
 

@@ -2,7 +2,7 @@
 
     python perf/towers.py --preset clip-b32 --images 32 --captions 64 --train    # or: python -m perf.towers ...
 
-Parameters are random: speed does not depend on them. Model FLOP utilisation is printed where the accelerator's peak is
+Parameters are random: speed does not depend on them. Model FLOPs utilization is printed where the accelerator's peak is
 known.
 """
 

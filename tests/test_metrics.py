@@ -90,7 +90,7 @@ def test_without_a_terminal_there_are_log_lines_and_no_bar(tmp_path, caplog, cap
 
 
 def test_wandb_that_is_not_installed_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"config\.wandb is 'project', and wandb is not installed: pip install"):
+    with pytest.raises(UserError, match=r"config\.wandb is 'project', but wandb is not installed: pip install"):
         metrics(tmp_path, wandb="project")
 
 

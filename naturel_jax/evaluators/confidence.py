@@ -17,10 +17,10 @@ def intervals(
     """
     _, cluster_N = np.unique([item.images[0].key if item.images else item.id for item in items], return_inverse=True)
     clusters = int(cluster_N.max(initial=-1)) + 1
-    where_found, rng = positions(items, benchmark.tags), np.random.default_rng(seed)
+    by_tag, rng = positions(items, benchmark.tags), np.random.default_rng(seed)
     members = {}
     for metric in benchmark.metrics:
-        index_M, groups_M = metric.members(~np.isnan(outcomes[metric.outcome]), where_found)
+        index_M, groups_M = metric.members(~np.isnan(outcomes[metric.outcome]), by_tag)
         if len(index_M):
             weights_M = metric.weights(items, index_M)
             members[metric.name] = (outcomes[metric.outcome][index_M], groups_M, cluster_N[index_M], weights_M)

@@ -43,7 +43,7 @@ def watch(
         saved = _read(path, workdir)
         missing = [benchmark.name for benchmark in benchmarks if benchmark.name not in saved["benchmarks"]]
         if not missing:
-            print(f"step {step}: finished before", flush=True)
+            print(f"step {step}: already done", flush=True)
             continue
         if (loaded := _load(workdir, step, mesh)) is None:
             print(f"step {step}: the run removed this checkpoint before it was read; skipped", flush=True)

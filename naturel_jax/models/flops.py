@@ -1,5 +1,5 @@
 """FLOPs that the model itself needs, counted by hand, and the peak of each accelerator: together they give the model
-FLOP utilisation (MFU) of PaLM, arXiv 2204.02311, appendix B.
+FLOPs utilization (MFU) of PaLM, arXiv 2204.02311, appendix B.
 
 A multiply-add counts as 2. Only matrix products count: normalisation, activations, softmax and the loss are less than
 1 % of a step. Attention counts in full for causal towers too, and recomputation (remat, chunks) does not count.
