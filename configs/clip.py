@@ -1,5 +1,5 @@
-"""CLIP row: OpenAI's ViT-B/32, unchanged. With ``:scenes``, a tiny CLIP trained on captions with shuffled words: it learns
-objects, not relations."""
+"""CLIP row: OpenAI's ViT-B/32, unchanged. With ``:scenes``, a tiny CLIP trained on captions with shuffled words:
+it learns objects, not relations."""
 
 from configs import drawn_world
 from naturel_jax import config as c

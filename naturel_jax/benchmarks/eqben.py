@@ -23,7 +23,8 @@ FIELDS: Fields = {"image0": str, "image1": str, "caption0": (str, list), "captio
 
 def read(folder: Path) -> Benchmark:
     """From the annotation files ``eqben/*.json`` (one for all sources, or one each) and ``eqben/images/``, where each
-    source has a folder. Some sources store frames as ``.npy`` in BGR, and several captions per frame; the first is used.
+    source has a folder. Some sources store frames as ``.npy`` in BGR, and several captions per frame: the first
+    is used.
     """
     root = folder / "eqben"
     files = sorted(root.glob("*.json"))
