@@ -74,7 +74,7 @@ def test_pairs_come_from_both_models_results():
         ("0", True, True, "on", ((1, 2, 3, 4),)),
         ("1", False, True, "on", ((1, 2, 3, 4),)),
     ]
-    with pytest.raises(ValueError, match=r"'text' is not judged .* right"):
+    with pytest.raises(ValueError, match=r"'text' is not an outcome .* right"):
         pair_up(rows_a, rows_b, "text")
 
 

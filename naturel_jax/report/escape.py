@@ -7,5 +7,5 @@ _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_])|^[#+=-]")
 
 
 def markdown(text: str) -> str:
-    """``text`` on one line, which renders as it reads."""
+    """``text`` on one line, escaped so that it renders literally."""
     return _SPECIAL.sub(lambda match: "\\" + match[0], " ".join(text.split()))

@@ -62,7 +62,7 @@ def _numbered(values: Iterable[str]) -> dict[str, int]:
 
 
 def _script_safe(data: Any) -> str:
-    """JSON that cannot end the script element it stands in, whatever the captions say."""
+    """JSON that cannot close the script element it is embedded in, whatever the captions contain."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -70,7 +70,7 @@ def _script_safe(data: Any) -> str:
 
 
 def _thumbnail(image: Image | None, key: str, folder: Path) -> tuple[str, int, int] | None:
-    """(file relative to the gallery, width and height of the image itself), or None."""
+    """(file relative to the gallery, width and height of the original image), or None."""
     if image is None:
         return None
     try:
