@@ -1,10 +1,11 @@
-"""SugarCrepe and VG-Relation, in their sizes and formats over generated photos: B/32 with random weights by us and by a
-PyTorch loop like those of the benchmarks' own scripts (OpenCLIP, one item at a time or a batch of 32, no sharing).
+"""SugarCrepe and VG-Relation, in their real sizes and formats but over generated photos: B/32 with random weights,
+evaluated by us and by a PyTorch loop like those of the benchmarks' own scripts (OpenCLIP, one item or a batch of 32 at
+a time, no sharing).
 
     python perf/evaluation.py                 # 7,511 and 23,937 items; hours on a CPU, because of the loop
-    python perf/evaluation.py --share 0.02    # that share of pictures and items, in the same proportions
+    python perf/evaluation.py --share 0.02    # that share of images and items, in the same proportions
 
-Prints seconds of both, their ratio, and the largest difference of a cosine. Needs the ``torch`` extra.
+Prints the seconds both take, their ratio, and the largest difference between cosines. Needs the ``torch`` extra.
 """
 
 import argparse
@@ -29,10 +30,10 @@ from naturel_jax.models.two_tower import Model
 
 SIZES = (692, 2062, 788, 1652, 1406, 666, 245)  # add_att ... swap_obj, as published
 SUBSET_SIZES = dict(zip(sorted(SUBSETS), SIZES, strict=True))
-TOLD = 4_346  # distinct captions among the 7,511 of the published files, of 10.7 words on average
+DISTINCT_CAPTIONS = 4_346  # distinct captions among the 7,511 of the published files, of 10.7 words on average
 CAPTION = "A {a} and a {b} are in front of the {c}."
 VG_RELATION = 23_937
-PICTURES = {"coco/val2017": 1_560, "aro/images": 1_603}
+IMAGES = {"coco/val2017": 1_560, "aro/images": 1_603}
 ITEMS_PER_BOX = 2  # the relations of one pair of objects share their box: "on" and "under", "with" both ways
 NOUNS = [
     "man",
@@ -72,24 +73,25 @@ def photo(rng: np.random.Generator) -> bytes:
 def write(root: Path, share: float) -> None:
     """The official files of both benchmarks, over generated photos."""
     rng = np.random.default_rng(0)
-    for folder, number in PICTURES.items():
+    for folder, number in IMAGES.items():
         (root / folder).mkdir(parents=True)
         for n in range(max(1, round(number * share))):
             (root / folder / f"{n}.jpg").write_bytes(photo(rng))
     (root / "sugarcrepe").mkdir()
-    told = [_told(rng, max(1, round(PICTURES["coco/val2017"] * share))) for _ in range(round(TOLD * share))]
+    images = max(1, round(IMAGES["coco/val2017"] * share))
+    captioned = [_captioned_image(rng, images) for _ in range(round(DISTINCT_CAPTIONS * share))]
     for subset in SUBSETS:
         rows = {}
         for n in range(max(1, round(SUBSET_SIZES[subset] * share))):
-            filename, words = told[rng.integers(len(told))]
+            filename, words = captioned[rng.integers(len(captioned))]
             wrong = {**words, str(rng.choice(list(words))): f"wrong {rng.integers(1_000)}"}
-            caption, negative = (CAPTION.format(**said) for said in (words, wrong))
+            caption, negative = (CAPTION.format(**nouns) for nouns in (words, wrong))
             rows[str(n)] = {"filename": filename, "caption": caption, "negative_caption": negative}
         (root / "sugarcrepe" / f"{subset}.json").write_text(json.dumps(rows))
     rows = []
     for n in range(round(VG_RELATION * share)):
         if n % ITEMS_PER_BOX == 0:
-            name = f"{rng.integers(max(1, round(PICTURES['aro/images'] * share)))}.jpg"
+            name = f"{rng.integers(max(1, round(IMAGES['aro/images'] * share)))}.jpg"
             x, y = int(rng.integers(300)), int(rng.integers(200))
             box = {"bbox_x": x, "bbox_y": y, "bbox_w": int(rng.integers(80, 340)), "bbox_h": int(rng.integers(80, 280))}
         (a, b), relation = rng.choice(NOUNS, 2, replace=False), str(rng.choice(RELATIONS))
@@ -99,27 +101,25 @@ def write(root: Path, share: float) -> None:
     (root / "aro" / "vgr_excluded_relations.json").write_text("[]")
 
 
-def _told(rng: np.random.Generator, pictures: int) -> tuple[str, dict[str, str]]:
-    """A picture, and the words of a caption of it."""
-    return f"{rng.integers(pictures)}.jpg", dict(zip("abc", map(str, rng.choice(NOUNS, 3, replace=False)), strict=True))
+def _captioned_image(rng: np.random.Generator, images: int) -> tuple[str, dict[str, str]]:
+    """An image, and the words of its caption."""
+    return f"{rng.integers(images)}.jpg", dict(zip("abc", map(str, rng.choice(NOUNS, 3, replace=False)), strict=True))
 
 
 def timed(work: Callable[[], list[np.ndarray]]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Seconds that passed, and seconds of all cores (which say more on a machine that others use), then the result."""
+    """Seconds of wall time and of all cores (more reliable on a shared machine), then the result."""
     start = time.perf_counter(), time.process_time()
     result = work()
     return np.array([time.perf_counter() - start[0], time.process_time() - start[1]]), result
 
 
 def loop(benchmark: Benchmark, model: torch.nn.Module, preprocess, tokenizer, batch: int) -> list[np.ndarray]:
-    """Each item by itself: its picture opened, cropped and encoded, its captions padded to 77 tokens and encoded."""
+    """Each item separately: opens, crops and encodes its image; pads its captions to 77 tokens and encodes them."""
     matrices = []
     for start in range(0, len(benchmark.items), batch):
         items = benchmark.items[start : start + batch]
-        pictures = [Image.open(io.BytesIO(item.images[0].read())).convert("RGB") for item in items]
-        crops = [
-            p.crop(item.images[0].box) if item.images[0].box else p for p, item in zip(pictures, items, strict=True)
-        ]
+        images = [Image.open(io.BytesIO(item.images[0].read())).convert("RGB") for item in items]
+        crops = [p.crop(item.images[0].box) if item.images[0].box else p for p, item in zip(images, items, strict=True)]
         with torch.no_grad():
             zimg_ID = model.encode_image(torch.stack([preprocess(crop) for crop in crops]), normalize=True)
             texts = tokenizer([caption for item in items for caption in item.captions])
@@ -130,7 +130,7 @@ def loop(benchmark: Benchmark, model: torch.nn.Module, preprocess, tokenizer, ba
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--share", type=float, default=1.0, help="of the pictures and items")
+    parser.add_argument("--share", type=float, default=1.0, help="of the images and items")
     parser.add_argument("--batch_size", type=int, default=64, help="ours")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -164,7 +164,7 @@ def main() -> None:
 
 
 def compared(ours: np.ndarray, theirs: np.ndarray) -> str:
-    """Both times and their ratio, by the clock and by the cores' time."""
+    """Both times and their ratio, in wall time and in the time of all cores."""
     return ", ".join(
         f"{what}: ours {a:.1f} s, PyTorch loop {b:.1f} s, {b / a:.1f} times"
         for what, a, b in zip(("clock", "cores"), ours, theirs, strict=True)
