@@ -212,7 +212,7 @@ def suite(runs: Mapping[str, ConfigDict], minutes: Mapping[str, float], measured
 
 
 def load(raw: ConfigDict) -> Config | Suite:
-    """The typed config of one run, or of a suite, from what a config file returned. Raises UserError."""
+    """The typed config of one run, or of a suite, from the return value of a config file. Raises UserError."""
     if "runs" not in raw:
         return check(parse(Config, dict(raw.items())))
     result = parse(Suite, dict(raw.items()))

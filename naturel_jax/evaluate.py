@@ -69,7 +69,7 @@ def _summary(result: results.Result) -> str:
     return f"{result.items:,}{published} items{problems}"
 
 
-def named(models: Sequence[str]) -> dict[str, str]:
+def parse_models(models: Sequence[str]) -> dict[str, str]:
     """Name -> source of ``name=source`` or ``source``. Raises UserError if two share a name."""
     pairs = [(text.partition("=")[::2] if "=" in text else (text, text)) for text in models]
     names = [name for name, _ in pairs]
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size is {options.batch_size}, expected 1 or more")
-    models = named(options.models or ())
+    models = parse_models(options.models or ())
     benchmarks = registry.read(options.benchmarks, files=options.benchmarks_dir, naturel=options.naturel)
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")

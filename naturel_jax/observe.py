@@ -66,7 +66,7 @@ def batches(pipeline: "Pipeline", folder: epath.Path, start: int, stop: int) -> 
 
 
 def first_batch(batch: Batch, texts: Sequence[str], file: epath.PathLike) -> None:
-    """Writes one PNG of the first 16 images of ``batch``, as the step receives them, beside their captions.
+    """Writes one PNG of the first 16 images of ``batch``, as the step receives them, next to their captions.
 
     Positives are marked ``+``, negatives ``-``, and anything that occurs more than once in the expanded batch is marked
     with its multiplicity. If there is no sentinel among the first 16 images, the first one takes the last place.
@@ -122,7 +122,7 @@ def _shown(labels: ImageLabels) -> list[int]:
 
 
 def _card(labels: ImageLabels, row: int, texts: Sequence[str], copies: dict[int, float]) -> list[_Line]:
-    """The lines beside one image."""
+    """The lines next to one image."""
     name = "sentinel (blank negative image)" if _is_sentinel(labels)[row] else f"image {row}"
     lines: list[_Line] = [(name + _times(float(labels.mult_I[row])), _INK, True)]
     for ids, mark, colour in ((labels.positives_IK, "+", _POSITIVE), (labels.negatives_IK, "\u2212", _NEGATIVE)):

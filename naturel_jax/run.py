@@ -113,7 +113,7 @@ def train_and_evaluate(
     schedule, model = training.schedule, training.start.model
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
-    first, state = continued(config, folder, checkpoints, training)
+    first, state = restore_or_start(config, folder, checkpoints, training)
     meta = checkpoint.make_meta(config_versions.to_json(config), model.config, training.start.processor, trained_on)
     metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
 
@@ -163,7 +163,7 @@ def train_and_evaluate(
         metrics.close()
 
 
-def continued(
+def restore_or_start(
     config: Config, folder: epath.Path, checkpoints: checkpoint.Checkpoints, training: Training
 ) -> tuple[int, train.State]:
     """(step, state) of the newest checkpoint; without one, the initial state, with its bias calibrated if it is new.

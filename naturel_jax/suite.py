@@ -39,7 +39,7 @@ def run_all(config: Config | Suite, workdir: str, stop_requested: Callable[[], b
 
 
 def _announce(suite: Suite, workdir: str) -> None:
-    """Prints the runs, and how long each took where that was measured."""
+    """Prints the runs, and how long each took, if that was measured."""
     print("Runs:")
     for key, part in suite.runs.items():
         took = f"about {suite.minutes[key]:g} min" if key in suite.minutes else ""

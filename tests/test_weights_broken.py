@@ -103,7 +103,7 @@ BROKEN = {
     ),
     "wrong shape": (
         lambda f: edit_tensors(f, lambda a: a.update({BLOCK: a[BLOCK][:-1].copy()})),
-        r"1 of the wrong shape: vision_model\.encoder\.layers\.3\.mlp\.fc1\.weight \[511, 128\] instead of \[512, 128\]",
+        r"1 of the wrong shape: vision_model\.encoder\.layers\.3\.mlp\.fc1\.weight \[511, 128\] instead of \[512, 128",
     ),
     "NaN": (
         lambda f: edit_tensors(f, lambda a: a[BLOCK].__setitem__((0, 0), np.nan)),

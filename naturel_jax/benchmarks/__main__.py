@@ -4,7 +4,7 @@ those that may be downloaded.
     python -m naturel_jax.benchmarks --dir ~/benchmarks
     python -m naturel_jax.benchmarks --dir ~/benchmarks --download sugarcrepe coco_order
 
-Offline, put the files where the list says; nothing else is needed.
+To work offline, put the files where the list says; nothing else is needed.
 """
 
 import argparse

@@ -21,7 +21,7 @@ class Image:
     """One image of an item, read on demand.
 
     ``key`` names the encoded bytes (same key, same bytes); ``box`` is the crop as (left, top, right, bottom) in pixels.
-    ``read`` raises OSError or ValueError when the bytes cannot be read.
+    ``read`` raises OSError or ValueError if the bytes cannot be read.
     """
 
     key: str
@@ -134,7 +134,7 @@ class Benchmark:
     """Items, and the published rule that scores them.
 
     ``outcomes`` turns items and their cosines into arrays [items] of numbers in [0, 1], NaN where the rule does not
-    judge an item. ``published`` is the official number of items; ``problems`` names what could not be read. The
+    score an item. ``published`` is the official number of items; ``problems`` names what could not be read. The
     first ``true_captions`` captions of an item are true of its image and the others false (0: not in that order).
     """
 

@@ -1,4 +1,4 @@
-"""Downloads what a benchmark's ``SOURCE`` names. Offline, the user puts the same files into the same folder."""
+"""Downloads the files of a benchmark's ``SOURCE``. Offline, the user puts the same files into the same folder."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ Extract = Callable[[bytes], bytes]  # downloaded bytes -> content of the file; r
 
 
 def download(name: str, source: Source, root: Path, policy: Policy | None = None) -> list[str]:
-    """Downloads the files of ``name`` that may be downloaded and are missing in ``root``; reslots what failed.
+    """Downloads the files of ``name`` that may be downloaded and are missing in ``root``; returns what failed.
 
     A file appears under its final name only once it is complete and valid (JSON, or an image that decodes). Raises
     UserError for a benchmark that may not be downloaded at all, or whose hub dataset cannot be read.
@@ -71,7 +71,7 @@ def _image(data: bytes) -> bytes:
 
 
 async def _fetch_all(files: Mapping[str, str], root: Path, extract: Mapping[str, Extract], policy: Policy) -> list[str]:
-    """Downloads those of ``files`` (path -> URL) that are missing; reslots what failed."""
+    """Downloads those of ``files`` (path -> URL) that are missing; returns what failed."""
     missing = {path: url for path, url in files.items() if not (root / path).exists()}
     problems: list[str] = []
     async with session(policy, CONNECTIONS) as client:

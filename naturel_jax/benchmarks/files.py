@@ -39,7 +39,7 @@ def load_json(path: Path, kind: type) -> Any:
 
 
 def load_json_lines(path: Path) -> list[Any]:
-    """One JSON value per line of ``path``. Raises as ``load_json``, naming the line."""
+    """One JSON value per line of ``path``. Raises what ``load_json`` raises, naming the line."""
     lines = _bytes(path).splitlines()
     return [_parse(f"{path} line {n}", line, json.loads) for n, line in enumerate(lines, 1) if line.strip()]
 
@@ -158,7 +158,7 @@ class Folder:
         self._present: dict[str, bool] = {}
 
     def image(self, name: str, box: Box | None = None) -> Image:
-        """The image ``name``. Raises BenchmarkError when it is missing or its path leaves the folder."""
+        """The image ``name``. Raises BenchmarkError if it is missing or its path leaves the folder."""
         path = self.root / safe_name(name)
         if name not in self._present:
             try:
@@ -188,7 +188,7 @@ class Archive:
         }
 
     def image(self, name: str) -> Image:
-        """The image ``name``. Raises BenchmarkError when it is missing or unpacks to more than ``MAX_IMAGE_BYTES``."""
+        """The image ``name``. Raises BenchmarkError if it is missing or unpacks to more than ``MAX_IMAGE_BYTES``."""
         info = self._members.get(safe_name(name))
         if info is None:
             raise BenchmarkError(f"image {name!r} is not in {self.path}")

@@ -46,7 +46,7 @@ def read(folder: Path) -> Benchmark:
 
 def symmetric_relations(notebook: bytes) -> bytes:
     """A JSON list of the relations that ARO's notebook leaves out of VG-Relation: those of its line ``symmetric =
-    [...]``. Raises ValueError when it has no such line.
+    [...]``. Raises ValueError if it has no such line.
     """
     try:
         lines = [line for cell in json.loads(notebook)["cells"] for line in cell["source"]]

@@ -31,7 +31,7 @@ FIELDS: Fields = {"id": int, "caption_0": str, "caption_1": str, "collapsed_tag"
 
 
 def read(folder: Path) -> Benchmark:
-    """From ``winoground/data/examples.jsonl`` and ``images.zip``, beside ``data/`` or in it as on the hub; or from
+    """From ``winoground/data/examples.jsonl`` and ``images.zip``, next to ``data/`` or inside it as on the hub; or from
     ``winoground/*.parquet``.
 
     If ``winoground/new_tag_assignments.json`` is there, also scores by the tags of "Why is Winoground Hard?" (Diwan et

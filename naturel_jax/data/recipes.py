@@ -80,7 +80,7 @@ class Recipe:
         )
 
     def _rows(self, items: Items, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row indices of the positives and negatives to choose from; row by row where they are paired."""
+        """Row indices of the positives and negatives to choose from; row by row if they are paired."""
         if self.paired:
             return items.pairs(group, self.kind)
         return items.positives.rows(group, self.kind), items.negatives.rows(group, self.kind)

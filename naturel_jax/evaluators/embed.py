@@ -98,7 +98,7 @@ class Encoder:
     def _pixel_blocks(
         self, rows: Iterator[tuple[int, Row]], number: int, faults: dict[int, str], advance: Advance
     ) -> Iterator[np.ndarray]:
-        """Batches of pixels, black where there is no image or another process holds the row."""
+        """Batches of pixels, black for rows without an image and rows of other processes."""
         size, local = self.processor.size, self._local_rows()
         for start in range(0, number, self.batch_size):
             block = np.zeros((self.batch_size, size, size, 3), np.uint8)

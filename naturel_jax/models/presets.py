@@ -1,4 +1,4 @@
-"""Model names -> configs. Sizes are those of the published configs (OpenAI's CLIP, OpenCLIP's ``model_configs``,
+"""Model names -> configs. Sizes follow the published configs (OpenAI's CLIP, OpenCLIP's ``model_configs``,
 big_vision's ``vit.py``).
 
 Any other size comes from a checkpoint's own config file, or is one more line here. The tiny ones learn the scenes

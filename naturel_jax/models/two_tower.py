@@ -193,7 +193,7 @@ class TextTower(nnx.Module):
 
 
 class TwoTower(nnx.Module):
-    """Image tower, text tower, logit scale (its logarithm, as every checkpoint stores it) and, where the config has
+    """Image tower, text tower, logit scale (its logarithm, as every checkpoint stores it) and, if the config has
     one, logit bias."""
 
     def __init__(self, config: TwoTowerConfig, compute: Compute, rngs: nnx.Rngs):

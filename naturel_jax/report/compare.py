@@ -72,7 +72,7 @@ def count(pairs: Sequence[Paired]) -> Counts:
     return Counts(both, only_a, only_b, len(pairs) - both - only_a - only_b)
 
 
-def by(pairs: Sequence[Paired], key: Callable[[Paired], str]) -> dict[str, tuple[Counts, float]]:
+def count_by(pairs: Sequence[Paired], key: Callable[[Paired], str]) -> dict[str, tuple[Counts, float]]:
     """Group -> (table, p adjusted for the number of groups by Holm's method), largest groups first."""
     groups: dict[str, list[Paired]] = {}
     for pair in pairs:
@@ -106,7 +106,7 @@ def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Paired]) -> str:
             f"| {title} | items | {a} | {b} | only {a} | only {b} | g | p (Holm) |",
             "| :--- |" + " ---: |" * 7,
         ]
-        for name, (t, p) in by(pairs, key).items():
+        for name, (t, p) in count_by(pairs, key).items():
             right_a, right_b = (t.both + t.only_a) / t.items, (t.both + t.only_b) / t.items
             cells = (f"{right_a:.2f}", f"{right_b:.2f}", str(t.only_a), str(t.only_b), f"{t.g:+.2f}", f"{p:.2g}")
             lines.append(f"| {escape.markdown(name)} | {t.items} | {' | '.join(cells)} |")

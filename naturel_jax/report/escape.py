@@ -2,7 +2,7 @@
 
 import re
 
-# Punctuation with a meaning in a line (an underscore between letters has none), and the starts of headings and lists.
+# Punctuation with a meaning inside a line (an underscore between letters has none), and markers of headings and lists.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_])|^[#+=-]")
 
 

@@ -1,4 +1,4 @@
-"""The gallery: one HTML file and a folder of thumbnails beside it, which a browser opens without a server."""
+"""The gallery: one HTML file and a folder of thumbnails next to it, which a browser opens without a server."""
 
 import concurrent.futures
 import hashlib

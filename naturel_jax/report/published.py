@@ -62,7 +62,7 @@ VL_COMPO = {
 }
 
 
-def beside(model: str) -> dict[str, float]:
+def scores_of(model: str) -> dict[str, float]:
     """Published numbers of the model called ``model``: the poster's if its tables have that name, else vl_compo's if
     its columns do.
     """

@@ -60,7 +60,7 @@ def _scores(all_results: Sequence[Result]) -> Scores:
             blind.setdefault(name, {}).update(values)
         if result.incomplete:
             incomplete |= {(result.model, metric) for metric in result.scores}
-    return Scores(measured, {model: published.beside(model) for model in measured}, frozenset(incomplete), blind)
+    return Scores(measured, {model: published.scores_of(model) for model in measured}, frozenset(incomplete), blind)
 
 
 def _plots(out: Path, all_results: Sequence[Result], scores: Scores) -> dict[str, Path]:
@@ -108,7 +108,7 @@ def _write_csv(all_results: Sequence[Result], path: Path) -> None:
             ["model", "benchmark", "metric", "value", "low", "high", "count", "published", "incomplete", *BASELINES]
         )
         for result in all_results:
-            known = published.beside(result.model)
+            known = published.scores_of(result.model)
             for metric, s in result.scores.items():
                 row = [result.model, result.benchmark, metric, s["value"], s["low"], s["high"], s["count"]]
                 blind = [result.blind.get(baseline, {}).get(metric, "") for baseline in BASELINES]

@@ -76,7 +76,7 @@ def tables_of(rows: Rows) -> list[Table]:
 
 
 def _further(benchmark: str, metrics: list[str]) -> Table:
-    """Its headline metrics; those with the shortest paths where it has none (``zeroshot/birds/top1``)."""
+    """The benchmark's headline metrics; if it has none, those with the shortest names (``zeroshot/birds/top1``)."""
     shortest = min(metric.count("/") for metric in metrics)
     headline = [m for m in metrics if is_headline(m)] or [m for m in metrics if m.count("/") == shortest]
     columns = tuple(Column(metric.removeprefix(f"{benchmark}/"), "", metric) for metric in headline)

@@ -40,7 +40,7 @@ def save(
     """Writes ``folder`` in the format ``form`` (``hf``, ``openclip``, ``big_vision``, or ``run``: ours), weights in
     ``dtype``, with a model card.
 
-    ``facts`` are the card's sections (recipe, data, metrics...) by title. The folder appears only when it is complete.
+    ``facts`` are the card's sections (recipe, data, metrics...) by title. The folder appears only once it is complete.
     Raises FileExistsError, and UserError if the format has no equivalent model.
     """
     with _folder(folder) as work:

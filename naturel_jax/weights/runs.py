@@ -43,7 +43,7 @@ def load_run(
     step: int | None = None,
     sharding_for: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,
 ) -> tuple[TwoTowerConfig, Params, Processor]:
-    """Model sizes, parameters (the moving average where the run keeps one) and processor of a run.
+    """Model sizes, parameters (the moving average if the run keeps one) and processor of a run.
 
     ``sharding_for(path, shape)`` places each parameter; without it, all go to the first device. Raises NotARun.
     """

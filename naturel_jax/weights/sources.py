@@ -59,7 +59,7 @@ class Foreign:
     tensors: Tensors
 
     def load(self, sharding_for: ShardingFor | None) -> Loaded:
-        """Reads the tensors. Raises UserError that lists every key that is missing, left over or of a wrong shape."""
+        """Reads the tensors. Raises UserError listing every key that is missing, left over or of the wrong shape."""
 
         def place(path: str, array: np.ndarray) -> jax.Array:
             if sharding_for is None:

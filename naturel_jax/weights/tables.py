@@ -16,7 +16,7 @@ from tfds_naturel.errors import UserError
 Shape = tuple[int, ...]
 Place = Callable[[str, np.ndarray], jax.Array]  # (path, host array) -> array on devices
 _STACK = "/blocks/"  # paths containing this hold all blocks along their first axis
-_LISTED = 8  # names listed in full by an error
+_LISTED = 8  # names that an error message lists
 
 
 class Transform(NamedTuple):
@@ -199,7 +199,7 @@ def check_keys(name: str, table: Sequence[Rule], shapes: Params, present: Mappin
 
 
 def read(name: str, table: Sequence[Rule], shapes: Params, get: Callable[[str], np.ndarray], place: Place) -> Params:
-    """The parameter tree, read one parameter at a time, so that the host holds one besides those already placed.
+    """The parameter tree, read one parameter at a time, so that the host holds only one that is not yet placed.
 
     Raises UserError naming the keys of a parameter with NaN or infinity in it.
     """

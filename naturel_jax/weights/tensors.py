@@ -82,7 +82,7 @@ def _float(path: Path, key: str, dtype: str) -> np.dtype:
 
 
 def open_sharded(index: Path, open_one: Callable[[Path], Tensors]) -> Tensors:
-    """The files of a ``*.index.json``. Raises UserError where the index and its files disagree or a file lies
+    """The files of a ``*.index.json``. Raises UserError if the index and its files disagree or a file is
     outside the folder."""
     try:
         weight_map: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
@@ -189,5 +189,5 @@ def _npy_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
     if dtype.hasobject:
         raise UserError(f"{path}: {info.filename!r} holds pickled objects; refused")
     if info.file_size != expected:
-        raise UserError(f"{path}: {info.filename!r} has {info.file_size:,} bytes, its header says {expected:,}")
+        raise UserError(f"{path}: {info.filename!r} has {info.file_size:,} bytes, but its header says {expected:,}")
     return shape, dtype
