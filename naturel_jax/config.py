@@ -125,6 +125,10 @@ class Compute:
     remat: str = setting("none", "activations to recompute", key_of("naturel_jax.models.transformer:REMAT_POLICIES"))
     attention: str = setting("", "attention kernel; empty: JAX chooses", one_of("", "xla", "cudnn"))
 
+    def dtype_on(self, backend: str) -> str:
+        """The dtype on ``cpu``, ``gpu`` or ``tpu``: bfloat16 matrix products are slow on CPUs and fast elsewhere."""
+        return ("float32" if backend == "cpu" else "bfloat16") if self.dtype == "auto" else self.dtype
+
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:

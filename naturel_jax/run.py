@@ -1,8 +1,9 @@
 """Runs one config: builds data, model, objective and benchmarks, and hands them to the loop."""
 
+import collections
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from naturel_jax.data.items import Source
 from naturel_jax.data.pipeline import Pipeline, make_pipeline
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator
 from naturel_jax.metrics import Metrics
+from naturel_jax.models import flops
 from naturel_jax.sharding import make_mesh
 from naturel_jax.start import Start, make_start
 from tfds_naturel.errors import Stopped, UserError
@@ -126,8 +128,15 @@ def train_and_evaluate(
         with metrics.paused():
             metrics.evaluation(done, evaluator.scores(state.evaluated, names))
 
+    step_flops: collections.deque[float] = collections.deque()  # of the steps not logged yet
+
+    def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            step_flops.append(flops.step_flops(model.config, len(batch.images), *batch.tokens.shape))
+            yield batch
+
     def log(done: int, values: dict[str, float]) -> None:
-        metrics.train(done, values | {"lr": float(training.learning_rate(done - 1))})
+        metrics.train(done, values | {"lr": float(training.learning_rate(done - 1))}, step_flops.popleft())
 
     try:
         if first < schedule.total:
@@ -137,7 +146,7 @@ def train_and_evaluate(
             state, finished = train.loop(
                 training.step,
                 state,
-                observe.batches(training.pipeline, folder, first, schedule.total),
+                counted(observe.batches(training.pipeline, folder, first, schedule.total)),
                 start=first,
                 schedule=schedule,
                 save=save,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import pytest
 import tiny_config
@@ -104,3 +105,18 @@ def test_time_in_an_evaluation_is_not_training_time(tmp_path, path, monkeypatch)
     run.train(1, {"loss": 1.0})
     run.close()
     assert read_json_lines(path)[0]["train/images_per_s"] == pytest.approx(16 / 2)
+
+
+def test_the_share_of_the_devices_peak_that_is_used(tmp_path, path, monkeypatch):
+    """An H100 does 989e12 bfloat16 FLOP/s: half of that for two seconds is a utilization of 0.5."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    card = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr("jax.devices", lambda: [card])
+    bfloat16 = dataclasses.replace(c.Compute(), dtype="bfloat16")
+    run = metrics(tmp_path, log_every=2, compute=bfloat16)
+    run.train(1, {"loss": 1.0}, flops=989e12 / 2)
+    now[0] = 2.0
+    run.train(2, {"loss": 1.0}, flops=989e12 / 2)
+    run.close()
+    assert read_json_lines(path)[0]["train/mfu"] == pytest.approx(0.5)
