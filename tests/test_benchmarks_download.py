@@ -37,7 +37,7 @@ def test_list_says_what_is_there_and_where_to_get_the_rest(tmp_path, capsys):
     command.main(["--dir", str(tmp_path)])
     text = capsys.readouterr().out
     assert "winoground: 3 of 400 published items, 1 problems; the first: winoground record 0: image 'gone.png'" in text
-    assert "sugarcrepe: " in text and "licence: MIT; images of COCO" in text
+    assert "sugarcrepe: " in text and "licence: MIT; COCO images" in text
     assert "naturel: naturel needs --naturel, which is not set\n    needs: a prepared TFDS folder such as" in text
     assert "download: --download sugarcrepe" in text and "download: --download eqben" not in text
 

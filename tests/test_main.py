@@ -69,10 +69,13 @@ def test_flags_that_are_wrong(flags, expected):
             {"data.mixture.main.split": "dev"},
             r"no split 'dev'; expected one of: test, test_unseen_triplets, train, validation",
         ),
-        ({"data.mixture.main.dataset": "naturel/full"}, r"'naturel/full' is not prepared under .*how to build it"),
+        (
+            {"data.mixture.main.dataset": "naturel/full"},
+            r"'naturel/full' is not prepared under .*See 'Build NatuRel' in the README",
+        ),
         ({"data.batch_size": 12}, r"config\.data\.batch_size is 12: not a multiple of the 8 devices"),
         ({"mesh.data": 3}, r"config\.mesh \(data=3, fsdp=1, tensor=1\) does not fit 8 devices"),
-        ({"eval.benchmarks": ("naturel", "vsr")}, r"config\.eval\.benchmarks .*where their files are in config\.eval"),
+        ({"eval.benchmarks": ("naturel", "vsr")}, r"config\.eval\.benchmarks .*set config\.eval\.benchmarks_dir"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

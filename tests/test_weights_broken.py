@@ -172,7 +172,7 @@ BROKEN = {
     "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), r"tokenizer\.json: not a tokenizer"),
     "no image processor": (
         lambda f: (f / "preprocessor_config.json").unlink(),
-        r"preprocessor_config\.json is missing, so how its images",
+        r"preprocessor_config\.json is missing, so its image preprocessing",
     ),
     "another image size": (
         lambda f: edit_json(f, "preprocessor_config.json", "crop_size", value=224),
@@ -231,7 +231,7 @@ BROKEN_NPZ = {
         npz_of(lambda a: a.update({"b": np.array([Code()], object)})),
         r"'b\.npy' holds pickled objects; refused",
     ),
-    "lying header": (npz_with_lying_header, r"'b\.npy' has .* bytes, its header says"),
+    "lying header": (npz_with_lying_header, r"'b\.npy' has .* bytes, but its header says"),
     "zip bomb": (npz_bomb, r"bytes that unpack to 83,886,080"),
     "image tower only": (
         npz_of(lambda a: [a.pop(key) for key in list(a) if key.startswith("txt/")]),
