@@ -1,5 +1,5 @@
-"""Row CLIP: OpenAI's ViT-B/32 as it is. With ``:scenes``, a tiny CLIP trained on captions whose words are shuffled: it
-knows objects, not relations."""
+"""CLIP row: OpenAI's ViT-B/32, unchanged. With ``:scenes``, a tiny CLIP trained on captions with shuffled words:
+it learns objects, not relations."""
 
 from configs import drawn_world
 from naturel_jax import config as c

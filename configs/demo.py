@@ -1,9 +1,9 @@
-"""Both tables on the drawn world, from scratch, on two cores: two bases, then each recipe from its base."""
+"""Both tables on the drawn world, from scratch, on two CPU cores: two bases, then each recipe from its base."""
 
 from configs import clip, negclip, negclip_ap, negclip_sp, siglip, siglip_tp
 from naturel_jax import config as c
 
-# Folder of the run -> (config, minutes). The recipes find their bases by the folders' names.
+# Run folder -> (config, minutes). Recipes find their bases by folder name.
 _ROWS = {
     "clip_scenes": (clip, 2),
     "siglip_scenes": (siglip, 1.5),

@@ -1,11 +1,11 @@
-"""What all configs change for the drawn world."""
+"""Settings that all configs share on the drawn world."""
 
 from ml_collections import ConfigDict
 
 
 def use(config: ConfigDict, world: str) -> ConfigDict:
-    """Makes ``config`` one for the drawn world ``world`` (``scenes`` or ``scenes_hard``), sized for two CPU cores: a
-    tiny model, trained from scratch or from a base that was. Every benchmark of both tables has a twin there."""
+    """Adapts ``config`` to the drawn world ``world`` (``scenes`` or ``scenes_hard``), sized for two CPU cores: a tiny
+    model, trained from scratch or from a base trained from scratch. Every benchmark in both tables has a twin there."""
     twins = ("vg_relation", "vg_attribution", "winoground", "sugarcrepe")
     config.eval.benchmarks = ("naturel", "naturel_unseen", *twins)
     config.eval.naturel = f"naturel/{world}"

@@ -1,7 +1,7 @@
-"""Row NegCLIP: CLIP fine-tuned on captions and their order shuffles (arXiv 2210.01936), COCO's for the real models.
+"""NegCLIP row: CLIP fine-tuned on captions and their order shuffles (arXiv 2210.01936); on COCO for the real models.
 
-As published it is with mined hard images instead of the blank image and with NegCLIP's own training file, after
-``python -m tfds_naturel.build negclip_tsv``: ``--config.data.mixture.main.dataset=naturel/negclip_tsv
+The published setup uses mined hard images instead of the blank image, and NegCLIP's own training file. To reproduce it,
+run ``python -m tfds_naturel.build negclip_tsv`` and add ``--config.data.mixture.main.dataset=naturel/negclip_tsv
 --config.data.mixture.main.hard_images=data/naturel/negclip_tsv/2.0.0/hard_images.parquet``. To evaluate the published
 weights: ``configs/clip.py --config.init=negclip-b32:negclip.pth --config.name=NegCLIP``.
 """

@@ -1,5 +1,5 @@
-"""Row NegCLIP-AP (all pairs): the three complex pairs and the simple pair of an image, mixed with COCO-Order and half
-of Winoground; in the drawn worlds with order shuffles of their own captions."""
+"""NegCLIP-AP (all pairs) row: an image's three complex pairs and its simple pair, mixed with COCO-Order and half of
+Winoground; in the drawn worlds, mixed with order shuffles of their own captions."""
 
 from configs import negclip
 from naturel_jax import config as c

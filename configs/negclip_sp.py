@@ -1,5 +1,5 @@
-"""Row NegCLIP-SP (single pair): NegCLIP on one random complex positive and one random complex negative of NatuRel an
-image, a blank image as the negative image."""
+"""NegCLIP-SP (single pair) row: NegCLIP trained on one random complex positive and one random complex negative per
+NatuRel image, with a blank image as the negative image."""
 
 from configs import negclip
 from naturel_jax import config as c

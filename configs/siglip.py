@@ -1,4 +1,4 @@
-"""Row SigLIP: Google's B/16 as it is. With ``:scenes``, a tiny SigLIP trained on captions whose words are shuffled."""
+"""SigLIP row: Google's B/16, unchanged. With ``:scenes``, a tiny SigLIP trained on captions with shuffled words."""
 
 from configs import drawn_world
 from naturel_jax import config as c

@@ -1,4 +1,4 @@
-"""Row SigLIP-TP (two pairs): SigLIP fine-tuned on two positives and two negatives an image."""
+"""SigLIP-TP (two pairs) row: SigLIP fine-tuned on two positives and two negatives per image."""
 
 from configs import drawn_world, siglip
 from naturel_jax import config as c

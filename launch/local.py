@@ -1,9 +1,9 @@
-"""Starts a run on several processes of this machine, as a cluster would, with simulated CPU devices.
+"""Starts a run as several processes on this machine, as a cluster would, with simulated CPU devices.
 
     python launch/local.py --processes 2 --devices 4 -- --config configs/siglip_tp.py:scenes
 
-Useful to try a multi-host job before paying for one. Ends all processes when one fails; Ctrl-C and SIGTERM reach each
-of them. Exits with the first failing status; 75 (stopped and saved: start it again to continue) is not a failure.
+Useful for trying out a multi-host job before paying for one. Kills all processes when one fails; Ctrl-C and SIGTERM
+reach all of them. Exits with the first failing status; 75 (stopped and saved: run again to continue) is not a failure.
 """
 
 import argparse
@@ -17,7 +17,7 @@ STOPPED = 75  # tfds_naturel.cli.STOPPED; this script runs without the package
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
+    """A free TCP port on 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -27,19 +27,19 @@ def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--devices", type=int, default=4, help="simulated devices of each process")
-    parser.add_argument("flags", nargs="+", help="after --: flags of naturel_jax.main")
+    parser.add_argument("--devices", type=int, default=4, help="simulated devices per process")
+    parser.add_argument("flags", nargs="+", help="flags for naturel_jax.main, after --")
     args = parser.parse_args()
     command = [sys.executable, "-m", "naturel_jax.main", *args.flags, f"--cpu_devices={args.devices}"]
     command += [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={args.processes}"]
     running = [subprocess.Popen([*command, f"--process={i}"]) for i in range(args.processes)]
 
-    def pass_on(number, _frame):
+    def forward(number, _frame):
         for process in running:
             process.send_signal(number)
 
-    signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, lambda number, frame: None)  # the terminal sends it to every process by itself
+    signal.signal(signal.SIGTERM, forward)
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # the terminal already sends it to every process
     while any(process.poll() is None for process in running):
         failed = [process.returncode for process in running if process.poll() not in (None, 0, STOPPED)]
         if failed:

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs a config on every worker of a Cloud TPU VM slice. The workdir must be one that all workers see (gs://...).
-#   launch/tpu_vm.sh create NAME ZONE v5litepod-16        # makes the slice and installs the project on all workers
+# Runs a config on every worker of a Cloud TPU VM slice. The workdir must be visible to all workers (gs://...).
+#   launch/tpu_vm.sh create NAME ZONE v5litepod-16        # creates the slice and installs the project on all workers
 #   launch/tpu_vm.sh run NAME ZONE --config configs/siglip_tp.py --workdir gs://BUCKET/siglip_tp --config.data.dir=gs://BUCKET/data
 #   launch/tpu_vm.sh delete NAME ZONE
-# A preempted slice: create it again and give the same run command; the run continues.
+# If the slice is preempted, create it again and repeat the run command; the run continues.
 set -eu
 usage() { sed -n '2,6p' "$0" >&2; exit 2; }
 [ $# -ge 3 ] || usage
@@ -16,7 +16,7 @@ case "$verb" in
     gcloud compute tpus tpu-vm scp "$tar" "$name":project.tar.gz --zone "$zone" --worker=all
     on_all "tar xzf project.tar.gz && cd naturel_jax && python3 -m venv .venv && .venv/bin/pip install -q -e '.[tpu]'" ;;
   run)
-    # SIGTERM must reach Python, which saves: exec, and no pipe behind it.
+    # exec, without a pipe, so that SIGTERM reaches Python, which then saves.
     on_all "cd naturel_jax && exec .venv/bin/python -m naturel_jax.main --distributed $(printf '%q ' "$@")" ;;
   delete) gcloud compute tpus tpu-vm delete "$name" --zone "$zone" --quiet ;;
   *) usage ;;

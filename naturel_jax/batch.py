@@ -1,7 +1,7 @@
-"""The batch as the step takes it: images, captions, and labels from which the counts of every cell follow.
+"""The batch that a training step takes: images, captions, and the labels that determine the counts of every cell.
 
-Shape letters: I images, U distinct captions, K captions sampled for an image, T triplets an image shows, A triplets a
-caption asserts, L tokens.
+Shape letters: I images, U distinct captions, K captions sampled per image, T triplets shown per image, A triplets
+asserted per caption, L tokens.
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ Array = Any  # a NumPy array on the host, a jax.Array on devices
 
 
 class ImageLabels(NamedTuple):
-    """What the losses need to know of each image. Id rows are padded with -1.
+    """What the losses need to know about each image. Rows of ids are padded with -1.
 
     mult_I: copies of the image in the expanded batch (float32; 0 for padding, B for the sentinel);
     positives_IK, negatives_IK: ids of the captions sampled for it; shows_IT: ids of the triplets it shows.
@@ -23,11 +23,11 @@ class ImageLabels(NamedTuple):
 
 
 class CaptionLabels(NamedTuple):
-    """What the losses need to know of each distinct caption.
+    """What the losses need to know about each distinct caption.
 
-    mult_U: copies in the expanded batch (float32; 0 for padding); id_U: what ``ImageLabels`` refers to (-2 for
-    padding); asserts_UA: ids of the triplets that its words claim, padded with -2 (two rows where two triplets are
-    spoken alike).
+    mult_U: copies in the expanded batch (float32; 0 for padding); id_U: the id by which ``ImageLabels`` refers to it
+    (-2 for padding); asserts_UA: ids of the triplets that its words assert, padded with -2 (more than one where several
+    triplets are worded alike).
     """
 
     mult_U: Array
@@ -36,7 +36,7 @@ class CaptionLabels(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What the step takes: images uint8 [I, H, W, 3], tokens int32 [U, L], and labels."""
+    """One batch: images uint8 [I, H, W, 3], tokens int32 [U, L], and labels."""
 
     images: Array
     tokens: Array

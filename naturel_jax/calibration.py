@@ -1,4 +1,4 @@
-"""The bias that a CLIP checkpoint gets when it moves to the sigmoid loss: the best one for the first batch."""
+"""Calibrates the logit bias of a CLIP checkpoint that switches to the sigmoid loss, on the first batch."""
 
 from collections.abc import Callable
 
@@ -14,8 +14,8 @@ _LIMIT = 200.0  # the bias is looked for between -_LIMIT and _LIMIT
 
 
 def calibrate_bias(loss_of_bias: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """The bias that minimises ``loss_of_bias`` (convex in the bias, as the sigmoid loss is), by bisection of its
-    derivative to 1e-4."""
+    """The bias that minimizes ``loss_of_bias`` (convex in the bias, as the sigmoid loss is), to within 1e-4, by
+    bisection on its derivative."""
     slope = jax.grad(loss_of_bias)
 
     def halve(_: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -28,7 +28,7 @@ def calibrate_bias(loss_of_bias: Callable[[jax.Array], jax.Array]) -> jax.Array:
 
 
 def calibrated(state: State, loss: Loss, batch: Batch) -> State:
-    """``state`` with the bias that minimises the loss of ``batch``: for a bias that was just added."""
+    """``state`` with its newly added bias set to the value that minimizes the loss on ``batch``."""
 
     @jax.jit
     def best(params: Params, batch: Batch) -> jax.Array:

@@ -1,7 +1,7 @@
-"""Checkpoints with Orbax: parameters, optimizer, step, config and processor together.
+"""Orbax checkpoints: parameters, optimizer state, step, config and processor together.
 
-``<workdir>/checkpoints/<step>/`` holds the items ``params``, ``optimizer``, ``ema`` (where a moving average is kept)
-and ``meta`` (JSON: model sizes, processor, config, versions). The step number is the data position too.
+``<workdir>/checkpoints/<step>/`` holds the items ``params``, ``optimizer``, ``ema`` (if a moving average is kept)
+and ``meta`` (JSON: model sizes, processor, config, versions). The step number is also the data position.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
-VERSION = 1  # of the meta item; version 0 had no such field and an older config (see config_versions.from_json)
+VERSION = 1  # of the meta item; version 0 had no version field and an older config (see config_versions.from_json)
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tensorflow-datasets")
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide a run's numbers."""
+    """Versions of the packages that affect a run's numbers."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
@@ -48,7 +48,7 @@ class Checkpoints:
         return self._manager
 
     def save(self, step: int, arrays: dict[str, Any], meta: dict[str, Any], *, wait: bool = False) -> None:
-        """Saves the items ``arrays`` (trees) and ``meta`` in the background; ``wait`` returns when all is on disk."""
+        """Saves the items ``arrays`` (trees) and ``meta`` in the background; ``wait`` blocks until all is on disk."""
         manager = self._open()
         if step not in manager.all_steps():
             items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
@@ -59,22 +59,22 @@ class Checkpoints:
     def restore(
         self, arrays: dict[str, Any], check: Callable[[dict[str, Any]], None]
     ) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-        """The newest readable checkpoint as (step, arrays, meta), its items laid out as the given trees of
-        ``jax.ShapeDtypeStruct`` with shardings say; None where there is none.
+        """The newest readable checkpoint as (step, arrays, meta), its items sharded as given by the trees of
+        ``jax.ShapeDtypeStruct`` in ``arrays``; None if there is no checkpoint.
 
-        ``check(meta)`` raises for the checkpoint of a run that ``arrays`` do not fit: before they are read, so that
-        another run's checkpoint is not taken for a damaged one. A checkpoint that cannot be read is reported, set
-        aside as ``<step>.broken``, and the one before is used. Raises ValueError when none of those present can be
-        read.
+        ``check(meta)`` should raise if the checkpoint belongs to a run that ``arrays`` do not fit. It is called before
+        the arrays are read, so that another run's checkpoint is not mistaken for a damaged one. An unreadable
+        checkpoint is logged and renamed to ``<step>.broken``, and the one before it is used. Raises UserError if there
+        are checkpoints but none can be read.
         """
         steps = sorted(storage.numbered(self.directory), reverse=True)
         for step in steps:
-            if (found := self._read(step, meta=ocp.args.JsonRestore())) is None:
+            if (saved := self._read(step, meta=ocp.args.JsonRestore())) is None:
                 continue
-            check(found["meta"])
+            check(saved["meta"])
             items = {name: ocp.args.StandardRestore(tree) for name, tree in arrays.items()}
             if (restored := self._read(step, **items)) is not None:
-                return step, {name: restored[name] for name in arrays}, found["meta"]
+                return step, {name: restored[name] for name in arrays}, saved["meta"]
         if steps:
             raise UserError(
                 f"none of the checkpoints {steps} in {self.directory} can be read; start over with another --workdir"
@@ -82,15 +82,15 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, **items: Any) -> Any:
-        """The items, or None for a checkpoint that some process cannot read and that is set aside."""
-        path, found, problem = self.directory / str(step), None, ""
+        """The items; None if any process cannot read the checkpoint, which is then renamed to ``<step>.broken``."""
+        path, restored, problem = self.directory / str(step), None, ""
         try:
-            found = restore_items(self.directory, step, **items)
+            restored = restore_items(self.directory, step, **items)
         except Exception as error:  # Orbax and tensorstore raise nothing narrower for an array cut short
             problem = f"{type(error).__name__}: {error}"
-        # Every process has done its reading before one of them moves the folder.
+        # All processes finish reading before one of them renames the folder.
         if multihost_utils.process_allgather(np.array(not problem)).all():
-            return found
+            return restored
         problem = problem or "another process cannot read it"
         _LOG.error("checkpoint %s cannot be read and is kept as %s.broken: %.300s", path, step, problem)
         if jax.process_index() == 0:
@@ -98,19 +98,19 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits for what is being saved."""
+        """Waits for pending saves."""
         if self._manager is not None:
             self._manager.close()
             self._manager = None
 
 
 def restore_items(directory: epath.Path, step: int, **items: Any) -> Any:
-    """Each process reads by itself: one that fails must not leave the others waiting for it."""
-    this = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
+    """Reads on each process independently, so that one that fails does not leave the others waiting for it."""
+    index = jax.process_index()
+    independent = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
     )
-    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
+    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=independent)
     with ocp.CheckpointManager(directory, options=options) as manager:
         return manager.restore(step, args=ocp.args.Composite(**items))
 
@@ -128,7 +128,7 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
 def make_meta(
     config: dict[str, Any], model: TwoTowerConfig, processor: Processor, trained_on: dict[str, list[str]] | None = None
 ) -> dict[str, Any]:
-    """What is saved beside the arrays. ``trained_on``: the items of each benchmark that the run trains on."""
+    """The metadata saved with the arrays. ``trained_on``: the items of each benchmark that the run trains on."""
     return {
         "version": VERSION,
         "used": trained_on or {},

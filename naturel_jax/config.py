@@ -1,7 +1,7 @@
 """The config of a run: every field with its default, allowed values and meaning.
 
-Files in ``configs/`` take ``base()``, an ``ml_collections.ConfigDict``, and change some fields; ``load`` checks the
-result before anything else happens and makes the frozen, typed ``Config`` that the program works with.
+Files in ``configs/`` start from ``base()``, an ``ml_collections.ConfigDict``, and change some of its fields; ``load``
+checks the result up front and turns it into the frozen, typed ``Config`` that the rest of the program uses.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ from naturel_jax.settings import (
     Allowed,
     above,
     at_least,
+    fraction,
     key_of,
     keys_of,
     one_of,
     parse,
     section,
     setting,
-    share,
     to_config_dict,
 )
 from tfds_naturel.errors import UserError
@@ -45,20 +45,20 @@ def _patterns(rules: tuple[tuple[str, float], ...]) -> bool:
 class Part:
     """One source of ``config.data.mixture``."""
 
-    dataset: str = setting("", "dataset under config.data.dir, or PREFIX:NAME for a source of its own", _NAME)
-    recipe: str = setting("", "captions sampled for an image", key_of("naturel_jax.data.recipes:RECIPES"))
+    dataset: str = setting("", "dataset under config.data.dir, or PREFIX:NAME for another source", _NAME)
+    recipe: str = setting("", "which captions are sampled for an image", key_of("naturel_jax.data.recipes:RECIPES"))
     split: str = setting("train", "split of the dataset", _NAME)
     weight: float = setting(1.0, "share of the mixture, relative to the other parts'", above(0))
     hard_images: str = setting(
         "",
-        "Parquet file of mined hard negative images, which take the sentinel's place: python -m naturel_jax.mine, or "
+        "Parquet file of mined hard negative images, used instead of the sentinel: from python -m naturel_jax.mine, or "
         "hard_images.parquet of naturel/negclip_tsv; empty: none",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    dir: str = setting("data", "folder of the prepared datasets; missing scenes are drawn into it", may_change=True)
+    dir: str = setting("data", "folder with the prepared datasets; missing scenes are drawn into it", may_change=True)
     mixture: Mapping[str, Part] = setting({}, "training sources: name -> part(...)")
     batch_size: int = setting(256, "images in a global batch, without sentinels", at_least(1))
     crop_scale: tuple[float, float] = setting((0.9, 1.0), "area of the random resized crop", _AREA)
@@ -69,11 +69,11 @@ class Data:
 @dataclasses.dataclass(frozen=True)
 class Objective:
     name: str = setting("softmax", "loss", key_of("naturel_jax.objectives:OBJECTIVES"))
-    counting: str = setting("published", "what true captions count as", key_of("naturel_jax.counting:COUNTING"))
+    counting: str = setting("published", "how true captions are counted", key_of("naturel_jax.counting:COUNTING"))
     hard_negative_weight: float = setting(1.0, "weight of captions sampled as negatives", at_least(0))
-    label_smoothing: float = setting(0.0, "label smoothing of the softmax loss", share())
-    ring: bool = setting(True, "captions travel around the devices; False: the compiler gathers them")
-    tile: int = setting(4096, "captions in one tile on a device", at_least(1))
+    label_smoothing: float = setting(0.0, "label smoothing of the softmax loss", fraction())
+    ring: bool = setting(True, "pass captions around the ring of devices; False: the compiler gathers them")
+    tile: int = setting(4096, "captions per tile on a device", at_least(1))
     chunks: int = setting(1, "gradient accumulation with the exact loss of the whole batch", at_least(1))
 
 
@@ -83,11 +83,11 @@ class Optim:
 
     name: str = setting("adamw", "optimizer", key_of("naturel_jax.optim:OPTIMIZERS"))
     lr: float = setting(1e-6, "peak learning rate", above(0))
-    schedule: str = setting("cosine", "learning rate after the warmup", key_of("naturel_jax.optim:SCHEDULES"))
+    schedule: str = setting("cosine", "learning-rate schedule after the warmup", key_of("naturel_jax.optim:SCHEDULES"))
     warmup: str = setting("50 steps", "linear warmup", is_duration())
-    b1: float = setting(0.9, "decay of the first moment (adamw, lion), momentum (sgd)", share())
-    b2: float = setting(0.98, "decay of the second moment (adamw, lion)", share())
-    eps: float = setting(1e-6, "added to the root of the second moment (adamw)", above(0))
+    b1: float = setting(0.9, "decay of the first moment (adamw, lion), momentum (sgd)", fraction())
+    b2: float = setting(0.98, "decay of the second moment (adamw, lion)", fraction())
+    eps: float = setting(1e-6, "added to the square root of the second moment (adamw)", above(0))
     weight_decay: float = setting(0.2, "decoupled weight decay of matrices and embeddings", at_least(0))
     clip_norm: float = setting(0.0, "global gradient norm to clip to; 0: no clipping", at_least(0))
     lr_multipliers: tuple[tuple[str, float], ...] = setting(
@@ -95,7 +95,7 @@ class Optim:
         "learning-rate multipliers: the first pattern that matches a parameter's path; 0 freezes",
         Allowed(lambda: "((pattern, factor), ...): regular expressions and numbers of at least 0", _patterns),
     )
-    ema: float = setting(0.0, "decay of the moving average that is then evaluated; 0: none", share())
+    ema: float = setting(0.0, "decay of the moving average, which is evaluated instead; 0: none", fraction())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,21 +115,23 @@ class Compute:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    data: int = setting(-1, "devices that split the batch; -1: the rest", _SIZE)
-    fsdp: int = setting(1, "devices that split the batch and the parameters; -1: the rest", _SIZE)
-    tensor: int = setting(1, "devices that split heads and MLPs; -1: the rest", _SIZE)
+    data: int = setting(-1, "devices that shard the batch; -1: the rest", _SIZE)
+    fsdp: int = setting(1, "devices that shard the batch and the parameters; -1: the rest", _SIZE)
+    tensor: int = setting(1, "devices that shard heads and MLPs; -1: the rest", _SIZE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
     benchmarks: tuple[str, ...] = setting(
-        ("naturel", "naturel_unseen"), "evaluated at the end", keys_of("naturel_jax.benchmarks.registry:BENCHMARKS")
+        ("naturel", "naturel_unseen"),
+        "benchmarks evaluated at the end",
+        keys_of("naturel_jax.benchmarks.registry:BENCHMARKS"),
     )
     during: Mapping[str, str] = setting(
         {"naturel": "1 epoch"}, "those also evaluated during training, and how often; '0 steps': never", is_duration()
     )
     naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", _NAME)
-    benchmarks_dir: str = setting("", "folder of the official files; empty: the twins drawn from the scenes world")
+    benchmarks_dir: str = setting("", "folder with the official files; empty: their twins drawn from the scenes world")
     batch_size: int = setting(256, "images or captions embedded at a time", at_least(1))
 
 
@@ -141,12 +143,12 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    name: str = setting("run", "row of the table", _NAME)
-    seed: int = setting(0, "seed of everything random", at_least(0))
+    name: str = setting("run", "the run's row in the tables", _NAME)
+    seed: int = setting(0, "random seed", at_least(0))
     init: str = setting(
         "", "checkpoint to start from: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, base:NAME, a folder or a file"
     )
-    preset: str = setting("", "or random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", ""))
+    preset: str = setting("", "or, random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", ""))
     duration: str = setting("0 steps", "length of training; '0 steps' evaluates only", is_duration(percent=False))
     data: Data = section(Data)
     objective: Objective = section(Objective)
@@ -165,17 +167,19 @@ class Config:
     tensorboard: bool = setting(True, "write TensorBoard files", may_change=True)
     wandb: str = setting("", "Weights & Biases project; empty: off", may_change=True)
     bases: Mapping[str, "Config"] = setting(
-        {}, "runs that init may name as base:NAME: each lives in the folder NAME beside this run's", may_change=True
+        {},
+        "runs that init can refer to as base:NAME; each lives in the folder NAME next to this run's",
+        may_change=True,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """Several runs in one command: the rows of a table, each in a folder of its own, in this order."""
+    """Several runs in one command: the rows of a table, each in its own folder, in this order."""
 
     runs: Mapping[str, Config] = setting({}, "folder -> run")
-    minutes: Mapping[str, float] = setting({}, "how long a run took", at_least(0))
-    measured_on: str = setting("", "the machine that took so long")
+    minutes: Mapping[str, float] = setting({}, "how long each run took", at_least(0))
+    measured_on: str = setting("", "machine on which the minutes were measured")
 
 
 def base() -> ConfigDict:
@@ -195,7 +199,7 @@ def suite(runs: Mapping[str, ConfigDict], minutes: Mapping[str, float], measured
 
 
 def load(raw: ConfigDict) -> Config | Suite:
-    """The typed config of one run, or of a suite, from what a config file returned. Raises UserError."""
+    """The typed config of one run, or of a suite, from the return value of a config file. Raises UserError."""
     if "runs" not in raw:
         return check(parse(Config, dict(raw.items())))
     result = parse(Suite, dict(raw.items()))
@@ -205,7 +209,7 @@ def load(raw: ConfigDict) -> Config | Suite:
 
 
 def check(config: Config, path: str = "config") -> Config:
-    """Raises UserError where fields that are valid by themselves do not fit together."""
+    """Returns ``config``. Raises UserError if fields that are valid on their own contradict each other."""
     if bool(config.init) == bool(config.preset):
         raise UserError(f"{path}.init is {config.init!r} and {path}.preset is {config.preset!r}: set one of them")
     if config.preset and not config.data.mixture:

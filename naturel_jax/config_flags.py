@@ -14,12 +14,12 @@ from naturel_jax.settings import meanings, nearest
 from tfds_naturel.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, and after a colon its argument.", lock_config=True
+    "config", None, "Config file, optionally followed by a colon and its argument.", lock_config=True
 )
 
 
 def file_name() -> str:
-    """What stands after ``--config``."""
+    """The value of ``--config``."""
     return config_flags.get_config_filename(flags.FLAGS["config"])
 
 
@@ -32,34 +32,34 @@ def _field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
 
 
 def _parse(arguments: Sequence[str]) -> list[str]:
-    """Parses flags, which runs the config file; the arguments that are not flags. Raises UserError."""
+    """Parses the flags, which runs the config file, and returns the non-flag arguments. Raises UserError."""
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
         raise UserError(str(error)) from error
-    except Exception as error:  # a config file is the user's program and may raise anything
+    except Exception as error:  # a config file is user code and may raise anything
         frame = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"--config cannot be loaded: {frame.filename} line {frame.lineno}: {what}") from error
 
 
 def parse(argv: Sequence[str]) -> ConfigDict:
-    """Parses the flags; the config with the overrides ``--config.x=y``. Raises UserError.
+    """Parses the flags and returns the config with the overrides ``--config.x=y`` applied. Raises UserError.
 
-    Overrides are parsed last: for a mistyped field absl has a traceback, and we the nearest name.
+    Overrides are parsed last: for a mistyped field, absl prints a traceback where we suggest the nearest name.
     """
     overrides = [arg for arg in argv if re.match(r"--?config\.", arg)]
     others = [arg for arg in argv if arg not in overrides]
     sys.argv = others  # where ml_collections looks for overrides
     _parse(others)
     if CONFIG.value is None:
-        raise UserError("--config is missing; start as in: --config configs/siglip_tp.py")
+        raise UserError("--config is missing; for example: --config configs/siglip_tp.py")
     try:
         names = list(_field_names(CONFIG.value))
-    except OSError as error:  # ml_collections raises it at the first look into the config
-        there = ", ".join(sorted(map(str, Path("configs").glob("*.py")))) or "no configs/*.py"
+    except OSError as error:  # ml_collections raises it when the config is first accessed
+        available = ", ".join(sorted(map(str, Path("configs").glob("*.py")))) or "no configs/*.py"
         attempted = str(error).split()[-1].strip("'")
-        raise UserError(f"--config {attempted} is not found; here are {there}") from error
+        raise UserError(f"--config {attempted} not found; available: {available}") from error
     known = dict.fromkeys(names, "") | {k: v for k, v in meanings(Config) if k in names}
     for arg in overrides:
         name = re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0]

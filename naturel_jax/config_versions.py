@@ -1,4 +1,4 @@
-"""Configs as checkpoints keep them, and what earlier versions of them mean today."""
+"""The config format of checkpoints, and migrations from its earlier versions."""
 
 import dataclasses
 import functools
@@ -11,21 +11,21 @@ from tfds_naturel.errors import UserError
 
 
 def _to_1(saved: dict[str, Any]) -> dict[str, Any]:
-    """Before version 1 one interval was for all benchmarks evaluated during training, and the base had no name."""
+    """Before version 1, all benchmarks evaluated during training shared one interval, and the base had no name."""
     saved = {key: value for key, value in saved.items() if key != "base"}
     every = saved["eval"].get("every", "0 steps")
     evaluated = {key: value for key, value in saved["eval"].items() if key != "every"}
     return saved | {"eval": evaluated | {"during": dict.fromkeys(evaluated["during"], every)}}
 
 
-# ``MIGRATIONS[n]`` turns the JSON of version n into that of version n + 1. Whoever renames or moves a field adds one. A
-# new field needs none, but its default must be what was done before.
+# ``MIGRATIONS[n]`` turns the JSON of version n into that of version n + 1. Add one whenever you rename or move a field.
+# A new field needs none, but its default must keep the previous behavior.
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_to_1,)
 VERSION = len(MIGRATIONS)
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The config as checkpoints keep it."""
+    """The config as saved in checkpoints."""
     return {"version": VERSION} | dataclasses.asdict(config)
 
 

@@ -1,5 +1,5 @@
-"""``python -m naturel_jax.convert SRC DST``: any checkpoint to a folder that transformers, OpenCLIP or big_vision
-reads.
+"""``python -m naturel_jax.convert SRC DST``: converts any checkpoint to a folder that transformers, OpenCLIP or
+big_vision reads.
 
 SRC is hf:owner/name, open_clip:owner/name, run:workdir, a folder, a file, or preset:file.
 """
@@ -18,7 +18,7 @@ from naturel_jax.weights.tables import flatten
 from tfds_naturel import cli
 from tfds_naturel.errors import UserError
 
-_RECIPE = ("name", "objective", "optim", "duration", "seed")  # fields of a run's config that its model card shows
+_RECIPE = ("name", "objective", "optim", "duration", "seed")  # fields of a run's config shown in its model card
 
 
 def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
@@ -28,8 +28,8 @@ def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
     """
     shapes = [{path: leaf.shape for path, leaf in flatten(tree).items()} for tree in (base, tuned)]
     if shapes[0] != shapes[1]:
-        odd = sorted(p for p in shapes[0].keys() | shapes[1].keys() if shapes[0].get(p) != shapes[1].get(p))
-        raise UserError(f"the two models cannot be interpolated: {', '.join(odd[:5])} differ in shape")
+        different = sorted(p for p in shapes[0].keys() | shapes[1].keys() if shapes[0].get(p) != shapes[1].get(p))
+        raise UserError(f"the two models cannot be interpolated: {', '.join(different[:5])} differ in shape")
     return jax.tree.map(lambda a, b: (1 - alpha) * a + alpha * b, base, tuned)
 
 
@@ -37,8 +37,8 @@ def _interpolated(source: str, config: TwoTowerConfig, params: Params, alpha: fl
     base = weights.load(source)
     if base.config != config:
         names = [field.name for field in dataclasses.fields(config)]
-        odd = [name for name in names if getattr(config, name) != getattr(base.config, name)]
-        raise UserError(f"--interpolate {source} is a different model from SRC: {', '.join(odd)} differ")
+        different = [name for name in names if getattr(config, name) != getattr(base.config, name)]
+        raise UserError(f"--interpolate {source} is a different model from SRC: {', '.join(different)} differ")
     return interpolate(base.params, params, alpha)
 
 
@@ -53,7 +53,7 @@ def _facts(args: argparse.Namespace) -> dict[str, object]:
         step, meta = runs.read_meta(args.source.removeprefix("run:"))
         config = meta["config"]
         facts["Recipe"] = {"step": step, **{key: config[key] for key in _RECIPE if key in config}}
-        facts["Data"] = config.get("data", "The data of the checkpoint that this run was made from.")
+        facts["Data"] = config.get("data", "The training data of the checkpoint that this run was converted from.")
     if args.metrics:
         facts["Metrics"] = args.metrics.read_text("utf-8")
     return facts
@@ -63,20 +63,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m naturel_jax.convert", description=__doc__)
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("folder", metavar="DST", type=Path, help="a new folder; an existing one is refused")
-    parser.add_argument("--to", choices=sorted(export.WRITERS), default="hf", help="form of DST (default: hf)")
+    parser.add_argument("--to", choices=sorted(export.WRITERS), default="hf", help="format of DST (default: hf)")
     parser.add_argument("--dtype", choices=sorted(export.DTYPES), default="float32", help="dtype of the weights in DST")
     parser.add_argument("--size", type=int, help="resample the position embeddings for images of this many pixels")
-    parser.add_argument("--interpolate", metavar="BASE", help="mix with this checkpoint, weight by weight")
-    parser.add_argument("--alpha", type=float, default=0.5, help="share of SRC in the mix (default: 0.5)")
+    parser.add_argument("--interpolate", metavar="BASE", help="interpolate with this checkpoint, weight by weight")
+    parser.add_argument("--alpha", type=float, default=0.5, help="weight of SRC in the interpolation (default: 0.5)")
     parser.add_argument("--metrics", type=Path, help="a Markdown table for the model card")
     parser.add_argument(
-        "--verify", action="store_true", help="compare embeddings with those that SRC's and DST's own libraries compute"
+        "--verify", action="store_true", help="compare embeddings with those computed by the libraries of SRC and DST"
     )
     return parser
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Raises UserError, FileNotFoundError and FileExistsError that say what to do."""
+    """Runs the command. Raises UserError, FileNotFoundError or FileExistsError, whose messages say what to do."""
     if args.folder.exists():
         raise FileExistsError(f"{args.folder} exists; choose another name or remove it")
     config, params, processor = weights.load(args.source)
@@ -88,17 +88,17 @@ def convert(args: argparse.Namespace) -> None:
         config, params = resize_positions(config, params, args.size)
         processor = dataclasses.replace(processor, size=args.size)
     export.save(args.folder, config, params, processor, form=args.to, dtype=args.dtype, facts=_facts(args))
-    print(f"{args.folder}: written")
+    print(f"wrote {args.folder}")
     if args.verify:
         _verify(args, config, params)
 
 
 def _verify(args: argparse.Namespace, config: TwoTowerConfig, params: Params) -> None:
-    """Prints how far the embeddings that the libraries of both sides compute are from ours."""
+    """Prints how far our embeddings are from those computed by the libraries of SRC and DST."""
 
     def compare(name: object, path: Path, form: str, config: TwoTowerConfig, params: Params) -> None:
         difference = verify.largest_difference(path, form, config, params)
-        print(f"{name}: embeddings within {difference:.2e} of those by {verify.PEERS[form].name}")
+        print(f"{name}: embeddings within {difference:.2e} of those from {verify.PEERS[form].name}")
 
     if not args.source.startswith("run:"):
         source = weights.find(args.source)

@@ -1,6 +1,6 @@
-"""What each cell (image, caption) of a tile counts as: from the labels of a batch to positives and negatives.
+"""How each (image, caption) cell of a tile counts: from the labels of a batch to positives and negatives.
 
-Shape letters: I images, U distinct captions, K captions sampled for an image.
+Shape letters: I images, U distinct captions, K captions sampled per image.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from naturel_jax.batch import CaptionLabels, ImageLabels
 
 
 class Counts(NamedTuple):
-    """Of each cell of a tile: how often it is a positive in the expanded batch, and the weight of its other copies (1,
-    or 0 where they are left out)."""
+    """For each cell of a tile: how often it is a positive in the expanded batch, and the weight of its other copies (1,
+    or 0 if they are left out)."""
 
     positive_IU: jax.Array
     others_IU: jax.Array
 
 
 def _hits(ids_IK: jax.Array, id_U: jax.Array) -> jax.Array:
-    """How often each caption id is in each image's row, [I, U] int32. One column at a time: K is small, an [I, K,
-    U] array is not."""
+    """How often each caption id occurs in each image's row, int32 [I, U]. One column at a time: K is small, but an
+    [I, K, U] array is not."""
     zeros_IU = jnp.zeros((len(ids_IK), len(id_U)), jnp.int32)
     return sum((ids_IK[:, k, None] == id_U for k in range(ids_IK.shape[1])), start=zeros_IU)
 
@@ -41,8 +41,8 @@ def _match_ignore(sampled_IU: jax.Array, match_IU: jax.Array, total_IU: jax.Arra
     return Counts(sampled_IU, jnp.where(match_IU, 0, 1).astype(sampled_IU.dtype))
 
 
-# As published, a caption sampled for another image is a negative even when it is true of this one; match-aware, it is a
-# positive, or is left out.
+# As published, a caption sampled for another image is a negative even if it is true of this one. The match-aware
+# variants count it as a positive or leave it out.
 COUNTING: dict[str, Callable[[jax.Array, jax.Array, jax.Array], Counts]] = {
     "published": _published,
     "match_positive": _match_positive,

@@ -1,16 +1,16 @@
-"""Evaluates any models on any benchmarks and reports; or a run's checkpoints as they appear.
+"""Evaluates models on benchmarks and writes a report, or evaluates a run's checkpoints as they appear.
 
     python -m naturel_jax.evaluate --models CLIP=hf:openai/clip-vit-base-patch32 NegCLIP-AP=run:runs/negclip_ap \
         --benchmarks all --benchmarks_dir ~/benchmarks --naturel data/naturel/full/2.0.0 --out results
 
-A model is ``name=source``; a source is a run (``run:DIR``), a model of the hub (``hf:owner/name``,
-``open_clip:owner/name``), a folder or a file. A pair of model and benchmark that is finished in ``--out`` is not
-computed again.
+A model is ``name=source``; a source is a run (``run:DIR``), a model on the hub (``hf:owner/name``,
+``open_clip:owner/name``), a folder or a file. A (model, benchmark) pair that is already finished in ``--out`` is
+skipped.
 
     python -m naturel_jax.evaluate --watch runs/negclip_ap --benchmarks winoground --benchmarks_dir ~/benchmarks
 
-waits beside the training run (on another machine, if the folder is shared), writes the scores of every checkpoint to
-``--out`` (runs/negclip_ap/evaluations), and ends when the run has ended.
+runs alongside the training run (on another machine, if the folder is shared), writes the scores of every checkpoint to
+``--out`` (here runs/negclip_ap/evaluations by default), and exits when the run has ended.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def evaluate(
         benchmark = whole.held_out(trained_on.get(whole.name, ()))
         pair = results.pair_fingerprint(fingerprint, benchmark)
         if results.finished(out, name, benchmark.name, pair):
-            print(f"{name} on {benchmark.name}: finished before", flush=True)
+            print(f"{name} on {benchmark.name}: already done", flush=True)
             continue
         start = time.perf_counter()
         embedded = cosines(benchmark.items, cached)
@@ -69,8 +69,8 @@ def _summary(result: results.Result) -> str:
     return f"{result.items:,}{published} items{problems}"
 
 
-def named(models: Sequence[str]) -> dict[str, str]:
-    """Name -> source of ``name=source`` or ``source``. Raises UserError when two have one name."""
+def parse_models(models: Sequence[str]) -> dict[str, str]:
+    """Name -> source of ``name=source`` or ``source``. Raises UserError if two share a name."""
     parts = (text.partition("=") for text in models)
     pairs = [(name, source if equals else name) for name, equals, source in parts]
     names = [name for name, _ in pairs]
@@ -84,22 +84,22 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--models", nargs="+", metavar="NAME=SOURCE")
-    subject.add_argument("--watch", type=epath.Path, metavar="WORKDIR", help="a run whose checkpoints are evaluated")
-    known = "all, or names of the list of `python -m naturel_jax.benchmarks`"
+    subject.add_argument("--watch", type=epath.Path, metavar="WORKDIR", help="evaluate this run's checkpoints")
+    known = "all, or names listed by `python -m naturel_jax.benchmarks`"
     parser.add_argument("--benchmarks", nargs="+", default=["all"], metavar="NAME", help=known)
     parser.add_argument("--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="the official files")
     parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
     parser.add_argument("--out", type=epath.Path, help="default: results, or WORKDIR/evaluations with --watch")
     parser.add_argument("--batch_size", type=int, default=256)
-    precision = "of the towers' arithmetic; published scores are float32's"
+    precision = "dtype of the towers' arithmetic; published scores use float32"
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=precision)
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size is {options.batch_size}, expected 1 or more")
-    models = named(options.models or ())
+    models = parse_models(options.models or ())
     benchmarks = registry.read(options.benchmarks, files=options.benchmarks_dir, naturel=options.naturel)
     if not benchmarks:
-        raise UserError(f"no benchmark in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
+        raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)

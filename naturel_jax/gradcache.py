@@ -1,4 +1,4 @@
-"""Loss and gradient of a batch, also in the memory of one chunk of it."""
+"""Loss and gradient of a batch, optionally in the memory of a single chunk."""
 
 import functools
 from collections.abc import Callable
@@ -19,13 +19,14 @@ from naturel_jax.tiles import Layout
 class Loss:
     """Loss and gradient of a batch.
 
-    With ``config.objective.chunks`` above 1 the embeddings of the whole batch are computed first, without keeping
-    activations, then the gradient of the loss to the embeddings, then chunk by chunk that to the parameters (GradCache,
-    arXiv 2101.06983): the exact loss and gradient of the whole batch in the memory of one chunk.
+    With ``config.objective.chunks`` above 1, the embeddings of the whole batch are computed first, without keeping
+    activations; then the gradient of the loss with respect to the embeddings; then, chunk by chunk, the gradient with
+    respect to the parameters (GradCache, arXiv 2101.06983). This gives the exact loss and gradient of the whole batch
+    in the memory of one chunk.
     """
 
     def __init__(self, options: config.Config, model: Model, mean_std: tuple[Any, Any], params: Params, mesh: Mesh):
-        """``mean_std``: the processor's, by channel. Of ``params`` only the paths are looked at."""
+        """``mean_std``: the processor's, per channel. Only the paths of ``params`` are used."""
         self.model, self._mean_std, self._chunks = model, mean_std, options.objective.chunks
         self._frozen = jax.tree.map(lambda factor: factor == 0, optim.multipliers(options.optim, params))
         layout = Layout(mesh if options.objective.ring else None, BATCH_AXES, options.objective.tile)
@@ -39,7 +40,7 @@ class Loss:
         )
 
     def _stop_frozen_gradients(self, params: Params) -> Params:
-        """The compiler then leaves out what only the gradients of frozen parameters would need."""
+        """Lets the compiler drop what only the gradients of frozen parameters would need."""
         return jax.tree.map(lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, self._frozen)
 
     def _image(self, params: Params, images_IHWC: jax.Array) -> jax.Array:
@@ -50,7 +51,7 @@ class Loss:
         return self.model.encode_text(self._stop_frozen_gradients(params), tokens_UL)
 
     def from_embeddings(self, params: Params, zimg_ID: jax.Array, zcap_UD: jax.Array, batch: Batch) -> jax.Array:
-        """The loss of given embeddings, a float32 scalar; of ``params`` only scale and bias are read."""
+        """The loss of the given embeddings, a float32 scalar; only scale and bias are read from ``params``."""
         params = self._stop_frozen_gradients(params)
         scale, bias = jnp.exp(params["logit_scale"]), params.get("logit_bias", jnp.float32(0))
         labels = {"images": batch.image_labels, "captions": batch.caption_labels}
@@ -71,7 +72,7 @@ class Loss:
         )
 
     def value_and_grad(self, params: Params, batch: Batch) -> tuple[jax.Array, Params]:
-        """The loss and its gradient to the parameters."""
+        """The loss and its gradient with respect to the parameters."""
         if self._chunks == 1:
             return jax.value_and_grad(self)(params, batch)
         zimg_ID, zcap_UD = self.embed(params, batch)
@@ -82,13 +83,13 @@ class Loss:
 
     def _add_gradients(self, gradient: Params, encode: Callable, params: Params, rows: Any, upstream: Any) -> Params:
         def add(gradient: Params, chunk: tuple[jax.Array, jax.Array]) -> tuple[Params, None]:
-            _, pull = jax.vjp(lambda params: encode(params, chunk[0]), params)
-            return jax.tree.map(jnp.add, gradient, pull(chunk[1])[0]), None
+            _, vjp = jax.vjp(lambda params: encode(params, chunk[0]), params)
+            return jax.tree.map(jnp.add, gradient, vjp(chunk[1])[0]), None
 
         return jax.lax.scan(add, gradient, (self._split(rows), self._split(upstream)))[0]
 
     def _split(self, rows: Any) -> jax.Array:
-        """[N, ...] -> [chunks, N / chunks, ...]: each chunk has its share of every device's block: no row moves."""
+        """[N, ...] -> [chunks, N / chunks, ...]. Each chunk takes a part of every device's block, so no row moves."""
         return rows.reshape(-1, self._chunks, *rows.shape[1:]).swapaxes(0, 1)
 
 

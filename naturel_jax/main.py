@@ -1,9 +1,9 @@
-"""Trains and evaluates what a config says.
+"""Trains and evaluates the runs of a config.
 
     python -m naturel_jax.main --config configs/siglip_tp.py
     python -m naturel_jax.main --config configs/siglip_tp.py:scenes --config.optim.lr=3e-6 --workdir runs/mine
 
-Started again with the same --workdir, a run continues where its newest checkpoint is. Exit codes: 0 done, 2 a mistake
+When started again with the same --workdir, a run continues from its newest checkpoint. Exit codes: 0 done, 2 a mistake
 in a flag, config or file, 75 stopped and saved.
 """
 
@@ -24,10 +24,10 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run lives. Default: runs/<name of the config file>[_<argument>]."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join other processes (TPU pods, SLURM, Kubernetes are detected automatically)."
+    "distributed", False, "Join other processes (TPU pods, SLURM and Kubernetes are detected automatically)."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "With --distributed: host:port of process 0, where it is not detected."
+    "coordinator", None, "With --distributed: host:port of process 0, if it is not detected."
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: number of processes.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: number of this process.", lower_bound=0)
@@ -47,7 +47,7 @@ def default_workdir(config_path: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the config that the flags name."""
+    """Runs the config given by the flags."""
     if {"--help", "-h", "--helpfull"} & set(arguments):
         print(f"{__doc__}\nFlags:\n{flags.FLAGS.main_module_help()}")
         return
@@ -56,9 +56,9 @@ def main(arguments: Sequence[str]) -> None:
     if _CPU_DEVICES.value:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     if _DISTRIBUTED.value or _COORDINATOR.value:
-        # Before anything touches a device: initialised later, each process would train a copy of its own.
+        # Before anything touches a device; if initialized later, each process would train its own copy.
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    from naturel_jax import suite  # what it imports looks at devices
+    from naturel_jax import suite  # importing it touches devices
 
     kind = jax.devices()[0].device_kind
     _LOG.info("%d of %d devices are local: %s", jax.local_device_count(), jax.device_count(), kind)

@@ -1,4 +1,4 @@
-"""What a run reports while it runs: a progress bar or log lines, JSON lines, TensorBoard, Weights & Biases."""
+"""What a run reports as it goes: a progress bar or log lines, JSON lines, TensorBoard, Weights & Biases."""
 
 import contextlib
 import hashlib
@@ -26,8 +26,8 @@ Writer = Callable[[int, Values], object]
 class Metrics:
     """Writes a run's numbers; only the first process writes.
 
-    ``<workdir>/metrics.jsonl`` has a line for each logged step and each evaluation. Lines of steps after ``start`` are
-    dropped first: they are of a run that ended after its last checkpoint, and are about to be written again.
+    ``<workdir>/metrics.jsonl`` has a line for each logged step and each evaluation. Lines for steps after ``start`` are
+    dropped first: the run was interrupted after its last checkpoint, and is about to write them again.
     """
 
     def __init__(self, config: Config, workdir: epath.Path, *, start: int, total: int, log_every: int):
@@ -47,7 +47,7 @@ class Metrics:
         )
         lines = workdir / "metrics.jsonl"
         at_start = [row for row in storage.read_json_lines(lines) if row["step"] == start]
-        # Benchmarks that were evaluated at this step already, before the run ended.
+        # Benchmarks that were already evaluated at this step before the run was interrupted.
         self.evaluated = {name.split("/")[0] for row in at_start for name in row if "/" in name} - {"train"}
         self._start = start
         self._close = contextlib.ExitStack()
@@ -74,17 +74,17 @@ class Metrics:
             import wandb
         except ImportError as error:
             raise UserError(
-                f"config.wandb is {config.wandb!r}, and wandb is not installed: pip install wandb"
+                f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install wandb"
             ) from error
         digest = hashlib.blake2b(str(workdir.absolute()).encode(), digest_size=4).hexdigest()
-        identity = f"{workdir.name}-{digest}"  # folders of one name in two places are two runs
+        identity = f"{workdir.name}-{digest}"  # folders with the same name in different places are different runs
         run = wandb.init(project=config.wandb, name=config.name, dir=str(workdir), id=identity, resume="allow")
         self._close.callback(run.finish)
         return lambda step, values: run.log(values, step=step)
 
     def train(self, step: int, values: Values) -> None:
-        """Counts a finished step; ``values["flops"]`` are its model FLOPs. Every ``log_every`` steps the other values are
-        written, with images per second since the last time and, where the device's peak is known, utilisation."""
+        """Records a finished step; ``values["flops"]`` are its model FLOPs. Every ``log_every`` steps, writes the other
+        values, images per second since the last write and, if the device's peak is known, model FLOPs utilization."""
         self._bar.update(step - self._bar.n)
         self._flops += values["flops"]
         if step % self._log_every and step != self._total:
@@ -92,7 +92,7 @@ class Metrics:
         now = time.monotonic()
         seconds = max(now - self._clock, 1e-9)
         rate = (step - self._clock_step) * self._images / seconds
-        used = observe.utilisation(self._flops, seconds, jax.devices(), self._dtype)
+        used = observe.utilization(self._flops, seconds, jax.devices(), self._dtype)
         self._clock, self._clock_step, self._flops = now, step, 0.0
         summary = f"loss {values['loss']:.4f}, {rate:,.0f} images/s"
         self._bar.set_postfix_str(summary)
@@ -102,8 +102,8 @@ class Metrics:
         self.write(step, {f"train/{name}": value for name, value in (values | speed).items() if name != "flops"})
 
     def evaluation(self, step: int, scores: Values) -> None:
-        """Writes the headline scores: by relation and triplet there are hundreds. What was written before is not
-        written twice."""
+        """Writes the headline scores only: there are hundreds by relation and triplet. Skips those written before an
+        interruption."""
         headline = {name: score for name, score in scores.items() if is_headline(name)}
         if step == self._start:
             headline = {name: s for name, s in headline.items() if name.split("/")[0] not in self.evaluated}
@@ -114,24 +114,24 @@ class Metrics:
                 _LOG.info("%s step %d: %s", self._name, step, shown)
 
     def write(self, step: int, values: Values) -> None:
-        """Writes ``values`` of ``step`` everywhere."""
+        """Writes the values of ``step`` with every writer."""
         for writer in self._writers:
             writer(step, values)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent within (an evaluation, a save) is not training time."""
+        """Excludes the time spent inside (an evaluation, a save) from training time."""
         began = time.monotonic()
         yield
         self._clock += time.monotonic() - began
 
     def close(self) -> None:
-        """Closes files and bar."""
+        """Closes the files and the progress bar."""
         self._close.close()
 
 
 def drop_lines(path: epath.Path, start: int) -> None:
-    """Removes the lines of steps after ``start`` from a ``metrics.jsonl``, in one step."""
+    """Removes the lines of steps after ``start`` from a ``metrics.jsonl``, atomically."""
     rows = storage.read_json_lines(path)
     if path.exists():
         storage.write(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start))

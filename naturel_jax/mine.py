@@ -3,8 +3,8 @@
     python -m naturel_jax.mine --dataset ~/tfds/naturel/full/2.0.0 --split train --out negatives.parquet \
         --model hf:openai/clip-vit-base-patch32
 
-finds for every image and triplet other images with the same classes in another relation or with swapped roles, then the
-nearest by the model. Without ``--model`` the order is random and there are no nearest images.
+finds, for every image and triplet, other images that show the same classes in another relation or with swapped roles,
+then the nearest images according to the model. Without ``--model`` the order is random and there are no nearest images.
 """
 
 import argparse
@@ -32,9 +32,9 @@ def _triplets(example: prepared.Example) -> list[Triplet]:
 
 
 def embeddings(records: prepared.Records, source: str, dtype: str, batch_size: int) -> np.ndarray:
-    """Unit embeddings [N, D], float32, of the images by the model at ``source``.
+    """Unit embeddings [N, D], float32, of the images, computed by the model at ``source``.
 
-    Raises UserError where an image cannot be read, and what ``weights.load`` raises.
+    Raises UserError if an image cannot be read, and whatever ``weights.load`` raises.
     """
     import tqdm  # these imports take seconds, and a run without a model does not need them
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--out", type=Path, required=True, help="the Parquet file")
     parser.add_argument("--model", help="run:DIR, hf:owner/name, a folder or a file")
-    parser.add_argument("--count", type=int, default=8, help="most negatives for an image and triplet")
+    parser.add_argument("--count", type=int, default=8, help="maximum number of negatives per image and triplet")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     zimg_ND = embeddings(records, options.model, options.dtype, options.batch_size) if options.model else None
     mined = mining.mine(shown, options.count, options.seed, zimg_ND)
     rows = mining.save(options.out, mining.named(shown, mined))
-    print(f"{options.out}: negatives for {rows:,} of {len(shown.shown):,} pairs of an image and a triplet")
+    print(f"{options.out}: negatives for {rows:,} of {len(shown.shown):,} (image, triplet) pairs")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Sigmoid and softmax (CLIP, NegCLIP) losses on a batch that is a weighted bipartite graph.
 
-A batch holds distinct images and distinct captions, each with a multiplicity, and labels from which the positive and
-negative count of every cell (image, caption) follows. With multiplicities the losses equal those of the *expanded
-batch*, in which every copy is a row of its own, exactly: value and gradient.
+A batch holds distinct images and distinct captions, each with a multiplicity, and labels that determine the positive
+and negative count of every (image, caption) cell. Thanks to the multiplicities, the losses and their gradients exactly
+equal those of the *expanded batch*, in which every copy has its own row.
 
-Everything is written for one *tile*: a block of images against a block of captions; ``naturel_jax.tiles`` visits them
-all, around a ring of devices.
+Everything is written for one *tile*: a block of images against a block of captions; ``naturel_jax.tiles`` visits all
+tiles, around a ring of devices.
 
-Shape letters: I images, U distinct captions, D embedding, K captions drawn for an image, T triplets an image shows.
+Shape letters: I images, U distinct captions, D embedding, K captions sampled per image, T triplets shown per image.
 """
 
 import functools
@@ -25,13 +25,13 @@ _FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are n
 
 
 def _cosines(zimg_ID: jax.Array, zcap_UD: jax.Array) -> jax.Array:
-    """[I, U], at full precision also where matrix products default to less (TPU, TF32)."""
+    """[I, U], at full precision even where matrix products default to less (TPU, TF32)."""
     return jnp.einsum("id,ud->iu", zimg_ID, zcap_UD, precision="highest")
 
 
 def _at_least_float32(z_ND: jax.Array) -> jax.Array:
-    """Gradients take the dtype of what they are taken to: summed over tiles in bfloat16 they would lose most of what a
-    tile adds."""
+    """Gradients have the dtype of the arrays they are taken with respect to; summed over tiles in bfloat16, they would
+    lose most of what each tile adds."""
     return z_ND.astype(jnp.promote_types(z_ND.dtype, jnp.float32))
 
 
@@ -54,7 +54,7 @@ def sigmoid_loss(
     """The sigmoid loss of arXiv 2303.15343, eq. 1, over the expanded batch: mean over images of the sum over captions.
 
     Args: unit embeddings (rows), scale t and bias b of the logits ``t * cosine + b`` (scalars), labels. Returns a
-    float32 scalar. Raises ValueError for label smoothing, which is not defined for it.
+    float32 scalar. Raises ValueError for label smoothing, which is not defined for this loss.
     """
     if label_smoothing:
         raise ValueError(f"label_smoothing is {label_smoothing}; the sigmoid loss has none: set it to 0")
@@ -76,7 +76,7 @@ def sigmoid_loss(
 
 
 class _Stats(NamedTuple):
-    """Of each row (or column) of the matrix: log of its weighted sum of exponentials, number of positives, total
+    """For each row (or column) of the matrix: log of its weighted sum of exponentials, number of positives, total
     weight."""
 
     lse: jax.Array
@@ -85,7 +85,7 @@ class _Stats(NamedTuple):
 
 
 def _weighted_exponents(logits: jax.Array, weights: jax.Array) -> jax.Array:
-    """``logits + log(weights)``, and the floor where the weight is 0."""
+    """``logits + log(weights)``, or the floor where the weight is 0."""
     return jnp.where(weights > 0, logits + jnp.log(jnp.where(weights > 0, weights, 1.0)), _FLOOR)
 
 
@@ -152,7 +152,7 @@ def _log_sums_backward(
     images, captions, scale, (rows, columns) = saved
 
     def tile(images: Side, captions: Side, scale: jax.Array) -> jax.Array:
-        # d lse = sum of softmax weights times d logit: with the log-sums held fixed this tile's gradient is just that.
+        # d lse = sum of softmax weights times d logit, which is the gradient of this tile with the log-sums held fixed.
         image_labels, row_lse_I, row_upstream_I = images.labels
         caption_labels, column_lse_U, column_upstream_U = captions.labels
         logits_IU, _, row_weight_IU, column_weight_IU = cells(
@@ -189,15 +189,15 @@ def softmax_loss(
     """Mean of the image-to-text and the text-to-image cross-entropy over the expanded batch: CLIP, and NegCLIP with
     its extra columns.
 
-    An image without a sampled caption (the sentinel) is a column of text-to-image and has no row of its own; a caption
-    sampled only as a negative is a column of image-to-text and has no row of its own. With B images, B hard images and
-    4B texts this is the loss of the published NegCLIP (``neg_clip`` fork of OpenCLIP). Several positives of a row
-    share its target equally (UniCL, arXiv 2204.03610, eq. 3). Left-out copies (``match_ignore``) are out of both the
-    target and the sum, and each positive stands against the negatives alone.
+    An image without a sampled caption (the sentinel) is a column of text-to-image but has no row of its own; a caption
+    sampled only as a negative is a column of image-to-text but has no row of its own. With B images, B hard images and
+    4B texts this is the loss of the published NegCLIP (``neg_clip`` fork of OpenCLIP). The positives of a row share its
+    target equally (UniCL, arXiv 2204.03610, eq. 3). Copies left out by ``match_ignore`` are in neither the target nor
+    the sum, and each positive is contrasted with the negatives alone.
 
-    Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels; a bias changes no softmax and is
-    ignored. Returns a float32 scalar. Raises ValueError for label smoothing with ``match_ignore``: the positives of a
-    row have no sum in common whose classes it could spread over.
+    Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels; a bias would not change the softmax and
+    is ignored. Returns a float32 scalar. Raises ValueError for label smoothing with ``match_ignore``: the positives of
+    a row then share no sum over whose classes it could be spread.
     """
     if label_smoothing and counting == "match_ignore":
         raise ValueError(f"label_smoothing is {label_smoothing}: not defined for counting 'match_ignore'; set it to 0")
@@ -206,8 +206,8 @@ def softmax_loss(
     rows, columns = _log_sums(cells, layout, Side(zimg_ID, images), Side(zcap_UD, captions), scale)
 
     row_share_I = images.mult_I * (rows.positives > 0)
-    # As published, only copies sampled as a positive are rows of text-to-image; match-aware, every copy that is true of
-    # some image is.
+    # As published, only copies sampled as positives are rows of text-to-image; with match_positive, every copy that is
+    # true of some image is.
     copies_U = captions.mult_U * (columns.positives > 0) if counting == "match_positive" else columns.positives
     separate = counting == "match_ignore"  # the sums hold negatives only
 

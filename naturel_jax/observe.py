@@ -1,4 +1,4 @@
-"""What a run shows of itself: its parameters, its first batch, a profile, and how much of the accelerator it uses."""
+"""Observability of a run: its parameters, its first batch, a profile, and how well it uses the accelerator."""
 
 import contextlib
 import io
@@ -50,15 +50,15 @@ def _megabytes(size: int) -> str:
 
 _SHOWN = 16  # images
 _COLUMNS = 2
-_SIDE = 192  # smaller images are enlarged by the whole number that comes closest to this from below
+_SIDE = 192  # smaller images are enlarged by the largest integer factor that does not exceed this
 _MARGIN, _LINE = 16, 20  # pixels
-_CHARACTERS = 52  # of a line
+_CHARACTERS = 52  # per line
 _POSITIVE, _NEGATIVE, _INK = "#1a7f37", "#cf222e", "#1f2328"
 _Line = tuple[str, str, bool]  # text, colour, bold
 
 
 def batches(pipeline: "Pipeline", folder: epath.Path, start: int, stop: int) -> Iterator[Batch]:
-    """The batches of steps ``start`` to ``stop - 1``. That of step 0 is drawn in ``first_batch.png``."""
+    """The batches of steps ``start`` to ``stop - 1``. That of step 0 is also written to ``first_batch.png``."""
     for number, batch in enumerate(pipeline.batches(start, stop), start):
         if number == 0 and jax.process_index() == 0:
             first_batch(batch, pipeline.planner.texts(0), folder / "first_batch.png")
@@ -66,11 +66,12 @@ def batches(pipeline: "Pipeline", folder: epath.Path, start: int, stop: int) -> 
 
 
 def first_batch(batch: Batch, texts: Sequence[str], file: epath.PathLike) -> None:
-    """Writes one PNG of the first 16 images of ``batch``, as the step receives them, beside their captions.
+    """Writes one PNG of the first 16 images of ``batch``, as the step receives them, next to their captions.
 
-    Positives are marked ``+``, negatives ``-``, and what stands more than once in the expanded batch with its
-    multiplicity. The first sentinel takes the last place where the first 16 images have none. ``texts``: the caption of
-    each id. On several processes this shows the rows of the calling one. Needs no display.
+    Positives are marked ``+``, negatives ``-``, and anything that occurs more than once in the expanded batch is marked
+    with its multiplicity. If there is no sentinel among the first 16 images, the first one takes the last place.
+    ``texts``: the caption for each id. With several processes, only the rows of the calling one are shown. Needs no
+    display.
     """
     from PIL import Image, ImageDraw
 
@@ -90,7 +91,7 @@ def first_batch(batch: Batch, texts: Sequence[str], file: epath.PathLike) -> Non
     draw = ImageDraw.Draw(page)
     for place, (row, card) in enumerate(zip(rows, cards, strict=True)):
         x, y = place % columns * width + _MARGIN, place // columns * height + _MARGIN
-        draw.rectangle((x - 1, y - 1, x + side, y + side), outline="#d0d7de")  # a white image has an edge too
+        draw.rectangle((x - 1, y - 1, x + side, y + side), outline="#d0d7de")  # so that white images have an edge too
         page.paste(Image.fromarray(images[row]).resize((side, side), Image.Resampling.NEAREST), (x, y))
         _write(draw, (x + side + _MARGIN, y), card, fonts)
     png = io.BytesIO()
@@ -107,7 +108,7 @@ def _local_rows(array: np.ndarray | jax.Array) -> np.ndarray:
 
 
 def _is_sentinel(labels: ImageLabels) -> np.ndarray:
-    """Which images have no caption of their own but are not padding."""
+    """Which images have no captions but are not padding."""
     captions_I = (labels.positives_IK >= 0).any(axis=1) | (labels.negatives_IK >= 0).any(axis=1)
     return np.asarray((labels.mult_I > 0) & ~captions_I)
 
@@ -121,7 +122,7 @@ def _shown(labels: ImageLabels) -> list[int]:
 
 
 def _card(labels: ImageLabels, row: int, texts: Sequence[str], copies: dict[int, float]) -> list[_Line]:
-    """The lines beside one image."""
+    """The lines next to one image."""
     name = "sentinel (blank negative image)" if _is_sentinel(labels)[row] else f"image {row}"
     lines: list[_Line] = [(name + _times(float(labels.mult_I[row])), _INK, True)]
     for ids, mark, colour in ((labels.positives_IK, "+", _POSITIVE), (labels.negatives_IK, "\u2212", _NEGATIVE)):
@@ -137,12 +138,12 @@ def _times(multiplicity: float) -> str:
 
 
 def _printable(text: str) -> str:
-    """``text`` on one line, with ``\\x1b`` or ``\\ud800`` for what cannot be drawn."""
+    """``text`` on one line, with ``\\x1b`` or ``\\ud800`` for characters that cannot be drawn."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
 
 
 def _fonts() -> tuple["FreeTypeFont", "FreeTypeFont"]:
-    """Regular and bold DejaVu Sans, which Matplotlib brings along: Latin, Greek, Cyrillic, Arabic and more. Other
+    """Regular and bold DejaVu Sans, which Matplotlib ships: Latin, Greek, Cyrillic, Arabic and more. Other
     characters are drawn as boxes."""
     import matplotlib
     from PIL import ImageFont
@@ -156,7 +157,7 @@ def _fonts() -> tuple["FreeTypeFont", "FreeTypeFont"]:
 
 
 def _wrapped(lines: list[_Line]) -> list[_Line]:
-    """The same lines, broken to fit."""
+    """The same lines, wrapped to fit."""
     return [
         (part, colour, bold)
         for text, colour, bold in lines
@@ -181,9 +182,10 @@ StepContext = Callable[[int], contextlib.AbstractContextManager[Any]]
 
 @contextlib.contextmanager
 def profiler(folder: epath.PathLike, steps: range) -> Iterator[StepContext]:
-    """Yields ``profile(number)``, a context for each step, which traces ``steps`` into ``folder`` for xprof.
+    """Yields ``profile(number)``, a context manager for each step; together they trace ``steps`` into ``folder`` for
+    xprof.
 
-    A trace that is still being written ends with the block, whatever ends it. Steps are dispatched ahead of the
+    A trace still in progress is stopped when the block exits, even by an exception. Steps are dispatched ahead of the
     device, so the last one may be cut short. An empty range traces nothing.
     """
     tracing = False
@@ -205,17 +207,17 @@ def profiler(folder: epath.PathLike, steps: range) -> Iterator[StepContext]:
             jax.profiler.stop_trace()
 
 
-# ---- Utilisation -----------------------------------------------------------------------------------------------------
+# ---- Utilization -----------------------------------------------------------------------------------------------------
 
 
-def utilisation(
+def utilization(
     flops_per_step: float,
     seconds_per_step: float,
     devices: Sequence[jax.Device],  # pyright: ignore[reportInvalidTypeForm]  # JAX defines it as a variable
     dtype: str,
 ) -> float | None:
-    """Model FLOP utilisation, 0 to 1: ``flops_per_step`` (``models.flops.step_flops`` of the global batch) beside what
-    ``devices`` could do in that time; None where their peak for ``dtype`` is not known."""
+    """Model FLOPs utilization, 0 to 1: ``flops_per_step`` (``models.flops.step_flops`` of the global batch) relative to
+    what ``devices`` could do in that time; None if their peak for ``dtype`` is unknown."""
     peaks = [flops.peak(device.device_kind, dtype) for device in devices]
     total = sum(peak for peak in peaks if peak)
     return None if None in peaks else flops_per_step / seconds_per_step / total

@@ -1,4 +1,4 @@
-"""The optimizer from ``config.optim``: schedule, decay mask, learning rates by part, freezing."""
+"""The optimizer from ``config.optim``: schedule, decay mask, learning-rate multipliers, freezing."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ DECAYED = r".*(kernel|embed|position|probe)"
 
 LearningRate = Callable[[Any], jax.Array]  # of a step, counted from 0
 
-# config.optim.schedule -> share of the peak rate, given the share of the steps after the warmup that are done.
+# config.optim.schedule -> fraction of the peak rate, given the fraction of the steps after the warmup that are done.
 SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "cosine": lambda fraction: 0.5 * (1 + jnp.cos(jnp.pi * fraction)),
     "linear": lambda fraction: 1 - fraction,
@@ -29,7 +29,7 @@ OPTIMIZERS: dict[str, Callable[[config.Optim], optax.GradientTransformation]] = 
     "adamw": lambda options: optax.scale_by_adam(options.b1, options.b2, options.eps),
     "lion": lambda options: optax.scale_by_lion(options.b1, options.b2),
     "sgd": lambda options: optax.trace(options.b1) if options.b1 else optax.identity(),
-    # arXiv 1804.04235, without the scale by a parameter's size: the schedule has the rate.
+    # arXiv 1804.04235, without scaling by a parameter's size: the schedule sets the rate.
     "adafactor": lambda options: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
 }
 

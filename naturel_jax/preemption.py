@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run saves at its next step and ends; started again, it continues."""
+"""SIGTERM and Ctrl-C: a run saves after its current step and exits; started again, it continues."""
 
 import itertools
 import logging
@@ -13,10 +13,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def install_handler() -> Callable[[], bool]:
-    """Catches both signals for the life of the process; returns ``stop_requested()``. A second signal ends it at once.
+    """Catches both signals for the life of the process; returns ``stop_requested()``. A second signal kills it at once.
 
-    Under ``jax.distributed`` JAX itself catches SIGTERM, and all processes, which ask equally often, agree on when to
-    stop.
+    Under ``jax.distributed``, JAX itself catches SIGTERM, and the processes agree on when to stop; all of them must
+    call ``stop_requested`` equally often.
     """
     if jax.distributed.is_initialized():
         calls = itertools.count(1)
@@ -25,7 +25,7 @@ def install_handler() -> Callable[[], bool]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        _LOG.warning("%s: saving after this step, then ending", signal.Signals(number).name)
+        _LOG.warning("%s: saving after this step, then exiting", signal.Signals(number).name)
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""One run from its config: makes data, model, objective and benchmarks, and hands them to the loop."""
+"""Runs one config: builds data, model, objective and benchmarks, and hands them to the loop."""
 
 import dataclasses
 import logging
@@ -26,13 +26,13 @@ from tfds_naturel.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
 
-_WARM_UP = 10  # steps before those that are traced: the first ones compile
+_WARM_UP = 10  # steps before tracing starts: the first ones compile
 
 
 def run(config: Config, workdir: epath.PathLike, stop_requested: Callable[[], bool] = lambda: False) -> Scores:
     """Trains (or continues) and evaluates one run in ``workdir``; returns its final scores.
 
-    A finished run is not computed again. Raises UserError for a config that does not fit, OSError for a workdir that
+    A finished run is not repeated. Raises UserError for a config that cannot be run, OSError for a workdir that
     cannot be used, and Stopped once ``stop_requested()`` is true and the run has saved.
     """
     folder = epath.Path(workdir)
@@ -62,21 +62,21 @@ def run(config: Config, workdir: epath.PathLike, stop_requested: Callable[[], bo
 
 
 def trained_base(config: Config, folder: epath.Path, stop_requested: Callable[[], bool]) -> str:
-    """``config.init``, where ``base:NAME`` is the run in the folder NAME beside ``folder``: that of ``config.bases``,
-    trained first where it is not finished."""
+    """``config.init``, with ``base:NAME`` resolved to the run in the folder NAME next to ``folder``. A base defined in
+    ``config.bases`` is trained first unless it is finished."""
     kind, _, name = config.init.partition(":")
     if kind != "base":
         return config.init
-    where = folder.parent / name
+    base_folder = folder.parent / name
     if name in config.bases:
         base = config.bases[name]
         base = dataclasses.replace(base, data=dataclasses.replace(base.data, dir=config.data.dir))
-        run(base, where, stop_requested)
-    return f"run:{where}"
+        run(base, base_folder, stop_requested)
+    return f"run:{base_folder}"
 
 
 class Training(NamedTuple):
-    """What the loop works with. ``learning_rate``: step -> rate."""
+    """Everything the loop needs. ``learning_rate``: step -> rate."""
 
     start: Start
     mesh: Mesh
@@ -89,7 +89,7 @@ class Training(NamedTuple):
 
 
 def make_training(config: Config, start: Start, sources: Sequence[Source], mesh: Mesh) -> Training:
-    """All parts of the training of ``start``, at its first step."""
+    """Builds everything needed to train from ``start``, in its initial state."""
     model, processor = start.model, start.processor
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
     tx = optim.make_optimizer(config.optim, start.params, learning_rate)
@@ -109,11 +109,11 @@ def train_and_evaluate(
     stop_requested: Callable[[], bool],
     check_owner: Callable[[], None],
 ) -> Scores:
-    """The scores at the end of the training, which begins at the newest checkpoint in ``folder``. Raises as ``run``."""
+    """Trains from the newest checkpoint in ``folder``, if any; returns the final scores. Raises what ``run`` raises."""
     schedule, model = training.schedule, training.start.model
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
-    first, state = continued(config, folder, checkpoints, training)
+    first, state = restore_or_start(config, folder, checkpoints, training)
     meta = checkpoint.make_meta(config_versions.to_json(config), model.config, training.start.processor, trained_on)
     metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
 
@@ -154,7 +154,7 @@ def train_and_evaluate(
     except train.NotFinite as error:
         names = training.pipeline.planner.names(error.step)
         raise UserError(
-            f"{error}. The newest checkpoint is from before it. Lower config.optim.lr, or look at its {len(names)} "
+            f"{error}. The newest checkpoint predates it. Lower config.optim.lr, or inspect its {len(names)} "
             f"items: {', '.join(names)}"
         ) from error
     finally:
@@ -162,15 +162,15 @@ def train_and_evaluate(
         metrics.close()
 
 
-def continued(
+def restore_or_start(
     config: Config, folder: epath.Path, checkpoints: checkpoint.Checkpoints, training: Training
 ) -> tuple[int, train.State]:
-    """(step, state) of the newest checkpoint; the first state, its bias calibrated where it is new, without one.
+    """(step, state) of the newest checkpoint; without one, the initial state, with its bias calibrated if it is new.
 
     Raises UserError for another run's checkpoint.
     """
     restored = checkpoints.restore(
-        train.abstract(training.state), lambda meta: run_folder.refuse_another(folder, meta["config"], config)
+        train.abstract(training.state), lambda meta: run_folder.check_same_run(folder, meta["config"], config)
     )
     if restored is not None:
         step, arrays, _ = restored

@@ -1,6 +1,6 @@
-"""Which run a workdir holds: the files that say so, and whether a config may continue it.
+"""Identifies the run in a workdir: the files that describe it, and whether a config may continue it.
 
-``config.json`` has the config and the versions it started with; ``scores.json`` the scores of a finished run.
+``config.json`` holds the config and the versions it started with; ``scores.json`` the scores of a finished run.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ Scores = dict[str, float]
 
 @contextlib.contextmanager
 def owned(folder: epath.Path) -> Iterator[Callable[[], None]]:
-    """Holds the folder for this run (of several processes, the first one holds it for all), and yields a check that it
-    still does. Raises UserError when another run holds it."""
+    """Locks the folder for this run (the first process locks it for all), and yields a check that the lock is still
+    held. Raises UserError if another run holds it."""
     if jax.process_index() == 0:
         with storage.lease(folder) as held:
             yield held.check
@@ -31,8 +31,8 @@ def owned(folder: epath.Path) -> Iterator[Callable[[], None]]:
 
 
 def finished_scores(folder: epath.Path, config: Config) -> Scores | None:
-    """The scores of a run that has finished with this duration and these benchmarks. Raises UserError for those of
-    another run."""
+    """The scores of a run that finished with this duration and these benchmarks, else None. Raises UserError if they
+    belong to another run."""
     path = folder / "scores.json"
     if not path.exists():
         return None
@@ -44,7 +44,7 @@ def finished_scores(folder: epath.Path, config: Config) -> Scores | None:
         raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
     if not same:
         return None
-    refuse_another(folder, saved_config, config)
+    check_same_run(folder, saved_config, config)
     return scores
 
 
@@ -55,13 +55,13 @@ def write_scores(folder: epath.Path, config: Config, scores: Scores) -> None:
 
 
 def write_config(folder: epath.Path, config: Config) -> None:
-    """Leaves the config and the versions of the libraries in the folder, for people."""
-    about = {"config": config_versions.to_json(config), "versions": checkpoint.versions()}
-    storage.write(folder / "config.json", json.dumps(about, indent=1))
+    """Records the config and the versions of the libraries in the folder, for people to read."""
+    record = {"config": config_versions.to_json(config), "versions": checkpoint.versions()}
+    storage.write(folder / "config.json", json.dumps(record, indent=1))
 
 
-def refuse_another(folder: epath.Path, saved: dict[str, Any], config: Config) -> None:
-    """Raises UserError when ``config`` differs from the saved one in a field that a continuation must not change."""
+def check_same_run(folder: epath.Path, saved: dict[str, Any], config: Config) -> None:
+    """Raises UserError if ``config`` differs from the saved one in a field that must not change within a run."""
     before, now = (_as_json(fixed(c)) for c in (config_versions.from_json(saved), config))
     changed = [
         f"config.{name} was {before.get(name)!r}, is {now.get(name)!r}"

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Allowed(NamedTuple):
-    """The values that a field takes: in words, for messages, and as a test."""
+    """The values that a field accepts: in words, for messages, and as a predicate."""
 
     expected: Callable[[], str]
     test: Callable[[Any], bool]
@@ -33,11 +33,11 @@ def above(low: float) -> Allowed:
 
 
 def at_least(low: float) -> Allowed:
-    """Finite numbers from ``low`` on."""
+    """Finite numbers of at least ``low``."""
     return Allowed(lambda: f"a number of at least {low:g}", lambda x: low <= x < math.inf)
 
 
-def share() -> Allowed:
+def fraction() -> Allowed:
     """Numbers in [0, 1)."""
     return Allowed(lambda: "a number from 0 to less than 1", lambda x: 0 <= x < 1)
 
@@ -48,7 +48,7 @@ def one_of(*names: str) -> Allowed:
 
 
 def key_of(table: str, *others: str) -> Allowed:
-    """A key of the table ``module:NAME``, to which users' modules may have added some, or one of ``others``."""
+    """A key of the table ``module:NAME``, including keys added by users' modules, or one of ``others``."""
 
     def keys() -> list[str]:
         return [*pkgutil.resolve_name(table), *others]
@@ -63,7 +63,7 @@ def keys_of(table: str) -> Allowed:
 
 
 def setting(default: T, meaning: str, allowed: Allowed | None = None, *, may_change: bool = False) -> T:
-    """A dataclass field. A run may continue with another value where ``may_change``; else it would be another run."""
+    """A dataclass field. If ``may_change``, a run may continue with another value; if not, it would be another run."""
     metadata = {"meaning": meaning, "allowed": allowed, "may_change": may_change}
     if isinstance(default, Mapping):
         return dataclasses.field(default_factory=lambda: default, metadata=metadata)
@@ -71,12 +71,12 @@ def setting(default: T, meaning: str, allowed: Allowed | None = None, *, may_cha
 
 
 def section(kind: type[T], *, may_change: bool = False) -> T:
-    """A dataclass field that is a section itself. ``may_change`` is for all of its fields."""
+    """A dataclass field that is itself a section. ``may_change`` applies to all of its fields."""
     return dataclasses.field(default_factory=kind, metadata={"may_change": may_change})
 
 
 def to_config_dict(settings: Any) -> ConfigDict:
-    """The fields of a section, and of the sections in it, for users to edit."""
+    """The fields of a section, including nested sections, for users to edit."""
 
     def convert(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -87,9 +87,9 @@ def to_config_dict(settings: Any) -> ConfigDict:
 
 
 def parse(kind: type[T], raw: Mapping[str, Any], path: str = "config") -> T:
-    """The section ``kind`` with the values ``raw``; a field that is left out has its default.
+    """The section ``kind`` with the values ``raw``; omitted fields keep their defaults.
 
-    Raises UserError that names the field, its value and what is expected.
+    Raises UserError naming the field, its value and what is expected.
     """
     hints = typing.get_type_hints(kind)
     if unknown := sorted(raw.keys() - hints.keys()):
@@ -117,7 +117,7 @@ def _parse_field(field: dataclasses.Field, hint: Any, value: Any, path: str) -> 
 
 def _mapping(value: Any, path: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping | ConfigDict):
-        raise UserError(f"{path} is {value!r}; expected a section with fields of its own")
+        raise UserError(f"{path} is {value!r}; expected a section with fields")
     return dict(value.items())
 
 
@@ -145,7 +145,7 @@ def _in_words(hint: Any) -> str:
 
 
 def meanings(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted name, meaning) of every field of a section and of the sections in it."""
+    """(dotted name, meaning) of every field of a section, including nested sections."""
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hint := hints[field.name]):
@@ -155,19 +155,19 @@ def meanings(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def nearest(name: str, known: Mapping[str, str]) -> str:
-    """'the nearest is ...': the field that is spelled most like ``name``, or whose meaning has its words."""
+    """'did you mean ...?' with the field spelled most like ``name``, or whose meaning contains its words."""
     words = set(re.split(r"[._]", name.rpartition(".")[2].lower()))
 
-    def likeness(candidate: str) -> float:
+    def similarity(candidate: str) -> float:
         described = set(re.findall(r"[a-z]+", f"{candidate} {known[candidate]}".lower()))
         spelled = max(difflib.SequenceMatcher(None, name, c).ratio() for c in (candidate, candidate.rpartition(".")[2]))
         return max(spelled, 0.99 * len(words & described) / len(words))
 
-    return f"the nearest is {max(known, key=likeness)!r}"
+    return f"did you mean {max(known, key=similarity)!r}?"
 
 
 def fixed(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted name -> value of the fields that a continuation of a run must not change."""
+    """Dotted name -> value of the fields that must not change within a run."""
     result: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), prefix + field.name

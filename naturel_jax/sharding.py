@@ -1,4 +1,4 @@
-"""The mesh, and one table from parameter path to how it is laid over the mesh."""
+"""The mesh, and one table from parameter paths to how they are sharded over it."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,10 +11,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tfds_naturel.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # rows of images and captions are cut over both; parameters over fsdp and tensor
+BATCH_AXES = ("data", "fsdp")  # rows of images and captions are split over both; parameters over fsdp and tensor
 
 # Path (regular expression over the whole path) -> spec of the trailing dimensions; stacked blocks have one leading
-# dimension more, which is never cut. First match wins.
+# dimension more, which is never split. First match wins.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r".*/qkv/kernel", ("fsdp", None, "tensor", None)),
     (r".*/qkv/bias", (None, "tensor", None)),
@@ -30,7 +30,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 
 
 def make_mesh(axes: Mapping[str, int]) -> Mesh:
-    """A mesh over all devices of all processes. One axis may be -1: what the others leave.
+    """A mesh over all devices of all processes. One axis may be -1: whatever the others leave.
 
     Raises UserError for an unknown axis or sizes that do not multiply to the number of devices.
     """
@@ -40,9 +40,9 @@ def make_mesh(axes: Mapping[str, int]) -> Mesh:
     if sizes.count(-1) == 1:
         sizes[sizes.index(-1)] = devices // -int(np.prod(sizes))
     if min(sizes) < 1 or np.prod(sizes) != devices:
-        asked = ", ".join(f"{axis}={axes.get(axis, 1)}" for axis in AXES)
+        given = ", ".join(f"{axis}={axes.get(axis, 1)}" for axis in AXES)
         raise UserError(
-            f"config.mesh ({asked}) does not fit {devices} devices; the product must be {devices}, one axis may be -1"
+            f"config.mesh ({given}) does not fit {devices} devices; the product must be {devices}; one axis may be -1"
         )
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -53,24 +53,24 @@ def path_string(path: tuple[Any, ...]) -> str:
 
 
 def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The rule's spec for a parameter. A dimension that its axis does not divide stays whole."""
+    """The rule's spec for a parameter. A dimension not divisible by its axis stays unsharded."""
     rule = next(trailing for pattern, trailing in RULES if re.fullmatch(pattern, path))
-    whole = (None,) * (len(shape) - len(rule))
+    unsharded = (None,) * (len(shape) - len(rule))
     fits = [
         axis if axis and size % mesh.shape[axis] == 0 else None
-        for axis, size in zip(rule, shape[len(whole) :], strict=True)
+        for axis, size in zip(rule, shape[len(unsharded) :], strict=True)
     ]
-    return PartitionSpec(*whole, *fits)
+    return PartitionSpec(*unsharded, *fits)
 
 
 def param_sharding(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
-    """``sharding_for(path, shape)`` of parameters, as ``weights.load`` takes it."""
+    """``sharding_for(path, shape)`` for parameters, as ``weights.load`` expects it."""
     return lambda path, shape: NamedSharding(mesh, spec(path, shape, mesh))
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """A sharding for every leaf of ``tree`` (arrays or shapes). Optimizer moments follow their parameters: the
-    rules look at the part of a path from the tower on."""
+    """A sharding for every leaf of ``tree`` (arrays or shapes). Optimizer moments follow their parameters: rules
+    are matched against the part of the path that starts at the tower."""
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         text = path_string(path)
@@ -81,10 +81,10 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Leading axis over the batch axes."""
+    """Shards the leading axis over the batch axes."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Number of blocks that a batch is cut into."""
+    """Number of blocks that a batch is split into."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))

@@ -1,4 +1,4 @@
-"""What a run begins with: a model, its parameters and its processor."""
+"""What a run starts from: a model, its parameters and its processor."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ from naturel_jax.sharding import param_sharding, shardings
 
 
 class Start(NamedTuple):
-    """What a run begins with. ``new_bias``: the parameters have just got a logit bias, which is not calibrated yet."""
+    """What a run starts from. ``new_bias``: a logit bias has just been added, and is not calibrated yet."""
 
     model: Model
     params: Params
@@ -32,8 +32,8 @@ class Start(NamedTuple):
 
 
 def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[Source], mesh: Mesh) -> Start:
-    """From ``init`` (see ``weights.load``), or from ``config.preset`` with random parameters and a tokenizer trained on
-    the captions of ``sources``. Parameters are laid out over the mesh."""
+    """Starts from ``init`` (see ``weights.load``), or from ``config.preset`` with random parameters and a tokenizer
+    trained on the captions of ``sources``. Parameters are sharded over the mesh."""
     dtype = config.compute.dtype_on(jax.default_backend())
     compute = Compute(dtype, config.compute.remat, config.compute.attention or None)
     if init:
@@ -51,7 +51,7 @@ def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[
 
 
 def _processor_from_scratch(sizes: TwoTowerConfig, folder: epath.Path, sources: Sequence[Source]) -> Processor:
-    """The first process trains the tokenizer, once; all read it from the workdir."""
+    """The first process trains the tokenizer, once; all processes read it from the workdir."""
     path = folder / "processor.json"
     if jax.process_index() == 0 and not path.exists():
         processor = from_scratch(sizes, [caption for source in sources for caption in source.items.texts])

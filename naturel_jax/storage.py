@@ -1,7 +1,7 @@
 """Everything that a run writes or locks goes through here: atomic replacement, exclusive creation, appending, leases.
 
-Paths are ``etils.epath``'s. What is offered is what object stores can do too (an object is written as a whole, created
-if absent, or listed), so callers need no change when a store takes the place of the local disk.
+Paths are ``etils.epath`` paths. The operations are those that object stores can offer too (write a whole object, create
+it if absent, list), so callers need not change when an object store replaces the local disk.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from tfds_naturel.errors import UserError
 
 
 def write(path: epath.Path, text: str) -> None:
-    """Replaces ``path`` by ``text`` in one step: a reader sees the old content or the new, also after a crash."""
+    """Atomically replaces the content of ``path``: readers see either the old text or the new, even after a crash."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(partial, "w", encoding="utf-8") as file:
@@ -35,8 +35,8 @@ def write(path: epath.Path, text: str) -> None:
 
 
 def create(path: epath.Path, text: str) -> bool:
-    """Creates ``path`` with ``text``; False, and nothing changes, where it exists already. Exactly one of several
-    processes that try succeeds."""
+    """Creates ``path`` with ``text``; returns False, and changes nothing, if it already exists. If several processes
+    try, exactly one succeeds."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         partial.write_text(text)
@@ -58,16 +58,16 @@ def append(path: epath.Path, text: str) -> None:
 
 
 def read_json(path: epath.Path) -> Any:
-    """The JSON in ``path``. Raises UserError that names the file when it is torn or not JSON."""
+    """The JSON in ``path``. Raises UserError naming the file if it is truncated or not JSON."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); move it away to go on without it") from error
+        raise UserError(f"{path}: not readable as JSON ({error}); move it away to continue without it") from error
 
 
 def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The JSON objects in ``path``, one a line; [] without the file. A torn last line is left out: it was being
-    written. Raises UserError that names the line for any other that is not an object."""
+    """The JSON objects in ``path``, one per line; [] if there is no such file. An incomplete last line is skipped: its
+    write was interrupted. Raises UserError naming any other line that is not an object."""
     if not path.exists():
         return []
     rows = []
@@ -77,7 +77,9 @@ def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path} line {number}: not JSON ({error}); remove the line to go on without it") from error
+            raise UserError(
+                f"{path} line {number}: not JSON ({error}); remove the line to continue without it"
+            ) from error
         if not isinstance(row, dict):
             raise UserError(f"{path} line {number}: {line.strip()!r:.80} is not a JSON object; remove the line")
         rows.append(row)
@@ -85,14 +87,14 @@ def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
 
 
 def numbered(folder: epath.Path) -> list[int]:
-    """The entries of ``folder`` whose names are whole numbers, in ascending order; [] without the folder."""
+    """The entries of ``folder`` whose names are whole numbers, in ascending order; [] if there is no such folder."""
     if not folder.exists():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
 
 def check_writable(folder: epath.Path, needed_bytes: int = 0) -> None:
-    """Makes ``folder``. Raises OSError where it cannot be written or has fewer than ``needed_bytes`` free."""
+    """Creates ``folder``. Raises OSError if it is not writable or has fewer than ``needed_bytes`` free."""
     probe = folder / f".probe-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +116,7 @@ def check_writable(folder: epath.Path, needed_bytes: int = 0) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who holds a lease: a token of its own, host, process, and when it began and last said so (Unix seconds)."""
+    """The holder of a lease: unique token, host, process id, and when it took and last renewed it (Unix seconds)."""
 
     token: str
     host: str
@@ -123,32 +125,34 @@ class Holder:
     heartbeat: float
 
     def gone(self, expires_s: float) -> bool:
-        """Processes of this host are looked up; another host's is gone once its heartbeat is ``expires_s`` old."""
+        """Processes on this host are looked up; one on another host is gone once its heartbeat is ``expires_s`` old."""
         if self.host != socket.gethostname():
             return time.time() - self.heartbeat > expires_s
         try:
             os.kill(self.process, 0)
         except ProcessLookupError:
             return True
-        except PermissionError:  # it is another user's, and alive
+        except PermissionError:  # alive, but another user's
             return False
         return False
 
 
 class Lease:
-    """One owner of a folder. ``check`` raises once another process has taken it."""
+    """Exclusive ownership of a folder. ``check`` raises once another process has taken it over."""
 
     def __init__(self, path: epath.Path, holder: Holder):
         self._path, self._holder = path, holder
 
     def check(self) -> None:
-        """Raises RuntimeError when this process is no longer the owner: it must not write then."""
-        found = _holder(self._path)
-        if found is None or found.token != self._holder.token:
-            raise RuntimeError(f"{self._path.parent} was taken over by {found or 'nobody'}; this process stops writing")
+        """Raises RuntimeError if this process is no longer the owner, and so must not write."""
+        holder = _holder(self._path)
+        if holder is None or holder.token != self._holder.token:
+            raise RuntimeError(
+                f"{self._path.parent}: this process lost its lease, now held by {holder or 'no one'}; it stops writing"
+            )
 
     def renew(self) -> None:
-        """Says that this process is alive. Raises as ``check``."""
+        """Updates the heartbeat. Raises what ``check`` raises."""
         self.check()
         holder = dataclasses.replace(self._holder, heartbeat=time.time())
         write(self._path, json.dumps(dataclasses.asdict(holder)))
@@ -156,33 +160,33 @@ class Lease:
 
 @contextlib.contextmanager
 def lease(folder: epath.Path, expires_s: float = 120.0) -> Iterator[Lease]:
-    """Holds ``folder`` for this process, renewed in the background, and releases it at the end.
+    """Holds a lease on ``folder`` for this process, renews it in the background, and releases it on exit.
 
-    Raises UserError when another process holds it: one of this host that is alive, or one of another host whose
-    heartbeat is younger than ``expires_s``.
+    Raises UserError if another process holds it: a live one on this host, or one on another host whose heartbeat is
+    less than ``expires_s`` old.
     """
     path, now = folder / "lease.json", time.time()
     mine = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, now)
-    if (found := _holder(path)) is not None and found.gone(expires_s):
+    if (holder := _holder(path)) is not None and holder.gone(expires_s):
         path.unlink(missing_ok=True)
     if not create(path, json.dumps(dataclasses.asdict(mine))):
-        found = _holder(path)
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.since)) if found else "now"
-        who = f"process {found.process} on {found.host}" if found else "another process"
+        holder = _holder(path)
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since)) if holder else "now"
+        who = f"process {holder.process} on {holder.host}" if holder else "another process"
         raise UserError(f"{folder} is in use by {who} since {since}; wait for it, stop it, or choose another --workdir")
     held, ended = Lease(path, mine), threading.Event()
 
-    def keep() -> None:
+    def renew() -> None:
         while not ended.wait(expires_s / 6):
-            with contextlib.suppress(OSError, RuntimeError):  # whoever writes next calls check, and hears of it
+            with contextlib.suppress(OSError, RuntimeError):  # the next write calls check, which reports it
                 held.renew()
 
-    threading.Thread(target=keep, name="lease", daemon=True).start()
+    threading.Thread(target=renew, name="lease", daemon=True).start()
     try:
         yield held
     finally:
         ended.set()
-        if (found := _holder(path)) is not None and found.token == mine.token:
+        if (holder := _holder(path)) is not None and holder.token == mine.token:
             path.unlink(missing_ok=True)
 
 
@@ -191,5 +195,5 @@ def _holder(path: epath.Path) -> Holder | None:
         return Holder(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):  # torn: it was being written on a disk that then failed
+    except (ValueError, TypeError):  # truncated: the disk failed while it was being written
         return Holder("", "unknown", 0, 0.0, 0.0)

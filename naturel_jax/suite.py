@@ -1,4 +1,4 @@
-"""One run or several in one command: the rows of a table, and the report they end in."""
+"""Runs one or several configs in one command: the rows of a table, and the report on them."""
 
 import logging
 import time
@@ -19,8 +19,8 @@ History = dict[str, list[tuple[int, dict[str, float]]]]
 
 
 def run_all(config: Config | Suite, workdir: str, stop_requested: Callable[[], bool]) -> None:
-    """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run that ``config`` is, and reports
-    after each in ``<workdir>/report.md``. Finished runs are not computed again.
+    """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run ``config``, and updates
+    ``<workdir>/report.md`` after each. Finished runs are not repeated.
     """
     single = isinstance(config, Config)
     runs = {"": config} if isinstance(config, Config) else config.runs
@@ -39,13 +39,13 @@ def run_all(config: Config | Suite, workdir: str, stop_requested: Callable[[], b
 
 
 def _announce(suite: Suite, workdir: str) -> None:
-    """Prints the runs, and how long each took where that was measured."""
+    """Prints the runs, and how long each took, if that was measured."""
     print("Runs:")
     for key, part in suite.runs.items():
         took = f"about {suite.minutes[key]:g} min" if key in suite.minutes else ""
         print(f"  {part.name:12} {part.duration:>10}  {took:14} {epath.Path(workdir) / key}")
     if suite.minutes:
-        print(f"About {sum(suite.minutes.values()):.0f} minutes altogether ({suite.measured_on}).", flush=True)
+        print(f"About {sum(suite.minutes.values()):.0f} minutes in total ({suite.measured_on}).", flush=True)
 
 
 def _history(folder: epath.Path) -> list[tuple[int, dict[str, float]]]:
@@ -55,7 +55,7 @@ def _history(folder: epath.Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def report(workdir: Path, rows: tables.Rows, history: History) -> str:
-    """Writes ``report.md``, and ``accuracy.png`` where runs were evaluated while they trained; returns the tables."""
+    """Writes ``report.md``, and ``accuracy.png`` if runs were evaluated during training; returns the tables."""
     text = "\n".join(tables.markdown(table, rows) for table in tables.tables_of(rows))
     pages = ["# Report", text]
     if plots.accuracy_over_training(history, workdir / "accuracy.png"):

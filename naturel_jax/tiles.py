@@ -1,8 +1,8 @@
-"""Visits every tile (a block of images against a block of captions) of a matrix that no device holds.
+"""Visits every tile (a block of images against a block of captions) of a matrix that no device holds in full.
 
-Caption blocks travel around a ring of devices (``ppermute`` inside ``jax.shard_map``), each cut into smaller tiles on
-the device, and the backward pass visits the tiles again instead of keeping what they computed. So a device's memory
-does not grow with the number of devices.
+Caption blocks travel around a ring of devices (``ppermute`` inside ``jax.shard_map``), each split into smaller tiles on
+the device, and the backward pass revisits the tiles instead of storing their results. A device's memory therefore does
+not grow with the number of devices.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the tiles are: ``mesh`` None is one block (dense); otherwise blocks are sharded over ``axes`` of ``mesh``
-    and captions travel the ring.
+    """How the matrix is tiled: one block (dense) if ``mesh`` is None; otherwise blocks are sharded over ``axes`` of
+    ``mesh`` and captions travel around the ring.
 
-    ``tile`` bounds the captions of one tile on a device (the largest divisor of the block is taken); None is the whole
+    ``tile`` bounds the captions per tile on a device (the largest divisor of the block is used); None means the whole
     block.
     """
 
@@ -31,7 +31,7 @@ class Layout:
 
     @property
     def ring(self) -> int:
-        """Devices that the captions travel around."""
+        """Number of devices that the captions travel around."""
         return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in self.axes)
 
 
@@ -68,9 +68,9 @@ def sweep(
         def step(_: jax.Array, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
             captions, image_sums, caption_sums = carry
             image_sums, caption_sums = block(images, captions, image_sums, caption_sums, shared)
-            turn = [(d, (d + 1) % ring) for d in range(ring)]
+            perm = [(d, (d + 1) % ring) for d in range(ring)]
             captions, caption_sums = jax.tree.map(
-                lambda x: jax.lax.ppermute(x, layout.axes, turn), (captions, caption_sums)
+                lambda x: jax.lax.ppermute(x, layout.axes, perm), (captions, caption_sums)
             )
             return captions, image_sums, caption_sums
 
@@ -98,7 +98,7 @@ class Side(NamedTuple):
 
 
 def _primal(tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any) -> jax.Array:
-    """Sum over all tiles of ``tile(images, captions, shared) -> scalar``; the backward pass computes tiles again."""
+    """Sum over all tiles of ``tile(images, captions, shared) -> scalar``; the backward pass recomputes the tiles."""
 
     def visit(images: Side, captions: Side, total: jax.Array, nothing: Any, shared: Any) -> tuple[jax.Array, Any]:
         return total + tile(images, captions, shared), nothing
@@ -110,7 +110,7 @@ def _primal(tile: Callable, layout: Layout, images: Side, captions: Side, shared
 def gradients(
     tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any, upstream: jax.Array
 ) -> tuple[Any, Any, Any]:
-    """Gradients of ``upstream * total_over_tiles`` to ``images.values``, ``captions.values`` and ``shared``."""
+    """Gradients of ``upstream * total_over_tiles`` for ``images.values``, ``captions.values`` and ``shared``."""
 
     def visit(images: Side, captions: Side, sums: Any, dcaptions: Any, shared: Any) -> tuple[Any, Any]:
         def scalar(image_values: Any, caption_values: Any, shared: Any) -> jax.Array:

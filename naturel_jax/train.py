@@ -22,7 +22,7 @@ Metrics = dict[str, jax.Array]
 
 
 class State(NamedTuple):
-    """All that a step changes. ``ema`` is the moving average of the parameters, or None."""
+    """Everything that a step updates. ``ema`` is the moving average of the parameters, or None."""
 
     params: Params
     opt_state: Any
@@ -40,7 +40,7 @@ class State(NamedTuple):
 
 
 def make_state(params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool) -> State:
-    """The first state, laid out over ``mesh``, from parameters that are."""
+    """The initial state, sharded over ``mesh``, from parameters that already are."""
     place = shardings(jax.eval_shape(tx.init, params), mesh)
     opt_state = jax.jit(tx.init, out_shardings=place)(params)
     return State(params, opt_state, jax.tree.map(jnp.copy, params) if ema else None)
@@ -83,8 +83,10 @@ def make_step(
         return state, metrics | ({"logit_bias": params["logit_bias"]} if "logit_bias" in params else {})
 
     place = jax.tree.map(lambda x: x.sharding, state)
-    whole = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(step, in_shardings=(place, batch_sharding(mesh)), out_shardings=(place, whole), donate_argnums=0)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        step, in_shardings=(place, batch_sharding(mesh)), out_shardings=(place, replicated), donate_argnums=0
+    )
 
 
 class NotFinite(RuntimeError):
@@ -96,8 +98,8 @@ class NotFinite(RuntimeError):
 
 
 class Schedule(NamedTuple):
-    """When things happen, in steps; an interval of 0 is never. ``evaluate_every``: benchmark -> interval; ``profile``:
-    how many steps are traced."""
+    """When things happen, in steps; an interval of 0 means never. ``evaluate_every``: benchmark -> interval;
+    ``profile``: number of steps to trace."""
 
     total: int
     log_every: int
@@ -107,7 +109,7 @@ class Schedule(NamedTuple):
 
 
 def make_schedule(options: config.Config, examples: int) -> tuple[Schedule, optim.LearningRate]:
-    """When things happen, and the learning rate, of a run whose epoch has ``examples`` images."""
+    """The schedule of events and of the learning rate, for a run with ``examples`` images per epoch."""
     steps = functools.partial(durations.steps, batch_size=options.data.batch_size, examples=examples)
     total = steps(options.duration)
     every = functools.partial(steps, total=total)
@@ -134,11 +136,11 @@ def loop(
     stop_requested: Callable[[], bool],
     profile: Callable[[int], Any] = lambda number: contextlib.nullcontext(),
 ) -> tuple[State, bool]:
-    """Steps from ``start`` to the end. Returns the last state, and whether the run is finished (False: it was asked to
-    stop, and has saved). The evaluation after the last step is the caller's.
+    """Runs the steps from ``start`` to the end. Returns the last state, and whether the run is finished (False: it was
+    asked to stop, and has saved). The evaluation after the last step is left to the caller.
 
     ``save(steps done, state, wait)``, ``evaluate(steps done, state, benchmarks)`` and ``log(steps done, metrics)`` are
-    called when they are due; ``profile(number)`` is entered around each step. Raises NotFinite; the newest checkpoint
+    called when due; ``profile(number)`` is entered around each step. Raises NotFinite; the newest checkpoint
     is then the last good one.
     """
     # Simulated CPU devices deadlock when many steps with collectives are in flight, so each step is awaited there.
@@ -155,7 +157,7 @@ def loop(
             state, metrics = step(state, batch)
         if wait:
             jax.block_until_ready(metrics)
-        if pending:  # the metrics of the step before are read while this one runs
+        if pending:  # the previous step's metrics are read while this one runs
             read(*pending)
         pending, done = (number, metrics), number + 1
         stopping, last = stop_requested(), done == schedule.total

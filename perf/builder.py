@@ -2,7 +2,7 @@
 
     python perf/builder.py --folder DIR [--images 100000]
 
-makes (once) an annotation file with the true number of rows of every relation and photos of 256 x 192 pixels, builds
+makes (once) an annotation file with the real number of rows for every relation, and photos of 256 x 192 pixels, builds
 ``naturel/full`` from them in a separate process, reads everything back, and prints counts, wall time and peak memory.
 """
 
@@ -101,7 +101,7 @@ def _rows(
 
 
 def _images(relation: str, count: int, images: int, rng: np.random.Generator) -> np.ndarray:
-    """The image of every row: relations gather in 57% of the images, as in the true file, and each image has a row."""
+    """The image of every row: relations gather in 57% of the images, as in the real file, and each image has a row."""
     related = int(0.57187 * images)
     uncovered = {"is": np.arange(related, images), "at": np.arange(related)}.get(relation, np.arange(0))
     others = rng.integers(0, images if relation == "is" else related, count - len(uncovered))
@@ -153,7 +153,7 @@ def measure(folder: Path) -> None:
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="about 4 GB; kept, for a second run")
+    parser.add_argument("--folder", type=Path, required=True, help="needs about 4 GB; kept for later runs")
     parser.add_argument("--images", type=int, default=IMAGES)
     options = parser.parse_args(arguments)
     if not (options.folder / "annotations").exists():

@@ -1,10 +1,11 @@
-"""SugarCrepe and VG-Relation, in their sizes and formats over generated photos: B/32 with random weights by us and by a
-PyTorch loop like those of the benchmarks' own scripts (OpenCLIP, one item at a time or a batch of 32, no sharing).
+"""SugarCrepe and VG-Relation, in their real sizes and formats but over generated photos: B/32 with random weights,
+evaluated by us and by a PyTorch loop like those of the benchmarks' own scripts (OpenCLIP, one item or a batch of 32 at
+a time, no sharing).
 
     python perf/evaluation.py                 # 7,511 and 23,937 items; hours on a CPU, because of the loop
     python perf/evaluation.py --share 0.02    # that share of images and items, in the same proportions
 
-Prints seconds of both, their ratio, and the largest difference of a cosine. Needs the ``torch`` extra.
+Prints the seconds both take, their ratio, and the largest difference between cosines. Needs the ``torch`` extra.
 """
 
 import argparse
@@ -105,7 +106,7 @@ def _captioned(rng: np.random.Generator, images: int) -> tuple[str, dict[str, st
 
 
 def timed(work: Callable[[], list[np.ndarray]]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Seconds that passed, and seconds of all cores (which say more on a machine that others use), then the result."""
+    """Seconds of wall time and of all cores (more reliable on a shared machine), then the result."""
     start = time.perf_counter(), time.process_time()
     result = work()
     return np.array([time.perf_counter() - start[0], time.process_time() - start[1]]), result
@@ -164,7 +165,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def compared(ours: np.ndarray, theirs: np.ndarray) -> str:
-    """Both times and their ratio, by the clock and by the cores' time."""
+    """Both times and their ratio, in wall time and in the time of all cores."""
     return ", ".join(
         f"{what}: ours {a:.1f} s, PyTorch loop {b:.1f} s, {b / a:.1f} times"
         for what, a, b in zip(("clock", "cores"), ours, theirs, strict=True)

@@ -50,7 +50,7 @@ def peak_bytes() -> int:
 
 
 def load(folder: str) -> None:
-    """Prints the seconds, and the bytes by which the peak rose above that of the imports and an idle JAX."""
+    """Prints the seconds, and the bytes by which the peak exceeds that of the imports and an idle JAX."""
     jax.block_until_ready(jax.numpy.zeros(1))
     before, start = peak_bytes(), time.perf_counter()
     jax.block_until_ready(weights.load(folder).params)
@@ -58,7 +58,7 @@ def load(folder: str) -> None:
 
 
 def measure(name: str) -> dict[str, float]:
-    """Loads the preset ``name``: seconds, bytes of peak memory, bytes of its parameters."""
+    """Loads the preset ``name``; returns seconds, bytes of peak memory, and bytes of its parameters."""
     with tempfile.TemporaryDirectory() as folder:
         size = write(Path(folder), name)
         command = [sys.executable, "-m", "perf.loading", "--child", folder]

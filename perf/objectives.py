@@ -6,7 +6,7 @@
 
 All rows of ``step`` compute the same loss from the same parameters, as the table shows: our batch, the same batch
 expanded, and NegCLIP's published formula on the peers' towers, where every caption is a row of full length and the
-sentinel is repeated for each image. On a GPU all of them run in bfloat16, and our model FLOP utilisation is printed.
+sentinel is repeated for each image. On a GPU all of them run in bfloat16, and our model FLOPs utilization is printed.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize
 from naturel_jax.objectives import sigmoid_loss, softmax_loss
-from naturel_jax.observe import utilisation
+from naturel_jax.observe import utilization
 from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh, shardings
 from naturel_jax.tiles import Layout
 from naturel_jax.weights import hf, openclip, processor_files, tables
@@ -68,14 +68,14 @@ def skewed_items(images: int, rng: np.random.Generator) -> Items:
         share = 1 / np.arange(1, len(members) + 1)
         triplets += members
         weights += (RELATIONS[label] * share / share.sum()).tolist()
-    drawn = rng.choice(len(triplets), images, p=np.array(weights) / sum(weights))
+    chosen = rng.choice(len(triplets), images, p=np.array(weights) / sum(weights))
 
     groups = [Group.from_triplet(captions[triplet]) for triplet in triplets]
-    return collect("skewed", ((str(n), [groups[number]]) for n, number in enumerate(drawn)))
+    return collect("skewed", ((str(n), [groups[number]]) for n, number in enumerate(chosen)))
 
 
 def make_processor(config: TwoTowerConfig, texts: list[str]) -> Processor:
-    """With OpenAI's tokenizer where the vocabulary has its size, else one trained on ``texts``."""
+    """With OpenAI's tokenizer if the vocabulary has its size, else one trained on ``texts``."""
     if config.text.vocab != FAMILIES["clip"].vocab:
         return from_scratch(config, texts)
     text = processor_files.openai_tokenizer(config.text.context)
@@ -159,7 +159,7 @@ def peers(config: TwoTowerConfig, params: Params) -> dict[str, Any]:
 
 
 def peer_step(model: Any, batch: Batch, own: int, processor: Processor, dtype: str) -> Callable[[], float]:
-    """One training step with the loss of NegCLIP's fork of OpenCLIP (arXiv 2210.01936), on the GPU if torch sees one.
+    """One training step with the loss of NegCLIP's fork of OpenCLIP (arXiv 2210.01936), on the GPU if torch finds one.
     The first ``own`` images and captions are pairs."""
     import torch
     import torch.nn.functional as F
@@ -203,7 +203,7 @@ class Result(NamedTuple):
 
 
 def timed(name: str, step: Callable[[], float], repeats: int) -> Result:
-    """Wall and processor time of ``step`` over ``repeats`` calls after two that warm up."""
+    """Wall and processor time of ``step`` over ``repeats`` calls, after two warm-up calls."""
     first, _ = step(), step()
     times = []
     for _ in range(repeats):
@@ -245,8 +245,8 @@ def measure_steps(preset_name: str, batch_size: int, hard: str, repeats: int) ->
     for name in list(peer_models):
         step = peer_step(peer_models.pop(name), expanded, rows.own, processor, dtype)
         results.append(timed(name, step, repeats))
-    if used := utilisation(flops_ours, results[0].seconds, jax.devices(), dtype):
-        print(f"model FLOP utilisation of naturel_jax: {100 * used:.1f} %")
+    if used := utilization(flops_ours, results[0].seconds, jax.devices(), dtype):
+        print(f"model FLOPs utilization of naturel_jax: {100 * used:.1f} %")
     return results
 
 
@@ -292,7 +292,7 @@ def loss_bytes(objective: str, devices: int, ring: bool) -> int:
 
 
 def print_memory(counts: list[int]) -> None:
-    """One line for each number of devices."""
+    """Prints one line for each number of devices."""
     print(f"{LOCAL_IMAGES} images and {LOCAL_CAPTIONS} captions of width {WIDTH} on each device.")
     print("MB per device (and relative to the first row):")
     print(f"{'devices':>8}" + "".join(f"{f'{o}, {k}':>22}" for o in ("sigmoid", "softmax") for k in ("dense", "ring")))
@@ -311,7 +311,7 @@ def main(arguments: Sequence[str]) -> None:
     step.add_argument("--batch", type=int, default=32)
     step.add_argument("--hard", choices=["sentinel", "mined"], default="sentinel")
     step.add_argument("--repeats", type=int, default=3)
-    clips = (name for name, config in PRESETS.items() if config.text.causal)  # NegCLIP's step is one of CLIP models
+    clips = (name for name, config in PRESETS.items() if config.text.causal)  # NegCLIP's step is for CLIP models
     step.add_argument("--preset", choices=sorted(clips), default="clip-b32")
     memory = commands.add_parser("memory")
     memory.add_argument("--devices", type=int, nargs="+", default=[1, 4, 16, 64, 256])

@@ -1,10 +1,10 @@
-"""Images/s of the input pipeline beside a bare decode-and-resize loop, torch's DataLoader and tf.data, same files.
+"""Images/s of the input pipeline, compared with a bare decode-and-resize loop, torch's DataLoader and tf.data.
 
     python perf/pipeline.py --threads 1 2 --workers 1 2    # or: python -m perf.pipeline ...
 
-The files are JPEGs as the builder writes them (short side 288, quality 92). Rates are also given per second of
-processor time, of all processes together: that is what a core yields, and holds on a shared machine too. Shares are
-of the mean of two bare loops, the first and the last. tf.data is measured where TensorFlow is installed.
+All read the same JPEGs, like those the builder writes (short side 288, quality 92). Rates are also given per second of
+processor time over all processes: the throughput of one core, which is meaningful even on a shared machine. Ratios are
+to the mean of two bare loops, the first and the last. tf.data is measured if TensorFlow is installed.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def write_images(folder: Path, count: int) -> list[Path]:
 
 
 def bare(paths: list[Path], epochs: int) -> int:
-    """Reads, decodes and resizes one image after the other."""
+    """Reads, decodes and resizes one image after another."""
     for path in paths * epochs:
         pixels = simplejpeg.decode_jpeg(path.read_bytes(), "RGB")
         cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
@@ -76,7 +76,7 @@ def read(paths: list[Path], n: int) -> bytes:
 
 
 def training_pipeline(paths: list[Path], threads: int, workers: int) -> Pipeline:
-    """That of a training run, with sampled captions, and batches placed on the device."""
+    """A training run's pipeline, with sampled captions, and batches placed on the device."""
     mixture = {"files": config.Part("files", "single_pair")}
     data = config.Data(mixture=mixture, batch_size=BATCH, crop_scale=SCALE, threads=threads, workers=workers)
     model = preset("tiny-clip")  # only its sizes are used
@@ -143,14 +143,14 @@ def tf_data(paths: list[Path], epochs: int, threads: int) -> int:
 
 
 class Rate(NamedTuple):
-    """Images a second of wall time and of processor time."""
+    """Images per second of wall time and of processor time."""
 
     wall: float
     cpu: float
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those that it has waited for."""
+    """Processor time of this process and of its finished children."""
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in usage)
 
@@ -163,7 +163,7 @@ def rate(run: Callable[[], int]) -> Rate:
 
 
 def measure(paths: list[Path], epochs: int, threads: list[int], workers: list[int]) -> Iterator[tuple[str, Rate]]:
-    """(name, rate) of every way; the bare loop first and last, since a machine's clock wanders meanwhile."""
+    """(name, rate) of every variant; the bare loop runs first and last, since a machine's clock rate drifts."""
     steps = epochs * len(paths) // BATCH
     yield "bare loop", rate(functools.partial(bare, paths, epochs))
     for number in threads:
@@ -186,7 +186,7 @@ def measure(paths: list[Path], epochs: int, threads: list[int], workers: list[in
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2048)
-    parser.add_argument("--epochs", type=int, default=5, help="over the images; the start of processes counts too")
+    parser.add_argument("--epochs", type=int, default=5, help="passes over the images; process start-up counts too")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", type=int, nargs="*", default=[])
     args = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Images per second of the scenes world: drawing alone, and the whole of ``download_and_prepare``.
+"""Images per second of the scenes world: drawing alone, and all of ``download_and_prepare``.
 
 python perf/scenes.py [--config scenes_hard] [--images 2000]
 """

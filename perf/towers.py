@@ -1,8 +1,8 @@
-"""Images/s and captions/s of the towers, beside transformers' and OpenCLIP's on the same machine.
+"""Images/s and captions/s of the towers, compared with transformers' and OpenCLIP's on the same machine.
 
     python perf/towers.py --preset clip-b32 --images 32 --captions 64 --train    # or: python -m perf.towers ...
 
-Parameters are random: speed does not depend on them. Model FLOP utilisation is printed where the accelerator's peak is
+Parameters are random: speed does not depend on them. Model FLOPs utilization is printed if the accelerator's peak is
 known.
 """
 
@@ -23,12 +23,12 @@ from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.weights import hf, openclip
 from tfds_naturel import cli
 
-Inputs = dict[str, np.ndarray]  # tower -> normalised images [I, H, W, 3] or tokens [U, L]
+Inputs = dict[str, np.ndarray]  # tower -> normalized images [I, H, W, 3] or tokens [U, L]
 Step = Callable[[], object]  # runs once and waits for its result
 
 
 def seconds(step: Step, repeats: int) -> float:
-    """Median time of ``step`` after one run that compiles."""
+    """Median time of ``step``, after one run to compile."""
     step()
     times = []
     for _ in range(repeats):
@@ -76,7 +76,7 @@ def peer_models(config: TwoTowerConfig) -> dict[str, Any]:
 
 
 def peer_steps(model: Any, dtype: str, inputs: Inputs, train: bool) -> dict[str, Step]:
-    """tower -> a step on a peer's model, on the GPU where torch sees one."""
+    """tower -> a step on a peer's model, on the GPU if torch finds one."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -107,7 +107,7 @@ def peer_steps(model: Any, dtype: str, inputs: Inputs, train: bool) -> dict[str,
 
 
 def report(name: str, steps: dict[str, Step], config: TwoTowerConfig, args: argparse.Namespace) -> None:
-    """Prints one line: rates and, on a known accelerator, the share of its peak."""
+    """Prints one line: rates and, on a known accelerator, the fraction of its peak."""
     counts = {"image": (args.images, "images"), "text": (args.captions, "captions")}
     each = {"image": flops.image_flops(config), "text": flops.text_flops(config)}
     peak = flops.peak(jax.devices()[0].device_kind, args.dtype)

@@ -37,8 +37,8 @@ def test_list_says_what_is_there_and_where_to_get_the_rest(tmp_path, capsys):
     command.main(["--dir", str(tmp_path)])
     text = capsys.readouterr().out
     assert "winoground: 3 of 400 published items, 1 problems; the first: winoground record 0: image 'gone.png'" in text
-    assert "sugarcrepe: " in text and "licence: MIT; images of COCO" in text
-    assert "naturel: --naturel is not set, and naturel needs it\n    needs: a prepared TFDS folder such as" in text
+    assert "sugarcrepe: " in text and "licence: MIT; COCO images" in text
+    assert "naturel: naturel needs --naturel, which is not set\n    needs: a prepared TFDS folder such as" in text
     assert "download: --download sugarcrepe" in text and "download: --download eqben" not in text
 
 
@@ -93,7 +93,7 @@ def test_the_symmetric_relations_are_taken_from_aros_notebook(tmp_path, server):
 
 @pytest.mark.parametrize("source", [[], ["symmetric = [\n"], ["symmetric = [print()]"], ["symmetric = [1, 'a']"]])
 def test_a_notebook_without_the_list_is_refused(source):
-    with pytest.raises(ValueError, match="write the names down by hand"):
+    with pytest.raises(ValueError, match="list the names by hand"):
         vg_relation.symmetric_relations(json.dumps({"cells": [{"source": source}]}).encode())
 
 

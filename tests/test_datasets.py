@@ -32,7 +32,7 @@ def test_a_prepared_dataset_is_opened_with_and_without_its_prefix():
 @pytest.mark.parametrize(
     ("dataset", "split", "match"),
     [
-        ("naturel/full", "train", r"'naturel/full' is not prepared under .*how to build it"),
+        ("naturel/full", "train", r"'naturel/full' is not prepared under .*See 'Build NatuRel' in the README"),
         ("naturel/tiny", "dev", r"has no split 'dev'; expected one of: .*train"),
         ("csv:a.csv", "train", r"dataset 'csv:a.csv' has prefix 'csv'; expected tfds"),
     ],

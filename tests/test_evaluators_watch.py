@@ -79,7 +79,7 @@ def test_checkpoints_are_evaluated_as_they_appear(tmp_path):
 
     written = {path: path.stat().st_mtime_ns for path in (workdir / "evaluations").iterdir()}
     assert start(workdir, root, log).wait(LIMIT_S) == 0
-    assert log.read_text().count("finished before") == 4
+    assert log.read_text().count("already done") == 4
     assert {path: path.stat().st_mtime_ns for path in (workdir / "evaluations").iterdir()} == written
 
 

@@ -32,14 +32,14 @@ def test_help_shows_how_to_start_and_every_flag():
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--config=configs/nothing.py"], ["--config configs/nothing.py is not found; here are configs/clip.py"]),
+        (["--config=configs/nothing.py"], ["--config configs/nothing.py not found; available: configs/clip.py"]),
         (
             ["--config=tests/tiny_config.py", "--config.optim.lrr=1"],
-            ["--config.optim.lrr=1", "no field 'optim.lrr'", "nearest is 'optim.lr'"],
+            ["--config.optim.lrr=1", "no field 'optim.lrr'", "did you mean 'optim.lr'?"],
         ),
         (["--config=tests/tiny_config.py", "--config.optim.lr=abc"], ["config.optim.lr=abc", "float"]),
         (["--config=tests/tiny_config.py", "lr=1"], ["unexpected arguments ['lr=1']", "--config.optim.lr=3e-6"]),
-        (["--config=tests/tiny_config.py", "--config.optim.learning_rate=1"], ["the nearest is 'optim.lr'"]),
+        (["--config=tests/tiny_config.py", "--config.optim.learning_rate=1"], ["did you mean 'optim.lr'?"]),
         (
             ["--config=tests/tiny_config.py", "--config.optim.lr=-1"],
             ["config.optim.lr is -1.0; expected a number"],
@@ -50,7 +50,7 @@ def test_help_shows_how_to_start_and_every_flag():
         (["--config=tests/tiny_config.py", "--cpu_devices=-1"], ["cpu_devices"]),
         (["--config=tests/tiny_config.py", "--no_such_flag=1"], ["no_such_flag"]),
         (["--config=tests/tiny_config.py", "--config.data.dir=nowhere"], ["'naturel/tiny'", "nowhere"]),
-        ([], ["--config is missing; start as in: --config configs/siglip_tp.py"]),
+        ([], ["--config is missing; for example: --config configs/siglip_tp.py"]),
     ],
     ids=lambda value: value[-1] if value and value[-1].startswith("--") else "",
 )
@@ -69,10 +69,13 @@ def test_flags_that_are_wrong(flags, expected):
             {"data.mixture.main.split": "dev"},
             r"no split 'dev'; expected one of: test, test_unseen_triplets, train, validation",
         ),
-        ({"data.mixture.main.dataset": "naturel/full"}, r"'naturel/full' is not prepared under .*how to build it"),
+        (
+            {"data.mixture.main.dataset": "naturel/full"},
+            r"'naturel/full' is not prepared under .*See 'Build NatuRel' in the README",
+        ),
         ({"data.batch_size": 12}, r"config\.data\.batch_size is 12: not a multiple of the 8 devices"),
         ({"mesh.data": 3}, r"config\.mesh \(data=3, fsdp=1, tensor=1\) does not fit 8 devices"),
-        ({"eval.benchmarks": ("naturel", "vsr")}, r"config\.eval\.benchmarks .*where their files are in config\.eval"),
+        ({"eval.benchmarks": ("naturel", "vsr")}, r"config\.eval\.benchmarks .*set config\.eval\.benchmarks_dir"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -91,7 +91,7 @@ def test_without_a_terminal_there_are_log_lines_and_no_bar(tmp_path, caplog, cap
 
 
 def test_wandb_that_is_not_installed_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"config\.wandb is 'project', and wandb is not installed: pip install"):
+    with pytest.raises(UserError, match=r"config\.wandb is 'project', but wandb is not installed: pip install"):
         metrics(tmp_path, wandb="project")
 
 
@@ -108,7 +108,7 @@ def test_time_in_an_evaluation_is_not_training_time(tmp_path, path, monkeypatch)
 
 
 def test_the_share_of_the_devices_peak_that_is_used(tmp_path, path, monkeypatch):
-    """An H100 does 989e12 bfloat16 FLOP/s: half of that for two seconds is a utilisation of 0.5."""
+    """An H100 does 989e12 bfloat16 FLOP/s: half of that for two seconds is a utilization of 0.5."""
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     card = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")

@@ -204,7 +204,7 @@ def test_presets_have_the_sizes_of_openclips_configs(name, theirs):
 
 
 def test_unknown_preset_lists_the_known():
-    with pytest.raises(UserError, match=r"'clip-b31' is not known.*clip-b32"):
+    with pytest.raises(UserError, match=r"unknown preset 'clip-b31'.*clip-b32"):
         preset("clip-b31")
 
 
@@ -254,7 +254,7 @@ def test_text_cut_after_its_end_token_embeds_the_same():
 def test_siglip_refuses_text_without_its_padding():
     config = preset("tiny-siglip")
     _, tokens = inputs(config)
-    with pytest.raises(ValueError, match=f"takes exactly {config.text.context} a text, since it attends to padding"):
+    with pytest.raises(ValueError, match=f"takes exactly {config.text.context} per text, since it attends to padding"):
         Model(config).encode_text(random_params(config), tokens[:, :8])
 
 

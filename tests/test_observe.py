@@ -191,8 +191,8 @@ class Chip:
         self.device_kind = device_kind
 
 
-def test_utilisation_is_the_share_of_what_all_devices_could_do():
+def test_utilization_is_the_share_of_what_all_devices_could_do():
     chips = [Chip("TPU v4")] * 4  # 275 TFLOP/s each
-    assert observe.utilisation(4 * 275e12, 2.0, chips, "bfloat16") == pytest.approx(0.5)
-    assert observe.utilisation(1e12, 1.0, [*chips, Chip("cpu")], "bfloat16") is None
-    assert observe.utilisation(1e12, 1.0, jax.devices(), "float32") is None
+    assert observe.utilization(4 * 275e12, 2.0, chips, "bfloat16") == pytest.approx(0.5)
+    assert observe.utilization(1e12, 1.0, [*chips, Chip("cpu")], "bfloat16") is None
+    assert observe.utilization(1e12, 1.0, jax.devices(), "float32") is None

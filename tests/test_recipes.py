@@ -165,7 +165,7 @@ def test_a_group_without_what_the_recipe_needs_is_refused_by_name():
     for name, needs in {"one_pair": "1 negative(s) in pairs", "single_pair": "1 negative(s) of kind 'complex'"}.items():
         message = (
             f"recipe {name!r} (config.data.mixture) does not fit pets:train, image 'second': it needs "
-            f"1 positive(s) and {needs} in every caption group, and one holds positives "
+            f"1 positive(s) and {needs} in every caption group, but one has positives "
             "['a cat 0' (complex, pair 0)], negatives []"
         )
         with pytest.raises(UserError, match=re.escape(message)):

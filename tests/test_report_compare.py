@@ -39,7 +39,7 @@ def test_mcnemar_by_hand():
 def test_groups_are_corrected_by_holm():
     pairs = [pair(n, True, False, "x") for n in range(7)] + [pair(n, True, False, "y") for n in range(5)]
     pairs += [pair(0, True, True, "z")]
-    found = compare.by(pairs, lambda p: p.group)
+    found = compare.count_by(pairs, lambda p: p.group)
     raw = {"x": 2 / 2**7, "y": 2 / 2**5, "z": 1}
     assert list(found) == ["x", "y", "z"]
     assert [p for _, p in found.values()] == pytest.approx([3 * raw["x"], 2 * raw["y"], 1])
@@ -74,7 +74,7 @@ def test_pairs_come_from_both_models_results():
         ("0", True, True, "on", ((1, 2, 3, 4),)),
         ("1", False, True, "on", ((1, 2, 3, 4),)),
     ]
-    with pytest.raises(ValueError, match=r"'text' is not judged .* right"):
+    with pytest.raises(ValueError, match=r"'text' is not an outcome .* right"):
         pair_up(rows_a, rows_b, "text")
 
 

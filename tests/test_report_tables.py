@@ -59,14 +59,14 @@ def test_markdown_is_escaped(text, escaped):
 def test_cells_show_the_published_number_and_mark_incomplete_scores():
     scores = Scores(
         {"CLIP": {"winoground/text": 0.30, "naturel/simple": 0.5}, "new": {"winoground/text": 0.4}},
-        {"CLIP": published.beside("CLIP")},
+        {"CLIP": published.scores_of("CLIP")},
         frozenset({("CLIP", "naturel/simple")}),
     )
     assert scores.cell("CLIP", "winoground/text") == "0.30 (0.31, -0.01)"
     assert scores.cell("CLIP", "naturel/simple") == "0.50* (0.47, +0.03)"
     assert scores.cell("CLIP", "vg_relation/macro") == "– (0.59)"  # noqa: RUF001
     assert scores.cell("new", "winoground/text") == "0.40"
-    nearly = Scores({"CLIP": {"winoground/text": 0.3099}}, {"CLIP": published.beside("CLIP")})
+    nearly = Scores({"CLIP": {"winoground/text": 0.3099}}, {"CLIP": published.scores_of("CLIP")})
     assert nearly.cell("CLIP", "winoground/text") == "0.31 (0.31, +0.00)"
 
 
@@ -78,7 +78,7 @@ def test_published_numbers():
     assert "sugarcrepe/add_att" not in published.POSTER["SigLIP"]
     assert published.VL_COMPO["NegCLIP B/32"]["coco_order/precision@1"] == pytest.approx(0.8256)
     assert published.VL_COMPO["SigLIP SO400M/14"]["whatsup/B"] == pytest.approx(0.2843)
-    assert published.beside("somebody's model") == {}
+    assert published.scores_of("somebody's model") == {}
 
 
 def test_latex_and_html_escape_names():

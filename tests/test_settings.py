@@ -46,10 +46,10 @@ def test_whole_numbers_are_numbers_and_lists_are_tuples():
         ({"inner": {"size": 2.5}}, r"config\.inner\.size is 2\.5; expected a number of at least 1"),
         ({"inner": {"size": 0}}, r"config\.inner\.size is 0"),
         ({"inner": {"pair": (1.0,)}}, r"config\.inner\.pair is \(1\.0,\)"),
-        ({"inner": 3}, r"config\.inner is 3; expected a section with fields of its own"),
+        ({"inner": 3}, r"config\.inner is 3; expected a section with fields"),
         ({"several": {"a": {"size": -1}}}, r"config\.several\.a\.size is -1"),
-        ({"several": {"a": {"sizes": 1}}}, r"config\.several\.a has no field 'sizes'; the nearest is 'size'"),
-        ({"ratio": 1}, r"config has no field 'ratio'; the nearest is 'rate'"),
+        ({"several": {"a": {"sizes": 1}}}, r"config\.several\.a has no field 'sizes'; did you mean 'size'"),
+        ({"ratio": 1}, r"config has no field 'ratio'; did you mean 'rate'"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(raw, expected):
@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_refused_by_name(raw, expected):
     ],
 )
 def test_the_nearest_field_is_spelled_alike_or_means_it(name, nearest):
-    assert settings.nearest(name, dict(settings.meanings(Config))) == f"the nearest is {nearest!r}"
+    assert settings.nearest(name, dict(settings.meanings(Config))) == f"did you mean {nearest!r}?"
 
 
 def test_every_field_of_the_config_has_a_meaning():

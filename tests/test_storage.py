@@ -126,6 +126,6 @@ def test_a_heartbeat_is_renewed_and_a_lost_lease_is_noticed(folder):
             time.sleep(0.02)
         other = {"token": "other", "host": "h", "process": 2, "since": 0.0, "heartbeat": time.time()}
         storage.write(folder / "lease.json", json.dumps(other))
-        with pytest.raises(RuntimeError, match="was taken over by"):
+        with pytest.raises(RuntimeError, match="lost its lease, now held by"):
             held.check()
     assert json.loads((folder / "lease.json").read_text())["token"] == "other"  # not ours to remove

@@ -109,7 +109,7 @@ def test_a_run_that_is_killed_and_stopped_is_the_run_that_was_not(one_device, fo
     # A step's loss is read while the next one runs, and that one may have passed its check when the signal came.
     saved = max(checkpoint.saved_steps(workdir))
     assert seen <= saved <= seen + 2 and max(losses(workdir)) == saved
-    assert "SIGTERM: saving after this step, then ending" in third.output()
+    assert "SIGTERM: saving after this step, then exiting" in third.output()
     assert "stopped and saved in" in third.output().splitlines()[-1]
 
     assert f"from step {saved}" in Run(workdir).finish()

@@ -103,7 +103,7 @@ BROKEN = {
     ),
     "wrong shape": (
         lambda f: edit_tensors(f, lambda a: a.update({BLOCK: a[BLOCK][:-1].copy()})),
-        r"1 of a wrong shape: vision_model\.encoder\.layers\.3\.mlp\.fc1\.weight \[511, 128\] instead of \[512, 128\]",
+        r"1 of the wrong shape: vision_model\.encoder\.layers\.3\.mlp\.fc1\.weight \[511, 128\] instead of \[512, 128",
     ),
     "NaN": (
         lambda f: edit_tensors(f, lambda a: a[BLOCK].__setitem__((0, 0), np.nan)),
@@ -172,7 +172,7 @@ BROKEN = {
     "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), r"tokenizer\.json: not a tokenizer"),
     "no image processor": (
         lambda f: (f / "preprocessor_config.json").unlink(),
-        r"preprocessor_config\.json is missing, so how its images",
+        r"preprocessor_config\.json is missing, so its image preprocessing",
     ),
     "another image size": (
         lambda f: edit_json(f, "preprocessor_config.json", "crop_size", value=224),
@@ -184,7 +184,7 @@ BROKEN = {
     ),
     "no weights": (
         lambda f: (f / "model.safetensors").unlink(),
-        r"no checkpoint of a known form.*found README",
+        r"no checkpoint in a known format.*found README",
     ),
 }
 
@@ -231,7 +231,7 @@ BROKEN_NPZ = {
         npz_of(lambda a: a.update({"b": np.array([Code()], object)})),
         r"'b\.npy' holds pickled objects; refused",
     ),
-    "lying header": (npz_with_lying_header, r"'b\.npy' has .* bytes, its header says"),
+    "lying header": (npz_with_lying_header, r"'b\.npy' has .* bytes, but its header says"),
     "zip bomb": (npz_bomb, r"bytes that unpack to 83,886,080"),
     "image tower only": (
         npz_of(lambda a: [a.pop(key) for key in list(a) if key.startswith("txt/")]),

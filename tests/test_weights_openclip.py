@@ -88,7 +88,7 @@ def test_reads_openclip_files_by_the_name_of_their_preset(tmp_path, wrap, monkey
     assert_same(got, params)
     source = weights.find(f"negclip-b32:{tmp_path}/negclip.pth")
     assert verify.largest_difference(source.path, source.form, got_config, got) < 2e-6
-    with pytest.raises(UserError, match=r"with which GELU.*negclip-b32:negclip\.pth"):
+    with pytest.raises(UserError, match=r"which GELU.*negclip-b32:negclip\.pth"):
         weights.load(f"{tmp_path}/negclip.pth")
 
 
@@ -184,7 +184,7 @@ def test_a_clip_with_a_bias_is_read_back(tmp_path, form, prefix):
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        ("hf", "CLIPModel has no logit bias, and this model has one; export to openclip or run"),
+        ("hf", "CLIPModel has no logit bias, but this model has one; export to openclip or run"),
         ("big_vision", "big_vision's two-tower model is SigLIP.*export to run, openclip"),
     ],
 )
@@ -198,5 +198,5 @@ def test_a_siglip_without_a_bias_is_refused_where_one_would_be_invented(tmp_path
     config, params, processor = tiny("tiny-siglip")
     config = dataclasses.replace(config, init_bias=None)
     params = {name: leaf for name, leaf in params.items() if name != "logit_bias"}
-    with pytest.raises(UserError, match="SiglipModel has a logit bias, and this has none; export to openclip or run"):
+    with pytest.raises(UserError, match="SiglipModel has a logit bias, but this has none; export to openclip or run"):
         export.save(tmp_path / "out", config, params, processor, form="hf", facts={})

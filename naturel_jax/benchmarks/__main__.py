@@ -1,9 +1,10 @@
-"""Lists the benchmarks: what is there, what is missing, where to get it under which licence; downloads what it may.
+"""Lists the benchmarks: which are present, which are missing, where to get them and under which licence. Downloads
+those that may be downloaded.
 
     python -m naturel_jax.benchmarks --dir ~/benchmarks
     python -m naturel_jax.benchmarks --dir ~/benchmarks --download sugarcrepe coco_order
 
-Offline, put the files where the list says; nothing else is needed.
+To work offline, put the files where the list says; nothing else is needed.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from tfds_naturel.errors import UserError
 
 
 def describe(name: str, files: Path, naturel: Path | None) -> str:
-    """Lines on one benchmark: what is there, or what is missing and where to get it."""
+    """Describes one benchmark: what is present, or what is missing and where to get it."""
     source = BENCHMARKS[name].SOURCE
     try:
         benchmark = registry.read([name], files=files, naturel=naturel)[0]
@@ -37,7 +38,7 @@ def describe(name: str, files: Path, naturel: Path | None) -> str:
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, default=Path("benchmarks_data"), help="the folder of official files")
+    parser.add_argument("--dir", type=Path, default=Path("benchmarks_data"), help="folder with the official files")
     parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
     parser.add_argument("--download", nargs="+", default=[], choices=sorted(BENCHMARKS), metavar="NAME")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""What ARO's VG-Relation and VG-Attribution share: a crop and two captions with the roles or attributes swapped
+"""Shared by ARO's VG-Relation and VG-Attribution: a crop and two captions with the roles or attributes swapped
 (Yuksekgonul et al., arXiv 2210.01936).
 """
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from naturel_jax.benchmarks.benchmark import Item
 from naturel_jax.benchmarks.files import NUMBER, Fields, Folder, Record, load_json, numbered, read_items
 
-LICENCE = "annotations MIT; images of Visual Genome, CC BY 4.0"
-WHERE = "https://github.com/mertyg/vision-language-models-are-bows (its links to Google Drive)"
+LICENCE = "annotations MIT; Visual Genome images CC BY 4.0"
+WHERE = "https://github.com/mertyg/vision-language-models-are-bows (see its Google Drive links)"
 FIELDS: Fields = {
     "image_path": str,
     "true_caption": str,
@@ -21,7 +21,7 @@ FIELDS: Fields = {
 def read(
     folder: Path, file: str, fields: Fields, tags: Callable[[Record], Mapping[str, str]], problems: list[str]
 ) -> list[Item]:
-    """The valid items of ``aro/<file>``; the others are named in ``problems``. An item's id is its row number."""
+    """The valid items of ``aro/<file>``; the others are reported in ``problems``. An item's id is its row number."""
     images = Folder(folder / "aro" / "images")
 
     def item(key: str, row: Record) -> Item:

@@ -1,4 +1,4 @@
-"""The contract: a benchmark lists items and judges a small matrix of cosines per item. It knows nothing of models,
+"""The contract: a benchmark lists items and scores a small matrix of cosines per item. It knows nothing about models,
 devices or batching.
 
 A new benchmark is one file with ``read(folder) -> Benchmark`` and ``SOURCE: Source``, and one line in ``registry.py``.
@@ -12,16 +12,16 @@ from typing import NamedTuple
 import numpy as np
 
 Box = tuple[int, int, int, int]
-Caption = str | tuple[str, ...]  # several texts stand for their normalised mean embedding (CLIP's prompt ensembling)
+Caption = str | tuple[str, ...]  # several texts: their normalized mean embedding (CLIP's prompt ensembling)
 Outcomes = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """One image of an item, read when it is needed.
+    """One image of an item, read on demand.
 
     ``key`` names the encoded bytes (same key, same bytes); ``box`` is the crop as (left, top, right, bottom) in pixels.
-    ``read`` raises OSError or ValueError when the bytes cannot be read.
+    ``read`` raises OSError or ValueError if the bytes cannot be read.
     """
 
     key: str
@@ -34,8 +34,8 @@ class Item:
     """Images and captions whose cosines are compared: a matrix [images, captions].
 
     With ``caption_rows`` the captions are rows too, after the images (for rules that compare captions with each other).
-    A tag may have several values. ``weight`` is what the item counts in weighted metrics: in text-to-image retrieval,
-    where an item is an image, the number of its captions.
+    A tag may have several values. ``weight`` is its weight in weighted metrics: in text-to-image retrieval, where an
+    item is an image, its number of captions.
     """
 
     id: str
@@ -46,27 +46,27 @@ class Item:
     weight: float = 1.0
 
 
-Positions = dict[str, dict[str, np.ndarray]]  # tag -> value -> numbers of the items that have it
+Positions = dict[str, dict[str, np.ndarray]]  # tag -> value -> indices of the items that have it
 
 
 def positions(items: Sequence[Item], tags: Iterable[str]) -> Positions:
-    """Where each value of each of ``tags`` occurs, values in alphabetical order."""
-    found: dict[str, dict[str, list[int]]] = {tag: {} for tag in tags}
+    """The items with each value of each of ``tags``, values in alphabetical order."""
+    index: dict[str, dict[str, list[int]]] = {tag: {} for tag in tags}
     for n, item in enumerate(items):
-        for tag, by_value in found.items():
+        for tag, by_value in index.items():
             values = item.tags.get(tag, ())
             for value in (values,) if isinstance(values, str) else values:
                 by_value.setdefault(value, []).append(n)
-    return {tag: {value: np.array(by_value[value]) for value in sorted(by_value)} for tag, by_value in found.items()}
+    return {tag: {value: np.array(by_value[value]) for value in sorted(by_value)} for tag, by_value in index.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A mean of one outcome: over all items, over those with a tag's value (``where``), or over the means of a tag's
+    """The mean of one outcome: over all items, over those with a tag's value (``where``), or over the means of a tag's
     values (``macro``).
 
-    In a macro mean, items without the tag and values with fewer than ``min_count`` items are left out. A ``weighted``
-    mean counts each item by its ``weight``.
+    A macro mean leaves out items without the tag, and values with fewer than ``min_count`` items. A ``weighted`` mean
+    weights each item by its ``weight``.
     """
 
     name: str
@@ -76,15 +76,15 @@ class Metric:
     min_count: int = 1
     weighted: bool = False
 
-    def members(self, judged_N: np.ndarray, where_found: Positions) -> tuple[np.ndarray, np.ndarray]:
-        """The numbers [M] of the items that count, and the group [M] of each. ``judged_N`` says which items have an
+    def members(self, judged_N: np.ndarray, by_tag: Positions) -> tuple[np.ndarray, np.ndarray]:
+        """The indices [M] of the items that count, and the group [M] of each. ``judged_N``: whether each item has an
         outcome.
         """
         if self.macro:
-            parts = list(where_found[self.macro].values())
+            parts = list(by_tag[self.macro].values())
         elif self.where:
             tag, value = self.where
-            parts = [where_found[tag].get(value, np.array([], int))]
+            parts = [by_tag[tag].get(value, np.array([], int))]
         else:
             parts = [np.arange(len(judged_N))]
         parts = [part[judged_N[part]] for part in parts]
@@ -93,7 +93,7 @@ class Metric:
         return np.concatenate([*parts, np.array([], int)]), groups
 
     def weights(self, items: Sequence[Item], index_M: np.ndarray) -> np.ndarray:
-        """What each of the items [M] counts."""
+        """The weight of each of the items [M]."""
         return np.array([items[n].weight for n in index_M]) if self.weighted else np.ones(len(index_M))
 
 
@@ -104,7 +104,7 @@ def is_headline(metric: str) -> bool:
 
 def group_means(values_M: np.ndarray, groups_M: np.ndarray, weights_RM: np.ndarray) -> np.ndarray:
     """For each row of weights, the mean over groups of the weighted mean in the group, [R]; groups of weight 0 are
-    left out, NaN when all are.
+    left out; NaN if all are.
     """
     number = int(groups_M.max(initial=-1)) + 1
     means_R = np.full(len(weights_RM), np.nan)
@@ -123,7 +123,7 @@ def by_value(name: str, outcome: str, tag: str, items: Sequence[Item]) -> tuple[
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The value of a metric, in [0, 1], and the number of items that it is over."""
+    """The value of a metric, in [0, 1], and the number of items it covers."""
 
     value: float
     count: int
@@ -131,10 +131,10 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """Items and the published rule.
+    """Items, and the published rule that scores them.
 
     ``outcomes`` turns items and their cosines into arrays [items] of numbers in [0, 1], NaN where the rule does not
-    judge an item. ``published`` is the official number of items; ``problems`` names what could not be read. The
+    score an item. ``published`` is the official number of items; ``problems`` names what could not be read. The
     first ``true_captions`` captions of an item are true of its image and the others false (0: not in that order).
     """
 
@@ -147,24 +147,24 @@ class Benchmark:
     true_captions: int = 0
 
     def score(self, items: Sequence[Item], cosines: Sequence[np.ndarray]) -> dict[str, Score]:
-        """Metric name -> score over ``items`` (those that were embedded) and their matrices; metrics without an item
-        are left out.
+        """Metric name -> score over ``items`` (those that were embedded) and their matrices; metrics without items are
+        left out.
         """
         if not items:
             return {}
         outcomes = self.outcomes(items, cosines)
         scores: dict[str, Score] = {}
-        where_found = positions(items, self.tags)
+        by_tag = positions(items, self.tags)
         for metric in self.metrics:
             values_N = outcomes[metric.outcome]
-            index_M, groups_M = metric.members(~np.isnan(values_N), where_found)
+            index_M, groups_M = metric.members(~np.isnan(values_N), by_tag)
             if len(index_M):
                 value = group_means(values_N[index_M], groups_M, metric.weights(items, index_M)[None])[0]
                 scores[metric.name] = Score(float(value), len(index_M))
         return scores
 
     def held_out(self, trained_on: Collection[str]) -> "Benchmark":
-        """Without the items whose ids a model was trained on; ``problems`` says how many there were."""
+        """This benchmark without the items that a model was trained on; ``problems`` notes how many were removed."""
         items = tuple(item for item in self.items if item.id not in trained_on)
         if len(items) == len(self.items):
             return self
@@ -178,7 +178,7 @@ class Benchmark:
 
 
 class HubFiles(NamedTuple):
-    """Files of a dataset on the Hugging Face hub: those that match ``pattern`` go to ``folder``."""
+    """Files of a dataset on the Hugging Face hub; those that match ``pattern`` go to ``folder``."""
 
     dataset: str
     pattern: str
@@ -189,9 +189,9 @@ class HubFiles(NamedTuple):
 class Source:
     """Where a benchmark comes from.
 
-    ``needs``: what the user puts into the folder. ``files``: path in the folder -> address, of what may be downloaded.
-    ``extract``: path -> function that takes the file's content from the download, where it is not stored as it comes.
-    ``images(folder)``: path -> address of the images that the files in the folder name. ``hub``: what the hub has.
+    ``needs``: what the user puts into the folder. ``files``: path in the folder -> URL, for what may be downloaded.
+    ``extract``: path -> function that extracts the file's content from the download, if it is not stored as downloaded.
+    ``images(folder)``: path -> URL of the images that the files in the folder refer to. ``hub``: files on the hub.
     ``prepared``: ``read`` takes a prepared TFDS folder (``--naturel``) instead of the folder of official files.
     """
 

@@ -1,14 +1,14 @@
-"""What the benchmarks on COCO's images share."""
+"""Shared by the benchmarks on COCO images."""
 
 from collections.abc import Iterable
 
 from naturel_jax.benchmarks.files import Record, safe_name
 
 SERVER = "http://images.cocodataset.org"
-LICENCE = "images of COCO under their Flickr licences"
+LICENCE = "COCO images under their Flickr licences"
 
 
 def val2017_images(rows: Iterable[Record]) -> dict[str, str]:
-    """Path -> address of the images that ``filename`` names in ``rows``."""
+    """Path -> URL of the images that the ``filename`` fields of ``rows`` refer to."""
     names = sorted({safe_name(row["filename"]) for row in rows})
     return {f"coco/val2017/{name}": f"{SERVER}/val2017/{name}" for name in names}

@@ -1,4 +1,4 @@
-"""COCO-Order of ARO: a caption of COCO against four shuffles of its words (Yuksekgonul et al., arXiv 2210.01936)."""
+"""ARO's COCO-Order: a COCO caption against four shuffles of its words (Yuksekgonul et al., arXiv 2210.01936)."""
 
 from pathlib import Path
 

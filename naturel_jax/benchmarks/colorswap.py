@@ -8,7 +8,7 @@ from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Source
 SOURCE = Source(
     "MIT",
     "https://huggingface.co/datasets/stanfordnlp/colorswap",
-    "colorswap/*.parquet (of its test split)",
+    "colorswap/*.parquet (the test split)",
     hub=HubFiles("stanfordnlp/colorswap", "data/test*.parquet", "colorswap"),
 )
 

@@ -1,4 +1,4 @@
-"""Downloads what a benchmark's ``SOURCE`` names. Offline, the user puts the same files into the same folder."""
+"""Downloads the files of a benchmark's ``SOURCE``. Offline, the user puts the same files into the same folder."""
 
 import asyncio
 import json
@@ -15,14 +15,14 @@ from tfds_naturel.errors import UserError
 
 CONNECTIONS = 16
 
-Extract = Callable[[bytes], bytes]  # what arrived -> the file's content; raises ValueError
+Extract = Callable[[bytes], bytes]  # downloaded bytes -> content of the file; raises ValueError
 
 
 def download(name: str, source: Source, root: Path) -> list[str]:
-    """Downloads what may be downloaded of ``name`` into ``root`` and is missing there; returns what failed.
+    """Downloads the files of ``name`` that may be downloaded and are missing in ``root``; returns what failed.
 
-    A file appears under its name only when it is whole and is what it should be (JSON, or an image that decodes).
-    Raises UserError for a benchmark of which nothing may be downloaded, or whose hub dataset cannot be read.
+    A file appears under its final name only once it is complete and valid (JSON, or an image that decodes). Raises
+    UserError for a benchmark that may not be downloaded at all, or whose hub dataset cannot be read.
     """
     if not source.downloadable:
         raise UserError(f"{name} cannot be downloaded by a program: get {source.needs} from {source.where}")
@@ -39,11 +39,11 @@ def download(name: str, source: Source, root: Path) -> list[str]:
 
 
 def _from_hub(hub: HubFiles, root: Path) -> None:
-    """Puts the files where the reader looks: Parquet and JSON side by side, other files as they are."""
+    """Links the files where the reader looks: Parquet and JSON files side by side, others under their own paths."""
     try:
         path = huggingface_hub.snapshot_download(hub.dataset, repo_type="dataset", allow_patterns=[hub.pattern])
     except huggingface_hub.errors.HfHubHTTPError as error:
-        raise UserError(f"dataset {hub.dataset} of the hub: {error}") from error
+        raise UserError(f"dataset {hub.dataset} on the hub: {error}") from error
     snapshot = Path(path)
     for file in sorted(path for path in snapshot.rglob("*") if path.is_file()):
         flat = file.suffix in (".parquet", ".json")
@@ -71,14 +71,14 @@ def _image(data: bytes) -> bytes:
 
 
 async def _fetch_all(files: Mapping[str, str], root: Path, extract: Mapping[str, Extract], policy: Policy) -> list[str]:
-    """Downloads those of ``files`` (path -> address) that are missing; returns what failed."""
-    wanted = {path: url for path, url in files.items() if not (root / path).exists()}
+    """Downloads those of ``files`` (path -> URL) that are missing; returns what failed."""
+    missing = {path: url for path, url in files.items() if not (root / path).exists()}
     problems: list[str] = []
     async with session(policy, CONNECTIONS) as client:
-        turns = asyncio.Semaphore(CONNECTIONS)
+        slots = asyncio.Semaphore(CONNECTIONS)
 
         async def fetch(path: str, url: str) -> None:
-            async with turns:
+            async with slots:
                 try:
                     data = extract[path](await retried(lambda: get_bytes(client, url), policy))
                 except (MissingKey, Transient, OSError, ValueError) as error:
@@ -90,5 +90,5 @@ async def _fetch_all(files: Mapping[str, str], root: Path, extract: Mapping[str,
             part.write_bytes(data)
             part.replace(target)
 
-        await tqdm.gather(*(fetch(path, url) for path, url in wanted.items()), unit="file", disable=not wanted)
+        await tqdm.gather(*(fetch(path, url) for path, url in missing.items()), unit="file", disable=not missing)
     return sorted(problems)

@@ -1,4 +1,4 @@
-"""EqBen: minimally different video frames and renderings, Winoground's scores (Wang et al., arXiv 2303.14465)."""
+"""EqBen: minimally different video frames and renderings, scored like Winoground (Wang et al., arXiv 2303.14465)."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from naturel_jax.data.processor import MAX_PIXELS
 
 SOURCE = Source(
     "Apache-2.0; images under the licences of their datasets",
-    "https://github.com/Wangt-CN/EqBen (its links to Google Drive)",
+    "https://github.com/Wangt-CN/EqBen (see its Google Drive links)",
     "eqben/*.json (the original annotation, or that of the 10% subset), eqben/images/<source>/",
 )
 FIELDS: Fields = {"image0": str, "image1": str, "caption0": (str, list), "caption1": (str, list)}
@@ -23,13 +23,13 @@ FIELDS: Fields = {"image0": str, "image1": str, "caption0": (str, list), "captio
 
 def read(folder: Path) -> Benchmark:
     """From the annotation files ``eqben/*.json`` (one for all sources, or one each) and ``eqben/images/``, where each
-    source has a folder. Some sources keep frames as ``.npy`` in BGR, and several captions per frame of which the first
-    counts.
+    source has a folder. Some sources store frames as ``.npy`` in BGR, and several captions per frame: the first
+    is used.
     """
     root = folder / "eqben"
     files = sorted(root.glob("*.json"))
     if not files:
-        raise not_found(root, "no *.json in it")
+        raise not_found(root, "contains no *.json")
     images = Folder(root / "images")
     problems: list[str] = []
     items = [item for file in files for item in _items(file, images, problems)]

@@ -1,4 +1,4 @@
-"""Reading benchmarks' official files: every record is checked, each fault is named, and no path leaves its folder."""
+"""Reads the benchmarks' official files: every record is checked, every fault named, and no path leaves its folder."""
 
 import json
 import zipfile
@@ -22,8 +22,8 @@ class BenchmarkError(UserError):
 
 
 def load_json(path: Path, kind: type) -> Any:
-    """The JSON in ``path``, of type ``kind``. Raises FileNotFoundError and BenchmarkError (broken, of another type, a
-    key twice).
+    """The JSON in ``path``, of type ``kind``. Raises FileNotFoundError and BenchmarkError (broken JSON, another
+    type, a duplicate key).
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def load_json(path: Path, kind: type) -> Any:
 
 
 def load_json_lines(path: Path) -> list[Any]:
-    """One JSON value per line of ``path``. Raises as ``load_json``, naming the line."""
+    """One JSON value per line of ``path``. Raises what ``load_json`` raises, naming the line."""
     lines = _bytes(path).splitlines()
     return [_parse(f"{path} line {n}", line, json.loads) for n, line in enumerate(lines, 1) if line.strip()]
 
@@ -66,14 +66,14 @@ def _parse(where: Path | str, data: bytes, parser: Callable[[str], Any]) -> Any:
 
 
 def numbered(rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """(id, record) of records whose id is their number."""
+    """(id, record) of records that are identified by their index."""
     return ((str(n), row) for n, row in enumerate(rows))
 
 
 def records(
     file: str, rows: Iterable[tuple[str, Any]], fields: Fields, problems: list[str]
 ) -> Iterator[tuple[str, Record]]:
-    """The (id, record) of ``rows`` that have every field with its type and a new id; the others are named in
+    """The (id, record) of ``rows`` with a new id and every field of the right type; the others are reported in
     ``problems``.
     """
     seen = set()
@@ -93,8 +93,8 @@ def read_items(
     make: Callable[[str, Record], Item | None],
     problems: list[str],
 ) -> list[Item]:
-    """``make(id, record)`` for each of ``records(...)``, without those for which it returns None. A record for which
-    it raises BenchmarkError is named in ``problems``.
+    """``make(id, record)`` for each of ``records(...)``, except where it returns None. A record for which it raises
+    BenchmarkError is reported in ``problems``.
     """
     items = []
     for key, row in records(file, rows, fields, problems):
@@ -132,17 +132,17 @@ def _is_unicode(value: Any) -> bool:
 
 
 def require_strings(path: Path, rows: dict[str, Any] | list[Any], *fields: str) -> list[Record]:
-    """The records of ``path``. Raises BenchmarkError that names the first of which a field is not a string."""
+    """The records of ``path``. Raises BenchmarkError naming the first with a field that is not a string."""
     problems: list[str] = []
     keyed = rows.items() if isinstance(rows, dict) else numbered(rows)
-    found = [row for _, row in records(str(path), keyed, dict.fromkeys(fields, str), problems)]
+    valid = [row for _, row in records(str(path), keyed, dict.fromkeys(fields, str), problems)]
     if problems:
         raise BenchmarkError(f"{problems[0]}; move the file away to download it again")
-    return found
+    return valid
 
 
 def safe_name(name: str) -> str:
-    """``name`` when it stays in its folder, else BenchmarkError."""
+    """``name``, if it stays in its folder. Raises BenchmarkError otherwise."""
     path = PurePosixPath(name)
     hostile = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name
     if hostile or not path.parts or ":" in path.parts[0]:
@@ -151,14 +151,14 @@ def safe_name(name: str) -> str:
 
 
 class Folder:
-    """Images that are files of a folder."""
+    """Images that are files in a folder."""
 
     def __init__(self, root: Path):
         self.root = root
         self._present: dict[str, bool] = {}
 
     def image(self, name: str, box: Box | None = None) -> Image:
-        """The image ``name``. Raises BenchmarkError when it is missing or its path leaves the folder."""
+        """The image ``name``. Raises BenchmarkError if it is missing or its path leaves the folder."""
         path = self.root / safe_name(name)
         if name not in self._present:
             try:
@@ -171,7 +171,7 @@ class Folder:
 
 
 class Archive:
-    """Images that are members of a zip file, found by their last name (official archives differ in folders)."""
+    """Images in a zip file, looked up by file name alone (official archives differ in their folders)."""
 
     def __init__(self, path: Path):
         try:
@@ -188,12 +188,12 @@ class Archive:
         }
 
     def image(self, name: str) -> Image:
-        """The image ``name``. Raises BenchmarkError when it is missing or unpacks to more than ``MAX_IMAGE_BYTES``."""
+        """The image ``name``. Raises BenchmarkError if it is missing or unpacks to more than ``MAX_IMAGE_BYTES``."""
         info = self._members.get(safe_name(name))
         if info is None:
             raise BenchmarkError(f"image {name!r} is not in {self.path}")
         if info.file_size > MAX_IMAGE_BYTES:
-            raise BenchmarkError(f"image {name!r} of {self.path}: {info.file_size:,} bytes, refused")
+            raise BenchmarkError(f"image {name!r} in {self.path}: unpacks to {info.file_size:,} bytes; refused")
         return Image(f"{self.path}!{info.filename}", lambda: self._read(info))
 
     def _read(self, info: zipfile.ZipInfo) -> bytes:

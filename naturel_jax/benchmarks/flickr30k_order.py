@@ -1,4 +1,4 @@
-"""Flickr30k-Order of ARO: a caption of Flickr30k against four shuffles of its words (Yuksekgonul et al., arXiv
+"""ARO's Flickr30k-Order: a Flickr30k caption against four shuffles of its words (Yuksekgonul et al., arXiv
 2210.01936).
 """
 

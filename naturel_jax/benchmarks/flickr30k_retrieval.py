@@ -1,4 +1,4 @@
-"""Retrieval on Flickr30k's Karpathy test split: recall at 1, 5 and 10, both ways."""
+"""Retrieval on Flickr30k's Karpathy test split: recall at 1, 5 and 10, in both directions."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What benchmarks of two images and two captions share that the hub distributes as Parquet."""
+"""Shared by the benchmarks of two images and two captions that the hub distributes as Parquet."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ def rows(root: Path, columns: Sequence[str]) -> Iterator[tuple[str, Record]]:
     """(file and row number, row) of all ``root/*.parquet`` in order. Raises FileNotFoundError and BenchmarkError."""
     files = sorted(root.glob("*.parquet"))
     if not files:
-        raise not_found(root, "no .parquet file")
+        raise not_found(root, "contains no *.parquet")
     for file in files:
         try:
             table = pq.ParquetFile(file)

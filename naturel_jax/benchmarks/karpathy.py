@@ -21,7 +21,7 @@ FLICKR30K_FILE = "flickr30k/flickr30k_test.json"
 
 
 def captioned_images(folder: Path, file: str, problems: list[str]) -> Iterator[tuple[str, Image, list[str]]]:
-    """(record number, image, captions) of each valid record of ``file``; its image paths start in its own folder."""
+    """(record number, image, captions) of each valid record of ``file``; image paths are relative to its folder."""
     path = folder / file
     images = Folder(path.parent)
     fields = {"image": str, "caption": list}

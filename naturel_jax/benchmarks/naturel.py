@@ -1,4 +1,4 @@
-"""NatuRel's test split: triplets that training images show too."""
+"""NatuRel's test split: triplets that training images also show."""
 
 from pathlib import Path
 

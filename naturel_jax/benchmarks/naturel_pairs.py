@@ -1,4 +1,4 @@
-"""What NatuRel and its held-out split share: each positive caption of an image against its own negative, simple (pair
+"""Shared by NatuRel and its held-out split: each positive caption of an image against its own negative, simple (pair
 0) and complex (pairs 1 to 3).
 """
 
@@ -12,7 +12,7 @@ from naturel_jax.data import prepared
 from tfds_naturel.schema import KINDS, POLARITIES, Polarity, Triplet
 
 SOURCE = Source(
-    "captions Apache-2.0; images of Open Images under their Flickr licences, or drawn",
+    "captions Apache-2.0; Open Images photos under their Flickr licences, or drawn images",
     "README, 'Build NatuRel'",
     "a prepared TFDS folder such as data/naturel/full/2.0.0 (--naturel)",
     prepared=True,
@@ -20,9 +20,9 @@ SOURCE = Source(
 
 
 def read(folder: Path, split: str, name: str) -> Benchmark:
-    """``split`` of a prepared TFDS folder (``.../naturel/<config>/<version>``). Metrics are called ``<name>/...``.
+    """``split`` of a prepared TFDS folder (``.../naturel/<config>/<version>``). Metrics are named ``<name>/...``.
 
-    An item is one pair of captions of one image. Raises what ``prepared.open_split`` raises.
+    An item is one pair of captions of one image. Raises whatever ``prepared.open_split`` raises.
     """
     records = prepared.open_split(folder, split).records
     problems: list[str] = []

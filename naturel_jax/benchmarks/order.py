@@ -1,4 +1,4 @@
-"""What COCO-Order and Flickr30k-Order of ARO share: a caption against four shuffles of its words (Yuksekgonul et al.,
+"""Shared by ARO's COCO-Order and Flickr30k-Order: a caption against four shuffles of its words (Yuksekgonul et al.,
 arXiv 2210.01936).
 """
 
@@ -32,6 +32,6 @@ def read(folder: Path, file: str, name: str, published: int) -> Benchmark:
 
 
 def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
-    """``no_op``: one of the shuffles left the caption as it was, so the item cannot be wrong on it."""
+    """``no_op``: one of the shuffles left the caption unchanged, so the item cannot be wrong on that shuffle."""
     no_op = [item.captions[0] in item.captions[1:] for item in items]
     return rules.first_of_many(items, cosines) | {"no_op": np.array(no_op, float)}

@@ -29,12 +29,12 @@ from tfds_naturel.errors import UserError
 
 
 class Reader(Protocol):
-    """What a benchmark's file defines."""
+    """The interface of a benchmark's module."""
 
     SOURCE: Source
 
     def read(self, folder: Path) -> Benchmark:
-        """The benchmark. Raises FileNotFoundError for files that are missing and UserError for broken ones."""
+        """The benchmark. Raises FileNotFoundError for missing files and UserError for broken ones."""
         ...
 
 
@@ -66,13 +66,13 @@ def reads_dataset(name: str) -> bool:
 
 
 def read(names: Sequence[str], *, files: Path | None = None, naturel: Path | None = None) -> list[Benchmark]:
-    """The benchmarks called ``names``; ``all`` is every one that can be read, the others are printed with the reason.
+    """The benchmarks called ``names``; ``all`` means every one that can be read, and prints why the others cannot.
 
-    ``files`` is the folder of official files, ``naturel`` a prepared TFDS folder of NatuRel. Raises UserError for an
-    unknown name, and for a named benchmark that cannot be read FileNotFoundError or UserError.
+    ``files`` is the folder with the official files, ``naturel`` a prepared TFDS folder of NatuRel. Raises UserError for
+    an unknown name, and FileNotFoundError or UserError for a requested benchmark that cannot be read.
     """
     if unknown := [name for name in names if name not in (*BENCHMARKS, "all")]:
-        raise UserError(f"benchmarks {unknown} are not known; expected all, or any of: {', '.join(BENCHMARKS)}")
+        raise UserError(f"unknown benchmarks {unknown}; expected all, or any of: {', '.join(BENCHMARKS)}")
     every = "all" in names
     benchmarks = []
     for name in BENCHMARKS if every else names:
@@ -81,7 +81,7 @@ def read(names: Sequence[str], *, files: Path | None = None, naturel: Path | Non
         except (FileNotFoundError, UserError) as error:
             if not every:
                 raise
-            print(f"left out {name}: {error}", flush=True)
+            print(f"skipped {name}: {error}", flush=True)
     return benchmarks
 
 
@@ -90,5 +90,5 @@ def _read(name: str, files: Path | None, naturel: Path | None) -> Benchmark:
     folder = naturel if reads_dataset(name) else files
     if folder is None:
         flag = "--naturel" if reads_dataset(name) else "--benchmarks_dir"
-        raise UserError(f"{flag} is not set, and {name} needs it")
+        raise UserError(f"{name} needs {flag}, which is not set")
     return reader.read(folder)

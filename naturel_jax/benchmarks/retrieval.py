@@ -1,4 +1,4 @@
-"""What retrieval on COCO and on Flickr30k share: recall at 1, 5 and 10, both ways. It measures what fine-tuning
+"""Shared by retrieval on COCO and Flickr30k: recall at 1, 5 and 10, in both directions. It measures what fine-tuning
 forgets.
 """
 
@@ -16,8 +16,8 @@ RANKS = (1, 5, 10)
 def read(folder: Path, file: str, name: str, published: int) -> Benchmark:
     """One item per image of the Karpathy split ``file``; all items share one tuple of all captions.
 
-    Image-to-text recall is the share of images, text-to-image recall the share of *captions* (each is one query, as
-    in CLIP's and BLIP's evaluations): an image weighs as much there as it has captions.
+    Image-to-text recall is the fraction of images, text-to-image recall the fraction of *captions* (each is one query,
+    as in CLIP's and BLIP's evaluations), so in the latter an image is weighted by its number of captions.
     """
     problems: list[str] = []
     images = list(karpathy.captioned_images(folder, file, problems))
@@ -31,11 +31,11 @@ def read(folder: Path, file: str, name: str, published: int) -> Benchmark:
 
 
 def recalls(owners: dict[str, int], owner_C: np.ndarray) -> Callable[[Sequence[Item], Sequence[np.ndarray]], Outcomes]:
-    """The rule. ``owners``: item id -> number of the image; ``owner_C``: the image's number for each caption.
+    """The scoring rule. ``owners``: item id -> index of the image; ``owner_C``: index of the image of each caption.
 
-    Image to text: one of the image's captions is among the first k. Text to image: the share of the image's captions
-    that have it among the first k. A caption or image that ties with a wrong one ranks behind it. Captions of images
-    that are missing are not candidates.
+    Image to text: one of the image's captions is among the first k. Text to image: the fraction of the image's captions
+    that have it among the first k. A caption or image that ties with a wrong one ranks behind it. Captions of missing
+    images are not candidates.
     """
 
     def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
@@ -47,9 +47,9 @@ def recalls(owners: dict[str, int], owner_C: np.ndarray) -> Callable[[Sequence[I
         ahead_I = ((s_IC >= best_I[:, None]) & ~own_IC).sum(axis=1)
         true_C = s_IC[own_IC.argmax(axis=0), np.arange(s_IC.shape[1])]
         ahead_C = ((s_IC >= true_C) & ~own_IC).sum(axis=0)
-        found = {f"image_to_text@{k}": (ahead_I < k).astype(float) for k in RANKS}
+        recall = {f"image_to_text@{k}": (ahead_I < k).astype(float) for k in RANKS}
         for k in RANKS:
-            found[f"text_to_image@{k}"] = (own_IC & (ahead_C < k)).sum(axis=1) / own_IC.sum(axis=1)
-        return found
+            recall[f"text_to_image@{k}"] = (own_IC & (ahead_C < k)).sum(axis=1) / own_IC.sum(axis=1)
+        return recall
 
     return outcomes

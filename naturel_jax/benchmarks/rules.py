@@ -1,4 +1,4 @@
-"""The rules by which benchmarks judge an item's cosines, vectorised over items. ``s[n, i, c]`` is the cosine of image
+"""The rules by which benchmarks score an item's cosines, vectorized over items. ``s[n, i, c]`` is the cosine of image
 i and caption c of item n.
 """
 

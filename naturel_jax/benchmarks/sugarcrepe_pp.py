@@ -1,5 +1,5 @@
-"""SugarCrepe++: two captions of the same meaning and one of another, with and without the image (Dumpala et al., arXiv
-2406.11171).
+"""SugarCrepe++: two captions with the same meaning and one with another, with and without the image (Dumpala et al.,
+arXiv 2406.11171).
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def read(folder: Path) -> Benchmark:
 
 
 def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
-    """Rows are image, first, second, negative caption; columns the three captions. All strict."""
+    """Rows: image, first, second and negative caption; columns: the three captions. All comparisons are strict."""
     s = np.stack(cosines)
     image = (s[:, 0, 0] > s[:, 0, 2]) & (s[:, 0, 1] > s[:, 0, 2])
     text = (s[:, 1, 1] > s[:, 1, 2]) & (s[:, 1, 1] > s[:, 2, 2])

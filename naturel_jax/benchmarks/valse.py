@@ -17,7 +17,7 @@ from naturel_jax.benchmarks.files import (
 
 FIELDS = {"image_file": str, "caption": str, "foil": str, "mturk": dict}
 COCO = "coco"
-IMAGES = {  # file of ``valse/data`` -> folder of its images; VALSE names those of COCO by their files
+IMAGES = {  # file of ``valse/data`` -> folder of its images; VALSE refers to COCO's by file name
     "existence": "valse/images/visual7w",
     "plurals": COCO,
     "counting-hard": "valse/images/visual7w",
@@ -30,13 +30,13 @@ IMAGES = {  # file of ``valse/data`` -> folder of its images; VALSE names those 
     "coreference-hard": "valse/images/visdial",
     "foil-it": COCO,
 }
-MIN_VOTES = 2  # of three annotators who say that the caption, and not the foil, describes the image
+MIN_VOTES = 2  # of three annotators: the caption, and not the foil, describes the image
 _FILES = "https://raw.githubusercontent.com/Heidelberg-NLP/VALSE/main/data"
 
 
 def image_path(phenomenon: str, image_file: str) -> str:
-    """Where an image lies: ``COCO_val2014_000000165831.jpg`` in ``coco/val2014/``, ``000000462576.jpg`` in
-    ``coco/val2017/``; other datasets' in a folder of their own.
+    """The path of an image: ``COCO_val2014_000000165831.jpg`` in ``coco/val2014/``, ``000000462576.jpg`` in
+    ``coco/val2017/``; those of other datasets in folders of their own.
     """
     if IMAGES[phenomenon] != COCO:
         return f"{IMAGES[phenomenon]}/{image_file}"
@@ -74,7 +74,7 @@ def _path(folder: Path, phenomenon: str) -> Path:
 
 
 def _images(folder: Path) -> dict[str, str]:
-    """Those of COCO's server; Visual7W, SWiG and VisDial have pages of their own."""
+    """Those on COCO's server; Visual7W, SWiG and VisDial have their own download pages."""
     files = {name: _path(folder, name) for name, images in IMAGES.items() if images == COCO}
     paths = (
         image_path(name, safe_name(row["image_file"]))

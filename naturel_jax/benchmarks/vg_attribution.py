@@ -1,4 +1,4 @@
-"""VG-Attribution of ARO: a crop, two captions with the attributes swapped (Yuksekgonul et al., arXiv 2210.01936)."""
+"""ARO's VG-Attribution: a crop, and two captions with the attributes swapped (Yuksekgonul et al., arXiv 2210.01936)."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Metric, Source, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Record
 
 SOURCE = Source(aro.LICENCE, aro.WHERE, "aro/visual_genome_attribution.json, aro/images/")
-MIN_COUNT = 25  # ARO averages over attribute pairs with at least as many cases
+MIN_COUNT = 25  # ARO averages over attribute pairs with at least this many items
 
 
 def read(folder: Path) -> Benchmark:
     """From ``aro/visual_genome_attribution.json`` and ``aro/images/``. The macro mean is over ordered attribute pairs
-    with 25 cases or more.
+    with at least 25 items.
     """
     problems: list[str] = []
     items = aro.read(folder, "visual_genome_attribution.json", {"attributes": list}, _tags, problems)

@@ -1,4 +1,4 @@
-"""VG-Relation of ARO: a crop, and two captions with the roles swapped (Yuksekgonul et al., arXiv 2210.01936)."""
+"""ARO's VG-Relation: a crop, and two captions with the roles swapped (Yuksekgonul et al., arXiv 2210.01936)."""
 
 import ast
 import json
@@ -20,7 +20,7 @@ def read(folder: Path) -> Benchmark:
     """From ``aro/visual_genome_relation.json``, ``aro/vgr_excluded_relations.json`` and ``aro/images/``.
 
     The macro mean, and the micro mean beside it, leave out the relations that ARO excludes as symmetric: a JSON list
-    of names. Without that list they are over all relations, which is named among the problems.
+    of names. Without that list they cover all relations, which is reported in ``problems``.
     """
     path = folder / EXCLUDED
     excluded = set(load_json(path, list)) if path.exists() else set()
@@ -33,7 +33,7 @@ def read(folder: Path) -> Benchmark:
     items = aro.read(folder, "visual_genome_relation.json", {"relation_name": str}, tags, problems)
     if not path.exists():
         problems.append(
-            f"{path}: not found, so symmetric relations count too, unlike in the published scores; get it by "
+            f"{path}: not found, so symmetric relations count too, unlike in the published scores; get it with "
             "`python -m naturel_jax.benchmarks --download vg_relation`"
         )
     metrics = (
@@ -46,14 +46,14 @@ def read(folder: Path) -> Benchmark:
 
 def symmetric_relations(notebook: bytes) -> bytes:
     """A JSON list of the relations that ARO's notebook leaves out of VG-Relation: those of its line ``symmetric =
-    [...]``. Raises ValueError when it has no such line.
+    [...]``. Raises ValueError if it has no such line.
     """
     try:
         lines = [line for cell in json.loads(notebook)["cells"] for line in cell["source"]]
         (names,) = (ast.literal_eval(m[1]) for line in lines if (m := re.match(r"symmetric *= *(\[.*\])", line)))
         return json.dumps(sorted(names)).encode()
     except (KeyError, TypeError, ValueError, SyntaxError) as error:
-        raise ValueError(f"no line 'symmetric = [...]' in it ({error}); write the names down by hand") from error
+        raise ValueError(f"no line 'symmetric = [...]' in the notebook ({error}); list the names by hand") from error
 
 
 SOURCE = Source(

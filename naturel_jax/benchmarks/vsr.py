@@ -26,8 +26,8 @@ _FILES = "https://raw.githubusercontent.com/cambridgeltl/visual-spatial-reasonin
 def read(folder: Path) -> Benchmark:
     """From ``vsr/dev.jsonl``, ``vsr/test.jsonl`` (of either published split) and ``vsr/images/``.
 
-    A statement is called true when its cosine is above a threshold: the one that is right most often on the dev
-    split, so the test split stays unseen.
+    A statement is predicted to be true if its cosine is above a threshold: the most accurate one on the dev split, so
+    the test split stays unseen.
     """
     images = Folder(folder / "vsr" / "images")
     problems: list[str] = []
@@ -56,8 +56,8 @@ def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
 
 
 def best_threshold(s: np.ndarray, label: np.ndarray) -> float:
-    """The midpoint between neighbouring values of ``s`` that splits true from false with the fewest errors, the lowest
-    where several do.
+    """The midpoint between neighbouring values of ``s`` that splits true from false with the fewest errors; the lowest
+    if there are several.
     """
     values = np.unique(s)
     between = np.concatenate([[-np.inf], (values[1:] + values[:-1]) / 2, [np.inf]])
@@ -70,7 +70,7 @@ def _path(folder: Path, split: str) -> Path:
 
 
 def _images(folder: Path) -> dict[str, str]:
-    """VSR's rows link to COCO's server; other addresses are not followed."""
+    """VSR's rows link to COCO's server; other URLs are not followed."""
     paths = [_path(folder, split) for split in SPLITS]
     rows = (row for path in paths for row in require_strings(path, load_json_lines(path), "image", "image_link"))
     links = {safe_name(row["image"]): row["image_link"] for row in rows}

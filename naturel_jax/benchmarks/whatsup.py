@@ -1,4 +1,4 @@
-"""What'sUp: household objects in four spatial relations, and COCO and Visual Genome questions of left, right,
+"""What'sUp: household objects in four spatial relations, and COCO and Visual Genome questions about left, right,
 above, below (arXiv 2310.19785).
 """
 
@@ -13,11 +13,11 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Out
 from naturel_jax.benchmarks.files import BenchmarkError, Folder, Record, load_json, numbered, read_items
 
 SOURCE = Source(
-    "MIT; images of COCO and Visual Genome under theirs",
-    "https://github.com/amitakamath/whatsup_vlms (its links to Google Drive)",
+    "MIT; COCO and Visual Genome images under their own licences",
+    "https://github.com/amitakamath/whatsup_vlms (see its Google Drive links)",
     "whatsup/*.json (six), whatsup/{controlled_images,controlled_clevr,vg_images}/, coco/val2017/",
 )
-CONTROLLED = {  # subset -> its file, and the relations that are each other's opposite
+CONTROLLED = {  # subset -> its file, and its pairs of opposite relations
     "A": ("controlled_images_dataset.json", (("left_of", "right_of"), ("on", "under"))),
     "B": ("controlled_clevr_dataset.json", (("left_of", "right_of"), ("in-front_of", "behind"))),
 }

@@ -1,4 +1,4 @@
-"""Winoground: two images, two captions of the same words (Thrush et al., arXiv 2204.03162)."""
+"""Winoground: two images, two captions with the same words (Thrush et al., arXiv 2204.03162)."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -31,10 +31,10 @@ FIELDS: Fields = {"id": int, "caption_0": str, "caption_1": str, "collapsed_tag"
 
 
 def read(folder: Path) -> Benchmark:
-    """From ``winoground/data/examples.jsonl`` and ``images.zip``, beside ``data/`` or in it as on the hub; or from
+    """From ``winoground/data/examples.jsonl`` and ``images.zip``, next to ``data/`` or inside it as on the hub; or from
     ``winoground/*.parquet``.
 
-    With ``winoground/new_tag_assignments.json`` beside them also by the tags of "Why is Winoground Hard?" (Diwan et
+    If ``winoground/new_tag_assignments.json`` is there, also scores by the tags of "Why is Winoground Hard?" (Diwan et
     al., arXiv 2211.00768).
     """
     root = folder / "winoground"
@@ -65,7 +65,7 @@ def _official(root: Path) -> tuple[Rows, type, ImageFrom]:
 
 
 def _hub(root: Path) -> tuple[Rows, type, ImageFrom]:
-    """The same of the hub's Parquet files."""
+    """The same for the hub's Parquet files."""
     rows = hub_pairs.rows(root, (*FIELDS, "image_0", "image_1"))
     return (
         ((str(row["id"]), row) for _, row in rows),

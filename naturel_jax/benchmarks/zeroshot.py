@@ -12,14 +12,14 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Out
 from naturel_jax.benchmarks.files import BenchmarkError, not_found
 from naturel_jax.data import prepared
 
-SOURCE = Source("that of the dataset", "any", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
+SOURCE = Source("the dataset's own", "any dataset", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
 TEMPLATES = ("a photo of a {}.",)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 def read(folder: Path) -> Benchmark:
-    """From every folder of ``zeroshot/``: a folder per class (named as the class is called in prompts), or a
-    prepared TFDS dataset with ``image`` and ``label``. ``templates.txt`` in it has one prompt with ``{}`` per line;
+    """From every folder of ``zeroshot/``: a folder per class (named like the class in prompts), or a
+    prepared TFDS dataset with ``image`` and ``label``. Its ``templates.txt`` has one prompt with ``{}`` per line;
     their embeddings are averaged.
     """
     root = folder / "zeroshot"
@@ -60,7 +60,7 @@ def _templates(dataset: Path) -> tuple[str, ...]:
 def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
     classes = sorted(path for path in dataset.iterdir() if path.is_dir())
     if not classes:
-        raise BenchmarkError(f"{dataset}: holds no folders; expected one per class")
+        raise BenchmarkError(f"{dataset}: contains no folders; expected one per class")
     images = (
         (Image(str(path), path.read_bytes), label)
         for label, folder in enumerate(classes)

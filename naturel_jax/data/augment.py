@@ -1,4 +1,4 @@
-"""Training images: decode, random resized crop, mirror. Fast (scaled JPEG decoding, OpenCV), not bit-equal to PIL."""
+"""Training images: decode, random resized crop, mirror. Fast (scaled JPEG decoding, OpenCV), not bit-exact with PIL."""
 
 import dataclasses
 import math
@@ -9,17 +9,17 @@ import simplejpeg
 
 from naturel_jax.data.processor import MAX_PIXELS, open_image
 
-cv2.setNumThreads(0)  # the pipeline has threads of its own
+cv2.setNumThreads(0)  # the pipeline has its own threads
 
-_JPEG = b"\xff\xd8"  # how a file starts
+_JPEG = b"\xff\xd8"  # first bytes of a file
 
 Box = tuple[int, int, int, int]  # left, top, width, height in pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """A random resized crop covering ``scale`` (low, high) of the image's area, of aspect ``ratio`` (low, high), and
-    a mirror half of the time where it keeps the captions true. ``size`` in pixels."""
+    """A random resized crop covering ``scale`` (low, high) of the image's area, with aspect ``ratio`` (low, high),
+    mirrored half of the time if that keeps the captions true. ``size`` in pixels."""
 
     size: int
     scale: tuple[float, float]
@@ -40,7 +40,7 @@ class Augment:
             cv2.flip(out, 1, out)
 
     def _decode_jpeg(self, data: bytes, rng: np.random.Generator) -> tuple[np.ndarray, Box]:
-        """Pixels at the smallest JPEG scale whose crop still has ``size`` pixels a side, and the crop's box in them.
+        """Pixels at the smallest JPEG scale whose crop still has ``size`` pixels per side, and the crop's box in them.
 
         Halves, quarters and eighths only: libjpeg-turbo is slower at its other scales than at full size.
         """
@@ -49,7 +49,7 @@ class Augment:
         except ValueError as error:
             raise _unreadable(data, error) from error
         if width * height > MAX_PIXELS:
-            raise ValueError(f"image of {width} x {height} pixels: more than {MAX_PIXELS:,} are refused")
+            raise ValueError(f"image of {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
         box = random_box(width, height, self.scale, self.ratio, rng)
         shrink = next((s for s in (8, 4, 2) if min(box[2], box[3]) >= s * self.size), 1)
         try:
@@ -71,7 +71,7 @@ def random_box(
     width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> Box:
     """A random crop of an image of ``width`` x ``height`` pixels, as torchvision's RandomResizedCrop samples it: ten
-    trials, then the largest square at the centre."""
+    attempts, then the largest centred square."""
     for _ in range(10):
         area = width * height * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))

@@ -1,4 +1,4 @@
-"""Opens what a run trains on. A data source is an entry of ``SOURCES`` and a file that reads it."""
+"""Opens the training data of a run. A data source is an entry in ``SOURCES`` and a file that reads it."""
 
 import logging
 import os
@@ -20,16 +20,16 @@ from tfds_naturel.sources import examples as recipe_examples
 
 _LOG = logging.getLogger(__name__)
 
-_TFDS = "tfds"  # prefix of names without one
+_TFDS = "tfds"  # the default prefix
 _TWIN_SEED, _TWIN_ITEMS = 0, 400
 
 Opener = Callable[[str, str, str], Source]  # (name without its prefix, config.data.dir, split) -> source
 
 
 def open_source(dataset: str, data_dir: str, split: str) -> Source:
-    """Opens ``split`` of ``dataset``, which is ``<prefix>:<name>`` with a prefix of ``SOURCES``; none means ``tfds:``.
+    """Opens ``split`` of ``dataset``, which is ``<prefix>:<name>`` with a prefix in ``SOURCES`` (default: ``tfds``).
 
-    Raises UserError for an unknown prefix, and what the opener raises.
+    Raises UserError for an unknown prefix, and whatever the opener raises.
     """
     prefix, name = _parse(dataset)
     if prefix not in SOURCES:
@@ -54,8 +54,8 @@ SOURCES: dict[str, Opener] = {
 
 
 def trained_on(data: Data) -> dict[str, list[str]]:
-    """The benchmarks' own items among the training data, by collection (``tfds_naturel.sources.examples.used``): a run
-    is scored on the others only."""
+    """The benchmark items in the training data, by collection (``tfds_naturel.sources.examples.used``); a run is scored
+    only on the others."""
     items: dict[str, set[str]] = {}
     for part in data.mixture.values():
         prefix, name = _parse(part.dataset)
@@ -68,13 +68,13 @@ def trained_on(data: Data) -> dict[str, list[str]]:
 def directory(data_dir: str, dataset: str) -> epath.Path:
     """The folder of the TFDS dataset ``<name>/<config>`` under ``data_dir``: its highest version.
 
-    Scenes worlds that are missing are drawn first, by the first process. Raises UserError for any other missing
+    Missing scenes worlds are drawn first, by the first process. Raises UserError for any other missing
     dataset.
     """
     root = epath.Path(data_dir) / dataset
     name, _, config = dataset.partition("/")
     if name == "naturel" and config in WORLDS:
-        _first_process(lambda: _draw_world(data_dir, config))
+        _on_first_process(lambda: _draw_world(data_dir, config))
     versions = {
         tuple(map(int, path.parent.name.split("."))): path.parent
         for path in root.glob("*/dataset_info.json")
@@ -83,13 +83,13 @@ def directory(data_dir: str, dataset: str) -> epath.Path:
     if not versions:
         raise UserError(
             f"dataset {dataset!r} is not prepared under {data_dir} (config.data.dir): "
-            f"no {root}/<version>/dataset_info.json. README, 'Build NatuRel', says how to build it"
+            f"no {root}/<version>/dataset_info.json. See 'Build NatuRel' in the README"
         )
     return versions[max(versions)]
 
 
 def twins_directory(data_dir: str, config: str) -> Path:
-    """The folder with the benchmark twins of the scenes world ``config``, written when it is missing."""
+    """The folder with the benchmark twins of the scenes world ``config``, written if it is missing."""
     out = Path(data_dir) / "twins" / config
     finished = out / "README.md"  # written last
 
@@ -98,7 +98,7 @@ def twins_directory(data_dir: str, config: str) -> Path:
             _LOG.info("writing the benchmark twins of %s to %s", config, out)
             twins.write(out, WORLDS[config], _TWIN_SEED, _TWIN_ITEMS)
 
-    _first_process(write)
+    _on_first_process(write)
     return out
 
 
@@ -111,8 +111,8 @@ def _draw_world(data_dir: str, config: str) -> None:
         builder.download_and_prepare()
 
 
-def _first_process(work: Callable[[], None]) -> None:
-    """Runs ``work`` in the first process while the others wait: all share ``config.data.dir``, or it is there."""
+def _on_first_process(work: Callable[[], None]) -> None:
+    """Runs ``work`` on the first process while the others wait: they share ``config.data.dir``, or have it already."""
     if jax.process_index() == 0:
         work()
     if jax.process_count() > 1:

@@ -1,9 +1,9 @@
 """The items of a dataset without their pixels: the caption groups of each image, and the facts that it shows.
 
-Small enough to stay in memory (a dozen bytes for each caption), so every process can work out the whole global batch:
-who matches whom, which captions are equal. Only pixels are read by the process that needs them.
+Small enough to stay in memory (a dozen bytes per caption), so every process can work out the whole global batch: which
+captions match which images, and which are equal. Pixels are read only by the process that needs them.
 
-Shape letters: N images, G caption groups, C captions of one polarity. A trailing 1 means one entry more: offsets.
+Shape letters: N images, G caption groups, C captions of one polarity. A trailing 1 means one extra entry: offsets.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from tfds_naturel.schema import Kind
 class Caption(NamedTuple):
     """A caption of a group.
 
-    ``asserts`` names the fact that the words claim, "" where it is not known or nothing is claimed; equal names are the
+    ``asserts`` names the fact that the words claim, "" if it is unknown or nothing is claimed; equal names mean the
     same fact in every dataset of a run. Positives and negatives written against each other share a ``pair``.
     """
 
@@ -77,7 +77,7 @@ class Ragged:
 @dataclasses.dataclass(frozen=True)
 class Captions:
     """The captions of one polarity: rows ``starts_G1[g]`` to ``starts_G1[g + 1]`` belong to group g, in the order of
-    their pairs. ``text_C`` numbers the texts of ``Items``."""
+    their pairs. ``text_C`` indexes ``Items.texts``."""
 
     starts_G1: np.ndarray
     text_C: np.ndarray
@@ -85,7 +85,7 @@ class Captions:
     simple_C: np.ndarray
 
     def rows(self, group: int, kind: Kind | None = None) -> np.ndarray:
-        """Row numbers of the captions of ``group``, only those of ``kind`` where it is given."""
+        """Row indices of the captions of ``group``; only those of ``kind`` if given."""
         rows = np.arange(self.starts_G1[group], self.starts_G1[group + 1])
         return rows if kind is None else rows[self.simple_C[rows] == (kind == "simple")]
 
@@ -94,8 +94,8 @@ class Captions:
 class Items:
     """Tables over N images, G caption groups, and the distinct texts and facts of a dataset.
 
-    The groups of image n are ``groups_N1[n]`` to ``groups_N1[n + 1]``. ``shows``: for each image the numbers of the
-    facts that its positives assert; ``asserts``: for each text those that it asserts anywhere in the dataset.
+    The groups of image n are ``groups_N1[n]`` to ``groups_N1[n + 1]``. ``shows``: for each image, the indices of
+    the facts that its positives assert; ``asserts``: for each text, those that it asserts anywhere in the dataset.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Items:
         return len(self.image_ids)
 
     def groups(self, n: int) -> np.ndarray:
-        """Group numbers of image ``n``."""
+        """Group indices of image ``n``."""
         return np.arange(self.groups_N1[n], self.groups_N1[n + 1])
 
     def image_of(self, group: int) -> str:
@@ -121,9 +121,9 @@ class Items:
         return self.image_ids[int(np.searchsorted(self.groups_N1, group, side="right")) - 1]
 
     def pairs(self, group: int, kind: Kind | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers of the positive and of the negative of each pair of ``group``.
+        """Row indices of the positive and of the negative of each pair of ``group``.
 
-        A positive and a negative make a pair when they share its number; a group's only positive is paired with every
+        A positive and a negative form a pair if they share its number; a group's only positive is paired with every
         negative.
         """
         positives, negatives = self.positives.rows(group, kind), self.negatives.rows(group, kind)
@@ -136,7 +136,7 @@ class Items:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a run trains on: ``items`` in memory, and ``read_image(n)``, which returns the encoded image of item n.
+    """Training data: ``items`` in memory, and ``read_image(n)``, which returns the encoded image of item n.
 
     ``read_image`` must be picklable: the pipeline's reading processes each get a copy.
     """
@@ -188,7 +188,7 @@ def collect(name: str, images: Iterable[tuple[str, Sequence[Group]]]) -> Items:
     starts, attributes, shows = array("q", [0]), array("b"), []
     asserts: list[set[int]] = []
     for image_id, groups in images:
-        shown: dict[int, None] = {}  # a set in order
+        shown: dict[int, None] = {}  # an ordered set
         for group in groups:
             positives.add(group.positives, texts)
             negatives.add(group.negatives, texts)

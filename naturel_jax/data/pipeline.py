@@ -27,7 +27,7 @@ _WHITE = 255  # the sentinel is a white image
 
 
 class _LocalBatch(NamedTuple):
-    """A batch as this process holds it: tokens and labels are whole, images only those of ``rows`` [R], ascending."""
+    """A batch as held by this process: all tokens and labels, but only the images of ``rows`` [R], ascending."""
 
     rows: np.ndarray
     batch: Batch
@@ -38,7 +38,7 @@ class Pipeline:
     """Batches of ``planner`` as global arrays sharded over their leading axis by ``sharding``.
 
     ``sources``: one for each part of the planner. ``threads`` and ``workers`` (processes; 0: none) read ahead; neither
-    changes a batch.
+    affects the batches.
     """
 
     planner: Planner
@@ -88,7 +88,7 @@ class Pipeline:
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """step -> _LocalBatch; what the reading threads and processes run."""
+    """step -> _LocalBatch; runs in the reading threads and processes."""
 
     planner: Planner
     sources: Sequence[Source]
@@ -121,8 +121,8 @@ def make_pipeline(
 ) -> Pipeline:
     """The training pipeline of a run; ``sources`` are those of ``config.data.mixture``, in its order.
 
-    Raises UserError for an unknown recipe, one that does not fit its source, a file of hard images that cannot be
-    used, or a batch size that does not divide.
+    Raises UserError for an unknown recipe, one that does not fit its source, an unusable file of hard images, or a
+    batch size that does not divide evenly.
     """
     parts = [
         Part(source.items, recipe(part.recipe), part.weight, _hard_images(name, part.hard_images, source.items))

@@ -1,7 +1,7 @@
-"""The batch: distinct images, distinct captions, and the labels from which the counts of every cell follow.
+"""Plans batches: distinct images, distinct captions, and the labels that determine the counts of every cell.
 
-A batch is a pure function of (seed, step). Every process works out the whole of it except the pixels, so equal captions
-are one row across hosts too, and the batch is the same on any number of them.
+A batch is a pure function of (seed, step). Every process works out all of it except the pixels, so equal captions share
+one row even across hosts, and the batch does not depend on the number of hosts.
 """
 
 import math
@@ -21,19 +21,18 @@ from tfds_naturel.errors import UserError
 ORDER, CAPTIONS, AUGMENT = range(3)  # streams of random numbers, one for each purpose
 
 _TOKEN_BUCKET = 8  # trimmed lengths are multiples of this
-_CAPTION_BUCKETS = 8  # most different numbers of caption rows: each is a compilation of the step
+_CAPTION_BUCKETS = 8  # at most this many numbers of caption rows: each one compiles the step again
 _MAX_CACHED_TOKENS = 500_000  # texts; rewritten captions hardly ever repeat
 _SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)  # "left of", and the fact Cup|left_of|Cat
 
 
 def names_side(text: str) -> bool:
-    """Whether ``text``, a caption or a fact's name, speaks of left or right: a mirror image may make it false."""
+    """Whether ``text``, a caption or a fact's name, mentions left or right: mirroring the image may make it false."""
     return bool(_SIDE.search(text))
 
 
 class Row(NamedTuple):
-    """Where an image row comes from: source, item in it, number of the sample, and whether mirroring keeps its captions
-    true.
+    """Where an image row comes from: source, item in it, sample number, and whether mirroring keeps its captions true.
 
     Each position of the training order has two sample numbers, the second for a mined hard image. ``source`` -1 is the
     blank image.
@@ -59,7 +58,7 @@ class Plan(NamedTuple):
 
 class Part(NamedTuple):
     """One source of a mixture. ``hard_images`` maps an item to the items mined as its hard negatives: one of them then
-    joins the batch beside each sampled item, with captions of its own, as in the published NegCLIP."""
+    joins the batch with each sampled item, with its own captions, as in the published NegCLIP."""
 
     items: Items
     recipe: Recipe
@@ -68,13 +67,13 @@ class Part(NamedTuple):
 
 
 def generator(seed: int, stream: int, position: int) -> np.random.Generator:
-    """Random numbers of one position (or sample) of the training order, independent of every other position, stream and
-    seed."""
+    """Random generator for one position (or sample) of the training order, independent of every other position, stream
+    and seed."""
     return np.random.Generator(np.random.Philox(key=[(seed << 8) + stream, position]))
 
 
 class _BatchCaptions:
-    """The distinct captions of a batch in the order of their first use, which numbers them."""
+    """The distinct captions of a batch, with ids in order of first use."""
 
     def __init__(self) -> None:
         self.ids: dict[str, int] = {}
@@ -82,7 +81,7 @@ class _BatchCaptions:
         self.asserts: list[set[int]] = []
 
     def add(self, sampled: Sampled, fact_ids: np.ndarray) -> int:
-        """Counts one copy of the caption and returns its id. ``fact_ids``: of the facts of its dataset."""
+        """Adds one copy of the caption and returns its id. ``fact_ids``: ids of the facts of its dataset."""
         caption_id = self.ids.setdefault(sampled.text, len(self.ids))
         if caption_id == len(self.mult):
             self.mult.append(0)
@@ -105,12 +104,12 @@ class _ImageRow(NamedTuple):
 class Planner:
     """Plans batches: samples items and their captions, and works out labels and tokens.
 
-    ``shards``: blocks that image rows and caption rows are cut into (the devices of the mesh's batch axes);
-    ``chunks``: the gradient-accumulation chunks that each block divides into; ``trim_eos``: for a causal tower that
-    pools at its end token, the id of that token: captions are cut to the longest of the batch, which changes nothing.
-    None keeps the full context.
+    ``shards``: number of blocks that image and caption rows are split into (the devices of the mesh's batch axes);
+    ``chunks``: number of gradient-accumulation chunks per block; ``trim_eos``: for a causal tower that pools at its end
+    token, the id of that token; captions are then trimmed to the longest in the batch, which does not affect the
+    embeddings. None keeps the full context.
 
-    Raises UserError when the batch size does not divide, or a recipe does not fit its items.
+    Raises UserError if the batch size does not divide evenly, or a recipe does not fit its items.
     """
 
     def __init__(
@@ -133,9 +132,9 @@ class Planner:
         self._order = _training_order(self.parts, seed)
         self._fact_ids = _number_facts(self.parts)
         positives, negatives = zip(*(part.recipe.check(part.items) for part in parts), strict=True)
-        self._most_positives, self._most_negatives = max(positives), max(negatives)
-        self._most_shown = max(part.items.shows.widest for part in parts)
-        self._most_asserted = sum(part.items.asserts.widest for part in parts)  # a text may come from every part
+        self._max_positives, self._max_negatives = max(positives), max(negatives)
+        self._max_shown = max(part.items.shows.widest for part in parts)
+        self._max_asserted = sum(part.items.asserts.widest for part in parts)  # one text may occur in every part
         # A mined hard image takes the sentinel's place.
         self._sentinel = any(part.recipe.sentinel and not part.hard_images for part in parts)
         self._images_per_item = 2 if any(part.hard_images for part in parts) else 1
@@ -160,9 +159,9 @@ class Planner:
         rows = self._pad_and_shard(anchors)
         images = ImageLabels(
             mult_I=np.array([row.mult for row in rows], np.float32),
-            positives_IK=_pad_rows([row.positives for row in rows], self._most_positives, -1),
-            negatives_IK=_pad_rows([row.negatives for row in rows], self._most_negatives, -1),
-            shows_IT=_pad_rows([row.shows for row in rows], self._most_shown, -1),
+            positives_IK=_pad_rows([row.positives for row in rows], self._max_positives, -1),
+            negatives_IK=_pad_rows([row.negatives for row in rows], self._max_negatives, -1),
+            shows_IT=_pad_rows([row.shows for row in rows], self._max_shown, -1),
         )
         return Plan([row.row for row in rows], self._tokens(captions), images, self._caption_labels(captions))
 
@@ -176,7 +175,7 @@ class Planner:
         return captions, anchors
 
     def _sample_anchor(self, captions: _BatchCaptions, source: int, item: int, position: int) -> list[_ImageRow]:
-        """The image row of one anchor, and that of one of its hard images where it has any."""
+        """The image row of one anchor, and that of one of its hard images if it has any."""
         part, rng = self.parts[source], generator(self.seed, CAPTIONS, position)
         images = [item]
         if part.hard_images and len(candidates := part.hard_images[item]):
@@ -199,8 +198,8 @@ class Planner:
         )
 
     def _pad_and_shard(self, anchors: list[list[_ImageRow]]) -> list[_ImageRow]:
-        """Blocks of equal length, one for each shard, each with its sentinel (as many copies as the block's images) and
-        padding at the end."""
+        """Blocks of equal length, one per shard, each followed by its sentinel (as many copies as the block's images)
+        and padding."""
         block = len(anchors) // self.shards
         length = block * self._images_per_item + self._sentinel
         length = math.ceil(length / self.chunks) * self.chunks
@@ -213,10 +212,9 @@ class Planner:
         return [row for rows in blocks for row in rows]
 
     def _caption_rows(self, captions: _BatchCaptions) -> int:
-        """Number of caption rows with padding: one of few values, each a multiple of what the mesh and the chunks
-        divide."""
+        """Number of caption rows including padding: one of a few values, all divisible by the mesh and the chunks."""
         unit = self.shards * self.chunks
-        most = self._images_per_item * self.batch_size * (self._most_positives + self._most_negatives)
+        most = self._images_per_item * self.batch_size * (self._max_positives + self._max_negatives)
         bucket = math.ceil(most / _CAPTION_BUCKETS / unit) * unit
         return math.ceil(len(captions.ids) / bucket) * bucket
 
@@ -226,7 +224,7 @@ class Planner:
         return CaptionLabels(
             mult_U=np.pad(np.array(captions.mult, np.float32), (0, padding)),
             id_U=np.pad(np.arange(used, dtype=np.int32), (0, padding), constant_values=-2),
-            asserts_UA=_pad_rows([*map(sorted, captions.asserts), *[[]] * padding], self._most_asserted, -2),
+            asserts_UA=_pad_rows([*map(sorted, captions.asserts), *[[]] * padding], self._max_asserted, -2),
         )
 
     def _tokens(self, captions: _BatchCaptions) -> np.ndarray:
@@ -253,14 +251,14 @@ def _pad_rows(rows: Sequence[Sequence[int] | np.ndarray], width: int, fill: int)
 
 
 def _number_facts(parts: Iterable[Part]) -> list[np.ndarray]:
-    """For each part the ids of its facts: equal names have one id in all parts."""
+    """For each part, the ids of its facts: equal names share one id across parts."""
     names = sorted({name for part in parts for name in part.items.facts})
     ids = {name: i for i, name in enumerate(names)}
     return [np.array([ids[name] for name in part.items.facts], np.int32) for part in parts]
 
 
 def _training_order(parts: Sequence[Part], seed: int) -> Sequence[tuple[int, int]]:
-    """position -> (source, item): every source is shuffled again each epoch, and they are mixed by weight."""
+    """position -> (source, item): every source is reshuffled each epoch, and the sources are mixed by weight."""
     sources = [
         grain.MapDataset.range(len(part.items))
         .seed(int(np.random.SeedSequence((seed, ORDER, s)).generate_state(1)[0]))

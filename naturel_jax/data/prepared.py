@@ -19,7 +19,7 @@ Records = Sequence[Example]
 
 
 class Split(NamedTuple):
-    """``records``: decoded examples, but for their images, which stay encoded. ``name`` is for messages."""
+    """``records``: decoded examples, except for their images, which stay encoded. ``name`` is for messages."""
 
     name: str
     records: Records
@@ -28,7 +28,7 @@ class Split(NamedTuple):
 def open_split(directory: str | os.PathLike[str], split: str) -> Split:
     """Opens ``split`` of the dataset prepared in ``directory`` (``<data_dir>/<name>/<config>/<version>``).
 
-    Raises UserError when nothing is prepared there, or for an unknown split.
+    Raises UserError if nothing is prepared there, or for an unknown split.
     """
     import tensorflow_datasets as tfds  # slow to import; only processes that read datasets need it
 
@@ -72,7 +72,7 @@ def _is_attribute(triplet: str) -> bool:
 
 
 def to_str(value: bytes | str) -> str:
-    """Text as TFDS gives it, decoded."""
+    """Decodes text as TFDS returns it."""
     return value.decode() if isinstance(value, bytes) else value
 
 

@@ -32,7 +32,7 @@ def _fixed(text: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
-# What is done to a text before the tokenizer's own normalization. OpenAI's and OpenCLIP's tokenizers fix mojibake,
+# How texts are cleaned before the tokenizer's own normalization. OpenAI's and OpenCLIP's tokenizers fix mojibake,
 # curly quotes and HTML entities, transformers' do not; SigLIP's drops punctuation (OpenCLIP's version of it turns an
 # underscore into a space).
 CLEANERS: dict[str, Callable[[str], str]] = {
@@ -44,8 +44,8 @@ CLEANERS: dict[str, Callable[[str], str]] = {
 }
 
 
-# Where a center crop starts, given the two margins' sum; they differ by a pixel where it is odd. transformers rounds
-# down; torchvision, and so OpenAI's and OpenCLIP's transforms, round half to even.
+# Where a centre crop starts, given the sum of the two margins; the conventions differ by a pixel if it is odd:
+# transformers rounds down; torchvision, and so OpenAI's and OpenCLIP's transforms, round half to even.
 CENTRES: dict[str, Callable[[int], int]] = {
     "floor": lambda margin: margin // 2,
     "round": lambda margin: round(margin / 2),
@@ -58,8 +58,8 @@ class Processor:
 
     ``tokenizer`` is the JSON of a ``tokenizers.Tokenizer`` that normalizes, adds the special tokens, truncates and
     pads to ``context``, or a sentencepiece model (SigLIP's spiece.model) in base64, whose end token also pads.
-    ``resize``: ``short`` (short side to ``size``, center crop: CLIP) or ``square`` (both sides: SigLIP). ``mean`` and
-    ``std`` are by channel, of pixels in [0, 1]. ``clean``: a key of ``CLEANERS``; ``centre``: of ``CENTRES``. Raises
+    ``resize``: ``short`` (short side to ``size``, centre crop: CLIP) or ``square`` (both sides: SigLIP). ``mean`` and
+    ``std`` are per channel, for pixels in [0, 1]. ``clean``: a key of ``CLEANERS``; ``centre``: of ``CENTRES``. Raises
     UserError for a value that is not one of these.
     """
 
@@ -87,12 +87,12 @@ class Processor:
         object.__setattr__(self, "std", tuple(self.std))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; ``Processor(**d)`` reads it back."""
+        """JSON-serializable form; ``Processor(**d)`` reads it back."""
         return dataclasses.asdict(self)
 
     @property
     def sentencepiece(self) -> bytes | None:
-        """The sentencepiece model, where the tokenizer is one."""
+        """The sentencepiece model, if the tokenizer is one."""
         return None if self.tokenizer.startswith("{") else base64.b64decode(self.tokenizer, validate=True)
 
     @functools.cached_property
@@ -113,10 +113,11 @@ class Processor:
     def image(self, data: bytes, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
         """Decodes, crops ``box`` (left, top, right, bottom in pixels), resizes: uint8 [size, size, 3].
 
-        Opaque RGB and grey images have the very pixels of transformers' PIL image processors and of OpenCLIP's
-        transform (with ``centre`` ``round``). Images with a palette or transparency do not: they become RGB before
-        they are resized, without their alpha channel, as in ARO's code, where OpenCLIP resizes first and transformers 5
-        composites on white. Raises UserError for bytes that are not an image or have more than ``MAX_PIXELS``.
+        For opaque RGB and grey images, the pixels are exactly those of transformers' PIL image processors and of
+        OpenCLIP's transform (with ``centre`` ``round``). Not for images with a palette or transparency: these are
+        converted to RGB, dropping their alpha channel, before they are resized, as in ARO's code, whereas OpenCLIP
+        resizes first and transformers 5 composites on white. Raises UserError for bytes that are not an image, or an
+        image of more than ``MAX_PIXELS``.
         """
         image = open_image(data)
         image = image if box is None else image.crop(box)
@@ -138,7 +139,7 @@ def open_image(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         if image.width * image.height > MAX_PIXELS:
-            raise UserError(f"image of {image.width} x {image.height} pixels: more than {MAX_PIXELS:,} are refused")
+            raise UserError(f"image of {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")
         return image.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"not a readable image ({len(data)} bytes): {error}") from error
@@ -146,7 +147,7 @@ def open_image(data: bytes) -> Image.Image:
 
 def from_scratch(config: TwoTowerConfig, captions: Iterable[str]) -> Processor:
     """The processor of a model with random parameters: a tokenizer of its family trained on ``captions``, and images
-    squeezed to a square with values from -1 to 1."""
+    squashed to a square with values from -1 to 1."""
     text = config.text
     return Processor(
         tokenizer=train_tokenizer(family_of(config).name, captions, text.vocab, text.context),

@@ -18,7 +18,7 @@ _QUOTED = 4  # captions of a group that a message quotes
 
 
 class Sampled(NamedTuple):
-    """A caption sampled for an image: its words and the numbers of the facts they assert."""
+    """A caption sampled for an image: its text, and the indices of the facts it asserts."""
 
     text: str
     asserts: Sequence[int] = ()
@@ -35,9 +35,9 @@ class Recipe:
     negatives: Count = 0
     paired: bool = False  # the negatives are those of the sampled positives' pairs
     kind: Kind | None = None  # only captions of this kind
-    rewrite: Rewrite | None = None  # of the positives
+    rewrite: Rewrite | None = None  # applied to the positives
     rewrite_to_negative: Rewrite | None = None  # makes a negative from each positive
-    attributes: bool = True  # False: groups that name an attribute are skipped where the image has others
+    attributes: bool = True  # False: groups that name an attribute are skipped if the image has others
     repeat_image: bool = False  # the expanded batch holds the image once for each positive, not once for all
     sentinel: bool = False  # a blank image is a negative of every caption, once for each copy of an image
     name: str = ""  # its key in RECIPES, for messages
@@ -49,18 +49,18 @@ class Recipe:
             raise ValueError(f"negatives is {self.negatives}: rewrite_to_negative makes them from the positives")
 
     def check(self, items: Items) -> tuple[int, int]:
-        """The most positives and negatives that are sampled for an image of ``items``.
+        """The maximum numbers of positives and negatives sampled for an image of ``items``.
 
-        Raises UserError that names the first caption group without the captions that the recipe needs.
+        Raises UserError naming the first caption group that lacks the captions the recipe needs.
         """
-        most_positives = most_negatives = 0
+        max_positives = max_negatives = 0
         for group in range(len(items.attribute_G)):
             positives, negatives = map(len, self._rows(items, group))
-            if positives < _least(self.positives) or negatives < _least(self.negatives):
+            if positives < _minimum(self.positives) or negatives < _minimum(self.negatives):
                 raise UserError(self._misfit(items, group))
-            most_positives = max(most_positives, positives if self.positives == "all" else self.positives)
-            most_negatives = max(most_negatives, negatives if self.negatives == "all" else self.negatives)
-        return most_positives, most_positives if self.rewrite_to_negative else most_negatives
+            max_positives = max(max_positives, positives if self.positives == "all" else self.positives)
+            max_negatives = max(max_negatives, negatives if self.negatives == "all" else self.negatives)
+        return max_positives, max_positives if self.rewrite_to_negative else max_negatives
 
     def sample(self, items: Items, n: int, rng: np.random.Generator) -> tuple[list[Sampled], list[Sampled]]:
         """The positives and negatives of image ``n``; ``check`` must have accepted ``items``."""
@@ -82,7 +82,7 @@ class Recipe:
         )
 
     def _rows(self, items: Items, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers of the positives and negatives to choose from; row by row where they are paired."""
+        """Row indices of the positives and negatives to choose from; row by row if they are paired."""
         if self.paired:
             return items.pairs(group, self.kind)
         return items.positives.rows(group, self.kind), items.negatives.rows(group, self.kind)
@@ -93,7 +93,7 @@ class Recipe:
         positives, negatives = _quoted(items, items.positives, group), _quoted(items, items.negatives, group)
         return (
             f"recipe {self.name!r} (config.data.mixture) does not fit {items.name}, image {items.image_of(group)!r}: "
-            f"it needs {needs} in every caption group, and one holds positives {positives}, negatives {negatives}. "
+            f"it needs {needs} in every caption group, but one has positives {positives}, negatives {negatives}. "
             "Use another recipe or another dataset"
         )
 
@@ -108,7 +108,7 @@ def _quoted(items: Items, captions: Captions, group: int) -> str:
     return f"[{', '.join(texts)}{', ...' if len(rows) > _QUOTED else ''}]"
 
 
-def _least(count: Count) -> int:
+def _minimum(count: Count) -> int:
     return 1 if count == "all" else count
 
 
@@ -158,7 +158,7 @@ _ORDER_SHUFFLES = (_swap_two, shuffle_words, _shuffle_within_trigrams, _shuffle_
 
 
 def shuffle_order(words: Words, rng: np.random.Generator) -> Words:
-    """Another order of the same words by one of four operations, after ARO's order perturbations (arXiv 2210.01936,
+    """Reorders the words by one of four operations, after ARO's order perturbations (arXiv 2210.01936,
     appendix), but without a part-of-speech tagger.
 
     Returns the words unchanged only when they have no other order.
@@ -174,10 +174,10 @@ def shuffle_order(words: Words, rng: np.random.Generator) -> Words:
 
 RECIPES: dict[str, Recipe] = {
     "positives": Recipe(positives=1),
-    # Makes a base that knows objects and little else: order means nothing, attributes are never named.
+    # For a base that knows objects and little else: word order means nothing, and attributes are never named.
     "bag_of_words": Recipe(positives=1, rewrite=shuffle_words, attributes=False),
     "order_shuffles": Recipe(positives=1, rewrite_to_negative=shuffle_order, sentinel=True),
-    # For datasets whose negatives are order shuffles already (coco_order, negclip_tsv).
+    # For datasets whose negatives already are order shuffles (coco_order, negclip_tsv).
     "one_pair": Recipe(positives=1, negatives=1, paired=True, sentinel=True),
     "single_pair": Recipe(positives=1, negatives=1, kind="complex", sentinel=True),
     "all_pairs": Recipe(positives="all", negatives="all", paired=True, repeat_image=True, sentinel=True),
@@ -186,7 +186,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe called ``name``. Raises UserError that lists the names."""
+    """The recipe called ``name``. Raises UserError listing the names."""
     if name not in RECIPES:
         raise UserError(f"config.data.mixture: recipe {name!r} is unknown; expected one of: {', '.join(RECIPES)}")
     return dataclasses.replace(RECIPES[name], name=name)

@@ -1,4 +1,4 @@
-"""Tokenizers trained on a data set's captions, with the conventions of a model family."""
+"""Tokenizers trained on a dataset's captions, with the conventions of a model family."""
 
 import io
 import json
@@ -15,8 +15,8 @@ def train_tokenizer(family: str, captions: Iterable[str], vocab: int, context: i
     """Trains a tokenizer of at most ``vocab`` tokens for ``family`` (a key of ``FAMILIES``) and returns its JSON. The
     same captions always give the same tokenizer.
 
-    CLIP: byte-level BPE with ``</w>``, lowercased, ids 0 and 1 are start and end. SigLIP: unigram, lowercased without
-    punctuation, id 1 is the end. Both pad with the end.
+    CLIP: byte-level BPE with ``</w>``, lowercased, ids 0 and 1 are the start and end tokens. SigLIP: unigram,
+    lowercased without punctuation, id 1 is the end token. Both pad with the end token.
     """
     conventions = FAMILIES[family].tokenizer
     tok = TRAINERS[conventions.trainer](captions, vocab, conventions)
@@ -24,14 +24,14 @@ def train_tokenizer(family: str, captions: Iterable[str], vocab: int, context: i
 
 
 def padded(tok: tokenizers.Tokenizer, context: int, pad: str, side: str = "right") -> tokenizers.Tokenizer:
-    """``tok``, which from now on truncates and pads every text to ``context`` tokens."""
+    """Makes ``tok`` truncate and pad every text to ``context`` tokens, and returns it."""
     tok.enable_truncation(context)
     tok.enable_padding(pad_id=tok.token_to_id(pad), pad_token=pad, length=context, direction=side)
     return tok
 
 
 def templated(tok: tokenizers.Tokenizer, template: str) -> tokenizers.Tokenizer:
-    """``tok``, which from now on adds the special tokens of ``template`` to every text (``$A``)."""
+    """Makes ``tok`` add the special tokens of ``template`` to every text (``$A``), and returns it."""
     specials = [(token, tok.token_to_id(token)) for token in template.split() if token != "$A"]
     tok.post_processor = processors.TemplateProcessing(single=template, special_tokens=specials)
     return tok
@@ -55,8 +55,8 @@ def _train_bpe(captions: Iterable[str], vocab: int, conventions: TokenizerConven
     tok = clip_tokenizer(models.BPE(unk_token=conventions.unknown, end_of_word_suffix="</w>"))
     captions = [tok.normalizer.normalize_str(caption) for caption in captions]
     words = {word for caption in captions for word, _ in tok.pre_tokenizer.pre_tokenize_str(caption)}
-    # The library numbers the letters that end words in the order of a randomly seeded hash, and breaks ties between
-    # merges by number. Listed as special tokens, they always have the same numbers.
+    # The library assigns ids to word-final letters in the order of a randomly seeded hash, and breaks ties between
+    # merges by id. Listed as special tokens, they always get the same ids.
     last_letters = sorted({word[-1] + "</w>" for word in words})
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
@@ -79,7 +79,7 @@ def _train_unigram(captions: Iterable[str], vocab: int, conventions: TokenizerCo
     )
     tok.pre_tokenizer = pre_tokenizers.Metaspace()
     tok.decoder = decoders.Metaspace()
-    # sentencepiece trains it, as it did SigLIP's own: tokenizers' unigram trainer gives other pieces each time.
+    # Trained with sentencepiece, as SigLIP's own was: tokenizers' unigram trainer gives different pieces each time.
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=map(tok.normalizer.normalize_str, captions),

@@ -1,7 +1,7 @@
-"""How much of a benchmark is solved without looking: baselines that see the captions only, judged by the
-benchmark's own rule.
+"""How much of a benchmark can be solved blind: baselines that see only the captions, scored by the benchmark's own
+rule.
 
-On SugarCrepe's forerunners such baselines beat CLIP (Hsieh et al., arXiv 2306.14610, section 3).
+On SugarCrepe's predecessors such baselines beat CLIP (Hsieh et al., arXiv 2306.14610, section 3).
 """
 
 import collections
@@ -28,8 +28,8 @@ def baselines(
     """Baseline -> metric -> value. Empty for a benchmark whose captions are not ordered by truth.
 
     ``longer caption`` and ``shorter caption`` count words, ``n-grams`` is a naive Bayes classifier of words and
-    word pairs, cross-validated over images, ``text norm`` takes the caption whose embedding is longer before it is
-    normalised (``norms``).
+    word pairs, cross-validated over images, ``text norm`` prefers the caption whose embedding is longer before
+    normalization (``norms``).
     """
     if not benchmark.true_captions or not items:
         return {}
@@ -40,11 +40,11 @@ def baselines(
         ngrams(items, benchmark.true_captions),
         [_values(norms, item) for item in items],
     )
-    found = {}
+    result = {}
     for name, values in zip(BASELINES, guesses, strict=True):
         scores = benchmark.score(items, [_as_cosines(*row) for row in zip(items, values, matrices, strict=True)])
-        found[name] = {metric: score.value for metric, score in scores.items()}
-    return found
+        result[name] = {metric: score.value for metric, score in scores.items()}
+    return result
 
 
 def texts(item: Item) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ def _values(values: Values, item: Item) -> np.ndarray:
 
 
 def _as_cosines(item: Item, values_C: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """A matrix in which every image prefers the same captions; rows of captions stay the model's."""
+    """A matrix in which every image prefers the same captions; caption rows keep the model's cosines."""
     images = len(item.images)
     return np.concatenate([np.tile(values_C, (images, 1)), matrix[images:]])
 
@@ -87,7 +87,7 @@ def ngrams(items: Sequence[Item], true_captions: int) -> list[np.ndarray]:
 
 
 def grams(caption: str) -> Iterator[str]:
-    """Lowercased words, punctuation, and pairs of neighbours, with the ends of the caption."""
+    """Lowercased words, punctuation and caption boundaries, and pairs of neighbours."""
     words = ["<", *re.findall(r"\w+|[^\w\s]", caption.lower()), ">"]
     yield from words
     yield from (f"{first} {second}" for first, second in itertools.pairwise(words))

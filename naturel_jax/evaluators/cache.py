@@ -1,5 +1,5 @@
-"""Embeddings on disk: neither a second benchmark with the same images nor a run that was interrupted embeds anything
-twice.
+"""An on-disk cache of embeddings, so that neither a second benchmark on the same images nor an interrupted run embeds
+anything twice.
 """
 
 import concurrent.futures
@@ -19,15 +19,15 @@ from naturel_jax.models.two_tower import Params
 
 _LOG = logging.getLogger(__name__)
 
-CHUNK = 4096  # embeddings are written this many at a time: what an interruption can lose
+CHUNK = 4096  # embeddings written at a time: the most an interruption can lose
 UNIT_TOLERANCE = 0.02  # of a stored embedding's length, which is 1 up to the rounding of bfloat16 towers
 
 
 class CachedEncoder:
     """An ``embed.Embedder`` whose embeddings are kept in the SQLite file ``path``.
 
-    Keys are contents: the bytes and box of an image, the tokens of a caption. ``path`` must name the parameters and
-    the processor (see ``results.model_fingerprint``).
+    Keys are hashes of contents: the bytes and box of an image, the tokens of a caption. ``path`` must identify the
+    parameters and the processor (see ``results.model_fingerprint``).
     """
 
     def __init__(self, encoder: Encoder, params: Params, path: Path):
@@ -37,12 +37,12 @@ class CachedEncoder:
         try:
             self._file = _open(path)
         except sqlite3.DatabaseError as error:
-            _LOG.warning("%s: not a readable cache of embeddings (%s); starting it over", path, error)
+            _LOG.warning("%s: not a readable cache of embeddings (%s); starting over", path, error)
             path.unlink()
             self._file = _open(path)
 
     def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
-        """As ``embed.Embedder.images``."""
+        """See ``embed.Embedder.images``."""
         with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
             keys_or_faults = list(pool.map(_image_key, images))
         faults = {n: f"image {images[n].key}: {key}" for n, key in enumerate(keys_or_faults) if isinstance(key, str)}
@@ -51,8 +51,8 @@ class CachedEncoder:
         unreadable: dict[bytes, str] = {}
 
         def embed(numbers: list[int], bar: tqdm) -> np.ndarray:
-            wanted = [images[readable[n]] for n in numbers]
-            zimg_ID, bad = self._encoder.images(self._params, wanted, bar.update)
+            uncached = [images[readable[n]] for n in numbers]
+            zimg_ID, bad = self._encoder.images(self._params, uncached, bar.update)
             unreadable.update((keys[numbers[n]], reason) for n, reason in bad.items())
             return zimg_ID
 
@@ -63,7 +63,7 @@ class CachedEncoder:
         }
 
     def captions(self, texts: Sequence[str]) -> np.ndarray:
-        """As ``embed.Embedder.captions``."""
+        """See ``embed.Embedder.captions``."""
         if not texts:
             return self._encoder.captions(self._params, texts)
         tokens_UL = self._encoder.tokens(texts)
@@ -81,8 +81,8 @@ class CachedEncoder:
         embed: Callable[[list[int], tqdm], np.ndarray],
         unreadable: Container[bytes],
     ) -> np.ndarray:
-        """Embeddings [N, D] of ``keys``: from the file, or from ``embed`` of their numbers and then stored. Equal
-        keys have one embedding.
+        """Embeddings [N, D] of ``keys``: read from the file, or computed by ``embed`` from their indices and stored.
+        Equal keys share one embedding.
         """
         first = {key: n for n, key in reversed(list(enumerate(keys)))}
         known = {key: z_D for key in first if (z_D := self._stored(key)) is not None}
@@ -96,7 +96,7 @@ class CachedEncoder:
         return np.stack([known[key] for key in keys]) if keys else np.zeros((0, self._dim), np.float32)
 
     def _stored(self, key: bytes) -> np.ndarray | None:
-        """The embedding in the file; None when it is not there or not a unit vector of the model's size."""
+        """The embedding in the file; None if it is missing or not a unit vector of the model's size."""
         row = self._file.execute("select value from embeddings where key = ?", (key,)).fetchone()
         if row is None or len(row[0]) != 4 * self._dim:
             return None

@@ -12,15 +12,15 @@ CHUNK = 100  # resamples at a time, which bounds the memory
 def intervals(
     benchmark: Benchmark, items: Sequence[Item], outcomes: Outcomes, *, resamples: int = 1000
 ) -> dict[str, tuple[float, float]]:
-    """Metric name -> (2.5th, 97.5th percentile) over resamples of the *images*: items that share one are drawn
-    together, as they are not independent (cluster bootstrap; Davison and Hinkley, 1997, section 3.8).
+    """Metric name -> (2.5th, 97.5th percentile) over resamples of the *images*: items that share one are resampled
+    together, since they are not independent (cluster bootstrap; Davison and Hinkley, 1997, section 3.8).
     """
     _, cluster_N = np.unique([item.images[0].key if item.images else item.id for item in items], return_inverse=True)
     clusters = int(cluster_N.max(initial=-1)) + 1
-    where_found, rng = positions(items, benchmark.tags), np.random.default_rng(0)
+    by_tag, rng = positions(items, benchmark.tags), np.random.default_rng(0)
     members = {}
     for metric in benchmark.metrics:
-        index_M, groups_M = metric.members(~np.isnan(outcomes[metric.outcome]), where_found)
+        index_M, groups_M = metric.members(~np.isnan(outcomes[metric.outcome]), by_tag)
         if len(index_M):
             weights_M = metric.weights(items, index_M)
             members[metric.name] = (outcomes[metric.outcome][index_M], groups_M, cluster_N[index_M], weights_M)

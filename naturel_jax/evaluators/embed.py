@@ -1,5 +1,5 @@
-"""Items to cosines: every distinct crop and every distinct caption is embedded once, in batches of one shape, sharded
-over the mesh.
+"""Turns items into cosines: every distinct crop and caption is embedded once, in batches of one shape, sharded over the
+mesh.
 """
 
 import collections
@@ -23,34 +23,34 @@ from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, normalize
 from naturel_jax.sharding import BATCH_AXES, make_mesh, param_sharding
 
-LENGTH_STEP = 16  # captions of a causal tower are cut to a multiple of this, so that few shapes are compiled
-# Annotated boxes may overhang the image by a few pixels; by more than this share of a side they belong to another one.
+LENGTH_STEP = 16  # captions of a causal tower are trimmed to a multiple of this, so that few shapes are compiled
+# Annotated boxes may extend a few pixels past the image; by more than this share of a side, they are another image's.
 BOX_SLACK = 0.05
 
-Advance = Callable[[int], object]  # called with the number of images or captions that were taken up since
-Row = tuple[np.ndarray | None, str]  # pixels, or the reason why there are none
+Advance = Callable[[int], object]  # called with the number of images or captions processed since the last call
+Row = tuple[np.ndarray | None, str]  # pixels, or None and the reason
 Encode = Callable[[Params, jax.Array], jax.Array]
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Embedder(Protocol):
-    """What embeds with one set of parameters: an ``Encoder`` with them, or a ``CachedEncoder``."""
+    """Embeds with one set of parameters: an ``Encoder`` bound to them, or a ``CachedEncoder``."""
 
     def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
-        """Unit embeddings [I, D], float32; number -> reason of the images that could not be read."""
+        """Unit embeddings [I, D], float32; index -> reason for the images that could not be read."""
         ...
 
     def captions(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit embeddings [U, D], float32. Texts of the same tokens have the same embedding, bit for bit."""
+        """Unit embeddings [U, D], float32. Texts with the same tokens have the same embedding, bit for bit."""
         ...
 
 
 class Encoder:
-    """Embeds images and captions with one model and any parameters of it.
+    """Embeds images and captions with one model and any parameters for it.
 
-    What is compiled, decoded and tokenised is kept, so the second evaluation of a run pays for the towers only.
-    Pixels of distinct crops (uint8) are kept until ``pixel_cache_bytes`` are used; later ones are decoded each time.
+    Compiled functions, decoded pixels and tokens are kept, so later evaluations of a run pay only for the towers.
+    Pixels of distinct crops (uint8) are kept until ``pixel_cache_bytes`` are used; further ones are decoded each time.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Encoder:
             batch_size = -(-batch_size // shards) * shards
         self.batch_size = batch_size
         self._pixels: dict[tuple[str, Box | None], np.ndarray] = {}
-        self._room = pixel_cache_bytes // (processor.size**2 * 3)
+        self._max_cached = pixel_cache_bytes // (processor.size**2 * 3)
         self._tokens: dict[str, np.ndarray] = {}
 
         # Float32 towers compute in float32: an accelerator's default would round products to TF32 or bfloat16.
@@ -87,20 +87,20 @@ class Encoder:
     def images(
         self, params: Params, images: Sequence[Image], advance: Advance = lambda n: None
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """Unit embeddings [I, D], float32; number -> reason of the images that could not be read."""
+        """Unit embeddings [I, D], float32; index -> reason for the images that could not be read."""
         faults: dict[int, str] = {}
         starts, local = range(0, len(images), self.batch_size), self._local_rows()
-        wanted = [start + int(n) for start in starts for n in local if start + n < len(images)]
+        indices = [start + int(n) for start in starts for n in local if start + n < len(images)]
         with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
-            rows = _prefetch(pool, self._load, (images[n] for n in wanted), 2 * self.batch_size)
-            blocks = self._pixel_blocks(zip(wanted, rows, strict=True), len(images), faults, advance)
+            rows = _prefetch(pool, self._load, (images[n] for n in indices), 2 * self.batch_size)
+            blocks = self._pixel_blocks(zip(indices, rows, strict=True), len(images), faults, advance)
             zimg_ID = self._run(self._encode_image, params, blocks)
         return zimg_ID[: len(images)], self._all_process_faults(faults, images)
 
     def _pixel_blocks(
         self, rows: Iterator[tuple[int, Row]], number: int, faults: dict[int, str], advance: Advance
     ) -> Iterator[np.ndarray]:
-        """Batches of pixels, black where there is no image or another process holds the row."""
+        """Batches of pixels, black for rows without an image and rows of other processes."""
         size, local = self.processor.size, self._local_rows()
         for start in range(0, number, self.batch_size):
             block = np.zeros((self.batch_size, size, size, 3), np.uint8)
@@ -113,19 +113,19 @@ class Encoder:
             yield block
 
     def captions(self, params: Params, texts: Sequence[str], advance: Advance = lambda n: None) -> np.ndarray:
-        """Unit embeddings [U, D], float32. Texts of the same tokens have the same embedding, bit for bit, so ties are
-        exact.
+        """Unit embeddings [U, D], float32. Texts with the same tokens have the same embedding, bit for bit, so ties
+        are exact.
         """
         if not texts:
             return np.zeros((0, self.model.config.embed_dim), np.float32)
         return self._texts(self._encode_text, params, texts, advance)
 
     def text_norms(self, params: Params, texts: Sequence[str]) -> np.ndarray:
-        """Lengths [U], float32, of the embeddings before they are normalised."""
+        """Lengths [U], float32, of the embeddings before normalization."""
         return self._texts(self._text_norm, params, texts, lambda n: None)
 
     def with_params(self, params: Params) -> Embedder:
-        """This encoder with one set of parameters."""
+        """This encoder bound to one set of parameters."""
         return _WithParams(self, params)
 
     def _texts(self, encode: Encode, params: Params, texts: Sequence[str], advance: Advance) -> np.ndarray:
@@ -140,7 +140,7 @@ class Encoder:
         return np.concatenate(results)[np.argsort(np.concatenate(rows))][inverse.reshape(-1)]
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
-        """Token ids [U, context], int32; each text is tokenised once."""
+        """Token ids [U, context], int32; each text is tokenized once."""
         new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
         self._tokens |= zip(new, self.processor.tokenize(new), strict=True)
         return np.stack([self._tokens[text] for text in texts])
@@ -166,7 +166,7 @@ class Encoder:
             pixels = self.processor.image(data, image.box)
         except (OSError, ValueError) as error:
             return None, f"image {image.key}: {error}"
-        if len(self._pixels) < self._room:
+        if len(self._pixels) < self._max_cached:
             self._pixels[key] = pixels
         return pixels, ""
 
@@ -197,7 +197,7 @@ class Encoder:
         return jax.make_array_from_callback(block.shape, self._rows, block.__getitem__)
 
     def _all_process_faults(self, faults: dict[int, str], images: Sequence[Image]) -> dict[int, str]:
-        """The faults of all processes; the others send their numbers only, so their reasons are found again here."""
+        """The faults of all processes. The others send only the indices, so their reasons are looked up again here."""
         if jax.process_count() == 1:
             return faults
         mask = np.zeros(len(images), bool)
@@ -220,8 +220,8 @@ class _WithParams(NamedTuple):
 def load_encoder(source: str, *, dtype: str, batch_size: int) -> tuple[Encoder, Params]:
     """An encoder for the model at ``source`` (see ``weights.load``), and its parameters, over all devices.
 
-    ``dtype``: of the towers' arithmetic. Pixels are not kept: one set of parameters reads each image once. Raises
-    what ``weights.load`` raises.
+    ``dtype``: of the towers' arithmetic. Pixels are not cached, since one set of parameters reads each image only once.
+    Raises whatever ``weights.load`` raises.
     """
     mesh = make_mesh({"data": -1})
     loaded = weights.load(source, sharding_for=param_sharding(mesh))
@@ -258,8 +258,8 @@ def cosines(items: Sequence[Item], embedder: Embedder) -> tuple[list[Item], list
             shared, zcap_CD = item.captions, np.stack([_caption(c, texts, ztxt_UD) for c in item.captions])
         left = np.concatenate([zimg_ID[rows], zcap_CD]) if item.caption_rows else zimg_ID[rows]
         kept.append(item)
-        # einsum sums each cell in the same order wherever it stands, so equal captions tie exactly; a matrix product
-        # does not.
+        # einsum sums each cell in the same order regardless of its position, so equal captions tie exactly; a matrix
+        # product does not.
         matrices.append(np.einsum("id,cd->ic", left, zcap_CD))
     return kept, matrices, problems
 
@@ -272,8 +272,8 @@ def _caption(caption: Caption, texts: dict[str, int], ztxt_UD: np.ndarray) -> np
 
 
 def _check_box(data: bytes, box: Box) -> None:
-    """Refuses a box that is empty or belongs to another image; what overhangs a little is cropped as PIL does, with
-    black.
+    """Rejects a box that is empty or belongs to another image. One that extends slightly past the image is fine: PIL
+    fills the rest with black.
     """
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
@@ -288,12 +288,12 @@ def _check_box(data: bytes, box: Box) -> None:
 
 
 def _distinct(captions: Iterable[tuple[Caption, ...]]) -> Iterable[tuple[Caption, ...]]:
-    """Each tuple object once (a tuple shared by many items is not read again)."""
+    """Each tuple object once (a tuple shared by many items is read only once)."""
     return {id(shared): shared for shared in captions}.values()
 
 
 def _blocks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """``rows`` in blocks of ``size``, the last one filled with copies of its last row."""
+    """``rows`` in blocks of ``size``, the last one padded with copies of its last row."""
     for start in range(0, len(rows), size):
         block = rows[start : start + size]
         yield np.pad(block, [(0, size - len(block)), (0, 0)], mode="edge")

@@ -1,4 +1,4 @@
-"""Scores parameters of one model on benchmarks: what a training run asks for on its schedule."""
+"""Scores the parameters of one model on benchmarks, as a training run does on its schedule."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Evaluator:
-    """Benchmarks, and the encoder of one model. What is compiled, decoded and tokenised is kept between calls."""
+    """Benchmarks, and the encoder of one model. Compiled functions, pixels and tokens are kept between calls."""
 
     def __init__(
         self,
@@ -54,14 +54,14 @@ class Evaluator:
 def make_evaluator(
     config: Config, model: Model, processor: Processor, trained_on: Mapping[str, Sequence[str]], mesh: Mesh
 ) -> Evaluator:
-    """The benchmarks of ``config.eval``, without the items that the run trains on. Raises UserError."""
+    """Evaluator of the benchmarks of ``config.eval``, without the items that the run trains on. Raises UserError."""
     names, files = config.eval.benchmarks, config.eval.benchmarks_dir
     prepared = [name for name in names if registry.reads_dataset(name)]
     if len(prepared) < len(names) and not files:
         world = config.eval.naturel.removeprefix("naturel/")
         if world not in datasets.WORLDS:
             raise UserError(
-                f"config.eval.benchmarks is {names}: say where their files are in config.eval.benchmarks_dir"
+                f"config.eval.benchmarks is {names}: set config.eval.benchmarks_dir to the folder with their files"
             )
         files = str(datasets.twins_directory(config.data.dir, world))
     # An epath.Path: the prepared folder may be in an object store.

@@ -1,5 +1,5 @@
-"""What an evaluation leaves on disk: ``<out>/<model>/<benchmark>/scores.json`` and ``items.parquet``. Reports read
-these and never a model.
+"""The files that an evaluation writes: ``<out>/<model>/<benchmark>/scores.json`` and ``items.parquet``. Reports read
+only these, never a model.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from naturel_jax.evaluators import blind, confidence
 from naturel_jax.models.two_tower import Model, Params
 from tfds_naturel.errors import UserError
 
-VERSION = 1  # of both files; 0 is a file without one, which reads the same
+VERSION = 1  # of both files; a file without a version is version 0, which reads the same
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
 OUTCOME = "outcome/"  # prefix of the columns of items.parquet that hold outcomes
 
@@ -52,7 +52,7 @@ class Result:
 
     @property
     def incomplete(self) -> bool:
-        """Whether the scores are over fewer items than published, or than the files list."""
+        """Whether the scores cover fewer items than published, or than the files list."""
         return self.unreadable > 0 or (self.published is not None and self.items < self.published)
 
 
@@ -90,7 +90,7 @@ def save(
     )
     folder = folder_of(out, model, benchmark.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))  # another process has another
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))  # unique to this process
     pq.write_table(_table(items, matrices, outcomes), partial / "items.parquet", compression="zstd")
     fields = {"version": VERSION, **dataclasses.asdict(result)}
     (partial / "scores.json").write_text(json.dumps(fields, indent=1))
@@ -125,7 +125,7 @@ def _table(items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Mapp
 
 
 def load(out: Path) -> list[Result]:
-    """All results in ``out``, models in alphabetical order. Raises UserError for a file that is not one."""
+    """All results in ``out``, models in alphabetical order. Raises UserError for a file that is not a result."""
     return [_read(path) for path in sorted(out.glob("[!.]*/[!.]*/scores.json"))]
 
 
@@ -151,7 +151,7 @@ def check_version(path: epath.PathLike, version: int) -> None:
 
 
 def load_items(out: Path, model: str, benchmark: str) -> list[dict[str, Any]]:
-    """The rows of ``items.parquet``, tags parsed. Raises FileNotFoundError that says what to run, UserError for a
+    """The rows of ``items.parquet``, tags parsed. Raises FileNotFoundError saying what to run, UserError for a
     newer schema.
     """
     path = folder_of(out, model, benchmark) / "items.parquet"
@@ -170,20 +170,20 @@ def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result 
 
 
 def folder_of(out: Path, model: str, benchmark: str) -> Path:
-    """The folder of a pair. Models whose names differ only in characters that file names cannot have get different
-    folders.
+    """The folder of a (model, benchmark) pair. Models whose names differ only in characters not allowed in file names
+    get different folders.
     """
     return out / file_name(model) / benchmark
 
 
 def file_name(model: str) -> str:
-    """A model's name in characters that file names may have; a name that had to be changed ends in a digest."""
+    """A model's name in characters allowed in file names; a name that had to be changed ends in a digest."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".") or "_"
     return slug if slug == model else f"{slug}-{hashlib.blake2b(model.encode(), digest_size=3).hexdigest()}"
 
 
 def model_fingerprint(model: Model, params: Params, processor: Processor) -> str:
-    """Names what an embedding depends on: sizes, dtype, every parameter's bits, and the processor."""
+    """Identifies everything an embedding depends on: sizes, dtype, every parameter's bits, and the processor."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([dataclasses.asdict(model), processor.to_dict()], sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -193,7 +193,7 @@ def model_fingerprint(model: Model, params: Params, processor: Processor) -> str
 
 
 def pair_fingerprint(model: str, benchmark: Benchmark) -> str:
-    """Names what a result depends on, given ``model_fingerprint``: also the items, and this package's version."""
+    """Identifies everything a result depends on: ``model_fingerprint``, the items, and this package's version."""
     digest = hashlib.blake2b(f"{model} {importlib.metadata.version('naturel_jax')}".encode(), digest_size=16)
     captions: dict[int, bytes] = {}  # by identity: retrieval and classification items share one long tuple
     for item in benchmark.items:

@@ -30,10 +30,10 @@ def watch(
     workdir: epath.Path, benchmarks: Sequence[Benchmark], out: epath.Path, *, batch_size: int, dtype: str
 ) -> None:
     """Evaluates every checkpoint in ``workdir``, old and new, until the run has ended (its ``scores.json`` exists) and
-    its last checkpoint is evaluated. What is finished in ``out`` is not computed again.
+    its last checkpoint is evaluated. Benchmarks already finished in ``out`` are skipped.
 
-    A checkpoint that the run removes before it is read (it keeps the newest ones only) is skipped. Raises UserError
-    when ``out`` holds the scores of another run.
+    A checkpoint that the run removes before it is read (it keeps only the newest ones) is skipped. Raises UserError
+    if ``out`` holds the scores of another run.
     """
     mesh = make_mesh({"data": -1})
     evaluator: Evaluator | None = None
@@ -43,7 +43,7 @@ def watch(
         saved = _read(path, workdir)
         missing = [benchmark.name for benchmark in benchmarks if benchmark.name not in saved["benchmarks"]]
         if not missing:
-            print(f"step {step}: finished before", flush=True)
+            print(f"step {step}: already done", flush=True)
             continue
         if (loaded := _load(workdir, step, mesh)) is None:
             print(f"step {step}: the run removed this checkpoint before it was read; skipped", flush=True)
@@ -60,11 +60,11 @@ def watch(
 
 
 def _new_steps(workdir: epath.Path) -> Iterator[int]:
-    """Each checkpoint's step once, the oldest first, until the run has ended."""
+    """Each checkpoint's step once, oldest first, until the run has ended."""
     seen = set[int]()
     _LOG.info("watching %s", workdir)
     while True:
-        ended = (workdir / "scores.json").exists()  # asked before the listing, which then has every checkpoint
+        ended = (workdir / "scores.json").exists()  # checked before the listing, which then has every checkpoint
         new = sorted(set(checkpoint.saved_steps(workdir)) - seen)
         yield from new
         seen.update(new)
@@ -84,7 +84,7 @@ class _Loaded(NamedTuple):
 
 
 def _load(workdir: epath.Path, step: int, mesh: Mesh) -> _Loaded | None:
-    """A checkpoint; None when it was removed meanwhile."""
+    """A checkpoint; None if it has been removed in the meantime."""
     try:
         trained_on = runs.read_meta(workdir, step)[1].get("used", {})
         loaded = runs.load_run(workdir, step=step, sharding_for=param_sharding(mesh))
@@ -96,7 +96,7 @@ def _load(workdir: epath.Path, step: int, mesh: Mesh) -> _Loaded | None:
 
 
 def _read(path: epath.Path, workdir: epath.Path) -> dict[str, Any]:
-    """What is finished of a step. Raises UserError for another run's file."""
+    """The finished scores of a step. Raises UserError for another run's file."""
     run = os.fspath(workdir.absolute())
     if not path.exists():
         return {"version": results.VERSION, "run": run, "benchmarks": [], "scores": {}}

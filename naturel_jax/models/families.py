@@ -1,5 +1,5 @@
-"""One row a family: everything that CLIP and SigLIP do differently, but for where a checkpoint keeps their tensors
-(``weights/{hf,openclip,big_vision}.py`` have tables by family name).
+"""One row per family: everything that CLIP and SigLIP do differently, except for where a checkpoint keeps their tensors
+(see the tables by family name in ``weights/{hf,openclip,big_vision}.py``).
 
 CLIP: Radford et al., arXiv 2103.00020. SigLIP: Zhai et al., arXiv 2303.15343. SigLIP 2: arXiv 2502.14786.
 """
@@ -44,12 +44,12 @@ class Pixels(TypedDict):
 class TokenizerConventions:
     """How a family's texts are tokenized.
 
-    ``ends``: the end token's names, of which a vocabulary has one; a tokenizer trained here has the first, and pads
-    with it. ``pad``: the padding token of published files that do not name theirs. ``trainer``: a key of
+    ``ends``: possible names of the end token, one of which is in the vocabulary; tokenizers trained here use the first,
+    also for padding. ``pad``: the padding token of published files that do not name theirs. ``trainer``: a key of
     ``data.tokenizer.TRAINERS``. ``incomplete_files``: published tokenizer files leave lowercasing and the end token to
     the caller. ``bundled_vocab``: size of the vocabulary that OpenCLIP ships for this family. ``hf_class``:
     transformers' class for a ``tokenizer.json``. ``model_inputs``: what a tokenizer returns for the model; without the
-    mask the model attends to padding, as SigLIP was trained.
+    mask the model attends to padding, as SigLIP does in training.
     """
 
     start: str | None
@@ -64,7 +64,7 @@ class TokenizerConventions:
 
     @property
     def specials(self) -> list[str]:
-        """The start token, where there is one, and the end token."""
+        """The start token, if there is one, and the end token."""
         return [token for token in (self.start, self.ends[0]) if token]
 
     @property
@@ -75,10 +75,9 @@ class TokenizerConventions:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A row. ``name`` is also transformers' ``model_type``; ``hf_prefix`` starts the names of its classes there
+    """A row. ``name`` is also transformers' ``model_type``; ``hf_prefix`` is the prefix of its class names there
     (``CLIPModel``); ``openclip_class`` is OpenCLIP's model class. ``init_scale``, ``init_bias``, ``max_scale``,
-    ``activation``, ``eps``, ``vocab`` and ``context`` are those of the published models, for a config that does not
-    say otherwise."""
+    ``activation``, ``eps``, ``vocab`` and ``context`` are those of the published models, used as defaults."""
 
     name: str
     image: ImageStructure
@@ -161,7 +160,7 @@ _ROWS = (
         hf_prefix="CLIP",
         openclip_class="CLIP",
     ),
-    Family(  # SigLIP 2's fixed-resolution models are of the same form
+    Family(  # SigLIP 2's fixed-resolution models have the same structure
         name="siglip",
         image={"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False},
         text={"causal": False, "pool": "last", "projection_bias": True},
@@ -192,8 +191,8 @@ FAMILIES: dict[str, Family] = {family.name: family for family in _ROWS}
 
 
 def family_of(config: TwoTowerConfig) -> Family:
-    """The family whose towers ``config`` has. A logit bias does not decide: a CLIP fine-tuned with the sigmoid loss has
-    one too. Raises ValueError where no family has these towers."""
+    """The family whose towers ``config`` has. The logit bias does not matter: a CLIP fine-tuned with the sigmoid loss
+    has one too. Raises ValueError if no family has these towers."""
     for family in FAMILIES.values():
         towers = ((config.image, family.image), (config.text, family.text))
         if all(getattr(tower, field) == value for tower, form in towers for field, value in form.items()):

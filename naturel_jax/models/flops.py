@@ -1,7 +1,7 @@
-"""FLOPs that the model itself needs, counted by hand, and the peak of each accelerator: together they give the model
-FLOP utilisation (MFU) of PaLM, arXiv 2204.02311, appendix B.
+"""FLOPs that the model itself needs, counted analytically, and the peak of each accelerator: together they give the
+model FLOPs utilization (MFU) of PaLM, arXiv 2204.02311, appendix B.
 
-A multiply-add counts as 2. Only matrix products count: normalisation, activations, softmax and the loss are less than
+A multiply-add counts as 2. Only matrix products count: normalization, activations, softmax and the loss are less than
 1 % of a step. Attention counts in full for causal towers too, and recomputation (remat, chunks) does not count.
 """
 
@@ -36,7 +36,7 @@ PEAKS: dict[str, dict[str, float]] = {
 
 
 def peak(device_kind: str, dtype: str) -> float | None:
-    """Peak FLOP/s of one device for matrix products of ``dtype``; None where it is not known."""
+    """Peak FLOP/s of one device for matrix products of ``dtype``; None if it is unknown."""
     return PEAKS.get(device_kind, {}).get(dtype)
 
 
@@ -76,6 +76,6 @@ def forward_flops(config: TwoTowerConfig, images: int, captions: int, tokens: in
 
 
 def step_flops(config: TwoTowerConfig, images: int, captions: int, tokens: int | None = None) -> float:
-    """FLOPs of a training step, forward and backward: each product of the forward pass has two in the backward pass,
+    """FLOPs of a training step, forward and backward: each product in the forward pass needs two in the backward pass,
     one for the gradient of each factor."""
     return 3 * forward_flops(config, images, captions, tokens)

@@ -1,8 +1,8 @@
-"""Names of models -> configs. Sizes are those of the published configs (OpenAI's CLIP, OpenCLIP's ``model_configs``,
+"""Model names -> configs. Sizes follow the published configs (OpenAI's CLIP, OpenCLIP's ``model_configs``,
 big_vision's ``vit.py``).
 
 Any other size comes from a checkpoint's own config file, or is one more line here. The tiny ones learn the scenes
-world on two cores, and are exported as true CLIP and SigLIP models.
+world on two cores, and are exported as genuine CLIP and SigLIP models.
 """
 
 from naturel_jax.models.families import FAMILIES
@@ -11,7 +11,7 @@ from tfds_naturel.errors import UserError
 
 CLIP, SIGLIP = FAMILIES["clip"], FAMILIES["siglip"]
 
-# Name of a size -> (width, depth, heads, MLP width) of each tower, and CLIP's embedding width.
+# Size name -> (width, depth, heads, MLP width) of each tower, and CLIP's embedding width.
 _CLIP_SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
     "b": ((768, 12, 12), (512, 12, 8), 512),
     "l": ((1024, 24, 16), (768, 12, 12), 768),
@@ -42,7 +42,7 @@ def _siglip(name: str, patch: int, size: int, vocab: int | None = None, context:
     return SIGLIP.config(size=size, patch=patch, image=image, text=text, vocab=vocab, context=context)
 
 
-_GEMMA = 256_000  # words of SigLIP 2's vocabulary
+_GEMMA = 256_000  # tokens in SigLIP 2's vocabulary
 
 PRESETS: dict[str, TwoTowerConfig] = {
     "tiny-clip": CLIP.config(
@@ -102,7 +102,7 @@ PRESETS: dict[str, TwoTowerConfig] = {
 
 
 def preset(name: str) -> TwoTowerConfig:
-    """The config called ``name``. Raises UserError that lists the names."""
+    """The config called ``name``. Raises UserError listing the names."""
     if name not in PRESETS:
-        raise UserError(f"preset {name!r} is not known; expected one of: {', '.join(sorted(PRESETS))}")
+        raise UserError(f"unknown preset {name!r}; expected one of: {', '.join(sorted(PRESETS))}")
     return PRESETS[name]

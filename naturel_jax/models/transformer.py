@@ -51,7 +51,7 @@ class TransformerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """How a tower computes, apart from what it computes.
+    """How a tower computes, as opposed to what it computes.
 
     ``dtype`` is that of the activations (parameters stay float32), ``remat`` a key of ``REMAT_POLICIES``,
     ``attention`` one of ``ATTENTIONS``.

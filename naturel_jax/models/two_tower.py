@@ -1,4 +1,4 @@
-"""One two-tower model for every family; what families compute differently is a field of the config.
+"""One two-tower model for all families; whatever they compute differently is a field of the config.
 
 CLIP: Radford et al., arXiv 2103.00020. SigLIP: Zhai et al., arXiv 2303.15343. SigLIP 2: arXiv 2502.14786.
 """
@@ -25,7 +25,7 @@ class ImageConfig:
     pool: str
     pre_norm: bool  # LayerNorm before the blocks
     patch_bias: bool
-    projection: bool  # a matrix without bias from width to embed_dim after pooling
+    projection: bool  # a linear layer without bias from width to embed_dim, after pooling
 
     def __post_init__(self) -> None:
         if self.pool not in ("cls", "map"):
@@ -57,7 +57,7 @@ class TextConfig:
             raise ValueError(f"text pool {self.pool!r}: expected 'eos' or 'last'")
         if (self.pool == "eos") != (self.eos_id is not None):
             raise ValueError(
-                f"text pool {self.pool!r} with eos_id {self.eos_id}: eos_id goes with pool 'eos', and only with it"
+                f"text pool {self.pool!r} with eos_id {self.eos_id}: eos_id must be set for pool 'eos', and only for it"
             )
 
 
@@ -157,8 +157,8 @@ class ImageTower(nnx.Module):
 
 
 class TextTower(nnx.Module):
-    """A text transformer. A causal one also takes fewer tokens than the context, since what follows the end token does
-    not change its result."""
+    """A text transformer. A causal one also accepts fewer tokens than the context, since what follows the end token
+    does not affect its result."""
 
     def __init__(self, config: TextConfig, embed_dim: int, compute: Compute, rngs: nnx.Rngs):
         width = config.transformer.width
@@ -181,7 +181,7 @@ class TextTower(nnx.Module):
         if length > self.config.context or (length < self.config.context and not self.config.causal):
             limit = "at most" if self.config.causal else "exactly"
             why = "" if self.config.causal else ", since it attends to padding"
-            raise ValueError(f"tokens {tokens_UL.shape}: this tower takes {limit} {self.config.context} a text{why}")
+            raise ValueError(f"tokens {tokens_UL.shape}: this tower takes {limit} {self.config.context} per text{why}")
         x_ULD = self.embed[...].astype(self.dtype)[tokens_UL] + self.position[...].astype(self.dtype)[:length]
         x_ULD = self.transformer(x_ULD, causal=self.config.causal)
         if self.config.pool == "eos":
@@ -192,7 +192,7 @@ class TextTower(nnx.Module):
 
 
 class TwoTower(nnx.Module):
-    """Image tower, text tower, logit scale (its logarithm, as every checkpoint stores it) and, where the config has
+    """Image tower, text tower, logit scale (its logarithm, as every checkpoint stores it) and, if the config has
     one, logit bias."""
 
     def __init__(self, config: TwoTowerConfig, compute: Compute, rngs: nnx.Rngs):

@@ -1,5 +1,5 @@
-"""Two models on one benchmark: what one gets right and the other does not, by relation and by pattern, and whether
-that is chance.
+"""Compares two models on one benchmark: what one gets right and the other does not, by relation and by pattern, and
+whether that could be chance.
 
     python -m naturel_jax.report.compare NegCLIP NegCLIP-AP --out results --benchmark vg_relation
 
@@ -55,7 +55,7 @@ class Counts:
 
     @property
     def odds_ratio(self) -> float:
-        """Only B right to only A right."""
+        """Items that only B gets right over those that only A gets right."""
         return self.only_b / self.only_a if self.only_a else math.inf if self.only_b else math.nan
 
     @property
@@ -72,8 +72,8 @@ def count(pairs: Sequence[Paired]) -> Counts:
     return Counts(both, only_a, only_b, len(pairs) - both - only_a - only_b)
 
 
-def by(pairs: Sequence[Paired], key: Callable[[Paired], str]) -> dict[str, tuple[Counts, float]]:
-    """Group -> (table, p adjusted for the number of groups by Holm's method), the groups of most items first."""
+def count_by(pairs: Sequence[Paired], key: Callable[[Paired], str]) -> dict[str, tuple[Counts, float]]:
+    """Group -> (table, p adjusted for the number of groups by Holm's method), largest groups first."""
     groups: dict[str, list[Paired]] = {}
     for pair in pairs:
         groups.setdefault(key(pair), []).append(pair)
@@ -88,7 +88,7 @@ def by(pairs: Sequence[Paired], key: Callable[[Paired], str]) -> dict[str, tuple
 
 
 def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Paired]) -> str:
-    """The comparison as text."""
+    """The comparison in Markdown."""
     table = count(pairs)
     difference, low, high = table.difference
     a, b, benchmark = map(escape.markdown, (a, b, benchmark))
@@ -97,7 +97,7 @@ def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Paired]) -> str:
         "",
         f"{table.items:,} items: both right {table.both:,}, only {a} {table.only_a:,}, only {b} {table.only_b:,}, "
         f"neither {table.neither:,}.",
-        f"Accuracy of {b} minus {a}: {difference:+.4f} (95% from {low:+.4f} to {high:+.4f}); "
+        f"Accuracy of {b} minus {a}: {difference:+.4f} (95% CI {low:+.4f} to {high:+.4f}); "
         f"exact McNemar p = {table.p:.2g}; odds ratio {table.odds_ratio:.2f}; Cohen's g {table.g:+.2f}.",
     ]
     for title, key in (("group", lambda pair: pair.group), ("pattern", lambda pair: pair.pattern)):
@@ -106,7 +106,7 @@ def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Paired]) -> str:
             f"| {title} | items | {a} | {b} | only {a} | only {b} | g | p (Holm) |",
             "| :--- |" + " ---: |" * 7,
         ]
-        for name, (t, p) in by(pairs, key).items():
+        for name, (t, p) in count_by(pairs, key).items():
             right_a, right_b = (t.both + t.only_a) / t.items, (t.both + t.only_b) / t.items
             cells = (f"{right_a:.2f}", f"{right_b:.2f}", str(t.only_a), str(t.only_b), f"{t.g:+.2f}", f"{p:.2g}")
             lines.append(f"| {escape.markdown(name)} | {t.items} | {' | '.join(cells)} |")
@@ -128,7 +128,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--benchmark", required=True)
     parser.add_argument("--outcome", default="right", help="what counts as right, such as text or group on Winoground")
-    parser.add_argument("--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="the gallery's images")
+    parser.add_argument(
+        "--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="the official files, for the gallery"
+    )
     parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
     options = parser.parse_args(arguments)
     rows_a, rows_b = (results.load_items(options.out, model, options.benchmark) for model in (options.a, options.b))
@@ -139,7 +141,7 @@ def main(arguments: Sequence[str]) -> None:
     benchmark = registry.read([options.benchmark], files=options.benchmarks_dir, naturel=options.naturel)[0]
     images = {image.key: image for item in benchmark.items for image in item.images}
     names = (results.file_name(options.a), results.file_name(options.b), options.benchmark, options.outcome)
-    page = options.out / "compare" / ("+".join(names) + ".html")  # a character that no name has
+    page = options.out / "compare" / ("+".join(names) + ".html")  # a character that no name contains
     gallery.write(page, options.a, options.b, options.benchmark, pairs, images)
     page.with_suffix(".md").write_text(text, "utf-8")
     print(f"{text}\ngallery: {page}")

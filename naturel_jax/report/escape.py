@@ -2,10 +2,10 @@
 
 import re
 
-# Punctuation with a meaning in a line (an underscore between letters has none), and the starts of headings and lists.
+# Punctuation with a meaning inside a line (an underscore between letters has none), and markers of headings and lists.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_])|^[#+=-]")
 
 
 def markdown(text: str) -> str:
-    """``text`` on one line, which renders as it reads."""
+    """``text`` on one line, escaped so that it renders literally."""
     return _SPECIAL.sub(lambda match: "\\" + match[0], " ".join(text.split()))

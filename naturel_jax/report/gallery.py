@@ -1,4 +1,4 @@
-"""The gallery: one HTML file and a folder of thumbnails beside it, which a browser opens without a server."""
+"""The gallery: one HTML file and a folder of thumbnails next to it, which a browser opens without a server."""
 
 import concurrent.futures
 import hashlib
@@ -61,7 +61,7 @@ def _numbered(values: Iterable[str]) -> dict[str, int]:
 
 
 def _thumbnail(image: Image | None, key: str, folder: Path) -> tuple[str, int, int] | None:
-    """(file relative to the gallery, width and height of the image itself), or None."""
+    """(file relative to the gallery, width and height of the original image), or None."""
     if image is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""One benchmark's items as two models see them, from the results that an evaluation left."""
+"""One benchmark's items as scored for two models, from the results of an evaluation."""
 
 import dataclasses
 import functools
@@ -11,13 +11,13 @@ from naturel_jax.evaluators.results import OUTCOME
 from tfds_naturel.captions.relations import RELATIONS
 from tfds_naturel.errors import UserError
 
-# The first of these that an item has is the group that it is counted in.
+# An item is grouped by the first of these that it has.
 GROUP_TAGS = ("relation", "attributes", "subset", "collapsed_tag", "phenomenon", "source")
 
 
 @dataclasses.dataclass(frozen=True)
 class Paired:
-    """One item as both models see it. ``a`` and ``b`` say who is right; cosines are row-major [images, captions]."""
+    """One item under both models. ``a`` and ``b``: whether each is right; cosines are row-major [images, captions]."""
 
     id: str
     images: tuple[str, ...]
@@ -47,18 +47,20 @@ def pattern(caption: str, relation: str) -> str:
     """How the caption words its relation: its longest relation phrase, or the benchmark's own name for it, or
     ``other``.
     """
-    found = _phrases().findall(caption)
-    if found:
-        return max(found, key=len).lower()
+    phrases = _phrases().findall(caption)
+    if phrases:
+        return max(phrases, key=len).lower()
     return relation if relation and relation in caption else "other"
 
 
 def pair_up(rows_a: Sequence[dict[str, Any]], rows_b: Sequence[dict[str, Any]], outcome: str) -> list[Paired]:
-    """Items that both models were judged on. Raises UserError for an outcome that the benchmark lacks."""
+    """Items that both models were scored on. Raises UserError for an outcome that the benchmark does not have."""
     column, others = OUTCOME + outcome, {row["id"]: row for row in rows_b}
     known = [name.removeprefix(OUTCOME) for name in (rows_a[0] if rows_a else {}) if name.startswith(OUTCOME)]
     if outcome not in known:
-        raise UserError(f"--outcome {outcome!r} is not judged by this benchmark; expected one of: {', '.join(known)}")
+        raise UserError(
+            f"--outcome {outcome!r} is not an outcome of this benchmark; expected one of: {', '.join(known)}"
+        )
     pairs = []
     for row in rows_a:
         other = others.get(row["id"])

@@ -19,17 +19,17 @@ CURVES = {
     "winoground/text": ("Winoground text", 0.25),
 }
 RELATIONS = ("naturel/complex/relation/", "vg_relation/relation/")  # prefixes of metrics per relation
-MAX_RELATIONS = 20  # bars in one panel: the relations of the most items
+MAX_RELATIONS = 20  # bars per panel: the relations with the most items
 # Metrics (or prefixes of metrics) that fine-tuning lowers, and those that it is meant to raise.
 FORGETTING = ("coco_retrieval/image_to_text@1", "flickr30k_retrieval/image_to_text@1", "zeroshot/")
 GAIN = ("naturel/complex", "vg_relation/macro", "winoground/text")
 
 
 def accuracy_over_training(history: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]], path: Path) -> bool:
-    """Writes one panel per metric of ``CURVES`` that was measured more than once, one curve per model; False where none
-    was. ``history``: model -> (step, {metric: value}) in order.
+    """Writes one panel per metric of ``CURVES`` that was measured more than once, one curve per model; returns False
+    if none was. ``history``: model -> (step, {metric: value}) in order.
     """
-    # A curve needs two points; what was measured at the end only is in the tables.
+    # A curve needs two points; metrics measured only at the end are in the tables.
     counted = [collections.Counter(metric for _, scores in points for metric in scores) for points in history.values()]
     measured = {metric for count in counted for metric, times in count.items() if times > 1}
     curves = {metric: title_chance for metric, title_chance in CURVES.items() if metric in measured}
@@ -50,8 +50,8 @@ def accuracy_over_training(history: Mapping[str, Sequence[tuple[int, Mapping[str
 
 
 def by_relation(rows: Rows, counts: Mapping[str, int], path: Path) -> bool:
-    """Bars of every model for each relation, one panel per benchmark. ``counts``: metric -> items. False when
-    nothing was measured.
+    """Bars of every model for each relation, one panel per benchmark. ``counts``: metric -> items. Returns False
+    if nothing was measured.
     """
     panels = {}
     for prefix in RELATIONS:
@@ -81,7 +81,7 @@ def by_relation(rows: Rows, counts: Mapping[str, int], path: Path) -> bool:
 
 
 def forgetting_against_gain(rows: Rows, path: Path) -> bool:
-    """Each model's gain on compositions against its retrieval or zero-shot accuracy. False when no model has both."""
+    """Plots accuracy on compositions against retrieval or zero-shot accuracy. Returns False if no model has both."""
     points = {}
     for model, scores in rows.items():
         gains = [scores[metric] for metric in GAIN if metric in scores]

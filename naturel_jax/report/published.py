@@ -1,4 +1,4 @@
-"""Numbers that others published, to print beside ours: name of a model -> metric -> fraction."""
+"""Published numbers to print next to ours: model name -> metric -> fraction."""
 
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
 
@@ -62,8 +62,8 @@ VL_COMPO = {
 }
 
 
-def beside(model: str) -> dict[str, float]:
-    """Published numbers of the model called ``model``: the poster's for a name of its tables, vl_compo's for one of
-    its columns.
+def scores_of(model: str) -> dict[str, float]:
+    """Published numbers of the model called ``model``: the poster's if its tables have that name, else vl_compo's if
+    its columns do.
     """
     return POSTER.get(model) or VL_COMPO.get(model, {})

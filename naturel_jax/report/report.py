@@ -1,4 +1,4 @@
-"""The report of an evaluation: tables with published numbers beside, all scores, and plots."""
+"""The report of an evaluation: tables with published numbers for comparison, all scores, and plots."""
 
 import base64
 import csv
@@ -13,9 +13,9 @@ from naturel_jax.report import escape, plots, published, tables
 from naturel_jax.report.tables import Scores, Table
 
 NOTE = (
-    "In parentheses: the published number and the difference to it. An asterisk marks a score over fewer items than "
-    "were published, or with images that could not be read. Rows in italics are blind: they read the captions and "
-    "never see an image."
+    "In parentheses: the published number and the difference from it. An asterisk marks a score over fewer items than "
+    "were published, or with images that could not be read. Rows in italics are blind baselines: they read the "
+    "captions and never see an image."
 )
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:85rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -30,11 +30,11 @@ def write(out: Path) -> str:
     """Writes ``report.md``, ``.tex``, ``.html``, ``scores.csv`` and plots from the results in ``out``; returns the
     tables in Markdown.
     """
-    found = results.load(out)
-    scores = _scores(found)
+    all_results = results.load(out)
+    scores = _scores(all_results)
     shown = tables.tables_of(scores.measured)
-    plotted = _plots(out, found, scores)
-    left_out = _left_out(found)
+    plotted = _plots(out, all_results, scores)
+    left_out = _left_out(all_results)
     text = "\n".join(tables.markdown_scores(table, scores) for table in shown) + f"\n{NOTE}\n"
     images = "".join(f"\n![{title}]({path.name})\n" for title, path in plotted.items())
     lines = [f"- {escape.markdown(line)}" for line in left_out]
@@ -43,16 +43,16 @@ def write(out: Path) -> str:
     latex = "\n".join(tables.latex_scores(table, scores) for table in shown)
     (out / "report.tex").write_text(latex, "utf-8")
     (out / "report.html").write_text(_html(shown, scores, plotted, left_out), "utf-8")
-    _write_csv(found, out / "scores.csv")
+    _write_csv(all_results, out / "scores.csv")
     return text
 
 
-def _scores(found: Sequence[Result]) -> Scores:
+def _scores(all_results: Sequence[Result]) -> Scores:
     measured: dict[str, dict[str, float]] = {}
     blind: dict[str, dict[str, float]] = {}
     incomplete: set[tuple[str, str]] = set()
     order = {model: n for n, model in enumerate(published.POSTER)}  # the poster's models first, as it orders them
-    for result in sorted(found, key=lambda result: order.get(result.model, len(order))):
+    for result in sorted(all_results, key=lambda result: order.get(result.model, len(order))):
         row = measured.setdefault(result.model, {})
         row |= {metric: score["value"] for metric, score in result.scores.items()}
         for baseline, values in result.blind.items():
@@ -60,12 +60,12 @@ def _scores(found: Sequence[Result]) -> Scores:
             blind.setdefault(name, {}).update(values)
         if result.incomplete:
             incomplete |= {(result.model, metric) for metric in result.scores}
-    return Scores(measured, {model: published.beside(model) for model in measured}, frozenset(incomplete), blind)
+    return Scores(measured, {model: published.scores_of(model) for model in measured}, frozenset(incomplete), blind)
 
 
-def _plots(out: Path, found: Sequence[Result], scores: Scores) -> dict[str, Path]:
-    """Title -> file of the plots that there are results for."""
-    counts = {metric: int(score["count"]) for result in found for metric, score in result.scores.items()}
+def _plots(out: Path, all_results: Sequence[Result], scores: Scores) -> dict[str, Path]:
+    """Title -> file for the plots that there are results for."""
+    counts = {metric: int(score["count"]) for result in all_results for metric, score in result.scores.items()}
     relations, forgetting = out / "by_relation.png", out / "forgetting.png"
     plotted = {}
     if plots.by_relation(scores.measured, counts, relations):
@@ -75,10 +75,10 @@ def _plots(out: Path, found: Sequence[Result], scores: Scores) -> dict[str, Path
     return plotted
 
 
-def _left_out(found: Sequence[Result]) -> list[str]:
-    """A line on each result that leaves items out, or whose benchmark had problems."""
+def _left_out(all_results: Sequence[Result]) -> list[str]:
+    """One line per result that leaves items out, or whose benchmark had problems."""
     lines = []
-    for result in found:
+    for result in all_results:
         if result.problems or result.incomplete:
             number = f" of {result.published:,} published" if result.published else ""
             first = f"; the first problem: {result.problems[0]}" if result.problems else ""
@@ -100,15 +100,15 @@ def _html(shown: Sequence[Table], scores: Scores, plotted: Mapping[str, Path], l
     )
 
 
-def _write_csv(found: Sequence[Result], path: Path) -> None:
-    """Every score on a line, with its confidence interval and the published number."""
+def _write_csv(all_results: Sequence[Result], path: Path) -> None:
+    """One score per line, with its confidence interval and the published number."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
             ["model", "benchmark", "metric", "value", "low", "high", "count", "published", "incomplete", *BASELINES]
         )
-        for result in found:
-            known = published.beside(result.model)
+        for result in all_results:
+            known = published.scores_of(result.model)
             for metric, s in result.scores.items():
                 row = [result.model, result.benchmark, metric, s["value"], s["low"], s["high"], s["count"]]
                 blind = [result.blind.get(baseline, {}).get(metric, "") for baseline in BASELINES]

@@ -64,7 +64,7 @@ HELD_OUT = Table(
 
 
 def tables_of(rows: Rows) -> list[Table]:
-    """The tables that show ``rows``: the poster's two, then one for each further benchmark that has a score."""
+    """The tables for ``rows``: the poster's two, then one for each further benchmark that has a score."""
     benchmarks: dict[str, dict[str, None]] = {}  # name -> its metrics, in order
     for scores in rows.values():
         for metric in scores:
@@ -76,7 +76,7 @@ def tables_of(rows: Rows) -> list[Table]:
 
 
 def _further(benchmark: str, metrics: list[str]) -> Table:
-    """Its headline metrics; those with the shortest paths where it has none (``zeroshot/birds/top1``)."""
+    """The benchmark's headline metrics; if it has none, those with the shortest names (``zeroshot/birds/top1``)."""
     shortest = min(metric.count("/") for metric in metrics)
     headline = [m for m in metrics if is_headline(m)] or [m for m in metrics if m.count("/") == shortest]
     columns = tuple(Column(metric.removeprefix(f"{benchmark}/"), "", metric) for metric in headline)
@@ -105,7 +105,7 @@ class Scores:
 
     def body(self, table: Table, escape: Callable[[str], str], italic: str) -> list[list[str]]:
         """One row of cells per model, then one per blind baseline of the table, its name set in ``italic`` (a
-        format).
+        format string).
         """
         metrics = [column.metric for column in table.columns]
         rows = [[escape(model), *(self.cell(model, metric) for metric in metrics)] for model in self.measured]
@@ -122,7 +122,7 @@ def markdown(table: Table, rows: Rows) -> str:
 
 
 def markdown_scores(table: Table, scores: Scores) -> str:
-    """The table in Markdown. Groups are put before their headings, as Markdown has one header row."""
+    """The table in Markdown. Groups are prepended to their headings, since Markdown has only one header row."""
     header = ["Model", *(f"{column.group} {column.heading}".strip() for column in table.columns)]
     lines = [
         header,
@@ -133,7 +133,7 @@ def markdown_scores(table: Table, scores: Scores) -> str:
 
 
 def _groups(table: Table) -> list[tuple[str, int]]:
-    """(group, number of columns) of neighbours that share one."""
+    """(group, number of columns) for each run of adjacent columns that share a group."""
     groups: list[tuple[str, int]] = []
     for column in table.columns:
         if groups and groups[-1][0] == column.group:

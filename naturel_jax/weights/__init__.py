@@ -1,4 +1,4 @@
-"""Checkpoints in and out, exactly: ``load`` reads any source, ``export.save`` writes."""
+"""Reads and writes checkpoints, exactly: ``load`` reads any source, ``export.save`` writes."""
 
 from naturel_jax.weights.sources import Foreign, Loaded, find, load
 

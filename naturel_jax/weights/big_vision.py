@@ -1,5 +1,5 @@
 """big_vision's two-tower ``.npz`` checkpoints (SigLIP, SigLIP 2 with fixed resolution): flax kernels, blocks stacked
-or one by one."""
+or separate."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from naturel_jax.weights.tables import (
 )
 from tfds_naturel.errors import UserError
 
-_FAMILY = FAMILIES["siglip"]  # the one two-tower model of big_vision whose checkpoints were published
+_FAMILY = FAMILIES["siglip"]  # the only two-tower model of big_vision with published checkpoints
 
 _ATTENTION = "MultiHeadDotProductAttention_0"
 
@@ -88,7 +88,7 @@ def table(image_scan: bool, text_scan: bool) -> list[Rule]:
 
 
 def names(present: Mapping[str, Shape]) -> dict[str, str]:
-    """Parameter name -> name in the file. Published files have ``params/`` before them; a training checkpoint's
+    """Parameter name -> name in the file. Published files prefix them with ``params/``; a training checkpoint's
     optimizer state is left out."""
     prefixed = {key.removeprefix("params/"): key for key in present if key.startswith("params/")}
     return prefixed or {key: key for key in present}
@@ -114,10 +114,10 @@ _NEEDED = (
 
 
 def read_shapes(shapes: Mapping[str, Shape]) -> TwoTowerConfig:
-    """The config of a checkpoint from its shapes. Raises UserError for another model than a two-tower SigLIP.
+    """The config of a checkpoint from its shapes. Raises UserError for a model other than a two-tower SigLIP.
 
-    The image size is that of the preset with the same shapes, else patches times patch (a file does not say how much
-    of a patch it is larger by: So400m/14 at 384).
+    The image size is that of the preset with the same shapes, else grid times patch (a file does not say whether
+    the images have a border narrower than a patch: So400m/14 at 384).
     """
     if absent := [key for key in _NEEDED if key not in shapes]:
         raise UserError(f"not a SigLIP checkpoint of big_vision: {', '.join(absent)} missing")
@@ -150,11 +150,11 @@ def _transformer(shapes: Mapping[str, Shape], prefix: str) -> TransformerConfig:
 
 
 def check_config(config: TwoTowerConfig) -> None:
-    """Raises UserError where big_vision's two-tower model does not compute ``config``."""
+    """Raises UserError if big_vision's two-tower model does not compute ``config``."""
     towers = (config.image.transformer, config.text.transformer)
     same = all((tower.activation, tower.eps) == (_FAMILY.activation, _FAMILY.eps) for tower in towers)
     if family_of(config) is not _FAMILY or config.init_bias is None or not same:
         raise UserError(
             "big_vision's two-tower model is SigLIP with the tanh form of GELU, eps 1e-6 and a logit bias; this is a "
-            "different model; export to run, openclip or hf instead"
+            "different model: export to run, openclip or hf instead"
         )

@@ -1,5 +1,5 @@
-"""Checkpoints out: folders that transformers, OpenCLIP and big_vision read as their own, and we read back bit for
-bit."""
+"""Writes checkpoints: folders that transformers, OpenCLIP and big_vision read as their own, and that we read back bit
+for bit."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from naturel_jax.weights import big_vision, hf, openclip, processor_files, table
 from tfds_naturel.errors import UserError
 
 DTYPES = {"float32": np.float32, "bfloat16": jnp.bfloat16, "float16": np.float16}
-_TORCH = {"format": "pt"}  # transformers refuses safetensors that do not say so
+_TORCH = {"format": "pt"}  # transformers refuses safetensors files without this
 
 Arrays = dict[str, np.ndarray]
 Writer = Callable[[Path, TwoTowerConfig, Processor, Params, str], None]
@@ -37,11 +37,11 @@ def save(
     dtype: str = "float32",
     facts: Mapping[str, object],
 ) -> None:
-    """Writes ``folder`` in the ``form`` ``hf``, ``openclip``, ``big_vision`` or ``run`` (ours), weights in ``dtype``,
-    with a model card.
+    """Writes ``folder`` in the format ``form`` (``hf``, ``openclip``, ``big_vision``, or ``run``: ours), weights in
+    ``dtype``, with a model card.
 
-    ``facts`` are the card's sections (recipe, data, metrics...) by title. The folder appears only when it is complete.
-    Raises FileExistsError, and UserError where the form has no model that computes the same.
+    ``facts`` are the card's sections (recipe, data, metrics...) by title. The folder appears only once it is complete.
+    Raises FileExistsError, and UserError if the format has no equivalent model.
     """
     with _folder(folder) as work:
         WRITERS[form](work, config, processor, params, dtype)
@@ -53,7 +53,7 @@ def save(
 def _folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that is moved to ``folder`` at the end, and removed if something fails.
 
-    It has the final name already, since OpenCLIP's config names the folder of its tokenizer.
+    It already has the final name, since OpenCLIP's config refers to the tokenizer by its folder's name.
     """
     if folder.exists():
         raise FileExistsError(f"{folder} exists; choose another name or remove it")
@@ -89,7 +89,7 @@ def _write_hf(folder: Path, config: TwoTowerConfig, processor: Processor, params
 
 def _write_openclip(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
     model = openclip.write_config(config)
-    if processor.clean != "openclip":  # that one is OpenCLIP's own tokenizer
+    if processor.clean != "openclip":  # which means OpenCLIP's own tokenizer
         cleaning = "canonicalize" if processor.clean == "openclip_siglip" else "whitespace"
         model["text_cfg"] |= {"hf_tokenizer_name": folder.name, "tokenizer_kwargs": {"clean": cleaning}}
     fields = {"model_cfg": model, "preprocess_cfg": processor_files.openclip_preprocess(processor)}

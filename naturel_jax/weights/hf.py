@@ -1,5 +1,4 @@
-"""Hugging Face folders of ``CLIPModel``, ``SiglipModel`` and ``Siglip2Model``: config.json and the tables of their
-tensors."""
+"""Hugging Face folders of ``CLIPModel``, ``SiglipModel`` and ``Siglip2Model``: config.json and their tensor tables."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,10 +9,10 @@ from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.weights.tables import CONV_TORCH, FLAT, LINEAR, LINEAR_OUT, SAME, Rule, reshaped, rule, under
 from tfds_naturel.errors import UserError
 
-NAFLEX = "siglip2"  # model_type of a Siglip2Model, whose images keep their proportions
+NAFLEX = "siglip2"  # model_type of a Siglip2Model, whose images keep their aspect ratio
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
-# What a config.json leaves out: the defaults of transformers' configuration classes.
+# What a config.json may omit: the defaults of transformers' configuration classes.
 _TOWER = {"num_hidden_layers": 12, "attention_dropout": 0.0}
 _CLIP_TOWER = {**_TOWER, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 _SIGLIP_TOWER = {
@@ -117,10 +116,10 @@ IGNORED = ("text_model.embeddings.position_ids", "vision_model.embeddings.positi
 
 
 def _tower(config: Mapping[str, Any], model_type: str, name: str) -> dict[str, Any]:
-    """One tower's settings with the defaults filled in; those this implementation cannot honor are refused."""
+    """One tower's settings with the defaults filled in; unsupported ones are refused."""
     defaults = _DEFAULTS[model_type][name]
     fields = {**defaults, **(config.get(name) or {})}
-    if override := config.get(f"{name}_dict"):  # older files have both, and transformers lets this one win
+    if override := config.get(f"{name}_dict"):  # older files have both, and in transformers this one wins
         fields.update({**defaults, **override})
     for key, value in _REQUIRED.items():
         if fields.get(key, value) != value:
@@ -145,7 +144,7 @@ def _clip_sizes(config: Mapping[str, Any], text: Mapping[str, Any], image: Mappi
     eos_id = text["eos_token_id"]
     if not isinstance(eos_id, int):
         raise UserError(f"text_config.eos_token_id is {eos_id!r}; expected a token id")
-    # Before transformers 4.31 configs said 2 and meant the largest id.
+    # Configs from before transformers 4.31 say 2 and mean the largest id.
     return {
         "size": image["image_size"],
         "embed_dim": config.get("projection_dim", 512),
@@ -168,7 +167,7 @@ def _naflex_sizes(config: Mapping[str, Any], text: Mapping[str, Any], image: Map
     return _siglip_sizes(config, text, {**image, "image_size": size})
 
 
-# model_type -> family and the sizes that each class keeps in its own way.
+# model_type -> family, and a reader for the sizes that each class stores in its own way.
 _READERS: dict[str, tuple[Family, Callable[..., dict[str, int]]]] = {
     "clip": (FAMILIES["clip"], _clip_sizes),
     "siglip": (FAMILIES["siglip"], _siglip_sizes),
@@ -179,7 +178,7 @@ _READERS: dict[str, tuple[Family, Callable[..., dict[str, int]]]] = {
 def read_config(config: Mapping[str, Any]) -> TwoTowerConfig:
     """Our config from a parsed config.json. A ``Siglip2Model`` (NaFlex) is read at its own square grid of patches.
 
-    Raises UserError that names the field this implementation cannot honor.
+    Raises UserError naming the field that is not supported.
     """
     model_type = config.get("model_type")
     if model_type not in _READERS:
@@ -226,7 +225,7 @@ def _siglip_fields(config: TwoTowerConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-# Family -> what its config.json has beside the fields of both.
+# Family -> the fields of its config.json that are not common to both.
 _WRITERS: dict[str, Callable[[TwoTowerConfig], dict[str, dict[str, Any]]]] = {
     "clip": _clip_fields,
     "siglip": _siglip_fields,
@@ -235,11 +234,11 @@ _WRITERS: dict[str, Callable[[TwoTowerConfig], dict[str, dict[str, Any]]]] = {
 
 def write_config(config: TwoTowerConfig, dtype: str, special: Mapping[str, int | None]) -> dict[str, Any]:
     """config.json of ``config``; ``special``: the tokenizer's ``bos_token_id``, ``eos_token_id`` and ``pad_token_id``.
-    Raises UserError where no class of transformers computes this config."""
+    Raises UserError if no transformers class computes this config."""
     family = family_of(config)
     image, text, model = config.image, config.text, f"{family.hf_prefix}Model"
     if (config.init_bias is None) != (family.init_bias is None):
-        has = "no logit bias, and this model has one" if family.init_bias is None else "a logit bias, and this has none"
+        has = "no logit bias, but this model has one" if family.init_bias is None else "a logit bias, but this has none"
         raise UserError(f"transformers' {model} has {has}; export to openclip or run instead")
     if text.eos_id == 2:
         raise UserError(f"text.eos_id is 2, which transformers takes for 'the largest id'; no {model} pools at id 2")

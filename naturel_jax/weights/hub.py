@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, through ``huggingface_hub`` with its cache, resumption and offline mode
+"""Models on the Hugging Face hub, through ``huggingface_hub`` with its cache, resumption and offline mode
 (``HF_HUB_OFFLINE=1``)."""
 
 import logging
@@ -21,14 +21,14 @@ _TRANSFORMERS = (("model.safetensors", "model-*.safetensors"), *_OPENCLIP, ("pyt
 def fetch(form: str, name: str) -> Path:
     """The local folder of ``owner/name`` or ``owner/name@revision``, downloaded if it is not in the cache.
 
-    ``form``: ``hf`` for transformers' files where the repository has them, ``open_clip`` for OpenCLIP's. Raises
-    UserError if that fails, with what to do offline.
+    ``form``: ``hf`` for transformers' files if the repository has them, ``open_clip`` for OpenCLIP's. Raises UserError
+    if that fails, saying what to do offline.
     """
     repository, _, revision = name.partition("@")
     source = f"{form}:{name}"
     try:
         config = _snapshot(repository, revision, _SMALL) / "config.json"
-        # timm's repositories have a model.safetensors too, of the image tower alone; its config.json names no
+        # timm's repositories have a model.safetensors too, with only the image tower; their config.json has no
         # model_type.
         transformers = form == "hf" and config.is_file() and "model_type" in read_json(config)
         files = _TRANSFORMERS if transformers else _OPENCLIP

@@ -1,7 +1,7 @@
-"""OpenCLIP and OpenAI checkpoints: open_clip_config.json and the tables of their tensors.
+"""OpenCLIP and OpenAI checkpoints: open_clip_config.json and their tensor tables.
 
-OpenCLIP computes SigLIP's image tower with timm, whose published v1 configs say exact GELU where big_vision and
-transformers say its tanh form. A config read from here computes what OpenCLIP computes.
+OpenCLIP computes SigLIP's image tower with timm, whose published v1 configs use the exact GELU where big_vision and
+transformers use its tanh form. A config read from here computes what OpenCLIP computes.
 """
 
 import dataclasses
@@ -77,7 +77,7 @@ TABLES: dict[str, list[Rule]] = {
         rule("image/projection/kernel", "visual.proj", SAME),
         rule("text/projection/kernel", "text_projection", SAME),
         rule("logit_scale", "logit_scale", SAME),
-        rule("logit_bias", "logit_bias", SAME),  # of a model fine-tuned with the sigmoid loss
+        rule("logit_bias", "logit_bias", SAME),  # in models fine-tuned with the sigmoid loss
     ],
     "siglip": [
         *under("image/transformer/blocks/", "visual.trunk.blocks.{}.", _TIMM_BLOCK),
@@ -127,7 +127,7 @@ _TIMM = (
     ("so400m", 16, (256, 384, 512), "gelu_tanh"),
     ("giantopt", 16, (256, 384), "gelu_tanh"),
 )
-# Name of a trunk -> (size, patch, transformer).
+# Trunk name -> (size, patch, transformer).
 _TRUNKS: dict[str, tuple[int, int, TransformerConfig]] = {
     f"vit_{name}_patch{patch}_siglip_{size}": (
         size,
@@ -148,7 +148,7 @@ def _checked(
     for key in fields.keys() - read.keys():
         if key not in required or fields[key] not in (required[key], None):
             expected = required.get(key, "no such field")
-            raise UserError(f"{name}.{key} is {fields[key]!r}; implemented: {expected!r}")
+            raise UserError(f"{name}.{key} is {fields[key]!r}; expected {expected!r}")
     return {**read, **fields}
 
 
@@ -175,8 +175,8 @@ def _transformer(fields: Mapping[str, Any], heads: int, quick_gelu: bool) -> Tra
 
 
 def read_config(config: Mapping[str, Any]) -> TwoTowerConfig:
-    """Our config from a parsed open_clip_config.json (or its ``model_cfg``). Raises UserError that names the field
-    it cannot honor."""
+    """Our config from a parsed open_clip_config.json (or its ``model_cfg``). Raises UserError naming the field
+    that is not supported."""
     config = config.get("model_cfg", config)
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
         if key not in config:
@@ -191,7 +191,7 @@ def _read_timm(config: Mapping[str, Any]) -> TwoTowerConfig:
     text = _checked(config, "text_cfg", {**_TEXT_FIELDS, **_KWARGS, **_TOKENIZER, **_SIGLIP_TEXT}, {})
     for key, value in _SIGLIP_TEXT.items():
         if text[key] != value:
-            raise UserError(f"text_cfg.{key} is {text[key]!r}; implemented: {value!r}")
+            raise UserError(f"text_cfg.{key} is {text[key]!r}; expected {value!r}")
     if (name := vision["timm_model_name"]) not in _TRUNKS:
         raise UserError(f"vision_cfg.timm_model_name is {name!r}; expected one of {sorted(_TRUNKS)}")
     size, patch, image = _TRUNKS[name]
@@ -211,7 +211,7 @@ def _read_vit(config: Mapping[str, Any]) -> TwoTowerConfig:
     text = _checked(config, "text_cfg", {**_TEXT_FIELDS, **_KWARGS, **_TOKENIZER, **pooling}, _PLAIN)
     eos_ids = {"argmax": text["vocab_size"] - 1, "eos": text["eos_id"]}
     if text["pool_type"] not in eos_ids:
-        raise UserError(f"text_cfg.pool_type is {text['pool_type']!r}; implemented: {sorted(eos_ids)}")
+        raise UserError(f"text_cfg.pool_type is {text['pool_type']!r}; expected {sorted(eos_ids)}")
     quick_gelu = bool(config.get("quick_gelu"))
     return FAMILIES["clip"].config(
         size=vision["image_size"],
@@ -226,7 +226,7 @@ def _read_vit(config: Mapping[str, Any]) -> TwoTowerConfig:
 
 
 def read_openai_shapes(shapes: Mapping[str, Shape]) -> TwoTowerConfig:
-    """The config of a CLIP state dict from its shapes, with heads of 64 as all of OpenAI's have. Raises UserError
+    """The config of a CLIP state dict from its shapes, with heads of width 64, as in all of OpenAI's. Raises UserError
     for another family."""
     clip = FAMILIES["clip"]
     needed = ("visual.conv1.weight", "visual.positional_embedding", "text_projection", "token_embedding.weight")
@@ -251,7 +251,7 @@ def read_openai_shapes(shapes: Mapping[str, Shape]) -> TwoTowerConfig:
 
 
 def _ratio(config: TransformerConfig) -> float:
-    """The ``mlp_ratio`` that OpenCLIP, which truncates, makes exactly our MLP width of."""
+    """The ``mlp_ratio`` from which OpenCLIP, which truncates, computes exactly our MLP width."""
     ratio = config.mlp_dim / config.width
     return ratio if int(config.width * ratio) == config.mlp_dim else (config.mlp_dim + 0.5) / config.width
 
@@ -262,7 +262,7 @@ def _kwargs(config: TransformerConfig) -> dict[str, Any]:
 
 
 def write_config(config: TwoTowerConfig) -> dict[str, Any]:
-    """``model_cfg`` of ``config``. Raises UserError where OpenCLIP has no model that computes the same."""
+    """``model_cfg`` of ``config``. Raises UserError if OpenCLIP has no equivalent model."""
     image, text = config.image, config.text
     quick = {image.transformer.activation == "quick_gelu", text.transformer.activation == "quick_gelu"}
     if len(quick) > 1:
@@ -309,7 +309,7 @@ def _write_timm(config: TwoTowerConfig, text_cfg: dict[str, Any]) -> dict[str, A
     }
 
 
-# Family -> its towers' settings, given those that all text towers have.
+# Family -> its towers' settings, given those common to all text towers.
 _WRITERS: dict[str, Callable[[TwoTowerConfig, dict[str, Any]], dict[str, Any]]] = {
     "clip": _write_vit,
     "siglip": _write_timm,

@@ -1,5 +1,5 @@
 """A processor's files in a model folder: the peers' tokenizer and image-processor files, and our own processor.json
-beside them."""
+next to them."""
 
 import base64
 import gzip
@@ -41,8 +41,8 @@ def read_json(path: Path) -> Any:
 
 
 def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
-    """The processor in processor.json, which our exports have, or None without that file. Raises UserError if it is of
-    another model."""
+    """The processor in processor.json, which our exports have, or None without that file. Raises UserError if it
+    belongs to another model."""
     path = folder / OWN
     if not path.is_file():
         return None
@@ -64,7 +64,7 @@ def hf_image(folder: Path, size: int) -> Pixels:
             path, config = folder / name, read_json(folder / name)
             break
     else:
-        raise UserError(f"{folder}: preprocessor_config.json is missing, so how its images were prepared is not known")
+        raise UserError(f"{folder}: preprocessor_config.json is missing, so its image preprocessing is unknown")
     config = config.get("image_processor", config)
     for key in ("do_resize", "do_normalize", "do_rescale"):
         if not config.get(key, True):
@@ -89,9 +89,9 @@ def hf_image(folder: Path, size: int) -> Pixels:
 
 
 def openclip_image(config: Mapping[str, Any], family: Family) -> Pixels:
-    """The same from ``preprocess_cfg`` of an open_clip_config.json; absent fields are OpenCLIP's defaults. Raises
-    UserError."""
-    clip = FAMILIES["clip"].pixels  # OpenCLIP's defaults for both families, but for the resize mode
+    """Like ``hf_image``, from ``preprocess_cfg`` of an open_clip_config.json; absent fields take OpenCLIP's defaults.
+    Raises UserError."""
+    clip = FAMILIES["clip"].pixels  # OpenCLIP's defaults for both families, except for the resize mode
     modes = {ours: theirs for theirs, ours in _RESIZE_MODES.items()}
     fields = {
         "mean": clip["mean"],
@@ -126,8 +126,8 @@ def openclip_preprocess(processor: Processor) -> dict[str, Any]:
 
 
 def openclip_clean(model_config: Mapping[str, Any]) -> str:
-    """What OpenCLIP does to a text before its tokenizer (a key of ``CLEANERS``), given ``model_cfg``; of OpenAI's own
-    models for an empty one. Raises UserError."""
+    """How OpenCLIP cleans a text before tokenizing it (a key of ``CLEANERS``), given ``model_cfg``; an empty one stands
+    for OpenAI's own models. Raises UserError."""
     text = model_config.get("text_cfg", {})
     default = "whitespace" if text.get("hf_tokenizer_name") else "lower"
     clean = (text.get("tokenizer_kwargs") or {}).get("clean", default)
@@ -140,7 +140,7 @@ def openclip_clean(model_config: Mapping[str, Any]) -> str:
 def tokenizer(folder: Path, family: Family, context: int, clean: str = "none") -> Text:
     """The tokenizer of a folder's files, as transformers reads them. Raises UserError if there is none.
 
-    ``clean``: what is done to a text before it, but for sentencepiece, which SigLIP cleans for in its own way.
+    ``clean``: how texts are cleaned before it, except with sentencepiece, where it is always SigLIP's own cleaning.
     """
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     if (folder / "spiece.model").is_file():
@@ -176,8 +176,7 @@ def _token(value: str | Mapping[str, str]) -> str:
 
 
 def _complete(tok: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """SigLIP 2's texts are lowercased and end with the end token, which its published Gemma tokenizer files leave to
-    the caller."""
+    """Adds what SigLIP 2's published Gemma tokenizer files leave to the caller: lowercasing, and the end token."""
     state = json.loads(tok.to_str())
     if "Lowercase" not in json.dumps(state["normalizer"]):
         present = [tok.normalizer] if tok.normalizer else []
@@ -200,7 +199,7 @@ def _from_vocab(
 
 def openai_tokenizer(context: int, clean: str = "openclip") -> Text:
     """CLIP's own vocabulary, from the file that OpenCLIP installs. Raises UserError if OpenCLIP is not installed."""
-    package = importlib.util.find_spec("open_clip")  # finds it without importing it, and so torch
+    package = importlib.util.find_spec("open_clip")  # finds it without importing it, and with it torch
     if package is None or not package.submodule_search_locations:
         raise UserError(
             "the file has no tokenizer beside it, and OpenCLIP, which ships CLIP's vocabulary, is not installed: "

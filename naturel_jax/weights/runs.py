@@ -1,4 +1,4 @@
-"""Runs of ours as checkpoints to start from, evaluate or export."""
+"""Our own runs as checkpoints to start from, evaluate or export."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +19,9 @@ class NotARun(UserError, FileNotFoundError):
 
 
 def read_meta(workdir: epath.PathLike, step: int | None = None) -> tuple[int, dict[str, Any]]:
-    """(step, meta) of a run's checkpoint of ``step``, or its newest.
+    """(step, meta) of a run's checkpoint at ``step``, or of its newest.
 
-    Raises NotARun where there is none, UserError for one that a later version wrote.
+    Raises NotARun if there is none, UserError for one written by a later version.
     """
     directory, steps = checkpoint.directory(workdir), checkpoint.saved_steps(workdir)
     if not steps or (step is not None and step not in steps):
@@ -42,10 +42,9 @@ def load_run(
     step: int | None = None,
     sharding_for: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,
 ) -> tuple[TwoTowerConfig, Params, Processor]:
-    """Model sizes, parameters (the moving average where the run keeps one) and processor of a run.
+    """Model sizes, parameters (the moving average if the run keeps one) and processor of a run.
 
-    ``sharding_for(path, shape)`` places each parameter; without it all lie on the first device. Raises
-    NotARun.
+    ``sharding_for(path, shape)`` places each parameter; without it, all go to the first device. Raises NotARun.
     """
     step, meta = read_meta(workdir, step)
     config = config_from_dict(meta["model"])

@@ -1,7 +1,7 @@
-"""Checkpoints in: Hugging Face folders, OpenAI's and OpenCLIP's files, big_vision's npz, and runs of ours.
+"""Reads checkpoints: Hugging Face folders, OpenAI's and OpenCLIP's files, big_vision's npz, and our own runs.
 
-A source is ``hf:owner/name`` (or ``hf:owner/name@revision``), ``open_clip:owner/name`` (where a repository of the hub
-holds both transformers' and OpenCLIP's files, the latter), ``run:workdir`` (a run of ours), a folder, a file, or
+A source is ``hf:owner/name`` (or ``hf:owner/name@revision``), ``open_clip:owner/name`` (OpenCLIP's files, if a hub
+repository also holds transformers'), ``run:workdir`` (one of our runs), a folder, a file, or
 ``preset:file`` for a file that does not say what model it holds (NegCLIP's: ``negclip-b32:negclip.pth``).
 """
 
@@ -59,7 +59,7 @@ class Foreign:
     tensors: Tensors
 
     def load(self, sharding_for: ShardingFor | None) -> Loaded:
-        """Reads the tensors. Raises UserError that lists every key that is missing, left over or of a wrong shape."""
+        """Reads the tensors. Raises UserError listing every key that is missing, left over or of the wrong shape."""
 
         def place(path: str, array: np.ndarray) -> jax.Array:
             if sharding_for is None:
@@ -74,10 +74,10 @@ class Foreign:
 
 
 def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
-    """The checkpoint at ``source``; parameters in float32, whatever the file's dtype.
+    """The checkpoint at ``source``; parameters are float32, whatever the file's dtype.
 
     ``sharding_for(path, shape)`` places each parameter on devices as soon as it is read, so that a host never holds
-    more than one parameter twice. Raises UserError that names the file, what is wrong with it, and what was expected;
+    more than one parameter twice. Raises UserError naming the file, what is wrong with it, and what was expected;
     FileNotFoundError if there is no such file or folder.
     """
     if source.startswith("run:"):
@@ -86,7 +86,7 @@ def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
 
 
 def find(source: str) -> Foreign:
-    """The foreign checkpoint at ``source``, fetched and identified but not read. Raises as ``load``."""
+    """The foreign checkpoint at ``source``, fetched and identified but not read. Raises what ``load`` raises."""
     prefix, colon, rest = source.partition(":")
     if colon and prefix in ("hf", "open_clip"):
         return _open_folder(hub.fetch(prefix, rest), prefer_openclip=prefix == "open_clip")
@@ -96,14 +96,14 @@ def find(source: str) -> Foreign:
         return _open_folder(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{source}: no such file or folder; a hub's model is written hf:owner/name or "
-            "open_clip:owner/name, a run of ours run:workdir"
+            f"{source}: no such file or folder; write hf:owner/name or "
+            "open_clip:owner/name for a model on the hub, run:workdir for a run"
         )
     return _open_file(path, known)
 
 
 def _open_folder(folder: Path, prefer_openclip: bool = False) -> Foreign:
-    """``prefer_openclip``: of a folder with both OpenCLIP's and transformers' files, read OpenCLIP's."""
+    """``prefer_openclip``: if a folder has both OpenCLIP's and transformers' files, read OpenCLIP's."""
     openclip_file = _first(folder, _OPENCLIP_FILES)
     if not prefer_openclip and (folder / "config.json").is_file() and (hf_file := _first(folder, _HF_FILES)):
         config = processor_files.read_json(folder / "config.json")
@@ -116,7 +116,7 @@ def _open_folder(folder: Path, prefer_openclip: bool = False) -> Foreign:
         return _open_file(archives[0], None)
     names = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
     raise UserError(
-        f"{folder}: no checkpoint of a known form. Expected config.json or {openclip.CONFIG_FILE} with its weights, "
+        f"{folder}: no checkpoint in a known format. Expected config.json or {openclip.CONFIG_FILE} with its weights, "
         f"or one .npz; found {names}"
     )
 
@@ -141,7 +141,7 @@ def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Foreign:
     if processor is None:
         family = family_of(config)
         text = processor_files.tokenizer(folder, family, config.text.context)
-        # NaFlex's own preparation keeps an image's proportions; at its square grid it is that of SigLIP 2.
+        # NaFlex's own preprocessing keeps the aspect ratio; at its square grid it is that of SigLIP 2.
         pixels = family.pixels if naflex else processor_files.hf_image(folder, config.image.size)
         processor = Processor(context=config.text.context, size=config.image.size, **text, **pixels)
     tensors = _without(_open_tensors(file), hf.IGNORED)
@@ -177,12 +177,12 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
     elif (beside := path.parent / openclip.CONFIG_FILE).is_file():
         raw = processor_files.read_json(beside)
         config = _parsed(openclip.read_config, raw, beside)
-    elif tensors.script:  # only OpenAI published models in this form
+    elif tensors.script:  # only OpenAI published models in this format
         config = _parsed(openclip.read_openai_shapes, tensors.shapes, path)
     else:
         raise UserError(
-            f"{path}: weights alone do not say with which GELU they were trained. Pass a Hugging Face model's folder, "
-            f"put {openclip.CONFIG_FILE} beside the file, or name the model, as in negclip-b32:{path.name}; "
+            f"{path}: the weights alone do not show which GELU they were trained with. Pass a Hugging Face model's "
+            f"folder, put {openclip.CONFIG_FILE} beside the file, or name the model, as in negclip-b32:{path.name}; "
             f"known models: {', '.join(sorted(PRESETS))}"
         )
     table = openclip.TABLES[family_of(config).name]
@@ -194,9 +194,9 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
 def _processor(
     folder: Path, config: TwoTowerConfig, clean: str | None, preprocess: Mapping[str, Any] | None
 ) -> Processor:
-    """The processor of a weight file from the files beside it, else that of the family's published code.
+    """The processor of a weight file, from the files next to it, else that of the family's published code.
 
-    ``clean`` and ``preprocess``: how an OpenCLIP config prepares texts and images; None without such a config.
+    ``clean`` and ``preprocess``: how an OpenCLIP config preprocesses texts and images; None without such a config.
     """
     if own := processor_files.read_own(folder, config):
         return own

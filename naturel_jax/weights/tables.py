@@ -1,5 +1,5 @@
-"""Tables from a foreign checkpoint's keys to our parameter paths: one list of rules per format reads and writes it,
-strict both ways."""
+"""Tables from a foreign checkpoint's keys to our parameter paths: one list of rules per format both reads and writes
+it, strictly."""
 
 import dataclasses
 import math
@@ -15,8 +15,8 @@ from tfds_naturel.errors import UserError
 
 Shape = tuple[int, ...]
 Place = Callable[[str, np.ndarray], jax.Array]  # (path, host array) -> array on devices
-_STACK = "/blocks/"  # paths with this hold all blocks along their first axis
-_LISTED = 8  # names listed in full by an error
+_STACK = "/blocks/"  # paths containing this hold all blocks along their first axis
+_LISTED = 8  # names that an error message lists
 
 
 class Transform(NamedTuple):
@@ -45,8 +45,8 @@ LINEAR, LINEAR_OUT, FLAT = linear(1), linear(2), reshaped(-1)
 
 
 def _conv(axes: Sequence[int]) -> Transform:
-    """A patch convolution's kernel, whose ``axes`` are ours in the order (row, column, color, width), as [row *
-    column * color, width]."""
+    """A patch convolution's kernel as [row * column * color, width]; ``axes``: its axes for row, column, color and
+    width."""
     back = [axes.index(i) for i in range(4)]
 
     def write(x: Any) -> Any:
@@ -72,7 +72,7 @@ class Rule:
     """One of our parameters and where a format keeps it.
 
     ``keys``: the foreign names (``{}`` is the block's number; without it a block's parameter is stacked there too).
-    Several hold consecutive ``parts`` of the first axis.
+    Several keys hold consecutive ``parts`` of the first axis.
     """
 
     path: str
@@ -181,8 +181,7 @@ def foreign_shapes(table: Sequence[Rule], shapes: Params) -> dict[str, Shape]:
 
 
 def check_keys(name: str, table: Sequence[Rule], shapes: Params, present: Mapping[str, Shape]) -> None:
-    """Raises UserError that lists what is missing from, left over in, or of another shape in the checkpoint
-    ``name``."""
+    """Raises UserError listing what is missing from the checkpoint ``name``, left over in it, or of the wrong shape."""
     expected = foreign_shapes(table, shapes)
     missing, leftover = expected.keys() - present.keys(), present.keys() - expected.keys()
     wrong = [
@@ -192,7 +191,7 @@ def check_keys(name: str, table: Sequence[Rule], shapes: Params, present: Mappin
     ]
     problems = [
         f"{len(names)} {what}: {_listing(names)}"
-        for what, names in (("missing", missing), ("not of this model", leftover), ("of a wrong shape", wrong))
+        for what, names in (("missing", missing), ("not of this model", leftover), ("of the wrong shape", wrong))
         if names
     ]
     if problems:
@@ -200,9 +199,9 @@ def check_keys(name: str, table: Sequence[Rule], shapes: Params, present: Mappin
 
 
 def read(name: str, table: Sequence[Rule], shapes: Params, get: Callable[[str], np.ndarray], place: Place) -> Params:
-    """The parameter tree, read one parameter at a time, so that the host holds one besides those already placed.
+    """The parameter tree, read one parameter at a time, so that the host holds only one that is not yet placed.
 
-    Raises UserError that names the keys of a parameter with NaN or infinity in it.
+    Raises UserError naming the keys of a parameter with NaN or infinity in it.
     """
     params = {}
     for leaf in _leaves(table, shapes):

@@ -1,7 +1,7 @@
 """Tensor files: names, shapes and one tensor at a time, from untrusted safetensors, PyTorch and NumPy files.
 
-Pickles go through ``torch.load(weights_only=True)``, and archives are measured before they are unpacked. One kind of
-file can still run code of its own, TorchScript's, while it is read: ``torch.jit.load`` calls ``__setstate__``.
+Pickles go through ``torch.load(weights_only=True)``, and archives are checked for size before they are unpacked. One
+kind of file can still run code while it is read: TorchScript, since ``torch.jit.load`` calls ``__setstate__``.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _SLACK = 64 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Tensors:
-    """The tensors of a checkpoint. ``get`` reads one, in a dtype that float32 holds exactly; ``script`` is true of
+    """The tensors of a checkpoint. ``get`` reads one, in a dtype that float32 holds exactly; ``script`` is true for
     TorchScript archives."""
 
     name: str
@@ -38,7 +38,7 @@ class Tensors:
     script: bool = False
 
     def renamed(self, names: Mapping[str, str]) -> "Tensors":
-        """The same tensors under the names ``names`` maps to their present ones; others are left out."""
+        """The same tensors under new names; ``names``: new -> current name. Others are left out."""
         return dataclasses.replace(
             self,
             shapes={new: self.shapes[old] for new, old in names.items()},
@@ -82,7 +82,7 @@ def _float(path: Path, key: str, dtype: str) -> np.dtype:
 
 
 def open_sharded(index: Path, open_one: Callable[[Path], Tensors]) -> Tensors:
-    """The files of a ``*.index.json``. Raises UserError where the index and its files disagree or a file lies
+    """The files of a ``*.index.json``. Raises UserError if the index and its files disagree or a file is
     outside the folder."""
     try:
         weight_map: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
@@ -97,8 +97,8 @@ def open_sharded(index: Path, open_one: Callable[[Path], Tensors]) -> Tensors:
     files = {name: open_one(index.parent / name) for name in names}
     held = {key: name for name, tensors in files.items() for key in tensors.shapes}
     if held != weight_map:
-        odd = sorted(key for key in held.keys() | weight_map.keys() if held.get(key) != weight_map.get(key))
-        raise UserError(f"{index}: index and files disagree about {', '.join(odd[:5])}")
+        different = sorted(key for key in held.keys() | weight_map.keys() if held.get(key) != weight_map.get(key))
+        raise UserError(f"{index}: index and files disagree about {', '.join(different[:5])}")
     shapes = {key: files[name].shapes[key] for key, name in weight_map.items()}
     return Tensors(str(index), shapes, lambda key: files[weight_map[key]].get(key))
 
@@ -115,7 +115,7 @@ def _check_archive(path: Path) -> zipfile.ZipFile:
 
 
 def open_torch(path: Path) -> Tensors:
-    """A PyTorch file: a state dict (also inside ``state_dict``, also with ``module.`` before its keys) or a
+    """A PyTorch file: a state dict (possibly inside ``state_dict``, possibly with keys prefixed by ``module.``) or a
     TorchScript archive.
 
     Needs torch. Raises UserError for a broken file, for pickled code, and for values that are not tensors.
@@ -189,5 +189,5 @@ def _npy_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
     if dtype.hasobject:
         raise UserError(f"{path}: {info.filename!r} holds pickled objects; refused")
     if info.file_size != expected:
-        raise UserError(f"{path}: {info.filename!r} has {info.file_size:,} bytes, its header says {expected:,}")
+        raise UserError(f"{path}: {info.filename!r} has {info.file_size:,} bytes, but its header says {expected:,}")
     return shape, dtype

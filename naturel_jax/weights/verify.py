@@ -1,4 +1,4 @@
-"""Embeddings of a checkpoint by its own library, compared with ours: proof that a conversion changed nothing."""
+"""Compares a checkpoint's embeddings by its own library with ours, to prove that a conversion changed nothing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +16,14 @@ Embed = Callable[[Path, TwoTowerConfig, np.ndarray, np.ndarray], Embeddings]
 
 
 class Peer(NamedTuple):
-    """What else computes a form's embeddings: its name, and ``embed(path, config, pixels, tokens)``."""
+    """Another implementation of a format: its name, and ``embed(path, config, pixels, tokens)``."""
 
     name: str
     embed: Embed
 
 
 def random_inputs(config: TwoTowerConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Four images of noise [4, S, S, 3], float32, and four texts of random words [4, L], int32, that end where the
+    """Four images of noise [4, S, S, 3], float32, and four texts of random tokens [4, L], int32, that end where the
     model needs an end token."""
     rng = np.random.default_rng(0)
     pixels = rng.standard_normal((4, config.image.size, config.image.size, 3), np.float32)
@@ -83,7 +83,7 @@ def _encoded(model: Any, pixels: np.ndarray, tokens: np.ndarray) -> Embeddings:
 
 
 def _read_back(prefix: str) -> Embed:
-    """For forms without a library that can be installed here: what our own reader makes of the file."""
+    """For formats whose library cannot be installed here: embeddings by our own reader of the file."""
 
     def embed(path: Path, config: TwoTowerConfig, pixels: np.ndarray, tokens: np.ndarray) -> Embeddings:
         loaded = sources.load(f"{prefix}{path}")
