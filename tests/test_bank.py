@@ -64,11 +64,11 @@ def set_field(row, column, value):
         (set_field(1, "triplet", "Cat on Desk"), r"row 2: triplet 'Cat on Desk': expected 'subject\|relation\|object'"),
         (set_field(2, "kind", "easy"), "row 3: kind is 'easy', expected 'simple' or 'complex'"),
         (set_field(2, "polarity", "positive"), "row 3: operation is 'swap', expected ''"),
-        (set_field(3, "asserts", "Desk|on|Cat"), "row 4: a positive asserts another triplet"),
+        (set_field(3, "asserts", "Desk|on|Cat"), "row 4: positive asserts another triplet"),
         (set_field(4, "text", " "), "row 5: text or shape is empty"),
         (lambda rows: rows.append(list(rows[1])), "row 10: pair 0 of .* already has a positive .row 2.; remove one"),
         (lambda rows: rows.pop(8), "has no negative of pair 3; add the missing rows"),
-        (lambda rows: rows[5].append("more"), "row 6: has 9 fields, expected 8"),
+        (lambda rows: rows[5].append("more"), "row 6: has 9 tab-separated fields, expected 8"),
         (lambda rows: rows.pop(0), "row 1: found .* expected the tab-separated columns"),
     ],
 )
@@ -89,7 +89,7 @@ def test_a_bank_in_another_encoding_names_the_row(tmp_path):
 def test_checks_find_each_fault():
     captions = list(grammar.write(Triplet("Cat", "on", "Desk"), np.random.default_rng(0)))
     texts = ("The cat iz on the desk.", "The cat is on.", "<b>A cat</b> is on a desk.")
-    for text, fault in zip(texts, ("does not know 'iz'", "does not name Desk", "markup"), strict=True):
+    for text, fault in zip(texts, ("'iz' is not in the dictionary", "does not mention Desk", "markup"), strict=True):
         changed = [dataclasses.replace(captions[2], text=text) if i == 2 else c for i, c in enumerate(captions)]
         assert any(fault in problem for problem in checks.check({captions[0].triplet: tuple(changed)}))
 

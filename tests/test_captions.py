@@ -122,7 +122,7 @@ def test_a_negative_that_says_the_same_is_refused():
 
 
 def test_a_positive_with_its_roles_reversed_is_refused():
-    with pytest.raises(ValueError, match="the positive has the Beer act on the Girl"):
+    with pytest.raises(ValueError, match="the positive has roles reversed: Beer acts on Girl"):
         parse.operation(
             "The girl is held by the beer.", "The beer is held by the girl.", Triplet("Girl", "holds", "Beer")
         )

@@ -30,7 +30,7 @@ DOG_ON_TABLE = Triplet("Dog", "on", "Table")
 
 
 def _survey(*images):
-    return Survey.take((f"image{n}", triplets) for n, triplets in enumerate(images))
+    return Survey.from_images((f"image{n}", triplets) for n, triplets in enumerate(images))
 
 
 def _mine(images, count=8, **options):
@@ -130,7 +130,7 @@ def test_mining_is_random_but_repeatable_and_samples_large_pools():
 def test_the_file_reads_back_as_numbers_of_any_order(tmp_path):
     survey = _survey([CAT_ON_TABLE, WOODEN], [CAT_UNDER_TABLE], [PLASTIC], [DOG_ON_TABLE])
     path = tmp_path / "negatives.parquet"
-    assert mining.save(path, mining.named(survey, mining.mine(survey, 8))) == 4
+    assert mining.save(path, mining.with_image_ids(survey, mining.mine(survey, 8))) == 4
     names = ["image2", "image3", "image0", "image1"]
     assert mining.hard_images(path, names) == [(2,), (), (3, 0), (2,)]
     with pytest.raises(ValueError, match="image 'image1' is not in this dataset"):

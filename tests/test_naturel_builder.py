@@ -173,9 +173,9 @@ def test_a_second_run_finds_its_work_done_and_other_options_are_refused(opened, 
     _build(opened, tmp_path)
     assert "already built" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    with pytest.raises(UserError, match=r"already built with short_side 288, now 128; give the new one a --name"):
+    with pytest.raises(UserError, match=r"already built with short_side 288, now 128; set a new --name"):
         _build(opened, tmp_path, "--short_side", 128)
-    with pytest.raises(UserError, match=r"--short_side: changes the content of 'full'; give the result a --name"):
+    with pytest.raises(UserError, match=r"--short_side: changes the contents of 'full'; set a new --name"):
         build.main(["full", "--short_side", "128", "--data_dir", str(tmp_path)])
 
 
@@ -303,7 +303,7 @@ def test_captions_that_reviewers_reject_are_left_out(opened, tmp_path):
     assert texts[2] not in again and again[:2] == texts[:2] and len(again) == 8
 
     for bad, match in {
-        "triplet,text\n": r"decisions.csv:1: .*without \['decision'\]",
+        "triplet,text\n": r"decisions.csv:1: .*missing \['decision'\]",
         "triplet,text,decision\na,b,maybe\n": "decisions.csv:2: decision 'maybe'",
     }.items():
         path.write_text(bad)

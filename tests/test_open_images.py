@@ -151,7 +151,7 @@ def test_wrong_columns_and_descriptions_are_refused(tmp_path):
     classes = folder / "class-descriptions-boxable.csv"
     for bad in ("/m/01yrx\n", "/m/01yrx,Cat\n/m/01yrx,Dog\n", "/m/01yrx,Cat|Dog\n", '/m/01yrx,"Cat\tDog"\n'):
         classes.write_text(bad)
-        with pytest.raises(UserError, match=r"class-descriptions-boxable.csv:[12]: .* expected a new id and its name"):
+        with pytest.raises(UserError, match=r"class-descriptions-boxable.csv:[12]: .* expected a unique id and a name"):
             Vocabulary.read(folder, releases.RELEASES["v4"])
 
 
@@ -196,5 +196,5 @@ def test_attributions_of_the_wanted_images(tmp_path):
     }
     assert rejects.counts == {"metadata": 1}
     path.write_text("ImageID,License\n")
-    with pytest.raises(UserError, match=r"without \['Author', 'OriginalLandingURL'\]"):
+    with pytest.raises(UserError, match=r"missing \['Author', 'OriginalLandingURL'\]"):
         attribution.spool(path, set(), buckets, rejects)

@@ -139,7 +139,7 @@ def test_negclips_hard_images_are_those_of_the_rows_that_it_names(tmp_path):
 def test_hard_images_outside_of_negclips_file_are_refused_and_nothing_is_left(tmp_path, numbers):
     (name,) = _coco(tmp_path, 1)
     _negclip(tmp_path, [("A man", name, "['Man a']", numbers)])
-    with pytest.raises(UserError, match=r"neg_image of 'A man' has .*; expected numbers of its 1 rows"):
+    with pytest.raises(UserError, match=r"neg_image of 'A man' contains .*; expected numbers of its 1 rows"):
         _build("negclip_tsv", tmp_path, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("dataset_info.json"))
 
@@ -202,7 +202,7 @@ def test_files_that_are_not_as_published_are_refused(tmp_path, tagger):
     path = tmp_path / "coco" / "coco_karpathy_train.json"
     for record, match in {
         '{"image": "../../etc/passwd"}': "record 0 is .*expected an image path and its caption",
-        '{"image": "../../COCO_train2014_000000000001.jpg", "caption": "a b c d"}': "leads out of",
+        '{"image": "../../COCO_train2014_000000000001.jpg", "caption": "a b c d"}': "is outside",
         '{"image": "a.jpg", "caption": "a b"}': "'a.jpg': expected a COCO file name",
         "1": "record 0 is 1; expected an image path and its caption",
         "{": "coco_karpathy_train.json: not JSON",
@@ -218,7 +218,7 @@ def test_images_behind_links_out_of_the_folder_are_refused(tmp_path, tagger):
     (tmp_path / "in" / "coco" / name).unlink()
     (tmp_path / "in" / "coco" / name).symlink_to(tmp_path / "secret.jpg")
     _negclip(tmp_path / "in", [("A man on a horse.", name, "['A horse on a man.']", "[]")])
-    with pytest.raises(UserError, match=f"{name}: leads out of"):
+    with pytest.raises(UserError, match=f"{name}: is outside"):
         _build("negclip_tsv", tmp_path / "in", tmp_path / "out")
 
 
@@ -242,7 +242,7 @@ def test_a_source_is_one_file_with_one_object(tmp_path):
             recipe_sources.Group("a dog", "mine:1", [recipe_sources.Negative("a cat", "noun", "mine:2")]),
             recipe_sources.Group("a big dog", "mine:1", [recipe_sources.Negative(t, "noun") for t in ("big a", "dog")]),
         ]
-        yield recipe_sources.Described("1", lambda: photo(1), "", groups)
+        yield recipe_sources.CaptionedImage("1", lambda: photo(1), "", groups)
 
     (tmp_path / "mine").mkdir()
     source = recipe_sources.RecipeSource("mine", "Mine.", "mine", read, used=lambda folder: ["1"])

@@ -18,7 +18,7 @@ from tfds_naturel import naturel
 from tfds_naturel.errors import UserError
 from tfds_naturel.scenes import __main__ as contact_sheet
 from tfds_naturel.scenes import examples
-from tfds_naturel.scenes.layouts import DRAW
+from tfds_naturel.scenes.layouts import LAYOUTS
 from tfds_naturel.scenes.scene import CONFIGS, SPLITS, ScenesConfig, compose, draw
 from tfds_naturel.scenes.sprite import COLOURS
 from tfds_naturel.scenes.world import FAMILIES, attributes_of
@@ -206,7 +206,7 @@ def test_held_out_compositions(config):
     seen, unseen = config.compositions()
     assert not set(seen.pairs) & set(unseen.pairs) and not seen.attributes & unseen.attributes
     assert not {converse(t) for t in seen.pairs} & set(unseen.pairs)
-    assert {t.relation for t in seen.pairs} == {t.relation for t in unseen.pairs} == set(DRAW)
+    assert {t.relation for t in seen.pairs} == {t.relation for t in unseen.pairs} == set(LAYOUTS)
     assert {t.subject for t in seen.pairs} == {t.object for t in seen.pairs} == set(config.classes)
     assert {t.object for t in unseen.attributes} <= {t.object for t in seen.attributes}
     assert {t.subject for t in unseen.attributes} <= {t.subject for t in seen.attributes}
@@ -313,7 +313,7 @@ def test_the_sheet_is_written_and_mistakes_are_named(tmp_path):
         assert image.size == (2 * 192, 216)
     for arguments, match in {
         (*command, "--columns", "0"): "--columns 0: expected at least 1",
-        ("--sheet", "sheet.txt"): "--sheet sheet.txt: expected a path that ends with .png",
+        ("--sheet", "sheet.txt"): "--sheet sheet.txt: expected a path ending in .png",
         ("--sheet", str(tmp_path / "none" / "sheet.png"), *command[2:], "--columns", "1"): "none/sheet.png",
     }.items():
         with pytest.raises((UserError, FileNotFoundError), match=match):
