@@ -1,5 +1,5 @@
-"""Every benchmark's score against a transcription of its published rule, on random cosines with many ties, and on
-hand-computed items.
+"""Every benchmark's score against a transcription of its published rule, on random cosines with many ties and on
+examples computed by hand.
 """
 
 import itertools
@@ -18,7 +18,7 @@ COSINES = st.integers(-2, 2).map(lambda n: n / 4)  # few values: many ties
 
 
 def matrices(rows: int, columns: int, items: int = 12):
-    """Lists of cosine matrices."""
+    """A strategy for lists of cosine matrices."""
     row = st.lists(COSINES, min_size=columns, max_size=columns)
     matrix = st.lists(row, min_size=rows, max_size=rows).map(lambda m: np.array(m, np.float32))
     return st.lists(matrix, min_size=1, max_size=items)
@@ -38,7 +38,7 @@ def scores(metrics, rule, items, matrices) -> dict[str, float]:
 
 
 @given(matrices(1, 2))
-def test_pairs_are_strict(cosines):
+def test_pair_rule_needs_a_strictly_higher_score(cosines):
     found = scores([Metric("right", "right")], rules.pair, items(len(cosines)), cosines)
     assert found["right"] == pytest.approx(statistics.fmean(float(true) > float(false) for ((true, false),) in cosines))
 
@@ -59,8 +59,8 @@ def test_winoground(cosines):
 
 
 def test_winoground_by_hand():
-    # image 0 prefers its caption, image 1 too; caption 1 prefers the wrong image: text right, image wrong, matching
-    # right.
+    # Both images prefer their own caption, but caption 1 prefers the wrong image: text and matching are correct, image
+    # is not.
     matrix = np.array([[0.4, 0.3], [0.1, 0.2]], np.float32)
     found = scores([Metric(s, s) for s in ("text", "image", "group", "matching")], rules.two_by_two, items(1), [matrix])
     assert found == {"text": 1, "image": 0, "group": 0, "matching": 1}
@@ -137,7 +137,7 @@ def test_whatsup_pairs_and_sets(cosines):
         relation=lambda n: relations[n % 4],
     )
     found = scores([Metric("pair", "pair"), Metric("set", "set")], whatsup.outcomes, tagged, cosines)
-    # As the benchmark's code: a dictionary of objects -> relation -> right, absent images wrong.
+    # As in the benchmark's code: a dictionary of objects -> relation -> correct, with missing images counted as wrong.
     correct = {}
     for item, m in zip(tagged, cosines, strict=True):
         correct.setdefault(item.tags["set"], dict.fromkeys(relations, 0))[item.tags["relation"]] = int(
@@ -151,7 +151,7 @@ def test_whatsup_pairs_and_sets(cosines):
 
 @settings(max_examples=50)
 @given(st.data())
-def test_vsr_threshold_is_the_best_on_dev(data):
+def test_vsr_threshold_is_optimal_on_dev(data):
     number = data.draw(st.integers(1, 12))
     s = np.array(data.draw(st.lists(COSINES, min_size=number, max_size=number)))
     label = np.array(data.draw(st.lists(st.booleans(), min_size=number, max_size=number)))
@@ -194,12 +194,12 @@ def test_retrieval_recalls(data):
             assert found[f"text_to_image@{k}"][n] == pytest.approx(statistics.fmean(hits))
 
 
-def test_retrieval_without_a_missing_image():
+def test_retrieval_ignores_captions_of_missing_images():
     rule = retrieval.recalls({"0": 0, "1": 1, "2": 2}, np.array([0, 1, 2]))
     s = [
         np.array([[0.5, 0.9, 0.1]]),
         np.array([[0.4, 0.2, 0.6]]),
-    ]  # image 1 could not be read: its caption is no candidate
+    ]  # image 1 could not be read, so its caption is not a candidate
     found = rule([items(3)[0], items(3)[2]], s)
     np.testing.assert_array_equal(found["image_to_text@1"], [1, 1])
     np.testing.assert_array_equal(found["text_to_image@1"], [1, 1])
@@ -215,7 +215,7 @@ def test_zeroshot(cosines):
         assert found[f"top{k}"][int(item.id)] == (label in pessimistic[:k])
 
 
-def test_order_shuffles_keep_the_words_where_the_rule_keeps_them():
+def test_order_shuffles_move_only_the_words_they_should():
     tagged = [
         ("A", "DT"),
         ("small", "JJ"),

@@ -1,4 +1,4 @@
-"""Near-duplicates, held-out triplets and shares of splits."""
+"""Near-duplicates, held-out triplets and split shares."""
 
 import collections
 
