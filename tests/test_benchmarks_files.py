@@ -97,8 +97,8 @@ def test_missing_file_error_says_where_to_get_it(tmp_path):
 def test_all_selects_the_readable_benchmarks(tmp_path, capsys):
     files.winoground(tmp_path)
     files.visual_genome(tmp_path)
-    found = registry.read(["all"], files=tmp_path)
-    assert [b.name for b in found] == ["winoground", "vg_relation", "vg_attribution"]
+    benchmarks = registry.read(["all"], files=tmp_path)
+    assert [b.name for b in benchmarks] == ["winoground", "vg_relation", "vg_attribution"]
     assert "left out bivlc" in capsys.readouterr().out
 
 

@@ -67,12 +67,12 @@ def outside(monkeypatch, tmp_path):
     """An external recipe and data source, registered with one line each."""
     monkeypatch.setitem(RECIPES, "mine", Recipe(positives=1, negatives=2, sentinel=True))
     monkeypatch.setitem(datasets.SOURCES, "outside", open_folder)
-    whole = source(6)
+    original = source(6)
     rows = [
         {"image": f"{n}.jpg", "positives": [f"a true {n}", f"as true {n}"], "negatives": list("xyz")} for n in range(6)
     ]
     for n in range(6):
-        (tmp_path / f"{n}.jpg").write_bytes(whole.read_image(n))
+        (tmp_path / f"{n}.jpg").write_bytes(original.read_image(n))
     (tmp_path / "train.json").write_text(json.dumps(rows))
     return tmp_path
 

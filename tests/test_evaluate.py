@@ -76,8 +76,8 @@ def test_cosines_match_transformers(folders, tmp_path, name):
 def test_command_evaluates_each_pair_once_and_writes_reports(folders, tmp_path, capsys, monkeypatch):
     models = [f"CLIP={folders / 'tiny-clip'}", f"A|<b>={folders / 'tiny-siglip'}"]
     run(folders, tmp_path, *models)
-    found = {(r.model, r.benchmark): r for r in results.load(tmp_path)}
-    assert len(found) == 6 and all(r.incomplete and not r.problems for r in found.values()), "fewer than published"
+    saved = {(r.model, r.benchmark): r for r in results.load(tmp_path)}
+    assert len(saved) == 6 and all(r.incomplete and not r.problems for r in saved.values()), "fewer than published"
     text = (tmp_path / "report.md").read_text()
     assert "| *n-grams* | " in text and "| *text norm of CLIP* | " in text
     assert "| CLIP | " in text and "(0.59, " in text and "A\\|\\<b\\>" in text

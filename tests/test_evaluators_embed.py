@@ -119,8 +119,8 @@ def test_box_overhanging_by_a_few_pixels_is_cropped_like_pil(encoder):
     padded.paste(Image.open(io.BytesIO(benchmark_files.png(1))).crop((0, 0, 40, 48)), (2, 0))
     data = io.BytesIO()
     padded.save(data, "png")
-    whole = Item("1", (benchmark.Image("padded", data.getvalue),), ("a",))
-    np.testing.assert_array_equal(matrices, embed.cosines([whole], encoder.with_params(params))[1])
+    padded_item = Item("1", (benchmark.Image("padded", data.getvalue),), ("a",))
+    np.testing.assert_array_equal(matrices, embed.cosines([padded_item], encoder.with_params(params))[1])
 
 
 SHARDED = """

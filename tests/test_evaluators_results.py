@@ -80,9 +80,9 @@ def test_file_versions(tmp_path):
 
 def test_model_names_map_to_folders_inside_the_results(tmp_path):
     names = ["CLIP", "hf:a/b", "hf:a_b", "../../x", "..", "a b"]
-    found = {results.folder_of(tmp_path, name, "winoground") for name in names}
-    assert len(found) == len(names) and all(folder.parent.parent == tmp_path for folder in found)
-    assert all(".." not in folder.parts for folder in found)
+    folders = {results.folder_of(tmp_path, name, "winoground") for name in names}
+    assert len(folders) == len(names) and all(folder.parent.parent == tmp_path for folder in folders)
+    assert all(".." not in folder.parts for folder in folders)
 
 
 def test_error_names_a_damaged_result(tmp_path):
@@ -93,8 +93,8 @@ def test_error_names_a_damaged_result(tmp_path):
 
 def test_trained_on_items_are_excluded_and_counted():
     items = tuple(benchmark.Item(str(n), (), ("right", "wrong")) for n in range(4))
-    whole = benchmark.Benchmark("winoground", items, rules.pair, (benchmark.Metric("all", "right"),), published=400)
-    held_out = whole.held_out({"1", "2", "not there"})
+    full = benchmark.Benchmark("winoground", items, rules.pair, (benchmark.Metric("all", "right"),), published=400)
+    held_out = full.held_out({"1", "2", "not there"})
     assert [item.id for item in held_out.items] == ["0", "3"]
     assert held_out.problems == ("2 items were trained on and are left out; 2 are scored",)
-    assert whole.held_out(()) is whole
+    assert full.held_out(()) is full

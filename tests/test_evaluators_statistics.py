@@ -22,8 +22,8 @@ def test_blind_baselines_detect_text_bias():
     items = [benchmark.Item(str(n), (images[n],), (f"the dog {n} is here", f"a cat {n}")) for n in range(40)]
     solved = dataclasses.replace(bench(items), true_captions=1)
     norms = {caption: float(caption.startswith("a cat")) for item in items for caption in item.captions}
-    found = blind.baselines(solved, items, [np.zeros((1, 2))] * 40, norms)
-    assert {name: values["accuracy"] for name, values in found.items()} == {
+    results = blind.baselines(solved, items, [np.zeros((1, 2))] * 40, norms)
+    assert {name: values["accuracy"] for name, values in results.items()} == {
         "longer caption": 1,
         "shorter caption": 0,
         "n-grams": 1,

@@ -122,8 +122,8 @@ def test_run_stopped_before_it_starts_does_nothing(tmp_path):
 
 
 def test_workdir_in_use_by_another_process_is_rejected(tmp_path):
-    held = '{"token": "t", "host": "elsewhere", "process": 7, "since": 0.0, "heartbeat": 1e12}'
-    (tmp_path / "lease.json").write_text(held)
+    lease = '{"token": "t", "host": "elsewhere", "process": 7, "since": 0.0, "heartbeat": 1e12}'
+    (tmp_path / "lease.json").write_text(lease)
     config = tiny_config.get_config()
     config.data.dir = os.fspath(data_dir())
     with pytest.raises(UserError, match=r"is in use by process 7 on elsewhere since .*choose another --workdir"):

@@ -35,14 +35,14 @@ def _survey(*images):
 
 def _mine(images, count=8, **options):
     survey = _survey(*images)
-    return {(found.image, found.triplet): found for found in mining.mine(survey, count, **options)}
+    return {(result.image, result.triplet): result for result in mining.mine(survey, count, **options)}
 
 
 def test_survey_maps_images_to_triplets_and_back():
     images = [[CAT_ON_TABLE, WOODEN], [], [WOODEN], [PLAYS, CAT_ON_TABLE]]
     survey = _survey(*images)
     assert [survey.triplets_of(n) for n in range(4)] == images
-    assert {t: found.tolist() for t, found in zip(survey.triplets, survey.images_of(), strict=True)} == {
+    assert {t: result.tolist() for t, result in zip(survey.triplets, survey.images_of(), strict=True)} == {
         CAT_ON_TABLE: [0, 3],
         WOODEN: [0, 2],
         PLAYS: [3],
@@ -98,8 +98,8 @@ def test_embeddings_order_each_kind_and_add_neighbours_but_no_copies():
     images = [[CAT_ON_TABLE], [CAT_UNDER_TABLE], [CAT_UNDER_TABLE], [DOG_ON_TABLE], [WOODEN], [CAT_ON_TABLE], [PLASTIC]]
     angles = np.radians([0, 40, 20, 30, 60, 10, 2])  # image 6 looks like a copy of image 0; 5 shows the triplet too
     zimg_ND = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    found = _mine(images, zimg_ND=zimg_ND)[0, CAT_ON_TABLE]
-    assert found.negatives == (2, 1, 3, 4) and found.kinds == ("relation", "relation", "nearest", "nearest")
+    result = _mine(images, zimg_ND=zimg_ND)[0, CAT_ON_TABLE]
+    assert result.negatives == (2, 1, 3, 4) and result.kinds == ("relation", "relation", "nearest", "nearest")
     assert _mine(images, count=3, zimg_ND=zimg_ND)[0, CAT_ON_TABLE].negatives == (2, 1, 3)
 
 
@@ -112,17 +112,17 @@ def test_neighbours_match_a_full_sort():
     images = [[Triplet(f"C{n}", "on", "Table")] for n in range(count)]  # no kinds other than nearest
     mined = _mine(images, count=4, zimg_ND=zimg_ND)
     assert len(mined) == count
-    for (n, _), found in mined.items():
+    for (n, _), result in mined.items():
         cosines = zimg_ND @ zimg_ND[n]
         allowed = np.flatnonzero((cosines < 0.97) & (np.arange(count) != n))
-        np.testing.assert_allclose(cosines[list(found.negatives)], -np.sort(-cosines[allowed])[:4], atol=1e-6)
+        np.testing.assert_allclose(cosines[list(result.negatives)], -np.sort(-cosines[allowed])[:4], atol=1e-6)
 
 
 def test_mining_is_reproducible_and_samples_large_pools():
     images = [[CAT_ON_TABLE]] * 30 + [[CAT_UNDER_TABLE]] * 400
     first, again, other = (_mine(images, count=300, seed=seed) for seed in (0, 0, 1))
     assert first == again and first != other
-    mined = [found.negatives for (n, _), found in first.items() if n < 30]
+    mined = [result.negatives for (n, _), result in first.items() if n < 30]
     assert all(len(negatives) == 256 for negatives in mined), "at most 256 candidates per kind are compared"
     assert set(itertools.chain(*mined)) == set(range(30, 430))
 

@@ -56,14 +56,14 @@ def _triplets(example):
 
 
 def test_every_photo_is_built_with_its_annotations(opened, built):
-    found = {e["image_id"].decode(): e for split in plan.SPLITS for e in _examples(built, split)}
+    by_id = {e["image_id"].decode(): e for split in plan.SPLITS for e in _examples(built, split)}
     facts = built.info.metadata
-    assert len(found) == WORLD_IMAGES - 1 - sum(facts["images"]["dropped"].values())
+    assert len(by_id) == WORLD_IMAGES - 1 - sum(facts["images"]["dropped"].values())
     assert facts["images"]["refused"] == {"missing": 1} and facts["unattributed"] == 1
     for n in range(1, WORLD_IMAGES - 1):
-        if image_id(n) not in found:
+        if image_id(n) not in by_id:
             continue
-        example = found[image_id(n)]
+        example = by_id[image_id(n)]
         assert example["author"].decode() == f"Author {n}"
         assert example["license"].decode() == "https://creativecommons.org/licenses/by/2.0/"
         assert example["source_url"].decode() == f"https://example.org/photo/{n}"
@@ -256,13 +256,13 @@ def _own_bank(path, triplet, wrong):
 
 def _texts(builder, triplet):
     """The eight captions of ``triplet`` by image id, over all splits."""
-    found = {}
+    by_id = {}
     for split in builder.info.splits:
         for example in _examples(builder, split):
             captions = zip(_text(example["captions"]["triplet"]), _text(example["captions"]["text"]), strict=True)
             if texts := [text for name, text in captions if name == str(triplet)]:
-                found[example["image_id"].decode()] = texts
-    return found
+                by_id[example["image_id"].decode()] = texts
+    return by_id
 
 
 def test_custom_caption_bank(opened, built, tmp_path):

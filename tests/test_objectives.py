@@ -237,9 +237,9 @@ def test_padding_does_not_change_the_loss(seed, objective, counting):
         _, (expected_dimage, expected_dcaption, *rest) = bare = reference(
             take(graph, *real), objective, SCALE, BIAS, counting=counting
         )
-    whole = [np.zeros_like(graph.zimg_ID), np.zeros_like(graph.zcap_UD)]
-    whole[0][real[0]], whole[1][real[1]] = expected_dimage, expected_dcaption
-    assert_equal((value, gradients), (bare[0], [*whole, *rest]), 1e-9)
+    padded = [np.zeros_like(graph.zimg_ID), np.zeros_like(graph.zcap_UD)]
+    padded[0][real[0]], padded[1][real[1]] = expected_dimage, expected_dcaption
+    assert_equal((value, gradients), (bare[0], [*padded, *rest]), 1e-9)
 
 
 # ---- Extremes and closed forms ---------------------------------------------------------------------------------------
@@ -302,14 +302,14 @@ def test_closed_form_for_equal_logits(weight, smoothing):
 def test_calibrated_bias_is_optimal(scale):
     graph = random_graph(8).astype("float32")
     loss = functools.partial(sigmoid_loss, graph.zimg_ID, graph.zcap_UD, jnp.float32(scale))
-    found = float(calibrate_bias(lambda bias: loss(bias, graph.images, graph.captions)))
+    actual = float(calibrate_bias(lambda bias: loss(bias, graph.images, graph.captions)))
     best = minimize_scalar(
         lambda bias: reference(graph, "sigmoid", scale, bias)[0],
         bounds=(-200, 200),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    assert found == pytest.approx(best.x, abs=2e-3)
+    assert actual == pytest.approx(best.x, abs=2e-3)
     if scale == 0:  # every logit is the bias: its sigmoid is the share of positives
         share = (graph.images.positives_IK >= 0).sum() / (graph.images.mult_I.sum() * graph.captions.mult_U.sum())
-        assert found == pytest.approx(np.log(share / (1 - share)), abs=1e-3)
+        assert actual == pytest.approx(np.log(share / (1 - share)), abs=1e-3)

@@ -60,10 +60,10 @@ def make_batch(images: int = 4, side: int = 48) -> Batch:
     rows = images + 2
     pixels = np.random.default_rng(0).integers(0, 256, (rows, side, side, 3), np.uint8)
     pixels[images:] = 255
-    own = np.arange(rows)[:, None] < images
+    has_captions = np.arange(rows)[:, None] < images
     mult = np.array([1.0] * images + [images, 0], np.float32)
     shows = np.full((rows, 1), -1, np.int32)
-    labels = ImageLabels(mult, np.where(own, [[0, 2]], -1), np.where(own, 1, -1), shows)
+    labels = ImageLabels(mult, np.where(has_captions, [[0, 2]], -1), np.where(has_captions, 1, -1), shows)
     mult_U, id_U = np.float32([images] * 3 + [0] * 5), np.int32([0, 1, 2] + [-2] * 5)
     captions = CaptionLabels(mult_U, id_U, np.full((8, 1), -2, np.int32))
     return Batch(pixels, np.zeros((8, 8), np.int32), labels, captions)

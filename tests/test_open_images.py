@@ -39,10 +39,10 @@ def read(tmp_path):
 def test_row_of_the_official_file_is_parsed():
     # A row of challenge-2018-train-vrd.csv (CC BY 4.0); box columns are XMin, XMax, YMin, YMax.
     boxes = b"0.330625,0.45625,0.3325301,0.65301204,0,0.820625,0.5373494,0.99879515"
-    found = annotations.parse_row(b"0c3863a56e8ee636,/m/03bt1vf,/m/04bcr3," + boxes + b",at", VOCABULARY)
-    assert found.image_id == "0c3863a56e8ee636" and found.triplet == Triplet("Woman", "at", "Table")
-    assert found.subject_box == Box(xmin=0.330625, xmax=0.45625, ymin=0.3325301, ymax=0.65301204)
-    assert found.object_box == Box(xmin=0.0, xmax=0.820625, ymin=0.5373494, ymax=0.99879515)
+    actual = annotations.parse_row(b"0c3863a56e8ee636,/m/03bt1vf,/m/04bcr3," + boxes + b",at", VOCABULARY)
+    assert actual.image_id == "0c3863a56e8ee636" and actual.triplet == Triplet("Woman", "at", "Table")
+    assert actual.subject_box == Box(xmin=0.330625, xmax=0.45625, ymin=0.3325301, ymax=0.65301204)
+    assert actual.object_box == Box(xmin=0.0, xmax=0.820625, ymin=0.5373494, ymax=0.99879515)
 
 
 def test_rows_of_an_image_are_merged_with_their_boxes(read):
@@ -187,11 +187,11 @@ def test_attributions_of_the_requested_images(tmp_path):
     rejects = Rejects(tmp_path / "rejects.csv")
     buckets = Buckets(tmp_path, "attribution", 1)
     attribution.spool(path, {image_id(3), image_id(4), image_id(99)}, buckets, rejects)
-    found = {
+    actual = {
         key: value for digit in buckets.prefixes for key, value in attribution.attributions(buckets, digit).items()
     }
     license_ = "https://creativecommons.org/licenses/by/2.0/"
-    assert found == {
+    assert actual == {
         image_id(n): Attribution(license_, f"Author {n}", f"https://example.org/photo/{n}") for n in (3, 4)
     }
     assert rejects.counts == {"metadata": 1}

@@ -100,11 +100,11 @@ def test_sources_share_caption_rows_and_fact_numbers(clip):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_batch_does_not_depend_on_shards_or_chunks(clip, name):
-    whole = planner(clip, name, batch_size=8)
+    full = planner(clip, name, batch_size=8)
     for shards, chunks in ((2, 1), (8, 1), (2, 2)):
         cut = planner(clip, name, batch_size=8, shards=shards, chunks=chunks)
         for step in (0, 5):
-            one, other = whole.plan(step), cut.plan(step)
+            one, other = full.plan(step), cut.plan(step)
             assert rows_of(one) == rows_of(other)
             assert captions_of(one) == captions_of(other)
             assert one.image_labels.mult_I.sum() == other.image_labels.mult_I.sum()
@@ -236,11 +236,11 @@ def test_trimming_does_not_change_embeddings_of_a_causal_tower(clip):
     """CLIP's captions are truncated, with the same embeddings as at the full context length."""
     model = Model(preset("tiny-clip"))
     params = model.init(jax.random.key(0))
-    short, whole = (planner(clip, trim_eos=eos).plan(0).tokens for eos in (1, None))
-    assert short.shape[1] < whole.shape[1] == 32 and short.shape[1] % 8 == 0
+    short, full = (planner(clip, trim_eos=eos).plan(0).tokens for eos in (1, None))
+    assert short.shape[1] < full.shape[1] == 32 and short.shape[1] % 8 == 0
     assert ((short == 1).any(axis=1)).all()
     encode = jax.jit(model.encode_text)
-    np.testing.assert_allclose(encode(params, jnp.asarray(short)), encode(params, jnp.asarray(whole)), atol=1e-6)
+    np.testing.assert_allclose(encode(params, jnp.asarray(short)), encode(params, jnp.asarray(full)), atol=1e-6)
 
 
 def test_siglip_is_not_trimmed():
@@ -295,7 +295,7 @@ def test_names_side_matches_the_previous_expression():
     """The regular expression of version 1, which relied on how relations are spelled, gives the same results."""
     before = re.compile(r"\b(left|right)\b|\|(left|right)_of\|", re.IGNORECASE)
     texts = written_texts()
-    found = {text for text in texts if names_side(text)}
-    assert found == {text for text in texts if before.search(text)}
-    assert len(texts) > 20_000 and len(found) > 100
+    with_side = {text for text in texts if names_side(text)}
+    assert with_side == {text for text in texts if before.search(text)}
+    assert len(texts) > 20_000 and len(with_side) > 100
     assert names_side("a cup on the LEFT") and not names_side("a bright kitchen with leftovers, copyright 2014")

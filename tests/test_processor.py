@@ -50,8 +50,8 @@ CLIP, SIGLIP = FAMILIES["clip"], FAMILIES["siglip"]
 
 def captions(count: int = 1000) -> list[str]:
     rng, words = random.Random(0), " ".join(WORDS).split()
-    made = [" ".join(rng.choices(words, k=rng.randint(1, 25))) for _ in range(count - len(ODD))]
-    punctuated = [text.capitalize() + rng.choice(string.punctuation) for text in made]
+    sentences = [" ".join(rng.choices(words, k=rng.randint(1, 25))) for _ in range(count - len(ODD))]
+    punctuated = [text.capitalize() + rng.choice(string.punctuation) for text in sentences]
     return ODD + punctuated
 
 

@@ -39,10 +39,10 @@ def test_mcnemar_by_hand():
 def test_groups_are_holm_corrected():
     pairs = [pair(n, True, False, "x") for n in range(7)] + [pair(n, True, False, "y") for n in range(5)]
     pairs += [pair(0, True, True, "z")]
-    found = compare.by(pairs, lambda p: p.group)
+    result = compare.by(pairs, lambda p: p.group)
     raw = {"x": 2 / 2**7, "y": 2 / 2**5, "z": 1}
-    assert list(found) == ["x", "y", "z"]
-    assert [p for _, p in found.values()] == pytest.approx([3 * raw["x"], 2 * raw["y"], 1])
+    assert list(result) == ["x", "y", "z"]
+    assert [p for _, p in result.values()] == pytest.approx([3 * raw["x"], 2 * raw["y"], 1])
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_pair_up_joins_both_models_results():
     }
     rows_a = [row | {"id": i, "outcome/right": right} for i, right in (("0", 1.0), ("1", 0.0), ("2", None), ("3", 1.0))]
     rows_b = [row | {"id": i, "outcome/right": right} for i, right in (("1", 1.0), ("0", 1.0), ("2", 1.0))]
-    found = pair_up(rows_a, rows_b, "right")
-    assert [(p.id, p.a, p.b, p.group, p.boxes) for p in found] == [
+    result = pair_up(rows_a, rows_b, "right")
+    assert [(p.id, p.a, p.b, p.group, p.boxes) for p in result] == [
         ("0", True, True, "on", ((1, 2, 3, 4),)),
         ("1", False, True, "on", ((1, 2, 3, 4),)),
     ]
@@ -141,11 +141,11 @@ def test_gallery_is_one_file_with_thumbnails(tmp_path):
 
 def browser() -> str:
     """The path of Chromium, which the slow tests need."""
-    found = next(
+    result = next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
     )
-    assert found, "the browser tests need Chromium: apt-get install chromium"
-    return found
+    assert result, "the browser tests need Chromium: apt-get install chromium"
+    return result
 
 
 def open_page(page: Path, script: str, *flags: str) -> dict:
@@ -167,7 +167,7 @@ def open_page(page: Path, script: str, *flags: str) -> dict:
 @pytest.mark.slow
 def test_gallery_in_a_browser(tmp_path):
     page = write_gallery(tmp_path, 25_000)
-    found = open_page(
+    result = open_page(
         page,
         """
         const shown = () => document.getElementById('shown').textContent;
@@ -194,8 +194,8 @@ def test_gallery_in_a_browser(tmp_path):
         result.order = document.querySelector('article').dataset.id;
         """,
     )
-    print(f"25,000 items were ready after {found.pop('ready'):.0f} ms")
-    assert found == {
+    print(f"25,000 items were ready after {result.pop('ready'):.0f} ms")
+    assert result == {
         "start": ["25,000 of 25,000 items", 60],
         "first": MALICIOUS,
         "title": "CLIP & A / <b>NegCLIP on vg_relation",

@@ -60,10 +60,10 @@ def plain(folder) -> Steps:
 
 def test_four_chunks_match_one(plain, folder):
     chunked = Steps(folder, **{"objective.chunks": 4})
-    start, expected, found = named(plain.params[0]), named(plain.params[3]), named(chunked.params[3])
+    start, expected, actual = named(plain.params[0]), named(plain.params[3]), named(chunked.params[3])
     assert max(np.abs(expected[path] - start[path]).max() for path in start) > 1e-3
     for path in expected:
-        np.testing.assert_allclose(found[path], expected[path], rtol=1e-5, atol=1e-5, err_msg=path)
+        np.testing.assert_allclose(actual[path], expected[path], rtol=1e-5, atol=1e-5, err_msg=path)
 
 
 def test_freezing_multipliers_and_moving_average(folder):
@@ -71,14 +71,14 @@ def test_freezing_multipliers_and_moving_average(folder):
     steps = Steps(folder, multipliers, **{"optim.ema": 0.75})
     start, end = named(steps.params[0]), named(steps.params[3])
     for path in start:
-        held = "image" in path or "embed" in path
-        assert np.array_equal(start[path], end[path]) == held, path
+        is_frozen = "image" in path or "embed" in path
+        assert np.array_equal(start[path], end[path]) == is_frozen, path
     average = steps.params[0]
     for number in range(3):
         average = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, average, steps.params[number + 1])
         for path, expected in named(average).items():
-            found = named(steps.averages[number])[path]
-            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=path)
+            actual = named(steps.averages[number])[path]
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6, err_msg=path)
 
 
 def test_nonfinite_step_leaves_the_state_unchanged(folder):

@@ -29,10 +29,10 @@ def arrays(workdir: Path) -> dict[str, np.ndarray]:
 def assert_same_run(workdir: Path, reference: Path) -> None:
     """Compares every step's loss and the final parameters, bit for bit."""
     assert losses(workdir) == losses(reference) and sorted(losses(workdir)) == list(range(1, LAST + 1))
-    expected, found = arrays(reference), arrays(workdir)
-    assert expected.keys() == found.keys()
+    expected, actual = arrays(reference), arrays(workdir)
+    assert expected.keys() == actual.keys()
     for path in expected:
-        np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
+        np.testing.assert_array_equal(actual[path], expected[path], err_msg=path)
 
 
 def wait_for(run: Run, condition) -> None:
@@ -61,10 +61,10 @@ def continued(reference: Path, workdir: Path, step: int) -> Path:
     return workdir
 
 
-def close(found: dict[int, float], expected: dict[int, float], rtol: float) -> None:
+def close(actual: dict[int, float], expected: dict[int, float], rtol: float) -> None:
     steps = sorted(expected)
-    assert sorted(found) == steps
-    np.testing.assert_allclose([found[s] for s in steps], [expected[s] for s in steps], rtol=rtol)
+    assert sorted(actual) == steps
+    np.testing.assert_allclose([actual[s] for s in steps], [expected[s] for s in steps], rtol=rtol)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_checkpoint_unreadable_by_one_process_is_set_aside_by_both(folder):
         run.finish()
     workdir = folder / "two-damaged"
     (workdir / "scores.json").unlink()
-    whole = losses(workdir)
+    before = losses(workdir)
     for path in (workdir / "checkpoints" / str(LAST)).glob("params/ocdbt.process_1/d/*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     first, second = [run.finish() for run in processes(workdir, cut)]
@@ -212,4 +212,4 @@ def test_checkpoint_unreadable_by_one_process_is_set_aside_by_both(folder):
         assert f"checkpoints/{LAST} cannot be read and is kept as {LAST}.broken" in output
         assert f"from step {LAST - 5}" in output
     assert (workdir / "checkpoints" / f"{LAST}.broken").is_dir()
-    close(losses(workdir), whole, 1e-6)
+    close(losses(workdir), before, 1e-6)

@@ -55,9 +55,9 @@ def test_unversioned_run_continues_with_the_same_results(folder):
     expected = storage.read_json_lines(epath.Path(folder / "run" / "metrics.jsonl"))
     output = command(folder, "naturel_jax.main", "--config=config.py", "--workdir=run")
     assert "continuing micro from step 4" in output
-    found = storage.read_json_lines(epath.Path(folder / "run" / "metrics.jsonl"))
+    actual = storage.read_json_lines(epath.Path(folder / "run" / "metrics.jsonl"))
     for name in ("train/loss", "train/grad_norm", "train/logit_scale", "train/lr"):
-        before, now = ({row["step"]: row[name] for row in rows if name in row} for rows in (expected, found))
+        before, now = ({row["step"]: row[name] for row in rows if name in row} for rows in (expected, actual))
         assert list(now) == list(range(1, 9))
         np.testing.assert_allclose(list(now.values()), list(before.values()), rtol=1e-5, err_msg=name)
     scores = json.loads((folder / "finished_scores.json").read_text())["scores"]
