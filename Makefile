@@ -11,10 +11,10 @@ demo: setup
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m naturel_jax.main --config configs/demo.py
 
 test: setup-test lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not proof"
 
 test-slow: setup-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not proof"
 
 # TensorFlow, Beam and TFDS's own test case: 2 GB in an environment of its own.
 test-build:
@@ -23,8 +23,16 @@ test-build:
 	.venv-build/bin/python -m pytest tests/build
 
 # What is too long for every change: each writes a dated result under proofs/.
+RECORD = $(BIN)/python proofs/record.py
 proofs: setup-test
-	$(BIN)/python proofs/all.py
+	$(RECORD) step -- $(BIN)/python perf/objectives.py step
+	$(RECORD) step_mined -- $(BIN)/python perf/objectives.py step --hard mined
+	$(RECORD) ring_memory -- $(BIN)/python perf/objectives.py memory
+	$(RECORD) towers -- $(BIN)/python perf/towers.py --train
+	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14
+	$(RECORD) evaluation -- $(BIN)/python perf/evaluation.py --share 0.02
+	$(RECORD) builder -- $(BIN)/python perf/builder.py --folder build/proofs
+	$(RECORD) proofs -- $(BIN)/python -m pytest -m proof
 
 lint: setup-test
 	$(BIN)/ruff check .

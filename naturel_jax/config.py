@@ -1,20 +1,18 @@
 """The config of a run: every field with its default, allowed values and meaning.
 
-Files in ``configs/`` take ``base()``, an ``ml_collections.ConfigDict``, and change some fields; ``parse`` checks the
+Files in ``configs/`` take ``base()``, an ``ml_collections.ConfigDict``, and change some fields; ``load`` checks the
 result before anything else happens and makes the frozen, typed ``Config`` that the program works with.
-
-Durations are strings with a unit: '500 steps', '5 epochs', '1e6 examples' or '5%' (of the run).
 """
 
 import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from naturel_jax.durations import is_duration
 from naturel_jax.settings import (
     Allowed,
     above,
@@ -30,32 +28,16 @@ from naturel_jax.settings import (
 )
 from tfds_naturel.errors import UserError
 
-_DURATION = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\d+)?)\s*(step|epoch|example|%)s?\s*")
-
-
-def _duration(*, percent: bool = True) -> Allowed:
-    units = "'500 steps', '5 epochs', '1e6 examples'" + (" or '5%'" if percent else "")
-
-    def valid(text: str) -> bool:
-        match = _DURATION.fullmatch(text)
-        return match is not None and (percent or match.group(2) != "%")
-
-    return Allowed(lambda: f"a number and a unit: {units}", valid)
-
-
 _NAME = Allowed(lambda: "a name", bool)
 _SIZE = Allowed(lambda: "-1 or a whole number of at least 1", lambda x: x == -1 or x >= 1)
 _AREA = Allowed(lambda: "two numbers (low, high) with 0 < low <= high <= 1", lambda x: 0 < x[0] <= x[1] <= 1)
 
 
 def _patterns(rules: tuple[tuple[str, float], ...]) -> bool:
-    def valid(pattern: str) -> bool:
-        try:
-            return bool(re.compile(pattern))
-        except re.error:
-            return False
-
-    return all(valid(pattern) and 0 <= factor < math.inf for pattern, factor in rules)
+    try:
+        return all(re.compile(pattern) and 0 <= factor < math.inf for pattern, factor in rules)
+    except re.error:
+        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +83,7 @@ class Optim:
     name: str = setting("adamw", "optimizer", key_of("naturel_jax.optim:OPTIMIZERS"))
     lr: float = setting(1e-6, "peak learning rate", above(0))
     schedule: str = setting("cosine", "learning rate after the warmup", key_of("naturel_jax.optim:SCHEDULES"))
-    warmup: str = setting("50 steps", "linear warmup", _duration())
+    warmup: str = setting("50 steps", "linear warmup", is_duration())
     b1: float = setting(0.9, "decay of the first moment (adamw, lion), momentum (sgd)", share())
     b2: float = setting(0.98, "decay of the second moment (adamw, lion)", share())
     eps: float = setting(1e-6, "added to the root of the second moment (adamw)", above(0))
@@ -125,6 +107,10 @@ class Compute:
     remat: str = setting("none", "activations to recompute", key_of("naturel_jax.models.transformer:REMAT_POLICIES"))
     attention: str = setting("", "attention kernel; empty: JAX chooses", one_of("", "xla", "cudnn"))
 
+    def dtype_on(self, backend: str) -> str:
+        """The dtype on ``cpu``, ``gpu`` or ``tpu``: bfloat16 matrix products are slow on CPUs and fast elsewhere."""
+        return ("float32" if backend == "cpu" else "bfloat16") if self.dtype == "auto" else self.dtype
+
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
@@ -139,7 +125,7 @@ class Eval:
         ("naturel", "naturel_unseen"), "evaluated at the end", keys_of("naturel_jax.benchmarks.registry:BENCHMARKS")
     )
     during: Mapping[str, str] = setting(
-        {"naturel": "1 epoch"}, "those also evaluated during training, and how often; '0 steps': never", _duration()
+        {"naturel": "1 epoch"}, "those also evaluated during training, and how often; '0 steps': never", is_duration()
     )
     naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", _NAME)
     benchmarks_dir: str = setting("", "folder of the official files; empty: the twins drawn from the scenes world")
@@ -148,7 +134,7 @@ class Eval:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    every: str = setting("500 steps", "interval between checkpoints; '0 steps': only at the end", _duration())
+    every: str = setting("500 steps", "interval between checkpoints; '0 steps': only at the end", is_duration())
     keep: int = setting(2, "newest checkpoints to keep", at_least(1))
 
 
@@ -160,7 +146,7 @@ class Config:
         "", "checkpoint to start from: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, base:NAME, a folder or a file"
     )
     preset: str = setting("", "or random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", ""))
-    duration: str = setting("0 steps", "length of training; '0 steps' evaluates only", _duration(percent=False))
+    duration: str = setting("0 steps", "length of training; '0 steps' evaluates only", is_duration(percent=False))
     data: Data = section(Data)
     objective: Objective = section(Objective)
     optim: Optim = section(Optim)
@@ -168,11 +154,11 @@ class Config:
     mesh: Mesh = section(Mesh, may_change=True)
     eval: Eval = section(Eval, may_change=True)
     checkpoint: Checkpoint = section(Checkpoint, may_change=True)
-    log_every: str = setting("10 steps", "interval between logged steps", _duration(), may_change=True)
+    log_every: str = setting("10 steps", "interval between logged steps", is_duration(), may_change=True)
     profile: str = setting(
         "0 steps",
         "steps to trace into <workdir>/profile, after the first ten; '0 steps': none",
-        _duration(),
+        is_duration(),
         may_change=True,
     )
     tensorboard: bool = setting(True, "write TensorBoard files", may_change=True)
@@ -234,17 +220,3 @@ def check(config: Config, path: str = "config") -> Config:
     if [config.mesh.data, config.mesh.fsdp, config.mesh.tensor].count(-1) > 1:
         raise UserError(f"{path}.mesh has -1 ('the rest of the devices') on more than one axis; give the others a size")
     return config
-
-
-def steps(text: str, *, batch_size: int, examples: int, total: int | None = None) -> int:
-    """Steps of a duration, rounded up. ``examples`` in an epoch; ``total`` steps of the run, for percentages."""
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration; configs are checked by naturel_jax.config.load")
-    steps_per: dict[str, Fraction] = {  # fractions: 700 / 100 is 7 steps, 700 * 0.01 rounds up to 8
-        "step": Fraction(1),
-        "epoch": Fraction(examples, batch_size),
-        "example": Fraction(1, batch_size),
-        "%": Fraction(total or 0, 100),
-    }
-    return math.ceil(Fraction(match.group(1)) * steps_per[match.group(2)])

@@ -12,7 +12,8 @@ import jax
 import tqdm
 from etils import epath
 
-from naturel_jax import storage
+from naturel_jax import observe, storage
+from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.config import Config
 from tfds_naturel.errors import UserError
 
@@ -31,7 +32,8 @@ class Metrics:
 
     def __init__(self, config: Config, workdir: epath.Path, *, start: int, total: int, log_every: int):
         self._log_every, self._total, self._images = log_every, total, config.data.batch_size
-        self._clock, self._clock_step = time.monotonic(), start
+        self._clock, self._clock_step, self._flops = time.monotonic(), start, 0.0
+        self._dtype = config.compute.dtype_on(jax.default_backend())
         self._name, first = config.name, jax.process_index() == 0
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm.tqdm(
@@ -80,25 +82,29 @@ class Metrics:
         self._close.callback(run.finish)
         return lambda step, values: run.log(values, step=step)
 
-    def train(self, step: int, values: Values) -> None:
-        """Counts a finished step; every ``log_every`` steps its values are written, with images per second since the
-        last time."""
+    def train(self, step: int, values: Values, flops: float = 0.0) -> None:
+        """Counts a finished step of ``flops`` model FLOPs. Every ``log_every`` steps its values are written, with
+        images per second since the last time and, where the device's peak is known, model FLOPs utilisation."""
         self._bar.update(step - self._bar.n)
+        self._flops += flops
         if step % self._log_every and step != self._total:
             return
         now = time.monotonic()
-        rate = (step - self._clock_step) * self._images / max(now - self._clock, 1e-9)
-        self._clock, self._clock_step = now, step
+        seconds = max(now - self._clock, 1e-9)
+        rate = (step - self._clock_step) * self._images / seconds
+        used = observe.utilisation(self._flops, seconds, jax.devices(), self._dtype)
+        self._clock, self._clock_step, self._flops = now, step, 0.0
         summary = f"loss {values['loss']:.4f}, {rate:,.0f} images/s"
         self._bar.set_postfix_str(summary)
         if self._writers and not self._terminal:
             _LOG.info("%s step %d of %d: %s", self._name, step, self._total, summary)
-        self.write(step, {f"train/{name}": value for name, value in values.items()} | {"train/images_per_s": rate})
+        speed = {"images_per_s": rate} if used is None else {"images_per_s": rate, "mfu": used}
+        self.write(step, {f"train/{name}": value for name, value in (values | speed).items()})
 
     def evaluation(self, step: int, scores: Values) -> None:
         """Writes the headline scores: by relation and triplet there are hundreds. What was written before is not
         written twice."""
-        headline = {name: score for name, score in scores.items() if name.count("/") == 1}
+        headline = {name: score for name, score in scores.items() if is_headline(name)}
         if step == self._start:
             headline = {name: s for name, s in headline.items() if name.split("/")[0] not in self.evaluated}
         if headline:

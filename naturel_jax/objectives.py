@@ -122,8 +122,9 @@ def _add(stats: _Stats, cells: _Cells, weight_IU: jax.Array, axis: int) -> _Stat
     return _Stats(jnp.logaddexp(stats.lse, lse), stats.positives + positives, stats.weight + weight)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _log_sums(cells: Cells, layout: Layout, images: Side, captions: Side, scale: jax.Array) -> tuple[_Stats, _Stats]:
+def _log_sums_primal(
+    cells: Cells, layout: Layout, images: Side, captions: Side, scale: jax.Array
+) -> tuple[_Stats, _Stats]:
     """Statistics of all rows and all columns, differentiable in the log-sums. ``cells`` is ``_softmax_cells`` with its
     options."""
 
@@ -168,6 +169,7 @@ def _log_sums_backward(
     return Side(dimages, None), Side(dcaptions, None), dscale
 
 
+_log_sums = jax.custom_vjp(_log_sums_primal, nondiff_argnums=(0, 1))
 _log_sums.defvjp(_log_sums_forward, _log_sums_backward)
 
 
@@ -194,15 +196,11 @@ def softmax_loss(
     target and the sum, and each positive stands against the negatives alone.
 
     Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels; a bias changes no softmax and is
-    ignored. Returns a float32 scalar. Raises
-    ValueError for label smoothing with ``match_ignore``: the positives of a row have no sum in common whose classes it
-    could spread over.
+    ignored. Returns a float32 scalar. Raises ValueError for label smoothing with ``match_ignore``: the positives of a
+    row have no sum in common whose classes it could spread over.
     """
     if label_smoothing and counting == "match_ignore":
-        raise ValueError(
-            f"label_smoothing is {label_smoothing} and counting is 'match_ignore': "
-            "set label_smoothing to 0, or count otherwise"
-        )
+        raise ValueError(f"label_smoothing is {label_smoothing}: not defined for counting 'match_ignore'; set it to 0")
     zimg_ID, zcap_UD = _at_least_float32(zimg_ID), _at_least_float32(zcap_UD)
     cells = functools.partial(_softmax_cells, counting=counting, hard_negative_weight=hard_negative_weight)
     rows, columns = _log_sums(cells, layout, Side(zimg_ID, images), Side(zcap_UD, captions), scale)

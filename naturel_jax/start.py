@@ -34,9 +34,7 @@ class Start(NamedTuple):
 def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[Source], mesh: Mesh) -> Start:
     """From ``init`` (see ``weights.load``), or from ``config.preset`` with random parameters and a tokenizer trained on
     the captions of ``sources``. Parameters are laid out over the mesh."""
-    # bfloat16 matrix products are slow on CPUs and fast everywhere else.
-    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    dtype = auto if config.compute.dtype == "auto" else config.compute.dtype
+    dtype = config.compute.dtype_on(jax.default_backend())
     compute = Compute(dtype, config.compute.remat, config.compute.attention or None)
     if init:
         sizes, params, processor = weights.load(init, sharding_for=param_sharding(mesh))

@@ -56,8 +56,7 @@ def _history(folder: epath.Path) -> list[tuple[int, dict[str, float]]]:
 
 def report(workdir: Path, rows: tables.Rows, history: History) -> str:
     """Writes ``report.md``, and ``accuracy.png`` where runs were evaluated while they trained; returns the tables."""
-    shown = [*tables.TABLES, tables.HELD_OUT]
-    text = "\n".join(tables.markdown(table, rows) for table in shown)
+    text = "\n".join(tables.markdown(table, rows) for table in tables.tables_of(rows))
     pages = ["# Report", text]
     if plots.accuracy_over_training(history, workdir / "accuracy.png"):
         pages.append("![Accuracy during training](accuracy.png)")

@@ -4,14 +4,14 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from naturel_jax import config, optim
+from naturel_jax import config, durations, optim
 from naturel_jax.batch import Batch
 from naturel_jax.gradcache import Loss
 from naturel_jax.models.two_tower import Params
@@ -63,7 +63,7 @@ def make_step(
         value, gradient = loss.value_and_grad(state.params, batch)
         norm = optax.tree.norm(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(Params, optax.apply_updates(state.params, updates))
         if max_scale is not None:
             params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, math.log(max_scale))
         average = state.ema
@@ -86,7 +86,11 @@ def make_step(
 
 
 class NotFinite(RuntimeError):
-    """The loss or its gradient was not a finite number."""
+    """The loss or its gradient was not a finite number in ``step``."""
+
+    def __init__(self, step: int, loss: float, norm: float):
+        super().__init__(f"step {step}: loss {loss}, gradient norm {norm}")
+        self.step = step
 
 
 class Schedule(NamedTuple):
@@ -100,9 +104,9 @@ class Schedule(NamedTuple):
     profile: int
 
 
-def make_schedule(options: config.Config, examples: int) -> tuple[Schedule, optax.Schedule]:
+def make_schedule(options: config.Config, examples: int) -> tuple[Schedule, optim.LearningRate]:
     """When things happen, and the learning rate, of a run whose epoch has ``examples`` images."""
-    steps = functools.partial(config.steps, batch_size=options.data.batch_size, examples=examples)
+    steps = functools.partial(durations.steps, batch_size=options.data.batch_size, examples=examples)
     total = steps(options.duration)
     every = functools.partial(steps, total=total)
     schedule = Schedule(
@@ -132,8 +136,8 @@ def loop(
     stop, and has saved). The evaluation after the last step is the caller's.
 
     ``save(steps done, state, wait)``, ``evaluate(steps done, state, benchmarks)`` and ``log(steps done, metrics)`` are
-    called when they are due; ``profile(number)`` is entered around each step. Raises NotFinite, whose argument is the
-    step; the newest checkpoint is then the last good one.
+    called when they are due; ``profile(number)`` is entered around each step. Raises NotFinite; the newest checkpoint
+    is then the last good one.
     """
     # Simulated CPU devices deadlock when many steps with collectives are in flight, so each step is awaited there.
     wait, pending = jax.default_backend() == "cpu", None

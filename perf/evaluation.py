@@ -2,7 +2,7 @@
 PyTorch loop like those of the benchmarks' own scripts (OpenCLIP, one item at a time or a batch of 32, no sharing).
 
     python perf/evaluation.py                 # 7,511 and 23,937 items; hours on a CPU, because of the loop
-    python perf/evaluation.py --share 0.02    # that share of pictures and items, in the same proportions
+    python perf/evaluation.py --share 0.02    # that share of images and items, in the same proportions
 
 Prints seconds of both, their ratio, and the largest difference of a cosine. Needs the ``torch`` extra.
 """
@@ -12,7 +12,7 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +20,18 @@ import open_clip
 import torch
 from PIL import Image
 
-from naturel_jax import weights
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
-from naturel_jax.evaluators.embed import Encoder, cosines
-from naturel_jax.models.two_tower import Model
+from naturel_jax.evaluators.embed import cosines, load_encoder
+from tfds_naturel import cli
 
 SIZES = (692, 2062, 788, 1652, 1406, 666, 245)  # add_att ... swap_obj, as published
 SUBSET_SIZES = dict(zip(sorted(SUBSETS), SIZES, strict=True))
-TOLD = 4_346  # distinct captions among the 7,511 of the published files, of 10.7 words on average
+CAPTIONS = 4_346  # distinct captions among the 7,511 of the published files, of 10.7 words on average
 CAPTION = "A {a} and a {b} are in front of the {c}."
 VG_RELATION = 23_937
-PICTURES = {"coco/val2017": 1_560, "aro/images": 1_603}
+IMAGES = {"coco/val2017": 1_560, "aro/images": 1_603}
 ITEMS_PER_BOX = 2  # the relations of one pair of objects share their box: "on" and "under", "with" both ways
 NOUNS = [
     "man",
@@ -72,24 +71,25 @@ def photo(rng: np.random.Generator) -> bytes:
 def write(root: Path, share: float) -> None:
     """The official files of both benchmarks, over generated photos."""
     rng = np.random.default_rng(0)
-    for folder, number in PICTURES.items():
+    for folder, number in IMAGES.items():
         (root / folder).mkdir(parents=True)
         for n in range(max(1, round(number * share))):
             (root / folder / f"{n}.jpg").write_bytes(photo(rng))
     (root / "sugarcrepe").mkdir()
-    told = [_told(rng, max(1, round(PICTURES["coco/val2017"] * share))) for _ in range(round(TOLD * share))]
+    images = max(1, round(IMAGES["coco/val2017"] * share))
+    captioned = [_captioned(rng, images) for _ in range(round(CAPTIONS * share))]
     for subset in SUBSETS:
         rows = {}
         for n in range(max(1, round(SUBSET_SIZES[subset] * share))):
-            filename, words = told[rng.integers(len(told))]
+            filename, words = captioned[rng.integers(len(captioned))]
             wrong = {**words, str(rng.choice(list(words))): f"wrong {rng.integers(1_000)}"}
-            caption, negative = (CAPTION.format(**said) for said in (words, wrong))
+            caption, negative = (CAPTION.format(**nouns) for nouns in (words, wrong))
             rows[str(n)] = {"filename": filename, "caption": caption, "negative_caption": negative}
         (root / "sugarcrepe" / f"{subset}.json").write_text(json.dumps(rows))
     rows = []
     for n in range(round(VG_RELATION * share)):
         if n % ITEMS_PER_BOX == 0:
-            name = f"{rng.integers(max(1, round(PICTURES['aro/images'] * share)))}.jpg"
+            name = f"{rng.integers(max(1, round(IMAGES['aro/images'] * share)))}.jpg"
             x, y = int(rng.integers(300)), int(rng.integers(200))
             box = {"bbox_x": x, "bbox_y": y, "bbox_w": int(rng.integers(80, 340)), "bbox_h": int(rng.integers(80, 280))}
         (a, b), relation = rng.choice(NOUNS, 2, replace=False), str(rng.choice(RELATIONS))
@@ -99,9 +99,9 @@ def write(root: Path, share: float) -> None:
     (root / "aro" / "vgr_excluded_relations.json").write_text("[]")
 
 
-def _told(rng: np.random.Generator, pictures: int) -> tuple[str, dict[str, str]]:
-    """A picture, and the words of a caption of it."""
-    return f"{rng.integers(pictures)}.jpg", dict(zip("abc", map(str, rng.choice(NOUNS, 3, replace=False)), strict=True))
+def _captioned(rng: np.random.Generator, images: int) -> tuple[str, dict[str, str]]:
+    """The name of an image, and the words of one of its captions."""
+    return f"{rng.integers(images)}.jpg", dict(zip("abc", map(str, rng.choice(NOUNS, 3, replace=False)), strict=True))
 
 
 def timed(work: Callable[[], list[np.ndarray]]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -112,13 +112,14 @@ def timed(work: Callable[[], list[np.ndarray]]) -> tuple[np.ndarray, list[np.nda
 
 
 def loop(benchmark: Benchmark, model: torch.nn.Module, preprocess, tokenizer, batch: int) -> list[np.ndarray]:
-    """Each item by itself: its picture opened, cropped and encoded, its captions padded to 77 tokens and encoded."""
+    """Each item by itself: its image opened, cropped and encoded, its captions padded to 77 tokens and encoded."""
     matrices = []
     for start in range(0, len(benchmark.items), batch):
         items = benchmark.items[start : start + batch]
-        pictures = [Image.open(io.BytesIO(item.images[0].read())).convert("RGB") for item in items]
+        images = [Image.open(io.BytesIO(item.images[0].read())).convert("RGB") for item in items]
         crops = [
-            p.crop(item.images[0].box) if item.images[0].box else p for p, item in zip(pictures, items, strict=True)
+            image.crop(item.images[0].box) if item.images[0].box else image
+            for image, item in zip(images, items, strict=True)
         ]
         with torch.no_grad():
             zimg_ID = model.encode_image(torch.stack([preprocess(crop) for crop in crops]), normalize=True)
@@ -128,11 +129,11 @@ def loop(benchmark: Benchmark, model: torch.nn.Module, preprocess, tokenizer, ba
     return matrices
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--share", type=float, default=1.0, help="of the pictures and items")
+    parser.add_argument("--share", type=float, default=1.0, help="of the images and items")
     parser.add_argument("--batch_size", type=int, default=64, help="ours")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write(root, options.share)
@@ -140,8 +141,7 @@ def main() -> None:
         model, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32-quickgelu", force_quick_gelu=True)
         model.eval()
         torch.save(model.state_dict(), root / "b32.pt")
-        config, params, processor = weights.load(f"clip-b32:{root / 'b32.pt'}")
-        encoder = Encoder(Model(config), processor, batch_size=options.batch_size, pixel_cache_bytes=0)
+        encoder, params = load_encoder(f"clip-b32:{root / 'b32.pt'}", dtype="float32", batch_size=options.batch_size)
         embedder = encoder.with_params(params)
         tokenizer = open_clip.get_tokenizer("ViT-B-32-quickgelu")
         total = np.zeros((2, 2))
@@ -172,4 +172,4 @@ def compared(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

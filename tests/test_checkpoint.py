@@ -88,7 +88,7 @@ def test_checkpoints_of_another_run_are_not_treated_as_damaged(saved, tmp_path):
     other = {"params": {"renamed": abstract()["params"]["scale"]}}
     with pytest.raises(ValueError, match="the run of step 20 is another"):
         Checkpoints(str(workdir), keep=3).restore(other, refuse)
-    assert sorted(checkpoint.saved_steps(workdir / "checkpoints")) == [10, 20]
+    assert sorted(checkpoint.saved_steps(workdir)) == [10, 20]
 
 
 def test_no_readable_checkpoint_is_an_error(saved, tmp_path):

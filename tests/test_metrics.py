@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import pytest
 import tiny_config
@@ -104,3 +105,18 @@ def test_evaluation_time_is_not_counted_as_training_time(tmp_path, path, monkeyp
     run.train(1, {"loss": 1.0})
     run.close()
     assert read_json_lines(path)[0]["train/images_per_s"] == pytest.approx(16 / 2)
+
+
+def test_utilisation_is_logged(tmp_path, path, monkeypatch):
+    """The peak of an H100 is 989e12 bfloat16 FLOP/s; 989e12 FLOPs in two seconds is a utilisation of 0.5."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    card = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr("jax.devices", lambda: [card])
+    bfloat16 = dataclasses.replace(c.Compute(), dtype="bfloat16")
+    run = metrics(tmp_path, log_every=2, compute=bfloat16)
+    run.train(1, {"loss": 1.0}, flops=989e12 / 2)
+    now[0] = 2.0
+    run.train(2, {"loss": 1.0}, flops=989e12 / 2)
+    run.close()
+    assert read_json_lines(path)[0]["train/mfu"] == pytest.approx(0.5)

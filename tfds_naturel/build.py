@@ -73,7 +73,8 @@ def build(options: argparse.Namespace) -> epath.Path:
 
 
 def _check_same_options(builder: naturel.Naturel) -> None:
-    expected, built = builder.builder_config.options(), builder.info.metadata["options"]
+    assert builder.info.metadata is not None  # set by _info
+    expected, built = builder.config.options(), builder.info.metadata["options"]
     differing = [key for key in expected if built.get(key) != expected[key]]
     if differing:
         details = ", ".join(f"{key} {built.get(key)!r}, now {expected[key]!r}" for key in differing)

@@ -18,7 +18,7 @@ CONNECTIONS = 16
 Extract = Callable[[bytes], bytes]  # what arrived -> the file's content; raises ValueError
 
 
-def download(name: str, source: Source, root: Path, policy: Policy | None = None) -> list[str]:
+def download(name: str, source: Source, root: Path) -> list[str]:
     """Downloads what may be downloaded of ``name`` into ``root`` and is missing there; returns what failed.
 
     A file appears under its name only when it is whole and is what it should be (JSON, or an image that decodes).
@@ -29,7 +29,7 @@ def download(name: str, source: Source, root: Path, policy: Policy | None = None
     print(f"{name} from {source.where}, licence: {source.licence}", flush=True)
     if source.hub:
         _from_hub(source.hub, root)
-    policy = policy or Policy()
+    policy = Policy()
     extract = dict.fromkeys(source.files, _json) | dict(source.extract)
     problems = asyncio.run(_fetch_all(source.files, root, extract, policy))
     if source.images and not problems:

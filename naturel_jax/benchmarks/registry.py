@@ -35,6 +35,7 @@ class Reader(Protocol):
 
     def read(self, folder: Path) -> Benchmark:
         """The benchmark. Raises FileNotFoundError for files that are missing and UserError for broken ones."""
+        ...
 
 
 BENCHMARKS: dict[str, Reader] = {

@@ -39,9 +39,11 @@ class Embedder(Protocol):
 
     def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
         """Unit embeddings [I, D], float32; number -> reason of the images that could not be read."""
+        ...
 
     def captions(self, texts: Sequence[str]) -> np.ndarray:
         """Unit embeddings [U, D], float32. Texts of the same tokens have the same embedding, bit for bit."""
+        ...
 
 
 class Encoder:

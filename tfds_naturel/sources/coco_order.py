@@ -14,8 +14,8 @@ import numpy as np
 
 from tfds_naturel import order
 from tfds_naturel.errors import UserError
-from tfds_naturel.recipe_sources import CaptionedImage, Negative, RecipeSource
 from tfds_naturel.sources import coco
+from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
 
 _TAGGING_BATCH = 256  # images whose captions are tagged together
 

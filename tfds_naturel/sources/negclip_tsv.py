@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from tfds_naturel import mining, order
 from tfds_naturel.errors import UserError
-from tfds_naturel.recipe_sources import CaptionedImage, Negative, RecipeSource
 from tfds_naturel.sources import coco
+from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
 
 _FILE = "train_neg_clip.tsv"
 
