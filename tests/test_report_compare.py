@@ -39,7 +39,7 @@ def test_mcnemar_by_hand():
 def test_groups_are_holm_corrected():
     pairs = [pair(n, True, False, "x") for n in range(7)] + [pair(n, True, False, "y") for n in range(5)]
     pairs += [pair(0, True, True, "z")]
-    found = compare.count_by(pairs, lambda p: p.group)
+    result = compare.count_by(pairs, lambda p: p.group)
     raw = {"x": 2 / 2**7, "y": 2 / 2**5, "z": 1}
     assert list(result) == ["x", "y", "z"]
     assert [p for _, p in result.values()] == pytest.approx([3 * raw["x"], 2 * raw["y"], 1])
