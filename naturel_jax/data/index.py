@@ -60,7 +60,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 def open_images(table: Table, fields: Fields, folder: Path, meta: dict[str, Any]) -> Callable[[int], bytes]:
     """Number of a record of ``table`` -> its encoded image."""
     if table.read_image:
-        return functools.partial(table.read_image, field=records.names(fields, "image")[0])
+        return functools.partial(table.read_image, field=records.choose(fields)["image"].fields)
     files, counts = zip(*meta["shards"], strict=True)
     first_S = np.cumsum([0, *counts[:-1]])
     offset_N, size_N = (columns.find(folder, name) for name in ("offset", "size"))

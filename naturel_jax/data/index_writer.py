@@ -33,7 +33,7 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.config import Fields
 from naturel_jax.data import columns
-from naturel_jax.data.records import BadRecord, Record, Shard, Span, Table, to_record
+from naturel_jax.data.records import BadRecord, Chosen, Record, Row, Shard, Span, Table, choose, to_record
 from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -114,9 +114,9 @@ def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool) -> 
     part.mkdir(parents=True, exist_ok=True)
     partial, images = part / "partial.arrow", part / "partial.bin"
     with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer, images.open("wb") as blob:
-        rows = enumerate(shard.rows())
+        rows, chosen, prefix = enumerate(shard.rows()), choose(fields), Path(shard.file).name
         while batch := list(itertools.islice(rows, _BATCH)):
-            records = [_describe(row, n, shard, fields, blob if copy_images else None) for n, row in batch]
+            records = [_describe(row, f"{prefix}:{n}", chosen, blob if copy_images else None) for n, row in batch]
             writer.write_batch(pa.RecordBatch.from_pylist(records, _SCHEMA))
     if images.stat().st_size:
         images.replace(part / "images.bin")
@@ -125,11 +125,10 @@ def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool) -> 
     partial.replace(_records(part))
 
 
-def _describe(row: Any, n: int, shard: Shard, fields: Fields, blob: BinaryIO | None) -> dict[str, Any]:
+def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None) -> dict[str, Any]:
     """A row of ``records.arrow``; a bad record has a ``problem`` and no captions."""
-    name = f"{Path(shard.file).name}:{n}"
     try:
-        record = to_record(row, fields, name)
+        record = to_record(row, chosen, name)
     except BadRecord as error:
         return {"name": name, "offset": -1, "size": -1, "problem": str(error)} | {key: [] for key in _LISTS}
     return record._asdict() | dict(zip(("offset", "size"), _place(record, blob), strict=True)) | {"problem": ""}
@@ -149,9 +148,9 @@ def _place(record: Record, blob: BinaryIO | None) -> Span:
 def _merge(table: Table, parts: Sequence[Path], out: Path) -> dict[str, Any]:
     """Writes the columns; returns the metadata."""
     tables = [pa.ipc.open_file(pa.memory_map(str(_records(part)))).read_all() for part in parts]
-    rows = pa.concat_tables(tables)  # mapped, not copied
-    if not len(rows):
+    if not any(map(len, tables)):
         raise UserError(f"{table.name}: no records; expected at least one")
+    rows = pa.concat_tables(tables)  # mapped, not copied
     _write_strings(out, "names", rows["name"])
     for name in ("offset", "size"):
         columns.write(out, name, map(np.asarray, rows[name].chunks))

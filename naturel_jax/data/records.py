@@ -2,7 +2,6 @@
 record is config (``config.Fields``)."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,72 +72,90 @@ class Record(NamedTuple):
     shows: list[str]
 
 
-def to_record(row: Row, fields: Fields, name: str) -> Record:
+class Names(NamedTuple):
+    """The fields that may hold a part of a record. ``every``: all are read; else the first that is not empty."""
+
+    fields: tuple[str, ...]
+    every: bool
+
+
+Chosen = Mapping[str, Names]  # for each part in ``USUAL``
+
+
+def choose(fields: Fields) -> Chosen:
+    """The fields that config names, else the usual ones."""
+    named = {part: value for part, value in dataclasses.asdict(fields).items() if value}
+    return {
+        part: Names(tuple(map(str.strip, named[part].split(","))), True) if part in named else Names(usual, False)
+        for part, usual in USUAL.items()
+    }
+
+
+def to_record(row: Row, chosen: Chosen, name: str) -> Record:
     """The record in ``row``. ``name``: what to call it if its image has no path and no field names it. Raises
     BadRecord."""
     if isinstance(row, BadRecord):
         raise row
-    image, path = _image(_first(row, fields, "image"))
-    positives = _texts(row, fields, "positives")
+    image, path = _image(_first(row, chosen, "image"))
+    positives = _texts(row, chosen, "positives")
     if not positives:
-        raise _missing(row, fields, "positives")
-    negatives = _texts(row, fields, "negatives")
+        raise _missing(row, chosen, "positives")
+    negatives = _texts(row, chosen, "negatives")
     return Record(
-        path or str(_first(row, fields, "name", name)),
+        path or str(_first(row, chosen, "name", name)),
         image,
         positives,
         negatives,
-        _facts(row, fields, "asserts", len(positives)),
-        _facts(row, fields, "negative_asserts", len(negatives)),
-        _texts(row, fields, "shows"),
+        _facts(row, chosen, "asserts", len(positives)),
+        _facts(row, chosen, "negative_asserts", len(negatives)),
+        _texts(row, chosen, "shows"),
     )
 
 
-@functools.lru_cache
-def names(fields: Fields, part: str) -> tuple[tuple[str, ...], bool]:
-    """The fields that may hold ``part``, and whether config names them: then all are read, else the first there is."""
-    chosen = getattr(fields, part)
-    return (tuple(name.strip() for name in chosen.split(",")), True) if chosen else (USUAL[part], False)
-
-
-def _first(row: Mapping[str, Any], fields: Fields, part: str, default: Any = None) -> Any:
+def _first(row: Mapping[str, Any], chosen: Chosen, part: str, default: Any = None) -> Any:
     """The first value that is not empty. Raises BadRecord if there is none and no default."""
-    for value in _values(row, fields, part):
+    for value in _values(row, chosen, part):
         return value
     if default is None:
-        raise _missing(row, fields, part)
+        raise _missing(row, chosen, part)
     return default
 
 
-def _values(row: Mapping[str, Any], fields: Fields, part: str) -> list[Any]:
-    chosen, every = names(fields, part)
-    values = [value for name in chosen if (value := _get(row, name)) is not None and not _is_blank(value)]
-    return values if every else values[:1]
+def _values(row: Mapping[str, Any], chosen: Chosen, part: str) -> list[Any]:
+    names, every = chosen[part]
+    found = []
+    for name in names:
+        value = row[name] if name in row else _nested(row, name)
+        if value is not None and not _is_blank(value):
+            found.append(value)
+            if not every:
+                break
+    return found
 
 
 def _is_blank(value: Any) -> bool:
     return isinstance(value, str | bytes) and not value.strip()
 
 
-def _get(row: Any, name: str) -> Any:
-    """The value of a field; ``a.b`` is field b of a, or of each row of a."""
-    if name in row:
-        return row[name]
+def _nested(row: Mapping[str, Any], name: str) -> Any:
+    """The value of ``a.b``: field b of a, or of each row of a. None if there is none."""
     head, dot, rest = name.partition(".")
     if not dot or head not in row:
         return None
     inner = row[head]
     if isinstance(inner, Mapping):
-        return _get(inner, rest)
-    return [_get(each, rest) for each in inner] if isinstance(inner, list) else None
+        return inner[rest] if rest in inner else _nested(inner, rest)
+    if isinstance(inner, list):
+        return [each.get(rest) if isinstance(each, Mapping) else None for each in inner]
+    return None
 
 
-def _missing(row: Mapping[str, Any], fields: Fields, part: str) -> BadRecord:
-    chosen = names(fields, part)[0]
-    blank = [name for name in chosen if _get(row, name) is not None]
+def _missing(row: Mapping[str, Any], chosen: Chosen, part: str) -> BadRecord:
+    names = chosen[part].fields
+    blank = [name for name in names if name in row]
     if blank:
         return BadRecord(f"field {blank[0]!r} ({part}) is empty")
-    return BadRecord(f"no field {' or '.join(map(repr, chosen))} ({part}); it has {', '.join(map(repr, row))}")
+    return BadRecord(f"no field {' or '.join(map(repr, names))} ({part}); it has {', '.join(map(repr, row))}")
 
 
 def _image(value: Any) -> tuple[str | bytes | Span, str]:
@@ -155,10 +172,10 @@ def _image(value: Any) -> tuple[str | bytes | Span, str]:
     raise BadRecord(f"the image is {value!r:.60}; expected a path or bytes")
 
 
-def _texts(row: Mapping[str, Any], fields: Fields, part: str) -> list[str]:
+def _texts(row: Mapping[str, Any], chosen: Chosen, part: str) -> list[str]:
     """The strings of ``part``. Raises BadRecord."""
     found: list[str] = []
-    for value in _values(row, fields, part):
+    for value in _values(row, chosen, part):
         for text in [value] if isinstance(value, str | bytes) or not isinstance(value, Iterable) else value:
             found.append(_text(text, part))
     return found
@@ -177,10 +194,10 @@ def _text(value: Any, part: str) -> str:
     return text.strip()
 
 
-def _facts(row: Mapping[str, Any], fields: Fields, part: str, captions: int) -> list[str]:
+def _facts(row: Mapping[str, Any], chosen: Chosen, part: str, captions: int) -> list[str]:
     """One fact for each caption. A single string is asserted by all."""
     facts: list[str] = []
-    for value in _values(row, fields, part):
+    for value in _values(row, chosen, part):
         if isinstance(value, str | bytes):
             facts += [_text(value, part)] * captions
         else:
