@@ -74,10 +74,12 @@ def read_json(path: epath.Path) -> Any:
 def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
     """The JSON objects in ``path``, one per line; [] if there is no such file. An incomplete last line is skipped: its
     write was interrupted. Raises UserError naming any other line that is not an object."""
-    if not path.exists():
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
         return []
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
         try:
@@ -94,15 +96,23 @@ def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
 
 def numbered(folder: epath.Path) -> list[int]:
     """The entries of ``folder`` whose names are whole numbers, in ascending order; [] if there is no such folder."""
-    if not folder.exists():
+    return sorted(int(name) for name in names(folder) if name.isdigit())
+
+
+def names(folder: epath.Path) -> list[str]:
+    """The names in ``folder``, sorted; [] if there is no such folder. Raises OSError if it cannot be listed: to ask
+    whether a file ``exists`` says no in that case too."""
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
 
 def unused_name(path: epath.Path) -> str:
     """The name of ``path``, followed by ``-2``, ``-3``, ... if there is already something of that name."""
-    names = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
-    return next(name for name in names if not path.with_name(name).exists())
+    used = names(path.parent)
+    candidates = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
+    return next(name for name in candidates if name not in used)
 
 
 @contextlib.contextmanager
