@@ -15,7 +15,7 @@ from naturel_jax import weights
 from naturel_jax.models.two_tower import Params, TwoTowerConfig, resize_positions
 from naturel_jax.weights import export, runs, verify
 from naturel_jax.weights.tables import flatten
-from tfds_naturel import cli
+from tfds_naturel import cli, escape
 from tfds_naturel.errors import UserError
 
 _RECIPE = ("name", "objective", "optim", "duration", "seed")  # fields of a run's config shown in its model card

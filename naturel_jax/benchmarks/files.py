@@ -175,7 +175,8 @@ class Folder:
             try:
                 self._present[name] = check_inside(path, self.root).is_file()
             except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle
-                raise BenchmarkError(f"image {name!r:.80}: {getattr(error, 'strerror', error)}") from error
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise BenchmarkError(f"image {name!r:.80}: {reason}") from error
         if not self._present[name]:
             raise BenchmarkError(f"image {name!r} is not in {self.root}")
         return Image(str(path), path.read_bytes, box)

@@ -140,8 +140,7 @@ def main(arguments: Sequence[str]) -> None:
     text = markdown(options.a, options.b, options.benchmark, pairs)
     benchmark = registry.read([options.benchmark], files=options.benchmarks_dir, naturel=options.naturel)[0]
     images = {image.key: image for item in benchmark.items for image in item.images}
-    names = (results.file_name(options.a), results.file_name(options.b))
-    names += (results.file_name(options.benchmark), results.file_name(options.outcome))
+    names = map(results.file_name, (options.a, options.b, options.benchmark, options.outcome))
     page = options.out / "compare" / ("+".join(names) + ".html")  # a character that no name contains
     gallery.write(page, options.a, options.b, options.benchmark, pairs, images)
     page.with_suffix(".md").write_text(text, "utf-8")
