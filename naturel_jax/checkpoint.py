@@ -23,31 +23,21 @@ from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
-VERSION = 1  # of the meta item; version 0 had no version field and an older config (see config_versions.from_json)
+VERSION = 1  # of the meta item; version 0 had no such field and an older config (see config_versions.from_json)
 
-_PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "numpy",
-    "tokenizers",
-    "tensorflow-datasets",
-)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tensorflow-datasets")
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that affect a run's numbers."""
-    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+    """Versions of the packages that decide a run's numbers."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 class Checkpoints:
     """Saves and restores the state of one run."""
 
     def __init__(self, workdir: epath.PathLike, *, keep: int):
-        self.directory = epath.Path(workdir).absolute() / "checkpoints"
+        self.directory = directory(workdir)
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
 
@@ -77,7 +67,7 @@ class Checkpoints:
         checkpoint is logged and renamed to ``<step>.broken``, and the one before it is used. Raises UserError if there
         are checkpoints but none can be read.
         """
-        steps = sorted(saved_steps(self.directory), reverse=True)
+        steps = sorted(storage.numbered(self.directory), reverse=True)
         for step in steps:
             if (saved := self._read(step, meta=ocp.args.JsonRestore())) is None:
                 continue
@@ -125,9 +115,14 @@ def restore_items(directory: epath.Path, step: int, **items: Any) -> Any:
         return manager.restore(step, args=ocp.args.Composite(**items))
 
 
-def saved_steps(directory: epath.Path) -> list[int]:
-    """Steps of the finished checkpoints in ``directory``, in ascending order."""
-    return storage.numbered(directory)
+def directory(workdir: epath.PathLike) -> epath.Path:
+    """The folder of a run's checkpoints."""
+    return epath.Path(workdir).absolute() / "checkpoints"
+
+
+def saved_steps(workdir: epath.PathLike) -> list[int]:
+    """Steps of a run's finished checkpoints, in ascending order."""
+    return storage.numbered(directory(workdir))
 
 
 def make_meta(

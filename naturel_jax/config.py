@@ -1,20 +1,19 @@
 """The config of a run: every field with its default, allowed values and meaning.
 
-Files in ``configs/`` start from ``base()``, an ``ml_collections.ConfigDict``, and change some of its fields; ``load``
-checks the result up front and turns it into the frozen, typed ``Config`` that the rest of the program uses.
-
-Durations are strings with a unit: '500 steps', '5 epochs', '1e6 examples' or '5%' (of the run).
+Files in ``configs/`` take ``base()``, an ``ml_collections.ConfigDict``, and change some fields; ``load`` checks the
+result before anything else happens and makes the frozen, typed ``Config`` that the program works with.
 """
 
 import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from naturel_jax.durations import is_duration
+from naturel_jax.objectives import OBJECTIVES
 from naturel_jax.settings import (
     Allowed,
     above,
@@ -30,32 +29,16 @@ from naturel_jax.settings import (
 )
 from tfds_naturel.errors import UserError
 
-_DURATION = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\d+)?)\s*(step|epoch|example|%)s?\s*")
-
-
-def _duration(*, percent: bool = True) -> Allowed:
-    units = "'500 steps', '5 epochs', '1e6 examples'" + (" or '5%'" if percent else "")
-
-    def valid(text: str) -> bool:
-        match = _DURATION.fullmatch(text)
-        return match is not None and (percent or match.group(2) != "%")
-
-    return Allowed(lambda: f"a number and a unit: {units}", valid)
-
-
 _NAME = Allowed(lambda: "a name", bool)
 _SIZE = Allowed(lambda: "-1 or a whole number of at least 1", lambda x: x == -1 or x >= 1)
 _AREA = Allowed(lambda: "two numbers (low, high) with 0 < low <= high <= 1", lambda x: 0 < x[0] <= x[1] <= 1)
 
 
 def _patterns(rules: tuple[tuple[str, float], ...]) -> bool:
-    def valid(pattern: str) -> bool:
-        try:
-            return bool(re.compile(pattern))
-        except re.error:
-            return False
-
-    return all(valid(pattern) and 0 <= factor < math.inf for pattern, factor in rules)
+    try:
+        return all(re.compile(pattern) and 0 <= factor < math.inf for pattern, factor in rules)
+    except re.error:
+        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +83,11 @@ class Optim:
 
     name: str = setting("adamw", "optimizer", key_of("naturel_jax.optim:OPTIMIZERS"))
     lr: float = setting(1e-6, "peak learning rate", above(0))
-    schedule: str = setting("cosine", "learning-rate schedule after the warmup", key_of("naturel_jax.optim:SCHEDULES"))
-    warmup: str = setting("50 steps", "linear warmup", _duration())
-    b1: float = setting(0.9, "decay of the first moment (adamw, lion), momentum (sgd)", fraction())
-    b2: float = setting(0.98, "decay of the second moment (adamw, lion)", fraction())
-    eps: float = setting(1e-6, "added to the square root of the second moment (adamw)", above(0))
+    schedule: str = setting("cosine", "learning rate after the warmup", key_of("naturel_jax.optim:SCHEDULES"))
+    warmup: str = setting("50 steps", "linear warmup", is_duration())
+    b1: float = setting(0.9, "decay of the first moment (adamw, lion), momentum (sgd)", share())
+    b2: float = setting(0.98, "decay of the second moment (adamw, lion)", share())
+    eps: float = setting(1e-6, "added to the root of the second moment (adamw)", above(0))
     weight_decay: float = setting(0.2, "decoupled weight decay of matrices and embeddings", at_least(0))
     clip_norm: float = setting(0.0, "global gradient norm to clip to; 0: no clipping", at_least(0))
     lr_multipliers: tuple[tuple[str, float], ...] = setting(
@@ -145,7 +128,7 @@ class Eval:
         keys_of("naturel_jax.benchmarks.registry:BENCHMARKS"),
     )
     during: Mapping[str, str] = setting(
-        {"naturel": "1 epoch"}, "those also evaluated during training, and how often; '0 steps': never", _duration()
+        {"naturel": "1 epoch"}, "those also evaluated during training, and how often; '0 steps': never", is_duration()
     )
     naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", _NAME)
     benchmarks_dir: str = setting("", "folder with the official files; empty: their twins drawn from the scenes world")
@@ -154,7 +137,7 @@ class Eval:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    every: str = setting("500 steps", "interval between checkpoints; '0 steps': only at the end", _duration())
+    every: str = setting("500 steps", "interval between checkpoints; '0 steps': only at the end", is_duration())
     keep: int = setting(2, "newest checkpoints to keep", at_least(1))
 
 
@@ -165,8 +148,8 @@ class Config:
     init: str = setting(
         "", "checkpoint to start from: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, base:NAME, a folder or a file"
     )
-    preset: str = setting("", "or, random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", ""))
-    duration: str = setting("0 steps", "length of training; '0 steps' evaluates only", _duration(percent=False))
+    preset: str = setting("", "or random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", ""))
+    duration: str = setting("0 steps", "length of training; '0 steps' evaluates only", is_duration(percent=False))
     data: Data = section(Data)
     objective: Objective = section(Objective)
     optim: Optim = section(Optim)
@@ -174,11 +157,11 @@ class Config:
     mesh: Mesh = section(Mesh, may_change=True)
     eval: Eval = section(Eval, may_change=True)
     checkpoint: Checkpoint = section(Checkpoint, may_change=True)
-    log_every: str = setting("10 steps", "interval between logged steps", _duration(), may_change=True)
+    log_every: str = setting("10 steps", "interval between logged steps", is_duration(), may_change=True)
     profile: str = setting(
         "0 steps",
         "steps to trace into <workdir>/profile, after the first ten; '0 steps': none",
-        _duration(),
+        is_duration(),
         may_change=True,
     )
     tensorboard: bool = setting(True, "write TensorBoard files", may_change=True)
@@ -234,7 +217,8 @@ def check(config: Config, path: str = "config") -> Config:
     if unknown := sorted(config.eval.during.keys() - set(config.eval.benchmarks)):
         raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
     options = config.objective
-    if options.label_smoothing and (options.name == "sigmoid" or options.counting == "match_ignore"):
+    smooths = OBJECTIVES[options.name].smooths_labels and options.counting != "match_ignore"
+    if options.label_smoothing and not smooths:
         where = f"{path}.objective.name {options.name!r} and counting {options.counting!r}"
         raise UserError(
             f"{path}.objective.label_smoothing is {options.label_smoothing}: not defined for {where}; set 0"
@@ -242,17 +226,3 @@ def check(config: Config, path: str = "config") -> Config:
     if [config.mesh.data, config.mesh.fsdp, config.mesh.tensor].count(-1) > 1:
         raise UserError(f"{path}.mesh has -1 ('the rest of the devices') on more than one axis; give the others a size")
     return config
-
-
-def steps(text: str, *, batch_size: int, examples: int, total: int | None = None) -> int:
-    """A duration in steps, rounded up. ``examples``: per epoch; ``total``: steps of the run, for percentages."""
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration; configs are checked by naturel_jax.config.load")
-    steps_per: dict[str, Fraction] = {  # exact: 700 / 100 is 7 steps, but 700 * 0.01 rounds up to 8
-        "step": Fraction(1),
-        "epoch": Fraction(examples, batch_size),
-        "example": Fraction(1, batch_size),
-        "%": Fraction(total or 0, 100),
-    }
-    return math.ceil(Fraction(match.group(1)) * steps_per[match.group(2)])

@@ -69,9 +69,10 @@ def _summary(result: results.Result) -> str:
     return f"{result.items:,}{published} items{problems}"
 
 
-def parse_models(models: Sequence[str]) -> dict[str, str]:
-    """Name -> source of ``name=source`` or ``source``. Raises UserError if two share a name."""
-    pairs = [(text.partition("=")[::2] if "=" in text else (text, text)) for text in models]
+def named(models: Sequence[str]) -> dict[str, str]:
+    """Name -> source of ``name=source`` or ``source``. Raises UserError when two have one name."""
+    parts = (text.partition("=") for text in models)
+    pairs = [(name, source if equals else name) for name, equals, source in parts]
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names) or not all(name and source for name, source in pairs):
         raise UserError(f"--models {' '.join(models)}: expected name=source, each name once")
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
     if options.watch:
-        watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
+        return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     out = Path(options.out or "results")
     for name, source in models.items():
         evaluate(name, source, benchmarks, out, **sizes)

@@ -26,8 +26,8 @@ class Loss:
     """
 
     def __init__(self, options: config.Config, model: Model, mean_std: tuple[Any, Any], params: Params, mesh: Mesh):
-        """``mean_std``: the processor's, per channel. Only the paths of ``params`` are used."""
-        self._model, self._mean_std, self._chunks = model, mean_std, options.objective.chunks
+        """``mean_std``: the processor's, by channel. Of ``params`` only the paths are looked at."""
+        self.model, self._mean_std, self._chunks = model, mean_std, options.objective.chunks
         self._frozen = jax.tree.map(lambda factor: factor == 0, optim.multipliers(options.optim, params))
         layout = Layout(mesh if options.objective.ring else None, BATCH_AXES, options.objective.tile)
         objective = options.objective
@@ -45,10 +45,10 @@ class Loss:
 
     def _image(self, params: Params, images_IHWC: jax.Array) -> jax.Array:
         pixels_IHWC = normalize(images_IHWC, *self._mean_std)
-        return self._model.encode_image(self._stop_frozen_gradients(params), pixels_IHWC)
+        return self.model.encode_image(self._stop_frozen_gradients(params), pixels_IHWC)
 
     def _text(self, params: Params, tokens_UL: jax.Array) -> jax.Array:
-        return self._model.encode_text(self._stop_frozen_gradients(params), tokens_UL)
+        return self.model.encode_text(self._stop_frozen_gradients(params), tokens_UL)
 
     def from_embeddings(self, params: Params, zimg_ID: jax.Array, zcap_UD: jax.Array, batch: Batch) -> jax.Array:
         """The loss of the given embeddings, a float32 scalar; only scale and bias are read from ``params``."""

@@ -13,6 +13,7 @@ import tqdm
 from etils import epath
 
 from naturel_jax import observe, storage
+from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.config import Config
 from tfds_naturel.errors import UserError
 
@@ -81,11 +82,11 @@ class Metrics:
         self._close.callback(run.finish)
         return lambda step, values: run.log(values, step=step)
 
-    def train(self, step: int, values: Values, flops: float = 0.0) -> None:
-        """Records a finished step of ``flops`` model FLOPs. Every ``log_every`` steps, writes its values, images per
-        second since the last write and, if the device's peak is known, model FLOPs utilization."""
+    def train(self, step: int, values: Values) -> None:
+        """Counts a finished step; ``values["flops"]`` are its model FLOPs. Every ``log_every`` steps the other values are
+        written, with images per second since the last time and, where the device's peak is known, utilisation."""
         self._bar.update(step - self._bar.n)
-        self._flops += flops
+        self._flops += values["flops"]
         if step % self._log_every and step != self._total:
             return
         now = time.monotonic()
@@ -98,12 +99,12 @@ class Metrics:
         if self._writers and not self._terminal:
             _LOG.info("%s step %d of %d: %s", self._name, step, self._total, summary)
         speed = {"images_per_s": rate} if used is None else {"images_per_s": rate, "mfu": used}
-        self.write(step, {f"train/{name}": value for name, value in (values | speed).items()})
+        self.write(step, {f"train/{name}": value for name, value in (values | speed).items() if name != "flops"})
 
     def evaluation(self, step: int, scores: Values) -> None:
-        """Writes the headline scores only: there are hundreds by relation and triplet. Skips those written before an
-        interruption."""
-        headline = {name: score for name, score in scores.items() if name.count("/") == 1}
+        """Writes the headline scores: by relation and triplet there are hundreds. What was written before is not
+        written twice."""
+        headline = {name: score for name, score in scores.items() if is_headline(name)}
         if step == self._start:
             headline = {name: s for name, s in headline.items() if name.split("/")[0] not in self.evaluated}
         if headline:

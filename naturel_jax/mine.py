@@ -38,17 +38,10 @@ def embeddings(records: prepared.Records, source: str, dtype: str, batch_size: i
     """
     import tqdm  # these imports take seconds, and a run without a model does not need them
 
-    from naturel_jax import weights
     from naturel_jax.benchmarks.benchmark import Image
-    from naturel_jax.evaluators.embed import Encoder
-    from naturel_jax.models.transformer import Compute
-    from naturel_jax.models.two_tower import Model
-    from naturel_jax.sharding import make_mesh, param_sharding
+    from naturel_jax.evaluators.embed import load_encoder
 
-    mesh = make_mesh({"data": -1})
-    config, params, processor = weights.load(source, sharding_for=param_sharding(mesh))
-    model = Model(config, Compute(dtype=dtype))
-    encoder = Encoder(model, processor, mesh=mesh, batch_size=batch_size, pixel_cache_bytes=0)
+    encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
     images = [Image(str(n), functools.partial(prepared.read_image, records, n)) for n in range(len(records))]
     with tqdm.tqdm(total=len(images), unit="image", desc="embedding") as progress:
         zimg_ND, faults = encoder.images(params, images, progress.update)

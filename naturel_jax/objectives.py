@@ -122,8 +122,9 @@ def _add(stats: _Stats, cells: _Cells, weight_IU: jax.Array, axis: int) -> _Stat
     return _Stats(jnp.logaddexp(stats.lse, lse), stats.positives + positives, stats.weight + weight)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _log_sums(cells: Cells, layout: Layout, images: Side, captions: Side, scale: jax.Array) -> tuple[_Stats, _Stats]:
+def _log_sums_primal(
+    cells: Cells, layout: Layout, images: Side, captions: Side, scale: jax.Array
+) -> tuple[_Stats, _Stats]:
     """Statistics of all rows and all columns, differentiable in the log-sums. ``cells`` is ``_softmax_cells`` with its
     options."""
 
@@ -168,6 +169,7 @@ def _log_sums_backward(
     return Side(dimages, None), Side(dcaptions, None), dscale
 
 
+_log_sums = jax.custom_vjp(_log_sums_primal, nondiff_argnums=(0, 1))
 _log_sums.defvjp(_log_sums_forward, _log_sums_backward)
 
 
@@ -193,15 +195,12 @@ def softmax_loss(
     target equally (UniCL, arXiv 2204.03610, eq. 3). Copies left out by ``match_ignore`` are in neither the target nor
     the sum, and each positive is contrasted with the negatives alone.
 
-    Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels; a bias would not change the softmax and
-    is ignored. Returns a float32 scalar. Raises ValueError for label smoothing with ``match_ignore``: the positives of
-    a row then share no sum over whose classes it could be spread.
+    Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels; a bias changes no softmax and is
+    ignored. Returns a float32 scalar. Raises ValueError for label smoothing with ``match_ignore``: the positives of a
+    row have no sum in common whose classes it could spread over.
     """
     if label_smoothing and counting == "match_ignore":
-        raise ValueError(
-            f"label_smoothing is {label_smoothing} and counting is 'match_ignore': "
-            "set label_smoothing to 0, or change counting"
-        )
+        raise ValueError(f"label_smoothing is {label_smoothing}: not defined for counting 'match_ignore'; set it to 0")
     zimg_ID, zcap_UD = _at_least_float32(zimg_ID), _at_least_float32(zcap_UD)
     cells = functools.partial(_softmax_cells, counting=counting, hard_negative_weight=hard_negative_weight)
     rows, columns = _log_sums(cells, layout, Side(zimg_ID, images), Side(zcap_UD, captions), scale)
@@ -236,14 +235,15 @@ def softmax_loss(
 
 class Objective(NamedTuple):
     """``loss`` takes the arguments of ``softmax_loss`` by keyword. ``needs_bias``: a checkpoint without a bias gets
-    one, calibrated on the first batch."""
+    one, calibrated on the first batch. ``smooths_labels``: ``config.objective.label_smoothing`` may be set."""
 
     loss: Callable[..., jax.Array]
     needs_bias: bool
+    smooths_labels: bool = False
 
 
 # config.objective.name -> objective. A new loss is one file and one line here, or one line in a config file.
 OBJECTIVES: dict[str, Objective] = {
-    "softmax": Objective(softmax_loss, needs_bias=False),
+    "softmax": Objective(softmax_loss, needs_bias=False, smooths_labels=True),
     "sigmoid": Objective(sigmoid_loss, needs_bias=True),
 }

@@ -126,7 +126,8 @@ def _card(labels: ImageLabels, row: int, texts: Sequence[str], copies: dict[int,
     name = "sentinel (blank negative image)" if _is_sentinel(labels)[row] else f"image {row}"
     lines: list[_Line] = [(name + _times(float(labels.mult_I[row])), _INK, True)]
     for ids, mark, colour in ((labels.positives_IK, "+", _POSITIVE), (labels.negatives_IK, "\u2212", _NEGATIVE)):
-        for caption in ids[row][ids[row] >= 0].tolist():
+        sampled: list[int] = ids[row][ids[row] >= 0].tolist()
+        for caption in sampled:
             text = f"{mark} {_printable(texts[caption])}{_times(copies.get(caption, 1))}"
             lines.append((text, colour, False))
     return lines
@@ -209,8 +210,11 @@ def profiler(folder: epath.PathLike, steps: range) -> Iterator[StepContext]:
 # ---- Utilization -----------------------------------------------------------------------------------------------------
 
 
-def utilization(
-    flops_per_step: float, seconds_per_step: float, devices: Sequence[jax.Device], dtype: str
+def utilisation(
+    flops_per_step: float,
+    seconds_per_step: float,
+    devices: Sequence[jax.Device],  # pyright: ignore[reportInvalidTypeForm]  # JAX defines it as a variable
+    dtype: str,
 ) -> float | None:
     """Model FLOPs utilization, 0 to 1: ``flops_per_step`` (``models.flops.step_flops`` of the global batch) relative to
     what ``devices`` could do in that time; None if their peak for ``dtype`` is unknown."""

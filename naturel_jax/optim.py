@@ -15,7 +15,9 @@ from tfds_naturel.errors import UserError
 # Norms, biases, class token, logit scale and bias are not decayed, as in every published recipe.
 DECAYED = r".*(kernel|embed|position|probe)"
 
-# config.optim.schedule -> fraction of the peak rate, given the fraction of the steps after the warmup that are done.
+LearningRate = Callable[[Any], jax.Array]  # of a step, counted from 0
+
+# config.optim.schedule -> share of the peak rate, given the share of the steps after the warmup that are done.
 SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "cosine": lambda fraction: 0.5 * (1 + jnp.cos(jnp.pi * fraction)),
     "linear": lambda fraction: 1 - fraction,
@@ -32,7 +34,7 @@ OPTIMIZERS: dict[str, Callable[[config.Optim], optax.GradientTransformation]] = 
 }
 
 
-def make_schedule(options: config.Optim, total_steps: int, warmup_steps: int) -> optax.Schedule:
+def make_learning_rate(options: config.Optim, total_steps: int, warmup_steps: int) -> LearningRate:
     """Linear warmup ``lr * (step + 1) / warmup_steps`` (OpenCLIP's), then ``SCHEDULES[options.schedule]``.
 
     Raises UserError for a warmup longer than the run.

@@ -1,13 +1,11 @@
 """Runs one config: builds data, model, objective and benchmarks, and hands them to the loop."""
 
-import collections
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import optax
 from etils import epath
 from jax.sharding import Mesh
 
@@ -19,16 +17,16 @@ from naturel_jax.data import datasets
 from naturel_jax.data.items import Source
 from naturel_jax.data.pipeline import Pipeline, make_pipeline
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator
+from naturel_jax.gradcache import Loss
 from naturel_jax.metrics import Metrics
-from naturel_jax.models import flops
+from naturel_jax.run_folder import Scores
 from naturel_jax.sharding import make_mesh
 from naturel_jax.start import Start, make_start
 from tfds_naturel.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
 
-Scores = run_folder.Scores
-_WARM_UP = 10  # steps before tracing starts: the first ones compile
+_WARM_UP = 10  # steps before those that are traced: the first ones compile
 
 
 def run(config: Config, workdir: epath.PathLike, stop_requested: Callable[[], bool] = lambda: False) -> Scores:
@@ -84,8 +82,8 @@ class Training(NamedTuple):
     mesh: Mesh
     pipeline: Pipeline
     schedule: train.Schedule
-    learning_rate: optax.Schedule
-    loss: train.Loss
+    learning_rate: optim.LearningRate
+    loss: Loss
     step: Callable[[train.State, Batch], tuple[train.State, train.Metrics]]
     state: train.State
 
@@ -96,7 +94,7 @@ def make_training(config: Config, start: Start, sources: Sequence[Source], mesh:
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
     tx = optim.make_optimizer(config.optim, start.params, learning_rate)
     state = train.make_state(start.params, tx, mesh, ema=bool(config.optim.ema))
-    loss = train.Loss(config, model, (processor.mean, processor.std), state.params, mesh)
+    loss = Loss(config, model, (processor.mean, processor.std), state.params, mesh)
     step = train.make_step(loss, tx, state, mesh, max_scale=model.config.max_scale, ema=config.optim.ema)
     pipeline = make_pipeline(config, sources, model.config, processor, mesh)
     return Training(start, mesh, pipeline, schedule, learning_rate, loss, step, state)
@@ -128,15 +126,8 @@ def train_and_evaluate(
         with metrics.paused():
             metrics.evaluation(done, evaluator.scores(state.evaluated, names))
 
-    step_flops: collections.deque[float] = collections.deque()  # of the steps not logged yet
-
-    def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            step_flops.append(flops.step_flops(model.config, len(batch.images), *batch.tokens.shape))
-            yield batch
-
     def log(done: int, values: dict[str, float]) -> None:
-        metrics.train(done, values | {"lr": float(training.learning_rate(done - 1))}, step_flops.popleft())
+        metrics.train(done, values | {"lr": float(training.learning_rate(done - 1))})
 
     try:
         if first < schedule.total:
@@ -146,7 +137,7 @@ def train_and_evaluate(
             state, finished = train.loop(
                 training.step,
                 state,
-                counted(observe.batches(training.pipeline, folder, first, schedule.total)),
+                observe.batches(training.pipeline, folder, first, schedule.total),
                 start=first,
                 schedule=schedule,
                 save=save,
@@ -161,11 +152,10 @@ def train_and_evaluate(
         metrics.evaluation(schedule.total, scores)
         return scores
     except train.NotFinite as error:
-        number, loss, norm = error.args
-        names = training.pipeline.planner.names(number)
+        names = training.pipeline.planner.names(error.step)
         raise UserError(
-            f"step {number}: loss {loss}, gradient norm {norm}. The newest checkpoint predates it. Lower "
-            f"config.optim.lr, or inspect its {len(names)} items: {', '.join(names)}"
+            f"{error}. The newest checkpoint is from before it. Lower config.optim.lr, or look at its {len(names)} "
+            f"items: {', '.join(names)}"
         ) from error
     finally:
         checkpoints.close()

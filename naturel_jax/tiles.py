@@ -97,9 +97,8 @@ class Side(NamedTuple):
     labels: Any
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def total_over_tiles(tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any) -> jax.Array:
-    """Sum over all tiles of ``tile(images, captions, shared) -> scalar``; the backward pass recomputes the tiles."""
+def _primal(tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any) -> jax.Array:
+    """Sum over all tiles of ``tile(images, captions, shared) -> scalar``; the backward pass computes tiles again."""
 
     def visit(images: Side, captions: Side, total: jax.Array, nothing: Any, shared: Any) -> tuple[jax.Array, Any]:
         return total + tile(images, captions, shared), nothing
@@ -139,4 +138,5 @@ def _backward(tile: Callable, layout: Layout, saved: Any, upstream: jax.Array) -
     return Side(dimages, None), Side(dcaptions, None), dshared
 
 
+total_over_tiles = jax.custom_vjp(_primal, nondiff_argnums=(0, 1))
 total_over_tiles.defvjp(_forward, _backward)

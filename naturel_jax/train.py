@@ -4,16 +4,17 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from naturel_jax import config, optim
+from naturel_jax import config, durations, optim
 from naturel_jax.batch import Batch
 from naturel_jax.gradcache import Loss
+from naturel_jax.models.flops import step_flops
 from naturel_jax.models.two_tower import Params
 from naturel_jax.sharding import batch_sharding, shardings
 
@@ -63,7 +64,7 @@ def make_step(
         value, gradient = loss.value_and_grad(state.params, batch)
         norm = optax.tree.norm(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(Params, optax.apply_updates(state.params, updates))
         if max_scale is not None:
             params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, math.log(max_scale))
         average = state.ema
@@ -77,6 +78,7 @@ def make_step(
             "logit_scale": jnp.exp(params["logit_scale"]),
             "captions": jnp.sum(batch.caption_labels.mult_U > 0),
             "finite": finite,
+            "flops": jnp.float32(step_flops(loss.model.config, len(batch.images), *batch.tokens.shape)),
         }
         return state, metrics | ({"logit_bias": params["logit_bias"]} if "logit_bias" in params else {})
 
@@ -88,7 +90,11 @@ def make_step(
 
 
 class NotFinite(RuntimeError):
-    """The loss or its gradient was not a finite number."""
+    """The loss or its gradient was not a finite number in ``step``."""
+
+    def __init__(self, step: int, loss: float, norm: float):
+        super().__init__(f"step {step}: loss {loss}, gradient norm {norm}")
+        self.step = step
 
 
 class Schedule(NamedTuple):
@@ -102,9 +108,9 @@ class Schedule(NamedTuple):
     profile: int
 
 
-def make_schedule(options: config.Config, examples: int) -> tuple[Schedule, optax.Schedule]:
-    """The schedule of events and of the learning rate, for a run with ``examples`` images per epoch."""
-    steps = functools.partial(config.steps, batch_size=options.data.batch_size, examples=examples)
+def make_schedule(options: config.Config, examples: int) -> tuple[Schedule, optim.LearningRate]:
+    """When things happen, and the learning rate, of a run whose epoch has ``examples`` images."""
+    steps = functools.partial(durations.steps, batch_size=options.data.batch_size, examples=examples)
     total = steps(options.duration)
     every = functools.partial(steps, total=total)
     schedule = Schedule(
@@ -114,7 +120,7 @@ def make_schedule(options: config.Config, examples: int) -> tuple[Schedule, opta
         evaluate_every={name: every(interval) for name, interval in options.eval.during.items()},
         profile=every(options.profile),
     )
-    return schedule, optim.make_schedule(options.optim, total, every(options.optim.warmup))
+    return schedule, optim.make_learning_rate(options.optim, total, every(options.optim.warmup))
 
 
 def loop(
@@ -134,8 +140,8 @@ def loop(
     asked to stop, and has saved). The evaluation after the last step is left to the caller.
 
     ``save(steps done, state, wait)``, ``evaluate(steps done, state, benchmarks)`` and ``log(steps done, metrics)`` are
-    called when due; ``profile(number)`` is entered around each step. Raises NotFinite with the step, loss and gradient
-    norm as arguments; the newest checkpoint is then the last good one.
+    called when they are due; ``profile(number)`` is entered around each step. Raises NotFinite; the newest checkpoint
+    is then the last good one.
     """
     # Simulated CPU devices deadlock when many steps with collectives are in flight, so each step is awaited there.
     wait, pending = jax.default_backend() == "cpu", None

@@ -13,7 +13,7 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +21,15 @@ import open_clip
 import torch
 from PIL import Image
 
-from naturel_jax import weights
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
-from naturel_jax.evaluators.embed import Encoder, cosines
-from naturel_jax.models.two_tower import Model
+from naturel_jax.evaluators.embed import cosines, load_encoder
+from tfds_naturel import cli
 
 SIZES = (692, 2062, 788, 1652, 1406, 666, 245)  # add_att ... swap_obj, as published
 SUBSET_SIZES = dict(zip(sorted(SUBSETS), SIZES, strict=True))
-DISTINCT_CAPTIONS = 4_346  # distinct captions among the 7,511 of the published files, of 10.7 words on average
+CAPTIONS = 4_346  # distinct captions among the 7,511 of the published files, of 10.7 words on average
 CAPTION = "A {a} and a {b} are in front of the {c}."
 VG_RELATION = 23_937
 IMAGES = {"coco/val2017": 1_560, "aro/images": 1_603}
@@ -79,7 +78,7 @@ def write(root: Path, share: float) -> None:
             (root / folder / f"{n}.jpg").write_bytes(photo(rng))
     (root / "sugarcrepe").mkdir()
     images = max(1, round(IMAGES["coco/val2017"] * share))
-    captioned = [_captioned_image(rng, images) for _ in range(round(DISTINCT_CAPTIONS * share))]
+    captioned = [_captioned(rng, images) for _ in range(round(CAPTIONS * share))]
     for subset in SUBSETS:
         rows = {}
         for n in range(max(1, round(SUBSET_SIZES[subset] * share))):
@@ -101,8 +100,8 @@ def write(root: Path, share: float) -> None:
     (root / "aro" / "vgr_excluded_relations.json").write_text("[]")
 
 
-def _captioned_image(rng: np.random.Generator, images: int) -> tuple[str, dict[str, str]]:
-    """An image, and the words of its caption."""
+def _captioned(rng: np.random.Generator, images: int) -> tuple[str, dict[str, str]]:
+    """The name of an image, and the words of one of its captions."""
     return f"{rng.integers(images)}.jpg", dict(zip("abc", map(str, rng.choice(NOUNS, 3, replace=False)), strict=True))
 
 
@@ -114,12 +113,15 @@ def timed(work: Callable[[], list[np.ndarray]]) -> tuple[np.ndarray, list[np.nda
 
 
 def loop(benchmark: Benchmark, model: torch.nn.Module, preprocess, tokenizer, batch: int) -> list[np.ndarray]:
-    """Each item separately: opens, crops and encodes its image; pads its captions to 77 tokens and encodes them."""
+    """Each item by itself: its image opened, cropped and encoded, its captions padded to 77 tokens and encoded."""
     matrices = []
     for start in range(0, len(benchmark.items), batch):
         items = benchmark.items[start : start + batch]
         images = [Image.open(io.BytesIO(item.images[0].read())).convert("RGB") for item in items]
-        crops = [p.crop(item.images[0].box) if item.images[0].box else p for p, item in zip(images, items, strict=True)]
+        crops = [
+            image.crop(item.images[0].box) if item.images[0].box else image
+            for image, item in zip(images, items, strict=True)
+        ]
         with torch.no_grad():
             zimg_ID = model.encode_image(torch.stack([preprocess(crop) for crop in crops]), normalize=True)
             texts = tokenizer([caption for item in items for caption in item.captions])
@@ -128,11 +130,11 @@ def loop(benchmark: Benchmark, model: torch.nn.Module, preprocess, tokenizer, ba
     return matrices
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=1.0, help="of the images and items")
     parser.add_argument("--batch_size", type=int, default=64, help="ours")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write(root, options.share)
@@ -140,8 +142,7 @@ def main() -> None:
         model, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32-quickgelu", force_quick_gelu=True)
         model.eval()
         torch.save(model.state_dict(), root / "b32.pt")
-        config, params, processor = weights.load(f"clip-b32:{root / 'b32.pt'}")
-        encoder = Encoder(Model(config), processor, batch_size=options.batch_size, pixel_cache_bytes=0)
+        encoder, params = load_encoder(f"clip-b32:{root / 'b32.pt'}", dtype="float32", batch_size=options.batch_size)
         embedder = encoder.with_params(params)
         tokenizer = open_clip.get_tokenizer("ViT-B-32-quickgelu")
         total = np.zeros((2, 2))
@@ -172,4 +173,4 @@ def compared(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -88,7 +88,7 @@ def test_another_runs_checkpoints_are_not_taken_for_damaged_ones(saved, tmp_path
     other = {"params": {"renamed": abstract()["params"]["scale"]}}
     with pytest.raises(ValueError, match="the run of step 20 is another"):
         Checkpoints(str(workdir), keep=3).restore(other, refuse)
-    assert sorted(checkpoint.saved_steps(workdir / "checkpoints")) == [10, 20]
+    assert sorted(checkpoint.saved_steps(workdir)) == [10, 20]
 
 
 def test_a_run_without_a_readable_checkpoint_is_refused(saved, tmp_path):

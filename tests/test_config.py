@@ -8,7 +8,7 @@ import pytest
 import tiny_config
 
 from naturel_jax import config as c
-from naturel_jax import config_versions
+from naturel_jax import config_versions, durations
 from naturel_jax.settings import fixed
 from tfds_naturel.errors import UserError
 
@@ -151,12 +151,12 @@ def test_smoothing_of_positives_that_are_left_out_is_refused():
     ],
 )
 def test_durations_in_steps(text, steps):
-    assert c.steps(text, batch_size=64, examples=6400, total=1000) == steps
+    assert durations.steps(text, batch_size=64, examples=6400, total=1000) == steps
 
 
 def test_whole_numbers_of_steps_are_not_rounded_up():
-    assert c.steps("700 examples", batch_size=100, examples=1) == 7
-    assert c.steps("7%", batch_size=1, examples=1, total=300) == 21
+    assert durations.steps("700 examples", batch_size=100, examples=1) == 7
+    assert durations.steps("7%", batch_size=1, examples=1, total=300) == 21
 
 
 @pytest.mark.parametrize("text", ["", "500", "five steps", "-3 steps", "5 minutes", "1.2.3 steps", ". steps"])

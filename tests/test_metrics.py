@@ -27,7 +27,7 @@ def metrics(tmp_path, start=0, log_every=2, **changes) -> Metrics:
 def test_every_logged_step_the_last_and_evaluations_are_lines(tmp_path, path):
     run = metrics(tmp_path)
     for step in range(1, 6):
-        run.train(step, {"loss": 1 / step})
+        run.train(step, {"loss": 1 / step, "flops": 0.0})
     run.write(5, {"naturel/simple": 0.5})
     run.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -83,7 +83,7 @@ def test_an_evaluation_is_written_once_whatever_was_killed_when(tmp_path, path):
 def test_without_a_terminal_there_are_log_lines_and_no_bar(tmp_path, caplog, capfd):
     with caplog.at_level("INFO", "naturel_jax"):
         run = metrics(tmp_path)
-        run.train(2, {"loss": 0.25})
+        run.train(2, {"loss": 0.25, "flops": 0.0})
         run.evaluation(2, {"naturel/simple": 0.5})
         run.close()
     assert "step 2 of 5: loss 0.2500" in caplog.text and "step 2: naturel/simple 0.500" in caplog.text
@@ -102,7 +102,7 @@ def test_time_in_an_evaluation_is_not_training_time(tmp_path, path, monkeypatch)
     now[0] = 2.0
     with run.paused():
         now[0] = 100.0
-    run.train(1, {"loss": 1.0})
+    run.train(1, {"loss": 1.0, "flops": 0.0})
     run.close()
     assert read_json_lines(path)[0]["train/images_per_s"] == pytest.approx(16 / 2)
 
@@ -115,8 +115,8 @@ def test_the_share_of_the_devices_peak_that_is_used(tmp_path, path, monkeypatch)
     monkeypatch.setattr("jax.devices", lambda: [card])
     bfloat16 = dataclasses.replace(c.Compute(), dtype="bfloat16")
     run = metrics(tmp_path, log_every=2, compute=bfloat16)
-    run.train(1, {"loss": 1.0}, flops=989e12 / 2)
+    run.train(1, {"loss": 1.0, "flops": 989e12 / 2})
     now[0] = 2.0
-    run.train(2, {"loss": 1.0}, flops=989e12 / 2)
+    run.train(2, {"loss": 1.0, "flops": 989e12 / 2})
     run.close()
     assert read_json_lines(path)[0]["train/mfu"] == pytest.approx(0.5)

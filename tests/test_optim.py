@@ -29,18 +29,18 @@ def config(**fields) -> Optim:
     ],
 )
 def test_schedules(shape, expected):
-    rate = optim.make_schedule(config(lr=8.0, schedule=shape), total_steps=12, warmup_steps=4)
+    rate = optim.make_learning_rate(config(lr=8.0, schedule=shape), total_steps=12, warmup_steps=4)
     for step, value in expected.items():
         np.testing.assert_allclose(float(rate(step)), value, rtol=1e-6, atol=1e-6, err_msg=str(step))
 
 
 def test_a_schedule_without_warmup_begins_at_the_top():
-    assert float(optim.make_schedule(config(lr=0.5), 10, 0)(0)) == 0.5
+    assert float(optim.make_learning_rate(config(lr=0.5), 10, 0)(0)) == 0.5
 
 
 def test_a_warmup_longer_than_the_run_is_refused():
     with pytest.raises(UserError, match=r"config\.optim\.warmup is 50 steps; the run has 10"):
-        optim.make_schedule(config(), 10, 50)
+        optim.make_learning_rate(config(), 10, 50)
 
 
 def tree(seed: int):
@@ -67,7 +67,7 @@ def flat(params) -> dict[str, np.ndarray]:
 def trained(options, steps: int = 3) -> dict[str, np.ndarray]:
     """The parameters of ``tree(0)`` after some steps with the gradients ``tree(1)``, ``tree(2)``, ..."""
     params = tree(0)
-    tx = optim.make_optimizer(options, params, optim.make_schedule(options, 10, 2))
+    tx = optim.make_optimizer(options, params, optim.make_learning_rate(options, 10, 2))
     state = tx.init(params)
     for step in range(steps):
         updates, state = tx.update(tree(1 + step), state, params)
@@ -127,7 +127,7 @@ def test_adafactor_is_optax_adafactor_at_the_scheduled_rate():
     """arXiv 1804.04235, with update clipping at 1, without momentum and parameter scale."""
     options = config(name="adafactor", lr=0.1, weight_decay=0.0)
     params = tree(0)
-    rate = optim.make_schedule(options, 10, 2)
+    rate = optim.make_learning_rate(options, 10, 2)
     theirs = optax.adafactor(rate, multiply_by_parameter_scale=False, clipping_threshold=1.0, weight_decay_rate=None)
     state = theirs.init(params)
     for step in range(3):

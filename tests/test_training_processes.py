@@ -55,7 +55,7 @@ def continued(reference: Path, workdir: Path, step: int) -> Path:
     """A copy of a finished run as it was after ``step``."""
     shutil.copytree(reference, workdir)
     (workdir / "scores.json").unlink()
-    for later in checkpoint.saved_steps(workdir / "checkpoints"):
+    for later in checkpoint.saved_steps(workdir):
         if later > step:
             shutil.rmtree(workdir / "checkpoints" / str(later))
     return workdir
@@ -107,7 +107,7 @@ def test_a_run_that_is_killed_and_stopped_is_the_run_that_was_not(one_device, fo
     seen = max(losses(workdir))
     assert third.wait() == 75, third.output()[-3000:]
     # A step's loss is read while the next one runs, and that one may have passed its check when the signal came.
-    saved = max(checkpoint.saved_steps(workdir / "checkpoints"))
+    saved = max(checkpoint.saved_steps(workdir))
     assert seen <= saved <= seen + 2 and max(losses(workdir)) == saved
     assert "SIGTERM: saving after this step, then exiting" in third.output()
     assert "stopped and saved in" in third.output().splitlines()[-1]
@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_items(folder):
     assert run.wait() == 2 and "Traceback" not in run.output()
     message = run.output().split("error: step ")[1]
     step = int(message.split(":")[0])
-    assert max(checkpoint.saved_steps(run.workdir / "checkpoints")) == step
+    assert max(checkpoint.saved_steps(run.workdir)) == step
     assert all(np.isfinite(x).all() for x in arrays(run.workdir).values())
     ids = datasets.open_source("naturel/tiny", str(data_dir()), "train").items.image_ids
     named = message.split("its 16 items: ")[1].split("\n")[0].split(", ")
@@ -189,7 +189,7 @@ def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(folder):
     wait_for(two[0], lambda: len(losses(workdir)) >= 3)
     two[1].process.terminate()
     assert [run.wait() for run in two] == [75, 75], two[0].output()[-3000:]
-    saved = max(checkpoint.saved_steps(workdir / "checkpoints"))
+    saved = max(checkpoint.saved_steps(workdir))
     assert saved < LAST and max(losses(workdir)) == saved
     for run in processes(workdir):
         assert f"from step {saved}" in run.finish()

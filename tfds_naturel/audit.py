@@ -31,7 +31,9 @@ _BLEU_SAMPLE = 200  # captions compared with each other
 
 def main(arguments: Sequence[str]) -> None:
     """The command line. Raises UserError when a caption fails a check."""
-    parser = argparse.ArgumentParser(prog="tfds_naturel.audit", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_naturel.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bank", type=Path, help="a bank file; the published one by default")
     parser.add_argument("--out", type=Path, required=True, help="folder for report.md and review.html")
     parser.add_argument("--tokenizer", type=Path, help="CLIP's tokenizer.json, to count tokens exactly")
@@ -158,12 +160,12 @@ def distinct(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / len(grams)
 
 
-def self_bleu(texts: Sequence[str], seed: int = 0) -> float:
+def self_bleu(texts: Sequence[str]) -> float:
     """Mean BLEU-4 of captions against the other ones of a sample of 200 (Zhu et al. 2018); lower is more varied.
 
     n-grams that no other caption has count 0.1 (smoothing 1 of Chen and Cherry 2014).
     """
-    sample = np.random.default_rng(seed).permutation(len(texts))[:_BLEU_SAMPLE]
+    sample: list[int] = np.random.default_rng(0).permutation(len(texts))[:_BLEU_SAMPLE].tolist()
     counts = [[Counter(_grams(texts[i], n)) for n in range(1, 5)] for i in sample]
     return float(np.mean([_bleu(counts, row) for row in range(len(counts))]))
 

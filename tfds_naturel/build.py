@@ -73,7 +73,8 @@ def build(options: argparse.Namespace) -> epath.Path:
 
 
 def _check_same(made: naturel.Naturel) -> None:
-    expected, built = made.builder_config.options(), made.info.metadata["options"]
+    assert made.info.metadata is not None  # _info gives it
+    expected, built = made.config.options(), made.info.metadata["options"]
     differing = [key for key in expected if built.get(key) != expected[key]]
     if differing:
         details = ", ".join(f"{key} {built.get(key)!r}, now {expected[key]!r}" for key in differing)

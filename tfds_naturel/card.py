@@ -29,10 +29,11 @@ _LICENCES = {
 
 def write(builder: "tfds.core.DatasetBuilder") -> epath.Path:
     """Writes ``README.md`` into a prepared dataset's folder; the same dataset gives the same bytes."""
-    info = builder.info
+    info, config = builder.info, builder.builder_config
+    assert config is not None and info.metadata is not None  # NatuRel's builder has both
     sizes = {name: (split.num_examples, split.num_bytes) for name, split in info.splits.items()}
     path = epath.Path(builder.data_dir) / "README.md"
-    card = render(info.full_name, builder.builder_config.description, sizes, dict(info.metadata))
+    card = render(info.full_name, config.description, sizes, info.metadata)
     path.write_text(card, encoding="utf-8")
     return path
 

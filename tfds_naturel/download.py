@@ -59,18 +59,20 @@ async def retried(attempt: Callable[[], Awaitable[T]], policy: Policy) -> T:
 
     Waits double from ``first_wait``, with full jitter, and are never shorter than the server requests.
     """
-    for number in range(policy.attempts):
+    number = 0
+    while True:
         try:
             return await attempt()
         except (aiohttp.ClientError, TimeoutError) as error:
             failure = Transient(f"{type(error).__name__}: {error}")
         except Transient as error:
             failure = error
-        if number + 1 < policy.attempts:
-            longest = min(policy.longest_wait, policy.first_wait * 2**number)
-            requested = min(policy.longest_wait, failure.after)
-            await asyncio.sleep(max(requested, random.uniform(0, longest)))
-    raise failure
+        number += 1
+        if number >= policy.attempts:
+            raise failure
+        longest = min(policy.longest_wait, policy.first_wait * 2 ** (number - 1))
+        requested = min(policy.longest_wait, failure.after)
+        await asyncio.sleep(max(requested, random.uniform(0, longest)))
 
 
 def check_status(response: aiohttp.ClientResponse) -> None:

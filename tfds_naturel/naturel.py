@@ -17,15 +17,16 @@ from typing import Any, ClassVar, NamedTuple
 import tensorflow_datasets as tfds
 from etils import epath
 
-from tfds_naturel import card, extras, mining, recipe_sources, schema, spill
+from tfds_naturel import card, extras, mining, schema, spill
 from tfds_naturel.errors import UserError
 from tfds_naturel.open_images import examples as photo_examples
 from tfds_naturel.open_images import plan
 from tfds_naturel.open_images.plan import OpenImagesConfig
-from tfds_naturel.recipe_sources import RecipeSource
 from tfds_naturel.scenes import examples as scene_examples
 from tfds_naturel.scenes.scene import CONFIGS, SPLITS, ScenesConfig
 from tfds_naturel.sources import coco_order, negclip_tsv, winoground_part
+from tfds_naturel.sources import examples as recipe_examples
+from tfds_naturel.sources.examples import RecipeSource
 
 RECIPE_SOURCES = (coco_order.SOURCE, negclip_tsv.SOURCE, winoground_part.SOURCE)
 HARD_IMAGES = "hard_images.parquet"  # in the folder of a dataset whose source names hard negative images
@@ -109,7 +110,7 @@ def recipe_source(source: RecipeSource) -> NaturelConfig:
 
     def prepare(dl_manager: tfds.download.DownloadManager) -> Source:
         folder = _manual_dir(dl_manager) / source.folder
-        shards = Shards(["all"], lambda _: recipe_sources.examples(source, folder))
+        shards = Shards(["all"], lambda _: recipe_examples.examples(source, folder))
         used = {source.folder: sorted(source.used(folder))}
         return Source({"train": shards}, {"used": used}, hard_images=source.hard_images and source.hard_images(folder))
 
@@ -170,7 +171,14 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         self._use_beam = use_beam
         self._scratch: Path | None = None
 
-    def download_and_prepare(self, **options: Any) -> None:
+    @property
+    def config(self) -> NaturelConfig:
+        """``builder_config``, which is None only for builders without configs."""
+        assert self.builder_config is not None
+        return self.builder_config
+
+    # TFDS's own is an object of its logging decorator, not a function.
+    def download_and_prepare(self, **options: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """TFDS's ``download_and_prepare``, which also builds splits of any size without TensorFlow."""
         with spill.local_files():
             super().download_and_prepare(**options)
@@ -179,11 +187,12 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(features=schema.features(), metadata=tfds.core.MetadataDict())
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Examples]:
-        source = self.builder_config.prepare(dl_manager)
+        source = self.config.prepare(dl_manager)
         self._scratch = source.scratch
         if source.hard_images:  # into the folder that TFDS renames when all is written
             mining.save(epath.Path(self.data_dir) / HARD_IMAGES, source.hard_images)
-        self.info.metadata.update(source.facts | {"options": self.builder_config.options()})
+        assert self.info.metadata is not None  # _info gives it
+        self.info.metadata.update(source.facts | {"options": self.config.options()})
         return {split: self._generate_examples(shards) for split, shards in source.splits.items()}
 
     def _generate_examples(self, shards: Shards) -> Any:

@@ -96,9 +96,10 @@ def _header(data: bytes) -> tuple[int, int, str]:
     if len(data) > MAX_BYTES:
         raise BadPhoto("too_large", f"{len(data):,} bytes, more than {MAX_BYTES:,}")
     try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        header = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise BadPhoto("not_jpeg", f"{len(data):,} bytes starting {data[:12]!r}: {error}") from error
+    height, width, colorspace = int(header[0]), int(header[1]), header[2]
     if width * height > MAX_PIXELS:
         raise BadPhoto("too_large", f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
     if min(width, height) < _MIN_SIDE:

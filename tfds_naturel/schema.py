@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["simple", "complex"]
 Polarity = Literal["positive", "negative"]
+KINDS: tuple[Kind, ...] = ("simple", "complex")  # a kind or polarity is stored as its number here
+POLARITIES: tuple[Polarity, ...] = ("negative", "positive")
 
 PAIRS = 4  # of a triplet's captions, each one positive and one negative: pair 0 is simple, pairs 1 to 3 are complex
 
@@ -105,8 +107,8 @@ def features() -> "tfds.features.FeaturesDict":
                 {
                     "text": text,
                     "group": index,
-                    "kind": tfds.features.ClassLabel(names=["simple", "complex"]),
-                    "polarity": tfds.features.ClassLabel(names=["negative", "positive"]),
+                    "kind": tfds.features.ClassLabel(names=list(KINDS)),
+                    "polarity": tfds.features.ClassLabel(names=list(POLARITIES)),
                     "pair": index,
                     "triplet": text,
                     "asserts": text,

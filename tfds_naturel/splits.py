@@ -11,6 +11,7 @@ from tfds_naturel.schema import Triplet
 
 SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
 UNSEEN = "test_unseen_triplets"
+HELD_OUT_TRIPLETS, HELD_OUT_IMAGES = 0.1, 0.05  # at most these shares
 
 _BANDS = 4  # hashes that differ in fewer bits than there are bands agree in one band at least
 
@@ -62,23 +63,21 @@ def _union(parent: np.ndarray, first: np.ndarray, a: int, b: int) -> None:
     parent[b] = a
 
 
-def hold_out(
-    images: Mapping[Triplet, int], total: int, seed: int, triplet_share: float = 0.1, image_share: float = 0.05
-) -> frozenset[Triplet]:
+def hold_out(images: Mapping[Triplet, int], total: int, seed: int) -> frozenset[Triplet]:
     """Chooses the triplets that training never shows, in an order that depends only on ``seed`` and the triplets.
 
-    ``images`` counts the images of every triplet, ``total`` all images. At most ``triplet_share`` of the triplets are
-    taken, with at most ``image_share`` of the images, a triplet together with its converse; every class, attribute and
+    ``images`` counts the images of every triplet, ``total`` all images. At most 10 % of the triplets are taken,
+    with at most 5 % of the images, a triplet together with its converse; every class, attribute and
     relation stays in some triplet of training.
     """
     left = collections.Counter(part for triplet in images for part in _parts(triplet))
-    budget = image_share * total
+    budget = HELD_OUT_IMAGES * total
     held: set[Triplet] = set()
     for triplet in sorted(images, key=lambda t: uniform(seed, str(t))):
         family = {t for t in (triplet, converse(triplet)) if t and t in images} - held
         parts = collections.Counter(part for t in family for part in _parts(t))
         cost = sum(images[t] for t in family)
-        fits = len(held) + len(family) <= triplet_share * len(images) and cost <= budget
+        fits = len(held) + len(family) <= HELD_OUT_TRIPLETS * len(images) and cost <= budget
         if family and fits and all(left[part] > number for part, number in parts.items()):
             held |= family
             left -= parts
@@ -99,7 +98,7 @@ def split_of(seed: int, group: str) -> str:
         position -= share
         if position < 0:
             return split
-    return split
+    return list(SHARES)[-1]  # rounding can leave a position of 0 or just above
 
 
 def uniform(seed: int, text: str) -> float:

@@ -149,7 +149,9 @@ def _write_json(path: epath.Path, content: Any) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tfds_naturel.twins", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_naturel.twins", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", required=True, type=epath.Path, metavar="DIR")
     parser.add_argument("--config", choices=CONFIGS, default="scenes")
     parser.add_argument("--seed", type=int, default=0)

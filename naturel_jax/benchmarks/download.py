@@ -18,8 +18,8 @@ CONNECTIONS = 16
 Extract = Callable[[bytes], bytes]  # downloaded bytes -> content of the file; raises ValueError
 
 
-def download(name: str, source: Source, root: Path, policy: Policy | None = None) -> list[str]:
-    """Downloads the files of ``name`` that may be downloaded and are missing in ``root``; returns what failed.
+def download(name: str, source: Source, root: Path) -> list[str]:
+    """Downloads what may be downloaded of ``name`` into ``root`` and is missing there; returns what failed.
 
     A file appears under its final name only once it is complete and valid (JSON, or an image that decodes). Raises
     UserError for a benchmark that may not be downloaded at all, or whose hub dataset cannot be read.
@@ -29,7 +29,7 @@ def download(name: str, source: Source, root: Path, policy: Policy | None = None
     print(f"{name} from {source.where}, licence: {source.licence}", flush=True)
     if source.hub:
         _from_hub(source.hub, root)
-    policy = policy or Policy()
+    policy = Policy()
     extract = dict.fromkeys(source.files, _json) | dict(source.extract)
     problems = asyncio.run(_fetch_all(source.files, root, extract, policy))
     if source.images and not problems:

@@ -9,7 +9,7 @@ from typing import Any
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Source, by_value
 from naturel_jax.data import prepared
-from tfds_naturel.schema import Triplet
+from tfds_naturel.schema import KINDS, POLARITIES, Polarity, Triplet
 
 SOURCE = Source(
     "captions Apache-2.0; Open Images photos under their Flickr licences, or drawn images",
@@ -17,7 +17,6 @@ SOURCE = Source(
     "a prepared TFDS folder such as data/naturel/full/2.0.0 (--naturel)",
     prepared=True,
 )
-NEGATIVE, POSITIVE = prepared.NEGATIVE, 1  # polarities as numbered on disk
 
 
 def read(folder: Path, split: str, name: str) -> Benchmark:
@@ -32,7 +31,7 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
         image = Image(f"{folder}:{split}:{n}", functools.partial(prepared.read_image, records, n))
         items += _items(image, records[n], problems)
     metrics: list[Metric] = []
-    for kind in prepared.KINDS:
+    for kind in KINDS:
         of_kind = [item for item in items if item.tags["kind"] == kind]
         metrics.append(Metric(f"{name}/{kind}", "right", where=("kind", kind)))
         for tag in ("relation", "triplet"):
@@ -45,18 +44,18 @@ def _items(image: Image, example: prepared.Example, problems: list[str]) -> list
     image_id, captions = prepared.to_str(example["image_id"]), example["captions"]
     triplets = list(map(prepared.to_str, captions["triplet"]))
     groups = captions.get("group", triplets)  # version 1.0.0 has one group per triplet, and no column
-    pairs: dict[tuple[Any, int], dict[int, int]] = {}  # (group, pair) -> polarity -> row
+    pairs: dict[tuple[Any, int], dict[Polarity, int]] = {}  # (group, pair) -> polarity -> row
     for row, (group, pair, polarity) in enumerate(zip(groups, captions["pair"], captions["polarity"], strict=True)):
-        pairs.setdefault((group, int(pair)), {})[int(polarity)] = row
+        pairs.setdefault((group, int(pair)), {})[POLARITIES[polarity]] = row
     items = []
     for (group, pair), rows in pairs.items():
         triplet = triplets[next(iter(rows.values()))]
         item_id = f"{image_id}/{triplet or group}/{pair}"
-        if set(rows) != {NEGATIVE, POSITIVE}:
-            problems.append(f"item {item_id}: has no {'negative' if NEGATIVE not in rows else 'positive'} caption")
+        if absent := [polarity for polarity in POLARITIES if polarity not in rows]:
+            problems.append(f"item {item_id}: has no {absent[0]} caption")
             continue
-        texts = tuple(prepared.to_str(captions["text"][rows[polarity]]) for polarity in (POSITIVE, NEGATIVE))
-        kind = prepared.KINDS[int(captions["kind"][rows[POSITIVE]])]
+        texts = tuple(prepared.to_str(captions["text"][rows[polarity]]) for polarity in ("positive", "negative"))
+        kind = KINDS[int(captions["kind"][rows["positive"]])]
         items.append(Item(item_id, (image,), texts, _tags(kind, triplet)))
     return items
 

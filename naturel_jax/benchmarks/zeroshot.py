@@ -75,11 +75,15 @@ def _tfds(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
 
     info = tfds.builder_from_directory(dataset).info
     split = next((name for name in ("test", "validation") if name in info.splits), None)
-    if split is None or not {"image", "label"} <= set(info.features):
-        raise BenchmarkError(f"{dataset}: expected features 'image' and 'label' and a split 'test' or 'validation'")
+    features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    classes = features.get("label")
+    if split is None or "image" not in features or not isinstance(classes, tfds.features.ClassLabel):
+        raise BenchmarkError(
+            f"{dataset}: expected features 'image' and 'label' (a ClassLabel) and a split 'test' or 'validation'"
+        )
     records = prepared.open_split(dataset, split).records
     images = (
         (Image(f"{dataset}:{split}:{n}", functools.partial(prepared.read_image, records, n)), int(records[n]["label"]))
         for n in range(len(records))
     )
-    return [name.replace("_", " ") for name in info.features["label"].names], images
+    return [name.replace("_", " ") for name in classes.names], images

@@ -45,7 +45,7 @@ class Augment:
         Halves, quarters and eighths only: libjpeg-turbo is slower at its other scales than at full size.
         """
         try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
         except ValueError as error:
             raise _unreadable(data, error) from error
         if width * height > MAX_PIXELS:

@@ -13,9 +13,10 @@ from jax.experimental import multihost_utils
 from naturel_jax.config import Data
 from naturel_jax.data import prepared
 from naturel_jax.data.items import Source
-from tfds_naturel import recipe_sources, twins
+from tfds_naturel import twins
 from tfds_naturel.errors import UserError
 from tfds_naturel.scenes.scene import CONFIGS as WORLDS
+from tfds_naturel.sources import examples as recipe_examples
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,13 +54,13 @@ SOURCES: dict[str, Opener] = {
 
 
 def trained_on(data: Data) -> dict[str, list[str]]:
-    """The benchmark items in the training data, by collection (``tfds_naturel.recipe_sources.used``); a run is scored
-    only on the others."""
+    """The benchmarks' own items among the training data, by collection (``tfds_naturel.sources.examples.used``): a run
+    is scored on the others only."""
     items: dict[str, set[str]] = {}
     for part in data.mixture.values():
         prefix, name = _parse(part.dataset)
         if prefix == _TFDS:
-            for collection, used in recipe_sources.used(directory(data.dir, name)).items():
+            for collection, used in recipe_examples.used(directory(data.dir, name)).items():
                 items.setdefault(collection, set()).update(used)
     return {collection: sorted(used) for collection, used in items.items()}
 

@@ -7,7 +7,7 @@ one row even across hosts, and the batch does not depend on the number of hosts.
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import grain
 import numpy as np
@@ -257,8 +257,8 @@ def _number_facts(parts: Iterable[Part]) -> list[np.ndarray]:
     return [np.array([ids[name] for name in part.items.facts], np.int32) for part in parts]
 
 
-def _training_order(parts: Sequence[Part], seed: int) -> grain.MapDataset:
-    """position -> (source, item): every source is reshuffled each epoch, and the sources are mixed by weight."""
+def _training_order(parts: Sequence[Part], seed: int) -> Sequence[tuple[int, int]]:
+    """position -> (source, item): every source is shuffled again each epoch, and they are mixed by weight."""
     sources = [
         grain.MapDataset.range(len(part.items))
         .seed(int(np.random.SeedSequence((seed, ORDER, s)).generate_state(1)[0]))
@@ -267,4 +267,5 @@ def _training_order(parts: Sequence[Part], seed: int) -> grain.MapDataset:
         .map(lambda n, s=s: (s, n))
         for s, part in enumerate(parts)
     ]
-    return grain.MapDataset.mix(sources, [part.weight for part in parts]) if len(sources) > 1 else sources[0]
+    order = grain.MapDataset.mix(sources, [part.weight for part in parts]) if len(sources) > 1 else sources[0]
+    return cast(Sequence[tuple[int, int]], order)  # without a filter no element is None

@@ -12,10 +12,8 @@ from etils import epath
 
 from naturel_jax.data.items import Caption, Group, Source, collect
 from tfds_naturel.errors import UserError
-from tfds_naturel.schema import Kind, Triplet
+from tfds_naturel.schema import KINDS, POLARITIES, Triplet
 
-KINDS: tuple[Kind, ...] = ("simple", "complex")  # as numbered on disk
-NEGATIVE = 0  # number of that polarity on disk
 Example = Mapping[str, Any]
 Records = Sequence[Example]
 
@@ -41,7 +39,8 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
         raise UserError(
             f"{directory} has no split {split!r}; expected one of: {', '.join(sorted(builder.info.splits))}"
         )
-    records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]  # wrapped untyped
     return Split(f"{builder.info.full_name}:{split}", records)
 
 
@@ -61,7 +60,7 @@ def caption_groups(example: Example) -> list[Group]:
     columns = (rows[name] for name in ("triplet", "polarity", "text", "asserts", "pair", "kind"))
     for key, triplet, polarity, text, asserts, pair, kind in zip(keys, *columns, strict=True):
         group = groups.setdefault(key, Group([], [], _is_attribute(to_str(triplet))))
-        captions = group.negatives if polarity == NEGATIVE else group.positives
+        captions = group.negatives if POLARITIES[polarity] == "negative" else group.positives
         assert isinstance(captions, list)
         captions.append(Caption(to_str(text), to_str(asserts), int(pair), KINDS[kind]))
     return list(groups.values())

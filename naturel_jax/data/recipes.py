@@ -14,6 +14,8 @@ Words = list[str]
 Rewrite = Callable[[Words, np.random.Generator], Words]
 Count = int | Literal["all"]
 
+_QUOTED = 4  # captions of a group that a message quotes
+
 
 class Sampled(NamedTuple):
     """A caption sampled for an image: its text, and the indices of the facts it asserts."""
@@ -96,14 +98,14 @@ class Recipe:
         )
 
 
-def _quoted(items: Items, captions: Captions, group: int, limit: int = 4) -> str:
+def _quoted(items: Items, captions: Captions, group: int) -> str:
     """The captions of ``group`` for a message."""
     rows = captions.rows(group)
     texts = []
-    for row in rows[:limit]:
+    for row in rows[:_QUOTED]:
         kind = "simple" if captions.simple_C[row] else "complex"
         texts.append(f"{items.texts[captions.text_C[row]][:60]!r} ({kind}, pair {captions.pair_C[row]})")
-    return f"[{', '.join(texts)}{', ...' if len(rows) > limit else ''}]"
+    return f"[{', '.join(texts)}{', ...' if len(rows) > _QUOTED else ''}]"
 
 
 def _minimum(count: Count) -> int:

@@ -10,14 +10,14 @@ CHUNK = 100  # resamples at a time, which bounds the memory
 
 
 def intervals(
-    benchmark: Benchmark, items: Sequence[Item], outcomes: Outcomes, *, resamples: int = 1000, seed: int = 0
+    benchmark: Benchmark, items: Sequence[Item], outcomes: Outcomes, *, resamples: int = 1000
 ) -> dict[str, tuple[float, float]]:
     """Metric name -> (2.5th, 97.5th percentile) over resamples of the *images*: items that share one are resampled
     together, since they are not independent (cluster bootstrap; Davison and Hinkley, 1997, section 3.8).
     """
     _, cluster_N = np.unique([item.images[0].key if item.images else item.id for item in items], return_inverse=True)
     clusters = int(cluster_N.max(initial=-1)) + 1
-    by_tag, rng = positions(items, benchmark.tags), np.random.default_rng(seed)
+    where_found, rng = positions(items, benchmark.tags), np.random.default_rng(0)
     members = {}
     for metric in benchmark.metrics:
         index_M, groups_M = metric.members(~np.isnan(outcomes[metric.outcome]), by_tag)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from jax.sharding import Mesh
 
@@ -63,7 +64,8 @@ def make_evaluator(
                 f"config.eval.benchmarks is {names}: set config.eval.benchmarks_dir to the folder with their files"
             )
         files = str(datasets.twins_directory(config.data.dir, world))
-    naturel = datasets.directory(config.data.dir, config.eval.naturel) if prepared else None
+    # An epath.Path: the prepared folder may be in an object store.
+    naturel = cast(Path, datasets.directory(config.data.dir, config.eval.naturel)) if prepared else None
     benchmarks = registry.read(names, files=Path(files) if files else None, naturel=naturel)
     kept = [benchmark.held_out(frozenset(trained_on.get(benchmark.name, ()))) for benchmark in benchmarks]
     return Evaluator(model, processor, kept, mesh=mesh, batch_size=config.eval.batch_size)

@@ -60,12 +60,12 @@ def watch(
 
 
 def _new_steps(workdir: epath.Path) -> Iterator[int]:
-    """Each checkpoint's step once, oldest first, until the run has ended."""
-    directory, seen = workdir / "checkpoints", set[int]()
-    _LOG.info("watching %s", directory)
+    """Each checkpoint's step once, the oldest first, until the run has ended."""
+    seen = set[int]()
+    _LOG.info("watching %s", workdir)
     while True:
-        ended = (workdir / "scores.json").exists()  # checked before the listing, which then has every checkpoint
-        new = sorted(set(checkpoint.saved_steps(directory)) - seen)
+        ended = (workdir / "scores.json").exists()  # asked before the listing, which then has every checkpoint
+        new = sorted(set(checkpoint.saved_steps(workdir)) - seen)
         yield from new
         seen.update(new)
         if ended and not new:
@@ -90,7 +90,7 @@ def _load(workdir: epath.Path, step: int, mesh: Mesh) -> _Loaded | None:
         loaded = runs.load_run(workdir, step=step, sharding_for=param_sharding(mesh))
         return _Loaded(*loaded, trained_on)
     except Exception:  # Orbax and TensorStore raise many kinds for files that disappear
-        if step in checkpoint.saved_steps(workdir / "checkpoints"):
+        if step in checkpoint.saved_steps(workdir):
             raise
         return None
 

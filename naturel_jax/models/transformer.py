@@ -24,7 +24,8 @@ REMAT_POLICIES: dict[str, Callable | None] = {
 }
 
 # Implementations of ``jax.nn.dot_product_attention``; None lets JAX choose.
-ATTENTIONS: dict[str | None, Literal["xla", "cudnn"] | None] = {None: None, "xla": "xla", "cudnn": "cudnn"}
+Implementation = Literal["xla", "cudnn"] | None
+ATTENTIONS: dict[str | None, Implementation] = {None: None, "xla": "xla", "cudnn": "cudnn"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Attention(nnx.Module):
         )
         init = nnx.initializers.xavier_uniform()
         self.out = nnx.LinearGeneral((h, d // h), d, axis=(-2, -1), kernel_init=init, dtype=compute.dtype, rngs=rngs)
-        self.implementation = ATTENTIONS[compute.attention]
+        self.implementation: Implementation = ATTENTIONS[compute.attention]
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         q, k, v = jnp.moveaxis(flatten_leading(self.qkv, x_BTD), -3, 0)
@@ -99,6 +100,7 @@ class Attention(nnx.Module):
 
     def probe(self, probe_BPD: jax.Array, x_BTD: jax.Array) -> jax.Array:
         """Attention of ``probe_BPD`` over ``x_BTD`` (SigLIP's pooling), with the same fused kernel."""
+        assert self.qkv.bias is not None  # use_bias is on by default
         kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
         dtype = x_BTD.dtype
         q = jnp.einsum("bpd,dhk->bphk", probe_BPD.astype(dtype), kernel[:, 0].astype(dtype)) + bias[0].astype(dtype)

@@ -86,8 +86,7 @@ class TwoTowerConfig:
 
 def config_from_dict(fields: dict[str, Any]) -> TwoTowerConfig:
     """Inverse of ``dataclasses.asdict``, for configs saved as JSON. Raises TypeError for unknown or missing fields."""
-
-    towers = {
+    towers: dict[str, Any] = {
         name: kind(**fields[name] | {"transformer": TransformerConfig(**fields[name]["transformer"])})
         for name, kind in (("image", ImageConfig), ("text", TextConfig))
     }

@@ -3,11 +3,9 @@
 import concurrent.futures
 import hashlib
 import importlib.resources
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image as PilImage
 from tqdm import tqdm
@@ -15,6 +13,7 @@ from tqdm import tqdm
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.data.processor import open_image
 from naturel_jax.report.pairs import Paired
+from tfds_naturel import pages
 
 THUMBNAIL = 320  # pixels of the longer side
 
@@ -53,20 +52,12 @@ def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], i
             for pair in pairs
         ],
     }
-    template = importlib.resources.files(__package__).joinpath("gallery.html").read_text("utf-8")
-    path.write_text(template.replace("{{data}}", _script_safe(data)), "utf-8")
+    template = importlib.resources.files("naturel_jax.report").joinpath("gallery.html").read_text("utf-8")
+    path.write_text(template.replace("{{data}}", pages.script_json(data)), "utf-8")
 
 
 def _numbered(values: Iterable[str]) -> dict[str, int]:
     return {value: n for n, value in enumerate(sorted(set(values)))}
-
-
-def _script_safe(data: Any) -> str:
-    """JSON that cannot close the script element it is embedded in, whatever the captions contain."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _thumbnail(image: Image | None, key: str, folder: Path) -> tuple[str, int, int] | None:

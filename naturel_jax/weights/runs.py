@@ -18,13 +18,12 @@ class NotARun(UserError, FileNotFoundError):
     """A folder that holds no checkpoint of a run."""
 
 
-def read_meta(workdir: str, step: int | None = None) -> tuple[int, dict[str, Any]]:
-    """(step, meta) of a run's checkpoint at ``step``, or of its newest.
+def read_meta(workdir: epath.PathLike, step: int | None = None) -> tuple[int, dict[str, Any]]:
+    """(step, meta) of a run's checkpoint of ``step``, or its newest.
 
     Raises NotARun if there is none, UserError for one written by a later version.
     """
-    directory = epath.Path(workdir).absolute() / "checkpoints"
-    steps = checkpoint.saved_steps(directory)
+    directory, steps = checkpoint.directory(workdir), checkpoint.saved_steps(workdir)
     if not steps or (step is not None and step not in steps):
         wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
         raise NotARun(f"{workdir} is not a run directory with {wanted}; steps found in {directory}: {steps or 'none'}")
@@ -38,7 +37,7 @@ def read_meta(workdir: str, step: int | None = None) -> tuple[int, dict[str, Any
 
 
 def load_run(
-    workdir: str,
+    workdir: epath.PathLike,
     *,
     step: int | None = None,
     sharding_for: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,
@@ -56,7 +55,7 @@ def load_run(
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
     shapes = jax.tree_util.tree_map_with_path(abstract, Model(config).shapes())
-    directory = epath.Path(workdir).absolute() / "checkpoints"
+    directory = checkpoint.directory(workdir)
     item = "ema" if (directory / str(step) / "ema").exists() else "params"
     params = checkpoint.restore_items(directory, step, **{item: ocp.args.StandardRestore(shapes)})[item]
     return config, params, Processor(**meta["processor"])

@@ -31,7 +31,7 @@ def load(path: Path | None = None) -> Bank:
 
     Raises BadBank for anything but exactly 8 well-formed captions for each triplet.
     """
-    place = path if path is not None else importlib.resources.files(__package__) / "bank.tsv"
+    place = path if path is not None else importlib.resources.files("tfds_naturel.captions") / "bank.tsv"
     try:
         text = place.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -65,7 +65,7 @@ def _parse(place: str, row: list[str]) -> Caption:
         raise BadBank(f"{place}: has {len(row)} fields, expected {len(COLUMNS)} separated by tabs")
     if long := [column for column, value in zip(COLUMNS, row, strict=True) if len(value) > _MAX_FIELD]:
         raise BadBank(f"{place}: {long[0]} has more than {_MAX_FIELD} characters; shorten it")
-    fields = dict(zip(COLUMNS, row, strict=True))
+    fields: dict[str, str] = dict(zip(COLUMNS, row, strict=True))
     _one_of(place, fields, "kind", ("simple", "complex"))
     _one_of(place, fields, "polarity", ("positive", "negative"))
     _one_of(place, fields, "pair", ("0",) if fields["kind"] == "simple" else tuple(map(str, range(1, PAIRS))))

@@ -120,7 +120,8 @@ def _words(text: str, triplet: Triplet) -> list[str]:
     labels = [triplet.subject] if triplet.relation == "is" else [triplet.subject, triplet.object]
     marks = {noun.text: mark for label, mark in zip(labels, _MARKS, strict=False) for noun in lexicon.nouns(label)}
     text = _listed(tuple(marks)).sub(lambda match: marks[match[1].lower()], text)
-    return [_SAME.get(word, word) for word in _WORD.findall(text.lower()) if word not in _ARTICLES]
+    words: list[str] = _WORD.findall(text.lower())
+    return [_SAME.get(word, word) for word in words if word not in _ARTICLES]
 
 
 def _claimed(words: list[str]) -> list[str]:
@@ -185,8 +186,9 @@ def _placed(words: list[str], preposition: str, triplet: Triplet) -> tuple[str, 
     at = len(words) - 1 - words[::-1].index(preposition)
     following = [word for word in words[at:] if word in _MARKS]
     place = following[0] if following else next(word for word in words if word in _MARKS)
-    pair = (triplet.subject, triplet.object)
-    return pair if place == _MARKS[1] else pair[::-1]
+    if place == _MARKS[1]:
+        return triplet.subject, triplet.object
+    return triplet.object, triplet.subject
 
 
 def _swapped(words: list[str], triplet: Triplet) -> Triplet:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tfds_naturel import pages
 from tfds_naturel.captions.bank import Bank
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Triplet
@@ -27,16 +28,8 @@ def page(bank: Bank, photos: Path | None = None) -> str:
         for triplet, captions in bank.items()
         for caption in captions
     ]
-    template = (importlib.resources.files(__package__) / "review.html").read_text(encoding="utf-8")
-    return template.replace("/*ROWS*/[]", _embedded(rows))
-
-
-def _embedded(value: Any) -> str:
-    """JSON that stays data inside a script element, whatever its strings are."""
-    text = json.dumps(value, ensure_ascii=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    template = (importlib.resources.files("tfds_naturel.captions") / "review.html").read_text(encoding="utf-8")
+    return template.replace("/*ROWS*/[]", pages.script_json(rows))
 
 
 def _photos(path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from tfds_naturel import order
 from tfds_naturel.errors import UserError
 from tfds_naturel.files import inside
-from tfds_naturel.recipe_sources import Described, Group, Negative
+from tfds_naturel.sources.examples import Described, Group, Negative
 
 FOLDER = "coco"
 

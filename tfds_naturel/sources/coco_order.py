@@ -14,8 +14,8 @@ import numpy as np
 
 from tfds_naturel import order
 from tfds_naturel.errors import UserError
-from tfds_naturel.recipe_sources import Described, Negative, RecipeSource
 from tfds_naturel.sources import coco
+from tfds_naturel.sources.examples import Described, Negative, RecipeSource
 
 _AT_ONCE = 256  # images whose captions are tagged together
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from tfds_naturel import mining, order
 from tfds_naturel.errors import UserError
-from tfds_naturel.recipe_sources import Described, Negative, RecipeSource
 from tfds_naturel.sources import coco
+from tfds_naturel.sources.examples import Described, Negative, RecipeSource
 
 _FILE = "train_neg_clip.tsv"
 

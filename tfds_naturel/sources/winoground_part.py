@@ -9,7 +9,7 @@ from typing import Any
 
 from tfds_naturel import photos
 from tfds_naturel.errors import UserError
-from tfds_naturel.recipe_sources import Described, Group, Negative, RecipeSource
+from tfds_naturel.sources.examples import Described, Group, Negative, RecipeSource
 from tfds_naturel.splits import uniform
 
 _SHARE = 0.5

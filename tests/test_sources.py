@@ -14,9 +14,10 @@ import tensorflow_datasets as tfds
 from open_images_files import photo
 from PIL import Image
 
-from tfds_naturel import build, mining, naturel, order, recipe_sources
+from tfds_naturel import build, mining, naturel, order
 from tfds_naturel.errors import UserError
 from tfds_naturel.naturel import HARD_IMAGES
+from tfds_naturel.sources.examples import Described, Group, Negative, RecipeSource, used
 
 TAGS = {"man": "NN", "horse": "NN", "dog": "NN", "brown": "JJ", "small": "JJ"}
 
@@ -74,7 +75,7 @@ def test_coco_order_from_karpathys_training_captions(tmp_path, tagger):
     (tmp_path / "coco" / "coco_karpathy_train.json").write_text(json.dumps(records))
     folder, examples = _build("coco_order", tmp_path, tmp_path / "out")
     assert set(examples) == {"COCO_train2014_000000057870", "COCO_train2014_000000000009"}
-    assert recipe_sources.used(folder) == {"coco": {"57870", "9"}}
+    assert used(folder) == {"coco": {"57870", "9"}}
 
     rows = _captions(examples["COCO_train2014_000000057870"])
     for n, caption in enumerate(["a brown horse and a small man", "a man walks the small dog"]):
@@ -114,7 +115,7 @@ def test_negclips_own_training_file(tmp_path):
         Row(0, 0, 0, "a horse on a man", "", "negclip"),
         Row(0, 1, 0, "man a", "", "negclip"),
     ]
-    assert not examples and recipe_sources.used(folder) == {"coco": {"1", "2"}}
+    assert not examples and used(folder) == {"coco": {"1", "2"}}
 
 
 def test_negclips_hard_images_are_those_of_the_rows_that_it_names(tmp_path):
@@ -176,11 +177,11 @@ def _winoground(folder, items, missing=()):
 def test_half_of_winoground_the_same_half_everywhere(tmp_path):
     _winoground(tmp_path / "a", range(16))
     folder, examples = _build("winoground_part", tmp_path / "a", tmp_path / "a")
-    taken = recipe_sources.used(folder)["winoground"]
+    taken = used(folder)["winoground"]
     assert 2 <= len(taken) <= 14 and set(examples) == {f"{n}-{k}" for n in taken for k in range(2)}
     _winoground(tmp_path / "b", range(8, 16))
     folder, _ = _build("winoground_part", tmp_path / "b", tmp_path / "b")
-    assert recipe_sources.used(folder)["winoground"] == {n for n in taken if int(n) >= 8}
+    assert used(folder)["winoground"] == {n for n in taken if int(n) >= 8}
 
     n = min(taken, key=int)
     for k in range(2):
@@ -239,13 +240,13 @@ def test_a_source_is_one_file_with_one_object(tmp_path):
 
     def read(folder):
         groups = [
-            recipe_sources.Group("a dog", "mine:1", [recipe_sources.Negative("a cat", "noun", "mine:2")]),
-            recipe_sources.Group("a big dog", "mine:1", [recipe_sources.Negative(t, "noun") for t in ("big a", "dog")]),
+            Group("a dog", "mine:1", [Negative("a cat", "noun", "mine:2")]),
+            Group("a big dog", "mine:1", [Negative(t, "noun") for t in ("big a", "dog")]),
         ]
-        yield recipe_sources.Described("1", lambda: photo(1), "", groups)
+        yield Described("1", lambda: photo(1), "", groups)
 
     (tmp_path / "mine").mkdir()
-    source = recipe_sources.RecipeSource("mine", "Mine.", "mine", read, used=lambda folder: ["1"])
+    source = RecipeSource("mine", "Mine.", "mine", read, used=lambda folder: ["1"])
     builder = naturel.Naturel(config=naturel.recipe_source(source), data_dir=tmp_path / "out")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tmp_path))
     (example,) = list(builder.as_data_source("train"))
@@ -256,4 +257,4 @@ def test_a_source_is_one_file_with_one_object(tmp_path):
         (1, 0, 0, "big a"),
         (1, 1, 0, "dog"),
     ]
-    assert recipe_sources.used(Path(builder.data_dir)) == {"mine": {"1"}}
+    assert used(Path(builder.data_dir)) == {"mine": {"1"}}
