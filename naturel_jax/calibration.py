@@ -10,12 +10,12 @@ from naturel_jax.gradcache import Loss
 from naturel_jax.models.two_tower import Params
 from naturel_jax.train import State
 
-_LIMIT = 200.0  # the bias is looked for between -_LIMIT and _LIMIT
+_LIMIT = 200.0  # the bias is searched for between -_LIMIT and _LIMIT
 
 
 def calibrate_bias(loss_of_bias: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """The bias that minimises ``loss_of_bias`` (convex in the bias, as the sigmoid loss is), by bisection of its
-    derivative to 1e-4."""
+    """The bias that minimizes ``loss_of_bias`` (convex in the bias, as the sigmoid loss is), to within 1e-4, by
+    bisection on its derivative."""
     slope = jax.grad(loss_of_bias)
 
     def halve(_: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

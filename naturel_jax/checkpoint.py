@@ -23,13 +23,13 @@ from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
-VERSION = 1  # of the meta item; version 0 had no such field and an older config (see config_versions.from_json)
+VERSION = 1  # of the meta item; version 0 had no version field and an older config (see config_versions.from_json)
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tensorflow-datasets")
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide a run's numbers."""
+    """Versions of the packages that affect a run's numbers."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 

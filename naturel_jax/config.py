@@ -83,11 +83,11 @@ class Optim:
 
     name: str = setting("adamw", "optimizer", key_of("naturel_jax.optim:OPTIMIZERS"))
     lr: float = setting(1e-6, "peak learning rate", above(0))
-    schedule: str = setting("cosine", "learning rate after the warmup", key_of("naturel_jax.optim:SCHEDULES"))
+    schedule: str = setting("cosine", "learning-rate schedule after the warmup", key_of("naturel_jax.optim:SCHEDULES"))
     warmup: str = setting("50 steps", "linear warmup", is_duration())
-    b1: float = setting(0.9, "decay of the first moment (adamw, lion), momentum (sgd)", share())
-    b2: float = setting(0.98, "decay of the second moment (adamw, lion)", share())
-    eps: float = setting(1e-6, "added to the root of the second moment (adamw)", above(0))
+    b1: float = setting(0.9, "decay of the first moment (adamw, lion), momentum (sgd)", fraction())
+    b2: float = setting(0.98, "decay of the second moment (adamw, lion)", fraction())
+    eps: float = setting(1e-6, "added to the square root of the second moment (adamw)", above(0))
     weight_decay: float = setting(0.2, "decoupled weight decay of matrices and embeddings", at_least(0))
     clip_norm: float = setting(0.0, "global gradient norm to clip to; 0: no clipping", at_least(0))
     lr_multipliers: tuple[tuple[str, float], ...] = setting(
@@ -105,7 +105,9 @@ class Compute:
         "dtype of activations; auto: bfloat16 on accelerators, float32 on the CPU",
         one_of("auto", "float32", "bfloat16"),
     )
-    remat: str = setting("none", "activations to recompute", key_of("naturel_jax.models.transformer:REMAT_POLICIES"))
+    remat: str = setting(
+        "none", "which activations to recompute", key_of("naturel_jax.models.transformer:REMAT_POLICIES")
+    )
     attention: str = setting("", "attention kernel; empty: JAX chooses", one_of("", "xla", "cudnn"))
 
     def dtype_on(self, backend: str) -> str:
@@ -128,7 +130,9 @@ class Eval:
         keys_of("naturel_jax.benchmarks.registry:BENCHMARKS"),
     )
     during: Mapping[str, str] = setting(
-        {"naturel": "1 epoch"}, "those also evaluated during training, and how often; '0 steps': never", is_duration()
+        {"naturel": "1 epoch"},
+        "benchmarks also evaluated during training, and how often; '0 steps': never",
+        is_duration(),
     )
     naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", _NAME)
     benchmarks_dir: str = setting("", "folder with the official files; empty: their twins drawn from the scenes world")
@@ -148,7 +152,9 @@ class Config:
     init: str = setting(
         "", "checkpoint to start from: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, base:NAME, a folder or a file"
     )
-    preset: str = setting("", "or random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", ""))
+    preset: str = setting(
+        "", "instead of init: random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", "")
+    )
     duration: str = setting("0 steps", "length of training; '0 steps' evaluates only", is_duration(percent=False))
     data: Data = section(Data)
     objective: Objective = section(Objective)

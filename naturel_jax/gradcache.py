@@ -26,7 +26,7 @@ class Loss:
     """
 
     def __init__(self, options: config.Config, model: Model, mean_std: tuple[Any, Any], params: Params, mesh: Mesh):
-        """``mean_std``: the processor's, by channel. Of ``params`` only the paths are looked at."""
+        """``mean_std``: the processor's, per channel. Only the paths of ``params`` are used."""
         self.model, self._mean_std, self._chunks = model, mean_std, options.objective.chunks
         self._frozen = jax.tree.map(lambda factor: factor == 0, optim.multipliers(options.optim, params))
         layout = Layout(mesh if options.objective.ring else None, BATCH_AXES, options.objective.tile)

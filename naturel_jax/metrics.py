@@ -83,8 +83,8 @@ class Metrics:
         return lambda step, values: run.log(values, step=step)
 
     def train(self, step: int, values: Values) -> None:
-        """Counts a finished step; ``values["flops"]`` are its model FLOPs. Every ``log_every`` steps the other values are
-        written, with images per second since the last time and, where the device's peak is known, utilisation."""
+        """Records a finished step; ``values["flops"]`` are its model FLOPs. Every ``log_every`` steps, writes the other
+        values, images per second since the last write and, if the device's peak is known, utilization."""
         self._bar.update(step - self._bar.n)
         self._flops += values["flops"]
         if step % self._log_every and step != self._total:
@@ -102,8 +102,8 @@ class Metrics:
         self.write(step, {f"train/{name}": value for name, value in (values | speed).items() if name != "flops"})
 
     def evaluation(self, step: int, scores: Values) -> None:
-        """Writes the headline scores: by relation and triplet there are hundreds. What was written before is not
-        written twice."""
+        """Writes the headline scores only: there are hundreds by relation and triplet. Skips those written before an
+        interruption."""
         headline = {name: score for name, score in scores.items() if is_headline(name)}
         if step == self._start:
             headline = {name: s for name, s in headline.items() if name.split("/")[0] not in self.evaluated}

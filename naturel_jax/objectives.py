@@ -197,7 +197,7 @@ def softmax_loss(
 
     Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels; a bias changes no softmax and is
     ignored. Returns a float32 scalar. Raises ValueError for label smoothing with ``match_ignore``: the positives of a
-    row have no sum in common whose classes it could spread over.
+    row share no sum over whose classes it could be spread.
     """
     if label_smoothing and counting == "match_ignore":
         raise ValueError(f"label_smoothing is {label_smoothing}: not defined for counting 'match_ignore'; set it to 0")

@@ -210,7 +210,7 @@ def profiler(folder: epath.PathLike, steps: range) -> Iterator[StepContext]:
 # ---- Utilization -----------------------------------------------------------------------------------------------------
 
 
-def utilisation(
+def utilization(
     flops_per_step: float,
     seconds_per_step: float,
     devices: Sequence[jax.Device],  # pyright: ignore[reportInvalidTypeForm]  # JAX defines it as a variable

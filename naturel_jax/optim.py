@@ -17,7 +17,7 @@ DECAYED = r".*(kernel|embed|position|probe)"
 
 LearningRate = Callable[[Any], jax.Array]  # of a step, counted from 0
 
-# config.optim.schedule -> share of the peak rate, given the share of the steps after the warmup that are done.
+# config.optim.schedule -> fraction of the peak rate, given the fraction of the steps after the warmup that are done.
 SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "cosine": lambda fraction: 0.5 * (1 + jnp.cos(jnp.pi * fraction)),
     "linear": lambda fraction: 1 - fraction,

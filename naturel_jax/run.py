@@ -26,7 +26,7 @@ from tfds_naturel.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
 
-_WARM_UP = 10  # steps before those that are traced: the first ones compile
+_WARM_UP = 10  # steps before tracing starts: the first ones compile
 
 
 def run(config: Config, workdir: epath.PathLike, stop_requested: Callable[[], bool] = lambda: False) -> Scores:

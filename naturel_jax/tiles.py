@@ -98,7 +98,7 @@ class Side(NamedTuple):
 
 
 def _primal(tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any) -> jax.Array:
-    """Sum over all tiles of ``tile(images, captions, shared) -> scalar``; the backward pass computes tiles again."""
+    """Sum over all tiles of ``tile(images, captions, shared) -> scalar``; the backward pass recomputes the tiles."""
 
     def visit(images: Side, captions: Side, total: jax.Array, nothing: Any, shared: Any) -> tuple[jax.Array, Any]:
         return total + tile(images, captions, shared), nothing

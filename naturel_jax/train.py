@@ -109,7 +109,7 @@ class Schedule(NamedTuple):
 
 
 def make_schedule(options: config.Config, examples: int) -> tuple[Schedule, optim.LearningRate]:
-    """When things happen, and the learning rate, of a run whose epoch has ``examples`` images."""
+    """The schedule of events and of the learning rate, for a run with ``examples`` images per epoch."""
     steps = functools.partial(durations.steps, batch_size=options.data.batch_size, examples=examples)
     total = steps(options.duration)
     every = functools.partial(steps, total=total)
@@ -140,7 +140,7 @@ def loop(
     asked to stop, and has saved). The evaluation after the last step is left to the caller.
 
     ``save(steps done, state, wait)``, ``evaluate(steps done, state, benchmarks)`` and ``log(steps done, metrics)`` are
-    called when they are due; ``profile(number)`` is entered around each step. Raises NotFinite; the newest checkpoint
+    called when due; ``profile(number)`` is entered around each step. Raises NotFinite; the newest checkpoint
     is then the last good one.
     """
     # Simulated CPU devices deadlock when many steps with collectives are in flight, so each step is awaited there.

@@ -19,7 +19,7 @@ Extract = Callable[[bytes], bytes]  # downloaded bytes -> content of the file; r
 
 
 def download(name: str, source: Source, root: Path) -> list[str]:
-    """Downloads what may be downloaded of ``name`` into ``root`` and is missing there; returns what failed.
+    """Downloads the files of ``name`` that may be downloaded and are missing in ``root``; returns what failed.
 
     A file appears under its final name only once it is complete and valid (JSON, or an image that decodes). Raises
     UserError for a benchmark that may not be downloaded at all, or whose hub dataset cannot be read.

@@ -34,7 +34,7 @@ class Reader(Protocol):
     SOURCE: Source
 
     def read(self, folder: Path) -> Benchmark:
-        """The benchmark. Raises FileNotFoundError for files that are missing and UserError for broken ones."""
+        """The benchmark. Raises FileNotFoundError for missing files and UserError for broken ones."""
         ...
 
 

@@ -54,8 +54,8 @@ SOURCES: dict[str, Opener] = {
 
 
 def trained_on(data: Data) -> dict[str, list[str]]:
-    """The benchmarks' own items among the training data, by collection (``tfds_naturel.sources.examples.used``): a run
-    is scored on the others only."""
+    """The benchmark items in the training data, by collection (``tfds_naturel.sources.examples.used``); a run is scored
+    only on the others."""
     items: dict[str, set[str]] = {}
     for part in data.mixture.values():
         prefix, name = _parse(part.dataset)

@@ -258,7 +258,7 @@ def _number_facts(parts: Iterable[Part]) -> list[np.ndarray]:
 
 
 def _training_order(parts: Sequence[Part], seed: int) -> Sequence[tuple[int, int]]:
-    """position -> (source, item): every source is shuffled again each epoch, and they are mixed by weight."""
+    """position -> (source, item): every source is reshuffled each epoch, and the sources are mixed by weight."""
     sources = [
         grain.MapDataset.range(len(part.items))
         .seed(int(np.random.SeedSequence((seed, ORDER, s)).generate_state(1)[0]))

@@ -17,7 +17,7 @@ def intervals(
     """
     _, cluster_N = np.unique([item.images[0].key if item.images else item.id for item in items], return_inverse=True)
     clusters = int(cluster_N.max(initial=-1)) + 1
-    where_found, rng = positions(items, benchmark.tags), np.random.default_rng(0)
+    by_tag, rng = positions(items, benchmark.tags), np.random.default_rng(0)
     members = {}
     for metric in benchmark.metrics:
         index_M, groups_M = metric.members(~np.isnan(outcomes[metric.outcome]), by_tag)

@@ -38,11 +38,11 @@ class Embedder(Protocol):
     """Embeds with one set of parameters: an ``Encoder`` bound to them, or a ``CachedEncoder``."""
 
     def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
-        """Unit embeddings [I, D], float32; number -> reason of the images that could not be read."""
+        """Unit embeddings [I, D], float32; index -> reason for the images that could not be read."""
         ...
 
     def captions(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit embeddings [U, D], float32. Texts of the same tokens have the same embedding, bit for bit."""
+        """Unit embeddings [U, D], float32. Texts with the same tokens have the same embedding, bit for bit."""
         ...
 
 

@@ -60,11 +60,11 @@ def watch(
 
 
 def _new_steps(workdir: epath.Path) -> Iterator[int]:
-    """Each checkpoint's step once, the oldest first, until the run has ended."""
+    """Each checkpoint's step once, oldest first, until the run has ended."""
     seen = set[int]()
     _LOG.info("watching %s", workdir)
     while True:
-        ended = (workdir / "scores.json").exists()  # asked before the listing, which then has every checkpoint
+        ended = (workdir / "scores.json").exists()  # checked before the listing, which then has every checkpoint
         new = sorted(set(checkpoint.saved_steps(workdir)) - seen)
         yield from new
         seen.update(new)

@@ -19,7 +19,7 @@ class NotARun(UserError, FileNotFoundError):
 
 
 def read_meta(workdir: epath.PathLike, step: int | None = None) -> tuple[int, dict[str, Any]]:
-    """(step, meta) of a run's checkpoint of ``step``, or its newest.
+    """(step, meta) of a run's checkpoint at ``step``, or of its newest.
 
     Raises NotARun if there is none, UserError for one written by a later version.
     """

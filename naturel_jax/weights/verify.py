@@ -23,7 +23,7 @@ class Peer(NamedTuple):
 
 
 def random_inputs(config: TwoTowerConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Four images of noise [4, S, S, 3], float32, and four texts of random words [4, L], int32, that end where the
+    """Four images of noise [4, S, S, 3], float32, and four texts of random tokens [4, L], int32, that end where the
     model needs an end token."""
     rng = np.random.default_rng(0)
     pixels = rng.standard_normal((4, config.image.size, config.image.size, 3), np.float32)
