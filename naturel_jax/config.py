@@ -1,7 +1,7 @@
 """The config of a run: every field with its default, allowed values and meaning.
 
-Files in ``configs/`` take ``base()``, an ``ml_collections.ConfigDict``, and change some fields; ``load`` checks the
-result before anything else happens and makes the frozen, typed ``Config`` that the program works with.
+Files in ``configs/`` start from ``base()``, an ``ml_collections.ConfigDict``, and change some of its fields; ``load``
+checks the result up front and turns it into the frozen, typed ``Config`` that the rest of the program uses.
 """
 
 import dataclasses
@@ -152,9 +152,7 @@ class Config:
     init: str = setting(
         "", "checkpoint to start from: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, base:NAME, a folder or a file"
     )
-    preset: str = setting(
-        "", "instead of init: random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", "")
-    )
+    preset: str = setting("", "or, random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", ""))
     duration: str = setting("0 steps", "length of training; '0 steps' evaluates only", is_duration(percent=False))
     data: Data = section(Data)
     objective: Objective = section(Objective)

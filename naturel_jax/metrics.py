@@ -84,7 +84,7 @@ class Metrics:
 
     def train(self, step: int, values: Values) -> None:
         """Records a finished step; ``values["flops"]`` are its model FLOPs. Every ``log_every`` steps, writes the other
-        values, images per second since the last write and, if the device's peak is known, utilization."""
+        values, images per second since the last write and, if the device's peak is known, model FLOPs utilization."""
         self._bar.update(step - self._bar.n)
         self._flops += values["flops"]
         if step % self._log_every and step != self._total:

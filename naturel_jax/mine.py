@@ -23,7 +23,9 @@ from tfds_naturel.survey import Survey
 
 def survey(records: prepared.Records) -> Survey:
     """Which image shows which triplets, from decoded examples."""
-    return Survey.take((prepared.to_str(records[n]["image_id"]), _triplets(records[n])) for n in range(len(records)))
+    return Survey.from_images(
+        (prepared.to_str(records[n]["image_id"]), _triplets(records[n])) for n in range(len(records))
+    )
 
 
 def _triplets(example: prepared.Example) -> list[Triplet]:
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     shown = survey(records)
     zimg_ND = embeddings(records, options.model, options.dtype, options.batch_size) if options.model else None
     mined = mining.mine(shown, options.count, options.seed, zimg_ND)
-    rows = mining.save(options.out, mining.named(shown, mined))
+    rows = mining.save(options.out, mining.with_image_ids(shown, mined))
     print(f"{options.out}: negatives for {rows:,} of {len(shown.shown):,} (image, triplet) pairs")
 
 

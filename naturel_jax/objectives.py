@@ -195,9 +195,9 @@ def softmax_loss(
     target equally (UniCL, arXiv 2204.03610, eq. 3). Copies left out by ``match_ignore`` are in neither the target nor
     the sum, and each positive is contrasted with the negatives alone.
 
-    Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels; a bias changes no softmax and is
-    ignored. Returns a float32 scalar. Raises ValueError for label smoothing with ``match_ignore``: the positives of a
-    row share no sum over whose classes it could be spread.
+    Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels; a bias would not change the softmax and
+    is ignored. Returns a float32 scalar. Raises ValueError for label smoothing with ``match_ignore``: the positives of
+    a row then share no sum over whose classes it could be spread.
     """
     if label_smoothing and counting == "match_ignore":
         raise ValueError(f"label_smoothing is {label_smoothing}: not defined for counting 'match_ignore'; set it to 0")

@@ -154,7 +154,7 @@ def train_and_evaluate(
     except train.NotFinite as error:
         names = training.pipeline.planner.names(error.step)
         raise UserError(
-            f"{error}. The newest checkpoint is from before it. Lower config.optim.lr, or look at its {len(names)} "
+            f"{error}. The newest checkpoint predates it. Lower config.optim.lr, or inspect its {len(names)} "
             f"items: {', '.join(names)}"
         ) from error
     finally:

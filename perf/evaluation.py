@@ -113,7 +113,7 @@ def timed(work: Callable[[], list[np.ndarray]]) -> tuple[np.ndarray, list[np.nda
 
 
 def loop(benchmark: Benchmark, model: torch.nn.Module, preprocess, tokenizer, batch: int) -> list[np.ndarray]:
-    """Each item separately: opens, crops and encodes its image; pads its captions to 77 tokens and encodes them."""
+    """Each item by itself: its image opened, cropped and encoded, its captions padded to 77 tokens and encoded."""
     matrices = []
     for start in range(0, len(benchmark.items), batch):
         items = benchmark.items[start : start + batch]

@@ -1,9 +1,9 @@
-"""Runs a command and records what it printed, when, at which commit and on which machine.
+"""Runs a command and records its output with the date, commit and machine.
 
     python proofs/record.py resume -- python -m pytest -q tests/test_training_processes.py
 
 writes ``proofs/resume.md``, unless the command fails. A result belongs to a commit, so a working tree with uncommitted
-changes (other than results) is refused.
+changes (other than results) is rejected.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from tfds_naturel import cli
 from tfds_naturel.errors import UserError
 
 FOLDER = Path(__file__).parent
-_FENCE = "````"  # output may hold fences of three
+_FENCE = "````"  # output may contain fences of three backticks
 
 
 class Result(NamedTuple):
-    """What a command printed (stdout and stderr together), its exit code and wall time."""
+    """The output of a command (stdout and stderr combined), its exit code and wall time in seconds."""
 
     output: str
     code: int
@@ -36,9 +36,9 @@ class Result(NamedTuple):
 
 
 def execute(command: Sequence[str]) -> Result:
-    """Runs ``command``, showing its output as it comes. Raises UserError where there is no such program."""
+    """Runs ``command``, streaming its output. Raises UserError if there is no such program."""
     if shutil.which(command[0]) is None:
-        raise UserError(f"command {command[0]!r} is not a program; expected one after '--', such as: -- make test-slow")
+        raise UserError(f"program {command[0]!r} not found; expected a command after '--', such as: -- make test-slow")
     start, lines = time.monotonic(), []
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
@@ -51,7 +51,7 @@ def execute(command: Sequence[str]) -> Result:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """What git prints in ``folder``. Raises UserError where it fails, in its own words."""
+    """The output of a git command in ``folder``. Raises UserError with git's message if it fails."""
     done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"git {arguments[0]} in {folder}: {done.stderr.strip()}")
@@ -59,8 +59,8 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def commit(folder: Path, allow_dirty: bool) -> str:
-    """The commit that ``folder`` is at. Raises UserError for uncommitted changes unless ``allow_dirty``, which says so
-    in the result. Results themselves (``proofs/*.md``) do not count."""
+    """The current commit of ``folder``. Raises UserError for uncommitted changes other than results (``proofs/*.md``);
+    with ``allow_dirty``, they are noted in the returned text instead."""
     head = git(folder, "rev-parse", "HEAD")
     changed = git(folder, "status", "--porcelain", "--", ":(top)", ":(top,exclude)proofs/*.md")
     if not changed:
@@ -73,7 +73,7 @@ def commit(folder: Path, allow_dirty: bool) -> str:
 
 
 def machine() -> str:
-    """CPU model, cores and memory, and the GPUs where there are any."""
+    """CPU model, cores, memory, and GPUs if there are any."""
     info = Path("/proc/cpuinfo")
     models = re.findall(r"^model name\s*:\s*(.+)$", info.read_text("utf-8"), re.MULTILINE) if info.exists() else []
     cpu = models[0] if models else platform.processor() or platform.machine()
@@ -102,14 +102,14 @@ def report(name: str, command: Sequence[str], result: Result, revision: str, tai
 
 def main(arguments: Sequence[str]) -> int | None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="of the result: proofs/NAME.md")
-    parser.add_argument("command", nargs="+", help="after '--'")
-    parser.add_argument("--allow_dirty", action="store_true", help="record with uncommitted changes, and say so")
+    parser.add_argument("name", help="name of the result: proofs/NAME.md")
+    parser.add_argument("command", nargs="+", help="command to run, after '--'")
+    parser.add_argument("--allow_dirty", action="store_true", help="allow uncommitted changes and note them")
     parser.add_argument("--tail", type=int, default=60, help="lines of output to keep (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="default: %(default)s")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="output folder (default: %(default)s)")
     args = parser.parse_args(arguments)
     if not re.fullmatch(r"[a-z0-9_]+", args.name) or args.name == "readme":
-        raise UserError(f"name {args.name!r}: expected lower-case letters, digits and '_', such as 'resume'")
+        raise UserError(f"name {args.name!r}: expected lowercase letters, digits and '_', such as 'resume'")
     revision = commit(args.folder, args.allow_dirty)
     result = execute(args.command)
     if result.code:

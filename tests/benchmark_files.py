@@ -12,7 +12,7 @@ from naturel_jax.benchmarks.sugarcrepe import SUBSETS
 
 
 def png(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
-    """An image (width, height) of smooth noise that depends on ``seed``."""
+    """A PNG of ``size`` (width, height) with smooth noise that depends on ``seed``."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, "png")
@@ -20,13 +20,13 @@ def png(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
 
 
 def write(path: Path, data) -> None:
-    """Bytes as they are, anything else as JSON; folders are made."""
+    """Writes bytes unchanged and anything else as JSON; creates parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
 
 
 def winoground(root: Path, items: int = 4, **changes) -> list[dict]:
-    """Writes ``items`` items; ``changes`` replace fields of the first one. Returns the rows."""
+    """Writes ``items`` items; ``changes`` override fields of the first one. Returns the rows."""
     objects = ("cat", "dog", "cup", "tree")
     rows = [
         {
@@ -53,7 +53,7 @@ def winoground(root: Path, items: int = 4, **changes) -> list[dict]:
 
 
 def visual_genome(root: Path, items: int = 6) -> tuple[list[dict], list[dict]]:
-    """VG-Relation (relations ``on`` and the excluded ``near``) and VG-Attribution, over three images."""
+    """VG-Relation (including the excluded relation ``near``) and VG-Attribution, over three images."""
     box = {"bbox_x": 4, "bbox_y": 2, "bbox_w": 40, "bbox_h": 30}
     relation, attribution = [], []
     for n in range(items):
@@ -87,7 +87,7 @@ def visual_genome(root: Path, items: int = 6) -> tuple[list[dict], list[dict]]:
 
 
 def sugarcrepe(root: Path, items: int = 3) -> None:
-    """The seven files, ``items`` records each, over five images."""
+    """SugarCrepe's seven files, with ``items`` records each, over five images."""
     for k, name in enumerate(SUBSETS):
         rows = {
             str(n): {

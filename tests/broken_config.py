@@ -1,4 +1,4 @@
-"""A config file that raises, as users' do."""
+"""A config file that raises, as users' files sometimes do."""
 
 
 def get_config():

@@ -1,4 +1,4 @@
-"""A dataset small enough to work out by hand: images that show one or two of four triplets, eight captions for each."""
+"""A dataset small enough to check by hand: images that show one or two of four triplets, with eight captions each."""
 
 import io
 
@@ -13,7 +13,7 @@ from naturel_jax.data.processor import Processor, train_tokenizer
 from naturel_jax.models.presets import preset
 from naturel_jax.sharding import AXES
 
-# triplet -> its eight captions, (text, what it asserts): positive and negative of the simple pair, then of the others.
+# triplet -> its eight captions (text, asserts): positive and negative of the simple pair, then of the complex pairs.
 TRIPLETS = {
     "Cat|on|Table": [
         ("cat on table", "Cat|on|Table"),
@@ -70,7 +70,7 @@ def group(triplet: str) -> Group:
 
 
 def items(images: int = 12, triplets=tuple(TRIPLETS)) -> Items:
-    """Images that show one or two triplets in turn."""
+    """Images that cycle through ``SHOWN``."""
 
     def groups(n):
         shown = [t for t in SHOWN[n % len(SHOWN)] if t in triplets] or [triplets[0]]
@@ -80,25 +80,25 @@ def items(images: int = 12, triplets=tuple(TRIPLETS)) -> Items:
 
 
 def processor(family: str, texts=TEXTS) -> Processor:
-    """Of the family's tiny preset, for ``texts``."""
+    """A processor for the family's tiny preset, with a tokenizer trained on ``texts``."""
     pixels = {"resize": "square", "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3}
     context = preset(f"tiny-{family}").text.context
     return Processor(tokenizer=train_tokenizer(family, texts, 400, context), context=context, size=48, **pixels)
 
 
 def words(plan: Plan, clip: Processor) -> list[str]:
-    """The captions of a plan by row, from its tokens."""
+    """The caption of each row of a plan, decoded from its tokens."""
     text = {tuple(row[: plan.tokens.shape[1]]): text for row, text in zip(clip.tokenize(TEXTS), TEXTS, strict=True)}
     return [text[tuple(row)] for row in plan.tokens]
 
 
 def items_of(plan: Plan) -> list[int]:
-    """Items of the rows that are not blank, ascending."""
+    """The items of all rows that are not blank, in ascending order."""
     return sorted(row.item for row in plan.rows if row != BLANK)
 
 
 def jpeg(seed: int = 0, width: int = 90, height: int = 70) -> bytes:
-    """Smooth colours, so that JPEG changes little."""
+    """A JPEG of smooth colours, which compression changes little."""
     rng, out = np.random.default_rng(seed), io.BytesIO()
     small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8))
     small.resize((width, height), Image.Resampling.BICUBIC).save(out, "JPEG", quality=95)
@@ -106,7 +106,7 @@ def jpeg(seed: int = 0, width: int = 90, height: int = 70) -> bytes:
 
 
 def source(images: int = 12, broken: int | None = None) -> Source:
-    """``items`` with a JPEG for each; that of item ``broken`` ends early."""
+    """``items`` with a JPEG for each image; that of item ``broken`` is truncated."""
     files = [jpeg(n) for n in range(images)]
     if broken is not None:
         files[broken] = files[broken][:80]

@@ -1,4 +1,4 @@
-"""Eight simulated devices for the whole suite: what runs on one device runs on the first of them."""
+"""Eight simulated devices for the whole suite; single-device tests run on the first."""
 
 import jax
 

@@ -1,5 +1,5 @@
-"""Random batches as weighted graphs, and the losses of their expanded form in PyTorch: every copy of an image or a
-caption is a row of its own, every cell is written out."""
+"""Random batches as weighted graphs, and the losses of their expanded form in PyTorch, with one row per copy of an
+image or caption and every cell computed."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 
 class Graph(NamedTuple):
-    """Embeddings and labels of a batch, NumPy, float64."""
+    """Embeddings and labels of a batch, as float64 NumPy arrays."""
 
     zimg_ID: np.ndarray
     zcap_UD: np.ndarray
@@ -21,7 +21,7 @@ class Graph(NamedTuple):
     captions: CaptionLabels
 
     def astype(self, dtype: str) -> "Graph":
-        """With floats of ``dtype``."""
+        """The graph with its floats cast to ``dtype``."""
 
         def cast(x):
             return x.astype(dtype) if x.dtype.kind == "f" else x
@@ -36,12 +36,12 @@ def units(rng: np.random.Generator, rows: int, width: int = 8) -> np.ndarray:
 
 
 def random_graph(
-    seed: int, *, images: int = 16, captions: int = 24, copies: int = 1, drawn: int = 2, sentinel: bool = True
+    seed: int, *, images: int = 16, captions: int = 24, copies: int = 1, sampled: int = 2, sentinel: bool = True
 ) -> Graph:
-    """``drawn`` (at most 4) positives and negatives for each image, which stands ``copies`` times.
+    """A random batch with ``sampled`` (at most 4) positives and negatives per image and ``copies`` of each image.
 
-    The last image is a sentinel; one image row and two caption rows are padding. Captions are few, so that images
-    share them, and so that one is a positive here and a negative there.
+    The last image is a sentinel; one image row and two caption rows are padding. There are few captions, so images
+    share them, and a caption can be a positive of one image and a negative of another.
     """
     rng = np.random.default_rng(seed)
     used, real = captions - 2, images - 2 if sentinel else images - 1
@@ -51,18 +51,18 @@ def random_graph(
     asserts[:used, 0] = rng.integers(-1, 6, used) - (rng.random(used) < 0.2) * 10  # some captions assert nothing
     asserts[: used // 3, 1] = rng.integers(0, 6, used // 3)
     for i in range(real):
-        ids = rng.choice(used, 2 * drawn, replace=False)
-        positives[i, :drawn], negatives[i, :drawn] = ids[:drawn], ids[drawn:]
+        ids = rng.choice(used, 2 * sampled, replace=False)
+        positives[i, :sampled], negatives[i, :sampled] = ids[:sampled], ids[sampled:]
         if i % 3 == 0:
-            positives[i, drawn - 1] = positives[i, 0]  # two pairs of one triplet may have the same words
+            positives[i, sampled - 1] = positives[i, 0]  # two pairs of one triplet may have the same words
         shows[i, : 1 + i % 3] = rng.choice(6, 1 + i % 3, replace=False)
     asserts[asserts < 0] = -2
     mult_I = np.zeros(images)
     mult_I[:real] = copies
     if sentinel:
         mult_I[real] = real * copies
-    drawn_ids = np.concatenate([positives[:real].ravel(), negatives[:real].ravel()])
-    mult_U = np.bincount(drawn_ids[drawn_ids >= 0], minlength=captions).astype(float)
+    sampled_ids = np.concatenate([positives[:real].ravel(), negatives[:real].ravel()])
+    mult_U = np.bincount(sampled_ids[sampled_ids >= 0], minlength=captions).astype(float)
     id_U = np.where(np.arange(captions) < used, np.arange(captions), -2).astype(np.int32)
     order = rng.permutation(captions)  # rows in any order, padding among them
     return Graph(
@@ -76,8 +76,8 @@ def random_graph(
 class Expanded(NamedTuple):
     """Rows of the expanded batch.
 
-    ``image_N``, ``caption_M``: their rows in the graph; ``positive_NM``; ``others_NM``: weight of a cell that is no
-    positive; ``kept_M``: whether the copy has a row in text-to-image.
+    ``image_N``, ``caption_M``: rows in the graph; ``positive_NM``: positive cells; ``others_NM``: weights of the cells
+    that are not positive; ``kept_M``: whether the caption copy has a row in the text-to-image loss.
     """
 
     image_N: np.ndarray
@@ -98,7 +98,7 @@ def _matches(graph: Graph, i: int, u: int) -> bool:
 def expand(graph: Graph, counting: str, hard_negative_weight: float) -> Expanded:
     row = {int(id_): u for u, id_ in enumerate(graph.captions.id_U) if id_ >= 0}
     image_N = [(i, copy) for i, mult in enumerate(graph.images.mult_I) for copy in range(int(mult))]
-    caption_M = [  # one copy for every time a caption was drawn
+    caption_M = [  # one copy for each time a caption was sampled
         (row[int(id_)], i, slot, polarity)
         for polarity, ids_IK in enumerate((graph.images.negatives_IK, graph.images.positives_IK))
         for i, ids in enumerate(ids_IK)
@@ -122,8 +122,8 @@ def expand(graph: Graph, counting: str, hard_negative_weight: float) -> Expanded
 
 
 def _cross_entropy(logits, positive, others, smoothing, separate):
-    """Mean over rows; the positives of a row share its target."""
-    if separate:  # each positive against the negatives alone
+    """Mean over rows; the target is spread evenly over the positives of a row."""
+    if separate:  # each positive against the negatives only
         negatives = torch.logsumexp(logits + others.log(), 1, keepdim=True)
         cost = torch.logaddexp(negatives, logits) - logits
         return ((positive * cost).sum(1) / positive.sum(1)).mean()
@@ -143,8 +143,8 @@ def reference(
     hard_negative_weight: float = 1.0,
     label_smoothing: float = 0.0,
 ) -> tuple[float, list[np.ndarray]]:
-    """The loss of the expanded batch in float64, and its gradients to image and caption embeddings, scale and
-    (sigmoid) bias."""
+    """The loss of the expanded batch in float64, and its gradients with respect to image and caption embeddings, scale
+    and (sigmoid) bias."""
     rows = expand(graph, counting, hard_negative_weight)
     zimg, zcap, scale, bias = values = [
         torch.tensor(np.asarray(x, np.float64), requires_grad=True) for x in (graph.zimg_ID, graph.zcap_UD, scale, bias)

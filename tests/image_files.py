@@ -1,4 +1,4 @@
-"""Images made for tests."""
+"""Synthetic images for tests."""
 
 import io
 
@@ -7,8 +7,8 @@ from PIL import Image
 
 
 def photo(width: int, height: int, seed: int = 0, quality: int = 92, form: str = "JPEG") -> bytes:
-    """An image with the spectrum of a photograph, encoded: amplitude falls as 1 / frequency, and with a lens's blur
-    of 0.7 pixels."""
+    """An encoded image with the spectrum of a photograph: amplitude falls as 1 / frequency, with a lens blur of 0.7
+    pixels."""
     rng = np.random.default_rng(seed)
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
     frequency = np.maximum(np.hypot(fy, fx), 1 / max(width, height))

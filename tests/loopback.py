@@ -1,4 +1,4 @@
-"""A web server on this machine."""
+"""A local web server."""
 
 import contextlib
 import http.server
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def serve(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """(address, paths requested so far) of a server of ``root``. The first request for a path with ``flaky`` in it
+    """Serves ``root``; yields (address, paths requested so far). The first request for a path that contains ``flaky``
     fails.
     """
     root.mkdir(parents=True, exist_ok=True)

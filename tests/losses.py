@@ -1,4 +1,4 @@
-"""The losses as tests call them: compiled quickly, with gradients to everything, and compared with a reference."""
+"""Helpers for testing losses: fast compilation, gradients with respect to all inputs, comparison with a reference."""
 
 import functools
 
@@ -10,16 +10,16 @@ from naturel_jax.batch import CaptionLabels, ImageLabels
 from naturel_jax.objectives import sigmoid_loss, softmax_loss
 from naturel_jax.tiles import Layout
 
-# Compiles four times as fast; what is computed is the same.
+# Compiles four times as fast, with the same results.
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 TOLERANCE = {"float64": 1e-6, "float32": 1e-5}
 SCALE, BIAS = 12.0, -4.0
-RECIPES = {"two_pairs": {"copies": 1, "drawn": 2, "sentinel": False}, "all_pairs": {"copies": 4, "drawn": 4}}
+RECIPES = {"two_pairs": {"copies": 1, "sampled": 2, "sentinel": False}, "all_pairs": {"copies": 4, "sampled": 4}}
 
 
 @functools.cache
 def compiled(objective: str, counting="published", hard=1.0, smoothing=0.0, layout=Layout(tile=7)):  # noqa: B008
-    """Loss and gradients to embeddings, scale and (sigmoid) bias, jitted. 24 captions are four tiles of 6."""
+    """Jitted loss and its gradients to embeddings, scale and (sigmoid) bias. 24 captions are four tiles of 6."""
 
     def loss(zimg_ID, zcap_UD, scale, bias, images, captions):
         options = {"counting": counting, "hard_negative_weight": hard, "layout": layout}
@@ -37,12 +37,12 @@ def run(step, graph: Graph):
 
 
 def assert_equal(ours, theirs, tolerance):
-    """Loss and gradients, each relative to its own size; those to scalars, sums of both signs, to the loss at least."""
+    """Compares loss and gradients, each relative to its norm; scalar gradients, which cancel, at least to the loss."""
     np.testing.assert_allclose(ours[0], theirs[0], rtol=tolerance)
-    for mine, other in zip(ours[1], theirs[1], strict=True):
-        mine, other = np.asarray(mine, np.float64), np.asarray(other, np.float64)
-        size = np.linalg.norm(other) if other.ndim else max(abs(other), abs(theirs[0]) / SCALE)
-        assert np.linalg.norm(mine - other) <= tolerance * size
+    for actual, expected in zip(ours[1], theirs[1], strict=True):
+        actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+        size = np.linalg.norm(expected) if expected.ndim else max(abs(expected), abs(theirs[0]) / SCALE)
+        assert np.linalg.norm(actual - expected) <= tolerance * size
 
 
 def take(graph: Graph, image_rows, caption_rows) -> Graph:

@@ -1,4 +1,4 @@
-"""Models with random weights, ours and the peers' own, and the files they write."""
+"""Models with random weights, ours and those of other libraries, and the files they write."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.weights import hf, openclip, processor_files, tables
 from naturel_jax.weights.sources import Loaded
 
-torch.set_num_threads(1)  # more than one waits for the slowest on a shared machine
+torch.set_num_threads(1)  # on a busy machine, more threads wait for the slowest
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -41,16 +41,16 @@ def tiny(name: str, seed: int = 0) -> Loaded:
 
 
 def save_hf(folder: Path, name: str, **save: Any) -> Path:
-    """``tiny(name)`` as transformers' own ``save_pretrained`` writes it, with the processor's files but ours."""
+    """``tiny(name)`` as written by transformers' ``save_pretrained``, with the processor files but without our own."""
     config, params, processor = tiny(name)
     hf_model(config, params).save_pretrained(folder, **save)
     processor_files.write(folder, processor, family_of(config))
-    (folder / processor_files.OWN).unlink()  # a stranger's folder has none
+    (folder / processor_files.OWN).unlink()  # as in a folder that was not written by us
     return folder
 
 
 def assert_same(ours: Params, theirs: Params) -> None:
-    """The same parameters, bit for bit."""
+    """Checks that the parameters are equal, bit for bit."""
     ours, theirs = tables.flatten(ours), tables.flatten(theirs)
     assert ours.keys() == theirs.keys()
     for path in ours:
@@ -58,7 +58,7 @@ def assert_same(ours: Params, theirs: Params) -> None:
 
 
 def sentencepiece_model(texts: Iterable[str], vocab: int) -> bytes:
-    """A model with the settings of SigLIP's c4-en vocabulary: unigram, pad 0, end 1, unknown 2, no start."""
+    """A SentencePiece model with SigLIP's c4-en settings: unigram, pad 0, end 1, unknown 2, no start."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
@@ -76,7 +76,7 @@ def sentencepiece_model(texts: Iterable[str], vocab: int) -> bytes:
 
 
 def random_params(config: TwoTowerConfig, seed: int = 0) -> Params:
-    """Parameters none of which is neutral: a bias of zero or a scale of one would hide one that is read from the wrong
+    """Random parameters without neutral values: a zero bias or unit scale would hide one that is read from the wrong
     place."""
     rng = np.random.default_rng(seed)
 
@@ -93,7 +93,7 @@ def random_params(config: TwoTowerConfig, seed: int = 0) -> Params:
 
 
 def reduced(name: str, depth: int = 1, vocab: int = 300) -> TwoTowerConfig:
-    """A preset with few blocks and words, and all its other shapes."""
+    """A preset reduced to few blocks and a small vocabulary, with all other shapes unchanged."""
     config = preset(name)
     towers = {}
     for tower in ("image", "text"):
@@ -105,8 +105,8 @@ def reduced(name: str, depth: int = 1, vocab: int = 300) -> TwoTowerConfig:
 
 
 def inputs(config: TwoTowerConfig, images: int = 2, texts: int = 3, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Normalized images [I, S, S, 3] and token ids [U, L]; CLIP's texts end at different places, in ones padded
-    with the end."""
+    """Normalized images [I, S, S, 3] and token ids [U, L]. CLIP's texts end at different positions and are padded with
+    the end token."""
     rng = np.random.default_rng(seed)
     pixels = rng.standard_normal((images, config.image.size, config.image.size, 3), np.float32)
     tokens = rng.integers(3, config.text.vocab - 1, (texts, config.text.context)).astype(np.int32)
@@ -122,7 +122,7 @@ def torch_inputs(pixels: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, 
 
 
 def hf_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
-    """transformers' model with these parameters, float32."""
+    """The transformers model with these parameters, in float32."""
     family = family_of(config)
     fields = hf.write_config(config, "float32", {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1})
     theirs = getattr(transformers, f"{family.hf_prefix}Config").from_dict(fields)
@@ -132,8 +132,8 @@ def hf_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
 
 
 def openclip_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
-    """OpenCLIP's model with these parameters, float32; timm's trunks, which exist at full depth only, are cut to the
-    config's."""
+    """The OpenCLIP model with these parameters, in float32; timm's trunks, which exist only at full depth, are
+    truncated to the config's depth."""
     family, depth = family_of(config), config.image.transformer.depth
     if config.image.projection:
         model = open_clip.CLIP(**openclip.write_config(config))
@@ -144,7 +144,7 @@ def openclip_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
         image = dataclasses.replace(config.image, transformer=full)
         fields = openclip.write_config(dataclasses.replace(config, image=image))
         del fields["custom_text"]  # an argument of the factory, not of this class
-        with torch.device("meta"):  # most of it is thrown away
+        with torch.device("meta"):  # most of it is discarded
             model = open_clip.CustomTextCLIP(**fields)
         model.visual.trunk.blocks = model.visual.trunk.blocks[:depth]
         model.to_empty(device="cpu")

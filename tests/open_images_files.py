@@ -1,4 +1,4 @@
-"""Makes small files in the formats that Open Images publishes, for tests."""
+"""Writes small files in Open Images' published formats, for tests."""
 
 import csv
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ _RELEASE = RELEASES["v4"]
 
 
 def image_id(n: int) -> str:
-    """A well-formed image id; consecutive numbers land in different buckets."""
+    """A valid image id; consecutive numbers are in different buckets."""
     return f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}"
 
 
@@ -51,7 +51,7 @@ def row(
 
 
 def write_release(folder: Path, rows: Iterable[str], images: Iterable[int] = ()) -> Path:
-    """The annotation folder of release v4: ``rows``, the descriptions, and metadata for ``images``."""
+    """Writes the annotation folder of release v4: ``rows``, the descriptions, and metadata for ``images``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _RELEASE.rows.name).write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
     (folder / _RELEASE.classes.name).write_text("".join(f"{mid},{name}\n" for mid, name in CLASSES.items()))
@@ -85,7 +85,7 @@ def write_release(folder: Path, rows: Iterable[str], images: Iterable[int] = ())
 
 
 def photo(seed: int, width: int = 96, height: int = 64, quality: int = 90) -> bytes:
-    """A JPEG of smooth random colours; equal seeds show the same at any size and quality."""
+    """A JPEG of smooth random colours; equal seeds give the same content at any size and quality."""
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     pixels = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return simplejpeg.encode_jpeg(pixels, quality=quality)
@@ -110,14 +110,14 @@ WORLD_IMAGES = 90
 
 
 def shown(n: int) -> list[tuple[str, str, str]]:
-    """The triplets annotated of image ``n`` of the world; a rare one for every seventh image."""
+    """The triplets annotated for image ``n`` of the world, including a rare one for every seventh image."""
     return [_COMMON[n % 12], _COMMON[(n + 5) % 12]] + ([_RARE[n // 7 % 3]] if n % 7 == 0 else [])
 
 
 def write_world(folder: Path) -> Path:
-    """A folder as the fetcher leaves it, of 90 images with two or three triplets.
+    """Writes a folder as left by the fetcher, with 90 images of two or three triplets.
 
-    Image 0 has no photo, image 40 shows image 2 at another quality, the last image has no metadata.
+    Image 0 has no photo, image 40 is image 2 at another quality, and the last image has no metadata.
     """
     rows = [row(n, *triplet) for n in range(WORLD_IMAGES) for triplet in shown(n)]
     write_release(folder / "annotations", rows, images=range(WORLD_IMAGES - 1))

@@ -1,4 +1,4 @@
-"""A data source as a user writes one: a folder of images and a JSON list of (image, positives, negatives)."""
+"""A data source as a user would write it: a folder of images and a JSON list of (image, positives, negatives)."""
 
 import functools
 import json
@@ -9,7 +9,7 @@ from naturel_jax.data.items import Caption, Group, Source, collect
 
 def open_folder(name: str, data_dir: str, split: str) -> Source:
     """Reads ``<name>/<split>.json``."""
-    del data_dir  # the name is a path of its own
+    del data_dir  # the name is a complete path
     rows = json.loads((Path(name) / f"{split}.json").read_text())
     groups = [[Group(list(map(Caption, row["positives"])), list(map(Caption, row["negatives"])))] for row in rows]
     names = [row["image"] for row in rows]

@@ -15,7 +15,7 @@ CAPTIONS = ["a cat on a box 0 1 2 3", "the hat with a dog is under the tree", "r
 
 
 def write_model(folder: Path, name: str, seed: int = 0) -> tuple[torch.nn.Module, Processor]:
-    """A model with random weights as transformers saves it."""
+    """Saves a model with random weights in transformers' format; returns it and its processor."""
     config, family = preset(name), "siglip" if "siglip" in name else "clip"
     if family == "clip":  # the tokenizer below has few words and ends with token 1
         config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab=300, eos_id=1))

@@ -1,4 +1,4 @@
-"""The audit's numbers against hand computations, and the review page in a browser."""
+"""The audit's statistics against values computed by hand, and the review page in a browser."""
 
 import html
 import json
@@ -28,17 +28,17 @@ def small() -> bank.Bank:
 def test_distinct_by_hand():
     texts = ["the cat is on the desk", "the cat is under the desk"]
     assert audit.distinct(texts, 1) == 6 / 12  # the, cat, is, on, under, desk
-    assert audit.distinct(texts, 2) == 7 / 10  # the cat, cat is and the desk come twice
+    assert audit.distinct(texts, 2) == 7 / 10  # "the cat", "cat is" and "the desk" occur twice
 
 
 def test_self_bleu_by_hand():
-    # 4 of 6 words match (one "the" of two stays unmatched in neither), then 1-, 2-, 3-, 4-grams: 5/6, 3/5, 1/4, 0.1/3
+    # matching 1-, 2-, 3- and 4-grams: 5/6 (all but "on"/"under"), 3/5, 1/4, 0.1/3
     texts = ["the cat is on the desk", "the cat is under the desk"]
     assert audit.self_bleu(texts) == pytest.approx((5 / 6 * 3 / 5 * 1 / 4 * 0.1 / 3) ** 0.25)
     assert audit.self_bleu(["one two three four"] * 3) == pytest.approx(1)
 
 
-def test_blind_accuracy_sees_a_giveaway_and_nothing_else():
+def test_blind_accuracy_detects_only_giveaways():
     swaps = {str(n): [(f"a{n} on b{n}", f"b{n} on a{n}")] for n in range(40)}
     denied = {str(n): [(f"a{n} on b{n}", f"a{n} not on b{n}")] for n in range(40)}
     longer = {str(n): [("on " * (n % 7 + 3), "on " * (n % 7 + 30))] for n in range(40)}
@@ -47,7 +47,7 @@ def test_blind_accuracy_sees_a_giveaway_and_nothing_else():
     assert blind.accuracy(longer, splits=3)["length"] == (1, 1)
 
 
-def test_sugarcrepe_is_read_by_image(tmp_path):
+def test_sugarcrepe_pairs_are_grouped_by_image(tmp_path):
     rows = {
         "0": {"filename": "a.jpg", "caption": "A dog.", "negative_caption": "A cat."},
         "1": {"filename": "a.jpg", "caption": "A hat.", "negative_caption": "A cap."},
@@ -58,7 +58,7 @@ def test_sugarcrepe_is_read_by_image(tmp_path):
         audit.sugarcrepe_pairs(tmp_path / "nowhere")
 
 
-def test_the_audit_writes_its_report_and_fails_on_a_fault(small, tmp_path, capsys):
+def test_audit_writes_its_report_and_fails_on_a_problem(small, tmp_path, capsys):
     bank.save(tmp_path / "bank.tsv", small)
     arguments = ["--bank", str(tmp_path / "bank.tsv"), "--out", str(tmp_path / "out")]
     audit.main(arguments)
@@ -67,12 +67,12 @@ def test_the_audit_writes_its_report_and_fails_on_a_fault(small, tmp_path, capsy
     assert report in capsys.readouterr().out
     text = (tmp_path / "bank.tsv").read_text()
     (tmp_path / "bank.tsv").write_text(text.replace("\tcat on desk\t", "\tcat onn desk\t"))
-    with pytest.raises(UserError, match=r"bank.tsv: \d faults; .*report.md lists them"):
+    with pytest.raises(UserError, match=r"bank.tsv: \d problems, listed in .*report.md"):
         audit.main(arguments)
-    assert "the dictionary does not know 'onn'" in (tmp_path / "out" / "report.md").read_text()
+    assert "'onn' is not in the dictionary" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_mistakes_of_the_audit_are_named(small, tmp_path, monkeypatch):
+def test_errors_name_the_bad_input(small, tmp_path, monkeypatch):
     (tmp_path / "bank.tsv").write_text("triplet\n")
     out = ["--out", str(tmp_path / "out")]
     (tmp_path / "not.json").write_text("{")
@@ -90,7 +90,7 @@ def test_mistakes_of_the_audit_are_named(small, tmp_path, monkeypatch):
         audit.main(out)
 
 
-def test_text_cannot_leave_the_data_of_the_page(small):
+def test_caption_text_cannot_inject_script_into_the_page(small):
     evil = "</script><script>alert(1)</script><!--\u2028"
     captions = tuple(c.__class__(**{**vars(c), "text": evil}) for c in small[CAT])
     page = review.page({CAT: captions})
@@ -104,12 +104,12 @@ def test_text_cannot_leave_the_data_of_the_page(small):
 )
 def test_bad_photos_are_refused(tmp_path, small, photo):
     (tmp_path / "photos.json").write_text(json.dumps({str(CAT): [photo]}))
-    with pytest.raises(ValueError, match=r"a photo of Cat\|on\|Desk is .* expected image and boxes"):
+    with pytest.raises(ValueError, match=r"photo of Cat\|on\|Desk is .* expected image and boxes"):
         review.page(small, tmp_path / "photos.json")
 
 
 def in_browser(page: str, script: str, folder) -> str:
-    """What ``script`` (an expression) gives at the end of ``page`` in headless Chromium."""
+    """The value of ``script`` (an expression), evaluated at the end of ``page`` in headless Chromium."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert chromium, "this test drives the review page in Chromium: install it (apt-get install chromium)"
     call = f"<script>document.title = JSON.stringify({script});</script></html>"
@@ -122,7 +122,7 @@ def in_browser(page: str, script: str, folder) -> str:
 
 
 @pytest.mark.slow
-def test_the_page_is_driven_by_keys_and_its_csv_comes_back(small, tmp_path):
+def test_review_page_keyboard_and_csv_round_trip(small, tmp_path):
     script = """(() => {
       const event = key => new KeyboardEvent("keydown", { key, bubbles: true });
       const press = (key, target = document) => target.dispatchEvent(event(key));
@@ -153,7 +153,7 @@ def test_the_page_is_driven_by_keys_and_its_csv_comes_back(small, tmp_path):
     assert decisions.rejected(tmp_path / "decisions.csv") == {(CAT, second.text)}
 
 
-def test_agreement_is_reported_only_when_there_is_some(tmp_path, small, capsys):
+def test_agreement_of_two_annotators(tmp_path, small, capsys):
     bank.save(tmp_path / "bank.tsv", small)
     (tmp_path / "a.csv").write_text("triplet,text,decision\nCat|on|Desk,cat on desk,accept\n")
     files = [str(tmp_path / "a.csv")] * 2

@@ -1,4 +1,4 @@
-"""Crops and mirrors of training images."""
+"""Cropping and mirroring of training images."""
 
 import io
 
@@ -17,10 +17,10 @@ def augmented(augment: Augment, data: bytes, mirror: bool = False, seed: int = 0
     return out
 
 
-def test_augmentation_is_a_function_of_its_generator_and_mirrors_half_of_the_time():
+def test_augmentation_is_deterministic_and_mirrors_half_of_the_images():
     augment, data = Augment(32, (0.5, 1.0)), jpeg()
     crops = [augmented(augment, data, seed=n) for n in range(40)]
-    assert len({crop.tobytes() for crop in crops}) > 35  # two boxes may be equal
+    assert len({crop.tobytes() for crop in crops}) > 35  # a few boxes may coincide
     mirrored = 0
     for n, crop in enumerate(crops):
         np.testing.assert_array_equal(crop, augmented(augment, data, seed=n))
@@ -31,16 +31,16 @@ def test_augmentation_is_a_function_of_its_generator_and_mirrors_half_of_the_tim
 
 
 @pytest.mark.parametrize("side", [96, 100, 192, 400])
-def test_a_whole_crop_is_the_image_resized(side):
-    """Scale 1 and the image's own proportions leave one crop: the whole, at whichever scale the JPEG is decoded."""
+def test_full_crop_is_the_resized_image(side):
+    """Scale 1 and the image's own aspect ratio allow only the full crop, whatever the scale of JPEG decoding."""
     data = jpeg(width=side, height=side)
     crop = augmented(Augment(48, (1.0, 1.0), (1.0, 1.0)), data)
     expected = np.asarray(Image.open(io.BytesIO(data)).resize((48, 48), Image.Resampling.BOX), float)
     assert np.abs(crop - expected).mean() < 2
 
 
-def test_crops_cover_the_share_of_the_area_that_they_should():
-    """Torchvision's RandomResizedCrop: the box's area is uniform over the scale, its proportions within the ratio."""
+def test_crop_areas_are_uniform_over_the_scale():
+    """As in torchvision's RandomResizedCrop, the area is uniform over the scale and the aspect ratio within bounds."""
     rng = np.random.default_rng(0)
     boxes = np.array([random_box(400, 400, (0.4, 0.8), (3 / 4, 4 / 3), rng) for _ in range(2000)])
     left, top, width, height = boxes.T
@@ -50,7 +50,7 @@ def test_crops_cover_the_share_of_the_area_that_they_should():
     assert chisquare(np.histogram(shares, 4, (0.4, 0.8))[0]).pvalue > 1e-4
 
 
-def test_a_decompression_bomb_is_refused_before_it_is_decoded():
+def test_decompression_bomb_is_rejected_before_decoding():
     data = bytearray(jpeg())
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = b"\xea\x60" * 2  # height and width of 60,000

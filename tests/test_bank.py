@@ -1,4 +1,4 @@
-"""The bank of captions and its reader, the checks, and reviewers' decisions."""
+"""The caption bank and its reader, the checks, and reviewers' decisions."""
 
 import csv
 import dataclasses
@@ -19,11 +19,11 @@ def published() -> bank.Bank:
     return bank.load()
 
 
-def test_the_bank_holds_the_published_triplets(published):
+def test_bank_has_the_published_triplets(published):
     counts = {}
     for triplet in published:
         counts[triplet.relation] = counts.get(triplet.relation, 0) + 1
-    # Kuznetsova et al. 2020, and openimages.md: triplets per relation of V4
+    # Triplets per relation in Open Images V4 (Kuznetsova et al. 2020)
     assert counts == {
         **{"holds": 108, "on": 66, "is": 42, "interacts_with": 30, "plays": 20, "inside_of": 17, "at": 15, "wears": 15},
         **{"hits": 8, "under": 8},
@@ -31,16 +31,16 @@ def test_the_bank_holds_the_published_triplets(published):
     assert all(len(captions) == 8 for captions in published.values())
 
 
-def test_every_published_caption_passes(published):
+def test_every_published_caption_passes_the_checks(published):
     assert checks.check(published) == []
 
 
-def test_a_bank_survives_saving(published, tmp_path):
+def test_save_and_load_round_trip(published, tmp_path):
     bank.save(tmp_path / "bank.tsv", published)
     assert bank.load(tmp_path / "bank.tsv") == published
 
 
-def test_captions_come_from_the_bank_or_else_the_grammar(published):
+def test_captions_fall_back_to_the_grammar(published):
     known, new = Triplet("Cat", "on", "Desk"), Triplet("Cat", "on", "Umbrella")
     assert bank.captions_for(known, published, np.random.default_rng(0)) == published[known]
     assert bank.captions_for(new, published, np.random.default_rng(0)) == grammar.write(new, np.random.default_rng(0))
@@ -64,38 +64,38 @@ def set_field(row, column, value):
         (set_field(1, "triplet", "Cat on Desk"), r"row 2: triplet 'Cat on Desk': expected 'subject\|relation\|object'"),
         (set_field(2, "kind", "easy"), "row 3: kind is 'easy', expected 'simple' or 'complex'"),
         (set_field(2, "polarity", "positive"), "row 3: operation is 'swap', expected ''"),
-        (set_field(3, "asserts", "Desk|on|Cat"), "row 4: a positive asserts another triplet"),
+        (set_field(3, "asserts", "Desk|on|Cat"), "row 4: positive asserts another triplet"),
         (set_field(4, "text", " "), "row 5: text or shape is empty"),
         (lambda rows: rows.append(list(rows[1])), "row 10: pair 0 of .* already has a positive .row 2.; remove one"),
         (lambda rows: rows.pop(8), "has no negative of pair 3; add the missing rows"),
-        (lambda rows: rows[5].append("more"), "row 6: has 9 fields, expected 8"),
+        (lambda rows: rows[5].append("more"), "row 6: has 9 tab-separated fields, expected 8"),
         (lambda rows: rows.pop(0), "row 1: found .* expected the tab-separated columns"),
     ],
 )
-def test_broken_banks_name_the_row_and_the_fix(tmp_path, edit, message):
+def test_malformed_bank_errors_name_the_row_and_the_fix(tmp_path, edit, message):
     path = tmp_path / "bank.tsv"
     path.write_bytes(broken(edit))
     with pytest.raises(bank.BadBank, match=message):
         bank.load(path)
 
 
-def test_a_bank_in_another_encoding_names_the_row(tmp_path):
+def test_bank_that_is_not_utf8_error_names_the_row(tmp_path):
     path = tmp_path / "bank.tsv"
     path.write_bytes(broken(lambda rows: None).replace(b"cat on desk", b"caf\xe9 on desk", 1))
     with pytest.raises(bank.BadBank, match=r"row 2: not UTF-8 .*save the file as UTF-8"):
         bank.load(path)
 
 
-def test_checks_find_each_fault():
+def test_checks_find_each_problem():
     captions = list(grammar.write(Triplet("Cat", "on", "Desk"), np.random.default_rng(0)))
     texts = ("The cat iz on the desk.", "The cat is on.", "<b>A cat</b> is on a desk.")
-    for text, fault in zip(texts, ("does not know 'iz'", "does not name Desk", "markup"), strict=True):
+    for text, fault in zip(texts, ("'iz' is not in the dictionary", "does not mention Desk", "markup"), strict=True):
         changed = [dataclasses.replace(captions[2], text=text) if i == 2 else c for i, c in enumerate(captions)]
         assert any(fault in problem for problem in checks.check({captions[0].triplet: tuple(changed)}))
 
 
 def test_kappa_of_a_worked_example(tmp_path):
-    # By hand: of 50, both accept 20 and reject 15, they differ on 5 and 10: (0.7 - 0.5) / (1 - 0.5) = 0.4
+    # Of 50, both accept 20 and both reject 15; they disagree on 5 and 10: (0.7 - 0.5) / (1 - 0.5) = 0.4
     verdicts = [("accept", "accept")] * 20 + [("accept", "reject")] * 5
     verdicts += [("reject", "accept")] * 10 + [("reject", "reject")] * 15
     files = []
@@ -109,13 +109,13 @@ def test_kappa_of_a_worked_example(tmp_path):
     assert math.isnan(decisions.kappa(files[0], {})[0])
 
 
-def test_checks_without_their_extra_name_the_install_command(published, monkeypatch):
+def test_missing_spellchecker_error_names_the_install_command(published, monkeypatch):
     monkeypatch.setitem(sys.modules, "spellchecker", None)
     with pytest.raises(UserError, match=r"spellchecker is not installed: run `pip install 'naturel_jax\[audit\]'`"):
         checks.check(published)
 
 
-def test_broken_decisions_name_the_row(tmp_path):
+def test_malformed_decisions_error_names_the_row(tmp_path):
     path = tmp_path / "decisions.csv"
     path.write_text("triplet,text,decision\nCat on Desk,a cat,accept\n")
     with pytest.raises(UserError, match=r"decisions.csv:2: triplet 'Cat on Desk': expected 'subject\|relation"):

@@ -1,4 +1,4 @@
-"""The list of benchmarks, and downloads from a server on this machine."""
+"""The list of benchmarks, and downloads from a local server."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ QUICK = Policy(attempts=3, first_wait=0.01, longest_wait=0.02, stall=2)
 
 @pytest.fixture
 def server(tmp_path):
-    """(address, folder that it serves, requests it had)."""
+    """(address, served folder, paths requested so far)."""
     with serve(tmp_path / "served") as (address, requested):
         yield address, tmp_path / "served", requested
 
@@ -32,7 +32,7 @@ def test_help_does_not_import_tensorflow_datasets():
     assert listed.returncode == 0 and "--download NAME" in listed.stdout
 
 
-def test_list_says_what_is_there_and_where_to_get_the_rest(tmp_path, capsys):
+def test_listing_shows_what_is_present_and_where_to_get_the_rest(tmp_path, capsys):
     files.winoground(tmp_path, items=4, image_0="gone")
     command.main(["--dir", str(tmp_path)])
     text = capsys.readouterr().out
@@ -42,7 +42,7 @@ def test_list_says_what_is_there_and_where_to_get_the_rest(tmp_path, capsys):
     assert "download: --download sugarcrepe" in text and "download: --download eqben" not in text
 
 
-def test_downloads_files_and_the_images_they_name(tmp_path, server, monkeypatch):
+def test_downloads_files_and_the_images_they_reference(tmp_path, server, monkeypatch):
     address, served, requested = server
     files.sugarcrepe(served, items=2)
     for path in (served / "coco/val2017").iterdir():
@@ -64,21 +64,23 @@ def test_downloads_files_and_the_images_they_name(tmp_path, server, monkeypatch)
 
     before = len(requested)
     fetch("sugarcrepe", source, root, QUICK)
-    assert all("0003.png" in path or "0004.png" in path for path in requested[before:]), "what is there is requested"
+    assert all("0003.png" in path or "0004.png" in path for path in requested[before:]), (
+        "existing files are requested again"
+    )
 
 
-def test_a_page_instead_of_json_is_refused(tmp_path, server):
+def test_html_page_instead_of_json_is_rejected(tmp_path, server):
     address, served, _ = server
     files.write(served / "dev.jsonl", b'{"a": 1}\n{"a": 2}\n')
     files.write(served / "test.jsonl", b"<html>moved</html>")
     local = {f"vsr/{split}.jsonl": f"{address}/{split}.jsonl" for split in vsr.SPLITS}
     problems = fetch("vsr", dataclasses.replace(vsr.SOURCE, files=local), tmp_path, QUICK)
     assert len(problems) == 1 and "test.jsonl" in problems[0]
-    assert [path.name for path in (tmp_path / "vsr").iterdir()] == ["dev.jsonl"], "nor any image"
+    assert [path.name for path in (tmp_path / "vsr").iterdir()] == ["dev.jsonl"], "no images are downloaded either"
 
 
-def test_the_symmetric_relations_are_taken_from_aros_notebook(tmp_path, server):
-    """The notebook's cell in its form: the list stands on one line among others."""
+def test_symmetric_relations_are_read_from_aros_notebook(tmp_path, server):
+    """As in ARO's notebook, the list is on one line of a cell."""
     address, served, _ = server
     lines = ["# macro\n", "symmetric = ['near', 'next to', 'between']\n", "df = df[~df.Relation.isin(symmetric)]\n"]
     files.write(served / "aro.ipynb", {"cells": [{"source": ["import aro\n"]}, {"source": lines}]})
@@ -92,12 +94,12 @@ def test_the_symmetric_relations_are_taken_from_aros_notebook(tmp_path, server):
 
 
 @pytest.mark.parametrize("source", [[], ["symmetric = [\n"], ["symmetric = [print()]"], ["symmetric = [1, 'a']"]])
-def test_a_notebook_without_the_list_is_refused(source):
+def test_notebook_without_the_list_is_rejected(source):
     with pytest.raises(ValueError, match="list the names by hand"):
         vg_relation.symmetric_relations(json.dumps({"cells": [{"source": source}]}).encode())
 
 
-def test_paths_of_a_hostile_file_do_not_leave_the_folder(tmp_path):
+def test_malicious_paths_cannot_escape_the_folder(tmp_path):
     files.sugarcrepe(tmp_path)
     rows = {"0": {"filename": "../../x.jpg", "caption": "a", "negative_caption": "b"}}
     files.write(tmp_path / "sugarcrepe/swap_obj.json", rows)
@@ -105,7 +107,7 @@ def test_paths_of_a_hostile_file_do_not_leave_the_folder(tmp_path):
         fetch("sugarcrepe", registry.BENCHMARKS["sugarcrepe"].SOURCE, tmp_path, QUICK)
 
 
-def test_hub_snapshots_are_laid_out_as_the_readers_expect(tmp_path, monkeypatch):
+def test_hub_snapshots_get_the_layout_the_readers_expect(tmp_path, monkeypatch):
     rows = files.winoground(tmp_path / "made", items=2)
     snapshot = tmp_path / "snapshot"
     files.write(snapshot / "data/examples.jsonl", "\n".join(map(json.dumps, rows)).encode())
@@ -115,12 +117,12 @@ def test_hub_snapshots_are_laid_out_as_the_readers_expect(tmp_path, monkeypatch)
     assert len(registry.read(["winoground"], files=tmp_path / "root")[0].items) == 2
 
 
-def test_what_cannot_be_downloaded_says_how_to_get_it(tmp_path):
+def test_error_for_a_manual_download_says_how_to_get_it(tmp_path):
     with pytest.raises(UserError, match=r"get eqben/\*\.json"):
         command.main(["--dir", str(tmp_path), "--download", "eqben"])
 
 
-def test_valses_images_are_requested_from_coco_where_they_are_cocos(tmp_path):
+def test_valse_downloads_only_coco_images_from_coco(tmp_path):
     for name, folder in valse.IMAGES.items():
         image = "COCO_val2014_000000165831.jpg" if folder == valse.COCO else "v7w_1.jpg"
         files.write(tmp_path / f"valse/data/{name}.json", {"0": {"image_file": image}})
@@ -128,7 +130,7 @@ def test_valses_images_are_requested_from_coco_where_they_are_cocos(tmp_path):
     assert valse.SOURCE.images(tmp_path) == {f"coco/{path}": f"{coco.SERVER}/{path}"}
 
 
-def test_only_links_to_coco_are_followed(tmp_path):
+def test_only_coco_links_are_followed(tmp_path):
     links = ("http://images.cocodataset.org/val2017/a.jpg", "http://images.cocodataset.org.evil.example/b.jpg")
     rows = [{"image": link[-5:], "image_link": link} for link in links]
     for split in vsr.SPLITS:
@@ -136,8 +138,8 @@ def test_only_links_to_coco_are_followed(tmp_path):
     assert vsr.SOURCE.images(tmp_path) == {"vsr/images/a.jpg": links[0]}
 
 
-def test_a_file_that_names_no_images_is_refused_by_name(tmp_path):
-    """Files that a user already has are not fetched again, so they may hold anything."""
+def test_error_names_a_file_without_image_names(tmp_path):
+    """Files that the user already has are not downloaded again, so they may contain anything."""
     for path in vsr.SOURCE.files:
         files.write(tmp_path / path, b'{"caption": "a cat"}\n')
     problem = r"vsr/dev\.jsonl record 0: has no field 'image'; move the file away to download it again"

@@ -1,4 +1,4 @@
-"""Broken and hostile files: each fault is named, and nothing is read outside the folder."""
+"""Broken and malicious files: every problem is reported, and nothing outside the folder is read."""
 
 import json
 import zipfile
@@ -34,14 +34,14 @@ def read(name: str, root: Path) -> Benchmark:
         ),
     ],
 )
-def test_a_bad_record_is_named_and_left_out(tmp_path, changes, reason):
+def test_bad_record_is_reported_and_skipped(tmp_path, changes, reason):
     files.winoground(tmp_path, items=3, **changes)
     benchmark = read("winoground", tmp_path)
     assert len(benchmark.items) == 2
     assert len(benchmark.problems) == 1 and reason in benchmark.problems[0] and "record" in benchmark.problems[0]
 
 
-def test_a_record_without_a_field(tmp_path):
+def test_records_with_missing_fields_are_reported(tmp_path):
     files.sugarcrepe(tmp_path)
     path = tmp_path / "sugarcrepe/add_att.json"
     rows = json.loads(path.read_text())
@@ -58,7 +58,7 @@ def test_a_record_without_a_field(tmp_path):
     ("filename", "reason"),
     [(".", "leaves its folder"), ("", "leaves its folder"), ("x" * 5000, "File name too long")],
 )
-def test_names_that_no_file_can_have(tmp_path, filename, reason):
+def test_impossible_file_names_are_reported(tmp_path, filename, reason):
     files.sugarcrepe(tmp_path)
     row = {"filename": filename, "caption": "a cat", "negative_caption": "a dog"}
     files.write(tmp_path / "sugarcrepe/swap_att.json", {"0": row})
@@ -76,14 +76,14 @@ def test_names_that_no_file_can_have(tmp_path, filename, reason):
         (b'{"0": {}, "0": {}}', "key '0' appears twice"),
     ],
 )
-def test_a_broken_file_is_refused(tmp_path, content, reason):
+def test_broken_json_is_rejected(tmp_path, content, reason):
     files.sugarcrepe(tmp_path)
     files.write(tmp_path / "sugarcrepe/swap_obj.json", content)
     with pytest.raises(BenchmarkError, match=r"swap_obj\.json: .*" + reason):
         read("sugarcrepe", tmp_path)
 
 
-def test_a_missing_file_says_where_to_get_it(tmp_path):
+def test_missing_file_error_says_where_to_get_it(tmp_path):
     for name in registry.BENCHMARKS:
         if not registry.reads_dataset(name):
             with pytest.raises(FileNotFoundError, match=rf"{tmp_path}.*: (not found|contains no .*);"):
@@ -94,7 +94,7 @@ def test_a_missing_file_says_where_to_get_it(tmp_path):
         read("naturel", tmp_path)
 
 
-def test_all_is_what_can_be_read(tmp_path, capsys):
+def test_all_selects_the_readable_benchmarks(tmp_path, capsys):
     files.winoground(tmp_path)
     files.visual_genome(tmp_path)
     found = registry.read(["all"], files=tmp_path)
@@ -102,7 +102,7 @@ def test_all_is_what_can_be_read(tmp_path, capsys):
     assert "skipped bivlc" in capsys.readouterr().out
 
 
-def test_archives_are_hostile(tmp_path, monkeypatch):
+def test_oversized_members_and_truncated_archives_are_rejected(tmp_path, monkeypatch):
     files.winoground(tmp_path, items=2)
     monkeypatch.setattr("naturel_jax.benchmarks.files.MAX_IMAGE_BYTES", 1000)
     benchmark = read("winoground", tmp_path)
@@ -113,7 +113,7 @@ def test_archives_are_hostile(tmp_path, monkeypatch):
         read("winoground", tmp_path)
 
 
-def test_a_damaged_member_of_an_archive_raises_value_error(tmp_path):
+def test_damaged_archive_member_raises_value_error(tmp_path):
     files.winoground(tmp_path, items=1)
     archive = tmp_path / "winoground/images.zip"
     with zipfile.ZipFile(archive) as opened:

@@ -1,4 +1,4 @@
-"""A benchmark from outside the package: one file and one line."""
+"""An external benchmark: one file and one line."""
 
 import importlib.util
 import sys
@@ -46,7 +46,7 @@ def read(folder):
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """The module of the file above, registered."""
+    """The file above as a registered module."""
     path = tmp_path / "mine_outside.py"
     path.write_text(FILE)
     spec = importlib.util.spec_from_file_location("mine_outside", path)
@@ -57,7 +57,7 @@ def mine(tmp_path, monkeypatch):
     return module
 
 
-def test_one_file_and_one_line(tmp_path, mine, monkeypatch, capsys):
+def test_external_benchmark_needs_one_file_and_one_line(tmp_path, mine, monkeypatch, capsys):
     root, out = tmp_path / "benchmarks", tmp_path / "out"
     command.main(["--dir", str(root)])
     assert "mine: " in capsys.readouterr().out.split("needs: mine/rows.json and its images")[0]

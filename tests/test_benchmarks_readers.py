@@ -1,4 +1,4 @@
-"""Every reader of official files, on small files in the official format."""
+"""Every reader of official files, tested on small files in the official format."""
 
 import io
 import json
@@ -50,8 +50,8 @@ def test_winoground_from_the_hub(tmp_path):
     assert [[x.read() for x in i.images] for i in hub.items] == [[x.read() for x in i.images] for i in official.items]
 
 
-def test_winoground_refuses_an_inverted_tag_file(tmp_path):
-    """From tag to items, as the paper's table has it, would leave every item without a tag."""
+def test_winoground_rejects_an_inverted_tag_file(tmp_path):
+    """A mapping from tag to items, as in the paper's table, would leave every item without a tag."""
     files.winoground(tmp_path, items=4)
     files.write(tmp_path / "winoground/new_tag_assignments.json", {"Unusual Text": ["1", "3"]})
     with pytest.raises(BenchmarkError, match=r"new_tag_assignments\.json: has 'Unusual Text': .* expected item id"):
@@ -124,8 +124,8 @@ def test_retrieval(tmp_path):
     )
 
 
-def test_text_to_image_recall_is_over_captions(tmp_path):
-    """By hand: image 0 has three captions, all found, image 1 one, not found: 3 of 4, not the mean of 1 and 0."""
+def test_text_to_image_recall_averages_over_captions(tmp_path):
+    """Image 0 has three captions, all retrieved; image 1 has one, not retrieved: 3/4, not the mean of 1 and 0."""
     rows = [{"image": "val2014/0.png", "caption": ["a", "b", "c"]}, {"image": "val2014/1.png", "caption": ["d"]}]
     files.write(tmp_path / "coco/coco_karpathy_test.json", rows)
     for n in range(2):
@@ -138,7 +138,7 @@ def test_text_to_image_recall_is_over_captions(tmp_path):
     low, high = confidence.intervals(benchmark, benchmark.items, benchmark.outcomes(benchmark.items, cosines))[
         "coco_retrieval/text_to_image@1"
     ]
-    assert (low, high) == (0, 1), "samples of two images: both the first, both the second, or one of each (0.75)"
+    assert (low, high) == (0, 1), "a bootstrap sample is image 0 twice (1), image 1 twice (0), or one of each (0.75)"
 
 
 def test_whatsup(tmp_path):
@@ -212,8 +212,8 @@ def test_eqben(tmp_path):
     files.write(images / "eqbenag/bad.npy", pickled.getvalue())
     row = {"image0": "eqbenyoucook2/0.npy", "image1": "eqbenyoucook2/1.png", "caption0": "a", "caption1": "b"}
     listed = {"image0": "eqbenag/bad.npy", "image1": "eqbenag/bad.npy", "caption0": ["first", "2nd"], "caption1": ["b"]}
-    files.write(tmp_path / "eqben/all_select.json", [row])  # the form of the one file for all sources
-    files.write(tmp_path / "eqben/ann_ag.json", {"video": {"person": [listed]}})  # Action Genome's own
+    files.write(tmp_path / "eqben/all_select.json", [row])  # the format of the single file for all sources
+    files.write(tmp_path / "eqben/ann_ag.json", {"video": {"person": [listed]}})  # Action Genome's format
     benchmark = read("eqben", tmp_path)
     youcook2, ag = benchmark.items
     assert (ag.captions, youcook2.captions) == (("first", "b"), ("a", "b"))
@@ -233,7 +233,7 @@ def test_valse_keeps_validated_items(tmp_path):
     assert [item.id for item in read("valse", tmp_path).items] == ["existence/2", "existence/3"]
 
 
-def test_valse_finds_coco_by_the_names_of_its_files(tmp_path):
+def test_valse_finds_coco_images_by_file_name(tmp_path):
     for name in valse.IMAGES:
         files.write(tmp_path / f"valse/data/{name}.json", {})
     places = {

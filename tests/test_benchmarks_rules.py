@@ -1,5 +1,5 @@
-"""Every benchmark's score against a transcription of its published rule, on random cosines with many ties, and on
-hand-computed items.
+"""Every benchmark's score against a transcription of its published rule, on random cosines with many ties and on
+examples computed by hand.
 """
 
 import itertools
@@ -18,7 +18,7 @@ COSINES = st.integers(-2, 2).map(lambda n: n / 4)  # few values: many ties
 
 
 def matrices(rows: int, columns: int, items: int = 12):
-    """Lists of cosine matrices."""
+    """A strategy for lists of cosine matrices."""
     row = st.lists(COSINES, min_size=columns, max_size=columns)
     matrix = st.lists(row, min_size=rows, max_size=rows).map(lambda m: np.array(m, np.float32))
     return st.lists(matrix, min_size=1, max_size=items)
@@ -33,14 +33,16 @@ def items(number: int, captions: int = 2, **tags) -> list[Item]:
 
 def scores(metrics, rule, items, matrices) -> dict[str, float]:
     """Metric name -> value."""
-    found = Benchmark("b", tuple(items), rule, tuple(metrics)).score(items, matrices)
-    return {name: score.value for name, score in found.items()}
+    actual = Benchmark("b", tuple(items), rule, tuple(metrics)).score(items, matrices)
+    return {name: score.value for name, score in actual.items()}
 
 
 @given(matrices(1, 2))
-def test_pairs_are_strict(cosines):
-    found = scores([Metric("right", "right")], rules.pair, items(len(cosines)), cosines)
-    assert found["right"] == pytest.approx(statistics.fmean(float(true) > float(false) for ((true, false),) in cosines))
+def test_pair_rule_needs_a_strictly_higher_score(cosines):
+    actual = scores([Metric("right", "right")], rules.pair, items(len(cosines)), cosines)
+    assert actual["right"] == pytest.approx(
+        statistics.fmean(float(true) > float(false) for ((true, false),) in cosines)
+    )
 
 
 @given(matrices(2, 2))
@@ -50,40 +52,42 @@ def test_winoground(cosines):
     text = [r["c0_i0"] > r["c1_i0"] and r["c1_i1"] > r["c0_i1"] for r in results]
     image = [r["c0_i0"] > r["c0_i1"] and r["c1_i1"] > r["c1_i0"] for r in results]
     matching = [r["c0_i0"] + r["c1_i1"] > r["c0_i1"] + r["c1_i0"] for r in results]
-    found = scores(
+    actual = scores(
         [Metric(s, s) for s in ("text", "image", "group", "matching")], rules.two_by_two, items(len(cosines)), cosines
     )
     group = [t and i for t, i in zip(text, image, strict=True)]
     for name, right in {"text": text, "image": image, "group": group, "matching": matching}.items():
-        assert found[name] == pytest.approx(statistics.fmean(right))
+        assert actual[name] == pytest.approx(statistics.fmean(right))
 
 
 def test_winoground_by_hand():
-    # image 0 prefers its caption, image 1 too; caption 1 prefers the wrong image: text right, image wrong, matching
-    # right.
+    # Both images prefer their own caption, but caption 1 prefers the wrong image: text and matching are correct, image
+    # is not.
     matrix = np.array([[0.4, 0.3], [0.1, 0.2]], np.float32)
-    found = scores([Metric(s, s) for s in ("text", "image", "group", "matching")], rules.two_by_two, items(1), [matrix])
-    assert found == {"text": 1, "image": 0, "group": 0, "matching": 1}
+    actual = scores(
+        [Metric(s, s) for s in ("text", "image", "group", "matching")], rules.two_by_two, items(1), [matrix]
+    )
+    assert actual == {"text": 1, "image": 0, "group": 0, "matching": 1}
 
 
 @given(matrices(1, 5))
 def test_first_argmax(cosines):
-    found = scores([Metric("r", "right"), Metric("t", "tie")], rules.first_of_many, items(len(cosines)), cosines)
+    actual = scores([Metric("r", "right"), Metric("t", "tie")], rules.first_of_many, items(len(cosines)), cosines)
     lists = [[float(v) for v in m[0]] for m in cosines]
-    assert found["r"] == pytest.approx(statistics.fmean(s.index(max(s)) == 0 for s in lists))
-    assert found["t"] == pytest.approx(statistics.fmean(s[0] == max(s[1:]) for s in lists))
+    assert actual["r"] == pytest.approx(statistics.fmean(s.index(max(s)) == 0 for s in lists))
+    assert actual["t"] == pytest.approx(statistics.fmean(s[0] == max(s[1:]) for s in lists))
 
 
 @given(matrices(1, 2, items=60), st.randoms(use_true_random=False))
 def test_macro_mean_leaves_out_small_and_untagged_groups(cosines, random):
     names = [random.choice(["on", "under", "near", ""]) for _ in cosines]
     tagged = [Item(str(n), (), ("a", "b"), {"relation": name} if name else {}) for n, name in enumerate(names)]
-    found = scores([Metric("m", "right", macro="relation", min_count=5)], rules.pair, tagged, cosines)
+    actual = scores([Metric("m", "right", macro="relation", min_count=5)], rules.pair, tagged, cosines)
     groups = {}
     for name, ((true, false),) in zip(names, cosines, strict=True):
         groups.setdefault(name, []).append(true > false)
     means = [statistics.fmean(g) for name, g in groups.items() if name and len(g) >= 5]
-    assert found.get("m") == (pytest.approx(statistics.fmean(means)) if means else None)
+    assert actual.get("m") == (pytest.approx(statistics.fmean(means)) if means else None)
 
 
 def test_macro_and_micro_by_hand():
@@ -96,8 +100,8 @@ def test_macro_and_micro_by_hand():
         Metric("micro", "right"),
         *by_value("r", "right", "relation", tagged),
     ]
-    found = Benchmark("b", tuple(tagged), rules.pair, tuple(metrics)).score(tagged, cosines)
-    assert {name: (score.value, score.count) for name, score in found.items()} == {
+    actual = Benchmark("b", tuple(tagged), rules.pair, tuple(metrics)).score(tagged, cosines)
+    assert {name: (score.value, score.count) for name, score in actual.items()} == {
         "macro": (0.625, 5),
         "micro": (0.4, 5),
         "r/on": (0.25, 4),
@@ -108,21 +112,21 @@ def test_macro_and_micro_by_hand():
 def test_a_tag_with_several_values_counts_for_each():
     tagged = items(3, why=lambda n: ("Unusual Text", "Complex Reasoning")[:n])
     cosines = [np.array([[r, 0.5]], np.float32) for r in (0, 1, 0)]
-    found = scores(by_value("w", "right", "why", tagged), rules.pair, tagged, cosines)
-    assert found == {"w/Complex Reasoning": 0, "w/Unusual Text": 0.5}
+    actual = scores(by_value("w", "right", "why", tagged), rules.pair, tagged, cosines)
+    assert actual == {"w/Complex Reasoning": 0, "w/Unusual Text": 0.5}
 
 
 @given(matrices(4, 3))
 def test_sugarcrepe_pp(cosines):
-    found = scores(
+    actual = scores(
         [Metric("i", "image_to_text"), Metric("t", "text_only")], sugarcrepe_pp.outcomes, items(len(cosines)), cosines
     )
     image_to_text, text_only = [], []
     for (p1, p2, n), (_, p1_p2, p1_n), (_, _, p2_n), _ in cosines:
         image_to_text.append(p1 > n and p2 > n)
         text_only.append(p1_p2 > p1_n and p1_p2 > p2_n)
-    assert found["i"] == pytest.approx(statistics.fmean(image_to_text))
-    assert found["t"] == pytest.approx(statistics.fmean(text_only))
+    assert actual["i"] == pytest.approx(statistics.fmean(image_to_text))
+    assert actual["t"] == pytest.approx(statistics.fmean(text_only))
 
 
 @settings(max_examples=50)
@@ -136,8 +140,8 @@ def test_whatsup_pairs_and_sets(cosines):
         pair=lambda n: f"{n // 4}/{n % 4 // 2}",
         relation=lambda n: relations[n % 4],
     )
-    found = scores([Metric("pair", "pair"), Metric("set", "set")], whatsup.outcomes, tagged, cosines)
-    # As the benchmark's code: a dictionary of objects -> relation -> right, absent images wrong.
+    actual = scores([Metric("pair", "pair"), Metric("set", "set")], whatsup.outcomes, tagged, cosines)
+    # As in the benchmark's code: a dictionary of objects -> relation -> correct, with missing images counted as wrong.
     correct = {}
     for item, m in zip(tagged, cosines, strict=True):
         correct.setdefault(item.tags["set"], dict.fromkeys(relations, 0))[item.tags["relation"]] = int(
@@ -145,13 +149,13 @@ def test_whatsup_pairs_and_sets(cosines):
         )
     pairs = sum((c["left_of"] and c["right_of"]) + (c["on"] and c["under"]) for c in correct.values())
     sets = sum(sum(c.values()) == 4 for c in correct.values())
-    assert found["pair"] == pytest.approx(pairs / (len(cosines) / 2))
-    assert found["set"] == pytest.approx(sets / (len(cosines) / 4))
+    assert actual["pair"] == pytest.approx(pairs / (len(cosines) / 2))
+    assert actual["set"] == pytest.approx(sets / (len(cosines) / 4))
 
 
 @settings(max_examples=50)
 @given(st.data())
-def test_vsr_threshold_is_the_best_on_dev(data):
+def test_vsr_threshold_is_optimal_on_dev(data):
     number = data.draw(st.integers(1, 12))
     s = np.array(data.draw(st.lists(COSINES, min_size=number, max_size=number)))
     label = np.array(data.draw(st.lists(st.booleans(), min_size=number, max_size=number)))
@@ -172,50 +176,52 @@ def test_vsr_by_hand():
 @settings(max_examples=50)
 @given(st.data())
 def test_retrieval_recalls(data):
-    own = data.draw(st.lists(st.integers(1, 3), min_size=3, max_size=6))
-    owner_C = [n for n, count in enumerate(own) for _ in range(count)]
+    count_I = data.draw(st.lists(st.integers(1, 3), min_size=3, max_size=6))
+    owner_C = [n for n, count in enumerate(count_I) for _ in range(count)]
     s = np.array(
         data.draw(
             st.lists(
-                st.lists(COSINES, min_size=len(owner_C), max_size=len(owner_C)), min_size=len(own), max_size=len(own)
+                st.lists(COSINES, min_size=len(owner_C), max_size=len(owner_C)),
+                min_size=len(count_I),
+                max_size=len(count_I),
             )
         )
     )
-    rule = retrieval.recalls({str(n): n for n in range(len(own))}, np.array(owner_C))
-    found = rule(items(len(own)), list(s[:, None]))
+    rule = retrieval.recalls({str(n): n for n in range(len(count_I))}, np.array(owner_C))
+    actual = rule(items(len(count_I)), list(s[:, None]))
     for k in retrieval.RANKS:
-        for n in range(len(own)):
-            mine = [c for c, owner in enumerate(owner_C) if owner == n]
-            best = max(s[n, c] for c in mine)
-            assert found[f"image_to_text@{k}"][n] == (
-                sum(s[n, c] >= best for c in range(len(owner_C)) if c not in mine) < k
+        for n in range(len(count_I)):
+            own = [c for c, owner in enumerate(owner_C) if owner == n]
+            best = max(s[n, c] for c in own)
+            assert actual[f"image_to_text@{k}"][n] == (
+                sum(s[n, c] >= best for c in range(len(owner_C)) if c not in own) < k
             )
-            hits = [sum(s[m, c] >= s[n, c] for m in range(len(own)) if m != n) < k for c in mine]
-            assert found[f"text_to_image@{k}"][n] == pytest.approx(statistics.fmean(hits))
+            hits = [sum(s[m, c] >= s[n, c] for m in range(len(count_I)) if m != n) < k for c in own]
+            assert actual[f"text_to_image@{k}"][n] == pytest.approx(statistics.fmean(hits))
 
 
-def test_retrieval_without_a_missing_image():
+def test_retrieval_ignores_captions_of_missing_images():
     rule = retrieval.recalls({"0": 0, "1": 1, "2": 2}, np.array([0, 1, 2]))
     s = [
         np.array([[0.5, 0.9, 0.1]]),
         np.array([[0.4, 0.2, 0.6]]),
-    ]  # image 1 could not be read: its caption is no candidate
-    found = rule([items(3)[0], items(3)[2]], s)
-    np.testing.assert_array_equal(found["image_to_text@1"], [1, 1])
-    np.testing.assert_array_equal(found["text_to_image@1"], [1, 1])
+    ]  # image 1 could not be read, so its caption is not a candidate
+    actual = rule([items(3)[0], items(3)[2]], s)
+    np.testing.assert_array_equal(actual["image_to_text@1"], [1, 1])
+    np.testing.assert_array_equal(actual["text_to_image@1"], [1, 1])
 
 
 @given(matrices(1, 7))
 def test_zeroshot(cosines):
     tagged = items(len(cosines), 7, label=lambda n: str(n % 7))
-    found = zeroshot.outcomes(tagged, cosines)
+    actual = zeroshot.outcomes(tagged, cosines)
     for k, (item, m) in itertools.product((1, 5), zip(tagged, cosines, strict=True)):
         label = int(item.tags["label"])
         pessimistic = sorted(range(7), key=lambda c: (-m[0, c], c == label))
-        assert found[f"top{k}"][int(item.id)] == (label in pessimistic[:k])
+        assert actual[f"top{k}"][int(item.id)] == (label in pessimistic[:k])
 
 
-def test_order_shuffles_keep_the_words_where_the_rule_keeps_them():
+def test_order_shuffles_move_only_the_words_they_should():
     tagged = [
         ("A", "DT"),
         ("small", "JJ"),

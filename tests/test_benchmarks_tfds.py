@@ -1,4 +1,4 @@
-"""The readers of prepared TFDS folders: zero-shot classification and NatuRel in both versions."""
+"""The readers of prepared TFDS folders: zero-shot classification, and both versions of NatuRel."""
 
 import io
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_zeroshot(tmp_path):
 
 
 @pytest.mark.parametrize("templates", ["", "a photo of it.", "a {} of {0}.", "a {} or {name}.", "a {} }."])
-def test_zeroshot_refuses_prompts_that_no_name_fits_into(tmp_path, templates):
+def test_zeroshot_rejects_bad_prompt_templates(tmp_path, templates):
     files.write(tmp_path / "zeroshot/birds/robin/a.png", files.png(0))
     files.write(tmp_path / "zeroshot/birds/templates.txt", templates.encode())
     with pytest.raises(BenchmarkError, match=r"birds/templates\.txt: expected one prompt per line"):
@@ -61,7 +61,7 @@ def test_zeroshot_refuses_prompts_that_no_name_fits_into(tmp_path, templates):
 
 
 class VersionOne(tfds.core.GeneratorBasedBuilder):
-    """Two examples with the features of NatuRel 1.0.0 that the reader uses; the second lacks a negative."""
+    """Two examples with the features of NatuRel 1.0.0 used by the reader; the second lacks a negative."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -100,7 +100,7 @@ class VersionOne(tfds.core.GeneratorBasedBuilder):
 
 
 class VersionTwo(VersionOne):
-    """The same with the column ``group``, and a second group of the first example whose triplet is not known."""
+    """The same with a ``group`` column, and a second group without a triplet in the first example."""
 
     VERSION = tfds.core.Version("2.0.0")
 

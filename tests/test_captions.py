@@ -1,4 +1,4 @@
-"""The grammar, its table of relations, and the reader of pairs."""
+"""The grammar, its table of relations, and the parser of caption pairs."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_grammar_writes_passing_captions_for_every_relation():
     assert checks.check(written) == []
 
 
-def test_grammar_is_a_pure_function_of_the_state():
+def test_grammar_is_a_pure_function_of_the_rng_state():
     triplet = Triplet("Cat", "on", "Desk")
     assert grammar.write(triplet, rng(3)) == grammar.write(triplet, rng(3)) != grammar.write(triplet, rng(4))
 
@@ -75,15 +75,15 @@ def test_relation_table_is_consistent():
     [
         ("Cat|on|Desk", "Desk|on|Cat", True),
         ("Cat|on|Desk", "Cat|under|Desk", True),
-        ("Cat|on|Desk", "Desk|under|Cat", False),  # the converse: true
-        ("Cat|on|Desk", "Cat|at|Desk", False),  # may be true as well
+        ("Cat|on|Desk", "Desk|under|Cat", False),  # the converse, so true
+        ("Cat|on|Desk", "Cat|at|Desk", False),  # may also be true
         ("Chair|at|Table", "Table|at|Chair", False),  # loosely symmetric
         ("Man|interacts_with|Dog", "Dog|interacts_with|Man", False),
         ("Table|is|Wooden", "Table|is|Plastic", True),
         ("Bottle|is|Plastic", "Bottle|is|Transparent", False),  # most are both
     ],
 )
-def test_what_cannot_be_true_beside_a_triplet(triplet, claim, false):
+def test_excluded_claims(triplet, claim, false):
     assert excluded(Triplet.parse(triplet), Triplet.parse(claim)) is false
 
 
@@ -111,18 +111,18 @@ def test_what_cannot_be_true_beside_a_triplet(triplet, claim, false):
         ),
     ],
 )
-def test_pairs_read_back_as_what_was_done(positive, negative, operation, claim):
+def test_operation_is_parsed_from_a_pair(positive, negative, operation, claim):
     read = parse.operation(positive, negative, Triplet("Cat", "on", "Desk"))
     assert read == (operation, Triplet.parse(claim) if claim else None)
 
 
-def test_a_negative_that_says_the_same_is_refused():
+def test_negative_with_the_same_meaning_is_rejected():
     with pytest.raises(ValueError, match="means the same"):
         parse.operation("The cat is on the desk.", "A cat is on a desk.", Triplet("Cat", "on", "Desk"))
 
 
-def test_a_positive_with_its_roles_reversed_is_refused():
-    with pytest.raises(ValueError, match="the positive has the Beer act on the Girl"):
+def test_positive_with_reversed_roles_is_rejected():
+    with pytest.raises(ValueError, match="the positive has roles reversed: Beer acts on Girl"):
         parse.operation(
             "The girl is held by the beer.", "The beer is held by the girl.", Triplet("Girl", "holds", "Beer")
         )

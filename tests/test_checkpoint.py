@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, and those that are not."""
+"""Saving and restoring checkpoints, intact and damaged."""
 
 import logging
 import shutil
@@ -65,12 +65,12 @@ DAMAGE = {
 }
 
 
-def test_the_newest_is_restored(saved):
+def test_newest_checkpoint_is_restored(saved):
     assert restored(saved) == 20
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_newest_is_reported_and_set_aside(damage, saved, tmp_path, caplog):
+def test_damaged_newest_checkpoint_is_reported_and_set_aside(damage, saved, tmp_path, caplog):
     workdir = shutil.copytree(saved, tmp_path / "run")
     DAMAGE[damage](workdir / "checkpoints" / "20")
     with caplog.at_level(logging.ERROR, "naturel_jax"):
@@ -79,7 +79,7 @@ def test_a_damaged_newest_is_reported_and_set_aside(damage, saved, tmp_path, cap
     assert (workdir / "checkpoints" / "20.broken").exists() and not (workdir / "checkpoints" / "20").exists()
 
 
-def test_another_runs_checkpoints_are_not_taken_for_damaged_ones(saved, tmp_path):
+def test_checkpoints_of_another_run_are_not_treated_as_damaged(saved, tmp_path):
     workdir = shutil.copytree(saved, tmp_path / "run")
 
     def refuse(meta):
@@ -91,7 +91,7 @@ def test_another_runs_checkpoints_are_not_taken_for_damaged_ones(saved, tmp_path
     assert sorted(checkpoint.saved_steps(workdir)) == [10, 20]
 
 
-def test_a_run_without_a_readable_checkpoint_is_refused(saved, tmp_path):
+def test_no_readable_checkpoint_is_an_error(saved, tmp_path):
     workdir = shutil.copytree(saved, tmp_path / "run")
     for step in (10, 20):
         cut_arrays(workdir / "checkpoints" / str(step))
@@ -99,7 +99,7 @@ def test_a_run_without_a_readable_checkpoint_is_refused(saved, tmp_path):
         Checkpoints(str(workdir), keep=3).restore(abstract(), accept)
 
 
-def test_no_checkpoint_is_none_and_a_run_that_is_none_says_what_it_found(saved, tmp_path):
+def test_missing_checkpoints(saved, tmp_path):
     assert Checkpoints(str(tmp_path / "new"), keep=3).restore(abstract(), accept) is None
     with pytest.raises(FileNotFoundError, match=r"not a run directory with a checkpoint; steps found in .*: none"):
         runs.read_meta(str(tmp_path))

@@ -1,4 +1,4 @@
-"""The config: what files return becomes typed, and everything that does not fit is refused by the field's name."""
+"""The config: files return ConfigDicts that become typed, and invalid values are rejected by field name."""
 
 import dataclasses
 import importlib
@@ -27,7 +27,7 @@ def tiny(**changes):
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("world", ["", "scenes"])
-def test_every_config_file_is_a_config(name, world):
+def test_every_config_file_loads(name, world):
     module = importlib.import_module(f"configs.{name}")
     config = c.load(module.get_config() if name == "demo" else module.get_config(world))
     if isinstance(config, c.Suite):
@@ -41,14 +41,14 @@ def test_every_config_file_is_a_config(name, world):
         assert bool(config.init) != bool(config.preset)
 
 
-def test_a_parsed_config_is_frozen_and_has_the_defaults():
+def test_parsed_config_is_frozen_and_filled_with_defaults():
     config = c.load(tiny())
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 1
     assert config.optim.eps == c.Optim().eps and config.data.mixture["main"].weight == 1.0
 
 
-def test_the_defaults_are_the_published_negclip_recipe():
+def test_defaults_are_the_published_negclip_recipe():
     """arXiv 2210.01936; betas, eps and decay are OpenCLIP's defaults for ViT."""
     optim = c.Optim()
     assert (optim.lr, optim.b1, optim.b2, optim.eps, optim.weight_decay) == (1e-6, 0.9, 0.98, 1e-6, 0.2)
@@ -100,7 +100,7 @@ def test_the_defaults_are_the_published_negclip_recipe():
     ],
     ids=str,
 )  # fmt: skip
-def test_values_that_are_not_allowed_are_refused_by_name(changes, expected):
+def test_invalid_values_are_rejected_by_field_name(changes, expected):
     with pytest.raises(UserError, match=expected):
         c.load(tiny(**changes))
 
@@ -114,14 +114,14 @@ def test_values_that_are_not_allowed_are_refused_by_name(changes, expected):
         ("dataset", "", r"config\.data\.mixture\.main\.dataset is ''; expected a name"),
     ],
 )
-def test_parts_of_the_mixture_are_checked(field, value, expected):
+def test_mixture_parts_are_checked(field, value, expected):
     config = tiny()
     config.data.mixture.main[field] = value
     with pytest.raises(UserError, match=expected):
         c.load(config)
 
 
-def test_a_base_and_a_run_of_a_suite_are_checked_before_anything_runs():
+def test_bases_and_suite_runs_are_checked_up_front():
     config = tiny(preset="", init="base:first")
     config.bases.first = tiny(data__batch_size=0)
     with pytest.raises(UserError, match=r"config\.bases\.first\.data\.batch_size is 0"):
@@ -130,7 +130,7 @@ def test_a_base_and_a_run_of_a_suite_are_checked_before_anything_runs():
         c.load(c.suite({"a": tiny(), "b": tiny(preset="")}, {}, ""))
 
 
-def test_smoothing_of_positives_that_are_left_out_is_refused():
+def test_label_smoothing_with_match_ignore_is_rejected():
     with pytest.raises(UserError, match=r"label_smoothing is 0\.1: not defined for .*'match_ignore'"):
         c.load(tiny(objective__label_smoothing=0.1, objective__counting="match_ignore"))
 
@@ -154,18 +154,18 @@ def test_durations_in_steps(text, steps):
     assert durations.steps(text, batch_size=64, examples=6400, total=1000) == steps
 
 
-def test_whole_numbers_of_steps_are_not_rounded_up():
+def test_exact_step_counts_are_not_rounded_up():
     assert durations.steps("700 examples", batch_size=100, examples=1) == 7
     assert durations.steps("7%", batch_size=1, examples=1, total=300) == 21
 
 
 @pytest.mark.parametrize("text", ["", "500", "five steps", "-3 steps", "5 minutes", "1.2.3 steps", ". steps"])
-def test_other_durations_are_refused_with_the_field_and_what_is_expected(text):
+def test_invalid_duration_error_names_the_field_and_the_format(text):
     with pytest.raises(UserError, match=r"config\.checkpoint\.every is .*expected a number and a unit: '500 steps'"):
         c.load(tiny(checkpoint__every=text))
 
 
-def test_saved_configs_are_read_back():
+def test_json_round_trip():
     config = c.load(tiny())
     assert config_versions.from_json(config_versions.to_json(config)) == config
     later = config_versions.to_json(config) | {"version": config_versions.VERSION + 1}
@@ -173,7 +173,7 @@ def test_saved_configs_are_read_back():
         config_versions.from_json(later)
 
 
-def test_what_a_continuation_must_not_change():
+def test_fields_that_must_not_change_when_continuing():
     names = set(fixed(c.load(tiny())))
     assert {"seed", "optim.lr", "data.batch_size", "data.mixture.main.recipe", "objective.name", "duration"} <= names
     assert not {name for name in names if name.startswith(("eval", "mesh", "checkpoint", "data.dir", "data.threads"))}

@@ -15,7 +15,7 @@ from tfds_naturel.errors import UserError
 
 
 def run_folder(path, name: str) -> None:
-    """A run as training leaves it."""
+    """Writes a run as left by training."""
     config, params, processor = tiny(name)
     recipe = {
         "objective": {"name": "softmax"},
@@ -29,22 +29,22 @@ def run_folder(path, name: str) -> None:
     checkpoints.close()
 
 
-def test_a_run_goes_to_every_format_and_back(tmp_path, capsys):
-    """Run -> Hugging Face -> OpenCLIP -> Hugging Face, each verified by its own library; the last weights are the
-    first, bit for bit."""
+def test_run_round_trips_through_every_format(tmp_path, capsys):
+    """Run -> Hugging Face -> OpenCLIP -> run, each verified by its own library; the final weights equal the first, bit
+    for bit."""
     run_folder(tmp_path / "run", "tiny-clip")
     steps = [(f"run:{tmp_path}/run", "a", "hf"), (f"{tmp_path}/a", "b", "openclip"), (f"{tmp_path}/b", "c", "run")]
     for source, name, form in steps:
         convert.main([source, str(tmp_path / name), "--to", form, "--verify"])
     lines = [line for line in capsys.readouterr().out.splitlines() if "embeddings within" in line]
-    assert len(lines) == 5  # both sides of each, but for the run at the start
+    assert len(lines) == 5  # source and destination of each conversion, except the initial run
     assert max(float(line.split(" within ")[1].split(" ")[0]) for line in lines) < 2e-6
     assert_same(weights.load(f"run:{tmp_path}/c").params, tiny("tiny-clip").params)
     card = (tmp_path / "a" / "README.md").read_text()
     assert '"step": 7' in card and '"duration": "5 epochs"' in card and "## Data" in card
 
 
-def test_siglip_goes_through_big_vision_unchanged(tmp_path, capsys):
+def test_siglip_round_trips_through_big_vision(tmp_path, capsys):
     config, params, processor = tiny("tiny-siglip")
     export.save(tmp_path / "a", config, params, processor, form="hf", facts={})
     convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--to", "big_vision", "--verify"])
@@ -68,7 +68,7 @@ def test_interpolation_is_the_weighted_mean(tmp_path):
     assert "0.75 of" in (tmp_path / "mix" / "README.md").read_text()
 
 
-def test_size_resamples_positions_and_prepares_larger_images(tmp_path):
+def test_size_resamples_positions_and_updates_the_processor(tmp_path):
     config, params, processor = tiny("tiny-clip")
     export.save(tmp_path / "a", config, params, processor, form="hf", facts={})
     convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--size", "64", "--verify"])
@@ -89,7 +89,7 @@ def test_size_resamples_positions_and_prepares_larger_images(tmp_path):
         (["{a}", "{out}", "--interpolate", "{s}"], "is a different model from SRC: image, text, "),
     ],
 )
-def test_errors_say_what_to_do_and_leave_nothing(tmp_path, arguments, message):
+def test_errors_name_the_fix_and_leave_no_files(tmp_path, arguments, message):
     export.save(tmp_path / "a", *tiny("tiny-clip"), form="hf", facts={})
     export.save(tmp_path / "s", *tiny("tiny-siglip"), form="hf", facts={})
     places = {"a": tmp_path / "a", "s": tmp_path / "s", "out": tmp_path / "out"}
@@ -98,7 +98,7 @@ def test_errors_say_what_to_do_and_leave_nothing(tmp_path, arguments, message):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "s"]
 
 
-def test_interpolation_refuses_other_shapes():
+def test_interpolation_rejects_different_shapes():
     a = {"x": {"y": np.zeros((2, 3))}, "z": np.zeros(1)}
     b = {"x": {"y": np.zeros((2, 4))}, "z": np.zeros(1)}
     with pytest.raises(UserError, match="x/y differ in shape"):
@@ -106,7 +106,7 @@ def test_interpolation_refuses_other_shapes():
     assert jax.tree.leaves(convert.interpolate(a, a, 0.5))[0].shape == (2, 3)
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
+def test_user_error_is_one_line_with_exit_code_2(tmp_path):
     command = [sys.executable, "-m", "naturel_jax.convert", str(tmp_path / "absent"), str(tmp_path / "out")]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 2

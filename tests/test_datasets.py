@@ -1,4 +1,4 @@
-"""Where training data comes from: prepared datasets, and sources and recipes from outside of the package."""
+"""Training data: prepared datasets, and external sources and recipes."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from naturel_jax.sharding import make_mesh
 from tfds_naturel.errors import UserError
 
 
-def test_a_prepared_dataset_is_opened_with_and_without_its_prefix():
+def test_prepared_dataset_opens_with_and_without_prefix():
     plain, prefixed = (
         datasets.open_source(name, str(data_dir()), "validation") for name in ("naturel/tiny", "tfds:naturel/tiny")
     )
@@ -37,19 +37,19 @@ def test_a_prepared_dataset_is_opened_with_and_without_its_prefix():
         ("csv:a.csv", "train", r"dataset 'csv:a.csv' has prefix 'csv'; expected tfds"),
     ],
 )
-def test_what_cannot_be_opened_is_named(dataset, split, match):
+def test_error_names_a_dataset_that_cannot_be_opened(dataset, split, match):
     with pytest.raises(UserError, match=match):
         datasets.open_source(dataset, str(data_dir()), split)
 
 
-def test_the_highest_version_is_read_and_unfinished_ones_are_not(tmp_path):
+def test_highest_complete_version_is_used(tmp_path):
     for version in ("1.0.0", "10.0.0", "9.0.0", "11.0.0.incomplete.ABC"):
         (tmp_path / "mine" / version).mkdir(parents=True)
         (tmp_path / "mine" / version / "dataset_info.json").write_text("{}")
     assert datasets.directory(str(tmp_path), "mine").name == "10.0.0"
 
 
-def test_benchmark_items_among_the_training_data(tmp_path):
+def test_benchmark_items_in_the_training_data(tmp_path):
     raw = c.base()
     for name, used in {"first": {"coco": ["9", "57"]}, "second": {"coco": ["9"], "winoground": ["3"]}}.items():
         folder = tmp_path / name / "1.0.0"
@@ -64,21 +64,21 @@ def test_benchmark_items_among_the_training_data(tmp_path):
 
 @pytest.fixture
 def outside(monkeypatch, tmp_path):
-    """A recipe and a data source, a line each."""
+    """An external recipe and data source, registered with one line each."""
     monkeypatch.setitem(RECIPES, "mine", Recipe(positives=1, negatives=2, sentinel=True))
     monkeypatch.setitem(datasets.SOURCES, "outside", open_folder)
-    whole = source(6)
+    original = source(6)
     rows = [
         {"image": f"{n}.jpg", "positives": [f"a true {n}", f"as true {n}"], "negatives": list("xyz")} for n in range(6)
     ]
     for n in range(6):
-        (tmp_path / f"{n}.jpg").write_bytes(whole.read_image(n))
+        (tmp_path / f"{n}.jpg").write_bytes(original.read_image(n))
     (tmp_path / "train.json").write_text(json.dumps(rows))
     return tmp_path
 
 
-def test_a_recipe_and_a_source_from_outside(outside):
-    """In a mixture with a prepared dataset: batches are a function of the step, also when they are resumed there."""
+def test_external_recipe_and_source(outside):
+    """Mixed with a prepared dataset; batches are a function of the step, also after resuming."""
     raw = c.base()
     raw.preset, raw.data.dir, raw.data.batch_size = "tiny-clip", str(data_dir()), 16
     raw.data.mixture.mine = c.part(f"outside:{outside}", "mine", weight=0.5)

@@ -1,4 +1,4 @@
-"""The command ``naturel_jax.evaluate``: parity with transformers item by item, and what it writes and refuses."""
+"""The command ``naturel_jax.evaluate``: parity with transformers item by item, its output, and invalid arguments."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from tfds_naturel.errors import UserError
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> Path:
-    """A folder of benchmark files and of two models."""
+    """A folder with benchmark files and two models."""
     root = tmp_path_factory.mktemp("evaluate")
     files.winoground(root, items=4)
     files.visual_genome(root, items=6)
@@ -49,7 +49,7 @@ def run(root: Path, out: Path, *models: str, names=("winoground", "vg_relation",
 
 
 def torch_cosines(folder: Path, model: torch.nn.Module, item: benchmark.Item) -> np.ndarray:
-    """As the benchmarks' scripts do it: crop, transformers' own processor, both towers, cosine."""
+    """As in the benchmarks' scripts: crop, transformers' own processor, both towers, cosine."""
     processor = transformers.AutoProcessor.from_pretrained(folder, use_fast=False)
     images = [Image.open(io.BytesIO(image.read())).convert("RGB") for image in item.images]
     images = [p.crop(image.box) if image.box else p for p, image in zip(images, item.images, strict=True)]
@@ -62,7 +62,7 @@ def torch_cosines(folder: Path, model: torch.nn.Module, item: benchmark.Item) ->
 
 
 @pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip", pytest.param("clip-b32", marks=pytest.mark.slow)])
-def test_cosines_equal_those_of_transformers(folders, tmp_path, name):
+def test_cosines_match_transformers(folders, tmp_path, name):
     model, _ = write_model(tmp_path / "model", name)
     run(folders, tmp_path / "out", f"m={tmp_path / 'model'}")
     for bench in registry.read(["winoground", "vg_relation", "sugarcrepe"], files=folders):
@@ -73,11 +73,11 @@ def test_cosines_equal_those_of_transformers(folders, tmp_path, name):
             np.testing.assert_allclose(row["cosines"], expected.ravel(), atol=1e-5)
 
 
-def test_the_command_evaluates_each_pair_once_and_reports(folders, tmp_path, capsys, monkeypatch):
+def test_command_evaluates_each_pair_once_and_writes_reports(folders, tmp_path, capsys, monkeypatch):
     models = [f"CLIP={folders / 'tiny-clip'}", f"A|<b>={folders / 'tiny-siglip'}"]
     run(folders, tmp_path, *models)
-    found = {(r.model, r.benchmark): r for r in results.load(tmp_path)}
-    assert len(found) == 6 and all(r.incomplete and not r.problems for r in found.values()), "fewer than published"
+    saved = {(r.model, r.benchmark): r for r in results.load(tmp_path)}
+    assert len(saved) == 6 and all(r.incomplete and not r.problems for r in saved.values()), "fewer than published"
     text = (tmp_path / "report.md").read_text()
     assert "| *n-grams* | " in text and "| *text norm of CLIP* | " in text
     assert "| CLIP | " in text and "(0.59, " in text and "A\\|\\<b\\>" in text
@@ -92,7 +92,7 @@ def test_the_command_evaluates_each_pair_once_and_reports(folders, tmp_path, cap
     assert row["published"] == "0.31" and float(row["low"]) <= float(row["value"]) <= float(row["high"])
 
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/scores.json")}
-    monkeypatch.setattr(embed.Encoder, "images", lambda *_: pytest.fail("a finished pair is embedded again"))
+    monkeypatch.setattr(embed.Encoder, "images", lambda *_: pytest.fail("a finished pair was embedded again"))
     run(folders, tmp_path, *models)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/scores.json")} == written
     assert "already done" in capsys.readouterr().out
@@ -102,20 +102,20 @@ def test_compare_two_models(folders, tmp_path, capsys):
     run(folders, tmp_path, f"A={folders / 'tiny-clip'}", f"B={folders / 'tiny-siglip'}", names=["winoground"])
     command = ["A", "B", "--out", str(tmp_path), "--benchmark", "winoground", "--benchmarks_dir", str(folders)]
     compare.main([*command, "--outcome", "text"])
-    made = tmp_path / "compare" / "A+B+winoground+text.html"
+    page = tmp_path / "compare" / "A+B+winoground+text.html"
     printed = capsys.readouterr().out
-    assert made.with_suffix(".md").read_text("utf-8") in printed and f"gallery: {made}" in printed
-    assert "a cat on a box 0" in made.read_text("utf-8")
-    assert len(list(made.with_name("A+B+winoground+text_images").iterdir())) == 8
+    assert page.with_suffix(".md").read_text("utf-8") in printed and f"gallery: {page}" in printed
+    assert "a cat on a box 0" in page.read_text("utf-8")
+    assert len(list(page.with_name("A+B+winoground+text_images").iterdir())) == 8
     compare.main([*command, "--outcome", "image"])
-    assert made.exists() and made.with_name("A+B+winoground+image.html").exists(), "one does not replace the other"
+    assert page.exists() and page.with_name("A+B+winoground+image.html").exists(), "one does not replace the other"
     with pytest.raises(UserError, match="expected one of: text, image, group, matching"):
         compare.main([*command, "--outcome", "right"])
     with pytest.raises(FileNotFoundError, match="evaluate 'A' on 'vg_relation' first"):
         compare.main([*command, "--benchmark", "vg_relation"])
 
 
-def test_unreadable_images_are_named_and_tried_again(folders, tmp_path):
+def test_unreadable_images_are_reported_and_retried(folders, tmp_path):
     root = tmp_path / "files"
     files.sugarcrepe(root, items=2)
     good = (root / "coco/val2017/000000000000.png").read_bytes()
@@ -141,6 +141,6 @@ def test_unreadable_images_are_named_and_tried_again(folders, tmp_path):
         (["--models", "a=x", "--batch_size", "0"], "--batch_size is 0, expected 1 or more"),
     ],
 )
-def test_what_the_command_refuses(folders, tmp_path, arguments, reason):
+def test_invalid_arguments_are_rejected(folders, tmp_path, arguments, reason):
     with pytest.raises((UserError, OSError), match=reason):
         evaluate.main([*arguments, "--benchmarks_dir", str(folders), "--out", str(tmp_path)])

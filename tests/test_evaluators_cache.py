@@ -1,4 +1,4 @@
-"""Embeddings on disk."""
+"""The embedding cache on disk."""
 
 import sqlite3
 
@@ -17,13 +17,13 @@ def encoder() -> embed.Encoder:
     return embed.Encoder(model, processor, batch_size=4)
 
 
-def cached_cosines(encoder: embed.Encoder, path, wanted) -> list[np.ndarray]:
-    return embed.cosines(wanted, CachedEncoder(encoder, tiny()[1], path))[1]
+def cached_cosines(encoder: embed.Encoder, path, items) -> list[np.ndarray]:
+    return embed.cosines(items, CachedEncoder(encoder, tiny()[1], path))[1]
 
 
 @pytest.fixture
 def filled(encoder, tmp_path):
-    """The file of a cache of ``items(13)``, and their cosines."""
+    """A cache file with the embeddings of ``items(13)``, and their cosines."""
     expected = embed.cosines(items(13), encoder.with_params(tiny()[1]))[1]
     np.testing.assert_allclose(cached_cosines(encoder, tmp_path / "cache.sqlite", items(13)), expected, atol=1e-6)
     return tmp_path / "cache.sqlite", expected
@@ -31,12 +31,12 @@ def filled(encoder, tmp_path):
 
 def test_nothing_is_embedded_twice(encoder, filled, monkeypatch):
     path, expected = filled
-    monkeypatch.setattr(embed.Encoder, "images", lambda *_: pytest.fail("embedded again"))
-    monkeypatch.setattr(embed.Encoder, "captions", lambda *_: pytest.fail("embedded again"))
+    monkeypatch.setattr(embed.Encoder, "images", lambda *_: pytest.fail("embedded twice"))
+    monkeypatch.setattr(embed.Encoder, "captions", lambda *_: pytest.fail("embedded twice"))
     np.testing.assert_allclose(cached_cosines(encoder, path, items(13)), expected, atol=1e-6)
 
 
-def test_captions_of_the_same_tokens_tie_across_the_cache(encoder, filled):
+def test_captions_with_equal_tokens_tie_across_the_cache(encoder, filled):
     spelled = benchmark.Item("0", items(1)[0].images, (CAPTIONS[0].upper(), CAPTIONS[0]))
     matrix = cached_cosines(encoder, filled[0], [spelled])[0]
     assert matrix[0, 0] == matrix[0, 1]
@@ -65,13 +65,13 @@ def another_schema(path):
     "damage",
     [zero_the_values, damage_a_page, another_schema, lambda path: path.write_bytes(b"not a database" * 100)],
 )
-def test_a_damaged_cache_is_not_believed(encoder, filled, damage):
+def test_damaged_cache_is_ignored(encoder, filled, damage):
     path, expected = filled
     damage(path)
     np.testing.assert_allclose(cached_cosines(encoder, path, items(13)), expected, atol=1e-6)
 
 
-def test_bad_images_are_named(encoder, tmp_path):
+def test_bad_images_are_reported(encoder, tmp_path):
     cached = CachedEncoder(encoder, tiny()[1], tmp_path / "cache.sqlite")
 
     def missing() -> bytes:

@@ -1,4 +1,4 @@
-"""The embed engine against direct calls of the model, and against itself on other batch sizes and device counts."""
+"""The encoder against direct calls of the model, and against itself with other batch sizes and device counts."""
 
 import dataclasses
 import io
@@ -31,7 +31,7 @@ def encoder() -> embed.Encoder:
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_cosines_equal_direct_calls(family):
+def test_cosines_match_direct_model_calls(family):
     model, params, processor = tiny(family)
     kept, matrices, problems = embed.cosines(
         items(13), embed.Encoder(model, processor, batch_size=4).with_params(params)
@@ -56,7 +56,7 @@ def test_every_crop_and_caption_is_embedded_once(monkeypatch):
     first = embed.cosines(items(23), encoder.with_params(params))[1]
     assert (len(decoded), sorted(tokenized)) == (10, sorted(CAPTIONS))
     np.testing.assert_array_equal(first, embed.cosines(items(23), encoder.with_params(params))[1])
-    assert (len(decoded), len(tokenized)) == (10, 4), "the second evaluation decodes and tokenises nothing"
+    assert (len(decoded), len(tokenized)) == (10, 4), "the second evaluation decodes and tokenizes nothing"
     small = embed.Encoder(model, processor, batch_size=4, pixel_cache_bytes=3 * 48 * 48 * 3)
     for _ in range(2):
         np.testing.assert_array_equal(first, embed.cosines(items(23), small.with_params(params))[1])
@@ -64,21 +64,21 @@ def test_every_crop_and_caption_is_embedded_once(monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_batch_size_changes_nothing(family):
+def test_results_do_not_depend_on_batch_size(family):
     model, params, processor = tiny(family)
     reference = embed.cosines(items(13), embed.Encoder(model, processor, batch_size=16).with_params(params))[1]
     other = embed.cosines(items(13), embed.Encoder(model, processor, batch_size=3).with_params(params))[1]
     np.testing.assert_allclose(other, reference, atol=1e-6)
 
 
-def test_captions_of_the_same_tokens_tie_exactly(encoder):
+def test_captions_with_equal_tokens_tie_exactly(encoder):
     params = tiny()[1]
     captions = ("a cat on a box", "A  CAT on a box", *CAPTIONS[2:])
     matrix = embed.cosines([dataclasses.replace(items(1)[0], captions=captions)], encoder.with_params(params))[1][0]
     assert matrix[0, 0] == matrix[0, 1]
 
 
-def test_several_texts_are_their_normalised_mean(encoder):
+def test_prompt_ensemble_is_the_normalized_mean(encoder):
     model, params, processor = tiny()
     item = dataclasses.replace(items(1)[0], captions=(tuple(CAPTIONS[:3]), CAPTIONS[3]), caption_rows=True)
     matrix = embed.cosines([item], encoder.with_params(params))[1][0]
@@ -92,8 +92,8 @@ def test_several_texts_are_their_normalised_mean(encoder):
 @pytest.mark.parametrize(
     ("data", "box", "reason"),
     [
-        (b"no image", None, "not a readable"),
-        (b"no image", (0, 0, 5, 5), "not a readable"),
+        (b"not an image", None, "not a readable"),
+        (b"not an image", (0, 0, 5, 5), "not a readable"),
         (benchmark_files.png(1)[:200], None, "not a readable"),
         (benchmark_files.png(1), (10, 10, 10, 20), "outside the image of 64 x 48"),
         (benchmark_files.png(1), (40, 10, 90, 20), "outside the image of 64 x 48"),
@@ -101,16 +101,16 @@ def test_several_texts_are_their_normalised_mean(encoder):
         (benchmark_files.png(1, (9000, 8000)), None, "64,000,000"),
     ],
 )
-def test_bad_images_are_named_and_left_out(encoder, data, box, reason):
+def test_bad_images_are_reported_and_skipped(encoder, data, box, reason):
     _, params, _ = tiny()
-    bad = Item("bad one", (benchmark.Image("bad.png", lambda: data, box),), ("a", "b"))
+    bad = Item("bad", (benchmark.Image("bad.png", lambda: data, box),), ("a", "b"))
     good = items(3)
     kept, matrices, problems = embed.cosines([good[0], bad, *good[1:]], encoder.with_params(params))
     assert [item.id for item in kept] == ["0", "1", "2"] and len(matrices) == 3
-    assert len(problems) == 1 and "item bad one: image bad.png" in problems[0] and reason in problems[0]
+    assert len(problems) == 1 and "item bad: image bad.png" in problems[0] and reason in problems[0]
 
 
-def test_a_box_that_overhangs_by_a_few_pixels_is_cropped_as_pil_does(encoder):
+def test_box_overhanging_by_a_few_pixels_is_cropped_like_pil(encoder):
     _, params, _ = tiny()
     item = Item("0", (benchmark.Image("p", lambda: benchmark_files.png(1), (-2, 0, 40, 50)),), ("a",))
     kept, matrices, problems = embed.cosines([item], encoder.with_params(params))
@@ -119,8 +119,8 @@ def test_a_box_that_overhangs_by_a_few_pixels_is_cropped_as_pil_does(encoder):
     padded.paste(Image.open(io.BytesIO(benchmark_files.png(1))).crop((0, 0, 40, 48)), (2, 0))
     data = io.BytesIO()
     padded.save(data, "png")
-    whole = Item("1", (benchmark.Image("padded", data.getvalue),), ("a",))
-    np.testing.assert_array_equal(matrices, embed.cosines([whole], encoder.with_params(params))[1])
+    padded_item = Item("1", (benchmark.Image("padded", data.getvalue),), ("a",))
+    np.testing.assert_array_equal(matrices, embed.cosines([padded_item], encoder.with_params(params))[1])
 
 
 SHARDED = """
@@ -131,7 +131,7 @@ import json
 from naturel_jax.data.processor import Processor
 from naturel_jax.evaluators import embed
 model, params, _ = tiny_models.tiny()
-processor = Processor(**json.load(open("processor.json")))  # training a tokenizer again gives other ids
+processor = Processor(**json.load(open("processor.json")))  # retraining the tokenizer would give other ids
 mesh = jax.make_mesh((4, 2, 1), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
 params = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 encoder = embed.Encoder(model, processor, mesh=mesh, batch_size=5)
@@ -141,7 +141,7 @@ np.save("sharded.npy", embed.cosines(tiny_models.items(13), encoder.with_params(
 
 
 @pytest.mark.slow
-def test_eight_devices_change_nothing(tmp_path):
+def test_results_do_not_depend_on_device_count(tmp_path):
     model, params, processor = tiny()
     (tmp_path / "processor.json").write_text(json.dumps(processor.to_dict()))
     tests = Path(__file__).parent
@@ -151,7 +151,7 @@ def test_eight_devices_change_nothing(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "sharded.npy"), reference, atol=1e-6)
 
 
-def test_text_norms_are_those_of_transformers():
+def test_text_norms_match_transformers():
     model, params, processor = tiny("siglip")
     norms = embed.Encoder(model, processor, batch_size=4).text_norms(params, CAPTIONS)
     peer = hf_model(model.config, params)

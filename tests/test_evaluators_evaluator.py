@@ -1,4 +1,4 @@
-"""The evaluator of training runs, against the engine that it is made of."""
+"""The evaluator of training runs, against the encoder it uses."""
 
 import dataclasses
 import logging
@@ -15,7 +15,7 @@ from naturel_jax.evaluators.evaluator import Evaluator
 
 def benchmarks() -> list[Benchmark]:
     first = Benchmark("first", tuple(items(13)), rules.pair, (Metric("first/all", "right"),))
-    unreadable = Item("bad", (Image("broken", lambda: b"no image"),), ("a", "b"))
+    unreadable = Item("bad", (Image("broken", lambda: b"not an image"),), ("a", "b"))
     return [
         first,
         dataclasses.replace(
@@ -24,7 +24,7 @@ def benchmarks() -> list[Benchmark]:
     ]
 
 
-def test_scores_are_those_of_the_cosines(caplog):
+def test_scores_follow_from_the_cosines(caplog):
     model, params, processor = tiny()
     evaluator = Evaluator(model, processor, benchmarks(), batch_size=4)
     scores = evaluator.scores(params)
@@ -36,7 +36,7 @@ def test_scores_are_those_of_the_cosines(caplog):
     assert len(warnings) == 1 and "second: item bad: image broken: not a readable" in warnings[0]
 
 
-def test_some_benchmarks_only():
+def test_subset_of_benchmarks():
     model, params, processor = tiny()
     evaluator = Evaluator(model, processor, benchmarks(), batch_size=4)
     assert set(evaluator.scores(params, ["first"])) == {"first/all"}

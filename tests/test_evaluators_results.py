@@ -17,7 +17,7 @@ from naturel_jax.evaluators import results
 from tfds_naturel.errors import UserError
 
 
-def test_fingerprints_tell_apart_what_changes_a_score(tmp_path):
+def test_fingerprint_changes_with_anything_that_affects_scores(tmp_path):
     files.winoground(tmp_path)
     files.sugarcrepe(tmp_path)
     model, params, processor = tiny()
@@ -31,8 +31,8 @@ def test_fingerprints_tell_apart_what_changes_a_score(tmp_path):
     assert results.pair_fingerprint(base, winoground) != results.pair_fingerprint("other", winoground)
 
 
-def test_an_items_weight_changes_the_fingerprint_only_where_it_is_not_one():
-    """Results of benchmarks without weights, made before there were any, stay valid."""
+def test_default_weights_do_not_change_the_fingerprint():
+    """Results from before items had weights remain valid."""
     items = (benchmark.Item("0", (), ("a", "b")), benchmark.Item("1", (), ("c", "d")))
     plain = benchmark.Benchmark("b", items, rules.pair, (benchmark.Metric("b/all", "right"),))
     weighted = dataclasses.replace(plain, items=(items[0], dataclasses.replace(items[1], weight=5)))
@@ -50,16 +50,16 @@ def save(out, model="CLIP") -> results.Result:
     return results.save(out, model, bench, "fingerprint", (items, matrices, []), {})
 
 
-def test_what_is_saved_is_read(tmp_path):
+def test_save_and_load_round_trip(tmp_path):
     saved = save(tmp_path)
     assert results.load(tmp_path) == [saved]
-    assert save(tmp_path) == saved, "replaced"
-    assert [path.name for path in (tmp_path / "CLIP").iterdir()] == ["bench"], "nothing half-written is left"
+    assert save(tmp_path) == saved, "saving again replaces the result"
+    assert [path.name for path in (tmp_path / "CLIP").iterdir()] == ["bench"], "no partial files are left"
     rows = results.load_items(tmp_path, "CLIP", "bench")
     assert [(row["id"], row["weight"], row["outcome/right"]) for row in rows] == [("0", 3, 1), ("1", 1, 0)]
 
 
-def test_versions_of_the_files(tmp_path):
+def test_file_versions(tmp_path):
     saved = save(tmp_path)
     path = tmp_path / "CLIP/bench/scores.json"
     fields = json.loads(path.read_text())
@@ -78,23 +78,23 @@ def test_versions_of_the_files(tmp_path):
         results.load_items(tmp_path, "CLIP", "bench")
 
 
-def test_names_of_models_become_folders_inside_the_results(tmp_path):
+def test_model_names_map_to_folders_inside_the_results(tmp_path):
     names = ["CLIP", "hf:a/b", "hf:a_b", "../../x", "..", "a b"]
-    found = {results.folder_of(tmp_path, name, "winoground") for name in names}
-    assert len(found) == len(names) and all(folder.parent.parent == tmp_path for folder in found)
-    assert all(".." not in folder.parts for folder in found)
+    folders = {results.folder_of(tmp_path, name, "winoground") for name in names}
+    assert len(folders) == len(names) and all(folder.parent.parent == tmp_path for folder in folders)
+    assert all(".." not in folder.parts for folder in folders)
 
 
-def test_a_damaged_result_is_named(tmp_path):
+def test_error_names_a_damaged_result(tmp_path):
     files.write(tmp_path / "CLIP/winoground/scores.json", json.dumps({"model": "CLIP"}).encode())
     with pytest.raises(ValueError, match=r"CLIP/winoground/scores\.json: not the scores of an evaluation"):
         results.load(tmp_path)
 
 
-def test_items_that_were_trained_on_are_left_out_and_counted():
+def test_trained_on_items_are_excluded_and_counted():
     items = tuple(benchmark.Item(str(n), (), ("right", "wrong")) for n in range(4))
-    whole = benchmark.Benchmark("winoground", items, rules.pair, (benchmark.Metric("all", "right"),), published=400)
-    held_out = whole.held_out({"1", "2", "not there"})
+    full = benchmark.Benchmark("winoground", items, rules.pair, (benchmark.Metric("all", "right"),), published=400)
+    held_out = full.held_out({"1", "2", "not there"})
     assert [item.id for item in held_out.items] == ["0", "3"]
     assert held_out.problems == ("2 items were trained on and are left out; 2 are scored",)
-    assert whole.held_out(()) is whole
+    assert full.held_out(()) is full

@@ -1,4 +1,4 @@
-"""``naturel_jax.evaluate --watch`` beside a run whose checkpoints the test makes."""
+"""``naturel_jax.evaluate --watch`` on a run whose checkpoints are written by the test."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from naturel_jax.evaluators.watch import watch
 from naturel_jax.weights import runs
 from tfds_naturel.errors import UserError
 
-LIMIT_S = 300  # of one step on a busy machine
+LIMIT_S = 300  # timeout of each wait, for busy machines
 
 
 def params_of(step: int):
@@ -29,7 +29,7 @@ def params_of(step: int):
 
 
 def save(workdir: Path, *steps: int) -> None:
-    """Checkpoints of a run that trained on one item of Winoground."""
+    """Saves checkpoints of a run that was trained on one item of Winoground."""
     model, _, processor = tiny()
     meta = checkpoint.make_meta({}, model.config, processor, {"winoground": ["0"]})
     checkpoints = checkpoint.Checkpoints(workdir, keep=10)
@@ -61,7 +61,7 @@ def test_checkpoints_are_evaluated_as_they_appear(tmp_path):
     wait_for(workdir / "evaluations/1.json", process, log)
     save(workdir, 2, 3)
     wait_for(workdir / "evaluations/3.json", process, log)
-    assert process.poll() is None, "it waits for more"
+    assert process.poll() is None, "it waits for more checkpoints"
     save(workdir, 4)
     (workdir / "scores.json").write_text("{}")
     assert process.wait(LIMIT_S) == 0, log.read_text()
@@ -85,7 +85,7 @@ def test_checkpoints_are_evaluated_as_they_appear(tmp_path):
 
 @pytest.fixture
 def ended(tmp_path):
-    """A run that has ended with two checkpoints; two benchmarks."""
+    """A finished run with two checkpoints, and two benchmarks."""
     files.winoground(tmp_path, items=3)
     files.visual_genome(tmp_path, items=3)
     save(tmp_path / "run", 1, 2)
@@ -93,7 +93,7 @@ def ended(tmp_path):
     return epath.Path(tmp_path / "run"), registry.read(["winoground", "vg_relation"], files=tmp_path)
 
 
-def test_a_checkpoint_that_vanishes_is_skipped(ended, tmp_path, monkeypatch, capsys):
+def test_vanished_checkpoint_is_skipped(ended, tmp_path, monkeypatch, capsys):
     workdir, benchmarks = ended
     load_run = runs.load_run
 
@@ -109,14 +109,14 @@ def test_a_checkpoint_that_vanishes_is_skipped(ended, tmp_path, monkeypatch, cap
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["2.json"]
 
 
-def test_a_checkpoint_that_is_damaged_is_not_skipped(ended, tmp_path):
+def test_damaged_checkpoint_is_an_error(ended, tmp_path):
     workdir, benchmarks = ended
     shutil.rmtree(workdir / "checkpoints" / "1" / "params")
     with pytest.raises(Exception, match="params"):
         watch(workdir, benchmarks[:1], epath.Path(tmp_path / "out"), batch_size=8, dtype="float32")
 
 
-def test_another_benchmark_is_added(ended, tmp_path):
+def test_scores_of_another_benchmark_are_added(ended, tmp_path):
     workdir, benchmarks = ended
     out = epath.Path(tmp_path / "out")
     watch(workdir, benchmarks[:1], out, batch_size=8, dtype="float32")

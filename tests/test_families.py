@@ -11,30 +11,30 @@ from naturel_jax.models.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_preset_has_the_family_of_its_name(name):
+def test_family_of_every_preset_matches_its_name(name):
     assert family_of(preset(name)).name == ("siglip" if "siglip" in name else "clip")
 
 
 @pytest.mark.parametrize(("name", "bias"), [("tiny-clip", -3.0), ("tiny-siglip", None)])
-def test_a_bias_does_not_change_the_family(name, bias):
+def test_bias_does_not_change_the_family(name, bias):
     config = preset(name)
     assert family_of(dataclasses.replace(config, init_bias=bias)) is family_of(config)
 
 
-def test_towers_of_no_family_are_refused():
+def test_towers_of_unknown_family_are_rejected():
     config = preset("tiny-clip")
     mixed = dataclasses.replace(config, text=preset("tiny-siglip").text)
     with pytest.raises(ValueError, match=r"no family \(clip, siglip\) has these towers"):
         family_of(mixed)
 
 
-def test_templates_are_those_of_the_published_tokenizers():
+def test_templates_match_the_published_tokenizers():
     assert FAMILIES["clip"].tokenizer.template == "<|startoftext|> $A <|endoftext|>"
     assert FAMILIES["siglip"].tokenizer.template == "$A </s>"
 
 
-def test_models_need_jax_flax_and_numpy_only():
-    """They run on a machine that has none of the data and tokenizer libraries."""
+def test_models_need_only_jax_flax_and_numpy():
+    """They can be used on a machine without the data and tokenizer libraries."""
     others = "cv2 PIL tokenizers sentencepiece grain orbax.checkpoint tensorflow_datasets transformers torch"
     code = (
         "import sys, naturel_jax.models.presets; "

@@ -1,4 +1,4 @@
-"""The fetcher against a server on this machine that truncates, stalls, refuses, lies, and is killed midway."""
+"""The fetcher against a local server that truncates, stalls, fails or sends wrong data; also killed and resumed."""
 
 import collections
 import dataclasses
@@ -25,7 +25,7 @@ from tfds_naturel.open_images.releases import RELEASES, OfficialFile
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves ``files``; ``faults[path]`` are answers to give first: a status, ``truncate``, ``stall`` or ``html``."""
+    """Serves ``files``, after the responses in ``faults[path]``: a status, ``truncate``, ``stall`` or ``html``."""
 
     daemon_threads = True
 
@@ -44,7 +44,7 @@ class Server(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # clients that were killed hang up
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # killed clients close the connection
             super().handle_error(request, client_address)
 
 
@@ -105,7 +105,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def logged(caplog):
-    """The fetcher reports its progress from INFO on."""
+    """Captures the fetcher's messages, which have level INFO."""
     caplog.set_level("INFO", "tfds_naturel")
 
 
@@ -116,7 +116,7 @@ def quick(monkeypatch):
 
 
 def _world(server, folder, n):
-    """A release of ``n`` images below ``folder``, whose photos the server has; returns the arguments of the fetcher."""
+    """Writes a release of ``n`` images below ``folder`` and serves their photos; returns arguments for the fetcher."""
     write_release(folder / "annotations", [row(i, "Cat", "on", "Table") for i in range(n)])
     for i in range(n):
         server.files[_url(i)] = photo(i)
@@ -135,7 +135,7 @@ def _entries(folder):
     return journal.read(folder / "images" / "train" / "journal.csv")
 
 
-def test_fetches_every_annotated_photo_once_and_logs_the_size_first(server, tmp_path, capsys, caplog):
+def test_fetches_each_annotated_photo_once_and_logs_the_size_first(server, tmp_path, capsys, caplog):
     arguments = _world(server, tmp_path, 20)
     server.files["/train/ffffffffffffffff.jpg"] = photo(99)  # in the bucket, but not annotated
     fetch.main(arguments)
@@ -147,7 +147,7 @@ def test_fetches_every_annotated_photo_once_and_logs_the_size_first(server, tmp_
 
     fetch.main(arguments)
     assert set(server.gets.values()) == {1}
-    assert "20 of them done before" in caplog.text
+    assert "20 already fetched" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_fetches_every_annotated_photo_once_and_logs_the_size_first(server, tmp_
     [["truncate"], ["stall"], [503, 503], [429], ["html"], [500, "truncate", "html"]],
     ids=lambda faults: "-".join(map(str, faults)),
 )
-def test_passing_faults_are_retried(server, tmp_path, quick, faults):
+def test_transient_faults_are_retried(server, tmp_path, quick, faults):
     arguments = _world(server, tmp_path, 3)
     server.faults[_url(1)] = list(faults)
     fetch.main(arguments)
@@ -169,10 +169,10 @@ def test_malformed_rows_are_counted(server, tmp_path, caplog):
     with (tmp_path / "annotations" / RELEASES["v4"].rows.name).open("a") as f:
         f.write("../../x,y\n")
     fetch.main(arguments)
-    assert "1 malformed rows are skipped" in caplog.text and "2 annotated images" in caplog.text
+    assert "skipping 1 malformed rows" in caplog.text and "2 annotated images" in caplog.text
 
 
-def test_missing_keys_are_recorded_and_not_requested_again(server, tmp_path):
+def test_missing_photos_are_recorded_and_not_requested_again(server, tmp_path):
     arguments = _world(server, tmp_path, 3)
     del server.files[_url(1)]
     fetch.main(arguments)
@@ -184,7 +184,7 @@ def test_missing_keys_are_recorded_and_not_requested_again(server, tmp_path):
     assert _file(tmp_path, 1).read_bytes() == photo(1) and _entries(tmp_path)[image_id(1)].status == "ok"
 
 
-def test_lasting_faults_fail_loudly_and_are_tried_again_by_the_next_run(server, tmp_path, quick):
+def test_persistent_faults_fail_the_run_and_are_retried_by_the_next(server, tmp_path, quick):
     arguments = [*_world(server, tmp_path, 3), "--attempts", "3"]
     server.faults[_url(1)] = ["html"] * 3
     with pytest.raises(Stopped, match="1 photos failed; run the same command again"):
@@ -195,8 +195,8 @@ def test_lasting_faults_fail_loudly_and_are_tried_again_by_the_next_run(server, 
     assert server.gets[_url(0)] == 1
 
 
-def test_a_dead_server_ends_the_run(server, tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(fetch, "HOPELESS", 5)
+def test_dead_server_ends_the_run(server, tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(fetch, "MAX_CONSECUTIVE_FAILURES", 5)
     arguments = [*_world(server, tmp_path, 30), "--attempts", "1"]
     for i in range(30):
         server.faults[_url(i)] = [503]
@@ -205,7 +205,7 @@ def test_a_dead_server_ends_the_run(server, tmp_path, quick, monkeypatch):
     assert len(server.gets) < 15
 
 
-def test_placeholders_and_bombs_are_recorded_with_their_kind(server, tmp_path, quick, monkeypatch):
+def test_placeholders_and_decompression_bombs_are_recorded_by_kind(server, tmp_path, quick, monkeypatch):
     arguments = _world(server, tmp_path, 3)
     server.files[_url(0)] = simplejpeg.encode_jpeg(np.full((64, 96, 3), 200, np.uint8))
     server.files[_url(1)] = simplejpeg.encode_jpeg(np.zeros((10_000, 6_500, 1), np.uint8), colorspace="GRAY")
@@ -215,7 +215,7 @@ def test_placeholders_and_bombs_are_recorded_with_their_kind(server, tmp_path, q
     assert not _file(tmp_path, 0).exists() and not _file(tmp_path, 1).exists()
 
 
-def test_a_body_beyond_the_limit_is_cut_off(server, tmp_path, monkeypatch):
+def test_oversized_body_is_cut_off(server, tmp_path, monkeypatch):
     arguments = _world(server, tmp_path, 2)
     server.files[_url(0)] = bytes(3 << 20)
     monkeypatch.setattr(photos, "MAX_BYTES", 1 << 20)
@@ -223,7 +223,7 @@ def test_a_body_beyond_the_limit_is_cut_off(server, tmp_path, monkeypatch):
     assert _entries(tmp_path)[image_id(0)].status == "too_large" and server.gets[_url(0)] == 1
 
 
-def test_killed_midway_then_resumed(server, tmp_path):
+def test_killed_run_resumes(server, tmp_path):
     arguments = _world(server, tmp_path, 60)
     server.delay = 0.05
     command = [sys.executable, "-m", "tfds_naturel.open_images.fetch", *arguments]
@@ -238,7 +238,7 @@ def test_killed_midway_then_resumed(server, tmp_path):
     on_disk = [i for i in range(60) if _file(tmp_path, i).exists()]
     assert on_disk and all(_file(tmp_path, i).read_bytes() == photo(i) for i in on_disk)
 
-    # What a crash can leave: half a journal line, half a photo under its temporary name, a whole one without a line.
+    # A crash may leave half a journal line, half a photo under its temporary name, or a photo without a journal line.
     with (tmp_path / "images/train/journal.csv").open("a") as f:
         f.write(f"{image_id(0)},o")
     (tmp_path / "images/train/abc.part").write_bytes(b"half")
@@ -258,7 +258,7 @@ def test_photos_changed_on_disk_are_checked_again(server, tmp_path):
     assert _file(tmp_path, 0).read_bytes() == photo(0) and server.gets[_url(0)] == 2
 
 
-def test_from_tar_takes_only_wanted_regular_files(server, tmp_path):
+def test_from_tar_reads_only_requested_regular_files(server, tmp_path):
     arguments = _world(server, tmp_path, 4)
     tar = tmp_path / "train_0.tar.gz"
     with tarfile.open(tar, "w:gz") as archive:
@@ -282,14 +282,14 @@ def test_from_tar_takes_only_wanted_regular_files(server, tmp_path):
     assert image_id(3) not in _entries(tmp_path) and not server.gets
 
 
-def test_annotation_files_resume_and_are_checked(server, tmp_path, quick, monkeypatch, caplog):
-    made = write_release(
-        tmp_path / "made", [row(i % 10, "Cat", "on", "Table", (0, i / 400 + 0.1, 0, 1)) for i in range(300)]
+def test_annotation_downloads_resume_and_are_verified(server, tmp_path, quick, monkeypatch, caplog):
+    source = write_release(
+        tmp_path / "source", [row(i % 10, "Cat", "on", "Table", (0, i / 400 + 0.1, 0, 1)) for i in range(300)]
     )
     official = {}
     for field in dataclasses.fields(RELEASES["v4"]):
         published = getattr(RELEASES["v4"], field.name)
-        data = (made / published.name).read_bytes()
+        data = (source / published.name).read_bytes()
         server.files[f"/{published.path}"] = data
         official[field.name] = OfficialFile(published.path, len(data), hashlib.md5(data).hexdigest())
     release = type(RELEASES["v4"])(**official)
@@ -303,12 +303,12 @@ def test_annotation_files_resume_and_are_checked(server, tmp_path, quick, monkey
 
     server.files[f"/{release.classes.path}"] = server.files[f"/{release.classes.path}"].swapcase()
     (tmp_path / "out" / "annotations" / release.classes.name).unlink()
-    with pytest.raises(UserError, match=f"but class-descriptions-boxable.csv has {release.classes.md5}"):
+    with pytest.raises(UserError, match=f"expected {release.classes.md5} for class-descriptions-boxable.csv"):
         fetch.main(arguments)
     assert not list((tmp_path / "out" / "annotations").glob(f"{release.classes.name}*"))
 
 
-def test_a_foreign_journal_is_refused(tmp_path):
+def test_file_that_is_not_a_journal_is_rejected(tmp_path):
     path = tmp_path / "journal.csv"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"journal.csv:1: 'a,b'; expected the columns image_id,status"):
@@ -316,13 +316,13 @@ def test_a_foreign_journal_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--concurrency", "--attempts", "--stall"])
-def test_numbers_that_fetch_nothing_are_refused(tmp_path, flag):
+def test_nonpositive_numbers_are_rejected(tmp_path, flag):
     with pytest.raises(UserError, match=f"{flag} 0.*: expected a positive number"):
         fetch.main(["--out", str(tmp_path), flag, "0"])
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
-def test_a_damaged_tar_file_is_named(server, tmp_path, suffix):
+def test_error_names_a_damaged_tar_file(server, tmp_path, suffix):
     arguments = _world(server, tmp_path, 2)
     tar = tmp_path / f"train_0{suffix}"
     with tarfile.open(tar, "w:gz" if suffix.endswith("gz") else "w") as archive:
@@ -331,13 +331,13 @@ def test_a_damaged_tar_file_is_named(server, tmp_path, suffix):
         archive.addfile(info, io.BytesIO(photo(0)))
     for data in (b"not a tar file", tar.read_bytes()[: info.size // 2]):
         tar.write_bytes(data)
-        with pytest.raises(UserError, match=rf"train_0{suffix}: not a whole tar file"):
+        with pytest.raises(UserError, match=rf"train_0{suffix}: not a complete tar file"):
             fetch.main([*arguments, "--from_tar", str(tar)])
     with pytest.raises(FileNotFoundError, match=r"none.tar"):
         fetch.main([*arguments, "--from_tar", str(tmp_path / "none.tar")])
 
 
-def test_an_endless_annotation_file_is_cut_off_and_not_kept(server, tmp_path, monkeypatch):
+def test_endless_annotation_file_is_cut_off_and_discarded(server, tmp_path, monkeypatch):
     release = RELEASES["v4"]
     small = dataclasses.replace(release, rows=OfficialFile(release.rows.path, 1000, "0" * 32))
     monkeypatch.setitem(fetch.RELEASES, "v4", small)
@@ -345,6 +345,6 @@ def test_an_endless_annotation_file_is_cut_off_and_not_kept(server, tmp_path, mo
     (folder / small.rows.name).unlink()
     server.files[f"/{small.rows.path}"] = bytes(8 << 20)
     arguments = ["--out", str(tmp_path), "--images_url", server.url, "--annotations_url", server.url]
-    with pytest.raises(UserError, match="nothing was kept"):
+    with pytest.raises(UserError, match="download discarded"):
         fetch.main(arguments)
     assert not list(folder.glob(f"{small.rows.name}*"))

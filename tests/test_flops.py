@@ -1,4 +1,4 @@
-"""Model FLOPs against a closed form, XLA's own count, and the profile that OpenCLIP publishes."""
+"""Model FLOPs against a closed form, XLA's own count, and OpenCLIP's published profile."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from naturel_jax.models.two_tower import ImageConfig, Model, TextConfig, TwoTowe
 
 
 def sized(name: str, *, image: tuple[int, int], text: tuple[int, int], **fields: int) -> TwoTowerConfig:
-    """The preset with towers of other (width, depth), 8 x 8 images in four patches, and one head."""
+    """The preset with towers of the given (width, depth), 8 x 8 images in four patches, and one head."""
     config = preset(name)
 
     def transformer(tower: ImageConfig | TextConfig, width: int, depth: int) -> TransformerConfig:
@@ -27,7 +27,7 @@ def sized(name: str, *, image: tuple[int, int], text: tuple[int, int], **fields:
     )
 
 
-def test_a_tiny_model_counted_by_hand():
+def test_tiny_model_counted_by_hand():
     config = sized("tiny-clip", image=(6, 1), text=(4, 2), embed_dim=3)
     positions, patches = 5, 4  # four patches and the class token
     multiply_adds = patches * 48 * 6  # a patch is 4 x 4 x 3 values
@@ -57,16 +57,16 @@ PROFILE = {
 
 
 @pytest.mark.parametrize("name", PROFILE)
-def test_counts_are_those_that_openclip_publishes(name):
+def test_counts_match_openclips_published_profile(name):
     config = preset(name)
     counted = flops.image_flops(config) / 1e9, flops.text_flops(config) / 1e9
     assert counted == pytest.approx(PROFILE[name], rel=2e-3)
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_xla_counts_the_same_within_a_few_percent(family):
-    """XLA also counts what is not a matrix product (biases, residuals, normalisation, activations: a percent or two at
-    this width), and a scanned block once, whatever the depth, so this model has one block per tower."""
+def test_counts_match_xla_within_a_few_percent(family):
+    """XLA also counts operations other than matrix products (biases, residuals, normalization, activations: a percent
+    or two at this width), and counts a scanned block once at any depth, so this model has one block per tower."""
     config = sized(f"tiny-{family}", image=(512, 1), text=(512, 1), embed_dim=512)
     model = Model(config, Compute())
     images, captions = 3, 5
@@ -80,7 +80,7 @@ def test_xla_counts_the_same_within_a_few_percent(family):
         return jax.jit(function).lower(model.shapes(), pixels, tokens).cost_analysis()["flops"]
 
     assert flops.forward_flops(config, images, captions) == pytest.approx(counted(total), rel=0.03)
-    # The gradient to the pixels is not needed, so the patch embedding has one product less in the backward pass.
+    # Pixels need no gradient, so the patch embedding has one product less in the backward pass.
     gradient = jax.grad(total)
     assert flops.step_flops(config, images, captions) == pytest.approx(counted(gradient), rel=0.05)
 
@@ -105,7 +105,7 @@ def test_shorter_captions_cost_less_and_depth_is_linear():
         ("TPU v6 lite", "bfloat16", 918),
     ],
 )
-def test_peaks_are_those_of_the_data_sheets(device_kind, dtype, tera):
+def test_peaks_match_the_data_sheets(device_kind, dtype, tera):
     assert flops.peak(device_kind, dtype) == tera * 1e12
 
 

@@ -1,4 +1,4 @@
-"""Caption groups of any size as tables, and the two versions of NatuRel's format on disk."""
+"""Caption groups of any size as tables, and both versions of NatuRel's on-disk format."""
 
 import pytest
 from caption_groups import SHOWN, TRIPLETS, group, items
@@ -29,11 +29,11 @@ def test_groups_of_any_size():
     assert [texts(table, table.positives, g) for g in range(3)] == [["a dog"], ["a", "b"], ["true"]]
     assert [texts(table, table.negatives, g) for g in range(2)] == [[], ["x", "y", "z"]]
     assert [table.image_of(g) for g in range(3)] == ["first", "first", "second"]
-    assert pairs(table, 0) == [] and pairs(table, 1) == [("a", "x"), ("b", "y")]  # z belongs to no positive
+    assert pairs(table, 0) == [] and pairs(table, 1) == [("a", "x"), ("b", "y")]  # z is not paired with a positive
     assert pairs(table, 2) == [("true", f"wrong {n}") for n in range(5)]
 
 
-def test_an_image_shows_what_its_positives_assert_and_unknown_facts_are_none():
+def test_image_shows_the_facts_its_positives_assert():
     table = collect(
         "facts",
         [
@@ -51,7 +51,7 @@ def test_an_image_shows_what_its_positives_assert_and_unknown_facts_are_none():
     assert table.shows.widest == 2 and table.asserts.widest == 2
 
 
-def test_naturels_eight_captions_are_one_case():
+def test_naturel_groups_of_eight_captions():
     table = items(4)
     for n, shown in enumerate(SHOWN):
         assert [table.facts[fact] for fact in table.shows[n]] == shown
@@ -62,7 +62,7 @@ def test_naturels_eight_captions_are_one_case():
             assert table.attribute_G[g] == ("|is|" in triplet)
 
 
-def test_an_image_without_captions_is_named():
+def test_error_names_an_image_without_captions():
     with pytest.raises(UserError, match=r"tiny, image 'b': no captions"):
         collect("tiny", [("a", [group("Cat|on|Table")]), ("b", [Group([])])])
     with pytest.raises(UserError, match="tiny: no images"):
@@ -78,7 +78,7 @@ def on_disk(rows, **columns):
 
 
 def test_version_1_groups_by_triplet_and_keeps_repeated_pairs():
-    """Datasets made before groups had a size filled four pairs by repetition; they sample as they did."""
+    """In version 1, groups were padded to four pairs by repetition; sampling from them is unchanged."""
     fact = "7|captioned|0"
     rows = [row for p in range(4) for row in [(fact, fact, p, 1, "a b c"), (fact, "", p, 0, ("b a c", "c b a")[p % 2])]]
     other = [("Table|is|Wooden", "Table|is|Wooden", 0, 1, "wooden table")]

@@ -1,4 +1,4 @@
-"""What a user reads who mistypes something: each message says what was found, what was expected, and the fix."""
+"""Error messages for users' mistakes: what was found, what was expected, and the fix."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def output(*flags: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_help_shows_how_to_start_and_every_flag():
+def test_help_shows_an_example_and_every_flag():
     _, text = output("--help")
     assert "python -m naturel_jax.main --config configs/siglip_tp.py" in text
     assert all(f"--{flag}:" in text for flag in ("config", "workdir", "coordinator", "process", "cpu_devices"))
@@ -54,7 +54,7 @@ def test_help_shows_how_to_start_and_every_flag():
     ],
     ids=lambda value: value[-1] if value and value[-1].startswith("--") else "",
 )
-def test_flags_that_are_wrong(flags, expected):
+def test_invalid_flags(flags, expected):
     status, text = output(*flags)
     assert status == 2 and "Traceback" not in text
     assert [line for line in text.splitlines() if line.startswith("naturel_jax.main: error: ")], text
@@ -79,7 +79,7 @@ def test_flags_that_are_wrong(flags, expected):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_configs_that_do_not_fit_are_refused_before_training(changes, expected, tmp_path):
+def test_invalid_configs_are_rejected_before_training(changes, expected, tmp_path):
     config = tiny_config.get_config()
     config.data.dir = os.fspath(data_dir())
     config.update_from_flattened_dict(changes)
@@ -87,7 +87,7 @@ def test_configs_that_do_not_fit_are_refused_before_training(changes, expected, 
         run.run(c.load(config), os.fspath(tmp_path))
 
 
-def test_a_workdir_that_cannot_be_used_is_refused_before_data_are_read(tmp_path):
+def test_unusable_workdir_is_rejected_before_reading_data(tmp_path):
     config = tiny_config.get_config()
     config.data.dir = "nowhere"
     (tmp_path / "file").write_text("in the way")
@@ -95,7 +95,7 @@ def test_a_workdir_that_cannot_be_used_is_refused_before_data_are_read(tmp_path)
         run.run(c.load(config), os.fspath(tmp_path / "file" / "run"))
 
 
-def test_a_disk_with_no_room_for_a_checkpoint_is_refused_before_training(tmp_path, monkeypatch):
+def test_full_disk_is_rejected_before_training(tmp_path, monkeypatch):
     config = tiny_config.get_config()
     config.data.dir = os.fspath(data_dir())
     usage = type(run.storage.shutil.disk_usage("/"))(10**9, 10**9 - 1000, 1000)
@@ -105,28 +105,28 @@ def test_a_disk_with_no_room_for_a_checkpoint_is_refused_before_training(tmp_pat
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_an_override_reaches_the_run(tmp_path):
+def test_config_override_reaches_the_run(tmp_path):
     run = Run(tmp_path / "run", "--config.optim.lr=3e-6", "--config.duration=1 steps", "--config.optim.warmup=0 steps")
     run.finish()
     lines = read_json_lines(epath.Path(tmp_path) / "run" / "metrics.jsonl")
     assert [line["train/lr"] for line in lines if "train/lr" in line] == [np.float32(3e-6)]
 
 
-def test_the_default_workdir_is_named_after_config_and_argument():
+def test_default_workdir_is_named_after_config_and_argument():
     assert default_workdir("configs/siglip_tp.py:scenes") == "runs/siglip_tp_scenes"
     assert default_workdir("configs/demo.py") == "runs/demo"
 
 
-def test_a_run_that_is_asked_to_stop_before_it_begins_does_nothing(tmp_path):
+def test_run_stopped_before_it_starts_does_nothing(tmp_path):
     config = tiny_config.get_config()
     with pytest.raises(Stopped, match="run the same command again"):
         run.run(c.load(config), os.fspath(tmp_path / "run"), stop_requested=lambda: True)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_workdir_of_another_process_is_refused(tmp_path):
-    held = '{"token": "t", "host": "elsewhere", "process": 7, "since": 0.0, "heartbeat": 1e12}'
-    (tmp_path / "lease.json").write_text(held)
+def test_workdir_in_use_by_another_process_is_rejected(tmp_path):
+    lease = '{"token": "t", "host": "elsewhere", "process": 7, "since": 0.0, "heartbeat": 1e12}'
+    (tmp_path / "lease.json").write_text(lease)
     config = tiny_config.get_config()
     config.data.dir = os.fspath(data_dir())
     with pytest.raises(UserError, match=r"is in use by process 7 on elsewhere since .*choose another --workdir"):

@@ -1,4 +1,4 @@
-"""What a run writes about itself, and what a continued run drops."""
+"""The metrics that a run writes, and which of them a continued run drops."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def metrics(tmp_path, start=0, log_every=2, **changes) -> Metrics:
     return Metrics(config, epath.Path(tmp_path), start=start, total=5, log_every=log_every)
 
 
-def test_every_logged_step_the_last_and_evaluations_are_lines(tmp_path, path):
+def test_logged_steps_last_step_and_evaluations_are_written(tmp_path, path):
     run = metrics(tmp_path)
     for step in range(1, 6):
         run.train(step, {"loss": 1 / step, "flops": 0.0})
@@ -36,7 +36,7 @@ def test_every_logged_step_the_last_and_evaluations_are_lines(tmp_path, path):
     assert all(line["train/images_per_s"] > 0 for line in lines[:-1])
 
 
-def test_a_continued_run_drops_the_lines_after_its_checkpoint_and_a_torn_one(tmp_path, path):
+def test_continued_run_drops_lines_after_its_checkpoint_and_partial_lines(tmp_path, path):
     path.write_text('{"step": 2, "a": 1}\n{"step": 4, "a": 2}\n{"step": 6, "a": 3}\n{"step": 8, "a"')
     assert [line["step"] for line in read_json_lines(path)] == [2, 4, 6]
     run = metrics(tmp_path, start=4)
@@ -45,7 +45,7 @@ def test_a_continued_run_drops_the_lines_after_its_checkpoint_and_a_torn_one(tmp
     assert read_json_lines(path) == [{"step": 2, "a": 1}, {"step": 4, "a": 2}, {"step": 6, "a": 4}]
 
 
-def test_a_run_that_starts_over_keeps_no_line(tmp_path, path):
+def test_run_that_starts_over_drops_all_lines(tmp_path, path):
     path.write_text('{"step": 0, "a": 1}\n{"step": 1, "a": 2}\n')
     drop_lines(path, 0)
     assert [line["step"] for line in read_json_lines(path)] == [0]
@@ -61,7 +61,7 @@ def test_numbers_reach_tensorboard(tmp_path):
     run.close()
     data = next((tmp_path / "tensorboard").iterdir()).read_bytes()
     values = {}
-    while data:  # records of TFRecord: length (8 bytes), its checksum (4), data, its checksum (4)
+    while data:  # TFRecord: length (8 bytes), its checksum (4), data, its checksum (4)
         length = int.from_bytes(data[:8], "little")
         event = Event.FromString(data[12 : 12 + length])
         values |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
@@ -69,18 +69,18 @@ def test_numbers_reach_tensorboard(tmp_path):
     assert values == {("naturel/simple", 1): 0.25}
 
 
-def test_an_evaluation_is_written_once_whatever_was_killed_when(tmp_path, path):
+def test_evaluation_is_written_once_even_if_the_run_was_killed(tmp_path, path):
     run = metrics(tmp_path)
     run.evaluation(0, {"naturel/simple": 0.5, "naturel/simple/relation/on": 0.25})
     run.close()
-    again = metrics(tmp_path)  # killed before its first checkpoint: it starts at 0 again
+    again = metrics(tmp_path)  # as if killed before its first checkpoint, so it starts at 0 again
     assert again.evaluated == {"naturel"}
     again.evaluation(0, {"naturel/simple": 0.5, "winoground/text": 0.1})
     again.close()
     assert read_json_lines(path) == [{"step": 0, "naturel/simple": 0.5}, {"step": 0, "winoground/text": 0.1}]
 
 
-def test_without_a_terminal_there_are_log_lines_and_no_bar(tmp_path, caplog, capfd):
+def test_without_a_terminal_logs_lines_instead_of_a_bar(tmp_path, caplog, capfd):
     with caplog.at_level("INFO", "naturel_jax"):
         run = metrics(tmp_path)
         run.train(2, {"loss": 0.25, "flops": 0.0})
@@ -90,12 +90,12 @@ def test_without_a_terminal_there_are_log_lines_and_no_bar(tmp_path, caplog, cap
     assert "\r" not in capfd.readouterr().err
 
 
-def test_wandb_that_is_not_installed_is_one_line(tmp_path):
+def test_missing_wandb_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"config\.wandb is 'project', but wandb is not installed: pip install"):
         metrics(tmp_path, wandb="project")
 
 
-def test_time_in_an_evaluation_is_not_training_time(tmp_path, path, monkeypatch):
+def test_evaluation_time_is_not_counted_as_training_time(tmp_path, path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     run = metrics(tmp_path, log_every=1)
@@ -107,7 +107,7 @@ def test_time_in_an_evaluation_is_not_training_time(tmp_path, path, monkeypatch)
     assert read_json_lines(path)[0]["train/images_per_s"] == pytest.approx(16 / 2)
 
 
-def test_the_share_of_the_devices_peak_that_is_used(tmp_path, path, monkeypatch):
+def test_utilization_is_logged(tmp_path, path, monkeypatch):
     """An H100 does 989e12 bfloat16 FLOP/s: half of that for two seconds is a utilization of 0.5."""
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])

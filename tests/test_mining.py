@@ -1,4 +1,4 @@
-"""Mined negative images: what makes one, what rules one out, and the file."""
+"""Mined negative images: which images qualify, which are excluded, and the file format."""
 
 import itertools
 import subprocess
@@ -30,19 +30,19 @@ DOG_ON_TABLE = Triplet("Dog", "on", "Table")
 
 
 def _survey(*images):
-    return Survey.take((f"image{n}", triplets) for n, triplets in enumerate(images))
+    return Survey.from_images((f"image{n}", triplets) for n, triplets in enumerate(images))
 
 
 def _mine(images, count=8, **options):
     survey = _survey(*images)
-    return {(found.image, found.triplet): found for found in mining.mine(survey, count, **options)}
+    return {(result.image, result.triplet): result for result in mining.mine(survey, count, **options)}
 
 
-def test_a_survey_knows_its_images_both_ways():
+def test_survey_maps_images_to_triplets_and_back():
     images = [[CAT_ON_TABLE, WOODEN], [], [WOODEN], [PLAYS, CAT_ON_TABLE]]
     survey = _survey(*images)
     assert [survey.triplets_of(n) for n in range(4)] == images
-    assert {t: found.tolist() for t, found in zip(survey.triplets, survey.images_of(), strict=True)} == {
+    assert {t: result.tolist() for t, result in zip(survey.triplets, survey.images_of(), strict=True)} == {
         CAT_ON_TABLE: [0, 3],
         WOODEN: [0, 2],
         PLAYS: [3],
@@ -50,11 +50,11 @@ def test_a_survey_knows_its_images_both_ways():
     assert survey.count({"image0", "image2"}) == {CAT_ON_TABLE: 1, WOODEN: 2}
 
 
-def test_what_an_image_may_show_beside_its_annotations():
+def test_may_hold():
     assert mining.may_hold(CAT_ON_TABLE, [WOODEN, CAT_ON_TABLE])
-    assert mining.may_hold(CAT_ON_TABLE, [TABLE_UNDER_CAT]), "the same, seen from the other side"
+    assert mining.may_hold(CAT_ON_TABLE, [TABLE_UNDER_CAT]), "the same fact, with swapped roles"
     assert not mining.may_hold(CAT_ON_TABLE, [TABLE_ON_CAT, CAT_UNDER_TABLE, DOG_ON_TABLE, WOODEN])
-    assert mining.may_hold(HOLDS, [PLAYS]), "who plays a guitar holds it"
+    assert mining.may_hold(HOLDS, [PLAYS]), "someone who plays a guitar also holds it"
     assert mining.may_hold(Triplet("Man", "interacts_with", "Woman"), [Triplet("Woman", "interacts_with", "Man")])
     assert mining.may_hold(WOODEN, [WOODEN]) and not mining.may_hold(WOODEN, [PLASTIC])
 
@@ -82,7 +82,7 @@ def test_negatives_come_by_kind_and_never_show_the_triplet():
         [TABLE_ON_CAT],
         [CAT_UNDER_TABLE],
         [CAT_UNDER_TABLE, CAT_ON_TABLE],  # two cats: shows the triplet too
-        [TABLE_UNDER_CAT, TABLE_ON_CAT],  # the same, seen from the other side
+        [TABLE_UNDER_CAT, TABLE_ON_CAT],  # the same fact, with swapped roles
         [DOG_ON_TABLE],
         [WOODEN],
         [PLASTIC],
@@ -94,43 +94,43 @@ def test_negatives_come_by_kind_and_never_show_the_triplet():
     assert set(_mine(images, count=1)[0, CAT_ON_TABLE].negatives) == {1}
 
 
-def test_an_encoder_orders_the_kinds_and_adds_neighbours_but_no_copies():
+def test_embeddings_order_each_kind_and_add_neighbours_but_no_copies():
     images = [[CAT_ON_TABLE], [CAT_UNDER_TABLE], [CAT_UNDER_TABLE], [DOG_ON_TABLE], [WOODEN], [CAT_ON_TABLE], [PLASTIC]]
     angles = np.radians([0, 40, 20, 30, 60, 10, 2])  # image 6 looks like a copy of image 0; 5 shows the triplet too
     zimg_ND = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    found = _mine(images, zimg_ND=zimg_ND)[0, CAT_ON_TABLE]
-    assert found.negatives == (2, 1, 3, 4) and found.kinds == ("relation", "relation", "nearest", "nearest")
+    result = _mine(images, zimg_ND=zimg_ND)[0, CAT_ON_TABLE]
+    assert result.negatives == (2, 1, 3, 4) and result.kinds == ("relation", "relation", "nearest", "nearest")
     assert _mine(images, count=3, zimg_ND=zimg_ND)[0, CAT_ON_TABLE].negatives == (2, 1, 3)
 
 
 def test_neighbours_match_a_full_sort():
-    """Of more images than are compared in one matrix product."""
+    """With more images than fit in one matrix product."""
     count = 1100
     rng = np.random.default_rng(0)
     zimg_ND = rng.normal(size=(count, 5)).astype(np.float32)
     zimg_ND /= np.linalg.norm(zimg_ND, axis=1, keepdims=True)
-    images = [[Triplet(f"C{n}", "on", "Table")] for n in range(count)]  # nothing but neighbours
+    images = [[Triplet(f"C{n}", "on", "Table")] for n in range(count)]  # no kinds other than nearest
     mined = _mine(images, count=4, zimg_ND=zimg_ND)
     assert len(mined) == count
-    for (n, _), found in mined.items():
+    for (n, _), result in mined.items():
         cosines = zimg_ND @ zimg_ND[n]
         allowed = np.flatnonzero((cosines < 0.97) & (np.arange(count) != n))
-        np.testing.assert_allclose(cosines[list(found.negatives)], -np.sort(-cosines[allowed])[:4], atol=1e-6)
+        np.testing.assert_allclose(cosines[list(result.negatives)], -np.sort(-cosines[allowed])[:4], atol=1e-6)
 
 
-def test_mining_is_random_but_repeatable_and_samples_large_pools():
+def test_mining_is_reproducible_and_samples_large_pools():
     images = [[CAT_ON_TABLE]] * 30 + [[CAT_UNDER_TABLE]] * 400
     first, again, other = (_mine(images, count=300, seed=seed) for seed in (0, 0, 1))
     assert first == again and first != other
-    mined = [found.negatives for (n, _), found in first.items() if n < 30]
-    assert all(len(negatives) == 256 for negatives in mined), "candidates of one kind that are compared"
+    mined = [result.negatives for (n, _), result in first.items() if n < 30]
+    assert all(len(negatives) == 256 for negatives in mined), "at most 256 candidates per kind are compared"
     assert set(itertools.chain(*mined)) == set(range(30, 430))
 
 
-def test_the_file_reads_back_as_numbers_of_any_order(tmp_path):
+def test_saved_file_is_read_back_as_image_numbers(tmp_path):
     survey = _survey([CAT_ON_TABLE, WOODEN], [CAT_UNDER_TABLE], [PLASTIC], [DOG_ON_TABLE])
     path = tmp_path / "negatives.parquet"
-    assert mining.save(path, mining.named(survey, mining.mine(survey, 8))) == 4
+    assert mining.save(path, mining.with_image_ids(survey, mining.mine(survey, 8))) == 4
     names = ["image2", "image3", "image0", "image1"]
     assert mining.hard_images(path, names) == [(2,), (), (3, 0), (2,)]
     with pytest.raises(ValueError, match="image 'image1' is not in this dataset"):
@@ -180,11 +180,11 @@ def test_mining_a_built_dataset_with_a_model(dataset, tmp_path):
     model = _tiny_model(tmp_path / "tiny")
     rows, shown, numbers = _mine_dataset(dataset, tmp_path / "negatives.parquet", "--model", model)
     assert len(rows) == sum(len(triplets) for triplets in shown.values())
-    assert all(len(row["negatives"]) == 4 for row in rows), "neighbours fill what the classes do not give"
+    assert all(len(row["negatives"]) == 4 for row in rows), "neighbours fill the remaining slots"
     assert all(len(negatives) >= 4 for negatives in numbers)
 
 
-def test_a_model_that_is_not_there_is_named(dataset, tmp_path):
+def test_error_names_a_missing_model(dataset, tmp_path):
     with pytest.raises((UserError, OSError), match="none"):
         _mine_dataset(dataset, tmp_path / "x.parquet", "--model", str(tmp_path / "none"))
 
@@ -197,7 +197,7 @@ def test_a_model_that_is_not_there_is_named(dataset, tmp_path):
         (["--dataset", "/nowhere"], "/nowhere is not a prepared dataset"),
     ],
 )
-def test_options_that_do_not_fit_are_named(dataset, tmp_path, options, match):
+def test_invalid_options_are_rejected(dataset, tmp_path, options, match):
     with pytest.raises(UserError, match=match):
         _mine_dataset(dataset, tmp_path / "x.parquet", *options)
     assert not list(tmp_path.iterdir())

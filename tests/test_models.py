@@ -1,5 +1,5 @@
-"""The towers against transformers' and OpenCLIP's own PyTorch models, in float32 with random weights: features,
-cosines, logits and gradients."""
+"""The towers against transformers' and OpenCLIP's PyTorch models, in float32 with random weights: features, cosines,
+logits and gradients."""
 
 import dataclasses
 
@@ -19,13 +19,13 @@ from naturel_jax.models.two_tower import Model, TwoTowerConfig, resize_positions
 from naturel_jax.weights import hf, openclip, tables
 from tfds_naturel.errors import UserError
 
-# Every activation, head width, MLP ratio, border and embedding width that occurs, each once.
+# Together, these cover every activation, head width, MLP ratio, border and embedding width in the presets.
 ODD_SHAPES = ("clip-l14-336", "laion-h14", "laion-g14", "siglip-so400m14-384", "siglip2-g16-256", "siglip2-b32-256")
 
 
 def odd_tiny(name: str) -> TwoTowerConfig:
-    """A tiny preset with a border narrower than a patch, and an MLP that is no multiple of the width, as So400m/14
-    at 384 has them."""
+    """A tiny preset with a border narrower than a patch, and an MLP width that is not a multiple of the model width, as
+    in So400m/14 at 384."""
     config = preset(name)
     tower = dataclasses.replace(config.image.transformer, mlp_dim=478, depth=2)
     return dataclasses.replace(config, image=dataclasses.replace(config.image, size=53, transformer=tower))
@@ -47,7 +47,7 @@ def logits(model: Model, params: dict, pixels: jax.Array, tokens: jax.Array):
 
 
 def torch_logits(peer: torch.nn.Module, pixels: np.ndarray, tokens: np.ndarray):
-    """Logits and unit embeddings of a transformers or OpenCLIP model, in the graph."""
+    """Logits and unit embeddings of a transformers or OpenCLIP model, with gradients enabled."""
     images, ids = torch_inputs(pixels, tokens)
     if hasattr(peer, "encode_image"):
         zimg, ztxt = peer.encode_image(images, normalize=True), peer.encode_text(ids, normalize=True)
@@ -66,7 +66,7 @@ def check_parity(config: TwoTowerConfig, peer: torch.nn.Module, table: list, par
     """Features, logits and gradients within 1e-5 of ``peer``, cosines within 1e-6."""
     pixels, tokens = inputs(config)
     their_out, their_embeddings = torch_logits(peer, pixels, tokens)
-    # Weights of the logits' own signs: the scale's gradient, a sum over logits, would lose its digits to cancellation.
+    # Weights have the signs of the logits, to avoid cancellation in the scale's gradient, a sum over logits.
     weight = np.random.default_rng(2).uniform(0.5, 2.0, their_out.shape).astype(np.float32) * np.sign(
         their_out.detach().numpy()
     )
@@ -85,8 +85,8 @@ def check_parity(config: TwoTowerConfig, peer: torch.nn.Module, table: list, par
     their_gradients = {key: p.grad.numpy() for key, p in peer.named_parameters()}
     our_gradients = tables.write(table, gradients)
     assert our_gradients.keys() == their_gradients.keys()
-    # A key's bias moves no softmax: its gradient is rounding noise, so a floor of the whole gradient's size stands
-    # under each norm.
+    # Key biases do not affect the softmax, so their gradients are rounding noise; a floor relative to the norm of the
+    # whole gradient avoids dividing by it.
     floor = 1e-3 * np.sqrt(sum(np.square(g).sum() for g in their_gradients.values()))
     errors = {
         key: np.linalg.norm(our_gradients[key].ravel() - g.ravel()) / max(np.linalg.norm(g), floor)
@@ -116,18 +116,18 @@ def test_parity_with_openclip():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ODD_SHAPES)
-def test_parity_with_transformers_at_every_odd_shape(name):
+def test_parity_with_transformers_at_unusual_shapes(name):
     check_transformers(reduced(name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["laion-h14", "laion-g14", "siglip2-so400m16-256", "siglip2-g16-256"])
-def test_parity_with_openclip_at_every_odd_shape(name):
+def test_parity_with_openclip_at_unusual_shapes(name):
     check_openclip(reduced(name))
 
 
 @pytest.mark.slow
-def test_parity_with_openclip_of_the_exact_gelu_in_its_first_siglip():
+def test_parity_with_openclips_siglip_with_exact_gelu():
     check_openclip(with_activation(reduced("siglip-b16-224"), "gelu"))
 
 
@@ -144,7 +144,7 @@ def test_parity_with_openclip_at_full_size(name):
 
 
 def test_quick_gelu_and_gelu_differ():
-    """The slip that changed published NegCLIP results moves embeddings a hundred times further than the parity
+    """The mix-up that changed published NegCLIP results changes embeddings a hundred times more than the parity
     bound."""
     config = preset("tiny-clip")
     params = random_params(config)
@@ -153,7 +153,7 @@ def test_quick_gelu_and_gelu_differ():
     assert relative(quick, exact) > 1e-3
 
 
-# transformers' and OpenCLIP's published configs, as parameter counts: facts of the released checkpoints.
+# Parameter counts of the released checkpoints, from transformers' and OpenCLIP's published configs.
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
@@ -194,28 +194,28 @@ OPENCLIP_NAMES = {
 
 
 @pytest.mark.parametrize(("name", "theirs"), OPENCLIP_NAMES.items())
-def test_presets_have_the_sizes_of_openclips_configs(name, theirs):
-    """Published configs of the same models; OpenCLIP's SigLIP v1 says exact GELU where the original has its tanh
-    form."""
+def test_presets_match_openclips_configs(name, theirs):
+    """Published configs of the same models. OpenCLIP's SigLIP v1 configs use exact GELU, the original its tanh
+    approximation."""
     config = openclip.read_config(open_clip.get_model_config(theirs))
     if name.startswith("siglip-"):
         config = with_activation(config, "gelu_tanh")
     assert config == preset(name)
 
 
-def test_unknown_preset_lists_the_known():
+def test_unknown_preset_error_lists_the_presets():
     with pytest.raises(UserError, match=r"unknown preset 'clip-b31'.*clip-b32"):
         preset("clip-b31")
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_presets_are_of_a_form_that_can_be_exported(name):
+def test_every_preset_can_be_exported(name):
     config = preset(name)
     fields = hf.write_config(config, "float32", {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1})
     assert hf.read_config(fields) == config
 
 
-def test_remat_changes_no_gradient():
+def test_remat_does_not_change_gradients():
     config = preset("tiny-siglip")
     params = random_params(config)
     _, tokens = inputs(config)
@@ -232,7 +232,7 @@ def test_remat_changes_no_gradient():
             np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def test_bfloat16_keeps_float32_parameters_and_embeddings_near():
+def test_bfloat16_compute_returns_float32_embeddings_close_to_float32():
     config = preset("tiny-clip")
     params = random_params(config)
     _, tokens = inputs(config)
@@ -241,7 +241,7 @@ def test_bfloat16_keeps_float32_parameters_and_embeddings_near():
     assert 1e-5 < relative(half, exact) < 2e-2
 
 
-def test_text_cut_after_its_end_token_embeds_the_same():
+def test_truncating_after_the_end_token_does_not_change_the_embedding():
     config = preset("tiny-clip")
     params = random_params(config)
     _, tokens = inputs(config)
@@ -251,14 +251,14 @@ def test_text_cut_after_its_end_token_embeds_the_same():
     )
 
 
-def test_siglip_refuses_text_without_its_padding():
+def test_siglip_rejects_text_without_padding():
     config = preset("tiny-siglip")
     _, tokens = inputs(config)
     with pytest.raises(ValueError, match=f"takes exactly {config.text.context} per text, since it attends to padding"):
         Model(config).encode_text(random_params(config), tokens[:, :8])
 
 
-def test_images_of_another_size_are_refused():
+def test_images_of_another_size_are_rejected():
     config = preset("tiny-clip")
     with pytest.raises(ValueError, match=r"this tower takes \[I, 48, 48, 3\]"):
         Model(config).encode_image(random_params(config), np.zeros((1, 56, 56, 3), np.float32))
@@ -266,9 +266,9 @@ def test_images_of_another_size_are_refused():
 
 @pytest.mark.parametrize(("name", "mode"), [("tiny-clip", "bicubic"), ("tiny-siglip", "bilinear")])
 @pytest.mark.parametrize("size", [72, 32])
-def test_resampled_positions_equal_torch_interpolation(name, mode, size):
-    """OpenCLIP resamples CLIP's positions with antialiased bicubic interpolation, Siglip2Model its own with
-    antialiased bilinear."""
+def test_resampled_positions_match_torch_interpolation(name, mode, size):
+    """OpenCLIP resamples CLIP's positions with antialiased bicubic interpolation, Siglip2Model with antialiased
+    bilinear interpolation."""
     config = preset(name)
     params = random_params(config)
     new_config, new_params = resize_positions(config, params, size)

@@ -1,4 +1,4 @@
-"""The builder over small folders in Open Images' formats: what is built, from what, split how."""
+"""The builder on small folders in Open Images' formats: examples, splits, options, and errors."""
 
 import collections
 import io
@@ -56,14 +56,14 @@ def _triplets(example):
 
 
 def test_every_photo_is_built_with_its_annotations(opened, built):
-    found = {e["image_id"].decode(): e for split in plan.SPLITS for e in _examples(built, split)}
+    by_id = {e["image_id"].decode(): e for split in plan.SPLITS for e in _examples(built, split)}
     facts = built.info.metadata
-    assert len(found) == WORLD_IMAGES - 1 - sum(facts["images"]["dropped"].values())
+    assert len(by_id) == WORLD_IMAGES - 1 - sum(facts["images"]["dropped"].values())
     assert facts["images"]["refused"] == {"missing": 1} and facts["unattributed"] == 1
     for n in range(1, WORLD_IMAGES - 1):
-        if image_id(n) not in found:
+        if image_id(n) not in by_id:
             continue
-        example = found[image_id(n)]
+        example = by_id[image_id(n)]
         assert example["author"].decode() == f"Author {n}"
         assert example["license"].decode() == "https://creativecommons.org/licenses/by/2.0/"
         assert example["source_url"].decode() == f"https://example.org/photo/{n}"
@@ -119,7 +119,7 @@ def test_near_duplicates_share_a_split(opened, tmp_path):
         assert homes[image_id(2)] == homes[image_id(40)]
 
 
-def test_configs_keep_their_triplets_and_the_splits_of_the_others(opened, built, tmp_path):
+def test_configs_filter_triplets_but_share_splits(opened, built, tmp_path):
     homes = {e["image_id"]: split for split in plan.SPLITS for e in _examples(built, split)}
     for config, keeps in {
         "relations": lambda t: t.relation != "is",
@@ -139,7 +139,7 @@ def _bytes(builder):
     return {path.name: path.read_bytes() for path in files}
 
 
-def test_a_second_build_elsewhere_has_the_same_bytes(opened, built, tmp_path):
+def test_build_is_byte_reproducible(opened, built, tmp_path):
     again = _build(opened, tmp_path)
     assert _bytes(again) == _bytes(built) and len(_bytes(built)) == 4
     assert not list(tmp_path.rglob("*.tsv")), "bucket files are removed when the dataset is finished"
@@ -147,13 +147,13 @@ def test_a_second_build_elsewhere_has_the_same_bytes(opened, built, tmp_path):
         assert (Path(again.data_dir) / name).read_bytes() == (Path(built.data_dir) / name).read_bytes()
 
 
-def test_splits_larger_than_the_memory_buffer_have_the_same_bytes(opened, built, tmp_path, monkeypatch):
+def test_build_is_byte_reproducible_beyond_the_memory_buffer(opened, built, tmp_path, monkeypatch):
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100_000)
     assert _bytes(_build(opened, tmp_path)) == _bytes(built)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_order_of_rows_and_threads_change_nothing(opened, built, tmp_path, monkeypatch):
+def test_build_does_not_depend_on_row_order_or_threads(opened, built, tmp_path, monkeypatch):
     annotations = tmp_path / "annotations"
     annotations.mkdir()
     for path in (opened / "annotations").iterdir():
@@ -166,20 +166,20 @@ def test_order_of_rows_and_threads_change_nothing(opened, built, tmp_path, monke
     assert _bytes(again) == _bytes(built)
 
 
-def test_a_second_run_finds_its_work_done_and_other_options_are_refused(opened, tmp_path, capsys):
+def test_rebuild_does_nothing_and_changed_options_are_rejected(opened, tmp_path, capsys):
     builder = _build(opened, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in Path(builder.data_dir).glob("*.array_record*")}
     capsys.readouterr()
     _build(opened, tmp_path)
     assert "already built" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    with pytest.raises(UserError, match=r"already built with short_side 288, now 128; give the new one a --name"):
+    with pytest.raises(UserError, match=r"already built with short_side 288, now 128; set a new --name"):
         _build(opened, tmp_path, "--short_side", 128)
-    with pytest.raises(UserError, match=r"--short_side: changes the content of 'full'; give the result a --name"):
+    with pytest.raises(UserError, match=r"--short_side: changes the contents of 'full'; set a new --name"):
         build.main(["full", "--short_side", "128", "--data_dir", str(tmp_path)])
 
 
-def test_an_interrupted_build_leaves_nothing_that_looks_whole(opened, built, tmp_path):
+def test_interrupted_build_leaves_no_complete_dataset(opened, built, tmp_path):
     command = [sys.executable, "-m", "tfds_naturel.build", "full", "--manual_dir", opened, "--data_dir", tmp_path]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
@@ -198,13 +198,13 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(opened, built, tmp
     assert not list(tmp_path.glob("naturel/test/incomplete.*"))
 
 
-def test_photos_are_reencoded_to_the_chosen_side(opened, tmp_path):
+def test_photos_are_reencoded_to_the_requested_size(opened, tmp_path):
     builder = _build(opened, tmp_path, "--short_side", 96)
     source = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
     assert {Image.open(io.BytesIO(source[n]["image"])).size for n in range(len(source))} == {(128, 96)}
 
 
-def test_too_many_missing_photos_or_bad_rows_end_the_build(opened, tmp_path):
+def test_too_many_missing_photos_or_bad_rows_fail_the_build(opened, tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=r"90 of 90 annotated images have no usable photo \(missing 90\)"):
         _build(opened, tmp_path, "--images", tmp_path / "none")
@@ -216,7 +216,7 @@ def test_too_many_missing_photos_or_bad_rows_end_the_build(opened, tmp_path):
         build.main(["full", "--manual_dir", str(opened), "--data_dir", str(tmp_path)])
 
 
-def test_a_photo_under_many_names_is_a_placeholder(opened, tmp_path):
+def test_photo_shared_by_many_images_is_a_placeholder(opened, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     for n in range(1, WORLD_IMAGES):
@@ -226,7 +226,7 @@ def test_a_photo_under_many_names_is_a_placeholder(opened, tmp_path):
     assert builder.info.metadata["images"]["refused"] == {"missing": 1, "placeholder": 5}
 
 
-def test_the_card_counts_what_was_built(built):
+def test_card_matches_the_built_dataset(built):
     card = (Path(built.data_dir) / "README.md").read_text()
     for split in plan.SPLITS:
         examples = _examples(built, split)
@@ -245,7 +245,7 @@ def test_the_card_counts_what_was_built(built):
 
 
 def _own_bank(path, triplet, wrong):
-    """A bank of one triplet, whose negatives all assert ``wrong``."""
+    """Writes a bank with one triplet, whose negatives all assert ``wrong``."""
     rows = []
     for pair in range(4):
         kind = "complex" if pair else "simple"
@@ -256,23 +256,23 @@ def _own_bank(path, triplet, wrong):
 
 def _texts(builder, triplet):
     """The eight captions of ``triplet`` by image id, over all splits."""
-    found = {}
+    by_id = {}
     for split in builder.info.splits:
         for example in _examples(builder, split):
             captions = zip(_text(example["captions"]["triplet"]), _text(example["captions"]["text"]), strict=True)
             if texts := [text for name, text in captions if name == str(triplet)]:
-                found[example["image_id"].decode()] = texts
-    return found
+                by_id[example["image_id"].decode()] = texts
+    return by_id
 
 
-def test_a_users_own_bank_is_what_captions_come_from(opened, built, tmp_path):
+def test_custom_caption_bank(opened, built, tmp_path):
     triplet = Triplet("Man", "plays", "Guitar")
     _own_bank(tmp_path / "bank.tsv", triplet, Triplet("Guitar", "plays", "Man"))
     builder = _build(opened, tmp_path, "--bank", tmp_path / "bank.tsv")
     expected = [f"{word} {pair}" for pair in range(4) for word in ("own", "wrong")]
     own, before = _texts(builder, triplet), _texts(built, triplet)
     assert own and own.keys() == before.keys() and all(texts == expected for texts in own.values())
-    lacking = _texts(builder, Triplet("Man", "plays", "Piano"))  # the grammar writes what a bank lacks
+    lacking = _texts(builder, Triplet("Man", "plays", "Piano"))  # not in the bank, so written by the grammar
     assert lacking and all(len(set(texts)) == 8 for texts in lacking.values())
     assert builder.info.metadata["options"]["bank"] == md5_of(tmp_path / "bank.tsv")
     (tmp_path / "bank.tsv").write_text("triplet\n")
@@ -282,7 +282,7 @@ def test_a_users_own_bank_is_what_captions_come_from(opened, built, tmp_path):
         _build(opened, tmp_path / "new", "--bank", tmp_path / "bank.tsv")
 
 
-def test_captions_that_reviewers_reject_are_left_out(opened, tmp_path):
+def test_rejected_captions_are_replaced(opened, tmp_path):
     triplet = Triplet("Man", "plays", "Guitar")
     _own_bank(tmp_path / "bank.tsv", triplet, Triplet("Guitar", "plays", "Man"))
     path = tmp_path / "decisions.csv"
@@ -296,14 +296,14 @@ def test_captions_that_reviewers_reject_are_left_out(opened, tmp_path):
     assert [text for text in texts if text.startswith(("own", "wrong"))] == ["own 0", "wrong 0", "own 2", "wrong 2"]
     assert len(texts) == 8
 
-    # What the grammar wrote in their place can be rejected too.
+    # The grammar's replacements can also be rejected.
     with path.open("a") as f:
         f.write(f'b,{triplet},1,"{texts[2]}",reject,\n')
     again = next(iter(_texts(_build(opened, tmp_path / "b", *options), triplet).values()))
     assert texts[2] not in again and again[:2] == texts[:2] and len(again) == 8
 
     for bad, match in {
-        "triplet,text\n": r"decisions.csv:1: .*without \['decision'\]",
+        "triplet,text\n": r"decisions.csv:1: .*missing \['decision'\]",
         "triplet,text,decision\na,b,maybe\n": "decisions.csv:2: decision 'maybe'",
     }.items():
         path.write_text(bad)
@@ -311,8 +311,8 @@ def test_captions_that_reviewers_reject_are_left_out(opened, tmp_path):
             _build(opened, tmp_path / "c", *options)
 
 
-def test_negatives_that_an_image_shows_are_replaced_for_that_image_alone(tmp_path):
-    # Images 0 to 2 also show what the bank's negatives say, image 3 is annotated with it from the other side.
+def test_negatives_that_an_image_shows_are_replaced_only_for_that_image(tmp_path):
+    # Images 0 to 2 also show what the bank's negatives claim; image 3 is annotated with its converse.
     triplet, wrong = Triplet("Cat", "on", "Table"), Triplet("Table", "on", "Cat")
     rows = (
         [row(n, *triplet) for n in range(10)] + [row(n, *wrong) for n in range(3)] + [row(3, "Cat", "under", "Table")]
@@ -329,7 +329,7 @@ def test_negatives_that_an_image_shows_are_replaced_for_that_image_alone(tmp_pat
         assert is_own == [n > 3] * 8
 
 
-def test_mistakes_of_the_command_line_are_named_with_their_fix(opened, tmp_path):
+def test_command_line_errors_name_the_fix(opened, tmp_path):
     out = ["--data_dir", str(tmp_path)]
     for arguments, match in {
         ("full",): r"--manual_dir: missing or empty; `python -m tfds_naturel.open_images.fetch",
@@ -348,13 +348,13 @@ def test_mistakes_of_the_command_line_are_named_with_their_fix(opened, tmp_path)
     assert not list(tmp_path.rglob("dataset_info.json")) and not (tmp_path.parent / "evil").exists()
 
 
-def test_beam_without_its_extra_is_named_with_its_install_command(opened, tmp_path, monkeypatch):
+def test_missing_beam_error_names_the_install_command(opened, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(UserError, match=r"apache_beam is not installed: run `pip install 'naturel_jax\[build\]'`"):
         _build(opened, tmp_path, "--beam", "runner=DirectRunner")
 
 
-def test_photos_behind_links_out_of_their_folder_are_refused(opened, tmp_path):
+def test_symlinks_out_of_the_photo_folder_are_rejected(opened, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     for path in (opened / "images" / "train").glob("*.jpg"):
@@ -369,5 +369,5 @@ def test_photos_behind_links_out_of_their_folder_are_refused(opened, tmp_path):
     assert builder.info.metadata["images"]["refused"] == {"missing": 1, "symlink": 1}
 
 
-def test_the_version_has_a_history():
+def test_version_has_release_notes():
     assert str(naturel.Naturel.VERSION) in naturel.Naturel.RELEASE_NOTES

@@ -1,4 +1,4 @@
-"""The losses against the expanded batch, OpenCLIP's losses, the published NegCLIP, and closed forms."""
+"""The losses against the expanded batch, OpenCLIP's losses, the published NegCLIP loss, and closed forms."""
 
 import functools
 
@@ -31,7 +31,7 @@ def dtype(request):
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("counting", COUNTING)
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
-def test_multiplicities_equal_the_expanded_batch(objective, counting, recipe, dtype):
+def test_weighted_batch_matches_the_expanded_batch(objective, counting, recipe, dtype):
     graph = random_graph(0, **RECIPES[recipe])
     ours = run(compiled(objective, counting), graph.astype(dtype))
     assert ours[0].dtype == dtype
@@ -40,7 +40,7 @@ def test_multiplicities_equal_the_expanded_batch(objective, counting, recipe, dt
 
 @pytest.mark.parametrize("counting", COUNTING)
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
-def test_hard_negatives_weigh_as_often_as_they_are_told(objective, counting):
+def test_hard_negative_weight_matches_the_expanded_batch(objective, counting):
     graph = random_graph(1, **RECIPES["two_pairs"])
     with jax.enable_x64(True):
         ours = run(compiled(objective, counting, hard=3.0), graph)
@@ -48,14 +48,14 @@ def test_hard_negatives_weigh_as_often_as_they_are_told(objective, counting):
 
 
 @pytest.mark.parametrize("counting", ["published", "match_positive"])
-def test_label_smoothing_equals_torch(counting):
+def test_label_smoothing_matches_torch(counting):
     graph = random_graph(2, **RECIPES["all_pairs"])
     with jax.enable_x64(True):
         ours = run(compiled("softmax", counting, smoothing=0.1), graph)
     assert_equal(ours, reference(graph, "softmax", SCALE, BIAS, counting=counting, label_smoothing=0.1), 1e-6)
 
 
-def test_label_smoothing_has_no_meaning_where_each_positive_has_a_sum_of_its_own():
+def test_label_smoothing_is_rejected_for_match_ignore():
     graph = random_graph(2).astype("float32")
     with pytest.raises(ValueError, match="label_smoothing"):
         run(compiled("softmax", "match_ignore", smoothing=0.1), graph)
@@ -65,7 +65,7 @@ def test_label_smoothing_has_no_meaning_where_each_positive_has_a_sum_of_its_own
 
 
 def pairs(zimg_ID: np.ndarray, zcap_UD: np.ndarray) -> Graph:
-    """Image n and caption n belong together."""
+    """A batch in which image n matches caption n."""
     n = np.arange(len(zimg_ID), dtype=np.int32)
     none = np.full((len(n), 1), -1, np.int32)
     images = ImageLabels(np.ones(len(n)), n[:, None], none, none)
@@ -73,14 +73,14 @@ def pairs(zimg_ID: np.ndarray, zcap_UD: np.ndarray) -> Graph:
 
 
 def with_torch(loss, *arrays):
-    """Value and gradients of ``loss`` in the arrays' precision."""
+    """The value and gradients of ``loss``, in the precision of the arrays."""
     values = [torch.tensor(array, requires_grad=True) for array in arrays]
     result = loss(*values)
     return result.item(), [g.numpy() for g in torch.autograd.grad(result, values)]
 
 
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
-def test_equals_openclip(objective, dtype):
+def test_matches_openclip(objective, dtype):
     rng = np.random.default_rng(3)
     graph = pairs(units(rng, 16), units(rng, 16)).astype(dtype)
     theirs = {"sigmoid": open_clip.loss.SigLipLoss(), "softmax": open_clip.loss.ClipLoss()}[objective]
@@ -97,9 +97,9 @@ def negclip(image_NID, text_MD, scale):
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T[: len(image_NID)], labels)) / 2
 
 
-def test_equals_the_published_negclip(dtype):
-    """Images [I; I_hard], texts [T; T_hard; neg(T); neg(T_hard)] over 11 distinct captions, some positive here and
-    negative there."""
+def test_matches_the_published_negclip(dtype):
+    """Images [I; I_hard] and texts [T; T_hard; neg(T); neg(T_hard)] over 11 distinct captions, some of which are both
+    positives and negatives."""
     rng, b, distinct = np.random.default_rng(4), 6, 11
     zimg, zcap = units(rng, 2 * b).astype(dtype), units(rng, distinct).astype(dtype)
     text_M = rng.integers(0, distinct, 4 * b)
@@ -113,9 +113,9 @@ def test_equals_the_published_negclip(dtype):
     assert_equal(run(compiled("softmax"), Graph(zimg, zcap, images, captions).astype(dtype)), theirs, TOLERANCE[dtype])
 
 
-def test_equals_negclip_with_a_blank_picture_b_times(dtype):
-    """The poster's variant: the hard image of every item is the same blank picture, which has no caption and so no
-    row of its own."""
+def test_matches_negclip_with_b_copies_of_the_blank_image(dtype):
+    """The poster's variant: the hard image of every item is the same blank image, which has no caption and therefore no
+    row in the image-to-text loss."""
     rng, b, distinct = np.random.default_rng(5), 6, 7
     zimg, zcap = units(rng, b + 1).astype(dtype), units(rng, distinct).astype(dtype)
     positive_B, shift = rng.integers(0, distinct, b), rng.integers(1, distinct, b)
@@ -138,52 +138,52 @@ def test_equals_negclip_with_a_blank_picture_b_times(dtype):
     assert_equal(run(compiled("softmax"), Graph(zimg, zcap, images, captions).astype(dtype)), theirs, TOLERANCE[dtype])
 
 
-# ---- Who matches whom ------------------------------------------------------------------------------------------------
+# ---- Matching --------------------------------------------------------------------------------------------------------
 
-# Triplets 0: cat on table, 1: table on cat, 2: dog at table. Captions 0 and 1 are spoken for triplet 0, 2 is the
-# negative of both, 3 is a denial, 4 is for triplet 2, 5 is said of both 0 and 2; 6 is padding.
+# Triplets 0: cat on table, 1: table on cat, 2: dog at table. Captions 0 and 1 are for triplet 0, 2 is the negative of
+# both, 3 is a denial, 4 is for triplet 2, 5 is for both 0 and 2; 6 is padding.
 HAND_CAPTIONS = CaptionLabels(
     np.array([1, 2, 1, 1, 1, 1, 0], np.float32),
     np.array([0, 1, 2, 3, 4, 5, -2], np.int32),
     np.array([[0, -2], [0, -2], [1, -2], [-2, -2], [2, -2], [0, 2], [-2, -2]], np.int32),
 )
-# Images 0 and 1 show triplet 0 with other captions drawn; image 2 shows triplets 0 and 2; image 3 is the sentinel.
+# Images 0 and 1 show triplet 0, with different captions sampled; image 2 shows triplets 0 and 2; 3 is the sentinel.
 HAND_IMAGES = ImageLabels(
     np.array([1, 1, 1, 3], np.float32),
     np.array([[0, -1], [1, 1], [4, 5], [-1, -1]], np.int32),
     np.array([[2, -1], [3, -1], [2, 3], [-1, -1]], np.int32),
     np.array([[0, -1], [0, -1], [0, 2], [-1, -1]], np.int32),
 )
-DRAWN = [[1, 0, 0, 0, 0, 0, 0], [0, 2, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0, 0]]
+SAMPLED = [[1, 0, 0, 0, 0, 0, 0], [0, 2, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0, 0]]
 ONES = [[1] * 7] * 4
 HAND_COUNTS = {
-    "published": (DRAWN, ONES),
+    "published": (SAMPLED, ONES),
     "match_positive": (
         [[1, 2, 0, 0, 0, 1, 0], [1, 2, 0, 0, 0, 1, 0], [1, 2, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0, 0]],
         ONES,
     ),
     "match_ignore": (
-        DRAWN,
+        SAMPLED,
         [[0, 0, 1, 1, 1, 0, 1], [0, 0, 1, 1, 1, 0, 1], [0, 0, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 1, 1]],
     ),
 }
 
 
 @pytest.mark.parametrize("counting", COUNTING)
-def test_counts_of_hand_made_cells(counting):
+def test_cell_counts_by_hand(counting):
     positive, others = HAND_COUNTS[counting]
     counts = cell_counts(HAND_IMAGES, HAND_CAPTIONS, counting)
     np.testing.assert_array_equal(counts.positive_IU, positive)
     np.testing.assert_array_equal(counts.others_IU, others)
 
 
-def test_hard_negatives_are_those_drawn_for_the_image_itself():
+def test_hard_negatives_are_those_sampled_for_the_image_itself():
     counts = cell_counts(HAND_IMAGES, HAND_CAPTIONS, "published", hard_negative_weight=2.0)
     hard = [[1, 1, 2, 1, 1, 1, 1], [1, 1, 1, 2, 1, 1, 1], [1, 1, 2, 2, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]]
     np.testing.assert_array_equal(counts.others_IU, hard)
 
 
-# ---- What changes nothing --------------------------------------------------------------------------------------------
+# ---- Invariances -----------------------------------------------------------------------------------------------------
 
 
 PROPERTY = settings(max_examples=25, deadline=None, derandomize=True)
@@ -193,7 +193,7 @@ countings = st.sampled_from(sorted(COUNTING))
 
 @PROPERTY
 @given(st.integers(0, 10_000), objectives, countings, st.randoms(use_true_random=False))
-def test_order_changes_nothing(seed, objective, counting, random):
+def test_loss_does_not_depend_on_order(seed, objective, counting, random):
     graph = random_graph(seed)
     image_rows, caption_rows = ([*range(n)] for n in (len(graph.zimg_ID), len(graph.zcap_UD)))
     random.shuffle(image_rows)
@@ -207,14 +207,14 @@ def test_order_changes_nothing(seed, objective, counting, random):
 
 @PROPERTY
 @given(st.integers(0, 10_000), objectives, countings, st.integers(0, 12))
-def test_an_image_twice_is_multiplicity_two(seed, objective, counting, which):
-    graph = random_graph(seed, drawn=1, sentinel=False)
+def test_duplicate_image_equals_multiplicity_two(seed, objective, counting, which):
+    graph = random_graph(seed, sampled=1, sentinel=False)
     padding = int(np.flatnonzero(graph.images.mult_I == 0)[0])
     rows = np.arange(len(graph.zimg_ID))
     rows[padding] = which
     twice = take(graph, rows, slice(None))
     positives_IK = np.pad(graph.images.positives_IK, ((0, 0), (0, 1)), constant_values=-1)
-    positives_IK[which, 1] = positives_IK[which, 0]  # drawn once for each copy
+    positives_IK[which, 1] = positives_IK[which, 0]  # sampled once for each copy
     mult_I = np.where(rows == which, 2.0, graph.images.mult_I) * (np.arange(len(rows)) != padding)
     once = graph._replace(images=graph.images._replace(mult_I=mult_I, positives_IK=positives_IK))
     with jax.enable_x64(True):
@@ -229,7 +229,7 @@ def test_an_image_twice_is_multiplicity_two(seed, objective, counting, which):
 
 @PROPERTY
 @given(st.integers(0, 10_000), objectives, countings)
-def test_padding_changes_nothing(seed, objective, counting):
+def test_padding_does_not_change_the_loss(seed, objective, counting):
     graph = random_graph(seed)
     real = np.flatnonzero(graph.images.mult_I), np.flatnonzero(graph.captions.mult_U)
     with jax.enable_x64(True):
@@ -237,9 +237,9 @@ def test_padding_changes_nothing(seed, objective, counting):
         _, (expected_dimage, expected_dcaption, *rest) = bare = reference(
             take(graph, *real), objective, SCALE, BIAS, counting=counting
         )
-    whole = [np.zeros_like(graph.zimg_ID), np.zeros_like(graph.zcap_UD)]
-    whole[0][real[0]], whole[1][real[1]] = expected_dimage, expected_dcaption
-    assert_equal((value, gradients), (bare[0], [*whole, *rest]), 1e-9)
+    padded = [np.zeros_like(graph.zimg_ID), np.zeros_like(graph.zcap_UD)]
+    padded[0][real[0]], padded[1][real[1]] = expected_dimage, expected_dcaption
+    assert_equal((value, gradients), (bare[0], [*padded, *rest]), 1e-9)
 
 
 # ---- Extremes and closed forms ---------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def test_padding_changes_nothing(seed, objective, counting):
 @pytest.mark.parametrize("counting", COUNTING)
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
 def test_extreme_logits_are_finite(objective, counting):
-    """Every cosine is 1 or -1, the scale CLIP's largest, the wrong way round for half of the positives."""
+    """Every cosine is 1 or -1, the wrong sign for half of the positives, at CLIP's largest scale."""
     graph = random_graph(6).astype("float32")
     signs = np.random.default_rng(6).choice([-1.0, 1.0], (2, 24))
     axis = np.eye(8)[:1]
@@ -270,8 +270,8 @@ def test_extreme_logits_are_finite(objective, counting):
         assert all(np.isfinite(np.asarray(g, np.float32)).all() for g in gradients)
 
 
-def test_bfloat16_gradients_are_added_up_in_float32():
-    """Over many tiles a bfloat16 sum would lose what each adds."""
+def test_bfloat16_gradients_are_accumulated_in_float32():
+    """Over many tiles, a bfloat16 sum would lose small contributions."""
     rng = np.random.default_rng(7)
     graph = pairs(units(rng, 512, 4), units(rng, 512, 4))
     zimg_ID, zcap_UD = jnp.asarray(graph.zimg_ID, jnp.bfloat16), jnp.asarray(graph.zcap_UD, jnp.bfloat16)
@@ -285,9 +285,9 @@ def test_bfloat16_gradients_are_added_up_in_float32():
 
 
 @pytest.mark.parametrize(("weight", "smoothing"), [(1.0, 0.0), (3.0, 0.0), (1.0, 0.2)])
-def test_closed_form_of_equal_logits(weight, smoothing):
-    """Four images and eight captions, all cosines 0: a row sums to 7 + weight, the column of a positive to 4; every
-    target costs the same, whatever the smoothing."""
+def test_closed_form_for_equal_logits(weight, smoothing):
+    """Four images and eight captions with all cosines 0: a row sums to 7 + weight, the column of a positive to 4, and
+    every target has the same cost, so smoothing has no effect."""
     n = np.arange(4, dtype=np.int32)
     images = ImageLabels(np.ones(4, np.float32), n[:, None], n[:, None] + 4, np.full((4, 1), -1, np.int32))
     captions = CaptionLabels(np.ones(8, np.float32), np.arange(8, dtype=np.int32), np.full((8, 1), -2, np.int32))
@@ -299,17 +299,17 @@ def test_closed_form_of_equal_logits(weight, smoothing):
 
 
 @pytest.mark.parametrize("scale", [0.0, 14.0, 100.0])
-def test_calibrated_bias_is_the_best(scale):
+def test_calibrated_bias_is_optimal(scale):
     graph = random_graph(8).astype("float32")
     loss = functools.partial(sigmoid_loss, graph.zimg_ID, graph.zcap_UD, jnp.float32(scale))
-    found = float(calibrate_bias(lambda bias: loss(bias, graph.images, graph.captions)))
+    actual = float(calibrate_bias(lambda bias: loss(bias, graph.images, graph.captions)))
     best = minimize_scalar(
         lambda bias: reference(graph, "sigmoid", scale, bias)[0],
         bounds=(-200, 200),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    assert found == pytest.approx(best.x, abs=2e-3)
+    assert actual == pytest.approx(best.x, abs=2e-3)
     if scale == 0:  # every logit is the bias: its sigmoid is the share of positives
         share = (graph.images.positives_IK >= 0).sum() / (graph.images.mult_I.sum() * graph.captions.mult_U.sum())
-        assert found == pytest.approx(np.log(share / (1 - share)), abs=1e-3)
+        assert actual == pytest.approx(np.log(share / (1 - share)), abs=1e-3)

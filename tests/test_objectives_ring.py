@@ -1,4 +1,4 @@
-"""The ring against the dense loss on 2, 4 and 8 simulated devices, down to the parameters, and its memory."""
+"""The ring against the dense loss on 2, 4 and 8 simulated devices, including parameter gradients, and its memory."""
 
 import dataclasses
 import functools
@@ -43,7 +43,7 @@ MESHES = [
     ("objective", "counting"),
     [("sigmoid", "published"), ("softmax", "published"), pytest.param("softmax", "match_ignore", marks=SLOW)],
 )
-def test_ring_equals_the_expanded_batch(objective, counting, sizes):
+def test_ring_matches_the_expanded_batch(objective, counting, sizes):
     graph = random_graph(10, **RECIPES["all_pairs"])
     expected = reference(graph, objective, SCALE, BIAS, counting=counting, hard_negative_weight=2.0)
     step = compiled(objective, counting, hard=2.0, layout=Layout(mesh(*sizes), BATCH_AXES, tile=2))
@@ -52,7 +52,7 @@ def test_ring_equals_the_expanded_batch(objective, counting, sizes):
             assert_equal(run(step, graph.astype(dtype)), expected, tolerance)
 
 
-def test_the_order_of_devices_changes_nothing():
+def test_loss_does_not_depend_on_device_order():
     graph = random_graph(11, **RECIPES["two_pairs"])
     expected = reference(graph, "softmax", SCALE, BIAS)
     blocks = np.arange(16).reshape(4, 4)[[2, 0, 3, 1]].ravel()
@@ -65,8 +65,8 @@ def test_the_order_of_devices_changes_nothing():
 
 
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
-def test_memory_of_a_device_does_not_grow_with_devices(objective):
-    """Same rows on each device: the compiler's own figures."""
+def test_memory_per_device_does_not_grow_with_devices(objective):
+    """With the same number of rows per device, from the compiler's memory analysis."""
 
     def bytes_of(devices: int) -> int:
         place = batch_sharding(mesh(devices))
@@ -88,7 +88,7 @@ def test_memory_of_a_device_does_not_grow_with_devices(objective):
     assert 0 < bytes_of(8) <= 1.1 * bytes_of(2)
 
 
-# ---- Down to the parameters ------------------------------------------------------------------------------------------
+# ---- Parameter gradients ---------------------------------------------------------------------------------------------
 
 
 def tiny_model() -> Model:
@@ -105,8 +105,8 @@ def tiny_model() -> Model:
 
 
 def batches() -> tuple[Batch, Batch]:
-    """A batch with multiplicities, and the same with every copy a row of its own: four copies of an image, each with
-    one of its captions."""
+    """A batch with multiplicities, and the same batch with one row per copy: four copies of each image, each with one
+    of its captions."""
     graph = random_graph(12, images=16, captions=24, **RECIPES["all_pairs"]).astype("float32")
     rng = np.random.default_rng(12)
     pixels = rng.integers(0, 256, (16, 24, 24, 3), np.uint8)
@@ -123,8 +123,8 @@ def batches() -> tuple[Batch, Batch]:
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "softmax"])
-def test_gradients_to_parameters_equal_those_of_the_expanded_batch(name):
-    """The weighted batch at once, on a ring of 4 x 2 devices, and there in chunks (GradCache)."""
+def test_parameter_gradients_match_the_expanded_batch(name):
+    """The weighted batch without the ring, on a ring of 4 x 2 devices, and on the ring in chunks (GradCache)."""
     model, (batch, expanded) = tiny_model(), batches()
     params = model.init(jax.random.key(0))
 

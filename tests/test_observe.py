@@ -1,4 +1,4 @@
-"""What a run reports about itself: published parameter counts, the batch's own pixels, JAX's trace files."""
+"""Observability: parameter counts, the image of the first batch, JAX's trace files, utilisation."""
 
 import re
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from naturel_jax.sharding import batch_sharding, make_mesh
         ("siglip-b16-224", 203_155_970, "203.2 M parameters"),  # num_parameters() of transformers' SiglipModel
     ],
 )
-def test_parameter_counts_are_the_published_ones(name, count, summary):
+def test_parameter_counts_match_the_published_ones(name, count, summary):
     table = observe.parameter_table(Model(preset(name)).shapes())
     total = next(line for line in table.splitlines() if "Total" in line)
     assert f"{count:,}" in total
@@ -34,7 +34,7 @@ def test_parameter_counts_are_the_published_ones(name, count, summary):
     assert table.splitlines()[-1] == summary
 
 
-def test_every_part_has_a_row_and_the_rows_sum_to_the_total():
+def test_parameter_table_rows_sum_to_the_total():
     params = {
         "image": {"patch": {"kernel": jnp.zeros((3, 5))}, "position": jnp.zeros((2, 2), jnp.bfloat16)},
         "logit_scale": jnp.zeros(()),
@@ -60,10 +60,10 @@ def make_batch(images: int = 4, side: int = 48) -> Batch:
     rows = images + 2
     pixels = np.random.default_rng(0).integers(0, 256, (rows, side, side, 3), np.uint8)
     pixels[images:] = 255
-    own = np.arange(rows)[:, None] < images
+    has_captions = np.arange(rows)[:, None] < images
     mult = np.array([1.0] * images + [images, 0], np.float32)
     shows = np.full((rows, 1), -1, np.int32)
-    labels = ImageLabels(mult, np.where(own, [[0, 2]], -1), np.where(own, 1, -1), shows)
+    labels = ImageLabels(mult, np.where(has_captions, [[0, 2]], -1), np.where(has_captions, 1, -1), shows)
     mult_U, id_U = np.float32([images] * 3 + [0] * 5), np.int32([0, 1, 2] + [-2] * 5)
     captions = CaptionLabels(mult_U, id_U, np.full((8, 1), -2, np.int32))
     return Batch(pixels, np.zeros((8, 8), np.int32), labels, captions)
@@ -81,7 +81,7 @@ def drawn(tmp_path):
 
 
 def holds(page: np.ndarray, image: np.ndarray) -> bool:
-    """Whether ``image`` stands in ``page`` pixel by pixel."""
+    """Whether ``page`` contains ``image`` pixel by pixel."""
     side = len(image)
     corners = np.argwhere((page == image[0, 0]).all(axis=-1))
     return any(np.array_equal(page[y : y + side, x : x + side], image) for y, x in corners)
@@ -99,18 +99,18 @@ def test_at_most_16_images_are_drawn_and_padding_is_not(drawn):
     batch = make_batch(images=30)
     page = drawn(batch)
     shown = [holds(page, image.repeat(4, axis=0).repeat(4, axis=1)) for image in batch.images[:30]]
-    assert shown == [True] * 15 + [False] * 15  # the sentinel takes the last place
+    assert shown == [True] * 15 + [False] * 15  # the sentinel takes the last slot
     assert drawn(make_batch(images=2)).shape[0] * 4 == page.shape[0]  # 2 images and a sentinel: two of eight rows
 
 
-def test_a_batch_on_the_mesh_is_drawn_as_one_on_the_host(drawn):
+def test_sharded_batch_is_drawn_like_one_on_the_host(drawn):
     batch = make_batch(images=30)
     mesh = make_mesh({"data": -1})
     placed = jax.device_put(batch, batch_sharding(mesh))
     np.testing.assert_array_equal(drawn(placed), drawn(batch))
 
 
-def test_captions_of_each_polarity_multiplicities_and_the_sentinel_are_in_words(monkeypatch, drawn):
+def test_captions_multiplicities_and_sentinel_are_labelled(monkeypatch, drawn):
     from PIL import ImageDraw
 
     written = []
@@ -122,11 +122,11 @@ def test_captions_of_each_polarity_multiplicities_and_the_sentinel_are_in_words(
     assert "sentinel (blank negative image)  \u00d74" in page
 
 
-def test_the_first_batch_of_a_run_is_drawn_once_and_all_are_passed_on(tmp_path):
+def test_only_the_first_batch_is_drawn_and_all_are_passed_on(tmp_path):
     planner = SimpleNamespace(texts=lambda step: TEXTS)
     pipeline = SimpleNamespace(planner=planner, batches=lambda start, stop: iter([make_batch()] * (stop - start)))
     assert len(list(observe.batches(pipeline, tmp_path, 3, 5))) == 2
-    assert not list(tmp_path.iterdir())  # a run that continues
+    assert not list(tmp_path.iterdir())  # a continued run
     assert len(list(observe.batches(pipeline, tmp_path, 0, 5))) == 5
     assert [path.name for path in tmp_path.iterdir()] == ["first_batch.png"]
 
@@ -149,7 +149,7 @@ def steps(profile, numbers: range) -> None:
             training_step(jnp.ones((8, 8))).block_until_ready()
 
 
-def test_the_requested_steps_are_traced_and_the_step_is_named(tmp_path):
+def test_requested_steps_are_traced_and_named(tmp_path):
     with observe.profiler(tmp_path, range(2, 4)) as profile:
         steps(profile, range(4))
         assert not traces(tmp_path)
@@ -161,7 +161,7 @@ def test_the_requested_steps_are_traced_and_the_step_is_named(tmp_path):
     assert b"step_num" in trace  # xprof groups its statistics by this
 
 
-def test_a_run_that_ends_in_the_middle_keeps_its_trace(tmp_path):
+def test_interrupted_run_keeps_its_trace(tmp_path):
     with pytest.raises(KeyboardInterrupt), observe.profiler(tmp_path, range(100)) as profile:
         steps(profile, range(3))
         raise KeyboardInterrupt
@@ -169,13 +169,13 @@ def test_a_run_that_ends_in_the_middle_keeps_its_trace(tmp_path):
     assert b"training_step" in trace
 
 
-def test_a_run_that_continues_within_the_requested_steps_traces_the_rest(tmp_path):
+def test_run_continued_within_the_requested_steps_traces_the_rest(tmp_path):
     with observe.profiler(tmp_path, range(2, 10)) as profile:
         steps(profile, range(5, 12))
     assert len(traces(tmp_path)) == 1
 
 
-def test_an_empty_range_traces_nothing(tmp_path):
+def test_empty_range_traces_nothing(tmp_path):
     with observe.profiler(tmp_path / "profile", range(0)) as profile:
         steps(profile, range(3))
     assert not (tmp_path / "profile").exists()
@@ -185,13 +185,13 @@ def test_an_empty_range_traces_nothing(tmp_path):
 
 
 class Chip:
-    """As much of a ``jax.Device`` as is looked at."""
+    """The part of ``jax.Device`` that is used."""
 
     def __init__(self, device_kind: str):
         self.device_kind = device_kind
 
 
-def test_utilization_is_the_share_of_what_all_devices_could_do():
+def test_utilization_is_the_share_of_peak_flops():
     chips = [Chip("TPU v4")] * 4  # 275 TFLOP/s each
     assert observe.utilization(4 * 275e12, 2.0, chips, "bfloat16") == pytest.approx(0.5)
     assert observe.utilization(1e12, 1.0, [*chips, Chip("cpu")], "bfloat16") is None

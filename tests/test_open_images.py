@@ -23,7 +23,7 @@ def _images(buckets):
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads rows as the builder does; returns the annotated images by id and the rejects."""
+    """A function that reads rows as the builder does; it returns the annotated images by id, and the rejects."""
 
     def read(rows):
         folder = write_release(tmp_path / "annotations", rows)
@@ -36,16 +36,16 @@ def read(tmp_path):
     return read
 
 
-def test_a_true_row_of_the_official_file_is_read():
+def test_row_of_the_official_file_is_parsed():
     # A row of challenge-2018-train-vrd.csv (CC BY 4.0); box columns are XMin, XMax, YMin, YMax.
     boxes = b"0.330625,0.45625,0.3325301,0.65301204,0,0.820625,0.5373494,0.99879515"
-    found = annotations.parse_row(b"0c3863a56e8ee636,/m/03bt1vf,/m/04bcr3," + boxes + b",at", VOCABULARY)
-    assert found.image_id == "0c3863a56e8ee636" and found.triplet == Triplet("Woman", "at", "Table")
-    assert found.subject_box == Box(xmin=0.330625, xmax=0.45625, ymin=0.3325301, ymax=0.65301204)
-    assert found.object_box == Box(xmin=0.0, xmax=0.820625, ymin=0.5373494, ymax=0.99879515)
+    actual = annotations.parse_row(b"0c3863a56e8ee636,/m/03bt1vf,/m/04bcr3," + boxes + b",at", VOCABULARY)
+    assert actual.image_id == "0c3863a56e8ee636" and actual.triplet == Triplet("Woman", "at", "Table")
+    assert actual.subject_box == Box(xmin=0.330625, xmax=0.45625, ymin=0.3325301, ymax=0.65301204)
+    assert actual.object_box == Box(xmin=0.0, xmax=0.820625, ymin=0.5373494, ymax=0.99879515)
 
 
-def test_rows_of_an_image_merge_and_keep_their_boxes(read):
+def test_rows_of_an_image_are_merged_with_their_boxes(read):
     a, b, c = (0.1, 0.2, 0.1, 0.2), (0.5, 0.6, 0.1, 0.2), (0.0, 1.0, 0.5, 1.0)
     rows = [
         row(1, "Cat", "on", "Table", b, c),
@@ -71,7 +71,7 @@ def test_rows_of_an_image_merge_and_keep_their_boxes(read):
 
 
 @pytest.mark.parametrize("bucket_bytes", [1 << 30, 20_000, 1], ids=["1 bucket", "16 buckets", "256 buckets"])
-def test_buckets_change_nothing_and_come_in_order(read, monkeypatch, bucket_bytes):
+def test_images_do_not_depend_on_buckets_and_are_sorted(read, monkeypatch, bucket_bytes):
     monkeypatch.setattr(annotations, "BUCKET_BYTES", bucket_bytes)
     rows = [row(n, "Cat", "on", "Table", (0, 0.5 + i / 10, 0, 1)) for i in range(3) for n in range(500)]
     images, _ = read(rows)
@@ -103,13 +103,13 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("kind", "line"), [(kind, line) for kind, lines in MALFORMED.items() for line in lines])
-def test_malformed_rows_are_distinguished(kind, line):
+def test_malformed_rows_are_rejected_by_kind(kind, line):
     with pytest.raises(Malformed) as error:
         annotations.parse_row(line.encode(errors="surrogateescape") + b"\r\n", VOCABULARY)
     assert error.value.kind == kind
 
 
-def test_malformed_rows_are_counted_and_written_with_their_line_numbers(tmp_path):
+def test_malformed_rows_are_counted_and_listed_with_line_numbers(tmp_path):
     folder = write_release(tmp_path / "annotations", [])
     path = folder / releases.RELEASES["v4"].rows.name
     bad = [line for lines in MALFORMED.values() for line in lines]
@@ -134,13 +134,13 @@ def test_malformed_rows_are_counted_and_written_with_their_line_numbers(tmp_path
     assert max(len(w["text"]) for w in written) <= 200 and written[0]["file"] == path.name
 
 
-def test_few_malformed_rows_do_not_end_the_build(read):
+def test_few_malformed_rows_do_not_fail_the_build(read):
     _, rejects = read([GOOD] * 999 + ["x"])
     rejects.close(max_share=0.001)
     assert rejects.counts == {"columns": 1}
 
 
-def test_wrong_columns_and_descriptions_are_refused(tmp_path):
+def test_wrong_columns_and_descriptions_are_rejected(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("ImageID,LabelName1,LabelName2,RelationshipLabel\n")
     with pytest.raises(
@@ -151,11 +151,11 @@ def test_wrong_columns_and_descriptions_are_refused(tmp_path):
     classes = folder / "class-descriptions-boxable.csv"
     for bad in ("/m/01yrx\n", "/m/01yrx,Cat\n/m/01yrx,Dog\n", "/m/01yrx,Cat|Dog\n", '/m/01yrx,"Cat\tDog"\n'):
         classes.write_text(bad)
-        with pytest.raises(UserError, match=r"class-descriptions-boxable.csv:[12]: .* expected a new id and its name"):
+        with pytest.raises(UserError, match=r"class-descriptions-boxable.csv:[12]: .* expected a unique id and a name"):
             Vocabulary.read(folder, releases.RELEASES["v4"])
 
 
-def test_reading_needs_a_fraction_of_the_memory_that_all_images_take(tmp_path, monkeypatch):
+def test_reading_uses_a_fraction_of_the_memory_of_all_images(tmp_path, monkeypatch):
     monkeypatch.setattr(annotations, "BUCKET_BYTES", 20_000)
     folder = write_release(tmp_path / "annotations", (row(i, "Cat", "on", "Table") for i in range(20_000)))
     tracemalloc.start()
@@ -179,7 +179,7 @@ def test_locating_official_files(tmp_path):
     assert set(releases.locate(release, tmp_path, official=False)) == {file.name for file in release.files}
 
 
-def test_attributions_of_the_wanted_images(tmp_path):
+def test_attributions_of_the_requested_images(tmp_path):
     folder = write_release(tmp_path / "annotations", [], images=range(50))
     path = folder / releases.RELEASES["v4"].images.name
     with path.open("a") as f:
@@ -187,14 +187,14 @@ def test_attributions_of_the_wanted_images(tmp_path):
     rejects = Rejects(tmp_path / "rejects.csv")
     buckets = Buckets(tmp_path, "attribution", 1)
     attribution.spool(path, {image_id(3), image_id(4), image_id(99)}, buckets, rejects)
-    found = {
+    actual = {
         key: value for digit in buckets.prefixes for key, value in attribution.attributions(buckets, digit).items()
     }
     license_ = "https://creativecommons.org/licenses/by/2.0/"
-    assert found == {
+    assert actual == {
         image_id(n): Attribution(license_, f"Author {n}", f"https://example.org/photo/{n}") for n in (3, 4)
     }
     assert rejects.counts == {"metadata": 1}
     path.write_text("ImageID,License\n")
-    with pytest.raises(UserError, match=r"without \['Author', 'OriginalLandingURL'\]"):
+    with pytest.raises(UserError, match=r"missing \['Author', 'OriginalLandingURL'\]"):
         attribution.spool(path, set(), buckets, rejects)

@@ -1,4 +1,4 @@
-"""Schedules by hand, the optimizer against PyTorch's AdamW, multipliers and freezing."""
+"""Schedules computed by hand, optimizers against PyTorch and Optax, multipliers and freezing."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from naturel_jax import optim
 from naturel_jax.config import Optim
 from tfds_naturel.errors import UserError
 
-torch.set_num_threads(1)  # more than one waits for the slowest on a shared machine
+torch.set_num_threads(1)  # on a busy machine, more threads wait for the slowest
 
 
 def config(**fields) -> Optim:
@@ -21,7 +21,7 @@ def config(**fields) -> Optim:
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    # warmup of 4 steps to 8, then 8 steps: a quarter, half and all of the way down
+    # 4 warmup steps to 8, then 8 steps of decay, checked at 1/4, 1/2 and the end
     [
         ("cosine", {0: 2, 1: 4, 3: 8, 4: 8, 6: 4 * (1 + 0.5**0.5), 8: 4, 12: 0, 99: 0}),
         ("linear", {0: 2, 3: 8, 4: 8, 6: 6, 8: 4, 12: 0, 99: 0}),
@@ -34,17 +34,17 @@ def test_schedules(shape, expected):
         np.testing.assert_allclose(float(rate(step)), value, rtol=1e-6, atol=1e-6, err_msg=str(step))
 
 
-def test_a_schedule_without_warmup_begins_at_the_top():
+def test_schedule_without_warmup_starts_at_the_peak():
     assert float(optim.make_learning_rate(config(lr=0.5), 10, 0)(0)) == 0.5
 
 
-def test_a_warmup_longer_than_the_run_is_refused():
+def test_warmup_longer_than_the_run_is_rejected():
     with pytest.raises(UserError, match=r"config\.optim\.warmup is 50 steps; the run has 10"):
         optim.make_learning_rate(config(), 10, 50)
 
 
 def tree(seed: int):
-    """Parameters with the names of a tower: kernels and embeddings are decayed, norms, biases and the scale are not."""
+    """Parameters named as in a tower; kernels and embeddings are decayed, norms, biases and the scale are not."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape):
@@ -65,7 +65,7 @@ def flat(params) -> dict[str, np.ndarray]:
 
 
 def trained(options, steps: int = 3) -> dict[str, np.ndarray]:
-    """The parameters of ``tree(0)`` after some steps with the gradients ``tree(1)``, ``tree(2)``, ..."""
+    """The parameters ``tree(0)`` after ``steps`` updates with the gradients ``tree(1)``, ``tree(2)``, ..."""
     params = tree(0)
     tx = optim.make_optimizer(options, params, optim.make_learning_rate(options, 10, 2))
     state = tx.init(params)
@@ -76,8 +76,8 @@ def trained(options, steps: int = 3) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5])
-def test_steps_are_those_of_pytorchs_adamw(clip_norm):
-    """OpenCLIP's groups: norms, biases and the scale without decay. lr: two steps of warmup, the top of the cosine."""
+def test_adamw_matches_pytorch(clip_norm):
+    """With OpenCLIP's groups: no decay for norms, biases and the scale. lr: two warmup steps, then the peak."""
     options = config(lr=0.1, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.3, clip_norm=clip_norm)
     theirs = {path: torch.nn.Parameter(torch.tensor(x)) for path, x in flat(tree(0)).items()}
     groups = [
@@ -98,8 +98,8 @@ def test_steps_are_those_of_pytorchs_adamw(clip_norm):
         np.testing.assert_allclose(ours[path], expected.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=path)
 
 
-def test_sgd_is_pytorchs():
-    """With momentum 0.7 and decoupled decay, which is PyTorch's decay of the weights before the step."""
+def test_sgd_matches_pytorch():
+    """With momentum 0.7 and decoupled weight decay, applied in PyTorch by decaying the weights before the step."""
     options = config(name="sgd", lr=0.1, b1=0.7, weight_decay=0.3)
     theirs = {path: torch.nn.Parameter(torch.tensor(x)) for path, x in flat(tree(0)).items()}
     sgd = torch.optim.SGD(theirs.values(), momentum=0.7)
@@ -115,16 +115,16 @@ def test_sgd_is_pytorchs():
         np.testing.assert_allclose(ours[path], expected.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=path)
 
 
-def test_lion_takes_steps_of_the_learning_rate_in_the_direction_of_the_sign():
-    """arXiv 2302.06675, algorithm 2, by hand: the first update is sign((1 - b1) g), whatever the gradient's size."""
+def test_first_lion_step_is_the_learning_rate_times_the_sign():
+    """arXiv 2302.06675, algorithm 2: the first update is sign((1 - b1) g), whatever the magnitude of the gradient."""
     start = flat(tree(0))
     after = trained(config(name="lion", lr=0.1, b1=0.9, b2=0.99, weight_decay=0.0), steps=1)
     for path, gradient in flat(tree(1)).items():
         np.testing.assert_allclose(after[path], start[path] - 0.05 * np.sign(gradient), rtol=1e-5, err_msg=path)
 
 
-def test_adafactor_is_optax_adafactor_at_the_scheduled_rate():
-    """arXiv 1804.04235, with update clipping at 1, without momentum and parameter scale."""
+def test_adafactor_matches_optax_at_the_scheduled_rate():
+    """arXiv 1804.04235, with update clipping at 1, and without momentum or parameter scaling."""
     options = config(name="adafactor", lr=0.1, weight_decay=0.0)
     params = tree(0)
     rate = optim.make_learning_rate(options, 10, 2)
@@ -138,7 +138,7 @@ def test_adafactor_is_optax_adafactor_at_the_scheduled_rate():
         np.testing.assert_allclose(ours[path], expected, rtol=1e-5, atol=1e-6, err_msg=path)
 
 
-def test_a_multiplier_scales_the_whole_update_and_the_first_match_counts():
+def test_multiplier_scales_the_update_and_the_first_match_wins():
     start, plain = flat(tree(0)), trained(config(lr=0.1), steps=1)
     scaled = trained(config(lr=0.1, lr_multipliers=(("image/norm/.*", 2.0), ("image/.*", 0.5))), steps=1)
     for path in start:
@@ -147,7 +147,7 @@ def test_a_multiplier_scales_the_whole_update_and_the_first_match_counts():
         np.testing.assert_allclose(scaled[path], expected, rtol=1e-5, atol=1e-6, err_msg=path)
 
 
-def test_frozen_parameters_stay_and_have_no_moments():
+def test_frozen_parameters_do_not_change_and_have_no_moments():
     options = config(lr=0.1, clip_norm=1.0, lr_multipliers=(("image/.*", 0),))
     start, after = flat(tree(0)), trained(options)
     for path in start:
@@ -157,6 +157,6 @@ def test_frozen_parameters_stay_and_have_no_moments():
     assert sum(x.size for x in jax.tree.leaves(state) if x.dtype == jnp.float32) == 2 * count
 
 
-def test_a_multiplier_that_matches_nothing_is_refused():
+def test_multiplier_that_matches_nothing_is_rejected():
     with pytest.raises(UserError, match=r"lr_multipliers: 'vision/\.\*' matches no parameter; paths look like 'image/"):
         optim.make_optimizer(config(lr_multipliers=(("vision/.*", 0.1),)), tree(0), lambda step: 0.1)

@@ -1,7 +1,7 @@
-"""A loss and an optimizer from outside the package: a function and one line each, and the run trains with them.
+"""An external loss and optimizer, each a function and one line, train in a run.
 
-(Benchmarks, recipes, data sources and model sizes from outside are in test_benchmarks_outside.py, test_pipeline.py and
-test_families.py.)
+(Tests of external benchmarks, recipes and data sources, and model sizes are in test_benchmarks_outside.py,
+test_datasets.py and test_weights_export.py.)
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from naturel_jax.storage import read_json_lines
 
 
 def alignment_loss(zimg_ID, zcap_UD, *, images, captions, **options):
-    """Mean squared distance of an image to its first positive (arXiv 2005.10242, alignment with alpha 2)."""
+    """Mean squared distance between an image and its first positive (alignment with alpha 2, arXiv 2005.10242)."""
     positive_I = images.positives_IK[:, 0]
     zpos_ID = zcap_UD[jnp.maximum(positive_I, 0)]
     weight_I = images.mult_I * (positive_I >= 0)
@@ -50,7 +50,7 @@ def config() -> c.Config:
     return c.load(raw)
 
 
-def test_a_loss_and_an_optimizer_from_outside_train(tmp_path):
+def test_external_loss_and_optimizer(tmp_path):
     settings, folder = config(), epath.Path(tmp_path)
     scores = run.run(settings, folder)
     assert set(scores) > {"naturel/simple", "naturel/complex"}
@@ -63,7 +63,9 @@ def test_a_loss_and_an_optimizer_from_outside_train(tmp_path):
     pixels = normalize(batch.images, start.processor.mean, start.processor.std)
     zimg_ID = np.asarray(start.model.encode_image(start.params, pixels), np.float64)
     zcap_UD = np.asarray(start.model.encode_text(start.params, batch.tokens), np.float64)
-    own = [(zimg_ID[i], zcap_UD[p[0]]) for i, p in enumerate(np.asarray(batch.image_labels.positives_IK)) if p[0] >= 0]
-    expected = np.mean([np.sum((image - caption) ** 2) for image, caption in own])
+    pairs = [
+        (zimg_ID[i], zcap_UD[p[0]]) for i, p in enumerate(np.asarray(batch.image_labels.positives_IK)) if p[0] >= 0
+    ]
+    expected = np.mean([np.sum((image - caption) ** 2) for image, caption in pairs])
     np.testing.assert_allclose(logged[0], expected, rtol=1e-5)
     assert logged[1] < logged[0]

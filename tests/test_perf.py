@@ -1,4 +1,4 @@
-"""The speed scripts run, on tiny models and few images, and compare like with like."""
+"""The performance scripts, on tiny models and a few images; compared variants compute the same thing."""
 
 import re
 
@@ -14,13 +14,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("hard", ["sentinel", "mined"])
-def test_every_way_of_the_training_step_has_the_same_loss(hard):
+def test_all_training_step_variants_have_the_same_loss(hard):
     results = objectives.measure_steps("tiny-clip", batch_size=8, hard=hard, repeats=1)
     assert [r.name for r in results] == ["naturel_jax", "naturel_jax, expanded", "transformers", "OpenCLIP"]
     np.testing.assert_allclose([r.loss for r in results], results[-1].loss, rtol=1e-4)
 
 
-def test_captions_are_drawn_as_often_as_open_images_has_their_relation():
+def test_relations_are_as_frequent_as_in_open_images():
     items = objectives.skewed_items(20_000, np.random.default_rng(0))
     relation = np.array([fact.split("|")[1] for fact in items.facts])[items.shows.values]
     rows = sum(objectives.RELATIONS.values())
@@ -29,7 +29,7 @@ def test_captions_are_drawn_as_often_as_open_images_has_their_relation():
 
 
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
-def test_memory_of_the_ring_does_not_grow_with_devices_and_that_of_the_dense_loss_does(objective):
+def test_ring_memory_is_constant_and_dense_memory_grows_with_devices(objective):
     ring, dense = ([objectives.loss_bytes(objective, n, ring) for n in (2, 8)] for ring in (True, False))
     assert ring[1] == pytest.approx(ring[0], rel=0.02)
     assert dense[1] > 2 * dense[0]
@@ -38,7 +38,7 @@ def test_memory_of_the_ring_does_not_grow_with_devices_and_that_of_the_dense_los
 @pytest.mark.parametrize(
     ("name", "peers"), [("tiny-clip", ["transformers", "OpenCLIP"]), ("tiny-siglip", ["transformers"])]
 )
-def test_the_towers_are_measured_beside_their_peers(name, peers, capsys):
+def test_towers_are_compared_with_other_libraries(name, peers, capsys):
     towers.main([f"--preset={name}", "--images=2", "--captions=2", "--repeats=1", "--train"])
     rates = {
         line.split()[0]: re.findall(r"([\d.]+) (?:images|captions)/s", line)
@@ -48,13 +48,13 @@ def test_the_towers_are_measured_beside_their_peers(name, peers, capsys):
     assert all(float(number) > 0 for numbers in rates.values() for number in numbers)
 
 
-def test_loading_is_measured_against_the_size_of_the_parameters():
+def test_loading_reports_parameter_size_memory_and_time():
     result = loading.measure("tiny-siglip")
     assert result["parameters"] == sum(4 * leaf.size for leaf in jax.tree.leaves(Model(preset("tiny-siglip")).shapes()))
     assert result["bytes"] > 0 < result["seconds"]
 
 
-def test_the_pipeline_is_measured_beside_its_peers(tmp_path):
+def test_pipeline_is_compared_with_other_loaders(tmp_path):
     paths = pipeline.write_images(tmp_path, pipeline.BATCH)
     rates = dict(pipeline.measure(paths, 1, threads=[1], workers=[]))
     assert {"bare loop", "naturel_jax, 1 threads", "torch, 0 processes"} <= rates.keys()

@@ -1,4 +1,4 @@
-"""Photos: perceptual hashes, re-encoding, and refusals by kind."""
+"""Photos: perceptual hashes, re-encoding, and rejection by kind."""
 
 import collections
 import io
@@ -16,12 +16,12 @@ from tfds_naturel import photos
 
 def test_phash_is_the_dct_hash():
     gray = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
-    low = scipy.fft.dctn(gray.astype(np.float64), type=2)[:8, :8]  # imagehash.phash: its DCT is not normalised
+    low = scipy.fft.dctn(gray.astype(np.float64), type=2)[:8, :8]  # as in imagehash.phash, whose DCT is not normalized
     expected = "".join("1" if value > np.median(low) else "0" for value in low.ravel())
     assert f"{photos.phash(gray):064b}" == expected
 
 
-def test_photos_that_are_copies_have_near_hashes():
+def test_copies_of_a_photo_have_similar_hashes():
     original = photos.inspect(photo(1, 800, 600, quality=95))
     smaller = photos.inspect(photo(1, 320, 240, quality=60))
     assert (original.width, original.height) == (800, 600)
@@ -30,7 +30,7 @@ def test_photos_that_are_copies_have_near_hashes():
     assert min(distances) > 10
 
 
-def test_photos_are_reencoded_to_their_short_side():
+def test_photos_are_reencoded_to_the_short_side():
     data = photos.reencode(photo(1, 1024, 683, quality=95), short_side=288, quality=92)
     image = Image.open(io.BytesIO(data))
     assert image.size == (432, 288) and image.mode == "RGB"
@@ -67,7 +67,7 @@ BAD_PHOTOS = {
 
 
 @pytest.mark.parametrize(("kind", "data"), [(kind, data) for kind, all_ in BAD_PHOTOS.items() for data in all_])
-def test_bad_photos_are_refused_by_kind(kind, data):
+def test_bad_photos_are_rejected_by_kind(kind, data):
     with pytest.raises(photos.BadPhoto) as error:
         photos.inspect(data)
     assert error.value.kind == kind

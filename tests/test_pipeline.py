@@ -1,4 +1,4 @@
-"""Batches on the mesh: the same whatever reads them, on any number of devices."""
+"""Batches on the mesh do not depend on readers or the number of devices."""
 
 import absl.flags
 import jax
@@ -28,7 +28,7 @@ def pipeline(clip, data: Source, devices: int = 1, **reading) -> Pipeline:
     return Pipeline(plans, [data], Augment(24, (0.8, 1.0)), batch_sharding(mesh(devices)), **reading)
 
 
-def test_threads_and_a_later_start_do_not_change_a_batch(clip):
+def test_batches_do_not_depend_on_threads_or_start_step(clip):
     data = source()
     first = list(pipeline(clip, data, threads=1).batches(0, 5))
     again = list(pipeline(clip, data, threads=4).batches(2, 5))
@@ -38,7 +38,7 @@ def test_threads_and_a_later_start_do_not_change_a_batch(clip):
 
 
 @pytest.mark.slow
-def test_reading_processes_do_not_change_a_batch(clip):
+def test_batches_do_not_depend_on_worker_processes(clip):
     absl.flags.FLAGS.mark_as_parsed()
     data = source()
     for one, other in zip(
@@ -47,8 +47,8 @@ def test_reading_processes_do_not_change_a_batch(clip):
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_images_are_the_same_on_any_number_of_devices(clip):
-    """And the sentinel is white."""
+def test_images_do_not_depend_on_device_count(clip):
+    """Also, the sentinel is white."""
 
     def images(devices):
         pipe = pipeline(clip, source(), devices)
@@ -63,14 +63,14 @@ def test_images_are_the_same_on_any_number_of_devices(clip):
     assert (one[BLANK] == 255).all()
 
 
-def test_a_broken_image_is_named(clip):
+def test_error_names_a_broken_image(clip):
     data = source(broken=5)
     with pytest.raises(UserError, match=r"tiny, image 'image5': not a readable JPEG \(80 bytes\)"):
         list(pipeline(clip, data).batches(0, 3))
 
 
 def config(**part) -> c.Config:
-    """One part, ``main``, of the data of ``source``."""
+    """A config whose mixture has one part, ``main``, with the data of ``source``."""
     raw = c.base()
     raw.preset, raw.seed, raw.data.batch_size, raw.objective.chunks = "tiny-clip", 3, 8, 2
     raw.data.mixture.main = c.part(**{"dataset": "tiny", "recipe": "single_pair"} | part)
@@ -78,13 +78,15 @@ def config(**part) -> c.Config:
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_the_pipeline_of_a_config(family, clip):
+def test_pipeline_from_a_config(family, clip):
     model = preset(f"tiny-{family}")
     data, mesh = source(16), make_mesh({"data": -1})
     pipe = make_pipeline(config(), [data], model, processor(family), mesh)
     (batch,) = pipe.batches(0, 1)
     assert batch.images.shape == (16, *[model.image.size] * 2, 3)  # 8 shards, each an image and its sentinel
-    assert (batch.tokens.shape[1] == model.text.context) == (family == "siglip"), "only a causal tower's text is cut"
+    assert (batch.tokens.shape[1] == model.text.context) == (family == "siglip"), (
+        "only a causal tower's text is truncated"
+    )
     again = Planner(
         [Part(data.items, recipe("single_pair"))],
         processor(family),
@@ -97,7 +99,7 @@ def test_the_pipeline_of_a_config(family, clip):
     jax.tree.map(np.testing.assert_array_equal, tuple(batch)[1:], tuple(again.plan(0))[1:])
 
 
-def test_hard_images_of_a_config_are_read_and_a_file_that_cannot_be_used_is_named(clip, tmp_path):
+def test_hard_images_of_a_config(clip, tmp_path):
     data, mesh, path = source(16), make_mesh({"data": -1}), tmp_path / "hard.parquet"
 
     def make():

@@ -1,4 +1,4 @@
-"""Plans: labels, multiplicities, shards and mirrors of a batch, on a dataset small enough to work out by hand."""
+"""Plans: labels, multiplicities, shards and mirroring of a batch, on a dataset small enough to check by hand."""
 
 import collections
 import re
@@ -31,7 +31,7 @@ def planner(clip, name="all_pairs", **changes) -> Planner:
 
 
 def rows_of(plan) -> collections.Counter:
-    """The image rows of a plan with all that the losses read of them, ids as tokens: comparable whatever the layout."""
+    """The image rows of a plan with everything the losses use, with ids replaced by tokens to be layout-independent."""
     images, captions = plan.image_labels, plan.caption_labels
     tokens = {int(id_): tuple(row) for id_, row in zip(captions.id_U, plan.tokens.tolist(), strict=True) if id_ >= 0}
 
@@ -54,8 +54,8 @@ def captions_of(plan) -> collections.Counter:
 
 
 def test_labels_by_hand(clip):
-    """A batch of all four kinds of image: what each shows, what was sampled for it, what every caption asserts and
-    how often it was sampled."""
+    """A batch with all four kinds of image: the facts each shows, the captions sampled for it, and the facts and
+    multiplicity of every caption."""
     plan = planner(clip, parts=[Part(items(4), recipe("all_pairs"))]).plan(0)
     images, captions = plan.image_labels, plan.caption_labels
     text, number = words(plan, clip), {name: n for n, name in enumerate(fact_names())}
@@ -81,11 +81,11 @@ def test_labels_by_hand(clip):
 
 
 def fact_names() -> list[str]:
-    """Facts are numbered in the order of their names over all sources."""
+    """Fact names in numbering order, which is alphabetical over all sources."""
     return sorted({name for rows in TRIPLETS.values() for _, name in rows if name})
 
 
-def test_a_caption_of_two_sources_is_one_row_and_facts_have_one_number(clip):
+def test_sources_share_caption_rows_and_fact_numbers(clip):
     first, second = items(4, ("Cat|on|Table",)), items(4, ("Cat|under|Table",))
     parts = [Part(first, recipe("all_pairs")), Part(second, recipe("all_pairs"))]
     plan = planner(clip, parts=parts).plan(0)
@@ -99,40 +99,40 @@ def test_a_caption_of_two_sources_is_one_row_and_facts_have_one_number(clip):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_shards_and_chunks_do_not_change_a_batch(clip, name):
-    whole = planner(clip, name, batch_size=8)
+def test_batch_does_not_depend_on_shards_or_chunks(clip, name):
+    full = planner(clip, name, batch_size=8)
     for shards, chunks in ((2, 1), (8, 1), (2, 2)):
         cut = planner(clip, name, batch_size=8, shards=shards, chunks=chunks)
         for step in (0, 5):
-            one, other = whole.plan(step), cut.plan(step)
+            one, other = full.plan(step), cut.plan(step)
             assert rows_of(one) == rows_of(other)
             assert captions_of(one) == captions_of(other)
             assert one.image_labels.mult_I.sum() == other.image_labels.mult_I.sum()
             assert not len(other.rows) % (shards * chunks) and not len(other.tokens) % (shards * chunks)
 
 
-def test_a_batch_is_a_function_of_seed_and_step(clip):
+def test_batch_is_a_function_of_seed_and_step(clip):
     first, again, other = planner(clip), planner(clip), planner(clip, seed=8)
-    first.plan(3)  # what was planned before does not matter
+    first.plan(3)  # earlier plans do not matter
     for step in (4, 0):
         jax.tree.map(np.testing.assert_array_equal, first.plan(step)[1:], again.plan(step)[1:])
         assert first.plan(step).rows == again.plan(step).rows
     assert [first.items(s) for s in range(3)] != [other.items(s) for s in range(3)]
 
 
-def test_every_epoch_has_every_item_once_in_another_order(clip):
+def test_every_epoch_visits_each_item_once_in_a_new_order(clip):
     plans = planner(clip)
     epochs = [[n for step in range(3 * e, 3 * e + 3) for _, n in plans.items(step)] for e in range(4)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
-def test_captions_are_sampled_again_in_every_epoch(clip):
+def test_captions_are_resampled_every_epoch(clip):
     plans = planner(clip, "single_pair", parts=[Part(items(4), recipe("single_pair"))])
     assert len({tuple(sorted(words(plans.plan(step), clip))) for step in range(6)}) > 1
 
 
-def test_a_mixture_keeps_its_weights(clip):
+def test_mixture_weights(clip):
     parts = [Part(items(12), recipe("all_pairs"), 0.75), Part(items(5), recipe("order_shuffles"), 0.25)]
     plans = planner(clip, parts=parts, batch_size=8)
     sampled = [pair for step in range(40) for pair in plans.items(step)]
@@ -144,14 +144,14 @@ def test_a_mixture_keeps_its_weights(clip):
     assert sorted(copies) == [1, 1, *[4] * 6] and plan.image_labels.mult_I[-1] == sum(copies)
 
 
-def test_the_number_of_caption_rows_takes_few_values(clip):
+def test_caption_row_counts_take_few_values(clip):
     plans = planner(clip, "single_pair", batch_size=64, shards=4, parts=[Part(items(100), recipe("single_pair"))])
     sizes = {len(plans.plan(step).tokens) for step in range(30)}
     assert len(sizes) <= 8 and all(size % 4 == 0 and size <= 128 for size in sizes)
 
 
-def test_sources_and_seeds_have_orders_of_their_own(clip):
-    """Also where one's source number and the other's seed are far apart."""
+def test_every_source_and_seed_has_its_own_order(clip):
+    """Including seeds that differ by multiples of 256."""
     parts = [Part(items(), recipe("single_pair"))] * 3
     orders = {}
     for seed in (0, 1, 256, 512):
@@ -161,14 +161,13 @@ def test_sources_and_seeds_have_orders_of_their_own(clip):
     assert len(set(orders.values())) == 12
 
 
-def test_a_batch_that_does_not_divide_is_refused(clip):
+def test_indivisible_batch_size_is_rejected(clip):
     with pytest.raises(UserError, match=r"config\.data\.batch_size is 6: not a multiple of the 4 devices"):
         planner(clip, batch_size=6, shards=4)
 
 
 def test_hard_images_join_as_in_the_published_negclip(clip):
-    """Beside every anchor stands one of its mined images with a caption and a negative of its own: 2B images, 4B
-    captions."""
+    """Every anchor is followed by one of its mined images, with a caption and negative: 2B images, 4B captions."""
     hard = [[(n + 1) % 12, (n + 5) % 12] for n in range(12)]
     plans = planner(clip, parts=[Part(items(), recipe("single_pair"), hard_images=hard)], batch_size=6)
     chosen = set()
@@ -187,12 +186,12 @@ def test_hard_images_join_as_in_the_published_negclip(clip):
     assert chosen == {1, 5}
 
 
-def test_an_image_without_mined_images_stands_alone(clip):
+def test_image_without_mined_images_has_no_partner(clip):
     plans = planner(clip, parts=[Part(items(), recipe("single_pair"), hard_images=[[]] * 12)])
     np.testing.assert_array_equal(plans.plan(0).image_labels.mult_I, [1, 1, 1, 1, 0, 0, 0, 0])
 
 
-def test_texts_are_those_of_the_batch_in_the_order_of_their_ids(clip):
+def test_texts_are_in_id_order(clip):
     plans = planner(clip, "single_pair")
     for step in (0, 3):
         assert (
@@ -201,7 +200,7 @@ def test_texts_are_those_of_the_batch_in_the_order_of_their_ids(clip):
 
 
 def test_groups_of_any_size_in_one_batch():
-    """Plain captions beside many pairs: rows are padded, unknown facts are nobody's, and copies follow the captions."""
+    """Plain captions mixed with many pairs: rows are padded, unknown facts match nothing, multiplicities follow."""
     plain = collect("plain", [(f"p{n}", [Group([Caption(f"caption {n}")])]) for n in range(2)])
     sizes = (1, 3)
     pairs = [
@@ -227,25 +226,25 @@ def test_groups_of_any_size_in_one_batch():
     assert (np.delete(captions.asserts_UA, true, axis=0) == -2).all()
 
 
-def test_a_recipe_that_does_not_fit_is_refused_before_the_first_step(clip):
+def test_unsuitable_recipe_is_rejected_before_the_first_step(clip):
     table = collect("plain", [("image", [Group([Caption("a dog")])])])
     with pytest.raises(UserError, match=r"recipe 'all_pairs' .* does not fit plain, image 'image'"):
         planner(clip, parts=[Part(table, recipe("all_pairs"))])
 
 
-def test_trimming_changes_nothing_for_a_causal_tower(clip):
-    """CLIP's captions are cut; the embeddings are those of the whole context."""
+def test_trimming_does_not_change_embeddings_of_a_causal_tower(clip):
+    """CLIP's captions are truncated, with the same embeddings as at the full context length."""
     model = Model(preset("tiny-clip"))
     params = model.init(jax.random.key(0))
-    short, whole = (planner(clip, trim_eos=eos).plan(0).tokens for eos in (1, None))
-    assert short.shape[1] < whole.shape[1] == 32 and short.shape[1] % 8 == 0
+    short, full = (planner(clip, trim_eos=eos).plan(0).tokens for eos in (1, None))
+    assert short.shape[1] < full.shape[1] == 32 and short.shape[1] % 8 == 0
     assert ((short == 1).any(axis=1)).all()
     encode = jax.jit(model.encode_text)
-    np.testing.assert_allclose(encode(params, jnp.asarray(short)), encode(params, jnp.asarray(whole)), atol=1e-6)
+    np.testing.assert_allclose(encode(params, jnp.asarray(short)), encode(params, jnp.asarray(full)), atol=1e-6)
 
 
-def test_siglip_is_never_trimmed_and_refuses_it():
-    """Its tower attends to padding: the same captions cut give other embeddings, so the tower refuses them."""
+def test_siglip_is_not_trimmed():
+    """Its tower attends to padding, so truncated captions would have other embeddings, and the tower rejects them."""
     siglip = processor("siglip")
     model = Model(preset("tiny-siglip"))
     assert not model.config.text.causal  # so make_pipeline passes no trim_eos
@@ -262,41 +261,41 @@ def test_siglip_is_never_trimmed_and_refuses_it():
 
 
 @pytest.mark.parametrize("name", ["single_pair", "all_pairs"])
-def test_mirrors_only_where_the_captions_stay_true(clip, name):
+def test_images_are_mirrored_only_if_captions_stay_true(clip, name):
     plan = planner(clip, name, batch_size=12).plan(0)
     mirrors = {row.item % 4: row.mirror for row in plan.rows if row != BLANK}
-    assert mirrors == {0: True, 1: True, 2: True, 3: False}  # only the last speaks of left and right
+    assert mirrors == {0: True, 1: True, 2: True, 3: False}  # only the last mentions left and right
 
 
-def test_a_caption_with_a_side_stops_the_mirror_though_its_triplet_has_none(clip):
+def test_caption_that_mentions_a_side_prevents_mirroring(clip):
     table = items(4, ("Cat|on|Table",))
     table.texts[:] = [text.replace("under", "on the right of") for text in table.texts]
     plan = planner(clip, parts=[Part(table, recipe("all_pairs"))]).plan(0)
     assert not any(row.mirror for row in plan.rows)
 
 
-class _NothingElse:
-    """Stands for a scene that shows nothing but its triplet."""
+class _EmptyScene:
+    """Stands in for a scene in which no other claim is true."""
 
     def is_true(self, claim) -> bool:
         return False
 
 
 def written_texts():
-    """Every caption of the bank, those of every composition of the drawn worlds, and all their facts."""
+    """Every caption of the bank and of every composition of the drawn worlds, and all their facts."""
     captions = [caption for written in bank.load().values() for caption in written]
     for config in scene.CONFIGS.values():
         for triplet in sorted(frozenset.union(*(world.triplets for world in config.compositions()))):
-            for seed in range(16):  # each takes one of the triplet's four sets of captions
-                captions += examples.captions(config, _NothingElse(), triplet, np.random.default_rng(seed))
+            for seed in range(16):  # each selects one of the triplet's four caption sets
+                captions += examples.captions(config, _EmptyScene(), triplet, np.random.default_rng(seed))
     return {caption.text for caption in captions} | {str(caption.triplet) for caption in captions}
 
 
-def test_sides_are_found_as_by_the_words_and_the_relations():
-    """The expression of version 1, which knew how relations are spelt, decides alike wherever it was used."""
+def test_names_side_matches_the_previous_expression():
+    """The regular expression of version 1, which relied on how relations are spelled, gives the same results."""
     before = re.compile(r"\b(left|right)\b|\|(left|right)_of\|", re.IGNORECASE)
     texts = written_texts()
-    found = {text for text in texts if names_side(text)}
-    assert found == {text for text in texts if before.search(text)}
-    assert len(texts) > 20_000 and len(found) > 100
+    with_side = {text for text in texts if names_side(text)}
+    assert with_side == {text for text in texts if before.search(text)}
+    assert len(texts) > 20_000 and len(with_side) > 100
     assert names_side("a cup on the LEFT") and not names_side("a bright kitchen with leftovers, copyright 2014")

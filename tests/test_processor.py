@@ -1,4 +1,4 @@
-"""Tokenizers and images against OpenCLIP's and transformers' own."""
+"""Tokenizers and image preprocessing against OpenCLIP and transformers."""
 
 import dataclasses
 import io
@@ -50,8 +50,8 @@ CLIP, SIGLIP = FAMILIES["clip"], FAMILIES["siglip"]
 
 def captions(count: int = 1000) -> list[str]:
     rng, words = random.Random(0), " ".join(WORDS).split()
-    made = [" ".join(rng.choices(words, k=rng.randint(1, 25))) for _ in range(count - len(ODD))]
-    punctuated = [text.capitalize() + rng.choice(string.punctuation) for text in made]
+    sentences = [" ".join(rng.choices(words, k=rng.randint(1, 25))) for _ in range(count - len(ODD))]
+    punctuated = [text.capitalize() + rng.choice(string.punctuation) for text in sentences]
     return ODD + punctuated
 
 
@@ -62,30 +62,29 @@ def clip_processor() -> Processor:
 
 @pytest.fixture(scope="module")
 def siglip_folder(tmp_path_factory):
-    """SigLIP's tokenizer file."""
+    """A folder with a tokenizer file like SigLIP's."""
     folder = tmp_path_factory.mktemp("siglip")
     (folder / "spiece.model").write_bytes(sentencepiece_model(captions()[len(ODD) :], 160))
     return folder
 
 
 def ends(tokens: np.ndarray, padding: int, end: int) -> np.ndarray:
-    """Tokens with everything after the first ``end`` set to ``padding``: OpenCLIP pads with 0, transformers with the
-    end token."""
+    """``tokens`` with everything after the first ``end`` replaced by ``padding``: OpenCLIP pads with 0, transformers
+    with the end token."""
     out = tokens.copy()
     for row in out:
         row[np.argmax(row == end) + 1 :] = padding
     return out
 
 
-def test_clip_ids_equal_openclips(clip_processor):
-    """OpenCLIP's is OpenAI's tokenizer: mojibake fixed, HTML entities resolved, lowercased."""
+def test_clip_ids_match_openclip(clip_processor):
+    """OpenCLIP uses OpenAI's tokenizer, which fixes mojibake, resolves HTML entities and lowercases."""
     ours, theirs = clip_processor.tokenize(captions()), open_clip.SimpleTokenizer()(captions()).numpy()
     np.testing.assert_array_equal(ends(ours, 0, 49407), theirs)
 
 
-def test_clip_ids_equal_transformers(clip_processor, tmp_path):
-    """The same vocabulary as transformers reads it, from vocab.json and merges.txt, from tokenizer.json, and ours
-    from both."""
+def test_clip_ids_match_transformers(clip_processor, tmp_path):
+    """With the same vocabulary, read from vocab.json and merges.txt, and from tokenizer.json."""
     state = json.loads(clip_processor.tokenizer)["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(state["vocab"]), "utf-8")
     merges = "\n".join(" ".join(pair) for pair in state["merges"])
@@ -102,7 +101,7 @@ def test_clip_ids_equal_transformers(clip_processor, tmp_path):
 
 
 @pytest.mark.parametrize("context", [16, 64])
-def test_siglip_ids_equal_transformers(siglip_folder, context):
+def test_siglip_ids_match_transformers(siglip_folder, context):
     theirs = transformers.SiglipTokenizer(vocab_file=str(siglip_folder / "spiece.model"))
     expected = theirs(captions(), padding="max_length", truncation=True, max_length=context, return_tensors="np")[
         "input_ids"
@@ -111,7 +110,7 @@ def test_siglip_ids_equal_transformers(siglip_folder, context):
     processor = Processor(context=context, size=224, **text, **SIGLIP.pixels)
     ours = processor.tokenize(captions())
     np.testing.assert_array_equal(ours, expected)
-    assert (ours[:, -1] == 1).all()  # texts that were cut end in the end token too
+    assert (ours[:, -1] == 1).all()  # truncated texts also end in the end token
     assert Processor(**json.loads(json.dumps(processor.to_dict()))) == processor
 
 
@@ -125,8 +124,7 @@ def test_siglip_export_keeps_its_sentencepiece_model(siglip_folder, tmp_path):
 
 
 def test_siglip2_texts_are_lowercased_and_end_in_the_end_token(tmp_path):
-    """Gemma's tokenizer files, as SigLIP 2 was published with them, do neither by themselves (transformers issue
-    43101)."""
+    """Gemma's tokenizer files, as published with SigLIP 2, do neither by themselves (transformers issue 43101)."""
     words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *string.ascii_lowercase, *string.ascii_uppercase]
     vocab = {word: i for i, word in enumerate([*words, "ca", "cat", "▁cat"])}
     merges = [("c", "a"), ("ca", "t"), ("▁", "cat")]
@@ -147,7 +145,7 @@ SIZES = [(640, 425), (425, 640), (1024, 683), (500, 500), (225, 1000), (100, 80)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_images_equal_transformers_pil_backend(clip_processor, size):
+def test_images_match_transformers_pil_backend(clip_processor, size):
     data = photo(*size)
     image = Image.open(io.BytesIO(data))
     clip = transformers.CLIPImageProcessorPil()(image, return_tensors="np")["pixel_values"][0]
@@ -161,8 +159,8 @@ def test_images_equal_transformers_pil_backend(clip_processor, size):
 
 
 @pytest.mark.parametrize("size", [*SIZES, (640, 424), (297, 224), (299, 224), (224, 301)])
-def test_images_equal_openclips_transform(clip_processor, size):
-    """Margins of 73, 75 and 77 pixels too, which halve to 36.5, 37.5 and 38.5."""
+def test_images_match_openclips_transform(clip_processor, size):
+    """Including margins of 73, 75 and 77 pixels, half of which is 36.5, 37.5 and 38.5."""
     data = photo(*size)
     transform = open_clip.image_transform(224, is_train=False)
     theirs = transform(Image.open(io.BytesIO(data))).numpy()
@@ -180,7 +178,7 @@ def test_boxes_are_cropped_before_resizing(clip_processor):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
-def test_images_become_rgb_before_they_are_resized(clip_processor, mode):
+def test_images_are_converted_to_rgb_before_resizing(clip_processor, mode):
     buffer = io.BytesIO()
     Image.open(io.BytesIO(photo(60, 50))).convert(mode).save(buffer, "JPEG" if mode in ("L", "CMYK") else "PNG")
     expected = Image.open(buffer).convert("RGB")
@@ -190,13 +188,13 @@ def test_images_become_rgb_before_they_are_resized(clip_processor, mode):
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"<html>", photo(60, 50)[:40], b"\xff\xd8" + b"\0" * 50])
-def test_bad_images_are_refused(clip_processor, data):
+def test_bad_images_are_rejected(clip_processor, data):
     with pytest.raises(UserError, match="not a readable image"):
         clip_processor.image(data)
 
 
-def test_image_bombs_are_refused_before_decoding():
-    """JPEG and PNG headers that claim more pixels than the limit, with no pixels behind them."""
+def test_decompression_bombs_are_rejected_before_decoding():
+    """JPEG and PNG headers that claim more pixels than the limit."""
     jpeg = bytearray(photo(64, 64))
     frame = jpeg.index(b"\xff\xc0")
     jpeg[frame + 5 : frame + 9] = (60000).to_bytes(2, "big") * 2
@@ -222,7 +220,7 @@ def test_a_processor_from_scratch_fits_its_model(name):
 
 
 @pytest.mark.parametrize(("family", "pad"), [("clip", "<|endoftext|>"), ("siglip", "</s>")])
-def test_trained_tokenizers_keep_their_familys_conventions(family, pad):
+def test_trained_tokenizers_follow_their_familys_conventions(family, pad):
     tok = tokenizers.Tokenizer.from_str(train_tokenizer(family, captions(), 400, 12))
     assert tok.token_to_id(pad) == 1 and tok.get_vocab_size() <= 400
     processor = Processor(tok.to_str(), 12, 48, **FAMILIES[family].pixels)
@@ -235,11 +233,11 @@ def test_trained_tokenizers_keep_their_familys_conventions(family, pad):
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_the_same_captions_train_the_same_tokenizer(family):
-    """Runs of one seed must agree from their first token on; the libraries' trainers hash with random seeds."""
+def test_tokenizer_training_is_deterministic(family):
+    """Runs with the same seed must have the same tokens, but the libraries' trainers use randomly seeded hashes."""
     assert len({train_tokenizer(family, captions(), 400, 12) for _ in range(3)}) == 1
 
 
-def test_processor_refuses_unknown_values(clip_processor):
+def test_processor_rejects_unknown_values(clip_processor):
     with pytest.raises(UserError, match=r"processor\.resize is 'pad': expected one of short, square"):
         dataclasses.replace(clip_processor, resize="pad")

@@ -1,4 +1,4 @@
-"""What the recipes sample, against a plain restatement of their rules, and which groups they refuse."""
+"""What the recipes sample, against a simple restatement of their rules, and which groups they reject."""
 
 import collections
 import re
@@ -14,7 +14,7 @@ from tfds_naturel.errors import UserError
 
 
 def samples(name: str, n: int = 0, times: int = 400):
-    """What the recipe samples for image ``n``, many times: positions among the eight captions of Cat|on|Table."""
+    """Repeatedly samples for image ``n``; yields positions in the eight captions of Cat|on|Table."""
     rng, table = np.random.default_rng(0), items()
     position = {text: i for i, (text, _) in enumerate(TRIPLETS["Cat|on|Table"])}
     for _ in range(times):
@@ -22,7 +22,7 @@ def samples(name: str, n: int = 0, times: int = 400):
 
 
 def is_uniform(seen, expected) -> bool:
-    """Exactly these outcomes, and none more likely than another (chi-squared, p > 0.001)."""
+    """Whether exactly these outcomes occur, with equal probabilities (chi-squared, p > 0.001)."""
     counts = collections.Counter(map(repr, seen))
     return set(counts) == set(map(repr, expected)) and chisquare(list(counts.values())).pvalue > 0.001
 
@@ -48,8 +48,8 @@ def test_positives_samples_any_positive():
     assert is_uniform(samples("positives"), [([p], []) for p in (0, 2, 4, 6)])
 
 
-# For each recipe the calls of the generator that it makes for a group of NatuRel, once the group is chosen: positions
-# of the positives and negatives. Another order of calls would be another training run of the same seed.
+# For each recipe, the random draws that it makes for a NatuRel group after choosing the group, as positions of the
+# positives and negatives. A different order of draws would change training runs with the same seed.
 def _rewritten(function, position, rng):
     return " ".join(function(TRIPLETS["Cat|on|Table"][position][0].split(), rng))
 
@@ -81,7 +81,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_order_of_random_numbers_is_fixed(name):
+def test_order_of_random_draws_is_fixed(name):
     table, rng, other = items(), np.random.default_rng(5), np.random.default_rng(5)
     texts = [text for text, _ in TRIPLETS["Cat|on|Table"]]
     for _ in range(50):
@@ -92,7 +92,7 @@ def test_the_order_of_random_numbers_is_fixed(name):
     assert rng.integers(1 << 40) == other.integers(1 << 40)
 
 
-def test_order_shuffles_samples_a_positive_and_the_same_words_in_another_order():
+def test_order_shuffles_samples_a_positive_and_a_permutation_of_its_words():
     seen = set()
     rng, table = np.random.default_rng(0), items()
     for _ in range(400):
@@ -104,18 +104,18 @@ def test_order_shuffles_samples_a_positive_and_the_same_words_in_another_order()
 
 
 @pytest.mark.parametrize("text", ["", "dog", "dog dog"])
-def test_words_with_one_order_stay(text):
+def test_words_with_only_one_order_are_unchanged(text):
     assert shuffle_order(text.split(), np.random.default_rng(0)) == text.split()
 
 
-def test_bag_of_words_shuffles_its_positive_and_never_names_an_attribute():
+def test_bag_of_words_shuffles_its_positive_and_skips_attributes():
     expected = {tuple(sorted(TRIPLETS["Cat|on|Table"][i][0].split())) for i in (0, 2, 4, 6)}
     texts = [positive for [positive], _ in samples("bag_of_words", n=2)]
     texts = [TRIPLETS["Cat|on|Table"][t][0] if isinstance(t, int) else t for t in texts]
     assert {tuple(sorted(text.split())) for text in texts} == expected
 
 
-def test_a_rewritten_caption_asserts_nothing():
+def test_rewritten_caption_asserts_nothing():
     rng = np.random.default_rng(0)
     [positive], [negative] = recipe("order_shuffles").sample(items(), 0, rng)
     assert positive.asserts and not negative.asserts
@@ -132,7 +132,7 @@ def _table(positives: int, negatives: int):
     captions = [
         [Caption(f"{side}{n}", pair=n) for n in range(count)] for side, count in (("p", positives), ("n", negatives))
     ]
-    return collect("some", [("image", [Group(*captions)])])
+    return collect("table", [("image", [Group(*captions)])])
 
 
 def _sampled(which: Recipe, positives: int, negatives: int) -> set:
@@ -151,7 +151,7 @@ def test_recipes_on_groups_of_other_sizes():
     assert _sampled(Recipe(positives=1, negatives=2), 1, 3) == {("p0", n) for n in ("n0 n1", "n0 n2", "n1 n2")}
 
 
-def test_the_most_captions_of_an_image():
+def test_check_returns_the_largest_number_of_captions():
     sizes = [("a", [Group([Caption("p")], [Caption(f"n{n}") for n in range(3)])]), ("b", [Group([Caption("p")] * 2)])]
     table = collect("sizes", sizes)
     assert Recipe(positives="all").check(table) == (2, 0)
@@ -159,7 +159,7 @@ def test_the_most_captions_of_an_image():
     assert recipe("all_pairs").check(items()) == (4, 4)
 
 
-def test_a_group_without_what_the_recipe_needs_is_refused_by_name():
+def test_error_names_a_group_the_recipe_cannot_use():
     good, bad = (Group([Caption(f"a cat {n}")], [Caption("no cat")] * n) for n in (1, 0))
     table = collect("pets:train", [("first", [good]), ("second", [good, bad])])
     for name, needs in {"one_pair": "1 negative(s) in pairs", "single_pair": "1 negative(s) of kind 'complex'"}.items():
@@ -175,7 +175,7 @@ def test_a_group_without_what_the_recipe_needs_is_refused_by_name():
     recipe("positives").check(table)
 
 
-def test_rows_that_contradict_themselves_are_refused():
+def test_contradictory_and_unknown_recipes_are_rejected():
     with pytest.raises(ValueError, match="2 positives and 1 negatives differ"):
         Recipe(positives=2, negatives=1, paired=True)
     with pytest.raises(ValueError, match="negatives is 1"):

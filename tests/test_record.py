@@ -1,4 +1,4 @@
-"""Recorded results name the commit, the machine and the command, and a dirty tree is refused."""
+"""Recorded results contain the commit, machine and command, and a dirty tree is rejected."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository of one commit; returns its folder ``proofs``."""
+    """A repository with one commit; returns its folder ``proofs``."""
     git(tmp_path, "init", "-q")
     (tmp_path / "code.py").write_text("x = 1\n")
     (tmp_path / "proofs").mkdir()
@@ -34,7 +34,7 @@ def run(folder: Path, *arguments: str, name: str = "answer", code: str = "print(
     return record.main([name, f"--folder={folder}", *arguments, "--", sys.executable, "-c", code])
 
 
-def test_a_result_names_commit_machine_command_and_output(repository):
+def test_result_contains_commit_machine_command_and_output(repository):
     assert run(repository) is None
     text = (repository / "answer.md").read_text()
     assert f"| Commit | {git(repository, 'rev-parse', 'HEAD')} |" in text
@@ -54,26 +54,26 @@ def test_results_do_not_make_the_tree_dirty_but_code_does(repository):
     assert "with uncommitted changes |" in (repository / "answer.md").read_text()
 
 
-def test_a_failing_command_leaves_the_last_result(repository):
+def test_failing_command_keeps_the_last_result(repository):
     run(repository)
     before = (repository / "answer.md").read_text()
     assert run(repository, code="import sys; print('no'); sys.exit(3)") == 1
     assert (repository / "answer.md").read_text() == before
 
 
-def test_long_output_keeps_its_end_and_says_so(repository):
+def test_long_output_is_truncated_to_its_end(repository):
     run(repository, "--tail=2", code="print(*range(10), sep=chr(10))")
     text = (repository / "answer.md").read_text()
     assert "The last 2 of 10 lines:\n\n````\n8\n9\n````" in text
 
 
 @pytest.mark.parametrize("name", ["../evil", "With Space", "readme", ""])
-def test_names_that_are_not_names_are_refused(repository, name):
+def test_invalid_names_are_rejected(repository, name):
     with pytest.raises(UserError, match="name"):
         run(repository, name=name)
 
 
-def test_a_missing_program_and_a_folder_outside_git_are_named(repository, tmp_path_factory):
+def test_errors_name_a_missing_program_or_repository(repository, tmp_path_factory):
     with pytest.raises(UserError, match="no-such-program"):
         record.main(["answer", f"--folder={repository}", "--", "no-such-program"])
     with pytest.raises(UserError, match="not a git repository"):

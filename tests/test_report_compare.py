@@ -1,4 +1,4 @@
-"""Comparisons and the gallery: hand-made expectations, and a real browser."""
+"""Comparisons and the gallery: expectations written by hand, and a real browser."""
 
 import html
 import json
@@ -36,13 +36,13 @@ def test_mcnemar_by_hand():
     assert (same.p, same.g) == (1, 0) and math.isnan(same.odds_ratio)
 
 
-def test_groups_are_corrected_by_holm():
+def test_groups_are_holm_corrected():
     pairs = [pair(n, True, False, "x") for n in range(7)] + [pair(n, True, False, "y") for n in range(5)]
     pairs += [pair(0, True, True, "z")]
-    found = compare.count_by(pairs, lambda p: p.group)
+    result = compare.count_by(pairs, lambda p: p.group)
     raw = {"x": 2 / 2**7, "y": 2 / 2**5, "z": 1}
-    assert list(found) == ["x", "y", "z"]
-    assert [p for _, p in found.values()] == pytest.approx([3 * raw["x"], 2 * raw["y"], 1])
+    assert list(result) == ["x", "y", "z"]
+    assert [p for _, p in result.values()] == pytest.approx([3 * raw["x"], 2 * raw["y"], 1])
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_groups_are_corrected_by_holm():
         ("The pasture is to the right of the dog", "to the right of"),
         ("Atop the table, sits the cat.", "atop"),
         ("the man frobs the dog", "frobs"),
-        ("nothing said", "other"),
+        ("no pattern here", "other"),
     ],
 )
 def test_patterns(caption, expected):
     assert pattern(caption, "frobs") == expected
 
 
-def test_pairs_come_from_both_models_results():
+def test_pair_up_joins_both_models_results():
     row = {
         "images": ["p"],
         "boxes": [[1, 2, 3, 4]],
@@ -69,8 +69,8 @@ def test_pairs_come_from_both_models_results():
     }
     rows_a = [row | {"id": i, "outcome/right": right} for i, right in (("0", 1.0), ("1", 0.0), ("2", None), ("3", 1.0))]
     rows_b = [row | {"id": i, "outcome/right": right} for i, right in (("1", 1.0), ("0", 1.0), ("2", 1.0))]
-    found = pair_up(rows_a, rows_b, "right")
-    assert [(p.id, p.a, p.b, p.group, p.boxes) for p in found] == [
+    result = pair_up(rows_a, rows_b, "right")
+    assert [(p.id, p.a, p.b, p.group, p.boxes) for p in result] == [
         ("0", True, True, "on", ((1, 2, 3, 4),)),
         ("1", False, True, "on", ((1, 2, 3, 4),)),
     ]
@@ -97,13 +97,13 @@ def test_comparison_escapes_names_and_captions():
     assert "A|*x*" not in text and "| <b>" not in text
 
 
-HOSTILE = "</script><script>document.title='hacked'</script>"
-HOSTILE += '<img src=x onerror="document.title=\'hacked\'">\u2028 & "quoted"'
+MALICIOUS = "</script><script>document.title='hacked'</script>"
+MALICIOUS += '<img src=x onerror="document.title=\'hacked\'">\u2028 & "quoted"'
 
 
 def write_gallery(folder: Path, number: int) -> Path:
-    """A gallery of ``number`` items over 40 images; item 0 has a hostile caption and two images, the last one
-    none.
+    """Writes a gallery of ``number`` items over 40 images; item 0 has a malicious caption and two images, the last item
+    has no available image.
     """
     relations = ("to the left of", "to the right of", "on", "under")
     pairs = []
@@ -118,7 +118,7 @@ def write_gallery(folder: Path, number: int) -> Path:
         )
     first = pairs[0]
     pairs[0] = Paired(
-        "0", ("p0", "p1"), (None, None), (HOSTILE, "b"), first.a, first.b, (0.1,) * 4, (0.2,) * 4, "on", "on"
+        "0", ("p0", "p1"), (None, None), (MALICIOUS, "b"), first.a, first.b, (0.1,) * 4, (0.2,) * 4, "on", "on"
     )
     pairs[-1] = Paired(
         "last", ("gone",), ((1, 1, 5, 5),), ("uniquely worded", "b"), False, False, (0.1, 0.2), (0.1, 0.2), "on", "on"
@@ -132,7 +132,7 @@ def test_gallery_is_one_file_with_thumbnails(tmp_path):
     page = write_gallery(tmp_path, 50).read_text()
     assert page.count("<script") == 2 and "<img" not in page and "\u2028" not in page and "http://" not in page
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
-    assert data["items"][0][3][0] == HOSTILE
+    assert data["items"][0][3][0] == MALICIOUS
     assert sum(p is not None for p in data["thumbnails"]) == 40 and data["thumbnails"][-1] is None
     file, width, height = data["thumbnails"][0]
     assert (width, height) == (400, 300) and (tmp_path / file).is_file()
@@ -140,12 +140,12 @@ def test_gallery_is_one_file_with_thumbnails(tmp_path):
 
 
 def browser() -> str:
-    """Chromium, which the slow tests need."""
-    found = next(
+    """The path of Chromium, which the slow tests need."""
+    result = next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
     )
-    assert found, "the browser tests need Chromium: apt-get install chromium"
-    return found
+    assert result, "the browser tests need Chromium: apt-get install chromium"
+    return result
 
 
 def open_page(page: Path, script: str, *flags: str) -> dict:
@@ -167,7 +167,7 @@ def open_page(page: Path, script: str, *flags: str) -> dict:
 @pytest.mark.slow
 def test_gallery_in_a_browser(tmp_path):
     page = write_gallery(tmp_path, 25_000)
-    found = open_page(
+    result = open_page(
         page,
         """
         const shown = () => document.getElementById('shown').textContent;
@@ -194,10 +194,10 @@ def test_gallery_in_a_browser(tmp_path):
         result.order = document.querySelector('article').dataset.id;
         """,
     )
-    print(f"25,000 items were there after {found.pop('ready'):.0f} ms")
-    assert found == {
+    print(f"25,000 items were ready after {result.pop('ready'):.0f} ms")
+    assert result == {
         "start": ["25,000 of 25,000 items", 60],
-        "first": HOSTILE,
+        "first": MALICIOUS,
         "title": "CLIP & A / <b>NegCLIP on vg_relation",
         "images": 2,
         "boxes": 40,

@@ -1,4 +1,4 @@
-"""Tables, published numbers and plots: hand-made expectations."""
+"""Tables, published numbers and plots, against expectations written by hand."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from naturel_jax.report import escape, plots, published, tables
 from naturel_jax.report.tables import Scores
 
 
-def test_markdown_tables_have_the_posters_shape():
+def test_markdown_tables_match_the_posters_layout():
     rows = {"CLIP": {"vg_relation/macro": 0.594, "winoground/text/Object": 1 / 3}, "a|b": {}}
     assert tables.markdown(tables.TABLE_1, rows) == (
         "**Table 1: Results of various models on various benchmarks**\n\n"
@@ -23,7 +23,7 @@ def test_markdown_tables_have_the_posters_shape():
     )
 
 
-def test_further_benchmarks_have_a_table_each():
+def test_further_benchmarks_get_a_table_each():
     rows = {
         "CLIP": {"winoground/image": 0.1, "mine/right": 0.5, "mine/right/on": 0.25, "zeroshot/birds/top1": 0.75},
         "B": {"mine/other": 0.125, "naturel_unseen/simple": 1.0},
@@ -37,7 +37,7 @@ def test_further_benchmarks_have_a_table_each():
         "| CLIP | 0.50 | – |\n"  # noqa: RUF001
         "| B | – | 0.12 |\n"  # noqa: RUF001
     )
-    assert [column.metric for column in zeroshot.columns] == ["zeroshot/birds/top1"], "it has no shorter one"
+    assert [column.metric for column in zeroshot.columns] == ["zeroshot/birds/top1"], "there is no shorter name"
     assert unseen is tables.HELD_OUT
     assert r"\caption{Further benchmarks: mine}" in tables.latex_scores(mine, Scores(rows))
 
@@ -71,7 +71,7 @@ def test_cells_show_the_published_number_and_mark_incomplete_scores():
 
 
 def test_published_numbers():
-    # Picked by hand from the poster and from arXiv 2406.09388.
+    # Copied by hand from the poster and from arXiv 2406.09388.
     assert published.POSTER["NegCLIP-AP"]["naturel/simple"] == 0.99
     assert published.POSTER["SigLIP-TP"]["naturel/complex"] == 0.31
     assert published.POSTER["NegCLIP-SP"]["sugarcrepe/add_att"] == 0.66
@@ -85,7 +85,7 @@ def test_latex_and_html_escape_names():
     scores = Scores({"50% & <b>_x": {"vg_relation/macro": 0.5}})
     latex, page = tables.latex_scores(tables.TABLE_1, scores), tables.html_scores(tables.TABLE_1, scores)
     assert r"50\% \& <b>\_x & 0.50 & -- & -- & -- & -- \\" in latex
-    assert latex.count("&") == 3 + 5 + 5 + 1, "groups, headings, one row, and one escaped"
+    assert latex.count("&") == 3 + 5 + 5 + 1, "groups, headings, one row, and one escaped ampersand"
     assert "50% &amp; &lt;b&gt;_x" in page and "<b>" not in page
     assert '<th colspan="2">NatuRel</th>' in page
 

@@ -1,4 +1,4 @@
-"""The scenes world: what is drawn, its captions, and what is stored."""
+"""The scenes world: drawings, captions, and stored examples."""
 
 import collections
 import dataclasses
@@ -18,7 +18,7 @@ from tfds_naturel import naturel
 from tfds_naturel.errors import UserError
 from tfds_naturel.scenes import __main__ as contact_sheet
 from tfds_naturel.scenes import examples
-from tfds_naturel.scenes.layouts import DRAW
+from tfds_naturel.scenes.layouts import LAYOUTS
 from tfds_naturel.scenes.scene import CONFIGS, SPLITS, ScenesConfig, compose, draw
 from tfds_naturel.scenes.sprite import COLOURS
 from tfds_naturel.scenes.world import FAMILIES, attributes_of
@@ -51,7 +51,7 @@ def rows() -> list[dict]:
     return [examples.example(config, split, i) for config in (SCENES, HARD) for split in SPLITS for i in range(40)]
 
 
-# Geometry: what a ruler on the image measures, from the boxes alone. Boxes are xmin, ymin, xmax, ymax.
+# Geometric checks of each relation, from the boxes alone. Boxes are xmin, ymin, xmax, ymax.
 
 
 def _centre(box):
@@ -59,7 +59,7 @@ def _centre(box):
 
 
 def _stacked(a, b):
-    """a stands on b: its feet are in the upper part of b, and its middle above b's."""
+    """a stands on b: its feet are in the upper part of b, and its centre is above b's."""
     foot = (a[3] - b[1]) / (b[3] - b[1])
     return -0.05 < foot < 0.65 and _centre(a)[1] < _centre(b)[1] and abs(_centre(a)[0] - _centre(b)[0]) < 0.08
 
@@ -81,7 +81,7 @@ def _covers_middle(a, b):
     return a[0] < x < a[2] and a[1] < y < a[3]
 
 
-RULER = {
+GEOMETRY = {
     "on": _stacked,
     "under": lambda a, b: _stacked(b, a),
     "left_of": _left,
@@ -99,11 +99,11 @@ RULER = {
 def test_boxes_show_the_relation(drawn):
     for scene in drawn:
         subject, obj = scene.things[:2]
-        assert RULER[scene.triplet.relation](subject.box, obj.box), (scene.triplet, subject.box, obj.box)
+        assert GEOMETRY[scene.triplet.relation](subject.box, obj.box), (scene.triplet, subject.box, obj.box)
 
 
-def test_boxes_are_where_the_objects_are():
-    """A pure-colour difference between a image and the same image with one object repainted lies in its box."""
+def test_boxes_enclose_their_objects():
+    """Repainting an object in another colour changes only pixels in its box."""
     for index, label in enumerate(name for name in HARD.classes if attributes_of(name)):
         triplet = Triplet(label, "left_of", "Man")
         red, blue = (
@@ -118,8 +118,8 @@ def test_boxes_are_where_the_objects_are():
         assert area > 0.4, f"{label}: repainting changes only {area:.0%} of its box"
 
 
-def test_colours_are_the_colours_named():
-    """The commonest strong hue of a painted thing is the hue of the colour's name (OpenCV's hue, 0 to 180)."""
+def test_painted_colours_match_their_names():
+    """The median saturated hue of a painted object is that of the named colour (in OpenCV's range, 0 to 180)."""
     hues = {"Red": 0, "Yellow": 25, "Green": 60, "Blue": 110}
     for colour, label in itertools.product(COLOURS, ("Drum", "Car", "Cat", "Mug")):
         scene = compose(Triplet(label, "left_of", "Elephant"), (colour, None), SCENES, np.random.default_rng([3, 1]))
@@ -131,7 +131,7 @@ def test_colours_are_the_colours_named():
 
 
 def test_captions_are_true_or_false_of_the_image(rows):
-    """Every positive claims an annotated triplet; no negative claims one, its converse, or a side the boxes show."""
+    """Every positive claims an annotated triplet; no negative claims one, its converse, or a side seen in the boxes."""
     counted = collections.Counter()
     for row in rows:
         labels = [thing["label"] for thing in row["objects"]]
@@ -174,8 +174,8 @@ def test_no_caption_of_a_seen_triplet_claims_a_held_out_one(rows):
             assert claim not in hidden[name] and (claim is None or converse(claim) not in hidden[name])
 
 
-def test_what_is_false_of_one_image_is_true_of_another(rows):
-    """So that no words are always false: a negative's claim, or its converse, is a triplet that some image shows."""
+def test_negatives_are_true_of_other_images(rows):
+    """A negative's claim or its converse is a triplet that another image shows, so that no wording is always false."""
     shown = {config.name: frozenset.union(*(c.triplets for c in config.compositions())) for config in CONFIGS.values()}
     claims = [(row["image_id"].split("-")[0], caption) for row in rows for caption in row["captions"]]
     claims = [(name, Triplet.parse(c["asserts"])) for name, c in claims if c["polarity"] == "negative" and c["asserts"]]
@@ -183,7 +183,7 @@ def test_what_is_false_of_one_image_is_true_of_another(rows):
     assert len({claim for _, claim in claims}) > 200
 
 
-def test_truth_knows_converses():
+def test_is_true_handles_converses():
     scene = compose(Triplet("Cat", "on", "Table"), ("Red", None), SCENES, np.random.default_rng(0))
     assert scene.is_true(Triplet("Cat", "on", "Table")) and scene.is_true(Triplet("Table", "under", "Cat"))
     assert not scene.is_true(Triplet("Table", "on", "Cat")) and not scene.is_true(Triplet("Cat", "under", "Table"))
@@ -206,7 +206,7 @@ def test_held_out_compositions(config):
     seen, unseen = config.compositions()
     assert not set(seen.pairs) & set(unseen.pairs) and not seen.attributes & unseen.attributes
     assert not {converse(t) for t in seen.pairs} & set(unseen.pairs)
-    assert {t.relation for t in seen.pairs} == {t.relation for t in unseen.pairs} == set(DRAW)
+    assert {t.relation for t in seen.pairs} == {t.relation for t in unseen.pairs} == set(LAYOUTS)
     assert {t.subject for t in seen.pairs} == {t.object for t in seen.pairs} == set(config.classes)
     assert {t.object for t in unseen.attributes} <= {t.object for t in seen.attributes}
     assert {t.subject for t in unseen.attributes} <= {t.subject for t in seen.attributes}
@@ -215,7 +215,7 @@ def test_held_out_compositions(config):
         assert all(family.either & pair and pair <= family.both for pair in orders)
 
 
-def test_splits_share_no_image_and_unseen_triplets_are_unseen(drawn):
+def test_splits_are_disjoint_and_unseen_triplets_are_unseen(drawn):
     shown = collections.defaultdict(set)
     for split, scene in zip(np.repeat(SPLITS, 100), drawn, strict=True):
         shown[split] |= {scene.triplet, *(triplet for _, triplet in scene.attributes)}
@@ -224,8 +224,8 @@ def test_splits_share_no_image_and_unseen_triplets_are_unseen(drawn):
     assert len({hashlib.sha256(scene.image).digest() for scene in drawn}) == len(drawn)
 
 
-def test_an_image_is_a_pure_function_of_its_number():
-    """Another process that draws in another order gets the same bytes, and never imports TensorFlow."""
+def test_example_is_a_pure_function_of_its_index():
+    """Another process that draws in another order gets the same bytes, without importing TensorFlow."""
     numbers = [(name, split, i) for name in CONFIGS for split in SPLITS for i in (0, 7)]
     code = """if True:
         import hashlib, json, sys
@@ -270,7 +270,7 @@ def test_builder_round_trip(tmp_path):
     assert len(set(ids)) == sum(config.sizes)
 
 
-def test_building_again_does_nothing_and_elsewhere_gives_the_same_bytes(tmp_path):
+def test_rebuild_does_nothing_and_builds_are_byte_reproducible(tmp_path):
     def files(folder):
         return {p.relative_to(folder): p for p in sorted(folder.rglob("*.array_record*"))}
 
@@ -299,21 +299,21 @@ def test_contact_sheet():
     assert pixels.shape == (2 * 216, 3 * 192, 3) and pixels.dtype == np.uint8
 
 
-def test_a_config_that_cannot_be_drawn_is_refused():
+def test_invalid_configs_are_rejected():
     with pytest.raises(ValueError, match="Unicorn"):
         dataclasses.replace(SCENES, classes=("Dog", "Unicorn"))
     with pytest.raises(ValueError, match=r"held_out = 0\.0 .* raise one of the two"):
         dataclasses.replace(SCENES, held_out=0.0)
 
 
-def test_the_sheet_is_written_and_mistakes_are_named(tmp_path):
+def test_contact_sheet_command(tmp_path):
     command = ["--sheet", str(tmp_path / "sheet.png"), "--relation", "hits"]
     contact_sheet.main([*command, "--columns", "2"])
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.size == (2 * 192, 216)
     for arguments, match in {
         (*command, "--columns", "0"): "--columns 0: expected at least 1",
-        ("--sheet", "sheet.txt"): "--sheet sheet.txt: expected a path that ends with .png",
+        ("--sheet", "sheet.txt"): "--sheet sheet.txt: expected a path ending in .png",
         ("--sheet", str(tmp_path / "none" / "sheet.png"), *command[2:], "--columns", "1"): "none/sheet.png",
     }.items():
         with pytest.raises((UserError, FileNotFoundError), match=match):

@@ -1,4 +1,4 @@
-"""Sections of settings: types, unknown fields, and the nearest name."""
+"""Sections of settings: types, unknown fields, and the nearest field name."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ class Outer:
     on: bool = setting(False, "whether")
 
 
-def test_a_config_dict_and_back():
+def test_config_dict_round_trip():
     raw = settings.to_config_dict(Outer(several={"a": Inner(size=3)}))
     raw.inner.size = 5
     assert parse(Outer, raw) == Outer(inner=Inner(size=5), several={"a": Inner(size=3)})
 
 
-def test_whole_numbers_are_numbers_and_lists_are_tuples():
+def test_integers_become_floats_and_lists_become_tuples():
     outer = parse(Outer, {"rate": 2, "inner": {"pair": [1, 2]}})
     assert outer == Outer(rate=2.0, inner=Inner(pair=(1.0, 2.0)))
     assert type(outer.rate) is float and type(outer.inner.pair[0]) is float
@@ -52,7 +52,7 @@ def test_whole_numbers_are_numbers_and_lists_are_tuples():
         ({"ratio": 1}, r"config has no field 'ratio'; did you mean 'rate'"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(raw, expected):
+def test_invalid_values_are_rejected_by_field_name(raw, expected):
     with pytest.raises(UserError, match=expected):
         parse(Outer, raw)
 
@@ -69,15 +69,15 @@ def test_what_does_not_fit_is_refused_by_name(raw, expected):
         ("objective.smoothing", "objective.label_smoothing"),
     ],
 )
-def test_the_nearest_field_is_spelled_alike_or_means_it(name, nearest):
+def test_nearest_field_by_spelling_or_synonym(name, nearest):
     assert settings.nearest(name, dict(settings.meanings(Config))) == f"did you mean {nearest!r}?"
 
 
-def test_every_field_of_the_config_has_a_meaning():
+def test_every_config_field_has_a_description():
     assert all(len(meaning) > 3 for meaning in dict(settings.meanings(Config)).values())
 
 
-def test_keys_of_a_table_include_what_a_user_added():
+def test_key_of_accepts_entries_added_by_a_user():
     from naturel_jax.objectives import OBJECTIVES
 
     allowed = settings.key_of("naturel_jax.objectives:OBJECTIVES")

@@ -1,4 +1,4 @@
-"""The other training sources of the recipes, from small files in the formats of their publishers."""
+"""The other training sources of the recipes, tested on small files in the published formats."""
 
 import csv
 import io
@@ -17,14 +17,14 @@ from PIL import Image
 from tfds_naturel import build, mining, naturel, order
 from tfds_naturel.errors import UserError
 from tfds_naturel.naturel import HARD_IMAGES
-from tfds_naturel.sources.examples import Described, Group, Negative, RecipeSource, used
+from tfds_naturel.sources.examples import CaptionedImage, Group, Negative, RecipeSource, used
 
 TAGS = {"man": "NN", "horse": "NN", "dog": "NN", "brown": "JJ", "small": "JJ"}
 
 
 @pytest.fixture
 def tagger(monkeypatch):
-    """Stands for spaCy's model: tags by word."""
+    """Replaces spaCy's model by a table of tags."""
     monkeypatch.setattr(
         order, "spacy_tags", lambda texts: [[(word, TAGS.get(word, "X")) for word in text.split()] for text in texts]
     )
@@ -38,7 +38,7 @@ def _build(config, manual_dir, out):
 
 
 class Row(NamedTuple):
-    """A row of ``captions``, without what is the same in all rows."""
+    """A row of ``captions``, without the fields that are equal in all rows."""
 
     group: int
     pair: int
@@ -89,13 +89,13 @@ def test_coco_order_from_karpathys_training_captions(tmp_path, tagger):
         assert 1 <= len(operations) <= 4 and operations == [name for name in order.SHUFFLES if name in operations]
     assert {row.group for row in rows} == {0, 1}
 
-    # "Dog" has no other order, so it has no negatives and is left out; the other caption of that image stays.
+    # "Dog" has only one word order, so it has no negatives and is left out; the image's other caption is kept.
     (positive, *_), (other, *_) = (_captions(examples[f"COCO_train2014_{n:012d}"]) for n in (9, 57870))
     assert positive == Row(0, 0, 1, "the brown dog", "coco:9", "") and other.asserts == "coco:57870"
 
 
 def _negclip(folder, rows):
-    """``train_neg_clip.tsv`` as its authors write it, with their own absolute paths."""
+    """Writes ``train_neg_clip.tsv`` as published, with absolute paths from its authors' machine."""
     with (folder / "coco" / "train_neg_clip.tsv").open("w", newline="") as f:
         writer = csv.writer(f, delimiter="\t")
         writer.writerow(["", "title", "filepath", "neg_caption", "neg_image"])
@@ -118,8 +118,8 @@ def test_negclips_own_training_file(tmp_path):
     assert not examples and used(folder) == {"coco": {"1", "2"}}
 
 
-def test_negclips_hard_images_are_those_of_the_rows_that_it_names(tmp_path):
-    """Row numbers count from 0. An image is not a hard image of itself; one without negatives is not in the dataset."""
+def test_negclip_hard_images_are_read_from_its_row_numbers(tmp_path):
+    """Row numbers start at 0. An image is never its own hard image; images without negatives are not in the dataset."""
     first, second, third, bare = _coco(tmp_path, 1, 2, 3, 4)
     wrong = "['other words']"
     rows = [("a", first, wrong, "[2, 3]"), ("b", first, wrong, "[0, 4]"), ("c", second, wrong, "[0, 1]")]
@@ -137,10 +137,10 @@ def test_negclips_hard_images_are_those_of_the_rows_that_it_names(tmp_path):
 
 
 @pytest.mark.parametrize("numbers", ["[7]", "[-1]", "['1']"])
-def test_hard_images_outside_of_negclips_file_are_refused_and_nothing_is_left(tmp_path, numbers):
+def test_invalid_row_numbers_are_rejected_and_leave_no_dataset(tmp_path, numbers):
     (name,) = _coco(tmp_path, 1)
     _negclip(tmp_path, [("A man", name, "['Man a']", numbers)])
-    with pytest.raises(UserError, match=r"neg_image of 'A man' has .*; expected numbers of its 1 rows"):
+    with pytest.raises(UserError, match=r"neg_image of 'A man' contains .*; expected numbers of its 1 rows"):
         _build("negclip_tsv", tmp_path, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("dataset_info.json"))
 
@@ -148,7 +148,7 @@ def test_hard_images_outside_of_negclips_file_are_refused_and_nothing_is_left(tm
 @pytest.mark.parametrize(
     "negatives", ["__import__('os').system('true')", "[1, 2]", "not a list", "(" * 200, None], ids=repr
 )
-def test_hostile_rows_of_negclips_file_are_refused(tmp_path, negatives):
+def test_malicious_negclip_rows_are_rejected(tmp_path, negatives):
     (name,) = _coco(tmp_path, 1)
     with (tmp_path / "coco" / "train_neg_clip.tsv").open("w", newline="") as f:
         writer = csv.writer(f, delimiter="\t")
@@ -174,7 +174,7 @@ def _winoground(folder, items, missing=()):
     (folder / "winoground" / "data" / "examples.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def test_half_of_winoground_the_same_half_everywhere(tmp_path):
+def test_winoground_half_depends_only_on_item_ids(tmp_path):
     _winoground(tmp_path / "a", range(16))
     folder, examples = _build("winoground_part", tmp_path / "a", tmp_path / "a")
     taken = used(folder)["winoground"]
@@ -195,7 +195,7 @@ def test_half_of_winoground_the_same_half_everywhere(tmp_path):
         assert pixels.shape == (288, 360, 3) and np.abs(pixels.astype(int) - original).mean() < 4
 
 
-def test_files_that_are_not_as_published_are_refused(tmp_path, tagger):
+def test_files_that_differ_from_the_published_format_are_rejected(tmp_path, tagger):
     _winoground(tmp_path, range(4), missing=[f"ex_{n}_img_1" for n in range(4)])
     with pytest.raises(UserError, match=r"images.zip: no image 'ex_\d_img_1'.* which item \d needs"):
         _build("winoground_part", tmp_path, tmp_path / "out")
@@ -203,7 +203,7 @@ def test_files_that_are_not_as_published_are_refused(tmp_path, tagger):
     path = tmp_path / "coco" / "coco_karpathy_train.json"
     for record, match in {
         '{"image": "../../etc/passwd"}': "record 0 is .*expected an image path and its caption",
-        '{"image": "../../COCO_train2014_000000000001.jpg", "caption": "a b c d"}': "leads out of",
+        '{"image": "../../COCO_train2014_000000000001.jpg", "caption": "a b c d"}': "is outside",
         '{"image": "a.jpg", "caption": "a b"}': "'a.jpg': expected a COCO file name",
         "1": "record 0 is 1; expected an image path and its caption",
         "{": "coco_karpathy_train.json: not JSON",
@@ -213,17 +213,17 @@ def test_files_that_are_not_as_published_are_refused(tmp_path, tagger):
             _build("coco_order", tmp_path, tmp_path / "out")
 
 
-def test_images_behind_links_out_of_the_folder_are_refused(tmp_path, tagger):
+def test_symlinks_out_of_the_folder_are_rejected(tmp_path, tagger):
     (name,) = _coco(tmp_path / "in", 1)
     (tmp_path / "secret.jpg").write_bytes((tmp_path / "in" / "coco" / name).read_bytes())
     (tmp_path / "in" / "coco" / name).unlink()
     (tmp_path / "in" / "coco" / name).symlink_to(tmp_path / "secret.jpg")
     _negclip(tmp_path / "in", [("A man on a horse.", name, "['A horse on a man.']", "[]")])
-    with pytest.raises(UserError, match=f"{name}: leads out of"):
+    with pytest.raises(UserError, match=f"{name}: is outside"):
         _build("negclip_tsv", tmp_path / "in", tmp_path / "out")
 
 
-def test_a_damaged_image_or_archive_is_named(tmp_path, tagger):
+def test_error_names_a_damaged_image_or_archive(tmp_path, tagger):
     (name,) = _coco(tmp_path, 1)
     (tmp_path / "coco" / name).write_bytes(b"not a JPEG")
     _negclip(tmp_path, [("A man on a horse.", name, "['A horse on a man.']", "[]")])
@@ -235,15 +235,15 @@ def test_a_damaged_image_or_archive_is_named(tmp_path, tagger):
         _build("winoground_part", tmp_path, tmp_path / "out")
 
 
-def test_a_source_is_one_file_with_one_object(tmp_path):
-    """From outside the package: a source of one image with two groups, one of them with two negatives."""
+def test_external_source(tmp_path):
+    """A source defined outside the package, with one image and two groups, one of which has two negatives."""
 
     def read(folder):
         groups = [
             Group("a dog", "mine:1", [Negative("a cat", "noun", "mine:2")]),
             Group("a big dog", "mine:1", [Negative(t, "noun") for t in ("big a", "dog")]),
         ]
-        yield Described("1", lambda: photo(1), "", groups)
+        yield CaptionedImage("1", lambda: photo(1), "", groups)
 
     (tmp_path / "mine").mkdir()
     source = RecipeSource("mine", "Mine.", "mine", read, used=lambda folder: ["1"])

@@ -1,4 +1,4 @@
-"""Near-duplicates, held-out triplets and shares of splits."""
+"""Near-duplicates, held-out triplets and split shares."""
 
 import collections
 
@@ -36,16 +36,16 @@ def test_held_out_triplets_keep_classes_relations_and_converses_in_training():
     triplets[Triplet("Rare", "wears", "C1")] = 1
     triplets |= {Triplet(a, "holds", "C1"): 1 for a in classes}
     total = sum(triplets.values())
-    held = splits.hold_out(triplets, total, seed=3)
-    assert 10 <= len(held) <= 0.1 * len(triplets)
-    assert sum(triplets[t] for t in held) <= 0.05 * total
-    assert Triplet("Rare", "wears", "C1") not in held
-    for t in held:
+    held_out = splits.hold_out(triplets, total, seed=3)
+    assert 10 <= len(held_out) <= 0.1 * len(triplets)
+    assert sum(triplets[t] for t in held_out) <= 0.05 * total
+    assert Triplet("Rare", "wears", "C1") not in held_out
+    for t in held_out:
         if t.relation in ("on", "under"):
             mirrored = Triplet(t.object, {"on": "under", "under": "on"}[t.relation], t.subject)
-            assert mirrored in held or mirrored not in triplets
-    assert splits.hold_out(dict(reversed(triplets.items())), total, seed=3) == held
-    assert splits.hold_out(triplets, total, seed=4) != held
+            assert mirrored in held_out or mirrored not in triplets
+    assert splits.hold_out(dict(reversed(triplets.items())), total, seed=3) == held_out
+    assert splits.hold_out(triplets, total, seed=4) != held_out
 
 
 def test_split_shares():

@@ -1,4 +1,4 @@
-"""What is written appears as a whole or not at all, and one process owns a folder."""
+"""Atomic writes, appends, and leases that give one process ownership of a folder."""
 
 import concurrent.futures
 import json
@@ -29,14 +29,14 @@ def folder(tmp_path) -> epath.Path:
     return epath.Path(tmp_path)
 
 
-def test_a_file_is_replaced_as_a_whole(folder):
+def test_write_replaces_a_file_atomically(folder):
     path = folder / "state.json"
     storage.write(path, "old")
     storage.write(path, "new")
     assert path.read_text() == "new" and [p.name for p in folder.iterdir()] == ["state.json"]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(folder, monkeypatch):
+def test_failed_write_keeps_the_old_file_and_leaves_no_others(folder, monkeypatch):
     path = folder / "state.json"
     storage.write(path, "old")
 
@@ -49,7 +49,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(folder, monkeypatch
     assert path.read_text() == "old" and [p.name for p in folder.iterdir()] == ["state.json"]
 
 
-def test_exactly_one_of_many_creates(folder):
+def test_exactly_one_concurrent_create_succeeds(folder):
     path = folder / "lock"
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         created = list(pool.map(lambda n: storage.create(path, str(n)), range(64)))
@@ -57,7 +57,7 @@ def test_exactly_one_of_many_creates(folder):
     assert [p.name for p in folder.iterdir()] == ["lock"]
 
 
-def test_lines_are_appended_and_a_torn_last_one_is_left_out(folder):
+def test_lines_are_appended_and_a_partial_last_line_is_ignored(folder):
     path = folder / "lines.jsonl"
     assert storage.read_json_lines(path) == []
     for n in range(3):
@@ -66,7 +66,7 @@ def test_lines_are_appended_and_a_torn_last_one_is_left_out(folder):
     assert storage.read_json_lines(path) == [{"step": 0}, {"step": 1}, {"step": 2}]
 
 
-def test_torn_files_and_garbage_lines_are_named(folder):
+def test_errors_name_truncated_files_and_garbage_lines(folder):
     path = folder / "scores.json"
     path.write_text('{"scores": {')
     with pytest.raises(UserError, match=r"scores\.json: not readable as JSON"):
@@ -92,7 +92,7 @@ def holder(folder) -> subprocess.Popen:
     return process
 
 
-def test_a_folder_in_use_is_refused_with_its_holder_and_a_dead_holder_is_replaced(folder):
+def test_lease_names_a_live_holder_and_replaces_a_dead_one(folder):
     process = holder(folder)
     try:
         expected = rf"in use by process {process.pid} on .* since 20.*--workdir"
@@ -106,7 +106,7 @@ def test_a_folder_in_use_is_refused_with_its_holder_and_a_dead_holder_is_replace
     assert not (folder / "lease.json").exists()
 
 
-def test_another_hosts_lease_holds_until_its_heartbeat_is_old(folder):
+def test_lease_of_another_host_expires_with_its_heartbeat(folder):
     now = time.time()
     elsewhere = {"token": "t", "host": "elsewhere", "process": 1, "since": now, "heartbeat": now}
     (folder / "lease.json").write_text(json.dumps(elsewhere))
@@ -117,7 +117,7 @@ def test_another_hosts_lease_holds_until_its_heartbeat_is_old(folder):
         held.check()
 
 
-def test_a_heartbeat_is_renewed_and_a_lost_lease_is_noticed(folder):
+def test_heartbeat_is_renewed_and_a_lost_lease_is_detected(folder):
     with storage.lease(folder, expires_s=0.3) as held:
         first = json.loads((folder / "lease.json").read_text())["heartbeat"]
         deadline = time.monotonic() + 20

@@ -1,4 +1,4 @@
-"""The step: gradient accumulation, moving average, freezing, the clamp, and what a loss that is not finite leaves."""
+"""The training step and loop: chunks, moving average, freezing, clamping, nonfinite losses, schedules."""
 
 import dataclasses
 import os
@@ -21,11 +21,11 @@ from naturel_jax.start import make_start
 
 
 class Steps:
-    """Three steps of the tiny softmax run under changed options; keeps the parameters and averages of every step."""
+    """Three steps of the tiny softmax run with changed options; records parameters and averages after every step."""
 
     def __init__(self, folder: str, multipliers: tuple = (), **options):
         raw = tiny_config.get_config()
-        # With an eps as large as the gradients, Adam does not turn their rounding into whole steps.
+        # With eps as large as the gradients, Adam does not amplify their rounding errors to full steps.
         defaults = {"optim.lr": 1e-2, "optim.eps": 1e-2, "optim.clip_norm": 0.0, "optim.warmup": "0 steps"}
         raw.update_from_flattened_dict(defaults | options)
         config = c.load(raw)
@@ -45,7 +45,7 @@ class Steps:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> str:
-    """Where the tokenizer is kept that all of them share."""
+    """The folder with the tokenizer that all runs share."""
     return os.fspath(tmp_path_factory.mktemp("steps"))
 
 
@@ -58,30 +58,30 @@ def plain(folder) -> Steps:
     return Steps(folder)
 
 
-def test_four_chunks_train_as_one(plain, folder):
+def test_four_chunks_match_one(plain, folder):
     chunked = Steps(folder, **{"objective.chunks": 4})
-    start, expected, found = named(plain.params[0]), named(plain.params[3]), named(chunked.params[3])
+    start, expected, actual = named(plain.params[0]), named(plain.params[3]), named(chunked.params[3])
     assert max(np.abs(expected[path] - start[path]).max() for path in start) > 1e-3
     for path in expected:
-        np.testing.assert_allclose(found[path], expected[path], rtol=1e-5, atol=1e-5, err_msg=path)
+        np.testing.assert_allclose(actual[path], expected[path], rtol=1e-5, atol=1e-5, err_msg=path)
 
 
-def test_frozen_towers_stay_rates_follow_multipliers_and_the_average_trails(folder):
+def test_freezing_multipliers_and_moving_average(folder):
     multipliers = (("image/.*", 0.0), ("text/embed", 0.0), ("text/.*", 0.5))
     steps = Steps(folder, multipliers, **{"optim.ema": 0.75})
     start, end = named(steps.params[0]), named(steps.params[3])
     for path in start:
-        held = "image" in path or "embed" in path
-        assert np.array_equal(start[path], end[path]) == held, path
+        is_frozen = "image" in path or "embed" in path
+        assert np.array_equal(start[path], end[path]) == is_frozen, path
     average = steps.params[0]
     for number in range(3):
         average = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, average, steps.params[number + 1])
         for path, expected in named(average).items():
-            found = named(steps.averages[number])[path]
-            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=path)
+            actual = named(steps.averages[number])[path]
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6, err_msg=path)
 
 
-def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(folder):
+def test_nonfinite_step_leaves_the_state_unchanged(folder):
     steps = Steps(folder, (("logit_scale", 0.0),), **{"optim.lr": 1e30})
     finite = [bool(metrics["finite"]) for metrics in steps.metrics]
     assert finite == [True, False, False]
@@ -90,8 +90,8 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(folder):
         np.testing.assert_array_equal(named(steps.params[3])[path], kept, err_msg=path)
 
 
-def test_the_logit_scale_is_kept_within_clips_bounds(folder):
-    """CLIP clips it to 100 after each step (arXiv 2103.00020, 2.5); exp(log 100) = 100."""
+def test_logit_scale_is_clamped_to_clips_bounds(folder):
+    """CLIP clips the scale to 100 after each step (arXiv 2103.00020, section 2.5)."""
     steps = Steps(folder, (("logit_scale", -1e6), (".*", 0.0)))
     scales = [float(jnp.exp(p["logit_scale"])) for p in steps.params]
     assert all(1 - 1e-6 <= scale <= 100 * (1 + 1e-6) for scale in scales)
@@ -102,7 +102,7 @@ SCHEDULE = train.Schedule(total=6, log_every=1, checkpoint_every=4, evaluate_eve
 
 
 def recorded(start: int, stop_after: int | None = None, finite: int = 99) -> tuple[list, bool]:
-    """What the loop does, with a step that only counts."""
+    """The calls made by the loop, with a step that only counts, and its result."""
     events: list[tuple] = []
     done = [start]
 
@@ -124,7 +124,7 @@ def recorded(start: int, stop_after: int | None = None, finite: int = 99) -> tup
     return [event for event in events if event[0] != "log"], end
 
 
-def test_each_benchmark_has_its_schedule_and_the_last_step_is_saved_and_not_evaluated():
+def test_benchmarks_have_their_own_schedules_and_the_last_step_is_only_saved():
     events, end = recorded(0)
     assert events == [
         ("evaluate", 2, 2, ["a"]),
@@ -136,7 +136,7 @@ def test_each_benchmark_has_its_schedule_and_the_last_step_is_saved_and_not_eval
     assert end == (6, True)
 
 
-def test_a_step_that_moves_data_from_the_host_is_refused():
+def test_implicit_host_transfer_in_a_step_is_an_error():
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         train.loop(
             lambda state, batch: (state, {"loss": jnp.float32(batch)}),
@@ -151,20 +151,20 @@ def test_a_step_that_moves_data_from_the_host_is_refused():
         )
 
 
-def test_a_stop_saves_and_ends():
+def test_stop_request_saves_and_ends_the_loop():
     events, end = recorded(0, stop_after=3)
     assert events == [("evaluate", 2, 2, ["a"]), ("save", 3, 3, True)] and end == (3, False)
     assert recorded(0, stop_after=6)[1] == (6, True)
 
 
-def test_a_loss_that_is_not_finite_names_its_step():
+def test_nonfinite_loss_error_has_the_step():
     with pytest.raises(train.NotFinite) as error:
         recorded(0, finite=1)
     assert error.value.step == 1
 
 
-def test_the_step_needs_nothing_heavy():
-    """The ground floor runs on a bare accelerator machine."""
+def test_train_does_not_import_heavy_libraries():
+    """The training core must run on an accelerator machine without the data libraries."""
     heavy = ("grain", "cv2", "tokenizers", "sentencepiece", "orbax", "tensorflow_datasets", "transformers", "torch")
     program = f"import sys, naturel_jax.train; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"

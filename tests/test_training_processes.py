@@ -1,5 +1,5 @@
-"""Training in real processes: killed, stopped, damaged, moved to other devices. Whatever happens, the run is the one
-that nothing happened to."""
+"""Training in real processes that are killed, stopped, damaged, or moved to other devices. The results must match an
+uninterrupted run."""
 
 import random
 import shutil
@@ -21,29 +21,29 @@ LAST = 20  # steps of tiny_config
 
 
 def arrays(workdir: Path) -> dict[str, np.ndarray]:
-    """The parameters of the newest checkpoint by path."""
+    """The parameters of the newest checkpoint, by path."""
     params = runs.load_run(str(workdir))[1]
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def assert_same_run(workdir: Path, reference: Path) -> None:
-    """Bit for bit: every step's loss, and the parameters at the end."""
+    """Compares every step's loss and the final parameters, bit for bit."""
     assert losses(workdir) == losses(reference) and sorted(losses(workdir)) == list(range(1, LAST + 1))
-    expected, found = arrays(reference), arrays(workdir)
-    assert expected.keys() == found.keys()
+    expected, actual = arrays(reference), arrays(workdir)
+    assert expected.keys() == actual.keys()
     for path in expected:
-        np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
+        np.testing.assert_array_equal(actual[path], expected[path], err_msg=path)
 
 
 def wait_for(run: Run, condition) -> None:
-    """Returns as soon as ``condition()`` holds; a run that ends before is a failure."""
+    """Waits until ``condition()`` is true; fails if the run ends first."""
     while not condition():
         assert run.process.poll() is None, run.output()[-3000:]
         time.sleep(0.001)
 
 
 def processes(workdir: Path, *flags: str, form: str = "softmax") -> list[Run]:
-    """Two processes of four devices."""
+    """Starts one run on two processes with four devices each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -52,7 +52,7 @@ def processes(workdir: Path, *flags: str, form: str = "softmax") -> list[Run]:
 
 
 def continued(reference: Path, workdir: Path, step: int) -> Path:
-    """A copy of a finished run as it was after ``step``."""
+    """Copies a finished run to ``workdir`` in the state after ``step``."""
     shutil.copytree(reference, workdir)
     (workdir / "scores.json").unlink()
     for later in checkpoint.saved_steps(workdir):
@@ -61,10 +61,10 @@ def continued(reference: Path, workdir: Path, step: int) -> Path:
     return workdir
 
 
-def close(found: dict[int, float], expected: dict[int, float], rtol: float) -> None:
+def close(actual: dict[int, float], expected: dict[int, float], rtol: float) -> None:
     steps = sorted(expected)
-    assert sorted(found) == steps
-    np.testing.assert_allclose([found[s] for s in steps], [expected[s] for s in steps], rtol=rtol)
+    assert sorted(actual) == steps
+    np.testing.assert_allclose([actual[s] for s in steps], [expected[s] for s in steps], rtol=rtol)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_device(folder) -> Path:
-    """The run that nothing happens to."""
+    """The uninterrupted reference run."""
     run = Run(folder / "one")
     run.finish()
     return run.workdir
@@ -87,7 +87,7 @@ def eight_devices(folder) -> Path:
     return run.workdir
 
 
-def test_a_run_that_is_killed_and_stopped_is_the_run_that_was_not(one_device, folder):
+def test_killed_and_stopped_run_matches_an_uninterrupted_one(one_device, folder):
     workdir, kill_at = folder / "killed", random.Random(0).randint(1, 12)
 
     first = Run(workdir)
@@ -106,7 +106,7 @@ def test_a_run_that_is_killed_and_stopped_is_the_run_that_was_not(one_device, fo
     third.process.terminate()
     seen = max(losses(workdir))
     assert third.wait() == 75, third.output()[-3000:]
-    # A step's loss is read while the next one runs, and that one may have passed its check when the signal came.
+    # A step's loss is read while the next step runs, which may already be past its stop check when the signal arrives.
     saved = max(checkpoint.saved_steps(workdir))
     assert seen <= saved <= seen + 2 and max(losses(workdir)) == saved
     assert "SIGTERM: saving after this step, then exiting" in third.output()
@@ -116,7 +116,7 @@ def test_a_run_that_is_killed_and_stopped_is_the_run_that_was_not(one_device, fo
     assert_same_run(workdir, one_device)
 
 
-def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(one_device, folder):
+def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(one_device, folder):
     workdir = folder / "damaged"
     shutil.copytree(one_device, workdir)
     (workdir / "scores.json").unlink()
@@ -131,7 +131,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(one_dev
     assert_same_run(workdir, one_device)
 
 
-def test_another_config_is_refused_and_a_finished_run_is_not_computed_again(one_device, folder):
+def test_changed_config_is_rejected_and_finished_run_is_not_repeated(one_device, folder):
     scores = (one_device / "scores.json").stat().st_mtime_ns
     other = Run(one_device, "--config.optim.b2=0.9")
     assert other.wait() == 2
@@ -142,7 +142,7 @@ def test_another_config_is_refused_and_a_finished_run_is_not_computed_again(one_
     assert (one_device / "scores.json").stat().st_mtime_ns == scores
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_items(folder):
+def test_nonfinite_loss_stops_the_run_and_names_its_items(folder):
     run = Run(folder / "nan", "--config.optim.lr=1e30", "--config.checkpoint.every=1 steps")
     assert run.wait() == 2 and "Traceback" not in run.output()
     message = run.output().split("error: step ")[1]
@@ -154,11 +154,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_items(folder):
     assert len(named) == 16 and {name.rpartition("/")[2] for name in named} <= set(ids)
 
 
-def test_eight_devices_train_as_one(one_device, eight_devices):
+def test_eight_devices_match_one(one_device, eight_devices):
     close(losses(eight_devices), losses(one_device), 1e-5)
 
 
-def test_a_run_of_eight_devices_continues_on_one_and_on_two_processes(eight_devices, folder):
+def test_run_of_eight_devices_continues_on_one_device_and_on_two_processes(eight_devices, folder):
     one = Run(continued(eight_devices, folder / "eight-one", 10))
     assert "from step 10" in one.finish()
     two = processes(continued(eight_devices, folder / "eight-two", 10))
@@ -170,7 +170,7 @@ def test_a_run_of_eight_devices_continues_on_one_and_on_two_processes(eight_devi
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["softmax", "sigmoid"])
-def test_every_mesh_trains_as_one_device(form, folder):
+def test_every_mesh_matches_one_device(form, folder):
     one = Run(folder / f"{form}-one", form=form)
     one.finish()
     cut = Run(folder / f"{form}-cut", "--cpu_devices=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", form=form)
@@ -183,7 +183,7 @@ def test_every_mesh_trains_as_one_device(form, folder):
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(folder):
+def test_sigterm_to_one_process_stops_both_at_the_same_step(folder):
     two = processes(folder / "two-stopped")
     workdir = two[0].workdir
     wait_for(two[0], lambda: len(losses(workdir)) >= 3)
@@ -197,13 +197,13 @@ def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(folder):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_one_of_two_processes_cannot_read_is_set_aside_by_both(folder):
-    cut = "--config.mesh.fsdp=8"  # every process reads the shards that it wrote
+def test_checkpoint_unreadable_by_one_process_is_set_aside_by_both(folder):
+    cut = "--config.mesh.fsdp=8"  # so that every process reads the shards that it wrote
     for run in processes(folder / "two-damaged", cut):
         run.finish()
     workdir = folder / "two-damaged"
     (workdir / "scores.json").unlink()
-    whole = losses(workdir)
+    before = losses(workdir)
     for path in (workdir / "checkpoints" / str(LAST)).glob("params/ocdbt.process_1/d/*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     first, second = [run.finish() for run in processes(workdir, cut)]
@@ -212,4 +212,4 @@ def test_a_checkpoint_that_one_of_two_processes_cannot_read_is_set_aside_by_both
         assert f"checkpoints/{LAST} cannot be read and is kept as {LAST}.broken" in output
         assert f"from step {LAST - 5}" in output
     assert (workdir / "checkpoints" / f"{LAST}.broken").is_dir()
-    close(losses(workdir), whole, 1e-6)
+    close(losses(workdir), before, 1e-6)

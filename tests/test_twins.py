@@ -1,4 +1,4 @@
-"""The benchmark twins: official formats, and captions that are true and false of their images."""
+"""The benchmark twins: official formats, and captions that are true or false of their images."""
 
 import collections
 import dataclasses
@@ -33,8 +33,8 @@ def folder(tmp_path_factory):
     return out
 
 
-def read(text: str, scene: Scene) -> bool:
-    """Whether a caption is true of a scene: parsed from its words, judged by labels, paint, boxes and triplet."""
+def is_true(text: str, scene: Scene) -> bool:
+    """Whether a caption is true of a scene: parsed from its text, judged by labels, attributes, boxes and triplet."""
     match = SENTENCE.fullmatch(text.lower().rstrip("."))
     assert match, text
     first_colour, first, phrase, second_colour, second, third_colour, third = match.groups()
@@ -54,12 +54,12 @@ def read(text: str, scene: Scene) -> bool:
     return (a, relation, b) in {shown, (shown.object, converse, shown.subject)}
 
 
-def made(name: str, *kinds) -> list:
+def make_items(name: str, *kinds) -> list:
     return list(scene_items.make_items(SCENES, name, kinds, 3, ITEMS))
 
 
 def test_winoground(folder):
-    items = made("winoground", *scene_items.WINOGROUND)
+    items = make_items("winoground", *scene_items.WINOGROUND)
     rows = [json.loads(line) for line in (folder / "winoground/data/examples.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == list(range(ITEMS))
     seen, unseen = (set(c.pairs) for c in SCENES.compositions())
@@ -67,7 +67,7 @@ def test_winoground(folder):
         for row, item in zip(rows, items, strict=True):
             captions = row["caption_0"], row["caption_1"]
             assert sorted(captions[0].split()) == sorted(captions[1].split()) and captions[0] != captions[1]
-            truth = [[read(caption, scene) for scene in item.scenes] for caption in captions]
+            truth = [[is_true(caption, scene) for scene in item.scenes] for caption in captions]
             assert truth == [[True, False], [False, True]], (captions, item.scenes[0].things)
             for k, scene in enumerate(item.scenes):
                 stored = Image.open(io.BytesIO(archive.read(f"images/{row[f'image_{k}']}.png")))
@@ -87,9 +87,9 @@ def test_winoground(folder):
 )
 def test_aro(folder, name, kind):
     rows = json.loads((folder / "aro" / f"{name}.json").read_text())
-    for row, item in zip(rows, made(name, kind), strict=True):
+    for row, item in zip(rows, make_items(name, kind), strict=True):
         (scene,) = item.scenes
-        assert read(row["true_caption"], scene) and not read(row["false_caption"], scene)
+        assert is_true(row["true_caption"], scene) and not is_true(row["false_caption"], scene)
         assert sorted(row["true_caption"].split()) == sorted(row["false_caption"].split())
         with Image.open(folder / "aro" / "images" / row["image_path"]) as image:
             width, height = image.size
@@ -105,7 +105,7 @@ def test_aro(folder, name, kind):
         assert json.loads((folder / "aro" / "vgr_excluded_relations.json").read_text()) == []
     else:
         pairs = collections.Counter("_".join(row["attributes"]) for row in rows)
-        assert min(pairs.values()) >= 25, "VG-Attribution scores pairs of 25 cases and more"
+        assert min(pairs.values()) >= 25, "VG-Attribution scores only pairs with at least 25 cases"
         assert all(
             row["true_caption"] == f"the {a} {row['obj1_name']} and the {b} {row['obj2_name']}"
             for row in rows
@@ -118,9 +118,9 @@ def test_sugarcrepe(folder, name):
     rows = json.loads((folder / "sugarcrepe" / f"{name}.json").read_text())
     assert list(rows) == [str(i) for i in range(ITEMS)]
     operation = name.split("_")[0]
-    for row, item in zip(rows.values(), made(name, scene_items.SUGARCREPE[name]), strict=True):
+    for row, item in zip(rows.values(), make_items(name, scene_items.SUGARCREPE[name]), strict=True):
         (scene,) = item.scenes
-        assert read(row["caption"], scene) and not read(row["negative_caption"], scene), (row, scene.triplet)
+        assert is_true(row["caption"], scene) and not is_true(row["negative_caption"], scene), (row, scene.triplet)
         words, negative = (row[key].lower().rstrip(".").split() for key in ("caption", "negative_caption"))
         same, added = sorted(words) == sorted(negative), len(negative) > len(words)
         assert (same, added) == (operation == "swap", operation == "add") or (operation == "replace" and not same)
@@ -129,12 +129,12 @@ def test_sugarcrepe(folder, name):
             assert image.format == "JPEG" and image.size == scene.image.shape[:2]
 
 
-def test_images_are_of_no_split_and_of_one_item(folder):
+def test_images_are_unique_and_in_no_split(folder):
     stored = [hashlib.sha256(p.read_bytes()).digest() for d in ("aro", "coco") for p in folder.glob(f"{d}/**/*.jpg")]
     assert len(set(stored)) == len(stored) == 9 * ITEMS
     twin = {
         hashlib.sha256(s.image).digest()
-        for item in made("swap_obj", scene_items.SUGARCREPE["swap_obj"])
+        for item in make_items("swap_obj", scene_items.SUGARCREPE["swap_obj"])
         for s in item.scenes
     }
     drawn = {hashlib.sha256(draw(SCENES, split, i).image).digest() for split in SPLITS for i in range(ITEMS)}
@@ -148,12 +148,12 @@ def test_writing_twice_gives_the_same_bytes(folder, tmp_path):
     assert b"not** the real benchmarks" in here[next(p for p in here if p.name == "README.md")]
 
 
-def test_a_world_without_suitable_compositions_is_refused(tmp_path):
+def test_world_without_suitable_compositions_is_rejected(tmp_path):
     poor = dataclasses.replace(SCENES, pairs_per_family=2, held_out=0.0, sizes=(1, 1, 1, 0))
     with pytest.raises(UserError, match=r"held-out.*raise pairs_per_family"):
         twins.write(tmp_path, poor, seed=0, items=30)
 
 
-def test_mistakes_of_the_command_line_are_named(tmp_path):
+def test_command_line_errors(tmp_path):
     with pytest.raises(UserError, match="--items 0: expected at least 1"):
         twins.main(["--out", str(tmp_path), "--items", "0"])

@@ -1,8 +1,8 @@
-"""A run of an earlier layout continues and evaluates.
+"""Runs in earlier formats can be continued and evaluated.
 
-``fixtures/run_version_0.tar.gz`` was written by commit 4e3889c, before configs and checkpoints had versions: a tiny
-CLIP (``micro``) and 4 of 8 steps that trained it on ``naturel/tiny`` (``run``), with the metrics of all 8 steps and the
-scores at the end (``finished_scores.json``) as that commit computed them on one device.
+``fixtures/run_version_0.tar.gz`` was written by commit 4e3889c, before configs and checkpoints had versions. It
+contains a tiny CLIP (``micro``) and the first 4 of 8 steps of training it on ``naturel/tiny`` (``run``), with the
+metrics of all 8 steps and the final scores (``finished_scores.json``), computed by that commit on one device.
 """
 
 import json
@@ -51,26 +51,26 @@ def command(folder: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_an_unversioned_run_continues_as_it_would_have(folder):
+def test_unversioned_run_continues_with_the_same_results(folder):
     expected = storage.read_json_lines(epath.Path(folder / "run" / "metrics.jsonl"))
     output = command(folder, "naturel_jax.main", "--config=config.py", "--workdir=run")
     assert "continuing micro from step 4" in output
-    found = storage.read_json_lines(epath.Path(folder / "run" / "metrics.jsonl"))
+    actual = storage.read_json_lines(epath.Path(folder / "run" / "metrics.jsonl"))
     for name in ("train/loss", "train/grad_norm", "train/logit_scale", "train/lr"):
-        before, now = ({row["step"]: row[name] for row in rows if name in row} for rows in (expected, found))
+        before, now = ({row["step"]: row[name] for row in rows if name in row} for rows in (expected, actual))
         assert list(now) == list(range(1, 9))
         np.testing.assert_allclose(list(now.values()), list(before.values()), rtol=1e-5, err_msg=name)
     scores = json.loads((folder / "finished_scores.json").read_text())["scores"]
     assert json.loads((folder / "run" / "scores.json").read_text())["scores"] == pytest.approx(scores, abs=0.02)
 
 
-def test_an_unversioned_run_is_evaluated(folder):
+def test_unversioned_run_can_be_evaluated(folder):
     dataset = next((data_dir() / "naturel" / "tiny").iterdir())
     flags = ("--models=micro=run:micro", "--benchmarks=naturel", f"--naturel={dataset}")
     output = command(folder, "naturel_jax.evaluate", *flags)
     assert "micro on naturel" in output
 
 
-def test_the_saved_config_means_what_it_meant(folder):
+def test_saved_config_keeps_its_meaning(folder):
     saved = json.loads((folder / "run" / "config.json").read_text())["config"]
     assert config_versions.from_json(saved).eval.during == {"naturel": "4 steps"}

@@ -1,4 +1,4 @@
-"""big_vision's npz files and its own numbers."""
+"""big_vision's npz files, and embeddings computed by big_vision."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def test_big_vision_files_of_both_layouts(tmp_path, scan):
 
 
 def test_big_vision_bfloat16(tmp_path):
-    """NumPy stores bfloat16 as two bytes without a type, and so does big_vision."""
+    """NumPy stores bfloat16 as two untyped bytes, and so does big_vision."""
     config, params, processor = tiny("tiny-siglip")
     export.save(tmp_path / "out", config, params, processor, form="big_vision", dtype="bfloat16", facts={})
     with np.load(tmp_path / "out" / "checkpoint.npz") as file:
@@ -50,9 +50,9 @@ BIG_VISION_TEXT = np.array(
 )
 
 
-def test_big_vision_computes_the_same():
-    """First coordinates of what big_vision's own ``two_towers.Model`` (commit 0127fb6) computed from this table's
-    tensors and these inputs."""
+def test_embeddings_match_big_vision():
+    """The first coordinates of embeddings computed by big_vision's ``two_towers.Model`` (commit 0127fb6) from the same
+    tensors and inputs."""
     towers = {name: SIGLIP.tower(128, depth, 4) for name, depth in (("image", 4), ("text", 3))}
     config = SIGLIP.config(size=48, patch=8, vocab=1024, context=32, **towers)
     zimg, ztxt = verify.ours(config, random_params(config), *inputs(config))
@@ -60,9 +60,9 @@ def test_big_vision_computes_the_same():
     np.testing.assert_allclose(ztxt[:, :6], BIG_VISION_TEXT, atol=2e-7, rtol=1e-5)
 
 
-def test_big_vision_so400m_is_prepared_at_384_pixels():
-    """27 patches of 14 are 378 pixels; the published model was trained at 384, of which a strided convolution drops
-    six."""
+def test_big_vision_so400m_has_384_pixel_images():
+    """27 patches of 14 are 378 pixels, but the published model was trained at 384; the strided convolution drops the
+    last six."""
     config = preset("siglip-so400m14-384")
     shapes = tables.foreign_shapes(big_vision.table(False, False), Model(config).shapes())
     assert big_vision.read_shapes(shapes) == config

@@ -1,4 +1,4 @@
-"""Broken and hostile checkpoints: the error names the file or key and says what is wrong, and nothing is run."""
+"""Broken and malicious checkpoints: the error names the file or key and the problem, and no code is executed."""
 
 import json
 import os
@@ -54,7 +54,7 @@ class Code:
 def pickled_code(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with (folder / "pytorch_model.bin").open("wb") as file:
-        pickle.dump({"weight": Code()}, file, protocol=2)  # torch's own
+        pickle.dump({"weight": Code()}, file, protocol=2)  # torch's pickle protocol
 
 
 def zip_bomb(folder: Path) -> None:
@@ -190,7 +190,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_broken_checkpoints_say_what_is_wrong(tmp_path, monkeypatch, kind):
+def test_broken_checkpoint_errors(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "model"
     export.save(folder, *tiny("tiny-clip"), form="hf", facts={})
@@ -211,7 +211,7 @@ def npz_of(change):
     return build
 
 
-def npz_with_lying_header(path: Path) -> None:
+def npz_with_wrong_header(path: Path) -> None:
     npz_of(lambda arrays: None)(path)
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -231,7 +231,7 @@ BROKEN_NPZ = {
         npz_of(lambda a: a.update({"b": np.array([Code()], object)})),
         r"'b\.npy' holds pickled objects; refused",
     ),
-    "lying header": (npz_with_lying_header, r"'b\.npy' has .* bytes, but its header says"),
+    "wrong header": (npz_with_wrong_header, r"'b\.npy' has .* bytes, but its header says"),
     "zip bomb": (npz_bomb, r"bytes that unpack to 83,886,080"),
     "image tower only": (
         npz_of(lambda a: [a.pop(key) for key in list(a) if key.startswith("txt/")]),
@@ -249,7 +249,7 @@ BROKEN_NPZ = {
 
 
 @pytest.mark.parametrize("kind", BROKEN_NPZ)
-def test_broken_npz_files_say_what_is_wrong(tmp_path, kind):
+def test_broken_npz_errors(tmp_path, kind):
     build, message = BROKEN_NPZ[kind]
     build(tmp_path / "model.npz")
     processor_files.write(tmp_path, tiny("tiny-siglip").processor, FAMILIES["siglip"])

@@ -1,4 +1,4 @@
-"""Exports in the libraries that they are written for."""
+"""Exports, loaded in the libraries that they are written for."""
 
 import base64
 import dataclasses
@@ -27,7 +27,7 @@ from tfds_naturel.errors import UserError
 
 
 @pytest.mark.parametrize(("name", "form"), [("tiny-clip", "hf"), ("tiny-siglip", "hf"), ("tiny-clip", "openclip")])
-def test_exports_agree_in_their_own_library(tmp_path, name, form):
+def test_exports_match_in_their_own_library(tmp_path, name, form):
     config, params, processor = tiny(name)
     export.save(tmp_path / "out", config, params, processor, form=form, facts={"Recipe": {"steps": 3}})
     assert verify.largest_difference(tmp_path / "out", form, config, params) < 2e-6
@@ -56,8 +56,8 @@ def our_embeddings(config: TwoTowerConfig, params: Params, processor: Processor,
 
 @pytest.mark.parametrize("resize", ["short", "square"])
 @pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
-def test_transformers_embeds_images_and_captions_as_we_do(tmp_path, name, resize):
-    """AutoProcessor and AutoModel from the folder alone; all that the one returns goes into the other."""
+def test_transformers_embeddings_match_ours(tmp_path, name, resize):
+    """With AutoProcessor and AutoModel from the exported folder; all processor outputs are passed to the model."""
     config, params, processor = tiny(name)
     processor = dataclasses.replace(processor, resize=resize)
     export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
@@ -77,8 +77,8 @@ def test_transformers_embeds_images_and_captions_as_we_do(tmp_path, name, resize
     np.testing.assert_allclose(ztxt, out.text_embeds, atol=1e-5)
 
 
-def test_transformers_embeds_texts_of_sentencepiece_as_we_do(tmp_path):
-    """SigLIP as published: a sentencepiece model, and a model that attends to its padding."""
+def test_transformers_sentencepiece_embeddings_match_ours(tmp_path):
+    """SigLIP as published, with a SentencePiece model and attention to padding."""
     config, params, processor = tiny("tiny-siglip")
     spiece = base64.b64encode(sentencepiece_model(CAPTIONS, 40)).decode()
     processor = dataclasses.replace(processor, tokenizer=spiece, clean="siglip")
@@ -101,8 +101,8 @@ def mine():
     del PRESETS["mine"]
 
 
-def test_a_size_added_from_outside_is_encoded_and_exported(tmp_path, mine):
-    """A new size is one entry, in a user's file: nothing in the package names it."""
+def test_external_preset_is_encoded_and_exported(tmp_path, mine):
+    """A new size needs only one entry in a user's file."""
     config = preset("mine")
     params, processor = random_params(config), from_scratch(config, CAPTIONS)
     export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
@@ -115,7 +115,7 @@ def test_a_size_added_from_outside_is_encoded_and_exported(tmp_path, mine):
 
 
 def test_half_precision_files_are_read_exactly(tmp_path):
-    """float32 holds every float16 and bfloat16, so these files are no error."""
+    """float32 represents every float16 and bfloat16 exactly."""
     config, params, processor = tiny("tiny-clip")
     for dtype, kind in (("float16", np.float16), ("bfloat16", jnp.bfloat16)):
         export.save(tmp_path / dtype, config, params, processor, form="hf", dtype=dtype, facts={})
@@ -123,7 +123,7 @@ def test_half_precision_files_are_read_exactly(tmp_path):
         assert_same(weights.load(str(tmp_path / dtype)).params, expected)
 
 
-def test_exports_refuse_what_a_form_cannot_store(tmp_path):
+def test_exports_reject_what_a_format_cannot_store(tmp_path):
     config, params, processor = tiny("tiny-clip")
     with pytest.raises(UserError, match="big_vision's two-tower model is SigLIP"):
         export.save(tmp_path / "x", config, params, processor, form="big_vision", facts={})
@@ -139,15 +139,15 @@ def test_exports_refuse_what_a_form_cannot_store(tmp_path):
         )
     with pytest.raises(UserError, match="timm's trunks"):
         export.save(tmp_path / "x", *tiny("tiny-siglip"), form="openclip", facts={})
-    assert not list(tmp_path.iterdir())  # nothing half-written stays
+    assert not list(tmp_path.iterdir())  # no partial files are left
     (tmp_path / "x").mkdir()
     with pytest.raises(FileExistsError, match="x exists; choose another name"):
         export.save(tmp_path / "x", config, params, processor, form="hf", facts={})
 
 
 @pytest.mark.slow
-def test_loading_holds_no_second_copy():
-    """ViT-L/14: memory rises by the parameters and the largest of them, not by twice the parameters."""
+def test_loading_does_not_hold_a_second_copy():
+    """For ViT-L/14, memory grows by the parameters plus the largest one, not by twice the parameters."""
     script = Path(__file__).parent.parent / "perf" / "loading.py"
     run = subprocess.run([sys.executable, script, "clip-l14"], capture_output=True, text=True, check=True)
     assert 1 < float(re.search(r"\(([\d.]+) times\)", run.stdout).group(1)) < 1.5

@@ -1,4 +1,4 @@
-"""Folders that transformers writes, read bit for bit."""
+"""Folders written by transformers are read bit for bit."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def test_reads_sharded_safetensors(tmp_path):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_reads_pytorch_bin(tmp_path, zipped):
-    """Both forms of torch.save, with the position ids that transformers wrote before 4.31."""
+    """Both formats of torch.save, with the position ids that transformers saved before 4.31."""
     folder = save_hf(tmp_path / "model", "tiny-siglip")
     state = torch_tensors(safetensors.numpy.load_file(folder / "model.safetensors"))
     state["text_model.embeddings.position_ids"] = torch.arange(32)[None]
@@ -47,8 +47,8 @@ def test_reads_pytorch_bin(tmp_path, zipped):
     assert_same(weights.load(str(folder)).params, tiny("tiny-siglip").params)
 
 
-def test_reads_the_short_configs_of_older_files(tmp_path):
-    """Files that leave out defaults, repeat a tower as ``*_config_dict`` and call the end token 2."""
+def test_reads_the_abbreviated_configs_of_older_files(tmp_path):
+    """Files that omit defaults, put a tower's fields in ``*_config_dict``, and declare the end token as 2."""
     folder = save_hf(tmp_path / "model", "tiny-clip")
     config = json.loads((folder / "config.json").read_text())
     text, vision = config["text_config"], config["vision_config"]
@@ -70,7 +70,7 @@ def test_reads_the_short_configs_of_older_files(tmp_path):
 
 
 def test_reads_siglip2_naflex_at_its_own_grid(tmp_path):
-    """``Siglip2Model`` on a square image of exactly its number of patches computes what its weights compute here."""
+    """On a square image with exactly its number of patches, ``Siglip2Model`` gives the same embeddings as ours."""
     config, params, processor = tiny("tiny-siglip")
     fields = hf.write_config(config, "float32", {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1})
     vision = fields["vision_config"]
@@ -106,18 +106,18 @@ def test_reads_siglip2_naflex_at_its_own_grid(tmp_path):
 
 def test_places_each_parameter_with_its_sharding(tmp_path):
     device = jax.devices()[0]
-    asked = {}
+    requested = {}
 
     def sharding_for(path, shape):
-        asked[path] = shape
+        requested[path] = shape
         return jax.sharding.SingleDeviceSharding(device)
 
     _, params, _ = weights.load(str(save_hf(tmp_path / "model", "tiny-clip")), sharding_for=sharding_for)
     assert_same(params, tiny("tiny-clip")[1])
-    assert asked == {path: leaf.shape for path, leaf in tables.flatten(params).items()}
+    assert requested == {path: leaf.shape for path, leaf in tables.flatten(params).items()}
 
 
-def test_safetensors_need_no_torch(tmp_path):
+def test_loading_safetensors_does_not_import_torch(tmp_path):
     source = str(save_hf(tmp_path / "model", "tiny-clip"))
     code = f"import sys; from naturel_jax import weights; weights.load({source!r}); print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Models of the hub, from its cache and from a hub on this machine."""
+"""Hub models, from the cache and from a local hub."""
 
 import http.server
 import json
@@ -18,8 +18,8 @@ from naturel_jax.weights import export
 from tfds_naturel.errors import UserError
 
 
-def test_hub_names_come_from_the_cache_without_a_network(tmp_path, monkeypatch):
-    """The cache's true layout: refs, a snapshot per commit; in huggingface_hub's offline mode."""
+def test_hub_models_load_from_the_cache_offline(tmp_path, monkeypatch):
+    """In huggingface_hub's offline mode, with the cache's real layout: refs, and a snapshot per commit."""
     repository = tmp_path / "hub" / "models--owner--tiny"
     commit = "0123456789abcdef0123456789abcdef01234567"
     (repository / "refs").mkdir(parents=True)
@@ -35,10 +35,10 @@ def test_hub_names_come_from_the_cache_without_a_network(tmp_path, monkeypatch):
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """A hub on this machine: the answers that ``snapshot_download`` asks for, from ``folder``."""
+    """A local hub: the responses that ``snapshot_download`` needs, from ``folder``."""
 
     folder: Path
-    asked: list[str]
+    requested: list[str]
     commit = "0123456789abcdef0123456789abcdef01234567"
 
     def do_HEAD(self):
@@ -58,7 +58,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             body = json.dumps(files).encode()
         elif self.path == f"/owner/tiny/resolve/{self.commit}/{name}" and (self.folder / name).is_file():
             body = (self.folder / name).read_bytes()
-            self.asked.append(name)
+            self.requested.append(name)
         else:
             self.send_error(404)
             return
@@ -81,9 +81,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
         ("open_clip", "both", "open_clip_model.safetensors", "model.safetensors"),
     ],
 )
-def test_hub_fetches_one_format(tmp_path, source, form, wanted, other):
-    """Of the formats that a repository offers, one is downloaded, with the small files."""
-    Hub.folder, Hub.asked = tmp_path / "repository", []
+def test_hub_downloads_only_one_format(tmp_path, source, form, wanted, other):
+    """If a repository has several formats, only one is downloaded, together with the small files."""
+    Hub.folder, Hub.requested = tmp_path / "repository", []
     export.save(Hub.folder, *tiny("tiny-clip"), form="hf" if form == "hf" else "openclip", facts={})
     (Hub.folder / other).write_bytes(b"weights that are not needed")
     if form == "openclip":
@@ -109,6 +109,6 @@ def test_hub_fetches_one_format(tmp_path, source, form, wanted, other):
         server.shutdown()
         server.server_close()
     assert run.stdout.strip() == "48", run.stderr
-    assert re.search(rf"owner/tiny: fetching .*{wanted}.* from {address}", run.stderr)  # commands say what they fetch
-    assert {wanted, "config.json", "tokenizer.json", "preprocessor_config.json"} <= set(Hub.asked)
-    assert other not in Hub.asked
+    assert re.search(rf"owner/tiny: fetching .*{wanted}.* from {address}", run.stderr)  # downloads are logged
+    assert {wanted, "config.json", "tokenizer.json", "preprocessor_config.json"} <= set(Hub.requested)
+    assert other not in Hub.requested

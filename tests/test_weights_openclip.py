@@ -1,4 +1,4 @@
-"""OpenAI's and OpenCLIP's files, in and out."""
+"""Reading OpenAI's files, and reading and writing OpenCLIP's."""
 
 import dataclasses
 import json
@@ -51,10 +51,10 @@ class OpenAI(torch.nn.Module):
         return x
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # in which OpenAI's files are
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the format of OpenAI's files
 def test_reads_openai_archives(tmp_path):
-    """Halved like OpenAI's, whose configs follow from shapes: heads of 64, QuickGELU, the vocabulary's last id at
-    the end."""
+    """In half precision like OpenAI's, whose configs are inferred from shapes: heads of 64, QuickGELU, and the last id
+    of the vocabulary as end token."""
     config = narrow()
     params = random_params(config)
     state = {key: t.half() for key, t in torch_tensors(tables.write(openclip.TABLES["clip"], params)).items()}
@@ -72,8 +72,8 @@ def test_reads_openai_archives(tmp_path):
 
 
 @pytest.mark.parametrize("wrap", ["plain", "state_dict"])
-def test_reads_openclip_files_by_the_name_of_their_preset(tmp_path, wrap, monkeypatch):
-    """NegCLIP's checkpoint is a training state with ``module.`` before every key, and says nothing about its GELU."""
+def test_reads_openclip_files_by_preset_name(tmp_path, wrap, monkeypatch):
+    """NegCLIP's checkpoint is a training state with ``module.`` before every key, and does not specify its GELU."""
     config = narrow()
     monkeypatch.setitem(PRESETS, "negclip-b32", config)
     params = random_params(config)
@@ -93,7 +93,7 @@ def test_reads_openclip_files_by_the_name_of_their_preset(tmp_path, wrap, monkey
 
 
 def test_reads_openclips_own_timm_siglip(tmp_path):
-    """The folder that OpenCLIP's ``hf-hub:timm/ViT-B-32-SigLIP2-256`` names, with fewer blocks: exact bits, and
+    """The folder of OpenCLIP's ``hf-hub:timm/ViT-B-32-SigLIP2-256`` with fewer blocks: bit-exact parameters, and
     OpenCLIP's own config."""
     config = reduced("siglip2-b32-256", vocab=300)
     params = random_params(config)
@@ -106,7 +106,7 @@ def test_reads_openclips_own_timm_siglip(tmp_path):
 
 
 def test_openclip_to_hf_is_exact(tmp_path):
-    """OpenCLIP -> ours -> Hugging Face: the tensors transformers holds are those OpenCLIP held."""
+    """OpenCLIP -> ours -> Hugging Face: transformers' tensors equal OpenCLIP's."""
     config, params, processor = tiny("tiny-clip")
     export.save(tmp_path / "openclip", config, params, processor, form="openclip", facts={})
     ours = weights.load(str(tmp_path / "openclip"))
@@ -119,7 +119,7 @@ def test_openclip_to_hf_is_exact(tmp_path):
     assert_same(weights.load(str(tmp_path / "hf")).params, params)
 
 
-def test_openclip_reads_the_exports_tokenizer(tmp_path):
+def test_openclip_reads_the_exported_tokenizer(tmp_path):
     config, params, processor = tiny("tiny-clip")
     export.save(tmp_path / "out", config, params, processor, form="openclip", facts={})
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
@@ -128,8 +128,8 @@ def test_openclip_reads_the_exports_tokenizer(tmp_path):
     assert model.visual.image_size == (48, 48) and transform.transforms[0].size == 48
 
 
-def test_openclip_folders_clean_texts_as_openclip_does(tmp_path):
-    """OpenCLIP fixes texts before a tokenizer from the hub too, which does not do so itself."""
+def test_openclip_folders_clean_texts_like_openclip(tmp_path):
+    """OpenCLIP also cleans texts before a tokenizer from the hub, which does not clean them itself."""
     config, params, processor = tiny("tiny-clip")
     export.save(tmp_path / "out", config, params, processor, form="openclip", facts={})
     (tmp_path / "out" / processor_files.OWN).unlink()
@@ -142,8 +142,8 @@ def test_openclip_folders_clean_texts_as_openclip_does(tmp_path):
     assert (got.resize, got.interpolation, got.mean) == (processor.resize, processor.interpolation, processor.mean)
 
 
-def test_openclip_config_names_the_folder_of_its_tokenizer(tmp_path):
-    """A hub copy finds its tokenizer by this name, so it must not be the temporary folder's."""
+def test_openclip_config_names_its_tokenizer_folder(tmp_path):
+    """A hub copy finds its tokenizer by this name, so it must not be the name of the temporary folder."""
     export.save(tmp_path / "owner-model", *tiny("tiny-clip"), form="openclip", facts={})
     config = json.loads((tmp_path / "owner-model" / openclip.CONFIG_FILE).read_text())
     assert config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "owner-model"
@@ -156,7 +156,7 @@ def biased() -> weights.Loaded:
     return weights.Loaded(config, random_params(config), processor)
 
 
-def test_a_clip_with_a_bias_has_openclips_logits(tmp_path):
+def test_logits_of_a_clip_with_a_bias_match_openclip(tmp_path):
     """OpenCLIP's own factory and model, in torch: scale * cosine + bias."""
     config, params, processor = biased()
     export.save(tmp_path / "out", config, params, processor, form="openclip", facts={})
@@ -173,7 +173,7 @@ def test_a_clip_with_a_bias_has_openclips_logits(tmp_path):
 
 
 @pytest.mark.parametrize(("form", "prefix"), [("openclip", ""), ("run", "run:")])
-def test_a_clip_with_a_bias_is_read_back(tmp_path, form, prefix):
+def test_clip_with_a_bias_round_trips(tmp_path, form, prefix):
     config, params, processor = biased()
     export.save(tmp_path / "out", config, params, processor, form=form, facts={})
     loaded = weights.load(f"{prefix}{tmp_path / 'out'}")
@@ -188,13 +188,13 @@ def test_a_clip_with_a_bias_is_read_back(tmp_path, form, prefix):
         ("big_vision", "big_vision's two-tower model is SigLIP.*export to run, openclip"),
     ],
 )
-def test_a_clip_with_a_bias_is_refused_where_it_would_be_lost(tmp_path, form, message):
+def test_clip_with_a_bias_is_rejected_by_formats_without_one(tmp_path, form, message):
     with pytest.raises(UserError, match=message):
         export.save(tmp_path / "out", *biased(), form=form, facts={})
     assert not list(tmp_path.iterdir())
 
 
-def test_a_siglip_without_a_bias_is_refused_where_one_would_be_invented(tmp_path):
+def test_siglip_without_a_bias_is_rejected_by_formats_that_need_one(tmp_path):
     config, params, processor = tiny("tiny-siglip")
     config = dataclasses.replace(config, init_bias=None)
     params = {name: leaf for name, leaf in params.items() if name != "logit_bias"}

@@ -1,9 +1,9 @@
-"""Config of the runs that the process tests start: seconds long, on the world of ``worlds.py``. The argument is the
-objective."""
+"""Config of the runs started by the process tests, which take seconds on the world of ``worlds.py``. The argument is
+the objective."""
 
 from naturel_jax import config as c
 
-# objective -> (preset, recipe): the softmax with the sentinel, the sigmoid without.
+# objective -> (preset, recipe): softmax with the sentinel, sigmoid without.
 _FORMS = {"softmax": ("tiny-clip", "single_pair"), "sigmoid": ("tiny-siglip", "two_pairs")}
 
 

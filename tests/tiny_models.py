@@ -1,4 +1,4 @@
-"""Small models with random weights, and items over few images, for the tests of what embeds and scores."""
+"""Small models with random weights, and items over a few images, for the tests of embedding and scoring."""
 
 import functools
 

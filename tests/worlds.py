@@ -18,12 +18,12 @@ from tfds_naturel.scenes.scene import CONFIGS
 
 ROOT = Path(__file__).parents[1]
 TINY = dataclasses.replace(CONFIGS["scenes"], name="tiny", sizes=(200, 40, 40, 40))
-_LIMIT_S = 900  # of one process on a busy machine
+_LIMIT_S = 900  # timeout of one process, for busy machines
 
 
 @functools.cache
 def data_dir() -> Path:
-    """``config.data.dir`` with the dataset naturel/tiny; XLA's compiled programs lie beside it."""
+    """``config.data.dir`` with the dataset naturel/tiny, and XLA's compilation cache next to it."""
     folder = Path(tempfile.mkdtemp(prefix="naturel-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     Naturel(config=scenes(TINY), data_dir=os.fspath(folder)).download_and_prepare()
@@ -31,33 +31,33 @@ def data_dir() -> Path:
 
 
 class Run:
-    """A process of ``naturel_jax.main`` in ``workdir``; what it prints goes to ``<workdir>.<number>.log``."""
+    """A process of ``naturel_jax.main`` in ``workdir``; its output goes to ``<workdir>.<number>.log``."""
 
     def __init__(self, workdir: Path, *flags: str, form: str = "softmax"):
         log = next(path for n in range(100) if not (path := workdir.with_suffix(f".{n}.log")).exists())
         self._log, self.workdir = log, workdir
         command = [sys.executable, "-m", "naturel_jax.main", f"--config={ROOT}/tests/tiny_config.py:{form}"]
         command += [f"--config.data.dir={data_dir()}", f"--workdir={workdir}", *flags]
-        # One compilation serves all runs of a program.
+        # Runs of the same program are compiled once.
         cache = {"JAX_COMPILATION_CACHE_DIR": f"{data_dir()}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
         with open(log, "w") as file:
             self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | cache, stdout=file, stderr=file)
 
     def output(self) -> str:
-        """What it has printed."""
+        """The output so far."""
         return self._log.read_text()
 
     def wait(self) -> int:
-        """Its exit status."""
+        """Waits for the process; returns its exit status."""
         return self.process.wait(_LIMIT_S)
 
     def finish(self) -> str:
-        """Its output, after it ended well."""
+        """Waits for the process, checks that it succeeded, and returns its output."""
         assert self.wait() == 0, self.output()[-3000:]
         return self.output()
 
 
 def losses(workdir: Path) -> dict[int, float]:
-    """Step -> loss, of the steps logged so far."""
+    """Step -> loss, for the steps logged so far."""
     lines = read_json_lines(epath.Path(workdir) / "metrics.jsonl")
     return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}

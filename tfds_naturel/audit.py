@@ -1,9 +1,9 @@
-"""Audits a caption bank: checks every caption, and measures how varied they are and what their words give away.
+"""Audits a caption bank: checks every caption, measures variety, and tests how predictable labels are from text alone.
 
     python -m tfds_naturel.audit --out report/
 
-writes ``report.md`` and ``review.html``, a page on which annotators accept or reject captions. With two files of
-decisions it reports their agreement. A caption that fails a check is an error, after the report is written.
+writes ``report.md`` and ``review.html``, a page where annotators accept or reject captions. Given two decision files,
+it also reports their agreement. If any caption fails a check, the command fails after writing the report.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from tfds_naturel.schema import Caption
 
 SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
-_BLEU_SAMPLE = 200  # captions compared with each other
+_BLEU_SAMPLE = 200  # captions compared with one another
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -34,49 +34,49 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tfds_naturel.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bank", type=Path, help="a bank file; the published one by default")
+    parser.add_argument("--bank", type=Path, help="bank file (default: the published bank)")
     parser.add_argument("--out", type=Path, required=True, help="folder for report.md and review.html")
     parser.add_argument("--tokenizer", type=Path, help="CLIP's tokenizer.json, to count tokens exactly")
-    parser.add_argument("--sugarcrepe", type=Path, help="folder of SugarCrepe's JSON files, to compare with")
+    parser.add_argument("--sugarcrepe", type=Path, help="folder of SugarCrepe's JSON files, for comparison")
     parser.add_argument("--photos", type=Path, help="JSON of photos for the review page (see captions/review.py)")
-    parser.add_argument("--decisions", type=Path, nargs=2, help="two annotators' files, for their agreement")
+    parser.add_argument("--decisions", type=Path, nargs=2, help="two annotators' decision files, to measure agreement")
     options = parser.parse_args(arguments)
     bank = banks.load(options.bank)
-    tokens, counted = _tokens(options.tokenizer)
+    tokens, method = _token_counter(options.tokenizer)
     problems = checks.check(bank, tokens)
-    lines = [*_checked(bank, problems, counted), *_compared(bank, options.sugarcrepe), *_words(bank)]
+    lines = [*_summary(bank, problems, method), *_variety(bank, options.sugarcrepe), *_balance(bank)]
     if options.decisions:
         agreement, common = decisions.kappa(*map(decisions.verdicts, options.decisions))
-        lines += ["## Agreement", f"Cohen's kappa {agreement:.3f} over {common} captions that both judged.", ""]
+        lines += ["## Agreement", f"Cohen's kappa {agreement:.3f} over {common} captions judged by both.", ""]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")
     (options.out / "review.html").write_text(review.page(bank, options.photos), encoding="utf-8")
     print("\n".join(lines))
     if problems:
-        raise UserError(f"{options.bank or 'the bank'}: {len(problems)} faults; {options.out / 'report.md'} lists them")
+        raise UserError(f"{options.bank or 'bank'}: {len(problems)} problems, listed in {options.out / 'report.md'}")
 
 
-def _tokens(path: Path | None) -> tuple[checks.Tokens, str]:
+def _token_counter(path: Path | None) -> tuple[checks.Tokens, str]:
     if path is None:
-        return checks.token_bound, "an upper bound of 1.6 tokens a word"
+        return checks.token_bound, "an upper bound of 1.6 tokens per word"
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises Exception itself
+    except Exception as error:  # tokenizers raises plain Exception
         raise UserError(f"{path}: not a tokenizer.json ({error})") from error
     return lambda text: len(tokenizer.encode(text).ids), path.name
 
 
-def _checked(bank: Bank, problems: list[str], counted: str) -> list[str]:
+def _summary(bank: Bank, problems: list[str], method: str) -> list[str]:
     captions = sum(map(len, bank.values()))
-    verdict = f"{len(problems)} faults:" if problems else "every caption passes every check."
+    verdict = f"{len(problems)} problems:" if problems else "every caption passes every check."
     lines = ["# Caption audit", "", f"{captions} captions of {len(bank)} triplets; {verdict}"]
-    return [*lines, f"Tokens counted by {counted}.", "", *(f"- {problem}" for problem in problems), ""]
+    return [*lines, f"Tokens counted with {method}.", "", *(f"- {problem}" for problem in problems), ""]
 
 
-def _compared(bank: Bank, sugarcrepe: Path | None) -> list[str]:
-    sources = {"bank": complex_pairs(bank), "grammar alone": complex_pairs(_by_rule(bank))}
+def _variety(bank: Bank, sugarcrepe: Path | None) -> list[str]:
+    sources = {"bank": complex_pairs(bank), "grammar alone": complex_pairs(_from_grammar(bank))}
     if sugarcrepe is not None:
         sources["SugarCrepe"] = sugarcrepe_pairs(sugarcrepe)
     columns = ["distinct-1", "distinct-2", "distinct-3", "self-BLEU"]
@@ -88,10 +88,8 @@ def _compared(bank: Bank, sugarcrepe: Path | None) -> list[str]:
         values = [*(distinct(texts, n) for n in (1, 2, 3)), self_bleu(texts)]
         values += itertools.chain.from_iterable(blind.accuracy(pairs).values())
         lines.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |")
-    note = (
-        "Blind accuracy: trained on half of the triplets (SugarCrepe: images), tested on the other, 20 splits; 0.5 is"
-    )
-    return [*lines, "", f"{note} chance. Single captions, then which one of a pair.", ""]
+    note = "Blind accuracy: trained on half of the triplets (images for SugarCrepe), tested on the other half,"
+    return [*lines, "", f"{note} 20 splits; 0.5 is chance. First on single captions, then on pairs.", ""]
 
 
 def complex_pairs(bank: Bank) -> dict[str, list[tuple[str, str]]]:
@@ -103,29 +101,29 @@ def complex_pairs(bank: Bank) -> dict[str, list[tuple[str, str]]]:
 
 
 def sugarcrepe_pairs(folder: Path) -> dict[str, list[tuple[str, str]]]:
-    """Image -> its (caption, negative caption), from those of SugarCrepe's seven files that ``folder`` holds.
+    """Image -> its (caption, negative caption) pairs, from whichever of SugarCrepe's seven files are in ``folder``.
 
-    Raises UserError when it holds none of them, or one is malformed.
+    Raises UserError if there are none, or one is malformed.
     """
     pairs: dict[str, list[tuple[str, str]]] = {}
     files = [path for name in SUGARCREPE if (path := folder / f"{name}.json").exists()]
     if not files:
-        raise UserError(f"{folder}: holds none of SugarCrepe's files ({', '.join(SUGARCREPE)}, each .json)")
+        raise UserError(f"{folder}: contains none of SugarCrepe's files ({', '.join(SUGARCREPE)}, each .json)")
     for path in files:
         try:
             for row in json.loads(path.read_text(encoding="utf-8")).values():
                 pairs.setdefault(row["filename"], []).append((row["caption"], row["negative_caption"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not as SugarCrepe publishes it ({type(error).__name__}: {error})") from error
+            raise UserError(f"{path}: not in SugarCrepe's format ({type(error).__name__}: {error})") from error
     return pairs
 
 
-def _by_rule(bank: Bank) -> Bank:
+def _from_grammar(bank: Bank) -> Bank:
     return {t: grammar.write(t, np.random.default_rng(zlib.crc32(str(t).encode()))) for t in bank}
 
 
-def _words(bank: Bank) -> list[str]:
-    captions = [caption for written in bank.values() for caption in written if caption.kind == "complex"]
+def _balance(bank: Bank) -> list[str]:
+    captions = [caption for group in bank.values() for caption in group if caption.kind == "complex"]
     by_polarity = {p: [c for c in captions if c.polarity == p] for p in ("positive", "negative")}
     lines = ["## Balance", "", "| | positive | negative |", "|---|---|---|"]
     lengths = [np.array([len(c.text.split()) for c in group]) for group in by_polarity.values()]
@@ -137,7 +135,7 @@ def _words(bank: Bank) -> list[str]:
         lines.append(f"| shape: {shape} | {' | '.join(shares)} |")
     uneven = sorted(used[0].keys() | used[1].keys(), key=lambda word: (-abs(used[0][word] - used[1][word]), word))
     lines += [f"| captions with {word!r} | {used[0][word]} | {used[1][word]} |" for word in uneven[:12]]
-    return [*lines, "", "The words listed are the most uneven ones.", ""]
+    return [*lines, "", "The words listed are the most unevenly distributed ones.", ""]
 
 
 def _distinct_words(caption: Caption) -> set[str]:
@@ -155,15 +153,15 @@ def _grams(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """Different n-grams over all n-grams (Li et al. 2016, distinct-n)."""
+    """Number of distinct n-grams divided by the number of all n-grams (distinct-n, Li et al. 2016)."""
     grams = [gram for text in texts for gram in _grams(text, n)]
     return len(set(grams)) / len(grams)
 
 
 def self_bleu(texts: Sequence[str]) -> float:
-    """Mean BLEU-4 of captions against the other ones of a sample of 200 (Zhu et al. 2018); lower is more varied.
+    """Mean BLEU-4 of each caption against the others in a sample of 200 (Zhu et al. 2018); lower is more varied.
 
-    n-grams that no other caption has count 0.1 (smoothing 1 of Chen and Cherry 2014).
+    A count of 0 matching n-grams is replaced by 0.1 (smoothing 1 of Chen and Cherry 2014).
     """
     sample: list[int] = np.random.default_rng(0).permutation(len(texts))[:_BLEU_SAMPLE].tolist()
     counts = [[Counter(_grams(texts[i], n)) for n in range(1, 5)] for i in sample]

@@ -3,8 +3,8 @@
     python -m tfds_naturel.open_images.fetch --split train --out DIR
     python -m tfds_naturel.build full --manual_dir DIR --data_dir OUT
 
-writes ``OUT/naturel/full/<version>`` (ArrayRecord, or TFRecord for tf.data users) with its card. A finished dataset is
-left as it is; the leftovers of an interrupted build are removed, and the build starts over.
+writes ``OUT/naturel/full/<version>`` (ArrayRecord, or TFRecord for tf.data users) and its dataset card. A finished
+dataset is left untouched; if a build was interrupted, its files are removed and it starts over.
 """
 
 import argparse
@@ -30,8 +30,8 @@ _NUMBERS = ("short_side", "quality", "seed", "max_rejected", "max_missing")
 _CHOICES = ("annotations", "images", "bank", "decisions", *_NUMBERS)
 
 
-def builder(options: argparse.Namespace) -> naturel.Naturel:
-    """The builder that the command line requests. Raises UserError for changed options without a new name."""
+def make_builder(options: argparse.Namespace) -> naturel.Naturel:
+    """The builder for these command-line options. Raises UserError for changed options without a new name."""
     arguments = {"data_dir": options.data_dir, "file_format": options.format, "use_beam": bool(options.beam)}
     changes = {field: getattr(options, field) for field in _CHOICES if getattr(options, field) is not None}
     if options.unofficial:
@@ -41,46 +41,44 @@ def builder(options: argparse.Namespace) -> naturel.Naturel:
     if options.config not in naturel.OPEN_IMAGES:
         raise UserError(
             f"--{'/--'.join(changes) or 'name'}: only for Open Images ({', '.join(naturel.OPEN_IMAGES)}), not for "
-            f"{options.config!r}; leave them out"
+            f"{options.config!r}; remove it"
         )
     if options.name is None:
-        raise UserError(f"--{'/--'.join(changes)}: changes the content of {options.config!r}; give the result a --name")
+        raise UserError(f"--{'/--'.join(changes)}: changes the contents of {options.config!r}; set a new --name")
     config = dataclasses.replace(naturel.OPEN_IMAGES[options.config], name=options.name, **changes)
     return naturel.Naturel(config=naturel.open_images(config), **arguments)
 
 
 def build(options: argparse.Namespace) -> epath.Path:
-    """Builds the dataset unless it exists; returns its folder. Raises UserError when it was built from other input."""
+    """Builds the dataset unless it exists; returns its folder. Raises UserError if it exists with other options."""
     if options.manual_dir and not options.manual_dir.expanduser().is_dir():
         raise UserError(
             f"--manual_dir {options.manual_dir}: not a folder; {naturel.Naturel.MANUAL_DOWNLOAD_INSTRUCTIONS}"
         )
-    made = builder(options)
-    folder = epath.Path(made.data_dir)
+    builder = make_builder(options)
+    folder = epath.Path(builder.data_dir)
     for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
-        _LOG.info("%s: removed; an earlier build was interrupted", leftover)
+        _LOG.info("removed %s, left by an interrupted build", leftover)
         leftover.rmtree()
     if folder.exists():
-        _check_same(made)
-        card.write(made)
+        _check_same_options(builder)
+        card.write(builder)
         print(f"{folder}: already built")
         return folder
     manual_dir = options.manual_dir and options.manual_dir.expanduser()
     download_config = tfds.download.DownloadConfig(manual_dir=manual_dir, beam_options=_beam_options(options.beam))
-    made.download_and_prepare(download_config=download_config)
-    print(f"{folder}: {sum(split.num_examples for split in made.info.splits.values()):,} images; card in README.md")
+    builder.download_and_prepare(download_config=download_config)
+    print(f"{folder}: {sum(split.num_examples for split in builder.info.splits.values()):,} images; card in README.md")
     return folder
 
 
-def _check_same(made: naturel.Naturel) -> None:
-    assert made.info.metadata is not None  # _info gives it
-    expected, built = made.config.options(), made.info.metadata["options"]
+def _check_same_options(builder: naturel.Naturel) -> None:
+    assert builder.info.metadata is not None  # set by _info
+    expected, built = builder.config.options(), builder.info.metadata["options"]
     differing = [key for key in expected if built.get(key) != expected[key]]
     if differing:
         details = ", ".join(f"{key} {built.get(key)!r}, now {expected[key]!r}" for key in differing)
-        raise UserError(
-            f"{made.data_dir}: already built with {details}; give the new one a --name, or remove the folder"
-        )
+        raise UserError(f"{builder.data_dir}: already built with {details}; set a new --name, or remove the folder")
 
 
 def _beam_options(text: str | None) -> "PipelineOptions | None":
@@ -98,23 +96,23 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m tfds_naturel.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", choices=list(naturel.Naturel.builder_configs))
-    parser.add_argument("--data_dir", type=epath.Path, help="where the dataset goes; by default ~/tensorflow_datasets")
-    parser.add_argument("--manual_dir", type=Path, help="the fetched folder, or one with coco/ or winoground/")
+    parser.add_argument("--data_dir", type=epath.Path, help="output folder (default: ~/tensorflow_datasets)")
+    parser.add_argument("--manual_dir", type=Path, help="folder filled by fetch, or one with coco/ or winoground/")
     parser.add_argument("--format", choices=["array_record", "tfrecord"], default="array_record")
     parser.add_argument(
-        "--beam", metavar="OPTIONS", help="runner=DirectRunner,direct_num_workers=2,...: build with Beam"
+        "--beam", metavar="OPTIONS", help="build with Beam: runner=DirectRunner,direct_num_workers=2,..."
     )
     photos = parser.add_argument_group("Open Images")
-    photos.add_argument("--annotations", type=Path, help="annotation files elsewhere")
-    photos.add_argument("--images", type=Path, help="photos elsewhere, <ImageID>.jpg")
-    photos.add_argument("--unofficial", action="store_true", help="accept other annotation files than the published")
-    photos.add_argument("--name", help="name of the dataset when its options are not those of the config")
-    photos.add_argument("--bank", type=Path, help="your caption bank")
-    photos.add_argument("--decisions", type=Path, help="reviewers' decisions about the captions")
+    photos.add_argument("--annotations", type=Path, help="folder of annotation files (default: below --manual_dir)")
+    photos.add_argument("--images", type=Path, help="folder of photos, <ImageID>.jpg (default: below --manual_dir)")
+    photos.add_argument("--unofficial", action="store_true", help="accept files other than the published ones")
+    photos.add_argument("--name", help="name of the dataset; required if any option differs from the config")
+    photos.add_argument("--bank", type=Path, help="caption bank (default: the published one)")
+    photos.add_argument("--decisions", type=Path, help="CSV of reviewers' decisions on captions")
     for field in dataclasses.fields(OpenImagesConfig):
         if field.name in _NUMBERS:
             kind = type(field.default)
-            photos.add_argument(f"--{field.name}", type=kind, help=f"by default {field.default}")
+            photos.add_argument(f"--{field.name}", type=kind, help=f"default: {field.default}")
     build(parser.parse_args(arguments))
 
 

@@ -1,4 +1,4 @@
-"""The dataset card: what a built dataset holds, from its metadata alone."""
+"""The dataset card: describes a built dataset from its metadata alone."""
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,24 +11,24 @@ from tfds_naturel.schema import PAIRS, Triplet
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-# SPDX identifier and text, by the key of the metadata that only this source has.
+# SPDX identifier and licence text, by a metadata key that only this source has.
 _LICENCES = {
     "inputs": (
         "cc-by-4.0",
-        "Annotations: Open Images, Google LLC, CC BY 4.0. Photos: each has its own licence, author and address in the "
-        "features `license`, `author` and `source_url`; check them before you publish a photo.",
+        "Annotations: Open Images, Google LLC, CC BY 4.0. Photos: the features `license`, `author` and `source_url` "
+        "give the licence, author and URL of each photo; check them before you publish one.",
     ),
     "used": (
         "other",
         "Images and captions are the user's copies of COCO or Winoground, under the terms of their publishers. They "
-        "must not be republished. Evaluation must leave out the items that metadata.json lists as `used`.",
+        "must not be redistributed. Evaluation must exclude the items listed under `used` in metadata.json.",
     ),
-    "options": ("apache-2.0", "Images are drawn by this code and carry its licence."),
+    "options": ("apache-2.0", "Images are drawn by this code and are covered by its licence."),
 }
 
 
 def write(builder: "tfds.core.DatasetBuilder") -> epath.Path:
-    """Writes ``README.md`` into a prepared dataset's folder; the same dataset gives the same bytes."""
+    """Writes ``README.md`` to a prepared dataset's folder; the same dataset gives the same bytes."""
     info, config = builder.info, builder.builder_config
     assert config is not None and info.metadata is not None  # NatuRel's builder has both
     sizes = {name: (split.num_examples, split.num_bytes) for name, split in info.splits.items()}
@@ -41,9 +41,9 @@ def write(builder: "tfds.core.DatasetBuilder") -> epath.Path:
 def render(name: str, description: str, sizes: dict[str, tuple[int, int]], facts: dict[str, Any]) -> str:
     """The card in Markdown. ``sizes``: examples and bytes by split; ``facts``: the dataset's metadata."""
     spdx, licence = next(text for key, text in _LICENCES.items() if key in facts)
-    captions = f"Every image has {2 * PAIRS} captions for each triplet it shows: four pairs of one true and one false."
+    captions = f"Every image has {2 * PAIRS} captions for each triplet it shows: four pairs of a true and a false one."
     if "used" in facts:
-        captions = "Every true caption of an image comes with the false ones made from it."
+        captions = "Every true caption of an image comes with the false captions derived from it."
     parts = [
         f"---\nlicense: {spdx}\n---",
         f"# {name}\n\n{description} {captions}",
@@ -58,23 +58,23 @@ def render(name: str, description: str, sizes: dict[str, tuple[int, int]], facts
 
 def _photo_parts(facts: dict[str, Any]) -> Iterable[str]:
     images, rows = facts["images"], facts["rows"]
-    left_out = {"annotated images": images["annotated"], "of them without attribution": facts["unattributed"]}
-    left_out |= {f"photo {kind}": count for kind, count in images["refused"].items()}
-    left_out |= images["dropped"]
-    left_out |= {"valid annotation rows": rows["valid"]}
-    left_out |= {f"rejected rows: {kind}": count for kind, count in rows["rejected"].items()}
+    image_counts = {"annotated images": images["annotated"], "images without attribution": facts["unattributed"]}
+    image_counts |= {f"photo {kind}": count for kind, count in images["refused"].items()}
+    image_counts |= images["dropped"]
+    image_counts |= {"valid annotation rows": rows["valid"]}
+    image_counts |= {f"rejected rows: {kind}": count for kind, count in rows["rejected"].items()}
     counts = {Triplet.parse(text): _by_split(facts, text) for text in _triplets(facts)}
     splits = list(facts["splits"])
     by_relation: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for triplet, by_split in counts.items():
         by_relation[triplet.relation].update(by_split)
-    yield "## Images\n\n" + _table(["", "count"], left_out.items())
+    yield "## Images\n\n" + _table(["", "count"], image_counts.items())
     yield "## Input files\n\n" + _table(["file", "md5"], facts["inputs"].items())
     relations = _table(["relation", *splits], _rows(by_relation, splits))
-    yield f"## Relations\n\nPairs of an image and a triplet it shows, by split.\n\n{relations}"
+    yield f"## Relations\n\nNumber of (image, triplet) pairs, by split.\n\n{relations}"
     yield (
-        f"## Triplets\n\nImages by split, {len(counts)} triplets. {len(facts['held_out'])} are held out of training: "
-        f"they are in `{splits[-1]}` only.\n\n{_table(['triplet', *splits], _rows(counts, splits))}"
+        f"## Triplets\n\nNumber of images by split, {len(counts)} triplets. {len(facts['held_out'])} are held out of "
+        f"training and appear only in `{splits[-1]}`.\n\n{_table(['triplet', *splits], _rows(counts, splits))}"
     )
 
 

@@ -1,7 +1,7 @@
-"""What all commands share: one style of exit codes, error messages and logs.
+"""Exit codes, error messages and logging, shared by all commands.
 
-Exit codes: 0 done; 2 a user's mistake, explained in one line; 75 (``EX_TEMPFAIL``) stopped and saved, run the same
-command again; 130 interrupted; anything else is a bug and comes with a traceback.
+Exit codes: 0 done; 2 user error, explained in one line; 75 (``EX_TEMPFAIL``) stopped and saved, run the same command
+again to continue; 130 interrupted; anything else is a bug and comes with a traceback.
 """
 
 import logging
@@ -16,7 +16,7 @@ DONE, USER_ERROR, STOPPED, INTERRUPTED = 0, 2, 75, 130
 
 
 def set_up_logging() -> None:
-    """Logs messages of this project from INFO on to stderr; other libraries' only from WARNING on."""
+    """Logs this project's messages to stderr at level INFO; other libraries stay at WARNING."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("naturel_jax", "tfds_naturel"):
@@ -27,11 +27,11 @@ def set_up_logging() -> None:
 
 
 def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs ``main(arguments)`` (default: ``sys.argv[1:]``) and exits as the module's docstring says."""
+    """Runs ``main(arguments)`` (default: ``sys.argv[1:]``) and exits with one of the codes above."""
     set_up_logging()
     try:
         code = main(sys.argv[1:] if arguments is None else arguments) or DONE
-    except (UserError, OSError) as error:  # an OSError names the file and what the system says
+    except (UserError, OSError) as error:  # an OSError names the file and the cause
         print(f"{command()}: error: {error}", file=sys.stderr)
         code = USER_ERROR
     except Stopped as stopped:

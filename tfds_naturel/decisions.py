@@ -1,4 +1,4 @@
-"""Reviewers' decisions about captions, as the review page exports them."""
+"""Reviewers' decisions on captions, as exported by the review page."""
 
 import csv
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from tfds_naturel.schema import Triplet
 COLUMNS = ("triplet", "text", "decision")
 DECISIONS = ("accept", "reject", "")  # empty: not judged
 
-Key = tuple[Triplet, str]  # a decision is about the words, in whichever pair they are
+Key = tuple[Triplet, str]  # a decision applies to a text, whichever pair it is in
 
 
 def verdicts(path: Path) -> dict[Key, bool]:
-    """(triplet, caption text) -> accepted, for every caption judged in a CSV with ``COLUMNS`` and any others.
+    """(triplet, caption text) -> accepted, for every judged caption in a CSV with at least the columns ``COLUMNS``.
 
-    A caption is rejected when any of its rows rejects it. Raises UserError that names the row and what was expected.
+    A caption is rejected if any of its rows rejects it. Raises UserError with the row and what was expected.
     """
     with path.open(encoding="utf-8-sig", newline="") as f:
         reader = csv.DictReader(f)
         if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-            raise UserError(f"{path}:1: columns {reader.fieldnames}; without {missing}")
+            raise UserError(f"{path}:1: columns {reader.fieldnames}; missing {missing}")
         accepted: dict[Key, bool] = {}
         for row in reader:
             if row["decision"] not in DECISIONS:
@@ -40,14 +40,14 @@ def verdicts(path: Path) -> dict[Key, bool]:
 
 
 def rejected(path: Path) -> frozenset[Key]:
-    """The (triplet, caption text) that a reviewer rejected. Raises UserError as ``verdicts`` does."""
+    """The (triplet, caption text) keys that a reviewer rejected. Raises UserError as ``verdicts`` does."""
     return frozenset(key for key, is_accepted in verdicts(path).items() if not is_accepted)
 
 
 def kappa(first: Mapping[Key, bool], second: Mapping[Key, bool]) -> tuple[float, int]:
-    """(Cohen's kappa, captions that both judged): agreement beyond chance (Cohen 1960). NaN without any in common.
+    """(Cohen's kappa, number of captions judged by both): agreement beyond chance (Cohen 1960).
 
-    1 when both gave all captions the same verdict.
+    Kappa is NaN without common captions, and 1 if both gave every caption the same verdict.
     """
     common = sorted(first.keys() & second.keys())
     if not common:

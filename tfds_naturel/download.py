@@ -1,4 +1,4 @@
-"""HTTP downloads over unreliable networks: retried, resumed, and never half a file under its final name."""
+"""HTTP downloads over unreliable networks: retried, resumed, and never a partial file under its final name."""
 
 import asyncio
 import dataclasses
@@ -15,7 +15,7 @@ from tfds_naturel.files import md5_of
 
 T = TypeVar("T")
 
-LIMIT = 256 << 20  # bytes of a body that is held in memory
+LIMIT = 256 << 20  # largest body in bytes that is held in memory
 
 _MISSING = frozenset({403, 404, 410})  # S3 answers 403 for a missing key when listing is not allowed
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -23,7 +23,7 @@ _CHUNK = 1 << 18
 
 
 class MissingKey(Exception):
-    """The server answers that it has no such file."""
+    """The server reports that there is no such file."""
 
 
 class TooLarge(ValueError):
@@ -31,7 +31,7 @@ class TooLarge(ValueError):
 
 
 class Transient(Exception):
-    """A failure worth a retry, not before ``after`` seconds."""
+    """A failure worth retrying, after at least ``after`` seconds."""
 
     def __init__(self, detail: str, after: float = 0.0):
         super().__init__(detail)
@@ -40,7 +40,7 @@ class Transient(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Waits in seconds and the number of attempts. An attempt that receives nothing for ``stall`` seconds fails."""
+    """Number of attempts, and waits in seconds. An attempt that receives no data for ``stall`` seconds fails."""
 
     attempts: int = 6
     first_wait: float = 0.5
@@ -55,9 +55,9 @@ def session(policy: Policy, connections: int) -> aiohttp.ClientSession:
 
 
 async def retried(attempt: Callable[[], Awaitable[T]], policy: Policy) -> T:
-    """Awaits ``attempt()`` until it succeeds. Raises Transient after ``policy.attempts``, other errors at once.
+    """Awaits ``attempt()`` until it succeeds. Raises Transient after ``policy.attempts`` tries, other errors at once.
 
-    Waits double from ``first_wait``, with full jitter, and are never shorter than the server requests.
+    Waits double from ``first_wait``, with full jitter, and are at least as long as the server requests.
     """
     number = 0
     while True:
@@ -76,7 +76,7 @@ async def retried(attempt: Callable[[], Awaitable[T]], policy: Policy) -> T:
 
 
 def check_status(response: aiohttp.ClientResponse) -> None:
-    """Raises MissingKey or Transient for the statuses that mean it, aiohttp.ClientResponseError for other errors."""
+    """Raises MissingKey or Transient depending on the status, aiohttp.ClientResponseError for any other error."""
     if response.status in _MISSING:
         raise MissingKey(f"{response.url}: HTTP {response.status}")
     if response.status in _TRANSIENT:
@@ -98,7 +98,7 @@ async def get_bytes(client: aiohttp.ClientSession, url: str, limit: int = LIMIT)
 
 
 async def size_of(client: aiohttp.ClientSession, url: str) -> int | None:
-    """The size that the server announces, None for a missing file. Raises Transient, aiohttp.ClientError."""
+    """The size that the server reports, or None for a missing file. Raises Transient, aiohttp.ClientError."""
     async with client.head(url) as response:
         if response.status in _MISSING:
             return None
@@ -107,9 +107,9 @@ async def size_of(client: aiohttp.ClientSession, url: str) -> int | None:
 
 
 async def get_file(client: aiohttp.ClientSession, url: str, path: Path, *, size: int, md5: str, policy: Policy) -> None:
-    """Downloads a file of known ``size`` in bytes and MD5 to ``path``, continuing where an earlier attempt stopped.
+    """Downloads a file of known ``size`` in bytes and MD5 to ``path``, resuming where an earlier attempt stopped.
 
-    Raises UserError when the server sends anything else (nothing of it is kept), otherwise as ``retried`` does.
+    Raises UserError if the server sends a different file (it is discarded), otherwise as ``retried`` does.
     """
     part = path.with_name(path.name + ".part")
     with tqdm.tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as progress:
@@ -117,24 +117,24 @@ async def get_file(client: aiohttp.ClientSession, url: str, path: Path, *, size:
     actual = await asyncio.to_thread(md5_of, part)
     if actual != md5:
         part.unlink()
-        raise UserError(f"{url}: md5 {actual}, but {path.name} has {md5}; nothing was kept, check the address")
+        raise UserError(f"{url}: md5 {actual}; expected {md5} for {path.name}; download discarded, check the URL")
     part.replace(path)
 
 
 async def _append(client: aiohttp.ClientSession, url: str, part: Path, size: int, progress: tqdm.tqdm) -> None:
-    have = part.stat().st_size if part.exists() else 0
-    if have >= size:
+    received = part.stat().st_size if part.exists() else 0
+    if received >= size:
         return
-    async with client.get(url, headers={"Range": f"bytes={have}-"} if have else {}) as response:
+    async with client.get(url, headers={"Range": f"bytes={received}-"} if received else {}) as response:
         check_status(response)
         if response.status != 206:
-            have = 0
-        progress.update(have - progress.n)
-        with part.open("ab" if have else "wb") as f:
+            received = 0
+        progress.update(received - progress.n)
+        with part.open("ab" if received else "wb") as f:
             async for chunk in response.content.iter_chunked(_CHUNK):
-                f.write(chunk[: size + 1 - f.tell()])  # one byte too many fails the MD5: an endless body ends here
+                f.write(chunk[: size + 1 - f.tell()])  # one extra byte fails the MD5 check and stops an endless body
                 progress.update(len(chunk))
                 if f.tell() > size:
                     return
     if part.stat().st_size < size:
-        raise Transient(f"{url}: ended after {part.stat().st_size:,} of {size:,} bytes")
+        raise Transient(f"{url}: closed after {part.stat().st_size:,} of {size:,} bytes")

@@ -1,4 +1,4 @@
-"""Libraries that only an extra of the package installs."""
+"""Optional dependencies, installed by the package's extras."""
 
 import importlib
 from types import ModuleType
@@ -7,7 +7,7 @@ from tfds_naturel.errors import UserError
 
 
 def library(name: str, extra: str) -> ModuleType:
-    """Imports ``name``. Raises UserError with the command that installs it when it is missing."""
+    """Imports ``name``. If it is missing, raises UserError with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

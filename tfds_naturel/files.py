@@ -1,4 +1,4 @@
-"""Checks of the user's local files."""
+"""Checks on the user's local files."""
 
 import hashlib
 from pathlib import Path
@@ -13,8 +13,8 @@ def md5_of(path: Path) -> str:
 
 
 def inside(folder: Path, relative: str) -> Path:
-    """``folder / relative``. Raises UserError when it leads out of ``folder``, by ``..`` or a symbolic link."""
+    """``folder / relative``, resolved. Raises UserError if it is outside ``folder``, through ``..`` or a symlink."""
     path = (folder / relative).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise UserError(f"{folder / relative}: leads out of {folder}; copy the file into the folder")
+        raise UserError(f"{folder / relative}: is outside {folder}; copy the file into the folder")
     return path

@@ -1,6 +1,6 @@
-"""Mined negative images: for an image and a triplet it shows, other images that look or read alike but do not show it.
+"""Mined negative images: for an image and a triplet it shows, similar images or annotations that do not show it.
 
-They take the place of the sentinel, the blank image, as NegCLIP's hard negative images.
+They replace the sentinel (the blank image) as NegCLIP's hard negative images.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from tfds_naturel.survey import Survey
 
 SWAP, RELATION, ATTRIBUTE, NEAREST = "swap", "relation", "attribute", "nearest"
 
-_POOL = 256  # candidates of one kind that are compared for one image and triplet
-_ROWS = 1024  # images whose neighbours come from one matrix product; rows that are written together
-_NEAR_DUPLICATE = 0.97  # cosine from which two photos count as copies of each other, which are not negatives
+_POOL = 256  # candidates per kind that are compared for an image and triplet
+_ROWS = 1024  # images per matrix product in the neighbour search; rows per write
+_NEAR_DUPLICATE = 0.97  # photos with at least this cosine are copies of each other, so not negatives
 _SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -30,16 +30,16 @@ _SCHEMA = pa.schema(
     ]
 )
 
-# Image, triplet (empty when the negatives are those of the image), its negatives, what makes each one hard.
+# Image, triplet (empty if the negatives are for the image as a whole), negatives, and why each one is hard.
 Row = tuple[str, str, list[str], list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Mined:
-    """The negatives of one image and triplet, hardest first: image numbers and what makes each one hard.
+    """The negatives of one image and triplet, hardest first: image numbers and why each one is hard.
 
     ``swap``: the same classes with the roles swapped; ``relation``: the same classes in another relation;
-    ``attribute``: the same class with a contrary attribute; ``nearest``: a neighbour by the encoder.
+    ``attribute``: the same class with a contrary attribute; ``nearest``: a nearest neighbour in embedding space.
     """
 
     image: int
@@ -49,10 +49,10 @@ class Mined:
 
 
 def may_hold(triplet: Triplet, shown: Iterable[Triplet]) -> bool:
-    """Whether an image annotated with ``shown`` may show ``triplet``, annotated or not: annotations are incomplete.
+    """Whether an image annotated with ``shown`` may show ``triplet``. Annotations are incomplete.
 
-    It may when it is annotated in either direction, or when an annotated relation between the same objects implies it
-    (whoever plays a guitar holds it).
+    True if the triplet or its converse is annotated, or an annotated relation between the same objects implies it
+    (someone who plays a guitar also holds it).
     """
     for annotated in shown:
         for fact in (annotated, converse(annotated)):
@@ -66,7 +66,7 @@ def may_hold(triplet: Triplet, shown: Iterable[Triplet]) -> bool:
 
 
 def kinds_of(triplet: Triplet, triplets: Sequence[Triplet]) -> dict[str, list[int]]:
-    """The numbers of the ``triplets`` that make an image that shows them a hard negative of ``triplet``, by kind."""
+    """By kind, the indices of the ``triplets`` that would make an image a hard negative for ``triplet``."""
     kinds: dict[str, list[int]] = {SWAP: [], RELATION: [], ATTRIBUTE: []}
     for number, other in enumerate(triplets):
         if triplet.relation == "is":
@@ -83,11 +83,11 @@ def kinds_of(triplet: Triplet, triplets: Sequence[Triplet]) -> dict[str, list[in
 
 
 def mine(survey: Survey, count: int, seed: int = 0, zimg_ND: np.ndarray | None = None) -> Iterator[Mined]:
-    """At most ``count`` negatives for every image and triplet of ``survey`` that has any.
+    """At most ``count`` negatives for each image and triplet of ``survey`` that has any.
 
-    Kinds come in the order swap, relation, attribute, nearest. Within a kind the nearest come first when ``zimg_ND``
-    gives unit embeddings of the images (float [N, D]), otherwise the order is random, a function of the seed, the image
-    and the triplet. Kinds with very many candidates are sampled. Without embeddings there is no ``nearest``.
+    Kinds come in the order swap, relation, attribute, nearest. Given ``zimg_ND``, unit embeddings of the images
+    (float [N, D]), the nearest come first within a kind; without it the order is random, a function of the seed, the
+    image and the triplet, and there is no ``nearest``. Kinds with very many candidates are subsampled.
     """
     showing = survey.images_of()
     by_kind = [kinds_of(triplet, survey.triplets) for triplet in survey.triplets]
@@ -123,7 +123,7 @@ def _ranked(
 
 
 def _neighbours(zimg_ND: np.ndarray, images: range, count: int) -> list[list[int]]:
-    """At most ``count`` nearest images of each, nearest first, without copies and the image itself."""
+    """At most ``count`` nearest images of each, nearest first, excluding copies and the image itself."""
     cosines = zimg_ND[images.start : images.stop] @ zimg_ND.T
     cosines[cosines >= _NEAR_DUPLICATE] = -np.inf
     count = min(count, cosines.shape[1])
@@ -147,8 +147,8 @@ def _chosen(
     return [(kind, m) for m, kind in chosen.items()]
 
 
-def named(survey: Survey, mined: Iterable[Mined]) -> Iterator[Row]:
-    """``mined`` with the images' names for their numbers."""
+def with_image_ids(survey: Survey, mined: Iterable[Mined]) -> Iterator[Row]:
+    """``mined`` with image ids instead of image numbers."""
     for negatives in mined:
         names = [survey.image_ids[m] for m in negatives.negatives]
         yield survey.image_ids[negatives.image], str(negatives.triplet), names, list(negatives.kinds)
@@ -179,9 +179,9 @@ def _write(writer: pq.ParquetWriter, batch: list[Row]) -> int:
 
 
 def hard_images(path: epath.PathLike, image_ids: Sequence[str]) -> list[tuple[int, ...]]:
-    """For every image the numbers of all its mined negatives, in the order of ``image_ids``; empty without any.
+    """The numbers of the mined negatives of each image, in the order of ``image_ids``; empty for an image without any.
 
-    Raises UserError when the file names an image that is not in ``image_ids``: it was mined from another split.
+    Raises UserError if the file names an image that is not in ``image_ids``, since it was mined from another split.
     """
     numbers = {image_id: n for n, image_id in enumerate(image_ids)}
     hard: list[dict[int, None]] = [{} for _ in image_ids]

@@ -29,20 +29,20 @@ from tfds_naturel.sources import examples as recipe_examples
 from tfds_naturel.sources.examples import RecipeSource
 
 RECIPE_SOURCES = (coco_order.SOURCE, negclip_tsv.SOURCE, winoground_part.SOURCE)
-HARD_IMAGES = "hard_images.parquet"  # in the folder of a dataset whose source names hard negative images
+HARD_IMAGES = "hard_images.parquet"  # in the dataset's folder, if its source lists hard negative images
 Examples = Iterator[tuple[str, dict[str, Any]]]
 
 
 class Shards(NamedTuple):
-    """The (key, example) pairs of a split, in parts that can be made independently: ``examples(name)`` of each name."""
+    """The (key, example) pairs of a split, in shards that can be built independently: ``examples(name)`` per name."""
 
     names: list[str]
     examples: Callable[[str], Examples]
 
 
 class Source(NamedTuple):
-    """What a dataset is made of: its splits, facts for its metadata and card (JSON), a folder needed until it is built,
-    and the hard negative images that its source names."""
+    """The contents of a dataset: its splits, facts for its metadata and card (JSON), a scratch folder to delete after
+    the build, and the hard negative images that its source lists."""
 
     splits: dict[str, Shards]
     facts: dict[str, Any]
@@ -52,10 +52,10 @@ class Source(NamedTuple):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class NaturelConfig(tfds.core.BuilderConfig):
-    """A source of examples. Raises UserError for a name that cannot be a folder's.
+    """A source of examples. Raises UserError for a name that is not a valid folder name.
 
-    ``prepare(dl_manager)`` reads what it needs below the manager's folders. ``options()``: what decides the content,
-    in JSON, kept with the dataset so that it is not mistaken for another one.
+    ``prepare(dl_manager)`` reads its input below the manager's folders. ``options()`` returns everything that
+    determines the contents, as JSON; it is stored with the dataset so that one is not mistaken for another.
     """
 
     prepare: Callable[[tfds.download.DownloadManager], Source]
@@ -69,7 +69,7 @@ class NaturelConfig(tfds.core.BuilderConfig):
 
 
 def scenes(config: ScenesConfig) -> NaturelConfig:
-    """The builder config of a drawn world. Worlds that differ need different names: the name is the folder on disk."""
+    """The builder config of a drawn world. Different worlds need different names, since the name is the folder."""
 
     def prepare(dl_manager: tfds.download.DownloadManager) -> Source:
         del dl_manager
@@ -106,7 +106,7 @@ def open_images(config: OpenImagesConfig) -> NaturelConfig:
 
 
 def recipe_source(source: RecipeSource) -> NaturelConfig:
-    """The builder config of another training source of the published recipes, over files that the user has."""
+    """The builder config of another training source of the published recipes, reading the user's copy of its files."""
 
     def prepare(dl_manager: tfds.download.DownloadManager) -> Source:
         folder = _manual_dir(dl_manager) / source.folder
@@ -123,12 +123,12 @@ def recipe_source(source: RecipeSource) -> NaturelConfig:
 def _manual_dir(dl_manager: tfds.download.DownloadManager) -> Path:
     try:
         return Path(dl_manager.manual_dir)
-    except AssertionError as error:  # TFDS's answer to a folder that is not given, missing or empty
+    except AssertionError as error:  # TFDS raises it if the folder is unset, missing or empty
         raise UserError(f"--manual_dir: missing or empty; {Naturel.MANUAL_DOWNLOAD_INSTRUCTIONS}") from error
 
 
 def _work_folder(dl_manager: tfds.download.DownloadManager, config: OpenImagesConfig) -> Path:
-    """An empty folder for the bucket files and rejected rows; all Beam workers must see it."""
+    """An empty folder for the bucket files and rejected rows; every Beam worker must be able to read it."""
     folder = Path(dl_manager.download_dir) / f"naturel-{config.name}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -147,13 +147,13 @@ OPEN_IMAGES = {
 
 
 class Naturel(tfds.core.GeneratorBasedBuilder):
-    """Images with object relations, each described by pairs of true and false captions from simple to complex."""
+    """Images with object relations, each described by pairs of true and false captions, simple and complex."""
 
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {
         "1.0.0": "Eight captions for each triplet of an image, four pairs of a positive and a negative.",
         "2.0.0": "Captions come in numbered groups of any size (`group`); `triplet` may be empty, and `asserts` may "
-        "name a fact that is not a triplet. NatuRel's own captions and images are those of 1.0.0.",
+        "name a fact that is not a triplet. NatuRel's own captions and images are unchanged since 1.0.0.",
     }
     BUILDER_CONFIGS: ClassVar[list[NaturelConfig]] = [
         *map(open_images, OPEN_IMAGES.values()),
@@ -161,12 +161,12 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         *map(recipe_source, RECIPE_SOURCES),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "`python -m tfds_naturel.open_images.fetch --out MANUAL_DIR` fills it with Open Images; copies of COCO and "
-        "Winoground go into MANUAL_DIR/coco and MANUAL_DIR/winoground, laid out as published"
+        "`python -m tfds_naturel.open_images.fetch --out MANUAL_DIR` downloads Open Images into it; put COCO and "
+        "Winoground into MANUAL_DIR/coco and MANUAL_DIR/winoground, with their published layout"
     )
 
     def __init__(self, *, file_format: str = "array_record", use_beam: bool = False, **options: Any):
-        """``use_beam``: make the examples in an Apache Beam pipeline (``DownloadConfig(beam_options=...)``)."""
+        """``use_beam``: build the examples in an Apache Beam pipeline (``DownloadConfig(beam_options=...)``)."""
         super().__init__(file_format=file_format, **options)
         self._use_beam = use_beam
         self._scratch: Path | None = None
@@ -177,9 +177,9 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         assert self.builder_config is not None
         return self.builder_config
 
-    # TFDS's own is an object of its logging decorator, not a function.
+    # In TFDS it is an instance of its logging decorator, not a function.
     def download_and_prepare(self, **options: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """TFDS's ``download_and_prepare``, which also builds splits of any size without TensorFlow."""
+        """TFDS's ``download_and_prepare``, but splits of any size can be built without TensorFlow."""
         with spill.local_files():
             super().download_and_prepare(**options)
 
@@ -189,14 +189,14 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Examples]:
         source = self.config.prepare(dl_manager)
         self._scratch = source.scratch
-        if source.hard_images:  # into the folder that TFDS renames when all is written
+        if source.hard_images:  # into the temporary folder that TFDS renames at the end
             mining.save(epath.Path(self.data_dir) / HARD_IMAGES, source.hard_images)
-        assert self.info.metadata is not None  # _info gives it
+        assert self.info.metadata is not None  # set by _info
         self.info.metadata.update(source.facts | {"options": self.config.options()})
         return {split: self._generate_examples(shards) for split, shards in source.splits.items()}
 
     def _generate_examples(self, shards: Shards) -> Any:
-        """An iterator of (key, example), or the Beam transform that makes them."""
+        """An iterator of (key, example), or the Beam transform that yields them."""
         if self._use_beam:
             beam = extras.library("apache_beam", "build")
             return beam.Create(shards.names) | beam.FlatMap(shards.examples)

@@ -1,6 +1,6 @@
 """ARO's four order shuffles of a caption (Yuksekgonul et al., arXiv 2210.01936), for its benchmarks and for training.
 
-Tags are those of spaCy's ``en_core_web_sm``, as in ARO's code.
+Part-of-speech tags come from spaCy's ``en_core_web_sm``, as in ARO's code.
 """
 
 import functools
@@ -26,8 +26,8 @@ Tagged = list[tuple[str, str]]  # (token, Penn Treebank tag)
 
 
 def shuffles(caption: str, tagged: Tagged, rng: np.random.Generator) -> tuple[str, str, str, str]:
-    """In the order of ``SHUFFLES``: nouns among themselves and adjectives among themselves; all other words; words
-    within trigrams; trigrams.
+    """Shuffles of ``caption`` in the order of ``SHUFFLES``: nouns among themselves and adjectives among themselves; all
+    other words; words within trigrams; trigrams.
     """
     tokens = np.array([token for token, _ in tagged], object)
     noun = np.array([tag in _NOUNS for _, tag in tagged], bool)
@@ -50,14 +50,14 @@ def clean(caption: str) -> str:
 
 
 def word_tokens(caption: str) -> list[str]:
-    """NLTK's word tokens, without its sentence splitter (which needs a download): only full stops inside a caption
-    differ. Raises UserError without NLTK.
+    """NLTK's word tokens without its sentence splitter (which needs a download), so only full stops inside a caption
+    are treated differently. Raises UserError if NLTK is missing.
     """
     return extras.library("nltk", "order").word_tokenize(caption, preserve_line=True)
 
 
 def spacy_tags(captions: Sequence[str]) -> list[Tagged]:
-    """Tokens and tags of every caption. Raises UserError without spaCy or its model."""
+    """Tokens and tags of every caption. Raises UserError if spaCy or its model is missing."""
     pipeline = _tagger()
     return [[(token.text, token.tag_) for token in doc] for doc in pipeline.pipe(captions, batch_size=1000)]
 
@@ -68,5 +68,5 @@ def _tagger() -> "spacy.language.Language":
         return extras.library("spacy", "order").load("en_core_web_sm", disable=["parser", "ner", "lemmatizer"])
     except OSError as error:
         raise UserError(
-            "en_core_web_sm, spaCy's tagger, is not installed: run `python -m spacy download en_core_web_sm`"
+            "spaCy's model en_core_web_sm is not installed: run `python -m spacy download en_core_web_sm`"
         ) from error

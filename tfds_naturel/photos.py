@@ -1,4 +1,4 @@
-"""Photos as bytes: refuses files that are not whole photos, computes perceptual hashes, re-encodes for training."""
+"""Photos as bytes: rejects files that are not complete photos, computes perceptual hashes, re-encodes for training."""
 
 import dataclasses
 import io
@@ -9,10 +9,10 @@ import simplejpeg
 from PIL import Image
 
 MAX_BYTES = 32 << 20
-MAX_PIXELS = 64_000_000  # a larger photo is refused before its pixels are decoded
+MAX_PIXELS = 64_000_000  # larger photos are rejected before their pixels are decoded
 
 _MIN_SIDE = 32
-_MIN_CONTRAST = 2.0  # standard deviation of 8-bit luminance below which a photo counts as a blank placeholder
+_MIN_CONTRAST = 2.0  # a photo whose 8-bit luminance has a lower standard deviation is a blank placeholder
 _HASH_SIDE = 32
 
 
@@ -26,7 +26,7 @@ class BadPhoto(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """A checked photo: its size in bytes and pixels, and its perceptual hash (64 bits)."""
+    """A valid photo: its size in bytes and pixels, and its perceptual hash (64 bits)."""
 
     bytes: int
     width: int
@@ -35,19 +35,19 @@ class Photo:
 
 
 def inspect(data: bytes) -> Photo:
-    """Decodes a JPEG at an eighth of its size and describes it. Raises BadPhoto."""
+    """Decodes a JPEG at reduced size and returns its properties. Raises BadPhoto."""
     width, height, colorspace = _header(data)
     gray = _decode(data, colorspace, "GRAY", _HASH_SIDE)
     if gray.std() < _MIN_CONTRAST:
-        raise BadPhoto("blank", f"luminance varies by only {gray.std():.2f} of 255")
+        raise BadPhoto("blank", f"standard deviation of luminance is only {gray.std():.2f} of 255")
     return Photo(len(data), width, height, phash(gray))
 
 
 def phash(gray: np.ndarray) -> int:
-    """Perceptual hash of a luminance image uint8 [H, W] or [H, W, 1]: 64 bits, first coefficient highest.
+    """Perceptual hash of a luminance image uint8 [H, W] or [H, W, 1]: 64 bits, most significant bit first.
 
-    The DCT hash of the `imagehash` library (``phash``): 32 x 32 pixels, the 8 x 8 lowest frequencies against their
-    median. Copies of one photo differ in few bits, different photos in about 32.
+    The DCT hash of the `imagehash` library (``phash``): the 8 x 8 lowest frequencies at 32 x 32 pixels, each compared
+    with their median. Copies of a photo differ in a few bits, different photos in about 32.
     """
     small = cv2.resize(gray.reshape(gray.shape[:2]), (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small.astype(np.float32))[:8, :8]
@@ -57,9 +57,9 @@ def phash(gray: np.ndarray) -> int:
 
 
 def reencode(data: bytes, short_side: int, quality: int) -> bytes:
-    """The photo as a baseline RGB JPEG, its short side at most ``short_side`` pixels, without metadata.
+    """The photo as a baseline RGB JPEG without metadata, its short side at most ``short_side`` pixels.
 
-    Orientation tags are dropped unread: Open Images' boxes refer to the pixels as stored. Raises BadPhoto.
+    Orientation tags are ignored and dropped, since Open Images' boxes refer to the stored pixels. Raises BadPhoto.
     """
     width, height, colorspace = _header(data)
     rgb = _decode(data, colorspace, "RGB", short_side)
@@ -92,13 +92,13 @@ def _encode(rgb: np.ndarray, size: tuple[int, int], quality: int) -> bytes:
 
 
 def _header(data: bytes) -> tuple[int, int, str]:
-    """Width, height and colour space. Raises BadPhoto for everything that shows before decoding."""
+    """Width, height and colour space. Raises BadPhoto for anything that can be detected before decoding."""
     if len(data) > MAX_BYTES:
         raise BadPhoto("too_large", f"{len(data):,} bytes, more than {MAX_BYTES:,}")
     try:
         header = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
-        raise BadPhoto("not_jpeg", f"{len(data):,} bytes starting {data[:12]!r}: {error}") from error
+        raise BadPhoto("not_jpeg", f"{len(data):,} bytes starting with {data[:12]!r}: {error}") from error
     height, width, colorspace = int(header[0]), int(header[1]), header[2]
     if width * height > MAX_PIXELS:
         raise BadPhoto("too_large", f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
@@ -108,9 +108,9 @@ def _header(data: bytes) -> tuple[int, int, str]:
 
 
 def _decode(data: bytes, colorspace: str, mode: str, side: int) -> np.ndarray:
-    """uint8 [H, W, C], decoded at the smallest JPEG scale that leaves ``side`` pixels on both sides."""
+    """uint8 [H, W, C], decoded at the smallest JPEG scale at which both sides have at least ``side`` pixels."""
     try:
-        if colorspace in ("CMYK", "YCCK"):  # libjpeg-turbo does not turn these into RGB
+        if colorspace in ("CMYK", "YCCK"):  # libjpeg-turbo does not convert these to RGB
             return np.asarray(Image.open(io.BytesIO(data)).convert("L" if mode == "GRAY" else mode))
         return simplejpeg.decode_jpeg(data, mode, min_height=side, min_width=side)
     except (ValueError, OSError) as error:

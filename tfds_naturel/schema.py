@@ -1,6 +1,6 @@
-"""What a NatuRel example is: triplets, captions and the TFDS features that hold them.
+"""The format of a NatuRel example: triplets, captions and TFDS features.
 
-Every config of the builder yields exactly these features, so everything downstream reads one format.
+Every config of the builder yields exactly these features, so all downstream code reads one format.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["simple", "complex"]
 Polarity = Literal["positive", "negative"]
-KINDS: tuple[Kind, ...] = ("simple", "complex")  # a kind or polarity is stored as its number here
+KINDS: tuple[Kind, ...] = ("simple", "complex")  # stored as indices into these tuples
 POLARITIES: tuple[Polarity, ...] = ("negative", "positive")
 
-PAIRS = 4  # of a triplet's captions, each one positive and one negative: pair 0 is simple, pairs 1 to 3 are complex
+PAIRS = 4  # (positive, negative) caption pairs per triplet: pair 0 is simple, pairs 1 to 3 are complex
 
 
 class Triplet(NamedTuple):
@@ -35,7 +35,7 @@ class Triplet(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Triplet":
-        """Inverse of ``str``. Raises ValueError when ``text`` is not three non-empty fields separated by ``|``."""
+        """Inverse of ``str``. Raises ValueError unless ``text`` is three non-empty fields separated by ``|``."""
         fields = text.split("|")
         if len(fields) != 3 or not all(fields):
             raise ValueError(f"triplet {text!r}: expected 'subject|relation|object', e.g. 'Cat|on|Coffee table'")
@@ -46,9 +46,9 @@ class Triplet(NamedTuple):
 class Caption:
     """One caption written for a triplet.
 
-    ``asserts`` is the triplet that the words claim: the caption's own triplet for a positive, another one (swapped
+    ``asserts`` is the triplet that the text claims: the caption's own triplet for a positive, another one (swapped
     roles, another relation, another attribute) for a negative, and None for a denial, which claims no triplet.
-    ``operation`` names what made the negative (``swap``, ``relation``, ``attribute``, ``denial``; empty for a
+    ``operation`` is how the negative was made (``swap``, ``relation``, ``attribute``, ``denial``; empty for a
     positive), ``shape`` the sentence shape.
     """
 
@@ -62,12 +62,12 @@ class Caption:
     shape: str
 
     def as_features(self) -> dict[str, Any]:
-        """The caption's row without its ``group``."""
+        """The caption's row, except for ``group``."""
         return vars(self) | {"triplet": str(self.triplet), "asserts": str(self.asserts) if self.asserts else ""}
 
 
 def numbered(groups: Iterable[Iterable[Caption]]) -> list[dict[str, Any]]:
-    """The rows of ``captions`` for an example with these groups, one for each triplet that it shows."""
+    """The rows of ``captions`` for an example with these groups, one group per triplet that it shows."""
     return [caption.as_features() | {"group": number} for number, group in enumerate(groups) for caption in group]
 
 
@@ -79,15 +79,15 @@ def features() -> "tfds.features.FeaturesDict":
       both in ``objects`` (``object_index`` is -1 for an attribute). A triplet that holds for several pairs has several
       rows;
     - ``captions``: one row per caption, in groups of any number of positives and negatives, numbered 0, 1, ... within
-      the example (``group``). A positive and a negative of a group with the same ``pair`` were made from each other; a
-      group with one positive (pair 0) matches it with each of its negatives (pairs 0, 1, ...). ``asserts`` names the
-      fact that the words claim, the same fact by the same string in all datasets, empty where none is claimed or known;
-      an image shows the facts that its positives assert. ``triplet`` is what the caption was written for, empty where
-      it was not made from a triplet.
+      the example (``group``). A positive and a negative in a group with the same ``pair`` were made from each other; in
+      a group with one positive (pair 0), it is paired with every negative (pairs 0, 1, ...). ``asserts`` is the fact
+      that the text claims, with the same string for the same fact in all datasets, or empty if none is claimed or
+      known; an image shows the facts that its positives assert. ``triplet`` is the triplet that the caption was written
+      for, or empty if it was not made from one.
 
-    Of NatuRel's own captions, a group is the 8 captions of a triplet, one group for every distinct triplet of the image
-    in the order of ``relations``: (positive, negative) of pair 0 (simple), then of the complex pairs 1 to 3. Their
-    facts are triplets: ``triplet`` and ``asserts`` are ``str(Triplet)``, ``asserts`` empty for a denial.
+    In NatuRel itself, a group is the 8 captions of a triplet, with one group for each distinct triplet of the image in
+    the order of ``relations``: (positive, negative) of pair 0 (simple), then of the complex pairs 1 to 3. The facts are
+    triplets: ``triplet`` and ``asserts`` are ``str(Triplet)``, and ``asserts`` is empty for a denial.
     """
     import tensorflow_datasets as tfds  # slow to import, and only builders need it
 

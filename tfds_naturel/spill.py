@@ -1,7 +1,7 @@
 """Lets TFDS build splits of more than 1 GB without TensorFlow.
 
-TFDS sorts a split in memory up to ``shuffle.MAX_MEM_BUFFER_SIZE`` and through 1,000 temporary files beyond. It opens
-them with TensorFlow's file layer, its only use of TensorFlow in a build to ArrayRecord.
+TFDS shuffles a split in memory up to ``shuffle.MAX_MEM_BUFFER_SIZE`` bytes, and through 1,000 temporary files beyond
+that. It opens them with TensorFlow's file API, the only use of TensorFlow when building ArrayRecord.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 from tensorflow_datasets.core import shuffle
 
-# What `shuffle` uses of TensorFlow. Python's own "too many open files" comes from `open`, before anything is written.
+# The part of TensorFlow that `shuffle` uses. Too many open files is an OSError of `open`, before anything is written.
 _LOCAL = SimpleNamespace(
     io=SimpleNamespace(gfile=SimpleNamespace(GFile=open, exists=lambda path: Path(path).exists(), remove=os.remove)),
     errors=SimpleNamespace(ResourceExhaustedError=()),
@@ -23,14 +23,14 @@ _LOCAL = SimpleNamespace(
 
 @contextlib.contextmanager
 def local_files() -> Iterator[None]:
-    """While open, TFDS's temporary files are plain local files if TensorFlow is not installed."""
+    """Inside this context, TFDS's temporary files are plain local files if TensorFlow is not installed."""
     if importlib.util.find_spec("tensorflow"):
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = shuffle.BUCKETS_NUMBER + 1024
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard >= 0 else wanted, hard))
+    needed = shuffle.BUCKETS_NUMBER + 1024
+    if soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard) if hard >= 0 else needed, hard))
     tensorflow = shuffle.tf
     shuffle.tf = _LOCAL
     try:

@@ -1,4 +1,4 @@
-"""Which split an image belongs to: near-duplicates together, and a share of the triplets never in training."""
+"""Assigns images to splits: near-duplicates stay together, and a share of the triplets is held out of training."""
 
 import collections
 import hashlib
@@ -11,16 +11,16 @@ from tfds_naturel.schema import Triplet
 
 SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
 UNSEEN = "test_unseen_triplets"
-HELD_OUT_TRIPLETS, HELD_OUT_IMAGES = 0.1, 0.05  # at most these shares
+HELD_OUT_TRIPLETS, HELD_OUT_IMAGES = 0.1, 0.05  # maximum shares
 
-_BANDS = 4  # hashes that differ in fewer bits than there are bands agree in one band at least
+_BANDS = 4  # hashes that differ in fewer bits than there are bands agree in at least one band
 
 
 def near_duplicates(hashes: np.ndarray) -> np.ndarray:
-    """For every hash (uint64 [N]) the lowest row of its group: hashes that differ in at most 3 of 64 bits are linked.
+    """Groups hashes (uint64 [N]) linked by differing in at most 3 of 64 bits; returns each one's lowest row, int64 [N].
 
-    Exact for every pair (multi-index hashing, Norouzi et al. 2012: two such hashes agree in one of four 16-bit bands),
-    without comparing all pairs. int64 [N].
+    Exact without comparing all pairs (multi-index hashing, Norouzi et al. 2012): two linked hashes agree in at least
+    one of four 16-bit bands.
     """
     unique, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     parent = np.arange(len(unique))
@@ -32,7 +32,7 @@ def near_duplicates(hashes: np.ndarray) -> np.ndarray:
 
 
 def _linked(hashes: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row pairs that agree in the 16 bits above ``shift`` and differ in fewer than ``_BANDS`` bits altogether."""
+    """Row pairs that agree in the 16 bits from ``shift`` and differ in fewer than ``_BANDS`` bits in total."""
     band = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
     order = np.argsort(band, kind="stable")
     lower = np.arange(len(order))
@@ -64,11 +64,11 @@ def _union(parent: np.ndarray, first: np.ndarray, a: int, b: int) -> None:
 
 
 def hold_out(images: Mapping[Triplet, int], total: int, seed: int) -> frozenset[Triplet]:
-    """Chooses the triplets that training never shows, in an order that depends only on ``seed`` and the triplets.
+    """Chooses the triplets held out of training, in an order that depends only on ``seed`` and the triplets.
 
-    ``images`` counts the images of every triplet, ``total`` all images. At most 10 % of the triplets are taken,
-    with at most 5 % of the images, a triplet together with its converse; every class, attribute and
-    relation stays in some triplet of training.
+    ``images`` is the number of images of each triplet, ``total`` the number of all images. At most 10% of the triplets
+    are held out, with at most 5% of the images. A triplet is held out together with its converse, and every class,
+    attribute and relation remains in at least one training triplet.
     """
     left = collections.Counter(part for triplet in images for part in _parts(triplet))
     budget = HELD_OUT_IMAGES * total
@@ -92,16 +92,16 @@ def _parts(triplet: Triplet) -> Iterable[tuple[str, str]]:
 
 
 def split_of(seed: int, group: str) -> str:
-    """The split of a group of near-duplicates: a function of its name alone, so new images never move old ones."""
+    """The split of a group of near-duplicates, from its name and the seed alone, so new images never move old ones."""
     position = uniform(seed, group)
     for split, share in SHARES.items():
         position -= share
         if position < 0:
             return split
-    return list(SHARES)[-1]  # rounding can leave a position of 0 or just above
+    return list(SHARES)[-1]  # rounding errors can leave position at 0 or slightly above
 
 
 def uniform(seed: int, text: str) -> float:
-    """A number in [0, 1) that depends on ``seed`` and ``text`` only."""
+    """A number in [0, 1) that depends only on ``seed`` and ``text``."""
     digest = hashlib.blake2b(f"{seed}:{text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

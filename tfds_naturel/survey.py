@@ -1,4 +1,4 @@
-"""Which image shows which triplets, in a few bytes each: the basis of splits and mined negatives."""
+"""A compact index of which image shows which triplets, used to assign splits and mine negatives."""
 
 import dataclasses
 from collections.abc import Container, Iterable, Sequence
@@ -18,8 +18,8 @@ class Survey:
     shown: np.ndarray
 
     @classmethod
-    def take(cls, images: Iterable[tuple[str, Sequence[Triplet]]]) -> "Survey":
-        """From (image id, distinct triplets) of every image."""
+    def from_images(cls, images: Iterable[tuple[str, Sequence[Triplet]]]) -> "Survey":
+        """Builds the index from the (image id, distinct triplets) of each image."""
         image_ids: list[str] = []
         first: list[int] = [0]
         shown: list[int] = []
@@ -35,13 +35,13 @@ class Survey:
         return [self.triplets[t] for t in self.shown[self.first_N1[n] : self.first_N1[n + 1]]]
 
     def images_of(self) -> list[np.ndarray]:
-        """For every triplet the images that show it, in ascending order."""
+        """For each triplet, the images that show it, in ascending order."""
         image = np.repeat(np.arange(len(self.image_ids)), np.diff(self.first_N1))
         order = np.argsort(self.shown, kind="stable")
         return np.split(image[order], np.searchsorted(self.shown[order], np.arange(1, len(self.triplets))))
 
     def count(self, image_ids: Container[str]) -> dict[Triplet, int]:
-        """How many of the images in ``image_ids`` show each triplet; those that none shows are left out."""
+        """How many of the images in ``image_ids`` show each triplet; triplets without any are left out."""
         counted = np.array([image_id in image_ids for image_id in self.image_ids], bool)
         counts = np.bincount(self.shown[np.repeat(counted, np.diff(self.first_N1))], minlength=len(self.triplets))
         return {triplet: int(count) for triplet, count in zip(self.triplets, counts, strict=True) if count}

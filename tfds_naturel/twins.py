@@ -1,9 +1,9 @@
-"""Offline twins of Winoground, ARO and SugarCrepe: drawn scenes in the official file formats.
+"""Offline twins of Winoground, ARO and SugarCrepe: drawn scenes in the benchmarks' official file formats.
 
     python -m tfds_naturel.twins --out DIR
 
-Every item comes from the scenes world and is drawn for the twins alone (no image is from a split). Half of the items
-show compositions that are held out of training. Formats: https://huggingface.co/datasets/facebook/winoground,
+Every item is drawn by the scenes world for the twins alone (no image is in any split). Half of the items show
+compositions that are held out of training. Formats: https://huggingface.co/datasets/facebook/winoground,
 https://github.com/mertyg/vision-language-models-are-bows, https://github.com/RAIVNLab/sugar-crepe.
 """
 
@@ -26,7 +26,7 @@ from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
 _README = """# Generated twins of compositional benchmarks
 
 These are **not** the real benchmarks. The images are drawn by `python -m tfds_naturel.twins`; only the folder layout
-and the file formats are those of the originals:
+and file formats match the originals:
 
 - `winoground/data/examples.jsonl`, `winoground/images.zip` (`secondary_tag` is `unseen` for held-out compositions)
 - `aro/visual_genome_relation.json`, `aro/visual_genome_attribution.json`, `aro/images/`, and the (empty) list of
@@ -61,11 +61,11 @@ def write(out_dir: epath.PathLike, config: ScenesConfig, seed: int, items: int) 
     (out_dir / "README.md").write_text(_README.format(config=config.name, seed=seed, items=items), encoding="utf-8")
 
 
-def _write_winoground(folder: epath.Path, made: Iterator[Item]) -> None:
+def _write_winoground(folder: epath.Path, items: Iterator[Item]) -> None:
     (folder / "data").mkdir(parents=True, exist_ok=True)
     rows = []
     with (folder / "images.zip").open("wb") as f, zipfile.ZipFile(f, "w") as archive:
-        for i, item in enumerate(made):
+        for i, item in enumerate(items):
             names = [f"ex_{i}_img_{k}" for k in range(2)]
             for name, scene in zip(names, item.scenes, strict=True):
                 archive.writestr(zipfile.ZipInfo(f"images/{name}.png"), _encode_png(scene.image))
@@ -88,14 +88,14 @@ _TAGS = {
 
 
 def _aro_record(image_id: str, item: Item) -> dict[str, Any]:
-    """The fields of both files of ARO: captions, and a box of whole pixels around both objects. It is square, so that
-    models that make every crop a square see things in the proportions of their training images."""
+    """The fields shared by ARO's two files: captions, and a box in whole pixels around both objects. The box is square,
+    so that models that resize every crop to a square see objects with the proportions of their training images."""
     scene = item.scenes[0]
     size = scene.image.shape[0]
     boxes = np.array([thing.box for thing in scene.things[:2]]) * size
-    least, most = np.floor(boxes[:, :2].min(0)), np.ceil(boxes[:, 2:].max(0))
-    side = int((most - least).max())
-    left, top = (int(v) for v in ((least + most - side) // 2).clip(0, size - side))
+    low, high = np.floor(boxes[:, :2].min(0)), np.ceil(boxes[:, 2:].max(0))
+    side = int((high - low).max())
+    left, top = (int(v) for v in ((low + high - side) // 2).clip(0, size - side))
     true, false = (statement.text for statement in item.statements)
     return {
         "image_id": image_id,
@@ -121,11 +121,11 @@ def _relation_record(image_id: str, item: Item) -> dict[str, Any]:
 
 
 def _attribution_record(image_id: str, item: Item) -> dict[str, Any]:
-    looks = item.statements[0].claims
+    claims = item.statements[0].claims
     return {
-        "attributes": [look.object.lower() for look in looks],
-        "obj1_name": looks[0].subject.lower(),
-        "obj2_name": looks[1].subject.lower(),
+        "attributes": [claim.object.lower() for claim in claims],
+        "obj1_name": claims[0].subject.lower(),
+        "obj2_name": claims[1].subject.lower(),
     }
 
 

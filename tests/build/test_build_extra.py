@@ -1,6 +1,6 @@
-"""What needs TensorFlow and Beam (the build extra): TFDS's own test case, TFRecord, and the Beam direct runner.
+"""Tests that need TensorFlow and Beam (the build extra): TFDS's own test case, TFRecord, and Beam's direct runner.
 
-Run by `make test-build`; the quick suite does not look into this folder.
+Run by `make test-build`; the default suite skips this folder.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ def _built(out):
 
 def test_beam_with_two_workers_builds_the_same(world, tmp_path):
     build.main(_command(world, tmp_path / "plain"))
-    # Beam's workers import the main module again, which must not be pytest.
+    # Beam's workers re-import the main module, which must not be pytest.
     command = [sys.executable, "-m", "tfds_naturel.build", *_command(world, tmp_path / "beam", "--beam", BEAM)]
     subprocess.run(command, check=True, timeout=300, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
     plain, beam = _built(tmp_path / "plain"), _built(tmp_path / "beam")

@@ -17,7 +17,7 @@ from tfds_naturel.schema import PAIRS, Caption, Kind, Polarity, Triplet
 
 COLUMNS = ("triplet", "kind", "pair", "polarity", "text", "asserts", "operation", "shape")
 OPERATIONS = ("swap", "relation", "attribute", "denial")
-_MAX_FIELD = 1000  # characters; the longest true caption has fewer than 200
+_MAX_FIELD = 1000  # characters; real captions have fewer than 200
 
 Bank = dict[Triplet, tuple[Caption, ...]]
 
@@ -27,9 +27,9 @@ class BadBank(UserError):
 
 
 def load(path: Path | None = None) -> Bank:
-    """Captions of every triplet, in the order (positive, negative) of pairs 0 to 3; the project's own bank by default.
+    """The captions of every triplet, in the order (positive, negative) of pairs 0 to 3. Default: the published bank.
 
-    Raises BadBank for anything but exactly 8 well-formed captions for each triplet.
+    Raises BadBank unless every triplet has exactly 8 well-formed captions.
     """
     place = path if path is not None else importlib.resources.files("tfds_naturel.captions") / "bank.tsv"
     try:
@@ -47,7 +47,7 @@ def load(path: Path | None = None) -> Bank:
 def captions_for(
     triplet: Triplet, bank: Mapping[Triplet, tuple[Caption, ...]], rng: np.random.Generator
 ) -> tuple[Caption, ...]:
-    """The bank's captions of ``triplet``, or the grammar's where it has none."""
+    """The bank's captions of ``triplet``, or the grammar's if the bank has none."""
     return bank[triplet] if triplet in bank else grammar.write(triplet, rng)
 
 
@@ -62,7 +62,7 @@ def save(path: Path, captions: Mapping[Triplet, tuple[Caption, ...]]) -> None:
 
 def _parse(place: str, row: list[str]) -> Caption:
     if len(row) != len(COLUMNS):
-        raise BadBank(f"{place}: has {len(row)} fields, expected {len(COLUMNS)} separated by tabs")
+        raise BadBank(f"{place}: has {len(row)} tab-separated fields, expected {len(COLUMNS)}")
     if long := [column for column, value in zip(COLUMNS, row, strict=True) if len(value) > _MAX_FIELD]:
         raise BadBank(f"{place}: {long[0]} has more than {_MAX_FIELD} characters; shorten it")
     fields: dict[str, str] = dict(zip(COLUMNS, row, strict=True))
@@ -77,12 +77,12 @@ def _parse(place: str, row: list[str]) -> Caption:
     except ValueError as error:
         raise BadBank(f"{place}: {error}") from error
     if not fields["text"].strip() or not fields["shape"].strip():
-        raise BadBank(f"{place}: text or shape is empty; write the caption and name its sentence shape")
+        raise BadBank(f"{place}: text or shape is empty; fill in the caption and its sentence shape")
     if (asserts is None) != (fields["operation"] == "denial"):
-        raise BadBank(f"{place}: asserts must be empty for a denial and a triplet for any other caption")
+        raise BadBank(f"{place}: asserts must be empty for a denial and a triplet for all other captions")
     if (asserts == triplet) != is_positive:
-        wrong = "negative asserts its own" if asserts == triplet else "positive asserts another"
-        raise BadBank(f"{place}: a {wrong} triplet ({asserts}); correct its polarity or asserts")
+        problem = "negative asserts its own" if asserts == triplet else "positive asserts another"
+        raise BadBank(f"{place}: {problem} triplet ({asserts}); correct polarity or asserts")
     kind: Kind = "simple" if fields["kind"] == "simple" else "complex"
     polarity: Polarity = "positive" if is_positive else "negative"
     pair, operation, shape = int(fields["pair"]), fields["operation"], fields["shape"]
@@ -101,8 +101,8 @@ def _collect(place: object, rows: list[tuple[int, Caption]]) -> Bank:
         slot = (caption.pair, caption.polarity)
         taken = slots.setdefault(caption.triplet, {})
         if slot in taken:
-            what = f"pair {caption.pair} of {caption.triplet} already has a {caption.polarity}"
-            raise BadBank(f"{place} row {number}: {what} (row {taken[slot][0]}); remove one or correct its pair")
+            problem = f"pair {caption.pair} of {caption.triplet} already has a {caption.polarity}"
+            raise BadBank(f"{place} row {number}: {problem} (row {taken[slot][0]}); remove one or correct its pair")
         taken[slot] = (number, caption)
     order = [(pair, polarity) for pair in range(PAIRS) for polarity in ("positive", "negative")]
     for triplet, taken in slots.items():

@@ -1,6 +1,4 @@
-"""How well classifiers that never see the image tell positive from negative captions: 0.5 when the words give nothing
-away.
-"""
+"""Accuracy of classifiers that tell positive from negative captions without the image: 0.5 if the text has no bias."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,10 +12,10 @@ Pairs = Mapping[str, Sequence[tuple[str, str]]]  # group (a triplet) -> its (pos
 
 
 def accuracy(pairs: Pairs, splits: int = SPLITS) -> dict[str, tuple[float, float]]:
-    """Classifier -> (accuracy on single captions, accuracy on pairs), over halvings of the groups.
+    """Classifier -> (accuracy on single captions, accuracy on pairs).
 
-    Trained on one half, tested on the other. A pair is right when its positive scores higher; a tie counts half. Means
-    over ``splits`` random halvings. Raises UserError without scikit-learn.
+    Trained on a random half of the groups and tested on the other half; means over ``splits`` splits. A pair is correct
+    if its positive scores higher; a tie counts as half. Raises UserError if scikit-learn is missing.
     """
     extras.library("sklearn", "audit")
     from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
@@ -52,5 +50,5 @@ def _score(scores_P2: np.ndarray) -> tuple[float, float]:
 
 
 def _lengths(texts: Sequence[str]) -> np.ndarray:
-    """Characters and words of every text, float [N, 2]."""
+    """Number of characters and words of every text, float [N, 2]."""
     return np.array([(len(text), len(text.split())) for text in texts], float)

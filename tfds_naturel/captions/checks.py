@@ -1,4 +1,4 @@
-"""The checks that every caption of a bank must pass, whoever or whatever wrote it."""
+"""The checks that every caption of a bank must pass, whether authored or generated."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,8 +8,8 @@ from tfds_naturel.captions import lexicon, parse
 from tfds_naturel.captions.relations import converse, excluded
 from tfds_naturel.schema import Caption, Triplet
 
-MAX_TOKENS = 30  # of CLIP's tokenizer, with its start and end tokens
-WORDS = range(4, 21)  # of a complex caption
+MAX_TOKENS = 30  # CLIP tokens, including start and end
+WORDS = range(4, 21)  # allowed number of words of a complex caption
 _MARKUP = re.compile(r"[<>{}\[\]|\\*_`\t\n#&]|https?:")
 _LETTERS = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
@@ -17,14 +17,14 @@ Tokens = Callable[[str], int]
 
 
 def token_bound(text: str) -> int:
-    """At least as many tokens as CLIP makes of common English words: 1.6 a word, and start and end."""
+    """An upper bound on the number of CLIP tokens of common English text: 1.6 per word, plus start and end."""
     return int(1.6 * len(text.split())) + 2
 
 
 def check(bank: Mapping[Triplet, tuple[Caption, ...]], tokens: Tokens = token_bound) -> list[str]:
-    """One line per fault, naming the triplet, the caption and what is wrong; empty when all captions pass.
+    """One line per problem, with the triplet, the caption and what is wrong; empty if all captions pass.
 
-    Raises UserError without the spelling dictionary.
+    Raises UserError if the spelling dictionary is missing.
     """
     problems = [problem for captions in bank.values() for problem in _triplet(captions, tokens)]
     return problems + list(_spelling(caption for captions in bank.values() for caption in captions))
@@ -36,22 +36,22 @@ def _triplet(captions: tuple[Caption, ...], tokens: Tokens) -> Iterator[str]:
         same = texts.setdefault(caption.text.lower().rstrip("."), caption)
         if same is not caption:
             yield f"{caption.triplet} {caption.text!r}: repeats the {same.polarity} of pair {same.pair}"
-        yield from (f"{caption.triplet} {caption.text!r}: {fault}" for fault in _caption(caption, tokens))
+        yield from (f"{caption.triplet} {caption.text!r}: {problem}" for problem in _caption(caption, tokens))
     for positive, negative in zip(captions[::2], captions[1::2], strict=True):
-        yield from (f"{positive.triplet} {negative.text!r}: {fault}" for fault in _pair(positive, negative))
+        yield from (f"{positive.triplet} {negative.text!r}: {problem}" for problem in _pair(positive, negative))
 
 
 def _caption(caption: Caption, tokens: Tokens) -> Iterator[str]:
     triplet, text = caption.triplet, caption.text
     classes = {triplet.subject} if triplet.relation == "is" else {triplet.subject, triplet.object}
     if missing := classes - parse.mentions(text, triplet):
-        yield f"does not name {', '.join(sorted(missing))} by any word of the lexicon"
+        yield f"does not mention {', '.join(sorted(missing))} by any word in the lexicon"
     if _MARKUP.search(text):
-        yield "has markup or a control character"
+        yield "contains markup or a control character"
     if caption.kind == "complex" and len(text.split()) not in WORDS:
         yield f"has {len(text.split())} words, expected {WORDS.start} to {WORDS.stop - 1}"
     if (count := tokens(text)) > MAX_TOKENS:
-        yield f"has {count} tokens, at most {MAX_TOKENS} are allowed"
+        yield f"has {count} tokens, expected at most {MAX_TOKENS}"
 
 
 def _pair(positive: Caption, negative: Caption) -> Iterator[str]:
@@ -61,9 +61,9 @@ def _pair(positive: Caption, negative: Caption) -> Iterator[str]:
         yield str(error)
         return
     if operation != negative.operation:
-        yield f"operation is {negative.operation!r}, but the words make it {operation!r}"
+        yield f"operation is {negative.operation!r}, but the text shows {operation!r}"
     elif claim and operation in ("swap", "attribute") and negative.asserts not in (claim, converse(claim)):
-        yield f"asserts {negative.asserts}, but the words say {claim}"
+        yield f"asserts {negative.asserts}, but the text says {claim}"
     elif negative.asserts and not excluded(positive.triplet, negative.asserts):
         yield f"asserts {negative.asserts}, which may be true of the same image"
 
@@ -79,4 +79,4 @@ def _spelling(captions: Iterable[Caption]) -> Iterator[str]:
             if stem not in names and stem.removesuffix("s") not in names:
                 where.setdefault(stem, caption.text)
     for word in sorted(dictionary.unknown(where)):
-        yield f"{where[word]!r}: the dictionary does not know {word!r}"
+        yield f"{where[word]!r}: {word!r} is not in the dictionary"

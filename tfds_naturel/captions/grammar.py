@@ -1,8 +1,8 @@
-"""Captions for any triplet: the same operations and sentence shapes as the bank, made by rules.
+"""Rule-based captions for any triplet, with the same operations and sentence shapes as the bank.
 
-A sentence is a shape (existential, inverted, cleft...) around a predicate ("rests on", "is held by"). A negative takes
-its positive's shape and swaps the roles, or takes another relation's predicate, so neither words nor shapes tell the
-two apart.
+A sentence is a shape (existential, inverted, cleft, ...) around a predicate ("rests on", "is held by"). A negative has
+the shape of its positive but swaps the roles or uses another relation's predicate, so neither words nor shapes give it
+away.
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ from tfds_naturel.schema import PAIRS, Caption, Kind, Triplet
 T = TypeVar("T")
 Truth = Callable[[Triplet], bool]
 _Draw = Iterator[float]
-_Words = tuple[str, tuple[str, ...], str]  # of an attribute: before the noun, after "is", after the noun
+_Words = tuple[str, tuple[str, ...], str]  # forms of an attribute: before the noun, after "is", after the noun
 _Pair = tuple[str, str, str, Triplet | None, str]  # shape, positive, negative, what the negative claims, operation
 
-_DRAWS = 64  # more random numbers than the longest path of one call uses
+_DRAWS = 64  # more random numbers than any call uses
 
 
 @dataclasses.dataclass(frozen=True)
 class Predicate:
     """What X does with Y. ``back``: X is the object of ``label``, as in "the mug is held by the man".
 
-    ``finite`` (singular, plural) follows X, ``modifier`` follows it without a finite verb; ``front`` and ``verbs`` put
-    Y before X ("on the desk" "is" "the cat") and are empty where that is not English. ``simple`` goes between two bare
-    nouns.
+    ``finite`` (singular, plural) follows X, and ``modifier`` follows X without a finite verb. ``front`` and ``verbs``
+    put Y before X ("on the desk" "is" "the cat") and are empty if that is not grammatical. ``simple`` goes between two
+    bare nouns.
     """
 
     label: str
@@ -45,7 +45,7 @@ class Predicate:
 
     @property
     def passive(self) -> bool:
-        """Whether the predicate is a verb in the passive."""
+        """Whether the predicate is a passive verb."""
         return self.front.endswith(" by")
 
     def claim(self, x: str, y: str) -> Triplet:
@@ -56,8 +56,8 @@ class Predicate:
 def write(triplet: Triplet, rng: np.random.Generator, is_true: Truth | None = None) -> tuple[Caption, ...]:
     """8 captions for ``triplet``: (positive, negative) of the simple pair, then of the 3 complex pairs.
 
-    ``is_true``: whether the image shows a triplet; no negative asserts a triplet that it or its converse is true of.
-    Without it negatives assert only what contradicts the triplet by meaning. A pure function of the triplet,
+    ``is_true``: whether the image shows a triplet; no negative asserts a triplet for which it or its converse is true.
+    Without it, negatives assert only what contradicts the triplet by meaning. A pure function of the triplet,
     ``is_true`` and the state of ``rng``.
     """
     draw = iter(rng.random(_DRAWS).tolist())
@@ -85,7 +85,7 @@ def _relation_pairs(triplet: Triplet, draw: _Draw, is_true: Truth | None) -> Ite
             triplet, predicate, swapped, shapes, draw, is_true, lambda label: _pick(lexicon.nouns(label), draw)
         )
         shapes.remove(pair[0])
-        yield _named(pair[0], predicate, swapped), *pair[1:]
+        yield _shape_name(pair[0], predicate, swapped), *pair[1:]
 
 
 def _pair(
@@ -97,19 +97,19 @@ def _pair(
     is_true: Truth | None,
     pick_noun: Callable[[str], Noun],
 ) -> _Pair:
-    """A pair around one predicate of the positive."""
+    """A pair whose positive uses ``predicate``."""
     labels = (triplet.object, triplet.subject) if swapped else (triplet.subject, triplet.object)
     x, y = (pick_noun(label) for label in labels)
-    if x.text == y.text and labels[0] != labels[1]:  # two kinds of ball
+    if x.text == y.text and labels[0] != labels[1]:  # e.g. two kinds of ball
         x, y = (lexicon.nouns(label)[0] for label in labels)
     if x.text == y.text:
         y = y.second()
-    other, order, operation = _negative(triplet, predicate, labels, shapes == ["simple"], draw, is_true)
+    other, swap_nouns, operation = _negative(triplet, predicate, labels, shapes == ["simple"], draw, is_true)
     usable = [shape for shape in shapes if _fits(shape, predicate, other, operation)]
     shape = _pick(usable, draw)
     render = SHAPES.get(shape, _simple)
     articles = _pick(_ARTICLES, draw)
-    nouns, claimed = ((y, x), labels[::-1]) if order else ((x, y), labels)
+    nouns, claimed = ((y, x), labels[::-1]) if swap_nouns else ((x, y), labels)
     claim = None if operation == "denial" else other.claim(*claimed)
     return shape, render(predicate, x, y, articles), render(other, *nouns, articles), claim, operation
 
@@ -117,23 +117,23 @@ def _pair(
 def _negative(
     triplet: Triplet, predicate: Predicate, labels: tuple[str, str], simple: bool, draw: _Draw, is_true: Truth | None
 ) -> tuple[Predicate, bool, str]:
-    """(predicate, whether the two nouns change places, operation) of a false sentence like the true one."""
-    if (simple or next(draw) < 0.5) and _false(predicate.claim(*labels[::-1]), triplet, is_true):
+    """(predicate, whether the two nouns are swapped, operation) of a false sentence that resembles the true one."""
+    if (simple or next(draw) < 0.5) and _is_false(predicate.claim(*labels[::-1]), triplet, is_true):
         return predicate, True, "swap"
     groups = _rivals(triplet.relation, predicate, is_true is not None)
     start = int(next(draw) * len(groups)) if groups else 0
     for group in groups[start:] + groups[:start]:
         rival = group[0] if simple else _pick(group, draw)
-        if _false(rival.claim(*labels), triplet, is_true):
+        if _is_false(rival.claim(*labels), triplet, is_true):
             return rival, False, "relation"
-    if _false(predicate.claim(*labels[::-1]), triplet, is_true):
+    if _is_false(predicate.claim(*labels[::-1]), triplet, is_true):
         return predicate, True, "swap"
     finite = (f"is not {predicate.modifier}", f"are not {predicate.modifier}")
     bare = (f"not {predicate.modifier}",) * 2
     return dataclasses.replace(predicate, finite=finite, simple=bare), False, "denial"
 
 
-def _false(claim: Triplet, triplet: Triplet, is_true: Truth | None) -> bool:
+def _is_false(claim: Triplet, triplet: Triplet, is_true: Truth | None) -> bool:
     other = converse(claim)
     if triplet in (claim, other):
         return False
@@ -146,8 +146,8 @@ def _false(claim: Triplet, triplet: Triplet, is_true: Truth | None) -> bool:
 def predicates(label: str) -> tuple[Predicate, ...]:
     """Predicates whose X is the subject of ``label``, the plainest first.
 
-    A label without an entry is read as a verb in the third person when it ends in s ("paints"), as a preposition
-    otherwise ("next_to").
+    A label without an entry is treated as a third-person verb if it ends in s ("paints"), otherwise as a preposition
+    ("next_to").
     """
     relation = RELATIONS.get(label)
     if relation is None:
@@ -165,7 +165,7 @@ def predicates(label: str) -> tuple[Predicate, ...]:
 
 @functools.cache
 def reverse(label: str) -> tuple[Predicate, ...]:
-    """Predicates that express ``label`` with its object first: passives, converses, and words of their own."""
+    """Predicates that express ``label`` with its object first: passives, converses, and dedicated words."""
     relation = RELATIONS.get(label, Relation(()))
     reversed_: list[Predicate] = []
     if relation.verb:
@@ -182,17 +182,17 @@ def reverse(label: str) -> tuple[Predicate, ...]:
 
 
 def _prepositional(label: str, words: tuple[str, ...], posture: str, back: bool) -> tuple[Predicate, ...]:
-    made = []
+    result = []
     for tense in (("is", "are"), ("was", "were")):
         for word in words:
             finite = (f"{tense[0]} {word}", f"{tense[1]} {word}")
-            made.append(Predicate(label, back, finite, word, (word, word), word, tense))
+            result.append(Predicate(label, back, finite, word, (word, word), word, tense))
     if posture:
         base, third, gerund = posture.split("/")
         for word in words:
             finite = (f"{third} {word}", f"{base} {word}")
-            made.append(Predicate(label, back, finite, f"{gerund} {word}", (word, word), word, (third, base)))
-    return tuple(made)
+            result.append(Predicate(label, back, finite, f"{gerund} {word}", (word, word), word, (third, base)))
+    return tuple(result)
 
 
 def _active(label: str, word: str, back: bool) -> Iterator[Predicate]:
@@ -206,17 +206,19 @@ def _active(label: str, word: str, back: bool) -> Iterator[Predicate]:
 def _passive(label: str, word: str) -> Iterator[Predicate]:
     if " " in word:  # "is danced with by"
         return
-    done = f"{word.split('/')[-1]} by"
-    for one, several in (("is", "are"), ("was", "were"), ("is being", "are being")):
-        verbs = (one.removesuffix(" being"), several.removesuffix(" being"))
-        yield Predicate(label, True, (f"{one} {done}", f"{several} {done}"), done, (done, done), done, verbs)
+    participle = f"{word.split('/')[-1]} by"
+    simple = (participle, participle)
+    for one, many in (("is", "are"), ("was", "were"), ("is being", "are being")):
+        verbs = (one.removesuffix(" being"), many.removesuffix(" being"))
+        finite = (f"{one} {participle}", f"{many} {participle}")
+        yield Predicate(label, True, finite, participle, simple, participle, verbs)
 
 
 @functools.cache
 def _rivals(label: str, predicate: Predicate, depicted: bool) -> tuple[tuple[Predicate, ...], ...]:
     """Predicates of other labels that may replace one of ``label`` in a negative, grouped by label.
 
-    With a scene graph (``depicted``) any label that the graph decides, otherwise what contradicts ``label``.
+    With a scene graph (``depicted``), any label that the graph can decide, otherwise labels that contradict ``label``.
     """
     relation = RELATIONS.get(label, Relation(()))
     others: Sequence[str] = (*relation.excludes, label)
@@ -295,8 +297,8 @@ SHAPES: dict[str, _Shape] = {
     "cleft": _cleft,
     "with": _with,
 }
-_FRONTED = {"inverted", "with"}  # need a predicate that can stand without its verb
-_FINITE = {"simple", "plain", "relative", "stranded", "cleft"}  # can be denied
+_FRONTED = {"inverted", "with"}  # need a predicate that works without its verb
+_FINITE = {"simple", "plain", "relative", "stranded", "cleft"}  # can be negated
 
 
 def _fits(shape: str, predicate: Predicate, other: Predicate, operation: str) -> bool:
@@ -305,8 +307,8 @@ def _fits(shape: str, predicate: Predicate, other: Predicate, operation: str) ->
     return shape in _FINITE if operation == "denial" else True
 
 
-def _named(shape: str, predicate: Predicate, swapped: bool) -> str:
-    """The shape's name; a plain sentence with swapped roles is named after how it swaps them."""
+def _shape_name(shape: str, predicate: Predicate, swapped: bool) -> str:
+    """The name of the shape; for a plain sentence with swapped roles, how they are swapped."""
     if shape != "plain" or not swapped:
         return shape
     return "passive" if predicate.passive else "converse"
@@ -317,7 +319,7 @@ def _named(shape: str, predicate: Predicate, swapped: bool) -> str:
 
 def _attribute_pairs(triplet: Triplet, draw: _Draw, is_true: Truth | None) -> Iterator[_Pair]:
     contraries = [Triplet(triplet.subject, "is", other) for other in CONTRARIES.get(triplet.object, ())]
-    contraries = [claim for claim in contraries if _false(claim, triplet, is_true)]
+    contraries = [claim for claim in contraries if _is_false(claim, triplet, is_true)]
     words = lexicon.attribute(triplet.object)
     shapes = list(ATTRIBUTE_SHAPES)
     for pair in range(PAIRS):

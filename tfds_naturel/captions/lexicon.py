@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 
-# class -> words for one of it; the first is the plain one, used in simple captions. "a pair of skis" is one of Ski too.
+# class -> noun phrases for a single instance; the first is the plainest and is used in simple captions.
 _NOUNS = {
     "Man": "man|guy|gentleman",
     "Woman": "woman|lady",
@@ -114,7 +114,7 @@ class Noun:
 
     @property
     def a(self) -> str:
-        """With an indefinite article, where there is one."""
+        """With an indefinite article, or "some" for plural and mass nouns."""
         if self.plural or self.mass:
             return f"some {self.text}"
         return f"an{self.text}" if self.text.startswith("other ") else f"{article(self.text)} {self.text}"
@@ -126,11 +126,11 @@ class Noun:
 
     @property
     def number(self) -> int:
-        """0 for the singular, 1 for the plural: the index of its form in a verb's pair of forms."""
+        """0 for singular, 1 for plural: the index into a verb's (singular, plural) forms."""
         return int(self.plural)
 
     def second(self) -> "Noun":
-        """The same noun for another thing than the one already named."""
+        """The same noun for a second object ("other mug")."""
         return dataclasses.replace(self, text=f"other {self.text}")
 
 
@@ -141,7 +141,7 @@ def article(text: str) -> str:
 
 @functools.cache
 def nouns(label: str) -> tuple[Noun, ...]:
-    """The noun phrases for a class, the plainest first. For a class that is not listed, its name."""
+    """The noun phrases for a class, the plainest first; its name if it is not listed."""
     name = re.sub(r"\s+", " ", re.sub(r"\(.*?\)", " ", label)).strip() or label
     listed = _NOUNS.get(label)
     return tuple(_noun(text) for text in (listed.split("|") if listed else [name.lower()]))
@@ -156,6 +156,6 @@ def _noun(text: str) -> Noun:
 
 @functools.cache
 def attribute(label: str) -> tuple[str, tuple[str, ...], str]:
-    """The words of an attribute: before a noun, after "is", after a noun. For one that is not listed, its name."""
+    """The forms of an attribute: before a noun, after "is", after a noun; its name if it is not listed."""
     word = label.lower()
     return _ATTRIBUTES.get(label, (word, (word,), f"that is {word}"))

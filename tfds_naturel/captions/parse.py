@@ -1,7 +1,7 @@
-"""Reads captions back: the classes they name and the operation that made a negative.
+"""Parses captions: the classes they mention and the operation that produced a negative.
 
-This is not a parser of English. A pair of captions is minimal, so the words that differ show the operation: the two
-nouns changed places, one attribute became another, or a word reversed the relation.
+This is not a parser of English. A pair of captions is minimal, so the words that differ reveal the operation: the two
+nouns were swapped, one attribute was replaced by another, or a word reversed the relation.
 """
 
 import difflib
@@ -16,15 +16,15 @@ from tfds_naturel.schema import Triplet
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|[\u00a7\u00b6]")
 _MARKS = ("\u00a7", "\u00b6")  # stand for the subject and the object
 
-# Words that deny what the rest of the sentence claims ("before she put it down"), or leave it open.
-TURNS = frozenset(
+# Words that negate what the rest of the sentence claims ("before she put it down"), or leave it open.
+NEGATIONS = frozenset(
     re.findall(
         r"\S+",
         "before yet not never no none nobody nothing neither nor without until soon later sooner will won't going "
         "about doubt nowhere isn't hasn't don't doesn't wasn't aren't can't cannot didn't lacks lack any shortly",
     )
 )
-# A negative that claims another relation than its positive uses one of these words for it.
+# Words by which a negative claims a different spatial relation.
 _PLACES = {
     **dict.fromkeys(("under", "beneath", "underneath", "below"), "under"),
     **dict.fromkeys(("on", "atop", "upon", "onto"), "on"),
@@ -61,7 +61,7 @@ _ATTRIBUTE_WORDS = {
 
 
 _ARTICLES = frozenset({"a", "an", "the", "some"})
-_SAME = {
+_NORMALIZED = {
     "are": "is",
     "were": "was",
     "have": "has",
@@ -74,22 +74,22 @@ _SAME = {
 
 
 def mentions(text: str, triplet: Triplet) -> set[str]:
-    """The classes of ``triplet`` (one, for an attribute) that ``text`` names by any of their listed words."""
+    """The classes of ``triplet`` (one for an attribute) that ``text`` mentions by any of their listed words."""
     labels = {triplet.subject} if triplet.relation == "is" else {triplet.subject, triplet.object}
     return {label for label in labels if _pattern(label).search(text)}
 
 
 def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Triplet | None]:
-    """(operation, what the negative claims), from the words in which the two captions of a pair differ.
+    """(operation, what the negative claims), from the words that differ between the two captions of a pair.
 
-    Raises ValueError when the difference does not make the negative false.
+    Raises ValueError if the difference does not make the negative false.
     """
     before, after = (_claimed(_words(text, triplet)) for text in (positive, negative))
     roles = tuple(mark for mark in before if mark in _MARKS), tuple(mark for mark in after if mark in _MARKS)
-    known = RELATIONS.get(triplet.relation)
-    one_way = known and known.verb and not known.symmetric and triplet.subject != triplet.object
-    if one_way and _agent(before) == _MARKS[1]:
-        raise ValueError(f"the positive has the {triplet.object} act on the {triplet.subject}")
+    relation = RELATIONS.get(triplet.relation)
+    directed = relation and relation.verb and not relation.symmetric and triplet.subject != triplet.object
+    if directed and _agent(before) == _MARKS[1]:
+        raise ValueError(f"the positive has roles reversed: {triplet.object} acts on {triplet.subject}")
     if roles[0][::-1] == roles[1] != roles[0] and _masked(before) == _masked(after):
         return "swap", _swapped(after, triplet)
     lost, gained = _difference(before, after)
@@ -98,8 +98,8 @@ def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Trip
     if triplet.relation == "is":
         return _attribute(after, lost, gained, triplet)
     if roles[0] != roles[1]:
-        raise ValueError("the negative changes the order of the nouns and other words as well")
-    if TURNS & set(after):
+        raise ValueError("the negative swaps the nouns and also changes other words")
+    if NEGATIONS & set(after):
         return "denial", None
     return "relation", _claim(after, gained, triplet)
 
@@ -110,32 +110,32 @@ def _pattern(label: str) -> re.Pattern[str]:
 
 @functools.cache
 def _listed(words: tuple[str, ...]) -> re.Pattern[str]:
-    """Any of ``words``, the longest first ("coffee table" before "table"), in the singular or plural."""
+    """Matches any of ``words``, the longest first ("coffee table" before "table"), singular or plural."""
     longest = sorted(words, key=len, reverse=True)
     return re.compile(rf"\b({'|'.join(map(re.escape, longest))})s?\b", re.IGNORECASE)
 
 
 def _words(text: str, triplet: Triplet) -> list[str]:
-    """Lowercased words, the classes' names replaced by marks, articles left out."""
+    """Lowercased words, without articles, and with class names replaced by marks."""
     labels = [triplet.subject] if triplet.relation == "is" else [triplet.subject, triplet.object]
     marks = {noun.text: mark for label, mark in zip(labels, _MARKS, strict=False) for noun in lexicon.nouns(label)}
     text = _listed(tuple(marks)).sub(lambda match: marks[match[1].lower()], text)
     words: list[str] = _WORD.findall(text.lower())
-    return [_SAME.get(word, word) for word in words if word not in _ARTICLES]
+    return [_NORMALIZED.get(word, word) for word in words if word not in _ARTICLES]
 
 
 def _claimed(words: list[str]) -> list[str]:
-    """``words`` without what they rule out: "under the desk, not on it" claims "under the desk"."""
-    for at in range(len(words) - 2):
-        denied, place, pronoun = words[at : at + 3]
-        rest = words[:at] + words[at + 3 :]
-        if denied == "not" and pronoun == "it" and place in _PREPOSITIONS and _PREPOSITIONS & set(rest):
+    """``words`` without what they exclude: "under the desk, not on it" claims "under the desk"."""
+    for i in range(len(words) - 2):
+        negation, place, pronoun = words[i : i + 3]
+        rest = words[:i] + words[i + 3 :]
+        if negation == "not" and pronoun == "it" and place in _PREPOSITIONS and _PREPOSITIONS & set(rest):
             return rest
     return words
 
 
 def _agent(words: list[str]) -> str:
-    """The noun of a passive's "by"; empty without one."""
+    """The noun after the "by" of a passive; empty if there is none."""
     return next((word for by, word in itertools.pairwise(words) if by == "by" and word in _MARKS), "")
 
 
@@ -144,7 +144,7 @@ def _masked(words: list[str]) -> list[str]:
 
 
 def _base(word: str) -> str:
-    """A verb without its ending, the same for "she catches" and "they catch"."""
+    """A verb without its ending, so that "catches" and "catch" are equal."""
     return word if word.endswith("ss") else word.removesuffix("s").removesuffix("e")
 
 
@@ -161,16 +161,18 @@ def _attribute(after: list[str], lost: list[str], gained: list[str], triplet: Tr
     others = {_ATTRIBUTE_WORDS[word] for word in after if word in _ATTRIBUTE_WORDS} - {triplet.object}
     if len(others) == 1:
         return "attribute", Triplet(triplet.subject, "is", others.pop())
-    if TURNS & {*lost, *gained} or {"is", "isn't"} & {*lost, *gained}:
+    if NEGATIONS & {*lost, *gained} or {"is", "isn't"} & {*lost, *gained}:
         return "denial", None
-    raise ValueError(f"the words that differ name no other attribute; use one of {', '.join(sorted(CONTRARIES))}")
+    raise ValueError(f"no other attribute in the words that differ; use one of {', '.join(sorted(CONTRARIES))}")
 
 
 def _claim(words: list[str], gained: list[str], triplet: Triplet) -> Triplet:
-    known = RELATIONS.get(triplet.relation)
-    label = _OPPOSITE.get(triplet.relation) or (known.excludes[0] if known and known.excludes else "")
+    relation = RELATIONS.get(triplet.relation)
+    label = _OPPOSITE.get(triplet.relation) or (relation.excludes[0] if relation and relation.excludes else "")
     if not label:
-        raise ValueError(f"relation {triplet.relation!r} has no opposite that a negative could claim; swap the roles")
+        raise ValueError(
+            f"relation {triplet.relation!r} has no opposite for a negative to claim; swap the roles instead"
+        )
     places = [word for word in gained if word in _PLACES] if triplet.relation in _SPATIAL else []
     if not places or _PLACES[places[-1]] in ("off", "outside_of"):
         return Triplet(triplet.subject, label, triplet.object)
@@ -182,9 +184,9 @@ def _claim(words: list[str], gained: list[str], triplet: Triplet) -> Triplet:
 
 
 def _placed(words: list[str], preposition: str, triplet: Triplet) -> tuple[str, str]:
-    """(what is somewhere, where): the noun after a preposition is the place; a stranded one means the first."""
-    at = len(words) - 1 - words[::-1].index(preposition)
-    following = [word for word in words[at:] if word in _MARKS]
+    """(figure, landmark): the noun after the preposition is the landmark; if it is stranded, the first noun is."""
+    start = len(words) - 1 - words[::-1].index(preposition)
+    following = [word for word in words[start:] if word in _MARKS]
     place = following[0] if following else next(word for word in words if word in _MARKS)
     if place == _MARKS[1]:
         return triplet.subject, triplet.object

@@ -1,7 +1,7 @@
-"""What every relation label means for captions: its words, its converse, and the labels that contradict it.
+"""The table of relation labels: words, converse, and contradicting labels.
 
-Labels are Open Images' (V4 and V6), the scenes' ``left_of`` and ``right_of``, and a few that only negatives assert
-(``drop``, ``ignore``...): the opposites of labels that have no opposite in Open Images.
+Labels are those of Open Images (V4 and V6), ``left_of`` and ``right_of`` of the drawn scenes, and a few that only
+negatives assert (``drop``, ``ignore``, ...), as opposites of labels that have none in Open Images.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ class Relation:
 
     - ``words``: prepositions (``on top of``) or, with ``verb``, verbs as ``base/third/gerund/past/participle`` with an
       optional particle (``.../danced with``);
-    - ``back``: the same fact with the object first (the desk *supports* the cat), as verbs with ``back_verb``; a
-      verb's passive needs no entry;
-    - ``converse``: the label that says the same with the roles swapped;
-    - ``symmetric``: A r B says B r A as well, so a swap is not a negative;
-    - ``mutual``: loosely symmetric (a table is also "at" a chair), so a swap is a negative only where a scene graph
-      denies it;
-    - ``excludes``: labels that cannot hold of the same subject and object at the same time;
-    - ``implies``: labels that may hold of them as well, annotated or not;
-    - ``posture``: a verb (base/third/gerund) that may stand for "is" before the preposition.
+    - ``back``: the same fact with the object first (the desk *supports* the cat), as verbs if ``back_verb`` is set;
+      passives need no entry;
+    - ``converse``: the label with the same meaning and swapped roles;
+    - ``symmetric``: A r B implies B r A, so a swap is not a negative;
+    - ``mutual``: loosely symmetric (a table is also "at" a chair), so a swap is a negative only if a scene graph
+      rules it out;
+    - ``excludes``: labels that cannot hold for the same subject and object at the same time;
+    - ``implies``: labels that may also hold for them, annotated or not;
+    - ``posture``: a verb (base/third/gerund) that can replace "is" before the preposition.
     """
 
     words: tuple[str, ...]
@@ -44,7 +44,7 @@ def _verb(*words: str, **fields: Any) -> Relation:
 
 
 def _act(*words: str, implies: tuple[str, ...] = (), symmetric: bool = False) -> Relation:
-    """Something done to an object: whoever does it does not ignore the object."""
+    """An action on an object, which rules out that the subject ignores it."""
     return _verb(*words, symmetric=symmetric, excludes=("ignore",), implies=("interacts_with", *implies))
 
 
@@ -144,8 +144,8 @@ RELATIONS: dict[str, Relation] = {
     "holding_hands": _act("hold/holds/holding/held/held hands with", symmetric=True, implies=("holds",)),
 }
 
-# What a scene graph can decide: labels that positives of other triplets use too, so that their words give nothing away.
-# ``interacts_with`` is twice as likely as the others: scenes that were drawn and trained on depend on these chances.
+# Labels that a scene graph can decide. Positives of other triplets also use them, so their words give nothing away.
+# ``interacts_with`` is listed twice: existing datasets depend on these sampling probabilities.
 DEPICTED = ("on", "under", "inside_of", "at", "holds", "wears", "plays", "hits", "interacts_with", "interacts_with")
 
 _COLOURS = ("Red", "Blue", "Green", "Yellow", "Orange", "Purple", "Pink", "Brown", "Black", "White", "Gray")
@@ -161,7 +161,7 @@ CONTRARIES |= {material: (*CONTRARIES[material], "Transparent") for material in 
 
 
 def converse(triplet: Triplet) -> Triplet | None:
-    """The triplet that says the same with the roles swapped (Desk|under|Cat for Cat|on|Desk); None without one."""
+    """The equivalent triplet with swapped roles (Desk|under|Cat for Cat|on|Desk), or None if there is none."""
     relation = RELATIONS.get(triplet.relation)
     if relation is None or not (relation.converse or relation.symmetric):
         return None
@@ -169,7 +169,7 @@ def converse(triplet: Triplet) -> Triplet | None:
 
 
 def excluded(triplet: Triplet, claim: Triplet) -> bool:
-    """Whether ``claim`` is false wherever ``triplet`` is true, by the meaning of the words alone."""
+    """Whether ``claim`` is false whenever ``triplet`` is true, by the meaning of the labels alone."""
     if triplet.relation == "is":
         contrary = claim.object in CONTRARIES.get(triplet.object, ())
         return claim.relation == "is" and claim.subject == triplet.subject and contrary

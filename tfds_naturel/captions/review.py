@@ -1,7 +1,7 @@
-"""The review page: one HTML file that needs no server, on which annotators accept or reject captions.
+"""The review page: a single HTML file, usable without a server, where annotators accept or reject captions.
 
-Photos are optional: a JSON file of ``{triplet: [{"image": path or address, "subject": [xmin, ymin, xmax, ymax],
-"object": [...]}]}``, boxes in fractions of the image; ``object`` is left out for an attribute.
+Photos are optional: a JSON file of ``{triplet: [{"image": path or URL, "subject": [xmin, ymin, xmax, ymax],
+"object": [...]}]}``, with boxes in fractions of the image; ``object`` is left out for an attribute.
 """
 
 import importlib.resources
@@ -16,7 +16,7 @@ from tfds_naturel.schema import Triplet
 
 
 def page(bank: Bank, photos: Path | None = None) -> str:
-    """The page as text. Raises UserError for a malformed file of photos."""
+    """The page's HTML. Raises UserError for a malformed photos file."""
     shown = _photos(photos) if photos is not None else {}
     rows = [
         {
@@ -38,7 +38,7 @@ def _photos(path: Path) -> dict[str, list[dict[str, Any]]]:
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(listed, dict):
-        raise UserError(f"{path}: found a {type(listed).__name__}, expected an object of triplets")
+        raise UserError(f"{path}: found a {type(listed).__name__}, expected a JSON object with triplets as keys")
     for triplet, photos in listed.items():
         try:
             Triplet.parse(triplet)
@@ -47,9 +47,9 @@ def _photos(path: Path) -> dict[str, list[dict[str, Any]]]:
         for photo in photos:
             boxes = [photo[role] for role in ("subject", "object") if role in photo]
             image = photo.get("image", "")
-            sound = isinstance(image, str) and image and not image.lower().startswith(("javascript:", "data:"))
-            if not (sound and boxes and all(len(box) == 4 and all(0 <= v <= 1 for v in box) for box in boxes)):
+            is_safe = isinstance(image, str) and image and not image.lower().startswith(("javascript:", "data:"))
+            if not (is_safe and boxes and all(len(box) == 4 and all(0 <= v <= 1 for v in box) for box in boxes)):
                 raise UserError(
-                    f"{path}: a photo of {triplet} is {str(photo)[:200]}, expected image and boxes of 4 fractions"
+                    f"{path}: photo of {triplet} is {str(photo)[:200]}; expected image and boxes of 4 fractions"
                 )
     return listed

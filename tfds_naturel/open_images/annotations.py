@@ -1,7 +1,7 @@
 """Reads Open Images' visual relationships: official CSV rows in, one record per image out, in bounded memory.
 
-Rows of an image are scattered over the file, so they are spooled into buckets on disk by the first digits of the image
-id; a bucket is then small enough to be sorted in memory. Malformed rows are counted by kind and listed with their line
+Rows of an image are scattered over the file, so they are spooled to buckets on disk by the first digits of the image
+id; each bucket is small enough to be sorted in memory. Malformed rows are counted by kind and listed with their line
 numbers, never dropped silently.
 """
 
@@ -26,7 +26,7 @@ COLUMNS = (
 )
 IMAGE_ID = re.compile(r"[0-9a-f]{16}")
 
-MAX_LINE = 4096  # bytes; an official row has about 120
+MAX_LINE = 4096  # bytes; official rows have about 120
 BUCKET_BYTES = 8 << 20
 
 
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """A related pair: its triplet and the row numbers of both in the image's objects (-1 for an attribute)."""
+    """A related pair: its triplet, and the indices of both in the image's objects (-1 for an attribute)."""
 
     triplet: Triplet
     subject_index: int
@@ -58,7 +58,7 @@ class Relation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedImage:
-    """All annotations of one image. Equal rows are merged; a triplet of several pairs has several relations."""
+    """All annotations of one image. Duplicate rows are merged; a triplet of several pairs has several relations."""
 
     image_id: str
     objects: tuple[tuple[str, Box], ...]
@@ -72,7 +72,7 @@ class AnnotatedImage:
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Machine ids (``/m/01yrx``) to display names, and the relation labels."""
+    """Display names by machine id (``/m/01yrx``), and the relation labels."""
 
     classes: dict[str, str]
     attributes: dict[str, str]
@@ -80,7 +80,7 @@ class Vocabulary:
 
     @classmethod
     def read(cls, folder: Path, release: Release) -> "Vocabulary":
-        """Reads the description files of ``release`` (two columns, no header). Raises UserError for a bad line."""
+        """Reads the description files of ``release`` (two columns, no header). Raises UserError for an invalid line."""
         relations = _descriptions(folder / release.relations.name)
         return cls(
             classes=_descriptions(folder / release.classes.name),
@@ -94,7 +94,9 @@ def _descriptions(path: Path) -> dict[str, str]:
     with path.open(encoding="utf-8-sig", newline="") as f:
         for number, row in enumerate(csv.reader(f), 1):
             if len(row) != 2 or not all(row) or not row[1].isprintable() or "|" in row[1] or row[0] in names:
-                raise UserError(f"{path}:{number}: {row!r}; expected a new id and its name without '|': '/m/01yrx,Cat'")
+                raise UserError(
+                    f"{path}:{number}: {row!r}; expected a unique id and a name without '|': '/m/01yrx,Cat'"
+                )
             names[row[0]] = row[1]
     return names
 
@@ -119,26 +121,26 @@ class Rejects:
         self._writer.writerow(["file", "line", "kind", "detail", "text"])
 
     def add(self, file: str, line: int, error: Malformed, text: str) -> None:
-        """Counts and lists one row."""
+        """Counts a rejected row and appends it to the list."""
         self.counts[error.kind] += 1
         self._writer.writerow([file, line, error.kind, str(error), text[:200]])
 
     def close(self, max_share: float) -> None:
-        """Raises UserError when more than ``max_share`` of all rows were rejected."""
+        """Closes the file. Raises UserError if more than ``max_share`` of all rows were rejected."""
         self._file.close()
         rejected = self.counts.total()
         if rejected > max_share * (rejected + self.accepted):
             kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.counts.items()))
             raise UserError(
-                f"{rejected:,} of {rejected + self.accepted:,} rows are malformed ({kinds}), more than the share of "
-                f"{max_share:g} that --max_rejected allows; {self.path} lists each with its line number"
+                f"{rejected:,} of {rejected + self.accepted:,} rows are malformed ({kinds}), more than the share "
+                f"--max_rejected {max_share:g}; {self.path} lists them with their line numbers"
             )
 
 
 def read_rows(path: Path, vocabulary: Vocabulary, rejects: Rejects) -> Iterator[Row]:
-    """Streams the valid rows of an annotation file in the official columns; the others go to ``rejects``.
+    """Streams the valid rows of an annotation file with the official columns; the others go to ``rejects``.
 
-    Raises UserError when the header is not the official one.
+    Raises UserError if the header is not the official one.
     """
     with path.open("rb") as f:
         header = tuple(f.readline(MAX_LINE).decode("utf-8-sig", "replace").rstrip("\r\n").split(","))
@@ -155,7 +157,7 @@ def read_rows(path: Path, vocabulary: Vocabulary, rejects: Rejects) -> Iterator[
 
 
 def _lines(f: IO[bytes]) -> Iterator[bytes]:
-    """The lines of ``f``, each cut to ``MAX_LINE`` bytes: a file without line ends must not fill the memory."""
+    """The lines of ``f``, each truncated to ``MAX_LINE`` bytes, so a file without newlines cannot fill the memory."""
     while line := f.readline(MAX_LINE):
         yield line
         while len(line) == MAX_LINE and not line.endswith(b"\n"):
@@ -189,18 +191,18 @@ def _box(texts: list[str], suffix: str) -> Box:
     try:
         box = Box(*map(float, texts))
     except ValueError as error:
-        raise Malformed("number", f"box {suffix}: {','.join(texts)} are not four numbers") from error
+        raise Malformed("number", f"box {suffix}: {','.join(texts)} is not four numbers") from error
     if not all(map(math.isfinite, box)):
-        raise Malformed("number", f"box {suffix}: {','.join(texts)} are not finite")
+        raise Malformed("number", f"box {suffix}: {','.join(texts)} is not finite")
     if min(box) < 0 or max(box) > 1:
-        raise Malformed("box_outside", f"box {suffix}: {','.join(texts)} leaves [0, 1]")
+        raise Malformed("box_outside", f"box {suffix}: {','.join(texts)} is not within [0, 1]")
     if box.xmin >= box.xmax or box.ymin >= box.ymax:
         raise Malformed("box_inverted", f"box {suffix}: {','.join(texts)} has no positive width and height")
     return box
 
 
 def merge(image_id: str, rows: list[Row]) -> AnnotatedImage:
-    """One image's rows, in any order, as objects and relations."""
+    """Merges one image's rows, in any order, into objects and relations."""
     objects: dict[tuple[str, Box], int] = {}
     relations = []
     for row in sorted(set(rows)):
@@ -214,9 +216,9 @@ def merge(image_id: str, rows: list[Row]) -> AnnotatedImage:
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:
-    """Tab-separated lines below ``folder``, a file for each prefix of ``digits`` digits of an image id.
+    """Files of tab-separated lines in ``folder``, one for each prefix of ``digits`` digits of the image id.
 
-    Every line starts with the image id.
+    Every line starts with an image id.
     """
 
     folder: Path
@@ -225,14 +227,14 @@ class Buckets:
 
     @property
     def prefixes(self) -> list[str]:
-        """The bucket names, in the order of the image ids."""
+        """The bucket names, in image id order."""
         return ["".join(digits) for digits in itertools.product("0123456789abcdef", repeat=self.digits)]
 
     def _path(self, prefix: str) -> Path:
         return self.folder / f"{self.name}-{prefix}.tsv"
 
     def write(self, lines: Iterable[tuple[str, ...]]) -> None:
-        """Distributes ``lines`` over the files, replacing earlier ones."""
+        """Distributes ``lines`` over the files, replacing existing files."""
         files = {prefix: self._path(prefix).open("w", encoding="utf-8") for prefix in self.prefixes}
         try:
             for fields in lines:
@@ -242,18 +244,18 @@ class Buckets:
                 file.close()
 
     def read(self, prefix: str) -> list[list[str]]:
-        """The lines of one bucket, in the order written."""
+        """The lines of one bucket, in the order they were written."""
         with self._path(prefix).open(encoding="utf-8", newline="\n") as f:
             return [line.rstrip("\n").split("\t") for line in f]
 
 
 def bucket_digits(path: Path) -> int:
-    """How many digits of the image id make buckets of about ``BUCKET_BYTES`` out of the rows in ``path``."""
+    """How many digits of the image id split the rows in ``path`` into buckets of about ``BUCKET_BYTES``."""
     return min(2, math.ceil(math.log(max(path.stat().st_size / BUCKET_BYTES, 1), 16)))
 
 
 def spool(path: Path, vocabulary: Vocabulary, buckets: Buckets, rejects: Rejects) -> None:
-    """Writes the valid rows of an annotation file into ``buckets``; raises as ``read_rows`` does."""
+    """Writes the valid rows of an annotation file to ``buckets``; raises as ``read_rows`` does."""
     buckets.write(
         (row.image_id, *row.triplet, *map(repr, row.subject_box), *map(repr, row.object_box))
         for row in read_rows(path, vocabulary, rejects)
@@ -261,7 +263,7 @@ def spool(path: Path, vocabulary: Vocabulary, buckets: Buckets, rejects: Rejects
 
 
 def images(buckets: Buckets, prefix: str) -> Iterator[AnnotatedImage]:
-    """The images of one bucket that ``spool`` wrote, in the order of their ids."""
+    """The images in one bucket written by ``spool``, sorted by id."""
     by_image: dict[str, list[Row]] = collections.defaultdict(list)
     for image_id, subject, relation, object_, *coordinates in buckets.read(prefix):
         numbers = [float(text) for text in coordinates]

@@ -12,33 +12,33 @@ _COLUMNS = ("ImageID", "License", "Author", "OriginalLandingURL")
 
 
 class Attribution(NamedTuple):
-    """The features of the same names, as published."""
+    """The values of the features of the same names, as published."""
 
     license: str
     author: str
     source_url: str
 
 
-def spool(path: Path, wanted: Container[str], buckets: Buckets, rejects: Rejects) -> None:
-    """Writes the attributions of the images in ``wanted`` into ``buckets``; malformed lines go to ``rejects``.
+def spool(path: Path, image_ids: Container[str], buckets: Buckets, rejects: Rejects) -> None:
+    """Writes the attributions of the images in ``image_ids`` to ``buckets``; malformed lines go to ``rejects``.
 
-    ``path`` is ``train-images-boxable-with-rotation.csv``. Raises UserError when a column is missing.
+    ``path`` is ``train-images-boxable-with-rotation.csv``. Raises UserError if a column is missing.
     """
-    buckets.write(_read(path, wanted, rejects))
+    buckets.write(_read(path, image_ids, rejects))
 
 
 def attributions(buckets: Buckets, prefix: str) -> dict[str, Attribution]:
-    """The attributions of one bucket that ``spool`` wrote, by image id."""
+    """The attributions in one bucket written by ``spool``, by image id."""
     return {image_id: Attribution(*fields) for image_id, *fields in buckets.read(prefix)}
 
 
-def _read(path: Path, wanted: Container[str], rejects: Rejects) -> Iterator[tuple[str, ...]]:
+def _read(path: Path, image_ids: Container[str], rejects: Rejects) -> Iterator[tuple[str, ...]]:
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as f:
         reader = csv.reader(f)
         header = next(reader, [])
         missing = [column for column in _COLUMNS if column not in header]
         if missing:
-            raise UserError(f"{path}:1: columns {header}; without {missing}; download the file again")
+            raise UserError(f"{path}:1: columns {header}; missing {missing}; download the file again")
         indices = [header.index(column) for column in _COLUMNS]
         while True:
             try:
@@ -53,5 +53,5 @@ def _read(path: Path, wanted: Container[str], rejects: Rejects) -> Iterator[tupl
                 rejects.add(path.name, reader.line_num, Malformed("metadata", detail), ",".join(row))
                 continue
             rejects.accepted += 1
-            if row[0] in wanted:
+            if row[0] in image_ids:
                 yield tuple(" ".join(row[i].split()) for i in indices)

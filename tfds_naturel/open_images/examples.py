@@ -1,4 +1,4 @@
-"""From planned Open Images photos to NatuRel examples: re-encoded photo, boxes, relations and captions."""
+"""Builds NatuRel examples from planned Open Images photos: re-encoded photo, boxes, relations and captions."""
 
 import concurrent.futures
 import functools
@@ -22,19 +22,19 @@ from tfds_naturel.schema import Caption, Triplet, numbered
 if TYPE_CHECKING:
     from tensorflow_datasets.core.features import BBox
 
-_ATTEMPTS = 20  # ways to write a pair that are tried against the reviewers' decisions
-_AT_ONCE = 256  # photos re-encoded by the threads together, and so held in memory
+_ATTEMPTS = 20  # how often the grammar rewrites a pair that reviewers rejected
+_BATCH = 256  # photos re-encoded by the threads at once, and so held in memory
 
 
 def examples(plan: Plan, split: str, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, example) of one bucket of a split, in the order of the image ids.
+    """(key, example) of one bucket of a split, in image id order.
 
-    Raises UserError for a photo that has been damaged since it was checked.
+    Raises UserError for a photo that was damaged after it was checked.
     """
     writer = _writer(plan.config, tuple(options(plan.config).values()))
     images = plan.bucket(split, prefix)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        while batch := list(itertools.islice(images, _AT_ONCE)):
+        while batch := list(itertools.islice(images, _BATCH)):
             encoded = pool.map(functools.partial(_photo, plan), (image.image_id for image, _ in batch))
             for (image, attribution), data in zip(batch, encoded, strict=True):
                 yield image.image_id, _example(image, attribution, data, writer)
@@ -45,7 +45,7 @@ def _photo(plan: Plan, image_id: str) -> bytes:
     try:
         return photos.reencode(path.read_bytes(), plan.config.short_side, plan.config.quality)
     except BadPhoto as error:
-        raise UserError(f"{path}: {error}; it was intact when the build was planned; fetch it again") from error
+        raise UserError(f"{path}: {error}; it was intact when the build started; fetch it again") from error
 
 
 def _example(image: AnnotatedImage, attribution: Attribution | None, data: bytes, writer: "Writer") -> dict[str, Any]:
@@ -63,10 +63,10 @@ def _example(image: AnnotatedImage, attribution: Attribution | None, data: bytes
 
 
 class Writer:
-    """Captions for a triplet: the bank's, or else the grammar's, the same for every image that shows it.
+    """Captions of a triplet, from the bank or else the grammar, the same for every image that shows it.
 
-    The grammar rewrites the pairs of which a reviewer ``rejected`` a caption and, for one image alone, those whose
-    negative claims another annotation of the image.
+    The grammar rewrites pairs with a caption that a reviewer ``rejected``. For a single image, it also rewrites pairs
+    whose negative claims another annotation of that image.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Writer:
     def _rewritten(
         self, triplet: Triplet, captions: tuple[Caption, ...], pairs: set[int], is_true: grammar.Truth | None
     ) -> tuple[Caption, ...]:
-        """``captions`` with ``pairs`` of them written by the grammar, in words that no reviewer rejected."""
+        """``captions`` with their ``pairs`` rewritten by the grammar, so that no reviewer rejected the text."""
         for attempt in range(_ATTEMPTS):
             if not pairs:
                 return captions
@@ -100,7 +100,7 @@ class Writer:
             pairs = pairs - accepted
         raise UserError(
             f"{triplet}: reviewers rejected all {_ATTEMPTS} ways to write its pairs {sorted(pairs)}; accept one of "
-            "them in the file of decisions, or add the triplet to the caption bank"
+            "them in the decisions file, or add the triplet to the caption bank"
         )
 
     def _rng(self, triplet: Triplet, attempt: int) -> np.random.Generator:
@@ -109,7 +109,7 @@ class Writer:
 
 @functools.cache
 def _writer(config: OpenImagesConfig, contents: tuple) -> Writer:
-    del contents  # part of the key: the caption files may change under their names
+    del contents  # part of the cache key, since the caption files may change without being renamed
     rejected = decisions.rejected(config.decisions) if config.decisions else frozenset()
     return Writer(bank.load(config.bank), rejected, config.seed)
 

@@ -1,10 +1,10 @@
-"""Fetches Open Images for the builder: the annotation files, then only the photos that have annotated relationships.
+"""Fetches Open Images for the builder: the annotation files, then only the photos with annotated relationships.
 
     python -m tfds_naturel.open_images.fetch --split train --out DIR
 
-fills ``DIR/annotations`` and ``DIR/images/train/<ImageID>.jpg`` from Google's and AWS's public servers (about 680 MB of
-annotations and 30 GB of photos; the size is logged before the download starts). Run it again to continue after an
-interruption. ``--from_tar`` takes the photos from the published tar files instead.
+downloads ``DIR/annotations`` and ``DIR/images/train/<ImageID>.jpg`` from Google's and AWS's public servers (about
+680 MB of annotations and 30 GB of photos; the size is logged before the download starts). Run it again to continue
+after an interruption. ``--from_tar`` reads the photos from the published tar files instead.
 """
 
 import argparse
@@ -34,26 +34,26 @@ from tfds_naturel.photos import BadPhoto
 
 _LOG = logging.getLogger("tfds_naturel.open_images.fetch")  # this module runs as __main__
 
-HOPELESS = 100  # photos that failed in a row, each after all its attempts: the server is down
+MAX_CONSECUTIVE_FAILURES = 100  # photos in a row that failed all their attempts, so the server is down
 
 _SIZE_SAMPLE = 64  # photos whose sizes are requested to estimate the total
-_FAILED = "failed"  # not journaled: the next run tries again
-_IN_TRANSIT = frozenset({"not_jpeg", "broken"})  # what a bad connection or a captive portal makes of a good photo
+_FAILED = "failed"  # not recorded in the journal, so the next run tries again
+_RETRIED_KINDS = frozenset({"not_jpeg", "broken"})  # may be caused by a bad connection or a captive portal
 
 
 def annotated_ids(annotations: Path, release: Release) -> list[str]:
-    """The ids of the images that have a valid relationship row, sorted."""
+    """The sorted ids of the images with at least one valid relationship row."""
     vocabulary = Vocabulary.read(annotations, release)
     with tempfile.TemporaryDirectory() as folder:
         rejects = Rejects(Path(folder) / "rejects.csv")
         image_ids = {row.image_id for row in read_rows(annotations / release.rows.name, vocabulary, rejects)}
     if rejects.counts:
-        _LOG.info("%s malformed rows are skipped; the build lists them", f"{rejects.counts.total():,}")
+        _LOG.info("skipping %s malformed rows; the build lists them", f"{rejects.counts.total():,}")
     return sorted(image_ids)
 
 
 class Store:
-    """The photos on disk and their journal; a photo is written under a temporary name, then renamed."""
+    """The photos on disk and their journal. A photo is written under a temporary name, then renamed."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ class Store:
         return self.folder / f"{image_id}.jpg"
 
     def missing(self, image_ids: Iterable[str], retry_missing: bool) -> list[str]:
-        """The ids that still have to be fetched; photos on disk without a journal line are checked here."""
+        """The ids that still have to be fetched. Photos on disk without a journal line are checked here."""
         missing = []
         for image_id in image_ids:
             entry = self.journal.entries.get(image_id)
@@ -81,7 +81,7 @@ class Store:
         return missing
 
     def adopt(self, image_id: str, path: Path) -> Entry | None:
-        """Journals a photo that is already on disk; a broken one is removed, to be fetched again (None)."""
+        """Adds a photo that is already on disk to the journal. If it is broken, deletes it and returns None."""
         try:
             entry = Entry(image_id, "ok", photos.inspect(path.read_bytes()))
         except BadPhoto:
@@ -91,7 +91,7 @@ class Store:
         return entry
 
     def put(self, image_id: str, data: bytes) -> Entry:
-        """Checks and stores a photo. Raises BadPhoto, and then stores nothing."""
+        """Checks and stores a photo. Raises BadPhoto without storing anything."""
         entry = Entry(image_id, "ok", photos.inspect(data))
         part = self.path(image_id).with_suffix(".part")
         part.write_bytes(data)
@@ -102,7 +102,7 @@ class Store:
 async def fetch_annotations(
     client: aiohttp.ClientSession, release: Release, folder: Path, url: str, policy: Policy
 ) -> None:
-    """Downloads the files of the release that ``folder`` lacks from below ``url``, after logging their sizes."""
+    """Downloads the release's files that are missing in ``folder`` from below ``url``, after logging their sizes."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [file for file in release.files if not (folder / file.name).exists()]
     for file in missing:
@@ -112,11 +112,11 @@ async def fetch_annotations(
         await download.get_file(client, f"{url}/{file.path}", target, size=file.bytes, md5=file.md5, policy=policy)
     for file in release.files:
         if file not in missing and md5_of(folder / file.name) != file.md5:
-            _LOG.info("%s: not the official file; kept as it is", folder / file.name)
+            _LOG.info("%s: differs from the official file; kept", folder / file.name)
 
 
-async def announce(client: aiohttp.ClientSession, urls: list[str], folder: Path, policy: Policy) -> None:
-    """Logs the size of the download, estimated from evenly spaced photos. Raises UserError for too small a disk."""
+async def log_download_size(client: aiohttp.ClientSession, urls: list[str], folder: Path, policy: Policy) -> None:
+    """Logs the download size, estimated from evenly spaced photos. Raises UserError if the disk is too small."""
     sample = urls[:: max(1, len(urls) // _SIZE_SAMPLE)]
     sizes = [await download.retried(functools.partial(download.size_of, client, url), policy) for url in sample]
     total = int(sum(size or 0 for size in sizes) / max(1, len(sample)) * len(urls))
@@ -124,30 +124,30 @@ async def announce(client: aiohttp.ClientSession, urls: list[str], folder: Path,
     size, space = f"{total / 1e9:,.2f} GB", f"{free / 1e9:,.1f} GB"
     _LOG.info("%s photos, about %s, to %s (%s free)", f"{len(urls):,}", size, folder, space)
     if total > free:
-        raise UserError(f"{folder}: {space} are free, about {size} are needed; choose another --out")
+        raise UserError(f"{folder}: {space} free, about {size} needed; choose another --out")
 
 
 async def fetch_photos(
     client: aiohttp.ClientSession, store: Store, image_ids: list[str], url: str, policy: Policy, concurrency: int
 ) -> collections.Counter[str]:
-    """Fetches ``url/<id>.jpg`` of every id; at most ``concurrency`` at a time. Returns counts by status.
+    """Fetches ``url/<id>.jpg`` for every id, at most ``concurrency`` at a time. Returns counts by status.
 
-    Raises Transient when ``HOPELESS`` photos in a row failed after all their attempts.
+    Raises Transient when ``MAX_CONSECUTIVE_FAILURES`` photos in a row failed all their attempts.
     """
     counts: collections.Counter[str] = collections.Counter()
-    queue, in_a_row = iter(image_ids), 0
+    queue, consecutive_failures = iter(image_ids), 0
     with _Progress(len(image_ids), store.folder.name) as progress:
 
         async def work() -> None:
-            nonlocal in_a_row
+            nonlocal consecutive_failures
             for image_id in queue:
                 entry = await _fetch_photo(client, store, image_id, url, policy)
                 if entry.status == _FAILED:
-                    in_a_row += 1
-                    if in_a_row >= HOPELESS:
-                        raise Transient(f"{in_a_row} photos in a row failed, the last with {entry.detail}")
+                    consecutive_failures += 1
+                    if consecutive_failures >= MAX_CONSECUTIVE_FAILURES:
+                        raise Transient(f"{consecutive_failures} photos in a row failed; last error: {entry.detail}")
                 else:
-                    in_a_row = 0
+                    consecutive_failures = 0
                     store.journal.add(entry)
                 counts[entry.status] += 1
                 progress.add(entry)
@@ -167,7 +167,7 @@ async def _fetch_photo(client: aiohttp.ClientSession, store: Store, image_id: st
         try:
             return await asyncio.to_thread(store.put, image_id, data)
         except BadPhoto as error:
-            if error.kind in _IN_TRANSIT:
+            if error.kind in _RETRIED_KINDS:
                 raise Transient(str(error)) from error
             raise
 
@@ -184,7 +184,7 @@ async def _fetch_photo(client: aiohttp.ClientSession, store: Store, image_id: st
 
 
 class _Progress(tqdm.tqdm):
-    """A bar over photos with ETA, MB/s, and the number that failed."""
+    """A progress bar over photos with ETA, MB/s, and the number of failures."""
 
     def __init__(self, total: int, name: str):
         super().__init__(total=total, unit="photo", desc=name)
@@ -199,11 +199,11 @@ class _Progress(tqdm.tqdm):
 
 
 def from_tars(store: Store, tars: list[Path], image_ids: list[str]) -> collections.Counter[str]:
-    """Takes the requested photos out of (compressed) tar files, streaming. Only regular files named ``<ImageID>.jpg``,
-    in any folder, are read; nothing is extracted by its name.
+    """Reads the requested photos from (compressed) tar files, streaming. Only regular files named ``<ImageID>.jpg`` in
+    any folder are read, and nothing is extracted to a path from the archive.
 
-    A photo that is in none of the tars is left for a later run and counted as ``absent``. Raises UserError for a file
-    that is not a whole tar file; the photos before the damage are stored.
+    Photos that are in none of the tar files are left for a later run and counted as ``absent``. Raises UserError for a
+    damaged tar file, after storing the photos before the damage.
     """
     remaining = set(image_ids)
     counts: collections.Counter[str] = collections.Counter()
@@ -213,13 +213,13 @@ def from_tars(store: Store, tars: list[Path], image_ids: list[str]) -> collectio
                 store.journal.add(entry)
                 counts[entry.status] += 1
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise UserError(f"{tar}: not a whole tar file ({error}); download it again") from error
+            raise UserError(f"{tar}: not a complete tar file ({error}); download it again") from error
     counts["absent"] = len(remaining)
     return counts
 
 
 def _from_tar(store: Store, tar: Path, remaining: set[str]) -> Iterator[Entry]:
-    """Stores the photos of ``remaining`` in one tar file and removes them from that set."""
+    """Stores the photos in one tar file that are in ``remaining`` and removes them from it."""
     with (
         tqdm.tqdm(total=tar.stat().st_size, unit="B", unit_scale=True, desc=tar.name) as progress,
         tar.open("rb") as raw,
@@ -243,7 +243,7 @@ def _from_tar(store: Store, tar: Path, remaining: set[str]) -> Iterator[Entry]:
 
 
 async def run(options: argparse.Namespace) -> collections.Counter[str]:
-    """Fetches what the command line requests; returns counts by status. Raises as the functions above do."""
+    """Fetches what the options request; returns counts by status. Raises as the functions above do."""
     release, policy = RELEASES[options.release], Policy(attempts=options.attempts, stall=options.stall)
     annotations = options.annotations or options.out / "annotations"
     store = Store(options.out / "images" / options.split)
@@ -252,11 +252,11 @@ async def run(options: argparse.Namespace) -> collections.Counter[str]:
         image_ids = annotated_ids(annotations, release)
         missing = store.missing(image_ids, options.retry_missing)
         done = len(image_ids) - len(missing)
-        _LOG.info("%s annotated images, %s of them done before", f"{len(image_ids):,}", f"{done:,}")
+        _LOG.info("%s annotated images, %s already fetched", f"{len(image_ids):,}", f"{done:,}")
         if options.from_tar:
             return from_tars(store, options.from_tar, missing)
         url = f"{options.images_url}/{options.split}"
-        await announce(client, [f"{url}/{image_id}.jpg" for image_id in missing], store.folder, policy)
+        await log_download_size(client, [f"{url}/{image_id}.jpg" for image_id in missing], store.folder, policy)
         return await fetch_photos(client, store, missing, url, policy, options.concurrency)
 
 
@@ -266,24 +266,26 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, help="where annotations/ and images/ go")
-    parser.add_argument("--split", choices=["train"], default="train", help="the bucket's folder (rows refer to train)")
-    parser.add_argument("--release", choices=RELEASES, default="v4")
-    parser.add_argument("--annotations", type=Path, help="a folder of annotation files; missing ones are added")
-    parser.add_argument("--from_tar", type=Path, nargs="+", metavar="TAR", help="take the photos from these tar files")
-    parser.add_argument("--retry_missing", action="store_true", help="request photos again that failed for good")
-    parser.add_argument("--concurrency", type=int, default=64)
-    parser.add_argument("--attempts", type=int, default=Policy.attempts, help="attempts for one file")
+    parser.add_argument("--out", type=Path, required=True, help="output folder for annotations/ and images/")
     parser.add_argument(
-        "--stall", type=float, default=Policy.stall, help="seconds without a byte after which an attempt fails"
+        "--split", choices=["train"], default="train", help="folder of the bucket (annotations are for train)"
     )
-    parser.add_argument("--images_url", default=IMAGES_URL, help="a mirror of the bucket")
-    parser.add_argument("--annotations_url", default=ANNOTATIONS_URL, help="a mirror of the annotation files")
+    parser.add_argument("--release", choices=RELEASES, default="v4")
+    parser.add_argument("--annotations", type=Path, help="folder of annotation files; missing ones are downloaded")
+    parser.add_argument("--from_tar", type=Path, nargs="+", metavar="TAR", help="read the photos from these tar files")
+    parser.add_argument("--retry_missing", action="store_true", help="retry photos recorded as missing or bad")
+    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--attempts", type=int, default=Policy.attempts, help="attempts per file")
+    parser.add_argument(
+        "--stall", type=float, default=Policy.stall, help="seconds without data after which an attempt fails"
+    )
+    parser.add_argument("--images_url", default=IMAGES_URL, help="URL of the bucket or a mirror")
+    parser.add_argument("--annotations_url", default=ANNOTATIONS_URL, help="URL of the annotations or a mirror")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line. Raises Stopped when photos are left for another run."""
+    """The command line. Raises Stopped if some photos are left for another run."""
     options = _options(arguments)
     for flag in ("concurrency", "attempts", "stall"):
         if getattr(options, flag) <= 0:
@@ -296,7 +298,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"{error}; check --annotations_url and --images_url") from error
     print(", ".join(f"{status} {count:,}" for status, count in sorted(counts.items())) or "nothing to do")
     if counts["absent"]:
-        raise UserError(f"{counts['absent']:,} photos are in none of the tar files; give the others to --from_tar")
+        raise UserError(
+            f"{counts['absent']:,} photos are in none of the tar files; pass the remaining ones to --from_tar"
+        )
     if counts[_FAILED]:
         raise Stopped(f"{counts[_FAILED]:,} photos failed; run the same command again to fetch them")
 

@@ -1,6 +1,6 @@
-"""The journal of a folder of photos: one CSV line per checked photo, appended as the fetcher goes.
+"""The journal of a folder of photos: one CSV line per checked photo, appended while fetching.
 
-A second run resumes from it, and the builder reads sizes and perceptual hashes from it without opening the photos.
+The next run resumes from it, and the builder reads sizes and perceptual hashes from it without opening the photos.
 """
 
 import csv
@@ -23,7 +23,7 @@ class Entry:
     detail: str = ""
 
     def row(self) -> list[str | int]:
-        """The line of the journal."""
+        """The entry as a line of the journal."""
         if self.photo is None:
             return [self.image_id, self.status, "", "", "", "", self.detail[:200]]
         photo = self.photo
@@ -31,7 +31,7 @@ class Entry:
 
 
 class Journal:
-    """Append-only; of several lines for one image the last one counts. A line cut off by a crash is removed.
+    """An append-only file; the last line for an image counts. A line truncated by a crash is removed.
 
     Raises UserError for a file that is not a journal.
     """
@@ -48,18 +48,18 @@ class Journal:
             self._writer.writerow(_COLUMNS)
 
     def add(self, entry: Entry) -> None:
-        """Appends one line, at once visible to a later run."""
+        """Appends one line and flushes it."""
         self.entries[entry.image_id] = entry
         self._writer.writerow(entry.row())
         self._file.flush()
 
     def close(self) -> None:
-        """Closes the file; the entries stay readable."""
+        """Closes the file; ``entries`` can still be read."""
         self._file.close()
 
 
 def read(path: Path) -> dict[str, Entry]:
-    """The entries of a journal by image id, empty without the file. Raises UserError for a file of another kind."""
+    """The entries of a journal by image id; empty if there is no file. Raises UserError if it is not a journal."""
     if not path.exists():
         return {}
     text = path.read_text(encoding="utf-8")

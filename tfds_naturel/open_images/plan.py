@@ -1,7 +1,7 @@
-"""What is built from Open Images: reads the annotations, checks the photos, and decides the split of every image.
+"""Plans a build from Open Images: reads the annotations, checks the photos, and assigns every image to a split.
 
-Everything that grows with the data is in bucket files below one folder (``Buckets``), so that a generator, or a Beam
-worker on its own, can make the examples of one split and bucket.
+Everything that grows with the data is in bucket files below one folder (``Buckets``), so that a generator or a single
+Beam worker can build the examples of one split and bucket.
 """
 
 import collections
@@ -27,8 +27,8 @@ from tfds_naturel.survey import Survey
 SPLITS = (*splits.SHARES, splits.UNSEEN)
 
 _BUCKETS = ("rows", "splits", "attributions")
-_COPIES = 3  # a photo that more images than this share, by its journal line, is a placeholder
-_AT_ONCE = 4096  # photos handed to the threads together
+_MAX_COPIES = 3  # a photo shared by more images (same size and hash) is a placeholder
+_BATCH = 4096  # photos checked by the threads at once
 _RANGES = {"short_side": (32, 8192), "quality": (1, 100), "max_rejected": (0, 1), "max_missing": (0, 1)}
 _KEPT: dict[str, Callable[[Triplet], bool]] = {
     "all": lambda triplet: True,
@@ -39,15 +39,15 @@ _KEPT: dict[str, Callable[[Triplet], bool]] = {
 
 @dataclasses.dataclass(frozen=True)
 class OpenImagesConfig:
-    """A dataset made of Open Images photos.
+    """A dataset of Open Images photos.
 
-    ``kept``: which triplets (``all``, ``objects``: those without the relation ``is``, ``attributes``: only those).
-    ``annotations`` and ``images``: folders that the user has; by default those that ``fetch`` fills below TFDS's
+    ``kept``: which triplets to keep (``all``; ``objects``: all but the relation ``is``; ``attributes``: only ``is``).
+    ``annotations`` and ``images``: folders of the user's files; by default those filled by ``fetch`` below TFDS's
     manual_dir. ``official``: refuse annotation files other than the published ones. ``max_rejected`` and
-    ``max_missing``: shares of malformed rows, and of annotated images without a usable photo, beyond which the build
-    fails. ``bank`` and ``decisions``: a caption bank instead of the published one, and reviewers' decisions about it.
-    ``short_side``: of the re-encoded photos in pixels, at most; ``quality``: of their JPEG encoding. Raises UserError
-    for numbers out of range.
+    ``max_missing``: shares of malformed rows, and of annotated images without a usable photo, above which the build
+    fails. ``bank`` and ``decisions``: a caption bank instead of the published one, and reviewers' decisions on it.
+    ``short_side``: maximum short side of the re-encoded photos, in pixels; ``quality``: their JPEG quality. Raises
+    UserError for numbers out of range.
     """
 
     name: str
@@ -66,13 +66,13 @@ class OpenImagesConfig:
     max_missing: float = 0.05
 
     def __post_init__(self) -> None:
-        for field, (least, most) in _RANGES.items():
-            if not least <= getattr(self, field) <= most:
-                raise UserError(f"{field} {getattr(self, field)}: expected a number from {least} to {most}")
+        for field, (low, high) in _RANGES.items():
+            if not low <= getattr(self, field) <= high:
+                raise UserError(f"{field} {getattr(self, field)}: expected a number from {low} to {high}")
 
 
 def options(config: OpenImagesConfig) -> dict[str, Any]:
-    """The fields of ``config`` that decide the dataset, in JSON; caption files by their MD5."""
+    """The fields of ``config`` that determine the dataset, as JSON; caption files are given by their MD5."""
     fields = ("release", "kept", "seed", "short_side", "quality")
     return {name: getattr(config, name) for name in fields} | {
         "bank": md5_of(config.bank or Path(captions.__file__).with_name("bank.tsv")),
@@ -82,7 +82,7 @@ def options(config: OpenImagesConfig) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Images by bucket in ``scratch``, and what does not grow with them. ``facts`` are for metadata and card."""
+    """A planned build: bucket files in ``scratch``, held-out triplets, and ``facts`` for the metadata and card."""
 
     config: OpenImagesConfig
     images: Path
@@ -99,10 +99,10 @@ class Plan:
     def bucket(self, split: str, prefix: str) -> Iterator[tuple[AnnotatedImage, Attribution | None]]:
         """The images of ``split`` whose ids start with ``prefix``, with the relations that this dataset keeps.
 
-        The attribution is None for an image without metadata in Open Images.
+        The attribution is None if Open Images has no metadata for the image.
         """
         rows, assigned, attributed = (Buckets(self.scratch, name, self.digits) for name in _BUCKETS)
-        chosen = {image_id for image_id, its_split in assigned.read(prefix) if its_split == split}
+        chosen = {image_id for image_id, image_split in assigned.read(prefix) if image_split == split}
         authors = attribution.attributions(attributed, prefix)
         for image in annotation_rows.images(rows, prefix):
             if image.image_id in chosen:
@@ -115,11 +115,11 @@ def _keeps(config: OpenImagesConfig, held_out: frozenset[Triplet], split: str, t
 
 
 def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path) -> Plan:
-    """Plans a build, leaving the rejected rows (``rejected-*.csv``) in ``folder``, and the bucket files below it.
+    """Plans a build; writes rejected rows (``rejected-*.csv``) to ``folder`` and bucket files below it.
 
-    Which triplets are held out, and the split of an image, do not depend on ``kept``: datasets of one release and seed
-    can be trained and tested on together. Nor do held-out triplets depend on which photos exist. Raises UserError for
-    files that are missing or malformed.
+    The held-out triplets and the split of an image do not depend on ``kept``, so datasets of the same release and seed
+    can be combined for training and testing. The held-out triplets do not depend on which photos exist either. Raises
+    UserError for files that are missing or malformed.
     """
     release = releases.RELEASES[config.release]
     inputs = releases.locate(release, annotations, official=config.official)
@@ -133,7 +133,7 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
     annotation_rows.spool(rows_path, Vocabulary.read(annotations, release), rows, rejected)
     rejected.close(config.max_rejected)
     annotated = (image for prefix in rows.prefixes for image in annotation_rows.images(rows, prefix))
-    survey = Survey.take((image.image_id, image.triplets) for image in annotated)
+    survey = Survey.from_images((image.image_id, image.triplets) for image in annotated)
 
     usable, refused = _usable_photos(survey.image_ids, images)
     _check_missing(config, len(survey.image_ids), refused, images)
@@ -157,9 +157,9 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
 
 
 def _usable_photos(image_ids: Sequence[str], folder: Path) -> tuple[dict[str, Photo], collections.Counter[str]]:
-    """The photos in ``folder`` that may be used, and why the others may not; those in the journal are not opened."""
+    """The usable photos in ``folder``, and counts of the others by reason. Photos in the journal are not opened."""
     entries = journal.read(folder / "journal.csv")
-    checked: dict[str, Photo | str] = {}  # a string is why the photo is refused
+    checked: dict[str, Photo | str] = {}  # a string is the reason why the photo is refused
     unknown = []
     for image_id in image_ids:
         path, entry = folder / f"{image_id}.jpg", entries.get(image_id)
@@ -173,11 +173,11 @@ def _usable_photos(image_ids: Sequence[str], folder: Path) -> tuple[dict[str, Ph
             unknown.append(image_id)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        for start in range(0, len(unknown), _AT_ONCE):
-            batch = unknown[start : start + _AT_ONCE]
+        for start in range(0, len(unknown), _BATCH):
+            batch = unknown[start : start + _BATCH]
             checked |= zip(batch, pool.map(lambda image_id: _check(folder / f"{image_id}.jpg"), batch), strict=True)
     copies = collections.Counter(photo for photo in checked.values() if isinstance(photo, Photo))
-    usable = {key: photo for key, photo in checked.items() if isinstance(photo, Photo) and copies[photo] <= _COPIES}
+    usable = {key: photo for key, photo in checked.items() if isinstance(photo, Photo) and copies[photo] <= _MAX_COPIES}
     refused = collections.Counter(reason for reason in checked.values() if isinstance(reason, str))
     refused["placeholder"] = copies.total() - len(usable)
     return usable, +refused
@@ -195,7 +195,7 @@ def _check_missing(config: OpenImagesConfig, annotated: int, refused: collection
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(refused.items()))
         raise UserError(
             f"{folder}: {refused.total():,} of {annotated:,} annotated images have no usable photo ({kinds}), more "
-            f"than the share of {config.max_missing:g} that --max_missing allows; fetch them with "
+            f"than the share --max_missing {config.max_missing:g}; fetch them with "
             "`python -m tfds_naturel.open_images.fetch`"
         )
 
@@ -203,10 +203,10 @@ def _check_missing(config: OpenImagesConfig, annotated: int, refused: collection
 def _assign(
     config: OpenImagesConfig, survey: Survey, usable: Mapping[str, Photo], held_out: frozenset[Triplet]
 ) -> tuple[dict[str, str], collections.Counter[str]]:
-    """The split of every image that is built, and why others are not.
+    """The split of every image that is built, and counts of the dropped images by reason.
 
-    A group of near-duplicates that shows a held-out triplet goes to ``test_unseen_triplets`` with the images that show
-    it; its other images would leak into training, so they are dropped.
+    In a group of near-duplicates where any image shows a held-out triplet, the images that show one go to
+    ``test_unseen_triplets``; the others are dropped, since in training they would leak near-duplicates.
     """
     rows = [n for n, image_id in enumerate(survey.image_ids) if image_id in usable]
     names = [survey.image_ids[n] for n in rows]
@@ -230,10 +230,10 @@ def _assign(
 def _count(
     config: OpenImagesConfig, survey: Survey, split_of: Mapping[str, str], held_out: frozenset[Triplet]
 ) -> dict[str, Any]:
-    """For every split the number of images, and of images by triplet."""
+    """For every split, the number of images, and the number of images per triplet."""
     counts = {}
     for split in SPLITS:
-        names = {name for name, its_split in split_of.items() if its_split == split}
+        names = {name for name, image_split in split_of.items() if image_split == split}
         by_triplet = {t: n for t, n in survey.count(names).items() if _keeps(config, held_out, split, t)}
         counts[split] = {"images": len(names), "triplets": {str(t): by_triplet[t] for t in sorted(by_triplet)}}
     return counts

@@ -1,4 +1,4 @@
-"""Open Images' official annotation files: addresses, sizes, checksums, and the files of each release."""
+"""Open Images' official annotation files: URLs, sizes, checksums, and the files of each release."""
 
 import dataclasses
 from pathlib import Path
@@ -20,18 +20,18 @@ class OfficialFile:
 
     @property
     def name(self) -> str:
-        """The file's name in the user's folder."""
+        """The name of the file in the user's folder."""
         return self.path.rpartition("/")[2]
 
     @property
     def url(self) -> str:
-        """Where Google publishes it."""
+        """The URL at which Google publishes it."""
         return f"{ANNOTATIONS_URL}/{self.path}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """The files of one version of the visual relationships, for the images of the bucket's ``train`` folder."""
+    """The files of one version of the visual relationships, for the images in the bucket's ``train`` folder."""
 
     rows: OfficialFile
     classes: OfficialFile
@@ -41,7 +41,7 @@ class Release:
 
     @property
     def files(self) -> tuple[OfficialFile, ...]:
-        """All of them."""
+        """All files of the release."""
         return (self.rows, self.classes, self.attributes, self.relations, self.images)
 
 
@@ -73,10 +73,10 @@ RELEASES = {
 
 
 def locate(release: Release, folder: Path, *, official: bool) -> dict[str, str]:
-    """Checks that ``folder`` holds every file of ``release``; returns their MD5 by file name.
+    """Checks that ``folder`` contains every file of ``release``; returns their MD5 by file name.
 
-    With ``official`` a file whose size or MD5 is not the published one is refused; without, it may be a part of the
-    official file or the user's own. Raises UserError.
+    With ``official``, a file whose size or MD5 is not the published one is refused; without it, a file may be a subset
+    of the official one or the user's own. Raises UserError.
     """
     md5s = {}
     for file in release.files:
@@ -96,6 +96,6 @@ def locate(release: Release, folder: Path, *, official: bool) -> dict[str, str]:
 
 def _not_official(path: Path, actual: str, expected: str) -> str:
     return (
-        f"{path}: {actual}, the official file has {expected}; delete it and run "
+        f"{path}: {actual}, but the official file has {expected}; delete it and run "
         "`python -m tfds_naturel.open_images.fetch`, or build with --unofficial to use your own file"
     )

@@ -1,1 +1,1 @@
-"""A drawn world of two or more objects in a relation, whose images, boxes and captions follow from a scene graph."""
+"""A drawn world: images of two or more objects in a relation, with boxes and captions derived from a scene graph."""

@@ -1,4 +1,4 @@
-"""Contact sheet of the scenes world: one row of images per relation."""
+"""Writes a contact sheet of the scenes world: one row of images per relation."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _RELATIONS = tuple(relation for family in FAMILIES for relation in family.relati
 
 
 def sheet(config: ScenesConfig, relations: tuple[str, ...], columns: int) -> np.ndarray:
-    """uint8 [height, width, 3] RGB: the first ``columns`` training images of each relation with their triplets."""
+    """The first ``columns`` training images of each relation with their triplets, as uint8 [height, width, 3] RGB."""
     return np.concatenate([np.concatenate(_row(config, relation, columns), axis=1) for relation in relations])
 
 
@@ -44,7 +44,7 @@ def _cell(image: np.ndarray, texts: list[str]) -> np.ndarray:
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tfds_naturel.scenes", description=__doc__)
-    parser.add_argument("--sheet", required=True, type=Path, metavar="PNG", help="where to write the contact sheet")
+    parser.add_argument("--sheet", required=True, type=Path, metavar="PNG", help="output file")
     parser.add_argument("--config", choices=CONFIGS, default="scenes")
     parser.add_argument("--relation", choices=_RELATIONS, action="append", help="only this relation (repeatable)")
     parser.add_argument("--columns", type=int, default=8)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.columns < 1:
         raise UserError(f"--columns {options.columns}: expected at least 1")
     if options.sheet.suffix.lower() != ".png":
-        raise UserError(f"--sheet {options.sheet}: expected a path that ends with .png")
+        raise UserError(f"--sheet {options.sheet}: expected a path ending in .png")
     pixels = sheet(CONFIGS[options.config], tuple(options.relation or _RELATIONS), options.columns)
     Image.fromarray(pixels).save(options.sheet)
 

@@ -13,7 +13,7 @@ from tfds_naturel.scenes.sprite import Rgb
 
 @dataclasses.dataclass(frozen=True)
 class Backdrop:
-    """Wall above and floor below ``horizon`` (0 is the top of the image), and decorations in front of them."""
+    """A wall above and a floor below ``horizon`` (0 is the top of the image), with decorations in front of them."""
 
     wall: Rgb
     floor: Rgb
@@ -22,7 +22,7 @@ class Backdrop:
 
 
 def backdrop(rng: np.random.Generator, clutter: int) -> Backdrop:
-    """A pale wall and floor with ``clutter`` decorations, which stay paler than any object."""
+    """A pale wall and floor with ``clutter`` decorations, all paler than any object."""
     hue = rng.random()
     wall, floor = _pale(hue, 0.12, 0.94), _pale(hue + rng.uniform(0.2, 0.8), 0.2, 0.82)
     horizon = rng.uniform(0.66, 0.84)

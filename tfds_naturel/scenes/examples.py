@@ -1,4 +1,4 @@
-"""From scenes to NatuRel examples: encoded image, boxes, relations and captions."""
+"""Converts scenes to NatuRel examples: encoded image, boxes, relations and captions."""
 
 import functools
 import zlib
@@ -17,7 +17,7 @@ from tfds_naturel.schema import Caption, Triplet, numbered
 
 
 def splits(config: ScenesConfig) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-    """For every split an iterator of (key, example) in the form of ``schema.features``, the image as JPEG bytes."""
+    """For each split, an iterator of (key, example) in the format of ``schema.features``, the image as JPEG bytes."""
     return {split: _rows(config, split, size) for split, size in zip(SPLITS, config.sizes, strict=True)}
 
 
@@ -28,7 +28,7 @@ def _rows(config: ScenesConfig, split: str, size: int) -> Iterator[tuple[str, di
 
 
 def example(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
-    """The example ``index`` of ``split`` in the form of ``schema.features``, a pure function of its arguments."""
+    """Example ``index`` of ``split`` in the format of ``schema.features``; a pure function of its arguments."""
     scene = draw(config, split, index)
     rng = np.random.default_rng([config.seed, zlib.crc32(split.encode()), index, 1])
     relations = [(scene.triplet, 0, 1), *((triplet, row, -1) for row, triplet in scene.attributes)]
@@ -48,21 +48,21 @@ def example(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
 
 
 def captions(config: ScenesConfig, scene: Scene, triplet: Triplet, rng: np.random.Generator) -> tuple[Caption, ...]:
-    """One of the triplet's ``config.variants`` sets of 8 captions, its negatives false of the image.
+    """One of the triplet's ``config.variants`` sets of 8 captions whose negatives are all false for the image.
 
-    Raises ValueError when every set has a negative that the image shows.
+    Raises ValueError if every set has a negative that the image shows.
     """
     for variant in rng.permutation(config.variants):
         written = _written(config, triplet, int(variant))
         if not any(c.polarity == "negative" and c.asserts and scene.is_true(c.asserts) for c in written):
             return written
-    raise ValueError(f"{triplet}: every one of the {config.variants} caption sets has a negative that the image shows")
+    raise ValueError(f"{triplet}: each of the {config.variants} caption sets has a negative that the image shows")
 
 
 @functools.cache
 def _written(config: ScenesConfig, triplet: Triplet, variant: int) -> tuple[Caption, ...]:
-    """Negatives claim only what other images show, so that no words are always false; those of seen triplets claim no
-    held-out ones.
+    """Negatives claim only what other images show, so that no wording is always false. Negatives of seen triplets never
+    claim a held-out triplet.
     """
     seen, unseen = (world.triplets for world in config.compositions())
     shown = seen if triplet in seen else seen | unseen

@@ -1,4 +1,4 @@
-"""A sprite in the image: posed, painted and fitted to a box of the unit square (x to the right, y downwards)."""
+"""Places sprites in the image: posed, painted and fitted to a box in the unit square (x to the right, y downwards)."""
 
 import dataclasses
 import functools
@@ -25,12 +25,12 @@ _FIXED: dict[str, Rgb] = {
     "metal": (196, 200, 206),
     "sky": (196, 226, 240),
 }
-_TILT, _SHEAR, _ASPECT = np.deg2rad(2.5), 0.05, 0.06  # standard deviations of a pose
+_TILT, _SHEAR, _ASPECT = np.deg2rad(2.5), 0.05, 0.06  # standard deviations of random poses
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What is drawn: class, colour or material (None is a natural colour) and the palette that follows."""
+    """The appearance of an object: class, colour or material (None: natural colour), and the resulting palette."""
 
     label: str
     attribute: str | None
@@ -39,7 +39,7 @@ class Look:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A placed look. ``box`` is xmin, ymin, xmax, ymax of all its parts; ``anchors`` are the sprite's, placed."""
+    """A placed look. ``box`` is xmin, ymin, xmax, ymax of all parts; ``anchors`` are the sprite's, in the image."""
 
     look: Look
     parts: tuple[Part, ...]
@@ -48,7 +48,7 @@ class Figure:
 
     @property
     def centre(self) -> np.ndarray:
-        """(x, y) of the middle of the box."""
+        """The centre (x, y) of the box."""
         return (self.box[:2] + self.box[2:]) / 2
 
     @property
@@ -57,15 +57,15 @@ class Figure:
         return self.box[2:] - self.box[:2]
 
 
-def moved(figure: Figure, by: np.ndarray) -> Figure:
-    """The figure at ``by`` (x, y) from where it was."""
-    parts = tuple(Part(part.paint, part.points + by, part.width, part.resting) for part in figure.parts)
-    anchors = {name: anchor + by for name, anchor in figure.anchors.items()}
-    return Figure(figure.look, parts, figure.box + np.tile(by, 2), anchors)
+def moved(figure: Figure, offset: np.ndarray) -> Figure:
+    """The figure moved by ``offset`` (x, y)."""
+    parts = tuple(Part(part.paint, part.points + offset, part.width, part.resting) for part in figure.parts)
+    anchors = {name: anchor + offset for name, anchor in figure.anchors.items()}
+    return Figure(figure.look, parts, figure.box + np.tile(offset, 2), anchors)
 
 
-def dress(label: str, attribute: str | None, rng: np.random.Generator) -> Look:
-    """Chooses the colours of one object. ``attribute`` is a key of COLOURS or MATERIALS, or None."""
+def make_look(label: str, attribute: str | None, rng: np.random.Generator) -> Look:
+    """Chooses the colours of an object. ``attribute`` is a key of COLOURS or MATERIALS, or None."""
     sprite = SPRITES[label]
     picks = rng.integers(0, 1 << 16, 4)
     natural = sprite.colours[picks[0] % len(sprite.colours)]
@@ -85,16 +85,16 @@ def dress(label: str, attribute: str | None, rng: np.random.Generator) -> Look:
 def place(
     look: Look,
     rng: np.random.Generator,
-    at: tuple[float, float],
-    room: tuple[float, float],
+    foot: tuple[float, float],
+    space: tuple[float, float],
     facing: int,
     lean: float = 0.0,
     stretch: float = 1.0,
 ) -> Figure:
-    """Poses a look so that the middle of its bottom edge is ``at`` and it fills a ``room`` of (width, height).
+    """Poses a look so that the middle of its bottom edge is at ``foot`` and it fills a ``space`` of (width, height).
 
-    ``facing`` is 1 (right) or -1, ``lean`` turns it (radians, positive is clockwise), ``stretch`` is how far its aspect
-    may be changed to fill the room.
+    ``facing`` is 1 (right) or -1 (left), ``lean`` rotates it (radians, positive is clockwise), ``stretch`` is how far
+    its aspect ratio may be changed to fill the space.
     """
     joints, half_widths, spans, names = _assembled(look.label)
     tilt, shear, aspect = rng.normal(size=3) * (_TILT, _SHEAR, _ASPECT)
@@ -103,22 +103,22 @@ def place(
     posed = joints @ pose.T
     drawn = posed[: len(half_widths)]
     low, high = (drawn - half_widths).min(0), (drawn + half_widths).max(0)
-    fit = np.asarray(room) / (high - low)
+    fit = np.asarray(space) / (high - low)
     scale = np.minimum(fit, fit.min() * stretch)
-    placed = (posed - ((low[0] + high[0]) / 2, high[1])) * scale + at
+    placed = (posed - ((low[0] + high[0]) / 2, high[1])) * scale + foot
     thickness = scale.min()
     parts = tuple(
         Part(part.paint, placed[start:stop], part.width * thickness, part.resting)
         for part, (start, stop) in zip(SPRITES[look.label].parts, spans, strict=True)
     )
     extent = (high - low) * scale
-    box = np.array([at[0] - extent[0] / 2, at[1] - extent[1], at[0] + extent[0] / 2, at[1]])
+    box = np.array([foot[0] - extent[0] / 2, foot[1] - extent[1], foot[0] + extent[0] / 2, foot[1]])
     return Figure(look, parts, box, dict(zip(names, placed[len(half_widths) :], strict=True)))
 
 
 @functools.cache
 def _assembled(label: str) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]], list[str]]:
-    """(points of all parts, then anchors [N + A, 2], half line widths [N, 1], each part's span, names of anchors)."""
+    """(points of all parts and then anchors [N + A, 2], half line widths [N, 1], span of each part, anchor names)."""
     sprite = SPRITES[label]
     stops = np.cumsum([len(part.points) for part in sprite.parts]).tolist()
     half_widths = np.concatenate([np.full((len(part.points), 1), part.width / 2) for part in sprite.parts])

@@ -1,4 +1,4 @@
-"""Items of the benchmark twins: drawn images, a true statement and a false one that differs by one operation."""
+"""Items of the benchmark twins: drawn images with a true statement and a false one that differs by one operation."""
 
 import dataclasses
 import functools
@@ -14,8 +14,8 @@ from tfds_naturel.scenes.scene import Scene, ScenesConfig, compose
 from tfds_naturel.scenes.sprite import COLOURS
 from tfds_naturel.schema import Triplet
 
-_STREAM = 0x7E57  # no split has this number
-_VGA_PAIR = 25  # VG-Attribution scores an ordered pair of attributes only from 25 cases on
+_STREAM = 0x7E57  # differs from the number of every split
+_VGA_PAIR = 25  # VG-Attribution scores an ordered pair of attributes only if it has at least 25 cases
 PHRASES = {
     "on": "on",
     "under": "under",
@@ -29,25 +29,25 @@ PHRASES = {
     "at": "at",
 }
 _SWAPPABLE = tuple(relation for relation in PHRASES if not RELATIONS[relation].symmetric)
-_SCORED = tuple(relation for relation in _SWAPPABLE if relation != "plays")  # ARO leaves "playing" out of VG-Relation
+_SCORED = tuple(relation for relation in _SWAPPABLE if relation != "plays")  # ARO excludes "playing" from VG-Relation
 
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-    """A caption, the triplets it claims, and the classes it mentions besides."""
+    """A caption, the triplets it claims, and any other classes it mentions."""
 
     text: str
     claims: tuple[Triplet, ...]
     mentions: tuple[str, ...] = ()
 
     def is_true(self, scene: Scene) -> bool:
-        """Whether a viewer could call the whole caption true of the image."""
+        """Whether a viewer could say that the whole caption is true of the image."""
         return all(map(scene.is_true, self.claims)) and set(self.mentions) <= {thing.label for thing in scene.things}
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Images and the statements about them: statement k is true of image k only, where there is an image k."""
+    """One or two images and two statements; statement k is true of image k and of no other."""
 
     scenes: tuple[Scene, ...]
     statements: tuple[Statement, Statement]
@@ -57,8 +57,8 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class _Case:
-    """What an item is made from: a composition, two colours that suit both its classes (for kinds without colours,
-    unused), and a seed."""
+    """The input for an item: a composition, two colours that both its classes can have (unused for kinds without
+    colours), and a seed."""
 
     config: ScenesConfig
     triplet: Triplet
@@ -78,11 +78,11 @@ def _swapped(triplet: Triplet) -> Triplet:
 
 
 def _relation(triplet: Triplet, *colours: str | None) -> Statement:
-    """'the red cat is on the table' with the colours, if any, of subject and object."""
+    """'the red cat is on the table', with the colours of subject and object, if any."""
     named = list(itertools.zip_longest((triplet.subject, triplet.object), colours))
     subject, obj = (_noun(label, colour) for label, colour in named)
-    looks = tuple(Triplet(label, "is", colour) for label, colour in named if colour)
-    return Statement(f"{subject} is {PHRASES[triplet.relation]} {obj}", (triplet, *looks))
+    attributes = tuple(Triplet(label, "is", colour) for label, colour in named if colour)
+    return Statement(f"{subject} is {PHRASES[triplet.relation]} {obj}", (triplet, *attributes))
 
 
 def _noun(label: str, colour: str | None = None) -> str:
@@ -90,8 +90,8 @@ def _noun(label: str, colour: str | None = None) -> str:
 
 
 def _both_coloured(triplet: Triplet, first: str, second: str) -> Statement:
-    looks = Triplet(triplet.subject, "is", first), Triplet(triplet.object, "is", second)
-    return Statement(f"{_noun(triplet.subject, first)} and {_noun(triplet.object, second)}", looks)
+    attributes = Triplet(triplet.subject, "is", first), Triplet(triplet.object, "is", second)
+    return Statement(f"{_noun(triplet.subject, first)} and {_noun(triplet.object, second)}", attributes)
 
 
 def _swap_roles(case: _Case) -> Item:
@@ -163,7 +163,7 @@ def _absent(case: _Case, scene: Scene) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """How items are made, and what their compositions must allow."""
+    """How items of a kind are made, and which compositions they need."""
 
     make: Callable[[_Case], Item]
     coloured: bool = False
@@ -188,7 +188,7 @@ SUGARCREPE = {
 
 
 def make_items(config: ScenesConfig, name: str, kinds: tuple[_Kind, ...], seed: int, count: int) -> Iterator[Item]:
-    """``count`` items of the file ``name``, its kinds in turn; a pure function of its arguments."""
+    """``count`` items of the file ``name``, cycling through ``kinds``; a pure function of its arguments."""
     for i in range(count):
         stream = seed, _STREAM, zlib.crc32(name.encode()), i
         kind, unseen = kinds[i % len(kinds)], bool(np.random.default_rng(stream).integers(2))
@@ -202,7 +202,7 @@ _COLOUR_PAIRS = tuple(itertools.permutations(COLOURS, 2))
 
 
 def _scored_pairs(count: int) -> int:
-    """How many ordered pairs of colours ``count`` cases of VG-Attribution are spread over, so that each is scored."""
+    """Over how many ordered colour pairs to spread ``count`` cases of VG-Attribution, so that each pair is scored."""
     return min(max(count // _VGA_PAIR, 1), len(_COLOUR_PAIRS))
 
 
@@ -210,24 +210,24 @@ def _scored_pairs(count: int) -> int:
 def _options(
     config: ScenesConfig, unseen: bool, relations: tuple[str, ...], pairs: tuple[tuple[str, str], ...] | None
 ) -> tuple[tuple[Triplet, tuple[str, str]], ...]:
-    """(triplet, colours): with ``pairs`` of colours only those that training shows on both of the classes.
+    """(triplet, colours): given colour ``pairs``, only those that training shows on both classes.
 
-    Raises UserError when there is none.
+    Raises UserError if there are none.
     """
     worlds = config.compositions()
     triplets = [triplet for triplet in worlds[unseen].pairs if triplet.relation in relations]
     if pairs is None:
         return tuple((triplet, ("", "")) for triplet in triplets)
-    looks = worlds[0].attributes
+    seen = worlds[0].attributes
     options = tuple(
         (triplet, pair)
         for triplet in triplets
         for pair in pairs
-        if all(Triplet(label, "is", c) in looks for label in (triplet.subject, triplet.object) for c in pair)
+        if all(Triplet(label, "is", c) in seen for label in (triplet.subject, triplet.object) for c in pair)
     )
     if not options:
         raise UserError(
-            f"config {config.name!r}: no {'held-out' if unseen else 'seen'} pair of classes comes in the colours "
+            f"config {config.name!r}: no {'held-out' if unseen else 'seen'} pair of classes has the colours "
             f"{pairs}; raise pairs_per_family ({config.pairs_per_family}) or lower held_out ({config.held_out})"
         )
     return options

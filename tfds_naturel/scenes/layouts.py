@@ -1,6 +1,7 @@
-"""How each relation is drawn: where subject and object go, and what shows what happens (arms, straps, notes, stars).
+"""How each relation is drawn: the positions of subject and object, and extras such as arms, straps, notes and stars.
 
-A layout is a function of (subject, object, rng) giving the two placed figures and the layers to paint, back to front.
+A layout function takes (subject, object, rng) and returns the two placed figures and the layers to paint, back to
+front.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from tfds_naturel.scenes.sprites import SPRITES
 class Layer:
     """Parts painted together, scaled by ``scale`` and moved by ``shift``.
 
-    With ``clip`` only what falls on that figure shows.
+    With ``clip``, only the area covered by that figure is painted.
     """
 
     parts: tuple[Part, ...]
@@ -30,19 +31,19 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Subject and object of a relation, placed, and the layers to paint, back to front."""
+    """The placed subject and object of a relation, and the layers to paint, back to front."""
 
     subject: Figure
     object: Figure
     layers: tuple[Layer, ...]
 
 
-Draw = Callable[[Look, Look, np.random.Generator], Layout]
+LayoutFn = Callable[[Look, Look, np.random.Generator], Layout]
 FLOOR = 0.95
 
 
 def figure_layer(figure: Figure, acting: bool = False) -> Layer:
-    """The figure itself; when it acts, its resting limbs are left out and a thing gets eyes."""
+    """The figure itself. If it is ``acting``, its resting limbs are left out and things get eyes."""
     parts = tuple(part for part in figure.parts if not (acting and part.resting))
     return Layer(parts + (_eyes(figure) if acting and "face" in figure.anchors else ()), figure.look)
 
@@ -88,7 +89,7 @@ def _under(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
 
 
 def _beside(subject: Look, obj: Look, rng: np.random.Generator, side: int, facing: tuple[int, int]) -> Layout:
-    """Subject on ``side`` of the object: -1 is left."""
+    """The subject is on ``side`` of the object (-1: left, 1: right)."""
     figures = []
     for look, where, turn in ((subject, side, facing[0]), (obj, -side, facing[1])):
         spot = (0.5 + where * 0.25, FLOOR - rng.uniform(0, 0.08))
@@ -105,7 +106,7 @@ def _right_of(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
 
 
 def _interacts_with(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
-    """Face to face, hands joined, a heart between them."""
+    """Face to face, hands joined, with a heart between them."""
     side = _side(rng)
     pair = _beside(subject, obj, rng, side, (-side, side))
     meeting = (pair.subject.anchors["shoulder"] + pair.object.anchors["shoulder"]) / 2
@@ -158,7 +159,7 @@ def _holds(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
 
 
 def _plays(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
-    """The object is held across the player's body and notes fly."""
+    """The object is held across the player's body, with flying notes."""
     side = _side(rng)
     player = place(subject, rng, (0.5 - side * 0.08, FLOOR), (0.78, rng.uniform(0.8, 0.86)), side)
     load = place(obj, rng, (0, 0), (0.54, 0.48), side, lean=-side * 0.5)
@@ -239,7 +240,7 @@ def _at(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     )
 
 
-DRAW: dict[str, Draw] = {
+LAYOUTS: dict[str, LayoutFn] = {
     "on": _on,
     "under": _under,
     "left_of": _left_of,

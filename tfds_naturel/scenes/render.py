@@ -1,4 +1,4 @@
-"""From layers to pixels."""
+"""Renders layers to pixels."""
 
 import functools
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from tfds_naturel.scenes.layouts import Layer
 from tfds_naturel.scenes.shapes import Part
 from tfds_naturel.scenes.sprite import Rgb
 
-_SURFACE = frozenset({"main", "shade", "light"})  # paints of what a material shows on
+_SURFACE = frozenset({"main", "shade", "light"})  # paints on which a material is visible
 _SHIFT = 4  # fractional bits of cv2 coordinates
-_SMALL = 128  # pixels: smaller images are painted at twice their size
+_SMALL = 128  # pixels; smaller images are painted at twice their size
 _OUTLINE = 0.006
 _INK: Rgb = (48, 38, 44)
 _EFFECTS: dict[str, Rgb] = {
@@ -29,7 +29,7 @@ _EFFECTS: dict[str, Rgb] = {
 
 
 def render(behind: Backdrop, layers: tuple[Layer, ...], size: int) -> np.ndarray:
-    """Paints ``layers`` before a backdrop. Returns uint8 [size, size, 3] RGB."""
+    """Paints ``layers`` in front of a backdrop. Returns uint8 [size, size, 3] RGB."""
     side = size * 2 if size < _SMALL else size
     canvas = np.empty((side, side, 3), np.uint8)
     canvas[: round(behind.horizon * side)] = behind.wall
@@ -40,7 +40,7 @@ def render(behind: Backdrop, layers: tuple[Layer, ...], size: int) -> np.ndarray
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
-    """JPEG of quality 95 without chroma subsampling, which would blur the colours of small images."""
+    """Encodes as JPEG, quality 95, without chroma subsampling, which would blur the colours of small images."""
     return simplejpeg.encode_jpeg(image, quality=95, colorspace="RGB", colorsubsampling="444")
 
 
@@ -77,7 +77,7 @@ def _draw(canvas: np.ndarray, layer: Layer) -> None:
 def _mask(
     canvas: np.ndarray, layer: Layer, parts: tuple[Part, ...], paints: frozenset[str] | None = None
 ) -> np.ndarray:
-    """bool [side, side, 1]: where the parts cover the canvas; with ``paints`` only where one of these is uppermost."""
+    """bool [side, side, 1]: where the parts cover the canvas; with ``paints``, only where one of these is on top."""
     mask = np.zeros(canvas.shape[:2], np.uint8)
     for part, points, width in _placed(canvas, layer, parts):
         shown = int(paints is None or part.paint in paints)
@@ -89,7 +89,7 @@ def _mask(
 
 
 def _placed(canvas: np.ndarray, layer: Layer, parts: tuple[Part, ...]) -> Iterator[tuple[Part, list[np.ndarray], int]]:
-    """Every part with its points in fixed-point pixels, as cv2 takes them, and its line width in pixels (0: filled)."""
+    """Each part with its points in cv2's fixed-point pixels and its line width in pixels (0: filled)."""
     side = canvas.shape[0]
     scale, shift = layer.scale * (side << _SHIFT), np.asarray(layer.shift) * (side << _SHIFT)
     for part in parts:

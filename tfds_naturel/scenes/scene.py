@@ -1,4 +1,4 @@
-"""The image with a given number: scene graph, truth and pixels, a pure function of (config, split, index)."""
+"""Draws scenes: scene graph, truth and pixels, a pure function of (config, split, index)."""
 
 import dataclasses
 import functools
@@ -8,27 +8,27 @@ import numpy as np
 
 from tfds_naturel.captions.relations import converse
 from tfds_naturel.scenes.backdrop import backdrop
-from tfds_naturel.scenes.figures import Figure, dress, place
-from tfds_naturel.scenes.layouts import DRAW, figure_layer
+from tfds_naturel.scenes.figures import Figure, make_look, place
+from tfds_naturel.scenes.layouts import LAYOUTS, figure_layer
 from tfds_naturel.scenes.render import render
 from tfds_naturel.scenes.sprites import SPRITES
 from tfds_naturel.scenes.world import ARGUABLE, Compositions, attribute_arguable, attributes_of, compositions
 from tfds_naturel.schema import Triplet
 
 SPLITS = ("train", "validation", "test", "test_unseen_triplets")
-_BESIDE = 0.08  # centres nearer than this are neither left nor right of each other
+_BESIDE = 0.08  # objects whose centres are closer than this are neither left nor right of each other
 
 
 @dataclasses.dataclass(frozen=True)
 class ScenesConfig:
-    """One difficulty of the world.
+    """A difficulty level of the world.
 
-    Images are ``size`` pixels square, ``sizes`` of them per split in the order of SPLITS. Every family of relations
-    is drawn with ``pairs_per_family`` pairs of ``classes``, a share ``held_out`` of them only in the last split. The
-    main pair fills a share ``zoom`` (least, most) of the image, beside ``distractors`` (least, most) objects of other
-    classes and ``clutter`` (least, most) decorations; in ``attribute_share`` of the images one of the pair is
-    painted. A triplet has ``variants`` sets of captions. Raises ValueError for a class without a drawing, and when
-    the last split has images but no composition is held out.
+    Images are ``size`` x ``size`` pixels, with ``sizes`` images per split in the order of SPLITS. Every family of
+    relations is drawn with ``pairs_per_family`` pairs of ``classes``, a share ``held_out`` of them only in the last
+    split. The main pair fills a share ``zoom`` (min, max) of the image, next to ``distractors`` (min, max) objects of
+    other classes and ``clutter`` (min, max) decorations; in a share ``attribute_share`` of the images, one of the pair
+    is painted. A triplet has ``variants`` sets of captions. Raises ValueError for a class without a drawing, and if the
+    last split has images but no composition is held out.
     """
 
     name: str
@@ -49,12 +49,12 @@ class ScenesConfig:
             raise ValueError(f"scenes config {self.name!r}: classes {sorted(unknown)} have no drawing in {[*SPRITES]}")
         if self.sizes[-1] and not self.compositions()[1].pairs:
             raise ValueError(
-                f"scenes config {self.name!r}: sizes asks for {self.sizes[-1]} of {SPLITS[-1]}, but held_out = "
+                f"scenes config {self.name!r}: sizes has {self.sizes[-1]} images in {SPLITS[-1]}, but held_out = "
                 f"{self.held_out} of pairs_per_family = {self.pairs_per_family} holds out nothing; raise one of the two"
             )
 
     def compositions(self) -> tuple[Compositions, Compositions]:
-        """(seen, unseen): those of the first three splits, and those of the last."""
+        """(seen, unseen): the compositions of the first three splits, and those of the last."""
         return compositions(self.classes, self.seed, self.pairs_per_family, self.held_out)
 
 
@@ -91,7 +91,7 @@ CONFIGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """A row of the scene graph: ``box`` is xmin, ymin, xmax, ymax in [0, 1], ``attribute`` None for natural colours."""
+    """A scene graph node: ``box`` is xmin, ymin, xmax, ymax in [0, 1]; ``attribute`` is None for natural colours."""
 
     label: str
     attribute: str | None
@@ -100,7 +100,7 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """``things`` 0 and 1 are subject and object of ``triplet``; the others are distractors of other classes."""
+    """``things[0]`` and ``things[1]`` are subject and object of ``triplet``, the rest distractors of other classes."""
 
     triplet: Triplet
     things: tuple[Thing, ...]
@@ -108,11 +108,11 @@ class Scene:
 
     @property
     def attributes(self) -> tuple[tuple[int, Triplet], ...]:
-        """The painted things: (row in ``things``, triplet)."""
+        """The painted things, as (index in ``things``, triplet)."""
         return tuple((i, Triplet(t.label, "is", t.attribute)) for i, t in enumerate(self.things) if t.attribute)
 
     def is_true(self, claim: Triplet) -> bool:
-        """Whether a viewer could call ``claim`` true of the image; only where not is a caption certainly false."""
+        """Whether a viewer could say that ``claim`` is true of the image; if not, it is certainly false."""
         if claim.relation == "is":
             named = (thing for thing in self.things if thing.label == claim.subject)
             return any(attribute_arguable(thing.label, thing.attribute, claim.object) for thing in named)
@@ -136,24 +136,24 @@ def _middle(thing: Thing) -> float:
 
 
 def draw(config: ScenesConfig, split: str, index: int) -> Scene:
-    """The image ``index`` of ``split``, which is one of SPLITS."""
+    """Scene ``index`` of ``split``, which is one of SPLITS."""
     number = SPLITS.index(split)
     shown = config.compositions()[split == SPLITS[-1]]
-    turn, place_in_turn = divmod(index, len(shown.pairs))
-    triplet = shown.pairs[_order(config.seed, number, turn, len(shown.pairs))[place_in_turn]]
+    cycle, position = divmod(index, len(shown.pairs))
+    triplet = shown.pairs[_order(config.seed, number, cycle, len(shown.pairs))[position]]
     rng = np.random.default_rng([config.seed, number, index])
     return compose(triplet, _paint(triplet, shown, config, rng), config, rng)
 
 
 @functools.lru_cache(maxsize=8)
-def _order(seed: int, split: int, turn: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, split, turn, 0x0DE5]).permutation(count)
+def _order(seed: int, split: int, cycle: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, split, cycle, 0x0DE5]).permutation(count)
 
 
 def _paint(
     triplet: Triplet, shown: Compositions, config: ScenesConfig, rng: np.random.Generator
 ) -> tuple[str | None, str | None]:
-    """Attributes of subject and object: one of the two is painted in a share of the images."""
+    """Attributes of subject and object; in ``config.attribute_share`` of the images, one of the two is painted."""
     painted: list[str | None] = [None, None]
     which = int(rng.integers(2))
     label = (triplet.subject, triplet.object)[which]
@@ -166,10 +166,10 @@ def _paint(
 def compose(
     triplet: Triplet, painted: tuple[str | None, str | None], config: ScenesConfig, rng: np.random.Generator
 ) -> Scene:
-    """Draws a triplet of two classes, its subject and object in the colours or materials ``painted``."""
+    """Draws a triplet of two classes, with subject and object in the colours or materials ``painted``."""
     behind = backdrop(rng, int(rng.integers(config.clutter[0], config.clutter[1] + 1)))
-    subject, obj = dress(triplet.subject, painted[0], rng), dress(triplet.object, painted[1], rng)
-    layout = DRAW[triplet.relation](subject, obj, rng)
+    subject, obj = make_look(triplet.subject, painted[0], rng), make_look(triplet.object, painted[1], rng)
+    layout = LAYOUTS[triplet.relation](subject, obj, rng)
     zoom = rng.uniform(*config.zoom)
     x, y = rng.uniform(0, 1 - zoom, 2)
     shift = (x, y)
@@ -189,15 +189,15 @@ def compose(
 def _distractors(
     triplet: Triplet, boxes: list[np.ndarray], config: ScenesConfig, rng: np.random.Generator
 ) -> Iterator[Figure]:
-    """Small figures of other classes where they touch no figure so far."""
+    """Small figures of other classes that do not overlap any figure placed so far."""
     count = int(rng.integers(config.distractors[0], config.distractors[1] + 1))
     taken = list(boxes)
     others = [label for label in config.classes if label not in (triplet.subject, triplet.object)]
     for pick in rng.permutation(len(others))[:count]:
-        look = dress(others[pick], None, rng)
+        look = make_look(others[pick], None, rng)
         for _ in range(6):
-            spot, room = (rng.uniform(0.12, 0.88), rng.uniform(0.25, 0.98)), rng.uniform(0.14, 0.26)
-            figure = place(look, rng, spot, (room, room), 1 if rng.random() < 0.5 else -1)
+            spot, side = (rng.uniform(0.12, 0.88), rng.uniform(0.25, 0.98)), rng.uniform(0.14, 0.26)
+            figure = place(look, rng, spot, (side, side), 1 if rng.random() < 0.5 else -1)
             if not any(_overlap(figure.box, box) for box in taken):
                 taken.append(figure.box)
                 yield figure

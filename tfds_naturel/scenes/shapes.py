@@ -1,4 +1,4 @@
-"""Outlines that images are made of: filled polygons and thick lines, in any units."""
+"""The outlines that drawings are made of: filled polygons and thick lines, in any units."""
 
 import dataclasses
 
@@ -10,9 +10,9 @@ _CURVE = np.linspace(0, 1, 5)[:-1]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One outline: ``points`` [N, 2] (x, y), y downwards, filled when ``width`` is 0, else a line of that width.
+    """An outline: ``points`` [N, 2] (x, y), y downwards; filled if ``width`` is 0, otherwise a line of that width.
 
-    ``paint`` names a colour of the figure's palette. A ``resting`` part is a limb that gives way to an arm that acts.
+    ``paint`` names a colour of the figure's palette. A ``resting`` part is a limb that an acting arm replaces.
     """
 
     paint: str
@@ -50,7 +50,7 @@ def blob(paint: str, *flat: float) -> Part:
 
 
 def oval(paint: str, x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> Part:
-    """The filled ellipse around (x, y) with radii ``rx`` and ``ry``, turned by ``degrees``."""
+    """The filled ellipse around (x, y) with radii ``rx`` and ``ry``, rotated by ``degrees``."""
     angle = np.deg2rad(degrees)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     points = np.stack([rx * np.cos(_OVAL), ry * np.sin(_OVAL)], 1) @ turn + (x, y)
@@ -58,7 +58,7 @@ def oval(paint: str, x: float, y: float, rx: float, ry: float, degrees: float = 
 
 
 def line(paint: str, width: float, *flat: float) -> Part:
-    """The open line through the points ``flat`` (x, y, x, y, ...)."""
+    """The open polyline through the points ``flat`` (x, y, x, y, ...)."""
     return Part(paint, _points(flat), width)
 
 
@@ -68,5 +68,5 @@ def curve(paint: str, width: float, *flat: float) -> Part:
 
 
 def resting(part: Part) -> Part:
-    """``part`` as a limb that is left out when its figure acts."""
+    """Marks ``part`` as a limb that is left out when its figure acts."""
     return dataclasses.replace(part, resting=True)

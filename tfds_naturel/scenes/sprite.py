@@ -1,4 +1,4 @@
-"""What a drawing of a class consists of, and the colours and materials that things are painted in."""
+"""The definition of a class's drawing, and the colours and materials that objects are painted in."""
 
 import dataclasses
 
@@ -23,10 +23,10 @@ MATERIALS: dict[str, Rgb] = {
 class Sprite:
     """A drawing of one class, facing right.
 
-    ``shoulder`` is where acting arms start, ``face`` where a thing gets eyes when it acts, ``body`` where something
-    worn sits and ``top`` the height on which others stand. ``window`` (xmin, ymin, xmax, ymax) is where the contents of
-    a container show. ``colours`` are the natural colours of its main surface, ``arm`` the paint of its acting arms.
-    Positions are in the units of ``parts``.
+    ``shoulder`` is where acting arms start, ``face`` where a thing gets eyes when it acts, ``body`` where a worn object
+    sits, and ``top`` the height at which other objects stand on it. ``window`` (xmin, ymin, xmax, ymax) is where the
+    contents of a container are visible. ``colours`` are the natural colours of its main surface, ``arm`` the paint of
+    its acting arms. Positions are in the units of ``parts``.
     """
 
     parts: tuple[Part, ...]

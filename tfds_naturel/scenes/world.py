@@ -1,7 +1,7 @@
-"""Which compositions exist, which are held out of training, and what is true of an image of one.
+"""Which compositions exist, which are held out of training, and what is true of an image that shows one.
 
-A composition is a triplet of two classes in a relation, or of a class and a colour or material. Roles are swapped
-half the time: whenever (A, r, B) is drawn, so is (B, r, A), so that only the order of the words tells them apart.
+A composition is a triplet of two classes in a relation, or of a class and a colour or material. Roles are swapped half
+of the time: whenever (A, r, B) is drawn, so is (B, r, A), so that only word order tells them apart.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ _CONTAINERS = {label for label, sprite in SPRITES.items() if sprite.window}
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Relations that are each other's converses, and the pairs of classes they are drawn with."""
+    """A relation and its converse, if any, and the pairs of classes they are drawn with."""
 
     relations: tuple[str, ...]
-    either: frozenset[str] = _ALL  # at least one of the two is among these
-    both: frozenset[str] = _ALL  # and so are both among these
+    either: frozenset[str] = _ALL  # at least one of the two classes is one of these
+    both: frozenset[str] = _ALL  # both classes are among these
 
 
 FAMILIES = (
@@ -47,8 +47,8 @@ FAMILIES = (
 )
 
 _SIDES = {"left_of", "right_of"}
-# What else a viewer could claim of an image of (A, relation, B): about A and B, and about B and A. A negative caption
-# must not claim any of it. Left and right are decided by the boxes of the image.
+# What else a viewer could say of an image of (A, relation, B): about (A, B), and about (B, A). A negative caption must
+# not claim any of these. Left and right are decided by the boxes.
 ARGUABLE: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     relation: (frozenset(forward) | {relation}, frozenset(backward))
     for relation, forward, backward in (
@@ -83,13 +83,14 @@ def arguable(shown: Triplet, claim: Triplet) -> bool:
 def attribute_arguable(label: str, attribute: str | None, claimed: str) -> bool:
     """Whether a ``label`` drawn in ``attribute`` (None: natural colours) could be called ``claimed``.
 
-    An attribute that ``label`` never has counts as arguable too: a negative that claims it could be told by its words.
+    An attribute that ``label`` never has also counts as arguable, since a negative that claims it would be recognizable
+    from its text alone.
     """
     return attribute is None or claimed not in CONTRARIES[attribute] or claimed not in attributes_of(label)
 
 
 def attributes_of(label: str) -> tuple[str, ...]:
-    """The colours and materials that a class is drawn in: none for people, colours only for animals."""
+    """The colours and materials that a class is drawn in: none for people, only colours for animals."""
     if label in PEOPLE:
         return ()
     return tuple(COLOURS) if label in BEINGS else (*COLOURS, *MATERIALS)
@@ -97,7 +98,7 @@ def attributes_of(label: str) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Compositions:
-    """Triplets by role: ``pairs`` of objects and ``attributes``."""
+    """Triplets by kind: ``pairs`` of objects, and ``attributes``."""
 
     pairs: tuple[Triplet, ...]
     attributes: frozenset[Triplet]
@@ -114,7 +115,7 @@ def compositions(
 ) -> tuple[Compositions, Compositions]:
     """(seen, unseen) triplets: a share ``held_out`` of a family's pairs, in both orders and all relations, is unseen.
 
-    Every class, relation and attribute occurs among the seen triplets.
+    Every class, relation and attribute occurs in the seen triplets.
     """
     seen: list[Triplet] = []
     unseen: list[Triplet] = []
@@ -126,18 +127,18 @@ def compositions(
         kept = len(chosen) - round(held_out * len(chosen))
         for triplets, pairs in ((seen, chosen[:kept]), (unseen, chosen[kept:])):
             triplets += [Triplet(a, r, b) for pair in pairs for r in family.relations for a, b in (pair, pair[::-1])]
-    looks = [Triplet(label, "is", attribute) for label in classes for attribute in attributes_of(label)]
-    order = np.random.default_rng([seed, zlib.crc32(b"is")]).permutation(len(looks))
-    unseen_looks = _spread([looks[i] for i in order], round(held_out * len(looks)))
-    return Compositions(tuple(seen), frozenset(looks) - unseen_looks), Compositions(tuple(unseen), unseen_looks)
+    attributes = [Triplet(label, "is", attribute) for label in classes for attribute in attributes_of(label)]
+    order = np.random.default_rng([seed, zlib.crc32(b"is")]).permutation(len(attributes))
+    held_back = _spread([attributes[i] for i in order], round(held_out * len(attributes)))
+    return Compositions(tuple(seen), frozenset(attributes) - held_back), Compositions(tuple(unseen), held_back)
 
 
 def _choose(
     family: Family, classes: tuple[str, ...], count: int, shared: Counter[tuple[str, str]], rng: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """``count`` pairs, at each step one of the least used classes, and of these one that most families share.
+    """``count`` pairs, each time one with the least used classes, and among those one shared by most families.
 
-    What a pair does in one family is a fair negative in another.
+    Sharing pairs makes the relations of one family plausible negatives in another.
     """
     fitting = (p for p in itertools.combinations(classes, 2) if family.both >= set(p) and family.either & set(p))
     pool = [pair for _, pair in sorted(zip(rng.random(len(classes) ** 2).tolist(), fitting, strict=False))]
@@ -152,7 +153,7 @@ def _choose(
 
 
 def _spread(triplets: list[Triplet], count: int) -> frozenset[Triplet]:
-    """The first ``count`` triplets that take no class and no attribute away from the rest."""
+    """The first ``count`` triplets whose removal leaves every class and attribute in the rest."""
     left = Counter(itertools.chain.from_iterable((t.subject, t.object) for t in triplets))
     taken: set[Triplet] = set()
     for triplet in triplets:

@@ -1,4 +1,4 @@
-"""What the sources over COCO's images share."""
+"""Shared code of the sources that use COCO's images."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from tfds_naturel import order
 from tfds_naturel.errors import UserError
 from tfds_naturel.files import inside
-from tfds_naturel.sources.examples import Described, Group, Negative
+from tfds_naturel.sources.examples import CaptionedImage, Group, Negative
 
 FOLDER = "coco"
 
@@ -15,20 +15,22 @@ _URL = "http://images.cocodataset.org"
 
 
 def number(image: str) -> str:
-    """COCO's number of an image: ``val2014/COCO_val2014_000000391895.jpg`` is 391895. Raises UserError."""
+    """COCO's image number: ``val2014/COCO_val2014_000000391895.jpg`` is 391895. Raises UserError."""
     digits = re.search(r"(\d{12})\.jpg$", image)
     if not digits:
         raise UserError(f"{image!r}: expected a COCO file name such as COCO_val2014_000000391895.jpg")
     return str(int(digits[1]))
 
 
-def described(folder: Path, image: str, captions: Sequence[tuple[str, Sequence[Negative]]]) -> Described | None:
-    """The image with its (caption, negatives); captions without negatives are left out. None when none is left.
+def captioned_image(
+    folder: Path, image: str, captions: Sequence[tuple[str, Sequence[Negative]]]
+) -> CaptionedImage | None:
+    """The image with its (caption, negatives); captions without negatives are left out. None if no caption remains.
 
-    All captions of an image assert the same fact: that it shows what this image shows.
+    All captions of an image assert the same fact, identified by the image's number.
     """
     fact = f"coco:{number(image)}"
     groups = [Group(order.clean(text), fact, negatives) for text, negatives in captions if negatives]
     if not groups:
         return None
-    return Described(PurePosixPath(image).stem, inside(folder, image).read_bytes, f"{_URL}/{image}", groups)
+    return CaptionedImage(PurePosixPath(image).stem, inside(folder, image).read_bytes, f"{_URL}/{image}", groups)

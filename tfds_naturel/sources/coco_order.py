@@ -1,7 +1,7 @@
-"""COCO-Order for training: COCO's captions against ARO's four order shuffles of each (arXiv 2210.01936).
+"""COCO-Order for training: COCO's captions, each with ARO's four order shuffles as negatives (arXiv 2210.01936).
 
-From ``coco_karpathy_train.json`` as BLIP distributes it, and the image folders it names. Captions and shuffles are
-cleaned alike, as ARO does before scoring; shuffles that change nothing are left out.
+Reads ``coco_karpathy_train.json`` as distributed by BLIP, and the image folders that it names. Captions and shuffles
+are cleaned in the same way, as ARO does before scoring; shuffles equal to their caption are left out.
 """
 
 import itertools
@@ -15,20 +15,20 @@ import numpy as np
 from tfds_naturel import order
 from tfds_naturel.errors import UserError
 from tfds_naturel.sources import coco
-from tfds_naturel.sources.examples import Described, Negative, RecipeSource
+from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
 
-_AT_ONCE = 256  # images whose captions are tagged together
+_TAGGING_BATCH = 256  # images whose captions are tagged together
 
 
-def read(folder: Path) -> Iterator[Described]:
+def read(folder: Path) -> Iterator[CaptionedImage]:
     """The images of the Karpathy training split. Raises UserError for files that are not as published."""
     images = iter(_captions(folder).items())
-    while batch := list(itertools.islice(images, _AT_ONCE)):
+    while batch := list(itertools.islice(images, _TAGGING_BATCH)):
         tagged = iter(order.spacy_tags([text for _, texts in batch for text in texts]))
         for image, texts in batch:
             negatives = [_shuffled(image, n, text, next(tagged)) for n, text in enumerate(texts)]
-            if described := coco.described(folder, image, list(zip(texts, negatives, strict=True))):
-                yield described
+            if captioned := coco.captioned_image(folder, image, list(zip(texts, negatives, strict=True))):
+                yield captioned
 
 
 def _captions(folder: Path) -> dict[str, list[str]]:
@@ -50,7 +50,7 @@ def _captions(folder: Path) -> dict[str, list[str]]:
 def _shuffled(image: str, n: int, text: str, tagged: order.Tagged) -> list[Negative]:
     rng = np.random.default_rng([zlib.crc32(image.encode()), n])
     shuffled = zip(order.SHUFFLES, map(order.clean, order.shuffles(text, tagged, rng)), strict=True)
-    return [Negative(wrong, operation) for operation, wrong in shuffled if wrong != order.clean(text)]
+    return [Negative(negative, operation) for operation, negative in shuffled if negative != order.clean(text)]
 
 
 SOURCE = RecipeSource(

@@ -1,6 +1,6 @@
-"""What the published recipes train on beside NatuRel: images with captions, from files that the user has.
+"""Training data of the published recipes other than NatuRel: captioned images, from the user's copy of the files.
 
-Each source is one file in ``tfds_naturel.sources`` and one entry of ``naturel.RECIPE_SOURCES``.
+Each source is one file in ``tfds_naturel.sources`` and one entry in ``naturel.RECIPE_SOURCES``.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ Example = tuple[str, dict[str, Any]]
 
 
 class Negative(NamedTuple):
-    """A wrong caption, what made it, and the fact it asserts (empty: unknown)."""
+    """A negative caption, the operation that produced it, and the fact it asserts (empty if unknown)."""
 
     text: str
     operation: str
@@ -26,15 +26,15 @@ class Negative(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A caption of an image, the fact it asserts, and the wrong captions made from it."""
+    """A true caption of an image, the fact it asserts, and the negative captions derived from it."""
 
     positive: str
     asserts: str
     negatives: Sequence[Negative]
 
 
-class Described(NamedTuple):
-    """An image with its captions. ``read`` returns the image's bytes."""
+class CaptionedImage(NamedTuple):
+    """An image with its caption groups. ``read`` returns the image's bytes."""
 
     image_id: str
     read: Callable[[], bytes]
@@ -44,16 +44,16 @@ class Described(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RecipeSource:
-    """``read(folder)`` yields the images of the source; ``folder`` is below TFDS's manual_dir and names the collection.
+    """A training source. ``folder`` names the collection, which is in this folder of TFDS's manual_dir.
 
-    ``used(folder)``: the items of the collection that are trained on. ``hard_images(folder)``: the hard negative images
-    that the source itself names, if any, in the form of ``mining.save``.
+    ``read(folder)`` yields the images; ``used(folder)``, the items of the collection that are trained on;
+    ``hard_images(folder)``, if set, the hard negative images listed by the source, in the format of ``mining.save``.
     """
 
     name: str
     description: str
     folder: str
-    read: Callable[[Path], Iterator[Described]]
+    read: Callable[[Path], Iterator[CaptionedImage]]
     used: Callable[[Path], Iterable[str]]
     hard_images: Callable[[Path], Iterator[mining.Row]] | None = None
     short_side: int = 288
@@ -61,13 +61,13 @@ class RecipeSource:
 
 
 def examples(source: RecipeSource, folder: Path) -> Iterator[Example]:
-    """(key, example) in the form of ``schema.features``. Raises UserError for files that are not as published."""
+    """(key, example) in the format of ``schema.features``. Raises UserError for files that are not as published."""
     for image in source.read(folder):
         try:
             data = photos.to_jpeg(image.read(), source.short_side, source.quality)
         except photos.BadPhoto as error:
             raise UserError(
-                f"{folder}: image {image.image_id!r} cannot be read ({error}); get the file again"
+                f"{folder}: image {image.image_id!r} cannot be read ({error}); download the file again"
             ) from error
         yield (
             image.image_id,
@@ -85,7 +85,7 @@ def examples(source: RecipeSource, folder: Path) -> Iterator[Example]:
 
 
 def _rows(number: int, group: Group) -> Iterator[dict[str, Any]]:
-    """The positive is pair 0, negative k is pair k: the first negative is the positive's partner."""
+    """The positive has pair 0 and negative k has pair k, so the first negative is paired with the positive."""
     yield _row(number, 0, "positive", group.positive, group.asserts, "")
     for pair, negative in enumerate(group.negatives):
         yield _row(number, pair, "negative", negative.text, negative.asserts, negative.operation)
@@ -106,9 +106,9 @@ def _row(group: int, pair: int, polarity: str, text: str, asserts: str, operatio
 
 
 def used(dataset: epath.PathLike) -> dict[str, frozenset[str]]:
-    """The items of each collection that a prepared dataset trains on: none for NatuRel itself.
+    """The items of each collection that a prepared dataset trains on; empty for NatuRel itself.
 
-    ``winoground``: item ids. ``coco``: image numbers, which COCO-Order, SugarCrepe and COCO retrieval may share.
+    ``winoground``: item ids. ``coco``: image numbers, which may also be in COCO-Order, SugarCrepe and COCO retrieval.
     """
     path = epath.Path(dataset) / "metadata.json"
     metadata = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -1,6 +1,7 @@
 """NegCLIP's own training file, ``train_neg_clip.tsv`` (title, filepath, neg_caption, neg_image), over COCO's images.
 
-Of ``filepath`` only the last folder and the name are used: the file holds absolute paths of its authors' machine.
+Only the last folder and file name of ``filepath`` are used, since the file contains absolute paths from its authors'
+machine.
 """
 
 import ast
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from tfds_naturel import mining, order
 from tfds_naturel.errors import UserError
 from tfds_naturel.sources import coco
-from tfds_naturel.sources.examples import Described, Negative, RecipeSource
+from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
 
 _FILE = "train_neg_clip.tsv"
 
@@ -26,30 +27,31 @@ class _Row(NamedTuple):
     hard: list[int]
 
 
-def read(folder: Path) -> Iterator[Described]:
+def read(folder: Path) -> Iterator[CaptionedImage]:
     """The images that have a negative caption. Raises UserError for a file that is not as published."""
     for image, rows in _by_image(_rows(folder)).items():
-        if described := coco.described(folder, image, [(row.title, row.negatives) for row in rows]):
-            yield described
+        if captioned := coco.captioned_image(folder, image, [(row.title, row.negatives) for row in rows]):
+            yield captioned
 
 
 def hard_images(folder: Path) -> Iterator[mining.Row]:
-    """For each image those of the rows in ``neg_image`` of its captions; nothing without that column.
+    """For each image, the images of the rows listed in ``neg_image`` of its captions; nothing without that column.
 
-    Images without a negative caption are not in the dataset, so they are left out. Raises UserError for other numbers.
+    Images without a negative caption are not in the dataset, so they are left out. Raises UserError for numbers that
+    are not rows of the file.
     """
     rows = _rows(folder)
     by_image = _by_image(rows)
     in_dataset = {image for image, captions in by_image.items() if any(row.negatives for row in captions)}
     for image, captions in by_image.items():
         for row in captions:
-            if bad := [at for at in row.hard if not (isinstance(at, int) and 0 <= at < len(rows))]:
+            if bad := [n for n in row.hard if not (isinstance(n, int) and 0 <= n < len(rows))]:
                 raise UserError(
-                    f"{folder / _FILE}: neg_image of {row.title!r:.80} has {bad[0]!r}; expected numbers of its "
+                    f"{folder / _FILE}: neg_image of {row.title!r:.80} contains {bad[0]!r}; expected numbers of its "
                     f"{len(rows):,} rows"
                 )
-        numbers = [at for row in captions if row.negatives for at in row.hard]
-        if hard := dict.fromkeys(rows[at].image for at in numbers if rows[at].image in in_dataset - {image}):
+        numbers = [n for row in captions if row.negatives for n in row.hard]
+        if hard := dict.fromkeys(rows[n].image for n in numbers if rows[n].image in in_dataset - {image}):
             names = [PurePosixPath(other).stem for other in hard]
             yield PurePosixPath(image).stem, "", names, ["negclip"] * len(names)
 

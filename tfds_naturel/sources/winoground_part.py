@@ -1,4 +1,4 @@
-"""Half of Winoground's items, for training: both images of an item, each with the other's caption as its negative."""
+"""Half of Winoground's items, for training: both images of an item, each with the other's caption as a negative."""
 
 import functools
 import json
@@ -9,14 +9,14 @@ from typing import Any
 
 from tfds_naturel import photos
 from tfds_naturel.errors import UserError
-from tfds_naturel.sources.examples import Described, Group, Negative, RecipeSource
+from tfds_naturel.sources.examples import CaptionedImage, Group, Negative, RecipeSource
 from tfds_naturel.splits import uniform
 
 _SHARE = 0.5
 _FIELDS = {"id", "image_0", "image_1", "caption_0", "caption_1"}
 
 
-def read(folder: Path) -> Iterator[Described]:
+def read(folder: Path) -> Iterator[CaptionedImage]:
     """The images of the items in the training half. Raises UserError for files that are not as published."""
     archive = folder / "images.zip"
     with _opened(archive) as images:
@@ -32,7 +32,7 @@ def read(folder: Path) -> Iterator[Described]:
                     )
                 negative = Negative(item[f"caption_{1 - k}"], "winoground", facts[1 - k])
                 groups = [Group(item[f"caption_{k}"], facts[k], [negative])]
-                yield Described(f"{item['id']}-{k}", functools.partial(images.read, member), "", groups)
+                yield CaptionedImage(f"{item['id']}-{k}", functools.partial(images.read, member), "", groups)
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
@@ -43,7 +43,7 @@ def _opened(path: Path) -> zipfile.ZipFile:
 
 
 def _items(folder: Path) -> Iterator[dict[str, Any]]:
-    """Half of the items in ``data/examples.jsonl``, chosen by their ids alone: the same half everywhere."""
+    """Half of the items in ``data/examples.jsonl``, chosen by their ids alone, so it is always the same half."""
     path = folder / "data" / "examples.jsonl"
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         try:
