@@ -87,7 +87,9 @@ def main(arguments: Sequence[str]) -> None:
     subject.add_argument("--watch", type=epath.Path, metavar="WORKDIR", help="evaluate this run's checkpoints")
     known = "all, or names listed by `python -m naturel_jax.benchmarks`"
     parser.add_argument("--benchmarks", nargs="+", default=["all"], metavar="NAME", help=known)
-    parser.add_argument("--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="the official files")
+    parser.add_argument(
+        "--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="folder with the official files"
+    )
     parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
     parser.add_argument("--out", type=epath.Path, help="default: results, or WORKDIR/evaluations with --watch")
     parser.add_argument("--batch_size", type=int, default=256)

@@ -79,7 +79,6 @@ class Training(NamedTuple):
     """Everything the loop needs. ``learning_rate``: step -> rate."""
 
     start: Start
-    mesh: Mesh
     pipeline: Pipeline
     schedule: train.Schedule
     learning_rate: optim.LearningRate
@@ -97,7 +96,7 @@ def make_training(config: Config, start: Start, sources: Sequence[Source], mesh:
     loss = Loss(config, model, (processor.mean, processor.std), state.params, mesh)
     step = train.make_step(loss, tx, state, mesh, max_scale=model.config.max_scale, ema=config.optim.ema)
     pipeline = make_pipeline(config, sources, model.config, processor, mesh)
-    return Training(start, mesh, pipeline, schedule, learning_rate, loss, step, state)
+    return Training(start, pipeline, schedule, learning_rate, loss, step, state)
 
 
 def train_and_evaluate(
