@@ -63,11 +63,25 @@ class Metrics:
             self._writers.append(self._wandb(config, workdir))
 
     def _tensorboard(self, folder: epath.Path, start: int) -> Writer:
-        import tensorboardX  # optional by config, and slow to import
+        # Optional by config, and slow to import. tensorboardX.SummaryWriter writes in a thread, which ends at the first
+        # error of the disk without a word, and the run would wait for its queue forever.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-        board = tensorboardX.SummaryWriter(str(folder), purge_step=start)
+        folder.mkdir(parents=True, exist_ok=True)
+        board = EventsWriter(str(folder / "events"))
+
+        def write(event: Event) -> None:
+            with storage.naming(folder):
+                event.wall_time = time.time()
+                board.write_event(event)
+                board.flush()
+
         self._close.callback(board.close)
-        return lambda step, values: [board.add_scalar(name, value, step) for name, value in values.items()]
+        # Readers drop what an interrupted run wrote after its last checkpoint.
+        write(Event(step=start, session_log=SessionLog(status=SessionLog.START)))
+        return lambda step, values: [write(Event(step=step, summary=scalar(name, x))) for name, x in values.items()]
 
     def _wandb(self, config: Config, workdir: epath.Path) -> Writer:
         try:
@@ -133,5 +147,5 @@ class Metrics:
 def drop_lines(path: epath.Path, start: int) -> None:
     """Removes the lines of steps after ``start`` from a ``metrics.jsonl``, atomically."""
     rows = storage.read_json_lines(path)
-    if path.exists():
+    if storage.exists(path):
         storage.write(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start))
