@@ -36,6 +36,7 @@ from etils import epath
 from naturel_jax.storage import read_json, read_json_lines
 from naturel_jax.weights import runs
 from tfds_naturel import cli
+from tfds_naturel.errors import UserError
 from tfds_naturel.naturel import Naturel, scenes
 from tfds_naturel.scenes.scene import CONFIGS
 
@@ -166,6 +167,13 @@ SPEED = {"train/images_per_s", "train/mfu"}
 
 DISK_FAULTS = (None, "eio", "lost", "full", "short", "slow")
 SIGNALS = (None, signal.SIGKILL, signal.SIGTERM)
+
+
+def compile_shim(file: Path) -> None:
+    """Compiles ``faults.c``. Raises UserError if there is no C compiler."""
+    if (compiler := shutil.which("gcc")) is None:
+        raise UserError("gcc not found; it is needed to compile proofs/faults.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", file, ROOT / "proofs" / "faults.c"], check=True)
 
 
 class Fault(NamedTuple):
@@ -302,7 +310,7 @@ def faults(folder: Path, minutes: float, seed: int) -> int:
     """Repeats a run under faults for ``minutes`` and prints the table; returns 1 if a promise was broken."""
     data, reference, shim = folder / "data", folder / "reference", folder / "faults.so"
     draw_world(data)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", shim, ROOT / "proofs" / "faults.c"], check=True)
+    compile_shim(shim)
     seconds = 0.0
     for workdir in (folder / "compile", reference):  # the second finds the programs that the first compiled
         began = time.monotonic()
@@ -349,6 +357,8 @@ def main(arguments: Sequence[str]) -> int | None:
     parser.add_argument("--minutes", type=float, default=60.0, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the faults (default: %(default)s)")
     args = parser.parse_args(arguments)
+    if not args.minutes > 0:
+        raise UserError(f"--minutes is {args.minutes:g}; expected a positive number")
     folder = Path(tempfile.mkdtemp(prefix="naturel-soak-"))
     code = steady(folder, args.minutes) if args.kind == "steady" else faults(folder, args.minutes, args.seed)
     if code:
