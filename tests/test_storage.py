@@ -123,7 +123,7 @@ def test_lease_names_a_live_holder_and_replaces_a_dead_one(folder):
             pass
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
     with storage.lease(folder) as held:
         held.check()
     assert not (folder / "lease.json").exists()
