@@ -58,12 +58,13 @@ def main(arguments: Sequence[str]) -> None:
     if _DISTRIBUTED.value or _COORDINATOR.value:
         # Before anything touches a device; if initialized later, each process would train its own copy.
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    preemption.install_handler()
     from naturel_jax import suite  # importing it touches devices
 
     kind = jax.devices()[0].device_kind
     _LOG.info("%d of %d devices are local: %s", jax.local_device_count(), jax.device_count(), kind)
     workdir = _WORKDIR.value or default_workdir(config_flags.file_name())
-    suite.run_all(config, workdir, preemption.install_handler())
+    suite.run_all(config, workdir)
 
 
 if __name__ == "__main__":
