@@ -92,6 +92,9 @@ def on_first_process(work: Callable[[], None]) -> None:
 
     If it raises, so do all processes: what ``work`` raised on the first one, Stopped or UserError on the others.
     """
+    if jax.process_count() > 1:
+        # The first collective operation connects the processes, which may take at most 30 s; later ones wait forever.
+        multihost_utils.sync_global_devices("on_first_process")
     error: Exception | None = None
     if jax.process_index() == 0:
         try:
