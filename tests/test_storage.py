@@ -123,7 +123,7 @@ def test_lease_names_a_live_holder_and_replaces_a_dead_one(folder):
             pass
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
     with storage.lease(folder) as held:
         held.check()
     assert not (folder / "lease.json").exists()
@@ -149,6 +149,6 @@ def test_heartbeat_is_renewed_and_a_lost_lease_is_detected(folder):
             time.sleep(0.02)
         other = {"token": "other", "host": "h", "process": 2, "since": 0.0, "heartbeat": time.time()}
         storage.write(folder / "lease.json", json.dumps(other))
-        with pytest.raises(RuntimeError, match="lost its lease, now held by"):
+        with pytest.raises(UserError, match="has lost its lease, which process 2 on h since .* holds now"):
             held.check()
     assert json.loads((folder / "lease.json").read_text())["token"] == "other"  # not ours to remove
