@@ -16,9 +16,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from naturel_jax import manifest, storage
-from naturel_jax.restore import read
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import TwoTowerConfig
+from naturel_jax.restore import read
 from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Checkpoints:
                 return step, read(self.directory / str(step), **items), meta
             except manifest.Damaged as error:
                 self._set_aside(step, error)
-        if broken := sorted(path.name for path in self.directory.glob("*.broken*")):
+        if broken := [name for name in storage.names(self.directory) if ".broken" in name]:
             raise UserError(
                 f"none of the checkpoints in {self.directory} can be read; damaged and set aside: {', '.join(broken)}. "
                 "To start over from step 0, delete them or use another --workdir"

@@ -34,12 +34,12 @@ def write(folder: epath.Path) -> None:
     """Writes the manifest of the files as they are now."""
     items = sorted(path for path in folder.iterdir() if path.is_dir())
     sizes = {path: path.stat().length for item in items for path in _files(item)}
-    blocks = [(path, start) for path, size in sizes.items() for start in range(0, size, BLOCK)]
+    blocks = [(path, start, BLOCK) for path, size in sizes.items() for start in range(0, size, BLOCK)]
     files: dict[str, dict[str, Any]] = {
         str(path.relative_to(folder)): {"size": size, "xxh3": []} for path, size in sizes.items()
     }
     with ThreadPoolExecutor(_THREADS) as pool:
-        for (path, _), checksum in zip(blocks, pool.map(_block_checksum, blocks), strict=True):
+        for (path, *_), checksum in zip(blocks, pool.map(_block_checksum, blocks), strict=True):
             files[str(path.relative_to(folder))]["xxh3"].append(checksum)
     storage.write(folder / NAME, _to_text({"block": BLOCK, "files": files}))
 
@@ -49,10 +49,10 @@ def check(folder: epath.Path, items: Collection[str], *, part: int = 0, parts: i
 
     Raises Damaged for a difference, OSError for a file that cannot be read.
     """
-    if not (folder / NAME).exists():
-        return False
     fields = read(folder)
-    expected: list[tuple[epath.Path, int, str]] = []
+    if fields is None:
+        return False
+    length, expected = fields["block"], list[tuple[epath.Path, int, str]]()
     for name, file in fields["files"].items():
         if name.partition("/")[0] not in items:
             continue
@@ -63,14 +63,22 @@ def check(folder: epath.Path, items: Collection[str], *, part: int = 0, parts: i
             raise Damaged(f"{path} is missing") from error
         if size != file["size"]:
             raise Damaged(f"{path} has {size:,} bytes, expected {file['size']:,}")
-        expected += [(path, n * fields["block"], checksum) for n, checksum in enumerate(file["xxh3"])]
+        expected += [(path, n * length, checksum) for n, checksum in enumerate(file["xxh3"])]
     mine = expected[part::parts]
-    blocks = [(path, start) for path, start, _ in mine]
+    blocks = [(path, start, length) for path, start, _ in mine]
     with ThreadPoolExecutor(_THREADS) as pool:
         for (path, start, checksum), found in zip(mine, pool.map(_block_checksum, blocks), strict=True):
             if found != checksum:
                 raise Damaged(f"{path} has XXH3 {found} from byte {start:,} on, expected {checksum}")
     return True
+
+
+def read_all(folder: epath.Path) -> None:
+    """Reads every file in ``folder``. Raises OSError for one that cannot be read."""
+    for path in _files(folder):
+        with open(path, "rb", buffering=0) as file:
+            while file.read(_CHUNK):
+                pass
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
@@ -81,28 +89,31 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
             yield path
 
 
-def _block_checksum(block: tuple[epath.Path, int]) -> str:
-    path, start = block
+def _block_checksum(block: tuple[epath.Path, int, int]) -> str:
+    path, start, length = block
     checksum = xxhash.xxh3_64()
     with open(path, "rb", buffering=0) as file:
         file.seek(start)
-        for _ in range(BLOCK // _CHUNK):
+        for _ in range(length // _CHUNK):
             checksum.update(file.read(_CHUNK))
     return checksum.hexdigest()
 
 
 def _to_text(fields: dict[str, Any]) -> str:
     """JSON that starts with its own checksum."""
-    return json.dumps({"xxh3": xxhash.xxh3_64_hexdigest(json.dumps(fields)), **fields})
+    return json.dumps({"xxh3": xxhash.xxh3_64_hexdigest(json.dumps(fields).encode()), **fields})
 
 
-def read(folder: epath.Path) -> dict[str, Any]:
-    """The fields of the manifest in ``folder``. Raises Damaged if it differs from what ``write`` wrote."""
-    text = (folder / NAME).read_bytes()
+def read(folder: epath.Path) -> dict[str, Any] | None:
+    """The fields of the manifest in ``folder``, if there is one. Raises Damaged if it is not as ``write`` left it."""
     try:
-        fields = json.loads(text)
+        content = (folder / NAME).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        fields = json.loads(content)
         del fields["xxh3"]
-        intact = _to_text(fields).encode() == text
+        intact = _to_text(fields).encode() == content
     except (ValueError, KeyError, TypeError):
         intact = False
     if not intact:

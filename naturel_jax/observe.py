@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from naturel_jax import storage
 from naturel_jax.batch import Batch, ImageLabels
 from naturel_jax.models import flops
 from naturel_jax.sharding import path_string
@@ -96,7 +97,7 @@ def first_batch(batch: Batch, texts: Sequence[str], file: epath.PathLike) -> Non
         _write(draw, (x + side + _MARGIN, y), card, fonts)
     png = io.BytesIO()
     page.save(png, "PNG")
-    epath.Path(file).write_bytes(png.getvalue())
+    storage.write(epath.Path(file), png.getvalue())
 
 
 def _local_rows(array: np.ndarray | jax.Array) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Reads items of a checkpoint, and tells damage, which is proven, from reads that failed for any other reason."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -81,6 +82,8 @@ def _restored(folder: epath.Path, items: dict[str, Any], checked: bool) -> dict[
         except Exception as error:  # Orbax and TensorStore raise nothing narrower for an array cut short
             if checked or not _shows_damage(error):
                 raise
+            with contextlib.suppress(FileNotFoundError):
+                manifest.read_all(folder / name)  # an OSError: Orbax may not have noticed that it cannot read a folder
             raise manifest.Damaged(f"{folder / name}: {error}") from error
         finally:
             handler.close()
@@ -95,7 +98,7 @@ def _shows_damage(error: BaseException | None) -> bool:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and not missing):
             return False
-        if any(code in str(error) for code in _PASSING):
+        if any(f"{code}:" in str(error) for code in _PASSING):
             return False
         error = error.__cause__ or error.__context__
     return True

@@ -43,7 +43,7 @@ def run(config: Config, workdir: epath.PathLike, stop_requested: Callable[[], bo
         raise Stopped(f"stopped before {config.name}; run the same command again to continue")
     storage.check_writable(folder)
     init = trained_base(config, folder, stop_requested)
-    with run_folder.owned(folder) as check_owner:
+    with run_folder.owned(folder, config) as check_owner:
         mesh = make_mesh(dataclasses.asdict(config.mesh))
         parts = config.data.mixture.values()
         sources = [datasets.open_source(part.dataset, config.data.dir, part.split) for part in parts]
@@ -182,5 +182,4 @@ def restore_or_start(
         _LOG.info("logit bias calibrated on the first batch: %.2f", float(state.params["logit_bias"]))
     if jax.process_index() == 0:
         _LOG.info("%s\n%s", config.name, observe.parameter_table(state.params))
-        run_folder.write_config(folder, config)
     return 0, state

@@ -84,16 +84,6 @@ def append(path: epath.Path, text: str) -> None:
             os.close(descriptor)
 
 
-def exists(path: epath.Path) -> bool:
-    """Whether there is something at ``path``. Raises OSError if the disk does not answer, where ``Path.exists`` would
-    return False, and what is there would be taken for lost."""
-    try:
-        path.stat()
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def read(path: epath.Path) -> str:
     """The text in ``path``. Raises OSError, with the path, if it cannot be read."""
     with naming(path):
@@ -111,10 +101,12 @@ def read_json(path: epath.Path) -> Any:
 def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
     """The JSON objects in ``path``, one per line; [] if there is no such file. An incomplete last line is skipped: its
     write was interrupted. Raises UserError naming any other line that is not an object."""
-    if not exists(path):
+    try:
+        text = read(path)
+    except FileNotFoundError:
         return []
     rows = []
-    for number, line in enumerate(read(path).splitlines(keepends=True), 1):
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
         try:
@@ -131,15 +123,23 @@ def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
 
 def numbered(folder: epath.Path) -> list[int]:
     """The entries of ``folder`` whose names are whole numbers, in ascending order; [] if there is no such folder."""
-    if not exists(folder):
+    return sorted(int(name) for name in names(folder) if name.isdigit())
+
+
+def names(folder: epath.Path) -> list[str]:
+    """The names in ``folder``, sorted; [] if there is no such folder. Raises OSError if it cannot be listed: to ask
+    whether a file ``exists`` says no in that case too."""
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
 
 def unused_name(path: epath.Path) -> str:
     """The name of ``path``, followed by ``-2``, ``-3``, ... if there is already something of that name."""
-    names = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
-    return next(name for name in names if not exists(path.with_name(name)))
+    used = names(path.parent)
+    candidates = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
+    return next(name for name in candidates if name not in used)
 
 
 @contextlib.contextmanager

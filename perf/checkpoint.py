@@ -48,7 +48,9 @@ def measure(preset: str, workdir: epath.Path, turns: int) -> None:
     checkpoints.close()
     del params
     folder = checkpoints.directory / "0"
-    size = sum(file["size"] for file in manifest.read(folder)["files"].values())
+    fields = manifest.read(folder)
+    assert fields is not None
+    size = sum(file["size"] for file in fields["files"].values())
     items = {name: ocp.args.StandardRestore(shapes) for name in names}
 
     def restore() -> None:

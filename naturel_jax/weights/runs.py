@@ -7,7 +7,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from naturel_jax import checkpoint, manifest
+from naturel_jax import checkpoint, manifest, storage
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
 from naturel_jax.restore import read
@@ -57,9 +57,9 @@ def load_run(
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
     shapes = jax.tree_util.tree_map_with_path(abstract, Model(config).shapes())
-    directory = checkpoint.directory(workdir)
-    item = "ema" if (directory / str(step) / "ema").exists() else "params"
-    params = _read(directory / str(step), **{item: ocp.args.StandardRestore(shapes)})[item]
+    folder = checkpoint.directory(workdir) / str(step)
+    item = "ema" if "ema" in storage.names(folder) else "params"
+    params = _read(folder, **{item: ocp.args.StandardRestore(shapes)})[item]
     return config, params, Processor(**meta["processor"])
 
 
