@@ -225,4 +225,6 @@ def check(config: Config, path: str = "config") -> Config:
         )
     if [config.mesh.data, config.mesh.fsdp, config.mesh.tensor].count(-1) > 1:
         raise UserError(f"{path}.mesh has -1 ('the rest of the devices') on more than one axis; give the others a size")
+    for name, base_config in config.bases.items():
+        check(base_config, f"{path}.bases.{name}")
     return config

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from etils import epath
 
+from naturel_jax import preemption
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.evaluators import blind, results
@@ -101,6 +102,7 @@ def main(arguments: Sequence[str]) -> None:
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
+    preemption.install_handler()
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     out = Path(options.out or "results")
