@@ -53,8 +53,9 @@ class Checkpoints:
         return self._manager
 
     def save(self, step: int, arrays: dict[str, Any], meta: dict[str, Any], *, wait: bool = False) -> None:
-        """Saves the items ``arrays`` (trees) and ``meta`` in the background; ``wait`` blocks until all is on disk. Raises
-        OSError if this or the previous checkpoint cannot be written."""
+        """Saves the items ``arrays`` (trees) and ``meta`` in the background; ``wait`` blocks until all is on disk.
+
+        Raises OSError if this checkpoint or the one before it could not be written."""
         storage.check_leases(self.directory)
         with self._failures_explained():
             manager = self._open()

@@ -39,15 +39,16 @@ def _tensorboard(folder: epath.Path, start: int, closing: contextlib.ExitStack) 
     board = EventsWriter(str(folder / "events"))
     closing.callback(board.close)
 
-    def write(event: Event) -> None:
+    def write(*events: Event) -> None:
         with storage.naming(folder):
-            event.wall_time = time.time()
-            board.write_event(event)
+            for event in events:
+                event.wall_time = time.time()
+                board.write_event(event)
             board.flush()
 
     # Readers drop what an interrupted run wrote after its last checkpoint.
     write(Event(step=start, session_log=SessionLog(status=SessionLog.START)))
-    return lambda step, values: [write(Event(step=step, summary=scalar(name, x))) for name, x in values.items()]
+    return lambda step, values: write(*(Event(step=step, summary=scalar(name, x)) for name, x in values.items()))
 
 
 def _wandb(config: Config, workdir: epath.Path, closing: contextlib.ExitStack) -> Writer:
