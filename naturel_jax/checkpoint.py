@@ -4,10 +4,11 @@
 and ``meta`` (JSON: model sizes, processor, config, versions). The step number is also the data position.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -52,16 +53,33 @@ class Checkpoints:
         return self._manager
 
     def save(self, step: int, arrays: dict[str, Any], meta: dict[str, Any], *, wait: bool = False) -> None:
-        """Saves the items ``arrays`` (trees) and ``meta`` in the background; ``wait`` blocks until all is on disk."""
+        """Saves the items ``arrays`` (trees) and ``meta`` in the background; ``wait`` blocks until all is on disk.
+
+        Raises OSError if this checkpoint or the one before it could not be written."""
         storage.check_leases(self.directory)
-        manager = self._open()
-        if step not in manager.all_steps():
-            manager.wait_until_finished()
-            self._saving = step
-            items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
-            manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), force=True)
-        if wait:
-            manager.wait_until_finished()
+        with self._failures_explained():
+            manager = self._open()
+            if step not in manager.all_steps():
+                manager.wait_until_finished()
+                self._saving = step
+                items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+                manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), force=True)
+            if wait:
+                manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _failures_explained(self) -> Iterator[None]:
+        """Raises OSError, in one line, for what Orbax and TensorStore raise if they cannot write."""
+        try:
+            yield
+        except UserError:  # a lost lease
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            cause = " ".join(str(error).split())[:300]
+            raise OSError(
+                f"a checkpoint could not be saved in {self.directory} ({type(error).__name__}: {cause}); those before "
+                "it are left as they are: run the same command again once the cause is gone"
+            ) from error
 
     def _write_manifest(self) -> None:
         """Called by Orbax in the background once all items are written, before it renames the folder and removes the
@@ -105,10 +123,11 @@ class Checkpoints:
             (self.directory / str(step)).rename(self.directory / name)
 
     def close(self) -> None:
-        """Waits for pending saves."""
+        """Waits for pending saves. Raises OSError if they fail."""
         if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+            manager, self._manager = self._manager, None
+            with self._failures_explained():
+                manager.close()
 
 
 def directory(workdir: epath.PathLike) -> epath.Path:

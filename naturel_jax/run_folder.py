@@ -49,7 +49,7 @@ def finished_scores(folder: epath.Path, config: Config) -> Scores | None:
     folder belongs to another run."""
     refuse_another(folder, config)
     path = folder / "scores.json"
-    if not storage.exists(path):
+    if "scores.json" not in storage.names(folder):
         return None
     saved = storage.read_json(path)
     try:

@@ -84,16 +84,6 @@ def append(path: epath.Path, text: str) -> None:
             os.close(descriptor)
 
 
-def exists(path: epath.Path) -> bool:
-    """Whether there is something at ``path``. Raises OSError if the disk does not answer, where ``Path.exists`` would
-    return False, and what is there would be taken for lost."""
-    try:
-        path.stat()
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def read(path: epath.Path) -> str:
     """The text in ``path``. Raises OSError, with the path, if it cannot be read."""
     with naming(path):
@@ -111,10 +101,12 @@ def read_json(path: epath.Path) -> Any:
 def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
     """The JSON objects in ``path``, one per line; [] if there is no such file. An incomplete last line is skipped: its
     write was interrupted. Raises UserError naming any other line that is not an object."""
-    if not exists(path):
+    try:
+        text = read(path)
+    except FileNotFoundError:
         return []
     rows = []
-    for number, line in enumerate(read(path).splitlines(keepends=True), 1):
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
         try:

@@ -1,5 +1,5 @@
-"""``tiny_config`` with a checkpoint between its evaluations. The process gets SIGTERM when the evaluation whose number is
-the argument begins."""
+"""``tiny_config`` with a checkpoint between its evaluations. The process gets SIGTERM when the evaluation with the number
+given by the argument begins."""
 
 import os
 import signal
