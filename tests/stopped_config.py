@@ -1,5 +1,5 @@
-"""``tiny_config`` with a checkpoint between its evaluations. The process gets SIGTERM when the evaluation with the number
-given by the argument begins."""
+"""``tiny_config`` with a checkpoint between its evaluations; SIGTERM arrives when an evaluation begins: the one whose
+number is the argument."""
 
 import os
 import signal
