@@ -17,7 +17,10 @@ from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import Model
 from naturel_jax.weights import export, processor_files, tables, tensors, torch_files
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning"),  # pickletools, of mutated strings
+]
 
 STATE = {"a": torch.arange(6.0).reshape(2, 3), "b.c": torch.ones(3).half(), "d": torch.ones(2, 2).bfloat16().t()}
 ARRAYS = {key: value.float().numpy() for key, value in STATE.items()}
@@ -70,10 +73,11 @@ def use(processor: Processor) -> None:
     processor.image(png(0))
 
 
-def find(folder: Path) -> None:
-    """Everything that precedes reading the tensors."""
+def find(folder: Path, config: bool = False) -> None:
+    """Everything that precedes reading the tensors; ``config``: also compares the names and shapes, which is slow."""
     found = weights.find(str(folder))
-    tables.check_keys(found.tensors.name, found.table, Model(found.config).shapes(), found.tensors.shapes)
+    if config:
+        tables.check_keys(found.tensors.name, found.table, Model(found.config).shapes(), found.tensors.shapes)
     use(found.processor)
 
 
@@ -85,7 +89,7 @@ HF_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "preproces
 @pytest.mark.parametrize("model", ["tiny-clip", "tiny-siglip"])
 def test_hugging_face_folder(tmp_path, model, name, count):
     folder = save_hf(tmp_path / "model", model)
-    fuzz([folder / name], lambda: find(folder), count)
+    fuzz([folder / name], lambda: find(folder, name == "config.json"), count)
 
 
 @every_count
@@ -100,7 +104,7 @@ def test_openclip_config(tmp_path, count):
     folder = tmp_path / "model"
     export.save(folder, *tiny("tiny-clip"), form="openclip", facts={})
     (folder / processor_files.OWN).unlink()
-    fuzz([folder / "open_clip_config.json"], lambda: find(folder), count)
+    fuzz([folder / "open_clip_config.json"], lambda: find(folder, True), count)
 
 
 @every_count

@@ -5,8 +5,8 @@ class UserError(ValueError):
     """A mistake in the user's input: a flag, a config field, a file, a name.
 
     The message is one line with the file, key or field, what was found, what was expected, and the fix. Commands print
-    it without a traceback and exit with ``cli.USER_ERROR``. Line breaks and control characters of quoted files are shown
-    as escapes.
+    it without a traceback and exit with ``cli.USER_ERROR``. Line breaks and control characters are shown as
+    escapes.
     """
 
     def __str__(self) -> str:

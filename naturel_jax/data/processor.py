@@ -25,6 +25,7 @@ from tfds_naturel.photos import MAX_PIXELS
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # without those that call other programs
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -161,11 +162,13 @@ class Processor:
 def open_image(data: bytes) -> Image.Image:
     """An RGB image from encoded bytes, its size checked before its pixels are decoded. Raises UserError."""
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise UserError(f"image of {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")
         return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything
         raise UserError(f"not a readable image ({len(data)} bytes): {error}") from error
 
 

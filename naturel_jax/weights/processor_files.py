@@ -34,11 +34,14 @@ class Text(TypedDict):
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in ``path``. Raises UserError."""
+    """The JSON object in ``path``. Raises UserError."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__}, expected an object")
+    return value
 
 
 @contextlib.contextmanager
