@@ -9,7 +9,18 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax import checkpoint, config_versions, first_batch, observe, optim, preemption, run_folder, storage, train
+from naturel_jax import (
+    checkpoint,
+    checkpoint_meta,
+    config_versions,
+    first_batch,
+    observe,
+    optim,
+    preemption,
+    run_folder,
+    storage,
+    train,
+)
 from naturel_jax.batch import Batch
 from naturel_jax.calibration import calibrated
 from naturel_jax.config import Config
@@ -111,7 +122,9 @@ def train_and_evaluate(
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
     first, state = restore_or_start(config, folder, checkpoints, training)
-    meta = checkpoint.make_meta(config_versions.to_json(config), model.config, training.start.processor, trained_on)
+    meta = checkpoint_meta.make_meta(
+        config_versions.to_json(config), model.config, training.start.processor, trained_on
+    )
     metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
 
     def save(done: int, state: train.State, wait: bool) -> None:
