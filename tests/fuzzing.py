@@ -47,7 +47,8 @@ def fuzz(
     must_refuse: bool = True,
 ) -> None:
     """Calls ``read`` ``count`` times, each time with one of ``files`` mutated. It may raise UserError, OSError and
-    ``allowed``, and raises one of them at least once, except where it accepts everything (``must_refuse``). Input ``n`` is the same in every run."""
+    ``allowed``, and must raise one of them at least once unless ``must_refuse`` is False. Input ``n`` is the same in
+    every run."""
     originals = {path: path.read_bytes() for path in files}
     read()  # the files as they are
     failures, refused = {}, 0
