@@ -4,10 +4,9 @@
 and ``meta`` (JSON: model sizes, processor, config, versions). The step number is also the data position.
 """
 
-import dataclasses
-import importlib.metadata
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,23 +15,10 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from naturel_jax import manifest, storage
-from naturel_jax.data.processor import Processor
-from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.restore import read
 from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
-
-# Of the meta item. Version 0 had no version field and an older config (see config_versions.from_json); before version 2
-# there was no manifest.
-VERSION = 2
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tensorflow-datasets")
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that affect a run's numbers."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 class Checkpoints:
@@ -52,16 +38,33 @@ class Checkpoints:
         return self._manager
 
     def save(self, step: int, arrays: dict[str, Any], meta: dict[str, Any], *, wait: bool = False) -> None:
-        """Saves the items ``arrays`` (trees) and ``meta`` in the background; ``wait`` blocks until all is on disk."""
+        """Saves the items ``arrays`` (trees) and ``meta`` in the background; ``wait`` blocks until all is on disk.
+
+        Raises OSError if this checkpoint or the one before it could not be written."""
         storage.check_leases(self.directory)
-        manager = self._open()
-        if step not in manager.all_steps():
-            manager.wait_until_finished()
-            self._saving = step
-            items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
-            manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), force=True)
-        if wait:
-            manager.wait_until_finished()
+        with self._failures_explained():
+            manager = self._open()
+            if step not in manager.all_steps():
+                manager.wait_until_finished()
+                self._saving = step
+                items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+                manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), force=True)
+            if wait:
+                manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _failures_explained(self) -> Iterator[None]:
+        """Raises OSError, in one line, for what Orbax and TensorStore raise if they cannot write."""
+        try:
+            yield
+        except UserError:  # a lost lease
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            cause = " ".join(str(error).split())[:300]
+            raise OSError(
+                f"a checkpoint could not be saved in {self.directory} ({type(error).__name__}: {cause}); those before "
+                "it are left as they are: run the same command again once the cause is gone"
+            ) from error
 
     def _write_manifest(self) -> None:
         """Called by Orbax in the background once all items are written, before it renames the folder and removes the
@@ -105,10 +108,11 @@ class Checkpoints:
             (self.directory / str(step)).rename(self.directory / name)
 
     def close(self) -> None:
-        """Waits for pending saves."""
+        """Waits for pending saves. Raises OSError if they fail."""
         if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+            manager, self._manager = self._manager, None
+            with self._failures_explained():
+                manager.close()
 
 
 def directory(workdir: epath.PathLike) -> epath.Path:
@@ -119,17 +123,3 @@ def directory(workdir: epath.PathLike) -> epath.Path:
 def saved_steps(workdir: epath.PathLike) -> list[int]:
     """Steps of a run's finished checkpoints, in ascending order."""
     return storage.numbered(directory(workdir))
-
-
-def make_meta(
-    config: dict[str, Any], model: TwoTowerConfig, processor: Processor, trained_on: dict[str, list[str]] | None = None
-) -> dict[str, Any]:
-    """The metadata saved with the arrays. ``trained_on``: the items of each benchmark that the run trains on."""
-    return {
-        "version": VERSION,
-        "used": trained_on or {},
-        "config": config,
-        "model": dataclasses.asdict(model),
-        "processor": processor.to_dict(),
-        "versions": versions(),
-    }

@@ -23,73 +23,105 @@ from etils import epath
 from tfds_naturel.errors import UserError
 
 
+@contextlib.contextmanager
+def naming(path: epath.Path) -> Iterator[None]:
+    """Adds ``path`` to the errors of reads and writes, which otherwise do not name a file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
+
+
+@contextlib.contextmanager
+def _partial(path: epath.Path) -> Iterator[epath.Path]:
+    """A name next to ``path`` for its new content, and removes it at the end, if the disk allows."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with naming(path):
+            yield partial
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
 def write(path: epath.Path, content: str | bytes) -> None:
     """Atomically replaces the content of ``path``: readers see either the old content or the new, even after a crash.
 
     This and ``append`` raise what ``check_leases`` raises."""
     check_leases(path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with _partial(path) as partial:
         with open(partial, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def create(path: epath.Path, text: str) -> bool:
     """Creates ``path`` with ``text``; returns False, and changes nothing, if it already exists. If several processes
     try, exactly one succeeds."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with _partial(path) as partial:
         partial.write_text(text)
-        os.link(partial, path)  # unlike a rename, a link does not replace what is there
-    except FileExistsError:
-        return False
-    finally:
-        partial.unlink(missing_ok=True)
+        try:
+            os.link(partial, path)  # unlike a rename, a link does not replace what is there
+        except FileExistsError:
+            return False
     return True
 
 
 def append(path: epath.Path, text: str) -> None:
-    """Adds ``text`` to the end of ``path`` in one write."""
+    """Adds ``text`` to the end of ``path``, normally in one write. A failure may leave an incomplete last line."""
     check_leases(path)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
+    data = memoryview(text.encode())
+    with naming(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            while data:  # the system may write less than it is given, for example if the disk is almost full
+                data = data[os.write(descriptor, data) :]
+        finally:
+            os.close(descriptor)
+
+
+def read(path: epath.Path) -> str:
+    """The text in ``path``. Raises OSError, with the path, if it cannot be read."""
+    with naming(path):
+        return path.read_text()
 
 
 def read_json(path: epath.Path) -> Any:
     """The JSON in ``path``. Raises UserError naming the file if it is truncated or not JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(read(path))
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); move it away to continue without it") from error
 
 
 def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The JSON objects in ``path``, one per line; [] if there is no such file. An incomplete last line is skipped: its
-    write was interrupted. Raises UserError naming any other line that is not an object."""
+    """The JSON objects in ``path``, one per line, each with a ``step``; [] if there is no such file. An incomplete last
+    line is skipped: its write was interrupted. Raises UserError naming any other line that is not such an object."""
     try:
-        text = path.read_text()
+        text = read(path)
     except FileNotFoundError:
         return []
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path} line {number}: not UTF-8; remove the line to continue without it") from error
     rows = []
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path} line {number}: not JSON ({error}); remove the line to continue without it"
             ) from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path} line {number}: {line.strip()!r:.80} is not a JSON object; remove the line")
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise UserError(
+                f"{path} line {number}: {line.strip()!r:.80} is not a JSON object with a step; remove the line"
+            )
         rows.append(row)
     return rows
 
@@ -239,8 +271,12 @@ def lease(folder: epath.Path, expires_s: float = 120.0) -> Iterator[Lease]:
 
 def _holder(path: epath.Path) -> Holder | None:
     try:
-        return Holder(**json.loads(path.read_text()))
+        holder = Holder(**json.loads(path.read_text()))
+        times = (float(holder.since), float(holder.heartbeat))
+        if not (0 < int(holder.process) < 1 << 31 and all(0 <= time < 1 << 40 for time in times)):
+            raise ValueError("no process")
+        return Holder(str(holder.token), str(holder.host), int(holder.process), *times)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):  # truncated: the disk failed while it was being written
+    except (ValueError, TypeError, OverflowError, RecursionError):  # the disk failed while it was being written
         return Holder("", "unknown", 0, 0.0, 0.0)

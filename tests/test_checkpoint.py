@@ -83,6 +83,17 @@ DAMAGE = {
 }
 
 
+def test_failed_save_is_an_error_in_one_line(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path), keep=3)
+    checkpoints.save(10, tree(10), {"step": 10}, wait=True)
+    os.symlink(tmp_path / "nowhere" / "20", tmp_path / "checkpoints" / "20.orbax-checkpoint-tmp")
+    with pytest.raises(OSError, match=r"could not be saved in .*/checkpoints \(") as raised:
+        checkpoints.save(20, tree(20), {"step": 20}, wait=True)
+    assert "\n" not in str(raised.value)
+    checkpoints.close()
+    assert restored(tmp_path) == 10
+
+
 def test_newest_checkpoint_is_restored(saved):
     assert restored(saved) == 20
 

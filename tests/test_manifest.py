@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 from tiny_models import tiny
 
-from naturel_jax import checkpoint, manifest
+from naturel_jax import checkpoint, checkpoint_meta, manifest
 from naturel_jax.checkpoint import Checkpoints
 from naturel_jax.weights import runs
 from tfds_naturel.errors import UserError
@@ -169,7 +169,7 @@ def test_no_checkpoint_appears_without_its_manifest(tmp_path, monkeypatch):
 
 def test_damaged_run_is_not_evaluated_or_converted(tmp_path):
     model, params, processor = tiny()
-    save(tmp_path, params, checkpoint.make_meta({}, model.config, processor))
+    save(tmp_path, params, checkpoint_meta.make_meta({}, model.config, processor))
     loaded = runs.load_run(tmp_path)[1]
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     newest = tmp_path / "checkpoints" / "20"
