@@ -1,5 +1,5 @@
-"""``tiny_config`` with a checkpoint between its evaluations. The process gets SIGTERM when the evaluation whose number is
-the argument begins."""
+"""``tiny_config`` with a checkpoint between its evaluations. The argument is the number of the evaluation at whose
+start the process gets SIGTERM."""
 
 import os
 import signal
