@@ -32,8 +32,6 @@ def start(folder: Path, processes: int) -> list[Run]:
 def files(folder: Path) -> dict[str, object]:
     """Everything that must not depend on interruptions."""
     found: dict[str, object] = {}
-    for path in sorted(folder.glob("data/naturel/*/*/*.array_record*")):
-        found[str(path.relative_to(folder))] = path.read_bytes()
     for part in PARTS:
         for path in (folder / "run" / part / name for name in ("scores.json", "processor.json")):
             found[f"{part}/{path.name}"] = path.read_text().replace(str(folder), "") if path.exists() else None
