@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{__doc__}\nFlags:\n{flags.FLAGS.main_module_help()}")
         return
     config = config_lib.load(config_flags.parse([sys.argv[0], *arguments]))
-    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax logs every file that it writes
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every file that it writes, and all that it raises
     if _CPU_DEVICES.value:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     if _DISTRIBUTED.value or _COORDINATOR.value:

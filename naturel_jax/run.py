@@ -9,10 +9,12 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax import checkpoint, config_versions, observe, optim, preemption, run_folder, storage, train
+from naturel_jax import checkpoint, first_batch, observe, optim, preemption, run_folder, storage, train
 from naturel_jax.batch import Batch
 from naturel_jax.calibration import calibrated
+from naturel_jax.checkpoint_meta import make_meta
 from naturel_jax.config import Config
+from naturel_jax.config_versions import to_json
 from naturel_jax.data import datasets
 from naturel_jax.data.items import Source
 from naturel_jax.data.pipeline import Pipeline, make_pipeline
@@ -42,7 +44,7 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
     preemption.check()
     storage.check_writable(folder)
     init = trained_base(config, folder)
-    with run_folder.owned(folder) as check_owner:
+    with run_folder.owned(folder, config) as check_owner:
         mesh = make_mesh(dataclasses.asdict(config.mesh))
         parts = config.data.mixture.values()
         sources = [datasets.open_source(part.dataset, config.data.dir, part.split) for part in parts]
@@ -111,7 +113,7 @@ def train_and_evaluate(
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
     first, state = restore_or_start(config, folder, checkpoints, training)
-    meta = checkpoint.make_meta(config_versions.to_json(config), model.config, training.start.processor, trained_on)
+    meta = make_meta(to_json(config), model.config, training.start.processor, trained_on)
     metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
 
     def save(done: int, state: train.State, wait: bool) -> None:
@@ -139,7 +141,7 @@ def train_and_evaluate(
             state, finished = train.loop(
                 training.step,
                 state,
-                observe.batches(training.pipeline, folder, first, schedule.total),
+                first_batch.batches(training.pipeline, folder, first, schedule.total),
                 start=first,
                 schedule=schedule,
                 save=save,
@@ -155,10 +157,8 @@ def train_and_evaluate(
         return scores
     except train.NotFinite as error:
         names = training.pipeline.planner.names(error.step)
-        raise UserError(
-            f"{error}. The newest checkpoint predates it. Lower config.optim.lr, or inspect its {len(names)} "
-            f"items: {', '.join(names)}"
-        ) from error
+        what = f"Lower config.optim.lr, or inspect its {len(names)} items: {', '.join(names)}"
+        raise UserError(f"{error}. The newest checkpoint predates it. {what}") from error
     finally:
         checkpoints.close()
         metrics.close()
@@ -184,5 +184,4 @@ def restore_or_start(
         _LOG.info("logit bias calibrated on the first batch: %.2f", float(state.params["logit_bias"]))
     if jax.process_index() == 0:
         _LOG.info("%s\n%s", config.name, observe.parameter_table(state.params))
-        run_folder.write_config(folder, config)
     return 0, state

@@ -1,5 +1,5 @@
-"""``tiny_config`` with a checkpoint between its evaluations. The argument is the number of the evaluation at whose
-start the process gets SIGTERM."""
+"""``tiny_config`` with a checkpoint between its evaluations; SIGTERM arrives when an evaluation begins: the one whose
+number is the argument."""
 
 import os
 import signal
