@@ -46,8 +46,11 @@ def fuzz(
     allowed: tuple[type[Exception], ...] = (),
     must_refuse: bool = True,
 ) -> None:
-    """Calls ``read`` ``count`` times, each time with one of ``files`` mutated. It may raise UserError, OSError and
-    ``allowed``, and raises one of them at least once, except where it accepts everything (``must_refuse``). Input ``n`` is the same in every run."""
+    """Calls ``read`` ``count`` times, each time with one of ``files`` mutated; input ``n`` is the same in every run.
+
+    ``read`` may raise UserError, OSError and ``allowed``, and must do so at least once, unless it accepts everything
+    (``must_refuse``).
+    """
     originals = {path: path.read_bytes() for path in files}
     read()  # the files as they are
     failures, refused = {}, 0
