@@ -46,11 +46,9 @@ def fuzz(
     allowed: tuple[type[Exception], ...] = (),
     must_refuse: bool = True,
 ) -> None:
-    """Calls ``read`` ``count`` times, each time with one of ``files`` mutated; input ``n`` is the same in every run.
-
-    ``read`` may raise UserError, OSError and ``allowed``, and must do so at least once, unless it accepts everything
-    (``must_refuse``).
-    """
+    """Calls ``read`` ``count`` times, each time with one of ``files`` mutated. It may raise UserError, OSError and
+    ``allowed``, and must raise one of them at least once unless ``must_refuse`` is False. Input ``n`` is the same in
+    every run."""
     originals = {path: path.read_bytes() for path in files}
     read()  # the files as they are
     failures, refused = {}, 0

@@ -126,7 +126,7 @@ class Rejects:
         self.counts[error.kind] += 1
         self._writer.writerow([file, line, error.kind, str(error), text[:200]])
 
-    def close(self, max_share: float) -> None:
+    def close(self, max_share: float = 1.0) -> None:
         """Closes the file. Raises UserError if more than ``max_share`` of all rows were rejected."""
         self._file.close()
         rejected = self.counts.total()
