@@ -21,6 +21,7 @@ from pathlib import Path
 
 from etils import epath
 
+from naturel_jax import preemption
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.evaluators import blind, results
@@ -30,7 +31,7 @@ from naturel_jax.evaluators.watch import watch
 from naturel_jax.models.two_tower import Params
 from naturel_jax.report import report
 from naturel_jax.weights import runs
-from tfds_naturel import cli
+from tfds_naturel import cli, escape
 from tfds_naturel.errors import UserError
 
 
@@ -54,7 +55,7 @@ def evaluate(
             result = results.save(out, name, benchmark, pair, embedded, _text_norms(benchmark, encoder, params))
             print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
             for problem in result.problems[:5]:
-                print(f"  {problem}", flush=True)
+                print(f"  {escape.line(problem)}", flush=True)
 
 
 def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[str, float]:
@@ -89,7 +90,9 @@ def main(arguments: Sequence[str]) -> None:
     subject.add_argument("--watch", type=epath.Path, metavar="WORKDIR", help="evaluate this run's checkpoints")
     known = "all, or names listed by `python -m naturel_jax.benchmarks`"
     parser.add_argument("--benchmarks", nargs="+", default=["all"], metavar="NAME", help=known)
-    parser.add_argument("--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="the official files")
+    parser.add_argument(
+        "--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="folder with the official files"
+    )
     parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
     parser.add_argument("--out", type=epath.Path, help="default: results, or WORKDIR/evaluations with --watch")
     parser.add_argument("--batch_size", type=int, default=256)
@@ -103,6 +106,7 @@ def main(arguments: Sequence[str]) -> None:
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
+    preemption.install_handler()
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     out = Path(options.out or "results")

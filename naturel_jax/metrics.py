@@ -1,26 +1,22 @@
 """What a run reports as it goes: a progress bar or log lines, JSON lines, TensorBoard, Weights & Biases."""
 
 import contextlib
-import hashlib
 import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import tqdm
 from etils import epath
 
-from naturel_jax import observe, storage
+from naturel_jax import observe, storage, writers
 from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.config import Config
-from tfds_naturel.errors import UserError
+from naturel_jax.writers import Values
 
 _LOG = logging.getLogger(__name__)
-
-Values = dict[str, float]
-Writer = Callable[[int, Values], object]
 
 
 class Metrics:
@@ -52,35 +48,11 @@ class Metrics:
         self._start = start
         self._close = contextlib.ExitStack()
         self._close.callback(self._bar.close)
-        self._writers: list[Writer] = []
+        self._writers: list[writers.Writer] = []
         if not first:
             return
         drop_lines(lines, start)
-        self._writers.append(lambda step, values: storage.append(lines, json.dumps({"step": step, **values}) + "\n"))
-        if config.tensorboard:
-            self._writers.append(self._tensorboard(workdir / "tensorboard", start))
-        if config.wandb:
-            self._writers.append(self._wandb(config, workdir))
-
-    def _tensorboard(self, folder: epath.Path, start: int) -> Writer:
-        import tensorboardX  # optional by config, and slow to import
-
-        board = tensorboardX.SummaryWriter(str(folder), purge_step=start)
-        self._close.callback(board.close)
-        return lambda step, values: [board.add_scalar(name, value, step) for name, value in values.items()]
-
-    def _wandb(self, config: Config, workdir: epath.Path) -> Writer:
-        try:
-            import wandb
-        except ImportError as error:
-            raise UserError(
-                f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install wandb"
-            ) from error
-        digest = hashlib.blake2b(str(workdir.absolute()).encode(), digest_size=4).hexdigest()
-        identity = f"{workdir.name}-{digest}"  # folders with the same name in different places are different runs
-        run = wandb.init(project=config.wandb, name=config.name, dir=str(workdir), id=identity, resume="allow")
-        self._close.callback(run.finish)
-        return lambda step, values: run.log(values, step=step)
+        self._writers = writers.open_all(config, workdir, start, self._close)
 
     def train(self, step: int, values: Values) -> None:
         """Records a finished step; ``values["flops"]`` are its model FLOPs. Every ``log_every`` steps, writes the other
@@ -133,5 +105,5 @@ class Metrics:
 def drop_lines(path: epath.Path, start: int) -> None:
     """Removes the lines of steps after ``start`` from a ``metrics.jsonl``, atomically."""
     rows = storage.read_json_lines(path)
-    if path.exists():
+    if path.name in storage.names(path.parent):
         storage.write(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start))

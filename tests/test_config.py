@@ -126,6 +126,9 @@ def test_bases_and_suite_runs_are_checked_up_front():
     config.bases.first = tiny(data__batch_size=0)
     with pytest.raises(UserError, match=r"config\.bases\.first\.data\.batch_size is 0"):
         c.load(config)
+    config.bases.first = tiny(preset="")
+    with pytest.raises(UserError, match=r"config\.bases\.first\.init is '' and config\.bases\.first\.preset is ''"):
+        c.load(config)
     with pytest.raises(UserError, match=r"config\.runs\.b\.init is '' and config\.runs\.b\.preset is ''"):
         c.load(c.suite({"a": tiny(), "b": tiny(preset="")}, {}, ""))
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from tfds_naturel.captions import grammar
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import reading_csv
 from tfds_naturel.schema import PAIRS, Caption, Kind, Polarity, Triplet
 
 COLUMNS = ("triplet", "kind", "pair", "polarity", "text", "asserts", "operation", "shape")
@@ -52,7 +53,8 @@ def _read(place: Path) -> Bank:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise BadBank(f"{place} row {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
-    rows = list(csv.reader(text.removeprefix("\ufeff").splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
+    with reading_csv(place):
+        rows = list(csv.reader(text.removeprefix("\ufeff").splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
     if not rows or tuple(rows[0]) != COLUMNS:
         actual = ", ".join(rows[0]) if rows else "an empty file"
         raise BadBank(f"{place} row 1: found {actual[:200]!r}, expected the tab-separated columns {', '.join(COLUMNS)}")
