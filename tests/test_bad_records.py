@@ -1,4 +1,4 @@
-"""One bad record never ends a job: every reader, with good records among every kind of bad ones, through ``evaluate``."""
+"""One bad record never ends a job: every reader, with good records among bad ones, through ``evaluate``."""
 
 import pytest
 from bad_records import MADE
@@ -35,6 +35,7 @@ def test_reader_keeps_the_good_records_and_reports_the_others(tmp_path, name):
         str((item.id, item.captions, item.tags)).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MADE)
 def test_evaluation_ends_with_scores(tmp_path, name):
     good = MADE[name](tmp_path / "files")
