@@ -5,8 +5,6 @@ and ``meta`` (JSON: model sizes, processor, config, versions). The step number i
 """
 
 import contextlib
-import dataclasses
-import importlib.metadata
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,23 +15,10 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from naturel_jax import manifest, storage
-from naturel_jax.data.processor import Processor
-from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.restore import read
 from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
-
-# Of the meta item. Version 0 had no version field and an older config (see config_versions.from_json); before version 2
-# there was no manifest.
-VERSION = 2
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tensorflow-datasets")
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that affect a run's numbers."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 class Checkpoints:
@@ -138,17 +123,3 @@ def directory(workdir: epath.PathLike) -> epath.Path:
 def saved_steps(workdir: epath.PathLike) -> list[int]:
     """Steps of a run's finished checkpoints, in ascending order."""
     return storage.numbered(directory(workdir))
-
-
-def make_meta(
-    config: dict[str, Any], model: TwoTowerConfig, processor: Processor, trained_on: dict[str, list[str]] | None = None
-) -> dict[str, Any]:
-    """The metadata saved with the arrays. ``trained_on``: the items of each benchmark that the run trains on."""
-    return {
-        "version": VERSION,
-        "used": trained_on or {},
-        "config": config,
-        "model": dataclasses.asdict(model),
-        "processor": processor.to_dict(),
-        "versions": versions(),
-    }

@@ -14,6 +14,7 @@ runs alongside the training run (on another machine, if the folder is shared), w
 """
 
 import argparse
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from naturel_jax.evaluators.watch import watch
 from naturel_jax.models.two_tower import Params
 from naturel_jax.report import report
 from naturel_jax.weights import runs
-from tfds_naturel import cli
+from tfds_naturel import cli, escape
 from tfds_naturel.errors import UserError
 
 
@@ -40,20 +41,21 @@ def evaluate(
     """Evaluates one model, and saves each benchmark's result as soon as it is ready."""
     encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
     fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
-    cached = CachedEncoder(encoder, params, out / "embeddings" / f"{fingerprint}.sqlite")
     trained_on = runs.read_meta(source.removeprefix("run:"))[1]["used"] if source.startswith("run:") else {}
-    for whole in benchmarks:
-        benchmark = whole.held_out(trained_on.get(whole.name, ()))
-        pair = results.pair_fingerprint(fingerprint, benchmark)
-        if results.finished(out, name, benchmark.name, pair):
-            print(f"{name} on {benchmark.name}: already done", flush=True)
-            continue
-        start = time.perf_counter()
-        embedded = cosines(benchmark.items, cached)
-        result = results.save(out, name, benchmark, pair, embedded, _text_norms(benchmark, encoder, params))
-        print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
-        for problem in result.problems[:5]:
-            print(f"  {problem}", flush=True)
+    cached = CachedEncoder(encoder, params, out / "embeddings" / f"{fingerprint}.sqlite")
+    with contextlib.closing(cached):
+        for whole in benchmarks:
+            benchmark = whole.held_out(trained_on.get(whole.name, ()))
+            pair = results.pair_fingerprint(fingerprint, benchmark)
+            if results.finished(out, name, benchmark.name, pair):
+                print(f"{name} on {benchmark.name}: already done", flush=True)
+                continue
+            start = time.perf_counter()
+            embedded = cosines(benchmark.items, cached)
+            result = results.save(out, name, benchmark, pair, embedded, _text_norms(benchmark, encoder, params))
+            print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
+            for problem in result.problems[:5]:
+                print(f"  {escape.line(problem)}", flush=True)
 
 
 def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[str, float]:
@@ -88,7 +90,9 @@ def main(arguments: Sequence[str]) -> None:
     subject.add_argument("--watch", type=epath.Path, metavar="WORKDIR", help="evaluate this run's checkpoints")
     known = "all, or names listed by `python -m naturel_jax.benchmarks`"
     parser.add_argument("--benchmarks", nargs="+", default=["all"], metavar="NAME", help=known)
-    parser.add_argument("--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="the official files")
+    parser.add_argument(
+        "--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="folder with the official files"
+    )
     parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
     parser.add_argument("--out", type=epath.Path, help="default: results, or WORKDIR/evaluations with --watch")
     parser.add_argument("--batch_size", type=int, default=256)

@@ -9,10 +9,12 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax import checkpoint, config_versions, observe, optim, preemption, run_folder, storage, train
+from naturel_jax import checkpoint, first_batch, observe, optim, preemption, run_folder, storage, train
 from naturel_jax.batch import Batch
 from naturel_jax.calibration import calibrated
+from naturel_jax.checkpoint_meta import make_meta
 from naturel_jax.config import Config
+from naturel_jax.config_versions import to_json
 from naturel_jax.data import datasets
 from naturel_jax.data.items import Source
 from naturel_jax.data.pipeline import Pipeline, make_pipeline
@@ -111,7 +113,7 @@ def train_and_evaluate(
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
     first, state = restore_or_start(config, folder, checkpoints, training)
-    meta = checkpoint.make_meta(config_versions.to_json(config), model.config, training.start.processor, trained_on)
+    meta = make_meta(to_json(config), model.config, training.start.processor, trained_on)
     metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
 
     def save(done: int, state: train.State, wait: bool) -> None:
@@ -139,7 +141,7 @@ def train_and_evaluate(
             state, finished = train.loop(
                 training.step,
                 state,
-                observe.batches(training.pipeline, folder, first, schedule.total),
+                first_batch.batches(training.pipeline, folder, first, schedule.total),
                 start=first,
                 schedule=schedule,
                 save=save,
@@ -155,10 +157,8 @@ def train_and_evaluate(
         return scores
     except train.NotFinite as error:
         names = training.pipeline.planner.names(error.step)
-        raise UserError(
-            f"{error}. The newest checkpoint predates it. Lower config.optim.lr, or inspect its {len(names)} "
-            f"items: {', '.join(names)}"
-        ) from error
+        what = f"Lower config.optim.lr, or inspect its {len(names)} items: {', '.join(names)}"
+        raise UserError(f"{error}. The newest checkpoint predates it. {what}") from error
     finally:
         checkpoints.close()
         metrics.close()

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from naturel_jax import checkpoint, config_versions, storage
+from naturel_jax import checkpoint_meta, config_versions, storage
 from naturel_jax.config import Config
 from naturel_jax.settings import fixed
 from tfds_naturel.errors import UserError
@@ -71,7 +71,7 @@ def write_scores(folder: epath.Path, config: Config, scores: Scores) -> None:
 
 def write_config(folder: epath.Path, config: Config) -> None:
     """Records the config and the versions of the libraries in the folder, for people to read."""
-    record = {"config": config_versions.to_json(config), "versions": checkpoint.versions()}
+    record = {"config": config_versions.to_json(config), "versions": checkpoint_meta.versions()}
     storage.write(folder / "config.json", json.dumps(record, indent=1))
 
 

@@ -99,24 +99,29 @@ def read_json(path: epath.Path) -> Any:
 
 
 def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The JSON objects in ``path``, one per line; [] if there is no such file. An incomplete last line is skipped: its
-    write was interrupted. Raises UserError naming any other line that is not an object."""
+    """The JSON objects in ``path``, one per line, each with a ``step``; [] if there is no such file. An incomplete last
+    line is skipped: its write was interrupted. Raises UserError naming any other line that is not such an object."""
     try:
         text = read(path)
     except FileNotFoundError:
         return []
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path} line {number}: not UTF-8; remove the line to continue without it") from error
     rows = []
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path} line {number}: not JSON ({error}); remove the line to continue without it"
             ) from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path} line {number}: {line.strip()!r:.80} is not a JSON object; remove the line")
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise UserError(
+                f"{path} line {number}: {line.strip()!r:.80} is not a JSON object with a step; remove the line"
+            )
         rows.append(row)
     return rows
 
@@ -266,8 +271,12 @@ def lease(folder: epath.Path, expires_s: float = 120.0) -> Iterator[Lease]:
 
 def _holder(path: epath.Path) -> Holder | None:
     try:
-        return Holder(**json.loads(path.read_text()))
+        holder = Holder(**json.loads(path.read_text()))
+        times = (float(holder.since), float(holder.heartbeat))
+        if not (0 < int(holder.process) < 1 << 31 and all(0 <= time < 1 << 40 for time in times)):
+            raise ValueError("no process")
+        return Holder(str(holder.token), str(holder.host), int(holder.process), *times)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):  # truncated: the disk failed while it was being written
+    except (ValueError, TypeError, OverflowError, RecursionError):  # the disk failed while it was being written
         return Holder("", "unknown", 0, 0.0, 0.0)

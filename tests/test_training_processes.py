@@ -189,7 +189,6 @@ def test_checkpoint_unreadable_by_one_process_is_set_aside_by_both(folder):
     for path in (workdir / "checkpoints" / str(LAST)).glob("params/ocdbt.process_1/d/*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     first, second = [run.finish() for run in two_processes(workdir, cut)]
-    assert "another process cannot read it" in first and "another process cannot read it" not in second
     for output in (first, second):
         assert f"checkpoints/{LAST} cannot be read and is kept as {LAST}.broken" in output
         assert f"from step {LAST - 5}" in output

@@ -48,8 +48,9 @@ class Run:
         command = [sys.executable, "-m", "naturel_jax.main", *chosen, f"--workdir={workdir}", *flags]
         # Runs of the same program are compiled once.
         cache = {"JAX_COMPILATION_CACHE_DIR": f"{data_dir()}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+        paths = {"PYTHONPATH": f"{ROOT}/tests"}  # config files share code
         with open(log, "w") as file:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | cache, stdout=file, stderr=file)
+            self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | cache | paths, stdout=file, stderr=file)
 
     def output(self) -> str:
         """The output so far."""

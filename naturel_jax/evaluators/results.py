@@ -27,6 +27,7 @@ from tfds_naturel.errors import UserError
 
 VERSION = 1  # of both files; a file without a version is version 0, which reads the same
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
+_LONGEST_NAME = 100  # characters of a file name that are a model's name
 OUTCOME = "outcome/"  # prefix of the columns of items.parquet that hold outcomes
 
 
@@ -135,13 +136,37 @@ def _read(path: Path) -> Result:
     try:
         row = json.loads(path.read_text())
         check_version(path, row.pop("version", 0))
-        return Result(**(row | {"problems": tuple(row["problems"])}))
+        return Result(**(_checked(row) | {"problems": tuple(row["problems"])}))
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not the scores of an evaluation ({error}); delete its folder and evaluate again"
         ) from error
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("model", "benchmark", "fingerprint"), str),
+    **dict.fromkeys(("items", "unreadable"), int),
+    "published": (int, type(None)),
+    "problems": list,
+    **dict.fromkeys(("scores", "blind"), dict),
+}
+
+
+def _checked(row: dict[str, Any]) -> dict[str, Any]:
+    """``row``. Raises TypeError, KeyError or ValueError for a field that is absent or of another type."""
+    json.dumps(row, ensure_ascii=False).encode()
+    for name, kind in _KINDS.items():
+        if not isinstance(row[name], kind):
+            raise TypeError(f"{name} is {row[name]!r:.80}")
+    values = [[score[key] for key in ("value", "count", "low", "high")] for score in row["scores"].values()]
+    values += [list(baseline.values()) for baseline in row["blind"].values()]
+    if not all(isinstance(value, int | float) for group in values for value in group):
+        raise TypeError("a score is not a number")
+    if not all(isinstance(problem, str) for problem in row["problems"]):
+        raise TypeError("a problem is not a string")
+    return row
 
 
 def check_version(path: epath.PathLike, version: int) -> None:
@@ -189,12 +214,12 @@ def folder_of(out: Path, model: str, benchmark: str) -> Path:
     """The folder of a (model, benchmark) pair. Models whose names differ only in characters not allowed in file names
     get different folders.
     """
-    return out / file_name(model) / benchmark
+    return out / file_name(model) / file_name(benchmark)
 
 
 def file_name(model: str) -> str:
     """A model's name in characters allowed in file names; a name that had to be changed ends in a digest."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".") or "_"
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".")[:_LONGEST_NAME] or "_"
     return slug if slug == model else f"{slug}-{hashlib.blake2b(model.encode(), digest_size=3).hexdigest()}"
 
 

@@ -7,7 +7,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from naturel_jax import checkpoint, manifest, storage
+from naturel_jax import checkpoint, checkpoint_meta, manifest, storage
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
 from naturel_jax.restore import read
@@ -30,9 +30,9 @@ def read_meta(workdir: epath.PathLike, step: int | None = None) -> tuple[int, di
         raise NotARun(f"{workdir} is not a run directory with {wanted}; steps found in {directory}: {steps or 'none'}")
     step = max(steps) if step is None else step
     meta = _read(directory / str(step), meta=ocp.args.JsonRestore())["meta"]
-    if (version := meta.get("version", 0)) > checkpoint.VERSION:
+    if (version := meta.get("version", 0)) > checkpoint_meta.VERSION:
         raise UserError(
-            f"{directory / str(step)}: version {version}; this naturel_jax reads up to {checkpoint.VERSION}"
+            f"{directory / str(step)}: version {version}; this naturel_jax reads up to {checkpoint_meta.VERSION}"
         )
     return step, meta
 
