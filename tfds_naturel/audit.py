@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from tfds_naturel import cli, decisions, escape
-from tfds_naturel.captions import bank as banks
 from tfds_naturel.captions import attack_report, blind, checks, grammar, other_benchmarks, review
+from tfds_naturel.captions import bank as banks
 from tfds_naturel.captions.attack import Pair
 from tfds_naturel.captions.bank import Bank
 from tfds_naturel.errors import UserError

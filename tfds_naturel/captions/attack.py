@@ -112,7 +112,6 @@ def boosting(train: Sequence[Pair], test: Sequence[Pair], view: View) -> np.ndar
     See ``_features``. The margins of ``ngrams`` on the training pairs come from models trained on other groups.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from threadpoolctl import threadpool_limits
 
     occurrences = _Occurrences(train, view)
     margins = _out_of_fold_margins(train, view), ngrams(train, test, view)
@@ -120,7 +119,8 @@ def boosting(train: Sequence[Pair], test: Sequence[Pair], view: View) -> np.ndar
         _both_orders(pairs, occurrences, margins_P) for pairs, margins_P in zip((train, test), margins, strict=True)
     )
     model = HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=8, early_stopping=False, random_state=0)
-    with threadpool_limits(1):  # with so few rows, threads only wait for one another
+    # With so few rows, threads only wait for one another.
+    with extras.library("threadpoolctl", "audit").threadpool_limits(1):
         model.fit(np.concatenate([train_PF, train_swapped_PF]), np.repeat([1, 0], len(train)))
         return np.asarray(model.decision_function(test_PF) - model.decision_function(test_swapped_PF))
 
@@ -163,7 +163,7 @@ def score(pairs: Sequence[Pair], wins_P: np.ndarray, seed: int = 0) -> Score:
 
 
 def giveaways(pairs: Sequence[Pair], view: View, most: int = 20) -> list[tuple[str, int, int]]:
-    """The n-grams that tell most: (n-gram, pairs with it in the true caption only, pairs with it in the false one only).
+    """The n-grams that tell most: (n-gram, pairs with it in the true caption only, pairs with it in the false only).
 
     Sorted by the evidence against an even split, ``(t - f)^2 / (t + f)``.
     """

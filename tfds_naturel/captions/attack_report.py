@@ -1,6 +1,7 @@
 """The audit's section on text-only attacks, and the hard pairs: those that no text-only model gets right."""
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -60,13 +61,13 @@ def bank_views(bank: Bank) -> dict[str, View]:
 
 def attack_all(pairs: Sequence[Pair], views: Mapping[str, View]) -> Wins:
     """Every model under every view, with every grouping that has at least two groups."""
-    return {
-        (grouping, view, model): attack.wins(regrouped, views[view], MODELS[model])
-        for grouping in GROUPINGS
-        if len({pair.group for pair in (regrouped := _regrouped(pairs, grouping))}) > 1
-        for view in views
-        for model in MODELS
-    }
+    wins: Wins = {}
+    for grouping in GROUPINGS:
+        regrouped = _regrouped(pairs, grouping)
+        if len({pair.group for pair in regrouped}) > 1:
+            for view, model in itertools.product(views, MODELS):
+                wins[grouping, view, model] = attack.wins(regrouped, views[view], MODELS[model])
+    return wins
 
 
 def section(

@@ -23,9 +23,9 @@ def sugarcrepe(folder: Path) -> dict[str, list[Pair]]:
 
 
 def _sugarcrepe_file(path: Path) -> list[Pair]:
-    rows = _json(path, path.read_bytes(), "SugarCrepe's format")
+    rows = _json(path, path.read_bytes())
     if not isinstance(rows, dict):
-        raise UserError(f"{path}: not in SugarCrepe's format (found {_kind(rows)}, expected an object of items)")
+        raise UserError(f"{path}: not in SugarCrepe's format: found {_kind(rows)}, expected an object of items")
     return [
         Pair(true, false, image)
         for image, true, false in _fields(path, rows.items(), ("filename", "caption", "negative_caption"))
@@ -34,9 +34,9 @@ def _sugarcrepe_file(path: Path) -> list[Pair]:
 
 def aro_relation(path: Path) -> list[Pair]:
     """The pairs of ARO's ``visual_genome_relation.json``, grouped by image. Raises UserError if it is malformed."""
-    rows = _json(path, path.read_bytes(), "ARO's format")
+    rows = _json(path, path.read_bytes())
     if not isinstance(rows, list):
-        raise UserError(f"{path}: not in ARO's format (found {_kind(rows)}, expected a list of items)")
+        raise UserError(f"{path}: not in ARO's format: found {_kind(rows)}, expected a list of items")
     names = ("image_path", "true_caption", "false_caption")
     return [Pair(true, false, image) for image, true, false in _fields(path, enumerate(rows), names)]
 
@@ -47,18 +47,18 @@ def winoground(path: Path) -> list[Pair]:
     Raises UserError if the file is malformed.
     """
     lines = enumerate(path.read_bytes().splitlines(), 1)
-    rows = [(n, _json(path, line, f"JSON in line {n}")) for n, line in lines if line.strip()]
+    rows = [(number, _json(f"{path} line {number}", line)) for number, line in lines if line.strip()]
     pairs = []
-    for (number, _), captions in zip(rows, _fields(path, rows, ("caption_0", "caption_1")), strict=True):
-        pairs += [Pair(*captions, str(number)), Pair(*captions[::-1], str(number))]
+    for number, (first, second) in enumerate(_fields(path, rows, ("caption_0", "caption_1"))):
+        pairs += [Pair(first, second, str(number)), Pair(second, first, str(number))]
     return pairs
 
 
-def _json(path: Path, content: bytes, what: str) -> object:
+def _json(place: object, content: bytes) -> object:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not {'in ' if 'format' in what else ''}{what} ({error})") from error
+        raise UserError(f"{place}: not JSON ({error})") from error
 
 
 def _fields(path: Path, rows: Iterable[tuple[object, Any]], names: tuple[str, ...]) -> list[list[str]]:
@@ -71,8 +71,8 @@ def _fields(path: Path, rows: Iterable[tuple[object, Any]], names: tuple[str, ..
             if not isinstance(row.get(name), str):
                 raise UserError(f"{path}: item {key!r:.80} has {name} {row.get(name)!r:.80}, expected a string")
         values.append([row[name] for name in names])
-    if len({value[0] for value in values}) < 2:
-        raise UserError(f"{path}: found {len(values)} items, expected items of at least two images")
+    if len({first for first, *_ in values}) < 2:  # one to train on and one to test on
+        raise UserError(f"{path}: expected items of at least two images, found {len(values)} items of fewer")
     return values
 
 
