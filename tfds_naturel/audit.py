@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     bank = banks.load(options.bank)
     tokens, method = _token_counter(options.tokenizer)
-    problems = checks.check(bank, tokens)
+    problems = checks.check(bank if options.bank else banks.load(release="v6"), tokens)
     sugarcrepe = other_benchmarks.sugarcrepe(options.sugarcrepe) if options.sugarcrepe else {}
     others = {f"SugarCrepe {name}": sugarcrepe[name] for name in ("replace_rel", "swap_obj") if name in sugarcrepe}
     if options.aro:
