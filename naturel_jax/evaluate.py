@@ -32,7 +32,7 @@ from naturel_jax.evaluators.watch import watch
 from naturel_jax.models.two_tower import Params
 from naturel_jax.report import report
 from naturel_jax.weights import runs
-from tfds_naturel import cli
+from tfds_naturel import cli, escape
 from tfds_naturel.errors import UserError
 
 
@@ -55,7 +55,7 @@ def evaluate(
         result = results.save(out, name, benchmark, pair, embedded, _text_norms(benchmark, encoder, params))
         print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
         for problem in result.problems[:5]:
-            print(f"  {problem}", flush=True)
+            print(f"  {escape.line(problem)}", flush=True)
 
 
 def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[str, float]:

@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax import checkpoint, config_versions, observe, optim, run_folder, storage, train
+from naturel_jax import checkpoint, config_versions, first_batch, observe, optim, run_folder, storage, train
 from naturel_jax.batch import Batch
 from naturel_jax.calibration import calibrated
 from naturel_jax.config import Config
@@ -136,7 +136,7 @@ def train_and_evaluate(
             state, finished = train.loop(
                 training.step,
                 state,
-                observe.batches(training.pipeline, folder, first, schedule.total),
+                first_batch.batches(training.pipeline, folder, first, schedule.total),
                 start=first,
                 schedule=schedule,
                 save=save,

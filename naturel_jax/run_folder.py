@@ -34,7 +34,7 @@ def finished_scores(folder: epath.Path, config: Config) -> Scores | None:
     """The scores of a run that finished with this duration and these benchmarks, else None. Raises UserError if they
     belong to another run."""
     path = folder / "scores.json"
-    if not path.exists():
+    if not storage.exists(path):
         return None
     saved = storage.read_json(path)
     try:

@@ -21,46 +21,83 @@ from etils import epath
 from tfds_naturel.errors import UserError
 
 
-def write(path: epath.Path, text: str) -> None:
-    """Atomically replaces the content of ``path``: readers see either the old text or the new, even after a crash."""
+@contextlib.contextmanager
+def naming(path: epath.Path) -> Iterator[None]:
+    """Adds ``path`` to the errors of reads and writes, which otherwise do not name a file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
+
+
+@contextlib.contextmanager
+def _partial(path: epath.Path) -> Iterator[epath.Path]:
+    """A name next to ``path`` for its new content, and removes it at the end, if the disk allows."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
+        with naming(path):
+            yield partial
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def write(path: epath.Path, text: str) -> None:
+    """Atomically replaces the content of ``path``: readers see either the old text or the new, even after a crash."""
+    with _partial(path) as partial:
         with open(partial, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def create(path: epath.Path, text: str) -> bool:
     """Creates ``path`` with ``text``; returns False, and changes nothing, if it already exists. If several processes
     try, exactly one succeeds."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with _partial(path) as partial:
         partial.write_text(text)
-        os.link(partial, path)  # unlike a rename, a link does not replace what is there
-    except FileExistsError:
-        return False
-    finally:
-        partial.unlink(missing_ok=True)
+        try:
+            os.link(partial, path)  # unlike a rename, a link does not replace what is there
+        except FileExistsError:
+            return False
     return True
 
 
 def append(path: epath.Path, text: str) -> None:
-    """Adds ``text`` to the end of ``path`` in one write."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Adds ``text`` to the end of ``path``, normally in one write. A failure may leave an incomplete last line."""
+    data = memoryview(text.encode())
+    with naming(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            while data:  # the system may write less than it is given, for example if the disk is almost full
+                data = data[os.write(descriptor, data) :]
+        finally:
+            os.close(descriptor)
+
+
+def exists(path: epath.Path) -> bool:
+    """Whether there is something at ``path``. Raises OSError if the disk does not answer, where ``Path.exists`` would
+    return False, and what is there would be taken for lost."""
     try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def read(path: epath.Path) -> str:
+    """The text in ``path``. Raises OSError, with the path, if it cannot be read."""
+    with naming(path):
+        return path.read_text()
 
 
 def read_json(path: epath.Path) -> Any:
     """The JSON in ``path``. Raises UserError naming the file if it is truncated or not JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(read(path))
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); move it away to continue without it") from error
 
@@ -68,10 +105,10 @@ def read_json(path: epath.Path) -> Any:
 def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
     """The JSON objects in ``path``, one per line; [] if there is no such file. An incomplete last line is skipped: its
     write was interrupted. Raises UserError naming any other line that is not an object."""
-    if not path.exists():
+    if not exists(path):
         return []
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
+    for number, line in enumerate(read(path).splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
         try:
@@ -88,7 +125,7 @@ def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
 
 def numbered(folder: epath.Path) -> list[int]:
     """The entries of ``folder`` whose names are whole numbers, in ascending order; [] if there is no such folder."""
-    if not folder.exists():
+    if not exists(folder):
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Callable
 
 from etils import epath
@@ -28,11 +29,30 @@ def open_all(config: Config, workdir: epath.Path, start: int, closing: contextli
 
 
 def _tensorboard(folder: epath.Path, start: int, closing: contextlib.ExitStack) -> Writer:
-    import tensorboardX  # optional by config, and slow to import
+    # Optional by config, and slow to import. tensorboardX.SummaryWriter writes in a thread that ends silently at the
+    # first disk error, and the run would then wait for its queue forever.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import scalar
 
-    board = tensorboardX.SummaryWriter(str(folder), purge_step=start)
+    folder.mkdir(parents=True, exist_ok=True)
+    board = EventsWriter(str(folder / "events"))
+
+    def write(event: Event) -> None:
+        with storage.naming(folder):
+            event.wall_time = time.time()
+            board.write_event(event)
+            board.flush()
+
     closing.callback(board.close)
-    return lambda step, values: [board.add_scalar(name, value, step) for name, value in values.items()]
+    # Readers drop what an interrupted run wrote after its last checkpoint.
+    write(Event(step=start, session_log=SessionLog(status=SessionLog.START)))
+
+    def scalars(step: int, values: Values) -> None:
+        for name, value in values.items():
+            write(Event(step=step, summary=scalar(name, value)))
+
+    return scalars
 
 
 def _wandb(config: Config, workdir: epath.Path, closing: contextlib.ExitStack) -> Writer:

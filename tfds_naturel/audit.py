@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfds_naturel import cli, decisions
+from tfds_naturel import cli, decisions, escape
 from tfds_naturel.captions import bank as banks
 from tfds_naturel.captions import blind, checks, grammar, review
 from tfds_naturel.captions.bank import Bank
@@ -72,7 +72,13 @@ def _summary(bank: Bank, problems: list[str], method: str) -> list[str]:
     captions = sum(map(len, bank.values()))
     verdict = f"{len(problems)} problems:" if problems else "every caption passes every check."
     lines = ["# Caption audit", "", f"{captions} captions of {len(bank)} triplets; {verdict}"]
-    return [*lines, f"Tokens counted with {method}.", "", *(f"- {problem}" for problem in problems), ""]
+    return [
+        *lines,
+        f"Tokens counted with {method}.",
+        "",
+        *(f"- {escape.markdown(problem)}" for problem in problems),
+        "",
+    ]
 
 
 def _variety(bank: Bank, sugarcrepe: Path | None) -> list[str]:

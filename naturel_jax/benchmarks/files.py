@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from huggingface_hub import constants
+
 from naturel_jax.benchmarks.benchmark import Box, Image, Item
 from tfds_naturel.errors import UserError
 
@@ -150,21 +152,31 @@ def safe_name(name: str) -> str:
     return str(path)
 
 
+def check_inside(path: Path, root: Path) -> Path:
+    """``path``. Raises BenchmarkError if it is a link out of ``root`` and not one to the hub's cache, as downloads make
+    them."""
+    target = path.resolve()
+    if not target.is_relative_to(root.resolve()) and not target.is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
+        raise BenchmarkError(f"image {path} is a link out of {root}; copy it, or make {root} itself the link")
+    return path
+
+
 class Folder:
-    """Images that are files in a folder."""
+    """Images that are files in a folder, which may be a link itself."""
 
     def __init__(self, root: Path):
         self.root = root
         self._present: dict[str, bool] = {}
 
     def image(self, name: str, box: Box | None = None) -> Image:
-        """The image ``name``. Raises BenchmarkError if it is missing or its path leaves the folder."""
+        """The image ``name``. Raises BenchmarkError if it is missing, or if its path or a link leaves the folder."""
         path = self.root / safe_name(name)
         if name not in self._present:
             try:
-                self._present[name] = path.is_file()
-            except OSError as error:  # a name that is too long
-                raise BenchmarkError(f"image {name!r:.80}: {error.strerror}") from error
+                self._present[name] = check_inside(path, self.root).is_file()
+            except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise BenchmarkError(f"image {name!r:.80}: {reason}") from error
         if not self._present[name]:
             raise BenchmarkError(f"image {name!r} is not in {self.root}")
         return Image(str(path), path.read_bytes, box)

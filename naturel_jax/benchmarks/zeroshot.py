@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, Source, positions
-from naturel_jax.benchmarks.files import BenchmarkError, not_found
+from naturel_jax.benchmarks.files import BenchmarkError, check_inside, not_found
 from naturel_jax.data import prepared
 
 SOURCE = Source("the dataset's own", "any dataset", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
@@ -62,7 +62,7 @@ def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
     if not classes:
         raise BenchmarkError(f"{dataset}: contains no folders; expected one per class")
     images = (
-        (Image(str(path), path.read_bytes), label)
+        (Image(str(path), check_inside(path, dataset).read_bytes), label)
         for label, folder in enumerate(classes)
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in SUFFIXES

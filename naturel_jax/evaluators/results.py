@@ -28,6 +28,7 @@ from tfds_naturel.errors import UserError
 
 VERSION = 1  # of both files; a file without a version is version 0, which reads the same
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
+_LONGEST_NAME = 100  # characters of a file name that are a model's name
 OUTCOME = "outcome/"  # prefix of the columns of items.parquet that hold outcomes
 
 
@@ -173,12 +174,12 @@ def folder_of(out: Path, model: str, benchmark: str) -> Path:
     """The folder of a (model, benchmark) pair. Models whose names differ only in characters not allowed in file names
     get different folders.
     """
-    return out / file_name(model) / benchmark
+    return out / file_name(model) / file_name(benchmark)
 
 
 def file_name(model: str) -> str:
     """A model's name in characters allowed in file names; a name that had to be changed ends in a digest."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".") or "_"
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".")[:_LONGEST_NAME] or "_"
     return slug if slug == model else f"{slug}-{hashlib.blake2b(model.encode(), digest_size=3).hexdigest()}"
 
 

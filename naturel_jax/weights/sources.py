@@ -19,7 +19,8 @@ from naturel_jax.models.presets import PRESETS
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.weights import big_vision, hf, hub, openclip, processor_files, runs, tables
 from naturel_jax.weights.tables import Rule, Shape
-from naturel_jax.weights.tensors import Tensors, open_npz, open_safetensors, open_sharded, open_torch
+from naturel_jax.weights.tensors import Tensors, open_npz, open_safetensors, open_sharded
+from naturel_jax.weights.torch_files import open_torch
 from tfds_naturel.errors import UserError
 
 ShardingFor = Callable[[str, Shape], jax.sharding.Sharding]
