@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
 from typing import TypeVar
 
 import numpy as np
@@ -27,6 +26,7 @@ from tfds_naturel.errors import UserError
 
 T = TypeVar("T")
 ImageInput = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray
+_IMAGE_TYPES = (str, os.PathLike, bytes, PIL.Image.Image, np.ndarray)
 PROGRESS = 1000  # from this many inputs on, a progress bar is shown by default
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # kept exactly by PNG, with palette and transparency
@@ -62,7 +62,9 @@ class EmbeddingModel:
         FileNotFoundError for a path without a file, UserError (a ValueError) if images cannot be read, and TypeError
         for anything else than a list of images.
         """
-        images = _sequence("images", images, ImageInput)
+        if isinstance(images, np.ndarray) and images.ndim == 4:  # [N, H, W, 3]
+            images = list(images)
+        images = _sequence("images", images, _IMAGE_TYPES)
         first: dict[int, int] = {}  # an object that occurs several times is embedded once
         for n, image in enumerate(images):
             first.setdefault(id(image), n)
@@ -80,7 +82,7 @@ class EmbeddingModel:
 
         ``progress`` as in ``encode_image``. Raises TypeError for anything else than a list of str.
         """
-        texts = _sequence("texts", texts, str)
+        texts = _sequence("texts", texts, (str,))
         with _progress("texts", len(texts), progress) as advance:
             return self._encoder(self._size(len(texts))).captions(self.params, texts, advance)
 
@@ -152,16 +154,14 @@ def evaluate(model: EmbeddingModel, benchmark: str, folder: str | os.PathLike[st
     return evaluator.scores(model.params)
 
 
-def _sequence(name: str, values: Sequence[T], kind: type[T] | UnionType) -> list[T]:
+def _sequence(name: str, values: Sequence[T], kinds: tuple[type, ...]) -> list[T]:
     """``values`` as a list. Raises TypeError for one value in place of a list, and for elements of another type."""
-    # An array of several dimensions is a list of its first one; [N, H, W, 3] is N images, but [H, W, 3] is one.
-    single = values.ndim < 4 if isinstance(values, np.ndarray) else isinstance(values, (str, kind))
-    if single or not isinstance(values, Iterable):
+    if isinstance(values, (str, *kinds)) or not isinstance(values, Iterable):
         raise TypeError(f"{name}: expected a list, found {_describe(values)}; write [x] for one x")
     elements = list(values)
     for n, value in enumerate(elements):
-        if not isinstance(value, kind):
-            expected = "str" if kind is str else "a path, bytes, a PIL image or a uint8 array"
+        if not isinstance(value, kinds):
+            expected = "str" if kinds == (str,) else "a path, bytes, a PIL image or a uint8 array"
             raise TypeError(f"{name}[{n}]: expected {expected}, found {_describe(value)}")
     return elements
 
