@@ -44,9 +44,7 @@ def ours(config: TwoTowerConfig, params: Params, pixels: np.ndarray, tokens: np.
 
 
 def _transformers(path: Path, config: TwoTowerConfig, pixels: np.ndarray, tokens: np.ndarray) -> Embeddings:
-    import transformers
-
-    torch = extras.library("torch", "torch")
+    torch, transformers = extras.library("torch", "torch"), extras.library("transformers", "torch")
     model = transformers.AutoModel.from_pretrained(path, dtype=torch.float32, trust_remote_code=False).eval()
     images, ids = torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(tokens).long()
     with torch.no_grad():
