@@ -14,6 +14,7 @@ runs alongside the training run (on another machine, if the folder is shared), w
 """
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from types import ModuleType
 
 from etils import epath
 
-from naturel_jax import api
+from naturel_jax import api, preemption
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.evaluators import blind, results
@@ -42,20 +43,21 @@ def evaluate(
     """Evaluates one model, and saves each benchmark's result as soon as it is ready."""
     encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
     fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
-    cached = CachedEncoder(encoder, params, out / "embeddings" / f"{fingerprint}.sqlite")
     trained_on = runs.read_meta(source.removeprefix("run:"))[1]["used"] if source.startswith("run:") else {}
-    for whole in benchmarks:
-        benchmark = whole.held_out(trained_on.get(whole.name, ()))
-        pair = results.pair_fingerprint(fingerprint, benchmark)
-        if results.finished(out, name, benchmark.name, pair):
-            print(f"{name} on {benchmark.name}: already done", flush=True)
-            continue
-        start = time.perf_counter()
-        embedded = cosines(benchmark.items, cached)
-        result = results.save(out, name, benchmark, pair, embedded, _text_norms(benchmark, encoder, params))
-        print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
-        for problem in result.problems[:5]:
-            print(f"  {escape.line(problem)}", flush=True)
+    cached = CachedEncoder(encoder, params, out / "embeddings" / f"{fingerprint}.sqlite")
+    with contextlib.closing(cached):
+        for whole in benchmarks:
+            benchmark = whole.held_out(trained_on.get(whole.name, ()))
+            pair = results.pair_fingerprint(fingerprint, benchmark)
+            if results.finished(out, name, benchmark.name, pair):
+                print(f"{name} on {benchmark.name}: already done", flush=True)
+                continue
+            start = time.perf_counter()
+            embedded = cosines(benchmark.items, cached)
+            result = results.save(out, name, benchmark, pair, embedded, _text_norms(benchmark, encoder, params))
+            print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
+            for problem in result.problems[:5]:
+                print(f"  {escape.line(problem)}", flush=True)
 
 
 def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[str, float]:
@@ -106,6 +108,7 @@ def main(arguments: Sequence[str]) -> None:
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
+    preemption.install_handler()
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     out = Path(options.out or "results")

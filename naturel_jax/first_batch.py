@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from naturel_jax import storage
 from naturel_jax.batch import Batch, ImageLabels
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def write(batch: Batch, texts: Sequence[str], file: epath.PathLike) -> None:
         _write_lines(draw, (x + side + _MARGIN, y), card, fonts)
     png = io.BytesIO()
     page.save(png, "PNG")
-    epath.Path(file).write_bytes(png.getvalue())
+    storage.write(epath.Path(file), png.getvalue())
 
 
 def _local_rows(array: np.ndarray | jax.Array) -> np.ndarray:

@@ -37,6 +37,8 @@ _CPU_DEVICES = flags.DEFINE_integer(
 
 flags.adopt_module_key_flags(config_flags)
 
+_SHUTDOWN_TIMEOUT_S = 30
+
 _LOG = logging.getLogger("naturel_jax.main")  # __name__ is __main__
 
 
@@ -52,18 +54,22 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{__doc__}\nFlags:\n{flags.FLAGS.module_help(flags.FLAGS.find_module_defining_flag('workdir'))}")
         return
     config = config_lib.load(config_flags.parse([sys.argv[0], *arguments]))
-    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax logs every file that it writes
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every file that it writes, and all that it raises
     if _CPU_DEVICES.value:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     if _DISTRIBUTED.value or _COORDINATOR.value:
         # Before anything touches a device; if initialized later, each process would train its own copy.
-        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        # A process that fails alone waits this long for the others before it exits, which tells them.
+        jax.distributed.initialize(
+            _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_S
+        )
+    preemption.install_handler()
     from naturel_jax import suite  # importing it touches devices
 
     kind = jax.devices()[0].device_kind
     _LOG.info("%d of %d devices are local: %s", jax.local_device_count(), jax.device_count(), kind)
     workdir = _WORKDIR.value or default_workdir(config_flags.file_name())
-    suite.run_all(config, workdir, preemption.install_handler())
+    suite.run_all(config, workdir)
 
 
 if __name__ == "__main__":

@@ -29,30 +29,26 @@ def open_all(config: Config, workdir: epath.Path, start: int, closing: contextli
 
 
 def _tensorboard(folder: epath.Path, start: int, closing: contextlib.ExitStack) -> Writer:
-    # Optional by config, and slow to import. tensorboardX.SummaryWriter writes in a thread that ends silently at the
-    # first disk error, and the run would then wait for its queue forever.
+    # Optional by config, and slow to import. tensorboardX.SummaryWriter writes in a thread, which ends at the first
+    # error of the disk without a word, and the run would wait for its queue forever.
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.summary import scalar
 
     folder.mkdir(parents=True, exist_ok=True)
     board = EventsWriter(str(folder / "events"))
+    closing.callback(board.close)
 
-    def write(event: Event) -> None:
+    def write(*events: Event) -> None:
         with storage.naming(folder):
-            event.wall_time = time.time()
-            board.write_event(event)
+            for event in events:
+                event.wall_time = time.time()
+                board.write_event(event)
             board.flush()
 
-    closing.callback(board.close)
     # Readers drop what an interrupted run wrote after its last checkpoint.
     write(Event(step=start, session_log=SessionLog(status=SessionLog.START)))
-
-    def scalars(step: int, values: Values) -> None:
-        for name, value in values.items():
-            write(Event(step=step, summary=scalar(name, value)))
-
-    return scalars
+    return lambda step, values: write(*(Event(step=step, summary=scalar(name, x)) for name, x in values.items()))
 
 
 def _wandb(config: Config, workdir: epath.Path, closing: contextlib.ExitStack) -> Writer:

@@ -100,6 +100,33 @@ def test_notebook_without_the_list_is_rejected(source):
         vg_relation.symmetric_relations(json.dumps({"cells": [{"source": source}]}).encode())
 
 
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff\xfe", b"<html>"])
+def test_text_that_is_not_json_is_rejected(tmp_path, server, content):
+    address, served, _ = server
+    files.write(served / "dev.jsonl", content)
+    local = dataclasses.replace(vsr.SOURCE, files={"vsr/dev.jsonl": f"{address}/dev.jsonl"})
+    assert "dev.jsonl" in fetch("vsr", local, tmp_path, QUICK)[0]
+    assert not (tmp_path / "vsr/dev.jsonl").exists()
+
+
+def test_bodies_have_a_limit(tmp_path, server, monkeypatch):
+    address, served, _ = server
+    monkeypatch.setattr(download, "MAX_TEXT_BYTES", 1000)
+    files.write(served / "dev.jsonl", b'{"a": 1}\n' * 1000)
+    local = dataclasses.replace(vsr.SOURCE, files={"vsr/dev.jsonl": f"{address}/dev.jsonl"})
+    assert fetch("vsr", local, tmp_path, QUICK) == [
+        f"{address}/dev.jsonl: {address}/dev.jsonl: 9,000 bytes, more than 1,000"
+    ]
+
+
+def test_server_without_any_image_is_not_asked_for_all(tmp_path, server):
+    address, _, requested = server
+    source = dataclasses.replace(vsr.SOURCE, files={f"vsr/{n}.json": f"{address}/{n}.json" for n in range(300)})
+    problems = fetch("vsr", source, tmp_path, QUICK)
+    assert len(problems) == 300 and len(requested) < 80
+    assert sum("not tried, since" in problem for problem in problems) == 300 - len(requested)
+
+
 def test_malicious_paths_cannot_escape_the_folder(tmp_path):
     files.sugarcrepe(tmp_path)
     rows = {"0": {"filename": "../../x.jpg", "caption": "a", "negative_caption": "b"}}
@@ -113,7 +140,7 @@ def test_hub_snapshots_get_the_layout_the_readers_expect(tmp_path, monkeypatch):
     snapshot = tmp_path / "snapshot"
     files.write(snapshot / "data/examples.jsonl", "\n".join(map(json.dumps, rows)).encode())
     files.write(snapshot / "data/images.zip", (tmp_path / "made/winoground/images.zip").read_bytes())
-    monkeypatch.setattr(download.huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    monkeypatch.setattr(download.hub, "snapshot", lambda *_, **__: snapshot)
     assert fetch("winoground", dataclasses.replace(winoground.SOURCE, files={}), tmp_path / "root") == []
     assert len(registry.read(["winoground"], files=tmp_path / "root")[0].items) == 2
 

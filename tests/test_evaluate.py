@@ -1,7 +1,10 @@
 """The command ``naturel_jax.evaluate``: parity with transformers item by item, its output, and invalid arguments."""
 
 import csv
+import dataclasses
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import benchmark_files as files
@@ -11,6 +14,7 @@ import torch
 import transformers
 from PIL import Image
 from saved_models import write_model
+from worlds import ROOT
 
 from naturel_jax import evaluate
 from naturel_jax.benchmarks import benchmark, registry
@@ -144,3 +148,24 @@ def test_unreadable_images_are_reported_and_retried(folders, tmp_path):
 def test_invalid_arguments_are_rejected(folders, tmp_path, arguments, reason):
     with pytest.raises((UserError, OSError), match=reason):
         evaluate.main([*arguments, "--benchmarks_dir", str(folders), "--out", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_two_evaluations_at_once_with_one_out_are_both_right(folders, tmp_path):
+    run(folders, tmp_path / "alone", f"CLIP={folders}/tiny-clip", f"SigLIP={folders}/tiny-siglip")
+    flags = [f"--benchmarks_dir={folders}", "--benchmarks", "winoground", "vg_relation", "sugarcrepe"]
+    models = [f"CLIP={folders}/tiny-clip", f"SigLIP={folders}/tiny-siglip"]
+    command = [sys.executable, "-m", "naturel_jax.evaluate", *flags, f"--out={tmp_path / 'both'}", "--models"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    processes = [subprocess.Popen([*command, *models], cwd=ROOT, **pipes) for _ in range(2)]
+    for process in processes:
+        output = process.communicate(timeout=600)[0]
+        assert process.returncode == 0, output[-3000:]
+    alone, both = results.load(tmp_path / "alone"), results.load(tmp_path / "both")
+    assert [dataclasses.replace(r, scores={}, blind={}) for r in both] == [
+        dataclasses.replace(r, scores={}, blind={}) for r in alone
+    ]
+    for result, expected in zip(both, alone, strict=True):
+        values, wanted = ({name: s["value"] for name, s in r.scores.items()} for r in (result, expected))
+        assert values == pytest.approx(wanted)
+        assert len(results.load_items(tmp_path / "both", result.model, result.benchmark)) == result.items

@@ -120,7 +120,7 @@ def test_default_workdir_is_named_after_config_and_argument():
 def test_run_stopped_before_it_starts_does_nothing(tmp_path):
     config = tiny_config.get_config()
     with pytest.raises(Stopped, match="run the same command again"):
-        run.run(c.load(config), os.fspath(tmp_path / "run"), stop_requested=lambda: True)
+        run.run(c.load(config), os.fspath(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

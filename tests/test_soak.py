@@ -80,6 +80,28 @@ def test_faults_occur_in_their_folder_only(shim, tmp_path, kind, error, faults):
     assert all(path.read_bytes() in (b"0123456789", b"01234", b"") for path in folder.iterdir())
 
 
+TENSORBOARD = """
+import contextlib, sys, types
+from etils import epath
+from naturel_jax import writers
+config = types.SimpleNamespace(tensorboard=True, wandb="")
+with contextlib.ExitStack() as closing:
+    write = writers.open_all(config, epath.Path(sys.argv[1]), 0, closing)[1]
+    for step in range(100):
+        write(step, {"loss": 0.0})
+"""
+
+
+@pytest.mark.slow
+def test_tensorboard_on_a_lost_disk_is_an_error(shim, tmp_path):
+    environment = {"LD_PRELOAD": str(shim), "FAULTS_FOLDER": str(tmp_path), "FAULTS_LOG": str(tmp_path / "log")}
+    environment |= {"FAULTS_KIND": "lost", "FAULTS_AFTER": "20"}
+    command = [sys.executable, "-c", TENSORBOARD, str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert f"Input/output error: '{tmp_path}/tensorboard'" in done.stderr
+
+
 @pytest.fixture
 def two_runs(tmp_path) -> tuple[Path, Path]:
     with tarfile.open(FIXTURE) as archive:

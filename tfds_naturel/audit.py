@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     bank = banks.load(options.bank)
     tokens, method = _token_counter(options.tokenizer)
-    problems = checks.check(bank, tokens)
+    problems = checks.check(bank if options.bank else banks.load(release="v6"), tokens)
     lines = [*_summary(bank, problems, method), *_variety(bank, options.sugarcrepe), *_balance(bank)]
     if options.decisions:
         agreement, common = decisions.kappa(*map(decisions.verdicts, options.decisions))

@@ -4,15 +4,17 @@ Exit codes: 0 done; 2 user error, explained in one line; 75 (``EX_TEMPFAIL``) st
 again to continue; 130 interrupted; anything else is a bug and comes with a traceback.
 """
 
+import atexit
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from tfds_naturel.errors import Stopped, UserError
 
-DONE, USER_ERROR, STOPPED, INTERRUPTED = 0, 2, 75, 130
+DONE, BUG, USER_ERROR, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 
 
 def set_up_logging() -> None:
@@ -44,7 +46,21 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
         code = STOPPED
     except KeyboardInterrupt:
         code = INTERRUPTED
-    sys.exit(code)
+    except Exception:
+        traceback.print_exc()
+        code = BUG
+    if code in (DONE, STOPPED):
+        sys.exit(code)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without waiting for threads of libraries, as ``sys.exit`` would: if a save fails, those of Orbax
+    wait 20 minutes for steps of the save that never come."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def command() -> str:

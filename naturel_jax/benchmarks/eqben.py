@@ -1,6 +1,7 @@
 """EqBen: minimally different video frames and renderings, scored like Winoground (Wang et al., arXiv 2303.14465)."""
 
 import io
+import tokenize
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -77,7 +78,10 @@ def _as_png(read_npy: Callable[[], bytes]) -> Callable[[], bytes]:
     """A reader of the same image, losslessly encoded, its channels in RGB."""
 
     def read() -> bytes:
-        bgr = np.load(io.BytesIO(read_npy()), allow_pickle=False, max_header_size=10_000)
+        try:
+            bgr = np.load(io.BytesIO(read_npy()), allow_pickle=False, max_header_size=10_000)
+        except (EOFError, SyntaxError, tokenize.TokenError, MemoryError) as error:
+            raise ValueError(f"not an array ({error!r})") from error
         if bgr.dtype != np.uint8 or bgr.ndim != 3 or bgr.shape[2] != 3 or bgr.size > 3 * MAX_PIXELS:
             raise ValueError(f"array of {bgr.dtype} {bgr.shape}, expected uint8 [H, W, 3]")
         buffer = io.BytesIO()

@@ -56,7 +56,7 @@ def rows(root: Path, columns: Sequence[str]) -> Iterator[tuple[str, Record]]:
                 for row in batch.to_pylist():
                     yield f"{file.name} row {number}", row
                     number += 1
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise BenchmarkError(f"{file}: not a readable Parquet file ({error}); download it again") from error
 
 

@@ -51,8 +51,11 @@ def _templates(dataset: Path) -> tuple[str, ...]:
     path = dataset / "templates.txt"
     if not path.exists():
         return TEMPLATES
-    templates = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
-    if not templates or any("{}" not in line or set("{}") & set(line.replace("{}", "")) for line in templates):
+    try:
+        templates = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        raise BenchmarkError(f"{path}: not UTF-8 ({error.reason})") from error
+    if not templates or any(line.count("{}") != 1 or set("{}") & set(line.replace("{}", "")) for line in templates):
         raise BenchmarkError(f"{path}: expected one prompt per line, each with {{}} for the class's name")
     return templates
 

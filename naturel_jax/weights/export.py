@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from naturel_jax import checkpoint
+from naturel_jax import checkpoint, checkpoint_meta
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.families import family_of
 from naturel_jax.models.transformer import TransformerConfig
@@ -109,7 +109,7 @@ def _write_run(folder: Path, config: TwoTowerConfig, processor: Processor, param
     if dtype != "float32":
         raise UserError(f"a run stores its parameters in float32, not {dtype}; leave out --dtype")
     checkpoints = checkpoint.Checkpoints(str(folder), keep=1)
-    checkpoints.save(0, {"params": params}, checkpoint.make_meta({}, config, processor), wait=True)
+    checkpoints.save(0, {"params": params}, checkpoint_meta.make_meta({}, config, processor), wait=True)
     checkpoints.close()
 
 

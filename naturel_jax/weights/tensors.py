@@ -6,6 +6,7 @@ import dataclasses
 import json
 import lzma
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,8 @@ _DAMAGE = (
     zlib.error,
     lzma.LZMAError,
     struct.error,
+    SyntaxError,
+    tokenize.TokenError,
     safetensors.SafetensorError,
 )
 
@@ -158,7 +161,7 @@ def _npy_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
     with archive.open(info) as file:
         try:
             shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
-        except (ValueError, KeyError) as error:
+        except _DAMAGE as error:
             raise UserError(f"{path}: {info.filename!r} is not an array ({error})") from error
         expected = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if dtype.hasobject:
