@@ -49,7 +49,7 @@ def default_workdir(config_path: str) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Runs the config given by the flags."""
     if {"--help", "-h", "--helpfull"} & set(arguments):
-        print(f"{__doc__}\nFlags:\n{flags.FLAGS.main_module_help()}")
+        print(f"{__doc__}\nFlags:\n{flags.FLAGS.module_help(flags.FLAGS.find_module_defining_flag('workdir'))}")
         return
     config = config_lib.load(config_flags.parse([sys.argv[0], *arguments]))
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every file that it writes, and all that it raises

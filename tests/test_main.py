@@ -32,7 +32,7 @@ def test_help_shows_an_example_and_every_flag():
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--config=configs/nothing.py"], ["--config configs/nothing.py not found; available: configs/clip.py"]),
+        (["--config=configs/nothing.py"], ["--config configs/nothing.py not found; expected a file or one of: clip,"]),
         (
             ["--config=tests/tiny_config.py", "--config.optim.lrr=1"],
             ["--config.optim.lrr=1", "no field 'optim.lrr'", "did you mean 'optim.lr'?"],
@@ -50,7 +50,7 @@ def test_help_shows_an_example_and_every_flag():
         (["--config=tests/tiny_config.py", "--cpu_devices=-1"], ["cpu_devices"]),
         (["--config=tests/tiny_config.py", "--no_such_flag=1"], ["no_such_flag"]),
         (["--config=tests/tiny_config.py", "--config.data.dir=nowhere"], ["'naturel/tiny'", "nowhere"]),
-        ([], ["--config is missing; for example: --config configs/siglip_tp.py"]),
+        ([], ["--config is missing; for example: --config siglip_tp"]),
     ],
     ids=lambda value: value[-1] if value and value[-1].startswith("--") else "",
 )

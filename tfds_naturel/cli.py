@@ -38,6 +38,11 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
     except (UserError, OSError) as error:  # an OSError names the file and the cause
         print(f"{command()}: error: {error}", file=sys.stderr)
         code = USER_ERROR
+    except ImportError as error:
+        if "gcsfs" not in str(error):  # what fsspec raises where a gs:// path is first used
+            raise
+        print(f"{command()}: error: {error}: run `pip install 'naturel_jax[gcs]'`", file=sys.stderr)
+        code = USER_ERROR
     except Stopped as stopped:
         print(f"{command()}: {stopped}", file=sys.stderr)
         code = STOPPED
