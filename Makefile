@@ -32,6 +32,8 @@ proofs: setup-test
 	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14
 	$(RECORD) evaluation -- $(BIN)/python perf/evaluation.py --share 0.02
 	$(RECORD) builder -- $(BIN)/python perf/builder.py --folder build/proofs
+	$(RECORD) soak_steady -- $(BIN)/python proofs/soak.py steady --minutes 60
+	$(RECORD) soak_faults -- $(BIN)/python proofs/soak.py faults --minutes 60
 	$(RECORD) proofs -- $(BIN)/python -m pytest -m proof
 
 lint: setup-test

@@ -10,7 +10,7 @@ from naturel_jax.gradcache import Loss
 from naturel_jax.models.two_tower import Params
 from naturel_jax.train import State
 
-_LIMIT = 200.0  # the bias is looked for between -_LIMIT and _LIMIT
+_LIMIT = 200.0  # the bias is searched for between -_LIMIT and _LIMIT
 
 
 def calibrate_bias(loss_of_bias: Callable[[jax.Array], jax.Array]) -> jax.Array:

@@ -4,33 +4,21 @@
 and ``meta`` (JSON: model sizes, processor, config, versions). The step number is also the data position.
 """
 
-import dataclasses
-import importlib.metadata
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from naturel_jax import storage
-from naturel_jax.data.processor import Processor
-from naturel_jax.models.two_tower import TwoTowerConfig
+from naturel_jax import manifest, storage
+from naturel_jax.restore import read
 from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
-
-VERSION = 1  # of the meta item; version 0 had no version field and an older config (see config_versions.from_json)
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tensorflow-datasets")
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that affect a run's numbers."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 class Checkpoints:
@@ -39,80 +27,92 @@ class Checkpoints:
     def __init__(self, workdir: epath.PathLike, *, keep: int):
         self.directory = directory(workdir)
         self._keep = keep
+        self._saving = 0  # the step of the newest save
         self._manager: ocp.CheckpointManager | None = None
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, step_prefix=None, create=True)
+            background = ocp.AsyncOptions(post_finalization_callback=self._write_manifest)
+            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, async_options=background)
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         return self._manager
 
     def save(self, step: int, arrays: dict[str, Any], meta: dict[str, Any], *, wait: bool = False) -> None:
-        """Saves the items ``arrays`` (trees) and ``meta`` in the background; ``wait`` blocks until all is on disk."""
-        manager = self._open()
-        if step not in manager.all_steps():
-            items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
-            manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), force=True)
-        if wait:
-            manager.wait_until_finished()
+        """Saves the items ``arrays`` (trees) and ``meta`` in the background; ``wait`` blocks until all is on disk.
+
+        Raises OSError if this checkpoint or the one before it could not be written."""
+        storage.check_leases(self.directory)
+        with self._failures_explained():
+            manager = self._open()
+            if step not in manager.all_steps():
+                manager.wait_until_finished()
+                self._saving = step
+                items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+                manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), force=True)
+            if wait:
+                manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _failures_explained(self) -> Iterator[None]:
+        """Raises OSError, in one line, for what Orbax and TensorStore raise if they cannot write."""
+        try:
+            yield
+        except UserError:  # a lost lease
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            cause = " ".join(str(error).split())[:300]
+            raise OSError(
+                f"a checkpoint could not be saved in {self.directory} ({type(error).__name__}: {cause}); those before "
+                "it are left as they are: run the same command again once the cause is gone"
+            ) from error
+
+    def _write_manifest(self) -> None:
+        """Called by Orbax in the background once all items are written, before it renames the folder and removes the
+        oldest checkpoint; an error here prevents both."""
+        if jax.process_index() == 0:
+            storage.check_leases(self.directory)
+            manifest.write(self.directory / f"{self._saving}{ocp.path.atomicity.TMP_DIR_SUFFIX}")
 
     def restore(
         self, arrays: dict[str, Any], check: Callable[[dict[str, Any]], None]
     ) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-        """The newest readable checkpoint as (step, arrays, meta), its items sharded as given by the trees of
+        """The newest intact checkpoint as (step, arrays, meta), its items sharded as given by the trees of
         ``jax.ShapeDtypeStruct`` in ``arrays``; None if there is no checkpoint.
 
         ``check(meta)`` should raise if the checkpoint belongs to a run that ``arrays`` do not fit. It is called before
-        the arrays are read, so that another run's checkpoint is not mistaken for a damaged one. An unreadable
-        checkpoint is logged and renamed to ``<step>.broken``, and the one before it is used. Raises UserError if there
-        are checkpoints but none can be read.
+        the arrays are read. A damaged checkpoint is logged and renamed to ``<step>.broken``, and the one before it is
+        used. Raises UserError if all were damaged, OSError if a checkpoint could not be read for any other reason (it
+        is left as it is).
         """
-        steps = sorted(storage.numbered(self.directory), reverse=True)
-        for step in steps:
-            if (saved := self._read(step, meta=ocp.args.JsonRestore())) is None:
-                continue
-            check(saved["meta"])
-            items = {name: ocp.args.StandardRestore(tree) for name, tree in arrays.items()}
-            if (restored := self._read(step, **items)) is not None:
-                return step, {name: restored[name] for name in arrays}, saved["meta"]
-        if steps:
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in arrays.items()}
+        for step in reversed(storage.numbered(self.directory)):
+            try:
+                meta = read(self.directory / str(step), meta=ocp.args.JsonRestore())["meta"]
+                check(meta)
+                return step, read(self.directory / str(step), **items), meta
+            except manifest.Damaged as error:
+                self._set_aside(step, error)
+        if broken := [name for name in storage.names(self.directory) if ".broken" in name]:
             raise UserError(
-                f"none of the checkpoints {steps} in {self.directory} can be read; start over with another --workdir"
+                f"none of the checkpoints in {self.directory} can be read; damaged and set aside: {', '.join(broken)}. "
+                "To start over from step 0, delete them or use another --workdir"
             )
         return None
 
-    def _read(self, step: int, **items: Any) -> Any:
-        """The items; None if any process cannot read the checkpoint, which is then renamed to ``<step>.broken``."""
-        path, restored, problem = self.directory / str(step), None, ""
-        try:
-            restored = restore_items(self.directory, step, **items)
-        except Exception as error:  # Orbax and tensorstore raise nothing narrower for an array cut short
-            problem = f"{type(error).__name__}: {error}"
-        # All processes finish reading before one of them renames the folder.
-        if multihost_utils.process_allgather(np.array(not problem)).all():
-            return restored
-        problem = problem or "another process cannot read it"
-        _LOG.error("checkpoint %s cannot be read and is kept as %s.broken: %.300s", path, step, problem)
+    def _set_aside(self, step: int, error: manifest.Damaged) -> None:
+        name = storage.unused_name(self.directory / f"{step}.broken")
+        multihost_utils.sync_global_devices("broken")  # all processes have chosen the same name, and read nothing more
+        _LOG.error("checkpoint %s cannot be read and is kept as %s: %.300s", self.directory / str(step), name, error)
         if jax.process_index() == 0:
-            path.rename(self.directory / f"{step}.broken")
-        return None
+            storage.check_leases(self.directory)
+            (self.directory / str(step)).rename(self.directory / name)
 
     def close(self) -> None:
-        """Waits for pending saves."""
+        """Waits for pending saves. Raises OSError if they fail."""
         if self._manager is not None:
-            self._manager.close()
-            self._manager = None
-
-
-def restore_items(directory: epath.Path, step: int, **items: Any) -> Any:
-    """Reads on each process independently, so that one that fails does not leave the others waiting for it."""
-    index = jax.process_index()
-    independent = ocp.options.MultiprocessingOptions(
-        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
-    )
-    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=independent)
-    with ocp.CheckpointManager(directory, options=options) as manager:
-        return manager.restore(step, args=ocp.args.Composite(**items))
+            manager, self._manager = self._manager, None
+            with self._failures_explained():
+                manager.close()
 
 
 def directory(workdir: epath.PathLike) -> epath.Path:
@@ -123,17 +123,3 @@ def directory(workdir: epath.PathLike) -> epath.Path:
 def saved_steps(workdir: epath.PathLike) -> list[int]:
     """Steps of a run's finished checkpoints, in ascending order."""
     return storage.numbered(directory(workdir))
-
-
-def make_meta(
-    config: dict[str, Any], model: TwoTowerConfig, processor: Processor, trained_on: dict[str, list[str]] | None = None
-) -> dict[str, Any]:
-    """The metadata saved with the arrays. ``trained_on``: the items of each benchmark that the run trains on."""
-    return {
-        "version": VERSION,
-        "used": trained_on or {},
-        "config": config,
-        "model": dataclasses.asdict(model),
-        "processor": processor.to_dict(),
-        "versions": versions(),
-    }

@@ -123,7 +123,9 @@ class Compute:
         "dtype of activations; auto: bfloat16 on accelerators, float32 on the CPU",
         one_of("auto", "float32", "bfloat16"),
     )
-    remat: str = setting("none", "activations to recompute", key_of("naturel_jax.models.transformer:REMAT_POLICIES"))
+    remat: str = setting(
+        "none", "which activations to recompute", key_of("naturel_jax.models.transformer:REMAT_POLICIES")
+    )
     attention: str = setting("", "attention kernel; empty: JAX chooses", one_of("", "xla", "cudnn"))
 
     def dtype_on(self, backend: str) -> str:
@@ -146,7 +148,9 @@ class Eval:
         keys_of("naturel_jax.benchmarks.registry:BENCHMARKS"),
     )
     during: Mapping[str, str] = setting(
-        {"naturel": "1 epoch"}, "those also evaluated during training, and how often; '0 steps': never", is_duration()
+        {"naturel": "1 epoch"},
+        "benchmarks also evaluated during training, and how often; '0 steps': never",
+        is_duration(),
     )
     naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", _NAME)
     benchmarks_dir: str = setting("", "folder with the official files; empty: their twins drawn from the scenes world")

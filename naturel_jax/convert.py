@@ -15,7 +15,7 @@ from naturel_jax import weights
 from naturel_jax.models.two_tower import Params, TwoTowerConfig, resize_positions
 from naturel_jax.weights import export, runs, verify
 from naturel_jax.weights.tables import flatten
-from tfds_naturel import cli
+from tfds_naturel import cli, escape
 from tfds_naturel.errors import UserError
 
 _RECIPE = ("name", "objective", "optim", "duration", "seed")  # fields of a run's config shown in its model card
@@ -44,10 +44,10 @@ def _interpolated(source: str, config: TwoTowerConfig, params: Params, alpha: fl
 
 def _facts(args: argparse.Namespace) -> dict[str, object]:
     """The model card's sections."""
-    facts: dict[str, object] = {"Source": f"`{args.source}`"}
+    facts: dict[str, object] = {"Source": escape.code(args.source)}
     if args.interpolate:
         facts["Interpolation"] = (
-            f"{1 - args.alpha:g} of `{args.interpolate}`, {args.alpha:g} of the source, weight by weight."
+            f"{1 - args.alpha:g} of {escape.code(args.interpolate)}, {args.alpha:g} of the source, weight by weight."
         )
     if args.source.startswith("run:"):
         step, meta = runs.read_meta(args.source.removeprefix("run:"))

@@ -10,7 +10,7 @@ _DURATION = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e\d+)?)\s*(step|epoch|example
 
 
 def is_duration(*, percent: bool = True) -> Allowed:
-    """Durations that a config field takes; ``percent``: also shares of the run."""
+    """Durations as values of a config field; ``percent``: also percentages of the run."""
     units = "'500 steps', '5 epochs', '1e6 examples'" + (" or '5%'" if percent else "")
 
     def valid(text: str) -> bool:
@@ -21,11 +21,11 @@ def is_duration(*, percent: bool = True) -> Allowed:
 
 
 def steps(text: str, *, batch_size: int, examples: int, total: int | None = None) -> int:
-    """Steps of a duration, rounded up. ``examples`` in an epoch; ``total`` steps of the run, for percentages."""
+    """A duration in steps, rounded up. ``examples``: per epoch; ``total``: steps of the run, for percentages."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a duration; configs are checked by naturel_jax.config.load")
-    steps_per: dict[str, Fraction] = {  # fractions: 700 / 100 is 7 steps, 700 * 0.01 rounds up to 8
+    steps_per: dict[str, Fraction] = {  # exact: 700 / 100 is 7 steps, but 700 * 0.01 rounds up to 8
         "step": Fraction(1),
         "epoch": Fraction(examples, batch_size),
         "example": Fraction(1, batch_size),

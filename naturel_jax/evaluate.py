@@ -14,12 +14,16 @@ runs alongside the training run (on another machine, if the folder is shared), w
 """
 
 import argparse
+import contextlib
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from etils import epath
 
+from naturel_jax import api, preemption
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.evaluators import blind, results
@@ -29,7 +33,7 @@ from naturel_jax.evaluators.watch import watch
 from naturel_jax.models.two_tower import Params
 from naturel_jax.report import report
 from naturel_jax.weights import runs
-from tfds_naturel import cli
+from tfds_naturel import cli, escape
 from tfds_naturel.errors import UserError
 
 
@@ -39,20 +43,21 @@ def evaluate(
     """Evaluates one model, and saves each benchmark's result as soon as it is ready."""
     encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
     fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
-    cached = CachedEncoder(encoder, params, out / "embeddings" / f"{fingerprint}.sqlite")
     trained_on = runs.read_meta(source.removeprefix("run:"))[1]["used"] if source.startswith("run:") else {}
-    for whole in benchmarks:
-        benchmark = whole.held_out(trained_on.get(whole.name, ()))
-        pair = results.pair_fingerprint(fingerprint, benchmark)
-        if results.finished(out, name, benchmark.name, pair):
-            print(f"{name} on {benchmark.name}: already done", flush=True)
-            continue
-        start = time.perf_counter()
-        embedded = cosines(benchmark.items, cached)
-        result = results.save(out, name, benchmark, pair, embedded, _text_norms(benchmark, encoder, params))
-        print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
-        for problem in result.problems[:5]:
-            print(f"  {problem}", flush=True)
+    cached = CachedEncoder(encoder, params, out / "embeddings" / f"{fingerprint}.sqlite")
+    with contextlib.closing(cached):
+        for whole in benchmarks:
+            benchmark = whole.held_out(trained_on.get(whole.name, ()))
+            pair = results.pair_fingerprint(fingerprint, benchmark)
+            if results.finished(out, name, benchmark.name, pair):
+                print(f"{name} on {benchmark.name}: already done", flush=True)
+                continue
+            start = time.perf_counter()
+            embedded = cosines(benchmark.items, cached)
+            result = results.save(out, name, benchmark, pair, embedded, _text_norms(benchmark, encoder, params))
+            print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
+            for problem in result.problems[:5]:
+                print(f"  {escape.line(problem)}", flush=True)
 
 
 def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[str, float]:
@@ -87,7 +92,9 @@ def main(arguments: Sequence[str]) -> None:
     subject.add_argument("--watch", type=epath.Path, metavar="WORKDIR", help="evaluate this run's checkpoints")
     known = "all, or names listed by `python -m naturel_jax.benchmarks`"
     parser.add_argument("--benchmarks", nargs="+", default=["all"], metavar="NAME", help=known)
-    parser.add_argument("--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="the official files")
+    parser.add_argument(
+        "--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="folder with the official files"
+    )
     parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
     parser.add_argument("--out", type=epath.Path, help="default: results, or WORKDIR/evaluations with --watch")
     parser.add_argument("--batch_size", type=int, default=256)
@@ -101,6 +108,7 @@ def main(arguments: Sequence[str]) -> None:
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
+    preemption.install_handler()
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     out = Path(options.out or "results")
@@ -108,6 +116,14 @@ def main(arguments: Sequence[str]) -> None:
         evaluate(name, source, benchmarks, out, **sizes)
         print(report.write(out), flush=True)
 
+
+class _Callable(ModuleType):
+    """``naturel_jax.evaluate`` is also the API's function, which importing this module would hide."""
+
+    __call__ = staticmethod(api.evaluate)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     cli.run(main)

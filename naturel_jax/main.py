@@ -49,21 +49,22 @@ def default_workdir(config_path: str) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Runs the config given by the flags."""
     if {"--help", "-h", "--helpfull"} & set(arguments):
-        print(f"{__doc__}\nFlags:\n{flags.FLAGS.main_module_help()}")
+        print(f"{__doc__}\nFlags:\n{flags.FLAGS.module_help(flags.FLAGS.find_module_defining_flag('workdir'))}")
         return
     config = config_lib.load(config_flags.parse([sys.argv[0], *arguments]))
-    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax logs every file that it writes
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every file that it writes, and all that it raises
     if _CPU_DEVICES.value:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     if _DISTRIBUTED.value or _COORDINATOR.value:
         # Before anything touches a device; if initialized later, each process would train its own copy.
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    preemption.install_handler()
     from naturel_jax import suite  # importing it touches devices
 
     kind = jax.devices()[0].device_kind
     _LOG.info("%d of %d devices are local: %s", jax.local_device_count(), jax.device_count(), kind)
     workdir = _WORKDIR.value or default_workdir(config_flags.file_name())
-    suite.run_all(config, workdir, preemption.install_handler())
+    suite.run_all(config, workdir)
 
 
 if __name__ == "__main__":

@@ -105,5 +105,5 @@ class Metrics:
 def drop_lines(path: epath.Path, start: int) -> None:
     """Removes the lines of steps after ``start`` from a ``metrics.jsonl``, atomically."""
     rows = storage.read_json_lines(path)
-    if path.exists():
+    if path.name in storage.names(path.parent):
         storage.write(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start))

@@ -9,10 +9,12 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax import checkpoint, config_versions, observe, optim, run_folder, storage, train
+from naturel_jax import checkpoint, first_batch, observe, optim, preemption, run_folder, storage, train
 from naturel_jax.batch import Batch
 from naturel_jax.calibration import calibrated
+from naturel_jax.checkpoint_meta import make_meta
 from naturel_jax.config import Config
+from naturel_jax.config_versions import to_json
 from naturel_jax.data import datasets
 from naturel_jax.data.items import Source
 from naturel_jax.data.pipeline import Pipeline, make_pipeline
@@ -29,21 +31,20 @@ _LOG = logging.getLogger(__name__)
 _WARM_UP = 10  # steps before tracing starts: the first ones compile
 
 
-def run(config: Config, workdir: epath.PathLike, stop_requested: Callable[[], bool] = lambda: False) -> Scores:
+def run(config: Config, workdir: epath.PathLike) -> Scores:
     """Trains (or continues) and evaluates one run in ``workdir``; returns its final scores.
 
     A finished run is not repeated. Raises UserError for a config that cannot be run, OSError for a workdir that
-    cannot be used, and Stopped once ``stop_requested()`` is true and the run has saved.
+    cannot be used, and Stopped if the process was asked to stop (see ``preemption``), after saving.
     """
     folder = epath.Path(workdir)
     if (finished := run_folder.finished_scores(folder, config)) is not None:
         _LOG.info("%s is finished: %s", config.name, folder / "scores.json")
         return finished
-    if stop_requested():
-        raise Stopped(f"stopped before {config.name}; run the same command again to continue")
+    preemption.check()
     storage.check_writable(folder)
-    init = trained_base(config, folder, stop_requested)
-    with run_folder.owned(folder) as check_owner:
+    init = trained_base(config, folder)
+    with run_folder.owned(folder, config) as check_owner:
         mesh = make_mesh(dataclasses.asdict(config.mesh))
         sources = datasets.open_sources(config.data)
         run_folder.check_same_data(folder, datasets.contents(config.data, sources))
@@ -52,7 +53,7 @@ def run(config: Config, workdir: epath.PathLike, stop_requested: Callable[[], bo
         evaluator = make_evaluator(config, start.model, start.processor, trained_on, mesh)
         if sources:
             training = make_training(config, start, sources, mesh)
-            scores = train_and_evaluate(config, folder, training, evaluator, trained_on, stop_requested, check_owner)
+            scores = train_and_evaluate(config, folder, training, evaluator, trained_on, check_owner)
         else:
             scores = evaluator.scores(start.params)
         check_owner()
@@ -61,7 +62,7 @@ def run(config: Config, workdir: epath.PathLike, stop_requested: Callable[[], bo
     return scores
 
 
-def trained_base(config: Config, folder: epath.Path, stop_requested: Callable[[], bool]) -> str:
+def trained_base(config: Config, folder: epath.Path) -> str:
     """``config.init``, with ``base:NAME`` resolved to the run in the folder NAME next to ``folder``. A base defined in
     ``config.bases`` is trained first unless it is finished."""
     kind, _, name = config.init.partition(":")
@@ -71,7 +72,7 @@ def trained_base(config: Config, folder: epath.Path, stop_requested: Callable[[]
     if name in config.bases:
         base = config.bases[name]
         base = dataclasses.replace(base, data=dataclasses.replace(base.data, dir=config.data.dir))
-        run(base, base_folder, stop_requested)
+        run(base, base_folder)
     return f"run:{base_folder}"
 
 
@@ -105,7 +106,6 @@ def train_and_evaluate(
     training: Training,
     evaluator: Evaluator,
     trained_on: dict[str, list[str]],
-    stop_requested: Callable[[], bool],
     check_owner: Callable[[], None],
 ) -> Scores:
     """Trains from the newest checkpoint in ``folder``, if any; returns the final scores. Raises what ``run`` raises."""
@@ -113,7 +113,7 @@ def train_and_evaluate(
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
     first, state = restore_or_start(config, folder, checkpoints, training)
-    meta = checkpoint.make_meta(config_versions.to_json(config), model.config, training.start.processor, trained_on)
+    meta = make_meta(to_json(config), model.config, training.start.processor, trained_on)
     metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
 
     def save(done: int, state: train.State, wait: bool) -> None:
@@ -122,8 +122,13 @@ def train_and_evaluate(
             checkpoints.save(done, state.arrays(), meta, wait=wait)
 
     def evaluate(done: int, state: train.State, names: Sequence[str]) -> None:
-        with metrics.paused():
-            metrics.evaluation(done, evaluator.scores(state.evaluated, names))
+        try:
+            with metrics.paused():
+                metrics.evaluation(done, evaluator.scores(state.evaluated, names))
+        except Stopped:  # restarted from this step, the run evaluates first
+            if done > first:
+                save(done, state, wait=True)
+            raise
 
     def log(done: int, values: dict[str, float]) -> None:
         metrics.train(done, values | {"lr": float(training.learning_rate(done - 1))})
@@ -136,13 +141,13 @@ def train_and_evaluate(
             state, finished = train.loop(
                 training.step,
                 state,
-                observe.batches(training.pipeline, folder, first, schedule.total),
+                first_batch.batches(training.pipeline, folder, first, schedule.total),
                 start=first,
                 schedule=schedule,
                 save=save,
                 evaluate=evaluate,
                 log=log,
-                stop_requested=stop_requested,
+                stop_requested=preemption.stop_requested,
                 profile=profile,
             )
         if not finished:
@@ -152,10 +157,8 @@ def train_and_evaluate(
         return scores
     except train.NotFinite as error:
         names = training.pipeline.planner.names(error.step)
-        raise UserError(
-            f"{error}. The newest checkpoint predates it. Lower config.optim.lr, or inspect its {len(names)} "
-            f"items: {', '.join(names)}"
-        ) from error
+        what = f"Lower config.optim.lr, or inspect its {len(names)} items: {', '.join(names)}"
+        raise UserError(f"{error}. The newest checkpoint predates it. {what}") from error
     finally:
         checkpoints.close()
         metrics.close()
@@ -181,5 +184,4 @@ def restore_or_start(
         _LOG.info("logit bias calibrated on the first batch: %.2f", float(state.params["logit_bias"]))
     if jax.process_index() == 0:
         _LOG.info("%s\n%s", config.name, observe.parameter_table(state.params))
-        run_folder.write_config(folder, config)
     return 0, state

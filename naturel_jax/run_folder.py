@@ -13,7 +13,7 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from naturel_jax import checkpoint, config_versions, storage
+from naturel_jax import checkpoint, checkpoint_meta, config_versions, storage
 from naturel_jax.config import Config
 from naturel_jax.settings import fixed
 from tfds_naturel.errors import UserError
@@ -22,21 +22,36 @@ Scores = dict[str, float]
 
 
 @contextlib.contextmanager
-def owned(folder: epath.Path) -> Iterator[Callable[[], None]]:
-    """Locks the folder for this run (the first process locks it for all), and yields a check that the lock is still
-    held. Raises UserError if another run holds it."""
+def owned(folder: epath.Path, config: Config) -> Iterator[Callable[[], None]]:
+    """Locks the folder for this run (the first process locks it for all), records the config in it, and yields a check
+    that the lock is still held. Raises UserError if another run holds it, or has started in it."""
     if jax.process_index() == 0:
         with storage.lease(folder) as held:
+            if not refuse_another(folder, config):
+                write_config(folder, config)
             yield held.check
     else:
         yield lambda: None
 
 
+def refuse_another(folder: epath.Path, config: Config) -> bool:
+    """Whether a run has started in the folder. Raises UserError if it was another run."""
+    path = folder / "config.json"
+    if "config.json" not in storage.names(folder):
+        return False
+    saved = storage.read_json(path)
+    if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):
+        raise UserError(f"{path}: not the config of a run; move it away, or use another --workdir")
+    check_same_run(folder, saved["config"], config)
+    return True
+
+
 def finished_scores(folder: epath.Path, config: Config) -> Scores | None:
-    """The scores of a run that finished with this duration and these benchmarks, else None. Raises UserError if they
-    belong to another run."""
+    """The scores of a run that finished with this duration and these benchmarks, else None. Raises UserError if the
+    folder belongs to another run."""
+    refuse_another(folder, config)
     path = folder / "scores.json"
-    if not path.exists():
+    if "scores.json" not in storage.names(folder):
         return None
     saved = storage.read_json(path)
     try:
@@ -58,7 +73,7 @@ def write_scores(folder: epath.Path, config: Config, scores: Scores) -> None:
 
 def write_config(folder: epath.Path, config: Config) -> None:
     """Records the config and the versions of the libraries in the folder, for people to read."""
-    record = {"config": config_versions.to_json(config), "versions": checkpoint.versions()}
+    record = {"config": config_versions.to_json(config), "versions": checkpoint_meta.versions()}
     storage.write(folder / "config.json", json.dumps(record, indent=1))
 
 
@@ -82,7 +97,7 @@ def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> 
     if not contents:
         return
     path = folder / "data.json"
-    if jax.process_index() == 0 and not (path.exists() and storage.numbered(checkpoint.directory(folder))):
+    if jax.process_index() == 0 and not ("data.json" in storage.names(folder) and checkpoint.saved_steps(folder)):
         storage.write(path, json.dumps(contents, indent=1))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("data.json")

@@ -53,7 +53,7 @@ def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[
 def _processor_from_scratch(sizes: TwoTowerConfig, folder: epath.Path, sources: Sequence[Source]) -> Processor:
     """The first process trains the tokenizer, once; all processes read it from the workdir."""
     path = folder / "processor.json"
-    if jax.process_index() == 0 and not path.exists():
+    if jax.process_index() == 0 and path.name not in storage.names(folder):
         processor = from_scratch(sizes, (caption for source in sources for caption in source.items.texts))
         storage.write(path, json.dumps(processor.to_dict()))
     if jax.process_count() > 1:

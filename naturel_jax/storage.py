@@ -6,6 +6,8 @@ it if absent, list), so callers need not change when an object store replaces th
 
 import contextlib
 import dataclasses
+import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -21,76 +23,136 @@ from etils import epath
 from tfds_naturel.errors import UserError
 
 
-def write(path: epath.Path, text: str) -> None:
-    """Atomically replaces the content of ``path``: readers see either the old text or the new, even after a crash."""
+@contextlib.contextmanager
+def naming(path: epath.Path) -> Iterator[None]:
+    """Adds ``path`` to the errors of reads and writes, which otherwise do not name a file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
+
+
+@contextlib.contextmanager
+def _partial(path: epath.Path) -> Iterator[epath.Path]:
+    """A name next to ``path`` for its new content, and removes it at the end, if the disk allows."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
+        with naming(path):
+            yield partial
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def write(path: epath.Path, content: str | bytes) -> None:
+    """Atomically replaces the content of ``path``: readers see either the old content or the new, even after a crash.
+
+    This and ``append`` raise what ``check_leases`` raises."""
+    check_leases(path)
+    with _partial(path) as partial:
+        with open(partial, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def create(path: epath.Path, text: str) -> bool:
     """Creates ``path`` with ``text``; returns False, and changes nothing, if it already exists. If several processes
     try, exactly one succeeds."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with _partial(path) as partial:
         partial.write_text(text)
-        os.link(partial, path)  # unlike a rename, a link does not replace what is there
-    except FileExistsError:
-        return False
-    finally:
-        partial.unlink(missing_ok=True)
+        try:
+            os.link(partial, path)  # unlike a rename, a link does not replace what is there
+        except FileExistsError:
+            return False
     return True
 
 
 def append(path: epath.Path, text: str) -> None:
-    """Adds ``text`` to the end of ``path`` in one write."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
+    """Adds ``text`` to the end of ``path``, normally in one write. A failure may leave an incomplete last line."""
+    check_leases(path)
+    data = memoryview(text.encode())
+    with naming(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            while data:  # the system may write less than it is given, for example if the disk is almost full
+                data = data[os.write(descriptor, data) :]
+        finally:
+            os.close(descriptor)
+
+
+def read(path: epath.Path) -> str:
+    """The text in ``path``. Raises OSError, with the path, if it cannot be read."""
+    with naming(path):
+        return path.read_text()
 
 
 def read_json(path: epath.Path) -> Any:
     """The JSON in ``path``. Raises UserError naming the file if it is truncated or not JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(read(path))
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); move it away to continue without it") from error
 
 
 def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The JSON objects in ``path``, one per line; [] if there is no such file. An incomplete last line is skipped: its
-    write was interrupted. Raises UserError naming any other line that is not an object."""
-    if not path.exists():
+    """The JSON objects in ``path``, one per line, each with a ``step``; [] if there is no such file. An incomplete last
+    line is skipped: its write was interrupted. Raises UserError naming any other line that is not such an object."""
+    try:
+        text = read(path)
+    except FileNotFoundError:
         return []
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path} line {number}: not UTF-8; remove the line to continue without it") from error
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             break
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path} line {number}: not JSON ({error}); remove the line to continue without it"
             ) from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path} line {number}: {line.strip()!r:.80} is not a JSON object; remove the line")
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise UserError(
+                f"{path} line {number}: {line.strip()!r:.80} is not a JSON object with a step; remove the line"
+            )
         rows.append(row)
     return rows
 
 
 def numbered(folder: epath.Path) -> list[int]:
     """The entries of ``folder`` whose names are whole numbers, in ascending order; [] if there is no such folder."""
-    if not folder.exists():
+    return sorted(int(name) for name in names(folder) if name.isdigit())
+
+
+def names(folder: epath.Path) -> list[str]:
+    """The names in ``folder``, sorted; [] if there is no such folder. Raises OSError if it cannot be listed: to ask
+    whether a file ``exists`` says no in that case too."""
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def unused_name(path: epath.Path) -> str:
+    """The name of ``path``, followed by ``-2``, ``-3``, ... if there is already something of that name."""
+    used = names(path.parent)
+    candidates = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
+    return next(name for name in candidates if name not in used)
+
+
+@contextlib.contextmanager
+def locked(folder: epath.Path) -> Iterator[None]:
+    """Runs the block in one process of this host at a time; others wait. A process that dies releases the lock."""
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def check_writable(folder: epath.Path, needed_bytes: int = 0) -> None:
@@ -124,6 +186,10 @@ class Holder:
     since: float
     heartbeat: float
 
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.process} on {self.host} since {since}"
+
     def gone(self, expires_s: float) -> bool:
         """Processes on this host are looked up; one on another host is gone once its heartbeat is ``expires_s`` old."""
         if self.host != socket.gethostname():
@@ -138,17 +204,18 @@ class Holder:
 
 
 class Lease:
-    """Exclusive ownership of a folder. ``check`` raises once another process has taken it over."""
+    """A held lease. ``check`` raises once another process has taken it over."""
 
     def __init__(self, path: epath.Path, holder: Holder):
         self._path, self._holder = path, holder
 
     def check(self) -> None:
-        """Raises RuntimeError if this process is no longer the owner, and so must not write."""
+        """Raises UserError if this process is no longer the owner, and so must not write."""
         holder = _holder(self._path)
         if holder is None or holder.token != self._holder.token:
-            raise RuntimeError(
-                f"{self._path.parent}: this process lost its lease, now held by {holder or 'no one'}; it stops writing"
+            raise UserError(
+                f"{self._path.parent}: this process has lost its lease, which {holder or 'no one'} holds now; it stops "
+                "without writing. Let the other run finish, or choose another --workdir"
             )
 
     def renew(self) -> None:
@@ -156,6 +223,16 @@ class Lease:
         self.check()
         holder = dataclasses.replace(self._holder, heartbeat=time.time())
         write(self._path, json.dumps(dataclasses.asdict(holder)))
+
+
+_held: dict[epath.Path, Lease] = {}  # by absolute folder: the leases of this process
+
+
+def check_leases(path: epath.Path) -> None:
+    """Raises UserError if this process held a lease on a folder around ``path`` and has lost it to another."""
+    for folder in path.absolute().parents:
+        if folder in _held:
+            _held[folder].check()
 
 
 @contextlib.contextmanager
@@ -170,30 +247,36 @@ def lease(folder: epath.Path, expires_s: float = 120.0) -> Iterator[Lease]:
     if (holder := _holder(path)) is not None and holder.gone(expires_s):
         path.unlink(missing_ok=True)
     if not create(path, json.dumps(dataclasses.asdict(mine))):
-        holder = _holder(path)
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since)) if holder else "now"
-        who = f"process {holder.process} on {holder.host}" if holder else "another process"
-        raise UserError(f"{folder} is in use by {who} since {since}; wait for it, stop it, or choose another --workdir")
+        who = _holder(path) or "another process"
+        raise UserError(f"{folder} is in use by {who}; wait for it, stop it, or choose another --workdir")
     held, ended = Lease(path, mine), threading.Event()
+    _held[folder.absolute()] = held
 
     def renew() -> None:
         while not ended.wait(expires_s / 6):
-            with contextlib.suppress(OSError, RuntimeError):  # the next write calls check, which reports it
+            with contextlib.suppress(OSError, UserError):  # the next write calls check, which reports it
                 held.renew()
 
-    threading.Thread(target=renew, name="lease", daemon=True).start()
+    renewal = threading.Thread(target=renew, name="lease", daemon=True)
+    renewal.start()
     try:
         yield held
     finally:
         ended.set()
+        renewal.join()
+        del _held[folder.absolute()]
         if (holder := _holder(path)) is not None and holder.token == mine.token:
             path.unlink(missing_ok=True)
 
 
 def _holder(path: epath.Path) -> Holder | None:
     try:
-        return Holder(**json.loads(path.read_text()))
+        holder = Holder(**json.loads(path.read_text()))
+        times = (float(holder.since), float(holder.heartbeat))
+        if not (0 < int(holder.process) < 1 << 31 and all(0 <= time < 1 << 40 for time in times)):
+            raise ValueError("no process")
+        return Holder(str(holder.token), str(holder.host), int(holder.process), *times)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):  # truncated: the disk failed while it was being written
+    except (ValueError, TypeError, OverflowError, RecursionError):  # the disk failed while it was being written
         return Holder("", "unknown", 0, 0.0, 0.0)

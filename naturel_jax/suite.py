@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -18,7 +18,7 @@ _LOG = logging.getLogger(__name__)
 History = dict[str, list[tuple[int, dict[str, float]]]]
 
 
-def run_all(config: Config | Suite, workdir: str, stop_requested: Callable[[], bool]) -> None:
+def run_all(config: Config | Suite, workdir: str) -> None:
     """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run ``config``, and updates
     ``<workdir>/report.md`` after each. Finished runs are not repeated.
     """
@@ -31,7 +31,7 @@ def run_all(config: Config | Suite, workdir: str, stop_requested: Callable[[], b
     for key, part in runs.items():
         began, folder = time.monotonic(), epath.Path(workdir) / key if not single else epath.Path(workdir)
         name = part.name if part.name not in rows else f"{part.name} ({key})"
-        rows[name] = run(part, folder, stop_requested)
+        rows[name] = run(part, folder)
         history[name] = _history(folder)
         if jax.process_index() == 0:
             print(f"\n{name}: {(time.monotonic() - began) / 60:.1f} min\n")

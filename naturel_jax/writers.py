@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Callable
 
 from etils import epath
@@ -28,18 +29,35 @@ def open_all(config: Config, workdir: epath.Path, start: int, closing: contextli
 
 
 def _tensorboard(folder: epath.Path, start: int, closing: contextlib.ExitStack) -> Writer:
-    import tensorboardX  # optional by config, and slow to import
+    # Optional by config, and slow to import. tensorboardX.SummaryWriter writes in a thread, which ends at the first
+    # error of the disk without a word, and the run would wait for its queue forever.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import scalar
 
-    board = tensorboardX.SummaryWriter(str(folder), purge_step=start)
+    folder.mkdir(parents=True, exist_ok=True)
+    board = EventsWriter(str(folder / "events"))
     closing.callback(board.close)
-    return lambda step, values: [board.add_scalar(name, value, step) for name, value in values.items()]
+
+    def write(*events: Event) -> None:
+        with storage.naming(folder):
+            for event in events:
+                event.wall_time = time.time()
+                board.write_event(event)
+            board.flush()
+
+    # Readers drop what an interrupted run wrote after its last checkpoint.
+    write(Event(step=start, session_log=SessionLog(status=SessionLog.START)))
+    return lambda step, values: write(*(Event(step=step, summary=scalar(name, x)) for name, x in values.items()))
 
 
 def _wandb(config: Config, workdir: epath.Path, closing: contextlib.ExitStack) -> Writer:
     try:
         import wandb
     except ImportError as error:
-        raise UserError(f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install wandb") from error
+        raise UserError(
+            f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install 'naturel_jax[wandb]'"
+        ) from error
     digest = hashlib.blake2b(str(workdir.absolute()).encode(), digest_size=4).hexdigest()
     identity = f"{workdir.name}-{digest}"  # folders with the same name in different places are different runs
     run = wandb.init(project=config.wandb, name=config.name, dir=str(workdir), id=identity, resume="allow")

@@ -6,9 +6,12 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
+from naturel_jax.benchmarks.valse import IMAGES
 
 
 def png(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
@@ -100,3 +103,80 @@ def sugarcrepe(root: Path, items: int = 3) -> None:
         write(root / f"sugarcrepe/{name}.json", rows)
     for n in range(5):
         write(root / f"coco/val2017/{n:012d}.png", png(200 + n))
+
+
+def karpathy(root: Path, file: str, images: str) -> None:
+    """Karpathy's test split in ``root/file``: three images with two captions each, in the folder ``images``."""
+    rows = [{"image": f"{images}/{n}.png", "caption": [f"a cat on box {n} {k}" for k in "ab"]} for n in range(3)]
+    write(root / file, rows)
+    for n in range(3):
+        write((root / file).parent / images / f"{n}.png", png(n))
+
+
+def whatsup(root: Path) -> None:
+    """What'sUp's controlled images and its questions about COCO and Visual Genome."""
+    options = ["a mug on a table", "a mug under a table", "a mug left of a table", "a mug right of a table"]
+    for name in ("images", "clevr"):
+        paths = [f"data/controlled_{name}/mug_{relation}_table.png" for relation in ("left_of", "right_of", "on")]
+        rows = [{"image_path": path, "caption_options": options} for path in paths]
+        write(root / f"whatsup/controlled_{name}_dataset.json", rows)
+        for path in paths:
+            write(root / "whatsup" / path.removeprefix("data/"), png(1))
+    for source in ("coco", "vg"):
+        for number in ("one", "two"):
+            write(root / f"whatsup/{source}_qa_{number}_obj.json", [[785, "a cat left", "a cat right"]])
+    write(root / "coco/val2017/000000000785.jpg", png(1))
+    write(root / "whatsup/vg_images/785.jpg", png(2))
+
+
+def sugarcrepe_pp(root: Path) -> None:
+    """SugarCrepe++'s five files, with one record each."""
+    row = {"id": 7, "filename": "a.png", "caption": "p1", "caption2": "p2", "negative_caption": "n"}
+    for name in ("swap_obj", "swap_att", "replace_obj", "replace_att", "replace_rel"):
+        write(root / f"sugarcrepe_pp/{name}.json", [row])
+    write(root / "coco/val2017/a.png", png(1))
+
+
+def hub_pairs(root: Path, name: str, columns: tuple[str, ...]) -> None:
+    """A Parquet file of two rows: two images, two captions, two tags."""
+    cells = [{"bytes": png(k), "path": None} for k in (1, 2)]
+    row = dict(zip(columns, [*cells, "red cat", "blue cat", "swap", "swap_att"], strict=True))
+    (root / name).mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([row, row]), root / name / "test-00000.parquet")
+
+
+def eqben(root: Path) -> None:
+    """EqBen's two kinds of annotation files, with an image stored as an array."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((8, 6, 3), np.uint8))
+    write(root / "eqben/images/eqbenag/0.npy", buffer.getvalue())
+    write(root / "eqben/images/eqbenyoucook2/1.png", png(1))
+    row = {"image0": "eqbenyoucook2/1.png", "image1": "eqbenyoucook2/1.png", "caption0": "a", "caption1": "b"}
+    listed = {"image0": "eqbenag/0.npy", "image1": "eqbenag/0.npy", "caption0": ["first", "2nd"], "caption1": ["b"]}
+    write(root / "eqben/all_select.json", [row])
+    write(root / "eqben/ann_ag.json", {"video": {"person": [listed]}})
+
+
+def valse(root: Path) -> None:
+    """VALSE's files, all but one empty."""
+    for name in IMAGES:
+        write(root / f"valse/data/{name}.json", {})
+    row = {"image_file": "a.png", "caption": "there are cats", "foil": "there are no cats"}
+    votes = {str(n): row | {"mturk": {"caption": n, "foil": 3 - n, "other": 0}} for n in range(4)}
+    write(root / "valse/data/existence.json", votes)
+    write(root / "valse/images/visual7w/a.png", png(1))
+
+
+def vsr(root: Path) -> None:
+    """VSR's two splits, two records each."""
+    rows = [{"image": "a.png", "caption": "The cat is left of the dog.", "label": n, "relation": "on"} for n in (0, 1)]
+    for split in ("dev", "test"):
+        write(root / f"vsr/{split}.jsonl", "\n".join(json.dumps(row) for row in rows).encode())
+    write(root / "vsr/images/a.png", png(1))
+
+
+def zeroshot(root: Path) -> None:
+    """A folder of two classes, with prompts."""
+    for label in ("cat", "dog"):
+        write(root / f"zeroshot/pets/{label}/0.png", png(1))
+    write(root / "zeroshot/pets/templates.txt", b"a photo of a {}.\na drawing of a {}.\n")

@@ -33,7 +33,8 @@ def compiled(objective: str, counting="published", hard=1.0, smoothing=0.0, layo
 
 def run(step, graph: Graph):
     dtype = graph.images.mult_I.dtype
-    return step(graph.zimg_ID, graph.zcap_UD, dtype.type(SCALE), dtype.type(BIAS), graph.images, graph.captions)
+    scalars = dtype.type(SCALE), dtype.type(BIAS)
+    return jax.device_get(step(graph.zimg_ID, graph.zcap_UD, *scalars, graph.images, graph.captions))
 
 
 def assert_equal(ours, theirs, tolerance):

@@ -19,8 +19,9 @@ QUICK = Policy(attempts=3, first_wait=0.01, longest_wait=0.02, stall=2)
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, monkeypatch):
     """(address, served folder, paths requested so far)."""
+    monkeypatch.setattr(download, "Policy", lambda: QUICK)
     with serve(tmp_path / "served") as (address, requested):
         yield address, tmp_path / "served", requested
 
@@ -55,7 +56,7 @@ def test_downloads_files_and_the_images_they_reference(tmp_path, server, monkeyp
     source = dataclasses.replace(official, files={path: f"{address}/{path}" for path in official.files})
     monkeypatch.setattr(coco, "SERVER", f"{address}/coco")
     root = tmp_path / "benchmarks"
-    problems = fetch("sugarcrepe", source, root, QUICK)
+    problems = fetch("sugarcrepe", source, root)
     assert len(problems) == 2 and "000000000003.png: not a readable" in problems[0] and "404" in problems[1]
     assert sorted(path.name for path in (root / "coco/val2017").iterdir()) == [f"flaky-{n:012d}.png" for n in range(3)]
     assert (root / "coco/val2017/flaky-000000000001.png").read_bytes() == files.png(201)
@@ -63,7 +64,7 @@ def test_downloads_files_and_the_images_they_reference(tmp_path, server, monkeyp
     assert len(benchmark.items) + len(benchmark.problems) == 14
 
     before = len(requested)
-    fetch("sugarcrepe", source, root, QUICK)
+    fetch("sugarcrepe", source, root)
     assert all("0003.png" in path or "0004.png" in path for path in requested[before:]), (
         "existing files are requested again"
     )
@@ -74,7 +75,7 @@ def test_html_page_instead_of_json_is_rejected(tmp_path, server):
     files.write(served / "dev.jsonl", b'{"a": 1}\n{"a": 2}\n')
     files.write(served / "test.jsonl", b"<html>moved</html>")
     local = {f"vsr/{split}.jsonl": f"{address}/{split}.jsonl" for split in vsr.SPLITS}
-    problems = fetch("vsr", dataclasses.replace(vsr.SOURCE, files=local), tmp_path, QUICK)
+    problems = fetch("vsr", dataclasses.replace(vsr.SOURCE, files=local), tmp_path)
     assert len(problems) == 1 and "test.jsonl" in problems[0]
     assert [path.name for path in (tmp_path / "vsr").iterdir()] == ["dev.jsonl"], "no images are downloaded either"
 
@@ -87,7 +88,7 @@ def test_symmetric_relations_are_read_from_aros_notebook(tmp_path, server):
     files.visual_genome(tmp_path)
     (tmp_path / vg_relation.EXCLUDED).unlink()
     source = dataclasses.replace(vg_relation.SOURCE, files={vg_relation.EXCLUDED: f"{address}/aro.ipynb"})
-    assert fetch("vg_relation", source, tmp_path, QUICK) == []
+    assert fetch("vg_relation", source, tmp_path) == []
     assert json.loads((tmp_path / vg_relation.EXCLUDED).read_text()) == ["between", "near", "next to"]
     benchmark = registry.read(["vg_relation"], files=tmp_path)[0]
     assert not any("symmetric" in problem for problem in benchmark.problems)
@@ -99,12 +100,39 @@ def test_notebook_without_the_list_is_rejected(source):
         vg_relation.symmetric_relations(json.dumps({"cells": [{"source": source}]}).encode())
 
 
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff\xfe", b"<html>"])
+def test_text_that_is_not_json_is_rejected(tmp_path, server, content):
+    address, served, _ = server
+    files.write(served / "dev.jsonl", content)
+    local = dataclasses.replace(vsr.SOURCE, files={"vsr/dev.jsonl": f"{address}/dev.jsonl"})
+    assert "dev.jsonl" in fetch("vsr", local, tmp_path, QUICK)[0]
+    assert not (tmp_path / "vsr/dev.jsonl").exists()
+
+
+def test_bodies_have_a_limit(tmp_path, server, monkeypatch):
+    address, served, _ = server
+    monkeypatch.setattr(download, "MAX_TEXT_BYTES", 1000)
+    files.write(served / "dev.jsonl", b'{"a": 1}\n' * 1000)
+    local = dataclasses.replace(vsr.SOURCE, files={"vsr/dev.jsonl": f"{address}/dev.jsonl"})
+    assert fetch("vsr", local, tmp_path, QUICK) == [
+        f"{address}/dev.jsonl: {address}/dev.jsonl: 9,000 bytes, more than 1,000"
+    ]
+
+
+def test_server_without_any_image_is_not_asked_for_all(tmp_path, server):
+    address, _, requested = server
+    source = dataclasses.replace(vsr.SOURCE, files={f"vsr/{n}.json": f"{address}/{n}.json" for n in range(300)})
+    problems = fetch("vsr", source, tmp_path, QUICK)
+    assert len(problems) == 300 and len(requested) < 80
+    assert sum("not tried, since" in problem for problem in problems) == 300 - len(requested)
+
+
 def test_malicious_paths_cannot_escape_the_folder(tmp_path):
     files.sugarcrepe(tmp_path)
     rows = {"0": {"filename": "../../x.jpg", "caption": "a", "negative_caption": "b"}}
     files.write(tmp_path / "sugarcrepe/swap_obj.json", rows)
     with pytest.raises(UserError, match="leaves its folder"):
-        fetch("sugarcrepe", registry.BENCHMARKS["sugarcrepe"].SOURCE, tmp_path, QUICK)
+        fetch("sugarcrepe", registry.BENCHMARKS["sugarcrepe"].SOURCE, tmp_path)
 
 
 def test_hub_snapshots_get_the_layout_the_readers_expect(tmp_path, monkeypatch):
@@ -112,7 +140,7 @@ def test_hub_snapshots_get_the_layout_the_readers_expect(tmp_path, monkeypatch):
     snapshot = tmp_path / "snapshot"
     files.write(snapshot / "data/examples.jsonl", "\n".join(map(json.dumps, rows)).encode())
     files.write(snapshot / "data/images.zip", (tmp_path / "made/winoground/images.zip").read_bytes())
-    monkeypatch.setattr(download.huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    monkeypatch.setattr(download.hub, "snapshot", lambda *_, **__: snapshot)
     assert fetch("winoground", dataclasses.replace(winoground.SOURCE, files={}), tmp_path / "root") == []
     assert len(registry.read(["winoground"], files=tmp_path / "root")[0].items) == 2
 

@@ -123,3 +123,24 @@ def test_damaged_archive_member_raises_value_error(tmp_path):
     archive.write_bytes(data)
     with pytest.raises(ValueError, match=r"images\.zip, member images/ex_0_img_0\.png"):
         read("winoground", tmp_path).items[0].images[0].read()
+
+
+def test_links_out_of_the_folder_are_refused(tmp_path, monkeypatch):
+    """A link within the folder is fine, as is one to the hub's cache, or a folder that is itself a link."""
+    files.sugarcrepe(tmp_path / "elsewhere")
+    for folder in ("sugarcrepe", "coco"):
+        (tmp_path / "root").mkdir(exist_ok=True)
+        (tmp_path / "root" / folder).symlink_to(tmp_path / "elsewhere" / folder)
+    images, cache = tmp_path / "elsewhere/coco/val2017", tmp_path / "hub"
+    cache.mkdir()
+    images.joinpath("000000000001.png").rename(cache / "blob")
+    images.joinpath("000000000001.png").symlink_to(cache / "blob")
+    images.joinpath("000000000002.png").rename(images / "moved.png")
+    images.joinpath("000000000002.png").symlink_to("moved.png")
+    images.joinpath("000000000003.png").unlink()
+    images.joinpath("000000000003.png").symlink_to("000000000003.png")  # a circle
+    problems = read("sugarcrepe", tmp_path / "root").problems
+    assert sum("000000000001.png is a link out of" in problem for problem in problems) == 5
+    assert not any("000000000002" in problem for problem in problems)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    assert all("000000000003" in problem for problem in read("sugarcrepe", tmp_path / "root").problems)

@@ -9,7 +9,7 @@ from tfds_naturel.schema import Triplet
 
 V6 = (
     "at contain holds ride on hang plays interacts_with wears inside_of skateboard surf hits kick throw catch "
-    "drink eat ski talk_on_phone dance handshake hug high_five read cut kiss holding_hands under snowboard "
+    "drink eat ski talk_on_phone dance handshake hug highfive read cut kiss holding_hands under snowboard "
     "left_of right_of is"
 )
 CLASSES = ("Man", "Woman", "Cat", "Chopsticks", "Mobile phone", "Coffee table", "Table", "Umbrella", "Elephant", "Ski")

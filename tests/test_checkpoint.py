@@ -1,17 +1,25 @@
 """Saving and restoring checkpoints, intact and damaged."""
 
+import errno
 import logging
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from naturel_jax import checkpoint
 from naturel_jax.checkpoint import Checkpoints
 from naturel_jax.weights import runs
+from tfds_naturel.errors import UserError
+
+# When one array cannot be read, Orbax closes its event loop while TensorStore still reads others.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 
 
 def tree(step: int) -> dict:
@@ -30,6 +38,16 @@ def saved(tmp_path_factory) -> Path:
     for step in (10, 20):
         checkpoints.save(step, tree(step), {"step": step}, wait=True)
     checkpoints.close()
+    return workdir
+
+
+@pytest.fixture(params=["with manifest", "from before manifests"])
+def workdir(request, saved, tmp_path) -> Path:
+    """A copy of the run, with and without manifests: both kinds of damage and of failure must be told apart."""
+    workdir = shutil.copytree(saved, tmp_path / "run")
+    if request.param == "from before manifests":
+        for step in (10, 20):
+            (workdir / "checkpoints" / str(step) / "manifest.json").unlink()
     return workdir
 
 
@@ -65,18 +83,83 @@ DAMAGE = {
 }
 
 
+def test_failed_save_is_an_error_in_one_line(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path), keep=3)
+    checkpoints.save(10, tree(10), {"step": 10}, wait=True)
+    os.symlink(tmp_path / "nowhere" / "20", tmp_path / "checkpoints" / "20.orbax-checkpoint-tmp")
+    with pytest.raises(OSError, match=r"could not be saved in .*/checkpoints \(") as raised:
+        checkpoints.save(20, tree(20), {"step": 20}, wait=True)
+    assert "\n" not in str(raised.value)
+    checkpoints.close()
+    assert restored(tmp_path) == 10
+
+
 def test_newest_checkpoint_is_restored(saved):
     assert restored(saved) == 20
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_newest_checkpoint_is_reported_and_set_aside(damage, saved, tmp_path, caplog):
-    workdir = shutil.copytree(saved, tmp_path / "run")
+def test_damaged_newest_checkpoint_is_reported_and_set_aside(damage, workdir, caplog):
     DAMAGE[damage](workdir / "checkpoints" / "20")
     with caplog.at_level(logging.ERROR, "naturel_jax"):
         assert restored(workdir) == 10
     assert "checkpoints/20 cannot be read and is kept as 20.broken" in caplog.text
     assert (workdir / "checkpoints" / "20.broken").exists() and not (workdir / "checkpoints" / "20").exists()
+
+
+def test_names_of_damaged_checkpoints_never_collide(workdir):
+    folder = workdir / "checkpoints"
+    for name in ("20.broken", "20.broken-2", "20.broken-3"):
+        truncate(next((folder / "20" / "meta").glob("metadata")))
+        assert restored(workdir) == 10
+        assert (folder / name).is_dir()
+        shutil.copytree(folder / "10", folder / "20")
+    assert len(list(folder.glob("20.broken*"))) == 3
+
+
+FAILURES = {
+    "memory": MemoryError(),
+    "device memory": jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"),
+    "disk": OSError(errno.EIO, "Input/output error"),
+    "time-out": TimeoutError("timed out"),
+    "network": ValueError('UNAVAILABLE: Error reading "kernel/0.0": Connection reset by peer'),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_failed_read_is_not_damage(failure, workdir, monkeypatch):
+    def fail(*arguments, **options):
+        raise FAILURES[failure]
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", fail)
+    with pytest.raises(OSError, match=r"checkpoint .*/20 could not be read, .* left as it is") as error:
+        restored(workdir)
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["10", "20"]
+    monkeypatch.undo()
+    assert restored(workdir) == 20
+
+
+@pytest.mark.parametrize("path", ["params", "params/d", "params/_METADATA", "params/manifest.ocdbt", "meta", "", ".."])
+def test_missing_permission_is_not_damage(path, workdir):
+    """Really missing: as another user, if this one may read everything."""
+    with tempfile.TemporaryDirectory() as folder:
+        copied = shutil.copytree(workdir, Path(folder) / "run")
+        for inner in (Path(folder), *copied.rglob("*")):
+            inner.chmod(0o777 if inner.is_dir() else 0o666)
+        copied.chmod(0o777)
+        closed, user = copied / "checkpoints" / "20" / path, os.geteuid()
+        closed.chmod(0)
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            with pytest.raises(OSError, match=r"Permission denied|PERMISSION_DENIED"):
+                restored(copied)
+        finally:
+            os.seteuid(user)
+            closed.chmod(0o777)
+        assert sorted(path.name for path in (copied / "checkpoints").iterdir()) == ["10", "20"]
+        assert restored(copied) == 20
 
 
 def test_checkpoints_of_another_run_are_not_treated_as_damaged(saved, tmp_path):
@@ -91,12 +174,15 @@ def test_checkpoints_of_another_run_are_not_treated_as_damaged(saved, tmp_path):
     assert sorted(checkpoint.saved_steps(workdir)) == [10, 20]
 
 
-def test_no_readable_checkpoint_is_an_error(saved, tmp_path):
-    workdir = shutil.copytree(saved, tmp_path / "run")
+def test_run_without_intact_checkpoints_does_not_start_over(workdir):
     for step in (10, 20):
         cut_arrays(workdir / "checkpoints" / str(step))
-    with pytest.raises(ValueError, match=r"none of the checkpoints \[20, 10\] .* can be read"):
-        Checkpoints(str(workdir), keep=3).restore(abstract(), accept)
+    for _ in range(2):  # nor when it is started again
+        with pytest.raises(UserError, match=r"none .* can be read.*: 10\.broken, 20\.broken\. To start over .* delete"):
+            restored(workdir)
+    for path in (workdir / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    assert Checkpoints(str(workdir), keep=3).restore(abstract(), accept) is None
 
 
 def test_missing_checkpoints(saved, tmp_path):

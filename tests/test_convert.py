@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from model_files import assert_same, tiny
 
-from naturel_jax import checkpoint, convert, weights
+from naturel_jax import checkpoint, checkpoint_meta, convert, weights
 from naturel_jax.weights import export, tables
 from tfds_naturel.errors import UserError
 
@@ -25,7 +25,7 @@ def run_folder(path, name: str) -> None:
         "data": {"dir": "d"},
     }
     checkpoints = checkpoint.Checkpoints(str(path), keep=1)
-    checkpoints.save(7, {"params": params}, checkpoint.make_meta(recipe, config, processor), wait=True)
+    checkpoints.save(7, {"params": params}, checkpoint_meta.make_meta(recipe, config, processor), wait=True)
     checkpoints.close()
 
 

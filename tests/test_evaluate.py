@@ -1,7 +1,10 @@
 """The command ``naturel_jax.evaluate``: parity with transformers item by item, its output, and invalid arguments."""
 
 import csv
+import dataclasses
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import benchmark_files as files
@@ -11,6 +14,7 @@ import torch
 import transformers
 from PIL import Image
 from saved_models import write_model
+from worlds import ROOT
 
 from naturel_jax import evaluate
 from naturel_jax.benchmarks import benchmark, registry
@@ -87,7 +91,7 @@ def test_command_evaluates_each_pair_once_and_writes_reports(folders, tmp_path, 
     assert "<i>longer caption</i>" in page
     latex = (tmp_path / "report.tex").read_text()
     assert latex.count(r"\toprule") == 2 and r"\multicolumn{2}{c}{Winoground (text)}" in latex
-    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
     row = next(r for r in rows if (r["model"], r["metric"]) == ("CLIP", "winoground/text"))
     assert row["published"] == "0.31" and float(row["low"]) <= float(row["value"]) <= float(row["high"])
 
@@ -137,10 +141,31 @@ def test_unreadable_images_are_reported_and_retried(folders, tmp_path):
         (["--models", "a=nowhere"], "nowhere"),
         (["--models", "a=x", "--benchmarks", "winogrand"], "unknown benchmarks.*; expected all, or any of: naturel"),
         (["--models", "a=x", "--benchmarks", "bivlc"], r"bivlc: contains no \*\.parquet"),
-        (["--models", "a=x", "--benchmarks", "naturel"], "--naturel is not set"),
+        (["--models", "a=x", "--benchmarks", "naturel"], "naturel needs --naturel, which is not set"),
         (["--models", "a=x", "--batch_size", "0"], "--batch_size is 0, expected 1 or more"),
     ],
 )
 def test_invalid_arguments_are_rejected(folders, tmp_path, arguments, reason):
     with pytest.raises((UserError, OSError), match=reason):
         evaluate.main([*arguments, "--benchmarks_dir", str(folders), "--out", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_two_evaluations_at_once_with_one_out_are_both_right(folders, tmp_path):
+    run(folders, tmp_path / "alone", f"CLIP={folders}/tiny-clip", f"SigLIP={folders}/tiny-siglip")
+    flags = [f"--benchmarks_dir={folders}", "--benchmarks", "winoground", "vg_relation", "sugarcrepe"]
+    models = [f"CLIP={folders}/tiny-clip", f"SigLIP={folders}/tiny-siglip"]
+    command = [sys.executable, "-m", "naturel_jax.evaluate", *flags, f"--out={tmp_path / 'both'}", "--models"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    processes = [subprocess.Popen([*command, *models], cwd=ROOT, **pipes) for _ in range(2)]
+    for process in processes:
+        output = process.communicate(timeout=600)[0]
+        assert process.returncode == 0, output[-3000:]
+    alone, both = results.load(tmp_path / "alone"), results.load(tmp_path / "both")
+    assert [dataclasses.replace(r, scores={}, blind={}) for r in both] == [
+        dataclasses.replace(r, scores={}, blind={}) for r in alone
+    ]
+    for result, expected in zip(both, alone, strict=True):
+        values, wanted = ({name: s["value"] for name, s in r.scores.items()} for r in (result, expected))
+        assert values == pytest.approx(wanted)
+        assert len(results.load_items(tmp_path / "both", result.model, result.benchmark)) == result.items

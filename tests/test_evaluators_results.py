@@ -4,6 +4,9 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
+import subprocess
+import sys
 
 import benchmark_files as files
 import jax
@@ -11,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tiny_models import tiny
+from worlds import ROOT
 
 from naturel_jax.benchmarks import benchmark, registry, rules
 from naturel_jax.evaluators import results
@@ -54,9 +58,70 @@ def test_save_and_load_round_trip(tmp_path):
     saved = save(tmp_path)
     assert results.load(tmp_path) == [saved]
     assert save(tmp_path) == saved, "saving again replaces the result"
-    assert [path.name for path in (tmp_path / "CLIP").iterdir()] == ["bench"], "no partial files are left"
+    assert sorted(path.name for path in (tmp_path / "CLIP/bench").iterdir()) == [
+        ".lock",
+        "items.parquet",
+        "scores.json",
+    ]
     rows = results.load_items(tmp_path, "CLIP", "bench")
     assert [(row["id"], row["weight"], row["outcome/right"]) for row in rows] == [("0", 3, 1), ("1", 1, 0)]
+
+
+SAVE = """
+import sys
+from pathlib import Path
+import numpy as np
+from naturel_jax.benchmarks import benchmark, rules
+from naturel_jax.evaluators import results
+
+out, name = Path(sys.argv[1]), sys.argv[2]
+items = tuple(benchmark.Item(f"{name}{n}", (), ("a", "b")) for n in range(20))
+bench = benchmark.Benchmark("bench", items, rules.pair, (benchmark.Metric("bench/all", "right"),))
+matrices = [np.array([[1.0, 0.0]])] * len(items)
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(40):
+    results.save(out, "CLIP", bench, name, (items, matrices, []), {})
+"""
+
+
+def test_results_of_two_processes_are_never_mixed_and_never_missing(tmp_path):
+    """Each saves other rows and scores in the same folder, 40 times; all the while someone reads."""
+    save(tmp_path)
+    command = [sys.executable, "-c", SAVE, os.fspath(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, name], cwd=ROOT, **pipes) for name in ("one", "two")]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    seen = set()
+    while any(process.poll() is None for process in processes):
+        (result,) = results.load(tmp_path)
+        seen.add(result.fingerprint)
+    for process in processes:
+        assert process.communicate()[1] == "" and process.returncode == 0
+    (result,) = results.load(tmp_path)
+    rows = results.load_items(tmp_path, "CLIP", "bench")
+    assert result.fingerprint in ("one", "two") and len(rows) == result.items == 20
+    assert {row["id"].rstrip("0123456789") for row in rows} == {result.fingerprint}
+    assert {"one", "two"} & seen
+
+
+def test_rows_of_another_evaluation_are_not_taken_for_the_result(tmp_path):
+    """What a crash between the two files leaves."""
+    save(tmp_path)
+    path = tmp_path / "CLIP/bench/scores.json"
+    assert results.finished(tmp_path, "CLIP", "bench", "fingerprint")
+    path.write_text(path.read_text().replace('"fingerprint": "fingerprint"', '"fingerprint": "another"'))
+    assert results.finished(tmp_path, "CLIP", "bench", "another") is None
+    with pytest.raises(UserError, match=r"items\.parquet: its rows are not those that scores\.json is about"):
+        results.load_items(tmp_path, "CLIP", "bench")
+    save(tmp_path)
+    assert results.finished(tmp_path, "CLIP", "bench", "fingerprint")
+    (tmp_path / "CLIP/bench/items.parquet").write_bytes(b"cut short")
+    assert results.finished(tmp_path, "CLIP", "bench", "fingerprint") is None
 
 
 def test_file_versions(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 from tiny_models import tiny
 
-from naturel_jax import checkpoint
+from naturel_jax import checkpoint, checkpoint_meta
 from naturel_jax.benchmarks import registry
 from naturel_jax.evaluators.evaluator import Evaluator
 from naturel_jax.evaluators.watch import watch
@@ -31,7 +31,7 @@ def params_of(step: int):
 def save(workdir: Path, *steps: int) -> None:
     """Saves checkpoints of a run that was trained on one item of Winoground."""
     model, _, processor = tiny()
-    meta = checkpoint.make_meta({}, model.config, processor, {"winoground": ["0"]})
+    meta = checkpoint_meta.make_meta({}, model.config, processor, {"winoground": ["0"]})
     checkpoints = checkpoint.Checkpoints(workdir, keep=10)
     for step in steps:
         checkpoints.save(step, {"params": params_of(step)}, meta, wait=True)

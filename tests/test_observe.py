@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from naturel_jax import observe
+from naturel_jax import first_batch, observe
 from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
@@ -72,7 +72,7 @@ def make_batch(images: int = 4, side: int = 48) -> Batch:
 @pytest.fixture
 def drawn(tmp_path):
     def pixels(batch: Batch) -> np.ndarray:
-        observe.first_batch(batch, TEXTS, tmp_path / "batch.png")
+        first_batch.write(batch, TEXTS, tmp_path / "batch.png")
         with Image.open(tmp_path / "batch.png") as image:
             assert image.format == "PNG"
             return np.asarray(image.convert("RGB"))
@@ -125,9 +125,9 @@ def test_captions_multiplicities_and_sentinel_are_labelled(monkeypatch, drawn):
 def test_only_the_first_batch_is_drawn_and_all_are_passed_on(tmp_path):
     planner = SimpleNamespace(texts=lambda step: TEXTS)
     pipeline = SimpleNamespace(planner=planner, batches=lambda start, stop: iter([make_batch()] * (stop - start)))
-    assert len(list(observe.batches(pipeline, tmp_path, 3, 5))) == 2
+    assert len(list(first_batch.batches(pipeline, tmp_path, 3, 5))) == 2
     assert not list(tmp_path.iterdir())  # a continued run
-    assert len(list(observe.batches(pipeline, tmp_path, 0, 5))) == 5
+    assert len(list(first_batch.batches(pipeline, tmp_path, 0, 5))) == 5
     assert [path.name for path in tmp_path.iterdir()] == ["first_batch.png"]
 
 

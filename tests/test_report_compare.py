@@ -136,7 +136,8 @@ def test_gallery_is_one_file_with_thumbnails(tmp_path):
     assert sum(p is not None for p in data["thumbnails"]) == 40 and data["thumbnails"][-1] is None
     file, width, height = data["thumbnails"][0]
     assert (width, height) == (400, 300) and (tmp_path / file).is_file()
-    assert max(PIL.Image.open(tmp_path / file).size) == 320
+    with PIL.Image.open(tmp_path / file) as thumbnail:
+        assert max(thumbnail.size) == 320
 
 
 def browser() -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from naturel_jax.report import escape, plots, published, tables
+from naturel_jax.report import plots, published, tables
 from naturel_jax.report.tables import Scores
 
 
@@ -40,20 +40,6 @@ def test_further_benchmarks_get_a_table_each():
     assert [column.metric for column in zeroshot.columns] == ["zeroshot/birds/top1"], "there is no shorter name"
     assert unseen is tables.HELD_OUT
     assert r"\caption{Further benchmarks: mine}" in tables.latex_scores(mine, Scores(rows))
-
-
-@pytest.mark.parametrize(
-    ("text", "escaped"),
-    [
-        ("NegCLIP-AP", "NegCLIP-AP"),
-        ("vg_relation", "vg_relation"),
-        ("_a_ **b** `c`", r"\_a\_ \*\*b\*\* \`c\`"),
-        ("# a\n\n| b", r"\# a \| b"),
-        ("[x](y) <img src=z> &lt;", r"\[x\](y) \<img src=z\> \&lt;"),
-    ],
-)
-def test_markdown_is_escaped(text, escaped):
-    assert escape.markdown(text) == escaped
 
 
 def test_cells_show_the_published_number_and_mark_incomplete_scores():

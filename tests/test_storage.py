@@ -44,7 +44,7 @@ def test_failed_write_keeps_the_old_file_and_leaves_no_others(folder, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left on device: .*/state\.json"):
         storage.write(path, "new")
     assert path.read_text() == "old" and [p.name for p in folder.iterdir()] == ["state.json"]
 
@@ -64,6 +64,29 @@ def test_lines_are_appended_and_a_partial_last_line_is_ignored(folder):
         storage.append(path, json.dumps({"step": n}) + "\n")
     storage.append(path, '{"step": 3')
     assert storage.read_json_lines(path) == [{"step": 0}, {"step": 1}, {"step": 2}]
+
+
+def test_write_that_the_system_cuts_short_is_continued(folder, monkeypatch):
+    path, write = folder / "lines.jsonl", os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[: max(1, len(data) // 2)]))
+    for n in range(3):
+        storage.append(path, json.dumps({"step": n}) + "\n")
+    assert storage.read_json_lines(path) == [{"step": 0}, {"step": 1}, {"step": 2}]
+
+
+def test_failed_append_names_its_file():
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        storage.append(epath.Path("/dev/full"), "line\n")
+
+
+def test_file_that_cannot_be_looked_at_is_not_missing(folder):
+    path = folder / "loop"
+    os.symlink(path, path)  # the system gives up on it
+    assert not path.exists()
+    for look in (storage.read, storage.read_json_lines, storage.names, storage.numbered):
+        with pytest.raises(OSError, match="loop"):
+            look(path)
+    assert storage.read_json_lines(folder / "none") == storage.names(folder / "none") == []
 
 
 def test_errors_name_truncated_files_and_garbage_lines(folder):
@@ -100,7 +123,7 @@ def test_lease_names_a_live_holder_and_replaces_a_dead_one(folder):
             pass
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
     with storage.lease(folder) as held:
         held.check()
     assert not (folder / "lease.json").exists()
@@ -126,6 +149,6 @@ def test_heartbeat_is_renewed_and_a_lost_lease_is_detected(folder):
             time.sleep(0.02)
         other = {"token": "other", "host": "h", "process": 2, "since": 0.0, "heartbeat": time.time()}
         storage.write(folder / "lease.json", json.dumps(other))
-        with pytest.raises(RuntimeError, match="lost its lease, now held by"):
+        with pytest.raises(UserError, match=r"has lost its lease, which process 2 on h since .* holds now"):
             held.check()
     assert json.loads((folder / "lease.json").read_text())["token"] == "other"  # not ours to remove

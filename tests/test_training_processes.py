@@ -4,32 +4,23 @@ uninterrupted run."""
 import random
 import shutil
 import signal
-import socket
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from worlds import Run, data_dir, losses
+from worlds import Run, data_dir, losses, parameters, two_processes
 
 from naturel_jax import checkpoint
 from naturel_jax.data import datasets
-from naturel_jax.weights import runs
 
 LAST = 20  # steps of tiny_config
-
-
-def arrays(workdir: Path) -> dict[str, np.ndarray]:
-    """The parameters of the newest checkpoint, by path."""
-    params = runs.load_run(str(workdir))[1]
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def assert_same_run(workdir: Path, reference: Path) -> None:
     """Compares every step's loss and the final parameters, bit for bit."""
     assert losses(workdir) == losses(reference) and sorted(losses(workdir)) == list(range(1, LAST + 1))
-    expected, actual = arrays(reference), arrays(workdir)
+    expected, actual = parameters(reference), parameters(workdir)
     assert expected.keys() == actual.keys()
     for path in expected:
         np.testing.assert_array_equal(actual[path], expected[path], err_msg=path)
@@ -40,15 +31,6 @@ def wait_for(run: Run, condition) -> None:
     while not condition():
         assert run.process.poll() is None, run.output()[-3000:]
         time.sleep(0.001)
-
-
-def processes(workdir: Path, *flags: str, form: str = "softmax") -> list[Run]:
-    """Starts one run on two processes with four devices each."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    joined = (f"--coordinator={address}", "--processes=2", "--cpu_devices=4", *flags)
-    return [Run(workdir, f"--process={n}", *joined, form=form) for n in range(2)]
 
 
 def continued(reference: Path, workdir: Path, step: int) -> Path:
@@ -109,7 +91,7 @@ def test_killed_and_stopped_run_matches_an_uninterrupted_one(one_device, folder)
     # A step's loss is read while the next step runs, which may already be past its stop check when the signal arrives.
     saved = max(checkpoint.saved_steps(workdir))
     assert seen <= saved <= seen + 2 and max(losses(workdir)) == saved
-    assert "SIGTERM: saving after this step, then exiting" in third.output()
+    assert "SIGTERM: stopping as soon as it is safe; a second signal kills the process" in third.output()
     assert "stopped and saved in" in third.output().splitlines()[-1]
 
     assert f"from step {saved}" in Run(workdir).finish()
@@ -148,7 +130,7 @@ def test_nonfinite_loss_stops_the_run_and_names_its_items(folder):
     message = run.output().split("error: step ")[1]
     step = int(message.split(":")[0])
     assert max(checkpoint.saved_steps(run.workdir)) == step
-    assert all(np.isfinite(x).all() for x in arrays(run.workdir).values())
+    assert all(np.isfinite(x).all() for x in parameters(run.workdir).values())
     ids = datasets.open_source("naturel/tiny", str(data_dir()), "train").items.image_ids
     named = message.split("its 16 items: ")[1].split("\n")[0].split(", ")
     assert len(named) == 16 and {name.rpartition("/")[2] for name in named} <= set(ids)
@@ -161,7 +143,7 @@ def test_eight_devices_match_one(one_device, eight_devices):
 def test_run_of_eight_devices_continues_on_one_device_and_on_two_processes(eight_devices, folder):
     one = Run(continued(eight_devices, folder / "eight-one", 10))
     assert "from step 10" in one.finish()
-    two = processes(continued(eight_devices, folder / "eight-two", 10))
+    two = two_processes(continued(eight_devices, folder / "eight-two", 10))
     for run in two:
         assert "from step 10" in run.finish()
     close(losses(two[0].workdir), losses(eight_devices), 1e-6)
@@ -175,7 +157,7 @@ def test_every_mesh_matches_one_device(form, folder):
     one.finish()
     cut = Run(folder / f"{form}-cut", "--cpu_devices=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", form=form)
     cut.finish()
-    two = processes(folder / f"{form}-two", form=form)
+    two = two_processes(folder / f"{form}-two", form=form)
     for run in two:
         run.finish()
     for workdir in (cut.workdir, two[0].workdir):
@@ -184,30 +166,37 @@ def test_every_mesh_matches_one_device(form, folder):
 
 @pytest.mark.slow
 def test_sigterm_to_one_process_stops_both_at_the_same_step(folder):
-    two = processes(folder / "two-stopped")
+    two = two_processes(folder / "two-stopped")
     workdir = two[0].workdir
     wait_for(two[0], lambda: len(losses(workdir)) >= 3)
     two[1].process.terminate()
     assert [run.wait() for run in two] == [75, 75], two[0].output()[-3000:]
     saved = max(checkpoint.saved_steps(workdir))
     assert saved < LAST and max(losses(workdir)) == saved
-    for run in processes(workdir):
+    for run in two_processes(workdir):
         assert f"from step {saved}" in run.finish()
     assert sorted(losses(workdir)) == list(range(1, LAST + 1))
 
 
 @pytest.mark.slow
+def test_process_that_fails_alone_exits_soon_and_ends_the_other(folder):
+    began, two = time.monotonic(), two_processes(folder / "alone", second="--config.data.mixture.main.dataset=absent")
+    assert two[1].wait() == 2, two[1].output()[-3000:]
+    assert "dataset 'absent' is not prepared" in two[1].output() and two[0].wait() != 0
+    assert time.monotonic() - began < 200  # JAX alone would wait 300 s
+
+
+@pytest.mark.slow
 def test_checkpoint_unreadable_by_one_process_is_set_aside_by_both(folder):
     cut = "--config.mesh.fsdp=8"  # so that every process reads the shards that it wrote
-    for run in processes(folder / "two-damaged", cut):
+    for run in two_processes(folder / "two-damaged", cut):
         run.finish()
     workdir = folder / "two-damaged"
     (workdir / "scores.json").unlink()
     before = losses(workdir)
     for path in (workdir / "checkpoints" / str(LAST)).glob("params/ocdbt.process_1/d/*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    first, second = [run.finish() for run in processes(workdir, cut)]
-    assert "another process cannot read it" in first and "another process cannot read it" not in second
+    first, second = [run.finish() for run in two_processes(workdir, cut)]
     for output in (first, second):
         assert f"checkpoints/{LAST} cannot be read and is kept as {LAST}.broken" in output
         assert f"from step {LAST - 5}" in output

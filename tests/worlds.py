@@ -5,14 +5,18 @@ import dataclasses
 import functools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import jax
+import numpy as np
 from etils import epath
 
 from naturel_jax.storage import read_json_lines
+from naturel_jax.weights import runs
 from tfds_naturel.naturel import Naturel, scenes
 from tfds_naturel.scenes.scene import CONFIGS
 
@@ -31,17 +35,22 @@ def data_dir() -> Path:
 
 
 class Run:
-    """A process of ``naturel_jax.main`` in ``workdir``; its output goes to ``<workdir>.<number>.log``."""
+    """A process of ``naturel_jax.main`` in ``workdir``; its output goes to ``<workdir>.<number>.log``.
 
-    def __init__(self, workdir: Path, *flags: str, form: str = "softmax"):
+    Trains ``tests/tiny_config.py:<form>`` on the tiny dataset, or what the config file ``config`` says.
+    """
+
+    def __init__(self, workdir: Path, *flags: str, form: str = "softmax", config: str = ""):
         log = next(path for n in range(100) if not (path := workdir.with_suffix(f".{n}.log")).exists())
         self._log, self.workdir = log, workdir
-        command = [sys.executable, "-m", "naturel_jax.main", f"--config={ROOT}/tests/tiny_config.py:{form}"]
-        command += [f"--config.data.dir={data_dir()}", f"--workdir={workdir}", *flags]
+        tiny = (f"--config={ROOT}/tests/tiny_config.py:{form}", f"--config.data.dir={data_dir()}")
+        chosen = (f"--config={ROOT}/tests/{config}",) if config else tiny
+        command = [sys.executable, "-m", "naturel_jax.main", *chosen, f"--workdir={workdir}", *flags]
         # Runs of the same program are compiled once.
         cache = {"JAX_COMPILATION_CACHE_DIR": f"{data_dir()}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+        paths = {"PYTHONPATH": f"{ROOT}/tests"}  # config files share code
         with open(log, "w") as file:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | cache, stdout=file, stderr=file)
+            self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | cache | paths, stdout=file, stderr=file)
 
     def output(self) -> str:
         """The output so far."""
@@ -55,6 +64,24 @@ class Run:
         """Waits for the process, checks that it succeeded, and returns its output."""
         assert self.wait() == 0, self.output()[-3000:]
         return self.output()
+
+
+def two_processes(
+    workdir: Path, *flags: str, second: str = "", devices: int = 4, form: str = "softmax", config: str = ""
+) -> list[Run]:
+    """Starts one run on two processes with ``devices`` devices each. ``second``: a flag for the second process only."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    joined = (f"--coordinator={address}", "--processes=2", f"--cpu_devices={devices}", *flags)
+    own = (["--process=0"], ["--process=1", *filter(None, [second])])
+    return [Run(workdir, *joined, *alone, form=form, config=config) for alone in own]
+
+
+def parameters(workdir: Path) -> dict[str, np.ndarray]:
+    """The parameters of the newest checkpoint, by path."""
+    params = runs.load_run(str(workdir))[1]
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def losses(workdir: Path) -> dict[int, float]:

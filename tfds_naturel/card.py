@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
+from tfds_naturel import escape
 from tfds_naturel.schema import PAIRS, Triplet
 
 if TYPE_CHECKING:
@@ -94,6 +95,6 @@ def _rows(counts: Mapping[Any, Mapping[str, int]], splits: Sequence[str]) -> Ite
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for row in rows:
-        cells = (f"{cell:,}" if isinstance(cell, int) else str(cell).replace("|", "\\|") for cell in row)
+        cells = (f"{cell:,}" if isinstance(cell, int) else escape.markdown(str(cell)) for cell in row)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

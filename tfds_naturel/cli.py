@@ -4,15 +4,19 @@ Exit codes: 0 done; 2 user error, explained in one line; 75 (``EX_TEMPFAIL``) st
 again to continue; 130 interrupted; anything else is a bug and comes with a traceback.
 """
 
+import atexit
 import logging
 import os
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from tfds_naturel.errors import Stopped, UserError
 
-DONE, USER_ERROR, STOPPED, INTERRUPTED = 0, 2, 75, 130
+DONE, BUG, USER_ERROR, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
+_LEAVE_S = 10
 
 
 def set_up_logging() -> None:
@@ -34,12 +38,35 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
     except (UserError, OSError) as error:  # an OSError names the file and the cause
         print(f"{command()}: error: {error}", file=sys.stderr)
         code = USER_ERROR
+    except ImportError as error:
+        if "gcsfs" not in str(error):  # what fsspec raises where a gs:// path is first used
+            raise
+        print(f"{command()}: error: {error}: run `pip install 'naturel_jax[gcs]'`", file=sys.stderr)
+        code = USER_ERROR
     except Stopped as stopped:
         print(f"{command()}: {stopped}", file=sys.stderr)
         code = STOPPED
     except KeyboardInterrupt:
         code = INTERRUPTED
-    sys.exit(code)
+    except Exception:
+        traceback.print_exc()
+        code = BUG
+    if code in (DONE, STOPPED):
+        sys.exit(code)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without waiting for threads of libraries, as ``sys.exit`` would: if a save fails, those of Orbax
+    wait 20 minutes for steps of the save that never come. Their exit functions get ``_LEAVE_S``: that of JAX waits five
+    minutes for the other processes of a job, which may not have failed."""
+    timer = threading.Timer(_LEAVE_S, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def command() -> str:

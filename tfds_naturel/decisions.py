@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import reading_csv
 from tfds_naturel.schema import Triplet
 
 COLUMNS = ("triplet", "text", "decision")
@@ -20,7 +21,7 @@ def verdicts(path: Path) -> dict[Key, bool]:
 
     A caption is rejected if any of its rows rejects it. Raises UserError with the row and what was expected.
     """
-    with path.open(encoding="utf-8-sig", newline="") as f:
+    with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as f:
         reader = csv.DictReader(f)
         if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
             raise UserError(f"{path}:1: columns {reader.fieldnames}; missing {missing}")

@@ -1,9 +1,12 @@
-"""HTTP downloads over unreliable networks: retried, resumed, and never a partial file under its final name."""
+"""HTTP downloads over unreliable networks and from servers that are not trusted: retried, resumed, limited in size,
+ended when the server falls silent, and never a partial file under its final name.
+"""
 
 import asyncio
 import dataclasses
 import random
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +18,7 @@ from tfds_naturel.files import md5_of
 
 T = TypeVar("T")
 
-LIMIT = 256 << 20  # largest body in bytes that is held in memory
+SLOWEST = 1000  # bytes per second; a server that sends less is as good as silent
 
 _MISSING = frozenset({403, 404, 410})  # S3 answers 403 for a missing key when listing is not allowed
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -40,7 +43,9 @@ class Transient(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Number of attempts, and waits in seconds. An attempt that receives no data for ``stall`` seconds fails."""
+    """Number of attempts, and waits in seconds. An attempt fails if connecting takes ``stall`` seconds, or if it
+    receives nothing, or less than ``SLOWEST``, for as long.
+    """
 
     attempts: int = 6
     first_wait: float = 0.5
@@ -49,9 +54,11 @@ class Policy:
 
 
 def session(policy: Policy, connections: int) -> aiohttp.ClientSession:
-    """A client with at most ``connections`` open connections."""
+    """A client with at most ``connections`` open connections. Bodies are never unpacked, so none can grow."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=policy.stall, sock_read=policy.stall)
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections), timeout=timeout)
+    connector = aiohttp.TCPConnector(limit=connections)
+    plain = {"Accept-Encoding": "identity"}
+    return aiohttp.ClientSession(connector=connector, timeout=timeout, headers=plain, auto_decompress=False)
 
 
 async def retried(attempt: Callable[[], Awaitable[T]], policy: Policy) -> T:
@@ -85,16 +92,32 @@ def check_status(response: aiohttp.ClientResponse) -> None:
     response.raise_for_status()
 
 
-async def get_bytes(client: aiohttp.ClientSession, url: str, limit: int = LIMIT) -> bytes:
+async def get_bytes(client: aiohttp.ClientSession, url: str, limit: int) -> bytes:
     """The body at ``url``. Raises TooLarge beyond ``limit`` bytes, MissingKey, Transient, aiohttp.ClientError."""
     async with client.get(url) as response:
         check_status(response)
+        if (response.content_length or 0) > limit:
+            raise TooLarge(f"{url}: {response.content_length:,} bytes, more than {limit:,}")
         body = bytearray()
-        async for chunk in response.content.iter_chunked(_CHUNK):
+        async for chunk in _chunks(client, response):
             body += chunk
             if len(body) > limit:
                 raise TooLarge(f"{url}: more than {limit:,} bytes")
         return bytes(body)
+
+
+async def _chunks(client: aiohttp.ClientSession, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The body, as it arrives. Raises Transient if it is slower than ``SLOWEST``, TimeoutError if it stops."""
+    window = client.timeout.sock_read or 0.0
+    start, received = time.monotonic(), 0
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        yield chunk
+        received += len(chunk)
+        elapsed = time.monotonic() - start
+        if elapsed >= window:
+            if received < SLOWEST * elapsed:
+                raise Transient(f"{response.url}: {received:,} bytes in {elapsed:.0f} s; expected {SLOWEST:,} a second")
+            start, received = time.monotonic(), 0
 
 
 async def size_of(client: aiohttp.ClientSession, url: str) -> int | None:
@@ -109,7 +132,8 @@ async def size_of(client: aiohttp.ClientSession, url: str) -> int | None:
 async def get_file(client: aiohttp.ClientSession, url: str, path: Path, *, size: int, md5: str, policy: Policy) -> None:
     """Downloads a file of known ``size`` in bytes and MD5 to ``path``, resuming where an earlier attempt stopped.
 
-    Raises UserError if the server sends a different file (it is discarded), otherwise as ``retried`` does.
+    Raises UserError if the server sends a different file (it is discarded), or one of another size (a sign-in page);
+    otherwise as ``retried`` does.
     """
     part = path.with_name(path.name + ".part")
     with tqdm.tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as progress:
@@ -129,9 +153,12 @@ async def _append(client: aiohttp.ClientSession, url: str, part: Path, size: int
         check_status(response)
         if response.status != 206:
             received = 0
+        if response.content_length not in (None, size - received):
+            total = received + (response.content_length or 0)
+            raise UserError(f"{url}: {total:,} bytes; expected {size:,} for {part.stem}; check the URL and the network")
         progress.update(received - progress.n)
         with part.open("ab" if received else "wb") as f:
-            async for chunk in response.content.iter_chunked(_CHUNK):
+            async for chunk in _chunks(client, response):
                 f.write(chunk[: size + 1 - f.tell()])  # one extra byte fails the MD5 check and stops an endless body
                 progress.update(len(chunk))
                 if f.tell() > size:

@@ -5,8 +5,12 @@ class UserError(ValueError):
     """A mistake in the user's input: a flag, a config field, a file, a name.
 
     The message is one line with the file, key or field, what was found, what was expected, and the fix. Commands print
-    it without a traceback and exit with ``cli.USER_ERROR``.
+    it without a traceback and exit with ``cli.USER_ERROR``. Line breaks and control characters are shown as
+    escapes.
     """
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
 
 
 class Stopped(Exception):

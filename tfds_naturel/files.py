@@ -1,6 +1,9 @@
 """Checks on the user's local files."""
 
+import contextlib
+import csv
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from tfds_naturel.errors import UserError
@@ -10,6 +13,17 @@ def md5_of(path: Path) -> str:
     """MD5 of a file's bytes, in hex."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "md5").hexdigest()
+
+
+@contextlib.contextmanager
+def reading_csv(path: object) -> Iterator[None]:
+    """Makes what the csv module and the decoder raise a UserError that names ``path``."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"{path}: not a readable table ({error})") from error
 
 
 def inside(folder: Path, relative: str) -> Path:

@@ -185,11 +185,16 @@ def hard_images(path: epath.PathLike, image_ids: Sequence[str]) -> list[tuple[in
     """
     numbers = {image_id: n for n, image_id in enumerate(image_ids)}
     hard: list[dict[int, None]] = [{} for _ in image_ids]
-    with epath.Path(path).open("rb") as f:
-        table = pq.read_table(f, schema=_SCHEMA)
+    try:
+        with epath.Path(path).open("rb") as f:
+            table = pq.read_table(f, schema=_SCHEMA)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable file of hard images ({error}); mine again") from error
     for image_id, negatives in zip(table["image_id"].to_pylist(), table["negatives"].to_pylist(), strict=True):
-        unknown = [name for name in (image_id, *negatives) if name not in numbers]
+        unknown = [name for name in (image_id, *(negatives or ())) if name not in numbers]
         if unknown:
             raise UserError(f"{path}: image {unknown[0]!r} is not in this dataset; mine this split again")
-        hard[numbers[image_id]] |= dict.fromkeys(numbers[name] for name in negatives)
+        hard[numbers[image_id]] |= dict.fromkeys(numbers[name] for name in negatives or ())
     return [tuple(negatives) for negatives in hard]

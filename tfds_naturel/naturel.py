@@ -165,10 +165,18 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         "Winoground into MANUAL_DIR/coco and MANUAL_DIR/winoground, with their published layout"
     )
 
-    def __init__(self, *, file_format: str = "array_record", use_beam: bool = False, **options: Any):
-        """``use_beam``: build the examples in an Apache Beam pipeline (``DownloadConfig(beam_options=...)``)."""
+    def __init__(
+        self,
+        *,
+        file_format: str = "array_record",
+        use_beam: bool = False,
+        check: Callable[[], None] = lambda: None,
+        **options: Any,
+    ):
+        """``use_beam``: build the examples in an Apache Beam pipeline (``DownloadConfig(beam_options=...)``). Otherwise
+        ``check`` is called before each example; if it raises, the build ends and its files are removed."""
         super().__init__(file_format=file_format, **options)
-        self._use_beam = use_beam
+        self._use_beam, self._check = use_beam, check
         self._scratch: Path | None = None
 
     @property
@@ -200,7 +208,12 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         if self._use_beam:
             beam = extras.library("apache_beam", "build")
             return beam.Create(shards.names) | beam.FlatMap(shards.examples)
-        return (pair for name in shards.names for pair in shards.examples(name))
+        return self._checked(pair for name in shards.names for pair in shards.examples(name))
+
+    def _checked(self, examples: Examples) -> Examples:
+        for example in examples:
+            self._check()
+            yield example
 
     def _post_download_and_prepare_hook(self) -> None:
         if self._scratch:

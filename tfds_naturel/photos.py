@@ -75,7 +75,9 @@ def to_jpeg(data: bytes, short_side: int, quality: int) -> bytes:
         if image.width * image.height > MAX_PIXELS:
             raise BadPhoto("too_large", f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
         rgb = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except BadPhoto:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything
         raise BadPhoto("broken", f"{len(data):,} bytes: {error}") from error
     return _encode(rgb, _fit(image.width, image.height, short_side), quality)
 

@@ -10,7 +10,7 @@ https://github.com/mertyg/vision-language-models-are-bows, https://github.com/RA
 import argparse
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -37,13 +37,18 @@ World: `{config}`, image seed {seed}, {items} items per file.
 """
 
 
-def write(out_dir: epath.PathLike, config: ScenesConfig, seed: int, items: int) -> None:
-    """Writes the twins with ``items`` items per file. The same arguments give the same bytes.
+def write(
+    out_dir: epath.PathLike, config: ScenesConfig, seed: int, items: int, check: Callable[[], None] = lambda: None
+) -> None:
+    """Writes the twins with ``items`` items per file; README.md is written last. The same arguments give the same
+    bytes, also over files left by an interrupted call.
 
-    Raises UserError for a world without suitable compositions.
+    ``check`` is called before each item, and may raise. Raises UserError for a world without suitable compositions.
     """
     out_dir = epath.Path(out_dir)
-    _write_winoground(out_dir / "winoground", make_items(config, "winoground", WINOGROUND, seed, items))
+    _write_winoground(
+        out_dir / "winoground", _checked(make_items(config, "winoground", WINOGROUND, seed, items), check)
+    )
     aro = out_dir / "aro"
     (aro / "images").mkdir(parents=True, exist_ok=True)
     for name, kind, record in (
@@ -51,13 +56,13 @@ def write(out_dir: epath.PathLike, config: ScenesConfig, seed: int, items: int) 
         ("visual_genome_attribution", VG_ATTRIBUTION, _attribution_record),
     ):
         records = []
-        for i, item in enumerate(make_items(config, name, (kind,), seed, items)):
+        for i, item in enumerate(_checked(make_items(config, name, (kind,), seed, items), check)):
             image_id = f"{1 + i + items * (kind is VG_ATTRIBUTION)}"
             (aro / "images" / f"{image_id}.jpg").write_bytes(encode_jpeg(item.scenes[0].image))
             records.append(_aro_record(image_id, item) | record(image_id, item))
         _write_json(aro / f"{name}.json", records)
     _write_json(aro / "vgr_excluded_relations.json", [])  # none of the relations is symmetric
-    _write_sugarcrepe(out_dir, config, seed, items)
+    _write_sugarcrepe(out_dir, config, seed, items, check)
     (out_dir / "README.md").write_text(_README.format(config=config.name, seed=seed, items=items), encoding="utf-8")
 
 
@@ -129,13 +134,21 @@ def _attribution_record(image_id: str, item: Item) -> dict[str, Any]:
     }
 
 
-def _write_sugarcrepe(out_dir: epath.Path, config: ScenesConfig, seed: int, items: int) -> None:
+def _checked(items: Iterator[Item], check: Callable[[], None]) -> Iterator[Item]:
+    for item in items:
+        check()
+        yield item
+
+
+def _write_sugarcrepe(
+    out_dir: epath.Path, config: ScenesConfig, seed: int, items: int, check: Callable[[], None]
+) -> None:
     images, folder = out_dir / "coco" / "val2017", out_dir / "sugarcrepe"
     images.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     for number, (name, kind) in enumerate(SUGARCREPE.items()):
         records = {}
-        for i, item in enumerate(make_items(config, name, (kind,), seed, items)):
+        for i, item in enumerate(_checked(make_items(config, name, (kind,), seed, items), check)):
             filename = f"{1 + number * items + i:012d}.jpg"
             (images / filename).write_bytes(encode_jpeg(item.scenes[0].image))
             true, false = (f"{text[0].upper()}{text[1:]}." for text in (s.text for s in item.statements))

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from naturel_jax.benchmarks.benchmark import Item
-from naturel_jax.benchmarks.files import NUMBER, Fields, Folder, Record, load_json, numbered, read_items
+from naturel_jax.benchmarks.files import NUMBER, BenchmarkError, Fields, Folder, Record, load_json, numbered, read_items
+from tfds_naturel.photos import MAX_PIXELS
 
 LICENCE = "annotations MIT; Visual Genome images CC BY 4.0"
 WHERE = "https://github.com/mertyg/vision-language-models-are-bows (see its Google Drive links)"
@@ -26,6 +27,8 @@ def read(
 
     def item(key: str, row: Record) -> Item:
         x, y, w, h = (row[f"bbox_{side}"] for side in "xywh")
+        if not (abs(x) < MAX_PIXELS and abs(y) < MAX_PIXELS and 0 <= w * h < MAX_PIXELS):  # not NaN either
+            raise BenchmarkError(f"box of x {x}, y {y}, width {w}, height {h} is not one of an image")
         image = images.image(row["image_path"], (int(x), int(y), int(x + w), int(y + h)))
         return Item(key, (image,), (row["true_caption"], row["false_caption"]), tags(row))
 

@@ -5,20 +5,25 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import huggingface_hub
 from tqdm.asyncio import tqdm
 
+from naturel_jax import hub
 from naturel_jax.benchmarks.benchmark import HubFiles, Source
+from naturel_jax.benchmarks.files import MAX_IMAGE_BYTES
 from naturel_jax.data.processor import open_image
 from tfds_naturel.download import MissingKey, Policy, Transient, get_bytes, retried, session
 from tfds_naturel.errors import UserError
 
 CONNECTIONS = 16
+MAX_FAILURES = 50  # files in a row, after which the others are not tried
+MAX_TEXT_BYTES = 256 << 20  # of a file that is not an image; the largest official one has 60 MB
+
+_POLICY = Policy()
 
 Extract = Callable[[bytes], bytes]  # downloaded bytes -> content of the file; raises ValueError
 
 
-def download(name: str, source: Source, root: Path) -> list[str]:
+def download(name: str, source: Source, root: Path, policy: Policy = _POLICY) -> list[str]:
     """Downloads the files of ``name`` that may be downloaded and are missing in ``root``; returns what failed.
 
     A file appears under its final name only once it is complete and valid (JSON, or an image that decodes). Raises
@@ -29,25 +34,21 @@ def download(name: str, source: Source, root: Path) -> list[str]:
     print(f"{name} from {source.where}, licence: {source.licence}", flush=True)
     if source.hub:
         _from_hub(source.hub, root)
-    policy = Policy()
     extract = dict.fromkeys(source.files, _json) | dict(source.extract)
-    problems = asyncio.run(_fetch_all(source.files, root, extract, policy))
+    problems = asyncio.run(_fetch_all(source.files, root, extract, MAX_TEXT_BYTES, policy))
     if source.images and not problems:
         images = source.images(root)
-        problems = asyncio.run(_fetch_all(images, root, dict.fromkeys(images, _image), policy))
+        checks = dict.fromkeys(images, _image)
+        problems = asyncio.run(_fetch_all(images, root, checks, MAX_IMAGE_BYTES, policy))
     return problems
 
 
-def _from_hub(hub: HubFiles, root: Path) -> None:
+def _from_hub(files: HubFiles, root: Path) -> None:
     """Links the files where the reader looks: Parquet and JSON files side by side, others under their own paths."""
-    try:
-        path = huggingface_hub.snapshot_download(hub.dataset, repo_type="dataset", allow_patterns=[hub.pattern])
-    except huggingface_hub.errors.HfHubHTTPError as error:
-        raise UserError(f"dataset {hub.dataset} on the hub: {error}") from error
-    snapshot = Path(path)
+    snapshot = hub.snapshot(files.dataset, [files.pattern], dataset=True)
     for file in sorted(path for path in snapshot.rglob("*") if path.is_file()):
         flat = file.suffix in (".parquet", ".json")
-        target = root / hub.folder / (file.name if flat else file.relative_to(snapshot))
+        target = root / files.folder / (file.name if flat else file.relative_to(snapshot))
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             target.symlink_to(file.resolve())
@@ -57,10 +58,13 @@ def _json(data: bytes) -> bytes:
     """``data``. Raises ValueError unless it is JSON or one JSON value per line."""
     text = data.decode()
     try:
-        json.loads(text)
-    except ValueError:
-        for line in text.splitlines():
-            json.loads(line)
+        try:
+            json.loads(text)
+        except ValueError:
+            for line in text.splitlines():
+                json.loads(line)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deeply") from error
     return data
 
 
@@ -70,20 +74,31 @@ def _image(data: bytes) -> bytes:
     return data
 
 
-async def _fetch_all(files: Mapping[str, str], root: Path, extract: Mapping[str, Extract], policy: Policy) -> list[str]:
-    """Downloads those of ``files`` (path -> URL) that are missing; returns what failed."""
+async def _fetch_all(
+    files: Mapping[str, str], root: Path, extract: Mapping[str, Extract], limit: int, policy: Policy
+) -> list[str]:
+    """Downloads those of ``files`` (path -> URL) that are missing, each of at most ``limit`` bytes; returns what
+    failed. After ``MAX_FAILURES`` failures in a row it stops: the server is down, or it is another one.
+    """
     missing = {path: url for path, url in files.items() if not (root / path).exists()}
     problems: list[str] = []
+    failures = 0
     async with session(policy, CONNECTIONS) as client:
         slots = asyncio.Semaphore(CONNECTIONS)
 
         async def fetch(path: str, url: str) -> None:
+            nonlocal failures
             async with slots:
+                if failures >= MAX_FAILURES:
+                    problems.append(f"{url}: not tried, since {failures} files in a row failed")
+                    return
                 try:
-                    data = extract[path](await retried(lambda: get_bytes(client, url), policy))
+                    data = extract[path](await retried(lambda: get_bytes(client, url, limit), policy))
                 except (MissingKey, Transient, OSError, ValueError) as error:
+                    failures += 1
                     problems.append(f"{url}: {error}")
                     return
+            failures = 0
             target = root / path
             target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_name(target.name + ".part")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from naturel_jax.benchmarks import aro, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Metric, Source, by_value
-from naturel_jax.benchmarks.files import Record, load_json
+from naturel_jax.benchmarks.files import BenchmarkError, Record, load_json
 
 EXCLUDED = "aro/vgr_excluded_relations.json"
 _NOTEBOOK = (
@@ -23,7 +23,9 @@ def read(folder: Path) -> Benchmark:
     of names. Without that list they cover all relations, which is reported in ``problems``.
     """
     path = folder / EXCLUDED
-    excluded = set(load_json(path, list)) if path.exists() else set()
+    excluded = load_json(path, list) if path.exists() else []
+    if not all(isinstance(name, str) for name in excluded):
+        raise BenchmarkError(f"{path}: expected a list of names")
 
     def tags(row: Record) -> dict[str, str]:
         name = row["relation_name"]

@@ -59,10 +59,12 @@ def best_threshold(s: np.ndarray, label: np.ndarray) -> float:
     """The midpoint between neighbouring values of ``s`` that splits true from false with the fewest errors; the lowest
     if there are several.
     """
+    if not len(s):
+        return 0.0
     values = np.unique(s)
     between = np.concatenate([[-np.inf], (values[1:] + values[:-1]) / 2, [np.inf]])
     right = [np.mean((s > threshold) == label) for threshold in between]
-    return float(between[int(np.argmax(right))]) if len(s) else 0.0
+    return float(between[int(np.argmax(right))])
 
 
 def _path(folder: Path, split: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, Source, positions
-from naturel_jax.benchmarks.files import BenchmarkError, not_found
+from naturel_jax.benchmarks.files import BenchmarkError, check_inside, not_found
 from naturel_jax.data import prepared
 
 SOURCE = Source("the dataset's own", "any dataset", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
@@ -51,8 +51,11 @@ def _templates(dataset: Path) -> tuple[str, ...]:
     path = dataset / "templates.txt"
     if not path.exists():
         return TEMPLATES
-    templates = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
-    if not templates or any("{}" not in line or set("{}") & set(line.replace("{}", "")) for line in templates):
+    try:
+        templates = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        raise BenchmarkError(f"{path}: not UTF-8 ({error.reason})") from error
+    if not templates or any(line.count("{}") != 1 or set("{}") & set(line.replace("{}", "")) for line in templates):
         raise BenchmarkError(f"{path}: expected one prompt per line, each with {{}} for the class's name")
     return templates
 
@@ -61,8 +64,10 @@ def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
     classes = sorted(path for path in dataset.iterdir() if path.is_dir())
     if not classes:
         raise BenchmarkError(f"{dataset}: contains no folders; expected one per class")
+    if odd := next((path.name for path in classes if not path.name.isprintable()), None):
+        raise BenchmarkError(f"{dataset}: a class is named {odd!a:.80}, which is not valid UTF-8; rename the folder")
     images = (
-        (Image(str(path), path.read_bytes), label)
+        (Image(str(path), check_inside(path, dataset).read_bytes), label)
         for label, folder in enumerate(classes)
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in SUFFIXES

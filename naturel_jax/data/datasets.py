@@ -1,16 +1,17 @@
 """Opens the training data of a run. A data source is an entry in ``SOURCES`` and a file that reads it."""
 
+import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from etils import epath
-from jax.experimental import multihost_utils
 
+from naturel_jax import preemption, storage
 from naturel_jax.config import Data, Fields
 from naturel_jax.data import index, index_writer, prepared
 from naturel_jax.data.items import Source
@@ -27,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 _TFDS = "tfds"  # the default prefix
 _TWIN_SEED, _TWIN_ITEMS = 0, 400
 _USUAL = Fields()
+_INCOMPLETE = "incomplete."  # TFDS's prefix of folders that are being written
+_POLL_S = 2.0
 
 Opener = Callable[[str, str, str], Source | Table]  # (name without its prefix, config.data.dir, split) -> source
 
@@ -59,7 +62,7 @@ def open_source(
             raise UserError(f"config.data.mixture: dataset {dataset!r} has captions in groups; leave `fields` empty")
         return opened
     path = index_writer.folder_of(opened, fields, data_dir)
-    _on_first_process(lambda: index_writer.build(opened, fields, path))
+    preemption.on_first_process(lambda: index_writer.build(opened, fields, path))
     index_writer.build(opened, fields, path)  # on a disk that the first process does not share
     return index.open_source(opened, fields, path, max_bad)
 
@@ -112,13 +115,13 @@ def trained_on(data: Data) -> dict[str, list[str]]:
 def directory(data_dir: str, dataset: str) -> epath.Path:
     """The folder of the TFDS dataset ``<name>/<config>`` under ``data_dir``: its highest version.
 
-    Missing scenes worlds are drawn first, by the first process. Raises UserError for any other missing
-    dataset.
+    Missing scenes worlds are drawn first, by the first process, which may raise Stopped. Raises UserError for any other
+    missing dataset.
     """
     root = epath.Path(data_dir) / dataset
     name, _, config = dataset.partition("/")
     if name == "naturel" and config in WORLDS:
-        _on_first_process(lambda: _draw_world(data_dir, config))
+        preemption.on_first_process(lambda: _draw_world(data_dir, config))
     versions = {
         tuple(map(int, path.parent.name.split("."))): path.parent
         for path in root.glob("*/dataset_info.json")
@@ -133,31 +136,51 @@ def directory(data_dir: str, dataset: str) -> epath.Path:
 
 
 def twins_directory(data_dir: str, config: str) -> Path:
-    """The folder with the benchmark twins of the scenes world ``config``, written if it is missing."""
+    """The folder with the benchmark twins of the scenes world ``config``, written first if it is missing, which may
+    raise Stopped."""
     out = Path(data_dir) / "twins" / config
     finished = out / "README.md"  # written last
 
     def write() -> None:
-        if not finished.exists():
-            _LOG.info("writing the benchmark twins of %s to %s", config, out)
-            twins.write(out, WORLDS[config], _TWIN_SEED, _TWIN_ITEMS)
+        with _only_writer(out, finished) as missing:
+            if missing:
+                _LOG.info("writing the benchmark twins of %s to %s", config, out)
+                twins.write(out, WORLDS[config], _TWIN_SEED, _TWIN_ITEMS, preemption.check)
 
-    _on_first_process(write)
+    preemption.on_first_process(write)
     return out
 
 
 def _draw_world(data_dir: str, config: str) -> None:
     from tfds_naturel.naturel import Naturel  # imports TFDS, which is slow
 
-    builder = Naturel(config=config, data_dir=os.fspath(data_dir))
-    if not (epath.Path(builder.data_dir) / "dataset_info.json").exists():
-        _LOG.info("drawing naturel/%s into %s", config, builder.data_dir)
-        builder.download_and_prepare()
+    builder = Naturel(config=config, data_dir=os.fspath(data_dir), check=preemption.check)
+    folder = epath.Path(builder.data_dir)
+    with _only_writer(folder.parent, folder / "dataset_info.json") as missing:
+        if missing:
+            for leftover in folder.parent.glob(f"{_INCOMPLETE}*_{folder.name}"):  # of a process that was killed
+                leftover.rmtree()
+            _LOG.info("drawing naturel/%s into %s", config, folder)
+            builder.download_and_prepare()
 
 
-def _on_first_process(work: Callable[[], None]) -> None:
-    """Runs ``work`` on the first process while the others wait: they share ``config.data.dir``, or have it already."""
-    if jax.process_index() == 0:
-        work()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("datasets")
+@contextlib.contextmanager
+def _only_writer(folder: epath.Path, finished: epath.Path) -> Iterator[bool]:
+    """Yields whether the file ``finished``, which is written last, is missing. If so, this process has a lease on
+    ``folder``, after waiting for any other process that is writing there."""
+    waiting = False
+    while not finished.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(storage.lease(folder))
+            except UserError as error:
+                if not waiting:
+                    _LOG.info("waiting: %s", str(error).partition(";")[0])
+                waiting = True
+                preemption.check()
+                time.sleep(_POLL_S)
+                continue
+            yield not finished.exists()
+            return
+    yield False

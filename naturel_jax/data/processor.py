@@ -25,6 +25,7 @@ from tfds_naturel.photos import MAX_PIXELS
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # without those that call other programs
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -50,6 +51,17 @@ CENTRES: dict[str, Callable[[int], int]] = {
     "floor": lambda margin: margin // 2,
     "round": lambda margin: round(margin / 2),
 }
+
+
+_LARGEST = 1 << 14  # tokens of a text, or pixels of a side
+_FARTHEST = 1e4  # of a mean from 0, or of 1 / std
+
+
+def _is_channels(values: object, smallest: float) -> bool:
+    """Whether ``values`` are three numbers from ``smallest`` to ``_FARTHEST``."""
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        return False
+    return all(isinstance(value, int | float) and smallest <= value <= _FARTHEST for value in values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +93,17 @@ class Processor:
             "centre": CENTRES,
         }
         for field, values in choices.items():
-            if getattr(self, field) not in values:
-                raise UserError(f"processor.{field} is {getattr(self, field)!r}: expected one of {', '.join(values)}")
-        object.__setattr__(self, "mean", tuple(self.mean))  # JSON has lists
-        object.__setattr__(self, "std", tuple(self.std))
+            if (value := getattr(self, field)) not in list(values):
+                raise UserError(f"processor.{field} is {value!r:.80}: expected one of {', '.join(values)}")
+        for field in ("context", "size"):
+            if type(value := getattr(self, field)) is not int or not 0 < value <= _LARGEST:
+                raise UserError(f"processor.{field} is {value!r:.80}: expected a whole number from 1 to {_LARGEST}")
+        for field, smallest in (("mean", -_FARTHEST), ("std", 1 / _FARTHEST)):
+            if not _is_channels(value := getattr(self, field), smallest):
+                raise UserError(f"processor.{field} is {value!r:.80}: expected three numbers from {smallest:g}")
+            object.__setattr__(self, field, tuple(value))  # JSON has lists
+        if not isinstance(self.tokenizer, str):
+            raise UserError(f"processor.tokenizer is a {type(self.tokenizer).__name__}: expected a string")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serializable form; ``Processor(**d)`` reads it back."""
@@ -97,6 +116,12 @@ class Processor:
 
     @functools.cached_property
     def _encode(self) -> Callable[[list[str]], Iterable[Sequence[int]]]:
+        try:
+            return self._read_tokenizer()
+        except Exception as error:  # the libraries raise nothing narrower
+            raise UserError(f"processor.tokenizer: not a tokenizer ({error})") from error
+
+    def _read_tokenizer(self) -> Callable[[list[str]], Iterable[Sequence[int]]]:
         if model := self.sentencepiece:
             pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
             end, length = pieces.eos_id(), self.context
@@ -137,11 +162,13 @@ class Processor:
 def open_image(data: bytes) -> Image.Image:
     """An RGB image from encoded bytes, its size checked before its pixels are decoded. Raises UserError."""
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise UserError(f"image of {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")
         return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything
         raise UserError(f"not a readable image ({len(data)} bytes): {error}") from error
 
 

@@ -4,6 +4,7 @@ anything twice.
 
 import concurrent.futures
 import hashlib
+import itertools
 import logging
 import os
 import sqlite3
@@ -20,6 +21,8 @@ from naturel_jax.models.two_tower import Params
 _LOG = logging.getLogger(__name__)
 
 CHUNK = 4096  # embeddings written at a time: the most an interruption can lose
+_TABLE = "embeddings (key blob primary key, value blob) without rowid"
+PATIENCE = 60.0  # seconds to wait for another process that writes to the file
 UNIT_TOLERANCE = 0.02  # of a stored embedding's length, which is 1 up to the rounding of bfloat16 towers
 
 
@@ -28,18 +31,23 @@ class CachedEncoder:
 
     Keys are hashes of contents: the bytes and box of an image, the tokens of a caption. ``path`` must identify the
     parameters and the processor (see ``results.model_fingerprint``).
+
+    A damaged file is replaced, and without one that can be written the embeddings are only kept in memory; both are
+    logged, and neither ends an evaluation.
     """
 
     def __init__(self, encoder: Encoder, params: Params, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._encoder, self._params = encoder, params
         self._dim = encoder.model.config.embed_dim
+        self._path = path
         try:
             self._file = _open(path)
-        except sqlite3.DatabaseError as error:
-            _LOG.warning("%s: not a readable cache of embeddings (%s); starting over", path, error)
-            path.unlink()
-            self._file = _open(path)
+        except (sqlite3.Error, OSError) as error:
+            self._file = _replaced(path, error)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
     def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
         """See ``embed.Embedder.images``."""
@@ -97,26 +105,74 @@ class CachedEncoder:
 
     def _stored(self, key: bytes) -> np.ndarray | None:
         """The embedding in the file; None if it is missing or not a unit vector of the model's size."""
-        row = self._file.execute("select value from embeddings where key = ?", (key,)).fetchone()
-        if row is None or len(row[0]) != 4 * self._dim:
+        try:
+            row = self._file.execute("select value from embeddings where key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            self._replace(error)
+            return None
+        if row is None or not isinstance(row[0], bytes) or len(row[0]) != 4 * self._dim:
             return None
         z_D = np.frombuffer(row[0], np.float32)
         return z_D if abs(float(np.linalg.norm(z_D)) - 1) < UNIT_TOLERANCE else None
 
-    def _store(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
-        with self._file:
-            self._file.executemany(
-                "insert or replace into embeddings values (?, ?)", ((key, z_D.tobytes()) for key, z_D in rows)
-            )
+    def _store(self, embeddings: Iterable[tuple[bytes, np.ndarray]]) -> None:
+        rows = [(key, z_D.tobytes()) for key, z_D in embeddings]
+        for _ in range(2):  # the second time into the file that replaces a damaged one
+            try:
+                with self._file:
+                    self._file.executemany("insert or replace into embeddings values (?, ?)", rows)
+                return
+            except sqlite3.Error as error:
+                self._replace(error)
+
+    def _replace(self, error: sqlite3.Error) -> None:
+        self._file.close()
+        self._file = _replaced(self._path, error)
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Raises sqlite3.DatabaseError for a file that is damaged or another database."""
-    file = sqlite3.connect(path)
-    file.execute("create table if not exists embeddings (key blob primary key, value blob) without rowid")
-    file.execute("select key, value from embeddings limit 1")
-    if (verdict := file.execute("pragma quick_check(1)").fetchone()[0]) != "ok":
-        raise sqlite3.DatabaseError(verdict)
+    """Raises OSError or sqlite3.OperationalError if ``path`` cannot be used, another sqlite3.DatabaseError for a file
+    that is damaged or another database.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = sqlite3.connect(path, timeout=PATIENCE)
+    try:
+        file.execute(f"create table if not exists {_TABLE}")
+        if file.execute("select type, sql from sqlite_master").fetchall() != [("table", f"CREATE TABLE {_TABLE}")]:
+            raise sqlite3.DatabaseError("another schema")
+        if (verdict := file.execute("pragma quick_check(1)").fetchone()[0]) != "ok":
+            raise sqlite3.DatabaseError(verdict)
+    except sqlite3.Error:
+        file.close()
+        raise
+    return file
+
+
+def _replaced(path: Path, error: Exception) -> sqlite3.Connection:
+    """An empty cache in place of one that failed with ``error``: at ``path`` if what is there was damaged, in memory if
+    ``path`` cannot be used (a read-only or full disk, no permission).
+    """
+    try:
+        if path.is_dir():
+            aside = next(p for n in itertools.count(1) if not (p := path.with_name(f"{path.name}.folder{n}")).exists())
+            path.rename(aside)
+            error = IsADirectoryError(f"a folder, renamed to {aside.name}")
+        elif isinstance(error, sqlite3.OperationalError | OSError):
+            raise error
+        else:
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        file = _open(path)
+    except (sqlite3.Error, OSError) as problem:
+        _LOG.warning("%s: cannot be used as a cache of embeddings (%s); they are not stored", path, problem)
+        return _open_in_memory()
+    _LOG.warning("%s: not a readable cache of embeddings (%s); starting over", path, error)
+    return file
+
+
+def _open_in_memory() -> sqlite3.Connection:
+    file = sqlite3.connect(":memory:")
+    file.execute(f"create table {_TABLE}")
     return file
 
 

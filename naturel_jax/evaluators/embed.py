@@ -16,7 +16,7 @@ import PIL.Image
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from naturel_jax import weights
+from naturel_jax import preemption, weights
 from naturel_jax.benchmarks.benchmark import Box, Caption, Image, Item
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.transformer import Compute
@@ -91,10 +91,13 @@ class Encoder:
         faults: dict[int, str] = {}
         starts, local = range(0, len(images), self.batch_size), self._local_rows()
         indices = [start + int(n) for start in starts for n in local if start + n < len(images)]
-        with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+        pool = concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1))
+        try:
             rows = _prefetch(pool, self._load, (images[n] for n in indices), 2 * self.batch_size)
             blocks = self._pixel_blocks(zip(indices, rows, strict=True), len(images), faults, advance)
             zimg_ID = self._run(self._encode_image, params, blocks)
+        finally:
+            pool.shutdown(cancel_futures=True)  # when stopped, without decoding what was prefetched
         return zimg_ID[: len(images)], self._all_process_faults(faults, images)
 
     def _pixel_blocks(
@@ -179,10 +182,12 @@ class Encoder:
         return np.unique(np.concatenate([rows[index] for index in slices]))
 
     def _run(self, encode: Encode, params: Params, blocks: Iterable[np.ndarray]) -> np.ndarray:
-        """Embeddings of all blocks. One result is awaited while the next is computed."""
+        """Embeddings of all blocks. One result is awaited while the next is computed. Raises Stopped between blocks, of
+        which all processes have equally many."""
         results: list[np.ndarray] = []
         pending: jax.Array | None = None
         for block in blocks:
+            preemption.check()
             result = encode(params, self._put(block))
             if pending is not None:
                 results.append(_gather(pending))

@@ -5,11 +5,9 @@ only these, never a model.
 import dataclasses
 import hashlib
 import importlib.metadata
+import io
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Benchmark, Item
 from naturel_jax.data.processor import Processor
 from naturel_jax.evaluators import blind, confidence
@@ -28,6 +27,7 @@ from tfds_naturel.errors import UserError
 
 VERSION = 1  # of both files; a file without a version is version 0, which reads the same
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
+_LONGEST_NAME = 100  # characters of a file name that are a model's name
 OUTCOME = "outcome/"  # prefix of the columns of items.parquet that hold outcomes
 
 
@@ -64,8 +64,10 @@ def save(
     embedded: tuple[Sequence[Item], Sequence[np.ndarray], Sequence[str]],
     norms: Mapping[str, float],
 ) -> Result:
-    """Scores what ``embed.cosines`` returned and writes everything to the folder of (model, benchmark), all at once
-    or not at all.
+    """Scores what ``embed.cosines`` returned and writes both files to the folder of (model, benchmark).
+
+    Each replaces the old one atomically, and both hold the fingerprint, so that the rows of one evaluation are never
+    taken for those of another: not after a crash, nor if two processes evaluate at the same time (they write in turn).
 
     ``norms``: caption -> length of its embedding, for the blind baselines.
     """
@@ -89,18 +91,19 @@ def save(
         blind=blind.baselines(benchmark, items, matrices, norms),
     )
     folder = folder_of(out, model, benchmark.name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))  # unique to this process
-    pq.write_table(_table(items, matrices, outcomes), partial / "items.parquet", compression="zstd")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = io.BytesIO()
+    pq.write_table(_table(items, matrices, outcomes, fingerprint), rows, compression="zstd")
     fields = {"version": VERSION, **dataclasses.asdict(result)}
-    (partial / "scores.json").write_text(json.dumps(fields, indent=1))
-    partial.chmod(0o755)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with storage.locked(epath.Path(folder)):
+        storage.write(epath.Path(folder / "items.parquet"), rows.getvalue())
+        storage.write(epath.Path(folder / "scores.json"), json.dumps(fields, indent=1))
     return result
 
 
-def _table(items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Mapping[str, np.ndarray]) -> pa.Table:
+def _table(
+    items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Mapping[str, np.ndarray], fingerprint: str
+) -> pa.Table:
     small = [len(item.captions) <= MAX_CAPTIONS for item in items]
     columns = {
         "id": pa.array([item.id for item in items], pa.string()),
@@ -121,7 +124,7 @@ def _table(items: Sequence[Item], matrices: Sequence[np.ndarray], outcomes: Mapp
         "weight": pa.array([item.weight for item in items], pa.float32()),
     }
     table = pa.table(columns | {OUTCOME + name: pa.array(values) for name, values in outcomes.items()})
-    return table.replace_schema_metadata({"version": str(VERSION)})
+    return table.replace_schema_metadata({"version": str(VERSION), "fingerprint": fingerprint})
 
 
 def load(out: Path) -> list[Result]:
@@ -133,13 +136,37 @@ def _read(path: Path) -> Result:
     try:
         row = json.loads(path.read_text())
         check_version(path, row.pop("version", 0))
-        return Result(**(row | {"problems": tuple(row["problems"])}))
+        return Result(**(_checked(row) | {"problems": tuple(row["problems"])}))
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not the scores of an evaluation ({error}); delete its folder and evaluate again"
         ) from error
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("model", "benchmark", "fingerprint"), str),
+    **dict.fromkeys(("items", "unreadable"), int),
+    "published": (int, type(None)),
+    "problems": list,
+    **dict.fromkeys(("scores", "blind"), dict),
+}
+
+
+def _checked(row: dict[str, Any]) -> dict[str, Any]:
+    """``row``. Raises TypeError, KeyError or ValueError for a field that is absent or of another type."""
+    json.dumps(row, ensure_ascii=False).encode()
+    for name, kind in _KINDS.items():
+        if not isinstance(row[name], kind):
+            raise TypeError(f"{name} is {row[name]!r:.80}")
+    values = [[score[key] for key in ("value", "count", "low", "high")] for score in row["scores"].values()]
+    values += [list(baseline.values()) for baseline in row["blind"].values()]
+    if not all(isinstance(value, int | float) for group in values for value in group):
+        raise TypeError("a score is not a number")
+    if not all(isinstance(problem, str) for problem in row["problems"]):
+        raise TypeError("a problem is not a string")
+    return row
 
 
 def check_version(path: epath.PathLike, version: int) -> None:
@@ -152,13 +179,15 @@ def check_version(path: epath.PathLike, version: int) -> None:
 
 def load_items(out: Path, model: str, benchmark: str) -> list[dict[str, Any]]:
     """The rows of ``items.parquet``, tags parsed. Raises FileNotFoundError saying what to run, UserError for a
-    newer schema.
+    newer schema or the rows of another evaluation than the scores.
     """
     path = folder_of(out, model, benchmark) / "items.parquet"
     if not path.exists():
         raise FileNotFoundError(f"{path}: not found; evaluate {model!r} on {benchmark!r} first")
     table = pq.read_table(path)
     check_version(path, int((table.schema.metadata or {}).get(b"version", 0)))
+    if not _of_scores(table.schema, path.with_name("scores.json")):
+        raise UserError(f"{path}: its rows are not those that scores.json is about; evaluate {model!r} again")
     return [row | {"tags": json.loads(row["tags"])} for row in table.to_pylist()]
 
 
@@ -166,19 +195,31 @@ def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result 
     """The result of (model, benchmark) if it has this fingerprint and every image could be read."""
     path = folder_of(out, model, benchmark) / "scores.json"
     result = _read(path) if path.exists() else None
-    return result if result and result.fingerprint == fingerprint and not result.unreadable else None
+    if not result or result.fingerprint != fingerprint or result.unreadable:
+        return None
+    try:
+        schema = pq.read_schema(path.with_name("items.parquet"))
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    return result if _of_scores(schema, path) else None
+
+
+def _of_scores(schema: pa.Schema, scores: Path) -> bool:
+    """Whether rows and scores are of the same evaluation. Rows from before they held a fingerprint do not say."""
+    fingerprint = (schema.metadata or {}).get(b"fingerprint")
+    return fingerprint is None or fingerprint == _read(scores).fingerprint.encode()
 
 
 def folder_of(out: Path, model: str, benchmark: str) -> Path:
     """The folder of a (model, benchmark) pair. Models whose names differ only in characters not allowed in file names
     get different folders.
     """
-    return out / file_name(model) / benchmark
+    return out / file_name(model) / file_name(benchmark)
 
 
 def file_name(model: str) -> str:
     """A model's name in characters allowed in file names; a name that had to be changed ends in a digest."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".") or "_"
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".")[:_LONGEST_NAME] or "_"
     return slug if slug == model else f"{slug}-{hashlib.blake2b(model.encode(), digest_size=3).hexdigest()}"
 
 

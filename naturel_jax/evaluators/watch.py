@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax import checkpoint, storage
+from naturel_jax import checkpoint, preemption, storage
 from naturel_jax.benchmarks.benchmark import Benchmark, is_headline
 from naturel_jax.data.processor import Processor
 from naturel_jax.evaluators import results
@@ -64,6 +64,7 @@ def _new_steps(workdir: epath.Path) -> Iterator[int]:
     seen = set[int]()
     _LOG.info("watching %s", workdir)
     while True:
+        preemption.check()
         ended = (workdir / "scores.json").exists()  # checked before the listing, which then has every checkpoint
         new = sorted(set(checkpoint.saved_steps(workdir)) - seen)
         yield from new

@@ -28,6 +28,12 @@ Implementation = Literal["xla", "cudnn"] | None
 ATTENTIONS: dict[str | None, Implementation] = {None: None, "xla": "xla", "cudnn": "cudnn"}
 
 
+def check_size(name: str, value: object, largest: int) -> None:
+    """Raises ValueError unless ``value`` is a whole number from 1 to ``largest``."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= largest:
+        raise ValueError(f"{name} {value!r:.80}: expected a whole number from 1 to {largest}")
+
+
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
     """Sizes of one tower's transformer. ``eps`` is LayerNorm's."""
@@ -41,8 +47,9 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "mlp_dim"):
-            if not isinstance(value := getattr(self, name), int) or not 0 < value <= 1 << 16:
-                raise ValueError(f"{name} {value!r}: expected a whole number from 1 to 65536")
+            check_size(name, getattr(self, name), 1 << 16)
+        if not isinstance(self.eps, float) or not 0 < self.eps < 1:
+            raise ValueError(f"eps {self.eps!r:.80}: expected a number between 0 and 1")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r}: expected one of {sorted(ACTIVATIONS)}")
         if self.width % self.heads:

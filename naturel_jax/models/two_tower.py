@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from naturel_jax.models.transformer import Attention, Compute, Mlp, Transformer, TransformerConfig, layer_norm
+from naturel_jax.models.transformer import (
+    Attention,
+    Compute,
+    Mlp,
+    Transformer,
+    TransformerConfig,
+    check_size,
+    layer_norm,
+)
 
 Params = dict[str, Any]  # nested dict of arrays; paths joined with '/' name parameters everywhere (rules, tables, logs)
 
@@ -28,6 +36,8 @@ class ImageConfig:
     projection: bool  # a linear layer without bias from width to embed_dim, after pooling
 
     def __post_init__(self) -> None:
+        for name in ("size", "patch"):
+            check_size(name, getattr(self, name), 1 << 14)
         if self.pool not in ("cls", "map"):
             raise ValueError(f"image pool {self.pool!r}: expected 'cls' or 'map'")
         if self.size < self.patch:
@@ -53,9 +63,11 @@ class TextConfig:
     eos_id: int | None = None
 
     def __post_init__(self) -> None:
+        check_size("vocab", self.vocab, 1 << 24)
+        check_size("context", self.context, 1 << 16)
         if self.pool not in ("eos", "last"):
             raise ValueError(f"text pool {self.pool!r}: expected 'eos' or 'last'")
-        if (self.pool == "eos") != (self.eos_id is not None):
+        if (self.pool == "eos") != isinstance(self.eos_id, int):
             raise ValueError(
                 f"text pool {self.pool!r} with eos_id {self.eos_id}: eos_id must be set for pool 'eos', and only for it"
             )
@@ -77,6 +89,7 @@ class TwoTowerConfig:
     max_scale: float | None
 
     def __post_init__(self) -> None:
+        check_size("embed_dim", self.embed_dim, 1 << 16)
         if not self.image.projection and self.image.transformer.width != self.embed_dim:
             raise ValueError(
                 f"embed_dim {self.embed_dim} differs from the image width {self.image.transformer.width} "

@@ -17,9 +17,9 @@ from scipy import stats
 
 from naturel_jax.benchmarks import registry
 from naturel_jax.evaluators import results
-from naturel_jax.report import escape, gallery
+from naturel_jax.report import gallery
 from naturel_jax.report.pairs import Paired, pair_up
-from tfds_naturel import cli
+from tfds_naturel import cli, escape
 from tfds_naturel.errors import UserError
 
 EXAMPLES = 10  # captions of each kind that the Markdown lists
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str]) -> None:
     text = markdown(options.a, options.b, options.benchmark, pairs)
     benchmark = registry.read([options.benchmark], files=options.benchmarks_dir, naturel=options.naturel)[0]
     images = {image.key: image for item in benchmark.items for image in item.images}
-    names = (results.file_name(options.a), results.file_name(options.b), options.benchmark, options.outcome)
+    names = map(results.file_name, (options.a, options.b, options.benchmark, options.outcome))
     page = options.out / "compare" / ("+".join(names) + ".html")  # a character that no name contains
     gallery.write(page, options.a, options.b, options.benchmark, pairs, images)
     page.with_suffix(".md").write_text(text, "utf-8")

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from naturel_jax.report.tables import Rows
+from tfds_naturel import escape
 
 # metric -> its name in plots, and chance accuracy
 CURVES = {
@@ -41,7 +42,7 @@ def accuracy_over_training(history: Mapping[str, Sequence[tuple[int, Mapping[str
         for model, points in history.items():
             measured_points = [(step, scores[metric]) for step, scores in points if metric in scores]
             if measured_points:
-                axis.plot(*zip(*measured_points, strict=True), marker="o", markersize=3, label=model)
+                axis.plot(*zip(*measured_points, strict=True), marker="o", markersize=3, label=_literal(model))
         axis.axhline(chance, color="0.6", linestyle=":", linewidth=1)
         axis.set(title=title, xlabel="training step", ylim=(0, 1))
     axes[0].set_ylabel("accuracy (dotted: chance)")
@@ -70,8 +71,8 @@ def by_relation(rows: Rows, counts: Mapping[str, int], path: Path) -> bool:
     for axis, (prefix, metrics) in zip(axes, panels.items(), strict=True):
         for n, (model, scores) in enumerate(rows.items()):
             values = [scores.get(metric, np.nan) for metric in metrics]
-            axis.barh(np.arange(len(metrics)) + n * height, values, height, label=model)
-        labels = [f"{metric.removeprefix(prefix)} ({counts.get(metric, 0):,})" for metric in metrics]
+            axis.barh(np.arange(len(metrics)) + n * height, values, height, label=_literal(model))
+        labels = [f"{_literal(metric.removeprefix(prefix))} ({counts.get(metric, 0):,})" for metric in metrics]
         axis.set_yticks(np.arange(len(metrics)) + height * (len(rows) - 1) / 2, labels)
         axis.axvline(0.5, color="0.3", linestyle=":", linewidth=1)
         title = prefix.split("/")[0]
@@ -95,12 +96,17 @@ def forgetting_against_gain(rows: Rows, path: Path) -> bool:
     figure = Figure(figsize=(5, 4), layout="constrained")
     axis = figure.subplots()
     for model, (kept, gain) in points.items():
-        axis.plot(kept, gain, "o", label=model)
-        axis.annotate(model, (kept, gain), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        axis.plot(kept, gain, "o", label=_literal(model))
+        axis.annotate(_literal(model), (kept, gain), xytext=(4, 4), textcoords="offset points", fontsize=8)
     axis.set(xlabel="kept: mean recall@1 and zero-shot accuracy", ylabel="gained: mean accuracy on compositions")
     axis.margins(0.2)
     _save(figure, [], path)
     return True
+
+
+def _literal(text: str) -> str:
+    """``text`` as Matplotlib draws it literally: without formulas, and in legends also with an underscore first."""
+    return f"{' ' * text.startswith('_')}{escape.line(text)}".replace("$", r"\$")
 
 
 def _save(figure: Figure, axes: Sequence[Axes], path: Path) -> None:

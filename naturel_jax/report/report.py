@@ -9,8 +9,9 @@ from pathlib import Path
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.blind import BASELINES
 from naturel_jax.evaluators.results import Result
-from naturel_jax.report import escape, plots, published, tables
+from naturel_jax.report import plots, published, tables
 from naturel_jax.report.tables import Scores, Table
+from tfds_naturel import escape
 
 NOTE = (
     "In parentheses: the published number and the difference from it. An asterisk marks a score over fewer items than "
@@ -110,6 +111,7 @@ def _write_csv(all_results: Sequence[Result], path: Path) -> None:
         for result in all_results:
             known = published.scores_of(result.model)
             for metric, s in result.scores.items():
-                row = [result.model, result.benchmark, metric, s["value"], s["low"], s["high"], s["count"]]
+                names = (escape.cell(name) for name in (result.model, result.benchmark, metric))
+                row = [*names, s["value"], s["low"], s["high"], s["count"]]
                 blind = [result.blind.get(baseline, {}).get(metric, "") for baseline in BASELINES]
                 writer.writerow([*row, known.get(metric, ""), int(result.incomplete), *blind])

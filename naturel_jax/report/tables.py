@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
-from naturel_jax.report import escape
+from tfds_naturel import escape
 
 MISSING = "–"  # noqa: RUF001 (an en dash: not measured)
 INCOMPLETE = "*"  # after a score over fewer items than were published
@@ -103,16 +103,16 @@ class Scores:
         difference = "" if value is None else f", {round(value - known, 2) + 0.0:+.2f}"  # + 0.0: no "-0.00"
         return f"{text} ({known:.2f}{difference})"
 
-    def body(self, table: Table, escape: Callable[[str], str], italic: str) -> list[list[str]]:
+    def body(self, table: Table, literal: Callable[[str], str], italic: str) -> list[list[str]]:
         """One row of cells per model, then one per blind baseline of the table, its name set in ``italic`` (a
-        format string).
+        format string), and names escaped by ``literal``.
         """
         metrics = [column.metric for column in table.columns]
-        rows = [[escape(model), *(self.cell(model, metric) for metric in metrics)] for model in self.measured]
+        rows = [[literal(model), *(self.cell(model, metric) for metric in metrics)] for model in self.measured]
         for name, values in self.blind.items():
             if any(metric in values for metric in metrics):
                 cells = (MISSING if metric not in values else f"{values[metric]:.2f}" for metric in metrics)
-                rows.append([italic.format(escape(name)), *cells])
+                rows.append([italic.format(literal(name)), *cells])
         return rows
 
 
@@ -143,30 +143,18 @@ def _groups(table: Table) -> list[tuple[str, int]]:
     return groups
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
-
-
-def _latex_escape(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
 def latex_scores(table: Table, scores: Scores) -> str:
     """The table as a LaTeX ``table`` with booktabs rules; it needs ``\\usepackage{booktabs}``."""
     groups = " & ".join(
-        ["", *(rf"\multicolumn{{{size}}}{{c}}{{{_latex_escape(name)}}}" for name, size in _groups(table))]
+        ["", *(rf"\multicolumn{{{size}}}{{c}}{{{escape.latex(name)}}}" for name, size in _groups(table))]
     )
-    header = " & ".join(["Model", *(_latex_escape(column.heading) for column in table.columns)])
+    header = " & ".join(["Model", *(escape.latex(column.heading) for column in table.columns)])
     caption = re.sub(r"^Table \d+: ", "", table.caption)  # LaTeX numbers its tables itself
-    body = [" & ".join(row) + r" \\" for row in scores.body(table, _latex_escape, r"\textit{{{}}}")]
+    body = [" & ".join(row) + r" \\" for row in scores.body(table, escape.latex, r"\textit{{{}}}")]
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{_latex_escape(caption)}}}",
+            rf"\caption{{{escape.latex(caption)}}}",
             rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
             r"\toprule",
             rf"{groups} \\",

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from naturel_jax import checkpoint
+from naturel_jax import checkpoint, checkpoint_meta
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.families import family_of
 from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import Params, TwoTowerConfig
 from naturel_jax.weights import big_vision, hf, openclip, processor_files, tables
+from tfds_naturel import escape
 from tfds_naturel.errors import UserError
 
 DTYPES = {"float32": np.float32, "bfloat16": jnp.bfloat16, "float16": np.float16}
@@ -108,7 +109,7 @@ def _write_run(folder: Path, config: TwoTowerConfig, processor: Processor, param
     if dtype != "float32":
         raise UserError(f"a run stores its parameters in float32, not {dtype}; leave out --dtype")
     checkpoints = checkpoint.Checkpoints(str(folder), keep=1)
-    checkpoints.save(0, {"params": params}, checkpoint.make_meta({}, config, processor), wait=True)
+    checkpoints.save(0, {"params": params}, checkpoint_meta.make_meta({}, config, processor), wait=True)
     checkpoints.close()
 
 
@@ -137,7 +138,7 @@ def _card(name: str, config: TwoTowerConfig, form: str, dtype: str, facts: Mappi
         "pipeline_tag: zero-shot-image-classification",
         "tags: [naturel_jax, compositionality, vision-language]",
         "---",
-        f"# {name}",
+        f"# {escape.markdown(name)}",
         f"A {family_of(config).name.upper()} model, written by naturel_jax. Use it with naturel_jax or with",
         f"{_USE[form]}.",
         "",

@@ -2,11 +2,12 @@
 next to them."""
 
 import base64
+import contextlib
 import gzip
 import importlib.util
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -33,11 +34,31 @@ class Text(TypedDict):
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in ``path``. Raises UserError."""
+    """The JSON object in ``path``. Raises UserError."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__}, expected an object")
+    return value
+
+
+@contextlib.contextmanager
+def malformed(path: Path) -> Iterator[None]:
+    """Makes every error of a reader one that names ``path``."""
+    try:
+        yield
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    except _MALFORMED as error:
+        raise UserError(f"{path}: malformed ({error!r:.300})") from error
+
+
+# What a reader of JSON raises if a value is absent or of another type.
+_MALFORMED = (TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
@@ -46,10 +67,9 @@ def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
     path = folder / OWN
     if not path.is_file():
         return None
-    try:
+    with malformed(path):
         processor = Processor(**read_json(path))
-    except TypeError as error:
-        raise UserError(f"{path}: {error}") from error
+        processor.tokenize([""])
     sizes, expected = (processor.size, processor.context), (config.image.size, config.text.context)
     if sizes != expected:
         raise UserError(f"{path}: size and context are {sizes}, the model's {expected}")
@@ -65,7 +85,11 @@ def hf_image(folder: Path, size: int) -> Pixels:
             break
     else:
         raise UserError(f"{folder}: preprocessor_config.json is missing, so its image preprocessing is unknown")
-    config = config.get("image_processor", config)
+    with malformed(path):
+        return _hf_pixels(path, config.get("image_processor", config), size)
+
+
+def _hf_pixels(path: Path, config: Mapping[str, Any], size: int) -> Pixels:
     for key in ("do_resize", "do_normalize", "do_rescale"):
         if not config.get(key, True):
             raise UserError(f"{path}: {key} is false; only true is implemented")
@@ -142,7 +166,13 @@ def tokenizer(folder: Path, family: Family, context: int, clean: str = "none") -
 
     ``clean``: how texts are cleaned before it, except with sentencepiece, where it is always SigLIP's own cleaning.
     """
-    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    settings = folder / "tokenizer_config.json"
+    config = read_json(settings) if settings.is_file() else {}
+    with malformed(settings):
+        return _tokenizer(folder, config, family, context, clean)
+
+
+def _tokenizer(folder: Path, config: Mapping[str, Any], family: Family, context: int, clean: str) -> Text:
     if (folder / "spiece.model").is_file():
         if not config.get("do_lower_case", True):
             raise UserError(f"{folder}/tokenizer_config.json: do_lower_case is false; SigLIP's texts are lowercased")
@@ -203,7 +233,7 @@ def openai_tokenizer(context: int, clean: str = "openclip") -> Text:
     if package is None or not package.submodule_search_locations:
         raise UserError(
             "the file has no tokenizer beside it, and OpenCLIP, which ships CLIP's vocabulary, is not installed: "
-            "pip install open_clip_torch, or put tokenizer.json beside the weights"
+            "pip install 'naturel_jax[torch]', or put tokenizer.json beside the weights"
         )
     path = Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
     merges = _merges(gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1])

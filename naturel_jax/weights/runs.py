@@ -7,9 +7,10 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from naturel_jax import checkpoint
+from naturel_jax import checkpoint, checkpoint_meta, manifest, storage
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
+from naturel_jax.restore import read
 from naturel_jax.sharding import path_string
 from tfds_naturel.errors import UserError
 
@@ -28,10 +29,10 @@ def read_meta(workdir: epath.PathLike, step: int | None = None) -> tuple[int, di
         wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
         raise NotARun(f"{workdir} is not a run directory with {wanted}; steps found in {directory}: {steps or 'none'}")
     step = max(steps) if step is None else step
-    meta = checkpoint.restore_items(directory, step, meta=ocp.args.JsonRestore())["meta"]
-    if (version := meta.get("version", 0)) > checkpoint.VERSION:
+    meta = _read(directory / str(step), meta=ocp.args.JsonRestore())["meta"]
+    if (version := meta.get("version", 0)) > checkpoint_meta.VERSION:
         raise UserError(
-            f"{directory / str(step)}: version {version}; this naturel_jax reads up to {checkpoint.VERSION}"
+            f"{directory / str(step)}: version {version}; this naturel_jax reads up to {checkpoint_meta.VERSION}"
         )
     return step, meta
 
@@ -44,7 +45,8 @@ def load_run(
 ) -> tuple[TwoTowerConfig, Params, Processor]:
     """Model sizes, parameters (the moving average if the run keeps one) and processor of a run.
 
-    ``sharding_for(path, shape)`` places each parameter; without it, all go to the first device. Raises NotARun.
+    ``sharding_for(path, shape)`` places each parameter; without it, all go to the first device. Raises NotARun, and
+    UserError for a damaged checkpoint.
     """
     step, meta = read_meta(workdir, step)
     config = config_from_dict(meta["model"])
@@ -55,7 +57,14 @@ def load_run(
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
     shapes = jax.tree_util.tree_map_with_path(abstract, Model(config).shapes())
-    directory = checkpoint.directory(workdir)
-    item = "ema" if (directory / str(step) / "ema").exists() else "params"
-    params = checkpoint.restore_items(directory, step, **{item: ocp.args.StandardRestore(shapes)})[item]
+    folder = checkpoint.directory(workdir) / str(step)
+    item = "ema" if "ema" in storage.names(folder) else "params"
+    params = _read(folder, **{item: ocp.args.StandardRestore(shapes)})[item]
     return config, params, Processor(**meta["processor"])
+
+
+def _read(folder: epath.Path, **items: Any) -> dict[str, Any]:
+    try:
+        return read(folder, **items)
+    except manifest.Damaged as error:
+        raise UserError(f"checkpoint {folder} is damaged: {error}; use another checkpoint of the run") from error

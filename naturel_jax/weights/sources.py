@@ -19,7 +19,8 @@ from naturel_jax.models.presets import PRESETS
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.weights import big_vision, hf, hub, openclip, processor_files, runs, tables
 from naturel_jax.weights.tables import Rule, Shape
-from naturel_jax.weights.tensors import Tensors, open_npz, open_safetensors, open_sharded, open_torch
+from naturel_jax.weights.tensors import Tensors, open_npz, open_safetensors, open_sharded
+from naturel_jax.weights.torch_files import open_torch
 from tfds_naturel.errors import UserError
 
 ShardingFor = Callable[[str, Shape], jax.sharding.Sharding]
@@ -143,7 +144,9 @@ def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Foreign:
         text = processor_files.tokenizer(folder, family, config.text.context)
         # NaFlex's own preprocessing keeps the aspect ratio; at its square grid it is that of SigLIP 2.
         pixels = family.pixels if naflex else processor_files.hf_image(folder, config.image.size)
-        processor = Processor(context=config.text.context, size=config.image.size, **text, **pixels)
+        with processor_files.malformed(folder):
+            processor = Processor(context=config.text.context, size=config.image.size, **text, **pixels)
+            processor.tokenize([""])
     tensors = _without(_open_tensors(file), hf.IGNORED)
     table = hf.TABLES[raw["model_type"]]
     return Foreign("naflex" if naflex else "hf", folder, config, processor, table, tensors)
@@ -151,12 +154,8 @@ def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Foreign:
 
 def _parsed(read: Callable[[Any], TwoTowerConfig], raw: Any, path: Path) -> TwoTowerConfig:
     """``read(raw)``, whose errors name ``path``."""
-    try:
+    with processor_files.malformed(path):
         return read(raw)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (TypeError, LookupError, AttributeError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: malformed ({error!r})") from error
 
 
 def _without(tensors: Tensors, ignored: tuple[str, ...]) -> Tensors:
@@ -186,8 +185,9 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
             f"known models: {', '.join(sorted(PRESETS))}"
         )
     table = openclip.TABLES[family_of(config).name]
-    clean = processor_files.openclip_clean(raw.get("model_cfg", raw))
-    processor = _processor(path.parent, config, clean, raw.get("preprocess_cfg"))
+    with processor_files.malformed(path.parent / openclip.CONFIG_FILE):
+        clean = processor_files.openclip_clean(raw.get("model_cfg", raw))
+        processor = _processor(path.parent, config, clean, raw.get("preprocess_cfg"))
     return Foreign("openai" if tensors.script else "openclip", path, config, processor, table, tensors)
 
 
@@ -213,4 +213,6 @@ def _processor(
         pixels = processor_files.hf_image(folder, config.image.size)
     if clean:
         pixels = {**pixels, "centre": "round"}
-    return Processor(context=context, size=config.image.size, **text, **pixels)
+    processor = Processor(context=context, size=config.image.size, **text, **pixels)
+    processor.tokenize([""])
+    return processor

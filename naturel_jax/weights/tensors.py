@@ -1,17 +1,16 @@
-"""Tensor files: names, shapes and one tensor at a time, from untrusted safetensors, PyTorch and NumPy files.
-
-Pickles go through ``torch.load(weights_only=True)``, and archives are checked for size before they are unpacked. One
-kind of file can still run code while it is read: TorchScript, since ``torch.jit.load`` calls ``__setstate__``.
-"""
+"""Tensor files: names, shapes and one tensor at a time, from untrusted safetensors and NumPy files (``torch_files``
+reads PyTorch's). Archives are checked for size before they are unpacked, and nothing in a file is executed."""
 
 import contextlib
 import dataclasses
 import json
+import lzma
 import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +24,25 @@ _HEADER_LIMIT = 100 << 20  # safetensors' own limit
 # Bytes that an archive may unpack to beyond twice its size: TorchScript compresses its code, and nothing compresses
 # tensors.
 _SLACK = 64 << 20
+
+
+# What the readers of zip archives, NumPy's and safetensors' files raise for a damaged file.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    SyntaxError,
+    tokenize.TokenError,
+    safetensors.SafetensorError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +65,20 @@ class Tensors:
 
 
 @contextlib.contextmanager
-def _explained(path: Path, kind: str) -> Iterator[None]:
+def explained(path: Path, kind: str) -> Iterator[None]:
     """Turns a library's error about a bad file into one that names the file and what is wrong."""
     try:
         yield
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, struct.error, safetensors.SafetensorError) as error:
+    except (UserError, FileNotFoundError, PermissionError):
+        raise
+    except _DAMAGE as error:
         raise UserError(f"{path}: truncated or not a {kind} file ({error})") from error
 
 
 def open_safetensors(path: Path) -> Tensors:
     """One safetensors file; needs no torch. Raises UserError for a broken file or a dtype that is not float32,
     float16 or bfloat16."""
-    with _explained(path, "safetensors"):
+    with explained(path, "safetensors"):
         with safetensors.safe_open(path, "numpy"):  # the library checks that header and data cover the file exactly
             pass
         with path.open("rb") as file:
@@ -70,12 +90,12 @@ def open_safetensors(path: Path) -> Tensors:
         entry = header[key]
         start, end = entry["data_offsets"]
         data = np.fromfile(path, np.uint8, end - start, offset=8 + length + start)
-        return data.view(_float(path, key, entry["dtype"])).reshape(entry["shape"])
+        return data.view(float_dtype(path, key, entry["dtype"])).reshape(entry["shape"])
 
     return Tensors(str(path), {key: tuple(entry["shape"]) for key, entry in header.items()}, get)
 
 
-def _float(path: Path, key: str, dtype: str) -> np.dtype:
+def float_dtype(path: Path, key: str, dtype: str) -> np.dtype:
     if dtype not in _FLOATS:
         raise UserError(f"{path}: {key} has dtype {dtype}; expected one of {', '.join(_FLOATS)}")
     return np.dtype(_FLOATS[dtype])
@@ -103,9 +123,12 @@ def open_sharded(index: Path, open_one: Callable[[Path], Tensors]) -> Tensors:
     return Tensors(str(index), shapes, lambda key: files[weight_map[key]].get(key))
 
 
-def _check_archive(path: Path) -> zipfile.ZipFile:
-    """The zip archive at ``path``. Raises UserError for a zip bomb: one that unpacks to far more than its size."""
+def check_archive(path: Path) -> zipfile.ZipFile:
+    """The zip archive at ``path``. Raises UserError for a zip bomb, which unpacks to far more than its size, and for
+    two members of one name, of which readers see different ones."""
     archive = zipfile.ZipFile(path)
+    if len(archive.NameToInfo) < len(archive.infolist()):
+        raise UserError(f"{path}: has two members of one name; refused")
     size, declared = path.stat().st_size, sum(info.file_size for info in archive.infolist())
     if declared > 2 * size + _SLACK:
         raise UserError(
@@ -114,65 +137,20 @@ def _check_archive(path: Path) -> zipfile.ZipFile:
     return archive
 
 
-def open_torch(path: Path) -> Tensors:
-    """A PyTorch file: a state dict (possibly inside ``state_dict``, possibly with keys prefixed by ``module.``) or a
-    TorchScript archive.
-
-    Needs torch. Raises UserError for a broken file, for pickled code, and for values that are not tensors.
-    """
-    import torch  # only these files need it
-
-    script = False
-    with _explained(path, "PyTorch"):
-        if zipped := zipfile.is_zipfile(path):
-            with _check_archive(path) as archive:
-                script = any(name.split("/")[1:2] == ["constants.pkl"] for name in archive.namelist())
-        if script:
-            loaded: Any = torch.jit.load(path, map_location="cpu").state_dict()
-        else:
-            loaded = _unpickled(torch, path, mmap=zipped)
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise UserError(f"{path}: holds {type(loaded).__name__}, expected a mapping of names to tensors")
-    if loaded and all(key.startswith("module.") for key in loaded):
-        loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
-    floats = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-
-    def get(key: str) -> np.ndarray:
-        tensor = loaded[key].detach()
-        _float(path, key, floats.get(tensor.dtype, str(tensor.dtype)))
-        return tensor.float().numpy()
-
-    return Tensors(str(path), {key: tuple(value.shape) for key, value in loaded.items()}, get, script)
-
-
-def _unpickled(torch: Any, path: Path, *, mmap: bool) -> Any:
-    import pickle
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"{path}: holds pickled objects other than tensors, which could run code; refused ({reason})"
-        ) from error
-
-
 def open_npz(path: Path) -> Tensors:
     """A NumPy ``.npz`` file; bfloat16 as big_vision writes it (two bytes without a type). Raises UserError for a
     broken file."""
-    with _explained(path, "npz"):
-        archive = _check_archive(path)
+    with explained(path, "npz"):
+        archive = check_archive(path)
         headers = {info.filename.removesuffix(".npy"): _npy_header(path, archive, info) for info in archive.infolist()}
 
     def get(key: str) -> np.ndarray:
-        with _explained(path, "npz"), archive.open(key + ".npy") as file:
+        with explained(path, "npz"), archive.open(key + ".npy") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
         dtype = {np.dtype("V2"): "BF16", np.dtype("<f4"): "F32", np.dtype("<f2"): "F16"}.get(
             array.dtype, str(array.dtype)
         )
-        return array.view(_float(path, key, dtype))
+        return array.view(float_dtype(path, key, dtype))
 
     return Tensors(str(path), {key: shape for key, (shape, _) in headers.items()}, get)
 
@@ -183,7 +161,7 @@ def _npy_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
     with archive.open(info) as file:
         try:
             shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
-        except (ValueError, KeyError) as error:
+        except _DAMAGE as error:
             raise UserError(f"{path}: {info.filename!r} is not an array ({error})") from error
         expected = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if dtype.hasobject:

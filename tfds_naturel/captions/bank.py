@@ -1,11 +1,12 @@
 """The bank of authored captions: one tab-separated row per caption, 8 rows per triplet.
 
+``bank.tsv`` has the triplets of Open Images V4. ``bank_v6.tsv`` adds the poses and actions of people in V6.
+
 Columns: triplet, kind, pair, polarity, text, asserts, operation, shape. ``triplet`` and ``asserts`` are
 ``subject|relation|object`` in Open Images' names; ``asserts`` is empty for a denial.
 """
 
 import csv
-import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,11 +14,14 @@ import numpy as np
 
 from tfds_naturel.captions import grammar
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import reading_csv
 from tfds_naturel.schema import PAIRS, Caption, Kind, Polarity, Triplet
 
 COLUMNS = ("triplet", "kind", "pair", "polarity", "text", "asserts", "operation", "shape")
 OPERATIONS = ("swap", "relation", "attribute", "denial")
 _MAX_FIELD = 1000  # characters; real captions have fewer than 200
+
+FILES = {"v4": ("bank.tsv",), "v6": ("bank.tsv", "bank_v6.tsv")}  # the published bank of each release
 
 Bank = dict[Triplet, tuple[Caption, ...]]
 
@@ -26,18 +30,31 @@ class BadBank(UserError):
     """A malformed bank file; the message names the row and the fix."""
 
 
-def load(path: Path | None = None) -> Bank:
+def files(release: str) -> list[Path]:
+    """The files of the published bank for a release of Open Images (``v4`` or ``v6``)."""
+    return [Path(__file__).with_name(name) for name in FILES[release]]
+
+
+def load(path: Path | None = None, release: str = "v4") -> Bank:
     """The captions of every triplet, in the order (positive, negative) of pairs 0 to 3. Default: the published bank.
 
     Raises BadBank unless every triplet has exactly 8 well-formed captions.
     """
-    place = path if path is not None else importlib.resources.files("tfds_naturel.captions") / "bank.tsv"
+    return {
+        triplet: captions
+        for place in ([path] if path else files(release))
+        for triplet, captions in _read(place).items()
+    }
+
+
+def _read(place: Path) -> Bank:
     try:
         text = place.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise BadBank(f"{place} row {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
-    rows = list(csv.reader(text.removeprefix("\ufeff").splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
+    with reading_csv(place):
+        rows = list(csv.reader(text.removeprefix("\ufeff").splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
     if not rows or tuple(rows[0]) != COLUMNS:
         actual = ", ".join(rows[0]) if rows else "an empty file"
         raise BadBank(f"{place} row 1: found {actual[:200]!r}, expected the tab-separated columns {', '.join(COLUMNS)}")

@@ -26,19 +26,25 @@ def check(bank: Mapping[Triplet, tuple[Caption, ...]], tokens: Tokens = token_bo
 
     Raises UserError if the spelling dictionary is missing.
     """
-    problems = [problem for captions in bank.values() for problem in _triplet(captions, tokens)]
+    found = (problem for captions in bank.values() for problem in (*texts(captions, tokens), *pairs(captions)))
+    problems = [f"{caption.triplet} {caption.text!r}: {problem}" for caption, problem in found]
     return problems + list(_spelling(caption for captions in bank.values() for caption in captions))
 
 
-def _triplet(captions: tuple[Caption, ...], tokens: Tokens) -> Iterator[str]:
-    texts: dict[str, Caption] = {}
+def texts(captions: tuple[Caption, ...], tokens: Tokens = token_bound) -> Iterator[tuple[Caption, str]]:
+    """(caption, what is wrong) of the captions of a triplet, each on its own."""
+    written: dict[str, Caption] = {}
     for caption in captions:
-        same = texts.setdefault(caption.text.lower().rstrip("."), caption)
+        same = written.setdefault(caption.text.lower().rstrip("."), caption)
         if same is not caption:
-            yield f"{caption.triplet} {caption.text!r}: repeats the {same.polarity} of pair {same.pair}"
-        yield from (f"{caption.triplet} {caption.text!r}: {problem}" for problem in _caption(caption, tokens))
+            yield caption, f"repeats the {same.polarity} of pair {same.pair}"
+        yield from ((caption, problem) for problem in _caption(caption, tokens))
+
+
+def pairs(captions: tuple[Caption, ...]) -> Iterator[tuple[Caption, str]]:
+    """(negative, what is wrong) of the pairs of a triplet: whether each negative is false by the meaning of words."""
     for positive, negative in zip(captions[::2], captions[1::2], strict=True):
-        yield from (f"{positive.triplet} {negative.text!r}: {problem}" for problem in _pair(positive, negative))
+        yield from ((negative, problem) for problem in _pair(positive, negative))
 
 
 def _caption(caption: Caption, tokens: Tokens) -> Iterator[str]:

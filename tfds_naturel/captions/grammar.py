@@ -320,18 +320,25 @@ def _shape_name(shape: str, predicate: Predicate, swapped: bool) -> str:
 def _attribute_pairs(triplet: Triplet, draw: _Draw, is_true: Truth | None) -> Iterator[_Pair]:
     contraries = [Triplet(triplet.subject, "is", other) for other in CONTRARIES.get(triplet.object, ())]
     contraries = [claim for claim in contraries if _is_false(claim, triplet, is_true)]
-    words = lexicon.attribute(triplet.object)
-    shapes = list(ATTRIBUTE_SHAPES)
+    table = POSE_SHAPES if lexicon.pose(triplet.object) else ATTRIBUTE_SHAPES
+    words = _attribute_words(triplet.object)
+    shapes = [shape for shape in table if shape != "simple"]
     for pair in range(PAIRS):
         claim = _pick(contraries, draw) if contraries else None
-        other = lexicon.attribute(claim.object) if claim else _denied(words)
+        other = _attribute_words(claim.object) if claim else _denied(words)
         nouns = lexicon.nouns(triplet.subject)
         noun = _pick(nouns, draw) if pair else nouns[0]
         shape = shapes.pop(int(next(draw) * len(shapes))) if pair else "simple"
-        render = ATTRIBUTE_SHAPES.get(shape, _attribute_simple)
+        render = table[shape]
         choice = next(draw)
         positive, negative = (render(noun, w, w[1][int(choice * len(w[1]))]) for w in (words, other))
         yield shape, positive, negative, claim, "attribute" if claim else "denial"
+
+
+def _attribute_words(label: str) -> _Words:
+    """For a pose, only what is said after "is" varies."""
+    pose = lexicon.pose(label)
+    return (pose[0], pose, pose[0]) if pose else lexicon.attribute(label)
 
 
 def _denied(words: _Words) -> _Words:
@@ -340,19 +347,30 @@ def _denied(words: _Words) -> _Words:
     return f"non-{before}", tuple(f"not {word}" for word in after), denied
 
 
-def _attribute_simple(noun: Noun, words: _Words, after: str) -> str:
-    return f"{words[0]} {noun.text}"
-
-
 def _described(noun: Noun, before: str) -> str:
     return dataclasses.replace(noun, text=f"{before} {noun.text}").a
 
 
-ATTRIBUTE_SHAPES: dict[str, Callable[[Noun, _Words, str], str]] = {
+_AttributeShape = Callable[[Noun, _Words, str], str]
+ATTRIBUTE_SHAPES: dict[str, _AttributeShape] = {
+    "simple": lambda noun, words, after: f"{words[0]} {noun.text}",
     "plain": lambda noun, words, after: _sentence(f"{noun.the} {_be(noun)} {after}"),
     "existential": lambda noun, words, after: _sentence(f"there {_be(noun)} {_described(noun, words[0])} here"),
     "relative": lambda noun, words, after: _sentence(f"here {_be(noun)} {noun.a} that {_be(noun)} {after}"),
     "participial": lambda noun, words, after: _sentence(f"the photo shows {noun.a} {words[2]}"),
     "attributive": lambda noun, words, after: _sentence(f"{_described(noun, words[0])} can be seen"),
     "cleft": lambda noun, words, after: _sentence(f"it is {_described(noun, words[0])} that you see"),
+}
+
+# Poses and actions follow the noun: "a lying man" is a liar, and "a standing man" is rarely said.
+POSE_SHAPES: dict[str, _AttributeShape] = {
+    "simple": lambda noun, words, after: f"{noun.text} {words[2]}",
+    "plain": lambda noun, words, after: _sentence(f"{noun.the} {_be(noun)} {after}"),
+    "existential": lambda noun, words, after: _sentence(
+        f"there {_be(noun)} {noun.a} here {noun.who} {_be(noun)} {after}"
+    ),
+    "relative": lambda noun, words, after: _sentence(f"here {_be(noun)} {noun.a} {noun.who} {_be(noun)} {after}"),
+    "fronted": lambda noun, words, after: _sentence(f"in this photo {noun.the} {_be(noun)} {after}"),
+    "embedded": lambda noun, words, after: _sentence(f"you can see that {noun.the} {_be(noun)} {after}"),
+    "stranded": lambda noun, words, after: _sentence(f"{noun.the} that you see {_be(noun)} {after}"),
 }

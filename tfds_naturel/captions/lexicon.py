@@ -47,6 +47,9 @@ _NOUNS = {
     "Car": "car",
     "Ski": "ski",
     "Chopsticks": "chopsticks|pair of chopsticks",
+    "High heels": "high heels|pair of high heels",
+    "Roller skates": "roller skates|pair of roller skates",
+    "Kitchen & dining room table": "dining table",
 }
 _PLURAL = frozenset(
     {
@@ -86,9 +89,20 @@ _MASS = frozenset(
         "coffee",
         "seafood",
         "cutlery",
+        "equipment",
+        "tableware",
+        "kitchenware",
+        "swimwear",
+        "guacamole",
+        "personal care",
     }
 )
-_PEOPLE = {"man": "him", "boy": "him", "guy": "him", "gentleman": "him", "woman": "her", "girl": "her", "lady": "her"}
+_NAMED_IN_PLURAL = re.compile(r"(?!(?:lens|gas|canvas|atlas)$).*[^sui]s")  # "heels", but not "dress", "bus", "tennis"
+_PEOPLE = {
+    **dict.fromkeys(("man", "boy", "guy", "gentleman"), "him"),
+    **dict.fromkeys(("woman", "girl", "lady"), "her"),
+    "person": "them",
+}
 _AN = re.compile(r"(?!uni|use|eu|one|ukulele|ufo|utensil)[aeiou]|hour|heir|honest", re.IGNORECASE)
 
 # attribute -> (before the noun, after "is", after the noun)
@@ -102,6 +116,22 @@ _ATTRIBUTES = {
     "Opaque": ("opaque", ("opaque", "fully opaque"), "that is opaque"),
 }
 
+# pose or action -> what somebody "is"; the first is used in simple captions. Frown and Silent are only in negatives.
+_POSES = {
+    "Stand": ("standing", "standing up"),
+    "Sit": ("sitting", "seated", "sitting down"),
+    "Lay": ("lying down",),
+    "Walk": ("walking", "out walking"),
+    "Run": ("running",),
+    "Jump": ("jumping", "in mid-air"),
+    "Smile": ("smiling",),
+    "Cry": ("crying", "in tears"),
+    "Sing": ("singing", "singing a song"),
+    "Talk": ("talking", "speaking"),
+    "Frown": ("frowning",),
+    "Silent": ("silent", "keeping quiet"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Noun:
@@ -111,6 +141,7 @@ class Noun:
     plural: bool
     mass: bool
     pronoun: str
+    person: bool = False
 
     @property
     def a(self) -> str:
@@ -129,6 +160,11 @@ class Noun:
         """0 for singular, 1 for plural: the index into a verb's (singular, plural) forms."""
         return int(self.plural)
 
+    @property
+    def who(self) -> str:
+        """The relative pronoun."""
+        return "who" if self.person else "that"
+
     def second(self) -> "Noun":
         """The same noun for a second object ("other mug")."""
         return dataclasses.replace(self, text=f"other {self.text}")
@@ -142,16 +178,16 @@ def article(text: str) -> str:
 @functools.cache
 def nouns(label: str) -> tuple[Noun, ...]:
     """The noun phrases for a class, the plainest first; its name if it is not listed."""
-    name = re.sub(r"\s+", " ", re.sub(r"\(.*?\)", " ", label)).strip() or label
+    name = re.sub(r"\s+", " ", re.sub(r"\(.*?\)", " ", label).replace("&", "and")).strip() or label
     listed = _NOUNS.get(label)
     return tuple(_noun(text) for text in (listed.split("|") if listed else [name.lower()]))
 
 
 def _noun(text: str) -> Noun:
     head = text.split(" of ")[0].split()[-1]
-    plural = head in _PLURAL
+    plural = head in _PLURAL or bool(_NAMED_IN_PLURAL.fullmatch(head))
     mass = head in _MASS or text in _MASS
-    return Noun(text, plural, mass, "them" if plural else _PEOPLE.get(head, "it"))
+    return Noun(text, plural and not mass, mass, "them" if plural else _PEOPLE.get(head, "it"), head in _PEOPLE)
 
 
 @functools.cache
@@ -159,3 +195,8 @@ def attribute(label: str) -> tuple[str, tuple[str, ...], str]:
     """The forms of an attribute: before a noun, after "is", after a noun; its name if it is not listed."""
     word = label.lower()
     return _ATTRIBUTES.get(label, (word, (word,), f"that is {word}"))
+
+
+def pose(label: str) -> tuple[str, ...]:
+    """What somebody "is" who has this attribute ("sitting", "seated"); empty if it is not a pose or an action."""
+    return _POSES.get(label, ())

@@ -10,7 +10,7 @@ import itertools
 import re
 
 from tfds_naturel.captions import lexicon
-from tfds_naturel.captions.relations import CONTRARIES, RELATIONS
+from tfds_naturel.captions.relations import RELATIONS
 from tfds_naturel.schema import Triplet
 
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|[\u00a7\u00b6]")
@@ -57,6 +57,37 @@ _ATTRIBUTE_WORDS = {
     "transparent": "Transparent",
     "see-through": "Transparent",
     "opaque": "Opaque",
+}
+_POSE_WORDS = {
+    "standing": "Stand",
+    "stands": "Stand",
+    "sitting": "Sit",
+    "sits": "Sit",
+    "seated": "Sit",
+    "lying": "Lay",
+    "lies": "Lay",
+    "walking": "Walk",
+    "walks": "Walk",
+    "running": "Run",
+    "runs": "Run",
+    "jumping": "Jump",
+    "jumps": "Jump",
+    "mid-air": "Jump",
+    "smiling": "Smile",
+    "smile": "Smile",
+    "smiles": "Smile",
+    "crying": "Cry",
+    "cries": "Cry",
+    "tears": "Cry",
+    "frown": "Frown",
+    "frowning": "Frown",
+    "singing": "Sing",
+    "sings": "Sing",
+    "talking": "Talk",
+    "talks": "Talk",
+    "speaking": "Talk",
+    "silent": "Silent",
+    "quiet": "Silent",
 }
 
 
@@ -158,12 +189,13 @@ def _difference(before: list[str], after: list[str]) -> tuple[list[str], list[st
 
 
 def _attribute(after: list[str], lost: list[str], gained: list[str], triplet: Triplet) -> tuple[str, Triplet | None]:
-    others = {_ATTRIBUTE_WORDS[word] for word in after if word in _ATTRIBUTE_WORDS} - {triplet.object}
+    named = _POSE_WORDS if lexicon.pose(triplet.object) else _ATTRIBUTE_WORDS
+    others = {named[word] for word in after if word in named} - {triplet.object}
     if len(others) == 1:
         return "attribute", Triplet(triplet.subject, "is", others.pop())
     if NEGATIONS & {*lost, *gained} or {"is", "isn't"} & {*lost, *gained}:
         return "denial", None
-    raise ValueError(f"no other attribute in the words that differ; use one of {', '.join(sorted(CONTRARIES))}")
+    raise ValueError(f"no other attribute in the words that differ; use one of {', '.join(sorted(named))}")
 
 
 def _claim(words: list[str], gained: list[str], triplet: Triplet) -> Triplet:

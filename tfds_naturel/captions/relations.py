@@ -139,7 +139,12 @@ RELATIONS: dict[str, Relation] = {
         symmetric=True,
         implies=("holds",),
     ),
-    "high_five": _act("slap/slaps/slapping/slapped/slapped hands with", symmetric=True, implies=("hits",)),
+    "highfive": _act(
+        "give/gives/giving/gave/given a high five to",
+        "slap/slaps/slapping/slapped/slapped hands with",
+        symmetric=True,
+        implies=("hits",),
+    ),
     "kiss": _act("kiss/kisses/kissing/kissed/kissed", symmetric=True, implies=("holds",)),
     "holding_hands": _act("hold/holds/holding/held/held hands with", symmetric=True, implies=("holds",)),
 }
@@ -156,6 +161,21 @@ CONTRARIES: dict[str, tuple[str, ...]] = {
     **{a: tuple(b for b in group if b != a) for group in (_COLOURS, _MATERIALS) for a in group},
     "Transparent": ("Opaque", "Wooden", "Metal"),
     "Opaque": ("Transparent",),
+}
+# Poses that nobody takes at the same time. One can run and jump; whether somebody stands or walks is hard to see.
+CONTRARIES |= {
+    "Stand": ("Sit", "Lay", "Run", "Jump"),
+    "Sit": ("Stand", "Lay", "Walk", "Run", "Jump"),
+    "Lay": ("Stand", "Sit", "Walk", "Run", "Jump"),
+    "Walk": ("Sit", "Lay", "Run", "Jump"),
+    "Run": ("Stand", "Sit", "Lay", "Walk"),
+    "Jump": ("Stand", "Sit", "Lay", "Walk"),
+    "Smile": ("Cry", "Frown"),
+    "Cry": ("Smile",),
+    "Sing": ("Silent",),
+    "Talk": ("Silent",),
+    "Frown": ("Smile",),
+    "Silent": ("Sing", "Talk"),
 }
 CONTRARIES |= {material: (*CONTRARIES[material], "Transparent") for material in ("Metal", "Wooden")}
 

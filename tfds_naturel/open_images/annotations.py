@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import reading_csv
 from tfds_naturel.open_images.releases import Release
 from tfds_naturel.schema import Triplet
 
@@ -91,7 +92,7 @@ class Vocabulary:
 
 def _descriptions(path: Path) -> dict[str, str]:
     names: dict[str, str] = {}
-    with path.open(encoding="utf-8-sig", newline="") as f:
+    with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as f:
         for number, row in enumerate(csv.reader(f), 1):
             if len(row) != 2 or not all(row) or not row[1].isprintable() or "|" in row[1] or row[0] in names:
                 raise UserError(
@@ -125,7 +126,7 @@ class Rejects:
         self.counts[error.kind] += 1
         self._writer.writerow([file, line, error.kind, str(error), text[:200]])
 
-    def close(self, max_share: float) -> None:
+    def close(self, max_share: float = 1.0) -> None:
         """Closes the file. Raises UserError if more than ``max_share`` of all rows were rejected."""
         self._file.close()
         rejected = self.counts.total()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfds_naturel import decisions, photos
-from tfds_naturel.captions import bank, grammar
+from tfds_naturel.captions import bank, checks, grammar
 from tfds_naturel.captions.relations import converse
 from tfds_naturel.errors import UserError
 from tfds_naturel.open_images.annotations import AnnotatedImage, Box
@@ -65,8 +65,8 @@ def _example(image: AnnotatedImage, attribution: Attribution | None, data: bytes
 class Writer:
     """Captions of a triplet, from the bank or else the grammar, the same for every image that shows it.
 
-    The grammar rewrites pairs with a caption that a reviewer ``rejected``. For a single image, it also rewrites pairs
-    whose negative claims another annotation of that image.
+    The grammar rewrites pairs with a caption that a reviewer ``rejected``, and its own if they fail ``checks``. For a
+    single image, it also rewrites pairs whose negative claims another annotation of that image.
     """
 
     def __init__(
@@ -79,7 +79,10 @@ class Writer:
         """The 8 captions of ``triplet`` for an image that shows ``shown``."""
         if triplet not in self._common:
             written = bank.captions_for(triplet, self._bank, self._rng(triplet, 0))
-            self._common[triplet] = self._rewritten(triplet, written, self._pairs_rejected(written), None)
+            refused = self._pairs_rejected(written)
+            if triplet not in self._bank:
+                refused |= _faults(written, None).keys()
+            self._common[triplet] = self._rewritten(triplet, written, refused, None)
         common = self._common[triplet]
         not_false = {c.pair for c in common if c.polarity == "negative" and c.asserts and _is_shown(c.asserts, shown)}
         return self._rewritten(triplet, common, not_false, functools.partial(_is_shown, shown=shown))
@@ -90,17 +93,22 @@ class Writer:
     def _rewritten(
         self, triplet: Triplet, captions: tuple[Caption, ...], pairs: set[int], is_true: grammar.Truth | None
     ) -> tuple[Caption, ...]:
-        """``captions`` with their ``pairs`` rewritten by the grammar, so that no reviewer rejected the text."""
+        """``captions`` with their ``pairs`` rewritten by the grammar, so that they pass the checks and no reviewer
+        rejected the text.
+        """
+        faults: dict[int, str] = {}
         for attempt in range(_ATTEMPTS):
             if not pairs:
                 return captions
             fresh = grammar.write(triplet, self._rng(triplet, attempt), is_true)
-            accepted = pairs - self._pairs_rejected(fresh)
+            faults = _faults(fresh, is_true)
+            accepted = pairs - self._pairs_rejected(fresh) - faults.keys()
             captions = tuple(new if new.pair in accepted else old for old, new in zip(captions, fresh, strict=True))
             pairs = pairs - accepted
+        why = next((faults[pair] for pair in sorted(pairs) if pair in faults), "reviewers rejected the text")
         raise UserError(
-            f"{triplet}: reviewers rejected all {_ATTEMPTS} ways to write its pairs {sorted(pairs)}; accept one of "
-            "them in the decisions file, or add the triplet to the caption bank"
+            f"{triplet}: pair {min(pairs)} was written in {_ATTEMPTS} ways, and all were refused ({why}); add the "
+            "triplet to the caption bank, or accept one of them in the decisions file"
         )
 
     def _rng(self, triplet: Triplet, attempt: int) -> np.random.Generator:
@@ -111,7 +119,15 @@ class Writer:
 def _writer(config: OpenImagesConfig, contents: tuple) -> Writer:
     del contents  # part of the cache key, since the caption files may change without being renamed
     rejected = decisions.rejected(config.decisions) if config.decisions else frozenset()
-    return Writer(bank.load(config.bank), rejected, config.seed)
+    return Writer(bank.load(config.bank, config.release), rejected, config.seed)
+
+
+def _faults(captions: tuple[Caption, ...], is_true: grammar.Truth | None) -> dict[int, str]:
+    """Pair -> the caption that fails the checks and why. With ``is_true``, negatives are false of one image, which the
+    meaning of the words does not show.
+    """
+    found = (*checks.texts(captions), *(checks.pairs(captions) if is_true is None else ()))
+    return {caption.pair: f"{caption.text!r} {problem}" for caption, problem in found}
 
 
 def _is_shown(claim: Triplet, shown: tuple[Triplet, ...]) -> bool:

@@ -10,6 +10,7 @@ after an interruption. ``--from_tar`` reads the photos from the published tar fi
 import argparse
 import asyncio
 import collections
+import contextlib
 import functools
 import logging
 import lzma
@@ -17,7 +18,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -35,6 +36,7 @@ from tfds_naturel.photos import BadPhoto
 _LOG = logging.getLogger("tfds_naturel.open_images.fetch")  # this module runs as __main__
 
 MAX_CONSECUTIVE_FAILURES = 100  # photos in a row that failed all their attempts, so the server is down
+MAX_CONSECUTIVE_REFUSALS = 50  # photos in a row that were missing or unusable, so this may not be the right server
 
 _SIZE_SAMPLE = 64  # photos whose sizes are requested to estimate the total
 _FAILED = "failed"  # not recorded in the journal, so the next run tries again
@@ -46,7 +48,8 @@ def annotated_ids(annotations: Path, release: Release) -> list[str]:
     vocabulary = Vocabulary.read(annotations, release)
     with tempfile.TemporaryDirectory() as folder:
         rejects = Rejects(Path(folder) / "rejects.csv")
-        image_ids = {row.image_id for row in read_rows(annotations / release.rows.name, vocabulary, rejects)}
+        with contextlib.closing(rejects):
+            image_ids = {row.image_id for row in read_rows(annotations / release.rows.name, vocabulary, rejects)}
     if rejects.counts:
         _LOG.info("skipping %s malformed rows; the build lists them", f"{rejects.counts.total():,}")
     return sorted(image_ids)
@@ -90,6 +93,14 @@ class Store:
         self.journal.add(entry)
         return entry
 
+    def close(self) -> None:
+        """Closes the journal."""
+        self.journal.close()
+
+    def known(self) -> Entry | None:
+        """A photo that a server had in this or an earlier run, if there is one: the last in the journal."""
+        return next((entry for entry in reversed(self.journal.entries.values()) if entry.photo), None)
+
     def put(self, image_id: str, data: bytes) -> Entry:
         """Checks and stores a photo. Raises BadPhoto without storing anything."""
         entry = Entry(image_id, "ok", photos.inspect(data))
@@ -119,7 +130,7 @@ async def log_download_size(client: aiohttp.ClientSession, urls: list[str], fold
     """Logs the download size, estimated from evenly spaced photos. Raises UserError if the disk is too small."""
     sample = urls[:: max(1, len(urls) // _SIZE_SAMPLE)]
     sizes = [await download.retried(functools.partial(download.size_of, client, url), policy) for url in sample]
-    total = int(sum(size or 0 for size in sizes) / max(1, len(sample)) * len(urls))
+    total = int(sum(min(size or 0, photos.MAX_BYTES) for size in sizes) / max(1, len(sample)) * len(urls))
     free = shutil.disk_usage(folder).free
     size, space = f"{total / 1e9:,.2f} GB", f"{free / 1e9:,.1f} GB"
     _LOG.info("%s photos, about %s, to %s (%s free)", f"{len(urls):,}", size, folder, space)
@@ -132,8 +143,10 @@ async def fetch_photos(
 ) -> collections.Counter[str]:
     """Fetches ``url/<id>.jpg`` for every id, at most ``concurrency`` at a time. Returns counts by status.
 
-    Raises Transient when ``MAX_CONSECUTIVE_FAILURES`` photos in a row failed all their attempts.
+    Raises Transient when ``MAX_CONSECUTIVE_FAILURES`` photos in a row failed all their attempts, and UserError for a
+    server that refuses photos and serves none (see ``Recorder``).
     """
+    recorder = Recorder(store, lambda entry: _serves(client, entry, url, policy))
     counts: collections.Counter[str] = collections.Counter()
     queue, consecutive_failures = iter(image_ids), 0
     with _Progress(len(image_ids), store.folder.name) as progress:
@@ -148,7 +161,7 @@ async def fetch_photos(
                         raise Transient(f"{consecutive_failures} photos in a row failed; last error: {entry.detail}")
                 else:
                     consecutive_failures = 0
-                    store.journal.add(entry)
+                    await recorder.add(entry)
                 counts[entry.status] += 1
                 progress.add(entry)
 
@@ -158,7 +171,61 @@ async def fetch_photos(
                     group.create_task(work())
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
+        await recorder.finish()
     return counts
+
+
+class Recorder:
+    """Writes the journal of a fetch, without believing a server that serves nothing.
+
+    A wrong URL, a proxy or a sign-in page refuses every photo. So that a photo is missing or unusable is recorded only
+    when the same server serves a photo afterwards: the next one, or, after ``MAX_CONSECUTIVE_REFUSALS`` in a row and at
+    the end, one that is known to exist (``serves(entry)``). Otherwise UserError is raised and nothing is recorded.
+    """
+
+    def __init__(self, store: Store, serves: Callable[[Entry], Awaitable[bool]]):
+        self._store, self._serves = store, serves
+        self._refused: list[Entry] = []
+
+    async def add(self, entry: Entry) -> None:
+        """Records a photo, or keeps a refusal until the server is known to serve others."""
+        if entry.photo is None:
+            self._refused.append(entry)
+            if len(self._refused) % MAX_CONSECUTIVE_REFUSALS == 0:
+                await self.finish()
+        else:
+            self._store.journal.add(entry)
+            self._record_refused()
+
+    async def finish(self) -> None:
+        """Records the refusals that are left."""
+        if not self._refused:
+            return
+        known, last = self._store.known(), self._refused[-1]
+        is_trusted = known is not None and await self._serves(known)
+        if self._refused and not is_trusted:  # none is left if a photo was served meanwhile
+            proof = f"does not send {known.image_id} either, which exists" if known else "has sent none"
+            raise UserError(
+                f"{len(self._refused)} photos in a row were refused (the last: {last.detail}); the server {proof}; "
+                "none is recorded as missing; check --images_url, and whether a proxy answers for the server"
+            )
+        self._record_refused()
+
+    def _record_refused(self) -> None:
+        for entry in self._refused:
+            self._store.journal.add(entry)
+        self._refused.clear()
+
+
+async def _serves(client: aiohttp.ClientSession, entry: Entry, url: str, policy: Policy) -> bool:
+    """Whether the server sends the photo that ``entry`` describes."""
+    photo = entry.photo
+    assert photo is not None
+    try:
+        attempt = functools.partial(download.get_bytes, client, f"{url}/{entry.image_id}.jpg", photo.bytes)
+        return len(await download.retried(attempt, policy)) == photo.bytes
+    except (MissingKey, TooLarge, Transient):
+        return False
 
 
 async def _fetch_photo(client: aiohttp.ClientSession, store: Store, image_id: str, url: str, policy: Policy) -> Entry:
@@ -246,18 +313,18 @@ async def run(options: argparse.Namespace) -> collections.Counter[str]:
     """Fetches what the options request; returns counts by status. Raises as the functions above do."""
     release, policy = RELEASES[options.release], Policy(attempts=options.attempts, stall=options.stall)
     annotations = options.annotations or options.out / "annotations"
-    store = Store(options.out / "images" / options.split)
-    async with download.session(policy, options.concurrency) as client:
-        await fetch_annotations(client, release, annotations, options.annotations_url, policy)
-        image_ids = annotated_ids(annotations, release)
-        missing = store.missing(image_ids, options.retry_missing)
-        done = len(image_ids) - len(missing)
-        _LOG.info("%s annotated images, %s already fetched", f"{len(image_ids):,}", f"{done:,}")
-        if options.from_tar:
-            return from_tars(store, options.from_tar, missing)
-        url = f"{options.images_url}/{options.split}"
-        await log_download_size(client, [f"{url}/{image_id}.jpg" for image_id in missing], store.folder, policy)
-        return await fetch_photos(client, store, missing, url, policy, options.concurrency)
+    url = f"{options.images_url}/{options.split}"
+    with contextlib.closing(Store(options.out / "images" / options.split)) as store:
+        async with download.session(policy, options.concurrency) as client:
+            await fetch_annotations(client, release, annotations, options.annotations_url, policy)
+            image_ids = annotated_ids(annotations, release)
+            missing = store.missing(image_ids, options.retry_missing)
+            done = len(image_ids) - len(missing)
+            _LOG.info("%s annotated images, %s already fetched", f"{len(image_ids):,}", f"{done:,}")
+            if options.from_tar:
+                return from_tars(store, options.from_tar, missing)
+            await log_download_size(client, [f"{url}/{image_id}.jpg" for image_id in missing], store.folder, policy)
+            return await fetch_photos(client, store, missing, url, policy, options.concurrency)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

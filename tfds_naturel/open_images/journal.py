@@ -8,6 +8,7 @@ import dataclasses
 from pathlib import Path
 
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import reading_csv
 from tfds_naturel.photos import Photo
 
 _COLUMNS = ["image_id", "status", "bytes", "width", "height", "phash", "detail"]
@@ -62,9 +63,14 @@ def read(path: Path) -> dict[str, Entry]:
     """The entries of a journal by image id; empty if there is no file. Raises UserError if it is not a journal."""
     if not path.exists():
         return {}
+    with reading_csv(path):
+        return _read(path)
+
+
+def _read(path: Path) -> dict[str, Entry]:
     text = path.read_text(encoding="utf-8")
     lines = text[: text.rfind("\n") + 1].splitlines()
-    if lines and next(csv.reader(lines[:1])) != _COLUMNS:
+    if lines and next(csv.reader(lines[:1]), None) != _COLUMNS:
         raise UserError(f"{path}:1: {lines[0]!r}; expected the columns {','.join(_COLUMNS)}; move the file away")
     entries = {}
     for number, row in enumerate(csv.reader(lines[1:]), 2):

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tfds_naturel import captions, photos, splits
+from tfds_naturel import photos, splits
+from tfds_naturel.captions import bank
 from tfds_naturel.errors import UserError
 from tfds_naturel.files import md5_of
 from tfds_naturel.open_images import annotations as annotation_rows
@@ -75,7 +76,7 @@ def options(config: OpenImagesConfig) -> dict[str, Any]:
     """The fields of ``config`` that determine the dataset, as JSON; caption files are given by their MD5."""
     fields = ("release", "kept", "seed", "short_side", "quality")
     return {name: getattr(config, name) for name in fields} | {
-        "bank": md5_of(config.bank or Path(captions.__file__).with_name("bank.tsv")),
+        "bank": "+".join(map(md5_of, [config.bank] if config.bank else bank.files(config.release))),
         "decisions": md5_of(config.decisions) if config.decisions else "none",
     }
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from tfds_naturel import mining, order
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import reading_csv
 from tfds_naturel.sources import coco
 from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
 
@@ -58,7 +59,7 @@ def hard_images(folder: Path) -> Iterator[mining.Row]:
 
 def _rows(folder: Path) -> list[_Row]:
     path, rows = folder / _FILE, []
-    with path.open(encoding="utf-8", newline="") as f:
+    with reading_csv(path), path.open(encoding="utf-8", newline="") as f:
         for number, row in enumerate(csv.DictReader(f, delimiter="\t"), 2):
             try:
                 image = "/".join(PurePosixPath(row["filepath"]).parts[-2:])

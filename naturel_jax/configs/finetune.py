@@ -4,10 +4,12 @@ The argument is a source (docs/data.md). Each image is trained with one of its t
 as a hard negative, with NegCLIP's loss. Other fields of the config can be set on the command line.
 """
 
+from ml_collections import ConfigDict
+
 from naturel_jax import config as c
 
 
-def get_config(source: str = "folder:photos"):
+def get_config(source: str = "folder:photos") -> ConfigDict:
     config = c.base()
     config.name = "fine-tuned"
     config.init = "hf:openai/clip-vit-base-patch32"

@@ -1,0 +1,33 @@
+"""What a checkpoint says about itself besides its arrays."""
+
+import dataclasses
+import importlib.metadata
+from typing import Any
+
+from naturel_jax.data.processor import Processor
+from naturel_jax.models.two_tower import TwoTowerConfig
+
+# Version 0 had no version field and an older config (see config_versions.from_json); before version 2
+# there was no manifest.
+VERSION = 2
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tensorflow-datasets")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that affect a run's numbers."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def make_meta(
+    config: dict[str, Any], model: TwoTowerConfig, processor: Processor, trained_on: dict[str, list[str]] | None = None
+) -> dict[str, Any]:
+    """The metadata saved with the arrays. ``trained_on``: the items of each benchmark that the run trains on."""
+    return {
+        "version": VERSION,
+        "used": trained_on or {},
+        "config": config,
+        "model": dataclasses.asdict(model),
+        "processor": processor.to_dict(),
+        "versions": versions(),
+    }

@@ -1,0 +1,127 @@
+"""Untrusted PyTorch files (``torch.save``'s two formats, TorchScript archives), read as data and without torch."""
+
+import io
+import os
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from naturel_jax.weights import pickled
+from naturel_jax.weights.pickled import Module, Storage, Tensor
+from naturel_jax.weights.tensors import Tensors, check_archive, explained, float_dtype
+from tfds_naturel.errors import UserError
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before PyTorch 1.6
+_NAMES = 100_000  # modules and tensors of one TorchScript archive; a module under several names counts for each
+_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+Read = Callable[[Storage], bytes]  # the bytes of a storage
+
+
+def open_torch(path: Path) -> Tensors:
+    """A PyTorch file: a state dict (possibly inside ``state_dict``, possibly with keys prefixed by ``module.``) or a
+    TorchScript archive, whose keys are the paths of its modules' attributes.
+
+    Nothing in the file is executed. Raises UserError for a broken file, for pickled code, and for values that are not
+    tensors.
+    """
+    with explained(path, "PyTorch"):
+        try:
+            loaded, read = (_open_zip if zipfile.is_zipfile(path) else _open_old)(path)
+        except pickled.Refused as error:
+            raise UserError(
+                f"{path}: holds pickled objects other than tensors, which could run code; refused ({error})"
+            ) from error
+        except pickled.Malformed as error:
+            raise UserError(f"{path}: truncated or not a PyTorch file ({error})") from error
+    script = isinstance(loaded, Module)
+    tensors = dict(_attributes(path, loaded)) if isinstance(loaded, Module) else _state_dict(path, loaded)
+
+    def get(key: str) -> np.ndarray:
+        tensor = tensors[key]
+        dtype = float_dtype(path, key, tensor.storage.dtype)
+        with explained(path, "PyTorch"):
+            array = np.frombuffer(read(tensor.storage), dtype)
+        strides = [step * dtype.itemsize for step in tensor.strides]
+        if not array.size:
+            return array.reshape(tensor.shape)
+        return np.lib.stride_tricks.as_strided(array[tensor.offset :], tensor.shape, strides)
+
+    return Tensors(str(path), {key: tensor.shape for key, tensor in tensors.items()}, get, script)
+
+
+def _state_dict(path: Path, loaded: Any) -> Mapping[str, Tensor]:
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
+    ):
+        raise UserError(f"{path}: holds {type(loaded).__name__}, expected a mapping of names to tensors")
+    if loaded and all(key.startswith("module.") for key in loaded):
+        loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
+    return loaded
+
+
+def _attributes(path: Path, root: Module) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of a module and its submodules. Raises UserError if they are nested without end."""
+    remaining, count = [("", root)], 0
+    while remaining:
+        prefix, module = remaining.pop()
+        for name, value in module.attributes.items():
+            count += isinstance(value, Module | Tensor)
+            if count > _NAMES or len(prefix) > 1000:
+                raise UserError(f"{path}: has modules within modules with more than {_NAMES:,} names; refused")
+            if isinstance(value, Module):
+                remaining.append((f"{prefix}{name}.", value))
+            elif isinstance(value, Tensor):
+                yield f"{prefix}{name}", value
+
+
+def _open_zip(path: Path) -> tuple[Any, Read]:
+    """The value in a zip archive, and the reader of its storages: ``<name>/data.pkl`` and ``<name>/data/<key>``."""
+    archive = check_archive(path)
+    members = archive.NameToInfo
+    pickles = [name for name in members if name.split("/")[1:] == ["data.pkl"]]
+    if len(pickles) != 1:
+        raise pickled.Malformed(f"has {len(pickles)} members called data.pkl, expected one")
+    folder = pickles[0].removesuffix("data.pkl")
+    if (order := folder + "byteorder") in members and archive.read(order) != b"little":
+        raise pickled.Malformed("its byte order is not little-endian")
+    loaded, storages = pickled.load(io.BytesIO(archive.read(pickles[0])))
+    for storage in storages.values():
+        member = members.get(f"{folder}data/{storage.key}")
+        if member is None or member.file_size != _size(storage):
+            found = "is missing" if member is None else f"has {member.file_size:,} bytes"
+            raise pickled.Malformed(f"storage {storage.key!r:.80} {found}, expected {_size(storage):,} bytes")
+    return loaded, lambda storage: archive.read(f"{folder}data/{storage.key}")  # checks the CRC
+
+
+def _open_old(path: Path) -> tuple[Any, Read]:
+    """The same for a file from before PyTorch 1.6: five pickles, then each storage after its number of elements."""
+    with path.open("rb") as file:
+        (magic, _), (_version, _), (system, _), (loaded, storages), (keys, _) = (pickled.load(file) for _ in range(5))
+        if magic != _MAGIC or not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise pickled.Malformed("not a little-endian file of torch.save")
+        if not isinstance(keys, list) or sorted(keys) != sorted(storages):
+            raise pickled.Malformed("the list of storages does not have those of the tensors")
+        starts, end = {}, path.stat().st_size
+        for key in keys:
+            (numel,) = struct.unpack("<q", file.read(8))
+            starts[key] = file.tell()
+            if numel != storages[key].numel or file.seek(_size(storages[key]), os.SEEK_CUR) > end:
+                raise pickled.Malformed(f"storage {key!r:.80} has {numel:,} elements, or the file ends in it")
+
+    def read(storage: Storage) -> bytes:
+        with path.open("rb") as file:
+            file.seek(starts[storage.key])
+            return file.read(_size(storage))
+
+    return loaded, read
+
+
+def _size(storage: Storage) -> int:
+    return storage.numel * _SIZES[storage.dtype]

@@ -1,0 +1,24 @@
+"""``tiny_config`` with a checkpoint between its evaluations; SIGTERM arrives when an evaluation begins: the one whose
+number is the argument."""
+
+import os
+import signal
+
+import tiny_config
+
+from naturel_jax.evaluators.evaluator import Evaluator
+
+
+def get_config(argument: str):
+    scores, calls = Evaluator.scores, []
+
+    def interrupted(*arguments, **options):
+        calls.append(None)
+        if len(calls) == int(argument):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return scores(*arguments, **options)
+
+    Evaluator.scores = interrupted
+    config = tiny_config.get_config()
+    config.checkpoint.every = "15 steps"
+    return config

@@ -1,0 +1,35 @@
+"""A command ends with its exit code, whatever its libraries still have running."""
+
+import subprocess
+import sys
+
+import pytest
+
+# A thread that waits for something that never comes, as Orbax's do if a save fails.
+MAIN = """
+import atexit, sys, threading, time
+from tfds_naturel import cli
+from tfds_naturel.errors import Stopped, UserError
+atexit.register(print, "closed")
+def main(arguments):
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    raise {error}
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "last"),
+    [
+        ("OSError(28, 'No space left on device', 'x')", 2, "error: [Errno 28] No space left on device: 'x'"),
+        ("UserError('not a flag')", 2, "error: not a flag"),
+        ("KeyboardInterrupt", 130, ""),
+        ("TypeError('a bug')", 1, "TypeError: a bug"),
+    ],
+)
+def test_failed_command_does_not_wait_for_threads(error, code, last):
+    command = [sys.executable, "-c", MAIN.format(error=error)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code and done.stdout == "closed\n"
+    assert done.stderr.strip().endswith(last)
+    assert ("Traceback" in done.stderr) == (code == 1)

@@ -1,0 +1,82 @@
+"""A workdir belongs to one run, which stops writing as soon as it no longer holds it."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import tiny_config
+from etils import epath
+from worlds import Run, data_dir, losses
+
+from naturel_jax import config as c
+from naturel_jax import run, run_folder
+from tfds_naturel.errors import UserError
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {os.fspath(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def wait_for(started: Run, condition) -> None:
+    while not condition():
+        assert started.process.poll() is None, started.output()[-3000:]
+        time.sleep(0.001)
+
+
+@pytest.mark.slow
+def test_run_that_lost_its_lease_stops_without_writing(tmp_path):
+    workdir = tmp_path / "run"
+    started = Run(workdir, "--config.duration=2000 steps", "--config.checkpoint.every=2 steps")
+    wait_for(started, lambda: len(losses(workdir)) >= 5)
+    started.process.send_signal(signal.SIGSTOP)  # as if its machine had been suspended
+    other = {"token": "other", "host": "elsewhere", "process": 7, "since": 0.0, "heartbeat": time.time()}
+    (workdir / "lease.json").write_text(json.dumps(other))
+    before, lines = contents(workdir), losses(workdir)
+    started.process.send_signal(signal.SIGCONT)
+    assert started.wait() == 2, started.output()[-3000:]
+    last = started.output().splitlines()[-1]
+    assert "has lost its lease, which process 7 on elsewhere since" in last and last.count("error:") == 1
+
+    after = contents(workdir)
+    assert len(losses(workdir)) <= len(lines) + 1, "a line may have been on its way"
+    for written in (before, after):
+        del written["metrics.jsonl"]
+        for name in [name for name in written if name.startswith("checkpoints/")]:
+            del written[name]  # looked at below
+    assert after == before
+    saved = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+    assert max(saved, default=0) <= max(lines) + 2, "no checkpoint was begun"
+
+
+def test_another_config_is_refused_from_the_first_moment(tmp_path):
+    config = tiny_config.get_config()
+    config.data.dir = os.fspath(data_dir())
+    with run_folder.owned(epath.Path(tmp_path), c.load(config)):
+        assert contents(tmp_path).keys() == {"config.json", "lease.json"}, "before anything else is written"
+    before = contents(tmp_path)
+    config.seed = 1
+    with pytest.raises(UserError, match=r"holds a run with another config: config\.seed was 0, is 1\. Use another --w"):
+        run.run(c.load(config), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_config_is_checked_again_once_the_lease_is_held(tmp_path):
+    """Another run may have come and gone between the first look and the lease."""
+    config, other = tiny_config.get_config(), tiny_config.get_config()
+    other.seed = 1
+    folder = epath.Path(tmp_path)
+    with run_folder.owned(folder, c.load(config)):
+        pass
+    with pytest.raises(UserError, match="holds a run with another config"), run_folder.owned(folder, c.load(other)):
+        pytest.fail("a workdir of another run was handed over")
+    assert contents(tmp_path).keys() == {"config.json"}, "and the lease is released"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": 3}'])
+def test_damaged_config_is_named(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json: not .* move it away"):
+        run.run(c.load(tiny_config.get_config()), tmp_path)

@@ -1,0 +1,43 @@
+"""Makes text from models' names, captions and files literal in the pages and tables that we write."""
+
+import re
+
+# Punctuation with a meaning inside a line (an underscore between letters has none), and markers of headings and lists.
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_])|^[#+=-]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)  # terminals and text direction
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{c: f"{{{c}}}" for c in "[]*"},  # at the start of a row, arguments of the line break before it
+}
+
+
+def line(text: str) -> str:
+    """``text`` on one line, without characters that control a terminal or the direction of text."""
+    return " ".join(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text).split())
+
+
+def markdown(text: str) -> str:
+    """``text`` on one line, escaped so that it renders literally."""
+    return _SPECIAL.sub(lambda match: "\\" + match[0], line(text))
+
+
+def code(text: str) -> str:
+    """``text`` on one line as a code span of Markdown."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    space = " " * (longest > 0)
+    return f"{'`' * (longest + 1)}{space}{line(text)}{space}{'`' * (longest + 1)}"
+
+
+def latex(text: str) -> str:
+    """``text`` on one line, escaped so that LaTeX typesets it literally."""
+    return "".join(_LATEX.get(character, character) for character in line(text))
+
+
+def cell(text: str) -> str:
+    """``text`` as a cell of a CSV file that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
