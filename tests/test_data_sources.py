@@ -14,7 +14,7 @@ from etils import epath
 from worlds import data_dir
 
 from naturel_jax import config as c
-from naturel_jax import run
+from naturel_jax import preemption, run
 from naturel_jax.data import datasets
 from naturel_jax.data.pipeline import make_pipeline
 from naturel_jax.models.presets import preset
@@ -82,14 +82,12 @@ def losses(workdir) -> list[float]:
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
-def train_in_two_runs(settings, workdir) -> list[float]:
-    """Trains until a stop after two steps, then to the end."""
-    answers = iter([False] * 3)
-    with pytest.raises(Stopped):
-        run.run(settings, workdir, lambda: next(answers, True))
+def train_until_stopped(settings, workdir, monkeypatch) -> None:
+    """Stops as a signal would, once a step is logged."""
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(preemption, "stop_requested", lambda: bool(losses(workdir)))
+        run.run(settings, workdir)
     assert 0 < len(losses(workdir)) < 4
-    run.run(settings, workdir)
-    return losses(workdir)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +99,11 @@ def uninterrupted(folder, tmp_path_factory, compiled):
 
 
 @pytest.mark.parametrize("prefix", files.FORMATS)
-def test_every_format_trains_two_recipes_and_resumes_exactly(prefix, folder, tmp_path, uninterrupted):
-    assert train_in_two_runs(of_format(prefix, folder), tmp_path) == uninterrupted
-    assert len(uninterrupted) == 4
+def test_every_format_trains_two_recipes_and_resumes_exactly(prefix, folder, tmp_path, uninterrupted, monkeypatch):
+    settings = of_format(prefix, folder)
+    train_until_stopped(settings, tmp_path, monkeypatch)
+    run.run(settings, tmp_path)
+    assert losses(tmp_path) == uninterrupted and len(uninterrupted) == 4
 
 
 @pytest.mark.parametrize("objective", ["softmax", "sigmoid"])
@@ -138,11 +138,10 @@ def test_mixture_with_naturel_does_not_depend_on_processes(folder):
         jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_run_continues_only_with_the_records_it_trained_on(tmp_path, compiled):
+def test_run_continues_only_with_the_records_it_trained_on(tmp_path, compiled, monkeypatch):
     files.written("jsonl", tmp_path / "jsonl")
-    settings, answers = of_format("jsonl", tmp_path), iter([False] * 3)
-    with pytest.raises(Stopped):
-        run.run(settings, tmp_path / "run", lambda: next(answers, True))
+    settings = of_format("jsonl", tmp_path)
+    train_until_stopped(settings, tmp_path / "run", monkeypatch)
     path = tmp_path / "jsonl/my.jsonl"
     before = path.read_text()
     path.write_text(before + json.dumps({"image": "photos/00.jpg", "caption": "one more"}) + "\n")

@@ -8,8 +8,9 @@ import pytest
 import record_files as files
 import worlds
 
-from configs import finetune
 from naturel_jax import config as c
+from naturel_jax import run
+from naturel_jax.configs import finetune
 from naturel_jax.data import datasets
 from naturel_jax.data.recipes import recipe
 from naturel_jax.data.records import USUAL
@@ -61,11 +62,9 @@ def test_page_lists_the_usual_names():
 def test_first_command_trains(folder, monkeypatch):
     """With a tiny model in place of CLIP."""
     monkeypatch.chdir(folder)
-    command = re.search(r"--config configs/finetune\.py:(\S+) --workdir (\S+)", TEXT)
+    command = re.search(r"--config finetune:(\S+) --workdir (\S+)", TEXT)
     raw = finetune.get_config(command[1])
     raw.init, raw.preset, raw.duration, raw.data.batch_size = "", "tiny-clip", "2 steps", 8
     raw.optim.warmup, raw.tensorboard = "0 steps", False
-    from naturel_jax import run
-
     assert run.run(c.load(raw), folder / command[2]) == {}
     assert len(worlds.losses(folder / command[2])) >= 1
