@@ -1,7 +1,8 @@
 """Fine-tunes CLIP B/32 on your own data: ``--config finetune:csv:photos.csv``.
 
-The argument is a source (docs/data.md), by default ``folder:photos``. Each image is trained with one of its true captions, and an order shuffle of it
-as a hard negative, with NegCLIP's loss. Other fields of the config can be set on the command line.
+The argument is a source (docs/data.md), by default ``folder:photos``. Each image is trained with one of its true
+captions, and an order shuffle of it as a hard negative, with NegCLIP's loss. Other fields of the config can be set on
+the command line.
 """
 
 from ml_collections import ConfigDict
