@@ -1,5 +1,6 @@
-"""``--config FILE`` and its overrides ``--config.x=y``, with messages instead of tracebacks."""
+"""``--config NAME`` or ``--config FILE``, and overrides ``--config.x=y``, with messages instead of tracebacks."""
 
+import os
 import re
 import sys
 import traceback
@@ -14,13 +15,44 @@ from naturel_jax.settings import meanings, nearest
 from tfds_naturel.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, optionally followed by a colon and its argument.", lock_config=True
+    "config",
+    None,
+    "A config of this package by name, or a config file; optionally followed by a colon and its argument.",
+    lock_config=True,
 )
+PACKAGED = Path(__file__).parent / "configs"
 
 
 def file_name() -> str:
     """The value of ``--config``."""
     return config_flags.get_config_filename(flags.FLAGS["config"])
+
+
+def names() -> list[str]:
+    """The configs of this package."""
+    return sorted(path.stem for path in PACKAGED.glob("*.py") if path.stem not in ("__init__", "drawn_world"))
+
+
+def locate(value: str) -> str:
+    """``value`` of ``--config`` with the path of a file in place of the name of one of this package's configs."""
+    name, colon, argument = value.partition(":")
+    path = PACKAGED / f"{name}.py" if name in names() and not Path(name).is_file() else name
+    return f"{path}{colon}{argument}"
+
+
+def _located(argv: Sequence[str]) -> list[str]:
+    """``argv`` with the value of ``--config`` located, after making what is beside the file importable."""
+    argv = list(argv)
+    for n, arg in enumerate(argv):
+        if match := re.fullmatch(r"(--?config)(=(.*))?", arg, re.DOTALL):
+            if match[2] is None and n + 1 == len(argv):
+                break  # absl's message says that the value is missing
+            at, prefix, value = (n, f"{match[1]}=", match[3]) if match[2] else (n + 1, "", argv[n + 1])
+            argv[at] = prefix + locate(value)
+            folder = Path(value.partition(":")[0]).resolve().parent
+            # As `python FILE` and `python -m` do. At the end: a file there never hides an installed package.
+            sys.path += [path for path in (str(folder), os.getcwd()) if path not in sys.path]
+    return argv
 
 
 def _field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
@@ -48,22 +80,22 @@ def parse(argv: Sequence[str]) -> ConfigDict:
 
     Overrides are parsed last: for a mistyped field, absl prints a traceback where we suggest the nearest name.
     """
+    argv = _located(argv)
     overrides = [arg for arg in argv if re.match(r"--?config\.", arg)]
     others = [arg for arg in argv if arg not in overrides]
     sys.argv = others  # where ml_collections looks for overrides
     _parse(others)
     if CONFIG.value is None:
-        raise UserError("--config is missing; for example: --config configs/siglip_tp.py")
+        raise UserError("--config is missing; for example: --config siglip_tp")
     try:
-        names = list(_field_names(CONFIG.value))
+        fields = list(_field_names(CONFIG.value))
     except OSError as error:  # ml_collections raises it when the config is first accessed
-        available = ", ".join(sorted(map(str, Path("configs").glob("*.py")))) or "no configs/*.py"
         attempted = str(error).split()[-1].strip("'")
-        raise UserError(f"--config {attempted} not found; available: {available}") from error
-    known = dict.fromkeys(names, "") | {k: v for k, v in meanings(Config) if k in names}
+        raise UserError(f"--config {attempted} not found; expected a file or one of: {', '.join(names())}") from error
+    known = dict.fromkeys(fields, "") | {k: v for k, v in meanings(Config) if k in fields}
     for arg in overrides:
         name = re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0]
-        if name not in names:
+        if name not in fields:
             raise UserError(f"{arg}: the config has no field {name!r}; {nearest(name, known)} (naturel_jax/config.py)")
     sys.argv = list(argv)
     rest = _parse(argv)

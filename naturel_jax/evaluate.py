@@ -15,13 +15,15 @@ runs alongside the training run (on another machine, if the folder is shared), w
 
 import argparse
 import contextlib
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from etils import epath
 
-from naturel_jax import preemption
+from naturel_jax import api, preemption
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.evaluators import blind, results
@@ -114,6 +116,14 @@ def main(arguments: Sequence[str]) -> None:
         evaluate(name, source, benchmarks, out, **sizes)
         print(report.write(out), flush=True)
 
+
+class _Callable(ModuleType):
+    """``naturel_jax.evaluate`` is also the API's function, which importing this module would hide."""
+
+    __call__ = staticmethod(api.evaluate)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     cli.run(main)

@@ -55,7 +55,9 @@ def _wandb(config: Config, workdir: epath.Path, closing: contextlib.ExitStack) -
     try:
         import wandb
     except ImportError as error:
-        raise UserError(f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install wandb") from error
+        raise UserError(
+            f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install 'naturel_jax[wandb]'"
+        ) from error
     digest = hashlib.blake2b(str(workdir.absolute()).encode(), digest_size=4).hexdigest()
     identity = f"{workdir.name}-{digest}"  # folders with the same name in different places are different runs
     run = wandb.init(project=config.wandb, name=config.name, dir=str(workdir), id=identity, resume="allow")

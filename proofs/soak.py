@@ -14,8 +14,10 @@ Both print a table, and exit with 1 if anything in it is not as promised in docs
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import datetime
+import io
 import os
 import random
 import re
@@ -31,6 +33,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from absl import logging as absl_logging
 from etils import epath
 
 from naturel_jax.storage import read_json, read_json_lines
@@ -49,7 +52,9 @@ ROOT = Path(__file__).parents[1]
 def draw_world(folder: Path) -> None:
     """Draws the dataset naturel/tiny, which tests/tiny_config.py trains on."""
     tiny = dataclasses.replace(CONFIGS["scenes"], name="tiny", sizes=(200, 40, 40, 40))
-    Naturel(config=scenes(tiny), data_dir=os.fspath(folder)).download_and_prepare()
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
+        Naturel(config=scenes(tiny), data_dir=os.fspath(folder)).download_and_prepare()
 
 
 class Process:
@@ -326,8 +331,7 @@ def faults(folder: Path, minutes: float, seed: int) -> int:
             check(finished, reference, tally)
         number += 1
     print(table(summary(tally, seed, time.monotonic() - began)))
-    print("\n".join(f"{count:4} {message}" for message, count in tally.messages.most_common()))
-    print("\n".join(tally.problems))
+    print("", *(f"{count:4} {text}" for text, count in tally.messages.most_common()), *tally.problems, sep="\n")
     return int(bool(tally.problems))
 
 

@@ -2,19 +2,16 @@
 
 import dataclasses
 import importlib
-from pathlib import Path
 
 import pytest
 import tiny_config
 
 from naturel_jax import config as c
-from naturel_jax import config_versions, durations
+from naturel_jax import config_flags, config_versions, durations
 from naturel_jax.settings import fixed
 from tfds_naturel.errors import UserError
 
-CONFIGS = sorted(
-    path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.py") if path.stem != "drawn_world"
-)
+CONFIGS = config_flags.names()
 
 
 def tiny(**changes):
@@ -28,7 +25,7 @@ def tiny(**changes):
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("world", ["", "scenes"])
 def test_every_config_file_loads(name, world):
-    module = importlib.import_module(f"configs.{name}")
+    module = importlib.import_module(f"naturel_jax.configs.{name}")
     config = c.load(module.get_config() if name == "demo" else module.get_config(world))
     if isinstance(config, c.Suite):
         assert [run.name for run in config.runs.values()] == [

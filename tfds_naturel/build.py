@@ -5,6 +5,9 @@
 
 writes ``OUT/naturel/full/<version>`` (ArrayRecord, or TFRecord for tf.data users) and its dataset card. A finished
 dataset is left untouched; if a build was interrupted, its files are removed and it starts over.
+
+Datasets: full, relations, attributes and full_v6 of Open Images; scenes and scenes_hard, which are drawn; coco_order,
+negclip_tsv and winoground_part.
 """
 
 import argparse
@@ -14,15 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tensorflow_datasets as tfds
 from etils import epath
 
-from tfds_naturel import card, cli, extras, naturel
+from tfds_naturel import cli, extras
 from tfds_naturel.errors import UserError
 from tfds_naturel.open_images.plan import OpenImagesConfig
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
+
+    from tfds_naturel import naturel
 
 _LOG = logging.getLogger("tfds_naturel.build")  # this module runs as __main__
 
@@ -30,8 +34,15 @@ _NUMBERS = ("short_side", "quality", "seed", "max_rejected", "max_missing")
 _CHOICES = ("annotations", "images", "bank", "decisions", *_NUMBERS)
 
 
-def make_builder(options: argparse.Namespace) -> naturel.Naturel:
-    """The builder for these command-line options. Raises UserError for changed options without a new name."""
+def make_builder(options: argparse.Namespace) -> "naturel.Naturel":
+    """The builder for these command-line options. Raises UserError for an unknown dataset, and for changed options
+    without a new name.
+    """
+    from tfds_naturel import naturel  # it imports TensorFlow Datasets, which `--help` does not need
+
+    if options.config not in naturel.Naturel.builder_configs:
+        known = ", ".join(naturel.Naturel.builder_configs)
+        raise UserError(f"there is no dataset {options.config!r}; expected one of: {known}")
     arguments = {"data_dir": options.data_dir, "file_format": options.format, "use_beam": bool(options.beam)}
     changes = {field: getattr(options, field) for field in _CHOICES if getattr(options, field) is not None}
     if options.unofficial:
@@ -51,6 +62,10 @@ def make_builder(options: argparse.Namespace) -> naturel.Naturel:
 
 def build(options: argparse.Namespace) -> epath.Path:
     """Builds the dataset unless it exists; returns its folder. Raises UserError if it exists with other options."""
+    import tensorflow_datasets as tfds
+
+    from tfds_naturel import card, naturel
+
     if options.manual_dir and not options.manual_dir.expanduser().is_dir():
         raise UserError(
             f"--manual_dir {options.manual_dir}: not a folder; {naturel.Naturel.MANUAL_DOWNLOAD_INSTRUCTIONS}"
@@ -72,7 +87,7 @@ def build(options: argparse.Namespace) -> epath.Path:
     return folder
 
 
-def _check_same_options(builder: naturel.Naturel) -> None:
+def _check_same_options(builder: "naturel.Naturel") -> None:
     assert builder.info.metadata is not None  # set by _info
     expected, built = builder.config.options(), builder.info.metadata["options"]
     differing = [key for key in expected if built.get(key) != expected[key]]
@@ -95,7 +110,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tfds_naturel.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", choices=list(naturel.Naturel.builder_configs))
+    parser.add_argument("config", metavar="DATASET", help="one of the datasets above")
     parser.add_argument("--data_dir", type=epath.Path, help="output folder (default: ~/tensorflow_datasets)")
     parser.add_argument("--manual_dir", type=Path, help="folder filled by fetch, or one with coco/ or winoground/")
     parser.add_argument("--format", choices=["array_record", "tfrecord"], default="array_record")

@@ -7,6 +7,7 @@ import gzip
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -45,7 +46,7 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def malformed(path: Path) -> Iterator[None]:
+def malformed(path: os.PathLike[str]) -> Iterator[None]:
     """Makes every error of a reader one that names ``path``."""
     try:
         yield
@@ -233,7 +234,7 @@ def openai_tokenizer(context: int, clean: str = "openclip") -> Text:
     if package is None or not package.submodule_search_locations:
         raise UserError(
             "the file has no tokenizer beside it, and OpenCLIP, which ships CLIP's vocabulary, is not installed: "
-            "pip install open_clip_torch, or put tokenizer.json beside the weights"
+            "pip install 'naturel_jax[torch]', or put tokenizer.json beside the weights"
         )
     path = Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
     merges = _merges(gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1])

@@ -10,6 +10,7 @@ import numpy as np
 from naturel_jax.models.families import family_of
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.weights import openclip, sources, torch_files
+from tfds_naturel import extras
 
 Embeddings = tuple[np.ndarray, np.ndarray]
 Embed = Callable[[Path, TwoTowerConfig, np.ndarray, np.ndarray], Embeddings]
@@ -43,9 +44,7 @@ def ours(config: TwoTowerConfig, params: Params, pixels: np.ndarray, tokens: np.
 
 
 def _transformers(path: Path, config: TwoTowerConfig, pixels: np.ndarray, tokens: np.ndarray) -> Embeddings:
-    import torch
-    import transformers
-
+    torch, transformers = extras.library("torch", "torch"), extras.library("transformers", "torch")
     model = transformers.AutoModel.from_pretrained(path, dtype=torch.float32, trust_remote_code=False).eval()
     images, ids = torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(tokens).long()
     with torch.no_grad():
@@ -54,8 +53,7 @@ def _transformers(path: Path, config: TwoTowerConfig, pixels: np.ndarray, tokens
 
 
 def _openclip(path: Path, config: TwoTowerConfig, pixels: np.ndarray, tokens: np.ndarray) -> Embeddings:
-    import open_clip
-
+    open_clip = extras.library("open_clip", "torch")
     folder = path if path.is_dir() else path.parent
     if path.is_dir() or (folder / openclip.CONFIG_FILE).is_file():
         model = open_clip.create_model(f"local-dir:{folder}")
@@ -69,13 +67,12 @@ def _openclip(path: Path, config: TwoTowerConfig, pixels: np.ndarray, tokens: np
 
 def _openai(path: Path, config: TwoTowerConfig, pixels: np.ndarray, tokens: np.ndarray) -> Embeddings:
     """OpenCLIP's model of these tensors. Its own reader of the file, ``torch.jit.load``, would run the file's code."""
-    import torch
-    from open_clip.model import build_model_from_openai_state_dict
-
+    torch = extras.library("torch", "torch")
+    build = extras.library("open_clip.model", "torch").build_model_from_openai_state_dict
     tensors = torch_files.open_torch(path)
     keys = tensors.shapes.keys() - openclip.IGNORED
     state = {key: torch.from_numpy(tensors.get(key).astype(np.float32)) for key in keys}
-    return _encoded(build_model_from_openai_state_dict(state, cast_dtype=torch.float32).float(), pixels, tokens)
+    return _encoded(build(state, cast_dtype=torch.float32).float(), pixels, tokens)
 
 
 def _encoded(model: Any, pixels: np.ndarray, tokens: np.ndarray) -> Embeddings:

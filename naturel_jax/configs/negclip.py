@@ -3,14 +3,16 @@
 The published setup uses mined hard images instead of the blank image, and NegCLIP's own training file. To reproduce it,
 run ``python -m tfds_naturel.build negclip_tsv`` and add ``--config.data.mixture.main.dataset=naturel/negclip_tsv
 --config.data.mixture.main.hard_images=data/naturel/negclip_tsv/2.0.0/hard_images.parquet``. To evaluate the published
-weights: ``configs/clip.py --config.init=negclip-b32:negclip.pth --config.name=NegCLIP``.
+weights: ``--config clip --config.init=negclip-b32:negclip.pth --config.name=NegCLIP``.
 """
 
-from configs import clip, drawn_world
+from ml_collections import ConfigDict
+
 from naturel_jax import config as c
+from naturel_jax.configs import clip, drawn_world
 
 
-def get_config(world: str = ""):
+def get_config(world: str = "") -> ConfigDict:
     config = c.base()
     config.name = "NegCLIP"
     if world:

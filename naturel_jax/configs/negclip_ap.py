@@ -1,11 +1,13 @@
 """NegCLIP-AP (all pairs) row: an image's three complex pairs and its simple pair, mixed with COCO-Order and half of
 Winoground; in the drawn worlds, mixed with order shuffles of their own captions."""
 
-from configs import negclip
+from ml_collections import ConfigDict
+
 from naturel_jax import config as c
+from naturel_jax.configs import negclip
 
 
-def get_config(world: str = ""):
+def get_config(world: str = "") -> ConfigDict:
     config = negclip.get_config(world)
     config.name = "NegCLIP-AP"
     config.data.mixture.main = c.part(f"naturel/{world or 'full'}", "all_pairs", weight=0.75)

@@ -1,10 +1,12 @@
 """SigLIP-TP (two pairs) row: SigLIP fine-tuned on two positives and two negatives per image."""
 
-from configs import drawn_world, siglip
+from ml_collections import ConfigDict
+
 from naturel_jax import config as c
+from naturel_jax.configs import drawn_world, siglip
 
 
-def get_config(world: str = ""):
+def get_config(world: str = "") -> ConfigDict:
     config = c.base()
     config.name = "SigLIP-TP"
     config.objective.name = "sigmoid"

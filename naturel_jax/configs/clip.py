@@ -1,11 +1,13 @@
 """CLIP row: OpenAI's ViT-B/32, unchanged. With ``:scenes``, a tiny CLIP trained on captions with shuffled words:
 it learns objects, not relations."""
 
-from configs import drawn_world
+from ml_collections import ConfigDict
+
 from naturel_jax import config as c
+from naturel_jax.configs import drawn_world
 
 
-def get_config(world: str = ""):
+def get_config(world: str = "") -> ConfigDict:
     config = c.base()
     config.name = "CLIP"
     if not world:

@@ -1,10 +1,12 @@
 """SigLIP row: Google's B/16, unchanged. With ``:scenes``, a tiny SigLIP trained on captions with shuffled words."""
 
-from configs import drawn_world
+from ml_collections import ConfigDict
+
 from naturel_jax import config as c
+from naturel_jax.configs import drawn_world
 
 
-def get_config(world: str = ""):
+def get_config(world: str = "") -> ConfigDict:
     config = c.base()
     config.name = "SigLIP"
     config.objective.name = "sigmoid"

@@ -1,7 +1,9 @@
 """Both tables on the drawn world, from scratch, on two CPU cores: two bases, then each recipe from its base."""
 
-from configs import clip, negclip, negclip_ap, negclip_sp, siglip, siglip_tp
+from ml_collections import ConfigDict
+
 from naturel_jax import config as c
+from naturel_jax.configs import clip, negclip, negclip_ap, negclip_sp, siglip, siglip_tp
 
 # Run folder -> (config, minutes). Recipes find their bases by folder name.
 _ROWS = {
@@ -14,7 +16,7 @@ _ROWS = {
 }
 
 
-def get_config():
+def get_config() -> ConfigDict:
     return c.suite(
         runs={folder: row.get_config("scenes") for folder, (row, _) in _ROWS.items()},
         minutes={folder: minutes for folder, (_, minutes) in _ROWS.items()},
