@@ -37,8 +37,6 @@ _CPU_DEVICES = flags.DEFINE_integer(
 
 flags.adopt_module_key_flags(config_flags)
 
-_SHUTDOWN_TIMEOUT_S = 30
-
 _LOG = logging.getLogger("naturel_jax.main")  # __name__ is __main__
 
 
@@ -59,10 +57,7 @@ def main(arguments: Sequence[str]) -> None:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     if _DISTRIBUTED.value or _COORDINATOR.value:
         # Before anything touches a device; if initialized later, each process would train its own copy.
-        # A process that fails alone waits this long for the others before it exits, which tells them.
-        jax.distributed.initialize(
-            _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_S
-        )
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     preemption.install_handler()
     from naturel_jax import suite  # importing it touches devices
 

@@ -4,6 +4,7 @@ uninterrupted one."""
 import json
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,12 @@ import numpy as np
 import pytest
 from worlds import Run, parameters, two_processes
 
+from tfds_naturel import cli
+
 PARTS = {"base": 6, "tuned": 6, "untrained": 0}  # of suite_config: steps trained
 _WAIT_S = 300
+
+Interrupt = Callable[[Path, list[Run], random.Random], str]
 
 
 def start(folder: Path, processes: int) -> list[Run]:
@@ -27,8 +32,6 @@ def start(folder: Path, processes: int) -> list[Run]:
 def files(folder: Path) -> dict[str, object]:
     """Everything that must not depend on interruptions."""
     found: dict[str, object] = {}
-    for path in sorted(folder.glob("data/naturel/*/*/*.array_record*")):
-        found[str(path.relative_to(folder))] = path.read_bytes()
     for part in PARTS:
         for path in (folder / "run" / part / name for name in ("scores.json", "processor.json")):
             found[f"{part}/{path.name}"] = path.read_text().replace(str(folder), "") if path.exists() else None
@@ -78,29 +81,43 @@ MOMENTS = {
 }
 
 
-def kill(folder: Path, runs: list[Run], rng: random.Random) -> str:
-    """Kills the processes around a random moment, in random order; returns a description."""
-    moment = rng.choice([*MOMENTS])
+def wait_for(moment: str, folder: Path, runs: list[Run], rng: random.Random) -> str:
+    """Waits for a random time after the moment, or until a process has ended; returns a description."""
     pattern, latest = MOMENTS[moment]
-    before, delay, gap = set(folder.glob(pattern)), rng.uniform(0, latest), rng.uniform(0, 1)
+    before, delay = set(folder.glob(pattern)), rng.uniform(0, latest)
     deadline = time.monotonic() + _WAIT_S
     while all(run.process.poll() is None for run in runs) and not set(folder.glob(pattern)) - before:
         assert time.monotonic() < deadline, f"{moment}: nothing matches {pattern}\n{runs[0].output()[-3000:]}"
         time.sleep(0.002)
     time.sleep(delay)
+    return f"{moment} + {delay:.2f} s"
+
+
+def kill(folder: Path, runs: list[Run], rng: random.Random) -> str:
+    """Kills the processes around a random moment, in random order; returns a description."""
+    when, gap = wait_for(rng.choice([*MOMENTS]), folder, runs, rng), rng.uniform(0, 1)
     for number, run in enumerate(rng.sample(runs, len(runs))):
         time.sleep(gap if number else 0)
         run.process.kill()
-    statuses = [run.wait() for run in runs]
-    return f"{moment} + {delay:.2f} s, then {gap:.2f} s between processes: exit codes {statuses}"
+    return f"{when}, then {gap:.2f} s between processes: exit codes {[run.wait() for run in runs]}"
 
 
-def check(seed: int, folder: Path, references: Callable[[int], Path]) -> None:
-    """Two kills, then a run to the end. Even seeds: one process; odd ones: two."""
+def stop(folder: Path, runs: list[Run], rng: random.Random) -> str:
+    """Sends SIGTERM or SIGINT to one process around a random moment; all must stop. Returns a description."""
+    when = wait_for(rng.choice([moment for moment in MOMENTS if moment != "starting"]), folder, runs, rng)
+    number, asked = rng.choice([signal.SIGTERM, signal.SIGINT]), time.monotonic()
+    rng.choice(runs).process.send_signal(number)
+    codes = {run.wait() for run in runs}
+    assert codes in ({cli.STOPPED}, {0}), runs[0].output()[-3000:]  # 0: it ended before the signal
+    return f"{when}, {number.name}: exit codes {codes} after {time.monotonic() - asked:.1f} s"
+
+
+def check(seed: int, folder: Path, references: Callable[[int], Path], interrupt: Interrupt = kill) -> None:
+    """Two interruptions, then a run to the end. Even seeds: one process; odd ones: two."""
     rng, processes = random.Random(seed), 1 + seed % 2
     reference = references(processes)
     for _ in range(2):
-        print(f"seed {seed}:", kill(folder, start(folder, processes), rng))
+        print(f"seed {seed}:", interrupt(folder, start(folder, processes), rng), flush=True)
     for run in start(folder, processes):
         run.finish()
     assert not [*folder.glob("data/naturel/*/incomplete*")]
@@ -112,6 +129,12 @@ def check(seed: int, folder: Path, references: Callable[[int], Path]) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_suite_equals_an_uninterrupted_one(seed, tmp_path, references):
     check(seed, tmp_path, references)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 104))
+def test_stopped_suite_equals_an_uninterrupted_one(seed, tmp_path, references):
+    check(seed, tmp_path, references, stop)
 
 
 @pytest.mark.proof

@@ -14,7 +14,7 @@ from naturel_jax import config as c
 from naturel_jax import run
 from naturel_jax.main import default_workdir
 from naturel_jax.storage import read_json_lines
-from tfds_naturel.errors import Stopped, UserError
+from tfds_naturel.errors import UserError
 
 
 def output(*flags: str) -> tuple[int, str]:
@@ -115,13 +115,6 @@ def test_config_override_reaches_the_run(tmp_path):
 def test_default_workdir_is_named_after_config_and_argument():
     assert default_workdir("configs/siglip_tp.py:scenes") == "runs/siglip_tp_scenes"
     assert default_workdir("configs/demo.py") == "runs/demo"
-
-
-def test_run_stopped_before_it_starts_does_nothing(tmp_path):
-    config = tiny_config.get_config()
-    with pytest.raises(Stopped, match="run the same command again"):
-        run.run(c.load(config), os.fspath(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
 
 
 def test_workdir_in_use_by_another_process_is_rejected(tmp_path):

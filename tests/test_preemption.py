@@ -9,16 +9,21 @@ import signal
 import time
 from collections import Counter
 
+import benchmark_files
 import pytest
+import tiny_config
 from etils import epath
 from suite_config import WORLD
-from tiny_models import items, tiny
 from worlds import Run, data_dir
 
-from naturel_jax import checkpoint, preemption
+from naturel_jax import checkpoint, preemption, run
+from naturel_jax import config as c
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.data import datasets
+from naturel_jax.data.processor import from_scratch
 from naturel_jax.evaluators.embed import Encoder
+from naturel_jax.models.presets import preset
+from naturel_jax.models.two_tower import Model
 from naturel_jax.storage import read_json_lines
 from tfds_naturel import cli, twins
 from tfds_naturel.errors import Stopped
@@ -66,6 +71,13 @@ def test_stop_request_stays_and_a_second_signal_kills(number, handled):
     assert [signal.getsignal(n) for n in SIGNALS] == [signal.SIG_DFL] * 2
 
 
+def test_stopped_process_starts_no_other_run(handled, tmp_path):
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        run.run(c.load(tiny_config.get_config()), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_the_handler_signals_keep_their_meaning():
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
@@ -74,8 +86,7 @@ def test_without_the_handler_signals_keep_their_meaning():
 
 
 def test_evaluation_stops_between_batches(handled):
-    model, params, processor = tiny()
-    read = []
+    model, read = preset("tiny-clip"), []
 
     def image(number: int, data: bytes) -> Image:
         def read_bytes() -> bytes:
@@ -86,9 +97,9 @@ def test_evaluation_stops_between_batches(handled):
 
         return Image(f"{number}", read_bytes)
 
-    data = items(1)[0].images[0].read()
+    encoder = Encoder(Model(model), from_scratch(model, ["a cat"]), batch_size=16)
     with pytest.raises(Stopped):
-        Encoder(model, processor, batch_size=16).images(params, [image(n, data) for n in range(1000)])
+        encoder.images({}, [image(n, benchmark_files.png(n)) for n in range(1000)])
     assert len(read) < 100  # one batch, and what was prefetched
 
 
@@ -131,16 +142,16 @@ def test_only_one_process_writes_data_and_one_that_waits_can_be_stopped(tmp_path
 
 
 def test_stop_while_drawing_ends_the_run(tmp_path):
-    run = Run(tmp_path / "run", config=f"suite_config.py:{tmp_path}/data")
+    drawing = Run(tmp_path / "run", config=f"suite_config.py:{tmp_path}/data")
     parts = tmp_path / "data" / "naturel" / WORLD.name
     while not [*parts.glob("incomplete*")]:
-        assert run.process.poll() is None, run.output()
+        assert drawing.process.poll() is None, drawing.output()
         time.sleep(0.01)
     asked = time.monotonic()
-    run.process.terminate()
-    assert run.wait() == cli.STOPPED, run.output()
+    drawing.process.terminate()
+    assert drawing.wait() == cli.STOPPED, drawing.output()
     assert time.monotonic() - asked < 10
-    assert not [*parts.iterdir()] and "Traceback" not in run.output()
+    assert not [*parts.iterdir()] and "Traceback" not in drawing.output()
 
 
 @pytest.mark.slow

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import tiny_config
+from etils import epath
 from worlds import Run, data_dir, losses
 
 from naturel_jax import config as c
-from naturel_jax import run
+from naturel_jax import run, run_folder
 from tfds_naturel.errors import UserError
 
 
@@ -25,10 +26,10 @@ def wait_for(started: Run, condition) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 def test_run_that_lost_its_lease_stops_without_writing(tmp_path):
     workdir = tmp_path / "run"
-    flags = ("--config.duration=2000 steps", "--config.checkpoint.every=2 steps", "--config.eval.during.naturel=never")
-    started = Run(workdir, *flags)
+    started = Run(workdir, "--config.duration=2000 steps", "--config.checkpoint.every=2 steps")
     wait_for(started, lambda: len(losses(workdir)) >= 5)
     started.process.send_signal(signal.SIGSTOP)  # as if its machine had been suspended
     other = {"token": "other", "host": "elsewhere", "process": 7, "since": 0.0, "heartbeat": time.time()}
@@ -36,7 +37,6 @@ def test_run_that_lost_its_lease_stops_without_writing(tmp_path):
     before, lines = contents(workdir), losses(workdir)
     started.process.send_signal(signal.SIGCONT)
     assert started.wait() == 2, started.output()[-3000:]
-    assert "Traceback" not in started.output()
     last = started.output().splitlines()[-1]
     assert "has lost its lease, which process 7 on elsewhere since" in last and last.count("error:") == 1
 
@@ -52,20 +52,27 @@ def test_run_that_lost_its_lease_stops_without_writing(tmp_path):
 
 
 def test_another_config_is_refused_from_the_first_moment(tmp_path):
-    workdir = tmp_path / "run"
-    first = Run(workdir)
-    wait_for(first, lambda: (workdir / "config.json").exists())
-    first.process.kill()
-    first.wait()
-    assert not any((workdir / "checkpoints").glob("[0-9]*"))
-    before = contents(workdir)
     config = tiny_config.get_config()
-    config.data.dir, config.seed = os.fspath(data_dir()), 1
-    with pytest.raises(
-        UserError, match=r"holds a run with another config: config\.seed was 0, is 1\. Use another --work"
-    ):
-        run.run(c.load(config), workdir)
-    assert contents(workdir) == before
+    config.data.dir = os.fspath(data_dir())
+    with run_folder.owned(epath.Path(tmp_path), c.load(config)):
+        assert contents(tmp_path).keys() == {"config.json", "lease.json"}, "before anything else is written"
+    before = contents(tmp_path)
+    config.seed = 1
+    with pytest.raises(UserError, match=r"holds a run with another config: config\.seed was 0, is 1\. Use another --w"):
+        run.run(c.load(config), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_config_is_checked_again_once_the_lease_is_held(tmp_path):
+    """Another run may have come and gone between the first look and the lease."""
+    config, other = tiny_config.get_config(), tiny_config.get_config()
+    other.seed = 1
+    folder = epath.Path(tmp_path)
+    with run_folder.owned(folder, c.load(config)):
+        pass
+    with pytest.raises(UserError, match="holds a run with another config"), run_folder.owned(folder, c.load(other)):
+        pytest.fail("a workdir of another run was handed over")
+    assert contents(tmp_path).keys() == {"config.json"}, "and the lease is released"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": 3}'])

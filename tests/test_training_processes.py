@@ -91,7 +91,7 @@ def test_killed_and_stopped_run_matches_an_uninterrupted_one(one_device, folder)
     # A step's loss is read while the next step runs, which may already be past its stop check when the signal arrives.
     saved = max(checkpoint.saved_steps(workdir))
     assert seen <= saved <= seen + 2 and max(losses(workdir)) == saved
-    assert "SIGTERM: saving after this step, then exiting" in third.output()
+    assert "SIGTERM: stopping as soon as it is safe; a second signal kills the process" in third.output()
     assert "stopped and saved in" in third.output().splitlines()[-1]
 
     assert f"from step {saved}" in Run(workdir).finish()
@@ -176,6 +176,14 @@ def test_sigterm_to_one_process_stops_both_at_the_same_step(folder):
     for run in two_processes(workdir):
         assert f"from step {saved}" in run.finish()
     assert sorted(losses(workdir)) == list(range(1, LAST + 1))
+
+
+@pytest.mark.slow
+def test_process_that_fails_alone_exits_soon_and_ends_the_other(folder):
+    began, two = time.monotonic(), two_processes(folder / "alone", second="--config.data.mixture.main.dataset=absent")
+    assert two[1].wait() == 2, two[1].output()[-3000:]
+    assert "dataset 'absent' is not prepared" in two[1].output() and two[0].wait() != 0
+    assert time.monotonic() - began < 200  # JAX alone would wait 300 s
 
 
 @pytest.mark.slow

@@ -66,13 +66,16 @@ class Run:
         return self.output()
 
 
-def two_processes(workdir: Path, *flags: str, devices: int = 4, form: str = "softmax", config: str = "") -> list[Run]:
-    """Starts one run on two processes with ``devices`` devices each."""
+def two_processes(
+    workdir: Path, *flags: str, second: str = "", devices: int = 4, form: str = "softmax", config: str = ""
+) -> list[Run]:
+    """Starts one run on two processes with ``devices`` devices each. ``second``: a flag for the second process only."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     joined = (f"--coordinator={address}", "--processes=2", f"--cpu_devices={devices}", *flags)
-    return [Run(workdir, f"--process={n}", *joined, form=form, config=config) for n in range(2)]
+    own = (["--process=0"], ["--process=1", *filter(None, [second])])
+    return [Run(workdir, *joined, *alone, form=form, config=config) for alone in own]
 
 
 def parameters(workdir: Path) -> dict[str, np.ndarray]:

@@ -2,29 +2,29 @@
 
     python -m tfds_naturel.audit --out report/
 
-writes ``report.md`` and ``review.html``, a page where annotators accept or reject captions. Given two decision files,
-it also reports their agreement. If any caption fails a check, the command fails after writing the report.
+writes ``report.md``, ``hard_pairs.tsv`` (the complex pairs that no text-only model gets right) and ``review.html``, a
+page where annotators accept or reject captions. Given two decision files, it also reports their agreement. If any
+caption fails a check, the command fails after writing the report.
 """
 
 import argparse
 import itertools
-import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tfds_naturel import cli, decisions, escape
+from tfds_naturel.captions import attack_report, blind, checks, grammar, other_benchmarks, review
 from tfds_naturel.captions import bank as banks
-from tfds_naturel.captions import blind, checks, grammar, review
+from tfds_naturel.captions.attack import Pair
 from tfds_naturel.captions.bank import Bank
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Caption
 
-SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 _BLEU_SAMPLE = 200  # captions compared with one another
 
@@ -35,21 +35,33 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m tfds_naturel.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bank", type=Path, help="bank file (default: the published bank)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for report.md and review.html")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     parser.add_argument("--tokenizer", type=Path, help="CLIP's tokenizer.json, to count tokens exactly")
     parser.add_argument("--sugarcrepe", type=Path, help="folder of SugarCrepe's JSON files, for comparison")
+    parser.add_argument("--aro", type=Path, help="ARO's visual_genome_relation.json, for comparison")
+    parser.add_argument("--winoground", type=Path, help="Winoground's examples.jsonl, for comparison")
     parser.add_argument("--photos", type=Path, help="JSON of photos for the review page (see captions/review.py)")
     parser.add_argument("--decisions", type=Path, nargs=2, help="two annotators' decision files, to measure agreement")
     options = parser.parse_args(arguments)
     bank = banks.load(options.bank)
     tokens, method = _token_counter(options.tokenizer)
     problems = checks.check(bank if options.bank else banks.load(release="v6"), tokens)
-    lines = [*_summary(bank, problems, method), *_variety(bank, options.sugarcrepe), *_balance(bank)]
+    sugarcrepe = other_benchmarks.sugarcrepe(options.sugarcrepe) if options.sugarcrepe else {}
+    others = {f"SugarCrepe {name}": sugarcrepe[name] for name in ("replace_rel", "swap_obj") if name in sugarcrepe}
+    if options.aro:
+        others["ARO VG-Relation"] = other_benchmarks.aro_relation(options.aro)
+    if options.winoground:
+        others["Winoground"] = other_benchmarks.winoground(options.winoground)
+    lines = [*_summary(bank, problems, method), *_variety(bank, sugarcrepe)]
+    pairs, views = attack_report.bank_pairs(bank), attack_report.bank_views(bank)
+    wins = attack_report.attack_all(pairs, views)
+    lines += [*attack_report.section(pairs, wins, views, others), *_balance(bank)]
     if options.decisions:
         agreement, common = decisions.kappa(*map(decisions.verdicts, options.decisions))
         lines += ["## Agreement", f"Cohen's kappa {agreement:.3f} over {common} captions judged by both.", ""]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")
+    attack_report.save_hard(options.out / "hard_pairs.tsv", bank, attack_report.hard(wins))
     (options.out / "review.html").write_text(review.page(bank, options.photos), encoding="utf-8")
     print("\n".join(lines))
     if problems:
@@ -81,10 +93,10 @@ def _summary(bank: Bank, problems: list[str], method: str) -> list[str]:
     ]
 
 
-def _variety(bank: Bank, sugarcrepe: Path | None) -> list[str]:
+def _variety(bank: Bank, sugarcrepe: Mapping[str, Sequence[Pair]]) -> list[str]:
     sources = {"bank": complex_pairs(bank), "grammar alone": complex_pairs(_from_grammar(bank))}
-    if sugarcrepe is not None:
-        sources["SugarCrepe"] = sugarcrepe_pairs(sugarcrepe)
+    if sugarcrepe:
+        sources["SugarCrepe"] = by_image(sugarcrepe)
     columns = ["distinct-1", "distinct-2", "distinct-3", "self-BLEU"]
     columns += [f"{name}{what}" for name in ("bag of words", "1-3-grams", "length") for what in ("", ", pairs")]
     lines = ["## Variety and blind accuracy of the complex pairs", "", f"| | {' | '.join(columns)} |"]
@@ -106,21 +118,11 @@ def complex_pairs(bank: Bank) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def sugarcrepe_pairs(folder: Path) -> dict[str, list[tuple[str, str]]]:
-    """Image -> its (caption, negative caption) pairs, from whichever of SugarCrepe's seven files are in ``folder``.
-
-    Raises UserError if there are none, or one is malformed.
-    """
+def by_image(subsets: Mapping[str, Sequence[Pair]]) -> dict[str, list[tuple[str, str]]]:
+    """Image -> its (caption, negative caption) pairs, from all subsets of SugarCrepe."""
     pairs: dict[str, list[tuple[str, str]]] = {}
-    files = [path for name in SUGARCREPE if (path := folder / f"{name}.json").exists()]
-    if not files:
-        raise UserError(f"{folder}: contains none of SugarCrepe's files ({', '.join(SUGARCREPE)}, each .json)")
-    for path in files:
-        try:
-            for row in json.loads(path.read_text(encoding="utf-8")).values():
-                pairs.setdefault(row["filename"], []).append((row["caption"], row["negative_caption"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not in SugarCrepe's format ({type(error).__name__}: {error})") from error
+    for pair in itertools.chain.from_iterable(subsets.values()):
+        pairs.setdefault(pair.group, []).append((pair.true, pair.false))
     return pairs
 
 

@@ -8,6 +8,7 @@ import atexit
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -15,6 +16,7 @@ from typing import NoReturn
 from tfds_naturel.errors import Stopped, UserError
 
 DONE, BUG, USER_ERROR, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
+_LEAVE_S = 10
 
 
 def set_up_logging() -> None:
@@ -56,7 +58,11 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
 
 def _leave(code: int) -> NoReturn:
     """Ends the process without waiting for threads of libraries, as ``sys.exit`` would: if a save fails, those of Orbax
-    wait 20 minutes for steps of the save that never come."""
+    wait 20 minutes for steps of the save that never come. Their exit functions get ``_LEAVE_S``: that of JAX waits five
+    minutes for the other processes of a job, which may not have failed."""
+    timer = threading.Timer(_LEAVE_S, os._exit, [code])
+    timer.daemon = True
+    timer.start()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

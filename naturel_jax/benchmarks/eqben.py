@@ -2,6 +2,7 @@
 
 import io
 import tokenize
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +21,8 @@ SOURCE = Source(
     "eqben/*.json (the original annotation, or that of the 10% subset), eqben/images/<source>/",
 )
 FIELDS: Fields = {"image0": str, "image1": str, "caption0": (str, list), "caption1": (str, list)}
+
+_MAX_DEPTH = 8  # levels of an annotation file; official ones have up to 3
 
 
 def read(folder: Path) -> Benchmark:
@@ -51,7 +54,9 @@ def _items(file: Path, images: Folder, problems: list[str]) -> list[Item]:
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
     """The records of an annotation file: a list, or objects (video, subject) of lists."""
-    if isinstance(node, list):
+    if key.count("/") > _MAX_DEPTH:
+        yield key, node
+    elif isinstance(node, list):
         for n, child in enumerate(node):
             yield f"{key}/{n}", child
     elif isinstance(node, dict):
@@ -80,8 +85,10 @@ def _as_png(read_npy: Callable[[], bytes]) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
             bgr = np.load(io.BytesIO(read_npy()), allow_pickle=False, max_header_size=10_000)
-        except (EOFError, SyntaxError, tokenize.TokenError, MemoryError) as error:
+        except (EOFError, SyntaxError, tokenize.TokenError, MemoryError, zipfile.BadZipFile) as error:
             raise ValueError(f"not an array ({error!r})") from error
+        if not isinstance(bgr, np.ndarray):
+            raise ValueError("an archive of arrays, expected one array")
         if bgr.dtype != np.uint8 or bgr.ndim != 3 or bgr.shape[2] != 3 or bgr.size > 3 * MAX_PIXELS:
             raise ValueError(f"array of {bgr.dtype} {bgr.shape}, expected uint8 [H, W, 3]")
         buffer = io.BytesIO()

@@ -1,7 +1,9 @@
 """Reads the benchmarks' official files: every record is checked, every fault named, and no path leaves its folder."""
 
 import json
+import lzma
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -81,8 +83,10 @@ def records(
     seen = set()
     for key, row in rows:
         fault = _fault(row, fields) if key not in seen else "its id appears twice; the first is kept"
+        if not key.isprintable():
+            key, fault = ascii(key), "its id has characters that cannot be printed"
         if fault:
-            problems.append(f"{file} record {key}: {fault}")
+            problems.append(f"{file} record {key:.80}: {fault}")
         else:
             seen.add(key)
             yield key, row
@@ -103,7 +107,7 @@ def read_items(
         try:
             item = make(key, row)
         except BenchmarkError as error:
-            problems.append(f"{file} record {key}: {error}")
+            problems.append(f"{file} record {key:.80}: {error}")
             continue
         if item is not None:
             items.append(item)
@@ -119,16 +123,16 @@ def _fault(row: Any, fields: Fields) -> str | None:
         if not isinstance(row[name], kind) or isinstance(row[name], bool):
             expected = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
             return f"field {name!r} is {row[name]!r:.80}, expected {expected}"
-        if not _is_unicode(row[name]):
+        if not is_unicode(row[name]):
             return f"field {name!r} is {row[name]!a:.80}, which is not valid Unicode"
     return None
 
 
-def _is_unicode(value: Any) -> bool:
+def is_unicode(value: Any) -> bool:
     """Whether all strings can be encoded: JSON may hold half of a surrogate pair."""
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, RecursionError):
         return False
     return True
 
@@ -178,7 +182,7 @@ class Folder:
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise BenchmarkError(f"image {name!r:.80}: {reason}") from error
         if not self._present[name]:
-            raise BenchmarkError(f"image {name!r} is not in {self.root}")
+            raise BenchmarkError(f"image {name!r:.80} is not in {self.root}")
         return Image(str(path), path.read_bytes, box)
 
 
@@ -203,7 +207,7 @@ class Archive:
         """The image ``name``. Raises BenchmarkError if it is missing or unpacks to more than ``MAX_IMAGE_BYTES``."""
         info = self._members.get(safe_name(name))
         if info is None:
-            raise BenchmarkError(f"image {name!r} is not in {self.path}")
+            raise BenchmarkError(f"image {name!r:.80} is not in {self.path}")
         if info.file_size > MAX_IMAGE_BYTES:
             raise BenchmarkError(f"image {name!r} in {self.path}: unpacks to {info.file_size:,} bytes; refused")
         return Image(f"{self.path}!{info.filename}", lambda: self._read(info))
@@ -211,5 +215,5 @@ class Archive:
     def _read(self, info: zipfile.ZipInfo) -> bytes:
         try:
             return self._zip.read(info)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise ValueError(f"{self.path}, member {info.filename}: {error}") from error

@@ -53,11 +53,19 @@ def rows(root: Path, columns: Sequence[str]) -> Iterator[tuple[str, Record]]:
                 raise BenchmarkError(f"{file}: has no column {sorted(missing)}; it has {table.schema_arrow.names}")
             number = 0
             for batch in table.iter_batches(batch_size=64, columns=list(columns)):
-                for row in batch.to_pylist():
-                    yield f"{file.name} row {number}", row
+                for n in range(batch.num_rows):
+                    yield f"{file.name} row {number}", {name: _cell(batch[name][n]) for name in columns}
                     number += 1
         except (pa.ArrowException, OSError) as error:
             raise BenchmarkError(f"{file}: not a readable Parquet file ({error}); download it again") from error
+
+
+def _cell(value: pa.Scalar) -> Any:
+    """The value; None for a string that is not UTF-8."""
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return None
 
 
 def hub_image(key: str, cell: Any) -> Image:

@@ -10,7 +10,7 @@ import numpy as np
 
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, Source, by_value
-from naturel_jax.benchmarks.files import BenchmarkError, Folder, Record, load_json, numbered, read_items
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, Record, is_unicode, load_json, numbered, read_items
 
 SOURCE = Source(
     "MIT; COCO and Visual Genome images under their own licences",
@@ -62,8 +62,9 @@ def _questions(folder: Path, file: str, problems: list[str]) -> Iterator[Item]:
     image = _question_image(folder, file)
     for n, row in enumerate(load_json(folder / "whatsup" / f"{file}.json", list)):
         try:
-            if not (isinstance(row, list) and len(row) == 3 and all(isinstance(caption, str) for caption in row[1:])):
-                raise BenchmarkError(f"is {row!r:.80}, expected [image_id, true caption, false caption]")
+            valid = isinstance(row, list) and len(row) == 3 and all(isinstance(caption, str) for caption in row[1:])
+            if not valid or not is_unicode(row):
+                raise BenchmarkError(f"is {row!a:.80}, expected [image_id, true caption, false caption]")
             yield Item(f"{file}/{n}", (image(str(row[0])),), tuple(row[1:]), {"subset": file})
         except BenchmarkError as error:
             problems.append(f"{file}.json record {n}: {error}")

@@ -64,6 +64,8 @@ def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
     classes = sorted(path for path in dataset.iterdir() if path.is_dir())
     if not classes:
         raise BenchmarkError(f"{dataset}: contains no folders; expected one per class")
+    if odd := next((path.name for path in classes if not path.name.isprintable()), None):
+        raise BenchmarkError(f"{dataset}: a class is named {odd!a:.80}, which is not valid UTF-8; rename the folder")
     images = (
         (Image(str(path), check_inside(path, dataset).read_bytes), label)
         for label, folder in enumerate(classes)
