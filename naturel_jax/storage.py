@@ -50,12 +50,12 @@ def write(path: epath.Path, content: str | bytes) -> None:
     """Atomically replaces the content of ``path``: readers see either the old content or the new, even after a crash.
 
     This and ``append`` raise what ``check_leases`` raises."""
-    check_leases(path)
     with _partial(path) as partial:
         with open(partial, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+        check_leases(path)  # as late as possible: another process may take over at any moment
         partial.replace(path)
 
 

@@ -44,6 +44,7 @@ from tfds_naturel.naturel import Naturel, scenes
 from tfds_naturel.scenes.scene import CONFIGS
 
 ROOT = Path(__file__).parents[1]
+STUCK_S = 600.0  # allowed for one start of 10 s, and for its end after a signal: machines may be busy
 
 
 # ---- Runs ------------------------------------------------------------------------------------------------------------
@@ -103,6 +104,8 @@ def table(rows: Mapping[str, object]) -> str:
 
 TOLERANCE = 0.02
 SAMPLE_S = 1.0
+WARM_UP = 60  # steps: several evaluations and saves
+WARM_UP_S = 3600.0  # at most
 
 
 class Sample(NamedTuple):
@@ -128,27 +131,38 @@ def growth(seconds: Sequence[float], values: Sequence[float]) -> float:
     return float(np.polyfit(x, y, 1)[0] * (x[-1] - x[0]) / y.mean())
 
 
+def steps(metrics: epath.Path) -> int:
+    """Steps logged so far."""
+    return sum("train/loss" in row for row in read_json_lines(metrics))
+
+
 def steady(folder: Path, minutes: float) -> int:
-    """Runs for ``minutes`` and prints the table; returns 1 if memory, descriptors or threads grow."""
+    """Runs for ``minutes`` after warming up and prints the table; returns 1 if memory, descriptors or threads grow."""
     data, workdir, log = folder / "data", folder / "steady", folder / "steady.log"
     draw_world(data)
     every = [f"--config.{field}=20 steps" for field in ("eval.during.naturel", "checkpoint.every")]
     process = Process(data, workdir, log, "--config.duration=1e9 steps", "--config.checkpoint.keep=2", *every)
-    began, samples = time.monotonic(), list[Sample]()
+    metrics = epath.Path(workdir) / "metrics.jsonl"
+    began = time.monotonic()
+    while process.wait(SAMPLE_S) is None and steps(metrics) < WARM_UP and time.monotonic() - began < WARM_UP_S:
+        pass
+    began, samples, before = time.monotonic(), list[Sample](), steps(metrics)
     while (code := process.wait(SAMPLE_S)) is None and time.monotonic() - began < 60 * minutes:
         samples.append(sample(process.pid, began))
+    taken = steps(metrics) - before
     if code is None:
         process.send(signal.SIGTERM)
-        if (code := process.wait(120)) is None:
+        if (code := process.wait(STUCK_S)) is None:
             process.abort()
-    rows = read_json_lines(epath.Path(workdir) / "metrics.jsonl")
-    steps = sum("train/loss" in row for row in rows)
+    if len(samples) < 4:
+        print(f"{len(samples)} samples, exit code {code}:\n{process.output()[-3000:]}")
+        return 1
     figures: dict[str, object] = {
-        "Duration": f"{(time.monotonic() - began) / 60:.1f} min",
-        "Steps, evaluations, samples": f"{steps}, {len(rows) - steps}, {len(samples)}",
+        "Duration": f"{samples[-1].seconds / 60:.1f} min after {before} steps of warm-up",
+        "Steps, with an evaluation and a save every 20": taken,
         "Exit code after SIGTERM": f"{code} (expected {cli.STOPPED})",
     }
-    failed = code != cli.STOPPED
+    failed = code != cli.STOPPED or not taken
     for name, unit in (("memory", " MB"), ("descriptors", ""), ("threads", "")):
         values = [getattr(s, name) for s in samples]
         grown = growth([s.seconds for s in samples], values)
@@ -167,7 +181,6 @@ def steady(folder: Path, minutes: float) -> int:
 
 STEPS = 40
 FAULTY_STARTS = 10  # of a run; those after them meet no fault
-STUCK_S = 300.0  # allowed for one start, and for the end of a run after a signal; undisturbed, it takes 10
 SPEED = {"train/images_per_s", "train/mfu"}
 
 DISK_FAULTS = (None, "eio", "lost", "full", "short", "slow")

@@ -23,10 +23,59 @@ CLASSES = {
     "/m/05r5c": "Piano",
 }
 ATTRIBUTES = {"/m/083vt": "Wooden", "/m/05z87": "Plastic", "/m/02gy9n": "Transparent"}
+PEOPLE = ("Man", "Woman", "Boy", "Girl")
+POSES = ("Stand", "Sit", "Lay", "Walk", "Run", "Jump", "Smile", "Cry", "Sing", "Talk")
+V6_CLASSES = CLASSES | {
+    "/m/01bl7v": "Boy",
+    "/m/05r655": "Girl",
+    "/m/01g317": "Person",
+    "/m/06k2mb": "High heels",
+    "/m/0h8n5zk": "Kitchen & dining room table",
+    "/m/0271t": "Drink",
+    "/m/06_fw": "Skateboard",
+}
+V6_ATTRIBUTES = ATTRIBUTES | {
+    "/m/0dnr7": "(made of)Textile",
+    "/m/04lbp": "(made of)Leather",
+    **{f"/m/pose{n}": name for n, name in enumerate(POSES)},
+}
+V6_RELATIONS = (
+    "at",
+    "contain",
+    "holds",
+    "ride",
+    "on",
+    "hang",
+    "plays",
+    "interacts_with",
+    "wears",
+    "is",
+    "inside_of",
+    "skateboard",
+    "surf",
+    "hits",
+    "kick",
+    "throw",
+    "catch",
+    "drink",
+    "eat",
+    "ski",
+    "talk_on_phone",
+    "dance",
+    "handshake",
+    "hug",
+    "highfive",
+    "read",
+    "cut",
+    "kiss",
+    "holding_hands",
+    "under",
+    "snowboard",
+)
 RELATIONS = ("at", "on", "holds", "plays", "interacts_with", "wears", "is", "inside_of", "under", "hits")
 
-_MID = {name: mid for mid, name in (CLASSES | ATTRIBUTES).items()}
-_RELEASE = RELEASES["v4"]
+_MID = {name: mid for mid, name in (V6_CLASSES | V6_ATTRIBUTES).items()}
+_VOCABULARIES = {"v4": (CLASSES, ATTRIBUTES, RELATIONS), "v6": (V6_CLASSES, V6_ATTRIBUTES, V6_RELATIONS)}
 
 
 def image_id(n: int) -> str:
@@ -50,14 +99,16 @@ def row(
     return ",".join([image_id(n), _MID[subject], _MID[object_], *map(str, (*box, *box2)), relation])
 
 
-def write_release(folder: Path, rows: Iterable[str], images: Iterable[int] = ()) -> Path:
-    """Writes the annotation folder of release v4: ``rows``, the descriptions, and metadata for ``images``."""
+def write_release(folder: Path, rows: Iterable[str], images: Iterable[int] = (), release: str = "v4") -> Path:
+    """Writes the annotation folder of a release: ``rows``, the descriptions, and metadata for ``images``."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _RELEASE.rows.name).write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
-    (folder / _RELEASE.classes.name).write_text("".join(f"{mid},{name}\n" for mid, name in CLASSES.items()))
-    (folder / _RELEASE.attributes.name).write_text("".join(f"{mid},{name}\n" for mid, name in ATTRIBUTES.items()))
-    (folder / _RELEASE.relations.name).write_text("".join(f"{label},{label}\n" for label in RELATIONS))
-    with (folder / _RELEASE.images.name).open("w", newline="") as f:
+    files = RELEASES[release]
+    classes, attributes, relations = _VOCABULARIES[release]
+    (folder / files.rows.name).write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
+    (folder / files.classes.name).write_text("".join(f"{mid},{name}\n" for mid, name in classes.items()))
+    (folder / files.attributes.name).write_text("".join(f"{mid},{name}\n" for mid, name in attributes.items()))
+    (folder / files.relations.name).write_text("".join(f"{label},{label}\n" for label in relations))
+    with (folder / files.images.name).open("w", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(
             [

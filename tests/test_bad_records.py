@@ -36,6 +36,7 @@ def test_reader_keeps_the_good_records_and_reports_the_others(tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # a plot of tags of 5,000 characters
 @pytest.mark.parametrize("name", MADE)
 def test_evaluation_ends_with_scores(tmp_path, name):
     good = MADE[name](tmp_path / "files")

@@ -9,10 +9,11 @@ import pytest
 import safetensors.numpy
 import torch
 from benchmark_files import png
+from etils import epath
 from fuzzing import every_count, fuzz
 from model_files import save_hf, sentencepiece_model, tiny
 
-from naturel_jax import weights
+from naturel_jax import manifest, weights
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import Model
 from naturel_jax.weights import export, processor_files, tables, tensors, torch_files
@@ -131,6 +132,23 @@ def test_big_vision(tmp_path, count):
     folder = tmp_path / "model"
     export.save(folder, *tiny("tiny-siglip"), form="big_vision", facts={})
     fuzz([folder / processor_files.OWN], lambda: find(folder), count)
+
+
+RUN_FILES = ("meta/metadata", "params/_METADATA", "params/_sharding", "params/manifest.ocdbt", "_CHECKPOINT_METADATA")
+
+
+@every_count
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, after a restore that failed
+def test_run(tmp_path, count):
+    """A run from elsewhere, whose manifest fits its files."""
+    export.save(tmp_path / "run", *tiny("tiny-clip"), form="run", facts={})
+    step = epath.Path(tmp_path / "run/checkpoints/0")
+
+    def read() -> None:
+        manifest.write(step)
+        use(weights.load(f"run:{tmp_path / 'run'}").processor)
+
+    fuzz([Path(step) / name for name in RUN_FILES], read, count // 4)  # a second each
 
 
 def test_processors_are_whole(tmp_path):

@@ -1,5 +1,6 @@
 """The Open Images reader: official rows in, records per image out, malformed rows counted."""
 
+import contextlib
 import csv
 import random
 import tracemalloc
@@ -31,6 +32,7 @@ def read(tmp_path):
         path = folder / releases.RELEASES["v4"].rows.name
         buckets = Buckets(tmp_path, "rows", annotations.bucket_digits(path))
         annotations.spool(path, VOCABULARY, buckets, rejects)
+        rejects.close()
         return {image.image_id: image for image in _images(buckets)}, rejects
 
     return read
@@ -143,10 +145,13 @@ def test_few_malformed_rows_do_not_fail_the_build(read):
 def test_wrong_columns_and_descriptions_are_rejected(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("ImageID,LabelName1,LabelName2,RelationshipLabel\n")
-    with pytest.raises(
-        ValueError, match=r"rows.csv:1: columns 'ImageID,LabelName1,LabelName2,RelationshipLabel'; expected"
+    with (
+        pytest.raises(
+            ValueError, match=r"rows.csv:1: columns 'ImageID,LabelName1,LabelName2,RelationshipLabel'; expected"
+        ),
+        contextlib.closing(Rejects(tmp_path / "rejects.csv")) as rejects,
     ):
-        next(annotations.read_rows(path, VOCABULARY, Rejects(tmp_path / "rejects.csv")))
+        next(annotations.read_rows(path, VOCABULARY, rejects))
     folder = write_release(tmp_path / "annotations", [])
     classes = folder / "class-descriptions-boxable.csv"
     for bad in ("/m/01yrx\n", "/m/01yrx,Cat\n/m/01yrx,Dog\n", "/m/01yrx,Cat|Dog\n", '/m/01yrx,"Cat\tDog"\n'):
@@ -161,7 +166,8 @@ def test_reading_uses_a_fraction_of_the_memory_of_all_images(tmp_path, monkeypat
     tracemalloc.start()
     path = folder / releases.RELEASES["v4"].rows.name
     buckets = Buckets(tmp_path, "rows", annotations.bucket_digits(path))
-    annotations.spool(path, VOCABULARY, buckets, Rejects(tmp_path / "rejects.csv"))
+    with contextlib.closing(Rejects(tmp_path / "rejects.csv")) as rejects:
+        annotations.spool(path, VOCABULARY, buckets, rejects)
     assert sum(1 for _ in _images(buckets)) == 20_000
     streaming = tracemalloc.get_traced_memory()[1]
     everything = list(_images(buckets))
@@ -187,6 +193,7 @@ def test_attributions_of_the_requested_images(tmp_path):
     rejects = Rejects(tmp_path / "rejects.csv")
     buckets = Buckets(tmp_path, "attribution", 1)
     attribution.spool(path, {image_id(3), image_id(4), image_id(99)}, buckets, rejects)
+    rejects.close()
     actual = {
         key: value for digit in buckets.prefixes for key, value in attribution.attributions(buckets, digit).items()
     }

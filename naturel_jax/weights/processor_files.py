@@ -7,6 +7,7 @@ import gzip
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -45,7 +46,7 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def malformed(path: Path) -> Iterator[None]:
+def malformed(path: os.PathLike[str]) -> Iterator[None]:
     """Makes every error of a reader one that names ``path``."""
     try:
         yield

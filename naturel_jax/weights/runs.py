@@ -12,6 +12,7 @@ from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
 from naturel_jax.restore import read
 from naturel_jax.sharding import path_string
+from naturel_jax.weights.processor_files import malformed
 from tfds_naturel.errors import UserError
 
 
@@ -30,10 +31,9 @@ def read_meta(workdir: epath.PathLike, step: int | None = None) -> tuple[int, di
         raise NotARun(f"{workdir} is not a run directory with {wanted}; steps found in {directory}: {steps or 'none'}")
     step = max(steps) if step is None else step
     meta = _read(directory / str(step), meta=ocp.args.JsonRestore())["meta"]
-    if (version := meta.get("version", 0)) > checkpoint_meta.VERSION:
-        raise UserError(
-            f"{directory / str(step)}: version {version}; this naturel_jax reads up to {checkpoint_meta.VERSION}"
-        )
+    with malformed(directory / str(step) / "meta"):
+        if (version := meta.get("version", 0)) > checkpoint_meta.VERSION:
+            raise UserError(f"version {version}; this naturel_jax reads up to {checkpoint_meta.VERSION}")
     return step, meta
 
 
@@ -49,7 +49,9 @@ def load_run(
     UserError for a damaged checkpoint.
     """
     step, meta = read_meta(workdir, step)
-    config = config_from_dict(meta["model"])
+    folder = checkpoint.directory(workdir) / str(step)
+    with malformed(folder / "meta"):
+        config, processor = config_from_dict(meta["model"]), Processor(**meta["processor"])
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def abstract(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
@@ -57,10 +59,9 @@ def load_run(
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
     shapes = jax.tree_util.tree_map_with_path(abstract, Model(config).shapes())
-    folder = checkpoint.directory(workdir) / str(step)
     item = "ema" if "ema" in storage.names(folder) else "params"
     params = _read(folder, **{item: ocp.args.StandardRestore(shapes)})[item]
-    return config, params, Processor(**meta["processor"])
+    return config, params, processor
 
 
 def _read(folder: epath.Path, **items: Any) -> dict[str, Any]:
