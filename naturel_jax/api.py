@@ -132,7 +132,9 @@ def load(source: str | os.PathLike[str], *, dtype: str = "float32", batch_size: 
     images or texts in a batch at most. Raises UserError naming what is wrong with a checkpoint, and FileNotFoundError.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
+        raise UserError(f"batch_size is {batch_size}, expected 1 or more")
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype is {dtype!r}; expected 'float32' or 'bfloat16'")
     name = os.fspath(source)
     loaded = weights.load(name, sharding_for=param_sharding(make_mesh({"data": -1})))
     trained_on = runs.read_meta(name.removeprefix("run:"))[1]["used"] if name.startswith("run:") else {}
@@ -141,16 +143,18 @@ def load(source: str | os.PathLike[str], *, dtype: str = "float32", batch_size: 
 
 
 def evaluate(model: EmbeddingModel, benchmark: str, folder: str | os.PathLike[str]) -> dict[str, float]:
-    """Metric -> score, in [0, 1], of ``benchmark`` (``python -m naturel_jax.benchmarks`` lists them).
+    """Metric -> score, in [0, 1], of ``benchmark`` (``python -m naturel_jax.benchmarks`` lists them), or of ``all``
+    that can be read.
 
     ``folder`` has the official files; for the NatuRel benchmarks, it is a prepared dataset, such as
     ``data/naturel/full/2.0.0``. Items that the model was trained on, as recorded by its run, are left out; images that
     cannot be read are left out and logged. Raises UserError for an unknown benchmark, and UserError or
     FileNotFoundError for files that are broken or missing.
     """
-    (whole,) = registry.read([benchmark], files=Path(folder), naturel=Path(folder))
-    kept = whole.held_out(model.trained_on.get(benchmark, ()))
-    evaluator = Evaluator(model.model, model.processor, [kept], mesh=model.mesh, batch_size=model.batch_size)
+    path = Path(folder).expanduser()
+    benchmarks = registry.read([benchmark], files=path, naturel=path)
+    kept = [whole.held_out(model.trained_on.get(whole.name, ())) for whole in benchmarks]
+    evaluator = Evaluator(model.model, model.processor, kept, mesh=model.mesh, batch_size=model.batch_size)
     return evaluator.scores(model.params)
 
 

@@ -42,12 +42,27 @@ def _patterns(rules: tuple[tuple[str, float], ...]) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
+class Fields:
+    """The fields of a source's rows: a name, or several with commas, whose values are joined; ``a.b`` is field b of a.
+    Empty: the usual names (``naturel_jax.data.records.USUAL``)."""
+
+    image: str = setting("", "the image: a path relative to the file, or bytes")
+    positives: str = setting("", "true captions: a string or several")
+    negatives: str = setting("", "false captions: none or several; the n-th is paired with the n-th true one")
+    asserts: str = setting("", "the fact that each true caption asserts, or one for all")
+    negative_asserts: str = setting("", "the fact that each false caption asserts")
+    shows: str = setting("", "further facts that the image shows")
+    name: str = setting("", "what messages call the record; empty: the image's path")
+
+
+@dataclasses.dataclass(frozen=True)
 class Part:
     """One source of ``config.data.mixture``."""
 
     dataset: str = setting("", "dataset under config.data.dir, or PREFIX:NAME for another source", _NAME)
     recipe: str = setting("", "which captions are sampled for an image", key_of("naturel_jax.data.recipes:RECIPES"))
     split: str = setting("train", "split of the dataset", _NAME)
+    fields: Fields = section(Fields)
     weight: float = setting(1.0, "share of the mixture, relative to the other parts'", above(0))
     hard_images: str = setting(
         "",
@@ -60,6 +75,9 @@ class Part:
 class Data:
     dir: str = setting("data", "folder with the prepared datasets; missing scenes are drawn into it", may_change=True)
     mixture: Mapping[str, Part] = setting({}, "training sources: name -> part(...)")
+    max_bad: float = setting(
+        0.01, "largest share of a source's records that may be bad; they are left out", fraction(), may_change=True
+    )
     batch_size: int = setting(256, "images in a global batch, without sentinels", at_least(1))
     crop_scale: tuple[float, float] = setting((0.9, 1.0), "area of the random resized crop", _AREA)
     threads: int = setting(2, "threads that read and decode images", at_least(1), may_change=True)

@@ -46,8 +46,8 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
     init = trained_base(config, folder)
     with run_folder.owned(folder, config) as check_owner:
         mesh = make_mesh(dataclasses.asdict(config.mesh))
-        parts = config.data.mixture.values()
-        sources = [datasets.open_source(part.dataset, config.data.dir, part.split) for part in parts]
+        sources = datasets.open_sources(config.data)
+        run_folder.check_same_data(folder, datasets.contents(config.data, sources))
         trained_on = datasets.trained_on(config.data)
         start = make_start(config, init, folder, sources, mesh)
         evaluator = make_evaluator(config, start.model, start.processor, trained_on, mesh)

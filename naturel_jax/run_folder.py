@@ -1,6 +1,7 @@
 """Identifies the run in a workdir: the files that describe it, and whether a config may continue it.
 
-``config.json`` holds the config and the versions it started with; ``scores.json`` the scores of a finished run.
+``config.json`` holds the config and the versions it started with; ``data.json`` identifies its tables of records;
+``scores.json`` has the scores of a finished run.
 """
 
 import contextlib
@@ -10,8 +11,9 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.experimental import multihost_utils
 
-from naturel_jax import checkpoint_meta, config_versions, storage
+from naturel_jax import checkpoint, checkpoint_meta, config_versions, storage
 from naturel_jax.config import Config
 from naturel_jax.settings import fixed
 from tfds_naturel.errors import UserError
@@ -87,6 +89,25 @@ def check_same_run(folder: epath.Path, saved: dict[str, Any], config: Config) ->
         raise UserError(
             f"{folder} holds a run with another config: {'; '.join(changed)}. Use another --workdir, or the same config"
         )
+
+
+def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> None:
+    """Records the contents of the data in the folder. Raises UserError if the run there, which has a checkpoint, or
+    another process has other contents."""
+    if not contents:
+        return
+    path = folder / "data.json"
+    if jax.process_index() == 0 and not ("data.json" in storage.names(folder) and checkpoint.saved_steps(folder)):
+        storage.write(path, json.dumps(contents, indent=1))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("data.json")
+    saved = storage.read_json(path)
+    for name, content in contents.items():
+        if content != saved.get(name):
+            raise UserError(
+                f"config.data.mixture.{name} is {content}, but the run in {folder} trains on {saved.get(name)}; "
+                "restore the data and its list of bad records, or use another --workdir"
+            )
 
 
 def _as_json(fields: dict[str, Any]) -> dict[str, Any]:

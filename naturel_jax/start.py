@@ -54,7 +54,7 @@ def _processor_from_scratch(sizes: TwoTowerConfig, folder: epath.Path, sources: 
     """The first process trains the tokenizer, once; all processes read it from the workdir."""
     path = folder / "processor.json"
     if jax.process_index() == 0 and path.name not in storage.names(folder):
-        processor = from_scratch(sizes, [caption for source in sources for caption in source.items.texts])
+        processor = from_scratch(sizes, (caption for source in sources for caption in source.items.texts))
         storage.write(path, json.dumps(processor.to_dict()))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("processor")

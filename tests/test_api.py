@@ -88,6 +88,23 @@ def test_every_kind_of_image_is_embedded_alike(model, paths):
     np.testing.assert_array_equal(model.encode_image(tuple(mixed)), expected[[0, 1, 2, 0, 2]])
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"dtype": "half"}, "dtype is 'half'; expected 'float32' or"), ({"batch_size": 0}, "batch_size is 0, expected 1")],
+)
+def test_wrong_options_of_load(folders, options, message):
+    with pytest.raises(UserError, match=message):
+        naturel_jax.load(folders["clip"], **options)
+    with pytest.raises(FileNotFoundError, match="no such file or folder; write hf:owner/name"):
+        naturel_jax.load("nothing")
+
+
+def test_bfloat16_is_close_to_float32(folders, model, paths):
+    half = naturel_jax.load(folders["clip"], dtype="bfloat16")
+    difference = np.abs(half.score(paths, TEXTS) - model.score(paths, TEXTS)).max()
+    assert 0 < difference < 0.05
+
+
 def test_array_of_images_is_a_list_of_them(model):
     images_IHWC = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), np.uint8)
     embeddings = model.encode_image([Image.fromarray(image) for image in images_IHWC])
@@ -196,24 +213,35 @@ def test_saved_model_is_read_by_transformers_and_by_us(model, paths, tmp_path):
         model.save(tmp_path / "other", to="tf")
 
 
-def test_evaluate_scores_a_benchmark_from_the_cosines_of_the_model(model, tmp_path):
+@pytest.mark.parametrize("trained_on", [0, 4])
+def test_evaluate_scores_the_items_that_were_not_trained_on(model, tmp_path, monkeypatch, trained_on):
     benchmark_files.sugarcrepe(tmp_path, items=3)
-    scores = naturel_jax.evaluate(model, "sugarcrepe", tmp_path)
-    assert {name.split("/")[0] for name in scores} == {"sugarcrepe"} and all(0 <= v <= 1 for v in scores.values())
     (whole,) = registry.read(["sugarcrepe"], files=tmp_path)
-    right = []
-    for item in whole.items:
+    monkeypatch.setattr(model, "trained_on", {"sugarcrepe": [item.id for item in whole.items[:trained_on]]})
+    scores = naturel_jax.evaluate(model, "sugarcrepe", tmp_path)
+    right: dict[str, list[bool]] = {}
+    for item in whole.items[trained_on:]:
         positive, negative = model.score([image.read() for image in item.images], item.captions)[0]
-        right.append((item.tags, positive > negative))
-    for metric in whole.metrics:
-        if metric.where:
-            tag, value = metric.where
-            expected = [r for tags, r in right if tags.get(tag) == value]
-            assert scores[metric.name] == pytest.approx(np.mean(expected))
+        for value in item.tags.values():
+            right.setdefault(f"sugarcrepe/{value}", []).append(bool(positive > negative))
+    assert scores and {name: np.mean(right[name]) for name in scores if name in right} == pytest.approx(
+        {name: value for name, value in scores.items() if name in right}
+    )
+    assert len(right) >= 5 and set(right) <= set(scores)
+
+
+def test_evaluate_names_what_is_missing(model, tmp_path):
     with pytest.raises(UserError, match="unknown benchmarks"):
         naturel_jax.evaluate(model, "sugarcrop", tmp_path)
     with pytest.raises(FileNotFoundError):
         naturel_jax.evaluate(model, "winoground", tmp_path / "nothing")
+
+
+def test_saved_run_is_loaded_with_the_same_scores(model, paths, tmp_path):
+    model.save(tmp_path / "run", to="run")
+    again = naturel_jax.load(f"run:{tmp_path / 'run'}")
+    np.testing.assert_array_equal(again.score(paths, TEXTS), model.score(paths, TEXTS))
+    assert not again.trained_on
 
 
 def python(code: str, folder: Path) -> str:

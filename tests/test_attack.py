@@ -8,21 +8,20 @@ import pytest
 from tfds_naturel.captions import attack
 from tfds_naturel.captions.attack import Pair
 
+VIEWS = attack.views(["Desk", "Chair", "Table", "Coffee table", "Bench", "Guitar", "Wine glass"])
+MASKED, RAW, STYLE = VIEWS.values()
 NOUNS = ("cat", "dog", "horse", "monkey", "desk", "chair", "table", "bench")
 
 
 def pairs_of(render) -> list[Pair]:
     """One pair for every ordered two nouns; ``render`` gives (true, false)."""
-    found = []
-    for x, y in itertools.permutations(NOUNS, 2):
-        found.append(Pair(*render(x, y), group=f"{x}|on|{y}", relation="on", operation="swap"))
-    return found
+    return [Pair(*render(x, y), f"{x}|on|{y}", "on", "swap") for x, y in itertools.permutations(NOUNS, 2)]
 
 
-@pytest.mark.parametrize(("model", "view"), [*(("1-3-grams", view) for view in attack.VIEWS), ("boosting", "masked")])
+@pytest.mark.parametrize(("model", "view"), [*(("1-3-grams", view) for view in VIEWS), ("boosting", "masked")])
 def test_one_word_that_tells_wins_every_pair(model, view):
-    told = pairs_of(lambda x, y: (f"the {x} is on the {y}", f"the {x} is not on the {y}"))
-    assert attack.wins(told, attack.VIEWS[view], attack.MODELS[model]).mean() == 1
+    denials = pairs_of(lambda x, y: (f"the {x} is on the {y}", f"the {x} is not on the {y}"))
+    assert attack.wins(denials, VIEWS[view], attack.MODELS[model]).mean() == 1
 
 
 @pytest.mark.parametrize("model", attack.MODELS)
@@ -34,22 +33,22 @@ def test_exchangeable_pairs_are_at_chance(model):
         return texts if rng.random() < 0.5 else texts[::-1]
 
     pairs = pairs_of(render)
-    found = attack.score(attack.wins(pairs, model=attack.MODELS[model]), [pair.group for pair in pairs])
-    assert found.low <= 0.5 <= found.high
+    score = attack.score(pairs, attack.wins(pairs, MASKED, attack.MODELS[model]))
+    assert score.low <= 0.5 <= score.high
 
 
-def test_equal_texts_under_a_view_tie():
+def test_texts_that_a_view_makes_equal_tie():
     swaps = pairs_of(lambda x, y: (f"the {x} is on the {y}", f"the {y} is on the {x}"))
-    assert set(attack.wins(swaps, attack.style)) == {0.5}
+    assert set(attack.wins(swaps, STYLE, attack.ngrams)) == {0.5}
 
 
-def test_a_swap_of_animate_and_thing_is_told_by_the_mask_alone():
+def test_the_mask_alone_gives_away_a_swap_of_an_animal_and_a_thing():
     animate, things = NOUNS[:4], NOUNS[4:]
     swaps = [
         Pair(f"the {x} is on the {y}", f"the {y} is on the {x}", x + y) for x, y in itertools.product(animate, things)
     ]
-    assert attack.wins(swaps, attack.masked).mean() == 1
-    assert attack.wins(swaps, attack.style).mean() == 0.5
+    assert attack.wins(swaps, MASKED, attack.ngrams).mean() == 1
+    assert attack.wins(swaps, STYLE, attack.ngrams).mean() == 0.5
 
 
 def test_folds_never_share_a_group():
@@ -58,7 +57,7 @@ def test_folds_never_share_a_group():
     assert len(folds) == 5 and sorted(key for fold in folds for key in fold) == sorted(set(keys))
 
 
-def test_a_model_is_never_shown_the_group_it_judges():
+def test_no_model_is_trained_on_a_group_that_it_scores():
     pairs = pairs_of(lambda x, y: (f"{x} {y}", f"{y} {x}"))
     seen = []
 
@@ -66,14 +65,14 @@ def test_a_model_is_never_shown_the_group_it_judges():
         seen.append(({pair.group for pair in train}, {pair.group for pair in test}))
         return np.zeros(len(test))
 
-    assert set(attack.wins(pairs, model=spy)) == {0.5}
+    assert set(attack.wins(pairs, RAW, spy)) == {0.5}
     assert len(seen) == 5 and all(not train & test for train, test in seen)
     assert set.union(*(test for _, test in seen)) == {pair.group for pair in pairs}
 
 
 def test_one_group_cannot_be_attacked():
     with pytest.raises(ValueError, match="found 1 groups, expected at least 2"):
-        attack.wins([Pair("a b", "b a", "one")] * 3)
+        attack.wins([Pair("a b", "b a", "one")] * 3, RAW, attack.ngrams)
 
 
 @pytest.mark.parametrize(
@@ -85,22 +84,25 @@ def test_one_group_cannot_be_attacked():
     ],
 )
 def test_views(text, masked, style):
-    assert (attack.masked(text), attack.style(text)) == (masked, style)
+    assert (MASKED(text), STYLE(text)) == (masked, style)
 
 
-def test_scores_by_hand():
-    pairs = [Pair("a", "b", "1", "on", "swap"), Pair("c", "d", "1", "on", "denial"), Pair("e", "f", "2", "is", "swap")]
-    found = attack.scores(pairs, np.array([1, 0, 0.5]))
-    assert {key: (score.accuracy, score.pairs) for key, score in found.items()} == {
-        "all": (0.5, 3),
-        "on": (0.5, 2),
-        "is": (0.5, 1),
-        "operation swap": (0.75, 2),
-        "operation denial": (0, 1),
-    }
-    assert attack.score(np.ones(4), ["1", "1", "2", "3"]) == attack.Score(1, 1, 1, 4)
+def test_swapping_the_captions_of_a_pair_changes_the_sign_of_its_margin():
+    pairs = pairs_of(lambda x, y: (f"the {x} is on the {y}", f"the {y} is under the {x}"))
+    swapped = [Pair(pair.false, pair.true, pair.group) for pair in pairs]
+    for model in attack.MODELS.values():
+        margins_P = model(pairs[:40], pairs[40:], RAW)
+        np.testing.assert_allclose(margins_P, -model(pairs[:40], swapped[40:], RAW))
+        assert np.all(margins_P != 0)
 
 
-def test_telling_finds_the_word():
-    told = pairs_of(lambda x, y: (f"the {x} is on the {y}", f"the {x} is not on the {y}"))
-    assert ("not", 0, len(told)) in attack.telling(told, most=5)
+def test_score_by_hand():
+    pairs = [Pair("a", "b", group) for group in ("1", "1", "2")]
+    score = attack.score(pairs, np.array([1, 0, 0.5]))
+    assert (score.accuracy, score.low, score.high, score.pairs) == (0.5, 0.5, 0.5, 3)  # both groups have mean 0.5
+    assert attack.score(pairs, np.ones(3)) == attack.Score(1, 1, 1, 3)
+
+
+def test_giveaways_name_the_word():
+    denials = pairs_of(lambda x, y: (f"the {x} is on the {y}", f"the {x} is not on the {y}"))
+    assert ("not", 0, len(denials)) in attack.giveaways(denials, MASKED, most=5)

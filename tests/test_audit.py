@@ -47,17 +47,6 @@ def test_blind_accuracy_detects_only_giveaways():
     assert blind.accuracy(longer, splits=3)["length"] == (1, 1)
 
 
-def test_sugarcrepe_pairs_are_grouped_by_image(tmp_path):
-    rows = {
-        "0": {"filename": "a.jpg", "caption": "A dog.", "negative_caption": "A cat."},
-        "1": {"filename": "a.jpg", "caption": "A hat.", "negative_caption": "A cap."},
-    }
-    (tmp_path / "swap_obj.json").write_text(json.dumps(rows))
-    assert audit.sugarcrepe_pairs(tmp_path) == {"a.jpg": [("A dog.", "A cat."), ("A hat.", "A cap.")]}
-    with pytest.raises(UserError, match="none of SugarCrepe's files"):
-        audit.sugarcrepe_pairs(tmp_path / "nowhere")
-
-
 def test_audit_writes_its_report_and_fails_on_a_problem(small, tmp_path, capsys):
     bank.save(tmp_path / "bank.tsv", small)
     arguments = ["--bank", str(tmp_path / "bank.tsv"), "--out", str(tmp_path / "out")]

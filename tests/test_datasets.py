@@ -34,7 +34,7 @@ def test_prepared_dataset_opens_with_and_without_prefix():
     [
         ("naturel/full", "train", r"'naturel/full' is not prepared under .*See 'Build NatuRel' in the README"),
         ("naturel/tiny", "dev", r"has no split 'dev'; expected one of: .*train"),
-        ("csv:a.csv", "train", r"dataset 'csv:a.csv' has prefix 'csv'; expected tfds"),
+        ("video:a", "train", r"dataset 'video:a' has prefix 'video'; expected tfds"),
     ],
 )
 def test_error_names_a_dataset_that_cannot_be_opened(dataset, split, match):

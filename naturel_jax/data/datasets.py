@@ -5,15 +5,19 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
 from naturel_jax import preemption, storage
-from naturel_jax.config import Data
-from naturel_jax.data import prepared
+from naturel_jax.config import Data, Fields
+from naturel_jax.data import index, index_writer, prepared
 from naturel_jax.data.items import Source
+from naturel_jax.data.records import Table
+from naturel_jax.data.sources import csv, folder, huggingface, jsonl, parquet, webdataset
+from naturel_jax.data.sources import tfds as tfds_table
 from tfds_naturel import twins
 from tfds_naturel.errors import UserError
 from tfds_naturel.scenes.scene import CONFIGS as WORLDS
@@ -23,17 +27,48 @@ _LOG = logging.getLogger(__name__)
 
 _TFDS = "tfds"  # the default prefix
 _TWIN_SEED, _TWIN_ITEMS = 0, 400
+_USUAL = Fields()
 _INCOMPLETE = "incomplete."  # TFDS's prefix of folders that are being written
 _POLL_S = 2.0
 
-Opener = Callable[[str, str, str], Source]  # (name without its prefix, config.data.dir, split) -> source
+Opener = Callable[[str, str, str], Source | Table]  # (name without its prefix, config.data.dir, split) -> source
 
 
-def open_source(dataset: str, data_dir: str, split: str) -> Source:
+def open_sources(data: Data) -> list[Source]:
+    """The sources of ``data.mixture``, in its order. Raises what ``open_source`` raises."""
+    return [open_source(p.dataset, data.dir, p.split, p.fields, data.max_bad) for p in data.mixture.values()]
+
+
+def contents(data: Data, sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
+    """What identifies the records of each part that is a table."""
+    return {
+        name: {"records": len(source.items), "left_out": len(source.items.left_out), "content": source.content}
+        for name, source in zip(data.mixture, sources, strict=True)
+        if source.content
+    }
+
+
+def open_source(
+    dataset: str, data_dir: str, split: str, fields: Fields = _USUAL, max_bad: float = Data.max_bad
+) -> Source:
     """Opens ``split`` of ``dataset``, which is ``<prefix>:<name>`` with a prefix in ``SOURCES`` (default: ``tfds``).
 
-    Raises UserError for an unknown prefix, and whatever the opener raises.
+    ``fields`` and ``max_bad``: see ``config.Part`` and ``config.Data``; for tables of records. Their index is built if
+    there is none, in ``<data_dir>/.cache``. Raises UserError for an unknown prefix, and whatever the opener raises.
     """
+    opened = open_unindexed(dataset, data_dir, split)
+    if isinstance(opened, Source):
+        if fields != _USUAL:
+            raise UserError(f"config.data.mixture: dataset {dataset!r} has captions in groups; leave `fields` empty")
+        return opened
+    path = index_writer.folder_of(opened, fields, data_dir)
+    preemption.on_first_process(lambda: index_writer.build(opened, fields, path))
+    index_writer.build(opened, fields, path)  # on a disk that the first process does not share
+    return index.open_source(opened, fields, path, max_bad)
+
+
+def open_unindexed(dataset: str, data_dir: str, split: str) -> Source | Table:
+    """As the opener of the prefix returns it. Raises UserError for an unknown prefix, and what the opener raises."""
     prefix, name = _parse(dataset)
     if prefix not in SOURCES:
         raise UserError(
@@ -47,12 +82,21 @@ def _parse(dataset: str) -> tuple[str, str]:
     return (prefix, name) if colon else (_TFDS, dataset)
 
 
-def _open_tfds(name: str, data_dir: str, split: str) -> Source:
-    return prepared.open_source(directory(data_dir, name), split)
+def _open_tfds(name: str, data_dir: str, split: str) -> Source | Table:
+    path = directory(data_dir, name)
+    if tfds_table.has_caption_groups(path):
+        return prepared.open_source(path, split)
+    return tfds_table.open_table(path, split)
 
 
 SOURCES: dict[str, Opener] = {
     _TFDS: _open_tfds,
+    "jsonl": jsonl.open_table,
+    "csv": csv.open_table,
+    "parquet": parquet.open_table,
+    "hf": huggingface.open_table,
+    "webdataset": webdataset.open_table,
+    "folder": folder.open_table,
 }
 
 

@@ -1,6 +1,6 @@
 """The items of a dataset without their pixels: the caption groups of each image, and the facts that it shows.
 
-Small enough to stay in memory (a dozen bytes per caption), so every process can work out the whole global batch: which
+In memory (a dozen bytes per caption) or mapped from disk, so every process can work out the whole global batch: which
 captions match which images, and which are equal. Pixels are read only by the process that needs them.
 
 Shape letters: N images, G caption groups, C captions of one polarity. A trailing 1 means one extra entry: offsets.
@@ -89,6 +89,17 @@ class Captions:
         rows = np.arange(self.starts_G1[group], self.starts_G1[group + 1])
         return rows if kind is None else rows[self.simple_C[rows] == (kind == "simple")]
 
+    def block(self, first: int, stop: int, kind: Kind | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The captions of groups ``first`` to ``stop - 1``, of ``kind`` if given: the group of each, counted from
+        ``first``, and its pair."""
+        starts = self.starts_G1[first : stop + 1]
+        group = np.repeat(np.arange(stop - first), np.diff(starts))
+        pair = self.pair_C[starts[0] : starts[-1]]
+        if kind is None:
+            return group, pair
+        of_kind = self.simple_C[starts[0] : starts[-1]] == (kind == "simple")
+        return group[of_kind], pair[of_kind]
+
 
 @dataclasses.dataclass(frozen=True)
 class Items:
@@ -96,21 +107,30 @@ class Items:
 
     The groups of image n are ``groups_N1[n]`` to ``groups_N1[n + 1]``. ``shows``: for each image, the indices of
     the facts that its positives assert; ``asserts``: for each text, those that it asserts anywhere in the dataset.
+    ``left_out``: images that are not trained on, in ascending order. The tables are lists and arrays in memory, or
+    columns on disk (``columns.py``), in which equal texts may occur more than once.
     """
 
     name: str
-    image_ids: list[str]
-    texts: list[str]
-    facts: list[str]
+    image_ids: Sequence[str]
+    texts: Sequence[str]
+    facts: Sequence[str]
     groups_N1: np.ndarray
     attribute_G: np.ndarray
     positives: Captions
     negatives: Captions
     shows: Ragged
     asserts: Ragged
+    left_out: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
-        return len(self.image_ids)
+        """Number of images that are trained on."""
+        return len(self.image_ids) - len(self.left_out)
+
+    def image(self, k: int) -> int:
+        """Index of the k-th image that is trained on."""
+        gaps = self.left_out - np.arange(len(self.left_out))  # images before each that is left out
+        return k + int(np.searchsorted(gaps, k, side="right"))
 
     def groups(self, n: int) -> np.ndarray:
         """Group indices of image ``n``."""
@@ -133,16 +153,43 @@ class Items:
         first, second = np.nonzero(same)
         return positives[first], negatives[second]
 
+    def counts(self, first: int, stop: int, kind: Kind | None, paired: bool) -> tuple[np.ndarray, np.ndarray]:
+        """How many positives and negatives each of the groups ``first`` to ``stop - 1`` has, or how many ``pairs``."""
+        (positive, positive_pair), (negative, negative_pair) = (
+            side.block(first, stop, kind) for side in (self.positives, self.negatives)
+        )
+        positives, negatives = (np.bincount(group, minlength=stop - first) for group in (positive, negative))
+        if not paired:
+            return positives, negatives
+        width = 1 + int(max(positive_pair.max(initial=0), negative_pair.max(initial=0)))
+        keys, copies = np.unique(positive.astype(np.int64) * width + positive_pair, return_counts=True)
+        place = np.minimum(
+            np.searchsorted(keys, wanted := negative.astype(np.int64) * width + negative_pair), len(keys) - 1
+        )
+        matches = np.where(keys[place] == wanted, copies[place], 0) if len(keys) else np.zeros(len(wanted))
+        pairs = np.bincount(negative, matches, minlength=stop - first).astype(np.int64)
+        pairs = np.where(positives == 1, negatives, pairs)
+        return pairs, pairs
+
+    def trained_on(self, first: int, stop: int) -> np.ndarray:
+        """Whether the images of the groups ``first`` to ``stop - 1`` are trained on."""
+        change = np.zeros(stop - first + 1, np.int64)  # of the number of images left out that a group belongs to
+        for ends, by in ((self.left_out, 1), (self.left_out + 1, -1)):
+            np.add.at(change, np.clip(self.groups_N1[ends] - first, 0, stop - first), by)
+        return np.cumsum(change)[:-1] == 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Training data: ``items`` in memory, and ``read_image(n)``, which returns the encoded image of item n.
+    """Training data: ``items``, and ``read_image(n)``, which returns the encoded image of item n.
 
-    ``read_image`` must be picklable: the pipeline's reading processes each get a copy.
+    ``read_image`` must be picklable: the pipeline's reading processes each get a copy. ``content`` identifies the items
+    (empty: not known): a run continues only with the same.
     """
 
     items: Items
     read_image: Callable[[int], bytes]
+    content: str = ""
 
 
 class _Numbers(dict[str, int]):

@@ -112,7 +112,7 @@ class _Load:
         try:
             rng = generator(self.planner.seed, AUGMENT, row.sample)
             self.augment(source.read_image(row.item), row.mirror, rng, out)
-        except ValueError as error:
+        except (ValueError, OSError) as error:  # damaged or removed since it was checked
             raise UserError(f"{source.items.name}, image {source.items.image_ids[row.item]!r}: {error}") from error
 
 

@@ -264,7 +264,7 @@ def _training_order(parts: Sequence[Part], seed: int) -> Sequence[tuple[int, int
         .seed(int(np.random.SeedSequence((seed, ORDER, s)).generate_state(1)[0]))
         .shuffle()
         .repeat()
-        .map(lambda n, s=s: (s, n))
+        .map(lambda k, s=s, items=part.items: (s, items.image(k)))
         for s, part in enumerate(parts)
     ]
     order = grain.MapDataset.mix(sources, [part.weight for part in parts]) if len(sources) > 1 else sources[0]

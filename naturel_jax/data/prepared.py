@@ -39,7 +39,8 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
         raise UserError(
             f"{directory} has no split {split!r}; expected one of: {', '.join(sorted(builder.info.splits))}"
         )
-    decoders = {"image": tfds.decode.SkipDecoding()}
+    images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+    decoders = {name: tfds.decode.SkipDecoding() for name in images}
     records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]  # wrapped untyped
     return Split(f"{builder.info.full_name}:{split}", records)
 

@@ -15,6 +15,7 @@ Rewrite = Callable[[Words, np.random.Generator], Words]
 Count = int | Literal["all"]
 
 _QUOTED = 4  # captions of a group that a message quotes
+_GROUPS = 1 << 18  # groups that are checked at a time
 
 
 class Sampled(NamedTuple):
@@ -28,7 +29,7 @@ class Sampled(NamedTuple):
 class Recipe:
     """What is sampled for one image: one of its caption groups, then captions of that group.
 
-    A rewritten caption asserts nothing.
+    A rewritten caption asserts nothing. One whose words have no other order gets no negative made from it.
     """
 
     positives: Count  # how many, without replacement; "all": at least one, in the order of their pairs
@@ -54,12 +55,15 @@ class Recipe:
         Raises UserError naming the first caption group that lacks the captions the recipe needs.
         """
         max_positives = max_negatives = 0
-        for group in range(len(items.attribute_G)):
-            positives, negatives = map(len, self._rows(items, group))
-            if positives < _minimum(self.positives) or negatives < _minimum(self.negatives):
-                raise UserError(self._misfit(items, group))
-            max_positives = max(max_positives, positives if self.positives == "all" else self.positives)
-            max_negatives = max(max_negatives, negatives if self.negatives == "all" else self.negatives)
+        for first in range(0, len(items.attribute_G), _GROUPS):
+            stop = min(first + _GROUPS, len(items.attribute_G))
+            used = items.trained_on(first, stop)
+            positives, negatives = items.counts(first, stop, self.kind, self.paired)
+            short = used & ((positives < _minimum(self.positives)) | (negatives < _minimum(self.negatives)))
+            if short.any():
+                raise UserError(self._misfit(items, first + int(short.argmax())))
+            max_positives = max(max_positives, _most(self.positives, positives[used]))
+            max_negatives = max(max_negatives, _most(self.negatives, negatives[used]))
         return max_positives, max_positives if self.rewrite_to_negative else max_negatives
 
     def sample(self, items: Items, n: int, rng: np.random.Generator) -> tuple[list[Sampled], list[Sampled]]:
@@ -72,10 +76,10 @@ class Recipe:
         positives = rows[0][chosen]
         negatives = rows[1][chosen if self.paired else _choose(len(rows[1]), self.negatives, rng)]
         if self.rewrite_to_negative:
-            return (
-                _sampled(items, items.positives, positives, self.rewrite, rng),
-                _sampled(items, items.positives, positives, self.rewrite_to_negative, rng),
-            )
+            true = _sampled(items, items.positives, positives, self.rewrite, rng)
+            false = _sampled(items, items.positives, positives, self.rewrite_to_negative, rng)
+            own = {caption.text for caption in true}  # "dog" has no other order
+            return true, [caption for caption in false if caption.text not in own]
         return (
             _sampled(items, items.positives, positives, self.rewrite, rng),
             _sampled(items, items.negatives, negatives, None, rng),
@@ -110,6 +114,10 @@ def _quoted(items: Items, captions: Captions, group: int) -> str:
 
 def _minimum(count: Count) -> int:
     return 1 if count == "all" else count
+
+
+def _most(count: Count, available: np.ndarray) -> int:
+    return int(available.max(initial=0)) if count == "all" else count
 
 
 def _choose(available: int, count: Count, rng: np.random.Generator) -> Sequence[int] | np.ndarray:

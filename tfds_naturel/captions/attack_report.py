@@ -24,9 +24,10 @@ _INTRODUCTION = f"""\
 The share of pairs in which a model that sees only the two captions picks the true one. 0.5: the words tell nothing;
 1: they give every label away; below 0.5: they mislead, since what is false of one image is true of another. A model is
 trained on pairs and tested on pairs of other triplets, objects or relations ({attack.FOLDS} folds); in brackets, the
-95% interval (bootstrap over those groups). Views: *masked* replaces nouns by ANIM or THING, *raw* keeps every word,
-*style* replaces all nouns by the same symbol. *1-3-grams* is a logistic regression; *boosting* adds gradient boosting
-on its margin, negation, animacy, voice, length, and how often the other triplets say such things.
+95% interval (bootstrap over those groups, rough for the few relations). Views: *masked* replaces nouns by ANIM or
+THING, *raw* keeps every word, *style* replaces all nouns by the same symbol. *1-3-grams* is a logistic regression;
+*boosting* adds gradient boosting on its margin, negation, animacy, voice, length, and how often the captions of other
+groups say such things.
 
 The classifiers under "Variety" are weaker: they learn from single captions and see words that the bank balances, so
 their 0.5 does not show that a pair cannot be solved without its image. Use these figures to judge the bank."""
@@ -34,8 +35,8 @@ _OTHERS = """\
 Folds keep the pairs of an image together. The mask knows the bank's nouns only. Each Winoground example counts twice,
 once for each image, with the captions swapped: text alone gets exactly 0.5."""
 _HARD = """\
-Pairs that no text-only model above gets right, under any view and grouping (ties are not right). Those models score 0
-here by construction, not 0.5, so compare models that see the image, and not their accuracy with chance."""
+Pairs that none of the models above gets right under any view, with folds by triplet (a tie is not right). On these,
+text alone scores at most 0.5 by construction and mostly less, so compare models with one another, not with chance."""
 
 Wins = dict[tuple[str, str, str], np.ndarray]  # (grouping, view, model) -> wins [P]
 
@@ -90,8 +91,8 @@ def section(
 
 
 def hard(wins: Wins) -> np.ndarray:
-    """Which pairs no model gets right, bool [P]."""
-    return np.all([wins_P < 1 for wins_P in wins.values()], axis=0)
+    """Which pairs no model gets right under any view with folds by triplet, bool [P]."""
+    return np.all([wins_P < 1 for (grouping, _, _), wins_P in wins.items() if grouping == "triplet"], axis=0)
 
 
 def save_hard(path: Path, bank: Bank, hard_P: np.ndarray) -> None:

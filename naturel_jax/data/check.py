@@ -1,0 +1,82 @@
+"""Reads every record of a source once, and lists those that cannot be trained on.
+
+    python -m naturel_jax.data.check csv:photos.csv
+    python -m naturel_jax.data.check webdataset:shards/{0000..0099}.tar --fields image=png positives=txt --workers 16
+
+The list is kept with the source's index; training leaves its records out, up to ``config.data.max_bad`` of all.
+"""
+
+import argparse
+import collections
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from naturel_jax.config import Fields
+from naturel_jax.data import columns, datasets, index, index_writer
+from naturel_jax.data.augment import Augment
+from naturel_jax.data.items import Source
+from naturel_jax.settings import parse
+from tfds_naturel import cli
+from tfds_naturel.errors import UserError
+
+_LOG = logging.getLogger("naturel_jax.data.check")  # __name__ is __main__
+
+_JOBS = 16  # for each process: progress is logged after each
+_DECODE = Augment(32, (1.0, 1.0))  # as in training; the size does not matter
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="as in config.data.mixture, for example csv:photos.csv")
+    parser.add_argument("--fields", nargs="*", default=[], metavar="PART=NAME", help="as in config.data.mixture")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--data_dir", default="data", help="config.data.dir; the index is in its folder .cache")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    options = parser.parse_args(arguments)
+    fields = parse(
+        Fields, {part: name for part, _, name in (field.partition("=") for field in options.fields)}, "--fields"
+    )
+    bad, path, total = check(options.source, options.data_dir, options.split, fields, options.workers)
+    print(f"{options.source}: {len(bad):,} of {total:,} records are bad; the list is {path}")
+    reasons = collections.Counter(row["reason"].split(":")[0][:80] for row in bad)
+    for reason, count in reasons.most_common(10):
+        print(f"{count:10,}  {reason}")
+
+
+def check(source: str, data_dir: str, split: str, fields: Fields, workers: int) -> tuple[list[index.Bad], Path, int]:
+    """Writes the list of bad records; returns it, its path, and the number of all records. Raises UserError."""
+    table = datasets.open_unindexed(source, data_dir, split)
+    if isinstance(table, Source):
+        raise UserError(f"{source}: was checked when it was built; expected a table of records")
+    folder = index_writer.folder_of(table, fields, data_dir)
+    index_writer.build(table, fields, folder, workers)
+    meta, bad = index.read_meta(folder), index.read_unusable(folder)
+    left = np.delete(np.arange(meta["records"]), [row["record"] for row in bad])
+    read = index.open_images(table, fields, folder, meta)
+    names = columns.find_strings(folder, "names")
+    jobs = [(read, names, numbers) for numbers in np.array_split(left, _JOBS * workers) if len(numbers)]
+    done = 0
+    for (_, _, numbers), found in zip(jobs, index_writer.parallel(_unreadable, jobs, workers), strict=True):
+        bad, done = bad + found, done + len(numbers)
+        _LOG.info("%s: read %s of %s images; %s bad", source, f"{done:,}", f"{len(left):,}", f"{len(bad):,}")
+    bad.sort(key=lambda row: row["record"])
+    return bad, index.write_bad(folder, bad), meta["records"]
+
+
+def _unreadable(read: Callable[[int], bytes], names: Sequence[str], numbers: np.ndarray) -> list[index.Bad]:
+    bad, out = [], np.empty((_DECODE.size, _DECODE.size, 3), np.uint8)
+    for n in numbers.tolist():
+        try:
+            _DECODE(read(n), False, np.random.default_rng(0), out)
+        except (ValueError, OSError) as error:
+            bad.append({"record": n, "name": names[n], "reason": str(error)})
+    return bad
+
+
+if __name__ == "__main__":
+    cli.run(main)

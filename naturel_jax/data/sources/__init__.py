@@ -1,0 +1,1 @@
+"""Tables that can be trained on by name: one file for each kind."""

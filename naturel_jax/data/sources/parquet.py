@@ -1,0 +1,36 @@
+"""``parquet:FILES``: one or more Parquet files. Images are paths, or bytes, which are copied into the index."""
+
+import functools
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from naturel_jax.data.records import Row, Shard, Table, check_split
+from naturel_jax.data.sources import arrow
+from tfds_naturel.errors import UserError
+
+_ROWS = 256  # in memory at a time: rows may hold images
+
+
+def open_table(name: str, data_dir: str, split: str) -> Table:
+    """The rows of the files that match ``name``; images are relative to the first one's folder."""
+    del data_dir
+    check_split("a Parquet file", split)
+    paths = [Path(path).resolve() for path in sorted(glob.glob(name, recursive=True))]
+    if not paths:
+        raise UserError(f"parquet:{name}: no such file; expected a path or a pattern such as data/*.parquet")
+    for path in paths:
+        try:
+            pq.read_metadata(path)
+        except pa.ArrowException as error:
+            raise UserError(f"parquet:{name}: {path} is not a Parquet file: {error}") from error
+    shards = [Shard(str(path), functools.partial(_rows, path)) for path in paths]
+    return Table(f"parquet:{name}", str(paths[0].parent), paths, shards)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    with pq.ParquetFile(path) as file:
+        yield from arrow.rows(file.iter_batches(_ROWS))

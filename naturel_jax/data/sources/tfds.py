@@ -1,0 +1,44 @@
+"""``tfds:NAME/CONFIG``: a prepared TFDS dataset of any features; its files must allow random access (ArrayRecord)."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from naturel_jax.data import prepared
+from naturel_jax.data.records import Row, Shard, Table
+from tfds_naturel.errors import UserError
+
+
+def has_caption_groups(directory: epath.Path) -> bool:
+    """Whether the dataset has the features of ``tfds_naturel.schema``."""
+    return "polarity" in (directory / "features.json").read_text()
+
+
+def open_table(directory: epath.Path, split: str) -> Table:
+    """``split`` of the dataset prepared in ``directory``. Images stay encoded, and stay where they are."""
+    name, records = prepared.open_split(directory, split)
+    files = sorted(path for path in Path(directory).iterdir() if path.is_file())
+    read = functools.partial(_read_image, records)
+    return Table(f"tfds:{name}", str(directory), files, [Shard(name, functools.partial(_rows, records))], read)
+
+
+def _rows(records: prepared.Records) -> Iterator[Row]:
+    return (_as_lists(records[n]) for n in range(len(records)))
+
+
+def _as_lists(value: Any) -> Any:
+    """Arrays and nested features as lists and dictionaries."""
+    if isinstance(value, dict):
+        return {key: _as_lists(inner) for key, inner in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _read_image(records: prepared.Records, n: int, field: Sequence[str]) -> bytes:
+    example = records[n]
+    for name in field:
+        if name in example:
+            return example[name]
+    raise UserError(f"no image: none of the fields {', '.join(field)}")

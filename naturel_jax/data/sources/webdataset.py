@@ -1,0 +1,83 @@
+"""``webdataset:SHARDS``: tar files, such as ``shards/{0000..0099}.tar``.
+
+Consecutive members with the same name up to its first dot are a record, and the rest of the name is the field. The
+fields of a ``json`` member are fields too.
+"""
+
+import functools
+import glob
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from naturel_jax.data.records import BadRecord, Row, Shard, Span, Table, check_split
+from tfds_naturel.errors import UserError
+
+_TEXT = ("txt", "text", "caption", "json", "cls")  # extensions of members that are read; images are only located
+
+
+def open_table(name: str, data_dir: str, split: str) -> Table:
+    """The records of the shards, in order. Compressed tar files are rejected: they have no random access."""
+    del data_dir
+    check_split("a list of shards", split)
+    paths = [Path(path).resolve() for pattern in expand(name) for path in sorted(glob.glob(pattern)) or [pattern]]
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        raise UserError(f"webdataset:{name}: {missing[0]} does not exist; paths are relative to where you start")
+    if packed := [str(path) for path in paths if path.suffix in (".gz", ".tgz", ".bz2", ".xz", ".zst")]:
+        raise UserError(f"webdataset:{name}: {packed[0]} is compressed, so it has no random access; unpack it to .tar")
+    shards = [Shard(str(path), functools.partial(_rows, path)) for path in paths]
+    return Table(f"webdataset:{name}", str(paths[0].parent), paths, shards)
+
+
+def expand(pattern: str) -> list[str]:
+    """``a{08..10}`` is a08, a09, a10; ``a{x,y}`` is ax, ay."""
+    found = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
+    if not found:
+        return [pattern]
+    first, last, choices = found.groups()
+    values = choices.split(",") if choices else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
+    return [whole for value in values for whole in expand(pattern[: found.start()] + value + pattern[found.end() :])]
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    row: dict[str, Any] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps them all
+                if not member.isfile():
+                    continue
+                folder, slash, file = member.name.rpartition("/")
+                stem, _, field = file.partition(".")
+                key = folder + slash + stem
+                if row and row["__key__"] != key:
+                    yield _merged(row)
+                    row = {}
+                row["__key__"] = key
+                row[field.lower()] = _value(tar, member, field.lower())
+    except tarfile.TarError as error:
+        raise UserError(f"{path}: not a readable tar file: {error}") from error
+    if row:
+        yield _merged(row)
+
+
+def _value(tar: tarfile.TarFile, member: tarfile.TarInfo, field: str) -> Span | bytes:
+    if field.rpartition(".")[2] not in _TEXT:
+        return Span(member.offset_data, member.size)
+    file = tar.extractfile(member)
+    assert file is not None  # it is a file
+    return file.read()
+
+
+def _merged(row: dict[str, Any]) -> Row:
+    """With the fields of its ``json`` member."""
+    if "json" not in row:
+        return row
+    try:
+        inner = json.loads(row["json"])
+    except ValueError as error:
+        return BadRecord(f"{row['__key__']}.json: not JSON: {error}")
+    return {**inner, **row, "json": inner} if isinstance(inner, dict) else row

@@ -1,0 +1,189 @@
+"""The index: facts, captions and pairs as ``items.collect`` makes them, pickling, interruption, and invalidation."""
+
+import itertools
+import json
+import pickle
+
+import numpy as np
+import pytest
+from caption_groups import SHOWN, TRIPLETS
+
+from naturel_jax.config import Fields
+from naturel_jax.data import datasets, index, index_writer
+from naturel_jax.data.items import Caption, Group, collect
+from naturel_jax.data.recipes import RECIPES, Recipe, recipe
+from naturel_jax.data.sources import jsonl, webdataset
+from tfds_naturel.errors import UserError
+
+
+def rows():
+    """One caption group of each of a few images, and the same as records."""
+    for n in range(30):
+        captions = TRIPLETS[SHOWN[n % 4][0]][: 2 + 2 * (n % 3)]
+        if n % 5 == 4:
+            captions = captions[:1] + captions[1::2]  # one positive, several negatives
+        sides = (captions[:1], captions[1:]) if n % 5 == 4 else (captions[::2], captions[1::2])
+        group = Group(*([Caption(text, fact, pair) for pair, (text, fact) in enumerate(side)] for side in sides))
+        record = {"image": f"{n}.jpg", "positives": [t for t, _ in sides[0]], "negatives": [t for t, _ in sides[1]]}
+        record |= {"asserts": [f for _, f in sides[0]], "negative_asserts": [f for _, f in sides[1]]}
+        yield (f"{n}.jpg", [group]), record
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """The same items from the index, and from ``collect``."""
+    folder = tmp_path_factory.mktemp("index")
+    images, records = zip(*rows(), strict=True)
+    (folder / "my.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    source = datasets.open_source(f"jsonl:{folder}/my.jsonl", str(folder), "train")
+    return source.items, collect("my", images)
+
+
+def test_items_are_those_of_collect(pair):
+    indexed, collected = pair
+    assert list(indexed.image_ids) == list(collected.image_ids) and len(indexed) == len(collected)
+    assert sorted(indexed.texts) == sorted(collected.texts) and sorted(indexed.facts) == sorted(collected.facts)
+
+    def described(items, n):
+        shown = {items.facts[fact] for fact in items.shows[n]}
+        sides = [
+            [
+                (
+                    items.texts[side.text_C[row]],
+                    int(side.pair_C[row]),
+                    {items.facts[f] for f in items.asserts[side.text_C[row]]},
+                )
+                for row in side.rows(n)
+            ]
+            for side in (items.positives, items.negatives)
+        ]
+        return shown, sides
+
+    for n in range(len(collected)):
+        assert described(indexed, n) == described(collected, n)
+
+
+@pytest.mark.parametrize("name", ["positives", "one_pair", "order_shuffles"])
+def test_recipes_sample_the_same_captions(name, pair):
+    def sampled(items):
+        rng = np.random.default_rng(0)
+        return [[[s.text for s in side] for side in recipe(name).sample(items, n, rng)] for n in range(len(items))]
+
+    assert sampled(pair[0]) == sampled(pair[1])
+
+
+def test_counts_of_blocks_are_those_of_each_group(pair):
+    """Against the pairs and rows of every single group."""
+    for items, kind, paired in itertools.product(pair, (None, "simple", "complex"), (False, True)):
+        expected = [
+            tuple(map(len, items.pairs(g, kind)))
+            if paired
+            else (len(items.positives.rows(g, kind)), len(items.negatives.rows(g, kind)))
+            for g in range(30)
+        ]
+        for first, stop in ((0, 30), (7, 8), (11, 29)):
+            counted = items.counts(first, stop, kind, paired)
+            assert list(zip(*(side.tolist() for side in counted), strict=True)) == expected[first:stop]
+
+
+def test_pickled_items_are_paths(pair):
+    data = pickle.dumps(pair[0])
+    again = pickle.loads(data)
+    assert len(data) < 4000 and b"The cat is on the table" not in data
+    assert list(again.texts) == list(pair[0].texts)
+    np.testing.assert_array_equal(again.positives.text_C, pair[0].positives.text_C)
+    part = pickle.loads(pickle.dumps(pair[0].groups_N1[3:7]))
+    np.testing.assert_array_equal(part, [3, 4, 5, 6])
+
+
+def test_strings_are_a_sequence(pair):
+    names = pair[0].image_ids
+    assert names[-1] == "29.jpg" and names[2:4] == ["2.jpg", "3.jpg"] and "7.jpg" in names
+    with pytest.raises(IndexError, match="string 30 of 30"):
+        names[30]
+
+
+def test_facts_of_records(tmp_path):
+    """One fact for all captions of a record, further facts that the image shows, and one text with two facts."""
+    records = [
+        {"image": "a", "caption": ["a cat", "one cat"], "asserts": "f", "shows": ["g", "h"]},
+        {"image": "b", "caption": "a cat", "negatives": "a dog", "asserts": "k", "negative_asserts": ["f"]},
+        {"image": "c", "caption": "nothing"},
+    ]
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, records)))
+    items = datasets.open_source(f"jsonl:{tmp_path}/my.jsonl", str(tmp_path), "train").items
+    assert [{items.facts[f] for f in items.shows[n]} for n in range(3)] == [{"f", "g", "h"}, {"k"}, set()]
+    asserted = {text: {items.facts[f] for f in items.asserts[n]} for n, text in enumerate(items.texts)}
+    assert asserted == {"a cat": {"f", "k"}, "one cat": {"f"}, "a dog": {"f"}, "nothing": set()}
+
+
+def test_long_file_is_read_in_blocks_without_losing_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "_BLOCK", 37)
+    path = tmp_path / "my.jsonl"
+    path.write_text("".join(json.dumps({"image": f"{n}.jpg", "caption": "x" * (n % 90)}) + "\n" for n in range(60)))
+    table = jsonl.open_table(str(path), "", "train")
+    assert len(table.shards) > 60
+    found = [row["image"] for shard in table.shards for row in shard.rows()]
+    assert found == [f"{n}.jpg" for n in range(60)]
+
+
+def test_interrupted_build_continues_with_the_shards_that_are_left(tmp_path):
+    read = []
+
+    def shard(n):
+        def rows():
+            read.append(n)
+            if n == 2 and read.count(2) == 1:
+                raise OSError("interrupted")
+            yield {"image": f"{n}.jpg", "caption": f"caption {n}"}
+
+        return index_writer.Shard(f"shard-{n}", rows)
+
+    table = index_writer.Table("shards", str(tmp_path), [], [shard(n) for n in range(4)])
+    with pytest.raises(OSError, match="interrupted"):
+        index_writer.build(table, Fields(), tmp_path / "index", workers=1)
+    index_writer.build(table, Fields(), tmp_path / "index", workers=1)
+    index_writer.build(table, Fields(), tmp_path / "index", workers=1)
+    assert read == [0, 1, 2, 2, 3]
+    items = index.open_source(table, Fields(), tmp_path / "index", 0.0).items
+    assert list(items.texts) == [f"caption {n}" for n in range(4)]
+
+
+def test_changed_file_or_fields_have_an_index_of_their_own(tmp_path):
+    path = tmp_path / "my.jsonl"
+
+    def texts(fields=None):
+        name = f"jsonl:{path}"
+        return list(datasets.open_source(name, str(tmp_path), "train", Fields(**fields or {})).items.texts)
+
+    path.write_text(json.dumps({"image": "a", "caption": "one", "other": "two"}))
+    assert texts() == ["one"] and texts({"positives": "other"}) == ["two"]
+    path.write_text(json.dumps({"image": "a", "caption": "three", "other": "two"}))
+    assert texts() == ["three"]
+    path.write_text("")
+    with pytest.raises(UserError, match=r"my\.jsonl: no records"):
+        texts()
+
+
+def test_patterns_of_shards():
+    assert webdataset.expand("a-{08..10}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar"]
+    assert webdataset.expand("{x,y}/{0..1}.tar") == ["x/0.tar", "x/1.tar", "y/0.tar", "y/1.tar"]
+
+
+def test_recipe_names_the_record_and_the_captions_it_lacks(tmp_path):
+    records = [{"image": "a.jpg", "caption": "a cat", "negatives": "no cat"}, {"image": "b.jpg", "caption": "a dog"}]
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, records)))
+    items = datasets.open_source(f"jsonl:{tmp_path}/my.jsonl", str(tmp_path), "train").items
+    for name in ("one_pair", "single_pair"):
+        with pytest.raises(
+            UserError, match=r"'b\.jpg': it needs 1 positive\(s\) and 1 negative.*\['a dog'.*\], negatives \[\]"
+        ):
+            recipe(name).check(items)
+    assert Recipe(positives=1, negatives="all").rewrite is RECIPES["positives"].rewrite is None
+    assert recipe("order_shuffles").check(items) == (1, 1)
+
+
+def test_caption_of_one_word_has_no_order_shuffle():
+    items = collect("words", [("a", [Group([Caption("dog")])])])
+    [positive], negatives = recipe("order_shuffles").sample(items, 0, np.random.default_rng(0))
+    assert positive.text == "dog" and negatives == []
