@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from caption_groups import SHOWN, TRIPLETS
 
-from naturel_jax.config import Fields
 from naturel_jax.data import datasets, index, index_writer
+from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Caption, Group, collect
 from naturel_jax.data.recipes import RECIPES, Recipe, recipe
 from naturel_jax.data.sources import jsonl, webdataset

@@ -14,8 +14,8 @@ import numpy as np
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.config import Fields
 from naturel_jax.data import columns, records
+from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Captions, Items, Ragged, Source
 from naturel_jax.data.records import Table
 from tfds_naturel.errors import UserError

@@ -31,8 +31,8 @@ import pyarrow.compute as pc
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.config import Fields
 from naturel_jax.data import columns
+from naturel_jax.data.fields import Fields
 from naturel_jax.data.records import BadRecord, Chosen, Record, Row, Shard, Span, Table, choose, to_record
 from tfds_naturel.errors import UserError
 
