@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from naturel_jax.data.fields import Fields
 from naturel_jax.durations import is_duration
 from naturel_jax.objectives import OBJECTIVES
 from naturel_jax.settings import (
@@ -39,20 +40,6 @@ def _patterns(rules: tuple[tuple[str, float], ...]) -> bool:
         return all(re.compile(pattern) and 0 <= factor < math.inf for pattern, factor in rules)
     except re.error:
         return False
-
-
-@dataclasses.dataclass(frozen=True)
-class Fields:
-    """The fields of a source's rows: a name, or several with commas, whose values are joined; ``a.b`` is field b of a.
-    Empty: the usual names (``naturel_jax.data.records.USUAL``)."""
-
-    image: str = setting("", "the image: a path relative to the file, or bytes")
-    positives: str = setting("", "true captions: a string or several")
-    negatives: str = setting("", "false captions: none or several; the n-th is paired with the n-th true one")
-    asserts: str = setting("", "the fact that each true caption asserts, or one for all")
-    negative_asserts: str = setting("", "the fact that each false caption asserts")
-    shows: str = setting("", "further facts that the image shows")
-    name: str = setting("", "what messages call the record; empty: the image's path")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ from tfds_naturel.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
 
-_WARM_UP = 10  # steps before tracing starts: the first ones compile
+_WARMUP = 10  # steps before tracing starts: the first ones compile
 
 
 def run(config: Config, workdir: epath.PathLike) -> Scores:
@@ -109,11 +109,11 @@ def train_and_evaluate(
     check_owner: Callable[[], None],
 ) -> Scores:
     """Trains from the newest checkpoint in ``folder``, if any; returns the final scores. Raises what ``run`` raises."""
-    schedule, model = training.schedule, training.start.model
+    schedule = training.schedule
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
     first, state = restore_or_start(config, folder, checkpoints, training)
-    meta = make_meta(to_json(config), model.config, training.start.processor, trained_on)
+    meta = make_meta(to_json(config), training.start.model.config, training.start.processor, trained_on)
     metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
 
     def save(done: int, state: train.State, wait: bool) -> None:
@@ -136,8 +136,7 @@ def train_and_evaluate(
     try:
         if first < schedule.total:
             evaluate(first, state, [name for name in train.due(schedule, first) if name not in metrics.evaluated])
-        traced = range(first + _WARM_UP, first + _WARM_UP + schedule.profile)
-        with observe.profiler(folder / "profile", traced) as profile:
+        with observe.profiler(folder / "profile", range(first + _WARMUP, first + _WARMUP + schedule.profile)) as trace:
             state, finished = train.loop(
                 training.step,
                 state,
@@ -148,7 +147,7 @@ def train_and_evaluate(
                 evaluate=evaluate,
                 log=log,
                 stop_requested=preemption.stop_requested,
-                profile=profile,
+                profile=trace,
             )
         if not finished:
             raise Stopped(f"{config.name} stopped and saved in {folder}; run the same command again to continue")
@@ -156,9 +155,8 @@ def train_and_evaluate(
         metrics.evaluation(schedule.total, scores)
         return scores
     except train.NotFinite as error:
-        names = training.pipeline.planner.names(error.step)
-        what = f"Lower config.optim.lr, or inspect its {len(names)} items: {', '.join(names)}"
-        raise UserError(f"{error}. The newest checkpoint predates it. {what}") from error
+        names = ", ".join(training.pipeline.planner.names(error.step))
+        raise UserError(f"{error}. Lower config.optim.lr, or inspect the items of the batch: {names}") from error
     finally:
         checkpoints.close()
         metrics.close()

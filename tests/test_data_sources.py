@@ -45,6 +45,8 @@ def test_every_format_gives_the_same_records(prefix, folder):
         positive, negative = items.pairs(n)
         assert items.positives.pair_C[positive].tolist() == items.negatives.pair_C[negative].tolist()
         assert source.read_image(n) == files.image(n)
+    copied = list((folder / prefix).rglob("images.bin"))
+    assert bool(copied) == (prefix == "parquet"), "other formats' images are read where they are"
     assert list(items.texts) == [items.texts[n] for n in range(len(items.texts))]
     assert len(items.facts) == 0 and items.shows.widest == 0
 

@@ -132,7 +132,7 @@ def test_nonfinite_loss_stops_the_run_and_names_its_items(folder):
     assert max(checkpoint.saved_steps(run.workdir)) == step
     assert all(np.isfinite(x).all() for x in parameters(run.workdir).values())
     ids = datasets.open_source("naturel/tiny", str(data_dir()), "train").items.image_ids
-    named = message.split("its 16 items: ")[1].split("\n")[0].split(", ")
+    named = message.split("items of the batch: ")[1].split("\n")[0].split(", ")
     assert len(named) == 16 and {name.rpartition("/")[2] for name in named} <= set(ids)
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from naturel_jax.config import Fields
 from naturel_jax.data import columns, datasets, index, index_writer
 from naturel_jax.data.augment import Augment
+from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Source
 from naturel_jax.settings import parse
 from tfds_naturel import cli

@@ -12,8 +12,9 @@ from typing import Any
 from etils import epath
 
 from naturel_jax import preemption, storage
-from naturel_jax.config import Data, Fields
+from naturel_jax.config import Data
 from naturel_jax.data import index, index_writer, prepared
+from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Source
 from naturel_jax.data.records import Table
 from naturel_jax.data.sources import csv, folder, huggingface, jsonl, parquet, webdataset

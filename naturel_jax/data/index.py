@@ -14,8 +14,8 @@ import numpy as np
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.config import Fields
 from naturel_jax.data import columns, records
+from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Captions, Items, Ragged, Source
 from naturel_jax.data.records import Table
 from tfds_naturel.errors import UserError
@@ -123,9 +123,16 @@ def _bad_path(folder: Path) -> Path:
     return path if path.exists() else folder / "problems.jsonl"
 
 
+def _read_rows(path: Path) -> list[Bad]:
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path}: not a list of bad records ({error}); remove it and check again") from error
+
+
 def read_unusable(folder: Path) -> list[Bad]:
     """The records of the index in ``folder`` that cannot be used, whatever their images."""
-    return storage.read_json_lines(epath.Path(folder / "problems.jsonl"))
+    return _read_rows(folder / "problems.jsonl")
 
 
 def read_bad(folder: Path) -> tuple[list[Bad], bool]:
@@ -134,7 +141,7 @@ def read_bad(folder: Path) -> tuple[list[Bad], bool]:
     Raises UserError for a list of another version.
     """
     path = _bad_path(folder)
-    rows = storage.read_json_lines(epath.Path(path))
+    rows = _read_rows(path)
     if path.name == "problems.jsonl":
         return rows, False
     version = rows[0].get("version") if rows else None

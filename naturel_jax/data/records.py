@@ -1,12 +1,12 @@
 """Records: an image with true and false captions, from a row of any table. Which field of the row is which part of the
-record is config (``config.Fields``)."""
+record is config (``fields.Fields``)."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from naturel_jax.config import Fields
+from naturel_jax.data.fields import Fields
 from tfds_naturel.errors import UserError
 
 # The usual names of each part's field, tried in this order where config names none.

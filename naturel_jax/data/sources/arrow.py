@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from naturel_jax.data.records import Row, Span
+
+_STARTS = {"binary": np.int32, "large_binary": np.int64}  # type -> dtype of where its values start
 
 
 class _BatchRow(Mapping[str, Any]):
@@ -18,7 +21,7 @@ class _BatchRow(Mapping[str, Any]):
         self._batch, self._n, self._within = batch, n, within
 
     def __getitem__(self, name: str) -> Any:
-        return self._convert(self._batch.column(name)[self._n])
+        return self._convert(self._batch.column(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._batch.schema.names)
@@ -29,14 +32,23 @@ class _BatchRow(Mapping[str, Any]):
     def __contains__(self, name: object) -> bool:
         return name in self._batch.schema.names
 
-    def _convert(self, value: pa.Scalar) -> Any:
-        if isinstance(value, pa.StructScalar) and value.is_valid:
-            return {name: self._convert(value[name]) for name in value}
-        if self._within is not None and isinstance(value, pa.BinaryScalar) and value.is_valid:
-            data = value.as_buffer()
-            if 0 <= (offset := data.address - self._within.address) < self._within.size:
-                return Span(offset, data.size)
-        return value.as_py()
+    def _convert(self, column: pa.Array) -> Any:
+        if pa.types.is_struct(column.type) and not column.slice(self._n, 1).null_count:
+            return {field.name: self._convert(column.field(field.name)) for field in column.type}
+        if span := self._span(column):
+            return span
+        return column[self._n].as_py()
+
+    def _span(self, column: pa.Array) -> Span | None:
+        """Where the file has the bytes; None if they are not in it as they are, or there are none."""
+        dtype = _STARTS.get(str(column.type))
+        if self._within is None or dtype is None or column.slice(self._n, 1).null_count:
+            return None
+        _, starts, data = column.buffers()
+        first = column.offset + self._n
+        start, stop = np.frombuffer(starts, dtype)[first : first + 2].tolist()
+        offset = data.address - self._within.address
+        return Span(offset + start, stop - start) if 0 <= offset < self._within.size else None
 
 
 def rows(batches: Iterable[pa.RecordBatch], within: pa.Buffer | None = None) -> Iterator[Row]:
