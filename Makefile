@@ -30,6 +30,7 @@ proofs: setup-test
 	$(RECORD) ring_memory -- $(BIN)/python perf/objectives.py memory
 	$(RECORD) towers -- $(BIN)/python perf/towers.py --train
 	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14
+	$(RECORD) checkpoint -- $(BIN)/python perf/checkpoint.py
 	$(RECORD) evaluation -- $(BIN)/python perf/evaluation.py --share 0.02
 	$(RECORD) builder -- $(BIN)/python perf/builder.py --folder build/proofs
 	$(RECORD) soak_steady -- $(BIN)/python proofs/soak.py steady --minutes 60

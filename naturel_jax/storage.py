@@ -136,7 +136,7 @@ def names(folder: epath.Path) -> list[str]:
     whether a file ``exists`` says no in that case too."""
     try:
         return sorted(path.name for path in folder.iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

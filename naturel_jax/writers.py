@@ -37,7 +37,10 @@ def _tensorboard(folder: epath.Path, start: int, closing: contextlib.ExitStack) 
 
     folder.mkdir(parents=True, exist_ok=True)
     board = EventsWriter(str(folder / "events"))
-    closing.callback(board.close)
+
+    def close() -> None:
+        with storage.naming(folder):
+            board.close()
 
     def write(*events: Event) -> None:
         with storage.naming(folder):
@@ -46,6 +49,7 @@ def _tensorboard(folder: epath.Path, start: int, closing: contextlib.ExitStack) 
                 board.write_event(event)
             board.flush()
 
+    closing.callback(close)
     # Readers drop what an interrupted run wrote after its last checkpoint.
     write(Event(step=start, session_log=SessionLog(status=SessionLog.START)))
     return lambda step, values: write(*(Event(step=step, summary=scalar(name, x)) for name, x in values.items()))

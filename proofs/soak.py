@@ -125,10 +125,13 @@ def sample(pid: int, began: float) -> Sample:
 
 
 def growth(seconds: Sequence[float], values: Sequence[float]) -> float:
-    """Growth over the second half of the samples, by the line that fits them best, relative to their mean."""
+    """Growth over the second half of the samples, relative to their mean: a line fitted to the lowest value of each
+    tenth, since evaluations and saves come and go, and a leak stays."""
     half = len(values) // 2
-    x, y = np.asarray(seconds[half:]), np.asarray(values[half:], float)
-    return float(np.polyfit(x, y, 1)[0] * (x[-1] - x[0]) / y.mean())
+    tenths = np.array_split(np.arange(half, len(values)), min(10, len(values) - half))
+    x = [np.mean(np.asarray(seconds)[tenth]) for tenth in tenths]
+    y = [np.min(np.asarray(values, float)[tenth]) for tenth in tenths]
+    return float(np.polyfit(x, y, 1)[0] * (seconds[-1] - seconds[half]) / np.mean(y))
 
 
 def steps(metrics: epath.Path) -> int:

@@ -3,13 +3,16 @@
 import itertools
 import json
 import pickle
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from caption_groups import SHOWN, TRIPLETS
 
-from naturel_jax.config import Fields
 from naturel_jax.data import datasets, index, index_writer
+from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Caption, Group, collect
 from naturel_jax.data.recipes import RECIPES, Recipe, recipe
 from naturel_jax.data.sources import jsonl, webdataset
@@ -187,3 +190,20 @@ def test_caption_of_one_word_has_no_order_shuffle():
     items = collect("words", [("a", [Group([Caption("dog")])])])
     [positive], negatives = recipe("order_shuffles").sample(items, 0, np.random.default_rng(0))
     assert positive.text == "dog" and negatives == []
+
+
+def test_workers_end_with_a_parent_that_is_killed():
+    code = (
+        "import multiprocessing, os, signal, threading, time\n"
+        "from naturel_jax.data import index_writer\n"
+        "def die():\n"
+        "    while len(multiprocessing.active_children()) < 2: time.sleep(0.01)\n"
+        "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "threading.Thread(target=die).start()\n"
+        "list(index_writer.parallel(time.sleep, [(600,), (600,)], 2))\n"
+    )
+    # Workers share its standard output, so this returns only once they have ended.
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(killed.stdout.split()) == 2

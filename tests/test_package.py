@@ -9,11 +9,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from etils import epath
 from model_files import save_hf
 from worlds import ROOT, data_dir
 
-from naturel_jax import config_flags, convert
+from naturel_jax import config_flags
 from tfds_naturel import cli
 
 COMMANDS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
@@ -66,25 +65,27 @@ def test_file_takes_precedence_over_a_packaged_config(tmp_path, monkeypatch):
     assert config_flags.locate("drawn_world") == "drawn_world", "it has no get_config"
 
 
-def test_gs_path_without_gcsfs_names_the_extra(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(SystemExit) as stop:
-        cli.run(lambda arguments: int(epath.Path(arguments[0]).exists()), ["gs://bucket/run"])
-    assert stop.value.code == cli.USER_ERROR
-    error = capsys.readouterr().err
+def error_without(library: str, main: str, *arguments: object) -> str:
+    """The message of a command that fails, in a process that cannot import ``library``."""
+    code = f"import sys; sys.modules[{library!r}] = None; from tfds_naturel import cli; {main}"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == cli.USER_ERROR, done.stderr
+    return done.stderr
+
+
+def test_gs_path_without_gcsfs_names_the_extra():
+    exists = "from etils import epath; cli.run(lambda arguments: int(epath.Path(arguments[0]).exists()))"
+    error = error_without("gcsfs", exists, "gs://bucket/run")
     assert "gcsfs" in error and "pip install 'naturel_jax[gcs]'" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("missing", ["torch", "open_clip"])
-def test_verification_without_its_library_names_the_extra(missing, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("missing", "form"), [("torch", "hf"), ("open_clip", "openclip")])
+def test_verification_without_its_library_names_the_extra(missing, form, tmp_path):
     save_hf(tmp_path / "model", "tiny-clip")
-    monkeypatch.setitem(sys.modules, missing, None)
-    form = {"torch": "hf", "open_clip": "openclip"}[missing]
-    flags = [str(tmp_path / "model"), str(tmp_path / form), "--to", form, "--verify"]
-    with pytest.raises(SystemExit) as stop:
-        cli.run(convert.main, flags)
-    assert stop.value.code == cli.USER_ERROR
-    assert f"{missing} is not installed: run `pip install 'naturel_jax[torch]'`" in capsys.readouterr().err
+    convert = "from naturel_jax import convert; cli.run(convert.main)"
+    error = error_without(missing, convert, tmp_path / "model", tmp_path / form, "--to", form, "--verify")
+    assert f"{missing} is not installed: run `pip install 'naturel_jax[torch]'`" in error
 
 
 @pytest.fixture(scope="module")

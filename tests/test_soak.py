@@ -22,6 +22,7 @@ FIXTURE = Path(__file__).parent / "fixtures" / "run_version_0.tar.gz"
     [
         (lambda t: 500 + 0 * t, 0.0),
         (lambda t: 500 + 5 * np.sin(t), 0.0),  # evaluations and saves come and go
+        (lambda t: 8 + 20 * (np.sin(t * t) > 0.95), 0.0),  # the few files that are open during a save
         (lambda t: np.where(t < 600, t, 600), 0.0),  # warm-up
         (lambda t: 500 + t / 10, 60 / 590),  # from 560 to 620
     ],

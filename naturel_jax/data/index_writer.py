@@ -21,6 +21,7 @@ import json
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -98,8 +99,20 @@ def parallel(function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], worker
         yield from itertools.starmap(function, jobs)
         return
     context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
-    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
         yield from pool.map(function, *zip(*jobs, strict=True))
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when its parent is killed; the pool's workers would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    assert parent
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 # ---- One shard ------------------------------------------------------------------------------------------------------

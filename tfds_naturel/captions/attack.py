@@ -117,10 +117,8 @@ def boosting(train: Sequence[Pair], test: Sequence[Pair], view: View) -> np.ndar
         _both_orders(pairs, occurrences, margins_P) for pairs, margins_P in zip((train, test), margins, strict=True)
     )
     model = HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=8, early_stopping=False, random_state=0)
-    # With so few rows, threads only wait for one another.
-    with extras.library("threadpoolctl", "audit").threadpool_limits(1):
-        model.fit(np.concatenate([train_PF, train_swapped_PF]), np.repeat([1, 0], len(train)))
-        return np.asarray(model.decision_function(test_PF) - model.decision_function(test_swapped_PF))
+    model.fit(np.concatenate([train_PF, train_swapped_PF]), np.repeat([1, 0], len(train)))
+    return np.asarray(model.decision_function(test_PF) - model.decision_function(test_swapped_PF))
 
 
 MODELS: dict[str, Model] = {"1-3-grams": ngrams, "boosting": boosting}
@@ -138,7 +136,10 @@ def wins(pairs: Sequence[Pair], view: View, model: Model, folds: int = FOLDS, se
         held_out_P = np.array([pair.group in fold for pair in pairs])
         train = [pair for pair in pairs if pair.group not in fold]
         test = [pair for pair in pairs if pair.group in fold]
-        wins_P[held_out_P] = (np.sign(np.round(model(train, test, view), 9)) + 1) / 2
+        # With so few rows, threads only wait for one another.
+        with extras.library("threadpoolctl", "audit").threadpool_limits(1):
+            margins_P = model(train, test, view)
+        wins_P[held_out_P] = (np.sign(np.round(margins_P, 9)) + 1) / 2
     return wins_P
 
 

@@ -38,7 +38,7 @@ def _saved(folder: Path, split: str) -> list[Path]:
     if not (folder / "state.json").exists():
         raise UserError(f"hf:{folder}: no state.json; expected a folder written by datasets' save_to_disk")
     state = json.loads((folder / "state.json").read_text())
-    return [(folder / file["filename"]).resolve() for file in state["_data_files"]]
+    return [(folder / Path(file["filename"]).name).resolve() for file in state["_data_files"]]  # none of another folder
 
 
 def _downloaded(name: str, split: str) -> list[Path]:
