@@ -140,6 +140,7 @@ def test_eight_devices_match_one(one_device, eight_devices):
     close(losses(eight_devices), losses(one_device), 1e-5)
 
 
+@pytest.mark.slow
 def test_run_of_eight_devices_continues_on_one_device_and_on_two_processes(eight_devices, folder):
     one = Run(continued(eight_devices, folder / "eight-one", 10))
     assert "from step 10" in one.finish()
