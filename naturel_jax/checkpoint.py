@@ -21,6 +21,15 @@ from tfds_naturel.errors import UserError
 _LOG = logging.getLogger(__name__)
 
 
+class _Manager(ocp.CheckpointManager):
+    """Does not ask JAX whether to stop. JAX has the processes agree on the highest number that they asked with, plus
+    one: ``preemption`` asks with the number of its calls, Orbax in every save with the step. After a save the processes
+    would agree on a number that has passed, and never stop."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """Saves and restores the state of one run."""
 
@@ -34,7 +43,7 @@ class Checkpoints:
         if self._manager is None:
             background = ocp.AsyncOptions(post_finalization_callback=self._write_manifest)
             options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, async_options=background)
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            self._manager = _Manager(self.directory, options=options)
         return self._manager
 
     def save(self, step: int, arrays: dict[str, Any], meta: dict[str, Any], *, wait: bool = False) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from jax.experimental import multihost_utils
 
 from naturel_jax import checkpoint
 from naturel_jax.checkpoint import Checkpoints
@@ -92,6 +93,15 @@ def test_failed_save_is_an_error_in_one_line(tmp_path):
     assert "\n" not in str(raised.value)
     checkpoints.close()
     assert restored(tmp_path) == 10
+
+
+def test_save_leaves_the_number_by_which_processes_agree_to_stop(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    checkpoints = Checkpoints(str(tmp_path), keep=3)
+    checkpoints.save(10, tree(10), {"step": 10}, wait=True)
+    checkpoints.close()
+    assert asked == []
 
 
 def test_newest_checkpoint_is_restored(saved):
