@@ -1,5 +1,6 @@
 """Runs one config: builds data, model, objective and benchmarks, and hands them to the loop."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
@@ -44,7 +45,7 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
     preemption.check()
     storage.check_writable(folder)
     init = trained_base(config, folder)
-    with run_folder.owned(folder, config) as check_owner:
+    with run_folder.owned(folder, config):
         mesh = make_mesh(dataclasses.asdict(config.mesh))
         sources = datasets.open_sources(config.data)
         run_folder.check_same_data(folder, datasets.contents(config.data, sources))
@@ -53,10 +54,9 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
         evaluator = make_evaluator(config, start.model, start.processor, trained_on, mesh)
         if sources:
             training = make_training(config, start, sources, mesh)
-            scores = train_and_evaluate(config, folder, training, evaluator, trained_on, check_owner)
+            scores = train_and_evaluate(config, folder, training, evaluator, trained_on)
         else:
             scores = evaluator.scores(start.params)
-        check_owner()
         if jax.process_index() == 0:
             run_folder.write_scores(folder, config, scores)
     return scores
@@ -106,7 +106,6 @@ def train_and_evaluate(
     training: Training,
     evaluator: Evaluator,
     trained_on: dict[str, list[str]],
-    check_owner: Callable[[], None],
 ) -> Scores:
     """Trains from the newest checkpoint in ``folder``, if any; returns the final scores. Raises what ``run`` raises."""
     schedule = training.schedule
@@ -117,7 +116,6 @@ def train_and_evaluate(
     metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
 
     def save(done: int, state: train.State, wait: bool) -> None:
-        check_owner()
         with metrics.paused():
             checkpoints.save(done, state.arrays(), meta, wait=wait)
 
@@ -133,33 +131,31 @@ def train_and_evaluate(
     def log(done: int, values: dict[str, float]) -> None:
         metrics.train(done, values | {"lr": float(training.learning_rate(done - 1))})
 
-    try:
+    with contextlib.closing(metrics), contextlib.closing(checkpoints):
         if first < schedule.total:
             evaluate(first, state, [name for name in train.due(schedule, first) if name not in metrics.evaluated])
         with observe.profiler(folder / "profile", range(first + _WARMUP, first + _WARMUP + schedule.profile)) as trace:
-            state, finished = train.loop(
-                training.step,
-                state,
-                first_batch.batches(training.pipeline, folder, first, schedule.total),
-                start=first,
-                schedule=schedule,
-                save=save,
-                evaluate=evaluate,
-                log=log,
-                stop_requested=preemption.stop_requested,
-                profile=trace,
-            )
+            try:
+                state, finished = train.loop(
+                    training.step,
+                    state,
+                    first_batch.batches(training.pipeline, folder, first, schedule.total),
+                    start=first,
+                    schedule=schedule,
+                    save=save,
+                    evaluate=evaluate,
+                    log=log,
+                    stop_requested=preemption.stop_requested,
+                    profile=trace,
+                )
+            except train.NotFinite as error:
+                names = ", ".join(training.pipeline.planner.names(error.step))
+                raise UserError(f"{error}. Lower config.optim.lr or inspect the items of the batch: {names}") from error
         if not finished:
             raise Stopped(f"{config.name} stopped and saved in {folder}; run the same command again to continue")
         scores = evaluator.scores(state.evaluated)
         metrics.evaluation(schedule.total, scores)
         return scores
-    except train.NotFinite as error:
-        names = ", ".join(training.pipeline.planner.names(error.step))
-        raise UserError(f"{error}. Lower config.optim.lr, or inspect the items of the batch: {names}") from error
-    finally:
-        checkpoints.close()
-        metrics.close()
 
 
 def restore_or_start(

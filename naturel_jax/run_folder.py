@@ -6,7 +6,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,16 +22,16 @@ Scores = dict[str, float]
 
 
 @contextlib.contextmanager
-def owned(folder: epath.Path, config: Config) -> Iterator[Callable[[], None]]:
-    """Locks the folder for this run (the first process locks it for all), records the config in it, and yields a check
-    that the lock is still held. Raises UserError if another run holds it, or has started in it."""
-    if jax.process_index() == 0:
-        with storage.lease(folder) as held:
-            if not refuse_another(folder, config):
-                write_config(folder, config)
-            yield held.check
-    else:
-        yield lambda: None
+def owned(folder: epath.Path, config: Config) -> Iterator[None]:
+    """Holds a lease on the folder for this run (the first process holds it for all), and records the config in it.
+    Raises UserError if another run holds it, or has started in it."""
+    if jax.process_index() > 0:
+        yield
+        return
+    with storage.lease(folder):
+        if not refuse_another(folder, config):
+            write_config(folder, config)
+        yield
 
 
 def refuse_another(folder: epath.Path, config: Config) -> bool:

@@ -1,4 +1,4 @@
-"""Everything that a run writes or locks goes through here: atomic replacement, exclusive creation, appending, leases.
+"""How the state of a run is written and locked: atomic replacement, exclusive creation, appending, leases.
 
 Paths are ``etils.epath`` paths. The operations are those that object stores can offer too (write a whole object, create
 it if absent, list), so callers need not change when an object store replaces the local disk.
@@ -219,8 +219,7 @@ class Lease:
             )
 
     def renew(self) -> None:
-        """Updates the heartbeat. Raises what ``check`` raises."""
-        self.check()
+        """Updates the heartbeat. Raises what ``check`` raises, as every ``write`` in a leased folder does."""
         holder = dataclasses.replace(self._holder, heartbeat=time.time())
         write(self._path, json.dumps(dataclasses.asdict(holder)))
 

@@ -22,14 +22,13 @@ def run_all(config: Config | Suite, workdir: str) -> None:
     """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run ``config``, and updates
     ``<workdir>/report.md`` after each. Finished runs are not repeated.
     """
-    single = isinstance(config, Config)
-    runs = {"": config} if isinstance(config, Config) else config.runs
+    runs = config.runs if isinstance(config, Suite) else {"": config}
     if isinstance(config, Suite) and jax.process_index() == 0:
         _announce(config, workdir)
     rows: dict[str, Mapping[str, float]] = {}
     history: History = {}
     for key, part in runs.items():
-        began, folder = time.monotonic(), epath.Path(workdir) / key if not single else epath.Path(workdir)
+        began, folder = time.monotonic(), epath.Path(workdir) / key
         name = part.name if part.name not in rows else f"{part.name} ({key})"
         rows[name] = run(part, folder)
         history[name] = _history(folder)
