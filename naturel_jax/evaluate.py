@@ -41,7 +41,8 @@ def evaluate(
     name: str, source: str, benchmarks: Sequence[Benchmark], out: Path, *, batch_size: int, dtype: str
 ) -> None:
     """Evaluates one model, and saves each benchmark's result as soon as it is ready."""
-    encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
+    with preemption.interruptible():
+        encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
     fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
     trained_on = runs.read_meta(source.removeprefix("run:"))[1]["used"] if source.startswith("run:") else {}
     cached = CachedEncoder(encoder, params, out / "embeddings" / f"{fingerprint}.sqlite")

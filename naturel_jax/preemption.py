@@ -1,20 +1,22 @@
 """SIGTERM and Ctrl-C: the process ends at the next safe point, and the same command continues its work.
 
-The training loop calls ``stop_requested`` after each step, and saves before it stops. Everything else that takes long
-(an evaluation, drawing data, a suite) calls ``check``, which raises ``Stopped``. Without ``install_handler``, neither
-does anything.
+The training loop calls ``stop_requested`` after each step, and saves before it stops. What else takes long (an
+evaluation, drawing data, a suite) calls ``check``, which raises ``Stopped``, or, if that cannot be done in between (a
+download), runs in ``interruptible``. Without ``install_handler``, none of them does anything.
 """
 
+import contextlib
 import dataclasses
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from tfds_naturel import cli
 from tfds_naturel.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ class _State:
 
     installed: bool = False
     stopping: bool = False
+    interruptible: bool = False
     calls: int = 0
 
 
@@ -52,6 +55,9 @@ def _request(number: int, frame: FrameType | None) -> None:
     _state.stopping = True
     _LOG.warning("%s: stopping as soon as it is safe; a second signal kills the process", signal.Signals(number).name)
     _kill_on_next_signal()
+    if _state.interruptible:
+        _LOG.warning("stopped, with nothing to save; run the same command again to continue")
+        cli.leave(cli.STOPPED)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -85,6 +91,22 @@ def check() -> None:
     """Raises Stopped if the process should stop. See ``stop_requested`` for use under ``jax.distributed``."""
     if stop_requested():
         raise Stopped("stopped; run the same command again to continue")
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, a signal ends the process at once with exit code 75: for work that leaves nothing half done that the same
+    command would not do again, and that does not call ``check``. Threads of libraries are not waited for.
+
+    Raises Stopped on entry if the process should stop already. Under ``jax.distributed``, where all processes stop
+    together, they do so at the next ``check``.
+    """
+    check()
+    outer, _state.interruptible = _state.interruptible, True
+    try:
+        yield
+    finally:
+        _state.interruptible = outer
 
 
 def on_first_process(work: Callable[[], None]) -> None:

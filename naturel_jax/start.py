@@ -11,7 +11,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from naturel_jax import storage, weights
+from naturel_jax import preemption, storage, weights
 from naturel_jax.config import Config
 from naturel_jax.data.items import Source
 from naturel_jax.data.processor import Processor, from_scratch
@@ -31,6 +31,7 @@ class Start(NamedTuple):
     new_bias: bool
 
 
+@preemption.interruptible()
 def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[Source], mesh: Mesh) -> Start:
     """Starts from ``init`` (see ``weights.load``), or from ``config.preset`` with random parameters and a tokenizer
     trained on the captions of ``sources``. Parameters are sharded over the mesh."""

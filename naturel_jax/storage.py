@@ -4,9 +4,11 @@ Paths are ``etils.epath`` paths. The operations are those that object stores can
 it if absent, list), so callers need not change when an object store replaces the local disk.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import itertools
 import json
 import os
@@ -249,6 +251,8 @@ def lease(folder: epath.Path, expires_s: float = 120.0) -> Iterator[Lease]:
         who = _holder(path) or "another process"
         raise UserError(f"{folder} is in use by {who}; wait for it, stop it, or choose another --workdir")
     held, ended = Lease(path, mine), threading.Event()
+    release = functools.partial(_release, path, mine)
+    atexit.register(release)  # if the process ends without leaving this block
     _held[folder.absolute()] = held
 
     def renew() -> None:
@@ -264,8 +268,13 @@ def lease(folder: epath.Path, expires_s: float = 120.0) -> Iterator[Lease]:
         ended.set()
         renewal.join()
         del _held[folder.absolute()]
-        if (holder := _holder(path)) is not None and holder.token == mine.token:
-            path.unlink(missing_ok=True)
+        release()
+        atexit.unregister(release)
+
+
+def _release(path: epath.Path, mine: Holder) -> None:
+    if (holder := _holder(path)) is not None and holder.token == mine.token:
+        path.unlink(missing_ok=True)
 
 
 def _holder(path: epath.Path) -> Holder | None:

@@ -1,11 +1,13 @@
 """SIGTERM and Ctrl-C in evaluations, while drawing data, and between the parts of a suite. ``test_training_processes``
 has the training loop, ``test_kills`` random moments."""
 
+import http.server
 import importlib
 import json
 import os
 import shutil
 import signal
+import threading
 import time
 from collections import Counter
 
@@ -152,6 +154,30 @@ def test_stop_while_drawing_ends_the_run(tmp_path):
     assert drawing.wait() == cli.STOPPED, drawing.output()
     assert time.monotonic() - asked < 10
     assert not [*parts.iterdir()] and "Traceback" not in drawing.output()
+
+
+def test_stop_while_downloading_ends_the_run_at_once_and_leaves_no_lease(tmp_path):
+    requests = []
+
+    class Silent(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(self.path)
+            time.sleep(60)
+
+        do_HEAD = do_GET
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_DOWNLOAD_TIMEOUT": "60"}
+        run = Run(tmp_path / "run", "--config.preset=", "--config.init=hf:owner/tiny", env=hub)
+        while not requests:
+            assert run.process.poll() is None, run.output()
+            time.sleep(0.01)
+        run.process.terminate()
+        assert run.wait() == cli.STOPPED, run.output()  # not 2, as after waiting for the silent hub
+        server.shutdown()
+    assert "Traceback" not in run.output() and not (tmp_path / "run" / "lease.json").exists()
 
 
 @pytest.mark.slow

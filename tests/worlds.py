@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -40,7 +41,9 @@ class Run:
     Trains ``tests/tiny_config.py:<form>`` on the tiny dataset, or what the config file ``config`` says.
     """
 
-    def __init__(self, workdir: Path, *flags: str, form: str = "softmax", config: str = ""):
+    def __init__(
+        self, workdir: Path, *flags: str, form: str = "softmax", config: str = "", env: Mapping[str, str] | None = None
+    ):
         log = next(path for n in range(100) if not (path := workdir.with_suffix(f".{n}.log")).exists())
         self._log, self.workdir = log, workdir
         tiny = (f"--config={ROOT}/tests/tiny_config.py:{form}", f"--config.data.dir={data_dir()}")
@@ -50,7 +53,9 @@ class Run:
         cache = {"JAX_COMPILATION_CACHE_DIR": f"{data_dir()}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
         paths = {"PYTHONPATH": f"{ROOT}/tests"}  # config files share code
         with open(log, "w") as file:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | cache | paths, stdout=file, stderr=file)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env={**os.environ, **cache, **paths, **(env or {})}, stdout=file, stderr=file
+            )
 
     def output(self) -> str:
         """The output so far."""

@@ -53,10 +53,10 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
         code = BUG
     if code in (DONE, STOPPED):
         sys.exit(code)
-    _leave(code)
+    leave(code)
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
     """Ends the process without waiting for threads of libraries, as ``sys.exit`` would: if a save fails, those of Orbax
     wait 20 minutes for steps of the save that never come. Their exit functions get ``_LEAVE_S``: that of JAX waits five
     minutes for the other processes of a job, which may not have failed."""

@@ -63,8 +63,9 @@ def open_source(
             raise UserError(f"config.data.mixture: dataset {dataset!r} has captions in groups; leave `fields` empty")
         return opened
     path = index_writer.folder_of(opened, fields, data_dir)
-    preemption.on_first_process(lambda: index_writer.build(opened, fields, path))
-    index_writer.build(opened, fields, path)  # on a disk that the first process does not share
+    with preemption.interruptible():
+        preemption.on_first_process(lambda: index_writer.build(opened, fields, path))
+        index_writer.build(opened, fields, path)  # on a disk that the first process does not share
     return index.open_source(opened, fields, path, max_bad)
 
 
