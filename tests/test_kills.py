@@ -106,13 +106,15 @@ def stop(folder: Path, runs: list[Run], rng: random.Random) -> str:
     """Sends SIGTERM or SIGINT to one process around a random moment; all must stop. Returns a description."""
     when = wait_for(rng.choice([moment for moment in MOMENTS if moment != "starting"]), folder, runs, rng)
     number, asked = rng.choice([signal.SIGTERM, signal.SIGINT]), time.monotonic()
+    in_last_part = (folder / "run" / "untrained").exists()
     rng.choice(runs).process.send_signal(number)
     codes = {run.wait() for run in runs}
-    assert codes in ({cli.STOPPED}, {0}), runs[0].output()[-3000:]  # 0: it ended before the signal
+    # A signal in the last part may come too late.
+    assert codes == {cli.STOPPED} or (in_last_part and codes == {0}), f"{when}: {codes}\n{runs[0].output()[-3000:]}"
     return f"{when}, {number.name}: exit codes {codes} after {time.monotonic() - asked:.1f} s"
 
 
-def check(seed: int, folder: Path, references: Callable[[int], Path], interrupt: Interrupt = kill) -> None:
+def check(seed: int, folder: Path, references: Callable[[int], Path], interrupt: Interrupt) -> None:
     """Two interruptions, then a run to the end. Even seeds: one process; odd ones: two."""
     rng, processes = random.Random(seed), 1 + seed % 2
     reference = references(processes)
@@ -125,25 +127,13 @@ def check(seed: int, folder: Path, references: Callable[[int], Path], interrupt:
     shutil.rmtree(folder)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_suite_equals_an_uninterrupted_one(seed, tmp_path, references):
-    check(seed, tmp_path, references)
+# Even seeds run one process, odd ones two.
+SEEDS = [(kill, seed) for seed in range(52)] + [(stop, seed) for seed in range(100, 112)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 102))
-def test_stopped_suite_equals_an_uninterrupted_one(seed, tmp_path, references):
-    check(seed, tmp_path, references, stop)
-
-
-@pytest.mark.proof
-@pytest.mark.parametrize("seed", range(2, 52))
-def test_killed_suite_equals_an_uninterrupted_one_fifty_times(seed, tmp_path, references):
-    check(seed, tmp_path, references)
-
-
-@pytest.mark.proof
-@pytest.mark.parametrize("seed", range(102, 112))
-def test_stopped_suite_equals_an_uninterrupted_one_ten_times(seed, tmp_path, references):
-    check(seed, tmp_path, references, stop)
+@pytest.mark.parametrize(
+    ("interrupt", "seed"),
+    [pytest.param(*case, marks=pytest.mark.slow if case[1] % 100 < 2 else pytest.mark.proof) for case in SEEDS],
+)
+def test_interrupted_suite_equals_an_uninterrupted_one(interrupt, seed, tmp_path, references):
+    check(seed, tmp_path, references, interrupt)
