@@ -16,7 +16,7 @@ import pytest
 import tiny_config
 from etils import epath
 from suite_config import WORLD
-from worlds import Run, data_dir
+from worlds import Run, data_dir, wait_for
 
 from naturel_jax import checkpoint, preemption, run
 from naturel_jax import config as c
@@ -146,9 +146,7 @@ def test_only_one_process_writes_data_and_one_that_waits_can_be_stopped(tmp_path
 def test_stop_while_drawing_ends_the_run(tmp_path):
     drawing = Run(tmp_path / "run", config=f"suite_config.py:{tmp_path}/data")
     parts = tmp_path / "data" / "naturel" / WORLD.name
-    while not [*parts.glob("incomplete*")]:
-        assert drawing.process.poll() is None, drawing.output()
-        time.sleep(0.01)
+    wait_for(drawing, lambda: [*parts.glob("incomplete*")])
     asked = time.monotonic()
     drawing.process.terminate()
     assert drawing.wait() == cli.STOPPED, drawing.output()
@@ -171,9 +169,7 @@ def test_stop_while_downloading_ends_the_run_at_once_and_leaves_no_lease(tmp_pat
         threading.Thread(target=server.serve_forever, daemon=True).start()
         hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_DOWNLOAD_TIMEOUT": "60"}
         run = Run(tmp_path / "run", "--config.preset=", "--config.init=hf:owner/tiny", env=hub)
-        while not requests:
-            assert run.process.poll() is None, run.output()
-            time.sleep(0.01)
+        wait_for(run, lambda: requests)
         run.process.terminate()
         assert run.wait() == cli.STOPPED, run.output()  # not 2, as after waiting for the silent hub
         server.shutdown()

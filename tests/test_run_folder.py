@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny_config
 from etils import epath
-from worlds import Run, data_dir, losses
+from worlds import Run, data_dir, losses, wait_for
 
 from naturel_jax import config as c
 from naturel_jax import run, run_folder
@@ -18,12 +18,6 @@ from tfds_naturel.errors import UserError
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {os.fspath(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def wait_for(started: Run, condition) -> None:
-    while not condition():
-        assert started.process.poll() is None, started.output()[-3000:]
-        time.sleep(0.001)
 
 
 @pytest.mark.slow

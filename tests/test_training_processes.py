@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worlds import Run, data_dir, losses, parameters, two_processes
+from worlds import Run, data_dir, losses, parameters, two_processes, wait_for
 
 from naturel_jax import checkpoint
 from naturel_jax.data import datasets
@@ -24,13 +24,6 @@ def assert_same_run(workdir: Path, reference: Path) -> None:
     assert expected.keys() == actual.keys()
     for path in expected:
         np.testing.assert_array_equal(actual[path], expected[path], err_msg=path)
-
-
-def wait_for(run: Run, condition) -> None:
-    """Waits until ``condition()`` is true; fails if the run ends first."""
-    while not condition():
-        assert run.process.poll() is None, run.output()[-3000:]
-        time.sleep(0.001)
 
 
 def continued(reference: Path, workdir: Path, step: int) -> Path:

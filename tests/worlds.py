@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -69,6 +70,13 @@ class Run:
         """Waits for the process, checks that it succeeded, and returns its output."""
         assert self.wait() == 0, self.output()[-3000:]
         return self.output()
+
+
+def wait_for(run: Run, condition: Callable[[], object]) -> None:
+    """Waits until ``condition()`` is true; fails if the run ends first."""
+    while not condition():
+        assert run.process.poll() is None, run.output()[-3000:]
+        time.sleep(0.001)
 
 
 def two_processes(
