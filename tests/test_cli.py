@@ -1,5 +1,6 @@
 """A command ends with its exit code, whatever its libraries still have running."""
 
+import os
 import subprocess
 import sys
 
@@ -25,6 +26,8 @@ cli.run(main)
         ("UserError('not a flag')", 2, "error: not a flag"),
         ("KeyboardInterrupt", 130, ""),
         ("TypeError('a bug')", 1, "TypeError: a bug"),
+        ("ImportError('cannot import name')", 1, "ImportError: cannot import name"),
+        ("ImportError('Please install gcsfs')", 2, "error: Please install gcsfs: run `pip install 'naturel_jax[gcs]'`"),
     ],
 )
 def test_failed_command_does_not_wait_for_threads(error, code, last):
@@ -33,3 +36,12 @@ def test_failed_command_does_not_wait_for_threads(error, code, last):
     assert done.returncode == code and done.stdout == "closed\n"
     assert done.stderr.strip().endswith(last)
     assert ("Traceback" in done.stderr) == (code == 1)
+
+
+def test_output_that_cannot_be_written_does_not_change_the_exit_code():
+    """``closed`` stays in the buffer until the process ends, and the device is full."""
+    command = [sys.executable, "-c", MAIN.format(error="UserError('not a flag')")]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=buffered)
+    assert done.returncode == 2 and done.stderr.strip().endswith("error: not a flag")

@@ -41,6 +41,17 @@ def test_server_without_any_photo_ends_the_run_and_nothing_is_recorded(server, t
     assert {entry.status for entry in entries(tmp_path).values()} == {"ok"} and len(entries(tmp_path)) == 200
 
 
+@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1/bucket", "http://"])
+@pytest.mark.parametrize("flag", ["--images_url", "--annotations_url"])
+def test_what_is_not_an_http_address_is_a_mistake_of_the_user(server, tmp_path, flag, url):
+    """Not a failure that the next run may not have: nothing is retried, and the message names the flags."""
+    arguments = [*world(server, tmp_path, 3), flag, url]
+    if flag == "--annotations_url":
+        (tmp_path / "annotations" / RELEASES["v4"].classes.name).unlink()
+    with pytest.raises(UserError, match="check --annotations_url and --images_url"):
+        fetch.main(arguments)
+
+
 def test_few_refusals_are_not_believed_either(server, tmp_path):
     arguments = world(server, tmp_path, 3)
     server.always = 404

@@ -5,6 +5,7 @@ again to continue; 130 interrupted; anything else is a bug and comes with a trac
 """
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
@@ -38,19 +39,18 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
     except (UserError, OSError) as error:  # an OSError names the file and the cause
         print(f"{command()}: error: {error}", file=sys.stderr)
         code = USER_ERROR
-    except ImportError as error:
-        if "gcsfs" not in str(error):  # what fsspec raises where a gs:// path is first used
-            raise
-        print(f"{command()}: error: {error}: run `pip install 'naturel_jax[gcs]'`", file=sys.stderr)
-        code = USER_ERROR
     except Stopped as stopped:
         print(f"{command()}: {stopped}", file=sys.stderr)
         code = STOPPED
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except Exception:
-        traceback.print_exc()
-        code = BUG
+    except Exception as error:
+        if isinstance(error, ImportError) and "gcsfs" in str(error):  # from fsspec, where a gs:// path is first used
+            print(f"{command()}: error: {error}: run `pip install 'naturel_jax[gcs]'`", file=sys.stderr)
+            code = USER_ERROR
+        else:
+            traceback.print_exc()
+            code = BUG
     if code in (DONE, STOPPED):
         sys.exit(code)
     leave(code)
@@ -64,8 +64,9 @@ def leave(code: int) -> NoReturn:
     timer.daemon = True
     timer.start()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a full disk or a closed pipe; what failed before it decides the code
+            stream.flush()
     os._exit(code)
 
 

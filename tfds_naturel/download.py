@@ -22,6 +22,7 @@ SLOWEST = 1000  # bytes per second; a server that sends less is as good as silen
 
 _MISSING = frozenset({403, 404, 410})  # S3 answers 403 for a missing key when listing is not allowed
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_NOT_HTTP = (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)
 _CHUNK = 1 << 18
 
 
@@ -62,7 +63,8 @@ def session(policy: Policy, connections: int) -> aiohttp.ClientSession:
 
 
 async def retried(attempt: Callable[[], Awaitable[T]], policy: Policy) -> T:
-    """Awaits ``attempt()`` until it succeeds. Raises Transient after ``policy.attempts`` tries, other errors at once.
+    """Awaits ``attempt()`` until it succeeds. Raises Transient after ``policy.attempts`` tries, other errors at once,
+    among them those of aiohttp for a ``url`` that is not an HTTP address.
 
     Waits double from ``first_wait``, with full jitter, and are at least as long as the server requests.
     """
@@ -71,6 +73,8 @@ async def retried(attempt: Callable[[], Awaitable[T]], policy: Policy) -> T:
         try:
             return await attempt()
         except (aiohttp.ClientError, TimeoutError) as error:
+            if isinstance(error, _NOT_HTTP) and not isinstance(error, aiohttp.RedirectClientError):
+                raise
             failure = Transient(f"{type(error).__name__}: {error}")
         except Transient as error:
             failure = error
