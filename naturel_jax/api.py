@@ -21,7 +21,7 @@ from naturel_jax.evaluators.evaluator import Evaluator
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params
 from naturel_jax.sharding import make_mesh, param_sharding
-from naturel_jax.weights import export, runs
+from naturel_jax.weights import export, model_card, runs
 from tfds_naturel.errors import UserError
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class EmbeddingModel:
             if value not in known:
                 raise UserError(f"{name} is {value!r}; expected one of: {', '.join(known)}")
         parts = (self.model.config, self.params, self.processor)
-        export.save(Path(folder), *parts, form=to, dtype=dtype, facts={"Source": f"`{self.source}`"})
+        export.save(Path(folder), *parts, form=to, dtype=dtype, about=model_card.about(self.source))
 
     def _size(self, number: int) -> int:
         """The batch for ``number`` inputs: a power of two, so that few inputs are not padded to a full batch and few

@@ -13,12 +13,10 @@ import jax
 
 from naturel_jax import weights
 from naturel_jax.models.two_tower import Params, TwoTowerConfig, resize_positions
-from naturel_jax.weights import export, runs, verify
+from naturel_jax.weights import export, model_card, push, verify
 from naturel_jax.weights.tables import flatten
 from tfds_naturel import cli, escape
 from tfds_naturel.errors import UserError
-
-_RECIPE = ("name", "objective", "optim", "duration", "seed")  # fields of a run's config shown in its model card
 
 
 def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
@@ -42,21 +40,20 @@ def _interpolated(source: str, config: TwoTowerConfig, params: Params, alpha: fl
     return interpolate(base.params, params, alpha)
 
 
-def _facts(args: argparse.Namespace) -> dict[str, object]:
-    """The model card's sections."""
-    facts: dict[str, object] = {"Source": escape.code(args.source)}
+def _about(args: argparse.Namespace) -> model_card.About:
+    """What the model card says about SRC."""
+    about = model_card.about(args.source)
+    if args.interpolate or args.size is not None:  # another model, which has not been evaluated
+        about = dataclasses.replace(about, scores={})
+    sections = {}
     if args.interpolate:
-        facts["Interpolation"] = (
-            f"{1 - args.alpha:g} of {escape.code(args.interpolate)}, {args.alpha:g} of the source, weight by weight."
+        sections["Interpolation"] = (
+            f"{1 - args.alpha:g} of {escape.code(args.interpolate)}, {args.alpha:g} of {escape.code(args.source)}, "
+            "weight by weight."
         )
-    if args.source.startswith("run:"):
-        step, meta = runs.read_meta(args.source.removeprefix("run:"))
-        config = meta["config"]
-        facts["Recipe"] = {"step": step, **{key: config[key] for key in _RECIPE if key in config}}
-        facts["Data"] = config.get("data", "The training data of the checkpoint that this run was converted from.")
     if args.metrics:
-        facts["Metrics"] = args.metrics.read_text("utf-8")
-    return facts
+        sections["Metrics"] = args.metrics.read_text("utf-8")
+    return dataclasses.replace(about, sections=sections)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,15 +67,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alpha", type=float, default=0.5, help="weight of SRC in the interpolation (default: 0.5)")
     parser.add_argument("--metrics", type=Path, help="a Markdown table for the model card")
     parser.add_argument(
-        "--verify", action="store_true", help="compare embeddings with those computed by the libraries of SRC and DST"
+        "--verify", action="store_true", help="compare logits of photos and captions with the libraries of SRC and DST"
     )
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload DST to this model repository of the hub")
+    parser.add_argument("--private", action="store_true", help="with --push: create the repository as a private one")
+    parser.add_argument("--dry_run", action="store_true", help="with --push: only list the files that it would upload")
     return parser
 
 
 def convert(args: argparse.Namespace) -> None:
     """Runs the command. Raises UserError, FileNotFoundError or FileExistsError, whose messages say what to do."""
-    if args.folder.exists():
-        raise FileExistsError(f"{args.folder} exists; choose another name or remove it")
+    _check(args)
+    about = _about(args)
     config, params, processor = weights.load(args.source)
     if args.interpolate:
         params = _interpolated(args.interpolate, config, params, args.alpha)
@@ -87,25 +87,58 @@ def convert(args: argparse.Namespace) -> None:
             raise UserError(f"--size {args.size} is smaller than one patch of SRC: {config.image.patch} pixels")
         config, params = resize_positions(config, params, args.size)
         processor = dataclasses.replace(processor, size=args.size)
-    export.save(args.folder, config, params, processor, form=args.to, dtype=args.dtype, facts=_facts(args))
+    loaded, options = weights.Loaded(config, params, processor), {"form": args.to, "dtype": args.dtype}
+    export.save(args.folder, *loaded, **options, about=about, repository=args.push or "")
     print(f"wrote {args.folder}")
     if args.verify:
-        _verify(args, config, params)
+        _verify(args, loaded)
+    if args.push:
+        _push(args)
 
 
-def _verify(args: argparse.Namespace, config: TwoTowerConfig, params: Params) -> None:
-    """Prints how far our embeddings are from those computed by the libraries of SRC and DST."""
+def _check(args: argparse.Namespace) -> None:
+    """Raises what would otherwise be raised only after the conversion."""
+    if args.folder.exists():
+        raise FileExistsError(f"{args.folder} exists; choose another name or remove it")
+    if args.verify:
+        verify.require(args.to)
+    if args.push:
+        push.check(args.push, dry_run=args.dry_run)
+    elif args.private or args.dry_run:
+        raise UserError(f"--{'private' if args.private else 'dry_run'} needs --push OWNER/NAME")
 
-    def compare(name: object, path: Path, form: str, config: TwoTowerConfig, params: Params) -> None:
-        difference = verify.largest_difference(path, form, config, params)
-        print(f"{name}: embeddings within {difference:.2e} of those from {verify.PEERS[form].name}")
+
+def _verify(args: argparse.Namespace, written: weights.Loaded) -> None:
+    """Prints how far our logits are from those computed by the libraries of SRC and DST. Raises UserError if that is
+    further than float32 arithmetic explains."""
+
+    def compare(name: object, path: Path, form: str, loaded: weights.Loaded, exact: bool) -> None:
+        if form not in verify.PEERS:
+            print(f"{name}: not compared: {verify.WITHOUT_PEER[form]}")
+            return
+        images, captions = verify.example_images(), verify.example_captions()
+        comparison = verify.compare(path, form, loaded, images, captions)
+        print(f"{name}: {comparison}")
+        if exact and not comparison.passed:
+            limit = f"{verify.TOLERANCE:g} times the scale"
+            raise UserError(f"{name}: {comparison.library} does not compute this model: expected within {limit}")
 
     if not args.source.startswith("run:"):
         source = weights.find(args.source)
-        if source.form in verify.PEERS:
-            loaded = source.load(None)
-            compare(args.source, source.path, source.form, loaded.config, loaded.params)
-    compare(args.folder, args.folder, args.to, config, params)
+        compare(args.source, source.path, source.form, source.load(None), exact=True)
+    compare(args.folder, args.folder, args.to, written, exact=args.dtype == "float32")
+
+
+def _push(args: argparse.Namespace) -> None:
+    """Uploads DST, or lists what would be uploaded."""
+    if args.dry_run:
+        files = push.files(args.folder)
+        for name, size in files.items():
+            print(f"  {size:>14,}  {name}")
+        whose = "private" if args.private else "public"
+        print(f"would upload {len(files)} files, {sum(files.values()):,} bytes, to {args.push} ({whose} if it is new)")
+    else:
+        print(f"uploaded {args.folder} to {push.push(args.folder, args.push, private=args.private)}")
 
 
 def main(arguments: Sequence[str]) -> None:

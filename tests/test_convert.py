@@ -46,7 +46,7 @@ def test_run_round_trips_through_every_format(tmp_path, capsys):
 
 def test_siglip_round_trips_through_big_vision(tmp_path, capsys):
     config, params, processor = tiny("tiny-siglip")
-    export.save(tmp_path / "a", config, params, processor, form="hf", facts={})
+    export.save(tmp_path / "a", config, params, processor, form="hf")
     convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--to", "big_vision", "--verify"])
     assert "/b: embeddings within 0.00e+00 of" in capsys.readouterr().out
     convert.main([f"{tmp_path}/b/checkpoint.npz", str(tmp_path / "c")])
@@ -58,7 +58,7 @@ def test_interpolation_is_the_weighted_mean(tmp_path):
     config, base, processor = tiny("tiny-clip", seed=0)
     tuned = tiny("tiny-clip", seed=1).params
     for name, params in (("base", base), ("tuned", tuned)):
-        export.save(tmp_path / name, config, params, processor, form="hf", facts={})
+        export.save(tmp_path / name, config, params, processor, form="hf")
     arguments = ["--interpolate", str(tmp_path / "base"), "--alpha", "0.25"]
     convert.main([str(tmp_path / "tuned"), str(tmp_path / "mix"), *arguments])
     got = tables.flatten(weights.load(str(tmp_path / "mix")).params)
@@ -70,7 +70,7 @@ def test_interpolation_is_the_weighted_mean(tmp_path):
 
 def test_size_resamples_positions_and_updates_the_processor(tmp_path):
     config, params, processor = tiny("tiny-clip")
-    export.save(tmp_path / "a", config, params, processor, form="hf", facts={})
+    export.save(tmp_path / "a", config, params, processor, form="hf")
     convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--size", "64", "--verify"])
     got_config, got, got_processor = weights.load(str(tmp_path / "b"))
     assert (got_config.image.size, got_processor.size) == (64, 64)
@@ -90,8 +90,8 @@ def test_size_resamples_positions_and_updates_the_processor(tmp_path):
     ],
 )
 def test_errors_name_the_fix_and_leave_no_files(tmp_path, arguments, message):
-    export.save(tmp_path / "a", *tiny("tiny-clip"), form="hf", facts={})
-    export.save(tmp_path / "s", *tiny("tiny-siglip"), form="hf", facts={})
+    export.save(tmp_path / "a", *tiny("tiny-clip"), form="hf")
+    export.save(tmp_path / "s", *tiny("tiny-siglip"), form="hf")
     places = {"a": tmp_path / "a", "s": tmp_path / "s", "out": tmp_path / "out"}
     with pytest.raises((UserError, OSError), match=re.escape(message)):
         convert.main([argument.format(**places) for argument in arguments])

@@ -96,14 +96,14 @@ def test_hugging_face_folder(tmp_path, model, name, count):
 @every_count
 def test_own_processor(tmp_path, count):
     folder = tmp_path / "model"
-    export.save(folder, *tiny("tiny-clip"), form="hf", facts={})
+    export.save(folder, *tiny("tiny-clip"), form="hf")
     fuzz([folder / processor_files.OWN], lambda: find(folder), count)
 
 
 @every_count
 def test_openclip_config(tmp_path, count):
     folder = tmp_path / "model"
-    export.save(folder, *tiny("tiny-clip"), form="openclip", facts={})
+    export.save(folder, *tiny("tiny-clip"), form="openclip")
     (folder / processor_files.OWN).unlink()
     fuzz([folder / "open_clip_config.json"], lambda: find(folder, True), count)
 
@@ -130,7 +130,7 @@ def test_vocabulary_and_merges(tmp_path, count):
 @every_count
 def test_big_vision(tmp_path, count):
     folder = tmp_path / "model"
-    export.save(folder, *tiny("tiny-siglip"), form="big_vision", facts={})
+    export.save(folder, *tiny("tiny-siglip"), form="big_vision")
     fuzz([folder / processor_files.OWN], lambda: find(folder), count)
 
 
@@ -141,7 +141,7 @@ RUN_FILES = ("meta/metadata", "params/_METADATA", "params/_sharding", "params/ma
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, after a restore that failed
 def test_run(tmp_path, count):
     """A run from elsewhere, whose manifest fits its files."""
-    export.save(tmp_path / "run", *tiny("tiny-clip"), form="run", facts={})
+    export.save(tmp_path / "run", *tiny("tiny-clip"), form="run")
     step = epath.Path(tmp_path / "run/checkpoints/0")
 
     def read() -> None:
@@ -153,6 +153,6 @@ def test_run(tmp_path, count):
 
 def test_processors_are_whole(tmp_path):
     """The fields that fuzzing changes are the processor's."""
-    export.save(tmp_path / "model", *tiny("tiny-clip"), form="hf", facts={})
+    export.save(tmp_path / "model", *tiny("tiny-clip"), form="hf")
     fields = {field.name for field in dataclasses.fields(Processor)}
     assert json.loads((tmp_path / "model" / processor_files.OWN).read_text()).keys() == fields

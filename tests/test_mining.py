@@ -143,7 +143,7 @@ def _tiny_model(folder):
     image = FAMILIES["clip"].pixels
     processor = Processor(tokenizer, config.text.context, config.image.size, **image)
     params = Model(config).init(jax.random.key(0))
-    export.save(folder, config, params, processor, form="hf", facts={})
+    export.save(folder, config, params, processor, form="hf")
     return str(folder)
 
 

@@ -28,7 +28,7 @@ def test_big_vision_files_of_both_layouts(tmp_path, scan):
 def test_big_vision_bfloat16(tmp_path):
     """NumPy stores bfloat16 as two untyped bytes, and so does big_vision."""
     config, params, processor = tiny("tiny-siglip")
-    export.save(tmp_path / "out", config, params, processor, form="big_vision", dtype="bfloat16", facts={})
+    export.save(tmp_path / "out", config, params, processor, form="big_vision", dtype="bfloat16")
     with np.load(tmp_path / "out" / "checkpoint.npz") as file:
         assert file["params/t"].dtype == np.dtype("V2")
     expected = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)

@@ -193,7 +193,7 @@ BROKEN = {
 def test_broken_checkpoint_errors(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "model"
-    export.save(folder, *tiny("tiny-clip"), form="hf", facts={})
+    export.save(folder, *tiny("tiny-clip"), form="hf")
     (folder / processor_files.OWN).unlink()
     breaks, message = BROKEN[kind]
     breaks(folder)

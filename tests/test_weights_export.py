@@ -29,7 +29,7 @@ from tfds_naturel.errors import UserError
 @pytest.mark.parametrize(("name", "form"), [("tiny-clip", "hf"), ("tiny-siglip", "hf"), ("tiny-clip", "openclip")])
 def test_exports_match_in_their_own_library(tmp_path, name, form):
     config, params, processor = tiny(name)
-    export.save(tmp_path / "out", config, params, processor, form=form, facts={"Recipe": {"steps": 3}})
+    export.save(tmp_path / "out", config, params, processor, form=form)
     assert verify.largest_difference(tmp_path / "out", form, config, params) < 2e-6
     assert weights.load(str(tmp_path / "out")).processor == processor
     card = (tmp_path / "out" / "README.md").read_text()
@@ -39,7 +39,7 @@ def test_exports_match_in_their_own_library(tmp_path, name, form):
 @pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
 def test_auto_processor_of_an_export(tmp_path, name):
     config, params, processor = tiny(name)
-    export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
+    export.save(tmp_path / "out", config, params, processor, form="hf")
     theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
     texts = [*CAPTIONS[:3], "", "A Cat, and: the DOG!", "under " * 60]
     ids = theirs(text=texts, padding="max_length", truncation=True, return_tensors="np")["input_ids"]
@@ -60,7 +60,7 @@ def test_transformers_embeddings_match_ours(tmp_path, name, resize):
     """With AutoProcessor and AutoModel from the exported folder; all processor outputs are passed to the model."""
     config, params, processor = tiny(name)
     processor = dataclasses.replace(processor, resize=resize)
-    export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
+    export.save(tmp_path / "out", config, params, processor, form="hf")
     theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "out", backend="pil")
     data, texts = [photo(160, 120, seed=1), photo(90, 130, seed=2)], ["a cat", "a dog on a chair", CAPTIONS[0] * 3]
     batch = theirs(
@@ -82,7 +82,7 @@ def test_transformers_sentencepiece_embeddings_match_ours(tmp_path):
     config, params, processor = tiny("tiny-siglip")
     spiece = base64.b64encode(sentencepiece_model(CAPTIONS, 40)).decode()
     processor = dataclasses.replace(processor, tokenizer=spiece, clean="siglip")
-    export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
+    export.save(tmp_path / "out", config, params, processor, form="hf")
     texts = ["a cat", "a dog on a chair"]
     theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
     batch = theirs(text=texts, padding="max_length", truncation=True, return_tensors="pt")
@@ -105,7 +105,7 @@ def test_external_preset_is_encoded_and_exported(tmp_path, mine):
     """A new size needs only one entry in a user's file."""
     config = preset("mine")
     params, processor = random_params(config), from_scratch(config, CAPTIONS)
-    export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
+    export.save(tmp_path / "out", config, params, processor, form="hf")
     loaded = weights.load(str(tmp_path / "out"))
     assert (loaded.config, loaded.processor) == (config, processor)
     assert_same(loaded.params, params)
@@ -118,7 +118,7 @@ def test_half_precision_files_are_read_exactly(tmp_path):
     """float32 represents every float16 and bfloat16 exactly."""
     config, params, processor = tiny("tiny-clip")
     for dtype, kind in (("float16", np.float16), ("bfloat16", jnp.bfloat16)):
-        export.save(tmp_path / dtype, config, params, processor, form="hf", dtype=dtype, facts={})
+        export.save(tmp_path / dtype, config, params, processor, form="hf", dtype=dtype)
         expected = jax.tree.map(lambda x, kind=kind: np.asarray(x).astype(kind).astype(np.float32), params)
         assert_same(weights.load(str(tmp_path / dtype)).params, expected)
 
@@ -126,7 +126,7 @@ def test_half_precision_files_are_read_exactly(tmp_path):
 def test_exports_reject_what_a_format_cannot_store(tmp_path):
     config, params, processor = tiny("tiny-clip")
     with pytest.raises(UserError, match="big_vision's two-tower model is SigLIP"):
-        export.save(tmp_path / "x", config, params, processor, form="big_vision", facts={})
+        export.save(tmp_path / "x", config, params, processor, form="big_vision")
     with pytest.raises(UserError, match="logit_scale has values of up to 1e\\+06, which float16 cannot hold"):
         export.save(
             tmp_path / "x",
@@ -135,14 +135,13 @@ def test_exports_reject_what_a_format_cannot_store(tmp_path):
             processor,
             form="hf",
             dtype="float16",
-            facts={},
         )
     with pytest.raises(UserError, match="timm's trunks"):
-        export.save(tmp_path / "x", *tiny("tiny-siglip"), form="openclip", facts={})
+        export.save(tmp_path / "x", *tiny("tiny-siglip"), form="openclip")
     assert not list(tmp_path.iterdir())  # no partial files are left
     (tmp_path / "x").mkdir()
     with pytest.raises(FileExistsError, match="x exists; choose another name"):
-        export.save(tmp_path / "x", config, params, processor, form="hf", facts={})
+        export.save(tmp_path / "x", config, params, processor, form="hf")
 
 
 @pytest.mark.slow

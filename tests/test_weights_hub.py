@@ -84,7 +84,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def test_hub_downloads_only_one_format(tmp_path, source, form, wanted, other):
     """If a repository has several formats, only one is downloaded, together with the small files."""
     Hub.folder, Hub.requested = tmp_path / "repository", []
-    export.save(Hub.folder, *tiny("tiny-clip"), form="hf" if form == "hf" else "openclip", facts={})
+    export.save(Hub.folder, *tiny("tiny-clip"), form="hf" if form == "hf" else "openclip")
     (Hub.folder / other).write_bytes(b"weights that are not needed")
     if form == "openclip":
         (Hub.folder / "config.json").write_text('{"architecture": "vit_tiny"}')

@@ -108,9 +108,9 @@ def test_reads_openclips_own_timm_siglip(tmp_path):
 def test_openclip_to_hf_is_exact(tmp_path):
     """OpenCLIP -> ours -> Hugging Face: transformers' tensors equal OpenCLIP's."""
     config, params, processor = tiny("tiny-clip")
-    export.save(tmp_path / "openclip", config, params, processor, form="openclip", facts={})
+    export.save(tmp_path / "openclip", config, params, processor, form="openclip")
     ours = weights.load(str(tmp_path / "openclip"))
-    export.save(tmp_path / "hf", *ours, form="hf", facts={})
+    export.save(tmp_path / "hf", *ours, form="hf")
     theirs = transformers.CLIPModel.from_pretrained(tmp_path / "hf").state_dict()
     opened = open_clip.create_model(f"local-dir:{tmp_path / 'openclip'}").state_dict()
     np.testing.assert_array_equal(opened["visual.proj"].T, theirs["visual_projection.weight"])
@@ -121,7 +121,7 @@ def test_openclip_to_hf_is_exact(tmp_path):
 
 def test_openclip_reads_the_exported_tokenizer(tmp_path):
     config, params, processor = tiny("tiny-clip")
-    export.save(tmp_path / "out", config, params, processor, form="openclip", facts={})
+    export.save(tmp_path / "out", config, params, processor, form="openclip")
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
     ids = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(CAPTIONS[:3])
     np.testing.assert_array_equal(processor.tokenize(CAPTIONS[:3]), ids)
@@ -131,7 +131,7 @@ def test_openclip_reads_the_exported_tokenizer(tmp_path):
 def test_openclip_folders_clean_texts_like_openclip(tmp_path):
     """OpenCLIP also cleans texts before a tokenizer from the hub, which does not clean them itself."""
     config, params, processor = tiny("tiny-clip")
-    export.save(tmp_path / "out", config, params, processor, form="openclip", facts={})
+    export.save(tmp_path / "out", config, params, processor, form="openclip")
     (tmp_path / "out" / processor_files.OWN).unlink()
     texts = ["fish &amp; chips", "it\u2019s  a DOG", *CAPTIONS[:3]]
     theirs = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(texts)
@@ -144,7 +144,7 @@ def test_openclip_folders_clean_texts_like_openclip(tmp_path):
 
 def test_openclip_config_names_its_tokenizer_folder(tmp_path):
     """A hub copy finds its tokenizer by this name, so it must not be the name of the temporary folder."""
-    export.save(tmp_path / "owner-model", *tiny("tiny-clip"), form="openclip", facts={})
+    export.save(tmp_path / "owner-model", *tiny("tiny-clip"), form="openclip")
     config = json.loads((tmp_path / "owner-model" / openclip.CONFIG_FILE).read_text())
     assert config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "owner-model"
 
@@ -159,7 +159,7 @@ def biased() -> weights.Loaded:
 def test_logits_of_a_clip_with_a_bias_match_openclip(tmp_path):
     """OpenCLIP's own factory and model, in torch: scale * cosine + bias."""
     config, params, processor = biased()
-    export.save(tmp_path / "out", config, params, processor, form="openclip", facts={})
+    export.save(tmp_path / "out", config, params, processor, form="openclip")
     pixels, tokens = inputs(config)
     theirs = open_clip.create_model(f"local-dir:{tmp_path / 'out'}", output_dict=True).eval()
     images, ids = torch_inputs(pixels, tokens)
@@ -175,7 +175,7 @@ def test_logits_of_a_clip_with_a_bias_match_openclip(tmp_path):
 @pytest.mark.parametrize(("form", "prefix"), [("openclip", ""), ("run", "run:")])
 def test_clip_with_a_bias_round_trips(tmp_path, form, prefix):
     config, params, processor = biased()
-    export.save(tmp_path / "out", config, params, processor, form=form, facts={})
+    export.save(tmp_path / "out", config, params, processor, form=form)
     loaded = weights.load(f"{prefix}{tmp_path / 'out'}")
     assert (loaded.config, loaded.processor) == (config, processor)
     assert_same(loaded.params, params)
@@ -190,7 +190,7 @@ def test_clip_with_a_bias_round_trips(tmp_path, form, prefix):
 )
 def test_clip_with_a_bias_is_rejected_by_formats_without_one(tmp_path, form, message):
     with pytest.raises(UserError, match=message):
-        export.save(tmp_path / "out", *biased(), form=form, facts={})
+        export.save(tmp_path / "out", *biased(), form=form)
     assert not list(tmp_path.iterdir())
 
 
@@ -199,4 +199,4 @@ def test_siglip_without_a_bias_is_rejected_by_formats_that_need_one(tmp_path):
     config = dataclasses.replace(config, init_bias=None)
     params = {name: leaf for name, leaf in params.items() if name != "logit_bias"}
     with pytest.raises(UserError, match="SiglipModel has a logit bias, but this has none; export to openclip or run"):
-        export.save(tmp_path / "out", config, params, processor, form="hf", facts={})
+        export.save(tmp_path / "out", config, params, processor, form="hf")

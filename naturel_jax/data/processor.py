@@ -2,13 +2,14 @@
 and export."""
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import html
 import io
 import re
 import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import ftfy
@@ -53,6 +54,29 @@ CENTRES: dict[str, Callable[[int], int]] = {
 }
 
 
+def _on_white(image: Image.Image) -> Image.Image:
+    """As transformers' ``convert_to_rgb``; ``transparency`` is that of a palette, or of one color."""
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _without_transparent_color(image: Image.Image) -> Image.Image:
+    """Pillow would drop it too when it converts the image to RGB, but warn about each image."""
+    image.info.pop("transparency", None)
+    return image
+
+
+# How an image that is not RGB becomes RGB before it is resized. Only images with transparency or a palette depend on
+# it: all three agree on grey ones.
+TO_RGB: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "first": lambda image: _without_transparent_color(image).convert("RGB"),
+    "on_white": _on_white,
+    "last": _without_transparent_color,
+}
+
+
 _LARGEST = 1 << 14  # tokens of a text, or pixels of a side
 _FARTHEST = 1e4  # of a mean from 0, or of 1 / std
 
@@ -71,8 +95,15 @@ class Processor:
     ``tokenizer`` is the JSON of a ``tokenizers.Tokenizer`` that normalizes, adds the special tokens, truncates and
     pads to ``context``, or a sentencepiece model (SigLIP's spiece.model) in base64, whose end token also pads.
     ``resize``: ``short`` (short side to ``size``, centre crop: CLIP) or ``square`` (both sides: SigLIP). ``mean`` and
-    ``std`` are per channel, for pixels in [0, 1]. ``clean``: a key of ``CLEANERS``; ``centre``: of ``CENTRES``. Raises
-    UserError for a value that is not one of these.
+    ``std`` are per channel, for pixels in [0, 1]. ``clean``: a key of ``CLEANERS``; ``centre``: of ``CENTRES``.
+
+    ``to_rgb``: what happens to transparency and palettes, as in the code that a model comes with. ``first``: converted
+    to RGB, dropping the alpha channel, then resized; big_vision (``tf.io.decode_image`` with three channels), the
+    published code of the benchmarks (see ``for_benchmarks``), and models trained here from scratch. ``on_white``:
+    composited on white, then resized; transformers 5. ``last``: resized as it is, which takes the nearest color of a
+    palette and weights colors by their opacity, then converted, dropping the alpha channel; OpenAI and OpenCLIP.
+
+    Raises UserError for a value that is not one of these.
     """
 
     tokenizer: str
@@ -84,6 +115,7 @@ class Processor:
     std: Channels
     clean: str = "none"
     centre: str = "floor"
+    to_rgb: str = "first"
 
     def __post_init__(self) -> None:
         choices: dict[str, Iterable[str]] = {
@@ -91,6 +123,7 @@ class Processor:
             "interpolation": FILTERS,
             "clean": CLEANERS,
             "centre": CENTRES,
+            "to_rgb": TO_RGB,
         }
         for field, values in choices.items():
             if (value := getattr(self, field)) not in list(values):
@@ -138,16 +171,23 @@ class Processor:
     def image(self, data: bytes, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
         """Decodes, crops ``box`` (left, top, right, bottom in pixels), resizes: uint8 [size, size, 3].
 
-        For opaque RGB and grey images, the pixels are exactly those of transformers' PIL image processors and of
-        OpenCLIP's transform (with ``centre`` ``round``). Not for images with a palette or transparency: these are
-        converted to RGB, dropping their alpha channel, before they are resized, as in ARO's code, whereas OpenCLIP
-        resizes first and transformers 5 composites on white. Raises UserError for bytes that are not an image, or an
-        image of more than ``MAX_PIXELS``.
+        The pixels are exactly those of transformers' PIL image processors, and of OpenAI's and OpenCLIP's transforms
+        (with ``centre`` ``round``), also for images with transparency or a palette with the ``to_rgb`` of that library.
+        As in all three, an EXIF orientation is not applied. big_vision's resizing is not antialiased; its models are
+        evaluated here as transformers does. Raises UserError for bytes that are not an image, or an image of more than
+        ``MAX_PIXELS``.
         """
-        image = open_image(data)
-        image = image if box is None else image.crop(box)
-        width, height, crop = self._geometry(*image.size)
-        return np.asarray(image.resize((width, height), FILTERS[self.interpolation]).crop(crop))
+        with _decoded(data) as image:
+            image = TO_RGB[self.to_rgb](image)
+            image = image if box is None else image.crop(box)
+            width, height, crop = self._geometry(*image.size)
+            resized = image.resize((width, height), FILTERS[self.interpolation]).crop(crop)
+            return np.asarray(resized.convert("RGB"))
+
+    def for_benchmarks(self) -> "Processor":
+        """This processor for the images of benchmarks, whose published code converts them to RGB before anything
+        else (ARO's, Winoground's)."""
+        return dataclasses.replace(self, to_rgb="first")
 
     def _geometry(self, width: int, height: int) -> tuple[int, int, tuple[int, int, int, int]]:
         """The size to resize an image of this size to, and the box to crop from the result."""
@@ -159,17 +199,24 @@ class Processor:
         return w, h, (left, top, left + size, top + size)
 
 
-def open_image(data: bytes) -> Image.Image:
-    """An RGB image from encoded bytes, its size checked before its pixels are decoded. Raises UserError."""
+@contextlib.contextmanager
+def _decoded(data: bytes) -> Iterator[Image.Image]:
+    """The image in its own mode, its size checked before its pixels are decoded. Makes every error a UserError."""
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise UserError(f"image of {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")
-        return image.convert("RGB")
+        yield image
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything
         raise UserError(f"not a readable image ({len(data)} bytes): {error}") from error
+
+
+def open_image(data: bytes) -> Image.Image:
+    """An RGB image from encoded bytes, without its alpha channel. Raises UserError."""
+    with _decoded(data) as image:
+        return TO_RGB["first"](image)
 
 
 def from_scratch(config: TwoTowerConfig, captions: Iterable[str]) -> Processor:

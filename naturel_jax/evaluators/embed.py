@@ -223,7 +223,8 @@ class _WithParams(NamedTuple):
 
 
 def load_encoder(source: str, *, dtype: str, batch_size: int) -> tuple[Encoder, Params]:
-    """An encoder for the model at ``source`` (see ``weights.load``), and its parameters, over all devices.
+    """An encoder of benchmarks' items with the model at ``source`` (see ``weights.load``), and its parameters, over all
+    devices.
 
     ``dtype``: of the towers' arithmetic. Pixels are not cached, since one set of parameters reads each image only once.
     Raises whatever ``weights.load`` raises.
@@ -231,7 +232,8 @@ def load_encoder(source: str, *, dtype: str, batch_size: int) -> tuple[Encoder, 
     mesh = make_mesh({"data": -1})
     loaded = weights.load(source, sharding_for=param_sharding(mesh))
     model = Model(loaded.config, Compute(dtype=dtype))
-    encoder = Encoder(model, loaded.processor, mesh=mesh, batch_size=batch_size, pixel_cache_bytes=0)
+    processor = loaded.processor.for_benchmarks()
+    encoder = Encoder(model, processor, mesh=mesh, batch_size=batch_size, pixel_cache_bytes=0)
     return encoder, loaded.params
 
 

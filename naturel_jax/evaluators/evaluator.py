@@ -31,7 +31,7 @@ class Evaluator:
         mesh: Mesh | None = None,
         batch_size: int = 256,
     ):
-        self._encoder = Encoder(model, processor, mesh=mesh, batch_size=batch_size)
+        self._encoder = Encoder(model, processor.for_benchmarks(), mesh=mesh, batch_size=batch_size)
         self._benchmarks = {benchmark.name: benchmark for benchmark in benchmarks}
 
     def scores(self, params: Params, names: Collection[str] | None = None) -> dict[str, float]:

@@ -1,12 +1,18 @@
 """Writes checkpoints: folders that transformers, OpenCLIP and big_vision read as their own, and that we read back bit
-for bit."""
+for bit.
+
+Configs, tokenizer and image-processor files are written here, not by the libraries' ``save_pretrained``: an export has
+the same bytes whether or not the libraries are installed, and needs neither them nor torch. Tests compare every file
+with what the libraries' own classes make of it (tests/test_exports_files.py).
+"""
 
 import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,17 +21,26 @@ import safetensors.numpy
 from naturel_jax import checkpoint, checkpoint_meta
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.families import family_of
-from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import Params, TwoTowerConfig
-from naturel_jax.weights import big_vision, hf, openclip, processor_files, tables
-from tfds_naturel import escape
+from naturel_jax.weights import big_vision, hf, model_card, openclip, processor_files, tables
 from tfds_naturel.errors import UserError
 
 DTYPES = {"float32": np.float32, "bfloat16": jnp.bfloat16, "float16": np.float16}
+# modules.json, by which sentence-transformers finds CLIP's two towers; its version 6 would find them without.
+_SENTENCE_TRANSFORMERS = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.CLIPModel"}]
 _TORCH = {"format": "pt"}  # transformers refuses safetensors files without this
 
 Arrays = dict[str, np.ndarray]
-Writer = Callable[[Path, TwoTowerConfig, Processor, Params, str], None]
+
+
+class Options(NamedTuple):
+    """``dtype``: of the weights, a key of ``DTYPES``. ``repository``: where on the hub the folder will be, or ''."""
+
+    dtype: str
+    repository: str
+
+
+Writer = Callable[[Path, TwoTowerConfig, Processor, Params, Options], None]
 
 
 def save(
@@ -36,26 +51,28 @@ def save(
     *,
     form: str,
     dtype: str = "float32",
-    facts: Mapping[str, object],
+    about: model_card.About | None = None,
+    repository: str = "",
 ) -> None:
     """Writes ``folder`` in the format ``form`` (``hf``, ``openclip``, ``big_vision``, or ``run``: ours), weights in
-    ``dtype``, with a model card.
+    ``dtype`` (a key of ``DTYPES``), with a model card.
 
-    ``facts`` are the card's sections (recipe, data, metrics...) by title. The folder appears only once it is complete.
-    Raises FileExistsError, and UserError if the format has no equivalent model.
+    ``about``: what the card says about where the model comes from. ``repository``: the name on the hub under which the
+    folder will be used, if it will. The folder appears only once it is complete. Raises FileExistsError, and UserError
+    if the format has no equivalent model.
     """
+    about = about or model_card.About(folder.name, str(folder))
+    card = model_card.render(about, config, processor, form=form, dtype=dtype, repository=repository)
     with _folder(folder) as work:
-        WRITERS[form](work, config, processor, params, dtype)
+        WRITERS[form](work, config, processor, params, Options(dtype, repository))
         processor_files.write(work, processor, family_of(config))
-        (work / "README.md").write_text(_card(folder.name, config, form, dtype, facts), "utf-8")
+        (work / model_card.FILE).write_text(card, "utf-8")
 
 
 @contextlib.contextmanager
 def _folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that is moved to ``folder`` at the end, and removed if something fails.
-
-    It already has the final name, since OpenCLIP's config refers to the tokenizer by its folder's name.
-    """
+    """A temporary folder, already with the final name, that is moved to ``folder`` at the end, and removed if something
+    fails."""
     if folder.exists():
         raise FileExistsError(f"{folder} exists; choose another name or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -80,34 +97,42 @@ def _arrays(table: list[tables.Rule], params: Params, dtype: str) -> Arrays:
     return arrays
 
 
-def _write_hf(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
+def _write_hf(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, options: Options) -> None:
     family = family_of(config)
-    fields = hf.write_config(config, dtype, processor_files.special_ids(processor, family))
+    fields = hf.write_config(config, options.dtype, processor_files.special_ids(processor, family))
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
-    arrays = _arrays(hf.TABLES[family.name], params, dtype)
+    arrays = _arrays(hf.TABLES[family.name], params, options.dtype)
     safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata=_TORCH)
+    if family.name == "clip":
+        (folder / "modules.json").write_text(json.dumps(_SENTENCE_TRANSFORMERS, indent=2) + "\n", "utf-8")
 
 
-def _write_openclip(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
+def _write_openclip(
+    folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, options: Options
+) -> None:
     model = openclip.write_config(config)
     if processor.clean != "openclip":  # which means OpenCLIP's own tokenizer
         cleaning = "canonicalize" if processor.clean == "openclip_siglip" else "whitespace"
-        model["text_cfg"] |= {"hf_tokenizer_name": folder.name, "tokenizer_kwargs": {"clean": cleaning}}
+        # From a local folder, OpenCLIP only asks whether there is a name, and takes the tokenizer beside the config.
+        name = options.repository or folder.name
+        model["text_cfg"] |= {"hf_tokenizer_name": name, "tokenizer_kwargs": {"clean": cleaning}}
     fields = {"model_cfg": model, "preprocess_cfg": processor_files.openclip_preprocess(processor)}
     (folder / openclip.CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
-    arrays = _arrays(openclip.TABLES[family_of(config).name], params, dtype)
+    arrays = _arrays(openclip.TABLES[family_of(config).name], params, options.dtype)
     safetensors.numpy.save_file(arrays, folder / "open_clip_model.safetensors", metadata=_TORCH)
 
 
-def _write_big_vision(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
+def _write_big_vision(
+    folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, options: Options
+) -> None:
     big_vision.check_config(config)
-    arrays = _arrays(big_vision.table(False, False), params, dtype)
+    arrays = _arrays(big_vision.table(False, False), params, options.dtype)
     np.savez(folder / "checkpoint.npz", **{f"params/{key}": a for key, a in arrays.items()})  # type: ignore[arg-type]
 
 
-def _write_run(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, dtype: str) -> None:
-    if dtype != "float32":
-        raise UserError(f"a run stores its parameters in float32, not {dtype}; leave out --dtype")
+def _write_run(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, options: Options) -> None:
+    if options.dtype != "float32":
+        raise UserError(f"a run stores its parameters in float32, not {options.dtype}; leave out --dtype")
     checkpoints = checkpoint.Checkpoints(str(folder), keep=1)
     checkpoints.save(0, {"params": params}, checkpoint_meta.make_meta({}, config, processor), wait=True)
     checkpoints.close()
@@ -119,39 +144,3 @@ WRITERS: dict[str, Writer] = {
     "big_vision": _write_big_vision,
     "run": _write_run,
 }
-
-_USE = {
-    "hf": "`transformers.AutoModel.from_pretrained(folder)` and `AutoProcessor.from_pretrained(folder)`",
-    "openclip": "`open_clip.create_model_and_transforms('local-dir:' + folder)`",
-    "big_vision": "`model_init = 'folder/checkpoint.npz'` of a `proj.image_text.two_towers` config",
-    "run": "`config.init = 'run:folder'`",
-}
-
-
-def _card(name: str, config: TwoTowerConfig, form: str, dtype: str, facts: Mapping[str, object]) -> str:
-    """README.md with the hub's front matter."""
-    library = {"hf": "transformers", "openclip": "open_clip", "run": "naturel_jax"}.get(form, form)
-    image, text = config.image, config.text
-    lines = [
-        "---",
-        f"library_name: {library}",
-        "pipeline_tag: zero-shot-image-classification",
-        "tags: [naturel_jax, compositionality, vision-language]",
-        "---",
-        f"# {escape.markdown(name)}",
-        f"A {family_of(config).name.upper()} model, written by naturel_jax. Use it with naturel_jax or with",
-        f"{_USE[form]}.",
-        "",
-        f"- image tower: {image.size} pixels, patches of {image.patch}, {_tower(image.transformer)}",
-        f"- text tower: {text.context} tokens of {text.vocab}, {_tower(text.transformer)}",
-        f"- embeddings of {config.embed_dim}; weights in {dtype}",
-    ]
-    for title, content in facts.items():
-        block = content if isinstance(content, str) else f"```json\n{json.dumps(content, indent=2)}\n```"
-        lines += ["", f"## {title}", block]
-    return "\n".join(lines) + "\n"
-
-
-def _tower(config: TransformerConfig) -> str:
-    sizes = f"{config.depth} blocks of width {config.width}, {config.heads} heads, MLP {config.mlp_dim}"
-    return f"{sizes}, {config.activation}"

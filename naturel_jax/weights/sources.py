@@ -145,7 +145,8 @@ def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Foreign:
         # NaFlex's own preprocessing keeps the aspect ratio; at its square grid it is that of SigLIP 2.
         pixels = family.pixels if naflex else processor_files.hf_image(folder, config.image.size)
         with processor_files.malformed(folder):
-            processor = Processor(context=config.text.context, size=config.image.size, **text, **pixels)
+            context, size = config.text.context, config.image.size
+            processor = Processor(context=context, size=size, to_rgb="on_white", **text, **pixels)
             processor.tokenize([""])
     tensors = _without(_open_tensors(file), hf.IGNORED)
     table = hf.TABLES[raw["model_type"]]
@@ -211,8 +212,8 @@ def _processor(
         pixels = processor_files.openclip_image(preprocess, family)
     elif (folder / "preprocessor_config.json").is_file():
         pixels = processor_files.hf_image(folder, config.image.size)
-    if clean:
-        pixels = {**pixels, "centre": "round"}
     processor = Processor(context=context, size=config.image.size, **text, **pixels)
+    if clean:
+        processor = dataclasses.replace(processor, centre="round", to_rgb="last")
     processor.tokenize([""])
     return processor

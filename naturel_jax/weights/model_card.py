@@ -1,0 +1,283 @@
+"""The model card: README.md of an exported folder, with the metadata that the Hugging Face hub reads."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData, metadata_load
+
+from naturel_jax.benchmarks import registry
+from naturel_jax.benchmarks.benchmark import is_headline
+from naturel_jax.data.processor import Processor
+from naturel_jax.models.families import family_of
+from naturel_jax.models.transformer import TransformerConfig
+from naturel_jax.models.two_tower import TwoTowerConfig
+from naturel_jax.weights import runs, snippets
+from tfds_naturel import escape
+from tfds_naturel.errors import UserError
+
+FILE = "README.md"
+_TASK = "zero-shot-image-classification"
+_LIBRARY = {"hf": "transformers", "openclip": "open_clip", "big_vision": "big_vision", "run": "naturel_jax"}
+# Licences of published weights, by the start of their name on the hub: https://github.com/openai/CLIP/blob/main/LICENSE
+# for OpenAI's, the model cards of the others.
+_LICENSES = {
+    "openai/clip-vit-": "mit",
+    "laion/CLIP-ViT-": "mit",
+    "google/siglip-": "apache-2.0",
+    "google/siglip2-": "apache-2.0",
+    "timm/ViT-": "apache-2.0",
+}
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_LONGEST_CHAIN = 10  # runs that started from each other
+_LARGEST = 1 << 20  # bytes of a README.md that is read
+
+_INTENDED = """Research on vision-language models: how well captions describe an image, retrieval of images by text and
+of texts by image, and zero-shot classification, in particular where captions differ in relations or word order only.
+
+Not meant for decisions about people, for identifying them, or for surveillance; not tested for deployment."""
+_LIMITS = """- It inherits the biases of its base model, which learned from images and texts of the web, and its language,
+  which is English unless the base model is multilingual.
+- High scores on compositional benchmarks do not show that a model understands relations in general: many of their
+  negatives can be told from the text alone. Compare with blind baselines, and on relations that it was not trained on.
+- Cosines and logits rank the captions of an image. They are not calibrated probabilities."""
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What a card says besides what the model itself tells.
+
+    ``base``: the model on the hub that it comes from, ``license``: an identifier of the hub; both empty if unknown.
+    ``datasets``: names on the hub. ``step`` and ``recipe``: of the run that trained it. ``scores``: metric -> value.
+    ``sections``: further sections, Markdown by title.
+    """
+
+    name: str
+    source: str
+    base: str = ""
+    license: str = ""
+    datasets: Sequence[str] = ()
+    step: int = 0
+    recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    sections: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def about(source: str) -> About:
+    """What is known about the model at ``source`` (see ``weights.load``) without loading it. Raises UserError."""
+    if source.startswith("run:"):
+        return _about_run(source.removeprefix("run:"))
+    kind, _, rest = source.partition(":")
+    if kind in ("hf", "open_clip"):
+        base = rest.partition("@")[0]
+        return About(base.partition("/")[2] or base, source, base, license_of(base))
+    path = Path(rest if rest and not os.path.exists(source) else source)
+    folder = path if path.is_dir() else path.parent
+    card = _front_matter(folder)
+    name = path.resolve().name if path.is_dir() else path.stem
+    return About(name, source, card["base_model"], card["license"] or license_of(card["base_model"]))
+
+
+def _about_run(workdir: str) -> About:
+    step, meta = runs.read_meta(workdir)
+    recipe = meta["config"] if isinstance(meta["config"], Mapping) else {}
+    card = _front_matter(Path(workdir))
+    base = _base(workdir) or card["base_model"]
+    return About(
+        name=str(recipe.get("name") or os.path.basename(os.path.abspath(workdir))),
+        source=f"run:{workdir}",
+        base=base,
+        license=license_of(base) or card["license"],
+        datasets=_datasets(recipe),
+        step=step,
+        recipe=recipe,
+        scores=_scores(Path(workdir) / "scores.json"),
+    )
+
+
+def _base(workdir: str) -> str:
+    """The model on the hub that the first of the runs that led to ``workdir`` started from, if there is one."""
+    for _ in range(_LONGEST_CHAIN):
+        try:
+            recipe = runs.read_meta(workdir)[1]["config"]
+        except UserError:  # the run that it started from is elsewhere
+            return ""
+        init = recipe.get("init", "") if isinstance(recipe, Mapping) else ""
+        kind, _, rest = str(init).partition(":")
+        if kind in ("hf", "open_clip"):
+            return rest.partition("@")[0]
+        if kind not in ("run", "base"):
+            return ""
+        workdir = rest if kind == "run" else os.path.join(os.path.dirname(os.path.abspath(workdir)), rest)
+    return ""
+
+
+def license_of(base: str) -> str:
+    """The licence of a published model, as the hub names it; '' if it is not known here."""
+    return next((license for prefix, license in _LICENSES.items() if base.startswith(prefix)), "")
+
+
+def _front_matter(folder: Path) -> dict[str, str]:
+    """``license`` and ``base_model`` from the metadata of a README.md, '' where there is none that can be used."""
+    path, fields = folder / FILE, {}
+    if path.is_file() and path.stat().st_size < _LARGEST:
+        with contextlib.suppress(Exception):  # from the parser of YAML, for a file that is not a card
+            fields = metadata_load(path) or {}
+    wanted = {"license": _LICENSE_ID, "base_model": _HUB_NAME}
+    return {
+        name: value if isinstance(value := fields.get(name), str) and form.fullmatch(value) else ""
+        for name, form in wanted.items()
+    }
+
+
+def _datasets(recipe: Mapping[str, Any]) -> tuple[str, ...]:
+    """The training datasets that are on the hub."""
+    names = [str(part.get("dataset", "")) for part in _mixture(recipe).values()]
+    ids = [name.removeprefix("hf:").partition("@")[0] for name in names if name.startswith("hf:")]
+    return tuple(dict.fromkeys(name for name in ids if _HUB_NAME.fullmatch(name)))
+
+
+def _mixture(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    data = recipe.get("data")
+    mixture = data.get("mixture") if isinstance(data, Mapping) else None
+    parts = mixture.items() if isinstance(mixture, Mapping) else ()
+    return {str(name): part for name, part in parts if isinstance(part, Mapping)}
+
+
+def _scores(path: Path) -> dict[str, float]:
+    """The scores of a finished run; empty without them. Raises UserError for a file that has none."""
+    if not path.is_file():
+        return {}
+    try:
+        scores = json.loads(path.read_text("utf-8"))["scores"]
+        return {str(name): float(value) for name, value in scores.items() if math.isfinite(value)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: not the scores of a run ({error!r:.200}); move it away") from error
+
+
+def render(
+    about: About, config: TwoTowerConfig, processor: Processor, *, form: str, dtype: str, repository: str = ""
+) -> str:
+    """The text of README.md for an export in ``form``. ``repository``: its name on the hub, if it is known.
+
+    Everything from the source (names, recipes, scores) is escaped.
+    """
+    family = family_of(config)
+    sections = {
+        "Use": snippets.use(form, config, repository),
+        "Intended use": _INTENDED,
+        "Limits": _limits(config),
+        "Training": _training(about),
+        "Evaluation": _evaluation(about.scores),
+        "Model": _model(config, processor, dtype),
+        "License": _license(about),
+        **about.sections,
+    }
+    derived = f", fine-tuned from {escape.markdown(about.base)}" if about.base and about.recipe else ""
+    lines = [
+        f"---\n{_metadata(about, family.name, form).to_yaml()}\n---",
+        f"# {escape.markdown(about.name)}",
+        "",
+        f"A {family.hf_prefix.replace('Siglip', 'SigLIP')} model{derived}, exported by naturel_jax.",
+    ]
+    for title, text in sections.items():
+        lines += ["", f"## {title}", "", text]
+    return "\n".join(lines) + "\n"
+
+
+def _metadata(about: About, family: str, form: str) -> ModelCardData:
+    name = escape.line(about.name)
+    return ModelCardData(
+        license=about.license or None,
+        base_model=about.base or None,
+        datasets=list(about.datasets) or None,
+        library_name=_LIBRARY[form],
+        pipeline_tag=_TASK,
+        tags=["naturel_jax", family, "compositionality", "vision-language"],
+        model_name=name if about.scores else None,
+        eval_results=[_result(metric, value) for metric, value in _headlines(about.scores).items()] or None,
+    )
+
+
+def _headlines(scores: Mapping[str, float]) -> dict[str, float]:
+    return {escape.line(metric): value for metric, value in sorted(scores.items()) if is_headline(metric)}
+
+
+def _result(metric: str, value: float) -> EvalResult:
+    benchmark, _, what = metric.partition("/")
+    known = registry.BENCHMARKS.get(benchmark)
+    hub = known.SOURCE.hub if known else None
+    return EvalResult(
+        task_type=_TASK,
+        task_name="image-text matching",
+        dataset_type=hub.dataset if hub else benchmark,
+        dataset_name=benchmark,
+        metric_type="accuracy",
+        metric_name=what,
+        metric_value=round(value, 4),
+    )
+
+
+def _limits(config: TwoTowerConfig) -> str:
+    text, image = config.text.context, config.image.size
+    return f"{_LIMITS}\n- Captions are truncated to {text} tokens; images are resized to {image} pixels."
+
+
+def _training(about: About) -> str:
+    if not about.recipe:
+        return f"Converted from {escape.code(about.source)}, without training."
+    objective, optim = (about.recipe.get(key) for key in ("objective", "optim"))
+    loss = objective.get("name") if isinstance(objective, Mapping) else None
+    lines = [
+        f"- started from: {escape.code(str(about.recipe.get('init') or about.recipe.get('preset') or 'unknown'))}",
+        f"- steps: {about.step:,} (duration {escape.code(str(about.recipe.get('duration', 'unknown')))})",
+        f"- objective: {escape.code(str(loss or 'unknown'))}",
+    ]
+    for name, part in _mixture(about.recipe).items():
+        dataset, rule = (escape.code(str(part.get(key, "unknown"))) for key in ("dataset", "recipe"))
+        lines.append(f"- data {escape.code(name)}: {dataset}, captions sampled by {rule}")
+    if isinstance(optim, Mapping):
+        fields = ", ".join(f"{key} {optim[key]}" for key in ("name", "lr", "warmup", "weight_decay") if key in optim)
+        lines.append(f"- optimizer: {escape.code(fields)}")
+    config = json.dumps(about.recipe, indent=2, default=str)
+    return "\n".join([*lines, "", "The whole config:", "", f"```json\n{config}\n```"])
+
+
+def _evaluation(scores: Mapping[str, float]) -> str:
+    if not scores:
+        return "Not evaluated. `naturel-evaluate` computes the scores of this folder."
+    rows = [f"| {escape.markdown(metric)} | {value:.4f} |" for metric, value in _headlines(scores).items()]
+    note = "Scores of the run, from 0 to 1, on items that it was not trained on."
+    return "\n".join([note, "", "| metric | score |", "| :--- | ---: |", *rows])
+
+
+def _model(config: TwoTowerConfig, processor: Processor, dtype: str) -> str:
+    image, text = config.image, config.text
+    resize = {"short": "the short side resized, then a centre crop", "square": "both sides resized"}[processor.resize]
+    return "\n".join(
+        [
+            f"- image tower: {image.size} pixels, patches of {image.patch}, {_tower(image.transformer)}",
+            f"- text tower: {text.context} tokens of {text.vocab:,}, {_tower(text.transformer)}",
+            f"- embeddings of {config.embed_dim}; weights in {dtype}",
+            f"- images: {resize} ({processor.interpolation}), mean {processor.mean}, std {processor.std}",
+        ]
+    )
+
+
+def _tower(config: TransformerConfig) -> str:
+    sizes = f"{config.depth} blocks of width {config.width}, {config.heads} heads, MLP {config.mlp_dim}"
+    return f"{sizes}, {config.activation}"
+
+
+def _license(about: About) -> str:
+    if about.license:
+        whose = f" of {escape.markdown(about.base)}" if about.base else ""
+        return f"That{whose}: {about.license}. Training data and benchmarks have their own."
+    return "Not known: that of the model it comes from, and of its training data. Add it before publishing."

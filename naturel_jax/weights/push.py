@@ -1,0 +1,70 @@
+"""Publishes an exported folder on the Hugging Face hub, through ``huggingface_hub``.
+
+The token is that of ``HF_TOKEN`` or of ``hf auth login``. It reaches no log and no message.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from tfds_naturel.errors import UserError
+
+_TIMEOUT = httpx.Timeout(600, connect=10)  # seconds; the hub answers a commit of large files late
+_EXPLAINED = {
+    401: "the hub does not accept the token; run `hf auth login`, or set HF_TOKEN to a valid one",
+    403: "the token may not write there; use one with write access to {owner}",
+    404: "no such user or organization, or the token may not write there",
+}
+
+
+def check(repository: str, *, dry_run: bool) -> None:
+    """Raises UserError if ``repository`` is not ``owner/name``, or if there is no token to write with."""
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UserError(f"--push {repository!r}: {' '.join(str(error).split())}") from error
+    if not re.fullmatch(r"[^/]+/[^/]+", repository):
+        raise UserError(f"--push {repository!r}: expected owner/name")
+    if not dry_run and huggingface_hub.get_token() is None:
+        raise UserError(f"--push {repository}: there is no token; run `hf auth login`, or set HF_TOKEN")
+
+
+def files(folder: Path) -> dict[str, int]:
+    """The files that ``push`` uploads, with their sizes in bytes."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+
+
+def push(folder: Path, repository: str, *, private: bool) -> str:
+    """Uploads ``folder`` as one commit to the model repository, which is created (``private``: not public) if there is
+    none; returns its address. Raises UserError, in one line, if that fails; the folder stays."""
+    hooks = huggingface_hub.get_session().event_hooks
+    huggingface_hub.set_client_factory(lambda: httpx.Client(event_hooks=hooks, follow_redirects=True, timeout=_TIMEOUT))
+    api = huggingface_hub.HfApi()
+    with _explained(folder, repository):
+        # None leaves the choice to the settings of an organization, False would override them.
+        url = api.create_repo(repository, private=private or None, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload with naturel_jax")
+    return str(url)
+
+
+@contextmanager
+def _explained(folder: Path, repository: str) -> Iterator[None]:
+    try:
+        yield
+    except (httpx.HTTPError, OSError, ValueError) as error:  # the hub's own errors are OSErrors and ValueErrors
+        detail = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, HfHubHTTPError) and error.response is not None:
+            explained = _EXPLAINED.get(error.response.status_code, detail)
+            detail = explained.format(owner=repository.partition("/")[0]) if explained is not detail else detail
+        raise UserError(
+            f"--push {repository}: {constants.ENDPOINT}: {detail}. {folder} is complete: "
+            f"`hf upload {repository} {folder}` uploads it"
+        ) from error
