@@ -111,7 +111,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fields["organization"] not in owners:
             return self.json({"error": f"You don't have the rights to create {repository}"}, 403)
         if repository in self.hub.repositories:
-            return self.json({"error": "You already created this model repo"}, 409)
+            url = f"{self.hub.address}/{repository}"
+            return self.json({"error": "You already created this model repo", "url": url}, 409)
         self.hub.repositories[repository] = {}
         if fields.get("visibility") == "private" or fields.get("private"):
             self.hub.private.append(repository)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,15 @@ def openclip_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
 
 def torch_tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
+
+
+def gemma_tokenizer(folder: Path, texts: Iterable[str]) -> None:
+    """Tokenizer files as published with SigLIP 2, which leave lowercasing and the end token to the caller."""
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁"]
+    letters = sorted({letter for text in texts for letter in text + text.lower() if not letter.isspace()})
+    vocab = {word: n for n, word in enumerate([*words, *letters, "ca", "cat", "▁cat"])}
+    merges = [("c", "a"), ("ca", "t"), ("▁", "cat")]
+    transformers.GemmaTokenizer(vocab=vocab, merges=merges, padding_side="right").save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"
+    fields = json.loads(settings.read_text("utf-8")) | {"add_bos_token": False, "add_eos_token": True}
+    settings.write_text(json.dumps(fields), "utf-8")

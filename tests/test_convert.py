@@ -6,7 +6,9 @@ import sys
 
 import jax
 import numpy as np
+import open_clip
 import pytest
+import transformers
 from model_files import assert_same, tiny
 
 from naturel_jax import checkpoint, checkpoint_meta, convert, weights
@@ -36,19 +38,21 @@ def test_run_round_trips_through_every_format(tmp_path, capsys):
     steps = [(f"run:{tmp_path}/run", "a", "hf"), (f"{tmp_path}/a", "b", "openclip"), (f"{tmp_path}/b", "c", "run")]
     for source, name, form in steps:
         convert.main([source, str(tmp_path / name), "--to", form, "--verify"])
-    lines = [line for line in capsys.readouterr().out.splitlines() if "embeddings within" in line]
-    assert len(lines) == 5  # source and destination of each conversion, except the initial run
-    assert max(float(line.split(" within ")[1].split(" ")[0]) for line in lines) < 2e-6
+    lines = capsys.readouterr().out.splitlines()
+    compared = [line for line in lines if "logits within" in line]
+    assert len(compared) == 4  # source and destination of each conversion, except the runs
+    assert max(float(line.split(" within ")[1].split(" ")[0]) for line in compared) < 1e-5
+    assert sum("not compared: a run is our own format" in line for line in lines) == 1
     assert_same(weights.load(f"run:{tmp_path}/c").params, tiny("tiny-clip").params)
-    card = (tmp_path / "a" / "README.md").read_text()
-    assert '"step": 7' in card and '"duration": "5 epochs"' in card and "## Data" in card
 
 
 def test_siglip_round_trips_through_big_vision(tmp_path, capsys):
     config, params, processor = tiny("tiny-siglip")
     export.save(tmp_path / "a", config, params, processor, form="hf")
     convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--to", "big_vision", "--verify"])
-    assert "/b: embeddings within 0.00e+00 of" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "a: logits within " in out and "of those of transformers" in out
+    assert "/b: not compared: big_vision cannot be installed as a package" in out
     convert.main([f"{tmp_path}/b/checkpoint.npz", str(tmp_path / "c")])
     assert_same(weights.load(str(tmp_path / "c")).params, params)
     assert weights.load(str(tmp_path / "c")).processor == processor
@@ -112,3 +116,29 @@ def test_user_error_is_one_line_with_exit_code_2(tmp_path):
     assert run.returncode == 2
     assert run.stderr.splitlines()[-1].startswith(f"naturel_jax.convert: error: {tmp_path}/absent: no such file")
     assert "Traceback" not in run.stderr
+
+
+def test_verification_says_what_is_preprocessed_differently(tmp_path, capsys):
+    """A processor that converts images as big_vision does, in the two libraries that do otherwise."""
+    export.save(tmp_path / "a", *tiny("tiny-clip"), form="hf")
+    convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--to", "openclip", "--verify"])
+    source, target = (line for line in capsys.readouterr().out.splitlines() if "logits within" in line)
+    library = f"transformers {transformers.__version__} with its own image processor and tokenizer"
+    assert f"{library} (8 images, 26 captions; scale 12.2)" in source
+    assert "it preprocesses 1 of 8 images (transparent.png) differently" in source
+    assert f"OpenCLIP {open_clip.__version__}" in target
+    assert "it preprocesses 2 of 8 images (palette.png, transparent.png)" in target
+
+
+def test_verification_fails_for_another_model(tmp_path, monkeypatch):
+    """An export whose file has been damaged after it was written."""
+    config, params, processor = tiny("tiny-clip")
+    save = export.save
+
+    def damaged(folder, config, params, *rest, **options):
+        save(folder, config, params | {"logit_scale": params["logit_scale"] + 0.01}, *rest, **options)
+
+    save(tmp_path / "a", config, params, processor, form="hf")
+    monkeypatch.setattr(export, "save", damaged)
+    with pytest.raises(UserError, match=r"b: transformers .* does not compute this model: expected within 1e-05 times"):
+        convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--verify"])

@@ -1,5 +1,7 @@
 """big_vision's npz files, and embeddings computed by big_vision."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,9 +57,20 @@ def test_embeddings_match_big_vision():
     tensors and inputs."""
     towers = {name: SIGLIP.tower(128, depth, 4) for name, depth in (("image", 4), ("text", 3))}
     config = SIGLIP.config(size=48, patch=8, vocab=1024, context=32, **towers)
-    zimg, ztxt = verify.ours(config, random_params(config), *inputs(config))
+    zimg, ztxt = verify.embeddings(config, random_params(config), *inputs(config))
     np.testing.assert_allclose(zimg[:, :6], BIG_VISION_IMAGE, atol=2e-7, rtol=1e-5)
     np.testing.assert_allclose(ztxt[:, :6], BIG_VISION_TEXT, atol=2e-7, rtol=1e-5)
+
+
+def test_export_has_the_parameters_of_big_vision(tmp_path):
+    """Its ``two_towers.load`` takes the folder's file as it is; names and shapes are those of its own ``init``."""
+    towers = {"image": SIGLIP.tower(24, 1, 2, 40), "text": SIGLIP.tower(32, 1, 4, 48)}
+    config = SIGLIP.config(size=48, patch=12, vocab=50, context=16, **towers)
+    export.save(tmp_path / "out", config, random_params(config), tiny("tiny-siglip").processor, form="big_vision")
+    with np.load(tmp_path / "out" / "checkpoint.npz") as file:
+        written = {name.removeprefix("params/"): file[name].shape for name in file.files}
+    lines = (Path(__file__).parent / "fixtures" / "big_vision_two_towers.txt").read_text().splitlines()
+    assert written == {name: tuple(map(int, shape)) for name, *shape in map(str.split, lines)}
 
 
 def test_big_vision_so400m_has_384_pixel_images():

@@ -99,7 +99,7 @@ def test_reads_siglip2_naflex_at_its_own_grid(tmp_path):
             pixel_attention_mask=torch.ones(i, g * g, dtype=torch.long),
             spatial_shapes=torch.tensor([[g, g]] * i),
         )
-    zimg, ztxt = verify.ours(config, got, pixels, tokens)
+    zimg, ztxt = verify.embeddings(config, got, pixels, tokens)
     np.testing.assert_allclose(zimg, out.image_embeds, atol=1e-5)
     np.testing.assert_allclose(ztxt, out.text_embeds, atol=1e-5)
 

@@ -34,6 +34,14 @@ def narrow() -> TwoTowerConfig:
     return CLIP.config(size=64, patch=32, image=image, text=text, embed_dim=32)
 
 
+def check_in_its_library(source: weights.Foreign, loaded: weights.Loaded) -> None:
+    """Checks logits of images of all kinds and odd captions, each library with its own preprocessing."""
+    images, captions = verify.example_images(), verify.example_captions()
+    found = verify.compare(source.path, source.form, loaded, images, captions)
+    assert (found.other_images, found.other_captions) == ((), ())
+    assert found.difference < 1e-5 and found.library == f"OpenCLIP {open_clip.__version__}"
+
+
 class OpenAI(torch.nn.Module):
     """A TorchScript archive as OpenAI published its models: half precision, with three numbers among the tensors."""
 
@@ -66,9 +74,9 @@ def test_reads_openai_archives(tmp_path):
     assert_same(got, jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), params))
     assert processor.tokenize(["a cat"])[0, :4].tolist() == [49406, 320, 2368, 49407]
     assert (processor.resize, processor.interpolation, processor.size) == ("short", "bicubic", 64)
-    assert processor.centre == "round"  # torchvision's CenterCrop
+    assert (processor.centre, processor.to_rgb) == ("round", "last")  # torchvision's CenterCrop, and its order
     source = weights.find(str(tmp_path / "ViT-B-32.pt"))
-    assert verify.largest_difference(source.path, source.form, got_config, got) < 2e-6
+    check_in_its_library(source, weights.Loaded(got_config, got, processor))
 
 
 @pytest.mark.parametrize("wrap", ["plain", "state_dict"])
@@ -83,11 +91,11 @@ def test_reads_openclip_files_by_preset_name(tmp_path, wrap, monkeypatch):
     if wrap == "state_dict":
         state = {"epoch": 5, "name": "negclip", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
     torch.save(state, tmp_path / "negclip.pth")
-    got_config, got, _ = weights.load(f"negclip-b32:{tmp_path}/negclip.pth")
+    got_config, got, processor = weights.load(f"negclip-b32:{tmp_path}/negclip.pth")
     assert got_config.image.transformer.activation == "quick_gelu"
     assert_same(got, params)
     source = weights.find(f"negclip-b32:{tmp_path}/negclip.pth")
-    assert verify.largest_difference(source.path, source.form, got_config, got) < 2e-6
+    check_in_its_library(source, weights.Loaded(got_config, got, processor))
     with pytest.raises(UserError, match=r"which GELU.*negclip-b32:negclip\.pth"):
         weights.load(f"{tmp_path}/negclip.pth")
 
@@ -166,7 +174,7 @@ def test_logits_of_a_clip_with_a_bias_match_openclip(tmp_path):
     with torch.no_grad():
         out = theirs(images, ids)
         expected = out["logit_scale"] * out["image_features"] @ out["text_features"].T + out["logit_bias"]
-    zimg_ID, ztxt_UD = verify.ours(config, params, pixels, tokens)
+    zimg_ID, ztxt_UD = verify.embeddings(config, params, pixels, tokens)
     logits_IU = np.exp(params["logit_scale"]) * zimg_ID @ ztxt_UD.T + params["logit_bias"]
     np.testing.assert_allclose(logits_IU, expected, rtol=1e-5, atol=1e-5)
     assert float(theirs.logit_bias.detach()) == float(params["logit_bias"]) == -3.0

@@ -43,8 +43,8 @@ _INTENDED = """Research on vision-language models: how well captions describe an
 of texts by image, and zero-shot classification, in particular where captions differ in relations or word order only.
 
 Not meant for decisions about people, for identifying them, or for surveillance; not tested for deployment."""
-_LIMITS = """- It inherits the biases of its base model, which learned from images and texts of the web, and its language,
-  which is English unless the base model is multilingual.
+_LIMITS = """- It inherits the biases of its base model, which learned from images and texts of the web, and its
+  language, which is English unless the base model is multilingual.
 - High scores on compositional benchmarks do not show that a model understands relations in general: many of their
   negatives can be told from the text alone. Compare with blind baselines, and on relations that it was not trained on.
 - Cosines and logits rank the captions of an image. They are not calibrated probabilities."""
@@ -232,22 +232,40 @@ def _limits(config: TwoTowerConfig) -> str:
 
 def _training(about: About) -> str:
     if not about.recipe:
-        return f"Converted from {escape.code(about.source)}, without training."
-    objective, optim = (about.recipe.get(key) for key in ("objective", "optim"))
+        return f"Converted from {escape.code(_without_folders(about.source))}, without training."
+    recipe = _published(about.recipe)
+    objective, optim = (recipe.get(key) for key in ("objective", "optim"))
     loss = objective.get("name") if isinstance(objective, Mapping) else None
     lines = [
-        f"- started from: {escape.code(str(about.recipe.get('init') or about.recipe.get('preset') or 'unknown'))}",
-        f"- steps: {about.step:,} (duration {escape.code(str(about.recipe.get('duration', 'unknown')))})",
+        f"- started from: {escape.code(str(recipe.get('init') or recipe.get('preset') or 'unknown'))}",
+        f"- steps: {about.step:,} (duration {escape.code(str(recipe.get('duration', 'unknown')))})",
         f"- objective: {escape.code(str(loss or 'unknown'))}",
     ]
-    for name, part in _mixture(about.recipe).items():
+    for name, part in _mixture(recipe).items():
         dataset, rule = (escape.code(str(part.get(key, "unknown"))) for key in ("dataset", "recipe"))
         lines.append(f"- data {escape.code(name)}: {dataset}, captions sampled by {rule}")
     if isinstance(optim, Mapping):
         fields = ", ".join(f"{key} {optim[key]}" for key in ("name", "lr", "warmup", "weight_decay") if key in optim)
         lines.append(f"- optimizer: {escape.code(fields)}")
-    config = json.dumps(about.recipe, indent=2, default=str)
-    return "\n".join([*lines, "", "The whole config:", "", f"```json\n{config}\n```"])
+    return "\n".join([*lines, "", f"```json\n{json.dumps(recipe, indent=2, default=str)}\n```"])
+
+
+_RECIPE = ("name", "init", "preset", "objective", "optim", "duration", "seed")
+
+
+def _published(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a run's config that say how it was trained, without the folders of the machine that trained it."""
+    fields = {key: recipe[key] for key in _RECIPE if recipe.get(key)} | {"data": {"mixture": _mixture(recipe)}}
+    return json.loads(json.dumps(fields, default=str), object_hook=_strings_without_folders)
+
+
+def _strings_without_folders(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: _without_folders(value) if isinstance(value, str) else value for key, value in fields.items()}
+
+
+def _without_folders(source: str) -> str:
+    """``run:x`` for ``run:/home/me/x``."""
+    return re.sub(r"(^|:)[/~][^:]*/(?=[^/])", r"\1", source)
 
 
 def _evaluation(scores: Mapping[str, float]) -> str:

@@ -3,7 +3,6 @@
 The token is that of ``HF_TOKEN`` or of ``hf auth login``. It reaches no log and no message.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +27,12 @@ def check(repository: str, *, dry_run: bool) -> None:
     """Raises UserError if ``repository`` is not ``owner/name``, or if there is no token to write with."""
     try:
         validate_repo_id(repository)
-    except HFValidationError as error:
-        raise UserError(f"--push {repository!r}: {' '.join(str(error).split())}") from error
-    if not re.fullmatch(r"[^/]+/[^/]+", repository):
-        raise UserError(f"--push {repository!r}: expected owner/name")
+        valid = repository.count("/") == 1  # the library also takes a name without an owner
+    except HFValidationError:
+        valid = False
+    if not valid:
+        allowed = "of letters, digits, '-', '_' and '.', at most 96 characters, without '--' and '..'"
+        raise UserError(f"--push {repository!r}: not a repository of the hub; expected owner/name, {allowed}")
     if not dry_run and huggingface_hub.get_token() is None:
         raise UserError(f"--push {repository}: there is no token; run `hf auth login`, or set HF_TOKEN")
 
@@ -59,7 +60,7 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
 def _explained(folder: Path, repository: str) -> Iterator[None]:
     try:
         yield
-    except (httpx.HTTPError, OSError, ValueError) as error:  # the hub's own errors are OSErrors and ValueErrors
+    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # the latter for one of several uploads
         detail = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, HfHubHTTPError) and error.response is not None:
             explained = _EXPLAINED.get(error.response.status_code, detail)
