@@ -1,5 +1,6 @@
 """``python -m naturel_jax.convert`` from every source to every format."""
 
+import json
 import re
 import subprocess
 import sys
@@ -140,5 +141,32 @@ def test_verification_fails_for_another_model(tmp_path, monkeypatch):
 
     save(tmp_path / "a", config, params, processor, form="hf")
     monkeypatch.setattr(export, "save", damaged)
-    with pytest.raises(UserError, match=r"b: transformers .* does not compute this model: expected within 1e-05 times"):
+    with pytest.raises(UserError, match=r"b: transformers .* does not compute this model; expected logits within"):
         convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--verify"])
+
+
+def edit(folder, name: str, **fields) -> None:
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5]}, "does not compute this model; expected logits"),
+        ("preprocessor_config.json", {"crop_size": 30}, "b: transformers .* fails: .*30"),
+        ("tokenizer_config.json", {"model_input_names": ["input_ids", "attention_mask"]}, "does not compute this mode"),
+    ],
+)
+def test_verification_runs_the_exported_processor(tmp_path, monkeypatch, name, fields, message):
+    """Wrong pixels, images of a wrong size, and a mask of the padding that SigLIP was not trained with."""
+    save, model = export.save, "tiny-siglip" if name.startswith("tok") else "tiny-clip"
+
+    def damaged(folder, *rest, **options):
+        save(folder, *rest, **options)
+        edit(folder, name, **fields)
+
+    save(tmp_path / "a", *tiny(model), form="run")
+    monkeypatch.setattr(export, "save", damaged)
+    with pytest.raises(UserError, match=message):
+        convert.main([f"run:{tmp_path / 'a'}", str(tmp_path / "b"), "--verify"])

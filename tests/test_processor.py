@@ -187,6 +187,54 @@ def test_images_are_converted_to_rgb_before_resizing(clip_processor, mode):
     np.testing.assert_array_equal(clip_processor.image(buffer.getvalue()), clip_processor.image(again.getvalue()))
 
 
+def odd_images() -> dict[str, bytes]:
+    """Images with transparency, with a palette, and with both, in all ways that PNG has."""
+    photo_RGB = Image.open(io.BytesIO(photo(233, 181)))
+    alpha = Image.linear_gradient("L").resize(photo_RGB.size)
+    images = {mode: photo_RGB.convert(mode) for mode in ("1", "L", "LA", "RGB", "RGBA")}
+    for mode in ("LA", "RGBA"):
+        images[mode].putalpha(alpha)
+    images["P"] = photo_RGB.quantize(32)
+    keys = {
+        "P and one color": ("P", 3),
+        "P and alpha": ("P", bytes(range(0, 256, 8))),
+        "RGB and a color": ("RGB", (0, 0, 0)),
+    }
+    found = {}
+    for name, (mode, key) in {**{mode: (mode, None) for mode in images}, **keys}.items():
+        buffer = io.BytesIO()
+        images[mode].save(buffer, "PNG", **({} if key is None else {"transparency": key}))
+        found[name] = buffer.getvalue()
+    return found
+
+
+@pytest.mark.parametrize(("name", "data"), odd_images().items(), ids=odd_images())
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")  # OpenCLIP's
+def test_transparency_and_palettes_as_in_each_library(clip_processor, name, data):
+    """transformers composites on white, OpenCLIP resizes before it converts, big_vision and the benchmarks' code drop
+    the alpha channel first."""
+
+    def opened() -> Image.Image:
+        return Image.open(io.BytesIO(data))
+
+    for fields, theirs in (
+        (
+            {"to_rgb": "on_white"},
+            transformers.CLIPImageProcessorPil()(opened(), return_tensors="np")["pixel_values"][0],
+        ),
+        ({"to_rgb": "last", "centre": "round"}, open_clip.image_transform(224, is_train=False)(opened()).numpy()),
+    ):
+        processor = dataclasses.replace(clip_processor, **fields)
+        ours = normalize(processor.image(data)[None], processor.mean, processor.std)[0]
+        np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs, atol=2e-6, err_msg=f"{name} {fields}")
+    first = io.BytesIO()
+    opened().convert("RGB").save(first, "PNG")
+    expected = clip_processor.image(first.getvalue())
+    np.testing.assert_array_equal(
+        dataclasses.replace(clip_processor, to_rgb="last").for_benchmarks().image(data), expected
+    )
+
+
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"<html>", photo(60, 50)[:40], b"\xff\xd8" + b"\0" * 50])
 def test_bad_images_are_rejected(clip_processor, data):
     with pytest.raises(UserError, match="not a readable image"):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from etils import epath
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
 from naturel_jax.benchmarks import registry
@@ -98,7 +99,7 @@ def _about_run(workdir: str) -> About:
         datasets=_datasets(recipe),
         step=step,
         recipe=recipe,
-        scores=_scores(Path(workdir) / "scores.json"),
+        scores=_scores(epath.Path(workdir) / "scores.json"),
     )
 
 
@@ -151,12 +152,12 @@ def _mixture(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(name): part for name, part in parts if isinstance(part, Mapping)}
 
 
-def _scores(path: Path) -> dict[str, float]:
+def _scores(path: epath.Path) -> dict[str, float]:
     """The scores of a finished run; empty without them. Raises UserError for a file that has none."""
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        scores = json.loads(path.read_text("utf-8"))["scores"]
+        scores = json.loads(path.read_text())["scores"]
         return {str(name): float(value) for name, value in scores.items() if math.isfinite(value)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not the scores of a run ({error!r:.200}); move it away") from error
@@ -232,7 +233,7 @@ def _limits(config: TwoTowerConfig) -> str:
 
 def _training(about: About) -> str:
     if not about.recipe:
-        return f"Converted from {escape.code(_without_folders(about.source))}, without training."
+        return f"Converted from {escape.code(_without_folders(about.source))}; see there for how it was trained."
     recipe = _published(about.recipe)
     objective, optim = (recipe.get(key) for key in ("objective", "optim"))
     loss = objective.get("name") if isinstance(objective, Mapping) else None
