@@ -98,21 +98,21 @@ def _hf(config: TwoTowerConfig, repository: str) -> str:
     if siglip and config.text.context != _PIPELINE_CONTEXT:
         context = _CONTEXT.format(context=config.text.context)
         note = (
-            f" The pipeline pads SigLIP's texts to {_PIPELINE_CONTEXT} tokens, but this model has {config.text.context}"
-            f'. Its argument for that, `tokenizer_kwargs={{"max_length": {config.text.context}}}`, has no effect in'
-            " transformers 5.24; the second statement does the same."
+            f"\n(It pads SigLIP's texts to {_PIPELINE_CONTEXT} tokens, but this model has {config.text.context}."
+            f' Its argument for that, `tokenizer_kwargs={{"max_length": {config.text.context}}}`, has no effect in'
+            " transformers 5.24; the two lines after the first do the same.)"
         )
     parts = [
         "With transformers:",
         _code(_TRANSFORMERS, path=path, probabilities=probabilities),
-        f"As a pipeline.{note}",
+        f"With its pipeline:{note}",
         _code(_PIPELINE, path=path, context=context),
     ]
     if not siglip:
         parts += ["With sentence-transformers:", _code(_SENTENCE_TRANSFORMERS, path=path)]
     parts.append(
-        'By default, transformers resizes images with torchvision. `AutoProcessor.from_pretrained(..., backend="pil")` '
-        "resizes exactly as in training and evaluation here."
+        "By default, transformers resizes images with torchvision, whose pixels differ by rounding.\n"
+        'With `AutoProcessor.from_pretrained(..., backend="pil")` they are exactly those of naturel_jax.'
     )
     return "\n\n".join(parts)
 

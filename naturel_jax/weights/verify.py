@@ -1,6 +1,7 @@
 """Compares a checkpoint, as its own library runs it with its own tokenizer and image processor, with ours, on many
 kinds of images and captions."""
 
+import functools
 import io
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -44,8 +45,8 @@ class Peer(NamedTuple):
 
 class Comparison(NamedTuple):
     """``difference``: the largest between logits (``scale`` times a cosine) of images and captions that both libraries
-    preprocess alike. ``images`` and ``captions``: how many there were; ``other_images`` and ``other_captions``: which of
-    them are preprocessed differently; ``other_difference``: the largest between logits with these."""
+    preprocess alike. ``images`` and ``captions``: how many there were; ``other_images`` and ``other_captions``: those
+    that are preprocessed differently; ``other_difference``: the largest between logits with these."""
 
     library: str
     images: int
@@ -174,10 +175,16 @@ def embeddings(
     config: TwoTowerConfig, params: Params, pixels_IHWC: np.ndarray | jax.Array, tokens_UL: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Our unit embeddings [I, D] and [U, D] of normalized pixels and token ids."""
-    model = Model(config)
-    encode_image, encode_text = jax.jit(model.encode_image), jax.jit(model.encode_text)
+    encode_image, encode_text = _encoders(config)
     with jax.default_matmul_precision("highest"):
         return np.asarray(encode_image(params, pixels_IHWC)), np.asarray(encode_text(params, tokens_UL))
+
+
+@functools.cache
+def _encoders(config: TwoTowerConfig) -> tuple[Any, Any]:
+    """Compiled once for SRC and DST of a conversion."""
+    model = Model(config)
+    return jax.jit(model.encode_image), jax.jit(model.encode_text)
 
 
 def _opened(images: Sequence[bytes]) -> list[Image.Image]:
