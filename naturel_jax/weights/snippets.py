@@ -100,7 +100,7 @@ def _hf(config: TwoTowerConfig, repository: str) -> str:
         note = (
             f"\n(It pads SigLIP's texts to {_PIPELINE_CONTEXT} tokens, but this model has {config.text.context}."
             f' Its argument for that, `tokenizer_kwargs={{"max_length": {config.text.context}}}`, has no effect in'
-            " transformers 5.24; the two lines after the first do the same.)"
+            " transformers 5.24; the two lines about the tokenizer do the same.)"
         )
     parts = [
         "With transformers:",

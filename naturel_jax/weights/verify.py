@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -90,7 +91,8 @@ def example_images() -> dict[str, bytes]:
     def noise(width: int, height: int) -> Image.Image:
         """The sum of noise at four resolutions, weaker the finer it is, as in photos."""
         sizes = [(height // n + 2, width // n + 2, 3) for n in (64, 16, 4, 1)]
-        layers = [Image.fromarray(rng.integers(0, 256, size, np.uint8)).resize((width, height)) for size in sizes]
+        grids = [Image.fromarray(rng.integers(0, 256, size, np.uint8)) for size in sizes]
+        layers = np.stack([np.asarray(grid.resize((width, height))) for grid in grids])
         return Image.fromarray(np.average(layers, axis=0, weights=(8, 4, 2, 1)).astype(np.uint8))
 
     transparent = noise(233, 181)
@@ -163,7 +165,7 @@ def _until(tokens_UL: np.ndarray, end: int | None) -> np.ndarray:
 def ours(loaded: Loaded, images: Sequence[bytes], texts: Sequence[str]) -> Seen:
     """What we make of images and captions."""
     config, params, processor = loaded
-    uint8_IHWC = np.stack([processor.image(data) for data in images])
+    uint8_IHWC = jnp.stack([processor.image(data) for data in images])
     pixels_IHWC = normalize(uint8_IHWC, processor.mean, processor.std)
     tokens_UL = processor.tokenize(texts)
     zimg_ID, ztxt_UD = embeddings(config, params, pixels_IHWC, tokens_UL)
