@@ -80,7 +80,7 @@ def test_kubernetes_policy_of_exit_codes():
     assert after_failure(job, 137, ("DisruptionTarget",)) == "Ignore"
 
 
-@pytest.mark.parametrize("version", ["1.26", "1.31", "1.36"])
+@pytest.mark.parametrize("version", ["1.29", "1.31", "1.36"])
 def test_kubernetes_manifest_fits_the_schema(version):
     """That of the API server's own OpenAPI document, of the oldest release that the manifest names and newer ones."""
     for document in yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()):
