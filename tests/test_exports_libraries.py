@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import os
 import random
 import re
 import subprocess
@@ -164,7 +165,7 @@ def jobs_of(folders: dict[str, Path]) -> dict[str, tuple[str, list[object]]]:
         jobs["sentences"] = ("sentence_embeddings", [str(folders["clip"])])
     for name in OPENCLIPS:
         jobs[name] = ("openclip_model", [f"local-dir:{folders[name]}"])
-    for name in ("clip", "siglip", "siglip-16", "openclip"):
+    for name in ("clip", "siglip", "siglip-16", "openclip", "hub"):
         for n, code in enumerate(code for code in code_blocks(folders[name]) if available(code)):
             jobs[f"{name}-snippet-{n}"] = ("snippet", [code, str(folders[name])])
     return jobs
@@ -192,9 +193,10 @@ def session(tmp_path_factory) -> Session:
         (root / f"{name}-files").mkdir()
         folders[name] = root / name
         export.save(folders[name], *make(root / f"{name}-files"), form=form)
-    export.save(root / "hub", *clip(**OPENCLIP), form="openclip", repository=HUB)
+    folders["hub"] = root / "hub"
+    export.save(folders["hub"], *clip(**OPENCLIP), form="openclip", repository=HUB)
     hub = hub_server.Hub()
-    hub.add(HUB, root / "hub")
+    hub.add(HUB, folders["hub"])
     work = {"images": images, "captions": captions(), "jobs": jobs_of(folders)}
     (root / "jobs.json").write_text(json.dumps(work), "utf-8")
     with hub_server.serve(hub):
@@ -246,3 +248,13 @@ def test_default_backend_differs_by_the_rounding_of_a_pixel(session, name):
     assert pixels.shape == default.shape
     std = np.array(naturel_jax.load(session.folders[name]).processor.std)[:, None, None]
     assert np.abs((pixels - default) * std * 255).max() < 1.01
+
+
+def test_snippet_of_a_run(session):
+    (code,) = code_blocks(session.folders["run"])
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=session.folders["run"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert re.match(r"\[\[-?0\.\d+ +-?0\.\d+\]\]", done.stdout), done.stdout
