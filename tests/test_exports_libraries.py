@@ -178,9 +178,13 @@ class Session:
     folders: dict[str, Path]
     images: list[str]
     arrays: dict[str, np.ndarray]
+    logits: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def ours(self, name: str) -> np.ndarray:
-        return naturel_jax.load(self.folders[name], batch_size=64).logits(self.images, captions())
+        if name not in self.logits:
+            model = naturel_jax.load(self.folders[name], batch_size=64)
+            self.logits[name] = model.logits(self.images, captions())
+        return self.logits[name]
 
 
 @pytest.fixture(scope="module")
