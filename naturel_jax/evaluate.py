@@ -23,7 +23,7 @@ from types import ModuleType
 
 from etils import epath
 
-from naturel_jax import api, preemption
+from naturel_jax import api, metrics, preemption
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.evaluators import blind, results
@@ -113,9 +113,14 @@ def main(arguments: Sequence[str]) -> None:
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     out = Path(options.out or "results")
+    histories = {
+        name: metrics.history(epath.Path(source.removeprefix("run:")))
+        for name, source in models.items()
+        if source.startswith("run:")
+    }
     for name, source in models.items():
         evaluate(name, source, benchmarks, out, **sizes)
-        print(report.write(out), flush=True)
+        print(report.write(out, histories), flush=True)
 
 
 class _Callable(ModuleType):

@@ -102,6 +102,12 @@ class Metrics:
         self._close.close()
 
 
+def history(workdir: epath.Path) -> list[tuple[int, dict[str, float]]]:
+    """(step, scores) of the evaluations during a run."""
+    lines = storage.read_json_lines(workdir / "metrics.jsonl")
+    return [(line.pop("step"), line) for line in lines if not any(name.startswith("train/") for name in line)]
+
+
 def drop_lines(path: epath.Path, start: int) -> None:
     """Removes the lines of steps after ``start`` from a ``metrics.jsonl``, atomically."""
     rows = storage.read_json_lines(path)

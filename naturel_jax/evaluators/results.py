@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.benchmarks.benchmark import Benchmark, Item
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
 from naturel_jax.data.processor import Processor
 from naturel_jax.evaluators import blind, confidence
 from naturel_jax.models.two_tower import Model, Params
@@ -37,7 +37,8 @@ class Result:
 
     ``scores``: metric -> {value, count, low, high}; low and high bound the 95% confidence interval. ``published``
     is the official number of items, ``unreadable`` how many of the listed items had an image that could not be
-    read, ``blind`` baseline -> metric -> value (see ``blind.baselines``).
+    read, ``blind`` baseline -> metric -> value (see ``blind.baselines``), ``metrics`` what each score is the mean of,
+    so that models can be compared item by item (empty in older files).
     """
 
     model: str
@@ -49,6 +50,7 @@ class Result:
     problems: tuple[str, ...]
     scores: Mapping[str, Mapping[str, float]]
     blind: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
 
     @property
     def incomplete(self) -> bool:
@@ -89,6 +91,7 @@ def save(
         problems=(*benchmark.problems, *problems),
         scores=scores,
         blind=blind.baselines(benchmark, items, matrices, norms),
+        metrics={metric.name: metric for metric in benchmark.metrics if metric.name in scores},
     )
     folder = folder_of(out, model, benchmark.name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +139,8 @@ def _read(path: Path) -> Result:
     try:
         row = json.loads(path.read_text())
         check_version(path, row.pop("version", 0))
-        return Result(**(_checked(row) | {"problems": tuple(row["problems"])}))
+        metrics = {name: _metric(fields) for name, fields in row.pop("metrics", {}).items()}
+        return Result(**(_checked(row) | {"problems": tuple(row["problems"]), "metrics": metrics}))
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -167,6 +171,18 @@ def _checked(row: dict[str, Any]) -> dict[str, Any]:
     if not all(isinstance(problem, str) for problem in row["problems"]):
         raise TypeError("a problem is not a string")
     return row
+
+
+def _metric(fields: dict[str, Any]) -> Metric:
+    """A metric as saved. Raises TypeError or ValueError for anything else."""
+    where = fields["where"]
+    metric = Metric(**fields | {"where": where and tuple(where)})
+    texts = (metric.name, metric.outcome, metric.macro or "", *(metric.where or ()))
+    if not all(isinstance(text, str) for text in texts) or len(metric.where or "ab") != 2:
+        raise TypeError(f"a metric is {fields!r:.80}")
+    if not isinstance(metric.min_count, int) or not isinstance(metric.weighted, bool):
+        raise TypeError(f"a metric is {fields!r:.80}")
+    return metric
 
 
 def check_version(path: epath.PathLike, version: int) -> None:
