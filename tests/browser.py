@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import shutil
@@ -12,13 +13,13 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 AXE = "https://registry.npmjs.org/axe-core/-/axe-core-4.10.3.tgz"
+AXE_SHA256 = "0f2b4d7dcdf7d1219df8d1959ad68e565f51d14c3f0d88bb71cd59abeb956292"
 
 
 class Page:
@@ -53,8 +54,10 @@ class Page:
         """Opens a page and waits until it is loaded."""
         self.send("Page.navigate", url="about:blank")
         self.send("Page.navigate", url=address)
-        self.run("await new Promise(done => { const wait = () => document.readyState === 'complete' && "
-                 "location.href !== 'about:blank' ? done() : setTimeout(wait, 20); wait(); })")
+        self.run(
+            "await new Promise(done => { const wait = () => document.readyState === 'complete' && "
+            "location.href !== 'about:blank' ? done() : setTimeout(wait, 20); wait(); })"
+        )
 
     def resize(self, width: int, height: int = 844, *, dark: bool = False) -> None:
         """Sets the window, a phone's below 600 px, and the colour scheme that the user prefers."""
@@ -66,7 +69,9 @@ class Page:
     def press(self, key: str) -> None:
         """Presses a key, such as ``a`` or ``ArrowRight``, where the focus is."""
         text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
-        code = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}.get(key, 0)
+        code = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}.get(
+            key, 0
+        )
         self.send("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
         self.send("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
 
@@ -101,6 +106,7 @@ def axe() -> str:
             package = response.read()
     except (urllib.error.URLError, OSError) as error:
         pytest.skip(f"axe-core cannot be fetched from {AXE}: {error}")
+    assert hashlib.sha256(package).hexdigest() == AXE_SHA256, f"{AXE} is not the package that it was"
     with tarfile.open(fileobj=io.BytesIO(package)) as archive:
         file = archive.extractfile("package/axe.min.js")
         assert file is not None
@@ -119,7 +125,13 @@ def chromium() -> str:
 def browser() -> Iterator[Page]:
     """A page in a headless Chromium without network (other than loopback and files)."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", f"--user-data-dir={profile}")
+        flags = (
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={profile}",
+        )
         process = subprocess.Popen([chromium(), *flags, "about:blank"], stderr=subprocess.PIPE, text=True)
         loop = asyncio.new_event_loop()
         try:

@@ -123,8 +123,11 @@ def _style(n: int) -> dict[str, object]:
 
 
 def _literal(text: str) -> str:
-    """``text`` as Matplotlib draws it literally: without formulas, and in legends also with an underscore first."""
-    return f"{' ' * text.startswith('_')}{escape.line(text)}".replace("$", r"\$")
+    """``text`` as Matplotlib draws it literally, without formulas, and in legends also with an underscore first; the
+    start of it if it is long."""
+    line = escape.line(text)
+    line = line if len(line) <= 40 else f"{line[:39]}…"
+    return f"{' ' * text.startswith('_')}{line}".replace("$", r"\$")
 
 
 def _panels(heights: Sequence[float]) -> tuple[Figure, Sequence[Axes]]:
@@ -140,7 +143,8 @@ def _png(figure: Figure) -> bytes:
         axis.spines[["top", "right"]].set_visible(False)
         handles, labels = axis.get_legend_handles_labels()
         labelled.update(zip(labels, handles, strict=True))
-    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=3, frameon=False)
+    columns = max(1, min(3, 54 // (6 + max(map(len, labelled)))))  # about 54 characters fit into the width
+    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, frameon=False)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()

@@ -65,7 +65,9 @@ def save(folder: epath.Path, report: Report) -> str:
         "forgetting": lambda **theme: plots.forgetting_against_gain(models, **theme),
     }
     images = {name: image for name, draw in drawn.items() if (image := draw())}
-    text = "\n".join(tables.markdown(table, rows) for table in shown) + "".join(f"\n{line}\n" for line in _legend(rows, _MARGIN))
+    text = "\n".join(tables.markdown(table, rows) for table in shown) + "".join(
+        f"\n{line}\n" for line in _legend(rows, _MARGIN)
+    )
     files = {f"{name}.png": image for name, image in images.items()} | {
         "report.md": _markdown(text, images, report.left_out),
         "report.tex": "\n".join(tables.latex(table, rows) for table in shown),

@@ -102,14 +102,16 @@ HELD_OUT = Table(
 
 
 def tables_of(metrics: Iterable[str]) -> list[Table]:
-    """The tables for ``metrics``: the poster's two, then one for each further benchmark."""
+    """The tables and columns for ``metrics``: the poster's two, then one for each further benchmark."""
     benchmarks: dict[str, list[str]] = {}  # name -> its metrics, in order
-    for metric in dict.fromkeys(metrics):
+    measured = dict.fromkeys(metrics)
+    for metric in measured:
         benchmarks.setdefault(metric.split("/")[0], []).append(metric)
     shown = {column.metric.split("/")[0] for table in TABLES for column in table.columns}
     own = {"naturel_unseen": HELD_OUT}
-    further = {name: own.get(name) or _further(name, names) for name, names in benchmarks.items()}
-    return [*TABLES, *(table for name, table in further.items() if name not in shown)]
+    further = [own.get(name) or _further(name, names) for name, names in benchmarks.items() if name not in shown]
+    columns = {table: tuple(c for c in table.columns if c.metric in measured) for table in (*TABLES, *further)}
+    return [dataclasses.replace(table, columns=kept) for table, kept in columns.items() if kept]
 
 
 def _further(benchmark: str, metrics: list[str]) -> Table:
@@ -188,7 +190,7 @@ def html(table: Table, rows: Sequence[Row]) -> str:
         if cell is None:
             return f"<td>{MISSING}</td>"
         text = f"<strong>{cell.text}</strong>" if cell.best else cell.text
-        interval = "<small>{:.2f} to {:.2f}</small>".format(*cell.interval) if cell.interval else ""
+        interval = "<small>{:.2f}&ndash;{:.2f}</small>".format(*cell.interval) if cell.interval else ""
         return f"<td>{text}{interval}</td>"
 
     grouped = any(column.group for column in table.columns)
@@ -211,5 +213,5 @@ def html(table: Table, rows: Sequence[Row]) -> str:
     caption = html_escape.escape(table.caption)
     return (
         f'<div class="wide" role="region" tabindex="0" aria-label="{caption}">'
-        f"<table><caption>{caption}</caption><thead>{head}</thead>{body}</table></div>"
+        f"<table><caption><span>{caption}</span></caption><thead>{head}</thead>{body}</table></div>"
     )
