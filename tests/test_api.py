@@ -18,7 +18,7 @@ from PIL import Image
 
 import naturel_jax
 from naturel_jax.benchmarks import registry
-from naturel_jax.data.processor import open_image
+from naturel_jax.data.images import open_image
 from tfds_naturel.errors import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from image_files import photo
 from open_images_files import RELATIONS, row, write_release
 
 from naturel_jax import metrics, storage
-from naturel_jax.data.processor import open_image
+from naturel_jax.data.images import open_image
 from naturel_jax.evaluators import results
 from naturel_jax.report import report
 from tfds_naturel import decisions, mining, photos

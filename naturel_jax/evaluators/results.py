@@ -10,9 +10,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,10 +19,12 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
-from naturel_jax.data.processor import Processor
 from naturel_jax.evaluators import blind, confidence
-from naturel_jax.models.two_tower import Model, Params
 from tfds_naturel.errors import UserError
+
+if TYPE_CHECKING:
+    from naturel_jax.data.processor import Processor
+    from naturel_jax.models.two_tower import Model, Params
 
 VERSION = 1  # of both files; a file without a version is version 0, which reads the same
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
@@ -239,8 +240,10 @@ def file_name(model: str) -> str:
     return slug if slug == model else f"{slug}-{hashlib.blake2b(model.encode(), digest_size=3).hexdigest()}"
 
 
-def model_fingerprint(model: Model, params: Params, processor: Processor) -> str:
+def model_fingerprint(model: "Model", params: "Params", processor: "Processor") -> str:
     """Identifies everything an embedding depends on: sizes, dtype, every parameter's bits, and the processor."""
+    import jax  # reports need none of it
+
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([dataclasses.asdict(model), processor.to_dict()], sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

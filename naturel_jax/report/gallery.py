@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image as PilImage
-from tqdm import tqdm
 
 from naturel_jax.benchmarks.benchmark import Image
-from naturel_jax.data.processor import open_image
+from naturel_jax.data.images import open_image
 from naturel_jax.report.pairs import Paired
 from tfds_naturel import pages
+from tfds_naturel.progress import Progress
 
 THUMBNAIL = 640  # pixels of the longer side
 SMALL = 160  # images up to this size are kept as they are, and enlarged without smoothing
@@ -41,7 +41,7 @@ def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], i
         return f"{folder.name}/{name}", thumbnail.width, thumbnail.height
 
     with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
-        files = list(tqdm(pool.map(address, keys), "thumbnails", len(keys), disable=None))
+        files = list(Progress(pool.map(address, keys), "thumbnails", len(keys)))
     number = {key: n for n, key in enumerate(keys)}
     groups, patterns = _numbered(pair.group for pair in pairs), _numbered(pair.pattern for pair in pairs)
     data = {
