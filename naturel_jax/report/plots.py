@@ -1,11 +1,15 @@
 """Plots as PNG images, drawn without a display, for light and dark pages."""
 
 import collections
+import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -32,7 +36,7 @@ GAIN = ("naturel/complex", "vg_relation/macro", "winoground/text")
 _WIDTH = 5.0  # inches: legible on a phone, where panels below one another fit
 # Okabe and Ito's colours, which readers with any colour vision tell apart; five markers make 30 combinations of them.
 _COLOURS, _MARKERS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"), "osD^v"
-_DARK = {"figure.facecolor": "#171c25", "axes.facecolor": "#171c25"} | dict.fromkeys(
+_DARK: dict[Any, Any] = {"figure.facecolor": "#171c25", "axes.facecolor": "#171c25"} | dict.fromkeys(
     ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#e7eaf0"
 )
 
@@ -44,7 +48,7 @@ def accuracy_over_training(histories: Mapping[str, History], *, dark: bool = Fal
     curves = [metric for metric in CURVES if any(count[metric] > 1 for count in counted)]
     if not curves:
         return None
-    with matplotlib.rc_context(_DARK if dark else {}):
+    with _theme(dark):
         figure, axes = _panels([2.2] * len(curves))
         for axis, metric in zip(axes, curves, strict=True):
             for n, (model, points) in enumerate(histories.items()):
@@ -64,7 +68,7 @@ def by_relation(rows: Sequence[Row], *, dark: bool = False) -> bytes | None:
     if not panels:
         return None
     step = 1 / (len(rows) + 1)
-    with matplotlib.rc_context(_DARK if dark else {}):
+    with _theme(dark):
         figure, axes = _panels([0.6 + len(metrics) * max(0.24, 0.1 * len(rows)) for metrics in panels.values()])
         for axis, (prefix, metrics) in zip(axes, panels.items(), strict=True):
             for n, row in enumerate(rows):
@@ -98,7 +102,7 @@ def forgetting_against_gain(rows: Sequence[Row], *, dark: bool = False) -> bytes
             points[row.name] = (float(np.mean(remembered)), float(np.mean(gains)))
     if not points:
         return None
-    with matplotlib.rc_context(_DARK if dark else {}):
+    with _theme(dark):
         figure, (axis,) = _panels([3.5])
         for n, (model, (kept, gain)) in enumerate(points.items()):
             axis.plot(kept, gain, label=_literal(model), **_style(n) | {"linestyle": "", "markersize": 7})
@@ -117,7 +121,7 @@ def _count(rows: Sequence[Row], metric: str) -> int:
     return max((row.cells[metric].count or 0 for row in rows if metric in row.cells), default=0)
 
 
-def _style(n: int) -> dict[str, object]:
+def _style(n: int) -> dict[str, Any]:
     colour, marker = _COLOURS[n % len(_COLOURS)], _MARKERS[n % len(_MARKERS)]
     return {"color": colour, "marker": marker, "markersize": 4, "linestyle": "-"}
 
@@ -130,21 +134,27 @@ def _literal(text: str) -> str:
     return f"{' ' * text.startswith('_')}{line}".replace("$", r"\$")
 
 
+def _theme(dark: bool) -> contextlib.AbstractContextManager[None]:
+    return matplotlib.rc_context(_DARK) if dark else contextlib.nullcontext()
+
+
 def _panels(heights: Sequence[float]) -> tuple[Figure, Sequence[Axes]]:
     """Panels below one another, of these heights in inches."""
-    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.8), layout="constrained", dpi=160)
+    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.5), layout="constrained", dpi=160)
     axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     return figure, list(axes)
 
 
 def _png(figure: Figure) -> bytes:
-    labelled = {}
+    labelled: dict[str, Artist] = {}
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
         handles, labels = axis.get_legend_handles_labels()
         labelled.update(zip(labels, handles, strict=True))
     columns = max(1, min(3, 54 // (6 + max(map(len, labelled)))))  # about 54 characters fit into the width
-    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, frameon=False)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.2 * math.ceil(len(labelled) / columns))
+    figure.legend(list(labelled.values()), list(labelled), loc="outside lower center", ncols=columns, frameon=False)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()

@@ -78,7 +78,7 @@ class ItemSet(NamedTuple):
     """The items of a benchmark: their number, and the ``digest`` of the official files ('' where those are too large
     to be read here, and the number has to do)."""
 
-    count: int
+    number: int
     digest: str = ""
 
 
@@ -100,7 +100,7 @@ def digest(items: Iterable[tuple[str, Sequence[str]]]) -> str:
 def is_official(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether ``rows`` (of ``results.load_items``) are the items that the published scores are about."""
     expected = ITEM_SETS.get(benchmark)
-    if expected is None or len(rows) != expected.count:
+    if expected is None or len(rows) != expected.number:
         return False
     return expected.digest in ("", digest((row["id"], row["captions"] or ()) for row in rows))
 
