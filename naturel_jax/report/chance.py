@@ -15,6 +15,9 @@ CHANCE: dict[str, float] = {
     r"whatsup/[AB]/set": 1 / 4**4,
     r"whatsup/(coco|vg)_qa_.*": 1 / 2,
     r"sugarcrepe_pp/.*": 1 / 3,
+    r"naturel_contrast/\w+_choice(/.*)?": 1 / 2,
+    r"naturel_contrast/\w+_(text|image)": 1 / 4,
+    r"naturel_contrast/\w+_group": 1 / 6,
 }
 
 
