@@ -12,7 +12,7 @@ def test_logs_get_lines(caplog, capfd, monkeypatch):
     with caplog.at_level("INFO", "tfds_naturel"), Progress(total=3, desc="images", unit="files") as bar:
         for _ in range(3):
             bar.update()
-    assert [line.split(" [")[0] for line in caplog.messages][-1] == "images: 3 of 3 files"
+    assert [line.split(" [")[0] for line in caplog.messages][-1] == "images: 3 of 3"
     assert len(caplog.messages) <= 4 and capfd.readouterr().out == ""
 
 
@@ -20,7 +20,7 @@ def test_short_loops_get_one_line(caplog, capfd):
     with caplog.at_level("INFO", "tfds_naturel"):
         assert list(Progress(range(1000), "items")) == list(range(1000))
         list(Progress([], "nothing"))
-    assert [line.split(" [")[0] for line in caplog.messages] == ["items: 1000 of 1000 it"]
+    assert [line.split(" [")[0] for line in caplog.messages] == ["items: 1000 of 1000"]
     assert "\r" not in capfd.readouterr().err
 
 

@@ -9,7 +9,7 @@ import tqdm
 
 _LOG = logging.getLogger(__name__)
 _SECONDS = 60  # between lines
-_LINE = "{desc}: {n_fmt} of {total_fmt} {unit} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+_LINE = "{desc}: {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 class Progress(tqdm.tqdm):

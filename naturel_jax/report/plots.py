@@ -63,7 +63,7 @@ def accuracy_over_training(histories: Mapping[str, History], *, dark: bool = Fal
 
 def by_relation(rows: Sequence[Row], *, dark: bool = False) -> bytes | None:
     """Every model's accuracy on each relation with its 95% interval and number of items, one panel per benchmark; None
-    if nothing was measured."""
+    if no intervals are known."""
     panels = {prefix: metrics for prefix in RELATIONS if (metrics := _relations(rows, prefix))}
     if not panels:
         return None
@@ -75,7 +75,7 @@ def by_relation(rows: Sequence[Row], *, dark: bool = False) -> bytes | None:
                 places = [k for k, metric in enumerate(metrics) if metric in row.cells]
                 cells = [row.cells[metrics[k]] for k in places]
                 values = np.array([cell.value for cell in cells])
-                bounds = np.array([cell.interval or (cell.value, cell.value) for cell in cells]).reshape(-1, 2)
+                bounds = np.array([cell.interval for cell in cells], float).reshape(-1, 2)
                 errors = np.abs(bounds.T - values)
                 heights = np.array(places) + (n - (len(rows) - 1) / 2) * step
                 style = _style(n) | {"linestyle": "", "elinewidth": 1}
@@ -113,7 +113,7 @@ def forgetting_against_gain(rows: Sequence[Row], *, dark: bool = False) -> bytes
 
 def _relations(rows: Sequence[Row], prefix: str) -> list[str]:
     """The metrics that start with ``prefix``, those with the most items first."""
-    metrics = {metric for row in rows for metric in row.cells if metric.startswith(prefix)}
+    metrics = {name for row in rows for name, cell in row.cells.items() if name.startswith(prefix) and cell.interval}
     return sorted(metrics, key=lambda metric: (-_count(rows, metric), metric))[:MAX_RELATIONS]
 
 
