@@ -170,9 +170,8 @@ def test_on_the_cpu_each_step_is_logged_when_it_is_done():
         log=lambda number, _: order.append(f"log {number}"),
         stop_requested=lambda: False,
     )
-    assert [event for event in order if "save" not in event] == [
-        f"{what} {n}" for n in range(1, 7) for what in ("step", "log")
-    ]
+    expected = [f"{what} {n}" for n in range(1, 7) for what in ("step", "log")]
+    assert [event for event in order if "save" not in event] == expected
     assert order[order.index("save 4") - 1] == "log 4"
 
 

@@ -40,7 +40,11 @@ def write(out: Path, histories: Mapping[str, History] | None = None) -> str:
     order = {model: n for n, model in enumerate(published.POSTER)}  # the poster's models first, as it orders them
     all_results.sort(key=lambda result: order.get(result.model, len(order)))
     items = {(result.model, result.benchmark): _items(out, result) for result in all_results}
-    official = [benchmark for (_, benchmark), rows in items.items() if published.is_official(benchmark, rows)]
+    official = [
+        result.benchmark
+        for result in all_results
+        if not result.problems and published.is_official(result.benchmark, items[result.model, result.benchmark])
+    ]
     rows = [*_measured(all_results, items), *published.rows(dict.fromkeys(official)), *_blind(all_results)]
     return save(epath.Path(out), Report(rows, histories or {}, _left_out(all_results)))
 
