@@ -85,7 +85,7 @@ def test_report_shows_names_and_problems_literally(tmp_path, model):
 
 
 def test_plots_draw_names_literally():
-    cells = {"vg_relation/relation/$x^{$": Cell(0.5)}
+    cells = {"vg_relation/relation/$x^{$": Cell(0.5, (0.4, 0.6))}
     assert plots.by_relation([Row(name, MEASURED, cells) for name in ("$\\frac$", "_a", "$", "a\x07", "x" * 200)])
 
 

@@ -109,6 +109,14 @@ def test_results_without_definitions_of_metrics_are_reported_without_bold(tmp_pa
     assert "0.75 ±" in text and "**0." not in text
 
 
+def test_damaged_items_only_cost_the_marks(tmp_path):
+    for model in ("a", "b"):
+        save(tmp_path, model, np.arange(40) < 20)
+    (results.folder_of(tmp_path, "a", "sugarcrepe") / "items.parquet").write_bytes(b"cut short")
+    text = report.write(tmp_path)
+    assert "0.50 ±" in text and "**0." not in text
+
+
 def test_accuracy_during_training_is_in_the_report(tmp_path):
     save(tmp_path, "CLIP", np.arange(40) < 20, "naturel")
     history = [(0, {"naturel/simple": 0.5}), (10, {"naturel/simple": 0.75})]

@@ -194,14 +194,14 @@ def check_version(path: epath.PathLike, version: int) -> None:
         )
 
 
-def load_items(out: Path, model: str, benchmark: str) -> list[dict[str, Any]]:
-    """The rows of ``items.parquet``, tags parsed. Raises FileNotFoundError saying what to run, UserError for a
-    newer schema or the rows of another evaluation than the scores.
+def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of ``items.parquet``, tags parsed, but for the columns ``without``. Raises FileNotFoundError saying what
+    to run, UserError for a newer schema or the rows of another evaluation than the scores.
     """
     path = folder_of(out, model, benchmark) / "items.parquet"
     if not path.exists():
         raise FileNotFoundError(f"{path}: not found; evaluate {model!r} on {benchmark!r} first")
-    table = pq.read_table(path)
+    table = pq.read_table(path, columns=[name for name in pq.read_schema(path).names if name not in without])
     check_version(path, int((table.schema.metadata or {}).get(b"version", 0)))
     if not _of_scores(table.schema, path.with_name("scores.json")):
         raise UserError(f"{path}: its rows are not those that scores.json is about; evaluate {model!r} again")

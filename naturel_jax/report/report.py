@@ -18,7 +18,6 @@ from naturel_jax.report import chance, plots, published, tables, ties
 from naturel_jax.report.plots import History
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, Row
 from tfds_naturel import escape, pages
-from tfds_naturel.errors import UserError
 
 _FILES = importlib.resources.files("naturel_jax.report")
 
@@ -39,13 +38,15 @@ def write(out: Path, histories: Mapping[str, History] | None = None) -> str:
     all_results = results.load(out)
     order = {model: n for n, model in enumerate(published.POSTER)}  # the poster's models first, as it orders them
     all_results.sort(key=lambda result: order.get(result.model, len(order)))
-    items = {(result.model, result.benchmark): _items(out, result) for result in all_results}
-    official = [
-        result.benchmark
-        for result in all_results
-        if not result.problems and published.is_official(result.benchmark, items[result.model, result.benchmark])
-    ]
-    rows = [*_measured(all_results, items), *published.rows(dict.fromkeys(official)), *_blind(all_results)]
+    best: set[tuple[str, str]] = set()
+    official = []
+    for benchmark in dict.fromkeys(result.benchmark for result in all_results):  # one at a time: items fill the memory
+        of_benchmark = [result for result in all_results if result.benchmark == benchmark]
+        items = {result.model: _items(out, result) for result in of_benchmark}
+        best |= _best(of_benchmark, items)
+        if any(not r.problems and published.is_official(benchmark, items[r.model]) for r in of_benchmark):
+            official.append(benchmark)
+    rows = [*_measured(all_results, best), *published.rows(official), *_blind(all_results)]
     return save(epath.Path(out), Report(rows, histories or {}, _left_out(all_results)))
 
 
@@ -89,31 +90,41 @@ def save(folder: epath.Path, report: Report) -> str:
 
 
 def _items(out: Path, result: Result) -> list[dict[str, Any]]:
-    """The rows behind a result; none if they are missing or of another evaluation."""
+    """The rows behind a result; none if they are missing, damaged or of another evaluation."""
     try:
-        return results.load_items(out, result.model, result.benchmark)
-    except (OSError, UserError):
+        return results.load_items(out, result.model, result.benchmark, without=("boxes", "cosines"))
+    except (OSError, ValueError):
         return []
 
 
-def _measured(all_results: Sequence[Result], items: Mapping[tuple[str, str], list[dict[str, Any]]]) -> list[Row]:
-    """A row for each model, with the best of each column that the tables show marked."""
-    cells: dict[str, dict[str, Cell]] = {}
+def _cells(result: Result) -> dict[str, Cell]:
+    return {
+        name: Cell(score["value"], (float(score["low"]), float(score["high"])), int(score["count"]), result.incomplete)
+        for name, score in result.scores.items()
+    }
+
+
+def _best(of_benchmark: Sequence[Result], items: Mapping[str, list[dict[str, Any]]]) -> set[tuple[str, str]]:
+    """The (model, metric) that are the best of their column, among those that the tables show of several models."""
     scored: dict[str, dict[str, ties.Scored]] = {}  # metric -> model -> score
+    shown = tables.tables_of(name for result in of_benchmark for name in result.metrics)
+    metrics = {column.metric for table in shown for column in table.columns}
+    for result in of_benchmark:
+        by_id, cells = {item["id"]: item for item in items[result.model]}, _cells(result)
+        for name in metrics & result.metrics.keys() & cells.keys() if by_id else ():
+            scored.setdefault(name, {})[result.model] = ties.Scored(cells[name], result.metrics[name], by_id)
+    return {(model, name) for name, models in scored.items() if len(models) > 1 for model in ties.best(models)}
+
+
+def _measured(all_results: Sequence[Result], best: set[tuple[str, str]]) -> list[Row]:
+    """A row for each model."""
+    rows: dict[str, dict[str, Cell]] = {}
     for result in all_results:
-        row = cells.setdefault(result.model, {})
-        by_id = {item["id"]: item for item in items[result.model, result.benchmark]}
-        for name, score in result.scores.items():
-            interval = (float(score["low"]), float(score["high"]))
-            row[name] = Cell(score["value"], interval, int(score["count"]), result.incomplete)
-            if by_id and (metric := result.metrics.get(name)):
-                scored.setdefault(name, {})[result.model] = ties.Scored(row[name], metric, by_id)
-    shown = {column.metric for table in tables.tables_of(scored) for column in table.columns}
-    for name in shown & scored.keys():
-        if len(scored[name]) > 1:
-            for model in ties.best(scored[name]):
-                cells[model][name] = dataclasses.replace(cells[model][name], best=True)
-    return [Row(model, MEASURED, row) for model, row in cells.items()]
+        marked = {
+            name: dataclasses.replace(cell, best=(result.model, name) in best) for name, cell in _cells(result).items()
+        }
+        rows.setdefault(result.model, {}).update(marked)
+    return [Row(model, MEASURED, cells) for model, cells in rows.items()]
 
 
 def _blind(all_results: Sequence[Result]) -> list[Row]:
