@@ -123,8 +123,8 @@ def chromium() -> str:
 
 @contextlib.contextmanager
 def browser() -> Iterator[Page]:
-    """A page in a headless Chromium without network (other than loopback and files)."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+    """A page in a headless Chromium with a profile of its own."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, contextlib.ExitStack() as closing:
         flags = (
             "--headless",
             "--no-sandbox",
@@ -133,33 +133,23 @@ def browser() -> Iterator[Page]:
             f"--user-data-dir={profile}",
         )
         process = subprocess.Popen([chromium(), *flags, "about:blank"], stderr=subprocess.PIPE, text=True)
+        closing.callback(process.communicate)
+        closing.callback(process.terminate)
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if line.startswith("DevTools listening on"))
         loop = asyncio.new_event_loop()
-        try:
-            assert process.stderr is not None
-            address = next(line.split()[-1] for line in process.stderr if line.startswith("DevTools listening on"))
-            yield from loop_pages(loop, address)
-        finally:
-            process.terminate()
-            process.communicate()
-            loop.close()
-
-
-def loop_pages(loop: asyncio.AbstractEventLoop, address: str) -> Iterator[Page]:
-    """Connects to the first tab of the browser at ``address``."""
-    host = address.split("/devtools")[0].replace("ws://", "http://")
-
-    async def connect() -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
-        session = aiohttp.ClientSession()
-        async with session.get(f"{host}/json/list") as response:
-            tab = next(tab for tab in await response.json() if tab["type"] == "page")
-        return session, await session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0)
-
-    session, socket = loop.run_until_complete(connect())
-    page = Page(socket, loop)
-    for domain in ("Page", "Runtime", "Network"):
-        page.send(f"{domain}.enable")
-    try:
+        closing.callback(loop.close)
+        session, socket = loop.run_until_complete(_connect(line.split("//")[1].split("/")[0]))
+        closing.callback(lambda: loop.run_until_complete(session.close()))
+        page = Page(socket, loop)
+        for domain in ("Page", "Runtime", "Network"):
+            page.send(f"{domain}.enable")
         yield page
-    finally:
-        loop.run_until_complete(socket.close())
-        loop.run_until_complete(session.close())
+
+
+async def _connect(host: str) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
+    """The first tab of the browser at ``host``."""
+    session = aiohttp.ClientSession()
+    async with session.get(f"http://{host}/json/list") as response:
+        tab = next(tab for tab in await response.json() if tab["type"] == "page")
+    return session, await session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0)
