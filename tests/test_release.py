@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import record_files
@@ -187,6 +188,15 @@ def test_code_of_the_card_joins_the_photos(opened, released, tmp_path):
         assert (tmp_path / path).samefile(opened / "images" / "train" / f"{name}.jpg") and size == [400, 300]
 
 
+def test_code_of_the_page_reads_the_release(opened, released, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "open_images").symlink_to(opened)
+    (tmp_path / "naturel-full").symlink_to(released)
+    page = (Path(__file__).parents[1] / "docs" / "release.md").read_text()
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {})
+    assert len(capsys.readouterr().out.splitlines()) == len(list(release.read(released, "train")))
+
+
 CROISSANT = """
 import json, sys
 import mlcroissant
@@ -344,8 +354,16 @@ def test_refused_datasets_and_folders(built, drawn, tmp_path, monkeypatch):
             _release(dataset, out, *options)
     with pytest.raises(SystemExit):
         _release(built, tmp_path / "out", "--url", "javascript:x")
+    alone = _release(built, tmp_path / "alone")
     with pytest.raises(UserError, match=r"\.jpg: not found; fetch it with"):
-        next(release.read(_release(built, tmp_path / "alone"), "train", tmp_path))
+        next(release.read(alone, "train", tmp_path))
+    for path, content in zip((alone / "data").iterdir(), (b"", b"PAR1" * 9, None, None), strict=True):
+        if content is None:
+            pq.write_table(pa.table({"image_id": ["x"]}), path)
+        else:
+            path.write_bytes(content)
+        with pytest.raises(UserError, match=r"parquet: not a file of a release, or damaged"):
+            next(release.read(alone, path.name.rsplit("-", 3)[0]))
 
 
 def test_folder_is_finished_or_absent(drawn, tmp_path, monkeypatch):

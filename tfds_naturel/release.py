@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import datetime
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -32,7 +33,7 @@ from tfds_naturel.errors import UserError
 from tfds_naturel.files import inside
 from tfds_naturel.open_images import plan
 from tfds_naturel.release_pages import BOX, FIELDS, TEXTS
-from tfds_naturel.schema import KINDS, POLARITIES
+from tfds_naturel.schema import KINDS, POLARITIES, features
 
 _LOG = logging.getLogger("tfds_naturel.release")  # this module runs as __main__
 
@@ -63,20 +64,18 @@ def release(
 
     ``takedown``: a list of image ids to leave out, besides the published one. ``with_images``: include the images of a
     drawn dataset. The ``date`` of publication (ISO 8601), its future ``url``, and the ``contact`` for takedown requests
-    are stated in the pages. Raises UserError for a dataset that must not or cannot be published, and
-    if ``out`` exists.
+    are stated in the pages. Raises UserError for a dataset that must not or cannot be published, and if ``out`` exists.
     """
     builder = _open(dataset)
     metadata = dict(builder.info.metadata)
-    is_photos = "inputs" in metadata
-    if with_images and is_photos:
+    if with_images and "inputs" in metadata:
         raise UserError(
             f"--with_images: {dataset} has photos of others, whose licences do not allow us to publish them; only "
             "drawn images can be included"
         )
     removed = plan.taken_down(takedown)
     with _finished(out) as folder:
-        splits, left_out = _write_splits(builder, folder, removed, with_images)
+        splits = _write_splits(builder, folder, removed, with_images)
         facts = Facts(
             name=builder.info.full_name.rpartition("/")[0],
             version=str(builder.info.version),
@@ -86,7 +85,7 @@ def release(
             splits=splits,
             built_bytes=sum(split.num_bytes for split in builder.info.splits.values()),
             removed=sorted(removed),
-            left_out=left_out,
+            left_out=_images(builder) - sum(split.images for split in splits.values()),
             has_images=with_images,
             date=date,
             url=url,
@@ -101,7 +100,7 @@ def read(folder: Path, split: str, photos: Path | None = None) -> Iterator[dict[
 
     Each has the values that ``as_data_source`` gives for the dataset, in the format of ``schema.features``. ``image``
     has the encoded bytes of the drawn image, or of ``<photos>/<image_id>.jpg``; without either, there is none. Raises
-    UserError for an unknown split, and for a photo that is missing.
+    UserError for an unknown split, for a damaged file, and for a photo that is missing.
     """
     paths = sorted((folder / "data").glob("*.parquet"))
     splits = {path: path.name.rsplit("-", 3)[0] for path in paths}
@@ -109,16 +108,19 @@ def read(folder: Path, split: str, photos: Path | None = None) -> Iterator[dict[
         known = ", ".join(dict.fromkeys(splits.values())) or "none"
         raise UserError(f"{folder}: has no split {split!r}; expected one of: {known}")
     for path in (path for path in paths if splits[path] == split):
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH):
-                yield from (_example(row, photos) for row in batch.to_pylist())
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(BATCH):
+                    yield from (_example(row, photos) for row in batch.to_pylist())
+        except (pa.ArrowException, KeyError) as error:
+            raise UserError(
+                f"{path}: not a file of a release, or damaged ({error}); check it with SHA256SUMS"
+            ) from error
 
 
 def _open(dataset: epath.Path) -> Any:
     """The builder of a dataset that may be published. Raises UserError for another."""
     import tensorflow_datasets as tfds  # slow to import, and `--help` does not need it
-
-    from tfds_naturel import schema
 
     if not (dataset / "dataset_info.json").exists():
         raise UserError(
@@ -131,7 +133,7 @@ def _open(dataset: epath.Path) -> Any:
             f"--dataset {dataset}: has images and captions of COCO or Winoground, which must not be redistributed; "
             "publish the options it was built with"
         )
-    if "options" not in metadata or repr(builder.info.features) != repr(schema.features()):
+    if "options" not in metadata or repr(builder.info.features) != repr(features()):
         raise UserError(
             f"--dataset {dataset}: not a NatuRel dataset of the current format; build it again with "
             "`python -m tfds_naturel.build`"
@@ -163,80 +165,59 @@ def _finished(out: Path) -> Iterator[Path]:
         raise
 
 
-def _write_splits(
-    builder: Any, folder: Path, removed: frozenset[str], with_images: bool
-) -> tuple[dict[str, Split], int]:
-    """Writes the Parquet files; returns what every split that is not empty holds, and how many images are left out."""
+def _write_splits(builder: Any, folder: Path, removed: frozenset[str], with_images: bool) -> dict[str, Split]:
+    """Writes the Parquet files; returns what every split that is not empty holds."""
     import tensorflow_datasets as tfds
 
     (folder / "data").mkdir()
     schema = _SCHEMA.append(_IMAGE) if with_images else _SCHEMA
     splits: dict[str, Split] = {}
-    left_out = 0
-    total = sum(split.num_examples for split in builder.info.splits.values())
-    with tqdm.tqdm(total=total, unit="image", desc=folder.name.removeprefix("incomplete.")) as progress:
+    with tqdm.tqdm(total=_images(builder), unit="image", desc=folder.name.removeprefix("incomplete.")) as progress:
         for name in builder.info.splits:
             source = builder.as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
-            contents, files = Split(), _Files(folder / "data", name, schema)
-            for n in range(len(source)):
-                row = _row(source[n], with_images)
-                progress.update()
-                if row["image_id"] in removed:
-                    left_out += 1
-                    continue
-                contents.add(row)
-                files.add(row)
-            contents.files, contents.arrow_bytes = files.close()
-            if contents.files:
+            contents = Split()
+            rows = _rows(source, removed, with_images, progress, contents)
+            for number, first in enumerate(rows):  # of each file
+                path = folder / "data" / f"{name}-{number:05}"
+                contents.arrow_bytes += _write_file(path, itertools.chain([first], rows), schema)
+            if contents.images:
+                contents.files = _named(sorted((folder / "data").glob(f"{name}-?????")))
                 splits[name] = contents
-    return splits, left_out
+    return splits
 
 
-class _Files:
-    """The Parquet files of a split: batches of rows, in files of ``FILE_ROWS`` rows, whose names say how many."""
+def _images(builder: Any) -> int:
+    return sum(split.num_examples for split in builder.info.splits.values())
 
-    def __init__(self, folder: Path, split: str, schema: pa.Schema):
-        self._folder, self._split, self._schema = folder, split, schema
-        self._rows: list[dict[str, Any]] = []
-        self._paths: list[Path] = []
-        self._writer: pq.ParquetWriter | None = None
-        self._written = self._arrow_bytes = 0
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Adds a row."""
-        self._rows.append(row)
-        if len(self._rows) == BATCH:
-            self._flush()
+def _rows(
+    source: Any, removed: frozenset[str], with_images: bool, progress: tqdm.tqdm, contents: Split
+) -> Iterator[dict[str, Any]]:
+    """The rows of a split that are not ``removed``, counted in ``contents``."""
+    for n in range(len(source)):
+        row = _row(source[n], with_images)
+        progress.update()
+        if row["image_id"] not in removed:
+            contents.add(row)
+            yield row
 
-    def close(self) -> tuple[dict[str, int], int]:
-        """Writes the rest and names the files; returns their sizes, and that of all rows in memory, in bytes."""
-        self._flush()
-        self._close_file()
-        sizes = {}
-        for n, path in enumerate(self._paths):
-            final = path.with_name(f"{self._split}-{n:05}-of-{len(self._paths):05}.parquet")
-            path.rename(final)
-            sizes[final.name] = final.stat().st_size
-        return sizes, self._arrow_bytes
 
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        if self._writer is None:
-            self._paths.append(self._folder / f"{self._split}-{len(self._paths):05}")
-            self._writer = pq.ParquetWriter(self._paths[-1], self._schema, compression="zstd")
-        table = pa.Table.from_pylist(self._rows, self._schema)
-        self._writer.write_table(table)
-        self._written += len(table)
-        self._arrow_bytes += table.nbytes
-        self._rows = []
-        if self._written >= FILE_ROWS:
-            self._close_file()
+def _write_file(path: Path, rows: Iterator[dict[str, Any]], schema: pa.Schema) -> int:
+    """Writes at most ``FILE_ROWS`` rows; returns their size in memory, in bytes."""
+    size = 0
+    some = itertools.islice(rows, FILE_ROWS)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while batch := list(itertools.islice(some, BATCH)):
+            table = pa.Table.from_pylist(batch, schema)
+            writer.write_table(table)
+            size += table.nbytes
+    return size
 
-    def _close_file(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        self._writer, self._written = None, 0
+
+def _named(paths: Sequence[Path]) -> dict[str, int]:
+    """Adds the number of files to the names of a split's files; returns their sizes in bytes."""
+    named = [path.rename(f"{path}-of-{len(paths):05}.parquet") for path in paths]
+    return {path.name: path.stat().st_size for path in named}
 
 
 def _row(example: dict[str, Any], with_images: bool) -> dict[str, Any]:
@@ -337,7 +318,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--contact", help="e-mail address or URL for takedown requests")
     options = vars(parser.parse_args(arguments))
     out = options.pop("out").expanduser()
-    facts = release(options.pop("dataset"), out, **options)
+    facts = release(options.pop("dataset").expanduser(), out, **options)
     print(f"{release_pages.sizes(facts)}\n{out}: {facts.summary()}")
 
 
