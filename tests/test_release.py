@@ -309,7 +309,8 @@ def test_images_taken_down_are_in_no_build_and_no_release(opened, built, tmp_pat
     splits = dict.fromkeys(expected.values())
     shown = {row["image_id"].decode(): split for split in splits for row in release.read(out, split)}
     assert shown == expected, "no other image changes its split"
-    assert (out / "takedown.txt").read_text().split() == sorted([own, unknown, *published])
+    assert (out / "takedown.txt").read_text().splitlines()[1:] == sorted([own, unknown, *published])
+    assert plan.taken_down(out / "takedown.txt") == {own, unknown, *published}
     lists = f"On the list: {len(published) + 2} images. Left out of this version: {len(published) + 1}."
     assert lists in (out / "TAKEDOWN.md").read_text()
     pages = [page for page in out.iterdir() if page.is_file() and page.name != "takedown.txt"]

@@ -116,13 +116,14 @@ _CONTEXT = {term: f"cr:{term}" for term in _TERMS} | {
 def render(facts: Facts) -> dict[str, str]:
     """The text of every page, by file name; equal facts give equal bytes."""
     pages = {"README.md": _readme(facts), "DATASHEET.md": datasheet.render(facts), "LICENSE.md": _licences(facts)}
-    notes = [f"## {version}\n\n{note}" for version, note in sorted(facts.notes.items(), reverse=True)]
+    versions = sorted(facts.notes, key=lambda version: [int(part) for part in version.split(".")], reverse=True)
+    notes = [f"## {version}\n\n{facts.notes[version]}" for version in versions]
     published = (
         f"## {facts.date}\n\nThis release, of version {facts.version}. Left out on request: {facts.left_out:,} images."
     )
     pages["CHANGELOG.md"] = "\n\n".join([f"# Changes of {facts.title}", published, *notes]) + "\n"
     if facts.is_photos:
-        pages["takedown.txt"] = "".join(f"{image_id}\n" for image_id in facts.removed)
+        pages["takedown.txt"] = "\n".join(["# Images that were taken down; see TAKEDOWN.md.", *facts.removed, ""])
         counts = {"listed": f"{len(facts.removed):,} images", "left_out": f"{facts.left_out:,}"}
         pages["TAKEDOWN.md"] = _TAKEDOWN.format(where=facts.where, **counts)
     return pages
