@@ -50,14 +50,16 @@ class Page:
         assert "exceptionDetails" not in done, json.dumps(done["exceptionDetails"])[:2000]
         return done["result"].get("value")
 
+    def until(self, condition: str) -> None:
+        """Waits until ``condition``, an expression, is true; the caller's timeout ends a test in which it never is."""
+        wait = f"const wait = () => ({condition}) ? done() : setTimeout(wait, 20); wait()"
+        self.run(f"await new Promise(done => {{ {wait}; }})")
+
     def open(self, address: str) -> None:
         """Opens a page and waits until it is loaded."""
         self.send("Page.navigate", url="about:blank")
         self.send("Page.navigate", url=address)
-        self.run(
-            "await new Promise(done => { const wait = () => document.readyState === 'complete' && "
-            "location.href !== 'about:blank' ? done() : setTimeout(wait, 20); wait(); })"
-        )
+        self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def resize(self, width: int, height: int = 844, *, dark: bool = False) -> None:
         """Sets the window, a phone's below 600 px, and the colour scheme that the user prefers."""

@@ -155,8 +155,8 @@ def test_gallery_filters_search_order_and_links(page, galleries):
     page.open(link)
     assert page.run(SHOWN)[0] == items(len(reverse))
     for fragment, number in {"search=NUMBER+24998+": 1, "search=nothing+at+all": 0, "order=b": 25_000}.items():
-        page.run(f"location.hash = '{fragment}'; await new Promise(done => setTimeout(done, 50))")
-        assert page.run(SHOWN)[0] == items(number)
+        page.run(f"location.hash = '{fragment}'")
+        page.until(f"{SHOWN}[0] === '{items(number)}'")
         assert page.run("document.getElementById('none').hidden") == (number > 0)
     assert page.run("document.querySelector('article').dataset.id") == "24998"
 
@@ -178,7 +178,8 @@ def test_gallery_is_used_with_keys(page, galleries):
     page.press("ArrowRight")
     assert page.run(zoomed) == [True, "the cow is to the left of the grass number 2 / the "]
     page.press("Escape")
-    assert page.run(zoomed)[0] is False and page.run(FOCUSED) == "2"
+    page.until(f"{FOCUSED} === '2'")
+    assert page.run(zoomed)[0] is False
     page.press("/")
     for letter in "number 28":
         page.press(letter)
