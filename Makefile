@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-build proofs lint setup setup-test clean
+.PHONY: demo test test-slow test-build proofs lint docs docs-serve setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers. Where there are none the setting is ignored.
 demo: setup
@@ -36,11 +36,24 @@ proofs: setup-test
 	$(RECORD) soak_steady -- $(BIN)/python proofs/soak.py steady --minutes 60
 	$(RECORD) soak_faults --tail=200 -- $(BIN)/python proofs/soak.py faults --minutes 60
 	$(RECORD) proofs -- $(BIN)/python -m pytest -m proof
+	$(BIN)/python -m pip install -q -e '.[notebook]'
+	rm -rf build/tutorial && mkdir -p build/tutorial && cp docs/tutorial.ipynb build/tutorial
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(RECORD) tutorial -- $(BIN)/jupyter execute --inplace build/tutorial/tutorial.ipynb
 
 lint: setup-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, in build/site. A broken link, heading or reference to the code is an error.
+docs: $(VENV)/.docs docs/tutorial.ipynb
+	$(BIN)/zensical build --strict --clean
+
+docs-serve: $(VENV)/.docs
+	$(BIN)/zensical serve
+
+docs/tutorial.ipynb: docs/tutorial.md proofs/notebook.py
+	$(PYTHON) proofs/notebook.py docs/tutorial.md
 
 setup: $(VENV)/.runtime
 setup-test: $(VENV)/.test
@@ -57,6 +70,11 @@ $(VENV)/.runtime: $(VENV)/.python requirements.txt pyproject.toml
 
 $(VENV)/.test: $(VENV)/.runtime
 	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.python pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $@.txt
+	$(BIN)/python -m pip install -q -r $@.txt
 	touch $@
 
 clean:
