@@ -166,7 +166,14 @@ def known_flags() -> set[str]:
     return flags | {f"--{name}" for name in re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text)} | {"--help"}
 
 
-SCRIPTS = ("launch/local.py", "proofs/record.py", "proofs/soak.py", "perf/objectives.py", "perf/pipeline.py", "perf/builder.py")
+SCRIPTS = (
+    "launch/local.py",
+    "proofs/record.py",
+    "proofs/soak.py",
+    "perf/objectives.py",
+    "perf/pipeline.py",
+    "perf/builder.py",
+)
 FOREIGN = {"--upgrade", "--python", "--logdir", "--from_tar"}  # pip, uv, tensorboard
 
 

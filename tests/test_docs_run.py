@@ -233,7 +233,7 @@ def test_tutorial_runs(world, environment):
         shell(["bash", "-eu", "-c", text], world, environment)
     code = "\n".join(block.text for block in documents.blocks(page, "python"))
     printed = shell([sys.executable, "-c", code], world, environment)
-    assert "negclip_sp_scenes {" in printed and "tensor([[" in printed
+    assert "negclip_sp_scenes: " in printed and "tensor([[" in printed
     saved = {path.name for path in (world / "runs/negclip_sp_scenes").iterdir()}
     named = re.findall(r"`([\w.]+?)/?`", page.read_text().partition("| file")[2].partition("\n\n")[0])
     assert saved >= set(named), set(named) - saved
