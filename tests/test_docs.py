@@ -18,6 +18,7 @@ from typing import get_args, get_origin, get_type_hints
 import documents
 import numpy as np
 import pytest
+import yaml
 from documents import PAGES, ROOT, Block
 
 from naturel_jax import commands as installed
@@ -174,11 +175,11 @@ SCRIPTS = (
     "perf/pipeline.py",
     "perf/builder.py",
 )
-FOREIGN = {"--upgrade", "--python", "--logdir", "--from_tar"}  # pip, uv, tensorboard
+OTHERS = {"--strict", "--flags_with_underscores"}  # mkdocs; a rule of style
 
 
 def test_flags_named_in_text_exist():
-    known = known_flags() | FOREIGN
+    known = known_flags() | OTHERS
     assert {"--benchmarks_dir", "--workdir", "--siglip", "--devices"} <= known
     for page in PAGES:
         for text in re.findall(r"`([^`\n]+)`", documents.prose(page)):
@@ -226,6 +227,9 @@ def test_config_fields_exist(page):
 FOLDERS = ("naturel_jax", "tfds_naturel", "tests", "docs", "launch", "perf", "proofs", "configs", ".ci", ".github")
 
 
+WRITTEN = {"proofs/ring_memory.md"}  # by a command on the page
+
+
 @of_page
 def test_files_and_tests_exist(page):
     tests = {path.name: path.read_text() for path in ROOT.glob("tests/**/*.py")}
@@ -233,7 +237,7 @@ def test_files_and_tests_exist(page):
     written = {block.file for block in documents.blocks(page)} | {"mine.py", "c.py"}
     for text in re.findall(r"`([^`\n]+)`", documents.prose(page)):
         for path in re.findall(rf"(?<![\w./:-])(?:{'|'.join(map(re.escape, FOLDERS))})/[\w./*-]*\w", text):
-            assert any(ROOT.glob(path)) or path in ("docs/tutorial.ipynb",), f"{page.name}: {path}"
+            assert any(ROOT.glob(path)) or path in WRITTEN, f"{page.name}: {path}"
         for name, test in re.findall(r"(?<![\w/])(\w+\.py)(?:::(\w+))?", text):
             assert name in python | written, f"{page.name}: {name}"
             assert not test or f"def {test}" in tests[name], f"{page.name}: {name}::{test}"
@@ -255,6 +259,29 @@ def test_site_lists_every_page():
         assert str(page.relative_to(ROOT / "docs")) in nav, f"{page} is not in mkdocs.yml"
         for target in documents.links(page):
             assert (page.parent / target.partition("#")[0]).resolve().is_relative_to(ROOT / "docs"), (page, target)
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([\w/.-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    texts = [line for page in PAGES for line in documents.code(page)]
+    texts += [(ROOT / name).read_text() for name in (".github/workflows/ci.yml", ".pre-commit-config.yaml", ".ci/run")]
+    named = {target for text in texts for target in re.findall(r"(?:^|[`;: ])make ((?!PYTHON)[\w/.-]+)", text)}
+    assert {"demo", "test", "docs", "lint"} <= named <= targets, named - targets
+
+
+def test_workflow_and_issue_forms_are_valid():
+    """The keys that GitHub requires, and the versions that the package admits."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    assert all({"runs-on", "timeout-minutes", "steps"} <= job.keys() for job in workflow["jobs"].values())
+    matrix = workflow["jobs"]["quick"]["strategy"]["matrix"]["include"]
+    oldest = documents.project()["requires-python"].removeprefix(">=")
+    assert {"python": oldest, "versions": "lowest-direct"} in matrix
+    for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"):
+        form = yaml.safe_load(path.read_text())
+        if path.name != "config.yml":
+            assert {"name", "description", "body"} <= form.keys()
+            ids = [part["id"] for part in form["body"]]
+            assert len(set(ids)) == len(ids) and all("label" in part["attributes"] for part in form["body"])
 
 
 def test_readme_is_short():
