@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-build proofs lint docs docs-serve setup setup-test clean
+.PHONY: demo test test-slow test-build proofs lint docs docs-serve pages setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers. Where there are none the setting is ignored.
 demo: setup
@@ -46,14 +46,15 @@ lint: setup-test
 	$(BIN)/mypy
 
 # The site, in build/site. A broken link, heading or reference to the code is an error.
-docs: $(VENV)/.docs docs/tutorial.ipynb
+docs: $(VENV)/.docs
 	$(BIN)/zensical build --strict --clean
 
 docs-serve: $(VENV)/.docs
 	$(BIN)/zensical serve
 
-docs/tutorial.ipynb: docs/tutorial.md proofs/notebook.py
-	$(PYTHON) proofs/notebook.py docs/tutorial.md
+# The pages that are derived from others: the notebook of the tutorial, and the table of config fields.
+pages: setup
+	$(BIN)/python .ci/pages.py
 
 setup: $(VENV)/.runtime
 setup-test: $(VENV)/.test

@@ -325,6 +325,13 @@ def test_chance_is_what_random_cosines_score():
                - claimed("image_to_text")) < 5e-3  # fmt: skip
 
 
+def test_derived_pages_are_up_to_date():
+    pages = runpy.run_path(str(ROOT / ".ci/pages.py"))
+    tutorial = (ROOT / "docs/tutorial.md").read_text()
+    assert (ROOT / "docs/tutorial.ipynb").read_text() == pages["notebook"](tutorial), "run `make pages`"
+    assert (ROOT / "docs/reference/config.md").read_text() == pages["config_page"](), "run `make pages`"
+
+
 def test_notebook_is_the_tutorial():
     notebook = json.loads((ROOT / "docs/tutorial.ipynb").read_text())
     page = ROOT / "docs/tutorial.md"
