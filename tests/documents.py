@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("docs/**/*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))]
 
-_FENCE = re.compile(r'^( *)```(\w*)(?: title="([^"]*)")?\n(.*?)^\1```$', re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,7 @@ def blocks(page: Path, language: str = "") -> list[Block]:
     text = page.read_text("utf-8")
     found = []
     for match in _FENCE.finditer(text):
-        indent, kind, title, body = match.groups()
-        body = re.sub(rf"^{indent}", "", body, flags=re.MULTILINE)
+        kind, title, body = match.groups()
         found.append(Block(page, text.count("\n", 0, match.start()) + 1, kind, title or "", body))
     return [block for block in found if language in ("", block.language)]
 
