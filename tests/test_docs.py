@@ -93,6 +93,9 @@ def test_flags_of_every_command(parse_only, capsys, monkeypatch):
     assert len({program for _, program, _ in lines}) > 8
     for block, program, arguments in lines:
         monkeypatch.setattr(sys, "argv", [program, *arguments])
+        if "--download" in arguments:
+            names = arguments[arguments.index("--download") + 1 :]
+            assert all(BENCHMARKS[name].SOURCE.downloadable for name in names), f"{block}: {names}"
         try:
             main_of(program)(arguments)
         except Parsed:
