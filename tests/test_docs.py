@@ -140,7 +140,7 @@ def test_configs_and_overrides_of_every_training_command(tmp_path):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
     assert done.returncode == 0 and not done.stdout, done.stdout + done.stderr
 

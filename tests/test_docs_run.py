@@ -185,12 +185,10 @@ def test_added_source_opens(additions, tmp_path):
 # ---- The tutorial ----------------------------------------------------------------------------------------------------
 
 
+_QUICK = {"duration": "2 steps", "optim.warmup": "0 steps", "data.batch_size": 16, "eval.during": {}}
+_FIELDS = _QUICK | {"eval.benchmarks": ("naturel",), "eval.batch_size": 32}
 SHORT = " ".join(
-    [
-        "--config.duration='2 steps' --config.optim.warmup='0 steps' --config.data.batch_size=16",
-        "--config.bases.clip_scenes.duration='2 steps' --config.bases.clip_scenes.optim.warmup='0 steps'",
-        "--config.bases.clip_scenes.data.batch_size=16",
-    ]
+    f'--config.{base}{field}="{value}"' for base in ("", "bases.clip_scenes.") for field, value in _FIELDS.items()
 )
 
 
@@ -219,7 +217,7 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 
 def shell(command: list[str], folder: Path, environment: dict[str, str]) -> str:
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     return done.stdout
 
