@@ -185,8 +185,13 @@ def test_added_source_opens(additions, tmp_path):
 # ---- The tutorial ----------------------------------------------------------------------------------------------------
 
 
-_QUICK = {"duration": "2 steps", "optim.warmup": "0 steps", "data.batch_size": 16, "eval.during": {}}
-_FIELDS = _QUICK | {"eval.benchmarks": ("naturel",), "eval.batch_size": 32}
+_FIELDS = {
+    "duration": "2 steps",
+    "optim.warmup": "0 steps",
+    "data.batch_size": 16,
+    "eval.benchmarks": ("naturel",),
+    "eval.batch_size": 32,
+}
 SHORT = " ".join(
     f'--config.{base}{field}="{value}"' for base in ("", "bases.clip_scenes.") for field, value in _FIELDS.items()
 )
