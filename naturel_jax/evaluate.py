@@ -24,7 +24,7 @@ from types import ModuleType
 from etils import epath
 
 from naturel_jax import api, preemption
-from naturel_jax.benchmarks import registry
+from naturel_jax.benchmarks import own_config, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.evaluators import blind, results
 from naturel_jax.evaluators.cache import CachedEncoder
@@ -91,8 +91,9 @@ def main(arguments: Sequence[str]) -> None:
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--models", nargs="+", metavar="NAME=SOURCE")
     subject.add_argument("--watch", type=epath.Path, metavar="WORKDIR", help="evaluate this run's checkpoints")
-    known = "all, or names listed by `python -m naturel_jax.benchmarks`"
+    known = "all, names listed by `python -m naturel_jax.benchmarks`, or your own: pairs:my.jsonl, birds=classes:folder"
     parser.add_argument("--benchmarks", nargs="+", default=["all"], metavar="NAME", help=known)
+    own_config.add_fields(parser)
     parser.add_argument(
         "--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="folder with the official files"
     )
@@ -105,7 +106,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.batch_size < 1:
         raise UserError(f"--batch_size is {options.batch_size}, expected 1 or more")
     models = parse_models(options.models or ())
-    benchmarks = registry.read(options.benchmarks, files=options.benchmarks_dir, naturel=options.naturel)
+    places = {"files": options.benchmarks_dir, "naturel": options.naturel}
+    benchmarks = registry.read(options.benchmarks, **places, fields=own_config.parse_fields(options.fields))
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}

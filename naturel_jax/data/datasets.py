@@ -1,4 +1,5 @@
-"""Opens the training data of a run. A data source is an entry in ``SOURCES`` and a file that reads it."""
+"""Opens the training data of a run. A data source is an entry in ``SOURCES`` and a file that reads it, or
+an entry point of another package (``plugins.py``)."""
 
 import contextlib
 import logging
@@ -19,6 +20,7 @@ from naturel_jax.data.items import Source
 from naturel_jax.data.records import Table
 from naturel_jax.data.sources import csv, folder, huggingface, jsonl, parquet, webdataset
 from naturel_jax.data.sources import tfds as tfds_table
+from naturel_jax.plugins import Registry
 from tfds_naturel import twins
 from tfds_naturel.errors import UserError
 from tfds_naturel.scenes.scene import CONFIGS as WORLDS
@@ -91,7 +93,7 @@ def _open_tfds(name: str, data_dir: str, split: str) -> Source | Table:
     return tfds_table.open_table(path, split)
 
 
-SOURCES: dict[str, Opener] = {
+_ROWS: dict[str, Opener] = {
     _TFDS: _open_tfds,
     "jsonl": jsonl.open_table,
     "csv": csv.open_table,
@@ -100,6 +102,9 @@ SOURCES: dict[str, Opener] = {
     "webdataset": webdataset.open_table,
     "folder": folder.open_table,
 }
+SOURCES: Registry[Opener] = Registry(
+    "naturel_jax.sources", _ROWS, "a function (name, data_dir, split) -> Source or Table", callable
+)
 
 
 def trained_on(data: Data) -> dict[str, list[str]]:

@@ -1,4 +1,5 @@
-"""Recipes: which captions are sampled for an image. A recipe is a row of ``RECIPES``."""
+"""Recipes: which captions are sampled for an image. A recipe is a row of ``RECIPES``, of this package or of
+another (``plugins.py``)."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from naturel_jax.data.items import Captions, Items
+from naturel_jax.plugins import Registry
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Kind
 
@@ -180,7 +182,7 @@ def shuffle_order(words: Words, rng: np.random.Generator) -> Words:
     return words[1:] + words[:1]
 
 
-RECIPES: dict[str, Recipe] = {
+_ROWS: dict[str, Recipe] = {
     "positives": Recipe(positives=1),
     # For a base that knows objects and little else: word order means nothing, and attributes are never named.
     "bag_of_words": Recipe(positives=1, rewrite=shuffle_words, attributes=False),
@@ -191,6 +193,9 @@ RECIPES: dict[str, Recipe] = {
     "all_pairs": Recipe(positives="all", negatives="all", paired=True, repeat_image=True, sentinel=True),
     "two_pairs": Recipe(positives=2, negatives=2, paired=True),
 }
+RECIPES: Registry[Recipe] = Registry(
+    "naturel_jax.recipes", _ROWS, "a naturel_jax.data.recipes.Recipe", lambda row: isinstance(row, Recipe)
+)
 
 
 def recipe(name: str) -> Recipe:
