@@ -8,7 +8,7 @@ from typing import Any
 
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Source, by_value
-from naturel_jax.data import prepared
+from naturel_jax.data import identity, prepared
 from tfds_naturel.schema import KINDS, POLARITIES, Polarity, Triplet
 
 SOURCE = Source(
@@ -28,7 +28,8 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
     problems: list[str] = []
     items: list[Item] = []
     for n in range(len(records)):
-        image = Image(f"{folder}:{split}:{n}", functools.partial(prepared.read_image, records, n))
+        names = (identity.of_name(prepared.to_str(records[n]["image_id"])),)
+        image = Image(f"{folder}:{split}:{n}", functools.partial(prepared.read_image, records, n), names=names)
         items += _items(image, records[n], problems)
     metrics: list[Metric] = []
     for kind in KINDS:

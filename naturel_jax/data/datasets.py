@@ -2,6 +2,9 @@
 an entry point of another package (``plugins.py``)."""
 
 import contextlib
+import dataclasses
+import hashlib
+import json
 import logging
 import os
 import re
@@ -16,7 +19,7 @@ from naturel_jax import preemption, storage
 from naturel_jax.config import Data
 from naturel_jax.data import index, index_writer, prepared
 from naturel_jax.data.fields import Fields
-from naturel_jax.data.items import Source
+from naturel_jax.data.items import Origin, Source
 from naturel_jax.data.records import Table
 from naturel_jax.data.sources import csv, folder, huggingface, jsonl, parquet, webdataset
 from naturel_jax.data.sources import tfds as tfds_table
@@ -89,8 +92,19 @@ def _parse(dataset: str) -> tuple[str, str]:
 def _open_tfds(name: str, data_dir: str, split: str) -> Source | Table:
     path = directory(data_dir, name)
     if tfds_table.has_caption_groups(path):
-        return prepared.open_source(path, split)
+        return dataclasses.replace(prepared.open_source(path, split), origin=_origin(path, data_dir, split))
     return tfds_table.open_table(path, split)
+
+
+def _origin(path: epath.Path, data_dir: str, split: str) -> Origin:
+    """Of the images of a prepared dataset."""
+    status = (path / "dataset_info.json").stat()
+    key = json.dumps([os.fspath(path), split, status.length, status.mtime])
+    cache = index_writer.cache_folder(data_dir) / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+    metadata = path / "metadata.json"
+    options = json.loads(metadata.read_text()).get("options", {}) if metadata.exists() else {}
+    drawn = "pairs_per_family" in options  # a field of ScenesConfig
+    return Origin(str(cache), photos=not drawn, used=recipe_examples.used(path))
 
 
 _ROWS: dict[str, Opener] = {
@@ -105,18 +119,6 @@ _ROWS: dict[str, Opener] = {
 SOURCES: Registry[Opener] = Registry(
     "naturel_jax.sources", _ROWS, "a function (name, data_dir, split) -> Source or Table", callable
 )
-
-
-def trained_on(data: Data) -> dict[str, list[str]]:
-    """The benchmark items in the training data, by collection (``tfds_naturel.sources.examples.used``); a run is scored
-    only on the others."""
-    items: dict[str, set[str]] = {}
-    for part in data.mixture.values():
-        prefix, name = _parse(part.dataset)
-        if prefix == _TFDS:
-            for collection, used in recipe_examples.used(directory(data.dir, name)).items():
-                items.setdefault(collection, set()).update(used)
-    return {collection: sorted(used) for collection, used in items.items()}
 
 
 def directory(data_dir: str, dataset: str) -> epath.Path:

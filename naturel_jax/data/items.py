@@ -8,7 +8,7 @@ Shape letters: N images, G caption groups, C captions of one polarity. A trailin
 
 import dataclasses
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -180,6 +180,17 @@ class Items:
 
 
 @dataclasses.dataclass(frozen=True)
+class Origin:
+    """What is known of the images of a source. ``cache``: folder for what was found in them (empty: none). ``photos``:
+    copies of an image look alike, and others do not; drawings of one world all look alike. ``used``: collection -> its
+    items in the source."""
+
+    cache: str = ""
+    photos: bool = True
+    used: Mapping[str, Collection[str]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """Training data: ``items``, and ``read_image(n)``, which returns the encoded image of item n.
 
@@ -190,6 +201,7 @@ class Source:
     items: Items
     read_image: Callable[[int], bytes]
     content: str = ""
+    origin: Origin = dataclasses.field(default_factory=Origin)
 
 
 class _Numbers(dict[str, int]):

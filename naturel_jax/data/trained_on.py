@@ -57,12 +57,15 @@ class TrainedOn:
         perceptual = (image.perceptual for image in seen if image.perceptual is not None)
         return cls(_sorted(numbers + [image.content for image in seen]), _sorted(perceptual), images, len(seen))
 
+    @classmethod
+    def union(cls, parts: Sequence["TrainedOn"]) -> "TrainedOn":
+        """All of the images of ``parts``."""
+        arrays = [[getattr(part, name) for part in parts] for name in _ARRAYS]
+        exact, perceptual = (_sorted(np.concatenate([_EMPTY, *each])) for each in arrays)
+        return cls(exact, perceptual, sum(part.images for part in parts), sum(part.read for part in parts))
+
     def __bool__(self) -> bool:
         return len(self.exact) > 0
-
-    def __or__(self, other: "TrainedOn") -> "TrainedOn":
-        exact, perceptual = (np.union1d(getattr(self, name), getattr(other, name)) for name in _ARRAYS)
-        return TrainedOn(exact, perceptual, self.images + other.images, self.read + other.read)
 
     def has(self, numbers: Sequence[int]) -> np.ndarray:
         """Which of the ``numbers`` are among ``exact``, bool [N]."""
@@ -125,8 +128,11 @@ def load(folder: epath.Path) -> TrainedOn | None:
     try:
         version, images, read, checksum = (fields[name] for name in ("version", "images", "read", "xxh3"))
         if version > VERSION:
-            raise UserError(f"{path} has version {version}; this naturel_jax reads up to {VERSION}: install a newer one")
-        result = TrainedOn(*(_array(folder / f"{name}.uint64") for name in _ARRAYS), images, read)
+            raise UserError(
+                f"{path} has version {version}; this naturel_jax reads up to {VERSION}: install a newer one"
+            )
+        exact, perceptual = (_array(folder / f"{name}.uint64") for name in _ARRAYS)
+        result = TrainedOn(exact, perceptual, images, read)
         if result.checksum() != checksum:
             raise ValueError("the arrays do not have the checksum noted here")
     except UserError:

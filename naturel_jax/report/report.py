@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.blind import BASELINES
 from naturel_jax.evaluators.results import Result
@@ -15,9 +16,10 @@ from tfds_naturel import escape
 
 NOTE = (
     "In parentheses: the published number and the difference from it. An asterisk marks a score over fewer items than "
-    "were published, or with images that could not be read. Rows in italics are blind baselines: they read the "
-    "captions and never see an image."
+    "were published, or without those whose images could not be read or were trained on. Rows in italics are blind "
+    "baselines: they read the captions and never see an image."
 )
+_QUOTED = 4  # metrics of a benchmark without headline metrics that a line about it has
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:85rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:1.5rem 0}caption{text-align:left;font-weight:600;margin-bottom:.4rem}"
@@ -82,9 +84,25 @@ def _left_out(all_results: Sequence[Result]) -> list[str]:
     for result in all_results:
         if result.problems or result.incomplete:
             number = f" of {result.published:,} published" if result.published else ""
+            number += f" items{_trained_on(result)}"
             first = f"; the first problem: {result.problems[0]}" if result.problems else ""
-            lines.append(f"{result.model} on {result.benchmark}: {result.items:,}{number} items{first}")
+            lines.append(f"{result.model} on {result.benchmark}: {result.items:,}{number}{first}")
     return lines
+
+
+def _trained_on(result: Result) -> str:
+    """How many items are left out since their images were trained on, and the scores without and with them."""
+    if not result.left_out:
+        return ""
+    metrics = [m for m in result.with_trained_on if is_headline(m)] or list(result.with_trained_on)[:_QUOTED]
+    known = {metric: result.with_trained_on[metric] for metric in metrics}
+    values = (
+        f"{metric} {result.scores[metric]['value']:.3f} without them, {value:.3f} with them"
+        if metric in result.scores
+        else f"{metric} {value:.3f} with them"
+        for metric, value in known.items()
+    )
+    return f", {result.left_out:,} left out whose images it was trained on ({'; '.join(values)})"
 
 
 def _html(shown: Sequence[Table], scores: Scores, plotted: Mapping[str, Path], left_out: Sequence[str]) -> str:
@@ -105,13 +123,13 @@ def _write_csv(all_results: Sequence[Result], path: Path) -> None:
     """One score per line, with its confidence interval and the published number."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ["model", "benchmark", "metric", "value", "low", "high", "count", "published", "incomplete", *BASELINES]
-        )
+        header = ("model", "benchmark", "metric", "value", "low", "high", "count", "published", "incomplete")
+        writer.writerow([*header, *BASELINES, "left_out", "with_trained_on"])
         for result in all_results:
             known = published.scores_of(result.model)
             for metric, s in result.scores.items():
                 names = (escape.cell(name) for name in (result.model, result.benchmark, metric))
                 row = [*names, s["value"], s["low"], s["high"], s["count"]]
                 blind = [result.blind.get(baseline, {}).get(metric, "") for baseline in BASELINES]
-                writer.writerow([*row, known.get(metric, ""), int(result.incomplete), *blind])
+                trained_on = [result.left_out, result.with_trained_on.get(metric, "")]
+                writer.writerow([*row, known.get(metric, ""), int(result.incomplete), *blind, *trained_on])
