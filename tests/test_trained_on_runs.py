@@ -46,7 +46,7 @@ def config(folder: Path, records: str = "my") -> c.Config:
     raw.eval.benchmarks = (f"pairs:{folder}/test/mine.jsonl",)
     raw.eval.fields = {"mine": {"image": "photo"}}
     raw.eval.during = {"mine": "2 steps"}
-    raw.duration, raw.checkpoint.every = "4 steps", "2 steps"
+    raw.duration, raw.checkpoint.every, raw.optim.warmup = "4 steps", "2 steps", "1 steps"
     return c.load(raw)
 
 
@@ -68,6 +68,7 @@ def test_own_benchmark_during_training_and_afterwards(folder, tmp_path, monkeypa
     with_base.data.mixture.main = c.part(raw.data.mixture["main"].dataset, "order_shuffles")
     with_base.data.update({"dir": raw.data.dir, "batch_size": 16})
     with_base.eval.update({"benchmarks": (), "during": {}})
+    with_base.optim.warmup = "0 steps"
     run.run(c.load(with_base), "second")
     assert (runs.trained_on("first").images, runs.trained_on("second").images) == (16, 18)
 
@@ -94,6 +95,7 @@ def test_the_same_images_are_left_out_on_two_processes_and_after_a_resume(folder
         f"--config.eval.benchmarks=('pairs:{folder}/test/usual.jsonl',)",
         "--config.eval.during={}",
         "--config.duration=4 steps",
+        "--config.optim.warmup=1 steps",
         "--config.checkpoint.every=2 steps",
     ]
     workdir = tmp_path / "run"

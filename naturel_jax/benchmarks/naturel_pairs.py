@@ -28,9 +28,10 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
     problems: list[str] = []
     items: list[Item] = []
     for n in range(len(records)):
-        names = (identity.of_name(prepared.to_str(records[n]["image_id"])),)
+        example = records[n]
+        names = (identity.of_name(prepared.to_str(example["image_id"])),)
         image = Image(f"{folder}:{split}:{n}", functools.partial(prepared.read_image, records, n), names=names)
-        items += _items(image, records[n], problems)
+        items += _items(image, example, problems)
     metrics: list[Metric] = []
     for kind in KINDS:
         of_kind = [item for item in items if item.tags["kind"] == kind]

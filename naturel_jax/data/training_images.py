@@ -49,14 +49,19 @@ def of_source(source: Source) -> TrainedOn:
 
 def names(items: Items) -> Iterator[str]:
     """The name of each image that is trained on, "" if it has none."""
+    return map(identity.of_name, itertools.compress(items.image_ids, _is_kept(items)))
+
+
+def _is_kept(items: Items) -> np.ndarray:
+    """Whether each image is trained on, bool [N]."""
     kept = np.ones(len(items.image_ids), bool)
     kept[items.left_out] = False
-    return (identity.of_name(image_id) for image_id in itertools.compress(items.image_ids, kept))
+    return kept
 
 
 def _looks(source: Source) -> Iterator[identity.Seen]:
     """What each image that is trained on looks like, except those that cannot be read: training names them."""
-    numbers = [source.items.image(k) for k in range(len(source.items))]
+    numbers = np.flatnonzero(_is_kept(source.items)).tolist()
     if len(numbers) > _BLOCK:
         _LOG.info(
             "%s: reading %s images, to leave copies of them out of scores", source.items.name, f"{len(numbers):,}"
