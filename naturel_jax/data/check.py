@@ -2,6 +2,7 @@
 that copies of them are left out of scores.
 
     python -m naturel_jax.data.check csv:photos.csv
+    python -m naturel_jax.data.check csv:photos.csv --tags en_core_web_sm
     python -m naturel_jax.data.check webdataset:shards/{0000..0099}.tar --fields image=png positives=txt --workers 16
 
 The list is kept with the source's index; training leaves its records out, up to ``config.data.max_bad`` of all.
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from naturel_jax.data import columns, datasets, identity, index, index_writer, trained_on, training_images
+from naturel_jax.data import columns, datasets, identity, index, index_writer, tags, trained_on, training_images
 from naturel_jax.data.augment import Augment
 from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Source
@@ -39,12 +40,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--fields", nargs="*", default=[], metavar="PART=NAME", help="as in config.data.mixture")
     parser.add_argument("--split", default="train")
     parser.add_argument("--data_dir", default="data", help="config.data.dir; the index is in its folder .cache")
+    parser.add_argument("--tags", metavar="MODEL", help="also tag captions with a spaCy model, for the recipe swaps")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(arguments)
     fields = parse(
         Fields, {part: name for part, _, name in (field.partition("=") for field in options.fields)}, "--fields"
     )
     bad, path, total = check(options.source, options.data_dir, options.split, fields, options.workers)
+    if options.tags:
+        print(f"{options.source}: captions tagged by {tags.write(path.parent, options.tags, options.workers)}")
     print(f"{options.source}: {len(bad):,} of {total:,} records are bad; the list is {path}")
     reasons = collections.Counter(row["reason"].split(":")[0][:80] for row in bad)
     for reason, count in reasons.most_common(10):
@@ -70,8 +74,8 @@ def check(source: str, data_dir: str, split: str, fields: Fields, workers: int) 
         _LOG.info("%s: read %s of %s images; %s bad", source, f"{done:,}", f"{len(left):,}", f"{len(bad):,}")
     bad.sort(key=lambda row: row["record"])
     path = index.write_bad(folder, bad)
-    items = index.open_items(folder, meta, np.array([row["record"] for row in bad], np.int64))
-    named = TrainedOn.of(training_images.names(items), images=len(items))
+    left_out = np.array([row["record"] for row in bad], np.int64)
+    named = TrainedOn.of(training_images.names(names, left_out), images=len(names) - len(bad))
     TrainedOn.union([named, *seen]).save(epath.Path(folder / trained_on.FOLDER))
     return bad, path, meta["records"]
 

@@ -20,6 +20,7 @@ from naturel_jax.config import Data
 from naturel_jax.data import index, index_writer, prepared
 from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Origin, Source
+from naturel_jax.data.recipes import recipe
 from naturel_jax.data.records import Table
 from naturel_jax.data.sources import csv, folder, huggingface, jsonl, parquet, webdataset
 from naturel_jax.data.sources import tfds as tfds_table
@@ -46,12 +47,15 @@ def open_sources(data: Data) -> list[Source]:
 
 
 def contents(data: Data, sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
-    """What identifies the records of each part that is a table."""
-    return {
-        name: {"records": len(source.items), "left_out": len(source.items.left_out), "content": source.content}
-        for name, source in zip(data.mixture, sources, strict=True)
-        if source.content
-    }
+    """What identifies the records of each part that is a table, and the tags that its recipe uses."""
+    found: dict[str, dict[str, Any]] = {}
+    for (name, part), source in zip(data.mixture.items(), sources, strict=True):
+        items = source.items
+        if source.content:
+            found[name] = {"records": len(items), "left_out": len(items.left_out), "content": source.content}
+            if items.tags and recipe(part.recipe).swaps:
+                found[name]["tags"] = items.tags.made_by
+    return found
 
 
 def open_source(

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.data import columns, records
+from naturel_jax.data import columns, records, tags
 from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Captions, Items, Origin, Ragged, Source
 from naturel_jax.data.records import Table
@@ -109,6 +109,7 @@ def open_items(folder: Path, meta: dict[str, Any], left_out: np.ndarray) -> Item
         shows=ragged("shows"),
         asserts=ragged("asserts"),
         left_out=left_out,
+        tags=tags.read(folder),
     )
 
 

@@ -5,14 +5,14 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from etils import epath
 
 from naturel_jax import preemption
 from naturel_jax.data import identity, trained_on
-from naturel_jax.data.items import Items, Source
+from naturel_jax.data.items import Source
 from naturel_jax.data.trained_on import TrainedOn
 
 _LOG = logging.getLogger(__name__)
@@ -38,30 +38,25 @@ def of_source(source: Source) -> TrainedOn:
                 items.name,
                 f"{len(items):,}",
             )
-            known = TrainedOn.of(names(items), images=len(items))
+            known = TrainedOn.of(names(items.image_ids, items.left_out), images=len(items))
         else:
-            known = TrainedOn.of(names(items), list(_looks(source)), len(items))
+            known = TrainedOn.of(names(items.image_ids, items.left_out), list(_looks(source)), len(items))
         with contextlib.suppress(OSError):  # a folder that may only be read
             if folder:
                 known.save(folder)
     return TrainedOn.union([known, trained_on.from_used(origin.used)])
 
 
-def names(items: Items) -> Iterator[str]:
-    """The name of each image that is trained on, "" if it has none."""
-    return map(identity.of_name, itertools.compress(items.image_ids, _is_kept(items)))
-
-
-def _is_kept(items: Items) -> np.ndarray:
-    """Whether each image is trained on, bool [N]."""
-    kept = np.ones(len(items.image_ids), bool)
-    kept[items.left_out] = False
-    return kept
+def names(image_ids: Sequence[str], left_out: np.ndarray) -> Iterator[str]:
+    """The name of each image but those ``left_out`` (numbers), "" if it has none."""
+    kept = np.ones(len(image_ids), bool)
+    kept[left_out] = False
+    return map(identity.of_name, itertools.compress(image_ids, kept))
 
 
 def _looks(source: Source) -> Iterator[identity.Seen]:
     """What each image that is trained on looks like, except those that cannot be read: training names them."""
-    numbers = np.flatnonzero(_is_kept(source.items)).tolist()
+    numbers = np.delete(np.arange(len(source.items.image_ids)), source.items.left_out).tolist()
     if len(numbers) > _BLOCK:
         _LOG.info(
             "%s: reading %s images, to leave copies of them out of scores", source.items.name, f"{len(numbers):,}"
