@@ -67,7 +67,7 @@ def test_own_benchmark_during_training_and_afterwards(folder, tmp_path, monkeypa
     with_base.update({"name": "second", "init": "run:first", "duration": "2 steps"})
     with_base.data.mixture.main = c.part(raw.data.mixture["main"].dataset, "order_shuffles")
     with_base.data.update({"dir": raw.data.dir, "batch_size": 16})
-    with_base.eval.update({"benchmarks": (), "during": {}})
+    with_base.eval.benchmarks, with_base.eval.during = (), {}
     with_base.optim.warmup = "0 steps"
     run.run(c.load(with_base), "second")
     assert (runs.trained_on("first").images, runs.trained_on("second").images) == (16, 18)

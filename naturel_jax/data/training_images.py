@@ -31,19 +31,18 @@ def of_source(source: Source) -> TrainedOn:
     folder = epath.Path(origin.cache) / trained_on.FOLDER if origin.cache else None
     known = trained_on.load(folder) if folder else None
     if known is None:
-        if len(items) > MOST:
-            _LOG.warning(
-                "%s: %s images are too many to read before training, so copies of them under other names are not left "
-                "out of scores; python -m naturel_jax.data.check reads them all once",
-                items.name,
-                f"{len(items):,}",
-            )
-            known = TrainedOn.of(names(items.image_ids, items.left_out), images=len(items))
-        else:
-            known = TrainedOn.of(names(items.image_ids, items.left_out), list(_looks(source)), len(items))
+        seen = list(_looks(source)) if len(items) <= MOST else []
+        known = TrainedOn.of(names(items.image_ids, items.left_out), seen, len(items))
         with contextlib.suppress(OSError):  # a folder that may only be read
             if folder:
                 known.save(folder)
+    if not known.read and len(items) > MOST:
+        _LOG.warning(
+            "%s: %s images are too many to read before training, so copies of them under other names are not left out "
+            "of scores; python -m naturel_jax.data.check reads them all once",
+            items.name,
+            f"{len(items):,}",
+        )
     return TrainedOn.union([known, trained_on.from_used(origin.used)])
 
 
