@@ -15,6 +15,7 @@ from naturel_jax.benchmarks import (
     flickr30k_order,
     flickr30k_retrieval,
     naturel,
+    naturel_contrast,
     naturel_unseen,
     own,
     own_config,
@@ -47,6 +48,7 @@ class Reader(Protocol):
 _ROWS: dict[str, Reader] = {
     "naturel": naturel,
     "naturel_unseen": naturel_unseen,
+    "naturel_contrast": naturel_contrast,
     "winoground": winoground,
     "vg_relation": vg_relation,
     "vg_attribution": vg_attribution,
