@@ -127,7 +127,7 @@ class Recipe:
         made = []
         for number in items.positives.text_C[rows].tolist():
             text, places = items.texts[number], items.tags.places[number].reshape(-1, 3).tolist()
-            swapped = tags.swap(text, places, rng)
+            swapped = tags.swap(text, map(tuple, places), rng)
             if swapped is None and self.rewrite_to_negative:
                 swapped = " ".join(self.rewrite_to_negative(text.split(), rng))
             made.append(Sampled(swapped or text))
