@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from naturel_jax import storage
+from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.results import Result
 from naturel_jax.report import chance, plots, published, tables, ties
@@ -20,6 +21,7 @@ from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, 
 from tfds_naturel import escape, pages
 
 _FILES = importlib.resources.files("naturel_jax.report")
+_QUOTED = 4  # metrics of a benchmark without headline metrics that a line about it has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +145,25 @@ def _left_out(all_results: Sequence[Result]) -> list[str]:
     for result in all_results:
         if result.problems or result.incomplete:
             number = f" of {result.published:,} published" if result.published else ""
+            number += f" items{_trained_on(result)}"
             first = f"; the first problem: {result.problems[0]}" if result.problems else ""
-            lines.append(f"{result.model} on {result.benchmark}: {result.items:,}{number} items{first}")
+            lines.append(f"{result.model} on {result.benchmark}: {result.items:,}{number}{first}")
     return lines
+
+
+def _trained_on(result: Result) -> str:
+    """How many items are left out since their images were trained on, and the scores without and with them."""
+    if not result.left_out:
+        return ""
+    metrics = [m for m in result.with_trained_on if is_headline(m)] or list(result.with_trained_on)[:_QUOTED]
+    known = {metric: result.with_trained_on[metric] for metric in metrics}
+    values = (
+        f"{metric} {result.scores[metric]['value']:.3f} without them, {value:.3f} with them"
+        if metric in result.scores
+        else f"{metric} {value:.3f} with them"
+        for metric, value in known.items()
+    )
+    return f", {result.left_out:,} left out whose images it was trained on ({'; '.join(values)})"
 
 
 def _legend(rows: Sequence[Row], interval: str) -> list[str]:
@@ -156,7 +174,10 @@ def _legend(rows: Sequence[Row], interval: str) -> list[str]:
     lines = [
         (f"{interval}, from a bootstrap over images.", any(cell.interval for cell in cells)),
         (bold, any(cell.best for cell in cells)),
-        (f"{tables.INCOMPLETE} Fewer items than published, or unreadable images.", any(c.incomplete for c in cells)),
+        (
+            f"{tables.INCOMPLETE} Fewer items than published: images unreadable or trained on.",
+            any(c.incomplete for c in cells),
+        ),
         ("In italics, with a source: published scores on the same items.", PUBLISHED in kinds),
         ("In italics, without a source: baselines that read the captions and never see an image.", BLIND in kinds),
         ("Chance: the expected score of a guess.", CHANCE in kinds),
