@@ -2,14 +2,12 @@
 and export."""
 
 import base64
-import contextlib
 import dataclasses
 import functools
 import html
-import io
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ftfy
@@ -18,15 +16,14 @@ import sentencepiece
 import tokenizers
 from PIL import Image
 
+from naturel_jax.data.images import decoded, without_transparent_color
 from naturel_jax.data.tokenizer import train_tokenizer
 from naturel_jax.models.families import Channels, family_of
 from naturel_jax.models.two_tower import TwoTowerConfig
 from tfds_naturel.errors import UserError
-from tfds_naturel.photos import MAX_PIXELS
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # without those that call other programs
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -62,18 +59,12 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def _without_transparent_color(image: Image.Image) -> Image.Image:
-    """Pillow would drop it too when it converts the image to RGB, but warn about each image."""
-    image.info.pop("transparency", None)
-    return image
-
-
 # How an image that is not RGB becomes RGB before it is resized. Only images with transparency or a palette depend on
 # it: all three agree on grey ones.
 TO_RGB: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "first": lambda image: _without_transparent_color(image).convert("RGB"),
+    "first": lambda image: without_transparent_color(image).convert("RGB"),
     "on_white": _on_white,
-    "last": _without_transparent_color,
+    "last": without_transparent_color,
 }
 
 
@@ -177,7 +168,7 @@ class Processor:
         evaluated here as transformers does. Raises UserError for bytes that are not an image, or an image of more than
         ``MAX_PIXELS``.
         """
-        with _decoded(data) as image:
+        with decoded(data) as image:
             image = TO_RGB[self.to_rgb](image)
             image = image if box is None else image.crop(box)
             width, height, crop = self._geometry(*image.size)
@@ -197,26 +188,6 @@ class Processor:
         w, h = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
         left, top = (CENTRES[self.centre](side - size) for side in (w, h))
         return w, h, (left, top, left + size, top + size)
-
-
-@contextlib.contextmanager
-def _decoded(data: bytes) -> Iterator[Image.Image]:
-    """The image in its own mode, its size checked before its pixels are decoded. Makes every error a UserError."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise UserError(f"image of {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")
-        yield image
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly anything
-        raise UserError(f"not a readable image ({len(data)} bytes): {error}") from error
-
-
-def open_image(data: bytes) -> Image.Image:
-    """An RGB image from encoded bytes, without its alpha channel. Raises UserError."""
-    with _decoded(data) as image:
-        return TO_RGB["first"](image)
 
 
 def from_scratch(config: TwoTowerConfig, captions: Iterable[str]) -> Processor:
