@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from caption_groups import SHOWN, TRIPLETS
+from caption_groups import SHOWN, TRIPLETS, sampled_texts
 
 from naturel_jax.data import datasets, index, index_writer
 from naturel_jax.data.fields import Fields
@@ -68,18 +68,15 @@ def test_items_are_those_of_collect(pair):
 
 @pytest.mark.parametrize("name", ["positives", "one_pair", "order_shuffles"])
 def test_recipes_sample_the_same_captions(name, pair):
-    def sampled(items):
-        rng = np.random.default_rng(0)
-        return [[[s.text for s in side] for side in recipe(name).sample(items, n, rng)] for n in range(len(items))]
-
-    assert sampled(pair[0]) == sampled(pair[1])
+    one, other = (sampled_texts(recipe(name), items, range(30)) for items in pair)
+    assert one == other
 
 
 def test_counts_of_blocks_are_those_of_each_group(pair):
     """Against the pairs and rows of every single group."""
     for items, kind, paired in itertools.product(pair, (None, "simple", "complex"), (False, True)):
         expected = [
-            tuple(map(len, items.pairs(g, kind)))
+            tuple(side.lengths.item() for side in items.pairs(np.array([g]), kind))
             if paired
             else (len(items.positives.rows(g, kind)), len(items.negatives.rows(g, kind)))
             for g in range(30)
@@ -188,8 +185,7 @@ def test_recipe_names_the_record_and_the_captions_it_lacks(tmp_path):
 
 def test_caption_of_one_word_has_no_order_shuffle():
     items = collect("words", [("a", [Group([Caption("dog")])])])
-    [positive], negatives = recipe("order_shuffles").sample(items, 0, np.random.default_rng(0))
-    assert positive.text == "dog" and negatives == []
+    assert sampled_texts(recipe("order_shuffles"), items, [0]) == [(["dog"], [])]
 
 
 def test_workers_end_with_a_parent_that_is_killed():

@@ -116,7 +116,7 @@ def test_batch_is_a_function_of_seed_and_step(clip):
     first.plan(3)  # earlier plans do not matter
     for step in (4, 0):
         jax.tree.map(np.testing.assert_array_equal, first.plan(step)[1:], again.plan(step)[1:])
-        assert first.plan(step).rows == again.plan(step).rows
+        assert list(first.plan(step).rows) == list(again.plan(step).rows)
     assert [first.items(s) for s in range(3)] != [other.items(s) for s in range(3)]
 
 
@@ -130,6 +130,13 @@ def test_every_epoch_visits_each_item_once_in_a_new_order(clip):
 def test_captions_are_resampled_every_epoch(clip):
     plans = planner(clip, "single_pair", parts=[Part(items(4), recipe("single_pair"))])
     assert len({tuple(sorted(words(plans.plan(step), clip))) for step in range(6)}) > 1
+
+
+def test_rewritten_caption_asserts_nothing(clip):
+    plan = planner(clip, "order_shuffles", parts=[Part(items(12, ("Cat|on|Table",)), recipe("order_shuffles"))]).plan(0)
+    asserted = plan.caption_labels.asserts_UA[:, 0] >= 0
+    positives, negatives = plan.image_labels.positives_IK[:-1], plan.image_labels.negatives_IK[:-1]
+    assert asserted[positives].all() and not asserted[negatives].any()
 
 
 def test_mixture_weights(clip):

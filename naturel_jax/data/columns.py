@@ -7,6 +7,7 @@ pipeline's reading processes share its pages.
 import itertools
 import mmap
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -64,9 +65,7 @@ class Strings(Sequence[str]):
     def __init__(self, path: str, starts_N1: np.ndarray):
         self._path, self._starts_N1 = path, starts_N1
         self._file = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        os.close(self._file)
+        weakref.finalize(self, os.close, self._file)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Strings, (self._path, self._starts_N1)
@@ -86,6 +85,12 @@ class Strings(Sequence[str]):
             raise IndexError(f"string {n} of {len(self)}")
         start, stop = int(self._starts_N1[n]), int(self._starts_N1[n + 1])
         return os.pread(self._file, stop - start, start).decode()
+
+    def take(self, numbers: np.ndarray) -> list[str]:
+        """The strings with these numbers, which are not negative."""
+        starts, stops = self._starts_N1[numbers].tolist(), self._starts_N1[numbers + 1].tolist()
+        read, file = os.pread, self._file
+        return [read(file, stop - start, start).decode() for start, stop in zip(starts, stops, strict=True)]
 
     def __iter__(self) -> Iterator[str]:
         block = 4096  # a read for each string would take most of the time

@@ -16,7 +16,8 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.data import columns, records
 from naturel_jax.data.fields import Fields
-from naturel_jax.data.items import Captions, Items, Ragged, Source
+from naturel_jax.data.items import Captions, Items, Source
+from naturel_jax.data.ragged import Ragged
 from naturel_jax.data.records import Table
 from tfds_naturel.errors import UserError
 

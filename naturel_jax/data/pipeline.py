@@ -14,8 +14,9 @@ from jax.sharding import Mesh, NamedSharding
 from naturel_jax.batch import Batch
 from naturel_jax.config import Config
 from naturel_jax.data.augment import Augment
+from naturel_jax.data.draws import generator
 from naturel_jax.data.items import Items, Source
-from naturel_jax.data.planner import AUGMENT, Part, Planner, Row, generator
+from naturel_jax.data.planner import AUGMENT, Part, Planner, Row
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.recipes import recipe
 from naturel_jax.models.two_tower import TwoTowerConfig

@@ -1,12 +1,15 @@
 """Recipes: which captions are sampled for an image. A recipe is a row of ``RECIPES``."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import compress
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from naturel_jax.data.draws import Draws
 from naturel_jax.data.items import Captions, Items
+from naturel_jax.data.ragged import Ragged, spans
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Kind
 
@@ -19,10 +22,11 @@ _GROUPS = 1 << 18  # groups that are checked at a time
 
 
 class Sampled(NamedTuple):
-    """A caption sampled for an image: its text, and the indices of the facts it asserts."""
+    """Captions sampled for each image of a batch: indices of the dataset's texts, and what they were rewritten to (one
+    string for each, in order) if they were."""
 
-    text: str
-    asserts: Sequence[int] = ()
+    texts: Ragged
+    rewritten: list[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,30 +70,34 @@ class Recipe:
             max_negatives = max(max_negatives, _most(self.negatives, negatives[used]))
         return max_positives, max_positives if self.rewrite_to_negative else max_negatives
 
-    def sample(self, items: Items, n: int, rng: np.random.Generator) -> tuple[list[Sampled], list[Sampled]]:
-        """The positives and negatives of image ``n``; ``check`` must have accepted ``items``."""
-        groups = items.groups(n)
-        if not self.attributes and len(others := groups[~items.attribute_G[groups]]):
-            groups = others
-        rows = self._rows(items, groups[rng.integers(len(groups))])
-        chosen = _choose(len(rows[0]), self.positives, rng)
-        positives = rows[0][chosen]
-        negatives = rows[1][chosen if self.paired else _choose(len(rows[1]), self.negatives, rng)]
-        if self.rewrite_to_negative:
-            true = _sampled(items, items.positives, positives, self.rewrite, rng)
-            false = _sampled(items, items.positives, positives, self.rewrite_to_negative, rng)
-            own = {caption.text for caption in true}  # "dog" has no other order
-            return true, [caption for caption in false if caption.text not in own]
-        return (
-            _sampled(items, items.positives, positives, self.rewrite, rng),
-            _sampled(items, items.negatives, negatives, None, rng),
-        )
-
-    def _rows(self, items: Items, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row indices of the positives and negatives to choose from; row by row if they are paired."""
+    def sample(self, items: Items, image_B: np.ndarray, draws: Draws) -> tuple[Sampled, Sampled]:
+        """The positives and negatives of these images; ``check`` must have accepted ``items``."""
+        group_B = self._groups(items, image_B, draws)
         if self.paired:
-            return items.pairs(group, self.kind)
-        return items.positives.rows(group, self.kind), items.negatives.rows(group, self.kind)
+            positives, negatives = items.pairs(group_B, self.kind)
+            columns = _choose(positives, self.positives, draws)
+            positives, negatives = _chosen(positives, columns), _chosen(negatives, columns)
+        else:
+            positives, negatives = (side.rows_of(group_B, self.kind) for side in (items.positives, items.negatives))
+            positives = _chosen(positives, _choose(positives, self.positives, draws))
+            negatives = _chosen(negatives, _choose(negatives, self.negatives, draws))
+        true = Ragged(positives.starts, items.positives.text_C[positives.values])
+        rewritten = _rewritten(items, true, self.rewrite, draws) if self.rewrite else None
+        if self.rewrite_to_negative:
+            false = _rewritten(items, true, self.rewrite_to_negative, draws)
+            own = set(zip(true.rows.tolist(), rewritten or items.texts_at(true.values), strict=True))
+            kept = [caption not in own for caption in zip(true.rows.tolist(), false, strict=True)]  # "dog"
+            return Sampled(true, rewritten), Sampled(true.keep(np.array(kept, bool)), list(compress(false, kept)))
+        return Sampled(true, rewritten), Sampled(Ragged(negatives.starts, items.negatives.text_C[negatives.values]))
+
+    def _groups(self, items: Items, image_B: np.ndarray, draws: Draws) -> np.ndarray:
+        """A caption group of each image."""
+        groups = spans(items.groups_N1[image_B], items.groups_N1[image_B + 1])
+        if not self.attributes:
+            other = ~items.attribute_G[groups.values]
+            has_others_B = np.bincount(groups.rows[other], minlength=len(groups)) > 0
+            groups = groups.keep(other | ~has_others_B[groups.rows])
+        return groups.choose(draws.integers(groups.lengths)[:, None]).values
 
     def _misfit(self, items: Items, group: int) -> str:
         kind = f" of kind {self.kind!r}" if self.kind else ""
@@ -120,21 +128,18 @@ def _most(count: Count, available: np.ndarray) -> int:
     return int(available.max(initial=0)) if count == "all" else count
 
 
-def _choose(available: int, count: Count, rng: np.random.Generator) -> Sequence[int] | np.ndarray:
-    if count == "all":
-        return range(available)
-    if count == 1:
-        return [int(rng.integers(available))]
-    return rng.choice(available, count, replace=False) if count else []
+def _choose(available: Ragged, count: Count, draws: Draws) -> np.ndarray | None:
+    """Columns of ``count`` values of each row; None: all."""
+    return None if count == "all" else draws.choose(available.lengths, count)
 
 
-def _sampled(
-    items: Items, side: Captions, rows: np.ndarray, rewrite: Rewrite | None, rng: np.random.Generator
-) -> list[Sampled]:
-    texts = side.text_C[rows].tolist()
-    if rewrite:
-        return [Sampled(" ".join(rewrite(items.texts[text].split(), rng))) for text in texts]
-    return [Sampled(items.texts[text], items.asserts[text].tolist()) for text in texts]
+def _chosen(available: Ragged, columns: np.ndarray | None) -> Ragged:
+    return available if columns is None else available.choose(columns)
+
+
+def _rewritten(items: Items, texts: Ragged, rewrite: Rewrite, draws: Draws) -> list[str]:
+    rows = zip(texts.rows.tolist(), items.texts_at(texts.values), strict=True)
+    return [" ".join(rewrite(text.split(), draws.generator(row))) for row, text in rows]
 
 
 def shuffle_words(words: Words, rng: np.random.Generator) -> Words:
