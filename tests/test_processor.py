@@ -198,7 +198,7 @@ def test_decompression_bombs_are_rejected_before_decoding():
     jpeg = bytearray(photo(64, 64))
     frame = jpeg.index(b"\xff\xc0")
     jpeg[frame + 5 : frame + 9] = (60000).to_bytes(2, "big") * 2
-    with pytest.raises(UserError, match=r"60000 x 60000 pixels: the limit is 64,000,000|exceeds limit"):
+    with pytest.raises(UserError, match="exceeds limit"):
         open_image(bytes(jpeg))
     buffer = io.BytesIO()
     Image.new("1", (9000, MAX_PIXELS // 9000 + 1)).save(buffer, "PNG")

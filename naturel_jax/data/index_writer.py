@@ -34,7 +34,18 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.data import columns
 from naturel_jax.data.fields import Fields
-from naturel_jax.data.records import BadRecord, Chosen, Record, Row, Shard, Span, Table, choose, to_record
+from naturel_jax.data.records import (
+    BadRecord,
+    Chosen,
+    Record,
+    Row,
+    Shard,
+    Span,
+    Table,
+    check_inside,
+    choose,
+    to_record,
+)
 from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -74,6 +85,8 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, or the process ends
         if not (folder / "meta.json").exists():
+            if fields.folder:
+                table = dataclasses.replace(table, root=str(Path(fields.folder).expanduser().resolve()), anywhere=False)
             _LOG.info("indexing %s in %s", table.name, folder)
             parts = [folder / "parts" / str(n) for n in range(len(table.shards))]
             _write_parts(table, fields, parts, workers)
@@ -85,7 +98,8 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
 def _write_parts(table: Table, fields: Fields, parts: Sequence[Path], workers: int) -> None:
     """Writes the parts that are missing."""
     jobs = [(shard, part) for shard, part in zip(table.shards, parts, strict=True) if not _records(part).exists()]
-    write = functools.partial(_write_part, fields=fields, copy_images=table.read_image is None)
+    root = None if table.anywhere else table.root
+    write = functools.partial(_write_part, fields=fields, copy_images=table.read_image is None, root=root)
     for done, _ in enumerate(parallel(write, jobs, workers), 1):
         if len(jobs) > 1:
             _LOG.info("%s: read %d of %d shards", table.name, done, len(jobs))
@@ -122,14 +136,14 @@ def _records(part: Path) -> Path:
     return part / "records.arrow"
 
 
-def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool) -> None:
-    """Writes the records of one shard, and the images that its rows hold."""
+def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, root: str | None) -> None:
+    """Writes the records of one shard, and the images that its rows hold. ``root``: the folder that paths stay in."""
     part.mkdir(parents=True, exist_ok=True)
     partial, images = part / "partial.arrow", part / "partial.bin"
     with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer, images.open("wb") as blob:
         rows, chosen, prefix = enumerate(shard.rows()), choose(fields), Path(shard.file).name
-        while batch := list(itertools.islice(rows, _BATCH)):
-            records = [_describe(row, f"{prefix}:{n}", chosen, blob if copy_images else None) for n, row in batch]
+        while batch := _next(shard, rows):
+            records = [_describe(row, f"{prefix}:{n}", chosen, blob if copy_images else None, root) for n, row in batch]
             writer.write_batch(pa.RecordBatch.from_pylist(records, _SCHEMA))
     if images.stat().st_size:
         images.replace(part / "images.bin")
@@ -138,10 +152,20 @@ def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool) -> 
     partial.replace(_records(part))
 
 
-def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None) -> dict[str, Any]:
+def _next(shard: Shard, rows: Iterator[tuple[int, Row]]) -> list[tuple[int, Row]]:
+    """The next rows. Raises UserError for a damaged file."""
+    try:
+        return list(itertools.islice(rows, _BATCH))
+    except pa.ArrowException as error:
+        raise UserError(f"{shard.file}: not a readable Arrow or Parquet file: {error}") from error
+
+
+def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None, root: str | None) -> dict[str, Any]:
     """A row of ``records.arrow``; a bad record has a ``problem`` and no captions."""
     try:
         record = to_record(row, chosen, name)
+        if root is not None and isinstance(record.image, str):
+            check_inside(root, record.image)
     except BadRecord as error:
         return {"name": name, "offset": -1, "size": -1, "problem": str(error)} | {key: [] for key in _LISTS}
     return record._asdict() | dict(zip(("offset", "size"), _place(record, blob), strict=True)) | {"problem": ""}
@@ -273,7 +297,9 @@ def _write_problems(out: Path, rows: pa.Table) -> None:
 def _digest(folder: Path) -> str:
     """Of the records' names, captions and facts, whatever the times of their files."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.name != "lock"):
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name == "lock" or path.name.startswith("."):  # a write that was interrupted
+            continue
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 22):
