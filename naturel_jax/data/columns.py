@@ -49,11 +49,20 @@ def write(folder: Path, name: str, chunks: Iterable[np.ndarray]) -> None:
     path.replace(folder / f"{name}.{dtype.name}")
 
 
-def write_starts(folder: Path, name: str, lengths: Iterable[np.ndarray]) -> None:
+def write_starts(folder: Path, name: str, lengths: Sequence[np.ndarray]) -> None:
     """Writes the column of where rows of these lengths start, with one more entry for the end; int32 if it suffices."""
-    starts = np.concatenate([np.zeros(1, np.int64), *(chunk.astype(np.int64) for chunk in lengths)])
-    np.cumsum(starts, out=starts)
-    write(folder, name, [starts.astype(np.int32) if starts[-1] < 2**31 else starts])
+    dtype = np.int32 if sum(int(chunk.sum(dtype=np.int64)) for chunk in lengths) < 2**31 else np.int64
+
+    def starts() -> Iterator[np.ndarray]:
+        end = 0
+        yield np.zeros(1, dtype)
+        for chunk in lengths:
+            if len(chunk):
+                ends = np.cumsum(chunk, dtype=np.int64) + end
+                end = int(ends[-1])
+                yield ends.astype(dtype)
+
+    write(folder, name, starts())
 
 
 class Strings(Sequence[str]):
