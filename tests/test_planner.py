@@ -1,17 +1,19 @@
 """Plans: labels, multiplicities, shards and mirroring of a batch, on a dataset small enough to check by hand."""
 
 import collections
+import concurrent.futures
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from caption_groups import SHOWN, TRIPLETS, items, items_of, processor, words
+from caption_groups import SHOWN, TEXTS, TRIPLETS, items, items_of, processor, words
 
 from naturel_jax.data.items import Caption, Group, collect
-from naturel_jax.data.planner import BLANK, Part, Planner, names_side
+from naturel_jax.data.planner import BLANK, Part, Planner
 from naturel_jax.data.recipes import RECIPES, recipe
+from naturel_jax.data.texts import TextCache, names_side
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
 from tfds_naturel.captions import bank
@@ -296,6 +298,16 @@ def written_texts():
             for seed in range(16):  # each selects one of the triplet's four caption sets
                 captions += examples.captions(config, _EmptyScene(), triplet, np.random.default_rng(seed))
     return {caption.text for caption in captions} | {str(caption.triplet) for caption in captions}
+
+
+def test_full_cache_starts_over_while_other_threads_read_it(clip):
+    """Every thread gets its texts' tokens, though each batch of another drops what the last one added."""
+    cache = TextCache(clip, most=12)
+    batches = [[*TEXTS[n : n + 8], f"left {n}"] for n in range(12)] * 10
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for texts, (tokens, sides) in zip(batches, pool.map(cache.look_up, batches), strict=True):
+            np.testing.assert_array_equal(tokens, clip.tokenize(texts))
+            assert sides.tolist() == [bool(re.search("left|right", text.lower())) for text in texts]
 
 
 def test_names_side_matches_the_previous_expression():

@@ -6,7 +6,6 @@ one row even across hosts, and the batch does not depend on the number of hosts.
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, overload
 
@@ -19,21 +18,13 @@ from naturel_jax.data.order import Mixture, Shuffled
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.ragged import Ragged
 from naturel_jax.data.recipes import Recipe, Sampled
+from naturel_jax.data.texts import TextCache, names_side
 from tfds_naturel.errors import UserError
 
 ORDER, CAPTIONS, AUGMENT = range(3)  # streams of random numbers, one for each purpose
 
 _TOKEN_BUCKET = 8  # trimmed lengths are multiples of this
 _CAPTION_BUCKETS = 8  # at most this many numbers of caption rows: each one compiles the step again
-_MAX_CACHED_TOKENS = 500_000  # texts; rewritten captions hardly ever repeat
-_SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)  # "left of", and the fact Cup|left_of|Cat
-
-
-def names_side(text: str) -> bool:
-    """Whether ``text``, a caption or a fact's name, mentions left or right: mirroring the image may make it false."""
-    if text.isascii() and "left" not in (lower := text.lower()) and "right" not in lower:
-        return False  # most texts, in a tenth of the time
-    return bool(_SIDE.search(text))
 
 
 class Row(NamedTuple):
@@ -161,7 +152,7 @@ class Planner:
         # A mined hard image takes the sentinel's place.
         self._sentinel = any(part.recipe.sentinel and not part.hard_images for part in parts)
         self._images_per_item = 2 if any(part.hard_images for part in parts) else 1
-        self._token_cache: dict[str, np.ndarray] = {}
+        self._cache = TextCache(processor)
 
     def items(self, step: int) -> list[tuple[int, int]]:
         """(source, item) of every anchor of batch ``step``."""
@@ -179,8 +170,9 @@ class Planner:
         """Batch ``step`` without its pixels; the same on every process."""
         sampled = self._sample(step)
         captions = self._captions(sampled)
-        rows, image_labels = self._image_rows(sampled, captions, step)
-        return Plan(rows, self._tokens(captions.texts), image_labels, self._caption_labels(captions))
+        tokens, names_side_U = self._cache.look_up(captions.texts)
+        rows, image_labels = self._image_rows(sampled, captions, names_side_U, step)
+        return Plan(rows, self._trimmed(tokens), image_labels, self._caption_labels(captions))
 
     def _anchors(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The source and item of every anchor of batch ``step``."""
@@ -250,7 +242,9 @@ class Planner:
                     numbers.append(self._first_text[-1] + np.array(own, np.int64))
         return _by_row(rows, numbers, 4 * self.batch_size), list(rewritten)
 
-    def _image_rows(self, sampled: Sequence[_Images], captions: _Captions, step: int) -> tuple[Rows, ImageLabels]:
+    def _image_rows(
+        self, sampled: Sequence[_Images], captions: _Captions, names_side_U: np.ndarray, step: int
+    ) -> tuple[Rows, ImageLabels]:
         """Blocks of equal length, one per shard, each followed by its sentinel (as many copies as the block's images)
         and padding."""
         place_R, item_R = (np.concatenate(column) for column in zip(*(images[1:3] for images in sampled), strict=True))
@@ -260,7 +254,6 @@ class Planner:
         positives, negatives = captions.sampled.take(2 * place_R), captions.sampled.take(2 * place_R + 1)
         copies_R = np.where(self._repeats_image[source_R], positives.lengths, 1)
         shows, keeps_side = self._shows(sampled)
-        names_side_U = np.array([*map(names_side, captions.texts)], bool)
         keeps_side[captions.sampled.rows[names_side_U[captions.sampled.values]] // 2] = True
 
         block_R = place_R // (2 * self.batch_size // self.shards)
@@ -314,19 +307,12 @@ class Planner:
             asserts_UA=np.pad(captions.asserts.padded(self._max_asserted, -2), (padding, (0, 0)), constant_values=-2),
         )
 
-    def _tokens(self, texts: list[str]) -> np.ndarray:
+    def _trimmed(self, tokens: np.ndarray) -> np.ndarray:
         """int32 [U, L]; padding rows repeat the last caption."""
-        cache = self._token_cache
-        if new := [text for text in texts if text not in cache]:
-            if len(cache) > _MAX_CACHED_TOKENS:
-                cache = self._token_cache = {}  # not emptied: other threads are reading it
-                new = texts
-            cache.update(zip(new, self.processor.tokenize(new), strict=True))
-        tokens = np.stack([cache[text] for text in texts])
         if self.trim_eos is not None:
             longest = int((tokens == self.trim_eos).argmax(axis=1).max()) + 1
             tokens = tokens[:, : math.ceil(longest / _TOKEN_BUCKET) * _TOKEN_BUCKET]
-        return np.pad(tokens, ((0, self._caption_rows(len(texts)) - len(tokens)), (0, 0)), mode="edge")
+        return np.pad(tokens, ((0, self._caption_rows(len(tokens)) - len(tokens)), (0, 0)), mode="edge")
 
 
 def _by_row(rows: Sequence[np.ndarray], values: Sequence[np.ndarray], count: int) -> Ragged:
