@@ -31,5 +31,8 @@ class Buffers:
         try:
             memory = self._free.pop()
         except IndexError:
-            return mmap.mmap(-1, max(size, 1))
+            memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux; a first use then takes half of the time
+                memory.madvise(mmap.MADV_HUGEPAGE)
+            return memory
         return memory if len(memory) >= size else self._pop(size)  # a smaller one is dropped
