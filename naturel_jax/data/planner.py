@@ -141,7 +141,8 @@ class Planner:
             for s, part in enumerate(self.parts)
         ]
         self._hard_images = [Ragged.from_rows(part.hard_images) if part.hard_images else None for part in self.parts]
-        self._first_text = np.cumsum([0, *(len(part.items.texts) for part in self.parts)])  # numbers, all parts' texts
+        ends = np.cumsum([0, *(len(part.items.texts) for part in self.parts)]).tolist()
+        self._first_text, self._first_rewritten = ends[:-1], ends[-1]  # numbers of all parts' texts
         self._fact_ids = _number_facts(self.parts)
         self._fact_names_side = [np.array([*map(names_side, part.items.facts)], bool) for part in self.parts]
         self._repeats_image = np.array([part.recipe.repeat_image for part in self.parts])
@@ -186,23 +187,23 @@ class Planner:
         """The anchors of batch ``step`` and one of the hard images of each that has any, with their captions."""
         source_B, item_B = self._anchors(step)
         sampled = []
-        for s, (part, hard_images) in enumerate(zip(self.parts, self._hard_images, strict=True)):
+        for s, hard_images in enumerate(self._hard_images):
             anchor_B = np.flatnonzero(source_B == s)
             draws = Draws(self.seed, CAPTIONS, step * self.batch_size + anchor_B)
-
-            def sample(place_B: np.ndarray, image_B: np.ndarray, draws: Draws, s: int = s, part: Part = part) -> None:
-                sampled.append(_Images(s, place_B, image_B, *part.recipe.sample(part.items, image_B, draws)))
-
             if hard_images is None:
-                sample(2 * anchor_B, item_B[anchor_B], draws)
+                sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], draws))
                 continue
             candidates = hard_images.take(item_B[anchor_B])
             column_B = draws.integers(candidates.lengths)
-            sample(2 * anchor_B, item_B[anchor_B], draws)
+            sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], draws))
             has_any = np.flatnonzero(candidates.lengths)
-            mined_B = candidates.values[candidates.starts[has_any] + column_B[has_any]].astype(np.int64)
-            sample(2 * anchor_B[has_any] + 1, mined_B, draws.at(has_any))
+            mined_B = candidates.values[candidates.starts[has_any] + column_B[has_any]]
+            sampled.append(self._images(s, 2 * anchor_B[has_any] + 1, mined_B, draws.at(has_any)))
         return sampled
+
+    def _images(self, source: int, place_B: np.ndarray, item_B: np.ndarray, draws: Draws) -> _Images:
+        part = self.parts[source]
+        return _Images(source, place_B, item_B, *part.recipe.sample(part.items, item_B, draws))
 
     def _captions(self, sampled: Sequence[_Images]) -> _Captions:
         """The captions of a batch: equal texts are one caption, which asserts what any of them does."""
@@ -211,7 +212,7 @@ class Planner:
         text_K = np.empty(len(number_K), object)
         text_K[len(number_K) - len(rewritten) :] = rewritten
         claims = []  # (index in number_K, fact)
-        for part, first, fact_ids in zip(self.parts, self._first_text, self._fact_ids, strict=False):
+        for part, first, fact_ids in zip(self.parts, self._first_text, self._fact_ids, strict=True):
             own_K = np.flatnonzero((number_K >= first) & (number_K < first + len(part.items.texts)))
             text_K[own_K] = part.items.texts_at(number_K[own_K] - first)
             facts = part.items.asserts.take(number_K[own_K] - first)
@@ -239,7 +240,7 @@ class Planner:
                     numbers.append(self._first_text[images.source] + captions.texts.values)
                 else:
                     own = [rewritten.setdefault(text, len(rewritten)) for text in captions.rewritten]
-                    numbers.append(self._first_text[-1] + np.array(own, np.int64))
+                    numbers.append(self._first_rewritten + np.array(own, np.int64))
         return _by_row(rows, numbers, 4 * self.batch_size), list(rewritten)
 
     def _image_rows(
