@@ -174,9 +174,19 @@ def variants(paths: list[Path], epochs: int, threads: list[int], workers: list[i
     for number in workers:
         runs[f"naturel_jax, {number} processes"] = functools.partial(ours, training_pipeline(paths, 1, number), steps)
     if importlib.util.find_spec("torchvision"):
-        for number in workers:
+        for number in [0, *workers]:
             runs[f"torch, {number} processes"] = functools.partial(torch_loader, paths, epochs, number)
     return runs
+
+
+def measure(
+    paths: list[Path], epochs: int, rounds: int, threads: list[int], workers: list[int]
+) -> list[dict[str, Rate]]:
+    """The rate of every variant in each round."""
+    runs = variants(paths, epochs, threads, workers)
+    for run in runs.values():  # compiles and imports
+        run()
+    return [{name: rate(run) for name, run in runs.items()} for _ in range(rounds)]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -195,12 +205,9 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_images(Path(folder), args.images)
         print(f"{args.images} JPEGs of {np.mean([p.stat().st_size for p in paths]) / 1e3:.0f} kB on average")
-        runs = variants(paths, args.epochs, args.threads, args.workers)
-        for run in runs.values():  # compiles, imports, starts threads
-            run()
-        rounds = [{name: rate(run) for name, run in runs.items()} for _ in range(args.rounds)]
+        rounds = measure(paths, args.epochs, args.rounds, args.threads, args.workers)
     print(f"{'of the bare loop':28}{'images/s':>10}{'images/CPU s':>14}")
-    for name in runs:
+    for name in rounds[0]:
         ratios = ([of[name][k] / of["bare loop"][k] for of in rounds] for k in (0, 1))
         print(f"{name:28}{statistics.median(next(ratios)):10.2f}{statistics.median(next(ratios)):14.2f}")
 

@@ -58,20 +58,18 @@ def _rows(path: Path) -> Iterator[Row]:
                     yield _merged(row)
                     row = {}
                 row["__key__"] = key
-                row[field.lower()] = _value(tar, member, field.lower())
+                row[field.lower()] = _value(path, tar, member, field.lower())
     except tarfile.TarError as error:
         raise UserError(f"{path}: not a readable tar file: {error}") from error
     if row:
         yield _merged(row)
 
 
-def _value(tar: tarfile.TarFile, member: tarfile.TarInfo, field: str) -> Span | bytes:
+def _value(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, field: str) -> Span | bytes:
     if field.rpartition(".")[2] not in _TEXT:
         return Span(member.offset_data, member.size)
     if member.size > _LARGEST_TEXT:
-        raise UserError(
-            f"{tar.name}: {member.name} has {member.size:,} bytes; the limit of a text is {_LARGEST_TEXT:,}"
-        )
+        raise UserError(f"{path}: {member.name} has {member.size:,} bytes; the limit of a text is {_LARGEST_TEXT:,}")
     file = tar.extractfile(member)
     assert file is not None  # it is a file
     return file.read()
