@@ -7,10 +7,14 @@ import benchmark_files as files
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from worlds import data_dir
 
-from naturel_jax.benchmarks import naturel, naturel_unseen, registry
+from naturel_jax.benchmarks import naturel, naturel_contrast, naturel_pairs, naturel_unseen, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.files import BenchmarkError
+from naturel_jax.data import prepared
+from naturel_jax.evaluators import blind
+from tfds_naturel.captions import bank
 from tfds_naturel.errors import UserError
 
 
@@ -70,7 +74,7 @@ class VersionOne(tfds.core.GeneratorBasedBuilder):
         kind, polarity = (
             tfds.features.ClassLabel(names=names) for names in (["simple", "complex"], ["negative", "positive"])
         )
-        return {"text": text, "kind": kind, "polarity": polarity, "pair": np.int32, "triplet": text}
+        return {"text": text, "kind": kind, "polarity": polarity, "pair": np.int32, "triplet": text, "asserts": text}
 
     def _info(self):
         captions = tfds.features.Sequence(self._captions())
@@ -88,6 +92,7 @@ class VersionOne(tfds.core.GeneratorBasedBuilder):
                 "polarity": polarity,
                 "pair": pair,
                 "triplet": f"Cat|{('on', 'under')[n]}|Table",
+                "asserts": "",
             }
             for pair in range(4)
             for polarity in ("positive", "negative")
@@ -130,7 +135,47 @@ def test_naturel(tmp_path, version):
     assert values["naturel/simple"] == (0, 2) and values["naturel/complex"] == (0.4, 5)
     assert values["naturel/complex/relation/under"] == (0.5, 2)
     assert values["naturel/complex/triplet/Cat|on|Table"] == (pytest.approx(1 / 3), 3)
+    assert "naturel/hard" not in values, "none of these captions is in the bank"
     with pytest.raises(UserError, match="no split 'test_unseen_triplets'; expected one of: test"):
         naturel_unseen.read(Path(builder.data_path))
     with pytest.raises(UserError, match="not a prepared dataset"):
         naturel.read(tmp_path / "nothing")
+
+
+def test_pairs_that_no_text_only_model_gets_right_have_a_score_of_their_own():
+    texts = [*min(bank.hard_pairs()), "cat under table", "table under cat"]
+    rows = {"text": texts, "polarity": [1, 0] * 2, "kind": [1, 1, 0, 0], "pair": [1, 1, 0, 0], "group": [0] * 4}
+    rows |= {"triplet": ["Cat|under|Table"] * 4, "asserts": [""] * 4}
+    hard, simple = naturel_pairs.caption_pairs({"image_id": "a", "captions": rows}, [])
+    assert hard.texts == tuple(texts[:2]) and hard.tags["hard"] == "yes" and "hard" not in simple.tags
+
+
+def facts(records, n: int) -> set[str]:
+    """The triplets that an image of the drawn world shows: its relations are complete."""
+    columns = (map(prepared.to_str, records[n]["relations"][name]) for name in ("subject", "relation", "object"))
+    return {"|".join(fact) for fact in zip(*columns, strict=True)}
+
+
+def test_contrasts_cannot_be_won_from_the_captions():
+    """In the drawn world, whose facts are all known, with the scores of an oracle and of a model that is blind."""
+    folder = data_dir() / "naturel" / "tiny" / "2.0.0"
+    records = prepared.open_split(folder, "test").records
+    shown = {prepared.to_str(records[n]["image_id"]): facts(records, n) for n in range(len(records))}
+    number = {records[n]["image"]: prepared.to_str(records[n]["image_id"]) for n in range(len(records))}
+    benchmark = naturel_contrast.read(folder)
+    assert {image.key: image.read() for item in benchmark.items for image in item.images}
+    for item in benchmark.items:
+        image_id, triplet, _ = item.id.split("/")
+        own, other = (number[image.read()] for image in item.images)
+        assert own == image_id and triplet in shown[own] and triplet not in shown[other]
+    norms = {text: float(len(text)) for item in benchmark.items for text in item.captions}
+    guesses = blind.baselines(benchmark, benchmark.items, [np.eye(2)] * len(benchmark.items), norms)
+    assert set(guesses) == set(blind.BASELINES)
+    for scores in guesses.values():
+        assert {value for name, value in scores.items() if "_choice" in name} == {0.5}
+        assert {value for name, value in scores.items() if "_choice" not in name} == {0.0}
+    oracle = benchmark.score(benchmark.items, [np.eye(2)] * len(benchmark.items))
+    assert {score.value for score in oracle.values()} == {1.0}
+    mirrored = sum("mirrored" in item.tags for item in benchmark.items)
+    assert 0 < mirrored < len(benchmark.items)
+    assert sum(oracle[f"naturel_contrast/{kind}_group"].count for kind in ("simple", "complex")) == mirrored
