@@ -104,8 +104,8 @@ class _Load:
         rows = np.concatenate([np.arange(b * length, (b + 1) * length) for b in self.blocks])
         images = self.buffers.array((len(rows), self.augment.size, self.augment.size, 3))
         draws = Draws(self.planner.seed, AUGMENT, plan.rows.sample_I[rows])
-        for n, row in enumerate(rows):
-            self._fill(plan.rows[row], draws, n, images[n])
+        for n, row in enumerate(plan.rows.at(rows)):
+            self._fill(row, draws, n, images[n])
         return _LocalBatch(rows, Batch(images, plan.tokens, plan.image_labels, plan.caption_labels))
 
     def _fill(self, row: Row, draws: Draws, n: int, out: np.ndarray) -> None:

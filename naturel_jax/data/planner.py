@@ -60,11 +60,15 @@ class Rows(Sequence[Row]):
     @overload
     def __getitem__(self, n: slice) -> list[Row]: ...
     def __getitem__(self, n: int | slice) -> Row | list[Row]:
-        columns = (column[n].tolist() for column in (self.source_I, self.item_I, self.sample_I, self.mirror_I))
-        return list(map(Row, *columns)) if isinstance(n, slice) else Row(*columns)
+        return self.at(n) if isinstance(n, slice) else self.at([n])[0]
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self[:])
+
+    def at(self, which: slice | Sequence[int] | np.ndarray) -> list[Row]:
+        """Some of the rows."""
+        columns = (self.source_I, self.item_I, self.sample_I, self.mirror_I)
+        return list(map(Row, *(column[which].tolist() for column in columns)))
 
 
 class Plan(NamedTuple):
