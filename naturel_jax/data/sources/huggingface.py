@@ -33,23 +33,28 @@ def _saved(folder: Path, split: str) -> list[Path]:
     if dictionary.exists():
         splits = _listed(dictionary, "splits")
         if split not in splits:
-            raise UserError(f"hf:{folder} has no split {split!r}; expected one of: {', '.join(splits)}")
+            raise UserError(f"hf:{folder} has no split {split!r}; expected one of: {', '.join(map(str, splits))}")
         folder = folder / split
     elif split != "train":
         raise UserError(f"hf:{folder} has no split {split!r}: it holds a single split, 'train'")
     if not (state := folder / "state.json").exists():
         raise UserError(f"hf:{folder}: no state.json; expected a folder written by datasets' save_to_disk")
-    files = [file.get("filename") if isinstance(file, dict) else None for file in _listed(state, "_data_files")]
-    if not all(isinstance(file, str) for file in files):
-        raise UserError(f"{state}: a data file has no name; expected a folder written by datasets' save_to_disk")
-    return [(folder / Path(file).name).resolve() for file in files]  # none of another folder
+    return [(folder / _file_name(state, file)).resolve() for file in _listed(state, "_data_files")]
+
+
+def _file_name(state: Path, file: Any) -> str:
+    """Its name in the same folder, whatever folder is named."""
+    name = file.get("filename") if isinstance(file, dict) else None
+    if not isinstance(name, str):
+        raise UserError(f"{state}: the data file {file!r:.60} has no name; expected one written by save_to_disk")
+    return Path(name).name
 
 
 def _listed(path: Path, field: str) -> list[Any]:
     """The list in ``field`` of a JSON file."""
     try:
         values = json.loads(path.read_text())[field]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: {error!r}; expected a file written by datasets' save_to_disk") from error
     if not isinstance(values, list):
         raise UserError(f"{path}: {field!r} is {values!r:.60}; expected a list")
