@@ -182,10 +182,8 @@ def variants(paths: list[Path], epochs: int, threads: list[int], workers: list[i
 def measure(
     paths: list[Path], epochs: int, rounds: int, threads: list[int], workers: list[int]
 ) -> list[dict[str, Rate]]:
-    """The rate of every variant in each round."""
+    """The rate of every variant in each round. The first compiles and imports, too."""
     runs = variants(paths, epochs, threads, workers)
-    for run in runs.values():  # compiles and imports
-        run()
     return [{name: rate(run) for name, run in runs.items()} for _ in range(rounds)]
 
 
@@ -205,7 +203,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_images(Path(folder), args.images)
         print(f"{args.images} JPEGs of {np.mean([p.stat().st_size for p in paths]) / 1e3:.0f} kB on average")
-        rounds = measure(paths, args.epochs, args.rounds, args.threads, args.workers)
+        _, *rounds = measure(paths, args.epochs, args.rounds + 1, args.threads, args.workers)
     print(f"{'of the bare loop':28}{'images/s':>10}{'images/CPU s':>14}")
     for name in rounds[0]:
         ratios = ([of[name][k] / of["bare loop"][k] for of in rounds] for k in (0, 1))

@@ -15,7 +15,7 @@ from image_files import photo
 from model_files import random_params, sentencepiece_model
 from PIL import Image
 
-from naturel_jax.data.processor import MAX_PIXELS, Processor, from_scratch, open_image
+from naturel_jax.data.processor import CLEANERS, MAX_PIXELS, Processor, from_scratch, open_image
 from naturel_jax.data.tokenizer import train_tokenizer
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.presets import preset
@@ -81,6 +81,15 @@ def test_clip_ids_match_openclip(clip_processor):
     """OpenCLIP uses OpenAI's tokenizer, which fixes mojibake, resolves HTML entities and lowercases."""
     ours, theirs = clip_processor.tokenize(captions()), open_clip.SimpleTokenizer()(captions()).numpy()
     np.testing.assert_array_equal(ends(ours, 0, 49407), theirs)
+
+
+def test_texts_are_cleaned_as_by_openclip():
+    """Random texts of ASCII, control characters, entities and others, against its function."""
+    rng, letters = random.Random(0), [*map(chr, range(160)), "&amp;", "&#39;", "&", "é", "â€™", "\u2019", "ﬁ", "\u200b"]
+    texts = ["".join(rng.choices(letters[32:127], k=rng.randint(0, 30))) for _ in range(3000)]
+    texts += ["".join(rng.choices(letters, k=rng.randint(0, 30))) for _ in range(1000)]
+    clean = open_clip.tokenizer.get_clean_fn("whitespace")
+    assert [CLEANERS["openclip_whitespace"](text) for text in texts] == [clean(text) for text in texts]
 
 
 def test_clip_ids_match_transformers(clip_processor, tmp_path):

@@ -31,7 +31,9 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def _fixed(text: str) -> str:
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # elsewhere there is nothing to fix
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split())
 
 
 # How texts are cleaned before the tokenizer's own normalization. OpenAI's and OpenCLIP's tokenizers fix mojibake,
