@@ -318,3 +318,10 @@ def test_names_side_matches_the_previous_expression():
     assert with_side == {text for text in texts if before.search(text)}
     assert len(texts) > 20_000 and len(with_side) > 100
     assert names_side("a cup on the LEFT") and not names_side("a bright kitchen with leftovers, copyright 2014")
+
+
+def test_batch_without_any_item_of_a_source(clip):
+    for name in RECIPES:
+        parts = [Part(items(12), recipe("single_pair"), 0.99), Part(items(12), recipe(name), 0.01, [[1]] * 12)]
+        plan = planner(clip, parts=parts).plan(0)
+        assert {row.source for row in plan.rows} == {0, -1} and items_of(plan) == items_of(planner(clip).plan(0))
