@@ -100,7 +100,7 @@ def test_sources_share_caption_rows_and_fact_numbers(clip):
     assert shown[0] != shown[1] and set(plan.caption_labels.asserts_UA[row].tolist()) - {-2} == {shown[1]}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if not RECIPES[name].swaps])
 def test_batch_does_not_depend_on_shards_or_chunks(clip, name):
     full = planner(clip, name, batch_size=8)
     for shards, chunks in ((2, 1), (8, 1), (2, 2)):
@@ -321,7 +321,7 @@ def test_names_side_matches_the_previous_expression():
 
 
 def test_batch_without_any_item_of_a_source(clip):
-    for name in RECIPES:
+    for name in [name for name in RECIPES if not RECIPES[name].swaps]:
         parts = [Part(items(12), recipe("single_pair"), 0.99), Part(items(12), recipe(name), 0.01, [[1]] * 12)]
         plan = planner(clip, parts=parts).plan(0)
         assert {row.source for row in plan.rows} == {0, -1} and items_of(plan) == items_of(planner(clip).plan(0))

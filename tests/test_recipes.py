@@ -80,7 +80,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if not RECIPES[name].swaps])
 def test_order_of_random_draws_is_fixed(name):
     """Each position of the order has a generator of NumPy's, from which captions are drawn in this order."""
     texts = [text for text, _ in TRIPLETS["Cat|on|Table"]]
