@@ -2,9 +2,10 @@
 
     python perf/pipeline.py --threads 1 2 --workers 1 2    # or: python -m perf.pipeline ...
 
-All read the same JPEGs, like those the builder writes (short side 288, quality 92). Rates are also given per second of
-processor time over all processes: the throughput of one core, which is meaningful even on a shared machine. Ratios are
-to the mean of two bare loops, the first and the last. tf.data is measured if TensorFlow is installed.
+All read the same JPEGs, like those the builder writes (short side 288, quality 92). The variants take turns for
+``--rounds`` rounds, and each ratio is the median of those to the bare loop of the same round: a shared machine, or one
+whose clock drifts, slows both. Ratios are of images per second, and of images per second of processor time over all
+processes: the throughput of one core. torch and tf.data are measured if they are installed.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,31 +163,37 @@ def rate(run: Callable[[], int]) -> Rate:
     return Rate(images / (time.perf_counter() - wall), images / (cpu_seconds() - cpu))
 
 
-def measure(paths: list[Path], epochs: int, threads: list[int], workers: list[int]) -> Iterator[tuple[str, Rate]]:
-    """(name, rate) of every variant; the bare loop runs first and last, since a machine's clock rate drifts."""
+def variants(paths: list[Path], epochs: int, threads: list[int], workers: list[int]) -> dict[str, Callable[[], int]]:
+    """Name -> function that reads all images ``epochs`` times and returns how many it read."""
     steps = epochs * len(paths) // BATCH
-    yield "bare loop", rate(functools.partial(bare, paths, epochs))
+    runs: dict[str, Callable[[], int]] = {"bare loop": functools.partial(bare, paths, epochs)}
     for number in threads:
-        yield (
-            f"naturel_jax, {number} threads",
-            rate(functools.partial(ours, training_pipeline(paths, number, 0), steps)),
-        )
+        runs[f"naturel_jax, {number} threads"] = functools.partial(ours, training_pipeline(paths, number, 0), steps)
+        if importlib.util.find_spec("tensorflow"):
+            runs[f"tf.data, {number} threads"] = functools.partial(tf_data, paths, epochs, number)
     for number in workers:
-        run = functools.partial(ours, training_pipeline(paths, 1, number), steps)
-        yield f"naturel_jax, {number} processes", rate(run)
+        runs[f"naturel_jax, {number} processes"] = functools.partial(ours, training_pipeline(paths, 1, number), steps)
     if importlib.util.find_spec("torchvision"):
         for number in [0, *workers]:
-            yield f"torch, {number} processes", rate(functools.partial(torch_loader, paths, epochs, number))
-    if importlib.util.find_spec("tensorflow"):
-        for number in threads:
-            yield f"tf.data, {number} threads", rate(functools.partial(tf_data, paths, epochs, number))
-    yield "bare loop again", rate(functools.partial(bare, paths, epochs))
+            runs[f"torch, {number} processes"] = functools.partial(torch_loader, paths, epochs, number)
+    return runs
+
+
+def measure(
+    paths: list[Path], epochs: int, rounds: int, threads: list[int], workers: list[int]
+) -> list[dict[str, Rate]]:
+    """The rate of every variant in each round. The first compiles and imports, too."""
+    runs = variants(paths, epochs, threads, workers)
+    return [{name: rate(run) for name, run in runs.items()} for _ in range(rounds)]
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2048)
-    parser.add_argument("--epochs", type=int, default=5, help="passes over the images; process start-up counts too")
+    parser.add_argument(
+        "--epochs", type=int, default=2, help="passes over the images in a round; starting processes counts"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", type=int, nargs="*", default=[])
     args = parser.parse_args(arguments)
@@ -196,11 +203,11 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_images(Path(folder), args.images)
         print(f"{args.images} JPEGs of {np.mean([p.stat().st_size for p in paths]) / 1e3:.0f} kB on average")
-        rates = list(measure(paths, args.epochs, args.threads, args.workers))
-    bare_wall, bare_cpu = map(statistics.mean, zip(rates[0][1], rates[-1][1], strict=True))
-    print(f"{'':28}{'images/s':>10}{'of bare':>9}{'images/CPU s':>14}{'of bare':>9}")
-    for name, (wall, cpu) in rates:
-        print(f"{name:28}{wall:10.0f}{wall / bare_wall:9.2f}{cpu:14.0f}{cpu / bare_cpu:9.2f}")
+        _, *rounds = measure(paths, args.epochs, args.rounds + 1, args.threads, args.workers)
+    print(f"{'of the bare loop':28}{'images/s':>10}{'images/CPU s':>14}")
+    for name in rounds[0]:
+        ratios = ([of[name][k] / of["bare loop"][k] for of in rounds] for k in (0, 1))
+        print(f"{name:28}{statistics.median(next(ratios)):10.2f}{statistics.median(next(ratios)):14.2f}")
 
 
 if __name__ == "__main__":

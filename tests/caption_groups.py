@@ -1,15 +1,19 @@
 """A dataset small enough to check by hand: images that show one or two of four triplets, with eight captions each."""
 
 import io
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.sharding import AxisType
 from PIL import Image
 
+from naturel_jax.data.draws import Draws
 from naturel_jax.data.items import Caption, Group, Items, Source, collect
 from naturel_jax.data.planner import BLANK, Plan
 from naturel_jax.data.processor import Processor, train_tokenizer
+from naturel_jax.data.ragged import Ragged
+from naturel_jax.data.recipes import Recipe
 from naturel_jax.models.presets import preset
 from naturel_jax.sharding import AXES
 
@@ -77,6 +81,16 @@ def items(images: int = 12, triplets=tuple(TRIPLETS)) -> Items:
         return [group(triplet) for triplet in shown]
 
     return collect("tiny", ((f"image{n}", groups(n)) for n in range(images)))
+
+
+def sampled_texts(which: Recipe, items: Items, images: Sequence[int]) -> list[tuple[list[str], list[str]]]:
+    """The texts that a recipe samples for these images, with the draws of positions 0, 1, ... and seed 0."""
+    both = which.sample(items, np.array(images), Draws(0, 1, np.arange(len(images))))
+    sides = []
+    for texts, rewritten in both:
+        words = np.array(rewritten if rewritten is not None else items.texts_at(texts.values), object)
+        sides.append([Ragged(texts.starts, words)[n].tolist() for n in range(len(images))])
+    return list(zip(*sides, strict=True))
 
 
 def processor(family: str, texts=TEXTS) -> Processor:

@@ -79,7 +79,7 @@ def test_bad_records_are_left_out_up_to_a_limit(table, capsys):
         source(table, 0.08)
     items = source(table, 0.09).items
     assert len(items) == 91
-    assert [items.image(k) for k in range(91)] == [n for n in range(100) if n % 10 or n == 0]
+    assert items.images(np.arange(91)).tolist() == [n for n in range(100) if n % 10 or n == 0]
 
 
 def pipeline(data, devices=1, **reading):

@@ -1,15 +1,20 @@
 """The index: facts, captions and pairs as ``items.collect`` makes them, pickling, interruption, and invalidation."""
 
+import io
 import itertools
 import json
+import os
 import pickle
 import signal
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from caption_groups import SHOWN, TRIPLETS
+from caption_groups import SHOWN, TRIPLETS, sampled_texts
 
 from naturel_jax.data import datasets, index, index_writer
 from naturel_jax.data.fields import Fields
@@ -68,18 +73,15 @@ def test_items_are_those_of_collect(pair):
 
 @pytest.mark.parametrize("name", ["positives", "one_pair", "order_shuffles"])
 def test_recipes_sample_the_same_captions(name, pair):
-    def sampled(items):
-        rng = np.random.default_rng(0)
-        return [[[s.text for s in side] for side in recipe(name).sample(items, n, rng)] for n in range(len(items))]
-
-    assert sampled(pair[0]) == sampled(pair[1])
+    one, other = (sampled_texts(recipe(name), items, range(30)) for items in pair)
+    assert one == other
 
 
 def test_counts_of_blocks_are_those_of_each_group(pair):
     """Against the pairs and rows of every single group."""
     for items, kind, paired in itertools.product(pair, (None, "simple", "complex"), (False, True)):
         expected = [
-            tuple(map(len, items.pairs(g, kind)))
+            tuple(side.lengths.item() for side in items.pairs(np.array([g]), kind))
             if paired
             else (len(items.positives.rows(g, kind)), len(items.negatives.rows(g, kind)))
             for g in range(30)
@@ -188,8 +190,7 @@ def test_recipe_names_the_record_and_the_captions_it_lacks(tmp_path):
 
 def test_caption_of_one_word_has_no_order_shuffle():
     items = collect("words", [("a", [Group([Caption("dog")])])])
-    [positive], negatives = recipe("order_shuffles").sample(items, 0, np.random.default_rng(0))
-    assert positive.text == "dog" and negatives == []
+    assert sampled_texts(recipe("order_shuffles"), items, [0]) == [(["dog"], [])]
 
 
 def test_workers_end_with_a_parent_that_is_killed():
@@ -207,3 +208,131 @@ def test_workers_end_with_a_parent_that_is_killed():
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(killed.stdout.split()) == 2
+
+
+def reasons(dataset, cache, **fields) -> dict[int, str]:
+    """Why records are bad."""
+    table = datasets.open_unindexed(dataset, str(cache), "train")
+    path = index_writer.folder_of(table, Fields(**fields), str(cache))
+    index_writer.build(table, Fields(**fields), path, workers=1)
+    return {row["record"]: row["reason"] for row in index.read_unusable(path)}
+
+
+def test_paths_that_leave_the_folder_are_bad_records(tmp_path):
+    """Whatever is outside, nothing of it is read."""
+    folder = tmp_path / "table"
+    folder.mkdir()
+    paths = ["in/photo.jpg", "a/../photo.jpg", "../photo.jpg", f"{tmp_path}/photo.jpg", "in/../../photo.jpg"]
+    (folder / "my.jsonl").write_text("".join(json.dumps({"image": p, "caption": "a cat"}) + "\n" for p in paths))
+    (folder / "captions.csv").write_text("image,caption\n" + "".join(f"{p},a cat\n" for p in paths))
+    pq.write_table(pa.table({"image": paths, "caption": ["a cat"] * 5}), folder / "my.parquet")
+    for dataset in (f"jsonl:{folder}/my.jsonl", f"folder:{folder}", f"parquet:{folder}/my.parquet"):
+        found = reasons(dataset, tmp_path)
+        assert list(found) == [2, 3, 4] and all(f"is outside {folder}" in reason for reason in found.values())
+        assert list(reasons(dataset, tmp_path, folder=str(tmp_path))) == [2, 4]
+        assert reasons(dataset, tmp_path, folder="/") == {}
+    assert reasons(f"csv:{folder}/captions.csv", tmp_path) == {}, "OpenCLIP's CSV files have absolute paths"
+    assert list(reasons(f"csv:{folder}/captions.csv", tmp_path, folder=str(folder))) == [2, 3, 4]
+
+
+def test_images_are_relative_to_the_folder_of_the_fields(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(b"an image")
+    (tmp_path / "my.jsonl").write_text(json.dumps({"image": "a.jpg", "caption": "a cat"}))
+    fields = Fields(folder=str(tmp_path / "photos"))
+    assert (
+        datasets.open_source(f"jsonl:{tmp_path}/my.jsonl", str(tmp_path), "train", fields).read_image(0) == b"an image"
+    )
+
+
+def test_images_that_are_not_files_end_with_an_error(tmp_path):
+    """Not in a wait for a pipe's other end, or with all memory full of a device's zeros."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    with (tmp_path / "huge.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    names = ("pipe.jpg", "zero.jpg", "huge.jpg")
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps({"image": p, "caption": "a cat"}) + "\n" for p in names))
+    source = datasets.open_source(f"jsonl:{tmp_path}/my.jsonl", str(tmp_path), "train")
+    for n, match in enumerate(
+        ["pipe.jpg is not a regular file", "zero.jpg is not a regular file", "the limit is 268,"]
+    ):
+        with pytest.raises(ValueError, match=match):
+            source.read_image(n)
+
+
+def test_records_that_no_library_can_store_are_bad(tmp_path):
+    """Half a character in a path, and nesting deeper than Python's stack."""
+    lines = [
+        r'{"image": "\ud800.jpg", "caption": "a cat"}',
+        "[" * 200_000,
+        r'{"image": "a.jpg", "caption": "a \udfff"}',
+    ]
+    (tmp_path / "my.jsonl").write_text("\n".join(lines))
+    found = reasons(f"jsonl:{tmp_path}/my.jsonl", tmp_path)
+    assert [found[n].partition(":")[0] for n in range(3)] == [
+        r"the path or name is '\ud800.jpg'",
+        "not JSON",
+        r"positives has 'a \udfff'",
+    ]
+    (tmp_path / "latin.csv").write_bytes("filepath,caption\ncafé.jpg,a cup\n".encode("latin-1"))
+    assert "not UTF-8" in reasons(f"csv:{tmp_path}/latin.csv", tmp_path)[0]
+
+
+TRUE_OFFSETS = [0, 21, 42, 64]
+
+
+def saved(folder, offsets: list[int]) -> str:
+    """A folder of Hugging Face's ``datasets`` whose one Arrow file has these offsets of its three images."""
+    folder.mkdir()
+    images = [b"a" * 21, b"b" * 21, b"c" * 22]
+    table = pa.table({"image": images, "caption": ["a cat", "a dog", "a cup"]})
+    with pa.ipc.new_stream(folder / "a.arrow", table.schema) as writer:
+        writer.write_table(table)
+    true, false = (np.array(numbers, np.int32).tobytes() for numbers in (TRUE_OFFSETS, offsets))
+    data = (folder / "a.arrow").read_bytes()
+    assert data.count(true) == 1
+    (folder / "a.arrow").write_bytes(data.replace(true, false))
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "../elsewhere/a.arrow"}]}))
+    return f"hf:{folder}"
+
+
+def test_arrow_files_with_false_offsets_are_rejected(tmp_path):
+    good = datasets.open_source(saved(tmp_path / "good", TRUE_OFFSETS), str(tmp_path), "train")
+    assert [good.read_image(n)[20:] for n in range(3)] == [b"a", b"b", b"cc"]
+    for n, offsets in enumerate(([0, 42, 21, 64], [0, 21, 42, 1 << 30], [-8, 21, 42, 64])):
+        with pytest.raises(UserError, match=r"a\.arrow: not a readable Arrow or Parquet file"):
+            datasets.open_source(saved(tmp_path / str(n), offsets), str(tmp_path), "train")
+    (tmp_path / "good/a.arrow").write_bytes(b"ARROW1")
+    with pytest.raises(UserError, match=r"a\.arrow: not a readable Arrow or Parquet file"):
+        datasets.open_source(f"hf:{tmp_path}/good", str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("state", ["{", "[]", '{"_data_files": 3}', '{"_data_files": [{}]}'])
+def test_damaged_state_of_a_saved_dataset_is_named(state, tmp_path):
+    name = saved(tmp_path / "saved", TRUE_OFFSETS)
+    (tmp_path / "saved/state.json").write_text(state)
+    with pytest.raises(UserError, match=r"saved/state\.json: .*"):
+        datasets.open_source(name, str(tmp_path), "train")
+
+
+def test_image_of_a_webdataset_is_its_member(tmp_path):
+    """Whatever file name its JSON has from before; and a header that claims a huge text is not believed."""
+    inner = json.dumps({"file_name": "/data/original.png", "caption": "a cat"}).encode()
+
+    def write(name, size=0):
+        with tarfile.open(tmp_path / name, "w") as tar:
+            for member, data in (("0.jpg", b"an image"), ("0.json", inner)):
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+            if size:
+                info = tarfile.TarInfo("1.txt")
+                info.size = size
+                tar.addfile(info)
+        return f"webdataset:{tmp_path}/{name}"
+
+    source = datasets.open_source(write("good.tar"), str(tmp_path), "train")
+    assert source.read_image(0) == b"an image" and list(source.items.texts) == ["a cat"]
+    with pytest.raises(UserError, match=r"bad\.tar: 1\.txt has 1,099,511,627,776 bytes; the limit of a text is"):
+        datasets.open_source(write("bad.tar", 1 << 40), str(tmp_path), "train")

@@ -42,7 +42,7 @@ def test_every_format_gives_the_same_records(prefix, folder):
         sides = [(items.positives, files.positives(n)), (items.negatives, files.negatives(n))]
         for captions, expected in sides:
             assert [items.texts[t] for t in captions.text_C[captions.rows(n)]] == expected
-        positive, negative = items.pairs(n)
+        positive, negative = (side[0] for side in items.pairs(np.array([n])))
         assert items.positives.pair_C[positive].tolist() == items.negatives.pair_C[negative].tolist()
         assert source.read_image(n) == files.image(n)
     copied = list((folder / prefix).rglob("images.bin"))

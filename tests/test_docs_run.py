@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from benchmark_files import png, write
+from caption_groups import sampled_texts
 from documents import ROOT
 from expanded_batch import Graph, random_graph
 from losses import BIAS, SCALE, compiled, run
@@ -145,11 +146,10 @@ def test_added_recipes_sample(additions):
     config.data.mixture.other = c.part("naturel/tiny", "missing_word")
     config.optim.name, config.optim.schedule, config.objective.name = "radam", "square_root", "hinge"
     source = datasets.open_sources(c.load(config).data)[0]
-    rng = np.random.default_rng(0)
     for name, counts in (("two_negatives", (1, 2)), ("missing_word", (1, 0))):
         rule = recipes.recipe(name)
         assert rule.check(source.items) == counts
-        assert tuple(map(len, rule.sample(source.items, 0, rng))) == counts
+        assert [tuple(map(len, sides)) for sides in sampled_texts(rule, source.items, [0])] == [counts]
     assert SCHEDULES["square_root"](jnp.float32(0.25)) == 0.5 and OPTIMIZERS["radam"](c.Optim())
     assert Model(presets.preset("small-clip")).config.embed_dim == 256
 

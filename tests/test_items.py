@@ -1,5 +1,6 @@
 """Caption groups of any size as tables, and both versions of NatuRel's on-disk format."""
 
+import numpy as np
 import pytest
 from caption_groups import SHOWN, TRIPLETS, group, items
 
@@ -14,9 +15,10 @@ def texts(table, captions, group):
 
 def pairs(table, group):
     """The pairs of a group as texts."""
+    positives, negatives = table.pairs(np.array([group]))
     return [
         (table.texts[table.positives.text_C[p]], table.texts[table.negatives.text_C[n]])
-        for p, n in zip(*table.pairs(group), strict=True)
+        for p, n in zip(positives[0], negatives[0], strict=True)
     ]
 
 
@@ -25,12 +27,22 @@ def test_groups_of_any_size():
     many = Group([Caption("b", pair=1), Caption("a")], [Caption("y", pair=1), Caption("x"), Caption("z", pair=2)])
     one = Group([Caption("true")], [Caption(f"wrong {n}", pair=n) for n in range(5)])
     table = collect("any", [("first", [plain, many]), ("second", [one])])
-    assert len(table) == 2 and table.groups(0).tolist() == [0, 1] and table.groups(1).tolist() == [2]
+    assert len(table) == 2 and table.groups_N1.tolist() == [0, 2, 3]
     assert [texts(table, table.positives, g) for g in range(3)] == [["a dog"], ["a", "b"], ["true"]]
     assert [texts(table, table.negatives, g) for g in range(2)] == [[], ["x", "y", "z"]]
     assert [table.image_of(g) for g in range(3)] == ["first", "first", "second"]
     assert pairs(table, 0) == [] and pairs(table, 1) == [("a", "x"), ("b", "y")]  # z is not paired with a positive
     assert pairs(table, 2) == [("true", f"wrong {n}") for n in range(5)]
+
+
+def test_pairs_of_several_groups_are_those_of_each():
+    one = Group([Caption("true")], [Caption(f"wrong {n}", pair=n) for n in range(3)])
+    many = Group([Caption("b", pair=1), Caption("a")], [Caption("y", pair=1), Caption("x"), Caption("z", pair=2)])
+    table = collect("any", [("first", [one, many, Group([Caption("plain")])])])
+    groups = np.array([1, 2, 0, 1])
+    for side, of_all in enumerate(table.pairs(groups)):
+        expected = [table.pairs(groups[n : n + 1])[side][0].tolist() for n in range(4)]
+        assert [of_all[n].tolist() for n in range(4)] == expected and list(map(len, expected)) == [2, 0, 3, 2]
 
 
 def test_image_shows_the_facts_its_positives_assert():
@@ -55,7 +67,7 @@ def test_naturel_groups_of_eight_captions():
     table = items(4)
     for n, shown in enumerate(SHOWN):
         assert [table.facts[fact] for fact in table.shows[n]] == shown
-        for g, triplet in zip(table.groups(n), shown, strict=True):
+        for g, triplet in zip(range(*table.groups_N1[n : n + 2]), shown, strict=True):
             captions = [text for text, _ in TRIPLETS[triplet]]
             assert pairs(table, g) == list(zip(captions[::2], captions[1::2], strict=True))
             assert len(table.positives.rows(g, "simple")) == 1 and len(table.negatives.rows(g, "complex")) == 3

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from naturel_jax.data.recipes import recipe
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from perf import loading, objectives, pipeline, towers
+from perf import loading, objectives, pipeline, planner, towers
 
 pytestmark = pytest.mark.slow
 
@@ -56,5 +57,12 @@ def test_loading_reports_parameter_size_memory_and_time():
 
 def test_pipeline_is_compared_with_other_loaders(tmp_path):
     paths = pipeline.write_images(tmp_path, pipeline.BATCH)
-    rates = dict(pipeline.measure(paths, 1, threads=[1], workers=[]))
+    (rates,) = pipeline.measure(paths, 1, 1, threads=[1], workers=[])
     assert {"bare loop", "naturel_jax, 1 threads", "torch, 0 processes"} <= rates.keys()
+
+
+def test_planner_is_measured_on_generated_rows():
+    items = planner.bank_items(5000)
+    assert len(items) == 5000 and recipe("single_pair").check(items) == (1, 1)
+    whole, own = planner.measure(items, "single_pair", images=64, repeats=2)
+    assert whole > 0 and own > 0

@@ -1,5 +1,7 @@
 """Batches on the mesh do not depend on readers or the number of devices."""
 
+import pickle
+
 import absl.flags
 import jax
 import numpy as np
@@ -8,6 +10,7 @@ from caption_groups import mesh, processor, source
 
 from naturel_jax import config as c
 from naturel_jax.data.augment import Augment
+from naturel_jax.data.buffers import Buffers
 from naturel_jax.data.items import Source
 from naturel_jax.data.pipeline import Pipeline, make_pipeline
 from naturel_jax.data.planner import BLANK, Part, Planner
@@ -114,3 +117,31 @@ def test_hard_images_of_a_config(clip, tmp_path):
     path.write_text("not Parquet")
     with pytest.raises(UserError, match=r"mixture\.main\.hard_images is .*hard\.parquet.*expected a Parquet file"):
         make()
+
+
+def test_memory_of_a_batch_is_used_again_only_when_nothing_refers_to_it():
+    buffers = Buffers()
+    first = buffers.array((4, 2))
+    first[:] = 7
+    view = first[1:3].reshape(-1)
+    address = first.ctypes.data
+    del first
+    second = buffers.array((4, 2))
+    second[:] = 9
+    assert second.ctypes.data != address and view.tolist() == [7] * 4
+    del view
+    assert buffers.array((3, 2)).ctypes.data == address
+    larger = buffers.array((1000, 1000))
+    larger[:] = 1
+    assert second.tolist() == [[9, 9]] * 4 and pickle.loads(pickle.dumps(buffers)).array((1,)).shape == (1,)
+
+
+def test_batches_stay_as_they_were_while_later_ones_are_made(clip):
+    """Arrays of a CPU are views of the memory that the images were read into."""
+    pipe = pipeline(clip, source(), threads=2)
+    kept = list(pipe.batches(0, 12))
+    copies = [np.array(batch.images) for batch in kept]
+    for number, batch in enumerate(pipe.batches(0, 12)):
+        np.testing.assert_array_equal(copies[number], batch.images)
+        np.testing.assert_array_equal(copies[number], kept[number].images)
+    assert len({copy.tobytes() for copy in copies}) == 12

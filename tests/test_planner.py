@@ -1,17 +1,19 @@
 """Plans: labels, multiplicities, shards and mirroring of a batch, on a dataset small enough to check by hand."""
 
 import collections
+import concurrent.futures
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from caption_groups import SHOWN, TRIPLETS, items, items_of, processor, words
+from caption_groups import SHOWN, TEXTS, TRIPLETS, items, items_of, processor, words
 
 from naturel_jax.data.items import Caption, Group, collect
-from naturel_jax.data.planner import BLANK, Part, Planner, names_side
+from naturel_jax.data.planner import BLANK, Part, Planner
 from naturel_jax.data.recipes import RECIPES, recipe
+from naturel_jax.data.texts import TextCache, names_side
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
 from tfds_naturel.captions import bank
@@ -116,7 +118,7 @@ def test_batch_is_a_function_of_seed_and_step(clip):
     first.plan(3)  # earlier plans do not matter
     for step in (4, 0):
         jax.tree.map(np.testing.assert_array_equal, first.plan(step)[1:], again.plan(step)[1:])
-        assert first.plan(step).rows == again.plan(step).rows
+        assert list(first.plan(step).rows) == list(again.plan(step).rows)
     assert [first.items(s) for s in range(3)] != [other.items(s) for s in range(3)]
 
 
@@ -130,6 +132,13 @@ def test_every_epoch_visits_each_item_once_in_a_new_order(clip):
 def test_captions_are_resampled_every_epoch(clip):
     plans = planner(clip, "single_pair", parts=[Part(items(4), recipe("single_pair"))])
     assert len({tuple(sorted(words(plans.plan(step), clip))) for step in range(6)}) > 1
+
+
+def test_rewritten_caption_asserts_nothing(clip):
+    plan = planner(clip, "order_shuffles", parts=[Part(items(12, ("Cat|on|Table",)), recipe("order_shuffles"))]).plan(0)
+    asserted = plan.caption_labels.asserts_UA[:, 0] >= 0
+    positives, negatives = plan.image_labels.positives_IK[:-1], plan.image_labels.negatives_IK[:-1]
+    assert asserted[positives].all() and not asserted[negatives].any()
 
 
 def test_mixture_weights(clip):
@@ -291,6 +300,16 @@ def written_texts():
     return {caption.text for caption in captions} | {str(caption.triplet) for caption in captions}
 
 
+def test_full_cache_starts_over_while_other_threads_read_it(clip):
+    """Every thread gets its texts' tokens, though each batch of another drops what the last one added."""
+    cache = TextCache(clip, most=12)
+    batches = [[*TEXTS[n : n + 8], f"left {n}"] for n in range(12)] * 10
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for texts, (tokens, sides) in zip(batches, pool.map(cache.look_up, batches), strict=True):
+            np.testing.assert_array_equal(tokens, clip.tokenize(texts))
+            assert sides.tolist() == [bool(re.search("left|right", text.lower())) for text in texts]
+
+
 def test_names_side_matches_the_previous_expression():
     """The regular expression of version 1, which relied on how relations are spelled, gives the same results."""
     before = re.compile(r"\b(left|right)\b|\|(left|right)_of\|", re.IGNORECASE)
@@ -299,3 +318,10 @@ def test_names_side_matches_the_previous_expression():
     assert with_side == {text for text in texts if before.search(text)}
     assert len(texts) > 20_000 and len(with_side) > 100
     assert names_side("a cup on the LEFT") and not names_side("a bright kitchen with leftovers, copyright 2014")
+
+
+def test_batch_without_any_item_of_a_source(clip):
+    for name in [name for name in RECIPES if not RECIPES[name].swaps]:
+        parts = [Part(items(12), recipe("single_pair"), 0.99), Part(items(12), recipe(name), 0.01, [[1]] * 12)]
+        plan = planner(clip, parts=parts).plan(0)
+        assert {row.source for row in plan.rows} == {0, -1} and items_of(plan) == items_of(planner(clip).plan(0))

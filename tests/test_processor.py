@@ -16,7 +16,7 @@ from model_files import random_params, sentencepiece_model
 from PIL import Image
 
 from naturel_jax.data.images import open_image
-from naturel_jax.data.processor import Processor, from_scratch
+from naturel_jax.data.processor import CLEANERS, Processor, from_scratch
 from naturel_jax.data.tokenizer import train_tokenizer
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.presets import preset
@@ -83,6 +83,15 @@ def test_clip_ids_match_openclip(clip_processor):
     """OpenCLIP uses OpenAI's tokenizer, which fixes mojibake, resolves HTML entities and lowercases."""
     ours, theirs = clip_processor.tokenize(captions()), open_clip.SimpleTokenizer()(captions()).numpy()
     np.testing.assert_array_equal(ends(ours, 0, 49407), theirs)
+
+
+def test_texts_are_cleaned_as_by_openclip():
+    """Random texts of ASCII, control characters, entities and others, against its function."""
+    rng, letters = random.Random(0), [*map(chr, range(160)), "&amp;", "&#39;", "&", "é", "â€™", "\u2019", "ﬁ", "\u200b"]
+    texts = ["".join(rng.choices(letters[32:127], k=rng.randint(0, 30))) for _ in range(3000)]
+    texts += ["".join(rng.choices(letters, k=rng.randint(0, 30))) for _ in range(1000)]
+    clean = open_clip.tokenizer.get_clean_fn("whitespace")
+    assert [CLEANERS["openclip_whitespace"](text) for text in texts] == [clean(text) for text in texts]
 
 
 def test_clip_ids_match_transformers(clip_processor, tmp_path):
@@ -248,7 +257,7 @@ def test_decompression_bombs_are_rejected_before_decoding():
     jpeg = bytearray(photo(64, 64))
     frame = jpeg.index(b"\xff\xc0")
     jpeg[frame + 5 : frame + 9] = (60000).to_bytes(2, "big") * 2
-    with pytest.raises(UserError, match=r"60000 x 60000 pixels: the limit is 64,000,000|exceeds limit"):
+    with pytest.raises(UserError, match="exceeds limit"):
         open_image(bytes(jpeg))
     buffer = io.BytesIO()
     Image.new("1", (9000, MAX_PIXELS // 9000 + 1)).save(buffer, "PNG")

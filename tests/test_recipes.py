@@ -5,20 +5,20 @@ import re
 
 import numpy as np
 import pytest
-from caption_groups import TRIPLETS, items
+from caption_groups import SHOWN, TRIPLETS, items, sampled_texts
 from scipy.stats import chisquare
 
+from naturel_jax.data.draws import generator
 from naturel_jax.data.items import Caption, Group, collect
 from naturel_jax.data.recipes import RECIPES, Recipe, recipe, shuffle_order, shuffle_words
 from tfds_naturel.errors import UserError
 
 
 def samples(name: str, n: int = 0, times: int = 400):
-    """Repeatedly samples for image ``n``; yields positions in the eight captions of Cat|on|Table."""
-    rng, table = np.random.default_rng(0), items()
+    """Samples repeatedly for image ``n``; yields positions in the eight captions of Cat|on|Table."""
     position = {text: i for i, (text, _) in enumerate(TRIPLETS["Cat|on|Table"])}
-    for _ in range(times):
-        yield tuple([position.get(s.text, s.text) for s in side] for side in recipe(name).sample(table, n, rng))
+    for sides in sampled_texts(recipe(name), items(), [n] * times):
+        yield tuple([position.get(text, text) for text in side] for side in sides)
 
 
 def is_uniform(seen, expected) -> bool:
@@ -82,21 +82,28 @@ CALLS = {
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if not RECIPES[name].swaps])
 def test_order_of_random_draws_is_fixed(name):
-    table, rng, other = items(), np.random.default_rng(5), np.random.default_rng(5)
+    """Each position of the order has a generator of NumPy's, from which captions are drawn in this order."""
     texts = [text for text, _ in TRIPLETS["Cat|on|Table"]]
-    for _ in range(50):
-        sampled = tuple([s.text for s in side] for side in recipe(name).sample(table, 0, rng))
-        other.integers(1)  # which group
-        expected = tuple([s if isinstance(s, str) else texts[s] for s in side] for side in CALLS[name](other))
+    for position, sampled in enumerate(sampled_texts(recipe(name), items(), [0] * 50)):
+        expected = tuple(
+            [s if isinstance(s, str) else texts[s] for s in side] for side in CALLS[name](generator(0, 1, position))
+        )
         assert sampled == expected
-    assert rng.integers(1 << 40) == other.integers(1 << 40)
+
+
+def test_group_is_drawn_first():
+    """Image 2 has two groups, of an attribute and another."""
+    expected = []
+    for position in range(50):
+        rng = generator(0, 1, position)
+        captions = TRIPLETS[SHOWN[2][rng.integers(2)]]
+        expected.append(([captions[2 + 2 * rng.integers(3)][0]], [captions[3 + 2 * rng.integers(3)][0]]))
+    assert sampled_texts(recipe("single_pair"), items(), [2] * 50) == expected
 
 
 def test_order_shuffles_samples_a_positive_and_a_permutation_of_its_words():
     seen = set()
-    rng, table = np.random.default_rng(0), items()
-    for _ in range(400):
-        text, negative = (side[0].text for side in recipe("order_shuffles").sample(table, 0, rng))
+    for [text], [negative] in sampled_texts(recipe("order_shuffles"), items(), [0] * 400):
         assert text in {t for t, _ in TRIPLETS["Cat|on|Table"][::2]}
         assert negative != text and sorted(negative.split()) == sorted(text.split())
         seen.add(negative)
@@ -115,15 +122,8 @@ def test_bag_of_words_shuffles_its_positive_and_skips_attributes():
     assert {tuple(sorted(text.split())) for text in texts} == expected
 
 
-def test_rewritten_caption_asserts_nothing():
-    rng = np.random.default_rng(0)
-    [positive], [negative] = recipe("order_shuffles").sample(items(), 0, rng)
-    assert positive.asserts and not negative.asserts
-
-
 def test_every_triplet_of_an_image_is_sampled():
-    rng, table = np.random.default_rng(0), items()
-    sampled = [recipe("single_pair").sample(table, 2, rng)[0][0].text for _ in range(600)]
+    sampled = [positive for [positive], _ in sampled_texts(recipe("single_pair"), items(), [2] * 600)]
     wooden = {text for text, _ in TRIPLETS["Table|is|Wooden"]}
     assert chisquare([sum(t in wooden for t in sampled), sum(t not in wooden for t in sampled)]).pvalue > 0.001
 
@@ -136,9 +136,9 @@ def _table(positives: int, negatives: int):
 
 
 def _sampled(which: Recipe, positives: int, negatives: int) -> set:
-    table, rng = _table(positives, negatives), np.random.default_rng(0)
+    table = _table(positives, negatives)
     which.check(table)
-    return {tuple(" ".join(sorted(s.text for s in side)) for side in which.sample(table, 0, rng)) for _ in range(300)}
+    return {tuple(" ".join(sorted(side)) for side in sides) for sides in sampled_texts(which, table, [0] * 300)}
 
 
 def test_recipes_on_groups_of_other_sizes():

@@ -9,12 +9,14 @@ from pathlib import Path
 import benchmark_files as files
 import numpy as np
 import pytest
-from caption_groups import jpeg, processor
+from caption_groups import jpeg, processor, sampled_texts
 
 from naturel_jax import config as c
 from naturel_jax.data import check, datasets, tags
-from naturel_jax.data.items import Caption, Group, Items, Ragged, Tags, collect
+from naturel_jax.data.draws import generator
+from naturel_jax.data.items import Caption, Group, Items, Tags, collect
 from naturel_jax.data.pipeline import make_pipeline
+from naturel_jax.data.ragged import Ragged
 from naturel_jax.data.recipes import recipe
 from naturel_jax.models.presets import preset
 from naturel_jax.sharding import make_mesh
@@ -58,15 +60,12 @@ def test_two_different_words_of_one_kind_are_swapped(text, swapped):
 
 
 def test_recipes_swap_or_say_which_caption_has_no_swap():
-    items, rng = tagged("a dog on a table", "the red dog", "the dog"), np.random.default_rng(0)
+    items = tagged("a dog on a table", "the red dog", "the dog")
     either = recipe("swaps_or_shuffles")
     assert either.check(items) == (1, 1)
-    assert [[s.text for s in side] for side in either.sample(items, 0, rng)] == [
-        ["a dog on a table"],
-        ["a table on a dog"],
-    ]
-    [positive], [negative] = either.sample(items, 1, rng)
-    assert negative.text != positive.text and sorted(negative.text.split()) == ["dog", "red", "the"]
+    swapped, ([positive], [negative]) = sampled_texts(either, items, [0, 1])
+    assert swapped == (["a dog on a table"], ["a table on a dog"])
+    assert negative != positive and sorted(negative.split()) == ["dog", "red", "the"]
     strict = recipe("swaps")
     message = (
         r"'swaps' .* which 2 of mine do not have; the first: 'the red dog' of image '1\.jpg'\. .*swaps_or_shuffles"
@@ -74,9 +73,16 @@ def test_recipes_swap_or_say_which_caption_has_no_swap():
     with pytest.raises(UserError, match=message):
         strict.check(items)
     assert strict.check(dataclasses.replace(items, left_out=np.array([1, 2]))) == (1, 1)
-    assert strict.sample(items, 1, rng)[1] == []
+    assert sampled_texts(strict, items, [1]) == [(["the red dog"], [])]
     with pytest.raises(UserError, match=r"needs tags of the captions, which mine does not have; .* --tags en_core_web"):
         strict.check(dataclasses.replace(items, tags=None))
+
+
+def test_swaps_are_drawn_by_the_generator_of_each_position():
+    text = "a red dog on a small table"
+    expected = [tags.swap(text, places(text), generator(0, 1, position)) for position in range(20)]
+    made = sampled_texts(recipe("swaps"), tagged(text), [0] * 20)
+    assert [negative for _, [negative] in made] == expected and len(set(expected)) == 2
 
 
 @pytest.fixture

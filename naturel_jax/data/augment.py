@@ -71,8 +71,8 @@ def _unreadable(data: bytes, error: ValueError) -> ValueError:
 def random_box(
     width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> Box:
-    """A random crop of an image of ``width`` x ``height`` pixels, as torchvision's RandomResizedCrop samples it: ten
-    attempts, then the largest centred square."""
+    """A random crop of an image of ``width`` x ``height`` pixels, as torchvision's RandomResizedCrop samples it in ten
+    attempts; if all fail, the largest centred square, where torchvision takes the largest box of an allowed ratio."""
     for _ in range(10):
         area = width * height * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))

@@ -7,6 +7,7 @@ pipeline's reading processes share its pages.
 import itertools
 import mmap
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -48,11 +49,20 @@ def write(folder: Path, name: str, chunks: Iterable[np.ndarray]) -> None:
     path.replace(folder / f"{name}.{dtype.name}")
 
 
-def write_starts(folder: Path, name: str, lengths: Iterable[np.ndarray]) -> None:
+def write_starts(folder: Path, name: str, lengths: Sequence[np.ndarray]) -> None:
     """Writes the column of where rows of these lengths start, with one more entry for the end; int32 if it suffices."""
-    starts = np.concatenate([np.zeros(1, np.int64), *(chunk.astype(np.int64) for chunk in lengths)])
-    np.cumsum(starts, out=starts)
-    write(folder, name, [starts.astype(np.int32) if starts[-1] < 2**31 else starts])
+    dtype = np.int32 if sum(int(chunk.sum(dtype=np.int64)) for chunk in lengths) < 2**31 else np.int64
+
+    def starts() -> Iterator[np.ndarray]:
+        end = 0
+        yield np.zeros(1, dtype)
+        for chunk in lengths:
+            if len(chunk):
+                ends = np.cumsum(chunk, dtype=np.int64) + end
+                end = int(ends[-1])
+                yield ends.astype(dtype)
+
+    write(folder, name, starts())
 
 
 class Strings(Sequence[str]):
@@ -64,9 +74,7 @@ class Strings(Sequence[str]):
     def __init__(self, path: str, starts_N1: np.ndarray):
         self._path, self._starts_N1 = path, starts_N1
         self._file = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        os.close(self._file)
+        weakref.finalize(self, os.close, self._file)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Strings, (self._path, self._starts_N1)
@@ -86,6 +94,12 @@ class Strings(Sequence[str]):
             raise IndexError(f"string {n} of {len(self)}")
         start, stop = int(self._starts_N1[n]), int(self._starts_N1[n + 1])
         return os.pread(self._file, stop - start, start).decode()
+
+    def take(self, numbers: np.ndarray) -> list[str]:
+        """The strings with these numbers, which are not negative."""
+        starts, stops = self._starts_N1[numbers].tolist(), self._starts_N1[numbers + 1].tolist()
+        read, file = os.pread, self._file
+        return [read(file, stop - start, start).decode() for start, stop in zip(starts, stops, strict=True)]
 
     def __iter__(self) -> Iterator[str]:
         block = 4096  # a read for each string would take most of the time

@@ -16,4 +16,5 @@ class Fields:
     asserts: str = setting("", "the fact that each true caption asserts, or one for all")
     negative_asserts: str = setting("", "the fact that each false caption asserts")
     shows: str = setting("", "further facts that the image shows")
+    folder: str = setting("", "folder that the path of an image is relative to, and stays in; empty: the file's own")
     name: str = setting("", "what messages call the record; empty: the image's path")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.data import columns, records, tags
 from naturel_jax.data.fields import Fields
-from naturel_jax.data.items import Captions, Items, Origin, Ragged, Source
+from naturel_jax.data.items import Captions, Items, Origin, Source
+from naturel_jax.data.ragged import Ragged
 from naturel_jax.data.records import Table
 from tfds_naturel.errors import UserError
 
@@ -24,6 +26,7 @@ _LOG = logging.getLogger(__name__)
 
 BAD_VERSION = 1  # of bad.jsonl
 
+_LARGEST = 1 << 28  # bytes of an image; one of MAX_PIXELS without compression has 192 million
 _QUOTED = 3  # bad records that a message quotes
 
 
@@ -82,10 +85,25 @@ class Images:
     def __call__(self, n: int) -> bytes:
         offset, size = int(self.offset_N[n]), int(self.size_N[n])
         if size < 0:
-            return Path(self.root, self.names[n]).read_bytes()
+            return _read(os.path.join(self.root, self.names[n]))
         shard = int(np.searchsorted(self.first_S, n, side="right")) - 1
-        with open(self.files[shard], "rb", buffering=0) as file:
-            return os.pread(file.fileno(), size, offset)
+        return _read(self.files[shard], offset, size)
+
+
+def _read(path: str, offset: int = 0, size: int | None = None) -> bytes:
+    """Part of a file, or all of it. Raises ValueError for a device or pipe, whose reading may not end, and if there is
+    too much."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its other end
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path} is not a regular file")
+        size = status.st_size if size is None else size
+        if size > _LARGEST:
+            raise ValueError(f"an image of {size:,} bytes; the limit is {_LARGEST:,}")
+        return os.pread(file, size, offset)
+    finally:
+        os.close(file)
 
 
 def open_items(folder: Path, meta: dict[str, Any], left_out: np.ndarray) -> Items:

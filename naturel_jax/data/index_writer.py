@@ -22,7 +22,7 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -34,7 +34,18 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.data import columns
 from naturel_jax.data.fields import Fields
-from naturel_jax.data.records import BadRecord, Chosen, Record, Row, Shard, Span, Table, choose, to_record
+from naturel_jax.data.records import (
+    BadRecord,
+    Chosen,
+    Record,
+    Row,
+    Shard,
+    Span,
+    Table,
+    check_inside,
+    choose,
+    to_record,
+)
 from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -43,6 +54,7 @@ T = TypeVar("T")
 
 VERSION = 1
 _BATCH = 8192  # records in memory at a time
+_CHUNK = 1 << 20  # numbers that are written at a time
 _SIDES = ("positives", "negatives")
 _LISTS = (*_SIDES, "asserts", "negative_asserts", "shows")
 _SCHEMA = pa.schema(
@@ -77,6 +89,8 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, or the process ends
         if not (folder / "meta.json").exists():
+            if fields.folder:
+                table = dataclasses.replace(table, root=str(Path(fields.folder).expanduser().resolve()), anywhere=False)
             _LOG.info("indexing %s in %s", table.name, folder)
             parts = [folder / "parts" / str(n) for n in range(len(table.shards))]
             _write_parts(table, fields, parts, workers)
@@ -88,7 +102,8 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
 def _write_parts(table: Table, fields: Fields, parts: Sequence[Path], workers: int) -> None:
     """Writes the parts that are missing."""
     jobs = [(shard, part) for shard, part in zip(table.shards, parts, strict=True) if not _records(part).exists()]
-    write = functools.partial(_write_part, fields=fields, copy_images=table.read_image is None)
+    root = None if table.anywhere else table.root
+    write = functools.partial(_write_part, fields=fields, copy_images=table.read_image is None, root=root)
     for done, _ in enumerate(parallel(write, jobs, workers), 1):
         if len(jobs) > 1:
             _LOG.info("%s: read %d of %d shards", table.name, done, len(jobs))
@@ -125,14 +140,14 @@ def _records(part: Path) -> Path:
     return part / "records.arrow"
 
 
-def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool) -> None:
-    """Writes the records of one shard, and the images that its rows hold."""
+def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, root: str | None) -> None:
+    """Writes the records of one shard, and the images that its rows hold. ``root``: the folder that paths stay in."""
     part.mkdir(parents=True, exist_ok=True)
     partial, images = part / "partial.arrow", part / "partial.bin"
     with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer, images.open("wb") as blob:
         rows, chosen, prefix = enumerate(shard.rows()), choose(fields), Path(shard.file).name
-        while batch := list(itertools.islice(rows, _BATCH)):
-            records = [_describe(row, f"{prefix}:{n}", chosen, blob if copy_images else None) for n, row in batch]
+        while batch := _next(shard, rows):
+            records = [_describe(row, f"{prefix}:{n}", chosen, blob if copy_images else None, root) for n, row in batch]
             writer.write_batch(pa.RecordBatch.from_pylist(records, _SCHEMA))
     if images.stat().st_size:
         images.replace(part / "images.bin")
@@ -141,10 +156,20 @@ def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool) -> 
     partial.replace(_records(part))
 
 
-def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None) -> dict[str, Any]:
+def _next(shard: Shard, rows: Iterator[tuple[int, Row]]) -> list[tuple[int, Row]]:
+    """The next rows. Raises UserError for a damaged file."""
+    try:
+        return list(itertools.islice(rows, _BATCH))
+    except pa.ArrowException as error:
+        raise UserError(f"{shard.file}: not a readable Arrow or Parquet file: {error}") from error
+
+
+def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None, root: str | None) -> dict[str, Any]:
     """A row of ``records.arrow``; a bad record has a ``problem`` and no captions."""
     try:
         record = to_record(row, chosen, name)
+        if root is not None and isinstance(record.image, str):
+            check_inside(root, record.image)
     except BadRecord as error:
         return {"name": name, "offset": -1, "size": -1, "problem": str(error)} | {key: [] for key in _LISTS}
     return record._asdict() | dict(zip(("offset", "size"), _place(record, blob), strict=True)) | {"problem": ""}
@@ -161,35 +186,77 @@ def _place(record: Record, blob: BinaryIO | None) -> Span:
 # ---- All shards -----------------------------------------------------------------------------------------------------
 
 
+class _Parts:
+    """The records of all shards, read a batch at a time: mapped files would count as memory of this process."""
+
+    def __init__(self, parts: Sequence[Path]):
+        self._files = [str(_records(part)) for part in parts]
+        self.counts = [sum(map(len, self._of_file(file, "size"))) for file in self._files]
+
+    def column(self, name: str) -> Iterator[pa.Array]:
+        """The values of a column."""
+        return itertools.chain.from_iterable(self._of_file(file, name) for file in self._files)
+
+    def lengths(self, name: str) -> list[np.ndarray]:
+        """How many strings each record has in a column of lists."""
+        return [pc.list_value_length(lists).to_numpy() for lists in self.column(name)]
+
+    @staticmethod
+    def _of_file(file: str, name: str) -> Iterator[pa.Array]:
+        options = pa.ipc.IpcReadOptions(included_fields=[_SCHEMA.get_field_index(name)])
+        with pa.OSFile(file) as source:
+            reader = pa.ipc.open_file(source, options=options)
+            for n in range(reader.num_record_batches):
+                yield reader.get_batch(n)[name]
+
+
 def _merge(table: Table, parts: Sequence[Path], out: Path) -> dict[str, Any]:
     """Writes the columns; returns the metadata."""
-    tables = [pa.ipc.open_file(pa.memory_map(str(_records(part)))).read_all() for part in parts]
-    if not any(map(len, tables)):
+    records = _Parts(parts)
+    total = sum(records.counts)
+    if not total:
         raise UserError(f"{table.name}: no records; expected at least one")
-    rows = pa.concat_tables(tables)  # mapped, not copied
-    _write_strings(out, "names", rows["name"])
+    _write_strings(out, "names", records.column("name"))
     for name in ("offset", "size"):
-        columns.write(out, name, map(np.asarray, rows[name].chunks))
-    columns.write(out, "groups", [np.arange(len(rows) + 1, dtype=np.int32)])
-    columns.write(out, "attribute", [np.zeros(len(rows), bool)])
-    _write_texts(out, rows)
-    _write_problems(out, rows)
+        columns.write(out, name, map(np.asarray, records.column(name)))
+    columns.write(out, "groups", _numbers(0, total + 1))
+    columns.write(out, "attribute", _zeros(total))
+    _write_texts(out, records)
+    _write_problems(out, records)
     images = [part / "images.bin" for part in parts]
     files = [str(own if own.exists() else shard.file) for own, shard in zip(images, table.shards, strict=True)]
     return {
         "version": VERSION,
         "source": table.name,
         "root": table.root,
-        "records": len(rows),
+        "records": total,
         "content": _digest(out),
-        "shards": [[file, len(part)] for file, part in zip(files, tables, strict=True)],
+        "shards": [[file, count] for file, count in zip(files, records.counts, strict=True)],
     }
 
 
-def _write_strings(out: Path, name: str, column: pa.ChunkedArray) -> None:
-    chunks = [chunk for chunk in column.chunks if len(chunk)]
-    columns.write_starts(out, f"{name}_starts", (pc.binary_length(chunk).to_numpy() for chunk in chunks))
-    columns.write(out, name, itertools.chain([np.empty(0, np.uint8)], map(_bytes_of, chunks)))
+def _numbers(start: int, stop: int) -> Iterator[np.ndarray]:
+    """The numbers from ``start`` to ``stop - 1``, in chunks."""
+    for first in range(start, stop, _CHUNK):
+        yield np.arange(first, min(first + _CHUNK, stop), dtype=np.int32)
+
+
+def _zeros(count: int) -> Iterator[np.ndarray]:
+    yield np.zeros(0, bool)  # of this dtype even if there are none
+    yield from (np.zeros(len(chunk), bool) for chunk in _numbers(0, count))
+
+
+def _write_strings(out: Path, name: str, chunks: Iterable[pa.StringArray]) -> None:
+    lengths = []
+
+    def data() -> Iterator[np.ndarray]:
+        yield np.empty(0, np.uint8)
+        for strings in chunks:
+            lengths.append(pc.binary_length(strings).to_numpy())
+            yield _bytes_of(strings)
+
+    columns.write(out, name, data())
+    columns.write_starts(out, f"{name}_starts", lengths)
 
 
 def _bytes_of(strings: pa.StringArray) -> np.ndarray:
@@ -201,42 +268,61 @@ def _bytes_of(strings: pa.StringArray) -> np.ndarray:
     return np.frombuffer(data, np.uint8)[start:stop]
 
 
-def _write_texts(out: Path, rows: pa.Table) -> None:
+def _write_texts(out: Path, records: _Parts) -> None:
     """Captions, texts and facts. Only if there are facts are equal captions one text, which asserts what any of them
     does: finding them needs memory for all texts."""
-    lengths = {name: _lengths(rows[name]) for name in _LISTS}
-    captions = _flat(rows, _SIDES)
-    claims = _flat(rows, ("asserts", "negative_asserts", "shows"))
-    known_F = np.asarray(pc.not_equal(claims, ""), bool)
-    fact_K, facts = _numbered(claims.filter(pa.array(known_F)))
-    text_C, texts = _numbered(captions) if len(fact_K) else (np.arange(len(captions), dtype=np.int32), captions)
-    _write_strings(out, "texts", texts)
-    _write_strings(out, "facts", facts)
-    for side, of_side in zip(_SIDES, np.split(text_C, [lengths["positives"].sum()]), strict=True):
-        columns.write_starts(out, f"{side}_starts", [lengths[side]])
-        columns.write(out, f"{side}_text", [of_side])
-        columns.write(out, f"{side}_pair", [_counted(lengths[side])])
-        columns.write(out, f"{side}_simple", [np.zeros(len(of_side), bool)])
-    shown = lengths["shows"]
-    text_F = np.concatenate([text_C, np.full(shown.sum(), -1)])[known_F]
-    image_F = np.concatenate(
-        [
-            np.repeat(np.arange(len(rows)), lengths["positives"]),
-            np.full(lengths["negatives"].sum(), -1),
-            np.repeat(np.arange(len(rows)), shown),
-        ]
-    )[known_F]
-    _write_ragged(out, "asserts", text_F, fact_K, len(texts))
-    _write_ragged(out, "shows", image_F, fact_K, len(rows))
+    first = 0
+    for side in _SIDES:
+        lengths = records.lengths(side)
+        columns.write_starts(out, f"{side}_starts", lengths)
+        columns.write(out, f"{side}_pair", map(_counted, lengths))
+        count = sum(int(chunk.sum()) for chunk in lengths)
+        columns.write(out, f"{side}_simple", _zeros(count))
+        columns.write(out, f"{side}_text", _numbers(first, first + count))
+        first += count
+    captions = (lists.flatten() for side in _SIDES for lists in records.column(side))
+    claims = {name: _claims(records, name) for name in ("asserts", "negative_asserts", "shows")}
+    if any(len(facts) for facts, _ in claims.values()):
+        _write_facts(out, records, claims, pa.chunked_array(list(captions), pa.string()))
+        return
+    _write_strings(out, "texts", captions)
+    _write_strings(out, "facts", [])
+    for name, rows in (("asserts", first), ("shows", sum(records.counts))):
+        _write_ragged(out, name, np.empty(0, np.int64), np.empty(0, np.int64), rows)
 
 
-def _lengths(column: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(pc.list_value_length(column))
+def _claims(records: _Parts, name: str) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """The facts in a column that are known, and the place of each among all of the column's strings."""
+    facts, places, first = [], [np.empty(0, np.int64)], 0
+    for lists in records.column(name):
+        flat = lists.flatten()
+        known = np.flatnonzero(pc.not_equal(flat, ""))
+        if len(known):
+            facts.append(flat.take(pa.array(known)))
+            places.append(first + known)
+        first += len(flat)
+    return pa.chunked_array(facts, pa.string()), np.concatenate(places)
 
 
-def _flat(rows: pa.Table, names: Sequence[str]) -> pa.ChunkedArray:
-    """The values of several columns of lists, one after another."""
-    return pa.chunked_array([chunk.flatten() for name in names for chunk in rows[name].chunks], pa.string())
+def _write_facts(
+    out: Path, records: _Parts, claims: Mapping[str, tuple[pa.ChunkedArray, np.ndarray]], captions: pa.ChunkedArray
+) -> None:
+    """Texts and facts, and which facts a text asserts and an image shows."""
+    text_C, texts = _numbered(captions)
+    facts_of, place_of = ({name: pair[k] for name, pair in claims.items()} for k in (0, 1))
+    fact_K, facts = _numbered(pa.chunked_array([chunk for of_name in facts_of.values() for chunk in of_name.chunks]))
+    _write_strings(out, "texts", texts.chunks)
+    _write_strings(out, "facts", facts.chunks)
+    starts = columns.find(out, "positives_starts")
+    for side, numbers in zip(_SIDES, np.split(text_C, [starts[-1]]), strict=True):
+        columns.write(out, f"{side}_text", [numbers])
+    asserts, negative_asserts, shows = place_of.values()
+    caption_K = np.concatenate([asserts, starts[-1] + negative_asserts])
+    _write_ragged(out, "asserts", text_C[caption_K], fact_K[: len(caption_K)], len(texts))
+    shown = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(records.lengths("shows")))])
+    image_K = np.concatenate([np.searchsorted(of, at, "right") - 1 for of, at in ((starts, asserts), (shown, shows))])
+    of_image = np.concatenate([fact_K[: len(asserts)], fact_K[len(caption_K) :]])
+    _write_ragged(out, "shows", image_K, of_image, sum(records.counts))
 
 
 def _counted(lengths: np.ndarray) -> np.ndarray:
@@ -248,35 +334,39 @@ def _counted(lengths: np.ndarray) -> np.ndarray:
 def _numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.ChunkedArray]:
     """The number of each string, in the order of their first use, and the distinct strings."""
     encoded = column.dictionary_encode().unify_dictionaries()
-    if not encoded.num_chunks:
-        return np.empty(0, np.int32), column
     numbers = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
     return numbers, pa.chunked_array([encoded.chunk(0).dictionary])
 
 
 def _write_ragged(out: Path, name: str, row: np.ndarray, value: np.ndarray, rows: int) -> None:
-    """Row -> its distinct values, in ascending order; rows below 0 are left out."""
+    """Row -> its distinct values, in ascending order."""
     most = int(value.max(initial=0)) + 1
-    row, value = np.divmod(np.unique((row.astype(np.int64) * most + value)[row >= 0]), most)
-    columns.write_starts(out, f"{name}_starts", [np.bincount(row, minlength=rows)])
+    row, value = np.divmod(np.unique(row.astype(np.int64) * most + value), most)
+    lengths = []
+    for chunk in _numbers(0, rows):
+        first, stop = np.searchsorted(row, [chunk[0], chunk[-1] + 1])
+        lengths.append(np.bincount(row[first:stop] - chunk[0], minlength=len(chunk)).astype(np.int32))
+    columns.write_starts(out, f"{name}_starts", lengths)
     columns.write(out, f"{name}_values", [value.astype(np.int32)])
 
 
-def _write_problems(out: Path, rows: pa.Table) -> None:
+def _write_problems(out: Path, records: _Parts) -> None:
     """``problems.jsonl``: the records that cannot be used."""
     with (out / "problems.jsonl").open("w") as file:
         first = 0
-        for batch in rows.select(["name", "problem"]).to_batches():
-            for n in pc.indices_nonzero(pc.not_equal(batch["problem"], "")).to_pylist():
-                name, reason = batch["name"][n].as_py(), batch["problem"][n].as_py()
-                file.write(json.dumps({"record": first + n, "name": name, "reason": reason}) + "\n")
-            first += len(batch)
+        for names, problems in zip(records.column("name"), records.column("problem"), strict=True):
+            for n in pc.indices_nonzero(pc.not_equal(problems, "")).to_pylist():
+                row = {"record": first + n, "name": names[n].as_py(), "reason": problems[n].as_py()}
+                file.write(json.dumps(row) + "\n")
+            first += len(names)
 
 
 def _digest(folder: Path) -> str:
     """Of the records' names, captions and facts, whatever the times of their files."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.name != "lock"):
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name == "lock" or path.name.startswith("."):  # a write that was interrupted
+            continue
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 22):

@@ -3,7 +3,8 @@
 In memory (a dozen bytes per caption) or mapped from disk, so every process can work out the whole global batch: which
 captions match which images, and which are equal. Pixels are read only by the process that needs them.
 
-Shape letters: N images, G caption groups, C captions of one polarity. A trailing 1 means one extra entry: offsets.
+Shape letters: N images, G caption groups, C captions of one polarity, B images or groups of a batch. A trailing 1 means
+one extra entry: offsets.
 """
 
 import dataclasses
@@ -13,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from naturel_jax.data.columns import Strings
+from naturel_jax.data.ragged import Ragged, spans
 from tfds_naturel import schema
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Kind
@@ -50,31 +53,6 @@ class Group(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Ragged:
-    """Rows of any length: row n is ``values[starts[n] : starts[n + 1]]``."""
-
-    starts: np.ndarray
-    values: np.ndarray
-
-    @classmethod
-    def from_rows(cls, rows: Iterable[Iterable[int]]) -> "Ragged":
-        """Integers, kept as int32."""
-        starts, values = array("q", [0]), array("i")
-        for row in rows:
-            values.extend(row)
-            starts.append(len(values))
-        return cls(np.array(starts, np.int64), np.array(values, np.int32))
-
-    def __getitem__(self, n: int) -> np.ndarray:
-        return self.values[self.starts[n] : self.starts[n + 1]]
-
-    @property
-    def widest(self) -> int:
-        """Length of the longest row."""
-        return int(np.diff(self.starts).max(initial=0))
-
-
-@dataclasses.dataclass(frozen=True)
 class Captions:
     """The captions of one polarity: rows ``starts_G1[g]`` to ``starts_G1[g + 1]`` belong to group g, in the order of
     their pairs. ``text_C`` indexes ``Items.texts``."""
@@ -88,6 +66,11 @@ class Captions:
         """Row indices of the captions of ``group``; only those of ``kind`` if given."""
         rows = np.arange(self.starts_G1[group], self.starts_G1[group + 1])
         return rows if kind is None else rows[self.simple_C[rows] == (kind == "simple")]
+
+    def rows_of(self, group_B: np.ndarray, kind: Kind | None = None) -> Ragged:
+        """``rows`` of each of these groups."""
+        rows = spans(self.starts_G1[group_B], self.starts_G1[group_B + 1])
+        return rows if kind is None else rows.keep(self.simple_C[rows.values] == (kind == "simple"))
 
     def block(self, first: int, stop: int, kind: Kind | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The captions of groups ``first`` to ``stop - 1``, of ``kind`` if given: the group of each, counted from
@@ -140,31 +123,36 @@ class Items:
         """Number of images that are trained on."""
         return len(self.image_ids) - len(self.left_out)
 
-    def image(self, k: int) -> int:
-        """Index of the k-th image that is trained on."""
+    def images(self, k_B: np.ndarray) -> np.ndarray:
+        """Indices of the k-th images that are trained on."""
         gaps = self.left_out - np.arange(len(self.left_out))  # images before each that is left out
-        return k + int(np.searchsorted(gaps, k, side="right"))
+        return k_B + np.searchsorted(gaps, k_B, side="right")
 
-    def groups(self, n: int) -> np.ndarray:
-        """Group indices of image ``n``."""
-        return np.arange(self.groups_N1[n], self.groups_N1[n + 1])
+    def texts_at(self, text_B: np.ndarray) -> list[str]:
+        """The texts with these indices."""
+        if isinstance(self.texts, Strings):
+            return self.texts.take(text_B)
+        return [self.texts[n] for n in text_B.tolist()]
 
     def image_of(self, group: int) -> str:
         """Id of the image that ``group`` describes."""
         return self.image_ids[int(np.searchsorted(self.groups_N1, group, side="right")) - 1]
 
-    def pairs(self, group: int, kind: Kind | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Row indices of the positive and of the negative of each pair of ``group``.
+    def pairs(self, group_B: np.ndarray, kind: Kind | None = None) -> tuple[Ragged, Ragged]:
+        """Row indices of the positive and of the negative of each pair of these groups.
 
         A positive and a negative form a pair if they share its number; a group's only positive is paired with every
         negative.
         """
-        positives, negatives = self.positives.rows(group, kind), self.negatives.rows(group, kind)
-        if len(positives) == 1:
-            return np.repeat(positives, len(negatives)), negatives
-        same = self.positives.pair_C[positives][:, None] == self.negatives.pair_C[negatives]
-        first, second = np.nonzero(same)
-        return positives[first], negatives[second]
+        positives, negatives = (side.rows_of(group_B, kind) for side in (self.positives, self.negatives))
+        group_P = positives.rows
+        others = spans(negatives.starts[group_P], negatives.starts[group_P + 1])  # of each positive: all negatives
+        positive, negative = positives.values[others.rows], negatives.values[others.values]
+        group = group_P[others.rows]
+        kept = self.positives.pair_C[positive] == self.negatives.pair_C[negative]
+        kept |= positives.lengths[group] == 1
+        pairs = Ragged.from_lengths(np.bincount(group[kept], minlength=len(group_B)), positive[kept])
+        return pairs, Ragged(pairs.starts, negative[kept])
 
     def counts(self, first: int, stop: int, kind: Kind | None, paired: bool) -> tuple[np.ndarray, np.ndarray]:
         """How many positives and negatives each of the groups ``first`` to ``stop - 1`` has, or how many ``pairs``."""

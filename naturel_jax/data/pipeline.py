@@ -14,8 +14,10 @@ from jax.sharding import Mesh, NamedSharding
 from naturel_jax.batch import Batch
 from naturel_jax.config import Config
 from naturel_jax.data.augment import Augment
+from naturel_jax.data.buffers import Buffers
+from naturel_jax.data.draws import Draws
 from naturel_jax.data.items import Items, Source
-from naturel_jax.data.planner import AUGMENT, Part, Planner, Row, generator
+from naturel_jax.data.planner import AUGMENT, Part, Planner, Row
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.recipes import recipe
 from naturel_jax.models.two_tower import TwoTowerConfig
@@ -52,7 +54,7 @@ class Pipeline:
         """Batches of steps ``start`` to ``stop - 1``."""
         if start >= stop:
             return
-        load = _Load(self.planner, self.sources, self.augment, self._local_blocks())
+        load = _Load(self.planner, self.sources, self.augment, self._local_blocks(), Buffers())
         dataset = grain.MapDataset.range(stop).map(load)[start:]
         dataset = dataset.to_iter_dataset(
             grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
@@ -94,24 +96,25 @@ class _Load:
     sources: Sequence[Source]
     augment: Augment
     blocks: tuple[int, ...]
+    buffers: Buffers
 
     def __call__(self, step: int) -> _LocalBatch:
         plan = self.planner.plan(step)
         length = len(plan.rows) // self.planner.shards
         rows = np.concatenate([np.arange(b * length, (b + 1) * length) for b in self.blocks])
-        images = np.empty((len(rows), self.augment.size, self.augment.size, 3), np.uint8)
-        for image, row in zip(images, rows, strict=True):
-            self._fill(plan.rows[row], image)
+        images = self.buffers.array((len(rows), self.augment.size, self.augment.size, 3))
+        draws = Draws(self.planner.seed, AUGMENT, plan.rows.sample_I[rows])
+        for n, row in enumerate(plan.rows.at(rows)):
+            self._fill(row, draws, n, images[n])
         return _LocalBatch(rows, Batch(images, plan.tokens, plan.image_labels, plan.caption_labels))
 
-    def _fill(self, row: Row, out: np.ndarray) -> None:
+    def _fill(self, row: Row, draws: Draws, n: int, out: np.ndarray) -> None:
         if row.source < 0:
             out.fill(_WHITE)
             return
         source = self.sources[row.source]
         try:
-            rng = generator(self.planner.seed, AUGMENT, row.sample)
-            self.augment(source.read_image(row.item), row.mirror, rng, out)
+            self.augment(source.read_image(row.item), row.mirror, draws.generator(n), out)
         except (ValueError, OSError) as error:  # damaged or removed since it was checked
             raise UserError(f"{source.items.name}, image {source.items.image_ids[row.item]!r}: {error}") from error
 

@@ -4,31 +4,27 @@ A batch is a pure function of (seed, step). Every process works out all of it ex
 one row even across hosts, and the batch does not depend on the number of hosts.
 """
 
+import dataclasses
 import math
-import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, overload
 
-import grain
 import numpy as np
 
 from naturel_jax.batch import CaptionLabels, ImageLabels
+from naturel_jax.data.draws import Draws
 from naturel_jax.data.items import Items
+from naturel_jax.data.order import Mixture, Shuffled
 from naturel_jax.data.processor import Processor
+from naturel_jax.data.ragged import Ragged
 from naturel_jax.data.recipes import Recipe, Sampled
+from naturel_jax.data.texts import TextCache, names_side
 from tfds_naturel.errors import UserError
 
 ORDER, CAPTIONS, AUGMENT = range(3)  # streams of random numbers, one for each purpose
 
 _TOKEN_BUCKET = 8  # trimmed lengths are multiples of this
 _CAPTION_BUCKETS = 8  # at most this many numbers of caption rows: each one compiles the step again
-_MAX_CACHED_TOKENS = 500_000  # texts; rewritten captions hardly ever repeat
-_SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)  # "left of", and the fact Cup|left_of|Cat
-
-
-def names_side(text: str) -> bool:
-    """Whether ``text``, a caption or a fact's name, mentions left or right: mirroring the image may make it false."""
-    return bool(_SIDE.search(text))
 
 
 class Row(NamedTuple):
@@ -47,10 +43,38 @@ class Row(NamedTuple):
 BLANK = Row(-1)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows(Sequence[Row]):
+    """The rows of a batch, in columns."""
+
+    source_I: np.ndarray
+    item_I: np.ndarray
+    sample_I: np.ndarray
+    mirror_I: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.source_I)
+
+    @overload
+    def __getitem__(self, n: int) -> Row: ...
+    @overload
+    def __getitem__(self, n: slice) -> list[Row]: ...
+    def __getitem__(self, n: int | slice) -> Row | list[Row]:
+        return self.at(n) if isinstance(n, slice) else self.at([n])[0]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self[:])
+
+    def at(self, which: slice | Sequence[int] | np.ndarray) -> list[Row]:
+        """Some of the rows."""
+        columns = (self.source_I, self.item_I, self.sample_I, self.mirror_I)
+        return list(map(Row, *(column[which].tolist() for column in columns)))
+
+
 class Plan(NamedTuple):
     """A batch before its images are read: ``rows`` [I], ``tokens`` int32 [U, L]."""
 
-    rows: list[Row]
+    rows: Rows
     tokens: np.ndarray
     image_labels: ImageLabels
     caption_labels: CaptionLabels
@@ -66,39 +90,25 @@ class Part(NamedTuple):
     hard_images: Sequence[Sequence[int]] | None = None
 
 
-def generator(seed: int, stream: int, position: int) -> np.random.Generator:
-    """Random generator for one position (or sample) of the training order, independent of every other position, stream
-    and seed."""
-    return np.random.Generator(np.random.Philox(key=[(seed << 8) + stream, position]))
+class _Images(NamedTuple):
+    """Image rows of one source, and what was sampled for them. ``place_B``: twice the number of the anchor in the
+    batch, and 1 more for the anchor's hard image."""
+
+    source: int
+    place_B: np.ndarray
+    item_B: np.ndarray
+    positives: Sampled
+    negatives: Sampled
 
 
-class _BatchCaptions:
-    """The distinct captions of a batch, with ids in order of first use."""
+class _Captions(NamedTuple):
+    """The captions of a batch. ``texts`` [U]: the distinct ones, in order of first use; a caption's id is its index.
+    ``asserts``: for each, the ids of its facts, ascending. ``sampled``: ids of the positives of place p (row 2p) and of
+    its negatives (row 2p + 1)."""
 
-    def __init__(self) -> None:
-        self.ids: dict[str, int] = {}
-        self.mult: list[int] = []
-        self.asserts: list[set[int]] = []
-
-    def add(self, sampled: Sampled, fact_ids: np.ndarray) -> int:
-        """Adds one copy of the caption and returns its id. ``fact_ids``: ids of the facts of its dataset."""
-        caption_id = self.ids.setdefault(sampled.text, len(self.ids))
-        if caption_id == len(self.mult):
-            self.mult.append(0)
-            self.asserts.append(set())
-        self.mult[caption_id] += 1
-        self.asserts[caption_id].update(fact_ids[list(sampled.asserts)].tolist())
-        return caption_id
-
-
-class _ImageRow(NamedTuple):
-    """An image row with its labels."""
-
-    row: Row
-    mult: int
-    positives: Sequence[int] = ()
-    negatives: Sequence[int] = ()
-    shows: Sequence[int] | np.ndarray = ()
+    texts: list[str]
+    asserts: Ragged
+    sampled: Ragged
 
 
 class Planner:
@@ -129,8 +139,17 @@ class Planner:
             )
         self.parts, self.processor = list(parts), processor
         self.batch_size, self.shards, self.seed, self.trim_eos, self.chunks = batch_size, shards, seed, trim_eos, chunks
-        self._order = _training_order(self.parts, seed)
+        self._mixture = Mixture([part.weight for part in self.parts])
+        self._orders = [
+            Shuffled(len(part.items), int(np.random.SeedSequence((seed, ORDER, s)).generate_state(1)[0]))
+            for s, part in enumerate(self.parts)
+        ]
+        self._hard_images = [Ragged.from_rows(part.hard_images) if part.hard_images else None for part in self.parts]
+        ends = np.cumsum([0, *(len(part.items.texts) for part in self.parts)]).tolist()
+        self._first_text, self._first_rewritten = ends[:-1], ends[-1]  # numbers of all parts' texts
         self._fact_ids = _number_facts(self.parts)
+        self._fact_names_side = [np.array([*map(names_side, part.items.facts)], bool) for part in self.parts]
+        self._repeats_image = np.array([part.recipe.repeat_image for part in self.parts])
         positives, negatives = zip(*(part.recipe.check(part.items) for part in parts), strict=True)
         self._max_positives, self._max_negatives = max(positives), max(negatives)
         self._max_shown = max(part.items.shows.widest for part in parts)
@@ -138,12 +157,11 @@ class Planner:
         # A mined hard image takes the sentinel's place.
         self._sentinel = any(part.recipe.sentinel and not part.hard_images for part in parts)
         self._images_per_item = 2 if any(part.hard_images for part in parts) else 1
-        self._token_cache: dict[str, np.ndarray] = {}
+        self._cache = TextCache(processor)
 
     def items(self, step: int) -> list[tuple[int, int]]:
         """(source, item) of every anchor of batch ``step``."""
-        first = step * self.batch_size
-        return [self._order[position] for position in range(first, first + self.batch_size)]
+        return list(zip(*(column.tolist() for column in self._anchors(step)), strict=True))
 
     def names(self, step: int) -> list[str]:
         """Names of the items of batch ``step``, for messages."""
@@ -151,103 +169,161 @@ class Planner:
 
     def texts(self, step: int) -> list[str]:
         """The distinct captions of batch ``step`` in the order of their ids."""
-        return list(self._sample(step)[0].ids)
+        return self._captions(self._sample(step)).texts
 
     def plan(self, step: int) -> Plan:
         """Batch ``step`` without its pixels; the same on every process."""
-        captions, anchors = self._sample(step)
-        rows = self._pad_and_shard(anchors)
-        images = ImageLabels(
-            mult_I=np.array([row.mult for row in rows], np.float32),
-            positives_IK=_pad_rows([row.positives for row in rows], self._max_positives, -1),
-            negatives_IK=_pad_rows([row.negatives for row in rows], self._max_negatives, -1),
-            shows_IT=_pad_rows([row.shows for row in rows], self._max_shown, -1),
-        )
-        return Plan([row.row for row in rows], self._tokens(captions), images, self._caption_labels(captions))
+        sampled = self._sample(step)
+        captions = self._captions(sampled)
+        tokens, names_side_U = self._cache.look_up(captions.texts)
+        rows, image_labels = self._image_rows(sampled, captions, names_side_U, step)
+        return Plan(rows, self._trimmed(tokens), image_labels, self._caption_labels(captions))
 
-    def _sample(self, step: int) -> tuple[_BatchCaptions, list[list[_ImageRow]]]:
-        """The captions of batch ``step``, and the image rows of each of its anchors."""
-        captions, first = _BatchCaptions(), step * self.batch_size
-        anchors = [
-            self._sample_anchor(captions, source, item, first + offset)
-            for offset, (source, item) in enumerate(self.items(step))
-        ]
-        return captions, anchors
+    def _anchors(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The source and item of every anchor of batch ``step``."""
+        source_B, own_B = self._mixture.at(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
+        item_B = np.empty_like(own_B)
+        for s, (part, order) in enumerate(zip(self.parts, self._orders, strict=True)):
+            item_B[source_B == s] = part.items.images(order.at(own_B[source_B == s]))
+        return source_B, item_B
 
-    def _sample_anchor(self, captions: _BatchCaptions, source: int, item: int, position: int) -> list[_ImageRow]:
-        """The image row of one anchor, and that of one of its hard images if it has any."""
-        part, rng = self.parts[source], generator(self.seed, CAPTIONS, position)
-        images = [item]
-        if part.hard_images and len(candidates := part.hard_images[item]):
-            images.append(int(rng.choice(candidates)))
-        return [self._image_row(captions, source, image, 2 * position + k, rng) for k, image in enumerate(images)]
+    def _sample(self, step: int) -> list[_Images]:
+        """The anchors of batch ``step`` and one of the hard images of each that has any, with their captions."""
+        source_B, item_B = self._anchors(step)
+        sampled = []
+        for s, hard_images in enumerate(self._hard_images):
+            anchor_B = np.flatnonzero(source_B == s)
+            draws = Draws(self.seed, CAPTIONS, step * self.batch_size + anchor_B)
+            if hard_images is None:
+                sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], draws))
+                continue
+            candidates = hard_images.take(item_B[anchor_B])
+            column_B = draws.integers(candidates.lengths)
+            sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], draws))
+            has_any = np.flatnonzero(candidates.lengths)
+            mined_B = candidates.values[candidates.starts[has_any] + column_B[has_any]]
+            sampled.append(self._images(s, 2 * anchor_B[has_any] + 1, mined_B, draws.at(has_any)))
+        return sampled
 
-    def _image_row(
-        self, captions: _BatchCaptions, source: int, item: int, sample: int, rng: np.random.Generator
-    ) -> _ImageRow:
-        items, recipe, fact_ids = self.parts[source].items, self.parts[source].recipe, self._fact_ids[source]
-        positives, negatives = recipe.sample(items, item, rng)
-        shows = items.shows[item]
-        words = [caption.text for caption in (*positives, *negatives)] + [items.facts[fact] for fact in shows]
-        return _ImageRow(
-            Row(source, item, sample, mirror=not any(map(names_side, words))),
-            len(positives) if recipe.repeat_image else 1,
-            [captions.add(caption, fact_ids) for caption in positives],
-            [captions.add(caption, fact_ids) for caption in negatives],
-            fact_ids[shows],
-        )
+    def _images(self, source: int, place_B: np.ndarray, item_B: np.ndarray, draws: Draws) -> _Images:
+        part = self.parts[source]
+        return _Images(source, place_B, item_B, *part.recipe.sample(part.items, item_B, draws))
 
-    def _pad_and_shard(self, anchors: list[list[_ImageRow]]) -> list[_ImageRow]:
+    def _captions(self, sampled: Sequence[_Images]) -> _Captions:
+        """The captions of a batch: equal texts are one caption, which asserts what any of them does."""
+        numbers, rewritten = self._numbers(sampled)
+        number_K, first_K, inverse = np.unique(numbers.values, return_index=True, return_inverse=True)
+        text_K = np.empty(len(number_K), object)
+        text_K[len(number_K) - len(rewritten) :] = rewritten
+        claims = []  # (index in number_K, fact)
+        for part, first, fact_ids in zip(self.parts, self._first_text, self._fact_ids, strict=True):
+            own_K = np.flatnonzero((number_K >= first) & (number_K < first + len(part.items.texts)))
+            text_K[own_K] = part.items.texts_at(number_K[own_K] - first)
+            facts = part.items.asserts.take(number_K[own_K] - first)
+            claims.append((own_K[facts.rows], fact_ids[facts.values]))
+        ids: dict[str, int] = {}
+        id_K, by_first_use = np.empty(len(number_K), np.int64), np.argsort(first_K)
+        id_K[by_first_use] = [ids.setdefault(text, len(ids)) for text in text_K[by_first_use].tolist()]
+        claiming, claimed = map(np.concatenate, zip(*claims, strict=True))
+        width = 1 + int(claimed.max(initial=0))
+        id_, fact = np.divmod(np.unique(id_K[claiming] * width + claimed), width)
+        asserts = Ragged.from_lengths(np.bincount(id_, minlength=len(ids)), fact)
+        return _Captions(list(ids), asserts, Ragged(numbers.starts, id_K[inverse]))
+
+    def _numbers(self, sampled: Sequence[_Images]) -> tuple[Ragged, list[str]]:
+        """A number for each sampled caption, in the rows of ``_Captions.sampled``, and the distinct rewritten texts.
+
+        Numbers of rewritten texts follow those of all sources' texts. Equal texts may have several numbers.
+        """
+        rewritten: dict[str, int] = {}
+        rows, numbers = [], []
+        for images in sampled:
+            for side, captions in enumerate((images.positives, images.negatives)):
+                rows.append(2 * images.place_B[captions.texts.rows] + side)
+                if captions.rewritten is None:
+                    numbers.append(self._first_text[images.source] + captions.texts.values)
+                else:
+                    own = [rewritten.setdefault(text, len(rewritten)) for text in captions.rewritten]
+                    numbers.append(self._first_rewritten + np.array(own, np.int64))
+        return _by_row(rows, numbers, 4 * self.batch_size), list(rewritten)
+
+    def _image_rows(
+        self, sampled: Sequence[_Images], captions: _Captions, names_side_U: np.ndarray, step: int
+    ) -> tuple[Rows, ImageLabels]:
         """Blocks of equal length, one per shard, each followed by its sentinel (as many copies as the block's images)
         and padding."""
-        block = len(anchors) // self.shards
-        length = block * self._images_per_item + self._sentinel
-        length = math.ceil(length / self.chunks) * self.chunks
-        blocks = []
-        for start in range(0, len(anchors), block):
-            rows = [row for anchor in anchors[start : start + block] for row in anchor]
-            if self._sentinel:
-                rows.append(_ImageRow(BLANK, sum(row.mult for row in rows)))
-            blocks.append(rows + [_ImageRow(BLANK, 0)] * (length - len(rows)))
-        return [row for rows in blocks for row in rows]
+        place_R, item_R = (np.concatenate(column) for column in zip(*(images[1:3] for images in sampled), strict=True))
+        source_R = np.repeat([images.source for images in sampled], [len(images.item_B) for images in sampled])
+        order = np.argsort(place_R)
+        place_R, item_R, source_R = place_R[order], item_R[order], source_R[order]
+        positives, negatives = captions.sampled.take(2 * place_R), captions.sampled.take(2 * place_R + 1)
+        copies_R = np.where(self._repeats_image[source_R], positives.lengths, 1)
+        shows, keeps_side = self._shows(sampled)
+        keeps_side[captions.sampled.rows[names_side_U[captions.sampled.values]] // 2] = True
 
-    def _caption_rows(self, captions: _BatchCaptions) -> int:
+        block_R = place_R // (2 * self.batch_size // self.shards)
+        length = self.batch_size // self.shards * self._images_per_item + self._sentinel
+        length = math.ceil(length / self.chunks) * self.chunks
+        images_S = np.bincount(block_R, minlength=self.shards)
+        first_S, start_S = np.cumsum(images_S) - images_S, np.arange(self.shards) * length
+        index_R = np.arange(len(place_R)) + (start_S - first_S)[block_R]
+
+        def spread(of_row: np.ndarray, fill: int) -> np.ndarray:
+            out = np.full((self.shards * length, *of_row.shape[1:]), fill, of_row.dtype)
+            out[index_R] = of_row
+            return out
+
+        mult_I = spread(copies_R.astype(np.float32), 0)
+        if self._sentinel:
+            mult_I[start_S + images_S] = np.bincount(block_R, copies_R, self.shards)
+        columns = (source_R, item_R, 2 * step * self.batch_size + place_R, ~keeps_side[place_R])
+        return Rows(*map(spread, columns, BLANK)), ImageLabels(
+            mult_I=mult_I,
+            positives_IK=spread(positives.padded(self._max_positives, -1), -1),
+            negatives_IK=spread(negatives.padded(self._max_negatives, -1), -1),
+            shows_IT=spread(shows.take(place_R).padded(self._max_shown, -1), -1),
+        )
+
+    def _shows(self, sampled: Sequence[_Images]) -> tuple[Ragged, np.ndarray]:
+        """The ids of the facts that the image of each place shows, and whether any of their names mentions a side."""
+        rows, values = [], []
+        names_side = np.zeros(2 * self.batch_size, bool)
+        for source, place_B, item_B, *_ in sampled:
+            facts = self.parts[source].items.shows.take(item_B)
+            rows.append(place_B[facts.rows])
+            values.append(self._fact_ids[source][facts.values])
+            names_side[rows[-1][self._fact_names_side[source][facts.values]]] = True
+        return _by_row(rows, values, 2 * self.batch_size), names_side
+
+    def _caption_rows(self, used: int) -> int:
         """Number of caption rows including padding: one of a few values, all divisible by the mesh and the chunks."""
         unit = self.shards * self.chunks
         most = self._images_per_item * self.batch_size * (self._max_positives + self._max_negatives)
         bucket = math.ceil(most / _CAPTION_BUCKETS / unit) * unit
-        return math.ceil(len(captions.ids) / bucket) * bucket
+        return math.ceil(used / bucket) * bucket
 
-    def _caption_labels(self, captions: _BatchCaptions) -> CaptionLabels:
-        used = len(captions.ids)
-        padding = self._caption_rows(captions) - used
+    def _caption_labels(self, captions: _Captions) -> CaptionLabels:
+        used = len(captions.texts)
+        padding = (0, self._caption_rows(used) - used)
+        mult_U = np.bincount(captions.sampled.values, minlength=used).astype(np.float32)
         return CaptionLabels(
-            mult_U=np.pad(np.array(captions.mult, np.float32), (0, padding)),
-            id_U=np.pad(np.arange(used, dtype=np.int32), (0, padding), constant_values=-2),
-            asserts_UA=_pad_rows([*map(sorted, captions.asserts), *[[]] * padding], self._max_asserted, -2),
+            mult_U=np.pad(mult_U, padding),
+            id_U=np.pad(np.arange(used, dtype=np.int32), padding, constant_values=-2),
+            asserts_UA=np.pad(captions.asserts.padded(self._max_asserted, -2), (padding, (0, 0)), constant_values=-2),
         )
 
-    def _tokens(self, captions: _BatchCaptions) -> np.ndarray:
+    def _trimmed(self, tokens: np.ndarray) -> np.ndarray:
         """int32 [U, L]; padding rows repeat the last caption."""
-        cache = self._token_cache
-        if new := [text for text in captions.ids if text not in cache]:
-            if len(cache) > _MAX_CACHED_TOKENS:
-                cache.clear()
-                new = list(captions.ids)
-            cache.update(zip(new, self.processor.tokenize(new), strict=True))
-        tokens = np.stack([cache[text] for text in captions.ids])
         if self.trim_eos is not None:
             longest = int((tokens == self.trim_eos).argmax(axis=1).max()) + 1
             tokens = tokens[:, : math.ceil(longest / _TOKEN_BUCKET) * _TOKEN_BUCKET]
-        return np.pad(tokens, ((0, self._caption_rows(captions) - len(tokens)), (0, 0)), mode="edge")
+        return np.pad(tokens, ((0, self._caption_rows(len(tokens)) - len(tokens)), (0, 0)), mode="edge")
 
 
-def _pad_rows(rows: Sequence[Sequence[int] | np.ndarray], width: int, fill: int) -> np.ndarray:
-    """Rows of ids as int32 [len(rows), width], at least one column wide."""
-    out = np.full((len(rows), max(width, 1)), fill, np.int32)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out
+def _by_row(rows: Sequence[np.ndarray], values: Sequence[np.ndarray], count: int) -> Ragged:
+    """``count`` rows with these values, each in its row; the values of a row stay in their order."""
+    row, value = np.concatenate(rows), np.concatenate(values)
+    return Ragged.from_lengths(np.bincount(row, minlength=count), value[np.argsort(row, kind="stable")])
 
 
 def _number_facts(parts: Iterable[Part]) -> list[np.ndarray]:
@@ -255,17 +331,3 @@ def _number_facts(parts: Iterable[Part]) -> list[np.ndarray]:
     names = sorted({name for part in parts for name in part.items.facts})
     ids = {name: i for i, name in enumerate(names)}
     return [np.array([ids[name] for name in part.items.facts], np.int32) for part in parts]
-
-
-def _training_order(parts: Sequence[Part], seed: int) -> Sequence[tuple[int, int]]:
-    """position -> (source, item): every source is reshuffled each epoch, and the sources are mixed by weight."""
-    sources = [
-        grain.MapDataset.range(len(part.items))
-        .seed(int(np.random.SeedSequence((seed, ORDER, s)).generate_state(1)[0]))
-        .shuffle()
-        .repeat()
-        .map(lambda k, s=s, items=part.items: (s, items.image(k)))
-        for s, part in enumerate(parts)
-    ]
-    order = grain.MapDataset.mix(sources, [part.weight for part in parts]) if len(sources) > 1 else sources[0]
-    return cast(Sequence[tuple[int, int]], order)  # without a filter no element is None

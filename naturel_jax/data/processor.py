@@ -5,6 +5,7 @@ import base64
 import dataclasses
 import functools
 import html
+import itertools
 import re
 import string
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +29,9 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def _fixed(text: str) -> str:
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # elsewhere there is nothing to fix
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split())
 
 
 # How texts are cleaned before the tokenizer's own normalization. OpenAI's and OpenCLIP's tokenizers fix mojibake,
@@ -151,13 +154,20 @@ class Processor:
             end, length = pieces.eos_id(), self.context
             return lambda texts: (ids[: length - 1] + [end] * max(1, length - len(ids)) for ids in pieces.encode(texts))
         tokenizer = tokenizers.Tokenizer.from_str(self.tokenizer)
-        return lambda texts: (encoding.ids for encoding in tokenizer.encode_batch(texts))
+        padding = tokenizer.padding or {}
+        if padding.get("direction") != "right" or padding["length"] != self.context:
+            return lambda texts: (encoding.ids for encoding in tokenizer.encode_batch_fast(texts))
+        tokenizer.no_padding()  # most of the time went to lists of padding
+        pads = [padding["pad_id"]] * self.context
+        return lambda texts: (
+            (ids := encoding.ids) + pads[len(ids) :] for encoding in tokenizer.encode_batch_fast(texts)
+        )
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids [len(texts), context], int32."""
         clean = CLEANERS[self.clean]
-        ids = list(self._encode([clean(text) for text in texts]))
-        return np.array(ids, np.int32).reshape(len(texts), self.context)
+        ids = itertools.chain.from_iterable(self._encode([clean(text) for text in texts]))
+        return np.fromiter(ids, np.int32).reshape(len(texts), self.context)
 
     def image(self, data: bytes, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
         """Decodes, crops ``box`` (left, top, right, bottom in pixels), resizes: uint8 [size, size, 3].

@@ -2,13 +2,16 @@
 another (``plugins.py``)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import compress
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from naturel_jax.data import tags
+from naturel_jax.data.draws import Draws
 from naturel_jax.data.items import Captions, Items
+from naturel_jax.data.ragged import Ragged, spans
 from naturel_jax.plugins import Registry
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Kind
@@ -22,10 +25,11 @@ _GROUPS = 1 << 18  # groups that are checked at a time
 
 
 class Sampled(NamedTuple):
-    """A caption sampled for an image: its text, and the indices of the facts it asserts."""
+    """Captions sampled for each image of a batch: indices of the dataset's texts, and what they were rewritten to (one
+    string for each, in order) if they were."""
 
-    text: str
-    asserts: Sequence[int] = ()
+    texts: Ragged
+    rewritten: list[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,45 +103,49 @@ class Recipe:
                 "Leave them out, or use 'swaps_or_shuffles', which reorders their words"
             )
 
-    def sample(self, items: Items, n: int, rng: np.random.Generator) -> tuple[list[Sampled], list[Sampled]]:
-        """The positives and negatives of image ``n``; ``check`` must have accepted ``items``."""
-        groups = items.groups(n)
-        if not self.attributes and len(others := groups[~items.attribute_G[groups]]):
-            groups = others
-        rows = self._rows(items, groups[rng.integers(len(groups))])
-        chosen = _choose(len(rows[0]), self.positives, rng)
-        positives = rows[0][chosen]
-        negatives = rows[1][chosen if self.paired else _choose(len(rows[1]), self.negatives, rng)]
+    def sample(self, items: Items, image_B: np.ndarray, draws: Draws) -> tuple[Sampled, Sampled]:
+        """The positives and negatives of these images; ``check`` must have accepted ``items``."""
+        group_B = self._groups(items, image_B, draws)
+        if self.paired:
+            positives, negatives = items.pairs(group_B, self.kind)
+            columns = _choose(positives, self.positives, draws)
+            positives, negatives = _chosen(positives, columns), _chosen(negatives, columns)
+        else:
+            positives, negatives = (side.rows_of(group_B, self.kind) for side in (items.positives, items.negatives))
+            positives = _chosen(positives, _choose(positives, self.positives, draws))
+            negatives = _chosen(negatives, _choose(negatives, self.negatives, draws))
+        true = Ragged(positives.starts, items.positives.text_C[positives.values])
+        rewritten = _rewritten(items, true, self.rewrite, draws) if self.rewrite else None
         if self.rewrite_to_negative or self.swaps:
-            true = _sampled(items, items.positives, positives, self.rewrite, rng)
-            if self.swaps:
-                false = self._swapped(items, positives, rng)
-            else:
-                false = _sampled(items, items.positives, positives, self.rewrite_to_negative, rng)
-            own = {caption.text for caption in true}  # "dog" has no other order
-            return true, [caption for caption in false if caption.text not in own]
-        return (
-            _sampled(items, items.positives, positives, self.rewrite, rng),
-            _sampled(items, items.negatives, negatives, None, rng),
-        )
+            false = self._made_from(items, true, draws)
+            own = set(zip(true.rows.tolist(), rewritten or items.texts_at(true.values), strict=True))
+            kept = [caption not in own for caption in zip(true.rows.tolist(), false, strict=True)]  # "dog"
+            return Sampled(true, rewritten), Sampled(true.keep(np.array(kept, bool)), list(compress(false, kept)))
+        return Sampled(true, rewritten), Sampled(Ragged(negatives.starts, items.negatives.text_C[negatives.values]))
 
-    def _swapped(self, items: Items, rows: np.ndarray, rng: np.random.Generator) -> list[Sampled]:
-        """A negative from each of the positives ``rows``."""
+    def _made_from(self, items: Items, texts: Ragged, draws: Draws) -> list[str]:
+        """A negative from each positive."""
+        if not self.swaps:
+            assert self.rewrite_to_negative  # else there is nothing to make
+            return _rewritten(items, texts, self.rewrite_to_negative, draws)
         assert items.tags is not None  # check says so
-        made = []
-        for number in items.positives.text_C[rows].tolist():
-            text, places = items.texts[number], items.tags.places[number].reshape(-1, 3).tolist()
-            swapped = tags.swap(text, map(tuple, places), rng)
+        places, made = items.tags.places.take(texts.values), []
+        for n, (row, text) in enumerate(zip(texts.rows.tolist(), items.texts_at(texts.values), strict=True)):
+            rng = draws.generator(row)
+            swapped = tags.swap(text, map(tuple, places[n].reshape(-1, 3).tolist()), rng)
             if swapped is None and self.rewrite_to_negative:
                 swapped = " ".join(self.rewrite_to_negative(text.split(), rng))
-            made.append(Sampled(swapped or text))
+            made.append(swapped or text)
         return made
 
-    def _rows(self, items: Items, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row indices of the positives and negatives to choose from; row by row if they are paired."""
-        if self.paired:
-            return items.pairs(group, self.kind)
-        return items.positives.rows(group, self.kind), items.negatives.rows(group, self.kind)
+    def _groups(self, items: Items, image_B: np.ndarray, draws: Draws) -> np.ndarray:
+        """A caption group of each image."""
+        groups = spans(items.groups_N1[image_B], items.groups_N1[image_B + 1])
+        if not self.attributes:
+            other = ~items.attribute_G[groups.values]
+            has_others_B = np.bincount(groups.rows[other], minlength=len(groups)) > 0
+            groups = groups.keep(other | ~has_others_B[groups.rows])
+        return groups.choose(draws.integers(groups.lengths)[:, None]).values
 
     def _misfit(self, items: Items, group: int) -> str:
         kind = f" of kind {self.kind!r}" if self.kind else ""
@@ -168,21 +176,18 @@ def _most(count: Count, available: np.ndarray) -> int:
     return int(available.max(initial=0)) if count == "all" else count
 
 
-def _choose(available: int, count: Count, rng: np.random.Generator) -> Sequence[int] | np.ndarray:
-    if count == "all":
-        return range(available)
-    if count == 1:
-        return [int(rng.integers(available))]
-    return rng.choice(available, count, replace=False) if count else []
+def _choose(available: Ragged, count: Count, draws: Draws) -> np.ndarray | None:
+    """Columns of ``count`` values of each row; None: all."""
+    return None if count == "all" else draws.choose(available.lengths, count)
 
 
-def _sampled(
-    items: Items, side: Captions, rows: np.ndarray, rewrite: Rewrite | None, rng: np.random.Generator
-) -> list[Sampled]:
-    texts = side.text_C[rows].tolist()
-    if rewrite:
-        return [Sampled(" ".join(rewrite(items.texts[text].split(), rng))) for text in texts]
-    return [Sampled(items.texts[text], items.asserts[text].tolist()) for text in texts]
+def _chosen(available: Ragged, columns: np.ndarray | None) -> Ragged:
+    return available if columns is None else available.choose(columns)
+
+
+def _rewritten(items: Items, texts: Ragged, rewrite: Rewrite, draws: Draws) -> list[str]:
+    rows = zip(texts.rows.tolist(), items.texts_at(texts.values), strict=True)
+    return [" ".join(rewrite(text.split(), draws.generator(row))) for row, text in rows]
 
 
 def shuffle_words(words: Words, rng: np.random.Generator) -> Words:

@@ -2,6 +2,7 @@
 record is config (``fields.Fields``)."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,9 +48,10 @@ class Shard(NamedTuple):
 class Table:
     """A table of records, in shards.
 
-    ``root``: folder that paths of images are relative to. ``files``: those that the rows come from; if one changes,
-    they are read again. ``read_image``, if the images are not files or parts of files: (number of the record,
-    ``field``: names of fields that may hold it) -> encoded image; it is picklable.
+    ``root``: folder that paths of images are relative to, and must stay in unless they may be ``anywhere``. ``files``:
+    those that the rows come from; if one changes, they are read again. ``read_image``, if the images are not files or
+    parts of files: (number of the record, ``field``: names of fields that may hold it) -> encoded image; it is
+    picklable.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Table:
     files: Sequence[Path]
     shards: Sequence[Shard]
     read_image: Callable[..., bytes] | None = None
+    anywhere: bool = False
 
 
 class Record(NamedTuple):
@@ -102,7 +105,7 @@ def to_record(row: Row, chosen: Chosen, name: str) -> Record:
         raise _missing(row, chosen, "positives")
     negatives = _texts(row, chosen, "negatives")
     return Record(
-        path or str(_first(row, chosen, "name", name)),
+        _encodable(path or str(_first(row, chosen, "name", name))),
         image,
         positives,
         negatives,
@@ -172,6 +175,14 @@ def _image(value: Any) -> tuple[str | bytes | Span, str]:
     raise BadRecord(f"the image is {value!r:.60}; expected a path or bytes")
 
 
+def _encodable(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeError as error:
+        raise BadRecord(f"the path or name is {name!r:.60}: not UTF-8") from error
+    return name
+
+
 def _texts(row: Mapping[str, Any], chosen: Chosen, part: str) -> list[str]:
     """The strings of ``part``. Raises BadRecord."""
     found: list[str] = []
@@ -205,6 +216,14 @@ def _facts(row: Mapping[str, Any], chosen: Chosen, part: str, captions: int) -> 
     if facts and len(facts) != captions:
         raise BadRecord(f"{part} has {len(facts)} facts; expected one for each of its {captions} captions")
     return facts or [""] * captions
+
+
+def check_inside(folder: str, path: str) -> None:
+    """Raises BadRecord for a path that leaves ``folder``. Links are followed: they are the user's, not the table's."""
+    if not os.path.normpath(os.path.join(folder, path)).startswith(os.path.join(folder, "")):
+        raise BadRecord(
+            f"the image {path!r:.80} is outside {folder}; if it should be, set `folder` in the part's fields"
+        )
 
 
 def check_split(kind: str, split: str) -> None:

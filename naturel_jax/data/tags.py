@@ -23,7 +23,8 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.data import columns
-from naturel_jax.data.items import Ragged, Tags
+from naturel_jax.data.items import Tags
+from naturel_jax.data.ragged import Ragged
 from tfds_naturel import extras, order
 from tfds_naturel.errors import UserError
 

@@ -9,11 +9,12 @@ from naturel_jax.data.records import BadRecord, Row, Shard, Table, check_split, 
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:
-    """The rows of a file; images are relative to its folder."""
+    """The rows of a file; images are relative to its folder, or, as in OpenCLIP's files, have absolute paths."""
     del data_dir
     check_split("a CSV file", split)
     path = existing(name, "csv").resolve()
-    return Table(f"csv:{name}", str(path.parent), [path], [Shard(str(path), functools.partial(_rows, path))])
+    shards = [Shard(str(path), functools.partial(_rows, path))]
+    return Table(f"csv:{name}", str(path.parent), [path], shards, anywhere=True)
 
 
 def _rows(path: Path) -> Iterator[Row]:

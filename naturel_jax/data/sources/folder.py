@@ -21,7 +21,8 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
     for stem in ("captions", "metadata"):
         for suffix, open_file in _TABLES.items():
             if (path := folder / f"{stem}{suffix}").exists():
-                return dataclasses.replace(open_file(str(path), data_dir, split), name=f"folder:{name}")
+                table = open_file(str(path), data_dir, split)
+                return dataclasses.replace(table, name=f"folder:{name}", anywhere=False)
     images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES)
     texts = [path.with_suffix(".txt") for path in images]
     if not any(path.exists() for path in texts):

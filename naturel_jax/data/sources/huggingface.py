@@ -8,6 +8,7 @@ import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,23 +23,42 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
     folder = Path(name).expanduser()
     paths = _saved(folder, split) if folder.is_dir() else _downloaded(name, split)
     shards = [Shard(str(path), functools.partial(_rows, path)) for path in paths]
-    return Table(f"hf:{name}:{split}", str(folder.resolve() if folder.is_dir() else paths[0].parent), paths, shards)
+    root = folder.resolve() if folder.is_dir() else _cache()
+    return Table(f"hf:{name}:{split}", str(root), paths, shards)
 
 
 def _saved(folder: Path, split: str) -> list[Path]:
     """The Arrow files of a dataset that was saved with ``save_to_disk``."""
     dictionary = folder / "dataset_dict.json"
     if dictionary.exists():
-        splits = json.loads(dictionary.read_text())["splits"]
+        splits = _listed(dictionary, "splits")
         if split not in splits:
-            raise UserError(f"hf:{folder} has no split {split!r}; expected one of: {', '.join(splits)}")
+            raise UserError(f"hf:{folder} has no split {split!r}; expected one of: {', '.join(map(str, splits))}")
         folder = folder / split
     elif split != "train":
         raise UserError(f"hf:{folder} has no split {split!r}: it holds a single split, 'train'")
-    if not (folder / "state.json").exists():
+    if not (state := folder / "state.json").exists():
         raise UserError(f"hf:{folder}: no state.json; expected a folder written by datasets' save_to_disk")
-    state = json.loads((folder / "state.json").read_text())
-    return [(folder / Path(file["filename"]).name).resolve() for file in state["_data_files"]]  # none of another folder
+    return [(folder / _file_name(state, file)).resolve() for file in _listed(state, "_data_files")]
+
+
+def _file_name(state: Path, file: Any) -> str:
+    """Its name in the same folder, whatever folder is named."""
+    name = file.get("filename") if isinstance(file, dict) else None
+    if not isinstance(name, str):
+        raise UserError(f"{state}: the data file {file!r:.60} has no name; expected one written by save_to_disk")
+    return Path(name).name
+
+
+def _listed(path: Path, field: str) -> list[Any]:
+    """The list in ``field`` of a JSON file."""
+    try:
+        values = json.loads(path.read_text())[field]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: {error!r}; expected a file written by datasets' save_to_disk") from error
+    if not isinstance(values, list):
+        raise UserError(f"{path}: {field!r} is {values!r:.60}; expected a list")
+    return values
 
 
 def _downloaded(name: str, split: str) -> list[Path]:
@@ -52,6 +72,13 @@ def _downloaded(name: str, split: str) -> list[Path]:
     except (ValueError, OSError) as error:
         raise UserError(f"hf:{name}, split {split!r}: {error}") from error
     return [Path(file["filename"]) for file in dataset.cache_files]
+
+
+def _cache() -> Path:
+    """The folder in which ``datasets`` keeps what it downloads."""
+    from datasets import config
+
+    return Path(config.HF_CACHE_HOME).expanduser().resolve()
 
 
 def _rows(path: Path) -> Iterator[Row]:

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from naturel_jax.data.records import BadRecord, Row, Shard, Span, Table, check_split
+from naturel_jax.data.records import USUAL, BadRecord, Row, Shard, Span, Table, check_split
 from tfds_naturel.errors import UserError
 
 _TEXT = ("txt", "text", "caption", "json", "cls")  # extensions of members that are read; images are only located
+_LARGEST_TEXT = 1 << 24  # bytes; the header of a member can claim any size
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:
@@ -57,16 +58,18 @@ def _rows(path: Path) -> Iterator[Row]:
                     yield _merged(row)
                     row = {}
                 row["__key__"] = key
-                row[field.lower()] = _value(tar, member, field.lower())
+                row[field.lower()] = _value(path, tar, member, field.lower())
     except tarfile.TarError as error:
         raise UserError(f"{path}: not a readable tar file: {error}") from error
     if row:
         yield _merged(row)
 
 
-def _value(tar: tarfile.TarFile, member: tarfile.TarInfo, field: str) -> Span | bytes:
+def _value(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, field: str) -> Span | bytes:
     if field.rpartition(".")[2] not in _TEXT:
         return Span(member.offset_data, member.size)
+    if member.size > _LARGEST_TEXT:
+        raise UserError(f"{path}: {member.name} has {member.size:,} bytes; the limit of a text is {_LARGEST_TEXT:,}")
     file = tar.extractfile(member)
     assert file is not None  # it is a file
     return file.read()
@@ -78,6 +81,10 @@ def _merged(row: dict[str, Any]) -> Row:
         return row
     try:
         inner = json.loads(row["json"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return BadRecord(f"{row['__key__']}.json: not JSON: {error}")
-    return {**inner, **row, "json": inner} if isinstance(inner, dict) else row
+    if not isinstance(inner, dict):
+        return row
+    # Its file_name is where the image once was; the image is a member.
+    fields = {name: value for name, value in inner.items() if name not in USUAL["image"]}
+    return {**fields, **row, "json": inner}
