@@ -101,7 +101,13 @@ def _items(out: Path, result: Result) -> list[dict[str, Any]]:
 
 def _cells(result: Result) -> dict[str, Cell]:
     return {
-        name: Cell(score["value"], (float(score["low"]), float(score["high"])), int(score["count"]), result.incomplete)
+        name: Cell(
+            score["value"],
+            (float(score["low"]), float(score["high"])),
+            int(score["count"]),
+            result.incomplete,
+            with_trained_on=result.with_trained_on.get(name),
+        )
         for name, score in result.scores.items()
     }
 
@@ -235,11 +241,13 @@ def _csv(rows: Sequence[Row]) -> str:
     """One score per line, with its confidence interval and number of items where they are known."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["model", "benchmark", "metric", "value", "low", "high", "count", "incomplete", "kind"])
+    header = ("model", "benchmark", "metric", "value", "low", "high", "count", "incomplete", "kind", "with_trained_on")
+    writer.writerow(header)
     for row in rows:
         for metric, cell in row.cells.items():
             names = (escape.cell(name) for name in (row.name, metric.split("/")[0], metric))
             interval = cell.interval or ("", "")
             count = "" if cell.count is None else cell.count
-            writer.writerow([*names, cell.value, *interval, count, int(cell.incomplete), row.kind])
+            whole = "" if cell.with_trained_on is None else cell.with_trained_on
+            writer.writerow([*names, cell.value, *interval, count, int(cell.incomplete), row.kind, whole])
     return buffer.getvalue()

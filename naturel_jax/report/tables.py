@@ -20,7 +20,8 @@ MEASURED, PUBLISHED, BLIND, CHANCE = "measured", "published", "blind", "chance" 
 class Cell:
     """A score in [0, 1]; its 95% confidence interval and its number of items, if they are known.
 
-    ``best``: the highest of its column among the models, or one that cannot be told apart from it.
+    ``best``: the highest of its column among the models, or one that cannot be told apart from it. ``with_trained_on``:
+    the score over all items, if those that the model was trained on are left out.
     """
 
     value: float
@@ -28,6 +29,7 @@ class Cell:
     count: int | None = None
     incomplete: bool = False
     best: bool = False
+    with_trained_on: float | None = None
 
     @property
     def text(self) -> str:
