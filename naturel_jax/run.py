@@ -70,8 +70,8 @@ def trained_base(config: Config, folder: epath.Path) -> str:
         return config.init
     base_folder = folder.parent / name
     if name in config.bases:
-        base = config.bases[name]
-        base = dataclasses.replace(base, data=dataclasses.replace(base.data, dir=config.data.dir))
+        base, here = config.bases[name], {"dir": config.data.dir, "cache_dir": config.data.cache_dir}
+        base = dataclasses.replace(base, data=dataclasses.replace(base.data, **here))
         run(base, base_folder)
     return f"run:{base_folder}"
 

@@ -3,12 +3,11 @@
 import logging
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 from etils import epath
 
-from naturel_jax import storage
+from naturel_jax import object_folders, storage
 from naturel_jax.config import Config, Suite
 from naturel_jax.report import plots, tables
 from naturel_jax.run import run
@@ -34,7 +33,7 @@ def run_all(config: Config | Suite, workdir: str) -> None:
         history[name] = _history(folder)
         if jax.process_index() == 0:
             print(f"\n{name}: {(time.monotonic() - began) / 60:.1f} min\n")
-            print(report(Path(workdir), rows, history), flush=True)
+            print(report(epath.Path(workdir), rows, history), flush=True)
 
 
 def _announce(suite: Suite, workdir: str) -> None:
@@ -53,11 +52,12 @@ def _history(folder: epath.Path) -> list[tuple[int, dict[str, float]]]:
     return [(line.pop("step"), line) for line in lines if not any(name.startswith("train/") for name in line)]
 
 
-def report(workdir: Path, rows: tables.Rows, history: History) -> str:
+def report(workdir: epath.Path, rows: tables.Rows, history: History) -> str:
     """Writes ``report.md``, and ``accuracy.png`` if runs were evaluated during training; returns the tables."""
     text = "\n".join(tables.markdown(table, rows) for table in tables.tables_of(rows))
     pages = ["# Report", text]
-    if plots.accuracy_over_training(history, workdir / "accuracy.png"):
-        pages.append("![Accuracy during training](accuracy.png)")
-    storage.write(epath.Path(workdir) / "report.md", "\n\n".join(pages) + "\n")
+    with object_folders.written_locally(workdir) as local:
+        if plots.accuracy_over_training(history, local / "accuracy.png"):
+            pages.append("![Accuracy during training](accuracy.png)")
+    storage.write(workdir / "report.md", "\n\n".join(pages) + "\n")
     return text
