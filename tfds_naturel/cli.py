@@ -48,9 +48,13 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
         code = STOPPED
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except Exception:
-        traceback.print_exc()
-        code = BUG
+    except Exception as error:
+        if isinstance(error, ImportError) and "gcsfs" in str(error):  # from etils: a dataset is built into gs://
+            print(f"{command()}: error: {error}: run `pip install gcsfs`", file=sys.stderr)
+            code = USER_ERROR
+        else:
+            traceback.print_exc()
+            code = BUG
     if code in (DONE, STOPPED):
         sys.exit(code)
     leave(code)

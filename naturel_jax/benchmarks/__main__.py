@@ -14,6 +14,8 @@ from pathlib import Path
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.download import download
 from naturel_jax.benchmarks.registry import BENCHMARKS
+from naturel_jax.data import staging
+from naturel_jax.object_stores import in_store
 from tfds_naturel import cli
 from tfds_naturel.errors import UserError
 
@@ -38,15 +40,18 @@ def describe(name: str, files: Path, naturel: Path | None) -> str:
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, default=Path("benchmarks_data"), help="folder with the official files")
-    parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
+    parser.add_argument("--dir", default="benchmarks_data", help="folder with the official files")
+    parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
     parser.add_argument("--download", nargs="+", default=[], choices=sorted(BENCHMARKS), metavar="NAME")
     options = parser.parse_args(arguments)
+    if options.download and in_store(options.dir):
+        raise UserError(f"--dir {options.dir}: downloads go to a disk; copy the folder to the store afterwards")
+    files, naturel = staging.stage(options.dir), staging.stage(options.naturel) if options.naturel else None
     for name in options.download:
-        for problem in download(name, BENCHMARKS[name].SOURCE, options.dir):
+        for problem in download(name, BENCHMARKS[name].SOURCE, files):
             print(f"could not download {problem}", flush=True)
     for name in options.download or BENCHMARKS:
-        print(describe(name, options.dir, options.naturel), flush=True)
+        print(describe(name, files, naturel), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ import argparse
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from etils import epath
 from scipy import stats
 
 from naturel_jax.benchmarks import registry
+from naturel_jax.data import staging
 from naturel_jax.evaluators import results
+from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.report import gallery
 from naturel_jax.report.pairs import Paired, pair_up
 from tfds_naturel import cli, escape
@@ -125,26 +127,27 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("a", help="name of a model in --out")
     parser.add_argument("b", help="name of the model to compare it with")
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=epath.Path, default=epath.Path("results"))
     parser.add_argument("--benchmark", required=True)
     parser.add_argument("--outcome", default="right", help="what counts as right, such as text or group on Winoground")
-    parser.add_argument(
-        "--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="the official files, for the gallery"
-    )
-    parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
+    parser.add_argument("--benchmarks_dir", default="benchmarks_data", help="the official files, for the gallery")
+    parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
     options = parser.parse_args(arguments)
-    rows_a, rows_b = (results.load_items(options.out, model, options.benchmark) for model in (options.a, options.b))
+    mirror = Mirror(options.out)
+    rows_a, rows_b = (results.load_items(mirror.local, model, options.benchmark) for model in (options.a, options.b))
     pairs = pair_up(rows_a, rows_b, options.outcome)
     if not pairs:
         raise UserError(f"{options.a} and {options.b} have no item of {options.benchmark} in common")
     text = markdown(options.a, options.b, options.benchmark, pairs)
-    benchmark = registry.read([options.benchmark], files=options.benchmarks_dir, naturel=options.naturel)[0]
+    naturel = staging.stage(options.naturel) if options.naturel else None
+    benchmark = registry.read([options.benchmark], files=staging.stage(options.benchmarks_dir), naturel=naturel)[0]
     images = {image.key: image for item in benchmark.items for image in item.images}
     names = map(results.file_name, (options.a, options.b, options.benchmark, options.outcome))
-    page = options.out / "compare" / ("+".join(names) + ".html")  # a character that no name contains
+    page = mirror.local / "compare" / ("+".join(names) + ".html")  # a character that no name contains
     gallery.write(page, options.a, options.b, options.benchmark, pairs, images)
     page.with_suffix(".md").write_text(text, "utf-8")
-    print(f"{text}\ngallery: {page}")
+    mirror.publish()
+    print(f"{text}\ngallery: {options.out / 'compare' / page.name}")
 
 
 if __name__ == "__main__":
