@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PARALLEL = --numprocesses 2 --dist loadfile
 
 .PHONY: demo test test-slow test-build proofs lint setup setup-test clean
 
@@ -11,10 +12,10 @@ demo: setup
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m naturel_jax.main --config configs/demo.py
 
 test: setup-test lint
-	$(BIN)/python -m pytest -m "not slow and not proof"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not proof"
 
 test-slow: setup-test
-	$(BIN)/python -m pytest -m "slow and not proof"
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not proof"
 
 # TensorFlow, Beam and TFDS's own test case: 2 GB in an environment of its own.
 test-build:

@@ -17,20 +17,6 @@ import numpy as np
 from naturel_jax.data import prepared
 from tfds_naturel import cli, mining
 from tfds_naturel.errors import UserError
-from tfds_naturel.schema import Triplet
-from tfds_naturel.survey import Survey
-
-
-def survey(records: prepared.Records) -> Survey:
-    """Which image shows which triplets, from decoded examples."""
-    return Survey.from_images(
-        (prepared.to_str(records[n]["image_id"]), _triplets(records[n])) for n in range(len(records))
-    )
-
-
-def _triplets(example: prepared.Example) -> list[Triplet]:
-    columns = [map(prepared.to_str, example["relations"][name]) for name in ("subject", "relation", "object")]
-    return list(dict.fromkeys(map(Triplet, *columns)))
 
 
 def embeddings(records: prepared.Records, source: str, dtype: str, batch_size: int) -> np.ndarray:
@@ -68,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.count < 1 or options.batch_size < 1:
         raise UserError(f"--count {options.count} --batch_size {options.batch_size}: expected at least 1 of each")
     records = prepared.open_split(options.dataset, options.split).records
-    shown = survey(records)
+    shown = prepared.survey(records)
     zimg_ND = embeddings(records, options.model, options.dtype, options.batch_size) if options.model else None
     mined = mining.mine(shown, options.count, options.seed, zimg_ND)
     rows = mining.save(options.out, mining.with_image_ids(shown, mined))

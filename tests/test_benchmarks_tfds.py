@@ -7,10 +7,12 @@ import benchmark_files as files
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from worlds import data_dir
 
-from naturel_jax.benchmarks import naturel, naturel_unseen, registry
+from naturel_jax.benchmarks import naturel, naturel_contrast, naturel_unseen, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.files import BenchmarkError
+from naturel_jax.data import prepared
 from tfds_naturel.errors import UserError
 
 
@@ -70,7 +72,7 @@ class VersionOne(tfds.core.GeneratorBasedBuilder):
         kind, polarity = (
             tfds.features.ClassLabel(names=names) for names in (["simple", "complex"], ["negative", "positive"])
         )
-        return {"text": text, "kind": kind, "polarity": polarity, "pair": np.int32, "triplet": text}
+        return {"text": text, "kind": kind, "polarity": polarity, "pair": np.int32, "triplet": text, "asserts": text}
 
     def _info(self):
         captions = tfds.features.Sequence(self._captions())
@@ -88,6 +90,7 @@ class VersionOne(tfds.core.GeneratorBasedBuilder):
                 "polarity": polarity,
                 "pair": pair,
                 "triplet": f"Cat|{('on', 'under')[n]}|Table",
+                "asserts": "",
             }
             for pair in range(4)
             for polarity in ("positive", "negative")
@@ -134,3 +137,35 @@ def test_naturel(tmp_path, version):
         naturel_unseen.read(Path(builder.data_path))
     with pytest.raises(UserError, match="not a prepared dataset"):
         naturel.read(tmp_path / "nothing")
+
+
+def facts(records, n: int) -> set[str]:
+    """The triplets that an image of the drawn world shows: its relations are complete."""
+    columns = (map(prepared.to_str, records[n]["relations"][name]) for name in ("subject", "relation", "object"))
+    return {"|".join(fact) for fact in zip(*columns, strict=True)}
+
+
+def test_contrasts_cannot_be_won_from_the_captions():
+    """In the drawn world, whose facts are all known, with the scores of an oracle and of a model that is blind."""
+    folder = data_dir() / "naturel" / "tiny" / "2.0.0"
+    records = prepared.open_split(folder, "test").records
+    shown = {prepared.to_str(records[n]["image_id"]): facts(records, n) for n in range(len(records))}
+    number = {records[n]["image"]: prepared.to_str(records[n]["image_id"]) for n in range(len(records))}
+    benchmark = naturel_contrast.read(folder)
+    assert {image.key: image.read() for item in benchmark.items for image in item.images}
+    for item in benchmark.items:
+        image_id, triplet, _ = item.id.split("/")
+        own, other = (number[image.read()] for image in item.images)
+        assert own == image_id and triplet in shown[own] and triplet not in shown[other]
+    blind = [np.array([row, row]) for row in np.random.default_rng(0).normal(size=(len(benchmark.items), 2))]
+    scores = {name: score.value for name, score in benchmark.score(benchmark.items, blind).items()}
+    assert {scores["naturel_contrast/simple_choice"], scores["naturel_contrast/complex_choice"]} == {0.5}
+    strict = [
+        f"naturel_contrast/{kind}_{rule}" for kind in ("simple", "complex") for rule in ("text", "image", "group")
+    ]
+    assert {scores[name] for name in strict} == {0.0}
+    oracle = benchmark.score(benchmark.items, [np.eye(2)] * len(benchmark.items))
+    assert {score.value for score in oracle.values()} == {1.0}
+    mirrored = sum("mirrored" in item.tags for item in benchmark.items)
+    assert 0 < mirrored < len(benchmark.items)
+    assert sum(oracle[f"naturel_contrast/{kind}_group"].count for kind in ("simple", "complex")) == mirrored

@@ -208,3 +208,17 @@ def test_help_does_not_import_the_models():
         "import sys, naturel_jax.mine; print([m for m in ('jax', 'flax', 'tensorflow_datasets') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_contrast_does_not_show_the_triplet_and_shows_the_false_claim_if_it_can():
+    inside = Triplet("Cat", "inside_of", "Table")
+    contrasts = mining.Contrasts(
+        _survey([CAT_ON_TABLE], [TABLE_ON_CAT], [inside], [CAT_ON_TABLE, inside], [DOG_ON_TABLE])
+    )
+    assert contrasts.find(0, CAT_ON_TABLE, TABLE_ON_CAT) == (1, True)
+    assert contrasts.find(0, CAT_ON_TABLE, CAT_UNDER_TABLE) == (1, True), "the same fact, with swapped roles"
+    assert contrasts.find(0, CAT_ON_TABLE, inside) == (2, True), "image 3 shows the triplet as well"
+    other_claim, denial = (contrasts.find(0, CAT_ON_TABLE, claim) for claim in (DOG_ON_TABLE, None))
+    assert other_claim is not None and other_claim.image in (1, 2) and not other_claim.mirrored
+    assert denial is not None and denial.image in (1, 2) and denial.mirrored
+    assert contrasts.find(4, DOG_ON_TABLE, None) is None

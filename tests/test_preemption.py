@@ -37,11 +37,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @pytest.fixture
 def handled():
     """The handler is installed in this process."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
     preemption.install_handler()
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
     importlib.reload(preemption)
 
 

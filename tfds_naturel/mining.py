@@ -4,7 +4,9 @@ They replace the sentinel (the blank image) as NegCLIP's hard negative images.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -145,6 +147,45 @@ def _chosen(
         if m != n and m not in chosen and not may_hold(triplet, survey.triplets_of(m)):
             chosen[m] = kind
     return [(kind, m) for m, kind in chosen.items()]
+
+
+class Contrast(NamedTuple):
+    """``image``: the number of an image that does not show a triplet, with the same classes. ``mirrored``: whether it
+    shows what the triplet's false caption claims."""
+
+    image: int
+    mirrored: bool
+
+
+class Contrasts:
+    """Finds for an image and a triplet that it shows another image of ``survey`` with the same classes, or the same
+    class with a contrary attribute, that does not show the triplet: by the rules of ``mine``, in an order that is a
+    function of the seed, the image and the triplet."""
+
+    def __init__(self, survey: Survey, seed: int = 0):
+        self._survey, self._seed = survey, seed
+        self._showing = survey.images_of()
+        self._number = {triplet: t for t, triplet in enumerate(survey.triplets)}
+        self._kinds = functools.cache(lambda triplet: kinds_of(triplet, survey.triplets))
+
+    def find(self, n: int, triplet: Triplet, asserted: Triplet | None) -> Contrast | None:
+        """The contrast for image ``n``, or None. It shows ``asserted``, the claim of a false caption, if that is one of
+        the contrary triplets and any image does. A false caption without a claim is a denial, true of any contrast.
+        """
+        contrary = [t for numbers in self._kinds(triplet).values() for t in numbers]
+        contrary.sort(key=lambda t: not _same(self._survey.triplets[t], asserted))
+        for t in contrary:
+            rng = np.random.default_rng([self._seed, n, self._number[triplet], t])
+            pool = self._showing[t]
+            for m in rng.choice(pool, min(_POOL, len(pool)), replace=False).tolist():
+                shown = self._survey.triplets_of(m)
+                if m != n and not may_hold(triplet, shown):
+                    return Contrast(m, asserted is None or any(_same(fact, asserted) for fact in shown))
+        return None
+
+
+def _same(fact: Triplet, other: Triplet | None) -> bool:
+    return other is not None and other in (fact, converse(fact))
 
 
 def with_image_ids(survey: Survey, mined: Iterable[Mined]) -> Iterator[Row]:

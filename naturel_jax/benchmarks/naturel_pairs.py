@@ -3,8 +3,9 @@
 """
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Source, by_value
@@ -29,7 +30,8 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
     items: list[Item] = []
     for n in range(len(records)):
         image = Image(f"{folder}:{split}:{n}", functools.partial(prepared.read_image, records, n))
-        items += _items(image, records[n], problems)
+        pairs = caption_pairs(records[n], problems)
+        items += [Item(pair.id, (image,), pair.texts, pair.tags) for pair in pairs]
     metrics: list[Metric] = []
     for kind in KINDS:
         of_kind = [item for item in items if item.tags["kind"] == kind]
@@ -39,29 +41,44 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
     return Benchmark(name, tuple(items), rules.pair, tuple(metrics), problems=tuple(problems), true_captions=1)
 
 
-def _items(image: Image, example: prepared.Example, problems: list[str]) -> list[Item]:
-    """One item per (group, pair) of the example, in the order of its captions."""
+class Pair(NamedTuple):
+    """A true and a false caption of an image (``texts``). ``triplet`` is what they were made for, or empty;
+    ``asserts`` is what the false one claims, empty for a denial."""
+
+    id: str
+    texts: tuple[str, str]
+    kind: str
+    triplet: str
+    asserts: str
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags of its item."""
+        if not self.triplet:
+            return {"kind": self.kind}
+        relation = Triplet.parse(self.triplet).relation
+        return {
+            "kind": self.kind,
+            f"{self.kind} relation": relation,
+            f"{self.kind} triplet": self.triplet,
+            "relation": relation,
+        }
+
+
+def caption_pairs(example: prepared.Example, problems: list[str]) -> Iterator[Pair]:
+    """The pairs of a decoded example, in the order of its captions. ``problems`` gets those that lack a caption."""
     image_id, captions = prepared.to_str(example["image_id"]), example["captions"]
-    triplets = list(map(prepared.to_str, captions["triplet"]))
+    texts, triplets, asserts = (list(map(prepared.to_str, captions[name])) for name in ("text", "triplet", "asserts"))
     groups = captions.get("group", triplets)  # version 1.0.0 has one group per triplet, and no column
-    pairs: dict[tuple[Any, int], dict[Polarity, int]] = {}  # (group, pair) -> polarity -> row
+    rows_of: dict[tuple[Any, int], dict[Polarity, int]] = {}  # (group, pair) -> polarity -> row
     for row, (group, pair, polarity) in enumerate(zip(groups, captions["pair"], captions["polarity"], strict=True)):
-        pairs.setdefault((group, int(pair)), {})[POLARITIES[polarity]] = row
-    items = []
-    for (group, pair), rows in pairs.items():
+        rows_of.setdefault((group, int(pair)), {})[POLARITIES[polarity]] = row
+    for (group, pair), rows in rows_of.items():
         triplet = triplets[next(iter(rows.values()))]
-        item_id = f"{image_id}/{triplet or group}/{pair}"
+        pair_id = f"{image_id}/{triplet or group}/{pair}"
         if absent := [polarity for polarity in POLARITIES if polarity not in rows]:
-            problems.append(f"item {item_id}: has no {absent[0]} caption")
+            problems.append(f"item {pair_id}: has no {absent[0]} caption")
             continue
-        texts = tuple(prepared.to_str(captions["text"][rows[polarity]]) for polarity in ("positive", "negative"))
-        kind = KINDS[int(captions["kind"][rows["positive"]])]
-        items.append(Item(item_id, (image,), texts, _tags(kind, triplet)))
-    return items
-
-
-def _tags(kind: str, triplet: str) -> dict[str, str]:
-    if not triplet:
-        return {"kind": kind}
-    relation = Triplet.parse(triplet).relation
-    return {"kind": kind, f"{kind} relation": relation, f"{kind} triplet": triplet, "relation": relation}
+        true, false = rows["positive"], rows["negative"]
+        kind = KINDS[int(captions["kind"][true])]
+        yield Pair(pair_id, (texts[true], texts[false]), kind, triplet, asserts[false])

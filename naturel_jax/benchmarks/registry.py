@@ -13,6 +13,7 @@ from naturel_jax.benchmarks import (
     flickr30k_order,
     flickr30k_retrieval,
     naturel,
+    naturel_contrast,
     naturel_unseen,
     sugarcrepe,
     sugarcrepe_pp,
@@ -41,6 +42,7 @@ class Reader(Protocol):
 BENCHMARKS: dict[str, Reader] = {
     "naturel": naturel,
     "naturel_unseen": naturel_unseen,
+    "naturel_contrast": naturel_contrast,
     "winoground": winoground,
     "vg_relation": vg_relation,
     "vg_attribution": vg_attribution,

@@ -13,6 +13,7 @@ from etils import epath
 from naturel_jax.data.items import Caption, Group, Source, collect
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import KINDS, POLARITIES, Triplet
+from tfds_naturel.survey import Survey
 
 Example = Mapping[str, Any]
 Records = Sequence[Example]
@@ -65,6 +66,16 @@ def caption_groups(example: Example) -> list[Group]:
         assert isinstance(captions, list)
         captions.append(Caption(to_str(text), to_str(asserts), int(pair), KINDS[kind]))
     return list(groups.values())
+
+
+def survey(records: Records) -> Survey:
+    """Which image shows which triplets."""
+    return Survey.from_images((to_str(records[n]["image_id"]), _triplets(records[n])) for n in range(len(records)))
+
+
+def _triplets(example: Example) -> list[Triplet]:
+    columns = [map(to_str, example["relations"][name]) for name in ("subject", "relation", "object")]
+    return list(dict.fromkeys(map(Triplet, *columns)))
 
 
 @functools.lru_cache(maxsize=100_000)

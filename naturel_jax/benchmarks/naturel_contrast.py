@@ -1,0 +1,62 @@
+"""NatuRel's test captions with a second photo, in which the same classes are in another relation: scores that no model
+wins from the captions alone.
+
+``choice``: the true caption prefers its own photo to the second one, of which it is false. A model that ignores the
+photos scores exactly 0.5, since a tie counts as half. Where the false caption is true of the second photo, the item has
+two photos and a caption for each, and is scored as in Winoground: ``text``, ``image`` and ``group``, which a model that
+ignores the photos never wins.
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from naturel_jax.benchmarks import naturel_pairs, rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, by_value
+from naturel_jax.data import prepared
+from tfds_naturel import mining
+from tfds_naturel.schema import KINDS, Triplet
+
+SOURCE = naturel_pairs.SOURCE
+
+
+def read(folder: Path) -> Benchmark:
+    """The test split of a prepared TFDS folder, ``.../naturel/<config>/<version>``. Triplets without a second photo by
+    the rules of ``mining`` have no items.
+    """
+    records = prepared.open_split(folder, "test").records
+    contrasts = mining.Contrasts(prepared.survey(records))
+    problems: list[str] = []
+    items: list[Item] = []
+    for n in range(len(records)):
+        for pair in naturel_pairs.caption_pairs(records[n], problems):
+            if not pair.triplet:
+                continue
+            asserted = Triplet.parse(pair.asserts) if pair.asserts else None
+            if contrast := contrasts.find(n, Triplet.parse(pair.triplet), asserted):
+                images = tuple(_image(folder, records, number) for number in (n, contrast.image))
+                mirrored = {"mirrored": pair.kind} if contrast.mirrored else {}
+                items.append(Item(pair.id, images, pair.texts, pair.tags | mirrored))
+    metrics: list[Metric] = []
+    for kind in KINDS:
+        of_kind = [item for item in items if item.tags["kind"] == kind]
+        metrics.append(Metric(f"naturel_contrast/{kind}_choice", "choice", where=("kind", kind)))
+        metrics += [
+            Metric(f"naturel_contrast/{kind}_{score}", score, where=("mirrored", kind)) for score in rules.STRICT
+        ]
+        metrics += by_value(f"naturel_contrast/{kind}_choice", "choice", f"{kind} relation", of_kind)
+    return Benchmark("naturel_contrast", tuple(items), outcomes, tuple(metrics), problems=tuple(problems))
+
+
+def _image(folder: Path, records: prepared.Records, n: int) -> Image:
+    return Image(f"{folder}:test:{n}", functools.partial(prepared.read_image, records, n))
+
+
+def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
+    """Two photos, (caption true of the first and false of the second, the reverse or false of both)."""
+    s = np.stack(cosines)
+    mirrored = np.array(["mirrored" in item.tags for item in items])
+    strict = {name: np.where(mirrored, right, np.nan) for name, right in rules.two_by_two(items, cosines).items()}
+    return strict | {"choice": (1 + np.sign(s[:, 0, 0] - s[:, 1, 0])) / 2}
