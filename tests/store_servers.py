@@ -12,7 +12,6 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
 
 BUCKET = "bucket"
-KINDS = ("gs", "s3")
 
 # (method, path) -> what happens to the request: an HTTP status, "cut" (half an answer), "lost" (carried out, but the
 # answer is a 503), seconds to wait, or None.

@@ -15,39 +15,15 @@ from naturel_jax import buckets, object_stores, storage
 from tfds_naturel import cli
 from tfds_naturel.errors import Unavailable, UserError
 
-store_servers = pytest.importorskip("store_servers")  # needs the libraries of both stores
-
 ROOT = os.path.dirname(os.path.dirname(__file__))
-KINDS = store_servers.KINDS
 
 
-@pytest.fixture(scope="module")
-def running():
-    """kind -> its server, started once."""
-    with contextlib.ExitStack() as stack:
-        servers = {kind: stack.enter_context(store_servers.serve(kind)) for kind in KINDS}
-        for server in servers.values():
-            stack.enter_context(store_servers.environment(server.env))
-        object_stores.forget_clients()
-        yield servers
-        object_stores.forget_clients()
-
-
-@pytest.fixture(params=KINDS)
-def server(request, running, monkeypatch):
-    server = running[request.param]
-    monkeypatch.setattr(object_stores, "PATIENCE", 20.0)
-    monkeypatch.setattr(object_stores, "FIRST_WAIT_S", 0.01)
-    yield server
-    server.faults.clear()
-
-
-@pytest.fixture(params=["disk", *KINDS])
-def folder(request, running, tmp_path):
+@pytest.fixture(params=["disk", "gs", "s3"])
+def folder(request, stores, tmp_path):
     """An empty folder on a disk or in a store."""
     if request.param == "disk":
         return epath.Path(tmp_path)
-    return epath.Path(running[request.param].url) / request.node.name
+    return epath.Path(stores[request.param].url) / request.node.name
 
 
 # ---- The contract ---------------------------------------------------------------------------------------------------
