@@ -174,6 +174,7 @@ class S3:
         self._errors = errors
         self._transient = (
             errors.HTTPClientError,
+            errors.FlexibleChecksumError,
             errors.IncompleteReadError,
             errors.ResponseStreamingError,
             HTTPError,

@@ -12,20 +12,22 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
 
 BUCKET = "bucket"
+_STALL_S = 30
 
-# (method, path) -> what happens to the request: an HTTP status, "cut" (half an answer), "lost" (carried out, but the
-# answer is a 503), seconds to wait, or None.
+# (method, path) -> what happens to the request: an HTTP status, "lost" (carried out, but the answer is a 503), "cut"
+# (half an answer), "stall" (half an answer, and nothing more), "flip" (one bit is another), seconds to wait, or None.
 Fault = Callable[[str, str], int | str | float | None]
 
 
 class Server(NamedTuple):
     """A running store. ``url``: of its bucket; ``env``: what its clients need; ``faults``: asked for each request;
-    ``requests``: those so far, as "METHOD path"."""
+    ``requests``: those so far, as "METHOD path", and the ``ranges`` that they asked for."""
 
     url: str
     env: dict[str, str]
     faults: list[Fault]
     requests: list[str]
+    ranges: list[str]
 
 
 class _Quiet(WSGIRequestHandler):
@@ -37,6 +39,7 @@ def _with_faults(app, server: Server, one_at_a_time: threading.Lock):
     def faulty(environ, start_response):
         method, path = environ["REQUEST_METHOD"], environ["RAW_URI"]
         server.requests.append(f"{method} {path}")
+        server.ranges.extend(environ[name] for name in ("HTTP_RANGE",) if name in environ)
         fault = next((found for ask in server.faults if (found := ask(method, path)) is not None), None)
         if isinstance(fault, int):
             return Response("no", fault)(environ, start_response)
@@ -46,17 +49,21 @@ def _with_faults(app, server: Server, one_at_a_time: threading.Lock):
             response = Response.from_app(app, environ, buffered=True)
         if fault == "lost":
             return Response("no", 503)(environ, start_response)
-        if fault == "cut":
-            content = response.get_data()
-            response = Response(_half(content), response.status_code, response.headers, direct_passthrough=True)
+        content = response.get_data()
+        if fault == "flip":
+            response.set_data(bytes([content[0] ^ 1]) + content[1:])
+        if fault in ("cut", "stall"):
+            half = _half(content, _STALL_S if fault == "stall" else 0)
+            response = Response(half, response.status_code, response.headers, direct_passthrough=True)
             response.headers["Content-Length"] = str(len(content))
         return response(environ, start_response)
 
     return faulty
 
 
-def _half(content: bytes) -> Iterator[bytes]:
+def _half(content: bytes, stall_s: float) -> Iterator[bytes]:
     yield content[: len(content) // 2]
+    time.sleep(stall_s)
     raise ConnectionAbortedError
 
 
@@ -75,7 +82,7 @@ def serve(kind: str) -> Iterator[Server]:
         "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true", "GOOGLE_CLOUD_PROJECT": "test",
     }  # fmt: skip
-    server = Server(f"{kind}://{BUCKET}", env, [], [])
+    server = Server(f"{kind}://{BUCKET}", env, [], [], [])
     http = make_server(
         "127.0.0.1", 0, _with_faults(_app(kind), server, threading.Lock()), threaded=True, request_handler=_Quiet
     )

@@ -57,6 +57,7 @@ def stage(
         return local
     url = epath.Path(source)
     bucket = local_path("/".join(os.fspath(url).split("/")[:3]), cache_dir)
+    local.mkdir(parents=True, exist_ok=True)
     with preemption.interruptible(), _alone(bucket):
         found = {name: info for name, info in Location(url).objects().items() if wanted(name)}
         if not found:
@@ -142,7 +143,6 @@ def _read_rows(file: Path) -> Iterator[dict[str, Any]]:
 @contextlib.contextmanager
 def _alone(bucket: Path) -> Iterator[None]:
     """One process of this host at a time."""
-    bucket.mkdir(parents=True, exist_ok=True)
     with (bucket / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
