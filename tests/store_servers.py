@@ -1,6 +1,8 @@
 """Object stores on loopback, with faults: a GCS of our own (``gcs_server``) and moto's S3."""
 
 import contextlib
+import io
+import json
 import os
 import threading
 import time
@@ -38,6 +40,10 @@ class _Quiet(WSGIRequestHandler):
 def _with_faults(app, server: Server, one_at_a_time: threading.Lock):
     def faulty(environ, start_response):
         method, path = environ["REQUEST_METHOD"], environ["RAW_URI"]
+        if "uploadType=multipart" in path:  # the name of the object is in the body
+            body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+            environ["wsgi.input"] = io.BytesIO(body)
+            path += "&name=" + json.loads(body.split(b"\r\n\r\n", 2)[1].split(b"\r\n")[0])["name"]
         server.requests.append(f"{method} {path}")
         server.ranges.extend(environ[name] for name in ("HTTP_RANGE",) if name in environ)
         fault = next((found for ask in server.faults if (found := ask(method, path)) is not None), None)
