@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -16,7 +16,7 @@ from tfds_naturel.errors import UserError
 _THREADS = 8
 
 
-def upload(files: Sequence[str], folder: Path, target: epath.Path, last: str = "") -> None:
+def upload(files: Iterable[str], folder: Path, target: epath.Path, last: str = "") -> None:
     """Uploads ``files``, by their names relative to ``folder``; the file ``last`` after all others."""
     in_threads(lambda name: Location(target / name).upload(folder / name), [name for name in files if name != last])
     if last:

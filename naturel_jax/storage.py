@@ -232,7 +232,7 @@ def locked(folder: epath.Path) -> Iterator[None]:
         yield
 
 
-def check_writable(folder: epath.Path, needed_bytes: int = 0) -> None:
+def check_writable(folder: epath.Path, needed_bytes: int = 0, flag: str = "--workdir") -> None:
     """Creates ``folder``. Raises OSError if it is not writable or has fewer than ``needed_bytes`` free. For a folder in
     an object store, these are the bytes of the disk that a checkpoint is written to before it is uploaded."""
     probe = folder / f".probe-{uuid.uuid4().hex}"
@@ -247,7 +247,7 @@ def check_writable(folder: epath.Path, needed_bytes: int = 0) -> None:
         raise
     except OSError as error:
         raise OSError(
-            f"workdir {folder} cannot be written: {error.strerror or error}; choose another with --workdir"
+            f"{flag.strip('-')} {folder} cannot be written: {error.strerror or error}; choose another with {flag}"
         ) from error
     disk = scratch.root() if in_store(folder) else folder
     if (free := shutil.disk_usage(disk).free) < needed_bytes:
@@ -368,8 +368,9 @@ def _take(path: epath.Path, mine: Holder, expires_s: float) -> bool:
 
 
 def _release(path: epath.Path, mine: Holder) -> None:
-    if (holder := _holder(path)[0]) is not None and holder.token == mine.token:
-        delete(path)
+    with contextlib.suppress(Unavailable):  # the lease expires
+        if (holder := _holder(path)[0]) is not None and holder.token == mine.token:
+            delete(path)
 
 
 def _holder(path: epath.Path) -> tuple[Holder | None, str]:

@@ -4,7 +4,7 @@ A checkpoint exists in the store if it has a manifest. Orbax itself could write 
 clients of the store (etils, TensorStore and Google's) that each have their own credentials, retries and limits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from naturel_jax import manifest, object_folders, scratch, storage
 from naturel_jax.restore import make_handler
+from tfds_naturel.errors import Unavailable
 
 
 class Uploads:
@@ -37,10 +38,14 @@ class Uploads:
             self._pending = self._pool.submit(self._save, step, items | {"meta": ocp.args.JsonSave(meta)})
 
     def wait(self) -> None:
-        """Waits until the save in progress is complete. Raises what it raised; on the other processes, OSError."""
+        """Waits until the save in progress is complete. Raises what it raised; an error of the same kind on the other
+        processes."""
         problem = self._pending.exception() if jax.process_index() == 0 else None
-        if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.array(problem is not None)):
-            problem = problem or OSError("the first process could not save; see its error")
+        if jax.process_count() > 1:
+            kind = 0 if problem is None else 2 if isinstance(problem, Unavailable) else 1
+            kind = int(multihost_utils.broadcast_one_to_all(np.array(kind)))
+            if kind and problem is None:
+                problem = (Unavailable if kind == 2 else OSError)("the first process could not save; see its error")
         self._pending = Future()
         self._pending.set_result(None)
         if problem is not None:
@@ -60,13 +65,14 @@ class Uploads:
                 handler.finalize(epath.Path(folder / name))
                 handler.close()
             manifest.write(epath.Path(folder))
-            self._remove(complete(self._directory))  # what is left of interrupted uploads
-            target = self._directory / str(step)
-            object_folders.upload(object_folders.files_in(folder), folder, target, last=manifest.NAME)
+            self._remove(set(complete(self._directory)) - {step})  # also what is left of interrupted uploads
+            target, files = self._directory / str(step), object_folders.files_in(folder)
+            object_folders.upload([name for name in files if name != manifest.NAME], folder, target)
+            storage.write(target / manifest.NAME, (folder / manifest.NAME).read_bytes())
         self._remove(complete(self._directory)[-self._keep :])
 
-    def _remove(self, kept: Sequence[int]) -> None:
-        """Removes all other steps."""
+    def _remove(self, kept: Collection[int]) -> None:
+        """Removes all steps but those ``kept``."""
         storage.check_leases(self._directory)
         for step in set(storage.numbered(self._directory)) - set(kept):
             object_folders.remove(self._directory / str(step), first=manifest.NAME)

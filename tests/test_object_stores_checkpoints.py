@@ -1,6 +1,11 @@
 """Checkpoints in object stores: complete or not there, whatever ends a save."""
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -13,6 +18,8 @@ from naturel_jax import checkpoint, object_stores, storage
 from naturel_jax.checkpoint import Checkpoints
 from naturel_jax.object_stores import Location
 from tfds_naturel.errors import Unavailable, UserError
+
+ROOT = Path(__file__).parents[1]
 
 
 def tree(step: int) -> dict:
@@ -113,3 +120,46 @@ def test_disk_too_small_for_a_download_is_one_line(workdir, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(OSError, match=r"checkpoints/10: [\d,]+ bytes are to be copied to .*, which has 0 free"):
         restored(workdir)
+
+
+PROCESS = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+address, number, workdir = sys.argv[1:]
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(address, 2, int(number))
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from naturel_jax.checkpoint import Checkpoints, saved_steps
+mesh = Mesh(np.array(jax.devices()), "x")
+values = np.arange(32.0, dtype=np.float32).reshape(8, 4)
+make = lambda spec: jax.make_array_from_callback((8, 4), NamedSharding(mesh, spec), lambda index: values[index])
+arrays = {"params": {"split": make(PartitionSpec("x")), "whole": make(PartitionSpec())}}
+checkpoints = Checkpoints(workdir, keep=2)
+checkpoints.save(1, arrays, {"step": 1})
+checkpoints.save(2, arrays, {"step": 2}, wait=True)
+assert saved_steps(workdir) == [1, 2]
+shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arrays)
+step, found, meta = Checkpoints(workdir, keep=2).restore(shapes, lambda meta: None)
+assert step == 2 and meta == {"step": 2}
+for before, after in zip(jax.tree.leaves(arrays), jax.tree.leaves(found)):
+    assert after.sharding == before.sharding
+    for a, b in zip(before.addressable_shards, after.addressable_shards):
+        np.testing.assert_array_equal(b.data, a.data)
+checkpoints.close()
+print("equal")
+"""
+
+
+@pytest.mark.slow
+def test_processes_without_a_common_disk_save_and_restore(workdir, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    processes = []
+    for number in range(2):
+        env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / str(number)), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", PROCESS, address, str(number), str(workdir)]
+        processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    for process in processes:
+        out, errors = process.communicate(timeout=300)
+        assert out.splitlines()[-1:] == ["equal"], errors[-3000:]

@@ -176,12 +176,12 @@ def twins_directory(data_dir: str, config: str, cache_dir: str = "") -> Path:
 def _draw_world(data_dir: str, config: str, cache_dir: str) -> None:
     from tfds_naturel.naturel import Naturel  # imports TFDS, which is slow
 
-    local = staging.local_path(data_dir, cache_dir)
-    builder = Naturel(config=config, data_dir=os.fspath(local), check=preemption.check)
-    folder = epath.Path(builder.data_dir)
-    drawn = epath.Path(data_dir) / os.path.relpath(folder, local)
+    drawn = epath.Path(data_dir) / "naturel" / config / str(Naturel.VERSION)
     if in_store(data_dir) and storage.exists(drawn / "dataset_info.json"):
         return
+    local = os.fspath(staging.local_path(data_dir, cache_dir))
+    builder = Naturel(config=config, data_dir=local, check=preemption.check)
+    folder = epath.Path(builder.data_dir)
     with _only_writer(folder.parent, folder / "dataset_info.json") as missing:
         if missing:
             for leftover in folder.parent.glob(f"{_INCOMPLETE}*_{folder.name}"):  # of a process that was killed

@@ -20,7 +20,7 @@ class Mirror:
         self.local: Path = staging.local_path(out)
         self._uploaded: dict[str, _State] = {}
         if self._store:
-            storage.check_writable(out)
+            storage.check_writable(out, flag="--out")
             self.local.mkdir(parents=True, exist_ok=True)
             self.fetch()
 

@@ -37,7 +37,7 @@ def watch(
     """
     mesh = make_mesh({"data": -1})
     evaluator: Evaluator | None = None
-    storage.check_writable(out)
+    storage.check_writable(out, flag="--out")
     for step in _new_steps(workdir):
         path = out / f"{step}.json"
         saved = _read(path, workdir)
