@@ -70,8 +70,9 @@ def trained_base(config: Config, folder: epath.Path) -> str:
         return config.init
     base_folder = folder.parent / name
     if name in config.bases:
-        base, here = config.bases[name], {"dir": config.data.dir, "cache_dir": config.data.cache_dir}
-        base = dataclasses.replace(base, data=dataclasses.replace(base.data, **here))
+        base = config.bases[name]
+        data = dataclasses.replace(base.data, dir=config.data.dir, cache_dir=config.data.cache_dir)
+        base = dataclasses.replace(base, data=data)
         run(base, base_folder)
     return f"run:{base_folder}"
 

@@ -15,6 +15,6 @@ def get_config(data_dir: str):
     config.data.dir, config.data.batch_size = data_dir, 8
     config.data.mixture.main.dataset = config.eval.naturel = f"naturel/{WORLD.name}"
     config.duration, config.checkpoint.every, config.eval.during = "6 steps", "2 steps", {}
-    config.eval.benchmarks = ("naturel", "winoground")
+    config.eval.benchmarks = ("naturel",)
     config.tensorboard = True
     return config

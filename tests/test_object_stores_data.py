@@ -153,3 +153,22 @@ def test_shards_that_are_not_named_are_not_copied(server, tmp_path):
         Location(f"{server.url}/shards/{n:02}.tar").put(b"")
     name = staging.stage_source("webdataset", f"{server.url}/shards/{{00..01}}.tar", str(tmp_path))
     assert sorted(path.name for path in Path(name).parent.glob("*.tar")) == ["00.tar", "01.tar"]
+
+
+def test_what_is_drawn_is_uploaded_and_copied_by_other_hosts(server, monkeypatch, tmp_path, request):
+    """The twins of a world; its dataset is drawn in test_object_stores_runs.py."""
+    written = []
+
+    def write(out: Path, world, seed, items, check) -> None:
+        written.append(out)
+        (out / "winoground").mkdir(parents=True)
+        (out / "winoground" / "examples.jsonl").write_text("{}")
+        (out / "README.md").write_text("finished")
+
+    monkeypatch.setattr(datasets.twins, "write", write)
+    data_dir = f"{server.url}/{request.node.originalname}"
+    for host in ("one", "two"):
+        folder = datasets.twins_directory(data_dir, "scenes", str(tmp_path / host))
+        assert copied(folder) == {"README.md": b"finished", "winoground/examples.jsonl": b"{}"}
+        assert folder.is_relative_to(tmp_path / host)
+    assert written == [tmp_path / "one" / data_dir.replace("://", "/") / "twins" / "scenes"]
