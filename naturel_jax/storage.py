@@ -279,6 +279,8 @@ class Holder:
         """Processes on this host are looked up; one on another host is gone once its heartbeat is ``expires_s`` old."""
         if self.host != socket.gethostname():
             return time.time() - self.heartbeat > expires_s
+        if self.process == os.getpid():  # in a container that was started again, numbers are the same
+            return self.token not in _tokens
         try:
             os.kill(self.process, 0)
         except ProcessLookupError:
@@ -312,6 +314,7 @@ class Lease:
 
 
 _held: dict[epath.Path, Lease] = {}  # by absolute folder: the leases of this process
+_tokens = set[str]()  # of the leases that it holds or is about to take
 
 
 def check_leases(path: epath.Path) -> None:
@@ -330,6 +333,7 @@ def lease(folder: epath.Path, expires_s: float = 120.0) -> Iterator[Lease]:
     """
     path, now = folder / "lease.json", time.time()
     mine = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, now)
+    _tokens.add(mine.token)
     if not _take(path, mine, expires_s):
         who = _holder(path)[0] or "another process"
         raise UserError(f"{folder} is in use by {who}; wait for it, stop it, or choose another --workdir")

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -96,6 +97,13 @@ def test_lease_is_refused_while_held_and_taken_over_from_the_dead(folder):
             held.check()
     assert json.loads(storage.read(path))["host"] == "other"  # not ours to remove
     assert storage.read(folder / "state") == "mine"
+
+
+def test_lease_of_a_container_that_was_started_again_is_taken_over(folder):
+    """It has the same host name and process id as the one that was killed."""
+    storage.write(folder / "lease.json", lease_of(socket.gethostname(), os.getpid(), time.time()))
+    with storage.lease(folder), pytest.raises(UserError, match="in use by process"), storage.lease(folder):
+        pass
 
 
 def test_one_of_several_takes_a_dead_lease_over(server):
