@@ -151,6 +151,7 @@ print("equal")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server", ["gs", pytest.param("s3", marks=pytest.mark.proof)], indirect=True)
 def test_processes_without_a_common_disk_save_and_restore(workdir, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

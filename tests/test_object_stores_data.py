@@ -102,6 +102,7 @@ def start(url: str) -> subprocess.Popen:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server", ["gs", pytest.param("s3", marks=pytest.mark.proof)], indirect=True)
 def test_killed_copy_is_continued_by_a_process_that_waited(url, server, tmp_path):
     """The first process is killed while it holds the lock and half of a file."""
     server.faults.append(lambda method, path: "stall" if method == "GET" and "b.bin" in path else None)

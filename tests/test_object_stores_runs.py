@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def test_run_killed_while_it_saves_continues_exactly(server, reference, tmp_path
         np.testing.assert_array_equal(actual[path], expected[path], err_msg=path)
     names = set(Location(workdir).objects())
     assert {"config.json", "processor.json", "first_batch.png", "report.md"} <= names and "lease.json" not in names
-    assert sum(name.startswith("tensorboard/events") for name in names) == 2
+    assert any(name.startswith("tensorboard/events") for name in names)
     assert storage.exists(epath.Path(data) / "naturel" / "few" / "2.0.0" / "dataset_info.json")
 
 
@@ -79,7 +80,8 @@ def test_run_killed_while_it_saves_continues_exactly(server, reference, tmp_path
 
 
 @pytest.mark.slow
-def test_results_are_shared_through_a_store(server, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("server", ["gs", pytest.param("s3", marks=pytest.mark.proof)], indirect=True)
+def test_results_are_shared_through_a_store(server, tmp_path, capsys):
     files.winoground(tmp_path / "files", items=4)
     for seed, name in enumerate(("one", "two")):
         write_model(tmp_path / name, "tiny-clip", seed)
@@ -88,16 +90,16 @@ def test_results_are_shared_through_a_store(server, tmp_path, monkeypatch, capsy
     )
     out = epath.Path(server.url) / "results"
 
-    def run(host: str, model: str, benchmarks_dir: object, out: object) -> str:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / host))
+    def run_on_new_host(model: str, benchmarks_dir: object, out: object) -> str:
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         flags = ["--models", f"{model}={tmp_path}/{model}", "--benchmarks", "winoground", "--batch_size", "8"]
         evaluate.main([*flags, "--benchmarks_dir", str(benchmarks_dir), "--out", str(out)])
         return capsys.readouterr().out
 
     for model in ("one", "two"):
-        run("disk", model, tmp_path / "files", tmp_path / "out")
-        assert "winoground: 4" in run(f"host of {model}", model, f"{server.url}/files", out)
-    assert "one on winoground: already done" in run("third host", "one", f"{server.url}/files", out)
+        run_on_new_host(model, tmp_path / "files", tmp_path / "out")
+        assert "winoground: 4" in run_on_new_host(model, f"{server.url}/files", out)
+    assert "one on winoground: already done" in run_on_new_host("one", f"{server.url}/files", out)
     for model in ("one", "two"):
         expected = json.loads((tmp_path / "out" / model / "winoground" / "scores.json").read_text())
         found = storage.read_json(out / model / "winoground" / "scores.json")
