@@ -73,7 +73,12 @@ def test_run_killed_while_it_saves_continues_exactly(server, reference, tmp_path
     names = set(Location(workdir).objects())
     assert {"config.json", "processor.json", "first_batch.png", "report.md"} <= names and "lease.json" not in names
     assert any(name.startswith("tensorboard/events") for name in names)
-    assert storage.exists(epath.Path(data) / "naturel" / "few" / "2.0.0" / "dataset_info.json")
+    prepared = epath.Path(data) / "naturel" / "few" / "2.0.0"
+    assert storage.exists(prepared / "dataset_info.json"), "drawn by the first run"
+
+    benchmark = ["--benchmarks", "naturel", "--naturel", str(prepared), "--batch_size", "8"]
+    evaluate.main(["--watch", str(workdir), *benchmark])
+    assert storage.names(workdir / "evaluations") == ["2.json", "4.json", "6.json"]
 
 
 # ---- Evaluation -----------------------------------------------------------------------------------------------------
