@@ -35,7 +35,8 @@ Progress = Callable[[int], object]  # bytes received since the last call
 
 
 class Bucket(Protocol):
-    """Single requests, none of them repeated; they raise the library's errors, which ``problem`` explains."""
+    """Single requests, not repeated but for parts of an upload; they raise the library's errors, which ``problem``
+    explains."""
 
     def get(self, name: str) -> tuple[bytes, str]:
         """(content, version)."""
@@ -49,8 +50,8 @@ class Bucket(Protocol):
         """Appends to ``file`` what it lacks of the object, if that still has the version of ``info``."""
         ...
 
-    def upload(self, path: Path, name: str) -> None:
-        """Writes an object with the content of a file."""
+    def upload(self, path: Path, name: str, patience_s: float) -> None:
+        """Writes an object with the content of a file, a large one in parts."""
         ...
 
     def copy(self, name: str, target: str) -> None:
@@ -94,7 +95,7 @@ class Gcs:
         media_errors = (media.InvalidResponse, media.DataCorruption)
         self._transient = (ConnectionError, RequestException, HTTPError, auth.TransportError, *media_errors)
         try:
-            self._client = storage.Client()
+            self._client = storage.Client(project=None)  # needed only to list and create buckets
         except auth.DefaultCredentialsError as error:
             raise UserError(
                 f"gs://{bucket}: no credentials for Google Cloud; run `gcloud auth application-default login`, or set "
@@ -122,8 +123,11 @@ class Gcs:
             stream, start=start, raw_download=True, if_generation_match=generation, checksum=None, **self._once
         )
 
-    def upload(self, path: Path, name: str) -> None:
-        self._bucket.blob(name).upload_from_filename(str(path), checksum="crc32c", **self._once)
+    def upload(self, path: Path, name: str, patience_s: float) -> None:
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        patient = self._once | {"retry": DEFAULT_RETRY.with_timeout(patience_s)}
+        self._bucket.blob(name).upload_from_filename(str(path), checksum="crc32c", **patient)
 
     def copy(self, name: str, target: str) -> None:
         source, copy, token = self._bucket.blob(name), self._bucket.blob(target), None
@@ -179,10 +183,17 @@ class S3:
             errors.ResponseStreamingError,
             HTTPError,
         )
-        retries: Any = {"total_max_attempts": 1}
-        times = {"connect_timeout": CONNECT_S, "read_timeout": SILENCE_S}
-        self._client = boto3.client("s3", config=botocore.config.Config(retries=retries, **times))
-        self._bucket = bucket
+
+        def client(attempts: int) -> Any:
+            config = botocore.config.Config(
+                retries={"mode": "standard", "total_max_attempts": attempts},
+                connect_timeout=CONNECT_S,
+                read_timeout=SILENCE_S,
+                max_pool_connections=64,
+            )
+            return boto3.client("s3", config=config)
+
+        self._client, self._uploader, self._bucket = client(1), client(3), bucket
 
     def get(self, name: str) -> tuple[bytes, str]:
         answer = self._client.get_object(Bucket=self._bucket, Key=name)
@@ -199,9 +210,9 @@ class S3:
             file.write(block)
             progress(len(block))
 
-    def upload(self, path: Path, name: str) -> None:
+    def upload(self, path: Path, name: str, patience_s: float) -> None:
         with path.open("rb") as file:
-            self._client.upload_fileobj(file, self._bucket, name)  # in parts, if it is large
+            self._uploader.upload_fileobj(file, self._bucket, name)
 
     def copy(self, name: str, target: str) -> None:
         self._client.copy({"Bucket": self._bucket, "Key": name}, self._bucket, target)

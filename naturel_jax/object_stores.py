@@ -4,12 +4,14 @@ A bucket has one flat table of objects. Each is written whole, and has a version
 on the version that it replaces: of several processes that try, exactly one succeeds. There is no rename.
 
 Requests that fail for a reason that may pass (429, 5xx, a connection that breaks or is silent) are repeated, waiting
-longer each time, for ``PATIENCE`` seconds (``NATUREL_STORE_PATIENCE_S``); then they raise ``Unavailable``.
+longer each time, until ``PATIENCE`` seconds (``NATUREL_STORE_PATIENCE_S``) after the first failure; then they raise
+``Unavailable``.
 """
 
 import contextlib
 import functools
 import logging
+import math
 import os
 import random
 import time
@@ -100,7 +102,7 @@ class Location:
 
     def upload(self, path: Path) -> None:
         """Writes the object with the content of ``path``."""
-        self._patiently(lambda: self._bucket.upload(path, self.name))
+        self._patiently(lambda: self._bucket.upload(path, self.name, PATIENCE))
 
     def copy(self, target: "Location") -> None:
         """Copies the object to another in the same bucket."""
@@ -130,7 +132,7 @@ class Location:
 
     def _patiently(self, request: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
         """``request()``, repeated while it fails for a reason that may pass and makes no ``progress()``."""
-        end, wait, tries, done = time.monotonic() + PATIENCE, FIRST_WAIT_S, 0, progress()
+        end, wait, tries, done = math.inf, FIRST_WAIT_S, 0, progress()
         while True:
             tries += 1
             try:
@@ -141,7 +143,7 @@ class Location:
                     raise
                 if not isinstance(problem, Unavailable):
                     raise type(problem)(f"{self.url}: {problem}") from error
-                if progress() > done:
+                if tries == 1 or progress() > done:
                     end, wait, done = time.monotonic() + PATIENCE, FIRST_WAIT_S, progress()
                 if time.monotonic() + wait > end:
                     raise Unavailable(

@@ -97,7 +97,9 @@ def test_store_that_fails_for_too_long_is_unavailable(workdir, server, monkeypat
     assert restored(workdir) == 10
 
 
-@pytest.mark.parametrize("damage", ["changed", "missing", "manifest"])
+@pytest.mark.parametrize(
+    ("server", "damage"), [("gs", "changed"), ("s3", "missing"), ("gs", "manifest")], indirect=["server"]
+)
 def test_damaged_checkpoint_is_set_aside(workdir, damage):
     save(workdir, 10, 20)
     folder = workdir / "checkpoints" / "20"
