@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from tfds_naturel.errors import Unavailable, UserError
@@ -83,6 +84,8 @@ class Bucket(Protocol):
 
 
 class Gcs:
+    """A version is the generation of an object."""
+
     def __init__(self, bucket: str):
         from google.api_core import exceptions as api
         from google.auth import exceptions as auth
@@ -117,9 +120,12 @@ class Gcs:
         return str(blob.generation)
 
     def download(self, name: str, info: Info, file: BinaryIO, progress: Progress) -> None:
-        blob = self._bucket.blob(name)
-        stream, start, generation = _Counted(file, progress), file.tell(), int(info.version)
-        blob.download_to_file(
+        def write(block: bytes) -> int:
+            progress(len(block))
+            return file.write(block)
+
+        stream, start, generation = SimpleNamespace(write=write), file.tell(), int(info.version)
+        self._bucket.blob(name).download_to_file(
             stream, start=start, raw_download=True, if_generation_match=generation, checksum=None, **self._once
         )
 
@@ -169,6 +175,8 @@ class Gcs:
 
 
 class S3:
+    """A version is the ETag of an object."""
+
     def __init__(self, bucket: str):
         import boto3
         import botocore.config
@@ -258,18 +266,6 @@ class S3:
 
 
 # ---- Both -----------------------------------------------------------------------------------------------------------
-
-
-class _Counted:
-    """A file that reports what is written to it."""
-
-    def __init__(self, file: BinaryIO, progress: Progress):
-        self._file, self._progress = file, progress
-
-    def write(self, block: bytes) -> int:
-        """As of a file."""
-        self._progress(len(block))
-        return self._file.write(block)
 
 
 def _by_status(status: int, message: str) -> Exception:
