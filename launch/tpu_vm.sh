@@ -29,7 +29,7 @@ case "$verb" in
     gcloud compute tpus tpu-vm scp "$tar" "$name":project.tar.gz --zone "$zone" --worker=all
     # The images' own Python is 3.10; the project needs 3.11. uv brings one.
     on_all "curl -LsSf https://astral.sh/uv/install.sh | sh && tar xzf project.tar.gz && cd naturel_jax \
-&& ~/.local/bin/uv venv --clear --python 3.12 && ~/.local/bin/uv pip install -e '.[tpu]'" ;;
+&& ~/.local/bin/uv venv --clear --python 3.12 && ~/.local/bin/uv pip install -e '.[tpu,gcs]'" ;;
   run)
     # exec, without a pipe, so that SIGTERM reaches Python, which then saves.
     on_all "cd naturel_jax && exec .venv/bin/python -m naturel_jax.main --distributed $(printf '%q ' "$@")" ;;

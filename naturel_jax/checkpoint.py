@@ -1,4 +1,5 @@
-"""Orbax checkpoints: parameters, optimizer state, step, config and processor together.
+"""Orbax checkpoints: parameters, optimizer state, step, config and processor together. For those in an object store see
+``uploads``.
 
 ``<workdir>/checkpoints/<step>/`` holds the items ``params``, ``optimizer``, ``ema`` (if a moving average is kept)
 and ``meta`` (JSON: model sizes, processor, config, versions). The step number is also the data position.
@@ -14,9 +15,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from naturel_jax import manifest, storage
+from naturel_jax import manifest, object_folders, storage, uploads
+from naturel_jax.object_stores import in_store
 from naturel_jax.restore import read
-from tfds_naturel.errors import UserError
+from tfds_naturel.errors import Unavailable, UserError
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,8 +38,9 @@ class Checkpoints:
     def __init__(self, workdir: epath.PathLike, *, keep: int):
         self.directory = directory(workdir)
         self._keep = keep
-        self._saving = 0  # the step of the newest save
+        self._saving = -1  # the step of the newest save or restore
         self._manager: ocp.CheckpointManager | None = None
+        self._uploads = uploads.Uploads(self.directory, keep) if in_store(self.directory) else None
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
@@ -52,6 +55,13 @@ class Checkpoints:
         Raises OSError if this checkpoint or the one before it could not be written."""
         storage.check_leases(self.directory)
         with self._failures_explained():
+            if self._uploads:
+                if step != self._saving:
+                    self._uploads.save(step, arrays, meta)
+                    self._saving = step
+                if wait:
+                    self._uploads.wait()
+                return
             manager = self._open()
             if step not in manager.all_steps():
                 manager.wait_until_finished()
@@ -66,7 +76,7 @@ class Checkpoints:
         """Raises OSError, in one line, for what Orbax and TensorStore raise if they cannot write."""
         try:
             yield
-        except UserError:  # a lost lease
+        except (UserError, Unavailable):  # UserError: a lost lease
             raise
         except (OSError, ValueError, RuntimeError) as error:
             cause = " ".join(str(error).split())[:300]
@@ -94,11 +104,13 @@ class Checkpoints:
         is left as it is).
         """
         items = {name: ocp.args.StandardRestore(tree) for name, tree in arrays.items()}
-        for step in reversed(storage.numbered(self.directory)):
+        for step in reversed(saved_steps(self.directory.parent)):
             try:
                 meta = read(self.directory / str(step), meta=ocp.args.JsonRestore())["meta"]
                 check(meta)
-                return step, read(self.directory / str(step), **items), meta
+                restored = read(self.directory / str(step), **items)
+                self._saving = step
+                return step, restored, meta
             except manifest.Damaged as error:
                 self._set_aside(step, error)
         if broken := [name for name in storage.names(self.directory) if ".broken" in name]:
@@ -114,10 +126,16 @@ class Checkpoints:
         _LOG.error("checkpoint %s cannot be read and is kept as %s: %.300s", self.directory / str(step), name, error)
         if jax.process_index() == 0:
             storage.check_leases(self.directory)
-            (self.directory / str(step)).rename(self.directory / name)
+            if in_store(self.directory):
+                object_folders.move(self.directory / str(step), self.directory / name, first=manifest.NAME)
+            else:
+                (self.directory / str(step)).rename(self.directory / name)
 
     def close(self) -> None:
         """Waits for pending saves. Raises OSError if they fail."""
+        if self._uploads:
+            with self._failures_explained():
+                self._uploads.close()
         if self._manager is not None:
             manager, self._manager = self._manager, None
             with self._failures_explained():
@@ -126,9 +144,10 @@ class Checkpoints:
 
 def directory(workdir: epath.PathLike) -> epath.Path:
     """The folder of a run's checkpoints."""
-    return epath.Path(workdir).absolute() / "checkpoints"
+    return storage.absolute(epath.Path(workdir)) / "checkpoints"
 
 
 def saved_steps(workdir: epath.PathLike) -> list[int]:
     """Steps of a run's finished checkpoints, in ascending order."""
-    return storage.numbered(directory(workdir))
+    folder = directory(workdir)
+    return uploads.complete(folder) if in_store(folder) else storage.numbered(folder)

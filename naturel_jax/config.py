@@ -66,6 +66,11 @@ class Part:
 @dataclasses.dataclass(frozen=True)
 class Data:
     dir: str = setting("data", "folder with the prepared datasets; missing scenes are drawn into it", may_change=True)
+    cache_dir: str = setting(
+        "",
+        "folder for this host's copies of data in object stores (gs://, s3://); empty: in the user's cache folder",
+        may_change=True,
+    )
     mixture: Mapping[str, Part] = setting({}, "training sources: name -> part(...)")
     max_bad: float = setting(
         0.01, "largest share of a source's records that may be bad; they are left out", fraction(), may_change=True

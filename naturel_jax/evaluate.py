@@ -18,7 +18,6 @@ import contextlib
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 
 from etils import epath
@@ -26,11 +25,13 @@ from etils import epath
 from naturel_jax import api, metrics, preemption
 from naturel_jax.benchmarks import own_config, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.data import staging
 from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.evaluators import blind, results
 from naturel_jax.evaluators.cache import CachedEncoder
 from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder
 from naturel_jax.evaluators.held_out import hold_out
+from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.evaluators.watch import watch
 from naturel_jax.models.two_tower import Params
 from naturel_jax.report import report
@@ -38,16 +39,19 @@ from naturel_jax.weights import runs
 from tfds_naturel import cli, escape
 from tfds_naturel.errors import UserError
 
+_EMBEDDINGS = "embeddings"  # folder of their cache, which is uploaded to an object store once for each model
+
 
 def evaluate(
-    name: str, source: str, benchmarks: Sequence[Benchmark], out: Path, *, batch_size: int, dtype: str
+    name: str, source: str, benchmarks: Sequence[Benchmark], mirror: Mirror, *, batch_size: int, dtype: str
 ) -> None:
     """Evaluates one model, and saves each benchmark's result as soon as it is ready."""
+    out = mirror.local
     with preemption.interruptible():
         encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
     fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
     trained_on = runs.trained_on(source.removeprefix("run:")) if source.startswith("run:") else TrainedOn()
-    cached = CachedEncoder(encoder, params, out / "embeddings" / f"{fingerprint}.sqlite")
+    cached = CachedEncoder(encoder, params, out / _EMBEDDINGS / f"{fingerprint}.sqlite")
     with contextlib.closing(cached):
         for whole in benchmarks:
             benchmark = hold_out(whole, trained_on)
@@ -58,6 +62,7 @@ def evaluate(
             start = time.perf_counter()
             embedded = cosines(benchmark.whole.items, cached)
             result = results.save(out, name, benchmark, pair, embedded, _text_norms(benchmark, encoder, params))
+            mirror.publish(without=_EMBEDDINGS)
             print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
             for problem in result.problems[:5]:
                 print(f"  {escape.line(problem)}", flush=True)
@@ -97,10 +102,8 @@ def main(arguments: Sequence[str]) -> None:
     known = "all, names listed by `python -m naturel_jax.benchmarks`, or your own: pairs:my.jsonl, birds=classes:folder"
     parser.add_argument("--benchmarks", nargs="+", default=["all"], metavar="NAME", help=known)
     own_config.add_fields(parser)
-    parser.add_argument(
-        "--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="folder with the official files"
-    )
-    parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
+    parser.add_argument("--benchmarks_dir", default="benchmarks_data", help="folder with the official files")
+    parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
     parser.add_argument("--out", type=epath.Path, help="default: results, or WORKDIR/evaluations with --watch")
     parser.add_argument("--batch_size", type=int, default=256)
     precision = "dtype of the towers' arithmetic; published scores use float32"
@@ -109,7 +112,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.batch_size < 1:
         raise UserError(f"--batch_size is {options.batch_size}, expected 1 or more")
     models = parse_models(options.models or ())
-    places = {"files": options.benchmarks_dir, "naturel": options.naturel}
+    naturel = staging.stage(options.naturel) if options.naturel else None
+    places = {"files": staging.stage(options.benchmarks_dir), "naturel": naturel}
     benchmarks = registry.read(options.benchmarks, **places, fields=own_config.parse_fields(options.fields))
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
@@ -117,15 +121,18 @@ def main(arguments: Sequence[str]) -> None:
     preemption.install_handler()
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
-    out = Path(options.out or "results")
+    mirror = Mirror(options.out or epath.Path("results"))
     histories = {
         name: metrics.history(epath.Path(source.removeprefix("run:")))
         for name, source in models.items()
         if source.startswith("run:")
     }
     for name, source in models.items():
-        evaluate(name, source, benchmarks, out, **sizes)
-        print(report.write(out, histories), flush=True)
+        evaluate(name, source, benchmarks, mirror, **sizes)
+        mirror.publish()
+        mirror.fetch()
+        print(report.write(mirror.local, histories), flush=True)
+        mirror.publish()
 
 
 class _Callable(ModuleType):

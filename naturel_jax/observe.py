@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from naturel_jax import object_folders
 from naturel_jax.models import flops
 from naturel_jax.sharding import path_string
 
@@ -50,6 +51,7 @@ def profiler(folder: epath.PathLike, steps: range) -> Iterator[StepContext]:
     device, so the last one may be cut short. An empty range traces nothing.
     """
     tracing = False
+    folder = epath.Path(folder)
 
     def profile(number: int) -> contextlib.AbstractContextManager[Any]:
         nonlocal tracing
@@ -57,15 +59,16 @@ def profiler(folder: epath.PathLike, steps: range) -> Iterator[StepContext]:
             if tracing:
                 jax.profiler.stop_trace()
             else:
-                jax.profiler.start_trace(folder)
+                jax.profiler.start_trace(local)
             tracing = not tracing
         return jax.profiler.StepTraceAnnotation("train", step_num=number)
 
-    try:
-        yield profile
-    finally:
-        if tracing:
-            jax.profiler.stop_trace()
+    with object_folders.written_locally(folder) as local:
+        try:
+            yield profile
+        finally:
+            if tracing:
+                jax.profiler.stop_trace()
 
 
 # ---- Utilization -----------------------------------------------------------------------------------------------------

@@ -85,7 +85,8 @@ def trained_base(config: Config, folder: epath.Path) -> str:
     base_folder = folder.parent / name
     if name in config.bases:
         base = config.bases[name]
-        base = dataclasses.replace(base, data=dataclasses.replace(base.data, dir=config.data.dir))
+        data = dataclasses.replace(base.data, dir=config.data.dir, cache_dir=config.data.cache_dir)
+        base = dataclasses.replace(base, data=data)
         run(base, base_folder)
     return f"run:{base_folder}"
 

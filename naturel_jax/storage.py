@@ -1,7 +1,8 @@
 """How the state of a run is written and locked: atomic replacement, exclusive creation, appending, leases.
 
-Paths are ``etils.epath`` paths. The operations are those that object stores can offer too (write a whole object, create
-it if absent, list), so callers need not change when an object store replaces the local disk.
+Paths are ``etils.epath`` paths, on a disk or in an object store (``gs://``, ``s3://``); nothing here uses etils' own
+access to object stores, which is another one where TensorFlow is installed. Errors are those of the disk, and in a
+store those of ``object_stores.Location``.
 """
 
 import atexit
@@ -22,7 +23,9 @@ from typing import Any
 
 from etils import epath
 
-from tfds_naturel.errors import UserError
+from naturel_jax import scratch
+from naturel_jax.object_stores import ABSENT, Changed, Location, in_store
+from tfds_naturel.errors import Unavailable, UserError
 
 
 @contextlib.contextmanager
@@ -52,9 +55,14 @@ def write(path: epath.Path, content: str | bytes) -> None:
     """Atomically replaces the content of ``path``: readers see either the old content or the new, even after a crash.
 
     This and ``append`` raise what ``check_leases`` raises."""
+    data = content.encode() if isinstance(content, str) else content
+    if in_store(path):
+        check_leases(path)
+        Location(path).put(data)
+        return
     with _partial(path) as partial:
         with open(partial, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         check_leases(path)  # as late as possible: another process may take over at any moment
@@ -63,7 +71,12 @@ def write(path: epath.Path, content: str | bytes) -> None:
 
 def create(path: epath.Path, text: str) -> bool:
     """Creates ``path`` with ``text``; returns False, and changes nothing, if it already exists. If several processes
-    try, exactly one succeeds."""
+    try, with different texts, exactly one succeeds."""
+    if in_store(path):
+        with contextlib.suppress(Changed):
+            Location(path).put(text.encode(), ABSENT)
+            return True
+        return False
     with _partial(path) as partial:
         partial.write_text(text)
         try:
@@ -73,9 +86,38 @@ def create(path: epath.Path, text: str) -> bool:
     return True
 
 
+def read_versioned(path: epath.Path) -> tuple[str, str]:
+    """(text, version) of ``path``, for ``replace``."""
+    if not in_store(path):
+        return (text := read(path)), text
+    content, version = Location(path).get()
+    return content.decode(), version
+
+
+def replace(path: epath.Path, text: str, version: str) -> bool:
+    """Replaces the content of ``path`` if it still has ``version``; returns whether it had. In an object store, exactly
+    one of several processes succeeds; on a disk, another may write between the comparison and the write."""
+    if in_store(path):
+        with contextlib.suppress(Changed, FileNotFoundError):
+            Location(path).put(text.encode(), version)
+            return True
+        return False
+    try:
+        if read(path) != version:
+            return False
+    except FileNotFoundError:
+        return False
+    write(path, text)
+    return True
+
+
 def append(path: epath.Path, text: str) -> None:
-    """Adds ``text`` to the end of ``path``, normally in one write. A failure may leave an incomplete last line."""
+    """Adds ``text`` to the end of ``path``, normally in one write. On a disk, a failure may leave an incomplete last
+    line. In an object store, the object is replaced by a longer one."""
     check_leases(path)
+    if in_store(path):
+        _append_to_object(Location(path), text.encode())
+        return
     data = memoryview(text.encode())
     with naming(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -86,8 +128,21 @@ def append(path: epath.Path, text: str) -> None:
             os.close(descriptor)
 
 
+def _append_to_object(location: Location, data: bytes) -> None:
+    while True:
+        try:
+            before, version = location.get()
+        except FileNotFoundError:
+            before, version = b"", ABSENT
+        with contextlib.suppress(Changed):  # another process has appended something
+            location.put(before + data, version)
+            return
+
+
 def read(path: epath.Path) -> str:
     """The text in ``path``. Raises OSError, with the path, if it cannot be read."""
+    if in_store(path):
+        return Location(path).get()[0].decode()
     with naming(path):
         return path.read_text()
 
@@ -136,10 +191,30 @@ def numbered(folder: epath.Path) -> list[int]:
 def names(folder: epath.Path) -> list[str]:
     """The names in ``folder``, sorted; [] if there is no such folder. Raises OSError if it cannot be listed: to ask
     whether a file ``exists`` says no in that case too."""
+    if in_store(folder):
+        return Location(folder).names()
     try:
         return sorted(path.name for path in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def exists(path: epath.Path) -> bool:
+    """Whether there is a file or folder ``path``. Raises what ``names`` raises."""
+    return path.name in names(path.parent)
+
+
+def delete(path: epath.Path) -> None:
+    """Deletes the file ``path``, if there is one."""
+    if in_store(path):
+        Location(path).delete()
+    else:
+        path.unlink(missing_ok=True)
+
+
+def absolute(path: epath.Path) -> epath.Path:
+    """``path`` with the current directory before it, if it is relative."""
+    return path if in_store(path) else path.absolute()
 
 
 def unused_name(path: epath.Path) -> str:
@@ -157,21 +232,29 @@ def locked(folder: epath.Path) -> Iterator[None]:
         yield
 
 
-def check_writable(folder: epath.Path, needed_bytes: int = 0) -> None:
-    """Creates ``folder``. Raises OSError if it is not writable or has fewer than ``needed_bytes`` free."""
+def check_writable(folder: epath.Path, needed_bytes: int = 0, flag: str = "--workdir") -> None:
+    """Creates ``folder``. Raises OSError if it is not writable or has fewer than ``needed_bytes`` free. For a folder in
+    an object store, these are the bytes of the disk that a checkpoint is written to before it is uploaded."""
     probe = folder / f".probe-{uuid.uuid4().hex}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"\0" * 4096)
-        probe.unlink()
+        if in_store(folder):
+            write(probe, b"\0" * 4096)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"\0" * 4096)
+        delete(probe)
+    except Unavailable:
+        raise
     except OSError as error:
         raise OSError(
-            f"workdir {folder} cannot be written: {error.strerror or error}; choose another with --workdir"
+            f"{flag.strip('-')} {folder} cannot be written: {error.strerror or error}; choose another with {flag}"
         ) from error
-    if (free := shutil.disk_usage(folder).free) < needed_bytes:
+    disk = scratch.root() if in_store(folder) else folder
+    if (free := shutil.disk_usage(disk).free) < needed_bytes:
         raise OSError(
-            f"workdir {folder} has {free / 1e9:.2f} GB free; a checkpoint needs about "
-            f"{needed_bytes / 1e9:.2f} GB: free some space or choose another with --workdir"
+            f"{'workdir ' if disk == folder else ''}{disk} has {free / 1e9:.2f} GB free; a checkpoint needs about "
+            f"{needed_bytes / 1e9:.2f} GB: free some space or choose another with "
+            f"{'--workdir' if disk == folder else 'the environment variable XDG_CACHE_HOME'}"
         )
 
 
@@ -196,6 +279,8 @@ class Holder:
         """Processes on this host are looked up; one on another host is gone once its heartbeat is ``expires_s`` old."""
         if self.host != socket.gethostname():
             return time.time() - self.heartbeat > expires_s
+        if self.process == os.getpid():  # in a container that was started again, numbers are the same
+            return self.token not in _tokens
         try:
             os.kill(self.process, 0)
         except ProcessLookupError:
@@ -213,7 +298,7 @@ class Lease:
 
     def check(self) -> None:
         """Raises UserError if this process is no longer the owner, and so must not write."""
-        holder = _holder(self._path)
+        holder, _ = _holder(self._path)
         if holder is None or holder.token != self._holder.token:
             raise UserError(
                 f"{self._path.parent}: this process has lost its lease, which {holder or 'no one'} holds now; it stops "
@@ -222,16 +307,19 @@ class Lease:
 
     def renew(self) -> None:
         """Updates the heartbeat. Raises what ``check`` raises, as every ``write`` in a leased folder does."""
-        holder = dataclasses.replace(self._holder, heartbeat=time.time())
-        write(self._path, json.dumps(dataclasses.asdict(holder)))
+        found, version = _holder(self._path)
+        renewed = json.dumps(dataclasses.asdict(dataclasses.replace(self._holder, heartbeat=time.time())))
+        if found is None or found.token != self._holder.token or not replace(self._path, renewed, version):
+            self.check()
 
 
 _held: dict[epath.Path, Lease] = {}  # by absolute folder: the leases of this process
+_tokens = set[str]()  # of the leases that it holds or is about to take
 
 
 def check_leases(path: epath.Path) -> None:
     """Raises UserError if this process held a lease on a folder around ``path`` and has lost it to another."""
-    for folder in path.absolute().parents:
+    for folder in absolute(path).parents:
         if folder in _held:
             _held[folder].check()
 
@@ -245,15 +333,14 @@ def lease(folder: epath.Path, expires_s: float = 120.0) -> Iterator[Lease]:
     """
     path, now = folder / "lease.json", time.time()
     mine = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, now)
-    if (holder := _holder(path)) is not None and holder.gone(expires_s):
-        path.unlink(missing_ok=True)
-    if not create(path, json.dumps(dataclasses.asdict(mine))):
-        who = _holder(path) or "another process"
+    _tokens.add(mine.token)
+    if not _take(path, mine, expires_s):
+        who = _holder(path)[0] or "another process"
         raise UserError(f"{folder} is in use by {who}; wait for it, stop it, or choose another --workdir")
     held, ended = Lease(path, mine), threading.Event()
     release = functools.partial(_release, path, mine)
     atexit.register(release)  # if the process ends without leaving this block
-    _held[folder.absolute()] = held
+    _held[absolute(folder)] = held
 
     def renew() -> None:
         while not ended.wait(expires_s / 6):
@@ -267,24 +354,40 @@ def lease(folder: epath.Path, expires_s: float = 120.0) -> Iterator[Lease]:
     finally:
         ended.set()
         renewal.join()
-        del _held[folder.absolute()]
+        del _held[absolute(folder)]
         release()
         atexit.unregister(release)
 
 
+def _take(path: epath.Path, mine: Holder, expires_s: float) -> bool:
+    """Whether ``mine`` has become the holder: there was none, or it is gone."""
+    text = json.dumps(dataclasses.asdict(mine))
+    holder, version = _holder(path)
+    if holder is None or not holder.gone(expires_s):
+        return holder is None and create(path, text)
+    if in_store(path):
+        return replace(path, text, version)
+    path.unlink(missing_ok=True)
+    return create(path, text)
+
+
 def _release(path: epath.Path, mine: Holder) -> None:
-    if (holder := _holder(path)) is not None and holder.token == mine.token:
-        path.unlink(missing_ok=True)
+    with contextlib.suppress(Unavailable):  # the lease expires
+        if (holder := _holder(path)[0]) is not None and holder.token == mine.token:
+            delete(path)
 
 
-def _holder(path: epath.Path) -> Holder | None:
+def _holder(path: epath.Path) -> tuple[Holder | None, str]:
+    """(holder, version of its file)."""
+    version = ABSENT
     try:
-        holder = Holder(**json.loads(path.read_text()))
+        text, version = read_versioned(path)
+        holder = Holder(**json.loads(text))
         times = (float(holder.since), float(holder.heartbeat))
         if not (0 < int(holder.process) < 1 << 31 and all(0 <= time < 1 << 40 for time in times)):
             raise ValueError("no process")
-        return Holder(str(holder.token), str(holder.host), int(holder.process), *times)
+        return Holder(str(holder.token), str(holder.host), int(holder.process), *times), version
     except FileNotFoundError:
-        return None
+        return None, ABSENT
     except (ValueError, TypeError, OverflowError, RecursionError):  # the disk failed while it was being written
-        return Holder("", "unknown", 0, 0.0, 0.0)
+        return Holder("", "unknown", 0, 0.0, 0.0), version

@@ -8,12 +8,15 @@ from collections.abc import Callable
 
 from etils import epath
 
-from naturel_jax import storage
+from naturel_jax import object_folders, scratch, storage
 from naturel_jax.config import Config
+from naturel_jax.object_stores import in_store
 from tfds_naturel.errors import UserError
 
 Values = dict[str, float]
 Writer = Callable[[int, Values], object]  # step, values
+
+_UPLOAD_S = 30.0  # TensorBoard's file is uploaded to an object store at most so often, and at the end
 
 
 def open_all(config: Config, workdir: epath.Path, start: int, closing: contextlib.ExitStack) -> list[Writer]:
@@ -35,19 +38,24 @@ def _tensorboard(folder: epath.Path, start: int, closing: contextlib.ExitStack) 
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.summary import scalar
 
-    folder.mkdir(parents=True, exist_ok=True)
-    board = EventsWriter(str(folder / "events"))
+    local = closing.enter_context(object_folders.written_locally(folder))
+    local.mkdir(parents=True, exist_ok=True)
+    board, uploaded = EventsWriter(str(local / "events")), time.monotonic()
 
     def close() -> None:
         with storage.naming(folder):
             board.close()
 
     def write(*events: Event) -> None:
+        nonlocal uploaded
         with storage.naming(folder):
             for event in events:
                 event.wall_time = time.time()
                 board.write_event(event)
             board.flush()
+        if in_store(folder) and time.monotonic() - uploaded > _UPLOAD_S:
+            uploaded = time.monotonic()
+            object_folders.upload(object_folders.files_in(local), local, folder)
 
     closing.callback(close)
     # Readers drop what an interrupted run wrote after its last checkpoint.
@@ -62,7 +70,8 @@ def _wandb(config: Config, workdir: epath.Path, closing: contextlib.ExitStack) -
         raise UserError(
             f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install 'naturel_jax[wandb]'"
         ) from error
-    run = wandb.init(project=config.wandb, name=config.name, dir=str(workdir), id=_identity(workdir), resume="allow")
+    local = closing.enter_context(scratch.folder()) if in_store(workdir) else workdir
+    run = wandb.init(project=config.wandb, name=config.name, dir=str(local), id=_identity(workdir), resume="allow")
     closing.callback(run.finish)
     return lambda step, values: run.log(values, step=step)
 

@@ -1,5 +1,7 @@
-"""Eight simulated devices for the whole suite; single-device tests run on the first."""
+"""Eight simulated devices for the whole suite, and object stores on loopback; single-device tests run on the first
+device."""
 
+import contextlib
 import signal
 
 import jax
@@ -17,3 +19,28 @@ def signal_handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def stores():
+    """``gs`` and ``s3`` -> a running server, which this process and those that it starts use."""
+    import store_servers  # imports the libraries of both stores
+
+    with contextlib.ExitStack() as stack:
+        servers = {kind: stack.enter_context(store_servers.serve(kind)) for kind in ("gs", "s3")}
+        for server in servers.values():
+            stack.enter_context(store_servers.environment(server.env))
+        yield servers
+
+
+@pytest.fixture(params=["gs", "s3"])
+def server(request, stores, monkeypatch, tmp_path):
+    """A running server without faults; requests that fail are repeated soon, and copies are below ``tmp_path``."""
+    from naturel_jax import object_stores
+
+    monkeypatch.setattr(object_stores, "PATIENCE", 20.0)
+    monkeypatch.setattr(object_stores, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    object_stores.forget_clients()
+    yield stores[request.param]
+    stores[request.param].faults.clear()

@@ -10,7 +10,7 @@ import pytest
 MAIN = """
 import atexit, sys, threading, time
 from tfds_naturel import cli
-from tfds_naturel.errors import Stopped, UserError
+from tfds_naturel.errors import Stopped, Unavailable, UserError
 atexit.register(print, "closed")
 def main(arguments):
     threading.Thread(target=time.sleep, args=(600,)).start()
@@ -27,7 +27,8 @@ cli.run(main)
         ("KeyboardInterrupt", 130, ""),
         ("TypeError('a bug')", 1, "TypeError: a bug"),
         ("ImportError('cannot import name')", 1, "ImportError: cannot import name"),
-        ("ImportError('Please install gcsfs')", 2, "error: Please install gcsfs: run `pip install 'naturel_jax[gcs]'`"),
+        ("ImportError('Please install gcsfs')", 2, "error: Please install gcsfs: run `pip install gcsfs`"),
+        ("Unavailable('gs://b: the store failed')", 75, "gs://b: the store failed"),
     ],
 )
 def test_failed_command_does_not_wait_for_threads(error, code, last):

@@ -165,7 +165,7 @@ def test_tpu_slice_has_the_runtime_of_its_accelerator(accelerator, version, tpu)
     assert install.startswith("compute tpus tpu-vm ssh mine --zone us-east5-b --worker=all --command ")
     assert calls(tpu, "curl") == ["-LsSf https://astral.sh/uv/install.sh"]
     uv = calls(tpu / "worker" / ".local" / "bin", "uv")
-    assert uv == ["venv --clear --python 3.12", "pip install -e .\\[tpu\\]"]
+    assert uv == ["venv --clear --python 3.12", "pip install -e .\\[tpu\\,gcs\\]"]
 
 
 @pytest.mark.parametrize("status", [0, cli.USER_ERROR, cli.STOPPED])

@@ -75,12 +75,6 @@ def error_without(library: str, main: str, *arguments: object) -> str:
     return done.stderr
 
 
-def test_gs_path_without_gcsfs_names_the_extra():
-    exists = "from etils import epath; cli.run(lambda arguments: int(epath.Path(arguments[0]).exists()))"
-    error = error_without("gcsfs", exists, "gs://bucket/run")
-    assert "gcsfs" in error and "pip install 'naturel_jax[gcs]'" in error and error.count("\n") == 1
-
-
 @pytest.mark.parametrize(("missing", "form"), [("torch", "hf"), ("open_clip", "openclip")])
 def test_verification_without_its_library_names_the_extra(missing, form, tmp_path):
     save_hf(tmp_path / "model", "tiny-clip")

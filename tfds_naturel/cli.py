@@ -1,7 +1,8 @@
 """Exit codes, error messages and logging, shared by all commands.
 
-Exit codes: 0 done; 2 user error, explained in one line; 75 (``EX_TEMPFAIL``) stopped and saved, run the same command
-again to continue; 130 interrupted; anything else is a bug and comes with a traceback.
+Exit codes: 0 done; 2 user error, explained in one line; 75 (``EX_TEMPFAIL``) stopped and saved, or an object store
+failed for too long: run the same command again to continue; 130 interrupted; anything else is a bug and comes with a
+traceback.
 """
 
 import atexit
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from tfds_naturel.errors import Stopped, UserError
+from tfds_naturel.errors import Stopped, Unavailable, UserError
 
 DONE, BUG, USER_ERROR, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 _LEAVE_S = 10
@@ -36,6 +37,9 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
     set_up_logging()
     try:
         code = main(sys.argv[1:] if arguments is None else arguments) or DONE
+    except Unavailable as error:
+        print(f"{command()}: {error}", file=sys.stderr)
+        leave(STOPPED)
     except (UserError, OSError) as error:  # an OSError names the file and the cause
         print(f"{command()}: error: {error}", file=sys.stderr)
         code = USER_ERROR
@@ -45,8 +49,8 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
-        if isinstance(error, ImportError) and "gcsfs" in str(error):  # from fsspec, where a gs:// path is first used
-            print(f"{command()}: error: {error}: run `pip install 'naturel_jax[gcs]'`", file=sys.stderr)
+        if isinstance(error, ImportError) and "gcsfs" in str(error):  # from etils: a dataset is built into gs://
+            print(f"{command()}: error: {error}: run `pip install gcsfs`", file=sys.stderr)
             code = USER_ERROR
         else:
             traceback.print_exc()

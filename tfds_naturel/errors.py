@@ -1,4 +1,4 @@
-"""The two exceptions that commands handle. See ``tfds_naturel.cli`` for the exit codes."""
+"""The exceptions that commands handle. See ``tfds_naturel.cli`` for the exit codes."""
 
 
 class UserError(ValueError):
@@ -15,3 +15,8 @@ class UserError(ValueError):
 
 class Stopped(Exception):
     """A run was asked to stop and saved its state; the same command continues it. Exit code: ``cli.STOPPED``."""
+
+
+class Unavailable(OSError):
+    """An object store did not answer as it should for as long as it was given; what was saved is intact, and the same
+    command continues from there. Exit code: ``cli.STOPPED``."""

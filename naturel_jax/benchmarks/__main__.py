@@ -16,6 +16,8 @@ from naturel_jax.benchmarks import own_config, registry
 from naturel_jax.benchmarks.download import download
 from naturel_jax.benchmarks.own_config import Fields
 from naturel_jax.benchmarks.registry import BENCHMARKS
+from naturel_jax.data import staging
+from naturel_jax.object_stores import in_store
 from tfds_naturel import cli
 from tfds_naturel.errors import UserError
 
@@ -46,21 +48,24 @@ def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, 
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, default=Path("benchmarks_data"), help="folder with the official files")
-    parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
+    parser.add_argument("--dir", default="benchmarks_data", help="folder with the official files")
+    parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
     parser.add_argument("--download", nargs="+", default=[], choices=sorted(BENCHMARKS), metavar="NAME")
     parser.add_argument(
         "names", nargs="*", help="benchmarks to list, or your own, such as pairs:my.jsonl; default: all"
     )
     own_config.add_fields(parser)
     options = parser.parse_args(arguments)
+    if options.download and in_store(options.dir):
+        raise UserError(f"--dir {options.dir}: downloads go to a disk; copy the folder to the store afterwards")
+    files, naturel = staging.stage(options.dir), staging.stage(options.naturel) if options.naturel else None
     fields = own_config.parse_fields(options.fields)
     for name in options.download:
-        for problem in download(name, BENCHMARKS[name].SOURCE, options.dir):
+        for problem in download(name, BENCHMARKS[name].SOURCE, files):
             print(f"could not download {problem}", flush=True)
     for name in options.names or options.download or BENCHMARKS:
         own_fields = {own: value for own, value in fields.items() if own == own_config.name_of(name)}
-        print(describe(name, options.dir, options.naturel, own_fields), flush=True)
+        print(describe(name, files, naturel, own_fields), flush=True)
 
 
 if __name__ == "__main__":

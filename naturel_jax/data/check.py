@@ -18,7 +18,17 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from naturel_jax.data import columns, datasets, identity, index, index_writer, tags, trained_on, training_images
+from naturel_jax.data import (
+    columns,
+    datasets,
+    identity,
+    index,
+    index_writer,
+    staging,
+    tags,
+    trained_on,
+    training_images,
+)
 from naturel_jax.data.augment import Augment
 from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Source
@@ -60,7 +70,7 @@ def check(source: str, data_dir: str, split: str, fields: Fields, workers: int) 
     table = datasets.open_unindexed(source, data_dir, split)
     if isinstance(table, Source):
         raise UserError(f"{source}: was checked when it was built; expected a table of records")
-    folder = index_writer.folder_of(table, fields, data_dir)
+    folder = index_writer.folder_of(table, fields, os.fspath(staging.local_path(data_dir)))
     index_writer.build(table, fields, folder, workers)
     meta, bad = index.read_meta(folder), index.read_unusable(folder)
     left = np.delete(np.arange(meta["records"]), [row["record"] for row in bad])

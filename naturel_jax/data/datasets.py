@@ -15,15 +15,16 @@ from typing import Any
 
 from etils import epath
 
-from naturel_jax import preemption, storage
+from naturel_jax import object_folders, preemption, storage
 from naturel_jax.config import Data
-from naturel_jax.data import index, index_writer, prepared
+from naturel_jax.data import index, index_writer, prepared, staging
 from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Origin, Source
 from naturel_jax.data.recipes import recipe
 from naturel_jax.data.records import Table
 from naturel_jax.data.sources import csv, folder, huggingface, jsonl, parquet, webdataset
 from naturel_jax.data.sources import tfds as tfds_table
+from naturel_jax.object_stores import in_store
 from naturel_jax.plugins import Registry
 from tfds_naturel import twins
 from tfds_naturel.errors import UserError
@@ -34,6 +35,7 @@ _LOG = logging.getLogger(__name__)
 
 _TFDS = "tfds"  # the default prefix
 _TWIN_SEED, _TWIN_ITEMS = 0, 400
+_TWINS_FINISHED = "README.md"  # written last
 _USUAL = Fields()
 _INCOMPLETE = "incomplete."  # TFDS's prefix of folders that are being written
 _POLL_S = 2.0
@@ -43,7 +45,9 @@ Opener = Callable[[str, str, str], Source | Table]  # (name without its prefix, 
 
 def open_sources(data: Data) -> list[Source]:
     """The sources of ``data.mixture``, in its order. Raises what ``open_source`` raises."""
-    return [open_source(p.dataset, data.dir, p.split, p.fields, data.max_bad) for p in data.mixture.values()]
+    return [
+        open_source(p.dataset, data.dir, p.split, p.fields, data.max_bad, data.cache_dir) for p in data.mixture.values()
+    ]
 
 
 def contents(data: Data, sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
@@ -59,32 +63,42 @@ def contents(data: Data, sources: Sequence[Source]) -> dict[str, dict[str, Any]]
 
 
 def open_source(
-    dataset: str, data_dir: str, split: str, fields: Fields = _USUAL, max_bad: float = Data.max_bad
+    dataset: str,
+    data_dir: str,
+    split: str,
+    fields: Fields = _USUAL,
+    max_bad: float = Data.max_bad,
+    cache_dir: str = "",
 ) -> Source:
     """Opens ``split`` of ``dataset``, which is ``<prefix>:<name>`` with a prefix in ``SOURCES`` (default: ``tfds``).
 
     ``fields`` and ``max_bad``: see ``config.Part`` and ``config.Data``; for tables of records. Their index is built if
-    there is none, in ``<data_dir>/.cache``. Raises UserError for an unknown prefix, and whatever the opener raises.
+    there is none, in ``<data_dir>/.cache``. ``cache_dir``: see ``staging``. Raises UserError for an unknown prefix, and
+    whatever the opener raises.
     """
-    opened = open_unindexed(dataset, data_dir, split)
+    opened = open_unindexed(dataset, data_dir, split, cache_dir)
     if isinstance(opened, Source):
         if fields != _USUAL:
             raise UserError(f"config.data.mixture: dataset {dataset!r} has captions in groups; leave `fields` empty")
         return opened
-    path = index_writer.folder_of(opened, fields, data_dir)
+    path = index_writer.folder_of(opened, fields, os.fspath(staging.local_path(data_dir, cache_dir)))
     with preemption.interruptible():
         preemption.on_first_process(lambda: index_writer.build(opened, fields, path))
         index_writer.build(opened, fields, path)  # on a disk that the first process does not share
     return index.open_source(opened, fields, path, max_bad)
 
 
-def open_unindexed(dataset: str, data_dir: str, split: str) -> Source | Table:
-    """As the opener of the prefix returns it. Raises UserError for an unknown prefix, and what the opener raises."""
+def open_unindexed(dataset: str, data_dir: str, split: str, cache_dir: str = "") -> Source | Table:
+    """As the opener of the prefix returns it, from local copies. Raises UserError for an unknown prefix, and what
+    ``staging.stage`` and the opener raise."""
     prefix, name = _parse(dataset)
     if prefix not in SOURCES:
         raise UserError(
             f"config.data.mixture: dataset {dataset!r} has prefix {prefix!r}; expected {', '.join(SOURCES)}"
         )
+    if in_store(data_dir) and prefix == _TFDS:
+        directory(data_dir, name, cache_dir)
+    data_dir, name = os.fspath(staging.local_path(data_dir, cache_dir)), staging.stage_source(prefix, name, cache_dir)
     return SOURCES[prefix](name, data_dir, split)
 
 
@@ -125,8 +139,8 @@ SOURCES: Registry[Opener] = Registry(
 )
 
 
-def directory(data_dir: str, dataset: str) -> epath.Path:
-    """The folder of the TFDS dataset ``<name>/<config>`` under ``data_dir``: its highest version.
+def directory(data_dir: str, dataset: str, cache_dir: str = "") -> epath.Path:
+    """The folder of the TFDS dataset ``<name>/<config>`` under ``data_dir``: its highest version (a local copy of it).
 
     Missing scenes worlds are drawn first, by the first process, which may raise Stopped. Raises UserError for any other
     missing dataset.
@@ -134,40 +148,50 @@ def directory(data_dir: str, dataset: str) -> epath.Path:
     root = epath.Path(data_dir) / dataset
     name, _, config = dataset.partition("/")
     if name == "naturel" and config in WORLDS:
-        preemption.on_first_process(lambda: _draw_world(data_dir, config))
+        preemption.on_first_process(lambda: _draw_world(data_dir, config, cache_dir))
     versions = {
-        tuple(map(int, path.parent.name.split("."))): path.parent
-        for path in root.glob("*/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+        tuple(map(int, version.split("."))): root / version
+        for version in storage.names(root)
+        if re.fullmatch(r"\d+\.\d+\.\d+", version) and storage.exists(root / version / "dataset_info.json")
     }
     if not versions:
         raise UserError(
             f"dataset {dataset!r} is not prepared under {data_dir} (config.data.dir): "
             f"no {root}/<version>/dataset_info.json. See 'Build NatuRel' in the README"
         )
-    return versions[max(versions)]
+    newest = versions[max(versions)]
+    return epath.Path(staging.stage(newest, cache_dir)) if in_store(newest) else newest
 
 
-def twins_directory(data_dir: str, config: str) -> Path:
-    """The folder with the benchmark twins of the scenes world ``config``, written first if it is missing, which may
-    raise Stopped."""
-    out = Path(data_dir) / "twins" / config
-    finished = out / "README.md"  # written last
+def twins_directory(data_dir: str, config: str, cache_dir: str = "") -> Path:
+    """The folder with the benchmark twins of the scenes world ``config``, or a local copy of it; written first if it is
+    missing, which may raise Stopped."""
+    folder = epath.Path(data_dir) / "twins" / config
+    out = staging.local_path(folder, cache_dir)
+    finished = out / _TWINS_FINISHED
 
     def write() -> None:
+        if in_store(folder) and storage.exists(folder / _TWINS_FINISHED):
+            return
         with _only_writer(out, finished) as missing:
             if missing:
                 _LOG.info("writing the benchmark twins of %s to %s", config, out)
                 twins.write(out, WORLDS[config], _TWIN_SEED, _TWIN_ITEMS, preemption.check)
+        if in_store(folder):
+            object_folders.upload(object_folders.files_in(out), out, folder, last=_TWINS_FINISHED)
 
     preemption.on_first_process(write)
-    return out
+    return staging.stage(folder, cache_dir)
 
 
-def _draw_world(data_dir: str, config: str) -> None:
+def _draw_world(data_dir: str, config: str, cache_dir: str) -> None:
     from tfds_naturel.naturel import Naturel  # imports TFDS, which is slow
 
-    builder = Naturel(config=config, data_dir=os.fspath(data_dir), check=preemption.check)
+    drawn = epath.Path(data_dir) / "naturel" / config / str(Naturel.VERSION)
+    if in_store(data_dir) and storage.exists(drawn / "dataset_info.json"):
+        return
+    local = os.fspath(staging.local_path(data_dir, cache_dir))
+    builder = Naturel(config=config, data_dir=local, check=preemption.check)
     folder = epath.Path(builder.data_dir)
     with _only_writer(folder.parent, folder / "dataset_info.json") as missing:
         if missing:
@@ -175,6 +199,8 @@ def _draw_world(data_dir: str, config: str) -> None:
                 leftover.rmtree()
             _LOG.info("drawing naturel/%s into %s", config, folder)
             builder.download_and_prepare()
+    if in_store(data_dir):
+        object_folders.upload(object_folders.files_in(Path(folder)), Path(folder), drawn, last="dataset_info.json")
 
 
 @contextlib.contextmanager

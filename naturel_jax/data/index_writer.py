@@ -64,8 +64,8 @@ _SCHEMA = pa.schema(
 
 
 def cache_folder(data_dir: str) -> Path:
-    """The folder of what is derived from training data: on a local disk."""
-    return Path(data_dir) / ".cache" if "://" not in data_dir else Path.home() / ".cache" / "naturel_jax"
+    """The folder of what is derived from the training data in ``data_dir``, which is a local folder."""
+    return Path(data_dir) / ".cache"
 
 
 def folder_of(table: Table, fields: Fields, data_dir: str) -> Path:

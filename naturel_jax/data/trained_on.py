@@ -12,7 +12,6 @@ A checkpoint has the version and the checksum. Before version 1, it listed the i
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.data import columns, identity
+from naturel_jax.object_stores import Location, in_store
 from tfds_naturel.errors import UserError
 
 VERSION = 1
@@ -106,7 +106,8 @@ class TrainedOn:
 
     def save(self, folder: epath.Path) -> None:
         """Writes the files in ``folder``; the description last."""
-        folder.mkdir(parents=True, exist_ok=True)
+        if not in_store(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         for name in _ARRAYS:
             storage.write(folder / f"{name}.uint64", np.asarray(getattr(self, name), "<u8").tobytes())
         fields = {**self.meta(), "images": self.images, "read": self.read}
@@ -146,8 +147,8 @@ def load(folder: epath.Path) -> TrainedOn | None:
 
 
 def _array(path: epath.Path) -> np.ndarray:
-    if "://" in os.fspath(path):  # not a local file
-        return np.frombuffer(path.read_bytes(), "<u8")
+    if in_store(path):
+        return np.frombuffer(Location(path).get()[0], "<u8")
     return columns.mapped(Path(path))
 
 

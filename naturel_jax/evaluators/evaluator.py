@@ -3,14 +3,13 @@
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import cast
 
 from jax.sharding import Mesh
 
 from naturel_jax.benchmarks import own_config, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.config import Config
-from naturel_jax.data import datasets
+from naturel_jax.data import datasets, staging
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.evaluators.embed import Encoder, cosines
@@ -72,10 +71,10 @@ def make_evaluator(config: Config, model: Model, processor: Processor, trained_o
             raise UserError(
                 f"config.eval.benchmarks is {names}: set config.eval.benchmarks_dir to the folder with their files"
             )
-        files = str(datasets.twins_directory(config.data.dir, world))
-    # An epath.Path: the prepared folder may be in an object store.
-    naturel = cast(Path, datasets.directory(config.data.dir, config.eval.naturel)) if prepared else None
-    places = {"files": Path(files) if files else None, "naturel": naturel}
+        files = str(datasets.twins_directory(config.data.dir, world, config.data.cache_dir))
+    cache_dir = config.data.cache_dir
+    naturel = Path(datasets.directory(config.data.dir, config.eval.naturel, cache_dir)) if prepared else None
+    places = {"files": staging.stage(files, cache_dir) if files else None, "naturel": naturel}
     benchmarks = registry.read(names, **places, fields=config.eval.fields)
     kept = [hold_out(benchmark, trained_on) for benchmark in benchmarks]
     return Evaluator(model, processor, kept, mesh=mesh, batch_size=config.eval.batch_size)

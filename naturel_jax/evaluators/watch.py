@@ -39,7 +39,7 @@ def watch(
     """
     mesh = make_mesh({"data": -1})
     evaluator: Evaluator | None = None
-    out.mkdir(parents=True, exist_ok=True)
+    storage.check_writable(out, flag="--out")
     for step in _new_steps(workdir):
         path = out / f"{step}.json"
         saved = _read(path, workdir)
@@ -69,7 +69,7 @@ def _new_steps(workdir: epath.Path) -> Iterator[int]:
     _LOG.info("watching %s", workdir)
     while True:
         preemption.check()
-        ended = (workdir / "scores.json").exists()  # checked before the listing, which then has every checkpoint
+        ended = storage.exists(workdir / "scores.json")  # checked before the listing, which then has every checkpoint
         new = sorted(set(checkpoint.saved_steps(workdir)) - seen)
         yield from new
         seen.update(new)
@@ -99,8 +99,8 @@ def _load(workdir: epath.Path, step: int, mesh: Mesh) -> _Loaded | None:
 
 def _read(path: epath.Path, workdir: epath.Path) -> dict[str, Any]:
     """The finished scores of a step. Raises UserError for another run's file."""
-    run = os.fspath(workdir.absolute())
-    if not path.exists():
+    run = os.fspath(storage.absolute(workdir))
+    if not storage.exists(path):
         return {"version": results.VERSION, "run": run, "benchmarks": [], "scores": {}}
     saved = storage.read_json(path)
     if not isinstance(saved, dict) or not {"run", "benchmarks", "scores"} <= saved.keys():

@@ -1,0 +1,53 @@
+"""A local copy of a folder of results that is in an object store: results, reports and the cache of embeddings are
+written to a disk, and what has changed is uploaded."""
+
+from pathlib import Path
+
+from etils import epath
+
+from naturel_jax import object_folders, storage
+from naturel_jax.data import staging
+from naturel_jax.object_stores import Location, in_store
+
+_State = tuple[int, int]  # size, and time of the last modification
+
+
+class Mirror:
+    """``local`` is the copy of ``out``, or ``out`` itself if it is on a disk, where the methods do nothing."""
+
+    def __init__(self, out: epath.Path):
+        self._out, self._store = out, in_store(out)
+        self.local: Path = staging.local_path(out)
+        self._uploaded: dict[str, _State] = {}
+        if self._store:
+            storage.check_writable(out, flag="--out")
+            self.local.mkdir(parents=True, exist_ok=True)
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Copies what others have written. What is not published yet must not be lost: call ``publish`` first."""
+        if self._store and storage.names(self._out):
+            staging.stage(self._out)
+            stored = Location(self._out).objects()
+            self._uploaded = {name: state for name, state in self._states().items() if name in stored}
+
+    def publish(self, *, without: str = "") -> None:
+        """Uploads what has changed, without the folder ``without``."""
+        if not self._store:
+            return
+        states = self._states()
+        changed = [name for name in states if self._uploaded.get(name) != states[name]]
+        chosen = [name for name in changed if not without or name.split("/")[0] != without]
+        object_folders.upload(chosen, self.local, self._out)
+        self._uploaded |= {name: states[name] for name in chosen}
+
+    def _states(self) -> dict[str, _State]:
+        """Of the files, but for locks and journals."""
+        names = [name for name in object_folders.files_in(self.local) if not _is_temporary(name)]
+        stats = {name: (self.local / name).stat() for name in names}
+        return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def _is_temporary(name: str) -> bool:
+    file = name.rpartition("/")[2]
+    return file.startswith(".") or file.endswith(("-journal", "-wal", "-shm"))
