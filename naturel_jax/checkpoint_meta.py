@@ -20,13 +20,20 @@ def versions() -> dict[str, str]:
 
 
 def make_meta(
-    config: dict[str, Any], model: TwoTowerConfig, processor: Processor, trained_on: dict[str, list[str]] | None = None
+    config: dict[str, Any],
+    model: TwoTowerConfig,
+    processor: Processor,
+    trained_on: dict[str, list[str]] | None = None,
+    *,
+    remat: str = "none",
 ) -> dict[str, Any]:
-    """The metadata saved with the arrays. ``trained_on``: the items of each benchmark that the run trains on."""
+    """The metadata saved with the arrays. ``trained_on``: the items of each benchmark that the run trains on;
+    ``remat``: what the step recomputes, which ``config.compute.remat`` may leave open."""
     return {
         "version": VERSION,
         "used": trained_on or {},
         "config": config,
+        "remat": remat,
         "model": dataclasses.asdict(model),
         "processor": processor.to_dict(),
         "versions": versions(),
