@@ -58,7 +58,7 @@ class Collective(NamedTuple):
     kind: str
     devices: int
     bytes: int
-    count: int
+    runs: int
     asynchronous: bool
 
 
@@ -93,7 +93,7 @@ def collectives(hlo: str) -> list[Collective]:
                 visit(called, runs * _trips(line, lines_of), started)
 
     visit(entry, 1, False)
-    return [one._replace(count=count) for one, count in found.items()]
+    return [one._replace(runs=runs) for one, runs in found.items()]
 
 
 def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
@@ -207,6 +207,6 @@ def roofline(
     seconds = {False: 0.0, True: 0.0}
     for one in found:
         links = 1 if one.kind == "collective-permute" else speed.links
-        sent = one.count * one.bytes * _SENT[one.kind](max(one.devices, 1))
+        sent = one.runs * one.bytes * _SENT[one.kind](max(one.devices, 1))
         seconds[one.asynchronous] += sent / (links * speed.link)
     return Roofline(device_flops / peak, traffic / speed.memory, sum(seconds.values()), seconds[False])

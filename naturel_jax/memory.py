@@ -7,6 +7,7 @@ The estimate traces the towers and compiles nothing. docs/plan.md compares it wi
 import dataclasses
 import functools
 import logging
+import math
 from typing import Any
 
 import jax
@@ -37,9 +38,9 @@ USABLE: dict[str, int] = {
     "TPU7x": int(94.75 * GIB),
 }
 
-# A step is taken to fit if its estimate times this is at most the device's memory: the compiler pads arrays to the
-# tiles of the matrix unit, and keeps buffers that the estimate does not count.
-MARGIN = 1.25
+# By which ``temporaries`` are multiplied before a step is taken to fit: the compiler pads arrays to the tiles of the
+# matrix unit and keeps copies that the estimate does not count, more of them if nothing is recomputed (docs/plan.md).
+MARGINS, MARGIN = {"none": 1.75}, 1.25
 
 
 def usable(kind: str) -> int | None:
@@ -115,12 +116,13 @@ def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: i
     policies, needed = list(REMAT_POLICIES), 0
     chosen = len(policies) - 1
     for number, policy in enumerate(policies):
-        needed = per_device((state, batch)) + temporaries(with_remat(model, policy), state.params, batch, mesh, chunks)
-        if needed * MARGIN <= limit:
+        estimate = temporaries(with_remat(model, policy), state.params, batch, mesh, chunks)
+        needed = per_device((state, batch)) + math.ceil(estimate * MARGINS.get(policy, MARGIN))
+        if needed <= limit:
             chosen = number
             break
     if jax.process_count() > 1:  # one host may have a little less memory than another
         chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
-    sizes = f"about {needed / GIB:.1f} of {limit / GIB:.1f} GiB"
+    sizes = f"at most about {needed / GIB:.1f} of {limit / GIB:.1f} GiB"
     _LOG.info("config.compute.remat is %r (auto): a step needs %s of each %s", policies[chosen], sizes, kind)
     return policies[chosen]

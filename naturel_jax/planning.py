@@ -144,12 +144,13 @@ def to_text(result: Mapping[str, Any]) -> str:
         f"(data {result['data']}); model FLOPs {result['model_flops']:.3g}",
         "",
         "memory of each device (GiB)",
-        *(f"  {kind:16}{size / memory.GIB:8.2f}" for kind, size in result["memory"].items() if size),
-        f"  {'in all':16}{result['needed'] / memory.GIB:8.2f}",
+        *(f"  {kind:16}{size / memory.GIB:8.3f}" for kind, size in result["memory"].items() if size >= 2**20),
+        f"  {'in all':16}{result['needed'] / memory.GIB:8.3f}",
         verdict(result),
     ]
     if "collectives" in result:
-        lines += ["", "transfers between devices, in a step", *map(_collective_line, result["collectives"])]
+        large = [one for one in result["collectives"] if one["bytes"] >= 2**10]
+        lines += ["", "transfers between devices in a step (of 1 KiB or more)", *map(_collective_line, large)]
         lines += ["", f"compiled in {result['compile_seconds']:.0f} s"]
     if "at_least" in result:
         lines += _time_lines(result)
@@ -174,16 +175,16 @@ def _collective_line(one: Mapping[str, Any]) -> str:
     size = one["bytes"] / 2**20
     how = "asynchronous" if one["asynchronous"] else "synchronous"
     among = f"among {one['devices']}" if one["devices"] else ""
-    return f"  {one['count']:4} x {one['kind']:20}{size:10.3f} MiB  {how:13} {among}".rstrip()
+    return f"  {one['runs']:4} x {one['kind']:20}{size:10.3f} MiB  {how:13} {among}".rstrip()
 
 
 def _time_lines(result: Mapping[str, Any]) -> list[str]:
     bound = {name: 1e3 * seconds for name, seconds in result["at_least"].items()}
     lines = [
-        f"a step takes at least {bound['step']:.1f} ms (matrix units {bound['matrix']:.1f}, memory "
-        f"{bound['memory']:.1f}, links {bound['links']:.1f}, of which {bound['waiting']:.1f} nothing else runs): "
-        f"at most {result['images_per_second']:,.0f} images/s",
-        f"{result['steps']:,} steps: at least {result['hours']:.2f} hours",
+        f"a step takes at least {bound['step']:.1f} ms: matrix units {bound['matrix']:.1f}, memory "
+        f"{bound['memory']:.1f}, links {bound['links']:.1f} ({bound['waiting']:.1f} of it waiting); at most "
+        f"{result['images_per_second']:,.0f} images/s",
+        f"{result['steps']:,} steps: at least {result['hours']:.3g} hours",
     ]
     if "cost" in result:
         lines[-1] += f", {result['cost']:,.2f} at the given price"

@@ -20,17 +20,17 @@ class _Names(Sequence[str]):
     """``prefix 0``, ``prefix 1``, ..."""
 
     prefix: str
-    count: int
+    size: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
     @overload
     def __getitem__(self, n: int) -> str: ...
     @overload
     def __getitem__(self, n: slice) -> Sequence[str]: ...
     def __getitem__(self, n: int | slice) -> str | Sequence[str]:
-        numbers = range(self.count)[n]
+        numbers = range(self.size)[n]
         return f"{self.prefix} {numbers}" if isinstance(numbers, int) else [f"{self.prefix} {k}" for k in numbers]
 
 
@@ -75,7 +75,14 @@ class _Processor(Processor):
 def processor(sizes: TwoTowerConfig, tokens: int) -> Processor:
     """A processor to whose tokenizer every text is ``tokens`` long, special tokens included, or as long as the context
     if that is shorter."""
-    context, end = sizes.text.context, sizes.text.eos_id
-    shape = {"context": context, "size": sizes.image.size, "length": min(tokens, context), "end": end or 0}
-    half = (0.5, 0.5, 0.5)
-    return _Processor(tokenizer="", resize="square", interpolation="bilinear", mean=half, std=half, **shape)
+    return _Processor(
+        tokenizer="",
+        context=sizes.text.context,
+        size=sizes.image.size,
+        resize="square",
+        interpolation="bilinear",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        length=min(tokens, sizes.text.context),
+        end=sizes.text.eos_id or 0,
+    )
