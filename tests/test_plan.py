@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -27,6 +28,7 @@ from naturel_jax.models.transformer import REMAT_POLICIES, Compute
 from naturel_jax.models.two_tower import Model
 from naturel_jax.sharding import make_mesh
 from naturel_jax.start import make_start
+from naturel_jax.weights import runs
 from tfds_naturel.errors import UserError
 
 DEVICES = 8
@@ -231,17 +233,27 @@ def test_a_continuation_keeps_what_auto_became(meta, expected, config, tmp_path)
 
 
 @pytest.mark.slow
-def test_auto_is_kept_in_the_checkpoint_and_by_the_continuation(tmp_path, monkeypatch, caplog):
+def test_auto_is_kept_in_the_checkpoint_and_by_the_continuation(tmp_path, monkeypatch):
     raw = tiny_config.get_config()
     raw.data.dir = os.fspath(data_dir())
-    raw.update_from_flattened_dict({"duration": "2 steps", "optim.warmup": "0 steps", "eval.benchmarks": ("naturel",)})
+    raw.update_from_flattened_dict(
+        {
+            "duration": "2 steps",
+            "optim.warmup": "0 steps",
+            "checkpoint.every": "1 steps",
+            "eval.during.naturel": "0 steps",
+        }
+    )
+    raw.eval.benchmarks = ("naturel",)
     with monkeypatch.context() as patch:
         patch.setattr(memory, "usable", lambda kind: 1)
         run.run(c.load(raw), tmp_path)
-    raw.duration = "4 steps"
+    shutil.rmtree(tmp_path / "checkpoints" / "2")  # as if it had been killed before
+    (tmp_path / "scores.json").unlink()
     monkeypatch.setattr(memory, "choose_remat", lambda *_: pytest.fail("it is known"))
     run.run(c.load(raw), tmp_path)
-    assert run_folder.saved_remat(epath.Path(tmp_path)) == "full"
+    step, meta = runs.read_meta(tmp_path)
+    assert (step, meta["remat"], meta["config"]["compute"]["remat"]) == (2, "full", "auto")
 
 
 # ---- The planned step ------------------------------------------------------------------------------------------------
