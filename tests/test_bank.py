@@ -4,11 +4,12 @@ import csv
 import dataclasses
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tfds_naturel import decisions
+from tfds_naturel import audit, decisions
 from tfds_naturel.captions import bank, checks, grammar
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Triplet
@@ -120,3 +121,15 @@ def test_malformed_decisions_error_names_the_row(tmp_path):
     path.write_text("triplet,text,decision\nCat on Desk,a cat,accept\n")
     with pytest.raises(UserError, match=r"decisions.csv:2: triplet 'Cat on Desk': expected 'subject\|relation"):
         decisions.verdicts(path)
+
+
+def test_hard_pairs_are_complex_pairs_of_the_bank(published):
+    captions = [pair for group in published.values() for pair in zip(group[2::2], group[3::2], strict=True)]
+    pairs = {(true.text, false.text) for true, false in captions}
+    assert bank.hard_pairs() < pairs and len(bank.hard_pairs()) > len(pairs) / 20
+
+
+@pytest.mark.proof
+def test_hard_pairs_are_those_that_the_audit_finds(tmp_path):
+    audit.main(["--out", str(tmp_path)])
+    assert (tmp_path / "hard_pairs.tsv").read_text() == Path(bank.__file__).with_name("hard_pairs.tsv").read_text()

@@ -9,10 +9,12 @@ import pytest
 import tensorflow_datasets as tfds
 from worlds import data_dir
 
-from naturel_jax.benchmarks import naturel, naturel_contrast, naturel_unseen, registry
+from naturel_jax.benchmarks import naturel, naturel_contrast, naturel_pairs, naturel_unseen, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.data import prepared
+from naturel_jax.evaluators import blind
+from tfds_naturel.captions import bank
 from tfds_naturel.errors import UserError
 
 
@@ -133,10 +135,19 @@ def test_naturel(tmp_path, version):
     assert values["naturel/simple"] == (0, 2) and values["naturel/complex"] == (0.4, 5)
     assert values["naturel/complex/relation/under"] == (0.5, 2)
     assert values["naturel/complex/triplet/Cat|on|Table"] == (pytest.approx(1 / 3), 3)
+    assert "naturel/hard" not in values, "none of these captions is in the bank"
     with pytest.raises(UserError, match="no split 'test_unseen_triplets'; expected one of: test"):
         naturel_unseen.read(Path(builder.data_path))
     with pytest.raises(UserError, match="not a prepared dataset"):
         naturel.read(tmp_path / "nothing")
+
+
+def test_pairs_that_no_text_only_model_gets_right_have_a_score_of_their_own():
+    texts = [*min(bank.hard_pairs()), "cat under table", "table under cat"]
+    rows = {"text": texts, "polarity": [1, 0] * 2, "kind": [1, 1, 0, 0], "pair": [1, 1, 0, 0], "group": [0] * 4}
+    rows |= {"triplet": ["Cat|under|Table"] * 4, "asserts": [""] * 4}
+    hard, simple = naturel_pairs.caption_pairs({"image_id": "a", "captions": rows}, [])
+    assert hard.texts == tuple(texts[:2]) and hard.tags["hard"] == "yes" and "hard" not in simple.tags
 
 
 def facts(records, n: int) -> set[str]:
@@ -157,13 +168,12 @@ def test_contrasts_cannot_be_won_from_the_captions():
         image_id, triplet, _ = item.id.split("/")
         own, other = (number[image.read()] for image in item.images)
         assert own == image_id and triplet in shown[own] and triplet not in shown[other]
-    blind = [np.array([row, row]) for row in np.random.default_rng(0).normal(size=(len(benchmark.items), 2))]
-    scores = {name: score.value for name, score in benchmark.score(benchmark.items, blind).items()}
-    assert {scores["naturel_contrast/simple_choice"], scores["naturel_contrast/complex_choice"]} == {0.5}
-    strict = [
-        f"naturel_contrast/{kind}_{rule}" for kind in ("simple", "complex") for rule in ("text", "image", "group")
-    ]
-    assert {scores[name] for name in strict} == {0.0}
+    norms = {text: float(len(text)) for item in benchmark.items for text in item.captions}
+    guesses = blind.baselines(benchmark, benchmark.items, [np.eye(2)] * len(benchmark.items), norms)
+    assert set(guesses) == set(blind.BASELINES)
+    for scores in guesses.values():
+        assert {value for name, value in scores.items() if "_choice" in name} == {0.5}
+        assert {value for name, value in scores.items() if "_choice" not in name} == {0.0}
     oracle = benchmark.score(benchmark.items, [np.eye(2)] * len(benchmark.items))
     assert {score.value for score in oracle.values()} == {1.0}
     mirrored = sum("mirrored" in item.tags for item in benchmark.items)

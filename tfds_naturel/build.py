@@ -12,6 +12,7 @@ negclip_tsv and winoground_part.
 
 import argparse
 import dataclasses
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("tfds_naturel.build")  # this module runs as __main__
 
 _NUMBERS = ("short_side", "quality", "seed", "max_rejected", "max_missing")
-_CHOICES = ("annotations", "images", "bank", "decisions", *_NUMBERS)
+_CHOICES = ("annotations", "images", "bank", "decisions", "takedown", *_NUMBERS)
 
 
 def make_builder(options: argparse.Namespace) -> "naturel.Naturel":
@@ -89,10 +90,11 @@ def build(options: argparse.Namespace) -> epath.Path:
 
 def _check_same_options(builder: "naturel.Naturel") -> None:
     assert builder.info.metadata is not None  # set by _info
-    expected, built = builder.config.options(), builder.info.metadata["options"]
-    differing = [key for key in expected if built.get(key) != expected[key]]
+    expected = json.loads(json.dumps(builder.config.options()))  # as stored, where tuples are lists
+    built = builder.info.metadata["options"]
+    differing = [key for key in expected | built if built.get(key) != expected.get(key)]
     if differing:
-        details = ", ".join(f"{key} {built.get(key)!r}, now {expected[key]!r}" for key in differing)
+        details = ", ".join(f"{key} {built.get(key)!r}, now {expected.get(key)!r}" for key in differing)
         raise UserError(f"{builder.data_dir}: already built with {details}; set a new --name, or remove the folder")
 
 
@@ -124,6 +126,7 @@ def main(arguments: Sequence[str]) -> None:
     photos.add_argument("--name", help="name of the dataset; required if any option differs from the config")
     photos.add_argument("--bank", type=Path, help="caption bank (default: the published one)")
     photos.add_argument("--decisions", type=Path, help="CSV of reviewers' decisions on captions")
+    photos.add_argument("--takedown", type=Path, help="image ids to leave out, besides the published list")
     for field in dataclasses.fields(OpenImagesConfig):
         if field.name in _NUMBERS:
             kind = type(field.default)

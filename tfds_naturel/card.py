@@ -48,9 +48,9 @@ def render(name: str, description: str, sizes: dict[str, tuple[int, int]], facts
     parts = [
         f"---\nlicense: {spdx}\n---",
         f"# {name}\n\n{description} {captions}",
-        "## Splits\n\n" + _table(["split", "images", "MB"], ([s, n, f"{b / 1e6:,.1f}"] for s, (n, b) in sizes.items())),
+        "## Splits\n\n" + table(["split", "images", "MB"], ([s, n, f"{b / 1e6:,.1f}"] for s, (n, b) in sizes.items())),
         f"## Licence\n\n{licence}",
-        "## Options\n\n" + _table(["option", "value"], facts["options"].items()),
+        "## Options\n\n" + table(["option", "value"], facts["options"].items()),
     ]
     if "inputs" in facts:
         parts += _photo_parts(facts)
@@ -69,13 +69,13 @@ def _photo_parts(facts: dict[str, Any]) -> Iterable[str]:
     by_relation: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for triplet, by_split in counts.items():
         by_relation[triplet.relation].update(by_split)
-    yield "## Images\n\n" + _table(["", "count"], image_counts.items())
-    yield "## Input files\n\n" + _table(["file", "md5"], facts["inputs"].items())
-    relations = _table(["relation", *splits], _rows(by_relation, splits))
+    yield "## Images\n\n" + table(["", "count"], image_counts.items())
+    yield "## Input files\n\n" + table(["file", "md5"], facts["inputs"].items())
+    relations = table(["relation", *splits], _rows(by_relation, splits))
     yield f"## Relations\n\nNumber of (image, triplet) pairs, by split.\n\n{relations}"
     yield (
         f"## Triplets\n\nNumber of images by split, {len(counts)} triplets. {len(facts['held_out'])} are held out of "
-        f"training and appear only in `{splits[-1]}`.\n\n{_table(['triplet', *splits], _rows(counts, splits))}"
+        f"training and appear only in `{splits[-1]}`.\n\n{table(['triplet', *splits], _rows(counts, splits))}"
     )
 
 
@@ -92,7 +92,8 @@ def _rows(counts: Mapping[Any, Mapping[str, int]], splits: Sequence[str]) -> Ite
         yield [" ".join(key) if isinstance(key, Triplet) else key, *(by_split[split] for split in splits)]
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; text is escaped, integers have thousands separators."""
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for row in rows:
         cells = (f"{cell:,}" if isinstance(cell, int) else escape.markdown(str(cell)) for cell in row)

@@ -135,7 +135,7 @@ class Benchmark:
 
     ``outcomes`` turns items and their cosines into arrays [items] of numbers in [0, 1], NaN where the rule does not
     score an item. ``published`` is the official number of items; ``problems`` names what could not be read. The
-    first ``true_captions`` captions of an item are true of its image and the others false (0: not in that order).
+    first ``true_captions`` captions of an item are true of its first image and the others false (0: not in that order).
     """
 
     name: str

@@ -47,7 +47,9 @@ def read(folder: Path) -> Benchmark:
             Metric(f"naturel_contrast/{kind}_{score}", score, where=("mirrored", kind)) for score in rules.STRICT
         ]
         metrics += by_value(f"naturel_contrast/{kind}_choice", "choice", f"{kind} relation", of_kind)
-    return Benchmark("naturel_contrast", tuple(items), outcomes, tuple(metrics), problems=tuple(problems))
+    return Benchmark(
+        "naturel_contrast", tuple(items), outcomes, tuple(metrics), problems=tuple(problems), true_captions=1
+    )
 
 
 def _image(folder: Path, records: prepared.Records, n: int) -> Image:

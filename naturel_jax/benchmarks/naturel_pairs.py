@@ -1,5 +1,5 @@
 """Shared by NatuRel and its held-out split: each positive caption of an image against its own negative, simple (pair
-0) and complex (pairs 1 to 3).
+0) and complex (pairs 1 to 3), and ``hard``: the complex pairs that no text-only model gets right.
 """
 
 import functools
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Source, by_value
 from naturel_jax.data import prepared
+from tfds_naturel.captions import bank
 from tfds_naturel.schema import KINDS, POLARITIES, Polarity, Triplet
 
 SOURCE = Source(
@@ -38,6 +39,7 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
         metrics.append(Metric(f"{name}/{kind}", "right", where=("kind", kind)))
         for tag in ("relation", "triplet"):
             metrics += by_value(f"{name}/{kind}/{tag}", "right", f"{kind} {tag}", of_kind)
+    metrics.append(Metric(f"{name}/hard", "right", where=("hard", "yes")))
     return Benchmark(name, tuple(items), rules.pair, tuple(metrics), problems=tuple(problems), true_captions=1)
 
 
@@ -57,12 +59,9 @@ class Pair(NamedTuple):
         if not self.triplet:
             return {"kind": self.kind}
         relation = Triplet.parse(self.triplet).relation
-        return {
-            "kind": self.kind,
-            f"{self.kind} relation": relation,
-            f"{self.kind} triplet": self.triplet,
-            "relation": relation,
-        }
+        of_kind = {f"{self.kind} relation": relation, f"{self.kind} triplet": self.triplet}
+        hard = {"hard": "yes"} if self.texts in bank.hard_pairs() else {}
+        return {"kind": self.kind, **of_kind, "relation": relation, **hard}
 
 
 def caption_pairs(example: prepared.Example, problems: list[str]) -> Iterator[Pair]:

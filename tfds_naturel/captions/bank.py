@@ -1,12 +1,15 @@
 """The bank of authored captions: one tab-separated row per caption, 8 rows per triplet.
 
 ``bank.tsv`` has the triplets of Open Images V4. ``bank_v6.tsv`` adds the poses and actions of people in V6.
+``hard_pairs.tsv`` lists the complex pairs of ``bank.tsv`` that no text-only model of ``tfds_naturel.audit``, which
+writes the file, gets right.
 
 Columns: triplet, kind, pair, polarity, text, asserts, operation, shape. ``triplet`` and ``asserts`` are
 ``subject|relation|object`` in Open Images' names; ``asserts`` is empty for a denial.
 """
 
 import csv
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,6 +48,14 @@ def load(path: Path | None = None, release: str = "v4") -> Bank:
         for place in ([path] if path else files(release))
         for triplet, captions in _read(place).items()
     }
+
+
+@functools.cache
+def hard_pairs() -> frozenset[tuple[str, str]]:
+    """The (true, false) captions that cannot be told apart without the image, as far as the audit's models can say."""
+    with Path(__file__).with_name("hard_pairs.tsv").open(encoding="utf-8", newline="") as f:
+        rows = csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return frozenset((row["positive"], row["negative"]) for row in rows)
 
 
 def _read(place: Path) -> Bank:

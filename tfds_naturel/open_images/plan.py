@@ -7,7 +7,8 @@ Beam worker can build the examples of one split and bucket.
 import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,17 @@ import numpy as np
 from tfds_naturel import photos, splits
 from tfds_naturel.captions import bank
 from tfds_naturel.errors import UserError
-from tfds_naturel.files import md5_of
+from tfds_naturel.files import md5_of, reading_csv
 from tfds_naturel.open_images import annotations as annotation_rows
 from tfds_naturel.open_images import attribution, journal, releases
-from tfds_naturel.open_images.annotations import AnnotatedImage, Buckets, Rejects, Vocabulary
+from tfds_naturel.open_images.annotations import IMAGE_ID, AnnotatedImage, Buckets, Rejects, Vocabulary
 from tfds_naturel.open_images.attribution import Attribution
 from tfds_naturel.photos import BadPhoto, Photo
 from tfds_naturel.schema import Triplet
 from tfds_naturel.survey import Survey
 
 SPLITS = (*splits.SHARES, splits.UNSEEN)
+TAKEDOWN = Path(__file__).with_name("takedown.txt")  # the images that their owners asked to remove
 
 _BUCKETS = ("rows", "splits", "attributions")
 _MAX_COPIES = 3  # a photo shared by more images (same size and hash) is a placeholder
@@ -47,6 +49,7 @@ class OpenImagesConfig:
     manual_dir. ``official``: refuse annotation files other than the published ones. ``max_rejected`` and
     ``max_missing``: shares of malformed rows, and of annotated images without a usable photo, above which the build
     fails. ``bank`` and ``decisions``: a caption bank instead of the published one, and reviewers' decisions on it.
+    ``takedown``: a list of images to leave out, besides the published one (``taken_down``).
     ``short_side``: maximum short side of the re-encoded photos, in pixels; ``quality``: their JPEG quality. Raises
     UserError for numbers out of range.
     """
@@ -60,6 +63,7 @@ class OpenImagesConfig:
     official: bool = True
     bank: Path | None = None
     decisions: Path | None = None
+    takedown: Path | None = None
     seed: int = 0
     short_side: int = 288
     quality: int = 92
@@ -75,10 +79,32 @@ class OpenImagesConfig:
 def options(config: OpenImagesConfig) -> dict[str, Any]:
     """The fields of ``config`` that determine the dataset, as JSON; caption files are given by their MD5."""
     fields = ("release", "kept", "seed", "short_side", "quality")
-    return {name: getattr(config, name) for name in fields} | {
+    values = {name: getattr(config, name) for name in fields} | {
         "bank": "+".join(map(md5_of, [config.bank] if config.bank else bank.files(config.release))),
         "decisions": md5_of(config.decisions) if config.decisions else "none",
     }
+    if removed := taken_down(config.takedown):  # not an option of datasets that were built without a list
+        values["takedown"] = hashlib.md5("\n".join(sorted(removed)).encode()).hexdigest()
+    return values
+
+
+def taken_down(path: Path | None = None) -> frozenset[str]:
+    """The image ids of the published takedown list, and of the one at ``path``.
+
+    A list has an image id on each line; ``#`` starts a comment. Raises UserError for any other line.
+    """
+    removed: set[str] = set()
+    for place in (TAKEDOWN, *filter(None, [path])):
+        with reading_csv(place):
+            lines = place.read_text(encoding="utf-8-sig").splitlines()
+        for number, line in enumerate(lines, 1):
+            image_id = line.partition("#")[0].strip()
+            if image_id and not IMAGE_ID.fullmatch(image_id):
+                raise UserError(
+                    f"{place}:{number}: {image_id[:80]!r}; expected an image id of 16 hexadecimal digits in lower case"
+                )
+            removed.add(image_id)
+    return frozenset(removed - {""})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +165,7 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
     usable, refused = _usable_photos(survey.image_ids, images)
     _check_missing(config, len(survey.image_ids), refused, images)
     held_out = splits.hold_out(survey.count(set(survey.image_ids)), len(survey.image_ids), config.seed)
-    split_of, dropped = _assign(config, survey, usable, held_out)
+    split_of, dropped = _assign(config, survey, usable, held_out, taken_down(config.takedown))
     assigned.write(split_of.items())
 
     rejected_metadata = Rejects(folder / "rejected-metadata.csv")
@@ -202,9 +228,14 @@ def _check_missing(config: OpenImagesConfig, annotated: int, refused: collection
 
 
 def _assign(
-    config: OpenImagesConfig, survey: Survey, usable: Mapping[str, Photo], held_out: frozenset[Triplet]
+    config: OpenImagesConfig,
+    survey: Survey,
+    usable: Mapping[str, Photo],
+    held_out: frozenset[Triplet],
+    removed: Container[str],
 ) -> tuple[dict[str, str], collections.Counter[str]]:
-    """The split of every image that is built, and counts of the dropped images by reason.
+    """The split of every image that is built, and counts of the dropped images by reason. Those in ``removed`` are
+    dropped after the groups were made, so that no other image changes its split.
 
     In a group of near-duplicates where any image shows a held-out triplet, the images that show one go to
     ``test_unseen_triplets``; the others are dropped, since in training they would leak near-duplicates.
@@ -217,6 +248,9 @@ def _assign(
     split_of: dict[str, str] = {}
     dropped: collections.Counter[str] = collections.Counter()
     for n, name, group, is_unseen in zip(rows, names, groups.tolist(), shows_held.tolist(), strict=True):
+        if name in removed:
+            dropped["taken down"] += 1
+            continue
         if group in unseen_groups and not is_unseen:
             dropped["near-duplicate of a held-out image"] += 1
             continue
