@@ -126,7 +126,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         result["images_per_second"] = config.data.batch_size / bound.step
         result["hours"] = training.schedule.total * bound.step / 3600
         if price is not None:
-            chips = len({d.coords for d in training.pipeline.sharding.mesh.devices.flat})
+            chips = len({tuple(device.coords) for device in training.pipeline.sharding.mesh.devices.flat})
             result["cost"] = result["hours"] * chips * price
     return result
 
