@@ -366,7 +366,7 @@ def test_a_suite_is_refused():
 def test_step_compiles_for_tpus(tmp_path):
     pytest.importorskip("libtpu")
     flags = ["--config=tests/tiny_config.py", "--topology=v5e:2x2", f"--config.data.dir={tmp_path}", "--json"]
-    done = command(*flags, "--price=1", "--config.data.batch_size=64")
+    done = command(*flags, "--price=1", "--config.data.batch_size=4096")
     assert done.returncode == 0, done.stderr
     planned = json.loads(done.stdout)
     assert planned["fits"] and planned["dtype"] == "bfloat16" and planned["remat"] == "none"
