@@ -39,7 +39,7 @@ USABLE: dict[str, int] = {
 }
 
 # By which ``temporaries`` are multiplied before a step is taken to fit: the compiler pads arrays to the tiles of the
-# matrix unit and keeps copies that the estimate does not count, more of them if nothing is recomputed (docs/plan.md).
+# matrix unit and keeps buffers that the estimate does not count, more of them if nothing is recomputed (docs/plan.md).
 MARGINS, MARGIN = {"none": 1.75}, 1.25
 
 
