@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL = --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-slow test-build plan-tpu proofs lint setup setup-test clean
+.PHONY: demo test test-slow test-build plan-tpu proofs lint docs docs-serve pages setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers. Where there are none the setting is ignored.
 demo: setup
@@ -43,11 +43,25 @@ proofs: setup-test
 	$(RECORD) soak_steady -- $(BIN)/python proofs/soak.py steady --minutes 60
 	$(RECORD) soak_faults --tail=200 -- $(BIN)/python proofs/soak.py faults --minutes 60
 	$(RECORD) proofs -- $(BIN)/python -m pytest -m proof
+	$(BIN)/python -m pip install -q -e '.[notebook]'
+	rm -rf build/tutorial && mkdir -p build/tutorial && cp docs/tutorial.ipynb build/tutorial
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(RECORD) tutorial -- $(BIN)/jupyter execute --inplace build/tutorial/tutorial.ipynb
 
 lint: setup-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, in build/site. A broken link, heading or reference to the code is an error.
+docs: $(VENV)/.docs
+	$(BIN)/zensical build --strict --clean
+
+docs-serve: $(VENV)/.docs
+	$(BIN)/zensical serve
+
+# The pages that are derived from others: the notebook of the tutorial, and the table of config fields.
+pages: setup
+	$(BIN)/python .ci/pages.py
 
 setup: $(VENV)/.runtime
 setup-test: $(VENV)/.test
@@ -64,6 +78,11 @@ $(VENV)/.runtime: $(VENV)/.python requirements.txt pyproject.toml
 
 $(VENV)/.test: $(VENV)/.runtime
 	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.python pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $@.txt
+	$(BIN)/python -m pip install -q -r $@.txt
 	touch $@
 
 clean:

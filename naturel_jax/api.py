@@ -4,7 +4,7 @@ import contextlib
 import functools
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,8 +16,10 @@ from naturel_jax import weights
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.data.processor import Processor
+from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.evaluators.embed import Advance, Encoder
 from naturel_jax.evaluators.evaluator import Evaluator
+from naturel_jax.evaluators.held_out import hold_out
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params
 from naturel_jax.sharding import make_mesh, param_sharding
@@ -36,7 +38,7 @@ class EmbeddingModel:
     """A two-tower model with its parameters and processor, over all devices. Made by ``load``.
 
     ``model``, ``params`` and ``processor`` are for those who need more than embeddings: pure functions, the parameter
-    tree, the preprocessing. ``trained_on`` has, by benchmark, the items that the run at ``source`` was trained on.
+    tree, the preprocessing. ``trained_on`` has the images that the run at ``source`` was trained on.
     """
 
     def __init__(
@@ -47,10 +49,10 @@ class EmbeddingModel:
         processor: Processor,
         *,
         batch_size: int = 256,
-        trained_on: Mapping[str, Sequence[str]] | None = None,
+        trained_on: TrainedOn | None = None,
     ):
         self.source, self.model, self.params, self.processor = source, model, params, processor
-        self.batch_size, self.trained_on = batch_size, trained_on or {}
+        self.batch_size, self.trained_on = batch_size, trained_on or TrainedOn()
         self.mesh = make_mesh({"data": -1})
         self._encoder = functools.cache(self._make_encoder)
 
@@ -137,23 +139,23 @@ def load(source: str | os.PathLike[str], *, dtype: str = "float32", batch_size: 
         raise UserError(f"dtype is {dtype!r}; expected 'float32' or 'bfloat16'")
     name = os.fspath(source)
     loaded = weights.load(name, sharding_for=param_sharding(make_mesh({"data": -1})))
-    trained_on = runs.read_meta(name.removeprefix("run:"))[1]["used"] if name.startswith("run:") else {}
+    trained_on = runs.trained_on(name.removeprefix("run:")) if name.startswith("run:") else None
     model = Model(loaded.config, Compute(dtype=dtype))
     return EmbeddingModel(name, model, loaded.params, loaded.processor, batch_size=batch_size, trained_on=trained_on)
 
 
-def evaluate(model: EmbeddingModel, benchmark: str, folder: str | os.PathLike[str]) -> dict[str, float]:
+def evaluate(model: EmbeddingModel, benchmark: str, folder: str | os.PathLike[str] = ".") -> dict[str, float]:
     """Metric -> score, in [0, 1], of ``benchmark`` (``python -m naturel_jax.benchmarks`` lists them), or of ``all``
-    that can be read.
+    that can be read, or of your own, such as ``pairs:my.jsonl``.
 
     ``folder`` has the official files; for the NatuRel benchmarks, it is a prepared dataset, such as
-    ``data/naturel/full/2.0.0``. Items that the model was trained on, as recorded by its run, are left out; images that
+    ``data/naturel/full/2.0.0``. Items whose images its run was trained on are left out; images that
     cannot be read are left out and logged. Raises UserError for an unknown benchmark, and UserError or
     FileNotFoundError for files that are broken or missing.
     """
     path = Path(folder).expanduser()
     benchmarks = registry.read([benchmark], files=path, naturel=path)
-    kept = [whole.held_out(model.trained_on.get(whole.name, ())) for whole in benchmarks]
+    kept = [hold_out(whole, model.trained_on) for whole in benchmarks]
     evaluator = Evaluator(model.model, model.processor, kept, mesh=model.mesh, batch_size=model.batch_size)
     return evaluator.scores(model.params)
 

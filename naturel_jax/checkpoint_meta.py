@@ -7,9 +7,9 @@ from typing import Any
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.two_tower import TwoTowerConfig
 
-# Version 0 had no version field and an older config (see config_versions.from_json); before version 2
-# there was no manifest.
-VERSION = 2
+# Version 0 had no version field and an older config (see config_versions.from_json); before version 2 there was no
+# manifest; before version 3, ``used`` had the items that were trained on, by collection.
+VERSION = 3
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tensorflow-datasets")
 
@@ -23,15 +23,16 @@ def make_meta(
     config: dict[str, Any],
     model: TwoTowerConfig,
     processor: Processor,
-    trained_on: dict[str, list[str]] | None = None,
+    trained_on: dict[str, Any] | None = None,
     *,
     remat: str = "none",
 ) -> dict[str, Any]:
-    """The metadata saved with the arrays. ``trained_on``: the items of each benchmark that the run trains on;
-    ``remat``: what the step recomputes, which ``config.compute.remat`` may leave open."""
+    """The metadata saved with the arrays. ``trained_on``: what ``TrainedOn.meta`` returns, None if the folder has no
+    record of the images that the run trains on; ``remat``: what the step recomputes, which ``config.compute.remat`` may
+    leave open."""
     return {
         "version": VERSION,
-        "used": trained_on or {},
+        "trained_on": trained_on,
         "config": config,
         "remat": remat,
         "model": dataclasses.asdict(model),

@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from naturel_jax.benchmarks import own_config
 from naturel_jax.data.fields import Fields
 from naturel_jax.durations import is_duration
 from naturel_jax.objectives import OBJECTIVES
@@ -21,7 +22,6 @@ from naturel_jax.settings import (
     at_least,
     fraction,
     key_of,
-    keys_of,
     one_of,
     parse,
     section,
@@ -33,6 +33,11 @@ from tfds_naturel.errors import UserError
 _NAME = Allowed(lambda: "a name", bool)
 _SIZE = Allowed(lambda: "-1 or a whole number of at least 1", lambda x: x == -1 or x >= 1)
 _AREA = Allowed(lambda: "two numbers (low, high) with 0 < low <= high <= 1", lambda x: 0 < x[0] <= x[1] <= 1)
+_KNOWN = key_of("naturel_jax.benchmarks.registry:BENCHMARKS")
+_BENCHMARKS = Allowed(
+    lambda: f"any of{_KNOWN.expected().removeprefix('one of')}; or your own: {', '.join(own_config.KINDS.values())}",
+    lambda names: all(_KNOWN.test(name) or own_config.parse_name(name) for name in names),
+)
 
 
 def _patterns(rules: tuple[tuple[str, float], ...]) -> bool:
@@ -134,14 +139,15 @@ class Mesh:
 class Eval:
     benchmarks: tuple[str, ...] = setting(
         ("naturel", "naturel_unseen"),
-        "benchmarks evaluated at the end",
-        keys_of("naturel_jax.benchmarks.registry:BENCHMARKS"),
+        "benchmarks evaluated at the end, by name, or your own as KIND:PATH or NAME=KIND:PATH, such as pairs:my.jsonl",
+        _BENCHMARKS,
     )
     during: Mapping[str, str] = setting(
         {"naturel": "1 epoch"},
         "benchmarks also evaluated during training, and how often; '0 steps': never",
         is_duration(),
     )
+    fields: Mapping[str, own_config.Fields] = setting({}, "fields of your own benchmarks: name -> fields")
     naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", _NAME)
     benchmarks_dir: str = setting("", "folder with the official files; empty: their twins drawn from the scenes world")
     batch_size: int = setting(256, "images or captions embedded at a time", at_least(1))
@@ -226,7 +232,8 @@ def check(config: Config, path: str = "config") -> Config:
         raise UserError(f"{path}.init is {config.init!r} and {path}.preset is {config.preset!r}: set one of them")
     if config.preset and not config.data.mixture:
         raise UserError(f"{path}.preset needs {path}.data.mixture: its tokenizer is trained on the captions")
-    if unknown := sorted(config.eval.during.keys() - set(config.eval.benchmarks)):
+    own_config.check_names(config.eval.benchmarks, config.eval.fields, f"{path}.eval.fields")
+    if unknown := sorted(config.eval.during.keys() - set(map(own_config.name_of, config.eval.benchmarks))):
         raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
     options = config.objective
     smooths = OBJECTIVES[options.name].smooths_labels and options.counting != "match_ignore"

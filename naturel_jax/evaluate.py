@@ -23,12 +23,14 @@ from types import ModuleType
 
 from etils import epath
 
-from naturel_jax import api, preemption
-from naturel_jax.benchmarks import registry
+from naturel_jax import api, metrics, preemption
+from naturel_jax.benchmarks import own_config, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.evaluators import blind, results
 from naturel_jax.evaluators.cache import CachedEncoder
 from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder
+from naturel_jax.evaluators.held_out import hold_out
 from naturel_jax.evaluators.watch import watch
 from naturel_jax.models.two_tower import Params
 from naturel_jax.report import report
@@ -44,17 +46,17 @@ def evaluate(
     with preemption.interruptible():
         encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
     fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
-    trained_on = runs.read_meta(source.removeprefix("run:"))[1]["used"] if source.startswith("run:") else {}
+    trained_on = runs.trained_on(source.removeprefix("run:")) if source.startswith("run:") else TrainedOn()
     cached = CachedEncoder(encoder, params, out / "embeddings" / f"{fingerprint}.sqlite")
     with contextlib.closing(cached):
         for whole in benchmarks:
-            benchmark = whole.held_out(trained_on.get(whole.name, ()))
+            benchmark = hold_out(whole, trained_on)
             pair = results.pair_fingerprint(fingerprint, benchmark)
             if results.finished(out, name, benchmark.name, pair):
                 print(f"{name} on {benchmark.name}: already done", flush=True)
                 continue
             start = time.perf_counter()
-            embedded = cosines(benchmark.items, cached)
+            embedded = cosines(benchmark.whole.items, cached)
             result = results.save(out, name, benchmark, pair, embedded, _text_norms(benchmark, encoder, params))
             print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
             for problem in result.problems[:5]:
@@ -72,7 +74,8 @@ def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[
 def _summary(result: results.Result) -> str:
     published = f" of {result.published:,} published" if result.published else ""
     problems = f", {len(result.problems):,} problems (all in scores.json)" if result.problems else ""
-    return f"{result.items:,}{published} items{problems}"
+    left_out = f", {result.left_out:,} left out whose images it was trained on" if result.left_out else ""
+    return f"{result.items:,}{published} items{left_out}{problems}"
 
 
 def parse_models(models: Sequence[str]) -> dict[str, str]:
@@ -91,8 +94,9 @@ def main(arguments: Sequence[str]) -> None:
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--models", nargs="+", metavar="NAME=SOURCE")
     subject.add_argument("--watch", type=epath.Path, metavar="WORKDIR", help="evaluate this run's checkpoints")
-    known = "all, or names listed by `python -m naturel_jax.benchmarks`"
+    known = "all, names listed by `python -m naturel_jax.benchmarks`, or your own: pairs:my.jsonl, birds=classes:folder"
     parser.add_argument("--benchmarks", nargs="+", default=["all"], metavar="NAME", help=known)
+    own_config.add_fields(parser)
     parser.add_argument(
         "--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="folder with the official files"
     )
@@ -105,7 +109,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.batch_size < 1:
         raise UserError(f"--batch_size is {options.batch_size}, expected 1 or more")
     models = parse_models(options.models or ())
-    benchmarks = registry.read(options.benchmarks, files=options.benchmarks_dir, naturel=options.naturel)
+    places = {"files": options.benchmarks_dir, "naturel": options.naturel}
+    benchmarks = registry.read(options.benchmarks, **places, fields=own_config.parse_fields(options.fields))
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
@@ -113,9 +118,14 @@ def main(arguments: Sequence[str]) -> None:
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     out = Path(options.out or "results")
+    histories = {
+        name: metrics.history(epath.Path(source.removeprefix("run:")))
+        for name, source in models.items()
+        if source.startswith("run:")
+    }
     for name, source in models.items():
         evaluate(name, source, benchmarks, out, **sizes)
-        print(report.write(out), flush=True)
+        print(report.write(out, histories), flush=True)
 
 
 class _Callable(ModuleType):

@@ -8,6 +8,7 @@ in a flag, config or file, 75 stopped and saved.
 """
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,9 +42,10 @@ _LOG = logging.getLogger("naturel_jax.main")  # __name__ is __main__
 
 
 def default_workdir(config_path: str) -> str:
-    """``runs/siglip_tp_scenes`` for ``configs/siglip_tp.py:scenes``."""
+    """``runs/siglip_tp_scenes`` for ``configs/siglip_tp.py:scenes``. The argument may be a path."""
     path, _, argument = config_path.partition(":")
-    return str(Path("runs") / (f"{Path(path).stem}_{argument}" if argument else Path(path).stem))
+    words = re.findall(r"[\w.=-]+", argument)
+    return str(Path("runs") / "_".join([Path(path).stem, *words]))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import jax
 import tqdm
+import tqdm.contrib.logging
 from etils import epath
 
 from naturel_jax import observe, storage, writers
@@ -48,6 +49,9 @@ class Metrics:
         self._start = start
         self._close = contextlib.ExitStack()
         self._close.callback(self._bar.close)
+        if self._terminal:  # log lines go above the bar, not into it
+            loggers = [logging.getLogger(name) for name in ("naturel_jax", "tfds_naturel")]
+            self._close.enter_context(tqdm.contrib.logging.logging_redirect_tqdm(loggers))
         self._writers: list[writers.Writer] = []
         if not first:
             return
@@ -100,6 +104,12 @@ class Metrics:
     def close(self) -> None:
         """Closes the files and the progress bar."""
         self._close.close()
+
+
+def history(workdir: epath.Path) -> list[tuple[int, dict[str, float]]]:
+    """(step, scores) of the evaluations during a run."""
+    lines = storage.read_json_lines(workdir / "metrics.jsonl")
+    return [(line.pop("step"), line) for line in lines if not any(name.startswith("train/") for name in line)]
 
 
 def drop_lines(path: epath.Path, start: int) -> None:

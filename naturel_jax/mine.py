@@ -17,6 +17,7 @@ import numpy as np
 from naturel_jax.data import prepared
 from tfds_naturel import cli, mining
 from tfds_naturel.errors import UserError
+from tfds_naturel.progress import Progress
 
 
 def embeddings(records: prepared.Records, source: str, dtype: str, batch_size: int) -> np.ndarray:
@@ -24,14 +25,13 @@ def embeddings(records: prepared.Records, source: str, dtype: str, batch_size: i
 
     Raises UserError if an image cannot be read, and whatever ``weights.load`` raises.
     """
-    import tqdm  # these imports take seconds, and a run without a model does not need them
-
+    # These imports take seconds, and a run without a model does not need them.
     from naturel_jax.benchmarks.benchmark import Image
     from naturel_jax.evaluators.embed import load_encoder
 
     encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
     images = [Image(str(n), functools.partial(prepared.read_image, records, n)) for n in range(len(records))]
-    with tqdm.tqdm(total=len(images), unit="image", desc="embedding") as progress:
+    with Progress(total=len(images), unit="image", desc="embedding") as progress:
         zimg_ND, faults = encoder.images(params, images, progress.update)
     if faults:
         n, reason = next(iter(faults.items()))

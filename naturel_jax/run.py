@@ -16,15 +16,17 @@ from naturel_jax.calibration import calibrated
 from naturel_jax.checkpoint_meta import make_meta
 from naturel_jax.config import Config
 from naturel_jax.config_versions import to_json
-from naturel_jax.data import datasets
+from naturel_jax.data import datasets, training_images
 from naturel_jax.data.items import Source
 from naturel_jax.data.pipeline import Pipeline, make_pipeline
+from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator
 from naturel_jax.gradcache import Loss
 from naturel_jax.metrics import Metrics
 from naturel_jax.run_folder import Scores
 from naturel_jax.sharding import make_mesh
 from naturel_jax.start import Start, make_start
+from naturel_jax.weights import runs
 from tfds_naturel.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
         mesh = make_mesh(dataclasses.asdict(config.mesh))
         sources = datasets.open_sources(config.data)
         run_folder.check_same_data(folder, datasets.contents(config.data, sources))
-        trained_on = datasets.trained_on(config.data)
+        trained_on = images_trained_on(init, folder, sources)
         start = make_start(config, init, folder, sources, mesh)
         evaluator = make_evaluator(config, start.model, start.processor, trained_on, mesh)
         if sources:
@@ -59,8 +61,20 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
         else:
             scores = evaluator.scores(start.params)
         if jax.process_index() == 0:
-            run_folder.write_scores(folder, config, scores)
+            run_folder.write_scores(folder, config, scores, evaluator.left_out)
     return scores
+
+
+def images_trained_on(init: str, folder: epath.Path, sources: Sequence[Source]) -> TrainedOn:
+    """The images of ``sources``, and those that the run ``init`` was trained on, if it is a run."""
+    before = runs.trained_on(init.removeprefix("run:")) if init.startswith("run:") else TrainedOn()
+    if not sources:
+        return before
+
+    def find() -> TrainedOn:
+        return TrainedOn.union([before, *map(training_images.of_source, sources)])
+
+    return run_folder.record_trained_on(folder, find)
 
 
 def trained_base(config: Config, folder: epath.Path) -> str:
@@ -112,15 +126,15 @@ def train_and_evaluate(
     folder: epath.Path,
     training: Training,
     evaluator: Evaluator,
-    trained_on: dict[str, list[str]],
+    trained_on: TrainedOn,
 ) -> Scores:
     """Trains from the newest checkpoint in ``folder``, if any; returns the final scores. Raises what ``run`` raises."""
     schedule = training.schedule
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
     first, state = restore_or_start(config, folder, checkpoints, training)
-    model = training.loss.model
-    meta = make_meta(to_json(config), model.config, training.start.processor, trained_on, remat=model.compute.remat)
+    model, processor = training.loss.model, training.start.processor
+    meta = make_meta(to_json(config), model.config, processor, trained_on.meta(), remat=model.compute.remat)
     metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
 
     def save(done: int, state: train.State, wait: bool) -> None:

@@ -1,12 +1,12 @@
 """Identifies the run in a workdir: the files that describe it, and whether a config may continue it.
 
 ``config.json`` holds the config and the versions it started with; ``data.json`` identifies its tables of records;
-``scores.json`` has the scores of a finished run.
+``trained_on/`` has the images that it trains on; ``scores.json`` has the scores of a finished run.
 """
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,8 +14,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from naturel_jax import checkpoint, checkpoint_meta, config_versions, manifest, storage
+from naturel_jax import checkpoint, checkpoint_meta, config_versions, manifest, preemption, storage
 from naturel_jax.config import Config
+from naturel_jax.data import trained_on
+from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.restore import read
 from naturel_jax.settings import fixed
 from tfds_naturel.errors import UserError
@@ -67,9 +69,10 @@ def finished_scores(folder: epath.Path, config: Config) -> Scores | None:
     return scores
 
 
-def write_scores(folder: epath.Path, config: Config, scores: Scores) -> None:
-    """Marks the run as finished."""
+def write_scores(folder: epath.Path, config: Config, scores: Scores, left_out: Mapping[str, int]) -> None:
+    """Marks the run as finished. ``left_out``: benchmark -> number of items with images that were trained on."""
     saved = {**_requested(config), "config": config_versions.to_json(config), "scores": scores}
+    saved["left_out"] = dict(left_out)
     storage.write(folder / "scores.json", json.dumps(saved, indent=1))
 
 
@@ -124,6 +127,22 @@ def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> 
                 f"config.data.mixture.{name} is {content}, but the run in {folder} trains on {saved.get(name)}; "
                 "restore the data and its list of bad records, or use another --workdir"
             )
+
+
+def record_trained_on(folder: epath.Path, find: Callable[[], TrainedOn]) -> TrainedOn:
+    """The images that the run trains on, from the first process's ``find``; once there is a checkpoint, as recorded in
+    the folder. Raises UserError for a damaged record."""
+    path = folder / trained_on.FOLDER
+
+    def record() -> None:
+        if not checkpoint.saved_steps(folder) or trained_on.load(path) is None:
+            find().save(path)
+
+    preemption.on_first_process(record)
+    recorded = trained_on.load(path)
+    if recorded is None:
+        raise UserError(f"{path} is missing on this process; all processes need the same --workdir")
+    return recorded
 
 
 def _as_json(fields: dict[str, Any]) -> dict[str, Any]:

@@ -56,12 +56,6 @@ def key_of(table: str, *others: str) -> Allowed:
     return Allowed(lambda: f"one of: {', '.join(map(repr, keys()))}", lambda x: x in keys())
 
 
-def keys_of(table: str) -> Allowed:
-    """Several keys of the table ``module:NAME``."""
-    key = key_of(table)
-    return Allowed(lambda: f"any of{key.expected().removeprefix('one of')}", lambda names: all(map(key.test, names)))
-
-
 def setting(default: T, meaning: str, allowed: Allowed | None = None, *, may_change: bool = False) -> T:
     """A dataclass field. If ``may_change``, a run may continue with another value; if not, it would be another run."""
     metadata = {"meaning": meaning, "allowed": allowed, "may_change": may_change}

@@ -1,40 +1,48 @@
 """Runs one or several configs in one command: the rows of a table, and the report on them."""
 
-import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 from etils import epath
 
-from naturel_jax import storage
+from naturel_jax import metrics
 from naturel_jax.config import Config, Suite
-from naturel_jax.report import plots, tables
+from naturel_jax.report import report
 from naturel_jax.run import run
-
-_LOG = logging.getLogger(__name__)
-
-History = dict[str, list[tuple[int, dict[str, float]]]]
+from tfds_naturel.errors import UserError
 
 
 def run_all(config: Config | Suite, workdir: str) -> None:
-    """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run ``config``, and updates
-    ``<workdir>/report.md`` after each. Finished runs are not repeated.
+    """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run ``config``, and updates the report
+    in ``workdir`` after each. Finished runs are not repeated. Raises UserError if two rows of it have one name.
     """
     runs = config.runs if isinstance(config, Suite) else {"": config}
+    names = row_names(runs)
     if isinstance(config, Suite) and jax.process_index() == 0:
         _announce(config, workdir)
-    rows: dict[str, Mapping[str, float]] = {}
-    history: History = {}
+    scores: dict[str, Mapping[str, float]] = {}
+    histories = {}
     for key, part in runs.items():
-        began, folder = time.monotonic(), epath.Path(workdir) / key
-        name = part.name if part.name not in rows else f"{part.name} ({key})"
-        rows[name] = run(part, folder)
-        history[name] = _history(folder)
+        began, folder, name = time.monotonic(), epath.Path(workdir) / key, names[key]
+        scores[name] = run(part, folder)
+        histories[name] = metrics.history(folder)
         if jax.process_index() == 0:
             print(f"\n{name}: {(time.monotonic() - began) / 60:.1f} min\n")
-            print(report(Path(workdir), rows, history), flush=True)
+            print(report.save(epath.Path(workdir), report.of_scores(scores, histories)), flush=True)
+
+
+def row_names(runs: Mapping[str, Config]) -> dict[str, str]:
+    """Folder -> name of its row in the report: the run's name, with the folder if several runs have that name. Raises
+    UserError if that does not make them different."""
+    count = Counter(part.name for part in runs.values())
+    names = {key: f"{part.name} ({key})" if count[part.name] > 1 else part.name for key, part in runs.items()}
+    for name, number in Counter(names.values()).items():
+        if number > 1:
+            keys = ", ".join(key for key in runs if names[key] == name)
+            raise UserError(f"runs {keys}: their rows would all be called {name!r}; change config.name of one of them")
+    return names
 
 
 def _announce(suite: Suite, workdir: str) -> None:
@@ -45,19 +53,3 @@ def _announce(suite: Suite, workdir: str) -> None:
         print(f"  {part.name:12} {part.duration:>10}  {took:14} {epath.Path(workdir) / key}")
     if suite.minutes:
         print(f"About {sum(suite.minutes.values()):.0f} minutes in total ({suite.measured_on}).", flush=True)
-
-
-def _history(folder: epath.Path) -> list[tuple[int, dict[str, float]]]:
-    """(step, scores) of the evaluations during a run."""
-    lines = storage.read_json_lines(folder / "metrics.jsonl")
-    return [(line.pop("step"), line) for line in lines if not any(name.startswith("train/") for name in line)]
-
-
-def report(workdir: Path, rows: tables.Rows, history: History) -> str:
-    """Writes ``report.md``, and ``accuracy.png`` if runs were evaluated during training; returns the tables."""
-    text = "\n".join(tables.markdown(table, rows) for table in tables.tables_of(rows))
-    pages = ["# Report", text]
-    if plots.accuracy_over_training(history, workdir / "accuracy.png"):
-        pages.append("![Accuracy during training](accuracy.png)")
-    storage.write(epath.Path(workdir) / "report.md", "\n\n".join(pages) + "\n")
-    return text

@@ -148,7 +148,7 @@ def loop(
     called when due; ``profile(number)`` is entered around each step. Raises NotFinite; the newest checkpoint
     is then the last good one.
     """
-    # Simulated CPU devices deadlock when many steps with collectives are in flight, so each step is awaited there.
+    # Simulated CPU devices deadlock when many steps with collectives are in flight, so there each step is read at once.
     wait, pending = jax.default_backend() == "cpu", None
 
     def read(number: int, metrics: Metrics) -> None:
@@ -160,15 +160,13 @@ def loop(
     for number, batch in zip(range(start, schedule.total), batches, strict=True):
         with profile(number), jax.transfer_guard("disallow"):  # a step that moves data to or from the host is a bug
             state, metrics = step(state, batch)
-        if wait:
-            jax.block_until_ready(metrics)
         if pending:  # the previous step's metrics are read while this one runs
             read(*pending)
         pending, done = (number, metrics), number + 1
         stopping, last = stop_requested(), done == schedule.total
         saving = stopping or last or _due(schedule.checkpoint_every, done)
         evaluating = due(schedule, done)
-        if saving or evaluating:
+        if saving or evaluating or wait:
             read(*pending)
             pending = None
         if saving:

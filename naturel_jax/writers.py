@@ -1,9 +1,9 @@
 """Where a run's numbers go: JSON lines, TensorBoard, Weights & Biases."""
 
 import contextlib
-import hashlib
 import json
 import time
+import uuid
 from collections.abc import Callable
 
 from etils import epath
@@ -62,8 +62,14 @@ def _wandb(config: Config, workdir: epath.Path, closing: contextlib.ExitStack) -
         raise UserError(
             f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install 'naturel_jax[wandb]'"
         ) from error
-    digest = hashlib.blake2b(str(workdir.absolute()).encode(), digest_size=4).hexdigest()
-    identity = f"{workdir.name}-{digest}"  # folders with the same name in different places are different runs
-    run = wandb.init(project=config.wandb, name=config.name, dir=str(workdir), id=identity, resume="allow")
+    run = wandb.init(project=config.wandb, name=config.name, dir=str(workdir), id=_identity(workdir), resume="allow")
     closing.callback(run.finish)
     return lambda step, values: run.log(values, step=step)
+
+
+def _identity(workdir: epath.Path) -> str:
+    """The run's id in Weights & Biases, drawn once and kept in ``workdir``: names and paths of folders are the same on
+    other machines, and runs with one id are merged."""
+    path = workdir / "wandb_id"
+    storage.create(path, f"{workdir.name}-{uuid.uuid4().hex[:8]}")
+    return storage.read(path)

@@ -18,7 +18,8 @@ from PIL import Image
 
 import naturel_jax
 from naturel_jax.benchmarks import registry
-from naturel_jax.data.processor import open_image
+from naturel_jax.data.images import open_image
+from naturel_jax.data.trained_on import from_used
 from tfds_naturel.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -217,10 +218,13 @@ def test_saved_model_is_read_by_transformers_and_by_us(model, paths, tmp_path):
 def test_evaluate_scores_the_items_that_were_not_trained_on(model, tmp_path, monkeypatch, trained_on):
     benchmark_files.sugarcrepe(tmp_path, items=3)
     (whole,) = registry.read(["sugarcrepe"], files=tmp_path)
-    monkeypatch.setattr(model, "trained_on", {"sugarcrepe": [item.id for item in whole.items[:trained_on]]})
+    trained = {Path(item.images[0].key).stem for item in whole.items[:trained_on]}
+    monkeypatch.setattr(model, "trained_on", from_used({"coco": [str(int(number)) for number in trained]}))
     scores = naturel_jax.evaluate(model, "sugarcrepe", tmp_path)
     right: dict[str, list[bool]] = {}
-    for item in whole.items[trained_on:]:
+    for item in whole.items:
+        if Path(item.images[0].key).stem in trained:
+            continue
         positive, negative = model.score([image.read() for image in item.images], item.captions)[0]
         for value in item.tags.values():
             right.setdefault(f"sugarcrepe/{value}", []).append(bool(positive > negative))

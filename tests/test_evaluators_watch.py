@@ -16,6 +16,7 @@ from tiny_models import tiny
 
 from naturel_jax import checkpoint, checkpoint_meta
 from naturel_jax.benchmarks import registry
+from naturel_jax.data.trained_on import FOLDER, from_used
 from naturel_jax.evaluators.evaluator import Evaluator
 from naturel_jax.evaluators.watch import watch
 from naturel_jax.weights import runs
@@ -31,7 +32,9 @@ def params_of(step: int):
 def save(workdir: Path, *steps: int) -> None:
     """Saves checkpoints of a run that was trained on one item of Winoground."""
     model, _, processor = tiny()
-    meta = checkpoint_meta.make_meta({}, model.config, processor, {"winoground": ["0"]})
+    trained_on = from_used({"winoground": ["0"]})
+    trained_on.save(epath.Path(workdir) / FOLDER)
+    meta = checkpoint_meta.make_meta({}, model.config, processor, trained_on.meta())
     checkpoints = checkpoint.Checkpoints(workdir, keep=10)
     for step in steps:
         checkpoints.save(step, {"params": params_of(step)}, meta, wait=True)
@@ -72,7 +75,8 @@ def test_checkpoints_are_evaluated_as_they_appear(tmp_path):
     lines = [line for line in log.read_text().splitlines() if line.startswith("step ")]
     for step, line in zip((1, 2, 3, 4), lines, strict=True):
         saved = json.loads((workdir / f"evaluations/{step}.json").read_text())
-        assert saved["version"] == 1 and saved["step"] == step and saved["benchmarks"] == ["winoground"]
+        assert saved["version"] == 2 and saved["step"] == step and saved["benchmarks"] == ["winoground"]
+        assert saved["left_out"] == {"winoground": 1}
         assert saved["scores"] == evaluator.scores(params_of(step))
         assert line.startswith(f"step {step}: winoground/text {saved['scores']['winoground/text']:.4f}, ")
     assert {path.name for path in (workdir / "evaluations").iterdir()} == {f"{step}.json" for step in (1, 2, 3, 4)}

@@ -12,7 +12,8 @@ from image_files import photo
 from open_images_files import RELATIONS, row, write_release
 
 from naturel_jax import metrics, storage
-from naturel_jax.data.processor import open_image
+from naturel_jax.benchmarks.benchmark import Metric
+from naturel_jax.data.images import open_image
 from naturel_jax.evaluators import results
 from naturel_jax.report import report
 from tfds_naturel import decisions, mining, photos
@@ -103,7 +104,8 @@ def evaluation(tmp_path) -> Path:
     score = {"value": 0.5, "count": 2, "low": 0.0, "high": 1.0}
     scores = dict.fromkeys(("vg_relation/macro", "vg_relation/relation/on"), score)
     blind = {"text norm": {"vg_relation/macro": 0.5}}
-    result = results.Result("a", "vg_relation", "f", 1, 2, 0, ("a problem",), scores, blind)
+    definitions = {"vg_relation/macro": Metric("vg_relation/macro", "right", macro="counted")}
+    result = results.Result("a", "vg_relation", "f", 1, 2, 0, ("a problem",), scores, blind, definitions)
     folder = results.folder_of(tmp_path, "a", "vg_relation")
     folder.mkdir(parents=True)
     (folder / "scores.json").write_text(json.dumps({"version": results.VERSION, **dataclasses.asdict(result)}))
@@ -113,7 +115,7 @@ def evaluation(tmp_path) -> Path:
 @every_count
 def test_scores(tmp_path, evaluation, monkeypatch, count):
     for plot in ("by_relation", "forgetting_against_gain"):  # a second each
-        monkeypatch.setattr(report.plots, plot, lambda *_: False)
+        monkeypatch.setattr(report.plots, plot, lambda *_, **theme: None)
     fuzz([evaluation / "scores.json"], lambda: report.write(tmp_path), count)
 
 

@@ -115,6 +115,8 @@ def test_config_override_reaches_the_run(tmp_path):
 def test_default_workdir_is_named_after_config_and_argument():
     assert default_workdir("configs/siglip_tp.py:scenes") == "runs/siglip_tp_scenes"
     assert default_workdir("configs/demo.py") == "runs/demo"
+    assert default_workdir("finetune:csv:/photos/my.csv") == "runs/finetune_csv_photos_my.csv"
+    assert default_workdir("finetune:webdataset:../{000..099}.tar") == "runs/finetune_webdataset_.._000..099_.tar"
 
 
 def test_workdir_in_use_by_another_process_is_rejected(tmp_path):

@@ -1,12 +1,19 @@
 """The metrics that a run writes, and which of them a continued run drops."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import re
+import subprocess
+import sys
+import termios
 import types
 
 import pytest
 import tiny_config
 from etils import epath
+from worlds import ROOT
 
 from naturel_jax import config as c
 from naturel_jax.metrics import Metrics, drop_lines
@@ -88,6 +95,73 @@ def test_without_a_terminal_logs_lines_instead_of_a_bar(tmp_path, caplog, capfd)
         run.close()
     assert "step 2 of 5: loss 0.2500" in caplog.text and "step 2: naturel/simple 0.500" in caplog.text
     assert "\r" not in capfd.readouterr().err
+
+
+ON_A_TERMINAL = """
+import sys
+from etils import epath
+sys.path.insert(0, sys.argv[2])
+import tiny_config
+from naturel_jax import config as c
+from naturel_jax.metrics import Metrics
+from tfds_naturel import cli
+
+def main(arguments):
+    run = Metrics(c.load(tiny_config.get_config()), epath.Path(sys.argv[1]), start=0, total=4, log_every=1)
+    for step in range(1, 4):
+        run.train(step, {"loss": 1 / step, "flops": 0.0})
+    run.evaluation(3, {"naturel/simple": 0.5})
+    run.train(4, {"loss": 0.25, "flops": 0.0})
+    run.close()
+
+cli.run(main)
+"""
+
+
+def test_on_a_terminal_scores_stand_above_the_bar(tmp_path):
+    """A process on a pseudo-terminal: the bar is redrawn in place, and the scores have a line of their own."""
+    primary, secondary = os.openpty()
+    termios.tcsetwinsize(primary, (24, 100))
+    command = [sys.executable, "-c", ON_A_TERMINAL, os.fspath(tmp_path), os.fspath(ROOT / "tests")]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=secondary, stdout=secondary, stderr=secondary)
+    os.close(secondary)
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal says that no process writes to it any more
+        while data := os.read(primary, 4096):
+            shown += data
+    os.close(primary)
+    assert process.wait() == 0, shown
+    lines = [line.rsplit("\r", 1)[-1] for line in shown.decode().replace("\r\n", "\n").split("\n")]
+    (scores,) = [line for line in lines if "naturel/simple" in line]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d tiny softmax step 3: naturel/simple 0\.500", scores)
+    assert "100%" in lines[-2] and "loss 0.2500" in lines[-2] and "images/s" in lines[-2]
+    assert b"step 4 of 4" not in shown, "a bar, not lines"
+
+
+class FakeWandb(types.ModuleType):
+    """The library's interface; records how runs are initialised."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.runs = []
+
+    def init(self, **options):
+        self.runs.append(options)
+        return types.SimpleNamespace(log=lambda values, step: None, finish=lambda: None)
+
+
+def test_runs_in_wandb_are_one_only_if_they_are_one_workdir(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", fake := FakeWandb())
+    for folder in ("a/negclip", "b/negclip", "a/negclip"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        metrics(tmp_path / folder, wandb="project").close()
+    (tmp_path / "a").rename(tmp_path / "moved")
+    metrics(tmp_path / "moved/negclip", wandb="project").close()
+    (tmp_path / "a/negclip").mkdir(parents=True)  # the same path on another machine
+    metrics(tmp_path / "a/negclip", wandb="project").close()
+    first, other, continued, moved, elsewhere = (run["id"] for run in fake.runs)
+    assert first == continued == moved and len({first, other, elsewhere}) == 3
+    assert all(run["name"] == "tiny softmax" and run["resume"] == "allow" for run in fake.runs)
 
 
 def test_missing_wandb_is_a_user_error(tmp_path):

@@ -16,6 +16,7 @@ from naturel_jax import config_flags
 from tfds_naturel import cli
 
 COMMANDS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+BUILT_ON_JAX = ("naturel-train", "naturel-evaluate", "naturel-convert", "naturel-data-check")
 PARSE = "import sys; from naturel_jax import config_flags; print(config_flags.parse(sys.argv).name)"
 
 
@@ -132,10 +133,12 @@ def test_installed_package_trains_evaluates_and_converts_from_another_folder(ins
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_every_command_loads_no_tensorflow_datasets(installed, command, tmp_path):
+def test_help_of_every_command_loads_only_what_it_needs(installed, command, tmp_path):
+    """Never TensorFlow Datasets; and JAX only where a command's own modules are built on it."""
     wrapper = "import runpy, sys; sys.argv[:] = sys.argv[1:]\n"
     wrapper += "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    wrapper += "except SystemExit as stop: print(stop.code, 'tensorflow_datasets' in sys.modules)"
+    wrapper += "except SystemExit as stop: print(stop.code, *({'jax', 'tensorflow_datasets'} & sys.modules.keys()))"
     out = run([installed / "python", "-c", wrapper, installed / command, "--help"], tmp_path)
-    assert out.splitlines()[-1] in ("0 False", "None False")
+    status, *loaded = out.splitlines()[-1].split()
+    assert status in ("0", "None") and loaded in ([], ["jax"] if command in BUILT_ON_JAX else [])
     assert "--" in out and len(out.splitlines()) > 10

@@ -15,13 +15,15 @@ from image_files import photo
 from model_files import random_params, sentencepiece_model
 from PIL import Image
 
-from naturel_jax.data.processor import MAX_PIXELS, Processor, from_scratch, open_image
+from naturel_jax.data.images import open_image
+from naturel_jax.data.processor import Processor, from_scratch
 from naturel_jax.data.tokenizer import train_tokenizer
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model, normalize
 from naturel_jax.weights import processor_files
 from tfds_naturel.errors import UserError
+from tfds_naturel.photos import MAX_PIXELS
 
 WORDS = (
     "the a cat dog table under on person holds guitar horse left right of chair ball red small bottle woman man rides",

@@ -80,7 +80,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if not RECIPES[name].swaps])
 def test_order_of_random_draws_is_fixed(name):
     table, rng, other = items(), np.random.default_rng(5), np.random.default_rng(5)
     texts = [text for text, _ in TRIPLETS["Cat|on|Table"]]

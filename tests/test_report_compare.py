@@ -1,14 +1,15 @@
-"""Comparisons and the gallery: expectations written by hand, and a real browser."""
+"""Comparisons and the gallery, against expectations written by hand. ``test_pages`` opens it in a browser."""
 
-import html
+import base64
+import dataclasses
+import io
 import json
 import math
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import benchmark_files as files
+import numpy as np
 import PIL.Image
 import pytest
 
@@ -46,17 +47,20 @@ def test_groups_are_holm_corrected():
 
 
 @pytest.mark.parametrize(
-    ("caption", "expected"),
+    ("caption", "group", "expected"),
     [
-        ("the cow is to the left of the grass", "to the left of"),
-        ("The pasture is to the right of the dog", "to the right of"),
-        ("Atop the table, sits the cat.", "atop"),
-        ("the man frobs the dog", "frobs"),
-        ("no pattern here", "other"),
+        ("the cow is to the left of the grass", "", "animate to the left of thing"),
+        ("the cow is to the left of the grass", "to the left of", "animate ... thing"),
+        ("the grass is to the left of the cows", "to the left of", "thing ... animate"),
+        ("The pasture is to the right of the dog", "right_of", "thing to the right of animate"),
+        ("Atop the table, sits the cat.", "on", "atop animate"),
+        ("the men frob the child", "frob", "animate ... animate"),
+        ("the train is frobbing a bus", "frob", "other"),
+        ("no pattern here", "", "other"),
     ],
 )
-def test_patterns(caption, expected):
-    assert pattern(caption, "frobs") == expected
+def test_patterns(caption, group, expected):
+    assert pattern(caption, group) == expected
 
 
 def test_pair_up_joins_both_models_results():
@@ -80,13 +84,13 @@ def test_pair_up_joins_both_models_results():
 
 def test_comparison_lists_what_each_model_alone_gets_right():
     pairs = [
-        pair(0, True, False, "left", "the cow is to the left of the grass"),
-        pair(1, False, True, "right", "the pasture is to the right of the dog"),
+        pair(0, True, False, "left_of", "the cow is to the left of the grass"),
+        pair(1, False, True, "right_of", "the pasture is to the right of the dog"),
     ]
     text = compare.markdown("NegCLIP", "NegCLIP-AP", "vg_relation", pairs)
     first, second = text.split("## Captions that NegCLIP-AP gets right")
     assert "- the cow is to the left of the grass" in first and "- the pasture is to the right of the dog" in second
-    assert "| to the left of | 1 | 1.00 | 0.00 | 1 | 0 | -0.50 | 1 |" in text
+    assert "| animate to the left of thing | 1 | 1.00 | 0.00 | 1 | 0 | -0.50 | 1 |" in text
 
 
 def test_comparison_escapes_names_and_captions():
@@ -97,115 +101,32 @@ def test_comparison_escapes_names_and_captions():
     assert "A|*x*" not in text and "| <b>" not in text
 
 
-MALICIOUS = "</script><script>document.title='hacked'</script>"
-MALICIOUS += '<img src=x onerror="document.title=\'hacked\'">\u2028 & "quoted"'
-
-
-def write_gallery(folder: Path, number: int) -> Path:
-    """Writes a gallery of ``number`` items over 40 images; item 0 has a malicious caption and two images, the last item
-    has no available image.
-    """
-    relations = ("to the left of", "to the right of", "on", "under")
-    pairs = []
-    for n in range(number):
-        relation = relations[n % 4]
-        captions = (f"the cow number {n} is {relation} the grass", f"the grass is {relation} the cow number {n}")
-        box = (4, 4, 40, 30) if n % 3 else None
-        a, b = n % 5 == 0, n % 2 == 0
-        cosines = (0.3, 0.2 if a else 0.31), (0.9 if n == 24_998 else 0.25, 0.1 if b else 0.4)
-        pairs.append(
-            Paired(str(n), (f"p{n % 40}",), (box,), captions, a, b, *cosines, relation, pattern(captions[0], relation))
-        )
-    first = pairs[0]
-    pairs[0] = Paired(
-        "0", ("p0", "p1"), (None, None), (MALICIOUS, "b"), first.a, first.b, (0.1,) * 4, (0.2,) * 4, "on", "on"
-    )
-    pairs[-1] = Paired(
-        "last", ("gone",), ((1, 1, 5, 5),), ("uniquely worded", "b"), False, False, (0.1, 0.2), (0.1, 0.2), "on", "on"
-    )
-    images = {f"p{n}": Image(f"p{n}", lambda n=n: files.png(n, (400, 300))) for n in range(40)}
-    gallery.write(folder / "compare.html", "CLIP & A", "<b>NegCLIP", "vg_relation", pairs, images)
-    return folder / "compare.html"
-
-
-def test_gallery_is_one_file_with_thumbnails(tmp_path):
-    page = write_gallery(tmp_path, 50).read_text()
-    assert page.count("<script") == 2 and "<img" not in page and "\u2028" not in page and "http://" not in page
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
-    assert data["items"][0][3][0] == MALICIOUS
-    assert sum(p is not None for p in data["thumbnails"]) == 40 and data["thumbnails"][-1] is None
-    file, width, height = data["thumbnails"][0]
-    assert (width, height) == (400, 300) and (tmp_path / file).is_file()
-    with PIL.Image.open(tmp_path / file) as thumbnail:
-        assert max(thumbnail.size) == 320
-
-
-def browser() -> str:
-    """The path of Chromium, which the slow tests need."""
-    result = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-    )
-    assert result, "the browser tests need Chromium: apt-get install chromium"
-    return result
-
-
-def open_page(page: Path, script: str, *flags: str) -> dict:
-    """Opens ``page`` from its file, runs ``script`` (which fills ``result``) and returns ``result``."""
-    probe = page.with_name("probe.html")
-    ending = f"<script>{{const result = {{}}; {script}; const out = document.createElement('pre'); out.id = 'result';"
-    ending += "out.textContent = JSON.stringify(result); document.body.append(out);}</script></body>"
-    probe.write_text(page.read_text("utf-8").replace("</body>", ending), "utf-8")
-    command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000", *flags]
-    run = subprocess.run(
-        [*command, "--virtual-time-budget=10000", "--dump-dom", probe.as_uri()],
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
-    return json.loads(html.unescape(re.search(r'<pre id="result">(.*?)</pre>', run.stdout.decode(), re.DOTALL)[1]))
-
-
-@pytest.mark.slow
-def test_gallery_in_a_browser(tmp_path):
-    page = write_gallery(tmp_path, 25_000)
-    result = open_page(
-        page,
-        """
-        const shown = () => document.getElementById('shown').textContent;
-        const cards = () => document.querySelectorAll('article').length;
-        const set = (id, value, kind) => {
-          const control = document.getElementById(id);
-          control.value = value;
-          control.dispatchEvent(new Event(kind));
-        };
-        result.ready = performance.now();
-        result.start = [shown(), cards()];
-        result.first = document.querySelector('td').textContent;
-        result.title = document.title;
-        result.images = document.querySelector('article').querySelectorAll('img').length;
-        result.boxes = document.querySelectorAll('article i').length;
-        document.querySelector('[data-verdict="1"]').click(); result.only_a = shown();
-        document.querySelector('[data-verdict="all"]').click();
-        const group = [...document.getElementById('group').options].find(o => o.text.startsWith('to the left of'));
-        set('group', group.value, 'change'); result.left = shown();
-        set('group', '', 'change'); set('search', 'COW number 24998 ', 'input'); result.search = [shown(), cards()];
-        set('search', 'uniquely', 'input'); result.missing = [cards(), document.querySelectorAll('article img').length];
-        set('search', 'no such words', 'input'); result.none = [cards(), document.getElementById('none').hidden];
-        set('search', '', 'input'); set('order', 'b', 'change');
-        result.order = document.querySelector('article').dataset.id;
-        """,
-    )
-    print(f"25,000 items were ready after {result.pop('ready'):.0f} ms")
-    assert result == {
-        "start": ["25,000 of 25,000 items", 60],
-        "first": MALICIOUS,
-        "title": "CLIP & A / <b>NegCLIP on vg_relation",
-        "images": 2,
-        "boxes": 40,
-        "only_a": "2,500 of 25,000 items",
-        "left": "6,249 of 25,000 items",
-        "search": ["1 of 25,000 items", 1],
-        "missing": [1, 0],
-        "none": [0, False],
-        "order": "24998",
+def write_gallery(folder: Path, number: int) -> tuple[Path, dict]:
+    """A gallery of ``number`` items of one image each, the last of which is not available; its path and its data."""
+    pairs = [dataclasses.replace(pair(n, True, False), images=(f"p{n}",)) for n in range(number)]
+    images = {
+        f"p{n}": Image(f"p{n}", lambda n=n: files.png(n, (64, 48) if n else (900, 600))) for n in range(number - 1)
     }
+    page = folder / "compare.html"
+    gallery.write(page, "CLIP & A", "<b>NegCLIP", "vg_relation", pairs, images)
+    return page, json.loads(re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)[1])
+
+
+def test_small_gallery_is_one_file(tmp_path):
+    page, data = write_gallery(tmp_path, 4)
+    assert list(tmp_path.iterdir()) == [page]
+    large, small, _, missing = data["thumbnails"]
+    assert large[0].startswith("data:image/jpeg;base64,") and large[1:] == [900, 600] and missing is None
+    assert small[0].startswith("data:image/png;base64,"), "pixels of a small image are kept"
+    with PIL.Image.open(io.BytesIO(base64.b64decode(small[0].split(",")[1]))) as image:
+        assert (image.size, image.format) == ((64, 48), "PNG")
+        assert np.array_equal(image, PIL.Image.open(io.BytesIO(files.png(1, (64, 48)))))
+
+
+def test_large_gallery_has_its_images_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "EMBEDDED", 3)
+    page, data = write_gallery(tmp_path, 4)
+    assert [path.name for path in tmp_path.iterdir()].count("compare_images") == 1
+    with PIL.Image.open(page.parent / data["thumbnails"][0][0]) as image:
+        assert (image.size, image.format) == ((640, 427), "JPEG")
+    assert len(list((tmp_path / "compare_images").iterdir())) == 3

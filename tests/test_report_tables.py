@@ -1,59 +1,92 @@
-"""Tables, published numbers and plots, against expectations written by hand."""
+"""Tables, published scores, chance and plots, against expectations written by hand."""
 
+import itertools
+import json
+import math
+
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
+from naturel_jax.benchmarks import rules, sugarcrepe_pp, whatsup
+from naturel_jax.benchmarks.benchmark import Item
 from naturel_jax.report import plots, published, tables
-from naturel_jax.report.tables import Scores
+from naturel_jax.report.chance import chance
+from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, Row
 
 
-def test_markdown_tables_match_the_posters_layout():
-    rows = {"CLIP": {"vg_relation/macro": 0.594, "winoground/text/Object": 1 / 3}, "a|b": {}}
-    assert tables.markdown(tables.TABLE_1, rows) == (
+def row(name: str, kind: str = MEASURED, **cells: Cell | float) -> Row:
+    """A row; a metric's slashes are written as double underscores."""
+    named = {metric.replace("__", "/"): cell for metric, cell in cells.items()}
+    return Row(name, kind, {metric: cell if isinstance(cell, Cell) else Cell(cell) for metric, cell in named.items()})
+
+
+ROWS = [
+    row("CLIP", vg_relation__macro=Cell(0.594, (0.57, 0.62), 23, incomplete=True), winoground__text__Object=1 / 3),
+    row("a|b", vg_relation__macro=Cell(0.61, (0.6, 0.63), 23, best=True)),
+    row("longer caption", BLIND, vg_relation__macro=0.5),
+    row("chance", CHANCE, sugarcrepe__add_obj=0.5),
+]
+METRICS = ("vg_relation/macro", "winoground/text/Object")
+
+
+def test_markdown_aligns_and_marks():
+    (table,) = tables.tables_of(METRICS)
+    assert tables.markdown(table, ROWS) == (
         "**Table 1: Results of various models on various benchmarks**\n\n"
-        "| Model | VG-Relations | NatuRel Simple | NatuRel Complex "
-        "| Winoground (text) All | Winoground (text) Object |\n"
-        "| :--- | ---: | ---: | ---: | ---: | ---: |\n"
-        "| CLIP | 0.59 | – | – | – | 0.33 |\n"  # noqa: RUF001
-        "| a\\|b | – | – | – | – | – |\n"  # noqa: RUF001
-    )
-    header = tables.markdown(tables.TABLE_2, {}).splitlines()[2]
-    assert header == (
-        "| Model | REPLACE Object | REPLACE Attribute | REPLACE Relation | SWAP Object | SWAP Attribute "
-        "| ADD Object | ADD Attribute |"
+        "| Model            |   VG-Relations | Winoground (text) Object |\n"
+        "| :--------------- | -------------: | -----------------------: |\n"
+        "| CLIP             |    0.59† ±0.03 |                     0.33 |\n"
+        "| a\\|b             | **0.61** ±0.02 |                        – |\n"  # noqa: RUF001
+        "| *longer caption* |           0.50 |                        – |\n"  # noqa: RUF001
     )
 
 
-def test_further_benchmarks_get_a_table_each():
-    rows = {
-        "CLIP": {"winoground/image": 0.1, "mine/right": 0.5, "mine/right/on": 0.25, "zeroshot/birds/top1": 0.75},
-        "B": {"mine/other": 0.125, "naturel_unseen/simple": 1.0},
-    }
-    mine, zeroshot, unseen = tables.tables_of(rows)[2:]
-    assert tables.tables_of({})[:2] == list(tables.TABLES) == tables.tables_of(rows)[:2]
-    assert tables.markdown(mine, rows) == (
-        "**Further benchmarks: mine**\n\n"
-        "| Model | right | other |\n"
-        "| :--- | ---: | ---: |\n"
-        "| CLIP | 0.50 | – |\n"  # noqa: RUF001
-        "| B | – | 0.12 |\n"  # noqa: RUF001
-    )
+def test_poster_tables_have_its_columns():
+    first, second = tables.tables_of([column.metric for table in tables.TABLES for column in table.columns])
+    assert (first, second) == tables.TABLES
+    assert [f"{column.group} {column.heading}".strip() for column in second.columns] == [
+        "REPLACE Object",
+        "REPLACE Attribute",
+        "REPLACE Relation",
+        "SWAP Object",
+        "SWAP Attribute",
+        "ADD Object",
+        "ADD Attribute",
+    ]
+
+
+def test_columns_are_those_measured_and_further_benchmarks_get_a_table_each():
+    metrics = ["winoground/image", "mine/right", "mine/right/on", "zeroshot/birds/top1", "naturel_unseen/simple"]
+    mine, zeroshot, unseen = tables.tables_of([*metrics, "mine/other"])
+    assert mine.caption == "Further benchmarks: mine"
+    assert [column.metric for column in mine.columns] == ["mine/right", "mine/other"]
     assert [column.metric for column in zeroshot.columns] == ["zeroshot/birds/top1"], "there is no shorter name"
-    assert unseen is tables.HELD_OUT
-    assert r"\caption{Further benchmarks: mine}" in tables.latex_scores(mine, Scores(rows))
+    assert (unseen.caption, len(unseen.columns)) == (tables.HELD_OUT.caption, 1)
+    assert tables.tables_of([]) == []
 
 
-def test_cells_show_the_published_number_and_mark_incomplete_scores():
-    scores = Scores(
-        {"CLIP": {"winoground/text": 0.30, "naturel/simple": 0.5}, "new": {"winoground/text": 0.4}},
-        {"CLIP": published.scores_of("CLIP")},
-        frozenset({("CLIP", "naturel/simple")}),
-    )
-    assert scores.cell("CLIP", "winoground/text") == "0.30 (0.31, -0.01)"
-    assert scores.cell("CLIP", "naturel/simple") == "0.50* (0.47, +0.03)"
-    assert scores.cell("CLIP", "vg_relation/macro") == "– (0.59)"  # noqa: RUF001
-    assert scores.cell("new", "winoground/text") == "0.40"
-    nearly = Scores({"CLIP": {"winoground/text": 0.3099}}, {"CLIP": published.scores_of("CLIP")})
-    assert nearly.cell("CLIP", "winoground/text") == "0.31 (0.31, +0.00)"
+def test_latex_is_booktabs_and_escapes():
+    (table,) = tables.tables_of(METRICS)
+    names = [row("50% & <b>_x", vg_relation__macro=0.5), *ROWS]
+    latex = tables.latex(table, names)
+    assert r"50\% \& <b>\_x & 0.50 & -- \\" in latex
+    assert r"CLIP & 0.59\dag{} {\scriptsize \textpm{}0.03} & 0.33 \\" in latex
+    assert r"a|b & \textbf{0.61} {\scriptsize \textpm{}0.02} & -- \\" in latex
+    assert r"\cmidrule(lr){3-3}" in latex and r"\multicolumn{1}{c}{Winoground (text)} \\" in latex
+    rules_ = [line for line in latex.splitlines() if line in (r"\toprule", r"\midrule", r"\bottomrule")]
+    assert rules_ == [r"\toprule", r"\midrule", r"\midrule", r"\bottomrule"], "models, then baselines"
+    assert latex.count("{") == latex.count("}")
+
+
+def test_html_escapes_and_names_its_cells():
+    (table,) = tables.tables_of(METRICS)
+    page = tables.html(table, [row("50% & <b>_x", vg_relation__macro=0.5), *ROWS])
+    assert '<th scope="row">50% &amp; &lt;b&gt;_x</th>' in page and "<b>" not in page
+    assert "<td>0.59†<small>0.57&ndash;0.62</small></td><td>0.33</td>" in page
+    assert "<td><strong>0.61</strong><small>0.60&ndash;0.63</small></td>" in page
+    assert '<tbody class="blind"><tr><th scope="row">longer caption</th>' in page
+    assert '<th scope="colgroup" colspan="1">Winoground (text)</th>' in page
 
 
 def test_published_numbers():
@@ -64,29 +97,106 @@ def test_published_numbers():
     assert "sugarcrepe/add_att" not in published.POSTER["SigLIP"]
     assert published.VL_COMPO["NegCLIP B/32"]["coco_order/precision@1"] == pytest.approx(0.8256)
     assert published.VL_COMPO["SigLIP SO400M/14"]["whatsup/B"] == pytest.approx(0.2843)
-    assert published.scores_of("somebody's model") == {}
 
 
-def test_latex_and_html_escape_names():
-    scores = Scores({"50% & <b>_x": {"vg_relation/macro": 0.5}})
-    latex, page = tables.latex_scores(tables.TABLE_1, scores), tables.html_scores(tables.TABLE_1, scores)
-    assert r"50\% \& <b>\_x & 0.50 & -- & -- & -- & -- \\" in latex
-    assert latex.count("&") == 3 + 5 + 5 + 1, "groups, headings, one row, and one escaped ampersand"
-    assert "50% &amp; &lt;b&gt;_x" in page and "<b>" not in page
-    assert '<th colspan="2">NatuRel</th>' in page
+def test_published_rows_are_of_the_benchmarks_asked_for():
+    rows = {r.name: r for r in published.rows(["winoground"])}
+    assert len(rows) == 11 and all(r.kind == tables.PUBLISHED for r in rows.values())
+    assert {m: c.value for m, c in rows["CLIP (NatuRel poster)"].cells.items()} == {
+        "winoground/text": 0.31,
+        "winoground/text/Object": 0.36,
+    }
+    assert rows["CLIP B/32 (arXiv 2406.09388)"].cells["winoground/group"].value == pytest.approx(0.0875)
+    assert "naturel" not in published.ITEM_SETS, "the poster's items are not public"
 
 
-def test_plots_are_images(tmp_path):
+def test_items_are_official_only_if_every_caption_is(monkeypatch):
+    items = [{"id": str(n), "captions": [f"a cat {n}", f"a dog {n}"]} for n in range(3)]
+    known = published.digest([(item["id"], item["captions"]) for item in items])
+    monkeypatch.setitem(published.ITEM_SETS, "mine", published.ItemSet(3, known))
+    assert published.is_official("mine", items)
+    assert published.is_official("mine", items[::-1]), "their order does not matter"
+    assert published.is_official("mine", [item | {"captions": [c.upper() for c in item["captions"]]} for item in items])
+    assert not published.is_official("mine", items[:2])
+    assert not published.is_official("mine", [*items[:2], items[2] | {"captions": ["a cat 2", "a cow 2"]}])
+    assert not published.is_official("mine", [*items[:2], items[2] | {"id": "7"}])
+    assert not published.is_official("naturel", items)
+
+
+def test_chance_is_what_the_rules_give_random_cosines():
+    rng, items = np.random.default_rng(0), 20_000
+    cat = tuple(Item(str(n), (), ("a",) * 4, {"pair": f"{n // 2}", "set": f"{n // 4}"}) for n in range(items))
+    outcomes = {
+        "sugarcrepe/add_obj": rules.pair(cat, list(rng.normal(size=(items, 1, 2))))["right"],
+        "coco_order/precision@1": rules.first_of_many(cat, list(rng.normal(size=(items, 1, 5))))["right"],
+        **{f"winoground/{k}": v for k, v in rules.two_by_two(cat, list(rng.normal(size=(items, 2, 2)))).items()},
+        **{
+            f"sugarcrepe_pp/{k}/swap_obj": v
+            for k, v in sugarcrepe_pp.outcomes(cat, list(_caption_rows(rng, items))).items()
+        },
+    }
+    for size, value in whatsup.outcomes(cat, list(rng.normal(size=(items, 1, 4)))).items():
+        if size != "tie":
+            outcomes["whatsup/A" if size == "right" else f"whatsup/A/{size}"] = value
+    assert len(outcomes) == 11
+    for metric, values in outcomes.items():
+        expected = chance(metric)
+        groups = {"whatsup/A/pair": 2, "whatsup/A/set": 4}.get(metric, 1)  # items that are right together
+        error = math.sqrt(expected * (1 - expected) / (items / groups))
+        assert np.mean(values) == pytest.approx(expected, abs=4 * error), metric
+    assert chance("winoground/group/Object") == 1 / 6 and chance("zeroshot/birds/top1") is None
+
+
+def _caption_rows(rng: np.random.Generator, items: int) -> np.ndarray:
+    """[N, 4, 3]: an image and three captions against the three captions, the latter symmetric as cosines are."""
+    s = rng.normal(size=(items, 4, 3))
+    for i, j in itertools.combinations(range(3), 2):
+        s[:, 1 + j, i] = s[:, 1 + i, j]
+    return s
+
+
+def relations(number: int) -> Row:
+    cells = {f"vg_relation/relation/r{n}": Cell(n / number, (0, 1), n) for n in range(number)}
+    return Row("CLIP", MEASURED, cells)
+
+
+def test_plots_are_images_light_and_dark():
     history = {"CLIP": [(0, {"naturel/simple": 0.5}), (10, {"naturel/simple": 0.9, "winoground/text": 0.3})], "B": []}
-    assert plots.accuracy_over_training(history, tmp_path / "a.png")
-    rows = {"CLIP": {f"vg_relation/relation/r{n}": n / 40 for n in range(40)}, "B": {"naturel/complex": 0.6}}
-    assert plots.by_relation(rows, {f"vg_relation/relation/r{n}": n for n in range(40)}, tmp_path / "b.png")
-    assert not plots.by_relation({"CLIP": {}}, {}, tmp_path / "none.png")
-    rows = {"CLIP": {"naturel/complex": 0.5, "zeroshot/x/top1": 0.6}, "B": {"naturel/complex": 0.8}}
-    assert plots.forgetting_against_gain(rows, tmp_path / "c.png")
-    assert not plots.forgetting_against_gain({"B": rows["B"]}, tmp_path / "none.png")
-    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png", "c.png"}
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
-    once = {"CLIP": [(0, {"naturel/simple": 0.5})]}
-    assert not plots.accuracy_over_training(once, tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
+    rows = [row("CLIP", naturel__complex=0.5, zeroshot__x__top1=0.6), row("B", naturel__complex=0.8)]
+    drawn = [
+        plots.accuracy_over_training(history),
+        plots.by_relation([relations(40), row("B", naturel__complex=0.6)]),
+        plots.by_relation([relations(40)], dark=True),
+        plots.forgetting_against_gain(rows),
+    ]
+    assert all(image and image.startswith(b"\x89PNG") for image in drawn)
+    assert drawn[1] != drawn[2]
+
+
+def test_nothing_to_plot():
+    assert plots.accuracy_over_training({"CLIP": [(0, {"naturel/simple": 0.5})]}) is None, "a curve needs two points"
+    assert plots.by_relation([row("CLIP")]) is None
+    assert plots.forgetting_against_gain([row("B", naturel__complex=0.8)]) is None
+
+
+def test_relations_are_drawn_with_their_intervals_and_numbers(monkeypatch):
+    """What Matplotlib is asked to draw: the interval of each point, and n in its label."""
+    drawn, errorbar, set_yticks = {}, Axes.errorbar, Axes.set_yticks
+
+    def watched_errorbar(axes, values, heights, *, xerr, **style):
+        drawn["points"] = np.concatenate([values, *xerr]).tolist()
+        return errorbar(axes, values, heights, xerr=xerr, **style)
+
+    def watched_yticks(axes, places, labels):
+        drawn["labels"] = labels
+        return set_yticks(axes, places, labels)
+
+    monkeypatch.setattr(Axes, "errorbar", watched_errorbar)
+    monkeypatch.setattr(Axes, "set_yticks", watched_yticks)
+    assert plots.by_relation([row("A", vg_relation__relation__on=Cell(0.5, (0.4, 0.7), 7))])
+    assert drawn == {"points": pytest.approx([0.5, 0.1, 0.2]), "labels": ["on (7)"]}
+
+
+def test_digests_do_not_depend_on_json():
+    """Lone surrogates, as a hostile file may have, are not an error."""
+    assert published.digest([("0", [json.loads('"\\ud800"')])]) == published.digest([("0", ["?"])])

@@ -151,6 +151,30 @@ def test_implicit_host_transfer_in_a_step_is_an_error():
         )
 
 
+def test_on_the_cpu_each_step_is_logged_when_it_is_done():
+    """Logged after the next one, a step would have the time of both, and the last before a save none."""
+    order = []
+
+    def step(state, batch):
+        order.append(f"step {batch + 1}")
+        return state, {"loss": np.float32(0), "grad_norm": np.float32(1), "finite": np.bool_(True)}
+
+    train.loop(
+        step,
+        0,
+        iter(range(6)),
+        start=0,
+        schedule=SCHEDULE,
+        save=lambda number, *_: order.append(f"save {number}"),
+        evaluate=lambda *_: None,
+        log=lambda number, _: order.append(f"log {number}"),
+        stop_requested=lambda: False,
+    )
+    expected = [f"{what} {n}" for n in range(1, 7) for what in ("step", "log")]
+    assert [event for event in order if "save" not in event] == expected
+    assert order[order.index("save 4") - 1] == "log 4"
+
+
 def test_stop_request_saves_and_ends_the_loop():
     events, end = recorded(0, stop_after=3)
     assert events == [("evaluate", 2, 2, ["a"]), ("save", 3, 3, True)] and end == (3, False)

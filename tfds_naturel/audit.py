@@ -3,8 +3,9 @@
     python -m tfds_naturel.audit --out report/
 
 writes ``report.md``, ``hard_pairs.tsv`` (the complex pairs that no text-only model gets right) and ``review.html``, a
-page where annotators accept or reject captions. Given two decision files, it also reports their agreement. If any
-caption fails a check, the command fails after writing the report.
+page where annotators accept or reject captions, with photos from the folder of the fetcher. Given the decision files
+of two or more annotators, it also reports their agreement. If any caption fails a check, the command fails after
+writing the report.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from tfds_naturel.captions.bank import Bank
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Caption
 
+PHOTOS = Path("open_images")  # where README fetches to
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 _BLEU_SAMPLE = 200  # captions compared with one another
 
@@ -40,8 +42,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--sugarcrepe", type=Path, help="folder of SugarCrepe's JSON files, for comparison")
     parser.add_argument("--aro", type=Path, help="ARO's visual_genome_relation.json, for comparison")
     parser.add_argument("--winoground", type=Path, help="Winoground's examples.jsonl, for comparison")
-    parser.add_argument("--photos", type=Path, help="JSON of photos for the review page (see captions/review.py)")
-    parser.add_argument("--decisions", type=Path, nargs=2, help="two annotators' decision files, to measure agreement")
+    parser.add_argument(
+        "--photos", type=Path, help=f"folder of the fetcher, for the review page (default: {PHOTOS}, if it is there)"
+    )
+    parser.add_argument("--decisions", type=Path, nargs="+", help="annotators' decision files, to measure agreement")
     options = parser.parse_args(arguments)
     bank = banks.load(options.bank)
     tokens, method = _token_counter(options.tokenizer)
@@ -57,12 +61,15 @@ def main(arguments: Sequence[str]) -> None:
     wins = attack_report.attack_all(pairs, views)
     lines += [*attack_report.section(pairs, wins, views, others), *_balance(bank)]
     if options.decisions:
-        agreement, common = decisions.kappa(*map(decisions.verdicts, options.decisions))
-        lines += ["## Agreement", f"Cohen's kappa {agreement:.3f} over {common} captions judged by both.", ""]
+        agreement, common = decisions.alpha(list(map(decisions.verdicts, options.decisions)))
+        judged = f"{common} captions judged by two or more of {len(options.decisions)} annotators"
+        lines += ["## Agreement", f"Krippendorff's alpha {agreement:.3f} over {judged}.", ""]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")
     attack_report.save_hard(options.out / "hard_pairs.tsv", bank, attack_report.hard(wins))
-    (options.out / "review.html").write_text(review.page(bank, options.photos), encoding="utf-8")
+    photos = options.photos or (PHOTOS if PHOTOS.is_dir() else None)
+    shown = review.find_photos(photos, bank) if photos else {}
+    (options.out / "review.html").write_text(review.page(bank, shown), encoding="utf-8")
     print("\n".join(lines))
     if problems:
         raise UserError(f"{options.bank or 'bank'}: {len(problems)} problems, listed in {options.out / 'report.md'}")

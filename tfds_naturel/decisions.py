@@ -1,10 +1,9 @@
 """Reviewers' decisions on captions, as exported by the review page."""
 
 import csv
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from tfds_naturel.errors import UserError
 from tfds_naturel.files import reading_csv
@@ -45,15 +44,20 @@ def rejected(path: Path) -> frozenset[Key]:
     return frozenset(key for key, is_accepted in verdicts(path).items() if not is_accepted)
 
 
-def kappa(first: Mapping[Key, bool], second: Mapping[Key, bool]) -> tuple[float, int]:
-    """(Cohen's kappa, number of captions judged by both): agreement beyond chance (Cohen 1960).
+def alpha(annotators: Sequence[Mapping[Key, bool]]) -> tuple[float, int]:
+    """(Krippendorff's alpha, number of captions judged by two or more): the agreement of any number of annotators
+    beyond chance, who need not have judged the same captions (nominal alpha; Krippendorff 2011, "Computing
+    Krippendorff's alpha-reliability").
 
-    Kappa is NaN without common captions, and 1 if both gave every caption the same verdict.
+    Alpha is NaN without common captions, and 1 if all their judgements are the same.
     """
-    common = sorted(first.keys() & second.keys())
+    judged = Counter(key for verdicts in annotators for key in verdicts)
+    accepts = Counter(key for verdicts in annotators for key, is_accepted in verdicts.items() if is_accepted)
+    common = [key for key, number in judged.items() if number > 1]
     if not common:
         return float("nan"), 0
-    a, b = (np.array([judged[key] for key in common], float) for judged in (first, second))
-    observed = float(np.mean(a == b))
-    chance = float(a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean()))
-    return (1.0 if chance == 1 else (observed - chance) / (1 - chance)), len(common)
+    # Ordered pairs of judgements of one caption that differ, each caption weighted by 1 / (judgements - 1).
+    differ = sum(2 * accepts[key] * (judged[key] - accepts[key]) / (judged[key] - 1) for key in common)
+    accepted, total = sum(accepts[key] for key in common), sum(judged[key] for key in common)
+    by_chance = 2 * accepted * (total - accepted) / (total - 1)
+    return (1.0 if by_chance == 0 else 1 - differ / by_chance), len(common)

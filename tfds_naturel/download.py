@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import aiohttp
-import tqdm
 
 from tfds_naturel.errors import UserError
 from tfds_naturel.files import md5_of
+from tfds_naturel.progress import Progress
 
 T = TypeVar("T")
 
@@ -140,7 +140,7 @@ async def get_file(client: aiohttp.ClientSession, url: str, path: Path, *, size:
     otherwise as ``retried`` does.
     """
     part = path.with_name(path.name + ".part")
-    with tqdm.tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as progress:
+    with Progress(total=size, unit="B", unit_scale=True, desc=path.name) as progress:
         await retried(lambda: _append(client, url, part, size, progress), policy)
     actual = await asyncio.to_thread(md5_of, part)
     if actual != md5:
@@ -149,7 +149,7 @@ async def get_file(client: aiohttp.ClientSession, url: str, path: Path, *, size:
     part.replace(path)
 
 
-async def _append(client: aiohttp.ClientSession, url: str, part: Path, size: int, progress: tqdm.tqdm) -> None:
+async def _append(client: aiohttp.ClientSession, url: str, part: Path, size: int, progress: Progress) -> None:
     received = part.stat().st_size if part.exists() else 0
     if received >= size:
         return

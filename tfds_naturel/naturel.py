@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -187,7 +188,9 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
 
     # In TFDS it is an instance of its logging decorator, not a function.
     def download_and_prepare(self, **options: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """TFDS's ``download_and_prepare``, but splits of any size can be built without TensorFlow."""
+        """TFDS's ``download_and_prepare``, but without TensorFlow for splits of any size, and without bars in logs."""
+        if not sys.stderr.isatty():
+            tfds.disable_progress_bar()
         with spill.local_files():
             super().download_and_prepare(**options)
 

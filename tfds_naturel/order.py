@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MAX_WORDS = 30
 SHUFFLES = ("nouns_adjectives", "all_but_nouns_adjectives", "within_trigrams", "trigrams")
 
-_NOUNS = {"NN", "NNS", "NNP", "NNPS"}
-_ADJECTIVES = {"JJ", "JJR", "JJS"}
+NOUNS = {"NN", "NNS", "NNP", "NNPS"}
+ADJECTIVES = {"JJ", "JJR", "JJS"}
 
 Tagged = list[tuple[str, str]]  # (token, Penn Treebank tag)
 
@@ -30,8 +30,8 @@ def shuffles(caption: str, tagged: Tagged, rng: np.random.Generator) -> tuple[st
     other words; words within trigrams; trigrams.
     """
     tokens = np.array([token for token, _ in tagged], object)
-    noun = np.array([tag in _NOUNS for _, tag in tagged], bool)
-    adjective = np.array([tag in _ADJECTIVES for _, tag in tagged], bool)
+    noun = np.array([tag in NOUNS for _, tag in tagged], bool)
+    adjective = np.array([tag in ADJECTIVES for _, tag in tagged], bool)
     content, others = tokens.copy(), tokens.copy()
     for mask in (noun, adjective):
         content[mask] = rng.permutation(tokens[mask])

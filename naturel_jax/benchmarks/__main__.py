@@ -3,27 +3,35 @@ those that may be downloaded.
 
     python -m naturel_jax.benchmarks --dir ~/benchmarks
     python -m naturel_jax.benchmarks --dir ~/benchmarks --download sugarcrepe coco_order
+    python -m naturel_jax.benchmarks pairs:my.jsonl
 
 To work offline, put the files where the list says; nothing else is needed.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from naturel_jax.benchmarks import registry
+from naturel_jax.benchmarks import own_config, registry
 from naturel_jax.benchmarks.download import download
+from naturel_jax.benchmarks.own_config import Fields
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from tfds_naturel import cli
 from tfds_naturel.errors import UserError
 
 
-def describe(name: str, files: Path, naturel: Path | None) -> str:
-    """Describes one benchmark: what is present, or what is missing and where to get it."""
-    source = BENCHMARKS[name].SOURCE
+def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, Fields]) -> str:
+    """Describes one benchmark: what is present, or what is missing and where to get it. Raises UserError for a broken
+    one of one's own."""
     try:
-        benchmark = registry.read([name], files=files, naturel=naturel)[0]
+        benchmark = registry.read([name], files=files, naturel=naturel, fields=fields)[0]
     except (FileNotFoundError, UserError) as error:
+        if name not in BENCHMARKS:
+            raise
+        try:
+            source = BENCHMARKS[name].SOURCE
+        except UserError:  # of a package that cannot be imported
+            return f"{name}: {error}"
         lines = [f"{name}: {error}", f"needs: {source.needs}", f"from: {source.where}", f"licence: {source.licence}"]
         if source.downloadable:
             lines.append(f"download: --download {name}")
@@ -32,7 +40,7 @@ def describe(name: str, files: Path, naturel: Path | None) -> str:
     state = f"{len(benchmark.items):,}{published} items"
     if benchmark.problems:
         state += f", {len(benchmark.problems):,} problems; the first: {benchmark.problems[0]}"
-    return f"{name}: {state}"
+    return f"{benchmark.name}: {state}"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -41,12 +49,18 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--dir", type=Path, default=Path("benchmarks_data"), help="folder with the official files")
     parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
     parser.add_argument("--download", nargs="+", default=[], choices=sorted(BENCHMARKS), metavar="NAME")
+    parser.add_argument(
+        "names", nargs="*", help="benchmarks to list, or your own, such as pairs:my.jsonl; default: all"
+    )
+    own_config.add_fields(parser)
     options = parser.parse_args(arguments)
+    fields = own_config.parse_fields(options.fields)
     for name in options.download:
         for problem in download(name, BENCHMARKS[name].SOURCE, options.dir):
             print(f"could not download {problem}", flush=True)
-    for name in options.download or BENCHMARKS:
-        print(describe(name, options.dir, options.naturel), flush=True)
+    for name in options.names or options.download or BENCHMARKS:
+        own_fields = {own: value for own, value in fields.items() if own == own_config.name_of(name)}
+        print(describe(name, options.dir, options.naturel, own_fields), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def read(
     folder: Path, file: str, fields: Fields, tags: Callable[[Record], Mapping[str, str]], problems: list[str]
 ) -> list[Item]:
     """The valid items of ``aro/<file>``; the others are reported in ``problems``. An item's id is its row number."""
-    images = Folder(folder / "aro" / "images")
+    images = Folder(folder / "aro" / "images", "visual_genome")
 
     def item(key: str, row: Record) -> Item:
         x, y, w, h = (row[f"bbox_{side}"] for side in "xywh")

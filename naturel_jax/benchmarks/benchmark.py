@@ -21,12 +21,14 @@ class Image:
     """One image of an item, read on demand.
 
     ``key`` names the encoded bytes (same key, same bytes); ``box`` is the crop as (left, top, right, bottom) in pixels.
-    ``read`` raises OSError or ValueError if the bytes cannot be read.
+    ``read`` raises OSError or ValueError if the bytes cannot be read. ``names``: what the image is called in public
+    collections (``identity.of_name``), besides what ``key`` says.
     """
 
     key: str
     read: Callable[[], bytes]
     box: Box | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +138,8 @@ class Benchmark:
     ``outcomes`` turns items and their cosines into arrays [items] of numbers in [0, 1], NaN where the rule does not
     score an item. ``published`` is the official number of items; ``problems`` names what could not be read. The
     first ``true_captions`` captions of an item are true of its first image and the others false (0: not in that order).
+    ``left_out``: items that are not scored, since the model was trained on their images; items that share the tag
+    ``together`` are scored together, or all left out.
     """
 
     name: str
@@ -145,6 +149,8 @@ class Benchmark:
     published: int | None = None
     problems: tuple[str, ...] = ()
     true_captions: int = 0
+    left_out: tuple[Item, ...] = ()
+    together: str = ""
 
     def score(self, items: Sequence[Item], cosines: Sequence[np.ndarray]) -> dict[str, Score]:
         """Metric name -> score over ``items`` (those that were embedded) and their matrices; metrics without items are
@@ -164,12 +170,18 @@ class Benchmark:
         return scores
 
     def held_out(self, trained_on: Collection[str]) -> "Benchmark":
-        """This benchmark without the items that a model was trained on; ``problems`` notes how many were removed."""
-        items = tuple(item for item in self.items if item.id not in trained_on)
-        if len(items) == len(self.items):
+        """This benchmark with the items of these ids left out."""
+        shared = {item.tags.get(self.together) for item in self.items if item.id in trained_on} - {None}
+        out = [item.id in trained_on or item.tags.get(self.together) in shared for item in self.items]
+        if not any(out):
             return self
-        note = f"{len(self.items) - len(items)} items were trained on and are left out; {len(items)} are scored"
-        return dataclasses.replace(self, items=items, problems=(*self.problems, note))
+        kept, left_out = (tuple(item for item, o in zip(self.items, out, strict=True) if o == side) for side in (0, 1))
+        return dataclasses.replace(self, items=kept, left_out=(*self.left_out, *left_out))
+
+    @property
+    def whole(self) -> "Benchmark":
+        """This benchmark with no item left out."""
+        return dataclasses.replace(self, items=(*self.items, *self.left_out), left_out=())
 
     @property
     def tags(self) -> set[str]:

@@ -5,14 +5,13 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tqdm.asyncio import tqdm
-
 from naturel_jax import hub
 from naturel_jax.benchmarks.benchmark import HubFiles, Source
 from naturel_jax.benchmarks.files import MAX_IMAGE_BYTES
-from naturel_jax.data.processor import open_image
+from naturel_jax.data.images import open_image
 from tfds_naturel.download import MissingKey, Policy, Transient, get_bytes, retried, session
 from tfds_naturel.errors import UserError
+from tfds_naturel.progress import Progress
 
 CONNECTIONS = 16
 MAX_FAILURES = 50  # files in a row, after which the others are not tried
@@ -105,5 +104,9 @@ async def _fetch_all(
             part.write_bytes(data)
             part.replace(target)
 
-        await tqdm.gather(*(fetch(path, url) for path, url in missing.items()), unit="file", disable=not missing)
+        tasks = [fetch(path, url) for path, url in missing.items()]
+        with Progress(total=len(tasks), unit="files", desc="downloaded", disable=not tasks) as progress:
+            for task in asyncio.as_completed(tasks):
+                await task
+                progress.update()
     return sorted(problems)

@@ -166,10 +166,11 @@ def check_inside(path: Path, root: Path) -> Path:
 
 
 class Folder:
-    """Images that are files in a folder, which may be a link itself."""
+    """Images that are files in a folder, which may be a link itself. ``collection``: if files are called like the
+    images of a public collection (``2331508.jpg``), its name in ``identity.of_name``."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, collection: str = ""):
+        self.root, self._collection = root, collection
         self._present: dict[str, bool] = {}
 
     def image(self, name: str, box: Box | None = None) -> Image:
@@ -183,7 +184,8 @@ class Folder:
                 raise BenchmarkError(f"image {name!r:.80}: {reason}") from error
         if not self._present[name]:
             raise BenchmarkError(f"image {name!r:.80} is not in {self.root}")
-        return Image(str(path), path.read_bytes, box)
+        names = (f"{self._collection}:{path.stem}",) if self._collection else ()
+        return Image(str(path), path.read_bytes, box, names)
 
 
 class Archive:

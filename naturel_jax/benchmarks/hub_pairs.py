@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Record, not_found
+from naturel_jax.data import identity
 
 
 def read(
@@ -73,4 +74,6 @@ def hub_image(key: str, cell: Any) -> Image:
     data = cell.get("bytes") if isinstance(cell, dict) else None
     if not isinstance(data, bytes):
         raise BenchmarkError("has no image bytes, expected the hub's image type {bytes, path}")
-    return Image(f"{key}/{hashlib.sha1(data).hexdigest()}", lambda: data)
+    path = cell.get("path")
+    names = (identity.of_name(path),) if isinstance(path, str) else ()
+    return Image(f"{key}/{hashlib.sha1(data).hexdigest()}", lambda: data, names=names)

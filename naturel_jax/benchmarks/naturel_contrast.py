@@ -7,14 +7,13 @@ two photos and a caption for each, and is scored as in Winoground: ``text``, ``i
 ignores the photos never wins.
 """
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from naturel_jax.benchmarks import naturel_pairs, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, by_value
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes, by_value
 from naturel_jax.data import prepared
 from tfds_naturel import mining
 from tfds_naturel.schema import KINDS, Triplet
@@ -27,7 +26,8 @@ def read(folder: Path) -> Benchmark:
     the rules of ``mining`` have no items.
     """
     records = prepared.open_split(folder, "test").records
-    contrasts = mining.Contrasts(prepared.survey(records))
+    survey = prepared.survey(records)
+    contrasts = mining.Contrasts(survey)
     problems: list[str] = []
     items: list[Item] = []
     for n in range(len(records)):
@@ -36,7 +36,10 @@ def read(folder: Path) -> Benchmark:
                 continue
             asserted = Triplet.parse(pair.asserts) if pair.asserts else None
             if contrast := contrasts.find(n, Triplet.parse(pair.triplet), asserted):
-                images = tuple(_image(folder, records, number) for number in (n, contrast.image))
+                images = tuple(
+                    naturel_pairs.photo(folder, "test", records, number, survey.image_ids[number])
+                    for number in (n, contrast.image)
+                )
                 mirrored = {"mirrored": pair.kind} if contrast.mirrored else {}
                 items.append(Item(pair.id, images, pair.texts, pair.tags | mirrored))
     metrics: list[Metric] = []
@@ -50,10 +53,6 @@ def read(folder: Path) -> Benchmark:
     return Benchmark(
         "naturel_contrast", tuple(items), outcomes, tuple(metrics), problems=tuple(problems), true_captions=1
     )
-
-
-def _image(folder: Path, records: prepared.Records, n: int) -> Image:
-    return Image(f"{folder}:test:{n}", functools.partial(prepared.read_image, records, n))
 
 
 def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:

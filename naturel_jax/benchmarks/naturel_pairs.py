@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Source, by_value
-from naturel_jax.data import prepared
+from naturel_jax.data import identity, prepared
 from tfds_naturel.captions import bank
 from tfds_naturel.schema import KINDS, POLARITIES, Polarity, Triplet
 
@@ -30,8 +30,9 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
     problems: list[str] = []
     items: list[Item] = []
     for n in range(len(records)):
-        image = Image(f"{folder}:{split}:{n}", functools.partial(prepared.read_image, records, n))
-        pairs = caption_pairs(records[n], problems)
+        example = records[n]
+        image = photo(folder, split, records, n, prepared.to_str(example["image_id"]))
+        pairs = caption_pairs(example, problems)
         items += [Item(pair.id, (image,), pair.texts, pair.tags) for pair in pairs]
     metrics: list[Metric] = []
     for kind in KINDS:
@@ -62,6 +63,12 @@ class Pair(NamedTuple):
         of_kind = {f"{self.kind} relation": relation, f"{self.kind} triplet": self.triplet}
         hard = {"hard": "yes"} if self.texts in bank.hard_pairs() else {}
         return {"kind": self.kind, **of_kind, "relation": relation, **hard}
+
+
+def photo(folder: Path, split: str, records: prepared.Records, n: int, image_id: str) -> Image:
+    """The image of record ``n``."""
+    read_image = functools.partial(prepared.read_image, records, n)
+    return Image(f"{folder}:{split}:{n}", read_image, names=(identity.of_name(image_id),))
 
 
 def caption_pairs(example: prepared.Example, problems: list[str]) -> Iterator[Pair]:

@@ -1,6 +1,8 @@
-"""All benchmarks by name. A new one is one file and one line here."""
+"""All benchmarks by name. A new one is one file and one line here, or an entry point of another package
+(``plugins.py``); those of one's own need no code (``own.py``).
+"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +17,8 @@ from naturel_jax.benchmarks import (
     naturel,
     naturel_contrast,
     naturel_unseen,
+    own,
+    own_config,
     sugarcrepe,
     sugarcrepe_pp,
     valse,
@@ -26,6 +30,8 @@ from naturel_jax.benchmarks import (
     zeroshot,
 )
 from naturel_jax.benchmarks.benchmark import Benchmark, Source
+from naturel_jax.benchmarks.own_config import Fields
+from naturel_jax.plugins import Registry
 from tfds_naturel.errors import UserError
 
 
@@ -39,7 +45,7 @@ class Reader(Protocol):
         ...
 
 
-BENCHMARKS: dict[str, Reader] = {
+_ROWS: dict[str, Reader] = {
     "naturel": naturel,
     "naturel_unseen": naturel_unseen,
     "naturel_contrast": naturel_contrast,
@@ -62,35 +68,60 @@ BENCHMARKS: dict[str, Reader] = {
 }
 
 
+def _is_reader(row: object) -> bool:
+    return isinstance(getattr(row, "SOURCE", None), Source) and callable(getattr(row, "read", None))
+
+
+BENCHMARKS: Registry[Reader] = Registry(
+    "naturel_jax.benchmarks", _ROWS, "a module with SOURCE and read (docs/design.md)", _is_reader
+)
+
+
 def reads_dataset(name: str) -> bool:
     """Whether the benchmark reads a prepared TFDS folder, not the folder of official files."""
     return name in BENCHMARKS and BENCHMARKS[name].SOURCE.prepared
 
 
-def read(names: Sequence[str], *, files: Path | None = None, naturel: Path | None = None) -> list[Benchmark]:
-    """The benchmarks called ``names``; ``all`` means every one that can be read, and prints why the others cannot.
+def read(
+    names: Sequence[str],
+    *,
+    files: Path | None = None,
+    naturel: Path | None = None,
+    fields: Mapping[str, Fields] | None = None,
+) -> list[Benchmark]:
+    """The benchmarks called ``names``, or named as in ``own_config``; ``all`` means every one that can be read, besides
+    one's own, and prints why the others cannot.
 
-    ``files`` is the folder with the official files, ``naturel`` a prepared TFDS folder of NatuRel. Raises UserError for
-    an unknown name, and FileNotFoundError or UserError for a requested benchmark that cannot be read.
+    ``files`` is the folder with the official files, ``naturel`` a prepared TFDS folder of NatuRel; ``fields``: name of
+    one's own benchmark -> the fields of its records. Raises UserError for an unknown name, and FileNotFoundError or
+    UserError for a requested benchmark that cannot be read.
     """
-    if unknown := [name for name in names if name not in (*BENCHMARKS, "all")]:
-        raise UserError(f"unknown benchmarks {unknown}; expected all, or any of: {', '.join(BENCHMARKS)}")
+    fields = fields or {}
     every = "all" in names
+    texts = [*BENCHMARKS, *filter(own_config.parse_name, names)] if every else names
+    for text in names:
+        if text not in (*BENCHMARKS, "all") and not own_config.parse_name(text):
+            expected = f"{', '.join(BENCHMARKS)}; or your own: {', '.join(own_config.KINDS.values())}"
+            raise UserError(f"unknown benchmarks {[text]}; expected all, or any of: {expected}")
+    own_config.check_names(texts, fields, "--fields")
+    if taken := [text for text in texts if text not in BENCHMARKS and own_config.name_of(text) in BENCHMARKS]:
+        raise UserError(f"benchmark {taken[0]!r} has the name of another benchmark; write NAME=KIND:PATH")
     benchmarks = []
-    for name in BENCHMARKS if every else names:
+    for text in texts:
         try:
-            benchmarks.append(_read(name, files, naturel))
+            benchmarks.append(_read(text, files, naturel, fields))
         except (FileNotFoundError, UserError) as error:
-            if not every:
+            if not every or text in names:
                 raise
-            print(f"skipped {name}: {error}", flush=True)
+            print(f"skipped {text}: {error}", flush=True)
     return benchmarks
 
 
-def _read(name: str, files: Path | None, naturel: Path | None) -> Benchmark:
-    reader = BENCHMARKS[name]
-    folder = naturel if reads_dataset(name) else files
+def _read(text: str, files: Path | None, naturel: Path | None, fields: Mapping[str, Fields]) -> Benchmark:
+    if mine := own_config.parse_name(text):
+        return own.read(mine, fields.get(mine.name, Fields()))
+    folder = naturel if reads_dataset(text) else files
     if folder is None:
-        flag = "--naturel" if reads_dataset(name) else "--benchmarks_dir"
-        raise UserError(f"{name} needs {flag}, which is not set")
-    return reader.read(folder)
+        flag = "--naturel" if reads_dataset(text) else "--benchmarks_dir"
+        raise UserError(f"{text} needs {flag}, which is not set")
+    return BENCHMARKS[text].read(folder)

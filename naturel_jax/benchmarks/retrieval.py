@@ -1,5 +1,5 @@
-"""Shared by retrieval on COCO and Flickr30k: recall at 1, 5 and 10, in both directions. It measures what fine-tuning
-forgets.
+"""Shared by retrieval on COCO, Flickr30k and one's own images: recall at 1, 5 and 10, in both directions. It measures
+what fine-tuning forgets.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,19 +8,26 @@ from pathlib import Path
 import numpy as np
 
 from naturel_jax.benchmarks import karpathy
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes
 
 RANKS = (1, 5, 10)
 
 
 def read(folder: Path, file: str, name: str, published: int) -> Benchmark:
-    """One item per image of the Karpathy split ``file``; all items share one tuple of all captions.
+    """Retrieval on the Karpathy split ``file``."""
+    problems: list[str] = []
+    images = list(karpathy.captioned_images(folder, file, problems))
+    return benchmark(name, images, published, problems)
+
+
+def benchmark(
+    name: str, images: Sequence[tuple[str, Image, Sequence[str]]], published: int | None, problems: Sequence[str]
+) -> Benchmark:
+    """One item per image (id, image, captions); all items share one tuple of all captions.
 
     Image-to-text recall is the fraction of images, text-to-image recall the fraction of *captions* (each is one query,
     as in CLIP's and BLIP's evaluations), so in the latter an image is weighted by its number of captions.
     """
-    problems: list[str] = []
-    images = list(karpathy.captioned_images(folder, file, problems))
     captions = tuple(caption for _, _, own in images for caption in own)
     owners = {key: n for n, (key, _, _) in enumerate(images)}
     owner_C = np.repeat(np.arange(len(images)), [len(own) for _, _, own in images])

@@ -47,12 +47,12 @@ def _items(path: Path, split: str, images: Folder, problems: list[str]) -> list[
 
 
 def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
-    """Right or wrong for items of the test split, NaN for the others."""
+    """Right or wrong for items of the test split, NaN for the others; NaN for all without a dev split."""
     s = np.array([float(matrix[0, 0]) for matrix in cosines])
     label = np.array([item.tags["label"] == "1" for item in items])
     dev = np.array([item.tags["split"] == "dev" for item in items])
     right = ((s > best_threshold(s[dev], label[dev])) == label).astype(float)
-    return {"right": np.where(dev, np.nan, right)}
+    return {"right": np.where(dev | ~dev.any(), np.nan, right)}
 
 
 def best_threshold(s: np.ndarray, label: np.ndarray) -> float:

@@ -36,7 +36,16 @@ def read(folder: Path) -> Benchmark:
     for subset in CONTROLLED:
         metrics += [Metric(f"whatsup/{subset}/{size}", size, where=("subset", subset)) for size in ("pair", "set")]
     metrics += by_value("whatsup/relation", "right", "relation", items)
-    return Benchmark("whatsup", tuple(items), outcomes, tuple(metrics), 4_958, tuple(problems), true_captions=1)
+    return Benchmark(
+        "whatsup",
+        tuple(items),
+        outcomes,
+        tuple(metrics),
+        4_958,
+        tuple(problems),
+        true_captions=1,
+        together="set",  # without one of its images, a set would count as wrong
+    )
 
 
 def _controlled(root: Path, subset: str, problems: list[str]) -> list[Item]:
@@ -74,7 +83,7 @@ def _question_image(folder: Path, file: str) -> Callable[[str], Image]:
     if file.startswith("coco"):
         coco = Folder(folder / "coco" / "val2017")
         return lambda image_id: coco.image(f"{image_id.zfill(12)}.jpg")
-    visual_genome = Folder(folder / "whatsup" / "vg_images")
+    visual_genome = Folder(folder / "whatsup" / "vg_images", "visual_genome")
     return lambda image_id: visual_genome.image(f"{image_id}.jpg")
 
 

@@ -1,5 +1,6 @@
 """Winoground: two images, two captions with the same words (Thrush et al., arXiv 2204.03162)."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def read(folder: Path) -> Benchmark:
     rows, cell, image_from = _hub(root) if any(root.glob("*.parquet")) else _official(root)
 
     def item(key: str, row: Record) -> Item:
-        images = tuple(image_from(key, row[f"image_{k}"]) for k in (0, 1))
+        names = (f"winoground:{key}",)
+        images = tuple(dataclasses.replace(image_from(key, row[f"image_{k}"]), names=names) for k in (0, 1))
         tags = {tag: row[tag] or () for tag in ("collapsed_tag", "secondary_tag")} | {"why": why.get(key, ())}
         return Item(key, images, (row["caption_0"], row["caption_1"]), tags)
 

@@ -27,8 +27,8 @@ def read(folder: Path) -> Benchmark:
         raise not_found(root)
     items: list[Item] = []
     for dataset in sorted(path for path in root.iterdir() if path.is_dir()):
-        names, labelled = (_tfds if (dataset / "dataset_info.json").exists() else _folder)(dataset)
-        captions = tuple(tuple(template.format(name) for template in _templates(dataset)) for name in names)
+        names, labelled = labelled_images(dataset)
+        captions = prompts(dataset, names)
         for image, label in labelled:
             tags = {"dataset": dataset.name, "label": str(label)}
             items.append(Item(f"{dataset.name}/{len(items)}", (image,), captions, tags))
@@ -45,6 +45,17 @@ def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     labels = [int(str(item.tags["label"])) for item in items]
     ahead = [np.count_nonzero(matrix[0] >= matrix[0, label]) - 1 for matrix, label in zip(cosines, labels, strict=True)]
     return {f"top{k}": (np.array(ahead) < k).astype(float) for k in (1, 5)}
+
+
+def labelled_images(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
+    """The names of the classes of ``dataset``, and each of its images with the index of its class."""
+    return (_tfds if (dataset / "dataset_info.json").exists() else _folder)(dataset)
+
+
+def prompts(dataset: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The prompts of each class, from the templates of ``dataset``."""
+    templates = _templates(dataset)
+    return tuple(tuple(template.format(name) for template in templates) for name in names)
 
 
 def _templates(dataset: Path) -> tuple[str, ...]:

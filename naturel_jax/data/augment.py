@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from naturel_jax.data.processor import MAX_PIXELS, open_image
+from naturel_jax.data.images import open_image
+from tfds_naturel.photos import MAX_PIXELS
 
 cv2.setNumThreads(0)  # the pipeline has its own threads
 

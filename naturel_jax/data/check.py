@@ -1,6 +1,8 @@
-"""Reads every record of a source once, and lists those that cannot be trained on.
+"""Reads every record of a source once, lists those that cannot be trained on, and notes what identifies the images, so
+that copies of them are left out of scores.
 
     python -m naturel_jax.data.check csv:photos.csv
+    python -m naturel_jax.data.check csv:photos.csv --tags en_core_web_sm
     python -m naturel_jax.data.check webdataset:shards/{0000..0099}.tar --fields image=png positives=txt --workers 16
 
 The list is kept with the source's index; training leaves its records out, up to ``config.data.max_bad`` of all.
@@ -14,11 +16,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 
-from naturel_jax.data import columns, datasets, index, index_writer
+from naturel_jax.data import columns, datasets, identity, index, index_writer, tags, trained_on, training_images
 from naturel_jax.data.augment import Augment
 from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Source
+from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.settings import parse
 from tfds_naturel import cli
 from tfds_naturel.errors import UserError
@@ -36,12 +40,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--fields", nargs="*", default=[], metavar="PART=NAME", help="as in config.data.mixture")
     parser.add_argument("--split", default="train")
     parser.add_argument("--data_dir", default="data", help="config.data.dir; the index is in its folder .cache")
+    parser.add_argument("--tags", metavar="MODEL", help="also tag captions with a spaCy model, for the recipe swaps")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(arguments)
     fields = parse(
         Fields, {part: name for part, _, name in (field.partition("=") for field in options.fields)}, "--fields"
     )
     bad, path, total = check(options.source, options.data_dir, options.split, fields, options.workers)
+    if options.tags:
+        print(f"{options.source}: captions tagged by {tags.write(path.parent, options.tags, options.workers)}")
     print(f"{options.source}: {len(bad):,} of {total:,} records are bad; the list is {path}")
     reasons = collections.Counter(row["reason"].split(":")[0][:80] for row in bad)
     for reason, count in reasons.most_common(10):
@@ -60,22 +67,30 @@ def check(source: str, data_dir: str, split: str, fields: Fields, workers: int) 
     read = index.open_images(table, fields, folder, meta)
     names = columns.find_strings(folder, "names")
     jobs = [(read, names, numbers) for numbers in np.array_split(left, _JOBS * workers) if len(numbers)]
-    done = 0
-    for (_, _, numbers), found in zip(jobs, index_writer.parallel(_unreadable, jobs, workers), strict=True):
+    done, seen = 0, list[TrainedOn]()
+    for (_, _, numbers), (found, part) in zip(jobs, index_writer.parallel(_read, jobs, workers), strict=True):
         bad, done = bad + found, done + len(numbers)
+        seen.append(part)
         _LOG.info("%s: read %s of %s images; %s bad", source, f"{done:,}", f"{len(left):,}", f"{len(bad):,}")
     bad.sort(key=lambda row: row["record"])
-    return bad, index.write_bad(folder, bad), meta["records"]
+    path = index.write_bad(folder, bad)
+    left_out = np.array([row["record"] for row in bad], np.int64)
+    named = TrainedOn.of(training_images.names(names, left_out), images=len(names) - len(bad))
+    TrainedOn.union([named, *seen]).save(epath.Path(folder / trained_on.FOLDER))
+    return bad, path, meta["records"]
 
 
-def _unreadable(read: Callable[[int], bytes], names: Sequence[str], numbers: np.ndarray) -> list[index.Bad]:
-    bad, out = [], np.empty((_DECODE.size, _DECODE.size, 3), np.uint8)
+def _read(read: Callable[[int], bytes], names: Sequence[str], numbers: np.ndarray) -> tuple[list[index.Bad], TrainedOn]:
+    """The images that cannot be read, and what identifies the others."""
+    bad, seen, out = [], [], np.empty((_DECODE.size, _DECODE.size, 3), np.uint8)
     for n in numbers.tolist():
         try:
-            _DECODE(read(n), False, np.random.default_rng(0), out)
+            data = read(n)
+            _DECODE(data, False, np.random.default_rng(0), out)
+            seen.append(identity.look(data))
         except (ValueError, OSError) as error:
             bad.append({"record": n, "name": names[n], "reason": str(error)})
-    return bad
+    return bad, TrainedOn.of((), seen)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
-"""Opens the training data of a run. A data source is an entry in ``SOURCES`` and a file that reads it."""
+"""Opens the training data of a run. A data source is an entry in ``SOURCES`` and a file that reads it, or
+an entry point of another package (``plugins.py``)."""
 
 import contextlib
+import dataclasses
+import hashlib
+import json
 import logging
 import os
 import re
@@ -15,10 +19,12 @@ from naturel_jax import preemption, storage
 from naturel_jax.config import Data
 from naturel_jax.data import index, index_writer, prepared
 from naturel_jax.data.fields import Fields
-from naturel_jax.data.items import Source
+from naturel_jax.data.items import Origin, Source
+from naturel_jax.data.recipes import recipe
 from naturel_jax.data.records import Table
 from naturel_jax.data.sources import csv, folder, huggingface, jsonl, parquet, webdataset
 from naturel_jax.data.sources import tfds as tfds_table
+from naturel_jax.plugins import Registry
 from tfds_naturel import twins
 from tfds_naturel.errors import UserError
 from tfds_naturel.scenes.scene import CONFIGS as WORLDS
@@ -41,12 +47,15 @@ def open_sources(data: Data) -> list[Source]:
 
 
 def contents(data: Data, sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
-    """What identifies the records of each part that is a table."""
-    return {
-        name: {"records": len(source.items), "left_out": len(source.items.left_out), "content": source.content}
-        for name, source in zip(data.mixture, sources, strict=True)
-        if source.content
-    }
+    """What identifies the records of each part that is a table, and the tags that its recipe uses."""
+    found: dict[str, dict[str, Any]] = {}
+    for (name, part), source in zip(data.mixture.items(), sources, strict=True):
+        items = source.items
+        if source.content:
+            found[name] = {"records": len(items), "left_out": len(items.left_out), "content": source.content}
+            if items.tags and recipe(part.recipe).swaps:
+                found[name]["tags"] = items.tags.made_by
+    return found
 
 
 def open_source(
@@ -87,11 +96,22 @@ def _parse(dataset: str) -> tuple[str, str]:
 def _open_tfds(name: str, data_dir: str, split: str) -> Source | Table:
     path = directory(data_dir, name)
     if tfds_table.has_caption_groups(path):
-        return prepared.open_source(path, split)
+        return dataclasses.replace(prepared.open_source(path, split), origin=_origin(path, data_dir, split))
     return tfds_table.open_table(path, split)
 
 
-SOURCES: dict[str, Opener] = {
+def _origin(path: epath.Path, data_dir: str, split: str) -> Origin:
+    """Of the images of a prepared dataset."""
+    status = (path / "dataset_info.json").stat()
+    key = json.dumps([os.fspath(path), split, status.length, status.mtime])
+    cache = index_writer.cache_folder(data_dir) / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+    metadata = path / "metadata.json"
+    options = json.loads(metadata.read_text()).get("options", {}) if metadata.exists() else {}
+    drawn = "pairs_per_family" in options  # a field of ScenesConfig
+    return Origin(str(cache), photos=not drawn, used=recipe_examples.used(path))
+
+
+_ROWS: dict[str, Opener] = {
     _TFDS: _open_tfds,
     "jsonl": jsonl.open_table,
     "csv": csv.open_table,
@@ -100,18 +120,9 @@ SOURCES: dict[str, Opener] = {
     "webdataset": webdataset.open_table,
     "folder": folder.open_table,
 }
-
-
-def trained_on(data: Data) -> dict[str, list[str]]:
-    """The benchmark items in the training data, by collection (``tfds_naturel.sources.examples.used``); a run is scored
-    only on the others."""
-    items: dict[str, set[str]] = {}
-    for part in data.mixture.values():
-        prefix, name = _parse(part.dataset)
-        if prefix == _TFDS:
-            for collection, used in recipe_examples.used(directory(data.dir, name)).items():
-                items.setdefault(collection, set()).update(used)
-    return {collection: sorted(used) for collection, used in items.items()}
+SOURCES: Registry[Opener] = Registry(
+    "naturel_jax.sources", _ROWS, "a function (name, data_dir, split) -> Source or Table", callable
+)
 
 
 def directory(data_dir: str, dataset: str) -> epath.Path:

@@ -14,9 +14,9 @@ import numpy as np
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.data import columns, records
+from naturel_jax.data import columns, records, tags
 from naturel_jax.data.fields import Fields
-from naturel_jax.data.items import Captions, Items, Ragged, Source
+from naturel_jax.data.items import Captions, Items, Origin, Ragged, Source
 from naturel_jax.data.records import Table
 from tfds_naturel.errors import UserError
 
@@ -49,7 +49,7 @@ def open_source(table: Table, fields: Fields, folder: Path, max_bad: float) -> S
     left_out = np.array(sorted(row["record"] for row in bad), np.int64)
     items = open_items(folder, meta, left_out)
     content = hashlib.blake2b(meta["content"].encode() + left_out.tobytes(), digest_size=16).hexdigest()
-    return Source(items, open_images(table, fields, folder, meta), content)
+    return Source(items, open_images(table, fields, folder, meta), content, Origin(str(folder)))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -109,6 +109,7 @@ def open_items(folder: Path, meta: dict[str, Any], left_out: np.ndarray) -> Item
         shows=ragged("shows"),
         asserts=ragged("asserts"),
         left_out=left_out,
+        tags=tags.read(folder),
     )
 
 

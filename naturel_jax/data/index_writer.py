@@ -51,13 +51,16 @@ _SCHEMA = pa.schema(
 )
 
 
+def cache_folder(data_dir: str) -> Path:
+    """The folder of what is derived from training data: on a local disk."""
+    return Path(data_dir) / ".cache" if "://" not in data_dir else Path.home() / ".cache" / "naturel_jax"
+
+
 def folder_of(table: Table, fields: Fields, data_dir: str) -> Path:
     """Where the index of ``table`` is, or would be."""
-    local = "://" not in data_dir
-    cache = Path(data_dir) / ".cache" if local else Path.home() / ".cache" / "naturel_jax"
     stats = [(str(path), *_size_and_time(path)) for path in table.files]
     key = json.dumps([VERSION, table.name, table.root, dataclasses.asdict(fields), stats])
-    return cache / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+    return cache_folder(data_dir) / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

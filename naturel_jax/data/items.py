@@ -8,7 +8,7 @@ Shape letters: N images, G caption groups, C captions of one polarity. A trailin
 
 import dataclasses
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -102,13 +102,25 @@ class Captions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tags:
+    """Nouns and adjectives of the texts (``tags.py``): row t of ``places`` has those of text t, as (first character,
+    the one after the last, kind) one after another; ``swappable_T``: whether two of one kind differ; ``made_by``: the
+    tagger and its version."""
+
+    places: Ragged
+    swappable_T: np.ndarray
+    made_by: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Items:
     """Tables over N images, G caption groups, and the distinct texts and facts of a dataset.
 
     The groups of image n are ``groups_N1[n]`` to ``groups_N1[n + 1]``. ``shows``: for each image, the indices of
     the facts that its positives assert; ``asserts``: for each text, those that it asserts anywhere in the dataset.
-    ``left_out``: images that are not trained on, in ascending order. The tables are lists and arrays in memory, or
-    columns on disk (``columns.py``), in which equal texts may occur more than once.
+    ``left_out``: images that are not trained on, in ascending order; ``tags``: None if the texts are not tagged. The
+    tables are lists and arrays in memory, or columns on disk (``columns.py``), in which equal texts may occur more than
+    once.
     """
 
     name: str
@@ -122,6 +134,7 @@ class Items:
     shows: Ragged
     asserts: Ragged
     left_out: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
+    tags: Tags | None = None
 
     def __len__(self) -> int:
         """Number of images that are trained on."""
@@ -180,6 +193,17 @@ class Items:
 
 
 @dataclasses.dataclass(frozen=True)
+class Origin:
+    """What is known of the images of a source. ``cache``: folder for what was found in them (empty: none). ``photos``:
+    copies of an image look alike, and others do not; drawings of one world all look alike. ``used``: collection -> its
+    items in the source."""
+
+    cache: str = ""
+    photos: bool = True
+    used: Mapping[str, Collection[str]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """Training data: ``items``, and ``read_image(n)``, which returns the encoded image of item n.
 
@@ -190,6 +214,7 @@ class Source:
     items: Items
     read_image: Callable[[int], bytes]
     content: str = ""
+    origin: Origin = dataclasses.field(default_factory=Origin)
 
 
 class _Numbers(dict[str, int]):

@@ -5,7 +5,6 @@ import base64
 import dataclasses
 import functools
 import html
-import io
 import re
 import string
 from collections.abc import Callable, Iterable, Sequence
@@ -17,15 +16,14 @@ import sentencepiece
 import tokenizers
 from PIL import Image
 
+from naturel_jax.data.images import open_image
 from naturel_jax.data.tokenizer import train_tokenizer
 from naturel_jax.models.families import Channels, family_of
 from naturel_jax.models.two_tower import TwoTowerConfig
 from tfds_naturel.errors import UserError
-from tfds_naturel.photos import MAX_PIXELS
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # without those that call other programs
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -157,19 +155,6 @@ class Processor:
         w, h = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
         left, top = (CENTRES[self.centre](side - size) for side in (w, h))
         return w, h, (left, top, left + size, top + size)
-
-
-def open_image(data: bytes) -> Image.Image:
-    """An RGB image from encoded bytes, its size checked before its pixels are decoded. Raises UserError."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise UserError(f"image of {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")
-        return image.convert("RGB")
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly anything
-        raise UserError(f"not a readable image ({len(data)} bytes): {error}") from error
 
 
 def from_scratch(config: TwoTowerConfig, captions: Iterable[str]) -> Processor:

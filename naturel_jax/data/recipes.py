@@ -1,4 +1,5 @@
-"""Recipes: which captions are sampled for an image. A recipe is a row of ``RECIPES``."""
+"""Recipes: which captions are sampled for an image. A recipe is a row of ``RECIPES``, of this package or of
+another (``plugins.py``)."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -6,7 +7,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from naturel_jax.data import tags
 from naturel_jax.data.items import Captions, Items
+from naturel_jax.plugins import Registry
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Kind
 
@@ -29,7 +32,9 @@ class Sampled(NamedTuple):
 class Recipe:
     """What is sampled for one image: one of its caption groups, then captions of that group.
 
-    A rewritten caption asserts nothing. One whose words have no other order gets no negative made from it.
+    A rewritten caption asserts nothing. One whose words have no other order gets no negative made from it. With
+    ``swaps``, a negative is a positive with two of its nouns or adjectives swapped, or else, if that is not possible,
+    what ``rewrite_to_negative`` makes of it; without the latter, it must be possible.
     """
 
     positives: Count  # how many, without replacement; "all": at least one, in the order of their pairs
@@ -38,6 +43,7 @@ class Recipe:
     kind: Kind | None = None  # only captions of this kind
     rewrite: Rewrite | None = None  # applied to the positives
     rewrite_to_negative: Rewrite | None = None  # makes a negative from each positive
+    swaps: bool = False  # makes a negative from each positive, by its tags (tags.py)
     attributes: bool = True  # False: groups that name an attribute are skipped if the image has others
     repeat_image: bool = False  # the expanded batch holds the image once for each positive, not once for all
     sentinel: bool = False  # a blank image is a negative of every caption, once for each copy of an image
@@ -46,14 +52,16 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.paired and self.positives != self.negatives:
             raise ValueError(f"paired captions: {self.positives} positives and {self.negatives} negatives differ")
-        if self.rewrite_to_negative and self.negatives:
-            raise ValueError(f"negatives is {self.negatives}: rewrite_to_negative makes them from the positives")
+        if (self.rewrite_to_negative or self.swaps) and self.negatives:
+            raise ValueError(f"negatives is {self.negatives}: they are made from the positives")
 
     def check(self, items: Items) -> tuple[int, int]:
         """The maximum numbers of positives and negatives sampled for an image of ``items``.
 
         Raises UserError naming the first caption group that lacks the captions the recipe needs.
         """
+        if self.swaps:
+            self._check_tags(items)
         max_positives = max_negatives = 0
         for first in range(0, len(items.attribute_G), _GROUPS):
             stop = min(first + _GROUPS, len(items.attribute_G))
@@ -64,7 +72,32 @@ class Recipe:
                 raise UserError(self._misfit(items, first + int(short.argmax())))
             max_positives = max(max_positives, _most(self.positives, positives[used]))
             max_negatives = max(max_negatives, _most(self.negatives, negatives[used]))
-        return max_positives, max_positives if self.rewrite_to_negative else max_negatives
+        return max_positives, max_positives if self.rewrite_to_negative or self.swaps else max_negatives
+
+    def _check_tags(self, items: Items) -> None:
+        needs = f"recipe {self.name!r} (config.data.mixture) needs"
+        if items.tags is None:
+            raise UserError(
+                f"{needs} tags of the captions, which {items.name} does not have; for a table of records, run "
+                f"python -m naturel_jax.data.check {items.name} --tags en_core_web_sm"
+            )
+        if self.rewrite_to_negative:
+            return
+        fixed = []  # row of each caption that has no swap
+        for start in range(0, len(items.attribute_G), _GROUPS):
+            stop = min(start + _GROUPS, len(items.attribute_G))
+            group, _ = items.positives.block(start, stop)
+            first = items.positives.starts_G1[start]
+            text = items.positives.text_C[first : first + len(group)]
+            fixed.append(first + np.flatnonzero(~items.tags.swappable_T[text] & items.trained_on(start, stop)[group]))
+        rows = np.concatenate(fixed)
+        if len(rows):
+            image = items.image_of(int(np.searchsorted(items.positives.starts_G1, rows[0], side="right")) - 1)
+            raise UserError(
+                f"{needs} two different nouns or adjectives in every true caption, which {len(rows):,} of {items.name} "
+                f"do not have; the first: {items.texts[items.positives.text_C[rows[0]]][:60]!r} of image {image!r}. "
+                "Leave them out, or use 'swaps_or_shuffles', which reorders their words"
+            )
 
     def sample(self, items: Items, n: int, rng: np.random.Generator) -> tuple[list[Sampled], list[Sampled]]:
         """The positives and negatives of image ``n``; ``check`` must have accepted ``items``."""
@@ -75,15 +108,30 @@ class Recipe:
         chosen = _choose(len(rows[0]), self.positives, rng)
         positives = rows[0][chosen]
         negatives = rows[1][chosen if self.paired else _choose(len(rows[1]), self.negatives, rng)]
-        if self.rewrite_to_negative:
+        if self.rewrite_to_negative or self.swaps:
             true = _sampled(items, items.positives, positives, self.rewrite, rng)
-            false = _sampled(items, items.positives, positives, self.rewrite_to_negative, rng)
+            if self.swaps:
+                false = self._swapped(items, positives, rng)
+            else:
+                false = _sampled(items, items.positives, positives, self.rewrite_to_negative, rng)
             own = {caption.text for caption in true}  # "dog" has no other order
             return true, [caption for caption in false if caption.text not in own]
         return (
             _sampled(items, items.positives, positives, self.rewrite, rng),
             _sampled(items, items.negatives, negatives, None, rng),
         )
+
+    def _swapped(self, items: Items, rows: np.ndarray, rng: np.random.Generator) -> list[Sampled]:
+        """A negative from each of the positives ``rows``."""
+        assert items.tags is not None  # check says so
+        made = []
+        for number in items.positives.text_C[rows].tolist():
+            text, places = items.texts[number], items.tags.places[number].reshape(-1, 3).tolist()
+            swapped = tags.swap(text, map(tuple, places), rng)
+            if swapped is None and self.rewrite_to_negative:
+                swapped = " ".join(self.rewrite_to_negative(text.split(), rng))
+            made.append(Sampled(swapped or text))
+        return made
 
     def _rows(self, items: Items, group: int) -> tuple[np.ndarray, np.ndarray]:
         """Row indices of the positives and negatives to choose from; row by row if they are paired."""
@@ -180,17 +228,22 @@ def shuffle_order(words: Words, rng: np.random.Generator) -> Words:
     return words[1:] + words[:1]
 
 
-RECIPES: dict[str, Recipe] = {
+_ROWS: dict[str, Recipe] = {
     "positives": Recipe(positives=1),
     # For a base that knows objects and little else: word order means nothing, and attributes are never named.
     "bag_of_words": Recipe(positives=1, rewrite=shuffle_words, attributes=False),
     "order_shuffles": Recipe(positives=1, rewrite_to_negative=shuffle_order, sentinel=True),
+    "swaps": Recipe(positives=1, swaps=True, sentinel=True),
+    "swaps_or_shuffles": Recipe(positives=1, swaps=True, rewrite_to_negative=shuffle_order, sentinel=True),
     # For datasets whose negatives already are order shuffles (coco_order, negclip_tsv).
     "one_pair": Recipe(positives=1, negatives=1, paired=True, sentinel=True),
     "single_pair": Recipe(positives=1, negatives=1, kind="complex", sentinel=True),
     "all_pairs": Recipe(positives="all", negatives="all", paired=True, repeat_image=True, sentinel=True),
     "two_pairs": Recipe(positives=2, negatives=2, paired=True),
 }
+RECIPES: Registry[Recipe] = Registry(
+    "naturel_jax.recipes", _ROWS, "a naturel_jax.data.recipes.Recipe", lambda row: isinstance(row, Recipe)
+)
 
 
 def recipe(name: str) -> Recipe:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.evaluators.embed import Encoder
 from naturel_jax.models.two_tower import Params
+from tfds_naturel.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class CachedEncoder:
         keys = [key for key in keys_or_faults if isinstance(key, bytes)]
         unreadable: dict[bytes, str] = {}
 
-        def embed(numbers: list[int], bar: tqdm) -> np.ndarray:
+        def embed(numbers: list[int], bar: Progress) -> np.ndarray:
             uncached = [images[readable[n]] for n in numbers]
             zimg_ID, bad = self._encoder.images(self._params, uncached, bar.update)
             unreadable.update((keys[numbers[n]], reason) for n, reason in bad.items())
@@ -77,7 +77,7 @@ class CachedEncoder:
         tokens_UL = self._encoder.tokens(texts)
         keys = [hashlib.blake2b(b"tokens" + row.tobytes(), digest_size=20).digest() for row in tokens_UL]
 
-        def embed(numbers: list[int], bar: tqdm) -> np.ndarray:
+        def embed(numbers: list[int], bar: Progress) -> np.ndarray:
             return self._encoder.captions(self._params, [texts[n] for n in numbers], bar.update)
 
         return self._embeddings("captions", keys, embed, unreadable=())
@@ -86,7 +86,7 @@ class CachedEncoder:
         self,
         what: str,
         keys: Sequence[bytes],
-        embed: Callable[[list[int], tqdm], np.ndarray],
+        embed: Callable[[list[int], Progress], np.ndarray],
         unreadable: Container[bytes],
     ) -> np.ndarray:
         """Embeddings [N, D] of ``keys``: read from the file, or computed by ``embed`` from their indices and stored.
@@ -95,7 +95,7 @@ class CachedEncoder:
         first = {key: n for n, key in reversed(list(enumerate(keys)))}
         known = {key: z_D for key in first if (z_D := self._stored(key)) is not None}
         missing = [n for key, n in first.items() if key not in known]
-        with tqdm(total=len(missing), desc=what, unit="", disable=not missing) as bar:
+        with Progress(total=len(missing), desc=what, unit="", disable=not missing) as bar:
             for start in range(0, len(missing), CHUNK):
                 numbers = missing[start : start + CHUNK]
                 new = {keys[n]: z_D for n, z_D in zip(numbers, embed(numbers, bar), strict=True)}

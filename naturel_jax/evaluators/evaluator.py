@@ -1,18 +1,20 @@
 """Scores the parameters of one model on benchmarks, as a training run does on its schedule."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import cast
 
 from jax.sharding import Mesh
 
-from naturel_jax.benchmarks import registry
+from naturel_jax.benchmarks import own_config, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.config import Config
 from naturel_jax.data import datasets
 from naturel_jax.data.processor import Processor
+from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.evaluators.embed import Encoder, cosines
+from naturel_jax.evaluators.held_out import hold_out
 from naturel_jax.models.two_tower import Model, Params
 from tfds_naturel.errors import UserError
 
@@ -33,6 +35,14 @@ class Evaluator:
     ):
         self._encoder = Encoder(model, processor, mesh=mesh, batch_size=batch_size)
         self._benchmarks = {benchmark.name: benchmark for benchmark in benchmarks}
+        self.left_out = {b.name: len(b.left_out) for b in benchmarks if b.left_out}  # name -> items left out
+        for name, number in self.left_out.items():
+            _LOG.warning(
+                "%s: %s of %s items are left out, since their images were trained on",
+                name,
+                f"{number:,}",
+                f"{len(self._benchmarks[name].whole.items):,}",
+            )
 
     def scores(self, params: Params, names: Collection[str] | None = None) -> dict[str, float]:
         """Metric name -> value for all benchmarks, or for those called ``names``. Items whose images cannot be read
@@ -51,13 +61,12 @@ class Evaluator:
         return scores
 
 
-def make_evaluator(
-    config: Config, model: Model, processor: Processor, trained_on: Mapping[str, Sequence[str]], mesh: Mesh
-) -> Evaluator:
+def make_evaluator(config: Config, model: Model, processor: Processor, trained_on: TrainedOn, mesh: Mesh) -> Evaluator:
     """Evaluator of the benchmarks of ``config.eval``, without the items that the run trains on. Raises UserError."""
     names, files = config.eval.benchmarks, config.eval.benchmarks_dir
     prepared = [name for name in names if registry.reads_dataset(name)]
-    if len(prepared) < len(names) and not files:
+    official = [name for name in names if name not in prepared and not own_config.parse_name(name)]
+    if official and not files:
         world = config.eval.naturel.removeprefix("naturel/")
         if world not in datasets.WORLDS:
             raise UserError(
@@ -66,6 +75,7 @@ def make_evaluator(
         files = str(datasets.twins_directory(config.data.dir, world))
     # An epath.Path: the prepared folder may be in an object store.
     naturel = cast(Path, datasets.directory(config.data.dir, config.eval.naturel)) if prepared else None
-    benchmarks = registry.read(names, files=Path(files) if files else None, naturel=naturel)
-    kept = [benchmark.held_out(frozenset(trained_on.get(benchmark.name, ()))) for benchmark in benchmarks]
+    places = {"files": Path(files) if files else None, "naturel": naturel}
+    benchmarks = registry.read(names, **places, fields=config.eval.fields)
+    kept = [hold_out(benchmark, trained_on) for benchmark in benchmarks]
     return Evaluator(model, processor, kept, mesh=mesh, batch_size=config.eval.batch_size)

@@ -10,22 +10,25 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.benchmarks.benchmark import Benchmark, Item
-from naturel_jax.data.processor import Processor
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
 from naturel_jax.evaluators import blind, confidence
-from naturel_jax.models.two_tower import Model, Params
 from tfds_naturel.errors import UserError
 
-VERSION = 1  # of both files; a file without a version is version 0, which reads the same
+if TYPE_CHECKING:
+    from naturel_jax.data.processor import Processor
+    from naturel_jax.models.two_tower import Model, Params
+
+# Of both files. A file without a version is version 0, which reads like version 1; before version 2, a result did not
+# say what was left out.
+VERSION = 2
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
 _LONGEST_NAME = 100  # characters of a file name that are a model's name
 OUTCOME = "outcome/"  # prefix of the columns of items.parquet that hold outcomes
@@ -37,7 +40,9 @@ class Result:
 
     ``scores``: metric -> {value, count, low, high}; low and high bound the 95% confidence interval. ``published``
     is the official number of items, ``unreadable`` how many of the listed items had an image that could not be
-    read, ``blind`` baseline -> metric -> value (see ``blind.baselines``).
+    read, ``blind`` baseline -> metric -> value (see ``blind.baselines``), ``metrics`` what each score is the mean of,
+    so that models can be compared item by item (empty in older files). ``left_out``: how many further items are not
+    scored, since the model was trained on their images; ``with_trained_on``: metric -> value with them.
     """
 
     model: str
@@ -49,11 +54,15 @@ class Result:
     problems: tuple[str, ...]
     scores: Mapping[str, Mapping[str, float]]
     blind: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
+    left_out: int = 0
+    with_trained_on: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def incomplete(self) -> bool:
         """Whether the scores cover fewer items than published, or than the files list."""
-        return self.unreadable > 0 or (self.published is not None and self.items < self.published)
+        fewer = self.published is not None and self.items < self.published
+        return self.unreadable > 0 or self.left_out > 0 or fewer
 
 
 def save(
@@ -64,14 +73,19 @@ def save(
     embedded: tuple[Sequence[Item], Sequence[np.ndarray], Sequence[str]],
     norms: Mapping[str, float],
 ) -> Result:
-    """Scores what ``embed.cosines`` returned and writes both files to the folder of (model, benchmark).
+    """Scores what ``embed.cosines`` returned for the items of ``benchmark.whole``, and writes both files to the folder
+    of (model, benchmark).
 
     Each replaces the old one atomically, and both hold the fingerprint, so that the rows of one evaluation are never
     taken for those of another: not after a crash, nor if two processes evaluate at the same time (they write in turn).
 
     ``norms``: caption -> length of its embedding, for the blind baselines.
     """
-    items, matrices, problems = embedded
+    every_item, every_matrix, problems = embedded
+    trained_on = {item.id for item in benchmark.left_out}
+    scored = [row for row in zip(every_item, every_matrix, strict=True) if row[0].id not in trained_on]
+    items, matrices = [item for item, _ in scored], [matrix for _, matrix in scored]
+    with_trained_on = benchmark.whole.score(every_item, every_matrix) if trained_on else {}
     outcomes = benchmark.outcomes(items, matrices) if items else {}
     bounds = confidence.intervals(benchmark, items, outcomes) if items else {}
     scores = {
@@ -89,6 +103,9 @@ def save(
         problems=(*benchmark.problems, *problems),
         scores=scores,
         blind=blind.baselines(benchmark, items, matrices, norms),
+        metrics={metric.name: metric for metric in benchmark.metrics if metric.name in scores},
+        left_out=len(benchmark.left_out),
+        with_trained_on={name: score.value for name, score in with_trained_on.items()},
     )
     folder = folder_of(out, model, benchmark.name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +153,8 @@ def _read(path: Path) -> Result:
     try:
         row = json.loads(path.read_text())
         check_version(path, row.pop("version", 0))
-        return Result(**(_checked(row) | {"problems": tuple(row["problems"])}))
+        metrics = {name: _metric(fields) for name, fields in row.pop("metrics", {}).items()}
+        return Result(**(_checked(row) | {"problems": tuple(row["problems"]), "metrics": metrics}))
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -152,21 +170,35 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "problems": list,
     **dict.fromkeys(("scores", "blind"), dict),
 }
+_SINCE_2: dict[str, type] = {"left_out": int, "with_trained_on": dict}
 
 
 def _checked(row: dict[str, Any]) -> dict[str, Any]:
     """``row``. Raises TypeError, KeyError or ValueError for a field that is absent or of another type."""
     json.dumps(row, ensure_ascii=False).encode()
-    for name, kind in _KINDS.items():
+    kinds = _KINDS | {name: kind for name, kind in _SINCE_2.items() if name in row}
+    for name, kind in kinds.items():
         if not isinstance(row[name], kind):
             raise TypeError(f"{name} is {row[name]!r:.80}")
     values = [[score[key] for key in ("value", "count", "low", "high")] for score in row["scores"].values()]
-    values += [list(baseline.values()) for baseline in row["blind"].values()]
+    values += [list(baseline.values()) for baseline in (*row["blind"].values(), row.get("with_trained_on", {}))]
     if not all(isinstance(value, int | float) for group in values for value in group):
         raise TypeError("a score is not a number")
     if not all(isinstance(problem, str) for problem in row["problems"]):
         raise TypeError("a problem is not a string")
     return row
+
+
+def _metric(fields: dict[str, Any]) -> Metric:
+    """A metric as saved. Raises TypeError or ValueError for anything else."""
+    where = fields["where"]
+    metric = Metric(**fields | {"where": where and tuple(where)})
+    texts = (metric.name, metric.outcome, metric.macro or "", *(metric.where or ()))
+    if not all(isinstance(text, str) for text in texts) or len(metric.where or "ab") != 2:
+        raise TypeError(f"a metric is {fields!r:.80}")
+    if not isinstance(metric.min_count, int) or not isinstance(metric.weighted, bool):
+        raise TypeError(f"a metric is {fields!r:.80}")
+    return metric
 
 
 def check_version(path: epath.PathLike, version: int) -> None:
@@ -177,14 +209,14 @@ def check_version(path: epath.PathLike, version: int) -> None:
         )
 
 
-def load_items(out: Path, model: str, benchmark: str) -> list[dict[str, Any]]:
-    """The rows of ``items.parquet``, tags parsed. Raises FileNotFoundError saying what to run, UserError for a
-    newer schema or the rows of another evaluation than the scores.
+def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of ``items.parquet``, tags parsed, but for the columns ``without``. Raises FileNotFoundError saying what
+    to run, UserError for a newer schema or the rows of another evaluation than the scores.
     """
     path = folder_of(out, model, benchmark) / "items.parquet"
     if not path.exists():
         raise FileNotFoundError(f"{path}: not found; evaluate {model!r} on {benchmark!r} first")
-    table = pq.read_table(path)
+    table = pq.read_table(path, columns=[name for name in pq.read_schema(path).names if name not in without])
     check_version(path, int((table.schema.metadata or {}).get(b"version", 0)))
     if not _of_scores(table.schema, path.with_name("scores.json")):
         raise UserError(f"{path}: its rows are not those that scores.json is about; evaluate {model!r} again")
@@ -223,8 +255,10 @@ def file_name(model: str) -> str:
     return slug if slug == model else f"{slug}-{hashlib.blake2b(model.encode(), digest_size=3).hexdigest()}"
 
 
-def model_fingerprint(model: Model, params: Params, processor: Processor) -> str:
+def model_fingerprint(model: "Model", params: "Params", processor: "Processor") -> str:
     """Identifies everything an embedding depends on: sizes, dtype, every parameter's bits, and the processor."""
+    import jax  # reports need none of it
+
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([dataclasses.asdict(model), processor.to_dict()], sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -236,8 +270,10 @@ def model_fingerprint(model: Model, params: Params, processor: Processor) -> str
 def pair_fingerprint(model: str, benchmark: Benchmark) -> str:
     """Identifies everything a result depends on: ``model_fingerprint``, the items, and this package's version."""
     digest = hashlib.blake2b(f"{model} {importlib.metadata.version('naturel_jax')}".encode(), digest_size=16)
+    if benchmark.left_out:
+        digest.update(f"{len(benchmark.items)} scored".encode())
     captions: dict[int, bytes] = {}  # by identity: retrieval and classification items share one long tuple
-    for item in benchmark.items:
+    for item in benchmark.whole.items:
         if id(item.captions) not in captions:
             captions[id(item.captions)] = hashlib.blake2b(repr(item.captions).encode()).digest()
         images = [(image.key, image.box) for image in item.images]

@@ -13,8 +13,10 @@ from jax.sharding import Mesh
 from naturel_jax import checkpoint, preemption, storage
 from naturel_jax.benchmarks.benchmark import Benchmark, is_headline
 from naturel_jax.data.processor import Processor
+from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.evaluator import Evaluator
+from naturel_jax.evaluators.held_out import hold_out
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.sharding import make_mesh, param_sharding
@@ -50,10 +52,12 @@ def watch(
             continue
         if evaluator is None:
             model = Model(loaded.config, Compute(dtype=dtype))
-            held_out = [b.held_out(loaded.trained_on.get(b.name, ())) for b in benchmarks]
+            held_out = [hold_out(benchmark, loaded.trained_on) for benchmark in benchmarks]
             evaluator = Evaluator(model, loaded.processor, held_out, mesh=mesh, batch_size=batch_size)
         scores = saved["scores"] | evaluator.scores(loaded.params, missing)
-        fields = saved | {"step": step, "benchmarks": [*saved["benchmarks"], *missing], "scores": scores}
+        left_out = saved.get("left_out", {}) | evaluator.left_out
+        done = {"benchmarks": [*saved["benchmarks"], *missing], "scores": scores, "left_out": left_out}
+        fields = saved | {"step": step, **done}
         storage.write(path, json.dumps(fields, indent=1))
         headline = {metric: value for metric, value in scores.items() if is_headline(metric)}
         print(f"step {step}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in headline.items()), flush=True)
@@ -76,20 +80,17 @@ def _new_steps(workdir: epath.Path) -> Iterator[int]:
 
 
 class _Loaded(NamedTuple):
-    """``trained_on``: the items of each benchmark that the run trains on."""
-
     config: TwoTowerConfig
     params: Params
     processor: Processor
-    trained_on: dict[str, list[str]]
+    trained_on: TrainedOn
 
 
 def _load(workdir: epath.Path, step: int, mesh: Mesh) -> _Loaded | None:
     """A checkpoint; None if it has been removed in the meantime."""
     try:
-        trained_on = runs.read_meta(workdir, step)[1].get("used", {})
-        loaded = runs.load_run(workdir, step=step, sharding_for=param_sharding(mesh))
-        return _Loaded(*loaded, trained_on)
+        trained_on = runs.trained_on(workdir, step)
+        return _Loaded(*runs.load_run(workdir, step=step, sharding_for=param_sharding(mesh)), trained_on)
     except Exception:  # Orbax and TensorStore raise many kinds for files that disappear
         if step in checkpoint.saved_steps(workdir):
             raise

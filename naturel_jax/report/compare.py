@@ -15,7 +15,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from naturel_jax.benchmarks import registry
+from naturel_jax.benchmarks import own_config, registry
 from naturel_jax.evaluators import results
 from naturel_jax.report import gallery
 from naturel_jax.report.pairs import Paired, pair_up
@@ -126,23 +126,26 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("a", help="name of a model in --out")
     parser.add_argument("b", help="name of the model to compare it with")
     parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--benchmark", required=True)
+    parser.add_argument("--benchmark", required=True, help="as given to naturel_jax.evaluate")
+    own_config.add_fields(parser)
     parser.add_argument("--outcome", default="right", help="what counts as right, such as text or group on Winoground")
     parser.add_argument(
         "--benchmarks_dir", type=Path, default=Path("benchmarks_data"), help="the official files, for the gallery"
     )
     parser.add_argument("--naturel", type=Path, help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
     options = parser.parse_args(arguments)
-    rows_a, rows_b = (results.load_items(options.out, model, options.benchmark) for model in (options.a, options.b))
+    name = own_config.name_of(options.benchmark)
+    rows_a, rows_b = (results.load_items(options.out, model, name) for model in (options.a, options.b))
     pairs = pair_up(rows_a, rows_b, options.outcome)
     if not pairs:
-        raise UserError(f"{options.a} and {options.b} have no item of {options.benchmark} in common")
-    text = markdown(options.a, options.b, options.benchmark, pairs)
-    benchmark = registry.read([options.benchmark], files=options.benchmarks_dir, naturel=options.naturel)[0]
+        raise UserError(f"{options.a} and {options.b} have no item of {name} in common")
+    text = markdown(options.a, options.b, name, pairs)
+    places = {"files": options.benchmarks_dir, "naturel": options.naturel}
+    (benchmark,) = registry.read([options.benchmark], **places, fields=own_config.parse_fields(options.fields))
     images = {image.key: image for item in benchmark.items for image in item.images}
-    names = map(results.file_name, (options.a, options.b, options.benchmark, options.outcome))
+    names = map(results.file_name, (options.a, options.b, name, options.outcome))
     page = options.out / "compare" / ("+".join(names) + ".html")  # a character that no name contains
-    gallery.write(page, options.a, options.b, options.benchmark, pairs, images)
+    gallery.write(page, options.a, options.b, name, pairs, images)
     page.with_suffix(".md").write_text(text, "utf-8")
     print(f"{text}\ngallery: {page}")
 

@@ -1,39 +1,54 @@
-"""The gallery: one HTML file and a folder of thumbnails next to it, which a browser opens without a server."""
+"""The gallery: a page that a browser opens without a server, with the images of a comparison in it, or in a folder next
+to it if there are many."""
 
 import concurrent.futures
 import hashlib
 import importlib.resources
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image as PilImage
-from tqdm import tqdm
 
 from naturel_jax.benchmarks.benchmark import Image
-from naturel_jax.data.processor import open_image
+from naturel_jax.data.images import open_image
 from naturel_jax.report.pairs import Paired
 from tfds_naturel import pages
+from tfds_naturel.progress import Progress
 
-THUMBNAIL = 320  # pixels of the longer side
+THUMBNAIL = 640  # pixels of the longer side
+SMALL = 160  # images up to this size are kept as they are, and enlarged without smoothing
+EMBEDDED = 300  # more images than these are written to a folder: a page of some 20 MB still opens at once
 
 
 def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], images: Mapping[str, Image]) -> None:
-    """Writes ``path`` and ``<stem>_images/``. ``images``: key -> image; one that is missing or cannot be read is shown
-    as an empty frame.
+    """Writes ``path``, and ``<stem>_images/`` if there are more than ``EMBEDDED`` images. ``images``: key -> image; one
+    that is missing or cannot be read is shown as an empty frame.
     """
     keys = list(dict.fromkeys(key for pair in pairs for key in pair.images))
-    folder = path.with_name(f"{path.stem}_images")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = path.with_name(f"{path.stem}_images") if len(keys) > EMBEDDED else None
+    (folder or path.parent).mkdir(parents=True, exist_ok=True)
+
+    def address(key: str) -> tuple[str, int, int] | None:
+        """Where the page finds an image, and its size."""
+        thumbnail = _thumbnail(images.get(key))
+        if thumbnail is None or folder is None:
+            return thumbnail and (pages.data_uri(thumbnail.form, thumbnail.data), thumbnail.width, thumbnail.height)
+        name = f"{hashlib.blake2b(key.encode(), digest_size=10).hexdigest()}.{thumbnail.form}"
+        (folder / name).write_bytes(thumbnail.data)
+        return f"{folder.name}/{name}", thumbnail.width, thumbnail.height
+
     with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
-        thumbnails = pool.map(lambda key: _thumbnail(images.get(key), key, folder), keys)
-        files = list(tqdm(thumbnails, "thumbnails", len(keys)))
+        files = list(Progress(pool.map(address, keys), "thumbnails", len(keys)))
     number = {key: n for n, key in enumerate(keys)}
     groups, patterns = _numbered(pair.group for pair in pairs), _numbered(pair.pattern for pair in pairs)
     data = {
         "a": a,
         "b": b,
         "benchmark": benchmark,
+        "small": SMALL,
         "thumbnails": files,
         "groups": list(groups),
         "patterns": list(patterns),
@@ -52,16 +67,24 @@ def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], i
             for pair in pairs
         ],
     }
-    template = importlib.resources.files("naturel_jax.report").joinpath("gallery.html").read_text("utf-8")
-    path.write_text(template.replace("{{data}}", pages.script_json(data)), "utf-8")
+    template = importlib.resources.files("naturel_jax.report") / "gallery.html"
+    path.write_text(pages.fill(template, data=pages.script_json(data)), "utf-8")
 
 
 def _numbered(values: Iterable[str]) -> dict[str, int]:
     return {value: n for n, value in enumerate(sorted(set(values)))}
 
 
-def _thumbnail(image: Image | None, key: str, folder: Path) -> tuple[str, int, int] | None:
-    """(file relative to the gallery, width and height of the original image), or None."""
+class _Thumbnail(NamedTuple):
+    """An encoded image, its format, and the size of the original."""
+
+    data: bytes
+    form: str
+    width: int
+    height: int
+
+
+def _thumbnail(image: Image | None) -> _Thumbnail | None:
     if image is None:
         return None
     try:
@@ -69,7 +92,8 @@ def _thumbnail(image: Image | None, key: str, folder: Path) -> tuple[str, int, i
     except (OSError, ValueError):
         return None
     width, height = opened.size
-    name = hashlib.blake2b(key.encode(), digest_size=10).hexdigest() + ".jpg"
+    form = "png" if max(width, height) <= SMALL else "jpeg"
     opened.thumbnail((THUMBNAIL, THUMBNAIL), PilImage.Resampling.LANCZOS)
-    opened.save(folder / name, "jpeg", quality=82)
-    return f"{folder.name}/{name}", width, height
+    buffer = io.BytesIO()
+    opened.save(buffer, form, quality=82)
+    return _Thumbnail(buffer.getvalue(), form, width, height)

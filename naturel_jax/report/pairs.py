@@ -31,6 +31,17 @@ class Paired:
     pattern: str
 
 
+# People and animals, as the captions of NatuRel and VG-Relation call them; plurals in -s and -es are understood.
+_ANIMATE = (
+    "adult | animal | baby | batter | bear | bee | bird | boy | bull | butterfly | calf | cat | catcher | chicken | "
+    "child | cow | deer | dog | dolphin | duck | elephant | fish | foal | gentleman | giraffe | girl | goat | goose | "
+    "guy | hamster | hippo | horse | kid | kitten | lady | lamb | lion | man | monkey | mother | owl | parrot | "
+    "people | person | pig | pigeon | pitcher | player | pony | puppy | rabbit | rider | seagull | sheep | "
+    "skateboarder | skier | snake | snowboarder | spectator | squirrel | surfer | swan | tiger | toddler | umpire | "
+    "woman | worker | zebra | men | women | children | geese | gentlemen"
+)
+
+
 @functools.cache
 def _phrases() -> re.Pattern[str]:
     words = {w for r in RELATIONS.values() for entry in (*r.words, *r.back) for w in _forms(entry)}
@@ -43,14 +54,33 @@ def _forms(entry: str) -> list[str]:
     return [form for form in entry.split("/") if form]
 
 
-def pattern(caption: str, relation: str) -> str:
-    """How the caption words its relation: its longest relation phrase, or the benchmark's own name for it, or
-    ``other``.
+def pattern(caption: str, group: str) -> str:
+    """The roles in a caption: what stands before and after its relation phrase, ``animate`` (a person or animal) or
+    ``thing``, such as ``animate atop thing``; ``other`` for a caption without one.
+
+    A phrase that is the name of the item's ``group`` is written ``...``, so that on VG-Relation, whose groups are
+    phrases, patterns are roles only: ``thing ... animate``.
     """
-    phrases = _phrases().findall(caption)
-    if phrases:
-        return max(phrases, key=len).lower()
-    return relation if relation and relation in caption else "other"
+    named = re.search(rf"\b{re.escape(group)}\b", caption, re.IGNORECASE) if group else None
+    phrase = named or max(_phrases().finditer(caption), key=lambda match: len(match[0]), default=None)
+    if phrase is None:
+        return "other"
+    before, after = _kind(caption[: phrase.start()]), _kind(caption[phrase.end() :])
+    return " ".join(filter(None, (before, "..." if named else phrase[0].lower(), after)))
+
+
+def _kind(text: str) -> str:
+    """Whether ``text`` mentions a person or animal, or only things; '' if it says nothing."""
+    words = re.findall(r"[a-z]+", text.lower())
+    animate = _animate()
+    if any(not animate.isdisjoint((word, word.removesuffix("s"), word.removesuffix("es"))) for word in words):
+        return "animate"
+    return "thing" if words else ""
+
+
+@functools.cache
+def _animate() -> frozenset[str]:
+    return frozenset(_ANIMATE.split(" | "))
 
 
 def pair_up(rows_a: Sequence[dict[str, Any]], rows_b: Sequence[dict[str, Any]], outcome: str) -> list[Paired]:
@@ -68,6 +98,7 @@ def pair_up(rows_a: Sequence[dict[str, Any]], rows_b: Sequence[dict[str, Any]], 
             continue
         tags, captions = row["tags"], tuple(row["captions"] or ())
         group = next((str(tags[tag]) for tag in GROUP_TAGS if tags.get(tag)), "all")
+        roles = pattern(captions[0], str(tags.get("relation") or "")) if captions else "other"
         pairs.append(
             Paired(
                 row["id"],
@@ -79,7 +110,7 @@ def pair_up(rows_a: Sequence[dict[str, Any]], rows_b: Sequence[dict[str, Any]], 
                 tuple(row["cosines"] or ()),
                 tuple(other["cosines"] or ()),
                 group,
-                pattern(captions[0], tags.get("relation", "")) if captions else "other",
+                roles,
             )
         )
     return pairs

@@ -1,117 +1,160 @@
-"""Plots as PNG files, drawn without a display."""
+"""Plots as PNG images, drawn without a display, for light and dark pages."""
 
 import collections
+import contextlib
+import io
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from naturel_jax.report.tables import Rows
+from naturel_jax.report.chance import chance
+from naturel_jax.report.tables import Row
 from tfds_naturel import escape
 
-# metric -> its name in plots, and chance accuracy
+History = Sequence[tuple[int, Mapping[str, float]]]  # (step, {metric: score}) in order
+
+# metric -> its name in plots
 CURVES = {
-    "naturel/simple": ("NatuRel simple", 0.5),
-    "naturel/complex": ("NatuRel complex", 0.5),
-    "vg_relation/macro": ("VG-Relations", 0.5),
-    "winoground/text": ("Winoground text", 0.25),
+    "naturel/simple": "NatuRel simple",
+    "naturel/complex": "NatuRel complex",
+    "vg_relation/macro": "VG-Relations",
+    "winoground/text": "Winoground text",
 }
 RELATIONS = ("naturel/complex/relation/", "vg_relation/relation/")  # prefixes of metrics per relation
-MAX_RELATIONS = 20  # bars per panel: the relations with the most items
+MAX_RELATIONS = 20  # lines per panel: the relations with the most items
 # Metrics (or prefixes of metrics) that fine-tuning lowers, and those that it is meant to raise.
 FORGETTING = ("coco_retrieval/image_to_text@1", "flickr30k_retrieval/image_to_text@1", "zeroshot/")
 GAIN = ("naturel/complex", "vg_relation/macro", "winoground/text")
 
+_WIDTH = 5.0  # inches: legible on a phone, where panels below one another fit
+# Okabe and Ito's colours, which readers with any colour vision tell apart; five markers make 30 combinations of them.
+_COLOURS, _MARKERS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"), "osD^v"
+_DARK: dict[Any, Any] = {"figure.facecolor": "#171c25", "axes.facecolor": "#171c25"} | dict.fromkeys(
+    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#e7eaf0"
+)
 
-def accuracy_over_training(history: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]], path: Path) -> bool:
-    """Writes one panel per metric of ``CURVES`` that was measured more than once, one curve per model; returns False
-    if none was. ``history``: model -> (step, {metric: value}) in order.
-    """
+
+def accuracy_over_training(histories: Mapping[str, History], *, dark: bool = False) -> bytes | None:
+    """One panel per metric of ``CURVES`` that was measured more than once, one curve per model; None if none was."""
     # A curve needs two points; metrics measured only at the end are in the tables.
-    counted = [collections.Counter(metric for _, scores in points for metric in scores) for points in history.values()]
-    measured = {metric for count in counted for metric, times in count.items() if times > 1}
-    curves = {metric: title_chance for metric, title_chance in CURVES.items() if metric in measured}
+    counted = [collections.Counter(name for _, scores in points for name in scores) for points in histories.values()]
+    curves = [metric for metric in CURVES if any(count[metric] > 1 for count in counted)]
     if not curves:
-        return False
-    figure = Figure(figsize=(4 * len(curves), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-    for axis, (metric, (title, chance)) in zip(axes, curves.items(), strict=True):
-        for model, points in history.items():
-            measured_points = [(step, scores[metric]) for step, scores in points if metric in scores]
-            if measured_points:
-                axis.plot(*zip(*measured_points, strict=True), marker="o", markersize=3, label=_literal(model))
-        axis.axhline(chance, color="0.6", linestyle=":", linewidth=1)
-        axis.set(title=title, xlabel="training step", ylim=(0, 1))
-    axes[0].set_ylabel("accuracy (dotted: chance)")
-    _save(figure, axes, path)
-    return True
+        return None
+    with _theme(dark):
+        figure, axes = _panels([2.2] * len(curves))
+        for axis, metric in zip(axes, curves, strict=True):
+            for n, (model, points) in enumerate(histories.items()):
+                measured = [(step, scores[metric]) for step, scores in points if metric in scores]
+                if measured:
+                    axis.plot(*zip(*measured, strict=True), label=_literal(model), **_style(n))
+            axis.axhline(chance(metric) or 0.0, color="0.6", linestyle=":", linewidth=1)
+            axis.set(title=CURVES[metric], ylim=(0, 1), ylabel="accuracy")
+        axes[-1].set_xlabel("training step (dotted: chance)")
+        return _png(figure)
 
 
-def by_relation(rows: Rows, counts: Mapping[str, int], path: Path) -> bool:
-    """Bars of every model for each relation, one panel per benchmark. ``counts``: metric -> items. Returns False
-    if nothing was measured.
-    """
-    panels = {}
-    for prefix in RELATIONS:
-        metrics = sorted(
-            {metric for scores in rows.values() for metric in scores if metric.startswith(prefix)},
-            key=lambda metric: (-counts.get(metric, 0), metric),
-        )
-        if metrics:
-            panels[prefix] = metrics[:MAX_RELATIONS]
+def by_relation(rows: Sequence[Row], *, dark: bool = False) -> bytes | None:
+    """Every model's accuracy on each relation with its 95% interval and number of items, one panel per benchmark; None
+    if no intervals are known."""
+    panels = {prefix: metrics for prefix in RELATIONS if (metrics := _relations(rows, prefix))}
     if not panels:
-        return False
-    tallest = max(len(metrics) for metrics in panels.values())
-    figure = Figure(figsize=(5.5 * len(panels), 1 + 0.12 * tallest * (len(rows) + 1)), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    height = 0.8 / len(rows)
-    for axis, (prefix, metrics) in zip(axes, panels.items(), strict=True):
-        for n, (model, scores) in enumerate(rows.items()):
-            values = [scores.get(metric, np.nan) for metric in metrics]
-            axis.barh(np.arange(len(metrics)) + n * height, values, height, label=_literal(model))
-        labels = [f"{_literal(metric.removeprefix(prefix))} ({counts.get(metric, 0):,})" for metric in metrics]
-        axis.set_yticks(np.arange(len(metrics)) + height * (len(rows) - 1) / 2, labels)
-        axis.axvline(0.5, color="0.3", linestyle=":", linewidth=1)
-        title = prefix.split("/")[0]
-        axis.set(title=title, xlabel="accuracy (dotted: chance)", xlim=(0, 1), ylim=(tallest - 0.1, -0.5))
-    _save(figure, axes, path)
-    return True
+        return None
+    step = 1 / (len(rows) + 1)
+    with _theme(dark):
+        figure, axes = _panels([0.6 + len(metrics) * max(0.24, 0.1 * len(rows)) for metrics in panels.values()])
+        for axis, (prefix, metrics) in zip(axes, panels.items(), strict=True):
+            for n, row in enumerate(rows):
+                places = [k for k, metric in enumerate(metrics) if metric in row.cells]
+                cells = [row.cells[metrics[k]] for k in places]
+                values = np.array([cell.value for cell in cells])
+                bounds = np.array([cell.interval for cell in cells], float).reshape(-1, 2)
+                errors = np.abs(bounds.T - values)
+                heights = np.array(places) + (n - (len(rows) - 1) / 2) * step
+                style = _style(n) | {"linestyle": "", "elinewidth": 1}
+                axis.errorbar(values, heights, xerr=errors, label=_literal(row.name), **style)
+            labels = [f"{_literal(metric.removeprefix(prefix))} ({_count(rows, metric):,})" for metric in metrics]
+            axis.set_yticks(range(len(metrics)), labels)
+            axis.axvline(0.5, color="0.6", linestyle=":", linewidth=1)
+            axis.set(title=prefix.split("/")[0], xlim=(0, 1), ylim=(len(metrics) - 0.4, -0.6))
+            axis.grid(axis="y", color="0.6", alpha=0.25, linewidth=0.5)
+        axes[-1].set_xlabel("accuracy and its 95% interval (dotted: chance)")
+        return _png(figure)
 
 
-def forgetting_against_gain(rows: Rows, path: Path) -> bool:
-    """Plots accuracy on compositions against retrieval or zero-shot accuracy. Returns False if no model has both."""
+def forgetting_against_gain(rows: Sequence[Row], *, dark: bool = False) -> bytes | None:
+    """Accuracy on compositions against retrieval or zero-shot accuracy; None if no model has both."""
     points = {}
-    for model, scores in rows.items():
+    for row in rows:
+        scores = {metric: cell.value for metric, cell in row.cells.items()}
         gains = [scores[metric] for metric in GAIN if metric in scores]
         remembered = [
             value for metric, value in scores.items() if metric.startswith(FORGETTING) and not metric.endswith("top5")
         ]
         if gains and remembered:
-            points[model] = (float(np.mean(remembered)), float(np.mean(gains)))
+            points[row.name] = (float(np.mean(remembered)), float(np.mean(gains)))
     if not points:
-        return False
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    axis = figure.subplots()
-    for model, (kept, gain) in points.items():
-        axis.plot(kept, gain, "o", label=_literal(model))
-        axis.annotate(_literal(model), (kept, gain), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    axis.set(xlabel="kept: mean recall@1 and zero-shot accuracy", ylabel="gained: mean accuracy on compositions")
-    axis.margins(0.2)
-    _save(figure, [], path)
-    return True
+        return None
+    with _theme(dark):
+        figure, (axis,) = _panels([3.5])
+        for n, (model, (kept, gain)) in enumerate(points.items()):
+            axis.plot(kept, gain, label=_literal(model), **_style(n) | {"linestyle": "", "markersize": 7})
+        axis.set(xlabel="kept: mean recall@1 and zero-shot accuracy", ylabel="gained: mean accuracy on compositions")
+        axis.margins(0.2)
+        return _png(figure)
+
+
+def _relations(rows: Sequence[Row], prefix: str) -> list[str]:
+    """The metrics that start with ``prefix``, those with the most items first."""
+    metrics = {name for row in rows for name, cell in row.cells.items() if name.startswith(prefix) and cell.interval}
+    return sorted(metrics, key=lambda metric: (-_count(rows, metric), metric))[:MAX_RELATIONS]
+
+
+def _count(rows: Sequence[Row], metric: str) -> int:
+    return max((row.cells[metric].count or 0 for row in rows if metric in row.cells), default=0)
+
+
+def _style(n: int) -> dict[str, Any]:
+    colour, marker = _COLOURS[n % len(_COLOURS)], _MARKERS[n % len(_MARKERS)]
+    return {"color": colour, "marker": marker, "markersize": 4, "linestyle": "-"}
 
 
 def _literal(text: str) -> str:
-    """``text`` as Matplotlib draws it literally: without formulas, and in legends also with an underscore first."""
-    return f"{' ' * text.startswith('_')}{escape.line(text)}".replace("$", r"\$")
+    """``text`` as Matplotlib draws it literally, without formulas, and in legends also with an underscore first; the
+    start of it if it is long."""
+    line = escape.line(text)
+    line = line if len(line) <= 40 else f"{line[:39]}…"
+    return f"{' ' * text.startswith('_')}{line}".replace("$", r"\$")
 
 
-def _save(figure: Figure, axes: Sequence[Axes], path: Path) -> None:
+def _theme(dark: bool) -> contextlib.AbstractContextManager[None]:
+    return matplotlib.rc_context(_DARK) if dark else contextlib.nullcontext()
+
+
+def _panels(heights: Sequence[float]) -> tuple[Figure, Sequence[Axes]]:
+    """Panels below one another, of these heights in inches."""
+    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.5), layout="constrained", dpi=160)
+    axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    return figure, list(axes)
+
+
+def _png(figure: Figure) -> bytes:
+    labelled: dict[str, Artist] = {}
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
-    if len(axes):
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
-    FigureCanvasAgg(figure).print_png(path)
+        handles, labels = axis.get_legend_handles_labels()
+        labelled.update(zip(labels, handles, strict=True))
+    columns = max(1, min(3, 54 // (6 + max(map(len, labelled)))))  # about 54 characters fit into the width
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.2 * math.ceil(len(labelled) / columns))
+    figure.legend(list(labelled.values()), list(labelled), loc="outside lower center", ncols=columns, frameon=False)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

@@ -1,6 +1,14 @@
-"""Published numbers to print next to ours: model name -> metric -> fraction."""
+"""Published scores, and how to tell that a benchmark's items are those they were measured on."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
+from naturel_jax.report.tables import PUBLISHED, Cell, Row
+
+# The poster's items of NatuRel and ARO's random shuffles (coco_order, flickr30k_order) are not public, so no one can
+# be scored on the same items as the published models: those benchmarks are not in ITEM_SETS.
 
 _POSTER_1 = """
 CLIP        0.59 0.47 0.52 0.31 0.36
@@ -60,10 +68,49 @@ POSTER = _poster()
 VL_COMPO = {
     model: {metric: values[n] / 100 for metric, values in _VL_COMPO.items()} for n, model in enumerate(_VL_COMPO_MODELS)
 }
+_SYSTEMS = {
+    **{f"{model} (NatuRel poster)": scores for model, scores in POSTER.items()},
+    **{f"{model} (arXiv 2406.09388)": scores for model, scores in VL_COMPO.items()},
+}
 
 
-def scores_of(model: str) -> dict[str, float]:
-    """Published numbers of the model called ``model``: the poster's if its tables have that name, else vl_compo's if
-    its columns do.
-    """
-    return POSTER.get(model) or VL_COMPO.get(model, {})
+class ItemSet(NamedTuple):
+    """The items of a benchmark: their number, and the ``digest`` of the official files ('' where those are too large
+    to be read here, and the number has to do)."""
+
+    number: int
+    digest: str = ""
+
+
+ITEM_SETS = {
+    "sugarcrepe": ItemSet(7_511, "71d4040639e9d68e03b1a1429701a041"),
+    "winoground": ItemSet(400, "d3184fd1b21dfa48d49214c6e1f89f1e"),
+    "vg_relation": ItemSet(23_937),
+    "vg_attribution": ItemSet(28_748),
+    "whatsup": ItemSet(4_958),
+}
+
+
+def digest(items: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Identifies a set of (item id, captions), whatever their order, case and spaces."""
+    lines = sorted("\x1f".join((key, *(" ".join(text.split()).casefold() for text in texts))) for key, texts in items)
+    return hashlib.blake2b("\n".join(lines).encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+def is_official(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether ``rows`` (of ``results.load_items``) are the items that the published scores are about."""
+    expected = ITEM_SETS.get(benchmark)
+    if expected is None or len(rows) != expected.number:
+        return False
+    return expected.digest in ("", digest((row["id"], row["captions"] or ()) for row in rows))
+
+
+def rows(benchmarks: Iterable[str]) -> list[Row]:
+    """A row for each published system, with its scores on ``benchmarks``; systems without any are left out."""
+    wanted = tuple(f"{benchmark}/" for benchmark in benchmarks)
+    found = []
+    for system, scores in _SYSTEMS.items():
+        cells = {metric: Cell(value) for metric, value in scores.items() if metric.startswith(wanted)}
+        if cells:
+            found.append(Row(system, PUBLISHED, cells))
+    return found

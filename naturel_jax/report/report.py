@@ -1,79 +1,142 @@
-"""The report of an evaluation: tables with published numbers for comparison, all scores, and plots."""
+"""The report on evaluated models, or on the runs of a suite: tables, plots, and all scores."""
 
-import base64
 import csv
+import dataclasses
 import html
-from collections.abc import Mapping, Sequence
+import importlib.resources
+import io
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from etils import epath
+
+from naturel_jax import storage
+from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.evaluators import results
-from naturel_jax.evaluators.blind import BASELINES
 from naturel_jax.evaluators.results import Result
-from naturel_jax.report import plots, published, tables
-from naturel_jax.report.tables import Scores, Table
-from tfds_naturel import escape
+from naturel_jax.report import chance, plots, published, tables, ties
+from naturel_jax.report.plots import History
+from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, Row
+from tfds_naturel import escape, pages
 
-NOTE = (
-    "In parentheses: the published number and the difference from it. An asterisk marks a score over fewer items than "
-    "were published, or with images that could not be read. Rows in italics are blind baselines: they read the "
-    "captions and never see an image."
-)
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:85rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1.5rem 0}caption{text-align:left;font-weight:600;margin-bottom:.4rem}"
-    "th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
-    "th[colspan]{text-align:center}th:first-child,td:first-child{text-align:left}"
-    "tbody tr:hover{background:#f5f8ff}img{max-width:100%}"
-)
+_FILES = importlib.resources.files("naturel_jax.report")
+_QUOTED = 4  # metrics of a benchmark without headline metrics that a line about it has
 
 
-def write(out: Path) -> str:
-    """Writes ``report.md``, ``.tex``, ``.html``, ``scores.csv`` and plots from the results in ``out``; returns the
-    tables in Markdown.
-    """
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """``rows``: models, published systems, baselines. ``histories``: model -> its scores during training. ``left_out``:
+    what the scores leave out, one line each."""
+
+    rows: Sequence[Row]
+    histories: Mapping[str, History]
+    left_out: Sequence[str] = ()
+
+
+def write(out: Path, histories: Mapping[str, History] | None = None) -> str:
+    """Reports on the results in ``out``, into the same folder; returns the tables in Markdown. Raises UserError for a
+    file that is not a result."""
     all_results = results.load(out)
-    scores = _scores(all_results)
-    shown = tables.tables_of(scores.measured)
-    plotted = _plots(out, all_results, scores)
-    left_out = _left_out(all_results)
-    text = "\n".join(tables.markdown_scores(table, scores) for table in shown) + f"\n{NOTE}\n"
-    images = "".join(f"\n![{title}]({path.name})\n" for title, path in plotted.items())
-    lines = [f"- {escape.markdown(line)}" for line in left_out]
-    problems = "\n".join(["What the scores leave out:", "", *lines, ""]) if lines else ""
-    (out / "report.md").write_text(f"# Report\n\n{text}{images}\n{problems}", "utf-8")
-    latex = "\n".join(tables.latex_scores(table, scores) for table in shown)
-    (out / "report.tex").write_text(latex, "utf-8")
-    (out / "report.html").write_text(_html(shown, scores, plotted, left_out), "utf-8")
-    _write_csv(all_results, out / "scores.csv")
+    order = {model: n for n, model in enumerate(published.POSTER)}  # the poster's models first, as it orders them
+    all_results.sort(key=lambda result: order.get(result.model, len(order)))
+    best: set[tuple[str, str]] = set()
+    official = []
+    for benchmark in dict.fromkeys(result.benchmark for result in all_results):  # one at a time: items fill the memory
+        of_benchmark = [result for result in all_results if result.benchmark == benchmark]
+        items = {result.model: _items(out, result) for result in of_benchmark}
+        best |= _best(of_benchmark, items)
+        if any(not r.problems and published.is_official(benchmark, items[r.model]) for r in of_benchmark):
+            official.append(benchmark)
+    rows = [*_measured(all_results, best), *published.rows(official), *_blind(all_results)]
+    return save(epath.Path(out), Report(rows, histories or {}, _left_out(all_results)))
+
+
+def of_scores(scores: Mapping[str, Mapping[str, float]], histories: Mapping[str, History]) -> Report:
+    """The report on scores without their items: model -> {metric: score}."""
+    rows = [Row(model, MEASURED, {name: Cell(value) for name, value in row.items()}) for model, row in scores.items()]
+    return Report(rows, histories)
+
+
+def save(folder: epath.Path, report: Report) -> str:
+    """Writes ``report.md``, ``.tex``, ``.html``, ``scores.csv`` and plots to ``folder``; returns the tables in
+    Markdown."""
+    metrics = [metric for row in report.rows if row.kind == MEASURED for metric in row.cells]
+    guess = {metric: Cell(value) for metric in metrics if (value := chance.chance(metric)) is not None}
+    rows = [*report.rows, *([Row("chance", CHANCE, guess)] if guess else [])]
+    shown = tables.tables_of(metrics)
+    models = [row for row in rows if row.kind == MEASURED]
+    drawn: dict[str, Callable[..., bytes | None]] = {
+        "accuracy": lambda **theme: plots.accuracy_over_training(report.histories, **theme),
+        "by_relation": lambda **theme: plots.by_relation(models, **theme),
+        "forgetting": lambda **theme: plots.forgetting_against_gain(models, **theme),
+    }
+    images = {name: image for name, draw in drawn.items() if (image := draw())}
+    text = "\n".join(tables.markdown(table, rows) for table in shown) + "".join(
+        f"\n{line}\n" for line in _legend(rows, _MARGIN)
+    )
+    files = {f"{name}.png": image for name, image in images.items()} | {
+        "report.md": _markdown(text, images, report.left_out),
+        "report.tex": "\n".join(tables.latex(table, rows) for table in shown),
+        "report.html": _html(
+            [tables.html(table, rows) for table in shown],
+            _legend(rows, _RANGE),
+            {name: (image, drawn[name](dark=True) or image) for name, image in images.items()},
+            report.left_out,
+        ),
+        "scores.csv": _csv(rows),
+    }
+    for name, content in files.items():
+        storage.write(folder / name, content)
     return text
 
 
-def _scores(all_results: Sequence[Result]) -> Scores:
-    measured: dict[str, dict[str, float]] = {}
-    blind: dict[str, dict[str, float]] = {}
-    incomplete: set[tuple[str, str]] = set()
-    order = {model: n for n, model in enumerate(published.POSTER)}  # the poster's models first, as it orders them
-    for result in sorted(all_results, key=lambda result: order.get(result.model, len(order))):
-        row = measured.setdefault(result.model, {})
-        row |= {metric: score["value"] for metric, score in result.scores.items()}
+def _items(out: Path, result: Result) -> list[dict[str, Any]]:
+    """The rows behind a result; none if they are missing, damaged or of another evaluation."""
+    try:
+        return results.load_items(out, result.model, result.benchmark, without=("boxes", "cosines"))
+    except (OSError, ValueError):
+        return []
+
+
+def _cells(result: Result) -> dict[str, Cell]:
+    return {
+        name: Cell(score["value"], (float(score["low"]), float(score["high"])), int(score["count"]), result.incomplete)
+        for name, score in result.scores.items()
+    }
+
+
+def _best(of_benchmark: Sequence[Result], items: Mapping[str, list[dict[str, Any]]]) -> set[tuple[str, str]]:
+    """The (model, metric) that are the best of their column, among those that the tables show of several models."""
+    scored: dict[str, dict[str, ties.Scored]] = {}  # metric -> model -> score
+    shown = tables.tables_of(name for result in of_benchmark for name in result.metrics)
+    metrics = {column.metric for table in shown for column in table.columns}
+    for result in of_benchmark:
+        by_id, cells = {item["id"]: item for item in items[result.model]}, _cells(result)
+        for name in metrics & result.metrics.keys() & cells.keys() if by_id else ():
+            scored.setdefault(name, {})[result.model] = ties.Scored(cells[name], result.metrics[name], by_id)
+    return {(model, name) for name, models in scored.items() if len(models) > 1 for model in ties.best(models)}
+
+
+def _measured(all_results: Sequence[Result], best: set[tuple[str, str]]) -> list[Row]:
+    """A row for each model."""
+    rows: dict[str, dict[str, Cell]] = {}
+    for result in all_results:
+        marked = {
+            name: dataclasses.replace(cell, best=(result.model, name) in best) for name, cell in _cells(result).items()
+        }
+        rows.setdefault(result.model, {}).update(marked)
+    return [Row(model, MEASURED, cells) for model, cells in rows.items()]
+
+
+def _blind(all_results: Sequence[Result]) -> list[Row]:
+    """A row for each baseline that reads the captions only; ``text norm`` depends on the model."""
+    cells: dict[str, dict[str, Cell]] = {}
+    for result in all_results:
         for baseline, values in result.blind.items():
             name = f"{baseline} of {result.model}" if baseline == "text norm" else baseline
-            blind.setdefault(name, {}).update(values)
-        if result.incomplete:
-            incomplete |= {(result.model, metric) for metric in result.scores}
-    return Scores(measured, {model: published.scores_of(model) for model in measured}, frozenset(incomplete), blind)
-
-
-def _plots(out: Path, all_results: Sequence[Result], scores: Scores) -> dict[str, Path]:
-    """Title -> file for the plots that there are results for."""
-    counts = {metric: int(score["count"]) for result in all_results for metric, score in result.scores.items()}
-    relations, forgetting = out / "by_relation.png", out / "forgetting.png"
-    plotted = {}
-    if plots.by_relation(scores.measured, counts, relations):
-        plotted["By relation"] = relations
-    if plots.forgetting_against_gain(scores.measured, forgetting):
-        plotted["Forgetting against gain"] = forgetting
-    return plotted
+            cells.setdefault(name, {}).update({metric: Cell(value) for metric, value in values.items()})
+    return [Row(name, BLIND, row) for name, row in cells.items()]
 
 
 def _left_out(all_results: Sequence[Result]) -> list[str]:
@@ -82,36 +145,101 @@ def _left_out(all_results: Sequence[Result]) -> list[str]:
     for result in all_results:
         if result.problems or result.incomplete:
             number = f" of {result.published:,} published" if result.published else ""
+            number += f" items{_trained_on(result)}"
             first = f"; the first problem: {result.problems[0]}" if result.problems else ""
-            lines.append(f"{result.model} on {result.benchmark}: {result.items:,}{number} items{first}")
+            lines.append(f"{result.model} on {result.benchmark}: {result.items:,}{number}{first}")
     return lines
 
 
-def _html(shown: Sequence[Table], scores: Scores, plotted: Mapping[str, Path], left_out: Sequence[str]) -> str:
-    body = "".join(tables.html_scores(table, scores) for table in shown) + f"<p>{html.escape(NOTE)}</p>"
-    for title, path in plotted.items():
-        data = base64.b64encode(path.read_bytes()).decode()
-        body += f'<h2>{html.escape(title)}</h2><img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-    if left_out:
-        lines = "".join(f"<li>{html.escape(line)}</li>" for line in left_out)
-        body += f"<p>What the scores leave out:</p><ul>{lines}</ul>"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Report</title><style>{STYLE}</style>'
-        f"<h1>Report</h1>{body}</html>\n"
+def _trained_on(result: Result) -> str:
+    """How many items are left out since their images were trained on, and the scores without and with them."""
+    if not result.left_out:
+        return ""
+    metrics = [m for m in result.with_trained_on if is_headline(m)] or list(result.with_trained_on)[:_QUOTED]
+    known = {metric: result.with_trained_on[metric] for metric in metrics}
+    values = (
+        f"{metric} {result.scores[metric]['value']:.3f} without them, {value:.3f} with them"
+        if metric in result.scores
+        else f"{metric} {value:.3f} with them"
+        for metric, value in known.items()
     )
+    return f", {result.left_out:,} left out whose images it was trained on ({'; '.join(values)})"
 
 
-def _write_csv(all_results: Sequence[Result], path: Path) -> None:
-    """One score per line, with its confidence interval and the published number."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["model", "benchmark", "metric", "value", "low", "high", "count", "published", "incomplete", *BASELINES]
+def _legend(rows: Sequence[Row], interval: str) -> list[str]:
+    """What the marks in the tables mean: those that occur, and ``interval``."""
+    cells = [cell for row in rows for cell in row.cells.values()]
+    kinds = {row.kind for row in rows}
+    bold = "Bold: the best score of a column, and those that a paired bootstrap over images (95%) cannot tell from it."
+    lines = [
+        (f"{interval}, from a bootstrap over images.", any(cell.interval for cell in cells)),
+        (bold, any(cell.best for cell in cells)),
+        (
+            f"{tables.INCOMPLETE} Fewer items than published: images unreadable or trained on.",
+            any(c.incomplete for c in cells),
+        ),
+        ("In italics, with a source: published scores on the same items.", PUBLISHED in kinds),
+        ("In italics, without a source: baselines that read the captions and never see an image.", BLIND in kinds),
+        ("Chance: the expected score of a guess.", CHANCE in kinds),
+    ]
+    return [line for line, occurs in lines if occurs]
+
+
+_MARGIN = "±: half the width of the 95% confidence interval (bounds in scores.csv)"
+_RANGE = "Ranges: 95% confidence intervals"
+_TITLES = {
+    "accuracy": (
+        "Accuracy during training",
+        "Accuracy of each run by training step; the numbers are in metrics.jsonl.",
+    ),
+    "by_relation": (
+        "By relation",
+        "Accuracy of each model on each relation with its 95% interval; the numbers are in scores.csv.",
+    ),
+    "forgetting": (
+        "Forgetting against gain",
+        "Mean accuracy on compositions against mean retrieval and zero-shot accuracy; the numbers are in the tables.",
+    ),
+}
+
+
+def _markdown(text: str, images: Mapping[str, bytes], left_out: Sequence[str]) -> str:
+    parts = ["# Report", text.rstrip("\n")]
+    parts += [f"## {_TITLES[name][0]}\n\n![{_TITLES[name][1]}]({name}.png)" for name in images]
+    if left_out:
+        parts.append("## What the scores leave out\n\n" + "\n".join(f"- {escape.markdown(line)}" for line in left_out))
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(
+    shown: Sequence[str], legend: Sequence[str], images: Mapping[str, tuple[bytes, bytes]], left_out: Sequence[str]
+) -> str:
+    """``images``: name -> image for light and for dark pages."""
+    body = "\n".join([*shown, *(f"<p>{html.escape(line)}</p>" for line in legend)])
+    figures = ""
+    for name, themes in images.items():
+        title, description = map(html.escape, _TITLES[name])
+        light, dark = (pages.data_uri("png", image) for image in themes)
+        figures += (
+            f'<section><h2>{title}</h2><figure><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+            f'<img alt="{description}" src="{light}"></picture></figure></section>\n'
         )
-        for result in all_results:
-            known = published.scores_of(result.model)
-            for metric, s in result.scores.items():
-                names = (escape.cell(name) for name in (result.model, result.benchmark, metric))
-                row = [*names, s["value"], s["low"], s["high"], s["count"]]
-                blind = [result.blind.get(baseline, {}).get(metric, "") for baseline in BASELINES]
-                writer.writerow([*row, known.get(metric, ""), int(result.incomplete), *blind])
+    body += f'\n<div class="plots">\n{figures}</div>' if figures else ""
+    if left_out:
+        lines = "".join(f"<li>{html.escape(escape.line(line))}</li>" for line in left_out)
+        body += f"\n<h2>What the scores leave out</h2><ul>{lines}</ul>"
+    return pages.fill(_FILES / "report.html", body=body)
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """One score per line, with its confidence interval and number of items where they are known."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["model", "benchmark", "metric", "value", "low", "high", "count", "incomplete", "kind"])
+    for row in rows:
+        for metric, cell in row.cells.items():
+            names = (escape.cell(name) for name in (row.name, metric.split("/")[0], metric))
+            interval = cell.interval or ("", "")
+            count = "" if cell.count is None else cell.count
+            writer.writerow([*names, cell.value, *interval, count, int(cell.incomplete), row.kind])
+    return buffer.getvalue()

@@ -1,20 +1,52 @@
-"""The poster's two tables, and one for each further benchmark, in Markdown, LaTeX and HTML, from rows of {model name:
-{metric name: value}}.
-"""
+"""The poster's two tables, and one for each further benchmark, in Markdown, LaTeX and HTML."""
 
 import dataclasses
 import html as html_escape
+import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
 from tfds_naturel import escape
 
 MISSING = "–"  # noqa: RUF001 (an en dash: not measured)
-INCOMPLETE = "*"  # after a score over fewer items than were published
+INCOMPLETE = "†"  # after a score over fewer items than were published, or with images that could not be read
 
-Rows = Mapping[str, Mapping[str, float]]
+MEASURED, PUBLISHED, BLIND, CHANCE = "measured", "published", "blind", "chance"  # kinds of rows, in this order
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A score in [0, 1]; its 95% confidence interval and its number of items, if they are known.
+
+    ``best``: the highest of its column among the models, or one that cannot be told apart from it.
+    """
+
+    value: float
+    interval: tuple[float, float] | None = None
+    count: int | None = None
+    incomplete: bool = False
+    best: bool = False
+
+    @property
+    def text(self) -> str:
+        """The score as the poster prints it, two decimals."""
+        return f"{self.value:.2f}{INCOMPLETE * self.incomplete}"
+
+    @property
+    def margin(self) -> float | None:
+        """Half the width of the interval."""
+        return self.interval and (self.interval[1] - self.interval[0]) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A model, a published one, a blind baseline or chance; ``cells``: metric -> cell."""
+
+    name: str
+    kind: str
+    cells: Mapping[str, Cell]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +64,12 @@ class Table:
 
     caption: str
     columns: tuple[Column, ...]
+
+    def body(self, rows: Sequence[Row]) -> list[tuple[Row, list[Cell | None]]]:
+        """The rows of the table with their cells. Only models are shown without any score in it."""
+        metrics = [column.metric for column in self.columns]
+        shown = (row for row in rows if row.kind == MEASURED or not row.cells.keys().isdisjoint(metrics))
+        return [(row, [row.cells.get(metric) for metric in metrics]) for row in shown]
 
 
 TABLE_1 = Table(
@@ -63,16 +101,17 @@ HELD_OUT = Table(
 )
 
 
-def tables_of(rows: Rows) -> list[Table]:
-    """The tables for ``rows``: the poster's two, then one for each further benchmark that has a score."""
-    benchmarks: dict[str, dict[str, None]] = {}  # name -> its metrics, in order
-    for scores in rows.values():
-        for metric in scores:
-            benchmarks.setdefault(metric.split("/")[0], {})[metric] = None
+def tables_of(metrics: Iterable[str]) -> list[Table]:
+    """The tables and columns for ``metrics``: the poster's two, then one for each further benchmark."""
+    benchmarks: dict[str, list[str]] = {}  # name -> its metrics, in order
+    measured = dict.fromkeys(metrics)
+    for metric in measured:
+        benchmarks.setdefault(metric.split("/")[0], []).append(metric)
     shown = {column.metric.split("/")[0] for table in TABLES for column in table.columns}
     own = {"naturel_unseen": HELD_OUT}
-    further = {name: own.get(name) or _further(name, list(metrics)) for name, metrics in benchmarks.items()}
-    return [*TABLES, *(table for name, table in further.items() if name not in shown)]
+    further = [own.get(name) or _further(name, names) for name, names in benchmarks.items() if name not in shown]
+    columns = {table: tuple(c for c in table.columns if c.metric in measured) for table in (*TABLES, *further)}
+    return [dataclasses.replace(table, columns=kept) for table, kept in columns.items() if kept]
 
 
 def _further(benchmark: str, metrics: list[str]) -> Table:
@@ -83,101 +122,96 @@ def _further(benchmark: str, metrics: list[str]) -> Table:
     return Table(f"Further benchmarks: {benchmark}", columns)
 
 
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """What fills a table: measured values, published ones of the same models, and which (model, metric) are
-    incomplete.
-    """
-
-    measured: Rows
-    published: Rows = dataclasses.field(default_factory=dict)
-    incomplete: frozenset[tuple[str, str]] = frozenset()
-    blind: Rows = dataclasses.field(default_factory=dict)
-
-    def cell(self, model: str, metric: str) -> str:
-        """A fraction as the poster prints it, two decimals; then, if published, ``(published, difference)``."""
-        value, known = self.measured[model].get(metric), self.published.get(model, {}).get(metric)
-        text = MISSING if value is None else f"{value:.2f}{INCOMPLETE * ((model, metric) in self.incomplete)}"
-        if known is None:
-            return text
-        difference = "" if value is None else f", {round(value - known, 2) + 0.0:+.2f}"  # + 0.0: no "-0.00"
-        return f"{text} ({known:.2f}{difference})"
-
-    def body(self, table: Table, literal: Callable[[str], str], italic: str) -> list[list[str]]:
-        """One row of cells per model, then one per blind baseline of the table, its name set in ``italic`` (a
-        format string), and names escaped by ``literal``.
-        """
-        metrics = [column.metric for column in table.columns]
-        rows = [[literal(model), *(self.cell(model, metric) for metric in metrics)] for model in self.measured]
-        for name, values in self.blind.items():
-            if any(metric in values for metric in metrics):
-                cells = (MISSING if metric not in values else f"{values[metric]:.2f}" for metric in metrics)
-                rows.append([italic.format(literal(name)), *cells])
-        return rows
-
-
-def markdown(table: Table, rows: Rows) -> str:
-    """The table in Markdown, measured values only."""
-    return markdown_scores(table, Scores(rows))
-
-
-def markdown_scores(table: Table, scores: Scores) -> str:
-    """The table in Markdown. Groups are prepended to their headings, since Markdown has only one header row."""
-    header = ["Model", *(f"{column.group} {column.heading}".strip() for column in table.columns)]
-    lines = [
-        header,
-        [":---", *["---:"] * len(table.columns)],
-        *scores.body(table, escape.markdown, "*{}*"),
-    ]
-    return f"**{table.caption}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def _groups(table: Table) -> list[tuple[str, int]]:
     """(group, number of columns) for each run of adjacent columns that share a group."""
-    groups: list[tuple[str, int]] = []
-    for column in table.columns:
-        if groups and groups[-1][0] == column.group:
-            groups[-1] = (column.group, groups[-1][1] + 1)
-        else:
-            groups.append((column.group, 1))
-    return groups
+    runs = itertools.groupby(column.group for column in table.columns)
+    return [(group, len(list(members))) for group, members in runs]
 
 
-def latex_scores(table: Table, scores: Scores) -> str:
+def markdown(table: Table, rows: Sequence[Row]) -> str:
+    """The table in Markdown, its columns aligned for a terminal. Groups are prepended to their headings, since Markdown
+    has only one header row."""
+
+    def cell(cell: Cell | None) -> str:
+        if cell is None:
+            return MISSING
+        text = f"**{cell.text}**" if cell.best else cell.text
+        return text if cell.margin is None else f"{text} ±{cell.margin:.2f}"
+
+    lines = [["Model", *(f"{column.group} {column.heading}".strip() for column in table.columns)]]
+    for row, cells in table.body(rows):
+        name = escape.markdown(row.name)
+        lines.append([name if row.kind == MEASURED else f"*{name}*", *map(cell, cells)])
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    rule = [":" + "-" * max(first - 1, 3), *("-" * max(width - 1, 3) + ":" for width in others)]
+    text = [
+        "| " + " | ".join([line[0].ljust(first), *(text.rjust(w) for text, w in zip(line[1:], others, strict=True))])
+        for line in [lines[0], rule, *lines[1:]]
+    ]
+    return f"**{table.caption}**\n\n" + "".join(f"{line} |\n" for line in text)
+
+
+def latex(table: Table, rows: Sequence[Row]) -> str:
     """The table as a LaTeX ``table`` with booktabs rules; it needs ``\\usepackage{booktabs}``."""
-    groups = " & ".join(
-        ["", *(rf"\multicolumn{{{size}}}{{c}}{{{escape.latex(name)}}}" for name, size in _groups(table))]
-    )
-    header = " & ".join(["Model", *(escape.latex(column.heading) for column in table.columns)])
+
+    def cell(cell: Cell | None) -> str:
+        if cell is None:
+            return "--"
+        text = f"{cell.value:.2f}" + r"\dag{}" * cell.incomplete
+        text = rf"\textbf{{{text}}}" if cell.best else text
+        return text if cell.margin is None else rf"{text} {{\scriptsize \textpm{{}}{cell.margin:.2f}}}"
+
+    groups, rules, first = [""], "", 2
+    for name, size in _groups(table):
+        groups.append(rf"\multicolumn{{{size}}}{{c}}{{{escape.latex(name)}}}")
+        rules += rf"\cmidrule(lr){{{first}-{first + size - 1}}}" * bool(name)
+        first += size
+    lines = [" & ".join(groups) + r" \\", rules] if rules else []
+    lines.append(" & ".join(["Model", *(escape.latex(column.heading) for column in table.columns)]) + r" \\")
+    for kind, group in itertools.groupby(table.body(rows), key=lambda line: line[0].kind):
+        lines.append(r"\midrule")
+        for row, cells in group:
+            name = escape.latex(row.name)
+            name = name if kind == MEASURED else rf"\textit{{{name}}}"
+            lines.append(" & ".join([name, *map(cell, cells)]) + r" \\")
     caption = re.sub(r"^Table \d+: ", "", table.caption)  # LaTeX numbers its tables itself
-    body = [" & ".join(row) + r" \\" for row in scores.body(table, escape.latex, r"\textit{{{}}}")]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{escape.latex(caption)}}}",
-            rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-            r"\toprule",
-            rf"{groups} \\",
-            rf"{header} \\",
-            r"\midrule",
-            *(row.replace(MISSING, "--") for row in body),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
+    body = "\n".join(lines)
+    return (
+        f"\\begin{{table}}\n\\centering\n\\caption{{{escape.latex(caption)}}}\n"
+        f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}\n\\toprule\n{body}\n"
+        "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
     )
 
 
-def html_scores(table: Table, scores: Scores) -> str:
-    """The table as an HTML ``table``."""
+def html(table: Table, rows: Sequence[Row]) -> str:
+    """The table as an HTML ``table``, in a box that scrolls sideways where the window is too narrow for it."""
 
-    def row(tag: str, cells: list[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+    def cell(cell: Cell | None) -> str:
+        if cell is None:
+            return f"<td>{MISSING}</td>"
+        text = f"<strong>{cell.text}</strong>" if cell.best else cell.text
+        interval = "<small>{:.2f}&ndash;{:.2f}</small>".format(*cell.interval) if cell.interval else ""
+        return f"<td>{text}{interval}</td>"
 
-    groups = "".join(f'<th colspan="{size}">{html_escape.escape(name)}</th>' for name, size in _groups(table))
-    header = row("th", ["Model", *(html_escape.escape(column.heading) for column in table.columns)])
-    body = "".join(row("td", cells) for cells in scores.body(table, html_escape.escape, "<i>{}</i>"))
+    grouped = any(column.group for column in table.columns)
+    model = f'<th scope="col"{" rowspan=2" * grouped}>Model</th>'
+    groups = "".join(
+        f'<th scope="colgroup" colspan="{size}">{html_escape.escape(name)}</th>'
+        if name
+        else f'<td colspan="{size}"></td>'
+        for name, size in _groups(table)
+    )
+    headings = "".join(f'<th scope="col">{html_escape.escape(column.heading)}</th>' for column in table.columns)
+    head = f"<tr>{model}{groups}</tr><tr>{headings}</tr>" if grouped else f"<tr>{model}{headings}</tr>"
+    body = ""
+    for kind, group in itertools.groupby(table.body(rows), key=lambda line: line[0].kind):
+        lines = (
+            f'<tr><th scope="row">{html_escape.escape(escape.line(row.name))}</th>{"".join(map(cell, cells))}</tr>'
+            for row, cells in group
+        )
+        body += f'<tbody class="{kind}">{"".join(lines)}</tbody>'
     caption = html_escape.escape(table.caption)
-    head = f"<thead><tr><th></th>{groups}</tr>{header}</thead>"
-    return f"<table><caption>{caption}</caption>{head}<tbody>{body}</tbody></table>"
+    return (
+        f'<div class="wide" role="region" tabindex="0" aria-label="{caption}">'
+        f"<table><caption><span>{caption}</span></caption><thead>{head}</thead>{body}</table></div>"
+    )

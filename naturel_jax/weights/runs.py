@@ -8,7 +8,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from naturel_jax import checkpoint, checkpoint_meta, manifest, storage
+from naturel_jax.data import trained_on as trained_on_lib
 from naturel_jax.data.processor import Processor
+from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
 from naturel_jax.restore import read
 from naturel_jax.sharding import path_string
@@ -35,6 +37,29 @@ def read_meta(workdir: epath.PathLike, step: int | None = None) -> tuple[int, di
         if (version := meta.get("version", 0)) > checkpoint_meta.VERSION:
             raise UserError(f"version {version}; this naturel_jax reads up to {checkpoint_meta.VERSION}")
     return step, meta
+
+
+def trained_on(workdir: epath.PathLike, step: int | None = None) -> TrainedOn:
+    """The images that a run trained on, and the runs before it that it started from; empty if it has no record of them.
+
+    Raises what ``read_meta`` raises, and UserError if the record is missing, damaged, or another run's.
+    """
+    step, meta = read_meta(workdir, step)
+    with malformed(checkpoint.directory(workdir) / str(step) / "meta"):
+        if meta.get("version", 0) < 3:
+            return trained_on_lib.from_used(meta.get("used", {}))
+        noted = meta["trained_on"]
+    folder = epath.Path(workdir) / trained_on_lib.FOLDER
+    if noted is None:
+        return TrainedOn()
+    found = trained_on_lib.load(folder)
+    if found is None or found.meta() != noted:
+        what = "is missing" if found is None else "is another run's"
+        raise UserError(
+            f"{folder} {what}: it has the images that step {step} was trained on, which scores leave out; copy it from "
+            "where the run was trained"
+        )
+    return found
 
 
 def load_run(

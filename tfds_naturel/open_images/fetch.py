@@ -22,7 +22,6 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import aiohttp
-import tqdm
 
 from tfds_naturel import cli, download, photos
 from tfds_naturel.download import MissingKey, Policy, TooLarge, Transient
@@ -32,6 +31,7 @@ from tfds_naturel.open_images.annotations import IMAGE_ID, Rejects, Vocabulary, 
 from tfds_naturel.open_images.journal import Entry, Journal
 from tfds_naturel.open_images.releases import ANNOTATIONS_URL, IMAGES_URL, RELEASES, Release
 from tfds_naturel.photos import BadPhoto
+from tfds_naturel.progress import Progress
 
 _LOG = logging.getLogger("tfds_naturel.open_images.fetch")  # this module runs as __main__
 
@@ -250,7 +250,7 @@ async def _fetch_photo(client: aiohttp.ClientSession, store: Store, image_id: st
         return Entry(image_id, _FAILED, detail=str(error))
 
 
-class _Progress(tqdm.tqdm):
+class _Progress(Progress):
     """A progress bar over photos with ETA, MB/s, and the number of failures."""
 
     def __init__(self, total: int, name: str):
@@ -288,7 +288,7 @@ def from_tars(store: Store, tars: list[Path], image_ids: list[str]) -> collectio
 def _from_tar(store: Store, tar: Path, remaining: set[str]) -> Iterator[Entry]:
     """Stores the photos in one tar file that are in ``remaining`` and removes them from it."""
     with (
-        tqdm.tqdm(total=tar.stat().st_size, unit="B", unit_scale=True, desc=tar.name) as progress,
+        Progress(total=tar.stat().st_size, unit="B", unit_scale=True, desc=tar.name) as progress,
         tar.open("rb") as raw,
         tarfile.open(fileobj=raw, mode="r|*") as archive,
     ):

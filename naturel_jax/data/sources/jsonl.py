@@ -37,6 +37,6 @@ def _rows(path: Path, start: int, stop: int) -> Iterator[Row]:
 def _parse(line: bytes) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return BadRecord(f"not JSON: {error}")
     return row if isinstance(row, dict) else BadRecord(f"{row!r:.60} is not a JSON object")

@@ -1,0 +1,223 @@
+"""Benchmarks of one's own, from a file of records or a folder of classes; no code is needed.
+
+- ``pairs:FILE``: an image, true captions and false ones;
+- ``groups:FILE``: two images and two captions, scored like Winoground;
+- ``retrieval:FILE``: an image and its captions, ranked among all of the file;
+- ``classes:FOLDER``: a folder of images for each class, named like the class in prompts.
+
+A file is JSONL, CSV, TSV or Parquet, read like training data (``naturel_jax.data.records``). Paths of images are
+relative to its folder, and do not leave it. A bad record is reported with its line and field, and left out.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from naturel_jax.benchmarks import retrieval, rules, zeroshot
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, by_value
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, is_unicode
+from naturel_jax.benchmarks.own_config import Fields, Own
+from naturel_jax.data.fields import Fields as RecordFields
+from naturel_jax.data.records import BadRecord, Chosen, Names, Record, Row, Table, choose, existing, to_record
+from naturel_jax.data.sources import csv, jsonl, parquet
+
+OPENERS: dict[str, Callable[[str, str, str], Table]] = {
+    ".jsonl": jsonl.open_table,
+    ".csv": csv.open_table,
+    ".tsv": csv.open_table,
+    ".parquet": parquet.open_table,
+}
+
+Make = Callable[[str, Row], Item]  # (id, row) -> item
+
+
+def read(own: Own, fields: Fields) -> Benchmark:
+    """Reads a benchmark. Raises UserError for a path that does not exist, a file of another kind, or one without a
+    record that can be used."""
+    return READERS[own.kind](own, fields)
+
+
+def _pairs(own: Own, fields: Fields) -> Benchmark:
+    images, chosen = _Images(own), choose(RecordFields(fields.image, fields.positives, fields.negatives))
+    true: dict[str, int] = {}  # item id -> number of true captions
+
+    def item(key: str, row: Row) -> Item:
+        record = to_record(row, chosen, key)
+        if not record.negatives:
+            raise BenchmarkError(f"has no false caption in {_named(chosen, 'negatives')}; expected at least one")
+        true[key] = len(record.positives)
+        return Item(key, (images(record),), (*record.positives, *record.negatives), _tags(row, fields))
+
+    items, problems = _items(own, item)
+    metrics = [Metric(f"{own.name}/accuracy", "right")]
+    if any(len(item.captions) > 2 for item in items):
+        metrics.append(Metric(f"{own.name}/pairs", "in_order"))
+    metrics += _by_tags(own, fields, items, "right")
+    numbers = {true[item.id] for item in items}
+    first = numbers.pop() if len(numbers) == 1 else 0
+    return Benchmark(own.name, items, _in_order(true), tuple(metrics), problems=problems, true_captions=first)
+
+
+def _in_order(true: Mapping[str, int]) -> Callable[[Sequence[Item], Sequence[np.ndarray]], Outcomes]:
+    """``right``: every true caption scores strictly higher than every false one. ``in_order``: the share of pairs of a
+    true and a false caption of which the true one does. ``true``: item id -> number of true captions."""
+
+    def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
+        higher = [s[0, : true[item.id], None] > s[0, true[item.id] :] for item, s in zip(items, cosines, strict=True)]
+        return {
+            "right": np.array([pairs.all() for pairs in higher], float),
+            "in_order": np.array([pairs.mean() for pairs in higher]),
+        }
+
+    return outcomes
+
+
+def _groups(own: Own, fields: Fields) -> Benchmark:
+    images, sides = _Images(own), [_side(fields, k) for k in (0, 1)]
+
+    def item(key: str, row: Row) -> Item:
+        records = [to_record(row, chosen, key) for chosen in sides]
+        for record, chosen in zip(records, sides, strict=True):
+            if len(record.positives) > 1:
+                names = _named(chosen, "positives")
+                raise BenchmarkError(f"has {len(record.positives)} captions in {names}; expected one")
+        captions = tuple(record.positives[0] for record in records)
+        return Item(key, tuple(map(images, records)), captions, _tags(row, fields))
+
+    items, problems = _items(own, item)
+    metrics = [Metric(f"{own.name}/{score}", score) for score in rules.TWO_BY_TWO]
+    for score in rules.STRICT:
+        metrics += _by_tags(own, fields, items, score)
+    return Benchmark(own.name, items, rules.two_by_two, tuple(metrics), problems=problems)
+
+
+def _side(fields: Fields, k: int) -> Chosen:
+    """The fields of image ``k`` and of its caption."""
+    image, caption = (getattr(fields, f"{part}_{k}") for part in ("image", "caption"))
+    usual = {"image": (f"image_{k}", f"image{k}"), "positives": (f"caption_{k}", f"caption{k}"), "negatives": ()}
+    named = choose(RecordFields(image, caption))
+    given = {"image": bool(image), "positives": bool(caption), "negatives": False}
+    return {**named, **{part: named[part] if given[part] else Names(names, False) for part, names in usual.items()}}
+
+
+def _retrieval(own: Own, fields: Fields) -> Benchmark:
+    images, chosen = _Images(own), choose(RecordFields(fields.image, fields.positives))
+    chosen = {**chosen, "negatives": Names((), False)}
+
+    def item(key: str, row: Row) -> Item:
+        record = to_record(row, chosen, key)
+        return Item(key, (images(record),), tuple(record.positives))
+
+    items, problems = _items(own, item)
+    ranked = [(item.id, item.images[0], [str(caption) for caption in item.captions]) for item in items]
+    return retrieval.benchmark(own.name, ranked, None, problems)
+
+
+def _classes(own: Own, fields: Fields) -> Benchmark:
+    del fields
+    folder = existing(own.path, own.kind)
+    if not folder.is_dir():
+        raise BenchmarkError(f"{own}: is a file; expected a folder with a folder of images for each class")
+    names, labelled = zeroshot.labelled_images(folder)
+    captions = zeroshot.prompts(folder, names)
+    items = tuple(
+        Item(str(n), (image,), captions, {"label": str(label), "class": names[label]})
+        for n, (image, label) in enumerate(labelled)
+    )
+    if not items:
+        raise BenchmarkError(f"{own}: no images ({', '.join(sorted(zeroshot.SUFFIXES))}) in the folders of its classes")
+    metrics = [Metric(f"{own.name}/top1", "top1"), Metric(f"{own.name}/mean_per_class", "top1", macro="class")]
+    if len(names) > 5:
+        metrics.append(Metric(f"{own.name}/top5", "top5"))
+    metrics += by_value(f"{own.name}/class", "top1", "class", items)
+    return Benchmark(own.name, items, zeroshot.outcomes, tuple(metrics))
+
+
+READERS: dict[str, Callable[[Own, Fields], Benchmark]] = {
+    "pairs": _pairs,
+    "groups": _groups,
+    "retrieval": _retrieval,
+    "classes": _classes,
+}
+
+
+class _Images:
+    """The images of a file's records."""
+
+    def __init__(self, own: Own):
+        self._own, self._folder = own, Folder(Path(own.path).expanduser().parent)
+
+    def __call__(self, record: Record) -> Image:
+        if isinstance(record.image, str):
+            return self._folder.image(record.image)
+        data = record.image  # a cell of a Parquet file
+        assert isinstance(data, bytes)
+        return Image(f"{self._own.path}/{hashlib.sha1(data).hexdigest()}", lambda: data)
+
+
+def _items(own: Own, make: Make) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    """The items of the file's records, with their line or number as id, and what is wrong with the others."""
+    path = existing(own.path, own.kind)
+    if path.suffix.lower() not in OPENERS:
+        raise BenchmarkError(f"{own}: expected a file with the suffix {', '.join(OPENERS)}")
+    items, problems = [], []
+    for place, number, row in _rows(path):
+        try:
+            items.append(make(str(number), row))
+        except (BadRecord, BenchmarkError) as error:
+            where = "" if str(error).startswith("line ") else f"{place} {number}: "  # a CSV file's own error has it
+            problems.append(f"{path.name} {where}{error}")
+    if not items:
+        problem = f"the first of {len(problems):,}: {problems[0]}" if problems else "it has none"
+        raise BenchmarkError(f"{own}: no record can be used; {problem}")
+    return tuple(items), tuple(problems)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, int, Row]]:
+    """("line" or "record", its number, row) of the file. Records are counted from 1, where lines are not known: in
+    Parquet, and in a CSV file with line breaks in its cells."""
+    table = OPENERS[path.suffix.lower()](str(path), "", "train")
+    rows = (row for shard in table.shards for row in shard.rows())
+    if path.suffix.lower() == ".parquet":  # rows may hold images: one at a time
+        yield from (("record", n, row) for n, row in enumerate(rows, 1))
+        return
+    with path.open("rb") as file:
+        lines = [n for n, line in enumerate(file, 1) if line.strip()]
+    lines = lines if path.suffix.lower() == ".jsonl" else lines[1:]  # the header
+    listed = list(rows)
+    if len(lines) == len(listed):
+        yield from (("line", n, row) for n, row in zip(lines, listed, strict=True))
+    else:
+        yield from (("record", n, row) for n, row in enumerate(listed, 1))
+
+
+def _named(chosen: Chosen, part: str) -> str:
+    return " or ".join(map(repr, chosen[part].fields))
+
+
+def _tags(row: Row, fields: Fields) -> dict[str, str | tuple[str, ...]]:
+    """The values of the fields that ``fields.tags`` names; a record without one has no such tag."""
+    tags: dict[str, str | tuple[str, ...]] = {}
+    if isinstance(row, BadRecord):
+        return tags
+    for name in _tag_names(fields):
+        value = row.get(name)
+        if value is None or value in ("", []):
+            continue
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, str | int | float) for each in values) or not is_unicode(values):
+            raise BenchmarkError(f"field {name!r} (tags) is {value!a:.80}, expected a string or several")
+        tags[name] = tuple(map(str, values)) if isinstance(value, list) else str(value)
+    return tags
+
+
+def _tag_names(fields: Fields) -> list[str]:
+    return [name.strip() for name in fields.tags.split(",") if name.strip()]
+
+
+def _by_tags(own: Own, fields: Fields, items: Sequence[Item], outcome: str) -> list[Metric]:
+    """``my/relation/on`` for each value of a tag; ``my/text/relation/on`` where there are several outcomes."""
+    prefix = own.name if outcome == "right" else f"{own.name}/{outcome}"
+    return [metric for tag in _tag_names(fields) for metric in by_value(f"{prefix}/{tag}", outcome, tag, items)]

@@ -1,0 +1,64 @@
+"""Leaves out of a benchmark the items whose images a model was trained on, whatever collection they came from."""
+
+import concurrent.futures
+import functools
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from naturel_jax.benchmarks.benchmark import Benchmark, Image
+from naturel_jax.data import identity
+from naturel_jax.data.trained_on import TrainedOn
+
+_seen: dict[tuple[str, bool], identity.Seen | None] = {}  # (image key, perceptual); None: it cannot be read
+
+
+def hold_out(benchmark: Benchmark, trained_on: TrainedOn) -> Benchmark:
+    """``benchmark`` without the items that have an image among ``trained_on``: of the same name, the same bytes, or
+    nearly the same look. Images are read, once in a process, if the training images were.
+
+    Under ``jax.distributed``, the first process decides for all.
+    """
+    if not trained_on:
+        return benchmark
+    left_out_N = np.zeros(len(benchmark.items), bool)
+    if jax.process_index() == 0:
+        images = {image.key: image for item in benchmark.items for image in item.images}
+        found = dict(zip(images, _trained_on(list(images.values()), trained_on).tolist(), strict=True))
+        left_out_N = np.array([any(found[image.key] for image in item.images) for item in benchmark.items], bool)
+    if jax.process_count() > 1:
+        left_out_N = multihost_utils.broadcast_one_to_all(left_out_N)
+    return benchmark.held_out({item.id for item, left_out in zip(benchmark.items, left_out_N, strict=True) if left_out})
+
+
+def _trained_on(images: Sequence[Image], trained_on: TrainedOn) -> np.ndarray:
+    """Which of the images [I] are among those trained on."""
+    found_I = np.zeros(len(images), bool)
+
+    def mark(has: Callable[[Sequence[int]], np.ndarray], numbers: Iterable[tuple[int, int | None]]) -> None:
+        known = [(n, number) for n, number in numbers if number is not None]
+        rows, values = zip(*known, strict=True) if known else ((), ())
+        found_I[np.array(rows, int)[has(values)]] = True
+
+    names = ((n, name) for n, image in enumerate(images) for name in (identity.of_name(image.key), *image.names))
+    mark(trained_on.has, ((n, identity.number(name)) for n, name in names if name))
+    if trained_on.read:
+        look = functools.partial(_look, perceptual=len(trained_on.perceptual) > 0)
+        with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+            looks = [(n, seen) for n, seen in enumerate(pool.map(look, images)) if seen]
+        mark(trained_on.has, ((n, seen.content) for n, seen in looks))
+        mark(trained_on.has_near, ((n, seen.perceptual) for n, seen in looks))
+    return found_I
+
+
+def _look(image: Image, perceptual: bool) -> identity.Seen | None:
+    key = (image.key, perceptual)
+    if key not in _seen:
+        try:
+            _seen[key] = identity.look(image.read(), perceptual)
+        except (ValueError, OSError):
+            _seen[key] = None
+    return _seen[key]

@@ -1,0 +1,136 @@
+"""The report on results: ties by a paired test, published scores only beside the same items, every format."""
+
+import csv
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
+from naturel_jax.evaluators import results
+from naturel_jax.report import published, report, ties
+from naturel_jax.report.tables import Cell
+
+METRICS = (Metric("sugarcrepe/swap_obj", "right"), Metric("sugarcrepe/add_obj", "right", where=("kind", "a")))
+
+
+def items_of(number: int) -> tuple[Item, ...]:
+    return tuple(
+        Item(str(n), (Image(f"i{n}", bytes),), (f"a cat {n}", f"a dog {n}"), {"kind": "ab"[n % 2]})
+        for n in range(number)
+    )
+
+
+def save(out: Path, model: str, right: np.ndarray, name: str = "sugarcrepe", problems: tuple[str, ...] = ()) -> None:
+    """Saves the result of a model that is right on the items where ``right`` is true."""
+    items = items_of(len(right))
+    metrics = tuple(dataclasses.replace(m, name=m.name.replace("sugarcrepe", name)) for m in METRICS)
+    benchmark = Benchmark(name, items, rules.pair, metrics, problems=problems, true_captions=1)
+    matrices = [np.array([[0.3, 0.2] if is_right else [0.2, 0.3]]) for is_right in right]
+    norms = {caption: 1.0 for item in items for caption in item.captions}
+    results.save(out, model, benchmark, "f", (items, matrices, []), norms)
+
+
+def scored(right: np.ndarray) -> ties.Scored:
+    rows = {
+        str(n): {"id": str(n), "images": [f"i{n}"], "tags": {}, "weight": 1.0, "outcome/right": float(value)}
+        for n, value in enumerate(right)
+    }
+    return ties.Scored(Cell(float(np.mean(right))), Metric("m", "right"), rows)
+
+
+def test_difference_is_that_of_paired_proportions():
+    """The bootstrap's interval is Wald's for paired proportions (Agresti 2013, equation 11.2)."""
+    rng = np.random.default_rng(0)
+    a = rng.random(2000) < 0.7
+    b = np.where(rng.random(2000) < 0.9, a, ~a)
+    only_a, only_b, n = np.sum(a & ~b), np.sum(b & ~a), len(a)
+    error = math.sqrt(only_a + only_b - (only_a - only_b) ** 2 / n) / n
+    low, high = ties.difference(scored(a).items, scored(b).items, Metric("m", "right"))
+    middle = (only_a - only_b) / n
+    assert (low, high) == pytest.approx((middle - 1.96 * error, middle + 1.96 * error), abs=2e-3)
+
+
+def test_pairing_tells_apart_what_intervals_do_not():
+    """0.50 and 0.54 of 400 items have intervals of +-0.05, but the second is right wherever the first is."""
+    first, second = np.arange(400) < 200, np.arange(400) < 216
+    other = np.roll(second, 200)
+    assert ties.best({"a": scored(first), "b": scored(second)}) == {"b"}
+    assert ties.best({"a": scored(first), "b": scored(other)}) == {"a", "b"}
+    assert ties.best({"a": scored(first), "b": scored(first)}) == {"a", "b"}
+    assert ties.best({}) == set()
+
+
+def test_report_marks_the_best_in_every_format(tmp_path):
+    for model, number in {"CLIP": 100, "A|<b>": 240, "tied": 241}.items():
+        save(tmp_path, model, np.arange(400) < number)
+    text = report.write(tmp_path)
+    lines = {line.split("|")[1].strip(): line for line in text.replace("\\|", "/").splitlines() if line.startswith("|")}
+    assert "**" not in lines["CLIP"] and lines["tied"].count("**") == 4 and "±0.05" in lines["tied"]
+    assert "*longer caption*" in lines and "*text norm of CLIP*" in lines and "*chance*" in lines
+    assert "Bold: the best score" in text and "published" not in text
+    tex, page = ((tmp_path / f"report.{suffix}").read_text() for suffix in ("tex", "html"))
+    assert tex.count(r"\textbf{") == page.count("<strong>") == text.count("**0.")
+    assert "A|&lt;b&gt;" in page and "<b>" not in page and "http" not in page.replace("http-equiv", "")
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    (swap,) = [r for r in rows if (r["model"], r["metric"]) == ("tied", "sugarcrepe/swap_obj")]
+    assert float(swap["low"]) < float(swap["value"]) == 241 / 400 < float(swap["high"]) and swap["count"] == "400"
+    assert {r["kind"] for r in rows} == {"measured", "blind", "chance"}
+
+
+def test_published_scores_need_the_same_items_not_the_same_name(tmp_path, monkeypatch):
+    save(tmp_path, "CLIP", np.arange(40) < 20)
+    assert "poster" not in report.write(tmp_path), "a twin is not the benchmark, whatever the model is called"
+    official = published.digest((item.id, item.captions) for item in items_of(40))
+    monkeypatch.setitem(published.ITEM_SETS, "sugarcrepe", published.ItemSet(40, official))
+    text = report.write(tmp_path)
+    assert "*CLIP (NatuRel poster)*" in text and "In italics, with a source" in text
+    row = next(line for line in text.splitlines() if "*NegCLIP B/32 (arXiv 2406.09388)*" in line)
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["0.76", "0.90"]
+    save(tmp_path, "CLIP", np.arange(40) < 20, problems=("symmetric relations count too",))
+    assert "poster" not in report.write(tmp_path), "the same items by another rule"
+    save(tmp_path, "CLIP", np.arange(39) < 20)
+    assert "poster" not in report.write(tmp_path)
+
+
+def test_results_without_definitions_of_metrics_are_reported_without_bold(tmp_path):
+    """Those of earlier versions."""
+    for model, number in {"a": 10, "b": 30}.items():
+        save(tmp_path, model, np.arange(40) < number)
+        path = results.folder_of(tmp_path, model, "sugarcrepe") / "scores.json"
+        fields = results.json.loads(path.read_text())
+        del fields["metrics"]
+        path.write_text(results.json.dumps(fields))
+    text = report.write(tmp_path)
+    assert "0.75 ±" in text and "**0." not in text
+
+
+def test_damaged_items_only_cost_the_marks(tmp_path):
+    for model in ("a", "b"):
+        save(tmp_path, model, np.arange(40) < 20)
+    (results.folder_of(tmp_path, "a", "sugarcrepe") / "items.parquet").write_bytes(b"cut short")
+    text = report.write(tmp_path)
+    assert "0.50 ±" in text and "**0." not in text
+
+
+def test_accuracy_during_training_is_in_the_report(tmp_path):
+    save(tmp_path, "CLIP", np.arange(40) < 20, "naturel")
+    history = [(0, {"naturel/simple": 0.5}), (10, {"naturel/simple": 0.75})]
+    report.write(tmp_path, {"CLIP": history})
+    assert "](accuracy.png)" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Accuracy during training</h2>" in page and page.count("data:image/png;base64,") == 2
+
+
+def test_scores_of_runs_have_the_same_report(tmp_path):
+    scores = {"CLIP": {"naturel/simple": 0.5, "winoground/text": 0.25}, "NegCLIP": {"naturel/simple": 0.75}}
+    scores["CLIP"]["naturel/complex/relation/on"] = 0.5  # not drawn: nobody knows its interval
+    text = report.save(epath.Path(tmp_path), report.of_scores(scores, {}))
+    assert "| NegCLIP  |           0.75 |                     – |" in text  # noqa: RUF001
+    assert "| *chance* |           0.50 |                  0.25 |" in text and "±" not in text and "Bold" not in text
+    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.tex", "report.html", "scores.csv"}
