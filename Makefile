@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL = --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-slow test-build proofs lint docs docs-serve pages setup setup-test clean
+.PHONY: demo test test-slow test-build plan-tpu proofs lint docs docs-serve pages setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers. Where there are none the setting is ignored.
 demo: setup
@@ -22,6 +22,12 @@ test-build:
 	$(PYTHON) -m venv .venv-build
 	.venv-build/bin/python -m pip install -q -e '.[build,test]'
 	.venv-build/bin/python -m pytest tests/build
+
+# The TPU compiler (2 GB in an environment of its own) on the CPU: a step is compiled for TPUs that are not here.
+plan-tpu:
+	$(PYTHON) -m venv .venv-plan
+	.venv-plan/bin/python -m pip install -q -e '.[plan-tpu]' pytest
+	.venv-plan/bin/python -m pytest -m proof tests/test_plan.py
 
 # What is too long for every change: each writes a dated result under proofs/.
 RECORD = $(BIN)/python proofs/record.py
@@ -80,4 +86,4 @@ $(VENV)/.docs: $(VENV)/.python pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-build build *.egg-info
+	rm -rf $(VENV) .venv-build .venv-plan build *.egg-info

@@ -20,14 +20,21 @@ def versions() -> dict[str, str]:
 
 
 def make_meta(
-    config: dict[str, Any], model: TwoTowerConfig, processor: Processor, trained_on: dict[str, Any] | None = None
+    config: dict[str, Any],
+    model: TwoTowerConfig,
+    processor: Processor,
+    trained_on: dict[str, Any] | None = None,
+    *,
+    remat: str = "none",
 ) -> dict[str, Any]:
     """The metadata saved with the arrays. ``trained_on``: what ``TrainedOn.meta`` returns, None if the folder has no
-    record of the images that the run trains on."""
+    record of the images that the run trains on; ``remat``: what the step recomputes, which ``config.compute.remat`` may
+    leave open."""
     return {
         "version": VERSION,
         "trained_on": trained_on,
         "config": config,
+        "remat": remat,
         "model": dataclasses.asdict(model),
         "processor": processor.to_dict(),
         "versions": versions(),

@@ -121,7 +121,10 @@ class Compute:
         one_of("auto", "float32", "bfloat16"),
     )
     remat: str = setting(
-        "none", "which activations to recompute", key_of("naturel_jax.models.transformer:REMAT_POLICIES")
+        "auto",
+        "which activations to recompute; auto: as few as fit the device's memory, and none on the CPU",
+        key_of("naturel_jax.models.transformer:REMAT_POLICIES", "auto"),
+        may_change=True,
     )
     attention: str = setting("", "attention kernel; empty: JAX chooses", one_of("", "xla", "cudnn"))
 

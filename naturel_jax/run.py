@@ -10,7 +10,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax import checkpoint, first_batch, observe, optim, preemption, run_folder, storage, train
+from naturel_jax import checkpoint, first_batch, memory, observe, optim, preemption, run_folder, storage, train
 from naturel_jax.batch import Batch
 from naturel_jax.calibration import calibrated
 from naturel_jax.checkpoint_meta import make_meta
@@ -55,7 +55,8 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
         start = make_start(config, init, folder, sources, mesh)
         evaluator = make_evaluator(config, start.model, start.processor, trained_on, mesh)
         if sources:
-            training = make_training(config, start, sources, mesh)
+            remat = run_folder.saved_remat(folder) if config.compute.remat == "auto" else None
+            training = make_training(config, start, sources, mesh, remat)
             scores = train_and_evaluate(config, folder, training, evaluator, trained_on)
         else:
             scores = evaluator.scores(start.params)
@@ -103,15 +104,21 @@ class Training(NamedTuple):
     state: train.State
 
 
-def make_training(config: Config, start: Start, sources: Sequence[Source], mesh: Mesh) -> Training:
-    """Builds everything needed to train from ``start``, in its initial state."""
+def make_training(
+    config: Config, start: Start, sources: Sequence[Source], mesh: Mesh, remat: str | None = None
+) -> Training:
+    """Builds everything needed to train from ``start``, in its initial state. Where ``config.compute.remat`` is
+    ``auto``, it is ``remat`` (what it was earlier in the run), or what fits the devices."""
     model, processor = start.model, start.processor
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
     tx = optim.make_optimizer(config.optim, start.params, learning_rate)
     state = train.make_state(start.params, tx, mesh, ema=bool(config.optim.ema))
+    pipeline = make_pipeline(config, sources, model.config, processor, mesh)
+    if config.compute.remat == "auto":
+        remat = remat or memory.choose_remat(model, state, pipeline.shapes(0), mesh, config.objective.chunks)
+        model = memory.with_remat(model, remat)
     loss = Loss(config, model, (processor.mean, processor.std), state.params, mesh)
     step = train.make_step(loss, tx, state, mesh, max_scale=model.config.max_scale, ema=config.optim.ema)
-    pipeline = make_pipeline(config, sources, model.config, processor, mesh)
     return Training(start, pipeline, schedule, learning_rate, loss, step, state)
 
 
@@ -127,7 +134,8 @@ def train_and_evaluate(
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
     first, state = restore_or_start(config, folder, checkpoints, training)
-    meta = make_meta(to_json(config), training.start.model.config, training.start.processor, trained_on.meta())
+    model, processor = training.loss.model, training.start.processor
+    meta = make_meta(to_json(config), model.config, processor, trained_on.meta(), remat=model.compute.remat)
     metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
 
     def save(done: int, state: train.State, wait: bool) -> None:

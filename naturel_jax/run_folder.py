@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from naturel_jax import checkpoint, checkpoint_meta, config_versions, preemption, storage
+from naturel_jax import checkpoint, checkpoint_meta, config_versions, manifest, preemption, storage
 from naturel_jax.config import Config
 from naturel_jax.data import trained_on
 from naturel_jax.data.trained_on import TrainedOn
+from naturel_jax.restore import read
 from naturel_jax.settings import fixed
 from tfds_naturel.errors import UserError
 
@@ -92,6 +94,20 @@ def check_same_run(folder: epath.Path, saved: dict[str, Any], config: Config) ->
         raise UserError(
             f"{folder} holds a run with another config: {'; '.join(changed)}. Use another --workdir, or the same config"
         )
+
+
+def saved_remat(folder: epath.Path) -> str | None:
+    """What ``config.compute.remat`` was, or became, in the newest intact checkpoint of the folder; None without one."""
+    for step in reversed(checkpoint.saved_steps(folder)):
+        try:
+            meta = read(checkpoint.directory(folder) / str(step), meta=ocp.args.JsonRestore())["meta"]
+        except manifest.Damaged:  # set aside when the run is restored
+            continue
+        if "remat" in meta:
+            return meta["remat"]
+        before = config_versions.from_json(meta["config"]).compute.remat
+        return "none" if before == "auto" else before  # the default before there was "auto"
+    return None
 
 
 def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> None:

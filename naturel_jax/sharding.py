@@ -1,7 +1,7 @@
 """The mesh, and one table from parameter paths to how they are sharded over it."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,22 +29,22 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
-def make_mesh(axes: Mapping[str, int]) -> Mesh:
-    """A mesh over all devices of all processes. One axis may be -1: whatever the others leave.
+def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over ``devices``, by default all devices of all processes. One axis may be -1: whatever the others leave.
 
     Raises UserError for an unknown axis or sizes that do not multiply to the number of devices.
     """
     if unknown := sorted(set(axes) - set(AXES)):
         raise UserError(f"config.mesh has {unknown}; its axes are {', '.join(AXES)}")
-    sizes, devices = [axes.get(axis, 1) for axis in AXES], jax.device_count()
+    sizes, count = [axes.get(axis, 1) for axis in AXES], len(devices or jax.devices())
     if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = devices // -int(np.prod(sizes))
-    if min(sizes) < 1 or np.prod(sizes) != devices:
+        sizes[sizes.index(-1)] = count // -int(np.prod(sizes))
+    if min(sizes) < 1 or np.prod(sizes) != count:
         given = ", ".join(f"{axis}={axes.get(axis, 1)}" for axis in AXES)
         raise UserError(
-            f"config.mesh ({given}) does not fit {devices} devices; the product must be {devices}; one axis may be -1"
+            f"config.mesh ({given}) does not fit {count} devices; the product must be {count}; one axis may be -1"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def path_string(path: tuple[Any, ...]) -> str:

@@ -35,20 +35,32 @@ class Start(NamedTuple):
 def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[Source], mesh: Mesh) -> Start:
     """Starts from ``init`` (see ``weights.load``), or from ``config.preset`` with random parameters and a tokenizer
     trained on the captions of ``sources``. Parameters are sharded over the mesh."""
-    dtype = config.compute.dtype_on(jax.default_backend())
-    compute = Compute(dtype, config.compute.remat, config.compute.attention or None)
     if init:
         sizes, params, processor = weights.load(init, sharding_for=param_sharding(mesh))
     else:
         sizes = presets.preset(config.preset)
-        model = Model(sizes, compute)
+        model = make_model(config, sizes, mesh)
         params = jax.jit(model.init, out_shardings=shardings(model.shapes(), mesh))(jax.random.key(config.seed))
         processor = _processor_from_scratch(sizes, folder, sources)
-    new_bias = OBJECTIVES[config.objective.name].needs_bias and sizes.init_bias is None
+    sizes, new_bias = trained_sizes(config, sizes)
     if new_bias:
-        sizes = dataclasses.replace(sizes, init_bias=0.0)
         params["logit_bias"] = jax.device_put(jnp.float32(0), NamedSharding(mesh, PartitionSpec()))
-    return Start(Model(sizes, compute), params, processor, new_bias)
+    return Start(make_model(config, sizes, mesh), params, processor, new_bias)
+
+
+def make_model(config: Config, sizes: TwoTowerConfig, mesh: Mesh) -> Model:
+    """The model on the devices of ``mesh``. It recomputes nothing if ``config.compute.remat`` is ``auto``: what the
+    training step recomputes is decided once its batch is known (``run.make_training``)."""
+    options = config.compute
+    remat = "none" if options.remat == "auto" else options.remat
+    return Model(sizes, Compute(options.dtype_on(mesh.devices.flat[0].platform), remat, options.attention or None))
+
+
+def trained_sizes(config: Config, sizes: TwoTowerConfig) -> tuple[TwoTowerConfig, bool]:
+    """The sizes of the model that is trained from one of ``sizes``, and whether it has a new logit bias."""
+    if OBJECTIVES[config.objective.name].needs_bias and sizes.init_bias is None:
+        return dataclasses.replace(sizes, init_bias=0.0), True
+    return sizes, False
 
 
 def _processor_from_scratch(sizes: TwoTowerConfig, folder: epath.Path, sources: Sequence[Source]) -> Processor:

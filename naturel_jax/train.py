@@ -40,10 +40,15 @@ class State(NamedTuple):
 
 
 def make_state(params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool) -> State:
-    """The initial state, sharded over ``mesh``, from parameters that already are."""
-    place = shardings(jax.eval_shape(tx.init, params), mesh)
-    opt_state = jax.jit(tx.init, out_shardings=place)(params)
-    return State(params, opt_state, jax.tree.map(jnp.copy, params) if ema else None)
+    """The initial state, sharded over ``mesh``, from parameters that already are. If those are given as
+    ``jax.ShapeDtypeStruct``, so is the state."""
+
+    def rest(params: Params) -> tuple[Any, Params | None]:
+        return tx.init(params), jax.tree.map(jnp.copy, params) if ema else None
+
+    make = jax.jit(rest, out_shardings=shardings(jax.eval_shape(rest, params), mesh))
+    abstract = isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct)
+    return State(params, *(make.eval_shape(params) if abstract else make(params)))
 
 
 def abstract(state: State) -> dict[str, Any]:

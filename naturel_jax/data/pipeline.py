@@ -64,6 +64,14 @@ class Pipeline:
         for local in dataset:
             yield self._to_global(local)
 
+    def shapes(self, step: int) -> Batch:
+        """Batch ``step`` as ``jax.ShapeDtypeStruct``; no image is read."""
+        plan, size = self.planner.plan(step), self.augment.size
+        images = jax.ShapeDtypeStruct((len(plan.rows), size, size, 3), np.uint8)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), Batch(images, *plan[1:])
+        )
+
     def _local_blocks(self) -> tuple[int, ...]:
         """The blocks of rows that this process's devices hold."""
         shards = self.planner.shards

@@ -32,6 +32,7 @@ PEAKS: dict[str, dict[str, float]] = {
     "TPU v5p": _V5P,
     "TPU v6 lite": _V6E,
     "TPU v6e": _V6E,
+    "TPU7x": {"bfloat16": 1153.5e12},  # a device is half a chip of 2307e12: cloud.google.com/tpu/docs/tpu7x
 }
 
 

@@ -5,6 +5,8 @@ Any other size comes from a checkpoint's own config file, or is one more line he
 world on two cores, and are exported as genuine CLIP and SigLIP models.
 """
 
+import re
+
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.two_tower import TwoTowerConfig
 from tfds_naturel.errors import UserError
@@ -106,3 +108,17 @@ def preset(name: str) -> TwoTowerConfig:
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; expected one of: {', '.join(sorted(PRESETS))}")
     return PRESETS[name]
+
+
+# Hub names whose sizes are those of a preset.
+_PUBLISHED = re.compile(r"hf:(?:openai/(clip)-vit|google/(siglip2?))-(base|large|so400m|giant-opt)-patch(\d+)(-\d+)?")
+
+
+def published(source: str) -> TwoTowerConfig | None:
+    """The sizes of a checkpoint that OpenAI or Google published on the hub (``hf:openai/clip-vit-base-patch32``), by
+    its name alone; None for any other."""
+    if not (match := _PUBLISHED.fullmatch(source)):
+        return None
+    clip, siglip, size, patch, pixels = match.groups()
+    short = {"base": "b", "large": "l", "giant-opt": "g"}.get(size, size)
+    return PRESETS.get(f"{clip or siglip}-{short}{patch}{pixels or ''}")

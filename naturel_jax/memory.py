@@ -1,0 +1,128 @@
+"""The memory of a device, what a training step needs of it, and the recomputation (``config.compute.remat``) that makes
+the step fit.
+
+The estimate traces the towers and compiles nothing. docs/plan.md compares it with compiled steps.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from naturel_jax.batch import Batch
+from naturel_jax.models.transformer import REMAT_POLICIES
+from naturel_jax.models.two_tower import Model, Params
+from naturel_jax.sharding import batch_shards
+from naturel_jax.train import State
+
+_LOG = logging.getLogger(__name__)
+
+GIB = 2**30
+
+# Memory of one device that a program may use, by ``jax.Device.device_kind``, for devices that are only described
+# (``jax.experimental.topologies``); a real one says so itself. As libtpu 0.0.42's compiler reports it when a program
+# does not fit ("exceeds available HBM (15.75G)"): a little less than the chip has. A v4 device is one of the two cores
+# of a chip, a TPU7x device one of the two halves.
+USABLE: dict[str, int] = {
+    "TPU v4": int(15.25 * GIB),
+    "TPU v5 lite": int(15.75 * GIB),
+    "TPU v5": int(95.74 * GIB),
+    "TPU v6 lite": int(31.25 * GIB),
+    "TPU7x": int(94.75 * GIB),
+}
+
+# By which ``temporaries`` are multiplied before a step is taken to fit: the compiler pads arrays to the tiles of the
+# matrix unit and keeps buffers that the estimate does not count, more of them if nothing is recomputed (docs/plan.md).
+MARGINS, MARGIN = {"none": 1.75}, 1.25
+
+
+def usable(kind: str) -> int | None:
+    """Bytes that a program may use of a device of this ``jax.Device.device_kind``; None if they are not known, as on a
+    CPU, which shares the host's."""
+    local = [device for device in jax.local_devices() if device.device_kind == kind]
+    stats = local[0].memory_stats() if local else None
+    return stats["bytes_limit"] if stats and "bytes_limit" in stats else USABLE.get(kind)
+
+
+def per_device(tree: Any) -> int:
+    """Bytes that each device holds of ``tree``: arrays, or ``jax.ShapeDtypeStruct`` with sharding."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )
+
+
+def with_remat(model: Model, policy: str) -> Model:
+    """The model with another of ``REMAT_POLICIES``."""
+    return dataclasses.replace(model, compute=dataclasses.replace(model.compute, remat=policy))
+
+
+def activations(model: Model, images: int, captions: int, tokens: int) -> int:
+    """Bytes that the towers keep from the forward to the backward pass for ``images`` and ``captions`` of ``tokens``
+    positions: what JAX's differentiation saves under the model's remat policy, and if that recomputes, what it saves
+    again for one block."""
+    saved = _saved(model, images, captions, tokens)
+    if REMAT_POLICIES[model.compute.remat] is None:
+        return saved
+    depth = min(tower.transformer.depth for tower in (model.config.image, model.config.text))
+    return saved + _saved(with_remat(model, "none"), images, captions, tokens) // depth
+
+
+@functools.cache  # a trace takes seconds, and each policy that recomputes needs that of "none"
+def _saved(model: Model, images: int, captions: int, tokens: int) -> int:
+    """Bytes of the residuals that grow with the batch; the others are parameters."""
+    size, params = model.config.image.size, model.shapes()
+
+    def pullback(params: Params, pixels_IHWC: jax.Array, tokens_UL: jax.Array) -> Any:
+        def embed(params: Params) -> tuple[jax.Array, jax.Array]:
+            return model.encode_image(params, pixels_IHWC), model.encode_text(params, tokens_UL)
+
+        return jax.vjp(embed, params)[1]
+
+    def residuals(copies: int) -> int:
+        pixels_IHWC = jax.ShapeDtypeStruct((copies * images, size, size, 3), jnp.float32)
+        tokens_UL = jax.ShapeDtypeStruct((copies * captions, tokens), jnp.int32)
+        leaves = jax.tree.leaves(jax.eval_shape(pullback, params, pixels_IHWC, tokens_UL))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+    return residuals(2) - residuals(1)
+
+
+def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: int) -> int:
+    """Estimate of the bytes that a step needs on each device besides its arguments: gradients and ``activations``.
+
+    ``params`` and ``batch`` are arrays or ``jax.ShapeDtypeStruct`` with sharding, ``chunks`` is
+    ``config.objective.chunks``. The tensor axis of the mesh is left out of account: the estimate is then too high.
+    """
+    rows = batch_shards(mesh) * chunks
+    captions, tokens = batch.tokens.shape
+    gradients = per_device(params) * (1 if chunks == 1 else 2)  # the sum over the chunks, and one chunk's
+    return gradients + activations(model, len(batch.images) // rows, captions // rows, tokens)
+
+
+def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int) -> str:
+    """The first of ``REMAT_POLICIES`` with which a step fits into the memory of the devices, the one that recomputes
+    least; the last if none fits. "none" on a CPU, and where the memory is not known. Arguments: see ``temporaries``.
+    All processes get the same."""
+    kind = mesh.devices.flat[0].device_kind
+    if (limit := usable(kind)) is None:
+        return "none"
+    policies, needed = list(REMAT_POLICIES), 0
+    chosen = len(policies) - 1
+    for number, policy in enumerate(policies):
+        estimate = temporaries(with_remat(model, policy), state.params, batch, mesh, chunks)
+        needed = per_device((state, batch)) + math.ceil(estimate * MARGINS.get(policy, MARGIN))
+        if needed <= limit:
+            chosen = number
+            break
+    if jax.process_count() > 1:  # one host may have a little less memory than another
+        chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
+    sizes = f"at most about {needed / GIB:.1f} of {limit / GIB:.1f} GiB"
+    _LOG.info("config.compute.remat is %r (auto): a step needs %s of each %s", policies[chosen], sizes, kind)
+    return policies[chosen]
