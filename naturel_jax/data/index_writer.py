@@ -309,14 +309,13 @@ def _write_facts(
 ) -> None:
     """Texts and facts, and which facts a text asserts and an image shows."""
     text_C, texts = _numbered(captions)
-    facts_of, place_of = ({name: pair[k] for name, pair in claims.items()} for k in (0, 1))
-    fact_K, facts = _numbered(pa.chunked_array([chunk for of_name in facts_of.values() for chunk in of_name.chunks]))
+    fact_K, facts = _numbered(pa.chunked_array([chunk for of_name, _ in claims.values() for chunk in of_name.chunks]))
     _write_strings(out, "texts", texts.chunks)
     _write_strings(out, "facts", facts.chunks)
     starts = columns.find(out, "positives_starts")
     for side, numbers in zip(_SIDES, np.split(text_C, [starts[-1]]), strict=True):
         columns.write(out, f"{side}_text", [numbers])
-    asserts, negative_asserts, shows = place_of.values()
+    asserts, negative_asserts, shows = (places for _, places in claims.values())
     caption_K = np.concatenate([asserts, starts[-1] + negative_asserts])
     _write_ragged(out, "asserts", text_C[caption_K], fact_K[: len(caption_K)], len(texts))
     shown = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(records.lengths("shows")))])
