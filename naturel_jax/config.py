@@ -5,8 +5,6 @@ checks the result up front and turns it into the frozen, typed ``Config`` that t
 """
 
 import dataclasses
-import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +15,12 @@ from naturel_jax.data.fields import Fields
 from naturel_jax.durations import is_duration
 from naturel_jax.objectives import OBJECTIVES
 from naturel_jax.settings import (
+    AREA,
+    NAME,
+    SIZE,
     Allowed,
     above,
+    are_patterns,
     at_least,
     fraction,
     key_of,
@@ -30,9 +32,6 @@ from naturel_jax.settings import (
 )
 from tfds_naturel.errors import UserError
 
-_NAME = Allowed(lambda: "a name", bool)
-_SIZE = Allowed(lambda: "-1 or a whole number of at least 1", lambda x: x == -1 or x >= 1)
-_AREA = Allowed(lambda: "two numbers (low, high) with 0 < low <= high <= 1", lambda x: 0 < x[0] <= x[1] <= 1)
 _KNOWN = key_of("naturel_jax.benchmarks.registry:BENCHMARKS")
 _BENCHMARKS = Allowed(
     lambda: f"any of{_KNOWN.expected().removeprefix('one of')}; or your own: {', '.join(own_config.KINDS.values())}",
@@ -40,20 +39,13 @@ _BENCHMARKS = Allowed(
 )
 
 
-def _patterns(rules: tuple[tuple[str, float], ...]) -> bool:
-    try:
-        return all(re.compile(pattern) and 0 <= factor < math.inf for pattern, factor in rules)
-    except re.error:
-        return False
-
-
 @dataclasses.dataclass(frozen=True)
 class Part:
     """One source of ``config.data.mixture``."""
 
-    dataset: str = setting("", "dataset under config.data.dir, or PREFIX:NAME for another source", _NAME)
+    dataset: str = setting("", "dataset under config.data.dir, or PREFIX:NAME for another source", NAME)
     recipe: str = setting("", "which captions are sampled for an image", key_of("naturel_jax.data.recipes:RECIPES"))
-    split: str = setting("train", "split of the dataset", _NAME)
+    split: str = setting("train", "split of the dataset", NAME)
     fields: Fields = section(Fields)
     weight: float = setting(1.0, "share of the mixture, relative to the other parts'", above(0))
     hard_images: str = setting(
@@ -76,7 +68,7 @@ class Data:
         0.01, "largest share of a source's records that may be bad; they are left out", fraction(), may_change=True
     )
     batch_size: int = setting(256, "images in a global batch, without sentinels", at_least(1))
-    crop_scale: tuple[float, float] = setting((0.9, 1.0), "area of the random resized crop", _AREA)
+    crop_scale: tuple[float, float] = setting((0.9, 1.0), "area of the random resized crop", AREA)
     threads: int = setting(2, "threads that read and decode images", at_least(1), may_change=True)
     workers: int = setting(0, "processes that read and decode; 0: threads only", at_least(0), may_change=True)
 
@@ -108,7 +100,7 @@ class Optim:
     lr_multipliers: tuple[tuple[str, float], ...] = setting(
         (),
         "learning-rate multipliers: the first pattern that matches a parameter's path; 0 freezes",
-        Allowed(lambda: "((pattern, factor), ...): regular expressions and numbers of at least 0", _patterns),
+        Allowed(lambda: "((pattern, factor), ...): regular expressions and numbers of at least 0", are_patterns),
     )
     ema: float = setting(0.0, "decay of the moving average, which is evaluated instead; 0: none", fraction())
 
@@ -135,9 +127,9 @@ class Compute:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    data: int = setting(-1, "devices that shard the batch; -1: the rest", _SIZE)
-    fsdp: int = setting(1, "devices that shard the batch and the parameters; -1: the rest", _SIZE)
-    tensor: int = setting(1, "devices that shard heads and MLPs; -1: the rest", _SIZE)
+    data: int = setting(-1, "devices that shard the batch; -1: the rest", SIZE)
+    fsdp: int = setting(1, "devices that shard the batch and the parameters; -1: the rest", SIZE)
+    tensor: int = setting(1, "devices that shard heads and MLPs; -1: the rest", SIZE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +145,7 @@ class Eval:
         is_duration(),
     )
     fields: Mapping[str, own_config.Fields] = setting({}, "fields of your own benchmarks: name -> fields")
-    naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", _NAME)
+    naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", NAME)
     benchmarks_dir: str = setting("", "folder with the official files; empty: their twins drawn from the scenes world")
     batch_size: int = setting(256, "images or captions embedded at a time", at_least(1))
 
@@ -166,7 +158,7 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    name: str = setting("run", "the run's row in the tables", _NAME)
+    name: str = setting("run", "the run's row in the tables", NAME)
     seed: int = setting(0, "random seed", at_least(0))
     init: str = setting(
         "", "checkpoint to start from: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, base:NAME, a folder or a file"

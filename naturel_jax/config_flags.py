@@ -28,6 +28,13 @@ def file_name() -> str:
     return config_flags.get_config_filename(flags.FLAGS["config"])
 
 
+def default_workdir(config_path: str) -> str:
+    """``runs/siglip_tp_scenes`` for ``configs/siglip_tp.py:scenes``. The argument may be a path."""
+    path, _, argument = config_path.partition(":")
+    words = re.findall(r"[\w.=-]+", argument)
+    return str(Path("runs") / "_".join([Path(path).stem, *words]))
+
+
 def names() -> list[str]:
     """The configs of this package."""
     return sorted(path.stem for path in PACKAGED.glob("*.py") if path.stem not in ("__init__", "drawn_world"))

@@ -8,10 +8,8 @@ in a flag, config or file, 75 stopped and saved.
 """
 
 import logging
-import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 from absl import flags
@@ -41,13 +39,6 @@ flags.adopt_module_key_flags(config_flags)
 _LOG = logging.getLogger("naturel_jax.main")  # __name__ is __main__
 
 
-def default_workdir(config_path: str) -> str:
-    """``runs/siglip_tp_scenes`` for ``configs/siglip_tp.py:scenes``. The argument may be a path."""
-    path, _, argument = config_path.partition(":")
-    words = re.findall(r"[\w.=-]+", argument)
-    return str(Path("runs") / "_".join([Path(path).stem, *words]))
-
-
 def main(arguments: Sequence[str]) -> None:
     """Runs the config given by the flags."""
     if {"--help", "-h", "--helpfull"} & set(arguments):
@@ -65,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
 
     kind = jax.devices()[0].device_kind
     _LOG.info("%d of %d devices are local: %s", jax.local_device_count(), jax.device_count(), kind)
-    workdir = _WORKDIR.value or default_workdir(config_flags.file_name())
+    workdir = _WORKDIR.value or config_flags.default_workdir(config_flags.file_name())
     suite.run_all(config, workdir)
 
 

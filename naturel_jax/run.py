@@ -16,7 +16,7 @@ from naturel_jax.calibration import calibrated
 from naturel_jax.checkpoint_meta import make_meta
 from naturel_jax.config import Config
 from naturel_jax.config_versions import to_json
-from naturel_jax.data import datasets, training_images
+from naturel_jax.data import datasets
 from naturel_jax.data.items import Source
 from naturel_jax.data.pipeline import Pipeline, make_pipeline
 from naturel_jax.data.trained_on import TrainedOn
@@ -25,8 +25,7 @@ from naturel_jax.gradcache import Loss
 from naturel_jax.metrics import Metrics
 from naturel_jax.run_folder import Scores
 from naturel_jax.sharding import make_mesh
-from naturel_jax.start import Start, make_start
-from naturel_jax.weights import runs
+from naturel_jax.start import Start, images_trained_on, make_start
 from tfds_naturel.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
@@ -63,18 +62,6 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
         if jax.process_index() == 0:
             run_folder.write_scores(folder, config, scores, evaluator.left_out)
     return scores
-
-
-def images_trained_on(init: str, folder: epath.Path, sources: Sequence[Source]) -> TrainedOn:
-    """The images of ``sources``, and those that the run ``init`` was trained on, if it is a run."""
-    before = runs.trained_on(init.removeprefix("run:")) if init.startswith("run:") else TrainedOn()
-    if not sources:
-        return before
-
-    def find() -> TrainedOn:
-        return TrainedOn.union([before, *map(training_images.of_source, sources)])
-
-    return run_folder.record_trained_on(folder, find)
 
 
 def trained_base(config: Config, folder: epath.Path) -> str:

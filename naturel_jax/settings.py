@@ -10,7 +10,7 @@ import math
 import pkgutil
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from ml_collections import ConfigDict
@@ -25,6 +25,19 @@ class Allowed(NamedTuple):
 
     expected: Callable[[], str]
     test: Callable[[Any], bool]
+
+
+NAME = Allowed(lambda: "a name", bool)
+SIZE = Allowed(lambda: "-1 or a whole number of at least 1", lambda x: x == -1 or x >= 1)
+AREA = Allowed(lambda: "two numbers (low, high) with 0 < low <= high <= 1", lambda x: 0 < x[0] <= x[1] <= 1)
+
+
+def are_patterns(rules: Iterable[tuple[str, float]]) -> bool:
+    """Whether these are (regular expression, number of at least 0)."""
+    try:
+        return all(re.compile(pattern) and 0 <= factor < math.inf for pattern, factor in rules)
+    except re.error:
+        return False
 
 
 def above(low: float) -> Allowed:

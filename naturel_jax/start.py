@@ -1,4 +1,4 @@
-"""What a run starts from: a model, its parameters and its processor."""
+"""What a run starts from: a model, its parameters and its processor; and the images that it trains on."""
 
 import dataclasses
 import json
@@ -11,15 +11,18 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from naturel_jax import preemption, storage, weights
+from naturel_jax import preemption, run_folder, storage, weights
 from naturel_jax.config import Config
+from naturel_jax.data import training_images
 from naturel_jax.data.items import Source
 from naturel_jax.data.processor import Processor, from_scratch
+from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.models import presets
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.objectives import OBJECTIVES
 from naturel_jax.sharding import param_sharding, shardings
+from naturel_jax.weights import runs
 
 
 class Start(NamedTuple):
@@ -29,6 +32,18 @@ class Start(NamedTuple):
     params: Params
     processor: Processor
     new_bias: bool
+
+
+def images_trained_on(init: str, folder: epath.Path, sources: Sequence[Source]) -> TrainedOn:
+    """The images of ``sources``, and those that the run ``init`` was trained on, if it is a run."""
+    before = runs.trained_on(init.removeprefix("run:")) if init.startswith("run:") else TrainedOn()
+    if not sources:
+        return before
+
+    def find() -> TrainedOn:
+        return TrainedOn.union([before, *map(training_images.of_source, sources)])
+
+    return run_folder.record_trained_on(folder, find)
 
 
 @preemption.interruptible()

@@ -12,7 +12,7 @@ from worlds import ROOT, Run, data_dir
 
 from naturel_jax import config as c
 from naturel_jax import run
-from naturel_jax.main import default_workdir
+from naturel_jax.config_flags import default_workdir
 from naturel_jax.storage import read_json_lines
 from tfds_naturel.errors import UserError
 
