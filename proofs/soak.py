@@ -109,7 +109,8 @@ WARM_UP_S = 3600.0  # at most
 
 
 class Sample(NamedTuple):
-    """Seconds since the start, resident memory in MB, open descriptors, threads."""
+    """Seconds since the start, memory in MB, open descriptors, threads. Memory is the anonymous part of what is resident:
+    the kernel drops pages of files when others need memory, and reads them again later."""
 
     seconds: float
     memory: float
@@ -120,7 +121,9 @@ class Sample(NamedTuple):
 def sample(pid: int, began: float) -> Sample:
     """The current figures of a process. Raises OSError if it has ended."""
     status = Path(f"/proc/{pid}/status").read_text()
-    memory, threads = (int(re.findall(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[0]) for name in ("VmRSS", "Threads"))
+    memory, threads = (
+        int(re.findall(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[0]) for name in ("RssAnon", "Threads")
+    )
     return Sample(time.monotonic() - began, memory / 1024, len(os.listdir(f"/proc/{pid}/fd")), threads)
 
 
