@@ -109,8 +109,8 @@ WARM_UP_S = 3600.0  # at most
 
 
 class Sample(NamedTuple):
-    """Seconds since the start, memory in MB, open descriptors, threads. Memory is the anonymous part of what is resident:
-    the kernel drops pages of files when others need memory, and reads them again later."""
+    """Seconds since the start, memory in MB, open descriptors, threads. Memory is what is resident and anonymous: the
+    kernel drops pages of files when others need memory, and reads them again later."""
 
     seconds: float
     memory: float
