@@ -22,7 +22,7 @@ from types import ModuleType
 
 from etils import epath
 
-from naturel_jax import api, metrics, preemption
+from naturel_jax import api, preemption, writers
 from naturel_jax.benchmarks import own_config, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.data import staging
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str]) -> None:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     mirror = Mirror(options.out or epath.Path("results"))
     histories = {
-        name: metrics.history(epath.Path(source.removeprefix("run:")))
+        name: writers.history(epath.Path(source.removeprefix("run:")))
         for name, source in models.items()
         if source.startswith("run:")
     }

@@ -1,7 +1,6 @@
 """What a run reports as it goes: a progress bar or log lines, JSON lines, TensorBoard, Weights & Biases."""
 
 import contextlib
-import json
 import logging
 import sys
 import time
@@ -55,7 +54,6 @@ class Metrics:
         self._writers: list[writers.Writer] = []
         if not first:
             return
-        drop_lines(lines, start)
         self._writers = writers.open_all(config, workdir, start, self._close)
 
     def train(self, step: int, values: Values) -> None:
@@ -104,16 +102,3 @@ class Metrics:
     def close(self) -> None:
         """Closes the files and the progress bar."""
         self._close.close()
-
-
-def history(workdir: epath.Path) -> list[tuple[int, dict[str, float]]]:
-    """(step, scores) of the evaluations during a run."""
-    lines = storage.read_json_lines(workdir / "metrics.jsonl")
-    return [(line.pop("step"), line) for line in lines if not any(name.startswith("train/") for name in line)]
-
-
-def drop_lines(path: epath.Path, start: int) -> None:
-    """Removes the lines of steps after ``start`` from a ``metrics.jsonl``, atomically."""
-    rows = storage.read_json_lines(path)
-    if path.name in storage.names(path.parent):
-        storage.write(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 from etils import epath
 
-from naturel_jax import metrics
+from naturel_jax import writers
 from naturel_jax.config import Config, Suite
 from naturel_jax.report import report
 from naturel_jax.run import run
@@ -27,7 +27,7 @@ def run_all(config: Config | Suite, workdir: str) -> None:
     for key, part in runs.items():
         began, folder, name = time.monotonic(), epath.Path(workdir) / key, names[key]
         scores[name] = run(part, folder)
-        histories[name] = metrics.history(folder)
+        histories[name] = writers.history(folder)
         if jax.process_index() == 0:
             print(f"\n{name}: {(time.monotonic() - began) / 60:.1f} min\n")
             print(report.save(epath.Path(workdir), report.of_scores(scores, histories)), flush=True)

@@ -23,12 +23,26 @@ def open_all(config: Config, workdir: epath.Path, start: int, closing: contextli
     """The writers of a run that begins at step ``start``; ``closing`` closes them. Raises UserError if wandb is asked
     for but not installed."""
     lines = workdir / "metrics.jsonl"
+    drop_lines(lines, start)
     writers: list[Writer] = [lambda step, values: storage.append(lines, json.dumps({"step": step, **values}) + "\n")]
     if config.tensorboard:
         writers.append(_tensorboard(workdir / "tensorboard", start, closing))
     if config.wandb:
         writers.append(_wandb(config, workdir, closing))
     return writers
+
+
+def history(workdir: epath.Path) -> list[tuple[int, dict[str, float]]]:
+    """(step, scores) of the evaluations during a run."""
+    lines = storage.read_json_lines(workdir / "metrics.jsonl")
+    return [(line.pop("step"), line) for line in lines if not any(name.startswith("train/") for name in line)]
+
+
+def drop_lines(path: epath.Path, start: int) -> None:
+    """Removes the lines of steps after ``start`` from a ``metrics.jsonl``, atomically."""
+    rows = storage.read_json_lines(path)
+    if path.name in storage.names(path.parent):
+        storage.write(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start))
 
 
 def _tensorboard(folder: epath.Path, start: int, closing: contextlib.ExitStack) -> Writer:

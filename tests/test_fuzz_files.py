@@ -11,7 +11,7 @@ from fuzzing import every_count, fuzz
 from image_files import photo
 from open_images_files import RELATIONS, row, write_release
 
-from naturel_jax import metrics, storage
+from naturel_jax import storage, writers
 from naturel_jax.benchmarks.benchmark import Metric
 from naturel_jax.data.images import open_image
 from naturel_jax.evaluators import results
@@ -95,7 +95,7 @@ def test_hard_images(tmp_path, count):
 def test_metrics(tmp_path, count):
     path = epath.Path(tmp_path / "metrics.jsonl")
     path.write_text("".join(json.dumps({"step": n, "train/loss": 0.5}) + "\n" for n in range(5)))
-    fuzz([Path(path)], lambda: metrics.drop_lines(path, 3), count)
+    fuzz([Path(path)], lambda: writers.drop_lines(path, 3), count)
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from etils import epath
 from worlds import ROOT
 
 from naturel_jax import config as c
-from naturel_jax.metrics import Metrics, drop_lines
+from naturel_jax.metrics import Metrics
 from naturel_jax.storage import read_json_lines
+from naturel_jax.writers import drop_lines
 from tfds_naturel.errors import UserError
 
 
