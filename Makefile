@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL = --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-slow test-build plan-tpu proofs lint docs docs-serve pages setup setup-test clean
+.PHONY: lock demo test test-slow test-build plan-tpu proofs lint docs docs-serve pages setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers. Where there are none the setting is ignored.
 demo: setup
@@ -62,6 +62,14 @@ docs-serve: $(VENV)/.docs
 # The pages that are derived from others: the notebook of the tutorial, and the table of config fields.
 pages: setup
 	$(BIN)/python .ci/pages.py
+
+# requirements.lock: what is installed now, with hashes, for Python 3.11 to 3.14 on Linux and macOS.
+lock: setup-test
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/tested.txt
+	sed '/^#/!d' requirements.lock > $(VENV)/lock
+	$(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -c $(VENV)/tested.txt >> $(VENV)/lock
+	mv $(VENV)/lock requirements.lock
 
 setup: $(VENV)/.runtime
 setup-test: $(VENV)/.test
