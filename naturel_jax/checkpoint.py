@@ -5,9 +5,8 @@
 and ``meta`` (JSON: model sizes, processor, config, versions). The step number is also the data position.
 """
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,8 +16,8 @@ from jax.experimental import multihost_utils
 
 from naturel_jax import manifest, object_folders, storage, uploads
 from naturel_jax.object_stores import in_store
-from naturel_jax.restore import read
-from tfds_naturel.errors import Unavailable, UserError
+from naturel_jax.restore import failures_explained, read
+from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class Checkpoints:
 
         Raises OSError if this checkpoint or the one before it could not be written."""
         storage.check_leases(self.directory)
-        with self._failures_explained():
+        with failures_explained(self.directory):
             if self._uploads:
                 if step != self._saving:
                     self._uploads.save(step, arrays, meta)
@@ -70,20 +69,6 @@ class Checkpoints:
                 manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), force=True)
             if wait:
                 manager.wait_until_finished()
-
-    @contextlib.contextmanager
-    def _failures_explained(self) -> Iterator[None]:
-        """Raises OSError, in one line, for what Orbax and TensorStore raise if they cannot write."""
-        try:
-            yield
-        except (UserError, Unavailable):  # UserError: a lost lease
-            raise
-        except (OSError, ValueError, RuntimeError) as error:
-            cause = " ".join(str(error).split())[:300]
-            raise OSError(
-                f"a checkpoint could not be saved in {self.directory} ({type(error).__name__}: {cause}); those before "
-                "it are left as they are: run the same command again once the cause is gone"
-            ) from error
 
     def _write_manifest(self) -> None:
         """Called by Orbax in the background once all items are written, before it renames the folder and removes the
@@ -134,11 +119,11 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for pending saves. Raises OSError if they fail."""
         if self._uploads:
-            with self._failures_explained():
+            with failures_explained(self.directory):
                 self._uploads.close()
         if self._manager is not None:
             manager, self._manager = self._manager, None
-            with self._failures_explained():
+            with failures_explained(self.directory):
                 manager.close()
 
 

@@ -32,12 +32,6 @@ from naturel_jax.settings import (
 )
 from tfds_naturel.errors import UserError
 
-_KNOWN = key_of("naturel_jax.benchmarks.registry:BENCHMARKS")
-_BENCHMARKS = Allowed(
-    lambda: f"any of{_KNOWN.expected().removeprefix('one of')}; or your own: {', '.join(own_config.KINDS.values())}",
-    lambda names: all(_KNOWN.test(name) or own_config.parse_name(name) for name in names),
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -137,7 +131,7 @@ class Eval:
     benchmarks: tuple[str, ...] = setting(
         ("naturel", "naturel_unseen"),
         "benchmarks evaluated at the end, by name, or your own as KIND:PATH or NAME=KIND:PATH, such as pairs:my.jsonl",
-        _BENCHMARKS,
+        own_config.or_own(key_of("naturel_jax.benchmarks.registry:BENCHMARKS")),
     )
     during: Mapping[str, str] = setting(
         {"naturel": "1 epoch"},

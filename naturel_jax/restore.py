@@ -1,7 +1,8 @@
-"""Reads items of a checkpoint, and tells damage, which is proven, from reads that failed for any other reason."""
+"""Reads items of a checkpoint, and tells damage, which is proven, from reads that failed for any other reason; explains
+saves that failed."""
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from naturel_jax import manifest, object_folders, scratch
 from naturel_jax.object_stores import Location, in_store
-from tfds_naturel.errors import Unavailable
+from tfds_naturel.errors import Unavailable, UserError
 
 T = TypeVar("T")
 
@@ -130,3 +131,18 @@ def _shows_damage(error: BaseException | None) -> bool:
             return False
         error = error.__cause__ or error.__context__
     return True
+
+
+@contextlib.contextmanager
+def failures_explained(directory: epath.Path) -> Iterator[None]:
+    """Raises OSError, in one line, for what Orbax and TensorStore raise if they cannot write a checkpoint."""
+    try:
+        yield
+    except (UserError, Unavailable):  # UserError: a lost lease
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        cause = " ".join(str(error).split())[:300]
+        raise OSError(
+            f"a checkpoint could not be saved in {directory} ({type(error).__name__}: {cause}); those before it are "
+            "left as they are: run the same command again once the cause is gone"
+        ) from error

@@ -110,11 +110,7 @@ def make_training(
 
 
 def train_and_evaluate(
-    config: Config,
-    folder: epath.Path,
-    training: Training,
-    evaluator: Evaluator,
-    trained_on: TrainedOn,
+    config: Config, folder: epath.Path, training: Training, evaluator: Evaluator, trained_on: TrainedOn
 ) -> Scores:
     """Trains from the newest checkpoint in ``folder``, if any; returns the final scores. Raises what ``run`` raises."""
     schedule = training.schedule

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from naturel_jax.settings import parse, setting
+from naturel_jax.settings import Allowed, parse, setting
 from tfds_naturel.errors import UserError
 
 KINDS = {  # kind -> what it reads, for messages
@@ -58,6 +58,14 @@ def parse_name(text: str) -> Own | None:
             f"benchmark {text!r} would be called {name!r}; expected letters, digits, _ and -: write {example}"
         )
     return Own(name, match[2], match[3])
+
+
+def or_own(known: Allowed) -> Allowed:
+    """Several benchmarks, each ``known`` or one's own."""
+    return Allowed(
+        lambda: f"any of{known.expected().removeprefix('one of')}; or your own: {', '.join(KINDS.values())}",
+        lambda names: all(known.test(name) or parse_name(name) for name in names),
+    )
 
 
 def name_of(text: str) -> str:
