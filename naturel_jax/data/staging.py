@@ -23,7 +23,7 @@ from typing import Any
 from etils import epath
 from tqdm import tqdm
 
-from naturel_jax import object_folders, preemption, scratch
+from naturel_jax import object_folders, scratch
 from naturel_jax.data.sources import webdataset
 from naturel_jax.object_stores import Info, Location, in_store
 from tfds_naturel.errors import UserError
@@ -58,6 +58,8 @@ def stage(
     url = epath.Path(source)
     bucket = local_path("/".join(os.fspath(url).split("/")[:3]), cache_dir)
     local.mkdir(parents=True, exist_ok=True)
+    from naturel_jax import preemption  # it loads JAX, which commands that read local files only do not need
+
     with preemption.interruptible(), _alone(bucket):
         found = {name: info for name, info in Location(url).objects().items() if wanted(name)}
         if not found:
