@@ -227,7 +227,7 @@ def shell(command: list[str], folder: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_tutorial_runs(world, environment):
     """In order, with two steps in place of hundreds."""
     page = ROOT / "docs" / "tutorial.md"

@@ -46,6 +46,7 @@ def reference(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server", ["gs", pytest.param("s3", marks=pytest.mark.proof)], indirect=True)
 def test_run_killed_while_it_saves_continues_exactly(server, reference, tmp_path):
     workdir = epath.Path(server.url) / "runs" / "killed"
     data = f"{server.url}/data"

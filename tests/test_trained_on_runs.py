@@ -84,7 +84,7 @@ def test_own_benchmark_during_training_and_afterwards(folder, tmp_path, monkeypa
     assert "B against A on mine" in (printed := capsys.readouterr().out) and "2 items: " in printed
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_same_images_are_left_out_on_two_processes_and_after_a_resume(folder, tmp_path):
     rows = [{"image": f"{n:04}.jpg", "caption": "a red cup", "negatives": "a blue cup"} for n in range(12, 20)]
     write(folder / "test/usual.jsonl", rows)
