@@ -40,6 +40,7 @@ proofs: setup-test
 	$(RECORD) checkpoint -- $(BIN)/python perf/checkpoint.py
 	$(RECORD) evaluation -- $(BIN)/python perf/evaluation.py --share 0.02
 	$(RECORD) builder -- $(BIN)/python perf/builder.py --folder build/proofs
+	$(RECORD) save_memory -- $(BIN)/python proofs/save_memory.py
 	$(RECORD) soak_steady -- $(BIN)/python proofs/soak.py steady --minutes 60
 	$(RECORD) soak_faults --tail=200 -- $(BIN)/python proofs/soak.py faults --minutes 60
 	$(RECORD) proofs -- $(BIN)/python -m pytest -m proof
