@@ -29,9 +29,11 @@ plan-tpu:
 	.venv-plan/bin/python -m pip install -q -e '.[plan-tpu]' pytest
 	.venv-plan/bin/python -m pytest -m proof tests/test_plan.py
 
-# The poster's tables with the real data and weights: docs/reproduce.md has what it costs. Says that first; asks nothing.
+# The poster's tables with the real data and weights, on GPUs (or DEVICE=gpu13, DEVICE=tpu). Says first what it
+# downloads and how long it takes (docs/reproduce.md), and asks nothing.
+DEVICE ?= gpu
 reproduce: setup
-	$(BIN)/python -m pip install -q -e '.[order]'
+	$(BIN)/python -m pip install -q -e '.[$(DEVICE),order]'
 	$(BIN)/python -m naturel_jax.reproduce --workdir reproduction
 
 # What is too long for every change: each writes a dated result under proofs/.

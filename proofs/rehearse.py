@@ -66,7 +66,7 @@ def rehearse(folder: Path) -> dict[str, tuple[object, bool]]:
             "Minutes": (f"{minutes:.1f}", True),
             **{f"- {name}, s": (one["seconds"], one["gaps"] == []) for name, one in state["stages"].items()},
             "The same command again": (f"exit code {again}", again == cli.DONE),
-            "- stages that were left to do": ("report", "to do: report\n" in repeated),
+            "- commands run again": (repeated.count("$ python -m"), "$ python -m" not in repeated),
             "- requests": (len(world.requested) - requests, len(world.requested) == requests),
             "With a known score that is wrong": (f"exit code {off}", off == 3),
             "- named, with causes": ("activation", ", 1 off" in explained and "- activation: " in explained),

@@ -152,6 +152,12 @@ def test_example_of_the_page_is_read_and_malformed_files_are_refused(tmp_path):
             known.read(file)
 
 
+def test_two_rows_of_one_name_are_refused(tmp_path):
+    one = Checkpoint("NegCLIP", "hf:a/b", {}, {}, "here")
+    with pytest.raises(UserError, match="two rows of the tables would be called 'NegCLIP'"):
+        Work(tmp_path, Budget(), {"a/b@main": one})
+
+
 def test_verdicts():
     score = {"value": 0.30, "low": 0.25, "high": 0.35, "count": 400}
     assert check.judge(0.3049, score) == check.AS_KNOWN and check.judge(0.35, score) == check.IN_INTERVAL

@@ -58,7 +58,8 @@ def main(arguments: Sequence[str]) -> int:
 
     if not options.stage:
         names = [name for name in names if not runner.State(work).done(name)]
-    plan.announce(work, names)
+    if options.dry_run or names != ["report"]:
+        plan.announce(work, names)
     if options.dry_run:
         plan.print_commands(work, names)
         return cli.DONE

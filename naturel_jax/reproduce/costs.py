@@ -47,7 +47,7 @@ BUILT = 500.0  # photos/s: 100,000 in 179 s on two cores (README, perf/builder.p
 TAGGED = 1_000.0  # captions/s: spaCy's small model, and four shuffles
 DECODED = 700.0  # photos/s of a core (README, perf/pipeline.py: 765 with one thread, 1,407 with two)
 CORES = 16
-UTILIZATION = 0.2  # of the peak; CLIP g/14 is reported at 0.39 on A100 and 0.21 on H100
+UTILIZATION = 0.2  # of the peak; for NeMo's CLIP g/14, its throughput gives 0.39 on A100 and 0.21 on H100
 START = 90.0  # seconds of a process that compiles
 HIGHEST = 6  # passes of a float32 product in bfloat16, as evaluations compute it
 

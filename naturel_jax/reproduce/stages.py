@@ -54,6 +54,14 @@ class Work:
     budget: Budget
     known: Mapping[str, Checkpoint]
 
+    def __post_init__(self) -> None:
+        """Raises UserError if two rows of the tables would have one name."""
+        names = [*RECIPES, *(one.name for one in self.known.values())]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(
+                f"--known: two rows of the tables would be called {twice[0]!r}; give a checkpoint another name"
+            )
+
     @property
     def naturel(self) -> str:
         """The name of NatuRel's dataset: ``full``, or ``part`` if photos are limited."""
@@ -171,7 +179,7 @@ def _train(work: Work) -> list[Task]:
 def _evaluation(work: Work, name: str, source: str, needs: Mapping[Path, str]) -> Task:
     """The evaluation of one model on NatuRel and on the benchmarks that are there; before anything is, on all."""
     files = work.root / "files"
-    found = [name for name, file in EVALUATED.items() if (files / file).exists() or not files.exists()]
+    found = [benchmark for benchmark, file in EVALUATED.items() if (files / file).exists() or not files.exists()]
     flags = ("--benchmarks", *OF_NATUREL, *found, "--benchmarks_dir", f"{files}")
     flags += ("--naturel", f"{work.dataset('full')}", "--out", f"{work.root}/results")
     return Task("naturel_jax.evaluate", ("--models", f"{name}={source}", *flags), needs, f"the row {name}")
