@@ -57,7 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     from naturel_jax.reproduce import plan
 
     if not options.stage:
-        names = [name for name in names if not runner.State(work).done(name)]
+        state = runner.State(work)
+        names = [name for name in names if not state.done(name, STAGES[name].tasks(work))]
     if options.dry_run or names != ["report"]:
         plan.announce(work, names)
     if options.dry_run:
@@ -81,7 +82,7 @@ def run(work: Work, names: Sequence[str]) -> int:
         if name == "report":  # which is not recorded: it is what each start ends with
             off = check.report(work, state.gaps, tables=True)
             continue
-        state.finish(name, time.monotonic() - began, gaps)
+        state.finish(name, STAGES[name].tasks(work), time.monotonic() - began, gaps)
         if name == "known":
             off = check.report(work, gaps, tables=False)
     return OFF if off or state.gaps else cli.DONE

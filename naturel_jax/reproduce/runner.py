@@ -35,19 +35,23 @@ class State:
             if (found := self._fields.get(field)) != new[field]:
                 raise UserError(f"{self._path}: {field} is {found!r}, now {new[field]!r}; choose another --workdir")
 
-    def done(self, stage: str) -> bool:
-        """Whether the stage is finished and has left nothing out."""
-        return self._fields["stages"].get(stage, {"gaps": [""]})["gaps"] == []
+    def done(self, stage: str, tasks: Sequence[Task]) -> bool:
+        """Whether the stage is finished, has left nothing out, and would do the same ``tasks`` again: when files were
+        put there by hand, it would do more."""
+        row = self._fields["stages"].get(stage, {"gaps": None, "commands": None})
+        return row["gaps"] == [] and row["commands"] == [command_line(task) for task in tasks]
 
     @property
     def gaps(self) -> list[str]:
         """What the stages left out, and why."""
         return [gap for row in self._fields["stages"].values() for gap in row["gaps"]]
 
-    def finish(self, stage: str, seconds: float, gaps: Sequence[str]) -> None:
-        """Records a stage that has come to its end."""
+    def finish(self, stage: str, tasks: Sequence[Task], seconds: float, gaps: Sequence[str]) -> None:
+        """Records a stage that has come to its end; ``tasks``: what it would do now."""
         finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._fields["stages"][stage] = {"finished": finished, "seconds": round(seconds, 1), "gaps": list(gaps)}
+        commands = [command_line(task) for task in tasks]
+        row = {"finished": finished, "seconds": round(seconds, 1), "commands": commands, "gaps": list(gaps)}
+        self._fields["stages"][stage] = row
         storage.write(self._path, json.dumps(self._fields, indent=1))
 
 
