@@ -120,7 +120,7 @@ def _origin(path: epath.Path, data_dir: str, split: str) -> Origin:
     key = json.dumps([os.fspath(path), split, status.length, status.mtime])
     cache = index_writer.cache_folder(data_dir) / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
     metadata = path / "metadata.json"
-    options = json.loads(metadata.read_text()).get("options", {}) if metadata.exists() else {}
+    options = storage.read_json(metadata).get("options", {}) if metadata.exists() else {}
     drawn = "pairs_per_family" in options  # a field of ScenesConfig
     return Origin(str(cache), photos=not drawn, used=recipe_examples.used(path))
 

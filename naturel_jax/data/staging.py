@@ -27,6 +27,7 @@ from naturel_jax import object_folders, scratch
 from naturel_jax.data.sources import webdataset
 from naturel_jax.object_stores import Info, Location, in_store
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ def _read_rows(file: Path) -> Iterator[dict[str, Any]]:
     if file.exists():
         for line in file.read_text().splitlines():
             with contextlib.suppress(ValueError):  # cut short when a process was killed
-                yield json.loads(line)
+                yield parse_json(line)
 
 
 @contextlib.contextmanager
