@@ -32,12 +32,14 @@ def work(root: Path, budget: str = "full") -> Work:
 # ---- The plan --------------------------------------------------------------------------------------------------------
 
 
-def test_plan_names_downloads_licences_disk_time_and_every_command(tmp_path, capsys):
+def test_plan_names_downloads_licences_disk_time_and_every_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "get_token", lambda: None)
     command.main(["--workdir", str(tmp_path / "w"), "--budget", "photos=2000,steps=100", "--dry_run"])
     text = capsys.readouterr().out
     for item in ("2,000 photos of Open Images | 0.6 GB | CC BY 2.0", "winoground | 0.5 GB | Winoground: research only"):
         assert item in text
     assert "openai/clip-vit-base-patch32@main | 0.6 GB" in text, "151 million parameters of 4 bytes"
+    assert "Not logged in to the hub: Winoground" in text
     assert re.search(rf"{tmp_path}/w: [\d.]+ GB free, about [\d.]+ GB needed", text)
     printed = [shlex.split(line) for line in text.splitlines() if line.startswith("python -m ")]
     fetches = [words[3:] for words in printed if words[2] == "tfds_naturel.open_images.fetch"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import constants
+from huggingface_hub import constants, get_token
 
 from naturel_jax.reproduce import costs
 from naturel_jax.reproduce.costs import GB, HARDWARE, Cost
@@ -94,7 +94,10 @@ def announce(work: Work, names: Sequence[str]) -> None:
     print(downloads_text(work))
     for disk in disks(work, names):
         print(disk)
-    print(f"The hub's files go to its own cache, {constants.HF_HUB_CACHE} (HF_HOME).\n")
+    print(f"The hub's files go to its own cache, {constants.HF_HUB_CACHE} (HF_HOME).")
+    if get_token() is None:
+        print("Not logged in to the hub: Winoground, and NegCLIP-AP with it, will be missing. Run `hf auth login`.")
+    print()
     print(stages_text(work))
     print(ASSUMPTIONS, flush=True)
 
