@@ -173,6 +173,7 @@ def known_flags() -> set[str]:
 SCRIPTS = (
     "launch/local.py",
     "proofs/record.py",
+    "proofs/rehearse.py",
     "proofs/soak.py",
     "perf/objectives.py",
     "perf/pipeline.py",
