@@ -99,7 +99,8 @@ def _items(out: Path, result: Result) -> list[dict[str, Any]]:
         return []
 
 
-def _cells(result: Result) -> dict[str, Cell]:
+def cells(result: Result) -> dict[str, Cell]:
+    """Metric -> cell, not marked as the best."""
     return {
         name: Cell(
             score["value"],
@@ -118,9 +119,9 @@ def _best(of_benchmark: Sequence[Result], items: Mapping[str, list[dict[str, Any
     shown = tables.tables_of(name for result in of_benchmark for name in result.metrics)
     metrics = {column.metric for table in shown for column in table.columns}
     for result in of_benchmark:
-        by_id, cells = {item["id"]: item for item in items[result.model]}, _cells(result)
-        for name in metrics & result.metrics.keys() & cells.keys() if by_id else ():
-            scored.setdefault(name, {})[result.model] = ties.Scored(cells[name], result.metrics[name], by_id)
+        by_id, scores = {item["id"]: item for item in items[result.model]}, cells(result)
+        for name in metrics & result.metrics.keys() & scores.keys() if by_id else ():
+            scored.setdefault(name, {})[result.model] = ties.Scored(scores[name], result.metrics[name], by_id)
     return {(model, name) for name, models in scored.items() if len(models) > 1 for model in ties.best(models)}
 
 
@@ -129,7 +130,7 @@ def _measured(all_results: Sequence[Result], best: set[tuple[str, str]]) -> list
     rows: dict[str, dict[str, Cell]] = {}
     for result in all_results:
         marked = {
-            name: dataclasses.replace(cell, best=(result.model, name) in best) for name, cell in _cells(result).items()
+            name: dataclasses.replace(cell, best=(result.model, name) in best) for name, cell in cells(result).items()
         }
         rows.setdefault(result.model, {}).update(marked)
     return [Row(model, MEASURED, cells) for model, cells in rows.items()]
