@@ -31,7 +31,7 @@ from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.evaluators import blind, mistakes, results
 from naturel_jax.evaluators.cache import CachedEncoder
 from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_encoder
-from naturel_jax.evaluators.held_out import hold_out
+from naturel_jax.evaluators.held_out import found, hold_out
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.evaluators.watch import watch
 from naturel_jax.models.two_tower import Params
@@ -76,7 +76,8 @@ def evaluate(
                 continue
             start = time.perf_counter()
             embedded = cosines(benchmark.whole.items, cached)
-            result = results.save(out, name, benchmark, pair, embedded, _text_norms(benchmark, encoder, params))
+            norms, known = _text_norms(benchmark, encoder, params), found(whole, trained_on)
+            result = results.save(out, name, benchmark, pair, embedded, norms, known)
             scored.append((benchmark, result))
             mirror.publish(without=_EMBEDDINGS)
             print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
@@ -98,13 +99,13 @@ def _with_mistakes(
     mirror: Mirror,
 ) -> str:
     """Evaluates a model with each of the mistakes ``wrong``; returns its section of the page on them."""
-    found: dict[str, Sequence[results.Result] | None] = {}
+    made: dict[str, Sequence[results.Result] | None] = {}
     for mistake in wrong:
         start = time.perf_counter()
         kept = [benchmark for benchmark, _ in scored]
-        found[mistake] = mistakes.evaluate(mistake, name, right, fingerprint, kept, mirror.local)
+        made[mistake] = mistakes.evaluate(mistake, name, right, fingerprint, kept, mirror.local)
         mirror.publish(without=_EMBEDDINGS)
-        done = f"{time.perf_counter() - start:.1f} s" if found[mistake] else "cannot be made"
+        done = f"{time.perf_counter() - start:.1f} s" if made[mistake] else "cannot be made"
         print(f"{name}, mistake {mistake}: {done}", flush=True)
     official = [
         benchmark.name
@@ -112,7 +113,7 @@ def _with_mistakes(
         if not result.incomplete and published.is_official(benchmark.name, list(map(vars, benchmark.items)))
     ]
     meanings = {mistake: mistakes.MISTAKES[mistake].what for mistake in wrong}
-    return mistakes_page.section(name, [result for _, result in scored], found, official, meanings)
+    return mistakes_page.section(name, [result for _, result in scored], made, official, meanings)
 
 
 def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[str, float]:

@@ -15,7 +15,7 @@ from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.results import Result
-from naturel_jax.report import chance, plots, published, tables, ties
+from naturel_jax.report import chance, leakage, plots, published, tables, ties
 from naturel_jax.report.plots import History
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, Row
 from tfds_naturel import escape, pages
@@ -27,11 +27,12 @@ _QUOTED = 4  # metrics of a benchmark without headline metrics that a line about
 @dataclasses.dataclass(frozen=True)
 class Report:
     """``rows``: models, published systems, baselines. ``histories``: model -> its scores during training. ``left_out``:
-    what the scores leave out, one line each."""
+    what the scores leave out, one line each. ``trained_on``: which images may have been trained on."""
 
     rows: Sequence[Row]
     histories: Mapping[str, History]
     left_out: Sequence[str] = ()
+    trained_on: Sequence[leakage.Line] = ()
 
 
 def write(out: Path, histories: Mapping[str, History] | None = None) -> str:
@@ -49,7 +50,7 @@ def write(out: Path, histories: Mapping[str, History] | None = None) -> str:
         if any(not r.problems and published.is_official(benchmark, items[r.model]) for r in of_benchmark):
             official.append(benchmark)
     rows = [*_measured(all_results, best), *published.rows(official), *_blind(all_results)]
-    return save(epath.Path(out), Report(rows, histories or {}, _left_out(all_results)))
+    return save(epath.Path(out), Report(rows, histories or {}, _left_out(all_results), leakage.lines(all_results)))
 
 
 def of_scores(scores: Mapping[str, Mapping[str, float]], histories: Mapping[str, History]) -> Report:
@@ -76,13 +77,13 @@ def save(folder: epath.Path, report: Report) -> str:
         f"\n{line}\n" for line in _legend(rows, _MARGIN)
     )
     files = {f"{name}.png": image for name, image in images.items()} | {
-        "report.md": _markdown(text, images, report.left_out),
-        "report.tex": "\n".join(tables.latex(table, rows) for table in shown),
+        "report.md": _markdown(text, images, report),
+        "report.tex": "\n".join([*(tables.latex(table, rows) for table in shown), *leakage.latex(report.trained_on)]),
         "report.html": _html(
             [tables.html(table, rows) for table in shown],
             _legend(rows, _RANGE),
             {name: (image, drawn[name](dark=True) or image) for name, image in images.items()},
-            report.left_out,
+            report,
         ),
         "scores.csv": _csv(rows),
     }
@@ -210,16 +211,18 @@ _TITLES = {
 }
 
 
-def _markdown(text: str, images: Mapping[str, bytes], left_out: Sequence[str]) -> str:
+def _markdown(text: str, images: Mapping[str, bytes], report: Report) -> str:
     parts = ["# Report", text.rstrip("\n")]
     parts += [f"## {_TITLES[name][0]}\n\n![{_TITLES[name][1]}]({name}.png)" for name in images]
-    if left_out:
-        parts.append("## What the scores leave out\n\n" + "\n".join(f"- {escape.markdown(line)}" for line in left_out))
+    if report.left_out:
+        lines = "\n".join(f"- {escape.markdown(line)}" for line in report.left_out)
+        parts.append(f"## What the scores leave out\n\n{lines}")
+    parts += leakage.markdown(report.trained_on)
     return "\n\n".join(parts) + "\n"
 
 
 def _html(
-    shown: Sequence[str], legend: Sequence[str], images: Mapping[str, tuple[bytes, bytes]], left_out: Sequence[str]
+    shown: Sequence[str], legend: Sequence[str], images: Mapping[str, tuple[bytes, bytes]], report: Report
 ) -> str:
     """``images``: name -> image for light and for dark pages."""
     body = "\n".join([*shown, *(f"<p>{html.escape(line)}</p>" for line in legend)])
@@ -232,9 +235,10 @@ def _html(
             f'<img alt="{description}" src="{light}"></picture></figure></section>\n'
         )
     body += f'\n<div class="plots">\n{figures}</div>' if figures else ""
-    if left_out:
-        lines = "".join(f"<li>{html.escape(escape.line(line))}</li>" for line in left_out)
+    if report.left_out:
+        lines = "".join(f"<li>{html.escape(escape.line(line))}</li>" for line in report.left_out)
         body += f"\n<h2>What the scores leave out</h2><ul>{lines}</ul>"
+    body += "".join(leakage.html(report.trained_on))
     return pages.fill(_FILES / "report.html", body=body)
 
 
