@@ -39,6 +39,7 @@ proofs: setup-test
 	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14
 	$(RECORD) checkpoint -- $(BIN)/python perf/checkpoint.py
 	$(RECORD) evaluation -- $(BIN)/python perf/evaluation.py --share 0.02
+	$(RECORD) precision_random -- $(BIN)/python proofs/precision.py --random clip-b32 siglip-b16-224 --items 100
 	$(RECORD) builder -- $(BIN)/python perf/builder.py --folder build/proofs
 	$(RECORD) soak_steady -- $(BIN)/python proofs/soak.py steady --minutes 60
 	$(RECORD) soak_faults --tail=200 -- $(BIN)/python proofs/soak.py faults --minutes 60

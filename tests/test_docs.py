@@ -174,6 +174,7 @@ def known_flags() -> set[str]:
 SCRIPTS = (
     "launch/local.py",
     "proofs/record.py",
+    "proofs/precision.py",
     "proofs/soak.py",
     "perf/objectives.py",
     "perf/pipeline.py",
