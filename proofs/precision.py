@@ -36,7 +36,9 @@ from naturel_jax.evaluate import parse_models
 from naturel_jax.evaluators import confidence
 from naturel_jax.evaluators.embed import cosines, make_encoder
 from naturel_jax.models import presets
+from naturel_jax.models.families import family_of
 from naturel_jax.models.two_tower import Model
+from naturel_jax.weights import processor_files
 from naturel_jax.weights.sources import Loaded
 from tfds_naturel import cli, twins
 from tfds_naturel.scenes.scene import CONFIGS
@@ -119,7 +121,11 @@ def random_model(name: str, depth: int, captions: Sequence[str]) -> Loaded:
         tower = getattr(config, side)
         shallow = dataclasses.replace(tower, transformer=dataclasses.replace(tower.transformer, depth=depth))
         config = dataclasses.replace(config, **{side: shallow})
-    return Loaded(config, jax.jit(Model(config).init)(jax.random.key(0)), from_scratch(config, captions))
+    processor = from_scratch(config, captions)
+    if config.text.pool == "eos":  # that of the small vocabulary
+        end = processor_files.special_ids(processor, family_of(config))["eos_token_id"]
+        config = dataclasses.replace(config, text=dataclasses.replace(config.text, eos_id=end))
+    return Loaded(config, jax.jit(Model(config).init)(jax.random.key(0)), processor)
 
 
 def models(options: argparse.Namespace, captions: Sequence[str]) -> Iterator[tuple[str, Loaded]]:

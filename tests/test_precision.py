@@ -49,7 +49,8 @@ def test_random_towers_have_the_presets_sizes():
 
 @pytest.mark.slow
 def test_command_prints_a_row_for_each_benchmark(capsys):
-    precision.main(["--random", "tiny-clip", "--items", "30"])
+    precision.main(["--random", "clip-b32", "--depth", "1", "--items", "4"])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [row[1] for row in rows] == list(precision.TWINS) and rows[0][0] == "| tiny-clip (random)"
+    assert [row[1] for row in rows] == list(precision.TWINS) and rows[0][0] == "| clip-b32 (random, depth 1)"
     assert all(0 < float(row[3]) < 0.1 for row in rows), "bfloat16 has 8 bits"
+    assert all(float(row[4]) > 0 for row in rows), "captions differ"
