@@ -363,3 +363,5 @@ def test_ruff_finds_the_blocks_clean(tmp_path):
 def test_every_mistake_is_described():
     described = {row[0].strip("`"): row[1] for row in rows("docs/evaluate.md", "| `--mistakes` |")}
     assert list(described) == list(mistakes.MISTAKES)
+    for name, mistake in mistakes.MISTAKES.items():
+        assert described[name].startswith(mistake.what), name

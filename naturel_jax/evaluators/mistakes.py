@@ -257,9 +257,7 @@ MISTAKES = {
         _preprocessing("images", lambda loaded: {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
     ),
     "bgr": Mistake("red and blue are exchanged", _bgr),
-    "activation": Mistake(
-        "GELU where the model has QuickGELU or the tanh form, or QuickGELU for GELU", _other_activation
-    ),
+    "activation": Mistake("GELU in place of QuickGELU or its tanh form, QuickGELU in place of GELU", _other_activation),
     "unnormalized": Mistake("dot products of embeddings that are not normalized, in place of cosines", _unnormalized),
     "transposed": Mistake("images and captions are exchanged in the scores' matrix", rule=_transposed),
     "base": Mistake("the weights that the run started from, in place of its own", _base),
