@@ -190,7 +190,7 @@ def test_what_does_not_matter_cannot_be_made(folder):
 
 
 @pytest.mark.slow
-def test_base_is_what_the_run_started_from(folder, tmp_path):
+def test_base_is_what_the_run_started_from(folder, tmp_path, caplog):
     flags = ("--config.duration=2 steps", "--config.optim.warmup=0 steps")
     Run(tmp_path / "first", *flags, form="sigmoid").finish()
     tuned = ("--config.preset=", "--config.init=base:first", "--config.optim.lr=0.01")
@@ -201,6 +201,8 @@ def test_base_is_what_the_run_started_from(folder, tmp_path):
     np.testing.assert_allclose(found, cosines(items, first.embedder)[1], atol=1e-6)
     assert np.abs(np.array(found) - cosines(items, second.embedder)[1]).max() > 1e-3
     assert mistakes.MISTAKES["base"].make(first) is None, "from scratch"
+    (tmp_path / "first").rename(tmp_path / "elsewhere")
+    assert mistakes.MISTAKES["base"].make(second) is None and "first is not a run directory" in caplog.text
 
 
 def embeddings(out: Path) -> dict[str, dict[bytes, bytes]]:

@@ -7,6 +7,7 @@ What a mistake makes is never stored with the embeddings or results of the right
 import dataclasses
 import functools
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,6 +27,8 @@ from naturel_jax.sharding import make_mesh, param_sharding
 from naturel_jax.weights import processor_files, runs
 from naturel_jax.weights.sources import Loaded
 from tfds_naturel.errors import UserError
+
+_LOG = logging.getLogger(__name__)
 
 FOLDER = "mistakes"  # below ``--out``; a report reads no results from it
 
@@ -197,11 +200,15 @@ def _other_activation(right: Right) -> Embedder:
 
 
 def _base(right: Right) -> Embedder | None:
-    """Raises what ``weights.load`` raises."""
     workdir = right.source.removeprefix("run:")
     if workdir == right.source or not (base := runs.base(workdir)):
         return None
-    return right.embed(weights.load(base, sharding_for=param_sharding(make_mesh({"data": -1}))))
+    try:
+        loaded = weights.load(base, sharding_for=param_sharding(make_mesh({"data": -1})))
+    except (UserError, OSError) as error:  # removed since, or no network: the other mistakes do not need it
+        _LOG.warning("the base of %s cannot be read: %s", workdir, error)
+        return None
+    return right.embed(loaded)
 
 
 class _Unnormalized(NamedTuple):
