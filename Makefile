@@ -24,10 +24,14 @@ test-build:
 	.venv-build/bin/python -m pytest tests/build
 
 # The TPU compiler (2 GB in an environment of its own) on the CPU: a step is compiled for TPUs that are not here.
+PLAN = .venv-plan/bin/naturel-plan --config
+PLANS = for remat in none dots full; do $(PLAN) siglip_tp --topology v5e:2x4 --config.compute.remat=$$remat; done; \
+	$(PLAN) siglip_tp --topology v5e:16x16; $(PLAN) negclip_ap --topology v5e:2x4
 plan-tpu:
 	$(PYTHON) -m venv .venv-plan
 	.venv-plan/bin/python -m pip install -q -e '.[plan-tpu]' pytest
 	.venv-plan/bin/python -m pytest -m proof tests/test_plan.py
+	.venv-plan/bin/python proofs/record.py plan --tail=200 -- sh -c '$(PLANS)'
 
 # The poster's tables with the real data and weights, on GPUs (or DEVICE=gpu13, DEVICE=tpu). Says first what it
 # downloads and how long it takes (docs/reproduce.md), and asks nothing.
@@ -39,6 +43,8 @@ reproduce: setup
 # What is too long for every change: each writes a dated result under proofs/.
 RECORD = $(BIN)/python proofs/record.py
 proofs: setup-test
+	$(RECORD) demo --tail=120 -- $(MAKE) demo
+	$(RECORD) audit --tail=400 -- $(BIN)/python -m tfds_naturel.audit --out build/audit --sugarcrepe data/sugarcrepe
 	$(RECORD) step -- $(BIN)/python perf/objectives.py step
 	$(RECORD) step_mined -- $(BIN)/python perf/objectives.py step --hard mined
 	$(RECORD) ring_memory -- $(BIN)/python perf/objectives.py memory
@@ -46,6 +52,7 @@ proofs: setup-test
 	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14
 	$(RECORD) checkpoint -- $(BIN)/python perf/checkpoint.py
 	$(RECORD) evaluation -- $(BIN)/python perf/evaluation.py --share 0.02
+	$(RECORD) precision_random -- $(BIN)/python proofs/precision.py --random clip-b32 siglip-b16-224 --items 100
 	$(RECORD) builder -- $(BIN)/python perf/builder.py --folder build/proofs
 	$(RECORD) save_memory -- $(BIN)/python proofs/save_memory.py
 	$(RECORD) soak_steady -- $(BIN)/python proofs/soak.py steady --minutes 60

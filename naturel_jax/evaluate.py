@@ -15,6 +15,7 @@ runs alongside the training run (on another machine, if the folder is shared), w
 
 import argparse
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -22,20 +23,22 @@ from types import ModuleType
 
 from etils import epath
 
-from naturel_jax import api, preemption, writers
+from naturel_jax import api, preemption, storage, writers
 from naturel_jax.benchmarks import own_config, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.data import staging
 from naturel_jax.data.trained_on import TrainedOn
-from naturel_jax.evaluators import blind, results
+from naturel_jax.evaluators import blind, mistakes, results
 from naturel_jax.evaluators.cache import CachedEncoder
-from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder
-from naturel_jax.evaluators.held_out import hold_out
+from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_encoder
+from naturel_jax.evaluators.held_out import found, hold_out
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.evaluators.watch import watch
 from naturel_jax.models.two_tower import Params
-from naturel_jax.report import report
+from naturel_jax.report import mistakes as mistakes_page
+from naturel_jax.report import published, report
 from naturel_jax.weights import runs
+from naturel_jax.weights.sources import Loaded
 from tfds_naturel import cli, escape
 from tfds_naturel.errors import UserError
 
@@ -43,29 +46,74 @@ _EMBEDDINGS = "embeddings"  # folder of their cache, which is uploaded to an obj
 
 
 def evaluate(
-    name: str, source: str, benchmarks: Sequence[Benchmark], mirror: Mirror, *, batch_size: int, dtype: str
-) -> None:
-    """Evaluates one model, and saves each benchmark's result as soon as it is ready."""
+    name: str,
+    source: str,
+    benchmarks: Sequence[Benchmark],
+    mirror: Mirror,
+    *,
+    batch_size: int,
+    dtype: str,
+    wrong: Sequence[str] = (),
+) -> str:
+    """Evaluates one model, and saves each benchmark's result as soon as it is ready.
+
+    Then also with each of the mistakes ``wrong``, and returns what is to be said about these.
+    """
     out = mirror.local
     with preemption.interruptible():
         encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
     fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
     trained_on = runs.trained_on(source.removeprefix("run:")) if source.startswith("run:") else TrainedOn()
     cached = CachedEncoder(encoder, params, out / _EMBEDDINGS / f"{fingerprint}.sqlite")
+    scored: list[tuple[Benchmark, results.Result]] = []
     with contextlib.closing(cached):
         for whole in benchmarks:
             benchmark = hold_out(whole, trained_on)
             pair = results.pair_fingerprint(fingerprint, benchmark)
-            if results.finished(out, name, benchmark.name, pair):
+            if done := results.finished(out, name, benchmark.name, pair):
                 print(f"{name} on {benchmark.name}: already done", flush=True)
+                scored.append((benchmark, done))
                 continue
             start = time.perf_counter()
             embedded = cosines(benchmark.whole.items, cached)
-            result = results.save(out, name, benchmark, pair, embedded, _text_norms(benchmark, encoder, params))
+            norms, known = _text_norms(benchmark, encoder, params), found(whole, trained_on)
+            result = results.save(out, name, benchmark, pair, embedded, norms, known)
+            scored.append((benchmark, result))
             mirror.publish(without=_EMBEDDINGS)
             print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
             for problem in result.problems[:5]:
                 print(f"  {escape.line(problem)}", flush=True)
+        if not wrong:
+            return ""
+        loaded = Loaded(encoder.model.config, params, encoder.processor)
+        make = functools.partial(make_encoder, dtype=dtype, batch_size=batch_size)
+        return _with_mistakes(wrong, name, mistakes.Right(source, loaded, cached, make), fingerprint, scored, mirror)
+
+
+def _with_mistakes(
+    wrong: Sequence[str],
+    name: str,
+    right: mistakes.Right,
+    fingerprint: str,
+    scored: Sequence[tuple[Benchmark, results.Result]],
+    mirror: Mirror,
+) -> str:
+    """Evaluates a model with each of the mistakes ``wrong``; returns its section of the page on them."""
+    made: dict[str, Sequence[results.Result] | None] = {}
+    for mistake in wrong:
+        start = time.perf_counter()
+        kept = [benchmark for benchmark, _ in scored]
+        made[mistake] = mistakes.evaluate(mistake, name, right, fingerprint, kept, mirror.local)
+        mirror.publish(without=_EMBEDDINGS)
+        done = f"{time.perf_counter() - start:.1f} s" if made[mistake] else "cannot be made"
+        print(f"{name}, mistake {mistake}: {done}", flush=True)
+    official = [
+        benchmark.name
+        for benchmark, result in scored
+        if not result.incomplete and published.is_official(benchmark.name, list(map(vars, benchmark.items)))
+    ]
+    meanings = {mistake: mistakes.MISTAKES[mistake].what for mistake in wrong}
+    return mistakes_page.section(name, [result for _, result in scored], made, official, meanings)
 
 
 def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[str, float]:
@@ -108,9 +156,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--batch_size", type=int, default=256)
     precision = "dtype of the towers' arithmetic; published scores use float32"
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=precision)
+    on_purpose = f"evaluate also with these mistakes, and compare: all, or any of {', '.join(mistakes.MISTAKES)}"
+    parser.add_argument("--mistakes", nargs="+", default=[], metavar="NAME", help=on_purpose)
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size is {options.batch_size}, expected 1 or more")
+    wrong = mistakes.parse(options.mistakes)
+    if wrong and options.watch:
+        raise UserError("--mistakes is for models, not for --watch; name the run with --models NAME=run:WORKDIR")
     models = parse_models(options.models or ())
     naturel = staging.stage(options.naturel) if options.naturel else None
     places = {"files": staging.stage(options.benchmarks_dir), "naturel": naturel}
@@ -127,11 +180,16 @@ def main(arguments: Sequence[str]) -> None:
         for name, source in models.items()
         if source.startswith("run:")
     }
+    sections: dict[str, str] = {}
     for name, source in models.items():
-        evaluate(name, source, benchmarks, mirror, **sizes)
+        sections[name] = evaluate(name, source, benchmarks, mirror, **sizes, wrong=wrong)
         mirror.publish()
         mirror.fetch()
         print(report.write(mirror.local, histories), flush=True)
+        if wrong:
+            text = mistakes_page.page(sections)
+            storage.write(epath.Path(mirror.local / mistakes.FOLDER / "report.md"), text)
+            print(text, flush=True)
         mirror.publish()
 
 

@@ -22,7 +22,7 @@ from tfds_naturel.files import parse_json
 
 NAME = "manifest.json"
 SINCE = 2  # the version of the meta item from which on every checkpoint has a manifest
-BLOCK = 1 << 24  # bytes under one checksum: a large file is checked by several threads and processes
+BLOCK = 1 << 24  # 16 MiB under one checksum: a large file is checked by several threads and processes
 _CHUNK = 1 << 18  # bytes read at once: few enough to stay in a core's cache until they are hashed
 _THREADS = 8
 

@@ -25,6 +25,7 @@ from naturel_jax import commands as installed
 from naturel_jax import config as c
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.registry import BENCHMARKS
+from naturel_jax.evaluators import mistakes
 from tfds_naturel import cli
 
 PROJECT = documents.project()
@@ -173,6 +174,7 @@ def known_flags() -> set[str]:
 SCRIPTS = (
     "launch/local.py",
     "proofs/record.py",
+    "proofs/precision.py",
     "proofs/rehearse.py",
     "proofs/soak.py",
     "perf/objectives.py",
@@ -357,3 +359,10 @@ def test_ruff_finds_the_blocks_clean(tmp_path):
     select = ["--isolated", "--select", "E,F,W", "--ignore", "F821,F401,E402", "--line-length", "120"]
     done = subprocess.run([ruff, "check", *select, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_every_mistake_is_described():
+    described = {row[0].strip("`"): row[1] for row in rows("docs/evaluate.md", "| `--mistakes` |")}
+    assert list(described) == list(mistakes.MISTAKES)
+    for name, mistake in mistakes.MISTAKES.items():
+        assert described[name].startswith(mistake.what), name

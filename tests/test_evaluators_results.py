@@ -128,25 +128,29 @@ def test_file_versions(tmp_path):
     saved = save(tmp_path)
     path = tmp_path / "CLIP/bench/scores.json"
     fields = json.loads(path.read_text())
-    assert fields.pop("version") == 2
-    path.write_text(json.dumps(fields | {"version": 3}))
-    with pytest.raises(UserError, match=r"CLIP/bench/scores\.json: schema version 3, this naturel_jax reads up to 2"):
+    assert fields.pop("version") == 3
+    path.write_text(json.dumps(fields | {"version": 4}))
+    with pytest.raises(UserError, match=r"CLIP/bench/scores\.json: schema version 4, this naturel_jax reads up to 3"):
         results.load(tmp_path)
+    assert fields.pop("found") is None
+    path.write_text(json.dumps(fields | {"version": 2}))
+    assert results.load(tmp_path) == [saved], "version 2 did not say what was found"
     assert (fields.pop("left_out"), fields.pop("with_trained_on")) == (0, {})
     path.write_text(json.dumps(fields | {"version": 1}))
     assert results.load(tmp_path) == [saved], "version 1 did not say what was left out"
     path.write_text(json.dumps(fields))
     assert results.load(tmp_path) == [saved], "a file without a version is version 0"
-    path.write_text(json.dumps(fields | {"left_out": "many"}))
-    with pytest.raises(UserError, match="not the scores of an evaluation"):
-        results.load(tmp_path)
+    for broken in ({"left_out": "many"}, {"found": []}, {"found": {"name": "many"}}):
+        path.write_text(json.dumps(fields | broken))
+        with pytest.raises(UserError, match="not the scores of an evaluation"):
+            results.load(tmp_path)
     items = path.with_name("items.parquet")
     table = pq.read_table(items)
     path.write_text(json.dumps(fields))
     pq.write_table(table.replace_schema_metadata(None), items)
     assert len(results.load_items(tmp_path, "CLIP", "bench")) == 2
-    pq.write_table(table.replace_schema_metadata({"version": "3"}), items)
-    with pytest.raises(UserError, match=r"items\.parquet: schema version 3"):
+    pq.write_table(table.replace_schema_metadata({"version": "4"}), items)
+    with pytest.raises(UserError, match=r"items\.parquet: schema version 4"):
         results.load_items(tmp_path, "CLIP", "bench")
 
 

@@ -22,6 +22,7 @@ from naturel_jax.data.processor import Processor
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, normalize
 from naturel_jax.sharding import BATCH_AXES, make_mesh, param_sharding
+from naturel_jax.weights.sources import Loaded
 
 LENGTH_STEP = 16  # captions of a causal tower are trimmed to a multiple of this, so that few shapes are compiled
 # Annotated boxes may extend a few pixels past the image; by more than this share of a side, they are another image's.
@@ -75,12 +76,13 @@ class Encoder:
         self._tokens: dict[str, np.ndarray] = {}
 
         # Float32 towers compute in float32: an accelerator's default would round products to TF32 or bfloat16.
-        @jax.default_matmul_precision("highest")
-        def encode_image(params: Params, pixels_IHWC: jax.Array) -> jax.Array:
-            return model.encode_image(params, normalize(pixels_IHWC, processor.mean, processor.std))
-
         exact = jax.default_matmul_precision("highest")
-        self._encode_image = jax.jit(encode_image, out_shardings=self._rows)
+
+        def of_pixels(encode: Encode) -> Encode:
+            return lambda params, pixels_IHWC: encode(params, normalize(pixels_IHWC, processor.mean, processor.std))
+
+        self._encode_image = jax.jit(exact(of_pixels(model.encode_image)), out_shardings=self._rows)
+        self._image_norm = jax.jit(exact(of_pixels(model.image_norm)), out_shardings=self._rows)
         self._encode_text = jax.jit(exact(model.encode_text), out_shardings=self._rows)
         self._text_norm = jax.jit(exact(model.text_norm), out_shardings=self._rows)
 
@@ -88,6 +90,15 @@ class Encoder:
         self, params: Params, images: Sequence[Image], advance: Advance = lambda n: None
     ) -> tuple[np.ndarray, dict[int, str]]:
         """Unit embeddings [I, D], float32; index -> reason for the images that could not be read."""
+        return self._images(self._encode_image, params, images, advance)
+
+    def image_norms(self, params: Params, images: Sequence[Image]) -> np.ndarray:
+        """Lengths [I], float32, of the embeddings before normalization."""
+        return self._images(self._image_norm, params, images, lambda n: None)[0]
+
+    def _images(
+        self, encode: Encode, params: Params, images: Sequence[Image], advance: Advance
+    ) -> tuple[np.ndarray, dict[int, str]]:
         faults: dict[int, str] = {}
         starts, local = range(0, len(images), self.batch_size), self._local_rows()
         indices = [start + int(n) for start in starts for n in local if start + n < len(images)]
@@ -95,10 +106,10 @@ class Encoder:
         try:
             rows = _prefetch(pool, self._load, (images[n] for n in indices), 2 * self.batch_size)
             blocks = self._pixel_blocks(zip(indices, rows, strict=True), len(images), faults, advance)
-            zimg_ID = self._run(self._encode_image, params, blocks)
+            encoded = self._run(encode, params, blocks)
         finally:
             pool.shutdown(cancel_futures=True)  # when stopped, without decoding what was prefetched
-        return zimg_ID[: len(images)], self._all_process_faults(faults, images)
+        return encoded[: len(images)], self._all_process_faults(faults, images)
 
     def _pixel_blocks(
         self, rows: Iterator[tuple[int, Row]], number: int, faults: dict[int, str], advance: Advance
@@ -229,12 +240,15 @@ def load_encoder(source: str, *, dtype: str, batch_size: int) -> tuple[Encoder, 
     ``dtype``: of the towers' arithmetic. Pixels are not cached, since one set of parameters reads each image only once.
     Raises whatever ``weights.load`` raises.
     """
-    mesh = make_mesh({"data": -1})
-    loaded = weights.load(source, sharding_for=param_sharding(mesh))
+    loaded = weights.load(source, sharding_for=param_sharding(make_mesh({"data": -1})))
+    return make_encoder(loaded, dtype=dtype, batch_size=batch_size), loaded.params
+
+
+def make_encoder(loaded: Loaded, *, dtype: str, batch_size: int) -> Encoder:
+    """The encoder of ``load_encoder``, of a model that is in memory."""
     model = Model(loaded.config, Compute(dtype=dtype))
-    processor = loaded.processor.for_benchmarks()
-    encoder = Encoder(model, processor, mesh=mesh, batch_size=batch_size, pixel_cache_bytes=0)
-    return encoder, loaded.params
+    processor, mesh = loaded.processor.for_benchmarks(), make_mesh({"data": -1})
+    return Encoder(model, processor, mesh=mesh, batch_size=batch_size, pixel_cache_bytes=0)
 
 
 def cosines(items: Sequence[Item], embedder: Embedder) -> tuple[list[Item], list[np.ndarray], list[str]]:

@@ -13,6 +13,8 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Image
 from naturel_jax.data import identity
 from naturel_jax.data.trained_on import TrainedOn
 
+WAYS = ("name", "bytes", "look")  # in which an image is found
+
 _seen: dict[tuple[str, bool], identity.Seen | None] = {}  # (image key, perceptual); None: it cannot be read
 
 
@@ -26,31 +28,48 @@ def hold_out(benchmark: Benchmark, trained_on: TrainedOn) -> Benchmark:
         return benchmark
     left_out_N = np.zeros(len(benchmark.items), bool)
     if jax.process_index() == 0:
-        images = {image.key: image for item in benchmark.items for image in item.images}
-        found = dict(zip(images, _trained_on(list(images.values()), trained_on).tolist(), strict=True))
-        left_out_N = np.array([any(found[image.key] for image in item.images) for item in benchmark.items], bool)
+        left_out_N = np.any(list(_items_found(benchmark, trained_on).values()), axis=0)
     if jax.process_count() > 1:
         left_out_N = multihost_utils.broadcast_one_to_all(left_out_N)
     return benchmark.held_out({item.id for item, left_out in zip(benchmark.items, left_out_N, strict=True) if left_out})
 
 
-def _trained_on(images: Sequence[Image], trained_on: TrainedOn) -> np.ndarray:
-    """Which of the images [I] are among those trained on."""
-    found_I = np.zeros(len(images), bool)
+def found(benchmark: Benchmark, trained_on: TrainedOn) -> dict[str, int]:
+    """How many of all items of ``benchmark`` have an image among ``trained_on``: found by ``name``, by ``bytes``, by
+    ``look``; and of how many images the record is (``images``) that were ``read``. Empty for an empty record."""
+    if not trained_on:
+        return {}
+    numbers = {way: int(items_N.sum()) for way, items_N in _items_found(benchmark.whole, trained_on).items()}
+    return {"images": trained_on.images, "read": trained_on.read, **numbers}
 
-    def mark(has: Callable[[Sequence[int]], np.ndarray], numbers: Iterable[tuple[int, int | None]]) -> None:
+
+def _items_found(benchmark: Benchmark, trained_on: TrainedOn) -> dict[str, np.ndarray]:
+    """Way -> which items [N] have an image that is found in this way."""
+    images = {image.key: image for item in benchmark.items for image in item.images}
+    row = {key: n for n, key in enumerate(images)}
+    return {
+        way: np.array([any(found_I[row[image.key]] for image in item.images) for item in benchmark.items], bool)
+        for way, found_I in _images_found(list(images.values()), trained_on).items()
+    }
+
+
+def _images_found(images: Sequence[Image], trained_on: TrainedOn) -> dict[str, np.ndarray]:
+    """Way -> which of the images [I] are among those trained on."""
+    found_I = {way: np.zeros(len(images), bool) for way in WAYS}
+
+    def mark(way: str, has: Callable[[Sequence[int]], np.ndarray], numbers: Iterable[tuple[int, int | None]]) -> None:
         known = [(n, number) for n, number in numbers if number is not None]
         rows, values = zip(*known, strict=True) if known else ((), ())
-        found_I[np.array(rows, int)[has(values)]] = True
+        found_I[way][np.array(rows, int)[has(values)]] = True
 
     names = ((n, name) for n, image in enumerate(images) for name in (identity.of_name(image.key), *image.names))
-    mark(trained_on.has, ((n, identity.number(name)) for n, name in names if name))
+    mark("name", trained_on.has, ((n, identity.number(name)) for n, name in names if name))
     if trained_on.read:
         look = functools.partial(_look, perceptual=len(trained_on.perceptual) > 0)
         with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
             looks = [(n, seen) for n, seen in enumerate(pool.map(look, images)) if seen]
-        mark(trained_on.has, ((n, seen.content) for n, seen in looks))
-        mark(trained_on.has_near, ((n, seen.perceptual) for n, seen in looks))
+        mark("bytes", trained_on.has, ((n, seen.content) for n, seen in looks))
+        mark("look", trained_on.has_near, ((n, seen.perceptual) for n, seen in looks))
     return found_I
 
 

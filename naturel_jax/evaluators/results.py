@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from naturel_jax.models.two_tower import Model, Params
 
 # Of both files. A file without a version is version 0, which reads like version 1; before version 2, a result did not
-# say what was left out.
-VERSION = 2
+# say what was left out, before version 3 not what was found of it.
+VERSION = 3
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
 _LONGEST_NAME = 100  # characters of a file name that are a model's name
 OUTCOME = "outcome/"  # prefix of the columns of items.parquet that hold outcomes
@@ -43,7 +43,8 @@ class Result:
     is the official number of items, ``unreadable`` how many of the listed items had an image that could not be
     read, ``blind`` baseline -> metric -> value (see ``blind.baselines``), ``metrics`` what each score is the mean of,
     so that models can be compared item by item (empty in older files). ``left_out``: how many further items are not
-    scored, since the model was trained on their images; ``with_trained_on``: metric -> value with them.
+    scored, since the model was trained on their images; ``with_trained_on``: metric -> value with them; ``found``:
+    what ``held_out.found`` says of them (empty: the model has no record; None: in files that do not say).
     """
 
     model: str
@@ -58,6 +59,7 @@ class Result:
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
     left_out: int = 0
     with_trained_on: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    found: Mapping[str, int] | None = None
 
     @property
     def incomplete(self) -> bool:
@@ -73,6 +75,7 @@ def save(
     fingerprint: str,
     embedded: tuple[Sequence[Item], Sequence[np.ndarray], Sequence[str]],
     norms: Mapping[str, float],
+    found: Mapping[str, int] | None = None,
 ) -> Result:
     """Scores what ``embed.cosines`` returned for the items of ``benchmark.whole``, and writes both files to the folder
     of (model, benchmark).
@@ -80,7 +83,7 @@ def save(
     Each replaces the old one atomically, and both hold the fingerprint, so that the rows of one evaluation are never
     taken for those of another: not after a crash, nor if two processes evaluate at the same time (they write in turn).
 
-    ``norms``: caption -> length of its embedding, for the blind baselines.
+    ``norms``: caption -> length of its embedding, for the blind baselines. ``found``: see ``Result``.
     """
     every_item, every_matrix, problems = embedded
     trained_on = {item.id for item in benchmark.left_out}
@@ -107,6 +110,7 @@ def save(
         metrics={metric.name: metric for metric in benchmark.metrics if metric.name in scores},
         left_out=len(benchmark.left_out),
         with_trained_on={name: score.value for name, score in with_trained_on.items()},
+        found=found,
     )
     folder = folder_of(out, model, benchmark.name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +175,11 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "problems": list,
     **dict.fromkeys(("scores", "blind"), dict),
 }
-_SINCE_2: dict[str, type] = {"left_out": int, "with_trained_on": dict}
+_SINCE_2: dict[str, type | tuple[type, ...]] = {
+    "left_out": int,
+    "with_trained_on": dict,
+    "found": (dict, type(None)),  # since 3
+}
 
 
 def _checked(row: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +193,8 @@ def _checked(row: dict[str, Any]) -> dict[str, Any]:
     values += [list(baseline.values()) for baseline in (*row["blind"].values(), row.get("with_trained_on", {}))]
     if not all(isinstance(value, int | float) for group in values for value in group):
         raise TypeError("a score is not a number")
+    if not all(isinstance(number, int) for number in (row.get("found") or {}).values()):
+        raise TypeError(f"found is {row['found']!r:.80}")
     if not all(isinstance(problem, str) for problem in row["problems"]):
         raise TypeError("a problem is not a string")
     return row

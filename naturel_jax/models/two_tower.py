@@ -250,6 +250,10 @@ class Model:
         """Unit embeddings [U, D], float32, of token ids [U, L] (int32)."""
         return unit(self._bind(params).text(tokens_UL))
 
+    def image_norm(self, params: Params, images_IHWC: jax.Array) -> jax.Array:
+        """L2 norms [I], float32, of the embeddings of ``encode_image`` before they are normalized."""
+        return jnp.linalg.norm(self._bind(params).image(images_IHWC).astype(jnp.float32), axis=-1)
+
     def text_norm(self, params: Params, tokens_UL: jax.Array) -> jax.Array:
         """L2 norms [U], float32, of the embeddings of ``encode_text`` before they are normalized."""
         return jnp.linalg.norm(self._bind(params).text(tokens_UL).astype(jnp.float32), axis=-1)

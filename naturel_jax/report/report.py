@@ -16,7 +16,7 @@ from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.results import Result
-from naturel_jax.report import chance, plots, published, tables, ties
+from naturel_jax.report import chance, leakage, plots, published, tables, ties
 from naturel_jax.report.plots import History
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, Row
 from tfds_naturel import escape, pages
@@ -28,11 +28,12 @@ _QUOTED = 4  # metrics of a benchmark without headline metrics that a line about
 @dataclasses.dataclass(frozen=True)
 class Report:
     """``rows``: models, published systems, baselines. ``histories``: model -> its scores during training. ``left_out``:
-    what the scores leave out, one line each."""
+    what the scores leave out, one line each. ``trained_on``: which images may have been trained on."""
 
     rows: Sequence[Row]
     histories: Mapping[str, History]
     left_out: Sequence[str] = ()
+    trained_on: Sequence[leakage.Line] = ()
 
 
 def write(out: Path, histories: Mapping[str, History] | None = None) -> str:
@@ -50,7 +51,7 @@ def write(out: Path, histories: Mapping[str, History] | None = None) -> str:
         if any(not r.problems and published.is_official(benchmark, items[r.model]) for r in of_benchmark):
             official.append(benchmark)
     rows = [*_measured(all_results, best), *published.rows(official), *_blind(all_results)]
-    return save(epath.Path(out), Report(rows, histories or {}, _left_out(all_results)))
+    return save(epath.Path(out), Report(rows, histories or {}, _left_out(all_results), leakage.lines(all_results)))
 
 
 def of_scores(
@@ -84,13 +85,13 @@ def save(folder: epath.Path, report: Report) -> str:
         f"\n{line}\n" for line in _legend(rows, _MARGIN)
     )
     files = {f"{name}.png": image for name, image in images.items()} | {
-        "report.md": _markdown(text, images, report.left_out),
-        "report.tex": "\n".join(tables.latex(table, rows) for table in shown),
+        "report.md": _markdown(text, images, report),
+        "report.tex": "\n".join([*(tables.latex(table, rows) for table in shown), *leakage.latex(report.trained_on)]),
         "report.html": _html(
             [tables.html(table, rows) for table in shown],
             _legend(rows, _RANGE),
             {name: (image, drawn[name](dark=True) or image) for name, image in images.items()},
-            report.left_out,
+            report,
         ),
         "scores.csv": _csv(rows),
     }
@@ -107,7 +108,8 @@ def _items(out: Path, result: Result) -> list[dict[str, Any]]:
         return []
 
 
-def _cells(result: Result) -> dict[str, Cell]:
+def cells(result: Result) -> dict[str, Cell]:
+    """Metric -> cell, not marked as the best."""
     return {
         name: Cell(
             score["value"],
@@ -126,9 +128,9 @@ def _best(of_benchmark: Sequence[Result], items: Mapping[str, list[dict[str, Any
     shown = tables.tables_of(name for result in of_benchmark for name in result.metrics)
     metrics = {column.metric for table in shown for column in table.columns}
     for result in of_benchmark:
-        by_id, cells = {item["id"]: item for item in items[result.model]}, _cells(result)
-        for name in metrics & result.metrics.keys() & cells.keys() if by_id else ():
-            scored.setdefault(name, {})[result.model] = ties.Scored(cells[name], result.metrics[name], by_id)
+        by_id, scores = {item["id"]: item for item in items[result.model]}, cells(result)
+        for name in metrics & result.metrics.keys() & scores.keys() if by_id else ():
+            scored.setdefault(name, {})[result.model] = ties.Scored(scores[name], result.metrics[name], by_id)
     return {(model, name) for name, models in scored.items() if len(models) > 1 for model in ties.best(models)}
 
 
@@ -137,7 +139,7 @@ def _measured(all_results: Sequence[Result], best: set[tuple[str, str]]) -> list
     rows: dict[str, dict[str, Cell]] = {}
     for result in all_results:
         marked = {
-            name: dataclasses.replace(cell, best=(result.model, name) in best) for name, cell in _cells(result).items()
+            name: dataclasses.replace(cell, best=(result.model, name) in best) for name, cell in cells(result).items()
         }
         rows.setdefault(result.model, {}).update(marked)
     return [Row(model, MEASURED, cells) for model, cells in rows.items()]
@@ -217,16 +219,18 @@ _TITLES = {
 }
 
 
-def _markdown(text: str, images: Mapping[str, bytes], left_out: Sequence[str]) -> str:
+def _markdown(text: str, images: Mapping[str, bytes], report: Report) -> str:
     parts = ["# Report", text.rstrip("\n")]
     parts += [f"## {_TITLES[name][0]}\n\n![{_TITLES[name][1]}]({name}.png)" for name in images]
-    if left_out:
-        parts.append("## What the scores leave out\n\n" + "\n".join(f"- {escape.markdown(line)}" for line in left_out))
+    if report.left_out:
+        lines = "\n".join(f"- {escape.markdown(line)}" for line in report.left_out)
+        parts.append(f"## What the scores leave out\n\n{lines}")
+    parts += leakage.markdown(report.trained_on)
     return "\n\n".join(parts) + "\n"
 
 
 def _html(
-    shown: Sequence[str], legend: Sequence[str], images: Mapping[str, tuple[bytes, bytes]], left_out: Sequence[str]
+    shown: Sequence[str], legend: Sequence[str], images: Mapping[str, tuple[bytes, bytes]], report: Report
 ) -> str:
     """``images``: name -> image for light and for dark pages."""
     body = "\n".join([*shown, *(f"<p>{html.escape(line)}</p>" for line in legend)])
@@ -239,9 +243,10 @@ def _html(
             f'<img alt="{description}" src="{light}"></picture></figure></section>\n'
         )
     body += f'\n<div class="plots">\n{figures}</div>' if figures else ""
-    if left_out:
-        lines = "".join(f"<li>{html.escape(escape.line(line))}</li>" for line in left_out)
+    if report.left_out:
+        lines = "".join(f"<li>{html.escape(escape.line(line))}</li>" for line in report.left_out)
         body += f"\n<h2>What the scores leave out</h2><ul>{lines}</ul>"
+    body += "".join(leakage.html(report.trained_on))
     return pages.fill(_FILES / "report.html", body=body)
 
 

@@ -14,6 +14,7 @@ MISSING = "–"  # noqa: RUF001 (an en dash: not measured)
 INCOMPLETE = "†"  # after a score over fewer items than were published, or with images that could not be read
 
 MEASURED, PUBLISHED, BLIND, CHANCE = "measured", "published", "blind", "chance"  # kinds of rows, in this order
+MISTAKE = "mistake"  # a kind of row that only ``mistakes.py`` writes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,6 +62,14 @@ def trained_on(workdir: epath.PathLike, step: int | None = None) -> TrainedOn:
     return found
 
 
+def base(workdir: epath.PathLike) -> str:
+    """What a run started from, as ``weights.load`` takes it; "" for random parameters. May raise as ``read_meta``."""
+    step, meta = read_meta(workdir)
+    with malformed(checkpoint.directory(workdir) / str(step) / "meta"):
+        init = str(meta["config"]["init"])
+    return f"run:{epath.Path(workdir).parent / init.removeprefix('base:')}" if init.startswith("base:") else init
+
+
 def load_run(
     workdir: epath.PathLike,
     *,

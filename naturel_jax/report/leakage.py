@@ -1,0 +1,105 @@
+"""Which images of each benchmark models may have been trained on: what the collections say, and what was found."""
+
+import html as html_escape
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from naturel_jax.benchmarks.origins import ORIGINS, Origin
+from naturel_jax.evaluators.results import Result
+from tfds_naturel import escape
+
+TITLE = "Images that may have been trained on"
+NOTE = (
+    "Where the published images of each benchmark come from, which other data may hold them, and how many items were "
+    "found among the training images of each model. Models that are not runs of naturel_jax have no record of these."
+)
+HEADINGS = ("Benchmark", "Images", "Also in training data from", "Found")
+UNKNOWN = "not stated"
+
+
+class Line(NamedTuple):
+    """``found``: one text for each model."""
+
+    benchmark: str
+    origins: tuple[Origin, ...]
+    found: tuple[str, ...]
+
+    @property
+    def cells(self) -> list[list[tuple[str, str]]]:
+        """Of the four columns: (text, address of its source or "")."""
+        images = [(origin.images, origin.source) for origin in self.origins] or [(UNKNOWN, "")]
+        overlaps = [
+            (f"{overlap.training}: {overlap.known}", overlap.source)
+            for overlap in dict.fromkeys(overlap for origin in self.origins for overlap in origin.overlaps)
+        ]
+        return [[(self.benchmark, "")], images, overlaps, [(text, "") for text in self.found]]
+
+
+def lines(results: Sequence[Result]) -> list[Line]:
+    """A line for each benchmark."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        found.setdefault(result.benchmark, []).append(f"{result.model}: {_found(result)}")
+    return [Line(name, ORIGINS.get(name, ()), tuple(texts)) for name, texts in found.items()]
+
+
+def _found(result: Result) -> str:
+    if not result.found:
+        return "no record" if result.found is not None else "not noted; evaluate again"
+    number = result.items + result.left_out
+    ways = ", ".join(f"{result.found[way]:,} by {way}" for way in ("name", "bytes", "look"))
+    read = f"{result.found['read']:,} of {result.found['images']:,} training images read"
+    return f"{result.left_out:,} of {number:,} items ({ways}; {read})"
+
+
+def markdown(lines: Sequence[Line]) -> list[str]:
+    """The section in Markdown; none without lines."""
+    if not lines:
+        return []
+
+    def part(text: str, source: str) -> str:
+        return f"{escape.markdown(text)} ([source]({source}))" if source else escape.markdown(text)
+
+    rows = ["| " + " | ".join(HEADINGS) + " |", "| :--- " * len(HEADINGS) + "|"]
+    for line in lines:
+        rows.append("| " + " | ".join("; ".join(part(*each) for each in cell) for cell in line.cells) + " |")
+    return [f"## {TITLE}\n\n{NOTE}\n\n" + "\n".join(rows)]
+
+
+def html(lines: Sequence[Line]) -> list[str]:
+    """The section in HTML; sources are written out, since a report loads and links nothing."""
+    if not lines:
+        return []
+
+    def part(text: str, source: str) -> str:
+        address = f"<small>{html_escape.escape(source.removeprefix('https://'))}</small>" if source else ""
+        return f"<div>{html_escape.escape(escape.line(text))}{address}</div>"
+
+    head = "".join(f'<th scope="col">{heading}</th>' for heading in HEADINGS)
+    body = ""
+    for line in lines:
+        first, *others = ("".join(part(*each) for each in cell) for cell in line.cells)
+        body += f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
+    table = f'<table><thead><tr>{head}</tr></thead><tbody class="measured">{body}</tbody></table>'
+    box = f'<div class="wide text" role="region" tabindex="0" aria-label="{TITLE}">{table}</div>'
+    return [f"\n<h2>{TITLE}</h2><p>{html_escape.escape(NOTE)}</p>{box}"]
+
+
+def latex(lines: Sequence[Line]) -> list[str]:
+    """The table in LaTeX, with its sources as footnotes below."""
+    if not lines:
+        return []
+    numbers: dict[str, int] = {}
+
+    def part(text: str, source: str) -> str:
+        mark = rf"\textsuperscript{{{numbers.setdefault(source, len(numbers) + 1)}}}" if source else ""
+        return escape.latex(text) + mark
+
+    rows = [" & ".join("; ".join(part(*each) for each in cell) for cell in line.cells) + r" \\" for line in lines]
+    sources = "; ".join(rf"\textsuperscript{{{n}}}\texttt{{{escape.latex(source)}}}" for source, n in numbers.items())
+    head, body = " & ".join(HEADINGS), "\n".join(rows)
+    return [
+        f"\\begin{{table}}\n\\centering\\scriptsize\n\\caption{{{TITLE}}}\n"
+        "\\begin{tabular}{lp{.22\\textwidth}p{.36\\textwidth}p{.24\\textwidth}}\n\\toprule\n"
+        f"{head} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\n{sources}\n\\end{{table}}\n"
+    ]
