@@ -54,7 +54,8 @@ class Data:
     dir: str = setting("data", "folder with the prepared datasets; missing scenes are drawn into it", may_change=True)
     cache_dir: str = setting(
         "",
-        "folder for this host's copies of data in object stores (gs://, s3://); empty: in the user's cache folder",
+        "folder for this host's copies of data in object stores (gs://, s3://), and decoded images; empty: in the "
+        "user's cache folder",
         may_change=True,
     )
     mixture: Mapping[str, Part] = setting({}, "training sources: name -> part(...)")
@@ -62,7 +63,14 @@ class Data:
         0.01, "largest share of a source's records that may be bad; they are left out", fraction(), may_change=True
     )
     batch_size: int = setting(256, "images in a global batch, without sentinels", at_least(1))
-    crop_scale: tuple[float, float] = setting((0.9, 1.0), "area of the random resized crop", AREA)
+    crop_scale: tuple[float, float] = setting(
+        (0.9, 1.0), "area of the random resized crop; (1.0, 1.0): the largest centred square of each image", AREA
+    )
+    cache: str = setting(
+        "",
+        "'decoded': decode each image once, into config.data.cache_dir, and crop from there; empty: decode each time",
+        one_of("", "decoded"),
+    )
     threads: int = setting(2, "threads that read and decode images", at_least(1), may_change=True)
     workers: int = setting(0, "processes that read and decode; 0: threads only", at_least(0), may_change=True)
 

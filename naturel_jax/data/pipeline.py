@@ -13,10 +13,12 @@ from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.batch import Batch
 from naturel_jax.config import Config
-from naturel_jax.data.augment import Augment
+from naturel_jax.data.boxes import random_boxes
 from naturel_jax.data.buffers import Buffers
+from naturel_jax.data.decoded import Kept
 from naturel_jax.data.draws import Draws
 from naturel_jax.data.items import Items, Source
+from naturel_jax.data.pictures import Blank, Encoded
 from naturel_jax.data.planner import AUGMENT, Part, Planner, Row
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.recipes import recipe
@@ -24,8 +26,6 @@ from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.sharding import batch_sharding, batch_shards
 from tfds_naturel import mining
 from tfds_naturel.errors import UserError
-
-_WHITE = 255  # the sentinel is a white image
 
 
 class _LocalBatch(NamedTuple):
@@ -39,13 +39,15 @@ class _LocalBatch(NamedTuple):
 class Pipeline:
     """Batches of ``planner`` as global arrays sharded over their leading axis by ``sharding``.
 
-    ``sources``: one for each part of the planner. ``threads`` and ``workers`` (processes; 0: none) read ahead; neither
+    ``sources``: one for each part of the planner. Images are random boxes (``boxes.random_boxes``) that cover ``scale``
+    of the area, resized to ``size`` pixels. ``threads`` and ``workers`` (processes; 0: none) read ahead; neither
     affects the batches.
     """
 
     planner: Planner
     sources: Sequence[Source]
-    augment: Augment
+    size: int
+    scale: tuple[float, float]
     sharding: NamedSharding
     threads: int = 2
     workers: int = 0
@@ -54,7 +56,7 @@ class Pipeline:
         """Batches of steps ``start`` to ``stop - 1``."""
         if start >= stop:
             return
-        load = _Load(self.planner, self.sources, self.augment, self._local_blocks(), Buffers())
+        load = _Load(self.planner, self.sources, self.size, self.scale, self._local_blocks(), Buffers())
         dataset = grain.MapDataset.range(stop).map(load)[start:]
         dataset = dataset.to_iter_dataset(
             grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
@@ -66,7 +68,7 @@ class Pipeline:
 
     def shapes(self, step: int) -> Batch:
         """Batch ``step`` as ``jax.ShapeDtypeStruct``; no image is read."""
-        plan, size = self.planner.plan(step), self.augment.size
+        plan, size = self.planner.plan(step), self.size
         images = jax.ShapeDtypeStruct((len(plan.rows), size, size, 3), np.uint8)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), Batch(images, *plan[1:])
@@ -102,29 +104,41 @@ class _Load:
 
     planner: Planner
     sources: Sequence[Source]
-    augment: Augment
+    size: int
+    scale: tuple[float, float]
     blocks: tuple[int, ...]
     buffers: Buffers
 
     def __call__(self, step: int) -> _LocalBatch:
         plan = self.planner.plan(step)
         length = len(plan.rows) // self.planner.shards
-        rows = np.concatenate([np.arange(b * length, (b + 1) * length) for b in self.blocks])
-        images = self.buffers.array((len(rows), self.augment.size, self.augment.size, 3))
-        draws = Draws(self.planner.seed, AUGMENT, plan.rows.sample_I[rows])
-        for n, row in enumerate(plan.rows.at(rows)):
-            self._fill(row, draws, n, images[n])
-        return _LocalBatch(rows, Batch(images, plan.tokens, plan.image_labels, plan.caption_labels))
+        local = np.concatenate([np.arange(b * length, (b + 1) * length) for b in self.blocks])
+        rows = plan.rows.at(local)
+        pictures = [self._open(row) for row in rows]
+        width_R, height_R = np.array([picture[:2] for picture in pictures]).T
+        draws = Draws(self.planner.seed, AUGMENT, plan.rows.sample_I[local])
+        boxes = random_boxes(width_R, height_R, plan.rows.mirror_I[local].astype(bool), self.scale, draws)
+        images = self.buffers.array((len(rows), self.size, self.size, 3))
+        for row, picture, box, out in zip(rows, pictures, boxes.each(), images, strict=True):
+            try:
+                picture.fill(box, out)
+            except (ValueError, OSError) as error:
+                raise self._naming(row, error) from error
+        return _LocalBatch(local, Batch(images, plan.tokens, plan.image_labels, plan.caption_labels))
 
-    def _fill(self, row: Row, draws: Draws, n: int, out: np.ndarray) -> None:
+    def _open(self, row: Row) -> Encoded | Kept | Blank:
         if row.source < 0:
-            out.fill(_WHITE)
-            return
+            return Blank()
         source = self.sources[row.source]
         try:
-            self.augment(source.read_image(row.item), row.mirror, draws.generator(n), out)
-        except (ValueError, OSError) as error:  # damaged or removed since it was checked
-            raise UserError(f"{source.items.name}, image {source.items.image_ids[row.item]!r}: {error}") from error
+            return source.decoded[row.item] if source.decoded else Encoded.of(source.read_image(row.item))
+        except (ValueError, OSError) as error:
+            raise self._naming(row, error) from error
+
+    def _naming(self, row: Row, error: Exception) -> UserError:
+        """The error, which may be of an image that was damaged or removed since it was checked, with its name."""
+        items = self.sources[row.source].items
+        return UserError(f"{items.name}, image {items.image_ids[row.item]!r}: {error}")
 
 
 def make_pipeline(
@@ -148,8 +162,10 @@ def make_pipeline(
         trim_eos=model.text.eos_id if model.text.causal else None,
         chunks=config.objective.chunks,
     )
-    augment = Augment(model.image.size, config.data.crop_scale)
-    return Pipeline(planner, sources, augment, batch_sharding(mesh), config.data.threads, config.data.workers)
+    data = config.data
+    return Pipeline(
+        planner, sources, model.image.size, data.crop_scale, batch_sharding(mesh), data.threads, data.workers
+    )
 
 
 def _hard_images(part: str, path: str, items: Items) -> list[tuple[int, ...]] | None:
