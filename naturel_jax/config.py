@@ -71,6 +71,11 @@ class Data:
         "'decoded': decode each image once, into config.data.cache_dir, and crop from there; empty: decode each time",
         one_of("", "decoded"),
     )
+    augment_on: str = setting(
+        "host",
+        "where cached images are cropped, resized and mirrored; device: bilinear, on the accelerator",
+        one_of("host", "device"),
+    )
     threads: int = setting(2, "threads that read and decode images", at_least(1), may_change=True)
     workers: int = setting(0, "processes that read and decode; 0: threads only", at_least(0), may_change=True)
 
@@ -231,6 +236,11 @@ def check(config: Config, path: str = "config") -> Config:
         raise UserError(f"{path}.init is {config.init!r} and {path}.preset is {config.preset!r}: set one of them")
     if config.preset and not config.data.mixture:
         raise UserError(f"{path}.preset needs {path}.data.mixture: its tokenizer is trained on the captions")
+    if config.data.augment_on == "device" and config.data.cache != "decoded":
+        raise UserError(
+            f"{path}.data.augment_on is 'device' and {path}.data.cache is {config.data.cache!r}: images are decoded on "
+            f"the host; set {path}.data.cache to 'decoded', or {path}.data.augment_on to 'host'"
+        )
     own_config.check_names(config.eval.benchmarks, config.eval.fields, f"{path}.eval.fields")
     if unknown := sorted(config.eval.during.keys() - set(map(own_config.name_of, config.eval.benchmarks))):
         raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")

@@ -83,6 +83,14 @@ class Kept(NamedTuple):
         """Fills ``out``, uint8 [size, size, 3], with a box."""
         resize(self.crop(box), box.mirrored, out)
 
+    def copy(self, box: Box, out: np.ndarray) -> tuple[int, int, bool]:
+        """Copies a box to the corner of ``out``, uint8 [H, W, 3]; see ``on_device.make_resize`` for what is
+        returned."""
+        pixels = self.crop(box)
+        height, width = pixels.shape[:2]
+        out[:height, :width] = pixels
+        return height, width, box.mirrored
+
 
 def _edges(start: int, length: int, factor: float, most: int) -> tuple[int, int]:
     first = min(round(start * factor), most - 1)

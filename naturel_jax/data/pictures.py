@@ -36,3 +36,8 @@ class Blank(NamedTuple):
     def fill(self, box: Box, out: np.ndarray) -> None:
         """Fills ``out``, uint8 [size, size, 3]."""
         out.fill(_WHITE)
+
+    def copy(self, box: Box, out: np.ndarray) -> tuple[int, int, bool]:
+        """As ``decoded.Kept.copy``: one pixel."""
+        out[0, 0] = _WHITE
+        return 1, 1, False
