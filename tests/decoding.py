@@ -8,6 +8,7 @@ from pathlib import Path
 from caption_groups import items, jpeg
 
 from naturel_jax.data import decoded_writer
+from naturel_jax.data.augment import Crops
 from naturel_jax.data.items import Source
 
 STOP_AT = 1500
@@ -23,7 +24,7 @@ def decode(folder: Path, stop: bool) -> Source:
             threading.Event().wait()
         return files[n % 10]
 
-    return decoded_writer.decode(Source(items(3000), read), 8, (0.9, 1.0), folder, workers=1)
+    return decoded_writer.decode(Source(items(3000), read), Crops(8, (0.9, 1.0)), folder, workers=1)
 
 
 if __name__ == "__main__":

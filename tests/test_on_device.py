@@ -7,6 +7,7 @@ import pytest
 from caption_groups import items, jpeg, mesh, processor
 
 from naturel_jax.data import decoded_writer
+from naturel_jax.data.augment import Crops
 from naturel_jax.data.boxes import random_boxes
 from naturel_jax.data.draws import Draws
 from naturel_jax.data.items import Source
@@ -23,13 +24,15 @@ SIDES = [(60, 60), (60, 75), (75, 60), (30, 40), (300, 200), (171, 256), (500, 9
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Source:
     files = [jpeg(n, *sides) for n, sides in enumerate(SIDES)]
-    return decoded_writer.decode(Source(items(8), files.__getitem__), SIZE, SCALE, tmp_path_factory.mktemp("decoded"))
+    return decoded_writer.decode(
+        Source(items(8), files.__getitem__), Crops(SIZE, SCALE), tmp_path_factory.mktemp("decoded")
+    )
 
 
 def pipeline(data: Source, devices: int, **options) -> Pipeline:
     part = Part(data.items, recipe("single_pair"))
     plans = Planner([part], processor("clip"), batch_size=8, shards=devices, seed=SEED, trim_eos=1)
-    return Pipeline(plans, [data], SIZE, SCALE, batch_sharding(mesh(devices)), **options)
+    return Pipeline(plans, [data], Crops(SIZE, SCALE), batch_sharding(mesh(devices)), **options)
 
 
 def bilinear(data: Source, pipe: Pipeline, step: int) -> np.ndarray:

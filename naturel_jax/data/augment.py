@@ -2,6 +2,7 @@
 PIL. ``boxes.py`` says which part."""
 
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +15,15 @@ from tfds_naturel.photos import MAX_PIXELS
 cv2.setNumThreads(0)  # the pipeline has its own threads
 
 _JPEG = b"\xff\xd8"  # first bytes of a file
+_NEARLY = 1.5  # shrinking by more, bilinear interpolation leaves out what area averages
+
+
+class Crops(NamedTuple):
+    """How images are cropped: the model's ``size`` in pixels, ``config.data.crop_scale`` and ``shrink_by``."""
+
+    size: int
+    scale: tuple[float, float]
+    shrink_by: str = "area"
 
 
 def sides(data: bytes) -> tuple[int, int]:
@@ -31,12 +41,12 @@ def sides(data: bytes) -> tuple[int, int]:
     return width, height
 
 
-def augment(data: bytes, width: int, height: int, box: Box, out: np.ndarray) -> None:
+def augment(data: bytes, width: int, height: int, box: Box, out: np.ndarray, shrink_by: str = "area") -> None:
     """Fills ``out``, uint8 [H, W, 3], with ``box`` of an encoded image of these ``sides``, decoded at the smallest JPEG
     scale at which the box still has as many pixels. Raises ValueError for an image that is not readable."""
     shrink = next((s for s in (8, 4, 2) if min(box.width, box.height) >= s * min(out.shape[:2])), 1)
     pixels = decode(data, width, height, shrink)
-    resize(_crop(pixels, box, pixels.shape[0] / height), box.mirrored, out)
+    resize(_crop(pixels, box, pixels.shape[0] / height), box.mirrored, out, shrink_by)
 
 
 def decode(data: bytes, width: int, height: int, shrink: int = 1) -> np.ndarray:
@@ -57,11 +67,16 @@ def _crop(pixels: np.ndarray, box: Box, factor: float) -> np.ndarray:
     return pixels[top : top + max(height, 1), left : left + max(width, 1)]
 
 
-def resize(pixels: np.ndarray, mirrored: bool, out: np.ndarray) -> None:
+def resize(pixels: np.ndarray, mirrored: bool, out: np.ndarray, shrink_by: str = "area") -> None:
     """Fills ``out``, uint8 [H, W, 3], with an image."""
     height, width = out.shape[:2]
-    shrinks = min(pixels.shape[:2]) > min(height, width)
-    cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    if min(pixels.shape[:2]) <= min(height, width):
+        cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_CUBIC)
+    elif shrink_by == "bilinear" and max(pixels.shape[0] / height, pixels.shape[1] / width) <= _NEARLY:
+        cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_LINEAR)
+    else:  # OpenCV would give the same from uint8, but take a quarter longer: it adds float32 anyway
+        small = cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        cv2.convertScaleAbs(small, out)
     if mirrored:
         cv2.flip(out, 1, out)
 

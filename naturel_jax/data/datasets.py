@@ -18,6 +18,7 @@ from etils import epath
 from naturel_jax import object_folders, preemption, storage
 from naturel_jax.config import Data
 from naturel_jax.data import decoded_writer, index, index_writer, prepared, staging
+from naturel_jax.data.augment import Crops
 from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Origin, Source
 from naturel_jax.data.recipes import recipe
@@ -56,9 +57,8 @@ def decode_sources(data: Data, sources: Sequence[Source], size: int) -> list[Sou
     if not data.cache:
         return list(sources)
     with preemption.interruptible():
-        return [
-            decoded_writer.decode(source, size, data.crop_scale, staging.root(data.cache_dir)) for source in sources
-        ]
+        crops = Crops(size, data.crop_scale, data.shrink_by)
+        return [decoded_writer.decode(source, crops, staging.root(data.cache_dir)) for source in sources]
 
 
 def contents(data: Data, sources: Sequence[Source]) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Decoded images in memory-mapped files, from which a batch is cropped without decoding (``config.data.cache``).
 
 Of each image, what random boxes can cover is kept: all of it, or, if its sides differ so much that only the largest
-centred square is ever trained on, that square. An image whose short side is at most ``longest(size, scale)`` is kept
+centred square is ever trained on, that square. An image whose short side is at most ``longest(crops)`` is kept
 with the pixels that decoding gives, so what is trained on is the same, bit for bit. A larger one is shrunk to that: it
 is then resized twice, and the edges of a box move by up to half of a pixel that is kept. With a crop scale of (1, 1)
 the square is kept at the model's size, which is the same again.
@@ -24,7 +24,7 @@ import numpy as np
 import xxhash
 
 from naturel_jax.data import columns
-from naturel_jax.data.augment import augment, resize, sides
+from naturel_jax.data.augment import Crops, augment, resize, sides
 from naturel_jax.data.boxes import RATIO, Box, is_fixed, only_square
 from tfds_naturel.errors import UserError
 
@@ -43,24 +43,26 @@ _DIGEST = 8  # bytes
 _SLACK = 3  # pixels by which rounding may enlarge a box
 
 
-def longest(size: int, scale: tuple[float, float]) -> int:
+def longest(crops: Crops) -> int:
     """The short side to which larger images are shrunk: a box that covers the smallest share of the area still has more
-    than ``size`` pixels on each side."""
-    return math.ceil(size * _MARGIN / math.sqrt(scale[0]))
+    pixels on each side than the model."""
+    return math.ceil(crops.size * _MARGIN / math.sqrt(crops.scale[0]))
 
 
-def keep(data: bytes, size: int, scale: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+def keep(data: bytes, crops: Crops) -> tuple[np.ndarray, np.ndarray]:
     """The pixels [H, W, 3] that are kept of an encoded image, and its ``ROW`` without start and checksums. Raises
     ValueError for an image that is not readable."""
     width, height = sides(data)
     part = Box(0, 0, width, height)
-    if only_square(width, height, scale):
+    if only_square(width, height, crops.scale):
         short = min(width, height)
         part = Box((width - short) // 2, (height - short) // 2, short, short)
-    factor = min(longest(size, scale) / min(part.width, part.height), 1)
-    kept = (size, size) if is_fixed(scale) else (round(part.width * factor), round(part.height * factor))
+    factor = min(longest(crops) / min(part.width, part.height), 1)
+    kept = (round(part.width * factor), round(part.height * factor))
+    if is_fixed(crops.scale):
+        kept = (crops.size, crops.size)
     pixels = np.empty((kept[1], kept[0], 3), np.uint8)
-    augment(data, width, height, part, pixels)
+    augment(data, width, height, part, pixels, crops.shrink_by)
     return pixels, np.array((width, height, *part[:4], *kept, 0, 0, 0), ROW)
 
 
@@ -79,9 +81,9 @@ class Kept(NamedTuple):
         top, bottom = _edges(box.top - part.top, box.height, height / part.height, height)
         return self.pixels[top:bottom, left:right]
 
-    def fill(self, box: Box, out: np.ndarray) -> None:
+    def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
         """Fills ``out``, uint8 [size, size, 3], with a box."""
-        resize(self.crop(box), box.mirrored, out)
+        resize(self.crop(box), box.mirrored, out, shrink_by)
 
     def copy(self, box: Box, out: np.ndarray) -> tuple[int, int, bool]:
         """Copies a box to the corner of ``out``, uint8 [H, W, 3]; see ``on_device.make_resize`` for what is
@@ -104,11 +106,9 @@ class Decoded:
     Each image is compared with its checksum when it is first used. A damaged one is decoded again.
     """
 
-    def __init__(
-        self, folder: Path, size: int, scale: tuple[float, float], read_image: Callable[[int], bytes], count: int
-    ):
-        self._arguments = (folder, size, scale, read_image, count)
-        self._folder, self._size, self._scale, self._read_image = folder, size, scale, read_image
+    def __init__(self, folder: Path, crops: Crops, read_image: Callable[[int], bytes], count: int):
+        self._arguments = (folder, crops, read_image, count)
+        self._folder, self._crops, self._read_image = folder, crops, read_image
         blocks = range(math.ceil(count / BLOCK))
         self.rows_N = np.concatenate([read_rows(folder, block) for block in blocks])
         self._pixels = [np.asarray(columns.mapped(pixels_path(folder, block))) for block in blocks]
@@ -140,7 +140,7 @@ class Decoded:
         path, row, data = pixels_path(self._folder, n // BLOCK), self.rows_N[n], self._read_image(n)
         if xxhash.xxh3_64_intdigest(data) != row["encoded"]:
             raise UserError(f"is damaged in {path}, and its file has changed since; remove {self._folder}")
-        pixels, _ = keep(data, self._size, self._scale)
+        pixels, _ = keep(data, self._crops)
         if xxhash.xxh3_64_intdigest(pixels.data) != row["pixels"]:
             raise UserError(f"is damaged in {path}, and other libraries decode it differently; remove {self._folder}")
         with path.open("r+b") as file:

@@ -20,6 +20,8 @@ from etils import epath
 
 from naturel_jax import object_folders, storage
 from naturel_jax.data import decoded
+from naturel_jax.data.augment import Crops
+from naturel_jax.data.boxes import is_fixed
 from naturel_jax.data.decoded import BLOCK, ROW, Decoded
 from naturel_jax.data.index_writer import parallel
 from naturel_jax.data.items import Items, Source
@@ -31,21 +33,23 @@ VERSION = 1
 _SAMPLE = 64  # images from which the size is estimated, and that must not have changed since
 
 
-def decode(source: Source, size: int, scale: tuple[float, float], root: Path, workers: int = 0) -> Source:
-    """``source`` with its decoded images, for a model of ``size`` pixels and ``config.data.crop_scale``; in a folder of
-    ``root``. ``workers``: processes; 0: one for each core.
+def decode(source: Source, crops: Crops, root: Path, workers: int = 0) -> Source:
+    """``source`` with its decoded images, from which ``crops`` are made; in a folder of ``root``. ``workers``:
+    processes; 0: one for each core.
 
     Raises UserError for an image that is not readable, and OSError if the disk has too little space.
     """
     items, content = source.items, _identity(source)
-    key = {"version": VERSION, "source": items.name, "content": content, "size": size, "crop_scale": list(scale)}
+    if not is_fixed(crops.scale):  # then it is only later that they are shrunk so
+        crops = crops._replace(shrink_by="area")
+    key = {"version": VERSION, "source": items.name, "content": content, **crops._asdict()}
     folder = root / "decoded" / hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, or the process ends
         storage.write(epath.Path(folder / "meta.json"), json.dumps(key | {"images": len(items.image_ids)}, indent=1))
-        _build(_Images(items.name, source.read_image, size, scale, folder), items, workers)
-    images = Decoded(folder, size, scale, source.read_image, len(items.image_ids))
+        _build(_Images(items.name, source.read_image, crops, folder), items, workers)
+    images = Decoded(folder, crops, source.read_image, len(items.image_ids))
     return dataclasses.replace(source, decoded=images)
 
 
@@ -64,8 +68,7 @@ class _Images:
 
     name: str
     read: Callable[[int], bytes]
-    size: int
-    scale: tuple[float, float]
+    crops: Crops
     folder: Path
 
     def encoded(self, n: int, image_id: str) -> bytes:
@@ -79,7 +82,7 @@ class _Images:
         """The pixels of an image and its ``ROW``, without its start. Raises UserError."""
         data = self.encoded(n, image_id)
         try:
-            pixels, row = decoded.keep(data, self.size, self.scale)
+            pixels, row = decoded.keep(data, self.crops)
         except ValueError as error:
             raise self._naming(image_id, error) from error
         row["pixels"], row["encoded"] = xxhash.xxh3_64_intdigest(pixels.data), xxhash.xxh3_64_intdigest(data)
@@ -139,7 +142,7 @@ def _build(images: _Images, items: Items, workers: int) -> None:
     needed = int(bytes_each * sum(is_used_N[part].sum() for part in parts))
     _LOG.info(
         "%s: decoding %s images for a model of %d pixels into %s: about %.1f GB, of which %.1f GB are missing",
-        items.name, f"{len(items):,}", images.size, images.folder, bytes_each * len(items) / 1e9, needed / 1e9,
+        items.name, f"{len(items):,}", images.crops.size, images.folder, bytes_each * len(items) / 1e9, needed / 1e9,
     )  # fmt: skip
     object_folders.check_space(images.folder, needed, f"decoded images of {items.name}")
     jobs = [(block, is_used_N[part], items.image_ids[part]) for block, part in zip(missing, parts, strict=True)]

@@ -22,9 +22,9 @@ class Encoded(NamedTuple):
         """Raises ValueError for bytes that are not an image, or one that is too large."""
         return cls(*sides(data), data)
 
-    def fill(self, box: Box, out: np.ndarray) -> None:
+    def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
         """Fills ``out``, uint8 [size, size, 3], with a box. Raises ValueError for an image that is not readable."""
-        augment(self.data, self.width, self.height, box, out)
+        augment(self.data, self.width, self.height, box, out, shrink_by)
 
 
 class Blank(NamedTuple):
@@ -33,7 +33,7 @@ class Blank(NamedTuple):
     width: int = 1
     height: int = 1
 
-    def fill(self, box: Box, out: np.ndarray) -> None:
+    def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
         """Fills ``out``, uint8 [size, size, 3]."""
         out.fill(_WHITE)
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.batch import Batch
 from naturel_jax.config import Config
+from naturel_jax.data.augment import Crops
 from naturel_jax.data.boxes import random_boxes
 from naturel_jax.data.buffers import Buffers
 from naturel_jax.data.decoded import Kept
@@ -44,15 +45,14 @@ class LocalBatch(NamedTuple):
 class Pipeline:
     """Batches of ``planner`` as global arrays sharded over their leading axis by ``sharding``.
 
-    ``sources``: one for each part of the planner. Images are random boxes (``boxes.random_boxes``) that cover ``scale``
-    of the area, resized to ``size`` pixels; if ``on_device``, by the devices, for which all sources must be decoded.
+    ``sources``: one for each part of the planner. ``crops``: what is made of their images, in random
+    boxes (``boxes.random_boxes``); if ``on_device``, by the devices, for which all sources must be decoded.
     ``threads`` and ``workers`` (processes; 0: none) read ahead; neither affects the batches.
     """
 
     planner: Planner
     sources: Sequence[Source]
-    size: int
-    scale: tuple[float, float]
+    crops: Crops
     sharding: NamedSharding
     threads: int = 2
     workers: int = 0
@@ -66,8 +66,8 @@ class Pipeline:
         """The same before they are placed on the devices: what the host computes."""
         if start >= stop:
             return
-        shape = self._largest_crop() if self.on_device else (self.size, self.size)
-        load = _Load(self.planner, self.sources, self.scale, shape, self.on_device, self._local_blocks(), Buffers())
+        shape = self._largest_crop() if self.on_device else (self.crops.size, self.crops.size)
+        load = _Load(self.planner, self.sources, self.crops, shape, self.on_device, self._local_blocks(), Buffers())
         dataset = grain.MapDataset.range(stop).map(load)[start:]
         dataset = dataset.to_iter_dataset(
             grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
@@ -78,7 +78,7 @@ class Pipeline:
 
     def shapes(self, step: int) -> Batch:
         """Batch ``step`` as ``jax.ShapeDtypeStruct``; no image is read."""
-        plan, size = self.planner.plan(step), self.size
+        plan, size = self.planner.plan(step), self.crops.size
         images = jax.ShapeDtypeStruct((len(plan.rows), size, size, 3), np.uint8)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), Batch(images, *plan[1:])
@@ -93,7 +93,7 @@ class Pipeline:
 
     @functools.cached_property
     def _resize(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        return make_resize(self.size, self.sharding)
+        return make_resize(self.crops.size, self.sharding)
 
     def _local_blocks(self) -> tuple[int, ...]:
         """The blocks of rows that this process's devices hold."""
@@ -127,7 +127,7 @@ class _Load:
 
     planner: Planner
     sources: Sequence[Source]
-    scale: tuple[float, float]
+    crops: Crops
     shape: tuple[int, int]
     on_device: bool
     blocks: tuple[int, ...]
@@ -141,7 +141,7 @@ class _Load:
         pictures = [self._open(row) for row in rows]
         width_R, height_R = np.array([picture[:2] for picture in pictures]).T
         draws = Draws(self.planner.seed, AUGMENT, plan.rows.sample_I[local])
-        boxes = random_boxes(width_R, height_R, plan.rows.mirror_I[local].astype(bool), self.scale, draws)
+        boxes = random_boxes(width_R, height_R, plan.rows.mirror_I[local].astype(bool), self.crops.scale, draws)
         images = self.buffers.array((len(rows), *self.shape, 3))
         batch = Batch(images, plan.tokens, plan.image_labels, plan.caption_labels)
         if self.on_device:
@@ -152,7 +152,7 @@ class _Load:
             return LocalBatch(local, batch, sides)
         for row, picture, box, out in zip(rows, pictures, boxes.each(), images, strict=True):
             try:
-                picture.fill(box, out)
+                picture.fill(box, out, self.crops.shrink_by)
             except (ValueError, OSError) as error:
                 raise self._naming(row, error) from error
         return LocalBatch(local, batch)
@@ -197,8 +197,7 @@ def make_pipeline(
     return Pipeline(
         planner,
         sources,
-        model.image.size,
-        data.crop_scale,
+        Crops(model.image.size, data.crop_scale, data.shrink_by),
         batch_sharding(mesh),
         data.threads,
         data.workers,
