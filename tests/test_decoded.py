@@ -20,7 +20,7 @@ import pytest
 from caption_groups import items, jpeg, mesh, processor
 from image_files import photo
 from PIL import Image
-from worlds import ROOT, Run, parameters, wait_for
+from worlds import ROOT, Run, losses, parameters, two_processes, wait_for
 
 from naturel_jax.data import decoded, decoded_writer
 from naturel_jax.data.augment import Crops
@@ -31,7 +31,6 @@ from naturel_jax.data.pipeline import Pipeline
 from naturel_jax.data.planner import Part, Planner
 from naturel_jax.data.recipes import recipe
 from naturel_jax.sharding import batch_sharding
-from naturel_jax.storage import read_json_lines
 from tfds_naturel.errors import UserError
 
 SIZE, SCALE = 48, (0.8, 1.0)
@@ -248,9 +247,18 @@ def test_run_with_decoded_images_is_the_same_run(augment_on, tmp_path):
     plain.finish()
     assert "continuing" in text and "decoding" not in text and "decoding 200 images" in cached.output()
 
-    def losses(workdir):
-        return [row["train/loss"] for row in read_json_lines(workdir / "metrics.jsonl") if "train/loss" in row]
-
     assert losses(tmp_path / "cached") == losses(tmp_path / "plain") and len(losses(tmp_path / "plain")) == 20
     before, after = parameters(tmp_path / "plain"), parameters(tmp_path / "cached")
     jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+@pytest.mark.proof
+def test_two_processes_share_what_one_of_them_decodes(tmp_path):
+    """And devices of both crop."""
+    flags = ("--config.data.cache=decoded", "--config.data.augment_on=device", "--config.duration=8 steps")
+    one = Run(tmp_path / "one", *flags, f"--config.data.cache_dir={tmp_path}/one-cache", "--cpu_devices=8")
+    one.finish()
+    runs = two_processes(tmp_path / "two", *flags, f"--config.data.cache_dir={tmp_path}/cache")
+    assert sum("decoding 200 images" in run.finish() for run in runs) == 1
+    expected = losses(tmp_path / "one")
+    assert len(expected) == 8 and losses(tmp_path / "two") == pytest.approx(expected, rel=1e-5)

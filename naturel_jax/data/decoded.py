@@ -126,15 +126,13 @@ class Decoded:
 
     def __getitem__(self, n: int) -> Kept:
         """Image ``n``. Raises UserError for one that is damaged and cannot be decoded again."""
-        width, height, left, top, part_width, part_height, kept_width, kept_height, start, checksum, _ = self.rows_N[
-            n
-        ].tolist()
+        width, height, *part, kept_width, kept_height, start, checksum, _ = self.rows_N[n].tolist()
         pixels = self._pixels[n // BLOCK][start : start + kept_height * kept_width * 3]
         if not self._is_checked_N[n]:
             if xxhash.xxh3_64_intdigest(pixels.data) != checksum:
                 self._repair(n)
             self._is_checked_N[n] = True
-        return Kept(width, height, Box(left, top, part_width, part_height), pixels.reshape(kept_height, kept_width, 3))
+        return Kept(width, height, Box(*part), pixels.reshape(kept_height, kept_width, 3))
 
     def _repair(self, n: int) -> None:
         path, row, data = pixels_path(self._folder, n // BLOCK), self.rows_N[n], self._read_image(n)

@@ -45,9 +45,9 @@ class LocalBatch(NamedTuple):
 class Pipeline:
     """Batches of ``planner`` as global arrays sharded over their leading axis by ``sharding``.
 
-    ``sources``: one for each part of the planner. ``crops``: what is made of their images, in random
-    boxes (``boxes.random_boxes``); if ``on_device``, by the devices, for which all sources must be decoded.
-    ``threads`` and ``workers`` (processes; 0: none) read ahead; neither affects the batches.
+    ``sources``: one for each part of the planner. ``crops``: what is made of random boxes (``boxes.random_boxes``) of
+    their images; if ``on_device``, by the devices, for which all sources must be decoded. ``threads`` and ``workers``
+    (processes; 0: none) read ahead; neither affects the batches.
     """
 
     planner: Planner
