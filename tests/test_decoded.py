@@ -13,6 +13,7 @@ import threading
 import types
 from pathlib import Path
 
+import absl.flags
 import decoding
 import jax
 import numpy as np
@@ -222,13 +223,13 @@ def test_killed_process_continues_with_the_next_block(tmp_path):
 
 
 @pytest.mark.slow
-def test_worker_processes_read_the_same(tmp_path):
-    import absl.flags
-
+def test_worker_processes_decode_and_read_the_same(tmp_path):
     absl.flags.FLAGS.mark_as_parsed()
-    data = source([jpeg(n, *sides) for n, sides in enumerate(SMALL)])
-    cached = decoded_writer.decode(data, CROPS, tmp_path, workers=2)
-    np.testing.assert_array_equal(batches(cached, workers=2, steps=3), batches(data, steps=3))
+    data = source([jpeg(n, 60, 50) for n in range(10)] * 210)
+    one, two = (decoded_writer.decode(data, CROPS, tmp_path / str(n), workers=n) for n in (1, 2))
+    for path in folder_of(tmp_path / "1").glob("0*"):
+        assert path.read_bytes() == (folder_of(tmp_path / "2") / path.name).read_bytes(), path.name
+    np.testing.assert_array_equal(batches(two, workers=2, steps=3), batches(one, steps=3))
 
 
 @pytest.mark.slow

@@ -141,7 +141,7 @@ def _build(images: _Images, items: Items, workers: int) -> None:
     bytes_each = np.mean([images.keep(n, items.image_ids[n])[0].nbytes for n in sample])
     needed = int(bytes_each * sum(is_used_N[part].sum() for part in parts))
     _LOG.info(
-        "%s: decoding %s images for a model of %d pixels into %s: about %.1f GB, of which %.1f GB are missing",
+        "%s: decoding %s images for a model of %d pixels into %s: about %.3g GB, of which %.3g GB are missing",
         items.name, f"{len(items):,}", images.crops.size, images.folder, bytes_each * len(items) / 1e9, needed / 1e9,
     )  # fmt: skip
     object_folders.check_space(images.folder, needed, f"decoded images of {items.name}")
