@@ -55,6 +55,7 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
         start = make_start(config, init, folder, sources, mesh)
         evaluator = make_evaluator(config, start.model, start.processor, trained_on, mesh)
         if sources:
+            sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
             remat = run_folder.saved_remat(folder) if config.compute.remat == "auto" else None
             training = make_training(config, start, sources, mesh, remat)
             scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on)

@@ -40,8 +40,12 @@ def local_path(source: str | os.PathLike[str], cache_dir: str = "") -> Path:
     if not in_store(source):
         return Path(source)
     scheme, _, rest = os.fspath(source).rstrip("/").partition("://")
-    root = Path(cache_dir).expanduser() if cache_dir else scratch.root() / "data"
-    return object_folders.inside(root / scheme, rest)
+    return object_folders.inside(root(cache_dir) / scheme, rest)
+
+
+def root(cache_dir: str = "") -> Path:
+    """The folder of this host's copies of data: ``cache_dir``, or one in the user's cache folder."""
+    return Path(cache_dir).expanduser() if cache_dir else scratch.root() / "data"
 
 
 def stage(
