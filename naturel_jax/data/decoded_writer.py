@@ -40,7 +40,7 @@ def decode(source: Source, crops: Crops, root: Path, workers: int = 0) -> Source
     Raises UserError for an image that is not readable, and OSError if the disk has too little space.
     """
     items, content = source.items, _identity(source)
-    if not is_fixed(crops.scale):  # then it is only later that they are shrunk so
+    if not is_fixed(crops.scale):  # large images are shrunk by area, and ``shrink_by`` applies to what is cropped later
         crops = crops._replace(shrink_by="area")
     key = {"version": VERSION, "source": items.name, "content": content, **crops._asdict()}
     folder = root / "decoded" / hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
