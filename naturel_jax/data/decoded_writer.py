@@ -135,6 +135,8 @@ def _build(images: _Images, items: Items, workers: int) -> None:
     if changed := [name for n, name in known if images.has_changed(n, name)]:
         _LOG.warning("%s: image %r is not the one that was decoded; all are decoded again", items.name, changed[0])
         missing = list(blocks)
+        for block in blocks:  # so that all are missing if this is interrupted
+            decoded.rows_path(images.folder, block).unlink(missing_ok=True)
     if not missing:
         return
     parts = [slice(block * BLOCK, (block + 1) * BLOCK) for block in missing]
