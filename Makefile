@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL = --numprocesses 2 --dist loadfile
 
-.PHONY: lock demo test test-slow test-build plan-tpu proofs lint docs docs-serve pages setup setup-test clean
+.PHONY: lock demo reproduce test test-slow test-build plan-tpu proofs lint docs docs-serve pages setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers. Where there are none the setting is ignored.
 demo: setup
@@ -33,6 +33,13 @@ plan-tpu:
 	.venv-plan/bin/python -m pytest -m proof tests/test_plan.py
 	.venv-plan/bin/python proofs/record.py plan --tail=200 -- sh -c '$(PLANS)'
 
+# The poster's tables with the real data and weights, on GPUs (or DEVICE=gpu13, DEVICE=tpu). Says first what it
+# downloads and how long it takes (docs/reproduce.md), and asks nothing.
+DEVICE ?= gpu
+reproduce: setup
+	$(BIN)/python -m pip install -q -e '.[$(DEVICE),order]'
+	$(BIN)/python -m naturel_jax.reproduce --workdir reproduction
+
 # What is too long for every change: each writes a dated result under proofs/.
 RECORD = $(BIN)/python proofs/record.py
 proofs: setup-test
@@ -47,8 +54,10 @@ proofs: setup-test
 	$(RECORD) evaluation -- $(BIN)/python perf/evaluation.py --share 0.02
 	$(RECORD) precision_random -- $(BIN)/python proofs/precision.py --random clip-b32 siglip-b16-224 --items 100
 	$(RECORD) builder -- $(BIN)/python perf/builder.py --folder build/proofs
+	$(RECORD) save_memory -- $(BIN)/python proofs/save_memory.py
 	$(RECORD) soak_steady -- $(BIN)/python proofs/soak.py steady --minutes 60
 	$(RECORD) soak_faults --tail=200 -- $(BIN)/python proofs/soak.py faults --minutes 60
+	$(RECORD) rehearsal -- $(BIN)/python proofs/rehearse.py --folder build/rehearsal
 	$(RECORD) proofs -- $(BIN)/python -m pytest -m proof
 	$(BIN)/python -m pip install -q -e '.[notebook]'
 	rm -rf build/tutorial && mkdir -p build/tutorial && cp docs/tutorial.ipynb build/tutorial

@@ -112,7 +112,8 @@ class EmbeddingModel:
             if value not in known:
                 raise UserError(f"{name} is {value!r}; expected one of: {', '.join(known)}")
         parts = (self.model.config, self.params, self.processor)
-        export.save(Path(folder), *parts, form=to, dtype=dtype, about=model_card.about(self.source))
+        about = model_card.about(self.source)
+        export.save(Path(folder), *parts, form=to, dtype=dtype, about=about, trained_on=self.trained_on)
 
     def _size(self, number: int) -> int:
         """The batch for ``number`` inputs: a power of two, so that few inputs are not padded to a full batch and few

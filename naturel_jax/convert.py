@@ -12,8 +12,9 @@ from pathlib import Path
 import jax
 
 from naturel_jax import weights
+from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.models.two_tower import Params, TwoTowerConfig, resize_positions
-from naturel_jax.weights import export, model_card, push, verify
+from naturel_jax.weights import export, model_card, push, runs, verify
 from naturel_jax.weights.tables import flatten
 from tfds_naturel import cli, escape
 from tfds_naturel.errors import UserError
@@ -38,6 +39,12 @@ def _interpolated(source: str, config: TwoTowerConfig, params: Params, alpha: fl
         different = [name for name in names if getattr(config, name) != getattr(base.config, name)]
         raise UserError(f"--interpolate {source} is a different model from SRC: {', '.join(different)} differ")
     return interpolate(base.params, params, alpha)
+
+
+def _trained_on(args: argparse.Namespace) -> TrainedOn:
+    """The images that SRC, and BASE with ``--interpolate``, were trained on, where they are runs."""
+    sources = [source for source in (args.source, args.interpolate) if source and source.startswith("run:")]
+    return TrainedOn.union([runs.trained_on(source.removeprefix("run:")) for source in sources])
 
 
 def _about(args: argparse.Namespace) -> model_card.About:
@@ -88,7 +95,7 @@ def convert(args: argparse.Namespace) -> None:
         config, params = resize_positions(config, params, args.size)
         processor = dataclasses.replace(processor, size=args.size)
     loaded, options = weights.Loaded(config, params, processor), {"form": args.to, "dtype": args.dtype}
-    export.save(args.folder, *loaded, **options, about=about, repository=args.push or "")
+    export.save(args.folder, *loaded, **options, about=about, repository=args.push or "", trained_on=_trained_on(args))
     print(f"wrote {args.folder}")
     if args.verify:
         _verify(args, loaded)

@@ -18,6 +18,7 @@ from etils import epath
 
 from naturel_jax import storage
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 NAME = "manifest.json"
 SINCE = 2  # the version of the meta item from which on every checkpoint has a manifest
@@ -111,7 +112,7 @@ def read(folder: epath.Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     try:
-        fields = json.loads(content)
+        fields = parse_json(content)
         del fields["xxh3"]
         intact = _to_text(fields).encode() == content
     except (ValueError, KeyError, TypeError):

@@ -72,7 +72,7 @@ def check_space(local: Path, needed: int, what: str) -> None:
     """Raises OSError if the disk of ``local`` has fewer than ``needed`` bytes free."""
     if (free := shutil.disk_usage(local).free) < needed:
         raise OSError(
-            f"{what}: {needed:,} bytes are to be copied to {local}, which has {free:,} free; free some, or choose "
+            f"{what}: {needed:,} bytes are to be written to {local}, which has {free:,} free; free some, or choose "
             "another disk with config.data.cache_dir (for data) or XDG_CACHE_HOME in the environment (for all)"
         )
 

@@ -3,7 +3,7 @@
     python -m naturel_jax.plan --config configs/siglip_tp.py --topology v5e:2x4
     python -m naturel_jax.plan --config siglip_tp --topology v5e:16x16 --config.data.batch_size=8192 --price 1.2
 
-Runs on the CPU, with the compiler that `pip install 'naturel_jax[plan-tpu]'` brings. Exit codes: 0 the step fits, 1 it
+Runs on the CPU, with the compiler that `pip install 'naturel_jax[plan-tpu]'` brings. Exit codes: 0 the step fits, 3 it
 does not, 2 a mistake in a flag, config or file.
 """
 
@@ -33,7 +33,7 @@ ENVIRONMENT = {
     "TPU_WORKER_ID": "0",
 }
 
-DOES_NOT_FIT = 1  # exit code
+DOES_NOT_FIT = 3  # exit code
 
 
 def make_parser() -> argparse.ArgumentParser:

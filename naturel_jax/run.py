@@ -20,6 +20,7 @@ from naturel_jax.data import datasets
 from naturel_jax.data.items import Source
 from naturel_jax.data.pipeline import Pipeline, make_pipeline
 from naturel_jax.data.trained_on import TrainedOn
+from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator
 from naturel_jax.gradcache import Loss
 from naturel_jax.metrics import Metrics
@@ -54,13 +55,14 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
         start = make_start(config, init, folder, sources, mesh)
         evaluator = make_evaluator(config, start.model, start.processor, trained_on, mesh)
         if sources:
+            sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
             remat = run_folder.saved_remat(folder) if config.compute.remat == "auto" else None
             training = make_training(config, start, sources, mesh, remat)
-            scores = train_and_evaluate(config, folder, training, evaluator, trained_on)
+            scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on)
         else:
-            scores = evaluator.scores(start.params)
+            scores, intervals = evaluator.scores_with_intervals(start.params)
         if jax.process_index() == 0:
-            run_folder.write_scores(folder, config, scores, evaluator.left_out)
+            run_folder.write_scores(folder, config, scores, intervals, evaluator.left_out)
     return scores
 
 
@@ -111,8 +113,9 @@ def make_training(
 
 def train_and_evaluate(
     config: Config, folder: epath.Path, training: Training, evaluator: Evaluator, trained_on: TrainedOn
-) -> Scores:
-    """Trains from the newest checkpoint in ``folder``, if any; returns the final scores. Raises what ``run`` raises."""
+) -> tuple[Scores, Intervals]:
+    """Trains from the newest checkpoint in ``folder``, if any; returns the final scores and their confidence intervals.
+    Raises what ``run`` raises."""
     schedule = training.schedule
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
@@ -159,9 +162,9 @@ def train_and_evaluate(
                 raise UserError(f"{error}. Lower config.optim.lr or inspect the items of the batch: {names}") from error
         if not finished:
             raise Stopped(f"{config.name} stopped and saved in {folder}; run the same command again to continue")
-        scores = evaluator.scores(state.evaluated)
+        scores, intervals = evaluator.scores_with_intervals(state.evaluated)
         metrics.evaluation(schedule.total, scores)
-        return scores
+        return scores, intervals
 
 
 def restore_or_start(

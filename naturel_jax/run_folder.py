@@ -18,6 +18,7 @@ from naturel_jax import checkpoint, checkpoint_meta, config_versions, manifest, 
 from naturel_jax.config import Config
 from naturel_jax.data import trained_on
 from naturel_jax.data.trained_on import TrainedOn
+from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.restore import read
 from naturel_jax.settings import fixed
 from tfds_naturel.errors import UserError
@@ -69,10 +70,22 @@ def finished_scores(folder: epath.Path, config: Config) -> Scores | None:
     return scores
 
 
-def write_scores(folder: epath.Path, config: Config, scores: Scores, left_out: Mapping[str, int]) -> None:
+def read_intervals(folder: epath.Path) -> Intervals:
+    """The confidence intervals of the scores of a finished run; {} for runs of versions that did not write them."""
+    path = folder / "scores.json"
+    try:
+        intervals = storage.read_json(path).get("intervals", {})
+        return {str(metric): (float(low), float(high)) for metric, (low, high) in intervals.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
+
+
+def write_scores(
+    folder: epath.Path, config: Config, scores: Scores, intervals: Intervals, left_out: Mapping[str, int]
+) -> None:
     """Marks the run as finished. ``left_out``: benchmark -> number of items with images that were trained on."""
     saved = {**_requested(config), "config": config_versions.to_json(config), "scores": scores}
-    saved["left_out"] = dict(left_out)
+    saved |= {"intervals": intervals, "left_out": dict(left_out)}
     storage.write(folder / "scores.json", json.dumps(saved, indent=1))
 
 

@@ -26,6 +26,7 @@ from etils import epath
 from naturel_jax import scratch
 from naturel_jax.object_stores import ABSENT, Changed, Location, in_store
 from tfds_naturel.errors import Unavailable, UserError
+from tfds_naturel.files import parse_json
 
 
 @contextlib.contextmanager
@@ -150,7 +151,7 @@ def read(path: epath.Path) -> str:
 def read_json(path: epath.Path) -> Any:
     """The JSON in ``path``. Raises UserError naming the file if it is truncated or not JSON."""
     try:
-        return json.loads(read(path))
+        return parse_json(read(path))
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); move it away to continue without it") from error
 
@@ -170,8 +171,8 @@ def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
         if not line.endswith("\n"):
             break
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise UserError(
                 f"{path} line {number}: not JSON ({error}); remove the line to continue without it"
             ) from error
@@ -382,12 +383,12 @@ def _holder(path: epath.Path) -> tuple[Holder | None, str]:
     version = ABSENT
     try:
         text, version = read_versioned(path)
-        holder = Holder(**json.loads(text))
+        holder = Holder(**parse_json(text))
         times = (float(holder.since), float(holder.heartbeat))
         if not (0 < int(holder.process) < 1 << 31 and all(0 <= time < 1 << 40 for time in times)):
             raise ValueError("no process")
         return Holder(str(holder.token), str(holder.host), int(holder.process), *times), version
     except FileNotFoundError:
         return None, ABSENT
-    except (ValueError, TypeError, OverflowError, RecursionError):  # the disk failed while it was being written
+    except (ValueError, TypeError, OverflowError):  # the disk failed while it was being written
         return Holder("", "unknown", 0, 0.0, 0.0), version

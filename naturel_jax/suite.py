@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 from etils import epath
 
-from naturel_jax import writers
+from naturel_jax import run_folder, writers
 from naturel_jax.config import Config, Suite
 from naturel_jax.report import report
 from naturel_jax.run import run
@@ -23,14 +23,15 @@ def run_all(config: Config | Suite, workdir: str) -> None:
     if isinstance(config, Suite) and jax.process_index() == 0:
         _announce(config, workdir)
     scores: dict[str, Mapping[str, float]] = {}
-    histories = {}
+    intervals, histories = {}, {}
     for key, part in runs.items():
         began, folder, name = time.monotonic(), epath.Path(workdir) / key, names[key]
         scores[name] = run(part, folder)
         histories[name] = writers.history(folder)
         if jax.process_index() == 0:
             print(f"\n{name}: {(time.monotonic() - began) / 60:.1f} min\n")
-            print(report.save(epath.Path(workdir), report.of_scores(scores, histories)), flush=True)
+            intervals[name] = run_folder.read_intervals(folder)
+            print(report.save(epath.Path(workdir), report.of_scores(scores, intervals, histories)), flush=True)
 
 
 def row_names(runs: Mapping[str, Config]) -> dict[str, str]:

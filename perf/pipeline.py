@@ -1,11 +1,17 @@
-"""Images/s of the input pipeline, compared with a bare decode-and-resize loop, torch's DataLoader and tf.data.
+"""Images/s of the input pipeline, compared with a bare decode-and-resize loop and with other libraries' loaders.
 
     python perf/pipeline.py --threads 1 2 --workers 1 2    # or: python -m perf.pipeline ...
 
 All read the same JPEGs, like those the builder writes (short side 288, quality 92). The variants take turns for
 ``--rounds`` rounds, and each ratio is the median of those to the bare loop of the same round: a shared machine, or one
 whose clock drifts, slows both. Ratios are of images per second, and of images per second of processor time over all
-processes: the throughput of one core. torch and tf.data are measured if they are installed.
+processes: the throughput of one core. tf.data, torch and webdataset are measured if they are installed.
+
+``bilinear`` is ``config.data.shrink_by``. ``decoded`` crops from decoded images (``config.data.cache``), which are made
+beforehand; ``decoded, copied`` is what the host does with ``config.data.augment_on = 'device'``: an accelerator would
+resize the crops. ``tars`` is our source ``webdataset:``, whose index is made beforehand. webdataset's own loader reads
+the same tar files in as many processes as ours in threads, with the decoder and crop that its documentation shows
+(Pillow, torchvision), or with those of the bare loop (``fast``).
 """
 
 import argparse
@@ -15,6 +21,7 @@ import importlib.util
 import io
 import resource
 import statistics
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +36,8 @@ import simplejpeg
 from PIL import Image
 
 from naturel_jax import config
+from naturel_jax.data import datasets, decoded_writer
+from naturel_jax.data.augment import Crops
 from naturel_jax.data.items import Group, Source, collect
 from naturel_jax.data.pipeline import Pipeline, make_pipeline
 from naturel_jax.data.processor import Processor, train_tokenizer
@@ -39,6 +48,8 @@ from tfds_naturel.captions import bank
 from tfds_naturel.errors import UserError
 
 SIZE, SCALE, RATIO, BATCH = 224, (0.9, 1.0), (3 / 4, 4 / 3), 256
+_SHARDS = 4  # tar files
+_REPEATS = 4  # of what is so fast that its start would count
 
 
 def write_images(folder: Path, count: int) -> list[Path]:
@@ -76,13 +87,27 @@ def read(paths: list[Path], n: int) -> bytes:
     return paths[n].read_bytes()
 
 
-def training_pipeline(paths: list[Path], threads: int, workers: int) -> Pipeline:
-    """A training run's pipeline, with sampled captions, and batches placed on the device."""
-    mixture = {"files": config.Part("files", "single_pair")}
-    data = config.Data(mixture=mixture, batch_size=BATCH, crop_scale=SCALE, threads=threads, workers=workers)
+def write_tars(paths: list[Path]) -> str:
+    """The images and a caption of each in tar files next to them; returns the pattern of their names."""
+    folder = paths[0].parent
+    for shard in range(_SHARDS):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for path in paths[shard::_SHARDS]:
+                for name, data in ((path.name, path.read_bytes()), (f"{path.stem}.txt", b"a cup on a table")):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    return f"{folder}/{{0..{_SHARDS - 1}}}.tar"
+
+
+def training_pipeline(source: Source, threads: int, workers: int = 0, **options: str) -> Pipeline:
+    """A training run's pipeline, with sampled captions, and batches placed on the device. ``options``: other fields of
+    ``config.data``."""
+    recipe = "positives" if source.content else "single_pair"
+    mixture = {"files": config.Part("files", recipe)}
+    data = config.Data(mixture=mixture, batch_size=BATCH, crop_scale=SCALE, threads=threads, workers=workers, **options)
     model = preset("tiny-clip")  # only its sizes are used
     model = dataclasses.replace(model, image=dataclasses.replace(model.image, size=SIZE))
-    source = bank_source(paths)
     pixels = {"resize": "short", "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
     tokenizer = train_tokenizer("clip", source.items.texts, model.text.vocab, model.text.context)
     processor = Processor(tokenizer=tokenizer, context=model.text.context, size=SIZE, **pixels)
@@ -96,6 +121,13 @@ def ours(pipeline: Pipeline, steps: int) -> int:
     return steps * BATCH
 
 
+def copied(pipeline: Pipeline, steps: int) -> int:
+    """Crops until they are on the device, which would resize them."""
+    for local in pipeline.local_batches(0, steps):
+        jax.block_until_ready(jax.device_put((local.batch, local.sides)))
+    return steps * BATCH
+
+
 class TorchFiles:
     """A map-style dataset as OpenCLIP's transforms read it."""
 
@@ -103,14 +135,14 @@ class TorchFiles:
         from torchvision import transforms
 
         crop = transforms.RandomResizedCrop(SIZE, SCALE, RATIO, transforms.InterpolationMode.BICUBIC)
-        self._paths, self._transform = paths, transforms.Compose([crop, transforms.PILToTensor()])
+        self._paths, self.transform = paths, transforms.Compose([crop, transforms.PILToTensor()])
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, n: int):
         with Image.open(self._paths[n]) as image:
-            return self._transform(image.convert("RGB"))
+            return self.transform(image.convert("RGB"))
 
 
 def torch_loader(paths: list[Path], epochs: int, workers: int) -> int:
@@ -121,6 +153,26 @@ def torch_loader(paths: list[Path], epochs: int, workers: int) -> int:
     options = {"shuffle": True, "drop_last": True, "num_workers": workers, "persistent_workers": workers > 0}
     loader = torch.utils.data.DataLoader(TorchFiles(paths), BATCH, **options)
     return sum(len(batch) for _ in range(epochs) for batch in loader)
+
+
+def webdataset_loader(tars: str, epochs: int, workers: int, fast: bool) -> int:
+    """webdataset's own loader."""
+    import torch
+    import webdataset
+
+    torch.set_num_threads(1)
+    transform = TorchFiles([]).transform
+
+    def crop(sample) -> np.ndarray:
+        if fast:
+            pixels = simplejpeg.decode_jpeg(sample["jpg"], "RGB")
+            return cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        return transform(Image.open(io.BytesIO(sample["jpg"])).convert("RGB")).numpy()
+
+    dataset = webdataset.WebDataset(tars, shardshuffle=_SHARDS).repeat(epochs).shuffle(1000)
+    dataset = dataset.map(lambda sample: (crop(sample), sample["txt"])).batched(BATCH)
+    loader = webdataset.WebLoader(dataset, batch_size=None, num_workers=workers)
+    return sum(len(images) for images, _ in loader)
 
 
 def tf_data(paths: list[Path], epochs: int, threads: int) -> int:
@@ -164,16 +216,36 @@ def rate(run: Callable[[], int]) -> Rate:
 
 
 def variants(paths: list[Path], epochs: int, threads: list[int], workers: list[int]) -> dict[str, Callable[[], int]]:
-    """Name -> function that reads all images ``epochs`` times and returns how many it read."""
-    steps = epochs * len(paths) // BATCH
+    """Name -> function that reads all images ``epochs`` times, or more often, and returns how many it read."""
+    steps, folder = epochs * len(paths) // BATCH, paths[0].parent
+    source, tars = bank_source(paths), write_tars(paths)
+    decoded = decoded_writer.decode(source, Crops(SIZE, SCALE), folder)
+    of_tars = datasets.open_source(f"webdataset:{tars}", str(folder), "train")
+    bilinear, cache = {"shrink_by": "bilinear"}, {"cache": "decoded"}
+    own: list[tuple[str, Source, Callable[[Pipeline, int], int], dict[str, str]]] = [
+        ("naturel_jax", source, ours, {}),
+        ("bilinear", source, ours, bilinear),
+        ("decoded", decoded, ours, cache),
+        ("decoded, bilinear", decoded, ours, cache | bilinear),
+        ("decoded, copied", decoded, copied, cache | {"augment_on": "device"}),
+        ("tars", of_tars, ours, {}),
+    ]
+    has = {name: bool(importlib.util.find_spec(name)) for name in ("tensorflow", "torchvision", "webdataset")}
     runs: dict[str, Callable[[], int]] = {"bare loop": functools.partial(bare, paths, epochs)}
     for number in threads:
-        runs[f"naturel_jax, {number} threads"] = functools.partial(ours, training_pipeline(paths, number, 0), steps)
-        if importlib.util.find_spec("tensorflow"):
+        for name, read_from, batches, options in own:
+            pipeline = training_pipeline(read_from, number, **options)
+            repeats = _REPEATS if "cache" in options else 1
+            runs[f"{name}, {number} threads"] = functools.partial(batches, pipeline, repeats * steps)
+        if has["tensorflow"]:
             runs[f"tf.data, {number} threads"] = functools.partial(tf_data, paths, epochs, number)
+        if has["webdataset"] and has["torchvision"]:
+            for fast, how in ((False, ""), (True, " fast")):
+                run = functools.partial(webdataset_loader, tars, epochs, number, fast)
+                runs[f"webdataset{how}, {number} processes"] = run
     for number in workers:
-        runs[f"naturel_jax, {number} processes"] = functools.partial(ours, training_pipeline(paths, 1, number), steps)
-    if importlib.util.find_spec("torchvision"):
+        runs[f"naturel_jax, {number} processes"] = functools.partial(ours, training_pipeline(source, 1, number), steps)
+    if has["torchvision"]:
         for number in [0, *workers]:
             runs[f"torch, {number} processes"] = functools.partial(torch_loader, paths, epochs, number)
     return runs
@@ -204,10 +276,10 @@ def main(arguments: Sequence[str]) -> None:
         paths = write_images(Path(folder), args.images)
         print(f"{args.images} JPEGs of {np.mean([p.stat().st_size for p in paths]) / 1e3:.0f} kB on average")
         _, *rounds = measure(paths, args.epochs, args.rounds + 1, args.threads, args.workers)
-    print(f"{'of the bare loop':28}{'images/s':>10}{'images/CPU s':>14}")
+    print(f"{'of the bare loop':32}{'images/s':>10}{'images/CPU s':>14}")
     for name in rounds[0]:
         ratios = ([of[name][k] / of["bare loop"][k] for of in rounds] for k in (0, 1))
-        print(f"{name:28}{statistics.median(next(ratios)):10.2f}{statistics.median(next(ratios)):14.2f}")
+        print(f"{name:32}{statistics.median(next(ratios)):10.2f}{statistics.median(next(ratios)):14.2f}")
 
 
 if __name__ == "__main__":

@@ -12,23 +12,27 @@ from mutations import mutate
 
 from tfds_naturel.errors import UserError
 
-SECONDS = 20  # for one input
+SECONDS = {signal.ITIMER_PROF: 20, signal.ITIMER_REAL: 300}  # for one input: of the processor, and of a clock
+_SIGNALS = {signal.ITIMER_PROF: signal.SIGPROF, signal.ITIMER_REAL: signal.SIGALRM}
 COUNTS = [pytest.param(200, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.proof)]
 every_count = pytest.mark.parametrize("count", COUNTS)
 
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    def late(*_: object) -> None:
-        raise AssertionError(f"takes more than {SECONDS} seconds")
+    def late(number: int, frame: object) -> None:
+        raise AssertionError(f"takes too long ({signal.Signals(number).name})")
 
-    previous = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    previous = {number: signal.signal(number, late) for number in _SIGNALS.values()}
+    for timer, seconds in SECONDS.items():
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        for timer in SECONDS:
+            signal.setitimer(timer, 0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _place(error: BaseException) -> str:

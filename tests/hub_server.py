@@ -1,5 +1,5 @@
-"""A Hugging Face hub on loopback: what ``huggingface_hub`` needs to download model repositories, to create them and to
-commit to them, with files in git or in LFS."""
+"""A Hugging Face hub on loopback: what ``huggingface_hub`` needs to download repositories, to create those of models
+and to commit to them, with files in git or in LFS."""
 
 import base64
 import contextlib
@@ -54,8 +54,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     hub: Hub
 
     def do_GET(self):
-        match unquote(urlsplit(self.path).path).strip("/").split("/"):
-            case ["api", "models", owner, name, *rest] if f"{owner}/{name}" in self.hub.repositories:
+        match unquote(urlsplit(self.path).path).strip("/").removeprefix("datasets/").split("/"):
+            case ["api", "models" | "datasets", owner, name, *rest] if f"{owner}/{name}" in self.hub.repositories:
                 self.listing(f"{owner}/{name}", rest)
             case [owner, name, "resolve", _, *path] if "/".join(path) in self.hub.repositories.get(
                 f"{owner}/{name}", ()

@@ -13,7 +13,7 @@ from naturel_jax.benchmarks import __main__ as command
 from naturel_jax.benchmarks import coco, download, registry, valse, vg_relation, vsr, winoground
 from naturel_jax.benchmarks.download import download as fetch
 from tfds_naturel.download import Policy
-from tfds_naturel.errors import UserError
+from tfds_naturel.errors import Stopped, UserError
 
 QUICK = Policy(attempts=3, first_wait=0.01, longest_wait=0.02, stall=2)
 
@@ -68,6 +68,20 @@ def test_downloads_files_and_the_images_they_reference(tmp_path, server, monkeyp
     assert all("0003.png" in path or "0004.png" in path for path in requested[before:]), (
         "existing files are requested again"
     )
+
+
+def test_command_says_that_files_are_left_for_another_run(tmp_path, server, monkeypatch, capsys):
+    address, served, _ = server
+    files.write(served / "host/dev.jsonl", b'{"a": 1}\n')
+    source = dataclasses.replace(
+        vsr.SOURCE, files={f"vsr/{split}.jsonl": f"https://host/{split}.jsonl" for split in vsr.SPLITS}
+    )
+    monkeypatch.setattr(vsr, "SOURCE", source)
+    monkeypatch.setenv("NATUREL_MIRROR", address)
+    with pytest.raises(Stopped, match="1 files could not be downloaded; run the same command again"):
+        command.main(["--dir", str(tmp_path), "--download", "vsr"])
+    assert "could not download https://host/test.jsonl: " in capsys.readouterr().out
+    assert (tmp_path / "vsr/dev.jsonl").exists()
 
 
 def test_html_page_instead_of_json_is_rejected(tmp_path, server):

@@ -175,6 +175,7 @@ SCRIPTS = (
     "launch/local.py",
     "proofs/record.py",
     "proofs/precision.py",
+    "proofs/rehearse.py",
     "proofs/soak.py",
     "perf/objectives.py",
     "perf/pipeline.py",

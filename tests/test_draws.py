@@ -38,6 +38,14 @@ def test_choices_are_those_of_numpys_generators(count, available, draws):
     assert list(zip(*ours, strict=True)) == theirs
 
 
+def test_fractions_are_those_of_numpys_generators(draws):
+    """Of some rows, in turns with halves of words."""
+    rows = np.array([50, 3, 61])
+    ours = [draws.random(rows), draws.integers(np.full(len(POSITIONS), 5))[rows], draws.random(rows)]
+    theirs = each(lambda rng, n: [rng.random(), int(rng.integers(5)), rng.random()])
+    assert np.transpose(ours).tolist() == [theirs[row] for row in rows]
+
+
 def test_numpys_generator_takes_turns_with_draws(draws):
     """Also after an odd number of halves of words, and draws of whole words."""
     rows = np.array([3, 0, 50])

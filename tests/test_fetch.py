@@ -69,6 +69,25 @@ def test_transient_faults_are_retried(server, tmp_path, quick, faults):
     assert server.gets[url_of(0)] == server.gets[url_of(2)] == 1
 
 
+def test_limit_takes_the_first_images_by_id(server, tmp_path):
+    arguments = world(server, tmp_path, 20)
+    fetch.main([*arguments, "--limit", "0"])
+    assert not server.gets
+    fetch.main([*arguments, "--limit", "5"])
+    assert set(server.gets) == {f"/train/{name}.jpg" for name in sorted(map(image_id, range(20)))[:5]}
+    with pytest.raises(UserError, match="--limit -1: expected 0 or more"):
+        fetch.main([*arguments, "--limit", "-1"])
+
+
+def test_mirror_has_each_host_below_its_address(server, tmp_path, monkeypatch):
+    arguments = world(server, tmp_path, 3)
+    server.files = {f"/files/photos.example{path}": data for path, data in server.files.items()}
+    monkeypatch.setenv("NATUREL_MIRROR", f"{server.url}/files/")
+    fetch.main([*arguments, "--images_url", "https://photos.example"])
+    assert file_of(tmp_path, 2).read_bytes() == photo(2)
+    assert set(server.gets) == {f"/files/photos.example{url_of(n)}" for n in range(3)}
+
+
 def test_malformed_rows_are_counted(server, tmp_path, caplog):
     arguments = world(server, tmp_path, 2)
     with (tmp_path / "annotations" / RELEASES["v4"].rows.name).open("a") as f:

@@ -20,6 +20,7 @@ from naturel_jax.weights import export, processor_files, tables, tensors, torch_
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Reading `.npy` or `.npz` file:UserWarning"),  # of Python 2
     pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning"),  # pickletools, of mutated strings
 ]
 

@@ -1,5 +1,6 @@
 """Flipped bits in a checkpoint's files."""
 
+import itertools
 import json
 import os
 import random
@@ -74,17 +75,15 @@ def test_every_file_is_in_the_manifest_with_its_size(saved):
 
 def test_100_random_flipped_bits_are_all_found_and_the_checkpoint_before_is_used(workdir):
     newest, draw = workdir / "checkpoints" / "20", random.Random(0)
-    flipped = set()
-    for _ in range(100):
-        path = draw.choice(files(newest))
+    paths = files(newest)  # how many there are depends on TensorStore's timing
+    for path in itertools.islice(itertools.cycle(paths), 100):
         bit = draw.randrange(8 * path.stat().st_size)
         flip(path, bit)
         assert step_restored(workdir) == 10, f"{path}, bit {bit}"
         newest.with_name("20.broken").rename(newest)
         flip(path, bit)
-        flipped.add(path)
     assert step_restored(workdir) == 20
-    assert flipped == set(files(newest))
+    assert len(paths) < 100
 
 
 def test_flipped_bits_of_the_manifest_are_found(workdir):

@@ -282,6 +282,13 @@ def test_custom_caption_bank(opened, built, tmp_path):
         _build(opened, tmp_path / "new", "--bank", tmp_path / "bank.tsv")
 
 
+def test_first_edition_of_the_bank(opened, tmp_path):
+    triplet = Triplet("Man", "plays", "Guitar")
+    builder = _build(opened, tmp_path, "--bank", "first")
+    expected = [caption.text for caption in bank.load(bank.find("first"))[triplet]]
+    assert expected in _texts(builder, triplet).values()
+
+
 def test_rejected_captions_are_replaced(opened, tmp_path):
     triplet = Triplet("Man", "plays", "Guitar")
     _own_bank(tmp_path / "bank.tsv", triplet, Triplet("Guitar", "plays", "Man"))

@@ -120,7 +120,7 @@ def test_damaged_checkpoint_is_set_aside(workdir, damage):
 def test_disk_too_small_for_a_download_is_one_line(workdir, monkeypatch):
     save(workdir, 10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
-    with pytest.raises(OSError, match=r"checkpoints/10: [\d,]+ bytes are to be copied to .*, which has 0 free"):
+    with pytest.raises(OSError, match=r"checkpoints/10: [\d,]+ bytes are to be written to .*, which has 0 free"):
         restored(workdir)
 
 

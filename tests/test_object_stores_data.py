@@ -75,7 +75,7 @@ def test_copy_that_arrives_damaged_is_repeated_once(url, server):
 def test_disk_that_is_too_small_is_refused_before_anything_is_copied(url, server, monkeypatch):
     monkeypatch.setattr(object_folders.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000_000))
     server.requests.clear()
-    with pytest.raises(OSError, match=rf"{url}: 10,240,008 bytes are to be copied to .*/bucket/.*10,000,000 free"):
+    with pytest.raises(OSError, match=rf"{url}: 10,240,008 bytes are to be written to .*/bucket/.*10,000,000 free"):
         staging.stage(url)
     assert not downloads(server)
 

@@ -9,7 +9,7 @@ import pytest
 from caption_groups import mesh, processor, source
 
 from naturel_jax import config as c
-from naturel_jax.data.augment import Augment
+from naturel_jax.data.augment import Crops
 from naturel_jax.data.buffers import Buffers
 from naturel_jax.data.items import Source
 from naturel_jax.data.pipeline import Pipeline, make_pipeline
@@ -28,7 +28,7 @@ def clip():
 
 def pipeline(clip, data: Source, devices: int = 1, **reading) -> Pipeline:
     plans = Planner([Part(data.items, recipe("single_pair"))], clip, batch_size=4, shards=devices, seed=7, trim_eos=1)
-    return Pipeline(plans, [data], Augment(24, (0.8, 1.0)), batch_sharding(mesh(devices)), **reading)
+    return Pipeline(plans, [data], Crops(24, (0.8, 1.0)), batch_sharding(mesh(devices)), **reading)
 
 
 def test_batches_do_not_depend_on_threads_or_start_step(clip):

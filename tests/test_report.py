@@ -130,7 +130,9 @@ def test_accuracy_during_training_is_in_the_report(tmp_path):
 def test_scores_of_runs_have_the_same_report(tmp_path):
     scores = {"CLIP": {"naturel/simple": 0.5, "winoground/text": 0.25}, "NegCLIP": {"naturel/simple": 0.75}}
     scores["CLIP"]["naturel/complex/relation/on"] = 0.5  # not drawn: nobody knows its interval
-    text = report.save(epath.Path(tmp_path), report.of_scores(scores, {}))
-    assert "| NegCLIP  |           0.75 |                     – |" in text  # noqa: RUF001
-    assert "| *chance* |           0.50 |                  0.25 |" in text and "±" not in text and "Bold" not in text
+    intervals = {"CLIP": {}, "NegCLIP": {"naturel/simple": (0.65, 0.85)}}
+    text = report.save(epath.Path(tmp_path), report.of_scores(scores, intervals, {}))
+    assert "| NegCLIP  |     0.75 ±0.10 |                     – |" in text  # noqa: RUF001
+    assert "| CLIP     |           0.50 |                  0.25 |" in text and "Bold" not in text
+    assert "| *chance* |           0.50 |                  0.25 |" in text
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.tex", "report.html", "scores.csv"}

@@ -158,5 +158,5 @@ def test_short_steady_soak(tmp_path, capsys):
     soak.steady(tmp_path, minutes=0.3)  # too short for a verdict on leaks
     output = capsys.readouterr().out
     assert "| Exit code after SIGTERM | 75 (expected 75) |" in output
-    assert int(output.split("a save every 20 | ")[1].split(" |")[0]) > 0
+    assert int(output.split(f"a save every {soak.SAVE} | ")[1].split(" |")[0]) > 0
     assert "| Memory | " in output

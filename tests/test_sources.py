@@ -180,6 +180,8 @@ def test_winoground_half_depends_only_on_item_ids(tmp_path):
     taken = used(folder)["winoground"]
     assert 2 <= len(taken) <= 14 and set(examples) == {f"{n}-{k}" for n in taken for k in range(2)}
     _winoground(tmp_path / "b", range(8, 16))
+    hub = tmp_path / "b" / "winoground"
+    (hub / "images.zip").rename(hub / "data" / "images.zip")  # as downloaded from the hub
     folder, _ = _build("winoground_part", tmp_path / "b", tmp_path / "b")
     assert used(folder)["winoground"] == {n for n in taken if int(n) >= 8}
 

@@ -14,7 +14,8 @@ from etils import epath
 from PIL import Image as PilImage
 from tiny_models import tiny
 
-from naturel_jax import checkpoint, checkpoint_meta, evaluate
+import naturel_jax
+from naturel_jax import checkpoint, checkpoint_meta, convert, evaluate
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.data import check, datasets, identity, trained_on, training_images
@@ -234,6 +235,20 @@ def test_run_without_its_record_is_not_evaluated(photos):
     TrainedOn.of(["coco:1"]).save(epath.Path("run/trained_on"))
     with pytest.raises(UserError, match=r"run/trained_on is another run's"):
         runs.trained_on("run")
+
+
+def test_converted_run_knows_what_its_sources_were_trained_on(photos):
+    for name, image in (("run", "coco:1"), ("base", "coco:2")):
+        record = TrainedOn.of([image])
+        record.save(epath.Path(name) / trained_on.FOLDER)
+        save_run(Path(name), {"trained_on": record.meta()})
+    save_run(Path("unknown"), {"trained_on": None})
+    convert.main(["run:run", "both", "--to", "run", "--interpolate", "run:base"])
+    naturel_jax.load("run:run").save("one", to="run")
+    convert.main(["run:unknown", "none", "--to", "run"])
+    numbers = [identity.number(name) for name in ("coco:1", "coco:2")]
+    known = {name: runs.trained_on(name).has(numbers).tolist() for name in ("both", "one", "none")}
+    assert known == {"both": [True, True], "one": [True, False], "none": [False, False]}
 
 
 @pytest.mark.parametrize("version", [0, 1, 2])

@@ -72,6 +72,11 @@ def index(weight_map) -> object:
     return build
 
 
+def deep_index(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(f'{{"weight_map": {"[" * 9999}{"]" * 9999}}}')
+
+
 def header_claims_too_much(folder: Path) -> None:
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 40) + data[8:])
@@ -85,6 +90,7 @@ BROKEN = {
     ),
     "empty": (lambda f: truncate(f / "model.safetensors", 0), r"model\.safetensors: truncated or not"),
     "header longer than the file": (header_claims_too_much, r"model\.safetensors: truncated or not"),
+    "deep index": (deep_index, r"index\.json: not an index with a 'weight_map' .*nested too deeply"),
     "not tensors": (
         lambda f: (f / "model.safetensors").write_text("<html>404</html>"),
         r"truncated or not a safetensors file",

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tfds_naturel.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bank", type=Path, help="bank file (default: the published bank)")
+    parser.add_argument("--bank", type=banks.find, help="bank file, or `first` for the first edition of ours")
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     parser.add_argument("--tokenizer", type=Path, help="CLIP's tokenizer.json, to count tokens exactly")
     parser.add_argument("--sugarcrepe", type=Path, help="folder of SugarCrepe's JSON files, for comparison")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from etils import epath
 
 from tfds_naturel import cli, extras
+from tfds_naturel.captions import bank
 from tfds_naturel.errors import UserError
 from tfds_naturel.open_images.plan import OpenImagesConfig
 
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
     photos.add_argument("--images", type=Path, help="folder of photos, <ImageID>.jpg (default: below --manual_dir)")
     photos.add_argument("--unofficial", action="store_true", help="accept files other than the published ones")
     photos.add_argument("--name", help="name of the dataset; required if any option differs from the config")
-    photos.add_argument("--bank", type=Path, help="caption bank (default: the published one)")
+    photos.add_argument("--bank", type=bank.find, help="caption bank, or `first` for the first edition of ours")
     photos.add_argument("--decisions", type=Path, help="CSV of reviewers' decisions on captions")
     photos.add_argument("--takedown", type=Path, help="image ids to leave out, besides the published list")
     for field in dataclasses.fields(OpenImagesConfig):

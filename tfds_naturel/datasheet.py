@@ -115,7 +115,8 @@ class Facts:
     def is_own_bank(self) -> bool:
         """Whether the captions are from another bank than ours."""
         options = self.metadata["options"]
-        return self.is_photos and options["bank"] != "+".join(map(md5_of, bank.files(options["release"])))
+        ours = {"+".join(map(md5_of, bank.files(options["release"]))), md5_of(bank.find(bank.FIRST))}
+        return self.is_photos and options["bank"] not in ours
 
 
 def statements(facts: Facts) -> dict[str, str]:

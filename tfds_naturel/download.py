@@ -1,9 +1,13 @@
 """HTTP downloads over unreliable networks and from servers that are not trusted: retried, resumed, limited in size,
 ended when the server falls silent, and never a partial file under its final name.
+
+``NATUREL_MIRROR=http://mirror.example/files`` in the environment takes ``https://HOST/PATH`` from
+``http://mirror.example/files/HOST/PATH``. Sizes and checksums that are known are checked all the same.
 """
 
 import asyncio
 import dataclasses
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -54,6 +58,12 @@ class Policy:
     stall: float = 30.0
 
 
+def mirrored(url: str) -> str:
+    """``url``, or where the mirror that the environment names has it."""
+    mirror = os.environ.get("NATUREL_MIRROR", "")
+    return f"{mirror.rstrip('/')}/{url.partition('://')[2]}" if mirror else url
+
+
 def session(policy: Policy, connections: int) -> aiohttp.ClientSession:
     """A client with at most ``connections`` open connections. Bodies are never unpacked, so none can grow."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=policy.stall, sock_read=policy.stall)
@@ -98,7 +108,7 @@ def check_status(response: aiohttp.ClientResponse) -> None:
 
 async def get_bytes(client: aiohttp.ClientSession, url: str, limit: int) -> bytes:
     """The body at ``url``. Raises TooLarge beyond ``limit`` bytes, MissingKey, Transient, aiohttp.ClientError."""
-    async with client.get(url) as response:
+    async with client.get(mirrored(url)) as response:
         check_status(response)
         if (response.content_length or 0) > limit:
             raise TooLarge(f"{url}: {response.content_length:,} bytes, more than {limit:,}")
@@ -126,7 +136,7 @@ async def _chunks(client: aiohttp.ClientSession, response: aiohttp.ClientRespons
 
 async def size_of(client: aiohttp.ClientSession, url: str) -> int | None:
     """The size that the server reports, or None for a missing file. Raises Transient, aiohttp.ClientError."""
-    async with client.head(url) as response:
+    async with client.head(mirrored(url)) as response:
         if response.status in _MISSING:
             return None
         check_status(response)
@@ -153,7 +163,7 @@ async def _append(client: aiohttp.ClientSession, url: str, part: Path, size: int
     received = part.stat().st_size if part.exists() else 0
     if received >= size:
         return
-    async with client.get(url, headers={"Range": f"bytes={received}-"} if received else {}) as response:
+    async with client.get(mirrored(url), headers={"Range": f"bytes={received}-"} if received else {}) as response:
         check_status(response)
         if response.status != 206:
             received = 0

@@ -3,8 +3,10 @@
 import contextlib
 import csv
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tfds_naturel.errors import UserError
 
@@ -13,6 +15,14 @@ def md5_of(path: Path) -> str:
     """MD5 of a file's bytes, in hex."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "md5").hexdigest()
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """``json.loads``, which raises a RecursionError, not a ValueError, for values nested deeper than Python's stack."""
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 @contextlib.contextmanager

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tqdm
 from etils import epath
 
 from tfds_naturel import cli, release_pages
@@ -32,6 +31,7 @@ from tfds_naturel.datasheet import Facts, Split
 from tfds_naturel.errors import UserError
 from tfds_naturel.files import inside
 from tfds_naturel.open_images import plan
+from tfds_naturel.progress import Progress
 from tfds_naturel.release_pages import BOX, FIELDS, TEXTS
 from tfds_naturel.schema import KINDS, POLARITIES, features
 
@@ -172,7 +172,7 @@ def _write_splits(builder: Any, folder: Path, removed: frozenset[str], with_imag
     (folder / "data").mkdir()
     schema = _SCHEMA.append(_IMAGE) if with_images else _SCHEMA
     splits: dict[str, Split] = {}
-    with tqdm.tqdm(total=_images(builder), unit="image", desc=folder.name.removeprefix("incomplete.")) as progress:
+    with Progress(total=_images(builder), unit="image", desc=folder.name.removeprefix("incomplete.")) as progress:
         for name in builder.info.splits:
             source = builder.as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
             contents = Split()
@@ -191,7 +191,7 @@ def _images(builder: Any) -> int:
 
 
 def _rows(
-    source: Any, removed: frozenset[str], with_images: bool, progress: tqdm.tqdm, contents: Split
+    source: Any, removed: frozenset[str], with_images: bool, progress: Progress, contents: Split
 ) -> Iterator[dict[str, Any]]:
     """The rows of a split that are not ``removed``, counted in ``contents``."""
     for n in range(len(source)):

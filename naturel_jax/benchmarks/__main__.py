@@ -19,7 +19,7 @@ from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.data import staging
 from naturel_jax.object_stores import in_store
 from tfds_naturel import cli
-from tfds_naturel.errors import UserError
+from tfds_naturel.errors import Stopped, UserError
 
 
 def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, Fields]) -> str:
@@ -46,7 +46,7 @@ def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, 
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
+    """The command line. Raises Stopped if some files are left for another run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", default="benchmarks_data", help="folder with the official files")
     parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/2.0.0")
@@ -60,12 +60,16 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--dir {options.dir}: downloads go to a disk; copy the folder to the store afterwards")
     files, naturel = staging.stage(options.dir), staging.stage(options.naturel) if options.naturel else None
     fields = own_config.parse_fields(options.fields)
+    failed = 0
     for name in options.download:
         for problem in download(name, BENCHMARKS[name].SOURCE, files):
             print(f"could not download {problem}", flush=True)
+            failed += 1
     for name in options.names or options.download or BENCHMARKS:
         own_fields = {own: value for own, value in fields.items() if own == own_config.name_of(name)}
         print(describe(name, files, naturel, own_fields), flush=True)
+    if failed:
+        raise Stopped(f"{failed:,} files could not be downloaded; run the same command again to fetch them")
 
 
 if __name__ == "__main__":

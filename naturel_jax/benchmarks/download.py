@@ -1,7 +1,6 @@
 """Downloads the files of a benchmark's ``SOURCE``. Offline, the user puts the same files into the same folder."""
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from naturel_jax.benchmarks.files import MAX_IMAGE_BYTES
 from naturel_jax.data.images import open_image
 from tfds_naturel.download import MissingKey, Policy, Transient, get_bytes, retried, session
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 from tfds_naturel.progress import Progress
 
 CONNECTIONS = 16
@@ -57,13 +57,10 @@ def _json(data: bytes) -> bytes:
     """``data``. Raises ValueError unless it is JSON or one JSON value per line."""
     text = data.decode()
     try:
-        try:
-            json.loads(text)
-        except ValueError:
-            for line in text.splitlines():
-                json.loads(line)
-    except RecursionError as error:
-        raise ValueError("JSON nested too deeply") from error
+        parse_json(text)
+    except ValueError:
+        for line in text.splitlines():
+            parse_json(line)
     return data
 
 

@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 from naturel_jax.benchmarks.benchmark import Box, Image, Item
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 MAX_IMAGE_BYTES = 64 << 20  # a larger member of an archive is refused before it is unpacked
 
@@ -36,7 +37,7 @@ def load_json(path: Path, kind: type) -> Any:
             raise BenchmarkError(f"{path}: key {next(k for k in keys if keys.count(k) > 1)!r} appears twice")
         return dict(pairs)
 
-    data = _parse(path, _bytes(path), lambda text: json.loads(text, object_pairs_hook=unique))
+    data = _parse(path, _bytes(path), object_pairs_hook=unique)
     if not isinstance(data, kind):
         raise BenchmarkError(f"{path}: holds a {type(data).__name__}; the official file is a JSON {kind.__name__}")
     return data
@@ -45,7 +46,7 @@ def load_json(path: Path, kind: type) -> Any:
 def load_json_lines(path: Path) -> list[Any]:
     """One JSON value per line of ``path``. Raises what ``load_json`` raises, naming the line."""
     lines = _bytes(path).splitlines()
-    return [_parse(f"{path} line {n}", line, json.loads) for n, line in enumerate(lines, 1) if line.strip()]
+    return [_parse(f"{path} line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
 
 
 def not_found(path: Path, what: str = "not found") -> FileNotFoundError:
@@ -60,12 +61,12 @@ def _bytes(path: Path) -> bytes:
         raise not_found(path) from None
 
 
-def _parse(where: Path | str, data: bytes, parser: Callable[[str], Any]) -> Any:
+def _parse(where: Path | str, data: bytes, **options: Any) -> Any:
     try:
-        return parser(data.decode())
+        return parse_json(data.decode(), **options)
     except BenchmarkError:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BenchmarkError(f"{where}: broken JSON ({error}); download the file again") from error
 
 

@@ -15,7 +15,7 @@ from naturel_jax.benchmarks.files import (
     safe_name,
 )
 
-_FILES = "https://storage.googleapis.com/sfr-vision-language-research/datasets"
+FILES = "https://storage.googleapis.com/sfr-vision-language-research/datasets"
 COCO_FILE = "coco/coco_karpathy_test.json"
 FLICKR30K_FILE = "flickr30k/flickr30k_test.json"
 
@@ -35,8 +35,9 @@ def captioned_images(folder: Path, file: str, problems: list[str]) -> Iterator[t
             problems.append(f"{path.name} record {key}: {error}")
 
 
-def _coco_images(folder: Path) -> dict[str, str]:
-    path = folder / COCO_FILE
+def coco_images(folder: Path, file: str = COCO_FILE) -> dict[str, str]:
+    """Path -> URL of the images that a Karpathy split of COCO names."""
+    path = folder / file
     names = sorted({safe_name(row["image"]) for row in require_strings(path, load_json(path, list), "image")})
     return {f"coco/{name}": f"{coco.SERVER}/{name}" for name in names}
 
@@ -45,12 +46,12 @@ COCO = Source(
     f"COCO: annotations CC BY 4.0, {coco.LICENCE}",
     "https://cocodataset.org",
     f"{COCO_FILE}, coco/val2014/",
-    {COCO_FILE: f"{_FILES}/coco_karpathy_test.json"},
-    images=_coco_images,
+    {COCO_FILE: f"{FILES}/coco_karpathy_test.json"},
+    images=coco_images,
 )
 FLICKR30K = Source(
     "Flickr30k: research only, on request",
     "https://shannon.cs.illinois.edu/DenotationGraph",
     f"{FLICKR30K_FILE}, flickr30k/flickr30k-images/",
-    {FLICKR30K_FILE: f"{_FILES}/flickr30k_test.json"},
+    {FLICKR30K_FILE: f"{FILES}/flickr30k_test.json"},
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from naturel_jax.benchmarks import aro, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Metric, Source, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Record, load_json
+from tfds_naturel.files import parse_json
 
 EXCLUDED = "aro/vgr_excluded_relations.json"
 _NOTEBOOK = (
@@ -51,7 +52,7 @@ def symmetric_relations(notebook: bytes) -> bytes:
     [...]``. Raises ValueError if it has no such line.
     """
     try:
-        lines = [line for cell in json.loads(notebook)["cells"] for line in cell["source"]]
+        lines = [line for cell in parse_json(notebook)["cells"] for line in cell["source"]]
         (names,) = (ast.literal_eval(m[1]) for line in lines if (m := re.match(r"symmetric *= *(\[.*\])", line)))
         return json.dumps(sorted(names)).encode()
     except (KeyError, TypeError, ValueError, SyntaxError) as error:

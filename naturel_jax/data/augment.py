@@ -1,83 +1,85 @@
-"""Training images: decode, random resized crop, mirror. Fast (scaled JPEG decoding, OpenCV), not bit-exact with PIL."""
+"""Pixels of training images: decodes, crops, resizes, mirrors. Fast (scaled JPEG decoding, OpenCV), not bit-exact with
+PIL. ``boxes.py`` says which part."""
 
-import dataclasses
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
 
-from naturel_jax.data.images import open_image
+from naturel_jax.data.boxes import Box
+from naturel_jax.data.images import decoded, open_image
 from tfds_naturel.photos import MAX_PIXELS
 
 cv2.setNumThreads(0)  # the pipeline has its own threads
 
 _JPEG = b"\xff\xd8"  # first bytes of a file
+_NEARLY = 1.5  # shrinking by more, bilinear interpolation leaves out what area averages
 
-Box = tuple[int, int, int, int]  # left, top, width, height in pixels
 
-
-@dataclasses.dataclass(frozen=True)
-class Augment:
-    """A random resized crop covering ``scale`` (low, high) of the image's area, with aspect ``ratio`` (low, high),
-    mirrored half of the time if that keeps the captions true. ``size`` in pixels."""
+class Crops(NamedTuple):
+    """How images are cropped: the model's ``size`` in pixels, ``config.data.crop_scale`` and ``shrink_by``."""
 
     size: int
     scale: tuple[float, float]
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    shrink_by: str = "area"
 
-    def __call__(self, data: bytes, mirror: bool, rng: np.random.Generator, out: np.ndarray) -> None:
-        """Fills ``out``, uint8 [size, size, 3], from an encoded image. Raises ValueError for bytes that are not a
-        readable image, or one that is too large."""
-        if data.startswith(_JPEG):
-            pixels, (left, top, width, height) = self._decode_jpeg(data, rng)
-        else:
-            pixels = np.asarray(open_image(data))
-            left, top, width, height = random_box(pixels.shape[1], pixels.shape[0], self.scale, self.ratio, rng)
-        crop = pixels[top : top + height, left : left + width]
-        shrinks = min(width, height) > self.size
-        cv2.resize(crop, out.shape[:2], out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-        if mirror and rng.random() < 0.5:
-            cv2.flip(out, 1, out)
 
-    def _decode_jpeg(self, data: bytes, rng: np.random.Generator) -> tuple[np.ndarray, Box]:
-        """Pixels at the smallest JPEG scale whose crop still has ``size`` pixels per side, and the crop's box in them.
+def sides(data: bytes) -> tuple[int, int]:
+    """Width and height of an encoded image, without decoding it. Raises ValueError for bytes that are not an image, or
+    one that is too large."""
+    if not data.startswith(_JPEG):
+        with decoded(data) as image:
+            return image.size
+    try:
+        height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
+    except ValueError as error:
+        raise _unreadable(data, error) from error
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"image of {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+    return width, height
 
-        Halves, quarters and eighths only: libjpeg-turbo is slower at its other scales than at full size.
-        """
-        try:
-            height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
-        except ValueError as error:
-            raise _unreadable(data, error) from error
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"image of {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
-        box = random_box(width, height, self.scale, self.ratio, rng)
-        shrink = next((s for s in (8, 4, 2) if min(box[2], box[3]) >= s * self.size), 1)
-        try:
-            pixels = simplejpeg.decode_jpeg(
-                data, "RGB", min_height=math.ceil(height / shrink), min_width=math.ceil(width / shrink)
-            )
-        except ValueError as error:
-            raise _unreadable(data, error) from error
-        shrunk = pixels.shape[0] / height
-        left, top, w, h = (round(side * shrunk) for side in box)
-        return pixels, (left, top, max(min(w, pixels.shape[1] - left), 1), max(min(h, pixels.shape[0] - top), 1))
+
+def augment(data: bytes, width: int, height: int, box: Box, out: np.ndarray, shrink_by: str = "area") -> None:
+    """Fills ``out``, uint8 [H, W, 3], with ``box`` of an encoded image of these ``sides``, decoded at the smallest JPEG
+    scale at which the box still has as many pixels. Raises ValueError for an image that is not readable."""
+    shrink = next((s for s in (8, 4, 2) if min(box.width, box.height) >= s * min(out.shape[:2])), 1)
+    pixels = decode(data, width, height, shrink)
+    resize(_crop(pixels, box, pixels.shape[0] / height), box.mirrored, out, shrink_by)
+
+
+def decode(data: bytes, width: int, height: int, shrink: int = 1) -> np.ndarray:
+    """uint8 [height, width, 3]; of a JPEG, about one ``shrink``-th of it: 1, 2, 4 or 8, as libjpeg-turbo is slower at
+    its other scales than at full size. Raises ValueError."""
+    if not data.startswith(_JPEG):
+        return np.asarray(open_image(data))
+    smallest = {"min_height": math.ceil(height / shrink), "min_width": math.ceil(width / shrink)}
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", **smallest)
+    except ValueError as error:
+        raise _unreadable(data, error) from error
+
+
+def _crop(pixels: np.ndarray, box: Box, factor: float) -> np.ndarray:
+    """A box of an image, of which ``pixels`` are a copy that is ``factor`` times as large."""
+    left, top, width, height = (round(side * factor) for side in box[:4])
+    return pixels[top : top + max(height, 1), left : left + max(width, 1)]
+
+
+def resize(pixels: np.ndarray, mirrored: bool, out: np.ndarray, shrink_by: str = "area") -> None:
+    """Fills ``out``, uint8 [H, W, 3], with an image."""
+    height, width = out.shape[:2]
+    if min(pixels.shape[:2]) <= min(height, width):
+        cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_CUBIC)
+    elif shrink_by == "bilinear" and max(pixels.shape[0] / height, pixels.shape[1] / width) <= _NEARLY:
+        cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_LINEAR)
+    else:  # OpenCV would give the same from uint8, but take a quarter longer: it adds float32 anyway
+        small = cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        cv2.convertScaleAbs(small, out)
+    if mirrored:
+        cv2.flip(out, 1, out)
 
 
 def _unreadable(data: bytes, error: ValueError) -> ValueError:
     return ValueError(f"not a readable JPEG ({len(data)} bytes): {error}")
-
-
-def random_box(
-    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
-) -> Box:
-    """A random crop of an image of ``width`` x ``height`` pixels, as torchvision's RandomResizedCrop samples it in ten
-    attempts; if all fail, the largest centred square, where torchvision takes the largest box of an allowed ratio."""
-    for _ in range(10):
-        area = width * height * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
-    side = min(width, height)
-    return (width - side) // 2, (height - side) // 2, side, side

@@ -29,7 +29,8 @@ from naturel_jax.data import (
     trained_on,
     training_images,
 )
-from naturel_jax.data.augment import Augment
+from naturel_jax.data.augment import augment, sides
+from naturel_jax.data.boxes import Box
 from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Source
 from naturel_jax.data.trained_on import TrainedOn
@@ -40,7 +41,7 @@ from tfds_naturel.errors import UserError
 _LOG = logging.getLogger("naturel_jax.data.check")  # __name__ is __main__
 
 _JOBS = 16  # for each process: progress is logged after each
-_DECODE = Augment(32, (1.0, 1.0))  # as in training; the size does not matter
+_SIZE = 32  # to which images are decoded, as in training; it does not matter
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -92,11 +93,12 @@ def check(source: str, data_dir: str, split: str, fields: Fields, workers: int) 
 
 def _read(read: Callable[[int], bytes], names: Sequence[str], numbers: np.ndarray) -> tuple[list[index.Bad], TrainedOn]:
     """The images that cannot be read, and what identifies the others."""
-    bad, seen, out = [], [], np.empty((_DECODE.size, _DECODE.size, 3), np.uint8)
+    bad, seen, out = [], [], np.empty((_SIZE, _SIZE, 3), np.uint8)
     for n in numbers.tolist():
         try:
             data = read(n)
-            _DECODE(data, False, np.random.default_rng(0), out)
+            width, height = sides(data)
+            augment(data, width, height, Box(0, 0, width, height), out)
             seen.append(identity.look(data))
         except (ValueError, OSError) as error:
             bad.append({"record": n, "name": names[n], "reason": str(error)})

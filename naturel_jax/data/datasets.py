@@ -17,7 +17,8 @@ from etils import epath
 
 from naturel_jax import object_folders, preemption, storage
 from naturel_jax.config import Data
-from naturel_jax.data import index, index_writer, prepared, staging
+from naturel_jax.data import decoded_writer, index, index_writer, prepared, staging
+from naturel_jax.data.augment import Crops
 from naturel_jax.data.fields import Fields
 from naturel_jax.data.items import Origin, Source
 from naturel_jax.data.recipes import recipe
@@ -48,6 +49,16 @@ def open_sources(data: Data) -> list[Source]:
     return [
         open_source(p.dataset, data.dir, p.split, p.fields, data.max_bad, data.cache_dir) for p in data.mixture.values()
     ]
+
+
+def decode_sources(data: Data, sources: Sequence[Source], size: int) -> list[Source]:
+    """``sources`` with the decoded images that ``data.cache`` asks for, if it does, for a model of ``size`` pixels;
+    those that are missing are decoded first, on each host. Raises what ``decoded_writer.decode`` raises."""
+    if not data.cache:
+        return list(sources)
+    with preemption.interruptible():
+        crops = Crops(size, data.crop_scale, data.shrink_by)
+        return [decoded_writer.decode(source, crops, staging.root(data.cache_dir)) for source in sources]
 
 
 def contents(data: Data, sources: Sequence[Source]) -> dict[str, dict[str, Any]]:
@@ -120,7 +131,7 @@ def _origin(path: epath.Path, data_dir: str, split: str) -> Origin:
     key = json.dumps([os.fspath(path), split, status.length, status.mtime])
     cache = index_writer.cache_folder(data_dir) / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
     metadata = path / "metadata.json"
-    options = json.loads(metadata.read_text()).get("options", {}) if metadata.exists() else {}
+    options = storage.read_json(metadata).get("options", {}) if metadata.exists() else {}
     drawn = "pairs_per_family" in options  # a field of ScenesConfig
     return Origin(str(cache), photos=not drawn, used=recipe_examples.used(path))
 

@@ -16,6 +16,7 @@ _WEYL = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B))
 _ROUNDS = 10
 _BLOCK = 4  # words that are computed together
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+_BEYOND_DOUBLE = np.uint64(11)  # bits of a word that do not fit into a float64's 53
 _LARGEST = 10_000  # from more, NumPy may choose several by another algorithm
 
 
@@ -31,8 +32,8 @@ def generator(seed: int, stream: int, position: int) -> np.random.Generator:
 
 
 class Draws:
-    """The generators of B positions. Each method draws once for each, or not at all where nothing is to be chosen, and
-    leaves them in the state in which NumPy's would be."""
+    """The generators of B positions. Each method draws once for each (``random``: of some rows), or not at all where
+    nothing is to be chosen, and leaves them in the state in which NumPy's would be."""
 
     def __init__(self, seed: int, stream: int, position_B: np.ndarray):
         self._key, self._position_B = key(seed, stream), position_B
@@ -88,6 +89,12 @@ class Draws:
             other_B = self.integers(np.full(len(self), c + 1))
             out[every, other_B], out[:, c] = out[:, c].copy(), out[every, other_B]
         return out
+
+    def random(self, rows: np.ndarray) -> np.ndarray:
+        """A number from 0 to less than 1 for each of these rows, as ``Generator.random()``; float64."""
+        self._settle()
+        high, low = self._next_64(rows)
+        return ((high << _HALF | low) >> _BEYOND_DOUBLE) * 2.0**-53
 
     def generator(self, b: int) -> np.random.Generator:
         """NumPy's generator in the state of row ``b``. What it draws counts; valid until the next call of a method."""

@@ -21,6 +21,7 @@ from naturel_jax.data.items import Captions, Items, Origin, Source
 from naturel_jax.data.ragged import Ragged
 from naturel_jax.data.records import Table
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ def _bad_path(folder: Path) -> Path:
 
 def _read_rows(path: Path) -> list[Bad]:
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [parse_json(line) for line in path.read_text().splitlines()]
     except ValueError as error:
         raise UserError(f"{path}: not a list of bad records ({error}); remove it and check again") from error
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from naturel_jax.data.columns import Strings
+from naturel_jax.data.decoded import Decoded
 from naturel_jax.data.ragged import Ragged, spans
 from tfds_naturel import schema
 from tfds_naturel.errors import UserError
@@ -196,13 +197,14 @@ class Source:
     """Training data: ``items``, and ``read_image(n)``, which returns the encoded image of item n.
 
     ``read_image`` must be picklable: the pipeline's reading processes each get a copy. ``content`` identifies the items
-    (empty: not known): a run continues only with the same.
+    (empty: not known): a run continues only with the same. ``decoded``: the images' pixels, if they are kept.
     """
 
     items: Items
     read_image: Callable[[int], bytes]
     content: str = ""
     origin: Origin = dataclasses.field(default_factory=Origin)
+    decoded: Decoded | None = None
 
 
 class _Numbers(dict[str, int]):

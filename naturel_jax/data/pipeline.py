@@ -1,7 +1,8 @@
 """From plans to batches on the mesh: Grain reads and augments this process's images ahead of the step."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +14,14 @@ from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.batch import Batch
 from naturel_jax.config import Config
-from naturel_jax.data.augment import Augment
+from naturel_jax.data.augment import Crops
+from naturel_jax.data.boxes import random_boxes
 from naturel_jax.data.buffers import Buffers
+from naturel_jax.data.decoded import Kept
 from naturel_jax.data.draws import Draws
 from naturel_jax.data.items import Items, Source
+from naturel_jax.data.on_device import make_resize
+from naturel_jax.data.pictures import Blank, Encoded
 from naturel_jax.data.planner import AUGMENT, Part, Planner, Row
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.recipes import recipe
@@ -25,52 +30,70 @@ from naturel_jax.sharding import batch_sharding, batch_shards
 from tfds_naturel import mining
 from tfds_naturel.errors import UserError
 
-_WHITE = 255  # the sentinel is a white image
 
+class LocalBatch(NamedTuple):
+    """A batch as held by this process: all tokens and labels, but only the images of ``rows`` [R], ascending.
 
-class _LocalBatch(NamedTuple):
-    """A batch as held by this process: all tokens and labels, but only the images of ``rows`` [R], ascending."""
+    If the devices resize them, images are crops, and ``sides`` int32 [R, 3]: see ``on_device.make_resize``."""
 
     rows: np.ndarray
     batch: Batch
+    sides: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
     """Batches of ``planner`` as global arrays sharded over their leading axis by ``sharding``.
 
-    ``sources``: one for each part of the planner. ``threads`` and ``workers`` (processes; 0: none) read ahead; neither
-    affects the batches.
+    ``sources``: one for each part of the planner. ``crops``: what is made of random boxes (``boxes.random_boxes``) of
+    their images; if ``on_device``, by the devices, for which all sources must be decoded. ``threads`` and ``workers``
+    (processes; 0: none) read ahead; neither affects the batches.
     """
 
     planner: Planner
     sources: Sequence[Source]
-    augment: Augment
+    crops: Crops
     sharding: NamedSharding
     threads: int = 2
     workers: int = 0
+    on_device: bool = False
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps ``start`` to ``stop - 1``."""
+        return map(self._to_global, self.local_batches(start, stop))
+
+    def local_batches(self, start: int, stop: int) -> Iterator[LocalBatch]:
+        """The same before they are placed on the devices: what the host computes."""
         if start >= stop:
             return
-        load = _Load(self.planner, self.sources, self.augment, self._local_blocks(), Buffers())
+        shape = self._largest_crop() if self.on_device else (self.crops.size, self.crops.size)
+        load = _Load(self.planner, self.sources, self.crops, shape, self.on_device, self._local_blocks(), Buffers())
         dataset = grain.MapDataset.range(stop).map(load)[start:]
         dataset = dataset.to_iter_dataset(
             grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
         )
         if self.workers:
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
-        for local in dataset:
-            yield self._to_global(local)
+        yield from dataset
 
     def shapes(self, step: int) -> Batch:
         """Batch ``step`` as ``jax.ShapeDtypeStruct``; no image is read."""
-        plan, size = self.planner.plan(step), self.augment.size
+        plan, size = self.planner.plan(step), self.crops.size
         images = jax.ShapeDtypeStruct((len(plan.rows), size, size, 3), np.uint8)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), Batch(images, *plan[1:])
         )
+
+    def _largest_crop(self) -> tuple[int, int]:
+        """Height and width that every crop is within. Raises ValueError for sources that are not decoded."""
+        if missing := [source.items.name for source in self.sources if not source.decoded]:
+            raise ValueError(f"{missing} are not decoded, so devices cannot crop them: see datasets.decode_sources")
+        heights, widths = zip(*(source.decoded.largest_box for source in self.sources if source.decoded), strict=True)
+        return max(heights), max(widths)
+
+    @functools.cached_property
+    def _resize(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        return make_resize(self.crops.size, self.sharding)
 
     def _local_blocks(self) -> tuple[int, ...]:
         """The blocks of rows that this process's devices hold."""
@@ -78,53 +101,75 @@ class Pipeline:
         spans = [index[0] for index in self.sharding.addressable_devices_indices_map((shards,)).values() if index]
         return tuple(sorted({block for span in spans for block in range(*span.indices(shards))}))
 
-    def _to_global(self, local: _LocalBatch) -> Batch:
-        rows, images = local.rows, np.asarray(local.batch.images)
+    def _to_global(self, local: LocalBatch) -> Batch:
         total = len(local.batch.image_labels.mult_I)
 
-        def images_of(index: tuple[slice, ...] | None) -> np.ndarray:
-            start, stop, _ = index[0].indices(total) if index else (0, total, 1)
-            first = np.searchsorted(rows, start)
-            return images[first : first + stop - start]
+        def place_rows(of_rows: np.ndarray) -> jax.Array:
+            def part(index: tuple[slice, ...] | None) -> np.ndarray:
+                start, stop, _ = index[0].indices(total) if index else (0, total, 1)
+                first = np.searchsorted(local.rows, start)
+                return of_rows[first : first + stop - start]
+
+            return jax.make_array_from_callback((total, *of_rows.shape[1:]), self.sharding, part)
 
         def place(array: np.ndarray) -> jax.Array:
             return jax.make_array_from_callback(array.shape, self.sharding, array.__getitem__)
 
-        return Batch(
-            jax.make_array_from_callback((total, *images.shape[1:]), self.sharding, images_of),
-            *jax.tree.map(place, local.batch[1:]),
-        )
+        images = place_rows(local.batch.images)
+        if local.sides is not None:
+            images = self._resize(images, place_rows(local.sides))
+        return Batch(images, *jax.tree.map(place, local.batch[1:]))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """step -> _LocalBatch; runs in the reading threads and processes."""
+    """step -> LocalBatch; runs in the reading threads and processes. ``shape``: height and width of an image."""
 
     planner: Planner
     sources: Sequence[Source]
-    augment: Augment
+    crops: Crops
+    shape: tuple[int, int]
+    on_device: bool
     blocks: tuple[int, ...]
     buffers: Buffers
 
-    def __call__(self, step: int) -> _LocalBatch:
+    def __call__(self, step: int) -> LocalBatch:
         plan = self.planner.plan(step)
         length = len(plan.rows) // self.planner.shards
-        rows = np.concatenate([np.arange(b * length, (b + 1) * length) for b in self.blocks])
-        images = self.buffers.array((len(rows), self.augment.size, self.augment.size, 3))
-        draws = Draws(self.planner.seed, AUGMENT, plan.rows.sample_I[rows])
-        for n, row in enumerate(plan.rows.at(rows)):
-            self._fill(row, draws, n, images[n])
-        return _LocalBatch(rows, Batch(images, plan.tokens, plan.image_labels, plan.caption_labels))
+        local = np.concatenate([np.arange(b * length, (b + 1) * length) for b in self.blocks])
+        rows = plan.rows.at(local)
+        pictures = [self._open(row) for row in rows]
+        width_R, height_R = np.array([picture[:2] for picture in pictures]).T
+        draws = Draws(self.planner.seed, AUGMENT, plan.rows.sample_I[local])
+        boxes = random_boxes(width_R, height_R, plan.rows.mirror_I[local].astype(bool), self.crops.scale, draws)
+        images = self.buffers.array((len(rows), *self.shape, 3))
+        batch = Batch(images, plan.tokens, plan.image_labels, plan.caption_labels)
+        if self.on_device:
+            sides = np.empty((len(rows), 3), np.int32)
+            for n, (picture, box) in enumerate(zip(pictures, boxes.each(), strict=True)):
+                assert not isinstance(picture, Encoded)  # ``_largest_crop`` has checked it
+                sides[n] = picture.copy(box, images[n])
+            return LocalBatch(local, batch, sides)
+        for row, picture, box, out in zip(rows, pictures, boxes.each(), images, strict=True):
+            try:
+                picture.fill(box, out, self.crops.shrink_by)
+            except (ValueError, OSError) as error:
+                raise self._naming(row, error) from error
+        return LocalBatch(local, batch)
 
-    def _fill(self, row: Row, draws: Draws, n: int, out: np.ndarray) -> None:
+    def _open(self, row: Row) -> Encoded | Kept | Blank:
         if row.source < 0:
-            out.fill(_WHITE)
-            return
+            return Blank()
         source = self.sources[row.source]
         try:
-            self.augment(source.read_image(row.item), row.mirror, draws.generator(n), out)
-        except (ValueError, OSError) as error:  # damaged or removed since it was checked
-            raise UserError(f"{source.items.name}, image {source.items.image_ids[row.item]!r}: {error}") from error
+            return source.decoded[row.item] if source.decoded else Encoded.of(source.read_image(row.item))
+        except (ValueError, OSError) as error:
+            raise self._naming(row, error) from error
+
+    def _naming(self, row: Row, error: Exception) -> UserError:
+        """The error, which may be of an image that was damaged or removed since it was checked, with its name."""
+        items = self.sources[row.source].items
+        return UserError(f"{items.name}, image {items.image_ids[row.item]!r}: {error}")
 
 
 def make_pipeline(
@@ -148,8 +193,16 @@ def make_pipeline(
         trim_eos=model.text.eos_id if model.text.causal else None,
         chunks=config.objective.chunks,
     )
-    augment = Augment(model.image.size, config.data.crop_scale)
-    return Pipeline(planner, sources, augment, batch_sharding(mesh), config.data.threads, config.data.workers)
+    data = config.data
+    return Pipeline(
+        planner,
+        sources,
+        Crops(model.image.size, data.crop_scale, data.shrink_by),
+        batch_sharding(mesh),
+        data.threads,
+        data.workers,
+        on_device=data.augment_on == "device",
+    )
 
 
 def _hard_images(part: str, path: str, items: Items) -> list[tuple[int, ...]] | None:

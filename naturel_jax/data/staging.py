@@ -27,6 +27,7 @@ from naturel_jax import object_folders, scratch
 from naturel_jax.data.sources import webdataset
 from naturel_jax.object_stores import Info, Location, in_store
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,8 +40,12 @@ def local_path(source: str | os.PathLike[str], cache_dir: str = "") -> Path:
     if not in_store(source):
         return Path(source)
     scheme, _, rest = os.fspath(source).rstrip("/").partition("://")
-    root = Path(cache_dir).expanduser() if cache_dir else scratch.root() / "data"
-    return object_folders.inside(root / scheme, rest)
+    return object_folders.inside(root(cache_dir) / scheme, rest)
+
+
+def root(cache_dir: str = "") -> Path:
+    """The folder of this host's copies of data: ``cache_dir``, or one in the user's cache folder."""
+    return Path(cache_dir).expanduser() if cache_dir else scratch.root() / "data"
 
 
 def stage(
@@ -139,7 +144,7 @@ def _read_rows(file: Path) -> Iterator[dict[str, Any]]:
     if file.exists():
         for line in file.read_text().splitlines():
             with contextlib.suppress(ValueError):  # cut short when a process was killed
-                yield json.loads(line)
+                yield parse_json(line)
 
 
 @contextlib.contextmanager

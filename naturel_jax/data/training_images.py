@@ -14,6 +14,7 @@ from naturel_jax import preemption
 from naturel_jax.data import identity, trained_on
 from naturel_jax.data.items import Source
 from naturel_jax.data.trained_on import TrainedOn
+from tfds_naturel.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ def _looks(source: Source) -> Iterator[identity.Seen]:
         _LOG.info(
             "%s: reading %s images, to leave copies of them out of scores", source.items.name, f"{len(numbers):,}"
         )
-    return look_at(numbers, source.read_image, source.origin.photos)
+    looks = look_at(numbers, source.read_image, source.origin.photos)
+    return iter(Progress(looks, "reading training images", len(numbers), unit="image", disable=len(numbers) <= _BLOCK))
 
 
 def look_at(numbers: Iterable[int], read: Callable[[int], bytes], perceptual: bool) -> Iterator[identity.Seen]:

@@ -6,12 +6,12 @@ import numpy as np
 
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Outcomes, group_means, positions
 
+Intervals = dict[str, tuple[float, float]]  # metric name -> (low, high)
+
 CHUNK = 100  # resamples at a time, which bounds the memory
 
 
-def intervals(
-    benchmark: Benchmark, items: Sequence[Item], outcomes: Outcomes, *, resamples: int = 1000
-) -> dict[str, tuple[float, float]]:
+def intervals(benchmark: Benchmark, items: Sequence[Item], outcomes: Outcomes, *, resamples: int = 1000) -> Intervals:
     """Metric name -> (2.5th, 97.5th percentile) over resamples of the *images*: items that share one are resampled
     together, since they are not independent (cluster bootstrap; Davison and Hinkley, 1997, section 3.8).
     """

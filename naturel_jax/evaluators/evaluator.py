@@ -1,17 +1,19 @@
 """Scores the parameters of one model on benchmarks, as a training run does on its schedule."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from jax.sharding import Mesh
 
 from naturel_jax.benchmarks import own_config, registry
-from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.benchmarks.benchmark import Benchmark, Item
 from naturel_jax.config import Config
 from naturel_jax.data import datasets, staging
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.trained_on import TrainedOn
+from naturel_jax.evaluators.confidence import Intervals, intervals
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.evaluators.held_out import hold_out
 from naturel_jax.models.two_tower import Model, Params
@@ -49,15 +51,32 @@ class Evaluator:
         """
         if unknown := sorted(set(names or ()) - set(self._benchmarks)):
             raise ValueError(f"benchmarks {unknown} are not among {', '.join(self._benchmarks)}")
-        embedder = self._encoder.with_params(params)
         scores: dict[str, float] = {}
+        for benchmark, items, matrices in self._evaluated(params, names):
+            scores |= {metric: score.value for metric, score in benchmark.score(items, matrices).items()}
+        return scores
+
+    def scores_with_intervals(self, params: Params) -> tuple[dict[str, float], Intervals]:
+        """``scores`` of all benchmarks, and the 95% confidence interval of each (see ``confidence``)."""
+        scores: dict[str, float] = {}
+        bounds: Intervals = {}
+        for benchmark, items, matrices in self._evaluated(params, None):
+            scores |= {metric: score.value for metric, score in benchmark.score(items, matrices).items()}
+            if items:
+                bounds |= intervals(benchmark, items, benchmark.outcomes(items, matrices))
+        return scores, bounds
+
+    def _evaluated(
+        self, params: Params, names: Collection[str] | None
+    ) -> Iterator[tuple[Benchmark, Sequence[Item], Sequence[np.ndarray]]]:
+        """Each benchmark, its items whose images can be read, and their cosines."""
+        embedder = self._encoder.with_params(params)
         for name, benchmark in self._benchmarks.items():
             if names is None or name in names:
                 kept, matrices, problems = cosines(benchmark.items, embedder)
                 for problem in problems:
                     _LOG.warning("%s: %s", name, problem)
-                scores |= {metric: score.value for metric, score in benchmark.score(kept, matrices).items()}
-        return scores
+                yield benchmark, kept, matrices
 
 
 def make_evaluator(config: Config, model: Model, processor: Processor, trained_on: TrainedOn, mesh: Mesh) -> Evaluator:

@@ -21,6 +21,7 @@ from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
 from naturel_jax.evaluators import blind, confidence
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 if TYPE_CHECKING:
     from naturel_jax.data.processor import Processor
@@ -155,7 +156,7 @@ def load(out: Path) -> list[Result]:
 
 def _read(path: Path) -> Result:
     try:
-        row = json.loads(path.read_text())
+        row = parse_json(path.read_text())
         check_version(path, row.pop("version", 0))
         metrics = {name: _metric(fields) for name, fields in row.pop("metrics", {}).items()}
         return Result(**(_checked(row) | {"problems": tuple(row["problems"]), "metrics": metrics}))
@@ -230,7 +231,7 @@ def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = (
     check_version(path, int((table.schema.metadata or {}).get(b"version", 0)))
     if not _of_scores(table.schema, path.with_name("scores.json")):
         raise UserError(f"{path}: its rows are not those that scores.json is about; evaluate {model!r} again")
-    return [row | {"tags": json.loads(row["tags"])} for row in table.to_pylist()]
+    return [row | {"tags": parse_json(row["tags"])} for row in table.to_pylist()]
 
 
 def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result | None:

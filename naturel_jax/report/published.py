@@ -99,8 +99,12 @@ def digest(items: Iterable[tuple[str, Sequence[str]]]) -> str:
 
 def is_official(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether ``rows`` (of ``results.load_items``) are the items that the published scores are about."""
-    expected = ITEM_SETS.get(benchmark)
-    if expected is None or len(rows) != expected.number:
+    return benchmark in ITEM_SETS and matches(ITEM_SETS[benchmark], rows)
+
+
+def matches(expected: ItemSet, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether ``rows`` (of ``results.load_items``) are the items of ``expected``."""
+    if len(rows) != expected.number:
         return False
     return expected.digest in ("", digest((row["id"], row["captions"] or ()) for row in rows))
 

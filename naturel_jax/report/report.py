@@ -14,6 +14,7 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.evaluators import results
+from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.results import Result
 from naturel_jax.report import chance, leakage, plots, published, tables, ties
 from naturel_jax.report.plots import History
@@ -53,9 +54,16 @@ def write(out: Path, histories: Mapping[str, History] | None = None) -> str:
     return save(epath.Path(out), Report(rows, histories or {}, _left_out(all_results), leakage.lines(all_results)))
 
 
-def of_scores(scores: Mapping[str, Mapping[str, float]], histories: Mapping[str, History]) -> Report:
-    """The report on scores without their items: model -> {metric: score}."""
-    rows = [Row(model, MEASURED, {name: Cell(value) for name, value in row.items()}) for model, row in scores.items()]
+def of_scores(
+    scores: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, Intervals],
+    histories: Mapping[str, History],
+) -> Report:
+    """The report on scores without their items: model -> {metric: score}, and model -> {metric: interval}."""
+    rows = [
+        Row(model, MEASURED, {name: Cell(value, intervals[model].get(name)) for name, value in row.items()})
+        for model, row in scores.items()
+    ]
     return Report(rows, histories)
 
 

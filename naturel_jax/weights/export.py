@@ -17,9 +17,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from etils import epath
 
 from naturel_jax import checkpoint, checkpoint_meta
+from naturel_jax.data import trained_on as trained_on_lib
 from naturel_jax.data.processor import Processor
+from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.models.families import family_of
 from naturel_jax.models.two_tower import Params, TwoTowerConfig
 from naturel_jax.weights import big_vision, hf, model_card, openclip, processor_files, tables
@@ -34,10 +37,12 @@ Arrays = dict[str, np.ndarray]
 
 
 class Options(NamedTuple):
-    """``dtype``: of the weights, a key of ``DTYPES``. ``repository``: where on the hub the folder will be, or ''."""
+    """``dtype``: of the weights, a key of ``DTYPES``. ``repository``: where on the hub the folder will be, or ''.
+    ``trained_on``: the images that the model was trained on, which a run records."""
 
     dtype: str
     repository: str
+    trained_on: TrainedOn
 
 
 Writer = Callable[[Path, TwoTowerConfig, Processor, Params, Options], None]
@@ -53,18 +58,20 @@ def save(
     dtype: str = "float32",
     about: model_card.About | None = None,
     repository: str = "",
+    trained_on: TrainedOn | None = None,
 ) -> None:
     """Writes ``folder`` in the format ``form`` (``hf``, ``openclip``, ``big_vision``, or ``run``: ours), weights in
     ``dtype`` (a key of ``DTYPES``), with a model card.
 
     ``about``: what the card says about where the model comes from. ``repository``: the name on the hub under which the
-    folder will be used, if it will. The folder appears only once it is complete. Raises FileExistsError, and UserError
+    folder will be used, if it will. ``trained_on``: the images that the model was trained on, which only ``run`` can
+    hold. The folder appears only once it is complete. Raises FileExistsError, and UserError
     if the format has no equivalent model.
     """
     about = about or model_card.About(folder.name, str(folder))
     card = model_card.render(about, config, processor, form=form, dtype=dtype, repository=repository)
     with _folder(folder) as work:
-        WRITERS[form](work, config, processor, params, Options(dtype, repository))
+        WRITERS[form](work, config, processor, params, Options(dtype, repository, trained_on or TrainedOn()))
         processor_files.write(work, processor, family_of(config))
         (work / model_card.FILE).write_text(card, "utf-8")
 
@@ -133,8 +140,12 @@ def _write_big_vision(
 def _write_run(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, options: Options) -> None:
     if options.dtype != "float32":
         raise UserError(f"a run stores its parameters in float32, not {options.dtype}; leave out --dtype")
+    trained_on = options.trained_on
+    if trained_on:
+        trained_on.save(epath.Path(folder / trained_on_lib.FOLDER))
+    meta = checkpoint_meta.make_meta({}, config, processor, trained_on.meta() if trained_on else None)
     checkpoints = checkpoint.Checkpoints(str(folder), keep=1)
-    checkpoints.save(0, {"params": params}, checkpoint_meta.make_meta({}, config, processor), wait=True)
+    checkpoints.save(0, {"params": params}, meta, wait=True)
     checkpoints.close()
 
 

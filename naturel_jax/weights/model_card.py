@@ -22,6 +22,7 @@ from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.weights import runs, snippets
 from tfds_naturel import escape
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 FILE = "README.md"
 _TASK = "zero-shot-image-classification"
@@ -157,9 +158,9 @@ def _scores(path: epath.Path) -> dict[str, float]:
     if not path.exists():
         return {}
     try:
-        scores = json.loads(path.read_text())["scores"]
+        scores = parse_json(path.read_text())["scores"]
         return {str(name): float(value) for name, value in scores.items() if math.isfinite(value)}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the scores of a run ({error!r:.200}); move it away") from error
 
 

@@ -20,6 +20,7 @@ from naturel_jax.data.tokenizer import clip_tokenizer, padded, templated
 from naturel_jax.models.families import FAMILIES, Family, Pixels, TokenizerConventions
 from naturel_jax.models.two_tower import TwoTowerConfig
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 OWN = "processor.json"
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
@@ -37,8 +38,8 @@ class Text(TypedDict):
 def read_json(path: Path) -> Any:
     """The JSON object in ``path``. Raises UserError."""
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__}, expected an object")

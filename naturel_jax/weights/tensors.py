@@ -3,7 +3,6 @@ reads PyTorch's). Archives are checked for size before they are unpacked, and no
 
 import contextlib
 import dataclasses
-import json
 import lzma
 import struct
 import tokenize
@@ -17,6 +16,7 @@ import numpy as np
 import safetensors
 
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 Shape = tuple[int, ...]
 _FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # float32 holds each of them exactly
@@ -83,7 +83,7 @@ def open_safetensors(path: Path) -> Tensors:
             pass
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, _HEADER_LIMIT)))
+            header = parse_json(file.read(min(length, _HEADER_LIMIT)))
     header.pop("__metadata__", None)
 
     def get(key: str) -> np.ndarray:
@@ -105,7 +105,7 @@ def open_sharded(index: Path, open_one: Callable[[Path], Tensors]) -> Tensors:
     """The files of a ``*.index.json``. Raises UserError if the index and its files disagree or a file is
     outside the folder."""
     try:
-        weight_map: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+        weight_map: dict[str, str] = parse_json(index.read_text("utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index}: not an index with a 'weight_map' of names to files ({error!r})") from error

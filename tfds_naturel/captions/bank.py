@@ -1,8 +1,8 @@
 """The bank of authored captions: one tab-separated row per caption, 8 rows per triplet.
 
-``bank.tsv`` has the triplets of Open Images V4. ``bank_v6.tsv`` adds the poses and actions of people in V6.
-``hard_pairs.tsv`` lists the complex pairs of ``bank.tsv`` that no text-only model of ``tfds_naturel.audit``, which
-writes the file, gets right.
+``bank.tsv`` has the triplets of Open Images V4, ``bank_first.tsv`` the first edition of their captions. ``bank_v6.tsv``
+adds the poses and actions of people in V6. ``hard_pairs.tsv`` lists the complex pairs of ``bank.tsv`` that no text-only
+model of ``tfds_naturel.audit``, which writes the file, gets right; ``hard_pairs_first.tsv`` those of the first edition.
 
 Columns: triplet, kind, pair, polarity, text, asserts, operation, shape. ``triplet`` and ``asserts`` are
 ``subject|relation|object`` in Open Images' names; ``asserts`` is empty for a denial.
@@ -24,6 +24,7 @@ COLUMNS = ("triplet", "kind", "pair", "polarity", "text", "asserts", "operation"
 OPERATIONS = ("swap", "relation", "attribute", "denial")
 _MAX_FIELD = 1000  # characters; real captions have fewer than 200
 
+FIRST = "first"  # names the first edition where a path is expected
 FILES = {"v4": ("bank.tsv",), "v6": ("bank.tsv", "bank_v6.tsv")}  # the published bank of each release
 
 Bank = dict[Triplet, tuple[Caption, ...]]
@@ -36,6 +37,11 @@ class BadBank(UserError):
 def files(release: str) -> list[Path]:
     """The files of the published bank for a release of Open Images (``v4`` or ``v6``)."""
     return [Path(__file__).with_name(name) for name in FILES[release]]
+
+
+def find(text: str) -> Path:
+    """The bank file of a ``--bank`` flag: a path, or ``first`` for the first edition of the published bank."""
+    return Path(__file__).with_name("bank_first.tsv") if text == FIRST else Path(text)
 
 
 def load(path: Path | None = None, release: str = "v4") -> Bank:
@@ -52,10 +58,14 @@ def load(path: Path | None = None, release: str = "v4") -> Bank:
 
 @functools.cache
 def hard_pairs() -> frozenset[tuple[str, str]]:
-    """The (true, false) captions that cannot be told apart without the image, as far as the audit's models can say."""
-    with Path(__file__).with_name("hard_pairs.tsv").open(encoding="utf-8", newline="") as f:
-        rows = csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return frozenset((row["positive"], row["negative"]) for row in rows)
+    """The (true, false) captions that cannot be told apart without the image, as far as the audit's models can say;
+    those of both editions."""
+    pairs: set[tuple[str, str]] = set()
+    for name in ("hard_pairs.tsv", "hard_pairs_first.tsv"):
+        with Path(__file__).with_name(name).open(encoding="utf-8", newline="") as f:
+            rows = csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
+            pairs.update((row["positive"], row["negative"]) for row in rows)
+    return frozenset(pairs)
 
 
 def _read(place: Path) -> Bank:

@@ -1,12 +1,12 @@
 """Pairs of captions from the files of other benchmarks, to attack them as the bank is attacked. No images are read."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tfds_naturel.captions.attack import Pair
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 
@@ -56,8 +56,8 @@ def winoground(path: Path) -> list[Pair]:
 
 def _json(place: object, content: bytes) -> object:
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return parse_json(content)
+    except ValueError as error:
         raise UserError(f"{place}: not JSON ({error})") from error
 
 

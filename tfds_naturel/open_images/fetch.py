@@ -4,7 +4,8 @@
 
 downloads ``DIR/annotations`` and ``DIR/images/train/<ImageID>.jpg`` from Google's and AWS's public servers (about
 680 MB of annotations and 30 GB of photos; the size is logged before the download starts). Run it again to continue
-after an interruption. ``--from_tar`` reads the photos from the published tar files instead.
+after an interruption. ``--from_tar`` reads the photos from the published tar files instead; ``--limit N`` takes the
+first N images only, in the order of their ids, which is a random one (0: annotations only).
 """
 
 import argparse
@@ -317,7 +318,7 @@ async def run(options: argparse.Namespace) -> collections.Counter[str]:
     with contextlib.closing(Store(options.out / "images" / options.split)) as store:
         async with download.session(policy, options.concurrency) as client:
             await fetch_annotations(client, release, annotations, options.annotations_url, policy)
-            image_ids = annotated_ids(annotations, release)
+            image_ids = annotated_ids(annotations, release)[: options.limit]
             missing = store.missing(image_ids, options.retry_missing)
             done = len(image_ids) - len(missing)
             _LOG.info("%s annotated images, %s already fetched", f"{len(image_ids):,}", f"{done:,}")
@@ -340,6 +341,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--release", choices=RELEASES, default="v4")
     parser.add_argument("--annotations", type=Path, help="folder of annotation files; missing ones are downloaded")
     parser.add_argument("--from_tar", type=Path, nargs="+", metavar="TAR", help="read the photos from these tar files")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N annotated images, by id; 0: none")
     parser.add_argument("--retry_missing", action="store_true", help="retry photos recorded as missing or bad")
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--attempts", type=int, default=Policy.attempts, help="attempts per file")
@@ -357,6 +359,8 @@ def main(arguments: Sequence[str]) -> None:
     for flag in ("concurrency", "attempts", "stall"):
         if getattr(options, flag) <= 0:
             raise UserError(f"--{flag} {getattr(options, flag)}: expected a positive number")
+    if options.limit is not None and options.limit < 0:
+        raise UserError(f"--limit {options.limit}: expected 0 or more")
     try:
         counts = asyncio.run(run(options))
     except Transient as error:

@@ -5,7 +5,6 @@ are cleaned in the same way, as ARO does before scoring; shuffles equal to their
 """
 
 import itertools
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from tfds_naturel import order
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 from tfds_naturel.sources import coco
 from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
 
@@ -34,7 +34,7 @@ def read(folder: Path) -> Iterator[CaptionedImage]:
 def _captions(folder: Path) -> dict[str, list[str]]:
     path = folder / "coco_karpathy_train.json"
     try:
-        records = json.loads(path.read_text("utf-8"))
+        records = parse_json(path.read_text("utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); download it again") from error
     captions: dict[str, list[str]] = {}

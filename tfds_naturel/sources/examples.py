@@ -4,7 +4,6 @@ Each source is one file in ``tfds_naturel.sources`` and one entry in ``naturel.R
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from etils import epath
 
 from tfds_naturel import mining, photos
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 Example = tuple[str, dict[str, Any]]
 
@@ -111,5 +111,8 @@ def used(dataset: epath.PathLike) -> dict[str, frozenset[str]]:
     ``winoground``: item ids. ``coco``: image numbers, which may also be in COCO-Order, SugarCrepe and COCO retrieval.
     """
     path = epath.Path(dataset) / "metadata.json"
-    metadata = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        metadata = parse_json(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); build the dataset again") from error
     return {collection: frozenset(items) for collection, items in metadata.get("used", {}).items()}

@@ -1,7 +1,6 @@
 """Half of Winoground's items, for training: both images of an item, each with the other's caption as a negative."""
 
 import functools
-import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -9,6 +8,7 @@ from typing import Any
 
 from tfds_naturel import photos
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 from tfds_naturel.sources.examples import CaptionedImage, Group, Negative, RecipeSource
 from tfds_naturel.splits import uniform
 
@@ -18,7 +18,8 @@ _FIELDS = {"id", "image_0", "image_1", "caption_0", "caption_1"}
 
 def read(folder: Path) -> Iterator[CaptionedImage]:
     """The images of the items in the training half. Raises UserError for files that are not as published."""
-    archive = folder / "images.zip"
+    places = (folder / "images.zip", folder / "data" / "images.zip")  # the second as on the hub
+    archive = next(filter(Path.exists, places), places[0])
     with _opened(archive) as images:
         members = {PurePosixPath(info.filename).stem: info for info in images.infolist() if not info.is_dir()}
         for item in _items(folder):
@@ -47,7 +48,7 @@ def _items(folder: Path) -> Iterator[dict[str, Any]]:
     path = folder / "data" / "examples.jsonl"
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         try:
-            item = json.loads(line)
+            item = parse_json(line)
         except ValueError as error:
             raise UserError(f"{path}:{number}: not JSON ({error}); download it again") from error
         if not isinstance(item, dict) or not item.keys() >= _FIELDS:

@@ -5,7 +5,6 @@ A saved dataset is read from its Arrow files, in which images are used where the
 """
 
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow as pa
 from naturel_jax.data.records import Row, Shard, Table
 from naturel_jax.data.sources import arrow
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:
@@ -53,8 +53,8 @@ def _file_name(state: Path, file: Any) -> str:
 def _listed(path: Path, field: str) -> list[Any]:
     """The list in ``field`` of a JSON file."""
     try:
-        values = json.loads(path.read_text())[field]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        values = parse_json(path.read_text())[field]
+    except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path}: {error!r}; expected a file written by datasets' save_to_disk") from error
     if not isinstance(values, list):
         raise UserError(f"{path}: {field!r} is {values!r:.60}; expected a list")

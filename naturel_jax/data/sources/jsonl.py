@@ -1,11 +1,11 @@
 """``jsonl:FILE``: one JSON object in each line."""
 
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from naturel_jax.data.records import BadRecord, Row, Shard, Table, check_split, existing
+from tfds_naturel.files import parse_json
 
 _BLOCK = 64 << 20  # bytes read together
 
@@ -36,7 +36,7 @@ def _rows(path: Path, start: int, stop: int) -> Iterator[Row]:
 
 def _parse(line: bytes) -> Row:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(line)
+    except ValueError as error:
         return BadRecord(f"not JSON: {error}")
     return row if isinstance(row, dict) else BadRecord(f"{row!r:.60} is not a JSON object")

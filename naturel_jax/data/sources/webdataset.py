@@ -6,7 +6,6 @@ fields of a ``json`` member are fields too.
 
 import functools
 import glob
-import json
 import re
 import tarfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 from naturel_jax.data.records import USUAL, BadRecord, Row, Shard, Span, Table, check_split
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 _TEXT = ("txt", "text", "caption", "json", "cls")  # extensions of members that are read; images are only located
 _LARGEST_TEXT = 1 << 24  # bytes; the header of a member can claim any size
@@ -80,8 +80,8 @@ def _merged(row: dict[str, Any]) -> Row:
     if "json" not in row:
         return row
     try:
-        inner = json.loads(row["json"])
-    except (ValueError, RecursionError) as error:
+        inner = parse_json(row["json"])
+    except ValueError as error:
         return BadRecord(f"{row['__key__']}.json: not JSON: {error}")
     if not isinstance(inner, dict):
         return row

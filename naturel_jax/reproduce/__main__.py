@@ -1,0 +1,92 @@
+"""The poster's tables with the real data and weights, in one command.
+
+    python -m naturel_jax.reproduce --workdir DIR --dry_run         # what it costs, and every command
+    python -m naturel_jax.reproduce --workdir DIR --budget small    # 2,000 photos, 100 steps of each recipe
+    python -m naturel_jax.reproduce --workdir DIR
+
+First it says what it downloads and how long that takes; it asks nothing. Finished stages are skipped, unless --stage
+names them; the same command continues one that was interrupted. Exit codes: 0 all known scores are as known; 2 a
+mistake in a flag or file, or a command that failed; 3 done, but something is off or missing, as the last lines say; 75
+stopped, run it again.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from etils import epath
+
+from naturel_jax import storage
+from naturel_jax.reproduce import check, known, runner
+from naturel_jax.reproduce.stages import STAGES, Work, parse_budget
+from tfds_naturel import cli
+from tfds_naturel.errors import UserError
+
+OFF = 3  # exit code
+
+
+def stage_names(text: str) -> list[str]:
+    """The stages that ``--stage`` names, in their order. Raises UserError for an unknown one."""
+    wanted = text.split(",")
+    if unknown := [name for name in wanted if name not in STAGES]:
+        raise UserError(f"--stage {unknown[0]!r}: expected any of {', '.join(STAGES)}, separated by commas")
+    return [name for name in STAGES if name in wanted]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True, help="everything but the hub's cache goes here")
+    parser.add_argument("--stage", metavar="NAME[,NAME]", help=f"only these, again if done: {', '.join(STAGES)}")
+    parser.add_argument("--budget", default="full", help="full, small, or limits: photos=2000,steps=100")
+    parser.add_argument("--known", type=Path, metavar="FILE", help="known scores of further checkpoints (JSON)")
+    parser.add_argument("--dry_run", action="store_true", help="print the plan and every command, and end")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Plans, and runs the stages; returns the exit code."""
+    options = make_parser().parse_args(arguments)
+    names = stage_names(options.stage) if options.stage else list(STAGES)
+    work = Work(options.workdir.expanduser(), parse_budget(options.budget), known.read(options.known))
+
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # of this process: accelerators are for those that it starts
+    from naturel_jax.reproduce import plan
+
+    if not options.stage:
+        state = runner.State(work)
+        names = [name for name in names if not state.done(name, STAGES[name].tasks(work))]
+    if options.dry_run or names != ["report"]:
+        plan.announce(work, names)
+    if options.dry_run:
+        plan.print_commands(work, names)
+        return cli.DONE
+    plan.check_disks(work, names)
+    storage.check_writable(epath.Path(work.root))
+    (work.root / "weights").mkdir(exist_ok=True)
+    with storage.lease(epath.Path(work.root)):
+        return run(work, names)
+
+
+def run(work: Work, names: Sequence[str]) -> int:
+    """Runs the stages ``names``; returns the exit code."""
+    state, children, off = runner.State(work), runner.Children(), False
+    children.install_handler()
+    for name in names:
+        print(f"\n== {name}: {STAGES[name].does}", flush=True)
+        began = time.monotonic()
+        gaps = runner.run_stage(name, STAGES[name].tasks(work), children)
+        if name == "report":  # which is not recorded: it is what each start ends with
+            off = check.report(work, state.gaps, tables=True)
+            continue
+        state.finish(name, STAGES[name].tasks(work), time.monotonic() - began, gaps)
+        if name == "known":
+            off = check.report(work, gaps, tables=False)
+    return OFF if off or state.gaps else cli.DONE
+
+
+if __name__ == "__main__":
+    cli.run(main)

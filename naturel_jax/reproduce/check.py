@@ -1,0 +1,178 @@
+"""Compares measured scores with known ones, and names the likely causes of those that are off."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from etils import epath
+
+from naturel_jax import storage
+from naturel_jax.evaluators import results
+from naturel_jax.evaluators.results import Result
+from naturel_jax.report import published
+from naturel_jax.report import report as tables_of_results
+from naturel_jax.reproduce.known import Checkpoint
+from naturel_jax.reproduce.stages import Work
+from tfds_naturel import escape
+from tfds_naturel.errors import UserError
+
+TOLERANCE = 0.005  # what image decoders, which differ by a grey level, can turn; a known score is rounded less
+
+AS_KNOWN, IN_INTERVAL, OFF, OTHER, MISSING = "as known", "within the interval", "off", "other items", "not measured"
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A known score beside the measured one. ``score``: value, low, high and count of ``results.Result``; empty where
+    the metric was not measured. ``why``: what ``verdict`` leaves open."""
+
+    checkpoint: str
+    metric: str
+    known: float
+    score: Mapping[str, float]
+    verdict: str
+    why: str = ""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """As a row of the table."""
+        verdict = f"{self.verdict}: {escape.markdown(self.why)}" if self.why else self.verdict
+        measured = interval = differ = ""
+        if self.score:
+            value, low, high, count = (self.score[name] for name in ("value", "low", "high", "count"))
+            measured, interval = f"{value:.4f}", f"{low:.4f} to {high:.4f}"
+            differ = f"{abs(value - self.known) * count:.0f} of {count:,.0f}"
+        return (self.checkpoint, self.metric, f"{self.known:.4f}", measured, interval, differ, verdict)
+
+
+def compare(out: Path, known: Mapping[str, Checkpoint]) -> list[Line]:
+    """A line for each known score. Raises UserError for a file in ``out`` that is not a result."""
+    measured = {(one.model, one.benchmark): one for one in results.load(out)}
+    return [line for key, one in known.items() for line in _lines(out, key, one, measured)]
+
+
+def _lines(out: Path, key: str, checkpoint: Checkpoint, measured: Mapping[tuple[str, str], Result]) -> Iterator[Line]:
+    differs: dict[str, str] = {}  # benchmark -> how its items are not those of the known scores; empty: they are
+    for metric, value in checkpoint.scores.items():
+        benchmark = metric.split("/")[0]
+        result = measured.get((checkpoint.name, benchmark))
+        if result is None or metric not in result.scores:
+            yield Line(key, metric, value, {}, MISSING, "no result" if result is None else "its items are not there")
+            continue
+        if benchmark not in differs:
+            differs[benchmark] = _difference(out, checkpoint, result)
+        score = result.scores[metric]
+        verdict = OTHER if differs[benchmark] else judge(value, score)
+        yield Line(key, metric, value, score, verdict, differs[benchmark])
+
+
+def judge(known: float, score: Mapping[str, float]) -> str:
+    """The verdict on a score over the known items."""
+    if abs(score["value"] - known) <= TOLERANCE:
+        return AS_KNOWN
+    return IN_INTERVAL if score["low"] <= known <= score["high"] else OFF
+
+
+def _difference(out: Path, checkpoint: Checkpoint, result: Result) -> str:
+    """How the items of ``result`` are not those of the known scores; empty if they are."""
+    expected = checkpoint.items[result.benchmark]
+    if result.items != expected.number:
+        return f"{result.items:,} of {expected.number:,}"
+    if result.problems:
+        return result.problems[0]
+    rows = results.load_items(out, result.model, result.benchmark, without=("boxes", "cosines"))
+    return "" if published.matches(expected, rows) else "their captions differ"
+
+
+# ---- Causes ----------------------------------------------------------------------------------------------------------
+
+
+class Cause(NamedTuple):
+    """A likely cause. ``families`` and ``benchmarks``: those that it concerns; no benchmarks: all."""
+
+    name: str
+    families: tuple[str, ...]
+    benchmarks: tuple[str, ...]
+    text: str
+
+
+_ALL = ("clip", "siglip")
+CAUSES = (
+    Cause("padding", ("siglip",), (), "texts must be padded to the whole context, without a mask"),
+    Cause("activation", ("clip",), (), "OpenAI's weights and NegCLIP's need quick_gelu, LAION's need gelu"),
+    Cause("resize", _ALL, (), "with antialiasing: bicubic and the short side for CLIP, bilinear and both for SigLIP"),
+    Cause("crop", ("clip",), (), "the centre, after the resize"),
+    Cause("crop", _ALL, ("vg_relation", "vg_attribution"), "the box of the item, before the resize"),
+    Cause("lower case", _ALL, (), "texts in lower case; for SigLIP, without punctuation"),
+    Cause("excluded items", _ALL, ("vg_relation",), "ARO leaves 157 symmetric relations out of the macro mean"),
+)
+
+
+def causes(family: str, benchmarks: set[str]) -> list[str]:
+    """The likely causes if scores of a model of ``family`` on ``benchmarks`` are off."""
+    return [
+        f"{cause.name}: {cause.text}"
+        for cause in CAUSES
+        if family in cause.families and (not cause.benchmarks or benchmarks & set(cause.benchmarks))
+    ]
+
+
+def conventions(source: str) -> tuple[str, str]:
+    """(family of a checkpoint, how its texts and images were processed). Raises what ``weights.find`` raises."""
+    from naturel_jax import weights  # it loads JAX
+    from naturel_jax.models.families import family_of
+
+    found = weights.find(source)
+    config, processor = found.config, found.processor
+    plain, upper, comma = processor.tokenize(["a cat on a box", "a Cat on a Box", "a cat, on a box"])
+    case = "lower case" if (plain == upper).all() else "case kept"
+    case += ", no punctuation" if (plain == comma).all() else ", punctuation kept"
+    image = f"resize {processor.resize} {processor.interpolation} {processor.size}, centre {processor.centre}"
+    text = f"padded to {len(plain)} of {config.text.context}, {case}"
+    activation = config.image.transformer.activation, config.text.transformer.activation
+    return family_of(config).name, f"activation {'/'.join(dict.fromkeys(activation))}; {text}; {image}"
+
+
+# ---- Report ----------------------------------------------------------------------------------------------------------
+
+
+def report(work: Work, gaps: Sequence[str], tables: bool) -> bool:
+    """Prints the comparison, and with ``tables`` the tables of all results before it; writes it to ``check.md``.
+    Returns whether anything is off or missing."""
+    results_folder = work.root / "results"
+    lines = compare(results_folder, work.known)
+    text = _markdown(work, lines, gaps)
+    if tables and results_folder.exists():
+        print(tables_of_results.write(results_folder))
+    print(text, flush=True)
+    storage.write(epath.Path(work.root) / "check.md", text)
+    return any(line.verdict not in (AS_KNOWN, IN_INTERVAL) for line in lines) or bool(gaps)
+
+
+def _markdown(work: Work, lines: Sequence[Line], gaps: Sequence[str]) -> str:
+    head = ("checkpoint", "score", "known", "measured", "95% interval", "items that differ", "")
+    rows = [head, ["---"] * len(head), *(line.cells for line in lines)]
+    count = Counter(line.verdict for line in lines)
+    summary = ", ".join(f"{count[verdict]} {verdict}" for verdict in (AS_KNOWN, IN_INTERVAL, OFF, OTHER, MISSING))
+    parts = [
+        "# Known scores",
+        "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{len(lines)} scores: {summary}.",
+    ]
+    for key, one in work.known.items():
+        if bad := {line.metric.split("/")[0] for line in lines if line.checkpoint == key and line.verdict == OFF}:
+            parts.append(f"## {key} is off on {', '.join(sorted(bad))}\n\n{_explained(work.path_of(one), bad)}")
+    if gaps:
+        parts.append("## Left out\n\n" + "\n".join(f"- {gap}" for gap in gaps))
+    return "\n\n".join(parts) + "\n"
+
+
+def _explained(source: str, bad: set[str]) -> str:
+    try:
+        family, used = conventions(source)
+    except (UserError, OSError) as error:
+        return f"{source} cannot be read now: {error}"
+    return "\n".join(
+        [f"{source} was read as {family}: {used}. Likely causes:\n", *(f"- {x}" for x in causes(family, bad))]
+    )

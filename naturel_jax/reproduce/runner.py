@@ -1,0 +1,121 @@
+"""Runs the commands of a stage, one process after the other, and keeps what is done in ``<workdir>/state.json``."""
+
+import ctypes
+import dataclasses
+import datetime
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from etils import epath
+
+from naturel_jax import storage
+from naturel_jax.reproduce.stages import Task, Work
+from tfds_naturel import cli
+from tfds_naturel.errors import Stopped, UserError
+
+_FORMAT = 1
+_PR_SET_PDEATHSIG = 1
+
+
+class State:
+    """Which stages are done, how long they took, and what they left out. Raises UserError for a file of another budget
+    or format."""
+
+    def __init__(self, work: Work):
+        self._path = epath.Path(work.root) / "state.json"
+        new: dict[str, Any] = {"version": _FORMAT, "budget": str(work.budget), "stages": {}}
+        self._fields = storage.read_json(self._path) if self._path.exists() else new
+        for field in ("version", "budget"):
+            if (found := self._fields.get(field)) != new[field]:
+                raise UserError(f"{self._path}: {field} is {found!r}, now {new[field]!r}; choose another --workdir")
+
+    def done(self, stage: str, tasks: Sequence[Task]) -> bool:
+        """Whether the stage is finished, has left nothing out, and would do the same ``tasks`` again: when files were
+        put there by hand, it would do more."""
+        row = self._fields["stages"].get(stage, {"gaps": None, "commands": None})
+        return row["gaps"] == [] and row["commands"] == [command_line(task) for task in tasks]
+
+    @property
+    def gaps(self) -> list[str]:
+        """What the stages left out, and why."""
+        return [gap for row in self._fields["stages"].values() for gap in row["gaps"]]
+
+    def finish(self, stage: str, tasks: Sequence[Task], seconds: float, gaps: Sequence[str]) -> None:
+        """Records a stage that has come to its end; ``tasks``: what it would do now."""
+        finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        commands = [command_line(task) for task in tasks]
+        row = {"finished": finished, "seconds": round(seconds, 1), "commands": commands, "gaps": list(gaps)}
+        self._fields["stages"][stage] = row
+        storage.write(self._path, json.dumps(self._fields, indent=1))
+
+
+@dataclasses.dataclass
+class Children:
+    """Runs commands, and passes SIGTERM and Ctrl-C on to the one that runs; a second signal kills it."""
+
+    running: subprocess.Popen[bytes] | None = None
+    signals: int = 0
+
+    def install_handler(self) -> None:
+        """Catches both signals for the life of the process."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._forward)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.signals += 1
+        if self.running:
+            self.running.send_signal(number if self.signals == 1 else signal.SIGKILL)
+
+    def run(self, task: Task) -> int:
+        """Runs a command; returns its exit code. Raises Stopped if this process was asked to stop."""
+        if not self.signals:
+            # In a process group of its own, since a terminal would send Ctrl-C to it as well.
+            command = [sys.executable, "-m", task.module, *task.arguments]
+            self.running = subprocess.Popen(command, process_group=0, preexec_fn=_die_with_parent)
+            if self.signals:  # since the line above began
+                self.running.terminate()
+            code = self.running.wait()
+            self.running = None
+        if self.signals:
+            raise Stopped("stopped; run the same command again to continue")
+        return code
+
+
+def run_stage(name: str, tasks: Sequence[Task], children: Children) -> list[str]:
+    """Runs the commands of a stage; returns what is left out, and why. Raises Stopped and UserError."""
+    gaps = []
+    for task in tasks:
+        if absent := [f"{path} is missing ({what})" for path, what in task.needs.items() if not path.exists()]:
+            gaps.append(f"{task.gap}: {absent[0]}")
+            print(f"not run, {absent[0]}: {command_line(task)}", flush=True)
+            continue
+        print(f"\n$ {command_line(task)}", flush=True)
+        if (code := children.run(task)) == cli.DONE:
+            continue
+        if task.gap and code > 0:
+            gaps.append(f"{task.gap}: `{command_line(task)}` ended with exit code {code}")
+        elif code in (cli.STOPPED, cli.INTERRUPTED) or code < 0:
+            raise Stopped(f"stage {name} stopped (exit code {code}); run the same command again to continue")
+        else:
+            raise UserError(f"stage {name}: `{command_line(task)}` ended with exit code {code}; see its last line")
+    return gaps
+
+
+def command_line(task: Task) -> str:
+    """As a user would type it."""
+    return shlex.join(["python", "-m", task.module, *task.arguments])
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _die_with_parent() -> None:
+    """If this process is killed, a child that went on would be in the way of those of the next start."""
+    if _LIBC:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
