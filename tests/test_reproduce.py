@@ -16,7 +16,8 @@ from documents import ROOT
 
 from naturel_jax import config as c
 from naturel_jax.data import recipes
-from naturel_jax.report.published import ItemSet
+from naturel_jax.evaluators.mistakes import MISTAKES
+from naturel_jax.report.published import VL_COMPO, ItemSet
 from naturel_jax.reproduce import __main__ as command
 from naturel_jax.reproduce import check, coco_train, costs, known, plan, runner, stages
 from naturel_jax.reproduce.known import KNOWN, Checkpoint
@@ -53,6 +54,18 @@ def test_page_has_the_table_that_the_command_prints():
     page = (ROOT / "docs/reproduce.md").read_text()
     assert plan.stages_text(work(Path("reproduction"))) in page, "copy it from `naturel-reproduce --dry_run`"
     assert re.sub(r"\s+", " ", plan.ASSUMPTIONS) in re.sub(r"\s+", " ", page)
+
+
+def test_numbers_of_the_page_are_those_of_the_plan():
+    """Downloads, the hub's cache, and a small budget."""
+    text, full, small = (ROOT / "docs/reproduce.md").read_text(), work(Path("w")), work(Path("w"), "small")
+    fetched = sum(row.bytes for row in costs.downloads(full) if row.stage != "by hand")
+    assert f"About {fetched / 1e9:.0f} GB come over the network" in text
+    assert f"of which {sum(costs.from_hub(full).values()) / 1e9:.1f} GB go" in text
+    found = costs.costs(small).values()
+    disk = (sum(one.disk for one in found) + sum(costs.from_hub(small).values())) / 1e9
+    minutes = sum(one.seconds["8 x H100"] for one in found) / 60
+    assert re.search(rf"in about {round(minutes, -1):.0f}\s+minutes and {disk:.0f} GB", text)
 
 
 def test_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path, monkeypatch):
@@ -134,6 +147,7 @@ def test_known_scores_are_as_published():
     assert negclip.scores["sugarcrepe/swap_att"] == pytest.approx(0.7703)
     assert all({metric.split("/")[0] for metric in one.scores} <= one.items.keys() for one in KNOWN.values())
     assert not any("order" in metric for metric in clip.scores), "ARO's shuffles are random"
+    assert {one.row for one in KNOWN.values()} <= VL_COMPO.keys()
 
 
 def test_example_of_the_page_is_read_and_malformed_files_are_refused(tmp_path):
@@ -175,7 +189,9 @@ def test_verdicts():
     ],
 )
 def test_causes_are_those_of_the_family_and_benchmark(family, benchmarks, names):
-    assert [text.partition(":")[0] for text in check.causes(family, benchmarks)] == names
+    found = check.causes(family, benchmarks)
+    assert [cause.name for cause in found] == names
+    assert {mistake for cause in found for mistake in cause.mistakes} <= MISTAKES.keys()
 
 
 def test_report_without_results_lists_every_score_as_not_measured(tmp_path, capsys):

@@ -14,7 +14,8 @@ from naturel_jax.evaluators.results import Result
 from naturel_jax.report import published
 from naturel_jax.report import report as tables_of_results
 from naturel_jax.reproduce.known import Checkpoint
-from naturel_jax.reproduce.stages import Work
+from naturel_jax.reproduce.runner import command_line
+from naturel_jax.reproduce.stages import Task, Work
 from tfds_naturel import escape
 from tfds_naturel.errors import UserError
 
@@ -90,33 +91,35 @@ def _difference(out: Path, checkpoint: Checkpoint, result: Result) -> str:
 
 
 class Cause(NamedTuple):
-    """A likely cause. ``families`` and ``benchmarks``: those that it concerns; no benchmarks: all."""
+    """A likely cause. ``families`` and ``benchmarks``: those that it concerns; no benchmarks: all. ``mistakes``: how
+    ``naturel-evaluate --mistakes`` calls it."""
 
     name: str
     families: tuple[str, ...]
     benchmarks: tuple[str, ...]
     text: str
+    mistakes: tuple[str, ...] = ()
 
 
 _ALL = ("clip", "siglip")
+_RESIZE = "with antialiasing: bicubic and the short side for CLIP, bilinear and both for SigLIP"
 CAUSES = (
-    Cause("padding", ("siglip",), (), "texts must be padded to the whole context, without a mask"),
-    Cause("activation", ("clip",), (), "OpenAI's weights and NegCLIP's need quick_gelu, LAION's need gelu"),
-    Cause("resize", _ALL, (), "with antialiasing: bicubic and the short side for CLIP, bilinear and both for SigLIP"),
+    Cause("padding", ("siglip",), (), "texts are padded to the whole context, without a mask", ("unpadded", "longest")),
+    Cause(
+        "activation", ("clip",), (), "quick_gelu for OpenAI's weights and NegCLIP's, gelu for LAION's", ("activation",)
+    ),
+    Cause("resize", _ALL, (), _RESIZE, ("resize", "interpolation")),
     Cause("crop", ("clip",), (), "the centre, after the resize"),
     Cause("crop", _ALL, ("vg_relation", "vg_attribution"), "the box of the item, before the resize"),
-    Cause("lower case", _ALL, (), "texts in lower case; for SigLIP, without punctuation"),
+    Cause("lower case", _ALL, (), "texts in lower case; for SigLIP, without punctuation", ("uncleaned",)),
     Cause("excluded items", _ALL, ("vg_relation",), "ARO leaves 157 symmetric relations out of the macro mean"),
 )
 
 
-def causes(family: str, benchmarks: set[str]) -> list[str]:
+def causes(family: str, benchmarks: set[str]) -> list[Cause]:
     """The likely causes if scores of a model of ``family`` on ``benchmarks`` are off."""
-    return [
-        f"{cause.name}: {cause.text}"
-        for cause in CAUSES
-        if family in cause.families and (not cause.benchmarks or benchmarks & set(cause.benchmarks))
-    ]
+    concerned = (cause for cause in CAUSES if family in cause.families)
+    return [cause for cause in concerned if not cause.benchmarks or benchmarks & set(cause.benchmarks)]
 
 
 def conventions(source: str) -> tuple[str, str]:
@@ -162,17 +165,26 @@ def _markdown(work: Work, lines: Sequence[Line], gaps: Sequence[str]) -> str:
     ]
     for key, one in work.known.items():
         if bad := {line.metric.split("/")[0] for line in lines if line.checkpoint == key and line.verdict == OFF}:
-            parts.append(f"## {key} is off on {', '.join(sorted(bad))}\n\n{_explained(work.path_of(one), bad)}")
+            parts.append(f"## {key} is off on {', '.join(sorted(bad))}\n\n{_explained(work, one, bad)}")
     if gaps:
         parts.append("## Left out\n\n" + "\n".join(f"- {gap}" for gap in gaps))
     return "\n\n".join(parts) + "\n"
 
 
-def _explained(source: str, bad: set[str]) -> str:
+def _explained(work: Work, checkpoint: Checkpoint, bad: set[str]) -> str:
+    """How a checkpoint was read, the likely causes, and the command that makes these mistakes on purpose."""
+    source = work.path_of(checkpoint)
     try:
         family, used = conventions(source)
     except (UserError, OSError) as error:
         return f"{source} cannot be read now: {error}"
-    return "\n".join(
-        [f"{source} was read as {family}: {used}. Likely causes:\n", *(f"- {x}" for x in causes(family, bad))]
+    found = causes(family, bad)
+    mistakes = [name for cause in found for name in cause.mistakes]
+    flags = ("--models", f"{checkpoint.row or checkpoint.name}={source}", "--benchmarks", *sorted(bad))
+    flags += ("--benchmarks_dir", f"{work.root}/files", "--out", f"{work.root}/mistakes", "--mistakes", *mistakes)
+    lines = [f"{source} was read as {family}: {used}. Likely causes:\n"]
+    lines += [f"- {cause.name}: {cause.text}" for cause in found]
+    lines.append(
+        "\nThis makes them on purpose and, on the published items, says which comes nearest to the published scores:\n"
     )
+    return "\n".join([*lines, f"    {command_line(Task('naturel_jax.evaluate', flags))}"])

@@ -23,7 +23,7 @@ WEIGHTS = "{weights}"  # in a source: the folder for weights that no program may
 class Checkpoint:
     """``name``: its row in the tables. ``source``: what ``naturel_jax.load`` reads. ``scores``: metric -> score in
     [0, 1]; ``items``: benchmark -> the items that it was measured on; ``origin``: who measured it. ``by_hand``: how to
-    get a file that no program may download."""
+    get a file that no program may download. ``row``: of ``published.VL_COMPO``, if it is there."""
 
     name: str
     source: str
@@ -31,6 +31,7 @@ class Checkpoint:
     items: Mapping[str, ItemSet]
     origin: str
     by_hand: str = ""
+    row: str = ""
 
 
 # Scores are those of vl_compo, which evaluates all models with one code. Its COCO recalls are printed with one decimal.
@@ -45,10 +46,10 @@ _NEGCLIP = (
 
 
 def _checkpoint(name: str, row: str, source: str, recall: tuple[float, float], by_hand: str = "") -> Checkpoint:
-    """``row``: of ``published.VL_COMPO``; ``recall``: in percent."""
+    """``recall``: in percent."""
     scores = {metric: value for metric, value in VL_COMPO[row].items() if not metric.startswith(_SHUFFLED)}
     scores |= {metric: value / 100 for metric, value in zip(_RECALL, recall, strict=True)}
-    return Checkpoint(name, source, scores, _ITEMS, "arXiv 2406.09388", by_hand)
+    return Checkpoint(name, source, scores, _ITEMS, "arXiv 2406.09388", by_hand, row)
 
 
 KNOWN = {
