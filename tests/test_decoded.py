@@ -163,6 +163,24 @@ def test_images_that_have_changed_are_decoded_again(small, tmp_path, caplog):
     np.testing.assert_array_equal(again.decoded[0].pixels, small.decoded[1].pixels)
 
 
+def test_interrupted_decoding_of_changed_images_starts_again(tmp_path, monkeypatch, caplog):
+    def interrupted(function, jobs, workers):
+        yield function(*jobs[0])
+        raise KeyboardInterrupt
+
+    data = decoding.decode(tmp_path, stop=False)
+    changed = dataclasses.replace(data, read_image=lambda n: jpeg(77 if n == 0 else n % 10, 12, 10), decoded=None)
+    decode = functools.partial(decoded_writer.decode, changed, Crops(8, (0.9, 1.0)), tmp_path, workers=1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(decoded_writer, "parallel", interrupted)
+        decode()
+    caplog.set_level(logging.INFO)
+    decode()
+    assert [line for line in caplog.messages if "blocks" in line] == [
+        f"tiny: decoded {n} of 3 blocks" for n in (2, 3)
+    ], "the first one was whole"
+
+
 def test_size_is_said_beforehand_and_must_fit_the_disk(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     data = source([jpeg(n, 60, 50) for n in range(8)])

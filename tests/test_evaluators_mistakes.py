@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import sqlite3
 from collections.abc import Callable
@@ -83,6 +84,7 @@ class Peer:
         return (zimg_ID @ ztxt_CD.T).numpy()
 
 
+@functools.cache  # what is compiled for one test serves the others
 def right(source: Path | str) -> mistakes.Right:
     encoder, params = load_encoder(str(source), dtype="float32", batch_size=8)
     loaded = Loaded(encoder.model.config, params, encoder.processor)
@@ -139,7 +141,10 @@ def widened(item: Item) -> Item:
     return dataclasses.replace(item, images=tuple(dataclasses.replace(i, box=(0, 8, 60, 40)) for i in item.images))
 
 
-@pytest.mark.parametrize("name", MISUSES)
+SLOW = ("interpolation", "unscaled")  # made in the same way as others
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in MISUSES])
 def test_mistake_is_that_of_transformers_misused(folder, name):
     peer, items = Peer(folder / "tiny-siglip"), list(map(widened, winoground(folder).items[:4]))
     good = [peer.cosines(item) for item in items]

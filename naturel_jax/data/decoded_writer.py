@@ -40,7 +40,7 @@ def decode(source: Source, crops: Crops, root: Path, workers: int = 0) -> Source
     Raises UserError for an image that is not readable, and OSError if the disk has too little space.
     """
     items, content = source.items, _identity(source)
-    if not is_fixed(crops.scale):  # then it is only later that they are shrunk so
+    if not is_fixed(crops.scale):  # large images are shrunk by area, and ``shrink_by`` applies to what is cropped later
         crops = crops._replace(shrink_by="area")
     key = {"version": VERSION, "source": items.name, "content": content, **crops._asdict()}
     folder = root / "decoded" / hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
@@ -135,6 +135,8 @@ def _build(images: _Images, items: Items, workers: int) -> None:
     if changed := [name for n, name in known if images.has_changed(n, name)]:
         _LOG.warning("%s: image %r is not the one that was decoded; all are decoded again", items.name, changed[0])
         missing = list(blocks)
+        for block in blocks:  # so that all are missing if this is interrupted
+            decoded.rows_path(images.folder, block).unlink(missing_ok=True)
     if not missing:
         return
     parts = [slice(block * BLOCK, (block + 1) * BLOCK) for block in missing]
