@@ -74,10 +74,6 @@ def _pair(positive: Caption, negative: Caption) -> Iterator[str]:
         yield f"asserts {negative.asserts}, which may be true of the same image"
 
 
-def _only_held(positive: Caption, negative: Caption) -> bool:
-    return negative.asserts == parse.only_held(positive.text, negative.text, positive.triplet)
-
-
 def _spelling(captions: Iterable[Caption]) -> Iterator[str]:
     dictionary = extras.library("spellchecker", "audit").SpellChecker(language="en")
     where: dict[str, str] = {}
@@ -90,3 +86,7 @@ def _spelling(captions: Iterable[Caption]) -> Iterator[str]:
                 where.setdefault(stem, caption.text)
     for word in sorted(dictionary.unknown(where)):
         yield f"{where[word]!r}: {word!r} is not in the dictionary"
+
+
+def _only_held(positive: Caption, negative: Caption) -> bool:
+    return negative.asserts == parse.only_held(positive.text, negative.text, positive.triplet)

@@ -142,10 +142,10 @@ def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Trip
         raise ValueError("the negative means the same as its positive")
     if triplet.relation == "is":
         return _attribute(after, lost, gained, triplet)
+    if roles[0] == roles[1] and (claim := only_held(positive, negative, triplet)):
+        return "relation", claim
     if roles[0] != roles[1]:
         raise ValueError("the negative swaps the nouns and also changes other words")
-    if claim := only_held(positive, negative, triplet):
-        return "relation", claim
     if NEGATIONS & set(after):
         return "denial", None
     return "relation", _claim(after, gained, triplet)
