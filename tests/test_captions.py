@@ -5,7 +5,7 @@ import pytest
 
 from tfds_naturel.captions import checks, grammar, parse
 from tfds_naturel.captions.relations import RELATIONS, converse, excluded
-from tfds_naturel.schema import Triplet
+from tfds_naturel.schema import Caption, Triplet
 
 V6 = (
     "at contain holds ride on hang plays interacts_with wears inside_of skateboard surf hits kick throw catch "
@@ -114,6 +114,32 @@ def test_excluded_claims(triplet, claim, false):
 def test_operation_is_parsed_from_a_pair(positive, negative, operation, claim):
     read = parse.operation(positive, negative, Triplet("Cat", "on", "Desk"))
     assert read == (operation, Triplet.parse(claim) if claim else None)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "false"),
+    [
+        ("The girl wears the bag, not just holds it.", "The girl just holds the bag, not wears it.", True),
+        ("The bag is on the girl's back.", "The bag is in the girl's hands.", True),
+        ("The girl just holds the bag, not wears it.",) * 2 + (False,),  # nothing differs
+        ("Hold or wear the bag? The girl does the latter.", "Hold or wear the bag? The girl does the former.", True),
+        ("It is wrong that the girl only holds the bag.", "It is right that the girl only holds the bag.", True),
+        ("The girl is wearing the bag.", "The girl is holding the bag.", False),  # she may do both
+        ("The bag is on the girl's back.", "The bag is under a chair, not in the girl's hands.", False),
+        ("The bag is on the girl's back.", "The bag is in the girl's car.", False),
+    ],
+)
+def test_claim_that_a_thing_is_only_held(positive, negative, false):
+    """``holds`` may be true beside ``wears``, so only the words can rule it out."""
+    triplet, held = Triplet("Girl", "wears", "Bag"), Triplet("Girl", "holds", "Bag")
+    captions = [
+        Caption(positive, "complex", "positive", 1, triplet, triplet, "", "plain"),
+        Caption(negative, "complex", "negative", 1, triplet, held, "relation", "plain"),
+    ]
+    assert not excluded(triplet, held)
+    assert (not list(checks.pairs(tuple(captions)))) is false
+    other = Triplet("Girl", "interacts_with", "Bag")
+    assert parse.only_held(positive, negative, other) is None
 
 
 def test_negative_with_the_same_meaning_is_rejected():

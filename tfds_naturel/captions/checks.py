@@ -70,7 +70,7 @@ def _pair(positive: Caption, negative: Caption) -> Iterator[str]:
         yield f"operation is {negative.operation!r}, but the text shows {operation!r}"
     elif claim and operation in ("swap", "attribute") and negative.asserts not in (claim, converse(claim)):
         yield f"asserts {negative.asserts}, but the text says {claim}"
-    elif negative.asserts and not excluded(positive.triplet, negative.asserts):
+    elif negative.asserts and not (excluded(positive.triplet, negative.asserts) or _only_held(positive, negative)):
         yield f"asserts {negative.asserts}, which may be true of the same image"
 
 
@@ -86,3 +86,7 @@ def _spelling(captions: Iterable[Caption]) -> Iterator[str]:
                 where.setdefault(stem, caption.text)
     for word in sorted(dictionary.unknown(where)):
         yield f"{where[word]!r}: {word!r} is not in the dictionary"
+
+
+def _only_held(positive: Caption, negative: Caption) -> bool:
+    return negative.asserts == parse.only_held(positive.text, negative.text, positive.triplet)

@@ -8,6 +8,7 @@ import difflib
 import functools
 import itertools
 import re
+from collections import Counter
 
 from tfds_naturel.captions import lexicon
 from tfds_naturel.captions.relations import RELATIONS
@@ -21,7 +22,8 @@ NEGATIONS = frozenset(
     re.findall(
         r"\S+",
         "before yet not never no none nobody nothing neither nor without until soon later sooner will won't going "
-        "about doubt nowhere isn't hasn't don't doesn't wasn't aren't can't cannot didn't lacks lack any shortly",
+        "about doubt nowhere isn't hasn't don't doesn't wasn't aren't can't cannot didn't wouldn't couldn't lacks lack "
+        "any shortly",
     )
 )
 # Words by which a negative claims a different spatial relation.
@@ -46,6 +48,18 @@ _OPPOSITE = {
     "inside_of": "outside_of",
     "at": "away_from",
 }
+# One word for the forms of a verb and for its nouns, where a caption compares holding a thing with something else.
+_MEANINGS = {
+    **dict.fromkeys(("holds", "holding", "held", "holder", "grip"), "hold"),
+    **dict.fromkeys(("carry", "carries", "carrying", "carried"), "hold"),
+    **dict.fromkeys(("hits", "hitting", "hitter", "blow"), "hit"),
+    **dict.fromkeys(("wears", "wearing", "worn"), "wear"),
+    **dict.fromkeys(("plays", "playing", "played"), "play"),
+}
+_HANDS = {"hand", "hands", "arm", "arms"}
+_BODY = {"back", "shoulder", "shoulders", "feet", "boots", "fastened", "tucked", "on", "in", "under", "from", "to"}
+_REVERSING = {"is", "isn't", "not", "does", "doesn't", "has", "need", "needs"}  # "is" and "has" for "isn't", "hasn't"
+_REVERSING |= {"former", "latter", "right", "wrong", "different", "same"}
 _ATTRIBUTE_WORDS = {
     "wood": "Wooden",
     "wooden": "Wooden",
@@ -128,11 +142,28 @@ def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Trip
         raise ValueError("the negative means the same as its positive")
     if triplet.relation == "is":
         return _attribute(after, lost, gained, triplet)
+    if roles[0] == roles[1] and (claim := only_held(positive, negative, triplet)):
+        return "relation", claim
     if roles[0] != roles[1]:
         raise ValueError("the negative swaps the nouns and also changes other words")
     if NEGATIONS & set(after):
         return "denial", None
     return "relation", _claim(after, gained, triplet)
+
+
+def only_held(positive: str, negative: str, triplet: Triplet) -> Triplet | None:
+    """What the negative claims if it says that a thing is held *and not* worn, hit or played; None if it does not.
+
+    Somebody may hold what they wear. So the negative must have the words of its positive in another order ("held rather
+    than worn"), place the thing elsewhere on the body, or have a word that reverses the sentence.
+    """
+    before, after = (Counter(_MEANINGS.get(w, w) for w in _words(text, triplet)) for text in (positive, negative))
+    different = (before - after) | (after - before)
+    if triplet.relation not in ("wears", "hits", "plays") or not (_HANDS | {"hold"}) & after.keys():
+        return None
+    if different.keys() <= _HANDS | _BODY | _REVERSING:
+        return Triplet(triplet.subject, "holds", triplet.object)
+    return None
 
 
 def _pattern(label: str) -> re.Pattern[str]:
