@@ -27,8 +27,8 @@ _DENIERS = frozenset(
     re.findall(
         r"\S+",
         "not no none nobody without hardly rather instead opposed than far if would might may could needn't wouldn't "
-        "couldn't can't cannot isn't don't won't you'd they'd imagine suppose where yet plenty forget missed stop "
-        "whatever",
+        "couldn't can't cannot isn't don't won't imagine suppose where yet forget missed mistaken "
+        "disappointed correct stop whatever",
     )
 )
 
