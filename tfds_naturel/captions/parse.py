@@ -21,8 +21,8 @@ NEGATIONS = frozenset(
     re.findall(
         r"\S+",
         "before yet not never no none nobody nothing neither nor without until soon later sooner will won't going "
-        "about doubt nowhere isn't hasn't don't doesn't wasn't aren't can't cannot didn't "
-        "wouldn't couldn't lacks lack any shortly",
+        "about doubt nowhere isn't hasn't don't doesn't wasn't aren't can't cannot didn't wouldn't couldn't lacks lack "
+        "any shortly",
     )
 )
 # Words by which a negative claims a different spatial relation.
