@@ -27,7 +27,7 @@ _DENIERS = frozenset(
     re.findall(
         r"\S+",
         "not no none nobody without hardly rather instead opposed than far if would might may could needn't wouldn't "
-        "couldn't can't cannot isn't don't won't imagine suppose where yet forget missed mistaken "
+        "couldn't can't cannot isn't don't doesn't won't imagine suppose where yet forget missed mistaken "
         "disappointed correct stop whatever",
     )
 )
