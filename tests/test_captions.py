@@ -76,6 +76,8 @@ def test_relation_table_is_consistent():
         ("Cat|on|Desk", "Desk|on|Cat", True),
         ("Cat|on|Desk", "Cat|under|Desk", True),
         ("Cat|on|Desk", "Desk|under|Cat", False),  # the converse, so true
+        ("Cat|on|Desk", "Cat|inside_of|Desk", True),
+        ("Man|at|Desk", "Man|under|Desk", True),
         ("Cat|on|Desk", "Cat|at|Desk", False),  # may also be true
         ("Chair|at|Table", "Table|at|Chair", False),  # loosely symmetric
         ("Man|interacts_with|Dog", "Dog|interacts_with|Man", False),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from tfds_naturel import extras
-from tfds_naturel.captions import lexicon, parse
+from tfds_naturel.captions import lexicon, parse, places
 from tfds_naturel.captions.relations import converse, excluded
 from tfds_naturel.schema import Caption, Triplet
 
@@ -68,10 +68,15 @@ def _pair(positive: Caption, negative: Caption) -> Iterator[str]:
         return
     if operation != negative.operation:
         yield f"operation is {negative.operation!r}, but the text shows {operation!r}"
-    elif claim and operation in ("swap", "attribute") and negative.asserts not in (claim, converse(claim)):
+    elif claim and _named(operation, positive.triplet) and negative.asserts not in (claim, converse(claim)):
         yield f"asserts {negative.asserts}, but the text says {claim}"
     elif negative.asserts and not (excluded(positive.triplet, negative.asserts) or _only_held(positive, negative)):
         yield f"asserts {negative.asserts}, which may be true of the same image"
+
+
+def _named(operation: str, triplet: Triplet) -> bool:
+    """Whether the text names what it claims. The opposite of an act ("drop", "ignore") has many words."""
+    return operation in ("swap", "attribute") or triplet.relation in places.SPATIAL
 
 
 def _spelling(captions: Iterable[Caption]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections import Counter
 
-from tfds_naturel.captions import lexicon
+from tfds_naturel.captions import lexicon, places
 from tfds_naturel.captions.relations import RELATIONS
 from tfds_naturel.schema import Triplet
 
@@ -36,17 +36,15 @@ _PLACES = {
     **dict.fromkeys(("out", "outside", "front"), "outside_of"),
 }
 _PREPOSITIONS = frozenset({*_PLACES, "at", "in", "inside"})
-_SPATIAL = {"on", "under", "inside_of", "at"}
+_CONVERSES = {"on", "under"}
+# Words whose exchange swaps the roles of two nouns: "the former beneath the latter", "from top to bottom".
+_ORDERS = frozenset({"former", "latter", "first", "second", "top", "bottom", "up", "down", "upwards", "downwards"})
 _OPPOSITE = {
     "holds": "drop",
     "wears": "drop",
     "plays": "ignore",
     "interacts_with": "ignore",
     "hits": "miss",
-    "on": "off",
-    "under": "on",
-    "inside_of": "outside_of",
-    "at": "away_from",
 }
 # One word for the forms of a verb and for its nouns, where a caption compares holding a thing with something else.
 _MEANINGS = {
@@ -127,6 +125,7 @@ def mentions(text: str, triplet: Triplet) -> set[str]:
 def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Triplet | None]:
     """(operation, what the negative claims), from the words that differ between the two captions of a pair.
 
+    The claim is None for a denial, and where a spatial relation is replaced without naming the place.
     Raises ValueError if the difference does not make the negative false.
     """
     before, after = (_claimed(_words(text, triplet)) for text in (positive, negative))
@@ -146,9 +145,17 @@ def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Trip
         return "relation", claim
     if roles[0] != roles[1]:
         raise ValueError("the negative swaps the nouns and also changes other words")
+    if triplet.relation in _CONVERSES and len(before) == len(after):
+        exchanged = {word for pair in zip(before, after, strict=True) if pair[0] != pair[1] for word in pair}
+        if exchanged <= _ORDERS:
+            return "swap", Triplet(triplet.object, triplet.relation, triplet.subject)
+    if triplet.relation in places.SPATIAL and triplet.subject != triplet.object:
+        full = _words(positive, triplet), _words(negative, triplet)
+        if read := places.read(full, triplet, _MARKS) or places.read((before, after), triplet, _MARKS):
+            return read
     if NEGATIONS & set(after):
         return "denial", None
-    return "relation", _claim(after, gained, triplet)
+    return "relation", None if triplet.relation in places.SPATIAL else _opposite(triplet)
 
 
 def only_held(positive: str, negative: str, triplet: Triplet) -> Triplet | None:
@@ -229,31 +236,14 @@ def _attribute(after: list[str], lost: list[str], gained: list[str], triplet: Tr
     raise ValueError(f"no other attribute in the words that differ; use one of {', '.join(sorted(named))}")
 
 
-def _claim(words: list[str], gained: list[str], triplet: Triplet) -> Triplet:
+def _opposite(triplet: Triplet) -> Triplet:
     relation = RELATIONS.get(triplet.relation)
     label = _OPPOSITE.get(triplet.relation) or (relation.excludes[0] if relation and relation.excludes else "")
     if not label:
         raise ValueError(
             f"relation {triplet.relation!r} has no opposite for a negative to claim; swap the roles instead"
         )
-    places = [word for word in gained if word in _PLACES] if triplet.relation in _SPATIAL else []
-    if not places or _PLACES[places[-1]] in ("off", "outside_of"):
-        return Triplet(triplet.subject, label, triplet.object)
-    place = _PLACES[places[-1]]
-    figure, landmark = _placed(words, places[-1], triplet)
-    if place == "above":
-        return Triplet(landmark, "under", figure)
-    return Triplet(figure, place, landmark)
-
-
-def _placed(words: list[str], preposition: str, triplet: Triplet) -> tuple[str, str]:
-    """(figure, landmark): the noun after the preposition is the landmark; if it is stranded, the first noun is."""
-    start = len(words) - 1 - words[::-1].index(preposition)
-    following = [word for word in words[start:] if word in _MARKS]
-    place = following[0] if following else next(word for word in words if word in _MARKS)
-    if place == _MARKS[1]:
-        return triplet.subject, triplet.object
-    return triplet.object, triplet.subject
+    return Triplet(triplet.subject, label, triplet.object)
 
 
 def _swapped(words: list[str], triplet: Triplet) -> Triplet:

@@ -179,6 +179,9 @@ CONTRARIES |= {
 }
 CONTRARIES |= {material: (*CONTRARIES[material], "Transparent") for material in ("Metal", "Wooden")}
 
+# What labels rule out besides ``excludes``, from which the grammar draws: only authored captions claim it.
+_ALSO_EXCLUDED = {"on": ("inside_of",), "at": ("under",)}
+
 
 def converse(triplet: Triplet) -> Triplet | None:
     """The equivalent triplet with swapped roles (Desk|under|Cat for Cat|on|Desk), or None if there is none."""
@@ -199,6 +202,6 @@ def excluded(triplet: Triplet, claim: Triplet) -> bool:
 def _contradicts(fact: Triplet, claim: Triplet) -> bool:
     relation = RELATIONS.get(fact.relation, Relation(()))
     if (claim.subject, claim.object) == (fact.subject, fact.object):
-        return claim.relation in relation.excludes
+        return claim.relation in (*relation.excludes, *_ALSO_EXCLUDED.get(fact.relation, ()))
     swapped = (claim.subject, claim.object) == (fact.object, fact.subject)
     return swapped and claim.relation == fact.relation and not (relation.symmetric or relation.mutual)
