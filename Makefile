@@ -44,6 +44,7 @@ reproduce: setup
 RECORD = $(BIN)/python proofs/record.py
 proofs: setup-test
 	$(RECORD) demo --tail=120 -- $(MAKE) demo
+	$(RECORD) audit_first --tail=400 -- $(BIN)/python -m tfds_naturel.audit --bank first --out build/audit_first
 	$(RECORD) audit --tail=400 -- $(BIN)/python -m tfds_naturel.audit --out build/audit --sugarcrepe data/sugarcrepe
 	$(RECORD) step -- $(BIN)/python perf/objectives.py step
 	$(RECORD) step_mined -- $(BIN)/python perf/objectives.py step --hard mined

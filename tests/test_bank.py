@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tfds_naturel import audit, decisions
-from tfds_naturel.captions import bank, checks, grammar
+from tfds_naturel.captions import attack, attack_report, bank, checks, grammar
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import Triplet
 
@@ -166,3 +166,35 @@ def test_hard_pairs_are_complex_pairs_of_the_bank(published):
 def test_hard_pairs_are_those_that_the_audit_finds(tmp_path):
     audit.main(["--out", str(tmp_path)])
     assert (tmp_path / "hard_pairs.tsv").read_text() == Path(bank.__file__).with_name("hard_pairs.tsv").read_text()
+
+
+# Share of the pairs that text alone may tell, with folds by triplet.
+LIMITS = {"masked": 0.68, "raw": 0.60, "style": 0.60}
+RELATION_LIMITS = {
+    **dict.fromkeys(("on", "under", "is", "inside_of", "wears", "at", "hits"), 0.66),
+    **dict.fromkeys(("holds", "plays", "interacts_with"), 0.85),
+}
+
+
+def test_text_alone_hardly_tells_the_true_caption_of_a_pair(published):
+    """The limits of single relations leave room for what another fold seed changes."""
+    pairs, views = attack_report.bank_pairs(published), attack_report.bank_views(published)
+    wins = {name: attack.wins(pairs, views[name], attack.ngrams) for name in LIMITS}
+    found = {name: attack.score(pairs, wins_P).accuracy for name, wins_P in wins.items()}
+    assert all(found[name] <= limit for name, limit in LIMITS.items()), found
+    by_relation = {}
+    for relation in RELATION_LIMITS:
+        rows = [n for n, pair in enumerate(pairs) if pair.relation == relation]
+        by_relation[relation] = attack.score([pairs[n] for n in rows], wins["masked"][rows]).accuracy
+    assert all(by_relation[name] <= limit for name, limit in RELATION_LIMITS.items()), by_relation
+
+
+def test_complex_captions_vary(published):
+    pairs = [pair for of_triplet in audit.complex_pairs(published).values() for pair in of_triplet]
+    texts = [text for pair in pairs for text in pair]
+    assert audit.distinct(texts, 3) >= 0.45 and audit.self_bleu(texts) <= 0.30
+    lengths = [len(text.split()) for text in texts]
+    assert sum(length >= 11 for length in lengths) >= len(lengths) / 4
+    assert {text[-1] for text in texts} == {"."} and all(text[0].isupper() for text in texts)
+    unequal = [pair for pair in pairs if abs(len(pair[0].split()) - len(pair[1].split())) > 1]
+    assert len(unequal) < len(pairs) / 50, unequal
