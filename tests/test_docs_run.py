@@ -124,8 +124,8 @@ def additions(tmp_path_factory):
             exec(block.text, {"__name__": block.file.removesuffix(".py")})
         yield folder
     for table, rows in zip(TABLES, before, strict=True):
-        table.clear()
-        table.update(rows)
+        for name in set(table) - rows.keys():
+            del table[name]
 
 
 def added(table: dict) -> set[str]:
