@@ -169,7 +169,7 @@ def test_hard_pairs_are_those_that_the_audit_finds(tmp_path):
 
 
 # Share of the pairs that text alone may tell, with folds by triplet.
-LIMITS = {"masked": 0.68, "raw": 0.60, "style": 0.60}
+LIMITS = {"masked": 0.62, "raw": 0.58, "style": 0.58}
 RELATION_LIMITS = {
     **dict.fromkeys(("on", "under", "is", "inside_of", "wears", "at", "hits"), 0.66),
     **dict.fromkeys(("holds", "plays", "interacts_with"), 0.85),
