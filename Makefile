@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PARALLEL = --numprocesses 2 --dist loadfile
+# A file at a time, in order of name: xdist would leave files with few and long tests for the end, to one process.
+PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: lock demo reproduce test test-slow test-build plan-tpu proofs lint docs docs-serve pages setup setup-test clean
 

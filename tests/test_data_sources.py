@@ -108,7 +108,7 @@ def test_every_format_trains_two_recipes_and_resumes_exactly(prefix, folder, tmp
     assert losses(tmp_path) == uninterrupted and len(uninterrupted) == 4
 
 
-@pytest.mark.parametrize("objective", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("objective", [pytest.param("softmax", marks=pytest.mark.slow), "sigmoid"])
 def test_one_positive_and_no_negative_train(objective, folder, tmp_path, compiled):
     (tmp_path / "my.csv").write_text(
         "filepath,caption\n" + "".join(f"{folder}/jsonl/photos/{n:02}.jpg,thing {n}\n" for n in range(8))

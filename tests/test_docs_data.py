@@ -59,6 +59,7 @@ def test_page_lists_the_usual_names():
         assert re.findall(r"`(\w+)`", row.split("|")[2]) == list(names) or names == (part,)
 
 
+@pytest.mark.slow
 def test_first_command_trains(folder, monkeypatch):
     """With a tiny model in place of CLIP."""
     monkeypatch.chdir(folder)

@@ -56,6 +56,7 @@ def wait_for(path: Path, process: subprocess.Popen, log: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_checkpoints_are_evaluated_as_they_appear(tmp_path):
     root, workdir, log = tmp_path / "files", tmp_path / "run", tmp_path / "log"
     files.winoground(root, items=6)

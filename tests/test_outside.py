@@ -50,6 +50,7 @@ def config() -> c.Config:
     return c.load(raw)
 
 
+@pytest.mark.slow
 def test_external_loss_and_optimizer(tmp_path):
     settings, folder = config(), epath.Path(tmp_path)
     scores = run.run(settings, folder)
