@@ -10,17 +10,21 @@ from naturel_jax.evaluators.evaluator import Evaluator
 
 
 def get_config(argument: str):
-    scores = getattr(Evaluator.scores, "original", Evaluator.scores)  # a config file with overrides is run twice
     calls = []
 
-    def interrupted(*arguments, **options):
-        calls.append(None)
-        if len(calls) == int(argument):
-            os.kill(os.getpid(), signal.SIGTERM)
-        return scores(*arguments, **options)
+    def interrupting(scores):
+        def interrupted(*arguments, **options):
+            calls.append(None)
+            if len(calls) == int(argument):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return scores(*arguments, **options)
 
-    interrupted.original = scores
-    Evaluator.scores = interrupted
+        interrupted.original = scores
+        return interrupted
+
+    for name in ("scores", "scores_with_intervals"):  # during training, and at the end
+        scores = getattr(Evaluator, name)
+        setattr(Evaluator, name, interrupting(getattr(scores, "original", scores)))  # a config file is run twice
     config = tiny_config.get_config()
     config.checkpoint.every = "15 steps"
     return config
