@@ -105,6 +105,7 @@ def test_full_disk_is_rejected_before_training(tmp_path, monkeypatch):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_config_override_reaches_the_run(tmp_path):
     run = Run(tmp_path / "run", "--config.optim.lr=3e-6", "--config.duration=1 steps", "--config.optim.warmup=0 steps")
     run.finish()

@@ -129,6 +129,7 @@ def test_nonfinite_loss_stops_the_run_and_names_its_items(folder):
     assert len(named) == 16 and {name.rpartition("/")[2] for name in named} <= set(ids)
 
 
+@pytest.mark.slow
 def test_eight_devices_match_one(one_device, eight_devices):
     close(losses(eight_devices), losses(one_device), 1e-5)
 
