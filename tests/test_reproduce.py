@@ -159,6 +159,7 @@ def test_example_of_the_page_is_read_and_malformed_files_are_refused(tmp_path):
     assert len(read) == 4 and read["google/siglip-large-patch16-256@main"].items == {"winoground": ItemSet(400)}
     for wrong, reason in (
         ("[]", "AttributeError"),
+        ("[" * 9999, "nested too deeply"),
         (text.replace("0.3725", "37.25"), "winoground/text is 37.25, expected a share"),
         (text.replace('"winoground": {', '"aro": {'), "items of winoground are missing"),
         (text.replace('"origin"', '"from"'), "'origin'"),
@@ -284,6 +285,6 @@ def test_first_images_of_cocos_training_split():
     data = json.dumps(rows).encode()
     assert coco_train.first_images(data, None) == data
     assert json.loads(coco_train.first_images(data, 2)) == rows[:4]
-    for wrong in (b"{}x", b"[1]", b'[{"caption": "a"}]'):
-        with pytest.raises(ValueError, match=r"not a list of records|Extra data"):
+    for wrong in (b"{}x", b"[1]", b'[{"caption": "a"}]', b"[" * 9999):
+        with pytest.raises(ValueError, match=r"not a list of records|Extra data|nested too deeply"):
             coco_train.first_images(wrong, 2)

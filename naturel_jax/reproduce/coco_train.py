@@ -17,6 +17,7 @@ from naturel_jax.benchmarks.benchmark import Source
 from naturel_jax.benchmarks.download import download
 from tfds_naturel import cli
 from tfds_naturel.errors import Stopped, UserError
+from tfds_naturel.files import parse_json
 
 FILE = "coco/coco_karpathy_train.json"
 
@@ -35,7 +36,7 @@ def source(images: int | None) -> Source:
 
 def first_images(data: bytes, images: int | None) -> bytes:
     """The records (JSON) of the first ``images`` images. Raises ValueError for anything else than such records."""
-    rows = json.loads(data)
+    rows = parse_json(data)
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and isinstance(row.get("image"), str) for row in rows
     ):

@@ -8,13 +8,13 @@ was measured. ``--known FILE`` adds others, or replaces these: JSON in the form 
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from naturel_jax.report.published import ITEM_SETS, VL_COMPO, ItemSet
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import parse_json
 
 WEIGHTS = "{weights}"  # in a source: the folder for weights that no program may download
 
@@ -70,7 +70,7 @@ def read(path: Path | None) -> dict[str, Checkpoint]:
     if path is None:
         return dict(KNOWN)
     try:
-        added = {key: _parsed(fields) for key, fields in json.loads(path.read_text("utf-8")).items()}
+        added = {key: _parsed(fields) for key, fields in parse_json(path.read_text("utf-8")).items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"--known {path}: {error!r:.200}; expected JSON as in naturel_jax/reproduce/known.py: REPOSITORY@REVISION "
