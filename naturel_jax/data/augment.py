@@ -15,6 +15,7 @@ from tfds_naturel.photos import MAX_PIXELS
 cv2.setNumThreads(0)  # the pipeline has its own threads
 
 _JPEG = b"\xff\xd8"  # first bytes of a file
+_WHITE = 255
 _NEARLY = 1.5  # shrinking by more, bilinear interpolation leaves out what area averages
 
 
@@ -83,3 +84,39 @@ def resize(pixels: np.ndarray, mirrored: bool, out: np.ndarray, shrink_by: str =
 
 def _unreadable(data: bytes, error: ValueError) -> ValueError:
     return ValueError(f"not a readable JPEG ({len(data)} bytes): {error}")
+
+
+# ---- One image of a batch before it is cropped; decoded.Kept is another ----------------------------------------------
+
+
+class Encoded(NamedTuple):
+    """An encoded image and its sides."""
+
+    width: int
+    height: int
+    data: bytes
+
+    @classmethod
+    def of(cls, data: bytes) -> "Encoded":
+        """Raises ValueError for bytes that are not an image, or one that is too large."""
+        return cls(*sides(data), data)
+
+    def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
+        """Fills ``out``, uint8 [size, size, 3], with a box. Raises ValueError for an image that is not readable."""
+        augment(self.data, self.width, self.height, box, out, shrink_by)
+
+
+class Blank(NamedTuple):
+    """The sentinel: a white image."""
+
+    width: int = 1
+    height: int = 1
+
+    def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
+        """Fills ``out``, uint8 [size, size, 3]."""
+        out.fill(_WHITE)
+
+    def copy(self, box: Box, out: np.ndarray) -> tuple[int, int, bool]:
+        """As ``decoded.Kept.copy``: one pixel."""
+        out[0, 0] = _WHITE
+        return 1, 1, False

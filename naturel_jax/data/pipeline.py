@@ -14,14 +14,13 @@ from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.batch import Batch
 from naturel_jax.config import Config
-from naturel_jax.data.augment import Crops
+from naturel_jax.data.augment import Blank, Crops, Encoded
 from naturel_jax.data.boxes import random_boxes
 from naturel_jax.data.buffers import Buffers
 from naturel_jax.data.decoded import Kept
 from naturel_jax.data.draws import Draws
 from naturel_jax.data.items import Items, Source
 from naturel_jax.data.on_device import make_resize
-from naturel_jax.data.pictures import Blank, Encoded
 from naturel_jax.data.planner import AUGMENT, Part, Planner, Row
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.recipes import recipe
@@ -138,21 +137,21 @@ class _Load:
         length = len(plan.rows) // self.planner.shards
         local = np.concatenate([np.arange(b * length, (b + 1) * length) for b in self.blocks])
         rows = plan.rows.at(local)
-        pictures = [self._open(row) for row in rows]
-        width_R, height_R = np.array([picture[:2] for picture in pictures]).T
+        opened = [self._open(row) for row in rows]
+        width_R, height_R = np.array([image[:2] for image in opened]).T
         draws = Draws(self.planner.seed, AUGMENT, plan.rows.sample_I[local])
         boxes = random_boxes(width_R, height_R, plan.rows.mirror_I[local].astype(bool), self.crops.scale, draws)
         images = self.buffers.array((len(rows), *self.shape, 3))
         batch = Batch(images, plan.tokens, plan.image_labels, plan.caption_labels)
         if self.on_device:
             sides = np.empty((len(rows), 3), np.int32)
-            for n, (picture, box) in enumerate(zip(pictures, boxes.each(), strict=True)):
-                assert not isinstance(picture, Encoded)  # ``_largest_crop`` has checked it
-                sides[n] = picture.copy(box, images[n])
+            for n, (image, box) in enumerate(zip(opened, boxes.each(), strict=True)):
+                assert not isinstance(image, Encoded)  # ``_largest_crop`` has checked it
+                sides[n] = image.copy(box, images[n])
             return LocalBatch(local, batch, sides)
-        for row, picture, box, out in zip(rows, pictures, boxes.each(), images, strict=True):
+        for row, image, box, out in zip(rows, opened, boxes.each(), images, strict=True):
             try:
-                picture.fill(box, out, self.crops.shrink_by)
+                image.fill(box, out, self.crops.shrink_by)
             except (ValueError, OSError) as error:
                 raise self._naming(row, error) from error
         return LocalBatch(local, batch)
