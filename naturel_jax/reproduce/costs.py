@@ -31,7 +31,7 @@ CAPTIONS = {"NegCLIP": 2, "NegCLIP-SP": 2, "NegCLIP-AP": 8, "SigLIP-TP": 4}  # o
 TOKENS = 24  # of the longest caption in a batch, where the text tower trims them (CLIP's)
 STARTS = {"SigLIP-TP": "hf:google/siglip-base-patch16-224"}  # row -> what it starts from, where it is not CLIP:
 CLIP = "hf:openai/clip-vit-base-patch32"
-EVALUATED = {  # benchmark -> images or crops, captions
+ITEMS = {  # benchmark -> images or crops, captions
     "naturel, naturel_unseen and naturel_contrast": (10_000, 2_600),
     "winoground": (800, 800),
     "vg_relation": (23_937, 47_874),
@@ -43,11 +43,11 @@ EVALUATED = {  # benchmark -> images or crops, captions
 # Rates that are assumed.
 LINK = 100e6  # bytes/s: a link of 1 Gbit/s, nearly used
 REQUESTS = {"photos": 200.0, "coco": 100.0, "benchmarks": 100.0}  # small files/s, 64 and 16 at a time
-BUILT = 500.0  # photos/s: 100,000 in 179 s on two cores (README, perf/builder.py)
+BUILT = 500.0  # photos/s; perf/builder.py measures it
 TAGGED = 1_000.0  # captions/s: spaCy's small model, and four shuffles
-DECODED = 700.0  # photos/s of a core (README, perf/pipeline.py: 765 with one thread, 1,407 with two)
+DECODED = 700.0  # photos/s of a core; perf/pipeline.py measures it
 CORES = 16
-UTILIZATION = 0.2  # of the peak; for NeMo's CLIP g/14, its throughput gives 0.39 on A100 and 0.21 on H100
+UTILIZATION = 0.2  # of the peak
 START = 90.0  # seconds of a process that compiles
 HIGHEST = 6  # passes of a float32 product in bfloat16, as evaluations compute it
 
@@ -116,10 +116,10 @@ def downloads(work: Work) -> list[Download]:
 
 
 _BENCHMARKS = {
-    "sugarcrepe": EVALUATED["sugarcrepe"][0] * COCO_PHOTO + TABLES,
+    "sugarcrepe": ITEMS["sugarcrepe"][0] * COCO_PHOTO + TABLES,
     "winoground": WINOGROUND,
     "vg_relation": 1e6,  # the list of symmetric relations only
-    "coco_retrieval": EVALUATED["coco_retrieval"][0] * COCO_PHOTO + TABLES,
+    "coco_retrieval": ITEMS["coco_retrieval"][0] * COCO_PHOTO + TABLES,
 }
 _BY_HAND = ("vg_relation", "vg_attribution", "whatsup")
 
@@ -145,7 +145,7 @@ def _cost(work: Work, stage: str, size: float) -> Cost:
     number = {
         "photos": _images(work, "full"),
         "coco": _images(work, "coco_order"),
-        "benchmarks": EVALUATED["sugarcrepe"][0] + EVALUATED["coco_retrieval"][0],
+        "benchmarks": ITEMS["sugarcrepe"][0] + ITEMS["coco_retrieval"][0],
     }
     fetching = max(size / LINK, number[stage] / REQUESTS[stage]) if stage in number else size / LINK
     if stage == "build":  # a photo is on the disk twice until all are sorted
@@ -170,7 +170,7 @@ def _steps(work: Work, row: str) -> int:
 def _embeddings(source: str) -> float:
     """Bytes of the cache of a model's embeddings."""
     sizes = _sizes(source)
-    return 4.0 * sizes.embed_dim * sum(map(sum, EVALUATED.values())) if sizes else 0.0
+    return 4.0 * sizes.embed_dim * sum(map(sum, ITEMS.values())) if sizes else 0.0
 
 
 def _training(work: Work, row: str, hardware: str) -> float:
@@ -187,7 +187,7 @@ def _evaluating(source: str, hardware: str) -> float:
     """Seconds of the evaluation of a model; 0 if its sizes are not known."""
     if (sizes := _sizes(source)) is None:
         return 0.0
-    images, captions = (sum(counts) for counts in zip(*EVALUATED.values(), strict=True))
+    images, captions = (sum(counts) for counts in zip(*ITEMS.values(), strict=True))
     towers = HIGHEST * flops.forward_flops(sizes, images, captions) / _rate(hardware)
     return START + towers + images / (DECODED * CORES)
 
