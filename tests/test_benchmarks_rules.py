@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from naturel_jax.benchmarks import retrieval, rules, sugarcrepe_pp, vsr, whatsup, zeroshot
+from naturel_jax.benchmarks import retrieval, rules, vsr, whatsup, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, by_value
 from tfds_naturel.order import clean, shuffles
 
@@ -119,7 +119,7 @@ def test_a_tag_with_several_values_counts_for_each():
 @given(matrices(4, 3))
 def test_sugarcrepe_pp(cosines):
     actual = scores(
-        [Metric("i", "image_to_text"), Metric("t", "text_only")], sugarcrepe_pp.outcomes, items(len(cosines)), cosines
+        [Metric("i", "image_to_text"), Metric("t", "text_only")], rules.wordings, items(len(cosines)), cosines
     )
     image_to_text, text_only = [], []
     for (p1, p2, n), (_, p1_p2, p1_n), (_, _, p2_n), _ in cosines:
