@@ -129,6 +129,18 @@ def test_sugarcrepe_pp(cosines):
     assert actual["t"] == pytest.approx(statistics.fmean(text_only))
 
 
+@given(matrices(5, 4))
+def test_wordings(cosines):
+    """Restated with loops over the captions; items of three captions are between those of four."""
+    mixed = [s if n % 2 else s[:4, 1:] for n, s in enumerate(cosines)]
+    actual = rules.wordings(items(len(mixed)), mixed)
+    for s, image_to_text, text_only in zip(mixed, actual["image_to_text"], actual["text_only"], strict=True):
+        true, false = range(s.shape[1] - 1), s.shape[1] - 1
+        assert image_to_text == all(s[0, n] > s[0, false] for n in true)
+        pairs = itertools.combinations(true, 2)
+        assert text_only == all(s[1 + a, b] > s[1 + c, false] for a, b in pairs for c in (a, b))
+
+
 @settings(max_examples=50)
 @given(matrices(1, 4, items=16))
 def test_whatsup_pairs_and_sets(cosines):

@@ -52,9 +52,9 @@ class Group(NamedTuple):
         negatives: list[Caption] = []
         for c in captions:
             if not c.paraphrase:
-                others = [o.text for o in captions if o.paraphrase and (o.pair, o.polarity) == (c.pair, c.polarity)]
+                others = (o.text for o in captions if o.paraphrase and (o.pair, o.polarity) == (c.pair, c.polarity))
                 side = positives if c.polarity == "positive" else negatives
-                side.append(Caption(c.text, str(c.asserts or ""), c.pair, c.kind, others))
+                side.append(Caption(c.text, str(c.asserts or ""), c.pair, c.kind, tuple(others)))
         return cls(positives, negatives, attribute=captions[0].triplet.relation == "is")
 
 
