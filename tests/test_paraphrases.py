@@ -14,16 +14,17 @@ import pytest
 from caption_groups import SHOWN, TRIPLETS, items, processor, reworded, sampled_texts
 from scipy.stats import chisquare
 
+from naturel_jax.data import items as tables
 from naturel_jax.data import prepared
 from naturel_jax.data.draws import generator
-from naturel_jax.data.items import Caption, Group, collect
+from naturel_jax.data.items import Group, collect
 from naturel_jax.data.planner import Part, Planner
 from naturel_jax.data.recipes import RECIPES, Recipe, recipe
 from tfds_naturel import audit, release
-from tfds_naturel.captions import attack_report, bank, grammar, review
+from tfds_naturel.captions import attack_report, bank, checks, grammar, parse, review
 from tfds_naturel.errors import UserError
 from tfds_naturel.open_images.examples import Writer
-from tfds_naturel.schema import KINDS, POLARITIES, Triplet, numbered
+from tfds_naturel.schema import KINDS, POLARITIES, Caption, Triplet, numbered
 
 CAT, DOG = Triplet("Cat", "on", "Desk"), Triplet("Dog", "on", "Chair")
 PAIRS = [(pair, paraphrase) for paraphrase in range(3) for pair in ((0, 1, 2, 3), (1, 2, 3), (2,))[paraphrase]]
@@ -96,6 +97,30 @@ def test_paraphrase_in_the_words_of_another_is_refused(tmp_path):
     bank.save(tmp_path / "bank.tsv", {CAT: tuple(captions)})
     with pytest.raises(bank.BadBank, match=r"row 6: paraphrase 1 of pair 1 of .* repeats the text of row 8; write it"):
         bank.load(tmp_path / "bank.tsv")
+
+
+def test_claim_is_read_from_the_fixed_wording_only():
+    """The words of paraphrase 1 show another operation than the slot's, which a fixed wording may not."""
+    texts = {
+        0: ("The cat is on the desk.", "The cat is under the desk."),
+        1: ("Were the desk moved, the cat would go with it.", "Were the desk moved, the cat would not go with it."),
+    }
+    claims = (CAT, Triplet("Cat", "under", "Desk"))
+
+    def problems(paraphrase: int, wording: int) -> list[str]:
+        sides = zip(texts[wording], ("positive", "negative"), claims, ("", "relation"), strict=True)
+        pair = (Caption(t, "complex", p, 1, CAT, asserts, by, "plain", paraphrase) for t, p, asserts, by in sides)
+        return [problem for _, problem in checks.pairs(tuple(pair))]
+
+    assert problems(0, 0) == problems(1, 1) == []
+    assert problems(0, 1) == ["operation is 'relation', but the text shows 'denial'"]
+    texts[2] = ("The cat is on a desk.", "A cat is on the desk.")
+    assert problems(1, 2) == ["has the words of its positive"]
+
+
+def test_plural_of_a_noun_mentions_its_class():
+    triplet = Triplet("Man", "holds", "Wine glass")
+    assert parse.mentions("Of all the wine glasses, the man has one.", triplet) == {"Man", "Wine glass"}
 
 
 def test_audit_reports_the_fixed_wording_and_all_wordings(tmp_path):
@@ -233,7 +258,10 @@ def test_draws_are_those_of_numpy():
     """A positive and a negative, not paired: the captions, then their wordings, without a draw where there is one."""
     wordings = {0: 1, 1: 4, 2: 3, 3: 1}
     sides = [
-        [Caption(f"{s} {p}", pair=p, paraphrases=[f"{s} {p} [{n}]" for n in range(1, wordings[p])]) for p in range(4)]
+        [
+            tables.Caption(f"{s} {p}", pair=p, paraphrases=[f"{s} {p} [{n}]" for n in range(1, wordings[p])])
+            for p in range(4)
+        ]
         for s in "+-"
     ]
     table, which = collect("mine", [("a", [Group(*sides)])]), Recipe(positives=1, negatives=1)
@@ -247,7 +275,18 @@ def test_draws_are_those_of_numpy():
 
 def test_pair_has_the_paraphrases_that_both_captions_have():
     table = collect(
-        "mine", [("a", [Group([Caption("+", paraphrases=["+ [1]"])], [Caption("-"), Caption("- 2", pair=1)])])]
+        "mine",
+        [
+            (
+                "a",
+                [
+                    Group(
+                        [tables.Caption("+", paraphrases=["+ [1]"])],
+                        [tables.Caption("-"), tables.Caption("- 2", pair=1)],
+                    )
+                ],
+            )
+        ],
     )
     for positives, negatives in sampled_texts(recipe("one_pair"), table, [0] * 50):
         assert positives == ["+"] and negatives[0] in ("-", "- 2")
@@ -295,7 +334,7 @@ def test_batch_is_a_function_of_seed_and_step_on_any_number_of_devices(clip):
 
 def test_batches_of_a_dataset_before_the_column_are_unchanged(clip):
     """The same examples with ``paraphrase`` 0 everywhere, and without it."""
-    tables = []
+    both = []
     for version in (2, 3):
         examples = []
         for n in range(12):
@@ -305,8 +344,8 @@ def test_batches_of_a_dataset_before_the_column_are_unchanged(clip):
             if version == 2:
                 del columns["paraphrase"]
             examples.append((f"image{n}", prepared.caption_groups({"image_id": b"x", "captions": columns})))
-        tables.append(collect("tiny", examples))
-    assert tables[0].texts == tables[1].texts and tables[1].negatives.paraphrases is None
+        both.append(collect("tiny", examples))
+    assert both[0].texts == both[1].texts and both[1].negatives.paraphrases is None
     for step in range(4):
-        old, new = (planner(clip, table).plan(step) for table in tables)
+        old, new = (planner(clip, table).plan(step) for table in both)
         jax.tree.map(np.testing.assert_array_equal, tuple(old)[1:], tuple(new)[1:])
