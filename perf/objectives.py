@@ -38,7 +38,7 @@ from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normaliz
 from naturel_jax.objectives import sigmoid_loss, softmax_loss
 from naturel_jax.observe import utilization
 from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh, shardings
-from naturel_jax.tiles import Layout
+from naturel_jax.tiles import EXCHANGES, Layout
 from naturel_jax.weights import hf, openclip, processor_files, tables
 from tfds_naturel import cli
 from tfds_naturel.captions import bank
@@ -266,7 +266,7 @@ def print_steps(results: list[Result], batch: int) -> None:
 LOCAL_IMAGES, LOCAL_CAPTIONS, WIDTH = 128, 256, 512
 
 
-def loss_bytes(objective: str, devices: int, ring: bool) -> int:
+def loss_bytes(objective: str, devices: int, exchange: str) -> int:
     """Bytes that loss and gradients take on one device, from the compiler: arguments, results and temporaries."""
     grid = np.array(jax.devices()[:devices]).reshape(devices, 1, 1)
     mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -278,7 +278,7 @@ def loss_bytes(objective: str, devices: int, ring: bool) -> int:
     images = ImageLabels(rows(LOCAL_IMAGES), ids(LOCAL_IMAGES, 1), ids(LOCAL_IMAGES, 1), ids(LOCAL_IMAGES, 8))
     captions = CaptionLabels(rows(LOCAL_CAPTIONS), ids(LOCAL_CAPTIONS), ids(LOCAL_CAPTIONS, 2))
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
-    layout = Layout(mesh if ring else None, BATCH_AXES)
+    layout = Layout(mesh, BATCH_AXES, exchange=exchange)
 
     def loss(zimg_ID, zcap_UD, scale, bias):
         if objective == "sigmoid":
@@ -295,10 +295,11 @@ def print_memory(counts: list[int]) -> None:
     """Prints one line for each number of devices."""
     print(f"{LOCAL_IMAGES} images and {LOCAL_CAPTIONS} captions of width {WIDTH} on each device.")
     print("MB per device (and relative to the first row):")
-    print(f"{'devices':>8}" + "".join(f"{f'{o}, {k}':>22}" for o in ("sigmoid", "softmax") for k in ("dense", "ring")))
+    columns = [(objective, name) for objective in ("sigmoid", "softmax") for name in EXCHANGES]
+    print(f"{'devices':>8}" + "".join(f"{f'{o}, {name}':>22}" for o, name in columns))
     first: list[int] = []
     for devices in counts:
-        sizes = [loss_bytes(o, devices, ring) for o in ("sigmoid", "softmax") for ring in (False, True)]
+        sizes = [loss_bytes(objective, devices, name) for objective, name in columns]
         first = first or sizes
         cells = (f"{f'{size / 1e6:.2f} ({size / one:.2f})':>22}" for size, one in zip(sizes, first, strict=True))
         print(f"{devices:8}" + "".join(cells), flush=True)
