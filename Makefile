@@ -50,6 +50,7 @@ proofs: setup-test
 	$(RECORD) step -- $(BIN)/python perf/objectives.py step
 	$(RECORD) step_mined -- $(BIN)/python perf/objectives.py step --hard mined
 	$(RECORD) ring_memory -- $(BIN)/python perf/objectives.py memory
+	$(RECORD) exchange -- $(BIN)/python perf/objectives.py exchange
 	$(RECORD) towers -- $(BIN)/python perf/towers.py --train
 	$(RECORD) pipeline -- $(BIN)/python perf/pipeline.py --threads 1 2
 	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14

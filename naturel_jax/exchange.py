@@ -2,6 +2,7 @@
 ``auto`` becomes. docs/losses.md has the formulas, and compares them with compiled programs."""
 
 import logging
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -69,16 +70,22 @@ def costs(kind: str, sizes: Sizes) -> dict[str, Cost] | None:
     return dict(zip(EXCHANGES, (ring(1), ring(2), gather), strict=True))
 
 
+def best(known: Mapping[str, Cost], limit: int) -> str:
+    """The exchange that waits least, the first if they are equal; gathering only if the loss then takes no more than a
+    twentieth of ``limit``, the memory of a device in bytes."""
+    fits = [name for name in known if name != "gather" or known[name].memory <= _SHARE * limit]
+    return min(fits, key=lambda name: known[name].waiting)
+
+
 def choose(mesh: Mesh, batch: Batch, width: int, tile: int) -> str:
-    """The one of ``EXCHANGES`` that waits least among those that fit, the first if they are equal; "ring" where speed
-    or memory of the devices is not known. All processes get the same. ``batch``: arrays or shapes."""
+    """The ``best`` of ``EXCHANGES``; "ring" where speed or memory of the devices is not known. All processes get the
+    same. ``batch``: arrays or shapes."""
     kind, devices = mesh.devices.flat[0].device_kind, batch_shards(mesh)
     sizes = Sizes(devices, len(batch.images) // devices, len(batch.tokens) // devices, width, tile)
     known, limit = costs(kind, sizes), memory.usable(kind)
     if known is None or limit is None:
         return EXCHANGES[0]
-    fits = [name for name in EXCHANGES if name != "gather" or known[name].memory <= _SHARE * limit]
-    chosen = min(fits, key=lambda name: known[name].waiting)
+    chosen = best(known, limit)
     if jax.process_count() > 1:  # one host may have a little less memory than another
         chosen = EXCHANGES[int(multihost_utils.broadcast_one_to_all(np.int32(EXCHANGES.index(chosen))))]
     waiting = ", ".join(f"{name} {1e6 * cost.waiting:.0f}" for name, cost in known.items())

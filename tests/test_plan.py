@@ -379,6 +379,19 @@ def test_a_suite_is_refused():
 
 
 @pytest.mark.proof
+def test_tpus_compute_while_captions_travel_both_ways(tmp_path):
+    """On a slice where, in listed order, the ring's permutes are synchronous."""
+    pytest.importorskip("libtpu")
+    flags = ["--config=tests/tiny_config.py", "--topology=v5e:4x8", f"--config.data.dir={tmp_path}", "--json"]
+    done = command(*flags, "--config.objective.exchange=two_way_ring", "--config.data.batch_size=4096")
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(done.stdout)
+    permutes = [one for one in planned["collectives"] if one["kind"] == "collective-permute" and one["bytes"] > 4096]
+    assert planned["exchange"] == "two_way_ring" and all(one["asynchronous"] for one in permutes)
+    assert len({one["way"] for one in permutes}) == 2
+
+
+@pytest.mark.proof
 def test_step_compiles_for_tpus(tmp_path):
     pytest.importorskip("libtpu")
     flags = ["--config=tests/tiny_config.py", "--topology=v5e:2x2", f"--config.data.dir={tmp_path}", "--json"]
