@@ -51,6 +51,7 @@ proofs: setup-test
 	$(RECORD) step_mined -- $(BIN)/python perf/objectives.py step --hard mined
 	$(RECORD) frozen -- $(BIN)/python perf/objectives.py frozen
 	$(RECORD) ring_memory -- $(BIN)/python perf/objectives.py memory
+	$(RECORD) exchange -- $(BIN)/python perf/objectives.py exchange
 	$(RECORD) towers -- $(BIN)/python perf/towers.py --train
 	$(RECORD) pipeline -- $(BIN)/python perf/pipeline.py --threads 1 2
 	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14

@@ -109,18 +109,18 @@ def check_same_run(folder: epath.Path, saved: dict[str, Any], config: Config) ->
         )
 
 
-def saved_remat(folder: epath.Path) -> str | None:
-    """What ``config.compute.remat`` was, or became, in the newest intact checkpoint of the folder; None without one."""
+def saved_choices(folder: epath.Path) -> dict[str, str]:
+    """What ``config.compute.remat`` ("remat") and ``config.objective.exchange`` ("exchange") were, or became, in the
+    newest intact checkpoint of the folder; {} without one."""
     for step in reversed(checkpoint.saved_steps(folder)):
         try:
             meta = read(checkpoint.directory(folder) / str(step), meta=ocp.args.JsonRestore())["meta"]
         except manifest.Damaged:  # set aside when the run is restored
             continue
-        if "remat" in meta:
-            return meta["remat"]
-        before = config_versions.from_json(meta["config"]).compute.remat
-        return "none" if before == "auto" else before  # the default before there was "auto"
-    return None
+        before = config_versions.from_json(meta["config"])
+        remat = before.compute.remat if before.compute.remat != "auto" else "none"  # as it was before there was "auto"
+        return {"remat": meta.get("remat", remat), "exchange": meta.get("exchange", before.objective.exchange)}
+    return {}
 
 
 def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from naturel_jax.config import Config
 from naturel_jax.data.augment import Blank, Crops, Encoded
 from naturel_jax.data.boxes import random_boxes
 from naturel_jax.data.buffers import Buffers
-from naturel_jax.data.decoded import Kept
+from naturel_jax.data.decoded import Kept, largest_box
 from naturel_jax.data.draws import Draws
 from naturel_jax.data.items import Items, Source
 from naturel_jax.data.on_device import make_resize
@@ -92,6 +92,17 @@ class Pipeline:
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), Batch(images, *plan[1:])
         )
+
+    def sent(self, step: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Crops and their sides, which devices that resize them hold besides batch ``step``; of sources that are not
+        decoded yet, at their largest. Nothing if the host resizes."""
+        if not self.on_device:
+            return ()
+        boxes = [source.decoded.largest_box if source.decoded else largest_box(self.crops) for source in self.sources]
+        height, width = np.max(boxes, axis=0).tolist()
+        rows = len(self.planner.plan(step).rows)
+        shapes = ((rows, height, width, 3), np.uint8), ((rows, 3), np.int32)
+        return tuple(jax.ShapeDtypeStruct(shape, dtype, sharding=self.sharding) for shape, dtype in shapes)
 
     def _largest_crop(self) -> tuple[int, int]:
         """Height and width that every crop is within. Raises ValueError for sources that are not decoded."""
