@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from naturel_jax.benchmarks import coco
-from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Item, Metric, Outcomes, Source
+from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Item, Metric, Origin, Outcomes, Source
 from naturel_jax.benchmarks.files import Fields, Folder, Record, load_json, read_items, require_strings
 
 SUBSETS = ("swap_obj", "swap_att", "replace_obj", "replace_att", "replace_rel")
@@ -64,4 +64,5 @@ SOURCE = Source(
     "sugarcrepe_pp/{swap_obj,swap_att,replace_obj,replace_att,replace_rel}.json, coco/val2017/",
     images=_images,
     hub=HubFiles("Aman-J/SugarCrepe_pp", "data/*.json", "sugarcrepe_pp"),
+    origins=(Origin("COCO (val2017)", "https://arxiv.org/abs/2406.11171", coco.VAL_2017),),
 )

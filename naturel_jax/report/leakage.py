@@ -4,7 +4,8 @@ import html as html_escape
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from naturel_jax.benchmarks.origins import ORIGINS, Origin
+from naturel_jax.benchmarks.benchmark import Origin
+from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.evaluators.results import Result
 from tfds_naturel import escape
 
@@ -40,7 +41,12 @@ def lines(results: Sequence[Result]) -> list[Line]:
     found: dict[str, list[str]] = {}
     for result in results:
         found.setdefault(result.benchmark, []).append(f"{result.model}: {_found(result)}")
-    return [Line(name, ORIGINS.get(name, ()), tuple(texts)) for name, texts in found.items()]
+    return [Line(name, _origins(name), tuple(texts)) for name, texts in found.items()]
+
+
+def _origins(benchmark: str) -> tuple[Origin, ...]:
+    """None of one's own benchmarks, and of those whose package is not installed."""
+    return BENCHMARKS[benchmark].SOURCE.origins if benchmark in BENCHMARKS else ()
 
 
 def _found(result: Result) -> str:
