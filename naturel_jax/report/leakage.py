@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from naturel_jax.benchmarks.benchmark import Origin
 from naturel_jax.benchmarks.registry import BENCHMARKS
-from naturel_jax.evaluators.results import Result
+from naturel_jax.evaluators.results import LeftOut, Result
 from tfds_naturel import escape
 
 TITLE = "Images that may have been trained on"
@@ -36,7 +36,7 @@ class Line(NamedTuple):
         return [[(self.benchmark, "")], images, overlaps, [(text, "") for text in self.found]]
 
 
-def lines(results: Sequence[Result]) -> list[Line]:
+def lines(results: Sequence[Result | LeftOut]) -> list[Line]:
     """A line for each benchmark."""
     found: dict[str, list[str]] = {}
     for result in results:
@@ -49,7 +49,7 @@ def _origins(benchmark: str) -> tuple[Origin, ...]:
     return BENCHMARKS[benchmark].SOURCE.origins if benchmark in BENCHMARKS else ()
 
 
-def _found(result: Result) -> str:
+def _found(result: Result | LeftOut) -> str:
     if not result.found:
         return "no record" if result.found is not None else "not noted; evaluate again"
     number = result.items + result.left_out
