@@ -102,6 +102,6 @@ def make_evaluator(config: Config, model: Model, processor: Processor, trained_o
     cache_dir = config.data.cache_dir
     naturel = Path(datasets.directory(config.data.dir, config.eval.naturel, cache_dir)) if prepared else None
     places = {"files": staging.stage(files, cache_dir) if files else None, "naturel": naturel}
-    benchmarks = registry.read(names, **places, fields=config.eval.fields)
+    benchmarks = registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
     kept = [held_out.hold_out(benchmark, trained_on) for benchmark in benchmarks]
     return Evaluator(model, processor, kept, mesh=mesh, batch_size=config.eval.batch_size)
