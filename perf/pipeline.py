@@ -46,6 +46,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # where perf is, if this file i
 
 SIZE, SCALE, RATIO, BATCH = 224, (0.9, 1.0), (3 / 4, 4 / 3), 256
 _BARE = "bare loop"
+_END_S = 10  # for an idle process to end by itself: it has semaphores and memory to give back
 _SHARDS = 4  # tar files
 _CACHE = {"cache": "decoded"}
 _OWN: dict[str, tuple[str, dict[str, str]]] = {  # name -> (its source in pipeline_own, fields of config.data)
@@ -218,7 +219,9 @@ class Contender:
             raise RuntimeError(f"{self.name}: its process ended with exit code {code}; its error is above") from None
 
     def close(self) -> None:
-        """Ends the process, and those that it has started."""
+        """Ends the process, by force if it does not end by itself, and those that it has started."""
+        self._connection.close()
+        self._process.join(_END_S)
         self._process.kill()
         with contextlib.suppress(ProcessLookupError):  # it has no group of its own yet
             os.killpg(self._process.pid, signal.SIGKILL)
