@@ -74,7 +74,7 @@ def test_run_killed_while_it_saves_continues_exactly(server, reference, tmp_path
     names = set(Location(workdir).objects())
     assert {"config.json", "processor.json", "first_batch.png", "report.md"} <= names and "lease.json" not in names
     assert any(name.startswith("tensorboard/events") for name in names)
-    prepared = epath.Path(data) / "naturel" / "few" / "2.0.0"
+    prepared = epath.Path(data) / "naturel" / "few" / "3.0.0"
     assert storage.exists(prepared / "dataset_info.json"), "drawn by the first run"
 
     benchmark = ["--benchmarks", "naturel", "--naturel", str(prepared), "--batch_size", "8"]

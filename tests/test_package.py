@@ -110,7 +110,7 @@ def installed(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_installed_package_trains_evaluates_and_converts_from_another_folder(installed, tmp_path):
     data = data_dir()
-    naturel = data / "naturel" / "tiny" / "2.0.0"
+    naturel = data / "naturel" / "tiny" / "3.0.0"
     train = ["--config", "siglip:tiny", f"--config.data.dir={data}", "--config.eval.benchmarks=('naturel',)"]
     train += ["--config.duration=2 steps", "--config.data.batch_size=16", "--config.eval.during={}"]
     run([installed / "naturel-train", *train], tmp_path)
