@@ -17,6 +17,7 @@ from naturel_jax.objectives import OBJECTIVES
 from naturel_jax.settings import (
     AREA,
     NAME,
+    ON_DISK,
     SIZE,
     Allowed,
     above,
@@ -57,6 +58,7 @@ class Data:
         "",
         "folder for this host's copies of data in object stores (gs://, s3://), decoded images and embeddings; empty: "
         "in the user's cache folder",
+        ON_DISK,
         may_change=True,
     )
     mixture: Mapping[str, Part] = setting({}, "training sources: name -> part(...)")

@@ -74,7 +74,7 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
         else:
             scores, intervals = evaluator.scores_with_intervals(start.params)
         if jax.process_index() == 0:
-            run_folder.write_scores(folder, config, scores, intervals, evaluator.left_out)
+            run_folder.write_scores(folder, config, scores, intervals, evaluator.left_out, evaluator.found(trained_on))
     return scores
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import grain
@@ -14,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.batch import Batch
 from naturel_jax.config import Config
+from naturel_jax.data import staging
 from naturel_jax.data.augment import Blank, Crops, Encoded
 from naturel_jax.data.boxes import random_boxes
 from naturel_jax.data.buffers import Buffers
@@ -228,7 +228,12 @@ def make_pipeline(
     batch size that does not divide evenly.
     """
     parts = [
-        Part(source.items, recipe(part.recipe), part.weight, _hard_images(name, part.hard_images, source.items))
+        Part(
+            source.items,
+            recipe(part.recipe),
+            part.weight,
+            _hard_images(name, part.hard_images, source.items, config.data.cache_dir),
+        )
         for (name, part), source in zip(config.data.mixture.items(), sources, strict=True)
     ]
     planner = Planner(
@@ -253,11 +258,11 @@ def make_pipeline(
     )
 
 
-def _hard_images(part: str, path: str, items: Items) -> list[tuple[int, ...]] | None:
+def _hard_images(part: str, path: str, items: Items, cache_dir: str) -> list[tuple[int, ...]] | None:
     if not path:
         return None
     try:
-        return mining.hard_images(Path(path), items.image_ids)
+        return mining.hard_images(staging.stage_file(path, cache_dir), items.image_ids)
     except (ValueError, pa.ArrowException) as error:  # pyarrow's messages do not name the file
         raise UserError(
             f"config.data.mixture.{part}.hard_images is {path!r}: {error}; expected a Parquet file written by "
