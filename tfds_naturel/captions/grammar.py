@@ -82,9 +82,7 @@ def _relation_pairs(triplet: Triplet, draw: Draw, is_true: Truth | None) -> Iter
     for _ in range(1, PAIRS):
         swapped = bool(reverse(triplet.relation)) and next(draw) < 0.5
         predicate = pick(reverse(triplet.relation) if swapped else forward, draw)
-        pair = _pair(
-            triplet, predicate, swapped, shapes, draw, is_true, lambda label: pick(lexicon.nouns(label), draw)
-        )
+        pair = _pair(triplet, predicate, swapped, shapes, draw, is_true, lambda label: pick(lexicon.nouns(label), draw))
         shapes.remove(pair[0])
         yield shape_name(pair[0], predicate, swapped), *pair[1:]
 
@@ -376,9 +374,7 @@ ATTRIBUTE_SHAPES: dict[str, _AttributeShape] = {
 POSE_SHAPES: dict[str, _AttributeShape] = {
     "simple": lambda noun, words, after: f"{noun.text} {words[2]}",
     "plain": lambda noun, words, after: sentence(f"{noun.the} {be(noun)} {after}"),
-    "existential": lambda noun, words, after: sentence(
-        f"there {be(noun)} {noun.a} here {noun.who} {be(noun)} {after}"
-    ),
+    "existential": lambda noun, words, after: sentence(f"there {be(noun)} {noun.a} here {noun.who} {be(noun)} {after}"),
     "relative": lambda noun, words, after: sentence(f"here {be(noun)} {noun.a} {noun.who} {be(noun)} {after}"),
     "fronted": lambda noun, words, after: sentence(f"in this photo {noun.the} {be(noun)} {after}"),
     "embedded": lambda noun, words, after: sentence(f"you can see that {noun.the} {be(noun)} {after}"),

@@ -43,8 +43,8 @@ def write(triplet: Triplet, rivals: Sequence[Rival], rng: np.random.Generator) -
     """8 captions for a relation, in the order of ``grammar.write``; a pure function of the arguments and the state of
     ``rng``.
 
-    What the shares leave of the pairs has its roles swapped. In simple pairs, only triplets that need rivals have any,
-    and are any. Raises ValueError for a triplet that needs rivals and has none.
+    A pair without a rival swaps roles: what the shares leave, and simple pairs, unless the triplet or its rival needs
+    rivals. Raises ValueError for a triplet that needs rivals and has none.
     """
     if needs_rivals(triplet) and not rivals:
         raise ValueError(f"{triplet}: no rivals, and swapped roles are no negative")
@@ -148,9 +148,7 @@ def _bare(p: _Said, q: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> st
 
 
 def _instead(p: _Said, q: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return sentence(
-        f"instead of {q.gerund} {phrase(y, articles[1])}, {phrase(x, articles[0])} {p.finite} {y.pronoun}"
-    )
+    return sentence(f"instead of {q.gerund} {phrase(y, articles[1])}, {phrase(x, articles[0])} {p.finite} {y.pronoun}")
 
 
 def _rather(p: _Said, q: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> str:

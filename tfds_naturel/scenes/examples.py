@@ -61,6 +61,11 @@ def captions(config: ScenesConfig, scene: Scene, triplet: Triplet, rng: np.rando
     raise ValueError(f"{triplet}: each of the {config.variants} caption sets has a negative that the image shows")
 
 
+def caption_sets(config: ScenesConfig, triplet: Triplet) -> list[tuple[Caption, ...]]:
+    """All sets of captions of a triplet, from which ``captions`` chooses."""
+    return [_written(config, triplet, variant) for variant in range(config.variants)]
+
+
 @functools.cache
 def _written(config: ScenesConfig, triplet: Triplet, variant: int) -> tuple[Caption, ...]:
     """Negatives claim only what other images show, so that no wording is always false. Negatives of seen triplets never

@@ -92,9 +92,7 @@ def rivals(shown: frozenset[Triplet]) -> dict[Triplet, tuple[Rival, ...]]:
     by_classes: dict[frozenset[str], list[Triplet]] = {}
     for triplet in sorted(t for t in shown if t.relation != "is"):
         by_classes.setdefault(frozenset((triplet.subject, triplet.object)), []).append(triplet)
-    edges = {
-        t: [other for other in group if _are_rivals(t, other)] for group in by_classes.values() for t in group
-    }
+    edges = {t: [other for other in group if _are_rivals(t, other)] for group in by_classes.values() for t in group}
     taken = {t: sum(1 / len(edges[other]) for other in others if needs_rivals(other)) for t, others in edges.items()}
 
     def share(triplet: Triplet, other: Triplet) -> float:
