@@ -51,20 +51,15 @@ def test_text_does_not_solve_poses(poses, view):
     pairs = attack_report.bank_pairs(poses)
     wins_P = attack.wins(pairs, attack_report.bank_views(poses)[view], attack.ngrams)
     assert wins_P.mean() < LIMIT
-    for pose in {pair.group.split("|")[2] for pair in pairs}:
-        assert wins_P[[pair.group.endswith(pose) for pair in pairs]].mean() < LIMIT + 0.1, pose
 
 
-def test_poses_are_claimed_of_one_another_equally_often(poses):
-    """Nobody is annotated to be silent, the only contrary of two poses."""
-    claimed = collections.Counter(
-        (triplet, caption.asserts) for triplet, captions in poses.items() for caption in captions[1::2]
-    )
-    for (triplet, claim), count in claimed.items():
-        if CONTRARIES[triplet.object] == ("Silent",):
-            assert claim in (None, Triplet(triplet.subject, "is", "Silent"))
-        else:
-            assert claimed[claim, triplet] == count
+def test_what_is_false_of_a_pose_is_true_of_another(poses):
+    """Nobody is annotated to be silent, the only contrary of two poses, and hardly anything else claims what nobody is
+    annotated to do."""
+    claims = [(triplet, caption.asserts) for triplet, captions in poses.items() for caption in captions[3::2]]
+    never = [(triplet, claim) for triplet, claim in claims if claim is None or claim not in poses]
+    assert sum(CONTRARIES[triplet.object] != ("Silent",) for triplet, _ in never) <= 3
+    assert len(claims) == 120 and len(never) <= 24 + 3
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
