@@ -51,6 +51,7 @@ proofs: setup-test
 	$(RECORD) audit_world --tail=400 -- $(BIN)/python -m tfds_naturel.audit --world scenes --out build/audit_world
 	$(RECORD) step -- $(BIN)/python perf/objectives.py step
 	$(RECORD) step_mined -- $(BIN)/python perf/objectives.py step --hard mined
+	$(RECORD) frozen -- $(BIN)/python perf/objectives.py frozen
 	$(RECORD) ring_memory -- $(BIN)/python perf/objectives.py memory
 	$(RECORD) towers -- $(BIN)/python perf/towers.py --train
 	$(RECORD) pipeline -- $(BIN)/python perf/pipeline.py --threads 1 2

@@ -36,9 +36,15 @@ class CaptionLabels(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One batch: images uint8 [I, H, W, 3], tokens int32 [U, L], and labels."""
+    """One batch: images uint8 [I, H, W, 3], or their unit embeddings by a frozen tower, float32 [I, D]; tokens int32
+    [U, L]; and labels."""
 
     images: Array
     tokens: Array
     image_labels: ImageLabels
     caption_labels: CaptionLabels
+
+    @property
+    def images_to_embed(self) -> int:
+        """How many images go through the image tower."""
+        return 0 if self.images.ndim == 2 else len(self.images)

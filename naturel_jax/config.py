@@ -54,8 +54,8 @@ class Data:
     dir: str = setting("data", "folder with the prepared datasets; missing scenes are drawn into it", may_change=True)
     cache_dir: str = setting(
         "",
-        "folder for this host's copies of data in object stores (gs://, s3://), and decoded images; empty: in the "
-        "user's cache folder",
+        "folder for this host's copies of data in object stores (gs://, s3://), decoded images and embeddings; empty: "
+        "in the user's cache folder",
         may_change=True,
     )
     mixture: Mapping[str, Part] = setting({}, "training sources: name -> part(...)")
@@ -74,8 +74,9 @@ class Data:
     )
     cache: str = setting(
         "",
-        "'decoded': decode each image once, into config.data.cache_dir, and crop from there; empty: decode each time",
-        one_of("", "decoded"),
+        "'decoded': decode each image once, into config.data.cache_dir, and crop from there; 'embeddings': embed each "
+        "image once, with a frozen image tower and without random crops; empty: decode each time",
+        one_of("", "decoded", "embeddings"),
     )
     augment_on: str = setting(
         "host",
@@ -246,6 +247,11 @@ def check(config: Config, path: str = "config") -> Config:
         raise UserError(
             f"{path}.data.augment_on is 'device' and {path}.data.cache is {config.data.cache!r}: images are decoded on "
             f"the host; set {path}.data.cache to 'decoded', or {path}.data.augment_on to 'host'"
+        )
+    if config.data.cache == "embeddings" and config.data.crop_scale != (1.0, 1.0):
+        raise UserError(
+            f"{path}.data.cache is 'embeddings' and {path}.data.crop_scale is {config.data.crop_scale}: random crops "
+            f"have no embedding that could be kept; set {path}.data.crop_scale to (1.0, 1.0)"
         )
     own_config.check_names(config.eval.benchmarks, config.eval.fields, f"{path}.eval.fields")
     if unknown := sorted(config.eval.during.keys() - set(map(own_config.name_of, config.eval.benchmarks))):

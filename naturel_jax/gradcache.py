@@ -43,8 +43,10 @@ class Loss:
         """Lets the compiler drop what only the gradients of frozen parameters would need."""
         return jax.tree.map(lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, self._frozen)
 
-    def _image(self, params: Params, images_IHWC: jax.Array) -> jax.Array:
-        pixels_IHWC = normalize(images_IHWC, *self._mean_std)
+    def _image(self, params: Params, images: jax.Array) -> jax.Array:
+        if images.ndim == 2:  # embedded already, by a frozen tower
+            return images
+        pixels_IHWC = normalize(images, *self._mean_std)
         return self.model.encode_image(self._stop_frozen_gradients(params), pixels_IHWC)
 
     def _text(self, params: Params, tokens_UL: jax.Array) -> jax.Array:

@@ -103,7 +103,7 @@ def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: 
     rows = batch_shards(mesh) * chunks
     captions, tokens = batch.tokens.shape
     gradients = per_device(params) * (1 if chunks == 1 else 2)  # the sum over the chunks, and one chunk's
-    return gradients + activations(model, len(batch.images) // rows, captions // rows, tokens)
+    return gradients + activations(model, batch.images_to_embed // rows, captions // rows, tokens)
 
 
 def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int) -> str:

@@ -87,7 +87,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "moving average": memory.per_device(state.ema),
         "batch": memory.per_device(batch),
     }
-    rows = {"images": len(batch.images), "captions": batch.tokens.shape[0], "tokens": batch.tokens.shape[1]}
+    rows = {"images": batch.images_to_embed, "captions": batch.tokens.shape[0], "tokens": batch.tokens.shape[1]}
     result: dict[str, Any] = {
         "devices": training.pipeline.sharding.mesh.devices.size,
         "device": device.device_kind,

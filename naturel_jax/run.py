@@ -10,7 +10,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax import checkpoint, first_batch, memory, observe, optim, preemption, run_folder, storage, train
+from naturel_jax import checkpoint, first_batch, frozen, memory, observe, optim, preemption, run_folder, storage, train
 from naturel_jax.batch import Batch
 from naturel_jax.calibration import calibrated
 from naturel_jax.checkpoint_meta import make_meta
@@ -56,6 +56,7 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
         evaluator = make_evaluator(config, start.model, start.processor, trained_on, mesh)
         if sources:
             sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
+            sources = frozen.embed_sources(config, start, sources, mesh)
             remat = run_folder.saved_remat(folder) if config.compute.remat == "auto" else None
             training = make_training(config, start, sources, mesh, remat)
             scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on)

@@ -2,6 +2,7 @@
 
     python perf/objectives.py step                # or: python -m perf.objectives step
     python perf/objectives.py step --hard mined   # mined images and their captions instead of the sentinel
+    python perf/objectives.py frozen              # with embeddings in place of a frozen image tower's images
     python perf/objectives.py memory              # bytes per device for 1 to 256 simulated devices
 
 All rows of ``step`` compute the same loss from the same parameters, as the table shows: our batch, the same batch
@@ -10,6 +11,7 @@ sentinel is repeated for each image. On a GPU all of them run in bfloat16, and o
 """
 
 import argparse
+import dataclasses
 import functools
 import statistics
 import time
@@ -24,7 +26,7 @@ from jax.sharding import AxisType, Mesh
 
 from naturel_jax import optim, train
 from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
-from naturel_jax.config import Config
+from naturel_jax.config import Config, Optim
 from naturel_jax.data.items import Group, Items, collect
 from naturel_jax.data.planner import Part, Plan, Planner
 from naturel_jax.data.processor import Processor, from_scratch
@@ -57,6 +59,7 @@ RELATIONS = {
     "under": 34,
 }
 NEGCLIP = Config()  # the defaults are the published loss and optimizer
+FROZEN = dataclasses.replace(NEGCLIP, optim=Optim(lr_multipliers=(("image/.*", 0.0),)))
 
 
 def skewed_items(images: int, rng: np.random.Generator) -> Items:
@@ -124,11 +127,13 @@ def expanded_batch(pixels: np.ndarray, tokens: np.ndarray, rows: Expanded) -> Ba
     return Batch(pixels[rows.image_N], tokens[rows.caption_M], image_labels, caption_labels)
 
 
-def our_step(model: Model, params: Params, processor: Processor, batch: Batch, mesh: Mesh) -> Callable[[], float]:
+def our_step(
+    model: Model, params: Params, processor: Processor, batch: Batch, mesh: Mesh, options: Config = NEGCLIP
+) -> Callable[[], float]:
     """One training step of this project: loss, gradient, optimizer. Returns the loss before it."""
-    tx = optim.make_optimizer(NEGCLIP.optim, params, optax.constant_schedule(NEGCLIP.optim.lr))
+    tx = optim.make_optimizer(options.optim, params, optax.constant_schedule(options.optim.lr))
     state = train.make_state(jax.tree.map(jnp.copy, params), tx, mesh, ema=False)  # the step donates it
-    loss = Loss(NEGCLIP, model, (processor.mean, processor.std), params, mesh)
+    loss = Loss(options, model, (processor.mean, processor.std), params, mesh)
     step = train.make_step(loss, tx, state, mesh, max_scale=model.config.max_scale)
     batch = jax.device_put(batch, batch_sharding(mesh))
 
@@ -261,6 +266,34 @@ def print_steps(results: list[Result], batch: int) -> None:
         )
 
 
+# ---- A frozen image tower --------------------------------------------------------------------------------------------
+
+
+def measure_frozen(preset_name: str, batch_size: int, repeats: int) -> None:
+    """Times the step that embeds its images and the one that is given the embeddings in turn, and prints by how much
+    the second is faster, beside what the FLOPs that it leaves out allow."""
+    config, mesh = preset(preset_name), make_mesh({"data": -1})
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    processor, plan, _ = planned(config, batch_size, "sentinel", batch_shards(mesh))
+    model, side = Model(config, Compute(dtype)), config.image.size
+    params = jax.jit(model.init, out_shardings=shardings(model.shapes(), mesh))(jax.random.key(0))
+    pixels = np.random.default_rng(2).integers(0, 256, (len(plan.rows), side, side, 3), np.uint8)
+    embed = jax.jit(lambda params, x: model.encode_image(params, normalize(x, processor.mean, processor.std)))
+    of_pixels = Batch(pixels, plan.tokens, plan.image_labels, plan.caption_labels)
+    of_embeddings = of_pixels._replace(images=np.asarray(embed(params, pixels)))
+    steps = [our_step(model, params, processor, batch, mesh, FROZEN) for batch in (of_pixels, of_embeddings)]
+    losses = [step() for step in steps]
+    seconds = [timed("", step, repeats).seconds for step in steps]
+    image, text = len(pixels) * flops.image_flops(config), 3 * flops.forward_flops(config, 0, *plan.tokens.shape)
+    allowed, measured = 1 + image / text, seconds[0] / seconds[1]
+    print(
+        f"{preset_name}, {dtype} on {jax.devices()[0].device_kind}: {len(pixels)} images, {len(plan.tokens)} captions "
+        f"of {plan.tokens.shape[1]} tokens; loss {losses[0]:.6f} and {losses[1]:.6f}"
+    )
+    print(f"a step with images {seconds[0]:.3f} s, with embeddings {seconds[1]:.3f} s: {measured:.2f} times as fast")
+    print(f"the FLOPs allow {allowed:.2f} times, of whose gain {(measured - 1) / (allowed - 1):.0%} is reached")
+
+
 # ---- Memory ----------------------------------------------------------------------------------------------------------
 
 LOCAL_IMAGES, LOCAL_CAPTIONS, WIDTH = 128, 256, 512
@@ -313,11 +346,17 @@ def main(arguments: Sequence[str]) -> None:
     step.add_argument("--repeats", type=int, default=3)
     clips = (name for name, config in PRESETS.items() if config.text.causal)  # NegCLIP's step is for CLIP models
     step.add_argument("--preset", choices=sorted(clips), default="clip-b32")
+    frozen = commands.add_parser("frozen")
+    frozen.add_argument("--batch", type=int, default=256)
+    frozen.add_argument("--repeats", type=int, default=3)
+    frozen.add_argument("--preset", choices=sorted(PRESETS), default="clip-b32")
     memory = commands.add_parser("memory")
     memory.add_argument("--devices", type=int, nargs="+", default=[1, 4, 16, 64, 256])
     args = parser.parse_args(arguments)
     if args.command == "step":
         return print_steps(measure_steps(args.preset, args.batch, args.hard, args.repeats), args.batch)
+    if args.command == "frozen":
+        return measure_frozen(args.preset, args.batch, args.repeats)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(args.devices))
     print_memory(args.devices)

@@ -38,7 +38,8 @@ def bank_items(rows: int) -> Items:
     def repeated(captions: Captions) -> Captions:
         of_groups = captions.rows_of(group_N)
         columns = (column[of_groups.values] for column in (captions.text_C, captions.pair_C, captions.simple_C))
-        return Captions(of_groups.starts, *columns)
+        others = captions.paraphrases and captions.paraphrases.take(of_groups.values)
+        return Captions(of_groups.starts, *columns, others)
 
     return Items(
         name="bank",

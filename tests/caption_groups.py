@@ -64,21 +64,32 @@ SHOWN = [["Cat|on|Table"], ["Cat|under|Table"], ["Cat|on|Table", "Table|is|Woode
 TEXTS = sorted({text for captions in TRIPLETS.values() for text, _ in captions})
 
 
-def group(triplet: str) -> Group:
-    """The captions of ``triplet``."""
+def reworded(text: str, paraphrase: int) -> str:
+    """Stands for another wording of a caption."""
+    return f"{text} [{paraphrase}]" if paraphrase else text
+
+
+def group(triplet: str, wordings: int = 1) -> Group:
+    """The captions of ``triplet``, each in so many wordings (``reworded``)."""
     captions = [
-        Caption(text, asserted, n // 2, "simple" if n < 2 else "complex")
+        Caption(
+            text,
+            asserted,
+            n // 2,
+            "simple" if n < 2 else "complex",
+            tuple(reworded(text, paraphrase) for paraphrase in range(1, wordings)),
+        )
         for n, (text, asserted) in enumerate(TRIPLETS[triplet])
     ]
     return Group(captions[::2], captions[1::2], attribute="|is|" in triplet)
 
 
-def items(images: int = 12, triplets=tuple(TRIPLETS)) -> Items:
+def items(images: int = 12, triplets=tuple(TRIPLETS), wordings: int = 1) -> Items:
     """Images that cycle through ``SHOWN``."""
 
     def groups(n):
         shown = [t for t in SHOWN[n % len(SHOWN)] if t in triplets] or [triplets[0]]
-        return [group(triplet) for triplet in shown]
+        return [group(triplet, wordings) for triplet in shown]
 
     return collect("tiny", ((f"image{n}", groups(n)) for n in range(images)))
 

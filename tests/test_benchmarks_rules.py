@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from naturel_jax.benchmarks import retrieval, rules, sugarcrepe_pp, vsr, whatsup, zeroshot
+from naturel_jax.benchmarks import retrieval, rules, vsr, whatsup, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, by_value
 from tfds_naturel.order import clean, shuffles
 
@@ -119,7 +119,7 @@ def test_a_tag_with_several_values_counts_for_each():
 @given(matrices(4, 3))
 def test_sugarcrepe_pp(cosines):
     actual = scores(
-        [Metric("i", "image_to_text"), Metric("t", "text_only")], sugarcrepe_pp.outcomes, items(len(cosines)), cosines
+        [Metric("i", "image_to_text"), Metric("t", "text_only")], rules.wordings, items(len(cosines)), cosines
     )
     image_to_text, text_only = [], []
     for (p1, p2, n), (_, p1_p2, p1_n), (_, _, p2_n), _ in cosines:
@@ -127,6 +127,18 @@ def test_sugarcrepe_pp(cosines):
         text_only.append(p1_p2 > p1_n and p1_p2 > p2_n)
     assert actual["i"] == pytest.approx(statistics.fmean(image_to_text))
     assert actual["t"] == pytest.approx(statistics.fmean(text_only))
+
+
+@given(matrices(5, 4))
+def test_wordings(cosines):
+    """Restated with loops over the captions; items of three captions are between those of four."""
+    mixed = [s if n % 2 else s[:4, 1:] for n, s in enumerate(cosines)]
+    actual = rules.wordings(items(len(mixed)), mixed)
+    for s, image_to_text, text_only in zip(mixed, actual["image_to_text"], actual["text_only"], strict=True):
+        true, false = range(s.shape[1] - 1), s.shape[1] - 1
+        assert image_to_text == all(s[0, n] > s[0, false] for n in true)
+        pairs = itertools.combinations(true, 2)
+        assert text_only == all(s[1 + a, b] > s[1 + c, false] for a, b in pairs for c in (a, b))
 
 
 @settings(max_examples=50)

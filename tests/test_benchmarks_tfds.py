@@ -1,4 +1,4 @@
-"""The readers of prepared TFDS folders: zero-shot classification, and both versions of NatuRel."""
+"""The readers of prepared TFDS folders: zero-shot classification, and all versions of NatuRel."""
 
 import io
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 from worlds import data_dir
 
-from naturel_jax.benchmarks import naturel, naturel_contrast, naturel_pairs, naturel_unseen, registry
+from naturel_jax.benchmarks import naturel, naturel_contrast, naturel_pairs, naturel_reworded, naturel_unseen, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.data import prepared
@@ -118,7 +118,71 @@ class VersionTwo(VersionOne):
         return rows + ([] if n else [row | {"group": 1, "triplet": ""} for row in rows])
 
 
+class VersionThree(VersionTwo):
+    """The same with a ``paraphrase`` column: pair 2 has three wordings, and pair 1 two."""
+
+    VERSION = tfds.core.Version("3.0.0")
+
+    def _captions(self):
+        return super()._captions() | {"paraphrase": np.int32}
+
+    def _rows(self, n):
+        rows = [row | {"paraphrase": 0} for row in super()._rows(n)]
+        further = [
+            row | {"paraphrase": paraphrase, "text": f"{row['text']} [{paraphrase}]"}
+            for paraphrase in (1, 2)
+            for row in rows
+            if row["pair"] in (1, 2)[paraphrase - 1 :]
+        ]
+        return rows + further
+
+
+def test_complex_captions_in_all_their_wordings(tmp_path):
+    """On a circle, where cosines are those of angles: a caption is the closer, the smaller its angle."""
+    builder = VersionThree(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    benchmark = naturel_reworded.read(Path(builder.data_path))
+    wordings = {1: ("positive 1", "positive 1 [1]"), 2: ("positive 2", "positive 2 [1]", "positive 2 [2]")}
+    by_id = {item.id: item for item in benchmark.items}
+    triplets = ("id0/Cat|on|Table", "id0/1", "id1/Cat|under|Table")
+    assert sorted(by_id) == sorted(f"{start}/{pair}" for start in triplets for pair in (1, 2))
+    for name, item in by_id.items():
+        pair = int(name[-1])
+        assert item.captions == (*wordings[pair], f"negative {pair}") and item.caption_rows
+    assert by_id["id1/Cat|under|Table/2"].tags["relation"] == "under" and benchmark.true_captions == 0
+    # Degrees between the image and the captions, the false one last; whether each score is won.
+    angles = {
+        "id0/Cat|on|Table/1": ((10, -20, 80), (1, 1)),
+        "id0/Cat|on|Table/2": ((10, -20, 30, -80), (1, 1)),  # 50 apart, and 60 or more from the false one
+        "id0/1/1": ((10, -20, -15), (0, 0)),
+        "id0/1/2": ((40, -30, 10, -80), (1, 0)),  # 70 apart, and one is 50 from the false one
+        "id1/Cat|under|Table/1": ((50, 60, 0), (0, 1)),
+        "id1/Cat|under|Table/2": ((50, 60, 70, 60), (0, 0)),  # a tie is lost
+    }
+
+    def cosines(item) -> np.ndarray:
+        captions = np.deg2rad(angles[item.id][0])
+        return np.cos(np.round(np.subtract.outer([0, *captions], captions), 9))
+
+    scores = benchmark.score(benchmark.items, list(map(cosines, benchmark.items)))
+    values = {name: (score.value, score.count) for name, score in scores.items()}
+    for n, score in enumerate(("image_to_text", "text_only")):
+        won = [outcome[n] for _, outcome in angles.values()]
+        assert values[f"naturel_reworded/{score}"] == (pytest.approx(sum(won) / 6), 6)
+        assert values[f"naturel_reworded/{score}/on"] == (sum(won[:2]) / 2, 2)
+
+
 @pytest.mark.parametrize("version", [VersionOne, VersionTwo])
+def test_dataset_with_one_wording_of_each_caption_has_nothing_to_compare(tmp_path, version):
+    builder = version(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    with pytest.raises(
+        UserError, match=r"no complex caption of its split 'test' has several wordings; naturel_reworded"
+    ):
+        naturel_reworded.read(Path(builder.data_path))
+
+
+@pytest.mark.parametrize("version", [VersionOne, VersionTwo, VersionThree])
 def test_naturel(tmp_path, version):
     builder = version(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
@@ -128,7 +192,7 @@ def test_naturel(tmp_path, version):
     item = by_id["id0/Cat|on|Table/2"]
     assert item.captions == ("positive 2", "negative 2") and item.images[0].read() == files.png(0)
     without_triplet = [item for item in benchmark.items if item.id not in by_id]
-    assert [item.id for item in without_triplet] == [f"id0/1/{n}" for n in range(4) if version is VersionTwo]
+    assert [item.id for item in without_triplet] == [f"id0/1/{n}" for n in range(4) if version is not VersionOne]
     assert all(set(item.tags) == {"kind"} for item in without_triplet)
     kept = list(by_id.values())
     scores = benchmark.score(kept, [np.array([[float(item.id.endswith("/1")), 0.5]]) for item in kept])

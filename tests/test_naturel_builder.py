@@ -82,16 +82,25 @@ def test_every_photo_is_built_with_its_annotations(opened, built):
                 np.testing.assert_allclose(boxes[target], [0.4, 0.3, 1.0, 0.9], rtol=1e-6)
 
 
-def test_every_triplet_of_an_image_has_its_eight_captions(built):
+def test_every_triplet_of_an_image_has_its_captions(built):
+    """Eight in their fixed wording, then, if they are in the bank, (positive, negative) of each further wording."""
+    published = bank.load()
+    fixed = [(0, pair, polarity) for pair in range(4) for polarity in ("positive", "negative")]
     for split in plan.SPLITS:
         for example in _examples(built, split):
             captions = example["captions"]
             shown = list(dict.fromkeys(map(str, _triplets(example))))
-            order = [("positive", "negative")[slot % 2] + str(slot // 2) for slot in range(8)]
             names = built.info.features["captions"]["polarity"].names
-            rows = zip(_text(captions["triplet"]), captions["polarity"], captions["pair"], strict=True)
-            assert list(captions["group"]) == [group for group in range(len(shown)) for _ in range(8)]
-            assert [(t, names[p] + str(pair)) for t, p, pair in rows] == list(itertools.product(shown, order))
+            rows = zip(_text(captions["triplet"]), captions["paraphrase"], captions["pair"], strict=True)
+            actual = [(*row, names[p]) for row, p in zip(rows, captions["polarity"], strict=True)]
+            expected = []
+            for triplet in shown:
+                further = published.get(Triplet.parse(triplet), ())[8:]
+                slots = fixed + [(c.paraphrase, c.pair, c.polarity) for c in further]
+                expected.append([(triplet, *slot) for slot in slots])
+            assert actual == list(itertools.chain(*expected))
+            lengths = list(map(len, expected))
+            assert list(captions["group"]) == np.repeat(np.arange(len(shown)), lengths).tolist()
             for polarity, asserts in zip(captions["polarity"], _text(captions["asserts"]), strict=True):
                 assert (asserts in shown) == (names[polarity] == "positive")
 
@@ -193,7 +202,7 @@ def test_interrupted_build_leaves_no_complete_dataset(opened, built, tmp_path):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not list(tmp_path.glob("naturel/test/2.0.0/*")) and list(tmp_path.glob("naturel/test/incomplete.*"))
+    assert not list(tmp_path.glob("naturel/test/3.0.0/*")) and list(tmp_path.glob("naturel/test/incomplete.*"))
     assert _bytes(_build(opened, tmp_path)) == _bytes(built)
     assert not list(tmp_path.glob("naturel/test/incomplete.*"))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from naturel_jax.benchmarks import rules, sugarcrepe_pp, whatsup
+from naturel_jax.benchmarks import rules, whatsup
 from naturel_jax.benchmarks.benchmark import Item
 from naturel_jax.report import plots, published, tables
 from naturel_jax.report.chance import chance
@@ -130,10 +130,7 @@ def test_chance_is_what_the_rules_give_random_cosines():
         "sugarcrepe/add_obj": rules.pair(cat, list(rng.normal(size=(items, 1, 2))))["right"],
         "coco_order/precision@1": rules.first_of_many(cat, list(rng.normal(size=(items, 1, 5))))["right"],
         **{f"winoground/{k}": v for k, v in rules.two_by_two(cat, list(rng.normal(size=(items, 2, 2)))).items()},
-        **{
-            f"sugarcrepe_pp/{k}/swap_obj": v
-            for k, v in sugarcrepe_pp.outcomes(cat, list(_caption_rows(rng, items))).items()
-        },
+        **{f"sugarcrepe_pp/{k}/swap_obj": v for k, v in rules.wordings(cat, list(_caption_rows(rng, items))).items()},
     }
     for size, value in whatsup.outcomes(cat, list(rng.normal(size=(items, 1, 4)))).items():
         if size != "tie":

@@ -68,7 +68,10 @@ def main(arguments: Sequence[str]) -> None:
     lines = [*_summary(bank, problems, method), *_variety(bank, sugarcrepe)]
     pairs, views = attack_report.bank_pairs(bank), attack_report.bank_views(bank)
     wins = attack_report.attack_all(pairs, views)
-    lines += [*attack_report.section(pairs, wins, views, others), *_balance(bank)]
+    lines += attack_report.section(pairs, wins, views, others)
+    if len(every := attack_report.all_pairs(bank)) > len(pairs):
+        lines += attack_report.paraphrases(every, views)
+    lines += _balance(bank)
     if options.decisions:
         agreement, common = decisions.alpha(list(map(decisions.verdicts, options.decisions)))
         judged = f"{common} captions judged by two or more of {len(options.decisions)} annotators"
@@ -118,9 +121,10 @@ def _token_counter(path: Path | None) -> tuple[checks.Tokens, str]:
 
 
 def _summary(bank: Bank, problems: list[str], method: str) -> list[str]:
-    captions = sum(map(len, bank.values()))
+    captions, fixed = sum(map(len, bank.values())), banks.FIXED * len(bank)
+    wordings = f", {fixed} of them paraphrase 0" if captions > fixed else ""
     verdict = f"{len(problems)} problems:" if problems else "every caption passes every check."
-    lines = ["# Caption audit", "", f"{captions} captions of {len(bank)} triplets; {verdict}"]
+    lines = ["# Caption audit", "", f"{captions} captions of {len(bank)} triplets{wordings}; {verdict}"]
     return [
         *lines,
         f"Tokens counted with {method}.",
@@ -148,11 +152,11 @@ def _variety(bank: Bank, sugarcrepe: Mapping[str, Sequence[Pair]]) -> list[str]:
 
 
 def complex_pairs(bank: Bank) -> dict[str, list[tuple[str, str]]]:
-    """Triplet -> its three (positive, negative) complex captions."""
-    return {
-        str(triplet): [(p.text, n.text) for p, n in zip(captions[2::2], captions[3::2], strict=True)]
-        for triplet, captions in bank.items()
-    }
+    """Triplet -> its three (positive, negative) complex captions, in their fixed wording."""
+    pairs: dict[str, list[tuple[str, str]]] = {str(triplet): [] for triplet in bank}
+    for positive, negative in attack_report.complex_captions(bank):
+        pairs[str(positive.triplet)].append((positive.text, negative.text))
+    return pairs
 
 
 def by_image(subsets: Mapping[str, Sequence[Pair]]) -> dict[str, list[tuple[str, str]]]:
@@ -168,7 +172,7 @@ def _from_grammar(bank: Bank) -> Bank:
 
 
 def _balance(bank: Bank) -> list[str]:
-    captions = [caption for group in bank.values() for caption in group if caption.kind == "complex"]
+    captions = [caption for pair in attack_report.complex_captions(bank) for caption in pair]
     by_polarity = {p: [c for c in captions if c.polarity == p] for p in ("positive", "negative")}
     lines = ["## Balance", "", "| | positive | negative |", "|---|---|---|"]
     lengths = [np.array([len(c.text.split()) for c in group]) for group in by_polarity.values()]

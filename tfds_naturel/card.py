@@ -42,7 +42,10 @@ def write(builder: "tfds.core.DatasetBuilder") -> epath.Path:
 def render(name: str, description: str, sizes: dict[str, tuple[int, int]], facts: dict[str, Any]) -> str:
     """The card in Markdown. ``sizes``: examples and bytes by split; ``facts``: the dataset's metadata."""
     spdx, licence = next(text for key, text in _LICENCES.items() if key in facts)
-    captions = f"Every image has {2 * PAIRS} captions for each triplet it shows: four pairs of a true and a false one."
+    captions = (
+        f"Every image has {PAIRS} pairs of a true and a false caption for each triplet it shows, and some in several "
+        "wordings."
+    )
     if "used" in facts:
         captions = "Every true caption of an image comes with the false captions derived from it."
     parts = [

@@ -133,7 +133,11 @@ def _photos(facts: Facts) -> dict[str, str]:
     reviewed = f"Reviewers' decisions were applied (MD5 {options['decisions']}), and captions they rejected replaced."
     if options["decisions"] == "none":
         reviewed = "No reviewers' decisions were applied."
-    source = "a bank of its publisher" if facts.is_own_bank else "the bank of naturel_jax, where each triplet has eight"
+    source = (
+        "a bank of its publisher"
+        if facts.is_own_bank
+        else "the bank of naturel_jax, where each triplet has eight or more"
+    )
     return {
         "collection": f"No photo was taken or collected for this dataset. It selects photos of the training set of "
         f"Open Images {release}, which Google collected from Flickr, with the relations that people annotated there. "
@@ -141,10 +145,11 @@ def _photos(facts: Facts) -> dict[str, str]:
         "are damaged or blank, or are placeholders were left out.",
         "annotation": "Objects, boxes and relations are those of Open Images, annotated or verified by people "
         "(Kuznetsova et al., arXiv 1811.00982). Captions were written for triplets, not for photos: they are from "
-        f"{source}, in four pairs of a true and a false one; a grammar writes those of triplets that the bank lacks. A "
-        "false caption swaps the two objects, names another relation or attribute, or denies the true one. Where it "
-        "would state what another annotation of the same image says, the grammar replaced it. The builder does not "
-        f"compare captions with photos. {reviewed}",
+        f"{source}, in four pairs of a true and a false one, each in one or more wordings (`paraphrase`; tests use "
+        "0); a grammar writes those of triplets that the bank lacks, in one wording. A false caption swaps the two "
+        "objects, names another relation or attribute, or denies the true one. Where it would state what another "
+        "annotation of the same image says, the grammar replaced it. The builder does not compare captions with "
+        f"photos. {reviewed}",
         "limitations": "A caption is as true as the annotation it was made from. Annotations are incomplete: a "
         "negative caption contradicts the annotated relation, but may be true of something that is not annotated. All "
         "images of a triplet have nearly the same captions, in English. Models that see only the two captions of a "

@@ -1,6 +1,6 @@
 """Writes what may be published of a built NatuRel dataset: everything but the photos.
 
-    python -m tfds_naturel.release --dataset data/naturel/full/2.0.0 --out naturel-full
+    python -m tfds_naturel.release --dataset data/naturel/full/3.0.0 --out naturel-full
 
 writes a folder in the layout of the Hugging Face hub: Parquet files that ``datasets.load_dataset`` reads, the card
 (README.md), Croissant metadata, a datasheet, licences, the takedown procedure and list, the changelog and checksums.
@@ -39,6 +39,7 @@ _LOG = logging.getLogger("tfds_naturel.release")  # this module runs as __main__
 
 FILE_ROWS = 20_000
 BATCH = 1_000  # rows in memory, and in a row group
+_ADDED = {"paraphrase": 0}  # fields that version 3.0.0 added, and their values in earlier ones
 _NAMES = {"kind": KINDS, "polarity": POLARITIES}  # stored as indices in the dataset, as names in the release
 _SCHEMA = pa.schema(
     dict.fromkeys(TEXTS, pa.string())
@@ -225,7 +226,8 @@ def _row(example: dict[str, Any], with_images: bool) -> dict[str, Any]:
     objects = dict(example["objects"])
     boxes = np.reshape(objects.pop("box"), (-1, 4))  # of no object, too
     objects |= dict(zip(BOX, boxes.T, strict=True))
-    captions = dict(example["captions"])
+    rows = len(example["captions"]["text"])
+    captions: dict[str, Any] = {name: [value] * rows for name, value in _ADDED.items()} | dict(example["captions"])
     captions |= {column: [names[n] for n in captions[column]] for column, names in _NAMES.items()}
     row = {name: example[name].decode() for name in TEXTS}
     columns = {"objects": objects, "relations": example["relations"], "captions": captions}
@@ -248,7 +250,8 @@ def _example(row: dict[str, Any], photos: Path | None) -> dict[str, Any]:
         "box": [np.array([thing[side] for side in BOX], np.float32) for thing in row["objects"]],
     }
     for name in ("relations", "captions"):
-        example[name] = {field: [_value(field, item[field]) for item in row[name]] for field in FIELDS[name]}
+        items = [_ADDED | item for item in row[name]]
+        example[name] = {field: [_value(field, item[field]) for item in items] for field in FIELDS[name]}
     if photos is not None:
         path = inside(photos, f"{row['image_id']}.jpg")
         if not path.is_file():
@@ -307,7 +310,7 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m tfds_naturel.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--dataset", type=epath.Path, required=True, help="a built dataset, <data_dir>/naturel/full/2.0.0"
+        "--dataset", type=epath.Path, required=True, help="a built dataset, <data_dir>/naturel/full/3.0.0"
     )
     parser.add_argument("--out", type=Path, required=True, help="the folder to write; it must not exist")
     parser.add_argument("--takedown", type=Path, help="image ids to leave out, besides the published list")

@@ -39,6 +39,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "objects": {"label": "string"} | dict.fromkeys(BOX, "float32"),
     "relations": _TRIPLET | {"subject_index": "int32", "object_index": "int32"},
     "captions": {"text": "string", "group": "int32", "kind": "string", "polarity": "string", "pair": "int32"}
+    | {"paraphrase": "int32"}
     | dict.fromkeys(("triplet", "asserts", "operation", "shape"), "string"),
 }
 _COLUMNS = {
@@ -49,10 +50,10 @@ _COLUMNS = {
     "objects": "annotated objects: label, and box in fractions of height and width",
     "relations": "annotated relations: subject, relation, object, and the rows of both in `objects` (-1: none, for an "
     "attribute)",
-    "captions": "four pairs of captions for each triplet. `group` numbers the triplets, `pair` the pairs. `kind` is "
-    "simple or complex, `polarity` positive (true of the image) or negative, `triplet` what the caption was written "
-    "for, `asserts` the triplet it states (empty for a denial), `operation` how a negative was made, `shape` the "
-    "shape of the sentence",
+    "captions": "four pairs of captions for each triplet, some in several wordings. `group` numbers the triplets, "
+    "`pair` the pairs, `paraphrase` their wordings (0: the one for tests). `kind` is simple or complex, "
+    "`polarity` positive (true of the image) or negative, `triplet` what the caption was written for, `asserts` the "
+    "triplet it states (empty for a denial), `operation` how a negative was made, `shape` the shape of the sentence",
 }
 _IMAGE = "the encoded image"
 _CROISSANT_TYPES = {"string": "sc:Text", "int32": "sc:Integer", "float32": "sc:Float"}

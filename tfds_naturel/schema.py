@@ -49,7 +49,8 @@ class Caption:
     ``asserts`` is the triplet that the text claims: the caption's own triplet for a positive, another one (swapped
     roles, another relation, another attribute) for a negative, and None for a denial, which claims no triplet.
     ``operation`` is how the negative was made (``swap``, ``relation``, ``attribute``, ``denial``; empty for a
-    positive), ``shape`` the sentence shape.
+    positive), ``shape`` the sentence shape. ``paraphrase`` numbers the wordings of a slot (a pair and a polarity): 0 is
+    the fixed one, which tests use.
     """
 
     text: str
@@ -60,6 +61,7 @@ class Caption:
     asserts: Triplet | None
     operation: str
     shape: str
+    paraphrase: int = 0
 
     def as_features(self) -> dict[str, Any]:
         """The caption's row, except for ``group``."""
@@ -80,14 +82,17 @@ def features() -> "tfds.features.FeaturesDict":
       rows;
     - ``captions``: one row per caption, in groups of any number of positives and negatives, numbered 0, 1, ... within
       the example (``group``). A positive and a negative in a group with the same ``pair`` were made from each other; in
-      a group with one positive (pair 0), it is paired with every negative (pairs 0, 1, ...). ``asserts`` is the fact
-      that the text claims, with the same string for the same fact in all datasets, or empty if none is claimed or
+      a group with one positive (pair 0), it is paired with every negative (pairs 0, 1, ...). ``paraphrase`` numbers the
+      wordings of one caption (a group, pair and polarity) from 0; all claim the same. ``asserts`` is the fact that the
+      text claims, with the same string for the same fact in all datasets, or empty if none is claimed or
       known; an image shows the facts that its positives assert. ``triplet`` is the triplet that the caption was written
       for, or empty if it was not made from one.
 
-    In NatuRel itself, a group is the 8 captions of a triplet, with one group for each distinct triplet of the image in
-    the order of ``relations``: (positive, negative) of pair 0 (simple), then of the complex pairs 1 to 3. The facts are
-    triplets: ``triplet`` and ``asserts`` are ``str(Triplet)``, and ``asserts`` is empty for a denial.
+    In NatuRel itself, a group is the captions of a triplet, with one group for each distinct triplet of the image in
+    the order of ``relations``: (positive, negative) of pair 0 (simple), then of the complex pairs 1 to 3; after these
+    8, those of paraphrase 1 in the same order, and so on. A positive and a negative with the same pair and paraphrase
+    were made from each other. The facts are triplets: ``triplet`` and ``asserts`` are ``str(Triplet)``, and ``asserts``
+    is empty for a denial.
     """
     import tensorflow_datasets as tfds  # slow to import, and only builders need it
 
@@ -110,6 +115,7 @@ def features() -> "tfds.features.FeaturesDict":
                     "kind": tfds.features.ClassLabel(names=list(KINDS)),
                     "polarity": tfds.features.ClassLabel(names=list(POLARITIES)),
                     "pair": index,
+                    "paraphrase": index,
                     "triplet": text,
                     "asserts": text,
                     "operation": text,

@@ -16,7 +16,7 @@ from tfds_naturel.schema import KINDS, POLARITIES, Polarity, Triplet
 SOURCE = Source(
     "captions Apache-2.0; Open Images photos under their Flickr licences, or drawn images",
     "README, 'Build NatuRel'",
-    "a prepared TFDS folder such as data/naturel/full/2.0.0 (--naturel)",
+    "a prepared TFDS folder such as data/naturel/full/3.0.0 (--naturel)",
     prepared=True,
 )
 
@@ -45,14 +45,16 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
 
 
 class Pair(NamedTuple):
-    """A true and a false caption of an image (``texts``). ``triplet`` is what they were made for, or empty;
-    ``asserts`` is what the false one claims, empty for a denial."""
+    """A true and a false caption of an image (``texts``), in their fixed wording (paraphrase 0). ``triplet`` is what
+    they were made for, or empty; ``asserts`` is what the false one claims, empty for a denial; ``wordings``: the true
+    one's paraphrases 1, 2, ..."""
 
     id: str
     texts: tuple[str, str]
     kind: str
     triplet: str
     asserts: str
+    wordings: tuple[str, ...] = ()
 
     @property
     def tags(self) -> dict[str, str]:
@@ -76,9 +78,15 @@ def caption_pairs(example: prepared.Example, problems: list[str]) -> Iterator[Pa
     image_id, captions = prepared.to_str(example["image_id"]), example["captions"]
     texts, triplets, asserts = (list(map(prepared.to_str, captions[name])) for name in ("text", "triplet", "asserts"))
     groups = captions.get("group", triplets)  # version 1.0.0 has one group per triplet, and no column
-    rows_of: dict[tuple[Any, int], dict[Polarity, int]] = {}  # (group, pair) -> polarity -> row
-    for row, (group, pair, polarity) in enumerate(zip(groups, captions["pair"], captions["polarity"], strict=True)):
-        rows_of.setdefault((group, int(pair)), {})[POLARITIES[polarity]] = row
+    rows_of: dict[tuple[Any, int], dict[Polarity, int]] = {}  # (group, pair) -> polarity -> row of paraphrase 0
+    wordings: dict[tuple[Any, int], tuple[str, ...]] = {}
+    columns = (groups, captions["pair"], captions["polarity"], prepared.paraphrases(example))
+    for row, (group, pair, polarity, paraphrase) in enumerate(zip(*columns, strict=True)):
+        place = (group, int(pair))
+        if not paraphrase:
+            rows_of.setdefault(place, {})[POLARITIES[polarity]] = row
+        elif POLARITIES[polarity] == "positive":
+            wordings[place] = (*wordings.get(place, ()), texts[row])
     for (group, pair), rows in rows_of.items():
         triplet = triplets[next(iter(rows.values()))]
         pair_id = f"{image_id}/{triplet or group}/{pair}"
@@ -87,4 +95,5 @@ def caption_pairs(example: prepared.Example, problems: list[str]) -> Iterator[Pa
             continue
         true, false = rows["positive"], rows["negative"]
         kind = KINDS[int(captions["kind"][true])]
-        yield Pair(pair_id, (texts[true], texts[false]), kind, triplet, asserts[false])
+        fixed = (texts[true], texts[false])
+        yield Pair(pair_id, fixed, kind, triplet, asserts[false], wordings.get((group, pair), ()))

@@ -56,6 +56,7 @@ ORIGINS: dict[str, tuple[Origin, ...]] = {
     "naturel": (_NATUREL,),
     "naturel_unseen": (_NATUREL,),
     "naturel_contrast": (_NATUREL,),
+    "naturel_reworded": (_NATUREL,),
     "winoground": (
         Origin(
             "Getty Images",

@@ -37,3 +37,22 @@ def first_of_many(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outco
     right = [s[0].argmax() == 0 for s in cosines]
     tie = [s[0, 0] == s[0, 1:].max() for s in cosines]
     return {"right": np.array(right, float), "tie": np.array(tie, float)}
+
+
+def wordings(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
+    """One image, true captions that mean the same, and last a false one, with ``caption_rows``: the two scores of
+    SugarCrepe++ (Dumpala et al., arXiv 2406.11171), for any number of true captions. All comparisons are strict.
+
+    ``image_to_text``: the image prefers every true caption to the false one. ``text_only``: any two true captions are
+    closer to each other than either is to the false one.
+    """
+    image_N, text_N = np.zeros(len(cosines)), np.zeros(len(cosines))
+    captions_N = np.array([s.shape[1] for s in cosines])
+    for captions in np.unique(captions_N):
+        rows = np.flatnonzero(captions_N == captions)
+        s = np.stack([cosines[n] for n in rows.tolist()])
+        image_N[rows] = (s[:, 0, :-1] > s[:, 0, -1:]).all(axis=1)
+        i, j = np.triu_indices(captions - 1, 1)
+        false = s[:, 1:-1, -1]
+        text_N[rows] = (s[:, 1 + i, j] > np.maximum(false[:, i], false[:, j])).all(axis=1)
+    return {"image_to_text": image_N, "text_only": text_N}

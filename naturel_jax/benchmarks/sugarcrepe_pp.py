@@ -2,13 +2,10 @@
 arXiv 2406.11171).
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from naturel_jax.benchmarks import coco
-from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Item, Metric, Outcomes, Source
+from naturel_jax.benchmarks import coco, rules
+from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Item, Metric, Source
 from naturel_jax.benchmarks.files import Fields, Folder, Record, load_json, read_items, require_strings
 
 SUBSETS = ("swap_obj", "swap_att", "replace_obj", "replace_att", "replace_rel")
@@ -25,15 +22,7 @@ def read(folder: Path) -> Benchmark:
         for task in ("image_to_text", "text_only")
         for subset in SUBSETS
     )
-    return Benchmark("sugarcrepe_pp", tuple(items), outcomes, metrics, 4_757, tuple(problems), true_captions=2)
-
-
-def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
-    """Rows: image, first, second and negative caption; columns: the three captions. All comparisons are strict."""
-    s = np.stack(cosines)
-    image = (s[:, 0, 0] > s[:, 0, 2]) & (s[:, 0, 1] > s[:, 0, 2])
-    text = (s[:, 1, 1] > s[:, 1, 2]) & (s[:, 1, 1] > s[:, 2, 2])
-    return {"image_to_text": image.astype(float), "text_only": text.astype(float)}
+    return Benchmark("sugarcrepe_pp", tuple(items), rules.wordings, metrics, 4_757, tuple(problems), true_captions=2)
 
 
 def _items(path: Path, subset: str, images: Folder, problems: list[str]) -> list[Item]:

@@ -39,7 +39,7 @@ def decode(source: Source, crops: Crops, root: Path, workers: int = 0) -> Source
 
     Raises UserError for an image that is not readable, and OSError if the disk has too little space.
     """
-    items, content = source.items, _identity(source)
+    items, content = source.items, identity(source)
     if not is_fixed(crops.scale):  # large images are shrunk by area, and ``shrink_by`` applies to what is cropped later
         crops = crops._replace(shrink_by="area")
     key = {"version": VERSION, "source": items.name, "content": content, **crops._asdict()}
@@ -53,13 +53,20 @@ def decode(source: Source, crops: Crops, root: Path, workers: int = 0) -> Source
     return dataclasses.replace(source, decoded=images)
 
 
-def _identity(source: Source) -> str:
+def identity(source: Source) -> str:
     """Of the records and, as far as it is known, their files: an index has another folder once these change."""
     digest = hashlib.blake2b(f"{source.content}\n{Path(source.origin.cache).name}\n".encode(), digest_size=16)
     for name in source.items.image_ids:
         digest.update(f"{name}\n".encode(errors="surrogatepass"))
     digest.update(source.items.left_out.tobytes())
     return digest.hexdigest()
+
+
+def sample(items: Items) -> list[int]:
+    """Some of the images that are trained on, evenly spread."""
+    numbers = items.images(np.arange(len(items)))
+    chosen: list[int] = numbers[np.linspace(0, len(numbers) - 1, min(_SAMPLE, len(numbers))).astype(np.int64)].tolist()
+    return chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +133,11 @@ class _Images:
 def _build(images: _Images, items: Items, workers: int) -> None:
     """Decodes the blocks that are missing or damaged; all of them if an image of a sample has changed."""
     count, is_used_N = len(items.image_ids), np.zeros(len(items.image_ids), bool)
-    numbers = items.images(np.arange(len(items)))
-    is_used_N[numbers] = True
-    sample = numbers[np.linspace(0, len(numbers) - 1, min(_SAMPLE, len(numbers))).astype(np.int64)].tolist()
+    is_used_N[items.images(np.arange(len(items)))] = True
+    some = sample(items)
     blocks = range(math.ceil(count / BLOCK))
     missing = [block for block in blocks if not images.is_whole(block)]
-    known = [(n, items.image_ids[n]) for n in sample if n // BLOCK not in missing]
+    known = [(n, items.image_ids[n]) for n in some if n // BLOCK not in missing]
     if changed := [name for n, name in known if images.has_changed(n, name)]:
         _LOG.warning("%s: image %r is not the one that was decoded; all are decoded again", items.name, changed[0])
         missing = list(blocks)
@@ -140,7 +146,7 @@ def _build(images: _Images, items: Items, workers: int) -> None:
     if not missing:
         return
     parts = [slice(block * BLOCK, (block + 1) * BLOCK) for block in missing]
-    bytes_each = np.mean([images.keep(n, items.image_ids[n])[0].nbytes for n in sample])
+    bytes_each = np.mean([images.keep(n, items.image_ids[n])[0].nbytes for n in some])
     needed = int(bytes_each * sum(is_used_N[part].sum() for part in parts))
     _LOG.info(
         "%s: decoding %s images for a model of %d pixels into %s: about %.3g GB, of which %.3g GB are missing",

@@ -111,7 +111,10 @@ def open_items(folder: Path, meta: dict[str, Any], left_out: np.ndarray) -> Item
     """The items of the index in ``folder``, without the records ``left_out``."""
 
     def captions(side: str) -> Captions:
-        return Captions(*(columns.find(folder, f"{side}_{name}") for name in ("starts", "text", "pair", "simple")))
+        starts, text, pair, simple = (
+            columns.find(folder, f"{side}_{name}") for name in ("starts", "text", "pair", "simple")
+        )
+        return Captions(starts, text, pair, simple)
 
     def ragged(name: str) -> Ragged:
         return Ragged(columns.find(folder, f"{name}_starts"), columns.find(folder, f"{name}_values"))

@@ -16,6 +16,7 @@ import numpy as np
 
 from naturel_jax.data.columns import Strings
 from naturel_jax.data.decoded import Decoded
+from naturel_jax.data.embedded import Embedded
 from naturel_jax.data.ragged import Ragged, spans
 from tfds_naturel import schema
 from tfds_naturel.errors import UserError
@@ -27,12 +28,15 @@ class Caption(NamedTuple):
 
     ``asserts`` names the fact that the words claim, "" if it is unknown or nothing is claimed; equal names mean the
     same fact in every dataset of a run. Positives and negatives written against each other share a ``pair``.
+    ``paraphrases``: its wordings 1, 2, ..., which claim the same; those with one number in both captions of a pair were
+    written against each other.
     """
 
     text: str
     asserts: str = ""
     pair: int = 0
     kind: Kind = "complex"
+    paraphrases: Sequence[str] = ()
 
 
 class Group(NamedTuple):
@@ -48,20 +52,24 @@ class Group(NamedTuple):
         positives: list[Caption] = []
         negatives: list[Caption] = []
         for c in captions:
-            side = positives if c.polarity == "positive" else negatives
-            side.append(Caption(c.text, str(c.asserts or ""), c.pair, c.kind))
+            if not c.paraphrase:
+                others = (o.text for o in captions if o.paraphrase and (o.pair, o.polarity) == (c.pair, c.polarity))
+                side = positives if c.polarity == "positive" else negatives
+                side.append(Caption(c.text, str(c.asserts or ""), c.pair, c.kind, tuple(others)))
         return cls(positives, negatives, attribute=captions[0].triplet.relation == "is")
 
 
 @dataclasses.dataclass(frozen=True)
 class Captions:
     """The captions of one polarity: rows ``starts_G1[g]`` to ``starts_G1[g + 1]`` belong to group g, in the order of
-    their pairs. ``text_C`` indexes ``Items.texts``."""
+    their pairs. ``text_C`` indexes ``Items.texts``, and so does ``paraphrases``, which has the wordings 1, 2, ... of
+    each caption (None: all have one)."""
 
     starts_G1: np.ndarray
     text_C: np.ndarray
     pair_C: np.ndarray
     simple_C: np.ndarray
+    paraphrases: Ragged | None = None
 
     def rows(self, group: int, kind: Kind | None = None) -> np.ndarray:
         """Row indices of the captions of ``group``; only those of ``kind`` if given."""
@@ -72,6 +80,20 @@ class Captions:
         """``rows`` of each of these groups."""
         rows = spans(self.starts_G1[group_B], self.starts_G1[group_B + 1])
         return rows if kind is None else rows.keep(self.simple_C[rows.values] == (kind == "simple"))
+
+    def wordings(self, row_B: np.ndarray) -> np.ndarray:
+        """How many wordings each of these captions has."""
+        if self.paraphrases is None:
+            return np.ones(len(row_B), np.int64)
+        return 1 + self.paraphrases.starts[row_B + 1] - self.paraphrases.starts[row_B]
+
+    def texts(self, row_B: np.ndarray, paraphrase_B: np.ndarray) -> np.ndarray:
+        """Index of the text of each of these captions in this wording."""
+        text_B = self.text_C[row_B]
+        if self.paraphrases is not None:
+            other = np.flatnonzero(paraphrase_B)
+            text_B[other] = self.paraphrases.values[self.paraphrases.starts[row_B[other]] + paraphrase_B[other] - 1]
+        return text_B
 
     def block(self, first: int, stop: int, kind: Kind | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The captions of groups ``first`` to ``stop - 1``, of ``kind`` if given: the group of each, counted from
@@ -198,6 +220,7 @@ class Source:
 
     ``read_image`` must be picklable: the pipeline's reading processes each get a copy. ``content`` identifies the items
     (empty: not known): a run continues only with the same. ``decoded``: the images' pixels, if they are kept.
+    ``embedded``: what a frozen tower makes of them.
     """
 
     items: Items
@@ -205,6 +228,7 @@ class Source:
     content: str = ""
     origin: Origin = dataclasses.field(default_factory=Origin)
     decoded: Decoded | None = None
+    embedded: Embedded | None = None
 
 
 class _Numbers(dict[str, int]):
@@ -220,6 +244,7 @@ class _Columns:
 
     def __init__(self) -> None:
         self.starts, self.text, self.pair, self.simple = array("q", [0]), array("i"), array("i"), array("b")
+        self.others, self.paraphrases = array("q", [0]), array("i")
 
     def add(self, captions: Sequence[Caption], texts: _Numbers) -> None:
         """Adds the captions of the next group."""
@@ -227,15 +252,19 @@ class _Columns:
             self.text.append(texts[caption.text])
             self.pair.append(caption.pair)
             self.simple.append(caption.kind == "simple")
+            self.paraphrases.extend(texts[text] for text in caption.paraphrases)
+            self.others.append(len(self.paraphrases))
         self.starts.append(len(self.text))
 
     def table(self) -> Captions:
         """The finished table."""
+        paraphrases = Ragged(np.array(self.others, np.int64), np.array(self.paraphrases, np.int32))
         return Captions(
             starts_G1=np.array(self.starts, np.int64),
             text_C=np.array(self.text, np.int32),
             pair_C=np.array(self.pair, np.int32),
             simple_C=np.array(self.simple, bool),
+            paraphrases=paraphrases if len(paraphrases.values) else None,
         )
 
 
@@ -257,8 +286,8 @@ def collect(name: str, images: Iterable[tuple[str, Sequence[Group]]]) -> Items:
             attributes.append(group.attribute)
             asserts += (set() for _ in range(len(texts) - len(asserts)))
             for caption in (*group.positives, *group.negatives):
-                if caption.asserts:
-                    asserts[texts[caption.text]].add(facts[caption.asserts])
+                for text in (caption.text, *caption.paraphrases) if caption.asserts else ():
+                    asserts[texts[text]].add(facts[caption.asserts])
             shown |= dict.fromkeys(facts[caption.asserts] for caption in group.positives if caption.asserts)
         if not any(group.positives or group.negatives for group in groups):
             raise UserError(

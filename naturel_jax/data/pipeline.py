@@ -21,7 +21,7 @@ from naturel_jax.data.decoded import Kept
 from naturel_jax.data.draws import Draws
 from naturel_jax.data.items import Items, Source
 from naturel_jax.data.on_device import make_resize
-from naturel_jax.data.planner import AUGMENT, Part, Planner, Row
+from naturel_jax.data.planner import AUGMENT, Part, Plan, Planner, Row
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.recipes import recipe
 from naturel_jax.models.two_tower import TwoTowerConfig
@@ -45,7 +45,8 @@ class Pipeline:
     """Batches of ``planner`` as global arrays sharded over their leading axis by ``sharding``.
 
     ``sources``: one for each part of the planner. ``crops``: what is made of random boxes (``boxes.random_boxes``) of
-    their images; if ``on_device``, by the devices, for which all sources must be decoded. ``threads`` and ``workers``
+    their images; if ``on_device``, by the devices, for which all sources must be decoded. ``embed_dim``: of the
+    embeddings that take the images' place, for which all sources must be embedded. ``threads`` and ``workers``
     (processes; 0: none) read ahead; neither affects the batches.
     """
 
@@ -56,6 +57,7 @@ class Pipeline:
     threads: int = 2
     workers: int = 0
     on_device: bool = False
+    embed_dim: int | None = None
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps ``start`` to ``stop - 1``."""
@@ -65,9 +67,7 @@ class Pipeline:
         """The same before they are placed on the devices: what the host computes."""
         if start >= stop:
             return
-        shape = self._largest_crop() if self.on_device else (self.crops.size, self.crops.size)
-        load = _Load(self.planner, self.sources, self.crops, shape, self.on_device, self._local_blocks(), Buffers())
-        dataset = grain.MapDataset.range(stop).map(load)[start:]
+        dataset = grain.MapDataset.range(stop).map(self._loader())[start:]
         dataset = dataset.to_iter_dataset(
             grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
         )
@@ -75,10 +75,20 @@ class Pipeline:
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
         yield from dataset
 
+    def _loader(self) -> Callable[[int], LocalBatch]:
+        if self.embed_dim:
+            if missing := [source.items.name for source in self.sources if not source.embedded]:
+                raise ValueError(f"{missing} are not embedded: see frozen.embed_sources")
+            return _LoadEmbedded(self.planner, self.sources, self.embed_dim, self._local_blocks())
+        shape = self._largest_crop() if self.on_device else (self.crops.size, self.crops.size)
+        return _Load(self.planner, self.sources, self.crops, shape, self.on_device, self._local_blocks(), Buffers())
+
     def shapes(self, step: int) -> Batch:
         """Batch ``step`` as ``jax.ShapeDtypeStruct``; no image is read."""
         plan, size = self.planner.plan(step), self.crops.size
         images = jax.ShapeDtypeStruct((len(plan.rows), size, size, 3), np.uint8)
+        if self.embed_dim:
+            images = jax.ShapeDtypeStruct((len(plan.rows), self.embed_dim), np.float32)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), Batch(images, *plan[1:])
         )
@@ -134,8 +144,7 @@ class _Load:
 
     def __call__(self, step: int) -> LocalBatch:
         plan = self.planner.plan(step)
-        length = len(plan.rows) // self.planner.shards
-        local = np.concatenate([np.arange(b * length, (b + 1) * length) for b in self.blocks])
+        local = _local_rows(plan, self.planner.shards, self.blocks)
         rows = plan.rows.at(local)
         opened = [self._open(row) for row in rows]
         width_R, height_R = np.array([image[:2] for image in opened]).T
@@ -171,6 +180,34 @@ class _Load:
         return UserError(f"{items.name}, image {items.image_ids[row.item]!r}: {error}")
 
 
+@dataclasses.dataclass(frozen=True)
+class _LoadEmbedded:
+    """step -> LocalBatch with embeddings of ``dim`` in place of images, mirrored where those would be."""
+
+    planner: Planner
+    sources: Sequence[Source]
+    dim: int
+    blocks: tuple[int, ...]
+
+    def __call__(self, step: int) -> LocalBatch:
+        plan = self.planner.plan(step)
+        local = _local_rows(plan, self.planner.shards, self.blocks)
+        draws, sides_R = Draws(self.planner.seed, AUGMENT, plan.rows.sample_I[local]), np.ones(len(local), np.int64)
+        boxes = random_boxes(sides_R, sides_R, plan.rows.mirror_I[local].astype(bool), (1.0, 1.0), draws)
+        zimg_RD = np.empty((len(local), self.dim), np.float32)
+        for row, mirrored, out in zip(plan.rows.at(local), boxes.mirrored_B.tolist(), zimg_RD, strict=True):
+            embedded = self.sources[row.source].embedded
+            assert embedded  # ``_loader`` has checked it
+            out[:] = embedded.blank_D if row.source < 0 else embedded.at(row.item, mirrored)
+        return LocalBatch(local, Batch(zimg_RD, plan.tokens, plan.image_labels, plan.caption_labels))
+
+
+def _local_rows(plan: Plan, shards: int, blocks: Sequence[int]) -> np.ndarray:
+    """The rows of some of the ``shards`` blocks of a batch."""
+    length = len(plan.rows) // shards
+    return np.concatenate([np.arange(block * length, (block + 1) * length) for block in blocks])
+
+
 def make_pipeline(
     config: Config, sources: Sequence[Source], model: TwoTowerConfig, processor: Processor, mesh: Mesh
 ) -> Pipeline:
@@ -201,6 +238,7 @@ def make_pipeline(
         data.threads,
         data.workers,
         on_device=data.augment_on == "device",
+        embed_dim=model.embed_dim if data.cache == "embeddings" else None,
     )
 
 

@@ -1,6 +1,7 @@
-"""Reads prepared TFDS datasets with the features of ``tfds_naturel.schema``, versions 1 and 2.
+"""Reads prepared TFDS datasets with the features of ``tfds_naturel.schema``, versions 1 to 3.
 
-Version 1 has no ``group`` column: the captions of one triplet are a group.
+Version 1 has no ``group`` column: the captions of one triplet are a group. Before version 3, there is no ``paraphrase``
+column: every caption has one wording.
 """
 
 import functools
@@ -55,17 +56,40 @@ def open_source(directory: str | os.PathLike[str], split: str) -> Source:
 
 
 def caption_groups(example: Example) -> list[Group]:
-    """The caption groups of a decoded example, in the order of their first captions."""
+    """The caption groups of a decoded example, in the order of their first captions.
+
+    Raises UserError if a paraphrase does not follow the one before it.
+    """
     rows = example["captions"]
     keys = rows["group"] if "group" in rows else rows["triplet"]
     groups: dict[Any, Group] = {}
+    places: dict[Any, tuple[list[Caption], int]] = {}  # (group, polarity, pair) -> where its caption is
     columns = (rows[name] for name in ("triplet", "polarity", "text", "asserts", "pair", "kind"))
-    for key, triplet, polarity, text, asserts, pair, kind in zip(keys, *columns, strict=True):
+    for key, triplet, polarity, text, asserts, pair, kind, paraphrase in zip(
+        keys, *columns, paraphrases(example), strict=True
+    ):
+        slot = (key, polarity, pair)
+        if paraphrase:
+            captions, at = places.get(slot, ([], -1))
+            if not captions or len(captions[at].paraphrases) != paraphrase - 1:
+                raise UserError(
+                    f"image {to_str(example['image_id'])!r}: paraphrase {paraphrase} ({to_str(text)!r}) does not "
+                    f"follow paraphrase {paraphrase - 1} of its pair; number them 0, 1, ... in the order of the rows"
+                )
+            captions[at] = captions[at]._replace(paraphrases=(*captions[at].paraphrases, to_str(text)))
+            continue
         group = groups.setdefault(key, Group([], [], _is_attribute(to_str(triplet))))
-        captions = group.negatives if POLARITIES[polarity] == "negative" else group.positives
-        assert isinstance(captions, list)
-        captions.append(Caption(to_str(text), to_str(asserts), int(pair), KINDS[kind]))
+        side = group.negatives if POLARITIES[polarity] == "negative" else group.positives
+        assert isinstance(side, list)
+        places[slot] = (side, len(side))
+        side.append(Caption(to_str(text), to_str(asserts), int(pair), KINDS[kind]))
     return list(groups.values())
+
+
+def paraphrases(example: Example) -> Sequence[int]:
+    """The ``paraphrase`` of each caption of a decoded example; before version 3.0.0, all are 0."""
+    captions = example["captions"]
+    return captions.get("paraphrase", [0] * len(captions["text"]))
 
 
 def survey(records: Records) -> Survey:

@@ -36,7 +36,8 @@ class Sampled(NamedTuple):
 class Recipe:
     """What is sampled for one image: one of its caption groups, then captions of that group.
 
-    A rewritten caption asserts nothing. One whose words have no other order gets no negative made from it. With
+    Each has one of its paraphrases, with ``paired`` the same in both captions of a pair. A rewritten caption asserts
+    nothing. One whose words have no other order gets no negative made from it. With
     ``swaps``, a negative is a positive with two of its nouns or adjectives swapped, or else, if that is not possible,
     what ``rewrite_to_negative`` makes of it; without the latter, it must be possible.
     """
@@ -105,23 +106,30 @@ class Recipe:
 
     def sample(self, items: Items, image_B: np.ndarray, draws: Draws) -> tuple[Sampled, Sampled]:
         """The positives and negatives of these images; ``check`` must have accepted ``items``."""
-        group_B = self._groups(items, image_B, draws)
+        group_B, sides = self._groups(items, image_B, draws), (items.positives, items.negatives)
         if self.paired:
             positives, negatives = items.pairs(group_B, self.kind)
             columns = _choose(positives, self.positives, draws)
             positives, negatives = _chosen(positives, columns), _chosen(negatives, columns)
+            wordings = (side.wordings(rows.values) for side, rows in zip(sides, (positives, negatives), strict=True))
+            paraphrases = [_paraphrases(positives, np.minimum(*wordings), draws)] * 2
         else:
-            positives, negatives = (side.rows_of(group_B, self.kind) for side in (items.positives, items.negatives))
+            positives, negatives = (side.rows_of(group_B, self.kind) for side in sides)
             positives = _chosen(positives, _choose(positives, self.positives, draws))
             negatives = _chosen(negatives, _choose(negatives, self.negatives, draws))
-        true = Ragged(positives.starts, items.positives.text_C[positives.values])
+            paraphrases = [
+                _paraphrases(rows, side.wordings(rows.values), draws)
+                for side, rows in zip(sides, (positives, negatives), strict=True)
+            ]
+        true = Ragged(positives.starts, items.positives.texts(positives.values, paraphrases[0]))
         rewritten = _rewritten(items, true, self.rewrite, draws) if self.rewrite else None
         if self.rewrite_to_negative or self.swaps:
             false = self._made_from(items, true, draws)
             own = set(zip(true.rows.tolist(), rewritten or items.texts_at(true.values), strict=True))
             kept = [caption not in own for caption in zip(true.rows.tolist(), false, strict=True)]  # "dog"
             return Sampled(true, rewritten), Sampled(true.keep(np.array(kept, bool)), list(compress(false, kept)))
-        return Sampled(true, rewritten), Sampled(Ragged(negatives.starts, items.negatives.text_C[negatives.values]))
+        false_texts = items.negatives.texts(negatives.values, paraphrases[1])
+        return Sampled(true, rewritten), Sampled(Ragged(negatives.starts, false_texts))
 
     def _made_from(self, items: Items, texts: Ragged, draws: Draws) -> list[str]:
         """A negative from each positive."""
@@ -183,6 +191,18 @@ def _choose(available: Ragged, count: Count, draws: Draws) -> np.ndarray | None:
 
 def _chosen(available: Ragged, columns: np.ndarray | None) -> Ragged:
     return available if columns is None else available.choose(columns)
+
+
+def _paraphrases(rows: Ragged, wordings: np.ndarray, draws: Draws) -> np.ndarray:
+    """A paraphrase for each value of ``rows``, which has ``wordings`` of them; nothing is drawn for those with one."""
+    drawn = np.zeros(len(wordings), np.int64)
+    for column in range(rows.widest if wordings.max(initial=1) > 1 else 0):
+        has_B = rows.lengths > column
+        at = rows.starts[:-1][has_B] + column
+        stop_B = np.zeros(len(rows), np.int64)
+        stop_B[has_B] = wordings[at]
+        drawn[at] = draws.integers(stop_B)[has_B]
+    return drawn
 
 
 def _rewritten(items: Items, texts: Ragged, rewrite: Rewrite, draws: Draws) -> list[str]:

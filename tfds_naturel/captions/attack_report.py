@@ -11,7 +11,7 @@ import numpy as np
 from tfds_naturel import escape
 from tfds_naturel.captions import attack
 from tfds_naturel.captions.attack import MODELS, Pair, Score, View
-from tfds_naturel.captions.bank import Bank
+from tfds_naturel.captions.bank import FIXED, Bank
 from tfds_naturel.schema import Caption, Triplet
 
 GROUPINGS: dict[str, Callable[[Pair], str]] = {
@@ -34,6 +34,9 @@ their 0.5 does not show that a pair cannot be solved without its image. Use thes
 _OTHERS = """\
 Folds keep the pairs of an image together. The mask knows the bank's nouns only. Each Winoground example counts twice,
 once for each image, with the captions swapped: text alone gets exactly 0.5."""
+_PARAPHRASES = """\
+The tables above are about paraphrase 0 of each pair, which tests use. This one is about all of them; folds are by
+triplet, so a model is never tested on another wording of a pair that it was trained on."""
 _HARD = """\
 Pairs that none of the models above gets right under any view, with folds by triplet (a tie is not right). On these,
 text alone scores at most 0.5 by construction and mostly less, so compare models with one another, not with chance."""
@@ -48,16 +51,23 @@ Wins = dict[tuple[str, str, str], np.ndarray]  # (grouping, view, model) -> wins
 
 
 def complex_captions(bank: Bank) -> list[tuple[Caption, Caption]]:
-    """The (positive, negative) captions of every complex pair, in the order of the bank."""
-    return [pair for captions in bank.values() for pair in zip(captions[2::2], captions[3::2], strict=True)]
+    """The (positive, negative) captions of every complex pair in its fixed wording, in the order of the bank."""
+    return [pair for captions in bank.values() for pair in zip(captions[2:FIXED:2], captions[3:FIXED:2], strict=True)]
 
 
 def bank_pairs(bank: Bank) -> list[Pair]:
     """The same as pairs to attack, grouped by triplet."""
-    return [
-        Pair(positive.text, negative.text, str(positive.triplet), positive.triplet.relation, negative.operation)
-        for positive, negative in complex_captions(bank)
-    ]
+    return [_pair(positive, negative) for positive, negative in complex_captions(bank)]
+
+
+def all_pairs(bank: Bank) -> list[Pair]:
+    """The complex pairs in all their wordings, grouped by triplet."""
+    pairs = (pair for captions in bank.values() for pair in zip(captions[::2], captions[1::2], strict=True))
+    return [_pair(positive, negative) for positive, negative in pairs if positive.kind == "complex"]
+
+
+def _pair(positive: Caption, negative: Caption) -> Pair:
+    return Pair(positive.text, negative.text, str(positive.triplet), positive.triplet.relation, negative.operation)
 
 
 def bank_views(bank: Bank) -> dict[str, View]:
@@ -115,6 +125,15 @@ def world_section(seen: Sequence[Pair], unseen: Sequence[Pair], views: Mapping[s
         *_giveaways(seen, views["masked"]),
         "",
     ]
+
+
+def paraphrases(pairs: Sequence[Pair], views: Mapping[str, View]) -> list[str]:
+    """The report's lines on the bank's complex pairs in all their wordings (``all_pairs``)."""
+    lines = ["### All paraphrases", "", _PARAPHRASES, "", *_head("view", "pairs", *MODELS)]
+    for name, view in views.items():
+        scores = [attack.score(pairs, attack.wins(pairs, view, model)) for model in MODELS.values()]
+        lines.append(_row(name, len(pairs), *map(_cell, scores)))
+    return [*lines, ""]
 
 
 def hard(wins: Wins) -> np.ndarray:

@@ -1,15 +1,19 @@
-"""The bank of authored captions: one tab-separated row per caption, 8 rows per triplet.
+"""The bank of authored captions: one tab-separated row per caption, 8 slots (pairs 0 to 3, positive and negative) per
+triplet, each with one or more paraphrases.
 
 ``bank.tsv`` has the triplets of Open Images V4, ``bank_first.tsv`` the first edition of their captions. ``bank_v6.tsv``
 adds the poses and actions of people in V6. ``hard_pairs.tsv`` lists the complex pairs of ``bank.tsv`` that no text-only
 model of ``tfds_naturel.audit``, which writes the file, gets right; ``hard_pairs_first.tsv`` those of the first edition.
 
-Columns: triplet, kind, pair, polarity, text, asserts, operation, shape. ``triplet`` and ``asserts`` are
-``subject|relation|object`` in Open Images' names; ``asserts`` is empty for a denial.
+Columns: triplet, kind, pair, paraphrase, polarity, text, asserts, operation, shape. ``triplet`` and ``asserts`` are
+``subject|relation|object`` in Open Images' names; ``asserts`` is empty for a denial. ``paraphrase`` counts the wordings
+of a slot from 0, the fixed one; a positive and a negative with the same pair and paraphrase were made from each other.
+A file without this column has one wording of each.
 """
 
 import csv
 import functools
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,14 +24,18 @@ from tfds_naturel.errors import UserError
 from tfds_naturel.files import reading_csv
 from tfds_naturel.schema import PAIRS, Caption, Kind, Polarity, Triplet
 
-COLUMNS = ("triplet", "kind", "pair", "polarity", "text", "asserts", "operation", "shape")
+COLUMNS = ("triplet", "kind", "pair", "paraphrase", "polarity", "text", "asserts", "operation", "shape")
+FIXED = 2 * PAIRS  # the first captions of a triplet are its paraphrases 0
 OPERATIONS = ("swap", "relation", "attribute", "denial")
+_OLD_COLUMNS = tuple(column for column in COLUMNS if column != "paraphrase")
+_MAX_PARAPHRASES = 100  # of a slot
 _MAX_FIELD = 1000  # characters; real captions have fewer than 200
 
 FIRST = "first"  # names the first edition where a path is expected
 FILES = {"v4": ("bank.tsv",), "v6": ("bank.tsv", "bank_v6.tsv")}  # the published bank of each release
 
 Bank = dict[Triplet, tuple[Caption, ...]]
+_Slot = tuple[int, int, Polarity]  # paraphrase, pair, polarity
 
 
 class BadBank(UserError):
@@ -45,9 +53,11 @@ def find(text: str) -> Path:
 
 
 def load(path: Path | None = None, release: str = "v4") -> Bank:
-    """The captions of every triplet, in the order (positive, negative) of pairs 0 to 3. Default: the published bank.
+    """The captions of every triplet: (positive, negative) of paraphrase 0 of pairs 0 to 3, then of paraphrase 1 of the
+    pairs that have it, and so on. Default: the published bank.
 
-    Raises BadBank unless every triplet has exactly 8 well-formed captions.
+    Raises BadBank unless every triplet has well-formed captions in its 8 slots, paraphrases are numbered without gaps,
+    and those of a slot differ in nothing but their words and shape.
     """
     return {
         triplet: captions
@@ -76,10 +86,11 @@ def _read(place: Path) -> Bank:
         raise BadBank(f"{place} row {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     with reading_csv(place):
         rows = list(csv.reader(text.removeprefix("\ufeff").splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
-    if not rows or tuple(rows[0]) != COLUMNS:
+    if not rows or tuple(rows[0]) not in (COLUMNS, _OLD_COLUMNS):
         actual = ", ".join(rows[0]) if rows else "an empty file"
         raise BadBank(f"{place} row 1: found {actual[:200]!r}, expected the tab-separated columns {', '.join(COLUMNS)}")
-    return _collect(place, [(number, _parse(f"{place} row {number}", row)) for number, row in enumerate(rows[1:], 2)])
+    header, *rest = rows
+    return _collect(place, [(n, _parse(f"{place} row {n}", header, row)) for n, row in enumerate(rest, 2)])
 
 
 def captions_for(
@@ -93,20 +104,25 @@ def save(path: Path, captions: Mapping[Triplet, tuple[Caption, ...]]) -> None:
     """Writes a bank that ``load`` reads back unchanged."""
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write("\t".join(COLUMNS) + "\n")
-        for caption in (c for written in captions.values() for c in written):
+        slots = (sorted(written, key=lambda c: (c.pair, c.paraphrase)) for written in captions.values())
+        for caption in itertools.chain.from_iterable(slots):
             row = caption.as_features()
             file.write("\t".join(str(row[column]) for column in COLUMNS) + "\n")
 
 
-def _parse(place: str, row: list[str]) -> Caption:
-    if len(row) != len(COLUMNS):
-        raise BadBank(f"{place}: has {len(row)} tab-separated fields, expected {len(COLUMNS)}")
-    if long := [column for column, value in zip(COLUMNS, row, strict=True) if len(value) > _MAX_FIELD]:
+def _parse(place: str, header: list[str], row: list[str]) -> Caption:
+    if len(row) != len(header):
+        raise BadBank(f"{place}: has {len(row)} tab-separated fields, expected {len(header)}")
+    if long := [column for column, value in zip(header, row, strict=True) if len(value) > _MAX_FIELD]:
         raise BadBank(f"{place}: {long[0]} has more than {_MAX_FIELD} characters; shorten it")
-    fields: dict[str, str] = dict(zip(COLUMNS, row, strict=True))
+    fields: dict[str, str] = {"paraphrase": "0"} | dict(zip(header, row, strict=True))
     _one_of(place, fields, "kind", ("simple", "complex"))
     _one_of(place, fields, "polarity", ("positive", "negative"))
     _one_of(place, fields, "pair", ("0",) if fields["kind"] == "simple" else tuple(map(str, range(1, PAIRS))))
+    if fields["paraphrase"] not in map(str, range(_MAX_PARAPHRASES)):
+        raise BadBank(
+            f"{place}: paraphrase is {fields['paraphrase']!r}, expected a number from 0 to {_MAX_PARAPHRASES - 1}"
+        )
     is_positive = fields["polarity"] == "positive"
     _one_of(place, fields, "operation", ("",) if is_positive else OPERATIONS)
     try:
@@ -123,8 +139,17 @@ def _parse(place: str, row: list[str]) -> Caption:
         raise BadBank(f"{place}: {problem} triplet ({asserts}); correct polarity or asserts")
     kind: Kind = "simple" if fields["kind"] == "simple" else "complex"
     polarity: Polarity = "positive" if is_positive else "negative"
-    pair, operation, shape = int(fields["pair"]), fields["operation"], fields["shape"]
-    return Caption(fields["text"], kind, polarity, pair, triplet, asserts, operation, shape)
+    return Caption(
+        text=fields["text"],
+        kind=kind,
+        polarity=polarity,
+        pair=int(fields["pair"]),
+        triplet=triplet,
+        asserts=asserts,
+        operation=fields["operation"],
+        shape=fields["shape"],
+        paraphrase=int(fields["paraphrase"]),
+    )
 
 
 def _one_of(place: str, fields: Mapping[str, str], column: str, allowed: tuple[str, ...]) -> None:
@@ -134,17 +159,46 @@ def _one_of(place: str, fields: Mapping[str, str], column: str, allowed: tuple[s
 
 
 def _collect(place: object, rows: list[tuple[int, Caption]]) -> Bank:
-    slots: dict[Triplet, dict[tuple[int, str], tuple[int, Caption]]] = {}
+    found: dict[Triplet, dict[_Slot, tuple[int, Caption]]] = {}
     for number, caption in rows:
-        slot = (caption.pair, caption.polarity)
-        taken = slots.setdefault(caption.triplet, {})
+        slot = (caption.paraphrase, caption.pair, caption.polarity)
+        taken = found.setdefault(caption.triplet, {})
         if slot in taken:
-            problem = f"pair {caption.pair} of {caption.triplet} already has a {caption.polarity}"
-            raise BadBank(f"{place} row {number}: {problem} (row {taken[slot][0]}); remove one or correct its pair")
+            problem = f"{_named(*slot[:2])} of {caption.triplet} already has a {caption.polarity}"
+            fix = "remove one or correct its pair or paraphrase"
+            raise BadBank(f"{place} row {number}: {problem} (row {taken[slot][0]}); {fix}")
         taken[slot] = (number, caption)
-    order = [(pair, polarity) for pair in range(PAIRS) for polarity in ("positive", "negative")]
-    for triplet, taken in slots.items():
-        if missing := [f"{polarity} of pair {pair}" for pair, polarity in order if (pair, polarity) not in taken]:
-            last = max(number for number, _ in taken.values())
-            raise BadBank(f"{place} row {last}: {triplet} has no {', '.join(missing)}; add the missing rows")
-    return {triplet: tuple(taken[slot][1] for slot in order) for triplet, taken in slots.items()}
+    return {triplet: _in_order(place, triplet, taken) for triplet, taken in found.items()}
+
+
+def _in_order(place: object, triplet: Triplet, taken: dict[_Slot, tuple[int, Caption]]) -> tuple[Caption, ...]:
+    """The captions of a triplet. Raises BadBank if one is missing, or a paraphrase is another caption's or its own."""
+    counts = [1 + max((n for n, of, _ in taken if of == pair), default=0) for pair in range(PAIRS)]
+    order: list[_Slot] = [
+        (n, pair, polarity)
+        for n in range(max(counts))
+        for pair in range(PAIRS)
+        if n < counts[pair]
+        for polarity in ("positive", "negative")
+    ]
+    if missing := [
+        f"{polarity} of {_named(n, pair)}" for n, pair, polarity in order if (n, pair, polarity) not in taken
+    ]:
+        last = max(number for number, _ in taken.values())
+        raise BadBank(f"{place} row {last}: {triplet} has no {', '.join(missing)}; add the missing rows")
+    texts: dict[str, int] = {}
+    for n, pair, polarity in order:
+        (number, caption), (first, fixed) = taken[n, pair, polarity], taken[0, pair, polarity]
+        where = f"{place} row {number}: {_named(n, pair)} of {triplet}"
+        if (caption.asserts, caption.operation) != (fixed.asserts, fixed.operation):
+            raise BadBank(
+                f"{where} asserts {str(caption.asserts or '')!r} by {caption.operation!r}, but paraphrase 0 "
+                f"(row {first}) {str(fixed.asserts or '')!r} by {fixed.operation!r}; all make one claim: correct it"
+            )
+        if polarity == "positive" and texts.setdefault(caption.text, number) != number and n:
+            raise BadBank(f"{where} repeats the text of row {texts[caption.text]}; write it in other words")
+    return tuple(taken[slot][1] for slot in order)
+
+
+def _named(paraphrase: int, pair: int) -> str:
+    return f"paraphrase {paraphrase} of pair {pair}" if paraphrase else f"pair {pair}"

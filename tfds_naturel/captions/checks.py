@@ -42,9 +42,16 @@ def texts(captions: tuple[Caption, ...], tokens: Tokens = token_bound) -> Iterat
 
 
 def pairs(captions: tuple[Caption, ...]) -> Iterator[tuple[Caption, str]]:
-    """(negative, what is wrong) of the pairs of a triplet: whether each negative is false by the meaning of words."""
+    """(negative, what is wrong) of the pairs of a triplet: whether each negative is false by the meaning of words.
+
+    The claim of a complex pair is read from its fixed wording. Its further paraphrases make the same claim by
+    definition, in sentences too varied for ``parse``; their negatives only have to say something else.
+    """
     for positive, negative in zip(captions[::2], captions[1::2], strict=True):
-        yield from ((negative, problem) for problem in _pair(positive, negative))
+        if positive.kind == "simple" or not positive.paraphrase:
+            yield from ((negative, problem) for problem in _pair(positive, negative))
+        elif parse.same_words(positive.text, negative.text, positive.triplet):
+            yield negative, "has the words of its positive"
 
 
 def _caption(caption: Caption, tokens: Tokens) -> Iterator[str]:

@@ -122,6 +122,12 @@ def mentions(text: str, triplet: Triplet) -> set[str]:
     return {label for label in labels if _pattern(label).search(text)}
 
 
+def same_words(positive: str, negative: str, triplet: Triplet) -> bool:
+    """Whether the captions of a pair differ in no word, apart from articles, number and what they exclude."""
+    before, after = (_claimed(_words(text, triplet)) for text in (positive, negative))
+    return before == after
+
+
 def operation(positive: str, negative: str, triplet: Triplet) -> tuple[str, Triplet | None]:
     """(operation, what the negative claims), from the words that differ between the two captions of a pair.
 
@@ -181,7 +187,7 @@ def _pattern(label: str) -> re.Pattern[str]:
 def _listed(words: tuple[str, ...]) -> re.Pattern[str]:
     """Matches any of ``words``, the longest first ("coffee table" before "table"), singular or plural."""
     longest = sorted(words, key=len, reverse=True)
-    return re.compile(rf"\b({'|'.join(map(re.escape, longest))})s?\b", re.IGNORECASE)
+    return re.compile(rf"\b({'|'.join(map(re.escape, longest))})(?:e?s)?\b", re.IGNORECASE)
 
 
 def _words(text: str, triplet: Triplet) -> list[str]:

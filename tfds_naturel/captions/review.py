@@ -20,6 +20,7 @@ from tfds_naturel.schema import Triplet
 
 PHOTOS = 2  # for each triplet
 _CANDIDATES = 3 * PHOTOS  # some photos may turn out to be unusable
+_FIELDS = ("text", "kind", "pair", "paraphrase", "polarity", "operation", "shape")  # of a caption
 _SIDE, _QUALITY = 360, 75  # of the embedded photos: about 20 KB each
 
 
@@ -38,10 +39,10 @@ def page(bank: Bank, shown: dict[Triplet, list[Shown]] | None = None) -> str:
         {
             "triplet": str(triplet),
             "relation": triplet.relation,
-            **{name: getattr(caption, name) for name in ("text", "kind", "pair", "polarity", "operation", "shape")},
+            **{name: getattr(caption, name) for name in _FIELDS},
         }
         for triplet, captions in bank.items()
-        for caption in captions
+        for caption in sorted(captions, key=lambda caption: (caption.pair, caption.paraphrase))
     ]
     listed = {str(triplet): [photo._asdict() for photo in of_triplet] for triplet, of_triplet in (shown or {}).items()}
     template = importlib.resources.files("tfds_naturel.captions") / "review.html"

@@ -1,6 +1,7 @@
 """Builds NatuRel examples from planned Open Images photos: re-encoded photo, boxes, relations and captions."""
 
 import concurrent.futures
+import dataclasses
 import functools
 import itertools
 import zlib
@@ -65,8 +66,9 @@ def _example(image: AnnotatedImage, attribution: Attribution | None, data: bytes
 class Writer:
     """Captions of a triplet, from the bank or else the grammar, the same for every image that shows it.
 
-    The grammar rewrites pairs with a caption that a reviewer ``rejected``, and its own if they fail ``checks``. For a
-    single image, it also rewrites pairs whose negative claims another annotation of that image.
+    A paraphrase with a caption that a reviewer ``rejected`` is left out. The grammar rewrites pairs that have no other,
+    and its own if they fail ``checks``. For a single image, it also rewrites pairs whose negative claims another
+    annotation of that image. What it writes has one wording.
     """
 
     def __init__(
@@ -76,10 +78,10 @@ class Writer:
         self._common: dict[Triplet, tuple[Caption, ...]] = {}
 
     def captions(self, triplet: Triplet, shown: tuple[Triplet, ...]) -> tuple[Caption, ...]:
-        """The 8 captions of ``triplet`` for an image that shows ``shown``."""
+        """The captions of ``triplet`` for an image that shows ``shown``, in the order of ``bank.load``."""
         if triplet not in self._common:
             written = bank.captions_for(triplet, self._bank, self._rng(triplet, 0))
-            refused = self._pairs_rejected(written)
+            written, refused = self._accepted(written)
             if triplet not in self._bank:
                 refused |= _faults(written, None).keys()
             self._common[triplet] = self._rewritten(triplet, written, refused, None)
@@ -87,8 +89,19 @@ class Writer:
         not_false = {c.pair for c in common if c.polarity == "negative" and c.asserts and _is_shown(c.asserts, shown)}
         return self._rewritten(triplet, common, not_false, functools.partial(_is_shown, shown=shown))
 
-    def _pairs_rejected(self, captions: tuple[Caption, ...]) -> set[int]:
-        return {caption.pair for caption in captions if (caption.triplet, caption.text) in self._rejected}
+    def _accepted(self, captions: tuple[Caption, ...]) -> tuple[tuple[Caption, ...], set[int]]:
+        """``captions`` without rejected paraphrases, those that remain numbered from 0, and the pairs in which none
+        does, which keep paraphrase 0."""
+        rejected = {(c.pair, c.paraphrase) for c in captions if (c.triplet, c.text) in self._rejected}
+        kept: dict[int, list[int]] = {c.pair: [] for c in captions}
+        for c in captions[::2]:
+            if (c.pair, c.paraphrase) not in rejected:
+                kept[c.pair].append(c.paraphrase)
+        refused = {pair for pair, paraphrases in kept.items() if not paraphrases}
+        kept |= {pair: [0] for pair in refused}
+        left = [c for c in captions if c.paraphrase in kept[c.pair]]
+        renumbered = (dataclasses.replace(c, paraphrase=kept[c.pair].index(c.paraphrase)) for c in left)
+        return tuple(sorted(renumbered, key=lambda c: (c.paraphrase, c.pair))), refused
 
     def _rewritten(
         self, triplet: Triplet, captions: tuple[Caption, ...], pairs: set[int], is_true: grammar.Truth | None
@@ -102,8 +115,11 @@ class Writer:
                 return captions
             fresh = grammar.write(triplet, self._rng(triplet, attempt), is_true)
             faults = _faults(fresh, is_true)
-            accepted = pairs - self._pairs_rejected(fresh) - faults.keys()
-            captions = tuple(new if new.pair in accepted else old for old, new in zip(captions, fresh, strict=True))
+            accepted = pairs - self._accepted(fresh)[1] - faults.keys()
+            fixed = (
+                new if new.pair in accepted else old for old, new in zip(captions[: bank.FIXED], fresh, strict=True)
+            )
+            captions = (*fixed, *(c for c in captions[bank.FIXED :] if c.pair not in accepted))
             pairs = pairs - accepted
         why = next((faults[pair] for pair in sorted(pairs) if pair in faults), "reviewers rejected the text")
         raise UserError(

@@ -98,6 +98,7 @@ def _row(group: int, pair: int, polarity: str, text: str, asserts: str, operatio
         "kind": "complex",
         "polarity": polarity,
         "pair": pair,
+        "paraphrase": 0,
         "triplet": "",
         "asserts": asserts,
         "operation": operation,
