@@ -18,11 +18,13 @@ test: setup-test lint
 test-slow: setup-test
 	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not proof"
 
-# TensorFlow, Beam and TFDS's own test case: 2 GB in an environment of its own.
+# TensorFlow, Beam and TFDS's own test case, and object stores where TensorFlow is installed: 2 GB in an environment of
+# its own.
 test-build:
 	$(PYTHON) -m venv .venv-build
 	.venv-build/bin/python -m pip install -q -e '.[build,test]'
 	.venv-build/bin/python -m pytest tests/build
+	.venv-build/bin/python -m pytest -m "not slow and not proof" tests/test_object_stores*.py
 
 # The TPU compiler (2 GB in an environment of its own) on the CPU: a step is compiled for TPUs that are not here.
 PLAN = .venv-plan/bin/naturel-plan --config
@@ -53,6 +55,7 @@ proofs: setup-test
 	$(RECORD) step_mined -- $(BIN)/python perf/objectives.py step --hard mined
 	$(RECORD) frozen -- $(BIN)/python perf/objectives.py frozen
 	$(RECORD) ring_memory -- $(BIN)/python perf/objectives.py memory
+	$(RECORD) exchange -- $(BIN)/python perf/objectives.py exchange
 	$(RECORD) towers -- $(BIN)/python perf/towers.py --train
 	$(RECORD) pipeline -- $(BIN)/python perf/pipeline.py --threads 1 2
 	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14

@@ -11,10 +11,12 @@ from typing import TypeVar
 import numpy as np
 import PIL.Image
 import tqdm
+from etils import epath
 
-from naturel_jax import weights
+from naturel_jax import object_folders, weights
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Image
+from naturel_jax.data import staging
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.evaluators.embed import Advance, Encoder
@@ -113,7 +115,11 @@ class EmbeddingModel:
                 raise UserError(f"{name} is {value!r}; expected one of: {', '.join(known)}")
         parts = (self.model.config, self.params, self.processor)
         about = model_card.about(self.source)
-        export.save(Path(folder), *parts, form=to, dtype=dtype, about=about, trained_on=self.trained_on)
+        target = epath.Path(folder)
+        export.check_new(target)
+        with object_folders.made_locally(target) as local:
+            export.save(local, *parts, form=to, dtype=dtype, about=about, trained_on=self.trained_on)
+            object_folders.publish(local, target, last=export.LAST[to])
 
     def _size(self, number: int) -> int:
         """The batch for ``number`` inputs: a power of two, so that few inputs are not padded to a full batch and few
@@ -154,7 +160,7 @@ def evaluate(model: EmbeddingModel, benchmark: str, folder: str | os.PathLike[st
     cannot be read are left out and logged. Raises UserError for an unknown benchmark, and UserError or
     FileNotFoundError for files that are broken or missing.
     """
-    path = Path(folder).expanduser()
+    path = staging.stage(folder).expanduser()
     benchmarks = registry.read([benchmark], files=path, naturel=path)
     kept = [hold_out(whole, model.trained_on) for whole in benchmarks]
     evaluator = Evaluator(model.model, model.processor, kept, mesh=model.mesh, batch_size=model.batch_size)

@@ -26,15 +26,17 @@ def make_meta(
     trained_on: dict[str, Any] | None = None,
     *,
     remat: str = "none",
+    exchange: str = "ring",
 ) -> dict[str, Any]:
     """The metadata saved with the arrays. ``trained_on``: what ``TrainedOn.meta`` returns, None if the folder has no
-    record of the images that the run trains on; ``remat``: what the step recomputes, which ``config.compute.remat`` may
-    leave open."""
+    record of the images that the run trains on; ``remat`` and ``exchange``: what the step recomputes, and how captions
+    reach images, which ``config.compute.remat`` and ``config.objective.exchange`` may leave open."""
     return {
         "version": VERSION,
         "trained_on": trained_on,
         "config": config,
         "remat": remat,
+        "exchange": exchange,
         "model": dataclasses.asdict(model),
         "processor": processor.to_dict(),
         "versions": versions(),

@@ -52,14 +52,15 @@ def refused(message: str) -> int | None:
 
 class Collective(NamedTuple):
     """A collective of a compiled program: ``kind`` as HLO spells it, devices that take part in it together (0: in
-    pairs), bytes of its result on one device, how often a run of the program executes it (loops multiplied out), and
-    whether the device may compute meanwhile."""
+    pairs), bytes of its result on one device, how often a run of the program executes it (loops multiplied out),
+    whether the device may compute meanwhile, and of a permute, its first source and target."""
 
     kind: str
     devices: int
     bytes: int
     runs: int
     asynchronous: bool
+    way: str = ""
 
 
 _BITS = {"pred": 8, "bf16": 16, **{f"{kind}{bits}": bits for kind in "fsu" for bits in (4, 8, 16, 32, 64)}}
@@ -74,8 +75,12 @@ _CALLED = re.compile(
 _LOOP = re.compile(r" while\(.*\bcondition=%?([\w.\-]+)")
 _KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONSTANT = re.compile(r" = [su]\d+\[\]\S* constant\((\d+)\)")
-# The three ways in which HLO writes them: [groups,devices]<=[...], {{0,1,...},...} and mesh['a'=4,'b'=2] {'a'}.
-_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\}|mesh\[([^\]]*)\] \{([^}]*)\})")
+# The three ways in which HLO writes them: [groups,devices]<=[...], {{0,1,...},...} and mesh['a'=4,'b'=2] {'a'}; before
+# the axes there may be an order of the devices.
+_GROUPS = re.compile(
+    r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\}|mesh\[([^\]]*)\](?:, device_ids=\S+)? \{([^}]*)\})"
+)
+_PAIR = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 
 
 def collectives(hlo: str) -> list[Collective]:
@@ -134,7 +139,8 @@ def _collective(line: str, found: re.Match[str], asynchronous: bool) -> Collecti
         arrays = [(name, size) for name, size in arrays if size or name != "u32"]
         arrays = arrays[len(arrays) // 2 :]
     devices = _group_size(match) if (match := _GROUPS.search(line)) else 0
-    return Collective(kind, devices, sum(_bytes(*array) for array in arrays), 1, bool(start) or asynchronous)
+    way = f"{pair[1]} to {pair[2]}" if (pair := _PAIR.search(line)) else ""
+    return Collective(kind, devices, sum(_bytes(*array) for array in arrays), 1, bool(start) or asynchronous, way)
 
 
 def _group_size(match: re.Match[str]) -> int:
@@ -200,13 +206,19 @@ def roofline(
     kind: str, dtype: str, device_flops: float, traffic: float, found: Iterable[Collective]
 ) -> Roofline | None:
     """The least time of a step on a device of ``kind``, or None if its speed is not known. ``device_flops``: of its
-    matrix products, ``traffic``: bytes that it reads and writes in its memory."""
+    matrix products, ``traffic``: bytes that it reads and writes in its memory. Permutes to different devices share no
+    link."""
     peak, speed = flops.peak(kind, dtype), SPEEDS.get(kind)
     if peak is None or speed is None:
         return None
-    seconds = {False: 0.0, True: 0.0}
+    waiting, meanwhile = 0.0, {"": 0.0}
     for one in found:
         links = 1 if one.kind == "collective-permute" else speed.links
         sent = one.runs * one.bytes * _SENT[one.kind](max(one.devices, 1))
-        seconds[one.asynchronous] += sent / (links * speed.link)
-    return Roofline(device_flops / peak, traffic / speed.memory, sum(seconds.values()), seconds[False])
+        seconds = sent / (links * speed.link)
+        if one.asynchronous:
+            meanwhile[one.way] = meanwhile.get(one.way, 0) + seconds
+        else:
+            waiting += seconds
+    links_busy = waiting + meanwhile.pop("") + max(meanwhile.values(), default=0)
+    return Roofline(device_flops / peak, traffic / speed.memory, links_busy, waiting)

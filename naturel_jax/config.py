@@ -17,6 +17,7 @@ from naturel_jax.objectives import OBJECTIVES
 from naturel_jax.settings import (
     AREA,
     NAME,
+    ON_DISK,
     SIZE,
     Allowed,
     above,
@@ -30,6 +31,7 @@ from naturel_jax.settings import (
     setting,
     to_config_dict,
 )
+from naturel_jax.tiles import EXCHANGES
 from tfds_naturel.errors import UserError
 
 
@@ -56,6 +58,7 @@ class Data:
         "",
         "folder for this host's copies of data in object stores (gs://, s3://), decoded images and embeddings; empty: "
         "in the user's cache folder",
+        ON_DISK,
         may_change=True,
     )
     mixture: Mapping[str, Part] = setting({}, "training sources: name -> part(...)")
@@ -93,7 +96,13 @@ class Objective:
     counting: str = setting("published", "how true captions are counted", key_of("naturel_jax.counting:COUNTING"))
     hard_negative_weight: float = setting(1.0, "weight of captions sampled as negatives", at_least(0))
     label_smoothing: float = setting(0.0, "label smoothing of the softmax loss", fraction())
-    ring: bool = setting(True, "pass captions around the ring of devices; False: the compiler gathers them")
+    exchange: str = setting(
+        "ring",
+        "how captions reach the images of other devices: around the ring, around it with half of each block in either "
+        "direction, or gathered by the compiler; auto: what waits least and fits, and the ring where nothing is known",
+        one_of(*EXCHANGES, "auto"),
+        may_change=True,
+    )
     tile: int = setting(4096, "captions per tile on a device", at_least(1))
     chunks: int = setting(1, "gradient accumulation with the exact loss of the whole batch", at_least(1))
 

@@ -18,9 +18,17 @@ def _to_1(saved: dict[str, Any]) -> dict[str, Any]:
     return saved | {"eval": evaluated | {"during": dict.fromkeys(evaluated["during"], every)}}
 
 
+def _to_2(saved: dict[str, Any]) -> dict[str, Any]:
+    """Before version 2, ``objective.ring`` said whether captions travel around the ring."""
+    objective = {key: value for key, value in saved.get("objective", {}).items() if key != "ring"}
+    exchange = "ring" if saved.get("objective", {}).get("ring", True) else "gather"
+    bases = {name: _to_2(base) for name, base in saved.get("bases", {}).items()}
+    return saved | {"objective": objective | {"exchange": exchange}, "bases": bases}
+
+
 # ``MIGRATIONS[n]`` turns the JSON of version n into that of version n + 1. Add one whenever you rename or move a field.
 # A new field needs none, but its default must keep the previous behavior.
-MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_to_1,)
+MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_to_1, _to_2)
 VERSION = len(MIGRATIONS)
 
 

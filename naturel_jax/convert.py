@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from etils import epath
 
-from naturel_jax import weights
+from naturel_jax import object_folders, storage, weights
 from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.models.two_tower import Params, TwoTowerConfig, resize_positions
 from naturel_jax.weights import export, model_card, push, runs, verify
@@ -59,20 +60,20 @@ def _about(args: argparse.Namespace) -> model_card.About:
             "weight by weight."
         )
     if args.metrics:
-        sections["Metrics"] = args.metrics.read_text("utf-8")
+        sections["Metrics"] = storage.read(args.metrics)
     return dataclasses.replace(about, sections=sections)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m naturel_jax.convert", description=__doc__)
     parser.add_argument("source", metavar="SRC")
-    parser.add_argument("folder", metavar="DST", type=Path, help="a new folder; an existing one is refused")
+    parser.add_argument("folder", metavar="DST", type=epath.Path, help="a new folder; an existing one is refused")
     parser.add_argument("--to", choices=sorted(export.WRITERS), default="hf", help="format of DST (default: hf)")
     parser.add_argument("--dtype", choices=sorted(export.DTYPES), default="float32", help="dtype of the weights in DST")
     parser.add_argument("--size", type=int, help="resample the position embeddings for images of this many pixels")
     parser.add_argument("--interpolate", metavar="BASE", help="interpolate with this checkpoint, weight by weight")
     parser.add_argument("--alpha", type=float, default=0.5, help="weight of SRC in the interpolation (default: 0.5)")
-    parser.add_argument("--metrics", type=Path, help="a Markdown table for the model card")
+    parser.add_argument("--metrics", type=epath.Path, help="a Markdown table for the model card")
     parser.add_argument(
         "--verify", action="store_true", help="compare logits of photos and captions with the libraries of SRC and DST"
     )
@@ -95,18 +96,19 @@ def convert(args: argparse.Namespace) -> None:
         config, params = resize_positions(config, params, args.size)
         processor = dataclasses.replace(processor, size=args.size)
     loaded, options = weights.Loaded(config, params, processor), {"form": args.to, "dtype": args.dtype}
-    export.save(args.folder, *loaded, **options, about=about, repository=args.push or "", trained_on=_trained_on(args))
-    print(f"wrote {args.folder}")
-    if args.verify:
-        _verify(args, loaded)
-    if args.push:
-        _push(args)
+    with object_folders.made_locally(args.folder) as folder:
+        export.save(folder, *loaded, **options, about=about, repository=args.push or "", trained_on=_trained_on(args))
+        object_folders.publish(folder, args.folder, last=export.LAST[args.to])
+        print(f"wrote {args.folder}")
+        if args.verify:
+            _verify(args, folder, loaded)
+        if args.push:
+            _push(args, folder)
 
 
 def _check(args: argparse.Namespace) -> None:
     """Raises what would otherwise be raised only after the conversion."""
-    if args.folder.exists():
-        raise FileExistsError(f"{args.folder} exists; choose another name or remove it")
+    export.check_new(args.folder)
     if args.verify:
         verify.require(args.to)
     if args.push:
@@ -115,9 +117,9 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--{'private' if args.private else 'dry_run'} needs --push OWNER/NAME")
 
 
-def _verify(args: argparse.Namespace, written: weights.Loaded) -> None:
-    """Prints how far our logits are from those computed by the libraries of SRC and DST. Raises UserError if that is
-    further for DST than float32 arithmetic explains."""
+def _verify(args: argparse.Namespace, folder: Path, written: weights.Loaded) -> None:
+    """Prints how far our logits are from those computed by the libraries of SRC and DST, which is in ``folder``. Raises
+    UserError if that is further for DST than float32 arithmetic explains."""
 
     def compare(name: object, path: Path, form: str, loaded: weights.Loaded, exact: bool) -> None:
         if form not in verify.PEERS:
@@ -133,19 +135,19 @@ def _verify(args: argparse.Namespace, written: weights.Loaded) -> None:
     if not args.source.startswith("run:"):
         source = weights.find(args.source)
         compare(args.source, source.path, source.form, source.load(None), exact=False)
-    compare(args.folder, args.folder, args.to, written, exact=args.dtype == "float32")
+    compare(args.folder, folder, args.to, written, exact=args.dtype == "float32")
 
 
-def _push(args: argparse.Namespace) -> None:
-    """Uploads DST, or lists what would be uploaded."""
+def _push(args: argparse.Namespace, folder: Path) -> None:
+    """Uploads DST (``folder``) to the hub, or lists what would be uploaded."""
     if args.dry_run:
-        files = push.files(args.folder)
+        files = push.files(folder)
         for name, size in files.items():
             print(f"  {size:>14,}  {name}")
         whose = "private" if args.private else "public"
         print(f"would upload {len(files)} files, {sum(files.values()):,} bytes, to {args.push} ({whose} if it is new)")
     else:
-        print(f"uploaded {args.folder} to {push.push(args.folder, args.push, private=args.private)}")
+        print(f"uploaded {args.folder} to {push.push(folder, args.push, private=args.private)}")
 
 
 def main(arguments: Sequence[str]) -> None:

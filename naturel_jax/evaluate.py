@@ -165,9 +165,9 @@ def main(arguments: Sequence[str]) -> None:
     if wrong and options.watch:
         raise UserError("--mistakes is for models, not for --watch; name the run with --models NAME=run:WORKDIR")
     models = parse_models(options.models or ())
-    naturel = staging.stage(options.naturel) if options.naturel else None
-    places = {"files": staging.stage(options.benchmarks_dir), "naturel": naturel}
-    benchmarks = registry.read(options.benchmarks, **places, fields=own_config.parse_fields(options.fields))
+    files, naturel = staging.stage(options.benchmarks_dir), staging.stage(options.naturel) if options.naturel else None
+    fields = own_config.parse_fields(options.fields)
+    benchmarks = registry.read(options.benchmarks, files=files, naturel=naturel, fields=fields)
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}

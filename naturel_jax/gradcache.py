@@ -26,17 +26,18 @@ class Loss:
     """
 
     def __init__(self, options: config.Config, model: Model, mean_std: tuple[Any, Any], params: Params, mesh: Mesh):
-        """``mean_std``: the processor's, per channel. Only the paths of ``params`` are used."""
+        """``mean_std``: the processor's, per channel. Only the paths of ``params`` are used. Raises ValueError if
+        ``config.objective.exchange`` is ``auto``: see ``exchange.choose``."""
         self.model, self._mean_std, self._chunks = model, mean_std, options.objective.chunks
         self._frozen = jax.tree.map(lambda factor: factor == 0, optim.multipliers(options.optim, params))
-        layout = Layout(mesh if options.objective.ring else None, BATCH_AXES, options.objective.tile)
         objective = options.objective
+        self.layout = Layout(mesh, BATCH_AXES, objective.tile, objective.exchange)
         self._objective = functools.partial(
             OBJECTIVES[objective.name].loss,
             counting=objective.counting,
             hard_negative_weight=objective.hard_negative_weight,
             label_smoothing=objective.label_smoothing,
-            layout=layout,
+            layout=self.layout,
         )
 
     def _stop_frozen_gradients(self, params: Params) -> Params:

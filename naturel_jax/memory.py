@@ -106,10 +106,10 @@ def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: 
     return gradients + activations(model, batch.images_to_embed // rows, captions // rows, tokens)
 
 
-def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int) -> str:
+def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int, sent: Any = ()) -> str:
     """The first of ``REMAT_POLICIES`` with which a step fits into the memory of the devices, the one that recomputes
-    least; the last if none fits. "none" on a CPU, and where the memory is not known. Arguments: see ``temporaries``.
-    All processes get the same."""
+    least; the last if none fits. "none" on a CPU, and where the memory is not known. Arguments: see ``temporaries``;
+    ``sent``: ``Pipeline.sent``. All processes get the same."""
     kind = mesh.devices.flat[0].device_kind
     if (limit := usable(kind)) is None:
         return "none"
@@ -117,7 +117,7 @@ def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: i
     chosen = len(policies) - 1
     for number, policy in enumerate(policies):
         estimate = temporaries(with_remat(model, policy), state.params, batch, mesh, chunks)
-        needed = per_device((state, batch)) + math.ceil(estimate * MARGINS.get(policy, MARGIN))
+        needed = per_device((state, batch, sent)) + math.ceil(estimate * MARGINS.get(policy, MARGIN))
         if needed <= limit:
             chosen = number
             break

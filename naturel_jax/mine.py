@@ -10,11 +10,12 @@ then the nearest images according to the model. Without ``--model`` the order is
 import argparse
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
-from naturel_jax.data import prepared
+from naturel_jax import object_folders
+from naturel_jax.data import prepared, staging
 from tfds_naturel import cli, mining
 from tfds_naturel.errors import UserError
 from tfds_naturel.progress import Progress
@@ -42,9 +43,9 @@ def embeddings(records: prepared.Records, source: str, dtype: str, batch_size: i
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path, required=True, help="a prepared folder, .../naturel/<config>/<version>")
+    parser.add_argument("--dataset", required=True, help="a prepared folder, .../naturel/<config>/<version>")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--out", type=Path, required=True, help="the Parquet file")
+    parser.add_argument("--out", type=epath.Path, required=True, help="the Parquet file")
     parser.add_argument("--model", help="run:DIR, hf:owner/name, a folder or a file")
     parser.add_argument("--count", type=int, default=8, help="maximum number of negatives per image and triplet")
     parser.add_argument("--seed", type=int, default=0)
@@ -53,11 +54,13 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.count < 1 or options.batch_size < 1:
         raise UserError(f"--count {options.count} --batch_size {options.batch_size}: expected at least 1 of each")
-    records = prepared.open_split(options.dataset, options.split).records
+    records = prepared.open_split(staging.stage(options.dataset), options.split).records
     shown = prepared.survey(records)
     zimg_ND = embeddings(records, options.model, options.dtype, options.batch_size) if options.model else None
     mined = mining.mine(shown, options.count, options.seed, zimg_ND)
-    rows = mining.save(options.out, mining.with_image_ids(shown, mined))
+    with object_folders.made_locally(options.out) as out:
+        rows = mining.save(out, mining.with_image_ids(shown, mined))
+        object_folders.publish(out, options.out)
     print(f"{options.out}: negatives for {rows:,} of {len(shown.shown):,} (image, triplet) pairs")
 
 

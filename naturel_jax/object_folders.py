@@ -68,6 +68,28 @@ def written_locally(folder: epath.Path) -> Iterator[Path]:
             upload(files_in(local), local, folder)
 
 
+@contextlib.contextmanager
+def made_locally(path: epath.Path) -> Iterator[Path]:
+    """Yields ``path``, or, if it is in a store, a path of that name in a scratch folder, from which ``publish`` uploads
+    what is made there."""
+    if not in_store(path):
+        yield Path(path)
+        return
+    with scratch.folder() as folder:
+        yield folder / path.name
+
+
+def publish(local: Path, path: epath.Path, last: str = "") -> None:
+    """Uploads the file or folder ``local`` to ``path``, if that is in a store; the file ``last`` of a folder after all
+    others."""
+    if not in_store(path):
+        return
+    if local.is_dir():
+        upload(files_in(local), local, path, last)
+    else:
+        Location(path).upload(local)
+
+
 def check_space(local: Path, needed: int, what: str) -> None:
     """Raises OSError if the disk of ``local`` has fewer than ``needed`` bytes free."""
     if (free := shutil.disk_usage(local).free) < needed:

@@ -112,6 +112,13 @@ class Location:
         """Deletes the object, if there is one."""
         self._patiently(lambda: self._bucket.delete(self.name))
 
+    def info(self) -> Info:
+        """Of the object. Raises FileNotFoundError if there is none."""
+        found = self._patiently(lambda: self._bucket.objects(self.name))
+        if self.name not in found:
+            raise FileNotFoundError(f"{self.url}: no such object in the store")
+        return found[self.name]
+
     def objects(self) -> dict[str, Info]:
         """All objects in this folder and those below it, by their names relative to it."""
         found = self._patiently(lambda: self._bucket.objects(self.prefix))

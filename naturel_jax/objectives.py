@@ -116,10 +116,14 @@ def _softmax_cells(
     return _Cells(scale * _cosines(zimg_ID, zcap_UD), counts.positive_IU, row_weight_IU, column_weight_IU)
 
 
-def _add(stats: _Stats, cells: _Cells, weight_IU: jax.Array, axis: int) -> _Stats:
+def _stats(cells: _Cells, weight_IU: jax.Array, axis: int) -> _Stats:
     lse = jax.nn.logsumexp(_weighted_exponents(cells.logits_IU, weight_IU), axis=axis)
-    positives, weight = cells.positive_IU.sum(axis), weight_IU.sum(axis)
-    return _Stats(jnp.logaddexp(stats.lse, lse), stats.positives + positives, stats.weight + weight)
+    return _Stats(lse, cells.positive_IU.sum(axis), weight_IU.sum(axis))
+
+
+def _add(stats: _Stats, other: _Stats) -> _Stats:
+    lse = jnp.logaddexp(stats.lse, other.lse)
+    return _Stats(lse, stats.positives + other.positives, stats.weight + other.weight)
 
 
 def _log_sums_primal(
@@ -128,15 +132,16 @@ def _log_sums_primal(
     """Statistics of all rows and all columns, differentiable in the log-sums. ``cells`` is ``_softmax_cells`` with its
     options."""
 
-    def visit(images: Side, captions: Side, rows: _Stats, columns: _Stats, scale: jax.Array) -> tuple[_Stats, _Stats]:
+    def visit(images: Side, captions: Side, rows: _Stats, scale: jax.Array) -> tuple[_Stats, _Stats]:
         tile = cells(images.values, captions.values, images.labels, captions.labels, scale)
-        return _add(rows, tile, tile.row_weight_IU, 1), _add(columns, tile, tile.column_weight_IU, 0)
+        return _add(rows, _stats(tile, tile.row_weight_IU, 1)), _stats(tile, tile.column_weight_IU, 0)
 
     def empty(mult: jax.Array) -> _Stats:
         zeros = jnp.zeros(mult.shape, images.values.dtype)
         return _Stats(zeros + _FLOOR, zeros, zeros)
 
-    return sweep(visit, layout, images, captions, empty(images.labels.mult_I), empty(captions.labels.mult_U), scale)
+    rows, columns = empty(images.labels.mult_I), empty(captions.labels.mult_U)
+    return sweep(visit, _add, layout, images, captions, rows, columns, scale)
 
 
 def _log_sums_forward(

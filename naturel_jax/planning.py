@@ -86,6 +86,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "optimizer": memory.per_device(state.opt_state),
         "moving average": memory.per_device(state.ema),
         "batch": memory.per_device(batch),
+        "crops": memory.per_device(training.pipeline.sent(0)),
     }
     rows = {"images": batch.images_to_embed, "captions": batch.tokens.shape[0], "tokens": batch.tokens.shape[1]}
     result: dict[str, Any] = {
@@ -95,6 +96,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "rows": rows,
         "dtype": model.compute.dtype,
         "remat": model.compute.remat,
+        "exchange": training.loss.layout.exchange,
         "steps": training.schedule.total,
         "model_flops": flops.step_flops(model.config, *rows.values()),
         "usable": memory.usable(device.device_kind),
@@ -139,7 +141,7 @@ def to_text(result: Mapping[str, Any]) -> str:
     rows, devices = result["rows"], result["devices"]
     lines = [
         f"{result['name']} on {result['topology']}: {devices} x {result['device']}, {result['dtype']}, "
-        f"remat {result['remat']!r}",
+        f"remat {result['remat']!r}, exchange {result['exchange']!r}",
         f"a step: {rows['images']:,} images, {rows['captions']:,} captions of {rows['tokens']} tokens "
         f"(data {result['data']}); model FLOPs {result['model_flops']:.3g}",
         "",
@@ -174,7 +176,7 @@ def verdict(result: Mapping[str, Any]) -> str:
 def _collective_line(one: Mapping[str, Any]) -> str:
     size = one["bytes"] / 2**20
     how = "asynchronous" if one["asynchronous"] else "synchronous"
-    among = f"among {one['devices']}" if one["devices"] else ""
+    among = f"among {one['devices']}" if one["devices"] else f"from {one['way']} and so on" if one["way"] else ""
     return f"  {one['runs']:4} x {one['kind']:20}{size:10.3f} MiB  {how:13} {among}".rstrip()
 
 

@@ -3,14 +3,26 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax import checkpoint, first_batch, frozen, memory, observe, optim, preemption, run_folder, storage, train
+from naturel_jax import (
+    checkpoint,
+    exchange,
+    first_batch,
+    frozen,
+    memory,
+    observe,
+    optim,
+    preemption,
+    run_folder,
+    storage,
+    train,
+)
 from naturel_jax.batch import Batch
 from naturel_jax.calibration import calibrated
 from naturel_jax.checkpoint_meta import make_meta
@@ -57,13 +69,12 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
         if sources:
             sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
             sources = frozen.embed_sources(config, start, sources, mesh)
-            remat = run_folder.saved_remat(folder) if config.compute.remat == "auto" else None
-            training = make_training(config, start, sources, mesh, remat)
+            training = make_training(config, start, sources, mesh, run_folder.saved_choices(folder))
             scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on)
         else:
             scores, intervals = evaluator.scores_with_intervals(start.params)
         if jax.process_index() == 0:
-            run_folder.write_scores(folder, config, scores, intervals, evaluator.left_out)
+            run_folder.write_scores(folder, config, scores, intervals, evaluator.left_out, evaluator.found(trained_on))
     return scores
 
 
@@ -95,18 +106,24 @@ class Training(NamedTuple):
 
 
 def make_training(
-    config: Config, start: Start, sources: Sequence[Source], mesh: Mesh, remat: str | None = None
+    config: Config, start: Start, sources: Sequence[Source], mesh: Mesh, before: Mapping[str, str] | None = None
 ) -> Training:
-    """Builds everything needed to train from ``start``, in its initial state. Where ``config.compute.remat`` is
-    ``auto``, it is ``remat`` (what it was earlier in the run), or what fits the devices."""
-    model, processor = start.model, start.processor
+    """Builds everything needed to train from ``start``, in its initial state. Where ``config.compute.remat`` or
+    ``config.objective.exchange`` is ``auto``, it is what it was earlier in the run (``before``, see
+    ``run_folder.saved_choices``), or what suits the devices."""
+    model, processor, before = start.model, start.processor, before or {}
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
     tx = optim.make_optimizer(config.optim, start.params, learning_rate)
     state = train.make_state(start.params, tx, mesh, ema=bool(config.optim.ema))
     pipeline = make_pipeline(config, sources, model.config, processor, mesh)
+    objective, batch = config.objective, pipeline.shapes(0)
     if config.compute.remat == "auto":
-        remat = remat or memory.choose_remat(model, state, pipeline.shapes(0), mesh, config.objective.chunks)
+        remat = before.get("remat")
+        remat = remat or memory.choose_remat(model, state, batch, mesh, objective.chunks, pipeline.sent(0))
         model = memory.with_remat(model, remat)
+    if objective.exchange == "auto":
+        chosen = before.get("exchange") or exchange.choose(mesh, batch, model.config.embed_dim, objective.tile)
+        config = dataclasses.replace(config, objective=dataclasses.replace(objective, exchange=chosen))
     loss = Loss(config, model, (processor.mean, processor.std), state.params, mesh)
     step = train.make_step(loss, tx, state, mesh, max_scale=model.config.max_scale, ema=config.optim.ema)
     return Training(start, pipeline, schedule, learning_rate, loss, step, state)
@@ -122,7 +139,8 @@ def train_and_evaluate(
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
     first, state = restore_or_start(config, folder, checkpoints, training)
     model, processor = training.loss.model, training.start.processor
-    meta = make_meta(to_json(config), model.config, processor, trained_on.meta(), remat=model.compute.remat)
+    choices = {"remat": model.compute.remat, "exchange": training.loss.layout.exchange}
+    meta = make_meta(to_json(config), model.config, processor, trained_on.meta(), **choices)
     metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
 
     def save(done: int, state: train.State, wait: bool) -> None:

@@ -15,10 +15,12 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from naturel_jax import checkpoint, checkpoint_meta, config_versions, manifest, preemption, storage
+from naturel_jax.benchmarks import own_config
 from naturel_jax.config import Config
 from naturel_jax.data import trained_on
 from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.evaluators.confidence import Intervals
+from naturel_jax.evaluators.results import LeftOut
 from naturel_jax.restore import read
 from naturel_jax.settings import fixed
 from tfds_naturel.errors import UserError
@@ -80,12 +82,34 @@ def read_intervals(folder: epath.Path) -> Intervals:
         raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
 
 
+def read_left_out(folder: epath.Path, model: str) -> list[LeftOut]:
+    """What the scores of the finished run ``model`` leave out; runs of versions before this was noted do not say."""
+    path = folder / "scores.json"
+    saved = storage.read_json(path)
+    try:
+        noted = []
+        for name in map(own_config.name_of, saved["benchmarks"]):
+            row = saved.get("found", {}).get(name)
+            found = None if row is None else {way: int(n) for way, n in row.items() if way != "items"}
+            items = int(row["items"]) if row else 0
+            noted.append(LeftOut(model, name, items, int(saved.get("left_out", {}).get(name, 0)), found))
+        return noted
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
+
+
 def write_scores(
-    folder: epath.Path, config: Config, scores: Scores, intervals: Intervals, left_out: Mapping[str, int]
+    folder: epath.Path,
+    config: Config,
+    scores: Scores,
+    intervals: Intervals,
+    left_out: Mapping[str, int],
+    found: Mapping[str, Mapping[str, int]],
 ) -> None:
-    """Marks the run as finished. ``left_out``: benchmark -> number of items with images that were trained on."""
+    """Marks the run as finished. ``left_out``: benchmark -> number of items with images that were trained on;
+    ``found``: what ``Evaluator.found`` returns."""
     saved = {**_requested(config), "config": config_versions.to_json(config), "scores": scores}
-    saved |= {"intervals": intervals, "left_out": dict(left_out)}
+    saved |= {"intervals": intervals, "left_out": dict(left_out), "found": found}
     storage.write(folder / "scores.json", json.dumps(saved, indent=1))
 
 
@@ -109,18 +133,18 @@ def check_same_run(folder: epath.Path, saved: dict[str, Any], config: Config) ->
         )
 
 
-def saved_remat(folder: epath.Path) -> str | None:
-    """What ``config.compute.remat`` was, or became, in the newest intact checkpoint of the folder; None without one."""
+def saved_choices(folder: epath.Path) -> dict[str, str]:
+    """What ``config.compute.remat`` ("remat") and ``config.objective.exchange`` ("exchange") were, or became, in the
+    newest intact checkpoint of the folder; {} without one."""
     for step in reversed(checkpoint.saved_steps(folder)):
         try:
             meta = read(checkpoint.directory(folder) / str(step), meta=ocp.args.JsonRestore())["meta"]
         except manifest.Damaged:  # set aside when the run is restored
             continue
-        if "remat" in meta:
-            return meta["remat"]
-        before = config_versions.from_json(meta["config"]).compute.remat
-        return "none" if before == "auto" else before  # the default before there was "auto"
-    return None
+        before = config_versions.from_json(meta["config"])
+        remat = before.compute.remat if before.compute.remat != "auto" else "none"  # as it was before there was "auto"
+        return {"remat": meta.get("remat", remat), "exchange": meta.get("exchange", before.objective.exchange)}
+    return {}
 
 
 def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> None:

@@ -28,6 +28,7 @@ class Allowed(NamedTuple):
 
 
 NAME = Allowed(lambda: "a name", bool)
+ON_DISK = Allowed(lambda: "a folder on a disk", lambda path: "://" not in path)
 SIZE = Allowed(lambda: "-1 or a whole number of at least 1", lambda x: x == -1 or x >= 1)
 AREA = Allowed(lambda: "two numbers (low, high) with 0 < low <= high <= 1", lambda x: 0 < x[0] <= x[1] <= 1)
 

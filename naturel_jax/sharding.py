@@ -1,5 +1,7 @@
 """The mesh, and one table from parameter paths to how they are sharded over it."""
 
+import itertools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -88,3 +90,42 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def batch_shards(mesh: Mesh) -> int:
     """Number of blocks that a batch is split into."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+
+
+# ---- Ring ------------------------------------------------------------------------------------------------------------
+
+
+def ring_order(mesh: Mesh, axes: tuple[str, ...]) -> list[int]:
+    """The positions along ``axes`` of the mesh in the order of a ring; see ``neighbours``. On devices that do not say
+    where they are, ascending."""
+    numbers = [mesh.axis_names.index(axis) for axis in axes]
+    devices = np.moveaxis(mesh.devices, numbers, range(len(axes))).reshape(math.prod(mesh.shape[a] for a in axes), -1)
+    if not all(hasattr(device, "coords") for device in devices[:, 0]):
+        return list(range(len(devices)))
+    return neighbours([(*device.coords, device.core_on_chip) for device in devices[:, 0]])
+
+
+def neighbours(places: Sequence[tuple[int, ...]]) -> list[int]:
+    """Orders devices, given their coordinates in a grid, so that each is next to the one before it, and the last to the
+    first if a side of the grid is even: only then do TPUs compute while they pass something around the ring. Returns
+    indices of ``places``; ascending, if these are not a grid."""
+    values = [sorted(set(column)) for column in zip(*places, strict=True)]
+    if len(set(places)) < len(places) or math.prod(map(len, values)) != len(places):
+        return list(range(len(places)))
+    first, *others = sorted(range(len(values)), key=lambda axis: (len(values[axis]) == 1, len(values[axis]) % 2 == 0))
+    lines = _snake([values[axis] for axis in others])
+    side = values[first]
+    ring = _snake([lines, side])
+    if len(lines) % 2 == 0 and len(side) > 1:  # the first place of each line is left for the way back
+        ring = _snake([lines, side[1:]]) + [(line, side[0]) for line in reversed(lines)]
+    index = {(tuple(place[axis] for axis in others), place[first]): n for n, place in enumerate(places)}
+    return [index[place] for place in ring]
+
+
+def _snake(sides: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """The places of a grid, each next to the one before it: every other line is taken backwards."""
+    path: list[tuple[Any, ...]] = [()]
+    for side in sides:
+        turns = itertools.cycle((side, side[::-1]))
+        path = [(*place, value) for place in path for value in next(turns)]
+    return path

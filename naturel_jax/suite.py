@@ -9,6 +9,7 @@ from etils import epath
 
 from naturel_jax import run_folder, writers
 from naturel_jax.config import Config, Suite
+from naturel_jax.evaluators.results import LeftOut
 from naturel_jax.report import report
 from naturel_jax.run import run
 from tfds_naturel.errors import UserError
@@ -24,6 +25,7 @@ def run_all(config: Config | Suite, workdir: str) -> None:
         _announce(config, workdir)
     scores: dict[str, Mapping[str, float]] = {}
     intervals, histories = {}, {}
+    left_out: list[LeftOut] = []
     for key, part in runs.items():
         began, folder, name = time.monotonic(), epath.Path(workdir) / key, names[key]
         scores[name] = run(part, folder)
@@ -31,7 +33,9 @@ def run_all(config: Config | Suite, workdir: str) -> None:
         if jax.process_index() == 0:
             print(f"\n{name}: {(time.monotonic() - began) / 60:.1f} min\n")
             intervals[name] = run_folder.read_intervals(folder)
-            print(report.save(epath.Path(workdir), report.of_scores(scores, intervals, histories)), flush=True)
+            left_out += run_folder.read_left_out(folder, name)
+            text = report.save(epath.Path(workdir), report.of_scores(scores, intervals, histories, left_out))
+            print(text, flush=True)
 
 
 def row_names(runs: Mapping[str, Config]) -> dict[str, str]:

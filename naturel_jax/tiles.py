@@ -1,13 +1,12 @@
 """Visits every tile (a block of images against a block of captions) of a matrix that no device holds in full.
 
-Caption blocks travel around a ring of devices (``ppermute`` inside ``jax.shard_map``), each split into smaller tiles on
-the device, and the backward pass revisits the tiles instead of storing their results. A device's memory therefore does
-not grow with the number of devices.
+Caption blocks travel around a ring of devices (``ppermute`` inside ``jax.shard_map``), in one direction or half of each
+block in either, and are split into smaller tiles on the device. The backward pass revisits the tiles instead of storing
+their results. A device's memory therefore does not grow with the number of devices.
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,67 +14,102 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from naturel_jax.sharding import ring_order
+
+EXCHANGES = ("ring", "two_way_ring", "gather")  # how captions reach the images of other devices
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How the matrix is tiled: one block (dense) if ``mesh`` is None; otherwise blocks are sharded over ``axes`` of
-    ``mesh`` and captions travel around the ring.
+    """How the matrix is tiled. If ``mesh`` is None or ``exchange`` is ``gather``, it is one block, and the compiler
+    gathers what is sharded. Otherwise, blocks are sharded over ``axes`` of ``mesh``, and captions travel around a ring.
 
     ``tile`` bounds the captions per tile on a device (the largest divisor of the block is used); None means the whole
-    block.
+    block. Raises ValueError for an exchange that is none of ``EXCHANGES``.
     """
 
     mesh: Mesh | None = None
     axes: tuple[str, ...] = ("data", "fsdp")
     tile: int | None = None
+    exchange: str = "ring"
+
+    def __post_init__(self) -> None:
+        if self.exchange not in EXCHANGES:
+            raise ValueError(f"exchange {self.exchange!r}: expected one of {EXCHANGES}")
 
     @property
-    def ring(self) -> int:
-        """Number of devices that the captions travel around."""
-        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in self.axes)
+    def ring(self) -> list[int]:
+        """The devices that the captions travel around, as positions along ``axes``."""
+        return [0] if self.mesh is None or self.exchange == "gather" else ring_order(self.mesh, self.axes)
+
+    def send(self, block: Any) -> Any:
+        """A block of captions, or of their sums, moved on by one device of the ring, inside ``jax.shard_map``. In a
+        two-way ring, the first half of its rows moves forward and the second backward, at the same time. After as many
+        moves as there are devices, both are where they started."""
+        forward = list(zip(self.ring, self.ring[1:] + self.ring[:1], strict=True))
+        backward = [(end, start) for start, end in forward]
+
+        def move(x: jax.Array) -> jax.Array:
+            half = (len(x) + 1) // 2 if self.exchange == "two_way_ring" else len(x)
+            parts = ((x[:half], forward), (x[half:], backward))
+            return jnp.concatenate([jax.lax.ppermute(part, self.axes, to) for part, to in parts if len(part)])
+
+        return jax.tree.map(move, block)
 
 
 DENSE = Layout()
 
 
 def sweep(
-    visit: Callable, layout: Layout, images: Any, captions: Any, image_sums: Any, caption_sums: Any, shared: Any
+    visit: Callable,
+    add: Callable,
+    layout: Layout,
+    images: Any,
+    captions: Any,
+    image_sums: Any,
+    caption_sums: Any,
+    shared: Any,
 ) -> tuple[Any, Any]:
     """Visits every tile once and returns the updated sums.
 
-    ``visit(images, captions, image_sums, caption_sums, shared)`` returns new ``(image_sums, caption_sums)``; the
-    leading axis of ``images`` and ``image_sums`` is I (or ``image_sums`` is a scalar, then summed over devices), of
-    ``captions`` and ``caption_sums`` U.
+    ``visit(images, captions, image_sums, shared)`` returns new ``image_sums`` and the tile's own sums of its captions,
+    of which ``add(caption_sums, own)`` makes new ``caption_sums``. The leading axis of ``images`` and ``image_sums`` is
+    I (or ``image_sums`` is a scalar, then summed over devices), of ``captions`` and ``caption_sums`` U. The given
+    ``caption_sums`` are those of no tile, the same for all captions.
     """
 
-    def block(images: Any, captions: Any, image_sums: Any, caption_sums: Any, shared: Any) -> tuple[Any, Any]:
+    def block(images: Any, captions: Any, image_sums: Any, shared: Any) -> tuple[Any, Any]:
         size = jax.tree.leaves(captions)[0].shape[0]
         tile = max(t for t in range(1, min(layout.tile or size, size) + 1) if size % t == 0)
         cut = functools.partial(jax.tree.map, lambda x: x.reshape(size // tile, tile, *x.shape[1:]))
         join = functools.partial(jax.tree.map, lambda x: x.reshape(size, *x.shape[2:]))
 
-        def step(image_sums: Any, chunk: tuple[Any, Any]) -> tuple[Any, Any]:
-            return visit(images, chunk[0], image_sums, chunk[1], shared)
+        def step(image_sums: Any, captions: Any) -> tuple[Any, Any]:
+            return visit(images, captions, image_sums, shared)
 
-        image_sums, sums = jax.lax.scan(step, image_sums, (cut(captions), cut(caption_sums)))
-        return image_sums, join(sums)
+        image_sums, own = jax.lax.scan(step, image_sums, cut(captions))
+        return image_sums, join(own)
 
-    ring = layout.ring
-    if ring == 1:
-        return block(images, captions, image_sums, caption_sums, shared)
+    hops = len(layout.ring) - 1
+    if not hops:
+        image_sums, own = block(images, captions, image_sums, shared)
+        return image_sums, add(caption_sums, own)
 
     def ring_sweep(images: Any, captions: Any, image_sums: Any, caption_sums: Any, shared: Any) -> tuple[Any, Any]:
+        # The next block travels while the tiles of this one are computed, and so do the sums that belong to this one,
+        # since they are only added at the end. Sums start equal, so it does not matter whose are sent first.
         def step(_: jax.Array, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
             captions, image_sums, caption_sums = carry
-            image_sums, caption_sums = block(images, captions, image_sums, caption_sums, shared)
-            perm = [(d, (d + 1) % ring) for d in range(ring)]
-            captions, caption_sums = jax.tree.map(
-                lambda x: jax.lax.ppermute(x, layout.axes, perm), (captions, caption_sums)
-            )
-            return captions, image_sums, caption_sums
+            upcoming, caption_sums = layout.send((captions, caption_sums))
+            image_sums, own = block(images, captions, image_sums, shared)
+            return upcoming, image_sums, add(caption_sums, own)
 
-        _, image_sums, caption_sums = jax.lax.fori_loop(0, ring, step, (captions, image_sums, caption_sums))
-        return jax.tree.map(lambda x: x if x.ndim else jax.lax.psum(x, layout.axes), image_sums), caption_sums
+        carry = jax.lax.fori_loop(0, hops, step, (captions, image_sums, caption_sums))
+        captions, image_sums, caption_sums = carry
+        arrived = layout.send(caption_sums)
+        image_sums, own = block(images, captions, image_sums, shared)
+        image_sums = jax.tree.map(lambda x: x if x.ndim else jax.lax.psum(x, layout.axes), image_sums)
+        return image_sums, layout.send(add(arrived, own))
 
     def specs(tree: Any) -> Any:
         return jax.tree.map(lambda x: PartitionSpec(layout.axes) if x.ndim else PartitionSpec(), tree)
@@ -97,14 +131,17 @@ class Side(NamedTuple):
     labels: Any
 
 
+_add = functools.partial(jax.tree.map, jnp.add)
+
+
 def _primal(tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any) -> jax.Array:
     """Sum over all tiles of ``tile(images, captions, shared) -> scalar``; the backward pass recomputes the tiles."""
 
-    def visit(images: Side, captions: Side, total: jax.Array, nothing: Any, shared: Any) -> tuple[jax.Array, Any]:
-        return total + tile(images, captions, shared), nothing
+    def visit(images: Side, captions: Side, total: jax.Array, shared: Any) -> tuple[jax.Array, Any]:
+        return total + tile(images, captions, shared), ()
 
     zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(images.values)))
-    return sweep(visit, layout, images, captions, zero, (), shared)[0]
+    return sweep(visit, _add, layout, images, captions, zero, (), shared)[0]
 
 
 def gradients(
@@ -112,19 +149,18 @@ def gradients(
 ) -> tuple[Any, Any, Any]:
     """Gradients of ``upstream * total_over_tiles`` for ``images.values``, ``captions.values`` and ``shared``."""
 
-    def visit(images: Side, captions: Side, sums: Any, dcaptions: Any, shared: Any) -> tuple[Any, Any]:
+    def visit(images: Side, captions: Side, sums: Any, shared: Any) -> tuple[Any, Any]:
         def scalar(image_values: Any, caption_values: Any, shared: Any) -> jax.Array:
             return tile(images._replace(values=image_values), captions._replace(values=caption_values), shared)
 
         dimages_tile, dcaptions_tile, dshared_tile = jax.grad(scalar, argnums=(0, 1, 2))(
             images.values, captions.values, shared
         )
-        add = functools.partial(jax.tree.map, jnp.add)
-        return add(sums, (dimages_tile, dshared_tile)), add(dcaptions, dcaptions_tile)
+        return _add(sums, (dimages_tile, dshared_tile)), dcaptions_tile
 
     zeros = functools.partial(jax.tree.map, jnp.zeros_like)
     sums, dcaptions = (zeros(images.values), zeros(shared)), zeros(captions.values)
-    (dimages, dshared), dcaptions = sweep(visit, layout, images, captions, sums, dcaptions, shared)
+    (dimages, dshared), dcaptions = sweep(visit, _add, layout, images, captions, sums, dcaptions, shared)
     return jax.tree.map(lambda g: g * upstream.astype(g.dtype), (dimages, dcaptions, dshared))
 
 

@@ -1,9 +1,10 @@
-"""The training step on a batch with NatuRel's captions, and the memory of the loss.
+"""The training step on a batch with NatuRel's captions, the memory of the loss, and what its exchanges cost.
 
     python perf/objectives.py step                # or: python -m perf.objectives step
     python perf/objectives.py step --hard mined   # mined images and their captions instead of the sentinel
     python perf/objectives.py frozen              # with embeddings in place of a frozen image tower's images
     python perf/objectives.py memory              # bytes per device for 1 to 256 simulated devices
+    python perf/objectives.py exchange            # estimates for chips that are not here (naturel_jax/exchange.py)
 
 All rows of ``step`` compute the same loss from the same parameters, as the table shows: our batch, the same batch
 expanded, and NegCLIP's published formula on the peers' towers, where every caption is a row of full length and the
@@ -13,6 +14,7 @@ sentinel is repeated for each image. On a GPU all of them run in bfloat16, and o
 import argparse
 import dataclasses
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -24,8 +26,9 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh
 
-from naturel_jax import optim, train
+from naturel_jax import compiled, exchange, memory, optim, train
 from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
+from naturel_jax.compiled import SPEEDS
 from naturel_jax.config import Config, Optim
 from naturel_jax.data.items import Group, Items, collect
 from naturel_jax.data.planner import Part, Plan, Planner
@@ -40,10 +43,11 @@ from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normaliz
 from naturel_jax.objectives import sigmoid_loss, softmax_loss
 from naturel_jax.observe import utilization
 from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh, shardings
-from naturel_jax.tiles import Layout
+from naturel_jax.tiles import EXCHANGES, Layout
 from naturel_jax.weights import hf, openclip, processor_files, tables
 from tfds_naturel import cli
 from tfds_naturel.captions import bank
+from tfds_naturel.errors import UserError
 
 # Annotated pairs by relation in the training split of Open Images V4. Within a relation triplets follow Zipf's law.
 RELATIONS = {
@@ -299,7 +303,7 @@ def measure_frozen(preset_name: str, batch_size: int, repeats: int) -> None:
 LOCAL_IMAGES, LOCAL_CAPTIONS, WIDTH = 128, 256, 512
 
 
-def loss_bytes(objective: str, devices: int, ring: bool) -> int:
+def loss_bytes(objective: str, devices: int, exchange: str) -> int:
     """Bytes that loss and gradients take on one device, from the compiler: arguments, results and temporaries."""
     grid = np.array(jax.devices()[:devices]).reshape(devices, 1, 1)
     mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -311,7 +315,7 @@ def loss_bytes(objective: str, devices: int, ring: bool) -> int:
     images = ImageLabels(rows(LOCAL_IMAGES), ids(LOCAL_IMAGES, 1), ids(LOCAL_IMAGES, 1), ids(LOCAL_IMAGES, 8))
     captions = CaptionLabels(rows(LOCAL_CAPTIONS), ids(LOCAL_CAPTIONS), ids(LOCAL_CAPTIONS, 2))
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
-    layout = Layout(mesh if ring else None, BATCH_AXES)
+    layout = Layout(mesh, BATCH_AXES, exchange=exchange)
 
     def loss(zimg_ID, zcap_UD, scale, bias):
         if objective == "sigmoid":
@@ -320,21 +324,38 @@ def loss_bytes(objective: str, devices: int, ring: bool) -> int:
 
     step = jax.jit(jax.value_and_grad(lambda values, labels: loss(*values)(*labels)))
     values = rows(LOCAL_IMAGES, WIDTH), rows(LOCAL_CAPTIONS, WIDTH), scalar, scalar
-    memory = step.lower(values, (images, captions)).compile().memory_analysis()
-    return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return compiled.memory(step.lower(values, (images, captions)).compile()).total
 
 
 def print_memory(counts: list[int]) -> None:
     """Prints one line for each number of devices."""
     print(f"{LOCAL_IMAGES} images and {LOCAL_CAPTIONS} captions of width {WIDTH} on each device.")
     print("MB per device (and relative to the first row):")
-    print(f"{'devices':>8}" + "".join(f"{f'{o}, {k}':>22}" for o in ("sigmoid", "softmax") for k in ("dense", "ring")))
+    columns = [(objective, name) for objective in ("sigmoid", "softmax") for name in EXCHANGES]
+    print(f"{'devices':>8}" + "".join(f"{f'{o}, {name}':>22}" for o, name in columns))
     first: list[int] = []
     for devices in counts:
-        sizes = [loss_bytes(o, devices, ring) for o in ("sigmoid", "softmax") for ring in (False, True)]
+        sizes = [loss_bytes(objective, devices, name) for objective, name in columns]
         first = first or sizes
         cells = (f"{f'{size / 1e6:.2f} ({size / one:.2f})':>22}" for size, one in zip(sizes, first, strict=True))
         print(f"{devices:8}" + "".join(cells), flush=True)
+
+
+# ---- Exchange --------------------------------------------------------------------------------------------------------
+
+
+def print_exchange(kind: str, width: int, batches: Sequence[int], counts: Sequence[int]) -> None:
+    """Prints one line for each number of rows on a chip and number of chips."""
+    limit = memory.usable(kind)
+    print(f"{kind}: as many images as captions, of width {width}; one pass for the value and one for the gradient")
+    print(f"{'':16}{'waiting for captions (ms)':>42}{'memory of the loss (MB)':>42}")
+    print(f"{'rows':>7}{'chips':>9}" + "".join(f"{name:>14}" for name in (*EXCHANGES, *EXCHANGES, "auto")))
+    for rows, chips in itertools.product(batches, counts):
+        costs = exchange.costs(kind, exchange.Sizes(chips, rows, rows, width, Config().objective.tile))
+        if costs is None or limit is None:
+            raise UserError(f"--kind {kind}: its speed is not known; expected one of {', '.join(SPEEDS)}")
+        cells = [1e3 * costs[name].waiting for name in EXCHANGES] + [costs[name].memory / 1e6 for name in EXCHANGES]
+        print(f"{rows:7,}{chips:9,}" + "".join(f"{x:14,.2f}" for x in cells) + f"{exchange.best(costs, limit):>14}")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -350,9 +371,16 @@ def main(arguments: Sequence[str]) -> None:
     frozen.add_argument("--batch", type=int, default=256)
     frozen.add_argument("--repeats", type=int, default=3)
     frozen.add_argument("--preset", choices=sorted(PRESETS), default="clip-b32")
-    memory = commands.add_parser("memory")
-    memory.add_argument("--devices", type=int, nargs="+", default=[1, 4, 16, 64, 256])
+    simulated = commands.add_parser("memory")
+    simulated.add_argument("--devices", type=int, nargs="+", default=[1, 4, 16, 64, 256])
+    table = commands.add_parser("exchange")
+    table.add_argument("--kind", default="TPU v5 lite")
+    table.add_argument("--width", type=int, default=768)
+    table.add_argument("--rows", type=int, nargs="+", default=[64, 256, 1024, 4096, 8192])
+    table.add_argument("--chips", type=int, nargs="+", default=[8, 64, 256, 1024])
     args = parser.parse_args(arguments)
+    if args.command == "exchange":
+        return print_exchange(args.kind, args.width, args.rows, args.chips)
     if args.command == "step":
         return print_steps(measure_steps(args.preset, args.batch, args.hard, args.repeats), args.batch)
     if args.command == "frozen":

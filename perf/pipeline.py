@@ -2,10 +2,11 @@
 
     python perf/pipeline.py --threads 1 2 --workers 1 2    # or: python -m perf.pipeline ...
 
-All read the same JPEGs, like those the builder writes (short side 288, quality 92). The variants take turns for
-``--rounds`` rounds, and each ratio is the median of those to the bare loop of the same round: a shared machine, or one
-whose clock drifts, slows both. Ratios are of images per second, and of images per second of processor time over all
-processes: the throughput of one core. tf.data, torch and webdataset are measured if they are installed.
+All read the same JPEGs, like those the builder writes (short side 288, quality 92). Each variant has a process of its
+own, which is idle while others are measured. They take turns for ``--rounds`` rounds, and each ratio is the median of
+those to the bare loop of the same round: a shared machine, or one whose clock drifts, slows both. Ratios are of images
+per second, and of images per second of processor time over all processes: the throughput of one core. tf.data, torch
+and webdataset are measured if they are installed. A variant that does not end a round in ``--timeout_s`` is left out.
 
 ``bilinear`` is ``config.data.shrink_by``. ``decoded`` crops from decoded images (``config.data.cache``), which are made
 beforehand; ``decoded, copied`` is what the host does with ``config.data.augment_on = 'device'``: an accelerator would
@@ -15,41 +16,49 @@ the same tar files in as many processes as ours in threads, with the decoder and
 """
 
 import argparse
-import dataclasses
+import contextlib
 import functools
 import importlib.util
 import io
+import multiprocessing
+import os
 import resource
+import signal
 import statistics
+import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-import absl.flags
 import cv2
-import jax
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-from naturel_jax import config
-from naturel_jax.data import datasets, decoded_writer
-from naturel_jax.data.augment import Crops
-from naturel_jax.data.items import Group, Source, collect
-from naturel_jax.data.pipeline import Pipeline, make_pipeline
-from naturel_jax.data.processor import Processor, train_tokenizer
-from naturel_jax.models.presets import preset
-from naturel_jax.sharding import make_mesh
 from tfds_naturel import cli
-from tfds_naturel.captions import bank
 from tfds_naturel.errors import UserError
 
+sys.path.append(str(Path(__file__).parents[1]))  # where perf is, if this file is run as a script
+
 SIZE, SCALE, RATIO, BATCH = 224, (0.9, 1.0), (3 / 4, 4 / 3), 256
+_BARE = "bare loop"
+_END_S = 10  # for an idle process to end by itself: it has semaphores and memory to give back
 _SHARDS = 4  # tar files
-_REPEATS = 4  # of what is so fast that its start would count
+_CACHE = {"cache": "decoded"}
+_OWN: dict[str, tuple[str, dict[str, str]]] = {  # name -> (its source in pipeline_own, fields of config.data)
+    "naturel_jax": ("files", {}),
+    "bilinear": ("files", {"shrink_by": "bilinear"}),
+    "decoded": ("decoded", _CACHE),
+    "decoded, bilinear": ("decoded", _CACHE | {"shrink_by": "bilinear"}),
+    "decoded, copied": ("decoded", _CACHE | {"augment_on": "device"}),
+    "tars": ("tars", {}),
+}
+
+Read = Callable[[], int]  # reads images, and returns how many
 
 
 def write_images(folder: Path, count: int) -> list[Path]:
@@ -75,18 +84,6 @@ def bare(paths: list[Path], epochs: int) -> int:
     return epochs * len(paths)
 
 
-def bank_source(paths: list[Path]) -> Source:
-    """The images at ``paths``, each with the bank's captions of one triplet."""
-    groups = [Group.from_triplet(captions) for captions in bank.load().values()]
-    items = collect("files", ((str(n), [groups[n % len(groups)]]) for n in range(len(paths))))
-    return Source(items, functools.partial(read, paths))
-
-
-def read(paths: list[Path], n: int) -> bytes:
-    """The file of image ``n``."""
-    return paths[n].read_bytes()
-
-
 def write_tars(paths: list[Path]) -> str:
     """The images and a caption of each in tar files next to them; returns the pattern of their names."""
     folder = paths[0].parent
@@ -100,32 +97,14 @@ def write_tars(paths: list[Path]) -> str:
     return f"{folder}/{{0..{_SHARDS - 1}}}.tar"
 
 
-def training_pipeline(source: Source, threads: int, workers: int = 0, **options: str) -> Pipeline:
-    """A training run's pipeline, with sampled captions, and batches placed on the device. ``options``: other fields of
-    ``config.data``."""
-    recipe = "positives" if source.content else "single_pair"
-    mixture = {"files": config.Part("files", recipe)}
-    data = config.Data(mixture=mixture, batch_size=BATCH, crop_scale=SCALE, threads=threads, workers=workers, **options)
-    model = preset("tiny-clip")  # only its sizes are used
-    model = dataclasses.replace(model, image=dataclasses.replace(model.image, size=SIZE))
-    pixels = {"resize": "short", "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    tokenizer = train_tokenizer("clip", source.items.texts, model.text.vocab, model.text.context)
-    processor = Processor(tokenizer=tokenizer, context=model.text.context, size=SIZE, **pixels)
-    return make_pipeline(config.Config(data=data), [source], model, processor, make_mesh({"data": -1}))
+def own(
+    kind: str, options: dict[str, str], paths: list[Path], tars: str, epochs: int, threads: int, workers: int
+) -> Read:
+    """naturel_jax's pipeline."""
+    from perf import pipeline_own  # with JAX, which no other process has
 
-
-def ours(pipeline: Pipeline, steps: int) -> int:
-    """Batches until they are on the device."""
-    for batch in pipeline.batches(0, steps):
-        jax.block_until_ready(batch)
-    return steps * BATCH
-
-
-def copied(pipeline: Pipeline, steps: int) -> int:
-    """Crops until they are on the device, which would resize them."""
-    for local in pipeline.local_batches(0, steps):
-        jax.block_until_ready(jax.device_put((local.batch, local.sides)))
-    return steps * BATCH
+    images = pipeline_own.Images(paths, tars, SIZE, SCALE)
+    return pipeline_own.prepare(kind, options, images, BATCH, epochs, threads, workers)
 
 
 class TorchFiles:
@@ -208,55 +187,104 @@ def cpu_seconds() -> float:
     return sum(u.ru_utime + u.ru_stime for u in usage)
 
 
-def rate(run: Callable[[], int]) -> Rate:
+def rate(run: Read) -> Rate:
     """The rate of ``run``, which returns the number of its images."""
     wall, cpu = time.perf_counter(), cpu_seconds()
     images = run()
     return Rate(images / (time.perf_counter() - wall), images / (cpu_seconds() - cpu))
 
 
-def variants(paths: list[Path], epochs: int, threads: list[int], workers: list[int]) -> dict[str, Callable[[], int]]:
-    """Name -> function that reads all images ``epochs`` times, or more often, and returns how many it read."""
-    steps, folder = epochs * len(paths) // BATCH, paths[0].parent
-    source, tars = bank_source(paths), write_tars(paths)
-    decoded = decoded_writer.decode(source, Crops(SIZE, SCALE), folder)
-    of_tars = datasets.open_source(f"webdataset:{tars}", str(folder), "train")
-    bilinear, cache = {"shrink_by": "bilinear"}, {"cache": "decoded"}
-    own: list[tuple[str, Source, Callable[[Pipeline, int], int], dict[str, str]]] = [
-        ("naturel_jax", source, ours, {}),
-        ("bilinear", source, ours, bilinear),
-        ("decoded", decoded, ours, cache),
-        ("decoded, bilinear", decoded, ours, cache | bilinear),
-        ("decoded, copied", decoded, copied, cache | {"augment_on": "device"}),
-        ("tars", of_tars, ours, {}),
-    ]
+class Contender:
+    """The process that measures one variant: no library is in another's, nor forks one that has threads."""
+
+    def __init__(self, name: str, prepare: Callable[[], Read]):
+        self.name = name
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, prepare), name=name)
+        self._process.start()
+        theirs.close()  # so that its end is noticed
+
+    def rate(self, timeout_s: float) -> Rate:
+        """Of one more round; the first one prepares, imports and compiles, too. Raises TimeoutError, and RuntimeError
+        if the process ends."""
+        self._connection.send(None)
+        if not self._connection.poll(timeout_s):
+            raise TimeoutError(f"{self.name}: left out, since a round did not end in {timeout_s:g} s (--timeout_s)")
+        try:
+            return self._connection.recv()
+        except EOFError:
+            self._process.join()
+            code = self._process.exitcode
+            raise RuntimeError(f"{self.name}: its process ended with exit code {code}; its error is above") from None
+
+    def close(self) -> None:
+        """Ends the process, by force if it does not end by itself, and those that it has started."""
+        self._connection.close()
+        self._process.join(_END_S)
+        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it has no group of its own yet
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.join()
+
+
+def _serve(connection: Connection, prepare: Callable[[], Read]) -> None:
+    """Measures one round for each message, until the parent ends."""
+    os.setpgrp()
+    multiprocessing.set_start_method(None, force=True)  # loaders start processes as they do for their users
+    run: Read | None = None
+    while True:
+        try:
+            connection.recv()
+        except EOFError:
+            return
+        run = run or prepare()
+        connection.send(rate(run))
+
+
+def contenders(paths: list[Path], epochs: int, threads: list[int], workers: list[int]) -> dict[str, Callable[[], Read]]:
+    """Name -> what prepares, in its process, a function that reads all images ``epochs`` times, or more often."""
+    tars = write_tars(paths)
     has = {name: bool(importlib.util.find_spec(name)) for name in ("tensorflow", "torchvision", "webdataset")}
-    runs: dict[str, Callable[[], int]] = {"bare loop": functools.partial(bare, paths, epochs)}
+    loaders: dict[str, Callable[[], Read]] = {_BARE: functools.partial(functools.partial, bare, paths, epochs)}
     for number in threads:
-        for name, read_from, batches, options in own:
-            pipeline = training_pipeline(read_from, number, **options)
-            repeats = _REPEATS if "cache" in options else 1
-            runs[f"{name}, {number} threads"] = functools.partial(batches, pipeline, repeats * steps)
+        for name, (kind, options) in _OWN.items():
+            loaders[f"{name}, {number} threads"] = functools.partial(own, kind, options, paths, tars, epochs, number, 0)
         if has["tensorflow"]:
-            runs[f"tf.data, {number} threads"] = functools.partial(tf_data, paths, epochs, number)
+            run = functools.partial(functools.partial, tf_data, paths, epochs, number)
+            loaders[f"tf.data, {number} threads"] = run
         if has["webdataset"] and has["torchvision"]:
             for fast, how in ((False, ""), (True, " fast")):
-                run = functools.partial(webdataset_loader, tars, epochs, number, fast)
-                runs[f"webdataset{how}, {number} processes"] = run
+                run = functools.partial(functools.partial, webdataset_loader, tars, epochs, number, fast)
+                loaders[f"webdataset{how}, {number} processes"] = run
     for number in workers:
-        runs[f"naturel_jax, {number} processes"] = functools.partial(ours, training_pipeline(source, 1, number), steps)
+        kind, options = _OWN["naturel_jax"]
+        prepare = functools.partial(own, kind, options, paths, tars, epochs, 1, number)
+        loaders[f"naturel_jax, {number} processes"] = prepare
     if has["torchvision"]:
         for number in [0, *workers]:
-            runs[f"torch, {number} processes"] = functools.partial(torch_loader, paths, epochs, number)
-    return runs
+            run = functools.partial(functools.partial, torch_loader, paths, epochs, number)
+            loaders[f"torch, {number} processes"] = run
+    return loaders
 
 
-def measure(
-    paths: list[Path], epochs: int, rounds: int, threads: list[int], workers: list[int]
-) -> list[dict[str, Rate]]:
-    """The rate of every variant in each round. The first compiles and imports, too."""
-    runs = variants(paths, epochs, threads, workers)
-    return [{name: rate(run) for name, run in runs.items()} for _ in range(rounds)]
+def measure(loaders: dict[str, Callable[[], Read]], rounds: int, timeout_s: float) -> list[dict[str, Rate]]:
+    """The rate of every one of ``loaders`` in each round. The first imports and compiles, too. One that does not end a
+    round in ``timeout_s`` has no more rounds, which is printed."""
+    with contextlib.ExitStack() as closing:
+        running = {}
+        for name, prepare in loaders.items():
+            running[name] = closing.enter_context(contextlib.closing(Contender(name, prepare)))
+        rates: list[dict[str, Rate]] = []
+        for _ in range(rounds):
+            rates.append({})
+            for name, contender in list(running.items()):
+                try:
+                    rates[-1][name] = contender.rate(timeout_s)
+                except TimeoutError as error:
+                    print(error, flush=True)
+                    running.pop(name).close()
+    return rates
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -268,17 +296,23 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", type=int, nargs="*", default=[])
+    parser.add_argument("--timeout_s", type=float, default=600, help="of one round of one variant (default: 600)")
     args = parser.parse_args(arguments)
     if args.images < BATCH:
         raise UserError(f"--images is {args.images}; expected at least one batch of {BATCH}")
-    absl.flags.FLAGS.mark_as_parsed()  # Grain's reading processes read them
+    if args.rounds < 1:
+        raise UserError(f"--rounds is {args.rounds}; expected 1 or more")
     with tempfile.TemporaryDirectory() as folder:
         paths = write_images(Path(folder), args.images)
-        print(f"{args.images} JPEGs of {np.mean([p.stat().st_size for p in paths]) / 1e3:.0f} kB on average")
-        _, *rounds = measure(paths, args.epochs, args.rounds + 1, args.threads, args.workers)
+        size = np.mean([path.stat().st_size for path in paths]) / 1e3
+        print(f"{args.images} JPEGs of {size:.0f} kB on average", flush=True)
+        loaders = contenders(paths, args.epochs, args.threads, args.workers)
+        _, *rounds = measure(loaders, args.rounds + 1, args.timeout_s)
+    if _BARE not in rounds[-1]:
+        raise UserError(f"the bare loop has no result: give --timeout_s more than {args.timeout_s:g}")
     print(f"{'of the bare loop':32}{'images/s':>10}{'images/CPU s':>14}")
-    for name in rounds[0]:
-        ratios = ([of[name][k] / of["bare loop"][k] for of in rounds] for k in (0, 1))
+    for name in rounds[-1]:
+        ratios = ([of[name][k] / of[_BARE][k] for of in rounds] for k in (0, 1))
         print(f"{name:32}{statistics.median(next(ratios)):10.2f}{statistics.median(next(ratios)):14.2f}")
 
 

@@ -1,6 +1,6 @@
 """Building and opening the index of many generated records, and the first batches from it: seconds and memory.
 
-    python perf/sources.py --rows 1e6 --folder build/rows
+    python -m perf.sources --rows 1e6 --folder build/rows
 
 Each row is a path, a caption of 40 to 80 characters and a negative. All paths lead to the same few JPEGs, so that the
 batches do not measure the disk. Memory is that of a process that opens the index and makes batches: its own and the

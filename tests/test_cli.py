@@ -6,6 +6,10 @@ import sys
 
 import pytest
 
+from naturel_jax.reproduce import __main__ as reproduce
+from tfds_naturel import audit, release
+from tfds_naturel.open_images import fetch
+
 # A thread that waits for something that never comes, as Orbax's do if a save fails.
 MAIN = """
 import atexit, sys, threading, time
@@ -37,6 +41,18 @@ def test_failed_command_does_not_wait_for_threads(error, code, last):
     assert done.returncode == code and done.stdout == "closed\n"
     assert done.stderr.strip().endswith(last)
     assert ("Traceback" in done.stderr) == (code == 1)
+
+
+def test_flags_that_need_a_disk_say_so(capsys):
+    for main, flag, others in (
+        (audit.main, "--out", ()),
+        (fetch.main, "--out", ("full",)),
+        (release.main, "--out", ("--dataset=x", "--licence=x")),
+        (reproduce.main, "--workdir", ()),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main([flag, "gs://bucket/x", *others])
+        assert f"argument {flag}: 'gs://bucket/x' is not on a disk; expected a path" in capsys.readouterr().err
 
 
 def test_output_that_cannot_be_written_does_not_change_the_exit_code():

@@ -174,7 +174,7 @@ def test_json_round_trip():
     config = c.load(tiny())
     assert config_versions.from_json(config_versions.to_json(config)) == config
     later = config_versions.to_json(config) | {"version": config_versions.VERSION + 1}
-    with pytest.raises(UserError, match=r"has version 2; this naturel_jax reads up to 1"):
+    with pytest.raises(UserError, match=r"has version 3; this naturel_jax reads up to 2"):
         config_versions.from_json(later)
 
 

@@ -3,14 +3,18 @@
 import dataclasses
 import logging
 
+import benchmark_files
 import numpy as np
 import pytest
 from tiny_models import items, tiny
 
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
+from naturel_jax.data import identity
+from naturel_jax.data.trained_on import TrainedOn
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.evaluators.evaluator import Evaluator
+from naturel_jax.evaluators.held_out import hold_out
 
 
 def benchmarks() -> list[Benchmark]:
@@ -34,6 +38,22 @@ def test_scores_follow_from_the_cosines(caplog):
         assert scores[f"{name}/all"] == pytest.approx(np.mean(right))
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1 and "second: item bad: image broken: not a readable" in warnings[0]
+
+
+def test_how_items_left_out_were_found():
+    """One image was trained on, which every fifth item shows."""
+    model, _, processor = tiny()
+    trained_on = TrainedOn.of([], [identity.look(benchmark_files.png(0), perceptual=False)], images=2)
+    evaluator = Evaluator(model, processor, [hold_out(benchmark, trained_on) for benchmark in benchmarks()])
+    ways = {"images": 2, "read": 1, "name": 0, "look": 0}
+    assert evaluator.found(trained_on) == {
+        "first": {"items": 10, "bytes": 3, **ways},
+        "second": {"items": 4, "bytes": 1, **ways},
+    }
+    assert Evaluator(model, processor, benchmarks()).found(TrainedOn()) == {
+        "first": {"items": 13},
+        "second": {"items": 5},
+    }
 
 
 def test_subset_of_benchmarks():

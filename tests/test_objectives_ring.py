@@ -1,7 +1,9 @@
-"""The ring against the dense loss on 2, 4 and 8 simulated devices, including parameter gradients, and its memory."""
+"""The rings, one-way and two-way, against the dense loss on up to 8 simulated devices, including parameter gradients;
+what they send, and their memory."""
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,12 @@ from jax.sharding import AxisType, Mesh
 from losses import BIAS, QUICK, RECIPES, SCALE, TOLERANCE, assert_equal, compiled, run, take
 
 from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
+from naturel_jax.compiled import collectives
 from naturel_jax.config import Config, Objective
 from naturel_jax.gradcache import Loss
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding
+from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, neighbours
 from naturel_jax.tiles import Layout
 
 
@@ -52,6 +55,57 @@ def test_ring_matches_the_expanded_batch(objective, counting, sizes):
             assert_equal(run(step, graph.astype(dtype)), expected, tolerance)
 
 
+@pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("devices", [3, 8, *(pytest.param(count, marks=SLOW) for count in (1, 2, 4, 5))])
+def test_two_way_ring_matches_the_expanded_batch(objective, devices):
+    """With an odd number of captions on each device, so that its halves differ; the same bits each time."""
+    graph = random_graph(13, images=4 * devices, captions=15 * devices, **RECIPES["all_pairs"])
+    expected = reference(graph, objective, SCALE, BIAS, hard_negative_weight=2.0)
+    layout = Layout(mesh(devices), BATCH_AXES, tile=5, exchange="two_way_ring")
+    step, graph = compiled(objective, hard=2.0, layout=layout), graph.astype("float32")
+    ours = run(step, graph)
+    assert_equal(ours, expected, TOLERANCE["float32"])
+    jax.tree.map(np.testing.assert_array_equal, ours, run(step, graph))
+
+
+@pytest.mark.parametrize("exchange", ["ring", "two_way_ring"])
+def test_each_block_is_sent_no_further_than_it_is_needed(exchange):
+    """With n devices, captions of width D make n - 1 hops for the value, and n - 1 for the gradient; sums of gradients
+    make n + 1, the last of them home. Half of each goes either way in the two-way ring."""
+    devices, width, rows = 4, 24, 6
+    graph = random_graph(14, images=4 * devices, captions=rows * devices, **RECIPES["two_pairs"]).astype("float32")
+    graph = graph._replace(zimg_ID=np.ones((4 * devices, width), "f4"), zcap_UD=np.ones((rows * devices, width), "f4"))
+    step = compiled("sigmoid", layout=Layout(mesh(devices), BATCH_AXES, exchange=exchange))
+    scalars = np.float32(SCALE), np.float32(BIAS)
+    lowered = step.lower(graph.zimg_ID, graph.zcap_UD, *scalars, graph.images, graph.captions)
+    found = [one for one in collectives(lowered.compile().as_text()) if one.kind == "collective-permute"]
+    ways = {"ring": ["0 to 1"], "two_way_ring": ["0 to 1", "1 to 0"]}[exchange]
+    assert sorted({one.way for one in found}) == ways
+    for way in ways:
+        blocks = [one.runs for one in found if one.way == way and one.bytes == 4 * rows * width // len(ways)]
+        assert sum(blocks) == 2 * (devices - 1) + (devices + 1)
+
+
+@pytest.mark.parametrize("sides", [(2, 4), (16, 16), (3, 4, 1), (4, 3), (4, 4, 4, 2), (5, 3, 2)])
+def test_ring_passes_from_neighbour_to_neighbour(sides):
+    places = list(itertools.product(*map(range, sides)))
+    ring = neighbours(places)
+    assert sorted(ring) == list(range(len(places)))
+    steps = np.abs(np.diff([places[n] for n in [*ring, ring[0]]], axis=0)).sum(1)
+    assert (steps == 1).all()
+
+
+def test_ring_of_devices_that_are_not_a_grid_is_as_listed():
+    assert neighbours([(0, 1), (1, 0), (1, 1)]) == [0, 1, 2]
+    assert neighbours([(0, 0), (0, 1)] * 2) == [0, 1, 2, 3], "two slices"
+    assert Layout(mesh(2, 2), BATCH_AXES).ring == [0, 1, 2, 3], "CPUs do not say where they are"
+
+
+def test_an_exchange_that_was_not_chosen_is_an_error():
+    with pytest.raises(ValueError, match="exchange 'auto': expected one of"):
+        Layout(exchange="auto")
+
+
 def test_loss_does_not_depend_on_device_order():
     graph = random_graph(11, **RECIPES["two_pairs"])
     expected = reference(graph, "softmax", SCALE, BIAS)
@@ -64,8 +118,9 @@ def test_loss_does_not_depend_on_device_order():
     assert_equal((value, [back, *rest]), expected, 1e-5)
 
 
+@pytest.mark.parametrize("exchange", ["ring", "two_way_ring"])
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
-def test_memory_per_device_does_not_grow_with_devices(objective):
+def test_memory_per_device_does_not_grow_with_devices(objective, exchange):
     """With the same number of rows per device, from the compiler's memory analysis."""
 
     def bytes_of(devices: int) -> int:
@@ -77,7 +132,7 @@ def test_memory_per_device_does_not_grow_with_devices(objective):
         ids = functools.partial(rows, dtype=jnp.int32)
         labels = ImageLabels(rows(64), ids(64, 1), ids(64, 1), ids(64, 4)), CaptionLabels(rows(64), ids(64), ids(64, 1))
         scalar = jax.ShapeDtypeStruct((), jnp.float32)
-        step = compiled(objective, layout=Layout(mesh(devices), BATCH_AXES))
+        step = compiled(objective, layout=Layout(mesh(devices), BATCH_AXES, exchange=exchange))
         return (
             step.lower(rows(64, 32), rows(64, 32), scalar, scalar, *labels)
             .compile()
@@ -124,17 +179,18 @@ def batches() -> tuple[Batch, Batch]:
 
 @pytest.mark.parametrize("name", ["sigmoid", "softmax"])
 def test_parameter_gradients_match_the_expanded_batch(name):
-    """The weighted batch without the ring, on a ring of 4 x 2 devices, and on the ring in chunks (GradCache)."""
+    """The weighted batch gathered, on a ring of 4 x 2 devices, and on the two-way ring in chunks (GradCache)."""
     model, (batch, expanded) = tiny_model(), batches()
     params = model.init(jax.random.key(0))
 
-    def value_and_grad(batch, ring, chunks):
-        config = Config(objective=Objective(name=name, ring=ring, tile=64, chunks=chunks))
+    def value_and_grad(batch, exchange, chunks):
+        config = Config(objective=Objective(name=name, exchange=exchange, tile=64, chunks=chunks))
         loss = Loss(config, model, ((0.5,) * 3, (0.5,) * 3), params, mesh(4, 2))
         step = jax.jit(loss.value_and_grad, compiler_options=QUICK)
-        value, gradient = step(params, jax.device_put(batch, batch_sharding(mesh(4, 2))) if ring else batch)
+        placed = batch if exchange == "gather" else jax.device_put(batch, batch_sharding(mesh(4, 2)))
+        value, gradient = step(params, placed)
         return value, jax.tree.leaves(gradient)
 
-    expected = value_and_grad(expanded, ring=False, chunks=1)
-    for ring, chunks in ((False, 1), (True, 1), (True, 2)):
-        assert_equal(value_and_grad(batch, ring, chunks), expected, 1e-5)
+    expected = value_and_grad(expanded, "gather", chunks=1)
+    for exchange, chunks in (("gather", 1), ("ring", 1), ("two_way_ring", 2)):
+        assert_equal(value_and_grad(batch, exchange, chunks), expected, 1e-5)

@@ -76,6 +76,19 @@ def test_batches_are_otherwise_those_of_the_host(data):
         np.testing.assert_array_equal(image, images[row])
 
 
+def test_what_is_sent_is_known_beforehand(data):
+    """Of images that are decoded, and at most as much if they are not."""
+    pipe = pipeline(data, 4, on_device=True)
+    (local,) = pipe.local_batches(0, 1)
+    crops, sides = pipe.sent(0)
+    assert (crops.shape, crops.dtype) == (local.batch.images.shape, local.batch.images.dtype)
+    assert (sides.shape, sides.dtype) == (local.sides.shape, local.sides.dtype)
+    assert crops.sharding == sides.sharding == pipe.sharding
+    unknown, _ = pipeline(Source(data.items, data.read_image), 4, on_device=True).sent(0)
+    assert unknown.shape == crops.shape, "some of the photos had to be shrunk, so the largest boxes occur"
+    assert pipeline(data, 4).sent(0) == ()
+
+
 def test_nothing_is_passed_between_devices():
     """Also where the batch is split over one of two axes, as with tensor parallelism."""
     sharding = batch_sharding(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))

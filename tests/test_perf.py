@@ -1,10 +1,14 @@
 """The performance scripts, on tiny models and a few images; compared variants compute the same thing."""
 
+import fcntl
+import functools
 import re
+import time
 
 import jax
 import numpy as np
 import pytest
+import stuck_loader
 
 from naturel_jax.data.recipes import recipe
 from naturel_jax.models.presets import preset
@@ -31,7 +35,7 @@ def test_relations_are_as_frequent_as_in_open_images():
 
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
 def test_ring_memory_is_constant_and_dense_memory_grows_with_devices(objective):
-    ring, dense = ([objectives.loss_bytes(objective, n, ring) for n in (2, 8)] for ring in (True, False))
+    ring, dense = ([objectives.loss_bytes(objective, n, ring) for n in (2, 8)] for ring in ("ring", "gather"))
     assert ring[1] == pytest.approx(ring[0], rel=0.02)
     assert dense[1] > 2 * dense[0]
 
@@ -55,11 +59,41 @@ def test_loading_reports_parameter_size_memory_and_time():
     assert result["bytes"] > 0 < result["seconds"]
 
 
-def test_pipeline_is_compared_with_other_loaders(tmp_path):
-    paths = pipeline.write_images(tmp_path, pipeline.BATCH)
-    (rates,) = pipeline.measure(paths, 1, 1, threads=[1], workers=[])
-    own = ("naturel_jax", "bilinear", "decoded", "decoded, bilinear", "decoded, copied", "tars")
-    assert {"bare loop", "torch, 0 processes", *(f"{name}, 1 threads" for name in own)} <= rates.keys()
+def test_pipeline_is_compared_with_other_loaders(tmp_path, capsys):
+    """Also with loaders that fork, after JAX has started threads in this process."""
+    loaders = pipeline.contenders(pipeline.write_images(tmp_path, pipeline.BATCH), 1, threads=[1], workers=[1])
+    own = [f"{name}, 1 threads" for name in ("naturel_jax", "bilinear", "decoded", "decoded, copied", "tars")]
+    torch = ["torch, 0 processes", "torch, 1 processes"]
+    assert {"bare loop", "naturel_jax, 1 processes", "decoded, bilinear, 1 threads", *own, *torch} <= loaders.keys()
+    (rates,) = pipeline.measure(loaders, rounds=1, timeout_s=120)
+    assert rates.keys() == loaders.keys() and all(min(rate) > 0 for rate in rates.values())
+    assert not capsys.readouterr().out
+
+
+def test_loader_that_hangs_is_left_out_and_its_children_end(tmp_path, capsys):
+    """Its round has no rate, nor does it have more rounds; the others have all of theirs."""
+    loaders = {
+        "quick": functools.partial(functools.partial, sum, range(10**6)),
+        "stuck": functools.partial(functools.partial, stuck_loader.read, tmp_path / "lock"),
+        "last": functools.partial(functools.partial, sum, range(10**6)),
+    }
+    rounds = pipeline.measure(loaders, rounds=2, timeout_s=10)
+    assert [list(rates) for rates in rounds] == [["quick", "last"]] * 2
+    assert capsys.readouterr().out == "stuck: left out, since a round did not end in 10 s (--timeout_s)\n"
+    deadline = time.monotonic() + 10
+    with (tmp_path / "lock").open() as file:
+        while True:  # its child, which holds the lock, may take a moment to end
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+def test_loader_that_fails_is_named():
+    with pytest.raises(RuntimeError, match="broken: its process ended with exit code 1; its error is above"):
+        pipeline.measure({"broken": functools.partial(functools.partial, int, "no number")}, rounds=1, timeout_s=120)
 
 
 def test_planner_is_measured_on_generated_rows():

@@ -17,7 +17,7 @@ from etils import epath
 from jax.sharding import PartitionSpec
 from worlds import ROOT, data_dir
 
-from naturel_jax import checkpoint, compiled, memory, plan, planning, run, run_folder
+from naturel_jax import checkpoint, compiled, exchange, memory, plan, planning, run, run_folder
 from naturel_jax import config as c
 from naturel_jax.configs import negclip_ap, siglip_tp
 from naturel_jax.data import datasets, stand_in
@@ -63,6 +63,7 @@ def test_collectives_of_a_program(kind, devices, size, runs, function):
     (found,) = compiled.collectives(hlo(function))
     assert (found.kind, found.bytes, found.runs) == (kind, size, runs)
     assert found.devices == devices
+    assert found.way == ("0 to 1" if kind == "collective-permute" else "")
 
 
 # As libtpu's compiler writes programs, shortened.
@@ -94,11 +95,20 @@ u32[]{{:S(2)}}) collective-permute-start(%fusion.1), channel_id=9, source_target
 
 def test_collectives_of_a_tpu_program():
     assert compiled.collectives(TPU) == [
-        compiled.Collective("collective-permute", 0, 16 * 768 * 4, 1, True),
+        compiled.Collective("collective-permute", 0, 16 * 768 * 4, 1, True, "0 to 1"),
         compiled.Collective("all-reduce", 4, 768 * 4 + 2 * 4, 1, True),
         compiled.Collective("all-reduce", 8, 768 * 2 + 4, 12, False),
         compiled.Collective("all-gather", 8, 768 * 512 * 4, 1, True),
     ]
+
+
+def test_groups_of_a_mesh_in_another_order():
+    line = (
+        "  %all-gather.1 = f32[16,32]{1,0} all-gather(%x), channel_id=1, "
+        "replica_groups=mesh['axis_0'=16,'axis_1'=4], device_ids=([4,16]T(1,0)) {'axis_0'}, dimensions={1}"
+    )
+    (found,) = compiled.collectives(f"ENTRY %main.1 (x: f32[16,2]) -> f32[16,32] {{\n{line}\n}}\n")
+    assert found == compiled.Collective("all-gather", 16, 16 * 32 * 4, 1, False)
 
 
 def test_refusal_of_the_tpu_compiler():
@@ -128,6 +138,9 @@ def test_roofline_is_the_slowest_part():
     assert bound.step == pytest.approx(3.5e-3)
     waiting = compiled.roofline(kind, "bfloat16", 197e12 * 3e-3, 0, [reduce._replace(asynchronous=False)])
     assert waiting is not None and waiting.step == pytest.approx(6.5e-3), "nothing runs while the device waits"
+    ring = [compiled.Collective("collective-permute", 0, 45_000_000, 2, True, way) for way in ("0 to 1", "1 to 0")]
+    both = compiled.roofline(kind, "bfloat16", 0, 0, ring)
+    assert both is not None and both.links == pytest.approx(2e-3), "both directions at once"
     assert compiled.roofline("cpu", "float32", 1, 1, []) is None
 
 
@@ -216,20 +229,21 @@ def test_memory_of_a_device_that_is_not_here():
 @pytest.mark.parametrize(
     ("meta", "expected"),
     [
-        ({"remat": "dots", "compute": "auto"}, "dots"),
-        ({"compute": "full"}, "full"),
-        ({}, "none"),  # from before there was "auto"
+        ({"remat": "dots", "exchange": "gather", "compute": "auto"}, {"remat": "dots", "exchange": "gather"}),
+        ({"compute": "full", "ring": False}, {"remat": "full", "exchange": "gather"}),
+        ({}, {"remat": "none", "exchange": "ring"}),  # from before there was "auto"
     ],
 )
 def test_a_continuation_keeps_what_auto_became(meta, expected, config, tmp_path):
     saved = json.loads(json.dumps(c.to_config_dict(config).to_dict()))
     saved["version"] = 1
     saved["compute"] = {"remat": meta["compute"]} if "compute" in meta else {}
+    saved["objective"] = {"ring": meta["ring"]} if "ring" in meta else {}
     checkpoints = checkpoint.Checkpoints(tmp_path, keep=1)
     checkpoints.save(3, {"params": {"x": jnp.zeros(3)}}, {"config": saved} | meta, wait=True)
     checkpoints.close()
-    assert run_folder.saved_remat(epath.Path(tmp_path)) == expected
-    assert run_folder.saved_remat(epath.Path(tmp_path / "new")) is None
+    assert run_folder.saved_choices(epath.Path(tmp_path)) == expected
+    assert run_folder.saved_choices(epath.Path(tmp_path / "new")) == {}
 
 
 @pytest.mark.slow
@@ -242,18 +256,22 @@ def test_auto_is_kept_in_the_checkpoint_and_by_the_continuation(tmp_path, monkey
             "optim.warmup": "0 steps",
             "checkpoint.every": "1 steps",
             "eval.during.naturel": "0 steps",
+            "objective.exchange": "auto",
         }
     )
     raw.eval.benchmarks = ("naturel",)
     with monkeypatch.context() as patch:
         patch.setattr(memory, "usable", lambda kind: 1)
+        patch.setattr(exchange, "choose", lambda *_: "two_way_ring")
         run.run(c.load(raw), tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "2")  # as if it had been killed before
     (tmp_path / "scores.json").unlink()
-    monkeypatch.setattr(memory, "choose_remat", lambda *_: pytest.fail("it is known"))
+    for module, name in ((memory, "choose_remat"), (exchange, "choose")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("it is known"))
     run.run(c.load(raw), tmp_path)
     step, meta = runs.read_meta(tmp_path)
     assert (step, meta["remat"], meta["config"]["compute"]["remat"]) == (2, "full", "auto")
+    assert (meta["exchange"], meta["config"]["objective"]["exchange"]) == ("two_way_ring", "auto")
 
 
 # ---- The planned step ------------------------------------------------------------------------------------------------
@@ -358,6 +376,19 @@ def test_a_suite_is_refused():
     done = command("--config=configs/demo.py", "--topology=v5e:2x2")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "configs/demo.py holds several runs; plan the config of one of them" in done.stderr
+
+
+@pytest.mark.proof
+def test_tpus_compute_while_captions_travel_both_ways(tmp_path):
+    """On a slice where, in listed order, the ring's permutes are synchronous."""
+    pytest.importorskip("libtpu")
+    flags = ["--config=tests/tiny_config.py", "--topology=v5e:4x8", f"--config.data.dir={tmp_path}", "--json"]
+    done = command(*flags, "--config.objective.exchange=two_way_ring", "--config.data.batch_size=4096")
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(done.stdout)
+    permutes = [one for one in planned["collectives"] if one["kind"] == "collective-permute" and one["bytes"] > 4096]
+    assert planned["exchange"] == "two_way_ring" and all(one["asynchronous"] for one in permutes)
+    assert len({one["way"] for one in permutes}) == 2
 
 
 @pytest.mark.proof

@@ -1,10 +1,11 @@
 """The statement on images that may have been trained on."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
-from naturel_jax.benchmarks.origins import ORIGINS
+from naturel_jax.benchmarks.benchmark import Origin, Overlap, Source
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.data import identity
 from naturel_jax.evaluators.results import Result
@@ -27,25 +28,33 @@ RESULTS = [
 
 
 def test_every_benchmark_has_an_origin_with_a_source():
-    assert ORIGINS.keys() == set(BENCHMARKS)
-    for name, origins in ORIGINS.items():
-        assert origins or name == "zeroshot", name
-        for origin in origins:
+    for name, benchmark in BENCHMARKS.items():
+        assert benchmark.SOURCE.origins or name == "zeroshot", name
+        for origin in benchmark.SOURCE.origins:
             assert origin.source.startswith("https://")
             shared = origin.images.startswith(COLLECTIONS) or " of Visual Genome" in origin.images
             assert bool(origin.overlaps) == (shared or name == "winoground"), f"{name}: {origin.images}"
 
 
+def test_new_benchmark_brings_its_origin(monkeypatch):
+    origin = Origin("COCO (a part)", "https://example.com/new", (Overlap("COCO", "all of it"),))
+    source = Source("MIT", "here", "new.json", origins=(origin,))
+    monkeypatch.setitem(BENCHMARKS, "new", SimpleNamespace(SOURCE=source, read=None))
+    (line,) = leakage.lines([result("CLIP", "new", found={})])
+    assert line.cells[1:3] == [[("COCO (a part)", "https://example.com/new")], [("COCO: all of it", "")]]
+
+
 @pytest.mark.parametrize(("name", "path"), [("vg_relation", "VG_100K/2331508.jpg"), ("sugarcrepe", "000000000139.jpg")])
 def test_collections_are_those_that_names_are_recognized_of(name, path):
-    collection = ORIGINS[name][0].images.split(" (")[0]
+    collection = BENCHMARKS[name].SOURCE.origins[0].images.split(" (")[0]
     assert identity.of_name(path).startswith(collection.lower().replace(" ", "_") + ":")
 
 
 def test_numbers_add_up():
     """COCO 2014 has 82,783 and 40,504 images, 2017 has 118,287 and 5,000 of these; the Karpathy splits are 113,287 for
     training and 5,000 each for validation and test, both of val2014."""
-    known = {overlap.training: overlap.known for overlap in ORIGINS["sugarcrepe"][0].overlaps}
+    (origin,) = BENCHMARKS["sugarcrepe"].SOURCE.origins
+    known = {overlap.training: overlap.known for overlap in origin.overlaps}
     restval, val2014 = map(int, re.findall(r"[\d]+", known["COCO (Karpathy train)"].replace(",", ""))[:2])
     assert (restval, val2014) == (113_287 - 82_783, 40_504) and restval == val2014 - 2 * 5_000
     assert 82_783 + val2014 - 5_000 == 118_287

@@ -13,6 +13,7 @@ from worlds import Run, data_dir, losses, wait_for
 
 from naturel_jax import config as c
 from naturel_jax import run, run_folder
+from naturel_jax.evaluators.results import LeftOut
 from tfds_naturel.errors import UserError
 
 
@@ -67,6 +68,28 @@ def test_config_is_checked_again_once_the_lease_is_held(tmp_path):
     with pytest.raises(UserError, match="holds a run with another config"), run_folder.owned(folder, c.load(other)):
         pytest.fail("a workdir of another run was handed over")
     assert contents(tmp_path).keys() == {"config.json"}, "and the lease is released"
+
+
+def test_what_scores_leave_out_is_noted_with_them(tmp_path):
+    raw = tiny_config.get_config()
+    raw.eval.benchmarks, raw.eval.during = ("naturel", "pairs:my.jsonl"), {}
+    folder, config = epath.Path(tmp_path), c.load(raw)
+    ways = {"images": 20, "read": 16, "name": 1, "bytes": 2, "look": 3}
+    found = {"naturel": {"items": 96}, "my": {"items": 12, **ways}}
+    run_folder.write_scores(folder, config, {}, {}, {"my": 4}, found)
+    whole = [LeftOut("A (b)", "naturel", 96, 0, {}), LeftOut("A (b)", "my", 12, 4, ways)]
+    assert run_folder.read_left_out(folder, "A (b)") == whole
+    saved = json.loads((tmp_path / "scores.json").read_text())
+    before = {name: value for name, value in saved.items() if name != "found"}
+    (tmp_path / "scores.json").write_text(json.dumps(before))  # of a version that did not note it
+    assert [(row.benchmark, row.left_out, row.found) for row in run_folder.read_left_out(folder, "A")] == [
+        ("naturel", 0, None),
+        ("my", 4, None),
+    ]
+    for damaged in ([], saved | {"benchmarks": 3}, saved | {"found": {"my": {"bytes": 1}}}, saved | {"left_out": 3}):
+        (tmp_path / "scores.json").write_text(json.dumps(damaged))
+        with pytest.raises(UserError, match=r"scores\.json: not the scores of a run .* move it away to evaluate again"):
+            run_folder.read_left_out(folder, "A")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": 3}'])

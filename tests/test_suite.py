@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 import tiny_config
+from etils import epath
 
 from naturel_jax import config as c
-from naturel_jax import suite
+from naturel_jax import run_folder, suite
 from tfds_naturel.errors import UserError
 
 
@@ -23,3 +24,26 @@ def test_runs_of_one_name_have_rows_of_their_own():
 def test_rows_that_would_still_share_a_name_are_refused():
     with pytest.raises(UserError, match=r"runs b, c: their rows would all be called 'CLIP \(b\)'; change config.name"):
         suite.row_names(runs(a="CLIP", b="CLIP", c="CLIP (b)"))
+
+
+def test_report_says_which_images_may_have_been_trained_on(tmp_path, monkeypatch):
+    """Of the second run, which starts from a model without a record, nothing is known."""
+    ways = {"images": 5000, "read": 4000, "name": 3, "bytes": 2, "look": 5}
+    found = {"a": ({"naturel": 6}, {"naturel": {"items": 94, **ways}}), "b": ({}, {"naturel": {"items": 100}})}
+
+    def run(config: c.Config, folder: epath.Path) -> dict[str, float]:
+        scores = {"naturel/simple": 0.75}
+        run_folder.write_scores(folder, config, scores, {}, *found[folder.name])
+        return scores
+
+    monkeypatch.setattr(suite, "run", run)
+    for key in found:
+        (tmp_path / key).mkdir()
+    suite.run_all(c.Suite(runs(a="CLIP", b="CLIP"), {}, ""), str(tmp_path))
+    known = "CLIP (a): 6 of 100 items (3 by name, 2 by bytes, 5 by look; 4,000 of 5,000 training images read)"
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("## Images that may have been trained on") == 1
+    assert f"| {known}; CLIP (b): no record |" in text
+    assert "Open Images (train), split by this builder ([source](https://arxiv.org/abs/1811.00982))" in text
+    page, tex = ((tmp_path / f"report.{suffix}").read_text() for suffix in ("html", "tex"))
+    assert f"<div>{known}</div><div>CLIP (b): no record</div>" in page and f"{known}; CLIP (b): no record" in tex

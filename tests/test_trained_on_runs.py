@@ -77,8 +77,10 @@ def test_own_benchmark_during_training_and_afterwards(folder, tmp_path, monkeypa
     evaluate.main(["--models", "A=run:first", "B=run:second", "--benchmarks", own, *flags])
     a, b = results.load(Path("out"))
     assert [(r.benchmark, r.items, r.left_out) for r in (a, b)] == [("mine", 4, 4), ("mine", 2, 6)]
-    score, bounds = a.scores["mine/accuracy"], json.loads(Path("first/scores.json").read_text())["intervals"]
-    assert score["value"] == first["mine/accuracy"] and [score["low"], score["high"]] == bounds["mine/accuracy"]
+    score, saved = a.scores["mine/accuracy"], json.loads(Path("first/scores.json").read_text())
+    bounds = saved["intervals"]["mine/accuracy"]
+    assert score["value"] == first["mine/accuracy"] and [score["low"], score["high"]] == bounds
+    assert a.found["bytes"] == 4 and saved["found"] == {"mine": {"items": 4, **a.found}}
     assert "Further benchmarks: mine" in Path("out/report.md").read_text()
     capsys.readouterr()
     compare.main(["A", "B", "--benchmark", own, *flags])

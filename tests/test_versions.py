@@ -72,6 +72,14 @@ def test_unversioned_run_can_be_evaluated(folder):
     assert "micro on naturel" in output
 
 
+def test_ring_became_a_way_to_exchange():
+    base = {"objective": {"ring": True}, "bases": {}}
+    saved = {"version": 1, "objective": {"ring": False, "tile": 64}, "bases": {"base": base}}
+    config = config_versions.from_json(saved)
+    assert (config.objective.exchange, config.objective.tile) == ("gather", 64)
+    assert config.bases["base"].objective.exchange == "ring"
+
+
 def test_saved_config_keeps_its_meaning(folder):
     saved = json.loads((folder / "run" / "config.json").read_text())["config"]
     assert config_versions.from_json(saved).eval.during == {"naturel": "4 steps"}

@@ -40,15 +40,19 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--bank", type=banks.find, help="bank file, or `first` for the first edition of ours")
     parser.add_argument("--world", choices=CONFIGS, help="attack the complex captions of this drawn world instead")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the report")
-    parser.add_argument("--tokenizer", type=Path, help="CLIP's tokenizer.json, to count tokens exactly")
-    parser.add_argument("--sugarcrepe", type=Path, help="folder of SugarCrepe's JSON files, for comparison")
-    parser.add_argument("--aro", type=Path, help="ARO's visual_genome_relation.json, for comparison")
-    parser.add_argument("--winoground", type=Path, help="Winoground's examples.jsonl, for comparison")
+    parser.add_argument("--out", type=cli.on_disk, required=True, help="folder for the report")
+    parser.add_argument("--tokenizer", type=cli.on_disk, help="CLIP's tokenizer.json, to count tokens exactly")
+    parser.add_argument("--sugarcrepe", type=cli.on_disk, help="folder of SugarCrepe's JSON files, for comparison")
+    parser.add_argument("--aro", type=cli.on_disk, help="ARO's visual_genome_relation.json, for comparison")
+    parser.add_argument("--winoground", type=cli.on_disk, help="Winoground's examples.jsonl, for comparison")
     parser.add_argument(
-        "--photos", type=Path, help=f"folder of the fetcher, for the review page (default: {PHOTOS}, if it is there)"
+        "--photos",
+        type=cli.on_disk,
+        help=f"folder of the fetcher, for the review page (default: {PHOTOS}, if it is there)",
     )
-    parser.add_argument("--decisions", type=Path, nargs="+", help="annotators' decision files, to measure agreement")
+    parser.add_argument(
+        "--decisions", type=cli.on_disk, nargs="+", help="annotators' decision files, to measure agreement"
+    )
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.world:

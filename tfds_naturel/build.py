@@ -15,7 +15,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etils import epath
@@ -115,19 +114,25 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("config", metavar="DATASET", help="one of the datasets above")
     parser.add_argument("--data_dir", type=epath.Path, help="output folder (default: ~/tensorflow_datasets)")
-    parser.add_argument("--manual_dir", type=Path, help="folder filled by fetch, or one with coco/ or winoground/")
+    parser.add_argument(
+        "--manual_dir", type=cli.on_disk, help="folder filled by fetch, or one with coco/ or winoground/"
+    )
     parser.add_argument("--format", choices=["array_record", "tfrecord"], default="array_record")
     parser.add_argument(
         "--beam", metavar="OPTIONS", help="build with Beam: runner=DirectRunner,direct_num_workers=2,..."
     )
     photos = parser.add_argument_group("Open Images")
-    photos.add_argument("--annotations", type=Path, help="folder of annotation files (default: below --manual_dir)")
-    photos.add_argument("--images", type=Path, help="folder of photos, <ImageID>.jpg (default: below --manual_dir)")
+    photos.add_argument(
+        "--annotations", type=cli.on_disk, help="folder of annotation files (default: below --manual_dir)"
+    )
+    photos.add_argument(
+        "--images", type=cli.on_disk, help="folder of photos, <ImageID>.jpg (default: below --manual_dir)"
+    )
     photos.add_argument("--unofficial", action="store_true", help="accept files other than the published ones")
     photos.add_argument("--name", help="name of the dataset; required if any option differs from the config")
     photos.add_argument("--bank", type=bank.find, help="caption bank, or `first` for the first edition of ours")
-    photos.add_argument("--decisions", type=Path, help="CSV of reviewers' decisions on captions")
-    photos.add_argument("--takedown", type=Path, help="image ids to leave out, besides the published list")
+    photos.add_argument("--decisions", type=cli.on_disk, help="CSV of reviewers' decisions on captions")
+    photos.add_argument("--takedown", type=cli.on_disk, help="image ids to leave out, besides the published list")
     for field in dataclasses.fields(OpenImagesConfig):
         if field.name in _NUMBERS:
             kind = type(field.default)

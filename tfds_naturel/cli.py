@@ -5,6 +5,7 @@ failed for too long: run the same command again to continue; 130 interrupted; an
 traceback.
 """
 
+import argparse
 import atexit
 import contextlib
 import logging
@@ -13,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from tfds_naturel.errors import Stopped, Unavailable, UserError
@@ -58,6 +60,14 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
     if code in (DONE, STOPPED):
         sys.exit(code)
     leave(code)
+
+
+def on_disk(text: str) -> Path:
+    """The path that a flag names: the ``type`` of arguments that cannot be in an object store. Raises
+    ``ArgumentTypeError``, to which argparse adds the flag."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not on a disk; expected a path, whose files can be copied")
+    return Path(text)
 
 
 def leave(code: int) -> NoReturn:

@@ -312,8 +312,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--dataset", type=epath.Path, required=True, help="a built dataset, <data_dir>/naturel/full/3.0.0"
     )
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write; it must not exist")
-    parser.add_argument("--takedown", type=Path, help="image ids to leave out, besides the published list")
+    parser.add_argument("--out", type=cli.on_disk, required=True, help="the folder to write; it must not exist")
+    parser.add_argument("--takedown", type=cli.on_disk, help="image ids to leave out, besides the published list")
     parser.add_argument("--with_images", action="store_true", help="include the images of a drawn dataset")
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     parser.add_argument("--date", type=_date, default=today, help="date of publication, YYYY-MM-DD (default: today)")

@@ -5,12 +5,14 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from naturel_jax.benchmarks.benchmark import Item
+from naturel_jax.benchmarks import coco
+from naturel_jax.benchmarks.benchmark import Item, Origin
 from naturel_jax.benchmarks.files import NUMBER, BenchmarkError, Fields, Folder, Record, load_json, numbered, read_items
 from tfds_naturel.photos import MAX_PIXELS
 
 LICENCE = "annotations MIT; Visual Genome images CC BY 4.0"
 WHERE = "https://github.com/mertyg/vision-language-models-are-bows (see its Google Drive links)"
+ORIGINS = (Origin("Visual Genome", "https://arxiv.org/abs/2210.01936", coco.VISUAL_GENOME),)
 FIELDS: Fields = {
     "image_path": str,
     "true_caption": str,

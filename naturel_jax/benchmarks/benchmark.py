@@ -197,6 +197,23 @@ class HubFiles(NamedTuple):
     folder: str
 
 
+class Overlap(NamedTuple):
+    """``training``: a collection that models are trained on. ``known``: how much of it is the same images; ``source``
+    of that, if it is not stated by the collections themselves."""
+
+    training: str
+    known: str
+    source: str = ""
+
+
+class Origin(NamedTuple):
+    """``images``: the collection that images are from, and the part of it. ``source``: where the benchmark says so."""
+
+    images: str
+    source: str
+    overlaps: tuple[Overlap, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Where a benchmark comes from.
@@ -205,6 +222,8 @@ class Source:
     ``extract``: path -> function that extracts the file's content from the download, if it is not stored as downloaded.
     ``images(folder)``: path -> URL of the images that the files in the folder refer to. ``hub``: files on the hub.
     ``prepared``: ``read`` takes a prepared TFDS folder (``--naturel``) instead of the folder of official files.
+    ``origins``: the collections that its images are from. ``naturel_jax.data.trained_on`` finds images that a run was
+    trained on; these are for models without a record of theirs, and say what to look at before a run starts.
     """
 
     licence: str
@@ -215,6 +234,7 @@ class Source:
     images: Callable[[Path], dict[str, str]] | None = None
     hub: HubFiles | None = None
     prepared: bool = False
+    origins: tuple[Origin, ...] = ()
 
     @property
     def downloadable(self) -> bool:

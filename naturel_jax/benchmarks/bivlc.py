@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from naturel_jax.benchmarks import coco, hub_pairs
-from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Source
+from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Origin, Source
 
+_PAPER = "https://arxiv.org/abs/2406.09952"
 SOURCE = Source(
     f"MIT; {coco.LICENCE}",
     "https://huggingface.co/datasets/imirandam/BiVLC",
     "bivlc/*.parquet",
     hub=HubFiles("imirandam/BiVLC", "data/*.parquet", "bivlc"),
+    origins=(Origin("COCO (val2017)", _PAPER, coco.VAL_2017), Origin("generated images", _PAPER)),
 )
 
 

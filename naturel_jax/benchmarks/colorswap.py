@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from naturel_jax.benchmarks import hub_pairs
-from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Source
+from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Origin, Source
 
 SOURCE = Source(
     "MIT",
     "https://huggingface.co/datasets/stanfordnlp/colorswap",
     "colorswap/*.parquet (the test split)",
     hub=HubFiles("stanfordnlp/colorswap", "data/test*.parquet", "colorswap"),
+    origins=(Origin("generated images", "https://arxiv.org/abs/2402.04492"),),
 )
 
 

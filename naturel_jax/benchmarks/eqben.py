@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 
 from naturel_jax.benchmarks import rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Source, by_value
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Origin, Source, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Fields, Folder, Record, load_json, not_found, read_items
 from tfds_naturel.photos import MAX_PIXELS
 
@@ -19,6 +19,7 @@ SOURCE = Source(
     "Apache-2.0; images under the licences of their datasets",
     "https://github.com/Wangt-CN/EqBen (see its Google Drive links)",
     "eqben/*.json (the original annotation, or that of the 10% subset), eqben/images/<source>/",
+    origins=(Origin("frames of videos, renderings, generated images", "https://arxiv.org/abs/2303.14465"),),
 )
 FIELDS: Fields = {"image0": str, "image1": str, "caption0": (str, list), "caption1": (str, list)}
 

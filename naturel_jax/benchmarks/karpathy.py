@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from naturel_jax.benchmarks import coco
-from naturel_jax.benchmarks.benchmark import Image, Source
+from naturel_jax.benchmarks.benchmark import Image, Origin, Overlap, Source
 from naturel_jax.benchmarks.files import (
     BenchmarkError,
     Folder,
@@ -42,16 +42,25 @@ def coco_images(folder: Path, file: str = COCO_FILE) -> dict[str, str]:
     return {f"coco/{name}": f"{coco.SERVER}/{name}" for name in names}
 
 
+_SPLITS = "https://arxiv.org/abs/1412.2306"
 COCO = Source(
     f"COCO: annotations CC BY 4.0, {coco.LICENCE}",
     "https://cocodataset.org",
     f"{COCO_FILE}, coco/val2014/",
     {COCO_FILE: f"{FILES}/coco_karpathy_test.json"},
     images=coco_images,
+    origins=(Origin("COCO (Karpathy test, of val2014)", _SPLITS, coco.KARPATHY_TEST),),
 )
 FLICKR30K = Source(
     "Flickr30k: research only, on request",
     "https://shannon.cs.illinois.edu/DenotationGraph",
     f"{FLICKR30K_FILE}, flickr30k/flickr30k-images/",
     {FLICKR30K_FILE: f"{FILES}/flickr30k_test.json"},
+    origins=(
+        Origin(
+            "Flickr30k (Karpathy test)",
+            _SPLITS,
+            (Overlap("COCO, Visual Genome, Open Images", "are photos from Flickr too; no count is known"),),
+        ),
+    ),
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from naturel_jax.benchmarks import rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Source, by_value
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Origin, Overlap, Source, by_value
 from naturel_jax.data import identity, prepared
 from tfds_naturel.captions import bank
 from tfds_naturel.schema import KINDS, POLARITIES, Polarity, Triplet
@@ -18,6 +18,16 @@ SOURCE = Source(
     "README, 'Build NatuRel'",
     "a prepared TFDS folder such as data/naturel/full/3.0.0 (--naturel)",
     prepared=True,
+    origins=(
+        Origin(
+            "Open Images (train), split by this builder",
+            "https://arxiv.org/abs/1811.00982",
+            (
+                Overlap("Open Images (train)", "the same images"),
+                Overlap("COCO, Visual Genome, Flickr30k", "are photos from Flickr too; no count is known"),
+            ),
+        ),
+    ),
 )
 
 

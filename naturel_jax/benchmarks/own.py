@@ -19,9 +19,11 @@ from naturel_jax.benchmarks import retrieval, rules, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Folder, is_unicode
 from naturel_jax.benchmarks.own_config import Fields, Own
+from naturel_jax.data import staging
 from naturel_jax.data.fields import Fields as RecordFields
 from naturel_jax.data.records import BadRecord, Chosen, Names, Record, Row, Table, choose, existing, to_record
 from naturel_jax.data.sources import csv, jsonl, parquet
+from naturel_jax.object_stores import in_store
 
 OPENERS: dict[str, Callable[[str, str, str], Table]] = {
     ".jsonl": jsonl.open_table,
@@ -33,9 +35,13 @@ OPENERS: dict[str, Callable[[str, str, str], Table]] = {
 Make = Callable[[str, Row], Item]  # (id, row) -> item
 
 
-def read(own: Own, fields: Fields) -> Benchmark:
-    """Reads a benchmark. Raises UserError for a path that does not exist, a file of another kind, or one without a
-    record that can be used."""
+def read(own: Own, fields: Fields, cache_dir: str = "") -> Benchmark:
+    """Reads a benchmark; what is in an object store is copied first, with all that is in the folder of a file.
+    ``cache_dir``: see ``staging``. Raises UserError for a path that does not exist, a file of another kind, or one
+    without a record that can be used, and what ``staging.stage`` raises."""
+    if in_store(own.path):
+        staging.stage(own.path if own.kind == "classes" else own.path.rpartition("/")[0], cache_dir)
+        own = own._replace(path=str(staging.local_path(own.path, cache_dir)))
     return READERS[own.kind](own, fields)
 
 

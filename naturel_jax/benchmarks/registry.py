@@ -90,12 +90,14 @@ def read(
     files: Path | None = None,
     naturel: Path | None = None,
     fields: Mapping[str, Fields] | None = None,
+    cache_dir: str = "",
 ) -> list[Benchmark]:
     """The benchmarks called ``names``, or named as in ``own_config``; ``all`` means every one that can be read, besides
     one's own, and prints why the others cannot.
 
     ``files`` is the folder with the official files, ``naturel`` a prepared TFDS folder of NatuRel; ``fields``: name of
-    one's own benchmark -> the fields of its records. Raises UserError for an unknown name, and FileNotFoundError or
+    one's own benchmark -> the fields of its records; ``cache_dir``: where those in an object store are copied to (see
+    ``staging``). Raises UserError for an unknown name, and FileNotFoundError or
     UserError for a requested benchmark that cannot be read.
     """
     fields = fields or {}
@@ -111,7 +113,7 @@ def read(
     benchmarks = []
     for text in texts:
         try:
-            benchmarks.append(_read(text, files, naturel, fields))
+            benchmarks.append(_read(text, files, naturel, fields, cache_dir))
         except (FileNotFoundError, UserError) as error:
             if not every or text in names:
                 raise
@@ -119,9 +121,11 @@ def read(
     return benchmarks
 
 
-def _read(text: str, files: Path | None, naturel: Path | None, fields: Mapping[str, Fields]) -> Benchmark:
+def _read(
+    text: str, files: Path | None, naturel: Path | None, fields: Mapping[str, Fields], cache_dir: str
+) -> Benchmark:
     if mine := own_config.parse_name(text):
-        return own.read(mine, fields.get(mine.name, Fields()))
+        return own.read(mine, fields.get(mine.name, Fields()), cache_dir)
     folder = naturel if reads_dataset(text) else files
     if folder is None:
         flag = "--naturel" if reads_dataset(text) else "--benchmarks_dir"

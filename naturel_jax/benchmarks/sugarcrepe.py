@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from naturel_jax.benchmarks import coco, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Source
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Origin, Source
 from naturel_jax.benchmarks.files import Folder, Record, load_json, read_items, require_strings
 
 SUBSETS = ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
@@ -51,4 +51,5 @@ SOURCE = Source(
     "sugarcrepe/{replace,swap,add}_*.json (seven), coco/val2017/",
     {f"sugarcrepe/{subset}.json": f"{_FILES}/{subset}.json" for subset in SUBSETS},
     images=_images,
+    origins=(Origin("COCO (val2017)", "https://arxiv.org/abs/2306.14610", coco.VAL_2017),),
 )

@@ -5,7 +5,7 @@ arXiv 2406.11171).
 from pathlib import Path
 
 from naturel_jax.benchmarks import coco, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Item, Metric, Source
+from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Item, Metric, Origin, Source
 from naturel_jax.benchmarks.files import Fields, Folder, Record, load_json, read_items, require_strings
 
 SUBSETS = ("swap_obj", "swap_att", "replace_obj", "replace_att", "replace_rel")
@@ -53,4 +53,5 @@ SOURCE = Source(
     "sugarcrepe_pp/{swap_obj,swap_att,replace_obj,replace_att,replace_rel}.json, coco/val2017/",
     images=_images,
     hub=HubFiles("Aman-J/SugarCrepe_pp", "data/*.json", "sugarcrepe_pp"),
+    origins=(Origin("COCO (val2017)", "https://arxiv.org/abs/2406.11171", coco.VAL_2017),),
 )

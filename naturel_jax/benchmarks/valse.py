@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from naturel_jax.benchmarks import coco, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Source
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Origin, Overlap, Source
 from naturel_jax.benchmarks.files import (
     BenchmarkError,
     Folder,
@@ -84,10 +84,17 @@ def _images(folder: Path) -> dict[str, str]:
     return {path: f"{coco.SERVER}/{path.removeprefix('coco/')}" for path in sorted(set(paths))}
 
 
+_PAPER = "https://arxiv.org/abs/2112.07566"
+_OF_COCO = (Overlap("COCO", "the same images, of several splits"), coco.IN_VISUAL_GENOME)
 SOURCE = Source(
     "MIT; images under the licences of their datasets",
     "https://github.com/Heidelberg-NLP/VALSE; images from Visual7W, SWiG, VisDial and COCO",
     "valse/data/*.json (eleven), valse/images/{visual7w,swig,visdial}/, coco/{val2017,val2014,train2014}/",
     {f"valse/data/{name}.json": f"{_FILES}/{name}.json" for name in IMAGES},
     images=_images,
+    origins=(
+        Origin("COCO", _PAPER, _OF_COCO),
+        Origin("Visual7W, of Visual Genome", _PAPER, coco.VISUAL_GENOME),
+        Origin("SWiG, VisDial", _PAPER),
+    ),
 )

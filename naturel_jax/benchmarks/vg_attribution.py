@@ -6,7 +6,7 @@ from naturel_jax.benchmarks import aro, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Metric, Source, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Record
 
-SOURCE = Source(aro.LICENCE, aro.WHERE, "aro/visual_genome_attribution.json, aro/images/")
+SOURCE = Source(aro.LICENCE, aro.WHERE, "aro/visual_genome_attribution.json, aro/images/", origins=aro.ORIGINS)
 MIN_COUNT = 25  # ARO averages over attribute pairs with at least this many items
 
 

@@ -66,4 +66,5 @@ SOURCE = Source(
     f"{EXCLUDED} (--download takes them from ARO's notebook)",
     {EXCLUDED: _NOTEBOOK},
     {EXCLUDED: symmetric_relations},
+    origins=aro.ORIGINS,
 )

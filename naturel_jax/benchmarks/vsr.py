@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from naturel_jax.benchmarks import coco
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes, Source, by_value
+from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Origin, Outcomes, Overlap, Source, by_value
 from naturel_jax.benchmarks.files import (
     BenchmarkError,
     Folder,
@@ -85,4 +85,11 @@ SOURCE = Source(
     "vsr/dev.jsonl, vsr/test.jsonl, vsr/images/",
     {f"vsr/{split}.jsonl": f"{_FILES}/{split}.jsonl" for split in SPLITS},
     images=_images,
+    origins=(
+        Origin(
+            "COCO (train2017 and val2017)",
+            "https://arxiv.org/abs/2205.00363",
+            (Overlap("COCO", "the same images, also of training splits"), coco.IN_VISUAL_GENOME),
+        ),
+    ),
 )

@@ -8,14 +8,20 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from naturel_jax.benchmarks import rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, Source, by_value
+from naturel_jax.benchmarks import coco, rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Origin, Outcomes, Source, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Folder, Record, is_unicode, load_json, numbered, read_items
 
+_PAPER = "https://arxiv.org/abs/2310.19785"
 SOURCE = Source(
     "MIT; COCO and Visual Genome images under their own licences",
     "https://github.com/amitakamath/whatsup_vlms (see its Google Drive links)",
     "whatsup/*.json (six), whatsup/{controlled_images,controlled_clevr,vg_images}/, coco/val2017/",
+    origins=(
+        Origin("photos of its own (A, B)", _PAPER),
+        Origin("COCO (val2017)", _PAPER, coco.VAL_2017),
+        Origin("Visual Genome", _PAPER, coco.VISUAL_GENOME),
+    ),
 )
 CONTROLLED = {  # subset -> its file, and its pairs of opposite relations
     "A": ("controlled_images_dataset.json", (("left_of", "right_of"), ("on", "under"))),

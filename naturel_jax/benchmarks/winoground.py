@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from naturel_jax.benchmarks import hub_pairs, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Image, Item, Metric, Source, by_value
+from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Image, Item, Metric, Origin, Overlap, Source, by_value
 from naturel_jax.benchmarks.files import (
     Archive,
     BenchmarkError,
@@ -27,6 +27,13 @@ SOURCE = Source(
         )
     },
     hub=HubFiles("facebook/winoground", "data/*", "winoground"),
+    origins=(
+        Origin(
+            "Getty Images",
+            "https://huggingface.co/datasets/facebook/winoground",
+            (Overlap("half of Winoground", "NegCLIP-AP's recipe trains on one; the other half is scored"),),
+        ),
+    ),
 )
 FIELDS: Fields = {"id": int, "caption_0": str, "caption_1": str, "collapsed_tag": str, "secondary_tag": str}
 

@@ -49,6 +49,14 @@ def longest(crops: Crops) -> int:
     return math.ceil(crops.size * _MARGIN / math.sqrt(crops.scale[0]))
 
 
+def largest_box(crops: Crops) -> tuple[int, int]:
+    """Height and width that the crop of any box of any image is within: those of photos that had to be shrunk."""
+    if is_fixed(crops.scale):
+        return crops.size, crops.size
+    short = longest(crops)
+    return math.ceil(short / RATIO[0]) + _SLACK, math.ceil(short * RATIO[1]) + _SLACK
+
+
 def keep(data: bytes, crops: Crops) -> tuple[np.ndarray, np.ndarray]:
     """The pixels [H, W, 3] that are kept of an encoded image, and its ``ROW`` without start and checksums. Raises
     ValueError for an image that is not readable."""

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import grain
@@ -14,10 +13,11 @@ from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.batch import Batch
 from naturel_jax.config import Config
+from naturel_jax.data import staging
 from naturel_jax.data.augment import Blank, Crops, Encoded
 from naturel_jax.data.boxes import random_boxes
 from naturel_jax.data.buffers import Buffers
-from naturel_jax.data.decoded import Kept
+from naturel_jax.data.decoded import Kept, largest_box
 from naturel_jax.data.draws import Draws
 from naturel_jax.data.items import Items, Source
 from naturel_jax.data.on_device import make_resize
@@ -92,6 +92,17 @@ class Pipeline:
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), Batch(images, *plan[1:])
         )
+
+    def sent(self, step: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Crops and their sides, which devices that resize them hold besides batch ``step``; of sources that are not
+        decoded yet, at their largest. Nothing if the host resizes."""
+        if not self.on_device:
+            return ()
+        boxes = [source.decoded.largest_box if source.decoded else largest_box(self.crops) for source in self.sources]
+        height, width = np.max(boxes, axis=0).tolist()
+        rows = len(self.planner.plan(step).rows)
+        shapes = ((rows, height, width, 3), np.uint8), ((rows, 3), np.int32)
+        return tuple(jax.ShapeDtypeStruct(shape, dtype, sharding=self.sharding) for shape, dtype in shapes)
 
     def _largest_crop(self) -> tuple[int, int]:
         """Height and width that every crop is within. Raises ValueError for sources that are not decoded."""
@@ -217,7 +228,12 @@ def make_pipeline(
     batch size that does not divide evenly.
     """
     parts = [
-        Part(source.items, recipe(part.recipe), part.weight, _hard_images(name, part.hard_images, source.items))
+        Part(
+            source.items,
+            recipe(part.recipe),
+            part.weight,
+            _hard_images(name, part.hard_images, source.items, config.data.cache_dir),
+        )
         for (name, part), source in zip(config.data.mixture.items(), sources, strict=True)
     ]
     planner = Planner(
@@ -242,11 +258,11 @@ def make_pipeline(
     )
 
 
-def _hard_images(part: str, path: str, items: Items) -> list[tuple[int, ...]] | None:
+def _hard_images(part: str, path: str, items: Items, cache_dir: str) -> list[tuple[int, ...]] | None:
     if not path:
         return None
     try:
-        return mining.hard_images(Path(path), items.image_ids)
+        return mining.hard_images(staging.stage_file(path, cache_dir), items.image_ids)
     except (ValueError, pa.ArrowException) as error:  # pyarrow's messages do not name the file
         raise UserError(
             f"config.data.mixture.{part}.hard_images is {path!r}: {error}; expected a Parquet file written by "

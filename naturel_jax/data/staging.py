@@ -57,18 +57,44 @@ def stage(
     Raises UserError if there are none, OSError if the disk has too little space or a file arrives damaged twice, and
     Unavailable if the store fails for too long.
     """
-    local = local_path(source, cache_dir)
     if not in_store(source):
-        return local
-    url = epath.Path(source)
+        return Path(source)
+
+    def find() -> dict[str, Info]:
+        found = {name: info for name, info in Location(source).objects().items() if wanted(name)}
+        if not found:
+            raise UserError(f"{source}: no such folder in the store, or none of its objects is of use here")
+        return found
+
+    return _stage(source, cache_dir, wanted, find)
+
+
+def stage_file(source: str | os.PathLike[str], cache_dir: str = "") -> Path:
+    """Copies one object as ``stage`` does; returns the local file. One on a disk is returned as it is.
+
+    Raises FileNotFoundError if there is no such object, and what ``stage`` raises."""
+    if not in_store(source):
+        return Path(source)
+    folder, _, name = os.fspath(source).rpartition("/")
+    if not (name and Location(source).name):
+        raise UserError(f"{source}: names no object; expected a file in a bucket")
+    return _stage(folder, cache_dir, name.__eq__, lambda: {name: Location(source).info()}) / name
+
+
+def _stage(
+    source: str | os.PathLike[str],
+    cache_dir: str,
+    wanted: Callable[[str], bool],
+    find: Callable[[], dict[str, Info]],
+) -> Path:
+    """Makes what is ``wanted`` of the copy of a folder equal to what ``find`` returns."""
+    local, url = local_path(source, cache_dir), epath.Path(source)
     bucket = local_path("/".join(os.fspath(url).split("/")[:3]), cache_dir)
     local.mkdir(parents=True, exist_ok=True)
     from naturel_jax import preemption  # it loads JAX, which commands that read local files only do not need
 
     with preemption.interruptible(), _alone(bucket):
-        found = {name: info for name, info in Location(url).objects().items() if wanted(name)}
-        if not found:
-            raise UserError(f"{url}: no such folder in the store, or none of its objects is of use here")
+        found = find()
         staged = _Staged(bucket, local)
         staged.forget({name for name in staged.versions if wanted(name)} - found.keys())
         missing = {name: info for name, info in found.items() if not staged.is_current(url, name, info)}

@@ -13,9 +13,9 @@ from naturel_jax.config import Config
 from naturel_jax.data import datasets, staging
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.trained_on import TrainedOn
+from naturel_jax.evaluators import held_out
 from naturel_jax.evaluators.confidence import Intervals, intervals
 from naturel_jax.evaluators.embed import Encoder, cosines
-from naturel_jax.evaluators.held_out import hold_out
 from naturel_jax.models.two_tower import Model, Params
 from tfds_naturel.errors import UserError
 
@@ -66,6 +66,14 @@ class Evaluator:
                 bounds |= intervals(benchmark, items, benchmark.outcomes(items, matrices))
         return scores, bounds
 
+    def found(self, trained_on: TrainedOn) -> dict[str, dict[str, int]]:
+        """Benchmark -> the number of its ``items`` that are scored, and how those left out were found (see
+        ``held_out.found``)."""
+        return {
+            name: {"items": len(benchmark.items), **held_out.found(benchmark, trained_on)}
+            for name, benchmark in self._benchmarks.items()
+        }
+
     def _evaluated(
         self, params: Params, names: Collection[str] | None
     ) -> Iterator[tuple[Benchmark, Sequence[Item], Sequence[np.ndarray]]]:
@@ -94,6 +102,6 @@ def make_evaluator(config: Config, model: Model, processor: Processor, trained_o
     cache_dir = config.data.cache_dir
     naturel = Path(datasets.directory(config.data.dir, config.eval.naturel, cache_dir)) if prepared else None
     places = {"files": staging.stage(files, cache_dir) if files else None, "naturel": naturel}
-    benchmarks = registry.read(names, **places, fields=config.eval.fields)
-    kept = [hold_out(benchmark, trained_on) for benchmark in benchmarks]
+    benchmarks = registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
+    kept = [held_out.hold_out(benchmark, trained_on) for benchmark in benchmarks]
     return Evaluator(model, processor, kept, mesh=mesh, batch_size=config.eval.batch_size)

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +66,16 @@ class Result:
         """Whether the scores cover fewer items than published, or than the files list."""
         fewer = self.published is not None and self.items < self.published
         return self.unreadable > 0 or self.left_out > 0 or fewer
+
+
+class LeftOut(NamedTuple):
+    """What the scores of a run leave out of a benchmark; fields as in ``Result``."""
+
+    model: str
+    benchmark: str
+    items: int
+    left_out: int
+    found: Mapping[str, int] | None
 
 
 def save(

@@ -140,9 +140,9 @@ def main(arguments: Sequence[str]) -> None:
     if not pairs:
         raise UserError(f"{options.a} and {options.b} have no item of {name} in common")
     text = markdown(options.a, options.b, name, pairs)
-    naturel = staging.stage(options.naturel) if options.naturel else None
-    places = {"files": staging.stage(options.benchmarks_dir), "naturel": naturel}
-    (benchmark,) = registry.read([options.benchmark], **places, fields=own_config.parse_fields(options.fields))
+    files, naturel = staging.stage(options.benchmarks_dir), staging.stage(options.naturel) if options.naturel else None
+    fields = own_config.parse_fields(options.fields)
+    (benchmark,) = registry.read([options.benchmark], files=files, naturel=naturel, fields=fields)
     images = {image.key: image for item in benchmark.items for image in item.images}
     names = map(results.file_name, (options.a, options.b, name, options.outcome))
     page = mirror.local / "compare" / ("+".join(names) + ".html")  # a character that no name contains

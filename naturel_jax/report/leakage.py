@@ -4,8 +4,9 @@ import html as html_escape
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from naturel_jax.benchmarks.origins import ORIGINS, Origin
-from naturel_jax.evaluators.results import Result
+from naturel_jax.benchmarks.benchmark import Origin
+from naturel_jax.benchmarks.registry import BENCHMARKS
+from naturel_jax.evaluators.results import LeftOut, Result
 from tfds_naturel import escape
 
 TITLE = "Images that may have been trained on"
@@ -35,15 +36,20 @@ class Line(NamedTuple):
         return [[(self.benchmark, "")], images, overlaps, [(text, "") for text in self.found]]
 
 
-def lines(results: Sequence[Result]) -> list[Line]:
+def lines(results: Sequence[Result | LeftOut]) -> list[Line]:
     """A line for each benchmark."""
     found: dict[str, list[str]] = {}
     for result in results:
         found.setdefault(result.benchmark, []).append(f"{result.model}: {_found(result)}")
-    return [Line(name, ORIGINS.get(name, ()), tuple(texts)) for name, texts in found.items()]
+    return [Line(name, _origins(name), tuple(texts)) for name, texts in found.items()]
 
 
-def _found(result: Result) -> str:
+def _origins(benchmark: str) -> tuple[Origin, ...]:
+    """None of one's own benchmarks, and of those whose package is not installed."""
+    return BENCHMARKS[benchmark].SOURCE.origins if benchmark in BENCHMARKS else ()
+
+
+def _found(result: Result | LeftOut) -> str:
     if not result.found:
         return "no record" if result.found is not None else "not noted; evaluate again"
     number = result.items + result.left_out

@@ -15,7 +15,7 @@ from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.confidence import Intervals
-from naturel_jax.evaluators.results import Result
+from naturel_jax.evaluators.results import LeftOut, Result
 from naturel_jax.report import chance, leakage, plots, published, tables, ties
 from naturel_jax.report.plots import History
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, Row
@@ -58,13 +58,14 @@ def of_scores(
     scores: Mapping[str, Mapping[str, float]],
     intervals: Mapping[str, Intervals],
     histories: Mapping[str, History],
+    left_out: Sequence[LeftOut] = (),
 ) -> Report:
     """The report on scores without their items: model -> {metric: score}, and model -> {metric: interval}."""
     rows = [
         Row(model, MEASURED, {name: Cell(value, intervals[model].get(name)) for name, value in row.items()})
         for model, row in scores.items()
     ]
-    return Report(rows, histories)
+    return Report(rows, histories, trained_on=leakage.lines(left_out))
 
 
 def save(folder: epath.Path, report: Report) -> str:

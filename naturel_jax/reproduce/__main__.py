@@ -13,7 +13,6 @@ stopped, run it again.
 import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from etils import epath
 
@@ -37,10 +36,10 @@ def stage_names(text: str) -> list[str]:
 def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True, help="everything but the hub's cache goes here")
+    parser.add_argument("--workdir", type=cli.on_disk, required=True, help="everything but the hub's cache goes here")
     parser.add_argument("--stage", metavar="NAME[,NAME]", help=f"only these, again if done: {', '.join(STAGES)}")
     parser.add_argument("--budget", default="full", help="full, small, or limits: photos=2000,steps=100")
-    parser.add_argument("--known", type=Path, metavar="FILE", help="known scores of further checkpoints (JSON)")
+    parser.add_argument("--known", type=cli.on_disk, metavar="FILE", help="known scores of further checkpoints (JSON)")
     parser.add_argument("--dry_run", action="store_true", help="print the plan and every command, and end")
     return parser
 

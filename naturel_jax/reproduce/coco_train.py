@@ -10,7 +10,6 @@ import argparse
 import functools
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from naturel_jax.benchmarks import karpathy
 from naturel_jax.benchmarks.benchmark import Source
@@ -48,7 +47,7 @@ def first_images(data: bytes, images: int | None) -> bytes:
 def main(arguments: Sequence[str]) -> None:
     """The command line. Raises Stopped if some files are left for another run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets coco/")
+    parser.add_argument("--out", type=cli.on_disk, required=True, help="folder that gets coco/")
     parser.add_argument("--images", type=int, metavar="N", help="only the first N images")
     options = parser.parse_args(arguments)
     if options.images is not None and options.images < 1:

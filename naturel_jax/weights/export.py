@@ -19,7 +19,7 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from naturel_jax import checkpoint, checkpoint_meta
+from naturel_jax import checkpoint, checkpoint_meta, manifest, storage
 from naturel_jax.data import trained_on as trained_on_lib
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.trained_on import TrainedOn
@@ -32,6 +32,14 @@ DTYPES = {"float32": np.float32, "bfloat16": jnp.bfloat16, "float16": np.float16
 # modules.json, by which sentence-transformers finds CLIP's two towers; its version 6 would find them without.
 _SENTENCE_TRANSFORMERS = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.CLIPModel"}]
 _TORCH = {"format": "pt"}  # transformers refuses safetensors files without this
+
+# Without it, nothing reads a folder of the format as complete: in an object store, it is uploaded last.
+LAST = {
+    "hf": "config.json",
+    "openclip": openclip.CONFIG_FILE,
+    "big_vision": "checkpoint.npz",
+    "run": f"checkpoints/0/{manifest.NAME}",
+}
 
 Arrays = dict[str, np.ndarray]
 
@@ -76,12 +84,17 @@ def save(
         (work / model_card.FILE).write_text(card, "utf-8")
 
 
+def check_new(folder: epath.Path) -> None:
+    """Raises FileExistsError if there is something of this name."""
+    if storage.exists(folder):
+        raise FileExistsError(f"{folder} exists; choose another name or remove it")
+
+
 @contextlib.contextmanager
 def _folder(folder: Path) -> Iterator[Path]:
     """A temporary folder, already with the final name, that is moved to ``folder`` at the end, and removed if something
     fails."""
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists; choose another name or remove it")
+    check_new(epath.Path(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     parent = folder.with_name(f".{folder.name}.{os.getpid()}")
     work = parent / folder.name

@@ -17,9 +17,11 @@ from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.families import family_of
+from naturel_jax.models.presets import PRESETS
 from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
-from naturel_jax.weights import runs, snippets
+from naturel_jax.object_stores import in_store
+from naturel_jax.weights import runs, snippets, sources
 from tfds_naturel import escape
 from tfds_naturel.errors import UserError
 from tfds_naturel.files import parse_json
@@ -80,7 +82,10 @@ def about(source: str) -> About:
     if kind in ("hf", "open_clip"):
         base = rest.partition("@")[0]
         return About(base.partition("/")[2] or base, source, base, license_of(base))
-    path = Path(rest if rest and not os.path.exists(source) else source)
+    if in_store(named := rest if kind in PRESETS else source):
+        path = sources.local(named)
+    else:
+        path = Path(rest if rest and not os.path.exists(source) else source)
     folder = path if path.is_dir() else path.parent
     card = _front_matter(folder)
     name = path.resolve().name if path.is_dir() else path.stem

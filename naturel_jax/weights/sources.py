@@ -2,7 +2,8 @@
 
 A source is ``hf:owner/name`` (or ``hf:owner/name@revision``), ``open_clip:owner/name`` (OpenCLIP's files, if a hub
 repository also holds transformers'), ``run:workdir`` (one of our runs), a folder, a file, or
-``preset:file`` for a file that does not say what model it holds (NegCLIP's: ``negclip-b32:negclip.pth``).
+``preset:file`` for a file that does not say what model it holds (NegCLIP's: ``negclip-b32:negclip.pth``). Workdirs,
+folders and files may be in an object store.
 """
 
 import dataclasses
@@ -13,10 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from naturel_jax.data import staging
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.families import Pixels, family_of
 from naturel_jax.models.presets import PRESETS
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
+from naturel_jax.object_stores import in_store
 from naturel_jax.weights import big_vision, hf, hub, openclip, processor_files, runs, tables
 from naturel_jax.weights.tables import Rule, Shape
 from naturel_jax.weights.tensors import Tensors, open_npz, open_safetensors, open_sharded
@@ -34,6 +37,7 @@ _OPENERS: dict[str, Callable[[Path], Tensors]] = {
     ".pth": open_torch,
     ".npz": open_npz,
 }
+_BESIDE = (".json", ".md", ".model", ".txt")  # of files that say how weights are used
 
 
 class Loaded(NamedTuple):
@@ -92,7 +96,7 @@ def find(source: str) -> Foreign:
     if colon and prefix in ("hf", "open_clip"):
         return _open_folder(hub.fetch(prefix, rest), prefer_openclip=prefix == "open_clip")
     known = PRESETS[prefix] if colon and prefix in PRESETS else None
-    path = Path(rest if known else source)
+    path = local(rest if known else source)
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
@@ -101,6 +105,22 @@ def find(source: str) -> Foreign:
             "open_clip:owner/name for a model on the hub, run:workdir for a run"
         )
     return _open_file(path, known)
+
+
+def local(name: str) -> Path:
+    """The file or folder ``name``; if it is in an object store, its copy on this host. A folder is copied without those
+    in it, a file of weights with the others beside it that are not weights. Raises what ``staging.stage`` raises."""
+    if not in_store(name):
+        return Path(name)
+    folder, _, file = name.rstrip("/").rpartition("/")
+    if Path(file).suffix not in _OPENERS:
+        return staging.stage(name, wanted=lambda other: "/" not in other)
+    beside = staging.stage(folder, wanted=lambda other: other == file or _is_beside(other))
+    return beside / file
+
+
+def _is_beside(name: str) -> bool:
+    return "/" not in name and Path(name).suffix in _BESIDE
 
 
 def _open_folder(folder: Path, prefer_openclip: bool = False) -> Foreign:

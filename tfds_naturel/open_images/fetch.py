@@ -334,13 +334,17 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, help="output folder for annotations/ and images/")
+    parser.add_argument("--out", type=cli.on_disk, required=True, help="output folder for annotations/ and images/")
     parser.add_argument(
         "--split", choices=["train"], default="train", help="folder of the bucket (annotations are for train)"
     )
     parser.add_argument("--release", choices=RELEASES, default="v4")
-    parser.add_argument("--annotations", type=Path, help="folder of annotation files; missing ones are downloaded")
-    parser.add_argument("--from_tar", type=Path, nargs="+", metavar="TAR", help="read the photos from these tar files")
+    parser.add_argument(
+        "--annotations", type=cli.on_disk, help="folder of annotation files; missing ones are downloaded"
+    )
+    parser.add_argument(
+        "--from_tar", type=cli.on_disk, nargs="+", metavar="TAR", help="read the photos from these tar files"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N annotated images, by id; 0: none")
     parser.add_argument("--retry_missing", action="store_true", help="retry photos recorded as missing or bad")
     parser.add_argument("--concurrency", type=int, default=64)

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -44,7 +43,7 @@ def _cell(image: np.ndarray, texts: list[str]) -> np.ndarray:
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tfds_naturel.scenes", description=__doc__)
-    parser.add_argument("--sheet", required=True, type=Path, metavar="PNG", help="output file")
+    parser.add_argument("--sheet", required=True, type=cli.on_disk, metavar="PNG", help="output file")
     parser.add_argument("--config", choices=CONFIGS, default="scenes")
     parser.add_argument("--relation", choices=_RELATIONS, action="append", help="only this relation (repeatable)")
     parser.add_argument("--columns", type=int, default=8)

@@ -1,0 +1,93 @@
+"""How captions reach the images of other devices (``config.objective.exchange``): what each way costs, and which one
+``auto`` becomes. docs/losses.md has the formulas, and compares them with compiled programs."""
+
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from naturel_jax import memory
+from naturel_jax.batch import Batch
+from naturel_jax.compiled import SPEEDS
+from naturel_jax.models import flops
+from naturel_jax.sharding import batch_shards
+from naturel_jax.tiles import EXCHANGES
+
+_LOG = logging.getLogger(__name__)
+
+_FLOAT = 4  # bytes: embeddings, logits and their gradients are float32
+_PRODUCT = 6 * 2  # FLOPs of a multiply-add in float32: on TPUs, products in bfloat16 of three parts of each number
+_HOP = 1e-6  # seconds, however little is sent: jax-ml.github.io/scaling-book/sharding, "A note on ICI latency"
+_SHARE = 1 / 20  # of the memory of a device that the loss may take: the margins of remat's estimate are larger
+
+
+class Sizes(NamedTuple):
+    """The loss on each of ``devices``: rows of images and captions, width of the embeddings, captions of a tile."""
+
+    devices: int
+    images: int
+    captions: int
+    width: int
+    tile: int
+
+
+class Cost(NamedTuple):
+    """Of the loss and its gradient. ``waiting``: seconds during which a device only sends and receives; ``memory``:
+    bytes of temporaries on each device."""
+
+    waiting: float
+    memory: int
+
+
+def costs(kind: str, sizes: Sizes) -> dict[str, Cost] | None:
+    """What each of ``EXCHANGES`` costs on devices of this ``jax.Device.device_kind``; None if their speed is not
+    known. Counts one pass over the tiles for the value and one for the gradient; the softmax makes two of each."""
+    peak, speed = flops.peak(kind, "bfloat16"), SPEEDS.get(kind)
+    if peak is None or speed is None:
+        return None
+    devices, images, captions, width, tile = sizes
+    block = _FLOAT * captions * width
+    product = _PRODUCT * images * captions * width / peak  # a gradient takes two more
+    gathered = (devices - 1) * block / (speed.links * speed.link)
+
+    def ring(directions: int) -> Cost:
+        def hop(blocks: int) -> float:
+            return max(_HOP, blocks * block / (directions * speed.link))
+
+        value = (devices - 1) * max(0, hop(1) - product)
+        gradient = (devices - 1) * max(0, hop(2) - 3 * product) + hop(1)  # captions and sums; then the sums go home
+        logits = _FLOAT * images * min(tile, captions)
+        arrays = 4 * block + _FLOAT * images * width  # captions and sums, here and arriving; gradients of the images
+        return Cost((value + gradient) if devices > 1 else 0, arrays + 2 * logits)
+
+    logits = _FLOAT * images * min(tile, devices * captions)
+    # The gradient gathers again, and sums over all devices, which sends everything twice.
+    gather = Cost((1 + 1 + 2) * gathered, 2 * devices * block + 2 * logits)
+    return dict(zip(EXCHANGES, (ring(1), ring(2), gather), strict=True))
+
+
+def best(known: Mapping[str, Cost], limit: int) -> str:
+    """The exchange that waits least, the first if they are equal; gathering only if the loss then takes no more than a
+    twentieth of ``limit``, the memory of a device in bytes."""
+    fits = [name for name in known if name != "gather" or known[name].memory <= _SHARE * limit]
+    return min(fits, key=lambda name: known[name].waiting)
+
+
+def choose(mesh: Mesh, batch: Batch, width: int, tile: int) -> str:
+    """The ``best`` of ``EXCHANGES``; "ring" where speed or memory of the devices is not known. All processes get the
+    same. ``batch``: arrays or shapes."""
+    kind, devices = mesh.devices.flat[0].device_kind, batch_shards(mesh)
+    sizes = Sizes(devices, len(batch.images) // devices, len(batch.tokens) // devices, width, tile)
+    known, limit = costs(kind, sizes), memory.usable(kind)
+    if known is None or limit is None:
+        return EXCHANGES[0]
+    chosen = best(known, limit)
+    if jax.process_count() > 1:  # one host may have a little less memory than another
+        chosen = EXCHANGES[int(multihost_utils.broadcast_one_to_all(np.int32(EXCHANGES.index(chosen))))]
+    waiting = ", ".join(f"{name} {1e6 * cost.waiting:.0f}" for name, cost in known.items())
+    _LOG.info("config.objective.exchange is %r (auto): microseconds of waiting in a step are %s", chosen, waiting)
+    return chosen
