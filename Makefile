@@ -49,6 +49,8 @@ proofs: setup-test
 	$(RECORD) demo --tail=120 -- $(MAKE) demo
 	$(RECORD) audit_first --tail=400 -- $(BIN)/python -m tfds_naturel.audit --bank first --out build/audit_first
 	$(RECORD) audit --tail=400 -- $(BIN)/python -m tfds_naturel.audit --out build/audit --sugarcrepe data/sugarcrepe
+	$(RECORD) audit_v6 --tail=400 -- $(BIN)/python -m tfds_naturel.audit --bank tfds_naturel/captions/bank_v6.tsv --out build/audit_v6
+	$(RECORD) audit_world --tail=400 -- $(BIN)/python -m tfds_naturel.audit --world scenes --out build/audit_world
 	$(RECORD) step -- $(BIN)/python perf/objectives.py step
 	$(RECORD) step_mined -- $(BIN)/python perf/objectives.py step --hard mined
 	$(RECORD) frozen -- $(BIN)/python perf/objectives.py frozen

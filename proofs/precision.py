@@ -1,6 +1,6 @@
 """Evaluation in bfloat16 against float32: how far cosines, decisions and scores move.
 
-    python proofs/precision.py --models SigLIP=run:runs/demo/siglip_scenes --naturel data/naturel/scenes/3.0.0
+    python proofs/precision.py --models SigLIP=run:runs/demo/siglip_scenes --naturel data/naturel/scenes/3.1.0
     python proofs/precision.py --random clip-b32 siglip-b16-224 --depth 4 --items 100
 
 prints a row for each model and benchmark: the twins of the drawn world, and NatuRel's drawn one with ``--naturel``.

@@ -1,6 +1,7 @@
 """The audit's statistics against values computed by hand, and what is in the review page."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -13,8 +14,9 @@ import PIL.Image
 import pytest
 
 from tfds_naturel import audit
-from tfds_naturel.captions import bank, blind, grammar, review
+from tfds_naturel.captions import attack, bank, blind, grammar, review
 from tfds_naturel.errors import UserError
+from tfds_naturel.scenes.scene import CONFIGS
 from tfds_naturel.schema import Triplet
 
 CAT = Triplet("Cat", "on", "Desk")
@@ -60,6 +62,19 @@ def test_audit_writes_its_report_and_fails_on_a_problem(small, tmp_path, capsys)
     with pytest.raises(UserError, match=r"bank.tsv: \d problems, listed in .*report.md"):
         audit.main(arguments)
     assert "'onn' is not in the dictionary" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_audit_of_a_drawn_world(tmp_path, capsys, monkeypatch):
+    few = dataclasses.replace(CONFIGS["scenes"], name="few", pairs_per_family=5, variants=1)
+    monkeypatch.setitem(CONFIGS, "few", few)
+    monkeypatch.delitem(attack.MODELS, "boosting")  # slow
+    audit.main(["--world", "few", "--out", str(tmp_path / "out")])
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report in capsys.readouterr().out and not (tmp_path / "out" / "review.html").exists()
+    seen, unseen = (3 * len(world.triplets) for world in few.compositions())
+    assert f"{seen} pairs of seen triplets, {unseen} of held-out ones." in report
+    rows = [row.split(" | ")[:2] for row in report.splitlines() if row.startswith(("| seen", "| held out"))]
+    assert rows == [[f"| {part}", view] for part in ("seen", "held out") for view in ("masked", "raw", "style")]
 
 
 def test_errors_name_the_bad_input(small, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from naturel_jax.data import prepared
 from naturel_jax.evaluators import blind
 from tfds_naturel.captions import bank
 from tfds_naturel.errors import UserError
+from tfds_naturel.scenes.scene import VERSION
 
 
 def read(name: str, root: Path) -> Benchmark:
@@ -222,7 +223,7 @@ def facts(records, n: int) -> set[str]:
 
 def test_contrasts_cannot_be_won_from_the_captions():
     """In the drawn world, whose facts are all known, with the scores of an oracle and of a model that is blind."""
-    folder = data_dir() / "naturel" / "tiny" / "3.0.0"
+    folder = data_dir() / "naturel" / "tiny" / VERSION
     records = prepared.open_split(folder, "test").records
     shown = {prepared.to_str(records[n]["image_id"]): facts(records, n) for n in range(len(records))}
     number = {records[n]["image"]: prepared.to_str(records[n]["image_id"]) for n in range(len(records))}

@@ -19,6 +19,7 @@ from worlds import ROOT, Run, parameters
 from naturel_jax import checkpoint, evaluate, object_folders, storage
 from naturel_jax.object_stores import Location
 from naturel_jax.report import compare
+from tfds_naturel.scenes.scene import VERSION
 
 LAST = 6  # steps of store_config
 
@@ -74,7 +75,7 @@ def test_run_killed_while_it_saves_continues_exactly(server, reference, tmp_path
     names = set(Location(workdir).objects())
     assert {"config.json", "processor.json", "first_batch.png", "report.md"} <= names and "lease.json" not in names
     assert any(name.startswith("tensorboard/events") for name in names)
-    prepared = epath.Path(data) / "naturel" / "few" / "3.0.0"
+    prepared = epath.Path(data) / "naturel" / "few" / VERSION
     assert storage.exists(prepared / "dataset_info.json"), "drawn by the first run"
 
     benchmark = ["--benchmarks", "naturel", "--naturel", str(prepared), "--batch_size", "8"]

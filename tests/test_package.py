@@ -14,6 +14,7 @@ from worlds import ROOT, data_dir
 
 from naturel_jax import config_flags
 from tfds_naturel import cli
+from tfds_naturel.scenes.scene import VERSION
 
 COMMANDS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 BUILT_ON_JAX = ("naturel-train", "naturel-evaluate", "naturel-convert", "naturel-data-check")
@@ -110,7 +111,7 @@ def installed(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_installed_package_trains_evaluates_and_converts_from_another_folder(installed, tmp_path):
     data = data_dir()
-    naturel = data / "naturel" / "tiny" / "3.0.0"
+    naturel = data / "naturel" / "tiny" / VERSION
     train = ["--config", "siglip:tiny", f"--config.data.dir={data}", "--config.eval.benchmarks=('naturel',)"]
     train += ["--config.duration=2 steps", "--config.data.batch_size=16", "--config.eval.during={}"]
     run([installed / "naturel-train", *train], tmp_path)

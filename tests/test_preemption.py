@@ -30,6 +30,7 @@ from naturel_jax.storage import read_json_lines
 from tfds_naturel import cli, twins
 from tfds_naturel.errors import Stopped
 from tfds_naturel.naturel import Naturel, scenes
+from tfds_naturel.scenes.scene import VERSION
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -128,7 +129,7 @@ def test_twins_interrupted_at_any_item_are_then_complete(tmp_path):
 
 
 def test_only_one_process_writes_data_and_one_that_waits_can_be_stopped(tmp_path, handled, caplog):
-    folder = tmp_path / "twins" / "scenes"
+    folder = tmp_path / "twins" / "scenes" / VERSION
     folder.mkdir(parents=True)
     now = time.time()
     holder = {"token": "t", "host": "elsewhere", "process": 7, "since": now, "heartbeat": now}

@@ -6,6 +6,7 @@ import hashlib
 import io
 import itertools
 import json
+import re
 import subprocess
 import sys
 
@@ -130,8 +131,58 @@ def test_painted_colours_match_their_names():
         assert np.median(distance) < 12, (colour, label, np.median(distance))
 
 
+CONTRASTS = (  # a caption that says one thing of the two and denies another
+    r"instead of (?P<denied>.+?), (?P<said>.+)",
+    r"(?P<said>.+) rather than (?P<denied>.+)",
+    r".+ is not (?P<denied>.+) but (?P<said>.+)",
+    r"(?P<said>.+), not (?P<denied>.+)",
+)
+WORDS = {
+    "on": "on|on top of|atop|upon|supporting|supports|under|beneath|underneath|below",
+    "under": "under|beneath|underneath|below|above|over|on|on top of|atop|upon|supporting|supports",
+    "left_of": "left|right",
+    "right_of": "left|right",
+    **dict.fromkeys(("inside_of", "contain"), "inside|in|within|containing|contains|contained"),
+    "holds": "holds?|holding|held|grips?|gripping|gripped|clutch|clutches|clutching|clutched",
+    "wears": "wears?|wearing|worn|sports?|sporting|sported",
+    "plays": "plays?|playing|played",
+    "hits": "hits?|hitting|strikes?|striking|struck",
+    "interacts_with": "interacts?|interacting|engages?|engaging",
+    "at": "at|by|close",
+}
+
+
+def contrast(text: str) -> dict[str, str]:
+    """What a caption says and what it denies; empty if it denies nothing."""
+    matches = (re.fullmatch(pattern, text.removesuffix("."), re.IGNORECASE) for pattern in CONTRASTS)
+    return next((match.groupdict() for match in matches if match), {})
+
+
+def test_contrasts_say_one_triplet_and_deny_the_other(rows):
+    """A true one denies what the image does not show, or that it shows "just" that; a false one denies what it shows.
+    A claim that the image may show is only made so."""
+    counted = collections.Counter()
+    for row in rows:
+        name, split, index = row["image_id"].split("-")
+        scene = draw(CONFIGS[name], split, int(index))
+        for true, false in zip(row["captions"][::2], row["captions"][1::2], strict=True):
+            own, claim = Triplet.parse(true["triplet"]), Triplet.parse(false["asserts"])
+            said, denied = contrast(true["text"]), contrast(false["text"])
+            assert bool(said) == bool(denied)
+            if not said:
+                assert not scene.is_true(claim), (row["image_id"], false)
+                continue
+            for text, relation in ((said["said"], own), (denied["denied"], own), (said["denied"], claim)):
+                assert re.search(rf"\b({WORDS[relation.relation]})\b", text), (text, relation)
+            if scene.is_true(claim):
+                assert re.search(r"\bjust\b", said["denied"]) and re.search(r"\bjust\b", denied["said"]), false
+            counted["just" if scene.is_true(claim) else "false"] += 1
+    assert min(counted.values()) > 100
+
+
 def test_captions_are_true_or_false_of_the_image(rows):
-    """Every positive claims an annotated triplet; no negative claims one, its converse, or a side seen in the boxes."""
+    """Every positive claims an annotated triplet; no negative claims one or its converse, or a side seen in the boxes
+    without a denial of what the image shows."""
     counted = collections.Counter()
     for row in rows:
         labels = [thing["label"] for thing in row["objects"]]
@@ -147,7 +198,8 @@ def test_captions_are_true_or_false_of_the_image(rows):
             assert claim is None or (claim not in shown and converse(claim) not in shown), (row["image_id"], caption)
             if claim and claim.relation == "is" and claim.subject in labels:
                 assert any(t.subject == claim.subject and t.relation == "is" for t in shown), caption
-            if claim and claim.relation in ("left_of", "right_of") and {claim.subject, claim.object} <= set(labels):
+            side = claim and claim.relation in ("left_of", "right_of") and not contrast(caption["text"])
+            if side and {claim.subject, claim.object} <= set(labels):
                 ahead = middles[claim.object] - middles[claim.subject]
                 assert (ahead if claim.relation == "left_of" else -ahead) < 0.1, (row["image_id"], caption)
     assert counted["positive"] == counted["negative"] > 0
@@ -181,6 +233,10 @@ def test_negatives_are_true_of_other_images(rows):
     claims = [(name, Triplet.parse(c["asserts"])) for name, c in claims if c["polarity"] == "negative" and c["asserts"]]
     assert all(claim in shown[name] or converse(claim) in shown[name] for name, claim in claims)
     assert len({claim for _, claim in claims}) > 200
+
+
+def test_no_caption_of_a_world_is_a_mere_denial(rows):
+    assert all(caption["operation"] != "denial" for row in rows for caption in row["captions"])
 
 
 def test_is_true_handles_converses():

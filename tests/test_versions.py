@@ -3,6 +3,8 @@
 ``fixtures/run_version_0.tar.gz`` was written by commit 4e3889c, before configs and checkpoints had versions. It
 contains a tiny CLIP (``micro``) and the first 4 of 8 steps of training it on ``naturel/tiny`` (``run``), with the
 metrics of all 8 steps and the final scores (``finished_scores.json``), computed by that commit on one device.
+``fixtures/world_2.0.0.tar.gz`` is that dataset (its training and test splits) as commit 4a17414 drew it, with the same
+images and captions.
 """
 
 import json
@@ -15,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
-from worlds import ROOT, data_dir
+from worlds import ROOT
 
 from naturel_jax import config_versions, storage
 
-FIXTURE = Path(__file__).parent / "fixtures" / "run_version_0.tar.gz"
+FIXTURES = Path(__file__).parent / "fixtures"
 CONFIG = """
 import tiny_config
 
@@ -36,9 +38,9 @@ def get_config():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("version_0")
-    with tarfile.open(FIXTURE) as archive:
-        archive.extractall(folder, filter="data")
-    (folder / "data").symlink_to(data_dir())
+    for name, place in (("run_version_0", folder), ("world_2.0.0", folder / "data")):
+        with tarfile.open(FIXTURES / f"{name}.tar.gz") as archive:
+            archive.extractall(place, filter="data")
     (folder / "config.py").write_text(CONFIG)
     return folder
 
@@ -65,8 +67,7 @@ def test_unversioned_run_continues_with_the_same_results(folder):
 
 
 def test_unversioned_run_can_be_evaluated(folder):
-    dataset = next((data_dir() / "naturel" / "tiny").iterdir())
-    flags = ("--models=micro=run:micro", "--benchmarks=naturel", f"--naturel={dataset}")
+    flags = ("--models=micro=run:micro", "--benchmarks=naturel", "--naturel=data/naturel/tiny/2.0.0")
     output = command(folder, "naturel_jax.evaluate", *flags)
     assert "micro on naturel" in output
 

@@ -5,7 +5,7 @@
 writes ``report.md``, ``hard_pairs.tsv`` (the complex pairs that no text-only model gets right) and ``review.html``, a
 page where annotators accept or reject captions, with photos from the folder of the fetcher. Given the decision files
 of two or more annotators, it also reports their agreement. If any caption fails a check, the command fails after
-writing the report.
+writing the report. ``--world scenes`` writes a ``report.md`` on text-only models and the captions of a drawn world.
 """
 
 import argparse
@@ -19,12 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from tfds_naturel import cli, decisions, escape
-from tfds_naturel.captions import attack_report, blind, checks, grammar, other_benchmarks, review
+from tfds_naturel.captions import attack, attack_report, blind, checks, grammar, other_benchmarks, review
 from tfds_naturel.captions import bank as banks
 from tfds_naturel.captions.attack import Pair
 from tfds_naturel.captions.bank import Bank
 from tfds_naturel.errors import UserError
-from tfds_naturel.schema import Caption
+from tfds_naturel.scenes import examples
+from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
+from tfds_naturel.schema import Caption, Triplet
 
 PHOTOS = Path("open_images")  # where README fetches to
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
@@ -37,6 +39,7 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m tfds_naturel.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bank", type=banks.find, help="bank file, or `first` for the first edition of ours")
+    parser.add_argument("--world", choices=CONFIGS, help="attack the complex captions of this drawn world instead")
     parser.add_argument("--out", type=cli.on_disk, required=True, help="folder for the report")
     parser.add_argument("--tokenizer", type=cli.on_disk, help="CLIP's tokenizer.json, to count tokens exactly")
     parser.add_argument("--sugarcrepe", type=cli.on_disk, help="folder of SugarCrepe's JSON files, for comparison")
@@ -51,6 +54,12 @@ def main(arguments: Sequence[str]) -> None:
         "--decisions", type=cli.on_disk, nargs="+", help="annotators' decision files, to measure agreement"
     )
     options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.world:
+        report = "\n".join(_world(CONFIGS[options.world]))
+        (options.out / "report.md").write_text(report, encoding="utf-8")
+        print(report)
+        return
     bank = banks.load(options.bank)
     tokens, method = _token_counter(options.tokenizer)
     problems = checks.check(bank if options.bank else banks.load(release="v6"), tokens)
@@ -71,7 +80,6 @@ def main(arguments: Sequence[str]) -> None:
         agreement, common = decisions.alpha(list(map(decisions.verdicts, options.decisions)))
         judged = f"{common} captions judged by two or more of {len(options.decisions)} annotators"
         lines += ["## Agreement", f"Krippendorff's alpha {agreement:.3f} over {judged}.", ""]
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")
     attack_report.save_hard(options.out / "hard_pairs.tsv", bank, attack_report.hard(wins))
     photos = options.photos or (PHOTOS if PHOTOS.is_dir() else None)
@@ -80,6 +88,28 @@ def main(arguments: Sequence[str]) -> None:
     print("\n".join(lines))
     if problems:
         raise UserError(f"{options.bank or 'bank'}: {len(problems)} problems, listed in {options.out / 'report.md'}")
+
+
+def _world(config: ScenesConfig) -> list[str]:
+    seen, unseen = (
+        [pair for triplet in sorted(world.triplets) for pair in _world_pairs(config, triplet)]
+        for world in config.compositions()
+    )
+    lines = [
+        f"# Captions of the drawn world {config.name}",
+        "",
+        f"{len(seen)} pairs of seen triplets, {len(unseen)} of held-out ones.",
+        "",
+    ]
+    return lines + attack_report.world_section(seen, unseen, attack.views(config.classes))
+
+
+def _world_pairs(config: ScenesConfig, triplet: Triplet) -> list[Pair]:
+    return [
+        pair
+        for captions in examples.caption_sets(config, triplet)
+        for pair in attack_report.bank_pairs({triplet: captions})
+    ]
 
 
 def _token_counter(path: Path | None) -> tuple[checks.Tokens, str]:

@@ -24,7 +24,7 @@ from tfds_naturel.open_images import examples as photo_examples
 from tfds_naturel.open_images import plan
 from tfds_naturel.open_images.plan import OpenImagesConfig
 from tfds_naturel.scenes import examples as scene_examples
-from tfds_naturel.scenes.scene import CONFIGS, SPLITS, ScenesConfig
+from tfds_naturel.scenes.scene import CONFIGS, SPLITS, VERSION, ScenesConfig
 from tfds_naturel.sources import coco_order, negclip_tsv, winoground_part
 from tfds_naturel.sources import examples as recipe_examples
 from tfds_naturel.sources.examples import RecipeSource
@@ -78,6 +78,7 @@ def scenes(config: ScenesConfig) -> NaturelConfig:
 
     return NaturelConfig(
         name=config.name,
+        version=tfds.core.Version(VERSION),
         description=f"Drawn scenes of {config.size} x {config.size} pixels, seed {config.seed}.",
         prepare=prepare,
         options=functools.partial(dataclasses.asdict, config),
@@ -157,6 +158,7 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         "name a fact that is not a triplet. NatuRel's own captions and images are unchanged since 1.0.0.",
         "3.0.0": "A caption may have several wordings, numbered by `paraphrase`; those numbered 0 are the captions of "
         "2.0.0.",
+        "3.1.0": "Drawn worlds only: what their false captions claim is said as often of an image that shows it.",
     }
     BUILDER_CONFIGS: ClassVar[list[NaturelConfig]] = [
         *map(open_images, OPEN_IMAGES.values()),

@@ -30,6 +30,7 @@ from naturel_jax.plugins import Registry
 from tfds_naturel import twins
 from tfds_naturel.errors import UserError
 from tfds_naturel.scenes.scene import CONFIGS as WORLDS
+from tfds_naturel.scenes.scene import VERSION
 from tfds_naturel.sources import examples as recipe_examples
 
 _LOG = logging.getLogger(__name__)
@@ -177,7 +178,7 @@ def directory(data_dir: str, dataset: str, cache_dir: str = "") -> epath.Path:
 def twins_directory(data_dir: str, config: str, cache_dir: str = "") -> Path:
     """The folder with the benchmark twins of the scenes world ``config``, or a local copy of it; written first if it is
     missing, which may raise Stopped."""
-    folder = epath.Path(data_dir) / "twins" / config
+    folder = epath.Path(data_dir) / "twins" / config / VERSION
     out = staging.local_path(folder, cache_dir)
     finished = out / _TWINS_FINISHED
 
@@ -198,7 +199,7 @@ def twins_directory(data_dir: str, config: str, cache_dir: str = "") -> Path:
 def _draw_world(data_dir: str, config: str, cache_dir: str) -> None:
     from tfds_naturel.naturel import Naturel  # imports TFDS, which is slow
 
-    drawn = epath.Path(data_dir) / "naturel" / config / str(Naturel.VERSION)
+    drawn = epath.Path(data_dir) / "naturel" / config / VERSION
     if in_store(data_dir) and storage.exists(drawn / "dataset_info.json"):
         return
     local = os.fspath(staging.local_path(data_dir, cache_dir))

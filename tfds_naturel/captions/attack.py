@@ -139,8 +139,13 @@ def wins(pairs: Sequence[Pair], view: View, model: Model, folds: int = FOLDS, se
         # With so few rows, threads only wait for one another.
         with extras.library("threadpoolctl", "audit").threadpool_limits(1):
             margins_P = model(train, test, view)
-        wins_P[held_out_P] = (np.sign(np.round(margins_P, 9)) + 1) / 2
+        wins_P[held_out_P] = as_wins(margins_P)
     return wins_P
+
+
+def as_wins(margins_P: np.ndarray) -> np.ndarray:
+    """1 for a positive margin, 0 for a negative one, 0.5 for a tie; float [P]."""
+    return (np.sign(np.round(margins_P, 9)) + 1) / 2
 
 
 def fold_groups(groups: Iterable[str], folds: int = FOLDS, seed: int = 0) -> list[frozenset[str]]:

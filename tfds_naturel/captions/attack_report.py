@@ -41,6 +41,12 @@ _HARD = """\
 Pairs that none of the models above gets right under any view, with folds by triplet (a tie is not right). On these,
 text alone scores at most 0.5 by construction and mostly less, so compare models with one another, not with chance."""
 
+_WORLD = f"""\
+The share of pairs in which a model that sees only the two captions picks the true one; 0.5: the words tell nothing. For
+the triplets of the training split, models are trained on pairs of other triplets ({attack.FOLDS} folds), for held-out
+ones on all of those. In brackets, the 95% interval (bootstrap over triplets). Each triplet counts with all its sets of
+captions. Views and models are those of the bank's audit."""
+
 Wins = dict[tuple[str, str, str], np.ndarray]  # (grouping, view, model) -> wins [P]
 
 
@@ -92,12 +98,33 @@ def section(
         scores = [attack.score(regrouped, wins[grouping, view, model]) for model in MODELS]
         lines.append(_row(grouping, view, *map(_cell, scores)))
     lines += ["", "Masked, folds by triplet:", "", *_head("pairs", "number", *MODELS), *_by_kind(pairs, wins)]
-    lines += ["", "The n-grams of the masked captions that tell most:", ""]
-    lines += _head("n-gram", "in the true caption only", "in the false caption only")
-    for gram, true, false in attack.giveaways(pairs, views["masked"]):
-        lines.append(_row(escape.code(gram), true, false))
+    lines += ["", "The n-grams of the masked captions that tell most:", "", *_giveaways(pairs, views["masked"])]
     lines += ["", *_hard(pairs, hard(wins))]
     return lines + (_other_benchmarks(others, views) if others else [])
+
+
+def world_section(seen: Sequence[Pair], unseen: Sequence[Pair], views: Mapping[str, View]) -> list[str]:
+    """The report's lines on a drawn world: ``seen`` pairs in folds by triplet, and ``unseen`` ones by models trained on
+    all seen ones.
+    """
+    wins = {
+        ("triplet", view, model): attack.wins(seen, views[view], MODELS[model]) for view in views for model in MODELS
+    }
+    lines = ["## Text-only attacks", "", _WORLD, "", *_head("triplets", "view", *MODELS)]
+    for view in views:
+        lines.append(_row("seen", view, *(_cell(attack.score(seen, wins["triplet", view, name])) for name in MODELS)))
+    for view in views:
+        unseen_wins = [attack.as_wins(model(seen, unseen, views[view])) for model in MODELS.values()]
+        lines.append(_row("held out", view, *(_cell(attack.score(unseen, wins_P)) for wins_P in unseen_wins)))
+    lines += ["", "Masked, seen triplets:", "", *_head("pairs", "number", *MODELS), *_by_kind(seen, wins)]
+    return [
+        *lines,
+        "",
+        "The n-grams of the masked captions that tell most:",
+        "",
+        *_giveaways(seen, views["masked"]),
+        "",
+    ]
 
 
 def paraphrases(pairs: Sequence[Pair], views: Mapping[str, View]) -> list[str]:
@@ -122,6 +149,11 @@ def save_hard(path: Path, bank: Bank, hard_P: np.ndarray) -> None:
             fields = (str(positive.triplet), str(positive.pair), negative.operation, positive.text, negative.text)
             rows.append(fields)
     path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _giveaways(pairs: Sequence[Pair], view: View) -> list[str]:
+    rows = [_row(escape.code(gram), true, false) for gram, true, false in attack.giveaways(pairs, view)]
+    return [*_head("n-gram", "in the true caption only", "in the false caption only"), *rows]
 
 
 def _regrouped(pairs: Sequence[Pair], grouping: str) -> list[Pair]:

@@ -19,11 +19,11 @@ from tfds_naturel.schema import PAIRS, Caption, Kind, Triplet
 
 T = TypeVar("T")
 Truth = Callable[[Triplet], bool]
-_Draw = Iterator[float]
+Draw = Iterator[float]
 _Words = tuple[str, tuple[str, ...], str]  # forms of an attribute: before the noun, after "is", after the noun
 _Pair = tuple[str, str, str, Triplet | None, str]  # shape, positive, negative, what the negative claims, operation
 
-_DRAWS = 64  # more random numbers than any call uses
+DRAWS = 64  # more random numbers than any call uses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def write(triplet: Triplet, rng: np.random.Generator, is_true: Truth | None = No
     Without it, negatives assert only what contradicts the triplet by meaning. A pure function of the triplet,
     ``is_true`` and the state of ``rng``.
     """
-    draw = iter(rng.random(_DRAWS).tolist())
+    draw = iter(rng.random(DRAWS).tolist())
     pairs = _attribute_pairs if triplet.relation == "is" else _relation_pairs
     captions = []
     for pair, (shape, positive, negative, claim, operation) in enumerate(pairs(triplet, draw, is_true)):
@@ -70,22 +70,21 @@ def write(triplet: Triplet, rng: np.random.Generator, is_true: Truth | None = No
     return tuple(captions)
 
 
-def _pick(options: Sequence[T], draw: _Draw) -> T:
+def pick(options: Sequence[T], draw: Draw) -> T:
+    """One of ``options``, by the next number of ``draw``."""
     return options[int(next(draw) * len(options))]
 
 
-def _relation_pairs(triplet: Triplet, draw: _Draw, is_true: Truth | None) -> Iterator[_Pair]:
+def _relation_pairs(triplet: Triplet, draw: Draw, is_true: Truth | None) -> Iterator[_Pair]:
     forward = predicates(triplet.relation)
     yield _pair(triplet, forward[0], False, ["simple"], draw, is_true, lambda label: lexicon.nouns(label)[0])
     shapes = list(SHAPES)
     for _ in range(1, PAIRS):
         swapped = bool(reverse(triplet.relation)) and next(draw) < 0.5
-        predicate = _pick(reverse(triplet.relation) if swapped else forward, draw)
-        pair = _pair(
-            triplet, predicate, swapped, shapes, draw, is_true, lambda label: _pick(lexicon.nouns(label), draw)
-        )
+        predicate = pick(reverse(triplet.relation) if swapped else forward, draw)
+        pair = _pair(triplet, predicate, swapped, shapes, draw, is_true, lambda label: pick(lexicon.nouns(label), draw))
         shapes.remove(pair[0])
-        yield _shape_name(pair[0], predicate, swapped), *pair[1:]
+        yield shape_name(pair[0], predicate, swapped), *pair[1:]
 
 
 def _pair(
@@ -93,29 +92,33 @@ def _pair(
     predicate: Predicate,
     swapped: bool,
     shapes: list[str],
-    draw: _Draw,
+    draw: Draw,
     is_true: Truth | None,
     pick_noun: Callable[[str], Noun],
 ) -> _Pair:
     """A pair whose positive uses ``predicate``."""
     labels = (triplet.object, triplet.subject) if swapped else (triplet.subject, triplet.object)
-    x, y = (pick_noun(label) for label in labels)
-    if x.text == y.text and labels[0] != labels[1]:  # e.g. two kinds of ball
-        x, y = (lexicon.nouns(label)[0] for label in labels)
-    if x.text == y.text:
-        y = y.second()
+    x, y = noun_pair(labels, pick_noun)
     other, swap_nouns, operation = _negative(triplet, predicate, labels, shapes == ["simple"], draw, is_true)
-    usable = [shape for shape in shapes if _fits(shape, predicate, other, operation)]
-    shape = _pick(usable, draw)
-    render = SHAPES.get(shape, _simple)
-    articles = _pick(_ARTICLES, draw)
+    usable = [shape for shape in shapes if fits(shape, predicate, other, operation)]
+    shape = pick(usable, draw)
+    render = SHAPES.get(shape, bare)
+    articles = pick(ARTICLES, draw)
     nouns, claimed = ((y, x), labels[::-1]) if swap_nouns else ((x, y), labels)
     claim = None if operation == "denial" else other.claim(*claimed)
     return shape, render(predicate, x, y, articles), render(other, *nouns, articles), claim, operation
 
 
+def noun_pair(labels: tuple[str, str], pick_noun: Callable[[str], Noun]) -> tuple[Noun, Noun]:
+    """A noun for each of two classes, which differ."""
+    x, y = (pick_noun(label) for label in labels)
+    if x.text == y.text and labels[0] != labels[1]:  # e.g. two kinds of ball
+        x, y = (lexicon.nouns(label)[0] for label in labels)
+    return x, y.second() if x.text == y.text else y
+
+
 def _negative(
-    triplet: Triplet, predicate: Predicate, labels: tuple[str, str], simple: bool, draw: _Draw, is_true: Truth | None
+    triplet: Triplet, predicate: Predicate, labels: tuple[str, str], simple: bool, draw: Draw, is_true: Truth | None
 ) -> tuple[Predicate, bool, str]:
     """(predicate, whether the two nouns are swapped, operation) of a false sentence that resembles the true one."""
     if (simple or next(draw) < 0.5) and _is_false(predicate.claim(*labels[::-1]), triplet, is_true):
@@ -123,7 +126,7 @@ def _negative(
     groups = _rivals(triplet.relation, predicate, is_true is not None)
     start = int(next(draw) * len(groups)) if groups else 0
     for group in groups[start:] + groups[:start]:
-        rival = group[0] if simple else _pick(group, draw)
+        rival = group[0] if simple else pick(group, draw)
         if _is_false(rival.claim(*labels), triplet, is_true):
             return rival, False, "relation"
     if _is_false(predicate.claim(*labels[::-1]), triplet, is_true):
@@ -234,56 +237,60 @@ def _rivals(label: str, predicate: Predicate, depicted: bool) -> tuple[tuple[Pre
 
 # Shapes. Each renders a predicate between the noun phrases of X and Y; articles is a pair of "a" or "the".
 
-_ARTICLES = (("the", "the"), ("a", "a"), ("a", "the"))
+ARTICLES = (("the", "the"), ("a", "a"), ("a", "the"))
 
 
-def _phrase(noun: Noun, article: str) -> str:
+def phrase(noun: Noun, article: str) -> str:
+    """The noun with ``article``, "a" or "the"."""
     return noun.the if article == "the" else noun.a
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """``text`` with a capital and a full stop."""
     return text[0].upper() + text[1:] + "."
 
 
-def _be(noun: Noun) -> str:
+def be(noun: Noun) -> str:
+    """The form of "is" that goes with ``noun``."""
     return ("is", "are")[noun.number]
 
 
-def _simple(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+def bare(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    """The shape of simple captions."""
     return f"{x.text} {p.simple[x.number]} {y.text}"
 
 
 def _plain(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return _sentence(f"{_phrase(x, articles[0])} {p.finite[x.number]} {_phrase(y, articles[1])}")
+    return sentence(f"{phrase(x, articles[0])} {p.finite[x.number]} {phrase(y, articles[1])}")
 
 
 def _existential(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return _sentence(f"there {_be(x)} {x.a} {p.modifier} {_phrase(y, articles[1])}")
+    return sentence(f"there {be(x)} {x.a} {p.modifier} {phrase(y, articles[1])}")
 
 
 def _inverted(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return _sentence(f"{p.front} {_phrase(y, articles[1])} {p.verbs[x.number]} {_phrase(x, articles[0])}")
+    return sentence(f"{p.front} {phrase(y, articles[1])} {p.verbs[x.number]} {phrase(x, articles[0])}")
 
 
 def _relative(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return _sentence(f"here {_be(x)} {x.a} that {p.finite[x.number]} {_phrase(y, articles[1])}")
+    return sentence(f"here {be(x)} {x.a} that {p.finite[x.number]} {phrase(y, articles[1])}")
 
 
 def _stranded(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
     this = ("this is", "these are")[y.number]
-    return _sentence(f"{this} the {y.text} that {_phrase(x, articles[0])} {p.finite[x.number]}")
+    return sentence(f"{this} the {y.text} that {phrase(x, articles[0])} {p.finite[x.number]}")
 
 
 def _participial(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return _sentence(f"the photo shows {x.a} {p.modifier} {_phrase(y, articles[1])}")
+    return sentence(f"the photo shows {x.a} {p.modifier} {phrase(y, articles[1])}")
 
 
 def _cleft(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return _sentence(f"it is {_phrase(x, articles[0])} that {p.finite[x.number]} {_phrase(y, articles[1])}")
+    return sentence(f"it is {phrase(x, articles[0])} that {p.finite[x.number]} {phrase(y, articles[1])}")
 
 
 def _with(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return _sentence(f"you can see {_phrase(y, articles[0])} with {x.a} {p.modifier} {y.pronoun}")
+    return sentence(f"you can see {phrase(y, articles[0])} with {x.a} {p.modifier} {y.pronoun}")
 
 
 _Shape = Callable[[Predicate, Noun, Noun, tuple[str, str]], str]
@@ -301,13 +308,14 @@ _FRONTED = {"inverted", "with"}  # need a predicate that works without its verb
 _FINITE = {"simple", "plain", "relative", "stranded", "cleft"}  # can be negated
 
 
-def _fits(shape: str, predicate: Predicate, other: Predicate, operation: str) -> bool:
+def fits(shape: str, predicate: Predicate, other: Predicate, operation: str) -> bool:
+    """Whether both captions of a pair can have the shape."""
     if shape in _FRONTED and not (predicate.front and other.front):
         return False
     return shape in _FINITE if operation == "denial" else True
 
 
-def _shape_name(shape: str, predicate: Predicate, swapped: bool) -> str:
+def shape_name(shape: str, predicate: Predicate, swapped: bool) -> str:
     """The name of the shape; for a plain sentence with swapped roles, how they are swapped."""
     if shape != "plain" or not swapped:
         return shape
@@ -317,17 +325,17 @@ def _shape_name(shape: str, predicate: Predicate, swapped: bool) -> str:
 # Attributes
 
 
-def _attribute_pairs(triplet: Triplet, draw: _Draw, is_true: Truth | None) -> Iterator[_Pair]:
+def _attribute_pairs(triplet: Triplet, draw: Draw, is_true: Truth | None) -> Iterator[_Pair]:
     contraries = [Triplet(triplet.subject, "is", other) for other in CONTRARIES.get(triplet.object, ())]
     contraries = [claim for claim in contraries if _is_false(claim, triplet, is_true)]
     table = POSE_SHAPES if lexicon.pose(triplet.object) else ATTRIBUTE_SHAPES
     words = _attribute_words(triplet.object)
     shapes = [shape for shape in table if shape != "simple"]
     for pair in range(PAIRS):
-        claim = _pick(contraries, draw) if contraries else None
+        claim = pick(contraries, draw) if contraries else None
         other = _attribute_words(claim.object) if claim else _denied(words)
         nouns = lexicon.nouns(triplet.subject)
-        noun = _pick(nouns, draw) if pair else nouns[0]
+        noun = pick(nouns, draw) if pair else nouns[0]
         shape = shapes.pop(int(next(draw) * len(shapes))) if pair else "simple"
         render = table[shape]
         choice = next(draw)
@@ -354,23 +362,21 @@ def _described(noun: Noun, before: str) -> str:
 _AttributeShape = Callable[[Noun, _Words, str], str]
 ATTRIBUTE_SHAPES: dict[str, _AttributeShape] = {
     "simple": lambda noun, words, after: f"{words[0]} {noun.text}",
-    "plain": lambda noun, words, after: _sentence(f"{noun.the} {_be(noun)} {after}"),
-    "existential": lambda noun, words, after: _sentence(f"there {_be(noun)} {_described(noun, words[0])} here"),
-    "relative": lambda noun, words, after: _sentence(f"here {_be(noun)} {noun.a} that {_be(noun)} {after}"),
-    "participial": lambda noun, words, after: _sentence(f"the photo shows {noun.a} {words[2]}"),
-    "attributive": lambda noun, words, after: _sentence(f"{_described(noun, words[0])} can be seen"),
-    "cleft": lambda noun, words, after: _sentence(f"it is {_described(noun, words[0])} that you see"),
+    "plain": lambda noun, words, after: sentence(f"{noun.the} {be(noun)} {after}"),
+    "existential": lambda noun, words, after: sentence(f"there {be(noun)} {_described(noun, words[0])} here"),
+    "relative": lambda noun, words, after: sentence(f"here {be(noun)} {noun.a} that {be(noun)} {after}"),
+    "participial": lambda noun, words, after: sentence(f"the photo shows {noun.a} {words[2]}"),
+    "attributive": lambda noun, words, after: sentence(f"{_described(noun, words[0])} can be seen"),
+    "cleft": lambda noun, words, after: sentence(f"it is {_described(noun, words[0])} that you see"),
 }
 
 # Poses and actions follow the noun: "a lying man" is a liar, and "a standing man" is rarely said.
 POSE_SHAPES: dict[str, _AttributeShape] = {
     "simple": lambda noun, words, after: f"{noun.text} {words[2]}",
-    "plain": lambda noun, words, after: _sentence(f"{noun.the} {_be(noun)} {after}"),
-    "existential": lambda noun, words, after: _sentence(
-        f"there {_be(noun)} {noun.a} here {noun.who} {_be(noun)} {after}"
-    ),
-    "relative": lambda noun, words, after: _sentence(f"here {_be(noun)} {noun.a} {noun.who} {_be(noun)} {after}"),
-    "fronted": lambda noun, words, after: _sentence(f"in this photo {noun.the} {_be(noun)} {after}"),
-    "embedded": lambda noun, words, after: _sentence(f"you can see that {noun.the} {_be(noun)} {after}"),
-    "stranded": lambda noun, words, after: _sentence(f"{noun.the} that you see {_be(noun)} {after}"),
+    "plain": lambda noun, words, after: sentence(f"{noun.the} {be(noun)} {after}"),
+    "existential": lambda noun, words, after: sentence(f"there {be(noun)} {noun.a} here {noun.who} {be(noun)} {after}"),
+    "relative": lambda noun, words, after: sentence(f"here {be(noun)} {noun.a} {noun.who} {be(noun)} {after}"),
+    "fronted": lambda noun, words, after: sentence(f"in this photo {noun.the} {be(noun)} {after}"),
+    "embedded": lambda noun, words, after: sentence(f"you can see that {noun.the} {be(noun)} {after}"),
+    "stranded": lambda noun, words, after: sentence(f"{noun.the} that you see {be(noun)} {after}"),
 }

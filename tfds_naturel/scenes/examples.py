@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from tensorflow_datasets.core.features import BBox
 
-from tfds_naturel.captions import grammar
+from tfds_naturel.captions import grammar, mirrored
 from tfds_naturel.captions.relations import converse
 from tfds_naturel.scenes.render import encode_jpeg
 from tfds_naturel.scenes.scene import SPLITS, Scene, ScenesConfig, draw
-from tfds_naturel.scenes.world import arguable
+from tfds_naturel.scenes.world import arguable, rivals
 from tfds_naturel.schema import Caption, Triplet, numbered
 
 
@@ -54,9 +54,16 @@ def captions(config: ScenesConfig, scene: Scene, triplet: Triplet, rng: np.rando
     """
     for variant in rng.permutation(config.variants):
         written = _written(config, triplet, int(variant))
-        if not any(c.polarity == "negative" and c.asserts and scene.is_true(c.asserts) for c in written):
+        claims = [c.asserts for c in written if c.polarity == "negative" and c.asserts]
+        # A caption that claims what ``triplet`` leaves open denies ``triplet`` as well.
+        if not any(scene.is_true(claim) and not arguable(triplet, claim) for claim in claims):
             return written
     raise ValueError(f"{triplet}: each of the {config.variants} caption sets has a negative that the image shows")
+
+
+def caption_sets(config: ScenesConfig, triplet: Triplet) -> list[tuple[Caption, ...]]:
+    """All sets of captions of a triplet, from which ``captions`` chooses."""
+    return [_written(config, triplet, variant) for variant in range(config.variants)]
 
 
 @functools.cache
@@ -67,6 +74,9 @@ def _written(config: ScenesConfig, triplet: Triplet, variant: int) -> tuple[Capt
     seen, unseen = (world.triplets for world in config.compositions())
     shown = seen if triplet in seen else seen | unseen
     rng = np.random.default_rng([config.seed, zlib.crc32(str(triplet).encode()), variant])
+    found = rivals(shown).get(triplet, ())
+    if found or not (triplet.relation == "is" or mirrored.needs_rivals(triplet)):
+        return mirrored.write(triplet, found, rng)
     return grammar.write(triplet, rng, lambda claim: not shown & {claim, converse(claim)} or arguable(triplet, claim))
 
 

@@ -9,10 +9,12 @@ import functools
 import itertools
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
-from tfds_naturel.captions.relations import CONTRARIES, converse
+from tfds_naturel.captions.mirrored import Rival, needs_rivals
+from tfds_naturel.captions.relations import CONTRARIES, converse, excluded
 from tfds_naturel.scenes.beings import BEINGS, PEOPLE
 from tfds_naturel.scenes.sprite import COLOURS, MATERIALS
 from tfds_naturel.scenes.sprites import SPRITES
@@ -80,6 +82,39 @@ def arguable(shown: Triplet, claim: Triplet) -> bool:
     return False
 
 
+@functools.cache
+def rivals(shown: frozenset[Triplet]) -> dict[Triplet, tuple[Rival, ...]]:
+    """The rivals of each relation in ``shown``, for ``mirrored.write``: others of the same classes, one of which rules
+    out the other.
+
+    A triplet that needs rivals shares its pairs among those that do not. These give half of what that leaves, at most.
+    """
+    by_classes: dict[frozenset[str], list[Triplet]] = {}
+    for triplet in sorted(t for t in shown if t.relation != "is"):
+        by_classes.setdefault(frozenset((triplet.subject, triplet.object)), []).append(triplet)
+    edges = {t: [other for other in group if _are_rivals(t, other)] for group in by_classes.values() for t in group}
+    taken = {t: sum(1 / len(edges[other]) for other in others if needs_rivals(other)) for t, others in edges.items()}
+
+    def share(triplet: Triplet, other: Triplet) -> float:
+        for needs in (triplet, other):
+            if needs_rivals(needs):
+                return 1 / len(edges[needs])
+        return min((1 - taken[t]) / 2 / sum(not needs_rivals(o) for o in edges[t]) for t in (triplet, other))
+
+    return {
+        t: tuple(Rival(o, share(t, o), weak=arguable(t, o), strong=arguable(o, t)) for o in others)
+        for t, others in edges.items()
+    }
+
+
+def _are_rivals(triplet: Triplet, other: Triplet) -> bool:
+    pair, same = (triplet.subject, triplet.object), (triplet.relation, "is")
+    swapped = (other.subject, other.object) == pair[::-1]
+    if other.relation in same or not (swapped or (other.subject, other.object) == pair) or other == converse(triplet):
+        return False
+    return not (arguable(triplet, other) and arguable(other, triplet))
+
+
 def attribute_arguable(label: str, attribute: str | None, claimed: str) -> bool:
     """Whether a ``label`` drawn in ``attribute`` (None: natural colours) could be called ``claimed``.
 
@@ -122,7 +157,7 @@ def compositions(
     shared: Counter[tuple[str, str]] = Counter()
     for family in FAMILIES:
         rng = np.random.default_rng([seed, zlib.crc32(family.relations[0].encode())])
-        chosen = _choose(family, classes, pairs_per_family, shared, rng)
+        chosen = _choose(_fitting(family, classes, seen), pairs_per_family, shared, rng)
         shared.update(chosen)
         kept = len(chosen) - round(held_out * len(chosen))
         for triplets, pairs in ((seen, chosen[:kept]), (unseen, chosen[kept:])):
@@ -133,15 +168,21 @@ def compositions(
     return Compositions(tuple(seen), frozenset(attributes) - held_back), Compositions(tuple(unseen), held_back)
 
 
+def _fitting(family: Family, classes: tuple[str, ...], seen: Sequence[Triplet]) -> list[tuple[str, str]]:
+    """The pairs of classes that ``family`` may be drawn with. If a relation needs rivals, ``seen`` has one of each."""
+    pairs = [p for p in itertools.combinations(classes, 2) if family.both >= set(p) and family.either & set(p)]
+    drawn = {(a, b): Triplet(a, family.relations[0], b) for a, b in pairs}
+    return [pair for pair, t in drawn.items() if not needs_rivals(t) or any(_are_rivals(t, other) for other in seen)]
+
+
 def _choose(
-    family: Family, classes: tuple[str, ...], count: int, shared: Counter[tuple[str, str]], rng: np.random.Generator
+    fitting: Sequence[tuple[str, str]], count: int, shared: Counter[tuple[str, str]], rng: np.random.Generator
 ) -> list[tuple[str, str]]:
     """``count`` pairs, each time one with the least used classes, and among those one shared by most families.
 
     Sharing pairs makes the relations of one family plausible negatives in another.
     """
-    fitting = (p for p in itertools.combinations(classes, 2) if family.both >= set(p) and family.either & set(p))
-    pool = [pair for _, pair in sorted(zip(rng.random(len(classes) ** 2).tolist(), fitting, strict=False))]
+    pool = [pair for _, pair in sorted(zip(rng.random(len(fitting)).tolist(), fitting, strict=True))]
     used: Counter[str] = Counter()
     chosen = []
     for _ in range(min(count, len(pool))):
@@ -153,11 +194,15 @@ def _choose(
 
 
 def _spread(triplets: list[Triplet], count: int) -> frozenset[Triplet]:
-    """The first ``count`` triplets whose removal leaves every class and attribute in the rest."""
+    """The first ``count`` triplets whose removal leaves every class and attribute in the rest, and contraries of what
+    the class still has.
+    """
     left = Counter(itertools.chain.from_iterable((t.subject, t.object) for t in triplets))
     taken: set[Triplet] = set()
     for triplet in triplets:
-        if len(taken) < count and left[triplet.subject] > 2 and left[triplet.object] > 2:
+        contrary = [other for other in triplets if other.subject == triplet.subject and excluded(triplet, other)]
+        alone = len(set(contrary) - taken) == 1
+        if len(taken) < count and left[triplet.subject] > 2 and left[triplet.object] > 2 and not alone:
             left.subtract((triplet.subject, triplet.object))
             taken.add(triplet)
     return frozenset(taken)

@@ -1,0 +1,168 @@
+"""Captions of a world in which it is known what else is drawn, so that their words do not tell which of them is true.
+
+A triplet has rivals: triplets of the same two classes, with shares that are equal in both directions. A pair of
+captions is written for a triplet and a rival, or for a triplet and its swapped roles, by rules that do not know which
+of the two is true. So every pair is written as often with its captions exchanged.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tfds_naturel.captions import grammar, lexicon
+from tfds_naturel.captions.grammar import SHAPES, Draw, Predicate, be, phrase, pick, sentence
+from tfds_naturel.captions.lexicon import Noun
+from tfds_naturel.captions.relations import RELATIONS
+from tfds_naturel.schema import PAIRS, Caption, Kind, Triplet
+
+_CONTRASTED = 0.5  # share of the complex pairs that contrast two triplets which cannot both be true
+
+
+@dataclasses.dataclass(frozen=True)
+class Rival:
+    """Another triplet of the same two classes, which negatives claim in a ``share`` of the pairs.
+
+    ``weak``: an image of the triplet may show the rival, too; ``strong``: an image of the rival may show the triplet,
+    too. In both cases captions say one and deny the other: "just holding it, not playing it".
+    """
+
+    triplet: Triplet
+    share: float
+    weak: bool
+    strong: bool
+
+
+def needs_rivals(triplet: Triplet) -> bool:
+    """Whether the triplet with its roles swapped is true as well."""
+    return triplet.relation in RELATIONS and RELATIONS[triplet.relation].symmetric
+
+
+def write(triplet: Triplet, rivals: Sequence[Rival], rng: np.random.Generator) -> tuple[Caption, ...]:
+    """8 captions for a relation, in the order of ``grammar.write``; a pure function of the arguments and the state of
+    ``rng``.
+
+    A pair without a rival swaps roles: what the shares leave, and simple pairs, unless the triplet or its rival needs
+    rivals. Raises ValueError for a triplet that needs rivals and has none.
+    """
+    if needs_rivals(triplet) and not rivals:
+        raise ValueError(f"{triplet}: no rivals, and swapped roles are no negative")
+    draw: Draw = iter(rng.random(grammar.DRAWS).tolist())
+    captions: list[Caption] = []
+    shapes = [*SHAPES, *CONTRASTS]
+    for pair in range(PAIRS):
+        rival = _draw_rival(triplet, rivals, not pair, draw)
+        kind: Kind = "complex" if pair else "simple"
+        shape, texts, claim = _pair(triplet, rival, shapes if pair else ["simple"], draw)
+        if pair:
+            shapes.remove(shape)
+        captions.append(Caption(texts[0], kind, "positive", pair, triplet, triplet, "", shape))
+        operation = "relation" if rival else "swap"
+        captions.append(Caption(texts[1], kind, "negative", pair, triplet, claim, operation, shape))
+    return tuple(captions)
+
+
+def _draw_rival(triplet: Triplet, rivals: Sequence[Rival], simple: bool, draw: Draw) -> Rival | None:
+    left = next(draw)
+    for rival in rivals:
+        if not simple or needs_rivals(triplet) or needs_rivals(rival.triplet):
+            left -= rival.share
+            if left < 0:
+                return rival
+    return rivals[-1] if needs_rivals(triplet) else None  # shares may miss 1 by rounding
+
+
+def _pair(
+    triplet: Triplet, rival: Rival | None, shapes: Sequence[str], draw: Draw
+) -> tuple[str, tuple[str, str], Triplet]:
+    """Shape, (positive, negative), and what the negative claims."""
+    simple = shapes == ["simple"]
+    options = _options(triplet, rival.triplet if rival else None, simple)
+    alike = [option for option in options if _alike(*option[1:])]
+    deny = rival and (simple or rival.weak or rival.strong or not alike or next(draw) < _CONTRASTED)
+    labels, own, other = pick(options if deny else alike, draw)
+    x, y = grammar.noun_pair(
+        labels, lambda label: lexicon.nouns(label)[0] if simple else pick(lexicon.nouns(label), draw)
+    )
+    articles = pick(grammar.ARTICLES, draw)
+    if rival and deny:
+        said = _Said.of(own, x, just=rival.strong), _Said.of(other, x, just=rival.weak)
+        shape = "simple" if simple else pick([shape for shape in shapes if shape in CONTRASTS], draw)
+        contrast = CONTRASTS.get(shape, _bare)
+        texts = contrast(*said, x, y, articles), contrast(*said[::-1], x, y, articles)
+        return shape, texts, other.claim(*labels)
+    shape = pick([s for s in shapes if simple or (s in SHAPES and grammar.fits(s, own, other, "relation"))], draw)
+    render = SHAPES.get(shape, grammar.bare)
+    nouns, claimed = ((x, y), labels) if rival else ((y, x), labels[::-1])
+    return shape, (render(own, x, y, articles), render(other, *nouns, articles)), other.claim(*claimed)
+
+
+_Option = tuple[tuple[str, str], Predicate, Predicate]  # classes of X and Y, what is said of both by each triplet
+
+
+def _options(triplet: Triplet, rival: Triplet | None, simple: bool) -> list[_Option]:
+    """How to say a triplet and its rival, or itself, of X and Y: in all ways, or in the plainest."""
+    options: list[_Option] = []
+    for x, y in ((triplet.subject, triplet.object), (triplet.object, triplet.subject)):
+        own, other = (_predicates(t, x)[: 1 if simple else None] for t in (triplet, rival or triplet))
+        options += [((x, y), p, q) for p, q in itertools.product(own, other) if rival or p == q]
+    return options[:1] if simple and rival is None else options
+
+
+def _predicates(triplet: Triplet, first: str) -> tuple[Predicate, ...]:
+    return (grammar.predicates if triplet.subject == first else grammar.reverse)(triplet.relation)
+
+
+def _alike(own: Predicate, other: Predicate) -> bool:
+    """Whether the two are in the same voice and tense."""
+    return own.passive == other.passive and own.finite[0].startswith("was ") == other.finite[0].startswith("was ")
+
+
+# Contrasts. Each says one predicate of X and Y and denies another.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Said:
+    """A predicate in the forms "is on", "being on" and "on", each with "just" if it is the weaker of the two."""
+
+    finite: str
+    gerund: str
+    modifier: str
+
+    @classmethod
+    def of(cls, p: Predicate, x: Noun, just: bool) -> "_Said":
+        finite, gerund = p.finite[x.number], p.modifier if p.modifier != p.front else f"being {p.modifier}"
+        if not just:
+            return cls(finite, gerund, p.modifier)
+        first, _, rest = finite.partition(" ")
+        finite = f"{first} just {rest}" if first in ("is", "are", "was", "were") else f"just {finite}"
+        return cls(finite, f"just {gerund}", f"just {p.modifier}")
+
+
+_Contrast = Callable[[_Said, _Said, Noun, Noun, tuple[str, str]], str]
+
+
+def _bare(p: _Said, q: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    return f"{x.text} {p.modifier} {y.text}, not {q.modifier} {y.pronoun}"
+
+
+def _instead(p: _Said, q: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    return sentence(f"instead of {q.gerund} {phrase(y, articles[1])}, {phrase(x, articles[0])} {p.finite} {y.pronoun}")
+
+
+def _rather(p: _Said, q: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    return sentence(f"{phrase(x, articles[0])} {p.finite} {phrase(y, articles[1])} rather than {q.gerund} {y.pronoun}")
+
+
+def _but(p: _Said, q: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    return sentence(
+        f"{phrase(x, articles[0])} {be(x)} not {q.modifier} {phrase(y, articles[1])} but {p.modifier} {y.pronoun}"
+    )
+
+
+def _not(p: _Said, q: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    return sentence(f"you can see {x.a} {p.modifier} {phrase(y, articles[1])}, not {q.modifier} {y.pronoun}")
+
+
+CONTRASTS: dict[str, _Contrast] = {"instead": _instead, "rather": _rather, "but": _but, "not": _not}
