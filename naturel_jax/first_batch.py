@@ -33,8 +33,9 @@ def batches(pipeline: "Pipeline", folder: epath.Path, start: int, stop: int) -> 
     """The batches of steps ``start`` to ``stop - 1``. That of step 0 is also written to ``first_batch.png``."""
     for number, batch in enumerate(pipeline.batches(start, stop), start):
         if number == 0 and jax.process_index() == 0:
-            pixels = dataclasses.replace(pipeline, embed_dim=None)
-            shown = batch if batch.images_to_embed else next(pixels.batches(0, 1))
+            shown = batch
+            if not batch.images_to_embed:
+                shown = next(dataclasses.replace(pipeline, embed_dim=None).batches(0, 1))
             write(shown, pipeline.planner.texts(0), folder / "first_batch.png")
         yield batch
 

@@ -5,9 +5,11 @@ import re
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import record_files as files
-from caption_groups import mesh, processor
+from caption_groups import jpeg, mesh, processor
 
 from naturel_jax import config as c
 from naturel_jax.data import check, datasets
@@ -132,3 +134,19 @@ def test_list_of_another_version_is_rejected(table, capsys):
 def test_mistakes_on_the_command_line(flags, match, table):
     with pytest.raises(UserError, match=match):
         check.main([f"jsonl:{table}/my.jsonl", "--data_dir", str(table), *flags])
+
+
+def test_parquet_that_is_not_utf8(tmp_path):
+    """A string makes its record bad; a column's name, the file. Arrow checks neither."""
+    starts = pa.py_buffer(np.array([0, 3, 5], np.int32))
+    texts = pa.StringArray.from_buffers(2, starts, pa.py_buffer(b"cat\xff\xfe"))
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    path = tmp_path / "my.parquet"
+    pq.write_table(pa.table({"image": pa.array(["a.jpg", "a.jpg"]), "caption": texts}), path)
+    opened = datasets.open_source(f"parquet:{path}", str(tmp_path / "data"), "train", max_bad=0.5)
+    assert len(opened.items) == 1 and opened.items.texts_at(np.array([0])) == ["cat"]
+    with pytest.raises(UserError, match=r"1 of 2 records are bad \(my\.parquet:1: caption is not UTF-8"):
+        datasets.open_source(f"parquet:{path}", str(tmp_path / "data"), "train", max_bad=0.1)
+    path.write_bytes(path.read_bytes().replace(b"caption", b"capt\xffon"))
+    with pytest.raises(UserError, match=r"my\.parquet: not a readable Arrow or Parquet file: .utf-8."):
+        datasets.open_source(f"parquet:{path}", str(tmp_path / "data"), "train")

@@ -1,5 +1,6 @@
 """The index: facts, captions and pairs as ``items.collect`` makes them, pickling, interruption, and invalidation."""
 
+import errno
 import io
 import itertools
 import json
@@ -139,7 +140,7 @@ def test_interrupted_build_continues_with_the_shards_that_are_left(tmp_path):
         def rows():
             read.append(n)
             if n == 2 and read.count(2) == 1:
-                raise OSError("interrupted")
+                raise OSError(errno.EINTR, "interrupted")
             yield {"image": f"{n}.jpg", "caption": f"caption {n}"}
 
         return index_writer.Shard(f"shard-{n}", rows)

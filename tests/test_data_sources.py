@@ -173,7 +173,7 @@ def test_saved_by_hugging_face(tmp_path, folder):
     [
         ("jsonl:missing.jsonl", "train", r"jsonl:missing\.jsonl: no such file or folder"),
         ("csv:{}/jsonl/my.jsonl", "test", "split 'test': a CSV file has no splits"),
-        ("parquet:{}/jsonl/my.jsonl", "train", r"my\.jsonl is not a Parquet file"),
+        ("parquet:{}/jsonl/my.jsonl", "train", r"my\.jsonl: not a readable Arrow or Parquet file"),
         ("parquet:{}/none-*.parquet", "train", "no such file"),
         ("webdataset:{}/{{0000..0001}}.tar", "train", r"0000\.tar does not exist"),
         ("hf:{}/hf/saved", "test", "has no split 'test'; expected one of: train"),

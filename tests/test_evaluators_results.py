@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -164,6 +165,15 @@ def test_model_names_map_to_folders_inside_the_results(tmp_path):
 def test_error_names_a_damaged_result(tmp_path):
     files.write(tmp_path / "CLIP/winoground/scores.json", json.dumps({"model": "CLIP"}).encode())
     with pytest.raises(ValueError, match=r"CLIP/winoground/scores\.json: not the scores of an evaluation"):
+        results.load(tmp_path)
+
+
+@pytest.mark.parametrize("count", ["NaN", "Infinity"])
+def test_count_that_is_not_finite_is_an_error(tmp_path, count):
+    result = save(tmp_path)
+    path = results.folder_of(tmp_path, result.model, result.benchmark) / "scores.json"
+    path.write_text(re.sub(r'"count": [\d.]+', f'"count": {count}', path.read_text()))
+    with pytest.raises(UserError, match="a count is not finite"):
         results.load(tmp_path)
 
 

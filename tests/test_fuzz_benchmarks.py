@@ -56,6 +56,7 @@ def test_every_benchmark_of_files_is_fuzzed():
     assert MAKERS.keys() == {name for name in registry.BENCHMARKS if not registry.reads_dataset(name)}
 
 
+@pytest.mark.filterwarnings("ignore:Reading `.npy`")  # of a header that has become one of Python 2
 @every_count
 @pytest.mark.parametrize("name", MAKERS)
 def test_benchmark(tmp_path, monkeypatch, name, count):

@@ -4,6 +4,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from benchmark_files import png
 from etils import epath
@@ -13,7 +15,10 @@ from open_images_files import RELATIONS, row, write_release
 
 from naturel_jax import storage, writers
 from naturel_jax.benchmarks.benchmark import Metric
+from naturel_jax.data import datasets, records
+from naturel_jax.data.fields import Fields
 from naturel_jax.data.images import open_image
+from naturel_jax.data.sources import arrow
 from naturel_jax.evaluators import results
 from naturel_jax.report import report
 from tfds_naturel import decisions, mining, photos
@@ -89,6 +94,35 @@ def test_hard_images(tmp_path, count):
     path, ids = tmp_path / "hard_images.parquet", ["a", "b", "c"]
     mining.save(path, [("a", "Cat|on|Table", ["b", "c"], ["subject", "object"]), ("b", "Cat|on|Table", ["c"], ["x"])])
     fuzz([path], lambda: mining.hard_images(path, ids), count)
+
+
+def write_table(path: Path) -> None:
+    rows = [
+        {"image": "a.jpg", "caption": "a cat", "negatives": ["a dog", "a mat"]},
+        {"image": "b.jpg", "caption": "a d\u00f6g", "negatives": ["a cat"]},
+    ]
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        path.write_text("image,caption\n" + "".join(f"{one['image']},{one['caption']}\n" for one in rows))
+    else:
+        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+
+
+@every_count
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_table(tmp_path, kind, count):
+    path = tmp_path / f"rows.{kind}"
+    write_table(path)
+
+    def read() -> None:
+        table = datasets.open_unindexed(f"{kind}:{path}", str(tmp_path), "train")
+        for shard in table.shards:
+            with arrow.refusing(shard.file):
+                for one in shard.rows():
+                    records.to_record(one, records.choose(Fields()), "name")
+
+    fuzz([path], read, count, allowed=(records.BadRecord,))
 
 
 @every_count

@@ -164,6 +164,14 @@ def _mine_dataset(dataset, out, *options):
     return pq.read_table(out).to_pylist(), {name: by_id[name] for name in ids}, mining.hard_images(out, ids)
 
 
+def test_file_of_hard_images_that_is_not_utf8_is_rejected(tmp_path):
+    path = tmp_path / "hard_images.parquet"
+    mining.save(path, [("image0", "Cat|on|Table", ["image1"], ["subject"])])
+    path.write_bytes(path.read_bytes().replace(b"image1", b"\xffmage1"))
+    with pytest.raises(UserError, match="not a readable file of hard images"):
+        mining.hard_images(path, ["image0", "image1"])
+
+
 def test_mining_a_built_dataset(dataset, tmp_path):
     rows, shown, numbers = _mine_dataset(dataset, tmp_path / "negatives.parquet")
     assert rows and max(map(len, numbers)) > 0

@@ -300,3 +300,13 @@ def test_tokenizer_training_is_deterministic(family):
 def test_processor_rejects_unknown_values(clip_processor):
     with pytest.raises(UserError, match=r"processor\.resize is 'pad': expected one of short, square"):
         dataclasses.replace(clip_processor, resize="pad")
+
+
+def test_tokenizer_without_its_own_tokens_is_rejected(clip_processor):
+    """The library finds it out when it meets such a text: an Exception, or a panic, which is none."""
+    tokenizer = json.loads(clip_processor.tokenizer)
+    tokenizer["model"]["unk_token"] = "absent"
+    tokenizer["model"]["vocab"].pop("c")
+    broken = dataclasses.replace(clip_processor, tokenizer=json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"processor\.tokenizer: not a tokenizer \("):
+        broken.tokenize(["cqxz"])

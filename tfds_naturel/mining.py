@@ -229,11 +229,12 @@ def hard_images(path: epath.PathLike, image_ids: Sequence[str]) -> list[tuple[in
     try:
         with epath.Path(path).open("rb") as f:
             table = pq.read_table(f, schema=_SCHEMA)
+        rows = zip(table["image_id"].to_pylist(), table["negatives"].to_pylist(), strict=True)
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable file of hard images ({error}); mine again") from error
-    for image_id, negatives in zip(table["image_id"].to_pylist(), table["negatives"].to_pylist(), strict=True):
+    for image_id, negatives in rows:
         unknown = [name for name in (image_id, *(negatives or ())) if name not in numbers]
         if unknown:
             raise UserError(f"{path}: image {unknown[0]!r} is not in this dataset; mine this split again")

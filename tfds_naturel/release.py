@@ -113,7 +113,7 @@ def read(folder: Path, split: str, photos: Path | None = None) -> Iterator[dict[
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(BATCH):
                     yield from (_example(row, photos) for row in batch.to_pylist())
-        except (pa.ArrowException, KeyError) as error:
+        except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
             raise UserError(
                 f"{path}: not a file of a release, or damaged ({error}); check it with SHA256SUMS"
             ) from error

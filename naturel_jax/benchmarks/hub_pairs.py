@@ -57,7 +57,7 @@ def rows(root: Path, columns: Sequence[str]) -> Iterator[tuple[str, Record]]:
                 for n in range(batch.num_rows):
                     yield f"{file.name} row {number}", {name: _cell(batch[name][n]) for name in columns}
                     number += 1
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names of columns need not be text
             raise BenchmarkError(f"{file}: not a readable Parquet file ({error}); download it again") from error
 
 

@@ -46,6 +46,7 @@ from naturel_jax.data.records import (
     choose,
     to_record,
 )
+from naturel_jax.data.sources import arrow
 from tfds_naturel.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -158,10 +159,8 @@ def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, roo
 
 def _next(shard: Shard, rows: Iterator[tuple[int, Row]]) -> list[tuple[int, Row]]:
     """The next rows. Raises UserError for a damaged file."""
-    try:
+    with arrow.refusing(shard.file):
         return list(itertools.islice(rows, _BATCH))
-    except pa.ArrowException as error:
-        raise UserError(f"{shard.file}: not a readable Arrow or Parquet file: {error}") from error
 
 
 def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None, root: str | None) -> dict[str, Any]:

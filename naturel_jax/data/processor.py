@@ -18,7 +18,7 @@ import tokenizers
 from PIL import Image
 
 from naturel_jax.data.images import decoded, without_transparent_color
-from naturel_jax.data.tokenizer import train_tokenizer
+from naturel_jax.data.tokenizer import refusing, train_tokenizer
 from naturel_jax.models.families import Channels, family_of
 from naturel_jax.models.two_tower import TwoTowerConfig
 from tfds_naturel.errors import UserError
@@ -143,10 +143,8 @@ class Processor:
 
     @functools.cached_property
     def _encode(self) -> Callable[[list[str]], Iterable[Sequence[int]]]:
-        try:
+        with refusing("processor.tokenizer"):
             return self._read_tokenizer()
-        except Exception as error:  # the libraries raise nothing narrower
-            raise UserError(f"processor.tokenizer: not a tokenizer ({error})") from error
 
     def _read_tokenizer(self) -> Callable[[list[str]], Iterable[Sequence[int]]]:
         if model := self.sentencepiece:
@@ -166,8 +164,14 @@ class Processor:
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids [len(texts), context], int32."""
         clean = CLEANERS[self.clean]
-        ids = itertools.chain.from_iterable(self._encode([clean(text) for text in texts]))
-        return np.fromiter(ids, np.int32).reshape(len(texts), self.context)
+        with refusing("processor.tokenizer"):
+            encoded = list(self._encode([clean(text) for text in texts]))
+        ids = np.fromiter(itertools.chain.from_iterable(encoded), np.int32)
+        if len(ids) != len(texts) * self.context:
+            raise UserError(
+                f"processor.tokenizer: gives {len(ids)} tokens for {len(texts)} texts; expected {self.context} for each"
+            )
+        return ids.reshape(len(texts), self.context)
 
     def image(self, data: bytes, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
         """Decodes, crops ``box`` (left, top, right, bottom in pixels), resizes: uint8 [size, size, 3].

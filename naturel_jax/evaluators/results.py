@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -203,6 +204,8 @@ def _checked(row: dict[str, Any]) -> dict[str, Any]:
     values += [list(baseline.values()) for baseline in (*row["blind"].values(), row.get("with_trained_on", {}))]
     if not all(isinstance(value, int | float) for group in values for value in group):
         raise TypeError("a score is not a number")
+    if not all(math.isfinite(score["count"]) for score in row["scores"].values()):
+        raise TypeError("a count is not finite")
     if not all(isinstance(number, int) for number in (row.get("found") or {}).values()):
         raise TypeError(f"found is {row['found']!r:.80}")
     if not all(isinstance(problem, str) for problem in row["problems"]):

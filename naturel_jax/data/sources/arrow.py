@@ -1,14 +1,29 @@
 """Rows of Arrow batches, shared by ``parquet:`` and ``hf:``."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from naturel_jax.data.records import Row, Span
+from naturel_jax.data.records import BadRecord, Row, Span
+from tfds_naturel import escape
+from tfds_naturel.errors import UserError
 
 _STARTS = {"binary": np.int32, "large_binary": np.int64}  # type -> dtype of where its values start
+
+
+@contextlib.contextmanager
+def refusing(file: object) -> Iterator[None]:
+    """Raises UserError, in one line, for what pyarrow raises for a damaged ``file``: among others, OSErrors without a
+    number. Those of the system pass."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"{file}: not a readable Arrow or Parquet file: {escape.line(str(error))}") from error
 
 
 class _BatchRow(Mapping[str, Any]):
@@ -21,7 +36,10 @@ class _BatchRow(Mapping[str, Any]):
         self._batch, self._n, self._within = batch, n, within
 
     def __getitem__(self, name: str) -> Any:
-        return self._convert(self._batch.column(name))
+        try:
+            return self._convert(self._batch.column(name))
+        except UnicodeDecodeError as error:  # Arrow trusts the strings in a file
+            raise BadRecord(f"{name} is not UTF-8 ({error.reason})") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._batch.schema.names)

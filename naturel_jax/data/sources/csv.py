@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from naturel_jax.data.records import BadRecord, Row, Shard, Table, check_split, existing
+from tfds_naturel.files import reading_csv
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:
@@ -22,7 +23,8 @@ def _rows(path: Path) -> Iterator[Row]:
         header = file.readline()
         file.seek(0)
         reader = csv.reader(file, delimiter="\t" if "\t" in header else ",", strict=True)
-        names = next(reader, [])
+        with reading_csv(path):
+            names = next(reader, [])
         while True:
             try:
                 row = next(reader)
