@@ -172,4 +172,4 @@ def test_what_is_drawn_is_uploaded_and_copied_by_other_hosts(server, monkeypatch
         folder = datasets.twins_directory(data_dir, "scenes", str(tmp_path / host))
         assert copied(folder) == {"README.md": b"finished", "winoground/examples.jsonl": b"{}"}
         assert folder.is_relative_to(tmp_path / host)
-    assert written == [tmp_path / "one" / data_dir.replace("://", "/") / "twins" / "scenes" / "3.1.0"]
+    assert written == [tmp_path / "one" / data_dir.replace("://", "/") / "twins" / "scenes" / datasets.VERSION]
