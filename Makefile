@@ -57,7 +57,7 @@ proofs: setup-test
 	$(RECORD) ring_memory -- $(BIN)/python perf/objectives.py memory
 	$(RECORD) exchange -- $(BIN)/python perf/objectives.py exchange
 	$(RECORD) towers -- $(BIN)/python perf/towers.py --train
-	$(RECORD) pipeline -- $(BIN)/python perf/pipeline.py --threads 1 2
+	$(RECORD) pipeline -- $(BIN)/python perf/pipeline.py --images 1024 --rounds 3 --threads 1 2
 	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14
 	$(RECORD) checkpoint -- $(BIN)/python perf/checkpoint.py
 	$(RECORD) evaluation -- $(BIN)/python perf/evaluation.py --share 0.02
