@@ -30,6 +30,9 @@ def test_blind_baselines_detect_text_bias():
         "text norm": 0,
     }
     assert blind.baselines(bench(items), items, [np.zeros((1, 2))] * 40, {}) == {}
+    assert blind.text_only(solved) == {"accuracy": 1} and blind.text_only(bench(items)) == {}
+    among_captions = [dataclasses.replace(item, caption_rows=True) for item in items]
+    assert blind.text_only(dataclasses.replace(solved, items=tuple(among_captions))) == {}
 
 
 def test_ngrams_are_not_fit_on_their_own_image():

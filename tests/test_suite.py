@@ -8,6 +8,8 @@ from etils import epath
 
 from naturel_jax import config as c
 from naturel_jax import run_folder, suite
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from tfds_naturel.errors import UserError
 
 
@@ -26,6 +28,31 @@ def test_rows_that_would_still_share_a_name_are_refused():
         suite.row_names(runs(a="CLIP", b="CLIP", c="CLIP (b)"))
 
 
+def test_text_only_row_is_read_once_and_printed(tmp_path, monkeypatch, capsys):
+    """Images of five folds, whose true captions all say "yes": text tells everything."""
+    images = [Image(f"image {n}", bytes) for n in range(40)]
+    items = tuple(Item(str(n), (images[n],), ("yes", "no"), {"kind": "simple"}) for n in range(40))
+    metric = Metric("naturel/simple", "right", where=("kind", "simple"))
+    read = []
+
+    def read_benchmarks(config: c.Config) -> list[Benchmark]:
+        read.append(config.name)
+        return [Benchmark("naturel", items, rules.pair, (metric,), true_captions=1)]
+
+    def run(config: c.Config, folder: epath.Path) -> dict[str, float]:
+        run_folder.write_scores(folder, config, {"naturel/simple": 0.75}, {}, {}, {})
+        return {"naturel/simple": 0.75}
+
+    monkeypatch.setattr(suite, "run", run)
+    monkeypatch.setattr(suite, "read_benchmarks", read_benchmarks)
+    for key in ("a", "b"):
+        (tmp_path / key).mkdir()
+    suite.run_all(c.Suite(runs(a="CLIP", b="SigLIP"), {}, ""), str(tmp_path))
+    assert read == ["CLIP"], "both runs have the same benchmarks"
+    (row,) = {line for line in capsys.readouterr().out.splitlines() if "n-grams" in line}
+    assert [cell.strip() for cell in row.split("|") if cell.strip()] == ["*n-grams*", "1.00"]
+
+
 def test_report_says_which_images_may_have_been_trained_on(tmp_path, monkeypatch):
     """Of the second run, which starts from a model without a record, nothing is known."""
     ways = {"images": 5000, "read": 4000, "name": 3, "bytes": 2, "look": 5}
@@ -37,6 +64,7 @@ def test_report_says_which_images_may_have_been_trained_on(tmp_path, monkeypatch
         return scores
 
     monkeypatch.setattr(suite, "run", run)
+    monkeypatch.setattr(suite, "read_benchmarks", lambda config: [])
     for key in found:
         (tmp_path / key).mkdir()
     suite.run_all(c.Suite(runs(a="CLIP", b="CLIP"), {}, ""), str(tmp_path))

@@ -47,6 +47,17 @@ def baselines(
     return result
 
 
+def text_only(benchmark: Benchmark) -> dict[str, float]:
+    """Metric -> value of ``n-grams``, which needs no model. Empty also where captions are compared with one another."""
+    items = benchmark.items
+    if not benchmark.true_captions or not items or any(item.caption_rows for item in items):
+        return {}
+    odds = ngrams(items, benchmark.true_captions)
+    cosines = [np.tile(odds_C, (len(item.images), 1)) for item, odds_C in zip(items, odds, strict=True)]
+    scores = benchmark.score(items, cosines)
+    return {metric: score.value for metric, score in scores.items()}
+
+
 def texts(item: Item) -> tuple[str, ...]:
     """The captions of an item of a benchmark with ``true_captions``: plain texts, no ensembles."""
     return tuple(caption for caption in item.captions if isinstance(caption, str))

@@ -59,12 +59,16 @@ def of_scores(
     intervals: Mapping[str, Intervals],
     histories: Mapping[str, History],
     left_out: Sequence[LeftOut] = (),
+    text_only: Mapping[str, float] | None = None,
 ) -> Report:
-    """The report on scores without their items: model -> {metric: score}, and model -> {metric: interval}."""
+    """The report on scores without their items: model -> {metric: score}, and model -> {metric: interval}.
+    ``text_only``: metric -> what n-grams score without an image."""
     rows = [
         Row(model, MEASURED, {name: Cell(value, intervals[model].get(name)) for name, value in row.items()})
         for model, row in scores.items()
     ]
+    if text_only:
+        rows.append(Row("n-grams", BLIND, {name: Cell(value) for name, value in text_only.items()}))
     return Report(rows, histories, trained_on=leakage.lines(left_out))
 
 
