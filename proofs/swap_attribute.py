@@ -16,6 +16,7 @@ import numpy as np
 
 import naturel_jax
 from tfds_naturel import cli
+from tfds_naturel.scenes.scene import VERSION
 
 PHRASINGS = {
     "as in the benchmark": "The {c1} {s} is {relation} the {c2} {o}.",
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="workdirs of runs on the drawn world")
-    parser.add_argument("--twins", type=Path, default=Path("data/twins/scenes"))
+    parser.add_argument("--twins", type=Path, default=Path("data/twins/scenes") / VERSION)
     options = parser.parse_args(arguments)
     records = json.loads((options.twins / "sugarcrepe" / "swap_att.json").read_text()).values()
     images = [options.twins / "coco" / "val2017" / record["filename"] for record in records]
