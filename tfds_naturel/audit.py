@@ -24,7 +24,6 @@ from tfds_naturel.captions import bank as banks
 from tfds_naturel.captions.attack import Pair
 from tfds_naturel.captions.bank import Bank
 from tfds_naturel.errors import UserError
-from tfds_naturel.scenes import examples
 from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
 from tfds_naturel.schema import Caption, Triplet
 
@@ -105,6 +104,8 @@ def _world(config: ScenesConfig) -> list[str]:
 
 
 def _world_pairs(config: ScenesConfig, triplet: Triplet) -> list[Pair]:
+    from tfds_naturel.scenes import examples  # imports TFDS, which is slow, and `--help` does not need it
+
     return [
         pair
         for captions in examples.caption_sets(config, triplet)
