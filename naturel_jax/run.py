@@ -69,12 +69,16 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
         if sources:
             sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
             sources = frozen.embed_sources(config, start, sources, mesh)
-            training = make_training(config, start, sources, mesh, run_folder.saved_choices(folder))
+            is_open = "auto" in (config.compute.remat, config.objective.exchange)
+            before = run_folder.saved_choices(folder) if is_open else {}
+            training = make_training(config, start, sources, mesh, before)
             scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on)
         else:
             scores, intervals = evaluator.scores_with_intervals(start.params)
         if jax.process_index() == 0:
-            run_folder.write_scores(folder, config, scores, intervals, evaluator.left_out, evaluator.found(trained_on))
+            counts = {"left_out": evaluator.left_out, "found": evaluator.found(trained_on)}
+            notes = counts | {"text_only": evaluator.text_only()}
+            run_folder.write_scores(folder, config, scores, intervals, notes)
     return scores
 
 

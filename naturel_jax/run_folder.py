@@ -98,19 +98,22 @@ def read_left_out(folder: epath.Path, model: str) -> list[LeftOut]:
         raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
 
 
+def read_text_only(folder: epath.Path) -> dict[str, float]:
+    """What n-grams score on the benchmarks of a finished run; {} for those of versions before this was noted."""
+    path = folder / "scores.json"
+    try:
+        return {name: float(score) for name, score in storage.read_json(path).get("text_only", {}).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
+
+
 def write_scores(
-    folder: epath.Path,
-    config: Config,
-    scores: Scores,
-    intervals: Intervals,
-    left_out: Mapping[str, int],
-    found: Mapping[str, Mapping[str, int]],
+    folder: epath.Path, config: Config, scores: Scores, intervals: Intervals, notes: Mapping[str, object]
 ) -> None:
-    """Marks the run as finished. ``left_out``: benchmark -> number of items with images that were trained on;
-    ``found``: what ``Evaluator.found`` returns."""
+    """Marks the run as finished. ``notes``, of its ``Evaluator``: ``left_out``, and what ``found`` and ``text_only``
+    return."""
     saved = {**_requested(config), "config": config_versions.to_json(config), "scores": scores}
-    saved |= {"intervals": intervals, "left_out": dict(left_out), "found": found}
-    storage.write(folder / "scores.json", json.dumps(saved, indent=1))
+    storage.write(folder / "scores.json", json.dumps(saved | {"intervals": intervals, **notes}, indent=1))
 
 
 def write_config(folder: epath.Path, config: Config) -> None:

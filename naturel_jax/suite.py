@@ -8,9 +8,7 @@ import jax
 from etils import epath
 
 from naturel_jax import run_folder, writers
-from naturel_jax.config import Config, Eval, Suite
-from naturel_jax.evaluators import blind
-from naturel_jax.evaluators.evaluator import read_benchmarks
+from naturel_jax.config import Config, Suite
 from naturel_jax.evaluators.results import LeftOut
 from naturel_jax.report import report
 from naturel_jax.run import run
@@ -28,20 +26,16 @@ def run_all(config: Config | Suite, workdir: str) -> None:
     scores: dict[str, Mapping[str, float]] = {}
     intervals, histories = {}, {}
     left_out: list[LeftOut] = []
-    evaluated: list[Eval] = []  # configs whose benchmarks have been read
     text_only: dict[str, float] = {}
     for key, part in runs.items():
         began, folder, name = time.monotonic(), epath.Path(workdir) / key, names[key]
         scores[name] = run(part, folder)
         histories[name] = writers.history(folder)
-        if part.eval not in evaluated:
-            evaluated.append(part.eval)
-            for benchmark in read_benchmarks(part):
-                text_only |= blind.text_only(benchmark)
         if jax.process_index() == 0:
             print(f"\n{name}: {(time.monotonic() - began) / 60:.1f} min\n")
             intervals[name] = run_folder.read_intervals(folder)
             left_out += run_folder.read_left_out(folder, name)
+            text_only |= run_folder.read_text_only(folder)
             text = report.save(epath.Path(workdir), report.of_scores(scores, intervals, histories, left_out, text_only))
             print(text, flush=True)
 

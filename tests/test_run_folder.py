@@ -76,7 +76,7 @@ def test_what_scores_leave_out_is_noted_with_them(tmp_path):
     folder, config = epath.Path(tmp_path), c.load(raw)
     ways = {"images": 20, "read": 16, "name": 1, "bytes": 2, "look": 3}
     found = {"naturel": {"items": 96}, "my": {"items": 12, **ways}}
-    run_folder.write_scores(folder, config, {}, {}, {"my": 4}, found)
+    run_folder.write_scores(folder, config, {}, {}, {"left_out": {"my": 4}, "found": found})
     whole = [LeftOut("A (b)", "naturel", 96, 0, {}), LeftOut("A (b)", "my", 12, 4, ways)]
     assert run_folder.read_left_out(folder, "A (b)") == whole
     saved = json.loads((tmp_path / "scores.json").read_text())

@@ -13,7 +13,7 @@ from naturel_jax.config import Config
 from naturel_jax.data import datasets, staging
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.trained_on import TrainedOn
-from naturel_jax.evaluators import held_out
+from naturel_jax.evaluators import blind, held_out
 from naturel_jax.evaluators.confidence import Intervals, intervals
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.models.two_tower import Model, Params
@@ -74,6 +74,10 @@ class Evaluator:
             for name, benchmark in self._benchmarks.items()
         }
 
+    def text_only(self) -> dict[str, float]:
+        """Metric -> what n-grams score without an image (see ``blind.text_only``)."""
+        return {name: score for one in self._benchmarks.values() for name, score in blind.text_only(one).items()}
+
     def _evaluated(
         self, params: Params, names: Collection[str] | None
     ) -> Iterator[tuple[Benchmark, Sequence[Item], Sequence[np.ndarray]]]:
@@ -89,12 +93,6 @@ class Evaluator:
 
 def make_evaluator(config: Config, model: Model, processor: Processor, trained_on: TrainedOn, mesh: Mesh) -> Evaluator:
     """Evaluator of the benchmarks of ``config.eval``, without the items that the run trains on. Raises UserError."""
-    kept = [held_out.hold_out(benchmark, trained_on) for benchmark in read_benchmarks(config)]
-    return Evaluator(model, processor, kept, mesh=mesh, batch_size=config.eval.batch_size)
-
-
-def read_benchmarks(config: Config) -> list[Benchmark]:
-    """The benchmarks of ``config.eval``. Raises UserError."""
     names, files = config.eval.benchmarks, config.eval.benchmarks_dir
     prepared = [name for name in names if registry.reads_dataset(name)]
     official = [name for name in names if name not in prepared and not own_config.parse_name(name)]
@@ -108,4 +106,6 @@ def read_benchmarks(config: Config) -> list[Benchmark]:
     cache_dir = config.data.cache_dir
     naturel = Path(datasets.directory(config.data.dir, config.eval.naturel, cache_dir)) if prepared else None
     places = {"files": staging.stage(files, cache_dir) if files else None, "naturel": naturel}
-    return registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
+    benchmarks = registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
+    kept = [held_out.hold_out(benchmark, trained_on) for benchmark in benchmarks]
+    return Evaluator(model, processor, kept, mesh=mesh, batch_size=config.eval.batch_size)
