@@ -78,7 +78,7 @@ def _check_frozen(config: Config, params: Params) -> None:
     if trained:
         raise UserError(
             f"config.data.cache is 'embeddings', but config.optim.lr_multipliers trains image/{trained[0]}: freeze the "
-            "image tower with ('image/.*', 0.0) in the first place, or set config.data.cache to 'decoded'"
+            "image tower with ('image/.*', 0.0) as the first multiplier, or set config.data.cache to 'decoded'"
         )
 
 
@@ -151,7 +151,7 @@ def _sampled(source: Source) -> str:
     """A digest of some of the encoded images: files may change while the records stay as they are."""
     digest = xxhash.xxh3_64()
     for n in decoded_writer.sample(source.items):
-        digest.update(_named(source, n, lambda n: source.read_image(n)))
+        digest.update(_named(source, n, source.read_image))
     return digest.hexdigest()
 
 
