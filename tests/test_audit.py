@@ -84,7 +84,7 @@ def test_errors_name_the_bad_input(small, tmp_path, monkeypatch):
     for arguments, match in {
         ("--bank", "bank.tsv"): r"bank.tsv row 1: found 'triplet', expected the tab-separated columns",
         ("--bank", "none.tsv"): r"none.tsv",
-        ("--tokenizer", "not.json"): r"not.json: not a tokenizer.json",
+        ("--tokenizer", "not.json"): r"not.json: not a tokenizer",
     }.items():
         with pytest.raises((UserError, FileNotFoundError), match=match):
             audit.main([arguments[0], str(tmp_path / arguments[1]), *out])

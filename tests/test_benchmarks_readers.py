@@ -15,6 +15,7 @@ from naturel_jax.benchmarks import order, registry, valse
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.evaluators import confidence
+from tfds_naturel.errors import UserError
 
 
 def read(name: str, root: Path) -> Benchmark:
@@ -196,7 +197,7 @@ def test_hub_pairs(tmp_path):
         assert benchmark.items[0].captions == ("red cat", "blue cat")
         assert len(benchmark.items) == 1 and "row 1" in benchmark.problems[0]
     (tmp_path / "bivlc/test-00000.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(BenchmarkError, match=r"test-00000\.parquet: not a readable Parquet file"):
+    with pytest.raises(UserError, match=r"test-00000\.parquet: not a readable Arrow or Parquet file"):
         read("bivlc", tmp_path)
 
 

@@ -148,5 +148,5 @@ def test_parquet_that_is_not_utf8(tmp_path):
     with pytest.raises(UserError, match=r"1 of 2 records are bad \(my\.parquet:1: caption is not UTF-8"):
         datasets.open_source(f"parquet:{path}", str(tmp_path / "data"), "train", max_bad=0.1)
     path.write_bytes(path.read_bytes().replace(b"caption", b"capt\xffon"))
-    with pytest.raises(UserError, match=r"my\.parquet: not a readable Arrow or Parquet file: .utf-8."):
+    with pytest.raises(UserError, match=r"my\.parquet: not a readable Arrow or Parquet file .*utf-8"):
         datasets.open_source(f"parquet:{path}", str(tmp_path / "data"), "train")

@@ -18,11 +18,11 @@ from naturel_jax.benchmarks.benchmark import Metric
 from naturel_jax.data import datasets, records
 from naturel_jax.data.fields import Fields
 from naturel_jax.data.images import open_image
-from naturel_jax.data.sources import arrow
 from naturel_jax.evaluators import results
 from naturel_jax.report import report
 from tfds_naturel import decisions, mining, photos
 from tfds_naturel.captions import bank
+from tfds_naturel.files import reading_arrow
 from tfds_naturel.open_images import annotations, attribution, journal
 from tfds_naturel.open_images.annotations import Buckets, Rejects, Vocabulary
 from tfds_naturel.open_images.releases import RELEASES
@@ -118,7 +118,7 @@ def test_table(tmp_path, kind, count):
     def read() -> None:
         table = datasets.open_unindexed(f"{kind}:{path}", str(tmp_path), "train")
         for shard in table.shards:
-            with arrow.refusing(shard.file):
+            with reading_arrow(shard.file, "copy it again"):
                 for one in shard.rows():
                     records.to_record(one, records.choose(Fields()), "name")
 

@@ -168,7 +168,7 @@ def test_file_of_hard_images_that_is_not_utf8_is_rejected(tmp_path):
     path = tmp_path / "hard_images.parquet"
     mining.save(path, [("image0", "Cat|on|Table", ["image1"], ["subject"])])
     path.write_bytes(path.read_bytes().replace(b"image1", b"\xffmage1"))
-    with pytest.raises(UserError, match="not a readable file of hard images"):
+    with pytest.raises(UserError, match=r"not a readable Arrow or Parquet file \(.*; mine again"):
         mining.hard_images(path, ["image0", "image1"])
 
 

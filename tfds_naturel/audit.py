@@ -24,6 +24,7 @@ from tfds_naturel.captions import bank as banks
 from tfds_naturel.captions.attack import Pair
 from tfds_naturel.captions.bank import Bank
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import reading_tokenizer
 from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
 from tfds_naturel.schema import Caption, Triplet
 
@@ -118,11 +119,14 @@ def _token_counter(path: Path | None) -> tuple[checks.Tokens, str]:
         return checks.token_bound, "an upper bound of 1.6 tokens per word"
     from tokenizers import Tokenizer
 
-    try:
+    with reading_tokenizer(path):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise UserError(f"{path}: not a tokenizer.json ({error})") from error
-    return lambda text: len(tokenizer.encode(text).ids), path.name
+
+    def count(text: str) -> int:
+        with reading_tokenizer(path):
+            return len(tokenizer.encode(text).ids)
+
+    return count, path.name
 
 
 def _summary(bank: Bank, problems: list[str], method: str) -> list[str]:

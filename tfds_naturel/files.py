@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tfds_naturel.errors import UserError
+from tfds_naturel import escape
+from tfds_naturel.errors import Stopped, UserError
 
 
 def md5_of(path: Path) -> str:
@@ -34,6 +35,33 @@ def reading_csv(path: object) -> Iterator[None]:
         raise UserError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     except csv.Error as error:
         raise UserError(f"{path}: not a readable table ({error})") from error
+
+
+@contextlib.contextmanager
+def reading_arrow(path: object, fix: str) -> Iterator[None]:
+    """Makes what pyarrow raises for a damaged file a UserError that names ``path``; it also raises OSErrors without a
+    number. Those of the system pass."""
+    import pyarrow as pa  # slow to import, and most commands do not need it
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = escape.line(str(error))
+        raise UserError(f"{path}: not a readable Arrow or Parquet file ({reason}); {fix}") from error
+
+
+@contextlib.contextmanager
+def reading_tokenizer(name: object) -> Iterator[None]:
+    """Makes whatever the libraries raise for a tokenizer that they cannot use a UserError with ``name``: nothing
+    narrower than Exception, and PanicException, which is not even one."""
+    try:
+        yield
+    except (UserError, Stopped, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise UserError(f"{name}: not a tokenizer ({error})") from error
 
 
 def inside(folder: Path, relative: str) -> Path:

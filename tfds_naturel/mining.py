@@ -15,6 +15,7 @@ from etils import epath
 
 from tfds_naturel.captions.relations import CONTRARIES, RELATIONS, converse
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import reading_arrow
 from tfds_naturel.schema import Triplet
 from tfds_naturel.survey import Survey
 
@@ -226,14 +227,10 @@ def hard_images(path: epath.PathLike, image_ids: Sequence[str]) -> list[tuple[in
     """
     numbers = {image_id: n for n, image_id in enumerate(image_ids)}
     hard: list[dict[int, None]] = [{} for _ in image_ids]
-    try:
+    with reading_arrow(path, "mine again"):
         with epath.Path(path).open("rb") as f:
             table = pq.read_table(f, schema=_SCHEMA)
         rows = zip(table["image_id"].to_pylist(), table["negatives"].to_pylist(), strict=True)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable file of hard images ({error}); mine again") from error
     for image_id, negatives in rows:
         unknown = [name for name in (image_id, *(negatives or ())) if name not in numbers]
         if unknown:

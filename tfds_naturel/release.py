@@ -29,7 +29,7 @@ from etils import epath
 from tfds_naturel import cli, release_pages
 from tfds_naturel.datasheet import Facts, Split
 from tfds_naturel.errors import UserError
-from tfds_naturel.files import inside
+from tfds_naturel.files import inside, reading_arrow
 from tfds_naturel.open_images import plan
 from tfds_naturel.progress import Progress
 from tfds_naturel.release_pages import BOX, FIELDS, TEXTS
@@ -110,10 +110,10 @@ def read(folder: Path, split: str, photos: Path | None = None) -> Iterator[dict[
         raise UserError(f"{folder}: has no split {split!r}; expected one of: {known}")
     for path in (path for path in paths if splits[path] == split):
         try:
-            with pq.ParquetFile(path) as file:
+            with reading_arrow(path, "check it with SHA256SUMS"), pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(BATCH):
                     yield from (_example(row, photos) for row in batch.to_pylist())
-        except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
+        except KeyError as error:
             raise UserError(
                 f"{path}: not a file of a release, or damaged ({error}); check it with SHA256SUMS"
             ) from error

@@ -12,6 +12,7 @@ from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Record, not_found
 from naturel_jax.data import identity
+from tfds_naturel.files import reading_arrow
 
 
 def read(
@@ -47,7 +48,7 @@ def rows(root: Path, columns: Sequence[str]) -> Iterator[tuple[str, Record]]:
     if not files:
         raise not_found(root, "contains no *.parquet")
     for file in files:
-        try:
+        with reading_arrow(file, "download it again"):
             table = pq.ParquetFile(file)
             missing = set(columns) - set(table.schema_arrow.names)
             if missing:
@@ -57,8 +58,6 @@ def rows(root: Path, columns: Sequence[str]) -> Iterator[tuple[str, Record]]:
                 for n in range(batch.num_rows):
                     yield f"{file.name} row {number}", {name: _cell(batch[name][n]) for name in columns}
                     number += 1
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names of columns need not be text
-            raise BenchmarkError(f"{file}: not a readable Parquet file ({error}); download it again") from error
 
 
 def _cell(value: pa.Scalar) -> Any:

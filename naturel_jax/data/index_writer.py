@@ -46,8 +46,8 @@ from naturel_jax.data.records import (
     choose,
     to_record,
 )
-from naturel_jax.data.sources import arrow
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import reading_arrow
 
 _LOG = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, roo
 
 def _next(shard: Shard, rows: Iterator[tuple[int, Row]]) -> list[tuple[int, Row]]:
     """The next rows. Raises UserError for a damaged file."""
-    with arrow.refusing(shard.file):
+    with reading_arrow(shard.file, "copy or download it again"):
         return list(itertools.islice(rows, _BATCH))
 
 

@@ -18,10 +18,11 @@ import tokenizers
 from PIL import Image
 
 from naturel_jax.data.images import decoded, without_transparent_color
-from naturel_jax.data.tokenizer import refusing, train_tokenizer
+from naturel_jax.data.tokenizer import train_tokenizer
 from naturel_jax.models.families import Channels, family_of
 from naturel_jax.models.two_tower import TwoTowerConfig
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import reading_tokenizer
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -143,7 +144,7 @@ class Processor:
 
     @functools.cached_property
     def _encode(self) -> Callable[[list[str]], Iterable[Sequence[int]]]:
-        with refusing("processor.tokenizer"):
+        with reading_tokenizer("processor.tokenizer"):
             return self._read_tokenizer()
 
     def _read_tokenizer(self) -> Callable[[list[str]], Iterable[Sequence[int]]]:
@@ -164,7 +165,7 @@ class Processor:
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids [len(texts), context], int32."""
         clean = CLEANERS[self.clean]
-        with refusing("processor.tokenizer"):
+        with reading_tokenizer("processor.tokenizer"):
             encoded = list(self._encode([clean(text) for text in texts]))
         ids = np.fromiter(itertools.chain.from_iterable(encoded), np.int32)
         if len(ids) != len(texts) * self.context:

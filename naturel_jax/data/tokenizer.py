@@ -1,28 +1,14 @@
 """Tokenizers trained on a dataset's captions, with the conventions of a model family."""
 
-import contextlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from naturel_jax.models.families import FAMILIES, TokenizerConventions
-from tfds_naturel.errors import Stopped, UserError
-
-
-@contextlib.contextmanager
-def refusing(name: str) -> Iterator[None]:
-    """Raises UserError, with ``name``, for whatever the libraries raise for a tokenizer that they cannot use: nothing
-    narrower than Exception, and PanicException, which is not even one."""
-    try:
-        yield
-    except (UserError, Stopped, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:
-        raise UserError(f"{name}: not a tokenizer ({error})") from error
 
 
 def train_tokenizer(family: str, captions: Iterable[str], vocab: int, context: int) -> str:

@@ -22,7 +22,7 @@ from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
 from naturel_jax.evaluators import blind, confidence
 from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json
+from tfds_naturel.files import parse_json, reading_arrow
 
 if TYPE_CHECKING:
     from naturel_jax.data.processor import Processor
@@ -253,9 +253,11 @@ def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result 
     result = _read(path) if path.exists() else None
     if not result or result.fingerprint != fingerprint or result.unreadable:
         return None
+    rows = path.with_name("items.parquet")
     try:
-        schema = pq.read_schema(path.with_name("items.parquet"))
-    except (FileNotFoundError, pa.ArrowInvalid):
+        with reading_arrow(rows, "evaluate again"):
+            schema = pq.read_schema(rows)
+    except (FileNotFoundError, UserError):
         return None
     return result if _of_scores(schema, path) else None
 

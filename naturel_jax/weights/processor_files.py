@@ -16,11 +16,11 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from naturel_jax.data.processor import FILTERS, Processor
-from naturel_jax.data.tokenizer import clip_tokenizer, padded, refusing, templated
+from naturel_jax.data.tokenizer import clip_tokenizer, padded, templated
 from naturel_jax.models.families import FAMILIES, Family, Pixels, TokenizerConventions
 from naturel_jax.models.two_tower import TwoTowerConfig
 from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json
+from tfds_naturel.files import parse_json, reading_tokenizer
 
 OWN = "processor.json"
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
@@ -194,7 +194,7 @@ def _read_tokenizer(folder: Path, conventions: TokenizerConventions) -> tokenize
         raise UserError(
             f"{folder}: no tokenizer; put tokenizer.json, spiece.model, or vocab.json and merges.txt beside the weights"
         )
-    with refusing(str(whole if whole.is_file() else vocab)):
+    with reading_tokenizer(whole if whole.is_file() else vocab):
         if whole.is_file():
             return tokenizers.Tokenizer.from_str(whole.read_text("utf-8"))
         return _from_vocab(read_json(vocab), _merges(merges.read_text("utf-8").splitlines()[1:]), conventions)

@@ -1,6 +1,5 @@
 """Rows of Arrow batches, shared by ``parquet:`` and ``hf:``."""
 
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -8,22 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from naturel_jax.data.records import BadRecord, Row, Span
-from tfds_naturel import escape
-from tfds_naturel.errors import UserError
 
 _STARTS = {"binary": np.int32, "large_binary": np.int64}  # type -> dtype of where its values start
-
-
-@contextlib.contextmanager
-def refusing(file: object) -> Iterator[None]:
-    """Raises UserError, in one line, for what pyarrow raises for a damaged ``file``: among others, OSErrors without a
-    number. Those of the system pass."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise UserError(f"{file}: not a readable Arrow or Parquet file: {escape.line(str(error))}") from error
 
 
 class _BatchRow(Mapping[str, Any]):

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from naturel_jax.data.records import Row, Shard, Table, check_split
 from naturel_jax.data.sources import arrow
 from tfds_naturel.errors import UserError
+from tfds_naturel.files import reading_arrow
 
 _ROWS = 256  # in memory at a time: rows may hold images
 
@@ -22,7 +23,7 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
     if not paths:
         raise UserError(f"parquet:{name}: no such file; expected a path or a pattern such as data/*.parquet")
     for path in paths:
-        with arrow.refusing(path):
+        with reading_arrow(path, "copy or download it again"):
             _ = pq.read_schema(path).names  # decodes them
     shards = [Shard(str(path), functools.partial(_rows, path)) for path in paths]
     return Table(f"parquet:{name}", str(paths[0].parent), paths, shards)
