@@ -107,7 +107,7 @@ def test_contrasts_have_four_forms():
 
 
 def test_a_triplet_that_needs_rivals_is_refused_without_any():
-    with pytest.raises(ValueError, match=r"Cat\|interacts_with\|Dog: no rivals"):
+    with pytest.raises(ValueError, match=r"Cat\|interacts_with\|Dog: has no rivals"):
         mirrored.write(MEETS, [], np.random.default_rng(0))
     swapped = mirrored.write(HITS, [], np.random.default_rng(0))
     assert [caption.text for caption in swapped[:2]] == ["cat hits dog", "dog hits cat"]

@@ -47,7 +47,7 @@ def write(triplet: Triplet, rivals: Sequence[Rival], rng: np.random.Generator) -
     rivals. Raises ValueError for a triplet that needs rivals and has none.
     """
     if needs_rivals(triplet) and not rivals:
-        raise ValueError(f"{triplet}: no rivals, and swapped roles are no negative")
+        raise ValueError(f"{triplet}: has no rivals, and is true with its roles swapped: no negative can be made")
     draw: Draw = iter(rng.random(grammar.DRAWS).tolist())
     captions: list[Caption] = []
     shapes = [*SHAPES, *CONTRASTS]
