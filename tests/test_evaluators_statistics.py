@@ -44,20 +44,25 @@ def test_ngrams_are_not_fit_on_their_own_image():
 def test_ngram_log_odds_by_hand():
     # Two images in different folds. For each item, the other image has "up" in 1 of 1 true captions and in 0 of 1 false
     # ones.
-    keys = [
-        next(
-            k
-            for k in map(str, range(99))
-            if blind.fold_number(benchmark.Item("", (benchmark.Image(k, bytes),), ())) == f
-        )
-        for f in (0, 1)
-    ]
-    items = [benchmark.Item(k, (benchmark.Image(k, bytes),), ("up", "down")) for k in keys]
+    def item(name: str) -> benchmark.Item:
+        return benchmark.Item(name, (benchmark.Image(name, bytes),), ("up", "down"))
+
+    items = [next(one for n in range(99) if blind.fold_numbers([one := item(str(n))]) == [fold]) for fold in (0, 1)]
     up = math.log((2 / 3) / (1 / 3))  # (1 + 1) / (1 + 2) against (0 + 1) / (1 + 2)
     for odds in blind.ngrams(items, 1):
         assert odds == pytest.approx([3 * up, -3 * up]), (
             "the word, and its bigrams with the start and end; start and end alone carry no information"
         )
+
+
+def test_folds_do_not_depend_on_where_the_files_are():
+    def folds(folder: str) -> list[int]:
+        images = [benchmark.Image(f"{folder}/{n}.jpg", bytes) for n in range(50)]
+        items = [benchmark.Item(f"{n}/{k}", (images[n],), ("a", "b")) for n in range(50) for k in range(2)]
+        return blind.fold_numbers(items)
+
+    here = folds("/here")
+    assert here == folds("/elsewhere") and here[::2] == here[1::2] and {*here} == {*range(blind.FOLDS)}
 
 
 def test_bootstrap_interval_of_a_mean_matches_the_normal_interval():

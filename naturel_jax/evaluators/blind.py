@@ -75,7 +75,7 @@ def _as_cosines(item: Item, values_C: np.ndarray, matrix: np.ndarray) -> np.ndar
 
 def ngrams(items: Sequence[Item], true_captions: int) -> list[np.ndarray]:
     """Log odds [C] that each caption of each item is true, from the items of other images."""
-    folds = [fold_number(item) for item in items]
+    folds = fold_numbers(items)
     counts: list[dict[bool, Counts]] = [{True: Counts(), False: Counts()} for _ in range(FOLDS)]
     captions = [{True: 0, False: 0} for _ in range(FOLDS)]
     for item, fold in zip(items, folds, strict=True):
@@ -104,6 +104,9 @@ def grams(caption: str) -> Iterator[str]:
     yield from (f"{first} {second}" for first, second in itertools.pairwise(words))
 
 
-def fold_number(item: Item) -> int:
-    """The fold of an item: that of its image."""
-    return hashlib.blake2b(item.images[0].key.encode(), digest_size=2).digest()[0] % FOLDS
+def fold_numbers(items: Sequence[Item]) -> list[int]:
+    """The fold of each item: that of its image, by the id of the first item with it. An image's own key will not do:
+    it names a file, and the folds must not depend on where the files are."""
+    first: dict[str, str] = {}
+    ids = [first.setdefault(item.images[0].key, item.id) for item in items]
+    return [hashlib.blake2b(one.encode(errors="surrogatepass"), digest_size=2).digest()[0] % FOLDS for one in ids]
