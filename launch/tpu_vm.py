@@ -9,7 +9,7 @@ The flags after -- are those of naturel-train; the workdir must be one that all 
 
     watch NAME ZONE TYPE -- FLAGS   create, run, and do both again whenever the slice has been preempted
     logs NAME ZONE                  the end of every worker's log
-    stop NAME ZONE                  the run saves and ends, and with it `run`, with exit code 75
+    stop NAME ZONE                  the run saves and ends with exit code 75; `watch` would start it again: end it first
     install NAME ZONE               copies the committed state of this repository again
 
 A run outlives the connection: Ctrl-C leaves it going, and the same `run` command follows it again. With --plan,
@@ -36,6 +36,9 @@ T = TypeVar("T")
 DONE, FAILED, USER_ERROR, STOPPED, LOST = 0, 1, 2, 75, 255  # STOPPED as in tfds_naturel.cli; LOST: ssh's own code
 ACTIVE, SUSPENDED, ABSENT = "ACTIVE", "SUSPENDED", ""
 SETTLED = (ACTIVE, SUSPENDED, "FAILED", ABSENT)  # other states of a queued resource lead to one of these
+
+# By default, 64 workers at a time; the processes of a run wait for each other.
+ALL = ("--node", "all", "--worker", "all", "--batch-size", "all")
 
 POLL_S = 30
 TRIES = 5  # of a run that fails on slices that are there, and of gcloud commands while nobody may be looking
@@ -85,7 +88,7 @@ def accelerator_type(text: str) -> str:
     return text
 
 
-def number_of_slices(text: str) -> int:
+def positive(text: str) -> int:
     """The ``type`` of an argument. Raises ArgumentTypeError."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1")
@@ -173,9 +176,9 @@ def persistently(function: Callable[[argparse.Namespace], T], args: argparse.Nam
     return function(args)
 
 
-def on_workers(args: argparse.Namespace, command: str, which: str = "all") -> int:
+def on_workers(args: argparse.Namespace, command: str, which: Sequence[str] = ALL) -> int:
     """The exit code of a shell command on the workers: of the first that failed. 255 if a connection was lost."""
-    return execute(queued(args, "ssh", "--node", which, "--worker", which, "--command", command))[0]
+    return execute(queued(args, "ssh", *which, "--command", command))[0]
 
 
 def on_worker_script(*arguments: str) -> str:
@@ -226,7 +229,7 @@ def install(args: argparse.Namespace) -> int:
         archive = f"{folder}/naturel_jax.tar.gz"
         check(["git", "-C", str(ROOT), "archive", "--prefix", "naturel_jax/", "-o", archive, "HEAD"])
         command = ["gcloud", "compute", "tpus", "queued-resources", "scp", archive, f"{args.name}:naturel_jax.tar.gz"]
-        check([*command, "--zone", args.zone, "--node", "all", "--worker", "all"])
+        check([*command, "--zone", args.zone, *ALL])
     # The images' own Python is 3.10; the project needs 3.11. uv brings one. The lock is that of launch/tpu_worker.py.
     steps = (
         "mkdir -p naturel_run",
@@ -262,7 +265,7 @@ def run_once(args: argparse.Namespace, call: str) -> int:
     meanings = {
         DONE: "done",
         STOPPED: "stopped and saved; the same command continues the run",
-        LOST: "the connection was lost; the run goes on, and the same command follows it",
+        LOST: "the connection was lost; what was started goes on, and the same command follows it",
     }
     print(f"{args.name}: exit code {code}: {meanings.get(code, 'failed')}", flush=True)
     return code
@@ -297,7 +300,7 @@ def watch(args: argparse.Namespace) -> int:
             raise Failed(f"{args.name} is {state}, but the run failed {TRIES} times", code)
         if code != LOST:  # slices that Google has repaired are empty, and no others lose anything by it
             call, installed = new_call(), code == STOPPED
-        time.sleep(POLL_S)  # a preemption may show in the state only now
+        time.sleep(POLL_S * (1 + failures))  # a preemption may show in the state only after minutes
 
 
 def try_install(args: argparse.Namespace) -> bool:
@@ -317,7 +320,7 @@ def logs(args: argparse.Namespace) -> int:
 
 def stop(args: argparse.Namespace) -> int:
     """Sends SIGTERM to one process: JAX tells the others, and a second signal might end one that is still saving."""
-    return on_workers(args, on_worker_script("stop"), which="0")
+    return on_workers(args, on_worker_script("stop"), which=("--node", "0", "--worker", "0"))
 
 
 def delete(args: argparse.Namespace) -> int:
@@ -357,11 +360,11 @@ def make_parser() -> argparse.ArgumentParser:
         if verb.rents:
             one.add_argument("accelerator", type=accelerator_type, help="v6e-8, v5litepod-16, v5p-8, ...")
             one.add_argument("--spot", action="store_true", help="cheaper, but may be preempted at any time")
-            one.add_argument("--slices", type=number_of_slices, default=1, help="for one run (multislice)")
+            one.add_argument("--slices", type=positive, default=1, help="for one run (multislice)")
         if verb.rents or verb.runs:
             one.add_argument("--plan", action="store_true", help="ask naturel-plan first whether the step fits")
         if name == "logs":
-            one.add_argument("--lines", type=int, default=100, help="of each worker; 0: all")
+            one.add_argument("--lines", type=positive, default=100, help="of each worker")
     return parser
 
 

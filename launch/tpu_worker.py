@@ -2,7 +2,7 @@
 
     python launch/tpu_worker.py run CALL FLAGS...   # starts naturel_jax.main or follows it; exits with its exit code
     python launch/tpu_worker.py stop                # SIGTERM: the run saves and exits with 75
-    python launch/tpu_worker.py logs LINES          # the last lines of the log, 0 for all
+    python launch/tpu_worker.py logs LINES          # the last lines of the log
 
 ``run`` starts a process that starts the run, keeps its exit code and holds a lock as long as it lives; both are in a
 session of their own. The log is ~/naturel_run/log. A second ``run`` with the same flags follows the run that is there;
@@ -129,7 +129,7 @@ def logs(lines: str) -> int:
         print(f"{socket.gethostname()}: no log yet", file=sys.stderr)
         return 0
     with LOG.open(errors="replace") as log:
-        for line in collections.deque(log, int(lines) or None):
+        for line in collections.deque(log, int(lines)):
             print(f"{socket.gethostname()}: {line}", end="")
     return 0
 

@@ -4,8 +4,10 @@ import importlib.util
 import itertools
 import math
 import os
+import re
 import shlex
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,8 @@ def tpu_vm(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("tpu_vm", LAUNCH / "tpu_vm.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "POLL_S", 0)
+    clock = types.SimpleNamespace(sleep=lambda _: None, monotonic=itertools.count().__next__, strftime=time.strftime)
+    monkeypatch.setattr(module, "time", clock)
     number = itertools.count(1)
     monkeypatch.setattr(module, "new_call", lambda: f"call{next(number)}")
     stub(tmp_path, "gcloud", GCLOUD)
@@ -98,10 +101,9 @@ def test_create_asks_waits_and_installs(accelerator, options, expected, tpu_vm, 
     look = ["list", "--zone", ZONE, "--filter", "name~/mine$", "--format", "value(state.state)"]
     assert looks == [look] * 4
     output = capfd.readouterr().out
-    assert [line.split()[1:] for line in output.splitlines() if line.startswith(time.strftime("%H:"))] == [
-        [f"{NAME}:", state] for state in ("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
-    ]
-    workers = ["--zone", ZONE, "--node", "all", "--worker", "all"]
+    printed = re.findall(r"^\d\d:\d\d:\d\d mine: (\w+)$", output, re.MULTILINE)
+    assert printed == ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
+    workers = ["--zone", ZONE, "--node", "all", "--worker", "all", "--batch-size", "all"]
     archive = copied[1]
     assert copied == ["scp", archive, f"{NAME}:naturel_jax.tar.gz", *workers]
     assert calls(tmp_path, "git") == [
@@ -225,7 +227,8 @@ def test_run_passes_flags_and_exit_code(code, tpu_vm, tmp_path, monkeypatch, cap
     assert tpu_vm.main(["run", NAME, ZONE, "--", *FLAGS]) == code
     assert starts(tmp_path / "worker") == [["--distributed", *FLAGS]]
     (call,) = gcloud(tmp_path)
-    assert call[:-1] == ["ssh", NAME, "--zone", ZONE, "--node", "all", "--worker", "all", "--command"]
+    workers = ["--node", "all", "--worker", "all", "--batch-size", "all"]
+    assert call[:-1] == ["ssh", NAME, "--zone", ZONE, *workers, "--command"]
     output = capfd.readouterr().out
     assert output.startswith("training\n") and f"mine: exit code {code}: " in output
     assert tpu_vm.main(["logs", NAME, ZONE, "--lines", "1"]) == 0
@@ -280,18 +283,20 @@ def test_watch_uses_a_slice_that_is_there(tpu_vm, tmp_path):
     assert verbs(tmp_path) == ["run", "run"]
 
 
-def test_watch_follows_a_run_whose_connection_was_lost(tpu_vm, tmp_path):
-    assert watch(tpu_vm, tmp_path, ["ACTIVE"], [255, 255, 0]) == 0
-    assert runs(tmp_path) == [["call1", *FLAGS]] * 3 and verbs(tmp_path) == ["run"] * 3
+def test_watch_follows_a_run_whose_connection_was_lost(tpu_vm, tmp_path, monkeypatch):
+    monkeypatch.setattr(tpu_vm.time, "monotonic", itertools.count(step=3600).__next__)  # each time after an hour
+    assert watch(tpu_vm, tmp_path, ["ACTIVE"], [*[255] * 7, 0]) == 0
+    assert runs(tmp_path) == [["call1", *FLAGS]] * 8 and verbs(tmp_path) == ["run"] * 8
 
 
 @pytest.mark.parametrize("code", [1, 255])
 def test_watch_gives_up_on_a_run_that_fails_again_and_again(code, tpu_vm, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(tpu_vm, "POLL_S", 0.1)  # an attempt that lasted less than ten times that has never worked
+    waits: list[float] = []
+    monkeypatch.setattr(tpu_vm.time, "sleep", waits.append)
     assert watch(tpu_vm, tmp_path, ["ACTIVE"], [code]) == code
     assert "mine is ACTIVE, but the run failed 5 times" in capfd.readouterr().err
     again = ["run"] if code == 255 else ["install", "run"]  # slices that Google has repaired are empty
-    assert verbs(tmp_path) == ["run", *again * 4]
+    assert verbs(tmp_path) == ["run", *again * 4] and sum(waits) > 300  # a preemption would have shown by then
 
 
 @pytest.mark.parametrize("states", [["ACTIVE", "ACTIVE", ""], ["ACTIVE", "ACTIVE", "FAILED"], ["FAILED"]])
