@@ -54,8 +54,9 @@ class Failed(Exception):
 
 # ---- Accelerators ----------------------------------------------------------------------------------------------------
 
-# Chips of a slice -> its shape: https://docs.cloud.google.com/tpu/docs/v6e, v5e, v5p and v4.
-FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+# Chips of a slice -> its shape: https://docs.cloud.google.com/tpu/docs/v6e, v5e and v5p. Left out is what the compiler
+# does not describe as it is: single chips, and v4, whose chips it takes for two devices.
+FLAT = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 SOLID = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"}
 SOLID |= {1024: "8x8x16", 2048: "8x16x16", 4096: "16x16x16"}
 
@@ -74,7 +75,7 @@ ACCELERATORS = {
     "v6e": Accelerator("v2-alpha-tpuv6e", "v6e", 1, FLAT),
     "v5p": Accelerator("v2-alpha-tpuv5", "v5p", 2, SOLID),
     "v5litepod": Accelerator("v2-alpha-tpuv5-lite", "v5e", 1, FLAT),
-    "v4": Accelerator("tpu-ubuntu2204-base", "v4", 2, SOLID),
+    "v4": Accelerator("tpu-ubuntu2204-base", "v4", 2, {}),
 }
 
 
@@ -104,8 +105,8 @@ def topology(accelerator: str) -> str:
         for chips, shape in kind.shapes.items()
     }
     if accelerator not in sizes:
-        known = ", ".join(size for size in sizes if size.startswith(f"{family}-") or family not in ACCELERATORS)
-        raise Failed(f"--plan: the topology of {accelerator!r} is not known; expected one of {known}", USER_ERROR)
+        known = [size for size in sizes if size.startswith(f"{family}-")] or list(sizes)
+        raise Failed(f"--plan: {accelerator} has no known topology; expected one of {', '.join(known)}", USER_ERROR)
     return sizes[accelerator]
 
 

@@ -171,9 +171,8 @@ def test_mistakes(tpu_vm, tmp_path, capfd, monkeypatch):
 
 
 def test_topologies(tpu_vm):
-    """Rows of https://docs.cloud.google.com/tpu/docs/v5e, v6e, v5p and v4, and the number of chips of all."""
+    """Rows of https://docs.cloud.google.com/tpu/docs/v5e, v6e and v5p, and the number of chips of all."""
     for accelerator, topology in {
-        "v5litepod-1": "v5e:1x1",
         "v5litepod-16": "v5e:4x4",
         "v5litepod-256": "v5e:16x16",
         "v6e-8": "v6e:2x4",
@@ -181,10 +180,9 @@ def test_topologies(tpu_vm):
         "v5p-8": "v5p:2x2x1",
         "v5p-64": "v5p:2x4x4",
         "v5p-2048": "v5p:8x8x16",
-        "v4-32": "v4:2x2x4",
     }.items():
         assert tpu_vm.topology(accelerator) == topology
-    for family, cores in {"v6e": 1, "v5litepod": 1, "v5p": 2, "v4": 2}.items():  # TensorCores of a chip
+    for family, cores in {"v6e": 1, "v5litepod": 1, "v5p": 2}.items():  # TensorCores of a chip
         for chips in tpu_vm.ACCELERATORS[family].shapes:
             shape = tpu_vm.topology(f"{family}-{chips * cores}").partition(":")[2]
             assert math.prod(map(int, shape.split("x"))) == chips
@@ -212,7 +210,7 @@ def test_run_is_planned_for_the_slice_that_is_there(tpu_vm, tmp_path, monkeypatc
     assert gcloud(tmp_path) == [["describe", NAME, "--zone", ZONE, "--format", fields]]
     monkeypatch.setenv("PLAN", "0")
     assert tpu_vm.main(command) == 0
-    for described, message in {"v5p-8\t2": "does not know several slices", "v3-8\t1": "expected one of v6e-1,"}.items():
+    for described, message in {"v5p-8\t2": "does not know several slices", "v3-8\t1": "expected one of v6e-4,"}.items():
         monkeypatch.setenv("DESCRIBED", described)
         assert tpu_vm.main(command) == 2 and message in capfd.readouterr().err
     assert len(calls(tmp_path, "naturel-plan")) == 2
