@@ -39,6 +39,7 @@ SETTLED = (ACTIVE, SUSPENDED, "FAILED", ABSENT)  # other states of a queued reso
 
 # By default, 64 workers at a time; the processes of a run wait for each other.
 ALL = ("--node", "all", "--worker", "all", "--batch-size", "all")
+KEEP_ALIVE = "--ssh-flag=-oServerAliveInterval=30"  # ends a connection to a machine that is gone, after three of these
 
 POLL_S = 30
 TRIES = 5  # of a run that fails on slices that are there, and of gcloud commands while nobody may be looking
@@ -179,7 +180,7 @@ def persistently(function: Callable[[argparse.Namespace], T], args: argparse.Nam
 
 def on_workers(args: argparse.Namespace, command: str, which: Sequence[str] = ALL) -> int:
     """The exit code of a shell command on the workers: of the first that failed. 255 if a connection was lost."""
-    return execute(queued(args, "ssh", *which, "--command", command))[0]
+    return execute(queued(args, "ssh", *which, KEEP_ALIVE, "--command", command))[0]
 
 
 def on_worker_script(*arguments: str) -> str:

@@ -110,7 +110,7 @@ def test_create_asks_waits_and_installs(accelerator, options, expected, tpu_vm, 
         ["-C", str(LAUNCH.parent), "archive", "--prefix", "naturel_jax/", "-o", archive, "HEAD"]
     ]
     assert not Path(archive).parent.exists()  # the local copy is removed
-    assert installed[:-1] == ["ssh", NAME, *workers, "--command"]
+    assert installed[:-1] == ["ssh", NAME, *workers, "--ssh-flag=-oServerAliveInterval=30", "--command"]
     assert calls(tmp_path, "curl") == [["-LsSf", "https://astral.sh/uv/install.sh"]]
     uv = [["venv", "--clear", "--python", "3.12"], ["pip", "install", "-e", ".[tpu,gcs]"]]
     assert calls(tmp_path / "worker" / ".local" / "bin", "uv") == uv
@@ -226,7 +226,7 @@ def test_run_passes_flags_and_exit_code(code, tpu_vm, tmp_path, monkeypatch, cap
     assert starts(tmp_path / "worker") == [["--distributed", *FLAGS]]
     (call,) = gcloud(tmp_path)
     workers = ["--node", "all", "--worker", "all", "--batch-size", "all"]
-    assert call[:-1] == ["ssh", NAME, "--zone", ZONE, *workers, "--command"]
+    assert call[:-1] == ["ssh", NAME, "--zone", ZONE, *workers, "--ssh-flag=-oServerAliveInterval=30", "--command"]
     output = capfd.readouterr().out
     assert output.startswith("training\n") and f"mine: exit code {code}: " in output
     assert tpu_vm.main(["logs", NAME, ZONE, "--lines", "1"]) == 0
@@ -240,7 +240,7 @@ def test_stop_signals_one_process_and_install_spares_a_run(tpu_vm, tmp_path, cap
     assert not calls(tmp_path / "worker" / ".local" / "bin", "uv")
     assert tpu_vm.main(["stop", NAME, ZONE]) == 0
     assert follower.end()[0] == cli.STOPPED
-    one = ["--node", "0", "--worker", "0"]  # JAX tells the others
+    one = ["--node", "0", "--worker", "0", "--ssh-flag=-oServerAliveInterval=30"]  # JAX tells the others
     command = "cd naturel_jax && exec .venv/bin/python launch/tpu_worker.py stop"
     assert gcloud(tmp_path, "ssh")[-1] == [NAME, "--zone", ZONE, *one, "--command", command]
     assert tpu_vm.main(["install", NAME, ZONE]) == 0
