@@ -26,7 +26,10 @@ def test_a_run_outlives_the_connection_and_can_be_followed(home):
     followers = [worker(home, "run", call, "--config", "a b.py") for call in ("call1", "call2")]
     code, printed = worker(home, "run", "call3", "--config", "c.py").end()
     assert code == cli.USER_ERROR and "another run is going on, with the flags ['--config', 'a b.py']" in printed
-    time.sleep(0.5)  # the followers read the log
+    deadline = time.monotonic() + 30
+    while not all(follower.printed.read_text() for follower in followers):  # of the log
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     assert worker(home, "stop").end()[0] == 0
     # Also those whose connection is lost until the end.
     followers += [worker(home, "run", call, "--config", "a b.py") for call in ("call1", "call2")]
