@@ -25,7 +25,7 @@ if os.environ.get("TRAINING") == "until stopped":
         sys.exit(75)
     signal.signal(signal.SIGTERM, stop)
     pathlib.Path("ready").touch()
-    while True:
+    for _ in range(2000):  # not for ever, should a test fail
         time.sleep(0.05)
 sys.exit(int(os.environ.get("STATUS", 0)))
 """
