@@ -49,7 +49,7 @@ def measure(stubs: Path, *arguments: object, **environment: str) -> tuple[int, s
 
 def measured(stubs: Path) -> list[str]:
     """The calls of scripts in perf/."""
-    return [call for call in calls(stubs, "python") if call.startswith("perf/")]
+    return [" ".join(call) for call in calls(stubs, "python") if call[0].startswith("perf/")]
 
 
 def test_each_part_leaves_a_file_with_the_machine_and_is_not_measured_again(stubs, tmp_path):
