@@ -98,9 +98,9 @@ def test_a_part_that_fails_is_named_and_comes_last_the_next_time(stubs, tmp_path
 
 
 def test_a_part_that_hangs_is_stopped_with_its_children(stubs, tmp_path):
-    code, _, err = measure(stubs, tmp_path / "results", "1", HANGS="objectives.py frozen")
+    code, _, err = measure(stubs, tmp_path / "results", "3", HANGS="objectives.py frozen")
     path = tmp_path / "results" / "frozen.unfinished"
-    assert code == 1 and err == f"frozen: not done after 1 s: {path}\n"
+    assert code == 1 and err == f"frozen: not done after 3 s: {path}\n"
     assert path.read_text().endswith("first lines\n")
     assert not running("sleep", stubs)
 
