@@ -14,7 +14,8 @@ folder=$(mkdir -p "$1" && cd "$1" && pwd) || exit 2
 cd "$(dirname "$0")/.." || exit 2
 # JAX would take most of the memory in advance, and torch needs some.
 export XLA_PYTHON_CLIENT_PREALLOCATE=false HF_HUB_OFFLINE=1
-export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}
+visible=${CUDA_VISIBLE_DEVICES:-0}
+export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=${visible%%,*}  # one card, also where there are several
 card=$(nvidia-smi -i "$CUDA_VISIBLE_DEVICES" --query-gpu=name,driver_version --format=csv,noheader) ||
   { echo "nvidia-smi failed: perf/gpu.sh needs an NVIDIA GPU and its driver" >&2; exit 2; }
 jax=$(python -c 'import jax; jax.devices("gpu"); print(jax.__version__)') ||

@@ -130,6 +130,13 @@ def test_stopping_the_script_stops_its_part(stubs, tmp_path):
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["towers_clip_b32.unfinished"]
 
 
+def test_one_of_several_cards_is_used(stubs, tmp_path):
+    stub(stubs, "python", f'echo "$CUDA_VISIBLE_DEVICES" >> {tmp_path}/used\n{PYTHON}')
+    assert measure(stubs, tmp_path / "results", CUDA_VISIBLE_DEVICES="2,3")[0] == 0
+    assert set((tmp_path / "used").read_text().split()) == {"2"}
+    assert [call[:2] for call in calls(stubs, "nvidia-smi")] == [["-i", "2"]]
+
+
 def test_without_torch_for_the_card_only_this_project_is_measured(stubs, tmp_path):
     code, out, _ = measure(stubs, tmp_path / "results", TORCH="")
     assert code == 0 and "torch with CUDA is not installed" in out.splitlines()[0]
