@@ -95,26 +95,29 @@ def test_batches_do_not_depend_on_devices_threads_or_first_step(sources):
 
 
 def test_each_image_lies_on_one_shard(sources):
-    """All of it, from the first byte of a page, and no shard has more images than others by more than one."""
+    """In consecutive lines, transposed if it is wide, and no shard has more images than others by more than one."""
     on = made_mesh(MESHES["2 x 2, twice"])
     layout = resident.lay_out([source.decoded for source in sources], 4)
-    pages = resident.load_pages(layout, sources, batch_sharding(on))
-    assert {shard.data.shape for shard in pages.addressable_shards} == {(1, layout.pages, resident.PAGE)}
-    bytes_DB, shards = np.asarray(pages).reshape(4, -1), []
+    lines = resident.load(layout, sources, batch_sharding(on))
+    assert {shard.data.shape for shard in lines.addressable_shards} == {(1, *layout.shape[1:])}
+    lines_DLX3, shards = np.asarray(lines).reshape(4, layout.lines, layout.line, 3), []
     for number, source in enumerate(sources):
         for item in source.items.images(np.arange(len(source.items))).tolist():
-            n = int(layout.numbers(np.array([number]), np.array([item]))[0])
-            pixels = source.decoded[item].pixels.reshape(-1)
-            first, shard = layout.page_N[n] * resident.PAGE, layout.shard_N[n]
-            np.testing.assert_array_equal(bytes_DB[shard, first : first + len(pixels)], pixels)
+            (n,) = layout.numbers(np.array([number]), np.array([item]))
+            pixels, first, shard = source.decoded[item].pixels, layout.line_N[n], layout.shard_N[n]
+            long, short = max(pixels.shape[:2]), min(pixels.shape[:2])
+            part = lines_DLX3[shard, first : first + long, :short]
+            expected = pixels.transpose(1, 0, 2) if pixels.shape[1] > pixels.shape[0] else pixels
+            np.testing.assert_array_equal(part, expected)
             shards.append(shard)
     assert len(shards) == 15 + 11 and np.bincount(shards).tolist() == [7, 7, 6, 6]
+    assert layout.line == decoded.longest(CROPS) == 113, "the photos that were shrunk"
 
 
 def test_pieces_make_the_whole(sources, monkeypatch):
     """Whatever their length: images lie across the borders of some."""
     layout = resident.lay_out([source.decoded for source in sources], 2)
-    load = functools.partial(resident.load_pages, layout, sources, batch_sharding(mesh(2)))
+    load = functools.partial(resident.load, layout, sources, batch_sharding(mesh(2)))
     whole = np.asarray(load())
     monkeypatch.setattr(resident, "PIECE", 7)
     np.testing.assert_array_equal(np.asarray(load()), whole)
@@ -123,12 +126,13 @@ def test_pieces_make_the_whole(sources, monkeypatch):
 def test_the_dataset_is_not_copied_and_images_travel_once(sources):
     """A program needs no memory that grows with the dataset, and its only transfer is of the images."""
     sharding = batch_sharding(mesh(4))
-    layout = resident.lay_out([source.decoded for source in sources], 4)
-    gather = resident.make_gather(layout._replace(pages=1 << 20), 48, sharding)
-    shapes = [((4, 1 << 20, resident.PAGE), np.uint8), ((4, 8, 6), np.int32), ((16,), np.int32)]
+    layout = resident.lay_out([source.decoded for source in sources], 4)._replace(lines=1 << 22)
+    gather = resident.make_gather(layout, 48, sharding)
+    shapes = [(layout.shape, np.uint8), ((4, 8, 6), np.int32), ((16,), np.int32)]
     arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype in shapes]
     program = gather.lower(*arguments).compile()
-    assert program.memory_analysis().temp_size_in_bytes < 64 << 20, "of a gigabyte on each"
+    assert memory.per_device(arguments) > 1 << 30
+    assert program.memory_analysis().temp_size_in_bytes < 64 << 20
     assert "all-to-all" in program.as_text()
     assert not any(name in program.as_text() for name in ("all-gather", "all-reduce", "collective-permute"))
 
@@ -175,19 +179,23 @@ def test_dataset_is_known_before_it_is_loaded(sources):
     held = pipeline(sources, mesh(4), **HELD)
     (shape,) = held.dataset()
     layout = resident.lay_out([source.decoded for source in sources], 4)
-    assert (shape.shape, shape.dtype) == ((4, layout.pages, resident.PAGE), np.uint8)
-    assert memory.per_device(held.dataset()) == layout.pages * resident.PAGE
+    assert (shape.shape, shape.dtype, shape.sharding) == (layout.shape, np.uint8, held.sharding)
+    assert memory.per_device(held.dataset()) == layout.lines * layout.line * 3
     assert pipeline(sources, mesh(4), on_device=True).dataset() == ()
 
 
 @pytest.mark.parametrize("scale", [(0.8, 1.0), (1.0, 1.0)])
 def test_dataset_that_is_not_decoded_is_estimated(scale, tmp_path):
-    """Of 4:3 photos that have to be shrunk, to a percent: what is beside the images is a window for the last."""
+    """As that of 4:3 photos that have to be shrunk: only the lines after the last image are not counted."""
     crops = Crops(224, scale)
     plain = Source(items(12), [jpeg(n, *(800, 600)[:: 1 - n % 2 * 2]) for n in range(12)].__getitem__)
     data = decoded_writer.decode(plain, crops, tmp_path)
-    layout = resident.lay_out([data.decoded], 2)
-    assert resident.estimated_pages([plain], crops, 2) == pytest.approx(layout.pages - layout.window, rel=0.01)
+    exact = resident.lay_out([data.decoded], 2).shape
+    shards, lines, line = resident.estimated_shape([plain], crops, 2)
+    assert (shards, line) == (exact[0], exact[2])
+    assert lines == pytest.approx(sum(max(data.decoded[n].pixels.shape) for n in range(12)) / 2, rel=0.01)
+    unknown = Pipeline(pipeline([plain], mesh(2)).planner, [plain], crops, batch_sharding(mesh(2)), **HELD)
+    assert memory.per_device(unknown.dataset()) == lines * line
 
 
 def test_dataset_that_does_not_fit_is_rejected(sources, monkeypatch):

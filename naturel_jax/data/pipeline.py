@@ -24,7 +24,7 @@ from naturel_jax.data.on_device import make_resize
 from naturel_jax.data.planner import AUGMENT, Part, Plan, Planner, Row
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.recipes import recipe
-from naturel_jax.data.resident import PAGE, Layout, Slots, estimated_pages, lay_out, load_pages, make_gather
+from naturel_jax.data.resident import Layout, Slots, estimated_shape, lay_out, load, make_gather
 from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.sharding import batch_sharding, batch_shards
 from tfds_naturel import mining
@@ -102,26 +102,25 @@ class Pipeline:
 
     def sent(self, step: int) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Crops and their sides, which devices that resize them hold besides batch ``step``; of sources that are not
-        decoded yet, at their largest. Of devices that hold all images: those that they make and receive, with twice as
-        many slots as rows. Nothing if the host resizes."""
+        decoded yet, at their largest. Devices that hold all images make and receive about twice as many as a batch
+        has. Nothing if the host resizes."""
         if not self.on_device:
             return ()
-        if self.resident:
-            images = self.shapes(step).images
-            return (images,) * 4
         boxes = [source.decoded.largest_box if source.decoded else largest_box(self.crops) for source in self.sources]
         height, width = np.max(boxes, axis=0).tolist()
         rows = len(self.planner.plan(step).rows)
-        shapes = ((rows, height, width, 3), np.uint8), ((rows, 3), np.int32)
+        shapes = [((rows, height, width, 3), np.uint8), ((rows, 3), np.int32)]
+        if self.resident:
+            shapes = 2 * [*shapes, *2 * [((rows, self.crops.size, self.crops.size, 3), np.uint8)]]
         return tuple(jax.ShapeDtypeStruct(shape, dtype, sharding=self.sharding) for shape, dtype in shapes)
 
     def dataset(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """The decoded images, if the devices hold them; of sources that are not decoded yet, an estimate."""
         if not self.resident:
             return ()
-        shards, is_known = self.planner.shards, all(source.decoded for source in self.sources)
-        pages = self._layout.pages if is_known else estimated_pages(self.sources, self.crops, shards)
-        return (jax.ShapeDtypeStruct((shards, pages, PAGE), np.uint8, sharding=self.sharding),)
+        is_known, shards = all(source.decoded for source in self.sources), self.planner.shards
+        shape = self._layout.shape if is_known else estimated_shape(self.sources, self.crops, shards)
+        return (jax.ShapeDtypeStruct(shape, np.uint8, sharding=self.sharding),)
 
     def _decoded(self) -> list[Decoded]:
         """The images of the sources. Raises ValueError for sources that are not decoded."""
@@ -140,8 +139,8 @@ class Pipeline:
 
     @functools.cached_property
     def _gather(self) -> Callable[..., jax.Array]:
-        pages = load_pages(self._layout, self.sources, self.sharding)
-        return functools.partial(make_gather(self._layout, self.crops.size, self.sharding), pages)
+        lines = load(self._layout, self.sources, self.sharding)
+        return functools.partial(make_gather(self._layout, self.crops.size, self.sharding), lines)
 
     @functools.cached_property
     def _resize(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
