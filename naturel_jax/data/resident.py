@@ -38,6 +38,7 @@ from tfds_naturel.errors import UserError
 _LOG = logging.getLogger(__name__)
 
 PIECE = 1 << 18  # lines that are copied to a device at a time, about a kilobyte each
+_UNIT = 4  # slots: what a pair of devices has is rounded up to a multiple of this, or of half of what it has on average
 _USUAL = 4 / 3  # width to height of a photo
 _WHITE = 255
 
@@ -93,7 +94,7 @@ class Layout(NamedTuple):
         order, start = np.argsort(pair_K, kind="stable"), np.cumsum(count) - count
         place_K = np.empty(len(row_K), np.int64)
         place_K[order] = np.arange(len(order)) - start[pair_K[order]]
-        unit = math.ceil(length / self.shards / 2)
+        unit = max(_UNIT, math.ceil(length / self.shards / 2))
         room = min(math.ceil(count.max() / unit) * unit, length)
         crops_DS6, box_R = np.zeros((self.shards, self.shards * room, 6), np.int32), boxes.each()
         for row, shard, slot in zip(
