@@ -14,8 +14,8 @@ from caption_groups import items, jpeg, mesh, processor
 from etils import epath
 from worlds import Run, data_dir, losses, parameters, two_processes, wait_for
 
+from naturel_jax import compiled, memory, plan, run
 from naturel_jax import config as c
-from naturel_jax import memory, run
 from naturel_jax.data import datasets, decoded, decoded_writer, resident
 from naturel_jax.data.augment import Crops
 from naturel_jax.data.boxes import random_boxes
@@ -125,18 +125,29 @@ def test_pieces_make_the_whole(sources, monkeypatch):
     np.testing.assert_array_equal(np.asarray(load()), whole)
 
 
-def test_the_dataset_is_not_copied_and_images_travel_once(sources):
-    """A program needs no memory that grows with the dataset, and its only transfer is of the images."""
-    sharding = batch_sharding(mesh(4))
-    layout = resident.lay_out([source.decoded for source in sources], 4)._replace(lines=1 << 22)
+def check_program(sources: list[Source], on: jax.sharding.Mesh) -> None:
+    """That it needs no memory that grows with the dataset, and that its only transfer is of the images."""
+    shards, sharding = batch_shards(on), batch_sharding(on)
+    layout = resident.lay_out([source.decoded for source in sources], shards)._replace(lines=1 << 22)
     gather = resident.make_gather(layout, 48, sharding)
-    shapes = [(layout.shape, np.uint8), ((4, 8, 6), np.int32), ((16,), np.int32)]
+    shapes = [(layout.shape, np.uint8), ((shards, 2 * shards, 6), np.int32), ((4 * shards,), np.int32)]
     arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype in shapes]
     program = gather.lower(*arguments).compile()
     assert memory.per_device(arguments) > 1 << 30
     assert program.memory_analysis().temp_size_in_bytes < 64 << 20
-    assert "all-to-all" in program.as_text()
-    assert not any(name in program.as_text() for name in ("all-gather", "all-reduce", "collective-permute"))
+    assert [one.kind for one in compiled.collectives(program.as_text())] == ["all-to-all"]
+
+
+def test_the_dataset_is_not_copied_and_images_travel_once(sources):
+    check_program(sources, mesh(4))
+
+
+@pytest.mark.proof
+def test_the_dataset_is_not_copied_on_tpus(sources, monkeypatch):
+    pytest.importorskip("libtpu")
+    for name, value in plan.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    check_program(sources, make_mesh({"data": -1}, plan.described_devices("v5e:2x2")))
 
 
 @pytest.mark.parametrize(("batch", "most"), [(16, 8), (256, 4), (4096, 2)])
