@@ -5,12 +5,13 @@ import json
 import logging
 import pickle
 import resource
+import signal
 
 import jax
 import numpy as np
 import pytest
 from caption_groups import TEXTS, TRIPLETS, items, jpeg, mesh, processor
-from worlds import Run, losses, parameters, two_processes
+from worlds import Run, data_dir, losses, parameters, two_processes
 
 from naturel_jax import config as c
 from naturel_jax import frozen, memory
@@ -26,7 +27,6 @@ from naturel_jax.start import Start
 from tfds_naturel.errors import UserError
 
 BOTH = ("(image|text)", 1)  # frozen towers, chunks
-FLAGS = ("--config.optim.lr_multipliers=(('text/.*',0.0),)",)
 
 
 def config(tmp_path, family="clip", cached=True, recipe="single_pair", multipliers=(("text/.*", 0.0),), **fields):
@@ -215,20 +215,19 @@ def test_more_blocks_than_files_may_be_open(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_runs_equal_those_with_the_tower_in_the_step(tmp_path):
-    """In losses, parameters and scores, with decoded images too; the first is killed while it trains, another has two
+    """In losses, parameters and scores, with decoded images too; the first is killed while it embeds, another has two
     processes."""
-    cache = ("--config.data.cache_captions=True", f"--config.data.cache_dir={tmp_path}/cache")
-    plain = Run(tmp_path / "plain", *FLAGS)
-    plain.finish()
-    cached = Run(tmp_path / "cached", *FLAGS, *cache, "--config.data.cache=decoded")
-    while 7 not in (losses(tmp_path / "cached") if (tmp_path / "cached/metrics.jsonl").exists() else ()):
-        assert cached.process.poll() is None, cached.output()[-3000:]
-    cached.process.kill()
-    cached.wait()
-    assert "distinct captions into" in cached.output()
-    again = Run(tmp_path / "cached", *FLAGS, *cache, "--config.data.cache=decoded").finish()
-    assert "distinct captions into" not in again
-    for run in two_processes(tmp_path / "two", *FLAGS, *cache[:1], f"--config.data.cache_dir={tmp_path}/two-cache"):
+    data = (f"--config.data.dir={data_dir()}", "--config.data.cache=decoded")
+    flags = (*data, f"--config.data.cache_dir={tmp_path}/cache")
+    Run(tmp_path / "plain", *flags, "--config.data.cache_captions=False", config="embedding_config.py").finish()
+    killed = Run(tmp_path / "cached", *flags, config="embedding_config.py:2")
+    assert killed.wait() == -signal.SIGKILL, killed.output()[-3000:]
+    kept = files(tmp_path / "cache")
+    again = Run(tmp_path / "cached", *flags, config="embedding_config.py").finish()
+    assert len(kept) == 2 and kept.items() < files(tmp_path / "cache").items()
+    assert "embedded 3 of " in again and "embedded 2 of " not in again
+    second = f"--config.data.cache_dir={tmp_path}/two-cache"
+    for run in two_processes(tmp_path / "two", *data, second, config="embedding_config.py"):
         run.finish()
     expected, before = losses(tmp_path / "plain"), parameters(tmp_path / "plain")
     for name in ("cached", "two"):
