@@ -6,6 +6,8 @@ asserted per caption, L tokens.
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 Array = Any  # a NumPy array on the host, a jax.Array on devices
 
 
@@ -36,8 +38,8 @@ class CaptionLabels(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One batch: images uint8 [I, H, W, 3], or their unit embeddings by a frozen tower, float32 [I, D]; tokens int32
-    [U, L]; and labels."""
+    """One batch: images uint8 [I, H, W, 3], tokens int32 [U, L], and labels. In place of the images of a frozen tower,
+    or of the tokens of one, their unit embeddings, float32 [I, D] or [U, D]."""
 
     images: Array
     tokens: Array
@@ -47,4 +49,14 @@ class Batch(NamedTuple):
     @property
     def images_to_embed(self) -> int:
         """How many images go through the image tower."""
-        return 0 if self.images.ndim == 2 else len(self.images)
+        return 0 if is_embedded(self.images) else len(self.images)
+
+    @property
+    def captions_to_embed(self) -> tuple[int, int]:
+        """How many captions go through the text tower, and of how many tokens; (0, 0) if none does."""
+        return (0, 0) if is_embedded(self.tokens) else self.tokens.shape
+
+
+def is_embedded(rows: Array) -> bool:
+    """Whether ``Batch.images`` or ``Batch.tokens`` are embeddings."""
+    return bool(rows.dtype == np.float32)

@@ -82,6 +82,9 @@ class Data:
         "image tower and without random crops; empty: decode each time",
         one_of("", "decoded", "device", "embeddings"),
     )
+    cache_captions: bool = setting(
+        False, "embed each distinct caption once, with a frozen text tower and recipes that take captions as they are"
+    )
     augment_on: str = setting(
         "host",
         "where cached images are cropped, resized and mirrored; device: bilinear, on the accelerator",
@@ -275,6 +278,8 @@ def check(config: Config, path: str = "config") -> Config:
             f"{path}.compute.attention is 'cudnn' and {path}.compute.dtype is 'float32', but cuDNN's attention takes "
             f"bfloat16; set {path}.compute.dtype to 'bfloat16', or {path}.compute.attention to ''"
         )
+    if config.data.cache_captions:
+        _check_recipes(config.data.mixture, f"{path}.data")
     own_config.check_names(config.eval.benchmarks, config.eval.fields, f"{path}.eval.fields")
     if unknown := sorted(config.eval.during.keys() - set(map(own_config.name_of, config.eval.benchmarks))):
         raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
@@ -290,3 +295,16 @@ def check(config: Config, path: str = "config") -> Config:
     for name, base_config in config.bases.items():
         check(base_config, f"{path}.bases.{name}")
     return config
+
+
+def _check_recipes(mixture: Mapping[str, Part], path: str) -> None:
+    """Raises UserError for a recipe whose captions cannot be embedded before the run trains."""
+    from naturel_jax.data.recipes import recipe  # loads the data libraries
+
+    for name, part in mixture.items():
+        if recipe(part.recipe).makes_captions:
+            raise UserError(
+                f"{path}.cache_captions is True, but {path}.mixture.{name}.recipe is {part.recipe!r}, which makes "
+                "captions while the run trains, so they cannot be embedded before; use a recipe that takes captions as "
+                f"they are, such as 'one_pair', or set {path}.cache_captions to False"
+            )

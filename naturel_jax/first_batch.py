@@ -35,7 +35,7 @@ def batches(pipeline: "Pipeline", folder: epath.Path, start: int, stop: int) -> 
         if number == 0 and jax.process_index() == 0:
             shown = batch
             if not batch.images_to_embed:
-                shown = next(dataclasses.replace(pipeline, embed_dim=None).batches(0, 1))
+                shown = next(dataclasses.replace(pipeline, image_dim=None).batches(0, 1))
             write(shown, pipeline.planner.texts(0), folder / "first_batch.png")
         yield batch
 

@@ -1,7 +1,7 @@
-"""Embeds the training images once, for a frozen image tower (``config.data.cache`` is ``embeddings``): a step would
-embed them to the same result.
+"""Embeds the training images once, for a frozen image tower (``config.data.cache`` is ``embeddings``), and the distinct
+captions, for a frozen text tower (``config.data.cache_captions``): a step would embed them to the same result.
 
-All processes embed together, each the images of its devices, and each host keeps all embeddings. A block has its name
+All processes embed together, each the rows of its devices, and each host keeps all embeddings. A block has its name
 once it is whole, so what was interrupted continues with the next one.
 """
 
@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -25,13 +25,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from naturel_jax import object_folders, optim, preemption, storage
 from naturel_jax.config import Config
-from naturel_jax.data import decoded_writer, embedded, staging
+from naturel_jax.data import columns, decoded_writer, embedded, staging
 from naturel_jax.data.augment import Blank, Crops, Encoded
 from naturel_jax.data.boxes import Box
-from naturel_jax.data.embedded import BLOCK, Embedded
+from naturel_jax.data.embedded import EmbeddedCaptions, EmbeddedImages, Embeddings
 from naturel_jax.data.items import Source
+from naturel_jax.data.processor import Processor
+from naturel_jax.data.texts import trimmed
 from naturel_jax.evaluators.results import model_fingerprint
-from naturel_jax.models.two_tower import Params, normalize
+from naturel_jax.models.two_tower import Encode, Params, of_pixels
 from naturel_jax.sharding import batch_sharding, batch_shards, path_string
 from naturel_jax.start import Start
 from tfds_naturel.errors import UserError
@@ -39,106 +41,160 @@ from tfds_naturel.errors import UserError
 _LOG = logging.getLogger(__name__)
 
 VERSION = 1
-_TOGETHER = 256  # images that go through the tower at a time, each twice
+_TOGETHER = 512  # rows that go through a tower at a time
+_LINES = 100  # of the log that say how far it is, at most
 
-Read = Callable[[int], np.ndarray]  # of a row: uint8 [size, size, 3]
+Read = Callable[[int], np.ndarray]  # of a row: uint8 [size, size, 3], or int32 [L]
 T = TypeVar("T")
 
 
 class _Tower(NamedTuple):
-    """``encode`` embeds rows that are sharded by ``sharding``, ``batch`` of them at a time, to what every process
-    has."""
+    """``encode`` embeds rows that are sharded by ``sharding``, ``batch`` of them at a time, to what every process has:
+    [batch, dim]."""
 
-    encode: Callable[[Params, jax.Array], jax.Array]
+    encode: Encode
     params: Params
-    crops: Crops
+    dim: int
     sharding: NamedSharding
     batch: int
     fingerprint: str
 
 
 def embed_sources(config: Config, start: Start, sources: Sequence[Source], mesh: Mesh) -> list[Source]:
-    """``sources`` with the embeddings of their images, if ``config.data.cache`` asks for them; those that are missing
-    are computed first.
+    """``sources`` with the embeddings that ``config.data.cache`` and ``config.data.cache_captions`` ask for; those that
+    are missing are computed first.
 
-    Raises UserError if the image tower is trained or an image is not readable, and OSError if the disk has too little
-    space.
+    Raises UserError if a tower is trained or an image is not readable, and OSError if the disk has too little space.
     """
-    if config.data.cache != "embeddings":
-        return list(sources)
-    _check_frozen(config, start.params)
-    tower = _make_tower(config, start, mesh)
-    blank_D = _run(tower, lambda _: _pixels(Blank(), tower.crops), 1)[0]
-    return [_embed(source, tower, blank_D, staging.root(config.data.cache_dir)) for source in sources]
+    data, model, processor, root = config.data, start.model, start.processor, staging.root(config.data.cache_dir)
+    cache_images, result = data.cache == "embeddings", list(sources)
+    if cache_images:
+        _check_frozen(config, start.params, "image", "cache", "decoded")
+    if data.cache_captions:
+        _check_frozen(config, start.params, "text", "cache_captions", False)
+    if cache_images:
+        encode = of_pixels(model.encode_image, processor.mean, processor.std)
+        tower = _make_tower(start, "image", encode, mesh)
+        crops = Crops(model.config.image.size, data.crop_scale, data.shrink_by)
+        blank = _pixels(Blank(), crops)
+        blank_D = _run(tower, lambda _: blank, 1, blank)[0]
+        result = [_embed_images(source, tower, crops, blank_D, root) for source in result]
+    if data.cache_captions:
+        tower = _make_tower(start, "text", model.encode_text, mesh)
+        eos = model.config.text.eos_id if model.config.text.causal else None
+        result = [_embed_captions(source, tower, processor, eos, root) for source in result]
+    return result
 
 
-def _check_frozen(config: Config, params: Params) -> None:
-    factors = optim.multipliers(config.optim, params)["image"]
+def _check_frozen(config: Config, params: Params, tower: str, field: str, other: str | bool) -> None:
+    """Raises UserError if ``tower`` is trained; ``other``: what ``config.data.<field>`` can then be."""
+    factors = optim.multipliers(config.optim, params)[tower]
     trained = [path_string(path) for path, factor in jax.tree_util.tree_leaves_with_path(factors) if factor]
     if trained:
         raise UserError(
-            f"config.data.cache is 'embeddings', but config.optim.lr_multipliers trains image/{trained[0]}: freeze the "
-            "image tower with ('image/.*', 0.0) as the first multiplier, or set config.data.cache to 'decoded'"
+            f"config.data.{field} is {getattr(config.data, field)!r}, but config.optim.lr_multipliers trains "
+            f"{tower}/{trained[0]}: freeze the {tower} tower with ('{tower}/.*', 0.0) as the first multiplier, or set "
+            f"config.data.{field} to {other!r}"
         )
 
 
-def _make_tower(config: Config, start: Start, mesh: Mesh) -> _Tower:
-    model, processor = start.model, start.processor
-
-    def encode(params: Params, images_IHWC: jax.Array) -> jax.Array:
-        return model.encode_image(params, normalize(images_IHWC, processor.mean, processor.std))
-
-    params = {"image": start.params["image"]}
+def _make_tower(start: Start, name: str, encode: Encode, mesh: Mesh) -> _Tower:
+    params = {name: start.params[name]}
     whole = multihost_utils.process_allgather(params, tiled=True) if jax.process_count() > 1 else params
     shards = batch_shards(mesh)
     return _Tower(
         jax.jit(encode, out_shardings=NamedSharding(mesh, PartitionSpec())),
         start.params,
-        Crops(model.config.image.size, config.data.crop_scale, config.data.shrink_by),
+        start.model.config.embed_dim,
         batch_sharding(mesh),
-        math.ceil(_TOGETHER / shards) * shards * 2,
-        model_fingerprint(model, whole, processor),
+        math.ceil(_TOGETHER / shards) * shards,
+        model_fingerprint(start.model, whole, start.processor),
     )
 
 
-def _embed(source: Source, tower: _Tower, blank_D: np.ndarray, root: Path) -> Source:
-    """``source`` with its embeddings, in a folder of ``root``."""
-    items, sizes = source.items, embedded.block_sizes(len(source.items.image_ids))
+def _embed_images(source: Source, tower: _Tower, crops: Crops, blank_D: np.ndarray, root: Path) -> Source:
+    """``source`` with the embeddings of its images, in a folder of ``root``."""
+    items, count = source.items, len(source.items.image_ids)
     key = {
         "version": VERSION,
         "source": items.name,
         "content": decoded_writer.identity(source),
         "images": _sampled(source),
         "model": tower.fingerprint,
-        **tower.crops._asdict(),
+        **crops._asdict(),
     }
+    is_used_N = np.zeros(count, bool)
+    is_used_N[items.images(np.arange(len(items)))] = True
+
+    def embed(number_B: np.ndarray) -> np.ndarray:
+        used_B = is_used_N[number_B]
+        z_B2D = np.zeros((len(number_B), 2, tower.dim), np.float32)
+        padding = np.zeros((crops.size, crops.size, 3), np.uint8)
+        z_ND = _run(tower, _reader(source, crops, number_B[used_B]), 2 * int(used_B.sum()), padding)
+        z_B2D[used_B] = z_ND.reshape(-1, 2, tower.dim)
+        return z_B2D
+
+    what = f"{len(items):,} images"
+    embeddings = _fill(_folder(root, key, count), items.name, what, count, (2, tower.dim), embed)
+    return dataclasses.replace(source, embedded=EmbeddedImages(embeddings, blank_D))
+
+
+def _embed_captions(source: Source, tower: _Tower, processor: Processor, eos: int | None, root: Path) -> Source:
+    """``source`` with the embeddings of its distinct captions, in a folder of ``root``. ``eos``: as for ``trimmed``."""
+    items = source.items
+    row_T, first_R, digest = embedded.distinct(items.texts)
+    key = {"version": VERSION, "source": items.name, "captions": digest, "model": tower.fingerprint}
+
+    def embed(row_B: np.ndarray) -> np.ndarray:
+        tokens_BL = trimmed(processor.tokenize(items.texts_at(first_R[row_B])), eos)
+        return _run(tower, tokens_BL.__getitem__, len(row_B), tokens_BL[0])
+
+    folder, what = _folder(root, key, len(first_R)), f"{len(first_R):,} distinct captions"
+    embeddings = _fill(folder, items.name, what, len(first_R), (tower.dim,), embed)
+    storage.write(epath.Path(folder / f"rows.{row_T.dtype}"), row_T.tobytes())
+    return dataclasses.replace(
+        source, embedded_captions=EmbeddedCaptions(embeddings, columns.mapped(folder / f"rows.{row_T.dtype}"))
+    )
+
+
+def _folder(root: Path, key: dict[str, Any], count: int) -> Path:
     folder = root / "embedded" / hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
-    storage.write(epath.Path(folder / "meta.json"), json.dumps(key | {"count": sum(sizes)}, indent=1))
-    own = np.array([not _is_whole(folder, block, size, len(blank_D)) for block, size in enumerate(sizes)])
+    storage.write(epath.Path(folder / "meta.json"), json.dumps(key | {"count": count}, indent=1))
+    return folder
+
+
+def _fill(
+    folder: Path,
+    name: str,
+    what: str,
+    count: int,
+    shape: embedded.Shape,
+    embed: Callable[[np.ndarray], np.ndarray],
+) -> Embeddings:
+    """The embeddings in ``folder``, each of ``shape``, of ``what`` of the source ``name``; blocks that are missing are
+    computed first. ``embed``: numbers [B] -> embeddings [B, *shape]."""
+    sizes = embedded.block_sizes(count)
+    own = np.array([not _is_whole(folder, block, (size, *shape)) for block, size in enumerate(sizes)])
     missing = multihost_utils.process_allgather(own).any(axis=0) if jax.process_count() > 1 else own
-    needed = 8 * len(blank_D) * int(np.array(sizes) @ own)
     if missing.any():
-        _LOG.info("%s: embedding %s images into %s: %.3g GB", items.name, f"{len(items):,}", folder, needed / 1e9)
-        object_folders.check_space(folder, needed, f"embeddings of {items.name}")
-    is_used_N = np.zeros(len(items.image_ids), bool)
-    is_used_N[items.images(np.arange(len(items)))] = True
+        needed = 4 * math.prod(shape) * int(np.array(sizes) @ own)
+        _LOG.info("%s: embedding %s into %s: %.3g GB", name, what, folder, needed / 1e9)
+        object_folders.check_space(folder, needed, f"embeddings of {name}")
     for done, block in enumerate(np.flatnonzero(missing).tolist(), 1):
         preemption.check()
-        numbers = block * BLOCK + np.flatnonzero(is_used_N[block * BLOCK : block * BLOCK + sizes[block]])
-        z_N2D = np.zeros((sizes[block], 2, len(blank_D)), np.float32)
-        rows = _run(tower, _reader(source, tower.crops, numbers), 2 * len(numbers))
-        z_N2D[numbers - block * BLOCK] = rows.reshape(len(numbers), 2, -1)
+        z = embed(np.arange(block * embedded.BLOCK, block * embedded.BLOCK + sizes[block]))
         if own[block]:
-            embedded.write(folder, block, z_N2D)
-        _LOG.info("%s: embedded %d of %d blocks", items.name, len(sizes) - missing.sum() + done, len(sizes))
-    return dataclasses.replace(source, embedded=Embedded(folder, sum(sizes), blank_D))
+            embedded.write(folder, block, z)
+        if done % math.ceil(missing.sum() / _LINES) == 0:
+            _LOG.info("%s: embedded %d of %d blocks", name, len(sizes) - missing.sum() + done, len(sizes))
+    return Embeddings(folder, count, shape)
 
 
-def _is_whole(folder: Path, block: int, size: int, dim: int) -> bool:
+def _is_whole(folder: Path, block: int, shape: embedded.Shape) -> bool:
     """Whether a block is there. One that is damaged is embedded again."""
     try:
-        embedded.check(folder, block, size, dim)
+        embedded.check(folder, block, shape)
     except FileNotFoundError:
         return False
     except ValueError as error:
@@ -182,22 +238,20 @@ def _pixels(image: Encoded | Blank, crops: Crops, mirrored: bool = False) -> np.
     return out
 
 
-def _run(tower: _Tower, read: Read, rows: int) -> np.ndarray:
-    """Embeddings [rows, D]. The next batch is read while one is computed."""
-    size, results, pending = tower.crops.size, [], None
+def _run(tower: _Tower, read: Read, rows: int, padding: np.ndarray) -> np.ndarray:
+    """Embeddings [rows, D] of what ``read`` returns for each; ``padding`` fills the last batch. The next batch is read
+    while one is computed."""
+    results, pending = [np.zeros((0, tower.dim), np.float32)], []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, rows, tower.batch):
 
             def part(index: tuple[slice, ...] | None, first: int = first) -> np.ndarray:
                 start, stop, _ = index[0].indices(tower.batch) if index else (0, tower.batch, 1)
-                own = range(first + start, min(first + stop, rows))
-                block = np.zeros((stop - start, size, size, 3), np.uint8)
-                block[: len(own)] = list(pool.map(read, own)) or block[:0]
-                return block
+                own = list(pool.map(read, range(first + start, min(first + stop, rows))))
+                return np.stack(own + [padding] * (stop - start - len(own)))
 
-            images = jax.make_array_from_callback((tower.batch, size, size, 3), tower.sharding, part)
-            result = tower.encode(tower.params, images)
-            if pending is not None:
-                results.append(np.asarray(pending))
-            pending = result
-    return np.concatenate([*results, np.asarray(pending)])[:rows]
+            batch = jax.make_array_from_callback((tower.batch, *padding.shape), tower.sharding, part)
+            pending.append(tower.encode(tower.params, batch))
+            if len(pending) > 1:
+                results.append(np.asarray(pending.pop(0)))
+    return np.concatenate([*results, *map(np.asarray, pending)])[:rows]

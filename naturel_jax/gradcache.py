@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from naturel_jax import config, optim
-from naturel_jax.batch import Batch
-from naturel_jax.models.two_tower import Model, Params, normalize
+from naturel_jax.batch import Batch, is_embedded
+from naturel_jax.models.two_tower import Model, Params, of_pixels
 from naturel_jax.objectives import OBJECTIVES
 from naturel_jax.sharding import BATCH_AXES
 from naturel_jax.tiles import Layout
@@ -28,7 +28,8 @@ class Loss:
     def __init__(self, options: config.Config, model: Model, mean_std: tuple[Any, Any], params: Params, mesh: Mesh):
         """``mean_std``: the processor's, per channel. Only the paths of ``params`` are used. Raises ValueError if
         ``config.objective.exchange`` is ``auto``: see ``exchange.choose``."""
-        self.model, self._mean_std, self._chunks = model, mean_std, options.objective.chunks
+        self.model, self._chunks = model, options.objective.chunks
+        self._encode_image = of_pixels(model.encode_image, *mean_std)
         self._frozen = jax.tree.map(lambda factor: factor == 0, optim.multipliers(options.optim, params))
         objective = options.objective
         self.layout = Layout(mesh, BATCH_AXES, objective.tile, objective.exchange)
@@ -45,13 +46,14 @@ class Loss:
         return jax.tree.map(lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, self._frozen)
 
     def _image(self, params: Params, images: jax.Array) -> jax.Array:
-        if images.ndim == 2:  # embedded already, by a frozen tower
+        if is_embedded(images):
             return images
-        pixels_IHWC = normalize(images, *self._mean_std)
-        return self.model.encode_image(self._stop_frozen_gradients(params), pixels_IHWC)
+        return self._encode_image(self._stop_frozen_gradients(params), images)
 
-    def _text(self, params: Params, tokens_UL: jax.Array) -> jax.Array:
-        return self.model.encode_text(self._stop_frozen_gradients(params), tokens_UL)
+    def _text(self, params: Params, tokens: jax.Array) -> jax.Array:
+        if is_embedded(tokens):
+            return tokens
+        return self.model.encode_text(self._stop_frozen_gradients(params), tokens)
 
     def from_embeddings(self, params: Params, zimg_ID: jax.Array, zcap_UD: jax.Array, batch: Batch) -> jax.Array:
         """The loss of the given embeddings, a float32 scalar; only scale and bias are read from ``params``."""

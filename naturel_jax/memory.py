@@ -81,8 +81,9 @@ def _saved(model: Model, images: int, captions: int, tokens: int) -> int:
     size, params = model.config.image.size, model.shapes()
 
     def pullback(params: Params, pixels_IHWC: jax.Array, tokens_UL: jax.Array) -> Any:
-        def embed(params: Params) -> tuple[jax.Array, jax.Array]:
-            return model.encode_image(params, pixels_IHWC), model.encode_text(params, tokens_UL)
+        def embed(params: Params) -> tuple[jax.Array, jax.Array | None]:
+            zcap_UD = model.encode_text(params, tokens_UL) if captions else None
+            return model.encode_image(params, pixels_IHWC), zcap_UD
 
         return jax.vjp(embed, params)[1]
 
@@ -102,7 +103,7 @@ def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: 
     ``config.objective.chunks``. The tensor axis of the mesh is left out of account: the estimate is then too high.
     """
     rows = batch_shards(mesh) * chunks
-    captions, tokens = batch.tokens.shape
+    captions, tokens = batch.captions_to_embed
     gradients = per_device(params) * (1 if chunks == 1 else 2)  # the sum over the chunks, and one chunk's
     return gradients + activations(model, batch.images_to_embed // rows, captions // rows, tokens)
 

@@ -89,7 +89,8 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "crops": memory.per_device(training.pipeline.sent(0)),
         "dataset": memory.per_device(training.pipeline.dataset()),
     }
-    rows = {"images": batch.images_to_embed, "captions": batch.tokens.shape[0], "tokens": batch.tokens.shape[1]}
+    captions, tokens = batch.captions_to_embed
+    rows = {"images": batch.images_to_embed, "captions": captions, "tokens": tokens}
     result: dict[str, Any] = {
         "devices": training.pipeline.sharding.mesh.devices.size,
         "device": device.device_kind,

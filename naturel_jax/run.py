@@ -67,8 +67,8 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
         start = make_start(config, init, folder, sources, mesh)
         evaluator = make_evaluator(config, start.model, start.processor, trained_on, mesh)
         if sources:
-            sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
             sources = frozen.embed_sources(config, start, sources, mesh)
+            sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
             is_open = "auto" in (config.compute.remat, config.objective.exchange)
             before = run_folder.saved_choices(folder) if is_open else {}
             training = make_training(config, start, sources, mesh, before)

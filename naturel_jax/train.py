@@ -83,7 +83,7 @@ def make_step(
             "logit_scale": jnp.exp(params["logit_scale"]),
             "captions": jnp.sum(batch.caption_labels.mult_U > 0),
             "finite": finite,
-            "flops": jnp.float32(step_flops(loss.model.config, batch.images_to_embed, *batch.tokens.shape)),
+            "flops": jnp.float32(step_flops(loss.model.config, batch.images_to_embed, *batch.captions_to_embed)),
         }
         return state, metrics | ({"logit_bias": params["logit_bias"]} if "logit_bias" in params else {})
 

@@ -2,7 +2,7 @@
 
     python perf/objectives.py step                # or: python -m perf.objectives step
     python perf/objectives.py step --hard mined   # mined images and their captions instead of the sentinel
-    python perf/objectives.py frozen              # with embeddings in place of a frozen image tower's images
+    python perf/objectives.py frozen              # with embeddings in place of a frozen tower's images or captions
     python perf/objectives.py memory              # bytes per device for 1 to 256 simulated devices
     python perf/objectives.py exchange            # estimates for chips that are not here (naturel_jax/exchange.py)
 
@@ -17,6 +17,7 @@ import functools
 import itertools
 import statistics
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ from naturel_jax.models import flops
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import Compute
-from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize
+from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize, of_pixels
 from naturel_jax.objectives import sigmoid_loss, softmax_loss
 from naturel_jax.observe import utilization
 from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh, shardings
@@ -63,7 +64,6 @@ RELATIONS = {
     "under": 34,
 }
 NEGCLIP = Config()  # the defaults are the published loss and optimizer
-FROZEN = dataclasses.replace(NEGCLIP, optim=Optim(lr_multipliers=(("image/.*", 0.0),)))
 
 
 def skewed_items(images: int, rng: np.random.Generator) -> Items:
@@ -270,32 +270,36 @@ def print_steps(results: list[Result], batch: int) -> None:
         )
 
 
-# ---- A frozen image tower --------------------------------------------------------------------------------------------
+# ---- A frozen tower --------------------------------------------------------------------------------------------------
 
 
 def measure_frozen(preset_name: str, batch_size: int, repeats: int) -> None:
-    """Times the step that embeds its images and the one that is given the embeddings in turn, and prints by how much
-    the second is faster, beside what the FLOPs that it leaves out allow."""
+    """With either tower frozen, times the step that embeds with it and the one that is given its embeddings, in turns;
+    prints by how much the second is faster, beside what the FLOPs that it leaves out allow."""
     config, mesh = preset(preset_name), make_mesh({"data": -1})
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     processor, plan, _ = planned(config, batch_size, "sentinel", batch_shards(mesh))
-    model, side = Model(config, Compute(dtype)), config.image.size
+    model, shape = Model(config, Compute(dtype)), (len(plan.rows), config.image.size, config.image.size, 3)
     params = jax.jit(model.init, out_shardings=shardings(model.shapes(), mesh))(jax.random.key(0))
-    pixels = np.random.default_rng(2).integers(0, 256, (len(plan.rows), side, side, 3), np.uint8)
-    embed = jax.jit(lambda params, x: model.encode_image(params, normalize(x, processor.mean, processor.std)))
-    of_pixels = Batch(pixels, plan.tokens, plan.image_labels, plan.caption_labels)
-    of_embeddings = of_pixels._replace(images=np.asarray(embed(params, pixels)))
-    steps = [our_step(model, params, processor, batch, mesh, FROZEN) for batch in (of_pixels, of_embeddings)]
-    losses = [step() for step in steps]
-    seconds = [timed("", step, repeats).seconds for step in steps]
-    image, text = len(pixels) * flops.image_flops(config), 3 * flops.forward_flops(config, 0, *plan.tokens.shape)
-    allowed, measured = 1 + image / text, seconds[0] / seconds[1]
-    print(
-        f"{preset_name}, {dtype} on {jax.devices()[0].device_kind}: {len(pixels)} images, {len(plan.tokens)} captions "
-        f"of {plan.tokens.shape[1]} tokens; loss {losses[0]:.6f} and {losses[1]:.6f}"
-    )
-    print(f"a step with images {seconds[0]:.3f} s, with embeddings {seconds[1]:.3f} s: {measured:.2f} times as fast")
-    print(f"the FLOPs allow {allowed:.2f} times, of whose gain {(measured - 1) / (allowed - 1):.0%} is reached")
+    pixels = np.random.default_rng(2).integers(0, 256, shape, np.uint8)
+    zimg_ID = jax.jit(of_pixels(model.encode_image, processor.mean, processor.std))(params, pixels)
+    zcap_UD = jax.jit(model.encode_text)(params, plan.tokens)
+    batch = Batch(pixels, plan.tokens, plan.image_labels, plan.caption_labels)
+    sizes = f"{len(pixels)} images, {len(plan.tokens)} captions of {plan.tokens.shape[1]} tokens"
+    print(f"{preset_name}, {dtype} on {jax.devices()[0].device_kind}: {sizes}")
+    for tower, given in (("image", batch._replace(images=zimg_ID)), ("text", batch._replace(tokens=zcap_UD))):
+        options = dataclasses.replace(NEGCLIP, optim=Optim(lr_multipliers=((f"{tower}/.*", 0.0),)))
+        steps = [our_step(model, params, processor, each, mesh, options) for each in (batch, given)]
+        losses = [(step(), step())[0] for step in steps]  # the first two warm up
+        turns = np.array([[timeit.timeit(step, number=1) for step in steps] for _ in range(repeats)])
+        (whole, rest), ratio = np.median(turns, axis=0), np.median(turns[:, 0] / turns[:, 1])
+        forward, trained = (
+            flops.forward_flops(config, each.images_to_embed, *each.captions_to_embed) for each in (batch, given)
+        )
+        allowed = 1 + (forward - trained) / (3 * trained)  # of the frozen tower, a step has the forward pass only
+        print(f"{tower} tower frozen: loss {losses[0]:.6f}, with its embeddings {losses[1]:.6f}")
+        print(f"  a step takes {whole:.3f} s, with its embeddings {rest:.3f} s: {ratio:.2f} times as fast")
+        print(f"  the FLOPs left out allow {allowed:.2f} times, of which {ratio / allowed:.0%} is reached")
 
 
 # ---- Memory ----------------------------------------------------------------------------------------------------------

@@ -31,6 +31,12 @@ def test_fingerprint_changes_with_anything_that_affects_scores(tmp_path):
     changed["logit_scale"] = changed["logit_scale"] + 1
     assert base == results.model_fingerprint(model, params, processor)
     assert base != results.model_fingerprint(model, changed, processor)
+    halved, recomputing = (
+        dataclasses.replace(model, compute=dataclasses.replace(model.compute, **how))
+        for how in ({"dtype": "bfloat16"}, {"remat": "full"})
+    )
+    assert base != results.model_fingerprint(halved, params, processor)
+    assert base == results.model_fingerprint(recomputing, params, processor), "values do not depend on it"
     winoground, sugarcrepe = registry.read(["winoground", "sugarcrepe"], files=tmp_path)
     assert results.pair_fingerprint(base, winoground) != results.pair_fingerprint(base, sugarcrepe)
     assert results.pair_fingerprint(base, winoground) != results.pair_fingerprint("other", winoground)

@@ -124,7 +124,6 @@ def test_kept_embeddings_are_used_again_unless_damaged_or_of_other_contents(begi
 
 def test_blocks_that_are_there_are_not_computed_again(begin, tmp_path, monkeypatch):
     monkeypatch.setattr(embedded, "BLOCK", 2)
-    monkeypatch.setattr(frozen, "BLOCK", 2)
     frozen.embed_sources(config(tmp_path), begin, [data()], mesh(1))
     kept = files(tmp_path)
     assert list(kept) == ["00000.embeddings", "00001.embeddings", "00002.embeddings"]

@@ -25,6 +25,16 @@ def test_all_training_step_variants_have_the_same_loss(hard):
     np.testing.assert_allclose([r.loss for r in results], results[-1].loss, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
+def test_steps_with_embeddings_of_a_frozen_tower_have_the_same_loss(name, capsys):
+    objectives.main(["frozen", f"--preset={name}", "--batch=8", "--repeats=1"])
+    found = re.findall(
+        r"(image|text) tower frozen: loss ([\d.]+), with its embeddings ([\d.]+)", capsys.readouterr().out
+    )
+    assert [tower for tower, *_ in found] == ["image", "text"]
+    np.testing.assert_allclose(*np.array(found)[:, 1:].astype(float).T, rtol=1e-5)
+
+
 def test_relations_are_as_frequent_as_in_open_images():
     items = objectives.skewed_items(20_000, np.random.default_rng(0))
     relation = np.array([fact.split("|")[1] for fact in items.facts])[items.shows.values]

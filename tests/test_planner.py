@@ -219,7 +219,7 @@ def test_groups_of_any_size_in_one_batch():
     parts = [Part(plain, recipe("positives"), 0.5), Part(collect("pairs", pairs), recipe("all_pairs"), 0.5)]
     plans = planner(processor("clip", ["caption true wrong 0 1 2"]), parts=parts)
     plan = plans.plan(0)
-    (images, captions), texts = plan[2:], plans.texts(0)
+    images, captions, texts = plan.image_labels, plan.caption_labels, plans.texts(0)
     assert images.positives_IK.shape == images.negatives_IK.shape == (5, 3)
     for row, mult, positives, negatives, shows in zip(plan.rows[:-1], *(column[:-1] for column in images), strict=True):
         positives, negatives = ([texts[i] for i in ids if i >= 0] for ids in (positives, negatives))

@@ -1,9 +1,10 @@
-"""Checks on the user's local files."""
+"""Checks on the user's local files, and how many may be open."""
 
 import contextlib
 import csv
 import hashlib
 import json
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,16 @@ def reading_tokenizer(name: object) -> Iterator[None]:
         raise
     except BaseException as error:
         raise UserError(f"{name}: not a tokenizer ({error})") from error
+
+
+def allow_open_files(more: int) -> None:
+    """Lets this process open so many more files at a time, mapped ones included, as far as the system permits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + more
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 def inside(folder: Path, relative: str) -> Path:

@@ -7,12 +7,13 @@ that. It opens them with TensorFlow's file API, the only use of TensorFlow when 
 import contextlib
 import importlib.util
 import os
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 from tensorflow_datasets.core import shuffle
+
+from tfds_naturel import files
 
 # The part of TensorFlow that `shuffle` uses. Too many open files is an OSError of `open`, before anything is written.
 _LOCAL = SimpleNamespace(
@@ -27,10 +28,7 @@ def local_files() -> Iterator[None]:
     if importlib.util.find_spec("tensorflow"):
         yield
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = shuffle.BUCKETS_NUMBER + 1024
-    if soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard) if hard >= 0 else needed, hard))
+    files.allow_open_files(shuffle.BUCKETS_NUMBER)
     tensorflow = shuffle.tf
     shuffle.tf = _LOCAL
     try:

@@ -16,7 +16,7 @@ import numpy as np
 
 from naturel_jax.data.columns import Strings
 from naturel_jax.data.decoded import Decoded
-from naturel_jax.data.embedded import Embedded
+from naturel_jax.data.embedded import EmbeddedCaptions, EmbeddedImages
 from naturel_jax.data.ragged import Ragged, spans
 from tfds_naturel import schema
 from tfds_naturel.errors import UserError
@@ -220,7 +220,7 @@ class Source:
 
     ``read_image`` must be picklable: the pipeline's reading processes each get a copy. ``content`` identifies the items
     (empty: not known): a run continues only with the same. ``decoded``: the images' pixels, if they are kept.
-    ``embedded``: what a frozen tower makes of them.
+    ``embedded``: what a frozen tower makes of them; ``embedded_captions``: what one makes of the texts of ``items``.
     """
 
     items: Items
@@ -228,7 +228,8 @@ class Source:
     content: str = ""
     origin: Origin = dataclasses.field(default_factory=Origin)
     decoded: Decoded | None = None
-    embedded: Embedded | None = None
+    embedded: EmbeddedImages | None = None
+    embedded_captions: EmbeddedCaptions | None = None
 
 
 class _Numbers(dict[str, int]):

@@ -19,9 +19,10 @@ from naturel_jax.data.boxes import random_boxes
 from naturel_jax.data.buffers import Buffers
 from naturel_jax.data.decoded import Decoded, Kept, largest_box
 from naturel_jax.data.draws import Draws
+from naturel_jax.data.embedded import EmbeddedCaptions
 from naturel_jax.data.items import Items, Source
 from naturel_jax.data.on_device import make_resize
-from naturel_jax.data.planner import AUGMENT, Part, Plan, Planner, Row
+from naturel_jax.data.planner import AUGMENT, Part, Planner, Row, Rows
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.recipes import recipe
 from naturel_jax.data.resident import Layout, Slots, estimated_shape, lay_out, load, make_gather
@@ -35,12 +36,13 @@ class LocalBatch(NamedTuple):
     """A batch as held by this process: all tokens and labels, but only the images of ``rows`` [R], ascending.
 
     If the devices resize them, images are crops, and ``sides`` int32 [R, 3]: see ``on_device.make_resize``. If they
-    also hold them, images are None, and ``slots`` are those of all rows."""
+    also hold them, images are the ``Slots`` of all rows. If captions are embedded, only those of ``caption_rows``,
+    ascending, are held."""
 
     rows: np.ndarray
     batch: Batch
     sides: np.ndarray | None = None
-    slots: Slots | None = None
+    caption_rows: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +51,9 @@ class Pipeline:
 
     ``sources``: one for each part of the planner. ``crops``: what is made of random boxes (``boxes.random_boxes``) of
     their images; if ``on_device``, by the devices, for which all sources must be decoded; if ``resident``, of decoded
-    images that the devices hold from the first batch on (``resident.py``). ``embed_dim``: of the embeddings that take
-    the images' place, for which all sources must be embedded. ``threads`` and ``workers`` (processes; 0: none) read
-    ahead; neither affects the batches.
+    images that the devices hold from the first batch on (``resident.py``). ``image_dim`` and ``caption_dim``: of the
+    embeddings that take the images' and the tokens' place, for which those of all sources must be embedded.
+    ``threads`` and ``workers`` (processes; 0: none) read ahead; neither affects the batches.
     """
 
     planner: Planner
@@ -62,7 +64,8 @@ class Pipeline:
     workers: int = 0
     on_device: bool = False
     resident: bool = False
-    embed_dim: int | None = None
+    image_dim: int | None = None
+    caption_dim: int | None = None
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps ``start`` to ``stop - 1``."""
@@ -81,24 +84,38 @@ class Pipeline:
         yield from dataset
 
     def _loader(self) -> Callable[[int], LocalBatch]:
-        if self.embed_dim:
+        return _Load(self.planner, self._image_loader(), self._caption_loader(), self._local_blocks())
+
+    def _image_loader(self) -> "_LoadPixels | _LoadEmbedded | _LoadSlots":
+        if self.image_dim:
             if missing := [source.items.name for source in self.sources if not source.embedded]:
                 raise ValueError(f"{missing} are not embedded: see frozen.embed_sources")
-            return _LoadEmbedded(self.planner, self.sources, self.embed_dim, self._local_blocks())
+            return _LoadEmbedded(self.planner.seed, self.sources, self.image_dim)
         if self.resident:
-            return _LoadSlots(self.planner, self._layout, self.crops.scale)
+            return _LoadSlots(self.planner.seed, self._layout, self.crops.scale)
         shape = self._largest_crop() if self.on_device else (self.crops.size, self.crops.size)
-        return _Load(self.planner, self.sources, self.crops, shape, self.on_device, self._local_blocks(), Buffers())
+        return _LoadPixels(self.planner.seed, self.sources, self.crops, shape, self.on_device, Buffers())
+
+    def _caption_loader(self) -> "_LoadCaptions | None":
+        if not self.caption_dim:
+            return None
+        embedded = [source.embedded_captions for source in self.sources if source.embedded_captions]
+        if len(embedded) < len(self.sources):
+            raise ValueError("captions are not embedded: see frozen.embed_sources")
+        ends = np.cumsum([0, *(len(source.items.texts) for source in self.sources)])
+        return _LoadCaptions(embedded, ends[:-1], self.caption_dim)
 
     def shapes(self, step: int) -> Batch:
         """Batch ``step`` as ``jax.ShapeDtypeStruct``; no image is read."""
         plan, size = self.planner.plan(step), self.crops.size
         images = jax.ShapeDtypeStruct((len(plan.rows), size, size, 3), np.uint8)
-        if self.embed_dim:
-            images = jax.ShapeDtypeStruct((len(plan.rows), self.embed_dim), np.float32)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), Batch(images, *plan[1:])
-        )
+        if self.image_dim:
+            images = jax.ShapeDtypeStruct((len(plan.rows), self.image_dim), np.float32)
+        captions = jax.ShapeDtypeStruct(plan.tokens.shape, plan.tokens.dtype)
+        if self.caption_dim:
+            captions = jax.ShapeDtypeStruct((len(plan.tokens), self.caption_dim), np.float32)
+        batch = Batch(images, captions, plan.image_labels, plan.caption_labels)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), batch)
 
     def sent(self, step: int) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Crops and their sides, which devices that resize them hold besides batch ``step``; of sources that are not
@@ -153,12 +170,12 @@ class Pipeline:
         return tuple(sorted({block for span in spans for block in range(*span.indices(shards))}))
 
     def _to_global(self, local: LocalBatch) -> Batch:
-        total = len(local.batch.image_labels.mult_I)
+        _, tokens, image_labels, caption_labels = local.batch
 
-        def place_rows(of_rows: np.ndarray) -> jax.Array:
+        def place_rows(of_rows: np.ndarray, rows: np.ndarray, total: int) -> jax.Array:
             def part(index: tuple[slice, ...] | None) -> np.ndarray:
                 start, stop, _ = index[0].indices(total) if index else (0, total, 1)
-                first = np.searchsorted(local.rows, start)
+                first = np.searchsorted(rows, start)
                 return of_rows[first : first + stop - start]
 
             return jax.make_array_from_callback((total, *of_rows.shape[1:]), self.sharding, part)
@@ -166,50 +183,75 @@ class Pipeline:
         def place(array: np.ndarray) -> jax.Array:
             return jax.make_array_from_callback(array.shape, self.sharding, array.__getitem__)
 
-        def images() -> jax.Array:
-            if local.slots is not None:
-                return self._gather(*map(place, local.slots))
-            if local.sides is not None:
-                return self._resize(place_rows(local.batch.images), place_rows(local.sides))
-            return place_rows(local.batch.images)
+        def placed_images() -> jax.Array:
+            if isinstance(local.batch.images, Slots):
+                return self._gather(*map(place, local.batch.images))
+            rows, total = local.rows, len(image_labels.mult_I)
+            images = place_rows(local.batch.images, rows, total)
+            return images if local.sides is None else self._resize(images, place_rows(local.sides, rows, total))
 
-        return Batch(images(), *jax.tree.map(place, local.batch[1:]))
+        if local.caption_rows is None:
+            captions = place(tokens)
+        else:
+            captions = place_rows(tokens, local.caption_rows, len(caption_labels.mult_U))
+        return Batch(placed_images(), captions, *jax.tree.map(place, (image_labels, caption_labels)))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """step -> LocalBatch; runs in the reading threads and processes. ``shape``: height and width of an image."""
+    """step -> LocalBatch; runs in the reading threads and processes. ``captions``: None if tokens are not replaced."""
 
     planner: Planner
+    images: "_LoadPixels | _LoadEmbedded | _LoadSlots"
+    captions: "_LoadCaptions | None"
+    blocks: tuple[int, ...]
+
+    def __call__(self, step: int) -> LocalBatch:
+        plan = self.planner.plan(step)
+        local, tokens, caption_rows = self._local_rows(len(plan.rows)), plan.tokens, None
+        if self.captions:
+            caption_rows = self._local_rows(len(tokens))
+            tokens = self.captions(plan.number_U[caption_rows])
+        images, sides = self.images(plan.rows, local)
+        return LocalBatch(local, Batch(images, tokens, plan.image_labels, plan.caption_labels), sides, caption_rows)
+
+    def _local_rows(self, total: int) -> np.ndarray:
+        """The rows of this process's blocks."""
+        length = total // self.planner.shards
+        return np.concatenate([np.arange(block * length, (block + 1) * length) for block in self.blocks])
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadPixels:
+    """Some rows of a batch -> images, and their sides if the devices resize them (``LocalBatch``). ``shape``: height
+    and width of an image."""
+
+    seed: int
     sources: Sequence[Source]
     crops: Crops
     shape: tuple[int, int]
     on_device: bool
-    blocks: tuple[int, ...]
     buffers: Buffers
 
-    def __call__(self, step: int) -> LocalBatch:
-        plan = self.planner.plan(step)
-        local = _local_rows(plan, self.planner.shards, self.blocks)
-        rows = plan.rows.at(local)
+    def __call__(self, batch: Rows, local: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        rows = batch.at(local)
         opened = [self._open(row) for row in rows]
         width_R, height_R = np.array([image[:2] for image in opened]).T
-        draws = Draws(self.planner.seed, AUGMENT, plan.rows.sample_I[local])
-        boxes = random_boxes(width_R, height_R, plan.rows.mirror_I[local].astype(bool), self.crops.scale, draws)
+        draws = Draws(self.seed, AUGMENT, batch.sample_I[local])
+        boxes = random_boxes(width_R, height_R, batch.mirror_I[local].astype(bool), self.crops.scale, draws)
         images = self.buffers.array((len(rows), *self.shape, 3))
-        batch = Batch(images, plan.tokens, plan.image_labels, plan.caption_labels)
         if self.on_device:
             sides = np.empty((len(rows), 3), np.int32)
             for n, (image, box) in enumerate(zip(opened, boxes.each(), strict=True)):
                 assert not isinstance(image, Encoded)  # ``_largest_crop`` has checked it
                 sides[n] = image.copy(box, images[n])
-            return LocalBatch(local, batch, sides)
+            return images, sides
         for row, image, box, out in zip(rows, opened, boxes.each(), images, strict=True):
             try:
                 image.fill(box, out, self.crops.shrink_by)
             except (ValueError, OSError) as error:
                 raise self._naming(row, error) from error
-        return LocalBatch(local, batch)
+        return images, None
 
     def _open(self, row: Row) -> Encoded | Kept | Blank:
         if row.source < 0:
@@ -228,47 +270,54 @@ class _Load:
 
 @dataclasses.dataclass(frozen=True)
 class _LoadSlots:
-    """step -> LocalBatch with what devices make of the images that they hold; none is read."""
+    """All rows of a batch -> what devices make of the images that they hold; none is read."""
 
-    planner: Planner
+    seed: int
     layout: Layout
     scale: tuple[float, float]
 
-    def __call__(self, step: int) -> LocalBatch:
-        plan = self.planner.plan(step)
-        numbers_I = self.layout.numbers(plan.rows.source_I, plan.rows.item_I)
-        draws = Draws(self.planner.seed, AUGMENT, plan.rows.sample_I)
-        boxes = random_boxes(*self.layout.sides(numbers_I), plan.rows.mirror_I.astype(bool), self.scale, draws)
-        slots = self.layout.slots(numbers_I, boxes)
-        return LocalBatch(np.arange(len(plan.rows)), Batch(None, *plan[1:]), slots=slots)
+    def __call__(self, batch: Rows, local: np.ndarray) -> tuple[Slots, None]:
+        numbers_I = self.layout.numbers(batch.source_I, batch.item_I)
+        draws = Draws(self.seed, AUGMENT, batch.sample_I)
+        boxes = random_boxes(*self.layout.sides(numbers_I), batch.mirror_I.astype(bool), self.scale, draws)
+        return self.layout.slots(numbers_I, boxes), None
 
 
 @dataclasses.dataclass(frozen=True)
 class _LoadEmbedded:
-    """step -> LocalBatch with embeddings of ``dim`` in place of images, mirrored where those would be."""
+    """Some rows of a batch -> embeddings of ``dim`` in place of images, mirrored where those would be."""
 
-    planner: Planner
+    seed: int
     sources: Sequence[Source]
     dim: int
-    blocks: tuple[int, ...]
 
-    def __call__(self, step: int) -> LocalBatch:
-        plan = self.planner.plan(step)
-        local = _local_rows(plan, self.planner.shards, self.blocks)
-        draws, sides_R = Draws(self.planner.seed, AUGMENT, plan.rows.sample_I[local]), np.ones(len(local), np.int64)
-        boxes = random_boxes(sides_R, sides_R, plan.rows.mirror_I[local].astype(bool), (1.0, 1.0), draws)
+    def __call__(self, batch: Rows, local: np.ndarray) -> tuple[np.ndarray, None]:
+        draws, sides_R = Draws(self.seed, AUGMENT, batch.sample_I[local]), np.ones(len(local), np.int64)
+        boxes = random_boxes(sides_R, sides_R, batch.mirror_I[local].astype(bool), (1.0, 1.0), draws)
         zimg_RD = np.empty((len(local), self.dim), np.float32)
-        for row, mirrored, out in zip(plan.rows.at(local), boxes.mirrored_B.tolist(), zimg_RD, strict=True):
+        for row, mirrored, out in zip(batch.at(local), boxes.mirrored_B.tolist(), zimg_RD, strict=True):
             embedded = self.sources[row.source].embedded
-            assert embedded  # ``_loader`` has checked it
+            assert embedded  # ``_image_loader`` has checked it
             out[:] = embedded.blank_D if row.source < 0 else embedded.at(row.item, mirrored)
-        return LocalBatch(local, Batch(zimg_RD, plan.tokens, plan.image_labels, plan.caption_labels))
+        return zimg_RD, None
 
 
-def _local_rows(plan: Plan, shards: int, blocks: Sequence[int]) -> np.ndarray:
-    """The rows of some of the ``shards`` blocks of a batch."""
-    length = len(plan.rows) // shards
-    return np.concatenate([np.arange(block * length, (block + 1) * length) for block in blocks])
+@dataclasses.dataclass(frozen=True)
+class _LoadCaptions:
+    """Numbers of texts (``Plan``) -> their embeddings of ``dim``. ``first_S``: number of the first text of each
+    source."""
+
+    embedded: Sequence[EmbeddedCaptions]
+    first_S: np.ndarray
+    dim: int
+
+    def __call__(self, number_R: np.ndarray) -> np.ndarray:
+        source_R = np.searchsorted(self.first_S, number_R, side="right") - 1
+        text_R = number_R - self.first_S[source_R]
+        zcap_RD = np.empty((len(number_R), self.dim), np.float32)
+        for source, text, out in zip(source_R.tolist(), text_R.tolist(), zcap_RD, strict=True):
+            out[:] = self.embedded[source].at(text)
+        return zcap_RD
 
 
 def make_pipeline(
@@ -307,7 +356,8 @@ def make_pipeline(
         data.workers,
         on_device=data.augment_on == "device",
         resident=data.cache == "device",
-        embed_dim=model.embed_dim if data.cache == "embeddings" else None,
+        image_dim=model.embed_dim if data.cache == "embeddings" else None,
+        caption_dim=model.embed_dim if data.cache_captions else None,
     )
 
 

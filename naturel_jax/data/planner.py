@@ -18,12 +18,11 @@ from naturel_jax.data.order import Mixture, Shuffled
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.ragged import Ragged
 from naturel_jax.data.recipes import Recipe, Sampled
-from naturel_jax.data.texts import TextCache, names_side
+from naturel_jax.data.texts import TextCache, names_side, trimmed
 from tfds_naturel.errors import UserError
 
 ORDER, CAPTIONS, AUGMENT = range(3)  # streams of random numbers, one for each purpose
 
-_TOKEN_BUCKET = 8  # trimmed lengths are multiples of this
 _CAPTION_BUCKETS = 8  # at most this many numbers of caption rows: each one compiles the step again
 
 
@@ -72,12 +71,14 @@ class Rows(Sequence[Row]):
 
 
 class Plan(NamedTuple):
-    """A batch before its images are read: ``rows`` [I], ``tokens`` int32 [U, L]."""
+    """A batch before its images are read: ``rows`` [I], ``tokens`` int32 [U, L]. ``number_U``: of the text of each
+    caption, where the texts of all sources are numbered one after another; higher for one that a recipe made."""
 
     rows: Rows
     tokens: np.ndarray
     image_labels: ImageLabels
     caption_labels: CaptionLabels
+    number_U: np.ndarray
 
 
 class Part(NamedTuple):
@@ -103,10 +104,11 @@ class _Images(NamedTuple):
 
 class _Captions(NamedTuple):
     """The captions of a batch. ``texts`` [U]: the distinct ones, in order of first use; a caption's id is its index.
-    ``asserts``: for each, the ids of its facts, ascending. ``sampled``: ids of the positives of place p (row 2p) and of
-    its negatives (row 2p + 1)."""
+    ``number_U``: see ``Plan``. ``asserts``: for each, the ids of its facts, ascending. ``sampled``: ids of the
+    positives of place p (row 2p) and of its negatives (row 2p + 1)."""
 
     texts: list[str]
+    number_U: np.ndarray
     asserts: Ragged
     sampled: Ragged
 
@@ -177,7 +179,8 @@ class Planner:
         captions = self._captions(sampled)
         tokens, names_side_U = self._cache.look_up(captions.texts)
         rows, image_labels = self._image_rows(sampled, captions, names_side_U, step)
-        return Plan(rows, self._trimmed(tokens), image_labels, self._caption_labels(captions))
+        tokens, number_U = self._padded(trimmed(tokens, self.trim_eos)), self._padded(captions.number_U)
+        return Plan(rows, tokens, image_labels, self._caption_labels(captions), number_U)
 
     def _anchors(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The source and item of every anchor of batch ``step``."""
@@ -228,7 +231,9 @@ class Planner:
         width = 1 + int(claimed.max(initial=0))
         id_, fact = np.divmod(np.unique(id_K[claiming] * width + claimed), width)
         asserts = Ragged.from_lengths(np.bincount(id_, minlength=len(ids)), fact)
-        return _Captions(list(ids), asserts, Ragged(numbers.starts, id_K[inverse]))
+        number_U = np.empty(len(ids), np.int64)
+        number_U[id_K[::-1]] = number_K[::-1]  # the lowest number of each
+        return _Captions(list(ids), number_U, asserts, Ragged(numbers.starts, id_K[inverse]))
 
     def _numbers(self, sampled: Sequence[_Images]) -> tuple[Ragged, list[str]]:
         """A number for each sampled caption, in the rows of ``_Captions.sampled``, and the distinct rewritten texts.
@@ -312,12 +317,10 @@ class Planner:
             asserts_UA=np.pad(captions.asserts.padded(self._max_asserted, -2), (padding, (0, 0)), constant_values=-2),
         )
 
-    def _trimmed(self, tokens: np.ndarray) -> np.ndarray:
-        """int32 [U, L]; padding rows repeat the last caption."""
-        if self.trim_eos is not None:
-            longest = int((tokens == self.trim_eos).argmax(axis=1).max()) + 1
-            tokens = tokens[:, : math.ceil(longest / _TOKEN_BUCKET) * _TOKEN_BUCKET]
-        return np.pad(tokens, ((0, self._caption_rows(len(tokens)) - len(tokens)), (0, 0)), mode="edge")
+    def _padded(self, of_caption: np.ndarray) -> np.ndarray:
+        """[U, ...] with a row for each caption row; padding rows repeat the last caption."""
+        padding = (0, self._caption_rows(len(of_caption)) - len(of_caption))
+        return np.pad(of_caption, (padding, *[(0, 0)] * (of_caption.ndim - 1)), mode="edge")
 
 
 def _by_row(rows: Sequence[np.ndarray], values: Sequence[np.ndarray], count: int) -> Ragged:

@@ -60,6 +60,11 @@ class Recipe:
         if (self.rewrite_to_negative or self.swaps) and self.negatives:
             raise ValueError(f"negatives is {self.negatives}: they are made from the positives")
 
+    @property
+    def makes_captions(self) -> bool:
+        """Whether it samples captions that are not in the dataset."""
+        return bool(self.rewrite or self.rewrite_to_negative or self.swaps)
+
     def check(self, items: Items) -> tuple[int, int]:
         """The maximum numbers of positives and negatives sampled for an image of ``items``.
 

@@ -3,6 +3,7 @@
 Shape letters: U texts, L tokens.
 """
 
+import math
 import re
 import threading
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from naturel_jax.data.processor import Processor
 
 _SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)  # "left of", and the fact Cup|left_of|Cat
+_TOKEN_BUCKET = 8  # trimmed lengths are multiples of this
 _LOCK = threading.Lock()  # of all caches: one of an object would keep it from being pickled
 
 
@@ -20,6 +22,14 @@ def names_side(text: str) -> bool:
     if text.isascii() and "left" not in (lower := text.lower()) and "right" not in lower:
         return False  # most texts, in a tenth of the time
     return bool(_SIDE.search(text))
+
+
+def trimmed(tokens_UL: np.ndarray, eos: int | None) -> np.ndarray:
+    """``tokens_UL`` up to the longest text, whose end token is ``eos``; at full length if that is None."""
+    if eos is None:
+        return tokens_UL
+    longest = int((tokens_UL == eos).argmax(axis=1).max()) + 1
+    return tokens_UL[:, : math.ceil(longest / _TOKEN_BUCKET) * _TOKEN_BUCKET]
 
 
 class TextCache:

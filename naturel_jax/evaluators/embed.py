@@ -20,7 +20,7 @@ from naturel_jax import preemption, weights
 from naturel_jax.benchmarks.benchmark import Box, Caption, Image, Item
 from naturel_jax.data.processor import Processor
 from naturel_jax.models.transformer import Compute
-from naturel_jax.models.two_tower import Model, Params, normalize
+from naturel_jax.models.two_tower import Encode, Model, Params, of_pixels
 from naturel_jax.sharding import BATCH_AXES, make_mesh, param_sharding
 from naturel_jax.weights.sources import Loaded
 
@@ -30,7 +30,6 @@ BOX_SLACK = 0.05
 
 Advance = Callable[[int], object]  # called with the number of images or captions processed since the last call
 Row = tuple[np.ndarray | None, str]  # pixels, or None and the reason
-Encode = Callable[[Params, jax.Array], jax.Array]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -76,13 +75,9 @@ class Encoder:
         self._tokens: dict[str, np.ndarray] = {}
 
         # Float32 towers compute in float32: an accelerator's default would round products to TF32 or bfloat16.
-        exact = jax.default_matmul_precision("highest")
-
-        def of_pixels(encode: Encode) -> Encode:
-            return lambda params, pixels_IHWC: encode(params, normalize(pixels_IHWC, processor.mean, processor.std))
-
-        self._encode_image = jax.jit(exact(of_pixels(model.encode_image)), out_shardings=self._rows)
-        self._image_norm = jax.jit(exact(of_pixels(model.image_norm)), out_shardings=self._rows)
+        exact, mean_std = jax.default_matmul_precision("highest"), (processor.mean, processor.std)
+        self._encode_image = jax.jit(exact(of_pixels(model.encode_image, *mean_std)), out_shardings=self._rows)
+        self._image_norm = jax.jit(exact(of_pixels(model.image_norm, *mean_std)), out_shardings=self._rows)
         self._encode_text = jax.jit(exact(model.encode_text), out_shardings=self._rows)
         self._text_norm = jax.jit(exact(model.text_norm), out_shardings=self._rows)
 

@@ -4,6 +4,7 @@ CLIP: Radford et al., arXiv 2103.00020. SigLIP: Zhai et al., arXiv 2303.15343. S
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from naturel_jax.models.transformer import (
 )
 
 Params = dict[str, Any]  # nested dict of arrays; paths joined with '/' name parameters everywhere (rules, tables, logs)
+Encode = Callable[[Params, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,6 +264,11 @@ class Model:
 def normalize(images_IHWC: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     """uint8 images to the towers' input, float32: ``(x / 255 - mean) / std`` by channel."""
     return (images_IHWC.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def of_pixels(encode: Encode, mean: tuple[float, ...], std: tuple[float, ...]) -> Encode:
+    """A function of normalized images, such as ``Model.encode_image``, as one of uint8 images [I, H, W, 3]."""
+    return lambda params, images_IHWC: encode(params, normalize(images_IHWC, mean, std))
 
 
 def resize_positions(config: TwoTowerConfig, params: Params, size: int) -> tuple[TwoTowerConfig, Params]:
