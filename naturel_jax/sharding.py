@@ -96,11 +96,11 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def ring_order(mesh: Mesh, axes: tuple[str, ...]) -> list[int]:
-    """The positions along ``axes`` of the mesh in the order of a ring; see ``neighbours``. On devices that do not say
-    where they are, ascending."""
+    """The positions along ``axes`` of the mesh in the order of a ring; see ``neighbours``. Ascending on devices that are
+    not in a grid: CPUs, and GPUs, which have coordinates (host and card) but no cores on a chip."""
     numbers = [mesh.axis_names.index(axis) for axis in axes]
     devices = np.moveaxis(mesh.devices, numbers, range(len(axes))).reshape(math.prod(mesh.shape[a] for a in axes), -1)
-    if not all(hasattr(device, "coords") for device in devices[:, 0]):
+    if not all(hasattr(device, "core_on_chip") for device in devices[:, 0]):
         return list(range(len(devices)))
     return neighbours([(*device.coords, device.core_on_chip) for device in devices[:, 0]])
 
