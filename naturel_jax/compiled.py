@@ -83,7 +83,7 @@ _CONSTANT = re.compile(r" = [su]\d+\[\]\S* constant\((\d+)\)")
 _ORDER = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 _GROUPS = re.compile(
     rf"replica_groups=(?:\[\d+,(\d+)\]<={_ORDER}|\{{\{{([\d,]+)\}}|"
-    rf"mesh\[([^\]]*)\](?:, device_ids=\({_ORDER}\))? \{{([^}}]*)\}})"
+    rf"mesh\[([^\]]*)\](?:, device_ids=(?:\({_ORDER}\)|\S+))? \{{([^}}]*)\}})"
 )
 _PAIRS = re.compile(r"source_target_pairs=\{(.*?\})\}")
 _PAIR = re.compile(r"\{(\d+),(\d+)\}")
@@ -163,10 +163,10 @@ def _first_group(match: re.Match[str]) -> list[int]:
         return _numbers(listed)
     if size:
         return _ordered(shape, transposed)[: int(size)].tolist()
-    sizes = dict(axis.split("=") for axis in mesh.split(","))
-    lengths = [int(length) for length in sizes.values()]
-    places = (_ordered(ids, ids_transposed) if ids else np.arange(math.prod(lengths))).reshape(lengths)
-    return places[tuple(slice(None) if axis in axes.split(",") else 0 for axis in sizes)].ravel().tolist()
+    names, lengths = zip(*(axis.split("=") for axis in mesh.split(",")), strict=True)
+    places = _ordered(ids or ",".join(lengths), ids_transposed).reshape([int(length) for length in lengths])
+    chosen = [names.index(axis) for axis in axes.split(",")]
+    return places[tuple(slice(None) if n in chosen else 0 for n in range(len(names)))].ravel().tolist()
 
 
 def _ordered(shape: str, transposed: str | None) -> np.ndarray:

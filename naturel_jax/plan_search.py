@@ -207,6 +207,7 @@ def report(
         "device": kind,
         "devices": len(devices),
         "usable": limit,
+        "gpu_share": memory.gpu_share() if devices[0].platform == "gpu" else None,
         "candidates": len(found),
         "least_needed": round(min(one.needed() for one in found)),
         "fastest": min(fits, key=lambda n: tried[n].per_image, default=None),
@@ -228,8 +229,8 @@ def to_text(result: Mapping[str, Any]) -> str:
     """The result of ``report`` for people, with the name of the config and the topology."""
     tried, limit = result["tried"], result["usable"] / memory.GIB
     lines = [
-        f"{result['name']} on {result['topology']}: {result['devices']} x {result['device']}, {limit:.2f} GiB each; "
-        f"{result['candidates']} candidates, {len(tried)} compiled",
+        f"{result['name']} on {result['topology']}: {result['devices']} x {result['device']}, {limit:.2f} GiB each"
+        f"{planning.share_note(result)}; {result['candidates']} candidates, {len(tried)} compiled",
     ]
     if tried:
         lines += ["", f"{'':46}{'estimate':>16}{'compiled':>16}", _row(*_COLUMNS)]

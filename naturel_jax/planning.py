@@ -104,6 +104,8 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "steps": training.schedule.total,
         "model_flops": flops.step_flops(model.config, *rows.values()),
         "usable": memory.usable(device.device_kind),
+        "gpu_share": memory.gpu_share() if device.platform == "gpu" else None,
+        "estimated_temporaries": memory.temporaries(model, state.params, batch, mesh, config.objective.chunks),
     }
     started = time.monotonic()
     try:
@@ -141,7 +143,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
 
 def to_text(result: Mapping[str, Any]) -> str:
     """The result of ``plan`` for people."""
-    rows, devices = result["rows"], result["devices"]
+    rows, devices, estimate = result["rows"], result["devices"], result["estimated_temporaries"]
     lines = [
         f"{result['name']} on {result['topology']}: {devices} x {result['device']}, {result['dtype']}, "
         f"remat {result['remat']!r}, exchange {result['exchange']!r}",
@@ -151,7 +153,9 @@ def to_text(result: Mapping[str, Any]) -> str:
         "memory of each device (GiB)",
         *(f"  {kind:16}{size / memory.GIB:8.3f}" for kind, size in result["memory"].items() if size >= 2**20),
         f"  {'in all':16}{result['needed'] / memory.GIB:8.3f}",
-        verdict(result),
+        verdict(result) + share_note(result),
+        f"temporaries are {result['memory']['temporaries'] / estimate:.2f} times as large as the estimate, "
+        f"{estimate / memory.GIB:.2f} GiB",
     ]
     if "collectives" in result:
         large = [one for one in result["collectives"] if one["bytes"] >= 2**10]
@@ -174,6 +178,13 @@ def verdict(result: Mapping[str, Any]) -> str:
     if result["remat"] != "full":
         fields.insert(0, f"config.compute.remat ({'dots or full' if result['remat'] == 'none' else 'full'})")
     return f"does not fit: needs {needed:.2f} of {limit:.2f} GiB. Change {', '.join(fields)}"
+
+
+def share_note(result: Mapping[str, Any]) -> str:
+    """Of a GPU, how much of its memory JAX may use."""
+    if result["gpu_share"] is None:
+        return ""
+    return f" (JAX takes {result['gpu_share']:g} of the card's memory, or XLA_CLIENT_MEM_FRACTION)"
 
 
 def _collective_line(one: Mapping[str, Any]) -> str:
