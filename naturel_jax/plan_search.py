@@ -107,6 +107,7 @@ def _estimates(config: Config, training: Training) -> Iterator[Candidate]:
     """A candidate for each of ``REMAT_POLICIES``, with the exchange that ``auto`` would become."""
     state, batch, chunks = training.state, training.pipeline.shapes(0), config.objective.chunks
     mesh, model = training.pipeline.sharding.mesh, training.loss.model
+    assert isinstance(mesh, Mesh)  # the step is placed on devices
     kind, dtype = mesh.devices.flat[0].device_kind, model.compute.dtype
     sizes = exchange.sizes(mesh, batch, model.config.embed_dim, config.objective.tile)
     known, limit = exchange.costs(kind, sizes), memory.usable(kind)
@@ -157,7 +158,8 @@ def search(
     Left out are those that do not fit by the estimate, of which the first compiled step with the same recomputation
     corrects the temporaries. If nothing has fitted, the last one compiled is the one that needs the least memory.
     """
-    left, tried, ratios = sorted(found, key=lambda one: one.per_image), [], dict[str, float]()
+    left, tried = sorted(found, key=lambda one: one.per_image), list[Tried]()
+    ratios: dict[str, float] = {}
     while len(tried) < COMPILATIONS:
         fastest = min((one.per_image for one in tried), default=math.inf)
         left = [

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from naturel_jax import compiled, memory, run, weights
 from naturel_jax.config import Config
@@ -84,6 +85,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     of a TPU chip or GPU."""
     model, batch, state = training.loss.model, training.pipeline.shapes(0), training.state
     mesh = training.pipeline.sharding.mesh
+    assert isinstance(mesh, Mesh)  # the step is placed on devices
     device = mesh.devices.flat[0]
     needs = {
         "parameters": memory.per_device(state.params),
