@@ -63,13 +63,14 @@ def usable(kind: str) -> int | None:
 
 def gpu_share() -> float:
     """The share of a GPU's memory that JAX takes at the start. Raises UserError for a variable that says no number."""
-    name, value = next(((name, value) for name in _SHARE_VARIABLES if (value := os.environ.get(name))), ("", _SHARE))
-    try:
-        return float(value)
-    except ValueError as error:
-        raise UserError(
-            f"{name} is {value!r}; expected the share of a GPU's memory that JAX takes, such as .9"
-        ) from error
+    for name in _SHARE_VARIABLES:
+        if value := os.environ.get(name):
+            try:
+                return float(value)
+            except ValueError as error:
+                expected = "the share of a GPU's memory that JAX takes, such as .9"
+                raise UserError(f"{name} is {value!r}; expected {expected}") from error
+    return _SHARE
 
 
 def per_device(tree: Any) -> int:
