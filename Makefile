@@ -40,7 +40,7 @@ plan-tpu:
 PLAN_GPU = .venv-plan-gpu/bin/naturel-plan --config
 PLANS_GPU = for remat in none dots full; do $(PLAN_GPU) siglip_tp --topology h100x8 --config.compute.remat=$$remat; done; \
 	$(PLAN_GPU) siglip_tp --topology h100x4x8; $(PLAN_GPU) negclip_ap --topology a100x8; \
-	$(PLAN_GPU) siglip_tp --topology h100x8 --config.data.batch_size=2048 --search
+	$(PLAN_GPU) siglip_tp --topology h100x8 --config.data.batch_size=1536 --search
 plan-gpu:
 	$(PYTHON) -m venv .venv-plan-gpu
 	.venv-plan-gpu/bin/python -m pip install -q -e '.[plan-gpu]' pytest

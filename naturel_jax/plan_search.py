@@ -211,6 +211,7 @@ def report(
         "usable": limit,
         "gpu_share": memory.gpu_share() if devices[0].platform == "gpu" else None,
         "candidates": len(found),
+        "may_fit": sum(one.needed(LEAST) <= limit for one in found),
         "least_needed": round(min(one.needed() for one in found)),
         "fastest": min(fits, key=lambda n: tried[n].per_image, default=None),
         "tried": [
@@ -231,8 +232,9 @@ def to_text(result: Mapping[str, Any]) -> str:
     """The result of ``report`` for people, with the name of the config and the topology."""
     tried, limit = result["tried"], result["usable"] / memory.GIB
     lines = [
-        f"{result['name']} on {result['topology']}: {result['devices']} x {result['device']}, {limit:.2f} GiB each"
-        f"{planning.share_note(result)}; {result['candidates']} candidates, {len(tried)} compiled",
+        f"{result['name']} on {result['topology']}: {result['devices']} x {result['device']}",
+        f"memory of each: {limit:.2f} GiB{planning.share_note(result)}",
+        f"{result['candidates']} candidates, {result['may_fit']} may fit, {len(tried)} compiled",
     ]
     if tried:
         lines += ["", f"{'':46}{'estimate':>16}{'compiled':>16}", _row(*_COLUMNS)]

@@ -218,7 +218,8 @@ def report(config, known, monkeypatch):
 def test_text_names_the_fastest_and_its_flags(report):
     found = report(10**9)
     text = plan_search.to_text(found).splitlines()
-    assert text[0].startswith("tiny on cpu: 8 x cpu, 0.93 GiB each; 24 candidates, ")
+    assert text[:2] == ["tiny on cpu: 8 x cpu", "memory of each: 0.93 GiB"]
+    assert text[2].startswith("24 candidates, 24 may fit, ")
     row = next(line for line in text if line.endswith("fastest"))
     assert row.split()[:5] == ["16", "none", "1", "1", found["tried"][0]["exchange"]]
     assert text[-1].startswith("--config.compute.remat=none --config.objective.chunks=1 --config.objective.exchange=")
@@ -228,7 +229,7 @@ def test_text_names_the_fastest_and_its_flags(report):
 
 def test_text_says_what_is_needed_if_nothing_fits(report):
     found = report(10**6)
-    assert found["fastest"] is None and found["tried"] == []
+    assert found["fastest"] is None and found["tried"] == [] and found["may_fit"] == 0
     text = plan_search.to_text(found)
     least = found["least_needed"] / 2**30
     assert text.endswith(f"is {least:.2f} GiB of 0.00. Take more devices, or a smaller config.data.batch_size")
