@@ -78,7 +78,7 @@ proofs: setup-test
 	$(RECORD) soak_steady -- $(BIN)/python proofs/soak.py steady --minutes 60
 	$(RECORD) soak_faults --tail=200 -- $(BIN)/python proofs/soak.py faults --minutes 60
 	$(RECORD) rehearsal -- $(BIN)/python proofs/rehearse.py --folder build/rehearsal
-	$(RECORD) kills --tail=200 -- $(BIN)/python -m pytest -m proof -s tests/test_kills.py
+	$(RECORD) kills --tail=400 -- $(BIN)/python -m pytest -m proof -rP --numprocesses 2 tests/test_kills.py
 	$(RECORD) fuzz -- $(BIN)/python -m pytest -m proof tests/test_fuzz_*.py
 	$(RECORD) proofs -- $(BIN)/python -m pytest -m proof --ignore=tests/test_kills.py --ignore-glob='tests/test_fuzz_*.py'
 	$(BIN)/python -m pip install -q -e '.[notebook]'

@@ -23,7 +23,7 @@ from types import ModuleType
 
 from etils import epath
 
-from naturel_jax import api, preemption, storage, writers
+from naturel_jax import api, compilation_cache, preemption, storage, writers
 from naturel_jax.benchmarks import own_config, registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.data import staging
@@ -172,6 +172,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
     preemption.install_handler()
+    compilation_cache.enable()
     if options.watch:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     mirror = Mirror(options.out or epath.Path("results"))

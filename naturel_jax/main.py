@@ -15,8 +15,8 @@ import jax
 from absl import flags
 from absl import logging as absl_logging
 
+from naturel_jax import compilation_cache, config_flags, preemption
 from naturel_jax import config as config_lib
-from naturel_jax import config_flags, preemption
 from tfds_naturel import cli
 
 _WORKDIR = flags.DEFINE_string(
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     preemption.install_handler()
     from naturel_jax import suite  # importing it touches devices
 
+    compilation_cache.enable()
     kind = jax.devices()[0].device_kind
     _LOG.info("%d of %d devices are local: %s", jax.local_device_count(), jax.device_count(), kind)
     workdir = _WORKDIR.value or config_flags.default_workdir(config_flags.file_name())

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tfds_naturel.errors import UserError
@@ -46,7 +47,29 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = No
         raise UserError(
             f"config.mesh ({given}) does not fit {count} devices; the product must be {count}; one axis may be -1"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    slices = {getattr(device, "slice_index", 0) for device in devices or jax.devices()}
+    if len(slices) == 1:
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+    return Mesh(_across_slices(sizes, len(slices), devices or jax.devices()), AXES, axis_types=types)
+
+
+def _across_slices(sizes: Sequence[int], slices: int, devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices of several TPU slices or GPU hosts as an array of ``sizes``, which ``jax.make_mesh`` refuses.
+
+    The first axes extend over slices, so that the others stay within one, where the links are fast. Raises UserError if
+    the slices are not of one size.
+    """
+    across, left = [], slices
+    for size in sizes:
+        across.append(math.gcd(left, size))
+        left //= across[-1]
+    within = [size // outer for size, outer in zip(sizes, across, strict=True)]
+    try:
+        # Splitting physical axes is what jax.make_mesh does where it must.
+        return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+    except ValueError as error:
+        raise UserError(f"{len(devices)} devices in {slices} slices or hosts: {error}; expected equal ones") from error
 
 
 def path_string(path: tuple[Any, ...]) -> str:

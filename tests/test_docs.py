@@ -173,6 +173,7 @@ def known_flags() -> set[str]:
 
 SCRIPTS = (
     "launch/local.py",
+    "launch/tpu_vm.py",
     "proofs/record.py",
     "proofs/precision.py",
     "proofs/rehearse.py",

@@ -1,6 +1,8 @@
 """The launchers, with stubs in place of the clusters' commands and of training. Exit code 75 means "continue"."""
 
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,23 +12,12 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from stub_commands import calls, stub
 
+from naturel_jax import config_flags
 from tfds_naturel import cli
 
 LAUNCH = Path(__file__).parents[1] / "launch"
-
-
-def stub(folder: Path, name: str, script: str) -> None:
-    """A command in ``folder`` that appends its arguments, quoted, to ``<folder>/<name>.calls`` and runs ``script``."""
-    folder.mkdir(exist_ok=True)
-    path = folder / name
-    path.write_text(f'#!/usr/bin/env bash\necho "$(printf \'%q \' "$@")" >> {folder}/{name}.calls\n{script}\n')
-    path.chmod(0o755)
-
-
-def calls(folder: Path, name: str) -> list[str]:
-    path = folder / f"{name}.calls"
-    return [line.strip() for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def launch(script: str, *arguments: str, stubs: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -47,9 +38,9 @@ def test_slurm_requeues_a_stopped_job_only(status, requeued, tmp_path):
     slurm = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "42"}
     done = launch("slurm.sbatch", "--config", "a b.py", stubs=tmp_path, **slurm)
     assert done.returncode == status, done.stderr
-    assert calls(tmp_path, "scontrol") == (["requeue 42"] if requeued else [])
-    program = ".venv/bin/python -m naturel_jax.main --distributed --config a\\ b.py"
-    assert calls(tmp_path, "srun") == [f"--kill-on-bad-exit=0 {program}"]
+    assert calls(tmp_path, "scontrol") == ([["requeue", "42"]] if requeued else [])
+    program = [".venv/bin/python", "-m", "naturel_jax.main", "--distributed", "--config", "a b.py"]
+    assert calls(tmp_path, "srun") == [["--kill-on-bad-exit=0", *program]]
 
 
 def test_slurm_job_gets_sigterm_in_time_and_keeps_its_log():
@@ -113,82 +104,102 @@ def test_kubernetes_manifest_satisfies_the_rules_of_the_api():
     assert pod["terminationGracePeriodSeconds"] >= 60
 
 
-# ---- Cloud TPU ------------------------------------------------------------------------------------------------------
-
-# Runs the commands that are sent to the workers here, in the folder $WORKER as the home directory.
-GCLOUD = """
-[ "$4" = ssh ] || exit 0
-for last; do :; done
-cd "$WORKER" && HOME="$WORKER" exec bash -c "$last"
-"""
+JOBSET_FIELDS = {
+    "": {"apiVersion", "kind", "metadata", "spec"},
+    "spec": {"replicatedJobs", "network", "failurePolicy", "successPolicy", "suspend", "coordinator"},
+    "spec.network": {"enableDNSHostnames", "subdomain", "publishNotReadyAddresses"},
+    "spec.failurePolicy": {"maxRestarts", "restartStrategy", "rules"},
+    "spec.failurePolicy.rules": {
+        "name",
+        "action",
+        "onJobFailureReasons",
+        "onJobFailureMessagePatterns",
+        "targetReplicatedJobs",
+    },
+    "spec.replicatedJobs": {"name", "groupName", "template", "replicas", "dependsOn"},
+}
+ACTIONS = {"FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"}
+REASONS = {"BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes", "MaxFailedIndexesExceeded", "PodFailurePolicy"}
 
 
 @pytest.fixture
-def tpu(tmp_path) -> Path:
-    """Stubs of gcloud, git, and of curl and uv on the workers."""
-    stub(tmp_path, "gcloud", GCLOUD)
-    stub(tmp_path, "git", "")
-    stub(tmp_path, "curl", "echo 'echo installed uv'")
-    worker, project = tmp_path / "worker", tmp_path / "project"
-    (worker / ".local").mkdir(parents=True)
-    stub(worker / ".local" / "bin", "uv", "")
-    (project / "naturel_jax" / ".venv").mkdir(parents=True)
-    stub(project / "naturel_jax" / ".venv" / "bin", "python", "pwd; exit ${STATUS:-0}")
-    subprocess.run(["tar", "czf", worker / "project.tar.gz", "-C", project, "."], check=True)
-    return tmp_path
+def jobset() -> dict:
+    return yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
 
 
-def on_tpu(stubs: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    return launch("tpu_vm.sh", *arguments, stubs=stubs, WORKER=str(stubs / "worker"), **environment)
+def test_jobset_has_fields_that_there_are(jobset):
+    """Of api/jobset/v1alpha2/jobset_types.go and the webhook of kubernetes-sigs/jobset 0.12."""
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    for path, fields in JOBSET_FIELDS.items():
+        part = jobset
+        for name in path.split(".") if path else ():
+            part = part[name]
+        for one in part if isinstance(part, list) else [part]:
+            assert set(one) <= fields, f"{path}: {set(one) - fields}"
+    for rule in jobset["spec"]["failurePolicy"]["rules"]:
+        assert rule["action"] in ACTIONS and set(rule["onJobFailureReasons"]) <= REASONS
+        assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
 
 
-@pytest.mark.parametrize(
-    ("accelerator", "version"),
-    [
-        ("v5litepod-16", "v2-alpha-tpuv5-lite"),
-        ("v5p-8", "v2-alpha-tpuv5"),
-        ("v6e-256", "v2-alpha-tpuv6e"),
-        ("v4-8", "tpu-ubuntu2204-base"),
-        ("v3-8", "tpu-ubuntu2204-base"),
-    ],
-)
-def test_tpu_slice_has_the_runtime_of_its_accelerator(accelerator, version, tpu):
-    done = on_tpu(tpu, "create", "mine", "us-east5-b", accelerator)
-    assert done.returncode == 0, done.stderr
-    create, copy, install = calls(tpu, "gcloud")
-    assert create == (
-        f"compute tpus tpu-vm create mine --zone us-east5-b --accelerator-type {accelerator} --version {version}"
-    )
-    tar = copy.split()[4]
-    assert copy == f"compute tpus tpu-vm scp {tar} mine:project.tar.gz --zone us-east5-b --worker=all"
-    assert not Path(tar).exists()  # the local copy is removed
-    assert install.startswith("compute tpus tpu-vm ssh mine --zone us-east5-b --worker=all --command ")
-    assert calls(tpu, "curl") == ["-LsSf https://astral.sh/uv/install.sh"]
-    uv = calls(tpu / "worker" / ".local" / "bin", "uv")
-    assert uv == ["venv --clear --python 3.12", "pip install -e .\\[tpu\\,gcs\\]"]
+@pytest.mark.parametrize("version", ["1.29", "1.31", "1.36"])
+def test_the_job_of_the_jobset_fits_the_schema(version, jobset):
+    for replicated in jobset["spec"]["replicatedJobs"]:
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, **replicated["template"]}
+        kubernetes_validate.validate(job, version, strict=True)
+        assert not any("values" in rule and 0 in rule["values"] for rule in job["spec"]["podFailurePolicy"]["rules"])
 
 
-@pytest.mark.parametrize("status", [0, cli.USER_ERROR, cli.STOPPED])
-def test_tpu_run_passes_arguments_and_exit_status(status, tpu):
-    on_tpu(tpu, "create", "mine", "us-east5-b", "v6e-8")
-    flags = ("--config", "configs/siglip_tp.py", "--workdir", "gs://bucket/a b", "--config.name=it's $HOME")
-    done = on_tpu(tpu, "run", "mine", "us-east5-b", *flags, STATUS=str(status))
-    assert done.returncode == status and done.stdout.strip().endswith("worker/naturel_jax")
-    # The stub is moved with the project: its calls are where it was made.
-    (call,) = calls(tpu / "project" / "naturel_jax" / ".venv" / "bin", "python")
-    expected = subprocess.run(["bash", "-c", "printf '%q ' \"$@\"", "bash", *flags], capture_output=True, text=True)
-    assert call == f"-m naturel_jax.main --distributed {expected.stdout.strip()}"
+def after_job_failure(jobset: dict, exit_code: int, conditions: tuple[str, ...] = ()) -> str:
+    """What the JobSet controller does about a failed pod: the first rule that fits the Job's reason and message, which
+    are those of pkg/controller/job of Kubernetes, else RestartJobSet."""
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    job = replicated["template"]
+    reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
+    if (action := after_failure(job, exit_code, conditions)) == "FailJob":
+        reason = "PodFailurePolicy"
+        matched = "condition DisruptionTarget" if conditions else f"exit code {exit_code}"
+        message = f"Container train for pod default/a-0 failed with {matched} matching FailJob rule at index 0"
+    else:
+        assert action == "Count" and job["spec"]["backoffLimit"] == 0
+    for rule in jobset["spec"]["failurePolicy"]["rules"]:
+        patterns = rule.get("onJobFailureMessagePatterns", [""])
+        if reason in rule["onJobFailureReasons"] and any(re.search(pattern, message) for pattern in patterns):
+            return rule["action"]
+    return "RestartJobSet"
 
 
-def test_tpu_delete_and_mistakes(tpu):
-    assert on_tpu(tpu, "delete", "mine", "us-east5-b").returncode == 0
-    assert calls(tpu, "gcloud") == ["compute tpus tpu-vm delete mine --zone us-east5-b --quiet"]
-    unknown = on_tpu(tpu, "create", "mine", "us-east5-b", "a100-8")
-    assert unknown.returncode == 2 and "accelerator type a100-8: expected v6e-N" in unknown.stderr
-    for arguments in [("create", "mine", "us-east5-b"), ("run", "mine"), ("stop", "mine", "us-east5-b")]:
-        mistake = on_tpu(tpu, *arguments)
-        assert mistake.returncode == 2 and "launch/tpu_vm.sh create NAME ZONE" in mistake.stderr
-    assert len(calls(tpu, "gcloud")) == 1
+def test_jobset_policy_of_exit_codes(jobset):
+    assert after_job_failure(jobset, cli.USER_ERROR) == "FailJobSet"
+    assert after_job_failure(jobset, cli.STOPPED) == "RestartJobSetAndIgnoreMaxRestarts"
+    assert after_job_failure(jobset, 137, ("DisruptionTarget",)) == "RestartJobSetAndIgnoreMaxRestarts"
+    assert after_job_failure(jobset, 1) == after_job_failure(jobset, 134) == "RestartJobSet"
+    assert jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
+
+
+def test_jobset_is_a_whole_slice(jobset):
+    """A pod for each host, with all its chips: https://cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice."""
+    exclusive = jobset["metadata"]["annotations"]["alpha.jobset.sigs.k8s.io/exclusive-topology"]
+    assert exclusive == "cloud.google.com/gke-nodepool"
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    spec = replicated["template"]["spec"]
+    pod = spec["template"]["spec"]
+    assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"]
+    assert pod["restartPolicy"] == "Never" and pod["terminationGracePeriodSeconds"] >= 60
+    (container,) = pod["containers"]
+    shape = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+    chips = spec["parallelism"] * container["resources"]["limits"]["google.com/tpu"]
+    assert chips == math.prod(map(int, shape.split("x")))
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-accelerator"] == "tpu-v6e-slice"
+    assert container["command"] == ["python", "-m", "naturel_jax.main"] and "--distributed" in container["args"]
+
+
+def test_manifests_name_a_config_that_the_image_has(jobset):
+    """The image's working folder is /work, which has no folder of configs."""
+    _, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
+    shell = job["spec"]["template"]["spec"]["containers"][0]["args"][0]
+    arguments = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    for text in (shell, " ".join(arguments)):
+        assert re.search(r"--config[ =](\S+)", text)[1] in config_flags.names()
 
 
 # ---- Several processes on one machine -------------------------------------------------------------------------------
@@ -197,6 +208,7 @@ def test_tpu_delete_and_mistakes(tpu):
 def local(folder: Path, program: str) -> subprocess.Popen:
     """launch/local.py with two processes of ``program``, in which ``number`` is the process's number."""
     (folder / "naturel_jax").mkdir()
+    (folder / "naturel_jax" / "__init__.py").touch()  # it hides the real package, wherever that is
     start = "import os, pathlib, signal, sys, time\nnumber = int(sys.argv[-1].removeprefix('--process='))\n"
     ready = "pathlib.Path(f'{number}.pid').write_text(str(os.getpid()))\n"
     (folder / "naturel_jax" / "main.py").write_text(start + program.replace("READY", ready))

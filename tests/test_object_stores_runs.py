@@ -122,9 +122,10 @@ def test_results_are_shared_through_a_store(server, tmp_path, capsys):
 
 
 def test_launchers_line_reaches_the_store(stores, tmp_path):
-    """The flags of launch/tpu_vm.sh, as far as the error of a missing dataset."""
-    (line,) = [line for line in (ROOT / "launch" / "tpu_vm.sh").read_text().splitlines() if "--workdir gs://" in line]
-    flags = line.partition(" run NAME ZONE ")[2].replace("BUCKET", "bucket").split()
+    """The flags of launch/tpu_vm.py, as far as the error of a missing dataset."""
+    text = (ROOT / "launch" / "tpu_vm.py").read_text().replace("\\\\\n", "")
+    (line,) = [line for line in text.splitlines() if "--workdir gs://" in line]
+    flags = line.partition(" run NAME ZONE -- ")[2].replace("BUCKET", "bucket").split()
     assert "--workdir" in flags and any(flag.startswith("--config.data.dir=gs://") for flag in flags)
     flags = [flag.replace("configs/", f"{ROOT}/naturel_jax/configs/") for flag in flags]
     command = [sys.executable, "-m", "naturel_jax.main", *flags]

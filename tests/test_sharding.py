@@ -1,0 +1,56 @@
+"""The mesh over several TPU slices or GPU hosts, with stand-ins for devices that have a ``slice_index``."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from naturel_jax.sharding import make_mesh
+from tfds_naturel.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "gpu"
+    device_kind: str = "NVIDIA H100 80GB HBM3"
+
+
+def devices(*sizes: int) -> list[Device]:
+    """Devices of slices of these sizes."""
+    indices = [index for index, size in enumerate(sizes) for _ in range(size)]
+    return [Device(number, index) for number, index in enumerate(indices)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "axes", "across"),
+    [
+        ((4, 4), {"data": -1}, (2, 1, 1)),  # each half of the batch stays within a slice
+        ((4, 4), {"data": 2, "fsdp": 4}, (2, 1, 1)),  # parameters are split within a slice
+        ((4, 4), {"data": 1, "fsdp": -1}, (1, 2, 1)),  # or over both, if the config says so
+        ((4, 4, 4, 4), {"data": 2, "fsdp": 4, "tensor": 2}, (2, 2, 1)),
+        ((3, 3, 3, 3, 3, 3), {"data": 2, "fsdp": 9}, (2, 3, 1)),
+    ],
+)
+def test_only_the_first_axes_cross_slices(sizes, axes, across):
+    mesh = make_mesh(axes, devices(*sizes)).devices
+    assert sorted(device.id for device in mesh.flat) == list(range(sum(sizes)))
+    index = np.vectorize(lambda device: device.slice_index)(mesh)
+    seen = []
+    for block in np.ndindex(*across):
+        inner = [whole // outer for outer, whole in zip(across, mesh.shape, strict=True)]
+        part = index[tuple(slice(b * n, (b + 1) * n) for b, n in zip(block, inner, strict=True))]
+        assert len(np.unique(part)) == 1
+        seen.append(part.flat[0])
+    assert seen == list(range(len(sizes)))  # processes are numbered by slice: the rows of a batch follow their order
+
+
+def test_slices_of_different_sizes_are_refused():
+    with pytest.raises(UserError, match="expected equal ones"):
+        make_mesh({"data": -1}, devices(4, 2))
+
+
+def test_a_single_slice_is_what_jax_makes_of_it():
+    assert [device.id for device in make_mesh({"data": -1}, devices(4)).devices.flat] == [0, 1, 2, 3]
