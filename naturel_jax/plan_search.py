@@ -30,7 +30,7 @@ from tfds_naturel.errors import UserError
 _LOG = logging.getLogger(__name__)
 
 COMPILATIONS = 6  # at most: each takes minutes
-LEAST = 0.75  # of its estimated temporaries a step needs at least (docs/plan.md: 0.83); with this share, all are tried
+LEAST = 0.75  # share of its estimated temporaries that a step surely needs; the least measured is 0.84 (docs/plan.md)
 _CHUNKS = (1, 2, 4, 8)
 
 _ALWAYS = ("compute.remat", "objective.chunks", "objective.exchange", "mesh.fsdp")
