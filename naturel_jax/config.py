@@ -141,7 +141,9 @@ class Compute:
         key_of("naturel_jax.models.transformer:REMAT_POLICIES", "auto"),
         may_change=True,
     )
-    attention: str = setting("", "attention kernel; empty: JAX chooses", one_of("", "xla", "cudnn"))
+    attention: str = setting(
+        "", "attention kernel; empty: JAX chooses; cudnn: on NVIDIA GPUs, in bfloat16", one_of("", "xla", "cudnn")
+    )
 
     def dtype_on(self, backend: str) -> str:
         """The dtype on ``cpu``, ``gpu`` or ``tpu``: bfloat16 matrix products are slow on CPUs and fast elsewhere."""
@@ -261,6 +263,11 @@ def check(config: Config, path: str = "config") -> Config:
         raise UserError(
             f"{path}.data.cache is 'embeddings' and {path}.data.crop_scale is {config.data.crop_scale}: random crops "
             f"have no embedding that could be kept; set {path}.data.crop_scale to (1.0, 1.0)"
+        )
+    if config.compute.attention == "cudnn" and config.compute.dtype == "float32":
+        raise UserError(
+            f"{path}.compute.attention is 'cudnn' and {path}.compute.dtype is 'float32', but cuDNN's attention takes "
+            f"bfloat16; set {path}.compute.dtype to 'bfloat16', or {path}.compute.attention to ''"
         )
     own_config.check_names(config.eval.benchmarks, config.eval.fields, f"{path}.eval.fields")
     if unknown := sorted(config.eval.during.keys() - set(map(own_config.name_of, config.eval.benchmarks))):

@@ -23,6 +23,7 @@ from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.objectives import OBJECTIVES
 from naturel_jax.sharding import param_sharding, shardings
 from naturel_jax.weights import runs
+from tfds_naturel.errors import UserError
 
 
 class Start(NamedTuple):
@@ -66,9 +67,24 @@ def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[
 def make_model(config: Config, sizes: TwoTowerConfig, mesh: Mesh) -> Model:
     """The model on the devices of ``mesh``. It recomputes nothing if ``config.compute.remat`` is ``auto``: what the
     training step recomputes is decided once its batch is known (``run.make_training``)."""
-    options = config.compute
+    options, platform = config.compute, mesh.devices.flat[0].platform
     remat = "none" if options.remat == "auto" else options.remat
-    return Model(sizes, Compute(options.dtype_on(mesh.devices.flat[0].platform), remat, options.attention or None))
+    if options.attention == "cudnn":
+        _check_cudnn(sizes, platform)
+    return Model(sizes, Compute(options.dtype_on(platform), remat, options.attention or None))
+
+
+def _check_cudnn(sizes: TwoTowerConfig, platform: str) -> None:
+    """Raises UserError for towers and devices that cuDNN's attention is not made for."""
+    chosen, fix = "config.compute.attention is 'cudnn'", "set config.compute.attention to ''"
+    if platform != "gpu":
+        raise UserError(f"{chosen} and the devices are of the platform {platform!r}; it needs NVIDIA GPUs: {fix}")
+    for tower in ("image", "text"):
+        transformer = getattr(sizes, tower).transformer
+        width = transformer.width // transformer.heads
+        if width % 8 or width > 128:
+            expected = f"heads of width {width} in the {tower} tower; expected a multiple of 8, at most 128"
+            raise UserError(f"{chosen} and there are {expected}: {fix}")
 
 
 def trained_sizes(config: Config, sizes: TwoTowerConfig) -> tuple[TwoTowerConfig, bool]:

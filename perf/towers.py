@@ -3,7 +3,7 @@
     python perf/towers.py --preset clip-b32 --images 32 --captions 64 --train    # or: python -m perf.towers ...
 
 Parameters are random: speed does not depend on them. Model FLOPs utilization is printed if the accelerator's peak is
-known.
+known. On a GPU, OpenCLIP is measured with ``torch.compile`` too.
 """
 
 import argparse
@@ -75,8 +75,8 @@ def peer_models(config: TwoTowerConfig) -> dict[str, Any]:
     return models | {"OpenCLIP": getattr(open_clip, family.openclip_class)(**fields)}
 
 
-def peer_steps(model: Any, dtype: str, inputs: Inputs, train: bool) -> dict[str, Step]:
-    """tower -> a step on a peer's model, on the GPU if torch finds one."""
+def peer_steps(model: Any, dtype: str, inputs: Inputs, train: bool, compiled: bool) -> dict[str, Step]:
+    """tower -> a step on a peer's model, on the GPU if torch finds one; ``compiled``: by ``torch.compile``."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -93,6 +93,9 @@ def peer_steps(model: Any, dtype: str, inputs: Inputs, train: bool) -> dict[str,
             "text": lambda ids: model.get_text_features(input_ids=ids).pooler_output,
         }
 
+    if compiled:
+        encoders = {tower: torch.compile(encode) for tower, encode in encoders.items()}
+
     def step(tower: str) -> None:
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"), torch.set_grad_enabled(train):
             z = encoders[tower](x[tower])
@@ -106,18 +109,35 @@ def peer_steps(model: Any, dtype: str, inputs: Inputs, train: bool) -> dict[str,
     return {tower: lambda tower=tower: step(tower) for tower in encoders}
 
 
-def report(name: str, steps: dict[str, Step], config: TwoTowerConfig, args: argparse.Namespace) -> None:
-    """Prints one line: rates and, on a known accelerator, the fraction of its peak."""
+def report(
+    name: str, steps: dict[str, Step], config: TwoTowerConfig, args: argparse.Namespace, ours: Sequence[float] = ()
+) -> list[float]:
+    """Prints one line: rates, on a known accelerator the fraction of its peak, and how many times as fast ``ours`` are.
+    Returns the rates."""
     counts = {"image": (args.images, "images"), "text": (args.captions, "captions")}
     each = {"image": flops.image_flops(config), "text": flops.text_flops(config)}
     peak = flops.peak(jax.devices()[0].device_kind, args.dtype)
-    cells = []
+    cells, rates = [], []
     for tower, step in steps.items():
         count, noun = counts[tower]
         rate = count / seconds(step, args.repeats)
         share = f" ({100 * rate * each[tower] * (3 if args.train else 1) / peak:.1f} % of peak)" if peak else ""
         cells.append(f"{rate:10.1f} {noun}/s{share}")
-    print(f"{name:14}", *cells)
+        rates.append(rate)
+    if ours:
+        cells.append("; naturel_jax: " + ", ".join(f"{a / b:.2f}" for a, b in zip(ours, rates, strict=True)) + " times")
+    print(f"{name:18}", *cells)
+    return rates
+
+
+def report_peers(config: TwoTowerConfig, args: argparse.Namespace, inputs: Inputs, ours: Sequence[float]) -> None:
+    """Prints a line for each peer, and on a GPU one for OpenCLIP compiled."""
+    import torch
+
+    for name, model in peer_models(config).items():
+        report(name, peer_steps(model, args.dtype, inputs, args.train, False), config, args, ours)
+        if name == "OpenCLIP" and torch.cuda.is_available():
+            report("OpenCLIP, compiled", peer_steps(model, args.dtype, inputs, args.train, True), config, args, ours)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -144,10 +164,9 @@ def main(arguments: Sequence[str]) -> None:
     kind = jax.devices()[0].device_kind
     print(f"{args.preset}, {args.images} images, {args.captions} captions, {args.dtype}, on {kind}")
     compute = Compute(args.dtype, args.remat, args.attention)
-    report("naturel_jax", our_steps(config, compute, inputs, args.train), config, args)
+    ours = report("naturel_jax", our_steps(config, compute, inputs, args.train), config, args)
     if not args.ours_only:
-        for name, model in peer_models(config).items():
-            report(name, peer_steps(model, args.dtype, inputs, args.train), config, args)
+        report_peers(config, args, inputs, ours)
 
 
 if __name__ == "__main__":

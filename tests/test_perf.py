@@ -46,12 +46,27 @@ def test_ring_memory_is_constant_and_dense_memory_grows_with_devices(objective):
 )
 def test_towers_are_compared_with_other_libraries(name, peers, capsys):
     towers.main([f"--preset={name}", "--images=2", "--captions=2", "--repeats=1", "--train"])
-    rates = {
-        line.split()[0]: re.findall(r"([\d.]+) (?:images|captions)/s", line)
-        for line in capsys.readouterr().out.splitlines()
-    }
+    lines = capsys.readouterr().out.splitlines()
+    rates = {line.split()[0]: re.findall(r"([\d.]+) (?:images|captions)/s", line) for line in lines}
     assert [name for name, numbers in rates.items() if len(numbers) == 2] == ["naturel_jax", *peers]
     assert all(float(number) > 0 for numbers in rates.values() for number in numbers)
+    ours, theirs = (np.array(rates[name], float) for name in ("naturel_jax", peers[-1]))
+    ratios = [float(number) for number in re.search(r"; naturel_jax: ([\d.]+), ([\d.]+) times$", lines[-1]).groups()]
+    np.testing.assert_allclose(ratios, ours / theirs, rtol=0.02, atol=0.01)
+
+
+def test_both_towers_of_a_peer_are_compiled(monkeypatch):
+    """With ``torch.compile`` replaced: a real one takes a minute on the CPU."""
+    compiled = []
+    monkeypatch.setattr("torch.compile", lambda encode: compiled.append(encode) or encode)
+    config = preset("tiny-clip")
+    rng = np.random.default_rng(0)
+    pixels = rng.standard_normal((2, config.image.size, config.image.size, 3), np.float32)
+    inputs = {"image": pixels, "text": rng.integers(3, 9, (2, config.text.context), np.int32)}
+    model = towers.peer_models(config)["OpenCLIP"]
+    for step in towers.peer_steps(model, "float32", inputs, train=True, compiled=True).values():
+        step()
+    assert compiled == [model.encode_image, model.encode_text]
 
 
 def test_loading_reports_parameter_size_memory_and_time():

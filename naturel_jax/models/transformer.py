@@ -80,6 +80,27 @@ def layer_norm(width: int, eps: float, compute: Compute, rngs: nnx.Rngs) -> nnx.
     return nnx.LayerNorm(width, epsilon=eps, dtype=compute.dtype, use_fast_variance=False, rngs=rngs)
 
 
+def padded_attention(
+    q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, *, causal: bool, implementation: Implementation
+) -> jax.Array:
+    """``jax.nn.dot_product_attention`` of sequences padded to an even length, which is all that JAX passes on to cuDNN
+    in training (``check_is_flash_attention`` in jax/_src/cudnn/fused_attention_stablehlo.py). The result [B, T, H, K]
+    and its gradients are those without padding.
+
+    The padding is here and not around the blocks, since what cuDNN writes into rows that it leaves out is then cut off
+    and reaches no parameter.
+    """
+    batch, length = q_BTHK.shape[:2]
+    padding = length % 2
+    q_BTHK, k_BTHK, v_BTHK = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q_BTHK, k_BTHK, v_BTHK))
+    # A causal mask hides what follows already. Devices that share the batch may get all lengths: they are the same.
+    lengths_B = jnp.full(batch, length, jnp.int32) if padding and not causal else None
+    y_BTHK = jax.nn.dot_product_attention(
+        q_BTHK, k_BTHK, v_BTHK, is_causal=causal, key_value_seq_lengths=lengths_B, implementation=implementation
+    )
+    return y_BTHK[:, :length]
+
+
 def flatten_leading(layer: Callable[[jax.Array], jax.Array], x_BTD: jax.Array) -> jax.Array:
     """``layer`` on ``x_BTD`` as [B * T, D]: with one leading dimension XLA's CPU backend computes the gradients of
     weights twice as fast."""
@@ -102,7 +123,10 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         q, k, v = jnp.moveaxis(flatten_leading(self.qkv, x_BTD), -3, 0)
-        y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=self.implementation)
+        if self.implementation == "cudnn":
+            y_BTHK = padded_attention(q, k, v, causal=causal, implementation="cudnn")
+        else:
+            y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=self.implementation)
         return self.out(y_BTHK.reshape(-1, *y_BTHK.shape[-2:])).reshape(x_BTD.shape)
 
     def probe(self, probe_BPD: jax.Array, x_BTD: jax.Array) -> jax.Array:

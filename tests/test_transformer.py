@@ -1,0 +1,163 @@
+"""Attention through cuDNN, with XLA's in its place: padding changes nothing, and what cuDNN cannot do is refused."""
+
+import dataclasses
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_config
+from model_files import inputs, random_params
+
+from naturel_jax import config as c
+from naturel_jax.models.presets import PRESETS, preset
+from naturel_jax.models.transformer import Compute, padded_attention
+from naturel_jax.models.two_tower import Model
+from naturel_jax.sharding import make_mesh
+from naturel_jax.start import make_model
+from tfds_naturel.errors import UserError
+
+PLAIN = jax.nn.dot_product_attention
+
+
+def dense_attention(q, k, v, causal: bool) -> np.ndarray:
+    """softmax(q k^T / sqrt(K)) v in float64, a head and a sequence at a time."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    logits = np.einsum("bthk,bshk->bhts", q, k) / np.sqrt(q.shape[-1])
+    if causal:
+        logits[..., np.triu(np.ones(logits.shape[-2:], bool), 1)] = -np.inf
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.einsum("bhts,bshk->bthk", weights / weights.sum(-1, keepdims=True), v)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [1, 50, 77, 257])
+def test_padded_attention_is_the_plain_one(length, causal):
+    rng = np.random.default_rng(length)
+    q, k, v, dy = (rng.standard_normal((2, length, 3, 8), np.float32) for _ in range(4))
+
+    def padded(q, k, v):
+        return padded_attention(q, k, v, causal=causal, implementation="xla")
+
+    y, pullback = jax.vjp(padded, q, k, v)
+    np.testing.assert_allclose(y, dense_attention(q, k, v, causal), rtol=0, atol=1e-6)
+    plain, plain_pullback = jax.vjp(lambda q, k, v: PLAIN(q, k, v, is_causal=causal, implementation="xla"), q, k, v)
+    np.testing.assert_allclose(y, plain, rtol=0, atol=1e-6)
+    for ours, theirs in zip(pullback(dy), plain_pullback(dy), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+@jax.custom_vjp
+def careless(kv, length):
+    """``kv``, whose gradient is not a number in the rows that are left out of the attention."""
+    return kv
+
+
+careless.defvjp(
+    lambda kv, length: (kv, (kv.shape[1], length)),
+    lambda saved, dkv: (
+        jnp.where((jnp.arange(saved[0]) < saved[1])[None, :, None, None], dkv, jnp.nan),
+        np.zeros((), jax.dtypes.float0),
+    ),
+)
+
+
+def in_cudnns_place(q, k, v, *, is_causal=False, key_value_seq_lengths=None, implementation=None):
+    """XLA's attention, with what JAX asks of sequences for cuDNN; gradients are left undefined where they may be."""
+    if implementation == "cudnn":
+        assert q.shape[1] % 2 == 0 == k.shape[1] % 2
+    length = k.shape[1] if key_value_seq_lengths is None else key_value_seq_lengths[0]
+    k, v = careless(k, length), careless(v, length)
+    return PLAIN(q, k, v, is_causal=is_causal, key_value_seq_lengths=key_value_seq_lengths, implementation="xla")
+
+
+@pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
+def test_towers_with_padded_attention_are_the_plain_ones(name, monkeypatch):
+    """17 and 16 positions in the image tower, 9 and 16 in the text tower."""
+    config = preset(name)
+    params = random_params(config)
+    pixels, tokens = inputs(config)
+    tokens = tokens[:, :9] if config.text.causal else tokens
+
+    weight = np.random.default_rng(0).standard_normal(config.embed_dim, np.float32)
+
+    def value_and_gradient(compute):
+        model = Model(config, compute)
+
+        def total(params):
+            z = model.encode_image(params, pixels), model.encode_text(params, tokens)
+            return sum(jnp.sum(x @ weight) for x in z), z
+
+        return jax.jit(jax.value_and_grad(total, has_aux=True))(params)
+
+    expected = value_and_gradient(Compute())
+    monkeypatch.setattr(jax.nn, "dot_product_attention", in_cudnns_place)
+    found = value_and_gradient(Compute(attention="cudnn"))
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * max(1, np.abs(theirs).max()))
+
+
+# ---- What is refused -------------------------------------------------------------------------------------------------
+
+
+def with_cudnn(**fields) -> c.Config:
+    raw = tiny_config.get_config()
+    raw.compute.update({"attention": "cudnn", **fields})
+    return c.load(raw)
+
+
+def test_cudnn_in_float32_is_refused():
+    message = (
+        r"config\.compute\.attention is 'cudnn' and config\.compute\.dtype is 'float32', .* set config\.compute\.dtype"
+    )
+    with pytest.raises(UserError, match=message):
+        with_cudnn(dtype="float32")
+
+
+def test_cudnn_without_a_gpu_is_refused():
+    with pytest.raises(
+        UserError, match=r"config\.compute\.attention is 'cudnn' and the devices .* 'cpu'; it needs NVIDIA"
+    ):
+        make_model(with_cudnn(), preset("tiny-clip"), make_mesh({"data": -1}))
+
+
+def test_heads_that_cudnn_does_not_take_are_refused():
+    """128 / 32: ``check_is_flash_attention`` in jax/_src/cudnn/fused_attention_stablehlo.py asks for multiples of 8."""
+    sizes = preset("tiny-clip")
+    tower = dataclasses.replace(sizes.text.transformer, heads=32)
+    sizes = dataclasses.replace(sizes, text=dataclasses.replace(sizes.text, transformer=tower))
+    gpus = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform="gpu")]))
+    message = (
+        r"config\.compute\.attention is 'cudnn' and there are heads of width 4 in the text tower; expected a multiple"
+    )
+    with pytest.raises(UserError, match=message):
+        make_model(with_cudnn(), sizes, gpus)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_has_heads_that_cudnn_takes(name):
+    gpus = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform="gpu")]))
+    assert make_model(with_cudnn(), preset(name), gpus).compute == Compute("bfloat16", "none", "cudnn")
+
+
+# ---- Programs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "attentions"), [("tiny-clip", 2), ("tiny-siglip", 3)])
+def test_products_with_float32_results_are_those_of_attention_logits(name, attentions):
+    """In bfloat16: the logits of both towers and of SigLIP's pooling, and in the backward pass two of their factors.
+    Their factors are rounded to bfloat16 too."""
+    config = preset(name)
+    model = Model(config, Compute("bfloat16"))
+    pixels, tokens = inputs(config)
+
+    def total(params):
+        return jnp.sum(model.encode_image(params, pixels)) + jnp.sum(model.encode_text(params, tokens))
+
+    text = jax.jit(jax.grad(total)).lower(model.shapes()).as_text()
+    products = re.findall(r"stablehlo\.dot_general .* -> tensor<[\dx]*x(\w+)>", text)
+    assert set(products) == {"bf16", "f32"} and products.count("f32") == 3 * attentions
+    rounded = "lhs_precision_type = bf16, rhs_precision_type = bf16, accumulation_type = f32"
+    assert len(re.findall(rf"stablehlo\.dot_general .*{rounded}.* -> tensor<[\dx]*xf32>", text)) == 3 * attentions
