@@ -44,7 +44,7 @@ PLANS_GPU = for remat in none dots full; do $(PLAN_GPU) siglip_tp --topology h10
 plan-gpu:
 	$(PYTHON) -m venv .venv-plan-gpu
 	.venv-plan-gpu/bin/python -m pip install -q -e '.[plan-gpu]' pytest
-	.venv-plan-gpu/bin/python -m pytest -m proof tests/test_topologies.py
+	.venv-plan-gpu/bin/python -m pytest -m proof tests/test_topologies.py tests/test_gpu_programs.py
 	.venv-plan-gpu/bin/python proofs/record.py plan_gpu --tail=300 -- sh -c '$(PLANS_GPU)'
 
 # The poster's tables with the real data and weights, on GPUs (or DEVICE=gpu13, DEVICE=tpu). Says first what it
