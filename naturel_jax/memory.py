@@ -128,10 +128,10 @@ def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: 
     return gradients + activations(model, batch.images_to_embed // rows, captions // rows, tokens)
 
 
-def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int, sent: Any = ()) -> str:
+def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int, held: Any = ()) -> str:
     """The first of ``REMAT_POLICIES`` with which a step fits into the memory of the devices, the one that recomputes
     least; the last if none fits. "none" on a CPU, and where the memory is not known. Arguments: see ``temporaries``;
-    ``sent``: ``Pipeline.sent``. All processes get the same."""
+    ``held``: what else is on the devices (``Pipeline.sent`` and ``dataset``). All processes get the same."""
     kind = mesh.devices.flat[0].device_kind
     if (limit := usable(kind)) is None:
         return "none"
@@ -139,7 +139,7 @@ def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: i
     chosen = len(policies) - 1
     for number, policy in enumerate(policies):
         estimate = temporaries(with_remat(model, policy), state.params, batch, mesh, chunks)
-        needed = per_device((state, batch, sent)) + math.ceil(estimate * MARGINS.get(policy, MARGIN))
+        needed = per_device((state, batch, held)) + math.ceil(estimate * MARGINS.get(policy, MARGIN))
         if needed <= limit:
             chosen = number
             break
@@ -148,3 +148,17 @@ def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: i
     sizes = f"at most about {needed / GIB:.1f} of {limit / GIB:.1f} GiB"
     _LOG.info("config.compute.remat is %r (auto): a step needs %s of each %s", policies[chosen], sizes, kind)
     return policies[chosen]
+
+
+def check_dataset(dataset: Any, step: int, mesh: Mesh) -> None:
+    """Raises UserError if the devices have no memory for ``dataset`` (``Pipeline.dataset``) beside the ``step`` bytes
+    that a step needs of each. Nothing is checked on a CPU, and where the memory is not known."""
+    kind, images = mesh.devices.flat[0].device_kind, per_device(dataset)
+    limit = usable(kind)
+    if limit is not None and images + step > limit:
+        raise UserError(
+            f"config.data.cache is 'device', but of {limit / GIB:.1f} GiB on each {kind}, the decoded images need "
+            f"{images / GIB:.1f} GiB (all of them, on {batch_shards(mesh)} devices: config.mesh.data x "
+            f"config.mesh.fsdp) and a step {step / GIB:.1f} GiB; set config.data.cache to 'decoded', or use more "
+            "devices"
+        )

@@ -93,6 +93,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "moving average": memory.per_device(state.ema),
         "batch": memory.per_device(batch),
         "crops": memory.per_device(training.pipeline.sent(0)),
+        "dataset": memory.per_device(training.pipeline.dataset()),
     }
     rows = {"images": batch.images_to_embed, "captions": batch.tokens.shape[0], "tokens": batch.tokens.shape[1]}
     result: dict[str, Any] = {
@@ -177,6 +178,8 @@ def verdict(result: Mapping[str, Any]) -> str:
     if result["fits"]:
         return f"fits: {limit - needed:.2f} of {limit:.2f} GiB are left"
     fields = ["config.data.batch_size (smaller)", "config.objective.chunks (larger)", "config.mesh.fsdp (larger)"]
+    if result["memory"]["dataset"]:
+        fields.append("config.data.cache ('decoded')")
     if result["remat"] != "full":
         fields.insert(0, f"config.compute.remat ({'dots or full' if result['remat'] == 'none' else 'full'})")
     return f"does not fit: needs {needed:.2f} of {limit:.2f} GiB. Change {', '.join(fields)}"

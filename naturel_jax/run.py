@@ -72,6 +72,7 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
             is_open = "auto" in (config.compute.remat, config.objective.exchange)
             before = run_folder.saved_choices(folder) if is_open else {}
             training = make_training(config, start, sources, mesh, before)
+            check_dataset_fits(training, mesh)
             scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on)
         else:
             scores, intervals = evaluator.scores_with_intervals(start.params)
@@ -123,7 +124,8 @@ def make_training(
     objective, batch = config.objective, pipeline.shapes(0)
     if config.compute.remat == "auto":
         remat = before.get("remat")
-        remat = remat or memory.choose_remat(model, state, batch, mesh, objective.chunks, pipeline.sent(0))
+        held = (pipeline.sent(0), pipeline.dataset())
+        remat = remat or memory.choose_remat(model, state, batch, mesh, objective.chunks, held)
         model = memory.with_remat(model, remat)
     if objective.exchange == "auto":
         chosen = before.get("exchange") or exchange.choose(mesh, batch, model.config.embed_dim, objective.tile)
@@ -131,6 +133,15 @@ def make_training(
     loss = Loss(config, model, (processor.mean, processor.std), state.params, mesh)
     step = train.make_step(loss, tx, state, mesh, max_scale=model.config.max_scale, ema=config.optim.ema)
     return Training(start, pipeline, schedule, learning_rate, loss, step, state)
+
+
+def check_dataset_fits(training: Training, mesh: Mesh) -> None:
+    """Raises UserError if the devices are to hold all images (``config.data.cache``), but have too little memory."""
+    pipeline, loss, state = training.pipeline, training.loss, training.state
+    if dataset := pipeline.dataset():
+        batch, chunks = pipeline.shapes(0), pipeline.planner.chunks
+        step = memory.per_device((state, batch, pipeline.sent(0)))
+        memory.check_dataset(dataset, step + memory.temporaries(loss.model, state.params, batch, mesh, chunks), mesh)
 
 
 def train_and_evaluate(

@@ -171,10 +171,11 @@ def test_hard_pairs_are_those_that_the_audit_finds(tmp_path):
 
 
 # Share of the pairs that text alone may tell, with folds by triplet.
-LIMITS = {"masked": 0.62, "raw": 0.58, "style": 0.58}
+LIMITS = {"masked": 0.55, "raw": 0.55, "style": 0.53}
+ALL_WORDINGS = 0.69
 RELATION_LIMITS = {
-    **dict.fromkeys(("on", "under", "is", "inside_of", "wears", "at", "hits"), 0.66),
-    **dict.fromkeys(("holds", "plays", "interacts_with"), 0.85),
+    **dict.fromkeys(("on", "under", "is", "inside_of", "wears", "at", "hits"), 0.62),
+    **dict.fromkeys(("holds", "plays", "interacts_with"), 0.75),
 }
 
 
@@ -189,6 +190,13 @@ def test_text_alone_hardly_tells_the_true_caption_of_a_pair(published):
         rows = [n for n, pair in enumerate(pairs) if pair.relation == relation]
         by_relation[relation] = attack.score([pairs[n] for n in rows], wins["masked"][rows]).accuracy
     assert all(by_relation[name] <= limit for name, limit in RELATION_LIMITS.items()), by_relation
+
+
+def test_text_alone_tells_little_more_over_all_wordings(published):
+    """The wordings that tests do not use were not chosen against the attack, but training draws them."""
+    pairs, views = attack_report.all_pairs(published), attack_report.bank_views(published)
+    won = {name: attack.wins(pairs, views[name], attack.ngrams).mean() for name in LIMITS}
+    assert all(share <= ALL_WORDINGS for share in won.values()), won
 
 
 def test_complex_captions_vary(published):

@@ -82,6 +82,10 @@ def test_defaults_are_the_published_negclip_recipe():
             {"data__augment_on": "device"},
             r"config\.data\.augment_on is 'device' and config\.data\.cache is ''.*set config\.data\.cache to 'decoded'",
         ),
+        (
+            {"data__cache": "device"},
+            r"data\.cache is 'device' and config\.data\.augment_on is 'host'.*set config\.data\.augment_on to 'device'",
+        ),
         ({"data__batch_size": 0}, r"config\.data\.batch_size is 0"),
         ({"data__batch_size": -4}, r"config\.data\.batch_size is -4"),
         ({"data__threads": 0}, r"config\.data\.threads is 0"),

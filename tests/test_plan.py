@@ -144,8 +144,9 @@ def test_roofline_is_the_slowest_part():
     assert compiled.roofline("cpu", "float32", 1, 1, []) is None
 
 
-def result(needed: float, remat: str) -> dict:
+def result(needed: float, remat: str, dataset: int = 0) -> dict:
     sizes = {"needed": int(needed * 2**30), "usable": memory.USABLE["TPU v5 lite"], "remat": remat}
+    sizes["memory"] = {"dataset": dataset}
     return sizes | {"fits": sizes["needed"] <= sizes["usable"], "device": "TPU v5 lite"}
 
 
@@ -154,7 +155,8 @@ def test_verdict_says_by_how_much_and_what_to_change():
     text = planning.verdict(result(24.625, "none"))
     assert text.startswith("does not fit: needs 24.62 of 15.75 GiB. Change config.compute.remat (dots or full), ")
     assert all(field in text for field in ("config.data.batch_size", "config.objective.chunks", "config.mesh.fsdp"))
-    assert "remat" not in planning.verdict(result(24.6, "full"))
+    assert "remat" not in planning.verdict(result(24.6, "full")) and "cache" not in text
+    assert planning.verdict(result(24.6, "full", 2**30)).endswith(", config.data.cache ('decoded')")
 
 
 # ---- remat = "auto" --------------------------------------------------------------------------------------------------

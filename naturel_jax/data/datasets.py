@@ -55,7 +55,7 @@ def open_sources(data: Data) -> list[Source]:
 def decode_sources(data: Data, sources: Sequence[Source], size: int) -> list[Source]:
     """``sources`` with the decoded images that ``data.cache`` asks for, if it does, for a model of ``size`` pixels;
     those that are missing are decoded first, on each host. Raises what ``decoded_writer.decode`` raises."""
-    if data.cache != "decoded":
+    if data.cache not in ("decoded", "device"):
         return list(sources)
     with preemption.interruptible():
         crops = Crops(size, data.crop_scale, data.shrink_by)

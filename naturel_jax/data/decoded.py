@@ -84,9 +84,7 @@ class Kept(NamedTuple):
 
     def crop(self, box: Box) -> np.ndarray:
         """The pixels of a box, a view; its edges are rounded to pixels that are kept."""
-        (height, width), part = self.pixels.shape[:2], self.part
-        left, right = _edges(box.left - part.left, box.width, width / part.width, width)
-        top, bottom = _edges(box.top - part.top, box.height, height / part.height, height)
+        top, bottom, left, right = edges(box, self.part, *self.pixels.shape[:2])
         return self.pixels[top:bottom, left:right]
 
     def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
@@ -102,7 +100,16 @@ class Kept(NamedTuple):
         return height, width, box.mirrored
 
 
-def _edges(start: int, length: int, factor: float, most: int) -> tuple[int, int]:
+def edges(box: Box, part: Box, height: int, width: int) -> tuple[int, int, int, int]:
+    """The first line of a box, the one after its last, and the same of columns, in a copy [height, width] of ``part``
+    of an image."""
+    return (
+        *_span(box.top - part.top, box.height, height / part.height, height),
+        *_span(box.left - part.left, box.width, width / part.width, width),
+    )
+
+
+def _span(start: int, length: int, factor: float, most: int) -> tuple[int, int]:
     first = min(round(start * factor), most - 1)
     return first, max(round((start + length) * factor), first + 1)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-_TOGETHER = 16  # images in float32 at a time, 3 MB each
+TOGETHER = 16  # images in float32 at a time, 3 MB each
 
 
 def make_resize(size: int, sharding: NamedSharding) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -19,15 +19,15 @@ def make_resize(size: int, sharding: NamedSharding) -> Callable[[jax.Array, jax.
     ``crops_IHWC``: uint8, each crop in the corner of its array, with anything beside it. ``sides_I3``: int32, its
     height and width, and 1 if it is to be mirrored. ``images``: uint8 [I, size, size, 3].
     """
-    resize = functools.partial(jax.lax.map, functools.partial(_resize, size=size), batch_size=_TOGETHER)
+    resize_all = functools.partial(jax.lax.map, functools.partial(resize, size=size), batch_size=TOGETHER)
     spec = sharding.spec
-    local = jax.shard_map(lambda *arrays: resize(arrays), mesh=sharding.mesh, in_specs=spec, out_specs=spec)
+    local = jax.shard_map(lambda *arrays: resize_all(arrays), mesh=sharding.mesh, in_specs=spec, out_specs=spec)
     return jax.jit(local, in_shardings=sharding, out_shardings=sharding)
 
 
-def _resize(image: tuple[jax.Array, jax.Array], size: int) -> jax.Array:
-    """Bilinear, as OpenCV's INTER_LINEAR: pixel centres are at halves, edges are repeated, and nothing is averaged when
-    the crop is larger."""
+def resize(image: tuple[jax.Array, jax.Array], size: int) -> jax.Array:
+    """One crop and its sides (see ``make_resize``) to an image. Bilinear, as OpenCV's INTER_LINEAR: pixel centres are
+    at halves, edges are repeated, and nothing is averaged when the crop is larger."""
     crop_HWC, sides_3 = image
     rows = _weights(sides_3[0], size, crop_HWC.shape[0])
     columns = _weights(sides_3[1], size, crop_HWC.shape[1])

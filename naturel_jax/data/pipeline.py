@@ -17,13 +17,14 @@ from naturel_jax.data import staging
 from naturel_jax.data.augment import Blank, Crops, Encoded
 from naturel_jax.data.boxes import random_boxes
 from naturel_jax.data.buffers import Buffers
-from naturel_jax.data.decoded import Kept, largest_box
+from naturel_jax.data.decoded import Decoded, Kept, largest_box
 from naturel_jax.data.draws import Draws
 from naturel_jax.data.items import Items, Source
 from naturel_jax.data.on_device import make_resize
 from naturel_jax.data.planner import AUGMENT, Part, Plan, Planner, Row
 from naturel_jax.data.processor import Processor
 from naturel_jax.data.recipes import recipe
+from naturel_jax.data.resident import Layout, Slots, estimated_shape, lay_out, load, make_gather
 from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.sharding import batch_sharding, batch_shards
 from tfds_naturel import mining
@@ -33,11 +34,13 @@ from tfds_naturel.errors import UserError
 class LocalBatch(NamedTuple):
     """A batch as held by this process: all tokens and labels, but only the images of ``rows`` [R], ascending.
 
-    If the devices resize them, images are crops, and ``sides`` int32 [R, 3]: see ``on_device.make_resize``."""
+    If the devices resize them, images are crops, and ``sides`` int32 [R, 3]: see ``on_device.make_resize``. If they
+    also hold them, images are None, and ``slots`` are those of all rows."""
 
     rows: np.ndarray
     batch: Batch
     sides: np.ndarray | None = None
+    slots: Slots | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +48,10 @@ class Pipeline:
     """Batches of ``planner`` as global arrays sharded over their leading axis by ``sharding``.
 
     ``sources``: one for each part of the planner. ``crops``: what is made of random boxes (``boxes.random_boxes``) of
-    their images; if ``on_device``, by the devices, for which all sources must be decoded. ``embed_dim``: of the
-    embeddings that take the images' place, for which all sources must be embedded. ``threads`` and ``workers``
-    (processes; 0: none) read ahead; neither affects the batches.
+    their images; if ``on_device``, by the devices, for which all sources must be decoded; if ``resident``, of decoded
+    images that the devices hold from the first batch on (``resident.py``). ``embed_dim``: of the embeddings that take
+    the images' place, for which all sources must be embedded. ``threads`` and ``workers`` (processes; 0: none) read
+    ahead; neither affects the batches.
     """
 
     planner: Planner
@@ -57,6 +61,7 @@ class Pipeline:
     threads: int = 2
     workers: int = 0
     on_device: bool = False
+    resident: bool = False
     embed_dim: int | None = None
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
@@ -80,6 +85,8 @@ class Pipeline:
             if missing := [source.items.name for source in self.sources if not source.embedded]:
                 raise ValueError(f"{missing} are not embedded: see frozen.embed_sources")
             return _LoadEmbedded(self.planner, self.sources, self.embed_dim, self._local_blocks())
+        if self.resident:
+            return _LoadSlots(self.planner, self._layout, self.crops.scale)
         shape = self._largest_crop() if self.on_device else (self.crops.size, self.crops.size)
         return _Load(self.planner, self.sources, self.crops, shape, self.on_device, self._local_blocks(), Buffers())
 
@@ -95,21 +102,45 @@ class Pipeline:
 
     def sent(self, step: int) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Crops and their sides, which devices that resize them hold besides batch ``step``; of sources that are not
-        decoded yet, at their largest. Nothing if the host resizes."""
+        decoded yet, at their largest. Devices that hold all images make and receive about twice as many as a batch
+        has. Nothing if the host resizes."""
         if not self.on_device:
             return ()
         boxes = [source.decoded.largest_box if source.decoded else largest_box(self.crops) for source in self.sources]
         height, width = np.max(boxes, axis=0).tolist()
         rows = len(self.planner.plan(step).rows)
-        shapes = ((rows, height, width, 3), np.uint8), ((rows, 3), np.int32)
+        shapes = [((rows, height, width, 3), np.uint8), ((rows, 3), np.int32)]
+        if self.resident:
+            shapes = 2 * [*shapes, *2 * [((rows, self.crops.size, self.crops.size, 3), np.uint8)]]
         return tuple(jax.ShapeDtypeStruct(shape, dtype, sharding=self.sharding) for shape, dtype in shapes)
 
-    def _largest_crop(self) -> tuple[int, int]:
-        """Height and width that every crop is within. Raises ValueError for sources that are not decoded."""
+    def dataset(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The decoded images, if the devices hold them; of sources that are not decoded yet, an estimate."""
+        if not self.resident:
+            return ()
+        is_known, shards = all(source.decoded for source in self.sources), self.planner.shards
+        shape = self._layout.shape if is_known else estimated_shape(self.sources, self.crops, shards)
+        return (jax.ShapeDtypeStruct(shape, np.uint8, sharding=self.sharding),)
+
+    def _decoded(self) -> list[Decoded]:
+        """The images of the sources. Raises ValueError for sources that are not decoded."""
         if missing := [source.items.name for source in self.sources if not source.decoded]:
             raise ValueError(f"{missing} are not decoded, so devices cannot crop them: see datasets.decode_sources")
-        heights, widths = zip(*(source.decoded.largest_box for source in self.sources if source.decoded), strict=True)
+        return [source.decoded for source in self.sources if source.decoded]
+
+    def _largest_crop(self) -> tuple[int, int]:
+        """Height and width that every crop is within."""
+        heights, widths = zip(*(images.largest_box for images in self._decoded()), strict=True)
         return max(heights), max(widths)
+
+    @functools.cached_property
+    def _layout(self) -> Layout:
+        return lay_out(self._decoded(), self.planner.shards)
+
+    @functools.cached_property
+    def _gather(self) -> Callable[..., jax.Array]:
+        lines = load(self._layout, self.sources, self.sharding)
+        return functools.partial(make_gather(self._layout, self.crops.size, self.sharding), lines)
 
     @functools.cached_property
     def _resize(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -135,10 +166,14 @@ class Pipeline:
         def place(array: np.ndarray) -> jax.Array:
             return jax.make_array_from_callback(array.shape, self.sharding, array.__getitem__)
 
-        images = place_rows(local.batch.images)
-        if local.sides is not None:
-            images = self._resize(images, place_rows(local.sides))
-        return Batch(images, *jax.tree.map(place, local.batch[1:]))
+        def images() -> jax.Array:
+            if local.slots is not None:
+                return self._gather(*map(place, local.slots))
+            if local.sides is not None:
+                return self._resize(place_rows(local.batch.images), place_rows(local.sides))
+            return place_rows(local.batch.images)
+
+        return Batch(images(), *jax.tree.map(place, local.batch[1:]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +224,23 @@ class _Load:
         """The error, which may be of an image that was damaged or removed since it was checked, with its name."""
         items = self.sources[row.source].items
         return UserError(f"{items.name}, image {items.image_ids[row.item]!r}: {error}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadSlots:
+    """step -> LocalBatch with what devices make of the images that they hold; none is read."""
+
+    planner: Planner
+    layout: Layout
+    scale: tuple[float, float]
+
+    def __call__(self, step: int) -> LocalBatch:
+        plan = self.planner.plan(step)
+        numbers_I = self.layout.numbers(plan.rows.source_I, plan.rows.item_I)
+        draws = Draws(self.planner.seed, AUGMENT, plan.rows.sample_I)
+        boxes = random_boxes(*self.layout.sides(numbers_I), plan.rows.mirror_I.astype(bool), self.scale, draws)
+        slots = self.layout.slots(numbers_I, boxes)
+        return LocalBatch(np.arange(len(plan.rows)), Batch(None, *plan[1:]), slots=slots)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,6 +306,7 @@ def make_pipeline(
         data.threads,
         data.workers,
         on_device=data.augment_on == "device",
+        resident=data.cache == "device",
         embed_dim=model.embed_dim if data.cache == "embeddings" else None,
     )
 
