@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A file at a time, in order of name: xdist would leave files with few and long tests for the end, to one process.
 PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: lock demo reproduce test test-slow test-build plan-tpu proofs lint docs docs-serve pages setup setup-test clean
+.PHONY: lock demo reproduce test test-slow test-build plan-tpu plan-gpu proofs lint docs docs-serve pages setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers. Where there are none the setting is ignored.
 demo: setup
@@ -35,6 +35,17 @@ plan-tpu:
 	.venv-plan/bin/python -m pip install -q -e '.[plan-tpu]' pytest
 	.venv-plan/bin/python -m pytest -m proof tests/test_plan.py tests/test_resident.py
 	.venv-plan/bin/python proofs/record.py plan --tail=200 -- sh -c '$(PLANS)'
+
+# The GPU compiler (6 GB in an environment of its own) likewise.
+PLAN_GPU = .venv-plan-gpu/bin/naturel-plan --config
+PLANS_GPU = for remat in none dots full; do $(PLAN_GPU) siglip_tp --topology h100x8 --config.compute.remat=$$remat; done; \
+	$(PLAN_GPU) siglip_tp --topology h100x4x8; $(PLAN_GPU) negclip_ap --topology a100x8; \
+	$(PLAN_GPU) siglip_tp --topology h100x8 --config.data.batch_size=1536 --search
+plan-gpu:
+	$(PYTHON) -m venv .venv-plan-gpu
+	.venv-plan-gpu/bin/python -m pip install -q -e '.[plan-gpu]' pytest
+	.venv-plan-gpu/bin/python -m pytest -m proof tests/test_topologies.py tests/test_gpu_programs.py
+	.venv-plan-gpu/bin/python proofs/record.py plan_gpu --tail=300 -- sh -c '$(PLANS_GPU)'
 
 # The poster's tables with the real data and weights, on GPUs (or DEVICE=gpu13, DEVICE=tpu). Says first what it
 # downloads and how long it takes (docs/reproduce.md), and asks nothing.
@@ -121,4 +132,4 @@ $(VENV)/.docs: $(VENV)/.python pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-build .venv-plan build *.egg-info
+	rm -rf $(VENV) .venv-build .venv-plan .venv-plan-gpu build *.egg-info

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from naturel_jax.models import flops
 
@@ -53,7 +54,8 @@ def refused(message: str) -> int | None:
 class Collective(NamedTuple):
     """A collective of a compiled program: ``kind`` as HLO spells it, devices that take part in it together (0: in
     pairs), bytes of its result on one device, how often a run of the program executes it (loops multiplied out),
-    whether the device may compute meanwhile, and of a permute, its first source and target."""
+    whether the device may compute meanwhile, of a permute, its first source and target, and the hosts among which it
+    is, where another network connects hosts."""
 
     kind: str
     devices: int
@@ -61,6 +63,7 @@ class Collective(NamedTuple):
     runs: int
     asynchronous: bool
     way: str = ""
+    hosts: int = 1
 
 
 _BITS = {"pred": 8, "bf16": 16, **{f"{kind}{bits}": bits for kind in "fsu" for bits in (4, 8, 16, 32, 64)}}
@@ -75,26 +78,31 @@ _CALLED = re.compile(
 _LOOP = re.compile(r" while\(.*\bcondition=%?([\w.\-]+)")
 _KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONSTANT = re.compile(r" = [su]\d+\[\]\S* constant\((\d+)\)")
-# The three ways in which HLO writes them: [groups,devices]<=[...], {{0,1,...},...} and mesh['a'=4,'b'=2] {'a'}; before
-# the axes there may be an order of the devices.
+# The three ways in which HLO writes them: [groups,devices]<=ORDER, {{0,1,...},...} and mesh['a'=4,'b'=2] {'a'}, where
+# device_ids=(ORDER) may come before the axes. An order is [4,2] or, with the axes transposed, [4,2]T(1,0).
+_ORDER = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 _GROUPS = re.compile(
-    r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\}|mesh\[([^\]]*)\](?:, device_ids=\S+)? \{([^}]*)\})"
+    rf"replica_groups=(?:\[\d+,(\d+)\]<={_ORDER}|\{{\{{([\d,]+)\}}|"
+    rf"mesh\[([^\]]*)\](?:, device_ids=(?:\({_ORDER}\)|\S+))? \{{([^}}]*)\}})"
 )
-_PAIR = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
+_PAIRS = re.compile(r"source_target_pairs=\{(.*?\})\}")
+_PAIR = re.compile(r"\{(\d+),(\d+)\}")
+_SYNCHRONOUS = '"is_sync":true'  # of GPUs, whose collectives all have a start and an end
 
 
-def collectives(hlo: str) -> list[Collective]:
-    """The collectives of a program, from its text (``Compiled.as_text()``)."""
+def collectives(hlo: str, cards: int = 0) -> list[Collective]:
+    """The collectives of a program, from its text (``Compiled.as_text()``). ``cards``: devices of each host, where
+    another network connects the hosts."""
     lines_of, entry = _computations(hlo)
     found: dict[Collective, int] = {}
 
     def visit(name: str, runs: int, asynchronous: bool) -> None:
         for line in lines_of.get(name, ()):
             if match := _COLLECTIVE.search(line):
-                one = _collective(line, match, asynchronous)
+                one = _collective(line, match, asynchronous, cards)
                 found[one] = found.get(one, 0) + runs
             for called in _called(line):
-                started = asynchronous or " async-start(" in line or "async" in called
+                started = asynchronous or ((" async-start(" in line or "async" in called) and _SYNCHRONOUS not in line)
                 visit(called, runs * _trips(line, lines_of), started)
 
     visit(entry, 1, False)
@@ -132,23 +140,44 @@ def _called(line: str) -> Iterator[str]:
             yield name.strip().lstrip("%")
 
 
-def _collective(line: str, found: re.Match[str], asynchronous: bool) -> Collective:
+def _collective(line: str, found: re.Match[str], asynchronous: bool, cards: int) -> Collective:
     shape, kind, start = found.groups()
     arrays = [(name, size) for name, size in _ARRAY.findall(shape) if name in _BITS]
     if start and kind != "all-reduce":  # operands, results, and scalars that identify the transfer
         arrays = [(name, size) for name, size in arrays if size or name != "u32"]
         arrays = arrays[len(arrays) // 2 :]
-    devices = _group_size(match) if (match := _GROUPS.search(line)) else 0
-    way = f"{pair[1]} to {pair[2]}" if (pair := _PAIR.search(line)) else ""
-    return Collective(kind, devices, sum(_bytes(*array) for array in arrays), 1, bool(start) or asynchronous, way)
+    group = _first_group(match) if (match := _GROUPS.search(line)) else []
+    pairs = [(int(a), int(b)) for a, b in _PAIR.findall(match[1])] if (match := _PAIRS.search(line)) else []
+    way = "{} to {}".format(*pairs[0]) if pairs else ""
+    hosts = 1
+    if cards:
+        hosts = max([len({device // cards for device in one}) for one in (group, *pairs) if one], default=1)
+    started = (bool(start) or asynchronous) and _SYNCHRONOUS not in line
+    return Collective(kind, len(group), sum(_bytes(*array) for array in arrays), 1, started, way, hosts)
 
 
-def _group_size(match: re.Match[str]) -> int:
-    size, listed, mesh, axes = match.groups()
-    if size or listed:
-        return int(size or 1 + listed.count(","))
-    sizes = dict(axis.split("=") for axis in mesh.split(","))
-    return math.prod(int(sizes[axis]) for axis in axes.split(","))
+def _first_group(match: re.Match[str]) -> list[int]:
+    """The devices of the first group of a collective."""
+    size, shape, transposed, listed, mesh, ids, ids_transposed, axes = match.groups()
+    if listed:
+        return _numbers(listed)
+    if size:
+        return _ordered(shape, transposed)[: int(size)].tolist()
+    names, lengths = zip(*(axis.split("=") for axis in mesh.split(",")), strict=True)
+    places = _ordered(ids or ",".join(lengths), ids_transposed).reshape([int(length) for length in lengths])
+    chosen = [names.index(axis) for axis in axes.split(",")]
+    return places[tuple(slice(None) if n in chosen else 0 for n in range(len(names)))].ravel().tolist()
+
+
+def _ordered(shape: str, transposed: str | None) -> np.ndarray:
+    """0, 1, ... in this shape, with its axes transposed, as a list."""
+    lengths = _numbers(shape)
+    places = np.arange(math.prod(lengths)).reshape(lengths)
+    return (places.transpose(_numbers(transposed)) if transposed else places).ravel()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _bytes(kind: str, size: str) -> int:
@@ -159,21 +188,44 @@ def _bytes(kind: str, size: str) -> int:
 
 
 class Speed(NamedTuple):
-    """Bytes per second of a device: its memory, and one of the links to its neighbours, one way; and how many links."""
+    """Bytes per second of a device: its memory, and one of the links to its neighbours, one way; how many links; bytes
+    per second to other hosts, if another network connects those; and FLOP/s of matrix products in full float32, if it
+    does not make them of six in bfloat16."""
 
     memory: float
     link: float
     links: int
+    between: float = math.inf
+    float32: float | None = None
+
+    def seconds(self, kind: str, size: float, devices: int, hosts: int = 1) -> float:
+        """The least time of a collective whose result has ``size`` bytes: among ``devices`` equally spread over
+        ``hosts``, each of which sends through as many cards as take part; a permute to a neighbour, over one link."""
+        links = 1 if kind == "collective-permute" else self.links
+        within = _SENT[kind](devices) * size / (links * self.link)
+        if hosts == 1:
+            return within
+        sent = _SENT[kind](hosts) * size
+        if kind in ("all-reduce", "all-gather"):  # all cards of a host have the same result: each sends its share of it
+            sent *= hosts / devices
+        return max(within, sent / self.between)
 
 
 # By ``jax.Device.device_kind``. Memory: the pages of each TPU under cloud.google.com/tpu/docs. Links: jax-ml.github.io/
 # scaling-book/tpus (bandwidth of a link, one way); TPU7x: 1,200 GB/s over the six links of a chip, both ways. A
-# TPU7x device is half a chip and has half the bandwidth of its memory and links.
+# TPU7x device is half a chip and has half the bandwidth of its memory and links. GPUs: NVIDIA's data sheets (memory,
+# and FP32 without tensor cores); within a host, NVLink through switches, so that one "link" leads everywhere, and
+# between hosts, a network card for each GPU, of 400 Gbit/s, with A100s 200: jax-ml.github.io/scaling-book/gpus and the
+# data sheets of DGX A100 and DGX H100.
 SPEEDS: dict[str, Speed] = {
     "TPU v5 lite": Speed(819e9, 45e9, 4),
     "TPU v5": Speed(2765e9, 90e9, 6),
     "TPU v6 lite": Speed(1638e9, 90e9, 4),
     "TPU7x": Speed(3690e9, 50e9, 6),
+    "NVIDIA A100-SXM4-40GB": Speed(1555e9, 300e9, 1, 25e9, 19.5e12),
+    "NVIDIA A100-SXM4-80GB": Speed(2039e9, 300e9, 1, 25e9, 19.5e12),
+    "NVIDIA H100 80GB HBM3": Speed(3350e9, 450e9, 1, 50e9, 67e12),
+    "NVIDIA H200": Speed(4800e9, 450e9, 1, 50e9, 67e12),
 }
 
 # Bytes that a device sends for each byte of the result, given the number of devices; reduce-scatter's result is a part.
@@ -207,18 +259,17 @@ def roofline(
 ) -> Roofline | None:
     """The least time of a step on a device of ``kind``, or None if its speed is not known. ``device_flops``: of its
     matrix products, ``traffic``: bytes that it reads and writes in its memory. Permutes to different devices share no
-    link."""
+    link, if there are several."""
     peak, speed = flops.peak(kind, dtype), SPEEDS.get(kind)
     if peak is None or speed is None:
         return None
     waiting, meanwhile = 0.0, {"": 0.0}
     for one in found:
-        links = 1 if one.kind == "collective-permute" else speed.links
-        sent = one.runs * one.bytes * _SENT[one.kind](max(one.devices, 1))
-        seconds = sent / (links * speed.link)
+        seconds = one.runs * speed.seconds(one.kind, one.bytes, max(one.devices, 1), one.hosts)
         if one.asynchronous:
             meanwhile[one.way] = meanwhile.get(one.way, 0) + seconds
         else:
             waiting += seconds
-    links_busy = waiting + meanwhile.pop("") + max(meanwhile.values(), default=0)
+    others, permutes = meanwhile.pop(""), meanwhile.values()
+    links_busy = waiting + others + max(max(permutes, default=0), sum(permutes) / speed.links)
     return Roofline(device_flops / peak, traffic / speed.memory, links_busy, waiting)

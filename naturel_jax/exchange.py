@@ -14,25 +14,27 @@ from naturel_jax import memory
 from naturel_jax.batch import Batch
 from naturel_jax.compiled import SPEEDS
 from naturel_jax.models import flops
-from naturel_jax.sharding import batch_shards
+from naturel_jax.sharding import batch_shards, hosts
 from naturel_jax.tiles import EXCHANGES
 
 _LOG = logging.getLogger(__name__)
 
 _FLOAT = 4  # bytes: embeddings, logits and their gradients are float32
-_PRODUCT = 6 * 2  # FLOPs of a multiply-add in float32: on TPUs, products in bfloat16 of three parts of each number
+_PRODUCTS = 6  # in bfloat16, of three parts of each number, that make one in float32 on TPUs
 _HOP = 1e-6  # seconds, however little is sent: jax-ml.github.io/scaling-book/sharding, "A note on ICI latency"
 _SHARE = 1 / 20  # of the memory of a device that the loss may take: the margins of remat's estimate are larger
 
 
 class Sizes(NamedTuple):
-    """The loss on each of ``devices``: rows of images and captions, width of the embeddings, captions of a tile."""
+    """The loss on each of ``devices``: rows of images and captions, width of the embeddings, captions of a tile;
+    ``hosts`` are those of GPUs."""
 
     devices: int
     images: int
     captions: int
     width: int
     tile: int
+    hosts: int = 1
 
 
 class Cost(NamedTuple):
@@ -43,20 +45,23 @@ class Cost(NamedTuple):
     memory: int
 
 
-def costs(kind: str, sizes: Sizes) -> dict[str, Cost] | None:
+def costs(kind: str, of: Sizes) -> dict[str, Cost] | None:
     """What each of ``EXCHANGES`` costs on devices of this ``jax.Device.device_kind``; None if their speed is not
     known. Counts one pass over the tiles for the value and one for the gradient; the softmax makes two of each."""
     peak, speed = flops.peak(kind, "bfloat16"), SPEEDS.get(kind)
     if peak is None or speed is None:
         return None
-    devices, images, captions, width, tile = sizes
+    devices, images, captions, width, tile, hosts = of
     block = _FLOAT * captions * width
-    product = _PRODUCT * images * captions * width / peak  # a gradient takes two more
-    gathered = (devices - 1) * block / (speed.links * speed.link)
+    product = 2 * images * captions * width / (speed.float32 or peak / _PRODUCTS)  # a gradient takes two more
+    gathered = speed.seconds("all-gather", devices * block, devices, hosts)
 
     def ring(directions: int) -> Cost:
         def hop(blocks: int) -> float:
-            return max(_HOP, blocks * block / (directions * speed.link))
+            within = blocks * block / (min(directions, speed.links) * speed.link)
+            # The way to the next host and the way to the one before begin at different cards.
+            outside = blocks * block / (directions * speed.between) if hosts > 1 else 0
+            return max(_HOP, within, outside)
 
         value = (devices - 1) * max(0, hop(1) - product)
         gradient = (devices - 1) * max(0, hop(2) - 3 * product) + hop(1)  # captions and sums; then the sums go home
@@ -77,12 +82,17 @@ def best(known: Mapping[str, Cost], limit: int) -> str:
     return min(fits, key=lambda name: known[name].waiting)
 
 
+def sizes(mesh: Mesh, batch: Batch, width: int, tile: int) -> Sizes:
+    """Those of the loss of a batch (arrays or shapes) on the devices of ``mesh``."""
+    devices = batch_shards(mesh)
+    return Sizes(devices, len(batch.images) // devices, len(batch.tokens) // devices, width, tile, hosts(mesh))
+
+
 def choose(mesh: Mesh, batch: Batch, width: int, tile: int) -> str:
     """The ``best`` of ``EXCHANGES``; "ring" where speed or memory of the devices is not known. All processes get the
     same. ``batch``: arrays or shapes."""
-    kind, devices = mesh.devices.flat[0].device_kind, batch_shards(mesh)
-    sizes = Sizes(devices, len(batch.images) // devices, len(batch.tokens) // devices, width, tile)
-    known, limit = costs(kind, sizes), memory.usable(kind)
+    kind = mesh.devices.flat[0].device_kind
+    known, limit = costs(kind, sizes(mesh, batch, width, tile)), memory.usable(kind)
     if known is None or limit is None:
         return EXCHANGES[0]
     chosen = best(known, limit)

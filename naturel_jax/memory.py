@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import logging
 import math
+import os
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from naturel_jax.batch import Batch
 from naturel_jax.models.transformer import REMAT_POLICIES
 from naturel_jax.models.two_tower import Model, Params
 from naturel_jax.sharding import batch_shards
+from naturel_jax.topologies import CARDS
 from naturel_jax.train import State
 from tfds_naturel.errors import UserError
 
@@ -39,6 +41,10 @@ USABLE: dict[str, int] = {
     "TPU7x": int(94.75 * GIB),
 }
 
+# Of a GPU, JAX takes a share at the start, and a program can use no more: 0.75, or what the first of these variables
+# says that is set (docs.jax.dev/en/latest/gpu_memory_allocation.html). The rest is for CUDA, NCCL and other programs.
+_SHARE, _SHARE_VARIABLES = 0.75, ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+
 # By which ``temporaries`` are multiplied before a step is taken to fit: the compiler pads arrays to the tiles of the
 # matrix unit and keeps buffers that the estimate does not count, more of them if nothing is recomputed (docs/plan.md).
 MARGINS, MARGIN = {"none": 1.75}, 1.25
@@ -46,10 +52,25 @@ MARGINS, MARGIN = {"none": 1.75}, 1.25
 
 def usable(kind: str) -> int | None:
     """Bytes that a program may use of a device of this ``jax.Device.device_kind``; None if they are not known, as on a
-    CPU, which shares the host's."""
+    CPU, which shares the host's. Raises UserError if ``gpu_share`` does."""
     local = [device for device in jax.local_devices() if device.device_kind == kind]
     stats = local[0].memory_stats() if local else None
-    return stats["bytes_limit"] if stats and "bytes_limit" in stats else USABLE.get(kind)
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    card = next((card for card in CARDS.values() if card.kind == kind), None)
+    return int(gpu_share() * card.memory) if card else USABLE.get(kind)
+
+
+def gpu_share() -> float:
+    """The share of a GPU's memory that JAX takes at the start. Raises UserError for a variable that says no number."""
+    for name in _SHARE_VARIABLES:
+        if value := os.environ.get(name):
+            try:
+                return float(value)
+            except ValueError as error:
+                expected = "the share of a GPU's memory that JAX takes, such as .9"
+                raise UserError(f"{name} is {value!r}; expected {expected}") from error
+    return _SHARE
 
 
 def per_device(tree: Any) -> int:

@@ -1,37 +1,24 @@
-"""Compiles the training step of a config for a TPU slice that is not there: does it fit, what does it need and cost?
+"""Compiles the training step of a config for accelerators that are not there: does it fit, what does it need and cost?
 
     python -m naturel_jax.plan --config configs/siglip_tp.py --topology v5e:2x4
     python -m naturel_jax.plan --config siglip_tp --topology v5e:16x16 --config.data.batch_size=8192 --price 1.2
+    python -m naturel_jax.plan --config siglip_tp --topology h100x8 --search
 
-Runs on the CPU, with the compiler that `pip install 'naturel_jax[plan-tpu]'` brings. Exit codes: 0 the step fits, 3 it
-does not, 2 a mistake in a flag, config or file.
+Runs on the CPU, with the compiler that `pip install 'naturel_jax[plan-tpu]'` or `'naturel_jax[plan-gpu]'` brings. With
+--search, recomputation, chunks, exchange and mesh of the config are chosen instead of taken. Exit codes: 0 the step (or
+a candidate) fits, 3 it does not, 2 a mistake in a flag, config or file.
 """
 
 import argparse
-import importlib.util
+import functools
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from naturel_jax import topologies
 from tfds_naturel import cli
 from tfds_naturel.errors import UserError
-
-if TYPE_CHECKING:  # JAX is imported after the environment is set
-    import jax
-
-# Without these, JAX looks for a TPU, and libtpu locks out other processes, asks a metadata server what machine this is,
-# and complains that it got no answer. The slice is that of --topology, whatever is said here.
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-}
 
 DOES_NOT_FIT = 3  # exit code
 
@@ -40,14 +27,25 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags, without the overrides ``--config.x=y``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a config, as for naturel-train; --config.x=y changes a field")
-    parser.add_argument("--topology", required=True, help="TPU slice: v5e:2x4, v5p:2x2x1, v6e:4x4, tpu7x:2x2x1, ...")
+    parser.add_argument(
+        "--topology",
+        required=True,
+        help="TPU slice: v5e:2x4, v5p:2x2x1, v6e:4x4, tpu7x:2x2x1, ...; GPUs: h100x8 (a host with 8 cards), h100x4x8 "
+        f"(4 such hosts), of {', '.join(topologies.CARDS)}",
+    )
     parser.add_argument("--processes", type=int, default=1, help="check that so many can share batch and mesh")
-    parser.add_argument("--price", type=float, help="price of a chip-hour: prints the cost of the run")
+    parser.add_argument("--price", type=float, help="price of an hour of a chip or card: prints the cost of the run")
     parser.add_argument(
         "--tokens", type=int, default=24, help="longest caption of a batch, for a text tower that trims captions"
     )
     parser.add_argument(
         "--examples", type=int, default=100_000, help="images in an epoch, where the data is not prepared"
+    )
+    parser.add_argument(
+        "--search", action="store_true", help="find the fastest step that fits, with other remat, chunks and mesh"
+    )
+    parser.add_argument(
+        "--search_batch_sizes", type=int, nargs="+", default=[], metavar="N", help="search these batch sizes too"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -57,35 +55,34 @@ def main(arguments: Sequence[str]) -> int:
     """Plans the config given by the flags; returns the exit code."""
     overrides = [argument for argument in arguments if re.match(r"--?config\.", argument)]
     args = make_parser().parse_args([argument for argument in arguments if argument not in overrides])
-    os.environ.update(ENVIRONMENT)
+    if min(args.processes, args.tokens, args.examples, *args.search_batch_sizes) < 1:
+        raise UserError("--processes, --tokens, --examples and --search_batch_sizes must be at least 1")
+    if args.search_batch_sizes and not args.search:
+        raise UserError("--search_batch_sizes is for --search: add it, or set config.data.batch_size instead")
+    topologies.prepare(args.topology)
     from naturel_jax import config as config_lib
-    from naturel_jax import config_flags, planning
+    from naturel_jax import config_flags, plan_search, planning
 
     config = config_lib.load(config_flags.parse([sys.argv[0], f"--config={args.config}", *overrides]))
     if isinstance(config, config_lib.Suite):
         raise UserError(f"--config {args.config} holds several runs; plan the config of one of them")
-    if min(args.processes, args.tokens, args.examples) < 1:
-        raise UserError("--processes, --tokens and --examples must be at least 1")
-    devices = described_devices(args.topology)
-    training = planning.make_training(config, devices, args.processes, args.tokens, args.examples)
-    result = {"name": config.name, "topology": args.topology} | planning.plan(config, training, args.price)
-    print(json.dumps(result, indent=1) if args.json else planning.to_text(result))
-    return cli.DONE if result["fits"] else DOES_NOT_FIT
-
-
-def described_devices(topology: str) -> list["jax.Device"]:
-    """The devices of a TPU slice such as ``v5e:2x4``, of which only the compiler knows. Raises UserError."""
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError("libtpu is not installed: run `pip install 'naturel_jax[plan-tpu]'`")
-    import jax
-    from jax.experimental import topologies
-
-    try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        raise UserError(
-            f"--topology {topology}: {error}; expected one such as v5e:2x4, v5p:2x2x1, v6e:4x4 or tpu7x:2x2x1"
-        ) from error
+    devices = topologies.devices(args.topology)
+    make = functools.partial(
+        planning.make_training,
+        devices=devices,
+        processes=args.processes,
+        tokens=args.tokens,
+        examples=args.examples,
+    )
+    result = {"name": config.name, "topology": args.topology}
+    if args.search:
+        result |= plan_search.report(config, devices, make, args.search_batch_sizes, args.price)
+        text, fits = plan_search.to_text, result["fastest"] is not None
+    else:
+        result |= planning.plan(config, make(config), args.price)
+        text, fits = planning.to_text, result["fits"]
+    print(json.dumps(result, indent=1) if args.json else text(result))
+    return cli.DONE if fits else DOES_NOT_FIT
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from naturel_jax import compiled, memory, run, weights
 from naturel_jax.config import Config
@@ -14,13 +15,10 @@ from naturel_jax.data import datasets, stand_in
 from naturel_jax.data.items import Source
 from naturel_jax.models import flops, presets
 from naturel_jax.models.two_tower import TwoTowerConfig, config_from_dict
-from naturel_jax.sharding import batch_shards, make_mesh, shardings
+from naturel_jax.sharding import batch_shards, hosts, make_mesh, shardings
 from naturel_jax.start import Start, make_model, trained_sizes
 from naturel_jax.weights import runs
 from tfds_naturel.errors import UserError
-
-# Passes over the towers that a remat policy adds to the forward pass: "dots" computes no product of weights again.
-_EXTRA_PASSES = {"full": 1}
 
 
 def make_training(
@@ -76,11 +74,19 @@ def _prepared(config: Config) -> bool:
     return all(":" in part.dataset or (folder / part.dataset).is_dir() for part in config.data.mixture.values())
 
 
+def passes(remat: str, chunks: int) -> float:
+    """By how much the FLOPs of a step grow with recomputation. A step is three passes over the towers, and two of them
+    are the backward pass. "dots" computes no product of weights again."""
+    return 1 + ((remat == "full") + (chunks > 1)) / 3
+
+
 def plan(config: Config, training: run.Training, price: float | None) -> dict[str, Any]:
-    """Compiles the step and returns what ``--json`` prints; sizes are in bytes, times in seconds. ``price``: of a
-    chip-hour."""
+    """Compiles the step and returns what ``--json`` prints; sizes are in bytes, times in seconds. ``price``: of an hour
+    of a TPU chip or GPU."""
     model, batch, state = training.loss.model, training.pipeline.shapes(0), training.state
-    device = training.pipeline.sharding.mesh.devices.flat[0]
+    mesh = training.pipeline.sharding.mesh
+    assert isinstance(mesh, Mesh)  # the step is placed on devices
+    device = mesh.devices.flat[0]
     needs = {
         "parameters": memory.per_device(state.params),
         "optimizer": memory.per_device(state.opt_state),
@@ -92,7 +98,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     captions, tokens = batch.captions_to_embed
     rows = {"images": batch.images_to_embed, "captions": captions, "tokens": tokens}
     result: dict[str, Any] = {
-        "devices": training.pipeline.sharding.mesh.devices.size,
+        "devices": mesh.size,
         "device": device.device_kind,
         "data": "prepared" if _prepared(config) else "stand-in: all captions of a batch differ",
         "rows": rows,
@@ -102,6 +108,8 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "steps": training.schedule.total,
         "model_flops": flops.step_flops(model.config, *rows.values()),
         "usable": memory.usable(device.device_kind),
+        "gpu_share": memory.gpu_share() if device.platform == "gpu" else None,
+        "estimated_temporaries": memory.temporaries(model, state.params, batch, mesh, config.objective.chunks),
     }
     started = time.monotonic()
     try:
@@ -120,17 +128,16 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "needed": needed,
         "fits": result["usable"] is None or needed <= result["usable"],
     }
-    found = compiled.collectives(program.as_text())
+    found = compiled.collectives(program.as_text(), mesh.size // hosts(mesh))
     result["collectives"] = [one._asdict() for one in found]
-    extra = _EXTRA_PASSES.get(model.compute.remat, 0) + (config.objective.chunks > 1)
-    device_flops = result["model_flops"] * (1 + extra / 3) / result["devices"]
+    device_flops = result["model_flops"] * passes(model.compute.remat, config.objective.chunks) / mesh.size
     traffic = sizes.arguments + memory.per_device(state) + 2 * sizes.temporaries
     if bound := compiled.roofline(device.device_kind, model.compute.dtype, device_flops, traffic, found):
         result["at_least"] = bound._asdict() | {"step": bound.step}
         result["images_per_second"] = config.data.batch_size / bound.step
         result["hours"] = training.schedule.total * bound.step / 3600
         if price is not None:
-            chips = len({tuple(device.coords) for device in training.pipeline.sharding.mesh.devices.flat})
+            chips = len({tuple(device.coords) for device in mesh.devices.flat})
             result["cost"] = result["hours"] * chips * price
     return result
 
@@ -140,7 +147,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
 
 def to_text(result: Mapping[str, Any]) -> str:
     """The result of ``plan`` for people."""
-    rows, devices = result["rows"], result["devices"]
+    rows, devices, estimate = result["rows"], result["devices"], result["estimated_temporaries"]
     lines = [
         f"{result['name']} on {result['topology']}: {devices} x {result['device']}, {result['dtype']}, "
         f"remat {result['remat']!r}, exchange {result['exchange']!r}",
@@ -150,14 +157,16 @@ def to_text(result: Mapping[str, Any]) -> str:
         "memory of each device (GiB)",
         *(f"  {kind:16}{size / memory.GIB:8.3f}" for kind, size in result["memory"].items() if size >= 2**20),
         f"  {'in all':16}{result['needed'] / memory.GIB:8.3f}",
-        verdict(result),
+        verdict(result) + share_note(result),
+        f"temporaries are {result['memory']['temporaries'] / estimate:.2f} times as large as the estimate, "
+        f"{estimate / memory.GIB:.2f} GiB",
     ]
     if "collectives" in result:
         large = [one for one in result["collectives"] if one["bytes"] >= 2**10]
         lines += ["", "transfers between devices in a step (of 1 KiB or more)", *map(_collective_line, large)]
         lines += ["", f"compiled in {result['compile_seconds']:.0f} s"]
     if "at_least" in result:
-        lines += _time_lines(result)
+        lines += time_lines(result)
     return "\n".join(lines)
 
 
@@ -177,14 +186,23 @@ def verdict(result: Mapping[str, Any]) -> str:
     return f"does not fit: needs {needed:.2f} of {limit:.2f} GiB. Change {', '.join(fields)}"
 
 
+def share_note(result: Mapping[str, Any]) -> str:
+    """Of a GPU, how much of its memory JAX may use."""
+    if result["gpu_share"] is None:
+        return ""
+    return f" (JAX takes {result['gpu_share']:g} of the card's memory, or XLA_CLIENT_MEM_FRACTION)"
+
+
 def _collective_line(one: Mapping[str, Any]) -> str:
     size = one["bytes"] / 2**20
     how = "asynchronous" if one["asynchronous"] else "synchronous"
     among = f"among {one['devices']}" if one["devices"] else f"from {one['way']} and so on" if one["way"] else ""
+    among += f" on {one['hosts']} hosts" if one["hosts"] > 1 else ""
     return f"  {one['runs']:4} x {one['kind']:20}{size:10.3f} MiB  {how:13} {among}".rstrip()
 
 
-def _time_lines(result: Mapping[str, Any]) -> list[str]:
+def time_lines(result: Mapping[str, Any]) -> list[str]:
+    """The bound on time, and what follows from it for the run."""
     bound = {name: 1e3 * seconds for name, seconds in result["at_least"].items()}
     lines = [
         f"a step takes at least {bound['step']:.1f} ms: matrix units {bound['matrix']:.1f}, memory "

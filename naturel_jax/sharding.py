@@ -110,6 +110,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def hosts(mesh: Mesh, axes: Sequence[str] = AXES) -> int:
+    """Among how many hosts a collective over ``axes`` of a mesh of GPUs is: the first coordinate of a GPU is that of
+    the partition that NVLink connects. 1 for other devices."""
+    places = tuple(slice(None) if axis in axes else 0 for axis in mesh.axis_names)
+    devices = list(mesh.devices[places].flat)
+    return len({device.coords[0] for device in devices}) if devices[0].platform == "gpu" else 1
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Number of blocks that a batch is split into."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
@@ -119,11 +127,11 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def ring_order(mesh: Mesh, axes: tuple[str, ...]) -> list[int]:
-    """The positions along ``axes`` of the mesh in the order of a ring; see ``neighbours``. On devices that do not say
-    where they are, ascending."""
+    """The positions along ``axes`` of the mesh in the order of a ring; see ``neighbours``. Ascending on devices that
+    are not in a grid: CPUs, and GPUs, which have coordinates (host and card) but no cores on a chip."""
     numbers = [mesh.axis_names.index(axis) for axis in axes]
     devices = np.moveaxis(mesh.devices, numbers, range(len(axes))).reshape(math.prod(mesh.shape[a] for a in axes), -1)
-    if not all(hasattr(device, "coords") for device in devices[:, 0]):
+    if not all(hasattr(device, "core_on_chip") for device in devices[:, 0]):
         return list(range(len(devices)))
     return neighbours([(*device.coords, device.core_on_chip) for device in devices[:, 0]])
 

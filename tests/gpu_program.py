@@ -7,61 +7,28 @@ JAX's CUDA plugin has the compiler: ``jax[cuda12]`` in an environment of its own
 """
 
 import json
-import os
 import re
 import sys
 
-# Kernels cannot be timed without a card, and Triton's matrix products need the timing.
-os.environ |= {
-    "JAX_PLATFORMS": "cpu",
-    "CUDA_VISIBLE_DEVICES": "-1",
-    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
-    "XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false --xla_gpu_enable_cublaslt=false",
-}
+from naturel_jax import topologies
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.experimental import topologies
-from jax.sharding import NamedSharding, PartitionSpec
+TOPOLOGY = "h100x8"
+topologies.prepare(TOPOLOGY)  # before JAX is imported
 
-from naturel_jax.models.presets import preset
-from naturel_jax.models.transformer import Compute
-from naturel_jax.models.two_tower import Model, Params
-from naturel_jax.sharding import batch_sharding, make_mesh
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
-# XLA's GpuTargetConfigProto, with what XLA reads off an H100 (github.com/openxla/xla/pull/25919).
-H100 = """
-platform_name: "CUDA"
-device_description_str: "NVIDIA H100 80GB HBM3"
-dnn_version_info { major: 9 minor: 10 }
-runtime_version { major: 12 minor: 8 }
-gpu_device_info {
-  cuda_compute_capability { major: 9 }
-  core_count: 132
-  fpus_per_core: 128
-  clock_rate_ghz: 1.98
-  device_memory_size: 84929347584
-  memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800
-  shared_memory_per_core: 233472
-  shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 232448
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-  threads_per_warp: 32
-  threads_per_core_limit: 2048
-  threads_per_block_limit: 1024
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-}
-"""
+from naturel_jax.models.presets import preset  # noqa: E402
+from naturel_jax.models.transformer import Compute  # noqa: E402
+from naturel_jax.models.two_tower import Model, Params  # noqa: E402
+from naturel_jax.sharding import batch_sharding, make_mesh  # noqa: E402
 
 
 def program(name: str) -> str:
     """The compiled program of the gradients, for 16 images and 16 captions on each card."""
-    devices = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x8").devices
+    devices = topologies.devices(TOPOLOGY)
     mesh = make_mesh({"data": -1}, devices)
     config = preset(name)
     model = Model(config, Compute("bfloat16", attention="cudnn"))

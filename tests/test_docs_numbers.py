@@ -20,9 +20,6 @@ import documents
 import pytest
 from documents import PAGES, ROOT
 
-# Results that take quiet cores or another environment, and that nobody has recorded yet: `make` has the command.
-PENDING = {"plan"}
-
 _MARK = re.compile(r"<!-- (proof|source|test): ([^>]+?) -->")
 _NUMBER = r"(?<![\w.,:/-])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 _UNITS = r"us|ms|s|min|minutes|hours|[KMGT]i?B|%|times|(?:items|images)(?:/s| a second)"
@@ -86,10 +83,7 @@ def missing(unit: Unit) -> list[str]:
     """The numbers that no mark of the unit accounts for."""
     files = [file_of(kind, value) for kind, value in unit.marks if kind != "test" and not value.startswith("http")]
     scales = (1, 100, 0.01) if all(kind == "source" for kind, _ in unit.marks) else (1,)  # 2% is 0.02 in code
-    waits = any(
-        kind == "proof" and value in PENDING and not file_of(kind, value).exists() for kind, value in unit.marks
-    )
-    if waits or len(files) < len(unit.marks):
+    if len(files) < len(unit.marks):
         return []
     text = "\n".join(path.read_text("utf-8") for path in files if path.is_file())
     return [number for number in unit.numbers if not is_in(number, text, scales)]
@@ -102,18 +96,12 @@ def test_every_measured_number_is_that_of_a_result():
 
 
 def test_marks_are_about_numbers_and_name_what_exists():
-    makefile = (ROOT / "Makefile").read_text()
     for unit in all_units():
         assert unit.numbers or not unit.marks or unit.text.startswith("|"), f"{unit.page}: no number in {unit.text!r}"
         for kind, value in unit.marks:
             if value.startswith("https://"):
                 continue
             path, test = file_of(kind, value), value.partition("::")[2]
-            if kind == "proof" and value in PENDING and not path.exists():
-                assert re.search(rf"(?:RECORD\)|record\.py) {value} ", makefile), (
-                    f"{unit.page}: make records no {value}"
-                )
-                continue
             assert path.is_file(), f"{unit.page}: {value}"
             assert kind != "test" or f"def {test}(" in path.read_text(), f"{unit.page}: {value}"
 

@@ -4,6 +4,7 @@ what they send, and their memory."""
 import dataclasses
 import functools
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from naturel_jax.config import Config, Objective
 from naturel_jax.gradcache import Loss
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, neighbours
+from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, neighbours, ring_order
 from naturel_jax.tiles import Layout
 
 
@@ -99,6 +100,14 @@ def test_ring_of_devices_that_are_not_a_grid_is_as_listed():
     assert neighbours([(0, 1), (1, 0), (1, 1)]) == [0, 1, 2]
     assert neighbours([(0, 0), (0, 1)] * 2) == [0, 1, 2, 3], "two slices"
     assert Layout(mesh(2, 2), BATCH_AXES).ring == [0, 1, 2, 3], "CPUs do not say where they are"
+
+
+def test_ring_of_gpus_is_as_listed():
+    """JAX 0.10.2 gives a GPU coordinates (host, process, card), but no core on a chip, as it gives a TPU."""
+    cards = [SimpleNamespace(coords=[host, 0, card]) for host in range(2) for card in range(3)]
+    devices = np.array(cards, object).reshape(2, 3, 1)
+    gpus = SimpleNamespace(axis_names=AXES, devices=devices, shape=dict(zip(AXES, devices.shape, strict=True)))
+    assert ring_order(gpus, BATCH_AXES) == list(range(6))
 
 
 def test_an_exchange_that_was_not_chosen_is_an_error():

@@ -362,12 +362,6 @@ def test_processes_must_divide_devices_and_batch(config):
 # ---- The command -----------------------------------------------------------------------------------------------------
 
 
-def test_without_libtpu_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"libtpu is not installed: run `pip install 'naturel_jax\[plan-tpu\]'`"):
-        plan.described_devices("v5e:2x4")
-
-
 def command(*flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "naturel_jax.plan", *flags], cwd=ROOT, capture_output=True, text=True, timeout=900
