@@ -15,7 +15,7 @@ from model_files import hf_model, inputs, openclip_model, random_params, reduced
 from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import REMAT_POLICIES, Compute
-from naturel_jax.models.two_tower import Model, TwoTowerConfig, resize_positions
+from naturel_jax.models.two_tower import Model, TwoTowerConfig, config_from_dict, resize_positions
 from naturel_jax.weights import hf, openclip, tables
 from tfds_naturel.errors import UserError
 
@@ -280,3 +280,13 @@ def test_resampled_positions_match_torch_interpolation(name, mode, size):
     expected = torch.cat([old[:extra], resized.reshape(new_grid**2, -1)])
     np.testing.assert_allclose(new_params["image"]["position"], expected, atol=1e-6)
     assert Model(new_config).encode_image(new_params, np.zeros((1, size, size, 3), np.float32)).shape == (1, 128)
+
+
+@pytest.mark.parametrize("path", ["init_scale", "init_bias", "max_scale", "image/pre_norm", "text/causal"])
+def test_config_with_a_value_of_another_kind_is_refused(path):
+    *tower, field = path.split("/")
+    for wrong in ({"a": 1}, "1", float("nan"), *([0, -1.0] if "scale" in path else [])):
+        fields = dataclasses.asdict(preset("tiny-siglip"))
+        (fields[tower[0]] if tower else fields)[field] = wrong
+        with pytest.raises(ValueError, match=field):
+            config_from_dict(fields)

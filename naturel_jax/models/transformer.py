@@ -1,6 +1,8 @@
 """The transformer that both towers of every family share: pre-norm blocks, stacked and scanned."""
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Callable
 from typing import Literal
 
@@ -32,6 +34,17 @@ def check_size(name: str, value: object, largest: int) -> None:
     """Raises ValueError unless ``value`` is a whole number from 1 to ``largest``."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= largest:
         raise ValueError(f"{name} {value!r:.80}: expected a whole number from 1 to {largest}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raises ValueError unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} {value!r:.80}: expected true or false")
+
+
+def is_finite(value: object) -> bool:
+    """Whether ``value`` is a finite number."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclasses.dataclass(frozen=True)

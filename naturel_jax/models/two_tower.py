@@ -17,7 +17,9 @@ from naturel_jax.models.transformer import (
     Mlp,
     Transformer,
     TransformerConfig,
+    check_flag,
     check_size,
+    is_finite,
     layer_norm,
 )
 
@@ -40,6 +42,8 @@ class ImageConfig:
     def __post_init__(self) -> None:
         for name in ("size", "patch"):
             check_size(name, getattr(self, name), 1 << 14)
+        for name in ("pre_norm", "patch_bias", "projection"):
+            check_flag(name, getattr(self, name))
         if self.pool not in ("cls", "map"):
             raise ValueError(f"image pool {self.pool!r}: expected 'cls' or 'map'")
         if self.size < self.patch:
@@ -67,6 +71,8 @@ class TextConfig:
     def __post_init__(self) -> None:
         check_size("vocab", self.vocab, 1 << 24)
         check_size("context", self.context, 1 << 16)
+        for name in ("causal", "projection_bias"):
+            check_flag(name, getattr(self, name))
         if self.pool not in ("eos", "last"):
             raise ValueError(f"text pool {self.pool!r}: expected 'eos' or 'last'")
         if (self.pool == "eos") != isinstance(self.eos_id, int):
@@ -92,6 +98,12 @@ class TwoTowerConfig:
 
     def __post_init__(self) -> None:
         check_size("embed_dim", self.embed_dim, 1 << 16)
+        for name in ("init_scale", "init_bias", "max_scale"):
+            value = getattr(self, name)
+            if (value is not None or name == "init_scale") and not is_finite(value):
+                raise ValueError(f"{name} {value!r:.80}: expected a number")
+        if self.init_scale <= 0 or (self.max_scale is not None and self.max_scale <= 0):
+            raise ValueError(f"init_scale {self.init_scale}, max_scale {self.max_scale}: expected more than 0")
         if not self.image.projection and self.image.transformer.width != self.embed_dim:
             raise ValueError(
                 f"embed_dim {self.embed_dim} differs from the image width {self.image.transformer.width} "
