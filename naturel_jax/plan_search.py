@@ -118,7 +118,7 @@ def _estimates(config: Config, training: Training) -> Iterator[Candidate]:
         )
     name = exchange.best(known, limit)
     model_flops = flops.step_flops(model.config, batch.images_to_embed, *batch.tokens.shape)
-    arguments = memory.per_device((state, batch, training.pipeline.sent(0)))
+    arguments = memory.per_device((state, batch, training.pipeline.sent(0), training.pipeline.dataset()))
     found = transfers(state.params, mesh, dtype, chunks)
     for remat in REMAT_POLICIES:
         temporaries = memory.temporaries(memory.with_remat(model, remat), state.params, batch, mesh, chunks)
