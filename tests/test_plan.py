@@ -61,8 +61,7 @@ def ring(x):
 )
 def test_collectives_of_a_program(kind, devices, size, runs, function):
     (found,) = compiled.collectives(hlo(function))
-    assert (found.kind, found.bytes, found.runs) == (kind, size, runs)
-    assert found.devices == devices
+    assert (found.kind, found.bytes, found.runs, found.devices) == (kind, size, runs, devices)
     assert found.way == ("0 to 1" if kind == "collective-permute" else "")
 
 
