@@ -106,7 +106,7 @@ def follow(position: int) -> int:
     with LOG.open("rb") as log:
         log.seek(position)
         while True:
-            ended = STATUS.exists() or not running()  # looked up first, so that nothing is written after the last read
+            ended = not running()  # looked up first, so that nothing is written after the last read
             sys.stdout.buffer.write(log.read())
             sys.stdout.buffer.flush()
             if ended:

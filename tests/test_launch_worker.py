@@ -26,7 +26,7 @@ def test_a_run_outlives_the_connection_and_can_be_followed(home):
     followers = [worker(home, "run", call, "--config", "a b.py") for call in ("call1", "call2")]
     code, printed = worker(home, "run", "call3", "--config", "c.py").end()
     assert code == cli.USER_ERROR and "another run is going on, with the flags ['--config', 'a b.py']" in printed
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not all(follower.printed.read_text() for follower in followers):  # of the log
         assert time.monotonic() < deadline
         time.sleep(0.02)

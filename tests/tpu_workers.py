@@ -61,7 +61,7 @@ class Worker:
 
     def end(self) -> tuple[int, str]:
         """(exit code, what was printed) once it has ended."""
-        return self.process.wait(30), self.printed.read_text()
+        return self.process.wait(120), self.printed.read_text()
 
 
 def worker(home: Path, *arguments: str, **environment: str) -> Worker:
@@ -75,7 +75,7 @@ def worker(home: Path, *arguments: str, **environment: str) -> Worker:
 def start(home: Path) -> Worker:
     """A run that trains until it is stopped, and has begun to."""
     started = worker(home, "run", "call1", "--config", "a b.py", TRAINING="until stopped")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (home / "naturel_jax" / "ready").exists():
         assert time.monotonic() < deadline and started.process.poll() is None
         time.sleep(0.02)
