@@ -12,7 +12,7 @@ _LOG = logging.getLogger(__name__)
 
 _VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 _LARGEST = 4 * 2**30  # bytes; JAX then removes the programs that were used least recently
-_OTHERS_WRITE = 0o022  # group and others
+_OTHERS_WRITE, _ALL_WRITE = 0o022, 0o002  # permissions of group and others, and of others alone
 
 
 def enable() -> None:
@@ -27,9 +27,12 @@ def enable() -> None:
         return
     folder = scratch.root() / "compiled"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if unsafe := [path for path in (folder.resolve(), folder.resolve().parent) if not _is_own(path)]:
+    folder = folder.resolve()
+    # With umask 002, new folders are writable for the group, which on such systems is the user alone.
+    checked = {folder: _OTHERS_WRITE, folder.parent: _ALL_WRITE}
+    if unsafe := [path for path, forbidden in checked.items() if not _is_own(path, forbidden)]:
         _LOG.warning(
-            "compiled programs are not kept: others can write to %s. Run `chmod go-w` on it, or set %s",
+            "compiled programs are not kept: others can write to %s. Run `chmod go-w` on it if it is yours, or set %s",
             unsafe[0],
             _VARIABLE,
         )
@@ -38,6 +41,7 @@ def enable() -> None:
     jax.config.update("jax_compilation_cache_max_size", _LARGEST)
 
 
-def _is_own(folder: Path) -> bool:
+def _is_own(folder: Path, forbidden: int) -> bool:
+    """Whether the folder belongs to the user and has none of the ``forbidden`` permissions."""
     found = folder.stat()
-    return found.st_uid == os.getuid() and not found.st_mode & _OTHERS_WRITE
+    return found.st_uid == os.getuid() and not found.st_mode & forbidden

@@ -35,6 +35,8 @@ def kept(home, backend="gpu", **environment) -> tuple[str, bool, str]:
 def test_second_process_compiles_nothing(tmp_path):
     home = tmp_path / "cache"
     folder = home / "naturel_jax" / "compiled"
+    folder.parent.mkdir(parents=True)
+    folder.parent.chmod(0o775)  # what a umask of 002 leaves
     assert [kept(home)[:2], kept(home)[:2]] == [(str(folder), False), (str(folder), True)]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
