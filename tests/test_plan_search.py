@@ -154,6 +154,15 @@ def test_estimates_follow_from_the_choice(found):
     assert of[1, 1, "full"].needed(0) == of[1, 1, "full"].arguments
 
 
+def test_embedded_captions_are_not_counted_as_tokens(config, known):
+    frozen = dataclasses.replace(config, data=dataclasses.replace(config.data, cache_captions=True))
+    with_text, without = (
+        max(one.seconds for one in plan_search.candidates(each, jax.devices(), make, [BATCH]))
+        for each in (config, frozen)
+    )
+    assert without < with_text
+
+
 def test_a_step_takes_a_third_longer_with_full_recomputation_and_another_in_chunks():
     """A step is three passes over the towers, of which the backward pass is two."""
     assert planning.passes("none", 1) == planning.passes("dots", 1) == 1
