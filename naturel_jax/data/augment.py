@@ -15,7 +15,7 @@ from tfds_naturel.photos import MAX_PIXELS
 cv2.setNumThreads(0)  # the pipeline has its own threads
 
 _JPEG = b"\xff\xd8"  # first bytes of a file
-_WHITE = 255
+WHITE = 255
 _NEARLY = 1.5  # shrinking by more, bilinear interpolation leaves out what area averages
 
 
@@ -114,9 +114,9 @@ class Blank(NamedTuple):
 
     def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
         """Fills ``out``, uint8 [size, size, 3]."""
-        out.fill(_WHITE)
+        out.fill(WHITE)
 
     def copy(self, box: Box, out: np.ndarray) -> tuple[int, int, bool]:
         """As ``decoded.Kept.copy``: one pixel."""
-        out[0, 0] = _WHITE
+        out[0, 0] = WHITE
         return 1, 1, False

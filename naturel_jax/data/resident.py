@@ -28,7 +28,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from naturel_jax import preemption
-from naturel_jax.data.augment import Crops
+from naturel_jax.data.augment import WHITE, Crops
 from naturel_jax.data.boxes import Box, Boxes, is_fixed
 from naturel_jax.data.decoded import Decoded, edges, longest
 from naturel_jax.data.items import Source
@@ -40,7 +40,6 @@ _LOG = logging.getLogger(__name__)
 PIECE = 1 << 18  # lines that are copied to a device at a time, about a kilobyte each
 _UNIT = 4  # slots: what a pair of devices has is rounded up to a multiple of this, or of half of what it has on average
 _USUAL = 4 / 3  # width to height of a photo
-_WHITE = 255
 
 
 class Slots(NamedTuple):
@@ -85,7 +84,7 @@ class Layout(NamedTuple):
 
     def slots(self, number_R: np.ndarray, boxes: Boxes) -> Slots:
         """How the rows of a batch, boxes of these images, are made. There is room for as many slots as the busiest
-        pair of devices needs, rounded up so that few numbers of slots occur: each compiles anew."""
+        pair of devices needs, rounded up so that few numbers of slots occur: for each, the gather is compiled."""
         length = len(number_R) // self.shards
         row_K = np.flatnonzero(number_R >= 0)
         shard_K, target_K = self.shard_N[number_R[row_K]], row_K // length
@@ -212,7 +211,7 @@ def make_gather(layout: Layout, size: int, sharding: NamedSharding) -> Callable[
         lines = jax.lax.map(cut, crops_1S6[0])  # one at a time: a TPU would copy all images to cut several
         images = jax.lax.map(make, (lines, crops_1S6[0]), batch_size=TOGETHER)
         images = jax.lax.all_to_all(images, spec[0], split_axis=0, concat_axis=0, tiled=True)
-        return images.at[from_R].get(mode="fill", fill_value=_WHITE)
+        return images.at[from_R].get(mode="fill", fill_value=WHITE)
 
     local = jax.shard_map(gather, mesh=sharding.mesh, in_specs=spec, out_specs=spec)
     return jax.jit(local, in_shardings=sharding, out_shardings=sharding)
