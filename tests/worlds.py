@@ -3,6 +3,7 @@
 import atexit
 import dataclasses
 import functools
+import json
 import os
 import shutil
 import socket
@@ -101,3 +102,15 @@ def losses(workdir: Path) -> dict[int, float]:
     """Step -> loss, for the steps logged so far."""
     lines = read_json_lines(epath.Path(workdir) / "metrics.jsonl")
     return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+def check_alike(workdir: Path, reference: Path, steps: int) -> None:
+    """Whether a run has the losses and parameters of another, to rounding, and scores of the same benchmarks."""
+    found, expected = losses(workdir), losses(reference)
+    assert found.keys() == expected.keys() == set(range(1, steps + 1))
+    np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
+    after = parameters(workdir)
+    for path, value in parameters(reference).items():
+        np.testing.assert_allclose(after[path], value, rtol=0, atol=2e-5, err_msg=path)
+    scored = [json.loads((folder / "scores.json").read_text())["scores"].keys() for folder in (workdir, reference)]
+    assert scored[0] == scored[1] and scored[0]
