@@ -121,6 +121,12 @@ def flatten_leading(layer: Callable[[jax.Array], jax.Array], x_BTD: jax.Array) -
     return y_ND.reshape(*x_BTD.shape[:-1], *y_ND.shape[1:])
 
 
+def affine(kernel_DE: jax.Array, bias_E: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """A dense layer from [N, D] to [N, E], in the dtype of its argument. Kernels of attention come here as matrices,
+    since XLA's CPU backend copies those with more dimensions for each backward pass, and gradients of their results."""
+    return lambda x_ND: x_ND @ kernel_DE.astype(x_ND.dtype) + bias_E.astype(x_ND.dtype)
+
+
 class Attention(nnx.Module):
     """Multi-head attention with one fused kernel ``qkv`` [D, 3, H, K], so that the tensor axis of a mesh can split
     the heads."""
@@ -135,12 +141,22 @@ class Attention(nnx.Module):
         self.implementation: Implementation = ATTENTIONS[compute.attention]
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
-        q, k, v = jnp.moveaxis(flatten_leading(self.qkv, x_BTD), -3, 0)
+        q, k, v = (self._project(x_BTD, part) for part in range(3))
         if self.implementation == "cudnn":
             y_BTHK = padded_attention(q, k, v, causal=causal, implementation="cudnn")
         else:
             y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=self.implementation)
-        return self.out(y_BTHK.reshape(-1, *y_BTHK.shape[-2:])).reshape(x_BTD.shape)
+        assert self.out.bias is not None  # use_bias is on by default
+        kernel_DD, bias_D = self.out.kernel[...].reshape(-1, x_BTD.shape[-1]), self.out.bias[...]
+        return flatten_leading(affine(kernel_DD, bias_D), y_BTHK.reshape(x_BTD.shape))
+
+    def _project(self, x_BTD: jax.Array, part: int) -> jax.Array:
+        """The queries (0), keys (1) or values (2) of ``x_BTD``, [B, T, H, K]."""
+        assert self.qkv.bias is not None
+        kernel_DHK, bias_HK = self.qkv.kernel[...][:, part], self.qkv.bias[...][part]
+        kernel_DD = kernel_DHK.reshape(x_BTD.shape[-1], -1)
+        y_BTD = flatten_leading(affine(kernel_DD, bias_HK.reshape(-1)), x_BTD)
+        return y_BTD.reshape(*x_BTD.shape[:-1], *bias_HK.shape)
 
     def probe(self, probe_BPD: jax.Array, x_BTD: jax.Array) -> jax.Array:
         """Attention of ``probe_BPD`` over ``x_BTD`` (SigLIP's pooling), with the same fused kernel."""
