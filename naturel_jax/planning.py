@@ -13,7 +13,7 @@ from naturel_jax import compiled, memory, run, weights
 from naturel_jax.config import Config
 from naturel_jax.data import datasets, stand_in
 from naturel_jax.data.items import Source
-from naturel_jax.models import flops, presets
+from naturel_jax.models import presets
 from naturel_jax.models.two_tower import TwoTowerConfig, config_from_dict
 from naturel_jax.sharding import batch_shards, hosts, make_mesh, shardings
 from naturel_jax.start import Start, make_model, trained_sizes
@@ -97,6 +97,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     }
     captions, tokens = batch.captions_to_embed
     rows = {"images": batch.images_to_embed, "captions": captions, "tokens": tokens}
+    rows |= {"patches": patches} if (patches := batch.patches_to_embed) else {}
     result: dict[str, Any] = {
         "devices": mesh.size,
         "device": device.device_kind,
@@ -106,7 +107,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "remat": model.compute.remat,
         "exchange": training.loss.layout.exchange,
         "steps": training.schedule.total,
-        "model_flops": flops.step_flops(model.config, *rows.values()),
+        "model_flops": training.loss.flops(batch),
         "usable": memory.usable(device.device_kind),
         "gpu_share": memory.gpu_share() if device.platform == "gpu" else None,
         "estimated_temporaries": memory.temporaries(model, state.params, batch, mesh, config.objective.chunks),
@@ -148,10 +149,11 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
 def to_text(result: Mapping[str, Any]) -> str:
     """The result of ``plan`` for people."""
     rows, devices, estimate = result["rows"], result["devices"], result["estimated_temporaries"]
+    patches = f" of {rows['patches']} patches" if "patches" in rows else ""
     lines = [
         f"{result['name']} on {result['topology']}: {devices} x {result['device']}, {result['dtype']}, "
         f"remat {result['remat']!r}, exchange {result['exchange']!r}",
-        f"a step: {rows['images']:,} images, {rows['captions']:,} captions of {rows['tokens']} tokens "
+        f"a step: {rows['images']:,} images{patches}, {rows['captions']:,} captions of {rows['tokens']} tokens "
         f"(data {result['data']}); model FLOPs {result['model_flops']:.3g}",
         "",
         "memory of each device (GiB)",

@@ -52,11 +52,13 @@ def transformer_flops(config: TransformerConfig, length: int) -> float:
     return config.depth * length * (2 * kernels + 4 * length * config.width)
 
 
-def image_flops(config: TwoTowerConfig) -> float:
-    """Forward FLOPs of one image: patches, blocks, pooling head and projection."""
+def image_flops(config: TwoTowerConfig, patches: int | None = None) -> float:
+    """Forward FLOPs of one image: patches, blocks, pooling head and projection. ``patches``: how many of them go
+    through the blocks (default: all)."""
     image = config.image
-    width, patches = image.transformer.width, image.grid**2
-    flops = 2.0 * patches * 3 * image.patch**2 * width
+    width, embedded = image.transformer.width, image.grid**2
+    patches = embedded if patches is None else patches
+    flops = 2.0 * embedded * 3 * image.patch**2 * width
     flops += transformer_flops(image.transformer, patches + (image.pool == "cls"))
     if image.pool == "map":  # keys and values of every patch; query, output and MLP of the one probe
         flops += patches * 4 * width**2 + 4 * patches * width
@@ -71,12 +73,17 @@ def text_flops(config: TwoTowerConfig, tokens: int | None = None) -> float:
     return transformer_flops(transformer, length) + 2 * transformer.width * config.embed_dim
 
 
-def forward_flops(config: TwoTowerConfig, images: int, captions: int, tokens: int | None = None) -> float:
-    """Forward FLOPs of both towers for a batch of ``images`` and ``captions`` of ``tokens`` positions each."""
-    return images * image_flops(config) + captions * text_flops(config, tokens)
+def forward_flops(
+    config: TwoTowerConfig, images: int, captions: int, tokens: int | None = None, *, patches: int | None = None
+) -> float:
+    """Forward FLOPs of both towers for a batch of ``images``, of ``patches`` each, and ``captions`` of ``tokens``
+    positions each."""
+    return images * image_flops(config, patches) + captions * text_flops(config, tokens)
 
 
-def step_flops(config: TwoTowerConfig, images: int, captions: int, tokens: int | None = None) -> float:
+def step_flops(
+    config: TwoTowerConfig, images: int, captions: int, tokens: int | None = None, *, patches: int | None = None
+) -> float:
     """FLOPs of a training step, forward and backward: each product in the forward pass needs two in the backward pass,
     one for the gradient of each factor."""
-    return 3 * forward_flops(config, images, captions, tokens)
+    return 3 * forward_flops(config, images, captions, tokens, patches=patches)

@@ -140,7 +140,9 @@ class MapHead(nnx.Module):
 
 
 class ImageTower(nnx.Module):
-    """A vision transformer."""
+    """A vision transformer, which also accepts some of the patches of each image: ``patches_IP``, distinct numbers in
+    ascending order, int32. As in OpenCLIP, the others are left out after positions are added (FLIP, arXiv 2212.00794);
+    the class token stays."""
 
     def __init__(self, config: ImageConfig, embed_dim: int, compute: Compute, rngs: nnx.Rngs):
         width, eps = config.transformer.width, config.transformer.eps
@@ -165,7 +167,7 @@ class ImageTower(nnx.Module):
                 width, embed_dim, use_bias=False, kernel_init=_normal(width**-0.5), dtype=compute.dtype, rngs=rngs
             )
 
-    def __call__(self, images_IHWC: jax.Array) -> jax.Array:
+    def __call__(self, images_IHWC: jax.Array, patches_IP: jax.Array | None = None) -> jax.Array:
         c = self.config
         i, (g, p) = images_IHWC.shape[0], (c.grid, c.patch)
         if images_IHWC.shape[1:] != (c.size, c.size, 3):
@@ -176,11 +178,20 @@ class ImageTower(nnx.Module):
             cls = jnp.broadcast_to(self.class_token[...].astype(self.dtype), (i, 1, x_ITD.shape[-1]))
             x_ITD = jnp.concatenate([cls, x_ITD], axis=1)
         x_ITD = x_ITD + self.position[...].astype(self.dtype)
+        if patches_IP is not None:
+            x_ITD = _take(x_ITD, jnp.pad(patches_IP + 1, ((0, 0), (1, 0))) if c.pool == "cls" else patches_IP)
         if c.pre_norm:
             x_ITD = self.pre_norm(x_ITD)
         x_ITD = self.transformer(x_ITD, causal=False)
         x_ID = self.head(self.post_norm(x_ITD)) if c.pool == "map" else self.post_norm(x_ITD[:, 0])
         return self.projection(x_ID) if c.projection else x_ID
+
+
+def _take(x_ITD: jax.Array, index_IN: jax.Array) -> jax.Array:
+    """The positions ``index_IN`` of each sequence, which are distinct and ascending: the gradient then adds nothing up,
+    and nothing is passed between devices that share the batch."""
+    options = {"mode": "promise_in_bounds", "unique_indices": True, "indices_are_sorted": True}
+    return jax.vmap(lambda x_TD, index_N: x_TD.at[index_N].get(**options))(x_ITD, index_IN)
 
 
 class TextTower(nnx.Module):
@@ -256,9 +267,10 @@ class Model:
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graphdef, state)
 
-    def encode_image(self, params: Params, images_IHWC: jax.Array) -> jax.Array:
-        """Unit embeddings [I, D], float32, of normalized images [I, H, W, 3]."""
-        return unit(self._bind(params).image(images_IHWC))
+    def encode_image(self, params: Params, images_IHWC: jax.Array, patches_IP: jax.Array | None = None) -> jax.Array:
+        """Unit embeddings [I, D], float32, of normalized images [I, H, W, 3], or of the patches ``patches_IP`` of them
+        (see ``ImageTower``)."""
+        return unit(self._bind(params).image(images_IHWC, patches_IP))
 
     def encode_text(self, params: Params, tokens_UL: jax.Array) -> jax.Array:
         """Unit embeddings [U, D], float32, of token ids [U, L] (int32)."""
