@@ -132,7 +132,8 @@ class Optim:
     clip_norm: float = setting(0.0, "global gradient norm to clip to; 0: no clipping", at_least(0))
     lr_multipliers: tuple[tuple[str, float], ...] = setting(
         (),
-        "learning-rate multipliers: the first pattern that matches a parameter's path; 0 freezes",
+        "learning-rate multipliers: the first pattern that matches a parameter's path, or in blocks also that of one "
+        "block, such as image/transformer/blocks/3/mlp/up/kernel; 0 freezes",
         Allowed(lambda: "((pattern, factor), ...): regular expressions and numbers of at least 0", are_patterns),
     )
     ema: float = setting(0.0, "decay of the moving average, which is evaluated instead; 0: none", fraction())

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from naturel_jax import config, optim
@@ -30,7 +31,7 @@ class Loss:
         """``mean_std``: the processor's, per channel. Only the paths of ``params`` are used. Raises ValueError if
         ``config.objective.exchange`` is ``auto``: see ``exchange.choose``."""
         self.model, self._chunks, self._mean_std = model, options.objective.chunks, mean_std
-        self._frozen = jax.tree.map(lambda factor: factor == 0, optim.multipliers(options.optim, params))
+        self._factors = optim.multipliers(options.optim, params)
         objective = options.objective
         self.layout = Layout(mesh, BATCH_AXES, objective.tile, objective.exchange)
         self._objective = functools.partial(
@@ -43,7 +44,15 @@ class Loss:
 
     def _stop_frozen_gradients(self, params: Params) -> Params:
         """Lets the compiler drop what only the gradients of frozen parameters would need."""
-        return jax.tree.map(lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, self._frozen)
+
+        def stopped(p: jax.Array, factor: float | np.ndarray) -> jax.Array:
+            if np.all(factor):
+                return p
+            if np.any(factor):  # some blocks
+                return jnp.where(optim.by_block(factor, p) == 0, jax.lax.stop_gradient(p), p)
+            return jax.lax.stop_gradient(p)
+
+        return jax.tree.map(stopped, params, self._factors)
 
     def _image(self, params: Params, rows: tuple[jax.Array, jax.Array | None]) -> jax.Array:
         images, patches_IP = rows
@@ -90,10 +99,11 @@ class Loss:
         gradient = self._add_gradients(gradient, self._image, params, rows, dzimg_ID)
         return value, self._add_gradients(gradient, self._text, params, batch.tokens, dzcap_UD)
 
-    def flops(self, batch: Batch) -> float:
-        """Model FLOPs of a training step on ``batch``, arrays or ``jax.ShapeDtypeStruct``."""
-        images = batch.images_to_embed
-        return flops.step_flops(self.model.config, images, *batch.captions_to_embed, patches=batch.patches_to_embed)
+    def flops(self, batch: Batch) -> flops.Step:
+        """FLOPs of a training step on ``batch``, arrays or ``jax.ShapeDtypeStruct``."""
+        compute, rows = self.model.compute, (batch.images_to_embed, *batch.captions_to_embed)
+        frozen = (compute.frozen_image, compute.frozen_text)
+        return flops.step(self.model.config, *rows, patches=batch.patches_to_embed, frozen=frozen)
 
     def _add_gradients(self, gradient: Params, encode: Callable, params: Params, rows: Any, upstream: Any) -> Params:
         def add(gradient: Params, chunk: tuple[Any, jax.Array]) -> tuple[Params, None]:

@@ -88,12 +88,14 @@ def with_remat(model: Model, policy: str) -> Model:
 def activations(model: Model, images: int, captions: int, tokens: int, patches: int | None = None) -> int:
     """Bytes that the towers keep from the forward to the backward pass for ``images``, of all patches or so many, and
     ``captions`` of ``tokens`` positions: what JAX's differentiation saves under the model's remat policy, and if that
-    recomputes, what it saves again for one block."""
-    saved = _saved(model, images, captions, tokens, patches)
-    if REMAT_POLICIES[model.compute.remat] is None:
+    recomputes or blocks are frozen, what it would save of one block."""
+    compute, rows = model.compute, (images, captions, tokens, patches)
+    saved = _saved(model, *rows)
+    if REMAT_POLICIES[compute.remat] is None and not compute.frozen_image and not compute.frozen_text:
         return saved
     depth = min(tower.transformer.depth for tower in (model.config.image, model.config.text))
-    return saved + _saved(with_remat(model, "none"), images, captions, tokens, patches) // depth
+    plain = dataclasses.replace(compute, remat="none", frozen_image=0, frozen_text=0)
+    return saved + _saved(dataclasses.replace(model, compute=plain), *rows) // depth
 
 
 @functools.cache  # a trace takes seconds, and each policy that recomputes needs that of "none"

@@ -74,19 +74,13 @@ def _prepared(config: Config) -> bool:
     return all(":" in part.dataset or (folder / part.dataset).is_dir() for part in config.data.mixture.values())
 
 
-def passes(remat: str, chunks: int) -> float:
-    """By how much the FLOPs of a step grow with recomputation. A step is three passes over the towers, and two of them
-    are the backward pass. "dots" computes no product of weights again."""
-    return 1 + ((remat == "full") + (chunks > 1)) / 3
-
-
 def plan(config: Config, training: run.Training, price: float | None) -> dict[str, Any]:
     """Compiles the step and returns what ``--json`` prints; sizes are in bytes, times in seconds. ``price``: of an hour
     of a TPU chip or GPU."""
     model, batch, state = training.loss.model, training.pipeline.shapes(0), training.state
     mesh = training.pipeline.sharding.mesh
     assert isinstance(mesh, Mesh)  # the step is placed on devices
-    device = mesh.devices.flat[0]
+    device, step = mesh.devices.flat[0], training.loss.flops(batch)
     needs = {
         "parameters": memory.per_device(state.params),
         "optimizer": memory.per_device(state.opt_state),
@@ -107,7 +101,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "remat": model.compute.remat,
         "exchange": training.loss.layout.exchange,
         "steps": training.schedule.total,
-        "model_flops": training.loss.flops(batch),
+        "model_flops": step.model,
         "usable": memory.usable(device.device_kind),
         "gpu_share": memory.gpu_share() if device.platform == "gpu" else None,
         "estimated_temporaries": memory.temporaries(model, state.params, batch, mesh, config.objective.chunks),
@@ -131,7 +125,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     }
     found = compiled.collectives(program.as_text(), mesh.size // hosts(mesh))
     result["collectives"] = [one._asdict() for one in found]
-    device_flops = result["model_flops"] * passes(model.compute.remat, config.objective.chunks) / mesh.size
+    device_flops = step.computed(model.compute.remat, config.objective.chunks) / mesh.size
     traffic = sizes.arguments + memory.per_device(state) + 2 * sizes.temporaries
     if bound := compiled.roofline(device.device_kind, model.compute.dtype, device_flops, traffic, found):
         result["at_least"] = bound._asdict() | {"step": bound.step}

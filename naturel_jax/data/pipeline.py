@@ -200,9 +200,9 @@ class Pipeline:
             captions = place(tokens)
         else:
             captions = place_rows(tokens, local.caption_rows, len(caption_labels.mult_U))
-        labels = jax.tree.map(place, (image_labels, caption_labels))
+        image_labels, caption_labels = jax.tree.map(place, (image_labels, caption_labels))
         patches_IP = None if patches_RP is None else place_rows(patches_RP, rows, total)
-        return Batch(placed_images(), captions, *labels, patches_IP=patches_IP)
+        return Batch(placed_images(), captions, image_labels, caption_labels, patches_IP)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,8 @@ from naturel_jax.models.transformer import (
 Params = dict[str, Any]  # nested dict of arrays; paths joined with '/' name parameters everywhere (rules, tables, logs)
 Encode = Callable[[Params, jax.Array], jax.Array]
 
+ABOVE_BLOCKS = ("post_norm", "head", "projection")  # parts of a tower that its transformer's result goes through
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig:
@@ -158,7 +160,7 @@ class ImageTower(nnx.Module):
             self.class_token = nnx.Param(_normal(width**-0.5)(rngs.params(), (width,)))
         if config.pre_norm:
             self.pre_norm = layer_norm(width, eps, compute, rngs)
-        self.transformer = Transformer(config.transformer, compute, rngs)
+        self.transformer = Transformer(config.transformer, compute, rngs, frozen=compute.frozen_image)
         self.post_norm = layer_norm(width, eps, compute, rngs)
         if config.pool == "map":
             self.head = MapHead(config.transformer, compute, rngs)
@@ -203,7 +205,7 @@ class TextTower(nnx.Module):
         self.config, self.dtype = config, compute.dtype
         self.embed = nnx.Param(_normal(0.02)(rngs.params(), (config.vocab, width)))
         self.position = nnx.Param(_normal(0.02)(rngs.params(), (config.context, width)))
-        self.transformer = Transformer(config.transformer, compute, rngs)
+        self.transformer = Transformer(config.transformer, compute, rngs, frozen=compute.frozen_text)
         self.post_norm = layer_norm(width, config.transformer.eps, compute, rngs)
         self.projection = nnx.Linear(
             width,
