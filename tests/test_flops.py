@@ -85,6 +85,27 @@ def test_counts_match_xla_within_a_few_percent(family):
     assert flops.step_flops(config, images, captions) == pytest.approx(counted(gradient), rel=0.05)
 
 
+@pytest.mark.parametrize("patches", [None, 2])
+def test_step_with_frozen_blocks_matches_xla(patches):
+    """One of two blocks of the image tower, and all of the text tower: XLA counts each scan of one block once."""
+    config = sized("tiny-clip", image=(512, 2), text=(512, 1), embed_dim=512)
+    images, captions, tokens = 3, 5, config.text.context
+    rows = [jax.ShapeDtypeStruct((images, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((captions, tokens), jnp.int32)]
+    rows += [jax.ShapeDtypeStruct((images, patches), jnp.int32)] if patches else []
+    model = Model(config, Compute(frozen_image=1, frozen_text=1))
+
+    def total(params, pixels, tokens, patches_IP=None):
+        return model.encode_image(params, pixels, patches_IP).sum() + model.encode_text(params, tokens).sum()
+
+    counted = jax.jit(jax.grad(total)).lower(model.shapes(), *rows).cost_analysis()["flops"]
+    step = flops.step(config, images, captions, tokens, patches=patches, frozen=(1, 1))
+    assert step.model == pytest.approx(counted, rel=0.03)
+    whole = flops.step(config, images, captions, tokens, patches=patches)
+    assert step.model < 0.6 * whole.model and step.forward == whole.forward
+    if patches is None:
+        assert whole.model == flops.step_flops(config, images, captions, tokens)
+
+
 def test_shorter_captions_cost_less_and_depth_is_linear():
     config = preset("clip-b32")
     assert flops.text_flops(config, 16) < flops.text_flops(config) * 16 / 77
