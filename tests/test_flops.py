@@ -106,6 +106,22 @@ def test_step_with_frozen_blocks_matches_xla(patches):
         assert whole.model == flops.step_flops(config, images, captions, tokens)
 
 
+def test_what_freezing_leaves():
+    """As docs/training.md says, in percent."""
+    config = preset("clip-b16")
+    half = config.image.transformer.depth // 2
+    frozen, whole = (flops.step(config, 1, 0, 0, frozen=(blocks, 0)).model for blocks in (half, 0))
+    assert round(100 * frozen / whole) == 66
+
+
+@pytest.mark.parametrize(("name", "kilobytes"), [("clip-b32", 77), ("clip-b16", 303), ("clip-l14", 526)])
+def test_what_keeping_blocks_would_take(name, kilobytes):
+    """As docs/training.md says: the positions of an image in bfloat16, and 151 KB of pixels."""
+    image = preset(name).image
+    assert round((image.grid**2 + 1) * image.transformer.width * 2 / 1e3) == kilobytes
+    assert round(3 * image.size**2 / 1e3) == 151
+
+
 def test_shorter_captions_cost_less_and_depth_is_linear():
     config = preset("clip-b32")
     assert flops.text_flops(config, 16) < flops.text_flops(config) * 16 / 77

@@ -11,6 +11,7 @@ import pytest
 import torch
 from caption_groups import mesh, processor, source
 from jax.sharding import NamedSharding, PartitionSpec
+from losses import QUICK
 from model_files import inputs, openclip_model, random_params, torch_inputs
 
 from naturel_jax import compiled, memory
@@ -79,7 +80,7 @@ def value_and_gradient(model: Model, params: Params, pixels, patches_IP, weight)
         zimg_ID = model.encode_image({**params, "image": tower}, pixels, patches_IP)
         return jnp.sum(zimg_ID * weight), zimg_ID
 
-    (_, zimg_ID), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(params["image"])
+    (_, zimg_ID), gradient = jax.jit(jax.value_and_grad(total, has_aux=True), compiler_options=QUICK)(params["image"])
     return zimg_ID, gradient
 
 
@@ -90,9 +91,9 @@ def test_siglips_tower_is_the_plain_one_on_an_image_of_the_kept_patches():
     pixels_IHWC, _ = inputs(config)
     side, grid, rng = config.image.patch, config.image.grid, np.random.default_rng(1)
     patches_IP = np.sort([rng.permutation(grid**2)[:9] for _ in pixels_IHWC]).astype(np.int32)
-    zimg_ID = jax.jit(Model(config).encode_image)(params, pixels_IHWC, patches_IP)
+    zimg_ID = jax.jit(Model(config).encode_image, compiler_options=QUICK)(params, pixels_IHWC, patches_IP)
     plain = Model(dataclasses.replace(config, image=dataclasses.replace(config.image, size=3 * side)))
-    encode = jax.jit(plain.encode_image)
+    encode = jax.jit(plain.encode_image, compiler_options=QUICK)
     for pixels_HWC, kept_P, z_D in zip(pixels_IHWC, patches_IP, zimg_ID, strict=True):
         squares = [pixels_HWC[y * side :, x * side :][:side, :side] for y, x in np.transpose(divmod(kept_P, grid))]
         small = np.concatenate([np.concatenate(squares[row : row + 3], axis=1) for row in (0, 3, 6)])
@@ -179,7 +180,7 @@ def value_and_gradient_of_batch(params: Params, devices: int, **fields) -> tuple
     embeddings = np.random.default_rng(0).standard_normal((100, 128), np.float32) / 128**0.5
     batch = batch._replace(tokens=jax.device_put(embeddings[batch.caption_labels.id_U], batch.tokens.sharding))
     params = jax.device_put(params, NamedSharding(mesh(devices), PartitionSpec()))
-    program = jax.jit(loss.value_and_grad).lower(params, batch).compile()
+    program = jax.jit(loss.value_and_grad).lower(params, batch).compile(compiler_options=QUICK)
     return jax.device_get(program(params, batch)), program.as_text()
 
 
@@ -198,6 +199,20 @@ def test_flops_are_xlas_and_memory_is_less():
     assert 3 * flops.image_flops(config, patches=5) == pytest.approx(counted, rel=0.03)
     whole, part = (memory.activations(model, 3, 0, 0, count) for count in (None, 5))
     assert 5 / 16 < part / whole < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "captions", "percent"), [("clip-b32", 0, 51), ("clip-b16", 0, 50), ("siglip-b16-224", 4, 77)]
+)
+def test_what_patch_dropout_leaves_of_the_flops(name, captions, percent):
+    """As docs/training.md says, of half of the patches."""
+    sizes = preset(name)
+    total = sizes.image.grid**2
+    part, whole = (
+        flops.step(sizes, 1, captions, sizes.text.context, patches=count).model
+        for count in (patches.kept(total, 0.5), total)
+    )
+    assert round(100 * part / whole) == percent
 
 
 def test_patches_of_embedded_images_are_refused():

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
+from losses import QUICK
 from model_files import inputs, random_params
 
 from naturel_jax import config as c
@@ -103,9 +104,8 @@ def test_towers_with_padded_attention_are_the_plain_ones(name, monkeypatch):
 # ---- Frozen blocks ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_frozen_blocks_change_no_other_gradient(remat):
-    """Two of four blocks; what is below has no gradient either."""
+def test_frozen_blocks_change_no_other_gradient():
+    """Two of four blocks; what is below has no gradient either. The others are recomputed."""
     config = preset("tiny-siglip")
     params = random_params(config)
     pixels, _ = inputs(config)
@@ -115,9 +115,9 @@ def test_frozen_blocks_change_no_other_gradient(remat):
         def total(tower):
             return jnp.sum(Model(config, compute).encode_image({**params, "image": tower}, pixels) @ weight)
 
-        return jax.jit(jax.value_and_grad(total))(params["image"])
+        return jax.jit(jax.value_and_grad(total), compiler_options=QUICK)(params["image"])
 
-    value, gradient = value_and_gradient(Compute(remat=remat, frozen_image=2))
+    value, gradient = value_and_gradient(Compute(remat="full", frozen_image=2))
     expected, whole = value_and_gradient(Compute())
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     largest = max(float(abs(x).max()) for x in jax.tree.leaves(whole))
