@@ -28,8 +28,8 @@ class Loss:
     """
 
     def __init__(self, options: config.Config, model: Model, mean_std: tuple[Any, Any], params: Params, mesh: Mesh):
-        """``mean_std``: the processor's, per channel. Only the paths of ``params`` are used. Raises ValueError if
-        ``config.objective.exchange`` is ``auto``: see ``exchange.choose``."""
+        """``mean_std``: the processor's, per channel. Only the paths and shapes of ``params`` are used. Raises
+        ValueError if ``config.objective.exchange`` is ``auto``: see ``exchange.choose``."""
         self.model, self._chunks, self._mean_std = model, options.objective.chunks, mean_std
         self._factors = optim.multipliers(options.optim, params)
         objective = options.objective
@@ -99,7 +99,7 @@ class Loss:
         gradient = self._add_gradients(gradient, self._image, params, rows, dzimg_ID)
         return value, self._add_gradients(gradient, self._text, params, batch.tokens, dzcap_UD)
 
-    def flops(self, batch: Batch) -> flops.Step:
+    def step_flops(self, batch: Batch) -> flops.Step:
         """FLOPs of a training step on ``batch``, arrays or ``jax.ShapeDtypeStruct``."""
         compute, rows = self.model.compute, (batch.images_to_embed, *batch.captions_to_embed)
         frozen = (compute.frozen_image, compute.frozen_text)

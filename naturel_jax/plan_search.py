@@ -117,7 +117,7 @@ def _estimates(config: Config, training: Training) -> Iterator[Candidate]:
             f"{', '.join(compiled.SPEEDS)}, in bfloat16 (config.compute.dtype)"
         )
     name = exchange.best(known, limit)
-    step = training.loss.flops(batch)
+    step = training.loss.step_flops(batch)
     arguments = memory.per_device((state, batch, training.pipeline.sent(0), training.pipeline.dataset()))
     found = transfers(state.params, mesh, dtype, chunks)
     for remat in REMAT_POLICIES:

@@ -80,7 +80,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     model, batch, state = training.loss.model, training.pipeline.shapes(0), training.state
     mesh = training.pipeline.sharding.mesh
     assert isinstance(mesh, Mesh)  # the step is placed on devices
-    device, step = mesh.devices.flat[0], training.loss.flops(batch)
+    device, step = mesh.devices.flat[0], training.loss.step_flops(batch)
     needs = {
         "parameters": memory.per_device(state.params),
         "optimizer": memory.per_device(state.opt_state),

@@ -82,7 +82,7 @@ def make_step(
             "logit_scale": jnp.exp(params["logit_scale"]),
             "captions": jnp.sum(batch.caption_labels.mult_U > 0),
             "finite": finite,
-            "flops": jnp.float32(loss.flops(batch).model),
+            "flops": jnp.float32(loss.step_flops(batch).model),
         }
         return state, metrics | ({"logit_bias": params["logit_bias"]} if "logit_bias" in params else {})
 
