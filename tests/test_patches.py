@@ -201,6 +201,14 @@ def test_flops_are_xlas_and_memory_is_less():
     assert 5 / 16 < part / whole < 0.5
 
 
+def test_a_step_counts_the_patches_that_are_kept():
+    model, batch = Model(preset("tiny-clip")), pipeline().shapes(0)
+    loss = Loss(config(), model, ((0.5,) * 3, (0.5,) * 3), model.shapes(), mesh(1))
+    whole = flops.step_flops(model.config, len(batch.images), *batch.captions_to_embed)
+    less = len(batch.images) * (flops.image_flops(model.config) - flops.image_flops(model.config, patches=8))
+    assert loss.step_flops(batch).model == pytest.approx(whole - 3 * less)
+
+
 @pytest.mark.parametrize(
     ("name", "captions", "percent"), [("clip-b32", 0, 51), ("clip-b16", 0, 50), ("siglip-b16-224", 4, 77)]
 )
