@@ -74,12 +74,15 @@ class Compute:
     """How a tower computes, as opposed to what it computes.
 
     ``dtype`` is that of the activations (parameters stay float32), ``remat`` a key of ``REMAT_POLICIES``,
-    ``attention`` one of ``ATTENTIONS``.
+    ``attention`` one of ``ATTENTIONS``. ``frozen_image`` and ``frozen_text``: so many of the lowest blocks of a tower,
+    and all that is below them, get no gradient, and there is no backward pass through them.
     """
 
     dtype: str = "float32"
     remat: str = "none"
     attention: str | None = None
+    frozen_image: int = 0
+    frozen_text: int = 0
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT_POLICIES:
@@ -197,12 +200,12 @@ class Block(nnx.Module):
 
 class Transformer(nnx.Module):
     """``depth`` blocks whose parameters are stacked along a leading axis and scanned: one block is compiled,
-    whatever the depth."""
+    whatever the depth. The lowest ``frozen`` are scanned apart from the others, without gradients."""
 
-    def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs, *, frozen: int = 0):
         stack = nnx.split_rngs(splits=config.depth)(nnx.vmap(lambda rngs: Block(config, compute, rngs)))
         self.blocks = stack(rngs)
-        self.remat = compute.remat
+        self.remat, self.depth, self.frozen = compute.remat, config.depth, frozen
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         graphdef, stacked = nnx.split(self.blocks)
@@ -212,4 +215,10 @@ class Transformer(nnx.Module):
 
         if policy := REMAT_POLICIES[self.remat]:
             body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-        return jax.lax.scan(body, x_BTD, stacked)[0]
+        if self.frozen:
+            lowest, stacked = (
+                jax.tree.map(lambda x, n=n: x[n], stacked) for n in (slice(self.frozen), slice(self.frozen, None))
+            )
+            x_BTD, lowest = jax.lax.stop_gradient((x_BTD, lowest))
+            x_BTD = jax.lax.scan(body, x_BTD, lowest)[0]
+        return jax.lax.scan(body, x_BTD, stacked)[0] if self.frozen < self.depth else x_BTD
