@@ -172,7 +172,7 @@ def test_hard_pairs_are_those_that_the_audit_finds(tmp_path):
 
 # Share of the pairs that text alone may tell, with folds by triplet.
 LIMITS = {"masked": 0.55, "raw": 0.55, "style": 0.53}
-ALL_WORDINGS = 0.69
+ALL_WORDINGS = 0.58
 RELATION_LIMITS = {
     **dict.fromkeys(("on", "under", "is", "inside_of", "wears", "at", "hits"), 0.62),
     **dict.fromkeys(("holds", "plays", "interacts_with"), 0.75),
@@ -193,7 +193,7 @@ def test_text_alone_hardly_tells_the_true_caption_of_a_pair(published):
 
 
 def test_text_alone_tells_little_more_over_all_wordings(published):
-    """The wordings that tests do not use were not chosen against the attack, but training draws them."""
+    """Training draws wordings that tests do not use, so text alone may not tell those either."""
     pairs, views = attack_report.all_pairs(published), attack_report.bank_views(published)
     won = {name: attack.wins(pairs, views[name], attack.ngrams).mean() for name in LIMITS}
     assert all(share <= ALL_WORDINGS for share in won.values()), won
