@@ -66,7 +66,7 @@ proofs: setup-test
 	$(RECORD) step_mined -- $(BIN)/python perf/objectives.py step --hard mined
 	$(RECORD) frozen -- $(BIN)/python perf/objectives.py frozen
 	$(RECORD) ring_memory -- $(BIN)/python perf/objectives.py memory
-	$(RECORD) exchange -- $(BIN)/python perf/objectives.py exchange
+	$(RECORD) exchange -- $(BIN)/python perf/exchange.py
 	$(RECORD) towers -- $(BIN)/python perf/towers.py --train
 	$(RECORD) pipeline -- $(BIN)/python perf/pipeline.py --images 1024 --rounds 3 --threads 1 2
 	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14
@@ -97,9 +97,10 @@ docs: $(VENV)/.docs
 docs-serve: $(VENV)/.docs
 	$(BIN)/zensical serve
 
-# The pages that are derived from others: the notebook of the tutorial, and the table of config fields.
+# What is derived from others: the notebook of the tutorial, the table of config fields, and the chart of exchanges.
 pages: setup
 	$(BIN)/python .ci/pages.py
+	$(BIN)/python perf/exchange.py --plot docs/assets/exchange.svg
 
 # requirements.lock: what is installed now, with hashes, for Python 3.11 to 3.14 on Linux and macOS.
 lock: setup-test
