@@ -34,6 +34,7 @@ from etils import epath
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # perf, if this file is run as a script, and the tests' servers
 
+import store_config  # noqa: E402
 import store_servers  # noqa: E402
 
 from naturel_jax import config, manifest, object_folders  # noqa: E402
@@ -48,6 +49,7 @@ from naturel_jax.sharding import make_mesh  # noqa: E402
 from perf.planner import bank_items  # noqa: E402
 from perf.sources import memory, write_rows  # noqa: E402
 from tfds_naturel import cli  # noqa: E402
+from tfds_naturel.scenes.scene import CONFIGS  # noqa: E402
 
 # ---- Real processes --------------------------------------------------------------------------------------------------
 
@@ -121,8 +123,10 @@ def measure_starts(counts: Sequence[int]) -> None:
     print(f"{'':18}{'seconds':>12}{'processor, s':>24}{'memory, MB':>24}{'requests':>24}")
     columns = ("to step", *("first", "others") * 2, "to step", "a checkpoint")
     print(f"{'processes':>10}{'start':>8}" + "".join(f"{name:>12}" for name in columns), flush=True)
+    CONFIGS[store_config.WORLD.name] = store_config.WORLD
     with tempfile.TemporaryDirectory() as temporary, store_servers.serve("gs") as server:
-        start(1, Path(temporary) / "draws", server)  # the data
+        with store_servers.environment(server.env):  # draws the data
+            datasets.directory(f"{server.url}/data", f"naturel/{store_config.WORLD.name}", f"{temporary}/drawn")
         for count in counts:
             folder = Path(temporary) / f"of{count}"
             for name in ("first", "second"):
