@@ -4,10 +4,9 @@
     python perf/hosts.py one --hosts 256 --rows 1e5 1e7 --folder build/rows
     python perf/hosts.py prepared
 
-``start`` trains a tiny model in each number of processes, each a host of its own with one device, no copies of data and
-its own cache of compiled programs; workdir and data are in a store on loopback, which counts requests. Each run is
-started a second time from its checkpoint. Processor time is of one host, up to the end of the run. ``one`` is in a new
-process for each number of rows: it opens the index, plans batches for all hosts and loads its own share of the images.
+``start`` trains a tiny model in each number of processes, each a host with one device and caches of its own; workdir
+and data are in a store on loopback, which counts requests. Each run is started a second time from its checkpoint.
+``one`` opens the index of each number of rows, plans batches for all hosts and loads its own share of the images.
 ``prepared`` opens a dataset that TFDS wrote, for the first time and again.
 """
 
@@ -121,7 +120,7 @@ def start(count: int, folder: Path, server: store_servers.Server) -> Start:
 def measure_starts(counts: Sequence[int]) -> None:
     """Prints one line for each start."""
     print(f"{'':18}{'seconds':>12}{'processor, s':>24}{'memory, MB':>24}{'requests':>24}")
-    columns = ("to step", *("first", "others") * 2, "to step", "a checkpoint")
+    columns = ("to step", *("first", "others") * 2, "to step", "checkpoint")
     print(f"{'processes':>10}{'start':>8}" + "".join(f"{name:>12}" for name in columns), flush=True)
     CONFIGS[store_config.WORLD.name] = store_config.WORLD
     with tempfile.TemporaryDirectory() as temporary, store_servers.serve("gs") as server:
