@@ -56,6 +56,8 @@ reproduce: setup
 
 # What is too long for every change: each writes a dated result under proofs/.
 RECORD = $(BIN)/python proofs/record.py
+HOSTS = $(BIN)/python perf/hosts.py one --rows 1e5 && $(BIN)/python perf/hosts.py prepared && \
+	$(BIN)/python perf/planner.py --images 16384 65536 --rows 1e5 1e7 --repeats 2
 proofs: setup-test
 	$(RECORD) demo --tail=120 -- $(MAKE) demo
 	$(RECORD) audit_first --tail=400 -- $(BIN)/python -m tfds_naturel.audit --bank first --out build/audit_first
@@ -71,8 +73,8 @@ proofs: setup-test
 	$(RECORD) pipeline -- $(BIN)/python perf/pipeline.py --images 1024 --rounds 3 --threads 1 2
 	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14
 	$(RECORD) checkpoint -- $(BIN)/python perf/checkpoint.py
-	$(RECORD) hosts_start -- $(BIN)/python perf/hosts.py start --processes 1 2 4 8
-	$(RECORD) hosts -- sh -c '$(BIN)/python perf/hosts.py prepared && $(BIN)/python perf/hosts.py one --rows 1e5 1e7'
+	$(RECORD) hosts_start -- $(BIN)/python perf/hosts.py start --processes 1 2
+	$(RECORD) hosts -- sh -c '$(HOSTS)'
 	$(RECORD) evaluation -- $(BIN)/python perf/evaluation.py --share 0.02
 	$(RECORD) precision_random -- $(BIN)/python proofs/precision.py --random clip-b32 siglip-b16-224 --items 100
 	$(RECORD) builder -- $(BIN)/python perf/builder.py --folder build/proofs

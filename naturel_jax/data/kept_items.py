@@ -1,5 +1,5 @@
-"""The items of a prepared dataset in one file: TFDS decodes whole records, images included, at one or two milliseconds
-each, so reading the captions of 100,000 images takes minutes. A process does that once, and later starts read the file.
+"""The items of a prepared dataset in one file: TFDS decodes whole records, images included, so reading the captions of
+100,000 images takes a processor about a minute. A process does that once, and later starts read the file.
 
 It is an archive of NumPy, whose entries have a CRC-32: the columns of ``Items``, and strings as JSON.
 """
