@@ -73,7 +73,7 @@ proofs: setup-test
 	$(RECORD) pipeline -- $(BIN)/python perf/pipeline.py --images 1024 --rounds 3 --threads 1 2
 	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14
 	$(RECORD) checkpoint -- $(BIN)/python perf/checkpoint.py
-	$(RECORD) hosts_start -- $(BIN)/python perf/hosts.py start --processes 1 2
+	$(RECORD) hosts_start -- $(BIN)/python perf/hosts.py start --processes 1 2 4
 	$(RECORD) hosts -- sh -c '$(HOSTS)'
 	$(RECORD) evaluation -- $(BIN)/python perf/evaluation.py --share 0.02
 	$(RECORD) precision_random -- $(BIN)/python proofs/precision.py --random clip-b32 siglip-b16-224 --items 100
