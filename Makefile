@@ -57,6 +57,8 @@ reproduce: setup
 
 # What is too long for every change: each writes a dated result under proofs/.
 RECORD = $(BIN)/python proofs/record.py
+HOSTS = $(BIN)/python perf/hosts.py one --rows 1e5 && $(BIN)/python perf/hosts.py prepared && \
+	$(BIN)/python perf/planner.py --images 16384 65536 --rows 1e5 1e7 --repeats 2
 proofs: setup-test
 	$(RECORD) demo --tail=120 -- $(MAKE) demo
 	$(RECORD) audit_first --tail=400 -- $(BIN)/python -m tfds_naturel.audit --bank first --out build/audit_first
@@ -67,11 +69,13 @@ proofs: setup-test
 	$(RECORD) step_mined -- env $(HUGE_PAGES) $(BIN)/python perf/objectives.py step --hard mined
 	$(RECORD) frozen -- env $(HUGE_PAGES) $(BIN)/python perf/objectives.py frozen
 	$(RECORD) ring_memory -- $(BIN)/python perf/objectives.py memory
-	$(RECORD) exchange -- $(BIN)/python perf/objectives.py exchange
+	$(RECORD) exchange -- $(BIN)/python perf/exchange.py
 	$(RECORD) towers -- $(BIN)/python perf/towers.py --train
 	$(RECORD) pipeline -- $(BIN)/python perf/pipeline.py --images 1024 --rounds 3 --threads 1 2
 	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14
 	$(RECORD) checkpoint -- $(BIN)/python perf/checkpoint.py
+	$(RECORD) hosts_start -- $(BIN)/python perf/hosts.py start --processes 1 2 4
+	$(RECORD) hosts -- sh -c '$(HOSTS)'
 	$(RECORD) evaluation -- $(BIN)/python perf/evaluation.py --share 0.02
 	$(RECORD) precision_random -- $(BIN)/python proofs/precision.py --random clip-b32 siglip-b16-224 --items 100
 	$(RECORD) builder -- $(BIN)/python perf/builder.py --folder build/proofs
@@ -98,9 +102,10 @@ docs: $(VENV)/.docs
 docs-serve: $(VENV)/.docs
 	$(BIN)/zensical serve
 
-# The pages that are derived from others: the notebook of the tutorial, and the table of config fields.
+# What is derived from others: the notebook of the tutorial, the table of config fields, and the chart of exchanges.
 pages: setup
 	$(BIN)/python .ci/pages.py
+	$(BIN)/python perf/exchange.py --plot docs/assets/exchange.svg
 
 # requirements.lock: what is installed now, with hashes, for Python 3.11 to 3.14 on Linux and macOS.
 lock: setup-test

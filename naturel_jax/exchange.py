@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 _FLOAT = 4  # bytes: embeddings, logits and their gradients are float32
 _PRODUCTS = 6  # in bfloat16, of three parts of each number, that make one in float32 on TPUs
 _HOP = 1e-6  # seconds, however little is sent: jax-ml.github.io/scaling-book/sharding, "A note on ICI latency"
-_SHARE = 1 / 20  # of the memory of a device that the loss may take: the margins of remat's estimate are larger
+SHARE = 1 / 20  # of the memory of a device that the loss may take: the margins of remat's estimate are larger
 
 
 class Sizes(NamedTuple):
@@ -78,7 +78,7 @@ def costs(kind: str, of: Sizes) -> dict[str, Cost] | None:
 def best(known: Mapping[str, Cost], limit: int) -> str:
     """The exchange that waits least, the first if they are equal; gathering only if the loss then takes no more than a
     twentieth of ``limit``, the memory of a device in bytes."""
-    fits = [name for name in known if name != "gather" or known[name].memory <= _SHARE * limit]
+    fits = [name for name in known if name != "gather" or known[name].memory <= SHARE * limit]
     return min(fits, key=lambda name: known[name].waiting)
 
 

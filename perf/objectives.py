@@ -1,10 +1,9 @@
-"""The training step on a batch with NatuRel's captions, the memory of the loss, and what its exchanges cost.
+"""The training step on a batch with NatuRel's captions, and the memory of the loss.
 
     python perf/objectives.py step                # or: python -m perf.objectives step
     python perf/objectives.py step --hard mined   # mined images and their captions instead of the sentinel
     python perf/objectives.py frozen              # with embeddings in place of a frozen tower's images or captions
     python perf/objectives.py memory              # bytes per device for 1 to 256 simulated devices
-    python perf/objectives.py exchange            # estimates for chips that are not here (naturel_jax/exchange.py)
 
 All rows of ``step`` compute the same loss from the same parameters, as the table shows: our batch, the same batch
 expanded, and NegCLIP's published formula on the peers' towers, where every caption is a row of full length and the
@@ -14,7 +13,6 @@ sentinel is repeated for each image. On a GPU all of them run in bfloat16, and o
 import argparse
 import dataclasses
 import functools
-import itertools
 import statistics
 import time
 import timeit
@@ -27,9 +25,8 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh
 
-from naturel_jax import compiled, exchange, memory, optim, train
+from naturel_jax import compiled, optim, train
 from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
-from naturel_jax.compiled import SPEEDS
 from naturel_jax.config import Config, Optim
 from naturel_jax.data.items import Group, Items, collect
 from naturel_jax.data.planner import Part, Plan, Planner
@@ -48,7 +45,6 @@ from naturel_jax.tiles import EXCHANGES, Layout
 from naturel_jax.weights import hf, openclip, processor_files, tables
 from tfds_naturel import cli
 from tfds_naturel.captions import bank
-from tfds_naturel.errors import UserError
 
 # Annotated pairs by relation in the training split of Open Images V4. Within a relation triplets follow Zipf's law.
 RELATIONS = {
@@ -345,23 +341,6 @@ def print_memory(counts: list[int]) -> None:
         print(f"{devices:8}" + "".join(cells), flush=True)
 
 
-# ---- Exchange --------------------------------------------------------------------------------------------------------
-
-
-def print_exchange(kind: str, width: int, batches: Sequence[int], counts: Sequence[int]) -> None:
-    """Prints one line for each number of rows on a chip and number of chips."""
-    limit = memory.usable(kind)
-    print(f"{kind}: as many images as captions, of width {width}; one pass for the value and one for the gradient")
-    print(f"{'':16}{'waiting for captions (ms)':>42}{'memory of the loss (MB)':>42}")
-    print(f"{'rows':>7}{'chips':>9}" + "".join(f"{name:>14}" for name in (*EXCHANGES, *EXCHANGES, "auto")))
-    for rows, chips in itertools.product(batches, counts):
-        costs = exchange.costs(kind, exchange.Sizes(chips, rows, rows, width, Config().objective.tile))
-        if costs is None or limit is None:
-            raise UserError(f"--kind {kind}: its speed is not known; expected one of {', '.join(SPEEDS)}")
-        cells = [1e3 * costs[name].waiting for name in EXCHANGES] + [costs[name].memory / 1e6 for name in EXCHANGES]
-        print(f"{rows:7,}{chips:9,}" + "".join(f"{x:14,.2f}" for x in cells) + f"{exchange.best(costs, limit):>14}")
-
-
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -377,14 +356,7 @@ def main(arguments: Sequence[str]) -> None:
     frozen.add_argument("--preset", choices=sorted(PRESETS), default="clip-b32")
     simulated = commands.add_parser("memory")
     simulated.add_argument("--devices", type=int, nargs="+", default=[1, 4, 16, 64, 256])
-    table = commands.add_parser("exchange")
-    table.add_argument("--kind", default="TPU v5 lite")
-    table.add_argument("--width", type=int, default=768)
-    table.add_argument("--rows", type=int, nargs="+", default=[64, 256, 1024, 4096, 8192])
-    table.add_argument("--chips", type=int, nargs="+", default=[8, 64, 256, 1024])
     args = parser.parse_args(arguments)
-    if args.command == "exchange":
-        return print_exchange(args.kind, args.width, args.rows, args.chips)
     if args.command == "step":
         return print_steps(measure_steps(args.preset, args.batch, args.hard, args.repeats), args.batch)
     if args.command == "frozen":

@@ -26,6 +26,7 @@ from naturel_jax import config as c
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.evaluators import mistakes
+from perf import exchange
 from tfds_naturel import cli
 
 PROJECT = documents.project()
@@ -178,6 +179,7 @@ SCRIPTS = (
     "proofs/precision.py",
     "proofs/rehearse.py",
     "proofs/soak.py",
+    "perf/exchange.py",
     "perf/objectives.py",
     "perf/pipeline.py",
     "perf/builder.py",
@@ -337,6 +339,8 @@ def test_derived_pages_are_up_to_date():
     tutorial = (ROOT / "docs/tutorial.md").read_text()
     assert (ROOT / "docs/tutorial.ipynb").read_text() == pages["notebook"](tutorial), "run `make pages`"
     assert (ROOT / "docs/reference/config.md").read_text() == pages["config_page"](), "run `make pages`"
+    chart = exchange.chart(exchange.KIND, exchange.WIDTH, exchange.ROWS, exchange.CHIPS)
+    assert (ROOT / "docs/assets/exchange.svg").read_text("utf-8") == chart, "run `make pages`"
 
 
 def test_notebook_is_the_tutorial():

@@ -13,7 +13,7 @@ import stuck_loader
 from naturel_jax.data.recipes import recipe
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from perf import loading, objectives, pipeline, planner, towers
+from perf import hosts, loading, objectives, pipeline, planner, towers
 
 pytestmark = pytest.mark.slow
 
@@ -130,3 +130,16 @@ def test_planner_is_measured_on_generated_rows():
     assert len(items) == 5000 and recipe("single_pair").check(items) == (1, 1)
     whole, own = planner.measure(items, "single_pair", images=64, repeats=2)
     assert whole > 0 and own > 0
+
+
+def test_one_host_of_many_is_measured(tmp_path, capfd):
+    """Of a batch of 16 on four hosts, it reads four images; of the index, none of the captions until it plans."""
+    hosts.main(["one", "--hosts=4", "--devices=1", "--rows=500", "--batches=16", f"--folder={tmp_path}"])
+    first, opened, planned, loaded, checked, again = capfd.readouterr().out.splitlines()
+    assert first.startswith("500 records, host 2 of 4, 1 devices each")
+    counts = [int(re.search(r"(\d+) files opened", line)[1]) for line in (opened, planned, loaded, checked, again)]
+    assert counts[0] > 10 and counts[1:] == [0, 4, 1, 0]
+
+
+def test_further_pages_of_a_listing_are_not_counted():
+    assert hosts.asked(["GET /o?prefix=a", "GET /o?prefix=a&pageToken=b", "POST /o"]) == ["GET /o?prefix=a", "POST /o"]

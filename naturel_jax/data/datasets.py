@@ -122,7 +122,8 @@ def _parse(dataset: str) -> tuple[str, str]:
 def _open_tfds(name: str, data_dir: str, split: str) -> Source | Table:
     path = directory(data_dir, name)
     if tfds_table.has_caption_groups(path):
-        return dataclasses.replace(prepared.open_source(path, split), origin=_origin(path, data_dir, split))
+        origin = _origin(path, data_dir, split)
+        return dataclasses.replace(prepared.open_source(path, split, Path(origin.cache)), origin=origin)
     return tfds_table.open_table(path, split)
 
 

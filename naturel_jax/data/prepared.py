@@ -7,11 +7,13 @@ column: every caption has one wording.
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from naturel_jax.data.items import Caption, Group, Source, collect
+from naturel_jax.data import kept_items
+from naturel_jax.data.items import Caption, Group, Items, Source, collect
 from tfds_naturel.errors import UserError
 from tfds_naturel.schema import KINDS, POLARITIES, Triplet
 from tfds_naturel.survey import Survey
@@ -47,12 +49,16 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
     return Split(f"{builder.info.full_name}:{split}", records)
 
 
-def open_source(directory: str | os.PathLike[str], split: str) -> Source:
-    """``split`` of the dataset in ``directory`` as training data. Raises what ``open_split`` and ``collect`` raise."""
+def open_source(directory: str | os.PathLike[str], split: str, cache: Path) -> Source:
+    """``split`` of the dataset in ``directory`` as training data; its items are kept in the folder ``cache``. Raises
+    what ``open_split`` and ``collect`` raise."""
     name, records = open_split(directory, split)
-    examples = (records[n] for n in range(len(records)))
-    items = collect(name, ((to_str(example["image_id"]), caption_groups(example)) for example in examples))
-    return Source(items, functools.partial(read_image, records))
+
+    def read() -> Items:
+        examples = (records[n] for n in range(len(records)))
+        return collect(name, ((to_str(example["image_id"]), caption_groups(example)) for example in examples))
+
+    return Source(kept_items.kept(cache, read), functools.partial(read_image, records))
 
 
 def caption_groups(example: Example) -> list[Group]:
