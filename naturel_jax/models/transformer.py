@@ -4,7 +4,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -74,12 +74,15 @@ class Compute:
     """How a tower computes, as opposed to what it computes.
 
     ``dtype`` is that of the activations (parameters stay float32), ``remat`` a key of ``REMAT_POLICIES``,
-    ``attention`` one of ``ATTENTIONS``.
+    ``attention`` one of ``ATTENTIONS``. ``flat``: matrix products take [B * T, D], and one makes queries, keys and
+    values. That is fastest on CPUs; on TPUs, all of them would be copied into the layout of the attention
+    (docs/plan.md), and sequences whose length is no multiple of 8 into another with each product.
     """
 
     dtype: str = "float32"
     remat: str = "none"
     attention: str | None = None
+    flat: bool = True
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT_POLICIES:
@@ -133,21 +136,33 @@ class Attention(nnx.Module):
         init = nnx.initializers.xavier_uniform()
         self.out = nnx.LinearGeneral((h, d // h), d, axis=(-2, -1), kernel_init=init, dtype=compute.dtype, rngs=rngs)
         self.implementation: Implementation = ATTENTIONS[compute.attention]
+        self.flat = compute.flat
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
-        q, k, v = jnp.moveaxis(flatten_leading(self.qkv, x_BTD), -3, 0)
+        if self.flat:
+            q, k, v = jnp.moveaxis(flatten_leading(self.qkv, x_BTD), -3, 0)
+        else:
+            q, k, v = (self._product(x_BTD, part) for part in range(3))
         if self.implementation == "cudnn":
             y_BTHK = padded_attention(q, k, v, causal=causal, implementation="cudnn")
         else:
             y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=self.implementation)
-        return self.out(y_BTHK.reshape(-1, *y_BTHK.shape[-2:])).reshape(x_BTD.shape)
+        if self.flat:
+            return self.out(y_BTHK.reshape(-1, *y_BTHK.shape[-2:])).reshape(x_BTD.shape)
+        return self.out(y_BTHK)
+
+    def _product(self, x_BTD: jax.Array, part: int) -> jax.Array:
+        """Queries (0), keys (1) or values (2) of ``x_BTD``, [B, T, H, K]."""
+        assert self.qkv.bias is not None  # use_bias is on by default
+        kernel_DHK, bias_HK = self.qkv.kernel[...][:, part], self.qkv.bias[...][part]
+        return jnp.einsum("btd,dhk->bthk", x_BTD, kernel_DHK.astype(x_BTD.dtype)) + bias_HK.astype(x_BTD.dtype)
 
     def probe(self, probe_BPD: jax.Array, x_BTD: jax.Array) -> jax.Array:
         """Attention of ``probe_BPD`` over ``x_BTD`` (SigLIP's pooling), with the same fused kernel."""
         assert self.qkv.bias is not None  # use_bias is on by default
         kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
         dtype = x_BTD.dtype
-        q = jnp.einsum("bpd,dhk->bphk", probe_BPD.astype(dtype), kernel[:, 0].astype(dtype)) + bias[0].astype(dtype)
+        q = self._product(probe_BPD.astype(dtype), 0)
         kv = jnp.einsum("btd,dchk->cbthk", x_BTD, kernel[:, 1:].astype(dtype)) + bias[1:, None, None].astype(dtype)
         return self.out(jax.nn.dot_product_attention(q, kv[0], kv[1], implementation="xla"))
 
@@ -173,10 +188,12 @@ class Block(nnx.Module):
         self.attn = Attention(config, compute, rngs)
         self.norm2 = layer_norm(config.width, config.eps, compute, rngs)
         self.mlp = Mlp(config, compute, rngs)
+        self.flat = compute.flat
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         x_BTD = x_BTD + self.attn(self.norm1(x_BTD), causal=causal)
-        return x_BTD + flatten_leading(self.mlp, self.norm2(x_BTD))
+        y_BTD = self.norm2(x_BTD)
+        return x_BTD + (flatten_leading(self.mlp, y_BTD) if self.flat else self.mlp(y_BTD))
 
 
 class Transformer(nnx.Module):
@@ -186,14 +203,22 @@ class Transformer(nnx.Module):
     def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs):
         stack = nnx.split_rngs(splits=config.depth)(nnx.vmap(lambda rngs: Block(config, compute, rngs)))
         self.blocks = stack(rngs)
-        self.remat = compute.remat
+        self.compute = compute
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
-        graphdef, stacked = nnx.split(self.blocks)
+        graphdef, norms, products = nnx.split(self.blocks, _of_norm, ...)
+        # The layers would cast them in each block. Cast once, they are not kept for the backward pass a second time,
+        # and their gradients are stacked in this dtype, half as large in bfloat16. LayerNorm computes in float32.
+        products = jax.tree.map(lambda x: x.astype(self.compute.dtype), products)
 
-        def body(x_BTD: jax.Array, block: nnx.State) -> tuple[jax.Array, None]:
-            return nnx.merge(graphdef, block)(x_BTD, causal=causal), None
+        def body(x_BTD: jax.Array, block: tuple[nnx.State, nnx.State]) -> tuple[jax.Array, None]:
+            return nnx.merge(graphdef, *block)(x_BTD, causal=causal), None
 
-        if policy := REMAT_POLICIES[self.remat]:
+        if policy := REMAT_POLICIES[self.compute.remat]:
             body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-        return jax.lax.scan(body, x_BTD, stacked)[0]
+        return jax.lax.scan(body, x_BTD, (norms, products))[0]
+
+
+def _of_norm(path: tuple[Any, ...], _: Any) -> bool:
+    """Whether a parameter of a block is LayerNorm's."""
+    return str(path[0]).startswith("norm")
