@@ -162,7 +162,7 @@ class Attention(nnx.Module):
         assert self.qkv.bias is not None  # use_bias is on by default
         kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
         dtype = x_BTD.dtype
-        q = self._product(probe_BPD.astype(dtype), 0)
+        q = jnp.einsum("bpd,dhk->bphk", probe_BPD.astype(dtype), kernel[:, 0].astype(dtype)) + bias[0].astype(dtype)
         kv = jnp.einsum("btd,dchk->cbthk", x_BTD, kernel[:, 1:].astype(dtype)) + bias[1:, None, None].astype(dtype)
         return self.out(jax.nn.dot_product_attention(q, kv[0], kv[1], implementation="xla"))
 
@@ -206,19 +206,18 @@ class Transformer(nnx.Module):
         self.compute = compute
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
-        graphdef, norms, products = nnx.split(self.blocks, _of_norm, ...)
-        # The layers would cast them in each block. Cast once, they are not kept for the backward pass a second time,
-        # and their gradients are stacked in this dtype, half as large in bfloat16. LayerNorm computes in float32.
-        products = jax.tree.map(lambda x: x.astype(self.compute.dtype), products)
+        graphdef, stacked = nnx.split(self.blocks)
 
-        def body(x_BTD: jax.Array, block: tuple[nnx.State, nnx.State]) -> tuple[jax.Array, None]:
-            return nnx.merge(graphdef, *block)(x_BTD, causal=causal), None
+        # Layers would cast their parameters in each block. Cast once, they are not kept for the backward pass a second
+        # time, and their gradients are stacked in this dtype, half as large in bfloat16. LayerNorm casts none.
+        def cast(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+            return x if "norm" in jax.tree_util.keystr(path[:1]) else x.astype(self.compute.dtype)
+
+        stacked = jax.tree.map_with_path(cast, stacked)
+
+        def body(x_BTD: jax.Array, block: nnx.State) -> tuple[jax.Array, None]:
+            return nnx.merge(graphdef, block)(x_BTD, causal=causal), None
 
         if policy := REMAT_POLICIES[self.compute.remat]:
             body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-        return jax.lax.scan(body, x_BTD, (norms, products))[0]
-
-
-def _of_norm(path: tuple[Any, ...], _: Any) -> bool:
-    """Whether a parameter of a block is LayerNorm's."""
-    return str(path[0]).startswith("norm")
+        return jax.lax.scan(body, x_BTD, stacked)[0]
