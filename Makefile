@@ -9,8 +9,9 @@ PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 .PHONY: lock demo reproduce test test-slow test-build plan-tpu plan-gpu proofs lint docs docs-serve pages setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers. Where there are none the setting is ignored.
+HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 demo: setup
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m naturel_jax.main --config configs/demo.py
+	$(HUGE_PAGES) $(BIN)/python -m naturel_jax.main --config configs/demo.py
 
 test: setup-test lint
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not proof"
@@ -62,9 +63,9 @@ proofs: setup-test
 	$(RECORD) audit --tail=400 -- $(BIN)/python -m tfds_naturel.audit --out build/audit --sugarcrepe data/sugarcrepe
 	$(RECORD) audit_v6 --tail=400 -- $(BIN)/python -m tfds_naturel.audit --bank tfds_naturel/captions/bank_v6.tsv --out build/audit_v6
 	$(RECORD) audit_world --tail=400 -- $(BIN)/python -m tfds_naturel.audit --world scenes --out build/audit_world
-	$(RECORD) step -- $(BIN)/python perf/objectives.py step
-	$(RECORD) step_mined -- $(BIN)/python perf/objectives.py step --hard mined
-	$(RECORD) frozen -- $(BIN)/python perf/objectives.py frozen
+	$(RECORD) step -- env $(HUGE_PAGES) $(BIN)/python perf/objectives.py step
+	$(RECORD) step_mined -- env $(HUGE_PAGES) $(BIN)/python perf/objectives.py step --hard mined
+	$(RECORD) frozen -- env $(HUGE_PAGES) $(BIN)/python perf/objectives.py frozen
 	$(RECORD) ring_memory -- $(BIN)/python perf/objectives.py memory
 	$(RECORD) exchange -- $(BIN)/python perf/objectives.py exchange
 	$(RECORD) towers -- $(BIN)/python perf/towers.py --train

@@ -1,7 +1,7 @@
 """The batch that a training step takes: images, captions, and the labels that determine the counts of every cell.
 
 Shape letters: I images, U distinct captions, K captions sampled per image, T triplets shown per image, A triplets
-asserted per caption, L tokens.
+asserted per caption, L tokens, P patches that are kept.
 """
 
 from typing import Any, NamedTuple
@@ -39,17 +39,24 @@ class CaptionLabels(NamedTuple):
 
 class Batch(NamedTuple):
     """One batch: images uint8 [I, H, W, 3], tokens int32 [U, L], and labels. In place of the images of a frozen tower,
-    or of the tokens of one, their unit embeddings, float32 [I, D] or [U, D]."""
+    or of the tokens of one, their unit embeddings, float32 [I, D] or [U, D]. ``patches_IP``: the numbers of the patches
+    that the image tower sees, row by row of the grid from 0, int32; None: all."""
 
     images: Array
     tokens: Array
     image_labels: ImageLabels
     caption_labels: CaptionLabels
+    patches_IP: Array | None = None
 
     @property
     def images_to_embed(self) -> int:
         """How many images go through the image tower."""
         return 0 if is_embedded(self.images) else len(self.images)
+
+    @property
+    def patches_to_embed(self) -> int | None:
+        """How many patches of each image go through the image tower; None: all."""
+        return None if self.patches_IP is None else self.patches_IP.shape[1]
 
     @property
     def captions_to_embed(self) -> tuple[int, int]:

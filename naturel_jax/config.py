@@ -69,6 +69,12 @@ class Data:
     crop_scale: tuple[float, float] = setting(
         (0.9, 1.0), "area of the random resized crop; (1.0, 1.0): the largest centred square of each image", AREA
     )
+    patch_dropout: float = setting(
+        0.0,
+        "share of the patches of each image that a training step leaves out, drawn anew each time (FLIP, arXiv "
+        "2212.00794); 0: none",
+        fraction(),
+    )
     shrink_by: str = setting(
         "area",
         "how crops are shrunk; bilinear: five times as fast, and as near to Pillow's bicubic filter (above 1.5 times, "
@@ -126,7 +132,8 @@ class Optim:
     clip_norm: float = setting(0.0, "global gradient norm to clip to; 0: no clipping", at_least(0))
     lr_multipliers: tuple[tuple[str, float], ...] = setting(
         (),
-        "learning-rate multipliers: the first pattern that matches a parameter's path; 0 freezes",
+        "learning-rate multipliers: the first pattern that matches a parameter's path, or in blocks also that of one "
+        "block, such as image/transformer/blocks/3/mlp/up/kernel; 0 freezes",
         Allowed(lambda: "((pattern, factor), ...): regular expressions and numbers of at least 0", are_patterns),
     )
     ema: float = setting(0.0, "decay of the moving average, which is evaluated instead; 0: none", fraction())
@@ -272,6 +279,11 @@ def check(config: Config, path: str = "config") -> Config:
         raise UserError(
             f"{path}.data.cache is 'embeddings' and {path}.data.crop_scale is {config.data.crop_scale}: random crops "
             f"have no embedding that could be kept; set {path}.data.crop_scale to (1.0, 1.0)"
+        )
+    if config.data.cache == "embeddings" and config.data.patch_dropout:
+        raise UserError(
+            f"{path}.data.cache is 'embeddings' and {path}.data.patch_dropout is {config.data.patch_dropout}: images "
+            f"are embedded once, with all of their patches; set {path}.data.patch_dropout to 0.0"
         )
     if config.compute.attention == "cudnn" and config.compute.dtype == "float32":
         raise UserError(

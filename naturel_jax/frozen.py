@@ -89,7 +89,7 @@ def embed_sources(config: Config, start: Start, sources: Sequence[Source], mesh:
 def _check_frozen(config: Config, params: Params, tower: str, field: str, other: str | bool) -> None:
     """Raises UserError if ``tower`` is trained; ``other``: what ``config.data.<field>`` can then be."""
     factors = optim.multipliers(config.optim, params)[tower]
-    trained = [path_string(path) for path, factor in jax.tree_util.tree_leaves_with_path(factors) if factor]
+    trained = [path_string(path) for path, factor in jax.tree_util.tree_leaves_with_path(factors) if np.any(factor)]
     if trained:
         raise UserError(
             f"config.data.{field} is {getattr(config.data, field)!r}, but config.optim.lr_multipliers trains "

@@ -6,11 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from naturel_jax import config, optim
 from naturel_jax.batch import Batch, is_embedded
-from naturel_jax.models.two_tower import Model, Params, of_pixels
+from naturel_jax.models import flops
+from naturel_jax.models.two_tower import Model, Params, normalize
 from naturel_jax.objectives import OBJECTIVES
 from naturel_jax.sharding import BATCH_AXES
 from naturel_jax.tiles import Layout
@@ -26,11 +28,10 @@ class Loss:
     """
 
     def __init__(self, options: config.Config, model: Model, mean_std: tuple[Any, Any], params: Params, mesh: Mesh):
-        """``mean_std``: the processor's, per channel. Only the paths of ``params`` are used. Raises ValueError if
-        ``config.objective.exchange`` is ``auto``: see ``exchange.choose``."""
-        self.model, self._chunks = model, options.objective.chunks
-        self._encode_image = of_pixels(model.encode_image, *mean_std)
-        self._frozen = jax.tree.map(lambda factor: factor == 0, optim.multipliers(options.optim, params))
+        """``mean_std``: the processor's, per channel. Only the paths and shapes of ``params`` are used. Raises
+        ValueError if ``config.objective.exchange`` is ``auto``: see ``exchange.choose``."""
+        self.model, self._chunks, self._mean_std = model, options.objective.chunks, mean_std
+        self._factors = optim.multipliers(options.optim, params)
         objective = options.objective
         self.layout = Layout(mesh, BATCH_AXES, objective.tile, objective.exchange)
         self._objective = functools.partial(
@@ -43,12 +44,22 @@ class Loss:
 
     def _stop_frozen_gradients(self, params: Params) -> Params:
         """Lets the compiler drop what only the gradients of frozen parameters would need."""
-        return jax.tree.map(lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p, params, self._frozen)
 
-    def _image(self, params: Params, images: jax.Array) -> jax.Array:
+        def stopped(p: jax.Array, factor: float | np.ndarray) -> jax.Array:
+            if np.all(factor):
+                return p
+            if np.any(factor):  # some blocks
+                return jnp.where(optim.by_block(factor, p) == 0, jax.lax.stop_gradient(p), p)
+            return jax.lax.stop_gradient(p)
+
+        return jax.tree.map(stopped, params, self._factors)
+
+    def _image(self, params: Params, rows: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        images, patches_IP = rows
         if is_embedded(images):
             return images
-        return self._encode_image(self._stop_frozen_gradients(params), images)
+        pixels = normalize(images, *self._mean_std)
+        return self.model.encode_image(self._stop_frozen_gradients(params), pixels, patches_IP)
 
     def _text(self, params: Params, tokens: jax.Array) -> jax.Array:
         if is_embedded(tokens):
@@ -68,9 +79,10 @@ class Loss:
 
     def embed(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Unit embeddings [I, D] of the batch's images and [U, D] of its captions, float32."""
+        rows = (batch.images, batch.patches_IP)
         if self._chunks == 1:
-            return self._image(params, batch.images), self._text(params, batch.tokens)
-        images, tokens = self._split(batch.images), self._split(batch.tokens)
+            return self._image(params, rows), self._text(params, batch.tokens)
+        images, tokens = self._split(rows), self._split(batch.tokens)
         return (
             _merge(jax.lax.map(functools.partial(self._image, params), images)),
             _merge(jax.lax.map(functools.partial(self._text, params), tokens)),
@@ -83,19 +95,26 @@ class Loss:
         zimg_ID, zcap_UD = self.embed(params, batch)
         loss = jax.value_and_grad(self.from_embeddings, argnums=(0, 1, 2))
         value, (gradient, dzimg_ID, dzcap_UD) = loss(params, zimg_ID, zcap_UD, batch)
-        gradient = self._add_gradients(gradient, self._image, params, batch.images, dzimg_ID)
+        rows = (batch.images, batch.patches_IP)
+        gradient = self._add_gradients(gradient, self._image, params, rows, dzimg_ID)
         return value, self._add_gradients(gradient, self._text, params, batch.tokens, dzcap_UD)
 
+    def step_flops(self, batch: Batch) -> flops.Step:
+        """FLOPs of a training step on ``batch``, arrays or ``jax.ShapeDtypeStruct``."""
+        compute, rows = self.model.compute, (batch.images_to_embed, *batch.captions_to_embed)
+        frozen = (compute.frozen_image, compute.frozen_text)
+        return flops.step(self.model.config, *rows, patches=batch.patches_to_embed, frozen=frozen)
+
     def _add_gradients(self, gradient: Params, encode: Callable, params: Params, rows: Any, upstream: Any) -> Params:
-        def add(gradient: Params, chunk: tuple[jax.Array, jax.Array]) -> tuple[Params, None]:
+        def add(gradient: Params, chunk: tuple[Any, jax.Array]) -> tuple[Params, None]:
             _, vjp = jax.vjp(lambda params: encode(params, chunk[0]), params)
             return jax.tree.map(jnp.add, gradient, vjp(chunk[1])[0]), None
 
-        return jax.lax.scan(add, gradient, (self._split(rows), self._split(upstream)))[0]
+        return jax.lax.scan(add, gradient, self._split((rows, upstream)))[0]
 
-    def _split(self, rows: Any) -> jax.Array:
+    def _split(self, rows: Any) -> Any:
         """[N, ...] -> [chunks, N / chunks, ...]. Each chunk takes a part of every device's block, so no row moves."""
-        return rows.reshape(-1, self._chunks, *rows.shape[1:]).swapaxes(0, 1)
+        return jax.tree.map(lambda x: x.reshape(-1, self._chunks, *x.shape[1:]).swapaxes(0, 1), rows)
 
 
 def _merge(chunks: jax.Array) -> jax.Array:

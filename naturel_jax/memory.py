@@ -85,33 +85,36 @@ def with_remat(model: Model, policy: str) -> Model:
     return dataclasses.replace(model, compute=dataclasses.replace(model.compute, remat=policy))
 
 
-def activations(model: Model, images: int, captions: int, tokens: int) -> int:
-    """Bytes that the towers keep from the forward to the backward pass for ``images`` and ``captions`` of ``tokens``
-    positions: what JAX's differentiation saves under the model's remat policy, and if that recomputes, what it saves
-    again for one block."""
-    saved = _saved(model, images, captions, tokens)
-    if REMAT_POLICIES[model.compute.remat] is None:
+def activations(model: Model, images: int, captions: int, tokens: int, patches: int | None = None) -> int:
+    """Bytes that the towers keep from the forward to the backward pass for ``images``, of all patches or so many, and
+    ``captions`` of ``tokens`` positions: what JAX's differentiation saves under the model's remat policy, and if that
+    recomputes or blocks are frozen, what it would save of one block."""
+    compute, rows = model.compute, (images, captions, tokens, patches)
+    saved = _saved(model, *rows)
+    if REMAT_POLICIES[compute.remat] is None and not compute.frozen_image and not compute.frozen_text:
         return saved
     depth = min(tower.transformer.depth for tower in (model.config.image, model.config.text))
-    return saved + _saved(with_remat(model, "none"), images, captions, tokens) // depth
+    plain = dataclasses.replace(compute, remat="none", frozen_image=0, frozen_text=0)
+    return saved + _saved(dataclasses.replace(model, compute=plain), *rows) // depth
 
 
 @functools.cache  # a trace takes seconds, and each policy that recomputes needs that of "none"
-def _saved(model: Model, images: int, captions: int, tokens: int) -> int:
+def _saved(model: Model, images: int, captions: int, tokens: int, patches: int | None) -> int:
     """Bytes of the residuals that grow with the batch; the others are parameters."""
     size, params = model.config.image.size, model.shapes()
 
-    def pullback(params: Params, pixels_IHWC: jax.Array, tokens_UL: jax.Array) -> Any:
+    def pullback(params: Params, pixels_IHWC: jax.Array, patches_IP: jax.Array | None, tokens_UL: jax.Array) -> Any:
         def embed(params: Params) -> tuple[jax.Array, jax.Array | None]:
             zcap_UD = model.encode_text(params, tokens_UL) if captions else None
-            return model.encode_image(params, pixels_IHWC), zcap_UD
+            return model.encode_image(params, pixels_IHWC, patches_IP), zcap_UD
 
         return jax.vjp(embed, params)[1]
 
     def residuals(copies: int) -> int:
         pixels_IHWC = jax.ShapeDtypeStruct((copies * images, size, size, 3), jnp.float32)
         tokens_UL = jax.ShapeDtypeStruct((copies * captions, tokens), jnp.int32)
-        leaves = jax.tree.leaves(jax.eval_shape(pullback, params, pixels_IHWC, tokens_UL))
+        patches_IP = None if patches is None else jax.ShapeDtypeStruct((copies * images, patches), jnp.int32)
+        leaves = jax.tree.leaves(jax.eval_shape(pullback, params, pixels_IHWC, patches_IP, tokens_UL))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     return residuals(2) - residuals(1)
@@ -126,7 +129,8 @@ def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: 
     rows = batch_shards(mesh) * chunks
     captions, tokens = batch.captions_to_embed
     gradients = per_device(params) * (1 if chunks == 1 else 2)  # the sum over the chunks, and one chunk's
-    return gradients + activations(model, batch.images_to_embed // rows, captions // rows, tokens)
+    images, patches = batch.images_to_embed // rows, batch.patches_to_embed
+    return gradients + activations(model, images, captions // rows, tokens, patches)
 
 
 def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int, held: Any = ()) -> str:

@@ -117,14 +117,14 @@ def _estimates(config: Config, training: Training) -> Iterator[Candidate]:
             f"{', '.join(compiled.SPEEDS)}, in bfloat16 (config.compute.dtype)"
         )
     name = exchange.best(known, limit)
-    model_flops = flops.step_flops(model.config, batch.images_to_embed, *batch.captions_to_embed)
+    step = training.loss.step_flops(batch)
     arguments = memory.per_device((state, batch, training.pipeline.sent(0), training.pipeline.dataset()))
     found = transfers(state.params, mesh, dtype, chunks)
     for remat in REMAT_POLICIES:
         temporaries = memory.temporaries(memory.with_remat(model, remat), state.params, batch, mesh, chunks)
         temporaries += known[name].memory
         traffic = arguments + memory.per_device(state) + 2 * temporaries
-        device_flops = model_flops * planning.passes(remat, chunks) / mesh.size
+        device_flops = step.computed(remat, chunks) / mesh.size
         bound = compiled.roofline(kind, dtype, device_flops, traffic, found)
         assert bound is not None  # speed and peak are known
         chosen = _with(config, config.data.batch_size, remat, chunks, name, config.mesh)

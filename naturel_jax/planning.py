@@ -13,7 +13,7 @@ from naturel_jax import compiled, memory, run, weights
 from naturel_jax.config import Config
 from naturel_jax.data import datasets, stand_in
 from naturel_jax.data.items import Source
-from naturel_jax.models import flops, presets
+from naturel_jax.models import presets
 from naturel_jax.models.two_tower import TwoTowerConfig, config_from_dict
 from naturel_jax.sharding import batch_shards, hosts, make_mesh, shardings
 from naturel_jax.start import Start, make_model, trained_sizes
@@ -74,19 +74,13 @@ def _prepared(config: Config) -> bool:
     return all(":" in part.dataset or (folder / part.dataset).is_dir() for part in config.data.mixture.values())
 
 
-def passes(remat: str, chunks: int) -> float:
-    """By how much the FLOPs of a step grow with recomputation. A step is three passes over the towers, and two of them
-    are the backward pass. "dots" computes no product of weights again."""
-    return 1 + ((remat == "full") + (chunks > 1)) / 3
-
-
 def plan(config: Config, training: run.Training, price: float | None) -> dict[str, Any]:
     """Compiles the step and returns what ``--json`` prints; sizes are in bytes, times in seconds. ``price``: of an hour
     of a TPU chip or GPU."""
     model, batch, state = training.loss.model, training.pipeline.shapes(0), training.state
     mesh = training.pipeline.sharding.mesh
     assert isinstance(mesh, Mesh)  # the step is placed on devices
-    device = mesh.devices.flat[0]
+    device, step = mesh.devices.flat[0], training.loss.step_flops(batch)
     needs = {
         "parameters": memory.per_device(state.params),
         "optimizer": memory.per_device(state.opt_state),
@@ -97,6 +91,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     }
     captions, tokens = batch.captions_to_embed
     rows = {"images": batch.images_to_embed, "captions": captions, "tokens": tokens}
+    rows |= {"patches": patches} if (patches := batch.patches_to_embed) else {}
     result: dict[str, Any] = {
         "devices": mesh.size,
         "device": device.device_kind,
@@ -106,7 +101,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "remat": model.compute.remat,
         "exchange": training.loss.layout.exchange,
         "steps": training.schedule.total,
-        "model_flops": flops.step_flops(model.config, *rows.values()),
+        "model_flops": step.model,
         "usable": memory.usable(device.device_kind),
         "gpu_share": memory.gpu_share() if device.platform == "gpu" else None,
         "estimated_temporaries": memory.temporaries(model, state.params, batch, mesh, config.objective.chunks),
@@ -130,7 +125,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     }
     found = compiled.collectives(program.as_text(), mesh.size // hosts(mesh))
     result["collectives"] = [one._asdict() for one in found]
-    device_flops = result["model_flops"] * passes(model.compute.remat, config.objective.chunks) / mesh.size
+    device_flops = step.computed(model.compute.remat, config.objective.chunks) / mesh.size
     traffic = sizes.arguments + memory.per_device(state) + 2 * sizes.temporaries
     if bound := compiled.roofline(device.device_kind, model.compute.dtype, device_flops, traffic, found):
         result["at_least"] = bound._asdict() | {"step": bound.step}
@@ -148,10 +143,11 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
 def to_text(result: Mapping[str, Any]) -> str:
     """The result of ``plan`` for people."""
     rows, devices, estimate = result["rows"], result["devices"], result["estimated_temporaries"]
+    patches = f" of {rows['patches']} patches" if "patches" in rows else ""
     lines = [
         f"{result['name']} on {result['topology']}: {devices} x {result['device']}, {result['dtype']}, "
         f"remat {result['remat']!r}, exchange {result['exchange']!r}",
-        f"a step: {rows['images']:,} images, {rows['captions']:,} captions of {rows['tokens']} tokens "
+        f"a step: {rows['images']:,} images{patches}, {rows['captions']:,} captions of {rows['tokens']} tokens "
         f"(data {result['data']}); model FLOPs {result['model_flops']:.3g}",
         "",
         "memory of each device (GiB)",

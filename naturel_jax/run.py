@@ -116,7 +116,7 @@ def make_training(
     """Builds everything needed to train from ``start``, in its initial state. Where ``config.compute.remat`` or
     ``config.objective.exchange`` is ``auto``, it is what it was earlier in the run (``before``, see
     ``run_folder.saved_choices``), or what suits the devices."""
-    model, processor, before = start.model, start.processor, before or {}
+    model, processor, before = optim.with_frozen(start.model, config.optim, start.params), start.processor, before or {}
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
     tx = optim.make_optimizer(config.optim, start.params, learning_rate)
     state = train.make_state(start.params, tx, mesh, ema=bool(config.optim.ema))

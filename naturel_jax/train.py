@@ -14,7 +14,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from naturel_jax import config, durations, optim
 from naturel_jax.batch import Batch
 from naturel_jax.gradcache import Loss
-from naturel_jax.models.flops import step_flops
 from naturel_jax.models.two_tower import Params
 from naturel_jax.sharding import batch_sharding, shardings
 
@@ -83,7 +82,7 @@ def make_step(
             "logit_scale": jnp.exp(params["logit_scale"]),
             "captions": jnp.sum(batch.caption_labels.mult_U > 0),
             "finite": finite,
-            "flops": jnp.float32(step_flops(loss.model.config, batch.images_to_embed, *batch.captions_to_embed)),
+            "flops": jnp.float32(loss.step_flops(batch).model),
         }
         return state, metrics | ({"logit_bias": params["logit_bias"]} if "logit_bias" in params else {})
 

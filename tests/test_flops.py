@@ -85,6 +85,43 @@ def test_counts_match_xla_within_a_few_percent(family):
     assert flops.step_flops(config, images, captions) == pytest.approx(counted(gradient), rel=0.05)
 
 
+@pytest.mark.parametrize("patches", [None, 2])
+def test_step_with_frozen_blocks_matches_xla(patches):
+    """One of two blocks of the image tower, and all of the text tower: XLA counts each scan of one block once."""
+    config = sized("tiny-clip", image=(512, 2), text=(512, 1), embed_dim=512)
+    images, captions, tokens = 3, 5, config.text.context
+    rows = [jax.ShapeDtypeStruct((images, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((captions, tokens), jnp.int32)]
+    rows += [jax.ShapeDtypeStruct((images, patches), jnp.int32)] if patches else []
+    model = Model(config, Compute(frozen_image=1, frozen_text=1))
+
+    def total(params, pixels, tokens, patches_IP=None):
+        return model.encode_image(params, pixels, patches_IP).sum() + model.encode_text(params, tokens).sum()
+
+    counted = jax.jit(jax.grad(total)).lower(model.shapes(), *rows).cost_analysis()["flops"]
+    step = flops.step(config, images, captions, tokens, patches=patches, frozen=(1, 1))
+    assert step.model == pytest.approx(counted, rel=0.03)
+    whole = flops.step(config, images, captions, tokens, patches=patches)
+    assert step.model < 0.6 * whole.model and step.forward == whole.forward
+    if patches is None:
+        assert whole.model == flops.step_flops(config, images, captions, tokens)
+
+
+def test_what_freezing_leaves():
+    """As docs/training.md says, in percent."""
+    config = preset("clip-b16")
+    half = config.image.transformer.depth // 2
+    frozen, whole = (flops.step(config, 1, 0, 0, frozen=(blocks, 0)).model for blocks in (half, 0))
+    assert round(100 * frozen / whole) == 66
+
+
+@pytest.mark.parametrize(("name", "kilobytes"), [("clip-b32", 77), ("clip-b16", 303), ("clip-l14", 526)])
+def test_what_keeping_blocks_would_take(name, kilobytes):
+    """As docs/training.md says: the positions of an image in bfloat16, and 151 KB of pixels."""
+    image = preset(name).image
+    assert round((image.grid**2 + 1) * image.transformer.width * 2 / 1e3) == kilobytes
+    assert round(3 * image.size**2 / 1e3) == 151
+
+
 def test_shorter_captions_cost_less_and_depth_is_linear():
     config = preset("clip-b32")
     assert flops.text_flops(config, 16) < flops.text_flops(config) * 16 / 77

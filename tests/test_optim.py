@@ -10,6 +10,8 @@ from flax import traverse_util
 
 from naturel_jax import optim
 from naturel_jax.config import Optim
+from naturel_jax.models.presets import preset
+from naturel_jax.models.two_tower import Model
 from tfds_naturel.errors import UserError
 
 torch.set_num_threads(1)  # on a busy machine, more threads wait for the slowest
@@ -64,7 +66,7 @@ def flat(params) -> dict[str, np.ndarray]:
     return {path: np.asarray(x) for path, x in traverse_util.flatten_dict(params, sep="/").items()}
 
 
-def trained(options, steps: int = 3) -> dict[str, np.ndarray]:
+def trained(options, steps: int = 3, tree=tree) -> dict[str, np.ndarray]:
     """The parameters ``tree(0)`` after ``steps`` updates with the gradients ``tree(1)``, ``tree(2)``, ..."""
     params = tree(0)
     tx = optim.make_optimizer(options, params, optim.make_learning_rate(options, 10, 2))
@@ -157,6 +159,56 @@ def test_frozen_parameters_do_not_change_and_have_no_moments():
     assert sum(x.size for x in jax.tree.leaves(state) if x.dtype == jnp.float32) == 2 * count
 
 
+def tower(seed: int) -> dict:
+    """A tree with four stacked blocks in the image tower."""
+    kernel = jnp.asarray(np.random.default_rng(seed).standard_normal((4, 2, 3)), jnp.float32)
+    below = {"patch": jnp.ones(3), "position": jnp.ones((2, 3))}
+    return {"image": {**below, "transformer": {"blocks": {"mlp": {"kernel": kernel}}}, "post_norm": jnp.ones(3)}}
+
+
+def test_multipliers_of_single_blocks():
+    """A path with a number is of that block, one without of all; for each block, the first match wins."""
+    rules = (("image/transformer/blocks/0/.*", 0.0), ("image/transformer/blocks/[02]/mlp/kernel", 0.5))
+    rules += (("image/transformer/blocks/mlp/kernel", 2.0),)
+    start, plain = flat(tower(0)), trained(config(lr=0.1), 1, tower)
+    scaled = trained(config(lr=0.1, lr_multipliers=rules), 1, tower)
+    kernel = "image/transformer/blocks/mlp/kernel"
+    np.testing.assert_array_equal(scaled[kernel][0], start[kernel][0])
+    expected = start[kernel] + np.array([0, 2, 0.5, 2])[:, None, None] * (plain[kernel] - start[kernel])
+    np.testing.assert_allclose(scaled[kernel], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(scaled["image/patch"], plain["image/patch"])
+
+
+@pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS))
+def test_frozen_blocks_keep_their_bits(name):
+    options = config(name=name, lr=0.1, lr_multipliers=(("image/transformer/blocks/[01]/.*", 0.0),))
+    start, after = flat(tower(0)), trained(options, tree=tower)
+    kernel = "image/transformer/blocks/mlp/kernel"
+    assert (start[kernel] == after[kernel]).all(axis=(1, 2)).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("rules", "blocks"),
+    [
+        ((), 0),
+        ((("image/.*", 0.0),), 4),
+        ((("image/post_norm", 1.0), ("image/.*", 0.0)), 4),
+        ((("image/transformer/blocks/[23]/.*", 1.0), ("image/.*", 0.0)), 2),
+        ((("image/transformer/blocks/[013]/.*", 0.0), ("image/p.*", 0.0)), 2),
+        ((("image/transformer/blocks/[1-3]/.*", 0.0), ("image/p.*", 0.0)), 0),
+        ((("image/transformer/blocks/.*", 0.0), ("image/patch", 0.0)), 0),  # positions are trained
+    ],
+)
+def test_lowest_frozen_blocks(rules, blocks):
+    """Those without a trained parameter in or below them."""
+    model = Model(preset("tiny-clip"))  # has four blocks, too
+    params = {**model.shapes(), **tower(0)}
+    compute = optim.with_frozen(model, config(lr_multipliers=rules), params).compute
+    assert (compute.frozen_image, compute.frozen_text) == (blocks, 0)
+
+
 def test_multiplier_that_matches_nothing_is_rejected():
+    with pytest.raises(UserError, match=r"blocks/4/\.\*' matches no parameter"):
+        optim.multipliers(config(lr_multipliers=(("image/transformer/blocks/4/.*", 0.0),)), tower(0))
     with pytest.raises(UserError, match=r"lr_multipliers: 'vision/\.\*' matches no parameter; paths look like 'image/"):
         optim.make_optimizer(config(lr_multipliers=(("vision/.*", 0.1),)), tree(0), lambda step: 0.1)

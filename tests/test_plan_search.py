@@ -164,10 +164,13 @@ def test_embedded_captions_are_not_counted_as_tokens(config, known):
 
 
 def test_a_step_takes_a_third_longer_with_full_recomputation_and_another_in_chunks():
-    """A step is three passes over the towers, of which the backward pass is two."""
-    assert planning.passes("none", 1) == planning.passes("dots", 1) == 1
-    assert planning.passes("full", 1) == planning.passes("dots", 2) == pytest.approx(4 / 3)
-    assert planning.passes("full", 4) == pytest.approx(5 / 3)
+    """A step is three passes over the towers, of which the backward pass is two, and leaves out what is frozen."""
+    step = flops.Step(forward=10, frozen=0)
+    assert step.computed("none", 1) == step.computed("dots", 1) == step.model == 30
+    assert step.computed("full", 1) == step.computed("dots", 2) == 40
+    assert step.computed("full", 4) == 50
+    half = flops.Step(forward=10, frozen=5)
+    assert [half.model, half.computed("full", 1), half.computed("full", 4)] == [20, 25, 35]
 
 
 def test_devices_of_unknown_speed_cannot_be_searched(config):

@@ -1,6 +1,7 @@
 """Attention through cuDNN, with XLA's in its place: padding changes nothing, and what cuDNN cannot do is refused."""
 
 import dataclasses
+import functools
 import re
 import types
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
+from losses import QUICK
 from model_files import inputs, random_params
 
 from naturel_jax import config as c
@@ -113,6 +115,36 @@ def test_products_are_flat_except_on_tpus():
     config = c.load(tiny_config.get_config())
     flat = {name: make_model(config, preset("tiny-clip"), mesh).compute.flat for name, mesh in meshes.items()}
     assert flat == {"cpu": True, "gpu": True, "tpu": False}
+
+
+# ---- Frozen blocks ---------------------------------------------------------------------------------------------------
+
+
+def test_frozen_blocks_change_no_other_gradient():
+    """Two of four blocks; what is below has no gradient either. The others are recomputed."""
+    config = preset("tiny-siglip")
+    params = random_params(config)
+    pixels, _ = inputs(config)
+    weight = np.random.default_rng(0).standard_normal(config.embed_dim, np.float32)
+
+    def value_and_gradient(compute):
+        def total(tower):
+            return jnp.sum(Model(config, compute).encode_image({**params, "image": tower}, pixels) @ weight)
+
+        return jax.jit(jax.value_and_grad(total), compiler_options=QUICK)(params["image"])
+
+    value, gradient = value_and_gradient(Compute(remat="full", frozen_image=2))
+    expected, whole = value_and_gradient(Compute())
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    largest = max(float(abs(x).max()) for x in jax.tree.leaves(whole))
+    for path, true in jax.tree_util.tree_leaves_with_path(whole):
+        found = functools.reduce(lambda tree, key: tree[key.key], path, gradient)
+        if path[0].key == "transformer":
+            assert not np.any(found[:2]) and np.all(np.any(true[:2], axis=tuple(range(1, true.ndim))))
+            found, true = found[2:], true[2:]
+        elif path[0].key in ("patch", "position"):
+            true = np.zeros_like(true)
+        np.testing.assert_allclose(found, true, rtol=0, atol=1e-6 * largest, err_msg=str(path))
 
 
 # ---- What is refused -------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.batch import Batch
 from naturel_jax.config import Config
-from naturel_jax.data import staging
+from naturel_jax.data import patches, staging
 from naturel_jax.data.augment import Blank, Crops, Encoded
 from naturel_jax.data.boxes import random_boxes
 from naturel_jax.data.buffers import Buffers
@@ -53,6 +53,7 @@ class Pipeline:
     their images; if ``on_device``, by the devices, for which all sources must be decoded; if ``resident``, of decoded
     images that the devices hold from the first batch on (``resident.py``). ``image_dim`` and ``caption_dim``: of the
     embeddings that take the images' and the tokens' place, for which those of all sources must be embedded.
+    ``kept_patches``: patches of an image, and how many of them a step keeps; None: all (``data/patches.py``).
     ``threads`` and ``workers`` (processes; 0: none) read ahead; neither affects the batches.
     """
 
@@ -66,6 +67,7 @@ class Pipeline:
     resident: bool = False
     image_dim: int | None = None
     caption_dim: int | None = None
+    kept_patches: tuple[int, int] | None = None
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps ``start`` to ``stop - 1``."""
@@ -84,7 +86,8 @@ class Pipeline:
         yield from dataset
 
     def _loader(self) -> Callable[[int], LocalBatch]:
-        return _Load(self.planner, self._image_loader(), self._caption_loader(), self._local_blocks())
+        draw = functools.partial(patches.draw, self.planner.seed, *self.kept_patches) if self.kept_patches else None
+        return _Load(self.planner, self._image_loader(), self._caption_loader(), draw, self._local_blocks())
 
     def _image_loader(self) -> "_LoadPixels | _LoadEmbedded | _LoadSlots":
         if self.image_dim:
@@ -114,7 +117,10 @@ class Pipeline:
         captions = jax.ShapeDtypeStruct(plan.tokens.shape, plan.tokens.dtype)
         if self.caption_dim:
             captions = jax.ShapeDtypeStruct((len(plan.tokens), self.caption_dim), np.float32)
-        batch = Batch(images, captions, plan.image_labels, plan.caption_labels)
+        patches_IP = None
+        if self.kept_patches:
+            patches_IP = jax.ShapeDtypeStruct((len(plan.rows), self.kept_patches[1]), np.int32)
+        batch = Batch(images, captions, plan.image_labels, plan.caption_labels, patches_IP)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), batch)
 
     def sent(self, step: int) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -170,7 +176,8 @@ class Pipeline:
         return tuple(sorted({block for span in spans for block in range(*span.indices(shards))}))
 
     def _to_global(self, local: LocalBatch) -> Batch:
-        _, tokens, image_labels, caption_labels = local.batch
+        _, tokens, image_labels, caption_labels, patches_RP = local.batch
+        rows, total = local.rows, len(image_labels.mult_I)
 
         def place_rows(of_rows: np.ndarray, rows: np.ndarray, total: int) -> jax.Array:
             def part(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -186,7 +193,6 @@ class Pipeline:
         def placed_images() -> jax.Array:
             if isinstance(local.batch.images, Slots):
                 return self._gather(*map(place, local.batch.images))
-            rows, total = local.rows, len(image_labels.mult_I)
             images = place_rows(local.batch.images, rows, total)
             return images if local.sides is None else self._resize(images, place_rows(local.sides, rows, total))
 
@@ -194,16 +200,20 @@ class Pipeline:
             captions = place(tokens)
         else:
             captions = place_rows(tokens, local.caption_rows, len(caption_labels.mult_U))
-        return Batch(placed_images(), captions, *jax.tree.map(place, (image_labels, caption_labels)))
+        image_labels, caption_labels = jax.tree.map(place, (image_labels, caption_labels))
+        patches_IP = None if patches_RP is None else place_rows(patches_RP, rows, total)
+        return Batch(placed_images(), captions, image_labels, caption_labels, patches_IP)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """step -> LocalBatch; runs in the reading threads and processes. ``captions``: None if tokens are not replaced."""
+    """step -> LocalBatch; runs in the reading threads and processes. ``captions``: None if tokens are not replaced;
+    ``draw_patches``: (rows, step) -> the patches that are kept, None if all are."""
 
     planner: Planner
     images: "_LoadPixels | _LoadEmbedded | _LoadSlots"
     captions: "_LoadCaptions | None"
+    draw_patches: Callable[[list[Row], int], np.ndarray] | None
     blocks: tuple[int, ...]
 
     def __call__(self, step: int) -> LocalBatch:
@@ -213,7 +223,9 @@ class _Load:
             caption_rows = self._local_rows(len(tokens))
             tokens = self.captions(plan.number_U[caption_rows])
         images, sides = self.images(plan.rows, local)
-        return LocalBatch(local, Batch(images, tokens, plan.image_labels, plan.caption_labels), sides, caption_rows)
+        patches_RP = self.draw_patches(plan.rows.at(local), step) if self.draw_patches else None
+        batch = Batch(images, tokens, plan.image_labels, plan.caption_labels, patches_RP)
+        return LocalBatch(local, batch, sides, caption_rows)
 
     def _local_rows(self, total: int) -> np.ndarray:
         """The rows of this process's blocks."""
@@ -346,7 +358,7 @@ def make_pipeline(
         trim_eos=model.text.eos_id if model.text.causal else None,
         chunks=config.objective.chunks,
     )
-    data = config.data
+    data, count = config.data, model.image.grid**2
     return Pipeline(
         planner,
         sources,
@@ -358,6 +370,7 @@ def make_pipeline(
         resident=data.cache == "device",
         image_dim=model.embed_dim if data.cache == "embeddings" else None,
         caption_dim=model.embed_dim if data.cache_captions else None,
+        kept_patches=(count, patches.kept(count, data.patch_dropout)) if data.patch_dropout else None,
     )
 
 

@@ -21,7 +21,7 @@ from naturel_jax.data.recipes import Recipe, Sampled
 from naturel_jax.data.texts import TextCache, names_side, trimmed
 from tfds_naturel.errors import UserError
 
-ORDER, CAPTIONS, AUGMENT = range(3)  # streams of random numbers, one for each purpose
+ORDER, CAPTIONS, AUGMENT, PATCHES = range(4)  # streams of random numbers, one for each purpose
 
 _CAPTION_BUCKETS = 8  # at most this many numbers of caption rows: each one compiles the step again
 

@@ -283,12 +283,13 @@ def file_name(model: str) -> str:
 
 def model_fingerprint(model: "Model", params: "Params", processor: "Processor") -> str:
     """Identifies everything an embedding depends on: sizes, dtype, every parameter's bits, and the processor. What a
-    training step recomputes does not count."""
+    training step recomputes and what it freezes do not count."""
     import jax  # reports need none of it
 
     digest = hashlib.blake2b(digest_size=16)
-    model = dataclasses.replace(model, compute=dataclasses.replace(model.compute, remat="none"))
-    digest.update(json.dumps([dataclasses.asdict(model), processor.to_dict()], sort_keys=True).encode())
+    compute = {"dtype": model.compute.dtype, "remat": "none", "attention": model.compute.attention}
+    described = {"config": dataclasses.asdict(model.config), "compute": compute}
+    digest.update(json.dumps([described, processor.to_dict()], sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).data)

@@ -5,8 +5,10 @@ A multiply-add counts as 2. Only matrix products count: normalization, activatio
 1 % of a step. Attention counts in full for causal towers too, and recomputation (remat, chunks) does not count.
 """
 
+from typing import NamedTuple
+
 from naturel_jax.models.transformer import TransformerConfig
-from naturel_jax.models.two_tower import TwoTowerConfig
+from naturel_jax.models.two_tower import ImageConfig, TwoTowerConfig
 
 # Dense peak FLOP/s of one device by ``jax.Device.device_kind`` and dtype of the activations. NVIDIA's data sheets
 # print rates with 2:4 sparsity, twice the dense ones. A float32 product runs as TF32 on these GPUs (XLA's default
@@ -41,27 +43,35 @@ def peak(device_kind: str, dtype: str) -> float | None:
     return PEAKS.get(device_kind, {}).get(dtype)
 
 
-def transformer_flops(config: TransformerConfig, length: int) -> float:
-    """Forward FLOPs of one sequence of ``length`` positions.
+def transformer_flops(config: TransformerConfig, length: int, blocks: int | None = None) -> float:
+    """Forward FLOPs of one sequence of ``length`` positions, in all blocks or so many.
 
     For each block and position: 2 for each weight of the kernels (4 D^2 of attention, 2 D M of the MLP), and 2 D for
     each position attended to, once for the logits and once for the values (Kaplan et al., arXiv 2001.08361, table 1,
     with attention in full).
     """
     kernels = 4 * config.width**2 + 2 * config.width * config.mlp_dim
-    return config.depth * length * (2 * kernels + 4 * length * config.width)
+    blocks = config.depth if blocks is None else blocks
+    return blocks * length * (2 * kernels + 4 * length * config.width)
 
 
-def image_flops(config: TwoTowerConfig) -> float:
-    """Forward FLOPs of one image: patches, blocks, pooling head and projection."""
+def image_flops(config: TwoTowerConfig, patches: int | None = None) -> float:
+    """Forward FLOPs of one image: patches, blocks, pooling head and projection. ``patches``: how many of them go
+    through the blocks (default: all)."""
     image = config.image
-    width, patches = image.transformer.width, image.grid**2
-    flops = 2.0 * patches * 3 * image.patch**2 * width
-    flops += transformer_flops(image.transformer, patches + (image.pool == "cls"))
+    width, patches = image.transformer.width, image.grid**2 if patches is None else patches
+    flops = _image_blocks(image, patches, image.transformer.depth)
     if image.pool == "map":  # keys and values of every patch; query, output and MLP of the one probe
         flops += patches * 4 * width**2 + 4 * patches * width
         flops += 4 * width**2 + 4 * width * image.transformer.mlp_dim
     return flops + image.projection * 2 * width * config.embed_dim
+
+
+def _image_blocks(image: ImageConfig, patches: int | None, blocks: int) -> float:
+    """Forward FLOPs of the patch embedding and the lowest ``blocks``."""
+    patches = image.grid**2 if patches is None else patches
+    embedding = 2.0 * image.grid**2 * 3 * image.patch**2 * image.transformer.width
+    return embedding + transformer_flops(image.transformer, patches + (image.pool == "cls"), blocks)
 
 
 def text_flops(config: TwoTowerConfig, tokens: int | None = None) -> float:
@@ -80,3 +90,38 @@ def step_flops(config: TwoTowerConfig, images: int, captions: int, tokens: int |
     """FLOPs of a training step, forward and backward: each product in the forward pass needs two in the backward pass,
     one for the gradient of each factor."""
     return 3 * forward_flops(config, images, captions, tokens)
+
+
+class Step(NamedTuple):
+    """Forward FLOPs of a training step, and those of the part that has no backward pass."""
+
+    forward: float
+    frozen: float
+
+    @property
+    def model(self) -> float:
+        """Forward and backward, as ``step_flops``, without what is frozen."""
+        return 3 * self.forward - 2 * self.frozen
+
+    def computed(self, remat: str, chunks: int) -> float:
+        """With what a step computes again: ``full`` recomputation what has a backward pass, chunks everything. "dots"
+        computes no product of weights again."""
+        return self.model + (remat == "full") * (self.forward - self.frozen) + (chunks > 1) * self.forward
+
+
+def step(
+    config: TwoTowerConfig,
+    images: int,
+    captions: int,
+    tokens: int,
+    *,
+    patches: int | None = None,
+    frozen: tuple[int, int] = (0, 0),
+) -> Step:
+    """A step on ``images``, of which ``patches`` go through the blocks (default: all), and ``captions`` of ``tokens``
+    positions. ``frozen``: lowest blocks of the image and of the text tower without a backward pass."""
+    forward = images * image_flops(config, patches) + captions * text_flops(config, tokens)
+    without = captions * transformer_flops(config.text.transformer, tokens, frozen[1])
+    if frozen[0]:
+        without += images * _image_blocks(config.image, patches, frozen[0])
+    return Step(forward, without)

@@ -74,14 +74,17 @@ class Compute:
     """How a tower computes, as opposed to what it computes.
 
     ``dtype`` is that of the activations (parameters stay float32), ``remat`` a key of ``REMAT_POLICIES``,
-    ``attention`` one of ``ATTENTIONS``. ``flat``: matrix products take [B * T, D], and one makes queries, keys and
-    values. That is fastest on CPUs; on TPUs, all of them would be copied into the layout of the attention
-    (docs/plan.md), and sequences whose length is no multiple of 8 into another with each product.
+    ``attention`` one of ``ATTENTIONS``. ``frozen_image`` and ``frozen_text``: so many of the lowest blocks of a tower,
+    and all that is below them, get no gradient, and there is no backward pass through them. ``flat``: in matrix
+    products, rows are one dimension, and heads too. That is fastest on CPUs; TPUs copy some arrays from the layout of
+    the one form into that of the other (docs/plan.md).
     """
 
     dtype: str = "float32"
     remat: str = "none"
     attention: str | None = None
+    frozen_image: int = 0
+    frozen_text: int = 0
     flat: bool = True
 
     def __post_init__(self) -> None:
@@ -124,6 +127,12 @@ def flatten_leading(layer: Callable[[jax.Array], jax.Array], x_BTD: jax.Array) -
     return y_ND.reshape(*x_BTD.shape[:-1], *y_ND.shape[1:])
 
 
+def affine(kernel_DE: jax.Array, bias_E: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """A dense layer from [N, D] to [N, E], in the dtype of its argument. Kernels of attention come here as matrices,
+    since XLA's CPU backend copies those with more dimensions for each backward pass, and gradients of their results."""
+    return lambda x_ND: x_ND @ kernel_DE.astype(x_ND.dtype) + bias_E.astype(x_ND.dtype)
+
+
 class Attention(nnx.Module):
     """Multi-head attention with one fused kernel ``qkv`` [D, 3, H, K], so that the tensor axis of a mesh can split
     the heads."""
@@ -139,23 +148,27 @@ class Attention(nnx.Module):
         self.flat = compute.flat
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
-        if self.flat:
-            q, k, v = jnp.moveaxis(flatten_leading(self.qkv, x_BTD), -3, 0)
-        else:
-            q, k, v = (self._product(x_BTD, part) for part in range(3))
+        q, k, v = (self._project(x_BTD, part) for part in range(3))
         if self.implementation == "cudnn":
             y_BTHK = padded_attention(q, k, v, causal=causal, implementation="cudnn")
         else:
             y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=self.implementation)
-        if self.flat:
-            return self.out(y_BTHK.reshape(-1, *y_BTHK.shape[-2:])).reshape(x_BTD.shape)
-        return self.out(y_BTHK)
+        if not self.flat:
+            return self.out(y_BTHK)
+        assert self.out.bias is not None  # use_bias is on by default
+        kernel_DD, bias_D = self.out.kernel[...].reshape(-1, x_BTD.shape[-1]), self.out.bias[...]
+        return flatten_leading(affine(kernel_DD, bias_D), y_BTHK.reshape(x_BTD.shape))
 
-    def _product(self, x_BTD: jax.Array, part: int) -> jax.Array:
-        """Queries (0), keys (1) or values (2) of ``x_BTD``, [B, T, H, K]."""
-        assert self.qkv.bias is not None  # use_bias is on by default
+    def _project(self, x_BTD: jax.Array, part: int) -> jax.Array:
+        """The queries (0), keys (1) or values (2) of ``x_BTD``, [B, T, H, K]."""
+        assert self.qkv.bias is not None
         kernel_DHK, bias_HK = self.qkv.kernel[...][:, part], self.qkv.bias[...][part]
-        return jnp.einsum("btd,dhk->bthk", x_BTD, kernel_DHK.astype(x_BTD.dtype)) + bias_HK.astype(x_BTD.dtype)
+        if not self.flat:
+            dtype = x_BTD.dtype
+            return jnp.einsum("btd,dhk->bthk", x_BTD, kernel_DHK.astype(dtype)) + bias_HK.astype(dtype)
+        kernel_DD = kernel_DHK.reshape(x_BTD.shape[-1], -1)
+        y_BTD = flatten_leading(affine(kernel_DD, bias_HK.reshape(-1)), x_BTD)
+        return y_BTD.reshape(*x_BTD.shape[:-1], *bias_HK.shape)
 
     def probe(self, probe_BPD: jax.Array, x_BTD: jax.Array) -> jax.Array:
         """Attention of ``probe_BPD`` over ``x_BTD`` (SigLIP's pooling), with the same fused kernel."""
@@ -198,12 +211,12 @@ class Block(nnx.Module):
 
 class Transformer(nnx.Module):
     """``depth`` blocks whose parameters are stacked along a leading axis and scanned: one block is compiled,
-    whatever the depth."""
+    whatever the depth. The lowest ``frozen`` are scanned apart from the others, without gradients."""
 
-    def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs, *, frozen: int = 0):
         stack = nnx.split_rngs(splits=config.depth)(nnx.vmap(lambda rngs: Block(config, compute, rngs)))
         self.blocks = stack(rngs)
-        self.compute = compute
+        self.compute, self.depth, self.frozen = compute, config.depth, frozen
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         graphdef, stacked = nnx.split(self.blocks)
@@ -220,4 +233,10 @@ class Transformer(nnx.Module):
 
         if policy := REMAT_POLICIES[self.compute.remat]:
             body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-        return jax.lax.scan(body, x_BTD, stacked)[0]
+        if self.frozen:
+            lowest, stacked = (
+                jax.tree.map(lambda x, n=n: x[n], stacked) for n in (slice(self.frozen), slice(self.frozen, None))
+            )
+            x_BTD, lowest = jax.lax.stop_gradient((x_BTD, lowest))
+            x_BTD = jax.lax.scan(body, x_BTD, lowest)[0]
+        return jax.lax.scan(body, x_BTD, stacked)[0] if self.frozen < self.depth else x_BTD

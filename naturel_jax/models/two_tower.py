@@ -26,6 +26,8 @@ from naturel_jax.models.transformer import (
 Params = dict[str, Any]  # nested dict of arrays; paths joined with '/' name parameters everywhere (rules, tables, logs)
 Encode = Callable[[Params, jax.Array], jax.Array]
 
+ABOVE_BLOCKS = ("post_norm", "head", "projection")  # parts of a tower that its transformer's result goes through
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig:
@@ -140,7 +142,9 @@ class MapHead(nnx.Module):
 
 
 class ImageTower(nnx.Module):
-    """A vision transformer."""
+    """A vision transformer, which also accepts some of the patches of each image: ``patches_IP``, distinct numbers in
+    ascending order, int32. As in OpenCLIP, the others are left out after positions are added (FLIP, arXiv 2212.00794);
+    the class token stays."""
 
     def __init__(self, config: ImageConfig, embed_dim: int, compute: Compute, rngs: nnx.Rngs):
         width, eps = config.transformer.width, config.transformer.eps
@@ -156,7 +160,7 @@ class ImageTower(nnx.Module):
             self.class_token = nnx.Param(_normal(width**-0.5)(rngs.params(), (width,)))
         if config.pre_norm:
             self.pre_norm = layer_norm(width, eps, compute, rngs)
-        self.transformer = Transformer(config.transformer, compute, rngs)
+        self.transformer = Transformer(config.transformer, compute, rngs, frozen=compute.frozen_image)
         self.post_norm = layer_norm(width, eps, compute, rngs)
         if config.pool == "map":
             self.head = MapHead(config.transformer, compute, rngs)
@@ -165,7 +169,7 @@ class ImageTower(nnx.Module):
                 width, embed_dim, use_bias=False, kernel_init=_normal(width**-0.5), dtype=compute.dtype, rngs=rngs
             )
 
-    def __call__(self, images_IHWC: jax.Array) -> jax.Array:
+    def __call__(self, images_IHWC: jax.Array, patches_IP: jax.Array | None = None) -> jax.Array:
         c = self.config
         i, (g, p) = images_IHWC.shape[0], (c.grid, c.patch)
         if images_IHWC.shape[1:] != (c.size, c.size, 3):
@@ -176,11 +180,20 @@ class ImageTower(nnx.Module):
             cls = jnp.broadcast_to(self.class_token[...].astype(self.dtype), (i, 1, x_ITD.shape[-1]))
             x_ITD = jnp.concatenate([cls, x_ITD], axis=1)
         x_ITD = x_ITD + self.position[...].astype(self.dtype)
+        if patches_IP is not None:
+            x_ITD = _take(x_ITD, jnp.pad(patches_IP + 1, ((0, 0), (1, 0))) if c.pool == "cls" else patches_IP)
         if c.pre_norm:
             x_ITD = self.pre_norm(x_ITD)
         x_ITD = self.transformer(x_ITD, causal=False)
         x_ID = self.head(self.post_norm(x_ITD)) if c.pool == "map" else self.post_norm(x_ITD[:, 0])
         return self.projection(x_ID) if c.projection else x_ID
+
+
+def _take(x_ITD: jax.Array, index_IN: jax.Array) -> jax.Array:
+    """The positions ``index_IN`` of each sequence, which are distinct and ascending: the gradient then adds nothing up,
+    and nothing is passed between devices that share the batch."""
+    options = {"mode": "promise_in_bounds", "unique_indices": True, "indices_are_sorted": True}
+    return jax.vmap(lambda x_TD, index_N: x_TD.at[index_N].get(**options))(x_ITD, index_IN)
 
 
 class TextTower(nnx.Module):
@@ -192,7 +205,7 @@ class TextTower(nnx.Module):
         self.config, self.dtype = config, compute.dtype
         self.embed = nnx.Param(_normal(0.02)(rngs.params(), (config.vocab, width)))
         self.position = nnx.Param(_normal(0.02)(rngs.params(), (config.context, width)))
-        self.transformer = Transformer(config.transformer, compute, rngs)
+        self.transformer = Transformer(config.transformer, compute, rngs, frozen=compute.frozen_text)
         self.post_norm = layer_norm(width, config.transformer.eps, compute, rngs)
         self.projection = nnx.Linear(
             width,
@@ -256,9 +269,10 @@ class Model:
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graphdef, state)
 
-    def encode_image(self, params: Params, images_IHWC: jax.Array) -> jax.Array:
-        """Unit embeddings [I, D], float32, of normalized images [I, H, W, 3]."""
-        return unit(self._bind(params).image(images_IHWC))
+    def encode_image(self, params: Params, images_IHWC: jax.Array, patches_IP: jax.Array | None = None) -> jax.Array:
+        """Unit embeddings [I, D], float32, of normalized images [I, H, W, 3], or of the patches ``patches_IP`` of them
+        (see ``ImageTower``)."""
+        return unit(self._bind(params).image(images_IHWC, patches_IP))
 
     def encode_text(self, params: Params, tokens_UL: jax.Array) -> jax.Array:
         """Unit embeddings [U, D], float32, of token ids [U, L] (int32)."""
