@@ -71,7 +71,8 @@ def make_model(config: Config, sizes: TwoTowerConfig, mesh: Mesh) -> Model:
     remat = "none" if options.remat == "auto" else options.remat
     if options.attention == "cudnn":
         _check_cudnn(sizes, platform)
-    return Model(sizes, Compute(options.dtype_on(platform), remat, options.attention or None))
+    compute = Compute(options.dtype_on(platform), remat, options.attention or None, flat=platform != "tpu")
+    return Model(sizes, compute)
 
 
 def _check_cudnn(sizes: TwoTowerConfig, platform: str) -> None:

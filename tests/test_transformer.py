@@ -75,30 +75,46 @@ def in_cudnns_place(q, k, v, *, is_causal=False, key_value_seq_lengths=None, imp
     return PLAIN(q, k, v, is_causal=is_causal, key_value_seq_lengths=key_value_seq_lengths, implementation="xla")
 
 
+def value_and_gradient(name: str, compute: Compute) -> list:
+    """Embeddings by both towers and a gradient of all parameters, of a preset with 17 or 16 positions in the image
+    tower and 9 or 16 in the text tower."""
+    config = preset(name)
+    params, (pixels, tokens) = random_params(config), inputs(config)
+    tokens = tokens[:, :9] if config.text.causal else tokens
+    weight = np.random.default_rng(0).standard_normal(config.embed_dim, np.float32)
+    model = Model(config, compute)
+
+    def total(params):
+        z = model.encode_image(params, pixels), model.encode_text(params, tokens)
+        return sum(jnp.sum(x @ weight) for x in z), z
+
+    return jax.tree.leaves(jax.jit(jax.value_and_grad(total, has_aux=True))(params))
+
+
+def assert_close(found: list, expected: list, tolerance: float) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * max(1, np.abs(theirs).max()))
+
+
 @pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
 def test_towers_with_padded_attention_are_the_plain_ones(name, monkeypatch):
-    """17 and 16 positions in the image tower, 9 and 16 in the text tower."""
-    config = preset(name)
-    params = random_params(config)
-    pixels, tokens = inputs(config)
-    tokens = tokens[:, :9] if config.text.causal else tokens
-
-    weight = np.random.default_rng(0).standard_normal(config.embed_dim, np.float32)
-
-    def value_and_gradient(compute):
-        model = Model(config, compute)
-
-        def total(params):
-            z = model.encode_image(params, pixels), model.encode_text(params, tokens)
-            return sum(jnp.sum(x @ weight) for x in z), z
-
-        return jax.jit(jax.value_and_grad(total, has_aux=True))(params)
-
-    expected = value_and_gradient(Compute())
+    expected = value_and_gradient(name, Compute())
     monkeypatch.setattr(jax.nn, "dot_product_attention", in_cudnns_place)
-    found = value_and_gradient(Compute(attention="cudnn"))
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * max(1, np.abs(theirs).max()))
+    assert_close(value_and_gradient(name, Compute(attention="cudnn")), expected, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
+def test_towers_of_tpus_are_those_of_cpus(name):
+    """Gradients are sums in another order."""
+    assert_close(value_and_gradient(name, Compute(flat=False)), value_and_gradient(name, Compute()), 1e-5)
+
+
+def test_products_are_flat_except_on_tpus():
+    devices = {name: types.SimpleNamespace(platform=name) for name in ("cpu", "gpu", "tpu")}
+    meshes = {name: types.SimpleNamespace(devices=np.array([device])) for name, device in devices.items()}
+    config = c.load(tiny_config.get_config())
+    flat = {name: make_model(config, preset("tiny-clip"), mesh).compute.flat for name, mesh in meshes.items()}
+    assert flat == {"cpu": True, "gpu": True, "tpu": False}
 
 
 # ---- Frozen blocks ---------------------------------------------------------------------------------------------------
@@ -193,3 +209,22 @@ def test_products_with_float32_results_are_those_of_attention_logits(name, atten
     assert set(products) == {"bf16", "f32"} and products.count("f32") == 3 * attentions
     rounded = "lhs_precision_type = bf16, rhs_precision_type = bf16, accumulation_type = f32"
     assert len(re.findall(rf"stablehlo\.dot_general .*{rounded}.* -> tensor<[\dx]*xf32>", text)) == 3 * attentions
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_loops_over_blocks_hold_kernels_in_the_dtype_of_the_activations(flat):
+    """Those that they read, and the gradients that they stack. In loops, kernels of all blocks are in no other."""
+    config = preset("tiny-siglip")
+    model = Model(config, Compute("bfloat16", flat=flat))
+    pixels, tokens = inputs(config)
+
+    def total(params):
+        return jnp.sum(model.encode_image(params, pixels)) + jnp.sum(model.encode_text(params, tokens))
+
+    blocks = [model.shapes()[tower]["transformer"]["blocks"] for tower in ("image", "text")]
+    kernels = {"x".join(map(str, x.shape)) for x in jax.tree.leaves(blocks) if x.ndim > 2}
+    text = jax.jit(jax.grad(total)).lower(model.shapes()).as_text()
+    carried = re.findall(r"stablehlo\.while\(.*?\) : (.*)", text)
+    found = {(size, kind) for types in carried for size, kind in re.findall(r"tensor<([\dx]+)x(\w+)>", types)}
+    assert {kernel for kernel, _ in found} >= kernels
+    assert {kind for size, kind in found if size in kernels} == {"bf16"}

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,9 @@ class Compute:
 
     ``dtype`` is that of the activations (parameters stay float32), ``remat`` a key of ``REMAT_POLICIES``,
     ``attention`` one of ``ATTENTIONS``. ``frozen_image`` and ``frozen_text``: so many of the lowest blocks of a tower,
-    and all that is below them, get no gradient, and there is no backward pass through them.
+    and all that is below them, get no gradient, and there is no backward pass through them. ``flat``: in matrix
+    products, rows are one dimension, and heads too. That is fastest on CPUs; TPUs copy some arrays from the layout of
+    the one form into that of the other (docs/plan.md).
     """
 
     dtype: str = "float32"
@@ -83,6 +85,7 @@ class Compute:
     attention: str | None = None
     frozen_image: int = 0
     frozen_text: int = 0
+    flat: bool = True
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT_POLICIES:
@@ -142,6 +145,7 @@ class Attention(nnx.Module):
         init = nnx.initializers.xavier_uniform()
         self.out = nnx.LinearGeneral((h, d // h), d, axis=(-2, -1), kernel_init=init, dtype=compute.dtype, rngs=rngs)
         self.implementation: Implementation = ATTENTIONS[compute.attention]
+        self.flat = compute.flat
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         q, k, v = (self._project(x_BTD, part) for part in range(3))
@@ -149,6 +153,8 @@ class Attention(nnx.Module):
             y_BTHK = padded_attention(q, k, v, causal=causal, implementation="cudnn")
         else:
             y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=self.implementation)
+        if not self.flat:
+            return self.out(y_BTHK)
         assert self.out.bias is not None  # use_bias is on by default
         kernel_DD, bias_D = self.out.kernel[...].reshape(-1, x_BTD.shape[-1]), self.out.bias[...]
         return flatten_leading(affine(kernel_DD, bias_D), y_BTHK.reshape(x_BTD.shape))
@@ -157,6 +163,9 @@ class Attention(nnx.Module):
         """The queries (0), keys (1) or values (2) of ``x_BTD``, [B, T, H, K]."""
         assert self.qkv.bias is not None
         kernel_DHK, bias_HK = self.qkv.kernel[...][:, part], self.qkv.bias[...][part]
+        if not self.flat:
+            dtype = x_BTD.dtype
+            return jnp.einsum("btd,dhk->bthk", x_BTD, kernel_DHK.astype(dtype)) + bias_HK.astype(dtype)
         kernel_DD = kernel_DHK.reshape(x_BTD.shape[-1], -1)
         y_BTD = flatten_leading(affine(kernel_DD, bias_HK.reshape(-1)), x_BTD)
         return y_BTD.reshape(*x_BTD.shape[:-1], *bias_HK.shape)
@@ -192,10 +201,12 @@ class Block(nnx.Module):
         self.attn = Attention(config, compute, rngs)
         self.norm2 = layer_norm(config.width, config.eps, compute, rngs)
         self.mlp = Mlp(config, compute, rngs)
+        self.flat = compute.flat
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         x_BTD = x_BTD + self.attn(self.norm1(x_BTD), causal=causal)
-        return x_BTD + flatten_leading(self.mlp, self.norm2(x_BTD))
+        y_BTD = self.norm2(x_BTD)
+        return x_BTD + (flatten_leading(self.mlp, y_BTD) if self.flat else self.mlp(y_BTD))
 
 
 class Transformer(nnx.Module):
@@ -205,15 +216,22 @@ class Transformer(nnx.Module):
     def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs, *, frozen: int = 0):
         stack = nnx.split_rngs(splits=config.depth)(nnx.vmap(lambda rngs: Block(config, compute, rngs)))
         self.blocks = stack(rngs)
-        self.remat, self.depth, self.frozen = compute.remat, config.depth, frozen
+        self.compute, self.depth, self.frozen = compute, config.depth, frozen
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         graphdef, stacked = nnx.split(self.blocks)
 
+        # Layers would cast their parameters in each block. Cast once, they are not kept for the backward pass a second
+        # time, and their gradients are stacked in this dtype, half as large in bfloat16. LayerNorm casts none.
+        def cast(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+            return x if "norm" in jax.tree_util.keystr(path[:1]) else x.astype(self.compute.dtype)
+
+        stacked = jax.tree.map_with_path(cast, stacked)
+
         def body(x_BTD: jax.Array, block: nnx.State) -> tuple[jax.Array, None]:
             return nnx.merge(graphdef, block)(x_BTD, causal=causal), None
 
-        if policy := REMAT_POLICIES[self.remat]:
+        if policy := REMAT_POLICIES[self.compute.remat]:
             body = jax.checkpoint(body, policy=policy, prevent_cse=False)
         if self.frozen:
             lowest, stacked = (

@@ -1,0 +1,25 @@
+"""What the TPU compiler makes of a training step, without a TPU; needs libtpu. docs/plan.md states it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from worlds import ROOT
+
+LOSS = "f32 f32 -> f32 highest"
+ATTENTION = ["bf16 bf16 -> f32", "bf16 f32 -> f32"]  # logits; gradients of queries and keys
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(("name", "remat"), [("siglip_tp", "dots"), ("negclip_ap", "none")])
+def test_step_on_tpus_computes_in_bfloat16_and_casts_parameters_once(name, remat):
+    pytest.importorskip("libtpu")
+    command = [sys.executable, "-m", "tests.tpu_program", name, remat]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["products"] == ["bf16 bf16 -> bf16", *ATTENTION, LOSS]
+    assert found["in_loops"] == ["bf16"], "kernels are cast before the loops, and their gradients after them"
+    assert found["summed"] == ["bf16"], "gradients, over all chips"
+    assert found["updated_at_once"] == found["kernels"], "parameter and both moments in one pass"
