@@ -26,9 +26,8 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r".*/mlp/up/bias", ("tensor",)),
     (r".*/mlp/down/kernel", ("tensor", "fsdp")),
     (r"text/embed", ("tensor", "fsdp")),
-    (r".*/(patch|projection)/kernel", (None, "fsdp")),
-    (r".*/position", (None, "fsdp")),
-    (r".*", ()),
+    (r".*/projection/kernel", (None, "fsdp")),
+    (r".*", ()),  # patches and positions, too: they are small, and activations would be split like them
 )
 
 

@@ -21,7 +21,7 @@ from naturel_jax.models import presets
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.objectives import OBJECTIVES
-from naturel_jax.sharding import param_sharding, shardings
+from naturel_jax.sharding import batch_sharding, param_sharding, shardings
 from naturel_jax.weights import runs
 from tfds_naturel.errors import UserError
 
@@ -71,8 +71,9 @@ def make_model(config: Config, sizes: TwoTowerConfig, mesh: Mesh) -> Model:
     remat = "none" if options.remat == "auto" else options.remat
     if options.attention == "cudnn":
         _check_cudnn(sizes, platform)
-    compute = Compute(options.dtype_on(platform), remat, options.attention or None, flat=platform != "tpu")
-    return Model(sizes, compute)
+    rows = batch_sharding(mesh) if mesh.shape["fsdp"] > 1 else None
+    dtype, attention = options.dtype_on(platform), options.attention or None
+    return Model(sizes, Compute(dtype, remat, attention, flat=platform != "tpu", rows=rows))
 
 
 def _check_cudnn(sizes: TwoTowerConfig, platform: str) -> None:

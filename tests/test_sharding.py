@@ -1,11 +1,17 @@
-"""The mesh over several TPU slices or GPU hosts, with stand-ins for devices that have a ``slice_index``."""
+"""The mesh over several TPU slices or GPU hosts, with stand-ins for devices that have a ``slice_index``; and what is
+sent between devices that share parameters."""
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
-from naturel_jax.sharding import make_mesh
+from naturel_jax import compiled
+from naturel_jax.config import Config
+from naturel_jax.models.presets import preset
+from naturel_jax.sharding import batch_sharding, make_mesh, shardings
+from naturel_jax.start import make_model
 from tfds_naturel.errors import UserError
 
 
@@ -54,3 +60,28 @@ def test_slices_of_different_sizes_are_refused():
 
 def test_a_single_slice_is_what_jax_makes_of_it():
     assert [device.id for device in make_mesh({"data": -1}, devices(4)).devices.flat] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", [pytest.param("tiny-clip", marks=pytest.mark.slow), "tiny-siglip"])
+def test_split_parameters_are_gathered_and_activations_stay(name):
+    sizes, mesh = preset(name), make_mesh({"data": 2, "fsdp": 4})
+    tower, text, rows = sizes.image, sizes.text, 1024
+
+    def largest(model):
+        """Bytes of the largest result of a collective in the gradient of both towers."""
+        places = shardings(model.shapes(), mesh)
+        params = jax.tree.map(lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s), model.shapes(), places)
+        images = jax.ShapeDtypeStruct((rows, tower.size, tower.size, 3), np.float32, sharding=batch_sharding(mesh))
+        tokens = jax.ShapeDtypeStruct((rows, text.context), np.int32, sharding=batch_sharding(mesh))
+
+        def total(params, images, tokens):
+            return (model.encode_image(params, images) * model.encode_text(params, tokens)).sum()
+
+        program = jax.jit(jax.grad(total), out_shardings=places).lower(params, images, tokens).compile()
+        return max(one.bytes for one in compiled.collectives(program.as_text()))
+
+    model = make_model(Config(), sizes, mesh)
+    of_all_rows = 4 * rows * min(tower.grid**2 * tower.transformer.width, text.context * text.transformer.width)
+    assert largest(model) < of_all_rows / 4
+    unsplit = dataclasses.replace(model, compute=dataclasses.replace(model.compute, rows=None))
+    assert largest(unsplit) > of_all_rows / 4  # of activations of all rows: the compiler's own choice

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import NamedSharding
 
 # OpenAI CLIP and NegCLIP were trained with QuickGELU, LAION's CLIP with the exact GELU, SigLIP with its tanh form. The
 # last two differ by 1e-3.
@@ -77,7 +78,8 @@ class Compute:
     ``attention`` one of ``ATTENTIONS``. ``frozen_image`` and ``frozen_text``: so many of the lowest blocks of a tower,
     and all that is below them, get no gradient, and there is no backward pass through them. ``flat``: in matrix
     products, rows are one dimension, and heads too. That is fastest on CPUs; TPUs copy some arrays from the layout of
-    the one form into that of the other (docs/plan.md).
+    the one form into that of the other (docs/plan.md). ``rows``: how the first dimension of activations is split over
+    devices. It is given where parameters are split over the same ones: the compiler would split activations like those.
     """
 
     dtype: str = "float32"
@@ -86,6 +88,7 @@ class Compute:
     frozen_image: int = 0
     frozen_text: int = 0
     flat: bool = True
+    rows: NamedSharding | None = None
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT_POLICIES:
@@ -229,6 +232,8 @@ class Transformer(nnx.Module):
         stacked = jax.tree.map_with_path(cast, stacked)
 
         def body(x_BTD: jax.Array, block: nnx.State) -> tuple[jax.Array, None]:
+            if self.compute.rows:
+                x_BTD = jax.lax.with_sharding_constraint(x_BTD, self.compute.rows)
             return nnx.merge(graphdef, block)(x_BTD, causal=causal), None
 
         if policy := REMAT_POLICIES[self.compute.remat]:
