@@ -22,6 +22,7 @@ from losses import RECIPES as GRAPHS
 from worlds import data_dir
 
 from naturel_jax import config as c
+from naturel_jax import optim
 from naturel_jax.batch import CaptionLabels, ImageLabels
 from naturel_jax.benchmarks import registry
 from naturel_jax.data import datasets, recipes
@@ -100,13 +101,18 @@ def test_formulas_of_the_page_equal_the_losses(counting):
 # ---- Configs and additions -------------------------------------------------------------------------------------------
 
 
-def test_config_of_the_training_page_loads(tmp_path, monkeypatch):
-    (block,) = python("training.md")
+def test_configs_of_the_training_page_load(tmp_path, monkeypatch):
+    block, frozen = python("training.md")
     (tmp_path / block.file).write_text(block.text)
     monkeypatch.syspath_prepend(tmp_path)
     for world in ("", "scenes"):
         config = c.load(importlib.import_module("mine").get_config(world))
         assert config.name == "SigLIP-TP, image tower frozen" and config.optim.lr_multipliers
+    raw, model = c.base(), Model(presets.preset("clip-b32"))
+    raw.preset, raw.data.mixture.main = "clip-b32", c.part("naturel/full", "one_pair")
+    exec(frozen.text, {"config": raw})
+    lowest = optim.with_frozen(model, c.load(raw).optim, model.shapes()).compute
+    assert (lowest.frozen_image, lowest.frozen_text) == (9, 0)
 
 
 TABLES = (recipes.RECIPES, OPTIMIZERS, SCHEDULES, OBJECTIVES, registry.BENCHMARKS, datasets.SOURCES, presets.PRESETS)
