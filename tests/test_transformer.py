@@ -109,11 +109,15 @@ def test_towers_of_tpus_are_those_of_cpus(name):
     assert_close(value_and_gradient(name, Compute(flat=False)), value_and_gradient(name, Compute()), 1e-5)
 
 
+def stand_in(platform: str) -> types.SimpleNamespace:
+    """What ``make_model`` reads of a mesh of one device."""
+    device = types.SimpleNamespace(platform=platform)
+    return types.SimpleNamespace(devices=np.array([device]), shape={"fsdp": 1})
+
+
 def test_products_are_flat_except_on_tpus():
-    devices = {name: types.SimpleNamespace(platform=name) for name in ("cpu", "gpu", "tpu")}
-    meshes = {name: types.SimpleNamespace(devices=np.array([device])) for name, device in devices.items()}
-    config = c.load(tiny_config.get_config())
-    flat = {name: make_model(config, preset("tiny-clip"), mesh).compute.flat for name, mesh in meshes.items()}
+    config, sizes = c.load(tiny_config.get_config()), preset("tiny-clip")
+    flat = {name: make_model(config, sizes, stand_in(name)).compute.flat for name in ("cpu", "gpu", "tpu")}
     assert flat == {"cpu": True, "gpu": True, "tpu": False}
 
 
@@ -176,7 +180,7 @@ def test_heads_that_cudnn_does_not_take_are_refused():
     sizes = preset("tiny-clip")
     tower = dataclasses.replace(sizes.text.transformer, heads=32)
     sizes = dataclasses.replace(sizes, text=dataclasses.replace(sizes.text, transformer=tower))
-    gpus = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform="gpu")]))
+    gpus = stand_in("gpu")
     message = (
         r"config\.compute\.attention is 'cudnn' and there are heads of width 4 in the text tower; expected a multiple"
     )
@@ -186,7 +190,7 @@ def test_heads_that_cudnn_does_not_take_are_refused():
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_has_heads_that_cudnn_takes(name):
-    gpus = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform="gpu")]))
+    gpus = stand_in("gpu")
     assert make_model(with_cudnn(), preset(name), gpus).compute == Compute("bfloat16", "none", "cudnn")
 
 

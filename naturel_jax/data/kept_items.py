@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from naturel_jax import preemption, storage
+from naturel_jax import storage
 from naturel_jax.data.items import Captions, Items
 from naturel_jax.data.ragged import Ragged
 
@@ -30,6 +30,8 @@ def kept(folder: Path, collect: Callable[[], Items]) -> Items:
 
     Of the processes that share the disk, one collects while the others wait."""
     path = folder / f"items_{VERSION}.npz"
+    from naturel_jax import preemption  # it loads JAX, which naturel-mine --help does not need
+
     with preemption.interruptible(), contextlib.ExitStack() as stack:
         items = load(path)
         if items is None:
