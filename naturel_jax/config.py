@@ -71,7 +71,7 @@ class Data:
     )
     patch_dropout: float = setting(
         0.0,
-        "share of the patches of each image that a training step leaves out, drawn anew each time (FLIP, arXiv "
+        "share of the patches of each image that a training step leaves out, other ones each time (FLIP, arXiv "
         "2212.00794); 0: none",
         fraction(),
     )

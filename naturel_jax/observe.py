@@ -80,7 +80,7 @@ def utilization(
     devices: Sequence[jax.Device],  # pyright: ignore[reportInvalidTypeForm]  # JAX defines it as a variable
     dtype: str,
 ) -> float | None:
-    """Model FLOPs utilization, 0 to 1: ``flops_per_step`` (``models.flops.step_flops`` of the global batch) relative to
+    """Model FLOPs utilization, 0 to 1: ``flops_per_step`` (``Loss.step_flops`` of the global batch) relative to
     what ``devices`` could do in that time; None if their peak for ``dtype`` is unknown."""
     peaks = [flops.peak(device.device_kind, dtype) for device in devices]
     total = sum(peak for peak in peaks if peak)

@@ -23,6 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 VERSION = 1
 _STRINGS = ("name", "image_ids", "texts", "facts")
+_CAPTIONS = {"starts": "G1", "text": "C", "pair": "C", "simple": "C"}  # columns of ``Captions``, and their letters
 
 
 def kept(folder: Path, collect: Callable[[], Items]) -> Items:
@@ -62,9 +63,6 @@ def save(items: Items, path: Path) -> None:
     content = io.BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]  # its last parameter is a bool
     storage.write(epath.Path(path), content.getvalue())
-
-
-_CAPTIONS = {"starts": "G1", "text": "C", "pair": "C", "simple": "C"}
 
 
 def _of_ragged(name: str, rows: Ragged) -> dict[str, np.ndarray]:
