@@ -37,7 +37,7 @@ from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator
 from naturel_jax.gradcache import Loss
 from naturel_jax.metrics import Metrics
 from naturel_jax.run_folder import Scores
-from naturel_jax.sharding import make_mesh
+from naturel_jax.sharding import connect, make_mesh
 from naturel_jax.start import Start, images_trained_on, make_start
 from tfds_naturel.errors import Stopped, UserError
 
@@ -61,6 +61,7 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
     init = trained_base(config, folder)
     with run_folder.owned(folder, config):
         mesh = make_mesh(dataclasses.asdict(config.mesh))
+        connect(mesh)
         sources = datasets.open_sources(config.data)
         run_folder.check_same_data(folder, datasets.contents(config.data, sources))
         trained_on = images_trained_on(init, folder, sources)

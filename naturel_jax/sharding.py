@@ -71,6 +71,20 @@ def _across_slices(sizes: Sequence[int], slices: int, devices: Sequence[jax.Devi
         raise UserError(f"{len(devices)} devices in {slices} slices or hosts: {error}; expected equal ones") from error
 
 
+def connect(mesh: Mesh) -> None:
+    """Has all groups of devices along the axes of ``mesh`` meet once, if they are CPUs of several processes. The first
+    time, these wait at most 30 s for each other; for the training step, one process may compile longer than another.
+    """
+    if jax.process_count() == 1 or mesh.devices.flat[0].platform != "cpu":
+        return
+    axes = [axis for axis in AXES if mesh.shape[axis] > 1]
+    spec, local = PartitionSpec(*AXES), np.ones((1, 1, 1), np.float32)
+    ones = jax.make_array_from_callback(mesh.devices.shape, NamedSharding(mesh, spec), lambda index: local)
+    for group in itertools.chain.from_iterable(itertools.combinations(axes, n + 1) for n in range(len(axes))):
+        total = jax.shard_map(lambda x, group=group: jax.lax.psum(x, group), mesh=mesh, in_specs=spec, out_specs=spec)
+        jax.block_until_ready(jax.jit(total)(ones))
+
+
 def path_string(path: tuple[Any, ...]) -> str:
     """``image/patch/kernel`` from a key path of ``jax.tree_util``."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)

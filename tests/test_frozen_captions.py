@@ -212,7 +212,7 @@ def test_more_blocks_than_files_may_be_open(tmp_path, monkeypatch):
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_runs_equal_those_with_the_tower_in_the_step(tmp_path):
     """In losses, parameters and scores, with decoded images too; the first is killed while it embeds, another has two
     processes."""

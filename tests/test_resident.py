@@ -276,7 +276,7 @@ def test_images_and_step_must_fit(folder, monkeypatch):
     run.check_dataset_fits(*training(folder, "decoded", {"data": 4}))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_runs_are_those_of_images_that_are_sent(tmp_path):
     """One is stopped, and continues on the same devices; another has two processes."""
     flags = (

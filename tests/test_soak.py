@@ -144,7 +144,7 @@ def test_arguments_are_checked():
         soak.main(["faults", "--minutes=-1"])
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_short_soak_under_faults(tmp_path, capsys):
     code = soak.faults(tmp_path, minutes=1, seed=3)
     output = capsys.readouterr().out
@@ -153,7 +153,7 @@ def test_short_soak_under_faults(tmp_path, capsys):
     assert "| Faults injected | 0 |" not in output
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_short_steady_soak(tmp_path, capsys):
     soak.steady(tmp_path, minutes=0.3)  # too short for a verdict on leaks
     output = capsys.readouterr().out

@@ -4,12 +4,14 @@ uninterrupted run."""
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from worlds import Run, data_dir, losses, parameters, two_processes, wait_for
+from worlds import Run, data_dir, free_address, losses, parameters, two_processes, wait_for
 
 from naturel_jax import checkpoint
 from naturel_jax.data import datasets
@@ -146,21 +148,26 @@ def test_run_of_eight_devices_continues_on_one_device_and_on_two_processes(eight
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
-def test_every_mesh_matches_one_device(form, folder):
-    one = Run(folder / f"{form}-one", form=form)
-    one.finish()
-    cut = Run(folder / f"{form}-cut", "--cpu_devices=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", form=form)
+def test_three_axes_match_one_device(one_device, folder):
+    cut = Run(folder / "cut", "--cpu_devices=8", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
     cut.finish()
-    two = two_processes(folder / f"{form}-two", form=form)
-    for run in two:
-        run.finish()
-    for workdir in (cut.workdir, two[0].workdir):
-        close(losses(workdir), losses(one.workdir), 1e-5)
+    close(losses(cut.workdir), losses(one_device), 1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [3, 5])  # between two saves; in the save after step 5
+def test_two_processes_match_one_with_the_sigmoid_loss(folder):
+    one = Run(folder / "sigmoid-one", form="sigmoid")
+    one.finish()
+    two = two_processes(folder / "sigmoid-two", form="sigmoid")
+    for run in two:
+        run.finish()
+    close(losses(two[0].workdir), losses(one.workdir), 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "step", [pytest.param(3, marks=pytest.mark.proof), 5]
+)  # between two saves; in the save after step 5
 def test_sigterm_to_one_process_stops_both_at_the_same_step(step, folder):
     two = two_processes(folder / f"two-stopped-{step}")
     workdir = two[0].workdir
@@ -180,6 +187,31 @@ def test_process_that_fails_alone_exits_soon_and_ends_the_other(folder):
     assert two[1].wait() == 2, two[1].output()[-3000:]
     assert "dataset 'absent' is not prepared" in two[1].output() and two[0].wait() != 0
     assert time.monotonic() - began < 200  # JAX alone would wait 300 s
+
+
+LATE = """
+import sys, time, jax, numpy as np
+from naturel_jax.sharding import batch_sharding, connect, make_mesh
+
+process, coordinator = int(sys.argv[1]), sys.argv[2]
+jax.config.update("jax_num_cpu_devices", 4)
+jax.distributed.initialize(coordinator, 2, process)
+mesh = make_mesh({"data": 4, "fsdp": 2})
+connect(mesh)
+ones = jax.make_array_from_callback((8,), batch_sharding(mesh), lambda index: np.ones(1))
+time.sleep(45 * process)
+print("total", float(jax.jit(lambda x: x.sum())(ones)))
+"""
+
+
+@pytest.mark.proof
+def test_connected_processes_wait_longer_than_thirty_seconds(tmp_path):
+    """As where one compiles while the other has the program."""
+    address = free_address()
+    commands = [[sys.executable, "-c", LATE, str(process), address] for process in range(2)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    for process in both:
+        assert "total 8.0" in process.communicate(timeout=300)[0] and process.returncode == 0
 
 
 @pytest.mark.slow

@@ -109,6 +109,11 @@ def test_towers_of_tpus_are_those_of_cpus(name):
     assert_close(value_and_gradient(name, Compute(flat=False)), value_and_gradient(name, Compute()), 1e-5)
 
 
+def test_unrolled_towers_are_the_looped_ones():
+    expected = value_and_gradient("tiny-clip", Compute())
+    assert_close(value_and_gradient("tiny-clip", Compute(unroll=True)), expected, 1e-6)
+
+
 def stand_in(platform: str) -> types.SimpleNamespace:
     """What ``make_model`` reads of a mesh of one device."""
     device = types.SimpleNamespace(platform=platform)

@@ -80,14 +80,18 @@ def wait_for(run: Run, condition: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
+def free_address() -> str:
+    """An address of this machine, with a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
 def two_processes(
     workdir: Path, *flags: str, second: str = "", devices: int = 4, form: str = "softmax", config: str = ""
 ) -> list[Run]:
     """Starts one run on two processes with ``devices`` devices each. ``second``: a flag for the second process only."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    joined = (f"--coordinator={address}", "--processes=2", f"--cpu_devices={devices}", *flags)
+    joined = (f"--coordinator={free_address()}", "--processes=2", f"--cpu_devices={devices}", *flags)
     own = (["--process=0"], ["--process=1", *filter(None, [second])])
     return [Run(workdir, *joined, *alone, form=form, config=config) for alone in own]
 

@@ -80,6 +80,8 @@ class Compute:
     products, rows are one dimension, and heads too. That is fastest on CPUs; TPUs copy some arrays from the layout of
     the one form into that of the other (docs/plan.md). ``rows``: how the first dimension of activations is split over
     devices. It is given where parameters are split over the same ones: the compiler would split activations like those.
+    ``unroll``: no loop over the blocks, for several CPU devices. XLA's CPU runtime starts a loop that has collective
+    operations, and those that follow it, in any order, and devices that start them in different orders wait forever.
     """
 
     dtype: str = "float32"
@@ -89,6 +91,7 @@ class Compute:
     frozen_text: int = 0
     flat: bool = True
     rows: NamedSharding | None = None
+    unroll: bool = False
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT_POLICIES:
@@ -243,5 +246,5 @@ class Transformer(nnx.Module):
                 jax.tree.map(lambda x, n=n: x[n], stacked) for n in (slice(self.frozen), slice(self.frozen, None))
             )
             x_BTD, lowest = jax.lax.stop_gradient((x_BTD, lowest))
-            x_BTD = jax.lax.scan(body, x_BTD, lowest)[0]
-        return jax.lax.scan(body, x_BTD, stacked)[0] if self.frozen < self.depth else x_BTD
+            x_BTD = jax.lax.scan(body, x_BTD, lowest, unroll=self.compute.unroll)[0]
+        return jax.lax.scan(body, x_BTD, stacked, unroll=self.compute.unroll)[0] if self.frozen < self.depth else x_BTD
