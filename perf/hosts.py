@@ -30,25 +30,28 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+# perf, if this file is run as a script, and the tests' servers
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))
+
+import store_config
+import store_servers
+
+from naturel_jax import config, manifest, object_folders
+from naturel_jax.data import datasets, embedded
+from naturel_jax.data.pipeline import make_pipeline
+from naturel_jax.data.planner import Part, Planner
+from naturel_jax.data.processor import from_scratch
+from naturel_jax.data.recipes import recipe
+from naturel_jax.models.presets import preset
+from naturel_jax.object_stores import Location
+from naturel_jax.sharding import make_mesh
+from perf.planner import bank_items
+from perf.sources import memory, write_rows
+from tfds_naturel import cli
+from tfds_naturel.scenes.scene import CONFIGS
+
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # perf, if this file is run as a script, and the tests' servers
-
-import store_config  # noqa: E402
-import store_servers  # noqa: E402
-
-from naturel_jax import config, manifest, object_folders  # noqa: E402
-from naturel_jax.data import datasets, embedded  # noqa: E402
-from naturel_jax.data.pipeline import make_pipeline  # noqa: E402
-from naturel_jax.data.planner import Part, Planner  # noqa: E402
-from naturel_jax.data.processor import from_scratch  # noqa: E402
-from naturel_jax.data.recipes import recipe  # noqa: E402
-from naturel_jax.models.presets import preset  # noqa: E402
-from naturel_jax.object_stores import Location  # noqa: E402
-from naturel_jax.sharding import make_mesh  # noqa: E402
-from perf.planner import bank_items  # noqa: E402
-from perf.sources import memory, write_rows  # noqa: E402
-from tfds_naturel import cli  # noqa: E402
-from tfds_naturel.scenes.scene import CONFIGS  # noqa: E402
 
 # ---- Real processes --------------------------------------------------------------------------------------------------
 

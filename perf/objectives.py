@@ -238,7 +238,7 @@ def measure_steps(preset_name: str, batch_size: int, hard: str, repeats: int) ->
         f"(padded to {len(ours.tokens)}) of {ours.tokens.shape[1]}"
     )
     flops_ours, flops_expanded = (
-        flops.step_flops(config, len(batch.images), *batch.tokens.shape) for batch in (ours, expanded)
+        flops.step(config, each.images_to_embed, *each.captions_to_embed).model for each in (ours, expanded)
     )
     ratio = flops_expanded / flops_ours
     print(f"model FLOPs of a step: ours {flops_ours:.2e}, expanded {flops_expanded:.2e}, {ratio:.2f} times as many")
@@ -290,7 +290,7 @@ def measure_frozen(preset_name: str, batch_size: int, repeats: int) -> None:
         turns = np.array([[timeit.timeit(step, number=1) for step in steps] for _ in range(repeats)])
         (whole, rest), ratio = np.median(turns, axis=0), np.median(turns[:, 0] / turns[:, 1])
         forward, trained = (
-            flops.forward_flops(config, each.images_to_embed, *each.captions_to_embed) for each in (batch, given)
+            flops.step(config, each.images_to_embed, *each.captions_to_embed).forward for each in (batch, given)
         )
         allowed = 1 + (forward - trained) / (3 * trained)  # of the frozen tower, a step has the forward pass only
         print(f"{tower} tower frozen: loss {losses[0]:.6f}, with its embeddings {losses[1]:.6f}")

@@ -15,14 +15,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # its servers and files
+
+import rehearsal
+
+from naturel_jax.reproduce.stages import RECIPES
+from tfds_naturel import cli
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))  # its servers and files
-
-import rehearsal  # noqa: E402
-
-from naturel_jax.reproduce.stages import RECIPES  # noqa: E402
-from tfds_naturel import cli  # noqa: E402
-
 PHOTOS, LIMIT, STEPS = 400, 300, 2
 
 

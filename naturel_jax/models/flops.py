@@ -8,7 +8,7 @@ A multiply-add counts as 2. Only matrix products count: normalization, activatio
 from typing import NamedTuple
 
 from naturel_jax.models.transformer import TransformerConfig
-from naturel_jax.models.two_tower import ImageConfig, TwoTowerConfig
+from naturel_jax.models.two_tower import TwoTowerConfig
 
 # Dense peak FLOP/s of one device by ``jax.Device.device_kind`` and dtype of the activations. NVIDIA's data sheets
 # print rates with 2:4 sparsity, twice the dense ones. A float32 product runs as TF32 on these GPUs (XLA's default
@@ -55,41 +55,27 @@ def transformer_flops(config: TransformerConfig, length: int, blocks: int | None
     return blocks * length * (2 * kernels + 4 * length * config.width)
 
 
-def image_flops(config: TwoTowerConfig, patches: int | None = None) -> float:
+def image_flops(config: TwoTowerConfig, patches: int | None = None, blocks: int | None = None) -> float:
     """Forward FLOPs of one image: patches, blocks, pooling head and projection. ``patches``: how many of them go
-    through the blocks (default: all)."""
+    through the blocks (default: all). ``blocks``: only the patch embedding and so many of the lowest blocks."""
     image = config.image
     width, patches = image.transformer.width, image.grid**2 if patches is None else patches
-    flops = _image_blocks(image, patches, image.transformer.depth)
+    flops = 2.0 * image.grid**2 * 3 * image.patch**2 * width
+    flops += transformer_flops(image.transformer, patches + (image.pool == "cls"), blocks)
+    if blocks is not None:
+        return flops
     if image.pool == "map":  # keys and values of every patch; query, output and MLP of the one probe
         flops += patches * 4 * width**2 + 4 * patches * width
         flops += 4 * width**2 + 4 * width * image.transformer.mlp_dim
     return flops + image.projection * 2 * width * config.embed_dim
 
 
-def _image_blocks(image: ImageConfig, patches: int | None, blocks: int) -> float:
-    """Forward FLOPs of the patch embedding and the lowest ``blocks``."""
-    patches = image.grid**2 if patches is None else patches
-    embedding = 2.0 * image.grid**2 * 3 * image.patch**2 * image.transformer.width
-    return embedding + transformer_flops(image.transformer, patches + (image.pool == "cls"), blocks)
-
-
-def text_flops(config: TwoTowerConfig, tokens: int | None = None) -> float:
-    """Forward FLOPs of one caption of ``tokens`` positions (default: the full context)."""
+def text_flops(config: TwoTowerConfig, tokens: int | None = None, blocks: int | None = None) -> float:
+    """Forward FLOPs of one caption of ``tokens`` positions (default: the full context), in all blocks and the
+    projection. ``blocks``: only so many of the lowest blocks."""
     transformer = config.text.transformer
-    length = config.text.context if tokens is None else tokens
-    return transformer_flops(transformer, length) + 2 * transformer.width * config.embed_dim
-
-
-def forward_flops(config: TwoTowerConfig, images: int, captions: int, tokens: int | None = None) -> float:
-    """Forward FLOPs of both towers for a batch of ``images`` and ``captions`` of ``tokens`` positions each."""
-    return images * image_flops(config) + captions * text_flops(config, tokens)
-
-
-def step_flops(config: TwoTowerConfig, images: int, captions: int, tokens: int | None = None) -> float:
-    """FLOPs of a training step, forward and backward: each product in the forward pass needs two in the backward pass,
-    one for the gradient of each factor."""
-    return 3 * forward_flops(config, images, captions, tokens)
+    flops = transformer_flops(transformer, config.text.context if tokens is None else tokens, blocks)
+    return flops + (2 * transformer.width * config.embed_dim if blocks is None else 0)
 
 
 class Step(NamedTuple):
@@ -100,7 +86,8 @@ class Step(NamedTuple):
 
     @property
     def model(self) -> float:
-        """Forward and backward, as ``step_flops``, without what is frozen."""
+        """Forward and backward: each product in the forward pass needs two in the backward pass, one for the gradient
+        of each factor, and none where it is frozen."""
         return 3 * self.forward - 2 * self.frozen
 
     def computed(self, remat: str, chunks: int) -> float:
@@ -113,15 +100,16 @@ def step(
     config: TwoTowerConfig,
     images: int,
     captions: int,
-    tokens: int,
+    tokens: int | None = None,
     *,
     patches: int | None = None,
     frozen: tuple[int, int] = (0, 0),
 ) -> Step:
     """A step on ``images``, of which ``patches`` go through the blocks (default: all), and ``captions`` of ``tokens``
-    positions. ``frozen``: lowest blocks of the image and of the text tower without a backward pass."""
+    positions (default: the full context). ``frozen``: lowest blocks of the image and of the text tower without a
+    backward pass."""
     forward = images * image_flops(config, patches) + captions * text_flops(config, tokens)
-    without = captions * transformer_flops(config.text.transformer, tokens, frozen[1])
+    without = captions * text_flops(config, tokens, frozen[1])
     if frozen[0]:
-        without += images * _image_blocks(config.image, patches, frozen[0])
+        without += images * image_flops(config, patches, frozen[0])
     return Step(forward, without)

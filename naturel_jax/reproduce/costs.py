@@ -179,7 +179,7 @@ def _training(work: Work, row: str, hardware: str) -> float:
     sizes = _sizes(source)
     assert sizes is not None  # they are presets
     tokens = TOKENS if source == CLIP else None
-    step = flops.step_flops(sizes, BATCH + 1, CAPTIONS[row] * BATCH, tokens) / _rate(hardware)
+    step = flops.step(sizes, BATCH + 1, CAPTIONS[row] * BATCH, tokens).model / _rate(hardware)
     return START + _steps(work, row) * max(step, BATCH / (DECODED * CORES))
 
 
@@ -188,7 +188,7 @@ def _evaluating(source: str, hardware: str) -> float:
     if (sizes := _sizes(source)) is None:
         return 0.0
     images, captions = (sum(counts) for counts in zip(*ITEMS.values(), strict=True))
-    towers = HIGHEST * flops.forward_flops(sizes, images, captions) / _rate(hardware)
+    towers = HIGHEST * flops.step(sizes, images, captions).forward / _rate(hardware)
     return START + towers + images / (DECODED * CORES)
 
 
