@@ -104,18 +104,14 @@ def is_headline(metric: str) -> bool:
     return metric.count("/") == 1
 
 
-def group_means(values_M: np.ndarray, groups_M: np.ndarray, weights_RM: np.ndarray) -> np.ndarray:
-    """For each row of weights, the mean over groups of the weighted mean in the group, [R]; groups of weight 0 are
-    left out; NaN if all are.
+def mean_of_groups(sums_GR: np.ndarray, totals_GR: np.ndarray) -> np.ndarray:
+    """The mean over groups of each group's weighted mean, [R], from its weighted sums and total weights; groups of
+    weight 0 are left out; NaN if all are.
     """
-    number = int(groups_M.max(initial=-1)) + 1
-    means_R = np.full(len(weights_RM), np.nan)
-    for r, weights_M in enumerate(weights_RM):
-        total = np.bincount(groups_M, weights_M, number)
-        seen = total > 0
-        if seen.any():
-            means_R[r] = np.mean(np.bincount(groups_M, weights_M * values_M, number)[seen] / total[seen])
-    return means_R
+    seen_GR = totals_GR > 0
+    means_GR = np.divide(sums_GR, totals_GR, out=np.zeros_like(sums_GR), where=seen_GR)
+    groups_R = np.sum(seen_GR, axis=0)
+    return np.divide(means_GR.sum(axis=0), groups_R, out=np.full(len(groups_R), np.nan), where=groups_R > 0)
 
 
 def by_value(name: str, outcome: str, tag: str, items: Sequence[Item]) -> tuple[Metric, ...]:
@@ -165,7 +161,9 @@ class Benchmark:
             values_N = outcomes[metric.outcome]
             index_M, groups_M = metric.members(~np.isnan(values_N), by_tag)
             if len(index_M):
-                value = group_means(values_N[index_M], groups_M, metric.weights(items, index_M)[None])[0]
+                weights_M = metric.weights(items, index_M)
+                sums_G, totals_G = (np.bincount(groups_M, x_M) for x_M in (weights_M * values_N[index_M], weights_M))
+                value = mean_of_groups(sums_G[:, None], totals_G[:, None])[0]
                 scores[metric.name] = Score(float(value), len(index_M))
         return scores
 
