@@ -16,5 +16,5 @@ def get_config(world: str = "") -> ConfigDict:
     drawn_world.use(config, world)
     config.preset = "tiny-clip"
     config.data.mixture.main = c.part(f"naturel/{world}", "bag_of_words")
-    config.duration = "400 steps"
+    config.duration = "200 steps"
     return config

@@ -9,9 +9,9 @@ def use(config: ConfigDict, world: str) -> ConfigDict:
     twins = ("vg_relation", "vg_attribution", "winoground", "sugarcrepe")
     config.eval.benchmarks = ("naturel", "naturel_unseen", "naturel_contrast", *twins)
     config.eval.naturel = f"naturel/{world}"
-    config.eval.during.naturel = "200 steps"
+    config.eval.during.naturel = "100 steps"
     config.data.batch_size = 64
     config.data.crop_scale = (0.8, 1.0)
-    config.checkpoint.every = "200 steps"
+    config.checkpoint.every = "100 steps"
     config.optim.update({"lr": 1e-3, "warmup": "5%", "weight_decay": 0.01, "clip_norm": 1.0})
     return config

@@ -14,7 +14,7 @@ def get_config(world: str = "") -> ConfigDict:
         drawn_world.use(config, world)
         config.init = f"base:siglip_{world}"
         config.bases[f"siglip_{world}"] = siglip.get_config(world)
-        config.duration = "600 steps"
+        config.duration = "300 steps"
     else:
         config.init = "hf:google/siglip-base-patch16-224"
         config.duration = "5 epochs"
