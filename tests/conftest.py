@@ -12,6 +12,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+def pytest_collection_modifyitems(items):
+    """Puts the file that takes longest first: at the end, one process would wait for the other's."""
+    items.sort(key=lambda item: item.path.name != "test_training_processes.py")
+
+
 @pytest.fixture(autouse=True)
 def signal_handlers():
     """Commands install handlers for the life of their process, which here is that of all tests."""

@@ -250,8 +250,8 @@ def test_worker_processes_decode_and_read_the_same(tmp_path):
     np.testing.assert_array_equal(batches(two, workers=2, steps=3), batches(one, steps=3))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("augment_on", ["host", pytest.param("device", marks=pytest.mark.proof)])
+@pytest.mark.proof
+@pytest.mark.parametrize("augment_on", ["host", "device"])
 def test_run_with_decoded_images_is_the_same_run(augment_on, tmp_path):
     """The drawn world's images are small, so cropping them on the host gives the same as decoding them each time. One
     of the runs is stopped, and continues."""

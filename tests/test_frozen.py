@@ -153,7 +153,7 @@ def test_what_cannot_be_embedded_once_is_rejected(begin, tmp_path):
         next(unembedded.batches(0, 1))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_runs_equal_those_with_the_tower_in_the_step(tmp_path):
     """In losses, parameters and scores, though killed while it trains. ``test_frozen_captions`` has two processes."""
     cache = ("--config.data.cache=embeddings", f"--config.data.cache_dir={tmp_path}/cache")

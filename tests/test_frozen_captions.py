@@ -81,7 +81,8 @@ def test_batches_hold_what_the_tower_makes_of_the_captions(starts, tmp_path, fam
 
 
 @pytest.mark.parametrize(
-    ("towers", "chunks"), [("text", 1), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("text", 2), BOTH))]
+    ("towers", "chunks"),
+    [("text", 1), pytest.param("text", 2, marks=pytest.mark.proof), pytest.param(*BOTH, marks=pytest.mark.slow)],
 )
 def test_loss_and_gradient_are_those_of_the_captions(starts, tmp_path, towers, chunks):
     start, fields = starts["clip"], {"multipliers": ((f"{towers}/.*", 0.0),), "objective": {"chunks": chunks}}
