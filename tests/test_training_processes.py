@@ -165,9 +165,8 @@ def test_two_processes_match_one_with_the_sigmoid_loss(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "step", [pytest.param(3, marks=pytest.mark.proof), 5]
-)  # between two saves; in the save after step 5
+# After step 3, between two saves, and after step 5, in a save.
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.proof), 5])
 def test_sigterm_to_one_process_stops_both_at_the_same_step(step, folder):
     two = two_processes(folder / f"two-stopped-{step}")
     workdir = two[0].workdir
