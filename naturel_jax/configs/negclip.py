@@ -19,7 +19,7 @@ def get_config(world: str = "") -> ConfigDict:
         drawn_world.use(config, world)
         config.init = f"base:clip_{world}"
         config.bases[f"clip_{world}"] = clip.get_config(world)
-        config.duration = "200 steps"
+        config.duration = "300 steps"
         config.data.mixture.main = c.part(f"naturel/{world}", "order_shuffles")
     else:
         config.init = "hf:openai/clip-vit-base-patch32"
