@@ -204,7 +204,7 @@ print("total", float(jax.jit(lambda x: x.sum())(ones)))
 
 
 @pytest.mark.proof
-def test_connected_processes_wait_longer_than_thirty_seconds(tmp_path):
+def test_connected_processes_wait_longer_than_thirty_seconds():
     """As where one compiles while the other has the program."""
     address = free_address()
     commands = [[sys.executable, "-c", LATE, str(process), address] for process in range(2)]
