@@ -155,6 +155,9 @@ class Compute:
     attention: str = setting(
         "", "attention kernel; empty: JAX chooses; cudnn: on NVIDIA GPUs, in bfloat16", one_of("", "xla", "cudnn")
     )
+    unroll: bool = setting(
+        False, "no loop over the blocks: small models are faster on CPUs, and compile longer", may_change=True
+    )
 
     def dtype_on(self, backend: str) -> str:
         """The dtype on ``cpu``, ``gpu`` or ``tpu``: bfloat16 matrix products are slow on CPUs and fast elsewhere."""

@@ -73,7 +73,7 @@ def make_model(config: Config, sizes: TwoTowerConfig, mesh: Mesh) -> Model:
         _check_cudnn(sizes, platform)
     rows = batch_sharding(mesh) if mesh.shape["fsdp"] > 1 else None
     dtype, attention = options.dtype_on(platform), options.attention or None
-    unroll = platform == "cpu" and mesh.devices.size > 1
+    unroll = options.unroll or (platform == "cpu" and mesh.devices.size > 1)
     return Model(sizes, Compute(dtype, remat, attention, flat=platform != "tpu", rows=rows, unroll=unroll))
 
 

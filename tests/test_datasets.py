@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import shutil
 
 import jax
@@ -12,7 +13,7 @@ from outside_source import open_folder
 from worlds import data_dir
 
 from naturel_jax import config as c
-from naturel_jax.data import datasets
+from naturel_jax.data import datasets, prepared
 from naturel_jax.data.pipeline import make_pipeline
 from naturel_jax.data.recipes import RECIPES, Recipe, recipe
 from naturel_jax.models.presets import preset
@@ -41,6 +42,15 @@ def test_prepared_dataset_opens_with_and_without_prefix():
 def test_error_names_a_dataset_that_cannot_be_opened(dataset, split, match):
     with pytest.raises(UserError, match=match):
         datasets.open_source(dataset, str(data_dir()), split)
+
+
+def test_a_feature_read_alone_is_that_of_the_whole_record():
+    folder = datasets.directory(str(data_dir()), "naturel/tiny")
+    records = pickle.loads(pickle.dumps(prepared.open_split(folder, "validation").records))
+    for n in (0, 39):
+        for name, value in records[n].items():
+            jax.tree.map(np.testing.assert_array_equal, records.value(n, name), value)
+    assert set(records.features) == set(records[0])
 
 
 def test_highest_complete_version_is_used(tmp_path):

@@ -120,6 +120,27 @@ def stand_in(platform: str) -> types.SimpleNamespace:
     return types.SimpleNamespace(devices=np.array([device]), shape={"fsdp": 1})
 
 
+def test_blocks_are_unrolled_if_asked():
+    config, sizes = c.load(tiny_config.get_config()), preset("tiny-clip")
+    asked = dataclasses.replace(config, compute=dataclasses.replace(config.compute, unroll=True))
+    unrolled = [make_model(one, sizes, stand_in("cpu")).compute.unroll for one in (config, asked)]
+    assert unrolled == [False, True]
+
+
+def test_a_compiler_may_not_keep_what_unrolled_blocks_compute_again():
+    """Outside a loop it finds that both computations are one, unless a barrier is between them."""
+    config = preset("tiny-clip")
+    pixels, _ = inputs(config)
+
+    def program(unroll):
+        def total(params):
+            return jnp.sum(Model(config, Compute(remat="full", unroll=unroll)).encode_image(params, pixels))
+
+        return jax.jit(jax.grad(total)).lower(random_params(config)).as_text()
+
+    assert {unroll: "optimization_barrier" in program(unroll) for unroll in (True, False)} == {True: True, False: False}
+
+
 def test_products_are_flat_except_on_tpus():
     config, sizes = c.load(tiny_config.get_config()), preset("tiny-clip")
     flat = {name: make_model(config, sizes, stand_in(name)).compute.flat for name in ("cpu", "gpu", "tpu")}

@@ -22,8 +22,9 @@ def read(folder: Path) -> Benchmark:
     problems: list[str] = []
     items: list[Item] = []
     for n in range(len(records)):
-        image = naturel_pairs.photo(folder, "test", records, n, prepared.to_str(records[n]["image_id"]))
-        for pair in naturel_pairs.caption_pairs(records[n], problems):
+        example = records[n]
+        image = naturel_pairs.photo(folder, "test", records, n, prepared.to_str(example["image_id"]))
+        for pair in naturel_pairs.caption_pairs(example, problems):
             if pair.kind == "complex" and pair.wordings:
                 captions = (pair.texts[0], *pair.wordings, pair.texts[1])
                 items.append(Item(pair.id, (image,), captions, pair.tags, caption_rows=True))

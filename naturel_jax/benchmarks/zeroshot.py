@@ -99,7 +99,10 @@ def _tfds(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
         )
     records = prepared.open_split(dataset, split).records
     images = (
-        (Image(f"{dataset}:{split}:{n}", functools.partial(prepared.read_image, records, n)), int(records[n]["label"]))
+        (
+            Image(f"{dataset}:{split}:{n}", functools.partial(prepared.read_image, records, n)),
+            int(records.value(n, "label")),
+        )
         for n in range(len(records))
     )
     return [name.replace("_", " ") for name in classes.names], images

@@ -13,5 +13,6 @@ def use(config: ConfigDict, world: str) -> ConfigDict:
     config.data.batch_size = 64
     config.data.crop_scale = (0.8, 1.0)
     config.checkpoint.every = "100 steps"
+    config.compute.unroll = True
     config.optim.update({"lr": 1e-3, "warmup": "5%", "weight_decay": 0.01, "clip_norm": 1.0})
     return config

@@ -19,11 +19,39 @@ from tfds_naturel.schema import KINDS, POLARITIES, Triplet
 from tfds_naturel.survey import Survey
 
 Example = Mapping[str, Any]
-Records = Sequence[Example]
+
+
+class Records(Sequence[Example]):
+    """The decoded examples of a split, except for their images, which stay encoded. ``source``: TFDS's."""
+
+    def __init__(self, source: Any):
+        self._source = source
+        self._alone: dict[str, Any] = {}  # feature -> features that are this one only
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, n: Any) -> Any:
+        return self._source[n]
+
+    @property
+    def features(self) -> Mapping[str, Any]:
+        """The dataset's features by name."""
+        return self._source.dataset_info.features
+
+    def value(self, n: int, name: str) -> Any:
+        """``self[n][name]``, for which no other feature is decoded: captions take several times as long as an image."""
+        if name not in self._alone:
+            import tensorflow_datasets as tfds
+
+            self._alone[name] = tfds.features.FeaturesDict({name: self.features[name]})
+        decoders = {key: decoder for key, decoder in self._source.decoders.items() if key == name}
+        record = self._source.data_source[n]
+        return self._alone[name].deserialize_example_np(record, decoders=decoders)[name]
 
 
 class Split(NamedTuple):
-    """``records``: decoded examples, except for their images, which stay encoded. ``name`` is for messages."""
+    """``name`` is for messages."""
 
     name: str
     records: Records
@@ -46,7 +74,7 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
     images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
     decoders = {name: tfds.decode.SkipDecoding() for name in images}
     records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]  # wrapped untyped
-    return Split(f"{builder.info.full_name}:{split}", records)
+    return Split(f"{builder.info.full_name}:{split}", Records(records))
 
 
 def open_source(directory: str | os.PathLike[str], split: str, cache: Path) -> Source:
@@ -100,7 +128,8 @@ def paraphrases(example: Example) -> Sequence[int]:
 
 def survey(records: Records) -> Survey:
     """Which image shows which triplets."""
-    return Survey.from_images((to_str(records[n]["image_id"]), _triplets(records[n])) for n in range(len(records)))
+    examples = (records[n] for n in range(len(records)))
+    return Survey.from_images((to_str(example["image_id"]), _triplets(example)) for example in examples)
 
 
 def _triplets(example: Example) -> list[Triplet]:
@@ -120,4 +149,4 @@ def to_str(value: bytes | str) -> str:
 
 def read_image(records: Records, n: int) -> bytes:
     """The encoded image of record ``n``."""
-    return records[n]["image"]
+    return records.value(n, "image")

@@ -37,8 +37,7 @@ def _as_lists(value: Any) -> Any:
 
 
 def _read_image(records: prepared.Records, n: int, field: Sequence[str]) -> bytes:
-    example = records[n]
     for name in field:
-        if name in example:
-            return example[name]
+        if name in records.features:
+            return records.value(n, name)
     raise UserError(f"no image: none of the fields {', '.join(field)}")
