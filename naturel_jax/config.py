@@ -153,7 +153,9 @@ class Compute:
         may_change=True,
     )
     attention: str = setting(
-        "", "attention kernel; empty: JAX chooses; cudnn: on NVIDIA GPUs, in bfloat16", one_of("", "xla", "cudnn")
+        "",
+        "attention kernel; empty: JAX chooses; cudnn: on NVIDIA GPUs, in bfloat16; splash: for long sequences on TPUs",
+        one_of("", "xla", "cudnn", "splash"),
     )
     unroll: bool = setting(
         False, "no loop over the blocks: small models are faster on CPUs, and compile longer", may_change=True

@@ -89,7 +89,9 @@ def activations(model: Model, images: int, captions: int, tokens: int, patches: 
     """Bytes that the towers keep from the forward to the backward pass for ``images``, of all patches or so many, and
     ``captions`` of ``tokens`` positions: what JAX's differentiation saves under the model's remat policy, and if that
     recomputes or blocks are frozen, what it would save of one block."""
-    compute, rows = dataclasses.replace(model.compute, rows=None), (images, captions, tokens, patches)  # of one device
+    rows, mesh = (images, captions, tokens, patches), model.compute.mesh
+    of_one = mesh and Mesh(mesh.devices.flat[:1].reshape((1,) * mesh.devices.ndim), mesh.axis_names)
+    compute = dataclasses.replace(model.compute, rows=None, mesh=of_one)
     model = dataclasses.replace(model, compute=compute)
     saved = _saved(model, *rows)
     if REMAT_POLICIES[compute.remat] is None and not compute.frozen_image and not compute.frozen_text:

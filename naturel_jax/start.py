@@ -69,19 +69,26 @@ def make_model(config: Config, sizes: TwoTowerConfig, mesh: Mesh) -> Model:
     training step recomputes is decided once its batch is known (``run.make_training``)."""
     options, platform = config.compute, mesh.devices.flat[0].platform
     remat = "none" if options.remat == "auto" else options.remat
-    if options.attention == "cudnn":
-        _check_cudnn(sizes, platform)
+    _check_attention(options.attention, sizes, platform)
     rows = batch_sharding(mesh) if mesh.shape["fsdp"] > 1 else None
     dtype, attention = options.dtype_on(platform), options.attention or None
     unroll = options.unroll or (platform == "cpu" and mesh.devices.size > 1)
-    return Model(sizes, Compute(dtype, remat, attention, flat=platform != "tpu", rows=rows, unroll=unroll))
+    for_splash = mesh if attention == "splash" else None
+    flat = platform != "tpu"
+    return Model(sizes, Compute(dtype, remat, attention, flat=flat, rows=rows, unroll=unroll, mesh=for_splash))
 
 
-def _check_cudnn(sizes: TwoTowerConfig, platform: str) -> None:
-    """Raises UserError for towers and devices that cuDNN's attention is not made for."""
-    chosen, fix = "config.compute.attention is 'cudnn'", "set config.compute.attention to ''"
-    if platform != "gpu":
-        raise UserError(f"{chosen} and the devices are of the platform {platform!r}; it needs NVIDIA GPUs: {fix}")
+_MADE_FOR = {"cudnn": ("gpu", "NVIDIA GPUs"), "splash": ("tpu", "TPUs")}  # attention -> platform, and its name
+
+
+def _check_attention(attention: str, sizes: TwoTowerConfig, platform: str) -> None:
+    """Raises UserError for towers and devices that the attention is not made for."""
+    chosen, fix = f"config.compute.attention is {attention!r}", "set config.compute.attention to ''"
+    needed, name = _MADE_FOR.get(attention, (platform, ""))
+    if platform != needed:
+        raise UserError(f"{chosen} and the devices are of the platform {platform!r}; it needs {name}: {fix}")
+    if attention != "cudnn":
+        return
     for tower in ("image", "text"):
         transformer = getattr(sizes, tower).transformer
         width = transformer.width // transformer.heads

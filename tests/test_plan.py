@@ -398,3 +398,14 @@ def test_step_compiles_for_tpus(tmp_path):
     assert any(one["kind"] == "collective-permute" and one["asynchronous"] for one in planned["collectives"])
     done = command(*flags[:2], "--config.data.batch_size=65536", "--config.compute.remat=none", *flags[2:])
     assert done.returncode == plan.DOES_NOT_FIT and not json.loads(done.stdout)["fits"]
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(("attention", "fits"), [("", False), ("splash", True)])
+def test_splash_attention_lets_512_pixels_fit_without_recomputation(attention, fits, tmp_path):
+    pytest.importorskip("libtpu")
+    flags = ["--config=siglip_tp", "--topology=v5e:2x4", f"--config.data.dir={tmp_path}", "--json"]
+    flags += ["--config.init=hf:google/siglip2-base-patch16-512", "--config.data.batch_size=64"]
+    done = command(*flags, "--config.compute.remat=none", f"--config.compute.attention={attention}")
+    assert done.returncode == (0 if fits else plan.DOES_NOT_FIT), done.stderr
+    assert json.loads(done.stdout)["fits"] == fits

@@ -7,12 +7,12 @@ from naturel_jax.configs import clip, negclip, negclip_ap, negclip_sp, siglip, s
 
 # Run folder -> (config, minutes). Recipes find their bases by folder name.
 _ROWS = {
-    "clip_scenes": (clip, 1),
-    "siglip_scenes": (siglip, 2),
-    "negclip_scenes": (negclip, 1.5),
-    "negclip_sp_scenes": (negclip_sp, 1.5),
-    "negclip_ap_scenes": (negclip_ap, 3),
-    "siglip_tp_scenes": (siglip_tp, 2),
+    "clip_scenes": (clip, 1.5),
+    "siglip_scenes": (siglip, 1),
+    "negclip_scenes": (negclip, 1),
+    "negclip_sp_scenes": (negclip_sp, 1),
+    "negclip_ap_scenes": (negclip_ap, 2),
+    "siglip_tp_scenes": (siglip_tp, 1),
 }
 
 

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
+
+from naturel_jax.models import splash
 
 # OpenAI CLIP and NegCLIP were trained with QuickGELU, LAION's CLIP with the exact GELU, SigLIP with its tanh form. The
 # last two differ by 1e-3.
@@ -26,9 +28,9 @@ REMAT_POLICIES: dict[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
-# Implementations of ``jax.nn.dot_product_attention``; None lets JAX choose.
-Implementation = Literal["xla", "cudnn"] | None
-ATTENTIONS: dict[str | None, Implementation] = {None: None, "xla": "xla", "cudnn": "cudnn"}
+# How attention is computed; None lets JAX choose.
+ATTENTIONS = (None, "xla", "cudnn", "splash")
+Implementation = Literal["xla", "cudnn"] | None  # of ``jax.nn.dot_product_attention``
 
 
 def check_size(name: str, value: object, largest: int) -> None:
@@ -83,7 +85,7 @@ class Compute:
     ``unroll``: no loop over the blocks. What the backward pass needs is then not copied into arrays of all blocks,
     which takes a fifth of a small model's step on CPUs. Several CPU devices need it: XLA's CPU runtime starts a loop
     that has collective operations, and those that follow it, in any order, and devices that start them in different
-    orders wait forever.
+    orders wait forever. ``mesh``: the devices, for splash attention, which the compiler cannot split.
     """
 
     dtype: str = "float32"
@@ -94,12 +96,15 @@ class Compute:
     flat: bool = True
     rows: NamedSharding | None = None
     unroll: bool = False
+    mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"remat {self.remat!r}: expected one of {sorted(REMAT_POLICIES)}")
         if self.attention not in ATTENTIONS:
             raise ValueError(f"attention {self.attention!r}: expected one of {list(ATTENTIONS)}")
+        if self.attention == "splash" and self.mesh is None:
+            raise ValueError("attention 'splash' needs a mesh")
 
 
 def layer_norm(width: int, eps: float, compute: Compute, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -152,15 +157,17 @@ class Attention(nnx.Module):
         )
         init = nnx.initializers.xavier_uniform()
         self.out = nnx.LinearGeneral((h, d // h), d, axis=(-2, -1), kernel_init=init, dtype=compute.dtype, rngs=rngs)
-        self.implementation: Implementation = ATTENTIONS[compute.attention]
-        self.flat = compute.flat
+        self.attention, self.mesh, self.flat = compute.attention, compute.mesh, compute.flat
 
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         q, k, v = (self._project(x_BTD, part) for part in range(3))
-        if self.implementation == "cudnn":
+        if self.attention == "cudnn":
             y_BTHK = padded_attention(q, k, v, causal=causal, implementation="cudnn")
+        elif self.mesh and not causal and x_BTD.shape[1] >= splash.LONG:
+            y_BTHK = splash.splash_attention(q, k, v, self.mesh)
         else:
-            y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=self.implementation)
+            implementation: Implementation = "xla" if self.attention == "xla" else None
+            y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
         if not self.flat:
             return self.out(y_BTHK)
         assert self.out.bias is not None  # use_bias is on by default

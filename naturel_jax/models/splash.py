@@ -1,0 +1,52 @@
+"""Attention on TPUs that keeps no matrix of logits: JAX's splash kernel, which is written in Pallas.
+
+Shape letters: B batch, T tokens, H heads, K width of a head.
+"""
+
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.sharding import Mesh, PartitionSpec
+
+from naturel_jax.sharding import BATCH_AXES
+
+_LANES = 128  # of the matrix unit: blocks of the kernel have a multiple of them
+_LARGEST = 768  # queries or keys of a block; their logits, float32, have to fit the chip's vector memory
+LONG = 512  # tokens from which the kernel is used: the logits of shorter sequences need little memory
+
+
+def splash_attention(
+    q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, mesh: Mesh, *, interpret: bool = False
+) -> jax.Array:
+    """``jax.nn.dot_product_attention`` without a mask, [B, T, H, K]; sequences are padded to a multiple of 128.
+
+    The compiler cannot split a kernel, so each device of ``mesh`` calls it on its rows of the batch, and its heads if
+    the tensor axis divides them. ``interpret``: on any device, slowly.
+    """
+    length, heads, width = q_BTHK.shape[1:]
+    padding = -length % _LANES
+
+    def local(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array) -> jax.Array:
+        attend = _kernel(length + padding, q_BTHK.shape[2], interpret)
+        pad = ((0, 0), (0, padding), (0, 0), (0, 0))
+        q_BHTK, k_BHTK, v_BHTK = (jnp.pad(x, pad).swapaxes(1, 2) for x in (q_BTHK * width**-0.5, k_BTHK, v_BTHK))
+        own_T = jnp.pad(jnp.ones(length, jnp.int32), (0, padding))  # tokens attend to those of their own segment
+        segments = splash.SegmentIds(q=own_T, kv=own_T) if padding else None
+        y_BHTK = cast(jax.Array, jax.vmap(attend, in_axes=(0, 0, 0, None))(q_BHTK, k_BHTK, v_BHTK, segments))
+        return y_BHTK.swapaxes(1, 2)[:, :length]
+
+    spec = PartitionSpec(BATCH_AXES, None, "tensor" if heads % mesh.shape["tensor"] == 0 else None, None)
+    call = jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    return call(q_BTHK, k_BTHK, v_BTHK)
+
+
+def _kernel(length: int, heads: int, interpret: bool) -> splash.SplashAttentionKernel:
+    block = max(size for size in range(_LANES, min(length, _LARGEST) + 1, _LANES) if length % size == 0)
+    sizes = splash.BlockSizes(
+        block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, use_fused_bwd_kernel=True
+    )
+    mask = masks.MultiHeadMask([masks.FullMask((length, length))] * heads)
+    return splash.make_splash_mha_single_device(mask, block_sizes=sizes, interpret=interpret)
