@@ -40,7 +40,10 @@ def splash_attention(
 
     spec = PartitionSpec(BATCH_AXES, None, "tensor" if heads % mesh.shape["tensor"] == 0 else None, None)
     call = jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    return call(q_BTHK, k_BTHK, v_BTHK)
+    if q_BTHK.dtype == jnp.float32:
+        return call(q_BTHK, k_BTHK, v_BTHK)
+    with jax.default_matmul_precision("default"):  # the compiler of kernels refuses bfloat16 factors with any other
+        return call(q_BTHK, k_BTHK, v_BTHK)
 
 
 def _kernel(length: int, heads: int, interpret: bool) -> splash.SplashAttentionKernel:
