@@ -29,7 +29,7 @@ test-build:
 
 # The TPU compiler (2 GB in an environment of its own) on the CPU: a step is compiled for TPUs that are not here.
 PLAN = .venv-plan/bin/naturel-plan --config
-PLANS = for remat in none dots full; do $(PLAN) siglip_tp --topology v5e:2x4 --config.compute.remat=$$remat; done; \
+PLANS = for remat in none dots full offload; do $(PLAN) siglip_tp --topology v5e:2x4 --config.compute.remat=$$remat; done; \
 	$(PLAN) siglip_tp --topology v5e:16x16; $(PLAN) negclip_ap --topology v5e:2x4; \
 	for remat in none dots; do for attention in "" splash; do $(PLAN) siglip_tp --topology v5e:2x4 \
 		--config.init=hf:google/siglip2-base-patch16-512 --config.data.batch_size=64 --config.compute.remat=$$remat \
@@ -40,6 +40,7 @@ plan-tpu:
 	.venv-plan/bin/python -m pytest -m proof tests/test_plan.py tests/test_tpu_programs.py \
 		tests/test_resident.py::test_the_dataset_is_not_copied_on_tpus
 	.venv-plan/bin/python proofs/record.py plan --tail=300 -- sh -c '$(PLANS)'
+	.venv-plan/bin/python proofs/record.py fits_tpu -- .venv-plan/bin/python perf/fits.py tpu
 
 # The GPU compiler (6 GB in an environment of its own) likewise.
 PLAN_GPU = .venv-plan-gpu/bin/naturel-plan --config
@@ -51,6 +52,7 @@ plan-gpu:
 	.venv-plan-gpu/bin/python -m pip install -q -e '.[plan-gpu]' pytest
 	.venv-plan-gpu/bin/python -m pytest -m proof tests/test_topologies.py tests/test_gpu_programs.py
 	.venv-plan-gpu/bin/python proofs/record.py plan_gpu --tail=300 -- sh -c '$(PLANS_GPU)'
+	.venv-plan-gpu/bin/python proofs/record.py fits_gpu -- .venv-plan-gpu/bin/python perf/fits.py gpu
 
 # The poster's tables with the real data and weights, on GPUs (or DEVICE=gpu13, DEVICE=tpu). Says first what it
 # downloads and how long it takes (docs/reproduce.md), and asks nothing.

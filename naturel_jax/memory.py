@@ -45,6 +45,9 @@ USABLE: dict[str, int] = {
 # says that is set (docs.jax.dev/en/latest/gpu_memory_allocation.html). The rest is for CUDA, NCCL and other programs.
 _SHARE, _SHARE_VARIABLES = 0.75, ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 
+# The policies that ``auto`` and the search of a plan try, those that recompute least first.
+AUTO = ("none", "dots", "full")
+
 # By which ``temporaries`` are multiplied before a step is taken to fit: the compiler pads arrays to the tiles of the
 # matrix unit and keeps buffers that the estimate does not count, more of them if nothing is recomputed (docs/plan.md).
 MARGINS, MARGIN = {"none": 1.75}, 1.25
@@ -137,15 +140,14 @@ def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: 
 
 
 def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int, held: Any = ()) -> str:
-    """The first of ``REMAT_POLICIES`` with which a step fits into the memory of the devices, the one that recomputes
-    least; the last if none fits. "none" on a CPU, and where the memory is not known. Arguments: see ``temporaries``;
-    ``held``: what else is on the devices (``Pipeline.sent`` and ``dataset``). All processes get the same."""
+    """The first policy of ``AUTO`` with which a step fits into the memory of the devices; the last if none fits. "none"
+    on a CPU, and where the memory is not known. Arguments: see ``temporaries``; ``held``: what else is on the devices
+    (``Pipeline.sent`` and ``dataset``). All processes get the same."""
     kind = mesh.devices.flat[0].device_kind
     if (limit := usable(kind)) is None:
         return "none"
-    policies, needed = list(REMAT_POLICIES), 0
-    chosen = len(policies) - 1
-    for number, policy in enumerate(policies):
+    chosen, needed = len(AUTO) - 1, 0
+    for number, policy in enumerate(AUTO):
         estimate = temporaries(with_remat(model, policy), state.params, batch, mesh, chunks)
         needed = per_device((state, batch, held)) + math.ceil(estimate * MARGINS.get(policy, MARGIN))
         if needed <= limit:
@@ -154,8 +156,8 @@ def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: i
     if jax.process_count() > 1:  # one host may have a little less memory than another
         chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
     sizes = f"at most about {needed / GIB:.1f} of {limit / GIB:.1f} GiB"
-    _LOG.info("config.compute.remat is %r (auto): a step needs %s of each %s", policies[chosen], sizes, kind)
-    return policies[chosen]
+    _LOG.info("config.compute.remat is %r (auto): a step needs %s of each %s", AUTO[chosen], sizes, kind)
+    return AUTO[chosen]
 
 
 def check_dataset(dataset: Any, step: int, mesh: Mesh) -> None:

@@ -21,7 +21,6 @@ from naturel_jax import config as config_lib
 from naturel_jax.compiled import Collective
 from naturel_jax.config import Config
 from naturel_jax.models import flops
-from naturel_jax.models.transformer import REMAT_POLICIES
 from naturel_jax.models.two_tower import Params
 from naturel_jax.run import Training
 from naturel_jax.sharding import hosts, make_mesh
@@ -104,7 +103,7 @@ def _with(
 
 
 def _estimates(config: Config, training: Training) -> Iterator[Candidate]:
-    """A candidate for each of ``REMAT_POLICIES``, with the exchange that ``auto`` would become."""
+    """A candidate for each policy of ``memory.AUTO``, with the exchange that ``auto`` would become."""
     state, batch, chunks = training.state, training.pipeline.shapes(0), config.objective.chunks
     mesh, model = training.pipeline.sharding.mesh, training.loss.model
     assert isinstance(mesh, Mesh)  # the step is placed on devices
@@ -120,7 +119,7 @@ def _estimates(config: Config, training: Training) -> Iterator[Candidate]:
     step = training.loss.step_flops(batch)
     arguments = memory.per_device((state, batch, training.pipeline.sent(0), training.pipeline.dataset()))
     found = transfers(state.params, mesh, dtype, chunks)
-    for remat in REMAT_POLICIES:
+    for remat in memory.AUTO:
         temporaries = memory.temporaries(memory.with_remat(model, remat), state.params, batch, mesh, chunks)
         temporaries += known[name].memory
         traffic = arguments + memory.per_device(state) + 2 * temporaries

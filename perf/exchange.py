@@ -65,6 +65,8 @@ def table(kind: str, width: int, rows: Sequence[int], chips: Sequence[int]) -> s
 # ---- The chart -------------------------------------------------------------------------------------------------------
 
 QUANTITIES = {"waiting": ("waiting for captions", "s"), "memory": ("memory of the loss", "B")}  # fields of ``Cost``
+_INK = "#808080"  # stands out from white and from the background of dark pages, which shows through
+_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 # Okabe and Ito's colours, as in report/plots.py: those three that stand out from white.
 STYLES = {
     "ring": {"color": "#0072b2", "label": "ring"},
@@ -73,6 +75,7 @@ STYLES = {
 }
 
 
+@matplotlib.rc_context(dict.fromkeys(_INKED, _INK))
 def chart(kind: str, width: int, rows: Sequence[int], chips: Sequence[int]) -> Figure:
     """A column of panels for each number of chips, and in each panel a line for each exchange over the number of rows
     on a chip. Both axes are logarithmic; points mark the exchange that ``auto`` becomes."""
@@ -97,7 +100,7 @@ def chart(kind: str, width: int, rows: Sequence[int], chips: Sequence[int]) -> F
     _draw_limits(grid[-1], memory.usable(kind), rows[0])
     figure.supxlabel("images, and as many captions, on a chip", fontsize="medium")
     handles = [Line2D([], [], **style) for style in STYLES.values()]
-    handles.append(Line2D([], [], color="black", marker="o", markersize=4, linestyle="", label="the choice of auto"))
+    handles.append(Line2D([], [], color=_INK, marker="o", markersize=4, linestyle="", label="the choice of auto"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
     return figure
 
@@ -106,7 +109,7 @@ def _draw_limits(axes: Sequence[Axes], limit: int, left: float) -> None:
     """Dotted lines at the memory of a chip and at the share of it up to which ``auto`` may gather."""
     for value, label in ((limit, "memory of a chip"), (exchange.SHARE * limit, "auto may gather\nup to here")):
         for axis in axes:
-            axis.axhline(value, color="black", linestyle=":", linewidth=1)
+            axis.axhline(value, color=_INK, linestyle=":", linewidth=1)
         axes[0].text(left, value, label, fontsize="small", va="bottom")
 
 
@@ -114,7 +117,7 @@ def svg(figure: Figure, title: str, description: str) -> bytes:
     """The same bytes each time with one version of Matplotlib; text stays text."""
     buffer, fields = io.BytesIO(), {"Title": title, "Description": description, "Date": None, "Creator": None}
     with matplotlib.rc_context({"svg.hashsalt": "exchange", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata=fields)
+        figure.savefig(buffer, format="svg", metadata=fields, transparent=True)
     return buffer.getvalue()
 
 

@@ -15,7 +15,6 @@ from naturel_jax import compiled, memory, plan, plan_search, planning
 from naturel_jax import config as c
 from naturel_jax.compiled import Collective, Speed
 from naturel_jax.models import flops
-from naturel_jax.models.transformer import REMAT_POLICIES
 from naturel_jax.plan_search import COMPILATIONS, Candidate
 from naturel_jax.sharding import make_mesh
 from tfds_naturel.errors import UserError
@@ -143,7 +142,7 @@ def found(config, known):
 def test_candidates_are_all_that_keep_the_batch(found):
     """16 images on 8 devices: 1 or 2 chunks; 1, 2, 4 or 8 devices with parts of the parameters."""
     ways = {(one.config.objective.chunks, one.config.mesh.fsdp, one.config.compute.remat) for one in found}
-    assert ways == {(chunks, fsdp, remat) for chunks in (1, 2) for fsdp in (1, 2, 4, 8) for remat in REMAT_POLICIES}
+    assert ways == {(chunks, fsdp, remat) for chunks in (1, 2) for fsdp in (1, 2, 4, 8) for remat in memory.AUTO}
     assert len(ways) == len(found) and {one.config.data.batch_size for one in found} == {BATCH}
 
 

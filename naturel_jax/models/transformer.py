@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.models import splash
@@ -21,11 +22,17 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 
-# What the forward pass saves for the backward pass: everything, the results of matrix products, or each block's input.
+# What the forward pass saves for the backward pass: everything; the results of products with weights and of attention;
+# those of products with weights; the same, on the host; or each block's input.
+_POLICIES = jax.checkpoint_policies
 REMAT_POLICIES: dict[str, Callable | None] = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": _POLICIES.save_from_both_policies(
+        _POLICIES.dots_with_no_batch_dims_saveable, _POLICIES.save_only_these_names("attention")
+    ),
+    "dots": _POLICIES.dots_with_no_batch_dims_saveable,
+    "offload": _POLICIES.offload_dot_with_no_batch_dims("device", "pinned_host"),
+    "full": _POLICIES.nothing_saveable,
 }
 
 # How attention is computed; None lets JAX choose.
@@ -168,6 +175,7 @@ class Attention(nnx.Module):
         else:
             implementation: Implementation = "xla" if self.attention == "xla" else None
             y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
+        y_BTHK = checkpoint_name(y_BTHK, "attention")
         if not self.flat:
             return self.out(y_BTHK)
         assert self.out.bias is not None  # use_bias is on by default
