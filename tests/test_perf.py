@@ -13,7 +13,7 @@ import stuck_loader
 from naturel_jax.data.recipes import recipe
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from perf import hosts, loading, objectives, pipeline, planner, towers
+from perf import fits, hosts, loading, objectives, pipeline, planner, towers
 
 pytestmark = pytest.mark.slow
 
@@ -143,3 +143,19 @@ def test_one_host_of_many_is_measured(tmp_path, capfd):
 
 def test_further_pages_of_a_listing_are_not_counted():
     assert hosts.asked(["GET /o?prefix=a", "GET /o?prefix=a&pageToken=b", "POST /o"]) == ["GET /o?prefix=a", "POST /o"]
+
+
+def test_a_row_of_the_table_of_what_fits():
+    rows = {"images": 256, "captions": 1024, "tokens": 64}
+    found = {
+        "devices": 8,
+        "rows": rows,
+        "remat": "none",
+        "exchange": "ring",
+        "needed": 18 * 2**30,
+        "usable": 16 * 2**30,
+    }
+    step = fits.Step("siglip_tp", "v5e:2x4", 256, "hf:google/siglip-so400m-patch14-384")
+    start = "| `siglip_tp`, siglip-so400m-patch14-384 | v5e:2x4 | 32 + 128 of 64 tokens | none | ring | 18.00 of 16.00"
+    assert fits.row(step, found | {"fits": False}) == f"{start}: does not fit |  |"
+    assert fits.row(step, found | {"fits": True, "at_least": {"step": 0.0426}}) == f"{start} | 43 |"
