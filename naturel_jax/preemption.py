@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -30,11 +31,16 @@ class _State:
 
     installed: bool = False
     stopping: bool = False
-    interruptible: bool = False
     calls: int = 0
 
 
-_state = _State()
+class _Work(threading.local):
+    """What the thread does. Signals are handled in the main thread, and may end what that does, whatever others do."""
+
+    interruptible = False
+
+
+_state, _work = _State(), _Work()
 
 
 def install_handler() -> None:
@@ -55,7 +61,7 @@ def _request(number: int, frame: FrameType | None) -> None:
     _state.stopping = True
     _LOG.warning("%s: stopping as soon as it is safe; a second signal kills the process", signal.Signals(number).name)
     _kill_on_next_signal()
-    if _state.interruptible:
+    if _work.interruptible:
         _LOG.warning("stopped, with nothing to save; run the same command again to continue")
         cli.leave(cli.STOPPED)
 
@@ -95,18 +101,19 @@ def check() -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, a signal ends the process at once with exit code 75: for work that leaves nothing half done that the same
-    command would not do again, and that does not call ``check``. Threads of libraries are not waited for.
+    """Inside, in the main thread, a signal ends the process at once with exit code 75: for work that leaves nothing
+    half done that the same command would not do again, and that does not call ``check``. Threads of libraries are not
+    waited for.
 
     Raises Stopped on entry if the process should stop already. Under ``jax.distributed``, where all processes stop
     together, they do so at the next ``check``.
     """
     check()
-    outer, _state.interruptible = _state.interruptible, True
+    outer, _work.interruptible = _work.interruptible, True
     try:
         yield
     finally:
-        _state.interruptible = outer
+        _work.interruptible = outer
 
 
 def on_first_process(work: Callable[[], None]) -> None:

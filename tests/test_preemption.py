@@ -78,6 +78,27 @@ def test_stopped_process_starts_no_other_run(handled, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_work_of_other_threads_does_not_make_the_main_thread_interruptible(handled, monkeypatch):
+    """Two that overlap, so that the one which began first ends first."""
+    monkeypatch.setattr(cli, "leave", lambda code: pytest.fail("the process was ended"))
+    entered, leave = [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)]
+
+    def work(n: int) -> None:
+        with preemption.interruptible():
+            entered[n].set()
+            leave[n].wait(60)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
+    for thread, event in zip(threads, entered, strict=True):
+        thread.start()
+        assert event.wait(60)
+    for thread, event in zip(threads, leave, strict=True):
+        event.set()
+        thread.join()
+    signal.raise_signal(signal.SIGTERM)
+    assert preemption.stop_requested()
+
+
 def test_without_the_handler_signals_keep_their_meaning():
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
