@@ -42,7 +42,7 @@ from naturel_jax.objectives import sigmoid_loss, softmax_loss
 from naturel_jax.observe import utilization
 from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh, shardings
 from naturel_jax.tiles import EXCHANGES, Layout
-from naturel_jax.weights import hf, openclip, processor_files, tables
+from naturel_jax.weights import hf, hub, openclip, processor_files, tables
 from tfds_naturel import cli
 from tfds_naturel.captions import bank
 
@@ -81,7 +81,7 @@ def make_processor(config: TwoTowerConfig, texts: list[str]) -> Processor:
     """With OpenAI's tokenizer if the vocabulary has its size, else one trained on ``texts``."""
     if config.text.vocab != FAMILIES["clip"].vocab:
         return from_scratch(config, texts)
-    text = processor_files.openai_tokenizer(config.text.context)
+    text = processor_files.openai_tokenizer(hub.clip_vocabulary(), config.text.context)
     return Processor(context=config.text.context, size=config.image.size, **text, **FAMILIES["clip"].pixels)
 
 

@@ -26,7 +26,7 @@ from naturel_jax.data.processor import Processor, train_tokenizer
 from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import CLIP, SIGLIP, preset
 from naturel_jax.models.two_tower import TwoTowerConfig
-from naturel_jax.weights import export, processor_files
+from naturel_jax.weights import export, hub, processor_files
 from naturel_jax.weights.sources import Loaded
 
 pytestmark = pytest.mark.slow
@@ -100,7 +100,7 @@ def exact_gelu() -> Loaded:
     """As LAION's models, with OpenAI's vocabulary, which OpenCLIP takes from its own package."""
     towers = {"image": CLIP.tower(128, 2, 2, activation="gelu"), "text": CLIP.tower(64, 1, 1, activation="gelu")}
     config = CLIP.config(size=64, patch=16, **towers, embed_dim=32)
-    return model(config, processor_files.openai_tokenizer(77), centre="round", to_rgb="last")
+    return model(config, processor_files.openai_tokenizer(hub.clip_vocabulary(), 77), centre="round", to_rgb="last")
 
 
 def siglip(size: int = 64, patch: int = 16, mlp_dim: int = 512, context: int = 64) -> TwoTowerConfig:

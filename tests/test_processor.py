@@ -21,7 +21,7 @@ from naturel_jax.data.tokenizer import train_tokenizer
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model, normalize
-from naturel_jax.weights import processor_files
+from naturel_jax.weights import hub, processor_files
 from tfds_naturel.errors import UserError
 from tfds_naturel.photos import MAX_PIXELS
 
@@ -59,7 +59,7 @@ def captions(count: int = 1000) -> list[str]:
 
 @pytest.fixture(scope="module")
 def clip_processor() -> Processor:
-    return Processor(context=77, size=224, **processor_files.openai_tokenizer(77), **CLIP.pixels)
+    return Processor(context=77, size=224, **processor_files.openai_tokenizer(hub.clip_vocabulary(), 77), **CLIP.pixels)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Hub models, from the cache and from a local hub."""
 
+import gzip
 import os
 import re
 import shutil
@@ -11,7 +12,8 @@ import pytest
 from model_files import save_hf, tiny
 
 from naturel_jax import weights
-from naturel_jax.weights import export
+from naturel_jax.weights import export, processor_files
+from naturel_jax.weights.hub import clip_vocabulary
 from tfds_naturel.errors import UserError
 
 
@@ -61,3 +63,31 @@ def test_hub_downloads_only_one_format(tmp_path, source, form, wanted, other):
     assert re.search(rf"owner/tiny: fetching .*{wanted}.* from {hub.address}", run.stderr)  # downloads are logged
     assert {wanted, "config.json", "tokenizer.json", "preprocessor_config.json"} <= set(hub.requested)
     assert other not in hub.requested
+
+
+MERGES = """
+import importlib.util, sys
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "open_clip" else real(name, *rest)
+from naturel_jax.weights import hub, processor_files
+print(processor_files.openai_tokenizer(hub.clip_vocabulary(), 77)["tokenizer"])
+"""
+
+
+def test_clips_vocabulary_comes_from_the_hub_where_openclip_is_not_installed(tmp_path):
+    """A file of bare CLIP weights has no tokenizer. The hub's merges.txt has the merges of OpenCLIP's file, under a
+    line with its version."""
+    vocabulary = clip_vocabulary()
+    lines = gzip.decompress(vocabulary.read_bytes()).decode().split("\n")[1:48895]
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip/merges.txt").write_text("\n".join(["#version: 0.2", *lines, ""]))
+    hub = hub_server.Hub()
+    hub.add("openai/clip-vit-base-patch32", tmp_path / "clip")
+    with hub_server.serve(hub):
+        environment = hub.environment(tmp_path / "cache")
+        run = subprocess.run([sys.executable, "-c", MERGES], capture_output=True, text=True, env=environment)
+        assert run.stdout.strip() == processor_files.openai_tokenizer(vocabulary, 77)["tokenizer"], run.stderr
+        hub.repositories.clear()
+        environment = hub.environment(tmp_path / "empty")
+        run = subprocess.run([sys.executable, "-c", MERGES], capture_output=True, text=True, env=environment)
+    assert re.search(r"CLIP's could not be fetched .*; put tokenizer\.json there, or install OpenCLIP", run.stderr)

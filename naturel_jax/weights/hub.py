@@ -1,11 +1,13 @@
 """Models on the Hugging Face hub."""
 
+import importlib.util
 from pathlib import Path
 
 from naturel_jax import hub
 from naturel_jax.weights.processor_files import read_json
 from tfds_naturel.errors import UserError
 
+_CLIP = "openai/clip-vit-base-patch32"  # its vocabulary is that of all CLIPs
 _SMALL = ("*.json", "*.model", "merges.txt")
 _OPENCLIP = (("open_clip_model.safetensors",), ("open_clip_pytorch_model.bin",))
 _TRANSFORMERS = (("model.safetensors", "model-*.safetensors"), *_OPENCLIP, ("pytorch_model.bin", "pytorch_model-*.bin"))
@@ -27,6 +29,20 @@ def fetch(form: str, name: str) -> Path:
         if any(path for pattern in patterns for path in folder.glob(pattern)):
             return folder
     raise UserError(f"{source}: has none of {', '.join(pattern for row in files for pattern in row)}")
+
+
+def clip_vocabulary() -> Path:
+    """The merges of CLIP's tokenizer, from the installed OpenCLIP or the hub. Raises UserError if neither has them."""
+    package = importlib.util.find_spec("open_clip")  # finds it without importing it, and with it torch
+    if package and package.submodule_search_locations:
+        return Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+    try:
+        return hub.snapshot(_CLIP, ("merges.txt",)) / "merges.txt"
+    except UserError as error:
+        raise UserError(
+            f"no tokenizer beside the weights, and CLIP's could not be fetched ({error}); put tokenizer.json there, or "
+            "install OpenCLIP, which has CLIP's: pip install 'naturel_jax[torch]'"
+        ) from error
 
 
 def _snapshot(source: str, name: str, patterns: tuple[str, ...]) -> Path:

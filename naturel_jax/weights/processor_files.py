@@ -4,7 +4,6 @@ next to them."""
 import base64
 import contextlib
 import gzip
-import importlib.util
 import json
 import math
 import os
@@ -48,11 +47,12 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def malformed(path: os.PathLike[str]) -> Iterator[None]:
-    """Makes every error of a reader one that names ``path``."""
+    """Makes every error of a reader one that names ``path``, or its folder."""
     try:
         yield
     except UserError as error:
-        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+        names = {str(path), str(Path(path).parent)} - {"."}
+        raise error if any(name in str(error) for name in names) else UserError(f"{path}: {error}") from error
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     except _MALFORMED as error:
@@ -227,16 +227,11 @@ def _from_vocab(
     return templated(tok, conventions.template)
 
 
-def openai_tokenizer(context: int, clean: str = "openclip") -> Text:
-    """CLIP's own vocabulary, from the file that OpenCLIP installs. Raises UserError if OpenCLIP is not installed."""
-    package = importlib.util.find_spec("open_clip")  # finds it without importing it, and with it torch
-    if package is None or not package.submodule_search_locations:
-        raise UserError(
-            "the file has no tokenizer beside it, and OpenCLIP, which ships CLIP's vocabulary, is not installed: "
-            "pip install 'naturel_jax[torch]', or put tokenizer.json beside the weights"
-        )
-    path = Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
-    merges = _merges(gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1])
+def openai_tokenizer(vocabulary: Path, context: int, clean: str = "openclip") -> Text:
+    """CLIP's own tokenizer from ``hub.clip_vocabulary()``."""
+    data = vocabulary.read_bytes()
+    text = (gzip.decompress(data) if vocabulary.suffix == ".gz" else data).decode("utf-8")
+    merges = _merges(text.split("\n")[1 : 49152 - 256 - 2 + 1])
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
     conventions = FAMILIES["clip"].tokenizer

@@ -111,7 +111,7 @@ def local(name: str) -> Path:
     """The file or folder ``name``; if it is in an object store, its copy on this host. A folder is copied without those
     in it, a file of weights with the others beside it that are not weights. Raises what ``staging.stage`` raises."""
     if not in_store(name):
-        return Path(name)
+        return Path(name).expanduser()
     folder, _, file = name.rstrip("/").rpartition("/")
     if Path(file).suffix not in _OPENERS:
         return staging.stage(name, wanted=lambda other: "/" not in other)
@@ -191,10 +191,11 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
         table, processor = big_vision.read_table(tensors.shapes), _processor(path.parent, config, None, None)
         return Foreign("big_vision", path, config, processor, table, tensors)
     tensors = _without(tensors, openclip.IGNORED)
+    beside = path.parent / openclip.CONFIG_FILE
     raw: Any = {}
     if known:
         config = known
-    elif (beside := path.parent / openclip.CONFIG_FILE).is_file():
+    elif beside.is_file():
         raw = processor_files.read_json(beside)
         config = _parsed(openclip.read_config, raw, beside)
     elif tensors.script:  # only OpenAI published models in this format
@@ -206,7 +207,7 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
             f"known models: {', '.join(sorted(PRESETS))}"
         )
     table = openclip.TABLES[family_of(config).name]
-    with processor_files.malformed(path.parent / openclip.CONFIG_FILE):
+    with processor_files.malformed(beside if raw else path):
         clean = processor_files.openclip_clean(raw.get("model_cfg", raw))
         processor = _processor(path.parent, config, clean, raw.get("preprocess_cfg"))
     return Foreign("openai" if tensors.script else "openclip", path, config, processor, table, tensors)
@@ -226,7 +227,7 @@ def _processor(
     if beside or config.text.vocab != family.tokenizer.bundled_vocab:
         text = processor_files.tokenizer(folder, family, context, clean or "none")
     else:
-        text = processor_files.openai_tokenizer(context, clean or "openclip")
+        text = processor_files.openai_tokenizer(hub.clip_vocabulary(), context, clean or "openclip")
     pixels: Pixels = family.pixels
     if preprocess:
         pixels = processor_files.openclip_image(preprocess, family)
