@@ -57,6 +57,20 @@ def test_zeroshot(tmp_path):
     assert (scores["zeroshot/birds/top1"].value, scores["zeroshot/flowers/top1"].count) == (0.5, 3)
 
 
+def test_zeroshot_names_classes_as_classnames_does(tmp_path):
+    """ImageNet's folders and labels are WordNet ids, whose prompts would score at chance."""
+    for n, name in enumerate(("n01440764", "n01443537")):
+        files.write(tmp_path / f"zeroshot/imagenet/{name}/a.png", files.png(n))
+    with pytest.raises(BenchmarkError, match=r"imagenet/classnames\.txt is missing: .* such as n01440764"):
+        read("zeroshot", tmp_path)
+    files.write(tmp_path / "zeroshot/imagenet/classnames.txt", b"n01443537 goldfish\n")
+    with pytest.raises(BenchmarkError, match=r"classnames\.txt: no name for n01440764; expected a line for each class"):
+        read("zeroshot", tmp_path)
+    files.write(tmp_path / "zeroshot/imagenet/classnames.txt", b"n01443537 goldfish\nn01440764\tgreat white shark\n")
+    captions = read("zeroshot", tmp_path).items[0].captions
+    assert captions == (("a photo of a great white shark.",), ("a photo of a goldfish.",))
+
+
 @pytest.mark.parametrize("templates", ["", "a photo of it.", "a {} of {0}.", "a {} or {name}.", "a {} }."])
 def test_zeroshot_rejects_bad_prompt_templates(tmp_path, templates):
     files.write(tmp_path / "zeroshot/birds/robin/a.png", files.png(0))

@@ -3,6 +3,7 @@
 """
 
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from naturel_jax.data import prepared
 SOURCE = Source("the dataset's own", "any dataset", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
 TEMPLATES = ("a photo of a {}.",)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+_WORDNET_ID = re.compile(r"n\d{8}")  # ImageNet's labels, whose words no tower knows
 
 
 def read(folder: Path) -> Benchmark:
-    """From every folder of ``zeroshot/``: a folder per class (named like the class in prompts), or a
-    prepared TFDS dataset with ``image`` and ``label``. Its ``templates.txt`` has one prompt with ``{}`` per line;
-    their embeddings are averaged.
+    """From every folder of ``zeroshot/``: a folder per class, or a prepared TFDS dataset with ``image`` and ``label``.
+    Its ``classnames.txt`` has the name of each class in prompts, after the folder's or label's and a space or tab;
+    without that file they are the same. Its ``templates.txt`` has one prompt with ``{}`` per line; their embeddings are
+    averaged.
     """
     root = folder / "zeroshot"
     if not root.is_dir():
@@ -49,7 +52,32 @@ def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
 
 def labelled_images(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
     """The names of the classes of ``dataset``, and each of its images with the index of its class."""
-    return (_tfds if (dataset / "dataset_info.json").exists() else _folder)(dataset)
+    labels, images = (_tfds if (dataset / "dataset_info.json").exists() else _folder)(dataset)
+    return _class_names(dataset, labels), images
+
+
+def _class_names(dataset: Path, labels: Sequence[str]) -> list[str]:
+    path = dataset / "classnames.txt"
+    if not path.exists():
+        if odd := next(filter(_WORDNET_ID.fullmatch, labels), None):
+            raise BenchmarkError(
+                f"{path} is missing: prompts need names instead of labels such as {odd}; expected a line for each "
+                f"class, such as '{odd} tench'"
+            )
+        return [label.replace("_", " ") for label in labels]
+    rows = [line.split("\t" if "\t" in line else None, maxsplit=1) for line in _lines(path)]
+    names = {row[0].strip(): row[1].strip() for row in rows if len(row) == 2}
+    if missing := [label for label in labels if not names.get(label)]:
+        raise BenchmarkError(f"{path}: no name for {', '.join(missing[:5])}; expected a line for each class")
+    return [names[label] for label in labels]
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines that are not empty."""
+    try:
+        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise BenchmarkError(f"{path}: not UTF-8 ({error.reason})") from error
 
 
 def prompts(dataset: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -62,10 +90,7 @@ def _templates(dataset: Path) -> tuple[str, ...]:
     path = dataset / "templates.txt"
     if not path.exists():
         return TEMPLATES
-    try:
-        templates = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
-    except UnicodeDecodeError as error:
-        raise BenchmarkError(f"{path}: not UTF-8 ({error.reason})") from error
+    templates = tuple(_lines(path))
     if not templates or any(line.count("{}") != 1 or set("{}") & set(line.replace("{}", "")) for line in templates):
         raise BenchmarkError(f"{path}: expected one prompt per line, each with {{}} for the class's name")
     return templates
@@ -83,7 +108,7 @@ def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in SUFFIXES
     )
-    return [path.name.replace("_", " ") for path in classes], images
+    return [path.name for path in classes], images
 
 
 def _tfds(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
@@ -105,4 +130,4 @@ def _tfds(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
         )
         for n in range(len(records))
     )
-    return [name.replace("_", " ") for name in classes.names], images
+    return list(classes.names), images
