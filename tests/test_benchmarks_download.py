@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -156,6 +157,20 @@ def test_hub_snapshots_get_the_layout_the_readers_expect(tmp_path, monkeypatch):
     files.write(snapshot / "data/images.zip", (tmp_path / "made/winoground/images.zip").read_bytes())
     monkeypatch.setattr(download.hub, "snapshot", lambda *_, **__: snapshot)
     assert fetch("winoground", dataclasses.replace(winoground.SOURCE, files={}), tmp_path / "root") == []
+    assert len(registry.read(["winoground"], files=tmp_path / "root")[0].items) == 2
+
+
+def test_hub_files_are_linked_again_when_the_cache_has_moved(tmp_path, monkeypatch):
+    rows = files.winoground(tmp_path / "made", items=2)
+    content = {"data/examples.jsonl": "\n".join(map(json.dumps, rows)).encode()}
+    content["data/images.zip"] = (tmp_path / "made/winoground/images.zip").read_bytes()
+    for cache in ("old", "new"):
+        for name, data in content.items():
+            files.write(tmp_path / cache / name, data)
+        monkeypatch.setattr(download.hub, "snapshot", lambda *_, cache=cache, **__: tmp_path / cache)
+        assert fetch("winoground", dataclasses.replace(winoground.SOURCE, files={}), tmp_path / "root") == []
+        if cache == "old":
+            shutil.rmtree(tmp_path / "old")
     assert len(registry.read(["winoground"], files=tmp_path / "root")[0].items) == 2
 
 

@@ -49,6 +49,8 @@ def _from_hub(files: HubFiles, root: Path) -> None:
         flat = file.suffix in (".parquet", ".json")
         target = root / files.folder / (file.name if flat else file.relative_to(snapshot))
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_symlink() and not target.exists():  # the hub's cache was cleared
+            target.unlink()
         if not target.exists():
             target.symlink_to(file.resolve())
 
