@@ -21,6 +21,8 @@ from naturel_jax.models.presets import preset
 from naturel_jax.storage import read_json_lines
 from tfds_naturel.errors import Stopped, UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -100,7 +102,10 @@ def uninterrupted(folder, tmp_path_factory, compiled):
     return losses(workdir)
 
 
-@pytest.mark.parametrize("prefix", files.FORMATS)
+@pytest.mark.parametrize(
+    "prefix",
+    [pytest.param(name, marks=[] if name in ("jsonl", "tfds") else pytest.mark.slow) for name in files.FORMATS],
+)
 def test_every_format_trains_two_recipes_and_resumes_exactly(prefix, folder, tmp_path, uninterrupted, monkeypatch):
     settings = of_format(prefix, folder)
     train_until_stopped(settings, tmp_path, monkeypatch)
@@ -178,6 +183,7 @@ def test_saved_by_hugging_face(tmp_path, folder):
         ("webdataset:{}/{{0000..0001}}.tar", "train", r"0000\.tar does not exist"),
         ("hf:{}/hf/saved", "test", "has no split 'test'; expected one of: train"),
         ("hf:{}/jsonl", "train", r"no state\.json"),
+        ("hf:owner/name", "train[:90%]", r"split 'train\[:90%\]' is a part of one.* save it with save_to_disk"),
         ("folder:{}/hf", "train", r"0 images, no captions; expected captions\.csv"),
         ("video:x", "train", "prefix 'video'; expected tfds, jsonl, csv, parquet, hf, webdataset, folder"),
     ],
@@ -213,3 +219,15 @@ def test_images_of_a_compressed_arrow_file_are_copied(tmp_path):
         writer.write_table(table)
     source = datasets.open_source(f"hf:{tmp_path}/saved", str(tmp_path), "train")
     assert source.read_image(0) == files.image(0)
+
+
+def test_hub_dataset_that_datasets_refuses(tmp_path, monkeypatch):
+    import datasets as hf
+
+    def refuse(name, split):
+        raise RuntimeError(f"Dataset scripts are no longer supported, but found {name}.py")
+
+    monkeypatch.setattr(hf, "load_dataset", refuse)
+    match = r"hf:owner/name, split 'train': Dataset scripts are no longer.* save_to_disk\(FOLDER\), and name hf:FOLDER"
+    with pytest.raises(UserError, match=match):
+        datasets.open_source("hf:owner/name", str(tmp_path), "train")

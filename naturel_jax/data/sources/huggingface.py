@@ -67,10 +67,15 @@ def _downloaded(name: str, split: str) -> list[Path]:
         import datasets  # optional
     except ImportError as error:
         raise UserError(f"hf:{name}: no such folder, and the hub needs: pip install 'naturel_jax[hf]'") from error
+    from datasets.exceptions import DatasetsError
+
+    instead = "load it with datasets, save it with save_to_disk(FOLDER), and name hf:FOLDER"
+    if "[" in split:
+        raise UserError(f"hf:{name}: split {split!r} is a part of one, and whole splits are read; {instead}")
     try:
         dataset = datasets.load_dataset(name, split=split)
-    except (ValueError, OSError) as error:
-        raise UserError(f"hf:{name}, split {split!r}: {error}") from error
+    except (ValueError, OSError, RuntimeError, DatasetsError) as error:  # RuntimeError: a script that it refuses to run
+        raise UserError(f"hf:{name}, split {split!r}: {error}; if it needs more than a name, {instead}") from error
     return [Path(file["filename"]) for file in dataset.cache_files]
 
 
