@@ -124,7 +124,7 @@ def test_facts_of_records(tmp_path):
 
 
 def test_long_file_is_read_in_blocks_without_losing_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr(jsonl, "_BLOCK", 37)
+    monkeypatch.setattr(jsonl, "BLOCK", 37)
     path = tmp_path / "my.jsonl"
     path.write_text("".join(json.dumps({"image": f"{n}.jpg", "caption": "x" * (n % 90)}) + "\n" for n in range(60)))
     table = jsonl.open_table(str(path), "", "train")
@@ -315,6 +315,19 @@ def test_damaged_state_of_a_saved_dataset_is_named(state, tmp_path):
     (tmp_path / "saved/state.json").write_text(state)
     with pytest.raises(UserError, match=r"saved/state\.json: .*"):
         datasets.open_source(name, str(tmp_path), "train")
+
+
+def test_txt_member_is_the_caption_whatever_the_json_says(tmp_path):
+    """As OpenCLIP reads shards; img2dataset writes the alt text into both, and new captions replace the txt alone."""
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, data in (("0.jpg", b"an image"), ("0.json", b'{"caption": "IMG_42 buy now"}'), ("0.txt", b"a cat")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    name = f"webdataset:{tmp_path}/0.tar"
+    assert list(datasets.open_source(name, str(tmp_path), "train").items.texts) == ["a cat"]
+    old = Fields(positives="caption")
+    assert list(datasets.open_source(name, str(tmp_path), "train", old).items.texts) == ["IMG_42 buy now"]
 
 
 def test_image_of_a_webdataset_is_its_member(tmp_path):

@@ -53,7 +53,7 @@ _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-VERSION = 1
+VERSION = 2  # since 2, a txt member comes before a caption in JSON
 _BATCH = 8192  # records in memory at a time
 _CHUNK = 1 << 20  # numbers that are written at a time
 _SIDES = ("positives", "negatives")

@@ -13,7 +13,7 @@ from tfds_naturel.errors import UserError
 # The usual names of each part's field, tried in this order where config names none.
 USUAL: dict[str, tuple[str, ...]] = {
     "image": ("image", "filepath", "file_name", "filename", "image_path", "jpg", "jpeg", "png", "webp"),
-    "positives": ("positives", "caption", "captions", "text", "txt", "title"),
+    "positives": ("positives", "txt", "caption", "captions", "text", "title"),
     "negatives": ("negatives", "negative", "negative_caption", "neg_caption"),
     "asserts": ("asserts",),
     "negative_asserts": ("negative_asserts",),

@@ -7,7 +7,7 @@ from pathlib import Path
 from naturel_jax.data.records import BadRecord, Row, Shard, Table, check_split, existing
 from tfds_naturel.files import parse_json
 
-_BLOCK = 64 << 20  # bytes read together
+BLOCK = 64 << 20  # bytes read together
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:
@@ -15,8 +15,8 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
     del data_dir
     check_split("a JSONL file", split)
     path = existing(name, "jsonl").resolve()
-    blocks = range(0, path.stat().st_size, _BLOCK)
-    shards = [Shard(str(path), functools.partial(_rows, path, start, start + _BLOCK)) for start in blocks]
+    blocks = range(0, path.stat().st_size, BLOCK)
+    shards = [Shard(str(path), functools.partial(_rows, path, start, start + BLOCK)) for start in blocks]
     return Table(f"jsonl:{name}", str(path.parent), [path], shards)
 
 
