@@ -54,16 +54,17 @@ def refuse_another(folder: epath.Path, config: Config) -> bool:
 
 
 def finished_scores(folder: epath.Path, config: Config) -> Scores | None:
-    """The scores of a run that finished with this duration and these benchmarks, else None. Raises UserError if the
-    folder belongs to another run."""
+    """The scores of a run that finished with this duration and these benchmarks, from the same files and fields, else
+    None. Raises UserError if the folder belongs to another run."""
     refuse_another(folder, config)
     path = folder / "scores.json"
     if "scores.json" not in storage.names(folder):
         return None
     saved = storage.read_json(path)
     try:
-        requested, scores, saved_config = _requested(config), saved["scores"], saved["config"]
-        same = requested.items() <= saved.items()
+        requested, read_from = _requested(config), _read_from(config)
+        scores, saved_config = saved["scores"], saved["config"]
+        same = requested.items() <= saved.items() and _read_from(config_versions.from_json(saved_config)) == read_from
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
     if not same:
@@ -187,6 +188,11 @@ def record_trained_on(folder: epath.Path, find: Callable[[], TrainedOn]) -> Trai
 
 def _as_json(fields: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(fields))  # tuples become lists
+
+
+def _read_from(config: Config) -> tuple[Any, ...]:
+    """What decides what a benchmark is, besides its name."""
+    return config.eval.benchmarks_dir, config.eval.naturel, config.eval.fields
 
 
 def _requested(config: Config) -> dict[str, Any]:

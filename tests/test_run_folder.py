@@ -92,6 +92,20 @@ def test_what_scores_leave_out_is_noted_with_them(tmp_path):
             run_folder.read_left_out(folder, "A")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("benchmarks_dir", "elsewhere"), ("naturel", "naturel/full"), ("fields", {"my": {"image": "photo"}})],
+)
+def test_scores_of_other_benchmark_files_are_not_those_of_this_config(field, value, tmp_path):
+    raw, folder = tiny_config.get_config(), epath.Path(tmp_path)
+    raw.eval.benchmarks, raw.eval.during = ("pairs:my.jsonl",), {}
+    run_folder.write_scores(folder, c.load(raw), {"my": 0.5}, {}, {})
+    raw.eval.batch_size = 7  # changes no score
+    assert run_folder.finished_scores(folder, c.load(raw)) == {"my": 0.5}
+    raw.eval[field] = value
+    assert run_folder.finished_scores(folder, c.load(raw)) is None
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": 3}'])
 def test_damaged_config_is_named(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
