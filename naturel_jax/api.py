@@ -160,7 +160,7 @@ def evaluate(model: EmbeddingModel, benchmark: str, folder: str | os.PathLike[st
     cannot be read are left out and logged. Raises UserError for an unknown benchmark, and UserError or
     FileNotFoundError for files that are broken or missing.
     """
-    path = staging.stage(folder).expanduser()
+    path = staging.stage(folder)
     benchmarks = registry.read([benchmark], files=path, naturel=path)
     kept = [hold_out(whole, model.trained_on) for whole in benchmarks]
     evaluator = Evaluator(model.model, model.processor, kept, mesh=model.mesh, batch_size=model.batch_size)

@@ -16,6 +16,7 @@ from naturel_jax import object_folders
 from naturel_jax.config import Fields
 from naturel_jax.data import datasets, staging
 from naturel_jax.object_stores import Location
+from naturel_jax.weights import sources
 from tfds_naturel.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,13 @@ def copied(folder: Path) -> dict[str, bytes]:
 
 def test_folder_on_a_disk_is_used_where_it_is(tmp_path):
     assert staging.stage(tmp_path / "none") == staging.local_path(tmp_path / "none") == tmp_path / "none"
+
+
+def test_home_folder_is_known_by_its_tilde(tmp_path, monkeypatch):
+    """A shell does not expand the tilde of ``--flag=~/folder``, nor Python that of a config."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert staging.stage("~/files") == staging.local_path("~/files") == sources.local("~/files")
+    assert staging.stage("~/files") == staging.stage_file("~/files") == tmp_path / "files"
 
 
 def test_only_what_has_changed_is_copied_again(url, server, tmp_path):

@@ -38,7 +38,7 @@ def local_path(source: str | os.PathLike[str], cache_dir: str = "") -> Path:
     """Where the copy of ``source`` is, or would be; ``source`` itself if it is on a disk. ``cache_dir``: default, the
     user's cache folder."""
     if not in_store(source):
-        return Path(source)
+        return Path(source).expanduser()
     scheme, _, rest = os.fspath(source).rstrip("/").partition("://")
     return object_folders.inside(root(cache_dir) / scheme, rest)
 
@@ -58,7 +58,7 @@ def stage(
     Unavailable if the store fails for too long.
     """
     if not in_store(source):
-        return Path(source)
+        return Path(source).expanduser()
 
     def find() -> dict[str, Info]:
         found = {name: info for name, info in Location(source).objects().items() if wanted(name)}
@@ -74,7 +74,7 @@ def stage_file(source: str | os.PathLike[str], cache_dir: str = "") -> Path:
 
     Raises FileNotFoundError if there is no such object, and what ``stage`` raises."""
     if not in_store(source):
-        return Path(source)
+        return Path(source).expanduser()
     folder, _, name = os.fspath(source).rpartition("/")
     if not (name and Location(source).name):
         raise UserError(f"{source}: names no object; expected a file in a bucket")
