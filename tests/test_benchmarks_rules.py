@@ -7,8 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from properties import given, settings, st
 
 from naturel_jax.benchmarks import retrieval, rules, vsr, whatsup, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, by_value

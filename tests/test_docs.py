@@ -121,7 +121,8 @@ for block, arguments in json.load(sys.stdin):
         except BaseException as error:
             print(f"{block}: {arguments}: {error}", flush=True)
             os._exit(1)
-    os.waitpid(child, 0)
+    if (status := os.waitpid(child, 0)[1]) not in (0, 256):
+        print(f"{block}: {arguments}: the process ended with status {status}")
 """
 
 

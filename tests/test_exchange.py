@@ -1,8 +1,11 @@
 """What each exchange of the losses costs, from sizes and speeds that make round numbers, and what ``auto`` becomes."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
+from documents import ROOT
 
 from naturel_jax import exchange, memory
 from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
@@ -51,10 +54,13 @@ def test_one_device_waits_for_nobody():
 
 
 def test_memory_is_that_of_a_compiled_loss():
-    """proofs/ring_memory.md, of the sigmoid loss: MB with 1.57 of arguments and results, on 16 to 256 devices."""
-    for devices, gathered in ((16, 22.30), (64, 85.24), (256, 337.00)):
+    """The compiler's figures, of the sigmoid loss: MB with 1.57 of arguments and results, on 16 to 256 devices."""
+    table = (ROOT / "proofs" / "ring_memory.md").read_text().splitlines()
+    rows = {int(row.split()[0]): row.split()[1::2] for row in table if re.match(r" +\d+ ", row)}
+    for devices in (16, 64, 256):
+        ring, _, gathered = map(float, rows[devices][:3])
         costs = exchange.costs(V5E, Sizes(devices, 128, 256, 512, tile=10**6))
-        assert costs["ring"].memory / 1e6 + 1.57 == pytest.approx(4.21, rel=0.01)
+        assert costs["ring"].memory / 1e6 + 1.57 == pytest.approx(ring, rel=0.01)
         assert costs["gather"].memory / 1e6 + 1.57 == pytest.approx(gathered, rel=0.05)
 
 

@@ -6,10 +6,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import kubernetes_validate
+import processes
 import pytest
 import yaml
 from stub_commands import calls, stub
@@ -218,13 +218,12 @@ def local(folder: Path, program: str) -> subprocess.Popen:
 
 def pids(folder: Path) -> list[int]:
     """The process ids of both processes, once both are ready."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        texts = [path.read_text() for path in sorted(folder.glob("*.pid"))]
-        if len(texts) == 2 and all(texts):
-            return [int(text) for text in texts]
-        time.sleep(0.02)
-    raise TimeoutError(f"processes did not start in {folder}")
+
+    def texts() -> list[str]:
+        return [text for path in sorted(folder.glob("*.pid")) if (text := path.read_text())]
+
+    processes.wait_until(lambda: len(texts()) == 2)
+    return [int(text) for text in texts()]
 
 
 def test_local_waits_for_all_processes_that_stop(tmp_path):
@@ -234,12 +233,12 @@ def test_local_waits_for_all_processes_that_stop(tmp_path):
 
 
 def test_local_ends_the_others_when_one_fails(tmp_path):
-    launcher = local(tmp_path, "READY\nif number:\n  time.sleep(100)\ntime.sleep(1)\nsys.exit(3)")
+    wait = "while not list(pathlib.Path().glob('*.go')):\n  time.sleep(0.01)"
+    launcher = local(tmp_path, f"READY\nif number:\n  time.sleep(100)\n{wait}\nsys.exit(3)")
     _, other = pids(tmp_path)
+    (tmp_path / "both.go").touch()
     assert launcher.wait(30) == 3
-    time.sleep(0.2)
-    stat = Path(f"/proc/{other}/stat")
-    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in "ZX"
+    processes.wait_until(lambda: not processes.is_running(other))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -257,8 +256,7 @@ def test_local_kills_at_the_second_signal(tmp_path):
     launcher = local(tmp_path, f"{ignore}\nREADY\nwhile True:\n  time.sleep(1)")
     pids(tmp_path)
     launcher.send_signal(signal.SIGTERM)
-    while len(list(tmp_path.glob("*.asked"))) < 2:
-        assert launcher.poll() is None
-        time.sleep(0.02)
+    processes.wait_until(lambda: len(list(tmp_path.glob("*.asked"))) == 2)
+    assert launcher.poll() is None
     launcher.send_signal(signal.SIGTERM)
     assert launcher.wait(30) == 128 + signal.SIGKILL

@@ -1,12 +1,12 @@
 """The contract of ``storage``, on a disk, in GCS and in S3, and what the stores' faults do."""
 
 import concurrent.futures
-import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -110,13 +110,17 @@ def test_one_of_several_takes_a_dead_lease_over(server):
     folder = epath.Path(server.url) / "takeover"
     storage.write(folder / "lease.json", lease_of("elsewhere", 7, 0))
 
+    refused = threading.Semaphore(0)
+
     def take(_):
-        with contextlib.suppress(UserError), storage.lease(folder):
-            time.sleep(0.5)
-            return True
+        try:
+            with storage.lease(folder):
+                return [refused.acquire(timeout=60) for _ in range(3)]
+        except UserError:
+            refused.release()
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        assert [*pool.map(take, range(4))].count(True) == 1
+        assert [taken for taken in pool.map(take, range(4)) if taken] == [[True] * 3]
 
 
 def test_appends_of_several_processes_are_all_kept(server):
@@ -149,8 +153,10 @@ def test_failing_requests_are_repeated(server):
 def test_silent_server_is_a_failing_one(server, monkeypatch):
     monkeypatch.setattr(buckets, "SILENCE_S", 0.5)
     object_stores.forget_clients()
+    server.requests.clear()
     server.faults.append(in_turn(1.5))
     storage.write(epath.Path(server.url) / "slow" / "state", "text")
+    assert len([request for request in server.requests if request.startswith(("POST", "PUT"))]) == 2, "repeated"
     assert storage.read(epath.Path(server.url) / "slow" / "state") == "text"
     object_stores.forget_clients()
 

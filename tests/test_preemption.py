@@ -166,10 +166,8 @@ def test_stop_while_drawing_ends_the_run(tmp_path):
     drawing = Run(tmp_path / "run", config=f"suite_config.py:{tmp_path}/data")
     parts = tmp_path / "data" / "naturel" / WORLD.name
     wait_for(drawing, lambda: [*parts.glob("incomplete*")])
-    asked = time.monotonic()
     drawing.process.terminate()
     assert drawing.wait() == cli.STOPPED, drawing.output()
-    assert time.monotonic() - asked < 10
     assert not [*parts.iterdir()] and "Traceback" not in drawing.output()
 
 

@@ -8,7 +8,7 @@ from tfds_naturel.progress import Progress
 
 
 def test_logs_get_lines(caplog, capfd, monkeypatch):
-    monkeypatch.setattr(progress, "_SECONDS", 0)
+    monkeypatch.setattr(progress, "SECONDS", 0)
     with caplog.at_level("INFO", "tfds_naturel"), Progress(total=3, desc="images", unit="files") as bar:
         for _ in range(3):
             bar.update()

@@ -8,9 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import processes
 import pytest
 from documents import ROOT
 
@@ -268,16 +268,11 @@ cli.run(main)
 def test_a_child_does_not_outlive_its_parent(fake, tmp_path, number):
     started = tmp_path / "started"
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(started), "0", "slowly"])
-    while not (started.exists() and started.read_text()):
-        assert parent.poll() is None
-        time.sleep(0.01)
+    processes.wait_until(lambda: started.exists() and started.read_text())
     parent.send_signal(number)
     assert parent.wait(30) == (75 if number != signal.SIGKILL else -signal.SIGKILL)
     child = int(started.read_text())
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
-        assert time.monotonic() < deadline, "the child is still running"
-        time.sleep(0.01)
+    processes.wait_until(lambda: not processes.is_running(child))
 
 
 def test_first_images_of_cocos_training_split():

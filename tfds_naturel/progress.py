@@ -8,7 +8,7 @@ from typing import Any
 import tqdm
 
 _LOG = logging.getLogger(__name__)
-_SECONDS = 60  # between lines
+SECONDS = 60  # between lines
 _LINE = "{desc}: {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
@@ -19,7 +19,7 @@ class Progress(tqdm.tqdm):
     def __init__(self, *arguments: Any, **options: Any):
         self._logs = not sys.stderr.isatty()
         if self._logs:
-            options = {"mininterval": _SECONDS, "maxinterval": _SECONDS, "bar_format": _LINE} | options
+            options = {"mininterval": SECONDS, "maxinterval": SECONDS, "bar_format": _LINE} | options
             options["file"] = io.StringIO()  # for the line ends that tqdm writes itself
         super().__init__(*arguments, **options)
 

@@ -1,0 +1,23 @@
+"""Other processes, and waiting for them."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+LIMIT_S = 120  # for busy machines
+
+
+def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    """Returns once ``condition()`` is true; fails after ``limit_s``."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"still waiting after {limit_s} s"
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process has not ended; one that nobody has waited for has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
