@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tfds_naturel import cli
+from tfds_naturel.errors import UserError
 
 _GIB = 2**30
 _L14, _L14_336 = "hf:openai/clip-vit-large-patch14", "hf:openai/clip-vit-large-patch14-336"
@@ -56,12 +57,15 @@ STEPS = {
 
 
 def plan(step: Step) -> dict[str, Any]:
-    """What ``naturel-plan --json`` prints; its messages go to stderr."""
+    """What ``naturel-plan --json`` prints; its messages go to stderr. Raises UserError if it refuses the step."""
     flags = [f"--config={step.config}", f"--topology={step.topology}", f"--config.data.batch_size={step.images}"]
     if step.init:
         flags += [f"--config.init={step.init}", "--config.mesh.data=1", "--config.mesh.fsdp=-1"]
     command = [sys.executable, "-m", "naturel_jax.plan", *flags, "--config.data.dir=build/none", "--json"]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout)
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if not ended.stdout:
+        raise UserError(f"{' '.join(command)} ended with exit code {ended.returncode}; see its message above")
+    return json.loads(ended.stdout)
 
 
 def row(step: Step, found: dict[str, Any]) -> str:
