@@ -106,14 +106,16 @@ def param_sharding(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding
     return lambda path, shape: NamedSharding(mesh, spec(path, shape, mesh))
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh, params: Any = None) -> Any:
     """A sharding for every leaf of ``tree`` (arrays or shapes). Optimizer moments follow their parameters: rules
-    are matched against the part of the path that starts at the tower."""
+    are matched against the part of the path that starts at the tower. What has another shape than the parameter of its
+    name in ``params``, as Adafactor's factors, is not split."""
+    shapes = {path_string(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        text = path_string(path)
-        tail = re.search(r"(image|text)/.*|logit_(scale|bias)$", text)
-        return NamedSharding(mesh, spec(tail.group(0) if tail and leaf.ndim else "", leaf.shape, mesh))
+        tail = re.search(r"(image|text)/.*|logit_(scale|bias)$", path_string(path))
+        name = tail.group(0) if tail and leaf.ndim else ""
+        return NamedSharding(mesh, spec(name if shapes.get(name, leaf.shape) == leaf.shape else "", leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(place, tree)
 

@@ -45,7 +45,7 @@ def make_state(params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, 
     def rest(params: Params) -> tuple[Any, Params | None]:
         return tx.init(params), jax.tree.map(jnp.copy, params) if ema else None
 
-    make = jax.jit(rest, out_shardings=shardings(jax.eval_shape(rest, params), mesh))
+    make = jax.jit(rest, out_shardings=shardings(jax.eval_shape(rest, params), mesh, params))
     abstract = isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct)
     return State(params, *(make.eval_shape(params) if abstract else make(params)))
 

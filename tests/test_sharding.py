@@ -7,12 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from naturel_jax import compiled
-from naturel_jax.config import Config
+from naturel_jax import compiled, optim, train
+from naturel_jax.config import Config, Optim
 from naturel_jax.models.presets import preset
-from naturel_jax.sharding import batch_sharding, make_mesh, shardings
+from naturel_jax.models.two_tower import Model
+from naturel_jax.sharding import batch_sharding, make_mesh, path_string, shardings
 from naturel_jax.start import make_model
 from tfds_naturel.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,27 @@ def test_slices_of_different_sizes_are_refused():
 
 def test_a_single_slice_is_what_jax_makes_of_it():
     assert [device.id for device in make_mesh({"data": -1}, devices(4)).devices.flat] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS))
+def test_optimizer_state_is_split_like_the_parameters_that_it_has_the_shape_of(name):
+    """Adafactor's factors have others."""
+    mesh, model = make_mesh({"data": 2, "fsdp": 2, "tensor": 2}), Model(preset("tiny-clip"))
+    places = shardings(model.shapes(), mesh)
+    params = jax.tree.map(lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s), model.shapes(), places)
+    tx = optim.make_optimizer(Optim(name=name), params, lambda step: 0.1)
+    state = train.make_state(params, tx, mesh, ema=True)
+    assert jax.tree.map(lambda x: x.sharding, state.ema) == places
+    kernel = places["text"]["transformer"]["blocks"]["mlp"]["up"]["kernel"]
+    found = {
+        leaf.shape: leaf.sharding.spec
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
+        if path_string(path).endswith("text/transformer/blocks/mlp/up/kernel")
+    }
+    shape = model.shapes()["text"]["transformer"]["blocks"]["mlp"]["up"]["kernel"].shape
+    assert found.pop(shape, kernel.spec) == kernel.spec and tuple(kernel.spec) == (None, "fsdp", "tensor")
+    assert all(axis is None for spec in found.values() for axis in spec)
+    assert bool(found) == (name == "adafactor")
 
 
 @pytest.mark.parametrize("name", [pytest.param("tiny-clip", marks=pytest.mark.slow), "tiny-siglip"])
