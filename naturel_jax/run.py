@@ -124,9 +124,8 @@ def make_training(
     pipeline = make_pipeline(config, sources, model.config, processor, mesh)
     objective, batch = config.objective, pipeline.shapes(0)
     if config.compute.remat == "auto":
-        remat = before.get("remat")
-        held = (pipeline.sent(0), pipeline.dataset())
-        remat = remat or memory.choose_remat(model, state, batch, mesh, objective.chunks, held)
+        held, largest = (pipeline.sent(0), pipeline.dataset()), pipeline.largest_shapes(schedule.total)
+        remat = before.get("remat") or memory.choose_remat(model, state, largest, mesh, objective.chunks, held)
         model = memory.with_remat(model, remat)
     if objective.exchange == "auto":
         chosen = before.get("exchange") or exchange.choose(mesh, batch, model.config.embed_dim, objective.tile)
@@ -140,7 +139,7 @@ def check_dataset_fits(training: Training, mesh: Mesh) -> None:
     """Raises UserError if the devices are to hold all images (``config.data.cache``), but have too little memory."""
     pipeline, loss, state = training.pipeline, training.loss, training.state
     if dataset := pipeline.dataset():
-        batch, chunks = pipeline.shapes(0), pipeline.planner.chunks
+        batch, chunks = pipeline.largest_shapes(training.schedule.total), pipeline.planner.chunks
         step = memory.per_device((state, batch, pipeline.sent(0)))
         memory.check_dataset(dataset, step + memory.temporaries(loss.model, state.params, batch, mesh, chunks), mesh)
 
@@ -205,18 +204,19 @@ def train_and_evaluate(
 def restore_or_start(
     config: Config, folder: epath.Path, checkpoints: checkpoint.Checkpoints, training: Training
 ) -> tuple[int, train.State]:
-    """(step, state) of the newest checkpoint; without one, the initial state, with its bias calibrated if it is new.
+    """(step, state) of the newest checkpoint, in place of the initial state; without one, that state, with its bias
+    calibrated if it is new.
 
     Raises UserError for another run's checkpoint.
     """
-    restored = checkpoints.restore(
-        train.abstract(training.state), lambda meta: run_folder.check_same_run(folder, meta["config"], config)
-    )
+    wanted, state = train.abstract(training.state), training.state
+    if checkpoint.saved_steps(folder):  # a step that just fits does not beside a state that nobody uses
+        jax.tree.map(lambda x: x.delete(), state)
+    restored = checkpoints.restore(wanted, lambda meta: run_folder.check_same_run(folder, meta["config"], config))
     if restored is not None:
         step, arrays, _ = restored
         _LOG.info("continuing %s from step %d", config.name, step)
         return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"))
-    state = training.state
     if training.start.new_bias:
         state = calibrated(state, training.loss, next(training.pipeline.batches(0, 1)))
         _LOG.info("logit bias calibrated on the first batch: %.2f", float(state.params["logit_bias"]))

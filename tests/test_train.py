@@ -14,26 +14,35 @@ from etils import epath
 from worlds import data_dir
 
 from naturel_jax import config as c
-from naturel_jax import run, train
+from naturel_jax import config_versions, run, train
+from naturel_jax.checkpoint import Checkpoints
 from naturel_jax.data import datasets
+from naturel_jax.optim import OPTIMIZERS
 from naturel_jax.sharding import make_mesh
 from naturel_jax.start import make_start
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def make_training(folder: str, multipliers: tuple = (), **options) -> tuple[c.Config, run.Training]:
+    """Of the tiny softmax run with changed options."""
+    raw = tiny_config.get_config()
+    # With eps as large as the gradients, Adam does not amplify their rounding errors to full steps.
+    defaults = {"optim.lr": 1e-2, "optim.eps": 1e-2, "optim.clip_norm": 0.0, "optim.warmup": "0 steps"}
+    raw.update_from_flattened_dict(defaults | options)
+    config = c.load(raw)
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr_multipliers=multipliers))
+    mesh = make_mesh(dataclasses.asdict(config.mesh))
+    sources = [datasets.open_source("naturel/tiny", os.fspath(data_dir()), "train")]
+    start = make_start(config, "", epath.Path(folder), sources, mesh)
+    return config, run.make_training(config, start, sources, mesh)
+
 
 class Steps:
-    """Three steps of the tiny softmax run with changed options; records parameters and averages after every step."""
+    """Three of its steps; records parameters and averages after every one."""
 
     def __init__(self, folder: str, multipliers: tuple = (), **options):
-        raw = tiny_config.get_config()
-        # With eps as large as the gradients, Adam does not amplify their rounding errors to full steps.
-        defaults = {"optim.lr": 1e-2, "optim.eps": 1e-2, "optim.clip_norm": 0.0, "optim.warmup": "0 steps"}
-        raw.update_from_flattened_dict(defaults | options)
-        config = c.load(raw)
-        config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr_multipliers=multipliers))
-        mesh = make_mesh(dataclasses.asdict(config.mesh))
-        sources = [datasets.open_source("naturel/tiny", os.fspath(data_dir()), "train")]
-        start = make_start(config, "", epath.Path(folder), sources, mesh)
-        training = run.make_training(config, start, sources, mesh)
+        _, training = make_training(folder, multipliers, **options)
         state = training.state
         self.params, self.averages, self.metrics = [jax.device_get(state.params)], [], []
         for batch in training.pipeline.batches(0, 3):
@@ -101,6 +110,28 @@ def test_logit_scale_is_clamped_to_clips_bounds(folder):
     scales = [float(jnp.exp(p["logit_scale"])) for p in steps.params]
     assert all(1 - 1e-6 <= scale <= 100 * (1 + 1e-6) for scale in scales)
     assert any(np.isclose(scale, bound, rtol=1e-6) for scale in scales for bound in (1, 100))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_every_optimizer_trains_parameters_that_are_split(name, folder):
+    mesh = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
+    steps = Steps(folder, **{"optim.name": name, "optim.lr": 1e-3, **mesh})
+    assert all(metrics["finite"] for metrics in steps.metrics)
+    start, end = named(steps.params[0]), named(steps.params[3])
+    assert all(not np.array_equal(start[path], end[path]) for path in start if "kernel" in path)
+
+
+def test_restored_state_takes_the_place_of_the_initial_one(folder, tmp_path):
+    """Both together may not fit into the memory of the devices."""
+    config, training = make_training(folder)
+    saved = jax.device_get(training.state)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(2, training.state.arrays(), {"config": config_versions.to_json(config)}, wait=True)
+    step, state = run.restore_or_start(config, epath.Path(tmp_path), checkpoints, training)
+    checkpoints.close()
+    assert step == 2 and all(x.is_deleted() for x in jax.tree.leaves(training.state))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), saved)
 
 
 SCHEDULE = train.Schedule(total=6, log_every=1, checkpoint_every=4, evaluate_every={"a": 2, "b": 3, "c": 0}, profile=0)

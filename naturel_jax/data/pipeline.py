@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.sharding import batch_sharding, batch_shards
 from tfds_naturel import mining
 from tfds_naturel.errors import UserError
+
+_LOOKED_AT = 8  # batches of a run, for the largest
 
 
 class LocalBatch(NamedTuple):
@@ -122,6 +125,12 @@ class Pipeline:
             patches_IP = jax.ShapeDtypeStruct((len(plan.rows), self.kept_patches[1]), np.int32)
         batch = Batch(images, captions, plan.image_labels, plan.caption_labels, patches_IP)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), batch)
+
+    def largest_shapes(self, steps: int) -> Batch:
+        """``shapes`` of the largest of a few batches from a run of ``steps``: captions of others may be longer, or
+        more of them distinct."""
+        looked_at = {step * steps // _LOOKED_AT for step in range(_LOOKED_AT)}
+        return max(map(self.shapes, sorted(looked_at)), key=lambda batch: math.prod(batch.captions_to_embed))
 
     def sent(self, step: int) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Crops and their sides, which devices that resize them hold besides batch ``step``; of sources that are not
