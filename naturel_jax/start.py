@@ -70,6 +70,11 @@ def make_model(config: Config, sizes: TwoTowerConfig, mesh: Mesh) -> Model:
     options, platform = config.compute, mesh.devices.flat[0].platform
     remat = "none" if options.remat == "auto" else options.remat
     _check_attention(options.attention, sizes, platform)
+    if (options.attention, remat) == ("cudnn", "attention"):
+        raise UserError(
+            "config.compute.remat is 'attention' and config.compute.attention 'cudnn', whose results cannot be kept: "
+            "it would run again; set config.compute.remat to 'dots', which is as fast and keeps less"
+        )
     rows = batch_sharding(mesh) if mesh.shape["fsdp"] > 1 else None
     dtype, attention = options.dtype_on(platform), options.attention or None
     unroll = options.unroll or (platform == "cpu" and mesh.devices.size > 1)

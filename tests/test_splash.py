@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
+from jax.interpreters import partial_eval
 from losses import QUICK
 
 from naturel_jax import config as c
@@ -49,6 +50,22 @@ def test_attention_is_the_plain_one_in_float32(length, heads, width, dtype, tole
     expected = value_and_gradients(jax.nn.dot_product_attention, inputs, "float32")
     for ours, theirs in zip(found, expected, strict=True):
         assert np.linalg.norm(ours - theirs) < tolerance * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize(("remat", "kernels"), [("dots", 3), ("attention", 2)])
+def test_kernel_is_not_computed_again_if_attention_is_kept(remat, kernels):
+    """Forward and backward; without its result and the sums of its rows, forward once more."""
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    model = long_sequences(mesh)
+    model = dataclasses.replace(model, compute=dataclasses.replace(model.compute, remat=remat))
+    pixels = jax.ShapeDtypeStruct((1, 288, 288, 3), jnp.float32)
+
+    def total(params, pixels):
+        return jnp.sum(model.encode_image(params, pixels))
+
+    traced = jax.make_jaxpr(jax.grad(total))(model.shapes(), pixels)
+    used, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+    assert str(used).count("pallas_call[") == kernels
 
 
 def long_sequences(mesh) -> Model:

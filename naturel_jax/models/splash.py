@@ -15,6 +15,7 @@ from naturel_jax.sharding import BATCH_AXES
 
 _LANES = 128  # of the matrix unit: blocks of the kernel have a multiple of them
 _LARGEST = 768  # queries or keys of a block; their logits, float32, have to fit the chip's vector memory
+RESIDUALS = "attention"  # what remat 'attention' keeps
 LONG = 512  # tokens from which the kernel is used: the logits of shorter sequences need little memory
 
 
@@ -52,4 +53,7 @@ def _kernel(length: int, heads: int, interpret: bool) -> splash.SplashAttentionK
         block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, use_fused_bwd_kernel=True
     )
     mask = masks.MultiHeadMask([masks.FullMask((length, length))] * heads)
-    return splash.make_splash_mha_single_device(mask, block_sizes=sizes, interpret=interpret)
+    # Named are its result and the sums of each row, which the backward pass needs too.
+    return splash.make_splash_mha_single_device(
+        mask, block_sizes=sizes, interpret=interpret, residual_checkpoint_name=RESIDUALS
+    )

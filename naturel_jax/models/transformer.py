@@ -28,7 +28,7 @@ _POLICIES = jax.checkpoint_policies
 REMAT_POLICIES: dict[str, Callable | None] = {
     "none": None,
     "attention": _POLICIES.save_from_both_policies(
-        _POLICIES.dots_with_no_batch_dims_saveable, _POLICIES.save_only_these_names("attention")
+        _POLICIES.dots_with_no_batch_dims_saveable, _POLICIES.save_only_these_names(splash.RESIDUALS)
     ),
     "dots": _POLICIES.dots_with_no_batch_dims_saveable,
     "offload": _POLICIES.offload_dot_with_no_batch_dims("device", "pinned_host"),
@@ -175,7 +175,7 @@ class Attention(nnx.Module):
         else:
             implementation: Implementation = "xla" if self.attention == "xla" else None
             y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
-        y_BTHK = checkpoint_name(y_BTHK, "attention")
+            y_BTHK = checkpoint_name(y_BTHK, splash.RESIDUALS)
         if not self.flat:
             return self.out(y_BTHK)
         assert self.out.bias is not None  # use_bias is on by default
