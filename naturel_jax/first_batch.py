@@ -36,23 +36,22 @@ def batches(pipeline: "Pipeline", folder: epath.Path, start: int, stop: int) -> 
             shown = batch
             if not batch.images_to_embed:
                 shown = next(dataclasses.replace(pipeline, image_dim=None).batches(0, 1))
-            write(shown, pipeline.planner.texts(0), folder / "first_batch.png")
+            copies = pipeline.planner.plan(0).caption_labels.mult_U
+            write(shown, pipeline.planner.texts(0), copies, folder / "first_batch.png")
         yield batch
 
 
-def write(batch: Batch, texts: Sequence[str], file: epath.PathLike) -> None:
+def write(batch: Batch, texts: Sequence[str], copies: Sequence[float] | np.ndarray, file: epath.PathLike) -> None:
     """Writes one PNG of the first 16 images of ``batch``, as the step receives them, next to their captions.
 
     Positives are marked ``+``, negatives ``-``, and anything that occurs more than once in the expanded batch is marked
     with its multiplicity. If there is no sentinel among the first 16 images, the first one takes the last place.
-    ``texts``: the caption for each id. With several processes, only the rows of the calling one are shown. Needs no
-    display.
+    ``texts``: the caption for each id; ``copies``: its multiplicity. With several processes, only the rows of the
+    calling one are shown. Needs no display.
     """
     from PIL import Image, ImageDraw
 
     labels = jax.tree.map(_local_rows, batch.image_labels)
-    captions = jax.tree.map(_local_rows, batch.caption_labels)
-    copies = dict(zip(captions.id_U.tolist(), captions.mult_U.tolist(), strict=True))
     images = _local_rows(batch.images)
     rows = _shown(labels)
     side = images.shape[1] * max(1, _SIDE // images.shape[1])
@@ -96,14 +95,14 @@ def _shown(labels: ImageLabels) -> list[int]:
     return shown
 
 
-def _card(labels: ImageLabels, row: int, texts: Sequence[str], copies: dict[int, float]) -> list[_Line]:
+def _card(labels: ImageLabels, row: int, texts: Sequence[str], copies: Sequence[float] | np.ndarray) -> list[_Line]:
     """The lines next to one image."""
     name = "sentinel (blank negative image)" if _is_sentinel(labels)[row] else f"image {row}"
     lines: list[_Line] = [(name + _times(float(labels.mult_I[row])), _INK, True)]
     for ids, mark, colour in ((labels.positives_IK, "+", _POSITIVE), (labels.negatives_IK, "\u2212", _NEGATIVE)):
         sampled: list[int] = ids[row][ids[row] >= 0].tolist()
         for caption in sampled:
-            text = f"{mark} {_printable(texts[caption])}{_times(copies.get(caption, 1))}"
+            text = f"{mark} {_printable(texts[caption])}{_times(float(copies[caption]))}"
             lines.append((text, colour, False))
     return lines
 

@@ -72,7 +72,7 @@ def make_batch(images: int = 4, side: int = 48) -> Batch:
 @pytest.fixture
 def drawn(tmp_path):
     def pixels(batch: Batch) -> np.ndarray:
-        first_batch.write(batch, TEXTS, tmp_path / "batch.png")
+        first_batch.write(batch, TEXTS, np.asarray(batch.caption_labels.mult_U), tmp_path / "batch.png")
         with Image.open(tmp_path / "batch.png") as image:
             assert image.format == "PNG"
             return np.asarray(image.convert("RGB"))
@@ -122,8 +122,22 @@ def test_captions_multiplicities_and_sentinel_are_labelled(monkeypatch, drawn):
     assert "sentinel (blank negative image)  \u00d74" in page
 
 
+def test_multiplicities_are_those_of_the_whole_batch(monkeypatch, tmp_path):
+    """A process holds some of the rows of images, and other rows of captions than those of its images."""
+    from PIL import ImageDraw
+
+    written = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, corner, text, **options: written.append(text))
+    batch = make_batch()
+    elsewhere = CaptionLabels(*(np.asarray(x)[3:] for x in batch.caption_labels))
+    held = batch._replace(caption_labels=elsewhere)
+    planner = SimpleNamespace(texts=lambda step: TEXTS, plan=lambda step: batch)
+    list(first_batch.batches(SimpleNamespace(planner=planner, batches=lambda *_: iter([held])), tmp_path, 0, 1))
+    assert "+ A cat is under the table  \u00d74" in written
+
+
 def test_only_the_first_batch_is_drawn_and_all_are_passed_on(tmp_path):
-    planner = SimpleNamespace(texts=lambda step: TEXTS)
+    planner = SimpleNamespace(texts=lambda step: TEXTS, plan=lambda step: make_batch())
     pipeline = SimpleNamespace(planner=planner, batches=lambda start, stop: iter([make_batch()] * (stop - start)))
     assert len(list(first_batch.batches(pipeline, tmp_path, 3, 5))) == 2
     assert not list(tmp_path.iterdir())  # a continued run
