@@ -44,7 +44,7 @@ def make_learning_rate(options: config.Optim, total_steps: int, warmup_steps: in
 
     Raises UserError for a warmup longer than the run.
     """
-    if warmup_steps > total_steps:
+    if warmup_steps > total_steps > 0:
         raise UserError(f"config.optim.warmup is {warmup_steps} steps; the run has {total_steps}: shorten it")
     shape = SCHEDULES[options.schedule]
 

@@ -43,6 +43,7 @@ def test_schedule_without_warmup_starts_at_the_peak():
 def test_warmup_longer_than_the_run_is_rejected():
     with pytest.raises(UserError, match=r"config\.optim\.warmup is 50 steps; the run has 10"):
         optim.make_learning_rate(config(), 10, 50)
+    optim.make_learning_rate(config(), 0, 50)  # a run that evaluates only
 
 
 def tree(seed: int):
