@@ -26,6 +26,15 @@ def signal_handlers():
         signal.signal(number, handler)
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """XLA optimizes little, for modules whose tests compile longer than they compute. Those that compare numbers with
+    other libraries do without."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def stores():
     """``gs`` and ``s3`` -> a running server, which this process and those that it starts use."""

@@ -25,6 +25,8 @@ from naturel_jax.models.two_tower import Model
 from naturel_jax.start import Start
 from tfds_naturel.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BOTH = ("(image|text)", 1)  # frozen towers, chunks
 
 

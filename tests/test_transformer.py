@@ -21,6 +21,8 @@ from naturel_jax.sharding import make_mesh
 from naturel_jax.start import make_model
 from tfds_naturel.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PLAIN = jax.nn.dot_product_attention
 
 
@@ -40,14 +42,15 @@ def test_padded_attention_is_the_plain_one(length, causal):
     rng = np.random.default_rng(length)
     q, k, v, dy = (rng.standard_normal((2, length, 3, 8), np.float32) for _ in range(4))
 
-    def padded(q, k, v):
-        return padded_attention(q, k, v, causal=causal, implementation="xla")
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradients(attend, *qkv):
+        y, pullback = jax.vjp(attend, *qkv)
+        return y, *pullback(dy)
 
-    y, pullback = jax.vjp(padded, q, k, v)
-    np.testing.assert_allclose(y, dense_attention(q, k, v, causal), rtol=0, atol=1e-6)
-    plain, plain_pullback = jax.vjp(lambda q, k, v: PLAIN(q, k, v, is_causal=causal, implementation="xla"), q, k, v)
-    np.testing.assert_allclose(y, plain, rtol=0, atol=1e-6)
-    for ours, theirs in zip(pullback(dy), plain_pullback(dy), strict=True):
+    padded = value_and_gradients(functools.partial(padded_attention, causal=causal, implementation="xla"), q, k, v)
+    dense = value_and_gradients(functools.partial(PLAIN, is_causal=causal, implementation="xla"), q, k, v)
+    np.testing.assert_allclose(padded[0], dense_attention(q, k, v, causal), rtol=0, atol=1e-6)
+    for ours, theirs in zip(padded, dense, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
@@ -91,6 +94,11 @@ def value_and_gradient(name: str, compute: Compute) -> list:
     return jax.tree.leaves(jax.jit(jax.value_and_grad(total, has_aux=True))(params))
 
 
+@functools.cache
+def plain(name: str) -> list:
+    return value_and_gradient(name, Compute())
+
+
 def assert_close(found: list, expected: list, tolerance: float) -> None:
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * max(1, np.abs(theirs).max()))
@@ -98,7 +106,7 @@ def assert_close(found: list, expected: list, tolerance: float) -> None:
 
 @pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
 def test_towers_with_padded_attention_are_the_plain_ones(name, monkeypatch):
-    expected = value_and_gradient(name, Compute())
+    expected = plain(name)
     monkeypatch.setattr(jax.nn, "dot_product_attention", in_cudnns_place)
     assert_close(value_and_gradient(name, Compute(attention="cudnn")), expected, 1e-6)
 
@@ -106,12 +114,11 @@ def test_towers_with_padded_attention_are_the_plain_ones(name, monkeypatch):
 @pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
 def test_towers_of_tpus_are_those_of_cpus(name):
     """Gradients are sums in another order."""
-    assert_close(value_and_gradient(name, Compute(flat=False)), value_and_gradient(name, Compute()), 1e-5)
+    assert_close(value_and_gradient(name, Compute(flat=False)), plain(name), 1e-5)
 
 
 def test_unrolled_towers_are_the_looped_ones():
-    expected = value_and_gradient("tiny-clip", Compute())
-    assert_close(value_and_gradient("tiny-clip", Compute(unroll=True)), expected, 1e-6)
+    assert_close(value_and_gradient("tiny-clip", Compute(unroll=True)), plain("tiny-clip"), 1e-6)
 
 
 def stand_in(platform: str) -> types.SimpleNamespace:
@@ -199,6 +206,11 @@ def test_cudnn_without_a_gpu_is_refused():
         UserError, match=r"config\.compute\.attention is 'cudnn' and the devices .* 'cpu'; it needs NVIDIA"
     ):
         make_model(with_cudnn(), preset("tiny-clip"), make_mesh({"data": -1}))
+
+
+def test_cudnns_results_cannot_be_kept():
+    with pytest.raises(UserError, match=r"remat is 'attention' and config\.compute\.attention 'cudnn'.* set .* 'dots'"):
+        make_model(with_cudnn(remat="attention"), preset("tiny-clip"), stand_in("gpu"))
 
 
 def test_heads_that_cudnn_does_not_take_are_refused():

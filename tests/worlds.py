@@ -51,8 +51,9 @@ class Run:
         tiny = (f"--config={ROOT}/tests/tiny_config.py:{form}", f"--config.data.dir={data_dir()}")
         chosen = (f"--config={ROOT}/tests/{config}",) if config else tiny
         command = [sys.executable, "-m", "naturel_jax.main", *chosen, f"--workdir={workdir}", *flags]
-        # Runs of the same program are compiled once.
+        # Runs of the same program are compiled once, and soon.
         cache = {"JAX_COMPILATION_CACHE_DIR": f"{data_dir()}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+        cache["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         paths = {"PYTHONPATH": f"{ROOT}/tests"}  # config files share code
         with open(log, "w") as file:
             self.process = subprocess.Popen(
@@ -75,8 +76,9 @@ class Run:
 
 def wait_for(run: Run, condition: Callable[[], object]) -> None:
     """Waits until ``condition()`` is true; fails if the run ends first."""
+    deadline = time.monotonic() + _LIMIT_S
     while not condition():
-        assert run.process.poll() is None, run.output()[-3000:]
+        assert run.process.poll() is None and time.monotonic() < deadline, run.output()[-3000:]
         time.sleep(0.001)
 
 
