@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A file at a time, in order of name: xdist would leave files with few and long tests for the end, to one process.
 PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: lock demo reproduce test test-slow test-build plan-tpu plan-gpu proofs lint docs docs-serve pages setup setup-test clean
+.PHONY: lock demo reproduce test test-slow test-build setup-plan test-plan plan-tpu plan-gpu proofs lint docs docs-serve pages setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers. Where there are none the setting is ignored.
 HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1
@@ -34,13 +34,20 @@ PLANS = for remat in none dots full; do $(PLAN) siglip_tp --topology v5e:2x4 --c
 	for remat in none dots; do for attention in "" splash; do $(PLAN) siglip_tp --topology v5e:2x4 \
 		--config.init=hf:google/siglip2-base-patch16-512 --config.data.batch_size=64 --config.compute.remat=$$remat \
 		--config.compute.attention=$$attention; done; done
-plan-tpu:
+setup-plan:
 	$(PYTHON) -m venv .venv-plan
 	.venv-plan/bin/python -m pip install -q -e '.[plan-tpu]' pytest
+
+# Two of the recipes' steps, and what their programs are made of.
+test-plan: setup-plan
+	.venv-plan/bin/python -m pytest -m proof tests/test_tpu_programs.py -k step_on_tpus
+
+plan-tpu: setup-plan
 	.venv-plan/bin/python -m pytest -m proof tests/test_plan.py tests/test_tpu_programs.py \
 		tests/test_resident.py::test_the_dataset_is_not_copied_on_tpus
 	.venv-plan/bin/python proofs/record.py plan --tail=300 -- sh -c '$(PLANS)'
 	.venv-plan/bin/python proofs/record.py fits_tpu -- .venv-plan/bin/python perf/fits.py tpu
+	.venv-plan/bin/python proofs/record.py padding -- .venv-plan/bin/python perf/padding.py
 
 # The GPU compiler (6 GB in an environment of its own) likewise.
 PLAN_GPU = .venv-plan-gpu/bin/naturel-plan --config
