@@ -51,9 +51,8 @@ class Run:
         tiny = (f"--config={ROOT}/tests/tiny_config.py:{form}", f"--config.data.dir={data_dir()}")
         chosen = (f"--config={ROOT}/tests/{config}",) if config else tiny
         command = [sys.executable, "-m", "naturel_jax.main", *chosen, f"--workdir={workdir}", *flags]
-        # Runs of the same program are compiled once, and soon.
+        # Runs of the same program are compiled once.
         cache = {"JAX_COMPILATION_CACHE_DIR": f"{data_dir()}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
-        cache["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         paths = {"PYTHONPATH": f"{ROOT}/tests"}  # config files share code
         with open(log, "w") as file:
             self.process = subprocess.Popen(
