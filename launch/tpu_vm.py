@@ -20,6 +20,7 @@ lost. Needs gcloud, and for slices of several workers `ssh-add ~/.ssh/google_com
 """
 
 import argparse
+import re
 import shlex
 import subprocess
 import sys
@@ -206,7 +207,7 @@ def config_flags(flags: Sequence[str]) -> list[str]:
     kept, words = [], list(flags)
     while words:
         name, equals, value = words.pop(0).partition("=")
-        if not equals and words and not words[0].startswith("-"):
+        if not equals and words and not re.match(r"-(?![\d.])", words[0]):  # may be a negative number
             value, equals = words.pop(0), "="
         if name.lstrip("-").partition(".")[0] == "config":
             kept.append(f"--{name.lstrip('-')}{equals}{value}")

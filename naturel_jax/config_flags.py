@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from naturel_jax.config import Config
-from naturel_jax.settings import meanings, nearest
+from naturel_jax.settings import joined, meanings, nearest
 from tfds_naturel.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -87,7 +87,7 @@ def parse(argv: Sequence[str]) -> ConfigDict:
 
     Overrides are parsed last: for a mistyped field, absl prints a traceback where we suggest the nearest name.
     """
-    argv = _located(argv)
+    argv = joined(_located(argv))
     overrides = [arg for arg in argv if re.match(r"--?config\.", arg)]
     others = [arg for arg in argv if arg not in overrides]
     sys.argv = others  # where ml_collections looks for overrides

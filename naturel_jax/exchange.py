@@ -14,7 +14,7 @@ from naturel_jax import memory
 from naturel_jax.batch import Batch
 from naturel_jax.compiled import SPEEDS
 from naturel_jax.models import flops
-from naturel_jax.sharding import batch_shards, hosts
+from naturel_jax.sharding import batch_shards, hosts, slices
 from naturel_jax.tiles import EXCHANGES
 
 _LOG = logging.getLogger(__name__)
@@ -89,11 +89,15 @@ def sizes(mesh: Mesh, batch: Batch, width: int, tile: int) -> Sizes:
 
 
 def choose(mesh: Mesh, batch: Batch, width: int, tile: int) -> str:
-    """The ``best`` of ``EXCHANGES``; "ring" where speed or memory of the devices is not known. All processes get the
-    same. ``batch``: arrays or shapes."""
-    kind = mesh.devices.flat[0].device_kind
+    """The ``best`` of ``EXCHANGES``; "ring" where speed or memory of the devices is not known, and between TPU slices:
+    ``costs`` knows only the links within one. All processes get the same. ``batch``: arrays or shapes."""
+    device = mesh.devices.flat[0]
+    kind = device.device_kind
     known, limit = costs(kind, sizes(mesh, batch, width, tile)), memory.usable(kind)
-    if known is None or limit is None:
+    across = slices(mesh.devices.flat) if device.platform == "tpu" else 1
+    if known is None or limit is None or across > 1:
+        unknown = f"the speed of the network between {across} slices" if across > 1 else f"speed or memory of {kind}"
+        _LOG.info("config.objective.exchange is %r (auto): %s is not known", EXCHANGES[0], unknown)
         return EXCHANGES[0]
     chosen = best(known, limit)
     if jax.process_count() > 1:  # one host may have a little less memory than another

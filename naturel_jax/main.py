@@ -8,6 +8,7 @@ in a flag, config or file, 75 stopped and saved.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     if _DISTRIBUTED.value or _COORDINATOR.value:
         # Before anything touches a device; if initialized later, each process would train its own copy.
-        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _local_device_ids())
     preemption.install_handler()
     from naturel_jax import suite  # importing it touches devices
 
@@ -59,6 +60,16 @@ def main(arguments: Sequence[str]) -> None:
     _LOG.info("%d of %d devices are local: %s", jax.local_device_count(), jax.device_count(), kind)
     workdir = _WORKDIR.value or config_flags.default_workdir(config_flags.file_name())
     suite.run_all(config, workdir)
+
+
+def _local_device_ids() -> list[int] | None:
+    """For ``jax.distributed.initialize``. On SLURM, JAX lets each task see one GPU, that of its number on the node,
+    even if it is the only one there. An empty list keeps all GPUs; None leaves it to JAX."""
+    # Open MPI starts its processes from one task of SLURM a node; JAX then asks Open MPI.
+    if "JAX_LOCAL_DEVICE_IDS" in os.environ or "OMPI_MCA_orte_hnp_uri" in os.environ:
+        return None
+    one_a_node = os.environ.get("SLURM_STEP_NUM_TASKS", "") == os.environ.get("SLURM_STEP_NUM_NODES")
+    return [] if one_a_node else None
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from naturel_jax import topologies
+from naturel_jax import settings, topologies
 from tfds_naturel import cli
 from tfds_naturel.errors import UserError
 
@@ -53,8 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Plans the config given by the flags; returns the exit code."""
-    overrides = [argument for argument in arguments if re.match(r"--?config\.", argument)]
-    args = make_parser().parse_args([argument for argument in arguments if argument not in overrides])
+    words = settings.joined(arguments)
+    overrides = [word for word in words if re.match(r"--?config\.", word)]
+    args = make_parser().parse_args([word for word in words if word not in overrides])
     if min(args.processes, args.tokens, args.examples, *args.search_batch_sizes) < 1:
         raise UserError("--processes, --tokens, --examples and --search_batch_sizes must be at least 1")
     if args.search_batch_sizes and not args.search:

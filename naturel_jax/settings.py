@@ -10,7 +10,7 @@ import math
 import pkgutil
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from ml_collections import ConfigDict
@@ -160,6 +160,18 @@ def meanings(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from meanings(typing.cast(type, hint), f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, field.metadata["meaning"]
+
+
+def joined(words: Sequence[str]) -> list[str]:
+    """A command line with each ``--config.x VALUE`` as one word, ``--config.x=VALUE``. VALUE may be a negative number,
+    which absl takes for a flag."""
+    result: list[str] = []
+    for word in words:
+        if result and re.fullmatch(r"--?config\.[^=]*", result[-1]) and not re.match(r"-(?![\d.])", word):
+            result[-1] += f"={word}"
+        else:
+            result.append(word)
+    return result
 
 
 def nearest(name: str, known: Mapping[str, str]) -> str:

@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,10 +47,14 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = No
             f"config.mesh ({given}) does not fit {count} devices; the product must be {count}; one axis may be -1"
         )
     types = (AxisType.Auto,) * len(AXES)
-    slices = {getattr(device, "slice_index", 0) for device in devices or jax.devices()}
-    if len(slices) == 1:
+    if (groups := slices(devices or jax.devices())) == 1:
         return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
-    return Mesh(_across_slices(sizes, len(slices), devices or jax.devices()), AXES, axis_types=types)
+    return Mesh(_across_slices(sizes, groups, devices or jax.devices()), AXES, axis_types=types)
+
+
+def slices(devices: Iterable[jax.Device]) -> int:
+    """Of how many TPU slices or GPU hosts the devices are."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def _across_slices(sizes: Sequence[int], slices: int, devices: Sequence[jax.Device]) -> np.ndarray:

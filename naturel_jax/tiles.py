@@ -24,7 +24,8 @@ class Layout:
     """How the matrix is tiled. If ``mesh`` is None or ``exchange`` is ``gather``, it is one block, and the compiler
     gathers what is sharded. Otherwise, blocks are sharded over ``axes`` of ``mesh``, and captions travel around a ring.
 
-    ``tile`` bounds the captions per tile on a device (the largest divisor of the block is used); None means the whole
+    ``tile`` bounds the captions per tile on a device, all of which have the same number: the largest divisor of the
+    block's. If that is less than half of ``tile``, they have half, and the last has what is left. None means the whole
     block. Raises ValueError for an exchange that is none of ``EXCHANGES``.
     """
 
@@ -60,6 +61,30 @@ class Layout:
 DENSE = Layout()
 
 
+def _sweep_block(
+    visit: Callable, tile: int | None, images: Any, captions: Any, image_sums: Any, shared: Any
+) -> tuple[Any, Any]:
+    """Visits the tiles of one block of captions; returns the updated ``image_sums`` and the captions' own sums."""
+    size = jax.tree.leaves(captions)[0].shape[0]
+    limit = min(tile or size, size)
+    # At least half of the limit, since each of a prime number of captions would be a tile. No more than half if the
+    # last tile is smaller, since memory is set aside for tiles of both sizes.
+    tile = max((limit + 1) // 2, *(t for t in range(1, limit + 1) if size % t == 0))
+    whole = size - size % tile
+    cut = functools.partial(jax.tree.map, lambda x: x[:whole].reshape(-1, tile, *x.shape[1:]))
+    join = functools.partial(jax.tree.map, lambda x: x.reshape(whole, *x.shape[2:]))
+
+    def step(image_sums: Any, captions: Any) -> tuple[Any, Any]:
+        return visit(images, captions, image_sums, shared)
+
+    image_sums, own = jax.lax.scan(step, image_sums, cut(captions))
+    own = join(own)
+    if whole < size:
+        image_sums, last = step(image_sums, jax.tree.map(lambda x: x[whole:], captions))
+        own = jax.tree.map(lambda *parts: jnp.concatenate(parts), own, last)
+    return image_sums, own
+
+
 def sweep(
     visit: Callable,
     add: Callable,
@@ -77,19 +102,7 @@ def sweep(
     I (or ``image_sums`` is a scalar, then summed over devices), of ``captions`` and ``caption_sums`` U. The given
     ``caption_sums`` are those of no tile, the same for all captions.
     """
-
-    def block(images: Any, captions: Any, image_sums: Any, shared: Any) -> tuple[Any, Any]:
-        size = jax.tree.leaves(captions)[0].shape[0]
-        tile = max(t for t in range(1, min(layout.tile or size, size) + 1) if size % t == 0)
-        cut = functools.partial(jax.tree.map, lambda x: x.reshape(size // tile, tile, *x.shape[1:]))
-        join = functools.partial(jax.tree.map, lambda x: x.reshape(size, *x.shape[2:]))
-
-        def step(image_sums: Any, captions: Any) -> tuple[Any, Any]:
-            return visit(images, captions, image_sums, shared)
-
-        image_sums, own = jax.lax.scan(step, image_sums, cut(captions))
-        return image_sums, join(own)
-
+    block = functools.partial(_sweep_block, visit, layout.tile)
     hops = len(layout.ring) - 1
     if not hops:
         image_sums, own = block(images, captions, image_sums, shared)

@@ -1,16 +1,19 @@
 """What each exchange of the losses costs, from sizes and speeds that make round numbers, and what ``auto`` becomes."""
 
+import dataclasses
 import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from documents import ROOT
+from jax.sharding import Mesh
 
 from naturel_jax import exchange, memory
 from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
 from naturel_jax.exchange import Cost, Sizes
-from naturel_jax.sharding import make_mesh
+from naturel_jax.sharding import AXES, make_mesh
 
 V5E = "TPU v5 lite"  # 197 TFLOP/s; 4 links of 45 GB/s each way
 BLOCK = 4_500_000  # bytes of 1,125 captions of width 1,000: 100 us over a link
@@ -92,5 +95,43 @@ def test_auto_is_what_waits_least_and_fits(choose, caplog):
     assert choose(ring=both, two_way_ring=both, gather=(3 * MICRO, 1e6)) == "ring"
 
 
-def test_auto_is_the_ring_where_nothing_is_known(choose):
+def test_auto_is_the_ring_where_nothing_is_known(choose, caplog):
     assert choose() == "ring"
+    assert "config.objective.exchange is 'ring' (auto): speed or memory of cpu is not known" in caplog.text
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """Of eight in two TPU slices or GPU hosts, or in one."""
+
+    id: int
+    groups: int
+    platform: str
+    device_kind: str
+
+    @property
+    def slice_index(self) -> int:
+        return self.id * self.groups // 8
+
+    @property
+    def coords(self) -> tuple[int, int, int]:
+        return self.slice_index, 0, self.id
+
+
+@pytest.mark.parametrize(
+    ("groups", "platform", "kind", "expected", "reason"),
+    [
+        (1, "tpu", V5E, "gather", "microseconds of waiting"),
+        (2, "tpu", V5E, "ring", "the speed of the network between 2 slices is not known"),
+        (2, "gpu", "NVIDIA H100 80GB HBM3", "gather", "microseconds of waiting"),
+    ],
+    ids=["slice", "two slices", "two hosts"],
+)
+def test_auto_is_the_ring_between_slices(groups, platform, kind, expected, reason, caplog):
+    """With so few rows, gathering costs least, as far as the costs are known."""
+    devices = [Device(number, groups, platform, kind) for number in range(8)]
+    rows = jax.ShapeDtypeStruct((8 * 64, 4), jnp.float32)
+    batch = Batch(rows, rows, ImageLabels(*[rows] * 4), CaptionLabels(*[rows] * 3))
+    with caplog.at_level("INFO"):
+        assert exchange.choose(Mesh(np.reshape(devices, (8, 1, 1)), AXES), batch, 768, 4096) == expected
+    assert f"config.objective.exchange is '{expected}' (auto): {reason}" in caplog.text

@@ -43,10 +43,12 @@ def test_slurm_requeues_a_stopped_job_only(status, requeued, tmp_path):
     assert calls(tmp_path, "srun") == [["--kill-on-bad-exit=0", *program]]
 
 
-def test_slurm_job_gets_sigterm_in_time_and_keeps_its_log():
+def test_slurm_job_gets_sigterm_in_time_keeps_its_log_and_has_tasks_that_see_all_gpus():
+    """For the last, see tests/test_main.py: JAX would give several tasks of a node one GPU each."""
     lines = (LAUNCH / "slurm.sbatch").read_text().splitlines()
     options = {line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")}
     assert {"--requeue", "--signal=TERM@120", "--open-mode=append"} <= options
+    assert {"--ntasks-per-node=1", "--gpus-per-node=8"} <= options
 
 
 # ---- Kubernetes -----------------------------------------------------------------------------------------------------

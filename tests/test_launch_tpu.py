@@ -192,9 +192,10 @@ def test_topologies(tpu_vm):
 @pytest.mark.parametrize("code", [2, 3])
 def test_nothing_is_rented_where_the_step_does_not_fit(verb, code, tpu_vm, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PLAN", str(code))
-    flags = [*FLAGS, "--config.data.batch_size", "512", "--distributed"]
+    flags = [*FLAGS, "--config.data.batch_size", "512", "--config.mesh.fsdp", "-1", "--distributed"]
     assert tpu_vm.main([verb, NAME, ZONE, "v5litepod-16", "--plan", "--", *flags]) == code
     plan = ["--config=configs/siglip_tp.py", "--config.name=it's $HOME", "--config.data.batch_size=512"]
+    plan.append("--config.mesh.fsdp=-1")
     assert calls(tmp_path, "naturel-plan") == [["--topology", "v5e:4x4", *plan]]
     assert f"` ended with exit code {code}" in capfd.readouterr().err
     assert not gcloud(tmp_path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_config
 from etils import epath
-from worlds import ROOT, Run, data_dir
+from worlds import ROOT, Run, data_dir, free_address
 
 from naturel_jax import config as c
 from naturel_jax import run
@@ -111,6 +111,40 @@ def test_config_override_reaches_the_run(tmp_path):
     run.finish()
     lines = read_json_lines(epath.Path(tmp_path) / "run" / "metrics.jsonl")
     assert [line["train/lr"] for line in lines if "train/lr" in line] == [np.float32(3e-6)]
+
+
+VISIBLE = """
+import jax
+from naturel_jax import main, suite
+suite.run_all = lambda *_: print("GPUs", jax.config.read("jax_cuda_visible_devices"), flush=True)
+main.main(["--config=tests/tiny_config.py", "--distributed"])
+"""
+OPEN_MPI = {"OMPI_MCA_orte_hnp_uri": "0.0;tcp://127.0.0.1:1", "OMPI_COMM_WORLD_SIZE": "1"}
+OPEN_MPI |= {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_LOCAL_RANK": "5"}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "extra", "expected"),
+    [
+        (1, {}, ["all"]),
+        (1, {"JAX_LOCAL_DEVICE_IDS": "2,3"}, ["2,3"]),
+        (1, OPEN_MPI, ["5"]),
+        (2, {}, ["0", "1"]),
+    ],
+    ids=["one task", "one task that names its GPUs", "one task, of Open MPI", "a task for each GPU"],
+)
+def test_gpus_of_slurm_tasks_on_a_node(tasks, extra, expected):
+    """In processes that JAX joins by the variables that ``srun`` sets."""
+    job = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1"}
+    job |= {"SLURM_NTASKS": str(tasks), "SLURM_STEP_NUM_TASKS": str(tasks)}
+    job["JAX_COORDINATOR_PORT"] = free_address().rpartition(":")[2]
+    started = []
+    for number in map(str, range(tasks)):
+        env = os.environ | job | extra | {"SLURM_PROCID": number, "SLURM_LOCALID": number}
+        command = [sys.executable, "-c", VISIBLE]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True))
+    printed = [process.communicate(timeout=300)[0] for process in started]
+    assert printed == [f"GPUs {ids}\n" for ids in expected]
 
 
 def test_default_workdir_is_named_after_config_and_argument():

@@ -18,7 +18,7 @@ from naturel_jax.batch import CaptionLabels, ImageLabels
 from naturel_jax.calibration import calibrate_bias
 from naturel_jax.counting import COUNTING, cell_counts
 from naturel_jax.objectives import sigmoid_loss
-from naturel_jax.tiles import Layout
+from naturel_jax.tiles import Layout, sweep
 
 
 @pytest.fixture(params=sorted(TOLERANCE))
@@ -287,6 +287,27 @@ def test_bfloat16_gradients_are_accumulated_in_float32():
     step = compiled("sigmoid", layout=Layout(tile=1))
     (dimage, *_), (expected, *_) = run(step, graph)[1], run(step, rounded)[1]
     np.testing.assert_array_equal(dimage, jnp.asarray(expected, jnp.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("captions", "limit", "sizes"),
+    [
+        (24, 7, [6] * 4),
+        (23, 7, [4] * 5 + [3]),
+        (2 * 4099, 4096, [2048] * 4 + [6]),
+        (9, 8, [4, 4, 1]),
+        (5, 8, [5]),
+        (5, None, [5]),
+        (3, 1, [1] * 3),
+    ],
+)
+def test_a_tile_has_at_least_half_of_the_captions_that_it_may_have(captions, limit, sizes):
+    def visit(images, captions, tiles, shared):
+        return tiles + 1, jnp.full_like(captions, len(captions))
+
+    zeros = jnp.zeros(captions)
+    tiles, own = sweep(visit, jnp.add, Layout(tile=limit), zeros[:1], zeros, jnp.zeros(()), zeros, ())
+    assert (tiles, own.tolist()) == (len(sizes), np.repeat(sizes, sizes).tolist())
 
 
 @pytest.mark.parametrize(("weight", "smoothing"), [(1.0, 0.0), (3.0, 0.0), (1.0, 0.2)])
