@@ -127,8 +127,8 @@ OPEN_MPI |= {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_LOCAL_RANK": "5"}
     ("tasks", "extra", "expected"),
     [
         (1, {}, ["all"]),
-        (1, {"JAX_LOCAL_DEVICE_IDS": "2,3"}, ["2,3"]),
-        (1, OPEN_MPI, ["5"]),
+        pytest.param(1, {"JAX_LOCAL_DEVICE_IDS": "2,3"}, ["2,3"], marks=pytest.mark.slow),
+        pytest.param(1, OPEN_MPI, ["5"], marks=pytest.mark.slow),
         (2, {}, ["0", "1"]),
     ],
     ids=["one task", "one task that names its GPUs", "one task, of Open MPI", "a task for each GPU"],
