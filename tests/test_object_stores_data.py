@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import processes
 import pytest
 import record_files as files
 from etils import epath
@@ -104,9 +104,10 @@ cli.run(lambda arguments: print(staging.stage(arguments[0])))
 """
 
 
-def start(url: str) -> subprocess.Popen:
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", STAGE, url], env=env, stdout=subprocess.PIPE, text=True)
+def start(url: str, log: Path) -> subprocess.Popen:
+    env, command = os.environ | {"PYTHONPATH": str(ROOT)}, [sys.executable, "-c", STAGE, url]
+    with log.open("w") as stderr:
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 @pytest.mark.slow
@@ -114,16 +115,13 @@ def start(url: str) -> subprocess.Popen:
 def test_killed_copy_is_continued_by_a_process_that_waited(url, server, tmp_path):
     """The first process is killed while it holds the lock and half of a file."""
     server.faults.append(lambda method, path: "stall" if method == "GET" and "b.bin" in path else None)
-    first = start(url)
+    first = start(url, tmp_path / "first.log")
     partial = tmp_path / "cache"
-    deadline = time.monotonic() + 60
-    while not any(path.stat().st_size > 1 << 20 for path in partial.rglob("*.partial")):
-        assert first.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    second = start(url)
+    processes.wait_until(lambda: any(path.stat().st_size > 1 << 20 for path in partial.rglob("*.partial")))
     server.faults.clear()
     server.requests.clear()
-    time.sleep(1)
+    second = start(url, tmp_path / "second.log")
+    processes.wait_until(lambda: "waiting for another process" in (tmp_path / "second.log").read_text())
     assert second.poll() is None and not downloads(server), "it waits"
     first.send_signal(signal.SIGKILL)
     folder = Path(second.communicate(timeout=60)[0].strip())
