@@ -104,7 +104,7 @@ def uninterrupted(folder, tmp_path_factory, compiled):
 
 @pytest.mark.parametrize(
     "prefix",
-    [pytest.param(name, marks=[] if name in ("jsonl", "tfds") else pytest.mark.slow) for name in files.FORMATS],
+    [pytest.param(name, marks=[] if name in ("jsonl",) else pytest.mark.slow) for name in files.FORMATS],
 )
 def test_every_format_trains_two_recipes_and_resumes_exactly(prefix, folder, tmp_path, uninterrupted, monkeypatch):
     settings = of_format(prefix, folder)

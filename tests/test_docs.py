@@ -113,6 +113,9 @@ def test_flags_of_every_command(parse_only, capsys, monkeypatch):
 CHECK_CONFIGS = """
 import json, os, sys
 from naturel_jax import config, config_flags, main
+any_config = config.base()
+any_config.init = "run:any"
+config.load(any_config)  # imports all that fields are checked with
 for block, arguments in json.load(sys.stdin):
     if (child := os.fork()) == 0:  # flags can be parsed once in a process
         try:

@@ -12,6 +12,8 @@ from naturel_jax.benchmarks import benchmark
 from naturel_jax.evaluators import cache, embed
 from naturel_jax.evaluators.cache import CachedEncoder
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def encoder() -> embed.Encoder:

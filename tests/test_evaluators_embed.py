@@ -23,6 +23,8 @@ from naturel_jax.data.processor import Processor
 from naturel_jax.evaluators import embed
 from naturel_jax.models.two_tower import normalize
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def encoder() -> embed.Encoder:

@@ -69,7 +69,7 @@ def test_two_way_ring_matches_the_expanded_batch(objective, devices):
     jax.tree.map(np.testing.assert_array_equal, ours, run(step, graph))
 
 
-@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("exchange", ["ring", *(pytest.param(name, marks=pytest.mark.slow) for name in EXCHANGES[1:])])
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
 def test_a_smaller_last_tile_matches_the_expanded_batch(objective, exchange):
     """Of 13 captions on each of two devices, in tiles of 4."""
@@ -163,6 +163,7 @@ def test_memory_per_device_does_not_grow_with_devices(objective, exchange):
     assert 0 < memory(objective, eight, 64, 64, 32) <= 1.1 * memory(objective, two, 64, 64, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
 def test_a_smaller_last_tile_takes_no_more_memory(objective):
     """1,021 captions in tiles of 256, instead of 1,024 in tiles of 512; in programs that are optimized."""
@@ -206,7 +207,7 @@ def batches() -> tuple[Batch, Batch]:
     return Batch(pixels, tokens, graph.images, graph.captions), expanded
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("name", ["sigmoid", pytest.param("softmax", marks=pytest.mark.slow)])
 def test_parameter_gradients_match_the_expanded_batch(name):
     """The weighted batch gathered, on a ring of 4 x 2 devices, and on the two-way ring in chunks (GradCache)."""
     model, (batch, expanded) = tiny_model(), batches()

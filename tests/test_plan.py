@@ -389,9 +389,8 @@ plan.main(["--topology=h100x8", "--json", *sys.argv[1:]])
 """
 
 
-@pytest.mark.parametrize(
-    "program", [pytest.param(TRAINED, marks=pytest.mark.slow), PLANNED], ids=["naturel-train", "naturel-plan"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [TRAINED, PLANNED], ids=["naturel-train", "naturel-plan"])
 def test_overrides_may_be_two_words(program):
     values = {"mesh.data": "1", "mesh.fsdp": "-1", "name": "a b", "compute.unroll": "True"}
 

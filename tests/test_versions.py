@@ -66,6 +66,7 @@ def test_unversioned_run_continues_with_the_same_results(folder):
     assert json.loads((folder / "run" / "scores.json").read_text())["scores"] == pytest.approx(scores, abs=0.02)
 
 
+@pytest.mark.slow
 def test_unversioned_run_can_be_evaluated(folder):
     flags = ("--models=micro=run:micro", "--benchmarks=naturel", "--naturel=data/naturel/tiny/2.0.0")
     output = command(folder, "naturel_jax.evaluate", *flags)
