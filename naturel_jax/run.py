@@ -124,8 +124,10 @@ def make_training(
     pipeline = make_pipeline(config, sources, model.config, processor, mesh)
     objective, batch = config.objective, pipeline.shapes(0)
     if config.compute.remat == "auto":
-        held, largest = (pipeline.sent(0), pipeline.dataset()), pipeline.largest_shapes(schedule.total)
-        remat = before.get("remat") or memory.choose_remat(model, state, largest, mesh, objective.chunks, held)
+        remat = before.get("remat")
+        if remat is None:
+            held, largest = (pipeline.sent(0), pipeline.dataset()), pipeline.largest_shapes(schedule.total)
+            remat = memory.choose_remat(model, state, largest, mesh, objective.chunks, held)
         model = memory.with_remat(model, remat)
     if objective.exchange == "auto":
         chosen = before.get("exchange") or exchange.choose(mesh, batch, model.config.embed_dim, objective.tile)
