@@ -40,6 +40,22 @@ def test_batches_do_not_depend_on_threads_or_start_step(clip):
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+def test_largest_batch_is_looked_for_in_the_whole_run(clip, monkeypatch):
+    """Here, captions get longer from step to step."""
+    made = pipeline(clip, source())
+    plan, asked = made.planner.plan, []
+
+    def longer(step):
+        asked.append(step)
+        found = plan(step)
+        return found._replace(tokens=np.pad(found.tokens, ((0, 0), (0, step))))
+
+    monkeypatch.setattr(made.planner, "plan", longer)
+    assert made.largest_shapes(80).captions_to_embed == made.shapes(70).captions_to_embed
+    assert asked == [*range(0, 80, 10), 70]
+    assert made.largest_shapes(0).captions_to_embed == made.shapes(0).captions_to_embed, "a run that evaluates only"
+
+
 @pytest.mark.slow
 def test_batches_do_not_depend_on_worker_processes(clip):
     absl.flags.FLAGS.mark_as_parsed()
