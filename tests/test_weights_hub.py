@@ -1,6 +1,7 @@
 """Hub models, from the cache and from a local hub."""
 
 import gzip
+import json
 import os
 import re
 import shutil
@@ -8,10 +9,13 @@ import subprocess
 import sys
 
 import hub_server
+import open_clip
 import pytest
-from model_files import save_hf, tiny
+from model_files import random_params, save_hf, tiny
 
 from naturel_jax import weights
+from naturel_jax.data.processor import Processor
+from naturel_jax.models.presets import CLIP
 from naturel_jax.weights import export, processor_files
 from naturel_jax.weights.hub import clip_vocabulary
 from tfds_naturel.errors import UserError
@@ -65,29 +69,38 @@ def test_hub_downloads_only_one_format(tmp_path, source, form, wanted, other):
     assert other not in hub.requested
 
 
-MERGES = """
-import importlib.util, sys
+TEXTS = ["a mug in grass", "Grass in a mug, isn't it?", "\u732b \U0001f63a caf\u00e9"]
+WITHOUT_OPENCLIP = f"""
+import importlib.util, json, sys
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "open_clip" else real(name, *rest)
-from naturel_jax.weights import hub, processor_files
-print(processor_files.openai_tokenizer(hub.clip_vocabulary(), 77)["tokenizer"])
+from naturel_jax import weights
+from tfds_naturel import cli
+cli.run(lambda arguments: print(json.dumps(weights.load(arguments[0]).processor.tokenize({TEXTS}).tolist())))
 """
 
 
-def test_clips_vocabulary_comes_from_the_hub_where_openclip_is_not_installed(tmp_path):
-    """A file of bare CLIP weights has no tokenizer. The hub's merges.txt has the merges of OpenCLIP's file, under a
-    line with its version."""
-    vocabulary = clip_vocabulary()
+def test_weights_without_a_tokenizer_are_read_where_openclip_is_not_installed(tmp_path):
+    """CLIP's vocabulary is then the hub's merges.txt: the merges of OpenCLIP's file, under a line with its version."""
+    vocabulary, towers = clip_vocabulary(), {"image": CLIP.tower(128, 1, 2), "text": CLIP.tower(64, 1, 1)}
+    config = CLIP.config(size=64, patch=32, **towers, embed_dim=32)
+    processor = Processor(context=77, size=64, **CLIP.pixels, **processor_files.openai_tokenizer(vocabulary, 77))
+    export.save(tmp_path / "saved", config, random_params(config), processor, form="openclip")
+    (tmp_path / "bare").mkdir()
+    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+        shutil.copy(tmp_path / "saved" / name, tmp_path / "bare")
     lines = gzip.decompress(vocabulary.read_bytes()).decode().split("\n")[1:48895]
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip/merges.txt").write_text("\n".join(["#version: 0.2", *lines, ""]))
     hub = hub_server.Hub()
     hub.add("openai/clip-vit-base-patch32", tmp_path / "clip")
+    command = [sys.executable, "-c", WITHOUT_OPENCLIP, str(tmp_path / "bare")]
     with hub_server.serve(hub):
-        environment = hub.environment(tmp_path / "cache")
-        run = subprocess.run([sys.executable, "-c", MERGES], capture_output=True, text=True, env=environment)
-        assert run.stdout.strip() == processor_files.openai_tokenizer(vocabulary, 77)["tokenizer"], run.stderr
+        run = subprocess.run(command, capture_output=True, text=True, env=hub.environment(tmp_path / "cache"))
+        assert run.returncode == 0, run.stderr
+        up_to_end = [ids[: ids.index(49407) + 1] for ids in json.loads(run.stdout)]
+        assert up_to_end == [[*filter(None, ids)] for ids in open_clip.SimpleTokenizer()(TEXTS).tolist()]
         hub.repositories.clear()
-        environment = hub.environment(tmp_path / "empty")
-        run = subprocess.run([sys.executable, "-c", MERGES], capture_output=True, text=True, env=environment)
-    assert re.search(r"CLIP's could not be fetched .*; put tokenizer\.json there, or install OpenCLIP", run.stderr)
+        run = subprocess.run(command, capture_output=True, text=True, env=hub.environment(tmp_path / "empty"))
+    message = r"bare/open_clip\S+: no tokenizer .*, and CLIP's could not be fetched .*; put tokenizer\.json"
+    assert run.returncode == 2 and re.search(message, run.stderr), run.stderr
