@@ -69,12 +69,7 @@ def make_model(config: Config, sizes: TwoTowerConfig, mesh: Mesh) -> Model:
     training step recomputes is decided once its batch is known (``run.make_training``)."""
     options, platform = config.compute, mesh.devices.flat[0].platform
     remat = "none" if options.remat == "auto" else options.remat
-    _check_attention(options.attention, sizes, platform)
-    if (options.attention, remat) == ("cudnn", "attention"):
-        raise UserError(
-            "config.compute.remat is 'attention' and config.compute.attention 'cudnn', whose results cannot be kept: "
-            "it would run again; set config.compute.remat to 'dots', which is as fast and keeps less"
-        )
+    _check_attention(options.attention, remat, sizes, platform)
     rows = batch_sharding(mesh) if mesh.shape["fsdp"] > 1 else None
     dtype, attention = options.dtype_on(platform), options.attention or None
     unroll = options.unroll or (platform == "cpu" and mesh.devices.size > 1)
@@ -86,14 +81,19 @@ def make_model(config: Config, sizes: TwoTowerConfig, mesh: Mesh) -> Model:
 _MADE_FOR = {"cudnn": ("gpu", "NVIDIA GPUs"), "splash": ("tpu", "TPUs")}  # attention -> platform, and its name
 
 
-def _check_attention(attention: str, sizes: TwoTowerConfig, platform: str) -> None:
-    """Raises UserError for towers and devices that the attention is not made for."""
+def _check_attention(attention: str, remat: str, sizes: TwoTowerConfig, platform: str) -> None:
+    """Raises UserError for towers, devices and recomputation that the attention is not made for."""
     chosen, fix = f"config.compute.attention is {attention!r}", "set config.compute.attention to ''"
     needed, name = _MADE_FOR.get(attention, (platform, ""))
     if platform != needed:
         raise UserError(f"{chosen} and the devices are of the platform {platform!r}; it needs {name}: {fix}")
     if attention != "cudnn":
         return
+    if remat == "attention":
+        raise UserError(
+            f"config.compute.remat is 'attention' and {chosen}, whose results cannot be kept: it would run again; set "
+            "config.compute.remat to 'dots', which is as fast and keeps less"
+        )
     for tower in ("image", "text"):
         transformer = getattr(sizes, tower).transformer
         width = transformer.width // transformer.heads

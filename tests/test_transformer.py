@@ -209,7 +209,7 @@ def test_cudnn_without_a_gpu_is_refused():
 
 
 def test_cudnns_results_cannot_be_kept():
-    with pytest.raises(UserError, match=r"remat is 'attention' and config\.compute\.attention 'cudnn'.* set .* 'dots'"):
+    with pytest.raises(UserError, match=r"remat is 'attention' and config\.compute\.attention is 'cudnn'.* 'dots'"):
         make_model(with_cudnn(remat="attention"), preset("tiny-clip"), stand_in("gpu"))
 
 
