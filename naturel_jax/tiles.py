@@ -24,9 +24,9 @@ class Layout:
     """How the matrix is tiled. If ``mesh`` is None or ``exchange`` is ``gather``, it is one block, and the compiler
     gathers what is sharded. Otherwise, blocks are sharded over ``axes`` of ``mesh``, and captions travel around a ring.
 
-    ``tile`` bounds the captions per tile on a device, all of which have the same number: the largest divisor of the
-    block's. If that is less than half of ``tile``, they have half, and the last has what is left. None means the whole
-    block. Raises ValueError for an exchange that is none of ``EXCHANGES``.
+    ``tile`` bounds the captions per tile on a device. All tiles have the same number, the largest that divides the
+    block; if that is less than half of ``tile``, they have half, and the last has the rest. None: a block is one tile.
+    Raises ValueError for an exchange that is none of ``EXCHANGES``.
     """
 
     mesh: Mesh | None = None

@@ -16,7 +16,7 @@ from naturel_jax.data import prepared
 SOURCE = Source("the dataset's own", "any dataset", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
 TEMPLATES = ("a photo of a {}.",)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-_WORDNET_ID = re.compile(r"n\d{8}")  # ImageNet's labels, whose words no tower knows
+_WORDNET_ID = re.compile(r"n\d{8}")  # ImageNet's labels, which mean nothing to a text tower
 
 
 def read(folder: Path) -> Benchmark:

@@ -143,7 +143,7 @@ class _Staged:
         self._write(name, version, object_folders.inside(self._local, name).stat().st_mtime_ns)
 
     def forget(self, names: set[str]) -> None:
-        """Deletes the copies of objects that are no longer there."""
+        """Deletes copies whose objects no longer exist."""
         for name in names:
             object_folders.inside(self._local, name).unlink(missing_ok=True)
             self._write(name, "", 0)

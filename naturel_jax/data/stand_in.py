@@ -55,7 +55,7 @@ def source(name: str, images: int) -> Source:
 
 
 def _no_image(n: int) -> bytes:
-    raise UserError(f"image {n} of a stand-in for training data: there are no files")
+    raise UserError(f"image {n}: stand-ins for training data have no files")
 
 
 @dataclasses.dataclass(frozen=True)
