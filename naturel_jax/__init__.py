@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from naturel_jax.api import EmbeddingModel, evaluate, load
+    from naturel_jax.evaluators.embedding_model import EmbeddingModel, evaluate, load
 
 __version__ = "0.1.0"
 __all__ = ["EmbeddingModel", "__version__", "evaluate", "load"]
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> object:
     if name == "evaluate":  # also the module of a command; it is callable, so that both meanings work
         return importlib.import_module("naturel_jax.evaluate")
     if name in __all__:
-        return getattr(importlib.import_module("naturel_jax.api"), name)
+        return getattr(importlib.import_module("naturel_jax.evaluators.embedding_model"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

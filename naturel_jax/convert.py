@@ -12,13 +12,14 @@ from pathlib import Path
 import jax
 from etils import epath
 
-from naturel_jax import object_folders, storage, weights
-from naturel_jax.data.trained_on import TrainedOn
+from naturel_jax import storage, weights
+from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.models.two_tower import Params, TwoTowerConfig, resize_positions
+from naturel_jax.storage import object_folders
 from naturel_jax.weights import export, model_card, push, runs, verify
 from naturel_jax.weights.tables import flatten
-from tfds_naturel import cli, escape
-from tfds_naturel.errors import UserError
+from tfds_naturel.common import cli, escape
+from tfds_naturel.common.errors import UserError
 
 
 def interpolate(base: Params, tuned: Params, alpha: float) -> Params:

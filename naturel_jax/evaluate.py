@@ -23,12 +23,14 @@ from types import ModuleType
 
 from etils import epath
 
-from naturel_jax import api, compilation_cache, preemption, storage, writers
-from naturel_jax.benchmarks import own_config, registry
+from naturel_jax import storage
+from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
-from naturel_jax.data import staging
-from naturel_jax.data.trained_on import TrainedOn
-from naturel_jax.evaluators import blind, mistakes, results
+from naturel_jax.cli import compilation_cache
+from naturel_jax.config import own_benchmarks
+from naturel_jax.data.seen.trained_on import TrainedOn
+from naturel_jax.devices import preemption
+from naturel_jax.evaluators import blind, embedding_model, mistakes, results
 from naturel_jax.evaluators.cache import CachedEncoder
 from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_encoder
 from naturel_jax.evaluators.held_out import found, hold_out
@@ -37,10 +39,12 @@ from naturel_jax.evaluators.watch import watch
 from naturel_jax.models.two_tower import Params
 from naturel_jax.report import mistakes as mistakes_page
 from naturel_jax.report import published, report
+from naturel_jax.storage import staging
+from naturel_jax.training import writers
 from naturel_jax.weights import runs
 from naturel_jax.weights.sources import Loaded
-from tfds_naturel import cli, escape
-from tfds_naturel.errors import UserError
+from tfds_naturel.common import cli, escape
+from tfds_naturel.common.errors import UserError
 
 _EMBEDDINGS = "embeddings"  # folder of their cache, which is uploaded to an object store once for each model
 
@@ -149,7 +153,7 @@ def main(arguments: Sequence[str]) -> None:
     subject.add_argument("--watch", type=epath.Path, metavar="WORKDIR", help="evaluate this run's checkpoints")
     known = "all, names listed by `python -m naturel_jax.benchmarks`, or your own: pairs:my.jsonl, birds=classes:folder"
     parser.add_argument("--benchmarks", nargs="+", default=["all"], metavar="NAME", help=known)
-    own_config.add_fields(parser)
+    own_benchmarks.add_fields(parser)
     parser.add_argument("--benchmarks_dir", default="benchmarks_data", help="folder with the official files")
     parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/3.0.0")
     parser.add_argument("--out", type=epath.Path, help="default: results, or WORKDIR/evaluations with --watch")
@@ -166,7 +170,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--mistakes is for models, not for --watch; name the run with --models NAME=run:WORKDIR")
     models = parse_models(options.models or ())
     files, naturel = staging.stage(options.benchmarks_dir), staging.stage(options.naturel) if options.naturel else None
-    fields = own_config.parse_fields(options.fields)
+    fields = own_benchmarks.parse_fields(options.fields)
     benchmarks = registry.read(options.benchmarks, files=files, naturel=naturel, fields=fields)
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
@@ -197,7 +201,7 @@ def main(arguments: Sequence[str]) -> None:
 class _Callable(ModuleType):
     """``naturel_jax.evaluate`` is also the API's function, which importing this module would hide."""
 
-    __call__ = staticmethod(api.evaluate)
+    __call__ = staticmethod(embedding_model.evaluate)
 
 
 sys.modules[__name__].__class__ = _Callable

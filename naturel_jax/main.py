@@ -16,9 +16,10 @@ import jax
 from absl import flags
 from absl import logging as absl_logging
 
-from naturel_jax import compilation_cache, config_flags, preemption
 from naturel_jax import config as config_lib
-from tfds_naturel import cli
+from naturel_jax.cli import compilation_cache, config_flags
+from naturel_jax.devices import preemption
+from tfds_naturel.common import cli
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run lives. Default: runs/<name of the config file>[_<argument>]."
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         # Before anything touches a device; if initialized later, each process would train its own copy.
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _local_device_ids())
     preemption.install_handler()
-    from naturel_jax import suite  # importing it touches devices
+    from naturel_jax.cli import suite  # importing it touches devices
 
     compilation_cache.enable()
     kind = jax.devices()[0].device_kind

@@ -15,16 +15,16 @@ from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import is_headline
-from naturel_jax.data.processor import Processor
+from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import PRESETS
 from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
-from naturel_jax.object_stores import in_store
+from naturel_jax.storage.object_stores import in_store
 from naturel_jax.weights import runs, snippets, sources
-from tfds_naturel import escape
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json
+from tfds_naturel.common import escape
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json
 
 FILE = "README.md"
 _TASK = "zero-shot-image-classification"
