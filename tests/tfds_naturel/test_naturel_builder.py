@@ -148,18 +148,14 @@ def _bytes(builder):
     return {path.name: path.read_bytes() for path in files}
 
 
-def test_build_is_byte_reproducible(opened, built, tmp_path):
+def test_build_is_byte_reproducible_also_beyond_the_memory_buffer(opened, built, tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100_000)
     again = _build(opened, tmp_path)
     assert _bytes(again) == _bytes(built) and len(_bytes(built)) == 4
-    assert not list(tmp_path.rglob("*.tsv")), "bucket files are removed when the dataset is finished"
+    leftover = [*tmp_path.rglob("*.tsv"), *tmp_path.rglob("*.tmp")]
+    assert not leftover, "bucket files and buffers are removed when the dataset is finished"
     for name in ("README.md", "metadata.json"):
         assert (Path(again.data_dir) / name).read_bytes() == (Path(built.data_dir) / name).read_bytes()
-
-
-def test_build_is_byte_reproducible_beyond_the_memory_buffer(opened, built, tmp_path, monkeypatch):
-    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100_000)
-    assert _bytes(_build(opened, tmp_path)) == _bytes(built)
-    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_build_does_not_depend_on_row_order_or_threads(opened, built, tmp_path, monkeypatch):
