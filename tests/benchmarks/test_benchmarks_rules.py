@@ -115,19 +115,6 @@ def test_a_tag_with_several_values_counts_for_each():
     assert actual == {"w/Complex Reasoning": 0, "w/Unusual Text": 0.5}
 
 
-@given(matrices(4, 3))
-def test_sugarcrepe_pp(cosines):
-    actual = scores(
-        [Metric("i", "image_to_text"), Metric("t", "text_only")], rules.wordings, items(len(cosines)), cosines
-    )
-    image_to_text, text_only = [], []
-    for (p1, p2, n), (_, p1_p2, p1_n), (_, _, p2_n), _ in cosines:
-        image_to_text.append(p1 > n and p2 > n)
-        text_only.append(p1_p2 > p1_n and p1_p2 > p2_n)
-    assert actual["i"] == pytest.approx(statistics.fmean(image_to_text))
-    assert actual["t"] == pytest.approx(statistics.fmean(text_only))
-
-
 @given(matrices(5, 4))
 def test_wordings(cosines):
     """Restated with loops over the captions; items of three captions are between those of four."""
