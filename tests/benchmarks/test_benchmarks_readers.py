@@ -2,7 +2,6 @@
 
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,16 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from naturel_jax.benchmarks import order, registry
-from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.benchmarks import order
 from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.evaluators import confidence
 from tests.helpers import benchmark_files as files
+from tests.helpers.benchmark_files import read
 from tfds_naturel.common.errors import UserError
-
-
-def read(name: str, root: Path) -> Benchmark:
-    return registry.read([name], files=root)[0]
 
 
 def pixels(image) -> np.ndarray:

@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks import sugarcrepe_pp as pp
+from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
 from naturel_jax.benchmarks.valse import IMAGES
 
@@ -34,6 +36,11 @@ def write(path: Path, data) -> None:
 def lines(rows: Iterable) -> bytes:
     """A JSON record a line."""
     return "\n".join(map(json.dumps, rows)).encode()
+
+
+def read(name: str, root: Path) -> Benchmark:
+    """The benchmark ``name`` of the files in ``root``."""
+    return registry.read([name], files=root)[0]
 
 
 def winoground(root: Path, items: int = 4, **changes) -> list[dict]:

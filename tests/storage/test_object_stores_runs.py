@@ -19,7 +19,7 @@ from naturel_jax.report import compare
 from naturel_jax.storage import object_folders
 from naturel_jax.storage.object_stores import Location
 from tests.helpers import benchmark_files as files
-from tests.helpers.saved_models import write_model
+from tests.helpers.model_files import save_hf as write_model
 from tests.helpers.worlds import ROOT, Run, parameters
 from tfds_naturel.scenes.scene import VERSION
 

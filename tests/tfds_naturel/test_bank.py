@@ -144,11 +144,6 @@ def test_malformed_decisions_error_names_the_row(tmp_path):
         decisions.verdicts(path)
 
 
-def test_hard_pairs_are_complex_pairs_of_the_bank(published):
-    pairs = {(true.text, false.text) for true, false in attack_report.complex_captions(published)}
-    assert len(bank.hard_pairs() & pairs) > len(pairs) / 20
-
-
 @pytest.mark.proof
 def test_hard_pairs_are_those_that_the_audit_finds(tmp_path):
     audit.main(["--out", str(tmp_path)])

@@ -26,13 +26,8 @@ from tfds_naturel.scenes.world import FAMILIES, attributes_of
 
 SCENES, HARD = CONFIGS["scenes"], CONFIGS["scenes_hard"]
 CONVERSE = {
-    "on": "under",
-    "under": "on",
-    "left_of": "right_of",
-    "right_of": "left_of",
-    "inside_of": "contain",
-    "contain": "inside_of",
-    "interacts_with": "interacts_with",
+    **{"on": "under", "under": "on", "left_of": "right_of", "right_of": "left_of", "inside_of": "contain"},
+    **{"contain": "inside_of", "interacts_with": "interacts_with"},
 }
 
 

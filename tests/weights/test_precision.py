@@ -8,12 +8,8 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from proofs import precision
 
 ITEMS = [Item(str(n), (Image(f"{n}a", bytes), Image(f"{n}b", bytes)), (f"a cat {n}", f"a dog {n}")) for n in range(4)]
-BENCHMARK = Benchmark(
-    "winoground",
-    tuple(ITEMS),
-    rules.two_by_two,
-    (Metric("winoground/text", "text"), Metric("winoground/image", "image")),
-)
+METRICS = (Metric("winoground/text", "text"), Metric("winoground/image", "image"))
+BENCHMARK = Benchmark("winoground", tuple(ITEMS), rules.two_by_two, METRICS)
 
 
 def test_drift_counts_orders_decisions_and_ties():

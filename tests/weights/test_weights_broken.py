@@ -213,10 +213,7 @@ BROKEN_NPZ = {
         npz_of(lambda a: [a.pop(key) for key in list(a) if key.startswith("txt/")]),
         r"model\.npz: not a SigLIP checkpoint of big_vision: txt/pos_embedding",
     ),
-    "truncated": (
-        lambda path: (npz_of(lambda a: None)(path), truncate(path)),
-        r"truncated or not a npz file",
-    ),
+    "truncated": (lambda path: (npz_of(lambda a: None)(path), truncate(path)), r"truncated or not a npz file"),
     "positions twice": (
         npz_of(lambda a: a.update({"txt/Encoder_0/pos_embedding": a["txt/pos_embedding"]})),
         r"1 not of this model: txt/Encoder_0/pos_embedding",

@@ -11,31 +11,9 @@ import numpy as np
 import pytest
 
 from naturel_jax import weights
-from naturel_jax.data.text.processor import from_scratch
-from naturel_jax.models.presets import CLIP, PRESETS, preset
-from naturel_jax.weights import export, verify
-from tests.helpers.model_files import CAPTIONS, assert_same, random_params, tiny
+from naturel_jax.weights import export
+from tests.helpers.model_files import assert_same, tiny
 from tfds_naturel.common.errors import UserError
-
-
-@pytest.fixture
-def mine():
-    towers = {"image": CLIP.tower(96, 3, 3), "text": CLIP.tower(64, 1, 2)}
-    PRESETS["mine"] = CLIP.config(size=40, patch=8, **towers, embed_dim=48, vocab=500, context=20, eos_id=1)
-    yield
-    del PRESETS["mine"]
-
-
-def test_external_preset_is_encoded_and_exported(tmp_path, mine):
-    """A new size needs only one entry in a user's file."""
-    config = preset("mine")
-    params, processor = random_params(config), from_scratch(config, CAPTIONS)
-    export.save(tmp_path / "out", config, params, processor, form="hf")
-    loaded = weights.load(str(tmp_path / "out"))
-    assert (loaded.config, loaded.processor) == (config, processor)
-    assert_same(loaded.params, params)
-    found = verify.compare(tmp_path / "out", "hf", loaded, verify.example_images(), verify.example_captions())
-    assert found.difference < 1e-5
 
 
 def test_half_precision_files_are_read_exactly(tmp_path):
