@@ -90,7 +90,7 @@ def value_and_gradient(name: str, compute: Compute) -> list:
         z = model.encode_image(params, pixels), model.encode_text(params, tokens)
         return sum(jnp.sum(x @ weight) for x in z), z
 
-    return jax.tree.leaves(jax.jit(jax.value_and_grad(total, has_aux=True))(params))
+    return jax.tree.leaves(jax.jit(jax.value_and_grad(total, has_aux=True), compiler_options=QUICK)(params))
 
 
 @functools.cache
