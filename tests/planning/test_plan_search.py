@@ -206,7 +206,7 @@ def test_flags_are_read_back(config):
 def report(config, known, monkeypatch):
     """The report of a search in which the compiler says that temporaries are as estimated."""
 
-    def search(limit: float) -> dict:
+    def searched(limit: float) -> dict:
         monkeypatch.setattr(memory, "usable", lambda kind: limit)
 
         def plan(config, training, price):
@@ -222,7 +222,7 @@ def report(config, known, monkeypatch):
         found = search.report(config, jax.devices(), make, [], None)
         return {"name": "tiny", "topology": "cpu"} | json.loads(json.dumps(found))
 
-    return search
+    return searched
 
 
 def test_text_names_the_fastest_and_its_flags(report):

@@ -27,7 +27,7 @@ H100 = "NVIDIA H100 80GB HBM3"
 )
 def test_names_of_gpus(topology, kind, hosts, cards):
     found = topologies.gpus(topology)
-    assert (found.card.kind, found.hosts, found.cards) == (kind, hosts, cards)
+    assert (found.card.kinds[0], found.hosts, found.cards) == (kind, hosts, cards)
 
 
 @pytest.mark.parametrize("topology", ["v5e:2x4", "tpu7x:2x2x1", "h100:2x2"])
