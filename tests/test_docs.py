@@ -179,7 +179,6 @@ def known_flags() -> set[str]:
 
 SCRIPTS = (
     "launch/local.py",
-    "launch/tpu_vm.py",
     "proofs/record.py",
     "proofs/precision.py",
     "proofs/rehearse.py",
@@ -190,6 +189,7 @@ SCRIPTS = (
     "perf/builder.py",
 )
 OTHERS = {"--strict", "--flags_with_underscores", "--gpus-per-task"}  # mkdocs; a rule of style; srun
+OTHERS |= {"--env", "--down", "--retry-until-up"}  # sky
 
 
 def test_flags_named_in_text_exist():

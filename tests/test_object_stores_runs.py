@@ -1,10 +1,8 @@
 """Runs and evaluations whose data, workdir and outputs are in an object store, as a user starts them."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,9 +10,11 @@ from pathlib import Path
 import benchmark_files as files
 import numpy as np
 import pytest
+import sky_task
 from etils import epath
 from saved_models import write_model
-from worlds import ROOT, Run, parameters
+from stub_commands import stub
+from worlds import ROOT, Run, free_address, parameters
 
 from naturel_jax import checkpoint, evaluate, object_folders, storage
 from naturel_jax.object_stores import Location
@@ -121,16 +121,12 @@ def test_results_are_shared_through_a_store(server, tmp_path, capsys):
     assert storage.exists(page) and f"gallery: {page}" in capsys.readouterr().out
 
 
-def test_launchers_line_reaches_the_store(stores, tmp_path):
-    """The flags of launch/tpu_vm.py, as far as the error of a missing dataset."""
-    text = (ROOT / "launch" / "tpu_vm.py").read_text().replace("\\\\\n", "")
-    (line,) = [line for line in text.splitlines() if "--workdir gs://" in line]
-    flags = line.partition(" run NAME ZONE -- ")[2].replace("BUCKET", "bucket").split()
-    assert "--workdir" in flags and any(flag.startswith("--config.data.dir=gs://") for flag in flags)
-    flags = [flag.replace("configs/", f"{ROOT}/naturel_jax/configs/") for flag in flags]
-    command = [sys.executable, "-m", "naturel_jax.main", *flags]
-    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+def test_launchers_command_reaches_the_store(stores, tmp_path):
+    """What launch/tpu.sky.yaml runs on a host, as far as the error of a missing dataset."""
+    (tmp_path / "sky_workdir" / ".venv").mkdir(parents=True)
+    stub(tmp_path / "sky_workdir" / ".venv" / "bin", "python", f'exec {sys.executable} "$@"')
+    flags = f"--coordinator {free_address()} --processes 1 --process 0"  # which JAX finds on Cloud TPU
+    done = sky_task.execute("run", tmp_path, FLAGS=flags, PYTHONPATH=str(ROOT), XDG_CACHE_HOME=str(tmp_path))
     assert done.returncode == 2, done.stderr
     assert "is not prepared under gs://bucket/data (config.data.dir): no gs://bucket/data/naturel/" in done.stderr
-    assert "config.json" in Location("gs://bucket/siglip_tp").objects()
+    assert "config.json" in Location(sky_task.BUCKET["WORKDIR"]).objects()
