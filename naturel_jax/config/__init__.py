@@ -106,9 +106,7 @@ class Data:
 @dataclasses.dataclass(frozen=True)
 class Objective:
     name: str = setting("softmax", "loss", key_of("naturel_jax.losses.objectives:OBJECTIVES"))
-    counting: str = setting(
-        "published", "how true captions are counted", key_of("naturel_jax.losses.counting:COUNTING")
-    )
+    counting: str = setting("published", "how true captions are counted", key_of("naturel_jax.losses.batch:COUNTING"))
     hard_negative_weight: float = setting(1.0, "weight of captions sampled as negatives", at_least(0))
     label_smoothing: float = setting(0.0, "label smoothing of the softmax loss", fraction())
     exchange: str = setting(

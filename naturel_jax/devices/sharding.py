@@ -75,7 +75,7 @@ def _across_slices(sizes: Sequence[int], slices: int, devices: Sequence[jax.Devi
         raise UserError(f"{len(devices)} devices in {slices} slices or hosts: {error}; expected equal ones") from error
 
 
-def connect(mesh: Mesh) -> None:
+def warm_up_collectives(mesh: Mesh) -> None:
     """Has all groups of devices along the axes of ``mesh`` meet once, if they are CPUs of several processes. The first
     time, these wait at most 30 s for each other; for the training step, one process may compile longer than another.
     """

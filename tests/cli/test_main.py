@@ -122,8 +122,7 @@ def test_config_override_reaches_the_run(tmp_path):
 VISIBLE = """
 import jax
 from naturel_jax import main
-from naturel_jax.cli import suite
-suite.run_all = lambda *_: print("GPUs", jax.config.read("jax_cuda_visible_devices"), flush=True)
+main.run_all = lambda *_: print("GPUs", jax.config.read("jax_cuda_visible_devices"), flush=True)
 main.main(["--config=tests/helpers/tiny_config.py", "--distributed"])
 """
 OPEN_MPI = {"OMPI_MCA_orte_hnp_uri": "0.0;tcp://127.0.0.1:1", "OMPI_COMM_WORLD_SIZE": "1"}

@@ -112,8 +112,8 @@ def test_configs_of_the_training_page_load(tmp_path, monkeypatch):
     raw, model = c.base(), Model(presets.preset("clip-b32"))
     raw.preset, raw.data.mixture.main = "clip-b32", c.part("naturel/full", "one_pair")
     exec(frozen.text, {"config": raw})
-    lowest = optim.with_frozen(model, c.load(raw).optim, model.shapes()).compute
-    assert (lowest.frozen_image, lowest.frozen_text) == (9, 0)
+    lowest = optim.frozen_blocks(c.load(raw).optim, model.config, model.shapes())
+    assert lowest == {"image": 9, "text": 0}
 
 
 TABLES = (recipes.RECIPES, OPTIMIZERS, SCHEDULES, OBJECTIVES, registry.BENCHMARKS, datasets.SOURCES, presets.PRESETS)

@@ -196,7 +196,7 @@ process, coordinator = int(sys.argv[1]), sys.argv[2]
 jax.config.update("jax_num_cpu_devices", 4)
 jax.distributed.initialize(coordinator, 2, process)
 mesh = make_mesh({"data": 4, "fsdp": 2})
-connect(mesh)
+warm_up_collectives(mesh)
 ones = jax.make_array_from_callback((8,), batch_sharding(mesh), lambda index: np.ones(1))
 time.sleep(45 * process)
 print("total", float(jax.jit(lambda x: x.sum())(ones)))

@@ -13,7 +13,7 @@ import transformers
 
 from naturel_jax import convert, weights
 from naturel_jax.checkpoints import checkpoint, checkpoint_meta
-from naturel_jax.weights import export, tables
+from naturel_jax.weights import conversion, export, tables
 from tests.helpers.model_files import assert_same, tiny
 from tfds_naturel.common.errors import UserError
 
@@ -108,8 +108,8 @@ def test_interpolation_rejects_different_shapes():
     a = {"x": {"y": np.zeros((2, 3))}, "z": np.zeros(1)}
     b = {"x": {"y": np.zeros((2, 4))}, "z": np.zeros(1)}
     with pytest.raises(UserError, match="x/y differ in shape"):
-        convert.interpolate(a, b, 0.5)
-    assert jax.tree.leaves(convert.interpolate(a, a, 0.5))[0].shape == (2, 3)
+        conversion.interpolate(a, b, 0.5)
+    assert jax.tree.leaves(conversion.interpolate(a, a, 0.5))[0].shape == (2, 3)
 
 
 def test_user_error_is_one_line_with_exit_code_2(tmp_path):
