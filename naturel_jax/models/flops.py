@@ -1,5 +1,5 @@
-"""FLOPs that the model itself needs, counted analytically, and the peak of each accelerator: together they give the
-model FLOPs utilization (MFU) of PaLM, arXiv 2204.02311, appendix B.
+"""FLOPs that the model itself needs, counted analytically. With an accelerator's peak (``devices/hardware.py``), they
+give the model FLOPs utilization (MFU) of PaLM, arXiv 2204.02311, appendix B.
 
 A multiply-add counts as 2. Only matrix products count: normalization, activations, softmax and the loss are less than
 1 % of a step. Attention counts in full for causal towers too, and recomputation (remat, chunks) does not count.

@@ -69,14 +69,15 @@ def main_of(program: str) -> Callable[[Sequence[str]], object]:
             getattr(installed, PROJECT["scripts"][program].partition(":")[2])()
         return mains[0]
     module = importlib.import_module(program)
-    return module.main if hasattr(module, "main") else importlib.import_module(f"{program}.__main__").main
+    main = module.main if hasattr(module, "main") else importlib.import_module(f"{program}.__main__").main
+    return main if inspect.signature(main).parameters else lambda arguments: main()
 
 
 def ours(words: list[str]) -> tuple[str, list[str]]:
     """(program, arguments) of one of our commands; ("", []) for another program."""
     if words[0].startswith("naturel-"):
         return words[0], words[1:]
-    if words[:2] == ["python", "-m"] and words[2].startswith(("naturel_jax", "tfds_naturel")):
+    if words[:2] == ["python", "-m"] and words[2].startswith(("naturel_jax", "tfds_naturel", "perf.", "proofs.")):
         return words[2], words[3:]
     if words[0] == "python" and words[1].endswith(".py"):
         return words[1], words[2:]
@@ -175,21 +176,23 @@ def known_flags() -> set[str]:
                     main_of(program)([])
         with pytest.raises(Parsed):  # OpenCLIP's own trainer
             importlib.import_module("open_clip_train.params").parse_args([])
-    text = (ROOT / "naturel_jax" / "main.py").read_text() + (ROOT / "naturel_jax" / "config_flags.py").read_text()
+    text = (ROOT / "naturel_jax" / "main.py").read_text() + (
+        ROOT / "naturel_jax" / "cli" / "config_flags.py"
+    ).read_text()
     return flags | {f"--{name}" for name in re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text)} | {"--help"}
 
 
 SCRIPTS = (
     "launch/local.py",
     "launch/tpu_vm.py",
-    "proofs/record.py",
-    "proofs/precision.py",
-    "proofs/rehearse.py",
-    "proofs/soak.py",
-    "perf/exchange.py",
-    "perf/objectives.py",
-    "perf/pipeline.py",
-    "perf/builder.py",
+    "proofs.record",
+    "proofs.precision",
+    "proofs.rehearse",
+    "proofs.soak",
+    "perf.exchange",
+    "perf.objectives",
+    "perf.pipeline",
+    "perf.builder",
 )
 OTHERS = {"--strict", "--flags_with_underscores", "--gpus-per-task"}  # mkdocs; a rule of style; srun
 

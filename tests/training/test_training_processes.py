@@ -190,7 +190,7 @@ def test_process_that_fails_alone_exits_soon_and_ends_the_other(folder):
 
 LATE = """
 import sys, time, jax, numpy as np
-from naturel_jax.devices.sharding import batch_sharding, connect, make_mesh
+from naturel_jax.devices.sharding import batch_sharding, make_mesh, warm_up_collectives
 
 process, coordinator = int(sys.argv[1]), sys.argv[2]
 jax.config.update("jax_num_cpu_devices", 4)
