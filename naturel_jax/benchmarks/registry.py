@@ -1,5 +1,5 @@
 """All benchmarks by name. A new one is one file and one line here, or an entry point of another package
-(``plugins.py``); those of one's own need no code (``own.py``).
+(``plugins.py``); user-defined ones need no code (``own.py``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,7 +96,7 @@ def read(
     one's own, and prints why the others cannot.
 
     ``files`` is the folder with the official files, ``naturel`` a prepared TFDS folder of NatuRel; ``fields``: name of
-    one's own benchmark -> the fields of its records; ``cache_dir``: where those in an object store are copied to (see
+    user-defined benchmark -> the fields of its records; ``cache_dir``: where those in an object store are copied to (see
     ``staging``). Raises UserError for an unknown name, and FileNotFoundError or
     UserError for a requested benchmark that cannot be read.
     """
