@@ -104,7 +104,7 @@ def open_source(
 
 
 def open_unindexed(dataset: str, data_dir: str, split: str, cache_dir: str = "") -> Source | Table:
-    """The table that the opener of the prefix returns, of local copies. Raises UserError for an unknown prefix, and what
+    """What the opener of the prefix returns for local copies. Raises UserError for an unknown prefix, and what
     ``staging.stage`` and the opener raise."""
     prefix, name = _parse(dataset)
     if prefix not in SOURCES:

@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Cost of the loss and its gradient. ``waiting``: seconds during which a device only sends and receives; ``memory``:
+    """Cost of the loss and its gradient. ``waiting``: seconds in which a device only sends and receives; ``memory``:
     bytes of temporaries on each device."""
 
     waiting: float
