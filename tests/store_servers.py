@@ -1,13 +1,13 @@
 """Object stores on loopback, with faults: a GCS of our own (``gcs_server``) and moto's S3."""
 
 import contextlib
-import io
-import json
 import os
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 from gcs_server import GcsApp
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -17,7 +17,8 @@ BUCKET = "bucket"
 _STALL_S = 30
 
 # (method, path) -> what happens to the request: an HTTP status, "lost" (carried out, but the answer is a 503), "cut"
-# (half an answer), "stall" (half an answer, and nothing more), "flip" (one bit is another), seconds to wait, or None.
+# (half an answer), "stall" (half an answer, and nothing more), "flip" (one bit is another, a different one each time),
+# "other" (other content, the same each time), seconds to wait, or None.
 Fault = Callable[[str, str], int | str | float | None]
 
 
@@ -31,6 +32,12 @@ class Server(NamedTuple):
     requests: list[str]
     ranges: list[str]
 
+    def put(self, name: str, content: bytes = b"") -> None:
+        """Writes an object with a name that obstore refuses."""
+        address = self.env.get("STORAGE_EMULATOR_HOST") or self.env["AWS_ENDPOINT_URL"]
+        url = f"{address}/{BUCKET}/{quote(name, safe='')}"
+        urllib.request.urlopen(urllib.request.Request(url, content, method="PUT")).close()
+
 
 class _Quiet(WSGIRequestHandler):
     def log(self, *args, **kwargs):
@@ -39,11 +46,7 @@ class _Quiet(WSGIRequestHandler):
 
 def _with_faults(app, server: Server, one_at_a_time: threading.Lock):
     def faulty(environ, start_response):
-        method, path = environ["REQUEST_METHOD"], environ["RAW_URI"]
-        if "uploadType=multipart" in path:  # the name of the object is in the body
-            body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-            environ["wsgi.input"] = io.BytesIO(body)
-            path += "&name=" + json.loads(body.split(b"\r\n\r\n", 2)[1].split(b"\r\n")[0])["name"]
+        method, path = environ["REQUEST_METHOD"], unquote(environ["RAW_URI"])
         server.requests.append(f"{method} {path}")
         server.ranges.extend(environ[name] for name in ("HTTP_RANGE",) if name in environ)
         fault = next((found for ask in server.faults if (found := ask(method, path)) is not None), None)
@@ -57,7 +60,10 @@ def _with_faults(app, server: Server, one_at_a_time: threading.Lock):
             return Response("no", 503)(environ, start_response)
         content = response.get_data()
         if fault == "flip":
-            response.set_data(bytes([content[0] ^ 1]) + content[1:])
+            n = len(server.requests)
+            response.set_data(content[:n] + bytes([content[n] ^ 1]) + content[n + 1 :])
+        if fault == "other":
+            response.set_data(content[::-1])
         if fault in ("cut", "stall"):
             half = _half(content, _STALL_S if fault == "stall" else 0)
             response = Response(half, response.status_code, response.headers, direct_passthrough=True)

@@ -12,7 +12,7 @@ import time
 import pytest
 from etils import epath
 
-from naturel_jax import buckets, object_stores, storage
+from naturel_jax import object_stores, storage
 from tfds_naturel import cli
 from tfds_naturel.errors import Unavailable, UserError
 
@@ -151,7 +151,7 @@ def test_failing_requests_are_repeated(server):
 
 
 def test_silent_server_is_a_failing_one(server, monkeypatch):
-    monkeypatch.setattr(buckets, "SILENCE_S", 0.5)
+    monkeypatch.setattr(object_stores, "SILENCE_S", 0.5)
     object_stores.forget_clients()
     delays, asked = [1.5], []
 
@@ -173,7 +173,7 @@ def test_patience_ends(server, status, monkeypatch):
     monkeypatch.setattr(object_stores, "FIRST_WAIT_S", 0.1)
     monkeypatch.setattr(object_stores, "PATIENCE", 0.25)
     server.faults.append(lambda method, path: status)
-    with pytest.raises(Unavailable, match=rf"^{server.url}/run/state: the store failed 2 .*\({status}: .*again"):
+    with pytest.raises(Unavailable, match=rf"^{server.url}/run/state: the store failed .*\({status}: .*again"):
         storage.write(epath.Path(server.url) / "run" / "state", "text")
 
 
@@ -186,7 +186,7 @@ def test_what_will_not_pass_is_not_repeated(server):
         storage.read(epath.Path(server.url) / "run" / "state")
     with pytest.raises(OSError, match=f"workdir {server.url}/run cannot be written: .*403.*--workdir"):
         storage.check_writable(epath.Path(server.url) / "run")
-    assert len([path for path in asked if "/o" in path or "gs" not in server.url]) == 2
+    assert len(asked) == 2
 
 
 PROGRAM = """
