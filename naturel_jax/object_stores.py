@@ -5,15 +5,14 @@ on the version that it replaces: of several processes that try, exactly one succ
 
 Requests that fail for a reason that may pass (429, 5xx, a connection that breaks or is silent) are repeated, waiting
 longer each time, until ``PATIENCE`` seconds (``NATUREL_STORE_PATIENCE_S``) after the first failure; then they raise
-``Unavailable``. obstore itself repeats a request only a few times, which spares an upload that lost one part; it would
-not repeat a listing that breaks off, nor a conditional write whose answer is lost.
+``Unavailable``. obstore itself repeats a request only a few times, so that a lost part is not a lost upload: it repeats
+neither a listing that breaks off nor a conditional write whose answer does not arrive, and signals wait for it.
 """
 
 import contextlib
 import datetime
 import functools
 import logging
-import math
 import os
 import random
 import re
@@ -37,7 +36,9 @@ ABSENT = ""  # the version of an object that does not exist
 
 FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 16.0
 CONNECT_S, SILENCE_S = 10, 60  # time-outs of a request: until connected, and until the next bytes arrive
-PART = 16 << 20  # bytes: a larger file is uploaded in parts of this size, or in as many as a store accepts
+# A larger object is uploaded in parts of this many bytes, or in as many parts as a store accepts. The answer to a part
+# has to arrive within SILENCE_S, which includes the time to send it.
+PART = 8 << 20
 _MOST_PARTS, _PARTS_AT_ONCE = 10_000, 2
 _BLOCK = 1 << 20  # bytes that a download writes at once
 
@@ -47,15 +48,18 @@ class Changed(OSError):
 
 
 class Info(NamedTuple):
-    """``etag``: identifies the content."""
+    """``etag``: changes with the content."""
 
     size: int
     etag: str
 
     @property
     def md5(self) -> str:
-        """MD5 of the content, in hexadecimal; "" if the ETag cannot be one, as after an upload in parts. The ETag of an
-        object that S3 encrypted with a key of the customer's looks like an MD5, but is not."""
+        """MD5 of the content, in hexadecimal; "" if the ETag cannot be one, as after an upload in parts. If S3 encrypts
+        the object with a key of the customer's, the ETag looks like an MD5 and is not.
+
+        https://cloud.google.com/storage/docs/hashes-etags
+        https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html"""
         found = re.fullmatch('"([0-9a-f]{32})"', self.etag)
         return found[1] if found else ""
 
@@ -93,7 +97,7 @@ def _s3(bucket: str, **options: Any) -> "S3Store":
     from obstore.store import S3Store
 
     try:
-        # boto3 renews what has less than 10 minutes left.
+        # It renews what has less than 10 minutes left.
         provider = Boto3CredentialProvider(ttl=datetime.timedelta(minutes=10))
     except (ValueError, BotoCoreError) as error:
         raise UserError(
@@ -131,7 +135,7 @@ def _open(scheme: str, bucket: str) -> "GCSStore | S3Store":
             },
             retry_config={
                 "max_retries": 3,
-                "retry_timeout": SILENCE_S / 2 * seconds,  # not after a silent answer: nothing could interrupt it
+                "retry_timeout": SILENCE_S / 2 * seconds,  # no second silence while signals wait
                 "backoff": {"init_backoff": FIRST_WAIT_S * seconds},
             },
         )
@@ -174,18 +178,16 @@ class Location:
 
         return self._patiently(request)
 
-    def put(self, content: bytes, replacing: str | None = None) -> str:
-        """Writes the object; returns its version. Raises Changed if it does not have the version ``replacing``."""
+    def put(self, content: bytes, replacing: str | None = None) -> None:
+        """Writes the object. Raises Changed if it does not have the version ``replacing``."""
         mode: Any = None if replacing is None else {self._version: replacing} if replacing else "create"
         try:
-            written: Any = self._patiently(lambda: self._store.put(self.name, content, mode=mode, chunk_size=PART))
-            return written[self._version]
+            self._patiently(lambda: self._store.put(self.name, content, mode=mode, chunk_size=PART))
         except Changed:
             # A write that was carried out, but whose answer was lost, was repeated.
             with contextlib.suppress(FileNotFoundError):
-                found, version = self.get()
-                if found == content:
-                    return version
+                if self.get()[0] == content:
+                    return
             raise
 
     def download(self, path: Path, info: Info, progress: Progress = lambda n: None) -> None:
@@ -245,7 +247,7 @@ class Location:
         """``request()``, repeated while it fails for a reason that may pass and makes no ``progress()``."""
         from obstore.exceptions import BaseError
 
-        end, wait, done = math.inf, FIRST_WAIT_S, -1
+        end, wait, done = 0.0, FIRST_WAIT_S, -1
         while True:
             try:
                 return request()
@@ -271,7 +273,7 @@ _BY_STATUS: dict[int, type[Exception]] = {
     **{401: PermissionError, 403: PermissionError, 404: FileNotFoundError, 409: Changed, 412: Changed},
     **dict.fromkeys((408, 429, 500, 502, 503, 504), Unavailable),
 }
-# What obstore says of failures without an answer, or with one that does not tell: words -> (error, fix).
+# Failures without an answer, or with one whose status does not tell: words of obstore -> (error, fix).
 _BY_WORDS: dict[str, tuple[type[Exception], str]] = {
     "<Code>NoSuchUpload": (Unavailable, ""),  # the last request of an upload in parts, repeated as its answer was lost
     "HTTP error: ": (Unavailable, ""),

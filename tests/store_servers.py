@@ -24,13 +24,14 @@ Fault = Callable[[str, str], int | str | float | None]
 
 class Server(NamedTuple):
     """A running store. ``url``: of its bucket; ``env``: what its clients need; ``faults``: asked for each request;
-    ``requests``: those so far, as "METHOD path", and the ``ranges`` that they asked for."""
+    ``requests``: those so far, as "METHOD path", and the ``ranges`` and ``authorizations`` in them."""
 
     url: str
     env: dict[str, str]
     faults: list[Fault]
     requests: list[str]
     ranges: list[str]
+    authorizations: list[str]
 
     def put(self, name: str, content: bytes = b"") -> None:
         """Writes an object with a name that obstore refuses."""
@@ -48,7 +49,8 @@ def _with_faults(app, server: Server, one_at_a_time: threading.Lock):
     def faulty(environ, start_response):
         method, path = environ["REQUEST_METHOD"], unquote(environ["RAW_URI"])
         server.requests.append(f"{method} {path}")
-        server.ranges.extend(environ[name] for name in ("HTTP_RANGE",) if name in environ)
+        for header, found in (("HTTP_RANGE", server.ranges), ("HTTP_AUTHORIZATION", server.authorizations)):
+            found.extend(environ[name] for name in (header,) if name in environ)
         fault = next((found for ask in server.faults if (found := ask(method, path)) is not None), None)
         if isinstance(fault, int):
             return Response("no", fault)(environ, start_response)
@@ -94,7 +96,7 @@ def serve(kind: str) -> Iterator[Server]:
         "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true", "GOOGLE_CLOUD_PROJECT": "test",
     }  # fmt: skip
-    server = Server(f"{kind}://{BUCKET}", env, [], [], [])
+    server = Server(f"{kind}://{BUCKET}", env, [], [], [], [])
     http = make_server(
         "127.0.0.1", 0, _with_faults(_app(kind), server, threading.Lock()), threaded=True, request_handler=_Quiet
     )

@@ -20,7 +20,7 @@ from naturel_jax.weights import sources
 from tfds_naturel.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-CONTENT = {"a.txt": b"text", "deep/er/b.bin": bytes(range(256)) * 40_000, "empty": b"", "ä b+c#.txt": b"name"}
+CONTENT = {"a.txt": b"text", "deep/er/b.bin": bytes(range(256)) * 30_000, "empty": b"", "ä b+c#.txt": b"name"}
 
 
 @pytest.fixture
@@ -92,9 +92,9 @@ def test_objects_whose_etag_is_no_md5_are_copied(url, server):
 
 
 def test_disk_that_is_too_small_is_refused_before_anything_is_copied(url, server, monkeypatch):
-    monkeypatch.setattr(object_folders.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000_000))
+    monkeypatch.setattr(object_folders.shutil, "disk_usage", lambda path: SimpleNamespace(free=7_500_000))
     server.requests.clear()
-    with pytest.raises(OSError, match=rf"{url}: 10,240,008 bytes are to be written to .*/bucket/.*10,000,000 free"):
+    with pytest.raises(OSError, match=rf"{url}: 7,680,008 bytes are to be written to .*/bucket/.*7,500,000 free"):
         staging.stage(url)
     assert not downloads(server)
 
