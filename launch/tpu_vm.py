@@ -34,7 +34,13 @@ from typing import NamedTuple, TypeVar
 ROOT = Path(__file__).parents[1]
 T = TypeVar("T")
 
-DONE, FAILED, USER_ERROR, STOPPED, LOST = 0, 1, 2, 75, 255  # STOPPED as in tfds_naturel.cli; LOST: ssh's own code
+DONE, FAILED, USER_ERROR, STOPPED, LOST = (
+    0,
+    1,
+    2,
+    75,
+    255,
+)  # STOPPED as in tfds_naturel.common.cli; LOST: ssh's own code
 ACTIVE, SUSPENDED, ABSENT = "ACTIVE", "SUSPENDED", ""
 SETTLED = (ACTIVE, SUSPENDED, "FAILED", ABSENT)  # other states of a queued resource lead to one of these
 

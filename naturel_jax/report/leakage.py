@@ -7,7 +7,7 @@ from typing import NamedTuple
 from naturel_jax.benchmarks.benchmark import Origin
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.evaluators.results import LeftOut, Result
-from tfds_naturel import escape
+from tfds_naturel.common import escape
 
 TITLE = "Images that may have been trained on"
 NOTE = (

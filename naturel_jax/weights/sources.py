@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from naturel_jax.data import staging
-from naturel_jax.data.processor import Processor
+from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import Pixels, family_of
 from naturel_jax.models.presets import PRESETS
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
-from naturel_jax.object_stores import in_store
+from naturel_jax.storage import staging
+from naturel_jax.storage.object_stores import in_store
 from naturel_jax.weights import big_vision, hf, hub, openclip, processor_files, runs, tables
 from naturel_jax.weights.tables import Rule, Shape
 from naturel_jax.weights.tensors import Tensors, open_npz, open_safetensors, open_sharded
 from naturel_jax.weights.torch_files import open_torch
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 ShardingFor = Callable[[str, Shape], jax.sharding.Sharding]
 
