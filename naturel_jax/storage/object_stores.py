@@ -121,11 +121,12 @@ def in_store(path: str | os.PathLike[str]) -> bool:
 
 
 @functools.cache
-def _open(scheme: str, bucket: str) -> "GCSStore | S3Store":
-    client, extra, _ = _STORES[scheme]
+def client(scheme: str, bucket: str) -> "GCSStore | S3Store":
+    """Raises UserError if there are no credentials, or the library is not installed."""
+    kind, extra, _ = _STORES[scheme]
     seconds = datetime.timedelta(seconds=1)
     try:
-        return client(
+        return kind(
             bucket,
             client_options={
                 "connect_timeout": CONNECT_S * seconds,
@@ -146,11 +147,6 @@ def _open(scheme: str, bucket: str) -> "GCSStore | S3Store":
         ) from error
 
 
-def forget_clients() -> None:
-    """Makes new clients at the next request, from the environment as it is then."""
-    _open.cache_clear()
-
-
 class Location:
     """An object, or a folder of objects, by its address. Its methods repeat what may pass, and raise Unavailable,
     FileNotFoundError, PermissionError, Changed or another OSError, with the address."""
@@ -161,7 +157,7 @@ class Location:
         bucket, _, self.name = rest.partition("/")
         if not bucket:
             raise UserError(f"{self.url}: names no bucket; expected {scheme}://BUCKET/FOLDER")
-        self._store, self._version = _open(scheme, bucket), _STORES[scheme][2]
+        self._store, self._version = client(scheme, bucket), _STORES[scheme][2]
 
     @property
     def prefix(self) -> str:

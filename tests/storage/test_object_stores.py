@@ -176,7 +176,7 @@ def test_large_file_is_uploaded_in_parts(server, tmp_path, monkeypatch):
 
 def test_silent_server_is_a_failing_one(server, monkeypatch):
     monkeypatch.setattr(object_stores, "SILENCE_S", 0.5)
-    object_stores.forget_clients()
+    object_stores.client.cache_clear()
     delays, asked = [1.5], []
 
     def slow_once(method, path):
@@ -189,7 +189,7 @@ def test_silent_server_is_a_failing_one(server, monkeypatch):
     storage.write(epath.Path(server.url) / "slow" / "state", "text")
     assert len(asked) == 2, "repeated"
     assert storage.read(epath.Path(server.url) / "slow" / "state") == "text"
-    object_stores.forget_clients()
+    object_stores.client.cache_clear()
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -295,7 +295,7 @@ def test_credentials_of_google_are_used(server, monkeypatch):
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     monkeypatch.setattr(google.auth, "default", lambda scopes: (Credentials(), "project"))
     monkeypatch.setattr(object_stores, "PATIENCE", 0.1)
-    object_stores.forget_clients()
+    object_stores.client.cache_clear()
     path = epath.Path(server.url) / "credentials"
     for error, expected in ((RefreshError("revoked"), PermissionError), (TransportError("no network"), Unavailable)):
         monkeypatch.setattr(Credentials, "error", error)
@@ -304,7 +304,7 @@ def test_credentials_of_google_are_used(server, monkeypatch):
     monkeypatch.setattr(Credentials, "error", None)
     storage.write(path, "text")
     assert storage.read(path) == "text" and server.authorizations[-1] == "Bearer token"
-    object_stores.forget_clients()
+    object_stores.client.cache_clear()
 
 
 @pytest.mark.parametrize(
