@@ -25,7 +25,7 @@ test-build:
 	$(PYTHON) -m venv .venv-build
 	.venv-build/bin/python -m pip install -q -e '.[build,test]'
 	.venv-build/bin/python -m pytest tests/build
-	.venv-build/bin/python -m pytest -m "not slow and not proof" tests/test_object_stores*.py
+	.venv-build/bin/python -m pytest -m "not slow and not proof" tests/storage
 
 # The TPU compiler (2 GB in an environment of its own) on the CPU: a step is compiled for TPUs that are not here.
 PLAN = .venv-plan/bin/naturel-plan --config
@@ -40,20 +40,20 @@ setup-plan:
 
 # Two of the recipes' steps, and what their programs are made of.
 test-plan: setup-plan
-	.venv-plan/bin/python -m pytest -m proof tests/test_tpu_programs.py -k step_on_tpus
+	.venv-plan/bin/python -m pytest -m proof tests/planning/test_tpu_programs.py -k step_on_tpus
 
 # SkyPilot (half a gigabyte in an environment of its own) reads and executes launch/tpu.sky.yaml; nothing is rented.
 test-sky: setup-test
 	$(PYTHON) -m venv .venv-sky
 	.venv-sky/bin/python -m pip install -q 'skypilot>=0.14.1,<0.15'
-	$(BIN)/python -m pytest -m proof tests/test_launch.py
+	$(BIN)/python -m pytest -m proof tests/repository/test_launch.py
 
 plan-tpu: setup-plan
-	.venv-plan/bin/python -m pytest -m proof tests/test_plan.py tests/test_tpu_programs.py \
-		tests/test_resident.py::test_the_dataset_is_not_copied_on_tpus
-	.venv-plan/bin/python proofs/record.py plan --tail=300 -- sh -c '$(PLANS)'
-	.venv-plan/bin/python proofs/record.py fits_tpu -- .venv-plan/bin/python perf/fits.py tpu
-	.venv-plan/bin/python proofs/record.py padding -- .venv-plan/bin/python perf/padding.py
+	.venv-plan/bin/python -m pytest -m proof tests/planning/test_plan.py tests/planning/test_tpu_programs.py \
+		tests/data/test_resident.py::test_the_dataset_is_not_copied_on_tpus
+	.venv-plan/bin/python -m proofs.record plan --tail=300 -- sh -c '$(PLANS)'
+	.venv-plan/bin/python -m proofs.record fits_tpu -- .venv-plan/bin/python -m perf.fits tpu
+	.venv-plan/bin/python -m proofs.record padding -- .venv-plan/bin/python -m perf.padding
 
 # The GPU compiler (6 GB in an environment of its own) likewise.
 PLAN_GPU = .venv-plan-gpu/bin/naturel-plan --config
@@ -63,9 +63,9 @@ PLANS_GPU = for remat in none dots full; do $(PLAN_GPU) siglip_tp --topology h10
 plan-gpu:
 	$(PYTHON) -m venv .venv-plan-gpu
 	.venv-plan-gpu/bin/python -m pip install -q -e '.[plan-gpu]' pytest
-	.venv-plan-gpu/bin/python -m pytest -m proof tests/test_topologies.py tests/test_gpu_programs.py
-	.venv-plan-gpu/bin/python proofs/record.py plan_gpu --tail=300 -- sh -c '$(PLANS_GPU)'
-	.venv-plan-gpu/bin/python proofs/record.py fits_gpu -- .venv-plan-gpu/bin/python perf/fits.py gpu
+	.venv-plan-gpu/bin/python -m pytest -m proof tests/planning/test_topologies.py tests/planning/test_gpu_programs.py
+	.venv-plan-gpu/bin/python -m proofs.record plan_gpu --tail=300 -- sh -c '$(PLANS_GPU)'
+	.venv-plan-gpu/bin/python -m proofs.record fits_gpu -- .venv-plan-gpu/bin/python -m perf.fits gpu
 
 # The poster's tables with the real data and weights, on GPUs (or DEVICE=gpu13, DEVICE=tpu). Says first what it
 # downloads and how long it takes (docs/reproduce.md), and asks nothing.
@@ -75,36 +75,36 @@ reproduce: setup
 	$(BIN)/python -m naturel_jax.reproduce --workdir reproduction
 
 # What is too long for every change: each writes a dated result under proofs/.
-RECORD = $(BIN)/python proofs/record.py
-HOSTS = $(BIN)/python perf/hosts.py one --rows 1e5 && $(BIN)/python perf/hosts.py prepared && \
-	$(BIN)/python perf/planner.py --images 16384 65536 --rows 1e5 1e7 --repeats 2
+RECORD = $(BIN)/python -m proofs.record
+HOSTS = $(BIN)/python -m perf.hosts one --rows 1e5 && $(BIN)/python -m perf.hosts prepared && \
+	$(BIN)/python -m perf.planner --images 16384 65536 --rows 1e5 1e7 --repeats 2
 proofs: setup-test
 	$(RECORD) demo --tail=120 -- $(MAKE) demo
 	$(RECORD) audit_first --tail=400 -- $(BIN)/python -m tfds_naturel.audit --bank first --out build/audit_first
 	$(RECORD) audit --tail=400 -- $(BIN)/python -m tfds_naturel.audit --out build/audit --sugarcrepe data/sugarcrepe
 	$(RECORD) audit_v6 --tail=400 -- $(BIN)/python -m tfds_naturel.audit --bank tfds_naturel/captions/bank_v6.tsv --out build/audit_v6
 	$(RECORD) audit_world --tail=400 -- $(BIN)/python -m tfds_naturel.audit --world scenes --out build/audit_world
-	$(RECORD) step -- env $(HUGE_PAGES) $(BIN)/python perf/objectives.py step
-	$(RECORD) step_mined -- env $(HUGE_PAGES) $(BIN)/python perf/objectives.py step --hard mined
-	$(RECORD) frozen -- env $(HUGE_PAGES) $(BIN)/python perf/objectives.py frozen
-	$(RECORD) ring_memory -- $(BIN)/python perf/objectives.py memory
-	$(RECORD) exchange -- $(BIN)/python perf/exchange.py
-	$(RECORD) towers -- $(BIN)/python perf/towers.py --train
-	$(RECORD) pipeline -- $(BIN)/python perf/pipeline.py --images 1024 --rounds 3 --threads 1 2
-	$(RECORD) loading -- $(BIN)/python perf/loading.py clip-l14
-	$(RECORD) checkpoint -- $(BIN)/python perf/checkpoint.py
-	$(RECORD) hosts_start -- $(BIN)/python perf/hosts.py start --processes 1 2 4
+	$(RECORD) step -- env $(HUGE_PAGES) $(BIN)/python -m perf.objectives step
+	$(RECORD) step_mined -- env $(HUGE_PAGES) $(BIN)/python -m perf.objectives step --hard mined
+	$(RECORD) frozen -- env $(HUGE_PAGES) $(BIN)/python -m perf.objectives frozen
+	$(RECORD) ring_memory -- $(BIN)/python -m perf.objectives memory
+	$(RECORD) exchange -- $(BIN)/python -m perf.exchange
+	$(RECORD) towers -- $(BIN)/python -m perf.towers --train
+	$(RECORD) pipeline -- $(BIN)/python -m perf.pipeline --images 1024 --rounds 3 --threads 1 2
+	$(RECORD) loading -- $(BIN)/python -m perf.loading clip-l14
+	$(RECORD) checkpoint -- $(BIN)/python -m perf.checkpoint
+	$(RECORD) hosts_start -- $(BIN)/python -m perf.hosts start --processes 1 2 4
 	$(RECORD) hosts -- sh -c '$(HOSTS)'
-	$(RECORD) evaluation -- $(BIN)/python perf/evaluation.py --share 0.02
-	$(RECORD) precision_random -- $(BIN)/python proofs/precision.py --random clip-b32 siglip-b16-224 --items 100
-	$(RECORD) builder -- $(BIN)/python perf/builder.py --folder build/proofs
-	$(RECORD) save_memory -- $(BIN)/python proofs/save_memory.py
-	$(RECORD) soak_steady -- $(BIN)/python proofs/soak.py steady --minutes 60
-	$(RECORD) soak_faults --tail=200 -- $(BIN)/python proofs/soak.py faults --minutes 60
-	$(RECORD) rehearsal -- $(BIN)/python proofs/rehearse.py --folder build/rehearsal
-	$(RECORD) kills --tail=400 -- $(BIN)/python -m pytest -m proof -rP --numprocesses 2 tests/test_kills.py
-	$(RECORD) fuzz -- $(BIN)/python -m pytest -m proof tests/test_fuzz_*.py
-	$(RECORD) proofs -- $(BIN)/python -m pytest -m proof --ignore=tests/test_kills.py --ignore-glob='tests/test_fuzz_*.py'
+	$(RECORD) evaluation -- $(BIN)/python -m perf.evaluation --share 0.02
+	$(RECORD) precision_random -- $(BIN)/python -m proofs.precision --random clip-b32 siglip-b16-224 --items 100
+	$(RECORD) builder -- $(BIN)/python -m perf.builder --folder build/proofs
+	$(RECORD) save_memory -- $(BIN)/python -m proofs.save_memory
+	$(RECORD) soak_steady -- $(BIN)/python -m proofs.soak steady --minutes 60
+	$(RECORD) soak_faults --tail=200 -- $(BIN)/python -m proofs.soak faults --minutes 60
+	$(RECORD) rehearsal -- $(BIN)/python -m proofs.rehearse --folder build/rehearsal
+	$(RECORD) kills --tail=400 -- $(BIN)/python -m pytest -m proof -rP --numprocesses 2 tests/faults/test_kills.py
+	$(RECORD) fuzz -- $(BIN)/python -m pytest -m proof tests/faults/test_fuzz_*.py
+	$(RECORD) proofs -- $(BIN)/python -m pytest -m proof --ignore=tests/faults/test_kills.py --ignore-glob='tests/faults/test_fuzz_*.py'
 	$(BIN)/python -m pip install -q -e '.[notebook]'
 	rm -rf build/tutorial && mkdir -p build/tutorial && cp docs/tutorial.ipynb build/tutorial
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(RECORD) tutorial -- $(BIN)/jupyter execute --inplace build/tutorial/tutorial.ipynb
@@ -124,7 +124,7 @@ docs-serve: $(VENV)/.docs
 # What is derived from others: the notebook of the tutorial, the table of config fields, and the chart of exchanges.
 pages: setup
 	$(BIN)/python .ci/pages.py
-	$(BIN)/python perf/exchange.py --plot docs/assets/exchange.svg
+	$(BIN)/python -m perf.exchange --plot docs/assets/exchange.svg
 
 # requirements.lock: what is installed now, with hashes, for Python 3.11 to 3.14 on Linux and macOS.
 lock: setup-test

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-STOPPED = 75  # tfds_naturel.cli.STOPPED; this script runs without the package
+STOPPED = 75  # tfds_naturel.common.cli.STOPPED; this script runs without the package
 
 
 def free_port() -> int:

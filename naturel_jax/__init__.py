@@ -9,10 +9,15 @@ nor transformers; the first use of one of them does.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
+from naturel_jax.moved import Moved
+
 if TYPE_CHECKING:
-    from naturel_jax.api import EmbeddingModel, evaluate, load
+    from naturel_jax.evaluators.embedding_model import EmbeddingModel, evaluate, load
+
+sys.meta_path.append(Moved())
 
 __version__ = "0.1.0"
 __all__ = ["EmbeddingModel", "__version__", "evaluate", "load"]
@@ -22,7 +27,7 @@ def __getattr__(name: str) -> object:
     if name == "evaluate":  # also the module of a command; it is callable, so that both meanings work
         return importlib.import_module("naturel_jax.evaluate")
     if name in __all__:
-        return getattr(importlib.import_module("naturel_jax.api"), name)
+        return getattr(importlib.import_module("naturel_jax.evaluators.embedding_model"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from naturel_jax import object_folders
-from naturel_jax.data import prepared, staging
-from tfds_naturel import cli, mining
-from tfds_naturel.errors import UserError
-from tfds_naturel.progress import Progress
+from naturel_jax.data.items import prepared
+from naturel_jax.storage import object_folders, staging
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.progress import Progress
+from tfds_naturel.hard_images import mining
 
 
 def embeddings(records: prepared.Records, source: str, dtype: str, batch_size: int) -> np.ndarray:

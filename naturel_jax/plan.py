@@ -16,9 +16,10 @@ import re
 import sys
 from collections.abc import Sequence
 
-from naturel_jax import settings, topologies
-from tfds_naturel import cli
-from tfds_naturel.errors import UserError
+from naturel_jax.config import settings
+from naturel_jax.planning import topologies
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import UserError
 
 DOES_NOT_FIT = 3  # exit code
 
@@ -62,14 +63,15 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("--search_batch_sizes is for --search: add it, or set config.data.batch_size instead")
     topologies.prepare(args.topology)
     from naturel_jax import config as config_lib
-    from naturel_jax import config_flags, plan_search, planning
+    from naturel_jax.cli import config_flags
+    from naturel_jax.planning import estimate, search
 
     config = config_lib.load(config_flags.parse([sys.argv[0], f"--config={args.config}", *overrides]))
     if isinstance(config, config_lib.Suite):
         raise UserError(f"--config {args.config} holds several runs; plan the config of one of them")
     devices = topologies.devices(args.topology)
     make = functools.partial(
-        planning.make_training,
+        estimate.make_training,
         devices=devices,
         processes=args.processes,
         tokens=args.tokens,
@@ -77,11 +79,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     result = {"name": config.name, "topology": args.topology}
     if args.search:
-        result |= plan_search.report(config, devices, make, args.search_batch_sizes, args.price)
-        text, fits = plan_search.to_text, result["fastest"] is not None
+        result |= search.report(config, devices, make, args.search_batch_sizes, args.price)
+        text, fits = search.to_text, result["fastest"] is not None
     else:
-        result |= planning.plan(config, make(config), args.price)
-        text, fits = planning.to_text, result["fits"]
+        result |= estimate.plan(config, make(config), args.price)
+        text, fits = estimate.to_text, result["fits"]
     print(json.dumps(result, indent=1) if args.json else text(result))
     return cli.DONE if fits else DOES_NOT_FIT
 

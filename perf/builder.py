@@ -1,6 +1,6 @@
 """The builder at the size of Open Images V4: 374,768 annotation rows, 100,000 photos.
 
-    python perf/builder.py --folder DIR [--images 100000]
+    python -m perf.builder --folder DIR [--images 100000]
 
 makes (once) an annotation file with the real number of rows for every relation, and photos of 256 x 192 pixels, builds
 ``naturel/full`` from them in a separate process, reads everything back, and prints counts, wall time and peak memory.
@@ -23,12 +23,12 @@ import numpy as np
 import simplejpeg
 import tensorflow_datasets as tfds
 
-from tfds_naturel import cli
 from tfds_naturel.captions import bank
+from tfds_naturel.common import cli
+from tfds_naturel.common.schema import Triplet
 from tfds_naturel.naturel import Naturel
 from tfds_naturel.open_images.annotations import COLUMNS
 from tfds_naturel.open_images.releases import RELEASES
-from tfds_naturel.schema import Triplet
 
 # Rows by relation in challenge-2018-train-vrd.csv. Here the counts of a relation's triplets fall like 1 / rank.
 ROWS = {

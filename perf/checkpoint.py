@@ -1,7 +1,7 @@
 """What checking a checkpoint against its manifest costs: a ViT-B/32 with its optimizer state is saved and restored.
 
-    python perf/checkpoint.py                    # in a temporary folder: 1.8 GB of disk, 4 GB of memory
-    python perf/checkpoint.py --preset tiny-clip --folder /mnt/disk
+    python -m perf.checkpoint                    # in a temporary folder: 1.8 GB of disk, 4 GB of memory
+    python -m perf.checkpoint --preset tiny-clip --folder /mnt/disk
 
 Prints the seconds of a restore without the check, of the check alone, and their ratio: the best of several turns,
 with the files in the page cache, where a check costs relatively most (on a slower disk it reads what the restore then
@@ -19,12 +19,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from naturel_jax import manifest
-from naturel_jax.checkpoint import Checkpoints
+from naturel_jax.checkpoints import manifest
+from naturel_jax.checkpoints.checkpoint import Checkpoints
+from naturel_jax.checkpoints.restore import read
 from naturel_jax.models import presets
 from naturel_jax.models.two_tower import Model
-from naturel_jax.restore import read
-from tfds_naturel import cli
+from tfds_naturel.common import cli
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -2,8 +2,8 @@
 evaluated by us and by a PyTorch loop like those of the benchmarks' own scripts (OpenCLIP, one item or a batch of 32 at
 a time, no sharing).
 
-    python perf/evaluation.py                 # 7,511 and 23,937 items; hours on a CPU, because of the loop
-    python perf/evaluation.py --share 0.02    # that share of images and items, in the same proportions
+    python -m perf.evaluation                 # 7,511 and 23,937 items; hours on a CPU, because of the loop
+    python -m perf.evaluation --share 0.02    # that share of images and items, in the same proportions
 
 Prints the seconds both take, their ratio, and the largest difference between cosines. Needs the ``torch`` extra.
 """
@@ -25,7 +25,7 @@ from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
 from naturel_jax.evaluators.embed import cosines, load_encoder
-from tfds_naturel import cli
+from tfds_naturel.common import cli
 
 SIZES = (692, 2062, 788, 1652, 1406, 666, 245)  # add_att ... swap_obj, as published
 SUBSET_SIZES = dict(zip(sorted(SUBSETS), SIZES, strict=True))

@@ -1,7 +1,7 @@
-"""What the exchanges of captions cost on chips that are not here (``naturel_jax/exchange.py``), as a table or a chart.
+"""What the exchanges of captions cost on chips that are not here, as a table or a chart.
 
-    python perf/exchange.py                                   # or: python -m perf.exchange
-    python perf/exchange.py --plot docs/assets/exchange.svg   # the chart of docs/losses.md, which `make pages` draws
+    python -m perf.exchange
+    python -m perf.exchange --plot docs/assets/exchange.svg   # the chart of docs/losses.md, which `make pages` draws
 
 The table is also the description in the chart's file: by it, a test sees whether the file is up to date.
 """
@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, StrMethodFormatter
 
-from naturel_jax import exchange, memory
-from naturel_jax.compiled import SPEEDS
 from naturel_jax.config import Config
-from naturel_jax.exchange import Cost
-from naturel_jax.tiles import EXCHANGES
-from tfds_naturel import cli
-from tfds_naturel.errors import UserError
+from naturel_jax.devices.hardware import SPEED_KNOWN
+from naturel_jax.losses.tiles import EXCHANGES
+from naturel_jax.training import exchange, memory
+from naturel_jax.training.exchange import Cost
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import UserError
 
 KIND, WIDTH = "TPU v5 lite", 768  # a v5e, and the width of SigLIP B/16
 ROWS = [64, 128, 256, 512, 1024, 2048, 4096, 8192]
@@ -44,7 +44,7 @@ def estimate(kind: str, width: int, rows: int, chips: int) -> Estimate:
     costs = exchange.costs(kind, exchange.Sizes(chips, rows, rows, width, Config().objective.tile))
     limit = memory.usable(kind)
     if costs is None or limit is None:
-        raise UserError(f"--kind {kind}: its speed is not known; expected one of {', '.join(SPEEDS)}")
+        raise UserError(f"--kind {kind}: its speed is not known; expected one of {', '.join(SPEED_KNOWN)}")
     return Estimate(costs, exchange.best(costs, limit))
 
 

@@ -1,7 +1,7 @@
 """Which steps fit which slices and hosts: a table of what ``naturel-plan`` says of each.
 
-    python perf/fits.py tpu    # with naturel_jax[plan-tpu]; or: python -m perf.fits ...
-    python perf/fits.py gpu    # with naturel_jax[plan-gpu]
+    python -m perf.fits tpu    # with naturel_jax[plan-tpu]; or: python -m perf.fits ...
+    python -m perf.fits gpu    # with naturel_jax[plan-gpu]
 
 Recomputation and exchange are those that ``auto`` becomes. Each step is compiled in a process of its own.
 """
@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tfds_naturel import cli
-from tfds_naturel.errors import UserError
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import UserError
 
 _GIB = 2**30
 _L14, _L14_336 = "hf:openai/clip-vit-large-patch14", "hf:openai/clip-vit-large-patch14-336"

@@ -1,8 +1,8 @@
 """What grows with the number of hosts: starts of real processes, and one host of many that are not here.
 
-    python perf/hosts.py start --processes 1 2 4 8    # or: python -m perf.hosts start ...
-    python perf/hosts.py one --hosts 256 --rows 1e5 1e7 --folder build/rows
-    python perf/hosts.py prepared
+    python -m perf.hosts start --processes 1 2 4 8    # or: python -m perf.hosts start ...
+    python -m perf.hosts one --hosts 256 --rows 1e5 1e7 --folder build/rows
+    python -m perf.hosts prepared
 
 ``start`` trains a tiny model in each number of processes, each a host with one device and caches of its own; workdir
 and data are in a store on loopback, which counts requests. Each run is started a second time from its checkpoint.
@@ -30,32 +30,29 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-# perf, if this file is run as a script, and the tests' servers
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))
-
-import store_config
-import store_servers
-
-from naturel_jax import config, manifest, object_folders
-from naturel_jax.data import datasets, embedded
-from naturel_jax.data.pipeline import make_pipeline
-from naturel_jax.data.planner import Part, Planner
-from naturel_jax.data.processor import from_scratch
-from naturel_jax.data.recipes import recipe
+from naturel_jax import config
+from naturel_jax.checkpoints import manifest
+from naturel_jax.data import datasets
+from naturel_jax.data.batches.pipeline import make_pipeline
+from naturel_jax.data.batches.planner import Part, Planner
+from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.data.items import embedded
+from naturel_jax.data.text.processor import from_scratch
+from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.models.presets import preset
-from naturel_jax.object_stores import Location
-from naturel_jax.sharding import make_mesh
+from naturel_jax.storage import object_folders
+from naturel_jax.storage.object_stores import Location
 from perf.planner import bank_items
 from perf.sources import memory, write_rows
-from tfds_naturel import cli
+from tests.helpers import store_config, store_servers
+from tfds_naturel.common import cli
 from tfds_naturel.scenes.scene import CONFIGS
 
 ROOT = Path(__file__).parents[1]
 
 # ---- Real processes --------------------------------------------------------------------------------------------------
 
-STEPS, EVERY = 6, 2  # of tests/store_config.py: steps, and steps between checkpoints
+STEPS, EVERY = 6, 2  # of tests/helpers/store_config.py: steps, and steps between checkpoints
 # All programs are kept, however little time they take to compile, and that is little: cores are few.
 KEPT = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
@@ -83,14 +80,17 @@ def launch(count: int, folder: Path, server: store_servers.Server) -> list[subpr
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = [f"--config={ROOT}/tests/store_config.py:{server.url}/data", f"--workdir={server.url}/runs/{folder.name}"]
+    flags = [
+        f"--config={ROOT}/tests/helpers/store_config.py:{server.url}/data",
+        f"--workdir={server.url}/runs/{folder.name}",
+    ]
     flags += ["--config.eval.benchmarks=()", "--config.tensorboard=False", f"--config.data.batch_size={8 * count}"]
     flags += [f"--coordinator={address}", f"--processes={count}", "--cpu_devices=1"]
     running = []
     for number in range(count):
         cache = folder / str(number)
         cache.mkdir(parents=True, exist_ok=True)
-        paths = {"PYTHONPATH": f"{ROOT}:{ROOT}/tests", "XDG_CACHE_HOME": str(cache)}
+        paths = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
         env = os.environ | server.env | KEPT | paths | {"JAX_COMPILATION_CACHE_DIR": f"{cache}/compiled"}
         with (folder / f"{number}.log").open("w") as output:
             command = [sys.executable, "-m", "naturel_jax.main", *flags, f"--process={number}"]
@@ -244,7 +244,7 @@ def main(arguments: Sequence[str]) -> None:
             measure_rows(rows, options.folder, options.hosts, options.devices, options.batches)
             continue
         datasets.open_source(f"jsonl:{write_rows(options.folder, rows)}", str(options.folder), "train")
-        command = [sys.executable, __file__, *arguments, "--opened", f"--rows={rows}"]
+        command = [sys.executable, "-m", "perf.hosts", *arguments, "--opened", f"--rows={rows}"]
         subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     return None
 

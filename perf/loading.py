@@ -1,6 +1,6 @@
 """Time and peak host memory of loading a checkpoint, relative to the size of its parameters.
 
-    python perf/loading.py clip-l14    # or: python -m perf.loading clip-l14
+    python -m perf.loading clip-l14    # or: python -m perf.loading clip-l14
 
 Writes the preset as a Hugging Face folder, then loads it in a fresh process. Reads memory from /proc: Linux only.
 """
@@ -19,12 +19,12 @@ import jax
 import numpy as np
 
 from naturel_jax import weights
-from naturel_jax.data.processor import from_scratch
+from naturel_jax.data.text.processor import from_scratch
 from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.two_tower import Model
 from naturel_jax.weights import hf, processor_files, tables
-from tfds_naturel import cli
+from tfds_naturel.common import cli
 
 
 def write(folder: Path, name: str) -> int:

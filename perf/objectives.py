@@ -1,9 +1,9 @@
 """The training step on a batch with NatuRel's captions, and the memory of the loss.
 
-    python perf/objectives.py step                # or: python -m perf.objectives step
-    python perf/objectives.py step --hard mined   # mined images and their captions instead of the sentinel
-    python perf/objectives.py frozen              # with embeddings in place of a frozen tower's images or captions
-    python perf/objectives.py memory              # bytes per device for 1 to 256 simulated devices
+    python -m perf.objectives step                # or: python -m perf.objectives step
+    python -m perf.objectives step --hard mined   # mined images and their captions instead of the sentinel
+    python -m perf.objectives frozen              # with embeddings in place of a frozen tower's images or captions
+    python -m perf.objectives memory              # bytes per device for 1 to 256 simulated devices
 
 All rows of ``step`` compute the same loss from the same parameters, as the table shows: our batch, the same batch
 expanded, and NegCLIP's published formula on the peers' towers, where every caption is a row of full length and the
@@ -25,26 +25,27 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh
 
-from naturel_jax import compiled, optim, train
-from naturel_jax.batch import Batch, CaptionLabels, ImageLabels
 from naturel_jax.config import Config, Optim
-from naturel_jax.data.items import Group, Items, collect
-from naturel_jax.data.planner import Part, Plan, Planner
-from naturel_jax.data.processor import Processor, from_scratch
-from naturel_jax.data.recipes import recipe
-from naturel_jax.gradcache import Loss
+from naturel_jax.data.batches.planner import Part, Plan, Planner
+from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.data.items.items import Group, Items, collect
+from naturel_jax.data.text.processor import Processor, from_scratch
+from naturel_jax.devices.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh, shardings
+from naturel_jax.losses.batch import Batch, CaptionLabels, ImageLabels
+from naturel_jax.losses.objectives import sigmoid_loss, softmax_loss
+from naturel_jax.losses.tiles import EXCHANGES, Layout
 from naturel_jax.models import flops
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize, of_pixels
-from naturel_jax.objectives import sigmoid_loss, softmax_loss
-from naturel_jax.observe import utilization
-from naturel_jax.sharding import AXES, BATCH_AXES, batch_sharding, batch_shards, make_mesh, shardings
-from naturel_jax.tiles import EXCHANGES, Layout
+from naturel_jax.planning import compiled
+from naturel_jax.training import optim, train
+from naturel_jax.training.loss import Loss
+from naturel_jax.training.observe import utilization
 from naturel_jax.weights import hf, hub, openclip, processor_files, tables
-from tfds_naturel import cli
 from tfds_naturel.captions import bank
+from tfds_naturel.common import cli
 
 # Annotated pairs by relation in the training split of Open Images V4. Within a relation triplets follow Zipf's law.
 RELATIONS = {

@@ -1,7 +1,7 @@
 """Whether TPUs gain if the patches of an image are padded to a length that fills their registers or matrix unit: what
 the TPU compiler says of two blocks and their gradient.
 
-    python perf/padding.py    # with naturel_jax[plan-tpu]; or: python -m perf.padding
+    python -m perf.padding    # with naturel_jax[plan-tpu]; or: python -m perf.padding
 
 ``blocks``: padded before the first block, cut off after the last. ``attention``: only queries, keys and values are.
 Padding is masked. Rows with padding are relative to the row of their tower without.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
-from naturel_jax import topologies
+from naturel_jax.planning import topologies
 
 _TOPOLOGY = "v5e:2x2"
 topologies.prepare(_TOPOLOGY)  # before JAX is imported
@@ -23,10 +23,10 @@ import jax.numpy as jnp  # noqa: E402
 from flax import nnx  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
+from naturel_jax.devices.sharding import batch_sharding, make_mesh  # noqa: E402
 from naturel_jax.models.presets import preset  # noqa: E402
 from naturel_jax.models.transformer import Compute, Transformer  # noqa: E402
-from naturel_jax.sharding import batch_sharding, make_mesh  # noqa: E402
-from tfds_naturel import cli  # noqa: E402
+from tfds_naturel.common import cli  # noqa: E402
 
 _ROWS = 64  # images on a chip
 _DEPTH = 2

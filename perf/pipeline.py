@@ -1,6 +1,6 @@
 """Images/s of the input pipeline, compared with a bare decode-and-resize loop and with other libraries' loaders.
 
-    python perf/pipeline.py --threads 1 2 --workers 1 2    # or: python -m perf.pipeline ...
+    python -m perf.pipeline --threads 1 2 --workers 1 2    # or: python -m perf.pipeline ...
 
 All read the same JPEGs, like those the builder writes (short side 288, quality 92). Each variant has a process of its
 own, which is idle while others are measured. They take turns for ``--rounds`` rounds, and each ratio is the median of
@@ -26,7 +26,6 @@ import os
 import resource
 import signal
 import statistics
-import sys
 import tarfile
 import tempfile
 import time
@@ -40,10 +39,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from tfds_naturel import cli
-from tfds_naturel.errors import UserError
-
-sys.path.append(str(Path(__file__).parents[1]))  # where perf is, if this file is run as a script
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import UserError
 
 SIZE, SCALE, RATIO, BATCH = 224, (0.9, 1.0), (3 / 4, 4 / 3), 256
 _BARE = "bare loop"

@@ -12,13 +12,14 @@ import absl.flags
 import jax
 
 from naturel_jax import config
-from naturel_jax.data import datasets, decoded_writer
-from naturel_jax.data.augment import Crops
-from naturel_jax.data.items import Group, Source, collect
-from naturel_jax.data.pipeline import Pipeline, make_pipeline
-from naturel_jax.data.processor import Processor, train_tokenizer
+from naturel_jax.data import datasets
+from naturel_jax.data.batches.pipeline import Pipeline, make_pipeline
+from naturel_jax.data.images.augment import Crops
+from naturel_jax.data.items import decoded_writer
+from naturel_jax.data.items.items import Group, Source, collect
+from naturel_jax.data.text.processor import Processor, train_tokenizer
+from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.models.presets import preset
-from naturel_jax.sharding import make_mesh
 from tfds_naturel.captions import bank
 
 _REPEATS = 4  # of what is so fast that its start would count
@@ -43,7 +44,7 @@ def ours(pipeline: Pipeline, batch: int, steps: int) -> int:
 def copied(pipeline: Pipeline, batch: int, steps: int) -> int:
     """Crops, or boxes of images that it would hold, until they are on the device, which would resize them."""
     for local in pipeline.local_batches(0, steps):
-        jax.block_until_ready(jax.device_put((local.batch, local.sides)))
+        jax.block_until_ready(jax.device_put(local.batch))
     return steps * batch
 
 

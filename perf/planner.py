@@ -1,7 +1,7 @@
 """Time of planning a batch, which every process does for the whole global batch: microseconds an image.
 
-    python perf/planner.py --images 256 4096 65536 --rows 1e5 1e7    # or: python -m perf.planner ...
-    python perf/planner.py --source jsonl:my.jsonl --recipe positives
+    python -m perf.planner --images 256 4096 65536 --rows 1e5 1e7    # or: python -m perf.planner ...
+    python -m perf.planner --source jsonl:my.jsonl --recipe positives
 
 By default, items have the caption bank's captions, four true and four false ones each, as NatuRel's have. ``--source``
 measures one of ``config.data.mixture`` instead. After a first batch, medians of ``--repeats`` batches are given: all of
@@ -17,14 +17,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from naturel_jax.data import datasets
-from naturel_jax.data.items import Captions, Group, Items, collect
-from naturel_jax.data.planner import Part, Planner
-from naturel_jax.data.processor import Processor, from_scratch
-from naturel_jax.data.ragged import Ragged
-from naturel_jax.data.recipes import recipe
+from naturel_jax.data.batches.planner import Part, Planner
+from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.data.items.items import Captions, Group, Items, collect
+from naturel_jax.data.items.ragged import Ragged
+from naturel_jax.data.text.processor import Processor, from_scratch
 from naturel_jax.models.presets import preset
-from tfds_naturel import cli
 from tfds_naturel.captions import bank
+from tfds_naturel.common import cli
 
 _TRAINED_ON = 1000  # captions
 

@@ -1,6 +1,6 @@
 """Images per second of the scenes world: drawing alone, and all of ``download_and_prepare``.
 
-python perf/scenes.py [--config scenes_hard] [--images 2000]
+python -m perf.scenes [--config scenes_hard] [--images 2000]
 """
 
 import argparse
@@ -9,7 +9,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from tfds_naturel import cli, naturel
+from tfds_naturel import naturel
+from tfds_naturel.common import cli
 from tfds_naturel.scenes.scene import CONFIGS, draw
 
 

@@ -19,12 +19,12 @@ import numpy as np
 
 from naturel_jax import config
 from naturel_jax.data import datasets
-from naturel_jax.data.pipeline import make_pipeline
-from naturel_jax.data.processor import Processor, train_tokenizer
+from naturel_jax.data.batches.pipeline import make_pipeline
+from naturel_jax.data.text.processor import Processor, train_tokenizer
+from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.models.presets import preset
-from naturel_jax.sharding import make_mesh
 from perf.pipeline import write_images
-from tfds_naturel import cli
+from tfds_naturel.common import cli
 
 _FILES = 64
 _NOUNS = ("cat", "dog", "table", "chair", "bottle", "window", "person", "bicycle", "tree", "bench", "car", "horse")

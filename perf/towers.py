@@ -1,6 +1,6 @@
 """Images/s and captions/s of the towers, compared with transformers' and OpenCLIP's on the same machine.
 
-    python perf/towers.py --preset clip-b32 --images 32 --captions 64 --train    # or: python -m perf.towers ...
+    python -m perf.towers --preset clip-b32 --images 32 --captions 64 --train    # or: python -m perf.towers ...
 
 Parameters are random: speed does not depend on them. Model FLOPs utilization is printed if the accelerator's peak is
 known. On a GPU, OpenCLIP is measured with ``torch.compile`` too.
@@ -15,13 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from naturel_jax.devices import hardware
 from naturel_jax.models import flops
 from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import REMAT_POLICIES, Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.weights import hf, openclip
-from tfds_naturel import cli
+from tfds_naturel.common import cli
 
 Inputs = dict[str, np.ndarray]  # tower -> normalized images [I, H, W, 3] or tokens [U, L]
 Step = Callable[[], object]  # runs once and waits for its result
@@ -116,7 +117,7 @@ def report(
     Returns the rates."""
     counts = {"image": (args.images, "images"), "text": (args.captions, "captions")}
     each = {"image": flops.image_flops(config), "text": flops.text_flops(config)}
-    peak = flops.peak(jax.devices()[0].device_kind, args.dtype)
+    peak = hardware.peak(jax.devices()[0].device_kind, args.dtype)
     cells, rates = [], []
     for tower, step in steps.items():
         count, noun = counts[tower]

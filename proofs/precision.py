@@ -1,7 +1,7 @@
 """Evaluation in bfloat16 against float32: how far cosines, decisions and scores move.
 
-    python proofs/precision.py --models SigLIP=run:runs/demo/siglip_scenes --naturel data/naturel/scenes/3.1.0
-    python proofs/precision.py --random clip-b32 siglip-b16-224 --depth 4 --items 100
+    python -m proofs.precision --models SigLIP=run:runs/demo/siglip_scenes --naturel data/naturel/scenes/3.1.0
+    python -m proofs.precision --random clip-b32 siglip-b16-224 --depth 4 --items 100
 
 prints a row for each model and benchmark: the twins of the drawn world, and NatuRel's drawn one with ``--naturel``.
 
@@ -31,7 +31,7 @@ import numpy as np
 from naturel_jax import weights
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, is_headline
-from naturel_jax.data.processor import from_scratch
+from naturel_jax.data.text.processor import from_scratch
 from naturel_jax.evaluate import parse_models
 from naturel_jax.evaluators import confidence
 from naturel_jax.evaluators.embed import cosines, make_encoder
@@ -40,7 +40,8 @@ from naturel_jax.models.families import family_of
 from naturel_jax.models.two_tower import Model
 from naturel_jax.weights import processor_files
 from naturel_jax.weights.sources import Loaded
-from tfds_naturel import cli, twins
+from tfds_naturel.common import cli
+from tfds_naturel.scenes import twins
 from tfds_naturel.scenes.scene import CONFIGS
 
 TWINS = ("winoground", "vg_relation", "vg_attribution", "sugarcrepe")

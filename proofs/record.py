@@ -1,6 +1,6 @@
 """Runs a command and records its output with the date, commit and machine.
 
-    python proofs/record.py resume -- python -m pytest -q tests/test_training_processes.py
+    python -m proofs.record resume -- python -m pytest -q tests/training/test_training_processes.py
 
 writes ``proofs/resume.md``, unless the command fails. A result belongs to a commit, so a working tree with uncommitted
 changes (other than results) is rejected.
@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tfds_naturel import cli
-from tfds_naturel.errors import UserError
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import UserError
 
 FOLDER = Path(__file__).parent
 _FENCE = "````"  # output may contain fences of three backticks

@@ -1,6 +1,6 @@
 """Rehearses `naturel-reproduce` on loopback: every stage, with files of the true formats, names and layouts.
 
-    python proofs/rehearse.py --folder build/rehearsal
+    python -m proofs.rehearse --folder build/rehearsal
 
 Weights are random and small, photos generated, items few; the known scores are those of transformers and OpenCLIP on
 the same files. Prints what the command prints, then a table; exits with 1 if anything in it is not as expected.
@@ -15,12 +15,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # its servers and files
-
-import rehearsal
-
 from naturel_jax.reproduce.stages import RECIPES
-from tfds_naturel import cli
+from tests.helpers import rehearsal
+from tfds_naturel.common import cli
 
 ROOT = Path(__file__).parents[1]
 PHOTOS, LIMIT, STEPS = 400, 300, 2

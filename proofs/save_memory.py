@@ -1,6 +1,6 @@
 """How much memory each save of a checkpoint leaves behind, and why.
 
-    python proofs/save_memory.py
+    python -m proofs.save_memory
 
 saves small checkpoints over and over and prints the growth of anonymous memory, as it is and without TensorStore's
 metrics, which Orbax collects several times in each save; and what collecting them costs by itself.
@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import tensorstore
 from absl import logging as absl_logging
 
-from naturel_jax.checkpoint import Checkpoints
-from tfds_naturel import cli
+from naturel_jax.checkpoints.checkpoint import Checkpoints
+from tfds_naturel.common import cli
 
 WARM_UP = 40  # saves; later ones find memory that earlier ones have left
 

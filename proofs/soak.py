@@ -1,7 +1,7 @@
 """Long runs of a tiny model, watched for leaks or disturbed by faults.
 
-    python proofs/soak.py steady --minutes 60
-    python proofs/soak.py faults --minutes 60 --seed 0
+    python -m proofs.soak steady --minutes 60
+    python -m proofs.soak faults --minutes 60 --seed 0
 
 ``steady`` trains, evaluates and saves in one process, and samples its memory, descriptors and threads.
 
@@ -38,8 +38,8 @@ from etils import epath
 
 from naturel_jax.storage import read_json, read_json_lines
 from naturel_jax.weights import runs
-from tfds_naturel import cli
-from tfds_naturel.errors import UserError
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import UserError
 from tfds_naturel.naturel import Naturel, scenes
 from tfds_naturel.scenes.scene import CONFIGS
 
@@ -51,7 +51,7 @@ STUCK_S = 600.0  # allowed for one start of 10 s, and for its end after a signal
 
 
 def draw_world(folder: Path) -> None:
-    """Draws the dataset naturel/tiny, which tests/tiny_config.py trains on."""
+    """Draws the dataset naturel/tiny, which tests/helpers/tiny_config.py trains on."""
     tiny = dataclasses.replace(CONFIGS["scenes"], name="tiny", sizes=(200, 40, 40, 40))
     absl_logging.set_verbosity(absl_logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
@@ -62,7 +62,7 @@ class Process:
     """``naturel_jax.main`` on the tiny config in ``workdir``; its output goes to ``log``."""
 
     def __init__(self, data: Path, workdir: Path, log: Path, *flags: str, environment: Mapping[str, str] | None = None):
-        command = [sys.executable, "-m", "naturel_jax.main", f"--config={ROOT}/tests/tiny_config.py"]
+        command = [sys.executable, "-m", "naturel_jax.main", f"--config={ROOT}/tests/helpers/tiny_config.py"]
         command += [f"--config.data.dir={data}", f"--workdir={workdir}", "--config.tensorboard=True", *flags]
         cache = {"JAX_COMPILATION_CACHE_DIR": f"{data}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
         variables = {**os.environ, **cache, "PYTHONFAULTHANDLER": "1", **(environment or {})}

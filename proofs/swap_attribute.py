@@ -1,6 +1,6 @@
 """Why models that fine-tuning has taught colours score below chance on SWAP attribute of the drawn world.
 
-    python proofs/swap_attribute.py runs/demo/negclip_ap runs/demo/siglip_tp
+    python -m proofs.swap_attribute runs/demo/negclip_ap runs/demo/siglip_tp
 
 prints, for each phrasing of the 400 items, how often a model prefers the true colours to the swapped ones. C1 is the
 colour of the subject S, C2 that of the object O. After ``make demo``.
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import naturel_jax
-from tfds_naturel import cli
+from tfds_naturel.common import cli
 from tfds_naturel.scenes.scene import VERSION
 
 PHRASINGS = {

@@ -38,7 +38,7 @@ def quick_compilation():
 @pytest.fixture(scope="session")
 def stores():
     """``gs`` and ``s3`` -> a running server, which this process and those that it starts use."""
-    import store_servers  # imports the libraries of both stores
+    from tests.helpers import store_servers  # imports the libraries of both stores
 
     with contextlib.ExitStack() as stack:
         servers = {kind: stack.enter_context(store_servers.serve(kind)) for kind in ("gs", "s3")}
@@ -50,11 +50,11 @@ def stores():
 @pytest.fixture(params=["gs", "s3"])
 def server(request, stores, monkeypatch, tmp_path):
     """A running server without faults; requests that fail are repeated soon, and copies are below ``tmp_path``."""
-    from naturel_jax import object_stores
+    from naturel_jax.storage import object_stores
 
     monkeypatch.setattr(object_stores, "PATIENCE", 20.0)
     monkeypatch.setattr(object_stores, "FIRST_WAIT_S", 0.01)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    object_stores.forget_clients()
+    object_stores.client.cache_clear()
     yield stores[request.param]
     stores[request.param].faults.clear()

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from etils import epath
 
-from tfds_naturel import cli, extras
 from tfds_naturel.captions import bank
-from tfds_naturel.errors import UserError
+from tfds_naturel.common import cli, extras
+from tfds_naturel.common.errors import UserError
 from tfds_naturel.open_images.plan import OpenImagesConfig
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def build(options: argparse.Namespace) -> epath.Path:
     """Builds the dataset unless it exists; returns its folder. Raises UserError if it exists with other options."""
     import tensorflow_datasets as tfds
 
-    from tfds_naturel import card, naturel
+    from tfds_naturel import naturel
+    from tfds_naturel.release import card
 
     if options.manual_dir and not options.manual_dir.expanduser().is_dir():
         raise UserError(

@@ -18,11 +18,13 @@ from typing import Any, ClassVar, NamedTuple
 import tensorflow_datasets as tfds
 from etils import epath
 
-from tfds_naturel import card, extras, mining, schema, spill
-from tfds_naturel.errors import UserError
+from tfds_naturel.common import extras, schema, spill
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.hard_images import mining
 from tfds_naturel.open_images import examples as photo_examples
 from tfds_naturel.open_images import plan
 from tfds_naturel.open_images.plan import OpenImagesConfig
+from tfds_naturel.release import card
 from tfds_naturel.scenes import examples as scene_examples
 from tfds_naturel.scenes.scene import CONFIGS, SPLITS, VERSION, ScenesConfig
 from tfds_naturel.sources import coco_order, negclip_tsv, winoground_part

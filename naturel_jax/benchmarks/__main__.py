@@ -12,19 +12,20 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from naturel_jax.benchmarks import own_config, registry
+from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.download import download
-from naturel_jax.benchmarks.own_config import Fields
 from naturel_jax.benchmarks.registry import BENCHMARKS
-from naturel_jax.data import staging
-from naturel_jax.object_stores import in_store
-from tfds_naturel import cli
-from tfds_naturel.errors import Stopped, UserError
+from naturel_jax.config import own_benchmarks
+from naturel_jax.config.own_benchmarks import Fields
+from naturel_jax.storage import staging
+from naturel_jax.storage.object_stores import in_store
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import Stopped, UserError
 
 
 def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, Fields]) -> str:
     """Describes one benchmark: what is present, or what is missing and where to get it. Raises UserError for a broken
-    one of one's own."""
+    a user-defined one."""
     try:
         benchmark = registry.read([name], files=files, naturel=naturel, fields=fields)[0]
     except (FileNotFoundError, UserError) as error:
@@ -54,19 +55,19 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "names", nargs="*", help="benchmarks to list, or your own, such as pairs:my.jsonl; default: all"
     )
-    own_config.add_fields(parser)
+    own_benchmarks.add_fields(parser)
     options = parser.parse_args(arguments)
     if options.download and in_store(options.dir):
         raise UserError(f"--dir {options.dir}: downloads go to a disk; copy the folder to the store afterwards")
     files, naturel = staging.stage(options.dir), staging.stage(options.naturel) if options.naturel else None
-    fields = own_config.parse_fields(options.fields)
+    fields = own_benchmarks.parse_fields(options.fields)
     failed = 0
     for name in options.download:
         for problem in download(name, BENCHMARKS[name].SOURCE, files):
             print(f"could not download {problem}", flush=True)
             failed += 1
     for name in options.names or options.download or BENCHMARKS:
-        own_fields = {own: value for own, value in fields.items() if own == own_config.name_of(name)}
+        own_fields = {own: value for own, value in fields.items() if own == own_benchmarks.name_of(name)}
         print(describe(name, files, naturel, own_fields), flush=True)
     if failed:
         raise Stopped(f"{failed:,} files could not be downloaded; run the same command again to fetch them")

@@ -8,7 +8,7 @@ from pathlib import Path
 from naturel_jax.benchmarks import coco
 from naturel_jax.benchmarks.benchmark import Item, Origin
 from naturel_jax.benchmarks.files import NUMBER, BenchmarkError, Fields, Folder, Record, load_json, numbered, read_items
-from tfds_naturel.photos import MAX_PIXELS
+from tfds_naturel.common.photos import MAX_PIXELS
 
 LICENCE = "annotations MIT; Visual Genome images CC BY 4.0"
 WHERE = "https://github.com/mertyg/vision-language-models-are-bows (see its Google Drive links)"

@@ -220,8 +220,8 @@ class Source:
     ``extract``: path -> function that extracts the file's content from the download, if it is not stored as downloaded.
     ``images(folder)``: path -> URL of the images that the files in the folder refer to. ``hub``: files on the hub.
     ``prepared``: ``read`` takes a prepared TFDS folder (``--naturel``) instead of the folder of official files.
-    ``origins``: the collections that its images are from. ``naturel_jax.data.trained_on`` finds images that a run was
-    trained on; these are for models without a record of theirs, and say what to look at before a run starts.
+    ``origins``: the collections that its images are from. ``naturel_jax.data.seen.trained_on`` finds images that a run
+    was trained on; these are for models without a record of theirs, and say what to look at before a run starts.
     """
 
     licence: str

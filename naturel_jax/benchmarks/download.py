@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from naturel_jax import hub
 from naturel_jax.benchmarks.benchmark import HubFiles, Source
 from naturel_jax.benchmarks.files import MAX_IMAGE_BYTES
-from naturel_jax.data.images import open_image
-from tfds_naturel.download import MissingKey, Policy, Transient, get_bytes, retried, session
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json
-from tfds_naturel.progress import Progress
+from naturel_jax.data.images.decode import open_image
+from naturel_jax.storage import hub
+from tfds_naturel.common.download import MissingKey, Policy, Transient, get_bytes, retried, session
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.progress import Progress
 
 CONNECTIONS = 16
 MAX_FAILURES = 50  # files in a row, after which the others are not tried

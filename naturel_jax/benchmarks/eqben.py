@@ -13,7 +13,7 @@ import PIL.Image
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Origin, Source, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Fields, Folder, Record, load_json, not_found, read_items
-from tfds_naturel.photos import MAX_PIXELS
+from tfds_naturel.common.photos import MAX_PIXELS
 
 SOURCE = Source(
     "Apache-2.0; images under the licences of their datasets",

@@ -11,8 +11,8 @@ from typing import Any
 from huggingface_hub import constants
 
 from naturel_jax.benchmarks.benchmark import Box, Image, Item
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json
 
 MAX_IMAGE_BYTES = 64 << 20  # a larger member of an archive is refused before it is unpacked
 

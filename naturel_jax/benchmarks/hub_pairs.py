@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Record, not_found
-from naturel_jax.data import identity
-from tfds_naturel.files import reading_arrow
+from naturel_jax.data.seen import identity
+from tfds_naturel.common.files import reading_arrow
 
 
 def read(

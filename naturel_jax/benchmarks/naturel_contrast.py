@@ -14,9 +14,9 @@ import numpy as np
 
 from naturel_jax.benchmarks import naturel_pairs, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes, by_value
-from naturel_jax.data import prepared
-from tfds_naturel import mining
-from tfds_naturel.schema import KINDS, Triplet
+from naturel_jax.data.items import prepared
+from tfds_naturel.common.schema import KINDS, Triplet
+from tfds_naturel.hard_images import mining
 
 SOURCE = naturel_pairs.SOURCE
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Origin, Overlap, Source, by_value
-from naturel_jax.data import identity, prepared
+from naturel_jax.data.items import prepared
+from naturel_jax.data.seen import identity
 from tfds_naturel.captions import bank
-from tfds_naturel.schema import KINDS, POLARITIES, Polarity, Triplet
+from tfds_naturel.common.schema import KINDS, POLARITIES, Polarity, Triplet
 
 SOURCE = Source(
     "captions Apache-2.0; Open Images photos under their Flickr licences, or drawn images",

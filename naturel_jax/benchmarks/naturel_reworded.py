@@ -6,8 +6,8 @@ from pathlib import Path
 
 from naturel_jax.benchmarks import naturel_pairs, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, by_value
-from naturel_jax.data import prepared
-from tfds_naturel.errors import UserError
+from naturel_jax.data.items import prepared
+from tfds_naturel.common.errors import UserError
 
 SOURCE = naturel_pairs.SOURCE
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from naturel_jax.benchmarks import karpathy, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes
-from tfds_naturel.order import clean, shuffles, spacy_tags
+from tfds_naturel.captions.order import clean, shuffles, spacy_tags
 
 # ARO's shuffles depend on a global generator; ours on (seed, image, caption), so they do not depend on what else is
 # evaluated.

@@ -1,11 +1,11 @@
-"""Benchmarks of one's own, from a file of records or a folder of classes; no code is needed.
+"""User-defined benchmarks, from a file of records or a folder of classes; no code is needed.
 
 - ``pairs:FILE``: an image, true captions and false ones;
 - ``groups:FILE``: two images and two captions, scored like Winoground;
 - ``retrieval:FILE``: an image and its captions, ranked among all of the file;
 - ``classes:FOLDER``: a folder of images for each class, named like the class in prompts.
 
-A file is JSONL, CSV, TSV or Parquet, read like training data (``naturel_jax.data.records``). Paths of images are
+A file is JSONL, CSV, TSV or Parquet, read like training data (``naturel_jax.data.items.records``). Paths of images are
 relative to its folder, and do not leave it. A bad record is reported with its line and field, and left out.
 """
 
@@ -18,12 +18,12 @@ import numpy as np
 from naturel_jax.benchmarks import retrieval, rules, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Folder, is_unicode
-from naturel_jax.benchmarks.own_config import Fields, Own
-from naturel_jax.data import staging
-from naturel_jax.data.fields import Fields as RecordFields
-from naturel_jax.data.records import BadRecord, Chosen, Names, Record, Row, Table, choose, existing, to_record
+from naturel_jax.config.own_benchmarks import Fields, Own
+from naturel_jax.config.record_fields import Fields as RecordFields
+from naturel_jax.data.items.records import BadRecord, Chosen, Names, Record, Row, Table, choose, existing, to_record
 from naturel_jax.data.sources import csv, jsonl, parquet
-from naturel_jax.object_stores import in_store
+from naturel_jax.storage import staging
+from naturel_jax.storage.object_stores import in_store
 
 OPENERS: dict[str, Callable[[str, str, str], Table]] = {
     ".jsonl": jsonl.open_table,

@@ -1,5 +1,5 @@
 """All benchmarks by name. A new one is one file and one line here, or an entry point of another package
-(``plugins.py``); those of one's own need no code (``own.py``).
+(``plugins.py``); user-defined ones need no code (``own.py``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,6 @@ from naturel_jax.benchmarks import (
     naturel_reworded,
     naturel_unseen,
     own,
-    own_config,
     sugarcrepe,
     sugarcrepe_pp,
     valse,
@@ -31,9 +30,10 @@ from naturel_jax.benchmarks import (
     zeroshot,
 )
 from naturel_jax.benchmarks.benchmark import Benchmark, Source
-from naturel_jax.benchmarks.own_config import Fields
-from naturel_jax.plugins import Registry
-from tfds_naturel.errors import UserError
+from naturel_jax.config import own_benchmarks
+from naturel_jax.config.own_benchmarks import Fields
+from naturel_jax.config.plugins import Registry
+from tfds_naturel.common.errors import UserError
 
 
 class Reader(Protocol):
@@ -93,22 +93,22 @@ def read(
     cache_dir: str = "",
 ) -> list[Benchmark]:
     """The benchmarks called ``names``, or named as in ``own_config``; ``all`` means every one that can be read, besides
-    one's own, and prints why the others cannot.
+    user-defined ones, and prints why the others cannot.
 
     ``files`` is the folder with the official files, ``naturel`` a prepared TFDS folder of NatuRel; ``fields``: name of
-    one's own benchmark -> the fields of its records; ``cache_dir``: where those in an object store are copied to (see
-    ``staging``). Raises UserError for an unknown name, and FileNotFoundError or
+    a user-defined benchmark -> the fields of its records; ``cache_dir``: where those in an object store are copied to
+    (see ``staging``). Raises UserError for an unknown name, and FileNotFoundError or
     UserError for a requested benchmark that cannot be read.
     """
     fields = fields or {}
     every = "all" in names
-    texts = [*BENCHMARKS, *filter(own_config.parse_name, names)] if every else names
+    texts = [*BENCHMARKS, *filter(own_benchmarks.parse_name, names)] if every else names
     for text in names:
-        if text not in (*BENCHMARKS, "all") and not own_config.parse_name(text):
-            expected = f"{', '.join(BENCHMARKS)}; or your own: {', '.join(own_config.KINDS.values())}"
+        if text not in (*BENCHMARKS, "all") and not own_benchmarks.parse_name(text):
+            expected = f"{', '.join(BENCHMARKS)}; or your own: {', '.join(own_benchmarks.KINDS.values())}"
             raise UserError(f"unknown benchmarks {[text]}; expected all, or any of: {expected}")
-    own_config.check_names(texts, fields, "--fields")
-    if taken := [text for text in texts if text not in BENCHMARKS and own_config.name_of(text) in BENCHMARKS]:
+    own_benchmarks.check_names(texts, fields, "--fields")
+    if taken := [text for text in texts if text not in BENCHMARKS and own_benchmarks.name_of(text) in BENCHMARKS]:
         raise UserError(f"benchmark {taken[0]!r} has the name of another benchmark; write NAME=KIND:PATH")
     benchmarks = []
     for text in texts:
@@ -124,7 +124,7 @@ def read(
 def _read(
     text: str, files: Path | None, naturel: Path | None, fields: Mapping[str, Fields], cache_dir: str
 ) -> Benchmark:
-    if mine := own_config.parse_name(text):
+    if mine := own_benchmarks.parse_name(text):
         return own.read(mine, fields.get(mine.name, Fields()), cache_dir)
     folder = naturel if reads_dataset(text) else files
     if folder is None:

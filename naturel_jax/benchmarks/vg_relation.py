@@ -8,7 +8,7 @@ from pathlib import Path
 from naturel_jax.benchmarks import aro, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Metric, Source, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Record, load_json
-from tfds_naturel.files import parse_json
+from tfds_naturel.common.files import parse_json
 
 EXCLUDED = "aro/vgr_excluded_relations.json"
 _NOTEBOOK = (

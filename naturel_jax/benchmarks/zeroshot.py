@@ -11,7 +11,7 @@ import numpy as np
 
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, Source, positions
 from naturel_jax.benchmarks.files import BenchmarkError, check_inside, not_found
-from naturel_jax.data import prepared
+from naturel_jax.data.items import prepared
 
 SOURCE = Source("the dataset's own", "any dataset", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
 TEMPLATES = ("a photo of a {}.",)

@@ -18,25 +18,18 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from naturel_jax.data import (
-    columns,
-    datasets,
-    identity,
-    index,
-    index_writer,
-    staging,
-    tags,
-    trained_on,
-    training_images,
-)
-from naturel_jax.data.augment import augment, sides
-from naturel_jax.data.boxes import Box
-from naturel_jax.data.fields import Fields
-from naturel_jax.data.items import Source
-from naturel_jax.data.trained_on import TrainedOn
-from naturel_jax.settings import parse
-from tfds_naturel import cli
-from tfds_naturel.errors import UserError
+from naturel_jax.config.record_fields import Fields
+from naturel_jax.config.settings import parse
+from naturel_jax.data import datasets
+from naturel_jax.data.images.augment import augment, sides
+from naturel_jax.data.images.boxes import Box
+from naturel_jax.data.items import columns, index, index_writer, tags
+from naturel_jax.data.items.items import Source
+from naturel_jax.data.seen import identity, trained_on, training_images
+from naturel_jax.data.seen.trained_on import TrainedOn
+from naturel_jax.storage import staging
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger("naturel_jax.data.check")  # __name__ is __main__
 

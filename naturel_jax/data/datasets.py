@@ -3,6 +3,7 @@ an entry point of another package (``plugins.py``)."""
 
 import contextlib
 import dataclasses
+import fnmatch
 import hashlib
 import json
 import logging
@@ -15,20 +16,22 @@ from typing import Any
 
 from etils import epath
 
-from naturel_jax import object_folders, preemption, storage
+from naturel_jax import storage
 from naturel_jax.config import Data
-from naturel_jax.data import decoded_writer, index, index_writer, prepared, staging
-from naturel_jax.data.augment import Crops
-from naturel_jax.data.fields import Fields
-from naturel_jax.data.items import Origin, Source
-from naturel_jax.data.recipes import recipe
-from naturel_jax.data.records import Table
+from naturel_jax.config.plugins import Registry
+from naturel_jax.config.record_fields import Fields
+from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.data.images.augment import Crops
+from naturel_jax.data.items import decoded_writer, index, index_writer, prepared
+from naturel_jax.data.items.items import Origin, Source
+from naturel_jax.data.items.records import Table
 from naturel_jax.data.sources import csv, folder, huggingface, jsonl, parquet, webdataset
 from naturel_jax.data.sources import tfds as tfds_table
-from naturel_jax.object_stores import in_store
-from naturel_jax.plugins import Registry
-from tfds_naturel import twins
-from tfds_naturel.errors import UserError
+from naturel_jax.devices import preemption
+from naturel_jax.storage import object_folders, staging
+from naturel_jax.storage.object_stores import in_store
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.scenes import twins
 from tfds_naturel.scenes.scene import CONFIGS as WORLDS
 from tfds_naturel.scenes.scene import VERSION
 from tfds_naturel.sources import examples as recipe_examples
@@ -101,7 +104,7 @@ def open_source(
 
 
 def open_unindexed(dataset: str, data_dir: str, split: str, cache_dir: str = "") -> Source | Table:
-    """As the opener of the prefix returns it, from local copies. Raises UserError for an unknown prefix, and what
+    """What the opener of the prefix returns for local copies. Raises UserError for an unknown prefix, and what
     ``staging.stage`` and the opener raise."""
     prefix, name = _parse(dataset)
     if prefix not in SOURCES:
@@ -110,7 +113,7 @@ def open_unindexed(dataset: str, data_dir: str, split: str, cache_dir: str = "")
         )
     if in_store(data_dir) and prefix == _TFDS:
         directory(data_dir, name, cache_dir)
-    data_dir, name = os.fspath(staging.local_path(data_dir, cache_dir)), staging.stage_source(prefix, name, cache_dir)
+    data_dir, name = os.fspath(staging.local_path(data_dir, cache_dir)), _stage_table(prefix, name, cache_dir)
     return SOURCES[prefix](name, data_dir, split)
 
 
@@ -128,7 +131,7 @@ def _open_tfds(name: str, data_dir: str, split: str) -> Source | Table:
 
 
 def _origin(path: epath.Path, data_dir: str, split: str) -> Origin:
-    """Of the images of a prepared dataset."""
+    """Where the images of a prepared dataset come from."""
     status = (path / "dataset_info.json").stat()
     key = json.dumps([os.fspath(path), split, status.length, status.mtime])
     cache = index_writer.cache_folder(data_dir) / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
@@ -236,3 +239,24 @@ def _only_writer(folder: epath.Path, finished: epath.Path) -> Iterator[bool]:
             yield not finished.exists()
             return
     yield False
+
+
+def _stage_table(prefix: str, name: str, cache_dir: str = "") -> str:
+    """The local name of the training source ``prefix:name``, whose files are copied if they are in an object store: all
+    that is in its folder, and of shards those that are named."""
+    if not in_store(name):
+        return name
+    if prefix == "webdataset":
+        patterns = webdataset.expand(name)
+        folder = _fixed_part(name)
+        staging.stage(folder, cache_dir, lambda file: any(fnmatch.fnmatchcase(f"{folder}/{file}", p) for p in patterns))
+    elif prefix in ("csv", "jsonl", "parquet"):
+        staging.stage(_fixed_part(name), cache_dir)
+    else:
+        staging.stage(name, cache_dir)
+    return os.fspath(staging.local_path(name, cache_dir))
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder of a file, or the one that holds all that match a pattern."""
+    return re.split(r"[*?\[{]", pattern)[0].rpartition("/")[0]

@@ -16,7 +16,7 @@ import numpy as np
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.evaluators.embed import Encoder
 from naturel_jax.models.two_tower import Params
-from tfds_naturel.progress import Progress
+from tfds_naturel.common.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 

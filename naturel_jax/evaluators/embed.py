@@ -16,12 +16,13 @@ import PIL.Image
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from naturel_jax import preemption, weights
+from naturel_jax import weights
 from naturel_jax.benchmarks.benchmark import Box, Caption, Image, Item
-from naturel_jax.data.processor import Processor
+from naturel_jax.data.text.processor import Processor
+from naturel_jax.devices import preemption
+from naturel_jax.devices.sharding import BATCH_AXES, make_mesh, param_sharding
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Encode, Model, Params, of_pixels
-from naturel_jax.sharding import BATCH_AXES, make_mesh, param_sharding
 from naturel_jax.weights.sources import Loaded
 
 LENGTH_STEP = 16  # captions of a causal tower are trimmed to a multiple of this, so that few shapes are compiled

@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from naturel_jax.benchmarks import own_config, registry
+from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark, Item
-from naturel_jax.config import Config
-from naturel_jax.data import datasets, staging
-from naturel_jax.data.processor import Processor
-from naturel_jax.data.trained_on import TrainedOn
+from naturel_jax.config import Config, own_benchmarks
+from naturel_jax.data import datasets
+from naturel_jax.data.seen.trained_on import TrainedOn
+from naturel_jax.data.text.processor import Processor
 from naturel_jax.evaluators import blind, held_out
 from naturel_jax.evaluators.confidence import Intervals, intervals
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.models.two_tower import Model, Params
-from tfds_naturel.errors import UserError
+from naturel_jax.storage import staging
+from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def make_evaluator(config: Config, model: Model, processor: Processor, trained_o
     """Evaluator of the benchmarks of ``config.eval``, without the items that the run trains on. Raises UserError."""
     names, files = config.eval.benchmarks, config.eval.benchmarks_dir
     prepared = [name for name in names if registry.reads_dataset(name)]
-    official = [name for name in names if name not in prepared and not own_config.parse_name(name)]
+    official = [name for name in names if name not in prepared and not own_benchmarks.parse_name(name)]
     if official and not files:
         world = config.eval.naturel.removeprefix("naturel/")
         if world not in datasets.WORLDS:

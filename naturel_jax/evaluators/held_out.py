@@ -10,8 +10,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from naturel_jax.benchmarks.benchmark import Benchmark, Image
-from naturel_jax.data import identity
-from naturel_jax.data.trained_on import TrainedOn
+from naturel_jax.data.seen import identity
+from naturel_jax.data.seen.trained_on import TrainedOn
 
 WAYS = ("name", "bytes", "look")  # in which an image is found
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from etils import epath
 
-from naturel_jax import object_folders, storage
-from naturel_jax.data import staging
-from naturel_jax.object_stores import Location, in_store
+from naturel_jax import storage
+from naturel_jax.storage import object_folders, staging
+from naturel_jax.storage.object_stores import Location, in_store
 
 _State = tuple[int, int]  # size, and time of the last modification
 

@@ -17,16 +17,16 @@ import tokenizers
 
 from naturel_jax import weights
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Outcomes
-from naturel_jax.data.processor import Processor
-from naturel_jax.data.tokenizer import padded
+from naturel_jax.data.text.processor import Processor
+from naturel_jax.data.text.tokenizer import padded
+from naturel_jax.devices.sharding import make_mesh, param_sharding
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.embed import Embedder, Encoder, cosines
 from naturel_jax.models.families import FAMILIES, family_of
 from naturel_jax.models.two_tower import Params
-from naturel_jax.sharding import make_mesh, param_sharding
 from naturel_jax.weights import processor_files, runs
 from naturel_jax.weights.sources import Loaded
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 

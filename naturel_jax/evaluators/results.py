@@ -21,11 +21,11 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
 from naturel_jax.evaluators import blind, confidence
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json, reading_arrow
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json, reading_arrow
 
 if TYPE_CHECKING:
-    from naturel_jax.data.processor import Processor
+    from naturel_jax.data.text.processor import Processor
     from naturel_jax.models.two_tower import Model, Params
 
 # Of both files. A file without a version is version 0, which reads like version 1; before version 2, a result did not

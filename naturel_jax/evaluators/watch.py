@@ -10,18 +10,20 @@ from typing import Any, NamedTuple
 from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax import checkpoint, preemption, storage
+from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Benchmark, is_headline
-from naturel_jax.data.processor import Processor
-from naturel_jax.data.trained_on import TrainedOn
+from naturel_jax.checkpoints import checkpoint, finished
+from naturel_jax.data.seen.trained_on import TrainedOn
+from naturel_jax.data.text.processor import Processor
+from naturel_jax.devices import preemption
+from naturel_jax.devices.sharding import make_mesh, param_sharding
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.evaluator import Evaluator
 from naturel_jax.evaluators.held_out import hold_out
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
-from naturel_jax.sharding import make_mesh, param_sharding
 from naturel_jax.weights import runs
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ def _new_steps(workdir: epath.Path) -> Iterator[int]:
     _LOG.info("watching %s", workdir)
     while True:
         preemption.check()
-        ended = storage.exists(workdir / "scores.json")  # checked before the listing, which then has every checkpoint
+        ended = storage.exists(workdir / finished.FILE)  # checked before the listing, which then has every checkpoint
         new = sorted(set(checkpoint.saved_steps(workdir)) - seen)
         yield from new
         seen.update(new)

@@ -1,5 +1,5 @@
-"""FLOPs that the model itself needs, counted analytically, and the peak of each accelerator: together they give the
-model FLOPs utilization (MFU) of PaLM, arXiv 2204.02311, appendix B.
+"""FLOPs that the model itself needs, counted analytically. With an accelerator's peak (``devices/hardware.py``), they
+give the model FLOPs utilization (MFU) of PaLM, arXiv 2204.02311, appendix B.
 
 A multiply-add counts as 2. Only matrix products count: normalization, activations, softmax and the loss are less than
 1 % of a step. Attention counts in full for causal towers too, and recomputation (remat, chunks) does not count.
@@ -9,38 +9,6 @@ from typing import NamedTuple
 
 from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
-
-# Dense peak FLOP/s of one device by ``jax.Device.device_kind`` and dtype of the activations. NVIDIA's data sheets
-# print rates with 2:4 sparsity, twice the dense ones. A float32 product runs as TF32 on these GPUs (XLA's default
-# precision); TPUs have no published float32 rate.
-_H100_SXM = {"bfloat16": 989e12, "float16": 989e12, "float32": 495e12}  # NVIDIA H100 data sheet; H200's is the same
-_A100 = {"bfloat16": 312e12, "float16": 312e12, "float32": 156e12}  # NVIDIA A100 data sheet, all forms
-_V5E, _V5P, _V6E = {"bfloat16": 197e12}, {"bfloat16": 459e12}, {"bfloat16": 918e12}  # cloud.google.com/tpu/docs
-
-PEAKS: dict[str, dict[str, float]] = {
-    "NVIDIA A100-SXM4-40GB": _A100,
-    "NVIDIA A100-SXM4-80GB": _A100,
-    "NVIDIA A100-PCIE-40GB": _A100,
-    "NVIDIA A100 80GB PCIe": _A100,
-    "NVIDIA H100 80GB HBM3": _H100_SXM,
-    "NVIDIA H100 PCIe": {"bfloat16": 756e12, "float16": 756e12, "float32": 378e12},
-    "NVIDIA H200": _H100_SXM,
-    "NVIDIA L4": {"bfloat16": 121e12, "float16": 121e12, "float32": 60e12},  # NVIDIA L4 data sheet
-    "TPU v4": {"bfloat16": 275e12},  # cloud.google.com/tpu/docs/v4
-    # JAX has two spellings of each of these (jax/_src/pallas/mosaic/tpu_info.py).
-    "TPU v5 lite": _V5E,
-    "TPU v5e": _V5E,
-    "TPU v5": _V5P,
-    "TPU v5p": _V5P,
-    "TPU v6 lite": _V6E,
-    "TPU v6e": _V6E,
-    "TPU7x": {"bfloat16": 1153.5e12},  # a device is half a chip of 2307e12: cloud.google.com/tpu/docs/tpu7x
-}
-
-
-def peak(device_kind: str, dtype: str) -> float | None:
-    """Peak FLOP/s of one device for matrix products of ``dtype``; None if it is unknown."""
-    return PEAKS.get(device_kind, {}).get(dtype)
 
 
 def transformer_flops(config: TransformerConfig, length: int, blocks: int | None = None) -> float:
@@ -91,8 +59,8 @@ class Step(NamedTuple):
         return 3 * self.forward - 2 * self.frozen
 
     def computed(self, remat: str, chunks: int) -> float:
-        """With what a step computes again: ``full`` recomputation what has a backward pass, chunks everything. "dots"
-        computes no product of weights again."""
+        """FLOPs including what a step computes again: with ``full`` recomputation, what has a backward pass; in chunks,
+        everything. "dots" computes no product of weights again."""
         return self.model + (remat == "full") * (self.forward - self.frozen) + (chunks > 1) * self.forward
 
 

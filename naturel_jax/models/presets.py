@@ -9,7 +9,7 @@ import re
 
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.two_tower import TwoTowerConfig
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 CLIP, SIGLIP = FAMILIES["clip"], FAMILIES["siglip"]
 

@@ -11,7 +11,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import Mesh, PartitionSpec
 
-from naturel_jax.sharding import BATCH_AXES
+from naturel_jax.devices.sharding import BATCH_AXES
 
 _LANES = 128  # of the matrix unit: blocks of the kernel have a multiple of them
 _LARGEST = 768  # queries or keys of a block; their logits, float32, have to fit the chip's vector memory

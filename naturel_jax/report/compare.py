@@ -15,14 +15,15 @@ from collections.abc import Callable, Sequence
 from etils import epath
 from scipy import stats
 
-from naturel_jax.benchmarks import own_config, registry
-from naturel_jax.data import staging
+from naturel_jax.benchmarks import registry
+from naturel_jax.config import own_benchmarks
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.report import gallery
 from naturel_jax.report.pairs import Paired, pair_up
-from tfds_naturel import cli, escape
-from tfds_naturel.errors import UserError
+from naturel_jax.storage import staging
+from tfds_naturel.common import cli, escape
+from tfds_naturel.common.errors import UserError
 
 EXAMPLES = 10  # captions of each kind that the Markdown lists
 
@@ -129,19 +130,19 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("b", help="name of the model to compare it with")
     parser.add_argument("--out", type=epath.Path, default=epath.Path("results"))
     parser.add_argument("--benchmark", required=True, help="as given to naturel_jax.evaluate")
-    own_config.add_fields(parser)
+    own_benchmarks.add_fields(parser)
     parser.add_argument("--outcome", default="right", help="what counts as right, such as text or group on Winoground")
     parser.add_argument("--benchmarks_dir", default="benchmarks_data", help="the official files, for the gallery")
     parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/3.0.0")
     options = parser.parse_args(arguments)
-    name, mirror = own_config.name_of(options.benchmark), Mirror(options.out)
+    name, mirror = own_benchmarks.name_of(options.benchmark), Mirror(options.out)
     rows_a, rows_b = (results.load_items(mirror.local, model, name) for model in (options.a, options.b))
     pairs = pair_up(rows_a, rows_b, options.outcome)
     if not pairs:
         raise UserError(f"{options.a} and {options.b} have no item of {name} in common")
     text = markdown(options.a, options.b, name, pairs)
     files, naturel = staging.stage(options.benchmarks_dir), staging.stage(options.naturel) if options.naturel else None
-    fields = own_config.parse_fields(options.fields)
+    fields = own_benchmarks.parse_fields(options.fields)
     (benchmark,) = registry.read([options.benchmark], files=files, naturel=naturel, fields=fields)
     images = {image.key: image for item in benchmark.items for image in item.images}
     names = map(results.file_name, (options.a, options.b, name, options.outcome))

@@ -13,10 +13,10 @@ from typing import NamedTuple
 from PIL import Image as PilImage
 
 from naturel_jax.benchmarks.benchmark import Image
-from naturel_jax.data.images import open_image
+from naturel_jax.data.images.decode import open_image
 from naturel_jax.report.pairs import Paired
-from tfds_naturel import pages
-from tfds_naturel.progress import Progress
+from tfds_naturel.common import pages
+from tfds_naturel.common.progress import Progress
 
 THUMBNAIL = 640  # pixels of the longer side
 SMALL = 160  # images up to this size are kept as they are, and enlarged without smoothing

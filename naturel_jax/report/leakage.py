@@ -7,7 +7,7 @@ from typing import NamedTuple
 from naturel_jax.benchmarks.benchmark import Origin
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.evaluators.results import LeftOut, Result
-from tfds_naturel import escape
+from tfds_naturel.common import escape
 
 TITLE = "Images that may have been trained on"
 NOTE = (
@@ -45,7 +45,7 @@ def lines(results: Sequence[Result | LeftOut]) -> list[Line]:
 
 
 def _origins(benchmark: str) -> tuple[Origin, ...]:
-    """None of one's own benchmarks, and of those whose package is not installed."""
+    """Na user-defined one benchmarks, and of those whose package is not installed."""
     return BENCHMARKS[benchmark].SOURCE.origins if benchmark in BENCHMARKS else ()
 
 

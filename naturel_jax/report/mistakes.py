@@ -8,7 +8,7 @@ from naturel_jax.evaluators.results import Result
 from naturel_jax.report import published, tables
 from naturel_jax.report.report import cells
 from naturel_jax.report.tables import MEASURED, MISTAKE, Row
-from tfds_naturel import escape
+from tfds_naturel.common import escape
 
 RIGHT = "without a mistake"
 INTRODUCTION = (

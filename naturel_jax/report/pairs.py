@@ -9,7 +9,7 @@ from typing import Any
 
 from naturel_jax.evaluators.results import OUTCOME
 from tfds_naturel.captions.relations import RELATIONS
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 # An item is grouped by the first of these that it has.
 GROUP_TAGS = ("relation", "attributes", "subset", "collapsed_tag", "phenomenon", "source")

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from naturel_jax.report.chance import chance
 from naturel_jax.report.tables import Row
-from tfds_naturel import escape
+from tfds_naturel.common import escape
 
 History = Sequence[tuple[int, Mapping[str, float]]]  # (step, {metric: score}) in order
 

@@ -19,7 +19,7 @@ from naturel_jax.evaluators.results import LeftOut, Result
 from naturel_jax.report import chance, leakage, plots, published, tables, ties
 from naturel_jax.report.plots import History
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, Row
-from tfds_naturel import escape, pages
+from tfds_naturel.common import escape, pages
 
 _FILES = importlib.resources.files("naturel_jax.report")
 _QUOTED = 4  # metrics of a benchmark without headline metrics that a line about it has

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
-from tfds_naturel import escape
+from tfds_naturel.common import escape
 
 MISSING = "–"  # noqa: RUF001 (an en dash: not measured)
 INCOMPLETE = "†"  # after a score over fewer items than were published, or with images that could not be read

@@ -19,8 +19,8 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.reproduce import check, known, runner
 from naturel_jax.reproduce.stages import STAGES, Work, parse_budget
-from tfds_naturel import cli
-from tfds_naturel.errors import UserError
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import UserError
 
 OFF = 3  # exit code
 

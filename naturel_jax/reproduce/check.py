@@ -16,8 +16,8 @@ from naturel_jax.report import report as tables_of_results
 from naturel_jax.reproduce.known import Checkpoint
 from naturel_jax.reproduce.runner import command_line
 from naturel_jax.reproduce.stages import Task, Work
-from tfds_naturel import escape
-from tfds_naturel.errors import UserError
+from tfds_naturel.common import escape
+from tfds_naturel.common.errors import UserError
 
 TOLERANCE = 0.005  # what image decoders, which differ by a grey level, can turn; a known score is rounded less
 

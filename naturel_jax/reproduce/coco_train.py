@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from naturel_jax.benchmarks import karpathy
 from naturel_jax.benchmarks.benchmark import Source
 from naturel_jax.benchmarks.download import download
-from tfds_naturel import cli
-from tfds_naturel.errors import Stopped, UserError
-from tfds_naturel.files import parse_json
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import Stopped, UserError
+from tfds_naturel.common.files import parse_json
 
 FILE = "coco/coco_karpathy_train.json"
 

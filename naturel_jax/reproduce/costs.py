@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 
 from naturel_jax.benchmarks.registry import BENCHMARKS
+from naturel_jax.devices.hardware import ACCELERATORS
 from naturel_jax.models import flops, presets
 from naturel_jax.models.two_tower import Model, TwoTowerConfig
 from naturel_jax.reproduce.stages import MODEL, RECIPES, STAGES, Work
@@ -51,7 +52,7 @@ UTILIZATION = 0.2  # of the peak
 START = 90.0  # seconds of a process that compiles
 HIGHEST = 6  # passes of a float32 product in bfloat16, as evaluations compute it
 
-HARDWARE = {"8 x H100": ("NVIDIA H100 80GB HBM3", 8), "TPU v5e, 2x4": ("TPU v5e", 8)}  # one host each
+HARDWARE = {"8 x H100": ("h100", 8), "TPU v5e, 2x4": ("v5e", 8)}  # one host each
 
 
 class Download(NamedTuple):
@@ -195,4 +196,4 @@ def _evaluating(source: str, hardware: str) -> float:
 def _rate(hardware: str) -> float:
     """FLOP/s of all devices, in bfloat16."""
     kind, number = HARDWARE[hardware]
-    return number * UTILIZATION * flops.PEAKS[kind]["bfloat16"]
+    return number * UTILIZATION * ACCELERATORS[kind].peak["bfloat16"]

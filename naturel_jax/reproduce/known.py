@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from naturel_jax.report.published import ITEM_SETS, VL_COMPO, ItemSet
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json
 
 WEIGHTS = "{weights}"  # in a source: the folder for weights that no program may download
 

@@ -13,7 +13,7 @@ from naturel_jax.reproduce import costs
 from naturel_jax.reproduce.costs import GB, HARDWARE, Cost
 from naturel_jax.reproduce.runner import command_line
 from naturel_jax.reproduce.stages import STAGES, Work
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 
 def downloads_text(work: Work) -> str:

@@ -16,8 +16,8 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.reproduce.stages import Task, Work
-from tfds_naturel import cli
-from tfds_naturel.errors import Stopped, UserError
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import Stopped, UserError
 
 _FORMAT = 1
 _PR_SET_PDEATHSIG = 1

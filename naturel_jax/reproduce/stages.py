@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from naturel_jax.reproduce.known import WEIGHTS, Checkpoint
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 VERSION = "3.0.0"  # of the datasets; tfds_naturel.naturel has it, and imports TensorFlow Datasets
 MODEL = "en_core_web_sm"  # spaCy's, which tags COCO's captions

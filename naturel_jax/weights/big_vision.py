@@ -21,7 +21,7 @@ from naturel_jax.weights.tables import (
     rule,
     under,
 )
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 _FAMILY = FAMILIES["siglip"]  # the only two-tower model of big_vision with published checkpoints
 

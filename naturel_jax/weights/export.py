@@ -3,7 +3,7 @@ for bit.
 
 Configs, tokenizer and image-processor files are written here, not by the libraries' ``save_pretrained``: an export has
 the same bytes whether or not the libraries are installed, and needs neither them nor torch. Tests compare every file
-with what the libraries' own classes make of it (tests/test_exports_files.py).
+with what the libraries' own classes make of it (tests/weights/test_exports_files.py).
 """
 
 import contextlib
@@ -19,14 +19,15 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from naturel_jax import checkpoint, checkpoint_meta, manifest, storage
-from naturel_jax.data import trained_on as trained_on_lib
-from naturel_jax.data.processor import Processor
-from naturel_jax.data.trained_on import TrainedOn
+from naturel_jax import storage
+from naturel_jax.checkpoints import checkpoint, checkpoint_meta, manifest
+from naturel_jax.data.seen import trained_on as trained_on_lib
+from naturel_jax.data.seen.trained_on import TrainedOn
+from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import family_of
 from naturel_jax.models.two_tower import Params, TwoTowerConfig
 from naturel_jax.weights import big_vision, hf, model_card, openclip, processor_files, tables
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 DTYPES = {"float32": np.float32, "bfloat16": jnp.bfloat16, "float16": np.float16}
 # modules.json, by which sentence-transformers finds CLIP's two towers; its version 6 would find them without.

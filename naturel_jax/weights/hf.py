@@ -7,7 +7,7 @@ from naturel_jax.models.families import FAMILIES, Family, family_of
 from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.weights.tables import CONV_TORCH, FLAT, LINEAR, LINEAR_OUT, SAME, Rule, reshaped, rule, under
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 NAFLEX = "siglip2"  # model_type of a Siglip2Model, whose images keep their aspect ratio
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}

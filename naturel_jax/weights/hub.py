@@ -3,9 +3,9 @@
 import importlib.util
 from pathlib import Path
 
-from naturel_jax import hub
+from naturel_jax.storage import hub
 from naturel_jax.weights.processor_files import read_json
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 _CLIP = "openai/clip-vit-base-patch32"  # its vocabulary is that of all CLIPs
 _SMALL = ("*.json", "*.model", "merges.txt")

@@ -24,7 +24,7 @@ from naturel_jax.weights.tables import (
     rule,
     under,
 )
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 CONFIG_FILE = "open_clip_config.json"
 

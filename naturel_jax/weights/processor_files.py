@@ -14,12 +14,12 @@ from typing import Any, TypedDict
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from naturel_jax.data.processor import FILTERS, Processor
-from naturel_jax.data.tokenizer import clip_tokenizer, padded, templated
+from naturel_jax.data.text.processor import FILTERS, Processor
+from naturel_jax.data.text.tokenizer import clip_tokenizer, padded, templated
 from naturel_jax.models.families import FAMILIES, Family, Pixels, TokenizerConventions
 from naturel_jax.models.two_tower import TwoTowerConfig
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json, reading_tokenizer
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json, reading_tokenizer
 
 OWN = "processor.json"
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 _TIMEOUT = httpx.Timeout(600, connect=10)  # seconds; the hub answers a commit of large files late
 _EXPLAINED = {

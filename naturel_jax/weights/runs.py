@@ -7,15 +7,16 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from naturel_jax import checkpoint, checkpoint_meta, manifest, storage
-from naturel_jax.data import trained_on as trained_on_lib
-from naturel_jax.data.processor import Processor
-from naturel_jax.data.trained_on import TrainedOn
+from naturel_jax import storage
+from naturel_jax.checkpoints import checkpoint, checkpoint_meta, manifest
+from naturel_jax.checkpoints.restore import read
+from naturel_jax.data.seen import trained_on as trained_on_lib
+from naturel_jax.data.seen.trained_on import TrainedOn
+from naturel_jax.data.text.processor import Processor
+from naturel_jax.devices.sharding import path_string
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
-from naturel_jax.restore import read
-from naturel_jax.sharding import path_string
 from naturel_jax.weights.processor_files import malformed
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 
 class NotARun(UserError, FileNotFoundError):

@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from naturel_jax.data import staging
-from naturel_jax.data.processor import Processor
+from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import Pixels, family_of
 from naturel_jax.models.presets import PRESETS
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
-from naturel_jax.object_stores import in_store
+from naturel_jax.storage import staging
+from naturel_jax.storage.object_stores import in_store
 from naturel_jax.weights import big_vision, hf, hub, openclip, processor_files, runs, tables
 from naturel_jax.weights.tables import Rule, Shape
 from naturel_jax.weights.tensors import Tensors, open_npz, open_safetensors, open_sharded
 from naturel_jax.weights.torch_files import open_torch
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 ShardingFor = Callable[[str, Shape], jax.sharding.Sharding]
 
@@ -37,7 +37,7 @@ _OPENERS: dict[str, Callable[[Path], Tensors]] = {
     ".pth": open_torch,
     ".npz": open_npz,
 }
-_BESIDE = (".json", ".md", ".model", ".txt")  # of files that say how weights are used
+_COMPANIONS = (".json", ".md", ".model", ".txt")  # of files that say how weights are used
 
 
 class Loaded(NamedTuple):
@@ -120,7 +120,7 @@ def local(name: str) -> Path:
 
 
 def _is_beside(name: str) -> bool:
-    return "/" not in name and Path(name).suffix in _BESIDE
+    return "/" not in name and Path(name).suffix in _COMPANIONS
 
 
 def _open_folder(folder: Path, prefer_openclip: bool = False) -> Foreign:

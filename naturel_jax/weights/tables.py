@@ -11,7 +11,7 @@ import numpy as np
 from flax import traverse_util
 
 from naturel_jax.models.two_tower import Params
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 Shape = tuple[int, ...]
 Place = Callable[[str, np.ndarray], jax.Array]  # (path, host array) -> array on devices

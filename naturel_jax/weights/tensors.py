@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json
 
 Shape = tuple[int, ...]
 _FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # float32 holds each of them exactly

@@ -13,7 +13,7 @@ import numpy as np
 from naturel_jax.weights import pickled
 from naturel_jax.weights.pickled import Module, Storage, Tensor
 from naturel_jax.weights.tensors import Tensors, check_archive, explained, float_dtype
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before PyTorch 1.6
 _NAMES = 100_000  # modules and tensors of one TorchScript archive; a module under several names counts for each

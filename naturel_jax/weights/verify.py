@@ -17,8 +17,8 @@ from naturel_jax.models.families import family_of
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize
 from naturel_jax.weights import openclip, torch_files
 from naturel_jax.weights.sources import Loaded
-from tfds_naturel import extras
-from tfds_naturel.errors import UserError
+from tfds_naturel.common import extras
+from tfds_naturel.common.errors import UserError
 
 TOLERANCE = 1e-5  # of a cosine
 _SAME_PIXELS = 1e-4  # of a normalized value; two libraries that both follow Pillow differ by less

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from open_images_files import write_world
 
+from tests.helpers.open_images_files import write_world
 from tfds_naturel import build, naturel
 from tfds_naturel.open_images import plan
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from tfds_naturel.captions import grammar
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import reading_csv
-from tfds_naturel.schema import PAIRS, Caption, Kind, Polarity, Triplet
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import reading_csv
+from tfds_naturel.common.schema import PAIRS, Caption, Kind, Polarity, Triplet
 
 COLUMNS = ("triplet", "kind", "pair", "paraphrase", "polarity", "text", "asserts", "operation", "shape")
 FIXED = 2 * PAIRS  # the first captions of a triplet are its paraphrases 0

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from tfds_naturel import extras
 from tfds_naturel.captions import lexicon, parse, places
 from tfds_naturel.captions.relations import converse, excluded
-from tfds_naturel.schema import Caption, Triplet
+from tfds_naturel.common import extras
+from tfds_naturel.common.schema import Caption, Triplet
 
 MAX_TOKENS = 30  # CLIP tokens, including start and end
 WORDS = range(4, 21)  # allowed number of words of a complex caption

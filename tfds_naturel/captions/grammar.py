@@ -15,7 +15,7 @@ import numpy as np
 from tfds_naturel.captions import lexicon
 from tfds_naturel.captions.lexicon import Noun
 from tfds_naturel.captions.relations import CONTRARIES, DEPICTED, RELATIONS, Relation, converse, excluded
-from tfds_naturel.schema import PAIRS, Caption, Kind, Triplet
+from tfds_naturel.common.schema import PAIRS, Caption, Kind, Triplet
 
 T = TypeVar("T")
 Truth = Callable[[Triplet], bool]

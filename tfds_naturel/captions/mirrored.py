@@ -15,7 +15,7 @@ from tfds_naturel.captions import grammar, lexicon
 from tfds_naturel.captions.grammar import SHAPES, Draw, Predicate, be, phrase, pick, sentence
 from tfds_naturel.captions.lexicon import Noun
 from tfds_naturel.captions.relations import RELATIONS
-from tfds_naturel.schema import PAIRS, Caption, Kind, Triplet
+from tfds_naturel.common.schema import PAIRS, Caption, Kind, Triplet
 
 _CONTRASTED = 0.5  # share of the complex pairs that contrast two triplets which cannot both be true
 

@@ -12,7 +12,7 @@ from collections import Counter
 
 from tfds_naturel.captions import lexicon, places
 from tfds_naturel.captions.relations import RELATIONS
-from tfds_naturel.schema import Triplet
+from tfds_naturel.common.schema import Triplet
 
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|[\u00a7\u00b6]")
 _MARKS = ("\u00a7", "\u00b6")  # stand for the subject and the object

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tfds_naturel.schema import Triplet
+from tfds_naturel.common.schema import Triplet
 
 _LABELS = {
     **dict.fromkeys(("on", "atop", "upon", "onto", "above", "over"), "on"),

@@ -7,7 +7,7 @@ negatives assert (``drop``, ``ignore``, ...), as opposites of labels that have n
 import dataclasses
 from typing import Any
 
-from tfds_naturel.schema import Triplet
+from tfds_naturel.common.schema import Triplet
 
 
 @dataclasses.dataclass(frozen=True)

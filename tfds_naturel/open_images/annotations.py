@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import reading_csv
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import reading_csv
+from tfds_naturel.common.schema import Triplet
 from tfds_naturel.open_images.releases import Release
-from tfds_naturel.schema import Triplet
 
 COLUMNS = (
     *("ImageID", "LabelName1", "LabelName2"),

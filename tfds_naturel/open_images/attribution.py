@@ -5,7 +5,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 from tfds_naturel.open_images.annotations import IMAGE_ID, Buckets, Malformed, Rejects
 
 _COLUMNS = ("ImageID", "License", "Author", "OriginalLandingURL")

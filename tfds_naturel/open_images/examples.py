@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfds_naturel import decisions, photos
-from tfds_naturel.captions import bank, checks, grammar
+from tfds_naturel.captions import bank, checks, decisions, grammar
 from tfds_naturel.captions.relations import converse
-from tfds_naturel.errors import UserError
+from tfds_naturel.common import photos
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.photos import BadPhoto
+from tfds_naturel.common.schema import Caption, Triplet, numbered
 from tfds_naturel.open_images.annotations import AnnotatedImage, Box
 from tfds_naturel.open_images.attribution import Attribution
 from tfds_naturel.open_images.plan import OpenImagesConfig, Plan, options
-from tfds_naturel.photos import BadPhoto
-from tfds_naturel.schema import Caption, Triplet, numbered
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core.features import BBox

@@ -24,15 +24,15 @@ from pathlib import Path
 
 import aiohttp
 
-from tfds_naturel import cli, download, photos
-from tfds_naturel.download import MissingKey, Policy, TooLarge, Transient
-from tfds_naturel.errors import Stopped, UserError
-from tfds_naturel.files import md5_of
+from tfds_naturel.common import cli, download, photos
+from tfds_naturel.common.download import MissingKey, Policy, TooLarge, Transient
+from tfds_naturel.common.errors import Stopped, UserError
+from tfds_naturel.common.files import md5_of
+from tfds_naturel.common.photos import BadPhoto
+from tfds_naturel.common.progress import Progress
 from tfds_naturel.open_images.annotations import IMAGE_ID, Rejects, Vocabulary, read_rows
 from tfds_naturel.open_images.journal import Entry, Journal
 from tfds_naturel.open_images.releases import ANNOTATIONS_URL, IMAGES_URL, RELEASES, Release
-from tfds_naturel.photos import BadPhoto
-from tfds_naturel.progress import Progress
 
 _LOG = logging.getLogger("tfds_naturel.open_images.fetch")  # this module runs as __main__
 

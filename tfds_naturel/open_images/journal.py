@@ -7,9 +7,9 @@ import csv
 import dataclasses
 from pathlib import Path
 
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import reading_csv
-from tfds_naturel.photos import Photo
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import reading_csv
+from tfds_naturel.common.photos import Photo
 
 _COLUMNS = ["image_id", "status", "bytes", "width", "height", "phash", "detail"]
 

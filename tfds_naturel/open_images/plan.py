@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from tfds_naturel import photos, splits
 from tfds_naturel.captions import bank
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import md5_of, reading_csv
+from tfds_naturel.common import photos
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import md5_of, reading_csv
+from tfds_naturel.common.photos import BadPhoto, Photo
+from tfds_naturel.common.schema import Triplet
+from tfds_naturel.hard_images.survey import Survey
 from tfds_naturel.open_images import annotations as annotation_rows
-from tfds_naturel.open_images import attribution, journal, releases
+from tfds_naturel.open_images import attribution, journal, releases, splits
 from tfds_naturel.open_images.annotations import IMAGE_ID, AnnotatedImage, Buckets, Rejects, Vocabulary
 from tfds_naturel.open_images.attribution import Attribution
-from tfds_naturel.photos import BadPhoto, Photo
-from tfds_naturel.schema import Triplet
-from tfds_naturel.survey import Survey
 
 SPLITS = (*splits.SHARES, splits.UNSEEN)
 TAKEDOWN = Path(__file__).with_name("takedown.txt")  # the images that their owners asked to remove

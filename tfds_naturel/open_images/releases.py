@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import md5_of
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import md5_of
 
 IMAGES_URL = "https://open-images-dataset.s3.amazonaws.com"
 ANNOTATIONS_URL = "https://storage.googleapis.com/openimages"

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tfds_naturel import cli
-from tfds_naturel.errors import UserError
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import UserError
 from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig, draw
 from tfds_naturel.scenes.world import FAMILIES
 

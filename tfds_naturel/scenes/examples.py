@@ -10,10 +10,10 @@ from tensorflow_datasets.core.features import BBox
 
 from tfds_naturel.captions import grammar, mirrored
 from tfds_naturel.captions.relations import converse
+from tfds_naturel.common.schema import Caption, Triplet, numbered
 from tfds_naturel.scenes.render import encode_jpeg
 from tfds_naturel.scenes.scene import SPLITS, Scene, ScenesConfig, draw
 from tfds_naturel.scenes.world import arguable, rivals
-from tfds_naturel.schema import Caption, Triplet, numbered
 
 
 def splits(config: ScenesConfig) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tfds_naturel.captions.relations import RELATIONS
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import Triplet
 from tfds_naturel.scenes.scene import Scene, ScenesConfig, compose
 from tfds_naturel.scenes.sprite import COLOURS
-from tfds_naturel.schema import Triplet
 
 _STREAM = 0x7E57  # differs from the number of every split
 _VGA_PAIR = 25  # VG-Attribution scores an ordered pair of attributes only if it has at least 25 cases

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from tfds_naturel.captions.relations import converse
+from tfds_naturel.common.schema import Triplet
 from tfds_naturel.scenes.backdrop import backdrop
 from tfds_naturel.scenes.figures import Figure, make_look, place
 from tfds_naturel.scenes.layouts import LAYOUTS, figure_layer
 from tfds_naturel.scenes.render import render
 from tfds_naturel.scenes.sprites import SPRITES
 from tfds_naturel.scenes.world import ARGUABLE, Compositions, attribute_arguable, attributes_of, compositions
-from tfds_naturel.schema import Triplet
 
 VERSION = "3.1.0"  # of the worlds: which triplets they hold out, their captions and twins
 SPLITS = ("train", "validation", "test", "test_unseen_triplets")

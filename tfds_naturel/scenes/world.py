@@ -15,10 +15,10 @@ import numpy as np
 
 from tfds_naturel.captions.mirrored import Rival, needs_rivals
 from tfds_naturel.captions.relations import CONTRARIES, converse, excluded
+from tfds_naturel.common.schema import Triplet
 from tfds_naturel.scenes.beings import BEINGS, PEOPLE
 from tfds_naturel.scenes.sprite import COLOURS, MATERIALS
 from tfds_naturel.scenes.sprites import SPRITES
-from tfds_naturel.schema import Triplet
 
 _ALL = frozenset(SPRITES)
 _INSTRUMENTS = {"Guitar", "Drum", "Violin", "Piano"}

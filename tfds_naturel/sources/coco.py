@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from tfds_naturel import order
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import inside
+from tfds_naturel.captions import order
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import inside
 from tfds_naturel.sources.examples import CaptionedImage, Group, Negative
 
 FOLDER = "coco"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tfds_naturel import order
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json
+from tfds_naturel.captions import order
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json
 from tfds_naturel.sources import coco
 from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
 

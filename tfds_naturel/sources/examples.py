@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from tfds_naturel import mining, photos
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json
+from tfds_naturel.common import photos
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json
+from tfds_naturel.hard_images import mining
 
 Example = tuple[str, dict[str, Any]]
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from tfds_naturel import mining, order
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import reading_csv
+from tfds_naturel.captions import order
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import reading_csv
+from tfds_naturel.hard_images import mining
 from tfds_naturel.sources import coco
 from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
 

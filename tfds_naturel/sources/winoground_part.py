@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tfds_naturel import photos
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json
+from tfds_naturel.common import photos
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json
+from tfds_naturel.open_images.splits import uniform
 from tfds_naturel.sources.examples import CaptionedImage, Group, Negative, RecipeSource
-from tfds_naturel.splits import uniform
 
 _SHARE = 0.5
 _FIELDS = {"id", "image_0", "image_1", "caption_0", "caption_1"}

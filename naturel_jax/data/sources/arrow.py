@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from naturel_jax.data.records import BadRecord, Row, Span
+from naturel_jax.data.items.records import BadRecord, Row, Span
 
 _STARTS = {"binary": np.int32, "large_binary": np.int64}  # type -> dtype of where its values start
 

@@ -5,8 +5,8 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from naturel_jax.data.records import BadRecord, Row, Shard, Table, check_split, existing
-from tfds_naturel.files import reading_csv
+from naturel_jax.data.items.records import BadRecord, Row, Shard, Table, check_split, existing
+from tfds_naturel.common.files import reading_csv
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:

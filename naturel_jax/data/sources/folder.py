@@ -6,9 +6,9 @@ import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from naturel_jax.data.records import BadRecord, Row, Shard, Table, check_split, existing
+from naturel_jax.data.items.records import BadRecord, Row, Shard, Table, check_split, existing
 from naturel_jax.data.sources import csv, jsonl
-from tfds_naturel.errors import UserError
+from tfds_naturel.common.errors import UserError
 
 _IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _TABLES = {".csv": csv.open_table, ".tsv": csv.open_table, ".jsonl": jsonl.open_table}

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from naturel_jax.data.records import Row, Shard, Table
+from naturel_jax.data.items.records import Row, Shard, Table
 from naturel_jax.data.sources import arrow
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:

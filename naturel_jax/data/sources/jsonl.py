@@ -4,8 +4,8 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from naturel_jax.data.records import BadRecord, Row, Shard, Table, check_split, existing
-from tfds_naturel.files import parse_json
+from naturel_jax.data.items.records import BadRecord, Row, Shard, Table, check_split, existing
+from tfds_naturel.common.files import parse_json
 
 BLOCK = 64 << 20  # bytes read together
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from naturel_jax.data.records import Row, Shard, Table, check_split
+from naturel_jax.data.items.records import Row, Shard, Table, check_split
 from naturel_jax.data.sources import arrow
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import reading_arrow
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import reading_arrow
 
 _ROWS = 256  # in memory at a time: rows may hold images
 

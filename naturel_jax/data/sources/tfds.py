@@ -7,13 +7,13 @@ from typing import Any
 
 from etils import epath
 
-from naturel_jax.data import prepared
-from naturel_jax.data.records import Row, Shard, Table
-from tfds_naturel.errors import UserError
+from naturel_jax.data.items import prepared
+from naturel_jax.data.items.records import Row, Shard, Table
+from tfds_naturel.common.errors import UserError
 
 
 def has_caption_groups(directory: epath.Path) -> bool:
-    """Whether the dataset has the features of ``tfds_naturel.schema``."""
+    """Whether the dataset has the features of ``tfds_naturel.common.schema``."""
     return "polarity" in (directory / "features.json").read_text()
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from naturel_jax.data.records import USUAL, BadRecord, Row, Shard, Span, Table, check_split
-from tfds_naturel.errors import UserError
-from tfds_naturel.files import parse_json
+from naturel_jax.data.items.records import USUAL, BadRecord, Row, Shard, Span, Table, check_split
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json
 
 _TEXT = ("txt", "text", "caption", "json", "cls")  # extensions of members that are read; images are only located
 _LARGEST_TEXT = 1 << 24  # bytes; the header of a member can claim any size

@@ -1,0 +1,140 @@
+"""Orbax checkpoints: parameters, optimizer state, step, config and processor together. For those in an object store see
+``uploads``.
+
+``<workdir>/checkpoints/<step>/`` holds the items ``params``, ``optimizer``, ``ema`` (if a moving average is kept)
+and ``meta`` (JSON: model sizes, processor, config, versions). The step number is also the data position.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from naturel_jax import storage
+from naturel_jax.checkpoints import manifest, uploads
+from naturel_jax.checkpoints.restore import failures_explained, read
+from naturel_jax.storage import object_folders
+from naturel_jax.storage.object_stores import in_store
+from tfds_naturel.common.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+
+class _Manager(ocp.CheckpointManager):
+    """Does not ask JAX whether to stop. JAX has the processes agree on the highest number that they asked with, plus
+    one: ``preemption`` asks with the number of its calls, Orbax in every save with the step. After a save the processes
+    would agree on a number that has passed, and never stop."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
+class Checkpoints:
+    """Saves and restores the state of one run."""
+
+    def __init__(self, workdir: epath.PathLike, *, keep: int):
+        self.directory = directory(workdir)
+        self._keep = keep
+        self._saving = -1  # the step of the newest save or restore
+        self._manager: ocp.CheckpointManager | None = None
+        self._uploads = uploads.Uploads(self.directory, keep) if in_store(self.directory) else None
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            background = ocp.AsyncOptions(post_finalization_callback=self._write_manifest)
+            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, async_options=background)
+            self._manager = _Manager(self.directory, options=options)
+        return self._manager
+
+    def save(self, step: int, arrays: dict[str, Any], meta: dict[str, Any], *, wait: bool = False) -> None:
+        """Saves the items ``arrays`` (trees) and ``meta`` in the background; ``wait`` blocks until all is on disk.
+
+        Raises OSError if this checkpoint or the one before it could not be written."""
+        storage.check_leases(self.directory)
+        with failures_explained(self.directory):
+            if self._uploads:
+                if step != self._saving:
+                    self._uploads.save(step, arrays, meta)
+                    self._saving = step
+                if wait:
+                    self._uploads.wait()
+                return
+            manager = self._open()
+            if step not in manager.all_steps():
+                manager.wait_until_finished()
+                self._saving = step
+                items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+                manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), force=True)
+            if wait:
+                manager.wait_until_finished()
+
+    def _write_manifest(self) -> None:
+        """Called by Orbax in the background once all items are written, before it renames the folder and removes the
+        oldest checkpoint; an error here prevents both."""
+        if jax.process_index() == 0:
+            storage.check_leases(self.directory)
+            manifest.write(self.directory / f"{self._saving}{ocp.path.atomicity.TMP_DIR_SUFFIX}")
+
+    def restore(
+        self, arrays: dict[str, Any], check: Callable[[dict[str, Any]], None]
+    ) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+        """The newest intact checkpoint as (step, arrays, meta), its items sharded as given by the trees of
+        ``jax.ShapeDtypeStruct`` in ``arrays``; None if there is no checkpoint.
+
+        ``check(meta)`` should raise if the checkpoint belongs to a run that ``arrays`` do not fit. It is called before
+        the arrays are read. A damaged checkpoint is logged and renamed to ``<step>.broken``, and the one before it is
+        used. Raises UserError if all were damaged, OSError if a checkpoint could not be read for any other reason (it
+        is left as it is).
+        """
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in arrays.items()}
+        for step in reversed(saved_steps(self.directory.parent)):
+            try:
+                meta = read(self.directory / str(step), meta=ocp.args.JsonRestore())["meta"]
+                check(meta)
+                restored = read(self.directory / str(step), **items)
+                self._saving = step
+                return step, restored, meta
+            except manifest.Damaged as error:
+                self._set_aside(step, error)
+        if broken := [name for name in storage.names(self.directory) if ".broken" in name]:
+            raise UserError(
+                f"none of the checkpoints in {self.directory} can be read; damaged and set aside: {', '.join(broken)}. "
+                "To start over from step 0, delete them or use another --workdir"
+            )
+        return None
+
+    def _set_aside(self, step: int, error: manifest.Damaged) -> None:
+        name = storage.unused_name(self.directory / f"{step}.broken")
+        multihost_utils.sync_global_devices("broken")  # all processes have chosen the same name, and read nothing more
+        _LOG.error("checkpoint %s cannot be read and is kept as %s: %.300s", self.directory / str(step), name, error)
+        if jax.process_index() == 0:
+            storage.check_leases(self.directory)
+            if in_store(self.directory):
+                object_folders.move(self.directory / str(step), self.directory / name, first=manifest.NAME)
+            else:
+                (self.directory / str(step)).rename(self.directory / name)
+
+    def close(self) -> None:
+        """Waits for pending saves. Raises OSError if they fail."""
+        if self._uploads:
+            with failures_explained(self.directory):
+                self._uploads.close()
+        if self._manager is not None:
+            manager, self._manager = self._manager, None
+            with failures_explained(self.directory):
+                manager.close()
+
+
+def directory(workdir: epath.PathLike) -> epath.Path:
+    """The folder of a run's checkpoints."""
+    return storage.absolute(epath.Path(workdir)) / "checkpoints"
+
+
+def saved_steps(workdir: epath.PathLike) -> list[int]:
+    """Steps of a run's finished checkpoints, in ascending order."""
+    folder = directory(workdir)
+    return uploads.complete(folder) if in_store(folder) else storage.numbered(folder)

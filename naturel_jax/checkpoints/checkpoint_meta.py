@@ -1,0 +1,43 @@
+"""What a checkpoint says about itself besides its arrays."""
+
+import dataclasses
+import importlib.metadata
+from typing import Any
+
+from naturel_jax.data.text.processor import Processor
+from naturel_jax.models.two_tower import TwoTowerConfig
+
+# Version 0 had no version field and an older config (see config_versions.from_json); before version 2 there was no
+# manifest; before version 3, ``used`` had the items that were trained on, by collection.
+VERSION = 3
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tensorflow-datasets")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that affect a run's numbers."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def make_meta(
+    config: dict[str, Any],
+    model: TwoTowerConfig,
+    processor: Processor,
+    trained_on: dict[str, Any] | None = None,
+    *,
+    remat: str = "none",
+    exchange: str = "ring",
+) -> dict[str, Any]:
+    """The metadata saved with the arrays. ``trained_on``: what ``TrainedOn.meta`` returns, None if the folder has no
+    record of the images that the run trains on; ``remat`` and ``exchange``: what the step recomputes, and how captions
+    reach images, which ``config.compute.remat`` and ``config.objective.exchange`` may leave open."""
+    return {
+        "version": VERSION,
+        "trained_on": trained_on,
+        "config": config,
+        "remat": remat,
+        "exchange": exchange,
+        "model": dataclasses.asdict(model),
+        "processor": processor.to_dict(),
+        "versions": versions(),
+    }

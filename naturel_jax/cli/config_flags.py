@@ -1,0 +1,113 @@
+"""``--config NAME`` or ``--config FILE``, and overrides ``--config.x=y``, with messages instead of tracebacks."""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from naturel_jax.config import Config
+from naturel_jax.config.settings import joined, meanings, nearest
+from tfds_naturel.common.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "A config of this package by name, or a config file; optionally followed by a colon and its argument.",
+    lock_config=True,
+)
+PACKAGED = Path(__file__).parents[1] / "configs"
+
+
+def file_name() -> str:
+    """The value of ``--config``."""
+    return config_flags.get_config_filename(flags.FLAGS["config"])
+
+
+def default_workdir(config_path: str) -> str:
+    """``runs/siglip_tp_scenes`` for ``configs/siglip_tp.py:scenes``. The argument may be a path."""
+    path, _, argument = config_path.partition(":")
+    words = re.findall(r"[\w.=-]+", argument)
+    return str(Path("runs") / "_".join([Path(path).stem, *words]))
+
+
+def names() -> list[str]:
+    """The configs of this package."""
+    return sorted(path.stem for path in PACKAGED.glob("*.py") if path.stem not in ("__init__", "drawn_world"))
+
+
+def locate(value: str) -> str:
+    """``value`` of ``--config`` with the path of a file in place of the name of one of this package's configs."""
+    name, colon, argument = value.partition(":")
+    path = PACKAGED / f"{name}.py" if name in names() and not Path(name).is_file() else name
+    return f"{path}{colon}{argument}"
+
+
+def _located(argv: Sequence[str]) -> list[str]:
+    """``argv`` with the value of ``--config`` located, after making what is beside the file importable."""
+    argv = list(argv)
+    for n, arg in enumerate(argv):
+        if match := re.fullmatch(r"(--?config)(=(.*))?", arg, re.DOTALL):
+            if match[2] is None and n + 1 == len(argv):
+                break  # absl's message says that the value is missing
+            at, prefix, value = (n, f"{match[1]}=", match[3]) if match[2] else (n + 1, "", argv[n + 1])
+            argv[at] = prefix + locate(value)
+            folder = Path(value.partition(":")[0]).resolve().parent
+            # As `python FILE` and `python -m` do. At the end: a file there never hides an installed package.
+            sys.path += [path for path in (str(folder), os.getcwd()) if path not in sys.path]
+    return argv
+
+
+def _field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields."""
+    for key in config:
+        yield prefix + key
+        if isinstance(value := config.get(key), ConfigDict):
+            yield from _field_names(value, f"{prefix}{key}.")
+
+
+def _parse(arguments: Sequence[str]) -> list[str]:
+    """Parses the flags, which runs the config file, and returns the non-flag arguments. Raises UserError."""
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    except Exception as error:  # a config file is user code and may raise anything
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"--config cannot be loaded: {frame.filename} line {frame.lineno}: {what}") from error
+
+
+def parse(argv: Sequence[str]) -> ConfigDict:
+    """Parses the flags and returns the config with the overrides ``--config.x=y`` applied. Raises UserError.
+
+    Overrides are parsed last: for a mistyped field, absl prints a traceback where we suggest the nearest name.
+    """
+    argv = joined(_located(argv))
+    overrides = [arg for arg in argv if re.match(r"--?config\.", arg)]
+    others = [arg for arg in argv if arg not in overrides]
+    sys.argv = others  # where ml_collections looks for overrides
+    _parse(others)
+    if CONFIG.value is None:
+        raise UserError("--config is missing; for example: --config siglip_tp")
+    try:
+        fields = list(_field_names(CONFIG.value))
+    except OSError as error:  # ml_collections raises it when the config is first accessed
+        attempted = str(error).split()[-1].strip("'")
+        raise UserError(f"--config {attempted} not found; expected a file or one of: {', '.join(names())}") from error
+    known = dict.fromkeys(fields, "") | {k: v for k, v in meanings(Config) if k in fields}
+    for arg in overrides:
+        name = re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0]
+        if name not in fields:
+            raise UserError(
+                f"{arg}: the config has no field {name!r}; {nearest(name, known)} (naturel_jax/config/schema.py)"
+            )
+    sys.argv = list(argv)
+    rest = _parse(argv)
+    if len(rest) > 1:
+        raise UserError(f"unexpected arguments {rest[1:]}; overrides are written --config.optim.lr=3e-6")
+    return CONFIG.value

@@ -1,0 +1,72 @@
+"""The config of a run.
+
+Files in ``configs/`` start from ``base()``, an ``ml_collections.ConfigDict``, and change some of its fields; ``load``
+checks the result up front and turns it into the frozen, typed ``Config`` that the rest of the program uses.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from naturel_jax.config.checks import check
+from naturel_jax.config.record_fields import Fields
+from naturel_jax.config.schema import (
+    Checkpoint,
+    Compute,
+    Config,
+    Data,
+    Eval,
+    Mesh,
+    Objective,
+    Optim,
+    Part,
+    Suite,
+)
+from naturel_jax.config.settings import parse, to_config_dict
+
+__all__ = [
+    "Checkpoint",
+    "Compute",
+    "Config",
+    "Data",
+    "Eval",
+    "Fields",
+    "Mesh",
+    "Objective",
+    "Optim",
+    "Part",
+    "Suite",
+    "base",
+    "check",
+    "load",
+    "part",
+    "suite",
+    "to_config_dict",
+]
+
+
+def base() -> ConfigDict:
+    """A config with every field at its default, for a config file to change."""
+    return to_config_dict(Config())
+
+
+def part(dataset: str, recipe: str, **fields: Any) -> ConfigDict:
+    """A part of ``config.data.mixture``; see ``Part`` for the other fields."""
+    return to_config_dict(Part(dataset, recipe, **fields))
+
+
+def suite(runs: Mapping[str, ConfigDict], minutes: Mapping[str, float], measured_on: str) -> ConfigDict:
+    """The config of several runs; see ``Suite``."""
+    ordered = ConfigDict(dict(runs), sort_keys=False)  # the order of the table's rows
+    return ConfigDict({"runs": ordered, "minutes": dict(minutes), "measured_on": measured_on})
+
+
+def load(raw: ConfigDict) -> Config | Suite:
+    """The typed config of one run, or of a suite, from the return value of a config file. Raises UserError."""
+    if "runs" not in raw:
+        return check(parse(Config, dict(raw.items())))
+    result = parse(Suite, dict(raw.items()))
+    for key, run in result.runs.items():
+        check(run, f"config.runs.{key}")
+    return result

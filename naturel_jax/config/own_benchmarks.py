@@ -1,0 +1,106 @@
+"""How user-defined benchmarks are named, on the command line and in ``config.eval``: ``KIND:PATH`` or
+``NAME=KIND:PATH``, such as ``pairs:my.jsonl``. Their files are read in ``own.py``."""
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from naturel_jax.config.settings import Allowed, parse, setting
+from tfds_naturel.common.errors import UserError
+
+KINDS = {  # kind -> what it reads, for messages
+    "pairs": "pairs:FILE",
+    "groups": "groups:FILE",
+    "retrieval": "retrieval:FILE",
+    "classes": "classes:FOLDER",
+}
+
+
+class Own(NamedTuple):
+    """``name`` is the benchmark's in results, reports and ``config.eval.during``."""
+
+    name: str
+    kind: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.path}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """The fields of a benchmark's records, as in ``config.data.mixture``: a name, or several with commas, whose values
+    are joined; ``a.b`` is field b of a. Empty: the usual names."""
+
+    image: str = setting("", "the image (pairs, retrieval): a path relative to the file")
+    positives: str = setting("", "true captions (pairs, retrieval): a string or several")
+    negatives: str = setting("", "false captions (pairs)")
+    image_0: str = setting("", "the first image (groups)")
+    image_1: str = setting("", "the second image (groups)")
+    caption_0: str = setting("", "the caption of the first image (groups)")
+    caption_1: str = setting("", "the caption of the second image (groups)")
+    tags: str = setting("", "fields whose values are scored separately, with commas (pairs, groups)")
+
+
+def parse_name(text: str) -> Own | None:
+    """The user-defined benchmark that ``text`` names; None if it is not of the form above. Without ``NAME=``, it is
+    called like its file without the suffix, or its folder. Raises UserError for a name that is not one word."""
+    match = re.fullmatch(rf"(?:([^=:]*)=)?({'|'.join(KINDS)}):(.+)", text, re.DOTALL)
+    if not match:
+        return None
+    name = Path(match[3]).stem if match[1] is None else match[1]
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+        example = f"mine={match[2]}:{match[3]}"
+        raise UserError(
+            f"benchmark {text!r} would be called {name!r}; expected letters, digits, _ and -: write {example}"
+        )
+    return Own(name, match[2], match[3])
+
+
+def or_user_defined(known: Allowed) -> Allowed:
+    """Several benchmarks, each ``known`` or user-defined."""
+    return Allowed(
+        lambda: f"any of{known.expected().removeprefix('one of')}; or your own: {', '.join(KINDS.values())}",
+        lambda names: all(known.test(name) or parse_name(name) for name in names),
+    )
+
+
+def name_of(text: str) -> str:
+    """What a benchmark is called, user-defined or one of the package's. Raises what ``parse_name`` raises."""
+    own = parse_name(text)
+    return own.name if own else text
+
+
+def check_names(texts: Sequence[str], fields: Iterable[str], where: str) -> None:
+    """Raises UserError if two benchmarks have one name, or for ``fields`` of one that is not user-defined. ``where``:
+    the flag or config field of the fields."""
+    named: dict[str, str] = {}
+    own = {benchmark.name for text in texts if (benchmark := parse_name(text))}
+    for text in texts:
+        name = name_of(text)
+        if name in own and named.get(name, text) != text:
+            raise UserError(f"benchmarks {named[name]!r} and {text!r} are both called {name!r}; write NAME={text}")
+        named[name] = text
+    if unknown := sorted(set(fields) - own):
+        kinds = ", ".join(KINDS.values())
+        raise UserError(f"{where} has {unknown[0]!r}, which is not one of your own benchmarks ({kinds}) in this list")
+
+
+def add_fields(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag ``--fields``, which ``parse_fields`` reads."""
+    meaning = f"fields of your own benchmarks: {', '.join(field.name for field in dataclasses.fields(Fields))}"
+    parser.add_argument("--fields", nargs="+", default=[], metavar="NAME.PART=FIELD", help=meaning)
+
+
+def parse_fields(arguments: Iterable[str]) -> dict[str, Fields]:
+    """Name of a benchmark -> its fields, from ``NAME.PART=FIELD`` on the command line. Raises UserError."""
+    values: dict[str, dict[str, str]] = {}
+    for argument in arguments:
+        match = re.fullmatch(r"([^.=]+)\.([^.=]+)=(.+)", argument)
+        if not match:
+            raise UserError(f"--fields {argument}: expected NAME.PART=FIELD, such as my.image=photo")
+        values.setdefault(match[1], {})[match[2]] = match[3]
+    return {name: parse(Fields, parts, f"--fields {name}") for name, parts in values.items()}

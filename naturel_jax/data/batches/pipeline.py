@@ -1,0 +1,239 @@
+"""From plans to batches on the mesh: Grain reads and augments this process's images ahead of the step."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import numpy as np
+import pyarrow as pa
+from jax.sharding import Mesh, NamedSharding
+
+from naturel_jax.config import Config, Data
+from naturel_jax.data.batches import patches
+from naturel_jax.data.batches.planner import Part, Planner, Row
+from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.data.batches.stages import (
+    CaptionStage,
+    DeviceCrops,
+    EmbeddedImages,
+    EmbeddedTexts,
+    HostCrops,
+    ImageStage,
+    Load,
+    LoadCaptions,
+    Place,
+    ResidentImages,
+    Shapes,
+    Tokens,
+)
+from naturel_jax.data.images.augment import Crops
+from naturel_jax.data.items.items import Items, Source
+from naturel_jax.data.text.processor import Processor
+from naturel_jax.devices.sharding import batch_sharding, batch_shards
+from naturel_jax.losses.batch import Batch
+from naturel_jax.models.two_tower import TwoTowerConfig
+from naturel_jax.storage import staging
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.hard_images import mining
+
+SAMPLED_BATCHES = 8  # of a run, to find a large one
+
+
+class LocalBatch(NamedTuple):
+    """A batch as held by this process: all labels, and of the images ``rows`` and the captions ``caption_rows``, both
+    ascending, what their stages have loaded, in the place of images and tokens."""
+
+    rows: np.ndarray
+    caption_rows: np.ndarray
+    batch: Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """Batches of ``planner`` as global arrays sharded over their leading axis by ``sharding``.
+
+    ``images`` and ``captions`` make the arrays that stand for them. ``kept_patches``: patches of an image, and how many
+    of them a step keeps; None: all (``patches.py``). ``threads`` and ``workers`` (processes; 0: none) read ahead;
+    neither affects the batches.
+    """
+
+    planner: Planner
+    images: ImageStage
+    captions: CaptionStage
+    sharding: NamedSharding
+    threads: int = 2
+    workers: int = 0
+    kept_patches: tuple[int, int] | None = None
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """Batches of steps ``start`` to ``stop - 1``."""
+        return map(self._to_global, self.local_batches(start, stop))
+
+    def local_batches(self, start: int, stop: int) -> Iterator[LocalBatch]:
+        """The same before they are placed on the devices: what the host computes."""
+        if start >= stop:
+            return
+        dataset = grain.MapDataset.range(stop).map(self._loader())[start:]
+        dataset = dataset.to_iter_dataset(
+            grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * self.threads)
+        )
+        if self.workers:
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
+        yield from dataset
+
+    def shapes(self, step: int) -> Batch:
+        """Batch ``step`` as ``jax.ShapeDtypeStruct``; no image is read."""
+        plan = self.planner.plan(step)
+        images, captions = self.images.shape(len(plan.rows)), self.captions.shape(plan.tokens)
+        patches_IP = None
+        if self.kept_patches:
+            patches_IP = jax.ShapeDtypeStruct((len(plan.rows), self.kept_patches[1]), np.int32)
+        return self._sharded(Batch(images, captions, plan.image_labels, plan.caption_labels, patches_IP))
+
+    def largest_shapes(self, steps: int) -> Batch:
+        """``shapes`` of the largest of a few batches from a run of ``steps``: captions of others may be longer, or
+        more of them distinct."""
+        sampled = {step * steps // SAMPLED_BATCHES for step in range(SAMPLED_BATCHES)}
+        return max(map(self.shapes, sorted(sampled)), key=lambda batch: math.prod(batch.captions_to_embed))
+
+    def crop_shapes(self, step: int) -> Shapes:
+        """What the devices hold besides batch ``step`` while its images are made."""
+        return self._sharded(self.images.crop_shapes(len(self.planner.plan(step).rows)))
+
+    def resident_shapes(self) -> Shapes:
+        """The images that the devices hold for the whole run."""
+        return self._sharded(self.images.resident_shapes())
+
+    def _sharded(self, shapes: Any) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), shapes)
+
+    def _loader(self) -> "_Load":
+        draw = functools.partial(patches.draw, self.planner.seed, *self.kept_patches) if self.kept_patches else None
+        return _Load(
+            self.planner, self.images.loader(self.planner.seed), self.captions.loader(), draw, self._local_blocks()
+        )
+
+    def _local_blocks(self) -> tuple[int, ...]:
+        """The blocks of rows that this process's devices hold."""
+        shards = self.planner.shards
+        spans = [index[0] for index in self.sharding.addressable_devices_indices_map((shards,)).values() if index]
+        return tuple(sorted({block for span in spans for block in range(*span.indices(shards))}))
+
+    def _to_global(self, local: LocalBatch) -> Batch:
+        images, tokens, image_labels, caption_labels, patches_RP = local.batch
+
+        def whole(array: np.ndarray) -> jax.Array:
+            return jax.make_array_from_callback(array.shape, self.sharding, array.__getitem__)
+
+        def place_rows(numbers: np.ndarray, total: int) -> Place:
+            def place(of_rows: np.ndarray) -> jax.Array:
+                def part(index: tuple[slice, ...] | None) -> np.ndarray:
+                    start, stop, _ = index[0].indices(total) if index else (0, total, 1)
+                    first = np.searchsorted(numbers, start)
+                    return of_rows[first : first + stop - start]
+
+                return jax.make_array_from_callback((total, *of_rows.shape[1:]), self.sharding, part)
+
+            return place
+
+        image_rows = place_rows(local.rows, len(image_labels.mult_I))
+        caption_rows = place_rows(local.caption_rows, len(caption_labels.mult_U))
+        return Batch(
+            self.images.place(images, image_rows, whole),
+            self.captions.place(tokens, caption_rows, whole),
+            jax.tree.map(whole, image_labels),
+            jax.tree.map(whole, caption_labels),
+            None if patches_RP is None else image_rows(patches_RP),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Load:
+    """step -> LocalBatch; runs in the reading threads and processes. ``draw_patches``: (rows, step) -> the patches that
+    are kept, None if all are."""
+
+    planner: Planner
+    images: Load
+    captions: LoadCaptions
+    draw_patches: Callable[[list[Row], int], np.ndarray] | None
+    blocks: tuple[int, ...]
+
+    def __call__(self, step: int) -> LocalBatch:
+        plan = self.planner.plan(step)
+        rows, caption_rows = self._local_rows(len(plan.rows)), self._local_rows(len(plan.tokens))
+        images, captions = self.images(plan.rows, rows), self.captions(plan, caption_rows)
+        patches_RP = self.draw_patches(plan.rows.at(rows), step) if self.draw_patches else None
+        return LocalBatch(
+            rows, caption_rows, Batch(images, captions, plan.image_labels, plan.caption_labels, patches_RP)
+        )
+
+    def _local_rows(self, total: int) -> np.ndarray:
+        """The rows of this process's blocks."""
+        length = total // self.planner.shards
+        return np.concatenate([np.arange(block * length, (block + 1) * length) for block in self.blocks])
+
+
+def make_pipeline(
+    config: Config, sources: Sequence[Source], model: TwoTowerConfig, processor: Processor, mesh: Mesh
+) -> Pipeline:
+    """The training pipeline of a run; ``sources`` are those of ``config.data.mixture``, in its order.
+
+    Raises UserError for an unknown recipe, one that does not fit its source, an unusable file of hard images, or a
+    batch size that does not divide evenly.
+    """
+    parts = [
+        Part(
+            source.items,
+            recipe(part.recipe),
+            part.weight,
+            _hard_images(name, part.hard_images, source.items, config.data.cache_dir),
+        )
+        for (name, part), source in zip(config.data.mixture.items(), sources, strict=True)
+    ]
+    planner = Planner(
+        parts,
+        processor,
+        batch_size=config.data.batch_size,
+        shards=batch_shards(mesh),
+        seed=config.seed,
+        trim_eos=model.text.eos_id if model.text.causal else None,
+        chunks=config.objective.chunks,
+    )
+    data, count, sharding = config.data, model.image.grid**2, batch_sharding(mesh)
+    return Pipeline(
+        planner,
+        image_stage(data, sources, model, sharding, planner.shards),
+        EmbeddedTexts(sources, model.embed_dim) if data.cache_captions else Tokens(),
+        sharding,
+        data.threads,
+        data.workers,
+        kept_patches=(count, patches.kept(count, data.patch_dropout)) if data.patch_dropout else None,
+    )
+
+
+def image_stage(
+    data: Data, sources: Sequence[Source], model: TwoTowerConfig, sharding: NamedSharding, shards: int
+) -> ImageStage:
+    """How images are made: ``config.data.cache`` and ``config.data.augment_on``."""
+    crops = Crops(model.image.size, data.crop_scale, data.shrink_by)
+    if data.cache == "embeddings":
+        return EmbeddedImages(HostCrops(sources, crops), model.embed_dim)
+    if data.cache == "device":
+        return ResidentImages(sources, crops, sharding, shards)
+    return DeviceCrops(sources, crops, sharding) if data.augment_on == "device" else HostCrops(sources, crops)
+
+
+def _hard_images(part: str, path: str, items: Items, cache_dir: str) -> list[tuple[int, ...]] | None:
+    if not path:
+        return None
+    try:
+        return mining.hard_images(staging.stage_file(path, cache_dir), items.image_ids)
+    except (ValueError, pa.ArrowException) as error:  # pyarrow's messages do not name the file
+        raise UserError(
+            f"config.data.mixture.{part}.hard_images is {path!r}: {error}; expected a Parquet file written by "
+            "python -m naturel_jax.mine for this split"
+        ) from error

@@ -1,0 +1,336 @@
+"""Plans batches: distinct images, distinct captions, and the labels that determine the counts of every cell.
+
+A batch is a pure function of (seed, step). Every process works out all of it except the pixels, so equal captions share
+one row even across hosts, and the batch does not depend on the number of hosts.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, overload
+
+import numpy as np
+
+from naturel_jax.data.batches.recipes import Recipe, Sampled
+from naturel_jax.data.items.items import Items
+from naturel_jax.data.items.ragged import Ragged
+from naturel_jax.data.random.draws import Draws
+from naturel_jax.data.random.order import Mixture, Shuffled
+from naturel_jax.data.text.processor import Processor
+from naturel_jax.data.text.texts import TextCache, names_side, trimmed
+from naturel_jax.losses.batch import CaptionLabels, ImageLabels
+from tfds_naturel.common.errors import UserError
+
+ORDER, CAPTIONS, AUGMENT, PATCHES = range(4)  # streams of random numbers, one for each purpose
+
+_CAPTION_BUCKETS = 8  # at most this many numbers of caption rows: each one compiles the step again
+
+
+class Row(NamedTuple):
+    """Where an image row comes from: source, item in it, sample number, and whether mirroring keeps its captions true.
+
+    Each position of the training order has two sample numbers, the second for a mined hard image. ``source`` -1 is the
+    blank image.
+    """
+
+    source: int
+    item: int = 0
+    sample: int = 0
+    mirror: bool = False
+
+
+BLANK = Row(-1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows(Sequence[Row]):
+    """The rows of a batch, in columns."""
+
+    source_I: np.ndarray
+    item_I: np.ndarray
+    sample_I: np.ndarray
+    mirror_I: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.source_I)
+
+    @overload
+    def __getitem__(self, n: int) -> Row: ...
+    @overload
+    def __getitem__(self, n: slice) -> list[Row]: ...
+    def __getitem__(self, n: int | slice) -> Row | list[Row]:
+        return self.at(n) if isinstance(n, slice) else self.at([n])[0]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self[:])
+
+    def at(self, which: slice | Sequence[int] | np.ndarray) -> list[Row]:
+        """Some of the rows."""
+        columns = (self.source_I, self.item_I, self.sample_I, self.mirror_I)
+        return list(map(Row, *(column[which].tolist() for column in columns)))
+
+
+class Plan(NamedTuple):
+    """A batch before its images are read: ``rows`` [I], ``tokens`` int32 [U, L]. ``number_U``: of the text of each
+    caption, where the texts of all sources are numbered one after another; higher for one that a recipe made."""
+
+    rows: Rows
+    tokens: np.ndarray
+    image_labels: ImageLabels
+    caption_labels: CaptionLabels
+    number_U: np.ndarray
+
+
+class Part(NamedTuple):
+    """One source of a mixture. ``hard_images`` maps an item to the items mined as its hard negatives: one of them then
+    joins the batch with each sampled item, with its own captions, as in the published NegCLIP."""
+
+    items: Items
+    recipe: Recipe
+    weight: float = 1.0
+    hard_images: Sequence[Sequence[int]] | None = None
+
+
+class _Images(NamedTuple):
+    """Image rows of one source, and what was sampled for them. ``place_B``: twice the number of the anchor in the
+    batch, and 1 more for the anchor's hard image."""
+
+    source: int
+    place_B: np.ndarray
+    item_B: np.ndarray
+    positives: Sampled
+    negatives: Sampled
+
+
+class _Captions(NamedTuple):
+    """The captions of a batch. ``texts`` [U]: the distinct ones, in order of first use; a caption's id is its index.
+    ``number_U``: see ``Plan``. ``asserts``: for each, the ids of its facts, ascending. ``sampled``: ids of the
+    positives of place p (row 2p) and of its negatives (row 2p + 1)."""
+
+    texts: list[str]
+    number_U: np.ndarray
+    asserts: Ragged
+    sampled: Ragged
+
+
+class Planner:
+    """Plans batches: samples items and their captions, and works out labels and tokens.
+
+    ``shards``: number of blocks that image and caption rows are split into (the devices of the mesh's batch axes);
+    ``chunks``: number of gradient-accumulation chunks per block; ``trim_eos``: for a causal tower that pools at its end
+    token, the id of that token; captions are then trimmed to the longest in the batch, which does not affect the
+    embeddings. None keeps the full context.
+
+    Raises UserError if the batch size does not divide evenly, or a recipe does not fit its items.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        processor: Processor,
+        *,
+        batch_size: int,
+        shards: int,
+        seed: int,
+        trim_eos: int | None,
+        chunks: int = 1,
+    ):
+        if batch_size % shards:
+            raise UserError(
+                f"config.data.batch_size is {batch_size}: not a multiple of the {shards} devices that share a batch"
+            )
+        self.parts, self.processor = list(parts), processor
+        self.batch_size, self.shards, self.seed, self.trim_eos, self.chunks = batch_size, shards, seed, trim_eos, chunks
+        self._mixture = Mixture([part.weight for part in self.parts])
+        self._orders = [
+            Shuffled(len(part.items), int(np.random.SeedSequence((seed, ORDER, s)).generate_state(1)[0]))
+            for s, part in enumerate(self.parts)
+        ]
+        self._hard_images = [Ragged.from_rows(part.hard_images) if part.hard_images else None for part in self.parts]
+        ends = np.cumsum([0, *(len(part.items.texts) for part in self.parts)]).tolist()
+        self._first_text, self._first_rewritten = ends[:-1], ends[-1]  # numbers of all parts' texts
+        self._fact_ids = _number_facts(self.parts)
+        self._fact_names_side = [np.array([*map(names_side, part.items.facts)], bool) for part in self.parts]
+        self._repeats_image = np.array([part.recipe.repeat_image for part in self.parts])
+        positives, negatives = zip(*(part.recipe.check(part.items) for part in parts), strict=True)
+        self._max_positives, self._max_negatives = max(positives), max(negatives)
+        self._max_shown = max(part.items.shows.widest for part in parts)
+        self._max_asserted = sum(part.items.asserts.widest for part in parts)  # one text may occur in every part
+        # A mined hard image takes the sentinel's place.
+        self._sentinel = any(part.recipe.sentinel and not part.hard_images for part in parts)
+        self._images_per_item = 2 if any(part.hard_images for part in parts) else 1
+        self._cache = TextCache(processor)
+
+    def items(self, step: int) -> list[tuple[int, int]]:
+        """(source, item) of every anchor of batch ``step``."""
+        return list(zip(*(column.tolist() for column in self._anchors(step)), strict=True))
+
+    def names(self, step: int) -> list[str]:
+        """Names of the items of batch ``step``, for messages."""
+        return [f"{self.parts[s].items.name}/{self.parts[s].items.image_ids[n]}" for s, n in self.items(step)]
+
+    def texts(self, step: int) -> list[str]:
+        """The distinct captions of batch ``step`` in the order of their ids."""
+        return self._captions(self._sample(step)).texts
+
+    def plan(self, step: int) -> Plan:
+        """Batch ``step`` without its pixels; the same on every process."""
+        sampled = self._sample(step)
+        captions = self._captions(sampled)
+        tokens, names_side_U = self._cache.look_up(captions.texts)
+        rows, image_labels = self._image_rows(sampled, captions, names_side_U, step)
+        tokens, number_U = self._padded(trimmed(tokens, self.trim_eos)), self._padded(captions.number_U)
+        return Plan(rows, tokens, image_labels, self._caption_labels(captions), number_U)
+
+    def _anchors(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The source and item of every anchor of batch ``step``."""
+        source_B, own_B = self._mixture.at(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
+        item_B = np.empty_like(own_B)
+        for s, (part, order) in enumerate(zip(self.parts, self._orders, strict=True)):
+            item_B[source_B == s] = part.items.images(order.at(own_B[source_B == s]))
+        return source_B, item_B
+
+    def _sample(self, step: int) -> list[_Images]:
+        """The anchors of batch ``step`` and one of the hard images of each that has any, with their captions."""
+        source_B, item_B = self._anchors(step)
+        sampled = []
+        for s, hard_images in enumerate(self._hard_images):
+            anchor_B = np.flatnonzero(source_B == s)
+            draws = Draws(self.seed, CAPTIONS, step * self.batch_size + anchor_B)
+            if hard_images is None:
+                sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], draws))
+                continue
+            candidates = hard_images.take(item_B[anchor_B])
+            column_B = draws.integers(candidates.lengths)
+            sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], draws))
+            has_any = np.flatnonzero(candidates.lengths)
+            mined_B = candidates.values[candidates.starts[has_any] + column_B[has_any]]
+            sampled.append(self._images(s, 2 * anchor_B[has_any] + 1, mined_B, draws.at(has_any)))
+        return sampled
+
+    def _images(self, source: int, place_B: np.ndarray, item_B: np.ndarray, draws: Draws) -> _Images:
+        part = self.parts[source]
+        return _Images(source, place_B, item_B, *part.recipe.sample(part.items, item_B, draws))
+
+    def _captions(self, sampled: Sequence[_Images]) -> _Captions:
+        """The captions of a batch: equal texts are one caption, which asserts what any of them does."""
+        numbers, rewritten = self._numbers(sampled)
+        number_K, first_K, inverse = np.unique(numbers.values, return_index=True, return_inverse=True)
+        text_K = np.empty(len(number_K), object)
+        text_K[len(number_K) - len(rewritten) :] = rewritten
+        claims = []  # (index in number_K, fact)
+        for part, first, fact_ids in zip(self.parts, self._first_text, self._fact_ids, strict=True):
+            own_K = np.flatnonzero((number_K >= first) & (number_K < first + len(part.items.texts)))
+            text_K[own_K] = part.items.texts_at(number_K[own_K] - first)
+            facts = part.items.asserts.take(number_K[own_K] - first)
+            claims.append((own_K[facts.rows], fact_ids[facts.values]))
+        ids: dict[str, int] = {}
+        id_K, by_first_use = np.empty(len(number_K), np.int64), np.argsort(first_K)
+        id_K[by_first_use] = [ids.setdefault(text, len(ids)) for text in text_K[by_first_use].tolist()]
+        claiming, claimed = map(np.concatenate, zip(*claims, strict=True))
+        width = 1 + int(claimed.max(initial=0))
+        id_, fact = np.divmod(np.unique(id_K[claiming] * width + claimed), width)
+        asserts = Ragged.from_lengths(np.bincount(id_, minlength=len(ids)), fact)
+        number_U = np.empty(len(ids), np.int64)
+        number_U[id_K[::-1]] = number_K[::-1]  # the lowest number of each
+        return _Captions(list(ids), number_U, asserts, Ragged(numbers.starts, id_K[inverse]))
+
+    def _numbers(self, sampled: Sequence[_Images]) -> tuple[Ragged, list[str]]:
+        """A number for each sampled caption, in the rows of ``_Captions.sampled``, and the distinct rewritten texts.
+
+        Numbers of rewritten texts follow those of all sources' texts. Equal texts may have several numbers.
+        """
+        rewritten: dict[str, int] = {}
+        rows, numbers = [], []
+        for images in sampled:
+            for side, captions in enumerate((images.positives, images.negatives)):
+                rows.append(2 * images.place_B[captions.texts.rows] + side)
+                if captions.rewritten is None:
+                    numbers.append(self._first_text[images.source] + captions.texts.values)
+                else:
+                    own = [rewritten.setdefault(text, len(rewritten)) for text in captions.rewritten]
+                    numbers.append(self._first_rewritten + np.array(own, np.int64))
+        return _by_row(rows, numbers, 4 * self.batch_size), list(rewritten)
+
+    def _image_rows(
+        self, sampled: Sequence[_Images], captions: _Captions, names_side_U: np.ndarray, step: int
+    ) -> tuple[Rows, ImageLabels]:
+        """Blocks of equal length, one per shard, each followed by its sentinel (as many copies as the block's images)
+        and padding."""
+        place_R, item_R = (np.concatenate(column) for column in zip(*(images[1:3] for images in sampled), strict=True))
+        source_R = np.repeat([images.source for images in sampled], [len(images.item_B) for images in sampled])
+        order = np.argsort(place_R)
+        place_R, item_R, source_R = place_R[order], item_R[order], source_R[order]
+        positives, negatives = captions.sampled.take(2 * place_R), captions.sampled.take(2 * place_R + 1)
+        copies_R = np.where(self._repeats_image[source_R], positives.lengths, 1)
+        shows, keeps_side = self._shows(sampled)
+        keeps_side[captions.sampled.rows[names_side_U[captions.sampled.values]] // 2] = True
+
+        block_R = place_R // (2 * self.batch_size // self.shards)
+        length = self.batch_size // self.shards * self._images_per_item + self._sentinel
+        length = math.ceil(length / self.chunks) * self.chunks
+        images_S = np.bincount(block_R, minlength=self.shards)
+        first_S, start_S = np.cumsum(images_S) - images_S, np.arange(self.shards) * length
+        index_R = np.arange(len(place_R)) + (start_S - first_S)[block_R]
+
+        def spread(of_row: np.ndarray, fill: int) -> np.ndarray:
+            out = np.full((self.shards * length, *of_row.shape[1:]), fill, of_row.dtype)
+            out[index_R] = of_row
+            return out
+
+        mult_I = spread(copies_R.astype(np.float32), 0)
+        if self._sentinel:
+            mult_I[start_S + images_S] = np.bincount(block_R, copies_R, self.shards)
+        columns = (source_R, item_R, 2 * step * self.batch_size + place_R, ~keeps_side[place_R])
+        return Rows(*map(spread, columns, BLANK)), ImageLabels(
+            mult_I=mult_I,
+            positives_IK=spread(positives.padded(self._max_positives, -1), -1),
+            negatives_IK=spread(negatives.padded(self._max_negatives, -1), -1),
+            shows_IT=spread(shows.take(place_R).padded(self._max_shown, -1), -1),
+        )
+
+    def _shows(self, sampled: Sequence[_Images]) -> tuple[Ragged, np.ndarray]:
+        """The ids of the facts that the image of each place shows, and whether any of their names mentions a side."""
+        rows, values = [], []
+        names_side = np.zeros(2 * self.batch_size, bool)
+        for source, place_B, item_B, *_ in sampled:
+            facts = self.parts[source].items.shows.take(item_B)
+            rows.append(place_B[facts.rows])
+            values.append(self._fact_ids[source][facts.values])
+            names_side[rows[-1][self._fact_names_side[source][facts.values]]] = True
+        return _by_row(rows, values, 2 * self.batch_size), names_side
+
+    def _caption_rows(self, used: int) -> int:
+        """Number of caption rows including padding: one of a few values, all divisible by the mesh and the chunks."""
+        unit = self.shards * self.chunks
+        most = self._images_per_item * self.batch_size * (self._max_positives + self._max_negatives)
+        bucket = math.ceil(most / _CAPTION_BUCKETS / unit) * unit
+        return math.ceil(used / bucket) * bucket
+
+    def _caption_labels(self, captions: _Captions) -> CaptionLabels:
+        used = len(captions.texts)
+        padding = (0, self._caption_rows(used) - used)
+        mult_U = np.bincount(captions.sampled.values, minlength=used).astype(np.float32)
+        return CaptionLabels(
+            mult_U=np.pad(mult_U, padding),
+            id_U=np.pad(np.arange(used, dtype=np.int32), padding, constant_values=-2),
+            asserts_UA=np.pad(captions.asserts.padded(self._max_asserted, -2), (padding, (0, 0)), constant_values=-2),
+        )
+
+    def _padded(self, of_caption: np.ndarray) -> np.ndarray:
+        """[U, ...] with a row for each caption row; padding rows repeat the last caption."""
+        padding = (0, self._caption_rows(len(of_caption)) - len(of_caption))
+        return np.pad(of_caption, (padding, *[(0, 0)] * (of_caption.ndim - 1)), mode="edge")
+
+
+def _by_row(rows: Sequence[np.ndarray], values: Sequence[np.ndarray], count: int) -> Ragged:
+    """``count`` rows with these values, each in its row; the values of a row stay in their order."""
+    row, value = np.concatenate(rows), np.concatenate(values)
+    return Ragged.from_lengths(np.bincount(row, minlength=count), value[np.argsort(row, kind="stable")])
+
+
+def _number_facts(parts: Iterable[Part]) -> list[np.ndarray]:
+    """For each part, the ids of its facts: equal names share one id across parts."""
+    names = sorted({name for part in parts for name in part.items.facts})
+    ids = {name: i for i, name in enumerate(names)}
+    return [np.array([ids[name] for name in part.items.facts], np.int32) for part in parts]

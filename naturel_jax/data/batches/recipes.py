@@ -1,0 +1,283 @@
+"""Recipes: which captions are sampled for an image. A recipe is a row of ``RECIPES``, of this package or of
+another (``plugins.py``)."""
+
+import dataclasses
+from collections.abc import Callable
+from itertools import compress
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from naturel_jax.config.plugins import Registry
+from naturel_jax.data.items import tags
+from naturel_jax.data.items.items import Captions, Items
+from naturel_jax.data.items.ragged import Ragged, spans
+from naturel_jax.data.random.draws import Draws
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import Kind
+
+Words = list[str]
+Rewrite = Callable[[Words, np.random.Generator], Words]
+Count = int | Literal["all"]
+
+_QUOTED = 4  # captions of a group that a message quotes
+_GROUPS = 1 << 18  # groups that are checked at a time
+
+
+class Sampled(NamedTuple):
+    """Captions sampled for each image of a batch: indices of the dataset's texts, and what they were rewritten to (one
+    string for each, in order) if they were."""
+
+    texts: Ragged
+    rewritten: list[str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What is sampled for one image: one of its caption groups, then captions of that group.
+
+    Each has one of its paraphrases, with ``paired`` the same in both captions of a pair. A rewritten caption asserts
+    nothing. One whose words have no other order gets no negative made from it. With
+    ``swaps``, a negative is a positive with two of its nouns or adjectives swapped, or else, if that is not possible,
+    what ``rewrite_to_negative`` makes of it; without the latter, it must be possible.
+    """
+
+    positives: Count  # how many, without replacement; "all": at least one, in the order of their pairs
+    negatives: Count = 0
+    paired: bool = False  # the negatives are those of the sampled positives' pairs
+    kind: Kind | None = None  # only captions of this kind
+    rewrite: Rewrite | None = None  # applied to the positives
+    rewrite_to_negative: Rewrite | None = None  # makes a negative from each positive
+    swaps: bool = False  # makes a negative from each positive, by its tags (tags.py)
+    attributes: bool = True  # False: groups that name an attribute are skipped if the image has others
+    repeat_image: bool = False  # the expanded batch holds the image once for each positive, not once for all
+    sentinel: bool = False  # a blank image is a negative of every caption, once for each copy of an image
+    name: str = ""  # its key in RECIPES, for messages
+
+    def __post_init__(self) -> None:
+        if self.paired and self.positives != self.negatives:
+            raise ValueError(f"paired captions: {self.positives} positives and {self.negatives} negatives differ")
+        if (self.rewrite_to_negative or self.swaps) and self.negatives:
+            raise ValueError(f"negatives is {self.negatives}: they are made from the positives")
+
+    @property
+    def makes_captions(self) -> bool:
+        """Whether it samples captions that are not in the dataset."""
+        return bool(self.rewrite or self.rewrite_to_negative or self.swaps)
+
+    def check(self, items: Items) -> tuple[int, int]:
+        """The maximum numbers of positives and negatives sampled for an image of ``items``.
+
+        Raises UserError naming the first caption group that lacks the captions the recipe needs.
+        """
+        if self.swaps:
+            self._check_tags(items)
+        max_positives = max_negatives = 0
+        for first in range(0, len(items.attribute_G), _GROUPS):
+            stop = min(first + _GROUPS, len(items.attribute_G))
+            used = items.trained_on(first, stop)
+            positives, negatives = items.counts(first, stop, self.kind, self.paired)
+            short = used & ((positives < _minimum(self.positives)) | (negatives < _minimum(self.negatives)))
+            if short.any():
+                raise UserError(self._misfit(items, first + int(short.argmax())))
+            max_positives = max(max_positives, _most(self.positives, positives[used]))
+            max_negatives = max(max_negatives, _most(self.negatives, negatives[used]))
+        return max_positives, max_positives if self.rewrite_to_negative or self.swaps else max_negatives
+
+    def _check_tags(self, items: Items) -> None:
+        needs = f"recipe {self.name!r} (config.data.mixture) needs"
+        if items.tags is None:
+            raise UserError(
+                f"{needs} tags of the captions, which {items.name} does not have; for a table of records, run "
+                f"python -m naturel_jax.data.check {items.name} --tags en_core_web_sm"
+            )
+        if self.rewrite_to_negative:
+            return
+        fixed = []  # row of each caption that has no swap
+        for start in range(0, len(items.attribute_G), _GROUPS):
+            stop = min(start + _GROUPS, len(items.attribute_G))
+            group, _ = items.positives.block(start, stop)
+            first = items.positives.starts_G1[start]
+            text = items.positives.text_C[first : first + len(group)]
+            fixed.append(first + np.flatnonzero(~items.tags.swappable_T[text] & items.trained_on(start, stop)[group]))
+        rows = np.concatenate(fixed)
+        if len(rows):
+            image = items.image_of(int(np.searchsorted(items.positives.starts_G1, rows[0], side="right")) - 1)
+            raise UserError(
+                f"{needs} two different nouns or adjectives in every true caption, which {len(rows):,} of {items.name} "
+                f"do not have; the first: {items.texts[items.positives.text_C[rows[0]]][:60]!r} of image {image!r}. "
+                "Leave them out, or use 'swaps_or_shuffles', which reorders their words"
+            )
+
+    def sample(self, items: Items, image_B: np.ndarray, draws: Draws) -> tuple[Sampled, Sampled]:
+        """The positives and negatives of these images; ``check`` must have accepted ``items``."""
+        group_B, sides = self._groups(items, image_B, draws), (items.positives, items.negatives)
+        if self.paired:
+            positives, negatives = items.pairs(group_B, self.kind)
+            columns = _choose(positives, self.positives, draws)
+            positives, negatives = _chosen(positives, columns), _chosen(negatives, columns)
+            wordings = (side.wordings(rows.values) for side, rows in zip(sides, (positives, negatives), strict=True))
+            paraphrases = [_paraphrases(positives, np.minimum(*wordings), draws)] * 2
+        else:
+            positives, negatives = (side.rows_of(group_B, self.kind) for side in sides)
+            positives = _chosen(positives, _choose(positives, self.positives, draws))
+            negatives = _chosen(negatives, _choose(negatives, self.negatives, draws))
+            paraphrases = [
+                _paraphrases(rows, side.wordings(rows.values), draws)
+                for side, rows in zip(sides, (positives, negatives), strict=True)
+            ]
+        true = Ragged(positives.starts, items.positives.texts(positives.values, paraphrases[0]))
+        rewritten = _rewritten(items, true, self.rewrite, draws) if self.rewrite else None
+        if self.rewrite_to_negative or self.swaps:
+            false = self._made_from(items, true, draws)
+            own = set(zip(true.rows.tolist(), rewritten or items.texts_at(true.values), strict=True))
+            kept = [caption not in own for caption in zip(true.rows.tolist(), false, strict=True)]  # "dog"
+            return Sampled(true, rewritten), Sampled(true.keep(np.array(kept, bool)), list(compress(false, kept)))
+        false_texts = items.negatives.texts(negatives.values, paraphrases[1])
+        return Sampled(true, rewritten), Sampled(Ragged(negatives.starts, false_texts))
+
+    def _made_from(self, items: Items, texts: Ragged, draws: Draws) -> list[str]:
+        """A negative from each positive."""
+        if not self.swaps:
+            assert self.rewrite_to_negative  # else there is nothing to make
+            return _rewritten(items, texts, self.rewrite_to_negative, draws)
+        assert items.tags is not None  # check says so
+        places, made = items.tags.places.take(texts.values), []
+        for n, (row, text) in enumerate(zip(texts.rows.tolist(), items.texts_at(texts.values), strict=True)):
+            rng = draws.generator(row)
+            swapped = tags.swap(text, map(tuple, places[n].reshape(-1, 3).tolist()), rng)
+            if swapped is None and self.rewrite_to_negative:
+                swapped = " ".join(self.rewrite_to_negative(text.split(), rng))
+            made.append(swapped or text)
+        return made
+
+    def _groups(self, items: Items, image_B: np.ndarray, draws: Draws) -> np.ndarray:
+        """A caption group of each image."""
+        groups = spans(items.groups_N1[image_B], items.groups_N1[image_B + 1])
+        if not self.attributes:
+            other = ~items.attribute_G[groups.values]
+            has_others_B = np.bincount(groups.rows[other], minlength=len(groups)) > 0
+            groups = groups.keep(other | ~has_others_B[groups.rows])
+        return groups.choose(draws.integers(groups.lengths)[:, None]).values
+
+    def _misfit(self, items: Items, group: int) -> str:
+        kind = f" of kind {self.kind!r}" if self.kind else ""
+        needs = f"{self.positives} positive(s) and {self.negatives} negative(s){kind}{' in pairs' * self.paired}"
+        positives, negatives = _quoted(items, items.positives, group), _quoted(items, items.negatives, group)
+        return (
+            f"recipe {self.name!r} (config.data.mixture) does not fit {items.name}, image {items.image_of(group)!r}: "
+            f"it needs {needs} in every caption group, but one has positives {positives}, negatives {negatives}. "
+            "Use another recipe or another dataset"
+        )
+
+
+def _quoted(items: Items, captions: Captions, group: int) -> str:
+    """The captions of ``group`` for a message."""
+    rows = captions.rows(group)
+    texts = []
+    for row in rows[:_QUOTED]:
+        kind = "simple" if captions.simple_C[row] else "complex"
+        texts.append(f"{items.texts[captions.text_C[row]][:60]!r} ({kind}, pair {captions.pair_C[row]})")
+    return f"[{', '.join(texts)}{', ...' if len(rows) > _QUOTED else ''}]"
+
+
+def _minimum(count: Count) -> int:
+    return 1 if count == "all" else count
+
+
+def _most(count: Count, available: np.ndarray) -> int:
+    return int(available.max(initial=0)) if count == "all" else count
+
+
+def _choose(available: Ragged, count: Count, draws: Draws) -> np.ndarray | None:
+    """Columns of ``count`` values of each row; None: all."""
+    return None if count == "all" else draws.choose(available.lengths, count)
+
+
+def _chosen(available: Ragged, columns: np.ndarray | None) -> Ragged:
+    return available if columns is None else available.choose(columns)
+
+
+def _paraphrases(rows: Ragged, wordings: np.ndarray, draws: Draws) -> np.ndarray:
+    """A paraphrase for each value of ``rows``, which has ``wordings`` of them; nothing is drawn for those with one."""
+    drawn = np.zeros(len(wordings), np.int64)
+    for column in range(rows.widest if wordings.max(initial=1) > 1 else 0):
+        has_B = rows.lengths > column
+        at = rows.starts[:-1][has_B] + column
+        stop_B = np.zeros(len(rows), np.int64)
+        stop_B[has_B] = wordings[at]
+        drawn[at] = draws.integers(stop_B)[has_B]
+    return drawn
+
+
+def _rewritten(items: Items, texts: Ragged, rewrite: Rewrite, draws: Draws) -> list[str]:
+    rows = zip(texts.rows.tolist(), items.texts_at(texts.values), strict=True)
+    return [" ".join(rewrite(text.split(), draws.generator(row))) for row, text in rows]
+
+
+def shuffle_words(words: Words, rng: np.random.Generator) -> Words:
+    """All words in random order."""
+    return [words[i] for i in rng.permutation(len(words))]
+
+
+def _swap_two(words: Words, rng: np.random.Generator) -> Words:
+    i, j = rng.choice(len(words), 2, replace=False)
+    words = list(words)
+    words[i], words[j] = words[j], words[i]
+    return words
+
+
+def _trigrams(words: Words) -> list[Words]:
+    return [words[i : i + 3] for i in range(0, len(words), 3)]
+
+
+def _shuffle_within_trigrams(words: Words, rng: np.random.Generator) -> Words:
+    return [word for trigram in _trigrams(words) for word in shuffle_words(trigram, rng)]
+
+
+def _shuffle_trigrams(words: Words, rng: np.random.Generator) -> Words:
+    trigrams = _trigrams(words)
+    return [word for i in rng.permutation(len(trigrams)) for word in trigrams[i]]
+
+
+_ORDER_SHUFFLES = (_swap_two, shuffle_words, _shuffle_within_trigrams, _shuffle_trigrams)
+
+
+def shuffle_order(words: Words, rng: np.random.Generator) -> Words:
+    """Reorders the words by one of four operations, after ARO's order perturbations (arXiv 2210.01936,
+    appendix), but without a part-of-speech tagger.
+
+    Returns the words unchanged only when they have no other order.
+    """
+    if len(words) < 2:
+        return words
+    for _ in range(8):
+        shuffled = _ORDER_SHUFFLES[rng.integers(len(_ORDER_SHUFFLES))](words, rng)
+        if shuffled != words:
+            return shuffled
+    return words[1:] + words[:1]
+
+
+_ROWS: dict[str, Recipe] = {
+    "positives": Recipe(positives=1),
+    # For a base that knows objects and little else: word order means nothing, and attributes are never named.
+    "bag_of_words": Recipe(positives=1, rewrite=shuffle_words, attributes=False),
+    "order_shuffles": Recipe(positives=1, rewrite_to_negative=shuffle_order, sentinel=True),
+    "swaps": Recipe(positives=1, swaps=True, sentinel=True),
+    "swaps_or_shuffles": Recipe(positives=1, swaps=True, rewrite_to_negative=shuffle_order, sentinel=True),
+    # For datasets whose negatives already are order shuffles (coco_order, negclip_tsv).
+    "one_pair": Recipe(positives=1, negatives=1, paired=True, sentinel=True),
+    "single_pair": Recipe(positives=1, negatives=1, kind="complex", sentinel=True),
+    "all_pairs": Recipe(positives="all", negatives="all", paired=True, repeat_image=True, sentinel=True),
+    "two_pairs": Recipe(positives=2, negatives=2, paired=True),
+}
+RECIPES: Registry[Recipe] = Registry(
+    "naturel_jax.recipes", _ROWS, "a naturel_jax.data.batches.recipes.Recipe", lambda row: isinstance(row, Recipe)
+)
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe called ``name``. Raises UserError listing the names."""
+    if name not in RECIPES:
+        raise UserError(f"config.data.mixture: recipe {name!r} is unknown; expected one of: {', '.join(RECIPES)}")
+    return dataclasses.replace(RECIPES[name], name=name)

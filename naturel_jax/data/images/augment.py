@@ -1,0 +1,122 @@
+"""Pixels of training images: decodes, crops, resizes, mirrors. Fast (scaled JPEG decoding, OpenCV), not bit-exact with
+PIL. ``boxes.py`` says which part."""
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from naturel_jax.data.images.boxes import Box
+from naturel_jax.data.images.decode import decoded, open_image
+from tfds_naturel.common.photos import MAX_PIXELS
+
+cv2.setNumThreads(0)  # the pipeline has its own threads
+
+_JPEG = b"\xff\xd8"  # first bytes of a file
+WHITE = 255
+_NEARLY = 1.5  # shrinking by more, bilinear interpolation leaves out what area averages
+
+
+class Crops(NamedTuple):
+    """How images are cropped: the model's ``size`` in pixels, ``config.data.crop_scale`` and ``shrink_by``."""
+
+    size: int
+    scale: tuple[float, float]
+    shrink_by: str = "area"
+
+
+def sides(data: bytes) -> tuple[int, int]:
+    """Width and height of an encoded image, without decoding it. Raises ValueError for bytes that are not an image, or
+    one that is too large."""
+    if not data.startswith(_JPEG):
+        with decoded(data) as image:
+            return image.size
+    try:
+        height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
+    except ValueError as error:
+        raise _unreadable(data, error) from error
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"image of {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+    return width, height
+
+
+def augment(data: bytes, width: int, height: int, box: Box, out: np.ndarray, shrink_by: str = "area") -> None:
+    """Fills ``out``, uint8 [H, W, 3], with ``box`` of an encoded image of these ``sides``, decoded at the smallest JPEG
+    scale at which the box still has as many pixels. Raises ValueError for an image that is not readable."""
+    shrink = next((s for s in (8, 4, 2) if min(box.width, box.height) >= s * min(out.shape[:2])), 1)
+    pixels = decode(data, width, height, shrink)
+    resize(_crop(pixels, box, pixels.shape[0] / height), box.mirrored, out, shrink_by)
+
+
+def decode(data: bytes, width: int, height: int, shrink: int = 1) -> np.ndarray:
+    """uint8 [height, width, 3]; of a JPEG, about one ``shrink``-th of it: 1, 2, 4 or 8, as libjpeg-turbo is slower at
+    its other scales than at full size. Raises ValueError."""
+    if not data.startswith(_JPEG):
+        return np.asarray(open_image(data))
+    smallest = {"min_height": math.ceil(height / shrink), "min_width": math.ceil(width / shrink)}
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", **smallest)
+    except ValueError as error:
+        raise _unreadable(data, error) from error
+
+
+def _crop(pixels: np.ndarray, box: Box, factor: float) -> np.ndarray:
+    """A box of an image, of which ``pixels`` are a copy that is ``factor`` times as large."""
+    left, top, width, height = (round(side * factor) for side in box[:4])
+    return pixels[top : top + max(height, 1), left : left + max(width, 1)]
+
+
+def resize(pixels: np.ndarray, mirrored: bool, out: np.ndarray, shrink_by: str = "area") -> None:
+    """Fills ``out``, uint8 [H, W, 3], with an image."""
+    height, width = out.shape[:2]
+    if min(pixels.shape[:2]) <= min(height, width):
+        cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_CUBIC)
+    elif shrink_by == "bilinear" and max(pixels.shape[0] / height, pixels.shape[1] / width) <= _NEARLY:
+        cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_LINEAR)
+    else:  # OpenCV would give the same from uint8, but take a quarter longer: it adds float32 anyway
+        small = cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        cv2.convertScaleAbs(small, out)
+    if mirrored:
+        cv2.flip(out, 1, out)
+
+
+def _unreadable(data: bytes, error: ValueError) -> ValueError:
+    return ValueError(f"not a readable JPEG ({len(data)} bytes): {error}")
+
+
+# ---- One image of a batch before it is cropped; decoded.Kept is another ----------------------------------------------
+
+
+class Encoded(NamedTuple):
+    """An encoded image and its sides."""
+
+    width: int
+    height: int
+    data: bytes
+
+    @classmethod
+    def of(cls, data: bytes) -> "Encoded":
+        """Raises ValueError for bytes that are not an image, or one that is too large."""
+        return cls(*sides(data), data)
+
+    def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
+        """Fills ``out``, uint8 [size, size, 3], with a box. Raises ValueError for an image that is not readable."""
+        augment(self.data, self.width, self.height, box, out, shrink_by)
+
+
+class Blank(NamedTuple):
+    """The sentinel: a white image."""
+
+    width: int = 1
+    height: int = 1
+
+    def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
+        """Fills ``out``, uint8 [size, size, 3]."""
+        out.fill(WHITE)
+
+    def copy(self, box: Box, out: np.ndarray) -> tuple[int, int, bool]:
+        """Copies one pixel, in the place of ``decoded.Kept.copy``."""
+        out[0, 0] = WHITE
+        return 1, 1, False

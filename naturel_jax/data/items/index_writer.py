@@ -1,0 +1,372 @@
+"""Builds the index of a table of records: its captions, and where its images are, as columns on disk (``index.py``).
+
+It is built once, from all shards in parallel, in ``<data dir>/.cache/<key>/``; the key depends on the table's files,
+their sizes and times, and the fields. Shards that were read before an interruption are not read again.
+
+    meta.json                  version, source, number of records, digest of their content, shards
+    names.*                    path of each image, or the name of its record
+    offset.*, size.*           part of the shard's file that is the image; -1: it has a path
+    groups.*, positives_*, ... the columns of Items
+    problems.jsonl             records that cannot be used; bad.jsonl, if check.py has read the images, has theirs too
+    parts/<shard>/             records.arrow, and images.bin if the table's rows hold encoded images
+"""
+
+import concurrent.futures
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from etils import epath
+
+from naturel_jax import storage
+from naturel_jax.config.record_fields import Fields
+from naturel_jax.data.items import columns
+from naturel_jax.data.items.records import (
+    BadRecord,
+    Chosen,
+    Record,
+    Row,
+    Shard,
+    Span,
+    Table,
+    check_inside,
+    choose,
+    to_record,
+)
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import reading_arrow
+
+_LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+VERSION = 2  # since 2, a txt member comes before a caption in JSON
+_BATCH = 8192  # records in memory at a time
+_CHUNK = 1 << 20  # numbers that are written at a time
+_SIDES = ("positives", "negatives")
+_LISTS = (*_SIDES, "asserts", "negative_asserts", "shows")
+_SCHEMA = pa.schema(
+    [("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("problem", pa.string())]
+    + [(name, pa.list_(pa.string())) for name in _LISTS]
+)
+
+
+def cache_folder(data_dir: str) -> Path:
+    """The folder of what is derived from the training data in ``data_dir``, which is a local folder."""
+    return Path(data_dir) / ".cache"
+
+
+def folder_of(table: Table, fields: Fields, data_dir: str) -> Path:
+    """Where the index of ``table`` is, or would be."""
+    stats = [(str(path), *_size_and_time(path)) for path in table.files]
+    key = json.dumps([VERSION, table.name, table.root, dataclasses.asdict(fields), stats])
+    return cache_folder(data_dir) / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
+    """Builds the index in ``folder`` unless it is there. ``workers``: processes; 0: one for each core.
+
+    Raises UserError for a table without records.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, or the process ends
+        if not (folder / "meta.json").exists():
+            if fields.folder:
+                table = dataclasses.replace(table, root=str(Path(fields.folder).expanduser().resolve()), anywhere=False)
+            _LOG.info("indexing %s in %s", table.name, folder)
+            parts = [folder / "parts" / str(n) for n in range(len(table.shards))]
+            _write_parts(table, fields, parts, workers)
+            storage.write(epath.Path(folder / "meta.json"), json.dumps(_merge(table, parts, folder)))
+            for part in parts:
+                _records(part).unlink()
+
+
+def _write_parts(table: Table, fields: Fields, parts: Sequence[Path], workers: int) -> None:
+    """Writes the parts that are missing."""
+    jobs = [(shard, part) for shard, part in zip(table.shards, parts, strict=True) if not _records(part).exists()]
+    root = None if table.anywhere else table.root
+    write = functools.partial(_write_part, fields=fields, copy_images=table.read_image is None, root=root)
+    for done, _ in enumerate(parallel(write, jobs, workers), 1):
+        if len(jobs) > 1:
+            _LOG.info("%s: read %d of %d shards", table.name, done, len(jobs))
+
+
+def parallel(function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: int = 0) -> Iterator[T]:
+    """The results of ``function(*job)`` in the order of ``jobs``, computed by ``workers`` processes (0: one for each
+    core)."""
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    if workers <= 1:
+        yield from itertools.starmap(function, jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
+    with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+        yield from pool.map(function, *zip(*jobs, strict=True))
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when its parent is killed; the pool's workers would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    assert parent
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+# ---- One shard ------------------------------------------------------------------------------------------------------
+
+
+def _records(part: Path) -> Path:
+    return part / "records.arrow"
+
+
+def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, root: str | None) -> None:
+    """Writes the records of one shard, and the images that its rows hold. ``root``: the folder that paths stay in."""
+    part.mkdir(parents=True, exist_ok=True)
+    partial, images = part / "partial.arrow", part / "partial.bin"
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer, images.open("wb") as blob:
+        rows, chosen, prefix = enumerate(shard.rows()), choose(fields), Path(shard.file).name
+        while batch := _next(shard, rows):
+            records = [_describe(row, f"{prefix}:{n}", chosen, blob if copy_images else None, root) for n, row in batch]
+            writer.write_batch(pa.RecordBatch.from_pylist(records, _SCHEMA))
+    if images.stat().st_size:
+        images.replace(part / "images.bin")
+    else:
+        images.unlink()
+    partial.replace(_records(part))
+
+
+def _next(shard: Shard, rows: Iterator[tuple[int, Row]]) -> list[tuple[int, Row]]:
+    """The next rows. Raises UserError for a damaged file."""
+    with reading_arrow(shard.file, "copy or download it again"):
+        return list(itertools.islice(rows, _BATCH))
+
+
+def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None, root: str | None) -> dict[str, Any]:
+    """A row of ``records.arrow``; a bad record has a ``problem`` and no captions."""
+    try:
+        record = to_record(row, chosen, name)
+        if root is not None and isinstance(record.image, str):
+            check_inside(root, record.image)
+    except BadRecord as error:
+        return {"name": name, "offset": -1, "size": -1, "problem": str(error)} | {key: [] for key in _LISTS}
+    return record._asdict() | dict(zip(("offset", "size"), _place(record, blob), strict=True)) | {"problem": ""}
+
+
+def _place(record: Record, blob: BinaryIO | None) -> Span:
+    if isinstance(record.image, Span):
+        return record.image
+    if isinstance(record.image, bytes) and blob:
+        return Span(blob.tell(), blob.write(record.image))
+    return Span(-1, -1)
+
+
+# ---- All shards -----------------------------------------------------------------------------------------------------
+
+
+class _Parts:
+    """The records of all shards, read a batch at a time: mapped files would count as memory of this process."""
+
+    def __init__(self, parts: Sequence[Path]):
+        self._files = [str(_records(part)) for part in parts]
+        self.counts = [sum(map(len, self._of_file(file, "size"))) for file in self._files]
+
+    def column(self, name: str) -> Iterator[pa.Array]:
+        """The values of a column."""
+        return itertools.chain.from_iterable(self._of_file(file, name) for file in self._files)
+
+    def lengths(self, name: str) -> list[np.ndarray]:
+        """How many strings each record has in a column of lists."""
+        return [pc.list_value_length(lists).to_numpy() for lists in self.column(name)]
+
+    @staticmethod
+    def _of_file(file: str, name: str) -> Iterator[pa.Array]:
+        options = pa.ipc.IpcReadOptions(included_fields=[_SCHEMA.get_field_index(name)])
+        with pa.OSFile(file) as source:
+            reader = pa.ipc.open_file(source, options=options)
+            for n in range(reader.num_record_batches):
+                yield reader.get_batch(n)[name]
+
+
+def _merge(table: Table, parts: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Writes the columns; returns the metadata."""
+    records = _Parts(parts)
+    total = sum(records.counts)
+    if not total:
+        raise UserError(f"{table.name}: no records; expected at least one")
+    _write_strings(out, "names", records.column("name"))
+    for name in ("offset", "size"):
+        columns.write(out, name, map(np.asarray, records.column(name)))
+    columns.write(out, "groups", _numbers(0, total + 1))
+    columns.write(out, "attribute", _zeros(total))
+    _write_texts(out, records)
+    _write_problems(out, records)
+    images = [part / "images.bin" for part in parts]
+    files = [str(own if own.exists() else shard.file) for own, shard in zip(images, table.shards, strict=True)]
+    return {
+        "version": VERSION,
+        "source": table.name,
+        "root": table.root,
+        "records": total,
+        "content": _digest(out),
+        "shards": [[file, count] for file, count in zip(files, records.counts, strict=True)],
+    }
+
+
+def _numbers(start: int, stop: int) -> Iterator[np.ndarray]:
+    """The numbers from ``start`` to ``stop - 1``, in chunks."""
+    for first in range(start, stop, _CHUNK):
+        yield np.arange(first, min(first + _CHUNK, stop), dtype=np.int32)
+
+
+def _zeros(count: int) -> Iterator[np.ndarray]:
+    yield np.zeros(0, bool)  # of this dtype even if there are none
+    yield from (np.zeros(len(chunk), bool) for chunk in _numbers(0, count))
+
+
+def _write_strings(out: Path, name: str, chunks: Iterable[pa.StringArray]) -> None:
+    lengths = []
+
+    def data() -> Iterator[np.ndarray]:
+        yield np.empty(0, np.uint8)
+        for strings in chunks:
+            lengths.append(pc.binary_length(strings).to_numpy())
+            yield _bytes_of(strings)
+
+    columns.write(out, name, data())
+    columns.write_starts(out, f"{name}_starts", lengths)
+
+
+def _bytes_of(strings: pa.StringArray) -> np.ndarray:
+    """The UTF-8 bytes of all strings."""
+    _, starts, data = strings.buffers()
+    if data is None:
+        return np.empty(0, np.uint8)
+    start, stop = np.frombuffer(starts, np.int32)[[strings.offset, strings.offset + len(strings)]]
+    return np.frombuffer(data, np.uint8)[start:stop]
+
+
+def _write_texts(out: Path, records: _Parts) -> None:
+    """Captions, texts and facts. Only if there are facts are equal captions one text, which asserts what any of them
+    does: finding them needs memory for all texts."""
+    first = 0
+    for side in _SIDES:
+        lengths = records.lengths(side)
+        columns.write_starts(out, f"{side}_starts", lengths)
+        columns.write(out, f"{side}_pair", map(_counted, lengths))
+        count = sum(int(chunk.sum()) for chunk in lengths)
+        columns.write(out, f"{side}_simple", _zeros(count))
+        columns.write(out, f"{side}_text", _numbers(first, first + count))
+        first += count
+    captions = (lists.flatten() for side in _SIDES for lists in records.column(side))
+    claims = {name: _claims(records, name) for name in ("asserts", "negative_asserts", "shows")}
+    if any(len(facts) for facts, _ in claims.values()):
+        _write_facts(out, records, claims, pa.chunked_array(list(captions), pa.string()))
+        return
+    _write_strings(out, "texts", captions)
+    _write_strings(out, "facts", [])
+    for name, rows in (("asserts", first), ("shows", sum(records.counts))):
+        _write_ragged(out, name, np.empty(0, np.int64), np.empty(0, np.int64), rows)
+
+
+def _claims(records: _Parts, name: str) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """The facts in a column that are known, and the place of each among all of the column's strings."""
+    facts, places, first = [], [np.empty(0, np.int64)], 0
+    for lists in records.column(name):
+        flat = lists.flatten()
+        known = np.flatnonzero(pc.not_equal(flat, ""))
+        if len(known):
+            facts.append(flat.take(pa.array(known)))
+            places.append(first + known)
+        first += len(flat)
+    return pa.chunked_array(facts, pa.string()), np.concatenate(places)
+
+
+def _write_facts(
+    out: Path, records: _Parts, claims: Mapping[str, tuple[pa.ChunkedArray, np.ndarray]], captions: pa.ChunkedArray
+) -> None:
+    """Texts and facts, and which facts a text asserts and an image shows."""
+    text_C, texts = _numbered(captions)
+    fact_K, facts = _numbered(pa.chunked_array([chunk for of_name, _ in claims.values() for chunk in of_name.chunks]))
+    _write_strings(out, "texts", texts.chunks)
+    _write_strings(out, "facts", facts.chunks)
+    starts = columns.find(out, "positives_starts")
+    for side, numbers in zip(_SIDES, np.split(text_C, [starts[-1]]), strict=True):
+        columns.write(out, f"{side}_text", [numbers])
+    asserts, negative_asserts, shows = (places for _, places in claims.values())
+    caption_K = np.concatenate([asserts, starts[-1] + negative_asserts])
+    _write_ragged(out, "asserts", text_C[caption_K], fact_K[: len(caption_K)], len(texts))
+    shown = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(records.lengths("shows")))])
+    image_K = np.concatenate([np.searchsorted(of, at, "right") - 1 for of, at in ((starts, asserts), (shown, shows))])
+    of_image = np.concatenate([fact_K[: len(asserts)], fact_K[len(caption_K) :]])
+    _write_ragged(out, "shows", image_K, of_image, sum(records.counts))
+
+
+def _counted(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, ... for each of the lengths: the number of each caption in its record, which is that of its pair."""
+    ends = np.cumsum(lengths)
+    return (np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)).astype(np.uint16)
+
+
+def _numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.ChunkedArray]:
+    """The number of each string, in the order of their first use, and the distinct strings."""
+    encoded = column.dictionary_encode().unify_dictionaries()
+    numbers = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+    return numbers, pa.chunked_array([encoded.chunk(0).dictionary])
+
+
+def _write_ragged(out: Path, name: str, row: np.ndarray, value: np.ndarray, rows: int) -> None:
+    """Row -> its distinct values, in ascending order."""
+    most = int(value.max(initial=0)) + 1
+    row, value = np.divmod(np.unique(row.astype(np.int64) * most + value), most)
+    lengths = []
+    for chunk in _numbers(0, rows):
+        first, stop = np.searchsorted(row, [chunk[0], chunk[-1] + 1])
+        lengths.append(np.bincount(row[first:stop] - chunk[0], minlength=len(chunk)).astype(np.int32))
+    columns.write_starts(out, f"{name}_starts", lengths)
+    columns.write(out, f"{name}_values", [value.astype(np.int32)])
+
+
+def _write_problems(out: Path, records: _Parts) -> None:
+    """``problems.jsonl``: the records that cannot be used."""
+    with (out / "problems.jsonl").open("w") as file:
+        first = 0
+        for names, problems in zip(records.column("name"), records.column("problem"), strict=True):
+            for n in pc.indices_nonzero(pc.not_equal(problems, "")).to_pylist():
+                row = {"record": first + n, "name": names[n].as_py(), "reason": problems[n].as_py()}
+                file.write(json.dumps(row) + "\n")
+            first += len(names)
+
+
+def _digest(folder: Path) -> str:
+    """Of the records' names, captions and facts, whatever the times of their files."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name == "lock" or path.name.startswith("."):  # a write that was interrupted
+            continue
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,152 @@
+"""Reads prepared TFDS datasets with the features of ``tfds_naturel.common.schema``, versions 1 to 3.
+
+Version 1 has no ``group`` column: the captions of one triplet are a group. Before version 3, there is no ``paraphrase``
+column: every caption has one wording.
+"""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from naturel_jax.data.items import kept_items
+from naturel_jax.data.items.items import Caption, Group, Items, Source, collect
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import KINDS, POLARITIES, Triplet
+from tfds_naturel.hard_images.survey import Survey
+
+Example = Mapping[str, Any]
+
+
+class Records(Sequence[Example]):
+    """The decoded examples of a split, except for their images, which stay encoded. ``source``: TFDS's."""
+
+    def __init__(self, source: Any):
+        self._source = source
+        self._alone: dict[str, Any] = {}  # feature -> features that are this one only
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, n: Any) -> Any:
+        return self._source[n]
+
+    @property
+    def features(self) -> Mapping[str, Any]:
+        """The dataset's features by name."""
+        return self._source.dataset_info.features
+
+    def value(self, n: int, name: str) -> Any:
+        """``self[n][name]``, for which no other feature is decoded: captions take several times as long as an image."""
+        if name not in self._alone:
+            import tensorflow_datasets as tfds
+
+            self._alone[name] = tfds.features.FeaturesDict({name: self.features[name]})
+        decoders = {key: decoder for key, decoder in self._source.decoders.items() if key == name}
+        record = self._source.data_source[n]
+        return self._alone[name].deserialize_example_np(record, decoders=decoders)[name]
+
+
+class Split(NamedTuple):
+    """``name`` is for messages."""
+
+    name: str
+    records: Records
+
+
+def open_split(directory: str | os.PathLike[str], split: str) -> Split:
+    """Opens ``split`` of the dataset prepared in ``directory`` (``<data_dir>/<name>/<config>/<version>``).
+
+    Raises UserError if nothing is prepared there, or for an unknown split.
+    """
+    import tensorflow_datasets as tfds  # slow to import; only processes that read datasets need it
+
+    if not (epath.Path(directory) / "dataset_info.json").exists():
+        raise UserError(f"{directory} is not a prepared dataset: dataset_info.json is missing; build it first")
+    builder = tfds.builder_from_directory(os.fspath(directory))
+    if split not in builder.info.splits:
+        raise UserError(
+            f"{directory} has no split {split!r}; expected one of: {', '.join(sorted(builder.info.splits))}"
+        )
+    images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+    decoders = {name: tfds.decode.SkipDecoding() for name in images}
+    records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]  # wrapped untyped
+    return Split(f"{builder.info.full_name}:{split}", Records(records))
+
+
+def open_source(directory: str | os.PathLike[str], split: str, cache: Path) -> Source:
+    """``split`` of the dataset in ``directory`` as training data; its items are kept in the folder ``cache``. Raises
+    what ``open_split`` and ``collect`` raise."""
+    name, records = open_split(directory, split)
+
+    def read() -> Items:
+        examples = (records[n] for n in range(len(records)))
+        return collect(name, ((to_str(example["image_id"]), caption_groups(example)) for example in examples))
+
+    return Source(kept_items.kept(cache, read), functools.partial(read_image, records))
+
+
+def caption_groups(example: Example) -> list[Group]:
+    """The caption groups of a decoded example, in the order of their first captions.
+
+    Raises UserError if a paraphrase does not follow the one before it.
+    """
+    rows = example["captions"]
+    keys = rows["group"] if "group" in rows else rows["triplet"]
+    groups: dict[Any, Group] = {}
+    places: dict[Any, tuple[list[Caption], int]] = {}  # (group, polarity, pair) -> where its caption is
+    columns = (rows[name] for name in ("triplet", "polarity", "text", "asserts", "pair", "kind"))
+    for key, triplet, polarity, text, asserts, pair, kind, paraphrase in zip(
+        keys, *columns, paraphrases(example), strict=True
+    ):
+        slot = (key, polarity, pair)
+        if paraphrase:
+            captions, at = places.get(slot, ([], -1))
+            if not captions or len(captions[at].paraphrases) != paraphrase - 1:
+                raise UserError(
+                    f"image {to_str(example['image_id'])!r}: paraphrase {paraphrase} ({to_str(text)!r}) does not "
+                    f"follow paraphrase {paraphrase - 1} of its pair; number them 0, 1, ... in the order of the rows"
+                )
+            captions[at] = captions[at]._replace(paraphrases=(*captions[at].paraphrases, to_str(text)))
+            continue
+        group = groups.setdefault(key, Group([], [], _is_attribute(to_str(triplet))))
+        side = group.negatives if POLARITIES[polarity] == "negative" else group.positives
+        assert isinstance(side, list)
+        places[slot] = (side, len(side))
+        side.append(Caption(to_str(text), to_str(asserts), int(pair), KINDS[kind]))
+    return list(groups.values())
+
+
+def paraphrases(example: Example) -> Sequence[int]:
+    """The ``paraphrase`` of each caption of a decoded example; before version 3.0.0, all are 0."""
+    captions = example["captions"]
+    return captions.get("paraphrase", [0] * len(captions["text"]))
+
+
+def survey(records: Records) -> Survey:
+    """Which image shows which triplets."""
+    examples = (records[n] for n in range(len(records)))
+    return Survey.from_images((to_str(example["image_id"]), _triplets(example)) for example in examples)
+
+
+def _triplets(example: Example) -> list[Triplet]:
+    columns = [map(to_str, example["relations"][name]) for name in ("subject", "relation", "object")]
+    return list(dict.fromkeys(map(Triplet, *columns)))
+
+
+@functools.lru_cache(maxsize=100_000)
+def _is_attribute(triplet: str) -> bool:
+    return bool(triplet) and Triplet.parse(triplet).relation == "is"
+
+
+def to_str(value: bytes | str) -> str:
+    """Decodes text as TFDS returns it."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def read_image(records: Records, n: int) -> bytes:
+    """The encoded image of record ``n``."""
+    return records.value(n, "image")

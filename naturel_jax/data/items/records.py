@@ -1,0 +1,241 @@
+"""Records: an image with true and false captions, from a row of any table. Which field of the row is which part of the
+record is config (``fields.Fields``)."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from naturel_jax.config.record_fields import Fields
+from tfds_naturel.common.errors import UserError
+
+# The usual names of each part's field, tried in this order where config names none.
+USUAL: dict[str, tuple[str, ...]] = {
+    "image": ("image", "filepath", "file_name", "filename", "image_path", "jpg", "jpeg", "png", "webp"),
+    "positives": ("positives", "txt", "caption", "captions", "text", "title"),
+    "negatives": ("negatives", "negative", "negative_caption", "neg_caption"),
+    "asserts": ("asserts",),
+    "negative_asserts": ("negative_asserts",),
+    "shows": ("shows",),
+    "name": ("name", "id", "image_id", "__key__"),
+}
+
+
+class BadRecord(ValueError):
+    """A record that cannot be trained on; the message says why."""
+
+
+class Span(NamedTuple):
+    """The encoded image is part of the shard's file."""
+
+    offset: int
+    size: int
+
+
+Row = Mapping[str, Any] | BadRecord  # a row that cannot even be parsed is a BadRecord
+
+
+class Shard(NamedTuple):
+    """Rows that are read together, in order. ``file``: what spans refer to. ``rows`` is picklable: shards are read by
+    several processes."""
+
+    file: str
+    rows: Callable[[], Iterable[Row]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of records, in shards.
+
+    ``root``: folder that paths of images are relative to, and must stay in unless they may be ``anywhere``. ``files``:
+    those that the rows come from; if one changes, they are read again. ``read_image``, if the images are not files or
+    parts of files: (number of the record, ``field``: names of fields that may hold it) -> encoded image; it is
+    picklable.
+    """
+
+    name: str
+    root: str
+    files: Sequence[Path]
+    shards: Sequence[Shard]
+    read_image: Callable[..., bytes] | None = None
+    anywhere: bool = False
+
+
+class Record(NamedTuple):
+    """``image``: a path, encoded bytes, or a part of the shard's file. ``asserts`` and ``negative_asserts`` have one
+    fact for each caption, "" where it is not known."""
+
+    name: str
+    image: str | bytes | Span
+    positives: list[str]
+    negatives: list[str]
+    asserts: list[str]
+    negative_asserts: list[str]
+    shows: list[str]
+
+
+class Names(NamedTuple):
+    """The fields that may hold a part of a record. ``every``: all are read; else the first that is not empty."""
+
+    fields: tuple[str, ...]
+    every: bool
+
+
+Chosen = Mapping[str, Names]  # for each part in ``USUAL``
+
+
+def choose(fields: Fields) -> Chosen:
+    """The fields that config names, else the usual ones."""
+    named = {part: value for part, value in dataclasses.asdict(fields).items() if value}
+    return {
+        part: Names(tuple(map(str.strip, named[part].split(","))), True) if part in named else Names(usual, False)
+        for part, usual in USUAL.items()
+    }
+
+
+def to_record(row: Row, chosen: Chosen, name: str) -> Record:
+    """The record in ``row``. ``name``: what to call it if its image has no path and no field names it. Raises
+    BadRecord."""
+    if isinstance(row, BadRecord):
+        raise row
+    image, path = _image(_first(row, chosen, "image"))
+    positives = _texts(row, chosen, "positives")
+    if not positives:
+        raise _missing(row, chosen, "positives")
+    negatives = _texts(row, chosen, "negatives")
+    return Record(
+        _encodable(path or str(_first(row, chosen, "name", name))),
+        image,
+        positives,
+        negatives,
+        _facts(row, chosen, "asserts", len(positives)),
+        _facts(row, chosen, "negative_asserts", len(negatives)),
+        _texts(row, chosen, "shows"),
+    )
+
+
+def _first(row: Mapping[str, Any], chosen: Chosen, part: str, default: Any = None) -> Any:
+    """The first value that is not empty. Raises BadRecord if there is none and no default."""
+    for value in _values(row, chosen, part):
+        return value
+    if default is None:
+        raise _missing(row, chosen, part)
+    return default
+
+
+def _values(row: Mapping[str, Any], chosen: Chosen, part: str) -> list[Any]:
+    names, every = chosen[part]
+    found = []
+    for name in names:
+        value = row[name] if name in row else _nested(row, name)
+        if value is not None and not _is_blank(value):
+            found.append(value)
+            if not every:
+                break
+    return found
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str | bytes) and not value.strip()
+
+
+def _nested(row: Mapping[str, Any], name: str) -> Any:
+    """The value of ``a.b``: field b of a, or of each row of a. None if there is none."""
+    head, dot, rest = name.partition(".")
+    if not dot or head not in row:
+        return None
+    inner = row[head]
+    if isinstance(inner, Mapping):
+        return inner[rest] if rest in inner else _nested(inner, rest)
+    if isinstance(inner, list):
+        return [each.get(rest) if isinstance(each, Mapping) else None for each in inner]
+    return None
+
+
+def _missing(row: Mapping[str, Any], chosen: Chosen, part: str) -> BadRecord:
+    names = chosen[part].fields
+    blank = [name for name in names if name in row]
+    if blank:
+        return BadRecord(f"field {blank[0]!r} ({part}) is empty")
+    return BadRecord(f"no field {' or '.join(map(repr, names))} ({part}); it has {', '.join(map(repr, row))}")
+
+
+def _image(value: Any) -> tuple[str | bytes | Span, str]:
+    """The image, and its path if it has one. Hugging Face's images are a mapping of bytes and path."""
+    if isinstance(value, Mapping) and {"bytes", "path"} <= value.keys():
+        data, path = value["bytes"], value["path"] or ""
+        if isinstance(data, bytes | Span):
+            return data, path
+        value = path
+    if isinstance(value, str) and value:
+        return value, value
+    if isinstance(value, bytes | Span):
+        return value, ""
+    raise BadRecord(f"the image is {value!r:.60}; expected a path or bytes")
+
+
+def _encodable(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeError as error:
+        raise BadRecord(f"the path or name is {name!r:.60}: not UTF-8") from error
+    return name
+
+
+def _texts(row: Mapping[str, Any], chosen: Chosen, part: str) -> list[str]:
+    """The strings of ``part``. Raises BadRecord."""
+    found: list[str] = []
+    for value in _values(row, chosen, part):
+        for text in [value] if isinstance(value, str | bytes) or not isinstance(value, Iterable) else value:
+            found.append(_text(text, part))
+    return found
+
+
+def _text(value: Any, part: str) -> str:
+    try:
+        text = value.decode() if isinstance(value, bytes) else value
+        if not isinstance(text, str):
+            raise BadRecord(f"{part} has {value!r:.60}; expected a string")
+        text.encode()  # JSON can hold halves of characters
+    except UnicodeError as error:
+        raise BadRecord(f"{part} has {value!r:.60}: not UTF-8") from error
+    if not text.strip():
+        raise BadRecord(f"{part} has an empty string")
+    return text.strip()
+
+
+def _facts(row: Mapping[str, Any], chosen: Chosen, part: str, captions: int) -> list[str]:
+    """One fact for each caption. A single string is asserted by all."""
+    facts: list[str] = []
+    for value in _values(row, chosen, part):
+        if isinstance(value, str | bytes):
+            facts += [_text(value, part)] * captions
+        else:
+            facts += ["" if fact in (None, "", b"") else _text(fact, part) for fact in value]
+    if facts and len(facts) != captions:
+        raise BadRecord(f"{part} has {len(facts)} facts; expected one for each of its {captions} captions")
+    return facts or [""] * captions
+
+
+def check_inside(folder: str, path: str) -> None:
+    """Raises BadRecord for a path that leaves ``folder``. Links are followed: they are the user's, not the table's."""
+    if not os.path.normpath(os.path.join(folder, path)).startswith(os.path.join(folder, "")):
+        raise BadRecord(
+            f"the image {path!r:.80} is outside {folder}; if it should be, set `folder` in the part's fields"
+        )
+
+
+def check_split(kind: str, split: str) -> None:
+    """Raises UserError for another split than ``train``: a file has no splits."""
+    if split != "train":
+        raise UserError(f"split {split!r}: {kind} has no splits; name the split's own files in `dataset`")
+
+
+def existing(path: str, kind: str) -> Path:
+    """``path``, if it exists. Raises UserError."""
+    if not (found := Path(path).expanduser()).exists():
+        raise UserError(
+            f"{kind}:{path}: no such file or folder ({found.absolute()}); paths are relative to where you start"
+        )
+    return found

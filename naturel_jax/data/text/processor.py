@@ -1,0 +1,220 @@
+"""The processor: how a model's texts become token ids and its images become pixels. It is saved with every checkpoint
+and export."""
+
+import base64
+import dataclasses
+import functools
+import html
+import itertools
+import re
+import string
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import ftfy
+import numpy as np
+import sentencepiece
+import tokenizers
+from PIL import Image
+
+from naturel_jax.data.images.decode import decoded, without_transparent_color
+from naturel_jax.data.text.tokenizer import train_tokenizer
+from naturel_jax.models.families import Channels, family_of
+from naturel_jax.models.two_tower import TwoTowerConfig
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import reading_tokenizer
+
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def _fixed(text: str) -> str:
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # elsewhere there is nothing to fix
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split())
+
+
+# How texts are cleaned before the tokenizer's own normalization. OpenAI's and OpenCLIP's tokenizers fix mojibake,
+# curly quotes and HTML entities, transformers' do not; SigLIP's drops punctuation (OpenCLIP's version of it turns an
+# underscore into a space).
+CLEANERS: dict[str, Callable[[str], str]] = {
+    "none": lambda text: text,
+    "openclip": lambda text: _fixed(text).lower(),
+    "openclip_whitespace": _fixed,
+    "openclip_siglip": lambda text: " ".join(_fixed(text).replace("_", " ").translate(_NO_PUNCTUATION).lower().split()),
+    "siglip": lambda text: re.sub(r"\s+", " ", text.replace("▁", " ").lower().translate(_NO_PUNCTUATION)).strip(),
+}
+
+
+# Where a centre crop starts, given the sum of the two margins; the conventions differ by a pixel if it is odd:
+# transformers rounds down; torchvision, and so OpenAI's and OpenCLIP's transforms, round half to even.
+CENTRES: dict[str, Callable[[int], int]] = {
+    "floor": lambda margin: margin // 2,
+    "round": lambda margin: round(margin / 2),
+}
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """As transformers' ``convert_to_rgb``; ``transparency`` is that of a palette, or of one color."""
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+# How an image that is not RGB becomes RGB before it is resized. Only images with transparency or a palette depend on
+# it: all three agree on grey ones.
+TO_RGB: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "first": lambda image: without_transparent_color(image).convert("RGB"),
+    "on_white": _on_white,
+    "last": without_transparent_color,
+}
+
+
+_LARGEST = 1 << 14  # tokens of a text, or pixels of a side
+_FARTHEST = 1e4  # of a mean from 0, or of 1 / std
+
+
+def _is_channels(values: object, smallest: float) -> bool:
+    """Whether ``values`` are three numbers from ``smallest`` to ``_FARTHEST``."""
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        return False
+    return all(isinstance(value, int | float) and smallest <= value <= _FARTHEST for value in values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Processor:
+    """Text and image preprocessing of one model.
+
+    ``tokenizer`` is the JSON of a ``tokenizers.Tokenizer`` that normalizes, adds the special tokens, truncates and
+    pads to ``context``, or a sentencepiece model (SigLIP's spiece.model) in base64, whose end token also pads.
+    ``resize``: ``short`` (short side to ``size``, centre crop: CLIP) or ``square`` (both sides: SigLIP). ``mean`` and
+    ``std`` are per channel, for pixels in [0, 1]. ``clean``: a key of ``CLEANERS``; ``centre``: of ``CENTRES``.
+
+    ``to_rgb``: what happens to transparency and palettes, as in the code that a model comes with. ``first``: converted
+    to RGB, dropping the alpha channel, then resized; big_vision (``tf.io.decode_image`` with three channels), the
+    published code of the benchmarks (see ``for_benchmarks``), and models trained here from scratch. ``on_white``:
+    composited on white, then resized; transformers 5. ``last``: resized as it is, which takes the nearest color of a
+    palette and weights colors by their opacity, then converted, dropping the alpha channel; OpenAI and OpenCLIP.
+
+    Raises UserError for a value that is not one of these.
+    """
+
+    tokenizer: str
+    context: int
+    size: int
+    resize: str
+    interpolation: str
+    mean: Channels
+    std: Channels
+    clean: str = "none"
+    centre: str = "floor"
+    to_rgb: str = "first"
+
+    def __post_init__(self) -> None:
+        choices: dict[str, Iterable[str]] = {
+            "resize": ("short", "square"),
+            "interpolation": FILTERS,
+            "clean": CLEANERS,
+            "centre": CENTRES,
+            "to_rgb": TO_RGB,
+        }
+        for field, values in choices.items():
+            if (value := getattr(self, field)) not in list(values):
+                raise UserError(f"processor.{field} is {value!r:.80}: expected one of {', '.join(values)}")
+        for field in ("context", "size"):
+            if type(value := getattr(self, field)) is not int or not 0 < value <= _LARGEST:
+                raise UserError(f"processor.{field} is {value!r:.80}: expected a whole number from 1 to {_LARGEST}")
+        for field, smallest in (("mean", -_FARTHEST), ("std", 1 / _FARTHEST)):
+            if not _is_channels(value := getattr(self, field), smallest):
+                raise UserError(f"processor.{field} is {value!r:.80}: expected three numbers from {smallest:g}")
+            object.__setattr__(self, field, tuple(value))  # JSON has lists
+        if not isinstance(self.tokenizer, str):
+            raise UserError(f"processor.tokenizer is a {type(self.tokenizer).__name__}: expected a string")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serializable form; ``Processor(**d)`` reads it back."""
+        return dataclasses.asdict(self)
+
+    @property
+    def sentencepiece(self) -> bytes | None:
+        """The sentencepiece model, if the tokenizer is one."""
+        return None if self.tokenizer.startswith("{") else base64.b64decode(self.tokenizer, validate=True)
+
+    @functools.cached_property
+    def _encode(self) -> Callable[[list[str]], Iterable[Sequence[int]]]:
+        with reading_tokenizer("processor.tokenizer"):
+            return self._read_tokenizer()
+
+    def _read_tokenizer(self) -> Callable[[list[str]], Iterable[Sequence[int]]]:
+        if model := self.sentencepiece:
+            pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+            end, length = pieces.eos_id(), self.context
+            return lambda texts: (ids[: length - 1] + [end] * max(1, length - len(ids)) for ids in pieces.encode(texts))
+        tokenizer = tokenizers.Tokenizer.from_str(self.tokenizer)
+        padding = tokenizer.padding or {}
+        if padding.get("direction") != "right" or padding["length"] != self.context:
+            return lambda texts: (encoding.ids for encoding in tokenizer.encode_batch_fast(texts))
+        tokenizer.no_padding()  # most of the time went to lists of padding
+        pads = [padding["pad_id"]] * self.context
+        return lambda texts: (
+            (ids := encoding.ids) + pads[len(ids) :] for encoding in tokenizer.encode_batch_fast(texts)
+        )
+
+    def tokenize(self, texts: Sequence[str]) -> np.ndarray:
+        """Token ids [len(texts), context], int32."""
+        clean = CLEANERS[self.clean]
+        with reading_tokenizer("processor.tokenizer"):
+            encoded = list(self._encode([clean(text) for text in texts]))
+        ids = np.fromiter(itertools.chain.from_iterable(encoded), np.int32)
+        if len(ids) != len(texts) * self.context:
+            raise UserError(
+                f"processor.tokenizer: gives {len(ids)} tokens for {len(texts)} texts; expected {self.context} for each"
+            )
+        return ids.reshape(len(texts), self.context)
+
+    def image(self, data: bytes, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
+        """Decodes, crops ``box`` (left, top, right, bottom in pixels), resizes: uint8 [size, size, 3].
+
+        The pixels are exactly those of transformers' PIL image processors, and of OpenAI's and OpenCLIP's transforms
+        (with ``centre`` ``round``), also for images with transparency or a palette with the ``to_rgb`` of that library.
+        As in all three, an EXIF orientation is not applied. big_vision's resizing is not antialiased; its models are
+        evaluated here as transformers does. Raises UserError for bytes that are not an image, or an image of more than
+        ``MAX_PIXELS``.
+        """
+        with decoded(data) as image:
+            image = TO_RGB[self.to_rgb](image)
+            image = image if box is None else image.crop(box)
+            width, height, crop = self._geometry(*image.size)
+            resized = image.resize((width, height), FILTERS[self.interpolation]).crop(crop)
+            return np.asarray(resized.convert("RGB"))
+
+    def for_benchmarks(self) -> "Processor":
+        """This processor for the images of benchmarks, whose published code converts them to RGB before anything
+        else (ARO's, Winoground's)."""
+        return dataclasses.replace(self, to_rgb="first")
+
+    def _geometry(self, width: int, height: int) -> tuple[int, int, tuple[int, int, int, int]]:
+        """The size to resize an image of this size to, and the box to crop from the result."""
+        size = self.size
+        if self.resize == "square":
+            return size, size, (0, 0, size, size)
+        w, h = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+        left, top = (CENTRES[self.centre](side - size) for side in (w, h))
+        return w, h, (left, top, left + size, top + size)
+
+
+def from_scratch(config: TwoTowerConfig, captions: Iterable[str]) -> Processor:
+    """The processor of a model with random parameters: a tokenizer of its family trained on ``captions``, and images
+    squashed to a square with values from -1 to 1."""
+    text = config.text
+    return Processor(
+        tokenizer=train_tokenizer(family_of(config).name, captions, text.vocab, text.context),
+        context=text.context,
+        size=config.image.size,
+        resize="square",
+        interpolation="bilinear",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )

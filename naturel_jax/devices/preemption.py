@@ -1,0 +1,143 @@
+"""SIGTERM and Ctrl-C: the process ends at the next safe point, and the same command continues its work.
+
+The training loop calls ``stop_requested`` after each step, and saves before it stops. What else takes long (an
+evaluation, drawing data, a suite) calls ``check``, which raises ``Stopped``, or, if that cannot be done in between (a
+download), runs in ``interruptible``. Without ``install_handler``, none of them does anything.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import Stopped, UserError
+
+_LOG = logging.getLogger(__name__)
+
+_DONE, _STOPPED, _FAILED = range(3)
+
+
+@dataclasses.dataclass
+class _State:
+    """``calls``: how often the processes have asked whether to stop, by which they agree on when to."""
+
+    installed: bool = False
+    stopping: bool = False
+    calls: int = 0
+
+
+class _Work(threading.local):
+    """What the thread does. Signals are handled in the main thread, and may end what that does, whatever others do."""
+
+    interruptible = False
+
+
+_state, _work = _State(), _Work()
+
+
+def install_handler() -> None:
+    """Catches both signals for the life of the process. A second one kills it at once.
+
+    Call it after ``jax.distributed.initialize``: JAX then catches SIGTERM, and one signal to any process stops all of
+    them. There, a second SIGTERM kills the process only once they have agreed.
+    """
+    _state.installed = True
+    if jax.distributed.is_initialized():
+        signal.signal(signal.SIGINT, _interrupt)
+    else:
+        signal.signal(signal.SIGTERM, _request)
+        signal.signal(signal.SIGINT, _request)
+
+
+def _request(number: int, frame: FrameType | None) -> None:
+    _state.stopping = True
+    _LOG.warning("%s: stopping as soon as it is safe; a second signal kills the process", signal.Signals(number).name)
+    _kill_on_next_signal()
+    if _work.interruptible:
+        _LOG.warning("stopped, with nothing to save; run the same command again to continue")
+        cli.leave(cli.STOPPED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C under ``jax.distributed``: JAX catches only SIGTERM."""
+    _LOG.warning("SIGINT: all processes stop as soon as it is safe; a second one kills this process")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _kill_on_next_signal() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def stop_requested() -> bool:
+    """Whether the process should stop. Once true, it stays true.
+
+    Under ``jax.distributed``, all processes must call it (or ``check``) equally often; they get the same answers, so
+    they stop at the same point, with no collective operation left half done.
+    """
+    if _state.installed and not _state.stopping and jax.distributed.is_initialized():
+        _state.calls += 1
+        if multihost_utils.reached_preemption_sync_point(_state.calls):
+            _state.stopping = True
+            _LOG.warning("all processes stop")
+            _kill_on_next_signal()
+    return _state.stopping
+
+
+def check() -> None:
+    """Raises Stopped if the process should stop. See ``stop_requested`` for use under ``jax.distributed``."""
+    if stop_requested():
+        raise Stopped("stopped; run the same command again to continue")
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, in the main thread, a signal ends the process at once with exit code 75: for work that leaves nothing
+    half done that the same command would not do again, and that does not call ``check``. Threads of libraries are not
+    waited for.
+
+    Raises Stopped on entry if the process should stop already. Under ``jax.distributed``, where all processes stop
+    together, they do so at the next ``check``.
+    """
+    check()
+    outer, _work.interruptible = _work.interruptible, True
+    try:
+        yield
+    finally:
+        _work.interruptible = outer
+
+
+def on_first_process(work: Callable[[], None]) -> None:
+    """Runs ``work`` on the first process while the others wait for it. ``work`` may call ``check``.
+
+    If it raises, so do all processes: what ``work`` raised on the first one, Stopped or UserError on the others.
+    """
+    if jax.process_count() > 1:
+        # The first collective operation connects the processes, which may take at most 30 s; later ones wait forever.
+        multihost_utils.sync_global_devices("on_first_process")
+    error: Exception | None = None
+    if jax.process_index() == 0:
+        try:
+            work()
+        except Exception as raised:
+            error = raised
+    if jax.process_count() > 1:
+        outcome = _DONE if error is None else _STOPPED if isinstance(error, Stopped) else _FAILED
+        # ``work`` may have called ``check``: the others continue from the first process's number of calls.
+        outcome, _state.calls = map(int, multihost_utils.broadcast_one_to_all(np.array([outcome, _state.calls])))
+        if outcome == _STOPPED:
+            _state.stopping = True
+        if jax.process_index() > 0 and outcome != _DONE:
+            check()
+            raise UserError("the first process failed while the others waited for it; see its error")
+    if error is not None:
+        raise error

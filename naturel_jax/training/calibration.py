@@ -1,0 +1,40 @@
+"""Calibrates the logit bias of a CLIP checkpoint that switches to the sigmoid loss, on the first batch."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from naturel_jax.losses.batch import Batch
+from naturel_jax.models.two_tower import Params
+from naturel_jax.training.loss import Loss
+from naturel_jax.training.train import State
+
+_LIMIT = 200.0  # the bias is searched for between -_LIMIT and _LIMIT
+
+
+def calibrate_bias(loss_of_bias: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """The bias that minimizes ``loss_of_bias`` (convex in the bias, as the sigmoid loss is), to within 1e-4, by
+    bisection on its derivative."""
+    slope = jax.grad(loss_of_bias)
+
+    def halve(_: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        middle = (ends[0] + ends[1]) / 2
+        rising = slope(middle) > 0
+        return jnp.where(rising, ends[0], middle), jnp.where(rising, middle, ends[1])
+
+    ends = jax.lax.fori_loop(0, 22, halve, (jnp.float32(-_LIMIT), jnp.float32(_LIMIT)))
+    return (ends[0] + ends[1]) / 2
+
+
+def calibrated(state: State, loss: Loss, batch: Batch) -> State:
+    """``state`` with its newly added bias set to the value that minimizes the loss on ``batch``."""
+
+    @jax.jit
+    def best(params: Params, batch: Batch) -> jax.Array:
+        zimg_ID, zcap_UD = loss.embed(params, batch)
+        return calibrate_bias(lambda bias: loss.from_embeddings(params | {"logit_bias": bias}, zimg_ID, zcap_UD, batch))
+
+    bias = jax.device_put(best(state.params, batch), state.params["logit_bias"].sharding)
+    average = state.ema and state.ema | {"logit_bias": jnp.copy(bias)}
+    return state._replace(params=state.params | {"logit_bias": bias}, ema=average)

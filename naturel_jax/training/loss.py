@@ -1,0 +1,138 @@
+"""Loss and gradient of a batch, optionally in the memory of a single chunk."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from naturel_jax import config
+from naturel_jax.devices.sharding import BATCH_AXES
+from naturel_jax.losses.batch import Batch, is_embedded
+from naturel_jax.losses.objectives import OBJECTIVES
+from naturel_jax.losses.tiles import Layout
+from naturel_jax.models import flops
+from naturel_jax.models.two_tower import Model, Params, normalize
+from naturel_jax.training import optim
+
+
+class Loss:
+    """Loss of a batch, and its gradient."""
+
+    def __init__(
+        self,
+        options: config.Config,
+        model: Model,
+        mean_std: tuple[Any, Any],
+        params: Params,
+        mesh: Mesh,
+        exchange: str = "",
+    ):
+        """``mean_std``: the processor's, per channel. Only the paths and shapes of ``params`` are used. ``exchange``:
+        what ``config.objective.exchange`` has become, if that is "auto". Raises ValueError without it."""
+        objective = options.objective
+        self.model, self.chunks, self._mean_std = model, objective.chunks, mean_std
+        self._factors = optim.multipliers(options.optim, params)
+        self.layout = Layout(mesh, BATCH_AXES, objective.tile, exchange or objective.exchange)
+        self._objective = functools.partial(
+            OBJECTIVES[objective.name].loss,
+            counting=objective.counting,
+            hard_negative_weight=objective.hard_negative_weight,
+            label_smoothing=objective.label_smoothing,
+            layout=self.layout,
+        )
+
+    def value_and_grad(self, params: Params, batch: Batch) -> tuple[jax.Array, Params]:
+        """The loss, a float32 scalar, and its gradient with respect to the parameters. With ``config.objective.chunks``
+        above 1, they are the same, in the memory of one chunk: see ``value_and_grad_in_chunks``."""
+        if self.chunks > 1:
+            return value_and_grad_in_chunks(self, params, batch)
+        return jax.value_and_grad(self)(params, batch)
+
+    def __call__(self, params: Params, batch: Batch) -> jax.Array:
+        """The loss, a float32 scalar."""
+        return self.from_embeddings(params, *self.embed(params, batch), batch)
+
+    def embed(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Unit embeddings [I, D] of the batch's images and [U, D] of its captions, float32."""
+        rows = (batch.images, batch.patches_IP)
+        if self.chunks == 1:
+            return self.embed_images(params, rows), self.embed_captions(params, batch.tokens)
+        images, tokens = _split(rows, self.chunks), _split(batch.tokens, self.chunks)
+        return (
+            _merge(jax.lax.map(functools.partial(self.embed_images, params), images)),
+            _merge(jax.lax.map(functools.partial(self.embed_captions, params), tokens)),
+        )
+
+    def embed_images(self, params: Params, rows: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        """[I, D] of (images, patches_IP) of a batch or a chunk."""
+        images, patches_IP = rows
+        if is_embedded(images):
+            return images
+        pixels = normalize(images, *self._mean_std)
+        return self.model.encode_image(self._stop_frozen_gradients(params), pixels, patches_IP)
+
+    def embed_captions(self, params: Params, tokens: jax.Array) -> jax.Array:
+        """[U, D] of the tokens of a batch or a chunk."""
+        if is_embedded(tokens):
+            return tokens
+        return self.model.encode_text(self._stop_frozen_gradients(params), tokens)
+
+    def from_embeddings(self, params: Params, zimg_ID: jax.Array, zcap_UD: jax.Array, batch: Batch) -> jax.Array:
+        """The loss of the given embeddings, a float32 scalar; only scale and bias are read from ``params``."""
+        params = self._stop_frozen_gradients(params)
+        scale, bias = jnp.exp(params["logit_scale"]), params.get("logit_bias", jnp.float32(0))
+        labels = {"images": batch.image_labels, "captions": batch.caption_labels}
+        return self._objective(zimg_ID, zcap_UD, scale=scale, bias=bias, **labels)
+
+    def step_flops(self, batch: Batch) -> flops.Step:
+        """FLOPs of a training step on ``batch``, arrays or ``jax.ShapeDtypeStruct``."""
+        compute, rows = self.model.compute, (batch.images_to_embed, *batch.captions_to_embed)
+        frozen = (compute.frozen_image, compute.frozen_text)
+        return flops.step(self.model.config, *rows, patches=batch.patches_to_embed, frozen=frozen)
+
+    def _stop_frozen_gradients(self, params: Params) -> Params:
+        """Lets the compiler drop what only the gradients of frozen parameters would need."""
+
+        def stopped(p: jax.Array, factor: float | np.ndarray) -> jax.Array:
+            if np.all(factor):
+                return p
+            if np.any(factor):  # some blocks
+                return jnp.where(optim.by_block(factor, p) == 0, jax.lax.stop_gradient(p), p)
+            return jax.lax.stop_gradient(p)
+
+        return jax.tree.map(stopped, params, self._factors)
+
+
+def value_and_grad_in_chunks(loss: Loss, params: Params, batch: Batch) -> tuple[jax.Array, Params]:
+    """The exact loss and gradient of the whole batch in the memory of one chunk (GradCache, arXiv 2101.06983).
+
+    The embeddings of the whole batch are computed first, without keeping activations; then the gradient of the loss
+    with respect to the embeddings; then, chunk by chunk, the gradient with respect to the parameters.
+    """
+    zimg_ID, zcap_UD = loss.embed(params, batch)
+    of_embeddings = jax.value_and_grad(loss.from_embeddings, argnums=(0, 1, 2))
+    value, (gradient, dzimg_ID, dzcap_UD) = of_embeddings(params, zimg_ID, zcap_UD, batch)
+
+    def add_gradients(gradient: Params, encode: Callable, rows: Any, upstream: jax.Array) -> Params:
+        def add(gradient: Params, chunk: tuple[Any, jax.Array]) -> tuple[Params, None]:
+            _, vjp = jax.vjp(lambda params: encode(params, chunk[0]), params)
+            return jax.tree.map(jnp.add, gradient, vjp(chunk[1])[0]), None
+
+        return jax.lax.scan(add, gradient, _split((rows, upstream), loss.chunks))[0]
+
+    gradient = add_gradients(gradient, loss.embed_images, (batch.images, batch.patches_IP), dzimg_ID)
+    return value, add_gradients(gradient, loss.embed_captions, batch.tokens, dzcap_UD)
+
+
+def _split(rows: Any, chunks: int) -> Any:
+    """[N, ...] -> [chunks, N / chunks, ...]. Each chunk takes a part of every device's block, so no row moves."""
+    return jax.tree.map(lambda x: x.reshape(-1, chunks, *x.shape[1:]).swapaxes(0, 1), rows)
+
+
+def _merge(chunks: jax.Array) -> jax.Array:
+    """Inverse of ``_split``."""
+    return chunks.swapaxes(0, 1).reshape(-1, *chunks.shape[2:])

@@ -1,0 +1,105 @@
+"""What a run reports as it goes: a progress bar or log lines, JSON lines, TensorBoard, Weights & Biases."""
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+
+import jax
+import tqdm
+import tqdm.contrib.logging
+from etils import epath
+
+from naturel_jax import storage
+from naturel_jax.benchmarks.benchmark import is_headline
+from naturel_jax.config import Config
+from naturel_jax.training import observe, writers
+from naturel_jax.training.writers import Values
+
+_LOG = logging.getLogger(__name__)
+
+
+class Metrics:
+    """Writes a run's numbers; only the first process writes.
+
+    ``<workdir>/metrics.jsonl`` has a line for each logged step and each evaluation. Lines for steps after ``start`` are
+    dropped first: the run was interrupted after its last checkpoint, and is about to write them again.
+    """
+
+    def __init__(self, config: Config, workdir: epath.Path, *, start: int, total: int, log_every: int):
+        self._log_every, self._total, self._images = log_every, total, config.data.batch_size
+        self._clock, self._clock_step, self._flops = time.monotonic(), start, 0.0
+        self._dtype = config.compute.dtype_on(jax.default_backend())
+        self._name, first = config.name, jax.process_index() == 0
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm.tqdm(
+            total=total,
+            initial=start,
+            desc=config.name,
+            unit="step",
+            disable=not (first and self._terminal),
+            dynamic_ncols=True,
+            mininterval=1,
+        )
+        lines = workdir / "metrics.jsonl"
+        at_start = [row for row in storage.read_json_lines(lines) if row["step"] == start]
+        # Benchmarks that were already evaluated at this step before the run was interrupted.
+        self.evaluated = {name.split("/")[0] for row in at_start for name in row if "/" in name} - {"train"}
+        self._start = start
+        self._close = contextlib.ExitStack()
+        self._close.callback(self._bar.close)
+        if self._terminal:  # log lines go above the bar, not into it
+            loggers = [logging.getLogger(name) for name in ("naturel_jax", "tfds_naturel")]
+            self._close.enter_context(tqdm.contrib.logging.logging_redirect_tqdm(loggers))
+        self._writers: list[writers.Writer] = []
+        if not first:
+            return
+        self._writers = writers.open_all(config, workdir, start, self._close)
+
+    def train(self, step: int, values: Values) -> None:
+        """Records a finished step; ``values["flops"]`` are its model FLOPs. Every ``log_every`` steps, writes the other
+        values, images per second since the last write and, if the device's peak is known, model FLOPs utilization."""
+        self._bar.update(step - self._bar.n)
+        self._flops += values["flops"]
+        if step % self._log_every and step != self._total:
+            return
+        now = time.monotonic()
+        seconds = max(now - self._clock, 1e-9)
+        rate = (step - self._clock_step) * self._images / seconds
+        used = observe.utilization(self._flops, seconds, jax.devices(), self._dtype)
+        self._clock, self._clock_step, self._flops = now, step, 0.0
+        summary = f"loss {values['loss']:.4f}, {rate:,.0f} images/s"
+        self._bar.set_postfix_str(summary)
+        if self._writers and not self._terminal:
+            _LOG.info("%s step %d of %d: %s", self._name, step, self._total, summary)
+        speed = {"images_per_s": rate} if used is None else {"images_per_s": rate, "mfu": used}
+        self.write(step, {f"train/{name}": value for name, value in (values | speed).items() if name != "flops"})
+
+    def evaluation(self, step: int, scores: Values) -> None:
+        """Writes the headline scores only: there are hundreds by relation and triplet. Skips those written before an
+        interruption."""
+        headline = {name: score for name, score in scores.items() if is_headline(name)}
+        if step == self._start:
+            headline = {name: s for name, s in headline.items() if name.split("/")[0] not in self.evaluated}
+        if headline:
+            self.write(step, headline)
+            if self._writers:
+                shown = ", ".join(f"{name} {score:.3f}" for name, score in headline.items())
+                _LOG.info("%s step %d: %s", self._name, step, shown)
+
+    def write(self, step: int, values: Values) -> None:
+        """Writes the values of ``step`` with every writer."""
+        for writer in self._writers:
+            writer(step, values)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Excludes the time spent inside (an evaluation, a save) from training time."""
+        began = time.monotonic()
+        yield
+        self._clock += time.monotonic() - began
+
+    def close(self) -> None:
+        """Closes the files and the progress bar."""
+        self._close.close()

@@ -1,0 +1,143 @@
+"""The optimizer from ``config.optim``: schedule, decay mask, learning-rate multipliers, freezing."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from naturel_jax import config
+from naturel_jax.devices.sharding import path_string
+from naturel_jax.models.two_tower import ABOVE_BLOCKS, Params, TwoTowerConfig
+from tfds_naturel.common.errors import UserError
+
+# Norms, biases, class token, logit scale and bias are not decayed, as in every published recipe.
+DECAYED = r".*(kernel|embed|position|probe)"
+
+_BLOCKS = re.compile(r"(.*/transformer/blocks)/(.*)")  # parameters of all blocks of a tower, stacked
+
+LearningRate = Callable[[Any], jax.Array]  # of a step, counted from 0
+
+# config.optim.schedule -> fraction of the peak rate, given the fraction of the steps after the warmup that are done.
+SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "cosine": lambda fraction: 0.5 * (1 + jnp.cos(jnp.pi * fraction)),
+    "linear": lambda fraction: 1 - fraction,
+    "constant": jnp.ones_like,
+}
+
+# config.optim.name -> how a gradient becomes a direction; weight decay and learning rate are applied after it.
+OPTIMIZERS: dict[str, Callable[[config.Optim], optax.GradientTransformation]] = {
+    "adamw": lambda options: optax.scale_by_adam(options.b1, options.b2, options.eps),
+    "lion": lambda options: optax.scale_by_lion(options.b1, options.b2),
+    "sgd": lambda options: optax.trace(options.b1) if options.b1 else optax.identity(),
+    # arXiv 1804.04235, without scaling by a parameter's size: the schedule sets the rate.
+    "adafactor": lambda options: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
+}
+
+
+def make_learning_rate(options: config.Optim, total_steps: int, warmup_steps: int) -> LearningRate:
+    """Linear warmup ``lr * (step + 1) / warmup_steps`` (OpenCLIP's), then ``SCHEDULES[options.schedule]``.
+
+    Raises UserError for a warmup longer than the run.
+    """
+    if warmup_steps > total_steps > 0:
+        raise UserError(f"config.optim.warmup is {warmup_steps} steps; the run has {total_steps}: shorten it")
+    shape = SCHEDULES[options.schedule]
+
+    def learning_rate(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        fraction = jnp.clip((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0, 1)
+        return options.lr * jnp.where(step < warmup_steps, (step + 1) / max(warmup_steps, 1), shape(fraction))
+
+    return learning_rate
+
+
+def map_paths(function: Callable[[str], Any], tree: Any) -> Any:
+    """A tree of ``function(path)``."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: function(path_string(path)), tree)
+
+
+def multipliers(options: config.Optim, params: Any) -> Any:
+    """The learning-rate multiplier of every parameter: that of the first pattern that matches its path, else 1.
+
+    In a tower's blocks, a pattern may also match the path of one of them, ``image/transformer/blocks/3/mlp/up/kernel``.
+    Where blocks then differ, there is an array of multipliers, float64 [depth]. Raises UserError for a pattern that
+    matches no parameter.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = [path_string(path) for path, _ in leaves]
+    known = {name for path, (_, leaf) in zip(paths, leaves, strict=True) for name in (path, *_block_paths(path, leaf))}
+    for pattern, _ in options.lr_multipliers:
+        if not any(re.fullmatch(pattern, path) for path in known):
+            raise UserError(
+                f"config.optim.lr_multipliers: {pattern!r} matches no parameter; "
+                f"paths look like {paths[0]!r}, {paths[-1]!r}"
+            )
+
+    def first_match(*names: str) -> float:
+        rules = options.lr_multipliers
+        return next((factor for pattern, factor in rules if any(re.fullmatch(pattern, name) for name in names)), 1.0)
+
+    def of_leaf(path: tuple[Any, ...], leaf: Any) -> float | np.ndarray:
+        name = path_string(path)
+        factors = [first_match(name, block) for block in _block_paths(name, leaf)] or [first_match(name)]
+        return factors[0] if len(set(factors)) == 1 else np.array(factors)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, params)
+
+
+def _block_paths(path: str, leaf: Any) -> Iterator[str]:
+    """The path of each block's part of a parameter of stacked blocks; nothing for other parameters."""
+    if match := _BLOCKS.fullmatch(path):
+        yield from (f"{match[1]}/{block}/{match[2]}" for block in range(leaf.shape[0]))
+
+
+def by_block(factor: Any, leaf: jax.Array) -> jax.Array:
+    """An array of ``multipliers`` in a shape that ``leaf`` can be multiplied with."""
+    return jnp.asarray(factor, leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1))
+
+
+def frozen_blocks(options: config.Optim, sizes: TwoTowerConfig, params: Params) -> dict[str, int]:
+    """How many of the lowest blocks of each tower, "image" and "text", are frozen together with all that is below
+    them; only the shapes of ``params`` are used."""
+    factors = multipliers(options, params)
+    frozen = {"image": 0, "text": 0}
+    for tower in frozen:
+        parts, depth = factors[tower], getattr(sizes, tower).transformer.depth
+        below = [part for name, part in parts.items() if name not in ("transformer", *ABOVE_BLOCKS)]
+        if any(np.any(factor) for factor in jax.tree.leaves(below)):
+            continue
+        is_trained = np.any([np.zeros(depth) != factor for factor in jax.tree.leaves(parts["transformer"])], axis=0)
+        frozen[tower] = int(np.argmax([*is_trained, True]))
+    return frozen
+
+
+def make_optimizer(options: config.Optim, params: Any, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+    """``OPTIMIZERS[options.name]`` with clipping by global norm and decoupled weight decay.
+
+    A multiplier scales a parameter's whole update, decay included; frozen parameters have no moments, but those of
+    blocks of which others are trained do.
+    """
+    factors = multipliers(options, params)
+
+    def decayed(params: Any) -> Any:
+        return map_paths(lambda path: bool(re.fullmatch(DECAYED, path)), params)
+
+    trained = optax.chain(
+        optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity(),
+        OPTIMIZERS[options.name](options),
+        optax.add_decayed_weights(options.weight_decay, mask=decayed),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+    def scaled(update: jax.Array, factor: float | np.ndarray) -> jax.Array:
+        return update * (by_block(factor, update) if isinstance(factor, np.ndarray) else factor)
+
+    labels = jax.tree.map(lambda factor: "trained" if np.any(factor) else "frozen", factors)
+    return optax.chain(
+        optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels),
+        optax.stateless(lambda updates, _: jax.tree.map(scaled, updates, factors)),
+    )

@@ -1,0 +1,209 @@
+"""Runs one config: builds data, model, objective and benchmarks, and hands them to the loop."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from naturel_jax import storage
+from naturel_jax.checkpoints import checkpoint
+from naturel_jax.checkpoints.checkpoint_meta import make_meta
+from naturel_jax.checkpoints.finished import FILE, Finished
+from naturel_jax.config import Config
+from naturel_jax.config.versions import to_json
+from naturel_jax.data import datasets
+from naturel_jax.data.batches.pipeline import Pipeline, make_pipeline
+from naturel_jax.data.items.items import Source
+from naturel_jax.data.seen.trained_on import TrainedOn
+from naturel_jax.devices import preemption
+from naturel_jax.devices.sharding import make_mesh, warm_up_collectives
+from naturel_jax.evaluators.confidence import Intervals
+from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator
+from naturel_jax.losses.batch import Batch
+from naturel_jax.training import first_batch, frozen, memory, observe, optim, run_folder, train
+from naturel_jax.training.calibration import calibrated
+from naturel_jax.training.choices import make_model, resolve
+from naturel_jax.training.loss import Loss
+from naturel_jax.training.metrics import Metrics
+from naturel_jax.training.start import Start, images_trained_on, make_start
+from tfds_naturel.common.errors import Stopped, UserError
+
+_LOG = logging.getLogger(__name__)
+
+_WARMUP = 10  # steps before tracing starts: the first ones compile
+
+
+def run(config: Config, workdir: epath.PathLike) -> Finished:
+    """Trains (or continues) and evaluates one run in ``workdir``; returns what it found.
+
+    A finished run is not repeated. Raises UserError for a config that cannot be run, OSError for a workdir that
+    cannot be used, and Stopped if the process was asked to stop (see ``preemption``), after saving.
+    """
+    folder = epath.Path(workdir)
+    if (found := run_folder.read_finished(folder, config)) is not None:
+        _LOG.info("%s is finished: %s", config.name, folder / FILE)
+        return found
+    preemption.check()
+    storage.check_writable(folder)
+    init = trained_base(config, folder)
+    with run_folder.leased(folder, config):
+        mesh = make_mesh(dataclasses.asdict(config.mesh))
+        warm_up_collectives(mesh)
+        sources = datasets.open_sources(config.data)
+        run_folder.check_same_data(folder, datasets.contents(config.data, sources))
+        trained_on = images_trained_on(init, folder, sources)
+        start = make_start(config, init, folder, sources, mesh)
+        evaluator = make_evaluator(config, start.model, start.processor, trained_on, mesh)
+        if sources:
+            sources = frozen.embed_sources(config, start, sources, mesh)
+            sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
+            training = make_training(config, start, sources, mesh, run_folder.saved_choices(folder))
+            check_dataset_fits(training, mesh)
+            scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on)
+        else:
+            scores, intervals = evaluator.scores_with_intervals(start.params)
+        found = Finished(scores, intervals, evaluator.left_out, evaluator.found(trained_on), evaluator.text_only())
+        if jax.process_index() == 0:
+            run_folder.write_finished(folder, config, found)
+    return found
+
+
+def trained_base(config: Config, folder: epath.Path) -> str:
+    """``config.init``, with ``base:NAME`` resolved to the run in the folder NAME next to ``folder``. A base defined in
+    ``config.bases`` is trained first unless it is finished."""
+    kind, _, name = config.init.partition(":")
+    if kind != "base":
+        return config.init
+    base_folder = folder.parent / name
+    if name in config.bases:
+        base = config.bases[name]
+        data = dataclasses.replace(base.data, dir=config.data.dir, cache_dir=config.data.cache_dir)
+        base = dataclasses.replace(base, data=data)
+        run(base, base_folder)
+    return f"run:{base_folder}"
+
+
+class Training(NamedTuple):
+    """Everything the loop needs. ``learning_rate``: step -> rate."""
+
+    start: Start
+    pipeline: Pipeline
+    schedule: train.Schedule
+    learning_rate: optim.LearningRate
+    loss: Loss
+    step: Callable[[train.State, Batch], tuple[train.State, train.Metrics]]
+    state: train.State
+
+
+def make_training(
+    config: Config, start: Start, sources: Sequence[Source], mesh: Mesh, saved: Mapping[str, str] | None = None
+) -> Training:
+    """Builds everything needed to train from ``start``, in its initial state. ``saved``: what ``auto`` became earlier
+    in the run (``run_folder.saved_choices``)."""
+    sizes, processor, params = start.model.config, start.processor, start.params
+    schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
+    tx = optim.make_optimizer(config.optim, params, learning_rate)
+    state = train.make_state(params, tx, mesh, ema=bool(config.optim.ema))
+    pipeline = make_pipeline(config, sources, sizes, processor, mesh)
+    frozen_blocks = optim.frozen_blocks(config.optim, sizes, params)
+    chosen = resolve(config, sizes, frozen_blocks, state, pipeline, schedule.total, mesh, saved or {})
+    model = make_model(config, sizes, mesh, chosen.remat, frozen_blocks)
+    loss = Loss(config, model, (processor.mean, processor.std), params, mesh, chosen.exchange)
+    step = train.make_step(loss, tx, state, mesh, max_scale=sizes.max_scale, ema=config.optim.ema)
+    return Training(start, pipeline, schedule, learning_rate, loss, step, state)
+
+
+def check_dataset_fits(training: Training, mesh: Mesh) -> None:
+    """Raises UserError if the devices are to hold all images (``config.data.cache``), but have too little memory."""
+    pipeline, model, state = training.pipeline, training.loss.model, training.state
+    if dataset := pipeline.resident_shapes():
+        batch, chunks = pipeline.largest_shapes(training.schedule.total), pipeline.planner.chunks
+        step = memory.per_device((state, batch, pipeline.crop_shapes(0)))
+        memory.check_dataset(dataset, step + memory.temporaries(model, state.params, batch, mesh, chunks), mesh)
+
+
+def train_and_evaluate(
+    config: Config, folder: epath.Path, training: Training, evaluator: Evaluator, trained_on: TrainedOn
+) -> tuple[dict[str, float], Intervals]:
+    """Trains from the newest checkpoint in ``folder``, if any; returns the final scores and their confidence intervals.
+    Raises what ``run`` raises."""
+    schedule = training.schedule
+    storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
+    checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
+    first, state = restore_or_start(config, folder, checkpoints, training)
+    model, processor = training.loss.model, training.start.processor
+    choices = {"remat": model.compute.remat, "exchange": training.loss.layout.exchange}
+    meta = make_meta(to_json(config), model.config, processor, trained_on.meta(), **choices)
+    metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
+
+    def save(done: int, state: train.State, wait: bool) -> None:
+        with metrics.paused():
+            checkpoints.save(done, state.arrays(), meta, wait=wait)
+
+    def evaluate(done: int, state: train.State, names: Sequence[str]) -> None:
+        try:
+            with metrics.paused():
+                metrics.evaluation(done, evaluator.scores(state.evaluated, names))
+        except Stopped:  # restarted from this step, the run evaluates first
+            if done > first:
+                save(done, state, wait=True)
+            raise
+
+    def log(done: int, values: dict[str, float]) -> None:
+        metrics.train(done, values | {"lr": float(training.learning_rate(done - 1))})
+
+    with contextlib.closing(metrics), contextlib.closing(checkpoints):
+        if first < schedule.total:
+            evaluate(first, state, [name for name in train.due(schedule, first) if name not in metrics.evaluated])
+        with observe.profiler(folder / "profile", range(first + _WARMUP, first + _WARMUP + schedule.profile)) as trace:
+            try:
+                state, finished = train.loop(
+                    training.step,
+                    state,
+                    first_batch.batches(training.pipeline, folder, first, schedule.total),
+                    start=first,
+                    schedule=schedule,
+                    save=save,
+                    evaluate=evaluate,
+                    log=log,
+                    flops=lambda batch: training.loss.step_flops(batch).model,
+                    stop_requested=preemption.stop_requested,
+                    profile=trace,
+                )
+            except train.NotFinite as error:
+                names = ", ".join(training.pipeline.planner.names(error.step))
+                raise UserError(f"{error}. Lower config.optim.lr or inspect the items of the batch: {names}") from error
+        if not finished:
+            raise Stopped(f"{config.name} stopped and saved in {folder}; run the same command again to continue")
+        scores, intervals = evaluator.scores_with_intervals(state.evaluated)
+        metrics.evaluation(schedule.total, scores)
+        return scores, intervals
+
+
+def restore_or_start(
+    config: Config, folder: epath.Path, checkpoints: checkpoint.Checkpoints, training: Training
+) -> tuple[int, train.State]:
+    """(step, state) of the newest checkpoint, in place of the initial state; without one, that state, with its bias
+    calibrated if it is new.
+
+    Raises UserError for another run's checkpoint.
+    """
+    wanted, state = train.abstract(training.state), training.state
+    if checkpoint.saved_steps(folder):  # a step that just fits does not beside a state that nobody uses
+        jax.tree.map(lambda x: x.delete(), state)
+    restored = checkpoints.restore(wanted, lambda meta: run_folder.check_same_run(folder, meta["config"], config))
+    if restored is not None:
+        step, arrays, _ = restored
+        _LOG.info("continuing %s from step %d", config.name, step)
+        return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"))
+    if training.start.new_bias:
+        state = calibrated(state, training.loss, next(training.pipeline.batches(0, 1)))
+        _LOG.info("logit bias calibrated on the first batch: %.2f", float(state.params["logit_bias"]))
+    if jax.process_index() == 0:
+        _LOG.info("%s\n%s", config.name, observe.parameter_table(state.params))
+    return 0, state

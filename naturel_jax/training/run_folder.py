@@ -1,0 +1,169 @@
+"""Identifies the run in a workdir: the files that describe it, and whether a config may continue it.
+
+``config.json`` holds the config and the versions it started with; ``data.json`` identifies its tables of records;
+``trained_on/`` has the images that it trains on; ``scores.json`` has the scores of a finished run.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from naturel_jax import storage
+from naturel_jax.checkpoints import checkpoint, checkpoint_meta, finished, manifest
+from naturel_jax.checkpoints.finished import Finished
+from naturel_jax.checkpoints.restore import read
+from naturel_jax.config import Config, own_benchmarks, versions
+from naturel_jax.config.settings import fixed
+from naturel_jax.data.seen import trained_on
+from naturel_jax.data.seen.trained_on import TrainedOn
+from naturel_jax.devices import preemption
+from naturel_jax.evaluators.results import LeftOut
+from tfds_naturel.common.errors import UserError
+
+
+@contextlib.contextmanager
+def leased(folder: epath.Path, config: Config) -> Iterator[None]:
+    """Holds a lease on the folder for this run (the first process holds it for all), and records the config in it.
+    Raises UserError if another run holds it, or has started in it."""
+    if jax.process_index() > 0:
+        yield
+        return
+    with storage.lease(folder):
+        if not has_started(folder, config):
+            write_config(folder, config)
+        yield
+
+
+def has_started(folder: epath.Path, config: Config) -> bool:
+    """Whether this run has started in the folder. Raises UserError if another one has."""
+    path = folder / "config.json"
+    if "config.json" not in storage.names(folder):
+        return False
+    saved = storage.read_json(path)
+    if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):
+        raise UserError(f"{path}: not the config of a run; move it away, or use another --workdir")
+    check_same_run(folder, saved["config"], config)
+    return True
+
+
+def read_finished(folder: epath.Path, config: Config) -> Finished | None:
+    """What a run found that finished with this duration and these benchmarks, from the same files and fields; None if
+    none did. Raises UserError if the folder belongs to another run."""
+    has_started(folder, config)
+    record = finished.read(folder)
+    if record is None:
+        return None
+    request = _request(config)
+    if any(record.request[field] != request[field] for field in ("duration", "benchmarks")):
+        return None
+    saved = record.request["config"]
+    if not isinstance(saved, dict):
+        raise UserError(f"{folder / finished.FILE}: has no config; move it away to evaluate again")
+    if _read_from(versions.from_json(saved)) != _read_from(config):
+        return None
+    check_same_run(folder, saved, config)
+    return record.finished
+
+
+def write_finished(folder: epath.Path, config: Config, found: Finished) -> None:
+    """Marks the run as finished."""
+    finished.write(folder, finished.Record(found, _request(config)))
+
+
+def left_out(found: Finished, config: Config, model: str) -> list[LeftOut]:
+    """What the scores of the run ``model`` leave out of each of its benchmarks."""
+    rows = []
+    for name in map(own_benchmarks.name_of, config.eval.benchmarks):
+        counts = found.found.get(name)
+        ways = None if counts is None else {way: n for way, n in counts.items() if way != "items"}
+        rows.append(LeftOut(model, name, counts["items"] if counts else 0, found.left_out.get(name, 0), ways))
+    return rows
+
+
+def write_config(folder: epath.Path, config: Config) -> None:
+    """Records the config and the versions of the libraries in the folder, for people to read."""
+    record = {"config": versions.to_json(config), "versions": checkpoint_meta.versions()}
+    storage.write(folder / "config.json", json.dumps(record, indent=1))
+
+
+def check_same_run(folder: epath.Path, saved: dict[str, Any], config: Config) -> None:
+    """Raises UserError if ``config`` differs from the saved one in a field that must not change within a run."""
+    before, now = (_as_json(fixed(c)) for c in (versions.from_json(saved), config))
+    changed = [
+        f"config.{name} was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with another config: {'; '.join(changed)}. Use another --workdir, or the same config"
+        )
+
+
+def saved_choices(folder: epath.Path) -> dict[str, str]:
+    """What ``config.compute.remat`` ("remat") and ``config.objective.exchange`` ("exchange") were, or became, in the
+    newest intact checkpoint of the folder; {} without one."""
+    for step in reversed(checkpoint.saved_steps(folder)):
+        try:
+            meta = read(checkpoint.directory(folder) / str(step), meta=ocp.args.JsonRestore())["meta"]
+        except manifest.Damaged:  # set aside when the run is restored
+            continue
+        before = versions.from_json(meta["config"])
+        remat = before.compute.remat if before.compute.remat != "auto" else "none"  # as it was before there was "auto"
+        return {"remat": meta.get("remat", remat), "exchange": meta.get("exchange", before.objective.exchange)}
+    return {}
+
+
+def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> None:
+    """Records the contents of the data in the folder. Raises UserError if the run there, which has a checkpoint, or
+    another process has other contents."""
+    if not contents:
+        return
+    path = folder / "data.json"
+    if jax.process_index() == 0 and not ("data.json" in storage.names(folder) and checkpoint.saved_steps(folder)):
+        storage.write(path, json.dumps(contents, indent=1))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("data.json")
+    saved = storage.read_json(path)
+    for name, content in contents.items():
+        if content != saved.get(name):
+            raise UserError(
+                f"config.data.mixture.{name} is {content}, but the run in {folder} trains on {saved.get(name)}; "
+                "restore the data and its list of bad records, or use another --workdir"
+            )
+
+
+def record_trained_on(folder: epath.Path, find: Callable[[], TrainedOn]) -> TrainedOn:
+    """The images that the run trains on, from the first process's ``find``; once there is a checkpoint, as recorded in
+    the folder. Raises UserError for a damaged record."""
+    path = folder / trained_on.FOLDER
+
+    def record() -> None:
+        if not checkpoint.saved_steps(folder) or trained_on.load(path) is None:
+            find().save(path)
+
+    preemption.on_first_process(record)
+    recorded = trained_on.load(path)
+    if recorded is None:
+        raise UserError(f"{path} is missing on this process; all processes need the same --workdir")
+    return recorded
+
+
+def _as_json(fields: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(fields))  # tuples become lists
+
+
+def _read_from(config: Config) -> tuple[Any, ...]:
+    """What decides what a benchmark is, besides its name."""
+    return config.eval.benchmarks_dir, config.eval.naturel, config.eval.fields
+
+
+def _request(config: Config) -> dict[str, Any]:
+    asked = {"duration": config.duration, "benchmarks": list(config.eval.benchmarks)}
+    return {**asked, "config": versions.to_json(config)}

@@ -1,0 +1,84 @@
+"""What a run starts from: a model, its parameters and its processor; and the images that it trains on."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from naturel_jax import storage, weights
+from naturel_jax.config import Config
+from naturel_jax.data.items.items import Source
+from naturel_jax.data.seen import training_images
+from naturel_jax.data.seen.trained_on import TrainedOn
+from naturel_jax.data.text.processor import Processor, from_scratch
+from naturel_jax.devices import preemption
+from naturel_jax.devices.sharding import param_sharding, shardings
+from naturel_jax.losses.objectives import OBJECTIVES
+from naturel_jax.models import presets
+from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
+from naturel_jax.training import run_folder
+from naturel_jax.training.choices import make_model
+from naturel_jax.weights import runs
+
+
+class Start(NamedTuple):
+    """What a run starts from. ``model`` embeds, for evaluation and caches: how the trained one computes is chosen once
+    the batch is known. ``new_bias``: a logit bias has just been added, and is not calibrated yet."""
+
+    model: Model
+    params: Params
+    processor: Processor
+    new_bias: bool
+
+
+def images_trained_on(init: str, folder: epath.Path, sources: Sequence[Source]) -> TrainedOn:
+    """The images of ``sources``, and those that the run ``init`` was trained on, if it is a run."""
+    before = runs.trained_on(init.removeprefix("run:")) if init.startswith("run:") else TrainedOn()
+    if not sources:
+        return before
+
+    def find() -> TrainedOn:
+        return TrainedOn.union([before, *map(training_images.of_source, sources)])
+
+    return run_folder.record_trained_on(folder, find)
+
+
+@preemption.interruptible()
+def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[Source], mesh: Mesh) -> Start:
+    """Starts from ``init`` (see ``weights.load``), or from ``config.preset`` with random parameters and a tokenizer
+    trained on the captions of ``sources``. Parameters are sharded over the mesh."""
+    if init:
+        sizes, params, processor = weights.load(init, sharding_for=param_sharding(mesh))
+    else:
+        sizes = presets.preset(config.preset)
+        model = make_model(config, sizes, mesh)
+        params = jax.jit(model.init, out_shardings=shardings(model.shapes(), mesh))(jax.random.key(config.seed))
+        processor = _processor_from_scratch(sizes, folder, sources)
+    sizes, new_bias = trained_sizes(config, sizes)
+    if new_bias:
+        params["logit_bias"] = jax.device_put(jnp.float32(0), NamedSharding(mesh, PartitionSpec()))
+    return Start(make_model(config, sizes, mesh), params, processor, new_bias)
+
+
+def trained_sizes(config: Config, sizes: TwoTowerConfig) -> tuple[TwoTowerConfig, bool]:
+    """The sizes of the model that is trained from one of ``sizes``, and whether it has a new logit bias."""
+    if OBJECTIVES[config.objective.name].needs_bias and sizes.init_bias is None:
+        return dataclasses.replace(sizes, init_bias=0.0), True
+    return sizes, False
+
+
+def _processor_from_scratch(sizes: TwoTowerConfig, folder: epath.Path, sources: Sequence[Source]) -> Processor:
+    """The first process trains the tokenizer, once; all processes read it from the workdir."""
+    path = folder / "processor.json"
+    if jax.process_index() == 0 and path.name not in storage.names(folder):
+        processor = from_scratch(sizes, (caption for source in sources for caption in source.items.texts))
+        storage.write(path, json.dumps(processor.to_dict()))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("processor")
+    return Processor(**storage.read_json(path))

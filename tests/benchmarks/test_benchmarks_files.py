@@ -1,0 +1,146 @@
+"""Broken and malicious files: every problem is reported, and nothing outside the folder is read."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from naturel_jax.benchmarks import registry
+from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.benchmarks.files import BenchmarkError
+from tests.helpers import benchmark_files as files
+from tfds_naturel.common.errors import UserError
+
+
+def read(name: str, root: Path) -> Benchmark:
+    return registry.read([name], files=root)[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"image_0": "../../secret"}, "leaves its folder"),
+        ({"image_0": "/etc/passwd"}, "leaves its folder"),
+        ({"image_0": "ex_9_img_9"}, "image 'ex_9_img_9.png' is not in"),
+        ({"caption_0": 3}, "field 'caption_0' is 3, expected str"),
+        ({"id": 1}, "its id appears twice"),
+        ({"id": True}, "field 'id' is True, expected int"),
+        ({"image_0": ""}, "is not in"),
+        ({"image_0": "x" * 5000}, "is not in"),
+        (
+            {"caption_0": "half a pair: \ud83d"},
+            "'half a pair: \\ud83d', which is not valid Unicode",
+        ),
+    ],
+)
+def test_bad_record_is_reported_and_skipped(tmp_path, changes, reason):
+    files.winoground(tmp_path, items=3, **changes)
+    benchmark = read("winoground", tmp_path)
+    assert len(benchmark.items) == 2
+    assert len(benchmark.problems) == 1 and reason in benchmark.problems[0] and "record" in benchmark.problems[0]
+
+
+def test_records_with_missing_fields_are_reported(tmp_path):
+    files.sugarcrepe(tmp_path)
+    path = tmp_path / "sugarcrepe/add_att.json"
+    rows = json.loads(path.read_text())
+    del rows["1"]["negative_caption"]
+    files.write(path, rows | {"2": "text"})
+    benchmark = read("sugarcrepe", tmp_path)
+    assert benchmark.problems == (
+        "add_att.json record 1: has no field 'negative_caption'",
+        "add_att.json record 2: is a str, expected an object with fields filename, caption, negative_caption",
+    )
+
+
+@pytest.mark.parametrize(
+    ("filename", "reason"),
+    [(".", "leaves its folder"), ("", "leaves its folder"), ("x" * 5000, "File name too long")],
+)
+def test_impossible_file_names_are_reported(tmp_path, filename, reason):
+    files.sugarcrepe(tmp_path)
+    row = {"filename": filename, "caption": "a cat", "negative_caption": "a dog"}
+    files.write(tmp_path / "sugarcrepe/swap_att.json", {"0": row})
+    (problem,) = read("sugarcrepe", tmp_path).problems
+    assert problem.startswith("swap_att.json record 0: image") and reason in problem
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"0": ', "broken JSON"),
+        (b"\xff\xfe", "broken JSON"),
+        (b"[" * 100_000, "broken JSON"),
+        (b"[]", "holds a list; the official file is a JSON dict"),
+        (b'{"0": {}, "0": {}}', "key '0' appears twice"),
+    ],
+)
+def test_broken_json_is_rejected(tmp_path, content, reason):
+    files.sugarcrepe(tmp_path)
+    files.write(tmp_path / "sugarcrepe/swap_obj.json", content)
+    with pytest.raises(BenchmarkError, match=r"swap_obj\.json: .*" + reason):
+        read("sugarcrepe", tmp_path)
+
+
+def test_missing_file_error_says_where_to_get_it(tmp_path):
+    for name in registry.BENCHMARKS:
+        if not registry.reads_dataset(name):
+            with pytest.raises(FileNotFoundError, match=rf"{tmp_path}.*: (not found|contains no .*);"):
+                read(name, tmp_path)
+    with pytest.raises(UserError, match=r"'winogrand'.*winoground"):
+        read("winogrand", tmp_path)
+    with pytest.raises(UserError, match="naturel needs --naturel, which is not set"):
+        read("naturel", tmp_path)
+
+
+def test_all_selects_the_readable_benchmarks(tmp_path, capsys):
+    files.winoground(tmp_path)
+    files.visual_genome(tmp_path)
+    found = registry.read(["all"], files=tmp_path)
+    assert [b.name for b in found] == ["winoground", "vg_relation", "vg_attribution"]
+    assert "skipped bivlc" in capsys.readouterr().out
+
+
+def test_oversized_members_and_truncated_archives_are_rejected(tmp_path, monkeypatch):
+    files.winoground(tmp_path, items=2)
+    monkeypatch.setattr("naturel_jax.benchmarks.files.MAX_IMAGE_BYTES", 1000)
+    benchmark = read("winoground", tmp_path)
+    assert not benchmark.items and all("bytes; refused" in problem for problem in benchmark.problems)
+    archive = tmp_path / "winoground/images.zip"
+    archive.write_bytes(archive.read_bytes()[:100])
+    with pytest.raises(BenchmarkError, match="not a readable zip file"):
+        read("winoground", tmp_path)
+
+
+def test_damaged_archive_member_raises_value_error(tmp_path):
+    files.winoground(tmp_path, items=1)
+    archive = tmp_path / "winoground/images.zip"
+    with zipfile.ZipFile(archive) as opened:
+        offset = opened.infolist()[0].header_offset + 60
+    data = bytearray(archive.read_bytes())
+    data[offset : offset + 200] = bytes(200)
+    archive.write_bytes(data)
+    with pytest.raises(ValueError, match=r"images\.zip, member images/ex_0_img_0\.png"):
+        read("winoground", tmp_path).items[0].images[0].read()
+
+
+def test_links_out_of_the_folder_are_refused(tmp_path, monkeypatch):
+    """A link within the folder is fine, as is one to the hub's cache, or a folder that is itself a link."""
+    files.sugarcrepe(tmp_path / "elsewhere")
+    for folder in ("sugarcrepe", "coco"):
+        (tmp_path / "root").mkdir(exist_ok=True)
+        (tmp_path / "root" / folder).symlink_to(tmp_path / "elsewhere" / folder)
+    images, cache = tmp_path / "elsewhere/coco/val2017", tmp_path / "hub"
+    cache.mkdir()
+    images.joinpath("000000000001.png").rename(cache / "blob")
+    images.joinpath("000000000001.png").symlink_to(cache / "blob")
+    images.joinpath("000000000002.png").rename(images / "moved.png")
+    images.joinpath("000000000002.png").symlink_to("moved.png")
+    images.joinpath("000000000003.png").unlink()
+    images.joinpath("000000000003.png").symlink_to("000000000003.png")  # a circle
+    problems = read("sugarcrepe", tmp_path / "root").problems
+    assert sum("000000000001.png is a link out of" in problem for problem in problems) == 5
+    assert not any("000000000002" in problem for problem in problems)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    assert all("000000000003" in problem for problem in read("sugarcrepe", tmp_path / "root").problems)

@@ -1,0 +1,200 @@
+"""Benchmarks of one's own: files of records and folders of classes, read as they are named on the command line."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from naturel_jax.benchmarks import registry
+from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.config.own_benchmarks import Fields, parse_fields
+from tests.helpers import benchmark_files as files
+from tfds_naturel.common.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The current folder, with four images in ``photos``."""
+    for n in range(4):
+        files.write(tmp_path / f"photos/{n}.png", files.png(n))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def lines(path: Path, rows: list) -> None:
+    files.write(path, b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows))
+
+
+def read(name: str, **fields: str) -> Benchmark:
+    own = {name.partition("=")[0] if "=" in name else Path(name.partition(":")[2]).stem: Fields(**fields)}
+    (benchmark,) = registry.read([name], fields=own)
+    return benchmark
+
+
+def values(benchmark: Benchmark, cosines: list) -> dict[str, float]:
+    matrices = [np.array(matrix, float) for matrix in cosines]
+    return {name: score.value for name, score in benchmark.score(benchmark.items, matrices).items()}
+
+
+ROWS = [
+    {"image": "photos/0.png", "caption": "a", "negatives": "b", "kind": "on"},
+    {"image": "photos/1.png", "caption": ["a", "c"], "negatives": ["b", "d"], "kind": "under"},
+    {"image": "photos/1.png", "caption": "a", "negatives": "b", "kind": ["on", "under"]},
+]
+
+
+def test_pairs(folder):
+    lines(folder / "my.jsonl", ROWS)
+    benchmark = read("pairs:my.jsonl", tags="kind")
+    assert (benchmark.name, len(benchmark.items), benchmark.problems) == ("my", 3, ())
+    assert [item.captions for item in benchmark.items] == [("a", "b"), ("a", "c", "b", "d"), ("a", "b")]
+    assert benchmark.items[1].images[0].read() == files.png(1)
+    assert benchmark.true_captions == 0, "the items differ in their number of true captions"
+    # By hand: right; of the four pairs of item 2, (a, d) is a tie and so wrong; item 3 is a tie.
+    scores = values(benchmark, [[[0.3, 0.1]], [[0.4, 0.5, 0.3, 0.4]], [[0.2, 0.2]]])
+    assert scores == {
+        "my/accuracy": 1 / 3,
+        "my/pairs": pytest.approx((1 + 3 / 4 + 0) / 3),
+        "my/kind/on": 1 / 2,
+        "my/kind/under": 0.0,
+    }
+    lines(folder / "one.jsonl", ROWS[::2])
+    one = read("pairs:one.jsonl")
+    assert one.true_captions == 1 and [metric.name for metric in one.metrics] == ["one/accuracy"]
+
+
+def test_formats_and_names_of_fields(folder):
+    """The same records as JSONL, CSV, TSV and Parquet, with fields of their own, and images in Parquet's cells."""
+    expected = [("right a", "false b", "false c"), ("right d", "false e", "false f")]
+    for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
+        with (folder / f"x{suffix}").open("w", newline="") as file:
+            writer = csv.writer(file, delimiter=delimiter)
+            writer.writerow(["photo", "yes", "no", "no_2"])
+            writer.writerows([[f"photos/{n}.png", *row] for n, row in enumerate(expected)])
+    nested = [
+        {"photo": f"photos/{n}.png", "says": {"yes": row[0]}, "no": list(row[1:])} for n, row in enumerate(expected)
+    ]
+    lines(folder / "x.jsonl", nested)
+    cells = [{"bytes": files.png(n), "path": None} for n in range(2)]
+    table = pa.Table.from_pylist([row | {"photo": cell} for row, cell in zip(nested, cells, strict=True)])
+    pq.write_table(table, folder / "x.parquet")
+    for suffix, fields in {
+        ".csv": {"positives": "yes", "negatives": "no, no_2"},
+        ".tsv": {"positives": "yes", "negatives": "no, no_2"},
+        ".jsonl": {"positives": "says.yes", "negatives": "no"},
+        ".parquet": {"positives": "says.yes", "negatives": "no"},
+    }.items():
+        benchmark = read(f"mine=pairs:x{suffix}", image="photo", **fields)
+        assert benchmark.name == "mine" and [item.captions for item in benchmark.items] == expected, suffix
+        assert [item.images[0].read() for item in benchmark.items] == [files.png(n) for n in range(2)], suffix
+
+
+def test_groups(folder):
+    row = {"image_0": "photos/0.png", "image_1": "photos/1.png", "caption_0": "a", "caption_1": "b", "why": "x"}
+    lines(folder / "my.jsonl", [row, row | {"why": "y"}])
+    benchmark = read("groups:my.jsonl", tags="why")
+    assert [len(item.images) for item in benchmark.items] == [2, 2]
+    # Winoground's own example of an item that is right in text alone, and one right in all.
+    scores = values(benchmark, [[[0.6, 0.5], [0.7, 0.8]], [[0.6, 0.5], [0.4, 0.8]]])
+    assert (scores["my/text"], scores["my/image"], scores["my/group"]) == (1.0, 0.5, 0.5)
+    assert (scores["my/group/why/x"], scores["my/group/why/y"]) == (0.0, 1.0)
+    other = {"left": "photos/2.png", "right": "photos/3.png", "l": "c", "r": "d"}
+    lines(folder / "other.jsonl", [other])
+    fields = {"image_0": "left", "image_1": "right", "caption_0": "l", "caption_1": "r"}
+    (item,) = read("groups:other.jsonl", **fields).items
+    assert item.captions == ("c", "d") and item.images[1].read() == files.png(3)
+
+
+def test_retrieval(folder):
+    lines(folder / "my.jsonl", [{"image": f"photos/{n}.png", "captions": ["a", "b"][: n + 1]} for n in range(2)])
+    benchmark = read("retrieval:my.jsonl")
+    assert [item.captions for item in benchmark.items] == [("a", "a", "b")] * 2
+    # Image 0 (caption 0) is right; image 1's best caption, 0.5, is behind 0.6. Captions: 0 right, 1 wrong, 2 right.
+    scores = values(benchmark, [[[0.9, 0.3, 0.1]], [[0.6, 0.2, 0.5]]])
+    assert (scores["my/image_to_text@1"], scores["my/text_to_image@1"]) == (0.5, pytest.approx(2 / 3))
+    assert scores["my/image_to_text@5"] == scores["my/text_to_image@5"] == 1.0
+
+
+def test_classes(folder):
+    for n, name in enumerate(("house_cat", "house_cat", "dog")):
+        files.write(folder / f"pets/{name}/{n}.png", files.png(n))
+    benchmark = read("classes:pets")
+    assert benchmark.items[0].captions == (("a photo of a dog.",), ("a photo of a house cat.",))
+    scores = values(benchmark, [[[0.9, 0.1]], [[0.9, 0.1]], [[0.1, 0.9]]])
+    assert scores == {
+        "pets/top1": pytest.approx(2 / 3),
+        "pets/mean_per_class": 0.75,
+        "pets/class/dog": 1.0,
+        "pets/class/house cat": 0.5,
+    }
+    files.write(folder / "pets/templates.txt", b"a {}.\nmy {}.\n")
+    assert read("zoo=classes:pets").items[0].captions[0] == ("a dog.", "my dog.")
+
+
+def test_bad_records_are_left_out_and_named_by_line_and_field(folder):
+    (folder / "photos/out.png").symlink_to("/etc/passwd")
+    good = {"image": "photos/0.png", "caption": "a", "negatives": "b"}
+    rows = [
+        (good, ""),
+        (b"", ""),  # not a record
+        (b"{broken", r"not JSON"),
+        (b"[1]", r"\[1\] is not a JSON object"),
+        ({"caption": "a", "negatives": "b"}, r"no field 'image' or .* \(image\); it has 'caption', 'negatives'"),
+        (good | {"caption": ""}, r"field 'caption' \(positives\) is empty"),
+        (good | {"caption": 3}, "positives has 3; expected a string"),
+        (good | {"negatives": []}, "has no false caption in 'negatives' or 'negative'"),
+        (good | {"image": "photos/none.png"}, r"image 'photos/none\.png' is not in "),
+        (good | {"image": "../photos/0.png"}, r"image path '\.\./photos/0\.png' leaves its folder and is refused"),
+        (good | {"image": "/etc/passwd"}, "leaves its folder and is refused"),
+        (good | {"image": "photos/out.png"}, r"image photos/out\.png is a link out of \."),
+        (good | {"image": 7}, "the image is 7; expected a path or bytes"),
+        (good | {"kind": {"a": 1}}, r"field 'kind' \(tags\) is \{'a': 1\}, expected a string or several"),
+    ]
+    lines(folder / "my.jsonl", [row for row, _ in rows])
+    benchmark = read("pairs:my.jsonl", tags="kind")
+    assert [item.id for item in benchmark.items] == ["1"]
+    expected = [(n, reason) for n, (_, reason) in enumerate(rows, 1) if reason]
+    assert len(benchmark.problems) == len(expected)
+    for problem, (n, reason) in zip(benchmark.problems, expected, strict=True):
+        assert problem.startswith(f"my.jsonl line {n}: ")
+        with pytest.raises(AssertionError, match=reason):
+            raise AssertionError(problem)
+
+    files.write(folder / "my.csv", b'image,caption,negatives\nphotos/0.png,a,b\n\nphotos/9.png,a,b\nphotos/0.png,"a\n')
+    assert [problem[:40] for problem in read("pairs:my.csv").problems] == [
+        "my.csv line 4: image 'photos/9.png' is n",
+        "my.csv line 5: unexpected end of data",
+    ]
+    files.write(folder / "cells.csv", b'image,caption,negatives\nphotos/0.png,"a\nc",b\nphotos/9.png,a,b\n')
+    assert read("pairs:cells.csv").problems[0].startswith("cells.csv record 2: image 'photos/9.png' is not in")
+
+
+@pytest.mark.parametrize(
+    ("names", "fields", "message"),
+    [
+        (["pairs:none.jsonl"], [], r"pairs:none\.jsonl: no such file or folder"),
+        (["pairs:empty.jsonl"], [], r"pairs:empty\.jsonl: no record can be used; it has none"),
+        (["pairs:bad.jsonl"], [], r"no record can be used; the first of 2: bad\.jsonl line 1: no field 'image'"),
+        (["groups:bad.txt"], [], r"expected a file with the suffix \.jsonl, \.csv, \.tsv, \.parquet"),
+        (["classes:bad.jsonl"], [], "is a file; expected a folder with a folder of images for each class"),
+        (["classes:photos"], [], "contains no folders; expected one per class"),
+        (["pairs:a b.jsonl"], [], r"would be called 'a b'; .* write mine=pairs:a b\.jsonl"),
+        (["pairs:x/my.jsonl", "pairs:y/my.jsonl"], [], r"are both called 'my'; write NAME=pairs:y/my\.jsonl"),
+        (["vsr=pairs:my.jsonl"], [], r"'vsr=pairs:my\.jsonl' has the name of another benchmark"),
+        (["paris:my.jsonl"], [], r"unknown benchmarks \['paris:my\.jsonl'\]; .* or your own: pairs:FILE, groups:FILE"),
+        (["pairs:my.jsonl"], ["vsr.image=x"], "--fields has 'vsr', which is not one of your own benchmarks"),
+        (["pairs:my.jsonl"], ["my.imag=x"], r"--fields my has no field 'imag'; did you mean 'image'\?"),
+        (["pairs:my.jsonl"], ["image=x"], r"--fields image=x: expected NAME\.PART=FIELD, such as my\.image=photo"),
+    ],
+)
+def test_mistakes_are_named(folder, names, fields, message):
+    lines(folder / "empty.jsonl", [])
+    lines(folder / "bad.jsonl", [{"a": 1}, 3])
+    lines(folder / "bad.txt", [])
+    lines(folder / "my.jsonl", ROWS[:1])
+    with pytest.raises(UserError, match=message):
+        registry.read(names, fields=parse_fields(fields))

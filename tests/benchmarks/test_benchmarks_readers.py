@@ -1,0 +1,268 @@
+"""Every reader of official files, tested on small files in the official format."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from naturel_jax.benchmarks import order, registry, valse
+from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.benchmarks.files import BenchmarkError
+from naturel_jax.evaluators import confidence
+from tests.helpers import benchmark_files as files
+from tfds_naturel.common.errors import UserError
+
+
+def read(name: str, root: Path) -> Benchmark:
+    return registry.read([name], files=root)[0]
+
+
+def pixels(image) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(image.read())).convert("RGB"))
+
+
+def test_winoground(tmp_path):
+    files.winoground(tmp_path, items=4)
+    files.write(tmp_path / "winoground/new_tag_assignments.json", {"0": [], "1": ["Unusual Text", "Unusual Image"]})
+    benchmark = read("winoground", tmp_path)
+    assert benchmark.problems == () and benchmark.published == 400
+    item = benchmark.items[1]
+    assert item.captions == ("a dog on a box 1", "a box on a dog 1")
+    assert item.tags == {"collapsed_tag": "Relation", "secondary_tag": (), "why": ("Unusual Text", "Unusual Image")}
+    assert [image.read() for image in item.images] == [files.png(2), files.png(3)]
+    names = {metric.name for metric in benchmark.metrics}
+    assert {"winoground/text", "winoground/group/Object", "winoground/matching", "winoground/image/No Tag"} <= names
+    assert "winoground/text/Unusual Text" in names
+
+
+def test_winoground_from_the_hub(tmp_path):
+    rows = files.winoground(tmp_path / "official")
+    for row in rows:
+        row |= {f"image_{k}": {"bytes": files.png(2 * row["id"] + k), "path": "x.png"} for k in (0, 1)}
+    (tmp_path / "winoground").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "winoground/test-00000-of-00001.parquet")
+    hub, official = read("winoground", tmp_path), read("winoground", tmp_path / "official")
+    assert [(i.id, i.captions, i.tags) for i in hub.items] == [(i.id, i.captions, i.tags) for i in official.items]
+    assert [[x.read() for x in i.images] for i in hub.items] == [[x.read() for x in i.images] for i in official.items]
+
+
+def test_winoground_rejects_an_inverted_tag_file(tmp_path):
+    """A mapping from tag to items, as in the paper's table, would leave every item without a tag."""
+    files.winoground(tmp_path, items=4)
+    files.write(tmp_path / "winoground/new_tag_assignments.json", {"Unusual Text": ["1", "3"]})
+    with pytest.raises(BenchmarkError, match=r"new_tag_assignments\.json: has 'Unusual Text': .* expected item id"):
+        read("winoground", tmp_path)
+
+
+def test_visual_genome(tmp_path):
+    files.visual_genome(tmp_path, items=6)
+    relation, attribution = read("vg_relation", tmp_path), read("vg_attribution", tmp_path)
+    assert relation.problems == attribution.problems == ()
+    item = relation.items[4]
+    assert (item.images[0].box, item.images[0].read()) == ((4, 2, 44, 32), files.png(101))
+    assert item.captions == ("the cat is under the box 4", "the box is under the cat 4")
+    cosines = [np.array([[r, 0.5]]) for r in (1, 0, 0, 1, 1, 0)]  # on: 2 of 2, under: 1 of 2, near (symmetric): 0 of 2
+    scores = {name: (s.value, s.count) for name, s in relation.score(relation.items, cosines).items()}
+    assert scores["vg_relation/macro"] == (0.75, 4) and scores["vg_relation/micro"] == (0.75, 4)
+    assert scores["vg_relation/relation/near"] == (0, 2)
+    assert "vg_attribution/macro" not in attribution.score(attribution.items, cosines), "fewer than 25 cases"
+    many = files.visual_genome(tmp_path, items=25)[1]
+    attribution = read("vg_attribution", tmp_path)
+    assert attribution.score(attribution.items, [np.array([[1, 0]])] * len(many))["vg_attribution/macro"].count == 25
+    (tmp_path / "aro/vgr_excluded_relations.json").unlink()
+    assert "symmetric relations count too" in read("vg_relation", tmp_path).problems[0]
+
+
+def test_sugarcrepe_pools_its_groups(tmp_path):
+    files.sugarcrepe(tmp_path, items=2)
+    for name, number in (("swap_obj", 1), ("swap_att", 3)):
+        rows = json.loads((tmp_path / f"sugarcrepe/{name}.json").read_text())
+        files.write(tmp_path / f"sugarcrepe/{name}.json", {str(n): rows["0"] for n in range(number)})
+    benchmark = read("sugarcrepe", tmp_path)
+    right = [float(item.tags["subset"] == "swap_obj") for item in benchmark.items]
+    scores = benchmark.score(benchmark.items, [np.array([[r, 0.5]]) for r in right])
+    assert scores["sugarcrepe/swap_obj"].value == 1 and scores["sugarcrepe/swap_att"].value == 0
+    assert (scores["sugarcrepe/swap"].value, scores["sugarcrepe/swap"].count) == (0.25, 4), (
+        "one of four, not the mean of means"
+    )
+
+
+def test_order(tmp_path, monkeypatch):
+    captions = ["A big dog sees the small cats. ", "Two cats"]
+    files.write(tmp_path / "coco/coco_karpathy_test.json", [{"image": "val2014/a.png", "caption": captions}])
+    files.write(tmp_path / "coco/val2014/a.png", files.png(1))
+    tags = {"A": "DT", "big": "JJ", "dog": "NN", "sees": "VBZ", "small": "JJ", "cats": "NNS", "Two": "CD", ".": "."}
+    monkeypatch.setattr(order, "spacy_tags", lambda texts: [[(w, tags.get(w, "X")) for w in t.split()] for t in texts])
+    benchmark = read("coco_order", tmp_path)
+    assert [len(item.captions) for item in benchmark.items] == [5, 5]
+    assert benchmark.items[0].captions[0] == "a big dog sees the small cats"
+    assert all(
+        sorted(c.split()) == sorted(["a", "big", "dog", "sees", "the", "small", "cats"])
+        for c in benchmark.items[0].captions
+    )
+    assert [i.captions for i in read("coco_order", tmp_path).items] == [i.captions for i in benchmark.items]
+    scores = benchmark.score(benchmark.items, [np.array([[0.5, 0.5, 0.1, 0.1, 0.1]]), np.array([[0.1, 0.5, 0, 0, 0]])])
+    assert scores["coco_order/precision@1"].value == 0.5 and scores["coco_order/ties"].value == 0.5
+    assert scores["coco_order/no_op"].value >= 0.5, "'Two cats' has one noun and one other word"
+
+
+def test_retrieval(tmp_path):
+    rows = [{"image": f"flickr30k-images/{n}.png", "caption": [f"caption {n} {k}" for k in range(5)]} for n in range(3)]
+    files.write(tmp_path / "flickr30k/flickr30k_test.json", rows)
+    for n in range(3):
+        files.write(tmp_path / f"flickr30k/flickr30k-images/{n}.png", files.png(n))
+    benchmark = read("flickr30k_retrieval", tmp_path)
+    assert all(len(item.captions) == 15 for item in benchmark.items)
+    own = np.kron(np.eye(3), np.ones((1, 5)))
+    scores = benchmark.score(benchmark.items, list(own[:, None]))
+    assert (
+        scores["flickr30k_retrieval/image_to_text@1"].value == scores["flickr30k_retrieval/text_to_image@1"].value == 1
+    )
+
+
+def test_text_to_image_recall_averages_over_captions(tmp_path):
+    """Image 0 has three captions, all retrieved; image 1 has one, not retrieved: 3/4, not the mean of 1 and 0."""
+    rows = [{"image": "val2014/0.png", "caption": ["a", "b", "c"]}, {"image": "val2014/1.png", "caption": ["d"]}]
+    files.write(tmp_path / "coco/coco_karpathy_test.json", rows)
+    for n in range(2):
+        files.write(tmp_path / f"coco/val2014/{n}.png", files.png(n))
+    benchmark = read("coco_retrieval", tmp_path)
+    cosines = [np.array([[0.9, 0.9, 0.9, 0.9]]), np.array([[0.1, 0.1, 0.1, 0.1]])]
+    scores = benchmark.score(benchmark.items, cosines)
+    assert scores["coco_retrieval/text_to_image@1"].value == 0.75
+    assert scores["coco_retrieval/image_to_text@1"].value == 0
+    low, high = confidence.intervals(benchmark, benchmark.items, benchmark.outcomes(benchmark.items, cosines))[
+        "coco_retrieval/text_to_image@1"
+    ]
+    assert (low, high) == (0, 1), "a bootstrap sample is image 0 twice (1), image 1 twice (0), or one of each (0.75)"
+
+
+def test_whatsup(tmp_path):
+    options = ["a mug on a table", "a mug under a table", "a mug left of a table", "a mug right of a table"]
+    for file, folder, relations in (
+        ("controlled_images_dataset", "controlled_images", ("left_of", "right_of", "on", "under")),
+        ("controlled_clevr_dataset", "controlled_clevr", ("left_of", "right_of", "in-front_of", "behind")),
+    ):
+        names = [f"data/{folder}/mug_{relation}_table.jpeg" for relation in relations]
+        files.write(tmp_path / f"whatsup/{file}.json", [{"image_path": n, "caption_options": options} for n in names])
+        for name in names:
+            files.write(tmp_path / "whatsup" / name.removeprefix("data/"), files.png(1))
+    for source in ("coco", "vg"):
+        for number in ("one", "two"):
+            files.write(tmp_path / f"whatsup/{source}_qa_{number}_obj.json", [[785, "a cat left", "a cat right"]])
+    files.write(tmp_path / "coco/val2017/000000000785.jpg", files.png(1))
+    files.write(tmp_path / "whatsup/vg_images/785.jpg", files.png(2))
+    benchmark = read("whatsup", tmp_path)
+    assert benchmark.problems == () and len(benchmark.items) == 12
+    right = [1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 0]
+    scores = benchmark.score(
+        benchmark.items,
+        [np.array([[r, 0.5] + [0.1] * (len(i.captions) - 2)]) for r, i in zip(right, benchmark.items, strict=True)],
+    )
+    values = {name: score.value for name, score in scores.items()}
+    assert [values[f"whatsup/{s}"] for s in ("A", "A/pair", "A/set", "B", "B/pair", "B/set")] == [0.75, 0.5, 0, 1, 1, 1]
+    assert values["whatsup/coco_qa_one_obj"] == 1 and values["whatsup/coco_qa_two_obj"] == 0
+
+
+def test_sugarcrepe_pp(tmp_path):
+    row = {"id": 7, "filename": "a.png", "caption": "p1", "caption2": "p2", "negative_caption": "n"}
+    for name in ("swap_obj", "swap_att", "replace_obj", "replace_att", "replace_rel"):
+        files.write(tmp_path / f"sugarcrepe_pp/{name}.json", [row])
+    files.write(tmp_path / "coco/val2017/a.png", files.png(1))
+    benchmark = read("sugarcrepe_pp", tmp_path)
+    assert [item.captions for item in benchmark.items] == [("p1", "p2", "n")] * 5
+    assert all(item.caption_rows for item in benchmark.items)
+
+
+def test_hub_pairs(tmp_path):
+    for name, columns, file in (
+        ("bivlc", ("image", "negative_image", "caption", "negative_caption", "type", "subtype"), "test-00000.parquet"),
+        (
+            "colorswap",
+            ("image_1", "image_2", "caption_1", "caption_2", "image_source", "caption_source"),
+            "test-0.parquet",
+        ),
+    ):
+        cells = [{"bytes": files.png(k), "path": None} for k in (1, 2)]
+        row = dict(zip(columns, [*cells, "red cat", "blue cat", "swap", "swap_att"], strict=True))
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.Table.from_pylist([row, row | {columns[2]: None}]), tmp_path / name / file)
+        benchmark = read(name, tmp_path)
+        assert [i.read() for i in benchmark.items[0].images] == [files.png(1), files.png(2)]
+        assert benchmark.items[0].captions == ("red cat", "blue cat")
+        assert len(benchmark.items) == 1 and "row 1" in benchmark.problems[0]
+    (tmp_path / "bivlc/test-00000.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(UserError, match=r"test-00000\.parquet: not a readable Arrow or Parquet file"):
+        read("bivlc", tmp_path)
+
+
+def test_eqben(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8)
+    buffer = io.BytesIO()
+    np.save(buffer, rgb[..., ::-1])
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([{"a": 1}]), allow_pickle=True)
+    images = tmp_path / "eqben/images"
+    files.write(images / "eqbenyoucook2/0.npy", buffer.getvalue())
+    files.write(images / "eqbenyoucook2/1.png", files.png(1))
+    files.write(images / "eqbenag/bad.npy", pickled.getvalue())
+    row = {"image0": "eqbenyoucook2/0.npy", "image1": "eqbenyoucook2/1.png", "caption0": "a", "caption1": "b"}
+    listed = {"image0": "eqbenag/bad.npy", "image1": "eqbenag/bad.npy", "caption0": ["first", "2nd"], "caption1": ["b"]}
+    files.write(tmp_path / "eqben/all_select.json", [row])  # the format of the single file for all sources
+    files.write(tmp_path / "eqben/ann_ag.json", {"video": {"person": [listed]}})  # Action Genome's format
+    benchmark = read("eqben", tmp_path)
+    youcook2, ag = benchmark.items
+    assert (ag.captions, youcook2.captions) == (("first", "b"), ("a", "b"))
+    assert (ag.tags["source"], youcook2.tags["source"]) == ("eqbenag", "eqbenyoucook2")
+    np.testing.assert_array_equal(pixels(youcook2.images[0]), rgb)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        ag.images[1].read()
+
+
+def test_valse_keeps_validated_items(tmp_path):
+    for name in valse.IMAGES:
+        files.write(tmp_path / f"valse/data/{name}.json", {})
+    row = {"image_file": "a.png", "caption": "there are cats", "foil": "there are no cats"}
+    votes = {str(n): row | {"mturk": {"caption": n, "foil": 3 - n, "other": 0}} for n in range(4)}
+    files.write(tmp_path / "valse/data/existence.json", votes)
+    files.write(tmp_path / "valse/images/visual7w/a.png", files.png(1))
+    assert [item.id for item in read("valse", tmp_path).items] == ["existence/2", "existence/3"]
+
+
+def test_valse_finds_coco_images_by_file_name(tmp_path):
+    for name in valse.IMAGES:
+        files.write(tmp_path / f"valse/data/{name}.json", {})
+    places = {
+        ("coreference-standard", "COCO_train2014_000000000001.png"): "coco/train2014",
+        ("coreference-standard", "COCO_val2014_000000000002.png"): "coco/val2014",
+        ("relations", "000000000003.png"): "coco/val2017",
+    }
+    rows = {}
+    for n, ((name, image), folder) in enumerate(places.items()):
+        record = {"image_file": image, "caption": "a", "foil": "b", "mturk": {"caption": 3}}
+        rows.setdefault(name, {})[str(n)] = record
+        files.write(tmp_path / folder / image, files.png(n))
+    for name, found in rows.items():
+        files.write(tmp_path / f"valse/data/{name}.json", found)
+    benchmark = read("valse", tmp_path)
+    assert not benchmark.problems
+    read_back = {item.id: item.images[0].read() for item in benchmark.items}
+    assert read_back == {f"{name}/{n}": files.png(n) for n, (name, _) in enumerate(places)}
+
+
+def test_vsr(tmp_path):
+    rows = [
+        {"image": "a.png", "caption": "The cat is left of the dog.", "label": n, "relation": "left of"}
+        for n in (0, 1, 2)
+    ]
+    for split in ("dev", "test"):
+        files.write(tmp_path / f"vsr/{split}.jsonl", "\n".join(json.dumps(row) for row in rows).encode())
+    files.write(tmp_path / "vsr/images/a.png", files.png(1))
+    benchmark = read("vsr", tmp_path)
+    assert [item.id for item in benchmark.items] == ["dev/0", "dev/1", "test/0", "test/1"]
+    assert all("expected 0 or 1" in problem for problem in benchmark.problems)

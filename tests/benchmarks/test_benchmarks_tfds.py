@@ -1,0 +1,260 @@
+"""The readers of prepared TFDS folders: zero-shot classification, and all versions of NatuRel."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from naturel_jax.benchmarks import naturel, naturel_contrast, naturel_pairs, naturel_reworded, naturel_unseen, registry
+from naturel_jax.benchmarks.benchmark import Benchmark
+from naturel_jax.benchmarks.files import BenchmarkError
+from naturel_jax.data.items import prepared
+from naturel_jax.evaluators import blind
+from tests.helpers import benchmark_files as files
+from tests.helpers.worlds import data_dir
+from tfds_naturel.captions import bank
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.scenes.scene import VERSION
+
+
+def read(name: str, root: Path) -> Benchmark:
+    return registry.read([name], files=root)[0]
+
+
+class Flowers(tfds.core.GeneratorBasedBuilder):
+    """A labelled TFDS dataset."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["red_rose", "tulip"])}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"test": self._generate_examples()}
+
+    def _generate_examples(self):
+        for n in range(3):
+            yield n, {"image": io.BytesIO(files.png(n)), "label": n % 2}
+
+
+def test_zeroshot(tmp_path):
+    for n, name in enumerate(("alpine_chough", "robin")):
+        files.write(tmp_path / f"zeroshot/birds/{name}/a.png", files.png(n))
+    files.write(tmp_path / "zeroshot/birds/templates.txt", b"a photo of a {}.\na drawing of a {}.\n")
+    builder = Flowers(data_dir=tmp_path / "tfds", file_format="array_record")
+    builder.download_and_prepare()
+    (tmp_path / "zeroshot/flowers").symlink_to(builder.data_dir)
+    benchmark = read("zeroshot", tmp_path)
+    birds, flowers = benchmark.items[:2], benchmark.items[2:]
+    assert birds[0].captions[0] == ("a photo of a alpine chough.", "a drawing of a alpine chough.")
+    assert [item.tags["label"] for item in birds] == ["0", "1"]
+    assert flowers[0].captions == (("a photo of a red rose.",), ("a photo of a tulip.",))
+    assert sorted(item.images[0].read() for item in flowers) == sorted(files.png(n) for n in range(3))
+    scores = benchmark.score(benchmark.items, [np.array([[0.5, 0.1]])] * 5)
+    assert (scores["zeroshot/birds/top1"].value, scores["zeroshot/flowers/top1"].count) == (0.5, 3)
+
+
+def test_zeroshot_names_classes_as_classnames_does(tmp_path):
+    """ImageNet's folders and labels are WordNet ids, whose prompts would score at chance."""
+    for n, name in enumerate(("n01440764", "n01443537")):
+        files.write(tmp_path / f"zeroshot/imagenet/{name}/a.png", files.png(n))
+    with pytest.raises(BenchmarkError, match=r"imagenet/classnames\.txt is missing: .* such as n01440764"):
+        read("zeroshot", tmp_path)
+    files.write(tmp_path / "zeroshot/imagenet/classnames.txt", b"n01443537 goldfish\n")
+    with pytest.raises(BenchmarkError, match=r"classnames\.txt: no name for n01440764; expected a line for each class"):
+        read("zeroshot", tmp_path)
+    files.write(tmp_path / "zeroshot/imagenet/classnames.txt", b"n01443537 goldfish\nn01440764\tgreat white shark\n")
+    captions = read("zeroshot", tmp_path).items[0].captions
+    assert captions == (("a photo of a great white shark.",), ("a photo of a goldfish.",))
+
+
+@pytest.mark.parametrize("templates", ["", "a photo of it.", "a {} of {0}.", "a {} or {name}.", "a {} }."])
+def test_zeroshot_rejects_bad_prompt_templates(tmp_path, templates):
+    files.write(tmp_path / "zeroshot/birds/robin/a.png", files.png(0))
+    files.write(tmp_path / "zeroshot/birds/templates.txt", templates.encode())
+    with pytest.raises(BenchmarkError, match=r"birds/templates\.txt: expected one prompt per line"):
+        read("zeroshot", tmp_path)
+
+
+class VersionOne(tfds.core.GeneratorBasedBuilder):
+    """Two examples with the features of NatuRel 1.0.0 used by the reader; the second lacks a negative."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _captions(self):
+        text = tfds.features.Text()
+        kind, polarity = (
+            tfds.features.ClassLabel(names=names) for names in (["simple", "complex"], ["negative", "positive"])
+        )
+        return {"text": text, "kind": kind, "polarity": polarity, "pair": np.int32, "triplet": text, "asserts": text}
+
+    def _info(self):
+        captions = tfds.features.Sequence(self._captions())
+        features = {"image": tfds.features.Image(), "image_id": tfds.features.Text(), "captions": captions}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"test": self._generate_examples()}
+
+    def _rows(self, n):
+        rows = [
+            {
+                "text": f"{polarity} {pair}",
+                "kind": "complex" if pair else "simple",
+                "polarity": polarity,
+                "pair": pair,
+                "triplet": f"Cat|{('on', 'under')[n]}|Table",
+                "asserts": "",
+            }
+            for pair in range(4)
+            for polarity in ("positive", "negative")
+        ]
+        return rows[: 8 - n]
+
+    def _generate_examples(self):
+        for n in range(2):
+            yield n, {"image": io.BytesIO(files.png(n)), "image_id": f"id{n}", "captions": self._rows(n)}
+
+
+class VersionTwo(VersionOne):
+    """The same with a ``group`` column, and a second group without a triplet in the first example."""
+
+    VERSION = tfds.core.Version("2.0.0")
+
+    def _captions(self):
+        return super()._captions() | {"group": np.int32}
+
+    def _rows(self, n):
+        rows = [row | {"group": 0} for row in super()._rows(n)]
+        return rows + ([] if n else [row | {"group": 1, "triplet": ""} for row in rows])
+
+
+class VersionThree(VersionTwo):
+    """The same with a ``paraphrase`` column: pair 2 has three wordings, and pair 1 two."""
+
+    VERSION = tfds.core.Version("3.0.0")
+
+    def _captions(self):
+        return super()._captions() | {"paraphrase": np.int32}
+
+    def _rows(self, n):
+        rows = [row | {"paraphrase": 0} for row in super()._rows(n)]
+        further = [
+            row | {"paraphrase": paraphrase, "text": f"{row['text']} [{paraphrase}]"}
+            for paraphrase in (1, 2)
+            for row in rows
+            if row["pair"] in (1, 2)[paraphrase - 1 :]
+        ]
+        return rows + further
+
+
+def test_complex_captions_in_all_their_wordings(tmp_path):
+    """On a circle, where cosines are those of angles: a caption is the closer, the smaller its angle."""
+    builder = VersionThree(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    benchmark = naturel_reworded.read(Path(builder.data_path))
+    wordings = {1: ("positive 1", "positive 1 [1]"), 2: ("positive 2", "positive 2 [1]", "positive 2 [2]")}
+    by_id = {item.id: item for item in benchmark.items}
+    triplets = ("id0/Cat|on|Table", "id0/1", "id1/Cat|under|Table")
+    assert sorted(by_id) == sorted(f"{start}/{pair}" for start in triplets for pair in (1, 2))
+    for name, item in by_id.items():
+        pair = int(name[-1])
+        assert item.captions == (*wordings[pair], f"negative {pair}") and item.caption_rows
+    assert by_id["id1/Cat|under|Table/2"].tags["relation"] == "under" and benchmark.true_captions == 0
+    # Degrees between the image and the captions, the false one last; whether each score is won.
+    angles = {
+        "id0/Cat|on|Table/1": ((10, -20, 80), (1, 1)),
+        "id0/Cat|on|Table/2": ((10, -20, 30, -80), (1, 1)),  # 50 apart, and 60 or more from the false one
+        "id0/1/1": ((10, -20, -15), (0, 0)),
+        "id0/1/2": ((40, -30, 10, -80), (1, 0)),  # 70 apart, and one is 50 from the false one
+        "id1/Cat|under|Table/1": ((50, 60, 0), (0, 1)),
+        "id1/Cat|under|Table/2": ((50, 60, 70, 60), (0, 0)),  # a tie is lost
+    }
+
+    def cosines(item) -> np.ndarray:
+        captions = np.deg2rad(angles[item.id][0])
+        return np.cos(np.round(np.subtract.outer([0, *captions], captions), 9))
+
+    scores = benchmark.score(benchmark.items, list(map(cosines, benchmark.items)))
+    values = {name: (score.value, score.count) for name, score in scores.items()}
+    for n, score in enumerate(("image_to_text", "text_only")):
+        won = [outcome[n] for _, outcome in angles.values()]
+        assert values[f"naturel_reworded/{score}"] == (pytest.approx(sum(won) / 6), 6)
+        assert values[f"naturel_reworded/{score}/on"] == (sum(won[:2]) / 2, 2)
+
+
+@pytest.mark.parametrize("version", [VersionOne, VersionTwo])
+def test_dataset_with_one_wording_of_each_caption_has_nothing_to_compare(tmp_path, version):
+    builder = version(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    with pytest.raises(
+        UserError, match=r"no complex caption of its split 'test' has several wordings; naturel_reworded"
+    ):
+        naturel_reworded.read(Path(builder.data_path))
+
+
+@pytest.mark.parametrize("version", [VersionOne, VersionTwo, VersionThree])
+def test_naturel(tmp_path, version):
+    builder = version(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    benchmark = naturel.read(Path(builder.data_path))
+    by_id = {item.id: item for item in benchmark.items if not item.id.startswith("id0/1/")}
+    assert len(by_id) == 7 and benchmark.problems == ("item id1/Cat|under|Table/3: has no negative caption",)
+    item = by_id["id0/Cat|on|Table/2"]
+    assert item.captions == ("positive 2", "negative 2") and item.images[0].read() == files.png(0)
+    without_triplet = [item for item in benchmark.items if item.id not in by_id]
+    assert [item.id for item in without_triplet] == [f"id0/1/{n}" for n in range(4) if version is not VersionOne]
+    assert all(set(item.tags) == {"kind"} for item in without_triplet)
+    kept = list(by_id.values())
+    scores = benchmark.score(kept, [np.array([[float(item.id.endswith("/1")), 0.5]]) for item in kept])
+    values = {name: (score.value, score.count) for name, score in scores.items()}
+    assert values["naturel/simple"] == (0, 2) and values["naturel/complex"] == (0.4, 5)
+    assert values["naturel/complex/relation/under"] == (0.5, 2)
+    assert values["naturel/complex/triplet/Cat|on|Table"] == (pytest.approx(1 / 3), 3)
+    assert "naturel/hard" not in values, "none of these captions is in the bank"
+    with pytest.raises(UserError, match="no split 'test_unseen_triplets'; expected one of: test"):
+        naturel_unseen.read(Path(builder.data_path))
+    with pytest.raises(UserError, match="not a prepared dataset"):
+        naturel.read(tmp_path / "nothing")
+
+
+def test_pairs_that_no_text_only_model_gets_right_have_a_score_of_their_own():
+    texts = [*min(bank.hard_pairs()), "cat under table", "table under cat"]
+    rows = {"text": texts, "polarity": [1, 0] * 2, "kind": [1, 1, 0, 0], "pair": [1, 1, 0, 0], "group": [0] * 4}
+    rows |= {"triplet": ["Cat|under|Table"] * 4, "asserts": [""] * 4}
+    hard, simple = naturel_pairs.caption_pairs({"image_id": "a", "captions": rows}, [])
+    assert hard.texts == tuple(texts[:2]) and hard.tags["hard"] == "yes" and "hard" not in simple.tags
+
+
+def facts(records, n: int) -> set[str]:
+    """The triplets that an image of the drawn world shows: its relations are complete."""
+    columns = (map(prepared.to_str, records[n]["relations"][name]) for name in ("subject", "relation", "object"))
+    return {"|".join(fact) for fact in zip(*columns, strict=True)}
+
+
+def test_contrasts_cannot_be_won_from_the_captions():
+    """In the drawn world, whose facts are all known, with the scores of an oracle and of a model that is blind."""
+    folder = data_dir() / "naturel" / "tiny" / VERSION
+    records = prepared.open_split(folder, "test").records
+    shown = {prepared.to_str(records[n]["image_id"]): facts(records, n) for n in range(len(records))}
+    number = {records[n]["image"]: prepared.to_str(records[n]["image_id"]) for n in range(len(records))}
+    benchmark = naturel_contrast.read(folder)
+    assert {image.key: image.read() for item in benchmark.items for image in item.images}
+    for item in benchmark.items:
+        image_id, triplet, _ = item.id.split("/")
+        own, other = (number[image.read()] for image in item.images)
+        assert own == image_id and triplet in shown[own] and triplet not in shown[other]
+    norms = {text: float(len(text)) for item in benchmark.items for text in item.captions}
+    guesses = blind.baselines(benchmark, benchmark.items, [np.eye(2)] * len(benchmark.items), norms)
+    assert set(guesses) == set(blind.BASELINES)
+    for scores in guesses.values():
+        assert {value for name, value in scores.items() if "_choice" in name} == {0.5}
+        assert {value for name, value in scores.items() if "_choice" not in name} == {0.0}
+    oracle = benchmark.score(benchmark.items, [np.eye(2)] * len(benchmark.items))
+    assert {score.value for score in oracle.values()} == {1.0}
+    mirrored = sum("mirrored" in item.tags for item in benchmark.items)
+    assert 0 < mirrored < len(benchmark.items)
+    assert sum(oracle[f"naturel_contrast/{kind}_group"].count for kind in ("simple", "complex")) == mirrored

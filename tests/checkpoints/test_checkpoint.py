@@ -1,0 +1,218 @@
+"""Saving and restoring checkpoints, intact and damaged."""
+
+import errno
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from jax.experimental import multihost_utils
+
+from naturel_jax.checkpoints import checkpoint
+from naturel_jax.checkpoints.checkpoint import Checkpoints
+from naturel_jax.weights import runs
+from tfds_naturel.common.errors import UserError
+
+# When one array cannot be read, Orbax closes its event loop while TensorStore still reads others.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+
+
+def tree(step: int) -> dict:
+    return {"params": {"kernel": jnp.arange(4096.0).reshape(64, 64) + step, "scale": jnp.float32(step)}}
+
+
+def abstract() -> dict:
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree(0))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("saved")
+    checkpoints = Checkpoints(str(workdir), keep=3)
+    for step in (10, 20):
+        checkpoints.save(step, tree(step), {"step": step}, wait=True)
+    checkpoints.close()
+    return workdir
+
+
+@pytest.fixture(params=["with manifest", "from before manifests"])
+def workdir(request, saved, tmp_path) -> Path:
+    """A copy of the run, with and without manifests: both kinds of damage and of failure must be told apart."""
+    workdir = shutil.copytree(saved, tmp_path / "run")
+    if request.param == "from before manifests":
+        for step in (10, 20):
+            (workdir / "checkpoints" / str(step) / "manifest.json").unlink()
+    return workdir
+
+
+def accept(meta: dict) -> None:
+    assert meta["step"] in (10, 20)
+
+
+def restored(workdir: Path) -> int:
+    step, arrays, meta = Checkpoints(str(workdir), keep=3).restore(abstract(), accept)
+    assert meta == {"step": step}
+    np.testing.assert_array_equal(arrays["params"]["kernel"], tree(step)["params"]["kernel"])
+    return step
+
+
+def truncate(path: Path) -> None:
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def cut_arrays(newest: Path) -> None:
+    for path in newest.glob("params/**/d/*"):
+        truncate(path)
+
+
+DAMAGE = {
+    "arrays cut short": cut_arrays,
+    "manifest gone": lambda newest: (newest / "params" / "manifest.ocdbt").unlink(),
+    "manifest cut short": lambda newest: truncate(newest / "params" / "manifest.ocdbt"),
+    "meta empty": lambda newest: next((newest / "meta").glob("metadata")).write_text(""),
+    "meta torn": lambda newest: truncate(next((newest / "meta").glob("metadata"))),
+    "item gone": lambda newest: shutil.rmtree(newest / "params"),
+    "folder empty": lambda newest: [shutil.rmtree(newest), newest.mkdir()],
+}
+
+
+SAVE = """
+import contextlib, sys
+import jax.numpy as jnp
+from naturel_jax.checkpoints.checkpoint import Checkpoints
+from tfds_naturel.common import cli
+
+def main(arguments):
+    with contextlib.closing(Checkpoints(arguments[0], keep=3)) as checkpoints:
+        checkpoints.save(30, {"params": {"scale": jnp.float32(30)}}, {"step": 30}, wait=True)
+
+cli.run(main)
+"""
+
+
+def test_failed_save_is_an_error_in_one_line(saved, tmp_path):
+    """In a process of its own, since Orbax leaves threads that wait for steps of the save that never come."""
+    workdir = shutil.copytree(saved, tmp_path / "run")
+    os.symlink(tmp_path / "nowhere" / "30", workdir / "checkpoints" / "30.orbax-checkpoint-tmp")
+    done = subprocess.run([sys.executable, "-c", SAVE, workdir], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "could not be saved in" in done.stderr.splitlines()[-1]
+    assert restored(workdir) == 20
+
+
+def test_save_leaves_the_number_by_which_processes_agree_to_stop(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    checkpoints = Checkpoints(str(tmp_path), keep=3)
+    checkpoints.save(10, tree(10), {"step": 10}, wait=True)
+    checkpoints.close()
+    assert asked == []
+
+
+def test_newest_checkpoint_is_restored(saved):
+    assert restored(saved) == 20
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_newest_checkpoint_is_reported_and_set_aside(damage, workdir, caplog):
+    DAMAGE[damage](workdir / "checkpoints" / "20")
+    with caplog.at_level(logging.ERROR, "naturel_jax"):
+        assert restored(workdir) == 10
+    assert "checkpoints/20 cannot be read and is kept as 20.broken" in caplog.text
+    assert (workdir / "checkpoints" / "20.broken").exists() and not (workdir / "checkpoints" / "20").exists()
+
+
+def test_names_of_damaged_checkpoints_never_collide(workdir):
+    folder = workdir / "checkpoints"
+    for name in ("20.broken", "20.broken-2", "20.broken-3"):
+        truncate(next((folder / "20" / "meta").glob("metadata")))
+        assert restored(workdir) == 10
+        assert (folder / name).is_dir()
+        shutil.copytree(folder / "10", folder / "20")
+    assert len(list(folder.glob("20.broken*"))) == 3
+
+
+FAILURES = {
+    "memory": MemoryError(),
+    "device memory": jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"),
+    "disk": OSError(errno.EIO, "Input/output error"),
+    "time-out": TimeoutError("timed out"),
+    "network": ValueError('UNAVAILABLE: Error reading "kernel/0.0": Connection reset by peer'),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_failed_read_is_not_damage(failure, workdir, monkeypatch):
+    def fail(*arguments, **options):
+        raise FAILURES[failure]
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", fail)
+    with pytest.raises(OSError, match=r"checkpoint .*/20 could not be read, .* left as it is") as error:
+        restored(workdir)
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["10", "20"]
+    monkeypatch.undo()
+    assert restored(workdir) == 20
+
+
+@pytest.mark.parametrize("path", ["params", "params/d", "params/_METADATA", "params/manifest.ocdbt", "meta", "", ".."])
+def test_missing_permission_is_not_damage(path, workdir):
+    """Really missing: as another user, if this one may read everything."""
+    with tempfile.TemporaryDirectory() as folder:
+        copied = shutil.copytree(workdir, Path(folder) / "run")
+        for inner in (Path(folder), *copied.rglob("*")):
+            inner.chmod(0o777 if inner.is_dir() else 0o666)
+        copied.chmod(0o777)
+        closed, user = copied / "checkpoints" / "20" / path, os.geteuid()
+        closed.chmod(0)
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            with pytest.raises(OSError, match=r"Permission denied|PERMISSION_DENIED"):
+                restored(copied)
+        finally:
+            os.seteuid(user)
+            closed.chmod(0o777)
+        assert sorted(path.name for path in (copied / "checkpoints").iterdir()) == ["10", "20"]
+        assert restored(copied) == 20
+
+
+def test_checkpoints_of_another_run_are_not_treated_as_damaged(saved, tmp_path):
+    workdir = shutil.copytree(saved, tmp_path / "run")
+
+    def refuse(meta):
+        raise ValueError(f"the run of step {meta['step']} is another")
+
+    other = {"params": {"renamed": abstract()["params"]["scale"]}}
+    with pytest.raises(ValueError, match="the run of step 20 is another"):
+        Checkpoints(str(workdir), keep=3).restore(other, refuse)
+    assert sorted(checkpoint.saved_steps(workdir)) == [10, 20]
+
+
+def test_run_without_intact_checkpoints_does_not_start_over(workdir):
+    for step in (10, 20):
+        cut_arrays(workdir / "checkpoints" / str(step))
+    for _ in range(2):  # nor when it is started again
+        with pytest.raises(UserError, match=r"none .* can be read.*: 10\.broken, 20\.broken\. To start over .* delete"):
+            restored(workdir)
+    for path in (workdir / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    assert Checkpoints(str(workdir), keep=3).restore(abstract(), accept) is None
+
+
+def test_missing_checkpoints(saved, tmp_path):
+    assert Checkpoints(str(tmp_path / "new"), keep=3).restore(abstract(), accept) is None
+    with pytest.raises(FileNotFoundError, match=r"not a run directory with a checkpoint; steps found in .*: none"):
+        runs.read_meta(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"a checkpoint of step 15; steps found in .*10"):
+        runs.read_meta(str(saved), 15)

@@ -1,0 +1,169 @@
+"""Error messages for users' mistakes: what was found, what was expected, and the fix."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from etils import epath
+
+from naturel_jax import config as c
+from naturel_jax.cli.config_flags import default_workdir
+from naturel_jax.storage import read_json_lines
+from naturel_jax.training import run
+from tests.helpers import tiny_config
+from tests.helpers.worlds import ROOT, Run, data_dir, free_address
+from tfds_naturel.common.errors import UserError
+
+
+def output(*flags: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "naturel_jax.main", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_help_shows_an_example_and_every_flag():
+    _, text = output("--help")
+    assert "python -m naturel_jax.main --config configs/siglip_tp.py" in text
+    assert all(f"--{flag}:" in text for flag in ("config", "workdir", "coordinator", "process", "cpu_devices"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--config=configs/nothing.py"], ["--config configs/nothing.py not found; expected a file or one of: clip,"]),
+        (
+            ["--config=tests/helpers/tiny_config.py", "--config.optim.lrr=1"],
+            ["--config.optim.lrr=1", "no field 'optim.lrr'", "did you mean 'optim.lr'?"],
+        ),
+        (["--config=tests/helpers/tiny_config.py", "--config.optim.lr=abc"], ["config.optim.lr=abc", "float"]),
+        (
+            ["--config=tests/helpers/tiny_config.py", "lr=1"],
+            ["unexpected arguments ['lr=1']", "--config.optim.lr=3e-6"],
+        ),
+        (["--config=tests/helpers/tiny_config.py", "--config.optim.learning_rate=1"], ["did you mean 'optim.lr'?"]),
+        (
+            ["--config=tests/helpers/tiny_config.py", "--config.optim.lr=-1"],
+            ["config.optim.lr is -1.0; expected a number"],
+        ),
+        (
+            ["--config=tests/helpers/tiny_config.py", "--config.data.mixture.main.recipe=x"],
+            ["mixture.main.recipe is 'x'"],
+        ),
+        (["--config=configs/siglip_tp.py:scene"], ["dataset 'naturel/scene' is not prepared under data"]),
+        (["--config=tests/helpers/broken_config.py"], ["broken_config.py line 5: KeyError: 'nothing'"]),
+        (["--config=tests/helpers/tiny_config.py", "--cpu_devices=-1"], ["cpu_devices"]),
+        (["--config=tests/helpers/tiny_config.py", "--no_such_flag=1"], ["no_such_flag"]),
+        (["--config=tests/helpers/tiny_config.py", "--config.data.dir=nowhere"], ["'naturel/tiny'", "nowhere"]),
+        ([], ["--config is missing; for example: --config siglip_tp"]),
+    ],
+    ids=lambda value: value[-1] if value and value[-1].startswith("--") else "",
+)
+def test_invalid_flags(flags, expected):
+    status, text = output(*flags)
+    assert status == 2 and "Traceback" not in text
+    assert [line for line in text.splitlines() if line.startswith("naturel_jax.main: error: ")], text
+    for part in expected:
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"data.mixture.main.split": "dev"},
+            r"no split 'dev'; expected one of: test, test_unseen_triplets, train, validation",
+        ),
+        (
+            {"data.mixture.main.dataset": "naturel/full"},
+            r"'naturel/full' is not prepared under .*See 'Build NatuRel' in the README",
+        ),
+        ({"data.batch_size": 12}, r"config\.data\.batch_size is 12: not a multiple of the 8 devices"),
+        ({"mesh.data": 3}, r"config\.mesh \(data=3, fsdp=1, tensor=1\) does not fit 8 devices"),
+        ({"eval.benchmarks": ("naturel", "vsr")}, r"config\.eval\.benchmarks .*set config\.eval\.benchmarks_dir"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_invalid_configs_are_rejected_before_training(changes, expected, tmp_path):
+    config = tiny_config.get_config()
+    config.data.dir = os.fspath(data_dir())
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=expected):
+        run.run(c.load(config), os.fspath(tmp_path))
+
+
+def test_unusable_workdir_is_rejected_before_reading_data(tmp_path):
+    config = tiny_config.get_config()
+    config.data.dir = "nowhere"
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"workdir .*/file/run cannot be written: Not a directory; choose another"):
+        run.run(c.load(config), os.fspath(tmp_path / "file" / "run"))
+
+
+def test_full_disk_is_rejected_before_training(tmp_path, monkeypatch):
+    config = tiny_config.get_config()
+    config.data.dir = os.fspath(data_dir())
+    usage = type(run.storage.shutil.disk_usage("/"))(10**9, 10**9 - 1000, 1000)
+    monkeypatch.setattr(run.storage.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"0\.00 GB free; a checkpoint needs about 0\.0\d GB: free some"):
+        run.run(c.load(config), os.fspath(tmp_path))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_config_override_reaches_the_run(tmp_path):
+    run = Run(tmp_path / "run", "--config.optim.lr=3e-6", "--config.duration=1 steps", "--config.optim.warmup=0 steps")
+    run.finish()
+    lines = read_json_lines(epath.Path(tmp_path) / "run" / "metrics.jsonl")
+    assert [line["train/lr"] for line in lines if "train/lr" in line] == [np.float32(3e-6)]
+
+
+VISIBLE = """
+import jax
+from naturel_jax import main
+main.run_all = lambda *_: print("GPUs", jax.config.read("jax_cuda_visible_devices"), flush=True)
+main.main(["--config=tests/helpers/tiny_config.py", "--distributed"])
+"""
+OPEN_MPI = {"OMPI_MCA_orte_hnp_uri": "0.0;tcp://127.0.0.1:1", "OMPI_COMM_WORLD_SIZE": "1"}
+OPEN_MPI |= {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_LOCAL_RANK": "5"}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "extra", "expected"),
+    [
+        (1, {}, ["all"]),
+        pytest.param(1, {"JAX_LOCAL_DEVICE_IDS": "2,3"}, ["2,3"], marks=pytest.mark.slow),
+        pytest.param(1, OPEN_MPI, ["5"], marks=pytest.mark.slow),
+        (2, {}, ["0", "1"]),
+    ],
+    ids=["one task", "one task that names its GPUs", "one task, of Open MPI", "a task for each GPU"],
+)
+def test_gpus_of_slurm_tasks_on_a_node(tasks, extra, expected):
+    """In processes that JAX joins by the variables that ``srun`` sets."""
+    job = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1"}
+    job |= {"SLURM_NTASKS": str(tasks), "SLURM_STEP_NUM_TASKS": str(tasks)}
+    job["JAX_COORDINATOR_PORT"] = free_address().rpartition(":")[2]
+    started = []
+    for number in map(str, range(tasks)):
+        env = os.environ | job | extra | {"SLURM_PROCID": number, "SLURM_LOCALID": number}
+        command = [sys.executable, "-c", VISIBLE]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True))
+    printed = [process.communicate(timeout=300)[0] for process in started]
+    assert printed == [f"GPUs {ids}\n" for ids in expected]
+
+
+def test_default_workdir_is_named_after_config_and_argument():
+    assert default_workdir("configs/siglip_tp.py:scenes") == "runs/siglip_tp_scenes"
+    assert default_workdir("configs/demo.py") == "runs/demo"
+    assert default_workdir("finetune:csv:/photos/my.csv") == "runs/finetune_csv_photos_my.csv"
+    assert default_workdir("finetune:webdataset:../{000..099}.tar") == "runs/finetune_webdataset_.._000..099_.tar"
+
+
+def test_workdir_in_use_by_another_process_is_rejected(tmp_path):
+    lease = '{"token": "t", "host": "elsewhere", "process": 7, "since": 0.0, "heartbeat": 1e12}'
+    (tmp_path / "lease.json").write_text(lease)
+    config = tiny_config.get_config()
+    config.data.dir = os.fspath(data_dir())
+    with pytest.raises(UserError, match=r"is in use by process 7 on elsewhere since .*choose another --workdir"):
+        run.run(c.load(config), os.fspath(tmp_path))

@@ -1,0 +1,189 @@
+"""The config: files return ConfigDicts that become typed, and invalid values are rejected by field name."""
+
+import dataclasses
+import importlib
+
+import pytest
+
+from naturel_jax import config as c
+from naturel_jax.cli import config_flags
+from naturel_jax.config import durations, versions
+from naturel_jax.config.settings import fixed
+from tests.helpers import tiny_config
+from tfds_naturel.common.errors import UserError
+
+CONFIGS = config_flags.names()
+
+
+def tiny(**changes):
+    config = tiny_config.get_config()
+    for name, value in changes.items():
+        section, _, field = name.rpartition("__")
+        setattr(config[section] if section else config, field, value)
+    return config
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("world", ["", "scenes"])
+def test_every_config_file_loads(name, world):
+    module = importlib.import_module(f"naturel_jax.configs.{name}")
+    config = c.load(module.get_config() if name == "demo" else module.get_config(world))
+    if isinstance(config, c.Suite):
+        assert [run.name for run in config.runs.values()] == [
+            "CLIP", "SigLIP", "NegCLIP", "NegCLIP-SP", "NegCLIP-AP", "SigLIP-TP"
+        ]  # fmt: skip
+        for run in config.runs.values():
+            kind, _, base = run.init.partition(":")
+            assert not run.init or (kind == "base" and base in config.runs and base in run.bases)
+    else:
+        assert bool(config.init) != bool(config.preset)
+
+
+def test_parsed_config_is_frozen_and_filled_with_defaults():
+    config = c.load(tiny())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 1
+    assert config.optim.eps == c.Optim().eps and config.data.mixture["main"].weight == 1.0
+
+
+def test_defaults_are_the_published_negclip_recipe():
+    """arXiv 2210.01936; betas, eps and decay are OpenCLIP's defaults for ViT."""
+    optim = c.Optim()
+    assert (optim.lr, optim.b1, optim.b2, optim.eps, optim.weight_decay) == (1e-6, 0.9, 0.98, 1e-6, 0.2)
+    assert optim.warmup == "50 steps" and optim.schedule == "cosine" and optim.name == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"optim__lr": -1.0}, r"config\.optim\.lr is -1\.0; expected a number above 0"),
+        ({"optim__lr": float("nan")}, r"config\.optim\.lr is nan"),
+        ({"optim__lr": float("inf")}, r"config\.optim\.lr is inf"),
+        ({"optim__clip_norm": -1.0}, r"config\.optim\.clip_norm is -1\.0; expected a number of at least 0"),
+        ({"optim__ema": 1.5}, r"config\.optim\.ema is 1\.5; expected a number from 0 to less than 1"),
+        ({"optim__weight_decay": -1.0}, r"config\.optim\.weight_decay is -1\.0"),
+        ({"optim__name": "adam"}, r"config\.optim\.name is 'adam'; expected one of: 'adamw', 'lion'"),
+        ({"optim__schedule": "cosin"}, r"config\.optim\.schedule is 'cosin'; expected one of: 'cosine'"),
+        ({"optim__warmup": "3 weeks"}, r"config\.optim\.warmup is '3 weeks'; expected a number and a unit"),
+        ({"optim__lr_multipliers": (("(", 1.0),)}, r"config\.optim\.lr_multipliers .*regular expressions"),
+        ({"optim__lr_multipliers": (("a", -1.0),)}, r"config\.optim\.lr_multipliers"),
+        ({"optim__lr_multipliers": ("image/.*", 0.0)}, r"multipliers is .*\(\(pattern, factor\), \.\.\.\)"),
+        ({"objective__label_smoothing": 2.0}, r"config\.objective\.label_smoothing is 2\.0"),
+        ({"objective__hard_negative_weight": -1.0}, r"config\.objective\.hard_negative_weight is -1\.0"),
+        ({"objective__tile": 0}, r"config\.objective\.tile is 0; expected a number of at least 1"),
+        ({"objective__chunks": 0}, r"config\.objective\.chunks is 0"),
+        ({"objective__counting": "both"}, r"config\.objective\.counting is 'both'; expected one of: 'published'"),
+        ({"objective__name": "softmix"}, r"config\.objective\.name is 'softmix'; expected one of: 'softmax'"),
+        ({"data__crop_scale": (2.0, 3.0)}, r"crop_scale is \(2\.0, 3\.0\); expected two numbers \(low, high\)"),
+        ({"data__crop_scale": (1.0, 0.5)}, r"config\.data\.crop_scale is \(1\.0, 0\.5\)"),
+        ({"data__crop_scale": (0.0, 0.0)}, r"config\.data\.crop_scale is \(0\.0, 0\.0\)"),
+        ({"data__crop_scale": (0.5,)}, r"config\.data\.crop_scale is \(0\.5,\)"),
+        ({"data__cache": "encoded"}, r"config\.data\.cache is 'encoded'; expected one of '', 'decoded'"),
+        (
+            {"data__augment_on": "device"},
+            r"config\.data\.augment_on is 'device' and config\.data\.cache is ''.*set config\.data\.cache to 'decoded'",
+        ),
+        (
+            {"data__cache": "device"},
+            r"data\.cache is 'device' and config\.data\.augment_on is 'host'.*set config\.data\.augment_on to 'device'",
+        ),
+        ({"data__batch_size": 0}, r"config\.data\.batch_size is 0"),
+        ({"data__batch_size": -4}, r"config\.data\.batch_size is -4"),
+        ({"data__threads": 0}, r"config\.data\.threads is 0"),
+        ({"eval__batch_size": 0}, r"config\.eval\.batch_size is 0"),
+        ({"eval__during": {"winoground": "1 epoch"}}, r"config\.eval\.during has \['winoground'\]"),
+        ({"eval__during": {"naturel": "often"}}, r"config\.eval\.during\.naturel is 'often'; expected a number"),
+        ({"seed": -1}, r"config\.seed is -1"),
+        ({"compute__dtype": "float17"}, r"config\.compute\.dtype is 'float17'; expected one of 'auto', 'float32'"),
+        ({"compute__remat": "some"}, r"config\.compute\.remat is 'some'; expected one of: 'none'"),
+        ({"mesh__fsdp": 0}, r"config\.mesh\.fsdp is 0; expected -1 or a whole number"),
+        ({"mesh__fsdp": -1}, r"config\.mesh has -1 .* on more than one axis"),
+        ({"preset": "tiny-clap"}, r"config\.preset is 'tiny-clap'; expected one of: .*'tiny-clip'"),
+        ({"preset": ""}, r"config\.init is '' and config\.preset is '': set one of them"),
+        ({"duration": "soon"}, r"config\.duration is 'soon'; expected a number and a unit: '500 steps'"),
+        ({"duration": "5%"}, r"config\.duration is '5%'"),
+        ({"checkpoint__keep": 0}, r"config\.checkpoint\.keep is 0"),
+        ({"name": ""}, r"config\.name is ''; expected a name"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_invalid_values_are_rejected_by_field_name(changes, expected):
+    with pytest.raises(UserError, match=expected):
+        c.load(tiny(**changes))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("weight", 0.0, r"config\.data\.mixture\.main\.weight is 0\.0; expected a number above 0"),
+        ("weight", -1.0, r"config\.data\.mixture\.main\.weight is -1\.0"),
+        ("recipe", "one_piar", r"config\.data\.mixture\.main\.recipe is 'one_piar'; expected one of: .*'single_pair'"),
+        ("dataset", "", r"config\.data\.mixture\.main\.dataset is ''; expected a name"),
+    ],
+)
+def test_mixture_parts_are_checked(field, value, expected):
+    config = tiny()
+    config.data.mixture.main[field] = value
+    with pytest.raises(UserError, match=expected):
+        c.load(config)
+
+
+def test_bases_and_suite_runs_are_checked_up_front():
+    config = tiny(preset="", init="base:first")
+    config.bases.first = tiny(data__batch_size=0)
+    with pytest.raises(UserError, match=r"config\.bases\.first\.data\.batch_size is 0"):
+        c.load(config)
+    config.bases.first = tiny(preset="")
+    with pytest.raises(UserError, match=r"config\.bases\.first\.init is '' and config\.bases\.first\.preset is ''"):
+        c.load(config)
+    with pytest.raises(UserError, match=r"config\.runs\.b\.init is '' and config\.runs\.b\.preset is ''"):
+        c.load(c.suite({"a": tiny(), "b": tiny(preset="")}, {}, ""))
+
+
+def test_label_smoothing_with_match_ignore_is_rejected():
+    with pytest.raises(UserError, match=r"label_smoothing is 0\.1: not defined for .*'match_ignore'"):
+        c.load(tiny(objective__label_smoothing=0.1, objective__counting="match_ignore"))
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("500 steps", 500),
+        ("1 step", 1),
+        ("0 steps", 0),
+        ("2 epochs", 200),  # 100 batches of 64 in 6,400 examples
+        ("0.255 epochs", 26),  # 25.5 batches, rounded up
+        ("1e6 examples", 15625),  # 1,000,000 / 64
+        ("65 examples", 2),
+        ("5%", 50),
+        ("0.01%", 1),
+        (" 3.0 steps ", 3),
+    ],
+)
+def test_durations_in_steps(text, steps):
+    assert durations.steps(text, batch_size=64, examples=6400, total=1000) == steps
+
+
+def test_exact_step_counts_are_not_rounded_up():
+    assert durations.steps("700 examples", batch_size=100, examples=1) == 7
+    assert durations.steps("7%", batch_size=1, examples=1, total=300) == 21
+
+
+@pytest.mark.parametrize("text", ["", "500", "five steps", "-3 steps", "5 minutes", "1.2.3 steps", ". steps"])
+def test_invalid_duration_error_names_the_field_and_the_format(text):
+    with pytest.raises(UserError, match=r"config\.checkpoint\.every is .*expected a number and a unit: '500 steps'"):
+        c.load(tiny(checkpoint__every=text))
+
+
+def test_json_round_trip():
+    config = c.load(tiny())
+    assert versions.from_json(versions.to_json(config)) == config
+    later = versions.to_json(config) | {"version": versions.VERSION + 1}
+    with pytest.raises(UserError, match=r"has version 3; this naturel_jax reads up to 2"):
+        versions.from_json(later)
+
+
+def test_fields_that_must_not_change_when_continuing():
+    names = set(fixed(c.load(tiny())))
+    assert {"seed", "optim.lr", "data.batch_size", "data.mixture.main.recipe", "objective.name", "duration"} <= names
+    assert not {name for name in names if name.startswith(("eval", "mesh", "checkpoint", "data.dir", "data.threads"))}

@@ -1,0 +1,54 @@
+"""One bad record never ends a job: every reader, with good records among bad ones, through ``evaluate``."""
+
+import pytest
+
+from naturel_jax import evaluate
+from naturel_jax.benchmarks import order, registry
+from naturel_jax.evaluators import results
+from tests.helpers.bad_records import MADE
+from tests.helpers.model_files import save_hf
+
+
+@pytest.fixture(autouse=True)
+def tags(monkeypatch):
+    """Instead of spaCy: every word is a noun."""
+    monkeypatch.setattr(order, "spacy_tags", lambda texts: [[(w, "NN") for w in text.split()] for text in texts])
+
+
+def test_every_reader_is_tried():
+    assert set(MADE) >= {name for name in registry.BENCHMARKS if not registry.reads_dataset(name)} - {
+        "flickr30k_order",  # the reader of coco_order
+        "flickr30k_retrieval",
+    }
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_reader_keeps_the_good_records_and_reports_the_others(tmp_path, name):
+    good = MADE[name](tmp_path)
+    (benchmark,) = registry.read([name], files=tmp_path)
+    assert len(benchmark.items) >= good
+    assert benchmark.problems or name == "zeroshot"
+    for problem in benchmark.problems:
+        problem.encode()  # can be printed
+        assert "\n" not in problem and len(problem) < 1000, problem
+    for item in benchmark.items:
+        str((item.id, item.captions, item.tags)).encode()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # a plot of tags of 5,000 characters
+@pytest.mark.parametrize("name", MADE)
+def test_evaluation_ends_with_scores(tmp_path, name):
+    good = MADE[name](tmp_path / "files")
+    save_hf(tmp_path / "model", "tiny-clip")
+    arguments = [
+        "--models",
+        f"m={tmp_path / 'model'}",
+        "--benchmarks",
+        name,
+        "--benchmarks_dir",
+        str(tmp_path / "files"),
+    ]
+    evaluate.main([*arguments, "--out", str(tmp_path / "out"), "--batch_size", "8"])
+    (result,) = results.load(tmp_path / "out")
+    assert result.items >= good and result.problems

@@ -1,0 +1,234 @@
+"""Every source by name: the same records in each format give the same items, batches and losses, also when resumed."""
+
+import json
+
+import absl.flags
+import jax
+import numpy as np
+import pyarrow as pa
+import pytest
+from etils import epath
+
+from naturel_jax import config as c
+from naturel_jax.data import datasets
+from naturel_jax.data.batches.pipeline import make_pipeline
+from naturel_jax.devices import preemption
+from naturel_jax.models.presets import preset
+from naturel_jax.storage import read_json_lines
+from naturel_jax.training import run
+from tests.helpers import record_files as files
+from tests.helpers import tiny_config
+from tests.helpers.caption_groups import mesh, processor
+from tests.helpers.worlds import data_dir
+from tfds_naturel.common.errors import Stopped, UserError
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("records")
+
+
+def open_source(prefix, folder, **options):
+    name, fields = files.written(prefix, folder / prefix)
+    fields = c.Fields(**fields | options.pop("fields", {}))
+    return datasets.open_source(name, str(folder / prefix / "data"), "train", fields, **options)
+
+
+@pytest.mark.parametrize("prefix", files.FORMATS)
+def test_every_format_gives_the_same_records(prefix, folder):
+    source = open_source(prefix, folder)
+    items = source.items
+    assert len(items) == files.COUNT
+    for n in range(files.COUNT):
+        sides = [(items.positives, files.positives(n)), (items.negatives, files.negatives(n))]
+        for captions, expected in sides:
+            assert [items.texts[t] for t in captions.text_C[captions.rows(n)]] == expected
+        positive, negative = (side[0] for side in items.pairs(np.array([n])))
+        assert items.positives.pair_C[positive].tolist() == items.negatives.pair_C[negative].tolist()
+        assert source.read_image(n) == files.image(n)
+    copied = list((folder / prefix).rglob("images.bin"))
+    assert bool(copied) == (prefix == "parquet"), "other formats' images are read where they are"
+    assert list(items.texts) == [items.texts[n] for n in range(len(items.texts))]
+    assert len(items.facts) == 0 and items.shows.widest == 0
+
+
+def config(name, data_dir, *recipes, objective="softmax", fields=None) -> c.Config:
+    raw = tiny_config.get_config(objective)
+    raw.data.dir, raw.data.batch_size = str(data_dir), 8
+    raw.data.mixture = {recipe: c.part(name, recipe, fields=fields or {}) for recipe in recipes}
+    raw.duration, raw.optim.warmup, raw.checkpoint.every = "4 steps", "0 steps", "1 steps"
+    raw.eval.benchmarks, raw.eval.during = (), {}
+    return c.load(raw)
+
+
+def of_format(prefix, folder) -> c.Config:
+    """A mixture of two recipes on the same records."""
+    name, fields = files.written(prefix, folder / prefix)
+    return config(name, folder / prefix / "data", "one_pair", "order_shuffles", fields=fields)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Programs are compiled once for all runs of this module."""
+    changed = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla"))}
+    changed |= {"jax_persistent_cache_min_compile_time_secs": 0.2}
+    before = {name: getattr(jax.config, name) for name in changed}
+    for name, value in changed.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def losses(workdir) -> list[float]:
+    lines = read_json_lines(epath.Path(workdir) / "metrics.jsonl")
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def train_until_stopped(settings, workdir, monkeypatch) -> None:
+    """Stops as a signal would, once a step is logged."""
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(preemption, "stop_requested", lambda: bool(losses(workdir)))
+        run.run(settings, workdir)
+    assert 0 < len(losses(workdir)) < 4
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder, tmp_path_factory, compiled):
+    """The losses of JSONL without a stop."""
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    run.run(of_format("jsonl", folder), workdir)
+    return losses(workdir)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [pytest.param(name, marks=[] if name in ("jsonl",) else pytest.mark.slow) for name in files.FORMATS],
+)
+def test_every_format_trains_two_recipes_and_resumes_exactly(prefix, folder, tmp_path, uninterrupted, monkeypatch):
+    settings = of_format(prefix, folder)
+    train_until_stopped(settings, tmp_path, monkeypatch)
+    run.run(settings, tmp_path)
+    assert losses(tmp_path) == uninterrupted and len(uninterrupted) == 4
+
+
+@pytest.mark.parametrize("objective", [pytest.param("softmax", marks=pytest.mark.slow), "sigmoid"])
+def test_one_positive_and_no_negative_train(objective, folder, tmp_path, compiled):
+    (tmp_path / "my.csv").write_text(
+        "filepath,caption\n" + "".join(f"{folder}/jsonl/photos/{n:02}.jpg,thing {n}\n" for n in range(8))
+    )
+    files.written("jsonl", folder / "jsonl")
+    settings = config(f"csv:{tmp_path}/my.csv", tmp_path, "positives", objective=objective)
+    run.run(settings, tmp_path / "run")
+    assert len(losses(tmp_path / "run")) == 4 and all(np.isfinite(losses(tmp_path / "run")))
+
+
+def test_mixture_with_naturel_does_not_depend_on_processes(folder):
+    absl.flags.FLAGS.mark_as_parsed()
+    name, _ = files.written("jsonl", folder / "jsonl")
+    raw = c.base()
+    raw.preset, raw.data.dir, raw.data.batch_size = "tiny-clip", str(data_dir()), 16
+    raw.data.mixture.mine = c.part(name, "one_pair", weight=0.25)
+    raw.data.mixture.scenes = c.part("naturel/tiny", "one_pair", weight=0.75)
+    sources = datasets.open_sources(c.load(raw).data)
+    tokens = processor("clip", [text for source in sources for text in source.items.texts])
+
+    def batches(workers, start=0):
+        raw.data.workers = workers
+        pipe = make_pipeline(c.load(raw), sources, preset("tiny-clip"), tokens, mesh(8))
+        assert sum(source == 0 for source, _ in pipe.planner.items(1)) == 4
+        return list(pipe.batches(start, 3))
+
+    one, other = batches(0), batches(2, start=1)
+    for a, b in zip(one[1:], other, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_run_continues_only_with_the_records_it_trained_on(tmp_path, compiled, monkeypatch):
+    files.written("jsonl", tmp_path / "jsonl")
+    settings = of_format("jsonl", tmp_path)
+    train_until_stopped(settings, tmp_path / "run", monkeypatch)
+    path = tmp_path / "jsonl/my.jsonl"
+    before = path.read_text()
+    path.write_text(before + json.dumps({"image": "photos/00.jpg", "caption": "one more"}) + "\n")
+    with pytest.raises(UserError, match=r"mixture\.one_pair is .*'records': 25.*trains on .*'records': 24.*--workdir"):
+        run.run(settings, tmp_path / "run")
+    path.write_text(before)  # another time, the same records
+    run.run(settings, tmp_path / "run")
+    assert len(losses(tmp_path / "run")) == 4
+
+
+def test_saved_by_hugging_face(tmp_path, folder):
+    hf = pytest.importorskip("datasets")
+    rows = {
+        "image": [{"bytes": files.image(n), "path": None} for n in range(files.COUNT)],
+        "text": [files.positives(n)[0] for n in range(files.COUNT)],
+    }
+    features = hf.Features({"image": hf.Image(), "text": hf.Value("string")})
+    hf.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved", num_shards=2)
+    source = datasets.open_source(f"hf:{tmp_path}/saved", str(tmp_path), "train")
+    assert [source.items.texts[n] for n in range(3)] == rows["text"][:3]
+    assert [source.read_image(n) for n in range(files.COUNT)] == [files.image(n) for n in range(files.COUNT)]
+    assert not list((tmp_path / ".cache").rglob("images.bin"))  # read where they are
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "match"),
+    [
+        ("jsonl:missing.jsonl", "train", r"jsonl:missing\.jsonl: no such file or folder"),
+        ("csv:{}/jsonl/my.jsonl", "test", "split 'test': a CSV file has no splits"),
+        ("parquet:{}/jsonl/my.jsonl", "train", r"my\.jsonl: not a readable Arrow or Parquet file"),
+        ("parquet:{}/none-*.parquet", "train", "no such file"),
+        ("webdataset:{}/{{0000..0001}}.tar", "train", r"0000\.tar does not exist"),
+        ("hf:{}/hf/saved", "test", "has no split 'test'; expected one of: train"),
+        ("hf:{}/jsonl", "train", r"no state\.json"),
+        ("hf:owner/name", "train[:90%]", r"split 'train\[:90%\]' is a part of one.* save it with save_to_disk"),
+        ("folder:{}/hf", "train", r"0 images, no captions; expected captions\.csv"),
+        ("video:x", "train", "prefix 'video'; expected tfds, jsonl, csv, parquet, hf, webdataset, folder"),
+    ],
+)
+def test_error_names_a_source_that_cannot_be_opened(dataset, split, match, folder):
+    for prefix in ("jsonl", "hf"):
+        files.written(prefix, folder / prefix)
+    with pytest.raises(UserError, match=match):
+        datasets.open_source(dataset.format(folder), str(folder), split)
+
+
+def test_fields_of_a_dataset_with_caption_groups_are_rejected():
+    with pytest.raises(UserError, match="'naturel/tiny' has captions in groups; leave `fields` empty"):
+        datasets.open_source("naturel/tiny", str(data_dir()), "train", c.Fields(image="x"))
+
+
+def test_sidecar_texts(tmp_path):
+    for n, path in enumerate(files.photos(tmp_path)):
+        if n:
+            (tmp_path / path).with_suffix(".txt").write_text(f"caption {n}\n\nanother {n}\n")
+    source = datasets.open_source(f"folder:{tmp_path}", str(tmp_path / "data"), "train", max_bad=0.1)
+    assert len(source.items) == files.COUNT - 1 and source.items.left_out.tolist() == [0]
+    assert list(source.items.texts)[:2] == ["caption 1", "another 1"]
+
+
+def test_images_of_a_compressed_arrow_file_are_copied(tmp_path):
+    """A compressed stream's bytes are not where the file has them, so they are copied."""
+    table = pa.table({"image": [files.image(0)], "caption": ["a cup"]})
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved/state.json").write_text(json.dumps({"_data_files": [{"filename": "a.arrow"}]}))
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(tmp_path / "saved/a.arrow", table.schema, options=options) as writer:
+        writer.write_table(table)
+    source = datasets.open_source(f"hf:{tmp_path}/saved", str(tmp_path), "train")
+    assert source.read_image(0) == files.image(0)
+
+
+def test_hub_dataset_that_datasets_refuses(tmp_path, monkeypatch):
+    import datasets as hf
+
+    def refuse(name, split):
+        raise RuntimeError(f"Dataset scripts are no longer supported, but found {name}.py")
+
+    monkeypatch.setattr(hf, "load_dataset", refuse)
+    match = r"hf:owner/name, split 'train': Dataset scripts are no longer.* save_to_disk\(FOLDER\), and name hf:FOLDER"
+    with pytest.raises(UserError, match=match):
+        datasets.open_source("hf:owner/name", str(tmp_path), "train")

@@ -1,0 +1,353 @@
+"""Several wordings of one caption: in the bank, in a build and its release, and as training samples them."""
+
+import dataclasses
+import itertools
+import json
+import random
+import re
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import chisquare
+
+from naturel_jax.data.batches.planner import Part, Planner
+from naturel_jax.data.batches.recipes import RECIPES, Recipe, recipe
+from naturel_jax.data.items import items as tables
+from naturel_jax.data.items import prepared
+from naturel_jax.data.items.items import Group, collect
+from naturel_jax.data.random.draws import generator
+from tests.helpers.caption_groups import SHOWN, TRIPLETS, items, processor, reworded, sampled_texts
+from tfds_naturel.audit import __main__ as audit
+from tfds_naturel.audit import attack_report, review
+from tfds_naturel.captions import bank, checks, grammar, parse
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import KINDS, POLARITIES, Caption, Triplet, numbered
+from tfds_naturel.open_images.examples import Writer
+from tfds_naturel.release import __main__ as release
+
+CAT, DOG = Triplet("Cat", "on", "Desk"), Triplet("Dog", "on", "Chair")
+PAIRS = [(pair, paraphrase) for paraphrase in range(3) for pair in ((0, 1, 2, 3), (1, 2, 3), (2,))[paraphrase]]
+
+
+def worded(triplet: Triplet):
+    """Captions of ``triplet``: pair 0 in one wording, pairs 1 and 3 in two, pair 2 in three."""
+    fixed = grammar.write(triplet, np.random.default_rng(0))
+    return tuple(
+        dataclasses.replace(caption, text=reworded(caption.text, paraphrase), paraphrase=paraphrase)
+        for pair, paraphrase in PAIRS
+        for caption in fixed[2 * pair : 2 * pair + 2]
+    )
+
+
+def slots(captions):
+    return [(c.pair, c.paraphrase) for c in captions[::2]]
+
+
+# ---- The bank --------------------------------------------------------------------------------------------------------
+
+
+def test_bank_is_read_in_any_order_of_its_rows(tmp_path):
+    path = tmp_path / "bank.tsv"
+    bank.save(path, {CAT: worded(CAT)})
+    header, *rows = path.read_text().splitlines(keepends=True)
+    assert [tuple(row.split("\t")[2:4]) for row in rows[::2]] == [(str(p), str(n)) for p, n in sorted(PAIRS)]
+    random.Random(0).shuffle(rows)
+    path.write_text("".join([header, *rows]))
+    assert bank.load(path) == {CAT: worded(CAT)}
+
+
+def test_bank_without_the_column_has_one_wording(tmp_path):
+    path, place = tmp_path / "bank.tsv", bank.COLUMNS.index("paraphrase")
+    captions = grammar.write(CAT, np.random.default_rng(0))
+    bank.save(path, {CAT: captions})
+    rows = [line.split("\t") for line in path.read_text().splitlines(keepends=True)]
+    path.write_text("".join("\t".join(row[:place] + row[place + 1 :]) for row in rows))
+    assert bank.load(path) == {CAT: captions}
+    assert {c.paraphrase for c in bank.load(bank.find("first"))[CAT]} == {0}
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "message"),
+    [
+        (1, {"paraphrase": "-1"}, r"row 3: paraphrase is '-1', expected a number from 0 to 99"),
+        (5, {"paraphrase": "0"}, r"row 7: pair 1 of Cat\|on\|Desk already has a negative .row 5.; remove one or"),
+        (
+            10,
+            {"paraphrase": "3"},
+            r"has no positive of paraphrase 2 of pair 2, negative of paraphrase 3 of pair 2; add",
+        ),
+        (5, {"asserts": "", "operation": "denial"}, r"row 7: paraphrase 1 of pair 1 .* '' by 'denial', but .*row 5"),
+        (5, {"operation": "attribute"}, r"row 7: .* by 'attribute', but .* all make one claim: correct it"),
+    ],
+)
+def test_bad_paraphrases_are_named(tmp_path, number, change, message):
+    captions = sorted(worded(CAT), key=lambda c: (c.pair, c.paraphrase))
+    rows = [c.as_features() for c in captions]
+    rows[number] |= change
+    lines = ["\t".join(str(row[column]) for column in bank.COLUMNS) for row in rows]
+    (tmp_path / "bank.tsv").write_text("\n".join(["\t".join(bank.COLUMNS), *lines]))
+    with pytest.raises(bank.BadBank, match=message):
+        bank.load(tmp_path / "bank.tsv")
+
+
+def test_paraphrase_in_the_words_of_another_is_refused(tmp_path):
+    captions = list(worded(CAT))
+    captions[8] = dataclasses.replace(captions[8], text=captions[4].text)
+    bank.save(tmp_path / "bank.tsv", {CAT: tuple(captions)})
+    with pytest.raises(bank.BadBank, match=r"row 6: paraphrase 1 of pair 1 of .* repeats the text of row 8; write it"):
+        bank.load(tmp_path / "bank.tsv")
+
+
+def test_claim_is_read_from_the_fixed_wording_only():
+    """The words of paraphrase 1 show another operation than the slot's, which a fixed wording may not."""
+    texts = {
+        0: ("The cat is on the desk.", "The cat is under the desk."),
+        1: ("Were the desk moved, the cat would go with it.", "Were the desk moved, the cat would not go with it."),
+    }
+    claims = (CAT, Triplet("Cat", "under", "Desk"))
+
+    def problems(paraphrase: int, wording: int) -> list[str]:
+        sides = zip(texts[wording], ("positive", "negative"), claims, ("", "relation"), strict=True)
+        pair = (Caption(t, "complex", p, 1, CAT, asserts, by, "plain", paraphrase) for t, p, asserts, by in sides)
+        return [problem for _, problem in checks.pairs(tuple(pair))]
+
+    assert problems(0, 0) == problems(1, 1) == []
+    assert problems(0, 1) == ["operation is 'relation', but the text shows 'denial'"]
+    texts[2] = ("The cat is on a desk.", "A cat is on the desk.")
+    assert problems(1, 2) == ["has the words of its positive"]
+
+
+def test_plural_of_a_noun_mentions_its_class():
+    triplet = Triplet("Man", "holds", "Wine glass")
+    assert parse.mentions("Of all the wine glasses, the man has one.", triplet) == {"Man", "Wine glass"}
+
+
+def test_audit_reports_the_fixed_wording_and_all_wordings(tmp_path):
+    captions = {triplet: worded(triplet) for triplet in (CAT, DOG)}
+    fixed = {triplet: of_triplet[:8] for triplet, of_triplet in captions.items()}
+    assert attack_report.bank_pairs(captions) == attack_report.bank_pairs(fixed)
+    assert audit.complex_pairs(captions) == audit.complex_pairs(fixed)
+    every = attack_report.all_pairs(captions)
+    assert len(every) == 2 * (2 + 3 + 2) and {pair.group for pair in every} == {str(CAT), str(DOG)}
+    bank.save(tmp_path / "bank.tsv", captions)
+    with pytest.raises(UserError, match="problems"):  # brackets are markup
+        audit.main(["--bank", str(tmp_path / "bank.tsv"), "--out", str(tmp_path)])
+    report = (tmp_path / "report.md").read_text()
+    assert "32 captions of 2 triplets, 16 of them paraphrase 0; " in report
+    rows = [line.strip("| ").split(" | ")[:2] for line in report[report.index("### All paraphrases") :].splitlines()]
+    assert [row for row in rows if row[0] in ("masked", "raw", "style")] == [
+        [v, "14"] for v in ("masked", "raw", "style")
+    ]
+
+
+def test_review_page_has_each_wording_beside_the_others():
+    page = review.page({CAT: worded(CAT)})
+    listed = json.loads(re.search(r'id="rows">(.*?)</script>', page, re.DOTALL)[1])
+    found = [(row["pair"], row["paraphrase"]) for row in listed]
+    assert found[::2] == found[1::2] == sorted(PAIRS)
+
+
+# ---- The builder and the release -------------------------------------------------------------------------------------
+
+
+def written(*rejected: str, shown=(CAT,)):
+    captions = {CAT: worded(CAT)}
+    return Writer(captions, frozenset((CAT, text) for text in rejected), seed=0).captions(CAT, shown)
+
+
+def test_rejected_paraphrases_are_left_out_and_the_others_numbered_again():
+    captions = worded(CAT)
+    text = {(c.pair, c.paraphrase): c.text for c in captions[::2]}
+    assert written() == captions
+    kept = written(text[2, 1], text[3, 0])
+    assert slots(kept) == [(0, 0), (1, 0), (2, 0), (3, 0), (1, 1), (2, 1)]
+    assert [c.text for c in kept[::2] if c.pair > 1] == [text[2, 0], text[3, 1], text[2, 2]]
+    assert [c.polarity for c in kept] == ["positive", "negative"] * 6
+
+
+def test_grammar_writes_one_wording_of_a_pair_that_has_no_other():
+    captions = worded(CAT)
+    negatives = [c.text for c in captions[1::2] if c.pair == 1]
+    kept = written(*negatives)
+    assert slots(kept) == [slot for slot in PAIRS if slot != (1, 1)]
+    assert not {c.text for c in captions if c.pair == 1} & {c.text for c in kept}
+    assert [c for c in kept if c.pair != 1] == [c for c in captions if c.pair != 1]
+
+
+def test_all_wordings_of_a_negative_that_an_image_shows_are_replaced():
+    claims = {c.pair: c.asserts for c in worded(CAT)[1:8:2]}
+    false = next(claim for pair, claim in claims.items() if pair and claim)
+    replaced = {pair for pair, claim in claims.items() if claim == false}
+    kept = written(shown=(CAT, false))
+    assert all(c.asserts != false for c in kept)
+    assert slots(kept) == [(pair, paraphrase) for pair, paraphrase in PAIRS if not paraphrase or pair not in replaced]
+
+
+def rows(captions) -> dict:
+    """The ``captions`` of a decoded example with these captions in one group."""
+    found = numbered([captions])
+    columns = {name: [row[name] for row in found] for name in found[0]}
+    columns |= {"kind": list(map(KINDS.index, columns["kind"]))}
+    return columns | {"polarity": list(map(POLARITIES.index, columns["polarity"]))}
+
+
+def test_dataset_is_read_with_and_without_the_column():
+    example = {"image_id": b"a", "captions": rows(worded(CAT))}
+    (read,) = prepared.caption_groups(example)
+    assert read == Group.from_triplet(worded(CAT))
+    assert [len(c.paraphrases) for c in read.positives] == [len(c.paraphrases) for c in read.negatives] == [0, 1, 2, 1]
+    assert read.positives[2].paraphrases == tuple(reworded(read.positives[2].text, n) for n in (1, 2))
+    old = {"image_id": b"a", "captions": rows(worded(CAT)[:8])}
+    with_column = prepared.caption_groups(old)
+    del old["captions"]["paraphrase"]
+    assert prepared.caption_groups(old) == with_column
+    example["captions"]["paraphrase"][8] = 2
+    with pytest.raises(UserError, match=r"image 'a': paraphrase 2 .* does not follow paraphrase 1 of its pair"):
+        prepared.caption_groups(example)
+
+
+def test_release_before_the_column_is_read(tmp_path):
+    """Its rows lack the field; the reader gives 0."""
+    captions = [{k: str(v) if k == "triplet" else v for k, v in row.items()} for row in numbered([worded(CAT)[:8]])]
+    for row in captions:
+        del row["paraphrase"]
+    texts = dict.fromkeys(("license", "author", "source_url"), "")
+    record = {"image_id": "a", **texts, "objects": [], "relations": [], "captions": captions}
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.Table.from_pylist([record]), tmp_path / "data" / "test-00000-of-00001.parquet")
+    (example,) = release.read(tmp_path, "test")
+    assert example["captions"]["paraphrase"] == [0] * 8
+    assert [text.decode() for text in example["captions"]["text"]] == [c.text for c in worded(CAT)[:8]]
+
+
+# ---- Training --------------------------------------------------------------------------------------------------------
+
+
+def split(text: str) -> tuple[str, int]:
+    """The fixed wording of a text of ``reworded``, and its paraphrase."""
+    fixed, _, number = text.partition(" [")
+    return fixed, int(number[:-1]) if number else 0
+
+
+def is_uniform(seen, outcomes) -> bool:
+    """Whether exactly these outcomes occur, with equal probabilities (chi-squared, p > 0.001)."""
+    counts = dict.fromkeys(outcomes, 0)
+    for outcome in seen:
+        counts[outcome] += 1
+    return chisquare(list(counts.values())).pvalue > 0.001
+
+
+FROM_CAPTIONS = [name for name, of in RECIPES.items() if not (of.rewrite or of.rewrite_to_negative or of.swaps)]
+
+
+@pytest.mark.parametrize("name", FROM_CAPTIONS)
+def test_paraphrases_are_drawn_after_the_captions_and_uniformly(name):
+    """With one wording of each, the same captions are sampled from the same draws."""
+    images = [0] * 3000
+    many, one = (sampled_texts(recipe(name), items(wordings=n), images) for n in (3, 1))
+    assert [tuple([split(text)[0] for text in side] for side in both) for both in many] == one
+    drawn = [tuple(split(text)[1] for side in both for text in side) for both in many]
+    columns = len(drawn[0]) // 2 if recipe(name).paired else len(drawn[0])
+    if recipe(name).paired:
+        assert all(both[:columns] == both[columns:] for both in drawn)
+    assert is_uniform([both[:columns] for both in drawn], itertools.product(range(3), repeat=columns))
+
+
+def test_draws_are_those_of_numpy():
+    """A positive and a negative, not paired: the captions, then their wordings, without a draw where there is one."""
+    wordings = {0: 1, 1: 4, 2: 3, 3: 1}
+    sides = [
+        [
+            tables.Caption(f"{s} {p}", pair=p, paraphrases=[f"{s} {p} [{n}]" for n in range(1, wordings[p])])
+            for p in range(4)
+        ]
+        for s in "+-"
+    ]
+    table, which = collect("mine", [("a", [Group(*sides)])]), Recipe(positives=1, negatives=1)
+    for position, ([positive], [negative]) in enumerate(sampled_texts(which, table, [0] * 200)):
+        rng = generator(0, 1, position)
+        chosen = [int(rng.integers(4)), int(rng.integers(4))]
+        paraphrases = [int(rng.integers(wordings[p])) if wordings[p] > 1 else 0 for p in chosen]
+        expected = [reworded(f"{s} {p}", n) for s, p, n in zip("+-", chosen, paraphrases, strict=True)]
+        assert [positive, negative] == expected
+
+
+def test_pair_has_the_paraphrases_that_both_captions_have():
+    table = collect(
+        "mine",
+        [
+            (
+                "a",
+                [
+                    Group(
+                        [tables.Caption("+", paraphrases=["+ [1]"])],
+                        [tables.Caption("-"), tables.Caption("- 2", pair=1)],
+                    )
+                ],
+            )
+        ],
+    )
+    for positives, negatives in sampled_texts(recipe("one_pair"), table, [0] * 50):
+        assert positives == ["+"] and negatives[0] in ("-", "- 2")
+
+
+def test_counts_are_those_of_captions_not_of_wordings():
+    for name in FROM_CAPTIONS:
+        assert recipe(name).check(items(wordings=3)) == recipe(name).check(items())
+    assert items(wordings=3).positives.starts_G1.tolist() == items().positives.starts_G1.tolist()
+    assert items().positives.paraphrases is None
+
+
+def test_every_wording_asserts_what_the_caption_does():
+    one, many = items(), items(wordings=3)
+    assert many.facts == one.facts and [row.tolist() for row in map(many.shows.__getitem__, range(12))] == [
+        row.tolist() for row in map(one.shows.__getitem__, range(12))
+    ]
+    asserted = {text: set(one.asserts[n].tolist()) for n, text in enumerate(one.texts)}
+    assert len(many.texts) == 3 * len(one.texts)
+    assert all(set(many.asserts[n].tolist()) == asserted[split(text)[0]] for n, text in enumerate(many.texts))
+
+
+@pytest.fixture(scope="module")
+def clip():
+    texts = [reworded(text, n) for captions in TRIPLETS.values() for text, _ in captions for n in range(3)]
+    return processor("clip", sorted(set(texts)))
+
+
+def planner(clip, table, shards: int = 1) -> Planner:
+    return Planner([Part(table, recipe("two_pairs"))], clip, batch_size=4, shards=shards, seed=7, trim_eos=1)
+
+
+def test_batch_is_a_function_of_seed_and_step_on_any_number_of_devices(clip):
+    table = items(wordings=3)
+    again = planner(clip, table)
+    plans = {step: planner(clip, table).plan(step) for step in (5, 0, 3)}
+    for step in range(6):
+        plan = again.plan(step)  # one after another, and in any order after a restart
+        if step in plans:
+            jax.tree.map(np.testing.assert_array_equal, tuple(plan)[1:], tuple(plans[step])[1:])
+        texts = again.texts(step)
+        assert sorted(texts) == sorted(planner(clip, table, shards=4).texts(step)) and len(texts) == len(set(texts))
+    assert {split(text)[1] for step in range(6) for text in again.texts(step)} == {0, 1, 2}
+
+
+def test_batches_of_a_dataset_before_the_column_are_unchanged(clip):
+    """The same examples with ``paraphrase`` 0 everywhere, and without it."""
+    both = []
+    for version in (2, 3):
+        examples = []
+        for n in range(12):
+            groups = [rows(grammar.write(Triplet.parse(t), np.random.default_rng(0))) for t in SHOWN[n % 4]]
+            columns = {name: list(itertools.chain.from_iterable(g[name] for g in groups)) for name in groups[0]}
+            columns["group"] = np.repeat(range(len(groups)), 8).tolist()
+            if version == 2:
+                del columns["paraphrase"]
+            examples.append((f"image{n}", prepared.caption_groups({"image_id": b"x", "captions": columns})))
+        both.append(collect("tiny", examples))
+    assert both[0].texts == both[1].texts and both[1].negatives.paraphrases is None
+    for step in range(4):
+        old, new = (planner(clip, table).plan(step) for table in both)
+        jax.tree.map(np.testing.assert_array_equal, tuple(old)[1:], tuple(new)[1:])

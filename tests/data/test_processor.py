@@ -1,0 +1,312 @@
+"""Tokenizers and image preprocessing against OpenCLIP and transformers."""
+
+import dataclasses
+import io
+import json
+import random
+import string
+
+import numpy as np
+import open_clip
+import pytest
+import tokenizers
+import transformers
+from PIL import Image
+
+from naturel_jax.data.images.decode import open_image
+from naturel_jax.data.text.processor import CLEANERS, Processor, from_scratch
+from naturel_jax.data.text.tokenizer import train_tokenizer
+from naturel_jax.models.families import FAMILIES
+from naturel_jax.models.presets import preset
+from naturel_jax.models.two_tower import Model, normalize
+from naturel_jax.weights import hub, processor_files
+from tests.helpers.image_files import photo
+from tests.helpers.model_files import random_params, sentencepiece_model
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.photos import MAX_PIXELS
+
+WORDS = (
+    "the a cat dog table under on person holds guitar horse left right of chair ball red small bottle woman man rides",
+    "bicycle near isn't it's they're O'Neill café naïve Zürich 3rd 2024 1,000 £5 semi-detached snake_case ÀÉÎ straße",
+)
+ODD = [
+    "",
+    " ",
+    "  two  spaces \t and\nlines ",
+    "😀 a cat 👩‍👩‍👧 with 🏳️‍🌈 flags",
+    "日本語の説明文 と 犬",
+    "Ελληνικά ΣΊΣΥΦΟΣ",
+    "кошка под столом",
+    "\u201ccurly quotes\u201d and \u2018these\u2019 \u2014 dashes\u2026",
+    "fish &amp; chips &lt;3",
+    "cafe\u0301 is café",
+    "\ufb01ne \ufb02our \uff11\uff12 \uff21\uff22",
+    "a" * 300,
+    "the cat is under the table " * 100,  # 600 words
+    "don't stop_now: it's 5 o'clock!!! (really?)",
+    "\u00a0non\u2003breaking\u3000spaces",
+    "#hashtag @user http://x.y/z?q=1&r=2",
+]
+CLIP, SIGLIP = FAMILIES["clip"], FAMILIES["siglip"]
+
+
+def captions(count: int = 1000) -> list[str]:
+    rng, words = random.Random(0), " ".join(WORDS).split()
+    sentences = [" ".join(rng.choices(words, k=rng.randint(1, 25))) for _ in range(count - len(ODD))]
+    punctuated = [text.capitalize() + rng.choice(string.punctuation) for text in sentences]
+    return ODD + punctuated
+
+
+@pytest.fixture(scope="module")
+def clip_processor() -> Processor:
+    return Processor(context=77, size=224, **processor_files.openai_tokenizer(hub.clip_vocabulary(), 77), **CLIP.pixels)
+
+
+@pytest.fixture(scope="module")
+def siglip_folder(tmp_path_factory):
+    """A folder with a tokenizer file like SigLIP's."""
+    folder = tmp_path_factory.mktemp("siglip")
+    (folder / "spiece.model").write_bytes(sentencepiece_model(captions()[len(ODD) :], 160))
+    return folder
+
+
+def ends(tokens: np.ndarray, padding: int, end: int) -> np.ndarray:
+    """``tokens`` with everything after the first ``end`` replaced by ``padding``: OpenCLIP pads with 0, transformers
+    with the end token."""
+    out = tokens.copy()
+    for row in out:
+        row[np.argmax(row == end) + 1 :] = padding
+    return out
+
+
+def test_clip_ids_match_openclip(clip_processor):
+    """OpenCLIP uses OpenAI's tokenizer, which fixes mojibake, resolves HTML entities and lowercases."""
+    ours, theirs = clip_processor.tokenize(captions()), open_clip.SimpleTokenizer()(captions()).numpy()
+    np.testing.assert_array_equal(ends(ours, 0, 49407), theirs)
+
+
+def test_texts_are_cleaned_as_by_openclip():
+    """Random texts of ASCII, control characters, entities and others, against its function."""
+    rng, letters = random.Random(0), [*map(chr, range(160)), "&amp;", "&#39;", "&", "é", "â€™", "\u2019", "ﬁ", "\u200b"]
+    texts = ["".join(rng.choices(letters[32:127], k=rng.randint(0, 30))) for _ in range(3000)]
+    texts += ["".join(rng.choices(letters, k=rng.randint(0, 30))) for _ in range(1000)]
+    clean = open_clip.tokenizer.get_clean_fn("whitespace")
+    assert [CLEANERS["openclip_whitespace"](text) for text in texts] == [clean(text) for text in texts]
+
+
+def test_clip_ids_match_transformers(clip_processor, tmp_path):
+    """With the same vocabulary, read from vocab.json and merges.txt, and from tokenizer.json."""
+    state = json.loads(clip_processor.tokenizer)["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(state["vocab"]), "utf-8")
+    merges = "\n".join(" ".join(pair) for pair in state["merges"])
+    (tmp_path / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", "utf-8")
+    theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path)
+    expected = theirs(captions(), padding="max_length", truncation=True, max_length=77, return_tensors="np")[
+        "input_ids"
+    ]
+    text = processor_files.tokenizer(tmp_path, CLIP, 77)
+    np.testing.assert_array_equal(Processor(context=77, size=224, **text, **CLIP.pixels).tokenize(captions()), expected)
+    theirs.save_pretrained(tmp_path / "saved")
+    text = processor_files.tokenizer(tmp_path / "saved", CLIP, 77)
+    np.testing.assert_array_equal(Processor(context=77, size=224, **text, **CLIP.pixels).tokenize(captions()), expected)
+
+
+@pytest.mark.parametrize("context", [16, 64])
+def test_siglip_ids_match_transformers(siglip_folder, context):
+    theirs = transformers.SiglipTokenizer(vocab_file=str(siglip_folder / "spiece.model"))
+    expected = theirs(captions(), padding="max_length", truncation=True, max_length=context, return_tensors="np")[
+        "input_ids"
+    ]
+    text = processor_files.tokenizer(siglip_folder, SIGLIP, context)
+    processor = Processor(context=context, size=224, **text, **SIGLIP.pixels)
+    ours = processor.tokenize(captions())
+    np.testing.assert_array_equal(ours, expected)
+    assert (ours[:, -1] == 1).all()  # truncated texts also end in the end token
+    assert Processor(**json.loads(json.dumps(processor.to_dict()))) == processor
+
+
+def test_siglip_export_keeps_its_sentencepiece_model(siglip_folder, tmp_path):
+    text = processor_files.tokenizer(siglip_folder, SIGLIP, 64)
+    processor_files.write(tmp_path, Processor(context=64, size=224, **text, **SIGLIP.pixels), SIGLIP)
+    assert (tmp_path / "spiece.model").read_bytes() == (siglip_folder / "spiece.model").read_bytes()
+    theirs = transformers.AutoProcessor.from_pretrained(tmp_path)
+    assert isinstance(theirs.tokenizer, transformers.SiglipTokenizer)
+    assert theirs.tokenizer.model_max_length == 64
+
+
+def test_siglip2_texts_are_lowercased_and_end_in_the_end_token(tmp_path):
+    """Gemma's tokenizer files, as published with SigLIP 2, do neither by themselves (transformers issue 43101)."""
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *string.ascii_lowercase, *string.ascii_uppercase]
+    vocab = {word: i for i, word in enumerate([*words, "ca", "cat", "▁cat"])}
+    merges = [("c", "a"), ("ca", "t"), ("▁", "cat")]
+    transformers.GemmaTokenizer(vocab=vocab, merges=merges, padding_side="right").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps(config | {"add_bos_token": False, "add_eos_token": True})
+    )
+    text = processor_files.tokenizer(tmp_path, SIGLIP, 8)
+    ours = Processor(context=8, size=224, **text, **SIGLIP.pixels).tokenize(["A Cat", "cat " * 20])
+    reference = transformers.Siglip2Tokenizer(vocab=vocab, merges=merges)
+    expected = [reference.encode(t, add_special_tokens=False) for t in ("A Cat", "cat " * 20)]
+    assert ours[0].tolist() == [*expected[0], 1, *[0] * (7 - len(expected[0]))]
+    assert ours[1].tolist() == [*expected[1][:7], 1]
+
+
+SIZES = [(640, 425), (425, 640), (1024, 683), (500, 500), (225, 1000), (100, 80)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_images_match_transformers_pil_backend(clip_processor, size):
+    data = photo(*size)
+    image = Image.open(io.BytesIO(data))
+    clip = transformers.CLIPImageProcessorPil()(image, return_tensors="np")["pixel_values"][0]
+    ours = normalize(clip_processor.image(data)[None], clip_processor.mean, clip_processor.std)[0]
+    np.testing.assert_allclose(ours.transpose(2, 0, 1), clip, atol=2e-6)
+    siglip = dataclasses.replace(clip_processor, **SIGLIP.pixels)
+    theirs = transformers.SiglipImageProcessorPil(resample=2)(image, return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(
+        normalize(siglip.image(data)[None], siglip.mean, siglip.std)[0].transpose(2, 0, 1), theirs, atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("size", [*SIZES, (640, 424), (297, 224), (299, 224), (224, 301)])
+def test_images_match_openclips_transform(clip_processor, size):
+    """Including margins of 73, 75 and 77 pixels, half of which is 36.5, 37.5 and 38.5."""
+    data = photo(*size)
+    transform = open_clip.image_transform(224, is_train=False)
+    theirs = transform(Image.open(io.BytesIO(data))).numpy()
+    processor = dataclasses.replace(clip_processor, centre="round")
+    ours = normalize(processor.image(data)[None], processor.mean, processor.std)[0]
+    np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs, atol=2e-6)
+
+
+def test_boxes_are_cropped_before_resizing(clip_processor):
+    data = photo(300, 200, form="PNG")
+    box = (30, 20, 254, 200)
+    cropped = io.BytesIO()
+    Image.open(io.BytesIO(data)).crop(box).save(cropped, "PNG")
+    np.testing.assert_array_equal(clip_processor.image(data, box), clip_processor.image(cropped.getvalue()))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
+def test_images_are_converted_to_rgb_before_resizing(clip_processor, mode):
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(photo(60, 50))).convert(mode).save(buffer, "JPEG" if mode in ("L", "CMYK") else "PNG")
+    expected = Image.open(buffer).convert("RGB")
+    again = io.BytesIO()
+    expected.save(again, "PNG")
+    np.testing.assert_array_equal(clip_processor.image(buffer.getvalue()), clip_processor.image(again.getvalue()))
+
+
+def odd_images() -> dict[str, bytes]:
+    """Images with transparency, with a palette, and with both, in all ways that PNG has."""
+    photo_RGB = Image.open(io.BytesIO(photo(233, 181)))
+    alpha = Image.linear_gradient("L").resize(photo_RGB.size)
+    images = {mode: photo_RGB.convert(mode) for mode in ("1", "L", "LA", "RGB", "RGBA")}
+    for mode in ("LA", "RGBA"):
+        images[mode].putalpha(alpha)
+    images["P"] = photo_RGB.quantize(32)
+    keys = {
+        "P and one color": ("P", 3),
+        "P and alpha": ("P", bytes(range(0, 256, 8))),
+        "RGB and a color": ("RGB", (0, 0, 0)),
+    }
+    found = {}
+    for name, (mode, key) in {**{mode: (mode, None) for mode in images}, **keys}.items():
+        buffer = io.BytesIO()
+        images[mode].save(buffer, "PNG", **({} if key is None else {"transparency": key}))
+        found[name] = buffer.getvalue()
+    return found
+
+
+@pytest.mark.parametrize(("name", "data"), odd_images().items(), ids=odd_images())
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")  # OpenCLIP's
+def test_transparency_and_palettes_as_in_each_library(clip_processor, name, data):
+    """transformers composites on white, OpenCLIP resizes before it converts, big_vision and the benchmarks' code drop
+    the alpha channel first."""
+
+    def opened() -> Image.Image:
+        return Image.open(io.BytesIO(data))
+
+    for fields, theirs in (
+        (
+            {"to_rgb": "on_white"},
+            transformers.CLIPImageProcessorPil()(opened(), return_tensors="np")["pixel_values"][0],
+        ),
+        ({"to_rgb": "last", "centre": "round"}, open_clip.image_transform(224, is_train=False)(opened()).numpy()),
+    ):
+        processor = dataclasses.replace(clip_processor, **fields)
+        ours = normalize(processor.image(data)[None], processor.mean, processor.std)[0]
+        np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs, atol=2e-6, err_msg=f"{name} {fields}")
+    first = io.BytesIO()
+    opened().convert("RGB").save(first, "PNG")
+    expected = clip_processor.image(first.getvalue())
+    np.testing.assert_array_equal(
+        dataclasses.replace(clip_processor, to_rgb="last").for_benchmarks().image(data), expected
+    )
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"<html>", photo(60, 50)[:40], b"\xff\xd8" + b"\0" * 50])
+def test_bad_images_are_rejected(clip_processor, data):
+    with pytest.raises(UserError, match="not a readable image"):
+        clip_processor.image(data)
+
+
+def test_decompression_bombs_are_rejected_before_decoding():
+    """JPEG and PNG headers that claim more pixels than the limit."""
+    jpeg = bytearray(photo(64, 64))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = (60000).to_bytes(2, "big") * 2
+    with pytest.raises(UserError, match="exceeds limit"):
+        open_image(bytes(jpeg))
+    buffer = io.BytesIO()
+    Image.new("1", (9000, MAX_PIXELS // 9000 + 1)).save(buffer, "PNG")
+    with pytest.raises(UserError, match="the limit is"):
+        open_image(buffer.getvalue())
+
+
+@pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
+def test_a_processor_from_scratch_fits_its_model(name):
+    config = preset(name)
+    processor = from_scratch(config, captions())
+    ids = processor.tokenize(["A red ball!", "a cat"])
+    assert ids.shape == (2, config.text.context) and ids.max() < config.text.vocab
+    assert (ids == 1).any(axis=1).all()  # the end token, where CLIP pools
+    pixels = normalize(processor.image(photo(160, 120))[None], processor.mean, processor.std)
+    assert pixels.shape == (1, config.image.size, config.image.size, 3) and np.abs(pixels).max() <= 1
+    embedded = Model(config).encode_text(random_params(config), ids)
+    assert embedded.shape == (2, config.embed_dim)
+
+
+@pytest.mark.parametrize(("family", "pad"), [("clip", "<|endoftext|>"), ("siglip", "</s>")])
+def test_trained_tokenizers_follow_their_familys_conventions(family, pad):
+    tok = tokenizers.Tokenizer.from_str(train_tokenizer(family, captions(), 400, 12))
+    assert tok.token_to_id(pad) == 1 and tok.get_vocab_size() <= 400
+    processor = Processor(tok.to_str(), 12, 48, **FAMILIES[family].pixels)
+    upper, lower, long = processor.tokenize(["A Red Ball!", "a red ball!", "cat " * 50])
+    assert upper.tolist() == lower.tolist()
+    assert long[-1] == 1 and (lower == 1).sum() >= 1
+    if family == "clip":
+        assert lower[0] == 0
+    assert processor.tokenize([]).shape == (0, 12)
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_tokenizer_training_is_deterministic(family):
+    """Runs with the same seed must have the same tokens, but the libraries' trainers use randomly seeded hashes."""
+    assert len({train_tokenizer(family, captions(), 400, 12) for _ in range(3)}) == 1
+
+
+def test_processor_rejects_unknown_values(clip_processor):
+    with pytest.raises(UserError, match=r"processor\.resize is 'pad': expected one of short, square"):
+        dataclasses.replace(clip_processor, resize="pad")
+
+
+def test_tokenizer_without_its_own_tokens_is_rejected(clip_processor):
+    """The library finds it out when it meets such a text: an Exception, or a panic, which is none."""
+    tokenizer = json.loads(clip_processor.tokenizer)
+    tokenizer["model"]["unk_token"] = "absent"
+    tokenizer["model"]["vocab"].pop("c")
+    broken = dataclasses.replace(clip_processor, tokenizer=json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"processor\.tokenizer: not a tokenizer \("):
+        broken.tokenize(["cqxz"])

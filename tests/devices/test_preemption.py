@@ -1,0 +1,211 @@
+"""SIGTERM and Ctrl-C in evaluations, while drawing data, and between the parts of a suite. ``test_training_processes``
+has the training loop, ``test_kills`` random moments."""
+
+import http.server
+import importlib
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+
+import pytest
+from etils import epath
+
+from naturel_jax import config as c
+from naturel_jax.benchmarks.benchmark import Image
+from naturel_jax.checkpoints import checkpoint
+from naturel_jax.data import datasets
+from naturel_jax.data.text.processor import from_scratch
+from naturel_jax.devices import preemption
+from naturel_jax.evaluators.embed import Encoder
+from naturel_jax.models.presets import preset
+from naturel_jax.models.two_tower import Model
+from naturel_jax.storage import read_json_lines
+from naturel_jax.training import run
+from tests.helpers import benchmark_files, tiny_config
+from tests.helpers.suite_config import WORLD
+from tests.helpers.worlds import Run, data_dir, wait_for
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import Stopped
+from tfds_naturel.naturel import Naturel, scenes
+from tfds_naturel.scenes import twins
+from tfds_naturel.scenes.scene import VERSION
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.fixture
+def handled():
+    """The handler is installed in this process."""
+    preemption.install_handler()
+    yield
+    importlib.reload(preemption)
+
+
+class Cut(Exception):
+    """An interruption of a test's own."""
+
+
+def cut_after(calls: int):
+    """A check that raises Cut once it has been called more often than ``calls`` times."""
+    counted = Counter[str]()
+
+    def check() -> None:
+        counted["calls"] += 1
+        if counted["calls"] > calls:
+            raise Cut
+
+    return check
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_stop_request_stays_and_a_second_signal_kills(number, handled):
+    preemption.check()
+    assert not preemption.stop_requested()
+    signal.raise_signal(number)
+    assert preemption.stop_requested() and preemption.stop_requested()
+    for _ in range(2):  # the next part of a suite stops as well
+        with pytest.raises(Stopped, match="run the same command again to continue"):
+            preemption.check()
+    assert [signal.getsignal(n) for n in SIGNALS] == [signal.SIG_DFL] * 2
+
+
+def test_stopped_process_starts_no_other_run(handled, tmp_path):
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        run.run(c.load(tiny_config.get_config()), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_work_of_other_threads_does_not_make_the_main_thread_interruptible(handled, monkeypatch):
+    """Two that overlap, so that the one which began first ends first."""
+    monkeypatch.setattr(cli, "leave", lambda code: pytest.fail("the process was ended"))
+    entered, leave = [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)]
+
+    def work(n: int) -> None:
+        with preemption.interruptible():
+            entered[n].set()
+            leave[n].wait(60)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
+    for thread, event in zip(threads, entered, strict=True):
+        thread.start()
+        assert event.wait(60)
+    for thread, event in zip(threads, leave, strict=True):
+        event.set()
+        thread.join()
+    signal.raise_signal(signal.SIGTERM)
+    assert preemption.stop_requested()
+
+
+def test_without_the_handler_signals_keep_their_meaning():
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    preemption.check()
+    assert not preemption.stop_requested()
+
+
+def test_evaluation_stops_between_batches(handled):
+    model, read = preset("tiny-clip"), []
+
+    def image(number: int, data: bytes) -> Image:
+        def read_bytes() -> bytes:
+            read.append(number)
+            if number == 9:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return data
+
+        return Image(f"{number}", read_bytes)
+
+    encoder = Encoder(Model(model), from_scratch(model, ["a cat"]), batch_size=16)
+    with pytest.raises(Stopped):
+        encoder.images({}, [image(n, benchmark_files.png(n)) for n in range(1000)])
+    assert len(read) < 100  # one batch, and what was prefetched
+
+
+def test_interrupted_drawing_leaves_nothing_and_the_next_one_is_complete(tmp_path):
+    with pytest.raises(Cut):
+        Naturel(config=scenes(WORLD), data_dir=os.fspath(tmp_path), check=cut_after(100)).download_and_prepare()
+    assert not [*tmp_path.glob(f"naturel/{WORLD.name}/*")]
+    builder = Naturel(config=scenes(WORLD), data_dir=os.fspath(tmp_path), check=cut_after(sum(WORLD.sizes)))
+    builder.download_and_prepare()
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == dict(
+        zip(("train", "validation", "test", "test_unseen_triplets"), WORLD.sizes, strict=True)
+    )
+
+
+def test_twins_interrupted_at_any_item_are_then_complete(tmp_path):
+    def content(folder):
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    twins.write(whole, WORLD, 0, 2)
+    for calls in (1, 3, 9):
+        with pytest.raises(Cut):
+            twins.write(cut, WORLD, 0, 2, cut_after(calls))
+        assert not (cut / "README.md").exists()
+    twins.write(cut, WORLD, 0, 2)
+    assert content(cut) == content(whole)
+
+
+def test_only_one_process_writes_data_and_one_that_waits_can_be_stopped(tmp_path, handled, caplog):
+    folder = tmp_path / "twins" / "scenes" / VERSION
+    folder.mkdir(parents=True)
+    now = time.time()
+    holder = {"token": "t", "host": "elsewhere", "process": 7, "since": now, "heartbeat": now}
+    (folder / "lease.json").write_text(json.dumps(holder))
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Stopped), caplog.at_level("INFO", datasets.__name__):
+        datasets.twins_directory(str(tmp_path), "scenes")
+    assert [path.name for path in folder.iterdir()] == ["lease.json"]
+    assert "is in use by process 7 on elsewhere" in caplog.text
+
+
+def test_stop_while_drawing_ends_the_run(tmp_path):
+    drawing = Run(tmp_path / "run", config=f"suite_config.py:{tmp_path}/data")
+    parts = tmp_path / "data" / "naturel" / WORLD.name
+    wait_for(drawing, lambda: [*parts.glob("incomplete*")])
+    drawing.process.terminate()
+    assert drawing.wait() == cli.STOPPED, drawing.output()
+    assert not [*parts.iterdir()] and "Traceback" not in drawing.output()
+
+
+def test_stop_while_downloading_ends_the_run_at_once_and_leaves_no_lease(tmp_path):
+    requests = []
+
+    class Silent(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(self.path)
+            time.sleep(60)
+
+        do_HEAD = do_GET
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_DOWNLOAD_TIMEOUT": "60"}
+        run = Run(tmp_path / "run", "--config.preset=", "--config.init=hf:owner/tiny", env=hub)
+        wait_for(run, lambda: requests)
+        run.process.terminate()
+        assert run.wait() == cli.STOPPED, run.output()  # not 2, as after waiting for the silent hub
+        server.shutdown()
+    assert "Traceback" not in run.output() and not (tmp_path / "run" / "lease.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("evaluation", "step"), [(1, 0), (2, 10), (3, 20)])
+def test_stop_in_an_evaluation_keeps_all_steps_and_the_evaluation_is_made_once(evaluation, step, tmp_path):
+    data = f"--config.data.dir={data_dir()}"
+    first = Run(tmp_path / "run", data, config=f"stopped_config.py:{evaluation}")
+    assert first.wait() == cli.STOPPED, first.output()
+    assert checkpoint.saved_steps(tmp_path / "run") == ([10] if step == 10 else [15, 20] if step == 20 else [])
+    assert not (tmp_path / "run" / "scores.json").exists()
+    second = Run(tmp_path / "run", data, config="stopped_config.py:99").finish()
+    assert (f"from step {step}" in second) == (step > 0)
+    rows = read_json_lines(epath.Path(tmp_path) / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 21))
+    assert [row["step"] for row in rows if "naturel/simple" in row] == [0, 10, 20]
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,77 @@
+"""The chart of what exchanges cost: its points are the estimates, and it is legible on any page."""
+
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib import colors
+from matplotlib.figure import Figure
+
+from naturel_jax.training.exchange import Sizes, costs
+from perf import exchange
+
+SIZES = ("TPU v5 lite", 768, [64, 512, 4096], [8, 1024])
+FIELDS = ("waiting", "memory")
+BLOCK = 4 * 768  # bytes of an embedding
+
+
+def lines(figure: Figure) -> dict[tuple[str, int], dict[str, np.ndarray]]:
+    """(field, chips) -> label -> the values of a line."""
+    panels = [(field, chips) for field in FIELDS for chips in SIZES[3]]
+    of_panel = [
+        {line.get_label(): line.get_ydata() for line in axis.lines if [*line.get_xdata()] == SIZES[2]}
+        for axis in figure.axes
+    ]
+    return dict(zip(panels, of_panel, strict=True))
+
+
+@pytest.fixture(scope="module")
+def figure() -> Figure:
+    return exchange.chart(*SIZES)
+
+
+def test_lines_are_the_estimates(figure):
+    for (field, chips), drawn in lines(figure).items():
+        known = [costs("TPU v5 lite", Sizes(chips, rows, rows, 768, 4096)) for rows in SIZES[2]]
+        expected = [[getattr(each[name], field) for each in known] for name in ("ring", "two_way_ring", "gather")]
+        assert [*drawn] == ["ring", "two-way ring", "gather"]
+        np.testing.assert_array_equal([*drawn.values()], expected)
+
+
+def test_gathering_is_drawn_as_docs_say(figure):
+    """The formulas of docs/losses.md for the sigmoid loss, with four links of 45 GB/s."""
+    for (field, chips), drawn in lines(figure).items():
+        for rows, value in zip(SIZES[2], drawn["gather"], strict=True):
+            tiles = 2 * 4 * rows * min(4096, chips * rows)
+            seconds, size = 4 * (chips - 1) * BLOCK * rows / (4 * 45e9), 2 * chips * BLOCK * rows + tiles
+            assert value == pytest.approx({"waiting": seconds, "memory": size}[field])
+
+
+def test_points_are_what_auto_becomes(figure):
+    """As the last column of the table in docs/losses.md: "gather" with 64 rows on a chip, then "two_way_ring"."""
+    for axis in figure.axes:
+        marked = {line.get_label(): line.get_markevery() for line in axis.lines if line.get_marker() == "o"}
+        assert marked == {"ring": [], "two-way ring": [1, 2], "gather": [0]}
+
+
+def test_image_has_a_title_and_the_table_as_its_description(figure):
+    image = exchange.svg(figure, "of a v5e", exchange.table(*SIZES))
+    assert image == exchange.svg(exchange.chart(*SIZES), "of a v5e", exchange.table(*SIZES)), "always the same bytes"
+    root = ElementTree.fromstring(image)
+    assert root.find("{*}title").text == "of a v5e"
+    description = root.find(".//{*}description").text
+    assert description.splitlines()[-2].split()[:5] == ["4,096", "8", "0.28", "0.14", "1.96"]
+    assert {text.text for text in root.iter("{http://www.w3.org/2000/svg}text")} >= {"1,024 chips", "gather", "64"}
+
+
+def test_lines_are_legible_on_light_and_dark_pages(figure):
+    """On a background of its own."""
+    assert colors.to_hex(figure.get_facecolor(), keep_alpha=True) == "#ffffffff"
+    for style in exchange.STYLES.values():
+        assert 1.05 / (luminance(style["color"]) + 0.05) >= 3, "WCAG 2.1, 1.4.11: of what is not text"
+
+
+def luminance(colour: str) -> float:
+    """Of WCAG 2."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colors.to_rgb(colour)]
+    return sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

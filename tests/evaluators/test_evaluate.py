@@ -1,0 +1,172 @@
+"""The command ``naturel_jax.evaluate``: parity with transformers item by item, its output, and invalid arguments."""
+
+import csv
+import dataclasses
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from naturel_jax import evaluate
+from naturel_jax.benchmarks import benchmark, registry
+from naturel_jax.evaluators import embed, results
+from naturel_jax.report import compare
+from tests.helpers import benchmark_files as files
+from tests.helpers.saved_models import write_model
+from tests.helpers.worlds import ROOT
+from tfds_naturel.common.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    """A folder with benchmark files and two models."""
+    root = tmp_path_factory.mktemp("evaluate")
+    files.winoground(root, items=4)
+    files.visual_genome(root, items=6)
+    files.sugarcrepe(root, items=3)
+    for name in ("tiny-clip", "tiny-siglip"):
+        write_model(root / name, name)
+    return root
+
+
+def run(root: Path, out: Path, *models: str, names=("winoground", "vg_relation", "sugarcrepe")) -> None:
+    evaluate.main(
+        [
+            "--models",
+            *models,
+            "--benchmarks",
+            *names,
+            "--benchmarks_dir",
+            str(root),
+            "--out",
+            str(out),
+            "--batch_size",
+            "8",
+        ]
+    )
+
+
+def torch_cosines(folder: Path, model: torch.nn.Module, item: benchmark.Item) -> np.ndarray:
+    """As in the benchmarks' scripts: crop, transformers' own processor, both towers, cosine."""
+    processor = transformers.AutoProcessor.from_pretrained(folder, use_fast=False)
+    images = [Image.open(io.BytesIO(image.read())).convert("RGB") for image in item.images]
+    images = [p.crop(image.box) if image.box else p for p, image in zip(images, item.images, strict=True)]
+    inputs = processor(
+        text=list(item.captions), images=images, return_tensors="pt", padding="max_length", truncation=True
+    )
+    with torch.no_grad():
+        output = model(**{name: value for name, value in inputs.items() if name in ("input_ids", "pixel_values")})
+    return (output.image_embeds @ output.text_embeds.T).numpy()
+
+
+@pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip", pytest.param("clip-b32", marks=pytest.mark.slow)])
+def test_cosines_match_transformers(folders, tmp_path, name):
+    model, _ = write_model(tmp_path / "model", name)
+    run(folders, tmp_path / "out", f"m={tmp_path / 'model'}")
+    for bench in registry.read(["winoground", "vg_relation", "sugarcrepe"], files=folders):
+        rows = results.load_items(tmp_path / "out", "m", bench.name)
+        assert [row["id"] for row in rows] == [item.id for item in bench.items]
+        for row, item in zip(rows, bench.items, strict=True):
+            expected = torch_cosines(tmp_path / "model", model, item)
+            np.testing.assert_allclose(row["cosines"], expected.ravel(), atol=1e-5)
+
+
+def test_command_evaluates_each_pair_once_and_writes_reports(folders, tmp_path, capsys, monkeypatch):
+    models = [f"CLIP={folders / 'tiny-clip'}", f"A|<b>={folders / 'tiny-siglip'}"]
+    run(folders, tmp_path, *models)
+    saved = {(r.model, r.benchmark): r for r in results.load(tmp_path)}
+    assert len(saved) == 6 and all(r.incomplete and not r.problems for r in saved.values()), "fewer than published"
+    text = (tmp_path / "report.md").read_text()
+    assert "| *n-grams* " in text and "| *text norm of CLIP* " in text and "| *chance* " in text
+    assert "| CLIP " in text and "±" in text and "**" in text and "A\\|\\<b\\>" in text
+    assert "poster" not in text, "these are not the items of its scores"
+    assert "CLIP on winoground: 4 of 400 published items" in text
+    page = (tmp_path / "report.html").read_text()
+    assert "A|&lt;b&gt;" in page and "<b>" not in page and page.count("data:image/png;base64,") == 2, "light and dark"
+    assert '<th scope="row">longer caption</th>' in page
+    latex = (tmp_path / "report.tex").read_text()
+    assert latex.count(r"\toprule") == 3 and r"\multicolumn{2}{c}{Winoground (text)}" in latex
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    row = next(r for r in rows if (r["model"], r["metric"]) == ("CLIP", "winoground/text"))
+    assert row["kind"] == "measured" and float(row["low"]) <= float(row["value"]) <= float(row["high"])
+
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/scores.json")}
+    monkeypatch.setattr(embed.Encoder, "images", lambda *_: pytest.fail("a finished pair was embedded again"))
+    run(folders, tmp_path, *models)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/scores.json")} == written
+    assert "already done" in capsys.readouterr().out
+
+
+def test_compare_two_models(folders, tmp_path, capsys):
+    run(folders, tmp_path, f"A={folders / 'tiny-clip'}", f"B={folders / 'tiny-siglip'}", names=["winoground"])
+    command = ["A", "B", "--out", str(tmp_path), "--benchmark", "winoground", "--benchmarks_dir", str(folders)]
+    compare.main([*command, "--outcome", "text"])
+    page = tmp_path / "compare" / "A+B+winoground+text.html"
+    printed = capsys.readouterr().out
+    assert page.with_suffix(".md").read_text("utf-8") in printed and f"gallery: {page}" in printed
+    assert "a cat on a box 0" in page.read_text("utf-8")
+    assert page.read_text("utf-8").count("data:image/") == 8
+    compare.main([*command, "--outcome", "image"])
+    assert page.exists() and page.with_name("A+B+winoground+image.html").exists(), "one does not replace the other"
+    with pytest.raises(UserError, match="expected one of: text, image, group, matching"):
+        compare.main([*command, "--outcome", "right"])
+    with pytest.raises(FileNotFoundError, match="evaluate 'A' on 'vg_relation' first"):
+        compare.main([*command, "--benchmark", "vg_relation"])
+
+
+def test_unreadable_images_are_reported_and_retried(folders, tmp_path):
+    root = tmp_path / "files"
+    files.sugarcrepe(root, items=2)
+    good = (root / "coco/val2017/000000000000.png").read_bytes()
+    files.write(root / "coco/val2017/000000000000.png", b"broken")
+    run(root, tmp_path / "out", f"CLIP={folders / 'tiny-clip'}", names=["sugarcrepe"])
+    result = results.load(tmp_path / "out")[0]
+    assert (result.items, result.unreadable, result.incomplete) == (11, 3, True)
+    assert len(result.problems) == 3 and "000000000000.png: not a readable" in result.problems[0]
+    files.write(root / "coco/val2017/000000000000.png", good)
+    run(root, tmp_path / "out", f"CLIP={folders / 'tiny-clip'}", names=["sugarcrepe"])
+    result = results.load(tmp_path / "out")[0]
+    assert (result.items, result.unreadable, result.problems) == (14, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--models", "a=x", "a=y"], "each name once"),
+        (["--models", "a=nowhere"], "nowhere"),
+        (["--models", "a=x", "--benchmarks", "winogrand"], "unknown benchmarks.*; expected all, or any of: naturel"),
+        (["--models", "a=x", "--benchmarks", "bivlc"], r"bivlc: contains no \*\.parquet"),
+        (["--models", "a=x", "--benchmarks", "naturel"], "naturel needs --naturel, which is not set"),
+        (["--models", "a=x", "--batch_size", "0"], "--batch_size is 0, expected 1 or more"),
+    ],
+)
+def test_invalid_arguments_are_rejected(folders, tmp_path, arguments, reason):
+    with pytest.raises((UserError, OSError), match=reason):
+        evaluate.main([*arguments, "--benchmarks_dir", str(folders), "--out", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_two_evaluations_at_once_with_one_out_are_both_right(folders, tmp_path):
+    run(folders, tmp_path / "alone", f"CLIP={folders}/tiny-clip", f"SigLIP={folders}/tiny-siglip")
+    flags = [f"--benchmarks_dir={folders}", "--benchmarks", "winoground", "vg_relation", "sugarcrepe"]
+    models = [f"CLIP={folders}/tiny-clip", f"SigLIP={folders}/tiny-siglip"]
+    command = [sys.executable, "-m", "naturel_jax.evaluate", *flags, f"--out={tmp_path / 'both'}", "--models"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    processes = [subprocess.Popen([*command, *models], cwd=ROOT, **pipes) for _ in range(2)]
+    for process in processes:
+        output = process.communicate(timeout=600)[0]
+        assert process.returncode == 0, output[-3000:]
+    alone, both = results.load(tmp_path / "alone"), results.load(tmp_path / "both")
+    assert [dataclasses.replace(r, scores={}, blind={}) for r in both] == [
+        dataclasses.replace(r, scores={}, blind={}) for r in alone
+    ]
+    for result, expected in zip(both, alone, strict=True):
+        values, wanted = ({name: s["value"] for name, s in r.scores.items()} for r in (result, expected))
+        assert values == pytest.approx(wanted)
+        assert len(results.load_items(tmp_path / "both", result.model, result.benchmark)) == result.items

@@ -1,0 +1,162 @@
+"""The encoder against direct calls of the model, and against itself with other batch sizes and device counts."""
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from naturel_jax.benchmarks import benchmark
+from naturel_jax.benchmarks.benchmark import Item
+from naturel_jax.data.text.processor import Processor
+from naturel_jax.evaluators import embed
+from naturel_jax.models.two_tower import normalize
+from tests.helpers import benchmark_files
+from tests.helpers.model_files import hf_model
+from tests.helpers.tiny_models import CAPTIONS, items, tiny
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> embed.Encoder:
+    model, _, processor = tiny()
+    return embed.Encoder(model, processor, batch_size=4)
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_cosines_match_direct_model_calls(family):
+    model, params, processor = tiny(family)
+    kept, matrices, problems = embed.cosines(
+        items(13), embed.Encoder(model, processor, batch_size=4).with_params(params)
+    )
+    assert (len(kept), problems) == (13, [])
+    pixels = np.stack([processor.image(item.images[0].read(), item.images[0].box) for item in kept])
+    zimg_ID = np.asarray(jax.jit(model.encode_image)(params, normalize(pixels, processor.mean, processor.std)))
+    ztxt_UD = np.asarray(
+        model.encode_text(params, processor.tokenize([caption for item in kept for caption in item.captions]))
+    )
+    for n, matrix in enumerate(matrices):
+        np.testing.assert_allclose(matrix, zimg_ID[[n]] @ ztxt_UD[2 * n : 2 * n + 2].T, atol=1e-6)
+
+
+def test_every_crop_and_caption_is_embedded_once(monkeypatch):
+    model, params, processor = tiny()
+    decoded, tokenized = [], []
+    image, tokenize = Processor.image, Processor.tokenize
+    monkeypatch.setattr(Processor, "image", lambda self, data, box=None: decoded.append(box) or image(self, data, box))
+    monkeypatch.setattr(Processor, "tokenize", lambda self, texts: tokenized.extend(texts) or tokenize(self, texts))
+    encoder = embed.Encoder(model, processor, batch_size=4)
+    first = embed.cosines(items(23), encoder.with_params(params))[1]
+    assert (len(decoded), sorted(tokenized)) == (10, sorted(CAPTIONS))
+    np.testing.assert_array_equal(first, embed.cosines(items(23), encoder.with_params(params))[1])
+    assert (len(decoded), len(tokenized)) == (10, 4), "the second evaluation decodes and tokenizes nothing"
+    small = embed.Encoder(model, processor, batch_size=4, pixel_cache_bytes=3 * 48 * 48 * 3)
+    for _ in range(2):
+        np.testing.assert_array_equal(first, embed.cosines(items(23), small.with_params(params))[1])
+    assert len(decoded) == 10 + 10 + 7
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_results_do_not_depend_on_batch_size(family):
+    model, params, processor = tiny(family)
+    reference = embed.cosines(items(13), embed.Encoder(model, processor, batch_size=16).with_params(params))[1]
+    other = embed.cosines(items(13), embed.Encoder(model, processor, batch_size=3).with_params(params))[1]
+    np.testing.assert_allclose(other, reference, atol=1e-6)
+
+
+def test_captions_with_equal_tokens_tie_exactly(encoder):
+    params = tiny()[1]
+    captions = ("a cat on a box", "A  CAT on a box", *CAPTIONS[2:])
+    matrix = embed.cosines([dataclasses.replace(items(1)[0], captions=captions)], encoder.with_params(params))[1][0]
+    assert matrix[0, 0] == matrix[0, 1]
+
+
+def test_prompt_ensemble_is_the_normalized_mean(encoder):
+    model, params, processor = tiny()
+    item = dataclasses.replace(items(1)[0], captions=(tuple(CAPTIONS[:3]), CAPTIONS[3]), caption_rows=True)
+    matrix = embed.cosines([item], encoder.with_params(params))[1][0]
+    ztxt_UD = np.asarray(model.encode_text(params, processor.tokenize(CAPTIONS)), np.float64)
+    mean = ztxt_UD[:3].mean(axis=0)
+    assert matrix.shape == (3, 2)
+    assert matrix[1, 1] == pytest.approx(ztxt_UD[3] @ mean / np.linalg.norm(mean), abs=1e-6)
+    assert matrix[1, 0] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("data", "box", "reason"),
+    [
+        (b"not an image", None, "not a readable"),
+        (b"not an image", (0, 0, 5, 5), "not a readable"),
+        (benchmark_files.png(1)[:200], None, "not a readable"),
+        (benchmark_files.png(1), (10, 10, 10, 20), "outside the image of 64 x 48"),
+        (benchmark_files.png(1), (40, 10, 90, 20), "outside the image of 64 x 48"),
+        (benchmark_files.png(1), (-50, 10, -5, 20), "outside the image of 64 x 48"),
+        (benchmark_files.png(1, (9000, 8000)), None, "64,000,000"),
+    ],
+)
+def test_bad_images_are_reported_and_skipped(encoder, data, box, reason):
+    _, params, _ = tiny()
+    bad = Item("bad", (benchmark.Image("bad.png", lambda: data, box),), ("a", "b"))
+    good = items(3)
+    kept, matrices, problems = embed.cosines([good[0], bad, *good[1:]], encoder.with_params(params))
+    assert [item.id for item in kept] == ["0", "1", "2"] and len(matrices) == 3
+    assert len(problems) == 1 and "item bad: image bad.png" in problems[0] and reason in problems[0]
+
+
+def test_box_overhanging_by_a_few_pixels_is_cropped_like_pil(encoder):
+    _, params, _ = tiny()
+    item = Item("0", (benchmark.Image("p", lambda: benchmark_files.png(1), (-2, 0, 40, 50)),), ("a",))
+    kept, matrices, problems = embed.cosines([item], encoder.with_params(params))
+    assert len(kept) == 1 and not problems
+    padded = Image.new("RGB", (42, 50))
+    padded.paste(Image.open(io.BytesIO(benchmark_files.png(1))).crop((0, 0, 40, 48)), (2, 0))
+    data = io.BytesIO()
+    padded.save(data, "png")
+    padded_item = Item("1", (benchmark.Image("padded", data.getvalue),), ("a",))
+    np.testing.assert_array_equal(matrices, embed.cosines([padded_item], encoder.with_params(params))[1])
+
+
+SHARDED = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import numpy as np, tiny_models
+import json
+from pathlib import Path
+from naturel_jax.data.text.processor import Processor
+from naturel_jax.evaluators import embed
+model, params, _ = tiny_models.tiny()
+processor = Processor(**json.load(open("processor.json")))  # retraining the tokenizer would give other ids
+mesh = jax.make_mesh((4, 2, 1), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+params = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+encoder = embed.Encoder(model, processor, mesh=mesh, batch_size=5)
+assert encoder.batch_size == 8
+np.save("sharded.npy", embed.cosines(tiny_models.items(13), encoder.with_params(params))[1])
+"""
+
+
+@pytest.mark.slow
+def test_results_do_not_depend_on_device_count(tmp_path):
+    model, params, processor = tiny()
+    (tmp_path / "processor.json").write_text(json.dumps(processor.to_dict()))
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", SHARDED], check=True, cwd=tmp_path, env=environment)
+    reference = embed.cosines(items(13), embed.Encoder(model, processor, batch_size=16).with_params(params))[1]
+    np.testing.assert_allclose(np.load(tmp_path / "sharded.npy"), reference, atol=1e-6)
+
+
+def test_text_norms_match_transformers():
+    model, params, processor = tiny("siglip")
+    norms = embed.Encoder(model, processor, batch_size=4).text_norms(params, CAPTIONS)
+    peer = hf_model(model.config, params)
+    with torch.no_grad():
+        features_UD = peer.text_model(input_ids=torch.from_numpy(processor.tokenize(CAPTIONS)).long()).pooler_output
+    np.testing.assert_allclose(norms, features_UD.norm(dim=1).numpy(), rtol=1e-5)

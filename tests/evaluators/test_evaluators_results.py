@@ -1,0 +1,208 @@
+"""Results on disk."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from naturel_jax.benchmarks import benchmark, registry, rules
+from naturel_jax.evaluators import results
+from tests.helpers import benchmark_files as files
+from tests.helpers.tiny_models import tiny
+from tests.helpers.worlds import ROOT
+from tfds_naturel.common.errors import UserError
+
+
+def test_fingerprint_changes_with_anything_that_affects_scores(tmp_path):
+    files.winoground(tmp_path)
+    files.sugarcrepe(tmp_path)
+    model, params, processor = tiny()
+    base = results.model_fingerprint(model, params, processor)
+    changed = jax.tree.map(lambda x: x, params)
+    changed["logit_scale"] = changed["logit_scale"] + 1
+    assert base == results.model_fingerprint(model, params, processor)
+    assert base != results.model_fingerprint(model, changed, processor)
+    halved, recomputing = (
+        dataclasses.replace(model, compute=dataclasses.replace(model.compute, **how))
+        for how in ({"dtype": "bfloat16"}, {"remat": "full"})
+    )
+    assert base != results.model_fingerprint(halved, params, processor)
+    assert base == results.model_fingerprint(recomputing, params, processor), "values do not depend on it"
+    winoground, sugarcrepe = registry.read(["winoground", "sugarcrepe"], files=tmp_path)
+    assert results.pair_fingerprint(base, winoground) != results.pair_fingerprint(base, sugarcrepe)
+    assert results.pair_fingerprint(base, winoground) != results.pair_fingerprint("other", winoground)
+
+
+def test_default_weights_do_not_change_the_fingerprint():
+    """Results from before items had weights remain valid."""
+    items = (benchmark.Item("0", (), ("a", "b")), benchmark.Item("1", (), ("c", "d")))
+    plain = benchmark.Benchmark("b", items, rules.pair, (benchmark.Metric("b/all", "right"),))
+    weighted = dataclasses.replace(plain, items=(items[0], dataclasses.replace(items[1], weight=5)))
+    assert results.pair_fingerprint("m", plain) != results.pair_fingerprint("m", weighted)
+    digest = hashlib.blake2b(f"m {importlib.metadata.version('naturel_jax')}".encode(), digest_size=16)
+    for item in items:
+        digest.update(repr((item.id, [], [])).encode() + hashlib.blake2b(repr(item.captions).encode()).digest())
+    assert results.pair_fingerprint("m", plain) == digest.hexdigest()
+
+
+def save(out, model="CLIP") -> results.Result:
+    items = (benchmark.Item("0", (), ("a", "b"), weight=3), benchmark.Item("1", (), ("c", "d")))
+    bench = benchmark.Benchmark("bench", items, rules.pair, (benchmark.Metric("bench/all", "right"),))
+    matrices = [np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])]
+    return results.save(out, model, bench, "fingerprint", (items, matrices, []), {})
+
+
+def test_save_and_load_round_trip(tmp_path):
+    saved = save(tmp_path)
+    assert results.load(tmp_path) == [saved]
+    assert save(tmp_path) == saved, "saving again replaces the result"
+    assert sorted(path.name for path in (tmp_path / "CLIP/bench").iterdir()) == [
+        ".lock",
+        "items.parquet",
+        "scores.json",
+    ]
+    rows = results.load_items(tmp_path, "CLIP", "bench")
+    assert [(row["id"], row["weight"], row["outcome/right"]) for row in rows] == [("0", 3, 1), ("1", 1, 0)]
+
+
+SAVE = """
+import sys
+from pathlib import Path
+import numpy as np
+from naturel_jax.benchmarks import benchmark, rules
+from naturel_jax.evaluators import results
+
+out, name = Path(sys.argv[1]), sys.argv[2]
+items = tuple(benchmark.Item(f"{name}{n}", (), ("a", "b")) for n in range(20))
+bench = benchmark.Benchmark("bench", items, rules.pair, (benchmark.Metric("bench/all", "right"),))
+matrices = [np.array([[1.0, 0.0]])] * len(items)
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(40):
+    results.save(out, "CLIP", bench, name, (items, matrices, []), {})
+"""
+
+
+def test_results_of_two_processes_are_never_mixed_and_never_missing(tmp_path):
+    """Each saves other rows and scores in the same folder, 40 times; all the while someone reads."""
+    save(tmp_path)
+    command = [sys.executable, "-c", SAVE, os.fspath(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, name], cwd=ROOT, **pipes) for name in ("one", "two")]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    seen = set()
+    while any(process.poll() is None for process in processes):
+        (result,) = results.load(tmp_path)
+        seen.add(result.fingerprint)
+    for process in processes:
+        assert process.communicate()[1] == "" and process.returncode == 0
+    (result,) = results.load(tmp_path)
+    rows = results.load_items(tmp_path, "CLIP", "bench")
+    assert result.fingerprint in ("one", "two") and len(rows) == result.items == 20
+    assert {row["id"].rstrip("0123456789") for row in rows} == {result.fingerprint}
+    assert {"one", "two"} & seen
+
+
+def test_rows_of_another_evaluation_are_not_taken_for_the_result(tmp_path):
+    """What a crash between the two files leaves."""
+    save(tmp_path)
+    path = tmp_path / "CLIP/bench/scores.json"
+    assert results.finished(tmp_path, "CLIP", "bench", "fingerprint")
+    path.write_text(path.read_text().replace('"fingerprint": "fingerprint"', '"fingerprint": "another"'))
+    assert results.finished(tmp_path, "CLIP", "bench", "another") is None
+    with pytest.raises(UserError, match=r"items\.parquet: its rows are not those that scores\.json is about"):
+        results.load_items(tmp_path, "CLIP", "bench")
+    save(tmp_path)
+    assert results.finished(tmp_path, "CLIP", "bench", "fingerprint")
+    (tmp_path / "CLIP/bench/items.parquet").write_bytes(b"cut short")
+    assert results.finished(tmp_path, "CLIP", "bench", "fingerprint") is None
+
+
+def test_file_versions(tmp_path):
+    saved = save(tmp_path)
+    path = tmp_path / "CLIP/bench/scores.json"
+    fields = json.loads(path.read_text())
+    assert fields.pop("version") == 3
+    path.write_text(json.dumps(fields | {"version": 4}))
+    with pytest.raises(UserError, match=r"CLIP/bench/scores\.json: schema version 4, this naturel_jax reads up to 3"):
+        results.load(tmp_path)
+    assert fields.pop("found") is None
+    path.write_text(json.dumps(fields | {"version": 2}))
+    assert results.load(tmp_path) == [saved], "version 2 did not say what was found"
+    assert (fields.pop("left_out"), fields.pop("with_trained_on")) == (0, {})
+    path.write_text(json.dumps(fields | {"version": 1}))
+    assert results.load(tmp_path) == [saved], "version 1 did not say what was left out"
+    path.write_text(json.dumps(fields))
+    assert results.load(tmp_path) == [saved], "a file without a version is version 0"
+    for broken in ({"left_out": "many"}, {"found": []}, {"found": {"name": "many"}}):
+        path.write_text(json.dumps(fields | broken))
+        with pytest.raises(UserError, match="not the scores of an evaluation"):
+            results.load(tmp_path)
+    items = path.with_name("items.parquet")
+    table = pq.read_table(items)
+    path.write_text(json.dumps(fields))
+    pq.write_table(table.replace_schema_metadata(None), items)
+    assert len(results.load_items(tmp_path, "CLIP", "bench")) == 2
+    pq.write_table(table.replace_schema_metadata({"version": "4"}), items)
+    with pytest.raises(UserError, match=r"items\.parquet: schema version 4"):
+        results.load_items(tmp_path, "CLIP", "bench")
+
+
+def test_model_names_map_to_folders_inside_the_results(tmp_path):
+    names = ["CLIP", "hf:a/b", "hf:a_b", "../../x", "..", "a b"]
+    folders = {results.folder_of(tmp_path, name, "winoground") for name in names}
+    assert len(folders) == len(names) and all(folder.parent.parent == tmp_path for folder in folders)
+    assert all(".." not in folder.parts for folder in folders)
+
+
+def test_error_names_a_damaged_result(tmp_path):
+    files.write(tmp_path / "CLIP/winoground/scores.json", json.dumps({"model": "CLIP"}).encode())
+    with pytest.raises(ValueError, match=r"CLIP/winoground/scores\.json: not the scores of an evaluation"):
+        results.load(tmp_path)
+
+
+@pytest.mark.parametrize("count", ["NaN", "Infinity"])
+def test_count_that_is_not_finite_is_an_error(tmp_path, count):
+    result = save(tmp_path)
+    path = results.folder_of(tmp_path, result.model, result.benchmark) / "scores.json"
+    path.write_text(re.sub(r'"count": [\d.]+', f'"count": {count}', path.read_text()))
+    with pytest.raises(UserError, match="a count is not finite"):
+        results.load(tmp_path)
+
+
+def test_left_out_items_are_counted_and_scored_separately(tmp_path):
+    items = tuple(benchmark.Item(str(n), (), ("right", "wrong"), {"set": "ab"[n // 2]}) for n in range(4))
+    metrics = (benchmark.Metric("bench/all", "right"), benchmark.Metric("bench/b", "right", where=("set", "b")))
+    full = benchmark.Benchmark("bench", items, rules.pair, metrics, published=4)
+    held_out = full.held_out({"2", "3", "not there"})
+    assert [item.id for item in held_out.items] == ["0", "1"]
+    assert held_out.whole == full and full.held_out(()) is full
+    matrices = [np.array([[float(n % 2), 0.5]]) for n in range(4)]  # 1 and 3 are right
+    result = results.save(tmp_path, "M", held_out, "f", (items, matrices, []), {})
+    assert (result.items, result.left_out, result.unreadable, result.incomplete) == (2, 2, 0, True)
+    assert result.scores.keys() == {"bench/all"} and result.scores["bench/all"]["value"] == 0.5
+    assert result.with_trained_on == {"bench/all": 0.5, "bench/b": 0.5}
+    assert [row["id"] for row in results.load_items(tmp_path, "M", "bench")] == ["0", "1"]
+    assert results.load(tmp_path) == [result]
+    prints = {results.pair_fingerprint("m", b) for b in (full, held_out, full.held_out({"2"}), full.held_out({"0"}))}
+    assert len(prints) == 4
+
+
+def test_items_that_are_scored_together_are_left_out_together():
+    tags = ({"set": "x"}, {"set": "x"}, {"set": "y"}, {}, {})
+    items = tuple(benchmark.Item(str(n), (), ("a", "b"), own) for n, own in enumerate(tags))
+    full = benchmark.Benchmark("bench", items, rules.pair, (), together="set")
+    assert [item.id for item in full.held_out({"1", "3"}).items] == ["2", "4"]

@@ -1,0 +1,134 @@
+"""``naturel_jax.evaluate --watch`` on a run whose checkpoints are written by the test."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+from etils import epath
+
+from naturel_jax.benchmarks import registry
+from naturel_jax.checkpoints import checkpoint, checkpoint_meta
+from naturel_jax.data.seen.trained_on import FOLDER, from_used
+from naturel_jax.evaluators.evaluator import Evaluator
+from naturel_jax.evaluators.watch import watch
+from naturel_jax.weights import runs
+from tests.helpers import benchmark_files as files
+from tests.helpers.tiny_models import tiny
+from tfds_naturel.common.errors import UserError
+
+LIMIT_S = 300  # timeout of each wait, for busy machines
+
+
+def params_of(step: int):
+    return tiny()[0].init(jax.random.key(step))
+
+
+def save(workdir: Path, *steps: int) -> None:
+    """Saves checkpoints of a run that was trained on one item of Winoground."""
+    model, _, processor = tiny()
+    trained_on = from_used({"winoground": ["0"]})
+    trained_on.save(epath.Path(workdir) / FOLDER)
+    meta = checkpoint_meta.make_meta({}, model.config, processor, trained_on.meta())
+    checkpoints = checkpoint.Checkpoints(workdir, keep=10)
+    for step in steps:
+        checkpoints.save(step, {"params": params_of(step)}, meta, wait=True)
+    checkpoints.close()
+
+
+def start(workdir: Path, root: Path, log: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "naturel_jax.evaluate", "--watch", str(workdir), "--benchmarks", "winoground"]
+    command += ["--benchmarks_dir", str(root), "--batch_size", "8"]
+    with open(log, "w") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ)
+
+
+def wait_for(path: Path, process: subprocess.Popen, log: Path) -> None:
+    end = time.monotonic() + LIMIT_S
+    while not path.exists():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_checkpoints_are_evaluated_as_they_appear(tmp_path):
+    root, workdir, log = tmp_path / "files", tmp_path / "run", tmp_path / "log"
+    files.winoground(root, items=6)
+    save(workdir, 1)
+    process = start(workdir, root, log)
+    wait_for(workdir / "evaluations/1.json", process, log)
+    save(workdir, 2, 3)
+    wait_for(workdir / "evaluations/3.json", process, log)
+    assert process.poll() is None, "it waits for more checkpoints"
+    save(workdir, 4)
+    (workdir / "scores.json").write_text("{}")
+    assert process.wait(LIMIT_S) == 0, log.read_text()
+
+    model, _, processor = tiny()
+    held_out = registry.read(["winoground"], files=root)[0].held_out({"0"})
+    evaluator = Evaluator(model, processor, [held_out], batch_size=8)
+    lines = [line for line in log.read_text().splitlines() if line.startswith("step ")]
+    for step, line in zip((1, 2, 3, 4), lines, strict=True):
+        saved = json.loads((workdir / f"evaluations/{step}.json").read_text())
+        assert saved["version"] == 3 and saved["step"] == step and saved["benchmarks"] == ["winoground"]
+        assert saved["left_out"] == {"winoground": 1}
+        assert saved["scores"] == evaluator.scores(params_of(step))
+        assert line.startswith(f"step {step}: winoground/text {saved['scores']['winoground/text']:.4f}, ")
+    assert {path.name for path in (workdir / "evaluations").iterdir()} == {f"{step}.json" for step in (1, 2, 3, 4)}
+
+    written = {path: path.stat().st_mtime_ns for path in (workdir / "evaluations").iterdir()}
+    assert start(workdir, root, log).wait(LIMIT_S) == 0
+    assert log.read_text().count("already done") == 4
+    assert {path: path.stat().st_mtime_ns for path in (workdir / "evaluations").iterdir()} == written
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """A finished run with two checkpoints, and two benchmarks."""
+    files.winoground(tmp_path, items=3)
+    files.visual_genome(tmp_path, items=3)
+    save(tmp_path / "run", 1, 2)
+    (tmp_path / "run/scores.json").write_text("{}")
+    return epath.Path(tmp_path / "run"), registry.read(["winoground", "vg_relation"], files=tmp_path)
+
+
+def test_vanished_checkpoint_is_skipped(ended, tmp_path, monkeypatch, capsys):
+    workdir, benchmarks = ended
+    load_run = runs.load_run
+
+    def vanishing(workdir, *, step, **others):
+        if step == 1:
+            shutil.rmtree(workdir / "checkpoints" / "1")
+        return load_run(workdir, step=step, **others)
+
+    monkeypatch.setattr(runs, "load_run", vanishing)
+    watch(workdir, benchmarks[:1], epath.Path(tmp_path / "out"), batch_size=8, dtype="float32")
+    printed = capsys.readouterr().out
+    assert "step 1: the run removed this checkpoint before it was read; skipped\nstep 2: winoground/text" in printed
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["2.json"]
+
+
+def test_damaged_checkpoint_is_an_error(ended, tmp_path):
+    workdir, benchmarks = ended
+    shutil.rmtree(workdir / "checkpoints" / "1" / "params")
+    with pytest.raises(Exception, match="params"):
+        watch(workdir, benchmarks[:1], epath.Path(tmp_path / "out"), batch_size=8, dtype="float32")
+
+
+def test_scores_of_another_benchmark_are_added(ended, tmp_path):
+    workdir, benchmarks = ended
+    out = epath.Path(tmp_path / "out")
+    watch(workdir, benchmarks[:1], out, batch_size=8, dtype="float32")
+    first = json.loads((out / "1.json").read_text())
+    watch(workdir, benchmarks, out, batch_size=8, dtype="float32")
+    both = json.loads((out / "1.json").read_text())
+    assert both["benchmarks"] == ["winoground", "vg_relation"] and "vg_relation/macro" in both["scores"]
+    assert first["scores"].items() <= both["scores"].items()
+    with pytest.raises(UserError, match=r"1\.json: holds scores of .*/run, not of .*/other; choose another --out"):
+        watch(epath.Path(shutil.copytree(workdir, tmp_path / "other")), benchmarks, out, batch_size=8, dtype="float32")

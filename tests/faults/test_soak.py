@@ -1,0 +1,162 @@
+"""The soak finds what it looks for: leaks, wrong numbers and faults; its short form finds none."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from proofs import soak
+from tfds_naturel.common.errors import UserError
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_version_0.tar.gz"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (lambda t: 500 + 0 * t, 0.0),
+        (lambda t: 500 + 5 * np.sin(t), 0.0),  # evaluations and saves come and go
+        (lambda t: 8 + 20 * (np.sin(t * t) > 0.95), 0.0),  # the few files that are open during a save
+        (lambda t: np.where(t < 600, t, 600), 0.0),  # warm-up
+        (lambda t: 500 + t / 10, 60 / 590),  # from 560 to 620
+    ],
+)
+def test_growth_is_that_of_the_second_half(values, expected):
+    seconds = np.linspace(0, 1200, 1201)
+    assert soak.growth(seconds, values(seconds)) == pytest.approx(expected, abs=0.002)
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("shim") / "faults.so"
+    soak.compile_shim(file)
+    return file
+
+
+WRITE = """
+import os, sys
+for number in range(50):
+    file = os.open(f"{sys.argv[1]}/{number}", os.O_WRONLY | os.O_CREAT)
+    try:
+        os.write(file, b"0123456789")
+    finally:
+        os.close(file)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "faults"),
+    [
+        ("eio", "Input/output error", {"eio open", "eio write"}),
+        ("lost", "Input/output error", {"lost open", "lost write"}),
+        ("full", "No space left on device", {"full open", "full half", "full write"}),
+        ("short", None, {"short half"}),
+        ("slow", None, {"slow open", "slow write"}),
+    ],
+)
+def test_faults_occur_in_their_folder_only(shim, tmp_path, kind, error, faults):
+    folder, other, log = tmp_path / "run", tmp_path / "run2", tmp_path / "log"
+    folder.mkdir(), other.mkdir()
+    environment = {"LD_PRELOAD": str(shim), "FAULTS_FOLDER": str(folder), "FAULTS_LOG": str(log), "FAULTS_KIND": kind}
+    environment |= {"FAULTS_SEED": "1", "FAULTS_CHANCE": "0.2", "FAULTS_AFTER": "20"}
+
+    def write(where: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", WRITE, str(where)]
+        return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+
+    assert write(other).returncode == 0 and not log.exists()
+    done = write(folder)
+    assert (done.returncode == 0) == (error is None) and (error or "") in done.stderr
+    injected = [line.split() for line in log.read_text().splitlines()]
+    assert {" ".join(words[:2]) for words in injected} <= faults
+    assert all(words[-1].startswith(f"{folder}/") for words in injected)
+    half = [path for path in folder.iterdir() if path.read_bytes() == b"01234"]
+    assert len(half) == sum(words[1] == "half" for words in injected)
+    assert all(path.read_bytes() in (b"0123456789", b"01234", b"") for path in folder.iterdir())
+
+
+TENSORBOARD = """
+import contextlib, sys, types
+from etils import epath
+from naturel_jax.training import writers
+config = types.SimpleNamespace(tensorboard=True, wandb="")
+with contextlib.ExitStack() as closing:
+    write = writers.open_all(config, epath.Path(sys.argv[1]), 0, closing)[1]
+    for step in range(100):
+        write(step, {"loss": 0.0})
+"""
+
+
+@pytest.mark.slow
+def test_tensorboard_on_a_lost_disk_is_an_error(shim, tmp_path):
+    environment = {"LD_PRELOAD": str(shim), "FAULTS_FOLDER": str(tmp_path), "FAULTS_LOG": str(tmp_path / "log")}
+    environment |= {"FAULTS_KIND": "lost", "FAULTS_AFTER": "20"}
+    command = [sys.executable, "-c", TENSORBOARD, str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert f"Input/output error: '{tmp_path}/tensorboard'" in done.stderr
+
+
+@pytest.fixture
+def two_runs(tmp_path) -> tuple[Path, Path]:
+    with tarfile.open(FIXTURE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    shutil.copy(tmp_path / "finished_scores.json", tmp_path / "run" / "scores.json")
+    return tmp_path / "run", Path(shutil.copytree(tmp_path / "run", tmp_path / "other"))
+
+
+def test_equal_runs_do_not_differ_but_for_speed(two_runs):
+    one, other = two_runs
+    lines = [json.loads(line) for line in (other / "metrics.jsonl").read_text().splitlines()]
+    faster = [row | {"train/images_per_s": 1e6} if "train/loss" in row else row for row in lines]
+    (other / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in faster))
+    assert soak.differences(one, other) == []
+
+
+def test_another_line_loss_score_or_parameter_is_a_difference(two_runs):
+    one, other = two_runs
+    lines = (one / "metrics.jsonl").read_text().splitlines(keepends=True)
+    changed = json.loads(lines[1])
+    key = max(changed, key=lambda name: name == "train/loss")
+    changed[key] = np.nextafter(changed[key], np.inf)  # the last bit
+    for wrong in (lines[:-1], [*lines, lines[-1]], [lines[0], json.dumps(changed) + "\n", *lines[2:]]):
+        (other / "metrics.jsonl").write_text("".join(wrong))
+        assert soak.differences(one, other) == ["lines"]
+    (other / "metrics.jsonl").write_text("".join(lines))
+    scores = json.loads((other / "scores.json").read_text())
+    scores["scores"][next(iter(scores["scores"]))] += 1e-9
+    (other / "scores.json").write_text(json.dumps(scores))
+    assert soak.differences(one, other) == ["scores"]
+    shutil.copy(one / "scores.json", other / "scores.json")
+    shutil.rmtree(other / "checkpoints" / "4")
+    shutil.copytree(one.parent / "micro" / "checkpoints" / "0", other / "checkpoints" / "4")  # before training
+    assert soak.differences(one, other) == ["arrays"]
+
+
+def test_arguments_are_checked():
+    with pytest.raises(UserError, match="--minutes"):
+        soak.main(["faults", "--minutes=-1"])
+
+
+@pytest.mark.proof
+def test_short_soak_under_faults(tmp_path, capsys):
+    code = soak.faults(tmp_path, minutes=1, seed=3)
+    output = capsys.readouterr().out
+    assert code == 0, output
+    assert "| Runs with wrong numbers | 0 |" in output and "| Stuck | 0 |" in output
+    assert "| Faults injected | 0 |" not in output
+
+
+@pytest.mark.proof
+def test_short_steady_soak(tmp_path, capsys):
+    soak.steady(tmp_path, minutes=0.3)  # too short for a verdict on leaks
+    output = capsys.readouterr().out
+    assert "| Exit code after SIGTERM | 75 (expected 75) |" in output
+    assert int(output.split(f"a save every {soak.SAVE} | ")[1].split(" |")[0]) > 0
+    assert "| Memory | " in output

@@ -1,0 +1,169 @@
+"""Models with random weights, ours and those of other libraries, and the files they write."""
+
+import dataclasses
+import functools
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import open_clip
+import sentencepiece
+import torch
+import transformers
+from flax import traverse_util
+
+from naturel_jax.data.text.processor import Processor, train_tokenizer
+from naturel_jax.models.families import family_of
+from naturel_jax.models.presets import preset
+from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
+from naturel_jax.weights import hf, openclip, processor_files, tables
+from naturel_jax.weights.sources import Loaded
+
+torch.set_num_threads(1)  # on a busy machine, more threads wait for the slowest
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+CAPTIONS = ["the cat is under the table", "a dog on a chair", "a person holds the guitar"] * 20
+
+
+@functools.cache
+def tiny(name: str, seed: int = 0) -> Loaded:
+    """The preset ``name`` with random parameters, and a processor of its family trained on ``CAPTIONS``."""
+    config = preset(name)
+    family = family_of(config)
+    tokenizer = train_tokenizer(family.name, CAPTIONS, 300, config.text.context)
+    processor = Processor(tokenizer, config.text.context, config.image.size, **family.pixels)
+    return Loaded(config, random_params(config, seed), processor)
+
+
+def save_hf(folder: Path, name: str, **save: Any) -> Path:
+    """``tiny(name)`` as written by transformers' ``save_pretrained``, with the processor files but without our own."""
+    config, params, processor = tiny(name)
+    hf_model(config, params).save_pretrained(folder, **save)
+    processor_files.write(folder, processor, family_of(config))
+    (folder / processor_files.OWN).unlink()  # as in a folder that was not written by us
+    return folder
+
+
+def assert_same(ours: Params, theirs: Params) -> None:
+    """Checks that the parameters are equal, bit for bit."""
+    ours, theirs = tables.flatten(ours), tables.flatten(theirs)
+    assert ours.keys() == theirs.keys()
+    for path in ours:
+        np.testing.assert_array_equal(ours[path], theirs[path], err_msg=path)
+
+
+def sentencepiece_model(texts: Iterable[str], vocab: int) -> bytes:
+    """A SentencePiece model with SigLIP's c4-en settings: unigram, pad 0, end 1, unknown 2, no start."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        vocab_size=vocab,
+        model_type="unigram",
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def random_params(config: TwoTowerConfig, seed: int = 0) -> Params:
+    """Random parameters without neutral values: a zero bias or unit scale would hide one that is read from the wrong
+    place."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        if path.startswith("logit_"):
+            return np.float32({"logit_scale": 2.5, "logit_bias": -3.0}[path])
+        noise = rng.standard_normal(shape, np.float32)
+        if path.endswith("kernel"):
+            return noise * (0.7 * config.image.transformer.width**-0.5)
+        return noise * 0.05 + (1.0 if path.endswith("/scale") else 0.0)
+
+    flat = {path: jnp.asarray(draw(path, leaf.shape)) for path, leaf in tables.flatten(Model(config).shapes()).items()}
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def reduced(name: str, depth: int = 1, vocab: int = 300) -> TwoTowerConfig:
+    """A preset reduced to few blocks and a small vocabulary, with all other shapes unchanged."""
+    config = preset(name)
+    towers = {}
+    for tower in ("image", "text"):
+        part = getattr(config, tower)
+        towers[tower] = dataclasses.replace(part, transformer=dataclasses.replace(part.transformer, depth=depth))
+    eos_id = None if config.text.eos_id is None else min(config.text.eos_id, vocab - 1)
+    towers["text"] = dataclasses.replace(towers["text"], vocab=vocab, eos_id=eos_id)
+    return dataclasses.replace(config, **towers)
+
+
+def inputs(config: TwoTowerConfig, images: int = 2, texts: int = 3, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Normalized images [I, S, S, 3] and token ids [U, L]. CLIP's texts end at different positions and are padded with
+    the end token."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.standard_normal((images, config.image.size, config.image.size, 3), np.float32)
+    tokens = rng.integers(3, config.text.vocab - 1, (texts, config.text.context)).astype(np.int32)
+    if (end := config.text.eos_id) is not None:
+        tokens[tokens == end] = 5
+        for row in range(texts):
+            tokens[row, 4 + row :] = end
+    return pixels, tokens
+
+
+def torch_inputs(pixels: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(tokens).long()
+
+
+def hf_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
+    """The transformers model with these parameters, in float32."""
+    family = family_of(config)
+    fields = hf.write_config(config, "float32", {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1})
+    theirs = getattr(transformers, f"{family.hf_prefix}Config").from_dict(fields)
+    model = getattr(transformers, f"{family.hf_prefix}Model")(theirs)
+    model.load_state_dict(torch_tensors(tables.write(hf.TABLES[family.name], params)), strict=True)
+    return model.eval()
+
+
+def openclip_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
+    """The OpenCLIP model with these parameters, in float32; timm's trunks, which exist only at full depth, are
+    truncated to the config's depth."""
+    family, depth = family_of(config), config.image.transformer.depth
+    if config.image.projection:
+        model = open_clip.CLIP(**openclip.write_config(config))
+    else:
+        full = dataclasses.replace(
+            config.image.transformer, depth={768: 12, 1024: 24, 1152: 27, 1536: 40}[config.image.transformer.width]
+        )
+        image = dataclasses.replace(config.image, transformer=full)
+        fields = openclip.write_config(dataclasses.replace(config, image=image))
+        del fields["custom_text"]  # an argument of the factory, not of this class
+        with torch.device("meta"):  # most of it is discarded
+            model = open_clip.CustomTextCLIP(**fields)
+        model.visual.trunk.blocks = model.visual.trunk.blocks[:depth]
+        model.to_empty(device="cpu")
+    model.load_state_dict(torch_tensors(tables.write(openclip.TABLES[family.name], params)), strict=True)
+    return model.eval()
+
+
+def torch_tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
+
+
+def gemma_tokenizer(folder: Path, texts: Iterable[str]) -> None:
+    """Tokenizer files as published with SigLIP 2, which leave lowercasing and the end token to the caller."""
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁"]
+    letters = sorted({letter for text in texts for letter in text + text.lower() if not letter.isspace()})
+    vocab = {word: n for n, word in enumerate([*words, *letters, "ca", "cat", "▁cat"])}
+    merges = [("c", "a"), ("ca", "t"), ("▁", "cat")]
+    transformers.GemmaTokenizer(vocab=vocab, merges=merges, padding_side="right").save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"
+    fields = json.loads(settings.read_text("utf-8")) | {"add_bos_token": False, "add_eos_token": True}
+    settings.write_text(json.dumps(fields), "utf-8")

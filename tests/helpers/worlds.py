@@ -1,0 +1,120 @@
+"""A tiny NatuRel dataset, drawn once per test session, and real runs of ``naturel_jax.main`` on it."""
+
+import atexit
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+
+from naturel_jax.storage import read_json_lines
+from naturel_jax.weights import runs
+from tfds_naturel.naturel import Naturel, scenes
+from tfds_naturel.scenes.scene import CONFIGS
+
+ROOT = Path(__file__).parents[2]
+TINY = dataclasses.replace(CONFIGS["scenes"], name="tiny", sizes=(200, 40, 40, 40))
+_LIMIT_S = 900  # timeout of one process, for busy machines
+
+
+@functools.cache
+def data_dir() -> Path:
+    """``config.data.dir`` with the dataset naturel/tiny, and XLA's compilation cache next to it."""
+    folder = Path(tempfile.mkdtemp(prefix="naturel-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    Naturel(config=scenes(TINY), data_dir=os.fspath(folder)).download_and_prepare()
+    return folder
+
+
+class Run:
+    """A process of ``naturel_jax.main`` in ``workdir``; its output goes to ``<workdir>.<number>.log``.
+
+    Trains ``tests/helpers/tiny_config.py:<form>`` on the tiny dataset, or what the config file ``config`` says.
+    """
+
+    def __init__(
+        self, workdir: Path, *flags: str, form: str = "softmax", config: str = "", env: Mapping[str, str] | None = None
+    ):
+        log = next(path for n in range(100) if not (path := workdir.with_suffix(f".{n}.log")).exists())
+        self._log, self.workdir = log, workdir
+        tiny = (f"--config={ROOT}/tests/helpers/tiny_config.py:{form}", f"--config.data.dir={data_dir()}")
+        chosen = (f"--config={ROOT}/tests/helpers/{config}",) if config else tiny
+        command = [sys.executable, "-m", "naturel_jax.main", *chosen, f"--workdir={workdir}", *flags]
+        # Runs of the same program are compiled once.
+        cache = {"JAX_COMPILATION_CACHE_DIR": f"{data_dir()}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+        with open(log, "w") as file:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env={**os.environ, **cache, **(env or {})}, stdout=file, stderr=file
+            )
+
+    def output(self) -> str:
+        """The output so far."""
+        return self._log.read_text()
+
+    def wait(self) -> int:
+        """Waits for the process; returns its exit status."""
+        return self.process.wait(_LIMIT_S)
+
+    def finish(self) -> str:
+        """Waits for the process, checks that it succeeded, and returns its output."""
+        assert self.wait() == 0, self.output()[-3000:]
+        return self.output()
+
+
+def wait_for(run: Run, condition: Callable[[], object]) -> None:
+    """Waits until ``condition()`` is true; fails if the run ends first."""
+    deadline = time.monotonic() + _LIMIT_S
+    while not condition():
+        assert run.process.poll() is None and time.monotonic() < deadline, run.output()[-3000:]
+        time.sleep(0.001)
+
+
+def free_address() -> str:
+    """An address of this machine, with a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def two_processes(
+    workdir: Path, *flags: str, second: str = "", devices: int = 4, form: str = "softmax", config: str = ""
+) -> list[Run]:
+    """Starts one run on two processes with ``devices`` devices each. ``second``: a flag for the second process only."""
+    joined = (f"--coordinator={free_address()}", "--processes=2", f"--cpu_devices={devices}", *flags)
+    own = (["--process=0"], ["--process=1", *filter(None, [second])])
+    return [Run(workdir, *joined, *alone, form=form, config=config) for alone in own]
+
+
+def parameters(workdir: Path) -> dict[str, np.ndarray]:
+    """The parameters of the newest checkpoint, by path."""
+    params = runs.load_run(str(workdir))[1]
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """Step -> loss, for the steps logged so far."""
+    lines = read_json_lines(epath.Path(workdir) / "metrics.jsonl")
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+def check_alike(workdir: Path, reference: Path, steps: int) -> None:
+    """Whether a run has the losses and parameters of another, to rounding, and scores of the same benchmarks."""
+    found, expected = losses(workdir), losses(reference)
+    assert found.keys() == expected.keys() == set(range(1, steps + 1))
+    np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
+    after = parameters(workdir)
+    for path, value in parameters(reference).items():
+        np.testing.assert_allclose(after[path], value, rtol=0, atol=2e-5, err_msg=path)
+    scored = [json.loads((folder / "scores.json").read_text())["scores"].keys() for folder in (workdir, reference)]
+    assert scored[0] == scored[1] and scored[0]

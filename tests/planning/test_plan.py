@@ -1,0 +1,451 @@
+"""A step compiled for devices that are not there: what it needs, whether it fits, and what ``auto`` remat becomes."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from jax.sharding import PartitionSpec
+
+from naturel_jax import config as c
+from naturel_jax import plan
+from naturel_jax.checkpoints import checkpoint
+from naturel_jax.configs import negclip_ap, siglip_tp
+from naturel_jax.data import datasets
+from naturel_jax.data.batches.planner import Part, Planner
+from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.devices import hardware
+from naturel_jax.devices.sharding import make_mesh
+from naturel_jax.models.presets import PRESETS, preset, published
+from naturel_jax.models.transformer import REMAT_POLICIES, Compute
+from naturel_jax.models.two_tower import Model
+from naturel_jax.planning import compiled, estimate, stand_in
+from naturel_jax.training import exchange, memory, run, run_folder
+from naturel_jax.training.start import make_start
+from naturel_jax.weights import runs
+from tests.helpers import tiny_config
+from tests.helpers.worlds import ROOT, data_dir
+from tfds_naturel.common.errors import UserError
+
+DEVICES = 8
+ROWS, COLUMNS = 16, 128  # of the block of one device
+BLOCK = ROWS * COLUMNS * 4
+
+
+def hlo(function) -> str:
+    """The program of ``function`` on the blocks of eight devices."""
+    mesh = jax.make_mesh((DEVICES,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=PartitionSpec("x"), out_specs=PartitionSpec("x"))
+    return jax.jit(mapped).lower(jnp.zeros((DEVICES * ROWS, COLUMNS))).compile().as_text()
+
+
+def ring(x):
+    def shift(_, x):
+        return jnp.sin(jax.lax.ppermute(x, "x", [(d, (d + 1) % DEVICES) for d in range(DEVICES)]))
+
+    return jax.lax.fori_loop(0, 5, shift, x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "devices", "size", "runs", "function"),
+    [
+        ("all-reduce", DEVICES, BLOCK, 1, lambda x: x * jax.lax.psum(x, "x")),
+        ("all-gather", DEVICES, DEVICES * BLOCK, 1, lambda x: jax.lax.all_gather(x, "x").sum(0)),
+        ("reduce-scatter", DEVICES, BLOCK // DEVICES, 1, lambda x: jax.lax.psum_scatter(x, "x", tiled=True)),
+        ("collective-permute", 0, BLOCK, 5, ring),
+    ],
+)
+def test_collectives_of_a_program(kind, devices, size, runs, function):
+    (found,) = compiled.collectives(hlo(function))
+    assert (found.kind, found.bytes, found.runs, found.devices) == (kind, size, runs, devices)
+    assert found.way == ("0 to 1" if kind == "collective-permute" else "")
+
+
+# As libtpu's compiler writes programs, shortened.
+GROUPS = "replica_groups=mesh['axis_0'=4,'axis_1'=2,'axis_2'=3] {'axis_0','axis_1'}"
+TPU = f"""
+%condition.8 (wide.param.1: (s32[], f32[16,768])) -> pred[] {{
+  %constant.7 = s32[]{{:T(128)}} constant(12)
+  ROOT %lt.4 = pred[]{{:T(512)}} compare(%get-tuple-element.2, %constant.7), direction=LT
+}}
+
+%body.9 (wide.param.2: (s32[], f32[16,768])) -> (s32[], f32[16,768]) {{
+  %all-reduce.6 = (bf16[1,768]{{1,0:T(2,128)(2,1)S(1)}}, /*index=1*/f32[]{{:T(128)}}) all-reduce(%x), {GROUPS}
+}}
+
+%async_collective_fusion.3 (param_0: f32[768,64]) -> f32[768,512] {{
+  %all-gather.9 = f32[768,512]{{1,0:T(8,128)}} all-gather(%param_0), channel_id=4, replica_groups=[1,8]<=[8]
+}}
+
+ENTRY %main.1 (param.1: f32[16,768]) -> f32[16,768] {{
+  %collective-permute-start.7 = (f32[16,768]{{1,0:T(8,128)}}, f32[16,768]{{1,0:T(8,128)S(1)}}, u32[]{{:S(2)}}, \
+u32[]{{:S(2)}}) collective-permute-start(%fusion.1), channel_id=9, source_target_pairs={{{{0,1}},{{1,0}}}}
+  %collective-permute-done.7 = f32[16,768]{{1,0:T(8,128)S(1)}} collective-permute-done(%collective-permute-start.7)
+  %all-reduce-start.2 = (f32[768]{{0:T(1024)}}, s32[2]{{0}}) all-reduce-start(%a), replica_groups={{{{0,1,2,3}}}}
+  %while.3 = (s32[]{{:T(128)}}, f32[16,768]{{1,0}}) while(%tuple.4), condition=%condition.8, body=%body.9
+  %fusion.3 = f32[768,512]{{1,0:T(8,128)}} fusion(%c), kind=kCustom, calls=%async_collective_fusion.3
+}}
+"""
+
+
+def test_collectives_of_a_tpu_program():
+    assert compiled.collectives(TPU) == [
+        compiled.Collective("collective-permute", 0, 16 * 768 * 4, 1, True, "0 to 1"),
+        compiled.Collective("all-reduce", 4, 768 * 4 + 2 * 4, 1, True),
+        compiled.Collective("all-reduce", 8, 768 * 2 + 4, 12, False),
+        compiled.Collective("all-gather", 8, 768 * 512 * 4, 1, True),
+    ]
+
+
+def test_groups_of_a_mesh_in_another_order():
+    line = (
+        "  %all-gather.1 = f32[16,32]{1,0} all-gather(%x), channel_id=1, "
+        "replica_groups=mesh['axis_0'=16,'axis_1'=4], device_ids=([4,16]T(1,0)) {'axis_0'}, dimensions={1}"
+    )
+    (found,) = compiled.collectives(f"ENTRY %main.1 (x: f32[16,2]) -> f32[16,32] {{\n{line}\n}}\n")
+    assert found == compiled.Collective("all-gather", 16, 16 * 32 * 4, 1, False)
+
+
+def test_refusal_of_the_tpu_compiler():
+    message = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (22.31G) exceeds "
+        "available HBM (15.75G)."
+    )
+    assert compiled.refused(message) == pytest.approx(22.31 * 2**30, rel=1e-9)
+    assert compiled.refused("INTERNAL: out of luck (1.00G)") is None
+
+
+def test_memory_of_a_program_counts_donated_arguments_once():
+    add = jax.jit(lambda x, y: (x + 1, jnp.sum(y)), donate_argnums=0)
+    sizes = compiled.memory(add.lower(jnp.zeros(1 << 16), jnp.zeros(1 << 10)).compile())
+    assert sizes.arguments == 4 * ((1 << 16) + (1 << 10))
+    assert 4 <= sizes.results < 64
+    assert sizes.total >= sizes.arguments + sizes.results
+
+
+def test_roofline_is_the_slowest_part():
+    kind = "TPU v5 lite"  # 197 TFLOP/s, 819 GB/s, 4 links of 45 GB/s each way
+    reduce = compiled.Collective("all-reduce", 8, 180_000_000, 2, True)
+    bound = compiled.roofline(kind, "bfloat16", 197e12 * 3e-3, 819e9 * 2e-3, [reduce])
+    assert bound is not None
+    assert bound.links == pytest.approx(2 * 2 * (7 / 8) * 1e-3)
+    assert (bound.matrix, bound.memory, bound.waiting) == pytest.approx((3e-3, 2e-3, 0))
+    assert bound.step == pytest.approx(3.5e-3)
+    waiting = compiled.roofline(kind, "bfloat16", 197e12 * 3e-3, 0, [reduce._replace(asynchronous=False)])
+    assert waiting is not None and waiting.step == pytest.approx(6.5e-3), "nothing runs while the device waits"
+    ring = [compiled.Collective("collective-permute", 0, 45_000_000, 2, True, way) for way in ("0 to 1", "1 to 0")]
+    both = compiled.roofline(kind, "bfloat16", 0, 0, ring)
+    assert both is not None and both.links == pytest.approx(2e-3), "both directions at once"
+    assert compiled.roofline("cpu", "float32", 1, 1, []) is None
+
+
+def result(needed: float, remat: str, dataset: int = 0) -> dict:
+    sizes = {"needed": int(needed * 2**30), "usable": hardware.ACCELERATORS["v5e"].memory, "remat": remat}
+    sizes["memory"] = {"dataset": dataset}
+    return sizes | {"fits": sizes["needed"] <= sizes["usable"], "device": "TPU v5 lite"}
+
+
+def test_verdict_says_by_how_much_and_what_to_change():
+    assert estimate.verdict(result(6.5, "dots")) == "fits: 9.25 of 15.75 GiB are left"
+    text = estimate.verdict(result(24.625, "none"))
+    assert text.startswith("does not fit: needs 24.62 of 15.75 GiB. Change config.compute.remat (dots or full), ")
+    assert all(field in text for field in ("config.data.batch_size", "config.objective.chunks", "config.mesh.fsdp"))
+    assert "remat" not in estimate.verdict(result(24.6, "full")) and "cache" not in text
+    assert estimate.verdict(result(24.6, "full", 2**30)).endswith(", config.data.cache ('decoded')")
+
+
+# ---- remat = "auto" --------------------------------------------------------------------------------------------------
+
+
+def test_activations_grow_with_rows_and_shrink_with_recomputation():
+    sizes = preset("tiny-clip")
+    kept = {name: memory.activations(Model(sizes, Compute(remat=name)), 6, 10, 16) for name in REMAT_POLICIES}
+    assert kept["none"] > kept["attention"] > kept["dots"] > kept["full"] > 0
+    results = 6 * 17 * 4 + 10 * 16 * 2  # positions of an image or caption, times blocks
+    assert kept["attention"] - kept["dots"] == results * 128 * 4, "of that width, in float32"
+    assert memory.activations(Model(sizes), 12, 20, 16) == 2 * kept["none"]
+
+
+@pytest.mark.slow
+def test_full_recomputation_keeps_the_input_of_each_block():
+    """Two more blocks of the image tower add their inputs, and a smaller share of what one block keeps."""
+    sizes, images = preset("tiny-siglip"), 4
+
+    def kept(depth, remat):
+        tower = dataclasses.replace(sizes.image.transformer, depth=depth)
+        image = dataclasses.replace(sizes.image, transformer=tower)
+        return memory.activations(Model(dataclasses.replace(sizes, image=image), Compute(remat=remat)), images, 4, 16)
+
+    block = kept(4, "none") - kept(3, "none")  # all that one block keeps
+    depth = sizes.text.transformer.depth  # the shallower tower: its blocks are the larger share
+    inputs = images * sizes.image.grid**2 * sizes.image.transformer.width * 4
+    assert kept(6, "full") - kept(4, "full") == pytest.approx(2 * (inputs + block / depth), rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def config() -> c.Config:
+    raw = tiny_config.get_config()
+    raw.data.dir = os.fspath(data_dir())
+    return c.load(raw)
+
+
+@pytest.fixture(scope="module")
+def training(config) -> run.Training:
+    return estimate.make_training(config, jax.devices(), 2, 24, 1000)
+
+
+def test_auto_is_none_on_a_cpu(training):
+    assert training.loss.model.compute.remat == "none"
+
+
+def test_auto_recomputes_no_more_than_the_memory_asks_for(training, monkeypatch):
+    model, state, batch = training.loss.model, training.state, training.pipeline.shapes(0)
+    mesh = training.pipeline.sharding.mesh
+    fixed = memory.per_device((state, batch))
+    needs = {
+        name: fixed
+        + math.ceil(
+            memory.MARGINS.get(name, memory.MARGIN)
+            * memory.temporaries(memory.with_remat(model, name), state.params, batch, mesh, 1)
+        )
+        for name in memory.AUTO
+    }
+
+    def chosen(limit):
+        monkeypatch.setattr(memory, "usable", lambda kind: limit)
+        return memory.choose_remat(model, state, batch, mesh, 1)
+
+    for name, needed in needs.items():
+        assert chosen(needed) == name
+    assert chosen(1) == "full", "nothing fits: the least that can be done"
+
+
+def test_memory_of_a_device_that_is_not_here():
+    assert memory.usable("TPU v5 lite") == 15.75 * 2**30
+    assert memory.usable(jax.devices()[0].device_kind) is None
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        ({"remat": "dots", "exchange": "gather", "compute": "auto"}, {"remat": "dots", "exchange": "gather"}),
+        ({"compute": "full", "ring": False}, {"remat": "full", "exchange": "gather"}),
+        ({}, {"remat": "none", "exchange": "ring"}),  # from before there was "auto"
+    ],
+)
+def test_a_continuation_keeps_what_auto_became(meta, expected, config, tmp_path):
+    saved = json.loads(json.dumps(c.to_config_dict(config).to_dict()))
+    saved["version"] = 1
+    saved["compute"] = {"remat": meta["compute"]} if "compute" in meta else {}
+    saved["objective"] = {"ring": meta["ring"]} if "ring" in meta else {}
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=1)
+    checkpoints.save(3, {"params": {"x": jnp.zeros(3)}}, {"config": saved} | meta, wait=True)
+    checkpoints.close()
+    assert run_folder.saved_choices(epath.Path(tmp_path)) == expected
+    assert run_folder.saved_choices(epath.Path(tmp_path / "new")) == {}
+
+
+@pytest.mark.slow
+def test_auto_is_kept_in_the_checkpoint_and_by_the_continuation(tmp_path, monkeypatch):
+    raw = tiny_config.get_config()
+    raw.data.dir = os.fspath(data_dir())
+    raw.update_from_flattened_dict(
+        {
+            "duration": "2 steps",
+            "optim.warmup": "0 steps",
+            "checkpoint.every": "1 steps",
+            "eval.during.naturel": "0 steps",
+            "objective.exchange": "auto",
+        }
+    )
+    raw.eval.benchmarks = ("naturel",)
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "usable", lambda kind: 1)
+        patch.setattr(exchange, "choose", lambda *_: "two_way_ring")
+        run.run(c.load(raw), tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "2")  # as if it had been killed before
+    (tmp_path / "scores.json").unlink()
+    for module, name in ((memory, "choose_remat"), (exchange, "choose")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("it is known"))
+    run.run(c.load(raw), tmp_path)
+    step, meta = runs.read_meta(tmp_path)
+    assert (step, meta["remat"], meta["config"]["compute"]["remat"]) == (2, "full", "auto")
+    assert (meta["exchange"], meta["config"]["objective"]["exchange"]) == ("two_way_ring", "auto")
+
+
+# ---- The planned step ------------------------------------------------------------------------------------------------
+
+
+def described(tree) -> list:
+    return [(jax.tree_util.keystr(path), x.shape, x.dtype, x.sharding) for path, x in jax.tree.leaves_with_path(tree)]
+
+
+def test_planned_step_is_the_step_of_the_run(config, training, tmp_path):
+    """State and batch have the shapes, dtypes and shardings of those of a run that trains."""
+    mesh = make_mesh(dataclasses.asdict(config.mesh))
+    sources = datasets.open_sources(config.data)
+    start = make_start(config, "", epath.Path(tmp_path), sources, mesh)
+    real = run.make_training(config, start, sources, mesh)
+    assert described(training.state) == described(real.state)
+    batch = next(real.pipeline.batches(0, 1))
+    assert described(real.pipeline.shapes(0)) == described(batch)
+    assert described(training.pipeline.shapes(0))[0] == described(batch)[0], "images"
+    assert training.schedule == real.schedule
+
+
+@pytest.mark.slow
+def test_plan_of_a_step_on_the_cpu(config, training):
+    planned = estimate.plan(config, training, None)
+    assert planned["memory"]["parameters"] == sum(4 * x.size for x in jax.tree.leaves(training.state.params))
+    assert planned["memory"]["optimizer"] >= 2 * planned["memory"]["parameters"], "two moments"
+    assert planned["fits"] and "at_least" not in planned, "nothing is known about this device"
+    kinds = {one["kind"] for one in planned["collectives"]}
+    assert {"all-reduce", "collective-permute"} <= kinds, "gradients, and the ring"
+    text = estimate.to_text({"name": "tiny", "topology": "cpu"} | json.loads(json.dumps(planned)))
+    assert "8 x cpu" in text and "memory of each device (GiB)" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "captions", "sentinel"),
+    [("two_pairs", 4, 0), ("single_pair", 2, 1), ("all_pairs", 8, 1), ("one_pair", 2, 1), ("order_shuffles", 2, 1)],
+)
+def test_stand_in_data_makes_the_largest_batch(name, captions, sentinel):
+    sizes = preset("tiny-clip")
+    parts = [Part(stand_in.source("main", 100).items, recipe(name))]
+    processor = stand_in.processor(sizes, 13)
+    planner = Planner(parts, processor, batch_size=64, shards=8, seed=0, trim_eos=sizes.text.eos_id)
+    batch = planner.plan(0)
+    assert len(batch.rows) == 64 + 8 * sentinel
+    assert batch.tokens.shape == (64 * captions, 16), "13 tokens, in a multiple of 8"
+    assert np.all(batch.caption_labels.mult_U == 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("hf:openai/clip-vit-base-patch32", "clip-b32"),
+        ("hf:openai/clip-vit-large-patch14-336", "clip-l14-336"),
+        ("hf:google/siglip-base-patch16-224", "siglip-b16-224"),
+        ("hf:google/siglip-so400m-patch14-384", "siglip-so400m14-384"),
+        ("hf:google/siglip2-giant-opt-patch16-384", "siglip2-g16-384"),
+        ("hf:someone/clip-vit-base-patch32", None),
+    ],
+)
+def test_sizes_of_published_checkpoints_are_known_by_name(source, expected):
+    assert published(source) == (PRESETS[expected] if expected else None)
+
+
+@pytest.mark.parametrize("module", [siglip_tp, negclip_ap])
+def test_shipped_configs_leave_recomputation_to_the_device(module):
+    assert c.load(module.get_config()).compute.remat == "auto"
+
+
+def test_a_config_without_training_has_no_step(config):
+    raw = tiny_config.get_config()
+    raw.data.mixture = {}
+    raw.update({"preset": "", "init": "hf:openai/clip-vit-base-patch32"})
+    with pytest.raises(UserError, match=r"config\.data\.mixture is empty"):
+        estimate.make_training(c.load(raw), jax.devices(), 1, 24, 1000)
+
+
+def test_processes_must_divide_devices_and_batch(config):
+    with pytest.raises(UserError, match="--processes is 3, which does not divide the 8 devices"):
+        estimate.make_training(config, jax.devices(), 3, 24, 1000)
+    tensor = dataclasses.replace(config, mesh=c.Mesh(tensor=4))
+    with pytest.raises(UserError, match=r"--processes is 4, which does not divide the 2 blocks of a batch"):
+        estimate.make_training(tensor, jax.devices(), 4, 24, 1000)
+
+
+# ---- The command -----------------------------------------------------------------------------------------------------
+
+
+def command(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "naturel_jax.plan", *flags], cwd=ROOT, capture_output=True, text=True, timeout=900
+    )
+
+
+def test_a_suite_is_refused():
+    done = command("--config=configs/demo.py", "--topology=v5e:2x2")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "configs/demo.py holds several runs; plan the config of one of them" in done.stderr
+
+
+TRAINED = """
+import sys
+from naturel_jax.cli import config_flags
+print(config_flags.parse(sys.argv))
+"""
+PLANNED = """
+import sys
+from naturel_jax import config, plan
+from naturel_jax.planning import estimate, topologies
+topologies.devices = estimate.make_training = lambda *_, **__: None
+estimate.plan = lambda planned, *_: print(config.to_config_dict(planned)) or {"fits": True}
+plan.main(["--topology=h100x8", "--json", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [TRAINED, PLANNED], ids=["naturel-train", "naturel-plan"])
+def test_overrides_may_be_two_words(program):
+    values = {"mesh.data": "1", "mesh.fsdp": "-1", "name": "a b", "compute.unroll": "True"}
+
+    def printed(*flags: str) -> str:
+        command = [sys.executable, "-c", program, "--config", "tests/helpers/tiny_config.py", *flags]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    one_word = printed(*[f"--config.{name}={value}" for name, value in values.items()], "--config.optim.lr=2e-5")
+    assert all(part in one_word for part in ("data: 1", "fsdp: -1", "name: a b", "unroll: true", "lr: 2.0e-05"))
+    two_words = [word for name, value in values.items() for word in (f"--config.{name}", value)]
+    assert printed(*two_words, "--config.optim.lr", "2e-5") == one_word
+    bare = [*two_words[:-2], "--config.compute.unroll", "--config.optim.lr", "2e-5"]
+    assert printed(*bare) == one_word, "a flag of a field that is true or false needs no value"
+
+
+@pytest.mark.proof
+def test_tpus_compute_while_captions_travel_both_ways(tmp_path):
+    """On a slice where, in listed order, the ring's permutes are synchronous."""
+    pytest.importorskip("libtpu")
+    flags = ["--config=tests/helpers/tiny_config.py", "--topology=v5e:4x8", f"--config.data.dir={tmp_path}", "--json"]
+    done = command(*flags, "--config.objective.exchange=two_way_ring", "--config.data.batch_size=4096")
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(done.stdout)
+    permutes = [one for one in planned["collectives"] if one["kind"] == "collective-permute" and one["bytes"] > 4096]
+    assert planned["exchange"] == "two_way_ring" and all(one["asynchronous"] for one in permutes)
+    assert len({one["way"] for one in permutes}) == 2
+
+
+@pytest.mark.proof
+def test_step_compiles_for_tpus(tmp_path):
+    pytest.importorskip("libtpu")
+    flags = ["--config=tests/helpers/tiny_config.py", "--topology=v5e:2x2", f"--config.data.dir={tmp_path}", "--json"]
+    done = command(*flags, "--price=1", "--config.data.batch_size=4096")
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(done.stdout)
+    assert planned["fits"] and planned["dtype"] == "bfloat16" and planned["remat"] == "none"
+    assert planned["memory"]["temporaries"] > 0 and planned["images_per_second"] > 0 and planned["cost"] > 0
+    assert any(one["kind"] == "collective-permute" and one["asynchronous"] for one in planned["collectives"])
+    done = command(*flags[:2], "--config.data.batch_size=65536", "--config.compute.remat=none", *flags[2:])
+    assert done.returncode == plan.DOES_NOT_FIT and not json.loads(done.stdout)["fits"]
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(("attention", "fits"), [("", False), ("splash", True)])
+def test_splash_attention_lets_512_pixels_fit_without_recomputation(attention, fits, tmp_path):
+    pytest.importorskip("libtpu")
+    flags = ["--config=siglip_tp", "--topology=v5e:2x4", f"--config.data.dir={tmp_path}", "--json"]
+    flags += ["--config.init=hf:google/siglip2-base-patch16-512", "--config.data.batch_size=64"]
+    done = command(*flags, "--config.compute.remat=none", f"--config.compute.attention={attention}")
+    assert done.returncode == (0 if fits else plan.DOES_NOT_FIT), done.stderr
+    assert json.loads(done.stdout)["fits"] == fits

@@ -1,0 +1,132 @@
+"""Comparisons and the gallery, against expectations written by hand. ``test_pages`` opens it in a browser."""
+
+import base64
+import dataclasses
+import io
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from naturel_jax.benchmarks.benchmark import Image
+from naturel_jax.report import compare, gallery
+from naturel_jax.report.pairs import Paired, pair_up, pattern
+from tests.helpers import benchmark_files as files
+
+
+def pair(n: int, a: bool, b: bool, group: str = "on", caption: str = "the cat is on the box") -> Paired:
+    return Paired(
+        str(n), ("p",), (None,), (caption, "no"), a, b, (0.3, 0.2), (0.3, 0.2), group, pattern(caption, group)
+    )
+
+
+def test_mcnemar_by_hand():
+    pairs = [pair(n, n < 8, n < 2 or 10 <= n < 11) for n in range(16)]  # both 2, only A 6, only B 1, neither 7
+    table = compare.count(pairs)
+    assert (table.both, table.only_a, table.only_b, table.neither) == (2, 6, 1, 7)
+    assert table.p == pytest.approx(2 * (1 + 7) / 2**7)
+    assert table.difference[0] == pytest.approx(3 / 16 - 8 / 16)
+    half = 1.96 * math.sqrt(7 - 25 / 16) / 16  # Agresti 2013, equation 11.2
+    assert table.difference[2] - table.difference[0] == pytest.approx(half)
+    assert table.odds_ratio == pytest.approx(1 / 6) and table.g == pytest.approx(1 / 7 - 0.5)
+    same = compare.count([pair(0, True, True)])
+    assert (same.p, same.g) == (1, 0) and math.isnan(same.odds_ratio)
+
+
+def test_groups_are_holm_corrected():
+    pairs = [pair(n, True, False, "x") for n in range(7)] + [pair(n, True, False, "y") for n in range(5)]
+    pairs += [pair(0, True, True, "z")]
+    result = compare.count_by(pairs, lambda p: p.group)
+    raw = {"x": 2 / 2**7, "y": 2 / 2**5, "z": 1}
+    assert list(result) == ["x", "y", "z"]
+    assert [p for _, p in result.values()] == pytest.approx([3 * raw["x"], 2 * raw["y"], 1])
+
+
+@pytest.mark.parametrize(
+    ("caption", "group", "expected"),
+    [
+        ("the cow is to the left of the grass", "", "animate to the left of thing"),
+        ("the cow is to the left of the grass", "to the left of", "animate ... thing"),
+        ("the grass is to the left of the cows", "to the left of", "thing ... animate"),
+        ("The pasture is to the right of the dog", "right_of", "thing to the right of animate"),
+        ("Atop the table, sits the cat.", "on", "atop animate"),
+        ("the men frob the child", "frob", "animate ... animate"),
+        ("the train is frobbing a bus", "frob", "other"),
+        ("no pattern here", "", "other"),
+    ],
+)
+def test_patterns(caption, group, expected):
+    assert pattern(caption, group) == expected
+
+
+def test_pair_up_joins_both_models_results():
+    row = {
+        "images": ["p"],
+        "boxes": [[1, 2, 3, 4]],
+        "captions": ["a", "b"],
+        "cosines": [0.1, 0.2],
+        "tags": {"relation": "on"},
+    }
+    rows_a = [row | {"id": i, "outcome/right": right} for i, right in (("0", 1.0), ("1", 0.0), ("2", None), ("3", 1.0))]
+    rows_b = [row | {"id": i, "outcome/right": right} for i, right in (("1", 1.0), ("0", 1.0), ("2", 1.0))]
+    result = pair_up(rows_a, rows_b, "right")
+    assert [(p.id, p.a, p.b, p.group, p.boxes) for p in result] == [
+        ("0", True, True, "on", ((1, 2, 3, 4),)),
+        ("1", False, True, "on", ((1, 2, 3, 4),)),
+    ]
+    with pytest.raises(ValueError, match=r"'text' is not an outcome .* right"):
+        pair_up(rows_a, rows_b, "text")
+
+
+def test_comparison_lists_what_each_model_alone_gets_right():
+    pairs = [
+        pair(0, True, False, "left_of", "the cow is to the left of the grass"),
+        pair(1, False, True, "right_of", "the pasture is to the right of the dog"),
+    ]
+    text = compare.markdown("NegCLIP", "NegCLIP-AP", "vg_relation", pairs)
+    first, second = text.split("## Captions that NegCLIP-AP gets right")
+    assert "- the cow is to the left of the grass" in first and "- the pasture is to the right of the dog" in second
+    assert "| animate to the left of thing | 1 | 1.00 | 0.00 | 1 | 0 | -0.50 | 1 |" in text
+
+
+def test_comparison_escapes_names_and_captions():
+    pairs = [pair(0, True, False, "on|under", "<script>alert(1)</script>\n# [a](b)")]
+    text = compare.markdown("A|*x*", "<b>", "vg_relation", pairs)
+    assert "- \\<script\\>alert(1)\\</script\\> # \\[a\\](b)\n" in text
+    assert "A\\|\\*x\\*" in text and "\\<b\\>" in text and "on\\|under" in text
+    assert "A|*x*" not in text and "| <b>" not in text
+
+
+def write_gallery(folder: Path, number: int) -> tuple[Path, dict]:
+    """A gallery of ``number`` items of one image each, the last of which is not available; its path and its data."""
+    pairs = [dataclasses.replace(pair(n, True, False), images=(f"p{n}",)) for n in range(number)]
+    images = {
+        f"p{n}": Image(f"p{n}", lambda n=n: files.png(n, (64, 48) if n else (900, 600))) for n in range(number - 1)
+    }
+    page = folder / "compare.html"
+    gallery.write(page, "CLIP & A", "<b>NegCLIP", "vg_relation", pairs, images)
+    return page, json.loads(re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)[1])
+
+
+def test_small_gallery_is_one_file(tmp_path):
+    page, data = write_gallery(tmp_path, 4)
+    assert list(tmp_path.iterdir()) == [page]
+    large, small, _, missing = data["thumbnails"]
+    assert large[0].startswith("data:image/jpeg;base64,") and large[1:] == [900, 600] and missing is None
+    assert small[0].startswith("data:image/png;base64,"), "pixels of a small image are kept"
+    with PIL.Image.open(io.BytesIO(base64.b64decode(small[0].split(",")[1]))) as image:
+        assert (image.size, image.format) == ((64, 48), "PNG")
+        assert np.array_equal(image, PIL.Image.open(io.BytesIO(files.png(1, (64, 48)))))
+
+
+def test_large_gallery_has_its_images_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "EMBEDDED", 3)
+    page, data = write_gallery(tmp_path, 4)
+    assert [path.name for path in tmp_path.iterdir()].count("compare_images") == 1
+    with PIL.Image.open(page.parent / data["thumbnails"][0][0]) as image:
+        assert (image.size, image.format) == ((640, 427), "JPEG")
+    assert len(list((tmp_path / "compare_images").iterdir())) == 3

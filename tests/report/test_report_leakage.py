@@ -1,0 +1,80 @@
+"""The statement on images that may have been trained on."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from naturel_jax.benchmarks.benchmark import Origin, Overlap, Source
+from naturel_jax.benchmarks.registry import BENCHMARKS
+from naturel_jax.data.seen import identity
+from naturel_jax.evaluators.results import Result
+from naturel_jax.report import leakage
+
+COLLECTIONS = ("COCO", "Visual Genome", "Open Images", "Flickr30k")
+
+
+def result(model: str, benchmark: str, left_out: int = 0, found: dict[str, int] | None = None) -> Result:
+    return Result(model, benchmark, "f", 100 - left_out, None, 0, (), {}, {}, left_out=left_out, found=found)
+
+
+FOUND = {"images": 5000, "read": 4000, "name": 3, "bytes": 2, "look": 5}
+RESULTS = [
+    result("CLIP", "vg_relation", found={}),
+    result("A|<b>&", "vg_relation", 6, FOUND),
+    result("old", "vg_relation"),
+    result("CLIP", "my", found={}),
+]
+
+
+def test_every_benchmark_has_an_origin_with_a_source():
+    for name, benchmark in BENCHMARKS.items():
+        assert benchmark.SOURCE.origins or name == "zeroshot", name
+        for origin in benchmark.SOURCE.origins:
+            assert origin.source.startswith("https://")
+            shared = origin.images.startswith(COLLECTIONS) or " of Visual Genome" in origin.images
+            assert bool(origin.overlaps) == (shared or name == "winoground"), f"{name}: {origin.images}"
+
+
+def test_new_benchmark_brings_its_origin(monkeypatch):
+    origin = Origin("COCO (a part)", "https://example.com/new", (Overlap("COCO", "all of it"),))
+    source = Source("MIT", "here", "new.json", origins=(origin,))
+    monkeypatch.setitem(BENCHMARKS, "new", SimpleNamespace(SOURCE=source, read=None))
+    (line,) = leakage.lines([result("CLIP", "new", found={})])
+    assert line.cells[1:3] == [[("COCO (a part)", "https://example.com/new")], [("COCO: all of it", "")]]
+
+
+@pytest.mark.parametrize(("name", "path"), [("vg_relation", "VG_100K/2331508.jpg"), ("sugarcrepe", "000000000139.jpg")])
+def test_collections_are_those_that_names_are_recognized_of(name, path):
+    collection = BENCHMARKS[name].SOURCE.origins[0].images.split(" (")[0]
+    assert identity.of_name(path).startswith(collection.lower().replace(" ", "_") + ":")
+
+
+def test_numbers_add_up():
+    """COCO 2014 has 82,783 and 40,504 images, 2017 has 118,287 and 5,000 of these; the Karpathy splits are 113,287 for
+    training and 5,000 each for validation and test, both of val2014."""
+    (origin,) = BENCHMARKS["sugarcrepe"].SOURCE.origins
+    known = {overlap.training: overlap.known for overlap in origin.overlaps}
+    restval, val2014 = map(int, re.findall(r"[\d]+", known["COCO (Karpathy train)"].replace(",", ""))[:2])
+    assert (restval, val2014) == (113_287 - 82_783, 40_504) and restval == val2014 - 2 * 5_000
+    assert 82_783 + val2014 - 5_000 == 118_287
+
+
+def test_statement_in_every_format():
+    first, second = leakage.lines(RESULTS)
+    assert (first.benchmark, second.benchmark) == ("vg_relation", "my")
+    assert first.found == (
+        "CLIP: no record",
+        "A|<b>&: 6 of 100 items (3 by name, 2 by bytes, 5 by look; 4,000 of 5,000 training images read)",
+        "old: not noted; evaluate again",
+    )
+    (text,) = leakage.markdown([first, second])
+    assert "| vg_relation | Visual Genome ([source](https://arxiv.org/abs/2210.01936)) |" in text
+    assert "51,208 of the 108,077 images of Visual Genome are COCO's" in text and "A\\|\\<b\\>\\&" in text
+    assert "| my | not stated |  | CLIP: no record |" in text
+    (page,) = leakage.html([first, second])
+    assert "A|&lt;b&gt;&amp;" in page and "<b>" not in page and "http" not in page and page.count("<tr>") == 3
+    (tex,) = leakage.latex([first, second])
+    assert r"Visual Genome\textsuperscript{1}" in tex and r"\textsuperscript{1}\texttt{https://arxiv.org" in tex
+    assert r"A|<b>\&" in tex and tex.count(r" \\") == 3
+    assert leakage.markdown([]) == leakage.html([]) == leakage.latex([]) == []

@@ -1,0 +1,161 @@
+"""The performance scripts, on tiny models and a few images; compared variants compute the same thing."""
+
+import fcntl
+import functools
+import re
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.models.presets import preset
+from naturel_jax.models.two_tower import Model
+from perf import fits, hosts, loading, objectives, pipeline, planner, towers
+from tests.helpers import stuck_loader
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("hard", ["sentinel", "mined"])
+def test_all_training_step_variants_have_the_same_loss(hard):
+    results = objectives.measure_steps("tiny-clip", batch_size=8, hard=hard, repeats=1)
+    assert [r.name for r in results] == ["naturel_jax", "naturel_jax, expanded", "transformers", "OpenCLIP"]
+    np.testing.assert_allclose([r.loss for r in results], results[-1].loss, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["tiny-clip", pytest.param("tiny-siglip", marks=pytest.mark.proof)])
+def test_steps_with_embeddings_of_a_frozen_tower_have_the_same_loss(name, capsys):
+    objectives.main(["frozen", f"--preset={name}", "--batch=8", "--repeats=1"])
+    found = re.findall(
+        r"(image|text) tower frozen: loss ([\d.]+), with its embeddings ([\d.]+)", capsys.readouterr().out
+    )
+    assert [tower for tower, *_ in found] == ["image", "text"]
+    np.testing.assert_allclose(*np.array(found)[:, 1:].astype(float).T, rtol=1e-5)
+
+
+def test_relations_are_as_frequent_as_in_open_images():
+    items = objectives.skewed_items(20_000, np.random.default_rng(0))
+    relation = np.array([fact.split("|")[1] for fact in items.facts])[items.shows.values]
+    rows = sum(objectives.RELATIONS.values())
+    for label in ("is", "at", "on"):
+        assert (relation == label).mean() == pytest.approx(objectives.RELATIONS[label] / rows, abs=0.01)
+
+
+@pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
+def test_ring_memory_is_constant_and_dense_memory_grows_with_devices(objective):
+    """From three devices on: of two, the ring has one hop, and less to keep meanwhile."""
+    ring, dense = ([objectives.loss_bytes(objective, n, ring) for n in (3, 8)] for ring in ("ring", "gather"))
+    assert ring[1] == pytest.approx(ring[0], rel=0.02)
+    assert dense[1] > 1.5 * dense[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "peers"), [("tiny-clip", ["transformers", "OpenCLIP"]), ("tiny-siglip", ["transformers"])]
+)
+def test_towers_are_compared_with_other_libraries(name, peers, capsys):
+    towers.main([f"--preset={name}", "--images=2", "--captions=2", "--repeats=1", "--train"])
+    lines = capsys.readouterr().out.splitlines()
+    rates = {line.split()[0]: re.findall(r"([\d.]+) (?:images|captions)/s", line) for line in lines}
+    assert [name for name, numbers in rates.items() if len(numbers) == 2] == ["naturel_jax", *peers]
+    assert all(float(number) > 0 for numbers in rates.values() for number in numbers)
+    ours, theirs = (np.array(rates[name], float) for name in ("naturel_jax", peers[-1]))
+    ratios = [float(number) for number in re.search(r"; naturel_jax: ([\d.]+), ([\d.]+) times$", lines[-1]).groups()]
+    np.testing.assert_allclose(ratios, ours / theirs, rtol=0.02, atol=0.01)
+
+
+def test_both_towers_of_a_peer_are_compiled(monkeypatch):
+    """With ``torch.compile`` replaced: a real one takes a minute on the CPU."""
+    compiled = []
+    monkeypatch.setattr("torch.compile", lambda encode: compiled.append(encode) or encode)
+    config = preset("tiny-clip")
+    rng = np.random.default_rng(0)
+    pixels = rng.standard_normal((2, config.image.size, config.image.size, 3), np.float32)
+    inputs = {"image": pixels, "text": rng.integers(3, 9, (2, config.text.context), np.int32)}
+    model = towers.peer_models(config)["OpenCLIP"]
+    for step in towers.peer_steps(model, "float32", inputs, train=True, compiled=True).values():
+        step()
+    assert compiled == [model.encode_image, model.encode_text]
+
+
+def test_loading_reports_parameter_size_memory_and_time():
+    result = loading.measure("tiny-siglip")
+    assert result["parameters"] == sum(4 * leaf.size for leaf in jax.tree.leaves(Model(preset("tiny-siglip")).shapes()))
+    assert result["bytes"] > 0 < result["seconds"]
+
+
+def test_pipeline_is_compared_with_other_loaders(tmp_path, capsys):
+    """Also with loaders that fork, after JAX has started threads in this process."""
+    loaders = pipeline.contenders(pipeline.write_images(tmp_path, pipeline.BATCH), 1, threads=[1], workers=[1])
+    own = [
+        f"{name}, 1 threads"
+        for name in ("naturel_jax", "bilinear", "decoded", "decoded, copied", "decoded, held", "tars")
+    ]
+    torch = ["torch, 0 processes", "torch, 1 processes"]
+    assert {"bare loop", "naturel_jax, 1 processes", "decoded, bilinear, 1 threads", *own, *torch} <= loaders.keys()
+    (rates,) = pipeline.measure(loaders, rounds=1, timeout_s=120)
+    assert rates.keys() == loaders.keys() and all(min(rate) > 0 for rate in rates.values())
+    assert not capsys.readouterr().out
+
+
+def test_loader_that_hangs_is_left_out_and_its_children_end(tmp_path, capsys):
+    """Its round has no rate, nor does it have more rounds; the others have all of theirs."""
+    loaders = {
+        "quick": functools.partial(functools.partial, sum, range(10**6)),
+        "stuck": functools.partial(functools.partial, stuck_loader.read, tmp_path / "lock"),
+        "last": functools.partial(functools.partial, sum, range(10**6)),
+    }
+    rounds = pipeline.measure(loaders, rounds=2, timeout_s=10)
+    assert [list(rates) for rates in rounds] == [["quick", "last"]] * 2
+    assert capsys.readouterr().out == "stuck: left out, since a round did not end in 10 s (--timeout_s)\n"
+    deadline = time.monotonic() + 10
+    with (tmp_path / "lock").open() as file:
+        while True:  # its child, which holds the lock, may take a moment to end
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+def test_loader_that_fails_is_named():
+    with pytest.raises(RuntimeError, match="broken: its process ended with exit code 1; its error is above"):
+        pipeline.measure({"broken": functools.partial(functools.partial, int, "no number")}, rounds=1, timeout_s=120)
+
+
+def test_planner_is_measured_on_generated_rows():
+    items = planner.bank_items(5000)
+    assert len(items) == 5000 and recipe("single_pair").check(items) == (1, 1)
+    whole, own = planner.measure(items, "single_pair", images=64, repeats=2)
+    assert whole > 0 and own > 0
+
+
+def test_one_host_of_many_is_measured(tmp_path, capfd):
+    """Of a batch of 16 on four hosts, it reads four images; of the index, none of the captions until it plans."""
+    hosts.main(["one", "--hosts=4", "--devices=1", "--rows=500", "--batches=16", f"--folder={tmp_path}"])
+    first, opened, planned, loaded, checked, again = capfd.readouterr().out.splitlines()
+    assert first.startswith("500 records, host 2 of 4, 1 devices each")
+    counts = [int(re.search(r"(\d+) files opened", line)[1]) for line in (opened, planned, loaded, checked, again)]
+    assert counts[0] > 10 and counts[1:] == [0, 4, 1, 0]
+
+
+def test_further_pages_of_a_listing_are_not_counted():
+    assert hosts.asked(["GET /o?prefix=a", "GET /o?prefix=a&pageToken=b", "POST /o"]) == ["GET /o?prefix=a", "POST /o"]
+
+
+def test_a_row_of_the_table_of_what_fits():
+    rows = {"images": 256, "captions": 1024, "tokens": 64}
+    found = {
+        "devices": 8,
+        "rows": rows,
+        "remat": "none",
+        "exchange": "ring",
+        "needed": 18 * 2**30,
+        "usable": 16 * 2**30,
+    }
+    step = fits.Step("siglip_tp", "v5e:2x4", 256, "hf:google/siglip-so400m-patch14-384")
+    start = "| `siglip_tp`, siglip-so400m-patch14-384 | v5e:2x4 | 32 + 128 of 64 tokens | none | ring | 18.00 of 16.00"
+    assert fits.row(step, found | {"fits": False}) == f"{start}: does not fit |  |"
+    assert fits.row(step, found | {"fits": True, "at_least": {"step": 0.0426}}) == f"{start} | 43 |"

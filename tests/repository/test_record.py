@@ -1,0 +1,81 @@
+"""Recorded results contain the commit, machine and command, and a dirty tree is rejected."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proofs import record
+from tfds_naturel.common.errors import UserError
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    return subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with one commit; returns its folder ``proofs``."""
+    git(tmp_path, "init", "-q")
+    (tmp_path / "code.py").write_text("x = 1\n")
+    (tmp_path / "proofs").mkdir()
+    (tmp_path / "proofs" / "README.md").write_text("Results.\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    return tmp_path / "proofs"
+
+
+def run(folder: Path, *arguments: str, name: str = "answer", code: str = "print(6 * 7)") -> int | None:
+    return record.main([name, f"--folder={folder}", *arguments, "--", sys.executable, "-c", code])
+
+
+def test_result_contains_commit_machine_command_and_output(repository):
+    assert run(repository) is None
+    text = (repository / "answer.md").read_text()
+    assert f"| Commit | {git(repository, 'rev-parse', 'HEAD')} |" in text
+    assert f"{os.cpu_count()} cores" in text and "GiB" in text
+    assert f"$ {sys.executable} -c 'print(6 * 7)'" in text
+    assert "````\n42\n````" in text
+    assert re.search(r"^\| Wall time \| \d+ min \d+ s \|$", text, re.MULTILINE)
+
+
+def test_results_do_not_make_the_tree_dirty_but_code_does(repository):
+    run(repository)
+    run(repository, name="other")  # answer.md is not committed
+    (repository.parent / "code.py").write_text("x = 2\n")
+    with pytest.raises(UserError, match=r"code\.py.*--allow_dirty"):
+        run(repository, code="raise SystemExit('must not run')")
+    run(repository, "--allow_dirty")
+    assert "with uncommitted changes |" in (repository / "answer.md").read_text()
+
+
+def test_failing_command_keeps_the_last_result(repository):
+    run(repository)
+    before = (repository / "answer.md").read_text()
+    assert run(repository, code="import sys; print('no'); sys.exit(3)") == 1
+    assert (repository / "answer.md").read_text() == before
+
+
+def test_long_output_is_truncated_to_its_end(repository):
+    run(repository, "--tail=2", code="print(*range(10), sep=chr(10))")
+    text = (repository / "answer.md").read_text()
+    assert "The last 2 of 10 lines:\n\n````\n8\n9\n````" in text
+
+
+@pytest.mark.parametrize("name", ["../evil", "With Space", "readme", ""])
+def test_invalid_names_are_rejected(repository, name):
+    with pytest.raises(UserError, match="name"):
+        run(repository, name=name)
+
+
+def test_errors_name_a_missing_program_or_repository(repository, tmp_path_factory):
+    with pytest.raises(UserError, match="no-such-program"):
+        record.main(["answer", f"--folder={repository}", "--", "no-such-program"])
+    with pytest.raises(UserError, match="not a git repository"):
+        run(tmp_path_factory.mktemp("elsewhere"))

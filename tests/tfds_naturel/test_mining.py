@@ -1,0 +1,233 @@
+"""Mined negative images: which images qualify, which are excluded, and the file format."""
+
+import itertools
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow_datasets as tfds
+
+from naturel_jax import mine
+from naturel_jax.data.text.processor import Processor, train_tokenizer
+from naturel_jax.models.families import FAMILIES
+from naturel_jax.models.presets import preset
+from naturel_jax.models.two_tower import Model
+from naturel_jax.weights import export
+from tests.helpers import open_images_files
+from tfds_naturel import build
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import Triplet
+from tfds_naturel.hard_images import mining
+from tfds_naturel.hard_images.survey import Survey
+
+CAT_ON_TABLE, TABLE_ON_CAT = Triplet("Cat", "on", "Table"), Triplet("Table", "on", "Cat")
+TABLE_UNDER_CAT, CAT_UNDER_TABLE = Triplet("Table", "under", "Cat"), Triplet("Cat", "under", "Table")
+PLAYS, HOLDS, HITS = (Triplet("Man", relation, "Guitar") for relation in ("plays", "holds", "hits"))
+WOODEN, PLASTIC, CLEAR = (Triplet("Chair", "is", name) for name in ("Wooden", "Plastic", "Transparent"))
+DOG_ON_TABLE = Triplet("Dog", "on", "Table")
+
+
+def _survey(*images):
+    return Survey.from_images((f"image{n}", triplets) for n, triplets in enumerate(images))
+
+
+def _mine(images, count=8, **options):
+    survey = _survey(*images)
+    return {(result.image, result.triplet): result for result in mining.mine(survey, count, **options)}
+
+
+def test_survey_maps_images_to_triplets_and_back():
+    images = [[CAT_ON_TABLE, WOODEN], [], [WOODEN], [PLAYS, CAT_ON_TABLE]]
+    survey = _survey(*images)
+    assert [survey.triplets_of(n) for n in range(4)] == images
+    assert {t: result.tolist() for t, result in zip(survey.triplets, survey.images_of(), strict=True)} == {
+        CAT_ON_TABLE: [0, 3],
+        WOODEN: [0, 2],
+        PLAYS: [3],
+    }
+    assert survey.count({"image0", "image2"}) == {CAT_ON_TABLE: 1, WOODEN: 2}
+
+
+def test_may_hold():
+    assert mining.may_hold(CAT_ON_TABLE, [WOODEN, CAT_ON_TABLE])
+    assert mining.may_hold(CAT_ON_TABLE, [TABLE_UNDER_CAT]), "the same fact, with swapped roles"
+    assert not mining.may_hold(CAT_ON_TABLE, [TABLE_ON_CAT, CAT_UNDER_TABLE, DOG_ON_TABLE, WOODEN])
+    assert mining.may_hold(HOLDS, [PLAYS]), "someone who plays a guitar also holds it"
+    assert mining.may_hold(Triplet("Man", "interacts_with", "Woman"), [Triplet("Woman", "interacts_with", "Man")])
+    assert mining.may_hold(WOODEN, [WOODEN]) and not mining.may_hold(WOODEN, [PLASTIC])
+
+
+def test_kinds_of_negatives():
+    triplets = [
+        CAT_ON_TABLE,
+        TABLE_ON_CAT,
+        CAT_UNDER_TABLE,
+        TABLE_UNDER_CAT,
+        DOG_ON_TABLE,
+        WOODEN,
+        PLASTIC,
+        HITS,
+        PLAYS,
+    ]
+    assert mining.kinds_of(CAT_ON_TABLE, triplets) == {"swap": [1], "relation": [2], "attribute": []}
+    assert mining.kinds_of(WOODEN, triplets) == {"swap": [], "relation": [], "attribute": [6]}
+    assert mining.kinds_of(Triplet("Dog", "is", "Wooden"), triplets)["attribute"] == []
+
+
+def test_negatives_come_by_kind_and_never_show_the_triplet():
+    images = [
+        [CAT_ON_TABLE],
+        [TABLE_ON_CAT],
+        [CAT_UNDER_TABLE],
+        [CAT_UNDER_TABLE, CAT_ON_TABLE],  # two cats: shows the triplet too
+        [TABLE_UNDER_CAT, TABLE_ON_CAT],  # the same fact, with swapped roles
+        [DOG_ON_TABLE],
+        [WOODEN],
+        [PLASTIC],
+    ]
+    mined = _mine(images)
+    assert mined[0, CAT_ON_TABLE].negatives == (1, 2) and mined[0, CAT_ON_TABLE].kinds == ("swap", "relation")
+    assert mined[6, WOODEN].negatives == (7,) and mined[7, PLASTIC].kinds == ("attribute",)
+    assert (5, DOG_ON_TABLE) not in mined
+    assert set(_mine(images, count=1)[0, CAT_ON_TABLE].negatives) == {1}
+
+
+def test_embeddings_order_each_kind_and_add_neighbours_but_no_copies():
+    images = [[CAT_ON_TABLE], [CAT_UNDER_TABLE], [CAT_UNDER_TABLE], [DOG_ON_TABLE], [WOODEN], [CAT_ON_TABLE], [PLASTIC]]
+    angles = np.radians([0, 40, 20, 30, 60, 10, 2])  # image 6 looks like a copy of image 0; 5 shows the triplet too
+    zimg_ND = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    result = _mine(images, zimg_ND=zimg_ND)[0, CAT_ON_TABLE]
+    assert result.negatives == (2, 1, 3, 4) and result.kinds == ("relation", "relation", "nearest", "nearest")
+    assert _mine(images, count=3, zimg_ND=zimg_ND)[0, CAT_ON_TABLE].negatives == (2, 1, 3)
+
+
+def test_neighbours_match_a_full_sort():
+    """With more images than fit in one matrix product."""
+    count = 1100
+    rng = np.random.default_rng(0)
+    zimg_ND = rng.normal(size=(count, 5)).astype(np.float32)
+    zimg_ND /= np.linalg.norm(zimg_ND, axis=1, keepdims=True)
+    images = [[Triplet(f"C{n}", "on", "Table")] for n in range(count)]  # no kinds other than nearest
+    mined = _mine(images, count=4, zimg_ND=zimg_ND)
+    assert len(mined) == count
+    for (n, _), result in mined.items():
+        cosines = zimg_ND @ zimg_ND[n]
+        allowed = np.flatnonzero((cosines < 0.97) & (np.arange(count) != n))
+        np.testing.assert_allclose(cosines[list(result.negatives)], -np.sort(-cosines[allowed])[:4], atol=1e-6)
+
+
+def test_mining_is_reproducible_and_samples_large_pools():
+    images = [[CAT_ON_TABLE]] * 30 + [[CAT_UNDER_TABLE]] * 400
+    first, again, other = (_mine(images, count=300, seed=seed) for seed in (0, 0, 1))
+    assert first == again and first != other
+    mined = [result.negatives for (n, _), result in first.items() if n < 30]
+    assert all(len(negatives) == 256 for negatives in mined), "at most 256 candidates per kind are compared"
+    assert set(itertools.chain(*mined)) == set(range(30, 430))
+
+
+def test_saved_file_is_read_back_as_image_numbers(tmp_path):
+    survey = _survey([CAT_ON_TABLE, WOODEN], [CAT_UNDER_TABLE], [PLASTIC], [DOG_ON_TABLE])
+    path = tmp_path / "negatives.parquet"
+    assert mining.save(path, mining.with_image_ids(survey, mining.mine(survey, 8))) == 4
+    names = ["image2", "image3", "image0", "image1"]
+    assert mining.hard_images(path, names) == [(2,), (), (3, 0), (2,)]
+    with pytest.raises(ValueError, match="image 'image1' is not in this dataset"):
+        mining.hard_images(path, names[:3])
+
+
+def _tiny_model(folder):
+    config = preset("tiny-clip")
+    tokenizer = train_tokenizer("clip", ["a cat on a table"] * 20, 300, config.text.context)
+    image = FAMILIES["clip"].pixels
+    processor = Processor(tokenizer, config.text.context, config.image.size, **image)
+    params = Model(config).init(jax.random.key(0))
+    export.save(folder, config, params, processor, form="hf")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    world = open_images_files.write_world(folder / "world")
+    build.main(["full", "--manual_dir", str(world), "--data_dir", str(folder), "--unofficial", "--name", "small"])
+    return folder / "naturel" / "small" / "3.0.0"
+
+
+def _mine_dataset(dataset, out, *options):
+    """Runs the command; returns the file's rows, what each training image shows, and the file's numbers."""
+    mine.main(["--dataset", str(dataset), "--out", str(out), "--count", "4", *options])
+    source = tfds.builder_from_directory(dataset).as_data_source("train")
+    ids = [source[n]["image_id"].decode() for n in range(len(source))]
+    by_id = {open_images_files.image_id(n): [Triplet(*t) for t in open_images_files.shown(n)] for n in range(90)}
+    return pq.read_table(out).to_pylist(), {name: by_id[name] for name in ids}, mining.hard_images(out, ids)
+
+
+def test_file_of_hard_images_that_is_not_utf8_is_rejected(tmp_path):
+    path = tmp_path / "hard_images.parquet"
+    mining.save(path, [("image0", "Cat|on|Table", ["image1"], ["subject"])])
+    path.write_bytes(path.read_bytes().replace(b"image1", b"\xffmage1"))
+    with pytest.raises(UserError, match=r"not a readable Arrow or Parquet file \(.*; mine again"):
+        mining.hard_images(path, ["image0", "image1"])
+
+
+def test_mining_a_built_dataset(dataset, tmp_path):
+    rows, shown, numbers = _mine_dataset(dataset, tmp_path / "negatives.parquet")
+    assert rows and max(map(len, numbers)) > 0
+    for row in rows:
+        triplet = Triplet.parse(row["triplet"])
+        assert triplet in shown[row["image_id"]]
+        assert not any(mining.may_hold(triplet, shown[name]) for name in row["negatives"])
+        for name, kind in zip(row["negatives"], row["kinds"], strict=True):
+            assert kind == "attribute" and {t.subject for t in shown[name] if t.relation == "is"} & {triplet.subject}
+
+
+@pytest.mark.slow
+def test_mining_a_built_dataset_with_a_model(dataset, tmp_path):
+    model = _tiny_model(tmp_path / "tiny")
+    rows, shown, numbers = _mine_dataset(dataset, tmp_path / "negatives.parquet", "--model", model)
+    assert len(rows) == sum(len(triplets) for triplets in shown.values())
+    assert all(len(row["negatives"]) == 4 for row in rows), "neighbours fill the remaining slots"
+    assert all(len(negatives) >= 4 for negatives in numbers)
+
+
+def test_error_names_a_missing_model(dataset, tmp_path):
+    with pytest.raises((UserError, OSError), match="none"):
+        _mine_dataset(dataset, tmp_path / "x.parquet", "--model", str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--split", "dev"], "has no split 'dev'; expected one of: .*train"),
+        (["--count", "0"], "--count 0 .*expected at least 1"),
+        (["--dataset", "/nowhere"], "/nowhere is not a prepared dataset"),
+    ],
+)
+def test_invalid_options_are_rejected(dataset, tmp_path, options, match):
+    with pytest.raises(UserError, match=match):
+        _mine_dataset(dataset, tmp_path / "x.parquet", *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_does_not_import_the_models():
+    code = (
+        "import sys, naturel_jax.mine; print([m for m in ('jax', 'flax', 'tensorflow_datasets') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_contrast_does_not_show_the_triplet_and_shows_the_false_claim_if_it_can():
+    inside = Triplet("Cat", "inside_of", "Table")
+    contrasts = mining.Contrasts(
+        _survey([CAT_ON_TABLE], [TABLE_ON_CAT], [inside], [CAT_ON_TABLE, inside], [DOG_ON_TABLE])
+    )
+    assert contrasts.find(0, CAT_ON_TABLE, TABLE_ON_CAT) == (1, True)
+    assert contrasts.find(0, CAT_ON_TABLE, CAT_UNDER_TABLE) == (1, True), "the same fact, with swapped roles"
+    assert contrasts.find(0, CAT_ON_TABLE, inside) == (2, True), "image 3 shows the triplet as well"
+    other_claim, denial = (contrasts.find(0, CAT_ON_TABLE, claim) for claim in (DOG_ON_TABLE, None))
+    assert other_claim is not None and other_claim.image in (1, 2) and not other_claim.mirrored
+    assert denial is not None and denial.image in (1, 2) and denial.mirrored
+    assert contrasts.find(4, DOG_ON_TABLE, None) is None

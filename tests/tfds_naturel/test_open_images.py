@@ -1,0 +1,207 @@
+"""The Open Images reader: official rows in, records per image out, malformed rows counted."""
+
+import contextlib
+import csv
+import random
+import tracemalloc
+
+import pytest
+
+from tests.helpers.open_images_files import ATTRIBUTES, CLASSES, RELATIONS, image_id, row, write_release
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import Triplet
+from tfds_naturel.open_images import annotations, attribution, releases
+from tfds_naturel.open_images.annotations import Box, Buckets, Malformed, Rejects, Relation, Vocabulary
+from tfds_naturel.open_images.attribution import Attribution
+
+VOCABULARY = Vocabulary(CLASSES, ATTRIBUTES, frozenset(RELATIONS))
+CAT_ON_TABLE = Triplet("Cat", "on", "Table")
+
+
+def _images(buckets):
+    return (image for prefix in buckets.prefixes for image in annotations.images(buckets, prefix))
+
+
+@pytest.fixture
+def read(tmp_path):
+    """A function that reads rows as the builder does; it returns the annotated images by id, and the rejects."""
+
+    def read(rows):
+        folder = write_release(tmp_path / "annotations", rows)
+        rejects = Rejects(tmp_path / "rejects.csv")
+        path = folder / releases.RELEASES["v4"].rows.name
+        buckets = Buckets(tmp_path, "rows", annotations.bucket_digits(path))
+        annotations.spool(path, VOCABULARY, buckets, rejects)
+        rejects.close()
+        return {image.image_id: image for image in _images(buckets)}, rejects
+
+    return read
+
+
+def test_row_of_the_official_file_is_parsed():
+    # A row of challenge-2018-train-vrd.csv (CC BY 4.0); box columns are XMin, XMax, YMin, YMax.
+    boxes = b"0.330625,0.45625,0.3325301,0.65301204,0,0.820625,0.5373494,0.99879515"
+    actual = annotations.parse_row(b"0c3863a56e8ee636,/m/03bt1vf,/m/04bcr3," + boxes + b",at", VOCABULARY)
+    assert actual.image_id == "0c3863a56e8ee636" and actual.triplet == Triplet("Woman", "at", "Table")
+    assert actual.subject_box == Box(xmin=0.330625, xmax=0.45625, ymin=0.3325301, ymax=0.65301204)
+    assert actual.object_box == Box(xmin=0.0, xmax=0.820625, ymin=0.5373494, ymax=0.99879515)
+
+
+def test_rows_of_an_image_are_merged_with_their_boxes(read):
+    a, b, c = (0.1, 0.2, 0.1, 0.2), (0.5, 0.6, 0.1, 0.2), (0.0, 1.0, 0.5, 1.0)
+    rows = [
+        row(1, "Cat", "on", "Table", b, c),
+        row(2, "Dog", "under", "Table"),
+        row(1, "Table", "is", "Wooden", c),
+        row(1, "Cat", "on", "Table", a, c),
+        row(1, "Cat", "on", "Table", b, c),
+    ]
+    images, rejects = read(rows)
+    image = images[image_id(1)]
+    assert image.objects == (("Cat", Box(*a)), ("Table", Box(*c)), ("Cat", Box(*b)))
+    assert image.relations == (
+        Relation(CAT_ON_TABLE, 0, 1),
+        Relation(CAT_ON_TABLE, 2, 1),
+        Relation(Triplet("Table", "is", "Wooden"), 1, -1),
+    )
+    assert image.triplets == (CAT_ON_TABLE, Triplet("Table", "is", "Wooden"))
+    assert images[image_id(2)].triplets == (Triplet("Dog", "under", "Table"),)
+    assert rejects.accepted == 5 and not rejects.counts
+
+    random.Random(0).shuffle(rows)
+    assert read(rows)[0] == images
+
+
+@pytest.mark.parametrize("bucket_bytes", [1 << 30, 20_000, 1], ids=["1 bucket", "16 buckets", "256 buckets"])
+def test_images_do_not_depend_on_buckets_and_are_sorted(read, monkeypatch, bucket_bytes):
+    monkeypatch.setattr(annotations, "BUCKET_BYTES", bucket_bytes)
+    rows = [row(n, "Cat", "on", "Table", (0, 0.5 + i / 10, 0, 1)) for i in range(3) for n in range(500)]
+    images, _ = read(rows)
+    assert list(images) == sorted(image_id(n) for n in range(500))
+    assert {len(image.relations) for image in images.values()} == {3}
+
+
+GOOD = row(7, "Cat", "on", "Table")
+MALFORMED = {
+    "columns": [GOOD.rsplit(",", 1)[0], GOOD + ",x", ""],
+    "image_id": [
+        GOOD.replace(image_id(7), "../../etc/passwd"),
+        GOOD.upper(),
+        GOOD[1:],
+        f'"{GOOD}"',
+        GOOD.replace(image_id(7), ""),
+    ],
+    "number": [GOOD.replace("0.1,", word + ",") for word in ("", "x", "nan", "inf", "1e999", "0_")],
+    "box_outside": [GOOD.replace("0.1,", "-0.01,"), row(7, "Cat", "on", "Table", box2=(0.3, 1.001, 0.4, 1))],
+    "box_inverted": [
+        row(7, "Cat", "on", "Table", (0.5, 0.1, 0.2, 0.6)),
+        row(7, "Cat", "on", "Table", (0, 1, 0.5, 0.5)),
+    ],
+    "unknown_class": [GOOD.replace("/m/01yrx", "/m/nope"), GOOD.replace("/m/04bcr3", "/m/083vt")],
+    "unknown_attribute": [GOOD.replace(",on", ",is")],
+    "unknown_relation": [GOOD.replace(",on", ",above"), GOOD.replace(",on", ",On")],
+    "encoding": [GOOD.replace(",on", ",o\udcffn")],
+}
+
+
+@pytest.mark.parametrize(("kind", "line"), [(kind, line) for kind, lines in MALFORMED.items() for line in lines])
+def test_malformed_rows_are_rejected_by_kind(kind, line):
+    with pytest.raises(Malformed) as error:
+        annotations.parse_row(line.encode(errors="surrogateescape") + b"\r\n", VOCABULARY)
+    assert error.value.kind == kind
+
+
+def test_malformed_rows_are_counted_and_listed_with_line_numbers(tmp_path):
+    folder = write_release(tmp_path / "annotations", [])
+    path = folder / releases.RELEASES["v4"].rows.name
+    bad = [line for lines in MALFORMED.values() for line in lines]
+    endless = b"9" * (3 * annotations.MAX_LINE)
+    lines = [path.read_bytes().rstrip(b"\n"), *(GOOD.encode(),) * 100]
+    lines += [line.encode(errors="surrogateescape") for line in bad]
+    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join([*lines, endless, GOOD.encode()]))
+    rejects = Rejects(tmp_path / "rejects.csv")
+    assert len(list(annotations.read_rows(path, VOCABULARY, rejects))) == rejects.accepted == 101
+    expected = {kind: len(lines) for kind, lines in MALFORMED.items()}
+    assert rejects.counts == expected | {"columns": expected["columns"] + 1}
+
+    with pytest.raises(UserError, match=rf"{len(bad) + 1} of {len(bad) + 102} rows are malformed .*box_inverted 2"):
+        rejects.close(max_share=0.1)
+    with (tmp_path / "rejects.csv").open(newline="") as f:
+        written = list(csv.DictReader(f))
+    kinds = [kind for kind, lines in MALFORMED.items() for _ in lines]
+    assert [(int(w["line"]), w["kind"]) for w in written] == [
+        *((102 + i, k) for i, k in enumerate(kinds)),
+        (102 + len(bad), "columns"),
+    ]
+    assert max(len(w["text"]) for w in written) <= 200 and written[0]["file"] == path.name
+
+
+def test_few_malformed_rows_do_not_fail_the_build(read):
+    _, rejects = read([GOOD] * 999 + ["x"])
+    rejects.close(max_share=0.001)
+    assert rejects.counts == {"columns": 1}
+
+
+def test_wrong_columns_and_descriptions_are_rejected(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("ImageID,LabelName1,LabelName2,RelationshipLabel\n")
+    with (
+        pytest.raises(
+            ValueError, match=r"rows.csv:1: columns 'ImageID,LabelName1,LabelName2,RelationshipLabel'; expected"
+        ),
+        contextlib.closing(Rejects(tmp_path / "rejects.csv")) as rejects,
+    ):
+        next(annotations.read_rows(path, VOCABULARY, rejects))
+    folder = write_release(tmp_path / "annotations", [])
+    classes = folder / "class-descriptions-boxable.csv"
+    for bad in ("/m/01yrx\n", "/m/01yrx,Cat\n/m/01yrx,Dog\n", "/m/01yrx,Cat|Dog\n", '/m/01yrx,"Cat\tDog"\n'):
+        classes.write_text(bad)
+        with pytest.raises(UserError, match=r"class-descriptions-boxable.csv:[12]: .* expected a unique id and a name"):
+            Vocabulary.read(folder, releases.RELEASES["v4"])
+
+
+def test_reading_uses_a_fraction_of_the_memory_of_all_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(annotations, "BUCKET_BYTES", 20_000)
+    folder = write_release(tmp_path / "annotations", (row(i, "Cat", "on", "Table") for i in range(20_000)))
+    tracemalloc.start()
+    path = folder / releases.RELEASES["v4"].rows.name
+    buckets = Buckets(tmp_path, "rows", annotations.bucket_digits(path))
+    with contextlib.closing(Rejects(tmp_path / "rejects.csv")) as rejects:
+        annotations.spool(path, VOCABULARY, buckets, rejects)
+    assert sum(1 for _ in _images(buckets)) == 20_000
+    streaming = tracemalloc.get_traced_memory()[1]
+    everything = list(_images(buckets))
+    assert len(everything) == 20_000 and streaming < tracemalloc.get_traced_memory()[0] / 4
+    tracemalloc.stop()
+
+
+def test_locating_official_files(tmp_path):
+    release = releases.RELEASES["v4"]
+    with pytest.raises(UserError, match=r"challenge-2018-train-vrd.csv: not found; expected https://.*41,928,675"):
+        releases.locate(release, tmp_path, official=True)
+    write_release(tmp_path, [GOOD])
+    with pytest.raises(UserError, match=r"the official file has 41,928,675 bytes.*--unofficial"):
+        releases.locate(release, tmp_path, official=True)
+    assert set(releases.locate(release, tmp_path, official=False)) == {file.name for file in release.files}
+
+
+def test_attributions_of_the_requested_images(tmp_path):
+    folder = write_release(tmp_path / "annotations", [], images=range(50))
+    path = folder / releases.RELEASES["v4"].images.name
+    with path.open("a") as f:
+        f.write("not,enough\n")
+    rejects = Rejects(tmp_path / "rejects.csv")
+    buckets = Buckets(tmp_path, "attribution", 1)
+    attribution.spool(path, {image_id(3), image_id(4), image_id(99)}, buckets, rejects)
+    rejects.close()
+    actual = {
+        key: value for digit in buckets.prefixes for key, value in attribution.attributions(buckets, digit).items()
+    }
+    license_ = "https://creativecommons.org/licenses/by/2.0/"
+    assert actual == {
+        image_id(n): Attribution(license_, f"Author {n}", f"https://example.org/photo/{n}") for n in (3, 4)
+    }
+    assert rejects.counts == {"metadata": 1}
+    path.write_text("ImageID,License\n")
+    with pytest.raises(UserError, match=r"missing \['Author', 'OriginalLandingURL'\]"):
+        attribution.spool(path, set(), buckets, rejects)

@@ -1,0 +1,74 @@
+"""Photos: perceptual hashes, re-encoding, and rejection by kind."""
+
+import collections
+import io
+
+import cv2
+import numpy as np
+import pytest
+import scipy.fft
+import simplejpeg
+from PIL import Image
+
+from tests.helpers.open_images_files import photo
+from tfds_naturel.common import photos
+
+
+def test_phash_is_the_dct_hash():
+    gray = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    low = scipy.fft.dctn(gray.astype(np.float64), type=2)[:8, :8]  # as in imagehash.phash, whose DCT is not normalized
+    expected = "".join("1" if value > np.median(low) else "0" for value in low.ravel())
+    assert f"{photos.phash(gray):064b}" == expected
+
+
+def test_copies_of_a_photo_have_similar_hashes():
+    original = photos.inspect(photo(1, 800, 600, quality=95))
+    smaller = photos.inspect(photo(1, 320, 240, quality=60))
+    assert (original.width, original.height) == (800, 600)
+    assert (original.phash ^ smaller.phash).bit_count() <= 3
+    distances = [(original.phash ^ photos.inspect(photo(n, 800, 600)).phash).bit_count() for n in range(2, 30)]
+    assert min(distances) > 10
+
+
+def test_photos_are_reencoded_to_the_short_side():
+    data = photos.reencode(photo(1, 1024, 683, quality=95), short_side=288, quality=92)
+    image = Image.open(io.BytesIO(data))
+    assert image.size == (432, 288) and image.mode == "RGB"
+    reference = Image.open(io.BytesIO(photo(1, 1024, 683, quality=95))).resize((432, 288), Image.Resampling.BOX)
+    assert np.abs(np.asarray(image, float) - np.asarray(reference, float)).mean() < 3
+    small = Image.open(io.BytesIO(photos.reencode(photo(1, 96, 64), short_side=288, quality=92)))
+    assert small.size == (96, 64)
+
+
+def test_reencoding_ignores_orientation_and_drops_metadata():
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees
+    Image.open(io.BytesIO(photo(1))).save(buffer, "JPEG", exif=exif)
+    image = Image.open(io.BytesIO(photos.reencode(buffer.getvalue(), short_side=288, quality=92)))
+    assert image.size == (96, 64) and not image.getexif()
+
+
+def test_cmyk_and_gray_photos_become_rgb():
+    for mode in ("CMYK", "L"):
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(photo(1))).convert(mode).save(buffer, "JPEG")
+        assert photos.inspect(buffer.getvalue()).width == 96
+        assert Image.open(io.BytesIO(photos.reencode(buffer.getvalue(), short_side=288, quality=92))).mode == "RGB"
+
+
+BAD_PHOTOS = {
+    "not_jpeg": [b"", b"<html>", photo(1)[:100], cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1].tobytes()],
+    "broken": [photo(1)[:-2], photo(1)[: len(photo(1)) // 2]],
+    "too_small": [photo(1, 31, 64)],
+    "too_large": [simplejpeg.encode_jpeg(np.zeros((10_000, 6_500, 1), np.uint8), colorspace="GRAY"), bytes(33 << 20)],
+    "blank": [simplejpeg.encode_jpeg(np.full((64, 64, 3), 230, np.uint8))],
+}
+
+
+@pytest.mark.parametrize(("kind", "data"), [(kind, data) for kind, all_ in BAD_PHOTOS.items() for data in all_])
+def test_bad_photos_are_rejected_by_kind(kind, data):
+    with pytest.raises(photos.BadPhoto) as error:
+        photos.inspect(data)
+    assert error.value.kind == kind
+    assert collections.Counter(str(error.value).split())[f"{kind}:"] == 1

@@ -1,0 +1,376 @@
+"""The scenes world: drawings, captions, and stored examples."""
+
+import collections
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import re
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfds_naturel import naturel
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import Triplet
+from tfds_naturel.scenes import __main__ as contact_sheet
+from tfds_naturel.scenes import examples
+from tfds_naturel.scenes.layouts import LAYOUTS
+from tfds_naturel.scenes.scene import CONFIGS, SPLITS, ScenesConfig, compose, draw
+from tfds_naturel.scenes.sprite import COLOURS
+from tfds_naturel.scenes.world import FAMILIES, attributes_of
+
+SCENES, HARD = CONFIGS["scenes"], CONFIGS["scenes_hard"]
+CONVERSE = {
+    "on": "under",
+    "under": "on",
+    "left_of": "right_of",
+    "right_of": "left_of",
+    "inside_of": "contain",
+    "contain": "inside_of",
+    "interacts_with": "interacts_with",
+}
+
+
+def converse(triplet: Triplet) -> Triplet | None:
+    other = CONVERSE.get(triplet.relation)
+    return Triplet(triplet.object, other, triplet.subject) if other else None
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list:
+    return [draw(SCENES, split, index) for split in SPLITS for index in range(100)]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict]:
+    return [examples.example(config, split, i) for config in (SCENES, HARD) for split in SPLITS for i in range(40)]
+
+
+# Geometric checks of each relation, from the boxes alone. Boxes are xmin, ymin, xmax, ymax.
+
+
+def _centre(box):
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def _stacked(a, b):
+    """a stands on b: its feet are in the upper part of b, and its centre is above b's."""
+    foot = (a[3] - b[1]) / (b[3] - b[1])
+    return -0.05 < foot < 0.65 and _centre(a)[1] < _centre(b)[1] and abs(_centre(a)[0] - _centre(b)[0]) < 0.08
+
+
+def _left(a, b):
+    return _centre(b)[0] - _centre(a)[0] > 0.08
+
+
+def _within(a, b):
+    return b[0] < a[0] and b[1] < a[1] and a[2] < b[2] and a[3] < b[3]
+
+
+def _gap(a, b):
+    return max(b[0] - a[2], a[0] - b[2])
+
+
+def _covers_middle(a, b):
+    x, y = _centre(b)
+    return a[0] < x < a[2] and a[1] < y < a[3]
+
+
+GEOMETRY = {
+    "on": _stacked,
+    "under": lambda a, b: _stacked(b, a),
+    "left_of": _left,
+    "right_of": lambda a, b: _left(b, a),
+    "inside_of": _within,
+    "holds": lambda a, b: _gap(a, b) < 0.1 and b[3] < 0.97 * a[3] + 0.03,
+    "wears": _covers_middle,
+    "plays": _covers_middle,
+    "hits": lambda a, b: _gap(a, b) < 0.25 and (_left(a, b) or _left(b, a)),
+    "interacts_with": lambda a, b: _gap(a, b) < 0.25 and (_left(a, b) or _left(b, a)),
+    "at": lambda a, b: (_left(a, b) or _left(b, a)) and a[3] < b[3],
+}
+
+
+def test_boxes_show_the_relation(drawn):
+    for scene in drawn:
+        subject, obj = scene.things[:2]
+        assert GEOMETRY[scene.triplet.relation](subject.box, obj.box), (scene.triplet, subject.box, obj.box)
+
+
+def test_boxes_enclose_their_objects():
+    """Repainting an object in another colour changes only pixels in its box."""
+    for index, label in enumerate(name for name in HARD.classes if attributes_of(name)):
+        triplet = Triplet(label, "left_of", "Man")
+        red, blue = (
+            compose(triplet, (colour, None), SCENES, np.random.default_rng([5, index])) for colour in ("Red", "Blue")
+        )
+        changed = np.argwhere(np.abs(red.image.astype(int) - blue.image).max(-1) > 8) / SCENES.size
+        xmin, ymin, xmax, ymax = red.things[0].box
+        low, high = changed.min(0), changed.max(0) + 1 / SCENES.size
+        slack = 3 / SCENES.size
+        assert xmin - slack < low[1] and high[1] < xmax + slack and ymin - slack < low[0] and high[0] < ymax + slack
+        area = (high - low).prod() / ((xmax - xmin) * (ymax - ymin))
+        assert area > 0.4, f"{label}: repainting changes only {area:.0%} of its box"
+
+
+def test_painted_colours_match_their_names():
+    """The median saturated hue of a painted object is that of the named colour (in OpenCV's range, 0 to 180)."""
+    hues = {"Red": 0, "Yellow": 25, "Green": 60, "Blue": 110}
+    for colour, label in itertools.product(COLOURS, ("Drum", "Car", "Cat", "Mug")):
+        scene = compose(Triplet(label, "left_of", "Elephant"), (colour, None), SCENES, np.random.default_rng([3, 1]))
+        xmin, ymin, xmax, ymax = (np.array(scene.things[0].box) * SCENES.size).astype(int)
+        hsv = cv2.cvtColor(scene.image[ymin:ymax, xmin:xmax], cv2.COLOR_RGB2HSV).reshape(-1, 3)
+        strong = hsv[(hsv[:, 1] > 150) & (hsv[:, 2] > 100), 0].astype(int)
+        distance = np.abs((strong - hues[colour] + 90) % 180 - 90)
+        assert np.median(distance) < 12, (colour, label, np.median(distance))
+
+
+CONTRASTS = (  # a caption that says one thing of the two and denies another
+    r"instead of (?P<denied>.+?), (?P<said>.+)",
+    r"(?P<said>.+) rather than (?P<denied>.+)",
+    r".+ is not (?P<denied>.+) but (?P<said>.+)",
+    r"(?P<said>.+), not (?P<denied>.+)",
+)
+WORDS = {
+    "on": "on|on top of|atop|upon|supporting|supports|under|beneath|underneath|below",
+    "under": "under|beneath|underneath|below|above|over|on|on top of|atop|upon|supporting|supports",
+    "left_of": "left|right",
+    "right_of": "left|right",
+    **dict.fromkeys(("inside_of", "contain"), "inside|in|within|containing|contains|contained"),
+    "holds": "holds?|holding|held|grips?|gripping|gripped|clutch|clutches|clutching|clutched",
+    "wears": "wears?|wearing|worn|sports?|sporting|sported",
+    "plays": "plays?|playing|played",
+    "hits": "hits?|hitting|strikes?|striking|struck",
+    "interacts_with": "interacts?|interacting|engages?|engaging",
+    "at": "at|by|close",
+}
+
+
+def contrast(text: str) -> dict[str, str]:
+    """What a caption says and what it denies; empty if it denies nothing."""
+    matches = (re.fullmatch(pattern, text.removesuffix("."), re.IGNORECASE) for pattern in CONTRASTS)
+    return next((match.groupdict() for match in matches if match), {})
+
+
+def test_contrasts_say_one_triplet_and_deny_the_other(rows):
+    """A true one denies what the image does not show, or that it shows "just" that; a false one denies what it shows.
+    A claim that the image may show is only made so."""
+    counted = collections.Counter()
+    for row in rows:
+        name, split, index = row["image_id"].split("-")
+        scene = draw(CONFIGS[name], split, int(index))
+        for true, false in zip(row["captions"][::2], row["captions"][1::2], strict=True):
+            own, claim = Triplet.parse(true["triplet"]), Triplet.parse(false["asserts"])
+            said, denied = contrast(true["text"]), contrast(false["text"])
+            assert bool(said) == bool(denied)
+            if not said:
+                assert not scene.is_true(claim), (row["image_id"], false)
+                continue
+            for text, relation in ((said["said"], own), (denied["denied"], own), (said["denied"], claim)):
+                assert re.search(rf"\b({WORDS[relation.relation]})\b", text), (text, relation)
+            if scene.is_true(claim):
+                assert re.search(r"\bjust\b", said["denied"]) and re.search(r"\bjust\b", denied["said"]), false
+            counted["just" if scene.is_true(claim) else "false"] += 1
+    assert min(counted.values()) > 100
+
+
+def test_captions_are_true_or_false_of_the_image(rows):
+    """Every positive claims an annotated triplet; no negative claims one or its converse, or a side seen in the boxes
+    without a denial of what the image shows."""
+    counted = collections.Counter()
+    for row in rows:
+        labels = [thing["label"] for thing in row["objects"]]
+        middles = {thing["label"]: (thing["box"].xmin + thing["box"].xmax) / 2 for thing in row["objects"]}
+        assert len(set(labels)) == len(labels)
+        shown = {Triplet(r["subject"], r["relation"], r["object"]) for r in row["relations"]}
+        for caption in row["captions"]:
+            claim = Triplet.parse(caption["asserts"]) if caption["asserts"] else None
+            counted[caption["polarity"]] += 1
+            if caption["polarity"] == "positive":
+                assert claim in shown or converse(claim) in shown
+                continue
+            assert claim is None or (claim not in shown and converse(claim) not in shown), (row["image_id"], caption)
+            if claim and claim.relation == "is" and claim.subject in labels:
+                assert any(t.subject == claim.subject and t.relation == "is" for t in shown), caption
+            side = claim and claim.relation in ("left_of", "right_of") and not contrast(caption["text"])
+            if side and {claim.subject, claim.object} <= set(labels):
+                ahead = middles[claim.object] - middles[claim.subject]
+                assert (ahead if claim.relation == "left_of" else -ahead) < 0.1, (row["image_id"], caption)
+    assert counted["positive"] == counted["negative"] > 0
+
+
+def test_captions_come_in_sets_of_eight_for_every_triplet(rows):
+    for row in rows:
+        triplets = ["|".join((r["subject"], r["relation"], r["object"])) for r in row["relations"]]
+        assert len(row["captions"]) == 8 * len(triplets)
+        for triplet, start in zip(triplets, range(0, len(row["captions"]), 8), strict=True):
+            eight = row["captions"][start : start + 8]
+            assert [c["polarity"] for c in eight] == ["positive", "negative"] * 4
+            assert [c["pair"] for c in eight] == [0, 0, 1, 1, 2, 2, 3, 3]
+            assert [c["kind"] for c in eight] == ["simple"] * 2 + ["complex"] * 6
+            assert {c["triplet"] for c in eight} == {triplet}
+
+
+def test_no_caption_of_a_seen_triplet_claims_a_held_out_one(rows):
+    hidden = {config.name: config.compositions()[1].triplets for config in CONFIGS.values()}
+    for row in rows:
+        name, split, _ = row["image_id"].split("-")
+        for caption in row["captions"] if split != "test_unseen_triplets" else ():
+            claim = Triplet.parse(caption["asserts"]) if caption["asserts"] else None
+            assert claim not in hidden[name] and (claim is None or converse(claim) not in hidden[name])
+
+
+def test_negatives_are_true_of_other_images(rows):
+    """A negative's claim or its converse is a triplet that another image shows, so that no wording is always false."""
+    shown = {config.name: frozenset.union(*(c.triplets for c in config.compositions())) for config in CONFIGS.values()}
+    claims = [(row["image_id"].split("-")[0], caption) for row in rows for caption in row["captions"]]
+    claims = [(name, Triplet.parse(c["asserts"])) for name, c in claims if c["polarity"] == "negative" and c["asserts"]]
+    assert all(claim in shown[name] or converse(claim) in shown[name] for name, claim in claims)
+    assert len({claim for _, claim in claims}) > 200
+
+
+def test_no_caption_of_a_world_is_a_mere_denial(rows):
+    assert all(caption["operation"] != "denial" for row in rows for caption in row["captions"])
+
+
+def test_is_true_handles_converses():
+    scene = compose(Triplet("Cat", "on", "Table"), ("Red", None), SCENES, np.random.default_rng(0))
+    assert scene.is_true(Triplet("Cat", "on", "Table")) and scene.is_true(Triplet("Table", "under", "Cat"))
+    assert not scene.is_true(Triplet("Table", "on", "Cat")) and not scene.is_true(Triplet("Cat", "under", "Table"))
+    assert not scene.is_true(Triplet("Cat", "left_of", "Table")) and not scene.is_true(Triplet("Dog", "on", "Table"))
+    assert scene.is_true(Triplet("Cat", "is", "Red")) and not scene.is_true(Triplet("Cat", "is", "Blue"))
+    assert scene.is_true(Triplet("Table", "is", "Wooden")), "an unpainted table may be wooden"
+    beside = compose(Triplet("Dog", "right_of", "Car"), (None, None), SCENES, np.random.default_rng(0))
+    assert beside.is_true(Triplet("Car", "left_of", "Dog")) and not beside.is_true(Triplet("Dog", "left_of", "Car"))
+
+
+def test_roles_are_swapped_equally_often():
+    seen, _ = SCENES.compositions()
+    counts = collections.Counter(draw(SCENES, "train", i).triplet for i in range(len(seen.pairs)))
+    assert set(counts.values()) == {1}
+    assert all(counts[Triplet(t.object, t.relation, t.subject)] == 1 for t in counts)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_held_out_compositions(config):
+    seen, unseen = config.compositions()
+    assert not set(seen.pairs) & set(unseen.pairs) and not seen.attributes & unseen.attributes
+    assert not {converse(t) for t in seen.pairs} & set(unseen.pairs)
+    assert {t.relation for t in seen.pairs} == {t.relation for t in unseen.pairs} == set(LAYOUTS)
+    assert {t.subject for t in seen.pairs} == {t.object for t in seen.pairs} == set(config.classes)
+    assert {t.object for t in unseen.attributes} <= {t.object for t in seen.attributes}
+    assert {t.subject for t in unseen.attributes} <= {t.subject for t in seen.attributes}
+    for family in FAMILIES:
+        orders = {frozenset((t.subject, t.object)) for t in seen.pairs if t.relation in family.relations}
+        assert all(family.either & pair and pair <= family.both for pair in orders)
+
+
+def test_splits_are_disjoint_and_unseen_triplets_are_unseen(drawn):
+    shown = collections.defaultdict(set)
+    for split, scene in zip(np.repeat(SPLITS, 100), drawn, strict=True):
+        shown[split] |= {scene.triplet, *(triplet for _, triplet in scene.attributes)}
+    for split in SPLITS[:3]:
+        assert not shown[split] & shown["test_unseen_triplets"]
+    assert len({hashlib.sha256(scene.image).digest() for scene in drawn}) == len(drawn)
+
+
+def test_example_is_a_pure_function_of_its_index():
+    """Another process that draws in another order gets the same bytes, without importing TensorFlow."""
+    numbers = [(name, split, i) for name in CONFIGS for split in SPLITS for i in (0, 7)]
+    code = """if True:
+        import hashlib, json, sys
+        from tfds_naturel.scenes import examples
+        from tfds_naturel.scenes.scene import CONFIGS
+        numbers = json.loads(sys.argv[1])
+        made = {str(n): examples.example(CONFIGS[n[0]], *n[1:]) for n in reversed(numbers)}
+        assert "tensorflow" not in sys.modules
+        print(json.dumps({n: [hashlib.sha256(e["image"]).hexdigest(), e["captions"]] for n, e in made.items()}))
+    """
+    run = subprocess.run([sys.executable, "-c", code, json.dumps(numbers)], capture_output=True, text=True, check=True)
+    other = json.loads(run.stdout)
+    for number in numbers:
+        here = examples.example(CONFIGS[number[0]], *number[1:])
+        assert other[str(list(number))] == [hashlib.sha256(here["image"]).hexdigest(), here["captions"]]
+
+
+def _tiny(name: str) -> ScenesConfig:
+    return dataclasses.replace(SCENES, name=name, sizes=(24, 6, 6, 6))
+
+
+def _build(config: ScenesConfig, folder) -> naturel.Naturel:
+    builder = naturel.Naturel(config=naturel.scenes(config), data_dir=folder)
+    builder.download_and_prepare()
+    return builder
+
+
+def test_builder_round_trip(tmp_path):
+    config = _tiny("tiny")
+    builder = _build(config, tmp_path / "a")
+    ids = []
+    for split, size in zip(SPLITS, config.sizes, strict=True):
+        source = builder.as_data_source(split)
+        assert len(source) == size
+        for row in (source[i] for i in range(size)):
+            ids.append(row["image_id"].decode())
+            scene = draw(config, split, int(ids[-1].rsplit("-", 1)[1]))
+            assert np.abs(row["image"].astype(int) - scene.image).mean() < 6, "JPEG of quality 95"
+            assert [label.decode() for label in row["objects"]["label"]] == [thing.label for thing in scene.things]
+            boxes = [[t.box[1], t.box[0], t.box[3], t.box[2]] for t in scene.things]
+            np.testing.assert_allclose(np.asarray(row["objects"]["box"]), boxes, atol=1e-6)
+    assert len(set(ids)) == sum(config.sizes)
+
+
+def test_rebuild_does_nothing_and_builds_are_byte_reproducible(tmp_path):
+    def files(folder):
+        return {p.relative_to(folder): p for p in sorted(folder.rglob("*.array_record*"))}
+
+    config = _tiny("tiny")
+    _build(config, tmp_path / "a")
+    first = {name: (path.stat().st_mtime_ns, path.read_bytes()) for name, path in files(tmp_path / "a").items()}
+    _build(config, tmp_path / "a")
+    assert {name: path.stat().st_mtime_ns for name, path in files(tmp_path / "a").items()} == {
+        name: when for name, (when, _) in first.items()
+    }
+    _build(config, tmp_path / "b")
+    again = files(tmp_path / "b")
+    assert again.keys() == first.keys() and len(first) == len(SPLITS)
+    assert all(path.read_bytes() == first[name][1] for name, path in again.items())
+
+
+def test_image_is_a_jpeg_of_the_configured_size(rows):
+    for row in rows[:3] + rows[-3:]:
+        with Image.open(io.BytesIO(row["image"])) as image:
+            size = CONFIGS[row["image_id"].split("-")[0]].size
+            assert (image.format, image.size, image.mode) == ("JPEG", (size, size), "RGB")
+
+
+def test_contact_sheet():
+    pixels = contact_sheet.sheet(SCENES, ("hits", "at"), columns=3)
+    assert pixels.shape == (2 * 216, 3 * 192, 3) and pixels.dtype == np.uint8
+
+
+def test_invalid_configs_are_rejected():
+    with pytest.raises(ValueError, match="Unicorn"):
+        dataclasses.replace(SCENES, classes=("Dog", "Unicorn"))
+    with pytest.raises(ValueError, match=r"held_out = 0\.0 .* raise one of the two"):
+        dataclasses.replace(SCENES, held_out=0.0)
+
+
+def test_contact_sheet_command(tmp_path):
+    command = ["--sheet", str(tmp_path / "sheet.png"), "--relation", "hits"]
+    contact_sheet.main([*command, "--columns", "2"])
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert image.size == (2 * 192, 216)
+    for arguments, match in {
+        (*command, "--columns", "0"): "--columns 0: expected at least 1",
+        ("--sheet", "sheet.txt"): "--sheet sheet.txt: expected a path ending in .png",
+        ("--sheet", str(tmp_path / "none" / "sheet.png"), *command[2:], "--columns", "1"): "none/sheet.png",
+    }.items():
+        with pytest.raises((UserError, FileNotFoundError), match=match):
+            contact_sheet.main(arguments)

@@ -1,0 +1,54 @@
+"""Near-duplicates, held-out triplets and split shares."""
+
+import collections
+
+import numpy as np
+
+from tfds_naturel.common.schema import Triplet
+from tfds_naturel.open_images import splits
+
+
+def test_near_duplicate_groups_match_all_pairs():
+    rng = np.random.default_rng(0)
+    bases = rng.integers(0, 2**63, 40, dtype=np.uint64)
+    noise = np.array(
+        [sum(1 << int(b) for b in rng.choice(64, k, replace=False)) for k in rng.integers(0, 4, 400)], object
+    )
+    hashes = np.array([int(bases[i % 40]) ^ int(n) for i, n in enumerate(noise)], np.uint64)
+    expected = np.arange(400)  # smallest row reachable through links, by repeated relaxation over all pairs
+    linked = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= 3
+    for _ in range(400):
+        expected = np.where(linked, expected[None], 400).min(axis=1)
+    np.testing.assert_array_equal(splits.near_duplicates(hashes), expected)
+    assert len(set(expected)) >= 40
+    assert splits.near_duplicates(np.zeros(0, np.uint64)).shape == (0,)
+
+
+def test_held_out_triplets_keep_classes_relations_and_converses_in_training():
+    rng = np.random.default_rng(0)
+    classes = [f"C{i}" for i in range(12)]
+    triplets = {
+        Triplet(a, r, b): int(rng.integers(1, 50))
+        for a in classes
+        for b in classes[:6]
+        for r in ("on", "under", "hits")
+    }
+    triplets[Triplet("Rare", "wears", "C1")] = 1
+    triplets |= {Triplet(a, "holds", "C1"): 1 for a in classes}
+    total = sum(triplets.values())
+    held_out = splits.hold_out(triplets, total, seed=3)
+    assert 10 <= len(held_out) <= 0.1 * len(triplets)
+    assert sum(triplets[t] for t in held_out) <= 0.05 * total
+    assert Triplet("Rare", "wears", "C1") not in held_out
+    for t in held_out:
+        if t.relation in ("on", "under"):
+            mirrored = Triplet(t.object, {"on": "under", "under": "on"}[t.relation], t.subject)
+            assert mirrored in held_out or mirrored not in triplets
+    assert splits.hold_out(dict(reversed(triplets.items())), total, seed=3) == held_out
+    assert splits.hold_out(triplets, total, seed=4) != held_out
+
+
+def test_split_shares():
+    counts = collections.Counter(splits.split_of(0, f"{n:016x}") for n in range(20_000))
+    for split, share in splits.SHARES.items():
+        assert abs(counts[split] / 20_000 - share) < 4 * np.sqrt(share * (1 - share) / 20_000)

@@ -1,0 +1,196 @@
+"""The metrics that a run writes, and which of them a continued run drops."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import termios
+import types
+
+import pytest
+from etils import epath
+
+from naturel_jax import config as c
+from naturel_jax.storage import read_json_lines
+from naturel_jax.training.metrics import Metrics
+from naturel_jax.training.writers import drop_lines
+from tests.helpers import tiny_config
+from tests.helpers.worlds import ROOT
+from tfds_naturel.common.errors import UserError
+
+
+@pytest.fixture
+def path(tmp_path):
+    return epath.Path(tmp_path) / "metrics.jsonl"
+
+
+def metrics(tmp_path, start=0, log_every=2, **changes) -> Metrics:
+    config = dataclasses.replace(c.load(tiny_config.get_config()), **changes)
+    return Metrics(config, epath.Path(tmp_path), start=start, total=5, log_every=log_every)
+
+
+def test_logged_steps_last_step_and_evaluations_are_written(tmp_path, path):
+    run = metrics(tmp_path)
+    for step in range(1, 6):
+        run.train(step, {"loss": 1 / step, "flops": 0.0})
+    run.write(5, {"naturel/simple": 0.5})
+    run.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["step"], line.get("train/loss")) for line in lines] == [(2, 1 / 2), (4, 1 / 4), (5, 1 / 5), (5, None)]
+    assert lines[-1] == {"step": 5, "naturel/simple": 0.5}
+    assert all(line["train/images_per_s"] > 0 for line in lines[:-1])
+
+
+def test_continued_run_drops_lines_after_its_checkpoint_and_partial_lines(tmp_path, path):
+    path.write_text('{"step": 2, "a": 1}\n{"step": 4, "a": 2}\n{"step": 6, "a": 3}\n{"step": 8, "a"')
+    assert [line["step"] for line in read_json_lines(path)] == [2, 4, 6]
+    run = metrics(tmp_path, start=4)
+    run.write(6, {"a": 4})
+    run.close()
+    assert read_json_lines(path) == [{"step": 2, "a": 1}, {"step": 4, "a": 2}, {"step": 6, "a": 4}]
+
+
+def test_run_that_starts_over_drops_all_lines(tmp_path, path):
+    path.write_text('{"step": 0, "a": 1}\n{"step": 1, "a": 2}\n')
+    drop_lines(path, 0)
+    assert [line["step"] for line in read_json_lines(path)] == [0]
+    drop_lines(epath.Path(tmp_path) / "none.jsonl", 0)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_numbers_reach_tensorboard(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    run = metrics(tmp_path, tensorboard=True)
+    run.write(1, {"naturel/simple": 0.25})
+    run.close()
+    data = next((tmp_path / "tensorboard").iterdir()).read_bytes()
+    values = {}
+    while data:  # TFRecord: length (8 bytes), its checksum (4), data, its checksum (4)
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        values |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        data = data[16 + length :]
+    assert values == {("naturel/simple", 1): 0.25}
+
+
+def test_evaluation_is_written_once_even_if_the_run_was_killed(tmp_path, path):
+    run = metrics(tmp_path)
+    run.evaluation(0, {"naturel/simple": 0.5, "naturel/simple/relation/on": 0.25})
+    run.close()
+    again = metrics(tmp_path)  # as if killed before its first checkpoint, so it starts at 0 again
+    assert again.evaluated == {"naturel"}
+    again.evaluation(0, {"naturel/simple": 0.5, "winoground/text": 0.1})
+    again.close()
+    assert read_json_lines(path) == [{"step": 0, "naturel/simple": 0.5}, {"step": 0, "winoground/text": 0.1}]
+
+
+def test_without_a_terminal_logs_lines_instead_of_a_bar(tmp_path, caplog, capfd):
+    with caplog.at_level("INFO", "naturel_jax"):
+        run = metrics(tmp_path)
+        run.train(2, {"loss": 0.25, "flops": 0.0})
+        run.evaluation(2, {"naturel/simple": 0.5})
+        run.close()
+    assert "step 2 of 5: loss 0.2500" in caplog.text and "step 2: naturel/simple 0.500" in caplog.text
+    assert "\r" not in capfd.readouterr().err
+
+
+ON_A_TERMINAL = """
+import sys
+from etils import epath
+from tests.helpers import tiny_config
+from naturel_jax import config as c
+from naturel_jax.training.metrics import Metrics
+from tfds_naturel.common import cli
+
+def main(arguments):
+    run = Metrics(c.load(tiny_config.get_config()), epath.Path(sys.argv[1]), start=0, total=4, log_every=1)
+    for step in range(1, 4):
+        run.train(step, {"loss": 1 / step, "flops": 0.0})
+    run.evaluation(3, {"naturel/simple": 0.5})
+    run.train(4, {"loss": 0.25, "flops": 0.0})
+    run.close()
+
+cli.run(main)
+"""
+
+
+def test_on_a_terminal_scores_stand_above_the_bar(tmp_path):
+    """A process on a pseudo-terminal: the bar is redrawn in place, and the scores have a line of their own."""
+    primary, secondary = os.openpty()
+    termios.tcsetwinsize(primary, (24, 100))
+    command = [sys.executable, "-c", ON_A_TERMINAL, os.fspath(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=secondary, stdout=secondary, stderr=secondary)
+    os.close(secondary)
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal says that no process writes to it any more
+        while data := os.read(primary, 4096):
+            shown += data
+    os.close(primary)
+    assert process.wait() == 0, shown
+    lines = [line.rsplit("\r", 1)[-1] for line in shown.decode().replace("\r\n", "\n").split("\n")]
+    (scores,) = [line for line in lines if "naturel/simple" in line]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d tiny softmax step 3: naturel/simple 0\.500", scores)
+    assert "100%" in lines[-2] and "loss 0.2500" in lines[-2] and "images/s" in lines[-2]
+    assert b"step 4 of 4" not in shown, "a bar, not lines"
+
+
+class FakeWandb(types.ModuleType):
+    """The library's interface; records how runs are initialised."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.runs = []
+
+    def init(self, **options):
+        self.runs.append(options)
+        return types.SimpleNamespace(log=lambda values, step: None, finish=lambda: None)
+
+
+def test_runs_in_wandb_are_one_only_if_they_are_one_workdir(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", fake := FakeWandb())
+    for folder in ("a/negclip", "b/negclip", "a/negclip"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        metrics(tmp_path / folder, wandb="project").close()
+    (tmp_path / "a").rename(tmp_path / "moved")
+    metrics(tmp_path / "moved/negclip", wandb="project").close()
+    (tmp_path / "a/negclip").mkdir(parents=True)  # the same path on another machine
+    metrics(tmp_path / "a/negclip", wandb="project").close()
+    first, other, continued, moved, elsewhere = (run["id"] for run in fake.runs)
+    assert first == continued == moved and len({first, other, elsewhere}) == 3
+    assert all(run["name"] == "tiny softmax" and run["resume"] == "allow" for run in fake.runs)
+
+
+def test_missing_wandb_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match=r"config\.wandb is 'project', but wandb is not installed: pip install"):
+        metrics(tmp_path, wandb="project")
+
+
+def test_evaluation_time_is_not_counted_as_training_time(tmp_path, path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    run = metrics(tmp_path, log_every=1)
+    now[0] = 2.0
+    with run.paused():
+        now[0] = 100.0
+    run.train(1, {"loss": 1.0, "flops": 0.0})
+    run.close()
+    assert read_json_lines(path)[0]["train/images_per_s"] == pytest.approx(16 / 2)
+
+
+def test_utilization_is_logged(tmp_path, path, monkeypatch):
+    """An H100 does 989e12 bfloat16 FLOP/s: half of that for two seconds is a utilization of 0.5."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    card = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr("jax.devices", lambda: [card])
+    bfloat16 = dataclasses.replace(c.Compute(), dtype="bfloat16")
+    run = metrics(tmp_path, log_every=2, compute=bfloat16)
+    run.train(1, {"loss": 1.0, "flops": 989e12 / 2})
+    now[0] = 2.0
+    run.train(2, {"loss": 1.0, "flops": 989e12 / 2})
+    run.close()
+    assert read_json_lines(path)[0]["train/mfu"] == pytest.approx(0.5)

@@ -1,0 +1,212 @@
+"""Observability: parameter counts, the image of the first batch, JAX's trace files, utilisation."""
+
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from naturel_jax.devices.sharding import batch_sharding, make_mesh
+from naturel_jax.losses.batch import Batch, CaptionLabels, ImageLabels
+from naturel_jax.models.presets import preset
+from naturel_jax.models.two_tower import Model
+from naturel_jax.training import first_batch, observe
+
+# ---- Parameters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "summary"),
+    [
+        ("clip-b32", 151_277_313, "151.3 M parameters"),  # OpenAI's notebook: "Model parameters: 151,277,313"
+        ("clip-b16", 149_620_737, "149.6 M parameters"),
+        ("siglip-b16-224", 203_155_970, "203.2 M parameters"),  # num_parameters() of transformers' SiglipModel
+    ],
+)
+def test_parameter_counts_match_the_published_ones(name, count, summary):
+    table = observe.parameter_table(Model(preset(name)).shapes())
+    total = next(line for line in table.splitlines() if "Total" in line)
+    assert f"{count:,}" in total
+    assert f"{4 * count / 1e6:,.1f} MB" in total
+    assert table.splitlines()[-1] == summary
+
+
+def test_parameter_table_rows_sum_to_the_total():
+    params = {
+        "image": {"patch": {"kernel": jnp.zeros((3, 5))}, "position": jnp.zeros((2, 2), jnp.bfloat16)},
+        "logit_scale": jnp.zeros(()),
+    }
+    lines = observe.parameter_table(params).splitlines()
+    rows = [re.split(r"\s*\|\s*", line.strip("| ")) for line in lines if line.startswith("|")]
+    assert [row[:2] for row in rows[1:]] == [
+        ["image/patch", "15"],
+        ["image/position", "4"],
+        ["logit_scale", "1"],
+        ["Total", "20"],
+    ]
+    assert len({len(line) for line in lines[:-1]}) == 1
+
+
+# ---- The first batch -------------------------------------------------------------------------------------------------
+
+TEXTS = ["A cat is under the table", "A cat is on the table", "\u732b\u306f\u0431\u044b\u043b \ud800\x1b " + "x" * 200]
+
+
+def make_batch(images: int = 4, side: int = 48) -> Batch:
+    """``images`` random images that each have a positive and a negative, then a sentinel, then padding."""
+    rows = images + 2
+    pixels = np.random.default_rng(0).integers(0, 256, (rows, side, side, 3), np.uint8)
+    pixels[images:] = 255
+    has_captions = np.arange(rows)[:, None] < images
+    mult = np.array([1.0] * images + [images, 0], np.float32)
+    shows = np.full((rows, 1), -1, np.int32)
+    labels = ImageLabels(mult, np.where(has_captions, [[0, 2]], -1), np.where(has_captions, 1, -1), shows)
+    mult_U, id_U = np.float32([images] * 3 + [0] * 5), np.int32([0, 1, 2] + [-2] * 5)
+    captions = CaptionLabels(mult_U, id_U, np.full((8, 1), -2, np.int32))
+    return Batch(pixels, np.zeros((8, 8), np.int32), labels, captions)
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    def pixels(batch: Batch) -> np.ndarray:
+        first_batch.write(batch, TEXTS, np.asarray(batch.caption_labels.mult_U), tmp_path / "batch.png")
+        with Image.open(tmp_path / "batch.png") as image:
+            assert image.format == "PNG"
+            return np.asarray(image.convert("RGB"))
+
+    return pixels
+
+
+def holds(page: np.ndarray, image: np.ndarray) -> bool:
+    """Whether ``page`` contains ``image`` pixel by pixel."""
+    side = len(image)
+    corners = np.argwhere((page == image[0, 0]).all(axis=-1))
+    return any(np.array_equal(page[y : y + side, x : x + side], image) for y, x in corners)
+
+
+@pytest.mark.parametrize("side", [48, 96, 224])
+def test_images_are_drawn_as_the_step_receives_them(side, drawn):
+    batch = make_batch(side=side)
+    page, factor = drawn(batch), max(1, 192 // side)
+    for image in batch.images[:4]:
+        assert holds(page, image.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def test_at_most_16_images_are_drawn_and_padding_is_not(drawn):
+    batch = make_batch(images=30)
+    page = drawn(batch)
+    shown = [holds(page, image.repeat(4, axis=0).repeat(4, axis=1)) for image in batch.images[:30]]
+    assert shown == [True] * 15 + [False] * 15  # the sentinel takes the last slot
+    assert drawn(make_batch(images=2)).shape[0] * 4 == page.shape[0]  # 2 images and a sentinel: two of eight rows
+
+
+def test_sharded_batch_is_drawn_like_one_on_the_host(drawn):
+    batch = make_batch(images=30)
+    mesh = make_mesh({"data": -1})
+    placed = jax.device_put(batch, batch_sharding(mesh))
+    np.testing.assert_array_equal(drawn(placed), drawn(batch))
+
+
+def test_captions_multiplicities_and_sentinel_are_labelled(monkeypatch, drawn):
+    from PIL import ImageDraw
+
+    written = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, corner, text, **options: written.append(text))
+    drawn(make_batch())
+    page = "\n".join(written)
+    assert "image 0\n+ A cat is under the table  \u00d74\n+ \u732b\u306f\u0431\u044b\u043b \\ud800\\x1b" in page
+    assert "\u2212 A cat is on the table  \u00d74" in page
+    assert "sentinel (blank negative image)  \u00d74" in page
+
+
+def test_multiplicities_are_those_of_the_whole_batch(monkeypatch, tmp_path):
+    """A process holds some of the rows of images, and other rows of captions than those of its images."""
+    from PIL import ImageDraw
+
+    written = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, corner, text, **options: written.append(text))
+    batch = make_batch()
+    elsewhere = CaptionLabels(*(np.asarray(x)[3:] for x in batch.caption_labels))
+    held = batch._replace(caption_labels=elsewhere)
+    planner = SimpleNamespace(texts=lambda step: TEXTS, plan=lambda step: batch)
+    list(first_batch.batches(SimpleNamespace(planner=planner, batches=lambda *_: iter([held])), tmp_path, 0, 1))
+    assert "+ A cat is under the table  \u00d74" in written
+
+
+def test_only_the_first_batch_is_drawn_and_all_are_passed_on(tmp_path):
+    planner = SimpleNamespace(texts=lambda step: TEXTS, plan=lambda step: make_batch())
+    pipeline = SimpleNamespace(planner=planner, batches=lambda start, stop: iter([make_batch()] * (stop - start)))
+    assert len(list(first_batch.batches(pipeline, tmp_path, 3, 5))) == 2
+    assert not list(tmp_path.iterdir())  # a continued run
+    assert len(list(first_batch.batches(pipeline, tmp_path, 0, 5))) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["first_batch.png"]
+
+
+# ---- Profile ---------------------------------------------------------------------------------------------------------
+
+
+def traces(folder) -> list[bytes]:
+    return [path.read_bytes() for path in folder.glob("plugins/profile/*/*.xplane.pb")]
+
+
+@jax.jit
+def training_step(x):
+    return jnp.sin(x) @ x
+
+
+def steps(profile, numbers: range) -> None:
+    for number in numbers:
+        with profile(number):
+            training_step(jnp.ones((8, 8))).block_until_ready()
+
+
+def test_requested_steps_are_traced_and_named(tmp_path):
+    with observe.profiler(tmp_path, range(2, 4)) as profile:
+        steps(profile, range(4))
+        assert not traces(tmp_path)
+        steps(profile, range(4, 5))
+        assert traces(tmp_path)  # written as soon as the last requested step is done
+        steps(profile, range(5, 8))
+    (trace,) = traces(tmp_path)
+    assert b"training_step" in trace
+    assert b"step_num" in trace  # xprof groups its statistics by this
+
+
+def test_interrupted_run_keeps_its_trace(tmp_path):
+    with pytest.raises(KeyboardInterrupt), observe.profiler(tmp_path, range(100)) as profile:
+        steps(profile, range(3))
+        raise KeyboardInterrupt
+    (trace,) = traces(tmp_path)
+    assert b"training_step" in trace
+
+
+def test_run_continued_within_the_requested_steps_traces_the_rest(tmp_path):
+    with observe.profiler(tmp_path, range(2, 10)) as profile:
+        steps(profile, range(5, 12))
+    assert len(traces(tmp_path)) == 1
+
+
+def test_empty_range_traces_nothing(tmp_path):
+    with observe.profiler(tmp_path / "profile", range(0)) as profile:
+        steps(profile, range(3))
+    assert not (tmp_path / "profile").exists()
+
+
+# ---- Utilisation -----------------------------------------------------------------------------------------------------
+
+
+class Chip:
+    """The part of ``jax.Device`` that is used."""
+
+    def __init__(self, device_kind: str):
+        self.device_kind = device_kind
+
+
+def test_utilization_is_the_share_of_peak_flops():
+    chips = [Chip("TPU v4")] * 4  # 275 TFLOP/s each
+    assert observe.utilization(4 * 275e12, 2.0, chips, "bfloat16") == pytest.approx(0.5)
+    assert observe.utilization(1e12, 1.0, [*chips, Chip("cpu")], "bfloat16") is None
+    assert observe.utilization(1e12, 1.0, jax.devices(), "float32") is None

@@ -1,0 +1,119 @@
+"""A workdir belongs to one run, which stops writing as soon as it no longer holds it."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from naturel_jax import config as c
+from naturel_jax.checkpoints.finished import Finished
+from naturel_jax.evaluators.results import LeftOut
+from naturel_jax.training import run, run_folder
+from tests.helpers import tiny_config
+from tests.helpers.worlds import Run, data_dir, losses, wait_for
+from tfds_naturel.common.errors import UserError
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {os.fspath(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_run_that_lost_its_lease_stops_without_writing(tmp_path):
+    workdir = tmp_path / "run"
+    started = Run(workdir, "--config.duration=2000 steps", "--config.checkpoint.every=2 steps")
+    wait_for(started, lambda: len(losses(workdir)) >= 5)
+    started.process.send_signal(signal.SIGSTOP)  # as if its machine had been suspended
+    other = {"token": "other", "host": "elsewhere", "process": 7, "since": 0.0, "heartbeat": time.time()}
+    (workdir / "lease.json").write_text(json.dumps(other))
+    before, lines = contents(workdir), losses(workdir)
+    started.process.send_signal(signal.SIGCONT)
+    assert started.wait() == 2, started.output()[-3000:]
+    last = started.output().splitlines()[-1]
+    assert "has lost its lease, which process 7 on elsewhere since" in last and last.count("error:") == 1
+
+    after = contents(workdir)
+    assert len(losses(workdir)) <= len(lines) + 1, "a line may have been on its way"
+    for written in (before, after):
+        del written["metrics.jsonl"]
+        for name in [name for name in written if name.startswith("checkpoints/")]:
+            del written[name]  # looked at below
+    assert after == before
+    saved = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+    assert max(saved, default=0) <= max(lines) + 2, "no checkpoint was begun"
+
+
+def test_another_config_is_refused_from_the_first_moment(tmp_path):
+    config = tiny_config.get_config()
+    config.data.dir = os.fspath(data_dir())
+    with run_folder.leased(epath.Path(tmp_path), c.load(config)):
+        assert contents(tmp_path).keys() == {"config.json", "lease.json"}, "before anything else is written"
+    before = contents(tmp_path)
+    config.seed = 1
+    with pytest.raises(UserError, match=r"holds a run with another config: config\.seed was 0, is 1\. Use another --w"):
+        run.run(c.load(config), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_config_is_checked_again_once_the_lease_is_held(tmp_path):
+    """Another run may have come and gone between the first look and the lease."""
+    config, other = tiny_config.get_config(), tiny_config.get_config()
+    other.seed = 1
+    folder = epath.Path(tmp_path)
+    with run_folder.leased(folder, c.load(config)):
+        pass
+    with pytest.raises(UserError, match="holds a run with another config"), run_folder.leased(folder, c.load(other)):
+        pytest.fail("a workdir of another run was handed over")
+    assert contents(tmp_path).keys() == {"config.json"}, "and the lease is released"
+
+
+def test_what_scores_leave_out_is_noted_with_them(tmp_path):
+    raw = tiny_config.get_config()
+    raw.eval.benchmarks, raw.eval.during = ("naturel", "pairs:my.jsonl"), {}
+    folder, config = epath.Path(tmp_path), c.load(raw)
+    ways = {"images": 20, "read": 16, "name": 1, "bytes": 2, "look": 3}
+    found = {"naturel": {"items": 96}, "my": {"items": 12, **ways}}
+    run_folder.write_finished(folder, config, Finished({}, {}, {"my": 4}, found, {}))
+
+    def left_out(model: str) -> list[LeftOut]:
+        return run_folder.left_out(run_folder.read_finished(folder, config), config, model)
+
+    whole = [LeftOut("A (b)", "naturel", 96, 0, {}), LeftOut("A (b)", "my", 12, 4, ways)]
+    assert left_out("A (b)") == whole
+    saved = json.loads((tmp_path / "scores.json").read_text())
+    before = {name: value for name, value in saved.items() if name != "found"}
+    (tmp_path / "scores.json").write_text(json.dumps(before))  # of a version that did not note it
+    assert [(row.benchmark, row.left_out, row.found) for row in left_out("A")] == [
+        ("naturel", 0, None),
+        ("my", 4, None),
+    ]
+    for damaged in ([], saved | {"scores": 3}, saved | {"found": {"my": {"bytes": 1}}}, saved | {"left_out": 3}):
+        (tmp_path / "scores.json").write_text(json.dumps(damaged))
+        with pytest.raises(UserError, match=r"scores\.json: not the scores of a run .* move it away to evaluate again"):
+            left_out("A")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("benchmarks_dir", "elsewhere"), ("naturel", "naturel/full"), ("fields", {"my": {"image": "photo"}})],
+)
+def test_scores_of_other_benchmark_files_are_not_those_of_this_config(field, value, tmp_path):
+    raw, folder = tiny_config.get_config(), epath.Path(tmp_path)
+    raw.eval.benchmarks, raw.eval.during = ("pairs:my.jsonl",), {}
+    found = Finished({"my": 0.5}, {}, {}, {}, {})
+    run_folder.write_finished(folder, c.load(raw), found)
+    raw.eval.batch_size = 7  # changes no score
+    assert run_folder.read_finished(folder, c.load(raw)) == found
+    raw.eval[field] = value
+    assert run_folder.read_finished(folder, c.load(raw)) is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": 3}'])
+def test_damaged_config_is_named(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json: not .* move it away"):
+        run.run(c.load(tiny_config.get_config()), tmp_path)

@@ -1,0 +1,234 @@
+"""The training step and loop: chunks, moving average, freezing, clamping, nonfinite losses, schedules."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from naturel_jax import config as c
+from naturel_jax.checkpoints.checkpoint import Checkpoints
+from naturel_jax.config import versions
+from naturel_jax.data import datasets
+from naturel_jax.devices.sharding import make_mesh
+from naturel_jax.training import run, train
+from naturel_jax.training.optim import OPTIMIZERS
+from naturel_jax.training.start import make_start
+from tests.helpers import tiny_config
+from tests.helpers.worlds import data_dir
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def make_training(folder: str, multipliers: tuple = (), **options) -> tuple[c.Config, run.Training]:
+    """Of the tiny softmax run with changed options."""
+    raw = tiny_config.get_config()
+    # With eps as large as the gradients, Adam does not amplify their rounding errors to full steps.
+    defaults = {"optim.lr": 1e-2, "optim.eps": 1e-2, "optim.clip_norm": 0.0, "optim.warmup": "0 steps"}
+    raw.update_from_flattened_dict(defaults | options)
+    config = c.load(raw)
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr_multipliers=multipliers))
+    mesh = make_mesh(dataclasses.asdict(config.mesh))
+    sources = [datasets.open_source("naturel/tiny", os.fspath(data_dir()), "train")]
+    start = make_start(config, "", epath.Path(folder), sources, mesh)
+    return config, run.make_training(config, start, sources, mesh)
+
+
+class Steps:
+    """Three of its steps; records parameters and averages after every one."""
+
+    def __init__(self, folder: str, multipliers: tuple = (), **options):
+        _, training = make_training(folder, multipliers, **options)
+        state = training.state
+        self.params, self.averages, self.metrics = [jax.device_get(state.params)], [], []
+        for batch in training.pipeline.batches(0, 3):
+            state, metrics = training.step(state, batch)
+            self.params.append(jax.device_get(state.params))
+            self.averages.append(jax.device_get(state.ema))
+            self.metrics.append(jax.device_get(metrics))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    """The folder with the tokenizer that all runs share."""
+    return os.fspath(tmp_path_factory.mktemp("steps"))
+
+
+def named(params) -> dict[str, np.ndarray]:
+    return {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(params)}
+
+
+@pytest.fixture(scope="module")
+def plain(folder) -> Steps:
+    return Steps(folder)
+
+
+def test_four_chunks_match_one(plain, folder):
+    chunked = Steps(folder, **{"objective.chunks": 4})
+    start, expected, actual = named(plain.params[0]), named(plain.params[3]), named(chunked.params[3])
+    assert max(np.abs(expected[path] - start[path]).max() for path in start) > 1e-3
+    for path in expected:
+        np.testing.assert_allclose(actual[path], expected[path], rtol=1e-5, atol=1e-5, err_msg=path)
+
+
+def test_freezing_multipliers_and_moving_average(folder):
+    """Of the image tower, the last block is trained."""
+    last = (("image/transformer/blocks/3/.*", 1.0), ("image/.*", 0.0))
+    multipliers = (*last, ("text/embed", 0.0), ("text/.*", 0.5))
+    steps = Steps(folder, multipliers, **{"optim.ema": 0.75})
+    start, end = named(steps.params[0]), named(steps.params[3])
+    for path in start:
+        frozen, trained = (start[path], end[path]), None
+        if "image" in path and "blocks" in path:
+            frozen, trained = (start[path][:3], end[path][:3]), (start[path][3], end[path][3])
+        assert np.array_equal(*frozen) == ("image" in path or "embed" in path), path
+        assert trained is None or not np.array_equal(*trained), path
+    average = steps.params[0]
+    for number in range(3):
+        average = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, average, steps.params[number + 1])
+        for path, expected in named(average).items():
+            actual = named(steps.averages[number])[path]
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_nonfinite_step_leaves_the_state_unchanged(folder):
+    steps = Steps(folder, (("logit_scale", 0.0),), **{"optim.lr": 1e30})
+    finite = [bool(metrics["finite"]) for metrics in steps.metrics]
+    assert finite == [True, False, False]
+    for path, kept in named(steps.params[1]).items():
+        assert np.isfinite(kept).all()
+        np.testing.assert_array_equal(named(steps.params[3])[path], kept, err_msg=path)
+
+
+def test_logit_scale_is_clamped_to_clips_bounds(folder):
+    """CLIP clips the scale to 100 after each step (arXiv 2103.00020, section 2.5)."""
+    steps = Steps(folder, (("logit_scale", -1e6), (".*", 0.0)))
+    scales = [float(jnp.exp(p["logit_scale"])) for p in steps.params]
+    assert all(1 - 1e-6 <= scale <= 100 * (1 + 1e-6) for scale in scales)
+    assert any(np.isclose(scale, bound, rtol=1e-6) for scale in scales for bound in (1, 100))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_every_optimizer_trains_parameters_that_are_split(name, folder):
+    mesh = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
+    steps = Steps(folder, **{"optim.name": name, "optim.lr": 1e-3, **mesh})
+    assert all(metrics["finite"] for metrics in steps.metrics)
+    start, end = named(steps.params[0]), named(steps.params[3])
+    assert all(not np.array_equal(start[path], end[path]) for path in start if "kernel" in path)
+
+
+def test_restored_state_takes_the_place_of_the_initial_one(folder, tmp_path):
+    """Both together may not fit into the memory of the devices."""
+    config, training = make_training(folder)
+    saved = jax.device_get(training.state)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(2, training.state.arrays(), {"config": versions.to_json(config)}, wait=True)
+    step, state = run.restore_or_start(config, epath.Path(tmp_path), checkpoints, training)
+    checkpoints.close()
+    assert step == 2 and all(x.is_deleted() for x in jax.tree.leaves(training.state))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), saved)
+
+
+SCHEDULE = train.Schedule(total=6, log_every=1, checkpoint_every=4, evaluate_every={"a": 2, "b": 3, "c": 0}, profile=0)
+
+
+def recorded(start: int, stop_after: int | None = None, finite: int = 99) -> tuple[list, bool]:
+    """The calls made by the loop, with a step that only counts, and its result."""
+    events: list[tuple] = []
+    done = [start]
+
+    def step(state, batch):
+        done[0] += 1
+        return state + 1, {"loss": np.float32(batch), "grad_norm": np.float32(1), "finite": np.bool_(batch < finite)}
+
+    end = train.loop(
+        step,
+        start,
+        iter(range(start, SCHEDULE.total)),
+        start=start,
+        schedule=SCHEDULE,
+        save=lambda number, state, wait: events.append(("save", number, state, wait)),
+        evaluate=lambda number, state, names: events.append(("evaluate", number, state, names)),
+        log=lambda number, values: events.append(("log", number, values["loss"])),
+        flops=lambda batch: 0.0,
+        stop_requested=lambda: stop_after is not None and done[0] >= stop_after,
+    )
+    return [event for event in events if event[0] != "log"], end
+
+
+def test_benchmarks_have_their_own_schedules_and_the_last_step_is_only_saved():
+    events, end = recorded(0)
+    assert events == [
+        ("evaluate", 2, 2, ["a"]),
+        ("evaluate", 3, 3, ["b"]),
+        ("save", 4, 4, False),
+        ("evaluate", 4, 4, ["a"]),
+        ("save", 6, 6, True),
+    ]
+    assert end == (6, True)
+
+
+def test_implicit_host_transfer_in_a_step_is_an_error():
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train.loop(
+            lambda state, batch: (state, {"loss": jnp.float32(batch)}),
+            0,
+            iter(range(6)),
+            start=0,
+            schedule=SCHEDULE,
+            save=lambda *_: None,
+            evaluate=lambda *_: None,
+            log=lambda *_: None,
+            flops=lambda batch: 0.0,
+            stop_requested=lambda: False,
+        )
+
+
+def test_on_the_cpu_each_step_is_logged_when_it_is_done():
+    """Logged after the next one, a step would have the time of both, and the last before a save none."""
+    order = []
+
+    def step(state, batch):
+        order.append(f"step {batch + 1}")
+        return state, {"loss": np.float32(0), "grad_norm": np.float32(1), "finite": np.bool_(True)}
+
+    train.loop(
+        step,
+        0,
+        iter(range(6)),
+        start=0,
+        schedule=SCHEDULE,
+        save=lambda number, *_: order.append(f"save {number}"),
+        evaluate=lambda *_: None,
+        log=lambda number, _: order.append(f"log {number}"),
+        flops=lambda batch: 0.0,
+        stop_requested=lambda: False,
+    )
+    expected = [f"{what} {n}" for n in range(1, 7) for what in ("step", "log")]
+    assert [event for event in order if "save" not in event] == expected
+    assert order[order.index("save 4") - 1] == "log 4"
+
+
+def test_stop_request_saves_and_ends_the_loop():
+    events, end = recorded(0, stop_after=3)
+    assert events == [("evaluate", 2, 2, ["a"]), ("save", 3, 3, True)] and end == (3, False)
+    assert recorded(0, stop_after=6)[1] == (6, True)
+
+
+def test_nonfinite_loss_error_has_the_step():
+    with pytest.raises(train.NotFinite) as error:
+        recorded(0, finite=1)
+    assert error.value.step == 1
+
+
+def test_train_does_not_import_heavy_libraries():
+    """The training core must run on an accelerator machine without the data libraries."""
+    heavy = ("grain", "cv2", "tokenizers", "sentencepiece", "orbax", "tensorflow_datasets", "transformers", "torch")
+    program = f"import sys, naturel_jax.training.train; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"

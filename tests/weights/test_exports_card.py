@@ -1,0 +1,166 @@
+"""Model cards: metadata that the hub reads, facts of the run, and nothing from outside that is not escaped."""
+
+import json
+import re
+
+import huggingface_hub
+import pytest
+
+from naturel_jax import convert
+from naturel_jax.checkpoints import checkpoint, checkpoint_meta
+from naturel_jax.models.presets import preset
+from naturel_jax.weights import export, model_card
+from tests.helpers.model_files import tiny
+from tfds_naturel.common.errors import UserError
+
+CONFIG = {
+    "name": "NegCLIP-AP",
+    "init": "hf:openai/clip-vit-base-patch32@main",
+    "objective": {"name": "softmax", "counting": "published"},
+    "optim": {"name": "adamw", "lr": 1e-6, "warmup": "5%", "weight_decay": 0.1},
+    "duration": "5 epochs",
+    "seed": 0,
+    "data": {
+        "dir": "/home/me/data",
+        "mixture": {
+            "main": {"dataset": "naturel/full", "recipe": "all_pairs"},
+            "mine": {"dataset": "hf:owner/photos", "recipe": "one_pair"},
+            "csv": {"dataset": "csv:/home/me/mine.csv", "recipe": "one_pair"},
+        },
+    },
+}
+SCORES = {"winoground/text": 0.28125, "winoground/text/Object": 0.3, "naturel/simple": 0.99, "mine/x": 1.0}
+
+
+def write_run(path, config=CONFIG, scores=None):
+    """A run as training leaves it."""
+    model, params, processor = tiny("tiny-clip")
+    checkpoints = checkpoint.Checkpoints(str(path), keep=1)
+    checkpoints.save(7, {"params": params}, checkpoint_meta.make_meta(config, model, processor), wait=True)
+    checkpoints.close()
+    if scores is not None:
+        (path / "scores.json").write_text(json.dumps({"scores": scores}))
+    return path
+
+
+def card_of(folder) -> huggingface_hub.ModelCard:
+    return huggingface_hub.ModelCard.load(folder / "README.md")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    root = tmp_path_factory.mktemp("card")
+    convert.main([f"run:{write_run(root / 'run', scores=SCORES)}", str(root / "out")])
+    return root / "out"
+
+
+def test_metadata_of_a_run(exported):
+    """As huggingface_hub's own reader finds it."""
+    data = card_of(exported).data
+    assert (data.license, data.base_model) == ("mit", "openai/clip-vit-base-patch32")
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "zero-shot-image-classification")
+    assert data.datasets == ["owner/photos"] and "clip" in data.tags
+    assert data.model_name == "NegCLIP-AP"
+    found = {(result.dataset_type, result.metric_name): result.metric_value for result in data.eval_results}
+    assert found == {("facebook/winoground", "text"): 0.2812, ("naturel", "simple"): 0.99, ("mine", "x"): 1.0}
+
+
+def test_text_of_a_run(exported):
+    text = card_of(exported).content
+    for part in (
+        "\n# NegCLIP-AP\n",
+        "fine-tuned from openai/clip-vit-base-patch32",
+        "- steps: 7 (duration `5 epochs`)",
+        "- objective: `softmax`",
+        "- data `main`: `naturel/full`, captions sampled by `all_pairs`",
+        "- data `csv`: `csv:mine.csv`, captions sampled by `one_pair`",
+        "| winoground/text | 0.2812 |",
+        "## Intended use",
+        "## Limits",
+    ):
+        assert part in text, part
+    assert "/home/me" not in text
+
+
+def test_titles_of_other_sources(tmp_path):
+    export.save(tmp_path / "My-Model", *tiny("tiny-siglip"), form="hf")
+    convert.main([str(tmp_path / "My-Model"), str(tmp_path / "out")])
+    card = card_of(tmp_path / "out")
+    assert "\n# My-Model\n" in card.content and "Converted from `My-Model`" in card.text
+    assert card.data.license is None and card.data.eval_results is None
+    assert "## License\n\nNot known" in card.text
+
+
+def test_license_and_base_of_a_folder_are_those_of_its_card(tmp_path):
+    export.save(tmp_path / "a", *tiny("tiny-clip"), form="hf")
+    (tmp_path / "a" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\nbase_model: owner/base\n---\n# A")
+    about = model_card.about(str(tmp_path / "a"))
+    assert (about.license, about.base) == ("cc-by-nc-4.0", "owner/base")
+
+
+@pytest.mark.parametrize(
+    "card", ["", "no metadata", "---\n[", "---\nlicense: [a]\nbase_model: {a: b}\n---", "---\nlicense: 'A\\nB'\n---"]
+)
+def test_broken_cards_of_folders_are_ignored(tmp_path, card):
+    (tmp_path / "README.md").write_text(card)
+    about = model_card.about(str(tmp_path))
+    assert (about.license, about.base) == ("", "")
+
+
+def test_base_is_found_through_runs_that_started_from_each_other(tmp_path):
+    write_run(tmp_path / "first", CONFIG | {"init": "hf:google/siglip-base-patch16-224"})
+    write_run(tmp_path / "second", CONFIG | {"init": "base:first"})
+    write_run(tmp_path / "third", CONFIG | {"init": f"run:{tmp_path / 'second'}"})
+    about = model_card.about(f"run:{tmp_path / 'third'}")
+    assert (about.base, about.license) == ("google/siglip-base-patch16-224", "apache-2.0")
+    write_run(tmp_path / "loop", CONFIG | {"init": "base:loop"})
+    assert model_card.about(f"run:{tmp_path / 'loop'}").base == ""
+
+
+@pytest.mark.parametrize(("name", "expected"), [(name, "") for name in ("a/b", "openai/other", "laion/x")])
+def test_unknown_models_have_no_license(name, expected):
+    assert model_card.license_of(name) == expected
+
+
+def test_scores_of_another_model_are_left_out(tmp_path):
+    """An interpolated model has not been evaluated."""
+    run = write_run(tmp_path / "run", scores=SCORES)
+    convert.main([f"run:{run}", str(tmp_path / "out"), "--interpolate", f"run:{run}"])
+    card = card_of(tmp_path / "out")
+    assert card.data.eval_results is None and "Not evaluated" in card.text and "weight by weight" in card.text
+
+
+def test_broken_scores_name_the_file(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "scores.json").write_text('{"scores": [1]}')
+    with pytest.raises(UserError, match=r"scores\.json: not the scores of a run"):
+        model_card.about(f"run:{run}")
+
+
+EVIL = (
+    "x\n---\nlicense: mit\n# [a](http://b) <script>alert(1)</script> `code` ```\n```python\nimport os\n```\x1b[2J\u202e"
+)
+
+
+def test_names_from_elsewhere_are_escaped(tmp_path):
+    """In the title, the metadata, the tables, and the config."""
+    part = {"dataset": EVIL, "recipe": EVIL}
+    fields = {"name": EVIL, "init": EVIL, "duration": EVIL, "objective": {"name": EVIL}, "optim": {"name": EVIL}}
+    config = CONFIG | fields | {"data": {"mixture": {EVIL: part}}}
+    run = write_run(tmp_path / "run", config, {EVIL.replace("/", "") + "/x": 0.5})
+    convert.main([f"run:{run}", str(tmp_path / "out")])
+    card = card_of(tmp_path / "out")
+    assert card.data.license is None and len(card.data.eval_results) == 1
+    outside = "\n" + re.sub(r"```json\n.*?\n```", "", card.text, flags=re.DOTALL)
+    blocks = re.findall(r"^```python\n(.*?)^```", card.text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 3 and not any("import os" in code for code in blocks)
+    assert "\x1b" not in card.content and "\u202e" not in card.content
+    assert "<script" not in re.sub(r"(`+).*?\1|\\<", "", outside) and "\n# [" not in outside
+    assert outside.count("\n# ") == 1
+
+
+def test_untrained_preset_says_so(tmp_path):
+    about = model_card.About("x", "x", recipe={"preset": "tiny-clip", "objective": None, "data": {"mixture": None}})
+    _, _, processor = tiny("tiny-clip")
+    text = model_card.render(about, preset("tiny-clip"), processor, form="run", dtype="float32")
+    assert "started from: `tiny-clip`" in text and "objective: `unknown`" in text

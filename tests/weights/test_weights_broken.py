@@ -1,0 +1,263 @@
+"""Broken and malicious checkpoints: the error names the file or key and the problem, and no code is executed."""
+
+import json
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from naturel_jax import weights
+from naturel_jax.models.families import FAMILIES
+from naturel_jax.weights import big_vision, export, processor_files, tables
+from tests.helpers.model_files import tiny
+from tfds_naturel.common.errors import UserError
+
+
+def edit_tensors(folder: Path, change) -> None:
+    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+    change(arrays)
+    safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit_json(folder: Path, name: str, *path, value) -> None:
+    content = json.loads((folder / name).read_text())
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (folder / name).write_text(json.dumps(content))
+
+
+def truncate(path: Path, share: float = 0.5) -> None:
+    with path.open("r+b") as file:
+        file.truncate(int(path.stat().st_size * share))
+
+
+def as_torch(folder: Path, obj) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(obj, folder / "pytorch_model.bin")
+
+
+class Code:
+    """Runs a command when unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def pickled_code(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with (folder / "pytorch_model.bin").open("wb") as file:
+        pickle.dump({"weight": Code()}, file, protocol=2)  # torch's pickle protocol
+
+
+def zip_bomb(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", b"\0" * (80 << 20))
+
+
+def index(weight_map) -> object:
+    def build(folder: Path) -> None:
+        arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map(arrays)}))
+
+    return build
+
+
+def deep_index(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(f'{{"weight_map": {"[" * 9999}{"]" * 9999}}}')
+
+
+def header_claims_too_much(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 40) + data[8:])
+
+
+BLOCK = "vision_model.encoder.layers.3.mlp.fc1.weight"
+BROKEN = {
+    "truncated": (
+        lambda f: truncate(f / "model.safetensors"),
+        r"model\.safetensors: truncated or not a safetensors file",
+    ),
+    "empty": (lambda f: truncate(f / "model.safetensors", 0), r"model\.safetensors: truncated or not"),
+    "header longer than the file": (header_claims_too_much, r"model\.safetensors: truncated or not"),
+    "deep index": (deep_index, r"index\.json: not an index with a 'weight_map' .*nested too deeply"),
+    "not tensors": (
+        lambda f: (f / "model.safetensors").write_text("<html>404</html>"),
+        r"truncated or not a safetensors file",
+    ),
+    "missing projection": (
+        lambda f: edit_tensors(f, lambda a: a.pop("text_projection.weight")),
+        r"1 missing: text_projection\.weight",
+    ),
+    "missing block": (
+        lambda f: edit_tensors(f, lambda a: [a.pop(key) for key in list(a) if "vision_model.encoder.layers.3." in key]),
+        r"16 missing: vision_model\.encoder\.layers\.3\..* and 8 more",
+    ),
+    "extra block": (
+        lambda f: edit_tensors(f, lambda a: a.update({BLOCK.replace("3", "4"): a[BLOCK]})),
+        r"1 not of this model: vision_model\.encoder\.layers\.4\.mlp\.fc1\.weight",
+    ),
+    "wrong shape": (
+        lambda f: edit_tensors(f, lambda a: a.update({BLOCK: a[BLOCK][:-1].copy()})),
+        r"1 of the wrong shape: vision_model\.encoder\.layers\.3\.mlp\.fc1\.weight \[511, 128\] instead of \[512, 128",
+    ),
+    "NaN": (
+        lambda f: edit_tensors(f, lambda a: a[BLOCK].__setitem__((0, 0), np.nan)),
+        r"NaN or infinity in vision_model\.encoder\.layers\.3\.mlp\.fc1\.weight",
+    ),
+    "overflown float16": (
+        lambda f: edit_tensors(f, lambda a: a.update({BLOCK: np.full(a[BLOCK].shape, np.inf, np.float16)})),
+        r"NaN or infinity in vision_model\.encoder\.layers\.3",
+    ),
+    "integers": (
+        lambda f: edit_tensors(f, lambda a: a.update({BLOCK: a[BLOCK].astype(np.int8)})),
+        r"fc1\.weight has dtype I8; expected one of F32, F16, BF16",
+    ),
+    "another family": (
+        lambda f: edit_json(f, "config.json", "model_type", value="blip"),
+        r"config\.json: model_type is 'blip'; expected one of \['clip'",
+    ),
+    "SigLIP's config": (
+        lambda f: edit_json(f, "config.json", "model_type", value="siglip"),
+        r"missing: .*vision_model\.head|missing: logit_bias",
+    ),
+    "unknown activation": (
+        lambda f: edit_json(f, "config.json", "text_config", "hidden_act", value="relu"),
+        r"text_config\.hidden_act is 'relu'; expected one of",
+    ),
+    "gray images": (
+        lambda f: edit_json(f, "config.json", "vision_config", "num_channels", value=1),
+        r"vision_config\.num_channels is 1; only 3",
+    ),
+    "negative size": (
+        lambda f: edit_json(f, "config.json", "vision_config", "num_hidden_layers", value=-1),
+        r"depth -1: expected a whole number",
+    ),
+    "absurd depth": (
+        lambda f: edit_json(f, "config.json", "vision_config", "num_hidden_layers", value=10**9),
+        r"depth 1000000000: expected a whole number from 1 to 65536",
+    ),
+    "config of another shape": (
+        lambda f: edit_json(f, "config.json", "vision_config", value=[1]),
+        r"config\.json: malformed",
+    ),
+    "config not JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json: not readable as JSON"),
+    "code in a pickle": (
+        pickled_code,
+        r"pytorch_model\.bin: holds pickled objects other than tensors, which could run code; refused",
+    ),
+    "zip bomb": (zip_bomb, r"pytorch_model\.bin: .* bytes that unpack to 83,886,080"),
+    "torch file of a list": (
+        lambda f: as_torch(f, [torch.ones(2)]),
+        r"pytorch_model\.bin: holds list, expected a mapping",
+    ),
+    "truncated torch file": (
+        lambda f: (as_torch(f, {"a": torch.ones(9)}), truncate(f / "pytorch_model.bin")),
+        r"pytorch_model\.bin: truncated or not a PyTorch file",
+    ),
+    "index outside the folder": (
+        index(lambda a: dict.fromkeys(a, "../model.safetensors")),
+        r"'\.\./model\.safetensors' is not in the folder of the index",
+    ),
+    "index to an absent file": (
+        index(lambda a: dict.fromkeys(a, "model-2.safetensors")),
+        r"'model-2\.safetensors' is missing; download it again",
+    ),
+    "index of other keys": (index(lambda a: {"x": "model-1.safetensors"}), r"index and files disagree about"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"no tokenizer; put tokenizer\.json"),
+    "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), r"tokenizer\.json: not a tokenizer"),
+    "no image processor": (
+        lambda f: (f / "preprocessor_config.json").unlink(),
+        r"preprocessor_config\.json is missing, so its image preprocessing",
+    ),
+    "another image size": (
+        lambda f: edit_json(f, "preprocessor_config.json", "crop_size", value=224),
+        r"do not give the model's 48 pixels",
+    ),
+    "unknown interpolation": (
+        lambda f: edit_json(f, "preprocessor_config.json", "resample", value=0),
+        r"resample is 0; expected one of",
+    ),
+    "no weights": (
+        lambda f: (f / "model.safetensors").unlink(),
+        r"no checkpoint in a known format.*found README",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_checkpoint_errors(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "model"
+    export.save(folder, *tiny("tiny-clip"), form="hf")
+    (folder / processor_files.OWN).unlink()
+    breaks, message = BROKEN[kind]
+    breaks(folder)
+    with pytest.raises(UserError, match=message):
+        weights.load(str(folder))
+    assert not (tmp_path / "pwned").exists()
+
+
+def npz_of(change):
+    def build(path: Path) -> None:
+        arrays = tables.write(big_vision.table(False, False), tiny("tiny-siglip").params)
+        change(arrays)
+        np.savez(path, **arrays)
+
+    return build
+
+
+def npz_with_wrong_header(path: Path) -> None:
+    npz_of(lambda arrays: None)(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["b.npy"] = members["b.npy"].replace(b"(1,)", b"(9,)")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+def npz_bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("params/b.npy", b"\0" * (80 << 20))
+
+
+BROKEN_NPZ = {
+    "objects": (
+        npz_of(lambda a: a.update({"b": np.array([Code()], object)})),
+        r"'b\.npy' holds pickled objects; refused",
+    ),
+    "wrong header": (npz_with_wrong_header, r"'b\.npy' has .* bytes, but its header says"),
+    "zip bomb": (npz_bomb, r"bytes that unpack to 83,886,080"),
+    "image tower only": (
+        npz_of(lambda a: [a.pop(key) for key in list(a) if key.startswith("txt/")]),
+        r"model\.npz: not a SigLIP checkpoint of big_vision: txt/pos_embedding",
+    ),
+    "truncated": (
+        lambda path: (npz_of(lambda a: None)(path), truncate(path)),
+        r"truncated or not a npz file",
+    ),
+    "positions twice": (
+        npz_of(lambda a: a.update({"txt/Encoder_0/pos_embedding": a["txt/pos_embedding"]})),
+        r"1 not of this model: txt/Encoder_0/pos_embedding",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_NPZ)
+def test_broken_npz_errors(tmp_path, kind):
+    build, message = BROKEN_NPZ[kind]
+    build(tmp_path / "model.npz")
+    processor_files.write(tmp_path, tiny("tiny-siglip").processor, FAMILIES["siglip"])
+    with pytest.raises(UserError, match=message):
+        weights.load(str(tmp_path / "model.npz"))

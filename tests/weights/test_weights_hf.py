@@ -1,0 +1,125 @@
+"""Folders written by transformers are read bit for bit."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import transformers
+
+from naturel_jax import weights
+from naturel_jax.models.families import FAMILIES
+from naturel_jax.models.two_tower import Model
+from naturel_jax.weights import hf, processor_files, tables, verify
+from tests.helpers.model_files import CAPTIONS, assert_same, inputs, save_hf, tiny, torch_inputs, torch_tensors
+
+
+@pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
+def test_reads_what_transformers_writes(tmp_path, name):
+    config, params, processor = tiny(name)
+    got_config, got, got_processor = weights.load(str(save_hf(tmp_path / "model", name)))
+    assert got_config == config
+    assert_same(got, params)
+    # tokenizers parses a unigram's scores to within a unit in the last place, so JSON is not compared.
+    expected = dataclasses.replace(processor, tokenizer=got_processor.tokenizer, to_rgb="on_white")
+    assert got_processor == expected  # transformers composites transparent images on white
+    np.testing.assert_array_equal(got_processor.tokenize(CAPTIONS[:3]), processor.tokenize(CAPTIONS[:3]))
+
+
+def test_reads_sharded_safetensors(tmp_path):
+    folder = save_hf(tmp_path / "model", "tiny-clip", max_shard_size="600KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    assert_same(weights.load(str(folder)).params, tiny("tiny-clip").params)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_reads_pytorch_bin(tmp_path, zipped):
+    """Both formats of torch.save, with the position ids that transformers saved before 4.31."""
+    folder = save_hf(tmp_path / "model", "tiny-siglip")
+    state = torch_tensors(safetensors.numpy.load_file(folder / "model.safetensors"))
+    state["text_model.embeddings.position_ids"] = torch.arange(32)[None]
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    assert_same(weights.load(str(folder)).params, tiny("tiny-siglip").params)
+
+
+def test_reads_the_abbreviated_configs_of_older_files(tmp_path):
+    """Files that omit defaults, put a tower's fields in ``*_config_dict``, and declare the end token as 2."""
+    folder = save_hf(tmp_path / "model", "tiny-clip")
+    config = json.loads((folder / "config.json").read_text())
+    text, vision = config["text_config"], config["vision_config"]
+    del vision["hidden_act"], text["layer_norm_eps"]
+    text["eos_token_id"] = 2
+    config["vision_config_dict"] = {key: vision.pop(key) for key in ("hidden_size", "intermediate_size", "image_size")}
+    config["vision_config_dict"] |= {
+        key: vision[key] for key in ("num_hidden_layers", "num_attention_heads", "patch_size")
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    got, params, _ = weights.load(str(folder))
+    assert got.text.eos_id == got.text.vocab - 1
+    assert got.image == tiny("tiny-clip")[0].image
+    theirs = transformers.CLIPModel.from_pretrained(folder).eval()
+    pixels, _ = inputs(got)
+    zimg = theirs.get_image_features(torch_inputs(pixels, np.zeros((1, 1)))[0]).pooler_output.detach().numpy()
+    zimg /= np.linalg.norm(zimg, axis=-1, keepdims=True)
+    np.testing.assert_allclose(Model(got).encode_image(params, pixels), zimg, atol=1e-6)
+
+
+def test_reads_siglip2_naflex_at_its_own_grid(tmp_path):
+    """On a square image with exactly its number of patches, ``Siglip2Model`` gives the same embeddings as ours."""
+    config, params, processor = tiny("tiny-siglip")
+    fields = hf.write_config(config, "float32", {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1})
+    vision = fields["vision_config"]
+    vision["num_patches"] = config.image.grid**2
+    del vision["image_size"], vision["model_type"], fields["text_config"]["model_type"]
+    model = transformers.Siglip2Model(
+        transformers.Siglip2Config(text_config=fields["text_config"], vision_config=vision)
+    ).eval()
+    model.load_state_dict(torch_tensors(tables.write(hf.TABLES["siglip2"], params)))
+    model.save_pretrained(tmp_path / "naflex")
+    processor_files.write(tmp_path / "naflex", processor, FAMILIES["siglip"])
+    (tmp_path / "naflex" / processor_files.OWN).unlink()
+    transformers.Siglip2ImageProcessor(
+        patch_size=config.image.patch, max_num_patches=config.image.grid**2
+    ).save_pretrained(tmp_path / "naflex")
+    got_config, got, got_processor = weights.load(str(tmp_path / "naflex"))
+    assert got_config == config
+    assert (got_processor.resize, got_processor.interpolation, got_processor.size) == ("square", "bilinear", 48)
+    pixels, tokens = inputs(config)
+    i, (g, p) = len(pixels), (config.image.grid, config.image.patch)
+    patches = pixels.reshape(i, g, p, g, p, 3).swapaxes(2, 3).reshape(i, g * g, -1)
+    with torch.no_grad():
+        out = model(
+            input_ids=torch.from_numpy(tokens).long(),
+            pixel_values=torch.from_numpy(patches),
+            pixel_attention_mask=torch.ones(i, g * g, dtype=torch.long),
+            spatial_shapes=torch.tensor([[g, g]] * i),
+        )
+    zimg, ztxt = verify.embeddings(config, got, pixels, tokens)
+    np.testing.assert_allclose(zimg, out.image_embeds, atol=1e-5)
+    np.testing.assert_allclose(ztxt, out.text_embeds, atol=1e-5)
+
+
+def test_places_each_parameter_with_its_sharding(tmp_path):
+    device = jax.devices()[0]
+    requested = {}
+
+    def sharding_for(path, shape):
+        requested[path] = shape
+        return jax.sharding.SingleDeviceSharding(device)
+
+    _, params, _ = weights.load(str(save_hf(tmp_path / "model", "tiny-clip")), sharding_for=sharding_for)
+    assert_same(params, tiny("tiny-clip")[1])
+    assert requested == {path: leaf.shape for path, leaf in tables.flatten(params).items()}
+
+
+def test_loading_safetensors_does_not_import_torch(tmp_path):
+    source = str(save_hf(tmp_path / "model", "tiny-clip"))
+    code = f"import sys; from naturel_jax import weights; weights.load({source!r}); print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

@@ -1,0 +1,210 @@
+"""Reading OpenAI's files, and reading and writing OpenCLIP's."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import open_clip
+import pytest
+import torch
+import transformers
+
+from naturel_jax import weights
+from naturel_jax.models.presets import CLIP, PRESETS, preset
+from naturel_jax.models.two_tower import Model, TwoTowerConfig
+from naturel_jax.weights import export, openclip, processor_files, tables, verify
+from tests.helpers.model_files import (
+    CAPTIONS,
+    assert_same,
+    inputs,
+    openclip_model,
+    random_params,
+    reduced,
+    tiny,
+    torch_inputs,
+    torch_tensors,
+)
+from tfds_naturel.common.errors import UserError
+
+
+def narrow() -> TwoTowerConfig:
+    """A CLIP model with OpenAI's vocabulary, heads of 64 and QuickGELU, but narrow towers."""
+    image, text = CLIP.tower(128, 2, 2), CLIP.tower(64, 2, 1)
+    return CLIP.config(size=64, patch=32, image=image, text=text, embed_dim=32)
+
+
+def check_in_its_library(source: weights.Foreign, loaded: weights.Loaded) -> None:
+    """Checks logits of images of all kinds and odd captions, each library with its own preprocessing."""
+    images, captions = verify.example_images(), verify.example_captions()
+    found = verify.compare(source.path, source.form, loaded, images, captions)
+    assert (found.other_images, found.other_captions) == ((), ())
+    assert found.difference < 1e-5 and found.library == f"OpenCLIP {open_clip.__version__}"
+
+
+class OpenAI(torch.nn.Module):
+    """A TorchScript archive as OpenAI published its models: half precision, with three numbers among the tensors."""
+
+    def __init__(self, state: dict[str, torch.Tensor]):
+        super().__init__()
+        for key, value in state.items():
+            module, names = self, key.split(".")
+            for name in names[:-1]:
+                if not hasattr(module, name):
+                    module.add_module(name, torch.nn.Module())
+                module = getattr(module, name)
+            module.register_buffer(names[-1], value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the format of OpenAI's files
+def test_reads_openai_archives(tmp_path):
+    """In half precision like OpenAI's, whose configs are inferred from shapes: heads of 64, QuickGELU, and the last id
+    of the vocabulary as end token."""
+    config = narrow()
+    params = random_params(config)
+    state = {key: t.half() for key, t in torch_tensors(tables.write(openclip.TABLES["clip"], params)).items()}
+    numbers = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
+    script = torch.jit.script(OpenAI(state | {key: torch.tensor(value) for key, value in numbers.items()}))
+    torch.jit.save(script, tmp_path / "ViT-B-32.pt")
+    got_config, got, processor = weights.load(str(tmp_path / "ViT-B-32.pt"))
+    assert got_config == config
+    assert_same(got, jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), params))
+    assert processor.tokenize(["a cat"])[0, :4].tolist() == [49406, 320, 2368, 49407]
+    assert (processor.resize, processor.interpolation, processor.size) == ("short", "bicubic", 64)
+    assert (processor.centre, processor.to_rgb) == ("round", "last")  # torchvision's CenterCrop, and its order
+    source = weights.find(str(tmp_path / "ViT-B-32.pt"))
+    check_in_its_library(source, weights.Loaded(got_config, got, processor))
+
+
+@pytest.mark.parametrize("wrap", ["plain", "state_dict"])
+def test_reads_openclip_files_by_preset_name(tmp_path, wrap, monkeypatch):
+    """NegCLIP's checkpoint is a training state with ``module.`` before every key, and does not specify its GELU."""
+    config = narrow()
+    monkeypatch.setitem(PRESETS, "negclip-b32", config)
+    params = random_params(config)
+    state = torch_tensors(tables.write(openclip.TABLES["clip"], params))
+    if wrap != "plain":
+        state = {f"module.{key}": value for key, value in state.items()}
+    if wrap == "state_dict":
+        state = {"epoch": 5, "name": "negclip", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
+    torch.save(state, tmp_path / "negclip.pth")
+    got_config, got, processor = weights.load(f"negclip-b32:{tmp_path}/negclip.pth")
+    assert got_config.image.transformer.activation == "quick_gelu"
+    assert_same(got, params)
+    source = weights.find(f"negclip-b32:{tmp_path}/negclip.pth")
+    check_in_its_library(source, weights.Loaded(got_config, got, processor))
+    with pytest.raises(UserError, match=r"which GELU.*negclip-b32:negclip\.pth"):
+        weights.load(f"{tmp_path}/negclip.pth")
+
+
+def test_reads_openclips_own_timm_siglip(tmp_path):
+    """The folder of OpenCLIP's ``hf-hub:timm/ViT-B-32-SigLIP2-256`` with fewer blocks: bit-exact parameters, and
+    OpenCLIP's own config."""
+    config = reduced("siglip2-b32-256", vocab=300)
+    params = random_params(config)
+    fields = open_clip.get_model_config("ViT-B-32-SigLIP2-256")
+    assert openclip.read_config(fields) == preset("siglip2-b32-256")
+    model = openclip_model(config, params)
+    state = {key: value.numpy() for key, value in model.state_dict().items()}
+    got = tables.read("x", openclip.TABLES["siglip"], Model(config).shapes(), state.__getitem__, lambda _, a: a)
+    assert_same(got, params)
+
+
+def test_openclip_to_hf_is_exact(tmp_path):
+    """OpenCLIP -> ours -> Hugging Face: transformers' tensors equal OpenCLIP's."""
+    config, params, processor = tiny("tiny-clip")
+    export.save(tmp_path / "openclip", config, params, processor, form="openclip")
+    ours = weights.load(str(tmp_path / "openclip"))
+    export.save(tmp_path / "hf", *ours, form="hf")
+    theirs = transformers.CLIPModel.from_pretrained(tmp_path / "hf").state_dict()
+    opened = open_clip.create_model(f"local-dir:{tmp_path / 'openclip'}").state_dict()
+    np.testing.assert_array_equal(opened["visual.proj"].T, theirs["visual_projection.weight"])
+    fused = torch.cat([theirs[f"text_model.encoder.layers.1.self_attn.{n}_proj.weight"] for n in "qkv"])
+    np.testing.assert_array_equal(opened["transformer.resblocks.1.attn.in_proj_weight"], fused)
+    assert_same(weights.load(str(tmp_path / "hf")).params, params)
+
+
+def test_openclip_reads_the_exported_tokenizer(tmp_path):
+    config, params, processor = tiny("tiny-clip")
+    export.save(tmp_path / "out", config, params, processor, form="openclip")
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
+    ids = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(CAPTIONS[:3])
+    np.testing.assert_array_equal(processor.tokenize(CAPTIONS[:3]), ids)
+    assert model.visual.image_size == (48, 48) and transform.transforms[0].size == 48
+
+
+def test_openclip_folders_clean_texts_like_openclip(tmp_path):
+    """OpenCLIP also cleans texts before a tokenizer from the hub, which does not clean them itself."""
+    config, params, processor = tiny("tiny-clip")
+    export.save(tmp_path / "out", config, params, processor, form="openclip")
+    (tmp_path / "out" / processor_files.OWN).unlink()
+    texts = ["fish &amp; chips", "it\u2019s  a DOG", *CAPTIONS[:3]]
+    theirs = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(texts)
+    _, _, got = weights.load(str(tmp_path / "out"))
+    assert (got.clean, got.centre) == ("openclip_whitespace", "round")
+    np.testing.assert_array_equal(got.tokenize(texts), theirs)
+    assert not np.array_equal(processor.tokenize(texts), theirs)
+    assert (got.resize, got.interpolation, got.mean) == (processor.resize, processor.interpolation, processor.mean)
+
+
+def test_openclip_config_names_its_tokenizer_folder(tmp_path):
+    """A hub copy finds its tokenizer by this name, so it must not be the name of the temporary folder."""
+    export.save(tmp_path / "owner-model", *tiny("tiny-clip"), form="openclip")
+    config = json.loads((tmp_path / "owner-model" / openclip.CONFIG_FILE).read_text())
+    assert config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "owner-model"
+
+
+def biased() -> weights.Loaded:
+    """A CLIP that was fine-tuned with the sigmoid loss, and so has a logit bias."""
+    config, _, processor = tiny("tiny-clip")
+    config = dataclasses.replace(config, init_bias=0.0)
+    return weights.Loaded(config, random_params(config), processor)
+
+
+def test_logits_of_a_clip_with_a_bias_match_openclip(tmp_path):
+    """OpenCLIP's own factory and model, in torch: scale * cosine + bias."""
+    config, params, processor = biased()
+    export.save(tmp_path / "out", config, params, processor, form="openclip")
+    pixels, tokens = inputs(config)
+    theirs = open_clip.create_model(f"local-dir:{tmp_path / 'out'}", output_dict=True).eval()
+    images, ids = torch_inputs(pixels, tokens)
+    with torch.no_grad():
+        out = theirs(images, ids)
+        expected = out["logit_scale"] * out["image_features"] @ out["text_features"].T + out["logit_bias"]
+    zimg_ID, ztxt_UD = verify.embeddings(config, params, pixels, tokens)
+    logits_IU = np.exp(params["logit_scale"]) * zimg_ID @ ztxt_UD.T + params["logit_bias"]
+    np.testing.assert_allclose(logits_IU, expected, rtol=1e-5, atol=1e-5)
+    assert float(theirs.logit_bias.detach()) == float(params["logit_bias"]) == -3.0
+
+
+@pytest.mark.parametrize(("form", "prefix"), [("openclip", ""), ("run", "run:")])
+def test_clip_with_a_bias_round_trips(tmp_path, form, prefix):
+    config, params, processor = biased()
+    export.save(tmp_path / "out", config, params, processor, form=form)
+    loaded = weights.load(f"{prefix}{tmp_path / 'out'}")
+    assert (loaded.config, loaded.processor) == (config, processor)
+    assert_same(loaded.params, params)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("hf", "CLIPModel has no logit bias, but this model has one; export to openclip or run"),
+        ("big_vision", "big_vision's two-tower model is SigLIP.*export to run, openclip"),
+    ],
+)
+def test_clip_with_a_bias_is_rejected_by_formats_without_one(tmp_path, form, message):
+    with pytest.raises(UserError, match=message):
+        export.save(tmp_path / "out", *biased(), form=form)
+    assert not list(tmp_path.iterdir())
+
+
+def test_siglip_without_a_bias_is_rejected_by_formats_that_need_one(tmp_path):
+    config, params, processor = tiny("tiny-siglip")
+    config = dataclasses.replace(config, init_bias=None)
+    params = {name: leaf for name, leaf in params.items() if name != "logit_bias"}
+    with pytest.raises(UserError, match="SiglipModel has a logit bias, but this has none; export to openclip or run"):
+        export.save(tmp_path / "out", config, params, processor, form="hf")

@@ -1,0 +1,245 @@
+"""Audits a caption bank: checks every caption, measures variety, and tests how predictable labels are from text alone.
+
+    python -m tfds_naturel.audit --out report/
+
+writes ``report.md``, ``hard_pairs.tsv`` (the complex pairs that no text-only model gets right) and ``review.html``, a
+page where annotators accept or reject captions, with photos from the folder of the fetcher. Given the decision files
+of two or more annotators, it also reports their agreement. If any caption fails a check, the command fails after
+writing the report. ``--world scenes`` writes a ``report.md`` on text-only models and the captions of a drawn world.
+"""
+
+import argparse
+import itertools
+import re
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tfds_naturel.audit import attack, attack_report, blind, other_benchmarks, review
+from tfds_naturel.audit.attack import Pair
+from tfds_naturel.captions import bank as banks
+from tfds_naturel.captions import checks, decisions, grammar
+from tfds_naturel.captions.bank import Bank
+from tfds_naturel.common import cli, escape
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import reading_tokenizer
+from tfds_naturel.common.schema import Caption, Triplet
+from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
+
+PHOTOS = Path("open_images")  # where README fetches to
+_WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
+_BLEU_SAMPLE = 200  # captions compared with one another
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line. Raises UserError when a caption fails a check."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_naturel.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bank", type=banks.find, help="bank file, or `first` for the first edition of ours")
+    parser.add_argument("--world", choices=CONFIGS, help="attack the complex captions of this drawn world instead")
+    parser.add_argument("--out", type=cli.on_disk, required=True, help="folder for the report")
+    parser.add_argument("--tokenizer", type=cli.on_disk, help="CLIP's tokenizer.json, to count tokens exactly")
+    parser.add_argument("--sugarcrepe", type=cli.on_disk, help="folder of SugarCrepe's JSON files, for comparison")
+    parser.add_argument("--aro", type=cli.on_disk, help="ARO's visual_genome_relation.json, for comparison")
+    parser.add_argument("--winoground", type=cli.on_disk, help="Winoground's examples.jsonl, for comparison")
+    parser.add_argument(
+        "--photos",
+        type=cli.on_disk,
+        help=f"folder of the fetcher, for the review page (default: {PHOTOS}, if it is there)",
+    )
+    parser.add_argument(
+        "--decisions", type=cli.on_disk, nargs="+", help="annotators' decision files, to measure agreement"
+    )
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.world:
+        report = "\n".join(_world(CONFIGS[options.world]))
+        (options.out / "report.md").write_text(report, encoding="utf-8")
+        print(report)
+        return
+    bank = banks.load(options.bank)
+    tokens, method = _token_counter(options.tokenizer)
+    problems = checks.check(bank if options.bank else banks.load(release="v6"), tokens)
+    sugarcrepe = other_benchmarks.sugarcrepe(options.sugarcrepe) if options.sugarcrepe else {}
+    others = {f"SugarCrepe {name}": sugarcrepe[name] for name in ("replace_rel", "swap_obj") if name in sugarcrepe}
+    if options.aro:
+        others["ARO VG-Relation"] = other_benchmarks.aro_relation(options.aro)
+    if options.winoground:
+        others["Winoground"] = other_benchmarks.winoground(options.winoground)
+    lines = [*_summary(bank, problems, method), *_variety(bank, sugarcrepe)]
+    pairs, views = attack_report.bank_pairs(bank), attack_report.bank_views(bank)
+    wins = attack_report.attack_all(pairs, views)
+    lines += attack_report.section(pairs, wins, views, others)
+    if len(every := attack_report.all_pairs(bank)) > len(pairs):
+        lines += attack_report.paraphrases(every, views)
+    lines += _balance(bank)
+    if options.decisions:
+        agreement, common = decisions.alpha(list(map(decisions.verdicts, options.decisions)))
+        judged = f"{common} captions judged by two or more of {len(options.decisions)} annotators"
+        lines += ["## Agreement", f"Krippendorff's alpha {agreement:.3f} over {judged}.", ""]
+    (options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")
+    attack_report.save_hard(options.out / "hard_pairs.tsv", bank, attack_report.hard(wins))
+    photos = options.photos or (PHOTOS if PHOTOS.is_dir() else None)
+    shown = review.find_photos(photos, bank) if photos else {}
+    (options.out / "review.html").write_text(review.page(bank, shown), encoding="utf-8")
+    print("\n".join(lines))
+    if problems:
+        raise UserError(f"{options.bank or 'bank'}: {len(problems)} problems, listed in {options.out / 'report.md'}")
+
+
+def _world(config: ScenesConfig) -> list[str]:
+    seen, unseen = (
+        [pair for triplet in sorted(world.triplets) for pair in _world_pairs(config, triplet)]
+        for world in config.compositions()
+    )
+    lines = [
+        f"# Captions of the drawn world {config.name}",
+        "",
+        f"{len(seen)} pairs of seen triplets, {len(unseen)} of held-out ones.",
+        "",
+    ]
+    return lines + attack_report.world_section(seen, unseen, attack.views(config.classes))
+
+
+def _world_pairs(config: ScenesConfig, triplet: Triplet) -> list[Pair]:
+    from tfds_naturel.scenes import examples  # imports TFDS, which is slow, and `--help` does not need it
+
+    return [
+        pair
+        for captions in examples.caption_sets(config, triplet)
+        for pair in attack_report.bank_pairs({triplet: captions})
+    ]
+
+
+def _token_counter(path: Path | None) -> tuple[checks.Tokens, str]:
+    if path is None:
+        return checks.token_bound, "an upper bound of 1.6 tokens per word"
+    from tokenizers import Tokenizer
+
+    with reading_tokenizer(path):
+        tokenizer = Tokenizer.from_file(str(path))
+
+    def count(text: str) -> int:
+        with reading_tokenizer(path):
+            return len(tokenizer.encode(text).ids)
+
+    return count, path.name
+
+
+def _summary(bank: Bank, problems: list[str], method: str) -> list[str]:
+    captions, fixed = sum(map(len, bank.values())), banks.FIXED * len(bank)
+    wordings = f", {fixed} of them paraphrase 0" if captions > fixed else ""
+    verdict = f"{len(problems)} problems:" if problems else "every caption passes every check."
+    lines = ["# Caption audit", "", f"{captions} captions of {len(bank)} triplets{wordings}; {verdict}"]
+    return [
+        *lines,
+        f"Tokens counted with {method}.",
+        "",
+        *(f"- {escape.markdown(problem)}" for problem in problems),
+        "",
+    ]
+
+
+def _variety(bank: Bank, sugarcrepe: Mapping[str, Sequence[Pair]]) -> list[str]:
+    sources = {"bank": complex_pairs(bank), "grammar alone": complex_pairs(_from_grammar(bank))}
+    if sugarcrepe:
+        sources["SugarCrepe"] = by_image(sugarcrepe)
+    columns = ["distinct-1", "distinct-2", "distinct-3", "self-BLEU"]
+    columns += [f"{name}{what}" for name in ("bag of words", "1-3-grams", "length") for what in ("", ", pairs")]
+    lines = ["## Variety and blind accuracy of the complex pairs", "", f"| | {' | '.join(columns)} |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for name, pairs in sources.items():
+        texts = [text for rows in pairs.values() for pair in rows for text in pair]
+        values = [*(distinct(texts, n) for n in (1, 2, 3)), self_bleu(texts)]
+        values += itertools.chain.from_iterable(blind.accuracy(pairs).values())
+        lines.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |")
+    note = "Blind accuracy: trained on half of the triplets (images for SugarCrepe), tested on the other half,"
+    return [*lines, "", f"{note} 20 splits; 0.5 is chance. First on single captions, then on pairs.", ""]
+
+
+def complex_pairs(bank: Bank) -> dict[str, list[tuple[str, str]]]:
+    """Triplet -> its three (positive, negative) complex captions, in their fixed wording."""
+    pairs: dict[str, list[tuple[str, str]]] = {str(triplet): [] for triplet in bank}
+    for positive, negative in attack_report.complex_captions(bank):
+        pairs[str(positive.triplet)].append((positive.text, negative.text))
+    return pairs
+
+
+def by_image(subsets: Mapping[str, Sequence[Pair]]) -> dict[str, list[tuple[str, str]]]:
+    """Image -> its (caption, negative caption) pairs, from all subsets of SugarCrepe."""
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for pair in itertools.chain.from_iterable(subsets.values()):
+        pairs.setdefault(pair.group, []).append((pair.true, pair.false))
+    return pairs
+
+
+def _from_grammar(bank: Bank) -> Bank:
+    return {t: grammar.write(t, np.random.default_rng(zlib.crc32(str(t).encode()))) for t in bank}
+
+
+def _balance(bank: Bank) -> list[str]:
+    captions = [caption for pair in attack_report.complex_captions(bank) for caption in pair]
+    by_polarity = {p: [c for c in captions if c.polarity == p] for p in ("positive", "negative")}
+    lines = ["## Balance", "", "| | positive | negative |", "|---|---|---|"]
+    lengths = [np.array([len(c.text.split()) for c in group]) for group in by_polarity.values()]
+    lines.append("| words, mean (5th-95th percentile) | " + " | ".join(map(_spread, lengths)) + " |")
+    shapes = [Counter(c.shape for c in group) for group in by_polarity.values()]
+    used = [Counter(word for c in group for word in _distinct_words(c)) for group in by_polarity.values()]
+    for shape, _ in (shapes[0] + shapes[1]).most_common():
+        shares = (f"{count[shape] / count.total():.1%}" for count in shapes)
+        lines.append(f"| shape: {shape} | {' | '.join(shares)} |")
+    uneven = sorted(used[0].keys() | used[1].keys(), key=lambda word: (-abs(used[0][word] - used[1][word]), word))
+    lines += [f"| captions with {word!r} | {used[0][word]} | {used[1][word]} |" for word in uneven[:12]]
+    return [*lines, "", "The words listed are the most unevenly distributed ones.", ""]
+
+
+def _distinct_words(caption: Caption) -> set[str]:
+    return set(_WORD.findall(caption.text.lower()))
+
+
+def _spread(lengths: np.ndarray) -> str:
+    low, high = np.percentile(lengths, (5, 95))
+    return f"{lengths.mean():.2f} ({low:.0f}-{high:.0f})"
+
+
+def _grams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = _WORD.findall(text.lower())
+    return list(zip(*(words[i:] for i in range(n)), strict=False))
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Number of distinct n-grams divided by the number of all n-grams (distinct-n, Li et al. 2016)."""
+    grams = [gram for text in texts for gram in _grams(text, n)]
+    return len(set(grams)) / len(grams)
+
+
+def self_bleu(texts: Sequence[str]) -> float:
+    """Mean BLEU-4 of each caption against the others in a sample of 200 (Zhu et al. 2018); lower is more varied.
+
+    A count of 0 matching n-grams is replaced by 0.1 (smoothing 1 of Chen and Cherry 2014).
+    """
+    sample: list[int] = np.random.default_rng(0).permutation(len(texts))[:_BLEU_SAMPLE].tolist()
+    counts = [[Counter(_grams(texts[i], n)) for n in range(1, 5)] for i in sample]
+    return float(np.mean([_bleu(counts, row) for row in range(len(counts))]))
+
+
+def _bleu(counts: list[list[Counter]], row: int) -> float:
+    others = counts[:row] + counts[row + 1 :]
+    logs = []
+    for n, grams in enumerate(counts[row]):
+        if not grams:
+            continue
+        best = {gram: max(other[n][gram] for other in others) for gram in grams}
+        matched = sum(min(count, best[gram]) for gram, count in grams.items())
+        logs.append(np.log(max(matched, 0.1) / grams.total()))
+    length = counts[row][0].total()
+    nearest = min((other[0].total() for other in others), key=lambda total: (abs(total - length), total))
+    return float(np.exp(np.mean(logs) + min(0.0, 1 - nearest / length)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,207 @@
+"""The audit's section on text-only attacks, and the hard pairs: those that no text-only model gets right."""
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tfds_naturel.audit import attack
+from tfds_naturel.audit.attack import MODELS, Pair, Score, View
+from tfds_naturel.captions.bank import FIXED, Bank
+from tfds_naturel.common import escape
+from tfds_naturel.common.schema import Caption, Triplet
+
+GROUPINGS: dict[str, Callable[[Pair], str]] = {
+    "triplet": lambda pair: pair.group,
+    "object": lambda pair: Triplet.parse(pair.group).object,
+    "relation": lambda pair: pair.relation,
+}
+HARD_COLUMNS = ("triplet", "pair", "operation", "positive", "negative")
+_INTRODUCTION = f"""\
+The share of pairs in which a model that sees only the two captions picks the true one. 0.5: the words tell nothing;
+1: they give every label away; below 0.5: they mislead, since what is false of one image is true of another. A model is
+trained on pairs and tested on pairs of other triplets, objects or relations ({attack.FOLDS} folds); in brackets, the
+95% interval (bootstrap over those groups, rough for the few relations). Views: *masked* replaces nouns by ANIM or
+THING, *raw* keeps every word, *style* replaces all nouns by the same symbol. *1-3-grams* is a logistic regression;
+*boosting* adds gradient boosting on its margin, negation, animacy, voice, length, and how often the captions of other
+groups say such things.
+
+The classifiers under "Variety" are weaker: they learn from single captions and see words that the bank balances, so
+their 0.5 does not show that a pair cannot be solved without its image. Use these figures to judge the bank."""
+_OTHERS = """\
+Folds keep the pairs of an image together. The mask knows the bank's nouns only. Each Winoground example counts twice,
+once for each image, with the captions swapped: text alone gets exactly 0.5."""
+_PARAPHRASES = """\
+The tables above are about paraphrase 0 of each pair, which tests use. This one is about all of them; folds are by
+triplet, so a model is never tested on another wording of a pair that it was trained on."""
+_HARD = """\
+Pairs that none of the models above gets right under any view, with folds by triplet (a tie is not right). On these,
+text alone scores at most 0.5 by construction and mostly less, so compare models with one another, not with chance."""
+
+_WORLD = f"""\
+The share of pairs in which a model that sees only the two captions picks the true one; 0.5: the words tell nothing. For
+the triplets of the training split, models are trained on pairs of other triplets ({attack.FOLDS} folds), for held-out
+ones on all of those. In brackets, the 95% interval (bootstrap over triplets). Each triplet counts with all its sets of
+captions. Views and models are those of the bank's audit."""
+
+Wins = dict[tuple[str, str, str], np.ndarray]  # (grouping, view, model) -> wins [P]
+
+
+def complex_captions(bank: Bank) -> list[tuple[Caption, Caption]]:
+    """The (positive, negative) captions of every complex pair in its fixed wording, in the order of the bank."""
+    return [pair for captions in bank.values() for pair in zip(captions[2:FIXED:2], captions[3:FIXED:2], strict=True)]
+
+
+def bank_pairs(bank: Bank) -> list[Pair]:
+    """The same as pairs to attack, grouped by triplet."""
+    return [_pair(positive, negative) for positive, negative in complex_captions(bank)]
+
+
+def all_pairs(bank: Bank) -> list[Pair]:
+    """The complex pairs in all their wordings, grouped by triplet."""
+    pairs = (pair for captions in bank.values() for pair in zip(captions[::2], captions[1::2], strict=True))
+    return [_pair(positive, negative) for positive, negative in pairs if positive.kind == "complex"]
+
+
+def _pair(positive: Caption, negative: Caption) -> Pair:
+    return Pair(positive.text, negative.text, str(positive.triplet), positive.triplet.relation, negative.operation)
+
+
+def bank_views(bank: Bank) -> dict[str, View]:
+    """The views in which the nouns are those of the bank's classes."""
+    things = {triplet.object for triplet in bank if triplet.relation != "is"}
+    return attack.views({triplet.subject for triplet in bank} | things)
+
+
+def attack_all(pairs: Sequence[Pair], views: Mapping[str, View]) -> Wins:
+    """Every model under every view, with every grouping that has at least two groups."""
+    wins: Wins = {}
+    for grouping in GROUPINGS:
+        regrouped = _regrouped(pairs, grouping)
+        if len({pair.group for pair in regrouped}) > 1:
+            for view, model in itertools.product(views, MODELS):
+                wins[grouping, view, model] = attack.wins(regrouped, views[view], MODELS[model])
+    return wins
+
+
+def section(
+    pairs: Sequence[Pair], wins: Wins, views: Mapping[str, View], others: Mapping[str, Sequence[Pair]]
+) -> list[str]:
+    """The report's lines on the bank's ``pairs`` and on ``others`` (name -> pairs)."""
+    lines = ["## Text-only attacks on the complex pairs", "", _INTRODUCTION, ""]
+    lines += _head("folds by", "view", *MODELS)
+    for grouping, view in dict.fromkeys((grouping, view) for grouping, view, _ in wins):
+        regrouped = _regrouped(pairs, grouping)
+        scores = [attack.score(regrouped, wins[grouping, view, model]) for model in MODELS]
+        lines.append(_row(grouping, view, *map(_cell, scores)))
+    lines += ["", "Masked, folds by triplet:", "", *_head("pairs", "number", *MODELS), *_by_kind(pairs, wins)]
+    lines += ["", "The n-grams of the masked captions that tell most:", "", *_giveaways(pairs, views["masked"])]
+    lines += ["", *_hard(pairs, hard(wins))]
+    return lines + (_other_benchmarks(others, views) if others else [])
+
+
+def world_section(seen: Sequence[Pair], unseen: Sequence[Pair], views: Mapping[str, View]) -> list[str]:
+    """The report's lines on a drawn world: ``seen`` pairs in folds by triplet, and ``unseen`` ones by models trained on
+    all seen ones.
+    """
+    wins = {
+        ("triplet", view, model): attack.wins(seen, views[view], MODELS[model]) for view in views for model in MODELS
+    }
+    lines = ["## Text-only attacks", "", _WORLD, "", *_head("triplets", "view", *MODELS)]
+    for view in views:
+        lines.append(_row("seen", view, *(_cell(attack.score(seen, wins["triplet", view, name])) for name in MODELS)))
+    for view in views:
+        unseen_wins = [attack.as_wins(model(seen, unseen, views[view])) for model in MODELS.values()]
+        lines.append(_row("held out", view, *(_cell(attack.score(unseen, wins_P)) for wins_P in unseen_wins)))
+    lines += ["", "Masked, seen triplets:", "", *_head("pairs", "number", *MODELS), *_by_kind(seen, wins)]
+    return [
+        *lines,
+        "",
+        "The n-grams of the masked captions that tell most:",
+        "",
+        *_giveaways(seen, views["masked"]),
+        "",
+    ]
+
+
+def paraphrases(pairs: Sequence[Pair], views: Mapping[str, View]) -> list[str]:
+    """The report's lines on the bank's complex pairs in all their wordings (``all_pairs``)."""
+    lines = ["### All paraphrases", "", _PARAPHRASES, "", *_head("view", "pairs", *MODELS)]
+    for name, view in views.items():
+        scores = [attack.score(pairs, attack.wins(pairs, view, model)) for model in MODELS.values()]
+        lines.append(_row(name, len(pairs), *map(_cell, scores)))
+    return [*lines, ""]
+
+
+def hard(wins: Wins) -> np.ndarray:
+    """Which pairs no model gets right under any view with folds by triplet, bool [P]."""
+    return np.all([wins_P < 1 for (grouping, _, _), wins_P in wins.items() if grouping == "triplet"], axis=0)
+
+
+def save_hard(path: Path, bank: Bank, hard_P: np.ndarray) -> None:
+    """Writes the hard pairs, one tab-separated row each."""
+    rows = [HARD_COLUMNS]
+    for (positive, negative), is_hard in zip(complex_captions(bank), hard_P, strict=True):
+        if is_hard:
+            fields = (str(positive.triplet), str(positive.pair), negative.operation, positive.text, negative.text)
+            rows.append(fields)
+    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _giveaways(pairs: Sequence[Pair], view: View) -> list[str]:
+    rows = [_row(escape.code(gram), true, false) for gram, true, false in attack.giveaways(pairs, view)]
+    return [*_head("n-gram", "in the true caption only", "in the false caption only"), *rows]
+
+
+def _regrouped(pairs: Sequence[Pair], grouping: str) -> list[Pair]:
+    return [dataclasses.replace(pair, group=GROUPINGS[grouping](pair)) for pair in pairs]
+
+
+def _by_kind(pairs: Sequence[Pair], wins: Wins) -> list[str]:
+    rows_of: dict[str, list[int]] = {}
+    for field in ("relation", "operation"):
+        for row, pair in enumerate(pairs):
+            rows_of.setdefault(f"{field} {escape.code(getattr(pair, field))}", []).append(row)
+    return [
+        _row(
+            name,
+            len(rows),
+            *(
+                _cell(attack.score([pairs[row] for row in rows], wins["triplet", "masked", model][rows]))
+                for model in MODELS
+            ),
+        )
+        for name, rows in rows_of.items()
+    ]
+
+
+def _hard(pairs: Sequence[Pair], hard_P: np.ndarray) -> list[str]:
+    total = Counter(pair.relation for pair in pairs)
+    found = Counter(pair.relation for pair, is_hard in zip(pairs, hard_P, strict=True) if is_hard)
+    rows = [_row(escape.code(relation), total[relation], found[relation]) for relation in total]
+    head = _head("relation", "pairs", "hard")
+    return ["### Hard pairs", "", _HARD, "", *head, *rows, _row("all", len(pairs), found.total()), ""]
+
+
+def _other_benchmarks(others: Mapping[str, Sequence[Pair]], views: Mapping[str, View]) -> list[str]:
+    lines = ["### The same attacks on other benchmarks", "", _OTHERS, "", *_head("", "pairs", "view", *MODELS)]
+    for name, pairs in others.items():
+        for view in ("raw", "masked"):
+            scores = [attack.score(pairs, attack.wins(pairs, views[view], model)) for model in MODELS.values()]
+            lines.append(_row(name, len(pairs), view, *map(_cell, scores)))
+    return [*lines, ""]
+
+
+def _head(*columns: str) -> list[str]:
+    return [_row(*columns), "|---" * len(columns) + "|"]
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _cell(score: Score) -> str:
+    return f"{score.accuracy:.3f} ({score.low:.3f}-{score.high:.3f})"

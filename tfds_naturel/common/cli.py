@@ -1,0 +1,91 @@
+"""Exit codes, error messages and logging, shared by all commands.
+
+Exit codes: 0 done; 2 user error, explained in one line; 75 (``EX_TEMPFAIL``) stopped and saved, or an object store
+failed for too long: run the same command again to continue; 130 interrupted; anything else is a bug and comes with a
+traceback.
+"""
+
+import argparse
+import atexit
+import contextlib
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tfds_naturel.common.errors import Stopped, Unavailable, UserError
+
+DONE, BUG, USER_ERROR, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
+_LEAVE_S = 10
+
+
+def set_up_logging() -> None:
+    """Logs this project's messages to stderr at level INFO; other libraries stay at WARNING."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("naturel_jax", "tfds_naturel"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.handlers = [handler]
+
+
+def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs ``main(arguments)`` (default: ``sys.argv[1:]``) and exits with one of the codes above."""
+    set_up_logging()
+    try:
+        code = main(sys.argv[1:] if arguments is None else arguments) or DONE
+    except Unavailable as error:
+        print(f"{command()}: {error}", file=sys.stderr)
+        leave(STOPPED)
+    except (UserError, OSError) as error:  # an OSError names the file and the cause
+        print(f"{command()}: error: {error}", file=sys.stderr)
+        code = USER_ERROR
+    except Stopped as stopped:
+        print(f"{command()}: {stopped}", file=sys.stderr)
+        code = STOPPED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:
+        if isinstance(error, ImportError) and "gcsfs" in str(error):  # from etils: a dataset is built into gs://
+            print(f"{command()}: error: {error}: run `pip install gcsfs`", file=sys.stderr)
+            code = USER_ERROR
+        else:
+            traceback.print_exc()
+            code = BUG
+    if code in (DONE, STOPPED):
+        sys.exit(code)
+    leave(code)
+
+
+def on_disk(text: str) -> Path:
+    """The path that a flag names: the ``type`` of arguments that cannot be in an object store. Raises
+    ``ArgumentTypeError``, to which argparse adds the flag."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not on a disk; expected a path, whose files can be copied")
+    return Path(text)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process without waiting for threads of libraries, as ``sys.exit`` would: if a save fails, those of Orbax
+    wait 20 minutes for steps of the save that never come. Their exit functions get ``_LEAVE_S``: that of JAX waits five
+    minutes for the other processes of a job, which may not have failed."""
+    timer = threading.Timer(_LEAVE_S, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a full disk or a closed pipe; what failed before it decides the code
+            stream.flush()
+    os._exit(code)
+
+
+def command() -> str:
+    """How the user started this process: ``naturel_jax.evaluate`` for ``python -m naturel_jax.evaluate``."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name.removesuffix(".__main__") if spec else os.path.basename(sys.argv[0])
+    return name

@@ -1,0 +1,22 @@
+"""The exceptions that commands handle. See ``tfds_naturel.common.cli`` for the exit codes."""
+
+
+class UserError(ValueError):
+    """A mistake in the user's input: a flag, a config field, a file, a name.
+
+    The message is one line with the file, key or field, what was found, what was expected, and the fix. Commands print
+    it without a traceback and exit with ``cli.USER_ERROR``. Line breaks and control characters are shown as
+    escapes.
+    """
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
+
+
+class Stopped(Exception):
+    """A run was asked to stop and saved its state; the same command continues it. Exit code: ``cli.STOPPED``."""
+
+
+class Unavailable(OSError):
+    """An object store did not answer as it should for as long as it was given; what was saved is intact, and the same
+    command continues from there. Exit code: ``cli.STOPPED``."""

@@ -1,0 +1,83 @@
+"""Checks on the user's local files, and how many may be open."""
+
+import contextlib
+import csv
+import hashlib
+import json
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfds_naturel.common import escape
+from tfds_naturel.common.errors import Stopped, UserError
+
+
+def md5_of(path: Path) -> str:
+    """MD5 of a file's bytes, in hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "md5").hexdigest()
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """``json.loads``, which raises a RecursionError, not a ValueError, for values nested deeper than Python's stack."""
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+@contextlib.contextmanager
+def reading_csv(path: object) -> Iterator[None]:
+    """Makes what the csv module and the decoder raise a UserError that names ``path``."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"{path}: not a readable table ({error})") from error
+
+
+@contextlib.contextmanager
+def reading_arrow(path: object, fix: str) -> Iterator[None]:
+    """Makes what pyarrow raises for a damaged file a UserError that names ``path``; it also raises OSErrors without a
+    number. Those of the system pass."""
+    import pyarrow as pa  # slow to import, and most commands do not need it
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = escape.line(str(error))
+        raise UserError(f"{path}: not a readable Arrow or Parquet file ({reason}); {fix}") from error
+
+
+@contextlib.contextmanager
+def reading_tokenizer(name: object) -> Iterator[None]:
+    """Makes whatever the libraries raise for a tokenizer that they cannot use a UserError with ``name``: nothing
+    narrower than Exception, and PanicException, which is not even one."""
+    try:
+        yield
+    except (UserError, Stopped, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise UserError(f"{name}: not a tokenizer ({error})") from error
+
+
+def allow_open_files(more: int) -> None:
+    """Lets this process open so many more files at a time, mapped ones included, as far as the system permits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + more
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """``folder / relative``, resolved. Raises UserError if it is outside ``folder``, through ``..`` or a symlink."""
+    path = (folder / relative).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise UserError(f"{folder / relative}: is outside {folder}; copy the file into the folder")
+    return path

@@ -1,0 +1,239 @@
+"""Mined negative images: for an image and a triplet it shows, similar images or annotations that do not show it.
+
+They replace the sentinel (the blank image) as NegCLIP's hard negative images.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+from tfds_naturel.captions.relations import CONTRARIES, RELATIONS, converse
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import reading_arrow
+from tfds_naturel.common.schema import Triplet
+from tfds_naturel.hard_images.survey import Survey
+
+SWAP, RELATION, ATTRIBUTE, NEAREST = "swap", "relation", "attribute", "nearest"
+
+_POOL = 256  # candidates per kind that are compared for an image and triplet
+_ROWS = 1024  # images per matrix product in the neighbour search; rows per write
+_NEAR_DUPLICATE = 0.97  # photos with at least this cosine are copies of each other, so not negatives
+_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("triplet", pa.string()),
+        ("negatives", pa.list_(pa.string())),
+        ("kinds", pa.list_(pa.string())),
+    ]
+)
+
+# Image, triplet (empty if the negatives are for the image as a whole), negatives, and why each one is hard.
+Row = tuple[str, str, list[str], list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mined:
+    """The negatives of one image and triplet, hardest first: image numbers and why each one is hard.
+
+    ``swap``: the same classes with the roles swapped; ``relation``: the same classes in another relation;
+    ``attribute``: the same class with a contrary attribute; ``nearest``: a nearest neighbour in embedding space.
+    """
+
+    image: int
+    triplet: Triplet
+    negatives: tuple[int, ...]
+    kinds: tuple[str, ...]
+
+
+def may_hold(triplet: Triplet, shown: Iterable[Triplet]) -> bool:
+    """Whether an image annotated with ``shown`` may show ``triplet``. Annotations are incomplete.
+
+    True if the triplet or its converse is annotated, or an annotated relation between the same objects implies it
+    (someone who plays a guitar also holds it).
+    """
+    for annotated in shown:
+        for fact in (annotated, converse(annotated)):
+            if fact == triplet:
+                return True
+            if fact and (fact.subject, fact.object) == (triplet.subject, triplet.object):
+                relation = RELATIONS.get(fact.relation)
+                if relation and triplet.relation in relation.implies:
+                    return True
+    return False
+
+
+def kinds_of(triplet: Triplet, triplets: Sequence[Triplet]) -> dict[str, list[int]]:
+    """By kind, the indices of the ``triplets`` that would make an image a hard negative for ``triplet``."""
+    kinds: dict[str, list[int]] = {SWAP: [], RELATION: [], ATTRIBUTE: []}
+    for number, other in enumerate(triplets):
+        if triplet.relation == "is":
+            contrary = other.object in CONTRARIES.get(triplet.object, ())
+            if other.relation == "is" and other.subject == triplet.subject and contrary:
+                kinds[ATTRIBUTE].append(number)
+        elif other.relation != "is" and not may_hold(triplet, [other]):
+            same, swapped = (other.subject, other.object), (other.object, other.subject)
+            if (triplet.subject, triplet.object) == swapped and other.relation == triplet.relation:
+                kinds[SWAP].append(number)
+            elif (triplet.subject, triplet.object) in (same, swapped):
+                kinds[RELATION].append(number)
+    return kinds
+
+
+def mine(survey: Survey, count: int, seed: int = 0, zimg_ND: np.ndarray | None = None) -> Iterator[Mined]:
+    """At most ``count`` negatives for each image and triplet of ``survey`` that has any.
+
+    Kinds come in the order swap, relation, attribute, nearest. Given ``zimg_ND``, unit embeddings of the images
+    (float [N, D]), the nearest come first within a kind; without it the order is random, a function of the seed, the
+    image and the triplet, and there is no ``nearest``. Kinds with very many candidates are subsampled.
+    """
+    showing = survey.images_of()
+    by_kind = [kinds_of(triplet, survey.triplets) for triplet in survey.triplets]
+    pools = [
+        {kind: np.unique(np.concatenate([showing[t] for t in numbers])) for kind, numbers in kinds.items() if numbers}
+        for kinds in by_kind
+    ]
+    for start in range(0, len(survey.image_ids), _ROWS):
+        images = range(start, min(start + _ROWS, len(survey.image_ids)))
+        neighbours = None if zimg_ND is None else _neighbours(zimg_ND, images, 4 * count)
+        for n in images:
+            for t in survey.shown[survey.first_N1[n] : survey.first_N1[n + 1]].tolist():
+                ranked = _ranked(n, pools[t], np.random.default_rng([seed, n, t]), zimg_ND)
+                if neighbours is not None:
+                    ranked = [*ranked, *((NEAREST, m) for m in neighbours[n - start])]
+                if chosen := _chosen(survey, n, survey.triplets[t], ranked, count):
+                    kinds, numbers = zip(*chosen, strict=True)
+                    yield Mined(n, survey.triplets[t], numbers, kinds)
+
+
+def _ranked(
+    n: int, pools: dict[str, np.ndarray], rng: np.random.Generator, zimg_ND: np.ndarray | None
+) -> list[tuple[str, int]]:
+    ranked: list[tuple[str, int]] = []
+    for kind, pool in pools.items():
+        pool = rng.choice(pool, min(_POOL, len(pool)), replace=False)
+        if zimg_ND is not None:
+            cosines = zimg_ND[pool] @ zimg_ND[n]
+            pool, cosines = pool[order := np.argsort(-cosines, kind="stable")], cosines[order]
+            pool = pool[cosines < _NEAR_DUPLICATE]
+        ranked += ((kind, m) for m in pool.tolist())
+    return ranked
+
+
+def _neighbours(zimg_ND: np.ndarray, images: range, count: int) -> list[list[int]]:
+    """At most ``count`` nearest images of each, nearest first, excluding copies and the image itself."""
+    cosines = zimg_ND[images.start : images.stop] @ zimg_ND.T
+    cosines[cosines >= _NEAR_DUPLICATE] = -np.inf
+    count = min(count, cosines.shape[1])
+    nearest = np.sort(np.argpartition(-cosines, count - 1, axis=1)[:, :count], axis=1)  # ties: lowest number first
+    cosines = np.take_along_axis(cosines, nearest, axis=1)
+    order = np.argsort(-cosines, axis=1, kind="stable")
+    ranked = zip(np.take_along_axis(nearest, order, axis=1), np.take_along_axis(cosines, order, axis=1), strict=True)
+    return [row[row_cosines > -np.inf].tolist() for row, row_cosines in ranked]
+
+
+def _chosen(
+    survey: Survey, n: int, triplet: Triplet, ranked: Iterable[tuple[str, int]], count: int
+) -> list[tuple[str, int]]:
+    """The first ``count`` of ``ranked`` that do not show ``triplet`` themselves, each image once."""
+    chosen: dict[int, str] = {}
+    for kind, m in ranked:
+        if len(chosen) == count:
+            break
+        if m != n and m not in chosen and not may_hold(triplet, survey.triplets_of(m)):
+            chosen[m] = kind
+    return [(kind, m) for m, kind in chosen.items()]
+
+
+class Contrast(NamedTuple):
+    """``image``: the number of an image that does not show a triplet, with the same classes. ``mirrored``: whether it
+    shows what the triplet's false caption claims."""
+
+    image: int
+    mirrored: bool
+
+
+class Contrasts:
+    """Finds for an image and a triplet that it shows another image of ``survey`` with the same classes, or the same
+    class with a contrary attribute, that does not show the triplet: by the rules of ``mine``, in an order that is a
+    function of the seed, the image and the triplet."""
+
+    def __init__(self, survey: Survey, seed: int = 0):
+        self._survey, self._seed = survey, seed
+        self._showing = survey.images_of()
+        self._number = {triplet: t for t, triplet in enumerate(survey.triplets)}
+        self._kinds = functools.cache(lambda triplet: kinds_of(triplet, survey.triplets))
+
+    def find(self, n: int, triplet: Triplet, asserted: Triplet | None) -> Contrast | None:
+        """The contrast for image ``n``, or None. It shows ``asserted``, the claim of a false caption, if that is one of
+        the contrary triplets and any image does. A false caption without a claim is a denial, true of any contrast.
+        """
+        contrary = [t for numbers in self._kinds(triplet).values() for t in numbers]
+        contrary.sort(key=lambda t: not _same(self._survey.triplets[t], asserted))
+        for t in contrary:
+            rng = np.random.default_rng([self._seed, n, self._number[triplet], t])
+            pool = self._showing[t]
+            for m in rng.choice(pool, min(_POOL, len(pool)), replace=False).tolist():
+                shown = self._survey.triplets_of(m)
+                if m != n and not may_hold(triplet, shown):
+                    return Contrast(m, asserted is None or any(_same(fact, asserted) for fact in shown))
+        return None
+
+
+def _same(fact: Triplet, other: Triplet | None) -> bool:
+    return other is not None and other in (fact, converse(fact))
+
+
+def with_image_ids(survey: Survey, mined: Iterable[Mined]) -> Iterator[Row]:
+    """``mined`` with image ids instead of image numbers."""
+    for negatives in mined:
+        names = [survey.image_ids[m] for m in negatives.negatives]
+        yield survey.image_ids[negatives.image], str(negatives.triplet), names, list(negatives.kinds)
+
+
+def save(path: epath.PathLike, mined: Iterable[Row]) -> int:
+    """Writes a Parquet file (image_id, triplet, negatives, kinds); returns its number of rows."""
+    rows = 0
+    batch: list[Row] = []
+    path = epath.Path(path)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as f, pq.ParquetWriter(f, _SCHEMA) as writer:
+        for row in mined:
+            batch.append(row)
+            if len(batch) == _ROWS:
+                rows += _write(writer, batch)
+        rows += _write(writer, batch)
+    part.replace(path)
+    return rows
+
+
+def _write(writer: pq.ParquetWriter, batch: list[Row]) -> int:
+    columns = zip(*batch, strict=True) if batch else [()] * len(_SCHEMA)
+    writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA))
+    written = len(batch)
+    batch.clear()
+    return written
+
+
+def hard_images(path: epath.PathLike, image_ids: Sequence[str]) -> list[tuple[int, ...]]:
+    """The numbers of the mined negatives of each image, in the order of ``image_ids``; empty for an image without any.
+
+    Raises UserError if the file names an image that is not in ``image_ids``, since it was mined from another split.
+    """
+    numbers = {image_id: n for n, image_id in enumerate(image_ids)}
+    hard: list[dict[int, None]] = [{} for _ in image_ids]
+    with reading_arrow(path, "mine again"):
+        with epath.Path(path).open("rb") as f:
+            table = pq.read_table(f, schema=_SCHEMA)
+        rows = zip(table["image_id"].to_pylist(), table["negatives"].to_pylist(), strict=True)
+    for image_id, negatives in rows:
+        unknown = [name for name in (image_id, *(negatives or ())) if name not in numbers]
+        if unknown:
+            raise UserError(f"{path}: image {unknown[0]!r} is not in this dataset; mine this split again")
+        hard[numbers[image_id]] |= dict.fromkeys(numbers[name] for name in negatives or ())
+    return [tuple(negatives) for negatives in hard]

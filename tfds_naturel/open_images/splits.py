@@ -1,0 +1,107 @@
+"""Assigns images to splits: near-duplicates stay together, and a share of the triplets is held out of training."""
+
+import collections
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from tfds_naturel.captions.relations import converse
+from tfds_naturel.common.schema import Triplet
+
+SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
+UNSEEN = "test_unseen_triplets"
+HELD_OUT_TRIPLETS, HELD_OUT_IMAGES = 0.1, 0.05  # maximum shares
+
+_BANDS = 4  # hashes that differ in fewer bits than there are bands agree in at least one band
+
+
+def near_duplicates(hashes: np.ndarray) -> np.ndarray:
+    """Groups hashes (uint64 [N]) linked by differing in at most 3 of 64 bits; returns each one's lowest row, int64 [N].
+
+    Exact without comparing all pairs (multi-index hashing, Norouzi et al. 2012): two linked hashes agree in at least
+    one of four 16-bit bands.
+    """
+    unique, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    parent = np.arange(len(unique))
+    for band in range(_BANDS):
+        for a, b in zip(*_linked(unique, 16 * band), strict=True):
+            _union(parent, first, a, b)
+    roots = np.array([_root(parent, i) for i in range(len(unique))], np.int64)
+    return first[roots][inverse] if len(hashes) else np.zeros(0, np.int64)
+
+
+def _linked(hashes: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row pairs that agree in the 16 bits from ``shift`` and differ in fewer than ``_BANDS`` bits in total."""
+    band = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
+    order = np.argsort(band, kind="stable")
+    lower = np.arange(len(order))
+    linked = []
+    for offset in range(1, len(order)):
+        lower = lower[lower + offset < len(order)]
+        lower = lower[band[order[lower]] == band[order[lower + offset]]]
+        if not len(lower):
+            break
+        a, b = order[lower], order[lower + offset]
+        near = np.bitwise_count(hashes[a] ^ hashes[b]) < _BANDS
+        linked.append((a[near], b[near]))
+    a, b = zip(*linked, strict=True) if linked else ((), ())
+    return np.concatenate([*a, np.zeros(0, np.int64)]), np.concatenate([*b, np.zeros(0, np.int64)])
+
+
+def _root(parent: np.ndarray, i: int) -> int:
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+def _union(parent: np.ndarray, first: np.ndarray, a: int, b: int) -> None:
+    a, b = _root(parent, a), _root(parent, b)
+    if first[a] > first[b]:
+        a, b = b, a
+    parent[b] = a
+
+
+def hold_out(images: Mapping[Triplet, int], total: int, seed: int) -> frozenset[Triplet]:
+    """Chooses the triplets held out of training, in an order that depends only on ``seed`` and the triplets.
+
+    ``images`` is the number of images of each triplet, ``total`` the number of all images. At most 10% of the triplets
+    are held out, with at most 5% of the images. A triplet is held out together with its converse, and every class,
+    attribute and relation remains in at least one training triplet.
+    """
+    left = collections.Counter(part for triplet in images for part in _parts(triplet))
+    budget = HELD_OUT_IMAGES * total
+    held: set[Triplet] = set()
+    for triplet in sorted(images, key=lambda t: uniform(seed, str(t))):
+        family = {t for t in (triplet, converse(triplet)) if t and t in images} - held
+        parts = collections.Counter(part for t in family for part in _parts(t))
+        cost = sum(images[t] for t in family)
+        fits = len(held) + len(family) <= HELD_OUT_TRIPLETS * len(images) and cost <= budget
+        if family and fits and all(left[part] > number for part, number in parts.items()):
+            held |= family
+            left -= parts
+            budget -= cost
+    return frozenset(held)
+
+
+def _parts(triplet: Triplet) -> Iterable[tuple[str, str]]:
+    yield "class", triplet.subject
+    yield "relation", triplet.relation
+    yield "attribute" if triplet.relation == "is" else "class", triplet.object
+
+
+def split_of(seed: int, group: str) -> str:
+    """The split of a group of near-duplicates, from its name and the seed alone, so new images never move old ones."""
+    position = uniform(seed, group)
+    for split, share in SHARES.items():
+        position -= share
+        if position < 0:
+            return split
+    return list(SHARES)[-1]  # rounding errors can leave position at 0 or slightly above
+
+
+def uniform(seed: int, text: str) -> float:
+    """A number in [0, 1) that depends only on ``seed`` and ``text``."""
+    digest = hashlib.blake2b(f"{seed}:{text}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

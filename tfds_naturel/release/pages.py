@@ -1,0 +1,351 @@
+"""The pages of a release: card, licences, takedown procedure, changelog; and its Croissant metadata."""
+
+import json
+from typing import Any
+
+from tfds_naturel.common import escape
+from tfds_naturel.release import card, datasheet
+from tfds_naturel.release.datasheet import Facts
+
+_MOST = 20  # licences of photos that the card lists
+_LICENCES = {  # by SPDX identifier
+    "cc-by-4.0": ("Creative Commons Attribution 4.0 International", "https://creativecommons.org/licenses/by/4.0/"),
+    "apache-2.0": ("Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
+}
+_SIZES = {"n<1K": 1_000, "1K<n<10K": 10_000, "10K<n<100K": 100_000, "100K<n<1M": 1_000_000}
+_SECTIONS = {
+    "Collection": "collection",
+    "Annotation": "annotation",
+    "Limitations": "limitations",
+    "Biases": "biases",
+    "Personal and sensitive information": "sensitive",
+    "Intended use": "uses",
+    "Maintenance": "maintenance",
+}
+_RAI = {  # properties of Croissant's vocabulary for responsible AI
+    "rai:dataCollection": "collection",
+    "rai:dataAnnotationProtocol": "annotation",
+    "rai:dataLimitations": "limitations",
+    "rai:dataBiases": "biases",
+    "rai:personalSensitiveInformation": "sensitive",
+    "rai:dataUseCases": "uses",
+    "rai:dataReleaseMaintenancePlan": "maintenance",
+}
+
+# Types of the columns; those with fields are lists of records.
+_TRIPLET = dict.fromkeys(("subject", "relation", "object"), "string")
+TEXTS = ("image_id", "license", "author", "source_url")
+BOX = ("ymin", "xmin", "ymax", "xmax")  # TFDS's order
+FIELDS: dict[str, dict[str, str]] = {
+    "objects": {"label": "string"} | dict.fromkeys(BOX, "float32"),
+    "relations": _TRIPLET | {"subject_index": "int32", "object_index": "int32"},
+    "captions": {"text": "string", "group": "int32", "kind": "string", "polarity": "string", "pair": "int32"}
+    | {"paraphrase": "int32"}
+    | dict.fromkeys(("triplet", "asserts", "operation", "shape"), "string"),
+}
+_COLUMNS = {
+    "image_id": "Open Images' id of the photo, or the id of the drawn image",
+    "license": "URL of the photo's licence, as published; empty if unknown",
+    "author": "name of its author, as published; empty if unknown",
+    "source_url": "its page at its source, as published; empty if unknown",
+    "objects": "annotated objects: label, and box in fractions of height and width",
+    "relations": "annotated relations: subject, relation, object, and the rows of both in `objects` (-1: none, for an "
+    "attribute)",
+    "captions": "four pairs of captions for each triplet, some in several wordings. `group` numbers the triplets, "
+    "`pair` the pairs, `paraphrase` their wordings (0: the one for tests). `kind` is simple or complex, "
+    "`polarity` positive (true of the image) or negative, `triplet` what the caption was written for, `asserts` the "
+    "triplet it states (empty for a denial), `operation` how a negative was made, `shape` the shape of the sentence",
+}
+_IMAGE = "the encoded image"
+_CROISSANT_TYPES = {"string": "sc:Text", "int32": "sc:Integer", "float32": "sc:Float"}
+
+_JOIN = """\
+The photos are not included. `python -m tfds_naturel.open_images.fetch --split train --out open_images` downloads them
+from Open Images; join them by name:
+
+```python
+from pathlib import Path
+
+import datasets
+
+photos = Path("open_images/images/train")
+dataset = datasets.load_dataset("FOLDER", split="train")
+path = {image_id: str(photos / f"{image_id}.jpg") for image_id in dataset["image_id"]}
+dataset = dataset.filter(lambda image_id: Path(path[image_id]).is_file(), input_columns="image_id")
+dataset = dataset.map(lambda image_id: {"image": path[image_id]}, input_columns="image_id")
+dataset = dataset.cast_column("image", datasets.Image())
+```
+
+Boxes are in fractions of the image, so photos of any size fit. `tfds_naturel.release.read(folder, split, photos)` does
+the same without `datasets`, in the format of the TFDS dataset."""
+
+_TAKEDOWN = """\
+# Takedown
+
+Whoever took a photo, holds rights in it or is shown in it can ask for its removal; no reason is needed.
+
+1. Send the image id (`image_id`) or the photo's page (`source_url`) to {where}.
+2. The maintainers add the id, and those of copies of the photo, to takedown.txt here, and to
+   `tfds_naturel/open_images/takedown.txt` in the code.
+3. The next version has no row of it, and the builder leaves it out of every dataset built from then on. A list that is
+   newer than the code is used with `--takedown takedown.txt`, by the builder and the release.
+4. Whoever has a copy of an earlier version drops the rows whose `image_id` is in takedown.txt.
+
+Open Images and Flickr host the photos; removal there has to be requested there as well.
+
+On the list: {listed}. Left out of this version: {left_out}.
+"""
+
+_TERMS = (
+    *("citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty", "fileSet", "format"),
+    *("includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex"),
+    *("repeated", "replace", "samplingRate", "separator", "source", "subField", "transform"),
+)
+_CONTEXT = {term: f"cr:{term}" for term in _TERMS} | {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "sc": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/",
+    "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+}
+
+
+def render(facts: Facts) -> dict[str, str]:
+    """The text of every page, by file name; equal facts give equal bytes."""
+    pages = {"README.md": _readme(facts), "DATASHEET.md": datasheet.render(facts), "LICENSE.md": _licences(facts)}
+    versions = sorted(facts.notes, key=lambda version: [int(part) for part in version.split(".")], reverse=True)
+    notes = [f"## {version}\n\n{facts.notes[version]}" for version in versions]
+    published = (
+        f"## {facts.date}\n\nThis release, of version {facts.version}. Left out on request: {facts.left_out:,} images."
+    )
+    pages["CHANGELOG.md"] = "\n\n".join([f"# Changes of {facts.title}", published, *notes]) + "\n"
+    if facts.is_photos:
+        pages["takedown.txt"] = "\n".join(["# Images that were taken down; see TAKEDOWN.md.", *facts.removed, ""])
+        counts = {"listed": f"{len(facts.removed):,} images", "left_out": f"{facts.left_out:,}"}
+        pages["TAKEDOWN.md"] = _TAKEDOWN.format(where=facts.where, **counts)
+    return pages
+
+
+def sizes(facts: Facts) -> str:
+    """A table of what each split holds."""
+    header = ["split", "images", "objects", "relations", "captions", "triplets", "MB"]
+    rows = [
+        [name, s.images, s.objects, s.relations, s.captions, len(s.triplets), f"{sum(s.files.values()) / 1e6:,.2f}"]
+        for name, s in facts.splits.items()
+    ]
+    return card.table(header, rows)
+
+
+def _readme(facts: Facts) -> str:
+    statements = datasheet.statements(facts)
+    columns = _COLUMNS | ({"image": _IMAGE} if facts.has_images else {})
+    load = '```python\nimport datasets\n\ndataset = datasets.load_dataset("FOLDER")\n```'
+    parts = [
+        f"---\n{_front_matter(facts)}\n---",
+        f"# {facts.title}",
+        f"{escape.markdown(facts.description)} Images with relations between objects, each described by pairs of a "
+        "true and a false caption. A model understands relations if it prefers the true ones.",
+        f"In all: {facts.summary()}.",
+        sizes(facts),
+        f"## Read\n\n`FOLDER` is this folder, or its name on the hub.\n\n{load}",
+        *([_JOIN] if facts.is_photos else []),
+        "## Columns\n\n" + "\n".join(f"- `{name}`: {text}" for name, text in columns.items()),
+        f"## Licence\n\n{_licence_summary(facts)} Details: LICENSE.md.",
+        *(f"## {title}\n\n{statements[key]}" for title, key in _SECTIONS.items()),
+        f"## Cite\n\n```bibtex\n{_citation(facts)}\n```",
+        "## Files\n\nDATASHEET.md answers the questions of *Datasheets for Datasets*. croissant.json describes the "
+        "files in Croissant. metadata.json has the options and counts of the build. `sha256sum -c SHA256SUMS` checks "
+        "all files.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(facts: Facts) -> str:
+    """The card's YAML, of which JSON is a part: splits for `datasets`, and the types of the columns."""
+    count = facts.total("images")
+    splits = [
+        {"name": name, "num_examples": split.images, "num_bytes": split.arrow_bytes}
+        for name, split in facts.splits.items()
+    ]
+    fields: dict[str, Any] = {
+        "pretty_name": facts.title,
+        "license": _spdx(facts),
+        "language": ["en"],
+        "tags": [
+            "compositionality",
+            "hard negatives",
+            "vision-language",
+            "open-images" if facts.is_photos else "synthetic",
+        ],
+        "size_categories": [next((name for name, most in _SIZES.items() if count < most), "1M<n<10M")],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": name, "path": f"data/{name}-*.parquet"} for name in facts.splits],
+            }
+        ],
+        "dataset_info": {
+            "features": [
+                *map(_feature, _COLUMNS),
+                *([{"name": "image", "dtype": "image"}] if facts.has_images else []),
+            ],
+            "splits": splits,
+            "download_size": sum(facts.files.values()),
+            "dataset_size": facts.total("arrow_bytes"),
+        },
+    }
+    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())
+
+
+def _feature(column: str) -> dict[str, Any]:
+    if column not in FIELDS:
+        return {"name": column, "dtype": "string"}
+    return {"name": column, "list": [{"name": name, "dtype": dtype} for name, dtype in FIELDS[column].items()]}
+
+
+def _spdx(facts: Facts) -> list[str]:
+    if not facts.is_photos:
+        return ["apache-2.0"]
+    return ["cc-by-4.0", "other" if facts.is_own_bank else "apache-2.0"]
+
+
+def _known_licences(facts: Facts) -> list[tuple[str, str]]:
+    return [_LICENCES[spdx] for spdx in _spdx(facts) if spdx in _LICENCES]
+
+
+def _licence_summary(facts: Facts) -> str:
+    if not facts.is_photos:
+        return "Images, annotations and captions: the naturel_jax authors, Apache-2.0."
+    captions = (
+        "of another bank than ours: as its publisher says"
+        if facts.is_own_bank
+        else "the naturel_jax authors, Apache-2.0"
+    )
+    return (
+        f"Annotations: Open Images, Google LLC, CC BY 4.0. Captions: {captions}. Photos are not included; each has its "
+        "own licence and author (`license`, `author`)."
+    )
+
+
+def _licences(facts: Facts) -> str:
+    parts = [f"# Licences of {facts.title}", _licence_summary(facts)]
+    links = [f"- {title}: <{url}>" for title, url in _known_licences(facts)]
+    if facts.is_photos:
+        parts += [
+            "The annotations are `image_id`, `license`, `author`, `source_url`, `objects` and `relations`. Changes to "
+            "what Google published: images selected, invalid rows left out, rows of an image merged, ids of classes "
+            "replaced by their names, splits assigned.",
+            "The licences of the photos, as Open Images lists them; check that of a photo before you publish it:",
+            _photo_licences(facts),
+        ]
+    return "\n\n".join([*parts, "\n".join(links)]) + "\n"
+
+
+def _photo_licences(facts: Facts) -> str:
+    counts = facts.licenses
+    rows: list[tuple[str, int]] = [(text or "unknown", count) for text, count in counts.most_common(_MOST)]
+    if len(counts) > _MOST:
+        rows.append((f"{len(counts) - _MOST:,} others", counts.total() - sum(count for _, count in rows)))
+    return card.table(["licence", "photos"], rows)
+
+
+def _citation(facts: Facts) -> str:
+    url = f",\n  url = {{{facts.url}}}" if facts.url else ""
+    own = (
+        f"@misc{{naturel,\n  title = {{{escape.latex(facts.title)}}},\n  author = {{{{The naturel\\_jax authors}}}},\n"
+        f"  year = {{{facts.date[:4]}}}{url}\n}}"
+    )
+    open_images = (
+        "@article{openimages,\n  title = {The {Open Images} Dataset {V4}},\n"
+        "  author = {Kuznetsova, Alina and others},\n"
+        "  journal = {International Journal of Computer Vision},\n  year = {2020},\n"
+        "  url = {https://arxiv.org/abs/1811.00982}\n}"
+    )
+    return f"{own}\n\n{open_images}" if facts.is_photos else own
+
+
+def croissant(facts: Facts, digests: dict[str, str]) -> dict[str, Any]:
+    """The release as Croissant 1.0 (https://docs.mlcommons.org/croissant), with its vocabulary for responsible AI.
+
+    ``digests``: SHA-256 of the Parquet files by path.
+    """
+    statements = datasheet.statements(facts)
+    files = [
+        {
+            "@type": "cr:FileObject",
+            "@id": path,
+            "name": path,
+            "contentUrl": path,
+            "contentSize": f"{facts.files[path.rpartition('/')[2]]} B",
+            "encodingFormat": "application/x-parquet",
+            "sha256": digest,
+        }
+        for path, digest in digests.items()
+    ]
+    every = {
+        "@type": "cr:FileSet",
+        "@id": "parquet",
+        "encodingFormat": "application/x-parquet",
+        "includes": "data/*.parquet",
+    }
+    return {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
+        "name": facts.name.replace("/", "-"),
+        "description": f"{facts.title}: {escape.line(facts.description)} {facts.summary()}.",
+        "version": facts.version,
+        "license": [url for _, url in _known_licences(facts)],
+        "creator": {"@type": "sc:Organization", "name": "The naturel_jax authors"},
+        "datePublished": facts.date,
+        **({"url": facts.url} if facts.url else {}),
+        "citeAs": _citation(facts),
+        **{name: statements[key] for name, key in _RAI.items()},
+        "distribution": [*files, every],
+        "recordSet": [_split_records(facts), _example_records(facts)],
+    }
+
+
+def _split_records(facts: Facts) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "splits",
+        "dataType": "cr:Split",
+        "key": {"@id": "splits/name"},
+        "field": [{"@type": "cr:Field", "@id": "splits/name", "dataType": "sc:Text"}],
+        "data": [{"splits/name": name} for name in facts.splits],
+    }
+
+
+def _example_records(facts: Facts) -> dict[str, Any]:
+    # mlcroissant applies a transform of a reference again to its result.
+    pattern = r"(?:data/)?(\w+)(?:-\d{5}-of-\d{5}\.parquet)?$"
+    split = _field("split", "sc:Text", {"fileProperty": "fullpath"}, {"regex": pattern})
+    fields = [split | {"references": {"field": {"@id": "splits/name"}}}]
+    for column, text in _COLUMNS.items():
+        if column in FIELDS:
+            sub = [
+                _field(f"{column}/{name}", _CROISSANT_TYPES[dtype], {"column": column}, {"jsonPath": name})
+                for name, dtype in FIELDS[column].items()
+            ]
+            own = {"@type": "cr:Field", "@id": f"examples/{column}", "repeated": True, "subField": sub}
+        else:
+            own = _field(column, "sc:Text", {"column": column})
+        fields.append(own | {"description": text})
+    if facts.has_images:
+        fields.append(
+            _field("image", "sc:ImageObject", {"column": "image"}, {"jsonPath": "bytes"}) | {"description": _IMAGE}
+        )
+    return {"@type": "cr:RecordSet", "@id": "examples", "key": {"@id": "examples/image_id"}, "field": fields}
+
+
+def _field(name: str, kind: str, extract: dict[str, str], transform: dict[str, str] | None = None) -> dict[str, Any]:
+    source: dict[str, Any] = {"fileSet": {"@id": "parquet"}, "extract": extract}
+    if transform:
+        source["transform"] = transform
+    return {"@type": "cr:Field", "@id": f"examples/{name}", "dataType": kind, "source": source}
