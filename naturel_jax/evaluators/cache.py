@@ -105,7 +105,7 @@ class CachedEncoder:
         known = {key: z_D for key, z_D in self._not_stored.items() if key in keys}
         for path in dict.fromkeys(self._path[key] for key in keys if key in self._path):
             rows = self._rows(path)
-            known |= {key: rows["embedding"][n] for n, key in enumerate(rows["key"].tolist()) if key in keys}
+            known |= {key: z_D for key, z_D in zip(rows["key"].tolist(), rows["embedding"], strict=True) if key in keys}
         return known
 
     def _rows(self, path: Path) -> np.ndarray:
@@ -128,9 +128,7 @@ class CachedEncoder:
             self._path |= dict.fromkeys(embeddings, path)
         except OSError as error:
             if not self._not_stored:
-                _LOG.warning(
-                    "%s: cannot be used as a cache of embeddings (%s); they are not stored", self._folder, error
-                )
+                _LOG.warning("%s: cannot be used as a cache of embeddings (%s); not stored", self._folder, error)
             self._not_stored |= embeddings
 
 
