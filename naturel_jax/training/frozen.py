@@ -176,8 +176,7 @@ def _fill(
     """The embeddings in ``folder``, each of ``shape``, of ``what`` of the source ``name``; blocks that are missing are
     computed first. ``embed``: numbers [B] -> embeddings [B, *shape]."""
     sizes = embedded.block_sizes(count)
-    is_whole = [once.is_whole(embedded.check, folder, block, (size, *shape)) for block, size in enumerate(sizes)]
-    own = ~np.array(is_whole)
+    own = np.array([not once.is_whole(embedded.check, folder, n, (size, *shape)) for n, size in enumerate(sizes)])
     missing = multihost_utils.process_allgather(own).any(axis=0) if jax.process_count() > 1 else own
     if missing.any():
         needed = 4 * math.prod(shape) * int(np.array(sizes) @ own)
