@@ -1,4 +1,4 @@
-"""How the state of a run is written and locked: atomic replacement, exclusive creation, appending, leases.
+"""How the state of a run is written: atomic replacement, exclusive creation, appending, leases.
 
 Paths are ``etils.epath`` paths, on a disk or in an object store (``gs://``, ``s3://``); nothing here uses etils' own
 access to object stores, which is another one where TensorFlow is installed. Errors are those of the disk, and in a
@@ -8,7 +8,6 @@ store those of ``object_stores.Location``.
 import atexit
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import itertools
 import json
@@ -223,14 +222,6 @@ def unused_name(path: epath.Path) -> str:
     used = names(path.parent)
     candidates = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
     return next(name for name in candidates if name not in used)
-
-
-@contextlib.contextmanager
-def locked(folder: epath.Path) -> Iterator[None]:
-    """Runs the block in one process of this host at a time; others wait. A process that dies releases the lock."""
-    with open(folder / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def check_writable(folder: epath.Path, needed_bytes: int = 0, flag: str = "--workdir") -> None:

@@ -2,12 +2,10 @@
 
 A copy is in ``<cache_dir>/<scheme>/<bucket>/<path>``. A file gets its name once it has the size of the object, and its
 MD5 if the store states one; an interrupted one is continued. ``.staged.jsonl`` in the folder of the bucket lists the
-files, with the version that each is a copy of. Whoever holds the lock on ``.lock`` copies, and the system releases it
-when that process ends, however it does.
+files, with the version that each is a copy of. One process copies to it at a time, which holds the lock on ``.lock``.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -24,6 +22,7 @@ from etils import epath
 from tqdm import tqdm
 
 from naturel_jax.storage import object_folders, scratch
+from naturel_jax.storage.locks import locked
 from naturel_jax.storage.object_stores import Info, Location, in_store
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json
@@ -92,7 +91,7 @@ def _stage(
     local.mkdir(parents=True, exist_ok=True)
     from naturel_jax.devices import preemption  # it loads JAX, which commands that read local files only do not need
 
-    with preemption.interruptible(), _alone(bucket):
+    with preemption.interruptible(), locked(bucket / ".lock"):
         found = find()
         staged = _Staged(bucket, local)
         staged.forget({name for name in staged.versions if wanted(name)} - found.keys())
@@ -149,18 +148,6 @@ def _read_rows(file: Path) -> Iterator[dict[str, Any]]:
         for line in file.read_text().splitlines():
             with contextlib.suppress(ValueError):  # cut short when a process was killed
                 yield parse_json(line)
-
-
-@contextlib.contextmanager
-def _alone(bucket: Path) -> Iterator[None]:
-    """One process of this host at a time."""
-    with (bucket / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _LOG.info("waiting for another process of this host that copies to %s", bucket)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _copy(url: epath.Path, missing: dict[str, Info], local: Path, staged: _Staged, whole: str) -> None:
