@@ -10,7 +10,7 @@ from etils import epath
 
 from naturel_jax import config as c
 from naturel_jax.cli.config_flags import default_workdir
-from naturel_jax.storage import read_json_lines
+from naturel_jax.storage import read_json_lines, state
 from naturel_jax.training import run
 from tests.helpers import tiny_config
 from tests.helpers.worlds import ROOT, Run, data_dir, free_address
@@ -104,8 +104,8 @@ def test_unusable_workdir_is_rejected_before_reading_data(tmp_path):
 def test_full_disk_is_rejected_before_training(tmp_path, monkeypatch):
     config = tiny_config.get_config()
     config.data.dir = os.fspath(data_dir())
-    usage = type(run.storage.shutil.disk_usage("/"))(10**9, 10**9 - 1000, 1000)
-    monkeypatch.setattr(run.storage.shutil, "disk_usage", lambda path: usage)
+    usage = type(state.shutil.disk_usage("/"))(10**9, 10**9 - 1000, 1000)
+    monkeypatch.setattr(state.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"0\.00 GB free; a checkpoint needs about 0\.0\d GB: free some"):
         run.run(c.load(config), os.fspath(tmp_path))
     assert not (tmp_path / "metrics.jsonl").exists()
