@@ -18,7 +18,7 @@ from naturel_jax.storage import object_folders
 from naturel_jax.storage.object_stores import Location
 from tests.helpers import benchmark_files as files
 from tests.helpers import sky_task
-from tests.helpers.saved_models import write_model
+from tests.helpers.model_files import save_hf as write_model
 from tests.helpers.stub_commands import stub
 from tests.helpers.worlds import ROOT, Run, free_address, parameters
 from tfds_naturel.scenes.scene import VERSION
