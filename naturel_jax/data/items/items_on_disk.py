@@ -48,14 +48,14 @@ def open_items(folder: Path, name: str) -> Items:
 
 
 def load_or_collect(folder: Path, name: str, collect: Callable[[], Items]) -> Items:
-    """The items of dataset ``name`` in ``folder``; if there are none, or damaged ones, what ``collect`` returns, which
-    is then written there if the disk allows."""
+    """The items of dataset ``name`` in ``folder``; if there are none, or damaged ones, those that ``collect`` returns
+    are written there first, if the disk allows."""
 
     def make() -> Items:
         items = collect()
         with contextlib.suppress(OSError):
             _write(items, folder)
-        return items
+        return _load(folder, name) or items
 
     return once.load_or_make(folder, functools.partial(_load, folder, name), make)
 
