@@ -8,6 +8,7 @@ import pytest
 
 from naturel_jax import config as c
 from naturel_jax.cli.config_flags import default_workdir
+from naturel_jax.storage import state
 from naturel_jax.training import run
 from tests.helpers import tiny_config
 from tests.helpers.worlds import ROOT, data_dir, free_address
@@ -82,8 +83,8 @@ def test_unusable_workdir_is_rejected_before_reading_data(tmp_path):
 
 
 def test_full_disk_is_rejected_before_training(tmp_path, monkeypatch):
-    usage = type(run.storage.shutil.disk_usage("/"))(10**9, 10**9 - 1000, 1000)
-    monkeypatch.setattr(run.storage.shutil, "disk_usage", lambda path: usage)
+    usage = type(state.shutil.disk_usage("/"))(10**9, 10**9 - 1000, 1000)
+    monkeypatch.setattr(state.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"0\.00 GB free; a checkpoint needs about 0\.0\d GB: free some"):
         run.run(tiny(), os.fspath(tmp_path))
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -92,8 +93,7 @@ def test_full_disk_is_rejected_before_training(tmp_path, monkeypatch):
 VISIBLE = """
 import jax
 from naturel_jax import main
-from naturel_jax.cli import suite
-suite.run_all = lambda *_: print("GPUs", jax.config.read("jax_cuda_visible_devices"), flush=True)
+main.run_all = lambda *_: print("GPUs", jax.config.read("jax_cuda_visible_devices"), flush=True)
 main.main(["--config=tests/helpers/tiny_config.py", "--distributed"])
 """
 OPEN_MPI = {"OMPI_MCA_orte_hnp_uri": "0.0;tcp://127.0.0.1:1", "OMPI_COMM_WORLD_SIZE": "1"}

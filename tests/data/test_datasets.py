@@ -20,7 +20,7 @@ def test_prepared_dataset_opens_with_and_without_prefix():
         datasets.open_source(name, str(data_dir()), "validation") for name in ("naturel/tiny", "tfds:naturel/tiny")
     )
     assert len(plain.items) == len(prefixed.items) == 40
-    assert plain.items.texts == prefixed.items.texts and plain.read_image(7) == prefixed.read_image(7)
+    assert list(plain.items.texts) == list(prefixed.items.texts) and plain.read_image(7) == prefixed.read_image(7)
     assert plain.read_image(0).startswith(b"\xff\xd8")
     assert recipe("all_pairs").check(plain.items) == (4, 4)
 

@@ -16,7 +16,7 @@ from naturel_jax.models.presets import preset
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model
 from naturel_jax.training import memory
-from naturel_jax.training.start import make_model
+from naturel_jax.training.choices import make_model
 from tests.helpers import tiny_config
 from tests.helpers.losses import QUICK
 from tfds_naturel.common.errors import UserError

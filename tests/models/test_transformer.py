@@ -15,7 +15,7 @@ from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import Compute, padded_attention
 from naturel_jax.models.two_tower import Model
-from naturel_jax.training.start import make_model
+from naturel_jax.training.choices import make_model
 from tests.helpers import tiny_config
 from tests.helpers.losses import QUICK
 from tests.helpers.model_files import inputs, random_params

@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from naturel_jax import convert, weights
-from naturel_jax.weights import export, tables
+from naturel_jax.weights import conversion, export, tables
 from tests.helpers.model_files import assert_same, tiny
 from tfds_naturel.common.errors import UserError
 
@@ -90,8 +90,8 @@ def test_interpolation_rejects_different_shapes():
     a = {"x": {"y": np.zeros((2, 3))}, "z": np.zeros(1)}
     b = {"x": {"y": np.zeros((2, 4))}, "z": np.zeros(1)}
     with pytest.raises(UserError, match="x/y differ in shape"):
-        convert.interpolate(a, b, 0.5)
-    assert jax.tree.leaves(convert.interpolate(a, a, 0.5))[0].shape == (2, 3)
+        conversion.interpolate(a, b, 0.5)
+    assert jax.tree.leaves(conversion.interpolate(a, a, 0.5))[0].shape == (2, 3)
 
 
 def test_verification_says_what_is_preprocessed_differently(tmp_path, capsys):
