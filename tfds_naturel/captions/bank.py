@@ -21,7 +21,7 @@ import numpy as np
 
 from tfds_naturel.captions import grammar
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import reading_csv
+from tfds_naturel.common.files import read_tsv, reading_csv
 from tfds_naturel.common.schema import PAIRS, Caption, Kind, Polarity, Triplet
 
 COLUMNS = ("triplet", "kind", "pair", "paraphrase", "polarity", "text", "asserts", "operation", "shape")
@@ -72,9 +72,7 @@ def hard_pairs() -> frozenset[tuple[str, str]]:
     those of both editions."""
     pairs: set[tuple[str, str]] = set()
     for name in ("hard_pairs.tsv", "hard_pairs_first.tsv"):
-        with Path(__file__).with_name(name).open(encoding="utf-8", newline="") as f:
-            rows = csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
-            pairs.update((row["positive"], row["negative"]) for row in rows)
+        pairs.update((row["positive"], row["negative"]) for row in read_tsv(Path(__file__).with_name(name)))
     return frozenset(pairs)
 
 

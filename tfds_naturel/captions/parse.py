@@ -11,6 +11,7 @@ import re
 from collections import Counter
 
 from tfds_naturel.captions import lexicon, places
+from tfds_naturel.captions.attributes import ATTRIBUTES
 from tfds_naturel.captions.relations import RELATIONS
 from tfds_naturel.common.schema import Triplet
 
@@ -58,51 +59,9 @@ _HANDS = {"hand", "hands", "arm", "arms"}
 _BODY = {"back", "shoulder", "shoulders", "feet", "boots", "fastened", "tucked", "on", "in", "under", "from", "to"}
 _REVERSING = {"is", "isn't", "not", "does", "doesn't", "has", "need", "needs"}  # "is" and "has" for "isn't", "hasn't"
 _REVERSING |= {"former", "latter", "right", "wrong", "different", "same"}
-_ATTRIBUTE_WORDS = {
-    "wood": "Wooden",
-    "wooden": "Wooden",
-    "plastic": "Plastic",
-    "metal": "Metal",
-    "leather": "(made of)Leather",
-    "fabric": "(made of)Textile",
-    "cloth": "(made of)Textile",
-    "transparent": "Transparent",
-    "see-through": "Transparent",
-    "opaque": "Opaque",
-}
-_POSE_WORDS = {
-    "standing": "Stand",
-    "stands": "Stand",
-    "sitting": "Sit",
-    "sits": "Sit",
-    "seated": "Sit",
-    "lying": "Lay",
-    "lies": "Lay",
-    "walking": "Walk",
-    "walks": "Walk",
-    "running": "Run",
-    "runs": "Run",
-    "jumping": "Jump",
-    "jumps": "Jump",
-    "mid-air": "Jump",
-    "smiling": "Smile",
-    "smile": "Smile",
-    "smiles": "Smile",
-    "crying": "Cry",
-    "cries": "Cry",
-    "tears": "Cry",
-    "frown": "Frown",
-    "frowning": "Frown",
-    "singing": "Sing",
-    "sings": "Sing",
-    "talking": "Talk",
-    "talks": "Talk",
-    "speaking": "Talk",
-    "silent": "Silent",
-    "quiet": "Silent",
-}
-
-
+_ATTRIBUTE_WORDS, _POSE_WORDS = (
+    {word: one.name for one in ATTRIBUTES if one.pose == pose for word in one.words} for pose in (False, True)
+)
 _ARTICLES = frozenset({"a", "an", "the", "some"})
 _NORMALIZED = {
     "are": "is",

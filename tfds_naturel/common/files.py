@@ -38,6 +38,12 @@ def reading_csv(path: object) -> Iterator[None]:
         raise UserError(f"{path}: not a readable table ({error})") from error
 
 
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """The rows of one of our own tables: tab-separated, under a line of column names, without quoting."""
+    with path.open(encoding="utf-8", newline="") as f:
+        return list(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
 @contextlib.contextmanager
 def reading_arrow(path: object, fix: str) -> Iterator[None]:
     """Makes what pyarrow raises for a damaged file a UserError that names ``path``; it also raises OSErrors without a
