@@ -27,10 +27,7 @@ trained on pairs and tested on pairs of other triplets, objects or relations ({a
 95% interval (bootstrap over those groups, rough for the few relations). Views: *masked* replaces nouns by ANIM or
 THING, *raw* keeps every word, *style* replaces all nouns by the same symbol. *1-3-grams* is a logistic regression;
 *boosting* adds gradient boosting on its margin, negation, animacy, voice, length, and how often the captions of other
-groups say such things.
-
-The classifiers under "Variety" are weaker: they learn from single captions and see words that the bank balances, so
-their 0.5 does not show that a pair cannot be solved without its image. Use these figures to judge the bank."""
+groups say such things."""
 _OTHERS = """\
 Folds keep the pairs of an image together. The mask knows the bank's nouns only. Each Winoground example counts twice,
 once for each image, with the captions swapped: text alone gets exactly 0.5."""
