@@ -2,12 +2,10 @@
 
 import dataclasses
 import hashlib
-import io
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 
 import numpy as np
@@ -182,30 +180,6 @@ def test_photos_changed_on_disk_are_checked_again(server, tmp_path):
     assert file_of(tmp_path, 0).read_bytes() == photo(0) and server.gets[url_of(0)] == 2
 
 
-def test_from_tar_reads_only_requested_regular_files(server, tmp_path):
-    arguments = world(server, tmp_path, 4)
-    tar = tmp_path / "train_0.tar.gz"
-    with tarfile.open(tar, "w:gz") as archive:
-        for name, data in {
-            f"train_0/{image_id(0)}.jpg": photo(0),
-            f"../../{image_id(1)}.jpg": photo(1),
-            "train_0/ffffffffffffffff.jpg": photo(9),
-            f"train_0/{image_id(2)}.jpg": b"not a photo",
-        }.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-        link = tarfile.TarInfo(f"train_0/{image_id(3)}.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-    with pytest.raises(UserError, match="1 photos are in none of the tar files"):
-        fetch.main([*arguments, "--from_tar", str(tar)])
-    folder = tmp_path / "images" / "train"
-    assert {p.name for p in folder.glob("*.jpg")} == {f"{image_id(0)}.jpg", f"{image_id(1)}.jpg"}
-    assert [entries(tmp_path)[image_id(i)].status for i in range(3)] == ["ok", "ok", "not_jpeg"]
-    assert image_id(3) not in entries(tmp_path) and not server.gets
-
-
 def test_annotation_downloads_resume_and_are_verified(server, tmp_path, quick, monkeypatch, caplog):
     source = write_release(
         tmp_path / "source", [row(i % 10, "Cat", "on", "Table", (0, i / 400 + 0.1, 0, 1)) for i in range(300)]
@@ -245,19 +219,3 @@ def test_file_that_is_not_a_journal_is_rejected(tmp_path):
 def test_nonpositive_numbers_are_rejected(tmp_path, flag):
     with pytest.raises(UserError, match=f"{flag} 0.*: expected a positive number"):
         fetch.main(["--out", str(tmp_path), flag, "0"])
-
-
-@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
-def test_error_names_a_damaged_tarfile_of(server, tmp_path, suffix):
-    arguments = world(server, tmp_path, 2)
-    tar = tmp_path / f"train_0{suffix}"
-    with tarfile.open(tar, "w:gz" if suffix.endswith("gz") else "w") as archive:
-        info = tarfile.TarInfo(f"{image_id(0)}.jpg")
-        info.size = len(photo(0))
-        archive.addfile(info, io.BytesIO(photo(0)))
-    for data in (b"not a tar file", tar.read_bytes()[: info.size // 2]):
-        tar.write_bytes(data)
-        with pytest.raises(UserError, match=rf"train_0{suffix}: not a complete tar file"):
-            fetch.main([*arguments, "--from_tar", str(tar)])
-    with pytest.raises(FileNotFoundError, match=r"none.tar"):
-        fetch.main([*arguments, "--from_tar", str(tmp_path / "none.tar")])
