@@ -91,7 +91,7 @@ def open_images(config: OpenImagesConfig) -> NaturelConfig:
         annotations = config.annotations or _manual_dir(dl_manager) / "annotations"
         images = config.images or _manual_dir(dl_manager) / "images" / "train"
         planned = plan.make(config, annotations, images, _work_folder(dl_manager, config))
-        splits = {
+        splits: dict[str, Callable[[], Examples]] = {
             split: functools.partial(photo_examples.examples, planned, split)
             for split, counts in planned.facts["splits"].items()
             if counts["images"]  # TFDS cannot store an empty split; the card lists it
