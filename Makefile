@@ -62,7 +62,7 @@ plan-gpu:
 	.venv-plan-gpu/bin/python -m proofs.record fits_gpu -- .venv-plan-gpu/bin/python -m perf.fits gpu
 
 # The poster's tables with the real data and weights, on GPUs (or DEVICE=gpu13, DEVICE=tpu). Says first what it
-# downloads and how long it takes (docs/reproduce.md), and asks nothing.
+# downloads (docs/reproduce.md), and asks nothing.
 DEVICE ?= gpu
 reproduce: setup
 	$(BIN)/python -m pip install -q -e '.[$(DEVICE),order]'

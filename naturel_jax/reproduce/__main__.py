@@ -4,10 +4,10 @@
     python -m naturel_jax.reproduce --workdir DIR --budget small    # 2,000 photos, 100 steps of each recipe
     python -m naturel_jax.reproduce --workdir DIR
 
-First it says what it downloads and how long that takes; it asks nothing. Finished stages are skipped, unless --stage
-names them; the same command continues one that was interrupted. Exit codes: 0 all known scores are as known; 2 a
-mistake in a flag or file, or a command that failed; 3 done, but something is off or missing, as the last lines say; 75
-stopped, run it again.
+First it says what it downloads, and the disk that it needs; it asks nothing. Finished stages are skipped, unless
+--stage names them; the same command continues one that was interrupted. Exit codes: 0 all known scores are as known; 2
+a mistake in a flag or file, or a command that failed; 3 done, but something is off or missing, as the last lines say;
+75 stopped, run it again.
 """
 
 import argparse
