@@ -10,12 +10,11 @@ from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.models import presets
 from naturel_jax.models.two_tower import Model, TwoTowerConfig
 from naturel_jax.reproduce.stages import MODEL, RECIPES, STAGES, Work
-from tfds_naturel.open_images.releases import RELEASES
+from tfds_naturel.open_images.releases import PHOTO_BYTES, RELEASES
 
 GB = 1e9
 
 # Sizes of what cannot be counted before it is there, in bytes; means over files of the kind.
-PHOTO = 300e3  # Open Images, longest side 1024
 BUILT_PHOTO = 60e3  # re-encoded, short side 288
 COCO_PHOTO = 165e3
 WINOGROUND = 0.5 * GB  # allowed for; the hub does not say before one has signed in
@@ -73,7 +72,9 @@ def downloads(work: Work) -> list[Download]:
     rows = [Download(file.name, "annotations", file.bytes, "CC BY 4.0", file.url) for file in RELEASES["v4"].files]
     images, pairs = _images(work, "full"), _images(work, "coco_order")
     photos, coco = f"{images:,} photos of Open Images", BENCHMARKS["coco_retrieval"].SOURCE
-    rows.append(Download(photos, "photos", images * PHOTO, "CC BY 2.0, of each author", "open-images-dataset (AWS)"))
+    rows.append(
+        Download(photos, "photos", images * PHOTO_BYTES, "CC BY 2.0, of each author", "open-images-dataset (AWS)")
+    )
     training = f"{pairs:,} images of COCO's training split"
     rows.append(Download(training, "coco", pairs * COCO_PHOTO + TABLES, coco.licence, coco.where))
     rows.append(Download(f"spaCy's {MODEL}, if it is not installed", "coco", TAGGER, "MIT", "https://spacy.io"))

@@ -29,14 +29,13 @@ from tfds_naturel.common.photos import BadPhoto
 from tfds_naturel.common.progress import Progress
 from tfds_naturel.open_images.annotations import Rejects, Vocabulary, read_rows
 from tfds_naturel.open_images.journal import Entry, Journal
-from tfds_naturel.open_images.releases import ANNOTATIONS_URL, IMAGES_URL, RELEASES, Release
+from tfds_naturel.open_images.releases import ANNOTATIONS_URL, IMAGES_URL, PHOTO_BYTES, RELEASES, Release
 
 _LOG = logging.getLogger("tfds_naturel.open_images.fetch")  # this module runs as __main__
 
 MAX_CONSECUTIVE_FAILURES = 100  # photos in a row that failed all their attempts, so the server is down
 MAX_CONSECUTIVE_REFUSALS = 50  # photos in a row that were missing or unusable, so this may not be the right server
 
-_SIZE_SAMPLE = 64  # photos whose sizes are requested to estimate the total
 _FAILED = "failed"  # not recorded in the journal, so the next run tries again
 _RETRIED_KINDS = frozenset({"not_jpeg", "broken"})  # may be caused by a bad connection or a captive portal
 
@@ -124,14 +123,11 @@ async def fetch_annotations(
             _LOG.info("%s: differs from the official file; kept", folder / file.name)
 
 
-async def log_download_size(client: aiohttp.ClientSession, urls: list[str], folder: Path, policy: Policy) -> None:
-    """Logs the download size, estimated from evenly spaced photos. Raises UserError if the disk is too small."""
-    sample = urls[:: max(1, len(urls) // _SIZE_SAMPLE)]
-    sizes = [await download.retried(functools.partial(download.size_of, client, url), policy) for url in sample]
-    total = int(sum(min(size or 0, photos.MAX_BYTES) for size in sizes) / max(1, len(sample)) * len(urls))
-    free = shutil.disk_usage(folder).free
+def log_download_size(number: int, folder: Path) -> None:
+    """Logs the size of so many photos, about. Raises UserError if the disk is too small."""
+    total, free = number * PHOTO_BYTES, shutil.disk_usage(folder).free
     size, space = f"{total / 1e9:,.2f} GB", f"{free / 1e9:,.1f} GB"
-    _LOG.info("%s photos, about %s, to %s (%s free)", f"{len(urls):,}", size, folder, space)
+    _LOG.info("%s photos, about %s, to %s (%s free)", f"{number:,}", size, folder, space)
     if total > free:
         raise UserError(f"{folder}: {space} free, about {size} needed; choose another --out")
 
@@ -275,7 +271,7 @@ async def run(options: argparse.Namespace) -> collections.Counter[str]:
             missing = store.missing(image_ids, options.retry_missing)
             done = len(image_ids) - len(missing)
             _LOG.info("%s annotated images, %s already fetched", f"{len(image_ids):,}", f"{done:,}")
-            await log_download_size(client, [f"{url}/{image_id}.jpg" for image_id in missing], store.folder, policy)
+            log_download_size(len(missing), store.folder)
             return await fetch_photos(client, store, missing, url, policy, options.concurrency)
 
 

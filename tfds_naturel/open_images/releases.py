@@ -8,6 +8,7 @@ from tfds_naturel.common.files import md5_of
 
 IMAGES_URL = "https://open-images-dataset.s3.amazonaws.com"
 ANNOTATIONS_URL = "https://storage.googleapis.com/openimages"
+PHOTO_BYTES = 300e3  # mean; the longest side of photos is 1024 pixels
 
 
 @dataclasses.dataclass(frozen=True)
