@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from naturel_jax.benchmarks import (
-    bivlc,
-    colorswap,
     eqben,
+    hub_pairs,
     naturel_contrast,
     naturel_pairs,
     naturel_reworded,
@@ -60,8 +59,8 @@ _ROWS: dict[str, Reader] = {
     "flickr30k_order": order.FLICKR30K,
     "whatsup": whatsup,
     "sugarcrepe_pp": sugarcrepe_pp,
-    "bivlc": bivlc,
-    "colorswap": colorswap,
+    "bivlc": hub_pairs.BIVLC,
+    "colorswap": hub_pairs.COLORSWAP,
     "eqben": eqben,
     "valse": valse,
     "vsr": vsr,
