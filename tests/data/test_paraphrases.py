@@ -20,13 +20,13 @@ from naturel_jax.data.items import prepared
 from naturel_jax.data.items.items import Group, collect
 from naturel_jax.data.random.draws import generator
 from tests.helpers.caption_groups import SHOWN, TRIPLETS, items, processor, reworded, sampled_texts
+from tfds_naturel import release
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import attack_report, review
 from tfds_naturel.captions import bank, checks, grammar, parse
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import KINDS, POLARITIES, Caption, Triplet, numbered
 from tfds_naturel.open_images.examples import Writer
-from tfds_naturel.release import __main__ as release
 
 CAT, DOG = Triplet("Cat", "on", "Desk"), Triplet("Dog", "on", "Chair")
 PAIRS = [(pair, paraphrase) for paraphrase in range(3) for pair in ((0, 1, 2, 3), (1, 2, 3), (2,))[paraphrase]]

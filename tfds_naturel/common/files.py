@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,14 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
         return json.loads(text, **options)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def load_json(place: object, content: str | bytes, fix: str = "download it again") -> Any:
+    """``parse_json``, which raises a UserError that names ``place`` and the ``fix``."""
+    try:
+        return parse_json(content)
+    except ValueError as error:
+        raise UserError(f"{place}: not JSON ({error}); {fix}") from error
 
 
 @contextlib.contextmanager
@@ -79,6 +88,21 @@ def allow_open_files(more: int) -> None:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
         )
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder, already with the final name, that is moved to ``folder`` at the end, and removed if something
+    fails. What a killed process left is removed, too."""
+    parent = folder.with_name(f"incomplete.{folder.name}")
+    shutil.rmtree(parent, ignore_errors=True)
+    work = parent / folder.name
+    work.mkdir(parents=True)
+    try:
+        yield work
+        work.rename(folder)
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
 
 
 def inside(folder: Path, relative: str) -> Path:
