@@ -18,6 +18,7 @@ from naturel_jax.reproduce.runner import command_line
 from naturel_jax.reproduce.stages import Task, Work
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import read_tsv
 
 TOLERANCE = 0.005  # what image decoders, which differ by a grey level, can turn; a known score is rounded less
 
@@ -38,7 +39,7 @@ class Line:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """As a row of the table."""
+        """The row of the table."""
         verdict = f"{self.verdict}: {escape.markdown(self.why)}" if self.why else self.verdict
         measured = interval = differ = ""
         if self.score:
@@ -98,22 +99,14 @@ class Cause(NamedTuple):
     families: tuple[str, ...]
     benchmarks: tuple[str, ...]
     text: str
-    mistakes: tuple[str, ...] = ()
+    mistakes: tuple[str, ...]
 
 
-_ALL = ("clip", "siglip")
-_RESIZE = "with antialiasing: bicubic and the short side for CLIP, bilinear and both for SigLIP"
-CAUSES = (
-    Cause("padding", ("siglip",), (), "texts are padded to the whole context, without a mask", ("unpadded", "longest")),
-    Cause(
-        "activation", ("clip",), (), "quick_gelu for OpenAI's weights and NegCLIP's, gelu for LAION's", ("activation",)
-    ),
-    Cause("resize", _ALL, (), _RESIZE, ("resize", "interpolation")),
-    Cause("crop", ("clip",), (), "the centre, after the resize"),
-    Cause("crop", _ALL, ("vg_relation", "vg_attribution"), "the box of the item, before the resize"),
-    Cause("lower case", _ALL, (), "texts in lower case; for SigLIP, without punctuation", ("uncleaned",)),
-    Cause("excluded items", _ALL, ("vg_relation",), "ARO leaves 157 symmetric relations out of the macro mean"),
-)
+def _cause(name: str, families: str, benchmarks: str, text: str, mistakes: str) -> Cause:
+    return Cause(name, tuple(families.split()), tuple(benchmarks.split()), text, tuple(mistakes.split()))
+
+
+CAUSES = [_cause(**row) for row in read_tsv(Path(__file__).with_name("causes.tsv"))]
 
 
 def causes(family: str, benchmarks: set[str]) -> list[Cause]:

@@ -108,7 +108,7 @@ def run_stage(name: str, tasks: Sequence[Task], children: Children) -> list[str]
 
 
 def command_line(task: Task) -> str:
-    """As a user would type it."""
+    """A task as a user would type it."""
     return shlex.join(["python", "-m", task.module, *task.arguments])
 
 
