@@ -22,7 +22,7 @@ from tfds_naturel.common.files import reading_arrow
 def read(
     folder: Path, name: str, images: tuple[str, str], captions: tuple[str, str], tags: Sequence[str], published: int
 ) -> Benchmark:
-    """From ``<folder>/<name>/*.parquet``; ``images``, ``captions`` and ``tags`` are its columns."""
+    """Reads ``<folder>/<name>/*.parquet``; ``images``, ``captions`` and ``tags`` are its columns."""
     problems, items, root = [], [], folder / name
     for key, row in rows(root, (*images, *captions, *tags)):
         try:

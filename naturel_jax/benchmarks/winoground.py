@@ -39,7 +39,7 @@ FIELDS: Fields = {"id": int, "caption_0": str, "caption_1": str, "collapsed_tag"
 
 
 def read(folder: Path) -> Benchmark:
-    """From ``winoground/data/examples.jsonl`` and ``images.zip``, next to ``data/`` or inside it as on the hub; or from
+    """Reads ``winoground/data/examples.jsonl`` and ``images.zip``, next to ``data/`` or inside it as on the hub; or
     ``winoground/*.parquet``.
 
     If ``winoground/new_tag_assignments.json`` is there, also scores by the tags of "Why is Winoground Hard?" (Diwan et
@@ -74,7 +74,7 @@ def _official(root: Path) -> tuple[Rows, type, ImageFrom]:
 
 
 def _hub(root: Path) -> tuple[Rows, type, ImageFrom]:
-    """The same for the hub's Parquet files."""
+    """(id, record) of the hub's Parquet files, the type of their image fields, and how to open an image."""
     rows = hub_pairs.rows(root, (*FIELDS, "image_0", "image_1"))
     return (
         ((str(row["id"]), row) for _, row in rows),

@@ -42,7 +42,7 @@ class Mirror:
         self._uploaded |= {name: states[name] for name in chosen}
 
     def _states(self) -> dict[str, _State]:
-        """Of the files, but for locks and journals."""
+        """The state of each file, but for locks and journals."""
         names = [name for name in object_folders.files_in(self.local) if not _is_temporary(name)]
         stats = {name: (self.local / name).stat() for name in names}
         return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}

@@ -43,14 +43,14 @@ class Noun:
 
     @property
     def a(self) -> str:
-        """With an indefinite article, or "some" for plural and mass nouns."""
+        """The noun with an indefinite article, or "some" for plural and mass nouns."""
         if self.plural or self.mass:
             return f"some {self.text}"
         return f"an{self.text}" if self.text.startswith("other ") else f"{article(self.text)} {self.text}"
 
     @property
     def the(self) -> str:
-        """With the definite article."""
+        """The noun with the definite article."""
         return f"the {self.text}"
 
     @property

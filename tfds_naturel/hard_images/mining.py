@@ -69,7 +69,7 @@ def may_hold(triplet: Triplet, shown: Iterable[Triplet]) -> bool:
 
 
 def kinds_of(triplet: Triplet, triplets: Sequence[Triplet]) -> dict[str, list[int]]:
-    """By kind, the indices of the ``triplets`` that would make an image a hard negative for ``triplet``."""
+    """Kind -> the indices of the ``triplets`` that would make an image a hard negative for ``triplet``."""
     kinds: dict[str, list[int]] = {SWAP: [], RELATION: [], ATTRIBUTE: []}
     for number, other in enumerate(triplets):
         if triplet.relation == "is":
