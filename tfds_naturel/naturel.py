@@ -36,14 +36,14 @@ HARD_IMAGES = "hard_images.parquet"  # in the dataset's folder, if its source li
 Examples = Iterator[tuple[str, dict[str, Any]]]
 
 
-class Source(NamedTuple):
+class Contents(NamedTuple):
     """The contents of a dataset: a function for each split that makes its examples, facts for its metadata and card
     (JSON), a scratch folder to delete after the build, and the hard negative images that its source lists."""
 
     splits: dict[str, Callable[[], Examples]]
     facts: dict[str, Any]
     scratch: Path | None = None
-    hard_images: Iterator[mining.Row] | None = None
+    hard_images: Iterator[mining.MinedRow] | None = None
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -54,7 +54,7 @@ class NaturelConfig(tfds.core.BuilderConfig):
     determines the contents, as JSON; it is stored with the dataset so that one is not mistaken for another.
     """
 
-    prepare: Callable[[tfds.download.DownloadManager], Source]
+    prepare: Callable[[tfds.download.DownloadManager], Contents]
     options: Callable[[], dict[str, Any]]
 
     def __post_init__(self) -> None:
@@ -71,9 +71,9 @@ def _drawn(config: ScenesConfig, split: str) -> Examples:
 def scenes(config: ScenesConfig) -> NaturelConfig:
     """The builder config of a drawn world. Different worlds need different names, since the name is the folder."""
 
-    def prepare(dl_manager: tfds.download.DownloadManager) -> Source:
+    def prepare(dl_manager: tfds.download.DownloadManager) -> Contents:
         del dl_manager
-        return Source({name: functools.partial(_drawn, config, name) for name in SPLITS}, {})
+        return Contents({name: functools.partial(_drawn, config, name) for name in SPLITS}, {})
 
     return NaturelConfig(
         name=config.name,
@@ -87,7 +87,7 @@ def scenes(config: ScenesConfig) -> NaturelConfig:
 def open_images(config: OpenImagesConfig) -> NaturelConfig:
     """The builder config of Open Images photos. Datasets that differ in any field need different names."""
 
-    def prepare(dl_manager: tfds.download.DownloadManager) -> Source:
+    def prepare(dl_manager: tfds.download.DownloadManager) -> Contents:
         annotations = config.annotations or _manual_dir(dl_manager) / "annotations"
         images = config.images or _manual_dir(dl_manager) / "images" / "train"
         planned = plan.make(config, annotations, images, _work_folder(dl_manager, config))
@@ -96,7 +96,7 @@ def open_images(config: OpenImagesConfig) -> NaturelConfig:
             for split, counts in planned.facts["splits"].items()
             if counts["images"]  # TFDS cannot store an empty split; the card lists it
         }
-        return Source(splits, planned.facts, planned.scratch)
+        return Contents(splits, planned.facts, planned.scratch)
 
     return NaturelConfig(
         name=config.name,
@@ -109,11 +109,11 @@ def open_images(config: OpenImagesConfig) -> NaturelConfig:
 def recipe_source(source: RecipeSource) -> NaturelConfig:
     """The builder config of another training source of the published recipes, reading the user's copy of its files."""
 
-    def prepare(dl_manager: tfds.download.DownloadManager) -> Source:
+    def prepare(dl_manager: tfds.download.DownloadManager) -> Contents:
         folder = _manual_dir(dl_manager) / source.folder
         train = functools.partial(recipe_examples.examples, source, folder)
         used = {source.folder: sorted(source.used(folder))}
-        return Source({"train": train}, {"used": used}, hard_images=source.hard_images and source.hard_images(folder))
+        return Contents({"train": train}, {"used": used}, hard_images=source.hard_images and source.hard_images(folder))
 
     options = {"short_side": source.short_side, "quality": source.quality}
     return NaturelConfig(

@@ -60,11 +60,11 @@ def read(folder: Path) -> Benchmark:
     return Benchmark("winoground", tuple(items), rules.two_by_two, _metrics(items), 400, tuple(problems))
 
 
-Rows = Iterable[tuple[str, Any]]
+Keyed = Iterable[tuple[str, Any]]
 ImageFrom = Callable[[str, Any], Image]  # (item id, what the record holds) -> image
 
 
-def _official(root: Path) -> tuple[Rows, type, ImageFrom]:
+def _official(root: Path) -> tuple[Keyed, type, ImageFrom]:
     """(id, record) of the official files, the type of their image fields, and how to open an image."""
     places = (root / "images.zip", root / "data" / "images.zip")
     archive = Archive(next(filter(Path.exists, places), places[0]))
@@ -73,7 +73,7 @@ def _official(root: Path) -> tuple[Rows, type, ImageFrom]:
     return keyed, str, lambda key, name: archive.image(f"{name}.png")
 
 
-def _hub(root: Path) -> tuple[Rows, type, ImageFrom]:
+def _hub(root: Path) -> tuple[Keyed, type, ImageFrom]:
     """(id, record) of the hub's Parquet files, the type of their image fields, and how to open an image."""
     rows = hub_pairs.rows(root, (*FIELDS, "image_0", "image_1"))
     return (

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     from naturel_jax.reproduce import plan
 
     if not options.stage:
-        state = runner.State(work)
+        state = runner.DoneStages(work)
         names = [name for name in names if not state.done(name, STAGES[name].tasks(work))]
     if options.dry_run or names != ["report"]:
         plan.announce(work, names)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(work: Work, names: Sequence[str]) -> int:
     """Runs the stages ``names``; returns the exit code."""
-    state, children, off = runner.State(work), runner.Children(), False
+    state, children, off = runner.DoneStages(work), runner.Children(), False
     children.install_handler()
     for name in names:
         print(f"\n== {name}: {STAGES[name].does}", flush=True)

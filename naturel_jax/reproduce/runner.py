@@ -23,7 +23,7 @@ _FORMAT = 1
 _PR_SET_PDEATHSIG = 1
 
 
-class State:
+class DoneStages:
     """Which stages are done, how long they took, and what they left out. Raises UserError for a file of another budget
     or format."""
 

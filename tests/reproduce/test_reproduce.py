@@ -227,19 +227,19 @@ def test_what_fails_is_left_out_or_ends_the_stage(fake, tmp_path, capsys):
 
 
 def test_state_keeps_what_is_done_and_refuses_another_budget(tmp_path):
-    state, tasks = runner.State(work(tmp_path)), [Task("a", ("--b",))]
+    state, tasks = runner.DoneStages(work(tmp_path)), [Task("a", ("--b",))]
     assert not state.done("photos", tasks)
     state.finish("photos", tasks, 1.0, [])
     state.finish("known", tasks, 2.0, ["row A: why"])
-    again = runner.State(work(tmp_path))
+    again = runner.DoneStages(work(tmp_path))
     assert again.done("photos", tasks) and not again.done("known", tasks) and again.gaps == ["row A: why"]
     with pytest.raises(UserError, match=r"state\.json: budget is 'full', now 'photos=2000,steps=100'; choose another"):
-        runner.State(work(tmp_path, "small"))
+        runner.DoneStages(work(tmp_path, "small"))
 
 
 def test_evaluation_is_not_done_once_more_files_are_there(tmp_path):
     (tmp_path / "files").mkdir()
-    state = runner.State(work(tmp_path))
+    state = runner.DoneStages(work(tmp_path))
     state.finish("known", STAGES["known"].tasks(work(tmp_path)), 1.0, [])
     assert state.done("known", STAGES["known"].tasks(work(tmp_path)))
     (tmp_path / "files/aro").mkdir()

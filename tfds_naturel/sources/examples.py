@@ -56,7 +56,7 @@ class RecipeSource:
     folder: str
     read: Callable[[Path], Iterator[CaptionedImage]]
     used: Callable[[Path], Iterable[str]]
-    hard_images: Callable[[Path], Iterator[mining.Row]] | None = None
+    hard_images: Callable[[Path], Iterator[mining.MinedRow]] | None = None
     short_side: int = 288
     quality: int = 92
 
