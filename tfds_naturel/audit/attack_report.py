@@ -75,9 +75,7 @@ def section(
         regrouped = _regrouped(pairs, grouping)
         scores = [attack.score(regrouped, wins[grouping, view, model]) for model in MODELS]
         lines.append(_row(grouping, view, *map(_cell, scores)))
-    lines += ["", "Masked, folds by triplet:", "", *_head("pairs", "number", *MODELS), *_by_kind(pairs, wins)]
-    lines += ["", "The n-grams of the masked captions that tell most:", "", *_giveaways(pairs, views["masked"])]
-    lines += ["", *_hard(pairs, hard(wins))]
+    lines += [*_masked("folds by triplet", pairs, wins, views["masked"]), *_hard(pairs, hard(wins))]
     return lines + (_other_benchmarks(others, views) if others else [])
 
 
@@ -94,15 +92,7 @@ def world_section(seen: Sequence[Pair], unseen: Sequence[Pair], views: Mapping[s
     for view in views:
         unseen_wins = [attack.as_wins(model(seen, unseen, views[view])) for model in MODELS.values()]
         lines.append(_row("held out", view, *(_cell(attack.score(unseen, wins_P)) for wins_P in unseen_wins)))
-    lines += ["", "Masked, seen triplets:", "", *_head("pairs", "number", *MODELS), *_by_kind(seen, wins)]
-    return [
-        *lines,
-        "",
-        "The n-grams of the masked captions that tell most:",
-        "",
-        *_giveaways(seen, views["masked"]),
-        "",
-    ]
+    return lines + _masked("seen triplets", seen, wins, views["masked"])
 
 
 def paraphrases(pairs: Sequence[Pair], views: Mapping[str, View]) -> list[str]:
@@ -129,9 +119,13 @@ def save_hard(path: Path, bank: Bank, hard_P: np.ndarray) -> None:
     path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _giveaways(pairs: Sequence[Pair], view: View) -> list[str]:
-    rows = [_row(escape.code(gram), true, false) for gram, true, false in attack.giveaways(pairs, view)]
-    return [*_head("n-gram", "in the true caption only", "in the false caption only"), *rows]
+def _masked(which: str, pairs: Sequence[Pair], wins: Wins, view: View) -> list[str]:
+    """What the masked captions give away, by relation and operation, and by n-gram."""
+    kinds = [*_head("pairs", "number", *MODELS), *_by_kind(pairs, wins)]
+    grams = [_row(escape.code(gram), true, false) for gram, true, false in attack.giveaways(pairs, view)]
+    grams = [*_head("n-gram", "in the true caption only", "in the false caption only"), *grams]
+    title = "The n-grams of the masked captions that tell most:"
+    return ["", f"Masked, {which}:", "", *kinds, "", title, "", *grams, ""]
 
 
 def _regrouped(pairs: Sequence[Pair], grouping: str) -> list[Pair]:
@@ -143,17 +137,12 @@ def _by_kind(pairs: Sequence[Pair], wins: Wins) -> list[str]:
     for field in ("relation", "operation"):
         for row, pair in enumerate(pairs):
             rows_of.setdefault(f"{field} {escape.code(getattr(pair, field))}", []).append(row)
-    return [
-        _row(
-            name,
-            len(rows),
-            *(
-                _cell(attack.score([pairs[row] for row in rows], wins["triplet", "masked", model][rows]))
-                for model in MODELS
-            ),
-        )
-        for name, rows in rows_of.items()
-    ]
+    lines = []
+    for name, rows in rows_of.items():
+        chosen = [pairs[row] for row in rows]
+        scores = (attack.score(chosen, wins["triplet", "masked", model][rows]) for model in MODELS)
+        lines.append(_row(name, len(rows), *map(_cell, scores)))
+    return lines
 
 
 def _hard(pairs: Sequence[Pair], hard_P: np.ndarray) -> list[str]:
