@@ -1,4 +1,4 @@
-"""Retrieval on COCO, Flickr30k and one's own images: recall at 1, 5 and 10, in both directions. It measures
+"""Retrieval on COCO, Flickr30k and the user's images: recall at 1, 5 and 10, in both directions. It measures
 what fine-tuning forgets.
 """
 

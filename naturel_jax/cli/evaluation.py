@@ -1,6 +1,5 @@
 """Evaluates models one after another: saves each result as soon as it is ready, and repeats none."""
 
-import contextlib
 import functools
 import time
 from collections.abc import Sequence
@@ -42,30 +41,29 @@ def evaluate(
         encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
     fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
     trained_on = runs.trained_on(source.removeprefix("run:")) if source.startswith("run:") else TrainedOn()
-    cached = CachedEncoder(encoder, params, out / _EMBEDDINGS / f"{fingerprint}.sqlite")
+    cached = CachedEncoder(encoder, params, out / _EMBEDDINGS / fingerprint)
     scored: list[tuple[Benchmark, results.Result]] = []
-    with contextlib.closing(cached):
-        for whole in benchmarks:
-            benchmark = hold_out(whole, trained_on)
-            pair = results.pair_fingerprint(fingerprint, benchmark)
-            if done := results.finished(out, name, benchmark.name, pair):
-                print(f"{name} on {benchmark.name}: already done", flush=True)
-                scored.append((benchmark, done))
-                continue
-            start = time.perf_counter()
-            embedded = cosines(benchmark.whole.items, cached)
-            norms, known = _text_norms(benchmark, encoder, params), found(whole, trained_on)
-            result = results.save(out, name, benchmark, pair, embedded, norms, known)
-            scored.append((benchmark, result))
-            mirror.publish(without=_EMBEDDINGS)
-            print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
-            for problem in result.problems[:5]:
-                print(f"  {escape.line(problem)}", flush=True)
-        if not wrong:
-            return ""
-        loaded = Loaded(encoder.model.config, params, encoder.processor)
-        make = functools.partial(make_encoder, dtype=dtype, batch_size=batch_size)
-        return _with_mistakes(wrong, name, mistakes.Right(source, loaded, cached, make), fingerprint, scored, mirror)
+    for whole in benchmarks:
+        benchmark = hold_out(whole, trained_on)
+        pair = results.pair_fingerprint(fingerprint, benchmark)
+        if done := results.finished(out, name, benchmark.name, pair):
+            print(f"{name} on {benchmark.name}: already done", flush=True)
+            scored.append((benchmark, done))
+            continue
+        start = time.perf_counter()
+        embedded = cosines(benchmark.whole.items, cached)
+        norms, known = _text_norms(benchmark, encoder, params), found(whole, trained_on)
+        result = results.save(out, name, benchmark, pair, embedded, norms, known)
+        scored.append((benchmark, result))
+        mirror.publish(without=_EMBEDDINGS)
+        print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
+        for problem in result.problems[:5]:
+            print(f"  {escape.line(problem)}", flush=True)
+    if not wrong:
+        return ""
+    loaded = Loaded(encoder.model.config, params, encoder.processor)
+    make = functools.partial(make_encoder, dtype=dtype, batch_size=batch_size)
+    return _with_mistakes(wrong, name, mistakes.Right(source, loaded, cached, make), fingerprint, scored, mirror)
 
 
 def _with_mistakes(

@@ -171,7 +171,7 @@ class Eval:
     benchmarks: tuple[str, ...] = setting(
         ("naturel", "naturel_unseen"),
         "benchmarks evaluated at the end, by name, or your own as KIND:PATH or NAME=KIND:PATH, such as pairs:my.jsonl",
-        own_benchmarks.or_own(key_of("naturel_jax.benchmarks.registry:BENCHMARKS")),
+        own_benchmarks.or_user_defined(key_of("naturel_jax.benchmarks.registry:BENCHMARKS")),
     )
     during: Mapping[str, str] = setting(
         {"naturel": "1 epoch"},

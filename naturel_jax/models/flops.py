@@ -59,8 +59,8 @@ class Step(NamedTuple):
         return 3 * self.forward - 2 * self.frozen
 
     def computed(self, remat: str, chunks: int) -> float:
-        """With what a step computes again: ``full`` recomputation what has a backward pass, chunks everything. "dots"
-        computes no product of weights again."""
+        """FLOPs including what a step computes again: with ``full`` recomputation, what has a backward pass; in chunks,
+        everything. "dots" computes no product of weights again."""
         return self.model + (remat == "full") * (self.forward - self.frozen) + (chunks > 1) * self.forward
 
 

@@ -82,7 +82,7 @@ def _local_rows(array: np.ndarray | jax.Array) -> np.ndarray:
 
 
 def _is_sentinel(labels: ImageLabels) -> np.ndarray:
-    """Which images have no captions but are not padding."""
+    """Images that have no captions and are not padding, bool [I]."""
     captions_I = (labels.positives_IK >= 0).any(axis=1) | (labels.negatives_IK >= 0).any(axis=1)
     return np.asarray((labels.mult_I > 0) & ~captions_I)
 

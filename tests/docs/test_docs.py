@@ -184,7 +184,6 @@ def known_flags() -> set[str]:
 
 SCRIPTS = (
     "launch/local.py",
-    "launch/tpu_vm.py",
     "proofs.record",
     "proofs.precision",
     "proofs.rehearse",
@@ -195,6 +194,7 @@ SCRIPTS = (
     "perf.builder",
 )
 OTHERS = {"--strict", "--flags_with_underscores", "--gpus-per-task"}  # mkdocs; a rule of style; srun
+OTHERS |= {"--env", "--down", "--retry-until-up"}  # sky
 
 
 def test_flags_named_in_text_exist():

@@ -52,11 +52,7 @@ def test_fetches_each_annotated_photo_once_and_logs_the_size_first(server, tmp_p
     assert "20 already fetched" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "faults",
-    [["truncate"], ["stall"], [503, 503], [429], ["html"], [500, "truncate", "html"]],
-    ids=lambda faults: "-".join(map(str, faults)),
-)
+@pytest.mark.parametrize("faults", [[503, 429, "stall"], [500, "truncate", "html"]], ids=str)
 def test_transient_faults_are_retried(server, tmp_path, quick, faults):
     arguments = world(server, tmp_path, 3)
     server.faults[url_of(1)] = list(faults)
@@ -134,14 +130,6 @@ def test_placeholders_and_decompression_bombs_are_recorded_by_kind(server, tmp_p
     fetch.main(arguments)
     assert [entries(tmp_path)[image_id(i)].status for i in range(3)] == ["blank", "too_large", "ok"]
     assert not file_of(tmp_path, 0).exists() and not file_of(tmp_path, 1).exists()
-
-
-def test_oversized_body_is_cut_off(server, tmp_path, monkeypatch):
-    arguments = world(server, tmp_path, 2)
-    server.files[url_of(0)] = bytes(3 << 20)
-    monkeypatch.setattr(photos, "MAX_BYTES", 1 << 20)
-    fetch.main(arguments)
-    assert entries(tmp_path)[image_id(0)].status == "too_large" and server.gets[url_of(0)] == 1
 
 
 def test_killed_run_resumes(server, tmp_path):

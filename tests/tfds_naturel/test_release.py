@@ -377,9 +377,3 @@ def test_folder_is_finished_or_absent(drawn, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         _release(drawn, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_drawn_dataset_is_built_once(drawn, monkeypatch, capsys):
-    monkeypatch.setitem(naturel.Naturel.builder_configs, "small", naturel.scenes(WORLD))
-    build.main(["small", "--data_dir", str(drawn.parents[2])])
-    assert "already built" in capsys.readouterr().out

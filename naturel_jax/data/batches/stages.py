@@ -272,7 +272,7 @@ class Tokens:
         return _all_tokens
 
     def place(self, loaded: np.ndarray, rows: Place, whole: Place) -> jax.Array:
-        """As that of an ``ImageStage``."""
+        """Same as ``ImageStage.place``."""
         return whole(loaded)
 
     def shape(self, tokens: np.ndarray) -> jax.ShapeDtypeStruct:
@@ -289,7 +289,7 @@ class EmbeddedTexts:
     dim: int
 
     def loader(self) -> LoadCaptions:
-        """As that of ``Tokens``. Raises ValueError for sources whose captions are not embedded."""
+        """Same as ``Tokens.loader``. Raises ValueError for sources whose captions are not embedded."""
         embedded = [source.embedded_captions for source in self.sources if source.embedded_captions]
         if len(embedded) < len(self.sources):
             raise ValueError("captions are not embedded: see frozen.embed_sources")
@@ -297,7 +297,7 @@ class EmbeddedTexts:
         return functools.partial(_read_captions, embedded, ends[:-1], self.dim)
 
     def place(self, loaded: np.ndarray, rows: Place, whole: Place) -> jax.Array:
-        """As that of an ``ImageStage``."""
+        """Same as ``ImageStage.place``."""
         return rows(loaded)
 
     def shape(self, tokens: np.ndarray) -> jax.ShapeDtypeStruct:
