@@ -19,7 +19,7 @@ test: setup-test lint
 test-slow: setup-test
 	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not proof"
 
-# TensorFlow, Beam and TFDS's own test case, and object stores where TensorFlow is installed: 2 GB in an environment of
+# TensorFlow and TFDS's own test case, and object stores where TensorFlow is installed: 2 GB in an environment of
 # its own.
 test-build:
 	$(PYTHON) -m venv .venv-build
@@ -68,7 +68,7 @@ plan-gpu:
 	.venv-plan-gpu/bin/python -m proofs.record fits_gpu -- .venv-plan-gpu/bin/python -m perf.fits gpu
 
 # The poster's tables with the real data and weights, on GPUs (or DEVICE=gpu13, DEVICE=tpu). Says first what it
-# downloads and how long it takes (docs/reproduce.md), and asks nothing.
+# downloads (docs/reproduce.md), and asks nothing.
 DEVICE ?= gpu
 reproduce: setup
 	$(BIN)/python -m pip install -q -e '.[$(DEVICE),order]'

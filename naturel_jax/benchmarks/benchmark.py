@@ -238,3 +238,10 @@ class Source:
     def downloadable(self) -> bool:
         """Whether a program may download any of it."""
         return bool(self.files or self.hub)
+
+
+class Entry(NamedTuple):
+    """A benchmark that shares its module with others: the two names that a module of its own would have."""
+
+    SOURCE: Source
+    read: Callable[[Path], Benchmark]

@@ -1,9 +1,10 @@
 """Shared by the benchmarks on images of COCO and of Visual Genome, which have images in common."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from naturel_jax.benchmarks.benchmark import Overlap
-from naturel_jax.benchmarks.files import Record, safe_name
+from naturel_jax.benchmarks.files import load_json, require_strings, safe_name
 
 SERVER = "http://images.cocodataset.org"
 LICENCE = "COCO images under their Flickr licences"
@@ -29,7 +30,8 @@ VISUAL_GENOME = (
 )
 
 
-def val2017_images(rows: Iterable[Record]) -> dict[str, str]:
-    """Path -> URL of the images that the ``filename`` fields of ``rows`` refer to."""
+def val2017_images(files: Iterable[Path], kind: type) -> dict[str, str]:
+    """Path -> URL of the images that the records of JSON ``files``, each a ``kind``, have in the field ``filename``."""
+    rows = (row for file in files for row in require_strings(file, load_json(file, kind), "filename"))
     names = sorted({safe_name(row["filename"]) for row in rows})
     return {f"coco/val2017/{name}": f"{SERVER}/val2017/{name}" for name in names}

@@ -27,7 +27,7 @@ _MAX_DEPTH = 8  # levels of an annotation file; official ones have up to 3
 
 
 def read(folder: Path) -> Benchmark:
-    """From the annotation files ``eqben/*.json`` (one for all sources, or one each) and ``eqben/images/``, where each
+    """Reads the annotation files ``eqben/*.json`` (one for all sources, or one each) and ``eqben/images/``, where each
     source has a folder. Some sources store frames as ``.npy`` in BGR, and several captions per frame: the first
     is used.
     """

@@ -1,5 +1,9 @@
-"""Shared by the benchmarks of two images and two captions that the hub distributes as Parquet."""
+"""The benchmarks of two images and two captions that the hub distributes as Parquet: BiVLC, SugarCrepe's captions with
+a generated image for each negative (Miranda et al., arXiv 2406.09952), and ColorSwap, the colours of two objects
+swapped (Burapacheep et al., arXiv 2402.04492). Winoground's rows are read here, too.
+"""
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from naturel_jax.benchmarks import rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, by_value
+from naturel_jax.benchmarks import coco, rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Entry, HubFiles, Image, Item, Metric, Origin, Source, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Record, not_found
 from naturel_jax.data.seen import identity
 from tfds_naturel.common.files import reading_arrow
@@ -18,7 +22,7 @@ from tfds_naturel.common.files import reading_arrow
 def read(
     folder: Path, name: str, images: tuple[str, str], captions: tuple[str, str], tags: Sequence[str], published: int
 ) -> Benchmark:
-    """From ``<folder>/<name>/*.parquet``; ``images``, ``captions`` and ``tags`` are its columns."""
+    """Reads ``<folder>/<name>/*.parquet``; ``images``, ``captions`` and ``tags`` are its columns."""
     problems, items, root = [], [], folder / name
     for key, row in rows(root, (*images, *captions, *tags)):
         try:
@@ -30,6 +34,43 @@ def read(
         for score in rules.STRICT:
             metrics += by_value(f"{name}/{score}", score, tag, items)
     return Benchmark(name, tuple(items), rules.two_by_two, tuple(metrics), published, tuple(problems))
+
+
+_BIVLC = "https://arxiv.org/abs/2406.09952"
+BIVLC = Entry(
+    Source(
+        f"MIT; {coco.LICENCE}",
+        "https://huggingface.co/datasets/imirandam/BiVLC",
+        "bivlc/*.parquet",
+        hub=HubFiles("imirandam/BiVLC", "data/*.parquet", "bivlc"),
+        origins=(Origin("COCO (val2017)", _BIVLC, coco.VAL_2017), Origin("generated images", _BIVLC)),
+    ),
+    functools.partial(
+        read,
+        name="bivlc",
+        images=("image", "negative_image"),
+        captions=("caption", "negative_caption"),
+        tags=("type", "subtype"),
+        published=2_933,
+    ),
+)
+COLORSWAP = Entry(
+    Source(
+        "MIT",
+        "https://huggingface.co/datasets/stanfordnlp/colorswap",
+        "colorswap/*.parquet (the test split)",
+        hub=HubFiles("stanfordnlp/colorswap", "data/test*.parquet", "colorswap"),
+        origins=(Origin("generated images", "https://arxiv.org/abs/2402.04492"),),
+    ),
+    functools.partial(
+        read,
+        name="colorswap",
+        images=("image_1", "image_2"),
+        captions=("caption_1", "caption_2"),
+        tags=("image_source", "caption_source"),
+        published=300,
+    ),
+)
 
 
 def _item(

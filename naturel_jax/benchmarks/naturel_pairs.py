@@ -1,5 +1,6 @@
-"""Shared by NatuRel and its held-out split: each positive caption of an image against its own negative, simple (pair
-0) and complex (pairs 1 to 3), and ``hard``: the complex pairs that no text-only model gets right.
+"""NatuRel's test split, whose triplets training images also show, and its held-out compositions, which none shows: each
+positive caption of an image against its own negative, simple (pair 0) and complex (pairs 1 to 3), and ``hard``: the
+complex pairs that no text-only model gets right.
 """
 
 import functools
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from naturel_jax.benchmarks import rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Origin, Overlap, Source, by_value
+from naturel_jax.benchmarks.benchmark import Benchmark, Entry, Image, Item, Metric, Origin, Overlap, Source, by_value
 from naturel_jax.data.items import prepared
 from naturel_jax.data.seen import identity
 from tfds_naturel.captions import bank
@@ -53,6 +54,10 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
             metrics += by_value(f"{name}/{kind}/{tag}", "right", f"{kind} {tag}", of_kind)
     metrics.append(Metric(f"{name}/hard", "right", where=("hard", "yes")))
     return Benchmark(name, tuple(items), rules.pair, tuple(metrics), problems=tuple(problems), true_captions=1)
+
+
+TEST = Entry(SOURCE, functools.partial(read, split="test", name="naturel"))
+UNSEEN = Entry(SOURCE, functools.partial(read, split="test_unseen_triplets", name="naturel_unseen"))
 
 
 class Pair(NamedTuple):

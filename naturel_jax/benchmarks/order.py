@@ -1,14 +1,15 @@
-"""Shared by ARO's COCO-Order and Flickr30k-Order: a caption against four shuffles of its words (Yuksekgonul et al.,
+"""ARO's COCO-Order and Flickr30k-Order: a caption against four shuffles of its words (Yuksekgonul et al.,
 arXiv 2210.01936).
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from naturel_jax.benchmarks import karpathy, rules
-from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes
+from naturel_jax.benchmarks.benchmark import Benchmark, Entry, Item, Metric, Outcomes
 from tfds_naturel.captions.order import clean, shuffles, spacy_tags
 
 # ARO's shuffles depend on a global generator; ours on (seed, image, caption), so they do not depend on what else is
@@ -17,7 +18,8 @@ SEED = 1
 
 
 def read(folder: Path, file: str, name: str, published: int) -> Benchmark:
-    """One item per caption of the Karpathy split ``file``."""
+    """One item per caption of the Karpathy split ``file``: COCO's test split has 25,010 captions of 5,000 images,
+    Flickr30k's 5,000 of 1,000."""
     problems: list[str] = []
     items = []
     images = list(karpathy.captioned_images(folder, file, problems))
@@ -35,3 +37,10 @@ def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     """``no_op``: one of the shuffles left the caption unchanged, so the item cannot be wrong on that shuffle."""
     no_op = [item.captions[0] in item.captions[1:] for item in items]
     return rules.first_of_many(items, cosines) | {"no_op": np.array(no_op, float)}
+
+
+COCO = Entry(karpathy.COCO, functools.partial(read, file=karpathy.COCO_FILE, name="coco_order", published=25_010))
+FLICKR30K = Entry(
+    karpathy.FLICKR30K,
+    functools.partial(read, file=karpathy.FLICKR30K_FILE, name="flickr30k_order", published=5_000),
+)

@@ -46,7 +46,7 @@ def read(own: Own, fields: Fields, cache_dir: str = "") -> Benchmark:
 
 
 def _pairs(own: Own, fields: Fields) -> Benchmark:
-    images, chosen = _Images(own), choose(RecordFields(fields.image, fields.positives, fields.negatives))
+    images, chosen = _ImageReader(own), choose(RecordFields(fields.image, fields.positives, fields.negatives))
     true: dict[str, int] = {}  # item id -> number of true captions
 
     def item(key: str, row: Row) -> Item:
@@ -81,7 +81,7 @@ def _in_order(true: Mapping[str, int]) -> Callable[[Sequence[Item], Sequence[np.
 
 
 def _groups(own: Own, fields: Fields) -> Benchmark:
-    images, sides = _Images(own), [_side(fields, k) for k in (0, 1)]
+    images, sides = _ImageReader(own), [_side(fields, k) for k in (0, 1)]
 
     def item(key: str, row: Row) -> Item:
         records = [to_record(row, chosen, key) for chosen in sides]
@@ -109,7 +109,7 @@ def _side(fields: Fields, k: int) -> Chosen:
 
 
 def _retrieval(own: Own, fields: Fields) -> Benchmark:
-    images, chosen = _Images(own), choose(RecordFields(fields.image, fields.positives))
+    images, chosen = _ImageReader(own), choose(RecordFields(fields.image, fields.positives))
     chosen = {**chosen, "negatives": Names((), False)}
 
     def item(key: str, row: Row) -> Item:
@@ -149,7 +149,7 @@ READERS: dict[str, Callable[[Own, Fields], Benchmark]] = {
 }
 
 
-class _Images:
+class _ImageReader:
     """The images of a file's records."""
 
     def __init__(self, own: Own):

@@ -2,23 +2,19 @@
 (``plugins.py``); user-defined ones need no code (``own.py``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from naturel_jax.benchmarks import (
-    bivlc,
-    coco_order,
-    coco_retrieval,
-    colorswap,
     eqben,
-    flickr30k_order,
-    flickr30k_retrieval,
-    naturel,
+    hub_pairs,
     naturel_contrast,
+    naturel_pairs,
     naturel_reworded,
-    naturel_unseen,
+    order,
     own,
+    retrieval,
     sugarcrepe,
     sugarcrepe_pp,
     valse,
@@ -37,35 +33,39 @@ from tfds_naturel.common.errors import UserError
 
 
 class Reader(Protocol):
-    """The interface of a benchmark's module."""
+    """The interface of a benchmark's module, or of an ``Entry`` where several share one."""
 
-    SOURCE: Source
+    @property
+    def SOURCE(self) -> Source:
+        """Where it comes from."""
+        ...
 
-    def read(self, folder: Path) -> Benchmark:
-        """The benchmark. Raises FileNotFoundError for missing files and UserError for broken ones."""
+    @property
+    def read(self) -> Callable[[Path], Benchmark]:
+        """The benchmark in a folder. Raises FileNotFoundError for missing files and UserError for broken ones."""
         ...
 
 
 _ROWS: dict[str, Reader] = {
-    "naturel": naturel,
-    "naturel_unseen": naturel_unseen,
+    "naturel": naturel_pairs.TEST,
+    "naturel_unseen": naturel_pairs.UNSEEN,
     "naturel_contrast": naturel_contrast,
     "naturel_reworded": naturel_reworded,
     "winoground": winoground,
     "vg_relation": vg_relation,
     "vg_attribution": vg_attribution,
     "sugarcrepe": sugarcrepe,
-    "coco_order": coco_order,
-    "flickr30k_order": flickr30k_order,
+    "coco_order": order.COCO,
+    "flickr30k_order": order.FLICKR30K,
     "whatsup": whatsup,
     "sugarcrepe_pp": sugarcrepe_pp,
-    "bivlc": bivlc,
-    "colorswap": colorswap,
+    "bivlc": hub_pairs.BIVLC,
+    "colorswap": hub_pairs.COLORSWAP,
     "eqben": eqben,
     "valse": valse,
     "vsr": vsr,
-    "coco_retrieval": coco_retrieval,
-    "flickr30k_retrieval": flickr30k_retrieval,
+    "coco_retrieval": retrieval.COCO,
+    "flickr30k_retrieval": retrieval.FLICKR30K,
     "zeroshot": zeroshot,
 }
 

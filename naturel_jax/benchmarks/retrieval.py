@@ -1,20 +1,21 @@
-"""Shared by retrieval on COCO, Flickr30k and the user's images: recall at 1, 5 and 10, in both directions. It measures
+"""Retrieval on COCO, Flickr30k and the user's images: recall at 1, 5 and 10, in both directions. It measures
 what fine-tuning forgets.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from naturel_jax.benchmarks import karpathy
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes
+from naturel_jax.benchmarks.benchmark import Benchmark, Entry, Image, Item, Metric, Outcomes
 
 RANKS = (1, 5, 10)
 
 
 def read(folder: Path, file: str, name: str, published: int) -> Benchmark:
-    """Retrieval on the Karpathy split ``file``."""
+    """Retrieval on the Karpathy split ``file``: COCO's test split has 5,000 images, Flickr30k's 1,000."""
     problems: list[str] = []
     images = list(karpathy.captioned_images(folder, file, problems))
     return benchmark(name, images, published, problems)
@@ -60,3 +61,10 @@ def recalls(owners: dict[str, int], owner_C: np.ndarray) -> Callable[[Sequence[I
         return recall
 
     return outcomes
+
+
+COCO = Entry(karpathy.COCO, functools.partial(read, file=karpathy.COCO_FILE, name="coco_retrieval", published=5_000))
+FLICKR30K = Entry(
+    karpathy.FLICKR30K,
+    functools.partial(read, file=karpathy.FLICKR30K_FILE, name="flickr30k_retrieval", published=1_000),
+)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from naturel_jax.benchmarks import coco, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Origin, Source
-from naturel_jax.benchmarks.files import Folder, Record, load_json, read_items, require_strings
+from naturel_jax.benchmarks.files import Folder, Record, load_json, read_items
 
 SUBSETS = ("replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "add_obj", "add_att")
 GROUPS = ("replace", "swap", "add")
@@ -13,7 +13,7 @@ _FILES = "https://raw.githubusercontent.com/RAIVNLab/sugar-crepe/main/data"
 
 
 def read(folder: Path) -> Benchmark:
-    """From the seven ``sugarcrepe/<subset>.json`` and ``coco/val2017/``. A group (replace, swap, add) pools the items
+    """Reads the seven ``sugarcrepe/<subset>.json`` and ``coco/val2017/``. A group (replace, swap, add) pools the items
     of its subsets.
     """
     images = Folder(folder / "coco" / "val2017")
@@ -38,18 +38,11 @@ def _path(folder: Path, subset: str) -> Path:
     return folder / "sugarcrepe" / f"{subset}.json"
 
 
-def _images(folder: Path) -> dict[str, str]:
-    paths = [_path(folder, subset) for subset in SUBSETS]
-    return coco.val2017_images(
-        row for path in paths for row in require_strings(path, load_json(path, dict), "filename")
-    )
-
-
 SOURCE = Source(
     f"MIT; {coco.LICENCE}",
     "https://github.com/RAIVNLab/sugar-crepe",
     "sugarcrepe/{replace,swap,add}_*.json (seven), coco/val2017/",
     {f"sugarcrepe/{subset}.json": f"{_FILES}/{subset}.json" for subset in SUBSETS},
-    images=_images,
+    images=lambda folder: coco.val2017_images((_path(folder, subset) for subset in SUBSETS), dict),
     origins=(Origin("COCO (val2017)", "https://arxiv.org/abs/2306.14610", coco.VAL_2017),),
 )

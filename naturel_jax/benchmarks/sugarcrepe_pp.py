@@ -6,14 +6,14 @@ from pathlib import Path
 
 from naturel_jax.benchmarks import coco, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, HubFiles, Item, Metric, Origin, Source
-from naturel_jax.benchmarks.files import Fields, Folder, Record, load_json, read_items, require_strings
+from naturel_jax.benchmarks.files import Fields, Folder, Record, load_json, read_items
 
 SUBSETS = ("swap_obj", "swap_att", "replace_obj", "replace_att", "replace_rel")
 FIELDS: Fields = {"id": (int, str), "filename": str, "caption": str, "caption2": str, "negative_caption": str}
 
 
 def read(folder: Path) -> Benchmark:
-    """From the five ``sugarcrepe_pp/<subset>.json`` and ``coco/val2017/``."""
+    """Reads the five ``sugarcrepe_pp/<subset>.json`` and ``coco/val2017/``."""
     images = Folder(folder / "coco" / "val2017")
     problems: list[str] = []
     items = [item for subset in SUBSETS for item in _items(_path(folder, subset), subset, images, problems)]
@@ -40,18 +40,11 @@ def _path(folder: Path, subset: str) -> Path:
     return folder / "sugarcrepe_pp" / f"{subset}.json"
 
 
-def _images(folder: Path) -> dict[str, str]:
-    paths = [_path(folder, subset) for subset in SUBSETS]
-    return coco.val2017_images(
-        row for path in paths for row in require_strings(path, load_json(path, list), "filename")
-    )
-
-
 SOURCE = Source(
     f"CC BY 4.0; {coco.LICENCE}",
     "https://huggingface.co/datasets/Aman-J/SugarCrepe_pp",
     "sugarcrepe_pp/{swap_obj,swap_att,replace_obj,replace_att,replace_rel}.json, coco/val2017/",
-    images=_images,
+    images=lambda folder: coco.val2017_images((_path(folder, subset) for subset in SUBSETS), list),
     hub=HubFiles("Aman-J/SugarCrepe_pp", "data/*.json", "sugarcrepe_pp"),
     origins=(Origin("COCO (val2017)", "https://arxiv.org/abs/2406.11171", coco.VAL_2017),),
 )

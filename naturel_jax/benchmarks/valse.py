@@ -45,7 +45,7 @@ def image_path(phenomenon: str, image_file: str) -> str:
 
 
 def read(folder: Path) -> Benchmark:
-    """From ``valse/data/<phenomenon>.json``, ``valse/images/`` and ``coco/``, the validated items only."""
+    """Reads ``valse/data/<phenomenon>.json``, ``valse/images/`` and ``coco/``, the validated items only."""
     images = Folder(folder)
     problems: list[str] = []
     items = [item for name in IMAGES for item in _items(_path(folder, name), name, images, problems)]
@@ -74,7 +74,7 @@ def _path(folder: Path, phenomenon: str) -> Path:
 
 
 def _images(folder: Path) -> dict[str, str]:
-    """Those on COCO's server; Visual7W, SWiG and VisDial have their own download pages."""
+    """Path -> URL of the images on COCO's server; Visual7W, SWiG and VisDial have their own download pages."""
     files = {name: _path(folder, name) for name, images in IMAGES.items() if images == COCO}
     paths = (
         image_path(name, safe_name(row["image_file"]))

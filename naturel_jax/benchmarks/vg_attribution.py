@@ -11,7 +11,7 @@ MIN_COUNT = 25  # ARO averages over attribute pairs with at least this many item
 
 
 def read(folder: Path) -> Benchmark:
-    """From ``aro/visual_genome_attribution.json`` and ``aro/images/``. The macro mean is over ordered attribute pairs
+    """Reads ``aro/visual_genome_attribution.json`` and ``aro/images/``. The macro mean is over ordered attribute pairs
     with at least 25 items.
     """
     problems: list[str] = []

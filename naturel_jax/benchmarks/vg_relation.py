@@ -18,7 +18,7 @@ _NOTEBOOK = (
 
 
 def read(folder: Path) -> Benchmark:
-    """From ``aro/visual_genome_relation.json``, ``aro/vgr_excluded_relations.json`` and ``aro/images/``.
+    """Reads ``aro/visual_genome_relation.json``, ``aro/vgr_excluded_relations.json`` and ``aro/images/``.
 
     The macro mean, and the micro mean beside it, leave out the relations that ARO excludes as symmetric: a JSON list
     of names. Without that list they cover all relations, which is reported in ``problems``.

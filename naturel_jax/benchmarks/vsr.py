@@ -24,7 +24,7 @@ _FILES = "https://raw.githubusercontent.com/cambridgeltl/visual-spatial-reasonin
 
 
 def read(folder: Path) -> Benchmark:
-    """From ``vsr/dev.jsonl``, ``vsr/test.jsonl`` (of either published split) and ``vsr/images/``.
+    """Reads ``vsr/dev.jsonl``, ``vsr/test.jsonl`` (of either published split) and ``vsr/images/``.
 
     A statement is predicted to be true if its cosine is above a threshold: the most accurate one on the dev split, so
     the test split stays unseen.

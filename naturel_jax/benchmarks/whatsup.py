@@ -32,7 +32,7 @@ IMAGE_NAME = re.compile(r"(?P<first>.+)_(?P<relation>left_of|right_of|on|under|i
 
 
 def read(folder: Path) -> Benchmark:
-    """From ``whatsup/*.json``, ``whatsup/controlled_images/``, ``whatsup/controlled_clevr/``,
+    """Reads ``whatsup/*.json``, ``whatsup/controlled_images/``, ``whatsup/controlled_clevr/``,
     ``whatsup/vg_images/`` and ``coco/val2017/``.
     """
     problems: list[str] = []

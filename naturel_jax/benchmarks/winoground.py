@@ -39,7 +39,7 @@ FIELDS: Fields = {"id": int, "caption_0": str, "caption_1": str, "collapsed_tag"
 
 
 def read(folder: Path) -> Benchmark:
-    """From ``winoground/data/examples.jsonl`` and ``images.zip``, next to ``data/`` or inside it as on the hub; or from
+    """Reads ``winoground/data/examples.jsonl`` and ``images.zip``, next to ``data/`` or inside it as on the hub; or
     ``winoground/*.parquet``.
 
     If ``winoground/new_tag_assignments.json`` is there, also scores by the tags of "Why is Winoground Hard?" (Diwan et
@@ -60,11 +60,11 @@ def read(folder: Path) -> Benchmark:
     return Benchmark("winoground", tuple(items), rules.two_by_two, _metrics(items), 400, tuple(problems))
 
 
-Rows = Iterable[tuple[str, Any]]
+Keyed = Iterable[tuple[str, Any]]
 ImageFrom = Callable[[str, Any], Image]  # (item id, what the record holds) -> image
 
 
-def _official(root: Path) -> tuple[Rows, type, ImageFrom]:
+def _official(root: Path) -> tuple[Keyed, type, ImageFrom]:
     """(id, record) of the official files, the type of their image fields, and how to open an image."""
     places = (root / "images.zip", root / "data" / "images.zip")
     archive = Archive(next(filter(Path.exists, places), places[0]))
@@ -73,8 +73,8 @@ def _official(root: Path) -> tuple[Rows, type, ImageFrom]:
     return keyed, str, lambda key, name: archive.image(f"{name}.png")
 
 
-def _hub(root: Path) -> tuple[Rows, type, ImageFrom]:
-    """The same for the hub's Parquet files."""
+def _hub(root: Path) -> tuple[Keyed, type, ImageFrom]:
+    """(id, record) of the hub's Parquet files, the type of their image fields, and how to open an image."""
     rows = hub_pairs.rows(root, (*FIELDS, "image_0", "image_1"))
     return (
         ((str(row["id"]), row) for _, row in rows),

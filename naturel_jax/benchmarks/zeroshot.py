@@ -20,7 +20,7 @@ _WORDNET_ID = re.compile(r"n\d{8}")  # ImageNet's labels, which mean nothing to 
 
 
 def read(folder: Path) -> Benchmark:
-    """From every folder of ``zeroshot/``: a folder per class, or a prepared TFDS dataset with ``image`` and ``label``.
+    """Reads every folder of ``zeroshot/``: a folder per class, or a prepared TFDS dataset with ``image`` and ``label``.
     Its ``classnames.txt`` has the name of each class in prompts, after the folder's or label's and a space or tab;
     without that file they are the same. Its ``templates.txt`` has one prompt with ``{}`` per line; their embeddings are
     averaged.

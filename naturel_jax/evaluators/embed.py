@@ -30,7 +30,7 @@ LENGTH_STEP = 16  # captions of a causal tower are trimmed to a multiple of this
 BOX_SLACK = 0.05
 
 Advance = Callable[[int], object]  # called with the number of images or captions processed since the last call
-Row = tuple[np.ndarray | None, str]  # pixels, or None and the reason
+Decoded = tuple[np.ndarray | None, str]  # pixels, or None and the reason
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -108,7 +108,7 @@ class Encoder:
         return encoded[: len(images)], self._all_process_faults(faults, images)
 
     def _pixel_blocks(
-        self, rows: Iterator[tuple[int, Row]], number: int, faults: dict[int, str], advance: Advance
+        self, rows: Iterator[tuple[int, Decoded]], number: int, faults: dict[int, str], advance: Advance
     ) -> Iterator[np.ndarray]:
         """Batches of pixels, black for rows without an image and rows of other processes."""
         size, local = self.processor.size, self._local_rows()
@@ -165,7 +165,7 @@ class Encoder:
         needed = np.argmax(tokens_UL == text.eos_id, axis=1) + 1
         return np.minimum(-(-needed // LENGTH_STEP) * LENGTH_STEP, tokens_UL.shape[1])
 
-    def _load(self, image: Image) -> Row:
+    def _load(self, image: Image) -> Decoded:
         key = (image.key, image.box)
         if key in self._pixels:
             return self._pixels[key], ""

@@ -9,7 +9,7 @@ from naturel_jax import storage
 from naturel_jax.storage import object_folders, staging
 from naturel_jax.storage.object_stores import Location, in_store
 
-_State = tuple[int, int]  # size, and time of the last modification
+_Stat = tuple[int, int]  # size, and time of the last modification
 
 
 class Mirror:
@@ -18,7 +18,7 @@ class Mirror:
     def __init__(self, out: epath.Path):
         self._out, self._store = out, in_store(out)
         self.local: Path = staging.local_path(out)
-        self._uploaded: dict[str, _State] = {}
+        self._uploaded: dict[str, _Stat] = {}
         if self._store:
             storage.check_writable(out, flag="--out")
             self.local.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ class Mirror:
         object_folders.upload(chosen, self.local, self._out)
         self._uploaded |= {name: states[name] for name in chosen}
 
-    def _states(self) -> dict[str, _State]:
+    def _states(self) -> dict[str, _Stat]:
         """Size and time of each file but locks and unfinished ones."""
         names = [name for name in object_folders.files_in(self.local) if not Path(name).name.startswith(".")]
         stats = {name: (self.local / name).stat() for name in names}

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 from jax.sharding import Mesh
@@ -14,15 +14,14 @@ from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Benchmark, is_headline
 from naturel_jax.checkpoints import checkpoint, finished
 from naturel_jax.data.seen.trained_on import TrainedOn
-from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import make_mesh, param_sharding
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.evaluator import Evaluator
 from naturel_jax.evaluators.held_out import hold_out
 from naturel_jax.models.transformer import Compute
-from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
-from naturel_jax.weights import runs
+from naturel_jax.models.two_tower import Model
+from naturel_jax.weights import Loaded, runs
 from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -49,12 +48,13 @@ def watch(
         if not missing:
             print(f"step {step}: already done", flush=True)
             continue
-        if (loaded := _load(workdir, step, mesh)) is None:
+        if (found := _load(workdir, step, mesh)) is None:
             print(f"step {step}: the run removed this checkpoint before it was read; skipped", flush=True)
             continue
+        loaded, trained_on = found
         if evaluator is None:
             model = Model(loaded.config, Compute(dtype=dtype))
-            held_out = [hold_out(benchmark, loaded.trained_on) for benchmark in benchmarks]
+            held_out = [hold_out(benchmark, trained_on) for benchmark in benchmarks]
             evaluator = Evaluator(model, loaded.processor, held_out, mesh=mesh, batch_size=batch_size)
         scores = saved["scores"] | evaluator.scores(loaded.params, missing)
         left_out = saved.get("left_out", {}) | evaluator.left_out
@@ -81,18 +81,11 @@ def _new_steps(workdir: epath.Path) -> Iterator[int]:
             time.sleep(POLL_SECONDS)
 
 
-class _Loaded(NamedTuple):
-    config: TwoTowerConfig
-    params: Params
-    processor: Processor
-    trained_on: TrainedOn
-
-
-def _load(workdir: epath.Path, step: int, mesh: Mesh) -> _Loaded | None:
-    """A checkpoint; None if it has been removed in the meantime."""
+def _load(workdir: epath.Path, step: int, mesh: Mesh) -> tuple[Loaded, TrainedOn] | None:
+    """A checkpoint, and the images that it was trained on; None if it has been removed in the meantime."""
     try:
         trained_on = runs.trained_on(workdir, step)
-        return _Loaded(*runs.load_run(workdir, step=step, sharding_for=param_sharding(mesh)), trained_on)
+        return Loaded(*runs.load_run(workdir, step=step, sharding_for=param_sharding(mesh))), trained_on
     except Exception:  # Orbax and TensorStore raise many kinds for files that disappear
         if step in checkpoint.saved_steps(workdir):
             raise

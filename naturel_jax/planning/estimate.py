@@ -186,7 +186,7 @@ def verdict(result: Mapping[str, Any]) -> str:
 
 
 def share_note(result: Mapping[str, Any]) -> str:
-    """Of a GPU, how much of its memory JAX may use."""
+    """How much of a GPU's memory JAX may use; empty for other devices."""
     if result["gpu_share"] is None:
         return ""
     return f" (JAX takes {result['gpu_share']:g} of the card's memory, or XLA_CLIENT_MEM_FRACTION)"

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from naturel_jax.devices.hardware import ACCELERATORS, Accelerator
@@ -27,32 +28,7 @@ _GPU_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false --xl
 
 # XLA's GpuTargetConfigProto, with the limits that all these cards share. A multiprocessor keeps 1 KiB of its shared
 # memory to itself.
-_TARGET = """
-platform_name: "CUDA"
-device_description_str: "{card.kinds[0]}"
-dnn_version_info {{ major: 9 minor: 10 }}
-runtime_version {{ major: 12 minor: 8 }}
-gpu_device_info {{
-  cuda_compute_capability {{ major: {major} minor: {minor} }}
-  core_count: {target.cores}
-  fpus_per_core: {target.units}
-  clock_rate_ghz: {target.clock}
-  device_memory_size: {card.memory}
-  memory_bandwidth: {card.bandwidth:.0f}
-  l2_cache_size: {target.cache}
-  shared_memory_per_core: {target.shared}
-  shared_memory_per_block: 49152
-  shared_memory_per_block_optin: {block}
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-  threads_per_warp: 32
-  threads_per_core_limit: 2048
-  threads_per_block_limit: 1024
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-}}
-"""
+_TARGET = Path(__file__).with_name("gpu_target.txtpb")
 
 CARDS = {name: card for name, card in ACCELERATORS.items() if card.target}  # those that can be compiled for
 
@@ -73,7 +49,8 @@ class Gpus(NamedTuple):
         target = self.card.target
         assert target is not None
         major, minor = target.capability.split(".")
-        return _TARGET.format(card=self.card, target=target, major=major, minor=minor, block=target.shared - 1024)
+        text = _TARGET.read_text("utf-8")
+        return text.format(card=self.card, target=target, major=major, minor=minor, block=target.shared - 1024)
 
 
 def gpus(topology: str) -> Gpus | None:

@@ -27,7 +27,7 @@ class Line(NamedTuple):
 
     @property
     def cells(self) -> list[list[tuple[str, str]]]:
-        """Of the four columns: (text, address of its source or "")."""
+        """The texts in each of the four columns: (text, address of its source or "")."""
         images = [(origin.images, origin.source) for origin in self.origins] or [(UNKNOWN, "")]
         overlaps = [
             (f"{overlap.training}: {overlap.known}", overlap.source)

@@ -4,10 +4,10 @@
     python -m naturel_jax.reproduce --workdir DIR --budget small    # 2,000 photos, 100 steps of each recipe
     python -m naturel_jax.reproduce --workdir DIR
 
-First it says what it downloads and how long that takes; it asks nothing. Finished stages are skipped, unless --stage
-names them; the same command continues one that was interrupted. Exit codes: 0 all known scores are as known; 2 a
-mistake in a flag or file, or a command that failed; 3 done, but something is off or missing, as the last lines say; 75
-stopped, run it again.
+First it says what it downloads, and the disk that it needs; it asks nothing. Finished stages are skipped, unless
+--stage names them; the same command continues one that was interrupted. Exit codes: 0 all known scores are as known; 2
+a mistake in a flag or file, or a command that failed; 3 done, but something is off or missing, as the last lines say;
+75 stopped, run it again.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     from naturel_jax.reproduce import plan
 
     if not options.stage:
-        state = runner.State(work)
+        state = runner.DoneStages(work)
         names = [name for name in names if not state.done(name, STAGES[name].tasks(work))]
     if options.dry_run or names != ["report"]:
         plan.announce(work, names)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(work: Work, names: Sequence[str]) -> int:
     """Runs the stages ``names``; returns the exit code."""
-    state, children, off = runner.State(work), runner.Children(), False
+    state, children, off = runner.DoneStages(work), runner.Children(), False
     children.install_handler()
     for name in names:
         print(f"\n== {name}: {STAGES[name].does}", flush=True)

@@ -18,6 +18,7 @@ from naturel_jax.reproduce.runner import command_line
 from naturel_jax.reproduce.stages import Task, Work
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import read_tsv
 
 TOLERANCE = 0.005  # what image decoders, which differ by a grey level, can turn; a known score is rounded less
 
@@ -25,7 +26,7 @@ AS_KNOWN, IN_INTERVAL, OFF, OTHER, MISSING = "as known", "within the interval", 
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class Judged:
     """A known score beside the measured one. ``score``: value, low, high and count of ``results.Result``; empty where
     the metric was not measured. ``why``: what ``verdict`` leaves open."""
 
@@ -38,7 +39,7 @@ class Line:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """As a row of the table."""
+        """The row of the table."""
         verdict = f"{self.verdict}: {escape.markdown(self.why)}" if self.why else self.verdict
         measured = interval = differ = ""
         if self.score:
@@ -48,25 +49,25 @@ class Line:
         return (self.checkpoint, self.metric, f"{self.known:.4f}", measured, interval, differ, verdict)
 
 
-def compare(out: Path, known: Mapping[str, Checkpoint]) -> list[Line]:
+def compare(out: Path, known: Mapping[str, Checkpoint]) -> list[Judged]:
     """A line for each known score. Raises UserError for a file in ``out`` that is not a result."""
     measured = {(one.model, one.benchmark): one for one in results.load(out)}
     return [line for key, one in known.items() for line in _lines(out, key, one, measured)]
 
 
-def _lines(out: Path, key: str, checkpoint: Checkpoint, measured: Mapping[tuple[str, str], Result]) -> Iterator[Line]:
+def _lines(out: Path, key: str, checkpoint: Checkpoint, measured: Mapping[tuple[str, str], Result]) -> Iterator[Judged]:
     differs: dict[str, str] = {}  # benchmark -> how its items are not those of the known scores; empty: they are
     for metric, value in checkpoint.scores.items():
         benchmark = metric.split("/")[0]
         result = measured.get((checkpoint.name, benchmark))
         if result is None or metric not in result.scores:
-            yield Line(key, metric, value, {}, MISSING, "no result" if result is None else "its items are not there")
+            yield Judged(key, metric, value, {}, MISSING, "no result" if result is None else "its items are not there")
             continue
         if benchmark not in differs:
             differs[benchmark] = _difference(out, checkpoint, result)
         score = result.scores[metric]
         verdict = OTHER if differs[benchmark] else judge(value, score)
-        yield Line(key, metric, value, score, verdict, differs[benchmark])
+        yield Judged(key, metric, value, score, verdict, differs[benchmark])
 
 
 def judge(known: float, score: Mapping[str, float]) -> str:
@@ -98,22 +99,14 @@ class Cause(NamedTuple):
     families: tuple[str, ...]
     benchmarks: tuple[str, ...]
     text: str
-    mistakes: tuple[str, ...] = ()
+    mistakes: tuple[str, ...]
 
 
-_ALL = ("clip", "siglip")
-_RESIZE = "with antialiasing: bicubic and the short side for CLIP, bilinear and both for SigLIP"
-CAUSES = (
-    Cause("padding", ("siglip",), (), "texts are padded to the whole context, without a mask", ("unpadded", "longest")),
-    Cause(
-        "activation", ("clip",), (), "quick_gelu for OpenAI's weights and NegCLIP's, gelu for LAION's", ("activation",)
-    ),
-    Cause("resize", _ALL, (), _RESIZE, ("resize", "interpolation")),
-    Cause("crop", ("clip",), (), "the centre, after the resize"),
-    Cause("crop", _ALL, ("vg_relation", "vg_attribution"), "the box of the item, before the resize"),
-    Cause("lower case", _ALL, (), "texts in lower case; for SigLIP, without punctuation", ("uncleaned",)),
-    Cause("excluded items", _ALL, ("vg_relation",), "ARO leaves 157 symmetric relations out of the macro mean"),
-)
+def _cause(name: str, families: str, benchmarks: str, text: str, mistakes: str) -> Cause:
+    return Cause(name, tuple(families.split()), tuple(benchmarks.split()), text, tuple(mistakes.split()))
+
+
+CAUSES = [_cause(**row) for row in read_tsv(Path(__file__).with_name("causes.tsv"))]
 
 
 def causes(family: str, benchmarks: set[str]) -> list[Cause]:
@@ -154,7 +147,7 @@ def report(work: Work, gaps: Sequence[str], tables: bool) -> bool:
     return any(line.verdict not in (AS_KNOWN, IN_INTERVAL) for line in lines) or bool(gaps)
 
 
-def _markdown(work: Work, lines: Sequence[Line], gaps: Sequence[str]) -> str:
+def _markdown(work: Work, lines: Sequence[Judged], gaps: Sequence[str]) -> str:
     head = ("checkpoint", "score", "known", "measured", "95% interval", "items that differ", "")
     rows = [head, ["---"] * len(head), *(line.cells for line in lines)]
     count = Counter(line.verdict for line in lines)

@@ -1,4 +1,4 @@
-"""The plan of a reproduction in Markdown: downloads, disk, time, commands."""
+"""The plan of a reproduction in Markdown: downloads, disk, commands."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from huggingface_hub import constants, get_token
 
 from naturel_jax.reproduce import costs
-from naturel_jax.reproduce.costs import GB, HARDWARE, Cost
+from naturel_jax.reproduce.costs import GB
 from naturel_jax.reproduce.runner import command_line
 from naturel_jax.reproduce.stages import STAGES, Work
 from tfds_naturel.common.errors import UserError
@@ -33,23 +33,11 @@ def downloads_text(work: Work) -> str:
 
 
 def stages_text(work: Work) -> str:
-    """The table of stages: disk and time."""
-    found = costs.costs(work)
-    lines = [(name, stage.does, _size(found[name].disk), *_times(found[name])) for name, stage in STAGES.items()]
-    total = Cost(
-        sum(one.disk for one in found.values()),
-        {name: sum(one.seconds[name] for one in found.values()) for name in HARDWARE},
-    )
-    return _table(("stage", "", "disk", *HARDWARE), [*lines, ("", "in all", _size(total.disk), *_times(total))])
+    """The table of stages, and the disk that each needs."""
+    found = costs.disks(work)
+    lines = [(name, stage.does, _size(found[name])) for name, stage in STAGES.items()]
+    return _table(("stage", "", "disk"), [*lines, ("", "in all", _size(sum(found.values())))])
 
-
-ASSUMPTIONS = (
-    f"Assumed: a link of {costs.LINK / 1e6:.0f} MB/s, {costs.REQUESTS['photos']:.0f} photos of Open Images and "
-    f"{costs.REQUESTS['coco']:.0f} of COCO a second; {costs.CORES} cores that each decode {costs.DECODED:.0f} images a "
-    f"second; {costs.BUILT:.0f} photos built and {costs.TAGGED:,.0f} captions tagged a second; devices at "
-    f"{costs.UTILIZATION:.0%} of their peak in bfloat16, evaluations in float32 ({costs.HIGHEST} passes); "
-    f"{costs.START:.0f} s for each start of a model."
-)
 
 FROM_HUB = {"benchmarks", "known", "train"}  # stages
 
@@ -68,8 +56,8 @@ class Disk(NamedTuple):
 def disks(work: Work, names: Sequence[str]) -> list[Disk]:
     """What the stages ``names`` need on the disks of the workdir and of the hub's cache, besides what is there."""
     totals: dict[str, float] = defaultdict(float)
-    for name, cost in costs.costs(work).items():
-        totals[STAGES[name].folder] += cost.disk
+    for name, size in costs.disks(work).items():
+        totals[STAGES[name].folder] += size
     folders = {STAGES[name].folder for name in names}
     cache = Path(constants.HF_HUB_CACHE)
     needed = {work.root: sum(max(0.0, totals[folder] - _used(work.root / folder)) for folder in folders)}
@@ -98,8 +86,7 @@ def announce(work: Work, names: Sequence[str]) -> None:
     if get_token() is None:
         print("Not logged in to the hub: Winoground, and NegCLIP-AP with it, will be missing. Run `hf auth login`.")
     print()
-    print(stages_text(work))
-    print(ASSUMPTIONS, flush=True)
+    print(stages_text(work), flush=True)
 
 
 def print_commands(work: Work, names: Sequence[str]) -> None:
@@ -115,20 +102,10 @@ def check_disks(work: Work, names: Sequence[str]) -> None:
             raise UserError(f"{disk}; free some space, or choose another --workdir, HF_HOME or a smaller --budget")
 
 
-def _times(cost: Cost) -> list[str]:
-    return [_duration(seconds) for seconds in cost.seconds.values()]
-
-
 def _size(number: float) -> str:
     if number < 1e5:
         return f"{number / 1e3:.1f} kB" if number else ""
     return f"{number / GB:.1f} GB" if number >= 0.1 * GB else f"{number / 1e6:.1f} MB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return "< 1 min" if seconds else ""
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

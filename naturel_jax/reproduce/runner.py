@@ -23,7 +23,7 @@ _FORMAT = 1
 _PR_SET_PDEATHSIG = 1
 
 
-class State:
+class DoneStages:
     """Which stages are done, how long they took, and what they left out. Raises UserError for a file of another budget
     or format."""
 
@@ -108,7 +108,7 @@ def run_stage(name: str, tasks: Sequence[Task], children: Children) -> list[str]
 
 
 def command_line(task: Task) -> str:
-    """As a user would type it."""
+    """A task as a user would type it."""
     return shlex.join(["python", "-m", task.module, *task.arguments])
 
 

@@ -20,6 +20,7 @@ from naturel_jax.weights.tables import (
     reshaped,
     rule,
     under,
+    with_bias,
 )
 from tfds_naturel.common.errors import UserError
 
@@ -28,39 +29,27 @@ _FAMILY = FAMILIES["siglip"]  # the only two-tower model of big_vision with publ
 _ATTENTION = "MultiHeadDotProductAttention_0"
 
 
-def _attention(ours: str) -> tuple[Rule, ...]:
-    def keys(what: str) -> str:
-        return " ".join(f"{_ATTENTION}/{name}/{what}" for name in ("query", "key", "value"))
-
-    return (
-        rule(f"{ours}/qkv/kernel", keys("kernel"), QKV_FLAX),
-        rule(f"{ours}/qkv/bias", keys("bias"), QKV_BIAS_FLAX),
-        rule(f"{ours}/out/kernel", f"{_ATTENTION}/out/kernel", SAME),
-        rule(f"{ours}/out/bias", f"{_ATTENTION}/out/bias", SAME),
-    )
-
-
-_MLP = (
-    rule("mlp/up/kernel", "MlpBlock_0/Dense_0/kernel", SAME),
-    rule("mlp/up/bias", "MlpBlock_0/Dense_0/bias", SAME),
-    rule("mlp/down/kernel", "MlpBlock_0/Dense_1/kernel", SAME),
-    rule("mlp/down/bias", "MlpBlock_0/Dense_1/bias", SAME),
-)
-_BLOCK = (
-    *_attention("attn"),
-    *_MLP,
-    rule("norm1/scale", "LayerNorm_0/scale", SAME),
-    rule("norm1/bias", "LayerNorm_0/bias", SAME),
-    rule("norm2/scale", "LayerNorm_1/scale", SAME),
-    rule("norm2/bias", "LayerNorm_1/bias", SAME),
-)
-_HEAD = (
-    *_attention("attn"),
-    *_MLP,
+_COMMON = [
+    *with_bias(
+        "attn/qkv/kernel",
+        " ".join(f"{_ATTENTION}/{name}/kernel" for name in ("query", "key", "value")),
+        QKV_FLAX,
+        QKV_BIAS_FLAX,
+    ),
+    *with_bias("attn/out/kernel", f"{_ATTENTION}/out/kernel", SAME),
+    *with_bias("mlp/up/kernel", "MlpBlock_0/Dense_0/kernel", SAME),
+    *with_bias("mlp/down/kernel", "MlpBlock_0/Dense_1/kernel", SAME),
+]
+_BLOCK = [
+    *_COMMON,
+    *with_bias("norm1/scale", "LayerNorm_0/scale", SAME),
+    *with_bias("norm2/scale", "LayerNorm_1/scale", SAME),
+]
+_HEAD = [
+    *_COMMON,
     rule("probe", "probe", reshaped(1, 1, -1)),
-    rule("norm/scale", "LayerNorm_0/scale", SAME),
-    rule("norm/bias", "LayerNorm_0/bias", SAME),
-)
+    *with_bias("norm/scale", "LayerNorm_0/scale", SAME),
+]
 
 
 def table(image_scan: bool, text_scan: bool) -> list[Rule]:
@@ -71,17 +60,13 @@ def table(image_scan: bool, text_scan: bool) -> list[Rule]:
         *under("image/transformer/blocks/", f"img/Transformer/{image_block}", _BLOCK),
         *under("text/transformer/blocks/", f"txt/Encoder_0/{text_block}", _BLOCK),
         *under("image/head/", "img/MAPHead_0/", _HEAD),
-        rule("image/patch/kernel", "img/embedding/kernel", CONV_FLAX),
-        rule("image/patch/bias", "img/embedding/bias", SAME),
+        *with_bias("image/patch/kernel", "img/embedding/kernel", CONV_FLAX),
         rule("image/position", "img/pos_embedding", POSITION),
-        rule("image/post_norm/scale", "img/Transformer/encoder_norm/scale", SAME),
-        rule("image/post_norm/bias", "img/Transformer/encoder_norm/bias", SAME),
+        *with_bias("image/post_norm/scale", "img/Transformer/encoder_norm/scale", SAME),
         rule("text/embed", "txt/Embed_0/embedding", SAME),
         rule("text/position", "txt/pos_embedding", POSITION),
-        rule("text/post_norm/scale", "txt/Encoder_0/encoder_norm/scale", SAME),
-        rule("text/post_norm/bias", "txt/Encoder_0/encoder_norm/bias", SAME),
-        rule("text/projection/kernel", "txt/head/kernel", SAME),
-        rule("text/projection/bias", "txt/head/bias", SAME),
+        *with_bias("text/post_norm/scale", "txt/Encoder_0/encoder_norm/scale", SAME),
+        *with_bias("text/projection/kernel", "txt/head/kernel", SAME),
         rule("logit_scale", "t", FLAT),
         rule("logit_bias", "b", FLAT),
     ]

@@ -6,11 +6,8 @@ the same bytes whether or not the libraries are installed, and needs neither the
 with what the libraries' own classes make of it (tests/weights/test_exports_files.py).
 """
 
-import contextlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +25,7 @@ from naturel_jax.models.families import family_of
 from naturel_jax.models.two_tower import Params, TwoTowerConfig
 from naturel_jax.weights import big_vision, hf, model_card, openclip, processor_files, tables
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import new_folder
 
 DTYPES = {"float32": np.float32, "bfloat16": jnp.bfloat16, "float16": np.float16}
 # modules.json, by which sentence-transformers finds CLIP's two towers; its version 6 would find them without.
@@ -79,7 +77,8 @@ def save(
     """
     about = about or model_card.About(folder.name, str(folder))
     card = model_card.render(about, config, processor, form=form, dtype=dtype, repository=repository)
-    with _folder(folder) as work:
+    check_new(epath.Path(folder))
+    with new_folder(folder) as work:
         WRITERS[form](work, config, processor, params, Options(dtype, repository, trained_on or TrainedOn()))
         processor_files.write(work, processor, family_of(config))
         (work / model_card.FILE).write_text(card, "utf-8")
@@ -89,22 +88,6 @@ def check_new(folder: epath.Path) -> None:
     """Raises FileExistsError if there is something of this name."""
     if storage.exists(folder):
         raise FileExistsError(f"{folder} exists; choose another name or remove it")
-
-
-@contextlib.contextmanager
-def _folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder, already with the final name, that is moved to ``folder`` at the end, and removed if something
-    fails."""
-    check_new(epath.Path(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    parent = folder.with_name(f".{folder.name}.{os.getpid()}")
-    work = parent / folder.name
-    work.mkdir(parents=True)
-    try:
-        yield work
-        work.rename(folder)
-    finally:
-        shutil.rmtree(parent, ignore_errors=True)
 
 
 def _arrays(table: list[tables.Rule], params: Params, dtype: str) -> Arrays:

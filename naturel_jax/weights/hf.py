@@ -1,87 +1,57 @@
 """Hugging Face folders of ``CLIPModel``, ``SiglipModel`` and ``Siglip2Model``: config.json and their tensor tables."""
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from naturel_jax.models.families import FAMILIES, Family, family_of
 from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
-from naturel_jax.weights.tables import CONV_TORCH, FLAT, LINEAR, LINEAR_OUT, SAME, Rule, reshaped, rule, under
+from naturel_jax.weights.tables import (
+    CONV_TORCH,
+    FLAT,
+    LINEAR,
+    LINEAR_OUT,
+    SAME,
+    Rule,
+    reshaped,
+    rule,
+    torch_block,
+    under,
+    with_bias,
+)
 from tfds_naturel.common.errors import UserError
 
 NAFLEX = "siglip2"  # model_type of a Siglip2Model, whose images keep their aspect ratio
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
-# What a config.json may omit: the defaults of transformers' configuration classes.
-_TOWER = {"num_hidden_layers": 12, "attention_dropout": 0.0}
-_CLIP_TOWER = {**_TOWER, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
-_SIGLIP_TOWER = {
-    **_TOWER,
-    "hidden_act": "gelu_pytorch_tanh",
-    "layer_norm_eps": 1e-6,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_attention_heads": 12,
-}
-_SIGLIP_TEXT = {**_SIGLIP_TOWER, "vocab_size": 32000, "max_position_embeddings": 64}
-_SIGLIP_IMAGE = {**_SIGLIP_TOWER, "patch_size": 16, "num_channels": 3, "vision_use_head": True}
-_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
-    "clip": {
-        "text_config": {
-            **_CLIP_TOWER,
-            "hidden_size": 512,
-            "intermediate_size": 2048,
-            "num_attention_heads": 8,
-            "vocab_size": 49408,
-            "max_position_embeddings": 77,
-            "eos_token_id": 49407,
-        },
-        "vision_config": {
-            **_CLIP_TOWER,
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_attention_heads": 12,
-            "image_size": 224,
-            "patch_size": 32,
-            "num_channels": 3,
-        },
-    },
-    "siglip": {"text_config": _SIGLIP_TEXT, "vision_config": {**_SIGLIP_IMAGE, "image_size": 224}},
-    NAFLEX: {"text_config": _SIGLIP_TEXT, "vision_config": {**_SIGLIP_IMAGE, "num_patches": 256}},
-}
+# What a config.json may omit: the defaults of transformers' configuration classes, by model_type.
+_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = json.loads(Path(__file__).with_name("hf_defaults.json").read_text())
 _REQUIRED = {"attention_dropout": 0.0, "num_channels": 3, "vision_use_head": True}
 
-_BLOCK = (
-    rule("norm1/scale", "layer_norm1.weight", SAME),
-    rule("norm1/bias", "layer_norm1.bias", SAME),
-    rule("attn/qkv/kernel", " ".join(f"self_attn.{n}_proj.weight" for n in "qkv"), LINEAR),
-    rule("attn/qkv/bias", " ".join(f"self_attn.{n}_proj.bias" for n in "qkv"), FLAT),
-    rule("attn/out/kernel", "self_attn.out_proj.weight", LINEAR_OUT),
-    rule("attn/out/bias", "self_attn.out_proj.bias", SAME),
-    rule("norm2/scale", "layer_norm2.weight", SAME),
-    rule("norm2/bias", "layer_norm2.bias", SAME),
-    rule("mlp/up/kernel", "mlp.fc1.weight", LINEAR),
-    rule("mlp/up/bias", "mlp.fc1.bias", SAME),
-    rule("mlp/down/kernel", "mlp.fc2.weight", LINEAR),
-    rule("mlp/down/bias", "mlp.fc2.bias", SAME),
+_BLOCK = torch_block(
+    norm1="layer_norm1.weight",
+    qkv="self_attn.q_proj.weight self_attn.k_proj.weight self_attn.v_proj.weight",
+    out="self_attn.out_proj.weight",
+    norm2="layer_norm2.weight",
+    up="mlp.fc1.weight",
+    down="mlp.fc2.weight",
 )
 _BOTH = [
     *under("image/transformer/blocks/", "vision_model.encoder.layers.{}.", _BLOCK),
     *under("text/transformer/blocks/", "text_model.encoder.layers.{}.", _BLOCK),
     rule("image/position", "vision_model.embeddings.position_embedding.weight", SAME),
-    rule("image/post_norm/scale", "vision_model.post_layernorm.weight", SAME),
-    rule("image/post_norm/bias", "vision_model.post_layernorm.bias", SAME),
+    *with_bias("image/post_norm/scale", "vision_model.post_layernorm.weight", SAME),
     rule("text/embed", "text_model.embeddings.token_embedding.weight", SAME),
     rule("text/position", "text_model.embeddings.position_embedding.weight", SAME),
-    rule("text/post_norm/scale", "text_model.final_layer_norm.weight", SAME),
-    rule("text/post_norm/bias", "text_model.final_layer_norm.bias", SAME),
+    *with_bias("text/post_norm/scale", "text_model.final_layer_norm.weight", SAME),
 ]
 _CLIP = [
     *_BOTH,
     rule("image/patch/kernel", "vision_model.embeddings.patch_embedding.weight", CONV_TORCH),
     rule("image/class_token", "vision_model.embeddings.class_embedding", SAME),
-    rule("image/pre_norm/scale", "vision_model.pre_layrnorm.weight", SAME),  # sic
-    rule("image/pre_norm/bias", "vision_model.pre_layrnorm.bias", SAME),
+    *with_bias("image/pre_norm/scale", "vision_model.pre_layrnorm.weight", SAME),  # sic
     rule("image/projection/kernel", "visual_projection.weight", LINEAR),
     rule("text/projection/kernel", "text_projection.weight", LINEAR),
     rule("logit_scale", "logit_scale", SAME),
@@ -90,18 +60,12 @@ _SIGLIP_COMMON = [
     *_BOTH,
     rule("image/patch/bias", "vision_model.embeddings.patch_embedding.bias", SAME),
     rule("image/head/probe", "vision_model.head.probe", reshaped(1, 1, -1)),
-    rule("image/head/attn/qkv/kernel", "vision_model.head.attention.in_proj_weight", LINEAR),
-    rule("image/head/attn/qkv/bias", "vision_model.head.attention.in_proj_bias", FLAT),
-    rule("image/head/attn/out/kernel", "vision_model.head.attention.out_proj.weight", LINEAR_OUT),
-    rule("image/head/attn/out/bias", "vision_model.head.attention.out_proj.bias", SAME),
-    rule("image/head/norm/scale", "vision_model.head.layernorm.weight", SAME),
-    rule("image/head/norm/bias", "vision_model.head.layernorm.bias", SAME),
-    rule("image/head/mlp/up/kernel", "vision_model.head.mlp.fc1.weight", LINEAR),
-    rule("image/head/mlp/up/bias", "vision_model.head.mlp.fc1.bias", SAME),
-    rule("image/head/mlp/down/kernel", "vision_model.head.mlp.fc2.weight", LINEAR),
-    rule("image/head/mlp/down/bias", "vision_model.head.mlp.fc2.bias", SAME),
-    rule("text/projection/kernel", "text_model.head.weight", LINEAR),
-    rule("text/projection/bias", "text_model.head.bias", SAME),
+    *with_bias("image/head/attn/qkv/kernel", "vision_model.head.attention.in_proj_weight", LINEAR, FLAT),
+    *with_bias("image/head/attn/out/kernel", "vision_model.head.attention.out_proj.weight", LINEAR_OUT),
+    *with_bias("image/head/norm/scale", "vision_model.head.layernorm.weight", SAME),
+    *with_bias("image/head/mlp/up/kernel", "vision_model.head.mlp.fc1.weight", LINEAR),
+    *with_bias("image/head/mlp/down/kernel", "vision_model.head.mlp.fc2.weight", LINEAR),
+    *with_bias("text/projection/kernel", "text_model.head.weight", LINEAR),
     rule("logit_scale", "logit_scale", FLAT),
     rule("logit_bias", "logit_bias", FLAT),
 ]

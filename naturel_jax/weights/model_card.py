@@ -23,7 +23,7 @@ from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
 from naturel_jax.storage.object_stores import in_store
 from naturel_jax.weights import runs, snippets, sources
-from tfds_naturel.common import escape
+from tfds_naturel.common import escape, pages
 from tfds_naturel.common.errors import UserError
 
 FILE = "README.md"
@@ -42,16 +42,6 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _LONGEST_CHAIN = 10  # runs that started from each other
 _LARGEST = 1 << 20  # bytes of a README.md that is read
-
-_INTENDED = """Research on vision-language models: how well captions describe an image, retrieval of images by text and
-of texts by image, and zero-shot classification, in particular where captions differ in relations or word order only.
-
-Not meant for decisions about people, for identifying them, or for surveillance; not tested for deployment."""
-_LIMITS = """- It inherits the biases of its base model, which learned from images and texts of the web, and its
-  language, which is English unless the base model is multilingual.
-- High scores on compositional benchmarks do not show that a model understands relations in general: many of their
-  negatives can be told from the text alone. Compare with blind baselines, and on relations that it was not trained on.
-- Cosines and logits rank the captions of an image. They are not calibrated probabilities."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,26 +162,22 @@ def render(
     Everything from the source (names, recipes, scores) is escaped.
     """
     family = family_of(config)
-    sections = {
-        "Use": snippets.use(form, config, repository),
-        "Intended use": _INTENDED,
-        "Limits": _limits(config),
-        "Training": _training(about),
-        "Evaluation": _evaluation(about.scores),
-        "Model": _model(config, processor, dtype),
-        "License": _license(about),
-        **about.sections,
-    }
     derived = f", fine-tuned from {escape.markdown(about.base)}" if about.base and about.recipe else ""
-    lines = [
-        f"---\n{_metadata(about, family.name, form).to_yaml()}\n---",
-        f"# {escape.markdown(about.name)}",
-        "",
-        f"A {family.hf_prefix.replace('Siglip', 'SigLIP')} model{derived}, exported by naturel_jax.",
-    ]
-    for title, text in sections.items():
-        lines += ["", f"## {title}", "", text]
-    return "\n".join(lines) + "\n"
+    text = pages.fill(
+        Path(__file__).with_name("model_card.md"),
+        metadata=_metadata(about, family.name, form).to_yaml(),
+        name=escape.markdown(about.name),
+        model_name=family.hf_prefix.replace("Siglip", "SigLIP"),
+        derived=derived,
+        use=snippets.use(form, config, repository),
+        context=str(config.text.context),
+        size=str(config.image.size),
+        training=_training(about),
+        evaluation=_evaluation(about.scores),
+        model=_model(config, processor, dtype),
+        license=_license(about),
+    )
+    return text + "".join(f"\n## {title}\n\n{section}\n" for title, section in about.sections.items())
 
 
 def _metadata(about: About, family: str, form: str) -> ModelCardData:
@@ -225,11 +211,6 @@ def _result(metric: str, value: float) -> EvalResult:
         metric_name=what,
         metric_value=round(value, 4),
     )
-
-
-def _limits(config: TwoTowerConfig) -> str:
-    text, image = config.text.context, config.image.size
-    return f"{_LIMITS}\n- Captions are truncated to {text} tokens; images are resized to {image} pixels."
 
 
 def _training(about: About) -> str:

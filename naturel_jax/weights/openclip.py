@@ -22,47 +22,44 @@ from naturel_jax.weights.tables import (
     Shape,
     reshaped,
     rule,
+    torch_block,
     under,
+    with_bias,
 )
 from tfds_naturel.common.errors import UserError
 
 CONFIG_FILE = "open_clip_config.json"
 
-_BLOCK = (
-    rule("norm1/scale", "ln_1.weight", SAME),
-    rule("norm1/bias", "ln_1.bias", SAME),
-    rule("attn/qkv/kernel", "attn.in_proj_weight", LINEAR),
-    rule("attn/qkv/bias", "attn.in_proj_bias", FLAT),
-    rule("attn/out/kernel", "attn.out_proj.weight", LINEAR_OUT),
-    rule("attn/out/bias", "attn.out_proj.bias", SAME),
-    rule("norm2/scale", "ln_2.weight", SAME),
-    rule("norm2/bias", "ln_2.bias", SAME),
-    rule("mlp/up/kernel", "mlp.c_fc.weight", LINEAR),
-    rule("mlp/up/bias", "mlp.c_fc.bias", SAME),
-    rule("mlp/down/kernel", "mlp.c_proj.weight", LINEAR),
-    rule("mlp/down/bias", "mlp.c_proj.bias", SAME),
+_BLOCK = torch_block(
+    norm1="ln_1.weight",
+    qkv="attn.in_proj_weight",
+    out="attn.out_proj.weight",
+    norm2="ln_2.weight",
+    up="mlp.c_fc.weight",
+    down="mlp.c_proj.weight",
 )
-_TIMM_BLOCK = (
-    rule("norm1/scale", "norm1.weight", SAME),
-    rule("norm1/bias", "norm1.bias", SAME),
-    rule("attn/qkv/kernel", "attn.qkv.weight", LINEAR),
-    rule("attn/qkv/bias", "attn.qkv.bias", FLAT),
-    rule("attn/out/kernel", "attn.proj.weight", LINEAR_OUT),
-    rule("attn/out/bias", "attn.proj.bias", SAME),
-    rule("norm2/scale", "norm2.weight", SAME),
-    rule("norm2/bias", "norm2.bias", SAME),
-    rule("mlp/up/kernel", "mlp.fc1.weight", LINEAR),
-    rule("mlp/up/bias", "mlp.fc1.bias", SAME),
-    rule("mlp/down/kernel", "mlp.fc2.weight", LINEAR),
-    rule("mlp/down/bias", "mlp.fc2.bias", SAME),
+_TIMM_BLOCK = torch_block(
+    norm1="norm1.weight",
+    qkv="attn.qkv.weight",
+    out="attn.proj.weight",
+    norm2="norm2.weight",
+    up="mlp.fc1.weight",
+    down="mlp.fc2.weight",
 )
-_TEXT = (
+_TIMM_HEAD = [
+    rule("probe", "latent", reshaped(1, 1, -1)),
+    *with_bias("attn/qkv/kernel", "q.weight kv.weight", LINEAR, FLAT, parts=(1, 2)),
+    *with_bias("attn/out/kernel", "proj.weight", LINEAR_OUT),
+    *with_bias("norm/scale", "norm.weight", SAME),
+    *with_bias("mlp/up/kernel", "mlp.fc1.weight", LINEAR),
+    *with_bias("mlp/down/kernel", "mlp.fc2.weight", LINEAR),
+]
+_TEXT = [
     *under("transformer/blocks/", "transformer.resblocks.{}.", _BLOCK),
     rule("embed", "token_embedding.weight", SAME),
     rule("position", "positional_embedding", SAME),
-    rule("post_norm/scale", "ln_final.weight", SAME),
-    rule("post_norm/bias", "ln_final.bias", SAME),
-)
+    *with_bias("post_norm/scale", "ln_final.weight", SAME),
+]
 TABLES: dict[str, list[Rule]] = {
     "clip": [
         *under("image/transformer/blocks/", "visual.transformer.resblocks.{}.", _BLOCK),
@@ -70,10 +67,8 @@ TABLES: dict[str, list[Rule]] = {
         rule("image/patch/kernel", "visual.conv1.weight", CONV_TORCH),
         rule("image/class_token", "visual.class_embedding", SAME),
         rule("image/position", "visual.positional_embedding", SAME),
-        rule("image/pre_norm/scale", "visual.ln_pre.weight", SAME),
-        rule("image/pre_norm/bias", "visual.ln_pre.bias", SAME),
-        rule("image/post_norm/scale", "visual.ln_post.weight", SAME),
-        rule("image/post_norm/bias", "visual.ln_post.bias", SAME),
+        *with_bias("image/pre_norm/scale", "visual.ln_pre.weight", SAME),
+        *with_bias("image/post_norm/scale", "visual.ln_post.weight", SAME),
         rule("image/projection/kernel", "visual.proj", SAME),
         rule("text/projection/kernel", "text_projection", SAME),
         rule("logit_scale", "logit_scale", SAME),
@@ -81,30 +76,12 @@ TABLES: dict[str, list[Rule]] = {
     ],
     "siglip": [
         *under("image/transformer/blocks/", "visual.trunk.blocks.{}.", _TIMM_BLOCK),
+        *under("image/head/", "visual.trunk.attn_pool.", _TIMM_HEAD),
         *under("text/", "text.", _TEXT),
-        rule("image/patch/kernel", "visual.trunk.patch_embed.proj.weight", CONV_TORCH),
-        rule("image/patch/bias", "visual.trunk.patch_embed.proj.bias", SAME),
+        *with_bias("image/patch/kernel", "visual.trunk.patch_embed.proj.weight", CONV_TORCH),
         rule("image/position", "visual.trunk.pos_embed", POSITION),
-        rule("image/post_norm/scale", "visual.trunk.norm.weight", SAME),
-        rule("image/post_norm/bias", "visual.trunk.norm.bias", SAME),
-        rule("image/head/probe", "visual.trunk.attn_pool.latent", reshaped(1, 1, -1)),
-        rule(
-            "image/head/attn/qkv/kernel",
-            "visual.trunk.attn_pool.q.weight visual.trunk.attn_pool.kv.weight",
-            LINEAR,
-            parts=(1, 2),
-        ),
-        rule("image/head/attn/qkv/bias", "visual.trunk.attn_pool.q.bias visual.trunk.attn_pool.kv.bias", FLAT, (1, 2)),
-        rule("image/head/attn/out/kernel", "visual.trunk.attn_pool.proj.weight", LINEAR_OUT),
-        rule("image/head/attn/out/bias", "visual.trunk.attn_pool.proj.bias", SAME),
-        rule("image/head/norm/scale", "visual.trunk.attn_pool.norm.weight", SAME),
-        rule("image/head/norm/bias", "visual.trunk.attn_pool.norm.bias", SAME),
-        rule("image/head/mlp/up/kernel", "visual.trunk.attn_pool.mlp.fc1.weight", LINEAR),
-        rule("image/head/mlp/up/bias", "visual.trunk.attn_pool.mlp.fc1.bias", SAME),
-        rule("image/head/mlp/down/kernel", "visual.trunk.attn_pool.mlp.fc2.weight", LINEAR),
-        rule("image/head/mlp/down/bias", "visual.trunk.attn_pool.mlp.fc2.bias", SAME),
-        rule("text/projection/kernel", "text.text_projection.weight", LINEAR),
-        rule("text/projection/bias", "text.text_projection.bias", SAME),
+        *with_bias("image/post_norm/scale", "visual.trunk.norm.weight", SAME),
+        *with_bias("text/projection/kernel", "text.text_projection.weight", LINEAR),
         rule("logit_scale", "logit_scale", SAME),
         rule("logit_bias", "logit_bias", SAME),
     ],

@@ -3,6 +3,7 @@ it, strictly."""
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -85,6 +86,26 @@ def rule(path: str, keys: str, transform: Transform, parts: Sequence[int] = ()) 
     """A rule; ``keys`` separated by spaces, ``parts`` equal unless given."""
     names = tuple(keys.split())
     return Rule(path, names, transform, tuple(parts) or (1,) * len(names))
+
+
+def with_bias(
+    path: str, key: str, transform: Transform, bias: Transform = SAME, parts: Sequence[int] = ()
+) -> list[Rule]:
+    """The rule of a layer's weight, and that of the bias beside it: ``ln_1.weight`` and ``ln_1.bias``."""
+    names = path.rpartition("/")[0] + "/bias", re.sub(r"(weight|kernel|scale)( |$)", r"bias\2", key)
+    return [rule(path, key, transform, parts), rule(*names, bias, parts)]
+
+
+def torch_block(norm1: str, qkv: str, out: str, norm2: str, up: str, down: str) -> list[Rule]:
+    """The rules of a transformer block with torch's layers, from the names of their weights; ``qkv`` may be several."""
+    return [
+        *with_bias("norm1/scale", norm1, SAME),
+        *with_bias("attn/qkv/kernel", qkv, LINEAR, FLAT),
+        *with_bias("attn/out/kernel", out, LINEAR_OUT),
+        *with_bias("norm2/scale", norm2, SAME),
+        *with_bias("mlp/up/kernel", up, LINEAR),
+        *with_bias("mlp/down/kernel", down, LINEAR),
+    ]
 
 
 def under(ours: str, theirs: str, rules: Sequence[Rule]) -> list[Rule]:

@@ -101,7 +101,8 @@ def _open_zip(path: Path) -> tuple[Any, Read]:
 
 
 def _open_old(path: Path) -> tuple[Any, Read]:
-    """The same for a file from before PyTorch 1.6: five pickles, then each storage after its number of elements."""
+    """The value in a file from before PyTorch 1.6, and the reader of its storages: five pickles, then each storage
+    after its number of elements."""
     with path.open("rb") as file:
         (magic, _), (_version, _), (system, _), (loaded, storages), (keys, _) = (pickled.load(file) for _ in range(5))
         if magic != _MAGIC or not isinstance(system, dict) or system.get("little_endian") is not True:

@@ -234,7 +234,7 @@ def _openai(path: Path, config: TwoTowerConfig, images: Sequence[bytes], texts: 
 
 
 def _seen_by_openai(model: Any, config: TwoTowerConfig, images: Sequence[bytes], texts: Sequence[str]) -> Seen:
-    """With the preprocessing of OpenAI's models, which have no config."""
+    """What a model without a config makes of images and captions, with the preprocessing of OpenAI's models."""
     import open_clip
 
     transform = open_clip.image_transform(config.image.size, is_train=False)

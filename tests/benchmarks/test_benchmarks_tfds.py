@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from naturel_jax.benchmarks import naturel, naturel_contrast, naturel_pairs, naturel_reworded, naturel_unseen
+from naturel_jax.benchmarks import naturel_contrast, naturel_pairs, naturel_reworded
 from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.data.items import prepared
 from naturel_jax.evaluators import blind
@@ -186,7 +186,7 @@ def test_dataset_with_one_wording_of_each_caption_has_nothing_to_compare(tmp_pat
 def test_naturel(tmp_path, version):
     builder = version(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
-    benchmark = naturel.read(Path(builder.data_path))
+    benchmark = naturel_pairs.TEST.read(Path(builder.data_path))
     by_id = {item.id: item for item in benchmark.items if not item.id.startswith("id0/1/")}
     assert len(by_id) == 7 and benchmark.problems == ("item id1/Cat|under|Table/3: has no negative caption",)
     item = by_id["id0/Cat|on|Table/2"]
@@ -202,9 +202,9 @@ def test_naturel(tmp_path, version):
     assert values["naturel/complex/triplet/Cat|on|Table"] == (pytest.approx(1 / 3), 3)
     assert "naturel/hard" not in values, "none of these captions is in the bank"
     with pytest.raises(UserError, match="no split 'test_unseen_triplets'; expected one of: test"):
-        naturel_unseen.read(Path(builder.data_path))
+        naturel_pairs.UNSEEN.read(Path(builder.data_path))
     with pytest.raises(UserError, match="not a prepared dataset"):
-        naturel.read(tmp_path / "nothing")
+        naturel_pairs.TEST.read(tmp_path / "nothing")
 
 
 def test_pairs_that_no_text_only_model_gets_right_have_a_score_of_their_own():

@@ -33,7 +33,7 @@ def work(root: Path, budget: str = "full") -> Work:
 # ---- The plan --------------------------------------------------------------------------------------------------------
 
 
-def test_plan_names_downloads_licences_disk_time_and_every_command(tmp_path, capsys, monkeypatch):
+def test_plan_names_downloads_licences_disk_and_every_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plan, "get_token", lambda: None)
     command.main(["--workdir", str(tmp_path / "w"), "--budget", "photos=2000,steps=100", "--dry_run"])
     text = capsys.readouterr().out
@@ -53,7 +53,6 @@ def test_plan_names_downloads_licences_disk_time_and_every_command(tmp_path, cap
 def test_page_has_the_table_that_the_command_prints():
     page = (ROOT / "docs/reproduce.md").read_text()
     assert plan.stages_text(work(Path("reproduction"))) in page, "copy it from `naturel-reproduce --dry_run`"
-    assert re.sub(r"\s+", " ", plan.ASSUMPTIONS) in re.sub(r"\s+", " ", page)
 
 
 def test_numbers_of_the_page_are_those_of_the_plan():
@@ -62,10 +61,8 @@ def test_numbers_of_the_page_are_those_of_the_plan():
     fetched = sum(row.bytes for row in costs.downloads(full) if row.stage != "by hand")
     assert f"About {fetched / 1e9:.0f} GB come over the network" in text
     assert f"of which {sum(costs.from_hub(full).values()) / 1e9:.1f} GB go" in text
-    found = costs.costs(small).values()
-    disk = (sum(one.disk for one in found) + sum(costs.from_hub(small).values())) / 1e9
-    minutes = sum(one.seconds["8 x H100"] for one in found) / 60
-    assert re.search(rf"in about {round(minutes, -1):.0f}\s+minutes and {disk:.0f} GB", text)
+    disk = (sum(costs.disks(small).values()) + sum(costs.from_hub(small).values())) / 1e9
+    assert f"happens, in {disk:.0f} GB" in text
 
 
 def test_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path, monkeypatch):
@@ -84,8 +81,7 @@ def test_what_is_on_the_disk_is_not_needed_again(tmp_path, monkeypatch):
         file.truncate(10**9)
     assert sum(disk.needed for disk in plan.disks(work(tmp_path), ["photos"])) == full - 1e9
     assert (
-        sum(disk.needed for disk in plan.disks(work(tmp_path), ["report"]))
-        <= costs.costs(work(tmp_path))["known"].disk * 3
+        sum(disk.needed for disk in plan.disks(work(tmp_path), ["report"])) <= costs.disks(work(tmp_path))["known"] * 3
     )
 
 
@@ -231,19 +227,19 @@ def test_what_fails_is_left_out_or_ends_the_stage(fake, tmp_path, capsys):
 
 
 def test_state_keeps_what_is_done_and_refuses_another_budget(tmp_path):
-    state, tasks = runner.State(work(tmp_path)), [Task("a", ("--b",))]
+    state, tasks = runner.DoneStages(work(tmp_path)), [Task("a", ("--b",))]
     assert not state.done("photos", tasks)
     state.finish("photos", tasks, 1.0, [])
     state.finish("known", tasks, 2.0, ["row A: why"])
-    again = runner.State(work(tmp_path))
+    again = runner.DoneStages(work(tmp_path))
     assert again.done("photos", tasks) and not again.done("known", tasks) and again.gaps == ["row A: why"]
     with pytest.raises(UserError, match=r"state\.json: budget is 'full', now 'photos=2000,steps=100'; choose another"):
-        runner.State(work(tmp_path, "small"))
+        runner.DoneStages(work(tmp_path, "small"))
 
 
 def test_evaluation_is_not_done_once_more_files_are_there(tmp_path):
     (tmp_path / "files").mkdir()
-    state = runner.State(work(tmp_path))
+    state = runner.DoneStages(work(tmp_path))
     state.finish("known", STAGES["known"].tasks(work(tmp_path)), 1.0, [])
     assert state.done("known", STAGES["known"].tasks(work(tmp_path)))
     (tmp_path / "files/aro").mkdir()

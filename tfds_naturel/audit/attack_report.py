@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,33 +20,10 @@ GROUPINGS: dict[str, Callable[[Pair], str]] = {
     "object": lambda pair: Triplet.parse(pair.group).object,
     "relation": lambda pair: pair.relation,
 }
+_FILE = Path(__file__).with_name("attack_report.md")  # what stands above the tables
 HARD_COLUMNS = ("triplet", "pair", "operation", "positive", "negative")
-_INTRODUCTION = f"""\
-The share of pairs in which a model that sees only the two captions picks the true one. 0.5: the words tell nothing;
-1: they give every label away; below 0.5: they mislead, since what is false of one image is true of another. A model is
-trained on pairs and tested on pairs of other triplets, objects or relations ({attack.FOLDS} folds); in brackets, the
-95% interval (bootstrap over those groups, rough for the few relations). Views: *masked* replaces nouns by ANIM or
-THING, *raw* keeps every word, *style* replaces all nouns by the same symbol. *1-3-grams* is a logistic regression;
-*boosting* adds gradient boosting on its margin, negation, animacy, voice, length, and how often the captions of other
-groups say such things.
-
-The classifiers under "Variety" are weaker: they learn from single captions and see words that the bank balances, so
-their 0.5 does not show that a pair cannot be solved without its image. Use these figures to judge the bank."""
-_OTHERS = """\
-Folds keep the pairs of an image together. The mask knows the bank's nouns only. Each Winoground example counts twice,
-once for each image, with the captions swapped: text alone gets exactly 0.5."""
-_PARAPHRASES = """\
-The tables above are about paraphrase 0 of each pair, which tests use. This one is about all of them; folds are by
-triplet, so a model is never tested on another wording of a pair that it was trained on."""
-_HARD = """\
-Pairs that none of the models above gets right under any view, with folds by triplet (a tie is not right). On these,
-text alone scores at most 0.5 by construction and mostly less, so compare models with one another, not with chance."""
-
-_WORLD = f"""\
-The share of pairs in which a model that sees only the two captions picks the true one; 0.5: the words tell nothing. For
-the triplets of the training split, models are trained on pairs of other triplets ({attack.FOLDS} folds), for held-out
-ones on all of those. In brackets, the 95% interval (bootstrap over triplets). Each triplet counts with all its sets of
-captions. Views and models are those of the bank's audit."""
+_SECTIONS = re.findall(r"^# (\w+)\n\n(.*?)\n(?=\n# |\Z)", _FILE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+_TEXTS = {name: text.replace("{folds}", str(attack.FOLDS)) for name, text in _SECTIONS}
 
 Wins = dict[tuple[str, str, str], np.ndarray]  # (grouping, view, model) -> wins [P]
 
@@ -56,7 +34,7 @@ def complex_captions(bank: Bank) -> list[tuple[Caption, Caption]]:
 
 
 def bank_pairs(bank: Bank) -> list[Pair]:
-    """The same as pairs to attack, grouped by triplet."""
+    """The complex pairs in their fixed wording, to attack them, grouped by triplet."""
     return [_pair(positive, negative) for positive, negative in complex_captions(bank)]
 
 
@@ -91,15 +69,13 @@ def section(
     pairs: Sequence[Pair], wins: Wins, views: Mapping[str, View], others: Mapping[str, Sequence[Pair]]
 ) -> list[str]:
     """The report's lines on the bank's ``pairs`` and on ``others`` (name -> pairs)."""
-    lines = ["## Text-only attacks on the complex pairs", "", _INTRODUCTION, ""]
+    lines = ["## Text-only attacks on the complex pairs", "", _TEXTS["introduction"], ""]
     lines += _head("folds by", "view", *MODELS)
     for grouping, view in dict.fromkeys((grouping, view) for grouping, view, _ in wins):
         regrouped = _regrouped(pairs, grouping)
         scores = [attack.score(regrouped, wins[grouping, view, model]) for model in MODELS]
         lines.append(_row(grouping, view, *map(_cell, scores)))
-    lines += ["", "Masked, folds by triplet:", "", *_head("pairs", "number", *MODELS), *_by_kind(pairs, wins)]
-    lines += ["", "The n-grams of the masked captions that tell most:", "", *_giveaways(pairs, views["masked"])]
-    lines += ["", *_hard(pairs, hard(wins))]
+    lines += [*_masked("folds by triplet", pairs, wins, views["masked"]), *_hard(pairs, hard(wins))]
     return lines + (_other_benchmarks(others, views) if others else [])
 
 
@@ -110,26 +86,18 @@ def world_section(seen: Sequence[Pair], unseen: Sequence[Pair], views: Mapping[s
     wins = {
         ("triplet", view, model): attack.wins(seen, views[view], MODELS[model]) for view in views for model in MODELS
     }
-    lines = ["## Text-only attacks", "", _WORLD, "", *_head("triplets", "view", *MODELS)]
+    lines = ["## Text-only attacks", "", _TEXTS["world"], "", *_head("triplets", "view", *MODELS)]
     for view in views:
         lines.append(_row("seen", view, *(_cell(attack.score(seen, wins["triplet", view, name])) for name in MODELS)))
     for view in views:
         unseen_wins = [attack.as_wins(model(seen, unseen, views[view])) for model in MODELS.values()]
         lines.append(_row("held out", view, *(_cell(attack.score(unseen, wins_P)) for wins_P in unseen_wins)))
-    lines += ["", "Masked, seen triplets:", "", *_head("pairs", "number", *MODELS), *_by_kind(seen, wins)]
-    return [
-        *lines,
-        "",
-        "The n-grams of the masked captions that tell most:",
-        "",
-        *_giveaways(seen, views["masked"]),
-        "",
-    ]
+    return lines + _masked("seen triplets", seen, wins, views["masked"])
 
 
 def paraphrases(pairs: Sequence[Pair], views: Mapping[str, View]) -> list[str]:
     """The report's lines on the bank's complex pairs in all their wordings (``all_pairs``)."""
-    lines = ["### All paraphrases", "", _PARAPHRASES, "", *_head("view", "pairs", *MODELS)]
+    lines = ["### All paraphrases", "", _TEXTS["paraphrases"], "", *_head("view", "pairs", *MODELS)]
     for name, view in views.items():
         scores = [attack.score(pairs, attack.wins(pairs, view, model)) for model in MODELS.values()]
         lines.append(_row(name, len(pairs), *map(_cell, scores)))
@@ -151,9 +119,13 @@ def save_hard(path: Path, bank: Bank, hard_P: np.ndarray) -> None:
     path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _giveaways(pairs: Sequence[Pair], view: View) -> list[str]:
-    rows = [_row(escape.code(gram), true, false) for gram, true, false in attack.giveaways(pairs, view)]
-    return [*_head("n-gram", "in the true caption only", "in the false caption only"), *rows]
+def _masked(which: str, pairs: Sequence[Pair], wins: Wins, view: View) -> list[str]:
+    """What the masked captions give away, by relation and operation, and by n-gram."""
+    kinds = [*_head("pairs", "number", *MODELS), *_by_kind(pairs, wins)]
+    grams = [_row(escape.code(gram), true, false) for gram, true, false in attack.giveaways(pairs, view)]
+    grams = [*_head("n-gram", "in the true caption only", "in the false caption only"), *grams]
+    title = "The n-grams of the masked captions that tell most:"
+    return ["", f"Masked, {which}:", "", *kinds, "", title, "", *grams, ""]
 
 
 def _regrouped(pairs: Sequence[Pair], grouping: str) -> list[Pair]:
@@ -165,17 +137,12 @@ def _by_kind(pairs: Sequence[Pair], wins: Wins) -> list[str]:
     for field in ("relation", "operation"):
         for row, pair in enumerate(pairs):
             rows_of.setdefault(f"{field} {escape.code(getattr(pair, field))}", []).append(row)
-    return [
-        _row(
-            name,
-            len(rows),
-            *(
-                _cell(attack.score([pairs[row] for row in rows], wins["triplet", "masked", model][rows]))
-                for model in MODELS
-            ),
-        )
-        for name, rows in rows_of.items()
-    ]
+    lines = []
+    for name, rows in rows_of.items():
+        chosen = [pairs[row] for row in rows]
+        scores = (attack.score(chosen, wins["triplet", "masked", model][rows]) for model in MODELS)
+        lines.append(_row(name, len(rows), *map(_cell, scores)))
+    return lines
 
 
 def _hard(pairs: Sequence[Pair], hard_P: np.ndarray) -> list[str]:
@@ -183,11 +150,11 @@ def _hard(pairs: Sequence[Pair], hard_P: np.ndarray) -> list[str]:
     found = Counter(pair.relation for pair, is_hard in zip(pairs, hard_P, strict=True) if is_hard)
     rows = [_row(escape.code(relation), total[relation], found[relation]) for relation in total]
     head = _head("relation", "pairs", "hard")
-    return ["### Hard pairs", "", _HARD, "", *head, *rows, _row("all", len(pairs), found.total()), ""]
+    return ["### Hard pairs", "", _TEXTS["hard"], "", *head, *rows, _row("all", len(pairs), found.total()), ""]
 
 
 def _other_benchmarks(others: Mapping[str, Sequence[Pair]], views: Mapping[str, View]) -> list[str]:
-    lines = ["### The same attacks on other benchmarks", "", _OTHERS, "", *_head("", "pairs", "view", *MODELS)]
+    lines = ["### The same attacks on other benchmarks", "", _TEXTS["others"], "", *_head("", "pairs", "view", *MODELS)]
     for name, pairs in others.items():
         for view in ("raw", "masked"):
             scores = [attack.score(pairs, attack.wins(pairs, views[view], model)) for model in MODELS.values()]

@@ -16,7 +16,7 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.photos import BadPhoto
 from tfds_naturel.common.schema import Triplet
 from tfds_naturel.open_images import annotations, releases
-from tfds_naturel.open_images.annotations import Box, Rejects, Row, Vocabulary
+from tfds_naturel.open_images.annotations import Annotation, Box, Rejects, Vocabulary
 
 PHOTOS = 2  # for each triplet
 _CANDIDATES = 3 * PHOTOS  # some photos may turn out to be unusable
@@ -65,7 +65,7 @@ def find_photos(folder: Path, triplets: Container[Triplet]) -> dict[Triplet, lis
     return found
 
 
-def _candidates(folder: Path, triplets: Container[Triplet], images: Path) -> dict[Triplet, list[Row]]:
+def _candidates(folder: Path, triplets: Container[Triplet], images: Path) -> dict[Triplet, list[Annotation]]:
     """The best annotations of each triplet whose photos are there, one a photo, best first."""
     release = next((r for r in releases.RELEASES.values() if (folder / r.rows.name).is_file()), None)
     if release is None:
@@ -73,7 +73,7 @@ def _candidates(folder: Path, triplets: Container[Triplet], images: Path) -> dic
         raise UserError(f"{folder}: has no {names}; --photos expects a folder of the fetcher")
     there = {entry.name.removesuffix(".jpg") for entry in os.scandir(images) if entry.is_file(follow_symlinks=False)}
     rejects = Rejects(Path(os.devnull))
-    best: dict[Triplet, dict[str, Row]] = {}
+    best: dict[Triplet, dict[str, Annotation]] = {}
     for row in annotations.read_rows(folder / release.rows.name, Vocabulary.read(folder, release), rejects):
         if row.image_id not in there or row.triplet not in triplets:
             continue
@@ -86,16 +86,16 @@ def _candidates(folder: Path, triplets: Container[Triplet], images: Path) -> dic
     return {triplet: _largest(of_triplet) for triplet, of_triplet in best.items()}
 
 
-def _largest(rows: dict[str, Row]) -> list[Row]:
+def _largest(rows: dict[str, Annotation]) -> list[Annotation]:
     return heapq.nlargest(_CANDIDATES, rows.values(), key=lambda row: (_size(row), row.image_id))
 
 
-def _size(row: Row) -> float:
+def _size(row: Annotation) -> float:
     """The area of the smaller box."""
     return min((box.xmax - box.xmin) * (box.ymax - box.ymin) for box in (row.subject_box, row.object_box))
 
 
-def _shown(row: Row, images: Path) -> Shown | None:
+def _shown(row: Annotation, images: Path) -> Shown | None:
     """The photo of an annotation, small enough for a page; None if it cannot be used."""
     try:
         data = photos.reencode((images / f"{row.image_id}.jpg").read_bytes(), _SIDE, _QUALITY)

@@ -21,7 +21,7 @@ import numpy as np
 
 from tfds_naturel.captions import grammar
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import reading_csv
+from tfds_naturel.common.files import read_tsv, reading_csv
 from tfds_naturel.common.schema import PAIRS, Caption, Kind, Polarity, Triplet
 
 COLUMNS = ("triplet", "kind", "pair", "paraphrase", "polarity", "text", "asserts", "operation", "shape")
@@ -72,9 +72,7 @@ def hard_pairs() -> frozenset[tuple[str, str]]:
     those of both editions."""
     pairs: set[tuple[str, str]] = set()
     for name in ("hard_pairs.tsv", "hard_pairs_first.tsv"):
-        with Path(__file__).with_name(name).open(encoding="utf-8", newline="") as f:
-            rows = csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
-            pairs.update((row["positive"], row["negative"]) for row in rows)
+        pairs.update((row["positive"], row["negative"]) for row in read_tsv(Path(__file__).with_name(name)))
     return frozenset(pairs)
 
 
@@ -116,15 +114,20 @@ def _parse(place: str, header: list[str], row: list[str]) -> Caption:
     if long := [column for column, value in zip(header, row, strict=True) if len(value) > _MAX_FIELD]:
         raise BadBank(f"{place}: {long[0]} has more than {_MAX_FIELD} characters; shorten it")
     fields: dict[str, str] = {"paraphrase": "0"} | dict(zip(header, row, strict=True))
-    _one_of(place, fields, "kind", ("simple", "complex"))
-    _one_of(place, fields, "polarity", ("positive", "negative"))
-    _one_of(place, fields, "pair", ("0",) if fields["kind"] == "simple" else tuple(map(str, range(1, PAIRS))))
+    is_simple, is_positive = fields["kind"] == "simple", fields["polarity"] == "positive"
+    allowed = {
+        "kind": ("simple", "complex"),
+        "polarity": ("positive", "negative"),
+        "pair": ("0",) if is_simple else tuple(map(str, range(1, PAIRS))),
+        "operation": ("",) if is_positive else OPERATIONS,
+    }
+    for column, values in allowed.items():
+        if fields[column] not in values:
+            raise BadBank(f"{place}: {column} is {fields[column]!r}, expected {' or '.join(map(repr, values))}")
     if fields["paraphrase"] not in map(str, range(_MAX_PARAPHRASES)):
         raise BadBank(
             f"{place}: paraphrase is {fields['paraphrase']!r}, expected a number from 0 to {_MAX_PARAPHRASES - 1}"
         )
-    is_positive = fields["polarity"] == "positive"
-    _one_of(place, fields, "operation", ("",) if is_positive else OPERATIONS)
     try:
         triplet = Triplet.parse(fields["triplet"])
         asserts = Triplet.parse(fields["asserts"]) if fields["asserts"] else None
@@ -137,7 +140,7 @@ def _parse(place: str, header: list[str], row: list[str]) -> Caption:
     if (asserts == triplet) != is_positive:
         problem = "negative asserts its own" if asserts == triplet else "positive asserts another"
         raise BadBank(f"{place}: {problem} triplet ({asserts}); correct polarity or asserts")
-    kind: Kind = "simple" if fields["kind"] == "simple" else "complex"
+    kind: Kind = "simple" if is_simple else "complex"
     polarity: Polarity = "positive" if is_positive else "negative"
     return Caption(
         text=fields["text"],
@@ -150,12 +153,6 @@ def _parse(place: str, header: list[str], row: list[str]) -> Caption:
         shape=fields["shape"],
         paraphrase=int(fields["paraphrase"]),
     )
-
-
-def _one_of(place: str, fields: Mapping[str, str], column: str, allowed: tuple[str, ...]) -> None:
-    if fields[column] not in allowed:
-        expected = " or ".join(repr(value) for value in allowed)
-        raise BadBank(f"{place}: {column} is {fields[column]!r}, expected {expected}")
 
 
 def _collect(place: object, rows: list[tuple[int, Caption]]) -> Bank:

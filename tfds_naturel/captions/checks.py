@@ -1,7 +1,7 @@
 """The checks that every caption of a bank must pass, whether authored or generated."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from tfds_naturel.captions import lexicon, parse, places
 from tfds_naturel.captions.relations import converse, excluded
@@ -13,32 +13,30 @@ WORDS = range(4, 21)  # allowed number of words of a complex caption
 _MARKUP = re.compile(r"[<>{}\[\]|\\*_`\t\n#&]|https?:")
 _LETTERS = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
-Tokens = Callable[[str], int]
-
 
 def token_bound(text: str) -> int:
     """An upper bound on the number of CLIP tokens of common English text: 1.6 per word, plus start and end."""
     return int(1.6 * len(text.split())) + 2
 
 
-def check(bank: Mapping[Triplet, tuple[Caption, ...]], tokens: Tokens = token_bound) -> list[str]:
+def check(bank: Mapping[Triplet, tuple[Caption, ...]]) -> list[str]:
     """One line per problem, with the triplet, the caption and what is wrong; empty if all captions pass.
 
     Raises UserError if the spelling dictionary is missing.
     """
-    found = (problem for captions in bank.values() for problem in (*texts(captions, tokens), *pairs(captions)))
+    found = (problem for captions in bank.values() for problem in (*texts(captions), *pairs(captions)))
     problems = [f"{caption.triplet} {caption.text!r}: {problem}" for caption, problem in found]
     return problems + list(_spelling(caption for captions in bank.values() for caption in captions))
 
 
-def texts(captions: tuple[Caption, ...], tokens: Tokens = token_bound) -> Iterator[tuple[Caption, str]]:
+def texts(captions: tuple[Caption, ...]) -> Iterator[tuple[Caption, str]]:
     """(caption, what is wrong) of the captions of a triplet, each on its own."""
     written: dict[str, Caption] = {}
     for caption in captions:
         same = written.setdefault(caption.text.lower().rstrip("."), caption)
         if same is not caption:
             yield caption, f"repeats the {same.polarity} of pair {same.pair}"
-        yield from ((caption, problem) for problem in _caption(caption, tokens))
+        yield from ((caption, problem) for problem in _caption(caption))
 
 
 def pairs(captions: tuple[Caption, ...]) -> Iterator[tuple[Caption, str]]:
@@ -54,7 +52,7 @@ def pairs(captions: tuple[Caption, ...]) -> Iterator[tuple[Caption, str]]:
             yield negative, "has the words of its positive"
 
 
-def _caption(caption: Caption, tokens: Tokens) -> Iterator[str]:
+def _caption(caption: Caption) -> Iterator[str]:
     triplet, text = caption.triplet, caption.text
     classes = {triplet.subject} if triplet.relation == "is" else {triplet.subject, triplet.object}
     if missing := classes - parse.mentions(text, triplet):
@@ -63,7 +61,7 @@ def _caption(caption: Caption, tokens: Tokens) -> Iterator[str]:
         yield "contains markup or a control character"
     if caption.kind == "complex" and len(text.split()) not in WORDS:
         yield f"has {len(text.split())} words, expected {WORDS.start} to {WORDS.stop - 1}"
-    if (count := tokens(text)) > MAX_TOKENS:
+    if (count := token_bound(text)) > MAX_TOKENS:
         yield f"has {count} tokens, expected at most {MAX_TOKENS}"
 
 

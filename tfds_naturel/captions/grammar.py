@@ -102,11 +102,11 @@ def _pair(
     other, swap_nouns, operation = _negative(triplet, predicate, labels, shapes == ["simple"], draw, is_true)
     usable = [shape for shape in shapes if fits(shape, predicate, other, operation)]
     shape = pick(usable, draw)
-    render = SHAPES.get(shape, bare)
     articles = pick(ARTICLES, draw)
     nouns, claimed = ((y, x), labels[::-1]) if swap_nouns else ((x, y), labels)
     claim = None if operation == "denial" else other.claim(*claimed)
-    return shape, render(predicate, x, y, articles), render(other, *nouns, articles), claim, operation
+    texts = (render(shape, predicate, x, y, articles), render(shape, other, *nouns, articles))
+    return shape, *texts, claim, operation
 
 
 def noun_pair(labels: tuple[str, str], pick_noun: Callable[[str], Noun]) -> tuple[Noun, Noun]:
@@ -235,7 +235,7 @@ def _rivals(label: str, predicate: Predicate, depicted: bool) -> tuple[tuple[Pre
     return tuple(group for group in groups if group)
 
 
-# Shapes. Each renders a predicate between the noun phrases of X and Y; articles is a pair of "a" or "the".
+# Shapes. Each puts a predicate between the noun phrases of X and Y; articles is a pair of "a" or "the".
 
 ARTICLES = (("the", "the"), ("a", "a"), ("a", "the"))
 
@@ -255,55 +255,45 @@ def be(noun: Noun) -> str:
     return ("is", "are")[noun.number]
 
 
-def bare(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    """The shape of simple captions."""
-    return f"{x.text} {p.simple[x.number]} {y.text}"
-
-
-def _plain(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return sentence(f"{phrase(x, articles[0])} {p.finite[x.number]} {phrase(y, articles[1])}")
-
-
-def _existential(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return sentence(f"there {be(x)} {x.a} {p.modifier} {phrase(y, articles[1])}")
-
-
-def _inverted(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return sentence(f"{p.front} {phrase(y, articles[1])} {p.verbs[x.number]} {phrase(x, articles[0])}")
-
-
-def _relative(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return sentence(f"here {be(x)} {x.a} that {p.finite[x.number]} {phrase(y, articles[1])}")
-
-
-def _stranded(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    this = ("this is", "these are")[y.number]
-    return sentence(f"{this} the {y.text} that {phrase(x, articles[0])} {p.finite[x.number]}")
-
-
-def _participial(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return sentence(f"the photo shows {x.a} {p.modifier} {phrase(y, articles[1])}")
-
-
-def _cleft(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return sentence(f"it is {phrase(x, articles[0])} that {p.finite[x.number]} {phrase(y, articles[1])}")
-
-
-def _with(p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return sentence(f"you can see {phrase(y, articles[0])} with {x.a} {p.modifier} {y.pronoun}")
-
-
-_Shape = Callable[[Predicate, Noun, Noun, tuple[str, str]], str]
-SHAPES: dict[str, _Shape] = {
-    "plain": _plain,
-    "existential": _existential,
-    "inverted": _inverted,
-    "relative": _relative,
-    "stranded": _stranded,
-    "participial": _participial,
-    "cleft": _cleft,
-    "with": _with,
+SHAPES = {
+    "plain": "{x} {finite} {y}",
+    "existential": "there {is_x} {some_x} {modifier} {y}",
+    "inverted": "{front} {y} {verbs} {x}",
+    "relative": "here {is_x} {some_x} that {finite} {y}",
+    "stranded": "{these} the {bare_y} that {x} {finite}",
+    "participial": "the photo shows {some_x} {modifier} {y}",
+    "cleft": "it is {x} that {finite} {y}",
+    "with": "you can see {first_y} with {some_x} {modifier} {it}",
 }
+
+
+def render(shape: str, p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    """A sentence of one of ``SHAPES``, or a simple caption for any other ``shape``."""
+    if shape not in SHAPES:
+        return f"{x.text} {p.simple[x.number]} {y.text}"
+    words = {
+        "finite": p.finite[x.number],
+        "modifier": p.modifier,
+        "front": p.front,
+        "verbs": p.verbs[x.number],
+        "first_y": phrase(y, articles[0]),  # where Y comes first
+        "these": ("this is", "these are")[y.number],
+        "bare_y": y.text,
+    }
+    return sentence(SHAPES[shape].format_map(words | noun_words(x, y, articles)))
+
+
+def noun_words(x: Noun, y: Noun, articles: tuple[str, str]) -> dict[str, str]:
+    """How a template names X and Y."""
+    return {
+        "x": phrase(x, articles[0]),
+        "y": phrase(y, articles[1]),
+        "some_x": x.a,
+        "is_x": be(x),
+        "it": y.pronoun,
+    }
+
+
 _FRONTED = {"inverted", "with"}  # need a predicate that works without its verb
 _FINITE = {"simple", "plain", "relative", "stranded", "cleft"}  # can be negated
 
@@ -337,9 +327,9 @@ def _attribute_pairs(triplet: Triplet, draw: Draw, is_true: Truth | None) -> Ite
         nouns = lexicon.nouns(triplet.subject)
         noun = pick(nouns, draw) if pair else nouns[0]
         shape = shapes.pop(int(next(draw) * len(shapes))) if pair else "simple"
-        render = table[shape]
+        attributive = table[shape]
         choice = next(draw)
-        positive, negative = (render(noun, w, w[1][int(choice * len(w[1]))]) for w in (words, other))
+        positive, negative = (attributive(noun, w, w[1][int(choice * len(w[1]))]) for w in (words, other))
         yield shape, positive, negative, claim, "attribute" if claim else "denial"
 
 

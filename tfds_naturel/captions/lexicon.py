@@ -3,100 +3,21 @@
 import dataclasses
 import functools
 import re
+from pathlib import Path
+
+from tfds_naturel.captions.attributes import ATTRIBUTES
+from tfds_naturel.common.files import read_tsv
 
 # class -> noun phrases for a single instance; the first is the plainest and is used in simple captions.
-_NOUNS = {
-    "Man": "man|guy|gentleman",
-    "Woman": "woman|lady",
-    "Boy": "boy|young boy",
-    "Girl": "girl|young girl",
-    "Person": "person",
-    "Beer": "beer|glass of beer",
-    "Bicycle": "bicycle|bike",
-    "Backpack": "backpack|rucksack",
-    "Camera": "camera",
-    "Coffee cup": "coffee cup|cup|cup of coffee",
-    "Coffee table": "coffee table|low table",
-    "Desk": "desk",
-    "Football": "football|ball",
-    "Tennis ball": "tennis ball|ball",
-    "Rugby ball": "rugby ball|ball",
-    "Handbag": "handbag|purse",
-    "Knife": "knife",
-    "Microphone": "microphone|mic",
-    "Microwave oven": "microwave oven|microwave",
-    "Mobile phone": "mobile phone|cell phone|phone",
-    "Motorcycle": "motorcycle|motorbike",
-    "Mug": "mug",
-    "Oven": "oven",
-    "Racket": "racket",
-    "Tennis racket": "tennis racket|racket",
-    "Table tennis racket": "table tennis racket|ping-pong paddle",
-    "Sofa bed": "sofa bed|sofa|couch",
-    "Suitcase": "suitcase",
-    "Briefcase": "briefcase",
-    "Taxi": "taxi|cab",
-    "Van": "van",
-    "Violin": "violin|fiddle",
-    "Wine glass": "wine glass|glass of wine",
-    "Dog": "dog",
-    "Cat": "cat",
-    "Horse": "horse",
-    "Table": "table",
-    "Chair": "chair",
-    "Car": "car",
-    "Ski": "ski",
-    "Chopsticks": "chopsticks|pair of chopsticks",
-    "High heels": "high heels|pair of high heels",
-    "Roller skates": "roller skates|pair of roller skates",
-    "Kitchen & dining room table": "dining table",
-}
-_PLURAL = frozenset(
-    {
-        "chopsticks",
-        "jeans",
-        "glasses",
-        "sunglasses",
-        "scissors",
-        "goggles",
-        "shorts",
-        "trousers",
-        "binoculars",
-        "headphones",
-    }
+_NOUNS = {row["class"]: row["nouns"].split("|") for row in read_tsv(Path(__file__).with_name("nouns.tsv"))}
+_PAIRS = "chopsticks | jeans | glasses | sunglasses | scissors | goggles | shorts | trousers | binoculars | headphones"
+_PLURAL = frozenset(_PAIRS.split(" | "))
+_MASSES = (
+    "clothing | furniture | bread | pasta | milk | food | fruit | juice | footwear | luggage | pottery | cheese | "
+    "cosmetics | popcorn | sushi | human hair | sports equipment | office supplies | tea | coffee | seafood | "
+    "cutlery | equipment | tableware | kitchenware | swimwear | guacamole | personal care"
 )
-_MASS = frozenset(
-    {
-        "clothing",
-        "furniture",
-        "bread",
-        "pasta",
-        "milk",
-        "food",
-        "fruit",
-        "juice",
-        "footwear",
-        "luggage",
-        "pottery",
-        "cheese",
-        "cosmetics",
-        "popcorn",
-        "sushi",
-        "human hair",
-        "sports equipment",
-        "office supplies",
-        "tea",
-        "coffee",
-        "seafood",
-        "cutlery",
-        "equipment",
-        "tableware",
-        "kitchenware",
-        "swimwear",
-        "guacamole",
-        "personal care",
-    }
-)
+_MASS = frozenset(_MASSES.split(" | "))
 _NAMED_IN_PLURAL = re.compile(r"(?!(?:lens|gas|canvas|atlas)$).*[^sui]s")  # "heels", but not "dress", "bus", "tennis"
 _PEOPLE = {
     **dict.fromkeys(("man", "boy", "guy", "gentleman"), "him"),
@@ -105,32 +26,9 @@ _PEOPLE = {
 }
 _AN = re.compile(r"(?!uni|use|eu|one|ukulele|ufo|utensil)[aeiou]|hour|heir|honest", re.IGNORECASE)
 
-# attribute -> (before the noun, after "is", after the noun)
-_ATTRIBUTES = {
-    "Wooden": ("wooden", ("wooden", "made of wood"), "made of wood"),
-    "Plastic": ("plastic", ("plastic", "made of plastic"), "made of plastic"),
-    "Metal": ("metal", ("metal", "made of metal"), "made of metal"),
-    "(made of)Leather": ("leather", ("leather", "made of leather"), "made of leather"),
-    "(made of)Textile": ("fabric", ("made of fabric", "made of cloth"), "made of fabric"),
-    "Transparent": ("transparent", ("transparent", "see-through"), "that is see-through"),
-    "Opaque": ("opaque", ("opaque", "fully opaque"), "that is opaque"),
-}
-
-# pose or action -> what somebody "is"; the first is used in simple captions. Frown and Silent are only in negatives.
-_POSES = {
-    "Stand": ("standing", "standing up"),
-    "Sit": ("sitting", "seated", "sitting down"),
-    "Lay": ("lying down",),
-    "Walk": ("walking", "out walking"),
-    "Run": ("running",),
-    "Jump": ("jumping", "in mid-air"),
-    "Smile": ("smiling",),
-    "Cry": ("crying", "in tears"),
-    "Sing": ("singing", "singing a song"),
-    "Talk": ("talking", "speaking"),
-    "Frown": ("frowning",),
-    "Silent": ("silent", "keeping quiet"),
-}
+# Attributes with other forms than their names; ``after`` of a pose or an action: what somebody "is", of which the first
+# is used in simple captions. Frown and Silent are only in negatives.
+_FORMS = {attribute.name: attribute for attribute in ATTRIBUTES if attribute.after}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,14 +43,14 @@ class Noun:
 
     @property
     def a(self) -> str:
-        """With an indefinite article, or "some" for plural and mass nouns."""
+        """The noun with an indefinite article, or "some" for plural and mass nouns."""
         if self.plural or self.mass:
             return f"some {self.text}"
         return f"an{self.text}" if self.text.startswith("other ") else f"{article(self.text)} {self.text}"
 
     @property
     def the(self) -> str:
-        """With the definite article."""
+        """The noun with the definite article."""
         return f"the {self.text}"
 
     @property
@@ -180,7 +78,7 @@ def nouns(label: str) -> tuple[Noun, ...]:
     """The noun phrases for a class, the plainest first; its name if it is not listed."""
     name = re.sub(r"\s+", " ", re.sub(r"\(.*?\)", " ", label).replace("&", "and")).strip() or label
     listed = _NOUNS.get(label)
-    return tuple(_noun(text) for text in (listed.split("|") if listed else [name.lower()]))
+    return tuple(map(_noun, listed or [name.lower()]))
 
 
 def _noun(text: str) -> Noun:
@@ -193,10 +91,12 @@ def _noun(text: str) -> Noun:
 @functools.cache
 def attribute(label: str) -> tuple[str, tuple[str, ...], str]:
     """The forms of an attribute: before a noun, after "is", after a noun; its name if it is not listed."""
+    if (forms := _FORMS.get(label)) and not forms.pose:
+        return forms.before, forms.after, forms.modifier
     word = label.lower()
-    return _ATTRIBUTES.get(label, (word, (word,), f"that is {word}"))
+    return word, (word,), f"that is {word}"
 
 
 def pose(label: str) -> tuple[str, ...]:
     """What somebody "is" who has this attribute ("sitting", "seated"); empty if it is not a pose or an action."""
-    return _POSES.get(label, ())
+    return _FORMS[label].after if label in _FORMS and _FORMS[label].pose else ()

@@ -7,12 +7,13 @@ of the two is true. So every pair is written as often with its captions exchange
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from tfds_naturel.captions import grammar, lexicon
-from tfds_naturel.captions.grammar import SHAPES, Draw, Predicate, be, phrase, pick, sentence
+from tfds_naturel.captions.grammar import SHAPES, Draw, Predicate, pick, sentence
 from tfds_naturel.captions.lexicon import Noun
 from tfds_naturel.captions.relations import RELATIONS
 from tfds_naturel.common.schema import PAIRS, Caption, Kind, Triplet
@@ -89,13 +90,12 @@ def _pair(
     if rival and deny:
         said = _Said.of(own, x, just=rival.strong), _Said.of(other, x, just=rival.weak)
         shape = "simple" if simple else pick([shape for shape in shapes if shape in CONTRASTS], draw)
-        contrast = CONTRASTS.get(shape, _bare)
-        texts = contrast(*said, x, y, articles), contrast(*said[::-1], x, y, articles)
+        texts = _contrast(shape, *said, x, y, articles), _contrast(shape, *said[::-1], x, y, articles)
         return shape, texts, other.claim(*labels)
     shape = pick([s for s in shapes if simple or (s in SHAPES and grammar.fits(s, own, other, "relation"))], draw)
-    render = SHAPES.get(shape, grammar.bare)
     nouns, claimed = ((x, y), labels) if rival else ((y, x), labels[::-1])
-    return shape, (render(own, x, y, articles), render(other, *nouns, articles)), other.claim(*claimed)
+    texts = grammar.render(shape, own, x, y, articles), grammar.render(shape, other, *nouns, articles)
+    return shape, texts, other.claim(*claimed)
 
 
 _Option = tuple[tuple[str, str], Predicate, Predicate]  # classes of X and Y, what is said of both by each triplet
@@ -122,8 +122,7 @@ def _alike(own: Predicate, other: Predicate) -> bool:
 # Contrasts. Each says one predicate of X and Y and denies another.
 
 
-@dataclasses.dataclass(frozen=True)
-class _Said:
+class _Said(NamedTuple):
     """A predicate in the forms "is on", "being on" and "on", each with "just" if it is the weaker of the two."""
 
     finite: str
@@ -140,29 +139,17 @@ class _Said:
         return cls(finite, f"just {gerund}", f"just {p.modifier}")
 
 
-_Contrast = Callable[[_Said, _Said, Noun, Noun, tuple[str, str]], str]
+CONTRASTS = {
+    "instead": "instead of {not_gerund} {y}, {x} {finite} {it}",
+    "rather": "{x} {finite} {y} rather than {not_gerund} {it}",
+    "but": "{x} {is_x} not {not_modifier} {y} but {modifier} {it}",
+    "not": "you can see {some_x} {modifier} {y}, not {not_modifier} {it}",
+}
 
 
-def _bare(p: _Said, q: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return f"{x.text} {p.modifier} {y.text}, not {q.modifier} {y.pronoun}"
-
-
-def _instead(p: _Said, q: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return sentence(f"instead of {q.gerund} {phrase(y, articles[1])}, {phrase(x, articles[0])} {p.finite} {y.pronoun}")
-
-
-def _rather(p: _Said, q: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return sentence(f"{phrase(x, articles[0])} {p.finite} {phrase(y, articles[1])} rather than {q.gerund} {y.pronoun}")
-
-
-def _but(p: _Said, q: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return sentence(
-        f"{phrase(x, articles[0])} {be(x)} not {q.modifier} {phrase(y, articles[1])} but {p.modifier} {y.pronoun}"
-    )
-
-
-def _not(p: _Said, q: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
-    return sentence(f"you can see {x.a} {p.modifier} {phrase(y, articles[1])}, not {q.modifier} {y.pronoun}")
-
-
-CONTRASTS: dict[str, _Contrast] = {"instead": _instead, "rather": _rather, "but": _but, "not": _not}
+def _contrast(shape: str, said: _Said, denied: _Said, x: Noun, y: Noun, articles: tuple[str, str]) -> str:
+    """A sentence of one of ``CONTRASTS``, or a simple caption for any other ``shape``."""
+    if shape not in CONTRASTS:
+        return f"{x.text} {said.modifier} {y.text}, not {denied.modifier} {y.pronoun}"
+    words = said._asdict() | {f"not_{name}": words for name, words in denied._asdict().items()}
+    return sentence(CONTRASTS[shape].format_map(words | grammar.noun_words(x, y, articles)))

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 
 from tfds_naturel.captions import lexicon, places
+from tfds_naturel.captions.attributes import ATTRIBUTES
 from tfds_naturel.captions.relations import RELATIONS
 from tfds_naturel.common.schema import Triplet
 
@@ -26,26 +27,12 @@ NEGATIONS = frozenset(
         "any shortly",
     )
 )
-# Words by which a negative claims a different spatial relation.
-_PLACES = {
-    **dict.fromkeys(("under", "beneath", "underneath", "below"), "under"),
-    **dict.fromkeys(("on", "atop", "upon", "onto"), "on"),
-    **dict.fromkeys(("above", "over"), "above"),
-    **dict.fromkeys(("beside", "behind"), "beside"),
-    **dict.fromkeys(("off", "from"), "off"),
-    **dict.fromkeys(("out", "outside", "front"), "outside_of"),
-}
-_PREPOSITIONS = frozenset({*_PLACES, "at", "in", "inside"})
+_UNDER = frozenset({"under", "beneath", "underneath", "below"})
+_PREPOSITIONS = _UNDER | {"on", "atop", "upon", "onto", "above", "over", "beside", "behind", "off", "from"}
+_PREPOSITIONS |= {"out", "outside", "front", "at", "in", "inside"}
 _CONVERSES = {"on", "under"}
 # Words whose exchange swaps the roles of two nouns: "the former beneath the latter", "from top to bottom".
 _ORDERS = frozenset({"former", "latter", "first", "second", "top", "bottom", "up", "down", "upwards", "downwards"})
-_OPPOSITE = {
-    "holds": "drop",
-    "wears": "drop",
-    "plays": "ignore",
-    "interacts_with": "ignore",
-    "hits": "miss",
-}
 # One word for the forms of a verb and for its nouns, where a caption compares holding a thing with something else.
 _MEANINGS = {
     **dict.fromkeys(("holds", "holding", "held", "holder", "grip"), "hold"),
@@ -58,51 +45,9 @@ _HANDS = {"hand", "hands", "arm", "arms"}
 _BODY = {"back", "shoulder", "shoulders", "feet", "boots", "fastened", "tucked", "on", "in", "under", "from", "to"}
 _REVERSING = {"is", "isn't", "not", "does", "doesn't", "has", "need", "needs"}  # "is" and "has" for "isn't", "hasn't"
 _REVERSING |= {"former", "latter", "right", "wrong", "different", "same"}
-_ATTRIBUTE_WORDS = {
-    "wood": "Wooden",
-    "wooden": "Wooden",
-    "plastic": "Plastic",
-    "metal": "Metal",
-    "leather": "(made of)Leather",
-    "fabric": "(made of)Textile",
-    "cloth": "(made of)Textile",
-    "transparent": "Transparent",
-    "see-through": "Transparent",
-    "opaque": "Opaque",
-}
-_POSE_WORDS = {
-    "standing": "Stand",
-    "stands": "Stand",
-    "sitting": "Sit",
-    "sits": "Sit",
-    "seated": "Sit",
-    "lying": "Lay",
-    "lies": "Lay",
-    "walking": "Walk",
-    "walks": "Walk",
-    "running": "Run",
-    "runs": "Run",
-    "jumping": "Jump",
-    "jumps": "Jump",
-    "mid-air": "Jump",
-    "smiling": "Smile",
-    "smile": "Smile",
-    "smiles": "Smile",
-    "crying": "Cry",
-    "cries": "Cry",
-    "tears": "Cry",
-    "frown": "Frown",
-    "frowning": "Frown",
-    "singing": "Sing",
-    "sings": "Sing",
-    "talking": "Talk",
-    "talks": "Talk",
-    "speaking": "Talk",
-    "silent": "Silent",
-    "quiet": "Silent",
-}
-
-
+_ATTRIBUTE_WORDS, _POSE_WORDS = (
+    {word: one.name for one in ATTRIBUTES if one.pose == pose for word in one.words} for pose in (False, True)
+)
 _ARTICLES = frozenset({"a", "an", "the", "some"})
 _NORMALIZED = {
     "are": "is",
@@ -244,17 +189,15 @@ def _attribute(after: list[str], lost: list[str], gained: list[str], triplet: Tr
 
 def _opposite(triplet: Triplet) -> Triplet:
     relation = RELATIONS.get(triplet.relation)
-    label = _OPPOSITE.get(triplet.relation) or (relation.excludes[0] if relation and relation.excludes else "")
-    if not label:
+    if not relation or not relation.excludes:
         raise ValueError(
             f"relation {triplet.relation!r} has no opposite for a negative to claim; swap the roles instead"
         )
-    return Triplet(triplet.subject, label, triplet.object)
+    return Triplet(triplet.subject, relation.excludes[0], triplet.object)
 
 
 def _swapped(words: list[str], triplet: Triplet) -> Triplet:
     """The claim after a swap: "the desk is under the cat" becomes "the cat is under the desk"."""
-    places = [_PLACES[word] for word in words if word in _PLACES]
-    if triplet.relation == "on" and any(place == "under" for place in places):
+    if triplet.relation == "on" and _UNDER & set(words):
         return Triplet(triplet.subject, "under", triplet.object)
     return Triplet(triplet.object, triplet.relation, triplet.subject)

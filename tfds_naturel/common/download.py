@@ -134,15 +134,6 @@ async def _chunks(client: aiohttp.ClientSession, response: aiohttp.ClientRespons
             start, received = time.monotonic(), 0
 
 
-async def size_of(client: aiohttp.ClientSession, url: str) -> int | None:
-    """The size that the server reports, or None for a missing file. Raises Transient, aiohttp.ClientError."""
-    async with client.head(mirrored(url)) as response:
-        if response.status in _MISSING:
-            return None
-        check_status(response)
-        return response.content_length
-
-
 async def get_file(client: aiohttp.ClientSession, url: str, path: Path, *, size: int, md5: str, policy: Policy) -> None:
     """Downloads a file of known ``size`` in bytes and MD5 to ``path``, resuming where an earlier attempt stopped.
 

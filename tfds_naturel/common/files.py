@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,14 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def load_json(place: object, content: str | bytes, fix: str = "download it again") -> Any:
+    """``parse_json``, which raises a UserError that names ``place`` and the ``fix``."""
+    try:
+        return parse_json(content)
+    except ValueError as error:
+        raise UserError(f"{place}: not JSON ({error}); {fix}") from error
+
+
 @contextlib.contextmanager
 def reading_csv(path: object) -> Iterator[None]:
     """Makes what the csv module and the decoder raise a UserError that names ``path``."""
@@ -36,6 +45,12 @@ def reading_csv(path: object) -> Iterator[None]:
         raise UserError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     except csv.Error as error:
         raise UserError(f"{path}: not a readable table ({error})") from error
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """The rows of one of our own tables: tab-separated, under a line of column names, without quoting."""
+    with path.open(encoding="utf-8", newline="") as f:
+        return list(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 @contextlib.contextmanager
@@ -73,6 +88,21 @@ def allow_open_files(more: int) -> None:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
         )
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder, already with the final name, that is moved to ``folder`` at the end, and removed if something
+    fails. What a killed process left is removed, too."""
+    parent = folder.with_name(f"incomplete.{folder.name}")
+    shutil.rmtree(parent, ignore_errors=True)
+    work = parent / folder.name
+    work.mkdir(parents=True)
+    try:
+        yield work
+        work.rename(folder)
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
 
 
 def inside(folder: Path, relative: str) -> Path:

@@ -34,7 +34,7 @@ _SCHEMA = pa.schema(
 )
 
 # Image, triplet (empty if the negatives are for the image as a whole), negatives, and why each one is hard.
-Row = tuple[str, str, list[str], list[str]]
+MinedRow = tuple[str, str, list[str], list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ def may_hold(triplet: Triplet, shown: Iterable[Triplet]) -> bool:
 
 
 def kinds_of(triplet: Triplet, triplets: Sequence[Triplet]) -> dict[str, list[int]]:
-    """By kind, the indices of the ``triplets`` that would make an image a hard negative for ``triplet``."""
+    """Kind -> the indices of the ``triplets`` that would make an image a hard negative for ``triplet``."""
     kinds: dict[str, list[int]] = {SWAP: [], RELATION: [], ATTRIBUTE: []}
     for number, other in enumerate(triplets):
         if triplet.relation == "is":
@@ -189,17 +189,17 @@ def _same(fact: Triplet, other: Triplet | None) -> bool:
     return other is not None and other in (fact, converse(fact))
 
 
-def with_image_ids(survey: Survey, mined: Iterable[Mined]) -> Iterator[Row]:
+def with_image_ids(survey: Survey, mined: Iterable[Mined]) -> Iterator[MinedRow]:
     """``mined`` with image ids instead of image numbers."""
     for negatives in mined:
         names = [survey.image_ids[m] for m in negatives.negatives]
         yield survey.image_ids[negatives.image], str(negatives.triplet), names, list(negatives.kinds)
 
 
-def save(path: epath.PathLike, mined: Iterable[Row]) -> int:
+def save(path: epath.PathLike, mined: Iterable[MinedRow]) -> int:
     """Writes a Parquet file (image_id, triplet, negatives, kinds); returns its number of rows."""
     rows = 0
-    batch: list[Row] = []
+    batch: list[MinedRow] = []
     path = epath.Path(path)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as f, pq.ParquetWriter(f, _SCHEMA) as writer:
@@ -212,7 +212,7 @@ def save(path: epath.PathLike, mined: Iterable[Row]) -> int:
     return rows
 
 
-def _write(writer: pq.ParquetWriter, batch: list[Row]) -> int:
+def _write(writer: pq.ParquetWriter, batch: list[MinedRow]) -> int:
     columns = zip(*batch, strict=True) if batch else [()] * len(_SCHEMA)
     writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA))
     written = len(batch)

@@ -40,7 +40,7 @@ class Box(NamedTuple):
     ymax: float
 
 
-class Row(NamedTuple):
+class Annotation(NamedTuple):
     """One valid annotation; for an attribute (relation ``is``) ``object_box`` repeats ``subject_box``."""
 
     image_id: str
@@ -138,7 +138,7 @@ class Rejects:
             )
 
 
-def read_rows(path: Path, vocabulary: Vocabulary, rejects: Rejects) -> Iterator[Row]:
+def read_rows(path: Path, vocabulary: Vocabulary, rejects: Rejects) -> Iterator[Annotation]:
     """Streams the valid rows of an annotation file with the official columns; the others go to ``rejects``.
 
     Raises UserError if the header is not the official one.
@@ -165,7 +165,7 @@ def _lines(f: IO[bytes]) -> Iterator[bytes]:
             line = f.readline(MAX_LINE)
 
 
-def parse_row(line: bytes, vocabulary: Vocabulary) -> Row:
+def parse_row(line: bytes, vocabulary: Vocabulary) -> Annotation:
     """One annotation from a CSV line. Raises Malformed."""
     try:
         fields = line.decode().rstrip("\r\n").split(",")
@@ -185,7 +185,7 @@ def parse_row(line: bytes, vocabulary: Vocabulary) -> Row:
     if object_id not in objects:
         raise Malformed(f"unknown_{kind}", f"LabelName2 {object_id!r}")
     triplet = Triplet(vocabulary.classes[subject_id], relation, objects[object_id])
-    return Row(image_id, triplet, _box(coordinates[:4], "1"), _box(coordinates[4:], "2"))
+    return Annotation(image_id, triplet, _box(coordinates[:4], "1"), _box(coordinates[4:], "2"))
 
 
 def _box(texts: list[str], suffix: str) -> Box:
@@ -202,7 +202,7 @@ def _box(texts: list[str], suffix: str) -> Box:
     return box
 
 
-def merge(image_id: str, rows: list[Row]) -> AnnotatedImage:
+def merge(image_id: str, rows: list[Annotation]) -> AnnotatedImage:
     """Merges one image's rows, in any order, into objects and relations."""
     objects: dict[tuple[str, Box], int] = {}
     relations = []
@@ -265,10 +265,10 @@ def spool(path: Path, vocabulary: Vocabulary, buckets: Buckets, rejects: Rejects
 
 def images(buckets: Buckets, prefix: str) -> Iterator[AnnotatedImage]:
     """The images in one bucket written by ``spool``, sorted by id."""
-    by_image: dict[str, list[Row]] = collections.defaultdict(list)
+    by_image: dict[str, list[Annotation]] = collections.defaultdict(list)
     for image_id, subject, relation, object_, *coordinates in buckets.read(prefix):
         numbers = [float(text) for text in coordinates]
         triplet = Triplet(subject, relation, object_)
-        by_image[image_id].append(Row(image_id, triplet, Box(*numbers[:4]), Box(*numbers[4:])))
+        by_image[image_id].append(Annotation(image_id, triplet, Box(*numbers[:4]), Box(*numbers[4:])))
     for image_id in sorted(by_image):
         yield merge(image_id, by_image[image_id])

@@ -4,8 +4,8 @@
 
 downloads ``DIR/annotations`` and ``DIR/images/train/<ImageID>.jpg`` from Google's and AWS's public servers (about
 680 MB of annotations and 30 GB of photos; the size is logged before the download starts). Run it again to continue
-after an interruption. ``--from_tar`` reads the photos from the published tar files instead; ``--limit N`` takes the
-first N images only, in the order of their ids, which is a random one (0: annotations only).
+after an interruption; photos that are already in the folder are checked and kept. ``--limit N`` takes the first N
+images only, in the order of their ids, which is a random one (0: annotations only).
 """
 
 import argparse
@@ -14,12 +14,9 @@ import collections
 import contextlib
 import functools
 import logging
-import lzma
 import shutil
-import tarfile
 import tempfile
-import zlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -30,16 +27,15 @@ from tfds_naturel.common.errors import Stopped, UserError
 from tfds_naturel.common.files import md5_of
 from tfds_naturel.common.photos import BadPhoto
 from tfds_naturel.common.progress import Progress
-from tfds_naturel.open_images.annotations import IMAGE_ID, Rejects, Vocabulary, read_rows
+from tfds_naturel.open_images.annotations import Rejects, Vocabulary, read_rows
 from tfds_naturel.open_images.journal import Entry, Journal
-from tfds_naturel.open_images.releases import ANNOTATIONS_URL, IMAGES_URL, RELEASES, Release
+from tfds_naturel.open_images.releases import ANNOTATIONS_URL, IMAGES_URL, PHOTO_BYTES, RELEASES, Release
 
 _LOG = logging.getLogger("tfds_naturel.open_images.fetch")  # this module runs as __main__
 
 MAX_CONSECUTIVE_FAILURES = 100  # photos in a row that failed all their attempts, so the server is down
 MAX_CONSECUTIVE_REFUSALS = 50  # photos in a row that were missing or unusable, so this may not be the right server
 
-_SIZE_SAMPLE = 64  # photos whose sizes are requested to estimate the total
 _FAILED = "failed"  # not recorded in the journal, so the next run tries again
 _RETRIED_KINDS = frozenset({"not_jpeg", "broken"})  # may be caused by a bad connection or a captive portal
 
@@ -127,14 +123,11 @@ async def fetch_annotations(
             _LOG.info("%s: differs from the official file; kept", folder / file.name)
 
 
-async def log_download_size(client: aiohttp.ClientSession, urls: list[str], folder: Path, policy: Policy) -> None:
-    """Logs the download size, estimated from evenly spaced photos. Raises UserError if the disk is too small."""
-    sample = urls[:: max(1, len(urls) // _SIZE_SAMPLE)]
-    sizes = [await download.retried(functools.partial(download.size_of, client, url), policy) for url in sample]
-    total = int(sum(min(size or 0, photos.MAX_BYTES) for size in sizes) / max(1, len(sample)) * len(urls))
-    free = shutil.disk_usage(folder).free
+def log_download_size(number: int, folder: Path) -> None:
+    """Logs the size of so many photos, about. Raises UserError if the disk is too small."""
+    total, free = number * PHOTO_BYTES, shutil.disk_usage(folder).free
     size, space = f"{total / 1e9:,.2f} GB", f"{free / 1e9:,.1f} GB"
-    _LOG.info("%s photos, about %s, to %s (%s free)", f"{len(urls):,}", size, folder, space)
+    _LOG.info("%s photos, about %s, to %s (%s free)", f"{number:,}", size, folder, space)
     if total > free:
         raise UserError(f"{folder}: {space} free, about {size} needed; choose another --out")
 
@@ -266,50 +259,6 @@ class _Progress(Progress):
         self.update()
 
 
-def from_tars(store: Store, tars: list[Path], image_ids: list[str]) -> collections.Counter[str]:
-    """Reads the requested photos from (compressed) tar files, streaming. Only regular files named ``<ImageID>.jpg`` in
-    any folder are read, and nothing is extracted to a path from the archive.
-
-    Photos that are in none of the tar files are left for a later run and counted as ``absent``. Raises UserError for a
-    damaged tar file, after storing the photos before the damage.
-    """
-    remaining = set(image_ids)
-    counts: collections.Counter[str] = collections.Counter()
-    for tar in tars:
-        try:
-            for entry in _from_tar(store, tar, remaining):
-                store.journal.add(entry)
-                counts[entry.status] += 1
-        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise UserError(f"{tar}: not a complete tar file ({error}); download it again") from error
-    counts["absent"] = len(remaining)
-    return counts
-
-
-def _from_tar(store: Store, tar: Path, remaining: set[str]) -> Iterator[Entry]:
-    """Stores the photos in one tar file that are in ``remaining`` and removes them from it."""
-    with (
-        Progress(total=tar.stat().st_size, unit="B", unit_scale=True, desc=tar.name) as progress,
-        tar.open("rb") as raw,
-        tarfile.open(fileobj=raw, mode="r|*") as archive,
-    ):
-        for member in archive:
-            progress.update(raw.tell() - progress.n)
-            image_id, _, suffix = member.name.rpartition("/")[2].partition(".")
-            if not (member.isreg() and IMAGE_ID.fullmatch(image_id) and suffix == "jpg" and image_id in remaining):
-                continue
-            remaining.remove(image_id)
-            if member.size > photos.MAX_BYTES:
-                yield Entry(image_id, "too_large", detail=f"{member.size:,} bytes in the tar file")
-                continue
-            file = archive.extractfile(member)
-            assert file is not None  # it is a regular file
-            try:
-                yield store.put(image_id, file.read())
-            except BadPhoto as error:
-                yield Entry(image_id, error.kind, detail=str(error))
-
-
 async def run(options: argparse.Namespace) -> collections.Counter[str]:
     """Fetches what the options request; returns counts by status. Raises as the functions above do."""
     release, policy = RELEASES[options.release], Policy(attempts=options.attempts, stall=options.stall)
@@ -322,9 +271,7 @@ async def run(options: argparse.Namespace) -> collections.Counter[str]:
             missing = store.missing(image_ids, options.retry_missing)
             done = len(image_ids) - len(missing)
             _LOG.info("%s annotated images, %s already fetched", f"{len(image_ids):,}", f"{done:,}")
-            if options.from_tar:
-                return from_tars(store, options.from_tar, missing)
-            await log_download_size(client, [f"{url}/{image_id}.jpg" for image_id in missing], store.folder, policy)
+            log_download_size(len(missing), store.folder)
             return await fetch_photos(client, store, missing, url, policy, options.concurrency)
 
 
@@ -341,9 +288,6 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--release", choices=RELEASES, default="v4")
     parser.add_argument(
         "--annotations", type=cli.on_disk, help="folder of annotation files; missing ones are downloaded"
-    )
-    parser.add_argument(
-        "--from_tar", type=cli.on_disk, nargs="+", metavar="TAR", help="read the photos from these tar files"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N annotated images, by id; 0: none")
     parser.add_argument("--retry_missing", action="store_true", help="retry photos recorded as missing or bad")
@@ -372,10 +316,6 @@ def main(arguments: Sequence[str]) -> None:
     except (MissingKey, aiohttp.ClientError) as error:
         raise UserError(f"{error}; check --annotations_url and --images_url") from error
     print(", ".join(f"{status} {count:,}" for status, count in sorted(counts.items())) or "nothing to do")
-    if counts["absent"]:
-        raise UserError(
-            f"{counts['absent']:,} photos are in none of the tar files; pass the remaining ones to --from_tar"
-        )
     if counts[_FAILED]:
         raise Stopped(f"{counts[_FAILED]:,} photos failed; run the same command again to fetch them")
 

@@ -4,10 +4,11 @@ import dataclasses
 from pathlib import Path
 
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import md5_of
+from tfds_naturel.common.files import md5_of, read_tsv
 
 IMAGES_URL = "https://open-images-dataset.s3.amazonaws.com"
 ANNOTATIONS_URL = "https://storage.googleapis.com/openimages"
+PHOTO_BYTES = 300e3  # mean; the longest side of photos is 1024 pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,31 +46,14 @@ class Release:
         return (self.rows, self.classes, self.attributes, self.relations, self.images)
 
 
-_CLASSES = OfficialFile("v5/class-descriptions-boxable.csv", 12_011, "9846fd22fd2e68b45e3f3810a4c2a32a")
-_IMAGES = OfficialFile(
-    "2018_04/train/train-images-boxable-with-rotation.csv", 638_407_721, "a4ac0bcedb5c2df4d1b1230dc6b41b8f"
-)
+def _releases() -> dict[str, Release]:
+    files: dict[str, dict[str, OfficialFile]] = {}
+    for row in read_tsv(Path(__file__).with_name("releases.tsv")):
+        files.setdefault(row["release"], {})[row["file"]] = OfficialFile(row["path"], int(row["bytes"]), row["md5"])
+    return {name: Release(**of_release) for name, of_release in files.items()}
 
-RELEASES = {
-    "v4": Release(
-        rows=OfficialFile("2019_01/train/challenge-2018-train-vrd.csv", 41_928_675, "3119caa6464d4c65e443b0f7ae09ecf4"),
-        classes=_CLASSES,
-        attributes=OfficialFile(
-            "2019_01/challenge-2018-attributes-description.csv", 107, "5c17d3b7f1be317b653f2a9cda471479"
-        ),
-        relations=OfficialFile(
-            "2019_01/challenge-2018-relationships-description.csv", 135, "1991b3b7a21bc278c9d344c7b58828e3"
-        ),
-        images=_IMAGES,
-    ),
-    "v6": Release(
-        rows=OfficialFile("v6/oidv6-train-annotations-vrd.csv", 356_502_626, "955a24718760f378dd09220709402af5"),
-        classes=_CLASSES,
-        attributes=OfficialFile("v6/oidv6-attributes-description.csv", 254, "f1c6378f1f6805242719dd5764a50a6d"),
-        relations=OfficialFile("v6/oidv6-relationships-description.csv", 418, "723b4cefcc6a6ca14a925b4a168cc7f8"),
-        images=_IMAGES,
-    ),
-}
+
+RELEASES = _releases()
 
 
 def locate(release: Release, folder: Path, *, official: bool) -> dict[str, str]:

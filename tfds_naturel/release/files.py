@@ -1,12 +1,9 @@
 """Writes what may be published of a built NatuRel dataset, everything but the photos, and reads it again."""
 
-import contextlib
 import hashlib
 import itertools
 import json
-import logging
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +14,13 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import inside, reading_arrow
+from tfds_naturel.common.files import inside, new_folder, reading_arrow
 from tfds_naturel.common.progress import Progress
 from tfds_naturel.common.schema import KINDS, POLARITIES, features
 from tfds_naturel.open_images import plan
 from tfds_naturel.release import pages as release_pages
 from tfds_naturel.release.datasheet import Facts, Split
 from tfds_naturel.release.pages import BOX, FIELDS, TEXTS
-
-_LOG = logging.getLogger(__name__)
 
 FILE_ROWS = 20_000
 BATCH = 1_000  # rows in memory, and in a row group
@@ -65,7 +60,9 @@ def release(
             "drawn images can be included"
         )
     removed = plan.taken_down(takedown)
-    with _finished(out) as folder:
+    if out.exists() or out.is_symlink():
+        raise UserError(f"--out {out}: exists; choose another folder, or remove it")
+    with new_folder(out) as folder:
         splits = _write_splits(builder, folder, removed, with_images)
         facts = Facts(
             name=builder.info.full_name.rpartition("/")[0],
@@ -137,25 +134,6 @@ def _open(dataset: epath.Path) -> Any:
     return builder
 
 
-@contextlib.contextmanager
-def _finished(out: Path) -> Iterator[Path]:
-    """A new folder that becomes ``out`` when the block ends without an exception, and is removed otherwise."""
-    if out.exists() or out.is_symlink():
-        raise UserError(f"--out {out}: exists; choose another folder, or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f"incomplete.{out.name}")
-    if folder.exists():
-        _LOG.info("removed %s, left by an interrupted release", folder)
-        shutil.rmtree(folder)
-    folder.mkdir()
-    try:
-        yield folder
-        folder.rename(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
 def _write_splits(builder: Any, folder: Path, removed: frozenset[str], with_images: bool) -> dict[str, Split]:
     """Writes the Parquet files; returns what every split that is not empty holds."""
     import tensorflow_datasets as tfds
@@ -163,7 +141,7 @@ def _write_splits(builder: Any, folder: Path, removed: frozenset[str], with_imag
     (folder / "data").mkdir()
     schema = _SCHEMA.append(_IMAGE) if with_images else _SCHEMA
     splits: dict[str, Split] = {}
-    with Progress(total=_images(builder), unit="image", desc=folder.name.removeprefix("incomplete.")) as progress:
+    with Progress(total=_images(builder), unit="image", desc=folder.name) as progress:
         for name in builder.info.splits:
             source = builder.as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
             contents = Split()

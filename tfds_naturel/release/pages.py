@@ -1,27 +1,22 @@
 """The pages of a release: card, licences, takedown procedure, changelog; and its Croissant metadata."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from tfds_naturel.common import escape
+from tfds_naturel.common.files import read_tsv
+from tfds_naturel.common.pages import fill
 from tfds_naturel.release import card, datasheet
 from tfds_naturel.release.datasheet import Facts
 
+_HERE = Path(__file__).parent
 _MOST = 20  # licences of photos that the card lists
 _LICENCES = {  # by SPDX identifier
     "cc-by-4.0": ("Creative Commons Attribution 4.0 International", "https://creativecommons.org/licenses/by/4.0/"),
     "apache-2.0": ("Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
 }
 _SIZES = {"n<1K": 1_000, "1K<n<10K": 10_000, "10K<n<100K": 100_000, "100K<n<1M": 1_000_000}
-_SECTIONS = {
-    "Collection": "collection",
-    "Annotation": "annotation",
-    "Limitations": "limitations",
-    "Biases": "biases",
-    "Personal and sensitive information": "sensitive",
-    "Intended use": "uses",
-    "Maintenance": "maintenance",
-}
 _RAI = {  # properties of Croissant's vocabulary for responsible AI
     "rai:dataCollection": "collection",
     "rai:dataAnnotationProtocol": "annotation",
@@ -43,76 +38,11 @@ FIELDS: dict[str, dict[str, str]] = {
     | {"paraphrase": "int32"}
     | dict.fromkeys(("triplet", "asserts", "operation", "shape"), "string"),
 }
-_COLUMNS = {
-    "image_id": "Open Images' id of the photo, or the id of the drawn image",
-    "license": "URL of the photo's licence, as published; empty if unknown",
-    "author": "name of its author, as published; empty if unknown",
-    "source_url": "its page at its source, as published; empty if unknown",
-    "objects": "annotated objects: label, and box in fractions of height and width",
-    "relations": "annotated relations: subject, relation, object, and the rows of both in `objects` (-1: none, for an "
-    "attribute)",
-    "captions": "four pairs of captions for each triplet, some in several wordings. `group` numbers the triplets, "
-    "`pair` the pairs, `paraphrase` their wordings (0: the one for tests). `kind` is simple or complex, "
-    "`polarity` positive (true of the image) or negative, `triplet` what the caption was written for, `asserts` the "
-    "triplet it states (empty for a denial), `operation` how a negative was made, `shape` the shape of the sentence",
-}
+_COLUMNS = {row["column"]: row["description"] for row in read_tsv(_HERE / "columns.tsv")}
 _IMAGE = "the encoded image"
 _CROISSANT_TYPES = {"string": "sc:Text", "int32": "sc:Integer", "float32": "sc:Float"}
 
-_JOIN = """\
-The photos are not included. `python -m tfds_naturel.open_images.fetch --split train --out open_images` downloads them
-from Open Images; join them by name:
-
-```python
-from pathlib import Path
-
-import datasets
-
-photos = Path("open_images/images/train")
-dataset = datasets.load_dataset("FOLDER", split="train")
-path = {image_id: str(photos / f"{image_id}.jpg") for image_id in dataset["image_id"]}
-dataset = dataset.filter(lambda image_id: Path(path[image_id]).is_file(), input_columns="image_id")
-dataset = dataset.map(lambda image_id: {"image": path[image_id]}, input_columns="image_id")
-dataset = dataset.cast_column("image", datasets.Image())
-```
-
-Boxes are in fractions of the image, so photos of any size fit. `tfds_naturel.release.read(folder, split, photos)` does
-the same without `datasets`, in the format of the TFDS dataset."""
-
-_TAKEDOWN = """\
-# Takedown
-
-Whoever took a photo, holds rights in it or is shown in it can ask for its removal; no reason is needed.
-
-1. Send the image id (`image_id`) or the photo's page (`source_url`) to {where}.
-2. The maintainers add the id, and those of copies of the photo, to takedown.txt here, and to
-   `tfds_naturel/open_images/takedown.txt` in the code.
-3. The next version has no row of it, and the builder leaves it out of every dataset built from then on. A list that is
-   newer than the code is used with `--takedown takedown.txt`, by the builder and the release.
-4. Whoever has a copy of an earlier version drops the rows whose `image_id` is in takedown.txt.
-
-Open Images and Flickr host the photos; removal there has to be requested there as well.
-
-On the list: {listed}. Left out of this version: {left_out}.
-"""
-
-_TERMS = (
-    *("citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty", "fileSet", "format"),
-    *("includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex"),
-    *("repeated", "replace", "samplingRate", "separator", "source", "subField", "transform"),
-)
-_CONTEXT = {term: f"cr:{term}" for term in _TERMS} | {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "sc": "https://schema.org/",
-    "cr": "http://mlcommons.org/croissant/",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "dct": "http://purl.org/dc/terms/",
-    "conformsTo": "dct:conformsTo",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-}
+_CONTEXT = json.loads((_HERE / "croissant_context.json").read_text("utf-8"))
 
 
 def render(facts: Facts) -> dict[str, str]:
@@ -127,7 +57,7 @@ def render(facts: Facts) -> dict[str, str]:
     if facts.is_photos:
         pages["takedown.txt"] = "\n".join(["# Images that were taken down; see TAKEDOWN.md.", *facts.removed, ""])
         counts = {"listed": f"{len(facts.removed):,} images", "left_out": f"{facts.left_out:,}"}
-        pages["TAKEDOWN.md"] = _TAKEDOWN.format(where=facts.where, **counts)
+        pages["TAKEDOWN.md"] = fill(_HERE / "takedown.md", where=facts.where, **counts)
     return pages
 
 
@@ -142,27 +72,20 @@ def sizes(facts: Facts) -> str:
 
 
 def _readme(facts: Facts) -> str:
-    statements = datasheet.statements(facts)
     columns = _COLUMNS | ({"image": _IMAGE} if facts.has_images else {})
-    load = '```python\nimport datasets\n\ndataset = datasets.load_dataset("FOLDER")\n```'
-    parts = [
-        f"---\n{_front_matter(facts)}\n---",
-        f"# {facts.title}",
-        f"{escape.markdown(facts.description)} Images with relations between objects, each described by pairs of a "
-        "true and a false caption. A model understands relations if it prefers the true ones.",
-        f"In all: {facts.summary()}.",
-        sizes(facts),
-        f"## Read\n\n`FOLDER` is this folder, or its name on the hub.\n\n{load}",
-        *([_JOIN] if facts.is_photos else []),
-        "## Columns\n\n" + "\n".join(f"- `{name}`: {text}" for name, text in columns.items()),
-        f"## Licence\n\n{_licence_summary(facts)} Details: LICENSE.md.",
-        *(f"## {title}\n\n{statements[key]}" for title, key in _SECTIONS.items()),
-        f"## Cite\n\n```bibtex\n{_citation(facts)}\n```",
-        "## Files\n\nDATASHEET.md answers the questions of *Datasheets for Datasets*. croissant.json describes the "
-        "files in Croissant. metadata.json has the options and counts of the build. `sha256sum -c SHA256SUMS` checks "
-        "all files.",
-    ]
-    return "\n\n".join(parts) + "\n"
+    return fill(
+        _HERE / "card.md",
+        front_matter=_front_matter(facts),
+        title=facts.title,
+        description=escape.markdown(facts.description),
+        summary=facts.summary(),
+        sizes=sizes(facts),
+        join=fill(_HERE / "join.md") + "\n" if facts.is_photos else "",
+        columns="\n".join(f"- `{name}`: {text}" for name, text in columns.items()),
+        licence=_licence_summary(facts),
+        citation=_citation(facts),
+        **datasheet.statements(facts),
+    )
 
 
 def _front_matter(facts: Facts) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfds_naturel.captions import order
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import load_json
 from tfds_naturel.sources import coco
 from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
 
@@ -33,10 +33,7 @@ def read(folder: Path) -> Iterator[CaptionedImage]:
 
 def _captions(folder: Path) -> dict[str, list[str]]:
     path = folder / "coco_karpathy_train.json"
-    try:
-        records = parse_json(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); download it again") from error
+    records = load_json(path, path.read_bytes())
     captions: dict[str, list[str]] = {}
     for n, record in enumerate(records):
         image, texts = (record.get("image"), record.get("caption")) if isinstance(record, dict) else (None, None)

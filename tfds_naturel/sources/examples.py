@@ -12,7 +12,7 @@ from etils import epath
 
 from tfds_naturel.common import photos
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import load_json
 from tfds_naturel.hard_images import mining
 
 Example = tuple[str, dict[str, Any]]
@@ -56,7 +56,7 @@ class RecipeSource:
     folder: str
     read: Callable[[Path], Iterator[CaptionedImage]]
     used: Callable[[Path], Iterable[str]]
-    hard_images: Callable[[Path], Iterator[mining.Row]] | None = None
+    hard_images: Callable[[Path], Iterator[mining.MinedRow]] | None = None
     short_side: int = 288
     quality: int = 92
 
@@ -113,8 +113,5 @@ def used(dataset: epath.PathLike) -> dict[str, frozenset[str]]:
     ``winoground``: item ids. ``coco``: image numbers, which may also be in COCO-Order, SugarCrepe and COCO retrieval.
     """
     path = epath.Path(dataset) / "metadata.json"
-    try:
-        metadata = parse_json(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); build the dataset again") from error
+    metadata = load_json(path, path.read_bytes(), "build the dataset again") if path.exists() else {}
     return {collection: frozenset(items) for collection, items in metadata.get("used", {}).items()}

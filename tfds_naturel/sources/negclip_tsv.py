@@ -36,7 +36,7 @@ def read(folder: Path) -> Iterator[CaptionedImage]:
             yield captioned
 
 
-def hard_images(folder: Path) -> Iterator[mining.Row]:
+def hard_images(folder: Path) -> Iterator[mining.MinedRow]:
     """For each image, the images of the rows listed in ``neg_image`` of its captions; nothing without that column.
 
     Images without a negative caption are not in the dataset, so they are left out. Raises UserError for numbers that

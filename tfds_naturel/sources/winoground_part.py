@@ -8,7 +8,7 @@ from typing import Any
 
 from tfds_naturel.common import photos
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import load_json
 from tfds_naturel.open_images.splits import uniform
 from tfds_naturel.sources.examples import CaptionedImage, Group, Negative, RecipeSource
 
@@ -47,10 +47,7 @@ def _items(folder: Path) -> Iterator[dict[str, Any]]:
     """Half of the items in ``data/examples.jsonl``, chosen by their ids alone, so it is always the same half."""
     path = folder / "data" / "examples.jsonl"
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        try:
-            item = parse_json(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not JSON ({error}); download it again") from error
+        item = load_json(f"{path}:{number}", line)
         if not isinstance(item, dict) or not item.keys() >= _FIELDS:
             raise UserError(f"{path}:{number}: {line[:80]!r}; expected an object with {', '.join(sorted(_FIELDS))}")
         if uniform(0, str(item["id"])) < _SHARE:

@@ -1,0 +1,42 @@
+"""The table of attributes, poses and actions: their words in captions, and what contradicts them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from tfds_naturel.common.files import read_tsv
+
+
+class Attribute(NamedTuple):
+    """One attribute of Open Images, or a pose or action (``pose``).
+
+    ``before``, ``after`` and ``modifier``: its words before a noun, after "is", and after the noun; its name if they
+    are empty. ``words``: those by which ``parse`` knows it in a sentence. ``contraries``: what contradicts it; of a
+    colour or material, the others, of a pose, those that nobody takes at the same time. One can run and jump; whether
+    somebody stands or walks is hard to see.
+    """
+
+    name: str
+    pose: bool
+    before: str
+    after: tuple[str, ...]
+    modifier: str
+    words: tuple[str, ...]
+    contraries: tuple[str, ...]
+
+
+def _split(cell: str) -> tuple[str, ...]:
+    return tuple(cell.split("|")) if cell else ()
+
+
+ATTRIBUTES = tuple(
+    Attribute(
+        name=row["attribute"],
+        pose=row["kind"] == "pose",
+        before=row["before"],
+        after=_split(row["after"]),
+        modifier=row["modifier"],
+        words=_split(row["words"]),
+        contraries=_split(row["contraries"]),
+    )
+    for row in read_tsv(Path(__file__).with_name("attributes.tsv"))
+)
