@@ -19,7 +19,7 @@ test: setup-test lint
 test-slow: setup-test
 	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not proof"
 
-# TensorFlow and TFDS's own test case, and object stores where TensorFlow is installed: 2 GB in an environment of
+# TensorFlow, Beam and TFDS's own test case, and object stores where TensorFlow is installed: 2 GB in an environment of
 # its own.
 test-build:
 	$(PYTHON) -m venv .venv-build

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING
 from etils import epath
 
 from tfds_naturel.captions import bank
-from tfds_naturel.common import cli
+from tfds_naturel.common import cli, extras
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.open_images.plan import OpenImagesConfig
 
 if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     from tfds_naturel import naturel
 
 _LOG = logging.getLogger("tfds_naturel.build")  # this module runs as __main__
@@ -42,7 +44,7 @@ def make_builder(options: argparse.Namespace) -> "naturel.Naturel":
     if options.config not in naturel.Naturel.builder_configs:
         known = ", ".join(naturel.Naturel.builder_configs)
         raise UserError(f"there is no dataset {options.config!r}; expected one of: {known}")
-    arguments = {"data_dir": options.data_dir, "file_format": options.format}
+    arguments = {"data_dir": options.data_dir, "file_format": options.format, "use_beam": bool(options.beam)}
     changes = {field: getattr(options, field) for field in _CHOICES if getattr(options, field) is not None}
     if options.unofficial:
         changes["official"] = False
@@ -81,7 +83,8 @@ def build(options: argparse.Namespace) -> epath.Path:
         print(f"{folder}: already built")
         return folder
     manual_dir = options.manual_dir and options.manual_dir.expanduser()
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
+    download_config = tfds.download.DownloadConfig(manual_dir=manual_dir, beam_options=_beam_options(options.beam))
+    builder.download_and_prepare(download_config=download_config)
     print(f"{folder}: {sum(split.num_examples for split in builder.info.splits.values()):,} images; card in README.md")
     return folder
 
@@ -96,6 +99,15 @@ def _check_same_options(builder: "naturel.Naturel") -> None:
         raise UserError(f"{builder.data_dir}: already built with {details}; set a new --name, or remove the folder")
 
 
+def _beam_options(text: str | None) -> "PipelineOptions | None":
+    if text is None:
+        return None
+    extras.library("apache_beam", "build")
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    return PipelineOptions([f"--{option}" for option in text.split(",")])
+
+
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -107,6 +119,9 @@ def main(arguments: Sequence[str]) -> None:
         "--manual_dir", type=cli.on_disk, help="folder filled by fetch, or one with coco/ or winoground/"
     )
     parser.add_argument("--format", choices=["array_record", "tfrecord"], default="array_record")
+    parser.add_argument(
+        "--beam", metavar="OPTIONS", help="build with Beam: runner=DirectRunner,direct_num_workers=2,..."
+    )
     photos = parser.add_argument_group("Open Images")
     photos.add_argument(
         "--annotations", type=cli.on_disk, help="folder of annotation files (default: below --manual_dir)"

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import tensorflow_datasets as tfds
 from etils import epath
 
-from tfds_naturel.common import schema, spill
+from tfds_naturel.common import extras, schema, spill
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.hard_images import mining
 from tfds_naturel.open_images import examples as photo_examples
@@ -36,11 +36,18 @@ HARD_IMAGES = "hard_images.parquet"  # in the dataset's folder, if its source li
 Examples = Iterator[tuple[str, dict[str, Any]]]
 
 
-class Contents(NamedTuple):
-    """The contents of a dataset: a function for each split that makes its examples, facts for its metadata and card
-    (JSON), a scratch folder to delete after the build, and the hard negative images that its source lists."""
+class Shards(NamedTuple):
+    """The (key, example) pairs of a split, in shards that can be built independently: ``examples(name)`` per name."""
 
-    splits: dict[str, Callable[[], Examples]]
+    names: list[str]
+    examples: Callable[[str], Examples]
+
+
+class Contents(NamedTuple):
+    """The contents of a dataset: its splits, facts for its metadata and card (JSON), a scratch folder to delete after
+    the build, and the hard negative images that its source lists."""
+
+    splits: dict[str, Shards]
     facts: dict[str, Any]
     scratch: Path | None = None
     hard_images: Iterator[mining.MinedRow] | None = None
@@ -64,16 +71,12 @@ class NaturelConfig(tfds.core.BuilderConfig):
             )
 
 
-def _drawn(config: ScenesConfig, split: str) -> Examples:
-    return scene_examples.splits(config)[split]
-
-
 def scenes(config: ScenesConfig) -> NaturelConfig:
     """The builder config of a drawn world. Different worlds need different names, since the name is the folder."""
 
     def prepare(dl_manager: tfds.download.DownloadManager) -> Contents:
         del dl_manager
-        return Contents({name: functools.partial(_drawn, config, name) for name in SPLITS}, {})
+        return Contents({name: Shards([name], lambda name: scene_examples.splits(config)[name]) for name in SPLITS}, {})
 
     return NaturelConfig(
         name=config.name,
@@ -91,8 +94,8 @@ def open_images(config: OpenImagesConfig) -> NaturelConfig:
         annotations = config.annotations or _manual_dir(dl_manager) / "annotations"
         images = config.images or _manual_dir(dl_manager) / "images" / "train"
         planned = plan.make(config, annotations, images, _work_folder(dl_manager, config))
-        splits: dict[str, Callable[[], Examples]] = {
-            split: functools.partial(photo_examples.examples, planned, split)
+        splits = {
+            split: Shards(planned.prefixes, functools.partial(photo_examples.examples, planned, split))
             for split, counts in planned.facts["splits"].items()
             if counts["images"]  # TFDS cannot store an empty split; the card lists it
         }
@@ -111,9 +114,11 @@ def recipe_source(source: RecipeSource) -> NaturelConfig:
 
     def prepare(dl_manager: tfds.download.DownloadManager) -> Contents:
         folder = _manual_dir(dl_manager) / source.folder
-        train = functools.partial(recipe_examples.examples, source, folder)
+        shards = Shards(["all"], lambda _: recipe_examples.examples(source, folder))
         used = {source.folder: sorted(source.used(folder))}
-        return Contents({"train": train}, {"used": used}, hard_images=source.hard_images and source.hard_images(folder))
+        return Contents(
+            {"train": shards}, {"used": used}, hard_images=source.hard_images and source.hard_images(folder)
+        )
 
     options = {"short_side": source.short_side, "quality": source.quality}
     return NaturelConfig(
@@ -129,7 +134,7 @@ def _manual_dir(dl_manager: tfds.download.DownloadManager) -> Path:
 
 
 def _work_folder(dl_manager: tfds.download.DownloadManager, config: OpenImagesConfig) -> Path:
-    """An empty folder for the bucket files and rejected rows."""
+    """An empty folder for the bucket files and rejected rows; every Beam worker must be able to read it."""
     folder = Path(dl_manager.download_dir) / f"naturel-{config.name}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -173,12 +178,14 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         self,
         *,
         file_format: str = "array_record",
+        use_beam: bool = False,
         check: Callable[[], None] = lambda: None,
         **options: Any,
     ):
-        """``check`` is called before each example; if it raises, the build ends and its files are removed."""
+        """``use_beam``: build the examples in an Apache Beam pipeline (``DownloadConfig(beam_options=...)``). Otherwise
+        ``check`` is called before each example; if it raises, the build ends and its files are removed."""
         super().__init__(file_format=file_format, **options)
-        self._check = check
+        self._use_beam, self._check = use_beam, check
         self._scratch: Path | None = None
 
     @property
@@ -205,10 +212,17 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
             mining.save(epath.Path(self.data_dir) / HARD_IMAGES, source.hard_images)
         assert self.info.metadata is not None  # set by _info
         self.info.metadata.update(source.facts | {"options": self.config.options()})
-        return {split: self._generate_examples(examples) for split, examples in source.splits.items()}
+        return {split: self._generate_examples(shards) for split, shards in source.splits.items()}
 
-    def _generate_examples(self, examples: Callable[[], Examples]) -> Examples:
-        for example in examples():
+    def _generate_examples(self, shards: Shards) -> Any:
+        """An iterator of (key, example), or the Beam transform that yields them."""
+        if self._use_beam:
+            beam = extras.library("apache_beam", "build")
+            return beam.Create(shards.names) | beam.FlatMap(shards.examples)
+        return self._checked(pair for name in shards.names for pair in shards.examples(name))
+
+    def _checked(self, examples: Examples) -> Examples:
+        for example in examples:
             self._check()
             yield example
 

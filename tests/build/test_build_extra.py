@@ -1,9 +1,12 @@
-"""Tests that need TensorFlow (the build extra): TFDS's own test case, and TFRecord.
+"""Tests that need TensorFlow and Beam (the build extra): TFDS's own test case, TFRecord, and Beam's direct runner.
 
 Run by `make test-build`; the default suite skips this folder.
 """
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,9 @@ import tensorflow_datasets as tfds
 
 from tests.helpers.open_images_files import write_world
 from tfds_naturel import build, naturel
+from tfds_naturel.open_images import plan
+
+BEAM = "runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing"
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +31,22 @@ def _command(world, out, *more):
 
 def _built(out):
     return tfds.builder_from_directory(out / "naturel" / "test" / "3.0.0")
+
+
+def test_beam_with_two_workers_builds_the_same(world, tmp_path):
+    build.main(_command(world, tmp_path / "plain"))
+    # Beam's workers re-import the main module, which must not be pytest.
+    command = [sys.executable, "-m", "tfds_naturel.build", *_command(world, tmp_path / "beam", "--beam", BEAM)]
+    subprocess.run(command, check=True, timeout=300, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
+    plain, beam = _built(tmp_path / "plain"), _built(tmp_path / "beam")
+    assert plain.info.metadata == beam.info.metadata
+    assert [s.shard_lengths for s in plain.info.splits.values()] == [s.shard_lengths for s in beam.info.splits.values()]
+    for split in plan.SPLITS:
+        raw = {"image": tfds.decode.SkipDecoding()}
+        one, other = (b.as_data_source(split, decoders=raw) for b in (plain, beam))
+        assert len(one) == len(other)
+        for n in range(len(one)):
+            np.testing.assert_equal(one[n], other[n])
 
 
 def test_tfrecord_holds_the_same_examples_in_the_same_order(world, tmp_path):

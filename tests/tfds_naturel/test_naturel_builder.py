@@ -359,5 +359,11 @@ def test_command_line_errors_name_the_fix(opened, tmp_path):
     assert not list(tmp_path.rglob("dataset_info.json")) and not (tmp_path.parent / "evil").exists()
 
 
+def test_missing_beam_error_names_the_install_command(opened, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(UserError, match=r"apache_beam is not installed: run `pip install 'naturel_jax\[build\]'`"):
+        _build(opened, tmp_path, "--beam", "runner=DirectRunner")
+
+
 def test_version_has_release_notes():
     assert str(naturel.Naturel.VERSION) in naturel.Naturel.RELEASE_NOTES

@@ -27,13 +27,13 @@ _ATTEMPTS = 20  # how often the grammar rewrites a pair that reviewers rejected
 _BATCH = 256  # photos re-encoded by the threads at once, and so held in memory
 
 
-def examples(plan: Plan, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, example) of a split, in image id order.
+def examples(plan: Plan, split: str, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, example) of one bucket of a split, in image id order.
 
     Raises UserError for a photo that was damaged after it was checked.
     """
     writer = _writer(plan.config, tuple(options(plan.config).values()))
-    images = plan.images_of(split)
+    images = plan.bucket(split, prefix)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         while batch := list(itertools.islice(images, _BATCH)):
             encoded = pool.map(functools.partial(_photo, plan), (image.image_id for image, _ in batch))

@@ -1,7 +1,7 @@
 """Plans a build from Open Images: reads the annotations, checks the photos, and assigns every image to a split.
 
-Everything that grows with the data is in bucket files below one folder (``Buckets``), of which one at a time is in
-memory.
+Everything that grows with the data is in bucket files below one folder (``Buckets``), so that a generator or a single
+Beam worker can build the examples of one split and bucket.
 """
 
 import collections
@@ -118,19 +118,23 @@ class Plan:
     held_out: frozenset[Triplet]
     facts: dict[str, Any]
 
-    def images_of(self, split: str) -> Iterator[tuple[AnnotatedImage, Attribution | None]]:
-        """The images of ``split`` in the order of their ids, with the relations that this dataset keeps.
+    @property
+    def prefixes(self) -> list[str]:
+        """The names of the buckets."""
+        return Buckets(self.scratch, "splits", self.digits).prefixes
+
+    def bucket(self, split: str, prefix: str) -> Iterator[tuple[AnnotatedImage, Attribution | None]]:
+        """The images of ``split`` whose ids start with ``prefix``, with the relations that this dataset keeps.
 
         The attribution is None if Open Images has no metadata for the image.
         """
         rows, assigned, attributed = (Buckets(self.scratch, name, self.digits) for name in _BUCKETS)
-        for prefix in rows.prefixes:
-            chosen = {image_id for image_id, image_split in assigned.read(prefix) if image_split == split}
-            authors = attribution.attributions(attributed, prefix)
-            for image in annotation_rows.images(rows, prefix):
-                if image.image_id in chosen:
-                    relations = (r for r in image.relations if _keeps(self.config, self.held_out, split, r.triplet))
-                    yield dataclasses.replace(image, relations=tuple(relations)), authors.get(image.image_id)
+        chosen = {image_id for image_id, image_split in assigned.read(prefix) if image_split == split}
+        authors = attribution.attributions(attributed, prefix)
+        for image in annotation_rows.images(rows, prefix):
+            if image.image_id in chosen:
+                relations = (r for r in image.relations if _keeps(self.config, self.held_out, split, r.triplet))
+                yield dataclasses.replace(image, relations=tuple(relations)), authors.get(image.image_id)
 
 
 def _keeps(config: OpenImagesConfig, held_out: frozenset[Triplet], split: str, triplet: Triplet) -> bool:
