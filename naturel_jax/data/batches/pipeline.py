@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from naturel_jax.config import Config
 from naturel_jax.data.batches import patches
 from naturel_jax.data.batches.buffers import Buffers
-from naturel_jax.data.batches.planner import AUGMENT, Part, Planner, Row, Rows
+from naturel_jax.data.batches.planner import Part, Planner, Row, Rows
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.batches.resident import Layout, Slots, estimated_shape, lay_out, load, make_gather
 from naturel_jax.data.images.augment import Blank, Crops, Encoded
@@ -24,7 +24,7 @@ from naturel_jax.data.images.on_device import make_resize
 from naturel_jax.data.items.decoded import Decoded, Kept, largest_box
 from naturel_jax.data.items.embedded import EmbeddedCaptions
 from naturel_jax.data.items.items import Items, Source
-from naturel_jax.data.random.draws import Draws
+from naturel_jax.data.random.draws import AUGMENT, Draws
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices.sharding import batch_sharding, batch_shards
 from naturel_jax.losses.batch import Batch

@@ -14,14 +14,12 @@ import numpy as np
 from naturel_jax.data.batches.recipes import Recipe, Sampled
 from naturel_jax.data.items.items import Items
 from naturel_jax.data.items.ragged import Ragged
-from naturel_jax.data.random.draws import Draws
+from naturel_jax.data.random.draws import CAPTIONS, generator
 from naturel_jax.data.random.order import Mixture, Shuffled
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.data.text.texts import TextCache, names_side, trimmed
 from naturel_jax.losses.batch import CaptionLabels, ImageLabels
 from tfds_naturel.common.errors import UserError
-
-ORDER, CAPTIONS, AUGMENT, PATCHES = range(4)  # streams of random numbers, one for each purpose
 
 _CAPTION_BUCKETS = 8  # at most this many numbers of caption rows: each one compiles the step again
 
@@ -142,10 +140,7 @@ class Planner:
         self.parts, self.processor = list(parts), processor
         self.batch_size, self.shards, self.seed, self.trim_eos, self.chunks = batch_size, shards, seed, trim_eos, chunks
         self._mixture = Mixture([part.weight for part in self.parts])
-        self._orders = [
-            Shuffled(len(part.items), int(np.random.SeedSequence((seed, ORDER, s)).generate_state(1)[0]))
-            for s, part in enumerate(self.parts)
-        ]
+        self._orders = [Shuffled(len(part.items), seed, s) for s, part in enumerate(self.parts)]
         self._hard_images = [Ragged.from_rows(part.hard_images) if part.hard_images else None for part in self.parts]
         ends = np.cumsum([0, *(len(part.items.texts) for part in self.parts)]).tolist()
         self._first_text, self._first_rewritten = ends[:-1], ends[-1]  # numbers of all parts' texts
@@ -195,22 +190,20 @@ class Planner:
         source_B, item_B = self._anchors(step)
         sampled = []
         for s, hard_images in enumerate(self._hard_images):
-            anchor_B = np.flatnonzero(source_B == s)
-            draws = Draws(self.seed, CAPTIONS, step * self.batch_size + anchor_B)
+            rng, anchor_B = generator(self.seed, CAPTIONS, step, s), np.flatnonzero(source_B == s)
+            sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], rng))
             if hard_images is None:
-                sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], draws))
                 continue
             candidates = hard_images.take(item_B[anchor_B])
-            column_B = draws.integers(candidates.lengths)
-            sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], draws))
             has_any = np.flatnonzero(candidates.lengths)
-            mined_B = candidates.values[candidates.starts[has_any] + column_B[has_any]]
-            sampled.append(self._images(s, 2 * anchor_B[has_any] + 1, mined_B, draws.at(has_any)))
+            column = rng.integers(candidates.lengths[has_any])
+            mined_B = candidates.values[candidates.starts[has_any] + column]
+            sampled.append(self._images(s, 2 * anchor_B[has_any] + 1, mined_B, rng))
         return sampled
 
-    def _images(self, source: int, place_B: np.ndarray, item_B: np.ndarray, draws: Draws) -> _Images:
+    def _images(self, source: int, place_B: np.ndarray, item_B: np.ndarray, rng: np.random.Generator) -> _Images:
         part = self.parts[source]
-        return _Images(source, place_B, item_B, *part.recipe.sample(part.items, item_B, draws))
+        return _Images(source, place_B, item_B, *part.recipe.sample(part.items, item_B, rng))
 
     def _captions(self, sampled: Sequence[_Images]) -> _Captions:
         """The captions of a batch: equal texts are one caption, which asserts what any of them does."""
