@@ -25,7 +25,7 @@ from tfds_naturel.captions import bank, checks, grammar, parse
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import KINDS, POLARITIES, Caption, Triplet, numbered
 from tfds_naturel.open_images.examples import Writer
-from tfds_naturel.release import __main__ as release
+from tfds_naturel.release import files as release
 
 CAT, DOG = Triplet("Cat", "on", "Desk"), Triplet("Dog", "on", "Chair")
 PAIRS = [(pair, paraphrase) for paraphrase in range(3) for pair in ((0, 1, 2, 3), (1, 2, 3), (2,))[paraphrase]]
