@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A file at a time, in order of name: xdist would leave files with few and long tests for the end, to one process.
 PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: lock demo reproduce test test-slow test-build setup-plan test-plan plan-tpu plan-gpu proofs lint docs docs-serve pages setup setup-test clean
+.PHONY: lock demo reproduce test test-slow test-build setup-plan test-plan test-sky plan-tpu plan-gpu proofs lint docs docs-serve pages setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers. Where there are none the setting is ignored.
 HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1
@@ -41,6 +41,12 @@ setup-plan:
 # Two of the recipes' steps, and what their programs are made of.
 test-plan: setup-plan
 	.venv-plan/bin/python -m pytest -m proof tests/planning/test_tpu_programs.py -k step_on_tpus
+
+# SkyPilot (half a gigabyte in an environment of its own) reads and executes launch/tpu.sky.yaml; nothing is rented.
+test-sky: setup-test
+	$(PYTHON) -m venv .venv-sky
+	.venv-sky/bin/python -m pip install -q 'skypilot>=0.14.1,<0.15'
+	$(BIN)/python -m pytest -m proof tests/repository/test_launch.py
 
 plan-tpu: setup-plan
 	.venv-plan/bin/python -m pytest -m proof tests/planning/test_plan.py tests/planning/test_tpu_programs.py \
@@ -151,4 +157,4 @@ $(VENV)/.docs: $(VENV)/.python pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-build .venv-plan .venv-plan-gpu build *.egg-info
+	rm -rf $(VENV) .venv-build .venv-plan .venv-plan-gpu .venv-sky build *.egg-info

@@ -14,10 +14,7 @@ runs alongside the training run (on another machine, if the folder is shared), w
 """
 
 import argparse
-import contextlib
-import functools
 import sys
-import time
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -25,114 +22,19 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.benchmarks import registry
-from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.cli import compilation_cache
+from naturel_jax.cli.evaluation import evaluate
 from naturel_jax.config import own_benchmarks
-from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.devices import preemption
-from naturel_jax.evaluators import blind, embedding_model, mistakes, results
-from naturel_jax.evaluators.cache import CachedEncoder
-from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_encoder
-from naturel_jax.evaluators.held_out import found, hold_out
+from naturel_jax.evaluators import embedding_model, mistakes
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.evaluators.watch import watch
-from naturel_jax.models.two_tower import Params
 from naturel_jax.report import mistakes as mistakes_page
-from naturel_jax.report import published, report
+from naturel_jax.report import report
 from naturel_jax.storage import staging
 from naturel_jax.training import writers
-from naturel_jax.weights import runs
-from naturel_jax.weights.sources import Loaded
-from tfds_naturel.common import cli, escape
+from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
-
-_EMBEDDINGS = "embeddings"  # folder of their cache, which is uploaded to an object store once for each model
-
-
-def evaluate(
-    name: str,
-    source: str,
-    benchmarks: Sequence[Benchmark],
-    mirror: Mirror,
-    *,
-    batch_size: int,
-    dtype: str,
-    wrong: Sequence[str] = (),
-) -> str:
-    """Evaluates one model, and saves each benchmark's result as soon as it is ready.
-
-    Then also with each of the mistakes ``wrong``, and returns what is to be said about these.
-    """
-    out = mirror.local
-    with preemption.interruptible():
-        encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
-    fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
-    trained_on = runs.trained_on(source.removeprefix("run:")) if source.startswith("run:") else TrainedOn()
-    cached = CachedEncoder(encoder, params, out / _EMBEDDINGS / f"{fingerprint}.sqlite")
-    scored: list[tuple[Benchmark, results.Result]] = []
-    with contextlib.closing(cached):
-        for whole in benchmarks:
-            benchmark = hold_out(whole, trained_on)
-            pair = results.pair_fingerprint(fingerprint, benchmark)
-            if done := results.finished(out, name, benchmark.name, pair):
-                print(f"{name} on {benchmark.name}: already done", flush=True)
-                scored.append((benchmark, done))
-                continue
-            start = time.perf_counter()
-            embedded = cosines(benchmark.whole.items, cached)
-            norms, known = _text_norms(benchmark, encoder, params), found(whole, trained_on)
-            result = results.save(out, name, benchmark, pair, embedded, norms, known)
-            scored.append((benchmark, result))
-            mirror.publish(without=_EMBEDDINGS)
-            print(f"{name} on {benchmark.name}: {_summary(result)}, {time.perf_counter() - start:.1f} s", flush=True)
-            for problem in result.problems[:5]:
-                print(f"  {escape.line(problem)}", flush=True)
-        if not wrong:
-            return ""
-        loaded = Loaded(encoder.model.config, params, encoder.processor)
-        make = functools.partial(make_encoder, dtype=dtype, batch_size=batch_size)
-        return _with_mistakes(wrong, name, mistakes.Right(source, loaded, cached, make), fingerprint, scored, mirror)
-
-
-def _with_mistakes(
-    wrong: Sequence[str],
-    name: str,
-    right: mistakes.Right,
-    fingerprint: str,
-    scored: Sequence[tuple[Benchmark, results.Result]],
-    mirror: Mirror,
-) -> str:
-    """Evaluates a model with each of the mistakes ``wrong``; returns its section of the page on them."""
-    made: dict[str, Sequence[results.Result] | None] = {}
-    for mistake in wrong:
-        start = time.perf_counter()
-        kept = [benchmark for benchmark, _ in scored]
-        made[mistake] = mistakes.evaluate(mistake, name, right, fingerprint, kept, mirror.local)
-        mirror.publish(without=_EMBEDDINGS)
-        done = f"{time.perf_counter() - start:.1f} s" if made[mistake] else "cannot be made"
-        print(f"{name}, mistake {mistake}: {done}", flush=True)
-    official = [
-        benchmark.name
-        for benchmark, result in scored
-        if not result.incomplete and published.is_official(benchmark.name, list(map(vars, benchmark.items)))
-    ]
-    meanings = {mistake: mistakes.MISTAKES[mistake].what for mistake in wrong}
-    return mistakes_page.section(name, [result for _, result in scored], made, official, meanings)
-
-
-def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[str, float]:
-    """Caption -> length of its embedding, where blind baselines apply."""
-    if not benchmark.true_captions:
-        return {}
-    texts = list(dict.fromkeys(text for item in benchmark.items for text in blind.texts(item)))
-    return dict(zip(texts, encoder.text_norms(params, texts).tolist(), strict=True)) if texts else {}
-
-
-def _summary(result: results.Result) -> str:
-    published = f" of {result.published:,} published" if result.published else ""
-    problems = f", {len(result.problems):,} problems (all in scores.json)" if result.problems else ""
-    left_out = f", {result.left_out:,} left out whose images it was trained on" if result.left_out else ""
-    return f"{result.items:,}{published} items{left_out}{problems}"
 
 
 def parse_models(models: Sequence[str]) -> dict[str, str]:

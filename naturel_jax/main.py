@@ -8,17 +8,18 @@ in a flag, config or file, 75 stopped and saved.
 """
 
 import logging
-import os
 import sys
+import time
 from collections.abc import Sequence
 
 import jax
 from absl import flags
 from absl import logging as absl_logging
+from etils import epath
 
 from naturel_jax import config as config_lib
 from naturel_jax.cli import compilation_cache, config_flags
-from naturel_jax.devices import preemption
+from naturel_jax.devices import preemption, processes
 from tfds_naturel.common import cli
 
 _WORKDIR = flags.DEFINE_string(
@@ -51,26 +52,25 @@ def main(arguments: Sequence[str]) -> None:
     if _CPU_DEVICES.value:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     if _DISTRIBUTED.value or _COORDINATOR.value:
-        # Before anything touches a device; if initialized later, each process would train its own copy.
-        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _local_device_ids())
+        processes.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     preemption.install_handler()
-    from naturel_jax.cli import suite  # importing it touches devices
-
     compilation_cache.enable()
     kind = jax.devices()[0].device_kind
     _LOG.info("%d of %d devices are local: %s", jax.local_device_count(), jax.device_count(), kind)
-    workdir = _WORKDIR.value or config_flags.default_workdir(config_flags.file_name())
-    suite.run_all(config, workdir)
+    run_all(config, _WORKDIR.value or config_flags.default_workdir(config_flags.file_name()))
 
 
-def _local_device_ids() -> list[int] | None:
-    """For ``jax.distributed.initialize``. On SLURM, JAX lets each task see one GPU, that of its number on the node,
-    even if it is the only one there. An empty list keeps all GPUs; None leaves it to JAX."""
-    # Open MPI starts its processes from one task of SLURM a node; JAX then asks Open MPI.
-    if "JAX_LOCAL_DEVICE_IDS" in os.environ or "OMPI_MCA_orte_hnp_uri" in os.environ:
-        return None
-    one_a_node = os.environ.get("SLURM_STEP_NUM_TASKS", "") == os.environ.get("SLURM_STEP_NUM_NODES")
-    return [] if one_a_node else None
+def run_all(config: config_lib.Config | config_lib.Suite, workdir: str) -> None:
+    """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run ``config``, and updates the report
+    in ``workdir`` after each. Finished runs are not repeated. Raises UserError if two rows of it have one name."""
+    from naturel_jax.cli.suite import Table  # importing it touches devices
+    from naturel_jax.training.run import run
+
+    table = Table(config, epath.Path(workdir))
+    for key, part in table.runs.items():
+        began = time.monotonic()
+        found = run(part, epath.Path(workdir) / key)
+        table.add(key, found, time.monotonic() - began)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,6 @@ def server(request, stores, monkeypatch, tmp_path):
     monkeypatch.setattr(object_stores, "PATIENCE", 20.0)
     monkeypatch.setattr(object_stores, "FIRST_WAIT_S", 0.01)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    object_stores.forget_clients()
+    object_stores.client.cache_clear()
     yield stores[request.param]
     stores[request.param].faults.clear()

@@ -25,7 +25,7 @@ from tfds_naturel.common.errors import Stopped, UserError
 
 def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, Fields]) -> str:
     """Describes one benchmark: what is present, or what is missing and where to get it. Raises UserError for a broken
-    one of one's own."""
+    a user-defined one."""
     try:
         benchmark = registry.read([name], files=files, naturel=naturel, fields=fields)[0]
     except (FileNotFoundError, UserError) as error:

@@ -1,4 +1,4 @@
-"""Benchmarks of one's own, from a file of records or a folder of classes; no code is needed.
+"""User-defined benchmarks, from a file of records or a folder of classes; no code is needed.
 
 - ``pairs:FILE``: an image, true captions and false ones;
 - ``groups:FILE``: two images and two captions, scored like Winoground;

@@ -1,5 +1,5 @@
 """All benchmarks by name. A new one is one file and one line here, or an entry point of another package
-(``plugins.py``); those of one's own need no code (``own.py``).
+(``plugins.py``); user-defined ones need no code (``own.py``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,11 +93,11 @@ def read(
     cache_dir: str = "",
 ) -> list[Benchmark]:
     """The benchmarks called ``names``, or named as in ``own_config``; ``all`` means every one that can be read, besides
-    one's own, and prints why the others cannot.
+    user-defined ones, and prints why the others cannot.
 
     ``files`` is the folder with the official files, ``naturel`` a prepared TFDS folder of NatuRel; ``fields``: name of
-    one's own benchmark -> the fields of its records; ``cache_dir``: where those in an object store are copied to (see
-    ``staging``). Raises UserError for an unknown name, and FileNotFoundError or
+    a user-defined benchmark -> the fields of its records; ``cache_dir``: where those in an object store are copied to
+    (see ``staging``). Raises UserError for an unknown name, and FileNotFoundError or
     UserError for a requested benchmark that cannot be read.
     """
     fields = fields or {}

@@ -1,4 +1,4 @@
-"""Shared by retrieval on COCO, Flickr30k and one's own images: recall at 1, 5 and 10, in both directions. It measures
+"""Shared by retrieval on COCO, Flickr30k and the user's images: recall at 1, 5 and 10, in both directions. It measures
 what fine-tuning forgets.
 """
 

@@ -27,7 +27,7 @@ _HANDLERS = {
 }
 
 # How TensorStore reports what says nothing about the files (absl::StatusCode).
-_PASSING = (
+_TRANSIENT = (
     "CANCELLED",
     "UNKNOWN",
     "DEADLINE_EXCEEDED",
@@ -128,7 +128,7 @@ def _shows_damage(error: BaseException | None) -> bool:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and not missing):
             return False
-        if any(f"{code}:" in str(error) for code in _PASSING):
+        if any(f"{code}:" in str(error) for code in _TRANSIENT):
             return False
         error = error.__cause__ or error.__context__
     return True

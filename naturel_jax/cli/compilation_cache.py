@@ -16,7 +16,7 @@ _OTHERS_WRITE, _ALL_WRITE = 0o022, 0o002  # permissions of group and others, and
 
 
 def enable() -> None:
-    """Has JAX keep compiled programs in ``compiled`` in the user's cache folder, unless the environment names another
+    """Makes JAX keep compiled programs in ``compiled`` in the user's cache folder, unless the environment names another
     folder (or none, by an empty ``JAX_COMPILATION_CACHE_DIR``).
 
     JAX runs what the folder holds, so one that others own or may write to is not used, with a warning. On a CPU

@@ -104,7 +104,7 @@ def parse(argv: Sequence[str]) -> ConfigDict:
         name = re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0]
         if name not in fields:
             raise UserError(
-                f"{arg}: the config has no field {name!r}; {nearest(name, known)} (naturel_jax/config/__init__.py)"
+                f"{arg}: the config has no field {name!r}; {nearest(name, known)} (naturel_jax/config/schema.py)"
             )
     sys.argv = list(argv)
     rest = _parse(argv)

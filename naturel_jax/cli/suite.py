@@ -1,43 +1,53 @@
-"""Runs one or several configs in one command: the rows of a table, and the report on them."""
+"""The runs of one command: the rows of a table, and the report on them."""
 
-import time
 from collections import Counter
 from collections.abc import Mapping
 
 import jax
 from etils import epath
 
+from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.config import Config, Suite
 from naturel_jax.evaluators.results import LeftOut
 from naturel_jax.report import report
 from naturel_jax.training import run_folder, writers
-from naturel_jax.training.run import run
 from tfds_naturel.common.errors import UserError
 
 
-def run_all(config: Config | Suite, workdir: str) -> None:
-    """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run ``config``, and updates the report
-    in ``workdir`` after each. Finished runs are not repeated. Raises UserError if two rows of it have one name.
-    """
-    runs = config.runs if isinstance(config, Suite) else {"": config}
-    names = row_names(runs)
-    if isinstance(config, Suite) and jax.process_index() == 0:
-        _announce(config, workdir)
-    scores: dict[str, Mapping[str, float]] = {}
-    intervals, histories = {}, {}
-    left_out: list[LeftOut] = []
-    text_only: dict[str, float] = {}
-    for key, part in runs.items():
-        began, folder, name = time.monotonic(), epath.Path(workdir) / key, names[key]
-        scores[name] = run(part, folder)
-        histories[name] = writers.history(folder)
-        if jax.process_index() == 0:
-            print(f"\n{name}: {(time.monotonic() - began) / 60:.1f} min\n")
-            intervals[name] = run_folder.read_intervals(folder)
-            left_out += run_folder.read_left_out(folder, name)
-            text_only |= run_folder.read_text_only(folder)
-            text = report.save(epath.Path(workdir), report.of_scores(scores, intervals, histories, left_out, text_only))
-            print(text, flush=True)
+class Table:
+    """The report on the runs of ``config``, in ``workdir``: a row for each, once it is finished."""
+
+    def __init__(self, config: Config | Suite, workdir: epath.Path):
+        """Says which runs there are, if there are several. Raises UserError if two rows would have one name."""
+        self.runs = config.runs if isinstance(config, Suite) else {"": config}
+        self._names, self._workdir = row_names(self.runs), workdir
+        self._found: dict[str, Finished] = {}
+        self._histories: dict[str, report.History] = {}
+        self._left_out: list[LeftOut] = []
+        if isinstance(config, Suite) and jax.process_index() == 0:
+            _announce(config, workdir)
+
+    def add(self, key: str, found: Finished, seconds: float) -> None:
+        """Adds the run ``key`` and writes and prints the report."""
+        if jax.process_index() > 0:
+            return
+        name = self._names[key]
+        print(f"\n{name}: {seconds / 60:.1f} min\n")
+        self._found[name] = found
+        self._histories[name] = writers.history(self._workdir / key)
+        self._left_out += run_folder.left_out(found, self.runs[key], name)
+        rows = self._found.items()
+        text = report.save(
+            self._workdir,
+            report.of_scores(
+                {name: row.scores for name, row in rows},
+                {name: row.intervals for name, row in rows},
+                self._histories,
+                self._left_out,
+                {metric: score for _, row in rows for metric, score in row.text_only.items()},
+            ),
+        )
+        print(text, flush=True)
 
 
 def row_names(runs: Mapping[str, Config]) -> dict[str, str]:
@@ -52,11 +62,11 @@ def row_names(runs: Mapping[str, Config]) -> dict[str, str]:
     return names
 
 
-def _announce(suite: Suite, workdir: str) -> None:
+def _announce(suite: Suite, workdir: epath.Path) -> None:
     """Prints the runs, and how long each took, if that was measured."""
     print("Runs:")
     for key, part in suite.runs.items():
         took = f"about {suite.minutes[key]:g} min" if key in suite.minutes else ""
-        print(f"  {part.name:12} {part.duration:>10}  {took:14} {epath.Path(workdir) / key}")
+        print(f"  {part.name:12} {part.duration:>10}  {took:14} {workdir / key}")
     if suite.minutes:
         print(f"About {sum(suite.minutes.values()):.0f} minutes in total ({suite.measured_on}).", flush=True)

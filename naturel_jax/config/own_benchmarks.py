@@ -1,4 +1,4 @@
-"""How benchmarks of one's own are named, on the command line and in ``config.eval``: ``KIND:PATH`` or
+"""How user-defined benchmarks are named, on the command line and in ``config.eval``: ``KIND:PATH`` or
 ``NAME=KIND:PATH``, such as ``pairs:my.jsonl``. Their files are read in ``own.py``."""
 
 import argparse
@@ -46,7 +46,7 @@ class Fields:
 
 
 def parse_name(text: str) -> Own | None:
-    """The benchmark of one's own that ``text`` names; None if it is not of the form above. Without ``NAME=``, it is
+    """The user-defined benchmark that ``text`` names; None if it is not of the form above. Without ``NAME=``, it is
     called like its file without the suffix, or its folder. Raises UserError for a name that is not one word."""
     match = re.fullmatch(rf"(?:([^=:]*)=)?({'|'.join(KINDS)}):(.+)", text, re.DOTALL)
     if not match:
@@ -60,8 +60,8 @@ def parse_name(text: str) -> Own | None:
     return Own(name, match[2], match[3])
 
 
-def or_own(known: Allowed) -> Allowed:
-    """Several benchmarks, each ``known`` or one's own."""
+def or_user_defined(known: Allowed) -> Allowed:
+    """Several benchmarks, each ``known`` or user-defined."""
     return Allowed(
         lambda: f"any of{known.expected().removeprefix('one of')}; or your own: {', '.join(KINDS.values())}",
         lambda names: all(known.test(name) or parse_name(name) for name in names),
@@ -69,13 +69,13 @@ def or_own(known: Allowed) -> Allowed:
 
 
 def name_of(text: str) -> str:
-    """What a benchmark is called, one's own or one of the package's. Raises what ``parse_name`` raises."""
+    """What a benchmark is called, user-defined or one of the package's. Raises what ``parse_name`` raises."""
     own = parse_name(text)
     return own.name if own else text
 
 
 def check_names(texts: Sequence[str], fields: Iterable[str], where: str) -> None:
-    """Raises UserError if two benchmarks have one name, or for ``fields`` of one that is not one's own. ``where``:
+    """Raises UserError if two benchmarks have one name, or for ``fields`` of one that is not user-defined. ``where``:
     the flag or config field of the fields."""
     named: dict[str, str] = {}
     own = {benchmark.name for text in texts if (benchmark := parse_name(text))}

@@ -27,7 +27,7 @@ from naturel_jax.data.items import columns, index, index_writer, tags
 from naturel_jax.data.items.items import Source
 from naturel_jax.data.seen import identity, trained_on, training_images
 from naturel_jax.data.seen.trained_on import TrainedOn
-from naturel_jax.storage import staging
+from naturel_jax.storage import once, staging
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
 
@@ -66,7 +66,7 @@ def check(source: str, data_dir: str, split: str, fields: Fields, workers: int) 
         raise UserError(f"{source}: was checked when it was built; expected a table of records")
     folder = index_writer.folder_of(table, fields, os.fspath(staging.local_path(data_dir)))
     index_writer.build(table, fields, folder, workers)
-    meta, bad = index.read_meta(folder), index.read_unusable(folder)
+    meta, bad = once.read_meta(folder), index.read_unusable(folder)
     left = np.delete(np.arange(meta["records"]), [row["record"] for row in bad])
     read = index.open_images(table, fields, folder, meta)
     names = columns.find_strings(folder, "names")

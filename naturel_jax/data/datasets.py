@@ -104,7 +104,7 @@ def open_source(
 
 
 def open_unindexed(dataset: str, data_dir: str, split: str, cache_dir: str = "") -> Source | Table:
-    """As the opener of the prefix returns it, from local copies. Raises UserError for an unknown prefix, and what
+    """What the opener of the prefix returns for local copies. Raises UserError for an unknown prefix, and what
     ``staging.stage`` and the opener raise."""
     prefix, name = _parse(dataset)
     if prefix not in SOURCES:
@@ -131,7 +131,7 @@ def _open_tfds(name: str, data_dir: str, split: str) -> Source | Table:
 
 
 def _origin(path: epath.Path, data_dir: str, split: str) -> Origin:
-    """Of the images of a prepared dataset."""
+    """Where the images of a prepared dataset come from."""
     status = (path / "dataset_info.json").stat()
     key = json.dumps([os.fspath(path), split, status.length, status.mtime])
     cache = index_writer.cache_folder(data_dir) / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()

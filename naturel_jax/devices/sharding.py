@@ -53,7 +53,7 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = No
 
 
 def slices(devices: Iterable[jax.Device]) -> int:
-    """Of how many TPU slices or GPU hosts the devices are."""
+    """Number of TPU slices or GPU hosts that the devices belong to."""
     return len({getattr(device, "slice_index", 0) for device in devices})
 
 
@@ -75,8 +75,8 @@ def _across_slices(sizes: Sequence[int], slices: int, devices: Sequence[jax.Devi
         raise UserError(f"{len(devices)} devices in {slices} slices or hosts: {error}; expected equal ones") from error
 
 
-def connect(mesh: Mesh) -> None:
-    """Has all groups of devices along the axes of ``mesh`` meet once, if they are CPUs of several processes. The first
+def warm_up_collectives(mesh: Mesh) -> None:
+    """Lets all groups of devices along the axes of ``mesh`` meet once, if they are CPUs of several processes. The first
     time, these wait at most 30 s for each other; for the training step, one process may compile longer than another.
     """
     if jax.process_count() == 1 or mesh.devices.flat[0].platform != "cpu":

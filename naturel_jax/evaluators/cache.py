@@ -3,12 +3,11 @@ anything twice.
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
-import itertools
 import logging
 import os
-import sqlite3
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,38 +15,35 @@ import numpy as np
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.evaluators.embed import Encoder
 from naturel_jax.models.two_tower import Params
+from naturel_jax.storage import once
 from tfds_naturel.common.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 
 CHUNK = 4096  # embeddings written at a time: the most an interruption can lose
-_TABLE = "embeddings (key blob primary key, value blob) without rowid"
-PATIENCE = 60.0  # seconds to wait for another process that writes to the file
-UNIT_TOLERANCE = 0.02  # of a stored embedding's length, which is 1 up to the rounding of bfloat16 towers
+_KEY = 20  # bytes
 
 
 class CachedEncoder:
-    """An ``embed.Embedder`` whose embeddings are kept in the SQLite file ``path``.
+    """An ``embed.Embedder`` whose embeddings are kept in ``folder``: each file is a block (``once.write_block``) of
+    rows, a key and an embedding.
 
-    Keys are hashes of contents: the bytes and box of an image, the tokens of a caption. ``path`` must identify the
+    Keys are hashes of contents: the bytes and box of an image, the tokens of a caption. ``folder`` must identify the
     parameters and the processor (see ``results.model_fingerprint``).
 
-    A damaged file is replaced, and without one that can be written the embeddings are only kept in memory; both are
-    logged, and neither ends an evaluation.
+    What is in a damaged file is embedded again, and without a folder that can be written the embeddings are only kept
+    in memory; both are logged, and neither ends an evaluation.
     """
 
-    def __init__(self, encoder: Encoder, params: Params, path: Path):
-        self._encoder, self._params = encoder, params
+    def __init__(self, encoder: Encoder, params: Params, folder: Path):
+        self._encoder, self._params, self._folder = encoder, params, folder
         self._dim = encoder.model.config.embed_dim
-        self._path = path
-        try:
-            self._file = _open(path)
-        except (sqlite3.Error, OSError) as error:
-            self._file = _replaced(path, error)
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        self._row = np.dtype([("key", f"V{_KEY}"), ("embedding", "<f4", (self._dim,))])
+        self._not_stored: dict[bytes, np.ndarray] = {}
+        paths = sorted(folder.glob("*.rows"))
+        self._path = {key: path for path in paths for key in self._rows(path)["key"].tolist()}
+        with contextlib.suppress(OSError):
+            folder.with_suffix(".sqlite").unlink()  # the form before
 
     def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
         """See ``embed.Embedder.images``."""
@@ -75,7 +71,7 @@ class CachedEncoder:
         if not texts:
             return self._encoder.captions(self._params, texts)
         tokens_UL = self._encoder.tokens(texts)
-        keys = [hashlib.blake2b(b"tokens" + row.tobytes(), digest_size=20).digest() for row in tokens_UL]
+        keys = [hashlib.blake2b(b"tokens" + row.tobytes(), digest_size=_KEY).digest() for row in tokens_UL]
 
         def embed(numbers: list[int], bar: Progress) -> np.ndarray:
             return self._encoder.captions(self._params, [texts[n] for n in numbers], bar.update)
@@ -89,96 +85,56 @@ class CachedEncoder:
         embed: Callable[[list[int], Progress], np.ndarray],
         unreadable: Container[bytes],
     ) -> np.ndarray:
-        """Embeddings [N, D] of ``keys``: read from the file, or computed by ``embed`` from their indices and stored.
-        Equal keys share one embedding.
+        """Embeddings [N, D] of ``keys``: those that are stored, or computed by ``embed`` from their indices. Equal keys
+        share one embedding.
         """
         first = {key: n for n, key in reversed(list(enumerate(keys)))}
-        known = {key: z_D for key in first if (z_D := self._stored(key)) is not None}
+        known = self._stored(first)
         missing = [n for key, n in first.items() if key not in known]
         with Progress(total=len(missing), desc=what, unit="", disable=not missing) as bar:
             for start in range(0, len(missing), CHUNK):
                 numbers = missing[start : start + CHUNK]
                 new = {keys[n]: z_D for n, z_D in zip(numbers, embed(numbers, bar), strict=True)}
-                self._store((key, z_D) for key, z_D in new.items() if key not in unreadable)
+                if readable := {key: z_D for key, z_D in new.items() if key not in unreadable}:
+                    self._store(readable)
                 known |= new
         return np.stack([known[key] for key in keys]) if keys else np.zeros((0, self._dim), np.float32)
 
-    def _stored(self, key: bytes) -> np.ndarray | None:
-        """The embedding in the file; None if it is missing or not a unit vector of the model's size."""
+    def _stored(self, keys: Collection[bytes]) -> dict[bytes, np.ndarray]:
+        """The embeddings of those of the ``keys`` that have one."""
+        known = {key: z_D for key, z_D in self._not_stored.items() if key in keys}
+        for path in dict.fromkeys(self._path[key] for key in keys if key in self._path):
+            rows = self._rows(path)
+            known |= {key: z_D for key, z_D in zip(rows["key"].tolist(), rows["embedding"], strict=True) if key in keys}
+        return known
+
+    def _rows(self, path: Path) -> np.ndarray:
+        """The rows in a file; none if it is damaged."""
         try:
-            row = self._file.execute("select value from embeddings where key = ?", (key,)).fetchone()
-        except sqlite3.Error as error:
-            self._replace(error)
-            return None
-        if row is None or not isinstance(row[0], bytes) or len(row[0]) != 4 * self._dim:
-            return None
-        z_D = np.frombuffer(row[0], np.float32)
-        return z_D if abs(float(np.linalg.norm(z_D)) - 1) < UNIT_TOLERANCE else None
+            return np.frombuffer(once.read_block(path), self._row)
+        except (ValueError, OSError) as error:
+            _LOG.warning("%s; what is in it is embedded again", error)
+            if isinstance(error, ValueError):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            return np.empty(0, self._row)
 
-    def _store(self, embeddings: Iterable[tuple[bytes, np.ndarray]]) -> None:
-        rows = [(key, z_D.tobytes()) for key, z_D in embeddings]
-        for _ in range(2):  # the second time into the file that replaces a damaged one
-            try:
-                with self._file:
-                    self._file.executemany("insert or replace into embeddings values (?, ?)", rows)
-                return
-            except sqlite3.Error as error:
-                self._replace(error)
-
-    def _replace(self, error: sqlite3.Error) -> None:
-        self._file.close()
-        self._file = _replaced(self._path, error)
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """Raises OSError or sqlite3.OperationalError if ``path`` cannot be used, another sqlite3.DatabaseError for a file
-    that is damaged or another database.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = sqlite3.connect(path, timeout=PATIENCE)
-    try:
-        file.execute(f"create table if not exists {_TABLE}")
-        if file.execute("select type, sql from sqlite_master").fetchall() != [("table", f"CREATE TABLE {_TABLE}")]:
-            raise sqlite3.DatabaseError("another schema")
-        if (verdict := file.execute("pragma quick_check(1)").fetchone()[0]) != "ok":
-            raise sqlite3.DatabaseError(verdict)
-    except sqlite3.Error:
-        file.close()
-        raise
-    return file
-
-
-def _replaced(path: Path, error: Exception) -> sqlite3.Connection:
-    """An empty cache in place of one that failed with ``error``: at ``path`` if what is there was damaged, in memory if
-    ``path`` cannot be used (a read-only or full disk, no permission).
-    """
-    try:
-        if path.is_dir():
-            aside = next(p for n in itertools.count(1) if not (p := path.with_name(f"{path.name}.folder{n}")).exists())
-            path.rename(aside)
-            error = IsADirectoryError(f"a folder, renamed to {aside.name}")
-        elif isinstance(error, sqlite3.OperationalError | OSError):
-            raise error
-        else:
-            for suffix in ("", "-journal", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-        file = _open(path)
-    except (sqlite3.Error, OSError) as problem:
-        _LOG.warning("%s: cannot be used as a cache of embeddings (%s); they are not stored", path, problem)
-        return _open_in_memory()
-    _LOG.warning("%s: not a readable cache of embeddings (%s); starting over", path, error)
-    return file
-
-
-def _open_in_memory() -> sqlite3.Connection:
-    file = sqlite3.connect(":memory:")
-    file.execute(f"create table {_TABLE}")
-    return file
+    def _store(self, embeddings: Mapping[bytes, np.ndarray]) -> None:
+        rows = np.array(list(embeddings.items()), self._row)
+        path = self._folder / f"{hashlib.blake2b(rows['key'].tobytes(), digest_size=12).hexdigest()}.rows"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            once.write_block(path, rows.tobytes())
+            self._path |= dict.fromkeys(embeddings, path)
+        except OSError as error:
+            if not self._not_stored:
+                _LOG.warning("%s: cannot be used as a cache of embeddings (%s); not stored", self._folder, error)
+            self._not_stored |= embeddings
 
 
 def _image_key(image: Image) -> bytes | str:
     """The key of an image, or why it cannot be read."""
     try:
-        return hashlib.blake2b(repr(image.box).encode() + image.read(), digest_size=20).digest()
+        return hashlib.blake2b(repr(image.box).encode() + image.read(), digest_size=_KEY).digest()
     except (OSError, ValueError) as error:
         return str(error)

@@ -42,12 +42,7 @@ class Mirror:
         self._uploaded |= {name: states[name] for name in chosen}
 
     def _states(self) -> dict[str, _State]:
-        """Of the files, but for locks and journals."""
-        names = [name for name in object_folders.files_in(self.local) if not _is_temporary(name)]
+        """Size and time of each file but locks and unfinished ones."""
+        names = [name for name in object_folders.files_in(self.local) if not Path(name).name.startswith(".")]
         stats = {name: (self.local / name).stat() for name in names}
         return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
-
-
-def _is_temporary(name: str) -> bool:
-    file = name.rpartition("/")[2]
-    return file.startswith(".") or file.endswith(("-journal", "-wal", "-shm"))

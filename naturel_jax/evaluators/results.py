@@ -21,6 +21,7 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
 from naturel_jax.evaluators import blind, confidence
+from naturel_jax.storage.locks import locked
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json, reading_arrow
 
@@ -128,7 +129,7 @@ def save(
     rows = io.BytesIO()
     pq.write_table(_table(items, matrices, outcomes, fingerprint), rows, compression="zstd")
     fields = {"version": VERSION, **dataclasses.asdict(result)}
-    with storage.locked(epath.Path(folder)):
+    with locked(folder / ".lock"):
         storage.write(epath.Path(folder / "items.parquet"), rows.getvalue())
         storage.write(epath.Path(folder / "scores.json"), json.dumps(fields, indent=1))
     return result

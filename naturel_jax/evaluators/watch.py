@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Benchmark, is_headline
-from naturel_jax.checkpoints import checkpoint
+from naturel_jax.checkpoints import checkpoint, finished
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices import preemption
@@ -71,7 +71,7 @@ def _new_steps(workdir: epath.Path) -> Iterator[int]:
     _LOG.info("watching %s", workdir)
     while True:
         preemption.check()
-        ended = storage.exists(workdir / "scores.json")  # checked before the listing, which then has every checkpoint
+        ended = storage.exists(workdir / finished.FILE)  # checked before the listing, which then has every checkpoint
         new = sorted(set(checkpoint.saved_steps(workdir)) - seen)
         yield from new
         seen.update(new)

@@ -1,11 +1,15 @@
-"""The batch that a training step takes: images, captions, and the labels that determine the counts of every cell.
+"""The batch that a training step takes, and how often each of its cells, an image and a caption, is a positive or a
+negative.
 
 Shape letters: I images, U distinct captions, K captions sampled per image, T triplets shown per image, A triplets
 asserted per caption, L tokens, P patches that are kept.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = Any  # a NumPy array on the host, a jax.Array on devices
@@ -67,3 +71,64 @@ class Batch(NamedTuple):
 def is_embedded(rows: Array) -> bool:
     """Whether ``Batch.images`` or ``Batch.tokens`` are embeddings."""
     return bool(rows.dtype == np.float32)
+
+
+# ---- Counts ----------------------------------------------------------------------------------------------------------
+
+
+class Counts(NamedTuple):
+    """For each cell of a tile: how often it is a positive in the expanded batch, and the weight of its other copies (1,
+    or 0 if they are left out)."""
+
+    positive_IU: jax.Array
+    others_IU: jax.Array
+
+
+def _hits(ids_IK: jax.Array, id_U: jax.Array) -> jax.Array:
+    """How often each caption id occurs in each image's row, int32 [I, U]. One column at a time: K is small, but an
+    [I, K, U] array is not."""
+    zeros_IU = jnp.zeros((len(ids_IK), len(id_U)), jnp.int32)
+    return sum((ids_IK[:, k, None] == id_U for k in range(ids_IK.shape[1])), start=zeros_IU)
+
+
+def _published(sampled_IU: jax.Array, match_IU: jax.Array, total_IU: jax.Array) -> Counts:
+    del match_IU, total_IU
+    return Counts(sampled_IU, jnp.ones_like(sampled_IU))
+
+
+def _match_positive(sampled_IU: jax.Array, match_IU: jax.Array, total_IU: jax.Array) -> Counts:
+    return Counts(jnp.where(match_IU, total_IU, 0), jnp.ones_like(sampled_IU))
+
+
+def _match_ignore(sampled_IU: jax.Array, match_IU: jax.Array, total_IU: jax.Array) -> Counts:
+    del total_IU
+    return Counts(sampled_IU, jnp.where(match_IU, 0, 1).astype(sampled_IU.dtype))
+
+
+# As published, a caption sampled for another image is a negative even if it is true of this one. The match-aware
+# variants count it as a positive or leave it out.
+COUNTING: dict[str, Callable[[jax.Array, jax.Array, jax.Array], Counts]] = {
+    "published": _published,
+    "match_positive": _match_positive,
+    "match_ignore": _match_ignore,
+}
+
+
+def cell_counts(
+    images: ImageLabels, captions: CaptionLabels, counting: str, hard_negative_weight: float = 1.0
+) -> Counts:
+    """The counts of every cell of a tile, float32 [I, U] each; ``counting`` is a key of ``COUNTING``.
+
+    A caption matches an image when it asserts a triplet that the image shows, or was sampled for it as a positive.
+    ``hard_negative_weight`` multiplies the weight of captions sampled as negatives of this image.
+    """
+    dtype = captions.mult_U.dtype
+    sampled_IU = _hits(images.positives_IK, captions.id_U).astype(dtype)
+    match_IU = sampled_IU > 0
+    for a in range(captions.asserts_UA.shape[1]):
+        match_IU |= _hits(images.shows_IT, captions.asserts_UA[:, a]) > 0
+    counts = COUNTING[counting](sampled_IU, match_IU, images.mult_I[:, None] * captions.mult_U)
+    if hard_negative_weight == 1.0:
+        return counts
+    hard_IU = _hits(images.negatives_IK, captions.id_U) > 0
+    return counts._replace(others_IU=jnp.where(hard_IU, hard_negative_weight, 1.0) * counts.others_IU)

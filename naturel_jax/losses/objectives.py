@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from naturel_jax.losses.batch import CaptionLabels, ImageLabels
-from naturel_jax.losses.counting import cell_counts
+from naturel_jax.losses.batch import CaptionLabels, ImageLabels, cell_counts
 from naturel_jax.losses.tiles import DENSE, Layout, Side, gradients, sweep, total_over_tiles
 
 _FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are never inf - inf

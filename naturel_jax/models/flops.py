@@ -1,5 +1,5 @@
-"""FLOPs that the model itself needs, counted analytically, and the peak of each accelerator: together they give the
-model FLOPs utilization (MFU) of PaLM, arXiv 2204.02311, appendix B.
+"""FLOPs that the model itself needs, counted analytically. With an accelerator's peak (``devices/hardware.py``), they
+give the model FLOPs utilization (MFU) of PaLM, arXiv 2204.02311, appendix B.
 
 A multiply-add counts as 2. Only matrix products count: normalization, activations, softmax and the loss are less than
 1 % of a step. Attention counts in full for causal towers too, and recomputation (remat, chunks) does not count.
@@ -59,8 +59,8 @@ class Step(NamedTuple):
         return 3 * self.forward - 2 * self.frozen
 
     def computed(self, remat: str, chunks: int) -> float:
-        """With what a step computes again: ``full`` recomputation what has a backward pass, chunks everything. "dots"
-        computes no product of weights again."""
+        """FLOPs including what a step computes again: with ``full`` recomputation, what has a backward pass; in chunks,
+        everything. "dots" computes no product of weights again."""
         return self.model + (remat == "full") * (self.forward - self.frozen) + (chunks > 1) * self.forward
 
 

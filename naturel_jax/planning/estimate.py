@@ -18,7 +18,8 @@ from naturel_jax.models import presets
 from naturel_jax.models.two_tower import TwoTowerConfig, config_from_dict
 from naturel_jax.planning import compiled, stand_in
 from naturel_jax.training import memory, run
-from naturel_jax.training.start import Start, make_model, trained_sizes
+from naturel_jax.training.choices import make_model
+from naturel_jax.training.start import Start, trained_sizes
 from naturel_jax.weights import runs
 from tfds_naturel.common.errors import UserError
 
@@ -88,8 +89,8 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "optimizer": memory.per_device(state.opt_state),
         "moving average": memory.per_device(state.ema),
         "batch": memory.per_device(batch),
-        "crops": memory.per_device(training.pipeline.sent(0)),
-        "dataset": memory.per_device(training.pipeline.dataset()),
+        "crops": memory.per_device(training.pipeline.crop_shapes(0)),
+        "dataset": memory.per_device(training.pipeline.resident_shapes()),
     }
     captions, tokens = batch.captions_to_embed
     rows = {"images": batch.images_to_embed, "captions": captions, "tokens": tokens}

@@ -45,7 +45,7 @@ def lines(results: Sequence[Result | LeftOut]) -> list[Line]:
 
 
 def _origins(benchmark: str) -> tuple[Origin, ...]:
-    """None of one's own benchmarks, and of those whose package is not installed."""
+    """Na user-defined one benchmarks, and of those whose package is not installed."""
     return BENCHMARKS[benchmark].SOURCE.origins if benchmark in BENCHMARKS else ()
 
 

@@ -2,12 +2,13 @@
 it, which are removed even if the process that made them is killed."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from naturel_jax.storage.locks import locked
 
 
 def root() -> Path:
@@ -24,8 +25,7 @@ def folder() -> Iterator[Path]:
     parent.mkdir(exist_ok=True)
     path = parent / uuid.uuid4().hex
     lock = path.with_suffix(".lock")
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(lock):
         for other in parent.glob("*.lock"):
             if other != lock:
                 _remove_if_unused(other)
@@ -38,7 +38,6 @@ def folder() -> Iterator[Path]:
 
 
 def _remove_if_unused(lock: Path) -> None:
-    with contextlib.suppress(OSError), lock.open("r+") as file:  # BlockingIOError: in use
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with contextlib.suppress(OSError), locked(lock, wait=False):
         shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
         lock.unlink()

@@ -1,13 +1,12 @@
 """Copies data from an object store to this host's disk, once for all of its processes.
 
-A copy is in ``<cache_dir>/<scheme>/<bucket>/<path>``. A file gets its name once it has the size and the checksum that
-the store states; an interrupted one is continued. ``.staged.jsonl`` in the folder of the bucket lists the files, with
-the version that each is a copy of. Whoever holds the lock on ``.lock`` copies, and the system releases it when that
-process ends, however it does.
+A copy is in ``<cache_dir>/<scheme>/<bucket>/<path>``. A file gets its name once it has the size of the object, and its
+MD5 if the store states one; an interrupted one is continued. ``.staged.jsonl`` in the folder of the bucket lists the
+files, with the version that each is a copy of. One process copies to it at a time, which holds the lock on ``.lock``.
 """
 
 import contextlib
-import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from etils import epath
 from tqdm import tqdm
 
 from naturel_jax.storage import object_folders, scratch
+from naturel_jax.storage.locks import locked
 from naturel_jax.storage.object_stores import Info, Location, in_store
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json
@@ -91,11 +91,11 @@ def _stage(
     local.mkdir(parents=True, exist_ok=True)
     from naturel_jax.devices import preemption  # it loads JAX, which commands that read local files only do not need
 
-    with preemption.interruptible(), _alone(bucket):
+    with preemption.interruptible(), locked(bucket / ".lock"):
         found = find()
         staged = _Staged(bucket, local)
         staged.forget({name for name in staged.versions if wanted(name)} - found.keys())
-        missing = {name: info for name, info in found.items() if not staged.is_current(url, name, info)}
+        missing = {name: info for name, info in found.items() if not staged.is_current(name, info)}
         if missing:
             _copy(url, missing, local, staged, f"{len(found):,} files, {_size(found)}")
     return local
@@ -125,16 +125,16 @@ class _Staged:
             object_folders.inside(self._local, name).unlink(missing_ok=True)
             self._write(name, "", 0)
 
-    def is_current(self, url: epath.Path, name: str, info: Info) -> bool:
-        """Whether the file is a copy of the object. One that is not listed is compared with the store's checksum."""
+    def is_current(self, name: str, info: Info) -> bool:
+        """Whether the file is a copy of the object. One that is not listed is compared with the object's MD5."""
         path = object_folders.inside(self._local, name)
         if not path.is_file() or path.stat().st_size != info.size:
             return False
-        if self.versions.get(name) == (info.version, path.stat().st_mtime_ns):
+        if self.versions.get(name) == (info.etag, path.stat().st_mtime_ns):
             return True
-        if not Location(url / name).has_content(path, info):
+        if not info.md5 or _md5(path) != info.md5:
             return False
-        self.record(name, info.version)
+        self.record(name, info.etag)
         return True
 
     def _write(self, name: str, version: str, modified: int) -> None:
@@ -150,18 +150,6 @@ def _read_rows(file: Path) -> Iterator[dict[str, Any]]:
                 yield parse_json(line)
 
 
-@contextlib.contextmanager
-def _alone(bucket: Path) -> Iterator[None]:
-    """One process of this host at a time."""
-    with (bucket / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _LOG.info("waiting for another process of this host that copies to %s", bucket)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _copy(url: epath.Path, missing: dict[str, Info], local: Path, staged: _Staged, whole: str) -> None:
     partial = {name: _partial(local, name, info) for name, info in missing.items()}
     left = {name: info for name, info in missing.items() if not partial[name].exists()}
@@ -173,20 +161,24 @@ def _copy(url: epath.Path, missing: dict[str, Info], local: Path, staged: _Stage
         f" ({len(missing) - len(left)} were interrupted)" if resumed else "",
     )  # fmt: skip
     with _progress(url, total, resumed) as progress:
+        opaque = threading.Event()  # set once an ETag is known not to be the MD5 that it looks like
 
         def fetch(name: str) -> None:
             path, info, location = object_folders.inside(local, name), missing[name], Location(url / name)
             path.parent.mkdir(parents=True, exist_ok=True)
+            accepted = {info.md5}
             for _ in range(2):
                 location.download(partial[name], info, progress)
-                if location.has_content(partial[name], info):
+                found = _md5(partial[name]) if info.md5 and not opaque.is_set() else info.md5
+                if found in accepted:
+                    if found != info.md5:
+                        opaque.set()
                     partial[name].replace(path)
-                    staged.record(name, info.version)
+                    staged.record(name, info.etag)
                     return
+                accepted.add(found)  # what arrives twice is the content
                 partial[name].unlink()
-            raise OSError(
-                f"{url / name}: arrived twice with another checksum than {info.checksum}, which the store states"
-            )
+            raise OSError(f"{url / name}: arrived twice with different content, neither with the MD5 {info.md5}")
 
         object_folders.in_threads(fetch, missing)
 
@@ -194,7 +186,12 @@ def _copy(url: epath.Path, missing: dict[str, Info], local: Path, staged: _Stage
 def _partial(local: Path, name: str, info: Info) -> Path:
     """Of one version: the rest of another would not fit."""
     path = object_folders.inside(local, name)
-    return path.with_name(f".{path.name}.{re.sub(r'[^A-Za-z0-9-]', '', info.version)}.partial")
+    return path.with_name(f".{path.name}.{re.sub(r'[^A-Za-z0-9-]', '', info.etag)}.partial")
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _size(files: dict[str, Info]) -> str:

@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Of the loss and its gradient. ``waiting``: seconds during which a device only sends and receives; ``memory``:
+    """Cost of the loss and its gradient. ``waiting``: seconds in which a device only sends and receives; ``memory``:
     bytes of temporaries on each device."""
 
     waiting: float
@@ -83,7 +83,7 @@ def best(known: Mapping[str, Cost], limit: int) -> str:
 
 
 def sizes(mesh: Mesh, batch: Batch, width: int, tile: int) -> Sizes:
-    """Those of the loss of a batch (arrays or shapes) on the devices of ``mesh``."""
+    """Sizes of a batch's loss on each device of ``mesh``. ``batch``: arrays or shapes."""
     devices = batch_shards(mesh)
     return Sizes(devices, len(batch.images) // devices, len(batch.tokens) // devices, width, tile, hosts(mesh))
 

@@ -12,13 +12,13 @@ import numpy as np
 from etils import epath
 
 from naturel_jax import storage
+from naturel_jax.data.batches.pipeline import Pipeline
+from naturel_jax.data.batches.stages import EmbeddedImages
 from naturel_jax.losses.batch import Batch, ImageLabels
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
-
-    from naturel_jax.data.batches.pipeline import Pipeline
 
 _SHOWN = 16  # images
 _COLUMNS = 2
@@ -29,13 +29,13 @@ _POSITIVE, _NEGATIVE, _INK = "#1a7f37", "#cf222e", "#1f2328"
 _Line = tuple[str, str, bool]  # text, colour, bold
 
 
-def batches(pipeline: "Pipeline", folder: epath.Path, start: int, stop: int) -> Iterator[Batch]:
+def batches(pipeline: Pipeline, folder: epath.Path, start: int, stop: int) -> Iterator[Batch]:
     """The batches of steps ``start`` to ``stop - 1``. That of step 0 is also written to ``first_batch.png``."""
     for number, batch in enumerate(pipeline.batches(start, stop), start):
         if number == 0 and jax.process_index() == 0:
             shown = batch
-            if not batch.images_to_embed:
-                shown = next(dataclasses.replace(pipeline, image_dim=None).batches(0, 1))
+            if isinstance(pipeline.images, EmbeddedImages):
+                shown = next(dataclasses.replace(pipeline, images=pipeline.images.pixels).batches(0, 1))
             copies = pipeline.planner.plan(0).caption_labels.mult_U
             write(shown, pipeline.planner.texts(0), copies, folder / "first_batch.png")
         yield batch
@@ -82,7 +82,7 @@ def _local_rows(array: np.ndarray | jax.Array) -> np.ndarray:
 
 
 def _is_sentinel(labels: ImageLabels) -> np.ndarray:
-    """Which images have no captions but are not padding."""
+    """Images that have no captions and are not padding, bool [I]."""
     captions_I = (labels.positives_IK >= 0).any(axis=1) | (labels.negatives_IK >= 0).any(axis=1)
     return np.asarray((labels.mult_I > 0) & ~captions_I)
 

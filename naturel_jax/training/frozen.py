@@ -7,8 +7,6 @@ once it is whole, so what was interrupted continues with the next one.
 
 import concurrent.futures
 import dataclasses
-import hashlib
-import json
 import logging
 import math
 import os
@@ -36,7 +34,7 @@ from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import batch_sharding, batch_shards, path_string
 from naturel_jax.evaluators.results import model_fingerprint
 from naturel_jax.models.two_tower import Encode, Params, of_pixels
-from naturel_jax.storage import object_folders, staging
+from naturel_jax.storage import object_folders, once, staging
 from naturel_jax.training import optim
 from naturel_jax.training.start import Start
 from tfds_naturel.common.errors import UserError
@@ -161,9 +159,9 @@ def _embed_captions(source: Source, tower: _Tower, processor: Processor, eos: in
 
 
 def _folder(root: Path, key: dict[str, Any], count: int) -> Path:
-    folder = root / "embedded" / hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
+    folder = once.folder_of(root / "embedded", key)
     folder.mkdir(parents=True, exist_ok=True)
-    storage.write(epath.Path(folder / "meta.json"), json.dumps(key | {"count": count}, indent=1))
+    once.write_meta(folder, key | {"count": count})
     return folder
 
 
@@ -178,7 +176,7 @@ def _fill(
     """The embeddings in ``folder``, each of ``shape``, of ``what`` of the source ``name``; blocks that are missing are
     computed first. ``embed``: numbers [B] -> embeddings [B, *shape]."""
     sizes = embedded.block_sizes(count)
-    own = np.array([not _is_whole(folder, block, (size, *shape)) for block, size in enumerate(sizes)])
+    own = np.array([not once.is_whole(embedded.check, folder, n, (size, *shape)) for n, size in enumerate(sizes)])
     missing = multihost_utils.process_allgather(own).any(axis=0) if jax.process_count() > 1 else own
     if missing.any():
         needed = 4 * math.prod(shape) * int(np.array(sizes) @ own)
@@ -192,18 +190,6 @@ def _fill(
         if done % math.ceil(missing.sum() / _LINES) == 0:
             _LOG.info("%s: embedded %d of %d blocks", name, len(sizes) - missing.sum() + done, len(sizes))
     return Embeddings(folder, count, shape)
-
-
-def _is_whole(folder: Path, block: int, shape: embedded.Shape) -> bool:
-    """Whether a block is there. One that is damaged is embedded again."""
-    try:
-        embedded.check(folder, block, shape)
-    except FileNotFoundError:
-        return False
-    except ValueError as error:
-        _LOG.warning("%s; the block is embedded again", error)
-        return False
-    return True
 
 
 def _sampled(source: Source) -> str:

@@ -28,14 +28,15 @@ from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
-# Of a GPU, JAX takes a share at the start, and a program can use no more: 0.75, or what the first of these variables
-# says that is set (docs.jax.dev/en/latest/gpu_memory_allocation.html). The rest is for CUDA, NCCL and other programs.
+# JAX takes a share of a GPU's memory at the start, and a program can use no more: 0.75, or what the first of these
+# variables says that is set (docs.jax.dev/en/latest/gpu_memory_allocation.html). The rest is for CUDA, NCCL and other
+# programs.
 _SHARE, _SHARE_VARIABLES = 0.75, ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 
 # The policies that ``auto`` and the search of a plan try, those that recompute least first.
 AUTO = ("none", "dots", "full")
 
-# By which ``temporaries`` are multiplied before a step is taken to fit: the compiler pads arrays to the tiles of the
+# Safety factor on the estimated temporaries, by policy: the compiler pads arrays to the tiles of the
 # matrix unit and keeps buffers that the estimate does not count, more of them if nothing is recomputed (docs/plan.md).
 MARGINS, MARGIN = {"none": 1.75}, 1.25
 
@@ -131,7 +132,7 @@ def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: 
 def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int, held: Any = ()) -> str:
     """The first policy of ``AUTO`` with which a step fits into the memory of the devices; the last if none fits. "none"
     on a CPU, and where the memory is not known. Arguments: see ``temporaries``; ``held``: what else is on the devices
-    (``Pipeline.sent`` and ``dataset``). All processes get the same."""
+    (``Pipeline.crop_shapes`` and ``resident_shapes``). All processes get the same."""
     kind = mesh.devices.flat[0].device_kind
     if (limit := usable(kind)) is None:
         return "none"
@@ -150,8 +151,8 @@ def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: i
 
 
 def check_dataset(dataset: Any, step: int, mesh: Mesh) -> None:
-    """Raises UserError if the devices have no memory for ``dataset`` (``Pipeline.dataset``) beside the ``step`` bytes
-    that a step needs of each. Nothing is checked on a CPU, and where the memory is not known."""
+    """Raises UserError if the devices have no memory for ``dataset`` (``Pipeline.resident_shapes``) beside the ``step``
+    bytes that a step needs of each. Nothing is checked on a CPU, and where the memory is not known."""
     kind, images = mesh.devices.flat[0].device_kind, per_device(dataset)
     limit = usable(kind)
     if limit is not None and images + step > limit:

@@ -1,6 +1,5 @@
 """The optimizer from ``config.optim``: schedule, decay mask, learning-rate multipliers, freezing."""
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import optax
 
 from naturel_jax import config
 from naturel_jax.devices.sharding import path_string
-from naturel_jax.models.two_tower import ABOVE_BLOCKS, Model, Params
+from naturel_jax.models.two_tower import ABOVE_BLOCKS, Params, TwoTowerConfig
 from tfds_naturel.common.errors import UserError
 
 # Norms, biases, class token, logit scale and bias are not decayed, as in every published recipe.
@@ -101,20 +100,19 @@ def by_block(factor: Any, leaf: jax.Array) -> jax.Array:
     return jnp.asarray(factor, leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1))
 
 
-def with_frozen(model: Model, options: config.Optim, params: Params) -> Model:
-    """``model`` with no gradient in the lowest blocks of each tower that are frozen together with all that is below
+def frozen_blocks(options: config.Optim, sizes: TwoTowerConfig, params: Params) -> dict[str, int]:
+    """How many of the lowest blocks of each tower, "image" and "text", are frozen together with all that is below
     them; only the shapes of ``params`` are used."""
     factors = multipliers(options, params)
     frozen = {"image": 0, "text": 0}
     for tower in frozen:
-        parts, depth = factors[tower], getattr(model.config, tower).transformer.depth
+        parts, depth = factors[tower], getattr(sizes, tower).transformer.depth
         below = [part for name, part in parts.items() if name not in ("transformer", *ABOVE_BLOCKS)]
         if any(np.any(factor) for factor in jax.tree.leaves(below)):
             continue
         is_trained = np.any([np.zeros(depth) != factor for factor in jax.tree.leaves(parts["transformer"])], axis=0)
         frozen[tower] = int(np.argmax([*is_trained, True]))
-    compute = dataclasses.replace(model.compute, frozen_image=frozen["image"], frozen_text=frozen["text"])
-    return dataclasses.replace(model, compute=compute)
+    return frozen
 
 
 def make_optimizer(options: config.Optim, params: Any, learning_rate: optax.Schedule) -> optax.GradientTransformation:

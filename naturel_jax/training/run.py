@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from naturel_jax import storage
 from naturel_jax.checkpoints import checkpoint
 from naturel_jax.checkpoints.checkpoint_meta import make_meta
+from naturel_jax.checkpoints.finished import FILE, Finished
 from naturel_jax.config import Config
 from naturel_jax.config.versions import to_json
 from naturel_jax.data import datasets
@@ -20,15 +21,15 @@ from naturel_jax.data.batches.pipeline import Pipeline, make_pipeline
 from naturel_jax.data.items.items import Source
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.devices import preemption
-from naturel_jax.devices.sharding import connect, make_mesh
+from naturel_jax.devices.sharding import make_mesh, warm_up_collectives
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator
 from naturel_jax.losses.batch import Batch
-from naturel_jax.training import exchange, first_batch, frozen, memory, observe, optim, run_folder, train
+from naturel_jax.training import first_batch, frozen, memory, observe, optim, run_folder, train
 from naturel_jax.training.calibration import calibrated
+from naturel_jax.training.choices import make_model, resolve
 from naturel_jax.training.loss import Loss
 from naturel_jax.training.metrics import Metrics
-from naturel_jax.training.run_folder import Scores
 from naturel_jax.training.start import Start, images_trained_on, make_start
 from tfds_naturel.common.errors import Stopped, UserError
 
@@ -37,22 +38,22 @@ _LOG = logging.getLogger(__name__)
 _WARMUP = 10  # steps before tracing starts: the first ones compile
 
 
-def run(config: Config, workdir: epath.PathLike) -> Scores:
-    """Trains (or continues) and evaluates one run in ``workdir``; returns its final scores.
+def run(config: Config, workdir: epath.PathLike) -> Finished:
+    """Trains (or continues) and evaluates one run in ``workdir``; returns what it found.
 
     A finished run is not repeated. Raises UserError for a config that cannot be run, OSError for a workdir that
     cannot be used, and Stopped if the process was asked to stop (see ``preemption``), after saving.
     """
     folder = epath.Path(workdir)
-    if (finished := run_folder.finished_scores(folder, config)) is not None:
-        _LOG.info("%s is finished: %s", config.name, folder / "scores.json")
-        return finished
+    if (found := run_folder.read_finished(folder, config)) is not None:
+        _LOG.info("%s is finished: %s", config.name, folder / FILE)
+        return found
     preemption.check()
     storage.check_writable(folder)
     init = trained_base(config, folder)
-    with run_folder.owned(folder, config):
+    with run_folder.leased(folder, config):
         mesh = make_mesh(dataclasses.asdict(config.mesh))
-        connect(mesh)
+        warm_up_collectives(mesh)
         sources = datasets.open_sources(config.data)
         run_folder.check_same_data(folder, datasets.contents(config.data, sources))
         trained_on = images_trained_on(init, folder, sources)
@@ -61,18 +62,15 @@ def run(config: Config, workdir: epath.PathLike) -> Scores:
         if sources:
             sources = frozen.embed_sources(config, start, sources, mesh)
             sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
-            is_open = "auto" in (config.compute.remat, config.objective.exchange)
-            before = run_folder.saved_choices(folder) if is_open else {}
-            training = make_training(config, start, sources, mesh, before)
+            training = make_training(config, start, sources, mesh, run_folder.saved_choices(folder))
             check_dataset_fits(training, mesh)
             scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on)
         else:
             scores, intervals = evaluator.scores_with_intervals(start.params)
+        found = Finished(scores, intervals, evaluator.left_out, evaluator.found(trained_on), evaluator.text_only())
         if jax.process_index() == 0:
-            counts = {"left_out": evaluator.left_out, "found": evaluator.found(trained_on)}
-            notes = counts | {"text_only": evaluator.text_only()}
-            run_folder.write_scores(folder, config, scores, intervals, notes)
-    return scores
+            run_folder.write_finished(folder, config, found)
+    return found
 
 
 def trained_base(config: Config, folder: epath.Path) -> str:
@@ -103,43 +101,35 @@ class Training(NamedTuple):
 
 
 def make_training(
-    config: Config, start: Start, sources: Sequence[Source], mesh: Mesh, before: Mapping[str, str] | None = None
+    config: Config, start: Start, sources: Sequence[Source], mesh: Mesh, saved: Mapping[str, str] | None = None
 ) -> Training:
-    """Builds everything needed to train from ``start``, in its initial state. Where ``config.compute.remat`` or
-    ``config.objective.exchange`` is ``auto``, it is what it was earlier in the run (``before``, see
-    ``run_folder.saved_choices``), or what suits the devices."""
-    model, processor, before = optim.with_frozen(start.model, config.optim, start.params), start.processor, before or {}
+    """Builds everything needed to train from ``start``, in its initial state. ``saved``: what ``auto`` became earlier
+    in the run (``run_folder.saved_choices``)."""
+    sizes, processor, params = start.model.config, start.processor, start.params
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
-    tx = optim.make_optimizer(config.optim, start.params, learning_rate)
-    state = train.make_state(start.params, tx, mesh, ema=bool(config.optim.ema))
-    pipeline = make_pipeline(config, sources, model.config, processor, mesh)
-    objective, batch = config.objective, pipeline.shapes(0)
-    if config.compute.remat == "auto":
-        remat = before.get("remat")
-        if remat is None:
-            held, largest = (pipeline.sent(0), pipeline.dataset()), pipeline.largest_shapes(schedule.total)
-            remat = memory.choose_remat(model, state, largest, mesh, objective.chunks, held)
-        model = memory.with_remat(model, remat)
-    if objective.exchange == "auto":
-        chosen = before.get("exchange") or exchange.choose(mesh, batch, model.config.embed_dim, objective.tile)
-        config = dataclasses.replace(config, objective=dataclasses.replace(objective, exchange=chosen))
-    loss = Loss(config, model, (processor.mean, processor.std), state.params, mesh)
-    step = train.make_step(loss, tx, state, mesh, max_scale=model.config.max_scale, ema=config.optim.ema)
+    tx = optim.make_optimizer(config.optim, params, learning_rate)
+    state = train.make_state(params, tx, mesh, ema=bool(config.optim.ema))
+    pipeline = make_pipeline(config, sources, sizes, processor, mesh)
+    frozen_blocks = optim.frozen_blocks(config.optim, sizes, params)
+    chosen = resolve(config, sizes, frozen_blocks, state, pipeline, schedule.total, mesh, saved or {})
+    model = make_model(config, sizes, mesh, chosen.remat, frozen_blocks)
+    loss = Loss(config, model, (processor.mean, processor.std), params, mesh, chosen.exchange)
+    step = train.make_step(loss, tx, state, mesh, max_scale=sizes.max_scale, ema=config.optim.ema)
     return Training(start, pipeline, schedule, learning_rate, loss, step, state)
 
 
 def check_dataset_fits(training: Training, mesh: Mesh) -> None:
     """Raises UserError if the devices are to hold all images (``config.data.cache``), but have too little memory."""
-    pipeline, loss, state = training.pipeline, training.loss, training.state
-    if dataset := pipeline.dataset():
+    pipeline, model, state = training.pipeline, training.loss.model, training.state
+    if dataset := pipeline.resident_shapes():
         batch, chunks = pipeline.largest_shapes(training.schedule.total), pipeline.planner.chunks
-        step = memory.per_device((state, batch, pipeline.sent(0)))
-        memory.check_dataset(dataset, step + memory.temporaries(loss.model, state.params, batch, mesh, chunks), mesh)
+        step = memory.per_device((state, batch, pipeline.crop_shapes(0)))
+        memory.check_dataset(dataset, step + memory.temporaries(model, state.params, batch, mesh, chunks), mesh)
 
 
 def train_and_evaluate(
     config: Config, folder: epath.Path, training: Training, evaluator: Evaluator, trained_on: TrainedOn
-) -> tuple[Scores, Intervals]:
+) -> tuple[dict[str, float], Intervals]:
     """Trains from the newest checkpoint in ``folder``, if any; returns the final scores and their confidence intervals.
     Raises what ``run`` raises."""
     schedule = training.schedule
@@ -181,6 +171,7 @@ def train_and_evaluate(
                     save=save,
                     evaluate=evaluate,
                     log=log,
+                    flops=lambda batch: training.loss.step_flops(batch).model,
                     stop_requested=preemption.stop_requested,
                     profile=trace,
                 )

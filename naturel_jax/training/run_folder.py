@@ -6,7 +6,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,7 +15,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from naturel_jax import storage
-from naturel_jax.checkpoints import checkpoint, checkpoint_meta, manifest
+from naturel_jax.checkpoints import checkpoint, checkpoint_meta, finished, manifest
+from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.checkpoints.restore import read
 from naturel_jax.config import Config, own_benchmarks, versions
 from naturel_jax.config.settings import fixed
@@ -23,28 +24,25 @@ from naturel_jax.data.random import draws
 from naturel_jax.data.seen import trained_on
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.devices import preemption
-from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.results import LeftOut
 from tfds_naturel.common.errors import UserError
 
-Scores = dict[str, float]
-
 
 @contextlib.contextmanager
-def owned(folder: epath.Path, config: Config) -> Iterator[None]:
+def leased(folder: epath.Path, config: Config) -> Iterator[None]:
     """Holds a lease on the folder for this run (the first process holds it for all), and records the config in it.
     Raises UserError if another run holds it, or has started in it."""
     if jax.process_index() > 0:
         yield
         return
     with storage.lease(folder):
-        if not refuse_another(folder, config):
+        if not has_started(folder, config):
             write_config(folder, config)
         yield
 
 
-def refuse_another(folder: epath.Path, config: Config) -> bool:
-    """Whether a run has started in the folder. Raises UserError if it was another run."""
+def has_started(folder: epath.Path, config: Config) -> bool:
+    """Whether this run has started in the folder. Raises UserError if another one has."""
     path = folder / "config.json"
     if "config.json" not in storage.names(folder):
         return False
@@ -55,68 +53,38 @@ def refuse_another(folder: epath.Path, config: Config) -> bool:
     return True
 
 
-def finished_scores(folder: epath.Path, config: Config) -> Scores | None:
-    """The scores of a run that finished with this duration and these benchmarks, from the same files and fields, else
-    None. Raises UserError if the folder belongs to another run."""
-    refuse_another(folder, config)
-    path = folder / "scores.json"
-    if "scores.json" not in storage.names(folder):
+def read_finished(folder: epath.Path, config: Config) -> Finished | None:
+    """What a run found that finished with this duration and these benchmarks, from the same files and fields; None if
+    none did. Raises UserError if the folder belongs to another run."""
+    has_started(folder, config)
+    record = finished.read(folder)
+    if record is None:
         return None
-    saved = storage.read_json(path)
-    try:
-        requested, read_from = _requested(config), _read_from(config)
-        scores, saved_config = saved["scores"], saved["config"]
-        same = requested.items() <= saved.items() and _read_from(versions.from_json(saved_config)) == read_from
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
-    if not same:
+    request = _request(config)
+    if any(record.request[field] != request[field] for field in ("duration", "benchmarks")):
         return None
-    check_same_run(folder, saved_config, config)
-    return scores
+    saved = record.request["config"]
+    if not isinstance(saved, dict):
+        raise UserError(f"{folder / finished.FILE}: has no config; move it away to evaluate again")
+    if _read_from(versions.from_json(saved)) != _read_from(config):
+        return None
+    check_same_run(folder, saved, config)
+    return record.finished
 
 
-def read_intervals(folder: epath.Path) -> Intervals:
-    """The confidence intervals of the scores of a finished run; {} for runs of versions that did not write them."""
-    path = folder / "scores.json"
-    try:
-        intervals = storage.read_json(path).get("intervals", {})
-        return {str(metric): (float(low), float(high)) for metric, (low, high) in intervals.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
+def write_finished(folder: epath.Path, config: Config, found: Finished) -> None:
+    """Marks the run as finished."""
+    finished.write(folder, finished.Record(found, _request(config)))
 
 
-def read_left_out(folder: epath.Path, model: str) -> list[LeftOut]:
-    """What the scores of the finished run ``model`` leave out; runs of versions before this was noted do not say."""
-    path = folder / "scores.json"
-    saved = storage.read_json(path)
-    try:
-        noted = []
-        for name in map(own_benchmarks.name_of, saved["benchmarks"]):
-            row = saved.get("found", {}).get(name)
-            found = None if row is None else {way: int(n) for way, n in row.items() if way != "items"}
-            items = int(row["items"]) if row else 0
-            noted.append(LeftOut(model, name, items, int(saved.get("left_out", {}).get(name, 0)), found))
-        return noted
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
-
-
-def read_text_only(folder: epath.Path) -> dict[str, float]:
-    """What n-grams score on the benchmarks of a finished run; {} for those of versions before this was noted."""
-    path = folder / "scores.json"
-    try:
-        return {name: float(score) for name, score in storage.read_json(path).get("text_only", {}).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
-
-
-def write_scores(
-    folder: epath.Path, config: Config, scores: Scores, intervals: Intervals, notes: Mapping[str, object]
-) -> None:
-    """Marks the run as finished. ``notes``, of its ``Evaluator``: ``left_out``, and what ``found`` and ``text_only``
-    return."""
-    saved = {**_requested(config), "config": versions.to_json(config), "scores": scores}
-    storage.write(folder / "scores.json", json.dumps(saved | {"intervals": intervals, **notes}, indent=1))
+def left_out(found: Finished, config: Config, model: str) -> list[LeftOut]:
+    """What the scores of the run ``model`` leave out of each of its benchmarks."""
+    rows = []
+    for name in map(own_benchmarks.name_of, config.eval.benchmarks):
+        counts = found.found.get(name)
+        ways = None if counts is None else {way: n for way, n in counts.items() if way != "items"}
+        rows.append(LeftOut(model, name, counts["items"] if counts else 0, found.left_out.get(name, 0), ways))
+    return rows
 
 
 def write_config(folder: epath.Path, config: Config) -> None:
@@ -208,5 +176,6 @@ def _read_from(config: Config) -> tuple[Any, ...]:
     return config.eval.benchmarks_dir, config.eval.naturel, config.eval.fields
 
 
-def _requested(config: Config) -> dict[str, Any]:
-    return {"duration": config.duration, "benchmarks": list(config.eval.benchmarks)}
+def _request(config: Config) -> dict[str, Any]:
+    asked = {"duration": config.duration, "benchmarks": list(config.eval.benchmarks)}
+    return {**asked, "config": versions.to_json(config)}

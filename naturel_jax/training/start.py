@@ -18,18 +18,18 @@ from naturel_jax.data.seen import training_images
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor, from_scratch
 from naturel_jax.devices import preemption
-from naturel_jax.devices.sharding import batch_sharding, param_sharding, shardings
+from naturel_jax.devices.sharding import param_sharding, shardings
 from naturel_jax.losses.objectives import OBJECTIVES
 from naturel_jax.models import presets
-from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.training import run_folder
+from naturel_jax.training.choices import make_model
 from naturel_jax.weights import runs
-from tfds_naturel.common.errors import UserError
 
 
 class Start(NamedTuple):
-    """What a run starts from. ``new_bias``: a logit bias has just been added, and is not calibrated yet."""
+    """What a run starts from. ``model`` embeds, for evaluation and caches: how the trained one computes is chosen once
+    the batch is known. ``new_bias``: a logit bias has just been added, and is not calibrated yet."""
 
     model: Model
     params: Params
@@ -64,44 +64,6 @@ def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[
     if new_bias:
         params["logit_bias"] = jax.device_put(jnp.float32(0), NamedSharding(mesh, PartitionSpec()))
     return Start(make_model(config, sizes, mesh), params, processor, new_bias)
-
-
-def make_model(config: Config, sizes: TwoTowerConfig, mesh: Mesh) -> Model:
-    """The model on the devices of ``mesh``. It recomputes nothing if ``config.compute.remat`` is ``auto``: what the
-    training step recomputes is decided once its batch is known (``run.make_training``)."""
-    options, platform = config.compute, mesh.devices.flat[0].platform
-    remat = "none" if options.remat == "auto" else options.remat
-    _check_attention(options.attention, remat, sizes, platform)
-    rows = batch_sharding(mesh) if mesh.shape["fsdp"] > 1 else None
-    dtype, attention = options.dtype_on(platform), options.attention or None
-    unroll = options.unroll or (platform == "cpu" and mesh.devices.size > 1)
-    for_splash = mesh if attention == "splash" else None
-    flat = platform != "tpu"
-    return Model(sizes, Compute(dtype, remat, attention, flat=flat, rows=rows, unroll=unroll, mesh=for_splash))
-
-
-_MADE_FOR = {"cudnn": ("gpu", "NVIDIA GPUs"), "splash": ("tpu", "TPUs")}  # attention -> platform, and its name
-
-
-def _check_attention(attention: str, remat: str, sizes: TwoTowerConfig, platform: str) -> None:
-    """Raises UserError for towers, devices and recomputation that the attention is not made for."""
-    chosen, fix = f"config.compute.attention is {attention!r}", "set config.compute.attention to ''"
-    needed, name = _MADE_FOR.get(attention, (platform, ""))
-    if platform != needed:
-        raise UserError(f"{chosen} and the devices are of the platform {platform!r}; it needs {name}: {fix}")
-    if attention != "cudnn":
-        return
-    if remat == "attention":
-        raise UserError(
-            f"config.compute.remat is 'attention' and {chosen}, whose results cannot be kept: it would run again; set "
-            "config.compute.remat to 'dots', which is as fast and keeps less"
-        )
-    for tower in ("image", "text"):
-        transformer = getattr(sizes, tower).transformer
-        width = transformer.width // transformer.heads
-        if width % 8 or width > 128:
-            expected = f"heads of width {width} in the {tower} tower; expected a multiple of 8, at most 128"
-            raise UserError(f"{chosen} and there are {expected}: {fix}")
 
 
 def trained_sizes(config: Config, sizes: TwoTowerConfig) -> tuple[TwoTowerConfig, bool]:

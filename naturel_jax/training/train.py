@@ -84,7 +84,6 @@ def make_step(
             "logit_scale": jnp.exp(params["logit_scale"]),
             "captions": jnp.sum(batch.caption_labels.mult_U > 0),
             "finite": finite,
-            "flops": jnp.float32(loss.step_flops(batch).model),
         }
         return state, metrics | ({"logit_bias": params["logit_bias"]} if "logit_bias" in params else {})
 
@@ -139,6 +138,7 @@ def loop(
     save: Callable[[int, State, bool], None],
     evaluate: Callable[[int, State, list[str]], None],
     log: Callable[[int, dict[str, float]], None],
+    flops: Callable[[Batch], float],
     stop_requested: Callable[[], bool],
     profile: Callable[[int], Any] = lambda number: contextlib.nullcontext(),
 ) -> tuple[State, bool]:
@@ -146,24 +146,24 @@ def loop(
     asked to stop, and has saved). The evaluation after the last step is left to the caller.
 
     ``save(steps done, state, wait)``, ``evaluate(steps done, state, benchmarks)`` and ``log(steps done, metrics)`` are
-    called when due; ``profile(number)`` is entered around each step. Raises NotFinite; the newest checkpoint
-    is then the last good one.
+    called when due; ``flops(batch)`` is added to the metrics; ``profile(number)`` is entered around each step. Raises
+    NotFinite; the newest checkpoint is then the last good one.
     """
     # Simulated CPU devices deadlock when many steps with collectives are in flight, so there each step is read at once.
     wait, pending = jax.default_backend() == "cpu", None
 
-    def read(number: int, metrics: Metrics) -> None:
+    def read(number: int, metrics: Metrics, flops: float) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not values.pop("finite"):
             raise NotFinite(number, values["loss"], values["grad_norm"])
-        log(number + 1, values)
+        log(number + 1, values | {"flops": flops})
 
     for number, batch in zip(range(start, schedule.total), batches, strict=True):
         with profile(number), jax.transfer_guard("disallow"):  # a step that moves data to or from the host is a bug
             state, metrics = step(state, batch)
         if pending:  # the previous step's metrics are read while this one runs
             read(*pending)
-        pending, done = (number, metrics), number + 1
+        pending, done = (number, metrics, flops(batch)), number + 1
         stopping, last = stop_requested(), done == schedule.total
         saving = stopping or last or _due(schedule.checkpoint_every, done)
         evaluating = due(schedule, done)

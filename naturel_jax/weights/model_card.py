@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import is_headline
+from naturel_jax.checkpoints import finished
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import PRESETS
@@ -24,7 +25,6 @@ from naturel_jax.storage.object_stores import in_store
 from naturel_jax.weights import runs, snippets, sources
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
 
 FILE = "README.md"
 _TASK = "zero-shot-image-classification"
@@ -105,7 +105,7 @@ def _about_run(workdir: str) -> About:
         datasets=_datasets(recipe),
         step=step,
         recipe=recipe,
-        scores=_scores(epath.Path(workdir) / "scores.json"),
+        scores=_scores(workdir),
     )
 
 
@@ -158,15 +158,10 @@ def _mixture(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(name): part for name, part in parts if isinstance(part, Mapping)}
 
 
-def _scores(path: epath.Path) -> dict[str, float]:
-    """The scores of a finished run; empty without them. Raises UserError for a file that has none."""
-    if not path.exists():
-        return {}
-    try:
-        scores = parse_json(path.read_text())["scores"]
-        return {str(name): float(value) for name, value in scores.items() if math.isfinite(value)}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the scores of a run ({error!r:.200}); move it away") from error
+def _scores(workdir: str) -> dict[str, float]:
+    """The scores of the run if it is finished."""
+    record = finished.read(epath.Path(workdir))
+    return {name: score for name, score in record.finished.scores.items() if math.isfinite(score)} if record else {}
 
 
 def render(

@@ -37,7 +37,7 @@ _OPENERS: dict[str, Callable[[Path], Tensors]] = {
     ".pth": open_torch,
     ".npz": open_npz,
 }
-_BESIDE = (".json", ".md", ".model", ".txt")  # of files that say how weights are used
+_COMPANIONS = (".json", ".md", ".model", ".txt")  # of files that say how weights are used
 
 
 class Loaded(NamedTuple):
@@ -120,7 +120,7 @@ def local(name: str) -> Path:
 
 
 def _is_beside(name: str) -> bool:
-    return "/" not in name and Path(name).suffix in _BESIDE
+    return "/" not in name and Path(name).suffix in _COMPANIONS
 
 
 def _open_folder(folder: Path, prefer_openclip: bool = False) -> Foreign:

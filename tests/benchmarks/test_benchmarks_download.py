@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -25,13 +23,6 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "Policy", lambda: QUICK)
     with serve(tmp_path / "served") as (address, requested):
         yield address, tmp_path / "served", requested
-
-
-def test_help_does_not_import_tensorflow_datasets():
-    code = "import sys; from naturel_jax.benchmarks import __main__; sys.exit('tensorflow_datasets' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    listed = subprocess.run([sys.executable, "-m", "naturel_jax.benchmarks", "--help"], capture_output=True, text=True)
-    assert listed.returncode == 0 and "--download NAME" in listed.stdout
 
 
 def test_listing_shows_what_is_present_and_where_to_get_the_rest(tmp_path, capsys):
@@ -115,7 +106,7 @@ def test_notebook_without_the_list_is_rejected(source):
         vg_relation.symmetric_relations(json.dumps({"cells": [{"source": source}]}).encode())
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff\xfe", b"<html>"])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff\xfe"])
 def test_text_that_is_not_json_is_rejected(tmp_path, server, content):
     address, served, _ = server
     files.write(served / "dev.jsonl", content)
@@ -148,16 +139,6 @@ def test_malicious_paths_cannot_escape_the_folder(tmp_path):
     files.write(tmp_path / "sugarcrepe/swap_obj.json", rows)
     with pytest.raises(UserError, match="leaves its folder"):
         fetch("sugarcrepe", registry.BENCHMARKS["sugarcrepe"].SOURCE, tmp_path)
-
-
-def test_hub_snapshots_get_the_layout_the_readers_expect(tmp_path, monkeypatch):
-    rows = files.winoground(tmp_path / "made", items=2)
-    snapshot = tmp_path / "snapshot"
-    files.write(snapshot / "data/examples.jsonl", "\n".join(map(json.dumps, rows)).encode())
-    files.write(snapshot / "data/images.zip", (tmp_path / "made/winoground/images.zip").read_bytes())
-    monkeypatch.setattr(download.hub, "snapshot", lambda *_, **__: snapshot)
-    assert fetch("winoground", dataclasses.replace(winoground.SOURCE, files={}), tmp_path / "root") == []
-    assert len(registry.read(["winoground"], files=tmp_path / "root")[0].items) == 2
 
 
 def test_hub_files_are_linked_again_when_the_cache_has_moved(tmp_path, monkeypatch):

@@ -2,36 +2,25 @@
 
 import json
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from naturel_jax.benchmarks import registry
-from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.files import BenchmarkError
 from tests.helpers import benchmark_files as files
+from tests.helpers.benchmark_files import read
 from tfds_naturel.common.errors import UserError
-
-
-def read(name: str, root: Path) -> Benchmark:
-    return registry.read([name], files=root)[0]
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"image_0": "../../secret"}, "leaves its folder"),
-        ({"image_0": "/etc/passwd"}, "leaves its folder"),
         ({"image_0": "ex_9_img_9"}, "image 'ex_9_img_9.png' is not in"),
         ({"caption_0": 3}, "field 'caption_0' is 3, expected str"),
         ({"id": 1}, "its id appears twice"),
         ({"id": True}, "field 'id' is True, expected int"),
-        ({"image_0": ""}, "is not in"),
-        ({"image_0": "x" * 5000}, "is not in"),
-        (
-            {"caption_0": "half a pair: \ud83d"},
-            "'half a pair: \\ud83d', which is not valid Unicode",
-        ),
+        ({"caption_0": "half a pair: \ud83d"}, "'half a pair: \\ud83d', which is not valid Unicode"),
     ],
 )
 def test_bad_record_is_reported_and_skipped(tmp_path, changes, reason):
@@ -54,10 +43,7 @@ def test_records_with_missing_fields_are_reported(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("filename", "reason"),
-    [(".", "leaves its folder"), ("", "leaves its folder"), ("x" * 5000, "File name too long")],
-)
+@pytest.mark.parametrize(("filename", "reason"), [(".", "leaves its folder"), ("x" * 5000, "File name too long")])
 def test_impossible_file_names_are_reported(tmp_path, filename, reason):
     files.sugarcrepe(tmp_path)
     row = {"filename": filename, "caption": "a cat", "negative_caption": "a dog"}

@@ -63,12 +63,6 @@ def test_poses_are_denied_if_the_image_shows_every_other():
     assert list(checks.texts(group)) == []
 
 
-def test_highfive_is_symmetric():
-    for seed in range(50):
-        negatives = grammar.write(Triplet("Man", "highfive", "Woman"), np.random.default_rng(seed))[1::2]
-        assert all(caption.operation != "swap" for caption in negatives)
-
-
 def test_names_in_the_plural_and_with_an_ampersand():
     captions = written(
         *(Triplet(person, "wears", "High heels") for person in PEOPLE),
@@ -95,12 +89,8 @@ def _triplets() -> list[Triplet]:
     pairs = (("Man", "High heels"), ("Person", "Kitchen & dining room table"), ("Boy", "Girl"), ("Dog", "Drink"))
     related = [Triplet(s, label, o) for label in V6_RELATIONS if label != "is" for s, o in pairs]
     poses = [Triplet(person, "is", pose) for person in (*PEOPLE, "Person") for pose in POSES]
-    materials = [
-        Triplet(thing, "is", name)
-        for name in V6_ATTRIBUTES.values()
-        if name not in POSES
-        for thing in ("Chair", "High heels", "Kitchen & dining room table")
-    ]
+    things, names = ("Chair", "High heels", "Kitchen & dining room table"), set(V6_ATTRIBUTES.values()) - {*POSES}
+    materials = [Triplet(thing, "is", name) for name in sorted(names) for thing in things]
     return [*related, *poses, *materials]
 
 

@@ -119,10 +119,6 @@ def test_save_leaves_the_number_by_which_processes_agree_to_stop(tmp_path, monke
     assert asked == []
 
 
-def test_newest_checkpoint_is_restored(saved):
-    assert restored(saved) == 20
-
-
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_newest_checkpoint_is_reported_and_set_aside(damage, workdir, caplog):
     DAMAGE[damage](workdir / "checkpoints" / "20")

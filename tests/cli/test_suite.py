@@ -6,11 +6,13 @@ import pytest
 from etils import epath
 
 from naturel_jax import config as c
+from naturel_jax import main
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
+from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.cli import suite
 from naturel_jax.evaluators import blind
-from naturel_jax.training import run_folder
+from naturel_jax.training import run as training_run
 from tests.helpers import tiny_config
 from tfds_naturel.common.errors import UserError
 
@@ -37,15 +39,12 @@ def test_text_only_row_is_printed(tmp_path, monkeypatch, capsys):
     metric = Metric("naturel/simple", "right", where=("kind", "simple"))
     benchmark = Benchmark("naturel", items, rules.pair, (metric,), true_captions=1)
 
-    def run(config: c.Config, folder: epath.Path) -> dict[str, float]:
-        notes = {"text_only": blind.text_only(benchmark)} if folder.name == "b" else {}  # an earlier version's has none
-        run_folder.write_scores(folder, config, {"naturel/simple": 0.75}, {}, notes)
-        return {"naturel/simple": 0.75}
+    def run(config: c.Config, folder: epath.Path) -> Finished:
+        text_only = blind.text_only(benchmark) if folder.name == "b" else {}  # an earlier version's has none
+        return Finished({"naturel/simple": 0.75}, {}, {}, {}, text_only)
 
-    monkeypatch.setattr(suite, "run", run)
-    for key in ("a", "b"):
-        (tmp_path / key).mkdir()
-    suite.run_all(c.Suite(runs(a="CLIP", b="SigLIP"), {}, ""), str(tmp_path))
+    monkeypatch.setattr(training_run, "run", run)
+    main.run_all(c.Suite(runs(a="CLIP", b="SigLIP"), {}, ""), str(tmp_path))
     (row,) = {line for line in capsys.readouterr().out.splitlines() if "n-grams" in line}
     assert [cell.strip() for cell in row.split("|") if cell.strip()] == ["*n-grams*", "1.00"]
 
@@ -55,17 +54,11 @@ def test_report_says_which_images_may_have_been_trained_on(tmp_path, monkeypatch
     ways = {"images": 5000, "read": 4000, "name": 3, "bytes": 2, "look": 5}
     found = {"a": ({"naturel": 6}, {"naturel": {"items": 94, **ways}}), "b": ({}, {"naturel": {"items": 100}})}
 
-    def run(config: c.Config, folder: epath.Path) -> dict[str, float]:
-        scores = {"naturel/simple": 0.75}
-        run_folder.write_scores(
-            folder, config, scores, {}, dict(zip(("left_out", "found"), found[folder.name], strict=True))
-        )
-        return scores
+    def run(config: c.Config, folder: epath.Path) -> Finished:
+        return Finished({"naturel/simple": 0.75}, {}, *found[folder.name], {})
 
-    monkeypatch.setattr(suite, "run", run)
-    for key in found:
-        (tmp_path / key).mkdir()
-    suite.run_all(c.Suite(runs(a="CLIP", b="CLIP"), {}, ""), str(tmp_path))
+    monkeypatch.setattr(training_run, "run", run)
+    main.run_all(c.Suite(runs(a="CLIP", b="CLIP"), {}, ""), str(tmp_path))
     known = "CLIP (a): 6 of 100 items (3 by name, 2 by bytes, 5 by look; 4,000 of 5,000 training images read)"
     text = (tmp_path / "report.md").read_text()
     assert text.count("## Images that may have been trained on") == 1

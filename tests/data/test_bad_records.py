@@ -5,7 +5,7 @@ import pytest
 from naturel_jax import evaluate
 from naturel_jax.benchmarks import order, registry
 from naturel_jax.evaluators import results
-from tests.helpers.bad_records import MADE
+from tests.helpers.bad_records import FILES, make
 from tests.helpers.model_files import save_hf
 
 
@@ -16,15 +16,15 @@ def tags(monkeypatch):
 
 
 def test_every_reader_is_tried():
-    assert set(MADE) >= {name for name in registry.BENCHMARKS if not registry.reads_dataset(name)} - {
+    assert set(FILES) >= {name for name in registry.BENCHMARKS if not registry.reads_dataset(name)} - {
         "flickr30k_order",  # the reader of coco_order
         "flickr30k_retrieval",
     }
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", FILES)
 def test_reader_keeps_the_good_records_and_reports_the_others(tmp_path, name):
-    good = MADE[name](tmp_path)
+    good = make(name, tmp_path)
     (benchmark,) = registry.read([name], files=tmp_path)
     assert len(benchmark.items) >= good
     assert benchmark.problems or name == "zeroshot"
@@ -37,18 +37,11 @@ def test_reader_keeps_the_good_records_and_reports_the_others(tmp_path, name):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # a plot of tags of 5,000 characters
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", FILES)
 def test_evaluation_ends_with_scores(tmp_path, name):
-    good = MADE[name](tmp_path / "files")
-    save_hf(tmp_path / "model", "tiny-clip")
-    arguments = [
-        "--models",
-        f"m={tmp_path / 'model'}",
-        "--benchmarks",
-        name,
-        "--benchmarks_dir",
-        str(tmp_path / "files"),
-    ]
-    evaluate.main([*arguments, "--out", str(tmp_path / "out"), "--batch_size", "8"])
+    good = make(name, tmp_path / "files")
+    arguments = ["--models", f"m={save_hf(tmp_path / 'model', 'tiny-clip')}", "--benchmarks", name]
+    arguments += ["--benchmarks_dir", str(tmp_path / "files"), "--out", str(tmp_path / "out"), "--batch_size", "8"]
+    evaluate.main(arguments)
     (result,) = results.load(tmp_path / "out")
     assert result.items >= good and result.problems

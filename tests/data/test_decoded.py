@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from naturel_jax.data.batches.pipeline import Pipeline
 from naturel_jax.data.batches.planner import Part, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.images.augment import Crops
@@ -27,8 +26,7 @@ from naturel_jax.data.images.boxes import Box, random_boxes
 from naturel_jax.data.items import decoded, decoded_writer
 from naturel_jax.data.items.items import Source
 from naturel_jax.data.random.draws import Draws
-from naturel_jax.devices.sharding import batch_sharding
-from tests.helpers import decoding
+from tests.helpers import decoding, pipelines
 from tests.helpers.caption_groups import items, jpeg, mesh, processor
 from tests.helpers.image_files import photo
 from tests.helpers.worlds import ROOT, Run, losses, parameters, two_processes, wait_for
@@ -48,7 +46,7 @@ def batches(data: Source, crops=CROPS, devices: int = 4, steps: int = 6, **readi
     """The images of a few steps."""
     parts = [Part(data.items, recipe("single_pair"))]
     plans = Planner(parts, processor("clip"), batch_size=4, shards=devices, seed=7, trim_eos=1)
-    pipe = Pipeline(plans, [data], crops, batch_sharding(mesh(devices)), **reading)
+    pipe = pipelines.make(plans, [data], crops, mesh(devices), **reading)
     return [np.asarray(batch.images) for batch in pipe.batches(0, steps)]
 
 

@@ -46,16 +46,8 @@ def test_pairs_of_several_groups_are_those_of_each():
 
 
 def test_image_shows_the_facts_its_positives_assert():
-    table = collect(
-        "facts",
-        [
-            (
-                "a",
-                [Group([Caption("one", "f"), Caption("two", "g")], [Caption("three", "h")]), Group([Caption("four")])],
-            ),
-            ("b", [Group([Caption("one", "k")])]),
-        ],
-    )
+    first = Group([Caption("one", "f"), Caption("two", "g")], [Caption("three", "h")])
+    table = collect("facts", [("a", [first, Group([Caption("four")])]), ("b", [Group([Caption("one", "k")])])])
     shown = [[table.facts[fact] for fact in table.shows[n]] for n in range(2)]
     assert shown == [["f", "g"], ["k"]]
     asserted = {text: {table.facts[fact] for fact in table.asserts[n]} for n, text in enumerate(table.texts)}
@@ -104,13 +96,8 @@ def test_version_1_groups_by_triplet_and_keeps_repeated_pairs():
 
 
 def test_version_2_groups_by_number_with_or_without_a_triplet():
-    rows = [
-        ("", "coco:7", 0, 1, "a b c"),
-        ("", "", 0, 0, "b a c"),
-        ("", "", 1, 0, "c b a"),
-        ("", "coco:7", 0, 1, "d e"),
-        ("", "", 0, 0, "e d"),
-    ]
+    rows = [("", "coco:7", 0, 1, "a b c"), ("", "", 0, 0, "b a c"), ("", "", 1, 0, "c b a")]
+    rows += [("", "coco:7", 0, 1, "d e"), ("", "", 0, 0, "e d")]
     first, second = caption_groups(on_disk(rows, group=[0, 0, 0, 1, 1]))
     table = collect("coco", [("image", [first, second])])
     assert pairs(table, 0) == [("a b c", "b a c"), ("a b c", "c b a")] and pairs(table, 1) == [("d e", "e d")]

@@ -15,6 +15,7 @@ from naturel_jax.data.items import decoded_writer
 from naturel_jax.data.items.items import Source
 from naturel_jax.data.random.draws import AUGMENT, Draws
 from naturel_jax.devices.sharding import BATCH_AXES, batch_sharding, make_mesh
+from tests.helpers import pipelines
 from tests.helpers.caption_groups import items, jpeg, mesh, processor
 
 SIZE, SCALE, SEED = 48, (0.3, 1.0), 7
@@ -32,7 +33,7 @@ def data(tmp_path_factory) -> Source:
 def pipeline(data: Source, devices: int, **options) -> Pipeline:
     part = Part(data.items, recipe("single_pair"))
     plans = Planner([part], processor("clip"), batch_size=8, shards=devices, seed=SEED, trim_eos=1)
-    return Pipeline(plans, [data], Crops(SIZE, SCALE), batch_sharding(mesh(devices)), **options)
+    return pipelines.make(plans, [data], Crops(SIZE, SCALE), mesh(devices), **options)
 
 
 def bilinear(data: Source, pipe: Pipeline, step: int) -> np.ndarray:
@@ -50,7 +51,7 @@ def bilinear(data: Source, pipe: Pipeline, step: int) -> np.ndarray:
 
 def test_pixels_are_those_of_the_host(data):
     """Of a batch that is split over four devices, and other batches of its run."""
-    pipe = pipeline(data, 4, on_device=True)
+    pipe = pipeline(data, 4, cropped="device")
     batches = list(pipe.batches(0, 6))
     assert batches[0].images.shape == (12, SIZE, SIZE, 3) and batches[0].images.dtype == np.uint8
     assert batches[0].images.sharding == batch_sharding(mesh(4))
@@ -61,15 +62,15 @@ def test_pixels_are_those_of_the_host(data):
 
 def test_batches_are_otherwise_those_of_the_host(data):
     """And do not depend on threads, devices or the first step."""
-    there = list(pipeline(data, 4, on_device=True).batches(0, 4))
-    again = list(pipeline(data, 4, on_device=True, threads=3).batches(2, 4))
+    there = list(pipeline(data, 4, cropped="device").batches(0, 4))
+    again = list(pipeline(data, 4, cropped="device", threads=3).batches(2, 4))
     here = list(pipeline(data, 4).batches(0, 4))
     for one, other in zip(there[2:], again, strict=True):
         jax.tree.map(np.testing.assert_array_equal, one, other)
     for one, other in zip(there, here, strict=True):
         jax.tree.map(np.testing.assert_array_equal, tuple(one)[1:], tuple(other)[1:])
         assert np.abs(np.asarray(one.images, float) - np.asarray(other.images, float)).mean() < 4, "another filter"
-    (single,) = pipeline(data, 1, on_device=True).batches(3, 4)
+    (single,) = pipeline(data, 1, cropped="device").batches(3, 4)
     images = dict(zip(pipeline(data, 1).planner.plan(3).rows, np.asarray(single.images), strict=True))
     rows = pipeline(data, 4).planner.plan(3).rows
     for row, image in zip(rows, np.asarray(there[3].images), strict=True):
@@ -78,15 +79,14 @@ def test_batches_are_otherwise_those_of_the_host(data):
 
 def test_what_is_sent_is_known_beforehand(data):
     """Of images that are decoded, and at most as much if they are not."""
-    pipe = pipeline(data, 4, on_device=True)
+    pipe = pipeline(data, 4, cropped="device")
     (local,) = pipe.local_batches(0, 1)
-    crops, sides = pipe.sent(0)
-    assert (crops.shape, crops.dtype) == (local.batch.images.shape, local.batch.images.dtype)
-    assert (sides.shape, sides.dtype) == (local.sides.shape, local.sides.dtype)
+    crops, sides = pipe.crop_shapes(0)
+    assert [(x.shape, x.dtype) for x in (crops, sides)] == [(x.shape, x.dtype) for x in local.batch.images]
     assert crops.sharding == sides.sharding == pipe.sharding
-    unknown, _ = pipeline(Source(data.items, data.read_image), 4, on_device=True).sent(0)
+    unknown, _ = pipeline(Source(data.items, data.read_image), 4, cropped="device").crop_shapes(0)
     assert unknown.shape == crops.shape, "some of the photos had to be shrunk, so the largest boxes occur"
-    assert pipeline(data, 4).sent(0) == ()
+    assert pipeline(data, 4).crop_shapes(0) == ()
 
 
 def test_nothing_is_passed_between_devices():
@@ -112,4 +112,4 @@ def test_what_is_beside_a_crop_does_not_matter():
 def test_sources_that_are_not_decoded_are_an_error(data):
     plain = Source(data.items, data.read_image)
     with pytest.raises(ValueError, match=r"\['tiny'\] are not decoded"):
-        next(pipeline(plain, 1, on_device=True).batches(0, 1))
+        next(pipeline(plain, 1, cropped="device").batches(0, 1))

@@ -6,19 +6,17 @@ import json
 import random
 import re
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy.stats import chisquare
 
-from naturel_jax.data.batches.planner import Part, Planner
 from naturel_jax.data.batches.recipes import RECIPES, Recipe, recipe
 from naturel_jax.data.items import items as tables
 from naturel_jax.data.items import prepared
 from naturel_jax.data.items.items import Group, collect
-from tests.helpers.caption_groups import SHOWN, TRIPLETS, items, processor, reworded, sampled_texts
+from tests.helpers.caption_groups import items, reworded, sampled_texts
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import attack_report, review
 from tfds_naturel.captions import bank, checks, grammar, parse
@@ -258,13 +256,8 @@ def test_paraphrases_are_drawn_after_the_captions_and_uniformly(name):
 def test_wordings_of_captions_that_have_different_numbers_of_them():
     """Positives and negatives that are not paired."""
     wordings = (1, 4, 3, 1)
-    sides = [
-        [
-            tables.Caption(f"{s} {p}", pair=p, paraphrases=[f"{s} {p} [{n}]" for n in range(1, wordings[p])])
-            for p in range(4)
-        ]
-        for s in "+-"
-    ]
+    others = {(s, p): [f"{s} {p} [{n}]" for n in range(1, wordings[p])] for s in "+-" for p in range(4)}
+    sides = [[tables.Caption(f"{s} {p}", pair=p, paraphrases=others[s, p]) for p in range(4)] for s in "+-"]
     table, which = collect("mine", [("a", [Group(*sides)])]), Recipe(positives=1, negatives=1)
     sampled = sampled_texts(which, table, [0] * 2000)
     for side in (0, 1):
@@ -274,20 +267,8 @@ def test_wordings_of_captions_that_have_different_numbers_of_them():
 
 
 def test_pair_has_the_paraphrases_that_both_captions_have():
-    table = collect(
-        "mine",
-        [
-            (
-                "a",
-                [
-                    Group(
-                        [tables.Caption("+", paraphrases=["+ [1]"])],
-                        [tables.Caption("-"), tables.Caption("- 2", pair=1)],
-                    )
-                ],
-            )
-        ],
-    )
+    negatives = [tables.Caption("-"), tables.Caption("- 2", pair=1)]
+    table = collect("mine", [("a", [Group([tables.Caption("+", paraphrases=["+ [1]"])], negatives)])])
     for positives, negatives in sampled_texts(recipe("one_pair"), table, [0] * 50):
         assert positives == ["+"] and negatives[0] in ("-", "- 2")
 
@@ -307,45 +288,3 @@ def test_every_wording_asserts_what_the_caption_does():
     asserted = {text: set(one.asserts[n].tolist()) for n, text in enumerate(one.texts)}
     assert len(many.texts) == 3 * len(one.texts)
     assert all(set(many.asserts[n].tolist()) == asserted[split(text)[0]] for n, text in enumerate(many.texts))
-
-
-@pytest.fixture(scope="module")
-def clip():
-    texts = [reworded(text, n) for captions in TRIPLETS.values() for text, _ in captions for n in range(3)]
-    return processor("clip", sorted(set(texts)))
-
-
-def planner(clip, table, shards: int = 1) -> Planner:
-    return Planner([Part(table, recipe("two_pairs"))], clip, batch_size=4, shards=shards, seed=7, trim_eos=1)
-
-
-def test_batch_is_a_function_of_seed_and_step_on_any_number_of_devices(clip):
-    table = items(wordings=3)
-    again = planner(clip, table)
-    plans = {step: planner(clip, table).plan(step) for step in (5, 0, 3)}
-    for step in range(6):
-        plan = again.plan(step)  # one after another, and in any order after a restart
-        if step in plans:
-            jax.tree.map(np.testing.assert_array_equal, tuple(plan)[1:], tuple(plans[step])[1:])
-        texts = again.texts(step)
-        assert sorted(texts) == sorted(planner(clip, table, shards=4).texts(step)) and len(texts) == len(set(texts))
-    assert {split(text)[1] for step in range(6) for text in again.texts(step)} == {0, 1, 2}
-
-
-def test_batches_of_a_dataset_before_the_column_are_unchanged(clip):
-    """The same examples with ``paraphrase`` 0 everywhere, and without it."""
-    both = []
-    for version in (2, 3):
-        examples = []
-        for n in range(12):
-            groups = [rows(grammar.write(Triplet.parse(t), np.random.default_rng(0))) for t in SHOWN[n % 4]]
-            columns = {name: list(itertools.chain.from_iterable(g[name] for g in groups)) for name in groups[0]}
-            columns["group"] = np.repeat(range(len(groups)), 8).tolist()
-            if version == 2:
-                del columns["paraphrase"]
-            examples.append((f"image{n}", prepared.caption_groups({"image_id": b"x", "captions": columns})))
-        both.append(collect("tiny", examples))
-    assert both[0].texts == both[1].texts and both[1].negatives.paraphrases is None
-    for step in range(4):
-        old, new = (planner(clip, table).plan(step) for table in both)
-        jax.tree.map(np.testing.assert_array_equal, tuple(old)[1:], tuple(new)[1:])

@@ -16,6 +16,7 @@ from naturel_jax.data.images.augment import Crops
 from naturel_jax.data.items.items import Source
 from naturel_jax.devices.sharding import batch_sharding, make_mesh
 from naturel_jax.models.presets import preset
+from tests.helpers import pipelines
 from tests.helpers.caption_groups import mesh, processor, source
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.hard_images import mining
@@ -28,7 +29,7 @@ def clip():
 
 def pipeline(clip, data: Source, devices: int = 1, **reading) -> Pipeline:
     plans = Planner([Part(data.items, recipe("single_pair"))], clip, batch_size=4, shards=devices, seed=7, trim_eos=1)
-    return Pipeline(plans, [data], Crops(24, (0.8, 1.0)), batch_sharding(mesh(devices)), **reading)
+    return pipelines.make(plans, [data], Crops(24, (0.8, 1.0)), mesh(devices), **reading)
 
 
 def test_batches_do_not_depend_on_threads_or_start_step(clip):

@@ -27,7 +27,7 @@ from naturel_jax.devices.sharding import batch_sharding, batch_shards, make_mesh
 from naturel_jax.planning import compiled
 from naturel_jax.training import memory, run
 from naturel_jax.training.start import make_start
-from tests.helpers import tiny_config
+from tests.helpers import pipelines, tiny_config
 from tests.helpers.caption_groups import items, jpeg, mesh, processor
 from tests.helpers.worlds import Run, data_dir, losses, parameters, two_processes, wait_for
 from tfds_naturel.common.errors import UserError
@@ -41,7 +41,7 @@ MESHES = {
     "2 x 4": {"data": 2, "fsdp": 4},
     "2 x 2, twice": {"data": 2, "fsdp": 2, "tensor": 2},
 }
-HELD = {"on_device": True, "resident": True}
+HELD = {"cropped": "resident"}
 
 
 def made_mesh(axes: dict[str, int]) -> jax.sharding.Mesh:
@@ -68,7 +68,7 @@ def pipeline(sources: list[Source], on: jax.sharding.Mesh, mined: bool = False, 
     parts = [Part(sources[0].items, recipe("single_pair"), 2.0, hard)]
     parts += [Part(source.items, recipe("two_pairs")) for source in sources[1:]]
     plans = Planner(parts, processor("clip"), batch_size=16, shards=batch_shards(on), seed=7, trim_eos=1)
-    return Pipeline(plans, sources, CROPS, batch_sharding(on), **options)
+    return pipelines.make(plans, sources, CROPS, on, **options)
 
 
 @pytest.mark.parametrize("mined", [False, True])
@@ -172,7 +172,7 @@ def test_pipeline_reads_no_image(sources):
     """The images are not even opened; what is given to reading processes has none."""
     rows = [dataclasses.replace(one, decoded=pickle.loads(pickle.dumps(one.decoded))) for one in sources]
     for local in pipeline(rows, mesh(4), **HELD).local_batches(0, 2):
-        assert isinstance(local.batch.images, resident.Slots) and local.sides is None
+        assert isinstance(local.batch.images, resident.Slots)
         assert sum(array.nbytes for array in local.batch.images) < 2000
 
 
@@ -200,11 +200,11 @@ def test_sources_that_are_not_decoded_are_an_error(sources):
 
 def test_dataset_is_known_before_it_is_loaded(sources):
     held = pipeline(sources, mesh(4), **HELD)
-    (shape,) = held.dataset()
+    (shape,) = held.resident_shapes()
     layout = resident.lay_out([source.decoded for source in sources], 4)
     assert (shape.shape, shape.dtype, shape.sharding) == (layout.shape, np.uint8, held.sharding)
-    assert memory.per_device(held.dataset()) == layout.lines * layout.line * 3
-    assert pipeline(sources, mesh(4), on_device=True).dataset() == ()
+    assert memory.per_device(held.resident_shapes()) == layout.lines * layout.line * 3
+    assert pipeline(sources, mesh(4), cropped="device").resident_shapes() == ()
 
 
 @pytest.mark.parametrize("scale", [(0.8, 1.0), (1.0, 1.0)])
@@ -217,15 +217,15 @@ def test_dataset_that_is_not_decoded_is_estimated(scale, tmp_path):
     shards, lines, line = resident.estimated_shape([plain], crops, 2)
     assert (shards, line) == (exact[0], exact[2])
     assert lines == pytest.approx(sum(max(data.decoded[n].pixels.shape) for n in range(12)) / 2, rel=0.01)
-    unknown = Pipeline(pipeline([plain], mesh(2)).planner, [plain], crops, batch_sharding(mesh(2)), **HELD)
-    assert memory.per_device(unknown.dataset()) == lines * line
+    unknown = pipelines.make(pipeline([plain], mesh(2)).planner, [plain], crops, mesh(2), **HELD)
+    assert memory.per_device(unknown.resident_shapes()) == lines * line
 
 
 def test_dataset_that_does_not_fit_is_rejected(sources, monkeypatch):
     held = pipeline(sources, mesh(4), **HELD)
-    check = functools.partial(memory.check_dataset, held.dataset(), mesh=mesh(4))
+    check = functools.partial(memory.check_dataset, held.resident_shapes(), mesh=mesh(4))
     check(1 << 60)  # on a CPU, which shares the memory of the host
-    monkeypatch.setattr(memory, "usable", lambda kind: memory.per_device(held.dataset()) + 1000)
+    monkeypatch.setattr(memory, "usable", lambda kind: memory.per_device(held.resident_shapes()) + 1000)
     check(1000)
     with pytest.raises(UserError, match=r"GiB on each cpu, .*on 4 devices.*set config\.data\.cache to 'decoded', or"):
         check(1001)
@@ -270,7 +270,7 @@ def test_losses_of_one_four_and_eight_devices(folder):
 def test_images_and_step_must_fit(folder, monkeypatch):
     made, on = training(folder, "device", {"data": 4})
     batch = made.pipeline.shapes(0)
-    needed = memory.per_device((made.state, batch, made.pipeline.sent(0), made.pipeline.dataset()))
+    needed = memory.per_device((made.state, batch, made.pipeline.crop_shapes(0), made.pipeline.resident_shapes()))
     needed += memory.temporaries(made.loss.model, made.state.params, batch, on, 1)
     monkeypatch.setattr(memory, "usable", lambda kind: needed)
     run.check_dataset_fits(made, on)

@@ -123,12 +123,8 @@ def test_command_writes_tags_that_a_run_reads(records, capsys):
     config = c.load(raw)
     sources = datasets.open_sources(config.data)
     assert datasets.contents(config.data, sources)["main"]["tags"] == made_by
-    made = [
-        make_pipeline(
-            config, sources, preset("tiny-clip"), processor("clip", list(items.texts)), make_mesh({"data": -1})
-        )
-        for _ in range(2)
-    ]
+    clip, mesh = processor("clip", list(items.texts)), make_mesh({"data": -1})
+    made = [make_pipeline(config, sources, preset("tiny-clip"), clip, mesh) for _ in range(2)]
     texts = [[pipeline.planner.texts(step) for step in range(4)] for pipeline in made]
     assert texts[0] == texts[1], "a function of (seed, step)"
     assert {"a red table on a small dog", "a small dog on a red table", "the cup, a dog"} <= set(

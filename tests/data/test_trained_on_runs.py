@@ -93,16 +93,10 @@ def test_own_benchmark_during_training_and_afterwards(folder, tmp_path, monkeypa
 def test_the_same_images_are_left_out_on_two_processes_and_after_a_resume(folder, tmp_path):
     rows = [{"image": f"{n:04}.jpg", "caption": "a red cup", "negatives": "a blue cup"} for n in range(12, 20)]
     write(folder / "test/usual.jsonl", rows)
-    flags = [
-        f"--config.data.dir={tmp_path}",
-        f"--config.data.mixture.main.dataset=jsonl:{folder}/train/my.jsonl",
-        "--config.data.mixture.main.recipe=order_shuffles",
-        f"--config.eval.benchmarks=('pairs:{folder}/test/usual.jsonl',)",
-        "--config.eval.during={}",
-        "--config.duration=4 steps",
-        "--config.optim.warmup=1 steps",
-        "--config.checkpoint.every=2 steps",
-    ]
+    fields = {"data.dir": tmp_path, "data.mixture.main.dataset": f"jsonl:{folder}/train/my.jsonl"}
+    fields |= {"data.mixture.main.recipe": "order_shuffles", "eval.during": {}, "duration": "4 steps"}
+    fields |= {"eval.benchmarks": (f"pairs:{folder}/test/usual.jsonl",), "optim.warmup": "1 steps"}
+    flags = [f"--config.{name}={value}" for name, value in (fields | {"checkpoint.every": "2 steps"}).items()]
     workdir = tmp_path / "run"
     for process in two_processes(workdir, *flags, devices=1):
         process.finish()

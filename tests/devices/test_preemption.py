@@ -30,7 +30,6 @@ from tests.helpers.suite_config import WORLD
 from tests.helpers.worlds import Run, data_dir, wait_for
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Stopped
-from tfds_naturel.naturel import Naturel, scenes
 from tfds_naturel.scenes import twins
 from tfds_naturel.scenes.scene import VERSION
 
@@ -124,17 +123,6 @@ def test_evaluation_stops_between_batches(handled):
     with pytest.raises(Stopped):
         encoder.images({}, [image(n, benchmark_files.png(n)) for n in range(1000)])
     assert len(read) < 100  # one batch, and what was prefetched
-
-
-def test_interrupted_drawing_leaves_nothing_and_the_next_one_is_complete(tmp_path):
-    with pytest.raises(Cut):
-        Naturel(config=scenes(WORLD), data_dir=os.fspath(tmp_path), check=cut_after(100)).download_and_prepare()
-    assert not [*tmp_path.glob(f"naturel/{WORLD.name}/*")]
-    builder = Naturel(config=scenes(WORLD), data_dir=os.fspath(tmp_path), check=cut_after(sum(WORLD.sizes)))
-    builder.download_and_prepare()
-    assert {name: split.num_examples for name, split in builder.info.splits.items()} == dict(
-        zip(("train", "validation", "test", "test_unseen_triplets"), WORLD.sizes, strict=True)
-    )
 
 
 def test_twins_interrupted_at_any_item_are_then_complete(tmp_path):

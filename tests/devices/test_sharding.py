@@ -13,7 +13,7 @@ from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
 from naturel_jax.planning import compiled
 from naturel_jax.training import optim, train
-from naturel_jax.training.start import make_model
+from naturel_jax.training.choices import make_model
 from tfds_naturel.common.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -1,19 +1,23 @@
-"""Every measured number in the documentation is that of a dated result, and the text says of which.
+"""Every measured number in the documentation is that of a dated result, and a mark says which number of it.
 
-A paragraph, list item or row of a table with numbers that look measured has a mark, which readers do not see; a mark
-that is a paragraph of its own is about the one before it, or all rows of the table.
+Readers do not see a mark. It accounts for the numbers of its paragraph, list item or table row. A mark that is a
+paragraph of its own is about the paragraph, list or table above it, without the items and rows that have their own.
 
-    <!-- proof: NAME -->         each number is in proofs/NAME.md, as rounded in the text
-    <!-- source: FILE -->        each number is in this file of the repository: a setting, or a published score
-    <!-- source: URL -->         a published number; not compared
-    <!-- test: FILE::NAME -->    the test computes it
+    <!-- proof: NAME -->                  each row of the table is in a table of proofs/NAME.md, under the same headings
+    <!-- proof: NAME: QUOTE; QUOTE -->    the numbers are those at # in these words of proofs/NAME.md, in this order
+    <!-- source: FILE: QUOTE -->          the same for a file of the repository: a setting, or a published score
+    <!-- source: URL: NUMBER NUMBER -->   published numbers; not compared
+    <!-- test: FILE::NAME: QUOTE -->      the numbers are in the code of the test
+    <!-- test: FILE::NAME -->             the test reads the page, and fails if one of the numbers is changed
 
-Numbers in code, formulas, titles and links are not looked at.
+A quote must fit one place only. In it, * is one word and ... any text; spaces, ends of lines, pipes and backticks do
+not count. Numbers in code, formulas, titles and links are not looked at.
 """
 
+import functools
+import importlib
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -21,46 +25,45 @@ import pytest
 from tests.helpers import documents
 from tests.helpers.documents import PAGES, ROOT
 
-_MARK = re.compile(r"<!-- (proof|source|test): ([^>]+?) -->")
-_NUMBER = r"(?<![\w.,:/-])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_MARK = re.compile(r"<!-- (proof|source|test): (\S+?)(?::\s+([^>]+?))? -->")
+_VALUE = r"\d+\smin\s\d+\ss|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?"
 _UNITS = r"us|ms|s|min|minutes|hours|[KMGT]i?B|%|times|(?:items|images)(?:/s| a second)"
-_MEASURED = re.compile(rf"{_NUMBER}(?= ?(?:{_UNITS})(?![\w/]))|(?<![\w.,:/-])\d+\.\d\d+(?![\w.])")
-_FOUND = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?")
-_USUAL = re.compile(
-    r"95% |95th|5th|100%|Python 3\.\d+(?: to 3\.\d+)?|\d{4}\.\d{5}"
-)  # intervals, all, Python's versions, arXiv
-_UNREAD = re.compile(r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)|<[^>]*>")
-
-GENERATED = ("docs/reference/config.md", "docs/changelog.md")  # from the code, and from CHANGELOG.md
-LEFT_OUT = (*GENERATED, "CONTRIBUTING.md")
+_NUMBER = re.compile(rf"(?<![\w.,:/-])({_VALUE})(?:\s?({_UNITS})(?![\w/])|(?!\w|\.\d))")
+_UNREAD = re.compile(
+    r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)|<[^>]*>"
+    r"|95% |100%|(?:Python|Orbax|CUDA) \d+\.\d+(?: to \d+\.\d+)?|\d{4}\.\d{5}"  # intervals, all, versions, arXiv
+)
+_QUOTED = {"...": ".*?", "*": r"\S+", "#": rf"(?<![\w.])((?>{_VALUE}))"}
+LEFT_OUT = ("docs/reference/config.md", "docs/changelog.md", "CONTRIBUTING.md")  # made from others; examples of marks
 
 
 class Unit(NamedTuple):
-    """A paragraph, list item or row of a table, with the marks that are about it: (kind, value)."""
+    """A part of a page, and the marks that account for its numbers: (kind, file, quotes)."""
 
     page: str
     text: str
-    marks: tuple[tuple[str, str], ...]
+    marks: list[tuple[str, str, str]]
 
-    @property
-    def numbers(self) -> list[str]:
-        """Those that look measured, as they are written."""
-        return _MEASURED.findall(_USUAL.sub(" ", _UNREAD.sub(" ", self.text)))
+
+class Number(NamedTuple):
+    """A number as it is written, with its % sign. One with a unit or two decimals is ``measured``, and needs a mark."""
+
+    text: str
+    start: int
+    measured: bool
 
 
 def units(page: str, text: str) -> list[Unit]:
-    """The units of a page, without its titles. A heading or a block of code must not be in ``text``."""
-    found: list[list[Unit]] = [[]]
+    """Those of a page; ``text`` is without blocks of code."""
+    found = [Unit(page, "", [])]
     for block in re.split(r"\n\s*\n", text):
-        marks = tuple(_MARK.findall(block))
-        if marks and not _MARK.sub("", block).strip():
-            found[-1] = [unit._replace(marks=unit.marks + marks) for unit in found[-1]]
+        if not _MARK.sub("", block).strip():
+            found[-1] = found[-1]._replace(marks=found[-1].marks + _MARK.findall(block))
             continue
-        lines = [line for line in block.splitlines() if not line.startswith("#")]
-        rows = [line for line in lines if line.startswith("|")]
-        items = re.split(r"\n(?=\s*(?:-|\d+\.) )", "\n".join(line for line in lines if line not in rows))
-        found.append([Unit(page, part, tuple(_MARK.findall(part))) for part in (*rows, *items) if part.strip()])
-    return [unit for block in found for unit in block]
+        parts = re.split(r"\n(?=\||\s*(?:-|\d+\.) )", re.sub(r"(?m)^#.*", "", block))
+        found += [Unit(page, part, marks) for part in parts if (marks := _MARK.findall(part))]
+        found.append(Unit(page, "\n".join(part for part in parts if not _MARK.search(part)), []))
+    return found
 
 
 def all_units() -> Iterator[Unit]:
@@ -69,97 +72,157 @@ def all_units() -> Iterator[Unit]:
             yield from units(name, documents.prose(page))
 
 
-def is_in(number: str, text: str, scales: Sequence[float] = (1,)) -> bool:
-    """Whether ``text`` has a number that is ``number`` as rounded there, times one of ``scales``."""
-    decimals, value = len(number.partition(".")[2]), float(number.replace(",", ""))
-    known = [float(found.replace(",", "")) for found in _FOUND.findall(text)]
-    return any(abs(each * scale - value) <= 0.5001 * 10**-decimals for each in known for scale in scales)
-
-
-def file_of(kind: str, value: str) -> Path:
-    return ROOT / (f"proofs/{value}.md" if kind == "proof" else value.partition("::")[0])
-
-
-def missing(unit: Unit) -> list[str]:
-    """The numbers that no mark of the unit accounts for."""
-    files = [file_of(kind, value) for kind, value in unit.marks if kind != "test" and not value.startswith("http")]
-    scales = (1, 100, 0.01) if all(kind == "source" for kind, _ in unit.marks) else (1,)  # 2% is 0.02 in code
-    if len(files) < len(unit.marks):
-        return []
-    text = "\n".join(path.read_text("utf-8") for path in files if path.is_file())
-    return [number for number in unit.numbers if not is_in(number, text, scales)]
-
-
-def test_every_measured_number_is_that_of_a_result():
-    pairs = [(unit, found) for unit in all_units() if (found := missing(unit))]
-    faults = [f"{unit.page}: {' '.join(unit.text.split())[:90]}: {', '.join(found)}" for unit, found in pairs]
-    assert not faults, f"{len(faults)} without a mark, or not in what it names:\n" + "\n".join(faults)
-
-
-def test_marks_are_about_numbers_and_name_what_exists():
-    for unit in all_units():
-        assert unit.numbers or not unit.marks or unit.text.startswith("|"), f"{unit.page}: no number in {unit.text!r}"
-        for kind, value in unit.marks:
-            if value.startswith("https://"):
-                continue
-            path, test = file_of(kind, value), value.partition("::")[2]
-            assert path.is_file(), f"{unit.page}: {value}"
-            assert kind != "test" or f"def {test}(" in path.read_text(), f"{unit.page}: {value}"
-
-
-def test_results_say_when_where_and_of_what():
-    results = [path for path in (ROOT / "proofs").glob("*.md") if path.name != "README.md"]
-    assert len(results) >= 3
-    for path in results:
-        text = path.read_text()
-        assert re.search(
-            r"\| Date \| \d{4}-\d\d-\d\d \d\d:\d\d UTC \|\n\| Commit \| [0-9a-f]{40} \|\n\| Machine \| \w", text
-        ), path
-        assert "\n$ " in text, f"{path}: no command"
-
-
-PAGE = """# Title of 5 s
-
-A step takes 3.14 ms on `8 s` of [a machine](b/3.5/c), and 95% intervals, in Python 3.11. Ranks in 0.62 of the pairs.
-
-- the first: 12 items/s <!-- proof: step -->
-- the second 2.5 times, 1,407 images/s
-
-| a | 0.58 | 7 |
-| b | 4 MB <!-- source: x.py --> |
-
-<!-- proof: demo -->
-"""
-
-
-def test_numbers_that_look_measured_are_found():
-    found = [(unit.numbers, [value for _, value in unit.marks]) for unit in units("page", PAGE)]
-    assert [row for row in found if row[0]] == [
-        (["3.14", "0.62"], []),
-        (["12"], ["step"]),
-        (["2.5", "1,407"], []),
-        (["0.58"], ["demo"]),
-        (["4"], ["x.py", "demo"]),
+def numbers(text: str) -> list[Number]:
+    found = _NUMBER.finditer(_UNREAD.sub(lambda match: " " * len(match[0]), text))
+    return [
+        Number(each[1] + "%" * (each[2] == "%"), each.start(), bool(each[2] or re.search(r"\.\d\d|min", each[1])))
+        for each in found
     ]
 
 
+@functools.cache
+def text_of(kind: str, file: str) -> str:
+    """The text of a file, or of one test with its decorators. Raises OSError if there is no file."""
+    name, _, test = file.partition("::")
+    text = (ROOT / (f"proofs/{name}.md" if kind == "proof" else name)).read_text("utf-8")
+    return text if not test else next((part for part in text.split("\n\n\n") if f"def {test}(" in part), "")
+
+
+def quoted(quote: str, text: str) -> list[str]:
+    """The numbers of ``text`` at the # of ``quote``. Raises LookupError unless it fits one place."""
+    quote, text = (re.sub(r"[\s|`]+", " ", each) for each in (quote.strip(), text))
+    parts = re.split(r"( ?\.\.\. ?|(?<!\S)\*(?!\S)|#)", quote)
+    pattern = "".join(_QUOTED.get(part.strip(), re.escape(part)) for part in parts)
+    places = {match.regs[1:] for match in re.finditer(rf"(?<!\w)(?={pattern}(?!\w))", text)}  # also overlapping ones
+    if len(places) != 1:
+        raise LookupError(f"{quote!r} fits {len(places)} places")
+    return [text[start:end] + "%" * text.startswith("%", end) for start, end in places.pop()]
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip().strip("|").split("|")]
+
+
+def is_row_of(row: str, headings: str, text: str) -> bool:
+    """Whether a Markdown table of ``text`` has these cells under these headings, the first of which may differ."""
+    names = cells(headings)[1:]
+    for block in re.split(r"\n\s*\n", text):
+        first, *known = [cells(line) for line in block.splitlines() if line.startswith("|")] or [[]]
+        if set(names) <= set(first[1:]):
+            columns = [0, *map(first.index, names)]
+            if cells(row) in [[each[n] for n in columns] for each in known]:
+                return True
+    return False
+
+
+def is_rounded(number: str, known: str) -> bool:
+    """Whether ``known`` is ``number``, as rounded there. 2% may be 2 or 0.02."""
+    if "min" in number + known:
+        return number.split() == known.split()
+    value, exact = (float(each.strip("%").replace(",", "")) for each in (number, known))
+    scales = {(True, False): (1, 100), (False, True): ()}.get(("%" in number, "%" in known), (1,))
+    decimals = len(number.strip("%").partition(".")[2])
+    return any(abs(value - exact * scale) <= 0.5001 * 10**-decimals for scale in scales)
+
+
+def aligned(found: Sequence[Number], known: Sequence[str]) -> bool:
+    """Whether ``known`` are among the numbers, in the same order, and all that are measured are ``known``."""
+    if not found:
+        return not known
+    first, *others = found
+    if known and is_rounded(first.text, known[0]) and aligned(others, known[1:]):
+        return True
+    return not first.measured and aligned(others, known)
+
+
+def fault(unit: Unit) -> str:
+    """What is wrong with the numbers of a unit, or an empty string."""
+    lines, known = unit.text.splitlines(), []
+    try:
+        for kind, file, quotes in unit.marks:
+            if file.startswith("https://"):
+                known += quotes.split()
+            elif quotes:
+                known += [number for quote in quotes.split(";") for number in quoted(quote, text_of(kind, file))]
+            elif kind == "proof":
+                lines = [line for line in lines if not is_row_of(line, unit.text.splitlines()[0], text_of(kind, file))]
+            elif kind == "test" and f'"{unit.page}"' in text_of(kind, file):
+                return ""  # test_changed_number_is_found runs that test
+    except (LookupError, OSError) as error:
+        return str(error)
+    found = numbers("\n".join(lines))
+    return "" if aligned(found, known) else f"{[each.text for each in found]}, but the marks stand for {known}"
+
+
+def test_numbers_are_those_of_their_marks():
+    pairs = [(unit, why) for unit in all_units() if (why := fault(unit))]
+    assert not pairs, "\n".join(f"{unit.page}: {' '.join(unit.text.split())[:90]}\n  {why}" for unit, why in pairs)
+
+
+def changed(unit: Unit) -> Iterator[Unit]:
+    """The unit with another last digit of one measured number, for each of them."""
+    for number in (each for each in numbers(unit.text) if each.measured):
+        last = number.start + len(number.text.rstrip("% s")) - 1
+        digit = str((int(unit.text[last]) + 1) % 10)
+        yield unit._replace(text=unit.text[:last] + digit + unit.text[last + 1 :])
+
+
+def test_changed_number_is_found(monkeypatch, tmp_path):
+    """By the marks, or by the test that reads the page."""
+    (tmp_path / "docs").mkdir()
+    for unit in all_units():
+        for other in changed(unit):
+            if not fault(other):
+                file, _, test = unit.marks[0][1].partition("::")
+                module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+                monkeypatch.setattr(module, "ROOT", tmp_path)
+                (tmp_path / unit.page).write_text((ROOT / unit.page).read_text().replace(unit.text, other.text))
+                with pytest.raises(AssertionError):
+                    getattr(module, test)()
+
+
 @pytest.mark.parametrize(
-    ("number", "text", "expected"),
+    ("first", "second"),
     [
-        ("0.69", "words 0.686 (0.657-0.714)", True),
-        ("0.68", "words 0.686 (0.657-0.714)", False),
-        ("1,407", "1407 images", True),
-        ("1,407", "1,408 images", False),
-        ("27.3", "| 27.3 s |", True),
-        ("0.0047", "up to 4.7e-03", True),
-        ("0.33", "published 33.00", False),
-        ("3", "0.3 and 30", False),
-        ("3.4", "", False),
+        ("0.59 ±0.06 | 0.74 ±0.02 | 0.80 ±0.01 | 0.21 ±0.04 | 0.28 ±0.07", "0.93 | 0.96 | 0.99 | 0.81 | 0.87"),
+        ("7 min 43 s", "2 min 43 s"),
+        ("0.53 of the pairs", "0.54 of the pairs"),
+        ("NatuRel Simple", "NatuRel Complex"),
+        ("| NegCLIP-SP |", "| NegCLIP-AP |"),
     ],
+    ids=("row", "duration", "sentence", "columns swapped", "rows swapped"),
 )
-def test_rounding(number, text, expected):
-    assert is_in(number, text) == expected
+def test_false_number_of_the_readme_is_found(first, second):
+    text = documents.prose(ROOT / "README.md")
+    swapped = text.replace(first, "\0").replace(second, first).replace("\0", second)
+    assert swapped != text and any(fault(unit) for unit in units("README.md", swapped))
 
 
-def test_shares_may_be_of_one_or_of_a_hundred_in_a_source():
-    assert is_in("0.33", "33.00", scales=(1, 0.01)) and is_in("2", "TOLERANCE = 0.02", scales=(1, 100))
+def test_results_say_when_where_and_of_what():
+    """Those that the documentation names exist."""
+    head = r"\| Date \| \d{4}-\d\d-\d\d \d\d:\d\d UTC \|\n\| Commit \| [0-9a-f]{40} \|\n\| Machine \| \w(?s:.*)\n\$ "
+    results = {path.stem: path.read_text() for path in (ROOT / "proofs").glob("*.md") if path.name != "README.md"}
+    assert not [name for name, text in results.items() if not re.search(head, text)]
+    named = {name for page in PAGES for name in re.findall(r"proofs/(\w+)\.md", page.read_text())}
+    assert named - {"README"} <= results.keys()
+
+
+def test_numbers_that_look_measured_are_found():
+    text = """A step of `8 s` takes 3.14 ms in [a machine](b/3.5/c), 95% intervals, in Python 3.11. Rank 0.62.
+2.5 times faster: 1,407
+images/s or 2 of 7 in 2 min 3 s."""
+    assert [each.text for each in numbers(text) if each.measured] == ["3.14", "0.62", "2.5", "1,407", "2 min 3 s"]
+
+
+def test_rounding():
+    equal = [("0.69", "0.686"), ("1,407", "1407"), ("0.0047", "4.7e-03"), ("2%", "0.02"), ("2 min 3 s", "2 min\n3 s")]
+    unequal = [("0.68", "0.686"), ("1,407", "1,408"), ("2", "2%"), ("2 min 3 s", "2")]
+    assert [is_rounded(*pair) for pair in equal + unequal] == [True] * len(equal) + [False] * len(unequal)
+
+
+def test_quotes_fit_one_place():
+    text = "| a | 0.58 (0.5) | 7% |\n| b | 0.59 (0.6) | 8 |"
+    assert quoted("a # * #", text) == ["0.58", "7%"] and quoted("a ... (0.6) #", text) == ["8"]
+    for wrong in ("# (", "c #", "# ... (0.6)"):
+        with pytest.raises(LookupError):
+            quoted(wrong, text)

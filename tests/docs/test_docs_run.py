@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,9 +26,6 @@ from tests.helpers import documents
 from tests.helpers.benchmark_files import png, write
 from tests.helpers.caption_groups import sampled_texts
 from tests.helpers.documents import ROOT
-from tests.helpers.expanded_batch import Graph, random_graph
-from tests.helpers.losses import BIAS, SCALE, compiled, run
-from tests.helpers.losses import RECIPES as GRAPHS
 from tests.helpers.worlds import data_dir
 from tfds_naturel.scenes import twins
 from tfds_naturel.scenes.scene import CONFIGS
@@ -48,57 +44,6 @@ def test_formulas_in_numpy_equal_the_losses():
     exec(block.text, {})
 
 
-def page_counts(graph: Graph, counting: str, hard: float) -> tuple[np.ndarray, np.ndarray]:
-    """p and w of the page's table."""
-    sampled, negative = (
-        (ids_IK[:, :, None] == graph.captions.id_U).sum(1)
-        for ids_IK in (graph.images.positives_IK, graph.images.negatives_IK)
-    )
-    shown = (graph.images.shows_IT[:, None, :, None] == graph.captions.asserts_UA[None, :, None, :]).any((2, 3))
-    true, total = shown | (sampled > 0), np.outer(graph.images.mult_I, graph.captions.mult_U)
-    p = np.where(true, total, 0) if counting == "match_positive" else sampled
-    w = np.where(true, 0.0, 1.0) if counting == "match_ignore" else np.ones(true.shape)
-    return p, w * np.where(negative > 0, hard, 1.0)
-
-
-def page_sigmoid(graph: Graph, counting: str, hard: float) -> float:
-    m, n, s = graph.images.mult_I, graph.captions.mult_U, graph.zimg_ID @ graph.zcap_UD.T
-    p, w = page_counts(graph, counting, hard)
-    logits = SCALE * s + BIAS
-    cells = p * np.log1p(np.exp(-logits)) + w * (np.outer(m, n) - p) * np.log1p(np.exp(logits))
-    return cells.sum() / m.sum()
-
-
-def page_softmax(graph: Graph, counting: str, hard: float, smoothing: float) -> float:
-    m, n, s = graph.images.mult_I, graph.captions.mult_U, graph.zimg_ID @ graph.zcap_UD.T
-    p, w = page_counts(graph, counting, hard)
-
-    def half(p, weight, c, s):
-        """Rows of ``p``; ``weight``: the factors of the exponentials; ``c``: the weights of the rows."""
-        total = 0.0
-        for i in np.flatnonzero(p.sum(1) > 0):
-            others = (weight[i] * np.exp(SCALE * s[i])).sum()
-            sums = np.log(others + np.exp(SCALE * s[i])) if counting == "match_ignore" else np.log(others)
-            target = (1 - smoothing) * p[i] / p[i].sum() + smoothing * weight[i] / weight[i].sum()
-            total += c[i] * (target * (sums - SCALE * s[i])).sum()
-        return total / c[p.sum(1) > 0].sum()
-
-    captions = n if counting == "match_positive" else p.sum(0)
-    return (half(p, n * w, m, s) + half(p.T, (m[:, None] * w).T, captions, s.T)) / 2
-
-
-@pytest.mark.parametrize("counting", ["published", "match_positive", "match_ignore"])
-def test_formulas_of_the_page_equal_the_losses(counting):
-    for seed, recipe in enumerate(GRAPHS.values()):
-        graph = random_graph(seed, **recipe)
-        smoothing = 0.0 if counting == "match_ignore" else 0.1
-        with jax.enable_x64(True):
-            sigmoid = run(compiled("sigmoid", counting, hard=3.0), graph)[0]
-            softmax = run(compiled("softmax", counting, hard=3.0, smoothing=smoothing), graph)[0]
-        np.testing.assert_allclose(sigmoid, page_sigmoid(graph, counting, 3.0), rtol=1e-6)
-        np.testing.assert_allclose(softmax, page_softmax(graph, counting, 3.0, smoothing), rtol=1e-6)
-
-
 # ---- Configs and additions -------------------------------------------------------------------------------------------
 
 
@@ -112,8 +57,8 @@ def test_configs_of_the_training_page_load(tmp_path, monkeypatch):
     raw, model = c.base(), Model(presets.preset("clip-b32"))
     raw.preset, raw.data.mixture.main = "clip-b32", c.part("naturel/full", "one_pair")
     exec(frozen.text, {"config": raw})
-    lowest = optim.with_frozen(model, c.load(raw).optim, model.shapes()).compute
-    assert (lowest.frozen_image, lowest.frozen_text) == (9, 0)
+    lowest = optim.frozen_blocks(c.load(raw).optim, model.config, model.shapes())
+    assert lowest == {"image": 9, "text": 0}
 
 
 TABLES = (recipes.RECIPES, OPTIMIZERS, SCHEDULES, OBJECTIVES, registry.BENCHMARKS, datasets.SOURCES, presets.PRESETS)

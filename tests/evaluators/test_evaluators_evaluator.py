@@ -20,12 +20,8 @@ from tests.helpers.tiny_models import items, tiny
 def benchmarks() -> list[Benchmark]:
     first = Benchmark("first", tuple(items(13)), rules.pair, (Metric("first/all", "right"),))
     unreadable = Item("bad", (Image("broken", lambda: b"not an image"),), ("a", "b"))
-    return [
-        first,
-        dataclasses.replace(
-            first, name="second", items=(unreadable, *items(4)), metrics=(Metric("second/all", "right"),)
-        ),
-    ]
+    metrics = (Metric("second/all", "right"),)
+    return [first, dataclasses.replace(first, name="second", items=(unreadable, *items(4)), metrics=metrics)]
 
 
 def test_scores_follow_from_the_cosines(caplog):

@@ -114,13 +114,6 @@ def test_vanished_checkpoint_is_skipped(ended, tmp_path, monkeypatch, capsys):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["2.json"]
 
 
-def test_damaged_checkpoint_is_an_error(ended, tmp_path):
-    workdir, benchmarks = ended
-    shutil.rmtree(workdir / "checkpoints" / "1" / "params")
-    with pytest.raises(Exception, match="params"):
-        watch(workdir, benchmarks[:1], epath.Path(tmp_path / "out"), batch_size=8, dtype="float32")
-
-
 def test_scores_of_another_benchmark_are_added(ended, tmp_path):
     workdir, benchmarks = ended
     out = epath.Path(tmp_path / "out")

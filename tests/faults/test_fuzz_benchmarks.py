@@ -1,37 +1,13 @@
 """Benchmarks with mutated files: every item that is read can be scored, and every other record is reported."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from naturel_jax.benchmarks import order, registry
-from tests.helpers import benchmark_files as files
+from tests.helpers.benchmark_files import MAKERS
 from tests.helpers.fuzzing import every_count, fuzz
-
-MAKERS: dict[str, Callable[[Path], object]] = {
-    "winoground": files.winoground,
-    "vg_relation": files.visual_genome,
-    "vg_attribution": files.visual_genome,
-    "sugarcrepe": files.sugarcrepe,
-    "coco_order": lambda root: files.karpathy(root, "coco/coco_karpathy_test.json", "val2014"),
-    "flickr30k_order": lambda root: files.karpathy(root, "flickr30k/flickr30k_test.json", "flickr30k-images"),
-    "coco_retrieval": lambda root: files.karpathy(root, "coco/coco_karpathy_test.json", "val2014"),
-    "flickr30k_retrieval": lambda root: files.karpathy(root, "flickr30k/flickr30k_test.json", "flickr30k-images"),
-    "whatsup": files.whatsup,
-    "sugarcrepe_pp": files.sugarcrepe_pp,
-    "bivlc": lambda root: files.hub_pairs(
-        root, "bivlc", ("image", "negative_image", "caption", "negative_caption", "type", "subtype")
-    ),
-    "colorswap": lambda root: files.hub_pairs(
-        root, "colorswap", ("image_1", "image_2", "caption_1", "caption_2", "image_source", "caption_source")
-    ),
-    "eqben": files.eqben,
-    "valse": files.valse,
-    "vsr": files.vsr,
-    "zeroshot": files.zeroshot,
-}
 
 
 def use(name: str, root: Path) -> None:

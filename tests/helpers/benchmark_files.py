@@ -1,8 +1,10 @@
 """Small benchmark folders in the official file formats, with generated images."""
 
+import functools
 import io
 import json
 import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from naturel_jax.benchmarks import registry
+from naturel_jax.benchmarks import sugarcrepe_pp as pp
+from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.sugarcrepe import SUBSETS
 from naturel_jax.benchmarks.valse import IMAGES
 
@@ -28,26 +33,27 @@ def write(path: Path, data) -> None:
     path.write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
 
 
+def lines(rows: Iterable) -> bytes:
+    """A JSON record a line."""
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
+def read(name: str, root: Path) -> Benchmark:
+    """The benchmark ``name`` of the files in ``root``."""
+    return registry.read([name], files=root)[0]
+
+
 def winoground(root: Path, items: int = 4, **changes) -> list[dict]:
     """Writes ``items`` items; ``changes`` override fields of the first one. Returns the rows."""
-    objects = ("cat", "dog", "cup", "tree")
-    rows = [
-        {
-            "id": n,
-            "image_0": f"ex_{n}_img_0",
-            "image_1": f"ex_{n}_img_1",
-            "caption_0": f"a {objects[n % 4]} on a box {n}",
-            "caption_1": f"a box on a {objects[n % 4]} {n}",
-            "tag": "Noun",
-            "secondary_tag": "",
-            "num_main_preds": 1,
-            "collapsed_tag": ("Object", "Relation", "Both")[n % 3],
-        }
-        for n in range(items)
-    ]
+    rows = []
+    for n in range(items):
+        thing, kind = ("cat", "dog", "cup", "tree")[n % 4], ("Object", "Relation", "Both")[n % 3]
+        row = {"id": n, "image_0": f"ex_{n}_img_0", "image_1": f"ex_{n}_img_1"}
+        row |= {"caption_0": f"a {thing} on a box {n}", "caption_1": f"a box on a {thing} {n}"}
+        rows.append(row | {"tag": "Noun", "secondary_tag": "", "num_main_preds": 1, "collapsed_tag": kind})
     if changes:
         rows[0] |= changes
-    write(root / "winoground/data/examples.jsonl", "\n".join(json.dumps(row) for row in rows).encode())
+    write(root / "winoground/data/examples.jsonl", lines(rows))
     with zipfile.ZipFile(root / "winoground/images.zip", "w") as archive:
         for n in range(items):
             for k in (0, 1):
@@ -62,25 +68,13 @@ def visual_genome(root: Path, items: int = 6) -> tuple[list[dict], list[dict]]:
     for n in range(items):
         name = ("on", "under", "near")[n % 3]
         pair = {"image_id": str(n % 3), "image_path": f"{n % 3}.png"} | box
-        relation.append(
-            pair
-            | {
-                "true_caption": f"the cat is {name} the box {n}",
-                "false_caption": f"the box is {name} the cat {n}",
-                "relation_name": name,
-                "relation_info": {"object": "2", "name": name},
-                "primary_object_id": "1",
-                "primary_object_name": "cat",
-            }
-        )
-        attribution.append(
-            pair
-            | {
-                "true_caption": f"the red cat and the small box {n}",
-                "false_caption": f"the small cat and the red box {n}",
-                "attributes": ["red", "small"],
-            }
-        )
+        captions = (f"the cat is {name} the box {n}", f"the box is {name} the cat {n}")
+        named = {"relation_name": name, "relation_info": {"object": "2", "name": name}}
+        named |= {"primary_object_id": "1", "primary_object_name": "cat"}
+        relation.append(pair | dict(zip(("true_caption", "false_caption"), captions, strict=True)) | named)
+        captions = (f"the red cat and the small box {n}", f"the small cat and the red box {n}")
+        named = {"attributes": ["red", "small"]}
+        attribution.append(pair | dict(zip(("true_caption", "false_caption"), captions, strict=True)) | named)
     write(root / "aro/visual_genome_relation.json", relation)
     write(root / "aro/visual_genome_attribution.json", attribution)
     write(root / "aro/vgr_excluded_relations.json", ["near"])
@@ -92,20 +86,16 @@ def visual_genome(root: Path, items: int = 6) -> tuple[list[dict], list[dict]]:
 def sugarcrepe(root: Path, items: int = 3) -> None:
     """SugarCrepe's seven files, with ``items`` records each, over five images."""
     for k, name in enumerate(SUBSETS):
-        rows = {
-            str(n): {
-                "filename": f"{(k + n) % 5:012d}.png",
-                "caption": f"a cat with a hat {name} {n}",
-                "negative_caption": f"a hat with a cat {name} {n}",
-            }
-            for n in range(items)
-        }
+        rows = {}
+        for n in range(items):
+            captions = {"caption": f"a cat with a hat {name} {n}", "negative_caption": f"a hat with a cat {name} {n}"}
+            rows[str(n)] = {"filename": f"{(k + n) % 5:012d}.png", **captions}
         write(root / f"sugarcrepe/{name}.json", rows)
     for n in range(5):
         write(root / f"coco/val2017/{n:012d}.png", png(200 + n))
 
 
-def karpathy(root: Path, file: str, images: str) -> None:
+def karpathy(root: Path, file: str = "coco/coco_karpathy_test.json", images: str = "val2014") -> None:
     """Karpathy's test split in ``root/file``: three images with two captions each, in the folder ``images``."""
     rows = [{"image": f"{images}/{n}.png", "caption": [f"a cat on box {n} {k}" for k in "ab"]} for n in range(3)]
     write(root / file, rows)
@@ -113,11 +103,14 @@ def karpathy(root: Path, file: str, images: str) -> None:
         write((root / file).parent / images / f"{n}.png", png(n))
 
 
+flickr30k = functools.partial(karpathy, file="flickr30k/flickr30k_test.json", images="flickr30k-images")
+
+
 def whatsup(root: Path) -> None:
-    """What'sUp's controlled images and its questions about COCO and Visual Genome."""
+    """What'sUp's controlled images, four of each set, and its questions about COCO and Visual Genome."""
     options = ["a mug on a table", "a mug under a table", "a mug left of a table", "a mug right of a table"]
-    for name in ("images", "clevr"):
-        paths = [f"data/controlled_{name}/mug_{relation}_table.png" for relation in ("left_of", "right_of", "on")]
+    for name, relations in (("images", "left_of right_of on under"), ("clevr", "left_of right_of in-front_of behind")):
+        paths = [f"data/controlled_{name}/mug_{relation}_table.jpeg" for relation in relations.split()]
         rows = [{"image_path": path, "caption_options": options} for path in paths]
         write(root / f"whatsup/controlled_{name}_dataset.json", rows)
         for path in paths:
@@ -132,33 +125,45 @@ def whatsup(root: Path) -> None:
 def sugarcrepe_pp(root: Path) -> None:
     """SugarCrepe++'s five files, with one record each."""
     row = {"id": 7, "filename": "a.png", "caption": "p1", "caption2": "p2", "negative_caption": "n"}
-    for name in ("swap_obj", "swap_att", "replace_obj", "replace_att", "replace_rel"):
+    for name in pp.SUBSETS:
         write(root / f"sugarcrepe_pp/{name}.json", [row])
     write(root / "coco/val2017/a.png", png(1))
 
 
-def hub_pairs(root: Path, name: str, columns: tuple[str, ...]) -> None:
-    """A Parquet file of two rows: two images, two captions, two tags."""
+HUB_COLUMNS = {
+    "bivlc": ("image", "negative_image", "caption", "negative_caption", "type", "subtype"),
+    "colorswap": ("image_1", "image_2", "caption_1", "caption_2", "image_source", "caption_source"),
+}
+
+
+def hub_pairs(root: Path, name: str, *changes: dict[int, object]) -> None:
+    """A Parquet file of two images, two captions and two tags; and again for each of ``changes``: column -> value."""
     cells = [{"bytes": png(k), "path": None} for k in (1, 2)]
-    row = dict(zip(columns, [*cells, "red cat", "blue cat", "swap", "swap_att"], strict=True))
+    row = dict(zip(HUB_COLUMNS[name], [*cells, "red cat", "blue cat", "swap", "swap_att"], strict=True))
+    changed = [row | {HUB_COLUMNS[name][k]: value for k, value in one.items()} for one in changes]
     (root / name).mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist([row, row]), root / name / "test-00000.parquet")
+    pq.write_table(pa.Table.from_pylist([row, *changed]), root / name / "test-00000.parquet")
+
+
+def array(pixels: np.ndarray) -> bytes:
+    """A .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, pixels, allow_pickle=True)
+    return buffer.getvalue()
 
 
 def eqben(root: Path) -> None:
     """EqBen's two kinds of annotation files, with an image stored as an array."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.zeros((8, 6, 3), np.uint8))
-    write(root / "eqben/images/eqbenag/0.npy", buffer.getvalue())
+    write(root / "eqben/images/eqbenag/0.npy", array(np.zeros((8, 6, 3), np.uint8)))
     write(root / "eqben/images/eqbenyoucook2/1.png", png(1))
     row = {"image0": "eqbenyoucook2/1.png", "image1": "eqbenyoucook2/1.png", "caption0": "a", "caption1": "b"}
     listed = {"image0": "eqbenag/0.npy", "image1": "eqbenag/0.npy", "caption0": ["first", "2nd"], "caption1": ["b"]}
-    write(root / "eqben/all_select.json", [row])
-    write(root / "eqben/ann_ag.json", {"video": {"person": [listed]}})
+    write(root / "eqben/all_select.json", [row])  # the format of the single file for all sources
+    write(root / "eqben/ann_ag.json", {"video": {"person": [listed]}})  # Action Genome's format
 
 
 def valse(root: Path) -> None:
-    """VALSE's files, all but one empty."""
+    """VALSE's files, all but one empty; of its four records, two are validated."""
     for name in IMAGES:
         write(root / f"valse/data/{name}.json", {})
     row = {"image_file": "a.png", "caption": "there are cats", "foil": "there are no cats"}
@@ -167,11 +172,11 @@ def valse(root: Path) -> None:
     write(root / "valse/images/visual7w/a.png", png(1))
 
 
-def vsr(root: Path) -> None:
-    """VSR's two splits, two records each."""
-    rows = [{"image": "a.png", "caption": "The cat is left of the dog.", "label": n, "relation": "on"} for n in (0, 1)]
+def vsr(root: Path, labels: tuple[int, ...] = (0, 1)) -> None:
+    """VSR's two splits, a record for each label in each."""
+    row = {"image": "a.png", "caption": "The cat is left of the dog.", "relation": "left of"}
     for split in ("dev", "test"):
-        write(root / f"vsr/{split}.jsonl", "\n".join(json.dumps(row) for row in rows).encode())
+        write(root / f"vsr/{split}.jsonl", lines(row | {"label": label} for label in labels))
     write(root / "vsr/images/a.png", png(1))
 
 
@@ -180,3 +185,12 @@ def zeroshot(root: Path) -> None:
     for label in ("cat", "dog"):
         write(root / f"zeroshot/pets/{label}/0.png", png(1))
     write(root / "zeroshot/pets/templates.txt", b"a photo of a {}.\na drawing of a {}.\n")
+
+
+MAKERS: dict[str, Callable[[Path], object]] = {  # benchmark -> makes its files
+    **{"winoground": winoground, "vg_relation": visual_genome, "vg_attribution": visual_genome},
+    **{"sugarcrepe": sugarcrepe, "sugarcrepe_pp": sugarcrepe_pp, "whatsup": whatsup, "eqben": eqben, "valse": valse},
+    **{"coco_order": karpathy, "coco_retrieval": karpathy, "flickr30k_order": flickr30k},
+    **{"flickr30k_retrieval": flickr30k, "vsr": vsr, "zeroshot": zeroshot},
+    **{name: functools.partial(hub_pairs, name=name) for name in HUB_COLUMNS},
+}

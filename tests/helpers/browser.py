@@ -71,9 +71,8 @@ class Page:
     def press(self, key: str) -> None:
         """Presses a key, such as ``a`` or ``ArrowRight``, where the focus is."""
         text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
-        code = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}.get(
-            key, 0
-        )
+        codes = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+        code = codes.get(key, 0)
         self.send("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
         self.send("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
 
@@ -127,14 +126,9 @@ def chromium() -> str:
 def browser() -> Iterator[Page]:
     """A page in a headless Chromium with a profile of its own."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, contextlib.ExitStack() as closing:
-        flags = (
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--remote-debugging-port=0",
-            f"--user-data-dir={profile}",
-        )
-        process = subprocess.Popen([chromium(), *flags, "about:blank"], stderr=subprocess.PIPE, text=True)
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+        command = [chromium(), *flags, f"--user-data-dir={profile}", "about:blank"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         closing.callback(process.communicate)
         closing.callback(process.terminate)
         assert process.stderr is not None

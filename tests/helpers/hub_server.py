@@ -119,15 +119,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.json({"url": f"{self.hub.address}/{repository}", "name": repository, "id": repository})
 
     def preupload(self, held: dict[str, bytes], files: list[dict]) -> None:
-        modes = [
-            {
-                "path": file["path"],
-                "uploadMode": "lfs" if file["path"].endswith(LARGE) else "regular",
-                "shouldIgnore": False,
-                "oid": _oid(held[file["path"]]) if file["path"] in held else None,
-            }
-            for file in files
-        ]
+        modes = []
+        for path in (file["path"] for file in files):
+            mode = {"path": path, "uploadMode": "lfs" if path.endswith(LARGE) else "regular", "shouldIgnore": False}
+            modes.append(mode | {"oid": _oid(held[path]) if path in held else None})
         self.json({"files": modes})
 
     def batch(self, objects: list[dict]) -> None:

@@ -41,9 +41,9 @@ def tiny(name: str, seed: int = 0) -> Loaded:
     return Loaded(config, random_params(config, seed), processor)
 
 
-def save_hf(folder: Path, name: str, **save: Any) -> Path:
+def save_hf(folder: Path, name: str, seed: int = 0, **save: Any) -> Path:
     """``tiny(name)`` as written by transformers' ``save_pretrained``, with the processor files but without our own."""
-    config, params, processor = tiny(name)
+    config, params, processor = tiny(name, seed)
     hf_model(config, params).save_pretrained(folder, **save)
     processor_files.write(folder, processor, family_of(config))
     (folder / processor_files.OWN).unlink()  # as in a folder that was not written by us
@@ -61,18 +61,9 @@ def assert_same(ours: Params, theirs: Params) -> None:
 def sentencepiece_model(texts: Iterable[str], vocab: int) -> bytes:
     """A SentencePiece model with SigLIP's c4-en settings: unigram, pad 0, end 1, unknown 2, no start."""
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=model,
-        vocab_size=vocab,
-        model_type="unigram",
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
+    settings = {"vocab_size": vocab, "model_type": "unigram", "hard_vocab_limit": False, "minloglevel": 2}
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(texts), model_writer=model, **settings, **ids)
     return model.getvalue()
 
 
@@ -157,8 +148,9 @@ def torch_tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
 
 
-def gemma_tokenizer(folder: Path, texts: Iterable[str]) -> None:
-    """Tokenizer files as published with SigLIP 2, which leave lowercasing and the end token to the caller."""
+def gemma_tokenizer(folder: Path, texts: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Tokenizer files as published with SigLIP 2, which leave lowercasing and the end token to the caller; returns the
+    vocabulary and the merges."""
     words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁"]
     letters = sorted({letter for text in texts for letter in text + text.lower() if not letter.isspace()})
     vocab = {word: n for n, word in enumerate([*words, *letters, "ca", "cat", "▁cat"])}
@@ -167,3 +159,4 @@ def gemma_tokenizer(folder: Path, texts: Iterable[str]) -> None:
     settings = folder / "tokenizer_config.json"
     fields = json.loads(settings.read_text("utf-8")) | {"add_bos_token": False, "add_eos_token": True}
     settings.write_text(json.dumps(fields), "utf-8")
+    return vocab, merges

@@ -11,39 +11,13 @@ from typing import Any
 
 _NUMBERS = [struct.pack(code, value) for code in ("<I", ">I", "<q", ">H") for value in (0, 1, 255, 1 << 15)]
 _BYTES = [
-    b"",
-    b"\0",
-    b"\xff" * 8,
-    b"\x80\x02",
-    b'"',
-    b"{",
-    b"[" * 5000,
-    b"\n",
-    b",",
-    b"\t",
-    b"../",
-    b"\xed\xa0\x80",
+    *(b"", b"\0", b"\xff" * 8, b"\x80\x02", b'"', b"{", b"[" * 5000, b"\n", b",", b"\t", b"../", b"\xed\xa0\x80"),
     *_NUMBERS,
 ]
 _VALUES: list[Any] = [
     *(None, True, False, 0, 1, -1, 2, 77, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf")),
-    *(
-        "",
-        "x",
-        "x" * 5000,
-        "\ud83d",
-        "a\nb",
-        "\0",
-        "../../x",
-        "/etc/passwd",
-        "1",
-        "mean",
-        [],
-        {},
-        [[]],
-        [None],
-        {"": None},
-    ),
+    *("", "x", "x" * 5000, "\ud83d", "a\nb", "\0", "../../x", "/etc/passwd", "1", "mean"),
+    *([], {}, [[]], [None], {"": None}),
 ]
 
 

@@ -92,15 +92,19 @@ def write_hf(folder: Path) -> str:
     return f"hf:{folder}/saved"
 
 
+def tar_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
 def write_webdataset(folder: Path) -> str:
     for shard in range(3):
         with tarfile.open(folder / f"{shard:04}.tar", "w") as tar:
             for n in range(shard * 8, shard * 8 + 8):
                 texts = json.dumps({"positives": positives(n), "negatives": negatives(n), "url": "x"}).encode()
-                for name, data in ((f"set/{n:06}.jpg", image(n)), (f"set/{n:06}.json", texts)):
-                    member = tarfile.TarInfo(name)
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
+                tar_member(tar, f"set/{n:06}.jpg", image(n))
+                tar_member(tar, f"set/{n:06}.json", texts)
     return f"webdataset:{folder}/{{0000..0002}}.tar"
 
 

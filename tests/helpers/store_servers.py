@@ -1,13 +1,13 @@
 """Object stores on loopback, with faults: a GCS of our own (``gcs_server``) and moto's S3."""
 
 import contextlib
-import io
-import json
 import os
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
@@ -18,19 +18,27 @@ BUCKET = "bucket"
 _STALL_S = 30
 
 # (method, path) -> what happens to the request: an HTTP status, "lost" (carried out, but the answer is a 503), "cut"
-# (half an answer), "stall" (half an answer, and nothing more), "flip" (one bit is another), seconds to wait, or None.
+# (half an answer), "stall" (half an answer, and nothing more), "flip" (one bit is another, a different one each time),
+# "other" (other content, the same each time), seconds to wait, or None.
 Fault = Callable[[str, str], int | str | float | None]
 
 
 class Server(NamedTuple):
     """A running store. ``url``: of its bucket; ``env``: what its clients need; ``faults``: asked for each request;
-    ``requests``: those so far, as "METHOD path", and the ``ranges`` that they asked for."""
+    ``requests``: those so far, as "METHOD path", and the ``ranges`` and ``authorizations`` in them."""
 
     url: str
     env: dict[str, str]
     faults: list[Fault]
     requests: list[str]
     ranges: list[str]
+    authorizations: list[str]
+
+    def put(self, name: str) -> None:
+        """Writes an empty object, with a name that obstore may refuse."""
+        address = self.env.get("STORAGE_EMULATOR_HOST") or self.env["AWS_ENDPOINT_URL"]
+        url = f"{address}/{BUCKET}/{quote(name, safe='')}"
+        urllib.request.urlopen(urllib.request.Request(url, b"", method="PUT")).close()
 
 
 class _Quiet(WSGIRequestHandler):
@@ -40,13 +48,11 @@ class _Quiet(WSGIRequestHandler):
 
 def _with_faults(app, server: Server, one_at_a_time: threading.Lock):
     def faulty(environ, start_response):
-        method, path = environ["REQUEST_METHOD"], environ["RAW_URI"]
-        if "uploadType=multipart" in path:  # the name of the object is in the body
-            body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-            environ["wsgi.input"] = io.BytesIO(body)
-            path += "&name=" + json.loads(body.split(b"\r\n\r\n", 2)[1].split(b"\r\n")[0])["name"]
+        method, path = environ["REQUEST_METHOD"], unquote(environ["RAW_URI"])
         server.requests.append(f"{method} {path}")
-        server.ranges.extend(environ[name] for name in ("HTTP_RANGE",) if name in environ)
+        for header, found in (("HTTP_RANGE", server.ranges), ("HTTP_AUTHORIZATION", server.authorizations)):
+            if header in environ:
+                found.append(environ[header])
         fault = next((found for ask in server.faults if (found := ask(method, path)) is not None), None)
         if isinstance(fault, int):
             return Response("no", fault)(environ, start_response)
@@ -58,7 +64,10 @@ def _with_faults(app, server: Server, one_at_a_time: threading.Lock):
             return Response("no", 503)(environ, start_response)
         content = response.get_data()
         if fault == "flip":
-            response.set_data(bytes([content[0] ^ 1]) + content[1:])
+            n = len(server.requests)
+            response.set_data(content[:n] + bytes([content[n] ^ 1]) + content[n + 1 :])
+        if fault == "other":
+            response.set_data(content[::-1])
         if fault in ("cut", "stall"):
             half = _half(content, _STALL_S if fault == "stall" else 0)
             response = Response(half, response.status_code, response.headers, direct_passthrough=True)
@@ -87,9 +96,9 @@ def serve(kind: str) -> Iterator[Server]:
     """Runs an empty store of the kind ``gs`` or ``s3``, with one bucket."""
     env = {
         "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true", "GOOGLE_CLOUD_PROJECT": "test",
+        "AWS_EC2_METADATA_DISABLED": "true",
     }  # fmt: skip
-    server = Server(f"{kind}://{BUCKET}", env, [], [], [])
+    server = Server(f"{kind}://{BUCKET}", env, [], [], [], [])
     http = make_server(
         "127.0.0.1", 0, _with_faults(_app(kind), server, threading.Lock()), threaded=True, request_handler=_Quiet
     )

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
-from naturel_jax.losses.batch import CaptionLabels, ImageLabels
-from naturel_jax.losses.counting import COUNTING, cell_counts
+from naturel_jax.losses.batch import COUNTING, CaptionLabels, ImageLabels, cell_counts
 from naturel_jax.losses.objectives import sigmoid_loss
 from naturel_jax.losses.tiles import Layout, sweep
 from naturel_jax.training.calibration import calibrate_bias

@@ -78,7 +78,9 @@ def check_parity(config: TwoTowerConfig, peer: torch.nn.Module, table: list, par
         out, embeddings = logits(Model(config), params, pixels, tokens)
         return (out * weight).sum(), (out, embeddings)
 
-    (_, (out, embeddings)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    options = QUICK if config.image.transformer.width <= 128 else None  # compiling a tiny one takes longer than it runs
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=options)
+    (_, (out, embeddings)), gradients = step(params)
     for ours, theirs in zip(embeddings, their_embeddings, strict=True):
         assert relative(ours, theirs.detach()) < 1e-5
     cosines, their_cosines = (z[0] @ z[1].T for z in (embeddings, [z.detach().numpy() for z in their_embeddings]))
@@ -145,28 +147,13 @@ def test_parity_with_openclip_at_full_size(name):
     check_openclip(preset(name))
 
 
-def test_quick_gelu_and_gelu_differ():
-    """The mix-up that changed published NegCLIP results changes embeddings a hundred times more than the parity
-    bound."""
-    config = preset("tiny-clip")
-    params = random_params(config)
-    pixels, _ = inputs(config)
-    quick, exact = (Model(with_activation(config, a)).encode_image(params, pixels) for a in ("quick_gelu", "gelu"))
-    assert relative(quick, exact) > 1e-3
-
-
 # Parameter counts of the released checkpoints, from transformers' and OpenCLIP's published configs.
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("clip-b32", 151_277_313),
-        ("clip-b16", 149_620_737),
-        ("clip-l14", 427_616_513),
-        ("clip-l14-336", 427_944_193),
-        ("laion-h14", 986_109_441),
-        ("laion-g14", 1_366_678_273),
-        ("siglip-b16-224", 203_155_970),
-        ("siglip2-b16-224", 375_187_970),
+        *(("clip-b32", 151_277_313), ("clip-b16", 149_620_737), ("clip-l14", 427_616_513)),
+        *(("clip-l14-336", 427_944_193), ("laion-h14", 986_109_441), ("laion-g14", 1_366_678_273)),
+        *(("siglip-b16-224", 203_155_970), ("siglip2-b16-224", 375_187_970)),
     ],
 )
 def test_presets_have_the_published_number_of_parameters(name, parameters):
@@ -174,24 +161,13 @@ def test_presets_have_the_published_number_of_parameters(name, parameters):
 
 
 OPENCLIP_NAMES = {
-    "clip-b16": "ViT-B-16-quickgelu",
-    "clip-l14-336": "ViT-L-14-336-quickgelu",
-    "negclip-b32": "ViT-B-32-quickgelu",
-    "laion-b32": "ViT-B-32",
-    "laion-b16": "ViT-B-16",
-    "laion-l14": "ViT-L-14",
-    "laion-h14": "ViT-H-14",
-    "laion-g14": "ViT-g-14",
-    "siglip-b16-224": "ViT-B-16-SigLIP",
-    "siglip-b16-256-i18n": "ViT-B-16-SigLIP-i18n-256",
-    "siglip-b16-512": "ViT-B-16-SigLIP-512",
-    "siglip-l16-384": "ViT-L-16-SigLIP-384",
-    "siglip-so400m14-224": "ViT-SO400M-14-SigLIP",
-    "siglip-so400m14-384": "ViT-SO400M-14-SigLIP-384",
-    "siglip2-b32-256": "ViT-B-32-SigLIP2-256",
-    "siglip2-l16-512": "ViT-L-16-SigLIP2-512",
-    "siglip2-so400m16-384": "ViT-SO400M-16-SigLIP2-384",
-    "siglip2-g16-384": "ViT-gopt-16-SigLIP2-384",
+    **{"clip-b16": "ViT-B-16-quickgelu", "clip-l14-336": "ViT-L-14-336-quickgelu", "negclip-b32": "ViT-B-32-quickgelu"},
+    **{"laion-b32": "ViT-B-32", "laion-b16": "ViT-B-16", "laion-l14": "ViT-L-14", "laion-h14": "ViT-H-14"},
+    **{"laion-g14": "ViT-g-14", "siglip-b16-224": "ViT-B-16-SigLIP", "siglip-b16-256-i18n": "ViT-B-16-SigLIP-i18n-256"},
+    **{"siglip-b16-512": "ViT-B-16-SigLIP-512", "siglip-l16-384": "ViT-L-16-SigLIP-384"},
+    **{"siglip-so400m14-224": "ViT-SO400M-14-SigLIP", "siglip-so400m14-384": "ViT-SO400M-14-SigLIP-384"},
+    **{"siglip2-b32-256": "ViT-B-32-SigLIP2-256", "siglip2-l16-512": "ViT-L-16-SigLIP2-512"},
+    **{"siglip2-so400m16-384": "ViT-SO400M-16-SigLIP2-384", "siglip2-g16-384": "ViT-gopt-16-SigLIP2-384"},
 }
 
 

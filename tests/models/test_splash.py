@@ -16,7 +16,7 @@ from naturel_jax.models.presets import preset
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model
 from naturel_jax.training import memory
-from naturel_jax.training.start import make_model
+from naturel_jax.training.choices import make_model
 from tests.helpers import tiny_config
 from tests.helpers.losses import QUICK
 from tfds_naturel.common.errors import UserError
@@ -36,8 +36,10 @@ def value_and_gradients(attend, inputs, dtype):
 
 
 # 384 pixels in patches of 16, which are padded to 640; 512 pixels with an odd number of heads; the heads of So400m.
-@pytest.mark.parametrize(("length", "heads", "width"), [(576, 2, 64), (1024, 1, 64), (729, 2, 72)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize(
+    ("length", "heads", "width", "dtype", "tolerance"),
+    [(576, 2, 64, "float32", 1e-5), (1024, 1, 64, "float32", 1e-5), (729, 2, 72, "bfloat16", 1e-2)],
+)
 def test_attention_is_the_plain_one_in_float32(length, heads, width, dtype, tolerance):
     mesh = make_mesh({"data": 2, "tensor": 2}, jax.devices()[:4])
 

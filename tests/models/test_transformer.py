@@ -15,7 +15,7 @@ from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import Compute, padded_attention
 from naturel_jax.models.two_tower import Model
-from naturel_jax.training.start import make_model
+from naturel_jax.training.choices import make_model
 from tests.helpers import tiny_config
 from tests.helpers.losses import QUICK
 from tests.helpers.model_files import inputs, random_params
@@ -37,7 +37,7 @@ def dense_attention(q, k, v, causal: bool) -> np.ndarray:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("length", [1, 50, 77, 257])
+@pytest.mark.parametrize("length", [1, 50, 77])
 def test_padded_attention_is_the_plain_one(length, causal):
     rng = np.random.default_rng(length)
     q, k, v, dy = (rng.standard_normal((2, length, 3, 8), np.float32) for _ in range(4))
@@ -60,13 +60,12 @@ def careless(kv, length):
     return kv
 
 
-careless.defvjp(
-    lambda kv, length: (kv, (kv.shape[1], length)),
-    lambda saved, dkv: (
-        jnp.where((jnp.arange(saved[0]) < saved[1])[None, :, None, None], dkv, jnp.nan),
-        np.zeros((), jax.dtypes.float0),
-    ),
-)
+def careless_gradient(saved, dkv):
+    kept = (jnp.arange(saved[0]) < saved[1])[None, :, None, None]
+    return jnp.where(kept, dkv, jnp.nan), np.zeros((), jax.dtypes.float0)
+
+
+careless.defvjp(lambda kv, length: (kv, (kv.shape[1], length)), careless_gradient)
 
 
 def in_cudnns_place(q, k, v, *, is_causal=False, key_value_seq_lengths=None, implementation=None):
@@ -194,17 +193,12 @@ def with_cudnn(**fields) -> c.Config:
 
 
 def test_cudnn_in_float32_is_refused():
-    message = (
-        r"config\.compute\.attention is 'cudnn' and config\.compute\.dtype is 'float32', .* set config\.compute\.dtype"
-    )
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=r"attention is 'cudnn' and config\.compute\.dtype is 'float32', .* set config"):
         with_cudnn(dtype="float32")
 
 
 def test_cudnn_without_a_gpu_is_refused():
-    with pytest.raises(
-        UserError, match=r"config\.compute\.attention is 'cudnn' and the devices .* 'cpu'; it needs NVIDIA"
-    ):
+    with pytest.raises(UserError, match=r"attention is 'cudnn' and the devices .* 'cpu'; it needs NVIDIA"):
         make_model(with_cudnn(), preset("tiny-clip"), make_mesh({"data": -1}))
 
 
@@ -218,12 +212,8 @@ def test_heads_that_cudnn_does_not_take_are_refused():
     sizes = preset("tiny-clip")
     tower = dataclasses.replace(sizes.text.transformer, heads=32)
     sizes = dataclasses.replace(sizes, text=dataclasses.replace(sizes.text, transformer=tower))
-    gpus = stand_in("gpu")
-    message = (
-        r"config\.compute\.attention is 'cudnn' and there are heads of width 4 in the text tower; expected a multiple"
-    )
-    with pytest.raises(UserError, match=message):
-        make_model(with_cudnn(), sizes, gpus)
+    with pytest.raises(UserError, match="is 'cudnn' and there are heads of width 4 in the text tower; expected a mult"):
+        make_model(with_cudnn(), sizes, stand_in("gpu"))
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

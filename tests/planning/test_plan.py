@@ -210,14 +210,10 @@ def test_auto_recomputes_no_more_than_the_memory_asks_for(training, monkeypatch)
     model, state, batch = training.loss.model, training.state, training.pipeline.shapes(0)
     mesh = training.pipeline.sharding.mesh
     fixed = memory.per_device((state, batch))
-    needs = {
-        name: fixed
-        + math.ceil(
-            memory.MARGINS.get(name, memory.MARGIN)
-            * memory.temporaries(memory.with_remat(model, name), state.params, batch, mesh, 1)
-        )
-        for name in memory.AUTO
-    }
+    needs = {}
+    for name in memory.AUTO:
+        temporaries = memory.temporaries(memory.with_remat(model, name), state.params, batch, mesh, 1)
+        needs[name] = fixed + math.ceil(memory.MARGINS.get(name, memory.MARGIN) * temporaries)
 
     def chosen(limit):
         monkeypatch.setattr(memory, "usable", lambda kind: limit)
@@ -226,11 +222,6 @@ def test_auto_recomputes_no_more_than_the_memory_asks_for(training, monkeypatch)
     for name, needed in needs.items():
         assert chosen(needed) == name
     assert chosen(1) == "full", "nothing fits: the least that can be done"
-
-
-def test_memory_of_a_device_that_is_not_here():
-    assert memory.usable("TPU v5 lite") == 15.75 * 2**30
-    assert memory.usable(jax.devices()[0].device_kind) is None
 
 
 @pytest.mark.parametrize(
@@ -257,16 +248,8 @@ def test_a_continuation_keeps_what_auto_became(meta, expected, config, tmp_path)
 def test_auto_is_kept_in_the_checkpoint_and_by_the_continuation(tmp_path, monkeypatch):
     raw = tiny_config.get_config()
     raw.data.dir = os.fspath(data_dir())
-    raw.update_from_flattened_dict(
-        {
-            "duration": "2 steps",
-            "optim.warmup": "0 steps",
-            "checkpoint.every": "1 steps",
-            "eval.during.naturel": "0 steps",
-            "objective.exchange": "auto",
-        }
-    )
-    raw.eval.benchmarks = ("naturel",)
+    raw.duration, raw.optim.warmup, raw.checkpoint.every = "2 steps", "0 steps", "1 steps"
+    raw.eval.during.naturel, raw.objective.exchange, raw.eval.benchmarks = "0 steps", "auto", ("naturel",)
     with monkeypatch.context() as patch:
         patch.setattr(memory, "usable", lambda kind: 1)
         patch.setattr(exchange, "choose", lambda *_: "two_way_ring")
@@ -314,8 +297,7 @@ def test_plan_of_a_step_on_the_cpu(config, training):
 
 
 @pytest.mark.parametrize(
-    ("name", "captions", "sentinel"),
-    [("two_pairs", 4, 0), ("single_pair", 2, 1), ("all_pairs", 8, 1), ("one_pair", 2, 1), ("order_shuffles", 2, 1)],
+    ("name", "captions", "sentinel"), [("two_pairs", 4, 0), ("single_pair", 2, 1), ("all_pairs", 8, 1)]
 )
 def test_stand_in_data_makes_the_largest_batch(name, captions, sentinel):
     sizes = preset("tiny-clip")
@@ -333,7 +315,6 @@ def test_stand_in_data_makes_the_largest_batch(name, captions, sentinel):
     [
         ("hf:openai/clip-vit-base-patch32", "clip-b32"),
         ("hf:openai/clip-vit-large-patch14-336", "clip-l14-336"),
-        ("hf:google/siglip-base-patch16-224", "siglip-b16-224"),
         ("hf:google/siglip-so400m-patch14-384", "siglip-so400m14-384"),
         ("hf:google/siglip2-giant-opt-patch16-384", "siglip2-g16-384"),
         ("hf:someone/clip-vit-base-patch32", None),

@@ -82,12 +82,8 @@ def test_what_cannot_fit_is_not_compiled(candidate):
 
 def test_a_compiled_step_corrects_the_estimates_with_its_recomputation(candidate):
     """1.5 times as many temporaries as estimated: with "none", at most 60 fit, and nothing is learned about "dots"."""
-    found = [
-        candidate(1, "none", 100, 1.0),
-        candidate(2, "none", 61, 1.1),
-        candidate(3, "none", 60, 1.2),
-        candidate(4, "dots", 90, 1.3),
-    ]
+    found = [candidate(n + 1, "none", temporaries, 1 + 0.1 * n) for n, temporaries in enumerate((100, 61, 60))]
+    found.append(candidate(4, "dots", 90, 1.3))
     assert Compiler(found, none=1.5).search() == [1, 3, 4]
 
 
@@ -187,8 +183,8 @@ import sys
 from naturel_jax import config
 from naturel_jax.cli import config_flags
 c = config.load(config_flags.parse(sys.argv))
+print(c.compute.remat, c.objective.chunks, c.objective.exchange, c.mesh, c.data.batch_size)
 """
-SHOW = "print(c.compute.remat, c.objective.chunks, c.objective.exchange, c.mesh, c.data.batch_size)"
 
 
 def test_flags_are_read_back(config):
@@ -200,13 +196,8 @@ def test_flags_are_read_back(config):
         mesh=c.Mesh(data=-1, fsdp=2, tensor=4),
     )
     flags = search.flags(changed, config)
-    done = subprocess.run(
-        [sys.executable, "-c", PARSE + SHOW, "--config=tests/helpers/tiny_config.py", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [sys.executable, "-c", PARSE, "--config=tests/helpers/tiny_config.py", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.stdout.split("\n")[0] == "dots 2 gather Mesh(data=-1, fsdp=2, tensor=4) 32", done.stderr
     assert not any("batch_size" in flag or "tensor" in flag for flag in search.flags(config, config))
 

@@ -21,11 +21,8 @@ H100 = "NVIDIA H100 80GB HBM3"
 @pytest.mark.parametrize(
     ("topology", "kind", "hosts", "cards"),
     [
-        ("h100x8", H100, 1, 8),
-        ("h100x4x8", H100, 4, 8),
-        ("a100x1", "NVIDIA A100-SXM4-80GB", 1, 1),
-        ("a100-40gbx2x16", "NVIDIA A100-SXM4-40GB", 2, 16),
-        ("h200x8", "NVIDIA H200", 1, 8),
+        *(("h100x8", H100, 1, 8), ("h100x4x8", H100, 4, 8), ("a100x1", "NVIDIA A100-SXM4-80GB", 1, 1)),
+        *(("a100-40gbx2x16", "NVIDIA A100-SXM4-40GB", 2, 16), ("h200x8", "NVIDIA H200", 1, 8)),
     ],
 )
 def test_names_of_gpus(topology, kind, hosts, cards):
@@ -154,13 +151,8 @@ def test_exchange_among_gpus():
 
 
 def command(*flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "naturel_jax.plan", "--config=tests/helpers/tiny_config.py", *flags, "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    words = [sys.executable, "-m", "naturel_jax.plan", "--config=tests/helpers/tiny_config.py", *flags, "--json"]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
 @pytest.mark.proof

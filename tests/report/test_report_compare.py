@@ -64,13 +64,8 @@ def test_patterns(caption, group, expected):
 
 
 def test_pair_up_joins_both_models_results():
-    row = {
-        "images": ["p"],
-        "boxes": [[1, 2, 3, 4]],
-        "captions": ["a", "b"],
-        "cosines": [0.1, 0.2],
-        "tags": {"relation": "on"},
-    }
+    row = {"images": ["p"], "boxes": [[1, 2, 3, 4]], "captions": ["a", "b"], "cosines": [0.1, 0.2]}
+    row |= {"tags": {"relation": "on"}}
     rows_a = [row | {"id": i, "outcome/right": right} for i, right in (("0", 1.0), ("1", 0.0), ("2", None), ("3", 1.0))]
     rows_b = [row | {"id": i, "outcome/right": right} for i, right in (("1", 1.0), ("0", 1.0), ("2", 1.0))]
     result = pair_up(rows_a, rows_b, "right")

@@ -45,15 +45,9 @@ def test_markdown_aligns_and_marks():
 def test_poster_tables_have_its_columns():
     first, second = tables.tables_of([column.metric for table in tables.TABLES for column in table.columns])
     assert (first, second) == tables.TABLES
-    assert [f"{column.group} {column.heading}".strip() for column in second.columns] == [
-        "REPLACE Object",
-        "REPLACE Attribute",
-        "REPLACE Relation",
-        "SWAP Object",
-        "SWAP Attribute",
-        "ADD Object",
-        "ADD Attribute",
-    ]
+    replaced = ["REPLACE Object", "REPLACE Attribute", "REPLACE Relation"]
+    others = ["SWAP Object", "SWAP Attribute", "ADD Object", "ADD Attribute"]
+    assert [f"{column.group} {column.heading}".strip() for column in second.columns] == replaced + others
 
 
 def test_columns_are_those_measured_and_further_benchmarks_get_a_table_each():
@@ -160,14 +154,11 @@ def relations(number: int) -> Row:
 def test_plots_are_images_light_and_dark():
     history = {"CLIP": [(0, {"naturel/simple": 0.5}), (10, {"naturel/simple": 0.9, "winoground/text": 0.3})], "B": []}
     rows = [row("CLIP", naturel__complex=0.5, zeroshot__x__top1=0.6), row("B", naturel__complex=0.8)]
-    drawn = [
-        plots.accuracy_over_training(history),
-        plots.by_relation([relations(40), row("B", naturel__complex=0.6)]),
-        plots.by_relation([relations(40)], dark=True),
-        plots.forgetting_against_gain(rows),
-    ]
+    drawn = [plots.by_relation([relations(40), row("B", naturel__complex=0.6)])]
+    drawn += [plots.by_relation([relations(40)], dark=True), plots.accuracy_over_training(history)]
+    drawn += [plots.forgetting_against_gain(rows)]
     assert all(image and image.startswith(b"\x89PNG") for image in drawn)
-    assert drawn[1] != drawn[2]
+    assert drawn[0] != drawn[1]
 
 
 def test_nothing_to_plot():

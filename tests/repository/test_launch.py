@@ -1,11 +1,13 @@
 """The launchers, with stubs in place of the clusters' commands and of training. Exit code 75 means "continue"."""
 
+import json
 import math
 import os
 import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import kubernetes_validate
@@ -13,11 +15,12 @@ import pytest
 import yaml
 
 from naturel_jax.cli import config_flags
-from tests.helpers import processes
+from tests.helpers import processes, sky_task
 from tests.helpers.stub_commands import calls, stub
 from tfds_naturel.common import cli
 
-LAUNCH = Path(__file__).parents[2] / "launch"
+ROOT = Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
 
 
 def launch(script: str, *arguments: str, stubs: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -202,6 +205,99 @@ def test_manifests_name_a_config_that_the_image_has(jobset):
     arguments = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]["args"]
     for text in (shell, " ".join(arguments)):
         assert re.search(r"--config[ =](\S+)", text)[1] in config_flags.names()
+
+
+# ---- SkyPilot -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host(tmp_path) -> Path:
+    """The home directory of a host of the slice, with stubs of uv and of the Python that ``setup`` installs."""
+    binaries = tmp_path / "sky_workdir" / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    stub(binaries, "python", 'exit "${STATUS:-0}"')
+    (tmp_path / ".local").mkdir()
+    stub(tmp_path / ".local" / "bin", "uv", 'exit "${STATUS:-0}"')
+    return tmp_path
+
+
+FLAGS = "--config.duration='5 epochs' --config.optim.lr=3e-6"
+PROGRAM = ["-m", "naturel_jax.main", "--distributed", "--config", "siglip_tp", "--workdir", "gs://bucket/siglip_tp"]
+PROGRAM += ["--config.data.dir=gs://bucket/data", "--config.duration=5 epochs", "--config.optim.lr=3e-6"]
+
+
+@pytest.mark.parametrize("status", [0, 1, cli.USER_ERROR, cli.STOPPED])
+def test_skypilot_runs_the_same_program_on_every_host(status, host):
+    for rank in "01":
+        done = sky_task.execute("run", host, FLAGS=FLAGS, STATUS=str(status), SKYPILOT_NODE_RANK=rank)
+        assert done.returncode == status, done.stderr
+    assert calls(host / "sky_workdir" / ".venv" / "bin", "python") == [PROGRAM] * 2
+
+
+def test_skypilot_installs_extras_that_there_are_and_stops_where_it_fails(host):
+    assert sky_task.execute("setup", host).returncode == 0
+    venv, install = calls(host / ".local" / "bin", "uv")
+    assert venv[0] == "venv" and install[:2] == ["pip", "install"]
+    extras = re.fullmatch(r"\.\[(.*)\]", install[-1])[1].split(",")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"tpu", "gcs"} == set(extras) <= set(project["optional-dependencies"])
+    assert sky_task.execute("setup", host, STATUS="1").returncode == 1
+    assert len(calls(host / ".local" / "bin", "uv")) == 3
+
+
+def test_skypilot_task_continues_a_stopped_run_and_names_a_config():
+    task = yaml.safe_load(sky_task.TASK.read_text())
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [cli.STOPPED]
+    assert task["envs"]["CONFIG"] in config_flags.names()
+
+
+def test_slices_of_the_skypilot_task():
+    """The number in a type counts chips, in v5p TensorCores, of which a chip has two. A host has four chips, or eight
+    where that is the slice: https://docs.cloud.google.com/tpu/docs/v6e, v5e and v5p."""
+    rows = re.findall(r"tpu-(\w+)-(\d+) +\S+ +(\d+) +(\w+):([\dx]+)\n", sky_task.TASK.read_text())
+    assert len(rows) == 4
+    for family, number, hosts, platform, shape in rows:
+        chips = int(number) // (2 if family == "v5p" else 1)
+        assert math.prod(map(int, shape.split("x"))) == chips and platform == family.replace("litepod", "e")
+        assert int(hosts) == math.ceil(chips / (8 if chips == 8 and family == "v6e" else 4))
+
+
+SKY = """
+import json, sys, sky, yaml
+from sky.backends.task_codegen import TaskCodeGen
+from sky.skylet import log_lib
+config, variables = yaml.safe_load(sys.stdin), json.loads(sys.argv[1])
+task = sky.Task.from_yaml_config(config, env_overrides=list(variables.items()))
+task.validate()
+(slice,) = task.resources
+print(json.dumps([str(slice.cloud), slice.accelerators, slice.job_recovery["recover_on_exit_codes"]]))
+script, variables = TaskCodeGen.build_task_bash_script(task.run), {**task.envs, "STATUS": "75"}
+done = log_lib.run_bash_command_with_log_and_return_pid(script, "./log", variables, with_ray=True)
+sys.exit(done["return_code"])
+"""
+
+
+@pytest.mark.proof
+def test_skypilot_takes_the_task_and_runs_it_as_the_tests_do(host):
+    """Its parser, and the function that executes the task on each host."""
+    python = ROOT / ".venv-sky" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("SkyPilot is not there: make test-sky")
+    text = sky_task.TASK.read_text()
+
+    def sky(text: str, variables: dict[str, str]) -> subprocess.CompletedProcess:
+        command = [python, "-c", SKY, json.dumps(variables)]
+        env = os.environ | {"HOME": str(host)}
+        return subprocess.run(command, input=text, cwd=host, env=env, capture_output=True, text=True, timeout=300)
+
+    done = sky(text, {**sky_task.BUCKET, "FLAGS": FLAGS})
+    assert done.returncode == cli.STOPPED, done.stderr
+    assert json.loads(done.stdout) == ["GCP", {"tpu-v6e-16": 1}, [cli.STOPPED]]
+    assert calls(host / "sky_workdir" / ".venv" / "bin", "python") == [PROGRAM]
+    done = sky(text, {"WORKDIR": "gs://bucket/run"})
+    assert done.returncode == 1 and "'DATA_DIR' is None" in done.stderr
+    done = sky(text.replace("job_recovery", "recovery"), sky_task.BUCKET)
+    assert done.returncode == 1 and "recovery" in done.stderr
 
 
 # ---- Several processes on one machine -------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from perf import fits, hosts, loading, objectives, pipeline, planner, towers
+from perf import hosts, loading, objectives, pipeline, planner, towers
 from tests.helpers import stuck_loader
 
 pytestmark = pytest.mark.slow
@@ -35,14 +35,6 @@ def test_steps_with_embeddings_of_a_frozen_tower_have_the_same_loss(name, capsys
     np.testing.assert_allclose(*np.array(found)[:, 1:].astype(float).T, rtol=1e-5)
 
 
-def test_relations_are_as_frequent_as_in_open_images():
-    items = objectives.skewed_items(20_000, np.random.default_rng(0))
-    relation = np.array([fact.split("|")[1] for fact in items.facts])[items.shows.values]
-    rows = sum(objectives.RELATIONS.values())
-    for label in ("is", "at", "on"):
-        assert (relation == label).mean() == pytest.approx(objectives.RELATIONS[label] / rows, abs=0.01)
-
-
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
 def test_ring_memory_is_constant_and_dense_memory_grows_with_devices(objective):
     """From three devices on: of two, the ring has one hop, and less to keep meanwhile."""
@@ -63,20 +55,6 @@ def test_towers_are_compared_with_other_libraries(name, peers, capsys):
     ours, theirs = (np.array(rates[name], float) for name in ("naturel_jax", peers[-1]))
     ratios = [float(number) for number in re.search(r"; naturel_jax: ([\d.]+), ([\d.]+) times$", lines[-1]).groups()]
     np.testing.assert_allclose(ratios, ours / theirs, rtol=0.02, atol=0.01)
-
-
-def test_both_towers_of_a_peer_are_compiled(monkeypatch):
-    """With ``torch.compile`` replaced: a real one takes a minute on the CPU."""
-    compiled = []
-    monkeypatch.setattr("torch.compile", lambda encode: compiled.append(encode) or encode)
-    config = preset("tiny-clip")
-    rng = np.random.default_rng(0)
-    pixels = rng.standard_normal((2, config.image.size, config.image.size, 3), np.float32)
-    inputs = {"image": pixels, "text": rng.integers(3, 9, (2, config.text.context), np.int32)}
-    model = towers.peer_models(config)["OpenCLIP"]
-    for step in towers.peer_steps(model, "float32", inputs, train=True, compiled=True).values():
-        step()
-    assert compiled == [model.encode_image, model.encode_text]
 
 
 def test_loading_reports_parameter_size_memory_and_time():
@@ -139,23 +117,3 @@ def test_one_host_of_many_is_measured(tmp_path, capfd):
     assert first.startswith("500 records, host 2 of 4, 1 devices each")
     counts = [int(re.search(r"(\d+) files opened", line)[1]) for line in (opened, planned, loaded, checked, again)]
     assert counts[0] > 10 and counts[1:] == [0, 4, 1, 0]
-
-
-def test_further_pages_of_a_listing_are_not_counted():
-    assert hosts.asked(["GET /o?prefix=a", "GET /o?prefix=a&pageToken=b", "POST /o"]) == ["GET /o?prefix=a", "POST /o"]
-
-
-def test_a_row_of_the_table_of_what_fits():
-    rows = {"images": 256, "captions": 1024, "tokens": 64}
-    found = {
-        "devices": 8,
-        "rows": rows,
-        "remat": "none",
-        "exchange": "ring",
-        "needed": 18 * 2**30,
-        "usable": 16 * 2**30,
-    }
-    step = fits.Step("siglip_tp", "v5e:2x4", 256, "hf:google/siglip-so400m-patch14-384")
-    start = "| `siglip_tp`, siglip-so400m-patch14-384 | v5e:2x4 | 32 + 128 of 64 tokens | none | ring | 18.00 of 16.00"
-    assert fits.row(step, found | {"fits": False}) == f"{start}: does not fit |  |"
-    assert fits.row(step, found | {"fits": True, "at_least": {"step": 0.0426}}) == f"{start} | 43 |"

@@ -8,8 +8,8 @@ import pytest
 from tfds_naturel.audit import attack
 from tfds_naturel.audit.attack import Pair
 
-VIEWS = attack.views(["Desk", "Chair", "Table", "Coffee table", "Bench", "Guitar", "Wine glass"])
-MASKED, RAW, STYLE = VIEWS.values()
+CLASSES = ["Desk", "Chair", "Table", "Coffee table", "Bench", "Guitar", "Wine glass"]
+MASKED, RAW, STYLE = attack.views(CLASSES).values()
 NOUNS = ("cat", "dog", "horse", "monkey", "desk", "chair", "table", "bench")
 
 
@@ -18,10 +18,10 @@ def pairs_of(render) -> list[Pair]:
     return [Pair(*render(x, y), f"{x}|on|{y}", "on", "swap") for x, y in itertools.permutations(NOUNS, 2)]
 
 
-@pytest.mark.parametrize(("model", "view"), [*(("1-3-grams", view) for view in VIEWS), ("boosting", "masked")])
-def test_one_word_that_tells_wins_every_pair(model, view):
+@pytest.mark.parametrize("model", attack.MODELS)
+def test_one_word_that_tells_wins_every_pair(model):
     denials = pairs_of(lambda x, y: (f"the {x} is on the {y}", f"the {x} is not on the {y}"))
-    assert attack.wins(denials, VIEWS[view], attack.MODELS[model]).mean() == 1
+    assert attack.wins(denials, MASKED, attack.MODELS[model]).mean() == 1
 
 
 @pytest.mark.parametrize("model", attack.MODELS)
@@ -49,12 +49,6 @@ def test_the_mask_alone_gives_away_a_swap_of_an_animal_and_a_thing():
     ]
     assert attack.wins(swaps, MASKED, attack.ngrams).mean() == 1
     assert attack.wins(swaps, STYLE, attack.ngrams).mean() == 0.5
-
-
-def test_folds_never_share_a_group():
-    keys = [f"group {n % 17}" for n in range(100)]
-    folds = attack.fold_groups(keys)
-    assert len(folds) == 5 and sorted(key for fold in folds for key in fold) == sorted(set(keys))
 
 
 def test_no_model_is_trained_on_a_group_that_it_scores():

@@ -98,24 +98,15 @@ def test_hard_pairs_are_written_in_the_order_of_the_bank(small, tmp_path):
 
 def test_the_audit_reports_the_attacks(small, files, tmp_path, capsys):
     bank.save(tmp_path / "bank.tsv", small)
-    others = [
-        "--sugarcrepe",
-        str(files),
-        "--aro",
-        str(files / "aro.json"),
-        "--winoground",
-        str(files / "examples.jsonl"),
-    ]
-    audit.main(["--bank", str(tmp_path / "bank.tsv"), "--out", str(tmp_path / "out"), *others])
+    others = {"sugarcrepe": files, "aro": files / "aro.json", "winoground": files / "examples.jsonl"}
+    given = {"bank": tmp_path / "bank.tsv", "out": tmp_path / "out", **others}
+    audit.main([f"--{name}={path}" for name, path in given.items()])
     report = (tmp_path / "out" / "report.md").read_text()
     assert report in capsys.readouterr().out
     rows = [line.strip("| ").split(" | ") for line in report.splitlines() if line.startswith("|")]
     for grouping in ("triplet", "object", "relation"):
-        assert [row[1] for row in rows if row[0] == grouping and len(row) == 4 and row[1] != "pairs"] == [
-            "masked",
-            "raw",
-            "style",
-        ]
+        views = [row[1] for row in rows if row[0] == grouping and len(row) == 4 and row[1] != "pairs"]
+        assert views == ["masked", "raw", "style"]
     assert ["relation `on`", "6"] in [row[:2] for row in rows]
     negatives = [caption.operation for captions in small.values() for caption in captions[3::2]]
     assert [f"operation `{negatives[0]}`", str(negatives.count(negatives[0]))] in [row[:2] for row in rows]

@@ -51,7 +51,8 @@ def test_blind_accuracy_detects_only_giveaways():
     assert blind.accuracy(longer, splits=3)["length"] == (1, 1)
 
 
-def test_audit_writes_its_report_and_fails_on_a_problem(small, tmp_path, capsys):
+def test_audit_writes_its_report_and_fails_on_a_problem(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.delitem(attack.MODELS, "boosting")  # slow
     bank.save(tmp_path / "bank.tsv", small)
     arguments = ["--bank", str(tmp_path / "bank.tsv"), "--out", str(tmp_path / "out")]
     audit.main(arguments)
@@ -148,6 +149,7 @@ def test_agreement_of_annotators_and_photos_in_the_page(tmp_path, small, capsys,
     """The folder of README's commands is found without a flag."""
     bank.save(tmp_path / "bank.tsv", small)
     fetched(tmp_path / "open_images")
+    monkeypatch.delitem(attack.MODELS, "boosting")  # slow
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text("triplet,text,decision\nCat|on|Desk,cat on desk,accept\n")
     audit.main(["--bank", "bank.tsv", "--out", "out", "--decisions", "a.csv", "a.csv", "a.csv"])

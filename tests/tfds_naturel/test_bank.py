@@ -40,11 +40,6 @@ def test_every_published_caption_passes_the_checks(published):
     assert checks.check(published) == []
 
 
-def test_save_and_load_round_trip(published, tmp_path):
-    bank.save(tmp_path / "bank.tsv", published)
-    assert bank.load(tmp_path / "bank.tsv") == published
-
-
 def test_first_edition_has_the_same_simple_captions_and_can_be_named(published):
     first = bank.load(bank.find("first"))
     assert {triplet: captions[:2] for triplet, captions in first.items()} == {
@@ -127,17 +122,6 @@ def test_alpha_of_the_published_example(tmp_path):
     assert decisions.alpha(files) == (pytest.approx(0.095, abs=5e-4), 10)
 
 
-def test_alpha_of_complete_data_follows_from_fleiss_kappa(tmp_path):
-    """Where all n annotators judge all N captions, 1 - alpha = (1 - kappa) (1 - 1 / Nn), with Fleiss' kappa (1971)."""
-    columns = ["1110100110", "1100100111", "1110000110"]
-    accepts_N = np.array([[int(judgement) for judgement in column] for column in columns]).sum(axis=0)
-    share = accepts_N.sum() / 30
-    agreement = np.mean([(k * (k - 1) + (3 - k) * (2 - k)) / 6 for k in accepts_N])
-    kappa = (agreement - share**2 - (1 - share) ** 2) / (1 - share**2 - (1 - share) ** 2)
-    alpha, common = decisions.alpha(decision_files(tmp_path, columns))
-    assert (1 - alpha, common) == (pytest.approx((1 - kappa) * (1 - 1 / 30)), 10)
-
-
 def test_alpha_with_captions_that_not_all_judged(tmp_path):
     """By hand: of 11 judgements 7 accept; pairs that differ: 0, 2 * 2 * 1 / 2, 2 * 1 * 1 / 1 and 2 * 1 * 2 / 2."""
     files = decision_files(tmp_path, ["1110.", "10.1.", "1100."])
@@ -158,11 +142,6 @@ def test_malformed_decisions_error_names_the_row(tmp_path):
     path.write_text("triplet,text,decision\nCat on Desk,a cat,accept\n")
     with pytest.raises(UserError, match=r"decisions.csv:2: triplet 'Cat on Desk': expected 'subject\|relation"):
         decisions.verdicts(path)
-
-
-def test_hard_pairs_are_complex_pairs_of_the_bank(published):
-    pairs = {(true.text, false.text) for true, false in attack_report.complex_captions(published)}
-    assert len(bank.hard_pairs() & pairs) > len(pairs) / 20
 
 
 @pytest.mark.proof

@@ -3,15 +3,12 @@
 import numpy as np
 import pytest
 
+from tests.helpers.open_images_files import V6_RELATIONS
 from tfds_naturel.captions import checks, grammar, parse
 from tfds_naturel.captions.relations import RELATIONS, converse, excluded
 from tfds_naturel.common.schema import Caption, Triplet
 
-V6 = (
-    "at contain holds ride on hang plays interacts_with wears inside_of skateboard surf hits kick throw catch "
-    "drink eat ski talk_on_phone dance handshake hug highfive read cut kiss holding_hands under snowboard "
-    "left_of right_of is"
-)
+LABELS = [*(label for label in V6_RELATIONS if label != "is"), "left_of", "right_of", "is"]
 CLASSES = ("Man", "Woman", "Cat", "Chopsticks", "Mobile phone", "Coffee table", "Table", "Umbrella", "Elephant", "Ski")
 ATTRIBUTES = ("Wooden", "Transparent", "Plastic", "(made of)Leather", "(made of)Textile")
 
@@ -21,10 +18,9 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def random_triplets(count: int) -> list[Triplet]:
-    draw, labels = rng(7), V6.split()
-    triplets = []
+    draw, triplets = rng(7), []
     for _ in range(count):
-        relation, subject = draw.choice(labels), draw.choice(CLASSES)
+        relation, subject = draw.choice(LABELS), draw.choice(CLASSES)
         object_ = draw.choice(ATTRIBUTES) if relation == "is" else draw.choice(CLASSES)
         triplets.append(Triplet(str(subject), str(relation), str(object_)))
     return triplets
@@ -32,7 +28,7 @@ def random_triplets(count: int) -> list[Triplet]:
 
 def test_grammar_writes_passing_captions_for_every_relation():
     written = {triplet: grammar.write(triplet, rng(n)) for n, triplet in enumerate(random_triplets(400))}
-    assert {t.relation for t in written} == set(V6.split())
+    assert {t.relation for t in written} == set(LABELS)
     assert checks.check(written) == []
 
 
@@ -56,7 +52,7 @@ def test_negatives_are_false_in_a_closed_world():
 
 
 def test_symmetric_relations_are_never_swapped():
-    for relation in ("interacts_with", "hug", "at"):
+    for relation in ("interacts_with", "hug", "highfive", "at"):
         for seed in range(50):
             negatives = grammar.write(Triplet("Man", relation, "Dog"), rng(seed))[1::2]
             assert all(c.operation != "swap" for c in negatives)
@@ -99,18 +95,6 @@ def test_excluded_claims(triplet, claim, false):
         ("There's a desk with a cat on it.", "There's a desk with a cat under it.", "relation", "Cat|under|Desk"),
         ("The cat is on the desk.", "The cat is not on the desk.", "denial", None),
         ("The cat is on the desk.", "The cat is under the desk, not on it.", "relation", "Cat|under|Desk"),
-        (
-            "The cat is on the desk and not under it.",
-            "The cat is under the desk and not on it.",
-            "relation",
-            "Cat|under|Desk",
-        ),
-        (
-            "It's on the desk, not under it, that you see a cat.",
-            "It's under the desk, not on it, that you see a cat.",
-            "relation",
-            "Cat|under|Desk",
-        ),
     ],
 )
 def test_operation_is_parsed_from_a_pair(positive, negative, operation, claim):

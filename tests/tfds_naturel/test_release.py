@@ -27,6 +27,7 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import features
 from tfds_naturel.open_images import plan, releases
 from tfds_naturel.release import __main__ as command
+from tfds_naturel.release import files as release_files
 from tfds_naturel.release import pages as release_pages
 from tfds_naturel.scenes.scene import CONFIGS
 
@@ -258,8 +259,8 @@ def test_release_has_no_photo_and_is_reproducible(built, released, tmp_path, mon
     for path in (path for path in released.rglob("*") if path.is_file()):
         assert b"\xff\xd8\xff" not in path.read_bytes()
         assert path.read_bytes() == (again / path.relative_to(released)).read_bytes(), path.name
-    monkeypatch.setattr(release, "BATCH", 10)
-    monkeypatch.setattr(release, "FILE_ROWS", 30)
+    monkeypatch.setattr(release_files, "BATCH", 10)
+    monkeypatch.setattr(release_files, "FILE_ROWS", 30)
     several = _release(built, tmp_path / "several")
     names = sorted(path.name for path in (several / "data").glob("train-*"))
     assert names == [f"train-0000{n}-of-00003.parquet" for n in range(3)]
@@ -376,9 +377,3 @@ def test_folder_is_finished_or_absent(drawn, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         _release(drawn, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_drawn_dataset_is_built_once(drawn, monkeypatch, capsys):
-    monkeypatch.setitem(naturel.Naturel.builder_configs, "small", naturel.scenes(WORLD))
-    build.main(["small", "--data_dir", str(drawn.parents[2])])
-    assert "already built" in capsys.readouterr().out

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import re
@@ -27,13 +26,8 @@ from tfds_naturel.scenes.world import FAMILIES, attributes_of
 
 SCENES, HARD = CONFIGS["scenes"], CONFIGS["scenes_hard"]
 CONVERSE = {
-    "on": "under",
-    "under": "on",
-    "left_of": "right_of",
-    "right_of": "left_of",
-    "inside_of": "contain",
-    "contain": "inside_of",
-    "interacts_with": "interacts_with",
+    **{"on": "under", "under": "on", "left_of": "right_of", "right_of": "left_of", "inside_of": "contain"},
+    **{"contain": "inside_of", "interacts_with": "interacts_with"},
 }
 
 
@@ -343,18 +337,6 @@ def test_rebuild_does_nothing_and_builds_are_byte_reproducible(tmp_path):
     assert all(path.read_bytes() == first[name][1] for name, path in again.items())
 
 
-def test_image_is_a_jpeg_of_the_configured_size(rows):
-    for row in rows[:3] + rows[-3:]:
-        with Image.open(io.BytesIO(row["image"])) as image:
-            size = CONFIGS[row["image_id"].split("-")[0]].size
-            assert (image.format, image.size, image.mode) == ("JPEG", (size, size), "RGB")
-
-
-def test_contact_sheet():
-    pixels = contact_sheet.sheet(SCENES, ("hits", "at"), columns=3)
-    assert pixels.shape == (2 * 216, 3 * 192, 3) and pixels.dtype == np.uint8
-
-
 def test_invalid_configs_are_rejected():
     with pytest.raises(ValueError, match="Unicorn"):
         dataclasses.replace(SCENES, classes=("Dog", "Unicorn"))
@@ -366,7 +348,7 @@ def test_contact_sheet_command(tmp_path):
     command = ["--sheet", str(tmp_path / "sheet.png"), "--relation", "hits"]
     contact_sheet.main([*command, "--columns", "2"])
     with Image.open(tmp_path / "sheet.png") as image:
-        assert image.size == (2 * 192, 216)
+        assert image.size == (2 * 192, 216) and image.mode == "RGB"
     for arguments, match in {
         (*command, "--columns", "0"): "--columns 0: expected at least 1",
         ("--sheet", "sheet.txt"): "--sheet sheet.txt: expected a path ending in .png",

@@ -101,7 +101,6 @@ def test_without_a_terminal_logs_lines_instead_of_a_bar(tmp_path, caplog, capfd)
 ON_A_TERMINAL = """
 import sys
 from etils import epath
-sys.path.insert(0, sys.argv[2])
 from tests.helpers import tiny_config
 from naturel_jax import config as c
 from naturel_jax.training.metrics import Metrics
@@ -123,7 +122,7 @@ def test_on_a_terminal_scores_stand_above_the_bar(tmp_path):
     """A process on a pseudo-terminal: the bar is redrawn in place, and the scores have a line of their own."""
     primary, secondary = os.openpty()
     termios.tcsetwinsize(primary, (24, 100))
-    command = [sys.executable, "-c", ON_A_TERMINAL, os.fspath(tmp_path), os.fspath(ROOT / "tests")]
+    command = [sys.executable, "-c", ON_A_TERMINAL, os.fspath(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdin=secondary, stdout=secondary, stderr=secondary)
     os.close(secondary)
     shown = b""

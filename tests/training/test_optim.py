@@ -204,8 +204,8 @@ def test_lowest_frozen_blocks(rules, blocks):
     """Those without a trained parameter in or below them."""
     model = Model(preset("tiny-clip"))  # has four blocks, too
     params = {**model.shapes(), **tower(0)}
-    compute = optim.with_frozen(model, config(lr_multipliers=rules), params).compute
-    assert (compute.frozen_image, compute.frozen_text) == (blocks, 0)
+    frozen = optim.frozen_blocks(config(lr_multipliers=rules), model.config, params)
+    assert frozen == {"image": blocks, "text": 0}
 
 
 def test_multiplier_that_matches_nothing_is_rejected():

@@ -10,6 +10,7 @@ import pytest
 from etils import epath
 
 from naturel_jax import config as c
+from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.evaluators.results import LeftOut
 from naturel_jax.training import run, run_folder
 from tests.helpers import tiny_config
@@ -49,7 +50,7 @@ def test_run_that_lost_its_lease_stops_without_writing(tmp_path):
 def test_another_config_is_refused_from_the_first_moment(tmp_path):
     config = tiny_config.get_config()
     config.data.dir = os.fspath(data_dir())
-    with run_folder.owned(epath.Path(tmp_path), c.load(config)):
+    with run_folder.leased(epath.Path(tmp_path), c.load(config)):
         assert contents(tmp_path).keys() == {"config.json", "lease.json"}, "before anything else is written"
     before = contents(tmp_path)
     config.seed = 1
@@ -63,9 +64,9 @@ def test_config_is_checked_again_once_the_lease_is_held(tmp_path):
     config, other = tiny_config.get_config(), tiny_config.get_config()
     other.seed = 1
     folder = epath.Path(tmp_path)
-    with run_folder.owned(folder, c.load(config)):
+    with run_folder.leased(folder, c.load(config)):
         pass
-    with pytest.raises(UserError, match="holds a run with another config"), run_folder.owned(folder, c.load(other)):
+    with pytest.raises(UserError, match="holds a run with another config"), run_folder.leased(folder, c.load(other)):
         pytest.fail("a workdir of another run was handed over")
     assert contents(tmp_path).keys() == {"config.json"}, "and the lease is released"
 
@@ -76,20 +77,24 @@ def test_what_scores_leave_out_is_noted_with_them(tmp_path):
     folder, config = epath.Path(tmp_path), c.load(raw)
     ways = {"images": 20, "read": 16, "name": 1, "bytes": 2, "look": 3}
     found = {"naturel": {"items": 96}, "my": {"items": 12, **ways}}
-    run_folder.write_scores(folder, config, {}, {}, {"left_out": {"my": 4}, "found": found})
+    run_folder.write_finished(folder, config, Finished({}, {}, {"my": 4}, found, {}))
+
+    def left_out(model: str) -> list[LeftOut]:
+        return run_folder.left_out(run_folder.read_finished(folder, config), config, model)
+
     whole = [LeftOut("A (b)", "naturel", 96, 0, {}), LeftOut("A (b)", "my", 12, 4, ways)]
-    assert run_folder.read_left_out(folder, "A (b)") == whole
+    assert left_out("A (b)") == whole
     saved = json.loads((tmp_path / "scores.json").read_text())
     before = {name: value for name, value in saved.items() if name != "found"}
     (tmp_path / "scores.json").write_text(json.dumps(before))  # of a version that did not note it
-    assert [(row.benchmark, row.left_out, row.found) for row in run_folder.read_left_out(folder, "A")] == [
+    assert [(row.benchmark, row.left_out, row.found) for row in left_out("A")] == [
         ("naturel", 0, None),
         ("my", 4, None),
     ]
-    for damaged in ([], saved | {"benchmarks": 3}, saved | {"found": {"my": {"bytes": 1}}}, saved | {"left_out": 3}):
+    for damaged in ([], saved | {"scores": 3}, saved | {"found": {"my": {"bytes": 1}}}, saved | {"left_out": 3}):
         (tmp_path / "scores.json").write_text(json.dumps(damaged))
         with pytest.raises(UserError, match=r"scores\.json: not the scores of a run .* move it away to evaluate again"):
-            run_folder.read_left_out(folder, "A")
+            left_out("A")
 
 
 @pytest.mark.parametrize(
@@ -99,11 +104,12 @@ def test_what_scores_leave_out_is_noted_with_them(tmp_path):
 def test_scores_of_other_benchmark_files_are_not_those_of_this_config(field, value, tmp_path):
     raw, folder = tiny_config.get_config(), epath.Path(tmp_path)
     raw.eval.benchmarks, raw.eval.during = ("pairs:my.jsonl",), {}
-    run_folder.write_scores(folder, c.load(raw), {"my": 0.5}, {}, {})
+    found = Finished({"my": 0.5}, {}, {}, {}, {})
+    run_folder.write_finished(folder, c.load(raw), found)
     raw.eval.batch_size = 7  # changes no score
-    assert run_folder.finished_scores(folder, c.load(raw)) == {"my": 0.5}
+    assert run_folder.read_finished(folder, c.load(raw)) == found
     raw.eval[field] = value
-    assert run_folder.finished_scores(folder, c.load(raw)) is None
+    assert run_folder.read_finished(folder, c.load(raw)) is None
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": 3}'])

@@ -156,6 +156,7 @@ def recorded(start: int, stop_after: int | None = None, finite: int = 99) -> tup
         save=lambda number, state, wait: events.append(("save", number, state, wait)),
         evaluate=lambda number, state, names: events.append(("evaluate", number, state, names)),
         log=lambda number, values: events.append(("log", number, values["loss"])),
+        flops=lambda batch: 0.0,
         stop_requested=lambda: stop_after is not None and done[0] >= stop_after,
     )
     return [event for event in events if event[0] != "log"], end
@@ -184,6 +185,7 @@ def test_implicit_host_transfer_in_a_step_is_an_error():
             save=lambda *_: None,
             evaluate=lambda *_: None,
             log=lambda *_: None,
+            flops=lambda batch: 0.0,
             stop_requested=lambda: False,
         )
 
@@ -205,6 +207,7 @@ def test_on_the_cpu_each_step_is_logged_when_it_is_done():
         save=lambda number, *_: order.append(f"save {number}"),
         evaluate=lambda *_: None,
         log=lambda number, _: order.append(f"log {number}"),
+        flops=lambda batch: 0.0,
         stop_requested=lambda: False,
     )
     expected = [f"{what} {n}" for n in range(1, 7) for what in ("step", "log")]

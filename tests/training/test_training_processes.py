@@ -190,13 +190,13 @@ def test_process_that_fails_alone_exits_soon_and_ends_the_other(folder):
 
 LATE = """
 import sys, time, jax, numpy as np
-from naturel_jax.devices.sharding import batch_sharding, connect, make_mesh
+from naturel_jax.devices.sharding import batch_sharding, make_mesh, warm_up_collectives
 
 process, coordinator = int(sys.argv[1]), sys.argv[2]
 jax.config.update("jax_num_cpu_devices", 4)
 jax.distributed.initialize(coordinator, 2, process)
 mesh = make_mesh({"data": 4, "fsdp": 2})
-connect(mesh)
+warm_up_collectives(mesh)
 ones = jax.make_array_from_callback((8,), batch_sharding(mesh), lambda index: np.ones(1))
 time.sleep(45 * process)
 print("total", float(jax.jit(lambda x: x.sum())(ones)))

@@ -32,14 +32,7 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "helpers" / "exports_process.py"
 WORDS = ("the a old red cat dog café person table guitar", "is under on left right of holding two, small wet")
 ODD = [
-    "",
-    " ",
-    "A Cat; and: the DOG!",
-    "кошка под столом",
-    "犬と猫",
-    "a 😀 dog",
-    "it's 5 o'clock",
-    "cat " * 200,
+    *("", " ", "A Cat; and: the DOG!", "кошка под столом", "犬と猫", "a 😀 dog", "it's 5 o'clock", "cat " * 200),
     "É\u0301é",
 ]
 HUB = "owner/openclip"
@@ -63,18 +56,13 @@ def write_images(folder: Path) -> list[str]:
     exif = Image.Exif()
     exif[0x0112] = 6
     images = {
-        "plain.jpg": (photo(301, 200), {}),
-        "tall.png": (photo(187, 333), {}),
-        "rotated.jpg": (photo(240, 135), {"exif": exif}),
-        "grey.jpg": (photo(221, 160, "L"), {}),
-        "grey-transparent.png": (grey, {}),
-        "transparent.png": (transparent, {}),
+        **{"plain.jpg": (photo(301, 200), {}), "tall.png": (photo(187, 333), {})},
+        **{"rotated.jpg": (photo(240, 135), {"exif": exif}), "grey.jpg": (photo(221, 160, "L"), {})},
+        **{"grey-transparent.png": (grey, {}), "transparent.png": (transparent, {})},
         "palette.png": (photo(210, 140).quantize(32), {}),
         "palette-transparent.png": (photo(140, 210).quantize(16), {"transparency": 3}),
-        "narrow.webp": (photo(40, 300), {}),
-        "small.png": (photo(31, 45), {}),
-        "print.jpg": (photo(99, 77, "CMYK"), {}),
-        "black-white.png": (photo(120, 120, "1"), {}),
+        **{"narrow.webp": (photo(40, 300), {}), "small.png": (photo(31, 45), {})},
+        **{"print.jpg": (photo(99, 77, "CMYK"), {}), "black-white.png": (photo(120, 120, "1"), {})},
     }
     for name, (image, options) in images.items():
         image.save(folder / name, **options)

@@ -74,7 +74,6 @@ def test_dry_run_lists_the_files_and_contacts_nobody(source, tmp_path, monkeypat
     [
         (["--push", "owner/tiny"], None, "--push owner/tiny: there is no token; run `hf auth login`, or set HF_TOKEN"),
         (["--push", "tiny"], TOKEN, "--push 'tiny': not a repository of the hub; expected owner/name, of letters"),
-        (["--push", "a/b/c"], TOKEN, "--push 'a/b/c': not a repository of the hub; expected owner/name"),
         (["--push", "owner/a--b"], TOKEN, "--push 'owner/a--b': not a repository of the hub; expected owner/name"),
         (["--private"], TOKEN, "--private needs --push OWNER/NAME"),
         (["--dry_run"], TOKEN, "--dry_run needs --push OWNER/NAME"),

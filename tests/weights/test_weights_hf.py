@@ -94,12 +94,9 @@ def test_reads_siglip2_naflex_at_its_own_grid(tmp_path):
     i, (g, p) = len(pixels), (config.image.grid, config.image.patch)
     patches = pixels.reshape(i, g, p, g, p, 3).swapaxes(2, 3).reshape(i, g * g, -1)
     with torch.no_grad():
-        out = model(
-            input_ids=torch.from_numpy(tokens).long(),
-            pixel_values=torch.from_numpy(patches),
-            pixel_attention_mask=torch.ones(i, g * g, dtype=torch.long),
-            spatial_shapes=torch.tensor([[g, g]] * i),
-        )
+        mask, shapes = torch.ones(i, g * g, dtype=torch.long), torch.tensor([[g, g]] * i)
+        grids = {"pixel_attention_mask": mask, "spatial_shapes": shapes}
+        out = model(input_ids=torch.from_numpy(tokens).long(), pixel_values=torch.from_numpy(patches), **grids)
     zimg, ztxt = verify.embeddings(config, got, pixels, tokens)
     np.testing.assert_allclose(zimg, out.image_embeds, atol=1e-5)
     np.testing.assert_allclose(ztxt, out.text_embeds, atol=1e-5)

@@ -176,14 +176,13 @@ LAUGHS = b"}q\x00" + b"".join(  # each module has the one before under ten names
     module(b"".join(string(f"m{i}") + b"h" + bytes([n]) for i in range(10))) + b"q" + bytes([n + 1]) for n in range(40)
 )
 TUPLES = b")q\x00" + b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) for n in range(200))
-SIXTEEN = {"data/0": bytes(16)}
+SIXTEEN, EVAL = {"data/0": bytes(16)}, string("builtins") + string("eval")
+TWO_SIZES = string("a") + tensor() + string("b") + tensor(numel=2, shape=b"K\x02\x85")
+EXPANDED = tensor(shape=b"J\xff\xff\xff\x7f\x85", strides=b"K\x00\x85")
+IN_ITSELF = name("__torch__ M") + b")\x81q\x00}(" + string("me")
 HOSTILE = {
     "a command": (b"\x80\x02" + name("posix system") + string("touch pwned") + b"\x85R.", {}, r"refused \(posix sys"),
-    "a command by name": (
-        b"\x80\x04" + string("builtins") + string("eval") + b"\x93" + string("1") + b"\x85R.",
-        {},
-        r"refused \(builtins eval",
-    ),
+    "a command by name": (b"\x80\x04" + EVAL + b"\x93" + string("1") + b"\x85R.", {}, r"refused \(builtins eval"),
     "a method of torch": (b"\x80\x02" + name("torch load") + string("x") + b"\x85R.", {}, r"refused \(torch load"),
     "a call of a dtype": (b"\x80\x02" + name("torch float32") + b")R.", {}, r"refused \(torch float32"),
     "an instance": (b"\x80\x02" + name("subprocess Popen") + b")\x81.", {}, r"refused \(subprocess Popen"),
@@ -193,27 +192,15 @@ HOSTILE = {
     "storage outside the archive": (state(tensor("../../../etc/passwd")), SIXTEEN, r"is missing, expected 16 bytes"),
     "missing storage": (state(tensor("1")), SIXTEEN, r"storage '1' is missing"),
     "short storage": (state(tensor()), {"data/0": bytes(12)}, r"storage '0' has 12 bytes, expected 16"),
-    "storage of two sizes": (
-        b"\x80\x02}(" + string("a") + tensor() + string("b") + tensor(numel=2, shape=b"K\x02\x85") + b"u.",
-        SIXTEEN,
-        r"storage '0' is 4 F32 and 2 F32",
-    ),
+    "storage of two sizes": (b"\x80\x02}(" + TWO_SIZES + b"u.", SIXTEEN, r"storage '0' is 4 F32 and 2 F32"),
     "negative storage": (state(tensor(numel=-4)), SIXTEEN, r"not whole numbers"),
     "larger than its storage": (state(tensor(shape=b"K\x05\x85")), SIXTEEN, r"shape \[5\] on a storage of 4"),
-    "expanded to terabytes": (
-        state(tensor(shape=b"J\xff\xff\xff\x7f\x85", strides=b"K\x00\x85")),
-        SIXTEEN,
-        r"on a storage of 4 elements",
-    ),
+    "expanded to terabytes": (state(EXPANDED), SIXTEEN, r"on a storage of 4 elements"),
     "out of its storage": (state(tensor(strides=b"K\x02\x85")), SIXTEEN, r"reaches element 6 of a storage of 4"),
     "negative stride": (state(tensor(strides=b"J\xff\xff\xff\xff\x85")), SIXTEEN, r"not whole numbers"),
     "fractional shape": (state(tensor(shape=b"G" + struct.pack(">d", 2.0) + b"\x85")), SIXTEEN, r"not whole numbers"),
     "modules without end": (b"\x80\x02" + LAUGHS + b".", {}, r"nested|modules within modules"),
-    "a module in itself": (
-        b"\x80\x02" + name("__torch__ M") + b")\x81q\x00}(" + string("me") + b"h\x00ub.",
-        {},
-        r"modules within modules",
-    ),
+    "a module in itself": (b"\x80\x02" + IN_ITSELF + b"h\x00ub.", {}, r"modules within modules"),
     "a key that hashes for ever": (b"\x80\x02" + TUPLES + b"}h\xc8Ns.", {}, r"a key is a tuple"),
     "big-endian": (state(tensor()), SIXTEEN | {"byteorder": b"big"}, r"not little-endian"),
     "no end": (b"\x80\x02}", {}, r"truncated or not a PyTorch file"),

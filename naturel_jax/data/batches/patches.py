@@ -1,4 +1,4 @@
-"""Which patches of each image a training step keeps (``config.data.patch_dropout``; FLIP, arXiv 2212.00794).
+"""Draws the patches of each image that a training step keeps (``config.data.patch_dropout``; FLIP, arXiv 2212.00794).
 
 Shape letters: R rows of a batch, P patches that are kept.
 """

@@ -29,7 +29,7 @@ from jax.sharding import NamedSharding
 
 from naturel_jax.data.images.augment import WHITE, Crops
 from naturel_jax.data.images.boxes import Box, Boxes, is_fixed
-from naturel_jax.data.images.on_device import TOGETHER, resize
+from naturel_jax.data.images.on_device import IMAGES_AT_A_TIME, resize
 from naturel_jax.data.items.decoded import Decoded, edges, longest
 from naturel_jax.data.items.items import Source
 from naturel_jax.devices import preemption
@@ -209,7 +209,7 @@ def make_gather(layout: Layout, size: int, sharding: NamedSharding) -> Callable[
             return resize((jnp.where(crop_6[2] == 1, turned, upright), crop_6[3:]), size)
 
         lines = jax.lax.map(cut, crops_1S6[0])  # one at a time: a TPU would copy all images to cut several
-        images = jax.lax.map(make, (lines, crops_1S6[0]), batch_size=TOGETHER)
+        images = jax.lax.map(make, (lines, crops_1S6[0]), batch_size=IMAGES_AT_A_TIME)
         images = jax.lax.all_to_all(images, spec[0], split_axis=0, concat_axis=0, tiled=True)
         return images.at[from_R].get(mode="fill", fill_value=WHITE)
 

@@ -117,6 +117,6 @@ class Blank(NamedTuple):
         out.fill(WHITE)
 
     def copy(self, box: Box, out: np.ndarray) -> tuple[int, int, bool]:
-        """As ``decoded.Kept.copy``: one pixel."""
+        """Copies one pixel, in the place of ``decoded.Kept.copy``."""
         out[0, 0] = WHITE
         return 1, 1, False

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-TOGETHER = 16  # images in float32 at a time, 3 MB each
+IMAGES_AT_A_TIME = 16  # images in float32 at a time, 3 MB each
 
 
 def make_resize(size: int, sharding: NamedSharding) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -19,7 +19,7 @@ def make_resize(size: int, sharding: NamedSharding) -> Callable[[jax.Array, jax.
     ``crops_IHWC``: uint8, each crop in the corner of its array, with anything beside it. ``sides_I3``: int32, its
     height and width, and 1 if it is to be mirrored. ``images``: uint8 [I, size, size, 3].
     """
-    resize_all = functools.partial(jax.lax.map, functools.partial(resize, size=size), batch_size=TOGETHER)
+    resize_all = functools.partial(jax.lax.map, functools.partial(resize, size=size), batch_size=IMAGES_AT_A_TIME)
     spec = sharding.spec
     local = jax.shard_map(lambda *arrays: resize_all(arrays), mesh=sharding.mesh, in_specs=spec, out_specs=spec)
     return jax.jit(local, in_shardings=sharding, out_shardings=sharding)

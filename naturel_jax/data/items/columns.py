@@ -65,6 +65,13 @@ def write_starts(folder: Path, name: str, lengths: Sequence[np.ndarray]) -> None
     write(folder, name, starts())
 
 
+def write_strings(folder: Path, name: str, strings: Iterable[str]) -> None:
+    """Writes the column of ``strings``, and that of where they start."""
+    encoded = [string.encode() for string in strings]
+    write(folder, name, [np.frombuffer(b"".join(encoded), np.uint8)])
+    write_starts(folder, f"{name}_starts", [np.fromiter(map(len, encoded), np.int64, len(encoded))])
+
+
 class Strings(Sequence[str]):
     """The strings of a column: ``path`` has their UTF-8 bytes, and string n starts at ``starts_N1[n]``.
 
@@ -111,5 +118,5 @@ class Strings(Sequence[str]):
 
 
 def find_strings(folder: Path, name: str) -> Strings:
-    """The strings ``name`` of ``folder``."""
+    """What ``write_strings`` wrote."""
     return Strings(str(folder / f"{name}.uint8"), find(folder, f"{name}_starts"))

@@ -16,7 +16,7 @@ The folder of a source (``decoded_writer.py`` makes it) has blocks of ``BLOCK`` 
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ import xxhash
 from naturel_jax.data.images.augment import Crops, augment, resize, sides
 from naturel_jax.data.images.boxes import RATIO, Box, is_fixed, only_square
 from naturel_jax.data.items import columns
+from naturel_jax.storage import once
 from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +40,6 @@ ROW = np.dtype(
     + [("pixels", "<u8"), ("encoded", "<u8")]  # XXH3
 )
 _MARGIN = 9 / 7  # at 224 pixels, with 10% cropped: 304. NatuRel's photos have 288, so they are kept as they are
-_DIGEST = 8  # bytes
 _SLACK = 3  # pixels by which rounding may enlarge a box
 
 
@@ -171,18 +171,9 @@ def rows_path(folder: Path, block: int) -> Path:
     return folder / f"{block:05}.rows"
 
 
-def to_bytes(rows: Sequence[np.ndarray]) -> bytes:
-    """The content of ``rows_path``."""
-    content = np.array(rows, ROW).tobytes()
-    return xxhash.xxh3_64_digest(content) + content
-
-
 def read_rows(folder: Path, block: int) -> np.ndarray:
-    """What ``to_bytes`` wrote, ``ROW`` [images]. Raises ValueError if it is damaged, or the pixels are not as long."""
-    content = rows_path(folder, block).read_bytes()
-    if xxhash.xxh3_64_digest(content[_DIGEST:]) != content[:_DIGEST]:
-        raise ValueError(f"{rows_path(folder, block)} does not have its checksum")
-    rows = np.frombuffer(content, ROW, offset=_DIGEST)
+    """The ``ROW`` of each image of a block. Raises ValueError if they are damaged, or the pixels are not as long."""
+    rows = np.frombuffer(once.read_block(rows_path(folder, block)), ROW)
     expected = 3 * int((rows["kept_width"].astype(np.int64) * rows["kept_height"]).sum())
     if (found := pixels_path(folder, block).stat().st_size) != expected:
         raise ValueError(f"{pixels_path(folder, block)} has {found:,} bytes; expected {expected:,}")

@@ -1,14 +1,11 @@
 """Decodes the images of a source once, into the files that ``decoded.py`` describes: in parallel, and once for all
 processes of a host.
 
-A block has its name once it is whole, so what was interrupted continues with the next block. Whoever holds the lock
-decodes, and the system releases it when that process ends, however it does.
+A block has its name once it is whole, so what was interrupted continues with the next block.
 """
 
 import dataclasses
-import fcntl
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +22,8 @@ from naturel_jax.data.items import decoded
 from naturel_jax.data.items.decoded import BLOCK, ROW, Decoded
 from naturel_jax.data.items.index_writer import parallel
 from naturel_jax.data.items.items import Items, Source
-from naturel_jax.storage import object_folders
+from naturel_jax.storage import object_folders, once
+from naturel_jax.storage.locks import locked
 from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -44,18 +42,17 @@ def decode(source: Source, crops: Crops, root: Path, workers: int = 0) -> Source
     if not is_fixed(crops.scale):  # large images are shrunk by area, and ``shrink_by`` applies to what is cropped later
         crops = crops._replace(shrink_by="area")
     key = {"version": VERSION, "source": items.name, "content": content, **crops._asdict()}
-    folder = root / "decoded" / hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
+    folder = once.folder_of(root / "decoded", key)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, or the process ends
-        storage.write(epath.Path(folder / "meta.json"), json.dumps(key | {"images": len(items.image_ids)}, indent=1))
+    with locked(folder / once.LOCK):
+        once.write_meta(folder, key | {"images": len(items.image_ids)})
         _build(_Images(items.name, source.read_image, crops, folder), items, workers)
     images = Decoded(folder, crops, source.read_image, len(items.image_ids))
     return dataclasses.replace(source, decoded=images)
 
 
 def identity(source: Source) -> str:
-    """Of the records and, as far as it is known, their files: an index has another folder once these change."""
+    """Digest of the records and, as far as it is known, their files: an index has another folder once these change."""
     digest = hashlib.blake2b(f"{source.content}\n{Path(source.origin.cache).name}\n".encode(), digest_size=16)
     for name in source.items.image_ids:
         digest.update(f"{name}\n".encode(errors="surrogatepass"))
@@ -111,19 +108,8 @@ class _Images:
                     file.write(pixels.data)
                     row["start"], start = start, start + pixels.nbytes
                 rows.append(row)
-        storage.write(epath.Path(decoded.rows_path(self.folder, block)), decoded.to_bytes(rows))
+        once.write_block(decoded.rows_path(self.folder, block), np.array(rows, ROW).tobytes())
         partial.replace(decoded.pixels_path(self.folder, block))
-
-    def is_whole(self, block: int) -> bool:
-        """Whether a block is there. One that is damaged is decoded again."""
-        try:
-            decoded.read_rows(self.folder, block)
-        except FileNotFoundError:
-            return False
-        except ValueError as error:
-            _LOG.warning("%s; the block is decoded again", error)
-            return False
-        return True
 
     def has_changed(self, n: int, image_id: str) -> bool:
         """Whether an image is not the one that was decoded. Raises UserError."""
@@ -137,7 +123,7 @@ def _build(images: _Images, items: Items, workers: int) -> None:
     is_used_N[items.images(np.arange(len(items)))] = True
     some = sample(items)
     blocks = range(math.ceil(count / BLOCK))
-    missing = [block for block in blocks if not images.is_whole(block)]
+    missing = [block for block in blocks if not once.is_whole(decoded.read_rows, images.folder, block)]
     known = [(n, items.image_ids[n]) for n in some if n // BLOCK not in missing]
     if changed := [name for n, name in known if images.has_changed(n, name)]:
         _LOG.warning("%s: image %r is not the one that was decoded; all are decoded again", items.name, changed[0])

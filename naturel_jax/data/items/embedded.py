@@ -1,8 +1,9 @@
 """Embeddings of training images and captions by frozen towers, which take the place of pixels and tokens
 (``config.data.cache``, ``config.data.cache_captions``).
 
-A folder (``frozen.py`` makes it) has rows of one shape in blocks of ``BLOCK``: ``00012.embeddings`` is the XXH3 of what
-follows, then float32 [rows, ...]. The row of an image is [2, D]: as it is, and mirrored; that of a caption [D].
+A folder (``frozen.py`` makes it) has rows of one shape in blocks of ``BLOCK``: ``00012.embeddings`` is float32
+[rows, ...] after its checksum (``once.write_block``). The row of an image is [2, D]: as it is, and mirrored; that of a
+caption [D].
 """
 
 import math
@@ -12,13 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
-from etils import epath
 
-from naturel_jax import storage
+from naturel_jax.storage import once
 from tfds_naturel.common import files
 
 BLOCK = 1024  # rows; 4 MB of images if D is 512, 2 MB of captions
-_DIGEST = 8  # bytes
 
 Shape = tuple[int, ...]
 
@@ -90,18 +89,16 @@ def path(folder: Path, block: int) -> Path:
 
 def write(folder: Path, block: int, z: np.ndarray) -> None:
     """Writes a block, all of it or nothing."""
-    content = np.ascontiguousarray(z, "<f4").tobytes()
-    storage.write(epath.Path(path(folder, block)), xxhash.xxh3_64_digest(content) + content)
+    once.write_block(path(folder, block), np.ascontiguousarray(z, "<f4").tobytes())
 
 
 def check(folder: Path, block: int, shape: Shape) -> None:
     """Raises ValueError for a block that is not one of ``shape`` that ``write`` wrote, FileNotFoundError for one that
     is missing."""
-    content = path(folder, block).read_bytes()
-    expected = _DIGEST + 4 * math.prod(shape)
-    if len(content) != expected or xxhash.xxh3_64_digest(content[_DIGEST:]) != content[:_DIGEST]:
-        raise ValueError(f"{path(folder, block)}: damaged ({len(content):,} of {expected:,} bytes, or wrong ones)")
+    found, expected = len(once.read_block(path(folder, block))), 4 * math.prod(shape)
+    if found != expected:
+        raise ValueError(f"{path(folder, block)} is damaged: {found:,} bytes; expected {expected:,}")
 
 
 def _mapped(file: Path, shape: Shape) -> np.ndarray:
-    return np.asarray(np.memmap(file, "<f4", "r", _DIGEST, shape))
+    return np.asarray(np.memmap(file, "<f4", "r", once.DIGEST, shape))

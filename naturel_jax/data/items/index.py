@@ -17,9 +17,10 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.config.record_fields import Fields
 from naturel_jax.data.items import columns, records, tags
-from naturel_jax.data.items.items import Captions, Items, Origin, Source
-from naturel_jax.data.items.ragged import Ragged
+from naturel_jax.data.items.items import Origin, Source
+from naturel_jax.data.items.items_on_disk import open_items
 from naturel_jax.data.items.records import Table
+from naturel_jax.storage import once
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json
 
@@ -36,7 +37,7 @@ def open_source(table: Table, fields: Fields, folder: Path, max_bad: float) -> S
 
     Bad records are left out. Raises UserError if their share is above ``max_bad``.
     """
-    meta = read_meta(folder)
+    meta = once.read_meta(folder)
     bad, checked = read_bad(folder)
     total = meta["records"]
     if bad:
@@ -51,14 +52,9 @@ def open_source(table: Table, fields: Fields, folder: Path, max_bad: float) -> S
     if not checked:
         _LOG.info("%s: images not checked; python -m naturel_jax.data.check reads them all once", table.name)
     left_out = np.array(sorted(row["record"] for row in bad), np.int64)
-    items = open_items(folder, meta, left_out)
+    items = dataclasses.replace(open_items(folder, meta["source"]), left_out=left_out, tags=tags.read(folder))
     content = hashlib.blake2b(meta["content"].encode() + left_out.tobytes(), digest_size=16).hexdigest()
     return Source(items, open_images(table, fields, folder, meta), content, Origin(str(folder)))
-
-
-def read_meta(folder: Path) -> dict[str, Any]:
-    """The metadata of the index in ``folder``."""
-    return storage.read_json(epath.Path(folder / "meta.json"))
 
 
 def open_images(table: Table, fields: Fields, folder: Path, meta: dict[str, Any]) -> Callable[[int], bytes]:
@@ -105,34 +101,6 @@ def _read(path: str, offset: int = 0, size: int | None = None) -> bytes:
         return os.pread(file, size, offset)
     finally:
         os.close(file)
-
-
-def open_items(folder: Path, meta: dict[str, Any], left_out: np.ndarray) -> Items:
-    """The items of the index in ``folder``, without the records ``left_out``."""
-
-    def captions(side: str) -> Captions:
-        starts, text, pair, simple = (
-            columns.find(folder, f"{side}_{name}") for name in ("starts", "text", "pair", "simple")
-        )
-        return Captions(starts, text, pair, simple)
-
-    def ragged(name: str) -> Ragged:
-        return Ragged(columns.find(folder, f"{name}_starts"), columns.find(folder, f"{name}_values"))
-
-    return Items(
-        name=meta["source"],
-        image_ids=columns.find_strings(folder, "names"),
-        texts=columns.find_strings(folder, "texts"),
-        facts=columns.find_strings(folder, "facts"),
-        groups_N1=columns.find(folder, "groups"),
-        attribute_G=columns.find(folder, "attribute"),
-        positives=captions("positives"),
-        negatives=captions("negatives"),
-        shows=ragged("shows"),
-        asserts=ragged("asserts"),
-        left_out=left_out,
-        tags=tags.read(folder),
-    )
 
 
 # ---- Bad records ----------------------------------------------------------------------------------------------------

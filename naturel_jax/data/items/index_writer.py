@@ -13,7 +13,6 @@ their sizes and times, and the fields. Shards that were read before an interrupt
 
 import concurrent.futures
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import itertools
@@ -29,9 +28,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from etils import epath
 
-from naturel_jax import storage
 from naturel_jax.config.record_fields import Fields
 from naturel_jax.data.items import columns
 from naturel_jax.data.items.records import (
@@ -46,6 +43,7 @@ from naturel_jax.data.items.records import (
     choose,
     to_record,
 )
+from naturel_jax.storage import once
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_arrow
 
@@ -72,8 +70,8 @@ def cache_folder(data_dir: str) -> Path:
 def folder_of(table: Table, fields: Fields, data_dir: str) -> Path:
     """Where the index of ``table`` is, or would be."""
     stats = [(str(path), *_size_and_time(path)) for path in table.files]
-    key = json.dumps([VERSION, table.name, table.root, dataclasses.asdict(fields), stats])
-    return cache_folder(data_dir) / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+    key = [VERSION, table.name, table.root, dataclasses.asdict(fields), stats]
+    return once.folder_of(cache_folder(data_dir), key)
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
@@ -86,18 +84,20 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
 
     Raises UserError for a table without records.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, or the process ends
-        if not (folder / "meta.json").exists():
-            if fields.folder:
-                table = dataclasses.replace(table, root=str(Path(fields.folder).expanduser().resolve()), anywhere=False)
-            _LOG.info("indexing %s in %s", table.name, folder)
-            parts = [folder / "parts" / str(n) for n in range(len(table.shards))]
-            _write_parts(table, fields, parts, workers)
-            storage.write(epath.Path(folder / "meta.json"), json.dumps(_merge(table, parts, folder)))
-            for part in parts:
-                _records(part).unlink()
+    if fields.folder:
+        table = dataclasses.replace(table, root=str(Path(fields.folder).expanduser().resolve()), anywhere=False)
+
+    def make() -> dict[str, Any]:
+        _LOG.info("indexing %s in %s", table.name, folder)
+        parts = [folder / "parts" / str(n) for n in range(len(table.shards))]
+        _write_parts(table, fields, parts, workers)
+        meta = _merge(table, parts, folder)
+        once.write_meta(folder, meta)
+        for part in parts:
+            _records(part).unlink()
+        return meta
+
+    once.load_or_make(folder, functools.partial(once.read_meta, folder), make)
 
 
 def _write_parts(table: Table, fields: Fields, parts: Sequence[Path], workers: int) -> None:
@@ -360,11 +360,9 @@ def _write_problems(out: Path, records: _Parts) -> None:
 
 
 def _digest(folder: Path) -> str:
-    """Of the records' names, captions and facts, whatever the times of their files."""
+    """Digest of the records' names, captions and facts, whatever the times of their files."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name == "lock" or path.name.startswith("."):  # a write that was interrupted
-            continue
+    for path in once.files_in(folder):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 22):

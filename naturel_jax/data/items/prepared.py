@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from naturel_jax.data.items import kept_items
 from naturel_jax.data.items.items import Caption, Group, Items, Source, collect
+from naturel_jax.data.items.items_on_disk import load_or_collect
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import KINDS, POLARITIES, Triplet
 from tfds_naturel.hard_images.survey import Survey
@@ -86,7 +86,7 @@ def open_source(directory: str | os.PathLike[str], split: str, cache: Path) -> S
         examples = (records[n] for n in range(len(records)))
         return collect(name, ((to_str(example["image_id"]), caption_groups(example)) for example in examples))
 
-    return Source(kept_items.kept(cache, read), functools.partial(read_image, records))
+    return Source(load_or_collect(cache, name, read), functools.partial(read_image, records))
 
 
 def caption_groups(example: Example) -> list[Group]:

@@ -11,7 +11,6 @@ writes them next to the table's index, in ``tags/``:
 """
 
 import itertools
-import json
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,12 +18,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import tqdm
-from etils import epath
 
-from naturel_jax import storage
 from naturel_jax.data.items import columns
 from naturel_jax.data.items.items import Tags
 from naturel_jax.data.items.ragged import Ragged
+from naturel_jax.storage import once
+from naturel_jax.storage.locks import locked
 from tfds_naturel.captions import order
 from tfds_naturel.common import extras
 from tfds_naturel.common.errors import UserError
@@ -58,26 +57,28 @@ def write(folder: Path, model: str, workers: int = 1) -> str:
         raise UserError(f"--tags {model}: no noun or adjective in {len(texts):,} captions; expected an English tagger")
     out = folder / _FOLDER
     out.mkdir(exist_ok=True)
-    (out / "meta.json").unlink(missing_ok=True)
-    columns.write_starts(out, "places_starts", [np.array(lengths)])
-    columns.write(out, "places_values", [np.array(values)])
-    columns.write(out, "swappable", [np.array(swappable, bool)])
-    storage.write(epath.Path(out / "meta.json"), json.dumps({"version": VERSION, "made_by": made_by}))
+    with locked(out / once.LOCK):
+        (out / once.META).unlink(missing_ok=True)
+        columns.write_starts(out, "places_starts", [np.array(lengths)])
+        columns.write(out, "places_values", [np.array(values)])
+        columns.write(out, "swappable", [np.array(swappable, bool)])
+        once.write_meta(out, {"version": VERSION, "made_by": made_by})
     return made_by
 
 
 def read(folder: Path) -> Tags | None:
     """The tags of the texts of the index in ``folder``, if there are any. Raises UserError for another version."""
-    path = folder / _FOLDER / "meta.json"
-    if not path.exists():
+    out = folder / _FOLDER
+    try:
+        meta = once.read_meta(out)
+    except FileNotFoundError:
         return None
-    meta = storage.read_json(epath.Path(path))
     if meta.get("version") != VERSION:
         raise UserError(
-            f"{path} has version {meta.get('version')!r}; this program reads {VERSION}: tag the source again"
+            f"{out / once.META} has version {meta.get('version')!r}; this program reads {VERSION}: tag the source again"
         )
-    found = (columns.find(path.parent, name) for name in ("places_starts", "places_values"))
-    return Tags(Ragged(*found), columns.find(path.parent, "swappable"), meta["made_by"])
+    found = (columns.find(out, name) for name in ("places_starts", "places_values"))
+    return Tags(Ragged(*found), columns.find(out, "swappable"), meta["made_by"])
 
 
 def _load(model: str) -> tuple["spacy.language.Language", str]:

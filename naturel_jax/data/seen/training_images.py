@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from etils import epath
@@ -14,6 +15,7 @@ from naturel_jax.data.items.items import Source
 from naturel_jax.data.seen import identity, trained_on
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.devices import preemption
+from naturel_jax.storage import once
 from tfds_naturel.common.progress import Progress
 
 _LOG = logging.getLogger(__name__)
@@ -29,14 +31,17 @@ def of_source(source: Source) -> TrainedOn:
     Stopped.
     """
     items, origin = source.items, source.origin
-    folder = epath.Path(origin.cache) / trained_on.FOLDER if origin.cache else None
-    known = trained_on.load(folder) if folder else None
-    if known is None:
+    folder = epath.Path(origin.cache) / trained_on.FOLDER
+
+    def make() -> TrainedOn:
         seen = list(_looks(source)) if len(items) <= MOST else []
-        known = TrainedOn.of(names(items.image_ids, items.left_out), seen, len(items))
+        made = TrainedOn.of(names(items.image_ids, items.left_out), seen, len(items))
         with contextlib.suppress(OSError):  # a folder that may only be read
-            if folder:
-                known.save(folder)
+            if origin.cache:
+                made.save(folder)
+        return made
+
+    known = once.load_or_make(Path(folder), lambda: trained_on.load(folder), make) if origin.cache else make()
     if not known.read and len(items) > MOST:
         _LOG.warning(
             "%s: %s images are too many to read before training, so copies of them under other names are not left out "

@@ -1,9 +1,8 @@
-"""The items of a prepared dataset that are kept in a file are those that were read, whatever happens to the file."""
+"""The items of a prepared dataset on disk are those that were read, whatever happens to the files."""
 
 import dataclasses
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import jax
@@ -13,23 +12,26 @@ import pytest
 from naturel_jax.data import datasets
 from naturel_jax.data.batches.planner import Part, Planner
 from naturel_jax.data.batches.recipes import recipe
-from naturel_jax.data.items import kept_items, prepared
+from naturel_jax.data.items import prepared
+from naturel_jax.data.items.columns import Strings
 from naturel_jax.data.items.items import Caption, Group, Items, collect
+from naturel_jax.data.items.items_on_disk import load_or_collect
 from tests.helpers.caption_groups import processor, source
 from tests.helpers.worlds import data_dir
 from tfds_naturel.common.errors import UserError
 
 
 def assert_equal(one: object, other: object) -> None:
-    """Values, types and dtypes."""
-    assert type(one) is type(other)
+    """Values and dtypes; columns on disk equal those in memory."""
     if dataclasses.is_dataclass(one):
+        assert type(one) is type(other)
         for field in dataclasses.fields(one):
             assert_equal(getattr(one, field.name), getattr(other, field.name))
     elif isinstance(one, np.ndarray):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
     else:
+        one, other = (list(each) if isinstance(each, Strings) else each for each in (one, other))
         assert one == other
 
 
@@ -45,9 +47,9 @@ def reworded() -> Items:
 
 
 @pytest.mark.parametrize("items", [source(6).items, reworded()], ids=["plain", "reworded"])
-def test_what_is_kept_is_what_was_collected(items, tmp_path):
-    assert_equal(kept_items.kept(tmp_path, lambda: items), items)
-    assert_equal(kept_items.kept(tmp_path, failing), items)
+def test_what_is_loaded_is_what_was_collected(items, tmp_path):
+    assert load_or_collect(tmp_path, items.name, lambda: items) is items
+    assert_equal(load_or_collect(tmp_path, items.name, failing), items)
 
 
 def test_batches_of_a_second_start_are_those_of_the_first(monkeypatch):
@@ -82,53 +84,42 @@ def test_a_dataset_that_has_changed_is_read_again(tmp_path, monkeypatch):
         datasets.open_source("mine", str(tmp_path), "validation")
 
 
-@pytest.mark.parametrize("length", [-100, 100, 0], ids=["cut short", "its begin", "empty"])
-def test_a_damaged_file_is_collected_again(length, tmp_path, caplog):
-    items = reworded()
-    kept_items.kept(tmp_path, lambda: items)
-    (path,) = tmp_path.glob("*.npz")
-    path.write_bytes(path.read_bytes()[:length])
-    assert kept_items.kept(tmp_path, lambda: items) is items and str(path) in caplog.text
-    assert_equal(kept_items.kept(tmp_path, failing), items)
+def cut_short(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
 
 
-def test_a_flipped_bit_is_found(tmp_path):
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut_short, flip_a_bit, Path.unlink])
+@pytest.mark.parametrize("name", ["texts.uint8", "positives_text.int32", "meta.json"])
+def test_damaged_items_are_collected_again(name, damage, tmp_path, caplog):
     items = reworded()
-    kept_items.save(items, tmp_path / "items.npz")
-    content = bytearray((tmp_path / "items.npz").read_bytes())
-    content[content.index(b"a cat sits")] ^= 1
-    (tmp_path / "items.npz").write_bytes(content)
-    assert kept_items.load(tmp_path / "items.npz") is None
+    load_or_collect(tmp_path, "reworded", lambda: items)
+    damage(tmp_path / name)
+    assert load_or_collect(tmp_path, "reworded", lambda: items) is items
+    assert (name, damage) == ("meta.json", Path.unlink) or "damaged items of reworded" in caplog.text
+    assert_equal(load_or_collect(tmp_path, "reworded", failing), items)
+
+
+def test_the_form_before_is_removed_once_there_is_this_one(tmp_path):
+    for name in ("items_1.npz", "items.lock"):
+        (tmp_path / name).touch()
+    load_or_collect(tmp_path, "reworded", reworded)
+    assert not list(tmp_path.glob("items*"))
+    assert_equal(load_or_collect(tmp_path, "reworded", failing), reworded())
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path):
     (tmp_path / "file").touch()
     items = reworded()
-    assert kept_items.kept(tmp_path / "file" / "cache", lambda: items) is items
+    assert load_or_collect(tmp_path / "file" / "cache", "reworded", lambda: items) is items
 
 
 def test_errors_of_a_dataset_are_not_kept(tmp_path):
     with pytest.raises(UserError, match="no images"):
-        kept_items.kept(tmp_path, lambda: collect("empty", []))
-    assert not list(Path(tmp_path).glob("*.npz"))
-
-
-def test_one_of_several_processes_collects(tmp_path):
-    """Threads stand for processes: each opens the lock anew."""
-    collected, items = [], reworded()
-
-    def slow() -> Items:
-        collected.append(1)
-        started.wait(10)
-        return items
-
-    started, found = threading.Event(), []
-    threads = [threading.Thread(target=lambda: found.append(kept_items.kept(tmp_path, slow))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    started.set()
-    for thread in threads:
-        thread.join()
-    assert len(collected) == 1 and len(found) == 3
-    for each in found:
-        assert_equal(each, items)
+        load_or_collect(tmp_path, "empty", lambda: collect("empty", []))
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]

@@ -1,0 +1,64 @@
+"""What a finished run has found: ``scores.json`` in its folder, which is written and read here only."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from naturel_jax import storage
+from tfds_naturel.common.errors import UserError
+
+FILE = "scores.json"
+
+
+class Finished(NamedTuple):
+    """The final scores of a run, and what they leave out.
+
+    scores, intervals: metric -> score, and the bounds of its 95% confidence interval; left_out: benchmark -> number of
+    items whose images cannot be read; found: benchmark -> number of its items that are scored, and how those whose
+    images the run trains on were found (``Evaluator.found``); text_only: metric -> what n-grams score. Runs of earlier
+    versions have scores only.
+    """
+
+    scores: Mapping[str, float]
+    intervals: dict[str, tuple[float, float]]
+    left_out: Mapping[str, int]
+    found: Mapping[str, Mapping[str, int]]
+    text_only: Mapping[str, float]
+
+
+class Record(NamedTuple):
+    """``scores.json``. ``request``: what the run was asked for, its "config", "duration" and "benchmarks"."""
+
+    finished: Finished
+    request: Mapping[str, Any]
+
+
+def write(folder: epath.Path, record: Record) -> None:
+    """Marks the run in ``folder`` as finished."""
+    storage.write(folder / FILE, json.dumps({**record.request, **record.finished._asdict()}, indent=1))
+
+
+def read(folder: epath.Path) -> Record | None:
+    """None if the run in ``folder`` is not finished. Raises UserError for a damaged file."""
+    path = folder / FILE
+    if not storage.exists(path):
+        return None
+    saved = storage.read_json(path)
+    try:
+        finished = Finished(
+            {str(metric): float(score) for metric, score in saved["scores"].items()},
+            {str(metric): (float(low), float(high)) for metric, (low, high) in saved.get("intervals", {}).items()},
+            {str(name): int(count) for name, count in saved.get("left_out", {}).items()},
+            {str(name): _counts(counts) for name, counts in saved.get("found", {}).items()},
+            {str(metric): float(score) for metric, score in saved.get("text_only", {}).items()},
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
+    return Record(finished, {key: saved.get(key) for key in ("config", "duration", "benchmarks")})
+
+
+def _counts(saved: Mapping[str, Any]) -> dict[str, int]:
+    counts = {str(way): int(count) for way, count in saved.items()}
+    return {"items": counts["items"]} | counts

@@ -1,0 +1,231 @@
+"""Every field of the config of a run, with its default, allowed values and meaning."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from naturel_jax.config import own_benchmarks
+from naturel_jax.config.durations import is_duration
+from naturel_jax.config.record_fields import Fields
+from naturel_jax.config.settings import (
+    AREA,
+    NAME,
+    ON_DISK,
+    SIZE,
+    Allowed,
+    above,
+    are_patterns,
+    at_least,
+    fraction,
+    key_of,
+    one_of,
+    section,
+    setting,
+)
+from naturel_jax.losses.tiles import EXCHANGES
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One source of ``config.data.mixture``."""
+
+    dataset: str = setting("", "dataset under config.data.dir, or PREFIX:NAME for another source", NAME)
+    recipe: str = setting(
+        "", "which captions are sampled for an image", key_of("naturel_jax.data.batches.recipes:RECIPES")
+    )
+    split: str = setting("train", "split of the dataset", NAME)
+    fields: Fields = section(Fields)
+    weight: float = setting(1.0, "share of the mixture, relative to the other parts'", above(0))
+    hard_images: str = setting(
+        "",
+        "Parquet file of mined hard negative images, used instead of the sentinel: from python -m naturel_jax.mine, or "
+        "hard_images.parquet of naturel/negclip_tsv; empty: none",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    dir: str = setting("data", "folder with the prepared datasets; missing scenes are drawn into it", may_change=True)
+    cache_dir: str = setting(
+        "",
+        "folder for this host's copies of data in object stores (gs://, s3://), decoded images and embeddings; empty: "
+        "in the user's cache folder",
+        ON_DISK,
+        may_change=True,
+    )
+    mixture: Mapping[str, Part] = setting({}, "training sources: name -> part(...)")
+    max_bad: float = setting(
+        0.01, "largest share of a source's records that may be bad; they are left out", fraction(), may_change=True
+    )
+    batch_size: int = setting(256, "images in a global batch, without sentinels", at_least(1))
+    crop_scale: tuple[float, float] = setting(
+        (0.9, 1.0), "area of the random resized crop; (1.0, 1.0): the largest centred square of each image", AREA
+    )
+    patch_dropout: float = setting(
+        0.0,
+        "share of the patches of each image that a training step leaves out, other ones each time (FLIP, arXiv "
+        "2212.00794); 0: none",
+        fraction(),
+    )
+    shrink_by: str = setting(
+        "area",
+        "how crops are shrunk; bilinear: five times as fast, and as near to Pillow's bicubic filter (above 1.5 times, "
+        "area is used all the same)",
+        one_of("area", "bilinear"),
+    )
+    cache: str = setting(
+        "",
+        "'decoded': decode each image once, into config.data.cache_dir, and crop from there; 'device': hold these "
+        "images in the memory of the devices, spread over them; 'embeddings': embed each image once, with a frozen "
+        "image tower and without random crops; empty: decode each time",
+        one_of("", "decoded", "device", "embeddings"),
+    )
+    cache_captions: bool = setting(
+        False, "embed each distinct caption once, with a frozen text tower and recipes that take captions as they are"
+    )
+    augment_on: str = setting(
+        "host",
+        "where cached images are cropped, resized and mirrored; device: bilinear, on the accelerator",
+        one_of("host", "device"),
+    )
+    threads: int = setting(2, "threads that read and decode images", at_least(1), may_change=True)
+    workers: int = setting(0, "processes that read and decode; 0: threads only", at_least(0), may_change=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    name: str = setting("softmax", "loss", key_of("naturel_jax.losses.objectives:OBJECTIVES"))
+    counting: str = setting("published", "how true captions are counted", key_of("naturel_jax.losses.batch:COUNTING"))
+    hard_negative_weight: float = setting(1.0, "weight of captions sampled as negatives", at_least(0))
+    label_smoothing: float = setting(0.0, "label smoothing of the softmax loss", fraction())
+    exchange: str = setting(
+        "ring",
+        "how captions reach the images of other devices: around the ring, around it with half of each block in either "
+        "direction, or gathered by the compiler; auto: what waits least and fits, and the ring where nothing is known",
+        one_of(*EXCHANGES, "auto"),
+        may_change=True,
+    )
+    tile: int = setting(4096, "captions per tile on a device", at_least(1))
+    chunks: int = setting(1, "gradient accumulation with the exact loss of the whole batch", at_least(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The defaults are NegCLIP's, as published (arXiv 2210.01936; betas, eps and decay are OpenCLIP's for ViT)."""
+
+    name: str = setting("adamw", "optimizer", key_of("naturel_jax.training.optim:OPTIMIZERS"))
+    lr: float = setting(1e-6, "peak learning rate", above(0))
+    schedule: str = setting(
+        "cosine", "learning-rate schedule after the warmup", key_of("naturel_jax.training.optim:SCHEDULES")
+    )
+    warmup: str = setting("50 steps", "linear warmup", is_duration())
+    b1: float = setting(0.9, "decay of the first moment (adamw, lion), momentum (sgd)", fraction())
+    b2: float = setting(0.98, "decay of the second moment (adamw, lion)", fraction())
+    eps: float = setting(1e-6, "added to the square root of the second moment (adamw)", above(0))
+    weight_decay: float = setting(0.2, "decoupled weight decay of matrices and embeddings", at_least(0))
+    clip_norm: float = setting(0.0, "global gradient norm to clip to; 0: no clipping", at_least(0))
+    lr_multipliers: tuple[tuple[str, float], ...] = setting(
+        (),
+        "learning-rate multipliers: the first pattern that matches a parameter's path, or in blocks also that of one "
+        "block, such as image/transformer/blocks/3/mlp/up/kernel; 0 freezes",
+        Allowed(lambda: "((pattern, factor), ...): regular expressions and numbers of at least 0", are_patterns),
+    )
+    ema: float = setting(0.0, "decay of the moving average, which is evaluated instead; 0: none", fraction())
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    dtype: str = setting(
+        "auto",
+        "dtype of activations; auto: bfloat16 on accelerators, float32 on the CPU",
+        one_of("auto", "float32", "bfloat16"),
+    )
+    remat: str = setting(
+        "auto",
+        "which activations to recompute; auto: as few as fit the device's memory, and none on the CPU",
+        key_of("naturel_jax.models.transformer:REMAT_POLICIES", "auto"),
+        may_change=True,
+    )
+    attention: str = setting(
+        "",
+        "attention kernel; empty: JAX chooses; cudnn: on NVIDIA GPUs, in bfloat16; splash: for long sequences on TPUs",
+        one_of("", "xla", "cudnn", "splash"),
+    )
+    unroll: bool = setting(
+        False, "no loop over the blocks: small models are faster on CPUs, and compile longer", may_change=True
+    )
+
+    def dtype_on(self, backend: str) -> str:
+        """The dtype on ``cpu``, ``gpu`` or ``tpu``: bfloat16 matrix products are slow on CPUs and fast elsewhere."""
+        return ("float32" if backend == "cpu" else "bfloat16") if self.dtype == "auto" else self.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    data: int = setting(-1, "devices that shard the batch; -1: the rest", SIZE)
+    fsdp: int = setting(1, "devices that shard the batch and the parameters; -1: the rest", SIZE)
+    tensor: int = setting(1, "devices that shard heads and MLPs; -1: the rest", SIZE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    benchmarks: tuple[str, ...] = setting(
+        ("naturel", "naturel_unseen"),
+        "benchmarks evaluated at the end, by name, or your own as KIND:PATH or NAME=KIND:PATH, such as pairs:my.jsonl",
+        own_benchmarks.or_user_defined(key_of("naturel_jax.benchmarks.registry:BENCHMARKS")),
+    )
+    during: Mapping[str, str] = setting(
+        {"naturel": "1 epoch"},
+        "benchmarks also evaluated during training, and how often; '0 steps': never",
+        is_duration(),
+    )
+    fields: Mapping[str, own_benchmarks.Fields] = setting({}, "fields of your own benchmarks: name -> fields")
+    naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", NAME)
+    benchmarks_dir: str = setting("", "folder with the official files; empty: their twins drawn from the scenes world")
+    batch_size: int = setting(256, "images or captions embedded at a time", at_least(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    every: str = setting("500 steps", "interval between checkpoints; '0 steps': only at the end", is_duration())
+    keep: int = setting(2, "newest checkpoints to keep", at_least(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: str = setting("run", "the run's row in the tables", NAME)
+    seed: int = setting(0, "random seed", at_least(0))
+    init: str = setting(
+        "", "checkpoint to start from: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, base:NAME, a folder or a file"
+    )
+    preset: str = setting("", "or, random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", ""))
+    duration: str = setting("0 steps", "length of training; '0 steps' evaluates only", is_duration(percent=False))
+    data: Data = section(Data)
+    objective: Objective = section(Objective)
+    optim: Optim = section(Optim)
+    compute: Compute = section(Compute)
+    mesh: Mesh = section(Mesh, may_change=True)
+    eval: Eval = section(Eval, may_change=True)
+    checkpoint: Checkpoint = section(Checkpoint, may_change=True)
+    log_every: str = setting("10 steps", "interval between logged steps", is_duration(), may_change=True)
+    profile: str = setting(
+        "0 steps",
+        "steps to trace into <workdir>/profile, after the first ten; '0 steps': none",
+        is_duration(),
+        may_change=True,
+    )
+    tensorboard: bool = setting(True, "write TensorBoard files", may_change=True)
+    wandb: str = setting("", "Weights & Biases project; empty: off", may_change=True)
+    bases: Mapping[str, "Config"] = setting(
+        {},
+        "runs that init can refer to as base:NAME; each lives in the folder NAME next to this run's",
+        may_change=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Several runs in one command: the rows of a table, each in its own folder, in this order."""
+
+    runs: Mapping[str, Config] = setting({}, "folder -> run")
+    minutes: Mapping[str, float] = setting({}, "how long each run took", at_least(0))
+    measured_on: str = setting("", "machine on which the minutes were measured")

@@ -1,0 +1,38 @@
+"""Earlier import paths of what the documentation says to extend, for plug-ins and config files that use them."""
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {
+    f"naturel_jax.{before}": f"naturel_jax.{now}"
+    for before, now in {
+        "api": "evaluators.embedding_model",
+        "batch": "losses.batch",
+        "counting": "losses.batch",
+        "objectives": "losses.objectives",
+        "tiles": "losses.tiles",
+        "optim": "training.optim",
+        "data.recipes": "data.batches.recipes",
+        "data.records": "data.items.records",
+    }.items()
+}
+
+
+class Moved(MetaPathFinder, Loader):
+    """Imports the module of today in the place of the earlier one, with a DeprecationWarning."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return importlib.util.spec_from_loader(name, self) if name in MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        warnings.warn(f"{name} is {MOVED[name]} now", DeprecationWarning, stacklevel=2)
+        sys.modules[name] = importlib.import_module(MOVED[name])

@@ -1,0 +1,385 @@
+"""How the state of a run is written: atomic replacement, exclusive creation, appending, leases.
+
+Paths are ``etils.epath`` paths, on a disk or in an object store (``gs://``, ``s3://``); nothing here uses etils' own
+access to object stores, which is another one where TensorFlow is installed. Errors are those of the disk, and in a
+store those of ``object_stores.Location``.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from naturel_jax.storage import scratch
+from naturel_jax.storage.object_stores import ABSENT, Changed, Location, in_store
+from tfds_naturel.common.errors import Unavailable, UserError
+from tfds_naturel.common.files import parse_json
+
+
+@contextlib.contextmanager
+def naming(path: epath.Path) -> Iterator[None]:
+    """Adds ``path`` to the errors of reads and writes, which otherwise do not name a file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
+
+
+@contextlib.contextmanager
+def _partial(path: epath.Path) -> Iterator[epath.Path]:
+    """A name next to ``path`` for its new content, and removes it at the end, if the disk allows."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with naming(path):
+            yield partial
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def write(path: epath.Path, content: str | bytes) -> None:
+    """Atomically replaces the content of ``path``: readers see either the old content or the new, even after a crash.
+
+    This and ``append`` raise what ``check_leases`` raises."""
+    data = content.encode() if isinstance(content, str) else content
+    if in_store(path):
+        check_leases(path)
+        Location(path).put(data)
+        return
+    with _partial(path) as partial:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        check_leases(path)  # as late as possible: another process may take over at any moment
+        partial.replace(path)
+
+
+def create(path: epath.Path, text: str) -> bool:
+    """Creates ``path`` with ``text``; returns False, and changes nothing, if it already exists. If several processes
+    try, with different texts, exactly one succeeds."""
+    if in_store(path):
+        with contextlib.suppress(Changed):
+            Location(path).put(text.encode(), ABSENT)
+            return True
+        return False
+    with _partial(path) as partial:
+        partial.write_text(text)
+        try:
+            os.link(partial, path)  # unlike a rename, a link does not replace what is there
+        except FileExistsError:
+            return False
+    return True
+
+
+def read_versioned(path: epath.Path) -> tuple[str, str]:
+    """(text, version) of ``path``, for ``replace``."""
+    if not in_store(path):
+        return (text := read(path)), text
+    content, version = Location(path).get()
+    return content.decode(), version
+
+
+def replace(path: epath.Path, text: str, version: str) -> bool:
+    """Replaces the content of ``path`` if it still has ``version``; returns whether it had. In an object store, exactly
+    one of several processes succeeds; on a disk, another may write between the comparison and the write."""
+    if in_store(path):
+        with contextlib.suppress(Changed, FileNotFoundError):
+            Location(path).put(text.encode(), version)
+            return True
+        return False
+    try:
+        if read(path) != version:
+            return False
+    except FileNotFoundError:
+        return False
+    write(path, text)
+    return True
+
+
+def append(path: epath.Path, text: str) -> None:
+    """Adds ``text`` to the end of ``path``, normally in one write. On a disk, a failure may leave an incomplete last
+    line. In an object store, the object is replaced by a longer one."""
+    check_leases(path)
+    if in_store(path):
+        _append_to_object(Location(path), text.encode())
+        return
+    data = memoryview(text.encode())
+    with naming(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            while data:  # the system may write less than it is given, for example if the disk is almost full
+                data = data[os.write(descriptor, data) :]
+        finally:
+            os.close(descriptor)
+
+
+def _append_to_object(location: Location, data: bytes) -> None:
+    while True:
+        try:
+            before, version = location.get()
+        except FileNotFoundError:
+            before, version = b"", ABSENT
+        with contextlib.suppress(Changed):  # another process has appended something
+            location.put(before + data, version)
+            return
+
+
+def read(path: epath.Path) -> str:
+    """The text in ``path``. Raises OSError, with the path, if it cannot be read."""
+    if in_store(path):
+        return Location(path).get()[0].decode()
+    with naming(path):
+        return path.read_text()
+
+
+def read_json(path: epath.Path) -> Any:
+    """The JSON in ``path``. Raises UserError naming the file if it is truncated or not JSON."""
+    try:
+        return parse_json(read(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); move it away to continue without it") from error
+
+
+def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
+    """The JSON objects in ``path``, one per line, each with a ``step``; [] if there is no such file. An incomplete last
+    line is skipped: its write was interrupted. Raises UserError naming any other line that is not such an object."""
+    try:
+        text = read(path)
+    except FileNotFoundError:
+        return []
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path} line {number}: not UTF-8; remove the line to continue without it") from error
+    rows = []
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            break
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            raise UserError(
+                f"{path} line {number}: not JSON ({error}); remove the line to continue without it"
+            ) from error
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise UserError(
+                f"{path} line {number}: {line.strip()!r:.80} is not a JSON object with a step; remove the line"
+            )
+        rows.append(row)
+    return rows
+
+
+def numbered(folder: epath.Path) -> list[int]:
+    """The entries of ``folder`` whose names are whole numbers, in ascending order; [] if there is no such folder."""
+    return sorted(int(name) for name in names(folder) if name.isdigit())
+
+
+def names(folder: epath.Path) -> list[str]:
+    """The names in ``folder``, sorted; [] if there is no such folder. Raises OSError if it cannot be listed: to ask
+    whether a file ``exists`` says no in that case too."""
+    if in_store(folder):
+        return Location(folder).names()
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def exists(path: epath.Path) -> bool:
+    """Whether there is a file or folder ``path``. Raises what ``names`` raises."""
+    return path.name in names(path.parent)
+
+
+def delete(path: epath.Path) -> None:
+    """Deletes the file ``path``, if there is one."""
+    if in_store(path):
+        Location(path).delete()
+    else:
+        path.unlink(missing_ok=True)
+
+
+def absolute(path: epath.Path) -> epath.Path:
+    """``path`` with the current directory before it, if it is relative."""
+    return path if in_store(path) else path.absolute()
+
+
+def unused_name(path: epath.Path) -> str:
+    """The name of ``path``, followed by ``-2``, ``-3``, ... if there is already something of that name."""
+    used = names(path.parent)
+    candidates = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
+    return next(name for name in candidates if name not in used)
+
+
+def check_writable(folder: epath.Path, needed_bytes: int = 0, flag: str = "--workdir") -> None:
+    """Creates ``folder``. Raises OSError if it is not writable or has fewer than ``needed_bytes`` free. For a folder in
+    an object store, these are the bytes of the disk that a checkpoint is written to before it is uploaded."""
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    try:
+        if in_store(folder):
+            write(probe, b"\0" * 4096)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"\0" * 4096)
+        delete(probe)
+    except Unavailable:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"{flag.strip('-')} {folder} cannot be written: {error.strerror or error}; choose another with {flag}"
+        ) from error
+    disk = scratch.root() if in_store(folder) else folder
+    if (free := shutil.disk_usage(disk).free) < needed_bytes:
+        raise OSError(
+            f"{'workdir ' if disk == folder else ''}{disk} has {free / 1e9:.2f} GB free; a checkpoint needs about "
+            f"{needed_bytes / 1e9:.2f} GB: free some space or choose another with "
+            f"{'--workdir' if disk == folder else 'the environment variable XDG_CACHE_HOME'}"
+        )
+
+
+# ---- Leases ---------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """The holder of a lease: unique token, host, process id, and when it took and last renewed it (Unix seconds)."""
+
+    token: str
+    host: str
+    process: int
+    since: float
+    heartbeat: float
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.process} on {self.host} since {since}"
+
+    def gone(self, expires_s: float) -> bool:
+        """Processes on this host are looked up; one on another host is gone once its heartbeat is ``expires_s`` old."""
+        if self.host != socket.gethostname():
+            return time.time() - self.heartbeat > expires_s
+        if self.process == os.getpid():  # in a container that was started again, numbers are the same
+            return self.token not in _tokens
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # alive, but another user's
+            return False
+        return False
+
+
+class Lease:
+    """A held lease. ``check`` raises once another process has taken it over."""
+
+    def __init__(self, path: epath.Path, holder: Holder):
+        self._path, self._holder = path, holder
+
+    def check(self) -> None:
+        """Raises UserError if this process is no longer the owner, and so must not write."""
+        holder, _ = _holder(self._path)
+        if holder is None or holder.token != self._holder.token:
+            raise UserError(
+                f"{self._path.parent}: this process has lost its lease, which {holder or 'no one'} holds now; it stops "
+                "without writing. Let the other run finish, or choose another --workdir"
+            )
+
+    def renew(self) -> None:
+        """Updates the heartbeat. Raises what ``check`` raises, as every ``write`` in a leased folder does."""
+        found, version = _holder(self._path)
+        renewed = json.dumps(dataclasses.asdict(dataclasses.replace(self._holder, heartbeat=time.time())))
+        if found is None or found.token != self._holder.token or not replace(self._path, renewed, version):
+            self.check()
+
+
+_held: dict[epath.Path, Lease] = {}  # by absolute folder: the leases of this process
+_tokens = set[str]()  # of the leases that it holds or is about to take
+
+
+def check_leases(path: epath.Path) -> None:
+    """Raises UserError if this process held a lease on a folder around ``path`` and has lost it to another."""
+    for folder in absolute(path).parents:
+        if folder in _held:
+            _held[folder].check()
+
+
+@contextlib.contextmanager
+def lease(folder: epath.Path, expires_s: float = 120.0) -> Iterator[Lease]:
+    """Holds a lease on ``folder`` for this process, renews it in the background, and releases it on exit.
+
+    Raises UserError if another process holds it: a live one on this host, or one on another host whose heartbeat is
+    less than ``expires_s`` old.
+    """
+    path, now = folder / "lease.json", time.time()
+    mine = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, now)
+    _tokens.add(mine.token)
+    if not _take(path, mine, expires_s):
+        who = _holder(path)[0] or "another process"
+        raise UserError(f"{folder} is in use by {who}; wait for it, stop it, or choose another --workdir")
+    held, ended = Lease(path, mine), threading.Event()
+    release = functools.partial(_release, path, mine)
+    atexit.register(release)  # if the process ends without leaving this block
+    _held[absolute(folder)] = held
+
+    def renew() -> None:
+        while not ended.wait(expires_s / 6):
+            with contextlib.suppress(OSError, UserError):  # the next write calls check, which reports it
+                held.renew()
+
+    renewal = threading.Thread(target=renew, name="lease", daemon=True)
+    renewal.start()
+    try:
+        yield held
+    finally:
+        ended.set()
+        renewal.join()
+        del _held[absolute(folder)]
+        release()
+        atexit.unregister(release)
+
+
+def _take(path: epath.Path, mine: Holder, expires_s: float) -> bool:
+    """Whether ``mine`` has become the holder: there was none, or it is gone."""
+    text = json.dumps(dataclasses.asdict(mine))
+    holder, version = _holder(path)
+    if holder is None or not holder.gone(expires_s):
+        return holder is None and create(path, text)
+    if in_store(path):
+        return replace(path, text, version)
+    path.unlink(missing_ok=True)
+    return create(path, text)
+
+
+def _release(path: epath.Path, mine: Holder) -> None:
+    with contextlib.suppress(Unavailable):  # the lease expires
+        if (holder := _holder(path)[0]) is not None and holder.token == mine.token:
+            delete(path)
+
+
+def _holder(path: epath.Path) -> tuple[Holder | None, str]:
+    """(holder, version of its file)."""
+    version = ABSENT
+    try:
+        text, version = read_versioned(path)
+        holder = Holder(**parse_json(text))
+        times = (float(holder.since), float(holder.heartbeat))
+        if not (0 < int(holder.process) < 1 << 31 and all(0 <= time < 1 << 40 for time in times)):
+            raise ValueError("no process")
+        return Holder(str(holder.token), str(holder.host), int(holder.process), *times), version
+    except FileNotFoundError:
+        return None, ABSENT
+    except (ValueError, TypeError, OverflowError):  # the disk failed while it was being written
+        return Holder("", "unknown", 0, 0.0, 0.0), version

@@ -1,0 +1,126 @@
+"""Converts a checkpoint to another format: ``naturel-convert`` with its flags parsed."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from naturel_jax import storage, weights
+from naturel_jax.data.seen.trained_on import TrainedOn
+from naturel_jax.models.two_tower import Params, TwoTowerConfig, resize_positions
+from naturel_jax.storage import object_folders
+from naturel_jax.weights import export, model_card, push, runs, verify
+from naturel_jax.weights.tables import flatten
+from tfds_naturel.common import escape
+from tfds_naturel.common.errors import UserError
+
+
+def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
+    """``(1 - alpha) * base + alpha * tuned``, every parameter (WiSE-FT, Wortsman et al., arXiv 2109.01903, equation 1).
+
+    Raises UserError for trees of different shapes.
+    """
+    shapes = [{path: leaf.shape for path, leaf in flatten(tree).items()} for tree in (base, tuned)]
+    if shapes[0] != shapes[1]:
+        different = sorted(p for p in shapes[0].keys() | shapes[1].keys() if shapes[0].get(p) != shapes[1].get(p))
+        raise UserError(f"the two models cannot be interpolated: {', '.join(different[:5])} differ in shape")
+    return jax.tree.map(lambda a, b: (1 - alpha) * a + alpha * b, base, tuned)
+
+
+def _interpolated(source: str, config: TwoTowerConfig, params: Params, alpha: float) -> Params:
+    base = weights.load(source)
+    if base.config != config:
+        names = [field.name for field in dataclasses.fields(config)]
+        different = [name for name in names if getattr(config, name) != getattr(base.config, name)]
+        raise UserError(f"--interpolate {source} is a different model from SRC: {', '.join(different)} differ")
+    return interpolate(base.params, params, alpha)
+
+
+def _trained_on(args: argparse.Namespace) -> TrainedOn:
+    """The images that SRC, and BASE with ``--interpolate``, were trained on, where they are runs."""
+    sources = [source for source in (args.source, args.interpolate) if source and source.startswith("run:")]
+    return TrainedOn.union([runs.trained_on(source.removeprefix("run:")) for source in sources])
+
+
+def _about(args: argparse.Namespace) -> model_card.About:
+    """What the model card says about SRC."""
+    about = model_card.about(args.source)
+    if args.interpolate or args.size is not None:  # another model, which has not been evaluated
+        about = dataclasses.replace(about, scores={})
+    sections = {}
+    if args.interpolate:
+        sections["Interpolation"] = (
+            f"{1 - args.alpha:g} of {escape.code(args.interpolate)}, {args.alpha:g} of {escape.code(args.source)}, "
+            "weight by weight."
+        )
+    if args.metrics:
+        sections["Metrics"] = storage.read(args.metrics)
+    return dataclasses.replace(about, sections=sections)
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Runs the command. Raises UserError, FileNotFoundError or FileExistsError, whose messages say what to do."""
+    _check(args)
+    about = _about(args)
+    config, params, processor = weights.load(args.source)
+    if args.interpolate:
+        params = _interpolated(args.interpolate, config, params, args.alpha)
+    if args.size is not None:
+        if args.size < config.image.patch:
+            raise UserError(f"--size {args.size} is smaller than one patch of SRC: {config.image.patch} pixels")
+        config, params = resize_positions(config, params, args.size)
+        processor = dataclasses.replace(processor, size=args.size)
+    loaded, options = weights.Loaded(config, params, processor), {"form": args.to, "dtype": args.dtype}
+    with object_folders.made_locally(args.folder) as folder:
+        export.save(folder, *loaded, **options, about=about, repository=args.push or "", trained_on=_trained_on(args))
+        object_folders.publish(folder, args.folder, last=export.LAST[args.to])
+        print(f"wrote {args.folder}")
+        if args.verify:
+            _verify(args, folder, loaded)
+        if args.push:
+            _push(args, folder)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises what would otherwise be raised only after the conversion."""
+    export.check_new(args.folder)
+    if args.verify:
+        verify.require(args.to)
+    if args.push:
+        push.check(args.push, dry_run=args.dry_run)
+    elif args.private or args.dry_run:
+        raise UserError(f"--{'private' if args.private else 'dry_run'} needs --push OWNER/NAME")
+
+
+def _verify(args: argparse.Namespace, folder: Path, written: weights.Loaded) -> None:
+    """Prints how far our logits are from those computed by the libraries of SRC and DST, which is in ``folder``. Raises
+    UserError if that is further for DST than float32 arithmetic explains."""
+
+    def compare(name: object, path: Path, form: str, loaded: weights.Loaded, exact: bool) -> None:
+        if form not in verify.PEERS:
+            print(f"{name}: not compared: {verify.WITHOUT_PEER[form]}")
+            return
+        images, captions = verify.example_images(), verify.example_captions()
+        comparison = verify.compare(path, form, loaded, images, captions)
+        print(f"{name}: {comparison}")
+        if exact and not (comparison.same_model and comparison.same_processor):
+            expected = f"logits within {verify.TOLERANCE:g} times the scale, and most inputs preprocessed alike"
+            raise UserError(f"{name}: {comparison.library} does not compute this model; expected {expected}")
+
+    if not args.source.startswith("run:"):
+        source = weights.find(args.source)
+        compare(args.source, source.path, source.form, source.load(None), exact=False)
+    compare(args.folder, folder, args.to, written, exact=args.dtype == "float32")
+
+
+def _push(args: argparse.Namespace, folder: Path) -> None:
+    """Uploads DST (``folder``) to the hub, or lists what would be uploaded."""
+    if args.dry_run:
+        files = push.files(folder)
+        for name, size in files.items():
+            print(f"  {size:>14,}  {name}")
+        whose = "private" if args.private else "public"
+        print(f"would upload {len(files)} files, {sum(files.values()):,} bytes, to {args.push} ({whose} if it is new)")
+    else:
+        print(f"uploaded {args.folder} to {push.push(folder, args.push, private=args.private)}")

@@ -1,0 +1,99 @@
+"""The layout: folders import one way, commands at the top are thin, and tests mirror the source tree."""
+
+import ast
+import graphlib
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from naturel_jax.moved import MOVED
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("naturel_jax", "tfds_naturel")
+DOORS = {"naturel_jax", "naturel_jax.moved"}  # the package itself; earlier paths
+
+
+def module_files() -> dict[str, Path]:
+    """Module -> its file."""
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def imports(files: dict[str, Path]) -> Iterator[tuple[str, str]]:
+    """(module, module that it imports), also inside functions."""
+    for module, path in files.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from ((module, alias.name) for alias in node.names if alias.name in files)
+            elif isinstance(node, ast.ImportFrom) and node.module in files:
+                for alias in node.names:
+                    full = f"{node.module}.{alias.name}"
+                    yield module, full if full in files else node.module
+
+
+def test_folders_import_one_way():
+    """A cycle of folders, each with the files right in it, is named."""
+    files = module_files()
+    folder = {name: str(path.parent.relative_to(ROOT)) for name, path in files.items()}
+    graph: dict[str, set[str]] = {}
+    for module, imported in imports(files):
+        if module not in DOORS and imported not in DOORS and folder[module] != folder[imported]:
+            graph.setdefault(folder[module], set()).add(folder[imported])
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the cycle
+    assert order.index("naturel_jax/models") < order.index("naturel_jax/training") < order.index("naturel_jax")
+
+
+@pytest.mark.parametrize(
+    ("folder", "folders", "files"), [("naturel_jax", 16, None), ("naturel_jax/data", 10, 10), ("tfds_naturel", 12, 12)]
+)
+def test_rooms_are_few(folder, folders, files):
+    entries = [
+        path for path in (ROOT / folder).iterdir() if path.name not in ("__init__.py", "__pycache__", "py.typed")
+    ]
+    assert sum(path.is_dir() for path in entries) <= folders
+    assert files is None or len(entries) <= files
+
+
+def test_commands_at_the_top_are_thin():
+    """Each parses its flags and hands over to a room."""
+    for path in (ROOT / "naturel_jax").glob("*.py"):
+        assert len(path.read_text().splitlines()) < 120, path.name
+
+
+def test_tests_mirror_the_source_tree():
+    rooms = {path.name for package in PACKAGES for path in (ROOT / package).iterdir() if path.is_dir()}
+    others = {"build", "docs", "faults", "fixtures", "helpers", "repository", "tfds_naturel"}
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()} - {"__pycache__"}
+    assert folders <= rooms | others
+    assert {path.name for path in (ROOT / "tests").glob("*.py")} == {"__init__.py", "conftest.py"}
+
+
+def test_nothing_is_reached_by_sys_path():
+    """perf, proofs and tests import helpers as ``tests.helpers``."""
+    files = [path for folder in ("tests", "perf", "proofs") for path in (ROOT / folder).rglob("*.py")]
+    found = [path.name for path in files if "sys.path." in path.read_text() and path.name != Path(__file__).name]
+    assert not found
+
+
+@pytest.mark.parametrize("earlier", sorted(MOVED))
+def test_earlier_paths_of_documented_tables_are_the_modules_of_today(earlier):
+    with pytest.warns(DeprecationWarning, match=f"{earlier} is {MOVED[earlier]} now"):
+        module = importlib.import_module(earlier)
+    assert module is importlib.import_module(MOVED[earlier])
+
+
+def test_a_plugin_of_earlier_paths_extends_the_tables_of_today():
+    code = (
+        "from naturel_jax.data.recipes import RECIPES, Recipe\n"
+        "from naturel_jax.optim import OPTIMIZERS\n"
+        "RECIPES['mine'] = RECIPES['one_pair']; OPTIMIZERS['mine'] = OPTIMIZERS['sgd']\n"
+        "from naturel_jax.data.batches import recipes\n"
+        "from naturel_jax.training import optim\n"
+        "print('mine' in recipes.RECIPES, 'mine' in optim.OPTIMIZERS)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "True True\n"
