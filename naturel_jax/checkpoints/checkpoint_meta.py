@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 from typing import Any
 
+from naturel_jax.data.random import draws
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.two_tower import TwoTowerConfig
 
@@ -37,6 +38,7 @@ def make_meta(
         "config": config,
         "remat": remat,
         "exchange": exchange,
+        "streams": draws.VERSION,
         "model": dataclasses.asdict(model),
         "processor": processor.to_dict(),
         "versions": versions(),

@@ -1,4 +1,8 @@
-"""The transformer that both towers of every family share: pre-norm blocks, stacked and scanned."""
+"""The transformer that both towers of every family share: pre-norm blocks, stacked and scanned.
+
+Shape letters: B batch, T tokens or patches, D width, H heads, K width of a head, E width of the result, P probes, N all
+leading dimensions together.
+"""
 
 import dataclasses
 import math

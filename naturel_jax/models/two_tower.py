@@ -1,6 +1,9 @@
 """One two-tower model for all families; whatever they compute differently is a field of the config.
 
 CLIP: Radford et al., arXiv 2103.00020. SigLIP: Zhai et al., arXiv 2303.15343. SigLIP 2: arXiv 2502.14786.
+
+Shape letters: I images, H, W pixels, C channels, T patches of the grid, P patches that are kept, U captions, L tokens,
+D width of a tower or of the embeddings, N rows or indices.
 """
 
 import dataclasses

@@ -191,14 +191,16 @@ def restore_or_start(
     """(step, state) of the newest checkpoint, in place of the initial state; without one, that state, with its bias
     calibrated if it is new.
 
-    Raises UserError for another run's checkpoint.
+    Raises UserError for another run's checkpoint, and one of other random streams, unless training is over.
     """
     wanted, state = train.abstract(training.state), training.state
     if checkpoint.saved_steps(folder):  # a step that just fits does not beside a state that nobody uses
         jax.tree.map(lambda x: x.delete(), state)
     restored = checkpoints.restore(wanted, lambda meta: run_folder.check_same_run(folder, meta["config"], config))
     if restored is not None:
-        step, arrays, _ = restored
+        step, arrays, meta = restored
+        if step < training.schedule.total:
+            run_folder.check_streams(folder, meta)
         _LOG.info("continuing %s from step %d", config.name, step)
         return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"))
     if training.start.new_bias:

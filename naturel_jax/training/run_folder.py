@@ -20,6 +20,7 @@ from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.checkpoints.restore import read
 from naturel_jax.config import Config, own_benchmarks, versions
 from naturel_jax.config.settings import fixed
+from naturel_jax.data.random import draws
 from naturel_jax.data.seen import trained_on
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.devices import preemption
@@ -103,6 +104,17 @@ def check_same_run(folder: epath.Path, saved: dict[str, Any], config: Config) ->
     if changed:
         raise UserError(
             f"{folder} holds a run with another config: {'; '.join(changed)}. Use another --workdir, or the same config"
+        )
+
+
+def check_streams(folder: epath.Path, meta: dict[str, Any]) -> None:
+    """Raises UserError if the run of a checkpoint draws its batches from other random streams than this code."""
+    if (found := meta.get("streams", 1)) != draws.VERSION:
+        raise UserError(
+            f"{folder} holds a run that drew its batches from version {found} of the random streams; this naturel_jax "
+            f"has version {draws.VERSION}, which would not draw the same. Continue it with the naturel_jax that "
+            f"began it, or start a new run in another --workdir (config.init = 'run:{folder}' begins with its "
+            "parameters). It can be evaluated and exported as before"
         )
 
 

@@ -1,4 +1,4 @@
-"""Random boxes of a batch against those that NumPy's generator of each image gives, one after another."""
+"""Random boxes of a batch against those of one image after another, and their distribution."""
 
 import math
 
@@ -7,45 +7,49 @@ import pytest
 from scipy.stats import chisquare
 
 from naturel_jax.data.images.boxes import Boxes, only_square, random_boxes
-from naturel_jax.data.random.draws import Draws, generator
+from naturel_jax.data.random.draws import AUGMENT, Draws
 
 SIDES = np.random.default_rng(0).integers(1, 700, (300, 2))
 
 
 def boxes(sides: np.ndarray, scale: tuple[float, float], mirror: bool = True) -> Boxes:
-    draws = Draws(7, 2, np.arange(len(sides)))
+    draws = Draws(7, AUGMENT, np.arange(len(sides)))
     return random_boxes(*sides.T, np.full(len(sides), mirror), scale, draws)
 
 
-def random_resized_crop(width: int, height: int, scale: tuple[float, float], rng: np.random.Generator):
-    """torchvision's, but for what it does when all attempts fail."""
-    for _ in range(10):
-        area = width * height * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+def random_resized_crop(width: int, height: int, scale: tuple[float, float], drawn: list[float]):
+    """torchvision's, but for what it does when all attempts fail; the first three numbers drawn are for the place."""
+    for of_area, of_aspect in zip(drawn[3::2], drawn[4::2], strict=True):
+        area = width * height * (scale[0] + (scale[1] - scale[0]) * of_area)
+        aspect = math.exp(math.log(3 / 4) + math.log(4 / 3 / (3 / 4)) * of_aspect)
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
+            return math.floor(drawn[1] * (width - w + 1)), math.floor(drawn[2] * (height - h + 1)), w, h
     side = min(width, height)
     return (width - side) // 2, (height - side) // 2, side, side
 
 
 @pytest.mark.parametrize("scale", [(0.9, 1.0), (0.08, 1.0), (0.3, 0.3)])
 def test_boxes_of_a_batch_are_those_of_each_image(scale):
-    may_mirror = np.arange(len(SIDES)) % 3 > 0
-    batch = random_boxes(*SIDES.T, may_mirror, scale, Draws(7, 2, np.arange(len(SIDES))))
-    for n, box in enumerate(batch.each()):
-        rng = generator(7, 2, n)
-        expected = random_resized_crop(*SIDES[n].tolist(), scale, rng)
-        assert box[:4] == expected and box.mirrored == bool(may_mirror[n] and rng.random() < 0.5)
+    may_mirror, draws = np.arange(len(SIDES)) % 3 > 0, Draws(7, AUGMENT, np.arange(len(SIDES)))
+    batch = random_boxes(*SIDES.T, may_mirror, scale, draws)
+    for n, (box, drawn) in enumerate(zip(batch.each(), draws.uniform(23).tolist(), strict=True)):
+        assert box[:4] == random_resized_crop(*SIDES[n].tolist(), scale, drawn)
+        assert box.mirrored == bool(may_mirror[n] and drawn[0] < 0.5)
 
 
-def test_areas_are_uniform_over_the_scale():
+def test_areas_and_places_are_uniform_and_half_are_mirrored():
     batch = boxes(np.full((2000, 2), 400), (0.4, 0.8))
     shares, ratios = batch.width_B * batch.height_B / 400**2, batch.width_B / batch.height_B
     assert (batch.left_B >= 0).all() and (batch.left_B + batch.width_B <= 400).all()
     assert (batch.top_B >= 0).all() and (batch.top_B + batch.height_B <= 400).all()
     assert shares.min() > 0.39 and shares.max() < 0.81 and ratios.min() > 0.74 and ratios.max() < 1.35
-    assert chisquare(np.histogram(shares, 4, (0.4, 0.8))[0]).pvalue > 1e-4
+    places = ((batch.left_B, batch.width_B), (batch.top_B, batch.height_B))
+    columns = [(shares - 0.4) / 0.4, *((start + 0.5) / (401 - side) for start, side in places)]
+    for column in columns:
+        assert chisquare(np.histogram(column, 4, (0, 1))[0]).pvalue > 1e-4
+        counts = np.histogram2d(column, batch.mirrored_B, (4, 2), ((0, 1), (0, 1)))[0]
+        assert chisquare(counts.ravel()).pvalue > 1e-4
 
 
 def test_scale_of_one_is_the_largest_centred_square():

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from naturel_jax.data.batches.pipeline import Pipeline
-from naturel_jax.data.batches.planner import AUGMENT, Part, Planner
+from naturel_jax.data.batches.planner import Part, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.images.augment import Crops
 from naturel_jax.data.images.boxes import random_boxes
 from naturel_jax.data.images.on_device import make_resize
 from naturel_jax.data.items import decoded_writer
 from naturel_jax.data.items.items import Source
-from naturel_jax.data.random.draws import Draws
+from naturel_jax.data.random.draws import AUGMENT, Draws
 from naturel_jax.devices.sharding import BATCH_AXES, batch_sharding, make_mesh
 from tests.helpers import pipelines
 from tests.helpers.caption_groups import items, jpeg, mesh, processor

@@ -16,7 +16,6 @@ from naturel_jax.data.batches.recipes import RECIPES, Recipe, recipe
 from naturel_jax.data.items import items as tables
 from naturel_jax.data.items import prepared
 from naturel_jax.data.items.items import Group, collect
-from naturel_jax.data.random.draws import generator
 from tests.helpers.caption_groups import items, reworded, sampled_texts
 from tfds_naturel import release
 from tfds_naturel.audit import __main__ as audit
@@ -253,18 +252,17 @@ def test_paraphrases_are_drawn_after_the_captions_and_uniformly(name):
     assert is_uniform([both[:columns] for both in drawn], itertools.product(range(3), repeat=columns))
 
 
-def test_draws_are_those_of_numpy():
-    """A positive and a negative, not paired: the captions, then their wordings, without a draw where there is one."""
-    wordings = {0: 1, 1: 4, 2: 3, 3: 1}
+def test_wordings_of_captions_that_have_different_numbers_of_them():
+    """Positives and negatives that are not paired."""
+    wordings = (1, 4, 3, 1)
     others = {(s, p): [f"{s} {p} [{n}]" for n in range(1, wordings[p])] for s in "+-" for p in range(4)}
     sides = [[tables.Caption(f"{s} {p}", pair=p, paraphrases=others[s, p]) for p in range(4)] for s in "+-"]
     table, which = collect("mine", [("a", [Group(*sides)])]), Recipe(positives=1, negatives=1)
-    for position, ([positive], [negative]) in enumerate(sampled_texts(which, table, [0] * 200)):
-        rng = generator(0, 1, position)
-        chosen = [int(rng.integers(4)), int(rng.integers(4))]
-        paraphrases = [int(rng.integers(wordings[p])) if wordings[p] > 1 else 0 for p in chosen]
-        expected = [reworded(f"{s} {p}", n) for s, p, n in zip("+-", chosen, paraphrases, strict=True)]
-        assert [positive, negative] == expected
+    sampled = sampled_texts(which, table, [0] * 2000)
+    for side in (0, 1):
+        drawn = [split(both[side][0]) for both in sampled]
+        for p in (1, 2):
+            assert is_uniform([n for text, n in drawn if text == f"{'+-'[side]} {p}"], range(wordings[p]))
 
 
 def test_pair_has_the_paraphrases_that_both_captions_have():

@@ -1,16 +1,16 @@
 """What the recipes sample, against a simple restatement of their rules, and which groups they reject."""
 
 import collections
+import itertools
 import re
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from naturel_jax.data.batches.recipes import RECIPES, Recipe, recipe, shuffle_order, shuffle_words
+from naturel_jax.data.batches.recipes import Recipe, recipe, shuffle_order, shuffle_words
 from naturel_jax.data.items.items import Caption, Group, collect
-from naturel_jax.data.random.draws import generator
-from tests.helpers.caption_groups import SHOWN, TRIPLETS, items, sampled_texts
+from tests.helpers.caption_groups import TRIPLETS, items, sampled_texts
 from tfds_naturel.common.errors import UserError
 
 
@@ -45,60 +45,19 @@ def test_two_pairs_samples_two_whole_pairs():
 
 
 def test_positives_samples_any_positive():
-    assert is_uniform(samples("positives"), [([p], []) for p in (0, 2, 4, 6)])
+    """Of each image, whatever is sampled for the one before it."""
+    seen = list(samples("positives", times=1600))
+    assert is_uniform(seen, [([p], []) for p in (0, 2, 4, 6)])
+    assert is_uniform(itertools.pairwise(seen), itertools.product([([p], []) for p in (0, 2, 4, 6)], repeat=2))
 
 
-# For each recipe, the random draws that it makes for a NatuRel group after choosing the group, as positions of the
-# positives and negatives. A different order of draws would change training runs with the same seed.
-def _rewritten(function, position, rng):
-    return " ".join(function(TRIPLETS["Cat|on|Table"][position][0].split(), rng))
-
-
-def _order_shuffles(rng):
-    position = 2 * rng.integers(4)
-    return [position], [_rewritten(shuffle_order, position, rng)]
-
-
-def _two_pairs(rng):
-    pairs = rng.choice(4, 2, replace=False)
-    return [2 * p for p in pairs], [2 * p + 1 for p in pairs]
-
-
-def _one_pair(rng):
-    pair = rng.integers(4)
-    return [2 * pair], [2 * pair + 1]
-
-
-CALLS = {
-    "positives": lambda rng: ([2 * rng.integers(4)], []),
-    "bag_of_words": lambda rng: ([_rewritten(shuffle_words, 2 * rng.integers(4), rng)], []),
-    "order_shuffles": _order_shuffles,
-    "one_pair": _one_pair,
-    "single_pair": lambda rng: ([2 + 2 * rng.integers(3)], [3 + 2 * rng.integers(3)]),
-    "all_pairs": lambda rng: ([0, 2, 4, 6], [1, 3, 5, 7]),
-    "two_pairs": _two_pairs,
-}
-
-
-@pytest.mark.parametrize("name", [name for name in RECIPES if not RECIPES[name].swaps])
-def test_order_of_random_draws_is_fixed(name):
-    """Each position of the order has a generator of NumPy's, from which captions are drawn in this order."""
-    texts = [text for text, _ in TRIPLETS["Cat|on|Table"]]
-    for position, sampled in enumerate(sampled_texts(recipe(name), items(), [0] * 50)):
-        expected = tuple(
-            [s if isinstance(s, str) else texts[s] for s in side] for side in CALLS[name](generator(0, 1, position))
-        )
-        assert sampled == expected
-
-
-def test_group_is_drawn_first():
-    """Image 2 has two groups, of an attribute and another."""
-    expected = []
-    for position in range(50):
-        rng = generator(0, 1, position)
-        captions = TRIPLETS[SHOWN[2][rng.integers(2)]]
-        expected.append(([captions[2 + 2 * rng.integers(3)][0]], [captions[3 + 2 * rng.integers(3)][0]]))
-    assert sampled_texts(recipe("single_pair"), items(), [2] * 50) == expected
+def test_different_captions_are_sampled_of_groups_of_different_sizes():
+    """In any order, and of all images at once."""
+    sizes = (3, 5)
+    table = collect("sizes", [(str(n), [Group([Caption(f"{p}", pair=p) for p in range(n)])]) for n in sizes])
+    sampled = [tuple(map(int, texts)) for texts, _ in sampled_texts(Recipe(positives=3), table, [0, 1] * 1500)]
+    for n, seen in zip(sizes, (sampled[::2], sampled[1::2]), strict=True):
+        assert is_uniform(seen, itertools.permutations(range(n), 3))
 
 
 def test_order_shuffles_samples_a_positive_and_a_permutation_of_its_words():

@@ -12,7 +12,7 @@ from naturel_jax.data.batches.planner import BLANK, Plan
 from naturel_jax.data.batches.recipes import Recipe
 from naturel_jax.data.items.items import Caption, Group, Items, Source, collect
 from naturel_jax.data.items.ragged import Ragged
-from naturel_jax.data.random.draws import Draws
+from naturel_jax.data.random.draws import CAPTIONS, generator
 from naturel_jax.data.text.processor import Processor, train_tokenizer
 from naturel_jax.devices.sharding import AXES
 from naturel_jax.models.presets import preset
@@ -81,8 +81,8 @@ def items(images: int = 12, triplets=tuple(TRIPLETS), wordings: int = 1) -> Item
 
 
 def sampled_texts(which: Recipe, items: Items, images: Sequence[int]) -> list[tuple[list[str], list[str]]]:
-    """The texts that a recipe samples for these images, with the draws of positions 0, 1, ... and seed 0."""
-    both = which.sample(items, np.array(images), Draws(0, 1, np.arange(len(images))))
+    """The texts that a recipe samples for these images, with the draws of seed 0 and step 0."""
+    both = which.sample(items, np.array(images), generator(0, CAPTIONS, 0))
     sides = []
     for texts, rewritten in both:
         words = np.array(rewritten if rewritten is not None else items.texts_at(texts.values), object)

@@ -1,20 +1,21 @@
-"""Runs in earlier formats can be continued and evaluated.
+"""Runs in earlier formats are evaluated as before, and are not continued with other random streams than theirs.
 
 ``fixtures/run_version_0.tar.gz`` was written by commit 4e3889c, before configs and checkpoints had versions. It
 contains a tiny CLIP (``micro``) and the first 4 of 8 steps of training it on ``naturel/tiny`` (``run``), with the
-metrics of all 8 steps and the final scores (``finished_scores.json``), computed by that commit on one device.
+metrics of all 8 steps, computed by that commit on one device.
 ``fixtures/world_2.0.0.tar.gz`` is that dataset (its training and test splits) as commit 4a17414 drew it, with the same
 images and captions.
 """
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from etils import epath
 
@@ -46,25 +47,26 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def command(folder: Path, *arguments: str) -> str:
+def command(folder: Path, *arguments: str, code: int = 0) -> str:
     paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     started, environment = [sys.executable, "-m", *arguments], os.environ | {"PYTHONPATH": paths}
     done = subprocess.run(started, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == code, done.stderr[-3000:]
     return done.stdout + done.stderr
 
 
-def test_unversioned_run_continues_with_the_same_results(folder):
-    expected = storage.read_json_lines(epath.Path(folder / "run" / "metrics.jsonl"))
-    output = command(folder, "naturel_jax.main", "--config=config.py", "--workdir=run")
-    assert "continuing micro from step 4" in output
-    actual = storage.read_json_lines(epath.Path(folder / "run" / "metrics.jsonl"))
-    for name in ("train/loss", "train/grad_norm", "train/logit_scale", "train/lr"):
-        before, now = ({row["step"]: row[name] for row in rows if name in row} for rows in (expected, actual))
-        assert list(now) == list(range(1, 9))
-        np.testing.assert_allclose(list(now.values()), list(before.values()), rtol=1e-5, err_msg=name)
-    scores = json.loads((folder / "finished_scores.json").read_text())["scores"]
-    assert json.loads((folder / "run" / "scores.json").read_text())["scores"] == pytest.approx(scores, abs=0.02)
+def test_run_of_other_random_streams_is_not_continued_but_evaluated_where_it_is(folder, tmp_path):
+    """At its end, where nothing is drawn: the parameters of step 4 stand for those of step 8."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    checkpoints, run = tmp_path / "run" / "checkpoints", ("naturel_jax.main", "--config=config.py", "--workdir=run")
+    before = storage.read_json_lines(epath.Path(tmp_path / "run" / "metrics.jsonl"))
+    message = r"run holds a run that drew its batches from version 1 of the random streams; .* --workdir"
+    assert re.search(message, command(tmp_path, *run, code=2))
+    (checkpoints / "4").rename(checkpoints / "8")
+    command(tmp_path, *run)
+    (expected,) = (row for row in before if row["step"] == 4 and "naturel/complex" in row)
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())["scores"]
+    assert {name: scores.get(name, 4) for name in expected} == pytest.approx(expected, abs=0.02)
 
 
 @pytest.mark.slow

@@ -3,14 +3,14 @@
 Shape letters: R rows of a batch, P patches that are kept.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
-from naturel_jax.data.batches.planner import BLANK, PATCHES, Row
-from naturel_jax.data.random.draws import generator
+from naturel_jax.data.batches.planner import BLANK, Row
+from naturel_jax.data.random.draws import PATCHES, Draws
 
-_LAST = 2**63 - 1  # a position beyond all sample numbers
+_LAST = 2**63 - 1  # beyond all sample numbers
 
 
 def kept(patches: int, dropout: float) -> int:
@@ -18,12 +18,12 @@ def kept(patches: int, dropout: float) -> int:
     return max(1, int(patches * (1 - dropout)))
 
 
-def draw(seed: int, patches: int, count: int, rows: Iterable[Row], step: int) -> np.ndarray:
+def draw(seed: int, patches: int, count: int, rows: Sequence[Row], step: int) -> np.ndarray:
     """For each row, ``count`` numbers from 0 to ``patches - 1``, distinct, ascending; int32 [R, P].
 
     An image's depend on its sample number only, so not on devices and hosts. Blank images have no number of their own:
     all of a step keep the same patches.
     """
-    positions = (_LAST - step if row == BLANK else row.sample for row in rows)
-    chosen = [generator(seed, PATCHES, at).choice(patches, count, replace=False, shuffle=False) for at in positions]
-    return np.sort(np.array(chosen, np.int32), axis=1)
+    sample_R = np.array([_LAST - step if row == BLANK else row.sample for row in rows])
+    rank = np.argsort(Draws(seed, PATCHES, sample_R).uniform(patches))
+    return np.sort(rank[:, :count].astype(np.int32))

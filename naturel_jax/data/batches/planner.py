@@ -2,6 +2,9 @@
 
 A batch is a pure function of (seed, step). Every process works out all of it except the pixels, so equal captions share
 one row even across hosts, and the batch does not depend on the number of hosts.
+
+Shape letters: B positions of the training order, R images before each has its row in the batch, V texts that are
+sampled, S shards; I, U, K, T, A as in ``losses/batch.py``.
 """
 
 import dataclasses
@@ -14,14 +17,12 @@ import numpy as np
 from naturel_jax.data.batches.recipes import Recipe, Sampled
 from naturel_jax.data.items.items import Items
 from naturel_jax.data.items.ragged import Ragged
-from naturel_jax.data.random.draws import Draws
+from naturel_jax.data.random.draws import CAPTIONS, generator
 from naturel_jax.data.random.order import Mixture, Shuffled
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.data.text.texts import TextCache, names_side, trimmed
 from naturel_jax.losses.batch import CaptionLabels, ImageLabels
 from tfds_naturel.common.errors import UserError
-
-ORDER, CAPTIONS, AUGMENT, PATCHES = range(4)  # streams of random numbers, one for each purpose
 
 _CAPTION_BUCKETS = 8  # at most this many numbers of caption rows: each one compiles the step again
 
@@ -142,10 +143,7 @@ class Planner:
         self.parts, self.processor = list(parts), processor
         self.batch_size, self.shards, self.seed, self.trim_eos, self.chunks = batch_size, shards, seed, trim_eos, chunks
         self._mixture = Mixture([part.weight for part in self.parts])
-        self._orders = [
-            Shuffled(len(part.items), int(np.random.SeedSequence((seed, ORDER, s)).generate_state(1)[0]))
-            for s, part in enumerate(self.parts)
-        ]
+        self._orders = [Shuffled(len(part.items), seed, s) for s, part in enumerate(self.parts)]
         self._hard_images = [Ragged.from_rows(part.hard_images) if part.hard_images else None for part in self.parts]
         ends = np.cumsum([0, *(len(part.items.texts) for part in self.parts)]).tolist()
         self._first_text, self._first_rewritten = ends[:-1], ends[-1]  # numbers of all parts' texts
@@ -195,45 +193,43 @@ class Planner:
         source_B, item_B = self._anchors(step)
         sampled = []
         for s, hard_images in enumerate(self._hard_images):
-            anchor_B = np.flatnonzero(source_B == s)
-            draws = Draws(self.seed, CAPTIONS, step * self.batch_size + anchor_B)
+            rng, anchor_B = generator(self.seed, CAPTIONS, step, s), np.flatnonzero(source_B == s)
+            sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], rng))
             if hard_images is None:
-                sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], draws))
                 continue
             candidates = hard_images.take(item_B[anchor_B])
-            column_B = draws.integers(candidates.lengths)
-            sampled.append(self._images(s, 2 * anchor_B, item_B[anchor_B], draws))
             has_any = np.flatnonzero(candidates.lengths)
-            mined_B = candidates.values[candidates.starts[has_any] + column_B[has_any]]
-            sampled.append(self._images(s, 2 * anchor_B[has_any] + 1, mined_B, draws.at(has_any)))
+            column = rng.integers(candidates.lengths[has_any])
+            mined_B = candidates.values[candidates.starts[has_any] + column]
+            sampled.append(self._images(s, 2 * anchor_B[has_any] + 1, mined_B, rng))
         return sampled
 
-    def _images(self, source: int, place_B: np.ndarray, item_B: np.ndarray, draws: Draws) -> _Images:
+    def _images(self, source: int, place_B: np.ndarray, item_B: np.ndarray, rng: np.random.Generator) -> _Images:
         part = self.parts[source]
-        return _Images(source, place_B, item_B, *part.recipe.sample(part.items, item_B, draws))
+        return _Images(source, place_B, item_B, *part.recipe.sample(part.items, item_B, rng))
 
     def _captions(self, sampled: Sequence[_Images]) -> _Captions:
         """The captions of a batch: equal texts are one caption, which asserts what any of them does."""
         numbers, rewritten = self._numbers(sampled)
-        number_K, first_K, inverse = np.unique(numbers.values, return_index=True, return_inverse=True)
-        text_K = np.empty(len(number_K), object)
-        text_K[len(number_K) - len(rewritten) :] = rewritten
-        claims = []  # (index in number_K, fact)
+        number_V, first_V, inverse = np.unique(numbers.values, return_index=True, return_inverse=True)
+        text_V = np.empty(len(number_V), object)
+        text_V[len(number_V) - len(rewritten) :] = rewritten
+        claims = []  # (index in number_V, fact)
         for part, first, fact_ids in zip(self.parts, self._first_text, self._fact_ids, strict=True):
-            own_K = np.flatnonzero((number_K >= first) & (number_K < first + len(part.items.texts)))
-            text_K[own_K] = part.items.texts_at(number_K[own_K] - first)
-            facts = part.items.asserts.take(number_K[own_K] - first)
-            claims.append((own_K[facts.rows], fact_ids[facts.values]))
+            own_V = np.flatnonzero((number_V >= first) & (number_V < first + len(part.items.texts)))
+            text_V[own_V] = part.items.texts_at(number_V[own_V] - first)
+            facts = part.items.asserts.take(number_V[own_V] - first)
+            claims.append((own_V[facts.rows], fact_ids[facts.values]))
         ids: dict[str, int] = {}
-        id_K, by_first_use = np.empty(len(number_K), np.int64), np.argsort(first_K)
-        id_K[by_first_use] = [ids.setdefault(text, len(ids)) for text in text_K[by_first_use].tolist()]
+        id_V, by_first_use = np.empty(len(number_V), np.int64), np.argsort(first_V)
+        id_V[by_first_use] = [ids.setdefault(text, len(ids)) for text in text_V[by_first_use].tolist()]
         claiming, claimed = map(np.concatenate, zip(*claims, strict=True))
         width = 1 + int(claimed.max(initial=0))
-        id_, fact = np.divmod(np.unique(id_K[claiming] * width + claimed), width)
+        id_, fact = np.divmod(np.unique(id_V[claiming] * width + claimed), width)
         asserts = Ragged.from_lengths(np.bincount(id_, minlength=len(ids)), fact)
         number_U = np.empty(len(ids), np.int64)
-        number_U[id_K[::-1]] = number_K[::-1]  # the lowest number of each
-        return _Captions(list(ids), number_U, asserts, Ragged(numbers.starts, id_K[inverse]))
+        number_U[id_V[::-1]] = number_V[::-1]  # the lowest number of each
+        return _Captions(list(ids), number_U, asserts, Ragged(numbers.starts, id_V[inverse]))
 
     def _numbers(self, sampled: Sequence[_Images]) -> tuple[Ragged, list[str]]:
         """A number for each sampled caption, in the rows of ``_Captions.sampled``, and the distinct rewritten texts.

@@ -12,7 +12,6 @@ from naturel_jax.config.plugins import Registry
 from naturel_jax.data.items import tags
 from naturel_jax.data.items.items import Captions, Items
 from naturel_jax.data.items.ragged import Ragged, spans
-from naturel_jax.data.random.draws import Draws
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Kind
 
@@ -109,56 +108,55 @@ class Recipe:
                 "Leave them out, or use 'swaps_or_shuffles', which reorders their words"
             )
 
-    def sample(self, items: Items, image_B: np.ndarray, draws: Draws) -> tuple[Sampled, Sampled]:
+    def sample(self, items: Items, image_B: np.ndarray, rng: np.random.Generator) -> tuple[Sampled, Sampled]:
         """The positives and negatives of these images; ``check`` must have accepted ``items``."""
-        group_B, sides = self._groups(items, image_B, draws), (items.positives, items.negatives)
+        group_B, sides = self._groups(items, image_B, rng), (items.positives, items.negatives)
         if self.paired:
             positives, negatives = items.pairs(group_B, self.kind)
-            columns = _choose(positives, self.positives, draws)
+            columns = _choose(positives, self.positives, rng)
             positives, negatives = _chosen(positives, columns), _chosen(negatives, columns)
             wordings = (side.wordings(rows.values) for side, rows in zip(sides, (positives, negatives), strict=True))
-            paraphrases = [_paraphrases(positives, np.minimum(*wordings), draws)] * 2
+            paraphrases = [rng.integers(np.minimum(*wordings))] * 2
         else:
             positives, negatives = (side.rows_of(group_B, self.kind) for side in sides)
-            positives = _chosen(positives, _choose(positives, self.positives, draws))
-            negatives = _chosen(negatives, _choose(negatives, self.negatives, draws))
+            positives = _chosen(positives, _choose(positives, self.positives, rng))
+            negatives = _chosen(negatives, _choose(negatives, self.negatives, rng))
             paraphrases = [
-                _paraphrases(rows, side.wordings(rows.values), draws)
+                rng.integers(side.wordings(rows.values))
                 for side, rows in zip(sides, (positives, negatives), strict=True)
             ]
         true = Ragged(positives.starts, items.positives.texts(positives.values, paraphrases[0]))
-        rewritten = _rewritten(items, true, self.rewrite, draws) if self.rewrite else None
+        rewritten = _rewritten(items, true, self.rewrite, rng) if self.rewrite else None
         if self.rewrite_to_negative or self.swaps:
-            false = self._made_from(items, true, draws)
+            false = self._made_from(items, true, rng)
             own = set(zip(true.rows.tolist(), rewritten or items.texts_at(true.values), strict=True))
             kept = [caption not in own for caption in zip(true.rows.tolist(), false, strict=True)]  # "dog"
             return Sampled(true, rewritten), Sampled(true.keep(np.array(kept, bool)), list(compress(false, kept)))
         false_texts = items.negatives.texts(negatives.values, paraphrases[1])
         return Sampled(true, rewritten), Sampled(Ragged(negatives.starts, false_texts))
 
-    def _made_from(self, items: Items, texts: Ragged, draws: Draws) -> list[str]:
+    def _made_from(self, items: Items, texts: Ragged, rng: np.random.Generator) -> list[str]:
         """A negative from each positive."""
         if not self.swaps:
             assert self.rewrite_to_negative  # else there is nothing to make
-            return _rewritten(items, texts, self.rewrite_to_negative, draws)
+            return _rewritten(items, texts, self.rewrite_to_negative, rng)
         assert items.tags is not None  # check says so
         places, made = items.tags.places.take(texts.values), []
-        for n, (row, text) in enumerate(zip(texts.rows.tolist(), items.texts_at(texts.values), strict=True)):
-            rng = draws.generator(row)
+        for n, text in enumerate(items.texts_at(texts.values)):
             swapped = tags.swap(text, map(tuple, places[n].reshape(-1, 3).tolist()), rng)
             if swapped is None and self.rewrite_to_negative:
                 swapped = " ".join(self.rewrite_to_negative(text.split(), rng))
             made.append(swapped or text)
         return made
 
-    def _groups(self, items: Items, image_B: np.ndarray, draws: Draws) -> np.ndarray:
+    def _groups(self, items: Items, image_B: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A caption group of each image."""
         groups = spans(items.groups_N1[image_B], items.groups_N1[image_B + 1])
         if not self.attributes:
             other = ~items.attribute_G[groups.values]
             has_others_B = np.bincount(groups.rows[other], minlength=len(groups)) > 0
             groups = groups.keep(other | ~has_others_B[groups.rows])
-        return groups.choose(draws.integers(groups.lengths)[:, None]).values
+        return groups.choose(rng.integers(groups.lengths)[:, None]).values
 
     def _misfit(self, items: Items, group: int) -> str:
         kind = f" of kind {self.kind!r}" if self.kind else ""
@@ -189,30 +187,25 @@ def _most(count: Count, available: np.ndarray) -> int:
     return int(available.max(initial=0)) if count == "all" else count
 
 
-def _choose(available: Ragged, count: Count, draws: Draws) -> np.ndarray | None:
-    """Columns of ``count`` values of each row; None: all."""
-    return None if count == "all" else draws.choose(available.lengths, count)
+def _choose(available: Ragged, count: Count, rng: np.random.Generator) -> np.ndarray | None:
+    """``count`` different columns of each row, in random order, int64 [B, count]; None: all."""
+    if count == "all":
+        return None
+    column_BK = np.empty((len(available), count), np.int64)
+    for k in range(count):
+        number_B = rng.integers(available.lengths - k)  # among the columns that are not chosen yet
+        for earlier_B in np.sort(column_BK[:, :k]).T:
+            number_B += number_B >= earlier_B
+        column_BK[:, k] = number_B
+    return column_BK
 
 
 def _chosen(available: Ragged, columns: np.ndarray | None) -> Ragged:
     return available if columns is None else available.choose(columns)
 
 
-def _paraphrases(rows: Ragged, wordings: np.ndarray, draws: Draws) -> np.ndarray:
-    """A paraphrase for each value of ``rows``, which has ``wordings`` of them; nothing is drawn for those with one."""
-    drawn = np.zeros(len(wordings), np.int64)
-    for column in range(rows.widest if wordings.max(initial=1) > 1 else 0):
-        has_B = rows.lengths > column
-        at = rows.starts[:-1][has_B] + column
-        stop_B = np.zeros(len(rows), np.int64)
-        stop_B[has_B] = wordings[at]
-        drawn[at] = draws.integers(stop_B)[has_B]
-    return drawn
-
-
-def _rewritten(items: Items, texts: Ragged, rewrite: Rewrite, draws: Draws) -> list[str]:
-    rows = zip(texts.rows.tolist(), items.texts_at(texts.values), strict=True)
-    return [" ".join(rewrite(text.split(), draws.generator(row))) for row, text in rows]
+def _rewritten(items: Items, texts: Ragged, rewrite: Rewrite, rng: np.random.Generator) -> list[str]:
+    return [" ".join(rewrite(text.split(), rng)) for text in items.texts_at(texts.values)]
 
 
 def shuffle_words(words: Words, rng: np.random.Generator) -> Words:

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from naturel_jax.data.batches.buffers import Buffers
-from naturel_jax.data.batches.planner import AUGMENT, Plan, Row, Rows
+from naturel_jax.data.batches.planner import Plan, Row, Rows
 from naturel_jax.data.batches.resident import Layout, Slots, estimated_shape, lay_out, load, make_gather
 from naturel_jax.data.images.augment import Blank, Crops, Encoded
 from naturel_jax.data.images.boxes import Boxes, random_boxes
@@ -25,7 +25,7 @@ from naturel_jax.data.images.on_device import make_resize
 from naturel_jax.data.items.decoded import Decoded, Kept, largest_box
 from naturel_jax.data.items.embedded import EmbeddedCaptions
 from naturel_jax.data.items.items import Source
-from naturel_jax.data.random.draws import Draws
+from naturel_jax.data.random.draws import AUGMENT, Draws
 from tfds_naturel.common.errors import UserError
 
 Load = Callable[[Rows, np.ndarray], Any]

@@ -46,30 +46,28 @@ def random_boxes(
 
     They are torchvision's RandomResizedCrop: an area and an aspect ratio are drawn up to ten times, until the box fits.
     If it never does, the box is the largest centred square, where torchvision takes the largest box of an allowed
-    ratio. It is also with a ``scale`` of (1, 1), for which nothing is drawn.
+    ratio. It is also with a ``scale`` of (1, 1).
     """
     box_width_B, box_height_B = np.minimum(width_B, height_B), np.minimum(width_B, height_B)
     left_B, top_B = (width_B - box_width_B) // 2, (height_B - box_height_B) // 2
+    drawn = draws.uniform(1 if is_fixed(scale) else 3 + 2 * _ATTEMPTS).T  # one row for each purpose
     if not is_fixed(scale):
         fits_B = np.zeros(len(width_B), bool)
         low, high = map(math.log, RATIO)
-        for _ in range(_ATTEMPTS):
+        for of_area_B, of_aspect_B in drawn[3:].reshape(_ATTEMPTS, 2, -1):
             rows = np.flatnonzero(~fits_B)
-            area = width_B[rows] * height_B[rows] * (scale[0] + (scale[1] - scale[0]) * draws.random(rows))
-            exponents = low + (high - low) * draws.random(rows)
+            area = width_B[rows] * height_B[rows] * (scale[0] + (scale[1] - scale[0]) * of_area_B[rows])
+            exponents = low + (high - low) * of_aspect_B[rows]
             aspect = np.array([*map(math.exp, exponents.tolist())])  # NumPy's depends on the processor
             width, height = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
             fits = (width > 0) & (width <= width_B[rows]) & (height > 0) & (height <= height_B[rows])
             found = rows[fits]
             box_width_B[found], box_height_B[found] = width[fits], height[fits]
             fits_B[found] = True
-        drawn_left_B = draws.integers(np.where(fits_B, width_B - box_width_B + 1, 0))
-        drawn_top_B = draws.integers(np.where(fits_B, height_B - box_height_B + 1, 0))
+        drawn_left_B = (drawn[1] * (width_B - box_width_B + 1)).astype(np.int64)
+        drawn_top_B = (drawn[2] * (height_B - box_height_B + 1)).astype(np.int64)
         left_B, top_B = np.where(fits_B, drawn_left_B, left_B), np.where(fits_B, drawn_top_B, top_B)
-    mirrored_B = np.zeros(len(width_B), bool)
-    rows = np.flatnonzero(may_mirror_B)
-    mirrored_B[rows] = draws.random(rows) < 0.5
-    return Boxes(left_B, top_B, box_width_B, box_height_B, mirrored_B)
+    return Boxes(left_B, top_B, box_width_B, box_height_B, may_mirror_B & (drawn[0] < 0.5))
 
 
 def is_fixed(scale: tuple[float, float]) -> bool:
