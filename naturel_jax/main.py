@@ -63,10 +63,10 @@ def main(arguments: Sequence[str]) -> None:
 def run_all(config: config_lib.Config | config_lib.Suite, workdir: str) -> None:
     """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run ``config``, and updates the report
     in ``workdir`` after each. Finished runs are not repeated. Raises UserError if two rows of it have one name."""
-    from naturel_jax.cli.suite import Table  # importing it touches devices
+    from naturel_jax.cli.suite import SuiteReport  # importing it touches devices
     from naturel_jax.training.run import run
 
-    table = Table(config, epath.Path(workdir))
+    table = SuiteReport(config, epath.Path(workdir))
     for key, part in table.runs.items():
         began = time.monotonic()
         found = run(part, epath.Path(workdir) / key)

@@ -34,7 +34,7 @@ from naturel_jax import config
 from naturel_jax.checkpoints import manifest
 from naturel_jax.data import datasets
 from naturel_jax.data.batches.pipeline import make_pipeline
-from naturel_jax.data.batches.planner import Part, Planner
+from naturel_jax.data.batches.planner import MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.items import embedded
 from naturel_jax.data.text.processor import from_scratch
@@ -183,7 +183,7 @@ def measure_rows(rows: int, folder: Path, hosts: int, devices: int, batches: Seq
     sharding: Any = SimpleNamespace(addressable_devices_indices_map=lambda shape: dict(enumerate(own)))
     planner = functools.partial(Planner, processor=processor, shards=hosts * devices, seed=0, trim_eos=None)
     for batch in batches:
-        of_rows = planner([Part(source.items, recipe("one_pair"))], batch_size=batch)
+        of_rows = planner([MixturePart(source.items, recipe("one_pair"))], batch_size=batch)
         with measured(f"plan of {batch:,}, all captions new"):
             of_rows.plan(0)
         with measured("the same with the host's own images"):
@@ -191,7 +191,7 @@ def measure_rows(rows: int, folder: Path, hosts: int, devices: int, batches: Seq
     _measure_embeddings(rows, folder / "embeddings")
     items = bank_items(rows)
     for batch in batches:
-        (of_bank := planner([Part(items, recipe("single_pair"))], batch_size=batch)).plan(0)
+        (of_bank := planner([MixturePart(items, recipe("single_pair"))], batch_size=batch)).plan(0)
         with measured(f"plan of {batch:,}, the bank's captions"):
             of_bank.plan(1)
 

@@ -26,7 +26,7 @@ import optax
 from jax.sharding import AxisType, Mesh
 
 from naturel_jax.config import Config, Optim
-from naturel_jax.data.batches.planner import Part, Plan, Planner
+from naturel_jax.data.batches.planner import MixturePart, Plan, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.items.items import Group, Items, collect
 from naturel_jax.data.text.processor import Processor, from_scratch
@@ -90,7 +90,7 @@ def planned(config: TwoTowerConfig, batch: int, hard: str, shards: int) -> tuple
     """Processor, the plan of a batch with trimmed captions, and the tokens of the same captions at full length."""
     items = skewed_items(50 * batch, np.random.default_rng(0))
     processor = make_processor(config, items.texts)
-    part = Part(items, recipe("single_pair"))
+    part = MixturePart(items, recipe("single_pair"))
     if hard == "mined":
         mined = np.random.default_rng(1).integers(0, len(items), (len(items), 4)).tolist()
         part = part._replace(hard_images=mined)

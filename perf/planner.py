@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from naturel_jax.data import datasets
-from naturel_jax.data.batches.planner import Part, Planner
+from naturel_jax.data.batches.planner import MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.items.items import Captions, Group, Items, collect
 from naturel_jax.data.items.ragged import Ragged
@@ -72,7 +72,7 @@ def measure(items: Items, name: str, images: int, repeats: int) -> tuple[float, 
     config = preset("clip-b32")
     texts = items.texts_at(np.arange(min(_TRAINED_ON, len(items.texts))))
     processor = _Timed(**from_scratch(config, texts).to_dict())
-    planner = Planner([Part(items, recipe(name))], processor, batch_size=images, shards=1, seed=0, trim_eos=1)
+    planner = Planner([MixturePart(items, recipe(name))], processor, batch_size=images, shards=1, seed=0, trim_eos=1)
     planner.plan(0)
     whole, own = [], []
     for step in range(1, repeats + 1):

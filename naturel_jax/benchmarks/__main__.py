@@ -16,14 +16,14 @@ from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.download import download
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.config import own_benchmarks
-from naturel_jax.config.own_benchmarks import Fields
+from naturel_jax.config.own_benchmarks import BenchmarkFields
 from naturel_jax.storage import staging
 from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Stopped, UserError
 
 
-def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, Fields]) -> str:
+def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, BenchmarkFields]) -> str:
     """Describes one benchmark: what is present, or what is missing and where to get it. Raises UserError for a broken
     a user-defined one."""
     try:

@@ -18,7 +18,7 @@ import numpy as np
 from naturel_jax.benchmarks import retrieval, rules, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Folder, is_unicode
-from naturel_jax.config.own_benchmarks import Fields, Own
+from naturel_jax.config.own_benchmarks import BenchmarkFields, Own
 from naturel_jax.config.record_fields import Fields as RecordFields
 from naturel_jax.data.items.records import BadRecord, Chosen, Names, Record, Row, Table, choose, existing, to_record
 from naturel_jax.data.sources import csv, jsonl, parquet
@@ -35,7 +35,7 @@ OPENERS: dict[str, Callable[[str, str, str], Table]] = {
 Make = Callable[[str, Row], Item]  # (id, row) -> item
 
 
-def read(own: Own, fields: Fields, cache_dir: str = "") -> Benchmark:
+def read(own: Own, fields: BenchmarkFields, cache_dir: str = "") -> Benchmark:
     """Reads a benchmark; what is in an object store is copied first, with all that is in the folder of a file.
     ``cache_dir``: see ``staging``. Raises UserError for a path that does not exist, a file of another kind, or one
     without a record that can be used, and what ``staging.stage`` raises."""
@@ -45,7 +45,7 @@ def read(own: Own, fields: Fields, cache_dir: str = "") -> Benchmark:
     return READERS[own.kind](own, fields)
 
 
-def _pairs(own: Own, fields: Fields) -> Benchmark:
+def _pairs(own: Own, fields: BenchmarkFields) -> Benchmark:
     images, chosen = _ImageReader(own), choose(RecordFields(fields.image, fields.positives, fields.negatives))
     true: dict[str, int] = {}  # item id -> number of true captions
 
@@ -80,7 +80,7 @@ def _in_order(true: Mapping[str, int]) -> Callable[[Sequence[Item], Sequence[np.
     return outcomes
 
 
-def _groups(own: Own, fields: Fields) -> Benchmark:
+def _groups(own: Own, fields: BenchmarkFields) -> Benchmark:
     images, sides = _ImageReader(own), [_side(fields, k) for k in (0, 1)]
 
     def item(key: str, row: Row) -> Item:
@@ -99,7 +99,7 @@ def _groups(own: Own, fields: Fields) -> Benchmark:
     return Benchmark(own.name, items, rules.two_by_two, tuple(metrics), problems=problems)
 
 
-def _side(fields: Fields, k: int) -> Chosen:
+def _side(fields: BenchmarkFields, k: int) -> Chosen:
     """The fields of image ``k`` and of its caption."""
     image, caption = (getattr(fields, f"{part}_{k}") for part in ("image", "caption"))
     usual = {"image": (f"image_{k}", f"image{k}"), "positives": (f"caption_{k}", f"caption{k}"), "negatives": ()}
@@ -108,7 +108,7 @@ def _side(fields: Fields, k: int) -> Chosen:
     return {**named, **{part: named[part] if given[part] else Names(names, False) for part, names in usual.items()}}
 
 
-def _retrieval(own: Own, fields: Fields) -> Benchmark:
+def _retrieval(own: Own, fields: BenchmarkFields) -> Benchmark:
     images, chosen = _ImageReader(own), choose(RecordFields(fields.image, fields.positives))
     chosen = {**chosen, "negatives": Names((), False)}
 
@@ -121,7 +121,7 @@ def _retrieval(own: Own, fields: Fields) -> Benchmark:
     return retrieval.benchmark(own.name, ranked, None, problems)
 
 
-def _classes(own: Own, fields: Fields) -> Benchmark:
+def _classes(own: Own, fields: BenchmarkFields) -> Benchmark:
     del fields
     folder = existing(own.path, own.kind)
     if not folder.is_dir():
@@ -141,7 +141,7 @@ def _classes(own: Own, fields: Fields) -> Benchmark:
     return Benchmark(own.name, items, zeroshot.outcomes, tuple(metrics))
 
 
-READERS: dict[str, Callable[[Own, Fields], Benchmark]] = {
+READERS: dict[str, Callable[[Own, BenchmarkFields], Benchmark]] = {
     "pairs": _pairs,
     "groups": _groups,
     "retrieval": _retrieval,
@@ -203,7 +203,7 @@ def _named(chosen: Chosen, part: str) -> str:
     return " or ".join(map(repr, chosen[part].fields))
 
 
-def _tags(row: Row, fields: Fields) -> dict[str, str | tuple[str, ...]]:
+def _tags(row: Row, fields: BenchmarkFields) -> dict[str, str | tuple[str, ...]]:
     """The values of the fields that ``fields.tags`` names; a record without one has no such tag."""
     tags: dict[str, str | tuple[str, ...]] = {}
     if isinstance(row, BadRecord):
@@ -219,11 +219,11 @@ def _tags(row: Row, fields: Fields) -> dict[str, str | tuple[str, ...]]:
     return tags
 
 
-def _tag_names(fields: Fields) -> list[str]:
+def _tag_names(fields: BenchmarkFields) -> list[str]:
     return [name.strip() for name in fields.tags.split(",") if name.strip()]
 
 
-def _by_tags(own: Own, fields: Fields, items: Sequence[Item], outcome: str) -> list[Metric]:
+def _by_tags(own: Own, fields: BenchmarkFields, items: Sequence[Item], outcome: str) -> list[Metric]:
     """``my/relation/on`` for each value of a tag; ``my/text/relation/on`` where there are several outcomes."""
     prefix = own.name if outcome == "right" else f"{own.name}/{outcome}"
     return [metric for tag in _tag_names(fields) for metric in by_value(f"{prefix}/{tag}", outcome, tag, items)]

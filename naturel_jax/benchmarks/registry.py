@@ -27,7 +27,7 @@ from naturel_jax.benchmarks import (
 )
 from naturel_jax.benchmarks.benchmark import Benchmark, Source
 from naturel_jax.config import own_benchmarks
-from naturel_jax.config.own_benchmarks import Fields
+from naturel_jax.config.own_benchmarks import BenchmarkFields
 from naturel_jax.config.plugins import Registry
 from tfds_naturel.common.errors import UserError
 
@@ -89,7 +89,7 @@ def read(
     *,
     files: Path | None = None,
     naturel: Path | None = None,
-    fields: Mapping[str, Fields] | None = None,
+    fields: Mapping[str, BenchmarkFields] | None = None,
     cache_dir: str = "",
 ) -> list[Benchmark]:
     """The benchmarks called ``names``, or named as in ``own_config``; ``all`` means every one that can be read, besides
@@ -122,10 +122,10 @@ def read(
 
 
 def _read(
-    text: str, files: Path | None, naturel: Path | None, fields: Mapping[str, Fields], cache_dir: str
+    text: str, files: Path | None, naturel: Path | None, fields: Mapping[str, BenchmarkFields], cache_dir: str
 ) -> Benchmark:
     if mine := own_benchmarks.parse_name(text):
-        return own.read(mine, fields.get(mine.name, Fields()), cache_dir)
+        return own.read(mine, fields.get(mine.name, BenchmarkFields()), cache_dir)
     folder = naturel if reads_dataset(text) else files
     if folder is None:
         flag = "--naturel" if reads_dataset(text) else "--benchmarks_dir"

@@ -14,7 +14,7 @@ from naturel_jax.training import run_folder, writers
 from tfds_naturel.common.errors import UserError
 
 
-class Table:
+class SuiteReport:
     """The report on the runs of ``config``, in ``workdir``: a row for each, once it is finished."""
 
     def __init__(self, config: Config | Suite, workdir: epath.Path):

@@ -31,7 +31,7 @@ class Own(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Fields:
+class BenchmarkFields:
     """The fields of a benchmark's records, as in ``config.data.mixture``: a name, or several with commas, whose values
     are joined; ``a.b`` is field b of a. Empty: the usual names."""
 
@@ -91,11 +91,11 @@ def check_names(texts: Sequence[str], fields: Iterable[str], where: str) -> None
 
 def add_fields(parser: argparse.ArgumentParser) -> None:
     """Adds the flag ``--fields``, which ``parse_fields`` reads."""
-    meaning = f"fields of your own benchmarks: {', '.join(field.name for field in dataclasses.fields(Fields))}"
+    meaning = f"fields of your own benchmarks: {', '.join(field.name for field in dataclasses.fields(BenchmarkFields))}"
     parser.add_argument("--fields", nargs="+", default=[], metavar="NAME.PART=FIELD", help=meaning)
 
 
-def parse_fields(arguments: Iterable[str]) -> dict[str, Fields]:
+def parse_fields(arguments: Iterable[str]) -> dict[str, BenchmarkFields]:
     """Name of a benchmark -> its fields, from ``NAME.PART=FIELD`` on the command line. Raises UserError."""
     values: dict[str, dict[str, str]] = {}
     for argument in arguments:
@@ -103,4 +103,4 @@ def parse_fields(arguments: Iterable[str]) -> dict[str, Fields]:
         if not match:
             raise UserError(f"--fields {argument}: expected NAME.PART=FIELD, such as my.image=photo")
         values.setdefault(match[1], {})[match[2]] = match[3]
-    return {name: parse(Fields, parts, f"--fields {name}") for name, parts in values.items()}
+    return {name: parse(BenchmarkFields, parts, f"--fields {name}") for name, parts in values.items()}

@@ -178,7 +178,7 @@ class Eval:
         "benchmarks also evaluated during training, and how often; '0 steps': never",
         is_duration(),
     )
-    fields: Mapping[str, own_benchmarks.Fields] = setting({}, "fields of your own benchmarks: name -> fields")
+    fields: Mapping[str, own_benchmarks.BenchmarkFields] = setting({}, "fields of your own benchmarks: name -> fields")
     naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", NAME)
     benchmarks_dir: str = setting("", "folder with the official files; empty: their twins drawn from the scenes world")
     batch_size: int = setting(256, "images or captions embedded at a time", at_least(1))

@@ -7,7 +7,7 @@ import numpy as np
 from naturel_jax.evaluators.results import Result
 from naturel_jax.report import published, tables
 from naturel_jax.report.report import cells
-from naturel_jax.report.tables import MEASURED, MISTAKE, Row
+from naturel_jax.report.tables import MEASURED, MISTAKE, ModelRow
 from tfds_naturel.common import escape
 
 RIGHT = "without a mistake"
@@ -44,15 +44,15 @@ def section(
     return "\n\n".join(parts + [nearest(rows, row) for row in reference])
 
 
-def _row(name: str, kind: str, found: Sequence[Result]) -> Row:
-    return Row(name, kind, {metric: cell for result in found for metric, cell in cells(result).items()})
+def _row(name: str, kind: str, found: Sequence[Result]) -> ModelRow:
+    return ModelRow(name, kind, {metric: cell for result in found for metric, cell in cells(result).items()})
 
 
 def _without(found: Sequence[Result] | None) -> str:
     return "" if found else "; cannot be made with this model and these benchmarks"
 
 
-def nearest(rows: Sequence[Row], reference: Row) -> str:
+def nearest(rows: Sequence[ModelRow], reference: ModelRow) -> str:
     """A line on how far the scores of ``rows`` are from those of ``reference``, the nearest first. A row counts if it
     has all scores that the first one shares with the reference."""
     metrics = [metric for metric in reference.cells if metric in rows[0].cells]

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from naturel_jax.report.chance import chance
-from naturel_jax.report.tables import Row
+from naturel_jax.report.tables import ModelRow
 from tfds_naturel.common import escape
 
 History = Sequence[tuple[int, Mapping[str, float]]]  # (step, {metric: score}) in order
@@ -61,7 +61,7 @@ def accuracy_over_training(histories: Mapping[str, History], *, dark: bool = Fal
         return _png(figure)
 
 
-def by_relation(rows: Sequence[Row], *, dark: bool = False) -> bytes | None:
+def by_relation(rows: Sequence[ModelRow], *, dark: bool = False) -> bytes | None:
     """Every model's accuracy on each relation with its 95% interval and number of items, one panel per benchmark; None
     if no intervals are known."""
     panels = {prefix: metrics for prefix in RELATIONS if (metrics := _relations(rows, prefix))}
@@ -89,7 +89,7 @@ def by_relation(rows: Sequence[Row], *, dark: bool = False) -> bytes | None:
         return _png(figure)
 
 
-def forgetting_against_gain(rows: Sequence[Row], *, dark: bool = False) -> bytes | None:
+def forgetting_against_gain(rows: Sequence[ModelRow], *, dark: bool = False) -> bytes | None:
     """Accuracy on compositions against retrieval or zero-shot accuracy; None if no model has both."""
     points = {}
     for row in rows:
@@ -111,13 +111,13 @@ def forgetting_against_gain(rows: Sequence[Row], *, dark: bool = False) -> bytes
         return _png(figure)
 
 
-def _relations(rows: Sequence[Row], prefix: str) -> list[str]:
+def _relations(rows: Sequence[ModelRow], prefix: str) -> list[str]:
     """The metrics that start with ``prefix``, those with the most items first."""
     metrics = {name for row in rows for name, cell in row.cells.items() if name.startswith(prefix) and cell.interval}
     return sorted(metrics, key=lambda metric: (-_count(rows, metric), metric))[:MAX_RELATIONS]
 
 
-def _count(rows: Sequence[Row], metric: str) -> int:
+def _count(rows: Sequence[ModelRow], metric: str) -> int:
     return max((row.cells[metric].count or 0 for row in rows if metric in row.cells), default=0)
 
 

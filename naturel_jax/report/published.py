@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from naturel_jax.report.tables import PUBLISHED, Cell, Row
+from naturel_jax.report.tables import PUBLISHED, Cell, ModelRow
 from tfds_naturel.common.files import read_tsv
 
 # The poster's items of NatuRel and ARO's random shuffles (coco_order, flickr30k_order) are not public, so no one can
@@ -61,12 +61,12 @@ def matches(expected: ItemSet, rows: Sequence[Mapping[str, Any]]) -> bool:
     return expected.digest in ("", digest((row["id"], row["captions"] or ()) for row in rows))
 
 
-def rows(benchmarks: Iterable[str]) -> list[Row]:
+def rows(benchmarks: Iterable[str]) -> list[ModelRow]:
     """A row for each published system, with its scores on ``benchmarks``; systems without any are left out."""
     wanted = tuple(f"{benchmark}/" for benchmark in benchmarks)
     found = []
     for system, scores in _SYSTEMS.items():
         cells = {metric: Cell(value) for metric, value in scores.items() if metric.startswith(wanted)}
         if cells:
-            found.append(Row(system, PUBLISHED, cells))
+            found.append(ModelRow(system, PUBLISHED, cells))
     return found

@@ -18,7 +18,7 @@ from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.results import LeftOut, Result
 from naturel_jax.report import chance, leakage, plots, published, tables, ties
 from naturel_jax.report.plots import History
-from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, Row
+from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, ModelRow
 from tfds_naturel.common import escape, pages
 
 _FILES = importlib.resources.files("naturel_jax.report")
@@ -30,7 +30,7 @@ class Report:
     """``rows``: models, published systems, baselines. ``histories``: model -> its scores during training. ``left_out``:
     what the scores leave out, one line each. ``trained_on``: which images may have been trained on."""
 
-    rows: Sequence[Row]
+    rows: Sequence[ModelRow]
     histories: Mapping[str, History]
     left_out: Sequence[str] = ()
     trained_on: Sequence[leakage.Line] = ()
@@ -64,11 +64,11 @@ def of_scores(
     """The report on scores without their items: model -> {metric: score}, and model -> {metric: interval}.
     ``text_only``: metric -> what n-grams score without an image."""
     rows = [
-        Row(model, MEASURED, {name: Cell(value, intervals[model].get(name)) for name, value in row.items()})
+        ModelRow(model, MEASURED, {name: Cell(value, intervals[model].get(name)) for name, value in row.items()})
         for model, row in scores.items()
     ]
     if text_only:
-        rows.append(Row("n-grams", BLIND, {name: Cell(value) for name, value in text_only.items()}))
+        rows.append(ModelRow("n-grams", BLIND, {name: Cell(value) for name, value in text_only.items()}))
     return Report(rows, histories, trained_on=leakage.lines(left_out))
 
 
@@ -77,7 +77,7 @@ def save(folder: epath.Path, report: Report) -> str:
     Markdown."""
     metrics = [metric for row in report.rows if row.kind == MEASURED for metric in row.cells]
     guess = {metric: Cell(value) for metric in metrics if (value := chance.chance(metric)) is not None}
-    rows = [*report.rows, *([Row("chance", CHANCE, guess)] if guess else [])]
+    rows = [*report.rows, *([ModelRow("chance", CHANCE, guess)] if guess else [])]
     shown = tables.tables_of(metrics)
     models = [row for row in rows if row.kind == MEASURED]
     drawn: dict[str, Callable[..., bytes | None]] = {
@@ -139,7 +139,7 @@ def _best(of_benchmark: Sequence[Result], items: Mapping[str, list[dict[str, Any
     return {(model, name) for name, models in scored.items() if len(models) > 1 for model in ties.best(models)}
 
 
-def _measured(all_results: Sequence[Result], best: set[tuple[str, str]]) -> list[Row]:
+def _measured(all_results: Sequence[Result], best: set[tuple[str, str]]) -> list[ModelRow]:
     """A row for each model."""
     rows: dict[str, dict[str, Cell]] = {}
     for result in all_results:
@@ -147,17 +147,17 @@ def _measured(all_results: Sequence[Result], best: set[tuple[str, str]]) -> list
             name: dataclasses.replace(cell, best=(result.model, name) in best) for name, cell in cells(result).items()
         }
         rows.setdefault(result.model, {}).update(marked)
-    return [Row(model, MEASURED, cells) for model, cells in rows.items()]
+    return [ModelRow(model, MEASURED, cells) for model, cells in rows.items()]
 
 
-def _blind(all_results: Sequence[Result]) -> list[Row]:
+def _blind(all_results: Sequence[Result]) -> list[ModelRow]:
     """A row for each baseline that reads the captions only; ``text norm`` depends on the model."""
     cells: dict[str, dict[str, Cell]] = {}
     for result in all_results:
         for baseline, values in result.blind.items():
             name = f"{baseline} of {result.model}" if baseline == "text norm" else baseline
             cells.setdefault(name, {}).update({metric: Cell(value) for metric, value in values.items()})
-    return [Row(name, BLIND, row) for name, row in cells.items()]
+    return [ModelRow(name, BLIND, row) for name, row in cells.items()]
 
 
 def _left_out(all_results: Sequence[Result]) -> list[str]:
@@ -187,7 +187,7 @@ def _trained_on(result: Result) -> str:
     return f", {result.left_out:,} left out whose images it was trained on ({'; '.join(values)})"
 
 
-def _legend(rows: Sequence[Row], interval: str) -> list[str]:
+def _legend(rows: Sequence[ModelRow], interval: str) -> list[str]:
     """What the marks in the tables mean: those that occur, and ``interval``."""
     cells = [cell for row in rows for cell in row.cells.values()]
     kinds = {row.kind for row in rows}
@@ -255,7 +255,7 @@ def _html(
     return pages.fill(_FILES / "report.html", body=body)
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(rows: Sequence[ModelRow]) -> str:
     """One score per line, with its confidence interval and number of items where they are known."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

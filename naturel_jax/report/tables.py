@@ -44,7 +44,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ModelRow:
     """A model, a published one, a blind baseline or chance; ``cells``: metric -> cell."""
 
     name: str
@@ -62,20 +62,20 @@ class Column:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class ScoreTable:
     """A caption and the columns after the model's name."""
 
     caption: str
     columns: tuple[Column, ...]
 
-    def body(self, rows: Sequence[Row]) -> list[tuple[Row, list[Cell | None]]]:
+    def body(self, rows: Sequence[ModelRow]) -> list[tuple[ModelRow, list[Cell | None]]]:
         """The rows of the table with their cells. Only models are shown without any score in it."""
         metrics = [column.metric for column in self.columns]
         shown = (row for row in rows if row.kind == MEASURED or not row.cells.keys().isdisjoint(metrics))
         return [(row, [row.cells.get(metric) for metric in metrics]) for row in shown]
 
 
-TABLE_1 = Table(
+TABLE_1 = ScoreTable(
     "Table 1: Results of various models on various benchmarks",
     (
         Column("VG-Relations", "", "vg_relation/macro"),
@@ -88,7 +88,7 @@ TABLE_1 = Table(
 
 _CHANGED = {"obj": "Object", "att": "Attribute", "rel": "Relation"}  # what a subset of SugarCrepe changes
 
-TABLE_2 = Table(
+TABLE_2 = ScoreTable(
     "Table 2: Results on SugarCrepe",
     tuple(
         Column(_CHANGED[subset.split("_")[1]], subset.split("_")[0].upper(), f"sugarcrepe/{subset}")
@@ -98,13 +98,13 @@ TABLE_2 = Table(
 
 TABLES = (TABLE_1, TABLE_2)
 
-HELD_OUT = Table(
+HELD_OUT = ScoreTable(
     "NatuRel's held-out compositions: triplets that no training image shows",
     tuple(Column(kind.capitalize(), "", f"naturel_unseen/{kind}") for kind in ("simple", "complex")),
 )
 
 
-def tables_of(metrics: Iterable[str]) -> list[Table]:
+def tables_of(metrics: Iterable[str]) -> list[ScoreTable]:
     """The tables and columns for ``metrics``: the poster's two, then one for each further benchmark."""
     benchmarks: dict[str, list[str]] = {}  # name -> its metrics, in order
     measured = dict.fromkeys(metrics)
@@ -117,21 +117,21 @@ def tables_of(metrics: Iterable[str]) -> list[Table]:
     return [dataclasses.replace(table, columns=kept) for table, kept in columns.items() if kept]
 
 
-def _further(benchmark: str, metrics: list[str]) -> Table:
+def _further(benchmark: str, metrics: list[str]) -> ScoreTable:
     """The benchmark's headline metrics; if it has none, those with the shortest names (``zeroshot/birds/top1``)."""
     shortest = min(metric.count("/") for metric in metrics)
     headline = [m for m in metrics if is_headline(m)] or [m for m in metrics if m.count("/") == shortest]
     columns = tuple(Column(metric.removeprefix(f"{benchmark}/"), "", metric) for metric in headline)
-    return Table(f"Further benchmarks: {benchmark}", columns)
+    return ScoreTable(f"Further benchmarks: {benchmark}", columns)
 
 
-def _groups(table: Table) -> list[tuple[str, int]]:
+def _groups(table: ScoreTable) -> list[tuple[str, int]]:
     """(group, number of columns) for each run of adjacent columns that share a group."""
     runs = itertools.groupby(column.group for column in table.columns)
     return [(group, len(list(members))) for group, members in runs]
 
 
-def markdown(table: Table, rows: Sequence[Row]) -> str:
+def markdown(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
     """The table in Markdown, its columns aligned for a terminal. Groups are prepended to their headings, since Markdown
     has only one header row."""
 
@@ -154,7 +154,7 @@ def markdown(table: Table, rows: Sequence[Row]) -> str:
     return f"**{table.caption}**\n\n" + "".join(f"{line} |\n" for line in text)
 
 
-def latex(table: Table, rows: Sequence[Row]) -> str:
+def latex(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
     """The table as a LaTeX ``table`` with booktabs rules; it needs ``\\usepackage{booktabs}``."""
 
     def cell(cell: Cell | None) -> str:
@@ -177,7 +177,7 @@ def latex(table: Table, rows: Sequence[Row]) -> str:
             name = escape.latex(row.name)
             name = name if kind == MEASURED else rf"\textit{{{name}}}"
             lines.append(" & ".join([name, *map(cell, cells)]) + r" \\")
-    caption = re.sub(r"^Table \d+: ", "", table.caption)  # LaTeX numbers its tables itself
+    caption = re.sub(r"^ScoreTable \d+: ", "", table.caption)  # LaTeX numbers its tables itself
     body = "\n".join(lines)
     return (
         f"\\begin{{table}}\n\\centering\n\\caption{{{escape.latex(caption)}}}\n"
@@ -186,7 +186,7 @@ def latex(table: Table, rows: Sequence[Row]) -> str:
     )
 
 
-def html(table: Table, rows: Sequence[Row]) -> str:
+def html(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
     """The table as an HTML ``table``, in a box that scrolls sideways where the window is too narrow for it."""
 
     def cell(cell: Cell | None) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
-from naturel_jax.config.own_benchmarks import Fields, parse_fields
+from naturel_jax.config.own_benchmarks import BenchmarkFields, parse_fields
 from tests.helpers import benchmark_files as files
 from tfds_naturel.common.errors import UserError
 
@@ -30,7 +30,7 @@ def lines(path: Path, rows: list) -> None:
 
 
 def read(name: str, **fields: str) -> Benchmark:
-    own = {name.partition("=")[0] if "=" in name else Path(name.partition(":")[2]).stem: Fields(**fields)}
+    own = {name.partition("=")[0] if "=" in name else Path(name.partition(":")[2]).stem: BenchmarkFields(**fields)}
     (benchmark,) = registry.read([name], fields=own)
     return benchmark
 

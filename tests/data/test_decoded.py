@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from naturel_jax.data.batches.planner import Part, Planner
+from naturel_jax.data.batches.planner import MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.images.augment import Crops
 from naturel_jax.data.images.boxes import Box, random_boxes
@@ -44,7 +44,7 @@ def source(files: list[bytes]) -> Source:
 
 def batches(data: Source, crops=CROPS, devices: int = 4, steps: int = 6, **reading) -> list[np.ndarray]:
     """The images of a few steps."""
-    parts = [Part(data.items, recipe("single_pair"))]
+    parts = [MixturePart(data.items, recipe("single_pair"))]
     plans = Planner(parts, processor("clip"), batch_size=4, shards=devices, seed=7, trim_eos=1)
     pipe = pipelines.make(plans, [data], crops, mesh(devices), **reading)
     return [np.asarray(batch.images) for batch in pipe.batches(0, steps)]

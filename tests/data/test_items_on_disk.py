@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from naturel_jax.data import datasets
-from naturel_jax.data.batches.planner import Part, Planner
+from naturel_jax.data.batches.planner import MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.items import prepared
 from naturel_jax.data.items.columns import Strings
@@ -62,7 +62,7 @@ def test_batches_of_a_second_start_are_those_of_the_first(monkeypatch):
     assert second.read_image(5) == first.read_image(5)
     plans = [
         Planner(
-            [Part(each.items, recipe("two_pairs"))],
+            [MixturePart(each.items, recipe("two_pairs"))],
             processor("clip", first.items.texts),
             batch_size=16,
             shards=2,

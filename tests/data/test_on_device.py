@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from naturel_jax.data.batches.pipeline import Pipeline
-from naturel_jax.data.batches.planner import Part, Planner
+from naturel_jax.data.batches.planner import MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.images.augment import Crops
 from naturel_jax.data.images.boxes import random_boxes
@@ -31,7 +31,7 @@ def data(tmp_path_factory) -> Source:
 
 
 def pipeline(data: Source, devices: int, **options) -> Pipeline:
-    part = Part(data.items, recipe("single_pair"))
+    part = MixturePart(data.items, recipe("single_pair"))
     plans = Planner([part], processor("clip"), batch_size=8, shards=devices, seed=SEED, trim_eos=1)
     return pipelines.make(plans, [data], Crops(SIZE, SCALE), mesh(devices), **options)
 

@@ -10,7 +10,7 @@ import pytest
 from naturel_jax import config as c
 from naturel_jax.data.batches.buffers import Buffers
 from naturel_jax.data.batches.pipeline import Pipeline, make_pipeline
-from naturel_jax.data.batches.planner import BLANK, Part, Planner
+from naturel_jax.data.batches.planner import BLANK, MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.images.augment import Crops
 from naturel_jax.data.items.items import Source
@@ -28,7 +28,9 @@ def clip():
 
 
 def pipeline(clip, data: Source, devices: int = 1, **reading) -> Pipeline:
-    plans = Planner([Part(data.items, recipe("single_pair"))], clip, batch_size=4, shards=devices, seed=7, trim_eos=1)
+    plans = Planner(
+        [MixturePart(data.items, recipe("single_pair"))], clip, batch_size=4, shards=devices, seed=7, trim_eos=1
+    )
     return pipelines.make(plans, [data], Crops(24, (0.8, 1.0)), mesh(devices), **reading)
 
 
@@ -108,7 +110,7 @@ def test_pipeline_from_a_config(family, clip):
         "only a causal tower's text is truncated"
     )
     again = Planner(
-        [Part(data.items, recipe("single_pair"))],
+        [MixturePart(data.items, recipe("single_pair"))],
         processor(family),
         batch_size=8,
         shards=8,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from naturel_jax.data.batches.planner import BLANK, Part, Planner
+from naturel_jax.data.batches.planner import BLANK, MixturePart, Planner
 from naturel_jax.data.batches.recipes import RECIPES, recipe
 from naturel_jax.data.items.items import Caption, Group, collect
 from naturel_jax.data.text.texts import TextCache, names_side
@@ -28,7 +28,7 @@ def clip():
 
 def planner(clip, name="all_pairs", **changes) -> Planner:
     options = {"batch_size": 4, "shards": 1, "seed": 7, "trim_eos": 1}
-    parts = changes.pop("parts", [Part(items(), recipe(name))])
+    parts = changes.pop("parts", [MixturePart(items(), recipe(name))])
     return Planner(parts, clip, **options | changes)
 
 
@@ -58,7 +58,7 @@ def captions_of(plan) -> collections.Counter:
 def test_labels_by_hand(clip):
     """A batch with all four kinds of image: the facts each shows, the captions sampled for it, and the facts and
     multiplicity of every caption."""
-    plan = planner(clip, parts=[Part(items(4), recipe("all_pairs"))]).plan(0)
+    plan = planner(clip, parts=[MixturePart(items(4), recipe("all_pairs"))]).plan(0)
     images, captions = plan.image_labels, plan.caption_labels
     text, number = words(plan, clip), {name: n for n, name in enumerate(fact_names())}
     assert [row.item for row in plan.rows[:-1]] != [0, 1, 2, 3] and items_of(plan) == [0, 1, 2, 3]
@@ -89,7 +89,7 @@ def fact_names() -> list[str]:
 
 def test_sources_share_caption_rows_and_fact_numbers(clip):
     first, second = items(4, ("Cat|on|Table",)), items(4, ("Cat|under|Table",))
-    parts = [Part(first, recipe("all_pairs")), Part(second, recipe("all_pairs"))]
+    parts = [MixturePart(first, recipe("all_pairs")), MixturePart(second, recipe("all_pairs"))]
     plan = planner(clip, parts=parts).plan(0)
     text = words(plan, clip)
     row = text.index("The cat is under the table.")
@@ -130,19 +130,21 @@ def test_every_epoch_visits_each_item_once_in_a_new_order(clip):
 
 
 def test_captions_are_resampled_every_epoch(clip):
-    plans = planner(clip, "single_pair", parts=[Part(items(4), recipe("single_pair"))])
+    plans = planner(clip, "single_pair", parts=[MixturePart(items(4), recipe("single_pair"))])
     assert len({tuple(sorted(words(plans.plan(step), clip))) for step in range(6)}) > 1
 
 
 def test_rewritten_caption_asserts_nothing(clip):
-    plan = planner(clip, "order_shuffles", parts=[Part(items(12, ("Cat|on|Table",)), recipe("order_shuffles"))]).plan(0)
+    plan = planner(
+        clip, "order_shuffles", parts=[MixturePart(items(12, ("Cat|on|Table",)), recipe("order_shuffles"))]
+    ).plan(0)
     asserted = plan.caption_labels.asserts_UA[:, 0] >= 0
     positives, negatives = plan.image_labels.positives_IK[:-1], plan.image_labels.negatives_IK[:-1]
     assert asserted[positives].all() and not asserted[negatives].any()
 
 
 def test_mixture_weights(clip):
-    parts = [Part(items(12), recipe("all_pairs"), 0.75), Part(items(5), recipe("order_shuffles"), 0.25)]
+    parts = [MixturePart(items(12), recipe("all_pairs"), 0.75), MixturePart(items(5), recipe("order_shuffles"), 0.25)]
     plans = planner(clip, parts=parts, batch_size=8)
     sampled = [pair for step in range(40) for pair in plans.items(step)]
     assert collections.Counter(source for source, _ in sampled) == {0: 240, 1: 80}
@@ -154,14 +156,16 @@ def test_mixture_weights(clip):
 
 
 def test_caption_row_counts_take_few_values(clip):
-    plans = planner(clip, "single_pair", batch_size=64, shards=4, parts=[Part(items(100), recipe("single_pair"))])
+    plans = planner(
+        clip, "single_pair", batch_size=64, shards=4, parts=[MixturePart(items(100), recipe("single_pair"))]
+    )
     sizes = {len(plans.plan(step).tokens) for step in range(30)}
     assert len(sizes) <= 8 and all(size % 4 == 0 and size <= 128 for size in sizes)
 
 
 def test_every_source_and_seed_has_its_own_order(clip):
     """Including seeds that differ by multiples of 256."""
-    parts = [Part(items(), recipe("single_pair"))] * 3
+    parts = [MixturePart(items(), recipe("single_pair"))] * 3
     orders = {}
     for seed in (0, 1, 256, 512):
         plans = planner(clip, parts=parts, batch_size=36, seed=seed)
@@ -178,7 +182,7 @@ def test_indivisible_batch_size_is_rejected(clip):
 def test_hard_images_join_as_in_the_published_negclip(clip):
     """Every anchor is followed by one of its mined images, with a caption and negative: 2B images, 4B captions."""
     hard = [[(n + 1) % 12, (n + 5) % 12] for n in range(12)]
-    plans = planner(clip, parts=[Part(items(), recipe("single_pair"), hard_images=hard)], batch_size=6)
+    plans = planner(clip, parts=[MixturePart(items(), recipe("single_pair"), hard_images=hard)], batch_size=6)
     chosen = set()
     for step in range(8):
         plan = plans.plan(step)
@@ -196,7 +200,7 @@ def test_hard_images_join_as_in_the_published_negclip(clip):
 
 
 def test_image_without_mined_images_has_no_partner(clip):
-    plans = planner(clip, parts=[Part(items(), recipe("single_pair"), hard_images=[[]] * 12)])
+    plans = planner(clip, parts=[MixturePart(items(), recipe("single_pair"), hard_images=[[]] * 12)])
     np.testing.assert_array_equal(plans.plan(0).image_labels.mult_I, [1, 1, 1, 1, 0, 0, 0, 0])
 
 
@@ -216,7 +220,10 @@ def test_groups_of_any_size_in_one_batch():
         (f"q{n}", [Group([Caption("true", f"fact:{n}")], [Caption(f"wrong {k}", pair=k) for k in range(size)])])
         for n, size in enumerate(sizes)
     ]
-    parts = [Part(plain, recipe("positives"), 0.5), Part(collect("pairs", pairs), recipe("all_pairs"), 0.5)]
+    parts = [
+        MixturePart(plain, recipe("positives"), 0.5),
+        MixturePart(collect("pairs", pairs), recipe("all_pairs"), 0.5),
+    ]
     plans = planner(processor("clip", ["caption true wrong 0 1 2"]), parts=parts)
     plan = plans.plan(0)
     images, captions, texts = plan.image_labels, plan.caption_labels, plans.texts(0)
@@ -238,7 +245,7 @@ def test_groups_of_any_size_in_one_batch():
 def test_unsuitable_recipe_is_rejected_before_the_first_step(clip):
     table = collect("plain", [("image", [Group([Caption("a dog")])])])
     with pytest.raises(UserError, match=r"recipe 'all_pairs' .* does not fit plain, image 'image'"):
-        planner(clip, parts=[Part(table, recipe("all_pairs"))])
+        planner(clip, parts=[MixturePart(table, recipe("all_pairs"))])
 
 
 def test_trimming_does_not_change_embeddings_of_a_causal_tower(clip):
@@ -279,7 +286,7 @@ def test_images_are_mirrored_only_if_captions_stay_true(clip, name):
 def test_caption_that_mentions_a_side_prevents_mirroring(clip):
     table = items(4, ("Cat|on|Table",))
     table.texts[:] = [text.replace("under", "on the right of") for text in table.texts]
-    plan = planner(clip, parts=[Part(table, recipe("all_pairs"))]).plan(0)
+    plan = planner(clip, parts=[MixturePart(table, recipe("all_pairs"))]).plan(0)
     assert not any(row.mirror for row in plan.rows)
 
 
@@ -322,6 +329,9 @@ def test_names_side_matches_the_previous_expression():
 
 def test_batch_without_any_item_of_a_source(clip):
     for name in [name for name in RECIPES if not RECIPES[name].swaps]:
-        parts = [Part(items(12), recipe("single_pair"), 0.99), Part(items(12), recipe(name), 0.01, [[1]] * 12)]
+        parts = [
+            MixturePart(items(12), recipe("single_pair"), 0.99),
+            MixturePart(items(12), recipe(name), 0.01, [[1]] * 12),
+        ]
         plan = planner(clip, parts=parts).plan(0)
         assert {row.source for row in plan.rows} == {0, -1} and items_of(plan) == items_of(planner(clip).plan(0))

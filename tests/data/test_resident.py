@@ -16,7 +16,7 @@ from naturel_jax import plan
 from naturel_jax.data import datasets
 from naturel_jax.data.batches import resident
 from naturel_jax.data.batches.pipeline import Pipeline
-from naturel_jax.data.batches.planner import BLANK, Part, Planner
+from naturel_jax.data.batches.planner import BLANK, MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.images.augment import Crops
 from naturel_jax.data.images.boxes import random_boxes
@@ -65,8 +65,8 @@ def sources(tmp_path_factory) -> list[Source]:
 def pipeline(sources: list[Source], on: jax.sharding.Mesh, mined: bool = False, **options) -> Pipeline:
     count = len(sources[0].items.image_ids)
     hard = [((n + 4) % count if (n + 4) % count != 3 else 5,) for n in range(count)] if mined else None
-    parts = [Part(sources[0].items, recipe("single_pair"), 2.0, hard)]
-    parts += [Part(source.items, recipe("two_pairs")) for source in sources[1:]]
+    parts = [MixturePart(sources[0].items, recipe("single_pair"), 2.0, hard)]
+    parts += [MixturePart(source.items, recipe("two_pairs")) for source in sources[1:]]
     plans = Planner(parts, processor("clip"), batch_size=16, shards=batch_shards(on), seed=7, trim_eos=1)
     return pipelines.make(plans, sources, CROPS, on, **options)
 

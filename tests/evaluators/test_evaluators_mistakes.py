@@ -22,7 +22,7 @@ from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import preset
 from naturel_jax.report import mistakes as page
 from naturel_jax.report import published
-from naturel_jax.report.tables import MEASURED, MISTAKE, PUBLISHED, Cell, Row
+from naturel_jax.report.tables import MEASURED, MISTAKE, PUBLISHED, Cell, ModelRow
 from naturel_jax.weights import processor_files
 from naturel_jax.weights.sources import Loaded
 from tests.helpers.model_files import hf_model, random_params
@@ -219,7 +219,7 @@ def test_one_command_tells_which_mistake_was_made(folder, tmp_path, capsys, monk
     unpadded(peer)
     scores = benchmark.score(benchmark.items, [peer.cosines(item) for item in benchmark.items])
     metrics = [f"winoground/{score}" for score in ("text", "image", "group", "matching")]
-    row = Row("SigLIP (elsewhere)", PUBLISHED, {metric: Cell(scores[metric].value) for metric in metrics})
+    row = ModelRow("SigLIP (elsewhere)", PUBLISHED, {metric: Cell(scores[metric].value) for metric in metrics})
     monkeypatch.setattr(published, "is_official", lambda name, rows: name == "winoground")
     monkeypatch.setattr(published, "ITEM_SETS", {"winoground": published.ItemSet(10)})
     monkeypatch.setattr(published, "rows", lambda benchmarks: [row] if "winoground" in benchmarks else [])
@@ -261,8 +261,8 @@ MADE = ("longest", "unpadded", "bgr", "transposed", "base")
 
 
 def test_nearest_is_by_the_scores_in_common():
-    def row(name: str, kind: str, *values: float) -> Row:
-        return Row(name, kind, {f"m/{n}": Cell(value) for n, value in enumerate(values)})
+    def row(name: str, kind: str, *values: float) -> ModelRow:
+        return ModelRow(name, kind, {f"m/{n}": Cell(value) for n, value in enumerate(values)})
 
     rows = [row("without a mistake", MEASURED, 0.33, 0.5), row("a", MISTAKE, 0.15, 0.4), row("b", MISTAKE, 0.14)]
     line = page.nearest(rows, row("SigLIP (poster)", PUBLISHED, 0.14, 0.46, 0.9))

@@ -20,7 +20,7 @@ from naturel_jax import plan
 from naturel_jax.checkpoints import checkpoint
 from naturel_jax.configs import negclip_ap, siglip_tp
 from naturel_jax.data import datasets
-from naturel_jax.data.batches.planner import Part, Planner
+from naturel_jax.data.batches.planner import MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.devices import hardware
 from naturel_jax.devices.sharding import make_mesh
@@ -301,7 +301,7 @@ def test_plan_of_a_step_on_the_cpu(config, training):
 )
 def test_stand_in_data_makes_the_largest_batch(name, captions, sentinel):
     sizes = preset("tiny-clip")
-    parts = [Part(stand_in.source("main", 100).items, recipe(name))]
+    parts = [MixturePart(stand_in.source("main", 100).items, recipe(name))]
     processor = stand_in.processor(sizes, 13)
     planner = Planner(parts, processor, batch_size=64, shards=8, seed=0, trim_eos=sizes.text.eos_id)
     batch = planner.plan(0)

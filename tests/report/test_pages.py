@@ -12,7 +12,7 @@ from etils import epath
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.report import gallery, report
 from naturel_jax.report.pairs import Paired, pattern
-from naturel_jax.report.tables import BLIND, MEASURED, Cell, Row
+from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from tests.helpers import benchmark_files as files
 from tests.helpers.browser import Page, browser
 from tfds_naturel.audit import review
@@ -56,8 +56,8 @@ def test_report(page, tmp_path):
     relations = {f"vg_relation/relation/r{n}": Cell(n / 30, (n / 40, n / 25), n + 1) for n in range(25)}
     sugarcrepe = [f"sugarcrepe/{name}" for name in ("replace_obj", "replace_att", "swap_obj", "swap_att", "add_obj")]
     cells = dict.fromkeys(("vg_relation/macro", "naturel/simple", *sugarcrepe), Cell(0.5, (0.45, 0.55), 9, True, True))
-    rows = [Row(name, MEASURED, cells | relations) for name in ("CLIP", MALICIOUS)]
-    rows.append(Row("longer caption", BLIND, dict.fromkeys(cells, Cell(0.6))))
+    rows = [ModelRow(name, MEASURED, cells | relations) for name in ("CLIP", MALICIOUS)]
+    rows.append(ModelRow("longer caption", BLIND, dict.fromkeys(cells, Cell(0.6))))
     history = {name: [(0, {"naturel/simple": 0.5}), (9, {"naturel/simple": 0.9})] for name in ("CLIP", MALICIOUS)}
     report.save(epath.Path(tmp_path), report.Report(rows, history, [MALICIOUS]))
     address = (tmp_path / "report.html").as_uri()

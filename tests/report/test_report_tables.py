@@ -12,13 +12,15 @@ from naturel_jax.benchmarks import rules, whatsup
 from naturel_jax.benchmarks.benchmark import Item
 from naturel_jax.report import plots, published, tables
 from naturel_jax.report.chance import chance
-from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, Row
+from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, ModelRow
 
 
-def row(name: str, kind: str = MEASURED, **cells: Cell | float) -> Row:
+def row(name: str, kind: str = MEASURED, **cells: Cell | float) -> ModelRow:
     """A row; a metric's slashes are written as double underscores."""
     named = {metric.replace("__", "/"): cell for metric, cell in cells.items()}
-    return Row(name, kind, {metric: cell if isinstance(cell, Cell) else Cell(cell) for metric, cell in named.items()})
+    return ModelRow(
+        name, kind, {metric: cell if isinstance(cell, Cell) else Cell(cell) for metric, cell in named.items()}
+    )
 
 
 ROWS = [
@@ -146,9 +148,9 @@ def _caption_rows(rng: np.random.Generator, items: int) -> np.ndarray:
     return s
 
 
-def relations(number: int) -> Row:
+def relations(number: int) -> ModelRow:
     cells = {f"vg_relation/relation/r{n}": Cell(n / number, (0, 1), n) for n in range(number)}
-    return Row("CLIP", MEASURED, cells)
+    return ModelRow("CLIP", MEASURED, cells)
 
 
 def test_plots_are_images_light_and_dark():

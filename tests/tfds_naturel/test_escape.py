@@ -9,7 +9,7 @@ import pytest
 
 from naturel_jax.evaluators import results
 from naturel_jax.report import compare, plots, report
-from naturel_jax.report.tables import MEASURED, Cell, Row
+from naturel_jax.report.tables import MEASURED, Cell, ModelRow
 from tfds_naturel.common import escape
 from tfds_naturel.release import card
 
@@ -81,7 +81,7 @@ def test_report_shows_names_and_problems_literally(tmp_path):
 
 def test_plots_draw_names_literally():
     cells = {"vg_relation/relation/$x^{$": Cell(0.5, (0.4, 0.6))}
-    assert plots.by_relation([Row(name, MEASURED, cells) for name in ("$\\frac$", "_a", "$", "a\x07", "x" * 200)])
+    assert plots.by_relation([ModelRow(name, MEASURED, cells) for name in ("$\\frac$", "_a", "$", "a\x07", "x" * 200)])
 
 
 NAMES = ["../../x", "/etc/x", "..", ".", "a/b", "a_b", "a b", "a\0b", "", "C:\\x", "x" * 300, "x" * 301]

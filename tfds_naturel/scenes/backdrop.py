@@ -7,7 +7,7 @@ import numpy as np
 
 from tfds_naturel.scenes.figures import Look
 from tfds_naturel.scenes.layouts import Layer
-from tfds_naturel.scenes.shapes import Part, blob, curve, line, oval, polygon
+from tfds_naturel.scenes.shapes import SpritePart, blob, curve, line, oval, polygon
 from tfds_naturel.scenes.sprite import Rgb
 
 
@@ -39,7 +39,7 @@ def _pale(hue: float, saturation: float, value: float) -> Rgb:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _cloud(x: float, y: float, horizon: float) -> tuple[Part, ...]:
+def _cloud(x: float, y: float, horizon: float) -> tuple[SpritePart, ...]:
     return (
         oval("back", x - 0.08, y, 0.09, 0.05),
         oval("back", x + 0.02, y - 0.03, 0.1, 0.07),
@@ -47,28 +47,28 @@ def _cloud(x: float, y: float, horizon: float) -> tuple[Part, ...]:
     )
 
 
-def _hill(x: float, y: float, horizon: float) -> tuple[Part, ...]:
+def _hill(x: float, y: float, horizon: float) -> tuple[SpritePart, ...]:
     return (polygon("line", x - 0.4, horizon, x - 0.05, horizon - 0.28, x + 0.05, horizon - 0.28, x + 0.4, horizon),)
 
 
-def _pane(x: float, y: float, horizon: float) -> tuple[Part, ...]:
+def _pane(x: float, y: float, horizon: float) -> tuple[SpritePart, ...]:
     frame = polygon("back", x - 0.13, y - 0.12, x + 0.13, y - 0.12, x + 0.13, y + 0.14, x - 0.13, y + 0.14)
     return frame, line("line", 0.02, x, y - 0.12, x, y + 0.14), line("line", 0.02, x - 0.13, y, x + 0.13, y)
 
 
-def _tree(x: float, y: float, horizon: float) -> tuple[Part, ...]:
+def _tree(x: float, y: float, horizon: float) -> tuple[SpritePart, ...]:
     return line("line", 0.05, x, horizon - 0.2, x, horizon), oval("back", x, horizon - 0.32, 0.14, 0.17)
 
 
-def _rug(x: float, y: float, horizon: float) -> tuple[Part, ...]:
+def _rug(x: float, y: float, horizon: float) -> tuple[SpritePart, ...]:
     return oval("back", x, (1 + horizon) / 2, 0.32, 0.06), oval("line", x, (1 + horizon) / 2, 0.2, 0.035)
 
 
-def _stripes(x: float, y: float, horizon: float) -> tuple[Part, ...]:
+def _stripes(x: float, y: float, horizon: float) -> tuple[SpritePart, ...]:
     return tuple(line("back", 0.03, u, 0, u, horizon) for u in np.arange(x % 0.16, 1, 0.16))
 
 
-def _bush(x: float, y: float, horizon: float) -> tuple[Part, ...]:
+def _bush(x: float, y: float, horizon: float) -> tuple[SpritePart, ...]:
     bush = blob(
         "back",
         x - 0.16,

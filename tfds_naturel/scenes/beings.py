@@ -1,10 +1,10 @@
 """Drawings of people and animals."""
 
-from tfds_naturel.scenes.shapes import Part, blob, curve, line, oval, polygon, resting
+from tfds_naturel.scenes.shapes import SpritePart, blob, curve, line, oval, polygon, resting
 from tfds_naturel.scenes.sprite import Sprite
 
 
-def _eyes(*flat: float, radius: float = 1.8) -> tuple[Part, ...]:
+def _eyes(*flat: float, radius: float = 1.8) -> tuple[SpritePart, ...]:
     return tuple(oval("dark", x, y, radius, radius) for x, y in zip(flat[::2], flat[1::2], strict=True))
 
 

@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from tfds_naturel.scenes.shapes import Part
+from tfds_naturel.scenes.shapes import SpritePart
 from tfds_naturel.scenes.sprite import COLOURS, MATERIALS, Rgb
 from tfds_naturel.scenes.sprites import SPRITES
 
@@ -42,7 +42,7 @@ class Figure:
     """A placed look. ``box`` is xmin, ymin, xmax, ymax of all parts; ``anchors`` are the sprite's, in the image."""
 
     look: Look
-    parts: tuple[Part, ...]
+    parts: tuple[SpritePart, ...]
     box: np.ndarray
     anchors: dict[str, np.ndarray]
 
@@ -59,7 +59,7 @@ class Figure:
 
 def moved(figure: Figure, offset: np.ndarray) -> Figure:
     """The figure moved by ``offset`` (x, y)."""
-    parts = tuple(Part(part.paint, part.points + offset, part.width, part.resting) for part in figure.parts)
+    parts = tuple(SpritePart(part.paint, part.points + offset, part.width, part.resting) for part in figure.parts)
     anchors = {name: anchor + offset for name, anchor in figure.anchors.items()}
     return Figure(figure.look, parts, figure.box + np.tile(offset, 2), anchors)
 
@@ -108,7 +108,7 @@ def place(
     placed = (posed - ((low[0] + high[0]) / 2, high[1])) * scale + foot
     thickness = scale.min()
     parts = tuple(
-        Part(part.paint, placed[start:stop], part.width * thickness, part.resting)
+        SpritePart(part.paint, placed[start:stop], part.width * thickness, part.resting)
         for part, (start, stop) in zip(SPRITES[look.label].parts, spans, strict=True)
     )
     extent = (high - low) * scale

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tfds_naturel.scenes.figures import Figure, Look, moved, place
-from tfds_naturel.scenes.shapes import Part, blob, curve, line, oval, polygon
+from tfds_naturel.scenes.shapes import SpritePart, blob, curve, line, oval, polygon
 from tfds_naturel.scenes.sprites import SPRITES
 
 
@@ -21,7 +21,7 @@ class Layer:
     With ``clip``, only the area covered by that figure is painted.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[SpritePart, ...]
     look: Look
     clip: Figure | None = None
     outlined: bool = True
@@ -30,7 +30,7 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class SceneLayout:
     """The placed subject and object of a relation, and the layers to paint, back to front."""
 
     subject: Figure
@@ -38,7 +38,7 @@ class Layout:
     layers: tuple[Layer, ...]
 
 
-LayoutFn = Callable[[Look, Look, np.random.Generator], Layout]
+LayoutFn = Callable[[Look, Look, np.random.Generator], SceneLayout]
 FLOOR = 0.95
 
 
@@ -48,7 +48,7 @@ def figure_layer(figure: Figure, acting: bool = False) -> Layer:
     return Layer(parts + (_eyes(figure) if acting and "face" in figure.anchors else ()), figure.look)
 
 
-def _eyes(figure: Figure) -> tuple[Part, ...]:
+def _eyes(figure: Figure) -> tuple[SpritePart, ...]:
     x, y = figure.anchors["face"]
     radius = 0.034
     pairs = [(x - radius, y), (x + radius, y)]
@@ -57,7 +57,7 @@ def _eyes(figure: Figure) -> tuple[Part, ...]:
     )
 
 
-def _arm(figure: Figure, hand: np.ndarray, drop: float = 0.04) -> tuple[Part, ...]:
+def _arm(figure: Figure, hand: np.ndarray, drop: float = 0.04) -> tuple[SpritePart, ...]:
     """An arm from the shoulder to ``hand``, its elbow lowered by ``drop``."""
     paint = SPRITES[figure.look.label].arm
     start = figure.anchors["shoulder"]
@@ -78,34 +78,34 @@ def _stacked(upper: Look, lower: Look, rng: np.random.Generator) -> tuple[Figure
     return above, below
 
 
-def _on(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+def _on(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
     above, below = _stacked(subject, obj, rng)
-    return Layout(above, below, (figure_layer(below), figure_layer(above)))
+    return SceneLayout(above, below, (figure_layer(below), figure_layer(above)))
 
 
-def _under(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+def _under(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
     above, below = _stacked(obj, subject, rng)
-    return Layout(below, above, (figure_layer(below), figure_layer(above)))
+    return SceneLayout(below, above, (figure_layer(below), figure_layer(above)))
 
 
-def _beside(subject: Look, obj: Look, rng: np.random.Generator, side: int, facing: tuple[int, int]) -> Layout:
+def _beside(subject: Look, obj: Look, rng: np.random.Generator, side: int, facing: tuple[int, int]) -> SceneLayout:
     """The subject is on ``side`` of the object (-1: left, 1: right)."""
     figures = []
     for look, where, turn in ((subject, side, facing[0]), (obj, -side, facing[1])):
         spot = (0.5 + where * 0.25, FLOOR - rng.uniform(0, 0.08))
         figures.append(place(look, rng, spot, (rng.uniform(0.43, 0.48), 0.82), turn, stretch=1.4))
-    return Layout(figures[0], figures[1], tuple(map(figure_layer, figures)))
+    return SceneLayout(figures[0], figures[1], tuple(map(figure_layer, figures)))
 
 
-def _left_of(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+def _left_of(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
     return _beside(subject, obj, rng, -1, (_side(rng), _side(rng)))
 
 
-def _right_of(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+def _right_of(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
     return _beside(subject, obj, rng, 1, (_side(rng), _side(rng)))
 
 
-def _interacts_with(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+def _interacts_with(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
     """Face to face, hands joined, with a heart between them."""
     side = _side(rng)
     pair = _beside(subject, obj, rng, side, (-side, side))
@@ -119,10 +119,10 @@ def _interacts_with(subject: Look, obj: Look, rng: np.random.Generator) -> Layou
     )  # fmt: skip
     layers = [figure_layer(pair.subject, acting=True), figure_layer(pair.object, acting=True)]
     layers += [Layer(parts, figure.look) for parts, figure in zip(hands, (pair.subject, pair.object), strict=True)]
-    return Layout(pair.subject, pair.object, (*layers, Layer((heart,), subject)))
+    return SceneLayout(pair.subject, pair.object, (*layers, Layer((heart,), subject)))
 
 
-def _inside_of(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+def _inside_of(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
     """The container fills the image and is cut open."""
     container = place(obj, rng, (0.5, FLOOR), (0.94, 0.88), _side(rng), stretch=1.5)
     (left, top), (right, bottom) = np.sort([container.anchors["window_low"], container.anchors["window_high"]], axis=0)
@@ -135,7 +135,7 @@ def _inside_of(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     content = place(
         subject, rng, ((left + right) / 2, bottom - 0.04 * height), (width * 0.9, height * 0.9), _side(rng), stretch=1.3
     )
-    return Layout(content, container, (figure_layer(container), Layer((opening,), obj), figure_layer(content)))
+    return SceneLayout(content, container, (figure_layer(container), Layer((opening,), obj), figure_layer(content)))
 
 
 def _carried(subject: Look, obj: Look, rng: np.random.Generator) -> tuple[Figure, Figure]:
@@ -148,17 +148,17 @@ def _carried(subject: Look, obj: Look, rng: np.random.Generator) -> tuple[Figure
     return carrier, moved(load, centre - load.centre)
 
 
-def _holds(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+def _holds(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
     """The object is lifted off the ground in two hands."""
     holder, held = _carried(subject, obj, rng)
     near = np.sign(held.centre[0] - holder.centre[0])
     edge = held.centre[0] - near * held.size[0] * 0.2
     hands = (np.array([edge, held.centre[1] + offset * held.size[1]]) for offset in (-0.2, 0.28))
     arms = tuple(part for hand in hands for part in _arm(holder, hand, 0.05))
-    return Layout(holder, held, (figure_layer(holder, acting=True), figure_layer(held), Layer(arms, subject)))
+    return SceneLayout(holder, held, (figure_layer(holder, acting=True), figure_layer(held), Layer(arms, subject)))
 
 
-def _plays(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+def _plays(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
     """The object is held across the player's body, with flying notes."""
     side = _side(rng)
     player = place(subject, rng, (0.5 - side * 0.08, FLOOR), (0.78, rng.uniform(0.8, 0.86)), side)
@@ -169,14 +169,14 @@ def _plays(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     arms = tuple(part for hand in hands for part in _arm(player, hand))
     spots = ((0.5 + side * 0.34, 0.16), (0.5 - side * 0.38, 0.14), (0.5 + side * 0.4, 0.42))
     notes = tuple(part for x, y in spots for part in _note(x, y + rng.uniform(-0.03, 0.03)))
-    return Layout(
+    return SceneLayout(
         player,
         played,
         (figure_layer(player, acting=True), figure_layer(played), Layer(arms, subject), Layer(notes, subject)),
     )
 
 
-def _note(x: float, y: float) -> tuple[Part, ...]:
+def _note(x: float, y: float) -> tuple[SpritePart, ...]:
     return (
         line("note", 0.022, x - 0.03, y + 0.05, x - 0.03, y - 0.07, x + 0.06, y - 0.09, x + 0.06, y + 0.03),
         oval("note", x - 0.05, y + 0.05, 0.034, 0.026, -20),
@@ -184,7 +184,7 @@ def _note(x: float, y: float) -> tuple[Part, ...]:
     )
 
 
-def _wears(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+def _wears(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
     """The object is strapped to the wearer's body."""
     side = _side(rng)
     wearer = place(subject, rng, (0.5, FLOOR), (0.94, rng.uniform(0.84, 0.9)), side)
@@ -195,10 +195,10 @@ def _wears(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
         line("strap", 0.045, x - 0.5 * dx, y - 0.5 * dy, x + 0.5 * dx, y + 0.5 * dy)
         for dx, dy in ((1, 0), (0.6, 1), (-0.6, 1))
     )
-    return Layout(wearer, worn, (figure_layer(wearer), Layer(straps, subject, clip=wearer), figure_layer(worn)))
+    return SceneLayout(wearer, worn, (figure_layer(wearer), Layer(straps, subject, clip=wearer), figure_layer(worn)))
 
 
-def _hits(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+def _hits(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
     """A lunge with speed lines behind it, and a star where the blow lands."""
     side = _side(rng)
     hitter = place(subject, rng, (0.5 - side * 0.22, FLOOR), (0.46, 0.78), side, lean=side * 0.2, stretch=1.3)
@@ -215,10 +215,10 @@ def _hits(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     spikes = np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None] + blow
     star = polygon("star", *spikes.ravel())
     layers = (Layer(rush, subject), figure_layer(hitter, acting=True), figure_layer(target), Layer((star,), subject))
-    return Layout(hitter, target, (*layers, Layer(_arm(hitter, blow), subject)))
+    return SceneLayout(hitter, target, (*layers, Layer(_arm(hitter, blow), subject)))
 
 
-def _at(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
+def _at(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
     """The subject sits on a stool at the object and rests its hands on it."""
     side = _side(rng)
     spot, seat = 0.5 - side * 0.25, FLOOR - rng.uniform(0.2, 0.24)
@@ -233,7 +233,7 @@ def _at(subject: Look, obj: Look, rng: np.random.Generator) -> Layout:
     edge = target.centre[0] - side * target.size[0] * 0.36
     hands = [np.array([edge + side * offset, max(target.box[1], 0.4) + 0.06]) for offset in (0, 0.09)]
     arms = tuple(part for hand in hands for part in _arm(guest, hand, 0.03))
-    return Layout(
+    return SceneLayout(
         guest,
         target,
         (Layer(stool, subject), figure_layer(target), figure_layer(guest, acting=True), Layer(arms, subject)),

@@ -9,7 +9,7 @@ import simplejpeg
 
 from tfds_naturel.scenes.backdrop import Backdrop
 from tfds_naturel.scenes.layouts import Layer
-from tfds_naturel.scenes.shapes import Part
+from tfds_naturel.scenes.shapes import SpritePart
 from tfds_naturel.scenes.sprite import Rgb
 
 _SURFACE = frozenset({"main", "shade", "light"})  # paints on which a material is visible
@@ -75,7 +75,7 @@ def _draw(canvas: np.ndarray, layer: Layer) -> None:
 
 
 def _mask(
-    canvas: np.ndarray, layer: Layer, parts: tuple[Part, ...], paints: frozenset[str] | None = None
+    canvas: np.ndarray, layer: Layer, parts: tuple[SpritePart, ...], paints: frozenset[str] | None = None
 ) -> np.ndarray:
     """bool [side, side, 1]: where the parts cover the canvas; with ``paints``, only where one of these is on top."""
     mask = np.zeros(canvas.shape[:2], np.uint8)
@@ -88,7 +88,9 @@ def _mask(
     return mask[..., None] > 0
 
 
-def _placed(canvas: np.ndarray, layer: Layer, parts: tuple[Part, ...]) -> Iterator[tuple[Part, list[np.ndarray], int]]:
+def _placed(
+    canvas: np.ndarray, layer: Layer, parts: tuple[SpritePart, ...]
+) -> Iterator[tuple[SpritePart, list[np.ndarray], int]]:
     """Each part with its points in cv2's fixed-point pixels and its line width in pixels (0: filled)."""
     side = canvas.shape[0]
     scale, shift = layer.scale * (side << _SHIFT), np.asarray(layer.shift) * (side << _SHIFT)

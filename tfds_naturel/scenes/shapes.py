@@ -9,7 +9,7 @@ _CURVE = np.linspace(0, 1, 5)[:-1]
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class SpritePart:
     """An outline: ``points`` [N, 2] (x, y), y downwards; filled if ``width`` is 0, otherwise a line of that width.
 
     ``paint`` names a colour of the figure's palette. A ``resting`` part is a limb that an acting arm replaces.
@@ -39,34 +39,34 @@ def _smooth(points: np.ndarray, closed: bool) -> np.ndarray:
     return (spline if closed else np.concatenate([spline, points[-1:]])).astype(np.float32)
 
 
-def polygon(paint: str, *flat: float) -> Part:
+def polygon(paint: str, *flat: float) -> SpritePart:
     """The filled polygon with corners ``flat`` (x, y, x, y, ...)."""
-    return Part(paint, _points(flat))
+    return SpritePart(paint, _points(flat))
 
 
-def blob(paint: str, *flat: float) -> Part:
+def blob(paint: str, *flat: float) -> SpritePart:
     """A smooth closed outline through the points."""
-    return Part(paint, _smooth(_points(flat), closed=True))
+    return SpritePart(paint, _smooth(_points(flat), closed=True))
 
 
-def oval(paint: str, x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> Part:
+def oval(paint: str, x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> SpritePart:
     """The filled ellipse around (x, y) with radii ``rx`` and ``ry``, rotated by ``degrees``."""
     angle = np.deg2rad(degrees)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     points = np.stack([rx * np.cos(_OVAL), ry * np.sin(_OVAL)], 1) @ turn + (x, y)
-    return Part(paint, points.astype(np.float32))
+    return SpritePart(paint, points.astype(np.float32))
 
 
-def line(paint: str, width: float, *flat: float) -> Part:
+def line(paint: str, width: float, *flat: float) -> SpritePart:
     """The open polyline through the points ``flat`` (x, y, x, y, ...)."""
-    return Part(paint, _points(flat), width)
+    return SpritePart(paint, _points(flat), width)
 
 
-def curve(paint: str, width: float, *flat: float) -> Part:
+def curve(paint: str, width: float, *flat: float) -> SpritePart:
     """A smooth open line through the points."""
-    return Part(paint, _smooth(_points(flat), closed=False), width)
+    return SpritePart(paint, _smooth(_points(flat), closed=False), width)
 
 
-def resting(part: Part) -> Part:
+def resting(part: SpritePart) -> SpritePart:
     """Marks ``part`` as a limb that is left out when its figure acts."""
     return dataclasses.replace(part, resting=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tfds_naturel.scenes.shapes import Part
+from tfds_naturel.scenes.shapes import SpritePart
 
 Rgb = tuple[int, int, int]
 
@@ -29,7 +29,7 @@ class Sprite:
     its acting arms. Positions are in the units of ``parts``.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[SpritePart, ...]
     shoulder: tuple[float, float]
     body: tuple[float, float]
     colours: tuple[Rgb, ...]

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.config import Config, Data
 from naturel_jax.data.batches import patches
-from naturel_jax.data.batches.planner import Part, Planner, Row
+from naturel_jax.data.batches.planner import MixturePart, Planner, Row
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.batches.stages import (
     CaptionStage,
@@ -186,7 +186,7 @@ def make_pipeline(
     batch size that does not divide evenly.
     """
     parts = [
-        Part(
+        MixturePart(
             source.items,
             recipe(part.recipe),
             part.weight,

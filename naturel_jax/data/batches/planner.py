@@ -82,7 +82,7 @@ class Plan(NamedTuple):
     number_U: np.ndarray
 
 
-class Part(NamedTuple):
+class MixturePart(NamedTuple):
     """One source of a mixture. ``hard_images`` maps an item to the items mined as its hard negatives: one of them then
     joins the batch with each sampled item, with its own captions, as in the published NegCLIP."""
 
@@ -127,7 +127,7 @@ class Planner:
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[MixturePart],
         processor: Processor,
         *,
         batch_size: int,
@@ -325,7 +325,7 @@ def _by_row(rows: Sequence[np.ndarray], values: Sequence[np.ndarray], count: int
     return Ragged.from_lengths(np.bincount(row, minlength=count), value[np.argsort(row, kind="stable")])
 
 
-def _number_facts(parts: Iterable[Part]) -> list[np.ndarray]:
+def _number_facts(parts: Iterable[MixturePart]) -> list[np.ndarray]:
     """For each part, the ids of its facts: equal names share one id across parts."""
     names = sorted({name for part in parts for name in part.items.facts})
     ids = {name: i for i, name in enumerate(names)}

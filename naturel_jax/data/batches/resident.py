@@ -54,7 +54,7 @@ class Slots(NamedTuple):
     from_R: np.ndarray
 
 
-class Layout(NamedTuple):
+class ShardLayout(NamedTuple):
     """Where the images lie: in ``lines`` of ``line`` pixels on each shard, image n from line ``line_N[n]`` of
     ``shard_N[n]`` on. ``rows_N`` is of the type ``decoded.ROW``; ``first``: the number of the first image of each
     source; ``box``: height and width that every crop is within."""
@@ -112,7 +112,7 @@ class Layout(NamedTuple):
         return int(self.line_N[n]) + line, pixel, is_wide, bottom - top, right - left, box.mirrored
 
 
-def lay_out(images: Sequence[Decoded], shards: int) -> Layout:
+def lay_out(images: Sequence[Decoded], shards: int) -> ShardLayout:
     """Spreads the decoded images of all sources evenly over ``shards``."""
     rows_N = np.concatenate([one.rows_N for one in images])
     long_N = np.maximum(rows_N["kept_width"], rows_N["kept_height"]).astype(np.int64)
@@ -126,7 +126,7 @@ def lay_out(images: Sequence[Decoded], shards: int) -> Layout:
     lines = int(line_N.max()) + int(long_N.max()) + max(height, width)  # as many are read from the first of a crop on
     line = int(np.minimum(rows_N["kept_width"], rows_N["kept_height"]).max())
     first = np.cumsum([0, *(len(one.rows_N) for one in images[:-1])])
-    return Layout(shards, lines, line, (height, width), first, rows_N, shard_N, line_N)
+    return ShardLayout(shards, lines, line, (height, width), first, rows_N, shard_N, line_N)
 
 
 def estimated_shape(sources: Sequence[Source], crops: Crops, shards: int) -> tuple[int, int, int]:
@@ -139,7 +139,7 @@ def estimated_shape(sources: Sequence[Source], crops: Crops, shards: int) -> tup
 # ---- On the devices --------------------------------------------------------------------------------------------------
 
 
-def load(layout: Layout, sources: Sequence[Source], sharding: NamedSharding) -> jax.Array:
+def load(layout: ShardLayout, sources: Sequence[Source], sharding: NamedSharding) -> jax.Array:
     """The lines of all shards, uint8 [D, L, B]; each process reads those of its devices, a piece at a time.
 
     Raises UserError for an image that is damaged and cannot be decoded again; may raise Stopped.
@@ -162,7 +162,7 @@ def load(layout: Layout, sources: Sequence[Source], sharding: NamedSharding) -> 
 
 
 def _read(
-    layout: Layout, sources: Sequence[Source], shard: int, line: int, pool: concurrent.futures.Executor
+    layout: ShardLayout, sources: Sequence[Source], shard: int, line: int, pool: concurrent.futures.Executor
 ) -> np.ndarray:
     """A piece of a shard, from ``line`` on: uint8 [1, L, B]."""
     piece_LX3 = np.zeros((min(layout.lines - line, PIECE), layout.line, 3), np.uint8)
@@ -181,7 +181,7 @@ def _read(
     return piece_LX3.reshape(1, len(piece_LX3), -1)
 
 
-def _pixels(layout: Layout, sources: Sequence[Source], n: int) -> np.ndarray:
+def _pixels(layout: ShardLayout, sources: Sequence[Source], n: int) -> np.ndarray:
     """Image ``n``, uint8 [H, W, 3]."""
     number = int(np.searchsorted(layout.first, n, side="right")) - 1
     source, item = sources[number], n - int(layout.first[number])
@@ -192,7 +192,7 @@ def _pixels(layout: Layout, sources: Sequence[Source], n: int) -> np.ndarray:
         raise UserError(f"{source.items.name}, image {source.items.image_ids[item]!r}: {error}") from error
 
 
-def make_gather(layout: Layout, size: int, sharding: NamedSharding) -> Callable[..., jax.Array]:
+def make_gather(layout: ShardLayout, size: int, sharding: NamedSharding) -> Callable[..., jax.Array]:
     """``gather(lines_DLB, crops_DS6, from_R) -> images``: what ``load`` returns and ``Slots``, all sharded over their
     leading axis, to uint8 [R, size, size, 3]."""
     (height, width), spec = layout.box, sharding.spec

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 
 from naturel_jax.data.batches.buffers import Buffers
 from naturel_jax.data.batches.planner import Plan, Row, Rows
-from naturel_jax.data.batches.resident import Layout, Slots, estimated_shape, lay_out, load, make_gather
+from naturel_jax.data.batches.resident import ShardLayout, Slots, estimated_shape, lay_out, load, make_gather
 from naturel_jax.data.images.augment import Blank, Crops, Encoded
 from naturel_jax.data.images.boxes import Boxes, random_boxes
 from naturel_jax.data.images.on_device import make_resize
@@ -133,7 +133,7 @@ class ResidentImages(ImageStage):
         return (jax.ShapeDtypeStruct(shape, np.uint8),)
 
     @functools.cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> ShardLayout:
         """Where the images lie."""
         return lay_out(_decoded(self.sources), self.shards)
 
@@ -214,7 +214,7 @@ def _copy_crops(
     return images, sides
 
 
-def _find_slots(seed: int, layout: Layout, scale: tuple[float, float], batch: Rows, local: np.ndarray) -> Slots:
+def _find_slots(seed: int, layout: ShardLayout, scale: tuple[float, float], batch: Rows, local: np.ndarray) -> Slots:
     """What devices make, for all rows, of the images that they hold; none is read."""
     numbers_I = layout.numbers(batch.source_I, batch.item_I)
     draws = Draws(seed, AUGMENT, batch.sample_I)
