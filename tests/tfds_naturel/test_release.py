@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -371,9 +372,12 @@ def test_refused_datasets_and_folders(built, drawn, tmp_path, monkeypatch):
 
 
 def test_folder_is_finished_or_absent(drawn, tmp_path, monkeypatch):
-    (tmp_path / "incomplete.out").mkdir()
-    (tmp_path / "incomplete.out" / "README.md").write_text("killed")
+    """Only what a process left that does not run any more is removed."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        killed, running = (tmp_path / f"incomplete.out.{socket.gethostname()}.{pid}" for pid in (ended.pid, 1))
+    for folder in (killed, running):
+        folder.mkdir()
     monkeypatch.setattr(release_pages, "render", lambda facts: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         _release(drawn, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [running]

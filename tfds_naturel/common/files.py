@@ -2,10 +2,13 @@
 
 import contextlib
 import csv
+import glob
 import hashlib
 import json
+import os
 import resource
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,9 +96,12 @@ def allow_open_files(more: int) -> None:
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder, already with the final name, that is moved to ``folder`` at the end, and removed if something
-    fails. What a killed process left is removed, too."""
-    parent = folder.with_name(f"incomplete.{folder.name}")
-    shutil.rmtree(parent, ignore_errors=True)
+    fails. What a killed process of this host left is removed, too."""
+    prefix = f"incomplete.{folder.name}.{socket.gethostname()}."
+    for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
+        if not _is_running(left.name.removeprefix(prefix)):
+            shutil.rmtree(left, ignore_errors=True)
+    parent = folder.with_name(f"{prefix}{os.getpid()}")
     work = parent / folder.name
     work.mkdir(parents=True)
     try:
@@ -103,6 +109,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
         work.rename(folder)
     finally:
         shutil.rmtree(parent, ignore_errors=True)
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def inside(folder: Path, relative: str) -> Path:
