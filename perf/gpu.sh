@@ -24,9 +24,9 @@ torch=$(python -c 'import torch; print(torch.__version__ if torch.cuda.is_availa
 machine="$card (card, driver); jax $jax; torch ${torch:-with CUDA is not installed}"
 echo "$machine"
 
-b32="towers.py --dtype bfloat16 --preset clip-b32 --images 512 --captions 512"
-l14="towers.py --dtype bfloat16 --preset clip-l14 --images 64 --captions 128"
-b16="towers.py --dtype bfloat16 --preset siglip-b16-224 --images 128 --captions 256"
+b32="towers --dtype bfloat16 --preset clip-b32 --images 512 --captions 512"
+l14="towers --dtype bfloat16 --preset clip-l14 --images 64 --captions 128"
+b16="towers --dtype bfloat16 --preset siglip-b16-224 --images 128 --captions 256"
 if [ -n "$torch" ]; then alone=""; else alone="--ours_only"; fi
 parts=(
   "towers_clip_b32 $b32 --train $alone"
@@ -36,23 +36,23 @@ parts=(
   "towers_clip_b32_cudnn $b32 --train --ours_only --attention cudnn"
   "towers_clip_l14_cudnn $l14 --train --ours_only --attention cudnn"
   "towers_siglip_b16_cudnn $b16 --train --ours_only --attention cudnn"
-  "frozen objectives.py frozen"
-  "pipeline pipeline.py --images 1024 --rounds 3 --threads 4 8 16"
-  "loading loading.py clip-l14"
-  "checkpoint checkpoint.py"
+  "frozen objectives frozen"
+  "pipeline pipeline --images 1024 --rounds 3 --threads 4 8 16"
+  "loading loading clip-l14"
+  "checkpoint checkpoint"
 )
 if [ -n "$torch" ]; then
-  parts+=("step objectives.py step --batch 256" "step_mined objectives.py step --batch 256 --hard mined")
+  parts+=("step objectives step --batch 256" "step_mined objectives step --batch 256 --hard mined")
 fi
 
 problems=() child=
 trap '[ -z "$child" ] || kill "$child"; wait; exit 143' TERM INT
 attempt() {  # PART SCRIPT ARGUMENTS
-  local file="$folder/$1" script=$2 begin=$SECONDS status=0
+  local file="$folder/$1" module=perf.$2 begin=$SECONDS status=0
   shift 2
-  echo "$(basename "$file"): python perf/$script $*"
-  printf '%s\n$ python perf/%s\n' "$machine" "$script $*" > "$file.unfinished"
-  timeout --kill-after=10 "$limit" python "perf/$script" "$@" >> "$file.unfinished" 2>&1 &
+  echo "$(basename "$file"): python -m $module $*"
+  printf '%s\n$ python -m %s\n' "$machine" "$module $*" > "$file.unfinished"
+  timeout --kill-after=10 "$limit" python -m "$module" "$@" >> "$file.unfinished" 2>&1 &
   child=$!
   wait "$child" || status=$?
   child=

@@ -1,8 +1,8 @@
 """perf/gpu.sh with stubs in place of python and the driver: parts are kept, tried again, stopped and reported."""
 
 import argparse
+import importlib
 import os
-import runpy
 import signal
 import subprocess
 import time
@@ -48,8 +48,8 @@ def measure(stubs: Path, *arguments: object, **environment: str) -> tuple[int, s
 
 
 def measured(stubs: Path) -> list[str]:
-    """The calls of scripts in perf/."""
-    return [" ".join(call) for call in calls(stubs, "python") if call[0].startswith("perf/")]
+    """The calls of modules of perf, without ``-m``."""
+    return [" ".join(call[1:]) for call in calls(stubs, "python") if call[0] == "-m"]
 
 
 def test_each_part_leaves_a_file_with_the_machine_and_is_not_measured_again(stubs, tmp_path):
@@ -59,8 +59,8 @@ def test_each_part_leaves_a_file_with_the_machine_and_is_not_measured_again(stub
     assert (code, err) == (0, "") and out.startswith(machine + "\n")
     files = {path.name: path.read_text() for path in folder.iterdir()}
     assert len(files) == len(measured(stubs)) >= 10 and all(name.endswith(".txt") for name in files)
-    command = "perf/objectives.py step --batch 256"
-    assert files["step.txt"] == f"{machine}\n$ python {command}\nmeasured {command}\n"
+    command = "perf.objectives step --batch 256"
+    assert files["step.txt"] == f"{machine}\n$ python -m {command}\nmeasured -m {command}\n"
     code, out, _ = measure(stubs, folder)
     assert code == 0 and out.count(": done before\n") == len(files) == len(measured(stubs))
 
@@ -80,25 +80,25 @@ def test_every_part_is_a_command_that_its_script_understands(stubs, tmp_path, mo
     for torch in ("2.9.0", ""):
         assert measure(stubs, tmp_path / f"results {torch}", TORCH=torch)[0] == 0
     for call in sorted(set(measured(stubs))):
-        script, *flags = call.split()
+        module, *flags = call.split()
         with pytest.raises(Parsed):
-            runpy.run_path(str(ROOT / script))["main"](flags)
+            importlib.import_module(module).main(flags)
 
 
 def test_a_part_that_fails_is_named_and_comes_last_the_next_time(stubs, tmp_path):
-    code, _, err = measure(stubs, tmp_path / "results", FAILS="towers.py --dtype bfloat16 --preset clip-l14")
+    code, _, err = measure(stubs, tmp_path / "results", FAILS="towers --dtype bfloat16 --preset clip-l14")
     failed = tmp_path / "results" / "towers_clip_l14.unfinished"
     assert code == 1 and f"towers_clip_l14: exit code 3: {failed}\n" in err and err.count("exit code 3") == 2
     assert failed.read_text().endswith("no memory\n")
     (tmp_path / "results" / "loading.txt").unlink()
     before = len(measured(stubs))
     assert measure(stubs, tmp_path / "results")[::2] == (0, "")
-    assert [call.split()[0] for call in measured(stubs)[before:]] == ["perf/loading.py"] + 2 * ["perf/towers.py"]
+    assert [call.split()[0] for call in measured(stubs)[before:]] == ["perf.loading"] + 2 * ["perf.towers"]
     assert not failed.exists() and failed.with_suffix(".txt").exists()
 
 
 def test_a_part_that_hangs_is_stopped_with_its_children(stubs, tmp_path):
-    code, _, err = measure(stubs, tmp_path / "results", "3", HANGS="objectives.py frozen")
+    code, _, err = measure(stubs, tmp_path / "results", "3", HANGS="objectives frozen")
     path = tmp_path / "results" / "frozen.unfinished"
     assert code == 1 and err == f"frozen: not done after 3 s: {path}\n"
     assert path.read_text().endswith("first lines\n")
@@ -118,7 +118,7 @@ def running(name: str, stubs: Path) -> list[str]:
 
 
 def test_stopping_the_script_stops_its_part(stubs, tmp_path):
-    process = start(stubs, tmp_path / "results", HANGS="towers.py")
+    process = start(stubs, tmp_path / "results", HANGS="towers")
     deadline = time.monotonic() + 30
     while not running("sleep", stubs):
         assert time.monotonic() < deadline
@@ -140,7 +140,7 @@ def test_one_of_several_cards_is_used(stubs, tmp_path):
 def test_without_torch_for_the_card_only_this_project_is_measured(stubs, tmp_path):
     code, out, _ = measure(stubs, tmp_path / "results", TORCH="")
     assert code == 0 and "torch with CUDA is not installed" in out.splitlines()[0]
-    assert all("--ours_only" in call for call in measured(stubs) if "towers.py" in call)
+    assert all("--ours_only" in call for call in measured(stubs) if "towers" in call)
     assert not any("objectives.py step" in call for call in measured(stubs))
 
 
