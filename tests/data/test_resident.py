@@ -76,7 +76,7 @@ def pipeline(sources: list[Source], on: jax.sharding.Mesh, mined: bool = False, 
 def test_batches_are_those_of_crops_that_are_sent(axes, mined, sources):
     """Of a mixture, with blank images and padding, and with mined hard images."""
     on = made_mesh(axes)
-    sent, held = (pipeline(sources, on, mined, **options) for options in ({"on_device": True}, HELD))
+    sent, held = (pipeline(sources, on, mined, **options) for options in ({"cropped": "device"}, HELD))
     for step, (expected, batch) in enumerate(zip(sent.batches(0, 4), held.batches(0, 4), strict=True)):
         jax.tree.map(np.testing.assert_array_equal, jax.block_until_ready(batch), expected)
         assert batch.images.sharding == batch_sharding(on)
