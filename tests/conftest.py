@@ -33,6 +33,7 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # an encoder's programs are kept for the next one of its model
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from tfds_naturel.open_images import examples as photo_examples
 from tfds_naturel.open_images import plan
 from tfds_naturel.open_images.plan import OpenImagesConfig
 from tfds_naturel.release import card
-from tfds_naturel.scenes import examples as scene_examples
+from tfds_naturel.scenes import processes
 from tfds_naturel.scenes.scene import CONFIGS, SPLITS, VERSION, ScenesConfig
 from tfds_naturel.sources import coco_order, negclip_tsv, winoground_part
 from tfds_naturel.sources import examples as recipe_examples
@@ -76,7 +76,7 @@ def scenes(config: ScenesConfig) -> NaturelConfig:
 
     def prepare(dl_manager: tfds.download.DownloadManager) -> Contents:
         del dl_manager
-        return Contents({name: Shards([name], lambda name: scene_examples.splits(config)[name]) for name in SPLITS}, {})
+        return Contents({name: Shards([name], functools.partial(_drawn, config)) for name in SPLITS}, {})
 
     return NaturelConfig(
         name=config.name,
@@ -85,6 +85,12 @@ def scenes(config: ScenesConfig) -> NaturelConfig:
         prepare=prepare,
         options=functools.partial(dataclasses.asdict, config),
     )
+
+
+def _drawn(config: ScenesConfig, split: str) -> Examples:
+    """The examples of a split of a drawn world."""
+    size = config.sizes[SPLITS.index(split)]
+    return ((example["image_id"], example) for example in processes.examples(config, split, size))
 
 
 def open_images(config: OpenImagesConfig) -> NaturelConfig:

@@ -5,6 +5,7 @@ On SugarCrepe's predecessors such baselines beat CLIP (Hsieh et al., arXiv 2306.
 """
 
 import collections
+import functools
 import hashlib
 import itertools
 import math
@@ -89,8 +90,12 @@ def ngrams(items: Sequence[Item], true_captions: int) -> list[np.ndarray]:
     def rate(gram: str, true: bool, fold: int) -> float:
         return (total[true][gram] - counts[fold][true][gram] + 1) / (number[true] - captions[fold][true] + 2)
 
+    @functools.cache
+    def log_ratio(gram: str, fold: int) -> float:
+        return math.log(rate(gram, True, fold) / rate(gram, False, fold))
+
     def log_odds(caption: str, fold: int) -> float:
-        return sum(math.log(rate(gram, True, fold) / rate(gram, False, fold)) for gram in sorted(set(grams(caption))))
+        return sum(log_ratio(gram, fold) for gram in sorted(set(grams(caption))))
 
     return [
         np.array([log_odds(caption, fold) for caption in texts(item)]) for item, fold in zip(items, folds, strict=True)

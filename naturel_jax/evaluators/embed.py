@@ -4,11 +4,12 @@ mesh.
 
 import collections
 import concurrent.futures
+import functools
 import io
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -50,7 +51,7 @@ class Embedder(Protocol):
 class Encoder:
     """Embeds images and captions with one model and any parameters for it.
 
-    Compiled functions, decoded pixels and tokens are kept, so later evaluations of a run pay only for the towers.
+    Decoded pixels and tokens are kept, so later evaluations of a run pay only for the towers.
     Pixels of distinct crops (uint8) are kept until ``pixel_cache_bytes`` are used; further ones are decoded each time.
     """
 
@@ -75,12 +76,8 @@ class Encoder:
         self._max_cached = pixel_cache_bytes // (processor.size**2 * 3)
         self._tokens: dict[str, np.ndarray] = {}
 
-        # Float32 towers compute in float32: an accelerator's default would round products to TF32 or bfloat16.
-        exact, mean_std = jax.default_matmul_precision("highest"), (processor.mean, processor.std)
-        self._encode_image = jax.jit(exact(of_pixels(model.encode_image, *mean_std)), out_shardings=self._rows)
-        self._image_norm = jax.jit(exact(of_pixels(model.image_norm, *mean_std)), out_shardings=self._rows)
-        self._encode_text = jax.jit(exact(model.encode_text), out_shardings=self._rows)
-        self._text_norm = jax.jit(exact(model.text_norm), out_shardings=self._rows)
+        towers = _compiled(model, processor.mean, processor.std, self._rows)
+        self._encode_image, self._image_norm, self._encode_text, self._text_norm = towers
 
     def images(
         self, params: Params, images: Sequence[Image], advance: Advance = lambda n: None
@@ -218,15 +215,36 @@ class Encoder:
         return {n: faults.get(n) or self._load(images[n])[1] or "unreadable in another process" for n in failed}
 
 
-class _WithParams(NamedTuple):
-    encoder: Encoder
-    params: Params
+class _WithParams:
+    """An encoder bound to one set of parameters. Benchmarks of the same captions have them embedded once."""
+
+    def __init__(self, encoder: Encoder, params: Params):
+        self._encoder, self._params = encoder, params
+        self._embedded: dict[tuple[str, ...], np.ndarray] = {}
 
     def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
-        return self.encoder.images(self.params, images)
+        return self._encoder.images(self._params, images)
 
     def captions(self, texts: Sequence[str]) -> np.ndarray:
-        return self.encoder.captions(self.params, texts)
+        key = tuple(texts)
+        if key not in self._embedded:
+            self._embedded[key] = self._encoder.captions(self._params, texts)
+        return self._embedded[key]
+
+
+@functools.lru_cache(maxsize=2)
+def _compiled(
+    model: Model, mean: tuple[float, ...], std: tuple[float, ...], rows: NamedSharding | None
+) -> tuple[Encode, Encode, Encode, Encode]:
+    """``encode_image`` and ``image_norm`` of uint8 images, ``encode_text`` and ``text_norm``: jitted, with results
+    sharded by ``rows``. Kept, so that further runs of a model in a process compile nothing: a base and its recipes."""
+    # Float32 towers compute in float32: an accelerator's default would round products to TF32 or bfloat16.
+    exact = jax.default_matmul_precision("highest")
+    image = (of_pixels(encode, mean, std) for encode in (model.encode_image, model.image_norm))
+    encode_image, image_norm, encode_text, text_norm = (
+        jax.jit(exact(encode), out_shardings=rows) for encode in (*image, model.encode_text, model.text_norm)
+    )
+    return encode_image, image_norm, encode_text, text_norm
 
 
 def load_encoder(source: str, *, dtype: str, batch_size: int) -> tuple[Encoder, Params]:

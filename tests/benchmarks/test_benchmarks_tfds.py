@@ -2,13 +2,15 @@
 
 import io
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from naturel_jax.benchmarks import naturel_contrast, naturel_pairs, naturel_reworded
+from naturel_jax.benchmarks import naturel_contrast, naturel_pairs, naturel_reworded, registry
+from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.data.items import prepared
 from naturel_jax.evaluators import blind
@@ -180,6 +182,25 @@ def test_dataset_with_one_wording_of_each_caption_has_nothing_to_compare(tmp_pat
         UserError, match=r"no complex caption of its split 'test' has several wordings; naturel_reworded"
     ):
         naturel_reworded.read(Path(builder.data_path))
+
+
+def test_a_prepared_dataset_is_read_once_until_another_is_in_its_place(tmp_path):
+    def read() -> Benchmark:
+        return registry.read(["naturel"], naturel=tmp_path / "naturel")[0]
+
+    folders = []
+    for version in (VersionOne, VersionTwo):
+        builder = version(data_dir=tmp_path / version.__name__, file_format="array_record")
+        builder.download_and_prepare()
+        folders.append(Path(builder.data_path))
+    folders[0].rename(tmp_path / "naturel")
+    first = read()
+    assert read() is first
+    shutil.rmtree(tmp_path / "naturel")
+    with pytest.raises(UserError, match="not a prepared dataset"):
+        read()
+    folders[1].rename(tmp_path / "naturel")
+    assert read() != first
 
 
 @pytest.mark.parametrize("version", [VersionOne, VersionTwo, VersionThree])

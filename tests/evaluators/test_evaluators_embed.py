@@ -28,6 +28,34 @@ def encoder() -> embed.Encoder:
     return embed.Encoder(model, processor, batch_size=4)
 
 
+def test_runs_of_one_model_compile_its_towers_once():
+    (model, params, processor), compiled = tiny(), []
+
+    def listener(event: str, duration: float, **_) -> None:
+        compiled.extend([event] if event.endswith("backend_compile_duration") else [])
+
+    encoders = [embed.Encoder(dataclasses.replace(model), processor, batch_size=5) for _ in range(2)]
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        first = embed.cosines(items(7), encoders[0].with_params(params))[1]
+        programs = len(compiled)
+        second = embed.cosines(items(7), encoders[1].with_params(params))[1]
+        assert len(compiled) == programs > 0
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_benchmarks_of_the_same_captions_embed_them_once(encoder, monkeypatch):
+    embedded, captions = [], encoder.captions
+    monkeypatch.setattr(encoder, "captions", lambda params, texts: embedded.append(texts) or captions(params, texts))
+    for params in (tiny()[1], jax.tree.map(lambda x: 2 * x, tiny()[1])):
+        bound = encoder.with_params(params)
+        first, _, again = (embed.cosines(items(count), bound)[1] for count in (13, 2, 13))
+        np.testing.assert_array_equal(first, again)
+    assert list(map(len, embedded)) == [4, 3, 4, 3]
+
+
 def test_every_crop_and_caption_is_embedded_once(monkeypatch):
     model, params, processor = tiny()
     decoded, tokenized = [], []

@@ -5,7 +5,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -18,7 +20,7 @@ from tfds_naturel import naturel
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Triplet
 from tfds_naturel.scenes import __main__ as contact_sheet
-from tfds_naturel.scenes import examples
+from tfds_naturel.scenes import examples, processes
 from tfds_naturel.scenes.layouts import LAYOUTS
 from tfds_naturel.scenes.scene import CONFIGS, SPLITS, ScenesConfig, compose, draw
 from tfds_naturel.scenes.sprite import COLOURS
@@ -279,7 +281,7 @@ def test_example_is_a_pure_function_of_its_index():
     numbers = [(name, split, i) for name in CONFIGS for split in SPLITS for i in (0, 7)]
     code = """if True:
         import hashlib, json, sys
-        from tfds_naturel.scenes import examples
+        from tfds_naturel.scenes import examples, processes
         from tfds_naturel.scenes.scene import CONFIGS
         numbers = json.loads(sys.argv[1])
         made = {str(n): examples.example(CONFIGS[n[0]], *n[1:]) for n in reversed(numbers)}
@@ -291,6 +293,27 @@ def test_example_is_a_pure_function_of_its_index():
     for number in numbers:
         here = examples.example(CONFIGS[number[0]], *number[1:])
         assert other[str(list(number))] == [hashlib.sha256(here["image"]).hexdigest(), here["captions"]]
+
+
+def test_several_processes_draw_the_same_in_the_same_order(monkeypatch):
+    monkeypatch.setattr(processes, "_IMAGES", 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **options: started.append(popen(*a, **options)) or started[-1])
+    made = list(processes.examples(SCENES, "test", 7))
+    assert made == [examples.example(SCENES, "test", index) for index in range(7)]
+    next(stopped := processes.examples(SCENES, "test", 7))
+    stopped.close()
+    assert len(started) == 4 and all(process.returncode is not None for process in started)
+
+
+def test_a_process_that_cannot_draw_ends_the_build(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "_IMAGES", 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    builder = naturel.Naturel(config=naturel.scenes(_tiny("tiny_broken")), data_dir=tmp_path)
+    with pytest.raises(RuntimeError, match="the process that draws image 0 of train ended"):
+        builder.download_and_prepare()
 
 
 def _tiny(name: str) -> ScenesConfig:

@@ -2,7 +2,6 @@
 
 import functools
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,19 +11,8 @@ from tfds_naturel.captions import grammar, mirrored
 from tfds_naturel.captions.relations import converse
 from tfds_naturel.common.schema import Caption, Triplet, numbered
 from tfds_naturel.scenes.render import encode_jpeg
-from tfds_naturel.scenes.scene import SPLITS, Scene, ScenesConfig, draw
+from tfds_naturel.scenes.scene import Scene, ScenesConfig, draw
 from tfds_naturel.scenes.world import arguable, rivals
-
-
-def splits(config: ScenesConfig) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-    """For each split, an iterator of (key, example) in the format of ``schema.features``, the image as JPEG bytes."""
-    return {split: _rows(config, split, size) for split, size in zip(SPLITS, config.sizes, strict=True)}
-
-
-def _rows(config: ScenesConfig, split: str, size: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    for index in range(size):
-        row = example(config, split, index)
-        yield row["image_id"], row
 
 
 def example(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
