@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import wait_until
 from tests.helpers.stub_commands import calls, stub
 from tests.helpers.worlds import ROOT
 from tfds_naturel.common import cli
@@ -126,7 +127,7 @@ def test_stopping_the_script_stops_its_part(stubs, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 128 + signal.SIGTERM
     process.communicate()
-    assert not running("sleep", stubs)
+    wait_until(lambda: not running("sleep", stubs))
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["towers_clip_b32.unfinished"]
 
 

@@ -71,7 +71,8 @@ def test_batches_hold_what_the_tower_makes_of_the_captions(starts, tmp_path, fam
     """From two sources, in all blocks of rows, with padding; everything else is as without the cache."""
     start = starts[family]
     cached, plain = (pipeline(config(tmp_path, family, cached), start) for cached in (True, False))
-    cached = dataclasses.replace(cached, sources=pickle.loads(pickle.dumps(cached.sources)))  # as processes get them
+    images, captions = pickle.loads(pickle.dumps((cached.images, cached.captions)))  # as processes get them
+    cached = dataclasses.replace(cached, images=images, captions=captions)
     encode = jax.jit(start.model.encode_text)
     for batch, expected in zip(cached.batches(0, 8), plain.batches(0, 8), strict=True):
         np.testing.assert_allclose(batch.tokens, encode(start.params, expected.tokens), rtol=0, atol=1e-6)

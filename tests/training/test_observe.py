@@ -132,13 +132,19 @@ def test_multiplicities_are_those_of_the_whole_batch(monkeypatch, tmp_path):
     elsewhere = CaptionLabels(*(np.asarray(x)[3:] for x in batch.caption_labels))
     held = batch._replace(caption_labels=elsewhere)
     planner = SimpleNamespace(texts=lambda step: TEXTS, plan=lambda step: batch)
-    list(first_batch.batches(SimpleNamespace(planner=planner, batches=lambda *_: iter([held])), tmp_path, 0, 1))
+    list(
+        first_batch.batches(
+            SimpleNamespace(planner=planner, images=None, batches=lambda *_: iter([held])), tmp_path, 0, 1
+        )
+    )
     assert "+ A cat is under the table  \u00d74" in written
 
 
 def test_only_the_first_batch_is_drawn_and_all_are_passed_on(tmp_path):
     planner = SimpleNamespace(texts=lambda step: TEXTS, plan=lambda step: make_batch())
-    pipeline = SimpleNamespace(planner=planner, batches=lambda start, stop: iter([make_batch()] * (stop - start)))
+    pipeline = SimpleNamespace(
+        planner=planner, images=None, batches=lambda start, stop: iter([make_batch()] * (stop - start))
+    )
     assert len(list(first_batch.batches(pipeline, tmp_path, 3, 5))) == 2
     assert not list(tmp_path.iterdir())  # a continued run
     assert len(list(first_batch.batches(pipeline, tmp_path, 0, 5))) == 5

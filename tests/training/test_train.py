@@ -15,6 +15,7 @@ from naturel_jax import config as c
 from naturel_jax.checkpoints.checkpoint import Checkpoints
 from naturel_jax.config import versions
 from naturel_jax.data import datasets
+from naturel_jax.data.random import draws
 from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.training import run, train
 from naturel_jax.training.optim import OPTIMIZERS
@@ -128,7 +129,9 @@ def test_restored_state_takes_the_place_of_the_initial_one(folder, tmp_path):
     config, training = make_training(folder)
     saved = jax.device_get(training.state)
     checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save(2, training.state.arrays(), {"config": versions.to_json(config)}, wait=True)
+    checkpoints.save(
+        2, training.state.arrays(), {"config": versions.to_json(config), "streams": draws.VERSION}, wait=True
+    )
     step, state = run.restore_or_start(config, epath.Path(tmp_path), checkpoints, training)
     checkpoints.close()
     assert step == 2 and all(x.is_deleted() for x in jax.tree.leaves(training.state))
