@@ -177,7 +177,7 @@ def latex(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
             name = escape.latex(row.name)
             name = name if kind == MEASURED else rf"\textit{{{name}}}"
             lines.append(" & ".join([name, *map(cell, cells)]) + r" \\")
-    caption = re.sub(r"^ScoreTable \d+: ", "", table.caption)  # LaTeX numbers its tables itself
+    caption = re.sub(r"^Table \d+: ", "", table.caption)  # LaTeX numbers its tables itself
     body = "\n".join(lines)
     return (
         f"\\begin{{table}}\n\\centering\n\\caption{{{escape.latex(caption)}}}\n"
