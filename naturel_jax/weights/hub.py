@@ -7,7 +7,7 @@ from naturel_jax.storage import hub
 from naturel_jax.weights.processor_files import read_json
 from tfds_naturel.common.errors import UserError
 
-_CLIP = "openai/clip-vit-base-patch32"  # its vocabulary is that of all CLIPs
+_CLIP = "openai/clip-vit-base-patch32"  # all CLIP models share its vocabulary
 _SMALL = ("*.json", "*.model", "merges.txt")
 _OPENCLIP = (("open_clip_model.safetensors",), ("open_clip_pytorch_model.bin",))
 _TRANSFORMERS = (("model.safetensors", "model-*.safetensors"), *_OPENCLIP, ("pytorch_model.bin", "pytorch_model-*.bin"))

@@ -41,7 +41,7 @@ def read_meta(workdir: epath.PathLike, step: int | None = None) -> tuple[int, di
 
 
 def trained_on(workdir: epath.PathLike, step: int | None = None) -> TrainedOn:
-    """The images that a run trained on, and the runs before it that it started from; empty if it has no record of them.
+    """Training images of a run and of the runs that it descends from; empty if it has no record of them.
 
     Raises what ``read_meta`` raises, and UserError if the record is missing, damaged, or another run's.
     """
@@ -64,7 +64,7 @@ def trained_on(workdir: epath.PathLike, step: int | None = None) -> TrainedOn:
 
 
 def base(workdir: epath.PathLike) -> str:
-    """What a run started from, as ``weights.load`` takes it; "" for random parameters. May raise as ``read_meta``."""
+    """What a run started from, as ``weights.load`` takes it; "" for random parameters. Raises like ``read_meta``."""
     step, meta = read_meta(workdir)
     with malformed(checkpoint.directory(workdir) / str(step) / "meta"):
         init = str(meta["config"]["init"])

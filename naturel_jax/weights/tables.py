@@ -1,5 +1,5 @@
-"""Tables from a foreign checkpoint's keys to our parameter paths: one list of rules per format both reads and writes
-it, strictly."""
+"""Tables that map a foreign checkpoint's keys to our parameter paths: one list of rules per format both reads and
+writes it, strictly."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from tfds_naturel.common.errors import UserError
 Shape = tuple[int, ...]
 Place = Callable[[str, np.ndarray], jax.Array]  # (path, host array) -> array on devices
 _STACK = "/blocks/"  # paths containing this hold all blocks along their first axis
-_LISTED = 8  # names that an error message lists
+_LISTED = 8  # most names that an error message lists
 
 
 class Transform(NamedTuple):
@@ -91,13 +91,13 @@ def rule(path: str, keys: str, transform: Transform, parts: Sequence[int] = ()) 
 def with_bias(
     path: str, key: str, transform: Transform, bias: Transform = SAME, parts: Sequence[int] = ()
 ) -> list[Rule]:
-    """The rule of a layer's weight, and that of the bias beside it: ``ln_1.weight`` and ``ln_1.bias``."""
+    """Rules for a layer's weight and the bias beside it: ``ln_1.weight`` and ``ln_1.bias``."""
     names = path.rpartition("/")[0] + "/bias", re.sub(r"(weight|kernel|scale)( |$)", r"bias\2", key)
     return [rule(path, key, transform, parts), rule(*names, bias, parts)]
 
 
 def torch_block(norm1: str, qkv: str, out: str, norm2: str, up: str, down: str) -> list[Rule]:
-    """The rules of a transformer block with torch's layers, from the names of their weights; ``qkv`` may be several."""
+    """Rules for a transformer block with torch's layers, from the names of their weights; ``qkv`` may be several."""
     return [
         *with_bias("norm1/scale", norm1, SAME),
         *with_bias("attn/qkv/kernel", qkv, LINEAR, FLAT),
