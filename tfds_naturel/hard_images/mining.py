@@ -1,4 +1,5 @@
-"""Mined negative images: for an image and a triplet it shows, similar images or annotations that do not show it.
+"""Mined negative images: for an image and a triplet that it shows, images with similar embeddings or annotations that
+do not show the triplet.
 
 They replace the sentinel (the blank image) as NegCLIP's hard negative images.
 """
@@ -21,7 +22,7 @@ from tfds_naturel.hard_images.survey import Survey
 
 SWAP, RELATION, ATTRIBUTE, NEAREST = "swap", "relation", "attribute", "nearest"
 
-_POOL = 256  # candidates per kind that are compared for an image and triplet
+_POOL = 256  # most candidates per kind that are compared for an image and triplet
 _ROWS = 1024  # images per matrix product in the neighbour search; rows per write
 _NEAR_DUPLICATE = 0.97  # photos with at least this cosine are copies of each other, so not negatives
 _SCHEMA = pa.schema(
@@ -170,8 +171,8 @@ class Contrasts:
         self._kinds = functools.cache(lambda triplet: kinds_of(triplet, survey.triplets))
 
     def find(self, n: int, triplet: Triplet, asserted: Triplet | None) -> Contrast | None:
-        """The contrast for image ``n``, or None. It shows ``asserted``, the claim of a false caption, if that is one of
-        the contrary triplets and any image does. A false caption without a claim is a denial, true of any contrast.
+        """The contrast for image ``n``, or None. It shows ``asserted``, the claim of a false caption, if that is a
+        contrary triplet that some image shows. A false caption without a claim is a denial, true of any contrast.
         """
         contrary = [t for numbers in self._kinds(triplet).values() for t in numbers]
         contrary.sort(key=lambda t: not _same(self._survey.triplets[t], asserted))

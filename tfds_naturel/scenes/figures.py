@@ -1,4 +1,5 @@
-"""Places sprites in the image: posed, painted and fitted to a box in the unit square (x to the right, y downwards)."""
+"""Places sprites in the image: poses and paints them and fits them to a box in the unit square (x to the right, y
+downwards)."""
 
 import dataclasses
 import functools
