@@ -1,4 +1,4 @@
-"""What ARO's VG-Relation and VG-Attribution share: a crop and two captions with the roles or attributes swapped
+"""Code shared by ARO's VG-Relation and VG-Attribution: a crop and two captions with the roles or attributes swapped
 (Yuksekgonul et al., arXiv 2210.01936).
 """
 

@@ -215,7 +215,7 @@ class Origin(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a benchmark comes from.
+    """The origin of a benchmark.
 
     ``needs``: what the user puts into the folder. ``files``: path in the folder -> URL, for what may be downloaded.
     ``extract``: path -> function that extracts the file's content from the download, if it is not stored as downloaded.

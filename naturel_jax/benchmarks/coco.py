@@ -1,4 +1,4 @@
-"""What the benchmarks on COCO and Visual Genome images share; the two collections have images in common."""
+"""Code shared by the benchmarks on COCO and Visual Genome images; the two collections have images in common."""
 
 from collections.abc import Iterable
 from pathlib import Path

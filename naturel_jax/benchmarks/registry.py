@@ -37,7 +37,7 @@ class Reader(Protocol):
 
     @property
     def SOURCE(self) -> Source:
-        """Where the benchmark comes from."""
+        """The benchmark's origin."""
         ...
 
     @property

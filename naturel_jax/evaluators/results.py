@@ -71,7 +71,7 @@ class Result:
 
 
 class LeftOut(NamedTuple):
-    """What the scores of a run leave out of a benchmark; the fields are those of ``Result``."""
+    """Items that a run's scores leave out of a benchmark; the fields are those of ``Result``."""
 
     model: str
     benchmark: str

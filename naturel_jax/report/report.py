@@ -174,7 +174,7 @@ def _left_out(all_results: Sequence[Result]) -> list[str]:
 
 
 def _trained_on(result: Result) -> str:
-    """How many items are left out since their images were trained on, and the scores without and with them."""
+    """Number of items left out because their images were trained on, and the scores without and with them."""
     if not result.left_out:
         return ""
     metrics = [m for m in result.with_trained_on if is_headline(m)] or list(result.with_trained_on)[:_QUOTED]

@@ -54,7 +54,7 @@ class Disk(NamedTuple):
 
 
 def disks(work: Work, names: Sequence[str]) -> list[Disk]:
-    """What the stages ``names`` still need on the disks of the workdir and of the hub's cache."""
+    """The disks of the workdir and of the hub's cache, with what the stages ``names`` still need on them."""
     totals: dict[str, float] = defaultdict(float)
     for name, size in costs.disks(work).items():
         totals[STAGES[name].folder] += size

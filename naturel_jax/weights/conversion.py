@@ -44,7 +44,7 @@ def _trained_on(args: argparse.Namespace) -> TrainedOn:
 
 
 def _about(args: argparse.Namespace) -> model_card.About:
-    """What the model card says about SRC."""
+    """The model card's statements about SRC."""
     about = model_card.about(args.source)
     if args.interpolate or args.size is not None:  # another model, which has not been evaluated
         about = dataclasses.replace(about, scores={})

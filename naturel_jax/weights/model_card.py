@@ -46,7 +46,7 @@ _LARGEST = 1 << 20  # bytes; a larger README.md is not read
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What a card says besides what the model itself tells.
+    """Contents of a card that the model itself does not tell.
 
     ``base``: the model on the hub that it comes from, ``license``: an identifier of the hub; both empty if unknown.
     ``datasets``: names on the hub. ``step`` and ``recipe``: of the run that trained it. ``scores``: metric -> value.
@@ -65,7 +65,7 @@ class About:
 
 
 def about(source: str) -> About:
-    """What is known about the model at ``source`` (see ``weights.load``) without loading it. Raises UserError."""
+    """The ``About`` of the model at ``source`` (see ``weights.load``), without loading it. Raises UserError."""
     if source.startswith("run:"):
         return _about_run(source.removeprefix("run:"))
     kind, _, rest = source.partition(":")

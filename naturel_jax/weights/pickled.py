@@ -9,7 +9,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-INSTRUCTIONS = 4_000_000  # of one pickle; a checkpoint with 1,000 tensors and their optimizer state has 100,000
+INSTRUCTIONS = 4_000_000  # most per pickle; a checkpoint with 1,000 tensors and their optimizer state has 100,000
 
 # Storage class -> dtype, by safetensors' names.
 DTYPES = {

@@ -28,7 +28,7 @@ _RESIZE_MODES = {"shortest": "short", "squash": "square"}  # OpenCLIP's names an
 
 
 class Text(TypedDict):
-    """How a text becomes token ids: the fields of ``Processor`` of the same names."""
+    """Conversion of text to token ids: the fields of ``Processor`` with the same names."""
 
     tokenizer: str
     clean: str

@@ -21,7 +21,7 @@ _LISTED = 8  # most names that an error message lists
 
 
 class Transform(NamedTuple):
-    """How a foreign tensor becomes ours and back: ``read(foreign, our shape)``, ``write(ours)``, exact inverses of
+    """Conversion of a foreign tensor to ours and back: ``read(foreign, our shape)``, ``write(ours)``, exact inverses of
     each other."""
 
     read: Callable[[Any, Shape], Any]
@@ -70,7 +70,7 @@ CONV_TORCH, CONV_FLAX = _conv((2, 3, 1, 0)), _conv((0, 1, 2, 3))
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One of our parameters and where a format keeps it.
+    """A parameter of ours and where a format keeps it.
 
     ``keys``: the foreign names (``{}`` is the block's number; without it a block's parameter is stacked there too).
     Several keys hold consecutive ``parts`` of the first axis.

@@ -52,7 +52,7 @@ class Score:
 
 
 class View:
-    """What a model sees of a text: lowercased, the nouns of classes replaced by ``symbol(class)`` (default: kept)."""
+    """A model's view of a text: lowercased, with the nouns of classes replaced by ``symbol(class)`` (default: kept)."""
 
     def __init__(self, classes: Iterable[str], symbol: Callable[[str], str] | None = None) -> None:
         self.class_of = {noun.text: label for label in sorted({*classes, *ANIMATE}) for noun in lexicon.nouns(label)}

@@ -72,7 +72,7 @@ def write(triplet: Triplet, rng: np.random.Generator, is_true: Truth | None = No
 
 
 def pick(options: Sequence[T], draw: Draw) -> T:
-    """One of ``options``, by the next number of ``draw``."""
+    """Picks one of ``options`` by the next number of ``draw``."""
     return options[int(next(draw) * len(options))]
 
 

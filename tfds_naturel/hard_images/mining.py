@@ -127,7 +127,7 @@ def _ranked(
 
 
 def _neighbours(zimg_ND: np.ndarray, images: range, count: int) -> list[list[int]]:
-    """At most ``count`` nearest images of each, nearest first, excluding copies and the image itself."""
+    """The nearest images of each, at most ``count``, nearest first, without copies and the image itself."""
     cosines = zimg_ND[images.start : images.stop] @ zimg_ND.T
     cosines[cosines >= _NEAR_DUPLICATE] = -np.inf
     count = min(count, cosines.shape[1])

@@ -63,7 +63,7 @@ class Store:
         self.journal = Journal(folder / "journal.csv")
 
     def path(self, image_id: str) -> Path:
-        """Where the photo is stored."""
+        """The photo's file."""
         return self.folder / f"{image_id}.jpg"
 
     def missing(self, image_ids: Iterable[str], retry_missing: bool) -> list[str]:
