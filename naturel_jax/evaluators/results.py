@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # out, version 3 how it was found.
 VERSION = 3
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
-_LONGEST_NAME = 100  # characters of a model's name that a file name keeps
+_MAX_NAME = 100  # characters of a model's name that a file name keeps
 OUTCOME = "outcome/"  # prefix of the columns of items.parquet that hold outcomes
 
 
@@ -278,7 +278,7 @@ def folder_of(out: Path, model: str, benchmark: str) -> Path:
 
 def file_name(model: str) -> str:
     """A model's name in characters allowed in file names; a name that had to be changed gets a digest at its end."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".")[:_LONGEST_NAME] or "_"
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".")[:_MAX_NAME] or "_"
     return slug if slug == model else f"{slug}-{hashlib.blake2b(model.encode(), digest_size=3).hexdigest()}"
 
 

@@ -22,7 +22,7 @@ from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, 
 from tfds_naturel.common import escape, pages
 
 _FILES = importlib.resources.files("naturel_jax.report")
-_QUOTED = 4  # most metrics that a line quotes for a benchmark without headline metrics
+_MAX_QUOTED = 4  # most metrics that a line quotes for a benchmark without headline metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _trained_on(result: Result) -> str:
     """Number of items left out because their images were trained on, and the scores without and with them."""
     if not result.left_out:
         return ""
-    metrics = [m for m in result.with_trained_on if is_headline(m)] or list(result.with_trained_on)[:_QUOTED]
+    metrics = [m for m in result.with_trained_on if is_headline(m)] or list(result.with_trained_on)[:_MAX_QUOTED]
     known = {metric: result.with_trained_on[metric] for metric in metrics}
     values = (
         f"{metric} {result.scores[metric]['value']:.3f} without them, {value:.3f} with them"

@@ -26,7 +26,7 @@ def downloads_text(work: Work) -> str:
     return "\n".join(
         [
             _table(("stage", "download", "size", "licence", "from"), [*lines, total]),
-            "By hand; what is not there is left out of the tables:\n",
+            "By hand; the tables leave out what is missing:\n",
             _table(("file", "licence", "from"), by_hand),
         ]
     )

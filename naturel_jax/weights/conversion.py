@@ -106,7 +106,7 @@ def _verify(args: argparse.Namespace, folder: Path, written: weights.Loaded) -> 
         print(f"{name}: {comparison}")
         if exact and not (comparison.same_model and comparison.same_processor):
             expected = f"logits within {verify.TOLERANCE:g} times the scale, and most inputs preprocessed alike"
-            raise UserError(f"{name}: {comparison.library} does not compute this model; expected {expected}")
+            raise UserError(f"{name}: {comparison.library} does not reproduce this model; expected {expected}")
 
     if not args.source.startswith("run:"):
         source = weights.find(args.source)

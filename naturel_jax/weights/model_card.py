@@ -40,8 +40,8 @@ _LICENSES = {
 }
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
-_LONGEST_CHAIN = 10  # runs, each started from the one before
-_LARGEST = 1 << 20  # bytes; a larger README.md is not read
+_MAX_CHAIN = 10  # runs, each started from the one before
+_MAX_README_BYTES = 1 << 20  # bytes; a larger README.md is not read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _about_run(workdir: str) -> About:
 
 def _base(workdir: str) -> str:
     """The hub model at the start of the chain of runs that led to ``workdir``, or ''."""
-    for _ in range(_LONGEST_CHAIN):
+    for _ in range(_MAX_CHAIN):
         try:
             recipe = runs.read_meta(workdir)[1]["config"]
         except UserError:  # the run that it started from is elsewhere
@@ -124,7 +124,7 @@ def license_of(base: str) -> str:
 def _front_matter(folder: Path) -> dict[str, str]:
     """``license`` and ``base_model`` from the metadata of a README.md; '' for one that is missing or unusable."""
     path, fields = folder / FILE, {}
-    if path.is_file() and path.stat().st_size < _LARGEST:
+    if path.is_file() and path.stat().st_size < _MAX_README_BYTES:
         with contextlib.suppress(Exception):  # the YAML parser's errors, for a file that is not a card
             fields = metadata_load(path) or {}
     wanted = {"license": _LICENSE_ID, "base_model": _HUB_NAME}

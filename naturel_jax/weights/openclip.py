@@ -129,8 +129,8 @@ def _checked(
     return {**read, **fields}
 
 
-_VISION = {"image_size": 224, "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16}
-_TEXT_FIELDS = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
+_VISION_DEFAULTS = {"image_size": 224, "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16}
+_TEXT_DEFAULTS = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
 _KWARGS = {"act_kwargs": None, "norm_kwargs": None}
 _TOKENIZER = {"hf_tokenizer_name": None, "tokenizer_kwargs": None}
 _REQUIRED = {"ls_init_value": None, "patch_dropout": 0.0, "output_tokens": False, "pool_type": "tok", "pad_id": 0}
@@ -165,7 +165,7 @@ def read_config(config: Mapping[str, Any]) -> TwoTowerConfig:
 
 def _read_timm(config: Mapping[str, Any]) -> TwoTowerConfig:
     vision = _checked(config, "vision_cfg", {"timm_model_name": None, "image_size": 224}, _TIMM_REQUIRED)
-    text = _checked(config, "text_cfg", {**_TEXT_FIELDS, **_KWARGS, **_TOKENIZER, **_SIGLIP_TEXT}, {})
+    text = _checked(config, "text_cfg", {**_TEXT_DEFAULTS, **_KWARGS, **_TOKENIZER, **_SIGLIP_TEXT}, {})
     for key, value in _SIGLIP_TEXT.items():
         if text[key] != value:
             raise UserError(f"text_cfg.{key} is {text[key]!r}; expected {value!r}")
@@ -183,9 +183,9 @@ def _read_timm(config: Mapping[str, Any]) -> TwoTowerConfig:
 
 
 def _read_vit(config: Mapping[str, Any]) -> TwoTowerConfig:
-    vision = _checked(config, "vision_cfg", {**_VISION, **_KWARGS}, _REQUIRED)
+    vision = _checked(config, "vision_cfg", {**_VISION_DEFAULTS, **_KWARGS}, _REQUIRED)
     pooling = {"pool_type": "argmax", "eos_id": 2}
-    text = _checked(config, "text_cfg", {**_TEXT_FIELDS, **_KWARGS, **_TOKENIZER, **pooling}, _REQUIRED)
+    text = _checked(config, "text_cfg", {**_TEXT_DEFAULTS, **_KWARGS, **_TOKENIZER, **pooling}, _REQUIRED)
     eos_ids = {"argmax": text["vocab_size"] - 1, "eos": text["eos_id"]}
     if text["pool_type"] not in eos_ids:
         raise UserError(f"text_cfg.pool_type is {text['pool_type']!r}; expected {sorted(eos_ids)}")

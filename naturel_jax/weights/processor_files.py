@@ -181,7 +181,7 @@ def _tokenizer(folder: Path, config: Mapping[str, Any], family: Family, context:
         return {"tokenizer": base64.b64encode((folder / "spiece.model").read_bytes()).decode(), "clean": "siglip"}
     tok = _read_tokenizer(folder, family.tokenizer)
     if family.tokenizer.incomplete_files:
-        _complete(tok, config)
+        _complete_gemma(tok, config)
     pad = _token(config.get("pad_token") or family.tokenizer.pad)
     if tok.token_to_id(pad) is None:
         raise UserError(f"{folder}: padding token {pad!r} is not in the vocabulary")
@@ -205,7 +205,7 @@ def _token(value: str | Mapping[str, str]) -> str:
     return value if isinstance(value, str) else value["content"]
 
 
-def _complete(tok: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+def _complete_gemma(tok: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
     """Adds what SigLIP 2's published Gemma tokenizer files leave to the caller: lowercasing, and the end token."""
     state = json.loads(tok.to_str())
     if "Lowercase" not in json.dumps(state["normalizer"]):

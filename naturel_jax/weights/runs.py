@@ -57,7 +57,7 @@ def trained_on(workdir: epath.PathLike, step: int | None = None) -> TrainedOn:
     if found is None or found.meta() != noted:
         what = "is missing" if found is None else "is another run's"
         raise UserError(
-            f"{folder} {what}: it has the images that step {step} was trained on, which scores leave out; copy it from "
+            f"{folder} {what}: it lists the training images of step {step}, which scores leave out; copy it from "
             "where the run was trained"
         )
     return found

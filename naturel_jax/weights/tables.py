@@ -17,7 +17,7 @@ from tfds_naturel.common.errors import UserError
 Shape = tuple[int, ...]
 Place = Callable[[str, np.ndarray], jax.Array]  # (path, host array) -> array on devices
 _STACK = "/blocks/"  # paths containing this hold all blocks along their first axis
-_LISTED = 8  # most names that an error message lists
+_MAX_LISTED = 8  # most names that an error message lists
 
 
 class Transform(NamedTuple):
@@ -188,8 +188,8 @@ def _leaves(table: Sequence[Rule], shapes: Params) -> list[_Leaf]:
 
 def _listing(items: Iterable[str]) -> str:
     names = sorted(items)
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
 
 
 def _same_shape(a: Shape, b: Shape) -> bool:

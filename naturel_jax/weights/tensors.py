@@ -128,7 +128,7 @@ def check_archive(path: Path) -> zipfile.ZipFile:
     two members with one name, which readers resolve differently."""
     archive = zipfile.ZipFile(path)
     if len(archive.NameToInfo) < len(archive.infolist()):
-        raise UserError(f"{path}: has two members of one name; refused")
+        raise UserError(f"{path}: has two members with the same name; refused")
     size, declared = path.stat().st_size, sum(info.file_size for info in archive.infolist())
     if declared > 2 * size + _SLACK:
         raise UserError(

@@ -22,7 +22,7 @@ from tfds_naturel.hard_images.survey import Survey
 
 SWAP, RELATION, ATTRIBUTE, NEAREST = "swap", "relation", "attribute", "nearest"
 
-_POOL = 256  # most candidates per kind that are compared for an image and triplet
+_MAX_CANDIDATES = 256  # most candidates per kind that are compared for an image and triplet
 _ROWS = 1024  # images per matrix product in the neighbour search; rows per write
 _NEAR_DUPLICATE = 0.97  # photos with at least this cosine are copies of each other, so not negatives
 _SCHEMA = pa.schema(
@@ -117,7 +117,7 @@ def _ranked(
 ) -> list[tuple[str, int]]:
     ranked: list[tuple[str, int]] = []
     for kind, pool in pools.items():
-        pool = rng.choice(pool, min(_POOL, len(pool)), replace=False)
+        pool = rng.choice(pool, min(_MAX_CANDIDATES, len(pool)), replace=False)
         if zimg_ND is not None:
             cosines = zimg_ND[pool] @ zimg_ND[n]
             pool, cosines = pool[order := np.argsort(-cosines, kind="stable")], cosines[order]
@@ -179,7 +179,7 @@ class Contrasts:
         for t in contrary:
             rng = np.random.default_rng([self._seed, n, self._number[triplet], t])
             pool = self._showing[t]
-            for m in rng.choice(pool, min(_POOL, len(pool)), replace=False).tolist():
+            for m in rng.choice(pool, min(_MAX_CANDIDATES, len(pool)), replace=False).tolist():
                 shown = self._survey.triplets_of(m)
                 if m != n and not may_hold(triplet, shown):
                     return Contrast(m, asserted is None or any(_same(fact, asserted) for fact in shown))

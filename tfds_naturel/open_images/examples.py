@@ -23,7 +23,7 @@ from tfds_naturel.open_images.plan import OpenImagesConfig, Plan, options
 if TYPE_CHECKING:
     from tensorflow_datasets.core.features import BBox
 
-_ATTEMPTS = 20  # most times that the grammar rewrites a pair that reviewers rejected
+_MAX_ATTEMPTS = 20  # most times that the grammar rewrites a pair that reviewers rejected
 _BATCH = 256  # photos re-encoded by the threads at once, and so held in memory
 
 
@@ -110,7 +110,7 @@ class Writer:
         rejected the text.
         """
         faults: dict[int, str] = {}
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(_MAX_ATTEMPTS):
             if not pairs:
                 return captions
             fresh = grammar.write(triplet, self._rng(triplet, attempt), is_true)
@@ -123,7 +123,7 @@ class Writer:
             pairs = pairs - accepted
         why = next((faults[pair] for pair in sorted(pairs) if pair in faults), "reviewers rejected the text")
         raise UserError(
-            f"{triplet}: pair {min(pairs)} was written in {_ATTEMPTS} ways, and all were refused ({why}); add the "
+            f"{triplet}: pair {min(pairs)} was written in {_MAX_ATTEMPTS} ways, and all were refused ({why}); add the "
             "triplet to the caption bank, or accept one of them in the decisions file"
         )
 

@@ -198,7 +198,7 @@ class Recorder:
         known, last = self._store.known(), self._refused[-1]
         is_trusted = known is not None and await self._serves(known)
         if self._refused and not is_trusted:  # empty if a photo was served meanwhile
-            proof = f"does not send {known.image_id} either, which exists" if known else "has sent none"
+            proof = f"does not send {known.image_id} either, although it exists" if known else "has sent none"
             raise UserError(
                 f"{len(self._refused)} photos in a row were refused (the last: {last.detail}); the server {proof}; "
                 "none is recorded as missing; check --images_url, and whether a proxy answers for the server"

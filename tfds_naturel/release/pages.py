@@ -11,7 +11,7 @@ from tfds_naturel.release import card, datasheet
 from tfds_naturel.release.datasheet import Facts
 
 _HERE = Path(__file__).parent
-_MOST = 20  # most photo licences that the card lists
+_MAX_LICENCES = 20  # most photo licences that the card lists
 _LICENCES = {  # by SPDX identifier
     "cc-by-4.0": ("Creative Commons Attribution 4.0 International", "https://creativecommons.org/licenses/by/4.0/"),
     "apache-2.0": ("Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
@@ -171,9 +171,9 @@ def _licences(facts: Facts) -> str:
 
 def _photo_licences(facts: Facts) -> str:
     counts = facts.licenses
-    rows: list[tuple[str, int]] = [(text or "unknown", count) for text, count in counts.most_common(_MOST)]
-    if len(counts) > _MOST:
-        rows.append((f"{len(counts) - _MOST:,} others", counts.total() - sum(count for _, count in rows)))
+    rows: list[tuple[str, int]] = [(text or "unknown", count) for text, count in counts.most_common(_MAX_LICENCES)]
+    if len(counts) > _MAX_LICENCES:
+        rows.append((f"{len(counts) - _MAX_LICENCES:,} others", counts.total() - sum(count for _, count in rows)))
     return card.table(["licence", "photos"], rows)
 
 
