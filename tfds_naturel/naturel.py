@@ -196,8 +196,7 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
 
     # In TFDS it is an instance of its logging decorator, not a function.
     def download_and_prepare(self, **options: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """TFDS's ``download_and_prepare``, but free of TensorFlow for splits of any size, and without progress bars in
-        logs."""
+        """TFDS's ``download_and_prepare``, but free of TensorFlow for splits of any size, and without bars in logs."""
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()
         with spill.local_files():

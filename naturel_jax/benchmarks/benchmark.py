@@ -205,8 +205,7 @@ class Overlap(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """``images``: the collection, and the part of it, that images come from. ``source``: where the benchmark says
-    so."""
+    """``images``: the collection, or part of one, that images come from. ``source``: where the benchmark says so."""
 
     images: str
     source: str

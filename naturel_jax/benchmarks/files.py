@@ -1,5 +1,4 @@
-"""Reads the benchmarks' official files: every record is checked, every fault is named, and no path leaves its
-folder."""
+"""Reads the benchmarks' official files: every record is checked, every fault named, no path leaves its folder."""
 
 import json
 import lzma

@@ -56,8 +56,7 @@ def read(folder: Path) -> Benchmark:
 
 
 def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
-    """Two photos and two captions: the first is true of the first photo only, the second of the second photo only or of
-    neither."""
+    """Two photos, two captions: the first is true of photo 1 only, the second of photo 2 only or of neither."""
     s = np.stack(cosines)
     mirrored = np.array(["mirrored" in item.tags for item in items])
     strict = {name: np.where(mirrored, right, np.nan) for name, right in rules.two_by_two(items, cosines).items()}

@@ -90,8 +90,7 @@ def photo(folder: Path, split: str, records: prepared.Records, n: int, image_id:
 
 
 def caption_pairs(example: prepared.Example, problems: list[str]) -> Iterator[Pair]:
-    """The pairs of a decoded example, in the order of its captions. Pairs that lack a caption are reported in
-    ``problems``."""
+    """The pairs of a decoded example, in caption order. Pairs that lack a caption are reported in ``problems``."""
     image_id, captions = prepared.to_str(example["image_id"]), example["captions"]
     texts, triplets, asserts = (list(map(prepared.to_str, captions[name])) for name in ("text", "triplet", "asserts"))
     groups = captions.get("group", triplets)  # version 1.0.0 has one group per triplet, and no column

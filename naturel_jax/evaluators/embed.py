@@ -26,8 +26,7 @@ from naturel_jax.models.two_tower import Encode, Model, Params, of_pixels
 from naturel_jax.weights.sources import Loaded
 
 LENGTH_STEP = 16  # captions of a causal tower are trimmed to a multiple of this, so that few shapes are compiled
-# Annotated boxes may extend a few pixels past the image; one that extends by more than this share of a side belongs to
-# another image.
+# Annotated boxes may extend a few pixels past the image; beyond this share of a side, a box is another image's.
 BOX_SLACK = 0.05
 
 Advance = Callable[[int], object]  # called with the number of images or captions processed since the last call

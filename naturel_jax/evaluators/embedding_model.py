@@ -138,8 +138,7 @@ def load(source: str | os.PathLike[str], *, dtype: str = "float32", batch_size: 
     ``run:workdir``, a folder or a file (see ``weights.load``).
 
     ``dtype`` is that of the towers' arithmetic: ``float32``, as for published scores, or ``bfloat16``. ``batch_size``:
-    at most so many images or texts in a batch. Raises UserError naming what is wrong with a checkpoint, and
-    FileNotFoundError.
+    most images or texts in a batch. Raises UserError naming what is wrong with a checkpoint, and FileNotFoundError.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected 1 or more")

@@ -163,8 +163,7 @@ def _other_statistics(loaded: Loaded) -> dict[str, Any]:
 
 
 def _bgr(right: Right) -> Embedder:
-    """Swaps red and blue by swapping them in the statistics and the patch kernel, which the model sees as swapped
-    pixels."""
+    """Swaps red and blue in the statistics and the patch kernel, which has the same effect as swapped pixels."""
     config, params, processor = right.loaded
     patch = params["image"]["patch"]
     inputs, width = patch["kernel"].shape
@@ -283,8 +282,7 @@ def evaluate(
     name: str, model: str, right: Right, fingerprint: str, benchmarks: Sequence[Benchmark], out: Path
 ) -> list[results.Result] | None:
     """The results of ``model`` on ``benchmarks`` with the mistake ``name``, each also saved to the mistake's folder
-    below ``out`` as soon as it is ready; None if the mistake cannot be made. ``fingerprint`` is that of the model
-    without a mistake."""
+    below ``out`` once ready; None if it cannot be made. ``fingerprint``: the model's, without a mistake."""
     mistake = MISTAKES[name]
     folder, label = out / FOLDER / name, f"{model}, mistake: {name}"
     embedder = functools.cache(lambda: mistake.make(right))

@@ -128,8 +128,7 @@ def cells(result: Result) -> dict[str, Cell]:
 
 
 def _best(of_benchmark: Sequence[Result], items: Mapping[str, list[dict[str, Any]]]) -> set[tuple[str, str]]:
-    """The (model, metric) pairs that are the best of their column, in the columns that the tables show for several
-    models."""
+    """The (model, metric) pairs that are the best of their column, for columns shown for several models."""
     scored: dict[str, dict[str, ties.Scored]] = {}  # metric -> model -> score
     shown = tables.tables_of(name for result in of_benchmark for name in result.metrics)
     metrics = {column.metric for table in shown for column in table.columns}

@@ -165,8 +165,7 @@ def _markdown(work: Work, lines: Sequence[Judged], gaps: Sequence[str]) -> str:
 
 
 def _explained(work: Work, checkpoint: Checkpoint, bad: set[str]) -> str:
-    """Text on how a checkpoint was read, the likely causes of bad scores, and the command that makes these mistakes on
-    purpose."""
+    """Text on how a checkpoint was read, the likely causes, and the command that makes these mistakes on purpose."""
     source = work.path_of(checkpoint)
     try:
         family, used = conventions(source)

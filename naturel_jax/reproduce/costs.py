@@ -38,8 +38,7 @@ ITEMS = {  # benchmark -> images or crops, captions
 
 
 class Download(NamedTuple):
-    """One line of the plan; ``stage``: the stage that downloads it, or ``by hand``. ``bytes``: an upper bound or an
-    estimate."""
+    """One line of the plan; ``stage``: the stage that downloads it, or ``by hand``. ``bytes``: a bound or estimate."""
 
     what: str
     stage: str

@@ -1,5 +1,4 @@
-"""Runs the commands of a stage, one process after the other, and records finished stages in
-``<workdir>/state.json``."""
+"""Runs the commands of a stage one after the other, and records finished stages in ``<workdir>/state.json``."""
 
 import ctypes
 import dataclasses

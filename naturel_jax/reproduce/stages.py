@@ -18,8 +18,7 @@ MAX_THREADS = 16
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """``photos``: how many of Open Images and of COCO's training split; None: all. ``steps``: of each recipe; None: 5
-    epochs."""
+    """``photos`` of Open Images and of COCO's training split; None: all. ``steps`` of each recipe; None: 5 epochs."""
 
     photos: int | None = None
     steps: int | None = None

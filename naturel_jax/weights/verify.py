@@ -45,10 +45,9 @@ class Peer(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """``difference``: the largest difference between logits (``scale`` times a cosine) of images and captions that both
+    """``difference``: the largest logit difference (``scale`` times a cosine) over images and captions that both
     libraries preprocess alike. ``images`` and ``captions``: how many there were; ``other_images`` and
-    ``other_captions``: those preprocessed differently; ``other_difference``: the largest difference between logits with
-    these."""
+    ``other_captions``: those preprocessed differently; ``other_difference``: the same with these."""
 
     library: str
     images: int

@@ -28,8 +28,7 @@ DRAWS = 64  # more random numbers than any call uses
 
 @dataclasses.dataclass(frozen=True)
 class Predicate:
-    """The predicate of a sentence about X and Y. ``back``: X is the object of ``label``, as in "the mug is held by the
-    man".
+    """A predicate about X and Y. ``back``: X is the object of ``label``, as in "the mug is held by the man".
 
     ``finite`` (singular, plural) follows X, and ``modifier`` follows X without a finite verb. ``front`` and ``verbs``
     put Y before X ("on the desk" "is" "the cat") and are empty if that is not grammatical. ``simple`` goes between two

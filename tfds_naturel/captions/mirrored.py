@@ -102,8 +102,7 @@ _Option = tuple[tuple[str, str], Predicate, Predicate]  # classes of X and Y, an
 
 
 def _options(triplet: Triplet, rival: Triplet | None, simple: bool) -> list[_Option]:
-    """All ways to state a triplet and its rival (default: itself) about X and Y; if ``simple``, the plainest ones
-    only."""
+    """All ways to state a triplet and its rival (default: itself) about X and Y, or only the plainest."""
     options: list[_Option] = []
     for x, y in ((triplet.subject, triplet.object), (triplet.object, triplet.subject)):
         own, other = (_predicates(t, x)[: 1 if simple else None] for t in (triplet, rival or triplet))

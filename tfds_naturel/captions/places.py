@@ -34,8 +34,7 @@ _DENIERS = frozenset(
 
 
 class _Place(NamedTuple):
-    """``label`` is where the subject is. If it is not ``certain``, no noun follows and it may be where the object
-    is."""
+    """``label`` is where the subject is; if not ``certain``, no noun follows and it may be where the object is."""
 
     word: str
     label: str
@@ -85,8 +84,7 @@ def _places(words: Sequence[str], marks: tuple[str, str]) -> list[_Place]:
 
 
 def _upright(old: list[_Place], new: list[_Place], true: set[str]) -> tuple[list[str], list[str]]:
-    """The labels in both captions. "It has the desk under it" places the desk, so all labels are replaced by their
-    converses."""
+    """The labels in both captions. "It has the desk under it" places the desk, so all are exchanged for converses."""
     labels = [place.label for place in old], [place.label for place in new]
     turned = {_CONVERSE.get(label, label) for label in labels[0]}
     if any(place.certain for place in (*old, *new)) or true & set(labels[0]) or not true & turned:

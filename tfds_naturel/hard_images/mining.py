@@ -1,5 +1,4 @@
-"""Mined negative images: for an image and a triplet that it shows, images with similar embeddings or annotations that
-do not show the triplet.
+"""Mined negative images: for an image and a triplet it shows, images with similar looks or annotations without it.
 
 They replace the sentinel (the blank image) as NegCLIP's hard negative images.
 """

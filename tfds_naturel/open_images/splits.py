@@ -17,8 +17,8 @@ _BANDS = 4  # hashes that differ in fewer bits than there are bands agree in at 
 
 
 def near_duplicates(hashes: np.ndarray) -> np.ndarray:
-    """Groups hashes (uint64 [N]) linked by differing in at most 3 of 64 bits; returns the lowest row in the group of
-    each, int64 [N].
+    """Groups hashes (uint64 [N]) linked by at most 3 differing bits of 64; returns the lowest row in each one's group,
+    int64 [N].
 
     Exact without comparing all pairs (multi-index hashing, Norouzi et al. 2012): two linked hashes agree in at least
     one of four 16-bit bands.

@@ -46,8 +46,7 @@ class Split:
 @dataclasses.dataclass(frozen=True)
 class Facts:
     """Facts for the pages: the dataset's name, version, description, release notes and metadata, the contents of its
-    splits, its size with images, the takedown list and how many images of the dataset were on it, and the publisher's
-    words.
+    splits, its size with images, the takedown list and how many of the images were on it, and the publisher's words.
     """
 
     name: str

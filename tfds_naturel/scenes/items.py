@@ -202,8 +202,7 @@ _COLOUR_PAIRS = tuple(itertools.permutations(COLOURS, 2))
 
 
 def _scored_pairs(count: int) -> int:
-    """Number of ordered colour pairs over which to spread ``count`` cases of VG-Attribution, so that each pair is
-    scored."""
+    """Number of ordered colour pairs among which ``count`` VG-Attribution cases are spread, so that each is scored."""
     return min(max(count // _VGA_PAIR, 1), len(_COLOUR_PAIRS))
 
 
