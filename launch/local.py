@@ -1,8 +1,8 @@
-"""Starts a run as several processes on this machine, as a cluster would, with simulated CPU devices.
+"""Starts a run as several processes on this machine, like a cluster, with simulated CPU devices.
 
     python launch/local.py --processes 2 --devices 4 -- --config configs/siglip_tp.py:scenes
 
-Useful for trying out a multi-host job before paying for one. Ctrl-C and SIGTERM are passed on to all processes, which
+Use it to try out a multi-host job before paying for one. Ctrl-C and SIGTERM are passed on to all processes, which
 stop and save; a second one kills them. When a process fails, the others are killed. Exits with the status of the first
 that failed; 75 (stopped and saved: run again to continue) is not a failure.
 """
@@ -47,12 +47,12 @@ def watch(running: list[subprocess.Popen]) -> int:
 
 
 def exit_status(code: int) -> int:
-    """As a shell reports it: 128 + number for a process that was killed by a signal."""
+    """The exit status that a shell reports: 128 + number for a process killed by a signal."""
     return code if code >= 0 else 128 - code
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--devices", type=int, default=4, help="simulated devices per process")

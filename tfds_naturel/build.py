@@ -39,7 +39,7 @@ def make_builder(options: argparse.Namespace) -> "naturel.Naturel":
     """The builder for these command-line options. Raises UserError for an unknown dataset, and for changed options
     without a new name.
     """
-    from tfds_naturel import naturel  # it imports TensorFlow Datasets, which `--help` does not need
+    from tfds_naturel import naturel  # imports TensorFlow Datasets, which `--help` does not need
 
     if options.config not in naturel.Naturel.builder_configs:
         known = ", ".join(naturel.Naturel.builder_configs)

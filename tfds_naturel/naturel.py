@@ -58,7 +58,7 @@ class NaturelConfig(tfds.core.BuilderConfig):
     """A source of examples. Raises UserError for a name that is not a valid folder name.
 
     ``prepare(dl_manager)`` reads its input below the manager's folders. ``options()`` returns everything that
-    determines the contents, as JSON; it is stored with the dataset so that one is not mistaken for another.
+    determines the contents, as JSON; it is stored with the dataset, so that one dataset is not mistaken for another.
     """
 
     prepare: Callable[[tfds.download.DownloadManager], Contents]
@@ -202,7 +202,7 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
 
     # In TFDS it is an instance of its logging decorator, not a function.
     def download_and_prepare(self, **options: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """TFDS's ``download_and_prepare``, but without TensorFlow for splits of any size, and without bars in logs."""
+        """TFDS's ``download_and_prepare``, but free of TensorFlow for splits of any size, and without bars in logs."""
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()
         with spill.local_files():

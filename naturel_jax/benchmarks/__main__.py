@@ -1,4 +1,4 @@
-"""Lists the benchmarks: which are present, which are missing, where to get them and under which licence. Downloads
+"""Lists the benchmarks: which are present, which are missing, where to get them and under which licence; and downloads
 those that may be downloaded.
 
     python -m naturel_jax.benchmarks --dir ~/benchmarks
@@ -25,7 +25,7 @@ from tfds_naturel.common.errors import Stopped, UserError
 
 def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, BenchmarkFields]) -> str:
     """Describes one benchmark: what is present, or what is missing and where to get it. Raises UserError for a broken
-    a user-defined one."""
+    user-defined one."""
     try:
         benchmark = registry.read([name], files=files, naturel=naturel, fields=fields)[0]
     except (FileNotFoundError, UserError) as error:
@@ -33,7 +33,7 @@ def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, 
             raise
         try:
             source = BENCHMARKS[name].SOURCE
-        except UserError:  # of a package that cannot be imported
+        except UserError:  # its package cannot be imported
             return f"{name}: {error}"
         lines = [f"{name}: {error}", f"needs: {source.needs}", f"from: {source.where}", f"licence: {source.licence}"]
         if source.downloadable:

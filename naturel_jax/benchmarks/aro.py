@@ -1,4 +1,4 @@
-"""Shared by ARO's VG-Relation and VG-Attribution: a crop and two captions with the roles or attributes swapped
+"""Code shared by ARO's VG-Relation and VG-Attribution: a crop and two captions with the roles or attributes swapped
 (Yuksekgonul et al., arXiv 2210.01936).
 """
 
@@ -29,7 +29,7 @@ def read(
 
     def item(key: str, row: Record) -> Item:
         x, y, w, h = (row[f"bbox_{side}"] for side in "xywh")
-        if not (abs(x) < MAX_PIXELS and abs(y) < MAX_PIXELS and 0 <= w * h < MAX_PIXELS):  # not NaN either
+        if not (abs(x) < MAX_PIXELS and abs(y) < MAX_PIXELS and 0 <= w * h < MAX_PIXELS):  # refuses NaN too
             raise BenchmarkError(f"box of x {x}, y {y}, width {w}, height {h} is not one of an image")
         image = images.image(row["image_path"], (int(x), int(y), int(x + w), int(y + h)))
         return Item(key, (image,), (row["true_caption"], row["false_caption"]), tags(row))

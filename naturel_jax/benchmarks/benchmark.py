@@ -1,5 +1,5 @@
-"""The contract: a benchmark lists items and scores a small matrix of cosines per item. It knows nothing about models,
-devices or batching.
+"""The benchmark interface: a benchmark lists items and scores a small matrix of cosines per item. It knows nothing
+about models, devices or batching.
 
 A new benchmark is one file with ``read(folder) -> Benchmark`` and ``SOURCE: Source``, and one line in ``registry.py``.
 """
@@ -79,8 +79,8 @@ class Metric:
     weighted: bool = False
 
     def members(self, judged_N: np.ndarray, by_tag: Positions) -> tuple[np.ndarray, np.ndarray]:
-        """The indices [M] of the items that count, and the group [M] of each. ``judged_N``: whether each item has an
-        outcome.
+        """Indices [M] of the items that the mean is over, and the group [M] of each. ``judged_N``: whether each item
+        has an outcome.
         """
         if self.macro:
             parts = list(by_tag[self.macro].values())
@@ -95,7 +95,7 @@ class Metric:
         return np.concatenate([*parts, np.array([], int)]), groups
 
     def weights(self, items: Sequence[Item], index_M: np.ndarray) -> np.ndarray:
-        """The weight of each of the items [M]."""
+        """Weights [M] of the items at ``index_M``."""
         return np.array([items[n].weight for n in index_M]) if self.weighted else np.ones(len(index_M))
 
 
@@ -129,13 +129,13 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """Items, and the published rule that scores them.
+    """Items and the published rule that scores them.
 
     ``outcomes`` turns items and their cosines into arrays [items] of numbers in [0, 1], NaN where the rule does not
     score an item. ``published`` is the official number of items; ``problems`` names what could not be read. The
-    first ``true_captions`` captions of an item are true of its first image and the others false (0: not in that order).
-    ``left_out``: items that are not scored, since the model was trained on their images; items that share the tag
-    ``together`` are scored together, or all left out.
+    first ``true_captions`` captions of an item are true of its first image and the others false (0: the order says
+    nothing). ``left_out``: items that are not scored, since the model was trained on their images; items that share the
+    tag ``together`` are scored together, or all left out.
     """
 
     name: str
@@ -168,7 +168,7 @@ class Benchmark:
         return scores
 
     def held_out(self, trained_on: Collection[str]) -> "Benchmark":
-        """This benchmark with the items of these ids left out."""
+        """This benchmark without the items that have these ids."""
         shared = {item.tags.get(self.together) for item in self.items if item.id in trained_on} - {None}
         out = [item.id in trained_on or item.tags.get(self.together) in shared for item in self.items]
         if not any(out):
@@ -178,7 +178,7 @@ class Benchmark:
 
     @property
     def whole(self) -> "Benchmark":
-        """This benchmark with no item left out."""
+        """This benchmark with all its items."""
         return dataclasses.replace(self, items=(*self.items, *self.left_out), left_out=())
 
     @property
@@ -196,8 +196,8 @@ class HubFiles(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """``training``: a collection that models are trained on. ``known``: how much of it is the same images; ``source``
-    of that, if it is not stated by the collections themselves."""
+    """``training``: a collection that models are trained on. ``known``: how much of it is the same images; ``source``:
+    where that is stated, if not by the collections themselves."""
 
     training: str
     known: str
@@ -205,7 +205,7 @@ class Overlap(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """``images``: the collection that images are from, and the part of it. ``source``: where the benchmark says so."""
+    """``images``: the collection, or part of one, that images come from. ``source``: where the benchmark says so."""
 
     images: str
     source: str
@@ -214,14 +214,14 @@ class Origin(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a benchmark comes from.
+    """The origin of a benchmark.
 
     ``needs``: what the user puts into the folder. ``files``: path in the folder -> URL, for what may be downloaded.
     ``extract``: path -> function that extracts the file's content from the download, if it is not stored as downloaded.
     ``images(folder)``: path -> URL of the images that the files in the folder refer to. ``hub``: files on the hub.
     ``prepared``: ``read`` takes a prepared TFDS folder (``--naturel``) instead of the folder of official files.
-    ``origins``: the collections that its images are from. ``naturel_jax.data.seen.trained_on`` finds images that a run
-    was trained on; these are for models without a record of theirs, and say what to look at before a run starts.
+    ``origins``: the collections that its images come from, for models without a record of their training images and for
+    a look before a run starts (``naturel_jax.data.seen.trained_on`` finds the images that a run was trained on).
     """
 
     licence: str
@@ -236,7 +236,7 @@ class Source:
 
     @property
     def downloadable(self) -> bool:
-        """Whether a program may download any of it."""
+        """Whether a program may download any of its files."""
         return bool(self.files or self.hub)
 
 

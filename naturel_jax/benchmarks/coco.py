@@ -1,4 +1,4 @@
-"""Shared by the benchmarks on images of COCO and of Visual Genome, which have images in common."""
+"""Code shared by the benchmarks on COCO and Visual Genome images; the two collections have images in common."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +17,7 @@ _KARPATHY_TRAIN = Overlap(
     _SPLITS,
 )
 IN_VISUAL_GENOME = Overlap("Visual Genome", "51,208 of its 108,077 images are COCO's", _VG_COCO)
-# What else has the images of a part of COCO, and those of Visual Genome.
+# Other collections with the images of a part of COCO, or of Visual Genome.
 KARPATHY_TEST = (
     Overlap("COCO (train2014, Karpathy train)", "none: the splits are disjoint"),
     Overlap("COCO (train2017)", "has all images of train2014 and val2014 but the 5,000 of val2017"),

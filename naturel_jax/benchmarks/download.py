@@ -14,8 +14,8 @@ from tfds_naturel.common.files import parse_json
 from tfds_naturel.common.progress import Progress
 
 CONNECTIONS = 16
-MAX_FAILURES = 50  # files in a row, after which the others are not tried
-MAX_TEXT_BYTES = 256 << 20  # of a file that is not an image; the largest official one has 60 MB
+MAX_FAILURES = 50  # in a row, after which the other files are not tried
+MAX_TEXT_BYTES = 256 << 20  # limit for files that are not images; the largest official one has 60 MB
 
 _POLICY = Policy()
 
@@ -75,8 +75,8 @@ def _image(data: bytes) -> bytes:
 async def _fetch_all(
     files: Mapping[str, str], root: Path, extract: Mapping[str, Extract], limit: int, policy: Policy
 ) -> list[str]:
-    """Downloads those of ``files`` (path -> URL) that are missing, each of at most ``limit`` bytes; returns what
-    failed. After ``MAX_FAILURES`` failures in a row it stops: the server is down, or it is another one.
+    """Downloads the missing ones of ``files`` (path -> URL), each of at most ``limit`` bytes; returns what failed.
+    Stops after ``MAX_FAILURES`` failures in a row: the server is down, or another one answers in its place.
     """
     missing = {path: url for path, url in files.items() if not (root / path).exists()}
     problems: list[str] = []

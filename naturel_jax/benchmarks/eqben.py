@@ -81,7 +81,7 @@ def _image(images: Folder, name: str) -> Image:
 
 
 def _as_png(read_npy: Callable[[], bytes]) -> Callable[[], bytes]:
-    """A reader of the same image, losslessly encoded, its channels in RGB."""
+    """A reader of the same image as a PNG with channels in RGB."""
 
     def read() -> bytes:
         try:

@@ -1,4 +1,4 @@
-"""Reads the benchmarks' official files: every record is checked, every fault named, and no path leaves its folder."""
+"""Reads the benchmarks' official files: every record is checked, every fault named, no path leaves its folder."""
 
 import json
 import lzma
@@ -158,8 +158,8 @@ def safe_name(name: str) -> str:
 
 
 def check_inside(path: Path, root: Path) -> Path:
-    """``path``. Raises BenchmarkError if it is a link out of ``root`` and not one to the hub's cache, as downloads make
-    them."""
+    """``path``. Raises BenchmarkError if it is a link out of ``root`` other than one to the hub's cache, which
+    downloads make."""
     target = path.resolve()
     if not target.is_relative_to(root.resolve()) and not target.is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
         raise BenchmarkError(f"image {path} is a link out of {root}; copy it, or make {root} itself the link")
@@ -167,8 +167,8 @@ def check_inside(path: Path, root: Path) -> Path:
 
 
 class Folder:
-    """Images that are files in a folder, which may be a link itself. ``collection``: if files are called like the
-    images of a public collection (``2331508.jpg``), its name in ``identity.of_name``."""
+    """Images that are files in a folder, which may itself be a link. ``collection``: the public collection (its name in
+    ``identity.of_name``) after whose images the files are named, as in ``2331508.jpg``."""
 
     def __init__(self, root: Path, collection: str = ""):
         self.root, self._collection = root, collection
@@ -180,7 +180,7 @@ class Folder:
         if name not in self._present:
             try:
                 self._present[name] = check_inside(path, self.root).is_file()
-            except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle
+            except (OSError, RuntimeError) as error:  # the name is too long, or links form a circle
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise BenchmarkError(f"image {name!r:.80}: {reason}") from error
         if not self._present[name]:

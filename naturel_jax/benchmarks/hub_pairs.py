@@ -1,6 +1,6 @@
-"""The benchmarks of two images and two captions that the hub distributes as Parquet: BiVLC, SugarCrepe's captions with
-a generated image for each negative (Miranda et al., arXiv 2406.09952), and ColorSwap, the colours of two objects
-swapped (Burapacheep et al., arXiv 2402.04492). Winoground's rows are read here, too.
+"""The benchmarks of two images and two captions that the hub distributes as Parquet: BiVLC (SugarCrepe's captions with
+a generated image for each negative; Miranda et al., arXiv 2406.09952) and ColorSwap (the colours of two objects are
+swapped; Burapacheep et al., arXiv 2402.04492). Winoground's rows are read here, too.
 """
 
 import functools
@@ -102,7 +102,7 @@ def rows(root: Path, columns: Sequence[str]) -> Iterator[tuple[str, Record]]:
 
 
 def _cell(value: pa.Scalar) -> Any:
-    """The value; None for a string that is not UTF-8."""
+    """A cell's value; None for a string that is not UTF-8."""
     try:
         return value.as_py()
     except UnicodeDecodeError:

@@ -1,5 +1,5 @@
-"""NatuRel's test captions with a second photo, in which the same classes are in another relation: scores that no model
-wins from the captions alone.
+"""NatuRel's test captions with a second photo, in which the same classes are in another relation: scores that cannot be
+won from the captions alone.
 
 ``choice``: the true caption prefers its own photo to the second one, of which it is false. A model that ignores the
 photos scores exactly 0.5, since a tie counts as half. Where the false caption is true of the second photo, the item has
@@ -22,8 +22,8 @@ SOURCE = naturel_pairs.SOURCE
 
 
 def read(folder: Path) -> Benchmark:
-    """The test split of a prepared TFDS folder, ``.../naturel/<config>/<version>``. Triplets without a second photo by
-    the rules of ``mining`` have no items.
+    """The test split of a prepared TFDS folder, ``.../naturel/<config>/<version>``. Triplets for which ``mining`` finds
+    no second photo have no items.
     """
     records = prepared.open_split(folder, "test").records
     survey = prepared.survey(records)
@@ -56,7 +56,7 @@ def read(folder: Path) -> Benchmark:
 
 
 def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
-    """Two photos, (caption true of the first and false of the second, the reverse or false of both)."""
+    """Two photos, two captions: the first is true of photo 1 only, the second of photo 2 only or of neither."""
     s = np.stack(cosines)
     mirrored = np.array(["mirrored" in item.tags for item in items])
     strict = {name: np.where(mirrored, right, np.nan) for name, right in rules.two_by_two(items, cosines).items()}

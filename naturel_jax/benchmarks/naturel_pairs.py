@@ -1,4 +1,4 @@
-"""NatuRel's test split, whose triplets training images also show, and its held-out compositions, which none shows: each
+"""NatuRel's test split, whose triplets also occur in training images, and its held-out compositions, which do not: each
 positive caption of an image against its own negative, simple (pair 0) and complex (pairs 1 to 3), and ``hard``: the
 complex pairs that no text-only model gets right.
 """
@@ -61,8 +61,8 @@ UNSEEN = Entry(SOURCE, functools.partial(read, split="test_unseen_triplets", nam
 
 
 class Pair(NamedTuple):
-    """A true and a false caption of an image (``texts``), in their fixed wording (paraphrase 0). ``triplet`` is what
-    they were made for, or empty; ``asserts`` is what the false one claims, empty for a denial; ``wordings``: the true
+    """A true and a false caption of an image (``texts``), in their fixed wording (paraphrase 0). ``triplet``: the one
+    they were written for, or empty; ``asserts``: what the false one claims, empty for a denial; ``wordings``: the true
     one's paraphrases 1, 2, ..."""
 
     id: str
@@ -74,7 +74,7 @@ class Pair(NamedTuple):
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags of its item."""
+        """The tags of the pair's item."""
         if not self.triplet:
             return {"kind": self.kind}
         relation = Triplet.parse(self.triplet).relation
@@ -90,7 +90,7 @@ def photo(folder: Path, split: str, records: prepared.Records, n: int, image_id:
 
 
 def caption_pairs(example: prepared.Example, problems: list[str]) -> Iterator[Pair]:
-    """The pairs of a decoded example, in the order of its captions. ``problems`` gets those that lack a caption."""
+    """The pairs of a decoded example, in caption order. Pairs that lack a caption are reported in ``problems``."""
     image_id, captions = prepared.to_str(example["image_id"]), example["captions"]
     texts, triplets, asserts = (list(map(prepared.to_str, captions[name])) for name in ("text", "triplet", "asserts"))
     groups = captions.get("group", triplets)  # version 1.0.0 has one group per triplet, and no column

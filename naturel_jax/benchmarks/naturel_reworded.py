@@ -1,5 +1,5 @@
 """NatuRel's complex test captions in all their wordings: whether a model prefers every true one to the false one, and
-whether it sees that they mean the same. Scored as SugarCrepe++ (Dumpala et al., arXiv 2406.11171).
+whether it sees that they mean the same. Scored like SugarCrepe++ (Dumpala et al., arXiv 2406.11171).
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ def read(folder: Path) -> Benchmark:
     """The test split of a prepared TFDS folder, ``.../naturel/<config>/<version>``.
 
     An item is an image with all true wordings of a complex caption and, last, the false caption in its fixed wording.
-    Raises UserError if no caption has several.
+    Raises UserError if no caption has several wordings.
     """
     records = prepared.open_split(folder, "test").records
     problems: list[str] = []

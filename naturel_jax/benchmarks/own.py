@@ -2,11 +2,11 @@
 
 - ``pairs:FILE``: an image, true captions and false ones;
 - ``groups:FILE``: two images and two captions, scored like Winoground;
-- ``retrieval:FILE``: an image and its captions, ranked among all of the file;
-- ``classes:FOLDER``: a folder of images for each class, named like the class in prompts.
+- ``retrieval:FILE``: an image and its captions, ranked among all those of the file;
+- ``classes:FOLDER``: a folder of images for each class, named as the class is called in prompts.
 
-A file is JSONL, CSV, TSV or Parquet, read like training data (``naturel_jax.data.items.records``). Paths of images are
-relative to its folder, and do not leave it. A bad record is reported with its line and field, and left out.
+A file is JSONL, CSV, TSV or Parquet, read like training data (``naturel_jax.data.items.records``). Image paths are
+relative to its folder and must stay inside it. A bad record is reported with its line and field, and left out.
 """
 
 import hashlib
@@ -36,9 +36,9 @@ Make = Callable[[str, Row], Item]  # (id, row) -> item
 
 
 def read(own: Own, fields: BenchmarkFields, cache_dir: str = "") -> Benchmark:
-    """Reads a benchmark; what is in an object store is copied first, with all that is in the folder of a file.
+    """Reads a benchmark; a file or folder in an object store is copied first, a file with everything in its folder.
     ``cache_dir``: see ``staging``. Raises UserError for a path that does not exist, a file of another kind, or one
-    without a record that can be used, and what ``staging.stage`` raises."""
+    without a usable record, and what ``staging.stage`` raises."""
     if in_store(own.path):
         staging.stage(own.path if own.kind == "classes" else own.path.rpartition("/")[0], cache_dir)
         own = own._replace(path=str(staging.local_path(own.path, cache_dir)))
@@ -67,8 +67,8 @@ def _pairs(own: Own, fields: BenchmarkFields) -> Benchmark:
 
 
 def _in_order(true: Mapping[str, int]) -> Callable[[Sequence[Item], Sequence[np.ndarray]], Outcomes]:
-    """``right``: every true caption scores strictly higher than every false one. ``in_order``: the share of pairs of a
-    true and a false caption of which the true one does. ``true``: item id -> number of true captions."""
+    """``right``: every true caption scores strictly higher than every false one. ``in_order``: the share of (true,
+    false) pairs in which the true one does. ``true``: item id -> number of true captions."""
 
     def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
         higher = [s[0, : true[item.id], None] > s[0, true[item.id] :] for item, s in zip(items, cosines, strict=True)]
@@ -164,7 +164,7 @@ class _ImageReader:
 
 
 def _items(own: Own, make: Make) -> tuple[tuple[Item, ...], tuple[str, ...]]:
-    """The items of the file's records, with their line or number as id, and what is wrong with the others."""
+    """The items of the file's valid records, with line or record number as id, and what is wrong with the others."""
     path = existing(own.path, own.kind)
     if path.suffix.lower() not in OPENERS:
         raise BenchmarkError(f"{own}: expected a file with the suffix {', '.join(OPENERS)}")
@@ -173,7 +173,7 @@ def _items(own: Own, make: Make) -> tuple[tuple[Item, ...], tuple[str, ...]]:
         try:
             items.append(make(str(number), row))
         except (BadRecord, BenchmarkError) as error:
-            where = "" if str(error).startswith("line ") else f"{place} {number}: "  # a CSV file's own error has it
+            where = "" if str(error).startswith("line ") else f"{place} {number}: "  # a CSV error names the line
             problems.append(f"{path.name} {where}{error}")
     if not items:
         problem = f"the first of {len(problems):,}: {problems[0]}" if problems else "it has none"
@@ -182,7 +182,7 @@ def _items(own: Own, make: Make) -> tuple[tuple[Item, ...], tuple[str, ...]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, int, Row]]:
-    """("line" or "record", its number, row) of the file. Records are counted from 1, where lines are not known: in
+    """("line" or "record", its number, row) of the file. Records are counted from 1 where lines are not known: in
     Parquet, and in a CSV file with line breaks in its cells."""
     table = OPENERS[path.suffix.lower()](str(path), "", "train")
     rows = (row for shard in table.shards for row in shard.rows())

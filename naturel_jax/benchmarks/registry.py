@@ -38,7 +38,7 @@ class Reader(Protocol):
 
     @property
     def SOURCE(self) -> Source:
-        """Where it comes from."""
+        """The benchmark's origin."""
         ...
 
     @property
@@ -94,12 +94,12 @@ def read(
     cache_dir: str = "",
 ) -> list[Benchmark]:
     """The benchmarks called ``names``, or named as in ``own_config``; ``all`` means every one that can be read, besides
-    user-defined ones, and prints why the others cannot.
+    user-defined ones, and prints why the others cannot be.
 
     ``files`` is the folder with the official files, ``naturel`` a prepared TFDS folder of NatuRel; ``fields``: name of
-    a user-defined benchmark -> the fields of its records; ``cache_dir``: where those in an object store are copied to
-    (see ``staging``). Raises UserError for an unknown name, and FileNotFoundError or
-    UserError for a requested benchmark that cannot be read.
+    a user-defined benchmark -> the fields of its records; ``cache_dir``: where user-defined ones in an object store are
+    copied to (see ``staging``). Raises UserError for an unknown name, and FileNotFoundError or UserError for a
+    requested benchmark that cannot be read.
     """
     fields = fields or {}
     every = "all" in names

@@ -1,5 +1,5 @@
-"""Retrieval on COCO, Flickr30k and the user's images: recall at 1, 5 and 10, in both directions. It measures
-what fine-tuning forgets.
+"""Retrieval on COCO, Flickr30k and the user's images: recall at 1, 5 and 10, in both directions. They measure what
+fine-tuning forgets.
 """
 
 import functools

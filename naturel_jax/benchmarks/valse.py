@@ -30,13 +30,13 @@ IMAGES = {  # file of ``valse/data`` -> folder of its images; VALSE refers to CO
     "coreference-hard": "valse/images/visdial",
     "foil-it": COCO,
 }
-MIN_VOTES = 2  # of three annotators: the caption, and not the foil, describes the image
+MIN_VOTES = 2  # of three annotators must say that the caption, not the foil, describes the image
 _FILES = "https://raw.githubusercontent.com/Heidelberg-NLP/VALSE/main/data"
 
 
 def image_path(phenomenon: str, image_file: str) -> str:
     """The path of an image: ``COCO_val2014_000000165831.jpg`` in ``coco/val2014/``, ``000000462576.jpg`` in
-    ``coco/val2017/``; those of other datasets in folders of their own.
+    ``coco/val2017/``; images of other datasets in folders of their own.
     """
     if IMAGES[phenomenon] != COCO:
         return f"{IMAGES[phenomenon]}/{image_file}"

@@ -48,8 +48,8 @@ def read(folder: Path) -> Benchmark:
 
 
 def symmetric_relations(notebook: bytes) -> bytes:
-    """A JSON list of the relations that ARO's notebook leaves out of VG-Relation: those of its line ``symmetric =
-    [...]``. Raises ValueError if it has no such line.
+    """A JSON list of the relations that ARO's notebook leaves out of VG-Relation, from its line ``symmetric = [...]``.
+    Raises ValueError if it has no such line.
     """
     try:
         lines = [line for cell in parse_json(notebook)["cells"] for line in cell["source"]]

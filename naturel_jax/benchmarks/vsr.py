@@ -57,7 +57,7 @@ def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
 
 def best_threshold(s: np.ndarray, label: np.ndarray) -> float:
     """The midpoint between neighbouring values of ``s`` that splits true from false with the fewest errors; the lowest
-    if there are several.
+    if several do.
     """
     if not len(s):
         return 0.0

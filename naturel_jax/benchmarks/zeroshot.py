@@ -16,14 +16,14 @@ from naturel_jax.data.items import prepared
 SOURCE = Source("the dataset's own", "any dataset", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
 TEMPLATES = ("a photo of a {}.",)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-_WORDNET_ID = re.compile(r"n\d{8}")  # ImageNet's labels, which mean nothing to a text tower
+_WORDNET_ID = re.compile(r"n\d{8}")  # ImageNet's labels, meaningless to a text tower
 
 
 def read(folder: Path) -> Benchmark:
     """Reads every folder of ``zeroshot/``: a folder per class, or a prepared TFDS dataset with ``image`` and ``label``.
-    Its ``classnames.txt`` has the name of each class in prompts, after the folder's or label's and a space or tab;
-    without that file they are the same. Its ``templates.txt`` has one prompt with ``{}`` per line; their embeddings are
-    averaged.
+    Each line of its ``classnames.txt`` has a folder's name or a label, a space or tab, and the name of that class in
+    prompts; without that file, the names are the same. Its ``templates.txt`` has one prompt with ``{}`` per line; the
+    embeddings of all prompts are averaged.
     """
     root = folder / "zeroshot"
     if not root.is_dir():
@@ -73,7 +73,7 @@ def _class_names(dataset: Path, labels: Sequence[str]) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines that are not empty."""
+    """The non-empty lines of a file."""
     try:
         return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:

@@ -29,8 +29,8 @@ def baselines(
     """Baseline -> metric -> value. Empty for a benchmark whose captions are not ordered by truth.
 
     ``longer caption`` and ``shorter caption`` count words, ``n-grams`` is a naive Bayes classifier of words and
-    word pairs, cross-validated over images, ``text norm`` prefers the caption whose embedding is longer before
-    normalization (``norms``).
+    word pairs, cross-validated over images, ``text norm`` prefers the caption whose embedding has the larger norm
+    before normalization (``norms``).
     """
     if not benchmark.true_captions or not items:
         return {}
@@ -49,7 +49,7 @@ def baselines(
 
 
 def text_only(benchmark: Benchmark) -> dict[str, float]:
-    """Metric -> value of ``n-grams``, which needs no model. Empty also where captions are compared with one another."""
+    """Metric -> value of ``n-grams``, which needs no model. Also empty where captions are compared with one another."""
     items = benchmark.items
     if not benchmark.true_captions or not items or any(item.caption_rows for item in items):
         return {}
@@ -75,7 +75,7 @@ def _as_cosines(item: Item, values_C: np.ndarray, matrix: np.ndarray) -> np.ndar
 
 
 def ngrams(items: Sequence[Item], true_captions: int) -> list[np.ndarray]:
-    """Log odds [C] that each caption of each item is true, from the items of other images."""
+    """For each item, the log odds [C] that each caption is true, estimated from the items of other images."""
     folds = fold_numbers(items)
     counts: list[dict[bool, Counts]] = [{True: Counts(), False: Counts()} for _ in range(FOLDS)]
     captions = [{True: 0, False: 0} for _ in range(FOLDS)]
@@ -110,8 +110,8 @@ def grams(caption: str) -> Iterator[str]:
 
 
 def fold_numbers(items: Sequence[Item]) -> list[int]:
-    """The fold of each item: that of its image, by the id of the first item with it. An image's own key will not do:
-    it names a file, and the folds must not depend on where the files are."""
+    """The fold of each item, a hash of the id of the first item with its image. An image's own key would not do: it
+    names a file, and the folds must not depend on where the files are."""
     first: dict[str, str] = {}
     ids = [first.setdefault(item.images[0].key, item.id) for item in items]
     return [hashlib.blake2b(one.encode(errors="surrogatepass"), digest_size=2).digest()[0] % FOLDS for one in ids]

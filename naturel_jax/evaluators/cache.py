@@ -31,8 +31,8 @@ class CachedEncoder:
     Keys are hashes of contents: the bytes and box of an image, the tokens of a caption. ``folder`` must identify the
     parameters and the processor (see ``results.model_fingerprint``).
 
-    What is in a damaged file is embedded again, and without a folder that can be written the embeddings are only kept
-    in memory; both are logged, and neither ends an evaluation.
+    Rows of a damaged file are embedded again, and if the folder cannot be written the embeddings are kept in memory
+    only; both are logged, and neither ends an evaluation.
     """
 
     def __init__(self, encoder: Encoder, params: Params, folder: Path):
@@ -43,7 +43,7 @@ class CachedEncoder:
         paths = sorted(folder.glob("*.rows"))
         self._path = {key: path for path in paths for key in self._rows(path)["key"].tolist()}
         with contextlib.suppress(OSError):
-            folder.with_suffix(".sqlite").unlink()  # the form before
+            folder.with_suffix(".sqlite").unlink()  # the old format of this cache
 
     def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
         """See ``embed.Embedder.images``."""
@@ -101,7 +101,7 @@ class CachedEncoder:
         return np.stack([known[key] for key in keys]) if keys else np.zeros((0, self._dim), np.float32)
 
     def _stored(self, keys: Collection[bytes]) -> dict[bytes, np.ndarray]:
-        """The embeddings of those of the ``keys`` that have one."""
+        """The stored embeddings of ``keys``; keys without one are left out."""
         known = {key: z_D for key, z_D in self._not_stored.items() if key in keys}
         for path in dict.fromkeys(self._path[key] for key in keys if key in self._path):
             rows = self._rows(path)

@@ -9,7 +9,7 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Item, Outcomes, mean_of_
 
 Intervals = dict[str, tuple[float, float]]  # metric name -> (low, high)
 
-CHUNK = 100  # resamples at a time, which bounds the memory
+CHUNK = 100  # resamples at a time, to bound memory
 
 
 def intervals(benchmark: Benchmark, items: Sequence[Item], outcomes: Outcomes, *, resamples: int = 1000) -> Intervals:

@@ -27,7 +27,7 @@ from naturel_jax.models.two_tower import Encode, Model, Params, of_pixels
 from naturel_jax.weights.sources import Loaded
 
 LENGTH_STEP = 16  # captions of a causal tower are trimmed to a multiple of this, so that few shapes are compiled
-# Annotated boxes may extend a few pixels past the image; by more than this share of a side, they are another image's.
+# Annotated boxes may extend a few pixels past the image; beyond this share of a side, a box is another image's.
 BOX_SLACK = 0.05
 
 Advance = Callable[[int], object]  # called with the number of images or captions processed since the last call
@@ -101,7 +101,7 @@ class Encoder:
             blocks = self._pixel_blocks(zip(indices, rows, strict=True), len(images), faults, advance)
             encoded = self._run(encode, params, blocks)
         finally:
-            pool.shutdown(cancel_futures=True)  # when stopped, without decoding what was prefetched
+            pool.shutdown(cancel_futures=True)  # when stopped, what was queued is not decoded
         return encoded[: len(images)], self._all_process_faults(faults, images)
 
     def _pixel_blocks(
@@ -153,8 +153,8 @@ class Encoder:
         return np.stack([self._tokens[text] for text in texts])
 
     def _lengths(self, tokens_UL: np.ndarray) -> np.ndarray:
-        """Positions that matter in each row, rounded up: all of them unless the tower is causal and pools at the end
-        token.
+        """Number of positions in each row that affect its embedding, rounded up: all unless the tower is causal and
+        pools at the end token.
         """
         text = self.model.config.text
         if not text.causal or text.pool != "eos":
@@ -178,7 +178,7 @@ class Encoder:
         return pixels, ""
 
     def _local_rows(self) -> np.ndarray:
-        """The rows of a batch that this process's devices hold: the only ones it decodes."""
+        """The rows of a batch on this process's devices, the only ones that it decodes."""
         rows = np.arange(self.batch_size)
         if self._rows is None:
             return rows
@@ -186,8 +186,8 @@ class Encoder:
         return np.unique(np.concatenate([rows[index] for index in slices]))
 
     def _run(self, encode: Encode, params: Params, blocks: Iterable[np.ndarray]) -> np.ndarray:
-        """Embeddings of all blocks. One result is awaited while the next is computed. Raises Stopped between blocks, of
-        which all processes have equally many."""
+        """Embeddings of all blocks. One result is awaited while the next is computed. Raises Stopped between blocks;
+        all processes have equally many."""
         results: list[np.ndarray] = []
         pending: jax.Array | None = None
         for block in blocks:
@@ -248,18 +248,18 @@ def _compiled(
 
 
 def load_encoder(source: str, *, dtype: str, batch_size: int) -> tuple[Encoder, Params]:
-    """An encoder of benchmarks' items with the model at ``source`` (see ``weights.load``), and its parameters, over all
+    """An encoder of benchmark items for the model at ``source`` (see ``weights.load``), and its parameters, over all
     devices.
 
-    ``dtype``: of the towers' arithmetic. Pixels are not cached, since one set of parameters reads each image only once.
-    Raises whatever ``weights.load`` raises.
+    ``dtype`` is that of the towers' arithmetic. Pixels are not cached, since one set of parameters reads each image
+    only once. Raises whatever ``weights.load`` raises.
     """
     loaded = weights.load(source, sharding_for=param_sharding(make_mesh({"data": -1})))
     return make_encoder(loaded, dtype=dtype, batch_size=batch_size), loaded.params
 
 
 def make_encoder(loaded: Loaded, *, dtype: str, batch_size: int) -> Encoder:
-    """The encoder of ``load_encoder``, of a model that is in memory."""
+    """Like ``load_encoder``, for a model in memory."""
     model = Model(loaded.config, Compute(dtype=dtype))
     processor, mesh = loaded.processor.for_benchmarks(), make_mesh({"data": -1})
     return Encoder(model, processor, mesh=mesh, batch_size=batch_size, pixel_cache_bytes=0)
@@ -323,7 +323,7 @@ def _check_box(data: bytes, box: Box) -> None:
 
 
 def _distinct(captions: Iterable[tuple[Caption, ...]]) -> Iterable[tuple[Caption, ...]]:
-    """Each tuple object once (a tuple shared by many items is read only once)."""
+    """Each tuple object once, so that one shared by many items is read only once."""
     return {id(shared): shared for shared in captions}.values()
 
 

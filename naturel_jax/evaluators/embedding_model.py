@@ -31,9 +31,9 @@ from tfds_naturel.common.errors import UserError
 T = TypeVar("T")
 ImageInput = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray
 _IMAGE_TYPES = (str, os.PathLike, bytes, PIL.Image.Image, np.ndarray)
-PROGRESS = 1000  # from this many inputs on, a progress bar is shown by default
+PROGRESS = 1000  # with this many inputs or more, a progress bar is shown by default
 
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # kept exactly by PNG, with palette and transparency
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # modes that PNG keeps exactly, with palette and transparency
 
 
 class EmbeddingModel:
@@ -64,7 +64,7 @@ class EmbeddingModel:
 
         ``progress``: whether to show a progress bar; by default for 1,000 images or more, on a terminal. Raises
         FileNotFoundError for a path without a file, UserError (a ValueError) if images cannot be read, and TypeError
-        for anything else than a list of images.
+        for anything but a list of images.
         """
         if isinstance(images, np.ndarray) and images.ndim == 4:  # [N, H, W, 3]
             images = list(images)
@@ -84,7 +84,7 @@ class EmbeddingModel:
     def encode_text(self, texts: Sequence[str], *, progress: bool | None = None) -> np.ndarray:
         """Unit embeddings [U, D], float32. Texts longer than the model's context are truncated, as in training.
 
-        ``progress`` as in ``encode_image``. Raises TypeError for anything else than a list of str.
+        ``progress`` as in ``encode_image``. Raises TypeError for anything but a list of str.
         """
         texts = _sequence("texts", texts, (str,))
         with _progress("texts", len(texts), progress) as advance:
@@ -122,8 +122,8 @@ class EmbeddingModel:
             object_folders.publish(local, target, last=export.LAST[to])
 
     def _size(self, number: int) -> int:
-        """The batch for ``number`` inputs: a power of two, so that few inputs are not padded to a full batch and few
-        shapes are compiled."""
+        """The batch size for ``number`` inputs: a power of two, so that few inputs are not padded to a full batch and
+        few shapes are compiled."""
         return min(self.batch_size, 1 << max(number - 1, 0).bit_length())
 
     def _make_encoder(self, batch_size: int) -> Encoder:
@@ -138,7 +138,7 @@ def load(source: str | os.PathLike[str], *, dtype: str = "float32", batch_size: 
     ``run:workdir``, a folder or a file (see ``weights.load``).
 
     ``dtype`` is that of the towers' arithmetic: ``float32``, as for published scores, or ``bfloat16``. ``batch_size``:
-    images or texts in a batch at most. Raises UserError naming what is wrong with a checkpoint, and FileNotFoundError.
+    most images or texts in a batch. Raises UserError naming what is wrong with a checkpoint, and FileNotFoundError.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected 1 or more")
@@ -215,7 +215,7 @@ def _encoded(image: PIL.Image.Image) -> bytes:
 
 @contextlib.contextmanager
 def _progress(unit: str, number: int, shown: bool | None) -> Iterator[Advance]:
-    """``advance`` of a progress bar over ``number`` inputs; by default only for many, and on a terminal."""
+    """The ``advance`` of a progress bar over ``number`` inputs; by default shown only for many, and on a terminal."""
     disable = (None if number >= PROGRESS else True) if shown is None else not shown
     with tqdm.tqdm(total=number, desc=unit, disable=disable) as bar:
         yield bar.update

@@ -1,4 +1,4 @@
-"""Scores the parameters of one model on benchmarks, as a training run does on its schedule."""
+"""Scores one model's parameters on benchmarks, as a training run does on its schedule."""
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Evaluator:
-    """Benchmarks, and the encoder of one model. Compiled functions, pixels and tokens are kept between calls."""
+    """Benchmarks and the encoder of one model. Compiled functions, pixels and tokens are kept between calls."""
 
     def __init__(
         self,

@@ -13,14 +13,14 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Image
 from naturel_jax.data.seen import identity
 from naturel_jax.data.seen.trained_on import TrainedOn
 
-WAYS = ("name", "bytes", "look")  # in which an image is found
+WAYS = ("name", "bytes", "look")  # how an image is found
 
 _seen: dict[tuple[str, bool], identity.Seen | None] = {}  # (image key, perceptual); None: it cannot be read
 
 
 def hold_out(benchmark: Benchmark, trained_on: TrainedOn) -> Benchmark:
     """``benchmark`` without the items that have an image among ``trained_on``: of the same name, the same bytes, or
-    nearly the same look. Images are read, once in a process, if the training images were.
+    nearly the same look. Images are read, once per process, if the training images were.
 
     Under ``jax.distributed``, the first process decides for all.
     """
@@ -35,8 +35,8 @@ def hold_out(benchmark: Benchmark, trained_on: TrainedOn) -> Benchmark:
 
 
 def found(benchmark: Benchmark, trained_on: TrainedOn) -> dict[str, int]:
-    """How many of all items of ``benchmark`` have an image among ``trained_on``: found by ``name``, by ``bytes``, by
-    ``look``; and of how many images the record is (``images``) that were ``read``. Empty for an empty record."""
+    """How many items of ``benchmark`` have an image among ``trained_on``, found by ``name``, by ``bytes``, by ``look``;
+    and how many ``images`` the record has, and how many of them were ``read``. Empty for an empty record."""
     if not trained_on:
         return {}
     numbers = {way: int(items_N.sum()) for way, items_N in _items_found(benchmark.whole, trained_on).items()}
@@ -44,7 +44,7 @@ def found(benchmark: Benchmark, trained_on: TrainedOn) -> dict[str, int]:
 
 
 def _items_found(benchmark: Benchmark, trained_on: TrainedOn) -> dict[str, np.ndarray]:
-    """Way -> which items [N] have an image that is found in this way."""
+    """Way -> which items [N] have an image found in this way."""
     images = {image.key: image for item in benchmark.items for image in item.images}
     row = {key: n for n, key in enumerate(images)}
     return {

@@ -1,5 +1,5 @@
-"""A local copy of a folder of results that is in an object store: results, reports and the cache of embeddings are
-written to a disk, and what has changed is uploaded."""
+"""A local copy of a results folder in an object store: results, reports and the cache of embeddings are written to a
+disk, and changes are uploaded."""
 
 from pathlib import Path
 
@@ -25,14 +25,14 @@ class Mirror:
             self.fetch()
 
     def fetch(self) -> None:
-        """Copies what others have written. What is not published yet must not be lost: call ``publish`` first."""
+        """Copies what others have written. Call ``publish`` first, or unpublished changes are lost."""
         if self._store and storage.names(self._out):
             staging.stage(self._out)
             stored = Location(self._out).objects()
             self._uploaded = {name: state for name, state in self._states().items() if name in stored}
 
     def publish(self, *, without: str = "") -> None:
-        """Uploads what has changed, without the folder ``without``."""
+        """Uploads what has changed, except for the folder ``without``."""
         if not self._store:
             return
         states = self._states()
@@ -42,7 +42,7 @@ class Mirror:
         self._uploaded |= {name: states[name] for name in chosen}
 
     def _states(self) -> dict[str, _Stat]:
-        """Size and time of each file but locks and unfinished ones."""
+        """Size and time of each file except locks and unfinished ones."""
         names = [name for name in object_folders.files_in(self.local) if not Path(name).name.startswith(".")]
         stats = {name: (self.local / name).stat() for name in names}
         return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}

@@ -1,7 +1,7 @@
-"""Mistakes of evaluation, made on purpose and labelled as such: where a score differs from the published one, the
-mistake that makes the same number explains it.
+"""Evaluation mistakes, made on purpose and labelled as such: if a score differs from the published one, the mistake
+that gives the same number explains it.
 
-What a mistake makes is never stored with the embeddings or results of the right evaluation.
+Their embeddings and results are never stored with those of the correct evaluation.
 """
 
 import dataclasses
@@ -34,9 +34,9 @@ FOLDER = "mistakes"  # below ``--out``; a report reads no results from it
 
 
 class Right(NamedTuple):
-    """A model as it should be evaluated: what a mistake starts from.
+    """A correctly evaluated model, from which a mistake starts.
 
-    ``embedder`` may store embeddings. ``encoder`` makes an encoder of anything else, which stores none.
+    ``embedder`` may store embeddings. ``encoder`` makes an encoder for anything else, which stores none.
     """
 
     source: str
@@ -50,7 +50,7 @@ class Right(NamedTuple):
 
 
 class Sides(NamedTuple):
-    """An ``embed.Embedder`` of an embedder for each side."""
+    """An ``embed.Embedder`` with one embedder for images and one for captions."""
 
     of_images: Embedder
     of_captions: Embedder
@@ -66,8 +66,8 @@ Make = Callable[[Right], Embedder | None]
 
 
 class Mistake(NamedTuple):
-    """``what`` goes wrong. ``make``: the embedder that makes it, None for a model with which it cannot be made.
-    ``rule``: the benchmark with another rule, None if its items do not have one."""
+    """``what``: what goes wrong. ``make``: gives the embedder that makes the mistake, or None for a model with which it
+    cannot be made. ``rule``: gives the benchmark with another rule, or None if its items do not allow it."""
 
     what: str
     make: Make = lambda right: right.embedder
@@ -89,7 +89,7 @@ def _uncleaned(loaded: Loaded) -> dict[str, Any]:
 
 
 def _without_cleaning(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A tokenizer's normalizer, in its JSON form, without what lower-cases or removes characters."""
+    """A tokenizer's normalizer, as JSON, without the steps that lower-case or remove characters."""
     if normalizer is None or normalizer["type"] == "Lowercase" or normalizer.get("content") == "":
         return None
     if normalizer["type"] != "Sequence":
@@ -99,8 +99,8 @@ def _without_cleaning(normalizer: dict[str, Any] | None) -> dict[str, Any] | Non
 
 
 class _ShortTexts(NamedTuple):
-    """An ``embed.Embedder`` of a tower that pools at the last position, with texts shorter than its context: each as
-    long as it is, or all padded to the longest."""
+    """An ``embed.Embedder`` of a tower that pools at the last position, without padding texts to its context: each
+    keeps its own length, or all are padded to the longest."""
 
     right: Right
     longest: bool
@@ -123,7 +123,7 @@ class _ShortTexts(NamedTuple):
 
 
 def token_counts(loaded: Loaded, texts: Sequence[str]) -> np.ndarray:
-    """The tokens of each text [U], up to and including its end token."""
+    """The number of tokens of each text [U], up to and including its end token."""
     ids = processor_files.special_ids(loaded.processor, family_of(loaded.config))
     tokens_UL = loaded.processor.tokenize(texts)
     context, real_UL = tokens_UL.shape[1], tokens_UL != ids["pad_token_id"]
@@ -163,7 +163,7 @@ def _other_statistics(loaded: Loaded) -> dict[str, Any]:
 
 
 def _bgr(right: Right) -> Embedder:
-    """Blue in place of red: as the model sees it, its statistics and the kernel of its patches are exchanged."""
+    """Swaps red and blue in the statistics and the patch kernel, which has the same effect as swapped pixels."""
     config, params, processor = right.loaded
     patch = params["image"]["patch"]
     inputs, width = patch["kernel"].shape
@@ -174,7 +174,7 @@ def _bgr(right: Right) -> Embedder:
 
 
 def _preprocessing(side: Literal["images", "captions"], change: Callable[[Loaded], dict[str, Any]]) -> Make:
-    """Changes fields of the processor. Cannot be made if the model has these values itself."""
+    """Changes fields of the processor. Cannot be made if the model already has these values."""
 
     def make(right: Right) -> Embedder | None:
         processor: Processor = dataclasses.replace(right.loaded.processor, **change(right.loaded))
@@ -212,7 +212,7 @@ def _base(right: Right) -> Embedder | None:
 
 
 class _Unnormalized(NamedTuple):
-    """An ``embed.Embedder`` whose embeddings have the length that the towers give them."""
+    """An ``embed.Embedder`` whose embeddings keep the length that the towers give them."""
 
     right: Embedder
     encoder: Encoder
@@ -281,8 +281,8 @@ def parse(names: Sequence[str]) -> list[str]:
 def evaluate(
     name: str, model: str, right: Right, fingerprint: str, benchmarks: Sequence[Benchmark], out: Path
 ) -> list[results.Result] | None:
-    """The results of ``model`` on ``benchmarks`` with the mistake ``name``, as they are ready also in the folder of
-    the mistake below ``out``; None if it cannot be made. ``fingerprint``: of the model, without a mistake."""
+    """The results of ``model`` on ``benchmarks`` with the mistake ``name``, each also saved to the mistake's folder
+    below ``out`` once ready; None if it cannot be made. ``fingerprint``: the model's, without a mistake."""
     mistake = MISTAKES[name]
     folder, label = out / FOLDER / name, f"{model}, mistake: {name}"
     embedder = functools.cache(lambda: mistake.make(right))

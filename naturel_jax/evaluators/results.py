@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from naturel_jax.data.text.processor import Processor
     from naturel_jax.models.two_tower import Model, Params
 
-# Of both files. A file without a version is version 0, which reads like version 1; before version 2, a result did not
-# say what was left out, before version 3 not what was found of it.
+# The version of both files. A file without one is version 0, which reads like version 1; version 2 added what was left
+# out, version 3 how it was found.
 VERSION = 3
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
-_LONGEST_NAME = 100  # characters of a file name that are a model's name
+_MAX_NAME = 100  # characters of a model's name that a file name keeps
 OUTCOME = "outcome/"  # prefix of the columns of items.parquet that hold outcomes
 
 
@@ -45,8 +45,8 @@ class Result:
     is the official number of items, ``unreadable`` how many of the listed items had an image that could not be
     read, ``blind`` baseline -> metric -> value (see ``blind.baselines``), ``metrics`` what each score is the mean of,
     so that models can be compared item by item (empty in older files). ``left_out``: how many further items are not
-    scored, since the model was trained on their images; ``with_trained_on``: metric -> value with them; ``found``:
-    what ``held_out.found`` says of them (empty: the model has no record; None: in files that do not say).
+    scored, since the model was trained on their images; ``with_trained_on``: metric -> value with them; ``found``: what
+    ``held_out.found`` says about them (empty: the model has no record; None: older files do not say).
     """
 
     model: str
@@ -71,7 +71,7 @@ class Result:
 
 
 class LeftOut(NamedTuple):
-    """What the scores of a run leave out of a benchmark; fields as in ``Result``."""
+    """Items that a run's scores leave out of a benchmark; the fields are those of ``Result``."""
 
     model: str
     benchmark: str
@@ -93,7 +93,7 @@ def save(
     of (model, benchmark).
 
     Each replaces the old one atomically, and both hold the fingerprint, so that the rows of one evaluation are never
-    taken for those of another: not after a crash, nor if two processes evaluate at the same time (they write in turn).
+    taken for those of another, even after a crash or if two processes evaluate at the same time (they write in turn).
 
     ``norms``: caption -> length of its embedding, for the blind baselines. ``found``: see ``Result``.
     """
@@ -235,15 +235,15 @@ def check_version(path: epath.PathLike, version: int) -> None:
 
 
 def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The rows of ``items.parquet``, tags parsed, but for the columns ``without``. Raises FileNotFoundError saying what
-    to run, UserError for a newer schema or the rows of another evaluation than the scores.
+    """The rows of ``items.parquet``, tags parsed, except for the columns ``without``. Raises FileNotFoundError saying
+    what to run, UserError for a newer schema, or for rows of another evaluation than the scores.
     """
     path = folder_of(out, model, benchmark) / "items.parquet"
     if not path.exists():
         raise FileNotFoundError(f"{path}: not found; evaluate {model!r} on {benchmark!r} first")
     table = pq.read_table(path, columns=[name for name in pq.read_schema(path).names if name not in without])
     check_version(path, int((table.schema.metadata or {}).get(b"version", 0)))
-    if not _of_scores(table.schema, path.with_name("scores.json")):
+    if not _same_evaluation(table.schema, path.with_name("scores.json")):
         raise UserError(f"{path}: its rows are not those that scores.json is about; evaluate {model!r} again")
     return [row | {"tags": parse_json(row["tags"])} for row in table.to_pylist()]
 
@@ -260,11 +260,11 @@ def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result 
             schema = pq.read_schema(rows)
     except (FileNotFoundError, UserError):
         return None
-    return result if _of_scores(schema, path) else None
+    return result if _same_evaluation(schema, path) else None
 
 
-def _of_scores(schema: pa.Schema, scores: Path) -> bool:
-    """Whether rows and scores are of the same evaluation. Rows from before they held a fingerprint do not say."""
+def _same_evaluation(schema: pa.Schema, scores: Path) -> bool:
+    """Whether rows and scores come from the same evaluation. True for old rows, which have no fingerprint."""
     fingerprint = (schema.metadata or {}).get(b"fingerprint")
     return fingerprint is None or fingerprint == _read(scores).fingerprint.encode()
 
@@ -277,15 +277,15 @@ def folder_of(out: Path, model: str, benchmark: str) -> Path:
 
 
 def file_name(model: str) -> str:
-    """A model's name in characters allowed in file names; a name that had to be changed ends in a digest."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".")[:_LONGEST_NAME] or "_"
+    """A model's name in characters allowed in file names; a name that had to be changed gets a digest at its end."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip(".")[:_MAX_NAME] or "_"
     return slug if slug == model else f"{slug}-{hashlib.blake2b(model.encode(), digest_size=3).hexdigest()}"
 
 
 def model_fingerprint(model: "Model", params: "Params", processor: "Processor") -> str:
     """Identifies everything an embedding depends on: sizes, dtype, every parameter's bits, and the processor. What a
     training step recomputes and what it freezes do not count."""
-    import jax  # reports need none of it
+    import jax  # slow to import, and reports do not need it
 
     digest = hashlib.blake2b(digest_size=16)
     compute = {"dtype": model.compute.dtype, "remat": "none", "attention": model.compute.attention}

@@ -82,7 +82,7 @@ def _new_steps(workdir: epath.Path) -> Iterator[int]:
 
 
 def _load(workdir: epath.Path, step: int, mesh: Mesh) -> tuple[Loaded, TrainedOn] | None:
-    """A checkpoint, and the images that it was trained on; None if it has been removed in the meantime."""
+    """A checkpoint and its training images; None if it has been removed in the meantime."""
     try:
         trained_on = runs.trained_on(workdir, step)
         return Loaded(*runs.load_run(workdir, step=step, sharding_for=param_sharding(mesh))), trained_on

@@ -1,9 +1,9 @@
-"""The score of a model that guesses, by metric."""
+"""Chance level of each metric: the score of a model that guesses."""
 
 import re
 
 # Metric (a pattern) -> probability that an item counts as right if its cosines are independent draws from one
-# continuous distribution. Other metrics have no such number, or one that depends on the items (retrieval, zero-shot).
+# continuous distribution. Other metrics have no chance level, or one that depends on the items (retrieval, zero-shot).
 CHANCE: dict[str, float] = {
     r"(naturel|naturel_unseen|vg_relation|vg_attribution|sugarcrepe|valse)/.*": 1 / 2,
     r"(winoground|bivlc|colorswap|eqben)/(text|image)(/.*)?": 1 / 4,
@@ -22,5 +22,5 @@ CHANCE: dict[str, float] = {
 
 
 def chance(metric: str) -> float | None:
-    """The expected score of a guess in ``metric``, in [0, 1], if it is known."""
+    """Chance level of ``metric``, in [0, 1]; None if it is not known."""
     return next((value for pattern, value in CHANCE.items() if re.fullmatch(pattern, metric)), None)

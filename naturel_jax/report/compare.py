@@ -146,7 +146,7 @@ def main(arguments: Sequence[str]) -> None:
     (benchmark,) = registry.read([options.benchmark], files=files, naturel=naturel, fields=fields)
     images = {image.key: image for item in benchmark.items for image in item.images}
     names = map(results.file_name, (options.a, options.b, name, options.outcome))
-    page = mirror.local / "compare" / ("+".join(names) + ".html")  # a character that no name contains
+    page = mirror.local / "compare" / ("+".join(names) + ".html")  # no name contains a "+"
     gallery.write(page, options.a, options.b, name, pairs, images)
     page.with_suffix(".md").write_text(text, "utf-8")
     mirror.publish()

@@ -1,5 +1,5 @@
-"""The gallery: a page that a browser opens without a server, with the images of a comparison in it, or in a folder next
-to it if there are many."""
+"""The gallery: a page that a browser opens without a server, with the images of a comparison embedded, or in a folder
+next to it if there are many."""
 
 import concurrent.futures
 import hashlib
@@ -19,8 +19,8 @@ from tfds_naturel.common import pages
 from tfds_naturel.common.progress import Progress
 
 THUMBNAIL = 640  # pixels of the longer side
-SMALL = 160  # images up to this size are kept as they are, and enlarged without smoothing
-EMBEDDED = 300  # more images than these are written to a folder: a page of some 20 MB still opens at once
+SMALL = 160  # pixels; images up to this size are kept as they are, and enlarged without smoothing
+EMBEDDED = 300  # most images in the page, some 20 MB, which still opens at once; more are written to a folder
 
 
 def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], images: Mapping[str, Image]) -> None:
@@ -32,7 +32,7 @@ def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], i
     (folder or path.parent).mkdir(parents=True, exist_ok=True)
 
     def address(key: str) -> tuple[str, int, int] | None:
-        """Where the page finds an image, and its size."""
+        """(address in the page, width, height) of an image; None if it cannot be shown."""
         thumbnail = _thumbnail(images.get(key))
         if thumbnail is None or folder is None:
             return thumbnail and (pages.data_uri(thumbnail.form, thumbnail.data), thumbnail.width, thumbnail.height)

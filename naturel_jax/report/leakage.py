@@ -1,4 +1,4 @@
-"""Which images of each benchmark models may have been trained on: what the collections say, and what was found."""
+"""Which benchmark images models may have been trained on: what the collections say, and what was found."""
 
 import html as html_escape
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ UNKNOWN = "not stated"
 
 
 class Line(NamedTuple):
-    """``found``: one text for each model."""
+    """A row of the table; ``found``: one text for each model."""
 
     benchmark: str
     origins: tuple[Origin, ...]
@@ -27,7 +27,7 @@ class Line(NamedTuple):
 
     @property
     def cells(self) -> list[list[tuple[str, str]]]:
-        """The texts in each of the four columns: (text, address of its source or "")."""
+        """The texts of each of the four columns: (text, address of its source or "")."""
         images = [(origin.images, origin.source) for origin in self.origins] or [(UNKNOWN, "")]
         overlaps = [
             (f"{overlap.training}: {overlap.known}", overlap.source)
@@ -45,7 +45,7 @@ def lines(results: Sequence[Result | LeftOut]) -> list[Line]:
 
 
 def _origins(benchmark: str) -> tuple[Origin, ...]:
-    """Na user-defined one benchmarks, and of those whose package is not installed."""
+    """Origins of a benchmark's images; none for a user-defined benchmark, or one whose package is not installed."""
     return BENCHMARKS[benchmark].SOURCE.origins if benchmark in BENCHMARKS else ()
 
 

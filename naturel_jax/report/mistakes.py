@@ -1,4 +1,4 @@
-"""The page on mistakes of evaluation: scores with and without each, and which comes nearest to a published row."""
+"""The page on evaluation mistakes: scores with and without each, and which comes nearest to a published row."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,7 +18,7 @@ INTRODUCTION = (
 
 
 def page(models: Mapping[str, str]) -> str:
-    """The page, from each model's ``section``."""
+    """The page; ``models``: model -> its ``section``."""
     sections = (f"## {escape.markdown(model)}\n\n{text}" for model, text in models.items())
     return "\n\n".join(["# Mistakes of evaluation", INTRODUCTION, *sections]) + "\n"
 
@@ -30,7 +30,7 @@ def section(
     official: Sequence[str],
     meanings: Mapping[str, str],
 ) -> str:
-    """What is known of one model, in Markdown.
+    """The section on one model, in Markdown.
 
     ``mistakes``: name -> results with it, None if it cannot be made with this model; ``meanings``: name -> what goes
     wrong. ``official``: the benchmarks whose items are the published ones.
@@ -53,8 +53,8 @@ def _without(found: Sequence[Result] | None) -> str:
 
 
 def nearest(rows: Sequence[ModelRow], reference: ModelRow) -> str:
-    """A line on how far the scores of ``rows`` are from those of ``reference``, the nearest first. A row counts if it
-    has all scores that the first one shares with the reference."""
+    """A line on how far the scores of ``rows`` are from those of ``reference``, the nearest first. Only rows with all
+    the scores that the first one shares with the reference are compared."""
     metrics = [metric for metric in reference.cells if metric in rows[0].cells]
     compared = [row for row in rows if row.cells.keys() >= set(metrics)]
     distances = {

@@ -1,4 +1,4 @@
-"""One benchmark's items as scored for two models, from the results of an evaluation."""
+"""One benchmark's items as two models score them, from the results of an evaluation."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ class Paired:
     pattern: str
 
 
-# People and animals, as the captions of NatuRel and VG-Relation call them; plurals in -s and -es are understood.
+# People and animals, as the captions of NatuRel and VG-Relation call them; plurals in -s and -es count too.
 _ANIMATE = (
     "adult | animal | baby | batter | bear | bee | bird | boy | bull | butterfly | calf | cat | catcher | chicken | "
     "child | cow | deer | dog | dolphin | duck | elephant | fish | foal | gentleman | giraffe | girl | goat | goose | "
@@ -55,8 +55,8 @@ def _forms(entry: str) -> list[str]:
 
 
 def pattern(caption: str, group: str) -> str:
-    """The roles in a caption: what stands before and after its relation phrase, ``animate`` (a person or animal) or
-    ``thing``, such as ``animate atop thing``; ``other`` for a caption without one.
+    """The roles in a caption, such as ``animate atop thing``: whether a person or animal (``animate``) or a ``thing``
+    stands before and after its relation phrase; ``other`` for a caption without such a phrase.
 
     A phrase that is the name of the item's ``group`` is written ``...``, so that on VG-Relation, whose groups are
     phrases, patterns are roles only: ``thing ... animate``.
@@ -65,11 +65,11 @@ def pattern(caption: str, group: str) -> str:
     phrase = named or max(_phrases().finditer(caption), key=lambda match: len(match[0]), default=None)
     if phrase is None:
         return "other"
-    before, after = _kind(caption[: phrase.start()]), _kind(caption[phrase.end() :])
+    before, after = _animate_or_thing(caption[: phrase.start()]), _animate_or_thing(caption[phrase.end() :])
     return " ".join(filter(None, (before, "..." if named else phrase[0].lower(), after)))
 
 
-def _kind(text: str) -> str:
+def _animate_or_thing(text: str) -> str:
     """Whether ``text`` mentions a person or animal, or only things; '' if it says nothing."""
     words = re.findall(r"[a-z]+", text.lower())
     animate = _animate()
@@ -84,7 +84,7 @@ def _animate() -> frozenset[str]:
 
 
 def pair_up(rows_a: Sequence[dict[str, Any]], rows_b: Sequence[dict[str, Any]], outcome: str) -> list[Paired]:
-    """Items that both models were scored on. Raises UserError for an outcome that the benchmark does not have."""
+    """The items that both models were scored on. Raises UserError for an outcome that the benchmark does not have."""
     column, others = OUTCOME + outcome, {row["id"]: row for row in rows_b}
     known = [name.removeprefix(OUTCOME) for name in (rows_a[0] if rows_a else {}) if name.startswith(OUTCOME)]
     if outcome not in known:

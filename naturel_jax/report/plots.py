@@ -34,7 +34,7 @@ FORGETTING = ("coco_retrieval/image_to_text@1", "flickr30k_retrieval/image_to_te
 GAIN = ("naturel/complex", "vg_relation/macro", "winoground/text")
 
 _WIDTH = 5.0  # inches: legible on a phone, where panels below one another fit
-# Okabe and Ito's colours, which readers with any colour vision tell apart; five markers make 30 combinations of them.
+# Okabe and Ito's colours, safe for colour-blind readers; with five markers, they make 30 combinations.
 _COLOURS, _MARKERS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"), "osD^v"
 _DARK: dict[Any, Any] = {"figure.facecolor": "#171c25", "axes.facecolor": "#171c25"} | dict.fromkeys(
     ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#e7eaf0"
@@ -127,8 +127,8 @@ def _style(n: int) -> dict[str, Any]:
 
 
 def _literal(text: str) -> str:
-    """``text`` as Matplotlib draws it literally, without formulas, and in legends also with an underscore first; the
-    start of it if it is long."""
+    """``text`` escaped so that Matplotlib draws it literally: no formulas, and legends show a leading underscore too;
+    shortened if it is long."""
     line = escape.line(text)
     line = line if len(line) <= 40 else f"{line[:39]}…"
     return f"{' ' * text.startswith('_')}{line}".replace("$", r"\$")

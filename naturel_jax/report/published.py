@@ -1,4 +1,4 @@
-"""Published scores, and how to tell that a benchmark's items are those they were measured on."""
+"""Published scores, and how to tell whether a benchmark's items are the ones that they were measured on."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,8 +27,8 @@ _SYSTEMS = {
 
 
 class ItemSet(NamedTuple):
-    """The items of a benchmark: their number, and the ``digest`` of the official files ('' where those are too large
-    to be read here, and the number has to do)."""
+    """The items of a benchmark: their number, and the ``digest`` of the official files ('' where these are too large to
+    be read here, so that only the number is compared)."""
 
     number: int
     digest: str = ""
@@ -50,7 +50,7 @@ def digest(items: Iterable[tuple[str, Sequence[str]]]) -> str:
 
 
 def is_official(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether ``rows`` (of ``results.load_items``) are the items that the published scores are about."""
+    """Whether ``rows`` (of ``results.load_items``) are the items that the published scores were measured on."""
     return benchmark in ITEM_SETS and matches(ITEM_SETS[benchmark], rows)
 
 

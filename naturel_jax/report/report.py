@@ -22,7 +22,7 @@ from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, 
 from tfds_naturel.common import escape, pages
 
 _FILES = importlib.resources.files("naturel_jax.report")
-_QUOTED = 4  # metrics of a benchmark without headline metrics that a line about it has
+_MAX_QUOTED = 4  # most metrics that a line quotes for a benchmark without headline metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def of_scores(
     text_only: Mapping[str, float] | None = None,
 ) -> Report:
     """The report on scores without their items: model -> {metric: score}, and model -> {metric: interval}.
-    ``text_only``: metric -> what n-grams score without an image."""
+    ``text_only``: metric -> score of n-grams, which see no image."""
     rows = [
         ModelRow(model, MEASURED, {name: Cell(value, intervals[model].get(name)) for name, value in row.items()})
         for model, row in scores.items()
@@ -106,7 +106,7 @@ def save(folder: epath.Path, report: Report) -> str:
 
 
 def _items(out: Path, result: Result) -> list[dict[str, Any]]:
-    """The rows behind a result; none if they are missing, damaged or of another evaluation."""
+    """The rows behind a result; empty if they are missing, damaged or from another evaluation."""
     try:
         return results.load_items(out, result.model, result.benchmark, without=("boxes", "cosines"))
     except (OSError, ValueError):
@@ -114,7 +114,7 @@ def _items(out: Path, result: Result) -> list[dict[str, Any]]:
 
 
 def cells(result: Result) -> dict[str, Cell]:
-    """Metric -> cell, not marked as the best."""
+    """Metric -> cell, not yet marked as the best."""
     return {
         name: Cell(
             score["value"],
@@ -128,7 +128,7 @@ def cells(result: Result) -> dict[str, Cell]:
 
 
 def _best(of_benchmark: Sequence[Result], items: Mapping[str, list[dict[str, Any]]]) -> set[tuple[str, str]]:
-    """The (model, metric) that are the best of their column, among those that the tables show of several models."""
+    """The (model, metric) pairs that are the best of their column, for columns shown for several models."""
     scored: dict[str, dict[str, ties.Scored]] = {}  # metric -> model -> score
     shown = tables.tables_of(name for result in of_benchmark for name in result.metrics)
     metrics = {column.metric for table in shown for column in table.columns}
@@ -151,7 +151,7 @@ def _measured(all_results: Sequence[Result], best: set[tuple[str, str]]) -> list
 
 
 def _blind(all_results: Sequence[Result]) -> list[ModelRow]:
-    """A row for each baseline that reads the captions only; ``text norm`` depends on the model."""
+    """A row for each baseline that reads only the captions; ``text norm`` has one for each model."""
     cells: dict[str, dict[str, Cell]] = {}
     for result in all_results:
         for baseline, values in result.blind.items():
@@ -173,10 +173,10 @@ def _left_out(all_results: Sequence[Result]) -> list[str]:
 
 
 def _trained_on(result: Result) -> str:
-    """How many items are left out since their images were trained on, and the scores without and with them."""
+    """Number of items left out because their images were trained on, and the scores without and with them."""
     if not result.left_out:
         return ""
-    metrics = [m for m in result.with_trained_on if is_headline(m)] or list(result.with_trained_on)[:_QUOTED]
+    metrics = [m for m in result.with_trained_on if is_headline(m)] or list(result.with_trained_on)[:_MAX_QUOTED]
     known = {metric: result.with_trained_on[metric] for metric in metrics}
     values = (
         f"{metric} {result.scores[metric]['value']:.3f} without them, {value:.3f} with them"
@@ -188,7 +188,7 @@ def _trained_on(result: Result) -> str:
 
 
 def _legend(rows: Sequence[ModelRow], interval: str) -> list[str]:
-    """What the marks in the tables mean: those that occur, and ``interval``."""
+    """Explanations of ``interval`` and of those marks that occur in the tables."""
     cells = [cell for row in rows for cell in row.cells.values()]
     kinds = {row.kind for row in rows}
     bold = "Bold: the best score of a column, and those that a paired bootstrap over images (95%) cannot tell from it."

@@ -1,4 +1,4 @@
-"""The poster's two tables, and one for each further benchmark, in Markdown, LaTeX and HTML."""
+"""The poster's two tables and one for each further benchmark, in Markdown, LaTeX and HTML."""
 
 import dataclasses
 import html as html_escape
@@ -69,7 +69,7 @@ class ScoreTable:
     columns: tuple[Column, ...]
 
     def body(self, rows: Sequence[ModelRow]) -> list[tuple[ModelRow, list[Cell | None]]]:
-        """The rows of the table with their cells. Only models are shown without any score in it."""
+        """The rows of the table with their cells; rows without any score are shown for models only."""
         metrics = [column.metric for column in self.columns]
         shown = (row for row in rows if row.kind == MEASURED or not row.cells.keys().isdisjoint(metrics))
         return [(row, [row.cells.get(metric) for metric in metrics]) for row in shown]
@@ -86,7 +86,7 @@ TABLE_1 = ScoreTable(
     ),
 )
 
-_CHANGED = {"obj": "Object", "att": "Attribute", "rel": "Relation"}  # what a subset of SugarCrepe changes
+_CHANGED = {"obj": "Object", "att": "Attribute", "rel": "Relation"}  # suffix of a SugarCrepe subset -> what it changes
 
 TABLE_2 = ScoreTable(
     "Table 2: Results on SugarCrepe",
@@ -187,7 +187,7 @@ def latex(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
 
 
 def html(table: ScoreTable, rows: Sequence[ModelRow]) -> str:
-    """The table as an HTML ``table``, in a box that scrolls sideways where the window is too narrow for it."""
+    """The table as an HTML ``table``, in a box that scrolls sideways in narrow windows."""
 
     def cell(cell: Cell | None) -> str:
         if cell is None:

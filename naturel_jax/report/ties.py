@@ -1,4 +1,4 @@
-"""Which models are the best of a column: the highest score, and those that the items do not tell apart from it."""
+"""The best models of a column: the one with the highest score, and those that the items cannot tell apart from it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ Items = Mapping[str, Mapping[str, Any]]  # item id -> its row in items.parquet
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A model's score in one column, the metric that it is, and the items behind it."""
+    """A model's score in one column, its metric, and the items behind it."""
 
     cell: Cell
     metric: Metric
@@ -45,18 +45,18 @@ def difference(a: Items, b: Items, metric: Metric) -> tuple[float, float]:
     images. (0, 0) if they have none in common."""
     shared = [key for key in a if key in b]
     column = OUTCOME + metric.outcome
-    difference_N = np.array([_number(a[key][column]) - _number(b[key][column]) for key in shared])
+    difference_N = np.array([_value_or_nan(a[key][column]) - _value_or_nan(b[key][column]) for key in shared])
     items = [_item(a[key]) for key in shared]
     benchmark = Benchmark("", tuple(items), lambda *_: {}, (metric,))
     bounds = confidence.intervals(benchmark, items, {metric.outcome: difference_N})
     return bounds.get(metric.name, (0.0, 0.0))
 
 
-def _number(value: float | None) -> float:
+def _value_or_nan(value: float | None) -> float:
     return np.nan if value is None else value
 
 
 def _item(row: Mapping[str, Any]) -> Item:
-    """What resampling needs of an item."""
+    """The part of an item that resampling needs."""
     images: Sequence[Image] = [Image(key, bytes) for key in row["images"]]
     return Item(row["id"], tuple(images), (), row["tags"], weight=row.get("weight") or 1.0)

@@ -4,10 +4,10 @@
     python -m naturel_jax.reproduce --workdir DIR --budget small    # 2,000 photos, 100 steps of each recipe
     python -m naturel_jax.reproduce --workdir DIR
 
-First it says what it downloads, and the disk that it needs; it asks nothing. Finished stages are skipped, unless
---stage names them; the same command continues one that was interrupted. Exit codes: 0 all known scores are as known; 2
-a mistake in a flag or file, or a command that failed; 3 done, but something is off or missing, as the last lines say;
-75 stopped, run it again.
+It first prints what it will download and how much disk it needs, and does not ask for confirmation. Finished stages are
+skipped, unless --stage names them; run the same command again after an interruption. Exit codes: 0 all known scores are
+reproduced; 2 a mistake in a flag or file, or a command that failed; 3 done, but a score is off or missing, as the last
+lines say; 75 stopped, run it again.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
     import jax
 
-    jax.config.update("jax_platforms", "cpu")  # of this process: accelerators are for those that it starts
+    jax.config.update("jax_platforms", "cpu")  # for this process: accelerators are for its children
     from naturel_jax.reproduce import plan
 
     if not options.stage:
@@ -78,7 +78,7 @@ def run(work: Work, names: Sequence[str]) -> int:
         print(f"\n== {name}: {STAGES[name].does}", flush=True)
         began = time.monotonic()
         gaps = runner.run_stage(name, STAGES[name].tasks(work), children)
-        if name == "report":  # which is not recorded: it is what each start ends with
+        if name == "report":  # not recorded: every start ends with it
             off = check.report(work, state.gaps, tables=True)
             continue
         state.finish(name, STAGES[name].tasks(work), time.monotonic() - began, gaps)

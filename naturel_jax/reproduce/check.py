@@ -1,4 +1,4 @@
-"""Compares measured scores with known ones, and names the likely causes of those that are off."""
+"""Compares measured scores with known ones, and names likely causes where they differ."""
 
 import dataclasses
 from collections import Counter
@@ -20,7 +20,7 @@ from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import read_tsv
 
-TOLERANCE = 0.005  # what image decoders, which differ by a grey level, can turn; a known score is rounded less
+TOLERANCE = 0.005  # one grey level between image decoders can move a score this far; known scores are rounded less
 
 AS_KNOWN, IN_INTERVAL, OFF, OTHER, MISSING = "as known", "within the interval", "off", "other items", "not measured"
 
@@ -28,7 +28,7 @@ AS_KNOWN, IN_INTERVAL, OFF, OTHER, MISSING = "as known", "within the interval", 
 @dataclasses.dataclass(frozen=True)
 class Judged:
     """A known score beside the measured one. ``score``: value, low, high and count of ``results.Result``; empty where
-    the metric was not measured. ``why``: what ``verdict`` leaves open."""
+    the metric was not measured. ``why``: an explanation of ``verdict``, or empty."""
 
     checkpoint: str
     metric: str
@@ -39,7 +39,7 @@ class Judged:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The row of the table."""
+        """The cells of its row in the table."""
         verdict = f"{self.verdict}: {escape.markdown(self.why)}" if self.why else self.verdict
         measured = interval = differ = ""
         if self.score:
@@ -50,13 +50,13 @@ class Judged:
 
 
 def compare(out: Path, known: Mapping[str, Checkpoint]) -> list[Judged]:
-    """A line for each known score. Raises UserError for a file in ``out`` that is not a result."""
+    """One ``Judged`` for each known score. Raises UserError for a file in ``out`` that is not a result."""
     measured = {(one.model, one.benchmark): one for one in results.load(out)}
     return [line for key, one in known.items() for line in _lines(out, key, one, measured)]
 
 
 def _lines(out: Path, key: str, checkpoint: Checkpoint, measured: Mapping[tuple[str, str], Result]) -> Iterator[Judged]:
-    differs: dict[str, str] = {}  # benchmark -> how its items are not those of the known scores; empty: they are
+    differs: dict[str, str] = {}  # benchmark -> how its items differ from those of the known scores; empty: they do not
     for metric, value in checkpoint.scores.items():
         benchmark = metric.split("/")[0]
         result = measured.get((checkpoint.name, benchmark))
@@ -78,7 +78,7 @@ def judge(known: float, score: Mapping[str, float]) -> str:
 
 
 def _difference(out: Path, checkpoint: Checkpoint, result: Result) -> str:
-    """How the items of ``result`` are not those of the known scores; empty if they are."""
+    """How the items of ``result`` differ from those of the known scores; empty if they do not."""
     expected = checkpoint.items[result.benchmark]
     if result.items != expected.number:
         return f"{result.items:,} of {expected.number:,}"
@@ -92,8 +92,8 @@ def _difference(out: Path, checkpoint: Checkpoint, result: Result) -> str:
 
 
 class Cause(NamedTuple):
-    """A likely cause. ``families`` and ``benchmarks``: those that it concerns; no benchmarks: all. ``mistakes``: how
-    ``naturel-evaluate --mistakes`` calls it."""
+    """A likely cause. ``families`` and ``benchmarks``: those that it concerns; no benchmarks: all. ``mistakes``: its
+    names in ``naturel-evaluate --mistakes``."""
 
     name: str
     families: tuple[str, ...]
@@ -117,7 +117,7 @@ def causes(family: str, benchmarks: set[str]) -> list[Cause]:
 
 def conventions(source: str) -> tuple[str, str]:
     """(family of a checkpoint, how its texts and images were processed). Raises what ``weights.find`` raises."""
-    from naturel_jax import weights  # it loads JAX
+    from naturel_jax import weights  # imports JAX, which is slow
     from naturel_jax.models.families import family_of
 
     found = weights.find(source)
@@ -165,7 +165,7 @@ def _markdown(work: Work, lines: Sequence[Judged], gaps: Sequence[str]) -> str:
 
 
 def _explained(work: Work, checkpoint: Checkpoint, bad: set[str]) -> str:
-    """How a checkpoint was read, the likely causes, and the command that makes these mistakes on purpose."""
+    """Text on how a checkpoint was read, the likely causes, and the command that makes these mistakes on purpose."""
     source = work.path_of(checkpoint)
     try:
         family, used = conventions(source)

@@ -34,7 +34,7 @@ def source(images: int | None) -> Source:
 
 
 def first_images(data: bytes, images: int | None) -> bytes:
-    """The records (JSON) of the first ``images`` images. Raises ValueError for anything else than such records."""
+    """The records (JSON) of the first ``images`` images. Raises ValueError for anything but such records."""
     rows = parse_json(data)
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and isinstance(row.get("image"), str) for row in rows

@@ -1,4 +1,4 @@
-"""What a reproduction downloads, and the disk that it fills."""
+"""Cost of a reproduction: downloads and disk space."""
 
 import functools
 import math
@@ -14,18 +14,18 @@ from tfds_naturel.open_images.releases import PHOTO_BYTES, RELEASES
 
 GB = 1e9
 
-# Sizes of what cannot be counted before it is there, in bytes; means over files of the kind.
+# Estimated sizes in bytes, for what cannot be measured before it is downloaded; means over such files.
 BUILT_PHOTO = 60e3  # re-encoded, short side 288
 COCO_PHOTO = 165e3
-WINOGROUND = 0.5 * GB  # allowed for; the hub does not say before one has signed in
-TABLES = 0.1 * GB  # captions and lists of a benchmark
+WINOGROUND = 0.5 * GB  # an allowance; the hub does not show the size before sign-in
+TABLES = 0.1 * GB  # captions and lists of one benchmark
 TAGGER = 13e6  # spaCy's model
 
-# Images of a training source, where photos are not limited: of Open Images (about), of Karpathy's training split, of
-# half of Winoground.
+# Images of each training source without a limit on photos: Open Images (about), Karpathy's training split, half of
+# Winoground.
 IMAGES = {"full": 100_000, "coco_order": 113_287, "winoground_part": 400}
 EPOCHS, BATCH, SAVED = 5, 256, 500  # SAVED: steps between checkpoints
-STARTS = {"SigLIP-TP": "hf:google/siglip-base-patch16-224"}  # row -> what it starts from, where it is not CLIP:
+STARTS = {"SigLIP-TP": "hf:google/siglip-base-patch16-224"}  # row -> initial weights, if not CLIP
 CLIP = "hf:openai/clip-vit-base-patch32"
 ITEMS = {  # benchmark -> images or crops, captions
     "naturel, naturel_unseen and naturel_contrast": (10_000, 2_600),
@@ -38,7 +38,7 @@ ITEMS = {  # benchmark -> images or crops, captions
 
 
 class Download(NamedTuple):
-    """One line of the plan; ``stage``: that which downloads it, or ``by hand``. ``bytes``: at most, or about."""
+    """One line of the plan; ``stage``: the stage that downloads it, or ``by hand``. ``bytes``: a bound or estimate."""
 
     what: str
     stage: str
@@ -53,7 +53,7 @@ def _images(work: Work, dataset: str) -> int:
 
 
 def _sizes(source: str) -> TwoTowerConfig | None:
-    """The sizes of a published checkpoint, if its name says them."""
+    """The model sizes of a published checkpoint; None if its name does not say them."""
     return presets.PRESETS.get(source.partition(":")[0]) or presets.published(source)
 
 
@@ -68,7 +68,7 @@ def weight_bytes(source: str) -> float:
 
 
 def downloads(work: Work) -> list[Download]:
-    """Everything that is downloaded, and what has to be put there by hand."""
+    """Everything that is downloaded, and everything that must be provided by hand."""
     rows = [Download(file.name, "annotations", file.bytes, "CC BY 4.0", file.url) for file in RELEASES["v4"].files]
     images, pairs = _images(work, "full"), _images(work, "coco_order")
     photos, coco = f"{images:,} photos of Open Images", BENCHMARKS["coco_retrieval"].SOURCE
@@ -96,14 +96,14 @@ def downloads(work: Work) -> list[Download]:
 _BENCHMARKS = {
     "sugarcrepe": ITEMS["sugarcrepe"][0] * COCO_PHOTO + TABLES,
     "winoground": WINOGROUND,
-    "vg_relation": 1e6,  # the list of symmetric relations only
+    "vg_relation": 1e6,  # only the list of symmetric relations
     "coco_retrieval": ITEMS["coco_retrieval"][0] * COCO_PHOTO + TABLES,
 }
 _BY_HAND = ("vg_relation", "vg_attribution", "whatsup")
 
 
 def from_hub(work: Work) -> dict[str, float]:
-    """Folder in the hub's cache -> bytes that it gets."""
+    """Folder in the hub's cache -> bytes downloaded into it."""
     models = [one.source.removeprefix("hf:") for one in work.known.values() if one.source.startswith("hf:")]
     sizes = {f"models--{name.partition('@')[0].replace('/', '--')}": weight_bytes(f"hf:{name}") for name in models}
     return sizes | {"datasets--facebook--winoground": WINOGROUND}
@@ -126,13 +126,13 @@ def disks(work: Work) -> dict[str, float]:
 
 
 def _run(work: Work, row: str) -> float:
-    """Bytes of a recipe's checkpoints: parameters and two moments; two are kept while one is written."""
+    """Bytes of a recipe's checkpoints, each with parameters and two moments; two are kept while a third is written."""
     images = sum(_images(work, name) for name in RECIPES[row][1])
     steps = work.budget.steps or math.ceil(EPOCHS * images / BATCH)
     return min(3, 1 + steps // SAVED) * 3 * weight_bytes(STARTS.get(row, CLIP))
 
 
 def _embeddings(source: str) -> float:
-    """Bytes of the cache of a model's embeddings."""
+    """Bytes of a model's embedding cache."""
     sizes = _sizes(source)
     return 4.0 * sizes.embed_dim * sum(map(sum, ITEMS.values())) if sizes else 0.0

@@ -1,7 +1,7 @@
-"""Known scores of published checkpoints: what a correct evaluation of these files must give.
+"""Known scores of published checkpoints, which a correct evaluation must reproduce.
 
 A checkpoint is named ``REPOSITORY@REVISION``: ``main`` where the publisher of the scores does not say which revision
-was measured. ``--known FILE`` adds others, or replaces these: JSON in the form of ``Checkpoint``,
+was measured. ``--known FILE`` adds others, or replaces these: JSON with the fields of ``Checkpoint``,
 
     {"google/siglip-large-patch16-256@main": {"name": "SigLIP L/16-256", "source": "hf:google/siglip-large-patch16-256",
       "scores": {"winoground/text": 0.3725}, "items": {"winoground": {"number": 400}}, "origin": "arXiv 2406.09388"}}
@@ -16,14 +16,14 @@ from naturel_jax.report.published import ITEM_SETS, VL_COMPO, ItemSet
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json
 
-WEIGHTS = "{weights}"  # in a source: the folder for weights that no program may download
+WEIGHTS = "{weights}"  # placeholder in a source for the folder of weights that no program may download
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """``name``: its row in the tables. ``source``: what ``naturel_jax.load`` reads. ``scores``: metric -> score in
     [0, 1]; ``items``: benchmark -> the items that it was measured on; ``origin``: who measured it. ``by_hand``: how to
-    get a file that no program may download. ``row``: of ``published.VL_COMPO``, if it is there."""
+    get a file that no program may download. ``row``: its row in ``published.VL_COMPO``, if it has one."""
 
     name: str
     source: str
@@ -34,8 +34,8 @@ class Checkpoint:
     row: str = ""
 
 
-# Scores are those of vl_compo, which evaluates all models with one code. Its COCO recalls are printed with one decimal.
-# Its scores on ARO's random shuffles are of other shuffles than ours, and are not here.
+# Scores from vl_compo, which evaluates all models with the same code. Its COCO recalls are printed with one decimal.
+# Its scores on ARO's random shuffles are left out, since our shuffles differ.
 _SHUFFLED = ("coco_order/", "flickr30k_order/")
 _RECALL = ("coco_retrieval/image_to_text@1", "coco_retrieval/text_to_image@1")
 _ITEMS = ITEM_SETS | {"coco_retrieval": ItemSet(5_000)}
@@ -66,7 +66,7 @@ KNOWN = {
 
 
 def read(path: Path | None) -> dict[str, Checkpoint]:
-    """``KNOWN``, with the checkpoints in the file ``path`` added or replaced. Raises UserError for a malformed file."""
+    """``KNOWN``, updated with the checkpoints in the file ``path``. Raises UserError for a malformed file."""
     if path is None:
         return dict(KNOWN)
     try:

@@ -17,7 +17,7 @@ from tfds_naturel.common.errors import UserError
 
 
 def downloads_text(work: Work) -> str:
-    """The table of downloads, and that of what has to be put there by hand."""
+    """Two tables: what is downloaded, and what must be provided by hand."""
     rows = costs.downloads(work)
     fetched = [row for row in rows if row.stage != "by hand"]
     lines = [(row.stage, row.what, _size(row.bytes), row.licence, row.where) for row in fetched]
@@ -26,14 +26,14 @@ def downloads_text(work: Work) -> str:
     return "\n".join(
         [
             _table(("stage", "download", "size", "licence", "from"), [*lines, total]),
-            "By hand; what is not there is left out of the tables:\n",
+            "By hand; the tables leave out what is missing:\n",
             _table(("file", "licence", "from"), by_hand),
         ]
     )
 
 
 def stages_text(work: Work) -> str:
-    """The table of stages, and the disk that each needs."""
+    """A table of the stages and the disk space that each needs."""
     found = costs.disks(work)
     lines = [(name, stage.does, _size(found[name])) for name, stage in STAGES.items()]
     return _table(("stage", "", "disk"), [*lines, ("", "in all", _size(sum(found.values())))])
@@ -43,7 +43,7 @@ FROM_HUB = {"benchmarks", "known", "train"}  # stages
 
 
 class Disk(NamedTuple):
-    """A disk that is written to: one of the folders on it, bytes that are still needed, bytes free."""
+    """A disk that is written to: a folder on it, bytes still needed, bytes free."""
 
     folder: Path
     needed: float
@@ -54,7 +54,7 @@ class Disk(NamedTuple):
 
 
 def disks(work: Work, names: Sequence[str]) -> list[Disk]:
-    """What the stages ``names`` need on the disks of the workdir and of the hub's cache, besides what is there."""
+    """The disks of the workdir and of the hub's cache, with what the stages ``names`` still need on them."""
     totals: dict[str, float] = defaultdict(float)
     for name, size in costs.disks(work).items():
         totals[STAGES[name].folder] += size

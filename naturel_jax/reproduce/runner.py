@@ -1,4 +1,4 @@
-"""Runs the commands of a stage, one process after the other, and keeps what is done in ``<workdir>/state.json``."""
+"""Runs the commands of a stage one after the other, and records finished stages in ``<workdir>/state.json``."""
 
 import ctypes
 import dataclasses
@@ -24,8 +24,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 class DoneStages:
-    """Which stages are done, how long they took, and what they left out. Raises UserError for a file of another budget
-    or format."""
+    """Record of the finished stages: how long they took, and what they left out. Raises UserError for a file with
+    another budget or format."""
 
     def __init__(self, work: Work):
         self._path = epath.Path(work.root) / "state.json"
@@ -36,8 +36,8 @@ class DoneStages:
                 raise UserError(f"{self._path}: {field} is {found!r}, now {new[field]!r}; choose another --workdir")
 
     def done(self, stage: str, tasks: Sequence[Task]) -> bool:
-        """Whether the stage is finished, has left nothing out, and would do the same ``tasks`` again: when files were
-        put there by hand, it would do more."""
+        """Whether the stage is finished, left nothing out, and would do the same ``tasks`` again; files added by hand
+        since then give it more to do."""
         row = self._fields["stages"].get(stage, {"gaps": None, "commands": None})
         return row["gaps"] == [] and row["commands"] == [command_line(task) for task in tasks]
 
@@ -47,7 +47,7 @@ class DoneStages:
         return [gap for row in self._fields["stages"].values() for gap in row["gaps"]]
 
     def finish(self, stage: str, tasks: Sequence[Task], seconds: float, gaps: Sequence[str]) -> None:
-        """Records a stage that has come to its end; ``tasks``: what it would do now."""
+        """Records a finished stage; ``tasks``: what it would do now."""
         finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         commands = [command_line(task) for task in tasks]
         row = {"finished": finished, "seconds": round(seconds, 1), "commands": commands, "gaps": list(gaps)}
@@ -57,13 +57,13 @@ class DoneStages:
 
 @dataclasses.dataclass
 class Children:
-    """Runs commands, and passes SIGTERM and Ctrl-C on to the one that runs; a second signal kills it."""
+    """Runs commands, and passes SIGTERM and Ctrl-C on to the one that is running; a second signal kills it."""
 
     running: subprocess.Popen[bytes] | None = None
     signals: int = 0
 
     def install_handler(self) -> None:
-        """Catches both signals for the life of the process."""
+        """Handles both signals for the rest of this process."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._forward)
 
@@ -78,7 +78,7 @@ class Children:
             # In a process group of its own, since a terminal would send Ctrl-C to it as well.
             command = [sys.executable, "-m", task.module, *task.arguments]
             self.running = subprocess.Popen(command, process_group=0, preexec_fn=_die_with_parent)
-            if self.signals:  # since the line above began
+            if self.signals:  # a signal may have arrived before ``running`` was set
                 self.running.terminate()
             code = self.running.wait()
             self.running = None
@@ -88,7 +88,7 @@ class Children:
 
 
 def run_stage(name: str, tasks: Sequence[Task], children: Children) -> list[str]:
-    """Runs the commands of a stage; returns what is left out, and why. Raises Stopped and UserError."""
+    """Runs the commands of a stage; returns what was left out, and why. Raises Stopped and UserError."""
     gaps = []
     for task in tasks:
         if absent := [f"{path} is missing ({what})" for path, what in task.needs.items() if not path.exists()]:
@@ -116,6 +116,6 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def _die_with_parent() -> None:
-    """If this process is killed, a child that went on would be in the way of those of the next start."""
+    """Runs in the child: kills it with its parent, since a surviving child would clash with those of the next start."""
     if _LIBC:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

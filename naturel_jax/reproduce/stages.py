@@ -1,4 +1,4 @@
-"""The stages of a reproduction, as commands that a user could type one after the other."""
+"""The stages of a reproduction, as commands that a user could type one by one."""
 
 import dataclasses
 import importlib.util
@@ -11,14 +11,14 @@ from typing import NamedTuple
 from naturel_jax.reproduce.known import WEIGHTS, Checkpoint
 from tfds_naturel.common.errors import UserError
 
-VERSION = "3.0.0"  # of the datasets; tfds_naturel.naturel has it, and imports TensorFlow Datasets
+VERSION = "3.0.0"  # of the datasets; not imported from tfds_naturel.naturel, which imports TensorFlow Datasets
 MODEL = "en_core_web_sm"  # spaCy's, which tags COCO's captions
 MAX_THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """``photos``: of Open Images and of COCO's training split; ``steps``: of each recipe. None: all, and 5 epochs."""
+    """``photos`` of Open Images and of COCO's training split; None: all. ``steps`` of each recipe; None: 5 epochs."""
 
     photos: int | None = None
     steps: int | None = None
@@ -44,10 +44,10 @@ def parse_budget(text: str) -> Budget:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What is reproduced where: a workdir, a budget, and known checkpoints by ``REPOSITORY@REVISION``.
+    """A reproduction: workdir, budget, and known checkpoints by ``REPOSITORY@REVISION``.
 
-    Below ``root``: ``open_images``, ``training`` (COCO's training split), ``files`` (those of the benchmarks),
-    ``weights`` (put there by hand), ``data``, ``runs`` and ``results``.
+    Below ``root``: ``open_images``, ``training`` (COCO's training split), ``files`` (of the benchmarks), ``weights``
+    (provided by hand), ``data``, ``runs`` and ``results``.
     """
 
     root: Path
@@ -55,7 +55,7 @@ class Work:
     known: Mapping[str, Checkpoint]
 
     def __post_init__(self) -> None:
-        """Raises UserError if two rows of the tables would have one name."""
+        """Raises UserError if two rows of the tables would have the same name."""
         names = [*RECIPES, *(one.name for one in self.known.values())]
         if twice := [name for name in names if names.count(name) > 1]:
             raise UserError(
@@ -68,19 +68,19 @@ class Work:
         return "full" if self.budget.photos is None else "part"
 
     def dataset(self, name: str) -> Path:
-        """A prepared dataset; ``full`` is NatuRel, whatever its name."""
+        """Folder of a prepared dataset; ``full`` is NatuRel, whatever its name."""
         return self.root / "data" / "naturel" / (self.naturel if name == "full" else name) / VERSION
 
     def limit(self, flag: str) -> tuple[str, ...]:
-        """``flag`` with the limit on photos, if there is one."""
+        """``flag`` with the limit on photos; empty without a limit."""
         return () if self.budget.photos is None else (flag, f"{self.budget.photos}")
 
     def path_of(self, checkpoint: Checkpoint) -> str:
-        """Its source, with the folder for weights filled in."""
+        """The checkpoint's source, with the folder for weights filled in."""
         return checkpoint.source.replace(WEIGHTS, f"{self.root}/weights")
 
     def file_of(self, checkpoint: Checkpoint) -> Path:
-        """The file of a checkpoint that has to be put there by hand."""
+        """The file of a checkpoint that must be provided by hand."""
         return Path(self.path_of(checkpoint).rpartition(":")[2])
 
 
@@ -88,8 +88,8 @@ class Work:
 class Task:
     """One command: ``python -m module arguments``.
 
-    ``needs``: what must be there, else it is not run: path -> what it is. ``gap``: what is missing from the tables if
-    it is not run or fails; without it, the reproduction ends there.
+    ``needs``: path -> what it is, for files without which it is not run. ``gap``: what is missing from the tables if it
+    is not run or fails; without a ``gap``, a failure ends the reproduction.
     """
 
     module: str
@@ -101,11 +101,11 @@ class Task:
 DOWNLOADS = {  # benchmark -> what is missing without it
     "sugarcrepe": "SugarCrepe (table 2)",
     "winoground": "Winoground (table 1), and NegCLIP-AP, which trains on half of it",
-    "vg_relation": "ARO's list of symmetric relations, without which VG-Relations counts them too",
+    "vg_relation": "ARO's list of symmetric relations, without which VG-Relation counts them too",
     "coco_retrieval": "COCO retrieval (what fine-tuning forgets)",
 }
-# Benchmarks that are evaluated if their file is there, besides NatuRel's own; the last two have no place in the tables,
-# but known scores.
+# Benchmarks, besides NatuRel's own, that are evaluated if their file exists; the last two are not in the tables, but
+# have known scores.
 EVALUATED = {
     "winoground": "winoground/data/examples.jsonl",
     "vg_relation": "aro/visual_genome_relation.json",
@@ -177,7 +177,7 @@ def _train(work: Work) -> list[Task]:
 
 
 def _evaluation(work: Work, name: str, source: str, needs: Mapping[Path, str]) -> Task:
-    """The evaluation of one model on NatuRel and on the benchmarks that are there; before anything is, on all."""
+    """The evaluation of one model on NatuRel and on the downloaded benchmarks, or on all if there are none yet."""
     files = work.root / "files"
     found = [benchmark for benchmark, file in EVALUATED.items() if (files / file).exists() or not files.exists()]
     flags = ("--benchmarks", *OF_NATUREL, *found, "--benchmarks_dir", f"{files}")
@@ -186,7 +186,7 @@ def _evaluation(work: Work, name: str, source: str, needs: Mapping[Path, str]) -
 
 
 def _known(work: Work) -> list[Task]:
-    """Checkpoints in files that nobody has put there are not evaluated."""
+    """Evaluations of the known checkpoints; those whose files were not provided by hand are not run."""
     tasks = []
     for one in work.known.values():
         needs = {work.file_of(one): f"by hand: {one.by_hand}"} if one.by_hand else {}
@@ -200,8 +200,8 @@ def _evaluate(work: Work) -> list[Task]:
 
 
 class Stage(NamedTuple):
-    """``tasks`` is called when the stage begins, since what is to be done depends on what is there. ``folder``: where
-    in the workdir it writes."""
+    """``tasks`` is called when the stage begins, since the tasks depend on which files exist. ``folder``: the part of
+    the workdir that it writes to."""
 
     does: str
     tasks: Callable[[Work], list[Task]]

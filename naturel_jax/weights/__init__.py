@@ -1,4 +1,4 @@
-"""Reads and writes checkpoints, exactly: ``load`` reads any source, ``export.save`` writes."""
+"""Reads and writes checkpoints exactly: ``load`` reads any source, ``export.save`` writes one."""
 
 from naturel_jax.weights.sources import Foreign, Loaded, find, load
 

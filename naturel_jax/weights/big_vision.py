@@ -135,7 +135,7 @@ def _transformer(shapes: Mapping[str, Shape], prefix: str) -> TransformerConfig:
 
 
 def check_config(config: TwoTowerConfig) -> None:
-    """Raises UserError if big_vision's two-tower model does not compute ``config``."""
+    """Raises UserError unless big_vision's two-tower model can run ``config``."""
     towers = (config.image.transformer, config.text.transformer)
     same = all((tower.activation, tower.eps) == (_FAMILY.activation, _FAMILY.eps) for tower in towers)
     if family_of(config) is not _FAMILY or config.init_bias is None or not same:

@@ -17,9 +17,9 @@ from tfds_naturel.common.errors import UserError
 
 
 def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
-    """``(1 - alpha) * base + alpha * tuned``, every parameter (WiSE-FT, Wortsman et al., arXiv 2109.01903, equation 1).
+    """``(1 - alpha) * base + alpha * tuned`` for every parameter (WiSE-FT, Wortsman et al., arXiv 2109.01903, eq. 1).
 
-    Raises UserError for trees of different shapes.
+    Raises UserError if the two trees differ in shape.
     """
     shapes = [{path: leaf.shape for path, leaf in flatten(tree).items()} for tree in (base, tuned)]
     if shapes[0] != shapes[1]:
@@ -38,13 +38,13 @@ def _interpolated(source: str, config: TwoTowerConfig, params: Params, alpha: fl
 
 
 def _trained_on(args: argparse.Namespace) -> TrainedOn:
-    """The images that SRC, and BASE with ``--interpolate``, were trained on, where they are runs."""
+    """Training images of SRC and, with ``--interpolate``, of BASE, where these are runs."""
     sources = [source for source in (args.source, args.interpolate) if source and source.startswith("run:")]
     return TrainedOn.union([runs.trained_on(source.removeprefix("run:")) for source in sources])
 
 
 def _about(args: argparse.Namespace) -> model_card.About:
-    """What the model card says about SRC."""
+    """The model card's statements about SRC."""
     about = model_card.about(args.source)
     if args.interpolate or args.size is not None:  # another model, which has not been evaluated
         about = dataclasses.replace(about, scores={})
@@ -83,7 +83,7 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises what would otherwise be raised only after the conversion."""
+    """Raises early the errors that would otherwise appear only after the conversion."""
     export.check_new(args.folder)
     if args.verify:
         verify.require(args.to)
@@ -94,8 +94,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace, folder: Path, written: weights.Loaded) -> None:
-    """Prints how far our logits are from those computed by the libraries of SRC and DST, which is in ``folder``. Raises
-    UserError if that is further for DST than float32 arithmetic explains."""
+    """Prints how far our logits are from those of SRC's and DST's own libraries (DST is in ``folder``). Raises
+    UserError if DST's differ by more than float32 rounding."""
 
     def compare(name: object, path: Path, form: str, loaded: weights.Loaded, exact: bool) -> None:
         if form not in verify.PEERS:
@@ -106,7 +106,7 @@ def _verify(args: argparse.Namespace, folder: Path, written: weights.Loaded) -> 
         print(f"{name}: {comparison}")
         if exact and not (comparison.same_model and comparison.same_processor):
             expected = f"logits within {verify.TOLERANCE:g} times the scale, and most inputs preprocessed alike"
-            raise UserError(f"{name}: {comparison.library} does not compute this model; expected {expected}")
+            raise UserError(f"{name}: {comparison.library} does not reproduce this model; expected {expected}")
 
     if not args.source.startswith("run:"):
         source = weights.find(args.source)

@@ -28,11 +28,11 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import new_folder
 
 DTYPES = {"float32": np.float32, "bfloat16": jnp.bfloat16, "float16": np.float16}
-# modules.json, by which sentence-transformers finds CLIP's two towers; its version 6 would find them without.
+# modules.json: how sentence-transformers before version 6 finds CLIP's two towers.
 _SENTENCE_TRANSFORMERS = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.CLIPModel"}]
 _TORCH = {"format": "pt"}  # transformers refuses safetensors files without this
 
-# Without it, nothing reads a folder of the format as complete: in an object store, it is uploaded last.
+# The file without which no reader takes the folder for complete; uploaded last to an object store.
 LAST = {
     "hf": "config.json",
     "openclip": openclip.CONFIG_FILE,
@@ -44,7 +44,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Options(NamedTuple):
-    """``dtype``: of the weights, a key of ``DTYPES``. ``repository``: where on the hub the folder will be, or ''.
+    """``dtype`` of the weights: a key of ``DTYPES``. ``repository``: the folder's future name on the hub, or ''.
     ``trained_on``: the images that the model was trained on, which a run records."""
 
     dtype: str
@@ -85,7 +85,7 @@ def save(
 
 
 def check_new(folder: epath.Path) -> None:
-    """Raises FileExistsError if there is something of this name."""
+    """Raises FileExistsError if ``folder`` exists."""
     if storage.exists(folder):
         raise FileExistsError(f"{folder} exists; choose another name or remove it")
 
@@ -115,9 +115,9 @@ def _write_openclip(
     folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, options: Options
 ) -> None:
     model = openclip.write_config(config)
-    if processor.clean != "openclip":  # which means OpenCLIP's own tokenizer
+    if processor.clean != "openclip":  # "openclip" stands for OpenCLIP's own tokenizer
         cleaning = "canonicalize" if processor.clean == "openclip_siglip" else "whitespace"
-        # From a local folder, OpenCLIP only asks whether there is a name, and takes the tokenizer beside the config.
+        # For a local folder, OpenCLIP only checks that a name is set, and reads the tokenizer beside the config.
         name = options.repository or folder.name
         model["text_cfg"] |= {"hf_tokenizer_name": name, "tokenizer_kwargs": {"clean": cleaning}}
     fields = {"model_cfg": model, "preprocess_cfg": processor_files.openclip_preprocess(processor)}

@@ -197,8 +197,8 @@ _WRITERS: dict[str, Callable[[TwoTowerConfig], dict[str, dict[str, Any]]]] = {
 
 
 def write_config(config: TwoTowerConfig, dtype: str, special: Mapping[str, int | None]) -> dict[str, Any]:
-    """config.json of ``config``; ``special``: the tokenizer's ``bos_token_id``, ``eos_token_id`` and ``pad_token_id``.
-    Raises UserError if no transformers class computes this config."""
+    """config.json for ``config``; ``special``: the tokenizer's ``bos_token_id``, ``eos_token_id`` and ``pad_token_id``.
+    Raises UserError if no transformers class implements this config."""
     family = family_of(config)
     image, text, model = config.image, config.text, f"{family.hf_prefix}Model"
     if (config.init_bias is None) != (family.init_bias is None):

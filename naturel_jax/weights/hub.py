@@ -7,8 +7,8 @@ from naturel_jax.storage import hub
 from naturel_jax.weights.processor_files import read_json
 from tfds_naturel.common.errors import UserError
 
-_CLIP = "openai/clip-vit-base-patch32"  # its vocabulary is that of all CLIPs
-_SMALL = ("*.json", "*.model", "merges.txt")
+_CLIP_REPOSITORY = "openai/clip-vit-base-patch32"  # all CLIP models share its vocabulary
+_SMALL_FILES = ("*.json", "*.model", "merges.txt")
 _OPENCLIP = (("open_clip_model.safetensors",), ("open_clip_pytorch_model.bin",))
 _TRANSFORMERS = (("model.safetensors", "model-*.safetensors"), *_OPENCLIP, ("pytorch_model.bin", "pytorch_model-*.bin"))
 
@@ -20,12 +20,12 @@ def fetch(form: str, name: str) -> Path:
     if that fails, saying what to do offline.
     """
     source = f"{form}:{name}"
-    config = _snapshot(source, name, _SMALL) / "config.json"
+    config = _snapshot(source, name, _SMALL_FILES) / "config.json"
     # timm's repositories have a model.safetensors too, with only the image tower; their config.json has no model_type.
     transformers = form == "hf" and config.is_file() and "model_type" in read_json(config)
     files = _TRANSFORMERS if transformers else _OPENCLIP
     for patterns in files:
-        folder = _snapshot(source, name, (*_SMALL, *patterns))
+        folder = _snapshot(source, name, (*_SMALL_FILES, *patterns))
         if any(path for pattern in patterns for path in folder.glob(pattern)):
             return folder
     raise UserError(f"{source}: has none of {', '.join(pattern for row in files for pattern in row)}")
@@ -37,7 +37,7 @@ def clip_vocabulary() -> Path:
     if package and package.submodule_search_locations:
         return Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
     try:
-        return hub.snapshot(_CLIP, ("merges.txt",)) / "merges.txt"
+        return hub.snapshot(_CLIP_REPOSITORY, ("merges.txt",)) / "merges.txt"
     except UserError as error:
         raise UserError(
             f"no tokenizer beside the weights, and CLIP's could not be fetched ({error}); put tokenizer.json there, or "

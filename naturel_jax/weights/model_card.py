@@ -30,7 +30,7 @@ FILE = "README.md"
 _TASK = "zero-shot-image-classification"
 _LIBRARY = {"hf": "transformers", "openclip": "open_clip", "big_vision": "big_vision", "run": "naturel_jax"}
 # Licences of published weights, by the start of their name on the hub: https://github.com/openai/CLIP/blob/main/LICENSE
-# for OpenAI's, the model cards of the others.
+# for OpenAI's, the model cards for the others.
 _LICENSES = {
     "openai/clip-vit-": "mit",
     "laion/CLIP-ViT-": "mit",
@@ -40,13 +40,13 @@ _LICENSES = {
 }
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
-_LONGEST_CHAIN = 10  # runs that started from each other
-_LARGEST = 1 << 20  # bytes of a README.md that is read
+_MAX_CHAIN = 10  # runs, each started from the one before
+_MAX_README_BYTES = 1 << 20  # bytes; a larger README.md is not read
 
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What a card says besides what the model itself tells.
+    """Contents of a card that the model itself does not tell.
 
     ``base``: the model on the hub that it comes from, ``license``: an identifier of the hub; both empty if unknown.
     ``datasets``: names on the hub. ``step`` and ``recipe``: of the run that trained it. ``scores``: metric -> value.
@@ -65,7 +65,7 @@ class About:
 
 
 def about(source: str) -> About:
-    """What is known about the model at ``source`` (see ``weights.load``) without loading it. Raises UserError."""
+    """The ``About`` of the model at ``source`` (see ``weights.load``), without loading it. Raises UserError."""
     if source.startswith("run:"):
         return _about_run(source.removeprefix("run:"))
     kind, _, rest = source.partition(":")
@@ -100,8 +100,8 @@ def _about_run(workdir: str) -> About:
 
 
 def _base(workdir: str) -> str:
-    """The model on the hub that the first of the runs that led to ``workdir`` started from, if there is one."""
-    for _ in range(_LONGEST_CHAIN):
+    """The hub model at the start of the chain of runs that led to ``workdir``, or ''."""
+    for _ in range(_MAX_CHAIN):
         try:
             recipe = runs.read_meta(workdir)[1]["config"]
         except UserError:  # the run that it started from is elsewhere
@@ -122,10 +122,10 @@ def license_of(base: str) -> str:
 
 
 def _front_matter(folder: Path) -> dict[str, str]:
-    """``license`` and ``base_model`` from the metadata of a README.md, '' where there is none that can be used."""
+    """``license`` and ``base_model`` from the metadata of a README.md; '' for one that is missing or unusable."""
     path, fields = folder / FILE, {}
-    if path.is_file() and path.stat().st_size < _LARGEST:
-        with contextlib.suppress(Exception):  # from the parser of YAML, for a file that is not a card
+    if path.is_file() and path.stat().st_size < _MAX_README_BYTES:
+        with contextlib.suppress(Exception):  # the YAML parser's errors, for a file that is not a card
             fields = metadata_load(path) or {}
     wanted = {"license": _LICENSE_ID, "base_model": _HUB_NAME}
     return {
@@ -149,7 +149,7 @@ def _mixture(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _scores(workdir: str) -> dict[str, float]:
-    """The scores of the run if it is finished."""
+    """The scores of a finished run; empty for any other."""
     record = finished.read(epath.Path(workdir))
     return {name: score for name, score in record.finished.scores.items() if math.isfinite(score)} if record else {}
 
@@ -279,6 +279,6 @@ def _tower(config: TransformerConfig) -> str:
 
 def _license(about: About) -> str:
     if about.license:
-        whose = f" of {escape.markdown(about.base)}" if about.base else ""
-        return f"That{whose}: {about.license}. Training data and benchmarks have their own."
-    return "Not known: that of the model it comes from, and of its training data. Add it before publishing."
+        whose = f", the license of {escape.markdown(about.base)}" if about.base else ""
+        return f"{about.license}{whose}. Training data and benchmarks have licenses of their own."
+    return "Not known: depends on the base model and the training data. Add it before publishing."

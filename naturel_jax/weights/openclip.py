@@ -1,7 +1,7 @@
 """OpenCLIP and OpenAI checkpoints: open_clip_config.json and their tensor tables.
 
 OpenCLIP computes SigLIP's image tower with timm, whose published v1 configs use the exact GELU where big_vision and
-transformers use its tanh form. A config read from here computes what OpenCLIP computes.
+transformers use its tanh form. A config read here follows OpenCLIP.
 """
 
 import dataclasses
@@ -129,11 +129,11 @@ def _checked(
     return {**read, **fields}
 
 
-_VISION = {"image_size": 224, "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16}
-_TEXT_FIELDS = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
+_VISION_DEFAULTS = {"image_size": 224, "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16}
+_TEXT_DEFAULTS = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
 _KWARGS = {"act_kwargs": None, "norm_kwargs": None}
 _TOKENIZER = {"hf_tokenizer_name": None, "tokenizer_kwargs": None}
-_PLAIN = {"ls_init_value": None, "patch_dropout": 0.0, "output_tokens": False, "pool_type": "tok", "pad_id": 0}
+_REQUIRED = {"ls_init_value": None, "patch_dropout": 0.0, "output_tokens": False, "pool_type": "tok", "pad_id": 0}
 _TIMM_REQUIRED = {"timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none"}
 _SIGLIP_TEXT = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
 
@@ -165,7 +165,7 @@ def read_config(config: Mapping[str, Any]) -> TwoTowerConfig:
 
 def _read_timm(config: Mapping[str, Any]) -> TwoTowerConfig:
     vision = _checked(config, "vision_cfg", {"timm_model_name": None, "image_size": 224}, _TIMM_REQUIRED)
-    text = _checked(config, "text_cfg", {**_TEXT_FIELDS, **_KWARGS, **_TOKENIZER, **_SIGLIP_TEXT}, {})
+    text = _checked(config, "text_cfg", {**_TEXT_DEFAULTS, **_KWARGS, **_TOKENIZER, **_SIGLIP_TEXT}, {})
     for key, value in _SIGLIP_TEXT.items():
         if text[key] != value:
             raise UserError(f"text_cfg.{key} is {text[key]!r}; expected {value!r}")
@@ -183,9 +183,9 @@ def _read_timm(config: Mapping[str, Any]) -> TwoTowerConfig:
 
 
 def _read_vit(config: Mapping[str, Any]) -> TwoTowerConfig:
-    vision = _checked(config, "vision_cfg", {**_VISION, **_KWARGS}, _PLAIN)
+    vision = _checked(config, "vision_cfg", {**_VISION_DEFAULTS, **_KWARGS}, _REQUIRED)
     pooling = {"pool_type": "argmax", "eos_id": 2}
-    text = _checked(config, "text_cfg", {**_TEXT_FIELDS, **_KWARGS, **_TOKENIZER, **pooling}, _PLAIN)
+    text = _checked(config, "text_cfg", {**_TEXT_DEFAULTS, **_KWARGS, **_TOKENIZER, **pooling}, _REQUIRED)
     eos_ids = {"argmax": text["vocab_size"] - 1, "eos": text["eos_id"]}
     if text["pool_type"] not in eos_ids:
         raise UserError(f"text_cfg.pool_type is {text['pool_type']!r}; expected {sorted(eos_ids)}")
@@ -228,7 +228,7 @@ def read_openai_shapes(shapes: Mapping[str, Shape]) -> TwoTowerConfig:
 
 
 def _ratio(config: TransformerConfig) -> float:
-    """The ``mlp_ratio`` from which OpenCLIP, which truncates, computes exactly our MLP width."""
+    """The ``mlp_ratio`` that OpenCLIP, which truncates, turns into exactly our MLP width."""
     ratio = config.mlp_dim / config.width
     return ratio if int(config.width * ratio) == config.mlp_dim else (config.mlp_dim + 0.5) / config.width
 
@@ -239,7 +239,7 @@ def _kwargs(config: TransformerConfig) -> dict[str, Any]:
 
 
 def write_config(config: TwoTowerConfig) -> dict[str, Any]:
-    """``model_cfg`` of ``config``. Raises UserError if OpenCLIP has no equivalent model."""
+    """``model_cfg`` for ``config``. Raises UserError if OpenCLIP has no equivalent model."""
     image, text = config.image, config.text
     quick = {image.transformer.activation == "quick_gelu", text.transformer.activation == "quick_gelu"}
     if len(quick) > 1:

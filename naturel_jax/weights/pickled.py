@@ -9,7 +9,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-INSTRUCTIONS = 4_000_000  # of one pickle; a checkpoint with 1,000 tensors and their optimizer state has 100,000
+INSTRUCTIONS = 4_000_000  # most per pickle; a checkpoint with 1,000 tensors and their optimizer state has 100,000
 
 # Storage class -> dtype, by safetensors' names.
 DTYPES = {
@@ -67,18 +67,19 @@ class Module:
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _natural(values: object) -> tuple[int, ...]:
+def _natural_numbers(values: object) -> tuple[int, ...]:
     if type(values) is not tuple or not all(type(value) is int and 0 <= value < 1 << 48 for value in values):
         raise Malformed("a tensor's shape, strides or offset are not whole numbers")
     return values
 
 
 def _storage(reference: object) -> Storage:
-    """The storage of a persistent id: ("storage", class, key, device, numel), in old files with a view that is None."""
+    """The storage of a persistent id: ("storage", class, key, device, numel), followed in old files by a view that is
+    None."""
     match reference:
         case ("storage", Name(name=name), str(key), _, int(numel), *view) if view in ([], [None]):
             if dtype := DTYPES.get(name.removeprefix("torch ")):
-                return Storage(key, dtype, *_natural((numel,)))
+                return Storage(key, dtype, *_natural_numbers((numel,)))
     raise Malformed("a persistent id is not a storage")
 
 
@@ -86,7 +87,7 @@ def _tensor(source: object, offset: object, shape: object, strides: object, *_: 
     """Raises Malformed if the view is larger than the storage or reaches out of it."""
     if not isinstance(source, Storage):
         raise Malformed("a tensor without a storage")
-    (start,), sides, steps = _natural((offset,)), _natural(shape), _natural(strides)
+    (start,), sides, steps = _natural_numbers((offset,)), _natural_numbers(shape), _natural_numbers(strides)
     elements, last = 1, start
     for side, step in zip(sides, steps, strict=True):
         elements, last = elements * side, last + max(side - 1, 0) * step
@@ -106,11 +107,11 @@ def _mapping(pairs: object = ()) -> dict[Any, Any]:
         raise Malformed("an OrderedDict of something other than pairs")
     result: dict[Any, Any] = {}
     for key, value in pairs:  # type: ignore[attr-defined]
-        result[_key(key)] = value
+        result[_hashable_key(key)] = value
     return result
 
 
-# Global -> what a call of it with the pickle's arguments stands for.
+# Global -> what calling it with the pickle's arguments builds.
 REBUILDERS: Mapping[str, Callable[..., Any]] = {
     "collections OrderedDict": _mapping,
     "torch._utils _rebuild_tensor_v2": _tensor,
@@ -127,16 +128,15 @@ _VALUES = {f"torch {name}" for name in DTYPES} | {
 _SCRIPT = "__torch__"  # first package of every TorchScript class
 
 
-def _key(key: object) -> object:
-    """``key``, if it hashes at once; a tuple of tuples of ... can take forever."""
+def _hashable_key(key: object) -> object:
+    """``key``, if it is of a type that hashes fast: nested tuples can take forever."""
     if type(key) not in (str, int, float, bool, type(None)):
         raise Malformed(f"a key is a {type(key).__name__}")
     return key
 
 
 class _Machine:
-    """The state of a pickle that is being read: a stack, the stacks below open marks, the memo, and the storages that
-    were named."""
+    """State while reading a pickle: the stack, the stacks below open marks, the memo, and the storages named so far."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -218,7 +218,7 @@ class _Machine:
         if type(self.stack[-1]) is not dict:
             raise Malformed(f"sets keys of a {type(self.stack[-1]).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            self.stack[-1][_key(key)] = value
+            self.stack[-1][_hashable_key(key)] = value
 
 
 def _push(make: Callable[[Any], Any]) -> Callable[[_Machine, Any], None]:

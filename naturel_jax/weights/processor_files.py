@@ -1,5 +1,5 @@
-"""A processor's files in a model folder: the peers' tokenizer and image-processor files, and our own processor.json
-next to them."""
+"""A processor's files in a model folder: the tokenizer and image-processor files of other libraries, and our own
+processor.json next to them."""
 
 import base64
 import contextlib
@@ -28,7 +28,7 @@ _RESIZE_MODES = {"shortest": "short", "squash": "square"}  # OpenCLIP's names an
 
 
 class Text(TypedDict):
-    """How a text becomes token ids: the fields of ``Processor`` of the same names."""
+    """Conversion of text to token ids: the fields of ``Processor`` with the same names."""
 
     tokenizer: str
     clean: str
@@ -47,7 +47,7 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def malformed(path: os.PathLike[str]) -> Iterator[None]:
-    """Makes every error of a reader one that names ``path``, or its folder."""
+    """Rewrites a reader's errors to name ``path`` or its folder."""
     try:
         yield
     except UserError as error:
@@ -181,7 +181,7 @@ def _tokenizer(folder: Path, config: Mapping[str, Any], family: Family, context:
         return {"tokenizer": base64.b64encode((folder / "spiece.model").read_bytes()).decode(), "clean": "siglip"}
     tok = _read_tokenizer(folder, family.tokenizer)
     if family.tokenizer.incomplete_files:
-        _complete(tok, config)
+        _complete_gemma(tok, config)
     pad = _token(config.get("pad_token") or family.tokenizer.pad)
     if tok.token_to_id(pad) is None:
         raise UserError(f"{folder}: padding token {pad!r} is not in the vocabulary")
@@ -205,7 +205,7 @@ def _token(value: str | Mapping[str, str]) -> str:
     return value if isinstance(value, str) else value["content"]
 
 
-def _complete(tok: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+def _complete_gemma(tok: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
     """Adds what SigLIP 2's published Gemma tokenizer files leave to the caller: lowercasing, and the end token."""
     state = json.loads(tok.to_str())
     if "Lowercase" not in json.dumps(state["normalizer"]):
@@ -241,11 +241,11 @@ def openai_tokenizer(vocabulary: Path, context: int, clean: str = "openclip") ->
 
 
 def special_ids(processor: Processor, family: Family) -> dict[str, int | None]:
-    """bos, eos and pad ids as config.json has them."""
+    """The bos, eos and pad ids for config.json."""
     if processor.sentencepiece:
         return {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1}
     tok = tokenizers.Tokenizer.from_str(processor.tokenizer)
-    start, end = family.tokenizer.start, _end(tok, family)
+    start, end = family.tokenizer.start, _end_token(tok, family)
     return {
         "bos_token_id": tok.token_to_id(start) if start else None,
         "eos_token_id": tok.token_to_id(end) if end else None,
@@ -253,7 +253,7 @@ def special_ids(processor: Processor, family: Family) -> dict[str, int | None]:
     }
 
 
-def _end(tok: tokenizers.Tokenizer, family: Family) -> str | None:
+def _end_token(tok: tokenizers.Tokenizer, family: Family) -> str | None:
     return next((end for end in family.tokenizer.ends if tok.token_to_id(end) is not None), None)
 
 
@@ -264,7 +264,7 @@ def _padding(tok: tokenizers.Tokenizer) -> dict[str, Any]:
 
 
 def write(folder: Path, processor: Processor, family: Family) -> None:
-    """The files that transformers' ``AutoProcessor`` reads, and ours."""
+    """Writes the files that transformers' ``AutoProcessor`` reads, and ours."""
     _dump(folder / OWN, processor.to_dict())
     size = {"height": processor.size, "width": processor.size}
     resize: dict[str, Any] = {"size": size, "do_center_crop": False}  # CLIP's class crops by default
@@ -305,7 +305,7 @@ def _write_tokenizer(folder: Path, processor: Processor, family: Family) -> None
         return
     (folder / "tokenizer.json").write_text(processor.tokenizer, "utf-8")
     tok = tokenizers.Tokenizer.from_str(processor.tokenizer)
-    tokens = {"eos_token": _end(tok, family), "pad_token": _padding(tok)["pad_token"]}
+    tokens = {"eos_token": _end_token(tok, family), "pad_token": _padding(tok)["pad_token"]}
     if conventions.start:
         tokens["bos_token"] = conventions.start
     side = {"padding_side": _padding(tok)["direction"]}

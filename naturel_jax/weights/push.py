@@ -1,6 +1,6 @@
 """Publishes an exported folder on the Hugging Face hub, through ``huggingface_hub``.
 
-The token is that of ``HF_TOKEN`` or of ``hf auth login``. It reaches no log and no message.
+The token comes from ``HF_TOKEN`` or ``hf auth login`` and never appears in a log or message.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from tfds_naturel.common.errors import UserError
 
-_TIMEOUT = httpx.Timeout(600, connect=10)  # seconds; the hub answers a commit of large files late
-_EXPLAINED = {
+_TIMEOUT = httpx.Timeout(600, connect=10)  # seconds; the hub is slow to answer a commit of large files
+_EXPLANATIONS = {
     401: "the hub does not accept the token; run `hf auth login`, or set HF_TOKEN to a valid one",
     403: "the token may not write there; use one with write access to {owner}",
     404: "no such user or organization, or the token may not write there",
@@ -60,10 +60,10 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
 def _explained(folder: Path, repository: str) -> Iterator[None]:
     try:
         yield
-    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # the latter for one of several uploads
+    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: one of several uploads failed
         detail = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, HfHubHTTPError) and error.response is not None:
-            explained = _EXPLAINED.get(error.response.status_code, detail)
+            explained = _EXPLANATIONS.get(error.response.status_code, detail)
             detail = explained.format(owner=repository.partition("/")[0]) if explained is not detail else detail
         raise UserError(
             f"--push {repository}: {constants.ENDPOINT}: {detail}. {folder} is complete: "

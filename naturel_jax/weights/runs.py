@@ -41,7 +41,7 @@ def read_meta(workdir: epath.PathLike, step: int | None = None) -> tuple[int, di
 
 
 def trained_on(workdir: epath.PathLike, step: int | None = None) -> TrainedOn:
-    """The images that a run trained on, and the runs before it that it started from; empty if it has no record of them.
+    """Training images of a run and of the runs that it descends from; empty if it has no record of them.
 
     Raises what ``read_meta`` raises, and UserError if the record is missing, damaged, or another run's.
     """
@@ -57,14 +57,14 @@ def trained_on(workdir: epath.PathLike, step: int | None = None) -> TrainedOn:
     if found is None or found.meta() != noted:
         what = "is missing" if found is None else "is another run's"
         raise UserError(
-            f"{folder} {what}: it has the images that step {step} was trained on, which scores leave out; copy it from "
+            f"{folder} {what}: it lists the training images of step {step}, which scores leave out; copy it from "
             "where the run was trained"
         )
     return found
 
 
 def base(workdir: epath.PathLike) -> str:
-    """What a run started from, as ``weights.load`` takes it; "" for random parameters. May raise as ``read_meta``."""
+    """What a run started from, as ``weights.load`` takes it; "" for random parameters. Raises like ``read_meta``."""
     step, meta = read_meta(workdir)
     with malformed(checkpoint.directory(workdir) / str(step) / "meta"):
         init = str(meta["config"]["init"])

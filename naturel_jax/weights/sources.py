@@ -37,7 +37,7 @@ _OPENERS: dict[str, Callable[[Path], Tensors]] = {
     ".pth": open_torch,
     ".npz": open_npz,
 }
-_COMPANIONS = (".json", ".md", ".model", ".txt")  # of files that say how weights are used
+_COMPANIONS = (".json", ".md", ".model", ".txt")  # suffixes of files that say how to use weights
 
 
 class Loaded(NamedTuple):
@@ -108,8 +108,8 @@ def find(source: str) -> Foreign:
 
 
 def local(name: str) -> Path:
-    """The file or folder ``name``; if it is in an object store, its copy on this host. A folder is copied without those
-    in it, a file of weights with the others beside it that are not weights. Raises what ``staging.stage`` raises."""
+    """The file or folder ``name``; if it is in an object store, its copy on this host. A folder is copied without its
+    subfolders; a weight file, together with the non-weight files beside it. Raises what ``staging.stage`` raises."""
     if not in_store(name):
         return Path(name).expanduser()
     folder, _, file = name.rstrip("/").rpartition("/")
@@ -124,7 +124,7 @@ def _is_beside(name: str) -> bool:
 
 
 def _open_folder(folder: Path, prefer_openclip: bool = False) -> Foreign:
-    """``prefer_openclip``: if a folder has both OpenCLIP's and transformers' files, read OpenCLIP's."""
+    """The checkpoint in a folder; ``prefer_openclip``: read OpenCLIP's files if transformers' are there too."""
     openclip_file = _first(folder, _OPENCLIP_FILES)
     if not prefer_openclip and (folder / "config.json").is_file() and (hf_file := _first(folder, _HF_FILES)):
         config = processor_files.read_json(folder / "config.json")
@@ -162,7 +162,7 @@ def _open_hf(folder: Path, raw: Mapping[str, Any], file: Path) -> Foreign:
     if processor is None:
         family = family_of(config)
         text = processor_files.tokenizer(folder, family, config.text.context)
-        # NaFlex's own preprocessing keeps the aspect ratio; at its square grid it is that of SigLIP 2.
+        # NaFlex's own preprocessing keeps the aspect ratio; at its square grid it equals SigLIP 2's.
         pixels = family.pixels if naflex else processor_files.hf_image(folder, config.image.size)
         with processor_files.malformed(folder):
             context, size = config.text.context, config.image.size
@@ -216,7 +216,7 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
 def _processor(
     folder: Path, config: TwoTowerConfig, clean: str | None, preprocess: Mapping[str, Any] | None
 ) -> Processor:
-    """The processor of a weight file, from the files next to it, else that of the family's published code.
+    """The processor of a weight file: from the files next to it, else from the family's published code.
 
     ``clean`` and ``preprocess``: how an OpenCLIP config preprocesses texts and images; None without such a config.
     """

@@ -1,5 +1,5 @@
-"""Tables from a foreign checkpoint's keys to our parameter paths: one list of rules per format both reads and writes
-it, strictly."""
+"""Tables that map a foreign checkpoint's keys to our parameter paths: one list of rules per format both reads and
+writes it, strictly."""
 
 import dataclasses
 import math
@@ -17,11 +17,11 @@ from tfds_naturel.common.errors import UserError
 Shape = tuple[int, ...]
 Place = Callable[[str, np.ndarray], jax.Array]  # (path, host array) -> array on devices
 _STACK = "/blocks/"  # paths containing this hold all blocks along their first axis
-_LISTED = 8  # names that an error message lists
+_MAX_LISTED = 8  # most names that an error message lists
 
 
 class Transform(NamedTuple):
-    """How a foreign tensor becomes ours and back: ``read(foreign, our shape)``, ``write(ours)``, exact inverses of
+    """Conversion of a foreign tensor to ours and back: ``read(foreign, our shape)``, ``write(ours)``, exact inverses of
     each other."""
 
     read: Callable[[Any, Shape], Any]
@@ -70,7 +70,7 @@ CONV_TORCH, CONV_FLAX = _conv((2, 3, 1, 0)), _conv((0, 1, 2, 3))
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One of our parameters and where a format keeps it.
+    """A parameter of ours and where a format keeps it.
 
     ``keys``: the foreign names (``{}`` is the block's number; without it a block's parameter is stacked there too).
     Several keys hold consecutive ``parts`` of the first axis.
@@ -91,13 +91,13 @@ def rule(path: str, keys: str, transform: Transform, parts: Sequence[int] = ()) 
 def with_bias(
     path: str, key: str, transform: Transform, bias: Transform = SAME, parts: Sequence[int] = ()
 ) -> list[Rule]:
-    """The rule of a layer's weight, and that of the bias beside it: ``ln_1.weight`` and ``ln_1.bias``."""
+    """Rules for a layer's weight and the bias beside it: ``ln_1.weight`` and ``ln_1.bias``."""
     names = path.rpartition("/")[0] + "/bias", re.sub(r"(weight|kernel|scale)( |$)", r"bias\2", key)
     return [rule(path, key, transform, parts), rule(*names, bias, parts)]
 
 
 def torch_block(norm1: str, qkv: str, out: str, norm2: str, up: str, down: str) -> list[Rule]:
-    """The rules of a transformer block with torch's layers, from the names of their weights; ``qkv`` may be several."""
+    """Rules for a transformer block with torch's layers, from the names of their weights; ``qkv`` may be several."""
     return [
         *with_bias("norm1/scale", norm1, SAME),
         *with_bias("attn/qkv/kernel", qkv, LINEAR, FLAT),
@@ -188,8 +188,8 @@ def _leaves(table: Sequence[Rule], shapes: Params) -> list[_Leaf]:
 
 def _listing(items: Iterable[str]) -> str:
     names = sorted(items)
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
 
 
 def _same_shape(a: Shape, b: Shape) -> bool:

@@ -125,10 +125,10 @@ def open_sharded(index: Path, open_one: Callable[[Path], Tensors]) -> Tensors:
 
 def check_archive(path: Path) -> zipfile.ZipFile:
     """The zip archive at ``path``. Raises UserError for a zip bomb, which unpacks to far more than its size, and for
-    two members of one name, of which readers see different ones."""
+    two members with one name, which readers resolve differently."""
     archive = zipfile.ZipFile(path)
     if len(archive.NameToInfo) < len(archive.infolist()):
-        raise UserError(f"{path}: has two members of one name; refused")
+        raise UserError(f"{path}: has two members with the same name; refused")
     size, declared = path.stat().st_size, sum(info.file_size for info in archive.infolist())
     if declared > 2 * size + _SLACK:
         raise UserError(

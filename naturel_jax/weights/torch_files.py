@@ -16,8 +16,8 @@ from naturel_jax.weights.tensors import Tensors, check_archive, explained, float
 from tfds_naturel.common.errors import UserError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before PyTorch 1.6
-_NAMES = 100_000  # modules and tensors of one TorchScript archive; a module under several names counts for each
-_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_MAX_NAMES = 100_000  # modules and tensors of one TorchScript archive; a module under several names counts for each
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 Read = Callable[[Storage], bytes]  # the bytes of a storage
 
@@ -73,8 +73,8 @@ def _attributes(path: Path, root: Module) -> Iterator[tuple[str, Tensor]]:
         prefix, module = remaining.pop()
         for name, value in module.attributes.items():
             count += isinstance(value, Module | Tensor)
-            if count > _NAMES or len(prefix) > 1000:
-                raise UserError(f"{path}: has modules within modules with more than {_NAMES:,} names; refused")
+            if count > _MAX_NAMES or len(prefix) > 1000:
+                raise UserError(f"{path}: has modules within modules with more than {_MAX_NAMES:,} names; refused")
             if isinstance(value, Module):
                 remaining.append((f"{prefix}{name}.", value))
             elif isinstance(value, Tensor):
@@ -125,4 +125,4 @@ def _open_old(path: Path) -> tuple[Any, Read]:
 
 
 def _size(storage: Storage) -> int:
-    return storage.numel * _SIZES[storage.dtype]
+    return storage.numel * _ITEM_BYTES[storage.dtype]

@@ -1,5 +1,5 @@
-"""Compares a checkpoint, as its own library runs it with its own tokenizer and image processor, with ours, on many
-kinds of images and captions."""
+"""Compares our outputs for a checkpoint with those of its own library, tokenizer and image processor, on many kinds of
+images and captions."""
 
 import functools
 import io
@@ -20,12 +20,12 @@ from naturel_jax.weights.sources import Loaded
 from tfds_naturel.common import extras
 from tfds_naturel.common.errors import UserError
 
-TOLERANCE = 1e-5  # of a cosine
-_SAME_PIXELS = 1e-4  # of a normalized value; two libraries that both follow Pillow differ by less
+TOLERANCE = 1e-5  # difference between cosines
+_SAME_PIXELS = 1e-4  # difference between normalized values; two libraries that both follow Pillow differ by less
 
 
 class Seen(NamedTuple):
-    """What a library makes of images and captions: normalized pixels [I, H, W, 3], token ids [U, L], and logits
+    """A library's outputs for images and captions: normalized pixels [I, H, W, 3], token ids [U, L], and logits
     [I, U]."""
 
     pixels_IHWC: np.ndarray
@@ -45,9 +45,9 @@ class Peer(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """``difference``: the largest between logits (``scale`` times a cosine) of images and captions that both libraries
-    preprocess alike. ``images`` and ``captions``: how many there were; ``other_images`` and ``other_captions``: those
-    that are preprocessed differently; ``other_difference``: the largest between logits with these."""
+    """``difference``: the largest logit difference (``scale`` times a cosine) over images and captions that both
+    libraries preprocess alike. ``images`` and ``captions``: how many there were; ``other_images`` and
+    ``other_captions``: those preprocessed differently; ``other_difference``: the same with these."""
 
     library: str
     images: int
@@ -163,7 +163,7 @@ def _until(tokens_UL: np.ndarray, end: int | None) -> np.ndarray:
 
 
 def ours(loaded: Loaded, images: Sequence[bytes], texts: Sequence[str]) -> Seen:
-    """What we make of images and captions."""
+    """Our outputs for images and captions."""
     config, params, processor = loaded
     uint8_IHWC = jnp.stack([processor.image(data) for data in images])
     pixels_IHWC = normalize(uint8_IHWC, processor.mean, processor.std)
@@ -184,7 +184,7 @@ def embeddings(
 
 @functools.cache
 def _encoders(config: TwoTowerConfig) -> tuple[Any, Any]:
-    """Compiled once for SRC and DST of a conversion."""
+    """The jitted encoders, shared by SRC and DST of a conversion."""
     model = Model(config)
     return jax.jit(model.encode_image), jax.jit(model.encode_text)
 
@@ -234,7 +234,7 @@ def _openai(path: Path, config: TwoTowerConfig, images: Sequence[bytes], texts: 
 
 
 def _seen_by_openai(model: Any, config: TwoTowerConfig, images: Sequence[bytes], texts: Sequence[str]) -> Seen:
-    """What a model without a config makes of images and captions, with the preprocessing of OpenAI's models."""
+    """Outputs of a model without a config, with the preprocessing of OpenAI's models."""
     import open_clip
 
     transform = open_clip.image_transform(config.image.size, is_train=False)

@@ -68,7 +68,7 @@ def test_server_that_changes_its_mind_is_not_believed(server, tmp_path):
         fetch.main([*arguments, "--attempts", "1"])
     before = entries(tmp_path)
     server.always = 403
-    with pytest.raises(UserError, match=r"does not send [0-9a-f]{16} either, which exists"):
+    with pytest.raises(UserError, match=r"does not send [0-9a-f]{16} either, although it exists"):
         fetch.main(arguments)
     assert entries(tmp_path) == before and len(before) == 10
 

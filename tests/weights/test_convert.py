@@ -114,9 +114,9 @@ def edit(folder, name: str, **fields) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5]}, "does not compute this model; expected logits"),
+        ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5]}, "does not reproduce this model; expected logit"),
         ("preprocessor_config.json", {"crop_size": 30}, "b: transformers .* fails: .*30"),
-        ("tokenizer_config.json", {"model_input_names": ["input_ids", "attention_mask"]}, "does not compute this mode"),
+        ("tokenizer_config.json", {"model_input_names": ["input_ids", "attention_mask"]}, "does not reproduce this mo"),
     ],
 )
 def test_verification_runs_the_exported_processor(tmp_path, monkeypatch, name, fields, message):

@@ -237,7 +237,7 @@ def test_archives_that_readers_see_differently_are_refused(tmp_path):
         for numel in (4, 3):
             file.writestr("archive/data.pkl", state(tensor(numel=numel)))
         file.writestr("archive/data/0", bytes(16))
-    with pytest.raises(UserError, match="two members of one name"):
+    with pytest.raises(UserError, match="two members with the same name"):
         open_torch(path)
     with zipfile.ZipFile(path, "w") as file:
         for folder in "ab":

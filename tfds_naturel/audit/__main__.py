@@ -28,7 +28,7 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Caption, Triplet
 from tfds_naturel.scenes.scene import CONFIGS, ScenesConfig
 
-PHOTOS = Path("open_images")  # where README fetches to
+PHOTOS = Path("open_images")  # where the README's commands put them
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 _BLEU_SAMPLE = 200  # captions compared with one another
 
@@ -132,7 +132,7 @@ def _variety(bank: Bank, sugarcrepe: Mapping[str, Sequence[Pair]]) -> list[str]:
     if sugarcrepe:
         every = list(itertools.chain.from_iterable(sugarcrepe.values()))
         first = {pair.group: n for n, pair in reversed(list(enumerate(every)))}
-        sources["SugarCrepe"] = sorted(every, key=lambda pair: first[pair.group])  # those of an image together
+        sources["SugarCrepe"] = sorted(every, key=lambda pair: first[pair.group])  # pairs of one image together
     columns = ["distinct-1", "distinct-2", "distinct-3", "self-BLEU"]
     lines = ["## Variety of the complex pairs", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, pairs in sources.items():

@@ -1,7 +1,7 @@
 """Text-only attacks on pairs of captions: how often a model that sees no image picks the true caption of a pair.
 
 At 0.5 the words tell nothing. Below 0.5 the training pairs mislead: what is false of one image is true of another.
-The margin of every model changes its sign when the captions of a pair are swapped, so their order cannot matter.
+Swapping the captions of a pair flips the sign of every model's margin, so their order cannot matter.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Share of ``pairs`` won, with the bounds of its 95% interval (bootstrap over groups)."""
+    """Accuracy on ``pairs``, with the bounds of its 95% interval (bootstrap over groups)."""
 
     accuracy: float
     low: float
@@ -52,7 +52,7 @@ class Score:
 
 
 class View:
-    """What a model sees of a text: lowercased, the nouns of classes replaced by ``symbol(class)`` (default: kept)."""
+    """A model's view of a text: lowercased, with the nouns of classes replaced by ``symbol(class)`` (default: kept)."""
 
     def __init__(self, classes: Iterable[str], symbol: Callable[[str], str] | None = None) -> None:
         self.class_of = {noun.text: label for label in sorted({*classes, *ANIMATE}) for noun in lexicon.nouns(label)}
@@ -77,7 +77,7 @@ class View:
 
 
 def views(classes: Iterable[str]) -> dict[str, View]:
-    """The views of the audit. Nouns are those of ``classes``, and of animate classes."""
+    """The views of the audit. Nouns are those of ``classes`` and of the animate classes."""
     listed = tuple(classes)
     return {
         "masked": View(listed, lambda label: "ANIM" if label in ANIMATE else "THING"),
@@ -105,9 +105,9 @@ def ngrams(train: Sequence[Pair], test: Sequence[Pair], view: View) -> np.ndarra
 
 
 def boosting(train: Sequence[Pair], test: Sequence[Pair], view: View) -> np.ndarray:
-    """Gradient boosting on what ``ngrams`` says and on negation, animacy, voice, length and plausibility.
+    """Gradient boosting on the margins of ``ngrams`` and on negation, animacy, voice, length and plausibility.
 
-    See ``_features``. The margins of ``ngrams`` on the training pairs come from models trained on other groups.
+    See ``_features``. On the training pairs, the margins come from models trained on other groups.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -125,7 +125,7 @@ MODELS: dict[str, Model] = {"1-3-grams": ngrams, "boosting": boosting}
 
 
 def wins(pairs: Sequence[Pair], view: View, model: Model, folds: int = FOLDS, seed: int = 0) -> np.ndarray:
-    """1 for every pair whose true caption scores higher, 0 where the false one does, 0.5 for a tie; float [P].
+    """Per pair, 1 if its true caption scores higher, 0 if the false one does, 0.5 for a tie; float [P].
 
     Each pair is scored by a model trained on the pairs of other folds. Raises ValueError for fewer than two groups and
     UserError if scikit-learn is missing.
@@ -167,7 +167,7 @@ def score(pairs: Sequence[Pair], wins_P: np.ndarray, seed: int = 0) -> Score:
 
 
 def giveaways(pairs: Sequence[Pair], view: View, most: int = 20) -> list[tuple[str, int, int]]:
-    """The n-grams that tell most: (n-gram, pairs with it in the true caption only, pairs with it in the false only).
+    """The most telling n-grams: (n-gram, pairs with it in the true caption only, pairs with it in the false only).
 
     Sorted by the evidence against an even split, ``(t - f)^2 / (t + f)``.
     """
@@ -189,7 +189,7 @@ def _grams(text: str, view: View) -> tuple[str, ...]:
 
 
 def _out_of_fold_margins(pairs: Sequence[Pair], view: View) -> np.ndarray:
-    """What ``ngrams`` says of each pair when trained on other groups; zeros if there is only one group. Float [P]."""
+    """Margin of each pair from ``ngrams`` trained on other groups, float [P]; zeros if there is only one group."""
     margins_P = np.zeros(len(pairs))
     groups = {pair.group for pair in pairs}
     for fold in fold_groups(groups, INNER_FOLDS, seed=1) if len(groups) > 1 else []:
@@ -226,7 +226,7 @@ def _parse(text: str, view: View) -> _Parsed:
 
 
 class _Occurrences:
-    """In how many true and false captions of the training pairs a fragment occurs, by group."""
+    """Number of true and false captions of the training pairs in which a fragment occurs, by group."""
 
     def __init__(self, train: Sequence[Pair], view: View) -> None:
         self.view = view

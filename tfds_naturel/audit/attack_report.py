@@ -1,4 +1,4 @@
-"""The audit's section on text-only attacks, and the hard pairs: those that no text-only model gets right."""
+"""The audit's section on text-only attacks, and the hard pairs, which no text-only model gets right."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ GROUPINGS: dict[str, Callable[[Pair], str]] = {
     "object": lambda pair: Triplet.parse(pair.group).object,
     "relation": lambda pair: pair.relation,
 }
-_FILE = Path(__file__).with_name("attack_report.md")  # what stands above the tables
+_FILE = Path(__file__).with_name("attack_report.md")  # the texts above the tables
 HARD_COLUMNS = ("triplet", "pair", "operation", "positive", "negative")
 _SECTIONS = re.findall(r"^# (\w+)\n\n(.*?)\n(?=\n# |\Z)", _FILE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 _TEXTS = {name: text.replace("{folds}", str(attack.FOLDS)) for name, text in _SECTIONS}
@@ -34,7 +34,7 @@ def complex_captions(bank: Bank) -> list[tuple[Caption, Caption]]:
 
 
 def bank_pairs(bank: Bank) -> list[Pair]:
-    """The complex pairs in their fixed wording, to attack them, grouped by triplet."""
+    """The complex pairs to attack, in their fixed wording, grouped by triplet."""
     return [_pair(positive, negative) for positive, negative in complex_captions(bank)]
 
 
@@ -120,7 +120,7 @@ def save_hard(path: Path, bank: Bank, hard_P: np.ndarray) -> None:
 
 
 def _masked(which: str, pairs: Sequence[Pair], wins: Wins, view: View) -> list[str]:
-    """What the masked captions give away, by relation and operation, and by n-gram."""
+    """The report's lines on what the masked captions give away, by relation and operation, and by n-gram."""
     kinds = [*_head("pairs", "number", *MODELS), *_by_kind(pairs, wins)]
     grams = [_row(escape.code(gram), true, false) for gram, true, false in attack.giveaways(pairs, view)]
     grams = [*_head("n-gram", "in the true caption only", "in the false caption only"), *grams]

@@ -1,4 +1,4 @@
-"""Pairs of captions from the files of other benchmarks, to attack them as the bank is attacked. No images are read."""
+"""Pairs of captions from the files of other benchmarks, to attack like those of the bank. No images are read."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel",
 def sugarcrepe(folder: Path) -> dict[str, list[Pair]]:
     """Subset -> its pairs, grouped by image, from whichever of SugarCrepe's seven files are in ``folder``.
 
-    Raises UserError if there are none, or one is malformed.
+    Raises UserError if there is none, or if one is malformed.
     """
     files = {name: path for name in SUGARCREPE if (path := folder / f"{name}.json").exists()}
     if not files:
@@ -55,7 +55,7 @@ def winoground(path: Path) -> list[Pair]:
 
 
 def _fields(path: Path, rows: Iterable[tuple[object, Any]], names: tuple[str, ...]) -> list[list[str]]:
-    """The named strings of every row. Raises UserError that names the first row and field that is not one."""
+    """The named strings of every row. Raises UserError naming the first row and field that is not one."""
     values = []
     for key, row in rows:
         if not isinstance(row, dict):

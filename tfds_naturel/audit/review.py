@@ -20,8 +20,8 @@ from tfds_naturel.open_images.annotations import Annotation, Box, Rejects, Vocab
 
 PHOTOS = 2  # for each triplet
 _CANDIDATES = 3 * PHOTOS  # some photos may turn out to be unusable
-_FIELDS = ("text", "kind", "pair", "paraphrase", "polarity", "operation", "shape")  # of a caption
-_SIDE, _QUALITY = 360, 75  # of the embedded photos: about 20 KB each
+_FIELDS = ("text", "kind", "pair", "paraphrase", "polarity", "operation", "shape")  # fields of a caption
+_SIDE, _QUALITY = 360, 75  # pixels and JPEG quality of the embedded photos: about 20 KB each
 
 
 class Shown(NamedTuple):
@@ -66,7 +66,7 @@ def find_photos(folder: Path, triplets: Container[Triplet]) -> dict[Triplet, lis
 
 
 def _candidates(folder: Path, triplets: Container[Triplet], images: Path) -> dict[Triplet, list[Annotation]]:
-    """The best annotations of each triplet whose photos are there, one a photo, best first."""
+    """The best annotations of each triplet among the photos present, one per photo, best first."""
     release = next((r for r in releases.RELEASES.values() if (folder / r.rows.name).is_file()), None)
     if release is None:
         names = " or ".join(r.rows.name for r in releases.RELEASES.values())

@@ -1,4 +1,4 @@
-"""The table of attributes, poses and actions: their words in captions, and what contradicts them."""
+"""Table of attributes, poses and actions: their words in captions, and what contradicts them."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +10,9 @@ class Attribute(NamedTuple):
     """One attribute of Open Images, or a pose or action (``pose``).
 
     ``before``, ``after`` and ``modifier``: its words before a noun, after "is", and after the noun; its name if they
-    are empty. ``words``: those by which ``parse`` knows it in a sentence. ``contraries``: what contradicts it; of a
-    colour or material, the others, of a pose, those that nobody takes at the same time. One can run and jump; whether
-    somebody stands or walks is hard to see.
+    are empty. ``words``: those by which ``parse`` recognizes it in a sentence. ``contraries``: what contradicts it; for
+    a colour or material, the others; for a pose, those that nobody can take at the same time. One can run and jump;
+    whether somebody stands or walks is hard to see.
     """
 
     name: str

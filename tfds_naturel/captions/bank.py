@@ -8,7 +8,7 @@ model of ``tfds_naturel.audit``, which writes the file, gets right; ``hard_pairs
 Columns: triplet, kind, pair, paraphrase, polarity, text, asserts, operation, shape. ``triplet`` and ``asserts`` are
 ``subject|relation|object`` in Open Images' names; ``asserts`` is empty for a denial. ``paraphrase`` counts the wordings
 of a slot from 0, the fixed one; a positive and a negative with the same pair and paraphrase were made from each other.
-A file without this column has one wording of each.
+A file without this column has one wording per slot.
 """
 
 import csv
@@ -28,7 +28,7 @@ COLUMNS = ("triplet", "kind", "pair", "paraphrase", "polarity", "text", "asserts
 FIXED = 2 * PAIRS  # the first captions of a triplet are its paraphrases 0
 OPERATIONS = ("swap", "relation", "attribute", "denial")
 _OLD_COLUMNS = tuple(column for column in COLUMNS if column != "paraphrase")
-_MAX_PARAPHRASES = 100  # of a slot
+_MAX_PARAPHRASES = 100  # per slot
 _MAX_FIELD = 1000  # characters; real captions have fewer than 200
 
 FIRST = "first"  # names the first edition where a path is expected
@@ -68,8 +68,7 @@ def load(path: Path | None = None, release: str = "v4") -> Bank:
 
 @functools.cache
 def hard_pairs() -> frozenset[tuple[str, str]]:
-    """The (true, false) captions that cannot be told apart without the image, as far as the audit's models can say;
-    those of both editions."""
+    """The (true, false) captions, of both editions, that the audit's models cannot tell apart without the image."""
     pairs: set[tuple[str, str]] = set()
     for name in ("hard_pairs.tsv", "hard_pairs_first.tsv"):
         pairs.update((row["positive"], row["negative"]) for row in read_tsv(Path(__file__).with_name(name)))

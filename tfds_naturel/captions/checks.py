@@ -30,7 +30,7 @@ def check(bank: Mapping[Triplet, tuple[Caption, ...]]) -> list[str]:
 
 
 def texts(captions: tuple[Caption, ...]) -> Iterator[tuple[Caption, str]]:
-    """(caption, what is wrong) of the captions of a triplet, each on its own."""
+    """(caption, what is wrong), checking each caption of a triplet on its own."""
     written: dict[str, Caption] = {}
     for caption in captions:
         same = written.setdefault(caption.text.lower().rstrip("."), caption)
@@ -40,7 +40,7 @@ def texts(captions: tuple[Caption, ...]) -> Iterator[tuple[Caption, str]]:
 
 
 def pairs(captions: tuple[Caption, ...]) -> Iterator[tuple[Caption, str]]:
-    """(negative, what is wrong) of the pairs of a triplet: whether each negative is false by the meaning of words.
+    """(negative, what is wrong), checking that each negative of a triplet is false by the meaning of its words.
 
     The claim of a complex pair is read from its fixed wording. Its further paraphrases make the same claim by
     definition, in sentences too varied for ``parse``; their negatives only have to say something else.

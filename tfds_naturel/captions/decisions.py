@@ -40,16 +40,16 @@ def verdicts(path: Path) -> dict[Key, bool]:
 
 
 def rejected(path: Path) -> frozenset[Key]:
-    """The (triplet, caption text) keys that a reviewer rejected. Raises UserError as ``verdicts`` does."""
+    """The (triplet, caption text) keys that a reviewer rejected. Raises UserError like ``verdicts``."""
     return frozenset(key for key, is_accepted in verdicts(path).items() if not is_accepted)
 
 
 def alpha(annotators: Sequence[Mapping[Key, bool]]) -> tuple[float, int]:
-    """(Krippendorff's alpha, number of captions judged by two or more): the agreement of any number of annotators
-    beyond chance, who need not have judged the same captions (nominal alpha; Krippendorff 2011, "Computing
-    Krippendorff's alpha-reliability").
+    """(Krippendorff's alpha, number of captions judged by two or more): agreement beyond chance of any number of
+    annotators, who need not have judged the same captions (nominal alpha; Krippendorff 2011, "Computing Krippendorff's
+    alpha-reliability").
 
-    Alpha is NaN without common captions, and 1 if all their judgements are the same.
+    Alpha is NaN if no caption was judged twice, and 1 if all judgements of such captions are the same.
     """
     judged = Counter(key for verdicts in annotators for key in verdicts)
     accepts = Counter(key for verdicts in annotators for key, is_accepted in verdicts.items() if is_accepted)

@@ -28,7 +28,7 @@ DRAWS = 64  # more random numbers than any call uses
 
 @dataclasses.dataclass(frozen=True)
 class Predicate:
-    """What X does with Y. ``back``: X is the object of ``label``, as in "the mug is held by the man".
+    """A predicate about X and Y. ``back``: X is the object of ``label``, as in "the mug is held by the man".
 
     ``finite`` (singular, plural) follows X, and ``modifier`` follows X without a finite verb. ``front`` and ``verbs``
     put Y before X ("on the desk" "is" "the cat") and are empty if that is not grammatical. ``simple`` goes between two
@@ -71,7 +71,7 @@ def write(triplet: Triplet, rng: np.random.Generator, is_true: Truth | None = No
 
 
 def pick(options: Sequence[T], draw: Draw) -> T:
-    """One of ``options``, by the next number of ``draw``."""
+    """Picks one of ``options`` by the next number of ``draw``."""
     return options[int(next(draw) * len(options))]
 
 
@@ -110,7 +110,7 @@ def _pair(
 
 
 def noun_pair(labels: tuple[str, str], pick_noun: Callable[[str], Noun]) -> tuple[Noun, Noun]:
-    """A noun for each of two classes, which differ."""
+    """Two different nouns, one for each class."""
     x, y = (pick_noun(label) for label in labels)
     if x.text == y.text and labels[0] != labels[1]:  # e.g. two kinds of ball
         x, y = (lexicon.nouns(label)[0] for label in labels)
@@ -235,7 +235,7 @@ def _rivals(label: str, predicate: Predicate, depicted: bool) -> tuple[tuple[Pre
     return tuple(group for group in groups if group)
 
 
-# Shapes. Each puts a predicate between the noun phrases of X and Y; articles is a pair of "a" or "the".
+# Shapes. Each puts a predicate between the noun phrases of X and Y; articles is a pair, each "a" or "the".
 
 ARTICLES = (("the", "the"), ("a", "a"), ("a", "the"))
 
@@ -284,7 +284,7 @@ def render(shape: str, p: Predicate, x: Noun, y: Noun, articles: tuple[str, str]
 
 
 def noun_words(x: Noun, y: Noun, articles: tuple[str, str]) -> dict[str, str]:
-    """How a template names X and Y."""
+    """Template field -> words that name X or Y."""
     return {
         "x": phrase(x, articles[0]),
         "y": phrase(y, articles[1]),
@@ -334,7 +334,7 @@ def _attribute_pairs(triplet: Triplet, draw: Draw, is_true: Truth | None) -> Ite
 
 
 def _attribute_words(label: str) -> _Words:
-    """For a pose, only what is said after "is" varies."""
+    """Words for an attribute; for a pose, only those after "is" vary."""
     pose = lexicon.pose(label)
     return (pose[0], pose, pose[0]) if pose else lexicon.attribute(label)
 

@@ -26,8 +26,8 @@ _PEOPLE = {
 }
 _AN = re.compile(r"(?!uni|use|eu|one|ukulele|ufo|utensil)[aeiou]|hour|heir|honest", re.IGNORECASE)
 
-# Attributes with other forms than their names; ``after`` of a pose or an action: what somebody "is", of which the first
-# is used in simple captions. Frown and Silent are only in negatives.
+# Attributes with other forms than their names. For a pose or an action, ``after`` lists what somebody "is", and simple
+# captions use the first. Frown and Silent are only in negatives.
 _FORMS = {attribute.name: attribute for attribute in ATTRIBUTES if attribute.after}
 
 
@@ -98,5 +98,5 @@ def attribute(label: str) -> tuple[str, tuple[str, ...], str]:
 
 
 def pose(label: str) -> tuple[str, ...]:
-    """What somebody "is" who has this attribute ("sitting", "seated"); empty if it is not a pose or an action."""
+    """Words for a pose or an action after "is" ("sitting", "seated"); empty for any other attribute."""
     return _FORMS[label].after if label in _FORMS and _FORMS[label].pose else ()

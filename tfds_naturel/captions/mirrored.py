@@ -1,8 +1,8 @@
-"""Captions of a world in which it is known what else is drawn, so that their words do not tell which of them is true.
+"""Captions for a drawn world, where all other images are known, so that the words do not tell which caption is true.
 
 A triplet has rivals: triplets of the same two classes, with shares that are equal in both directions. A pair of
 captions is written for a triplet and a rival, or for a triplet and its swapped roles, by rules that do not know which
-of the two is true. So every pair is written as often with its captions exchanged.
+of the two is true. So every pair is written equally often with its captions exchanged.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Rival:
     """Another triplet of the same two classes, which negatives claim in a ``share`` of the pairs.
 
     ``weak``: an image of the triplet may show the rival, too; ``strong``: an image of the rival may show the triplet,
-    too. In both cases captions say one and deny the other: "just holding it, not playing it".
+    too. In both cases, captions state one and deny the other: "just holding it, not playing it".
     """
 
     triplet: Triplet
@@ -36,7 +36,7 @@ class Rival:
 
 
 def needs_rivals(triplet: Triplet) -> bool:
-    """Whether the triplet with its roles swapped is true as well."""
+    """Whether the triplet is also true with its roles swapped."""
     return triplet.relation in RELATIONS and RELATIONS[triplet.relation].symmetric
 
 
@@ -44,8 +44,8 @@ def write(triplet: Triplet, rivals: Sequence[Rival], rng: np.random.Generator) -
     """8 captions for a relation, in the order of ``grammar.write``; a pure function of the arguments and the state of
     ``rng``.
 
-    A pair without a rival swaps roles: what the shares leave, and simple pairs, unless the triplet or its rival needs
-    rivals. Raises ValueError for a triplet that needs rivals and has none.
+    A pair without a rival swaps roles. These are the pairs that the shares leave, and the simple ones, unless the
+    triplet or its rival needs rivals. Raises ValueError for a triplet that needs rivals and has none.
     """
     if needs_rivals(triplet) and not rivals:
         raise ValueError(f"{triplet}: has no rivals, and is true with its roles swapped: no negative can be made")
@@ -77,7 +77,7 @@ def _draw_rival(triplet: Triplet, rivals: Sequence[Rival], simple: bool, draw: D
 def _pair(
     triplet: Triplet, rival: Rival | None, shapes: Sequence[str], draw: Draw
 ) -> tuple[str, tuple[str, str], Triplet]:
-    """Shape, (positive, negative), and what the negative claims."""
+    """(shape, (positive, negative), what the negative claims)."""
     simple = shapes == ["simple"]
     options = _options(triplet, rival.triplet if rival else None, simple)
     alike = [option for option in options if _alike(*option[1:])]
@@ -98,11 +98,11 @@ def _pair(
     return shape, texts, other.claim(*claimed)
 
 
-_Option = tuple[tuple[str, str], Predicate, Predicate]  # classes of X and Y, what is said of both by each triplet
+_Option = tuple[tuple[str, str], Predicate, Predicate]  # classes of X and Y, and the predicate of each triplet
 
 
 def _options(triplet: Triplet, rival: Triplet | None, simple: bool) -> list[_Option]:
-    """How to say a triplet and its rival, or itself, of X and Y: in all ways, or in the plainest."""
+    """All ways to state a triplet and its rival (default: itself) about X and Y, or only the plainest."""
     options: list[_Option] = []
     for x, y in ((triplet.subject, triplet.object), (triplet.object, triplet.subject)):
         own, other = (_predicates(t, x)[: 1 if simple else None] for t in (triplet, rival or triplet))
@@ -119,7 +119,7 @@ def _alike(own: Predicate, other: Predicate) -> bool:
     return own.passive == other.passive and own.finite[0].startswith("was ") == other.finite[0].startswith("was ")
 
 
-# Contrasts. Each says one predicate of X and Y and denies another.
+# Contrasts. Each states one predicate about X and Y and denies another.
 
 
 class _Said(NamedTuple):

@@ -18,7 +18,7 @@ from tfds_naturel.common.schema import Triplet
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|[\u00a7\u00b6]")
 _MARKS = ("\u00a7", "\u00b6")  # stand for the subject and the object
 
-# Words that negate what the rest of the sentence claims ("before she put it down"), or leave it open.
+# Words that negate the claim of the rest of the sentence ("before she put it down"), or leave it open.
 NEGATIONS = frozenset(
     re.findall(
         r"\S+",
@@ -33,7 +33,7 @@ _PREPOSITIONS |= {"out", "outside", "front", "at", "in", "inside"}
 _CONVERSES = {"on", "under"}
 # Words whose exchange swaps the roles of two nouns: "the former beneath the latter", "from top to bottom".
 _ORDERS = frozenset({"former", "latter", "first", "second", "top", "bottom", "up", "down", "upwards", "downwards"})
-# One word for the forms of a verb and for its nouns, where a caption compares holding a thing with something else.
+# Verb forms and nouns -> one word, for captions that contrast holding a thing with something else.
 _MEANINGS = {
     **dict.fromkeys(("holds", "holding", "held", "holder", "grip"), "hold"),
     **dict.fromkeys(("carry", "carries", "carrying", "carried"), "hold"),
@@ -197,7 +197,7 @@ def _opposite(triplet: Triplet) -> Triplet:
 
 
 def _swapped(words: list[str], triplet: Triplet) -> Triplet:
-    """The claim after a swap: "the desk is under the cat" becomes "the cat is under the desk"."""
+    """The triplet claimed after a swap: "the desk is under the cat" becomes "the cat is under the desk"."""
     if triplet.relation == "on" and _UNDER & set(words):
         return Triplet(triplet.subject, "under", triplet.object)
     return Triplet(triplet.object, triplet.relation, triplet.subject)

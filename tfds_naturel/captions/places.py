@@ -19,10 +19,10 @@ _LABELS = {
 }
 _IDIOMATIC = frozenset({"in", "at", "over", "above"})  # places only before a noun or a pronoun ("in vain", "over here")
 _CONVERSE = {"on": "under", "under": "on", "inside_of": "contain"}
-# relation -> places that it is
+# relation -> places at which the subject then is
 _TRUE = {"on": {"on"}, "under": {"under"}, "inside_of": {"inside_of"}, "at": {"at", "beside"}}
 SPATIAL = frozenset(_TRUE)
-# One of these stands in a sentence that names two places and denies one of them, or calls it unreal.
+# A sentence that names two places and denies one of them, or calls it unreal, has one of these words.
 _DENIERS = frozenset(
     re.findall(
         r"\S+",
@@ -34,7 +34,7 @@ _DENIERS = frozenset(
 
 
 class _Place(NamedTuple):
-    """``label`` is where the subject is. Without ``certain``, no noun follows, and it may be where the object is."""
+    """``label`` is where the subject is; if not ``certain``, no noun follows and it may be where the object is."""
 
     word: str
     label: str
@@ -84,7 +84,7 @@ def _places(words: Sequence[str], marks: tuple[str, str]) -> list[_Place]:
 
 
 def _upright(old: list[_Place], new: list[_Place], true: set[str]) -> tuple[list[str], list[str]]:
-    """The labels in both captions. "It has the desk under it" places the desk, so all labels are turned round."""
+    """The labels in both captions. "It has the desk under it" places the desk, so all are exchanged for converses."""
     labels = [place.label for place in old], [place.label for place in new]
     turned = {_CONVERSE.get(label, label) for label in labels[0]}
     if any(place.certain for place in (*old, *new)) or true & set(labels[0]) or not true & turned:

@@ -1,4 +1,4 @@
-"""The table of relation labels (``relations.tsv``): words, converse, and contradicting labels.
+"""Table of relation labels (``relations.tsv``): words, converse, and contradicting labels.
 
 Labels are those of Open Images (V4 and V6), ``left_of`` and ``right_of`` of the drawn scenes, and a few that only
 negatives assert (``drop``, ``ignore``, ...), as opposites of labels that have none in Open Images.
@@ -59,7 +59,7 @@ DEPICTED = ("on", "under", "inside_of", "at", "holds", "wears", "plays", "hits",
 
 CONTRARIES = {attribute.name: attribute.contraries for attribute in ATTRIBUTES}
 
-# What labels rule out besides ``excludes``, from which the grammar draws: only authored captions claim it.
+# Labels ruled out besides ``excludes``. The grammar does not draw from these: only authored captions claim them.
 _ALSO_EXCLUDED = {"on": ("inside_of",), "at": ("under",)}
 
 

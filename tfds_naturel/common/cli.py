@@ -20,7 +20,7 @@ from typing import NoReturn
 from tfds_naturel.common.errors import Stopped, Unavailable, UserError
 
 DONE, BUG, USER_ERROR, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
-_LEAVE_S = 10
+_EXIT_HANDLERS_S = 10
 
 
 def set_up_logging() -> None:
@@ -51,7 +51,7 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
-        if isinstance(error, ImportError) and "gcsfs" in str(error):  # from etils: a dataset is built into gs://
+        if isinstance(error, ImportError) and "gcsfs" in str(error):  # raised by etils for a gs:// path
             print(f"{command()}: error: {error}: run `pip install gcsfs`", file=sys.stderr)
             code = USER_ERROR
         else:
@@ -63,7 +63,7 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
 
 
 def on_disk(text: str) -> Path:
-    """The path that a flag names: the ``type`` of arguments that cannot be in an object store. Raises
+    """The path that a flag names; ``type`` for arguments that cannot be in an object store. Raises
     ``ArgumentTypeError``, to which argparse adds the flag."""
     if "://" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not on a disk; expected a path, whose files can be copied")
@@ -71,15 +71,15 @@ def on_disk(text: str) -> Path:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process without waiting for threads of libraries, as ``sys.exit`` would: if a save fails, those of Orbax
-    wait 20 minutes for steps of the save that never come. Their exit functions get ``_LEAVE_S``: that of JAX waits five
+    """Ends the process without waiting for library threads, as ``sys.exit`` would: after a failed save, Orbax's threads
+    wait 20 minutes for steps that never come. Exit handlers get ``_EXIT_HANDLERS_S`` seconds: JAX's would wait five
     minutes for the other processes of a job, which may not have failed."""
-    timer = threading.Timer(_LEAVE_S, os._exit, [code])
+    timer = threading.Timer(_EXIT_HANDLERS_S, os._exit, [code])
     timer.daemon = True
     timer.start()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # a full disk or a closed pipe; what failed before it decides the code
+        with contextlib.suppress(OSError):  # a full disk or a closed pipe; the exit code is that of the earlier failure
             stream.flush()
     os._exit(code)
 

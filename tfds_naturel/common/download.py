@@ -1,8 +1,8 @@
-"""HTTP downloads over unreliable networks and from servers that are not trusted: retried, resumed, limited in size,
-ended when the server falls silent, and never a partial file under its final name.
+"""HTTP downloads over unreliable networks and from untrusted servers: retried, resumed, limited in size, ended when the
+server falls silent, and never a partial file under its final name.
 
 ``NATUREL_MIRROR=http://mirror.example/files`` in the environment takes ``https://HOST/PATH`` from
-``http://mirror.example/files/HOST/PATH``. Sizes and checksums that are known are checked all the same.
+``http://mirror.example/files/HOST/PATH``. Known sizes and checksums are still checked.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from tfds_naturel.common.progress import Progress
 
 T = TypeVar("T")
 
-SLOWEST = 1000  # bytes per second; a server that sends less is as good as silent
+SLOWEST = 1000  # bytes per second; a server that sends less counts as silent
 
 _MISSING = frozenset({403, 404, 410})  # S3 answers 403 for a missing key when listing is not allowed
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -31,7 +31,7 @@ _CHUNK = 1 << 18
 
 
 class MissingKey(Exception):
-    """The server reports that there is no such file."""
+    """The server reports that the file does not exist."""
 
 
 class TooLarge(ValueError):
@@ -59,7 +59,7 @@ class Policy:
 
 
 def mirrored(url: str) -> str:
-    """``url``, or where the mirror that the environment names has it."""
+    """``url``, or its address on the mirror that the environment names."""
     mirror = os.environ.get("NATUREL_MIRROR", "")
     return f"{mirror.rstrip('/')}/{url.partition('://')[2]}" if mirror else url
 
@@ -138,7 +138,7 @@ async def get_file(client: aiohttp.ClientSession, url: str, path: Path, *, size:
     """Downloads a file of known ``size`` in bytes and MD5 to ``path``, resuming where an earlier attempt stopped.
 
     Raises UserError if the server sends a different file (it is discarded), or one of another size (a sign-in page);
-    otherwise as ``retried`` does.
+    otherwise what ``retried`` raises.
     """
     part = path.with_name(path.name + ".part")
     with Progress(total=size, unit="B", unit_scale=True, desc=path.name) as progress:

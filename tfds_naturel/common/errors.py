@@ -18,5 +18,5 @@ class Stopped(Exception):
 
 
 class Unavailable(OSError):
-    """An object store did not answer as it should for as long as it was given; what was saved is intact, and the same
-    command continues from there. Exit code: ``cli.STOPPED``."""
+    """An object store kept failing until the time limit; saved data is intact, and the same command continues from
+    there. Exit code: ``cli.STOPPED``."""

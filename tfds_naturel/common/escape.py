@@ -2,7 +2,7 @@
 
 import re
 
-# Punctuation with a meaning inside a line (an underscore between letters has none), and markers of headings and lists.
+# Punctuation that Markdown interprets in a line (not an underscore between letters), and markers of headings and lists.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_])|^[#+=-]")
 _CONTROL = re.compile(
     r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -12,7 +12,7 @@ _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    **{c: f"{{{c}}}" for c in "[]*"},  # at the start of a row, arguments of the line break before it
+    **{c: f"{{{c}}}" for c in "[]*"},  # at the start of a row, these would be arguments of the line break before it
 }
 
 
@@ -39,5 +39,5 @@ def latex(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """``text`` as a cell of a CSV file that a spreadsheet does not take for a formula."""
+    """``text`` as a CSV cell that a spreadsheet does not take for a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text

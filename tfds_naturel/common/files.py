@@ -41,7 +41,7 @@ def load_json(place: object, content: str | bytes, fix: str = "download it again
 
 @contextlib.contextmanager
 def reading_csv(path: object) -> Iterator[None]:
-    """Makes what the csv module and the decoder raise a UserError that names ``path``."""
+    """Turns errors of the csv module and of decoding into a UserError that names ``path``."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -58,8 +58,8 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
 
 @contextlib.contextmanager
 def reading_arrow(path: object, fix: str) -> Iterator[None]:
-    """Makes what pyarrow raises for a damaged file a UserError that names ``path``; it also raises OSErrors without a
-    number. Those of the system pass."""
+    """Turns pyarrow's errors for a damaged file, among them OSErrors without a number, into a UserError that names
+    ``path``; OSErrors of the system pass."""
     import pyarrow as pa  # slow to import, and most commands do not need it
 
     try:
@@ -73,8 +73,8 @@ def reading_arrow(path: object, fix: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading_tokenizer(name: object) -> Iterator[None]:
-    """Makes whatever the libraries raise for a tokenizer that they cannot use a UserError with ``name``: nothing
-    narrower than Exception, and PanicException, which is not even one."""
+    """Turns whatever the libraries raise for an unusable tokenizer into a UserError with ``name``: any Exception, and
+    PanicException, which is not even one."""
     try:
         yield
     except (UserError, Stopped, KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -84,7 +84,7 @@ def reading_tokenizer(name: object) -> Iterator[None]:
 
 
 def allow_open_files(more: int) -> None:
-    """Lets this process open so many more files at a time, mapped ones included, as far as the system permits."""
+    """Raises this process's limit on open files, mapped ones included, by ``more``, as far as the system permits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
         wanted = soft + more
@@ -96,7 +96,7 @@ def allow_open_files(more: int) -> None:
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder, already with the final name, that is moved to ``folder`` at the end, and removed if something
-    fails. What a killed process of this host left is removed, too."""
+    fails. Leftovers of a killed process of this host are removed, too."""
     prefix = f"incomplete.{folder.name}.{socket.gethostname()}."
     for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
         if not _is_running(left.name.removeprefix(prefix)):
@@ -116,7 +116,7 @@ def _is_running(process: str) -> bool:
         os.kill(int(process), 0)
     except (ProcessLookupError, ValueError, OverflowError):
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # it is another user's
         return True
     return True
 

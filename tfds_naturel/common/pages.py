@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 def fill(template: Traversable, **parts: str) -> str:
-    """The page ``template`` with every ``{{name}}`` replaced by the part of that name, in one pass: what stands in a
-    part is never taken for a placeholder. ``{{style}}`` is ``style.css``, which all HTML pages share."""
+    """The page ``template`` with every ``{{name}}`` replaced by the part of that name, in one pass: text in a part is
+    never taken for a placeholder. ``{{style}}`` is ``style.css``, which all HTML pages share."""
     parts = {"style": Path(__file__).with_name("style.css").read_text("utf-8")} | parts
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template.read_text(encoding="utf-8"))
 
@@ -23,5 +23,5 @@ def script_json(data: object) -> str:
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """An image (``kind``: ``png``, ``jpeg``) as the address of itself, for pages without other files."""
+    """An image (``kind``: ``png``, ``jpeg``) as a data URI, for pages without other files."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -13,7 +13,7 @@ _LINE = "{desc}: {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postf
 
 
 class Progress(tqdm.tqdm):
-    """``tqdm.tqdm`` with the same arguments. Where stderr is no terminal, carriage returns would pile up in one endless
+    """``tqdm.tqdm`` with the same arguments. If stderr is not a terminal, carriage returns would pile up in one endless
     line, so it logs lines instead: one a minute, and one at the end."""
 
     def __init__(self, *arguments: Any, **options: Any):

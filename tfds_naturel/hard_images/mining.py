@@ -1,4 +1,4 @@
-"""Mined negative images: for an image and a triplet it shows, similar images or annotations that do not show it.
+"""Mined negative images: for an image and a triplet it shows, images with similar looks or annotations without it.
 
 They replace the sentinel (the blank image) as NegCLIP's hard negative images.
 """
@@ -21,7 +21,7 @@ from tfds_naturel.hard_images.survey import Survey
 
 SWAP, RELATION, ATTRIBUTE, NEAREST = "swap", "relation", "attribute", "nearest"
 
-_POOL = 256  # candidates per kind that are compared for an image and triplet
+_MAX_CANDIDATES = 256  # most candidates per kind that are compared for an image and triplet
 _ROWS = 1024  # images per matrix product in the neighbour search; rows per write
 _NEAR_DUPLICATE = 0.97  # photos with at least this cosine are copies of each other, so not negatives
 _SCHEMA = pa.schema(
@@ -116,7 +116,7 @@ def _ranked(
 ) -> list[tuple[str, int]]:
     ranked: list[tuple[str, int]] = []
     for kind, pool in pools.items():
-        pool = rng.choice(pool, min(_POOL, len(pool)), replace=False)
+        pool = rng.choice(pool, min(_MAX_CANDIDATES, len(pool)), replace=False)
         if zimg_ND is not None:
             cosines = zimg_ND[pool] @ zimg_ND[n]
             pool, cosines = pool[order := np.argsort(-cosines, kind="stable")], cosines[order]
@@ -126,7 +126,7 @@ def _ranked(
 
 
 def _neighbours(zimg_ND: np.ndarray, images: range, count: int) -> list[list[int]]:
-    """At most ``count`` nearest images of each, nearest first, excluding copies and the image itself."""
+    """The nearest images of each, at most ``count``, nearest first, without copies and the image itself."""
     cosines = zimg_ND[images.start : images.stop] @ zimg_ND.T
     cosines[cosines >= _NEAR_DUPLICATE] = -np.inf
     count = min(count, cosines.shape[1])
@@ -170,15 +170,15 @@ class Contrasts:
         self._kinds = functools.cache(lambda triplet: kinds_of(triplet, survey.triplets))
 
     def find(self, n: int, triplet: Triplet, asserted: Triplet | None) -> Contrast | None:
-        """The contrast for image ``n``, or None. It shows ``asserted``, the claim of a false caption, if that is one of
-        the contrary triplets and any image does. A false caption without a claim is a denial, true of any contrast.
+        """The contrast for image ``n``, or None. It shows ``asserted``, the claim of a false caption, if that is a
+        contrary triplet that some image shows. A false caption without a claim is a denial, true of any contrast.
         """
         contrary = [t for numbers in self._kinds(triplet).values() for t in numbers]
         contrary.sort(key=lambda t: not _same(self._survey.triplets[t], asserted))
         for t in contrary:
             rng = np.random.default_rng([self._seed, n, self._number[triplet], t])
             pool = self._showing[t]
-            for m in rng.choice(pool, min(_POOL, len(pool)), replace=False).tolist():
+            for m in rng.choice(pool, min(_MAX_CANDIDATES, len(pool)), replace=False).tolist():
                 shown = self._survey.triplets_of(m)
                 if m != n and not may_hold(triplet, shown):
                     return Contrast(m, asserted is None or any(_same(fact, asserted) for fact in shown))

@@ -41,7 +41,7 @@ class Survey:
         return np.split(image[order], np.searchsorted(self.shown[order], np.arange(1, len(self.triplets))))
 
     def count(self, image_ids: Container[str]) -> dict[Triplet, int]:
-        """How many of the images in ``image_ids`` show each triplet; triplets without any are left out."""
+        """Number of images in ``image_ids`` that show each triplet; triplets without any are left out."""
         counted = np.array([image_id in image_ids for image_id in self.image_ids], bool)
         counts = np.bincount(self.shown[np.repeat(counted, np.diff(self.first_N1))], minlength=len(self.triplets))
         return {triplet: int(count) for triplet, count in zip(self.triplets, counts, strict=True) if count}

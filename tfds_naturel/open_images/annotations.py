@@ -50,7 +50,7 @@ class Annotation(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """A related pair: its triplet, and the indices of both in the image's objects (-1 for an attribute)."""
+    """A related pair: its triplet, and the indices of both objects in the image's objects (-1 for an attribute)."""
 
     triplet: Triplet
     subject_index: int
@@ -251,12 +251,12 @@ class Buckets:
 
 
 def bucket_digits(path: Path) -> int:
-    """How many digits of the image id split the rows in ``path`` into buckets of about ``BUCKET_BYTES``."""
+    """Number of digits of the image id that split the rows in ``path`` into buckets of about ``BUCKET_BYTES``."""
     return min(2, math.ceil(math.log(max(path.stat().st_size / BUCKET_BYTES, 1), 16)))
 
 
 def spool(path: Path, vocabulary: Vocabulary, buckets: Buckets, rejects: Rejects) -> None:
-    """Writes the valid rows of an annotation file to ``buckets``; raises as ``read_rows`` does."""
+    """Writes the valid rows of an annotation file to ``buckets``; raises what ``read_rows`` raises."""
     buckets.write(
         (row.image_id, *row.triplet, *map(repr, row.subject_box), *map(repr, row.object_box))
         for row in read_rows(path, vocabulary, rejects)

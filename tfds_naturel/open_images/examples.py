@@ -23,7 +23,7 @@ from tfds_naturel.open_images.plan import OpenImagesConfig, Plan, options
 if TYPE_CHECKING:
     from tensorflow_datasets.core.features import BBox
 
-_ATTEMPTS = 20  # how often the grammar rewrites a pair that reviewers rejected
+_MAX_ATTEMPTS = 20  # most times that the grammar rewrites a pair that reviewers rejected
 _BATCH = 256  # photos re-encoded by the threads at once, and so held in memory
 
 
@@ -90,8 +90,8 @@ class Writer:
         return self._rewritten(triplet, common, not_false, functools.partial(_is_shown, shown=shown))
 
     def _accepted(self, captions: tuple[Caption, ...]) -> tuple[tuple[Caption, ...], set[int]]:
-        """``captions`` without rejected paraphrases, those that remain numbered from 0, and the pairs in which none
-        does, which keep paraphrase 0."""
+        """``captions`` without rejected paraphrases, the rest numbered from 0; and the pairs with no accepted
+        paraphrase, which keep paraphrase 0."""
         rejected = {(c.pair, c.paraphrase) for c in captions if (c.triplet, c.text) in self._rejected}
         kept: dict[int, list[int]] = {c.pair: [] for c in captions}
         for c in captions[::2]:
@@ -110,7 +110,7 @@ class Writer:
         rejected the text.
         """
         faults: dict[int, str] = {}
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(_MAX_ATTEMPTS):
             if not pairs:
                 return captions
             fresh = grammar.write(triplet, self._rng(triplet, attempt), is_true)
@@ -123,7 +123,7 @@ class Writer:
             pairs = pairs - accepted
         why = next((faults[pair] for pair in sorted(pairs) if pair in faults), "reviewers rejected the text")
         raise UserError(
-            f"{triplet}: pair {min(pairs)} was written in {_ATTEMPTS} ways, and all were refused ({why}); add the "
+            f"{triplet}: pair {min(pairs)} was written in {_MAX_ATTEMPTS} ways, and all were refused ({why}); add the "
             "triplet to the caption bank, or accept one of them in the decisions file"
         )
 
@@ -139,8 +139,8 @@ def _writer(config: OpenImagesConfig, contents: tuple) -> Writer:
 
 
 def _faults(captions: tuple[Caption, ...], is_true: grammar.Truth | None) -> dict[int, str]:
-    """Pair -> the caption that fails the checks and why. With ``is_true``, negatives are false of one image, which the
-    meaning of the words does not show.
+    """Pair -> the caption that fails the checks and why. With ``is_true``, negatives are false of one image only, so
+    the meaning of their words is not checked.
     """
     found = (*checks.texts(captions), *(checks.pairs(captions) if is_true is None else ()))
     return {caption.pair: f"{caption.text!r} {problem}" for caption, problem in found}

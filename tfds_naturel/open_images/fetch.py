@@ -33,8 +33,8 @@ from tfds_naturel.open_images.releases import ANNOTATIONS_URL, IMAGES_URL, PHOTO
 
 _LOG = logging.getLogger("tfds_naturel.open_images.fetch")  # this module runs as __main__
 
-MAX_CONSECUTIVE_FAILURES = 100  # photos in a row that failed all their attempts, so the server is down
-MAX_CONSECUTIVE_REFUSALS = 50  # photos in a row that were missing or unusable, so this may not be the right server
+MAX_CONSECUTIVE_FAILURES = 100  # photos that failed all attempts, in a row; the server is then taken to be down
+MAX_CONSECUTIVE_REFUSALS = 50  # missing or unusable photos in a row; this may then not be the right server
 
 _FAILED = "failed"  # not recorded in the journal, so the next run tries again
 _RETRIED_KINDS = frozenset({"not_jpeg", "broken"})  # may be caused by a bad connection or a captive portal
@@ -63,7 +63,7 @@ class Store:
         self.journal = Journal(folder / "journal.csv")
 
     def path(self, image_id: str) -> Path:
-        """Where the photo is stored."""
+        """The photo's file."""
         return self.folder / f"{image_id}.jpg"
 
     def missing(self, image_ids: Iterable[str], retry_missing: bool) -> list[str]:
@@ -95,7 +95,7 @@ class Store:
         self.journal.close()
 
     def known(self) -> Entry | None:
-        """A photo that a server had in this or an earlier run, if there is one: the last in the journal."""
+        """The last photo in the journal, which a server had in this or an earlier run; None if there is none."""
         return next((entry for entry in reversed(self.journal.entries.values()) if entry.photo), None)
 
     def put(self, image_id: str, data: bytes) -> Entry:
@@ -124,7 +124,7 @@ async def fetch_annotations(
 
 
 def log_download_size(number: int, folder: Path) -> None:
-    """Logs the size of so many photos, about. Raises UserError if the disk is too small."""
+    """Logs the approximate size of ``number`` photos. Raises UserError if the disk is too small."""
     total, free = number * PHOTO_BYTES, shutil.disk_usage(folder).free
     size, space = f"{total / 1e9:,.2f} GB", f"{free / 1e9:,.1f} GB"
     _LOG.info("%s photos, about %s, to %s (%s free)", f"{number:,}", size, folder, space)
@@ -170,11 +170,11 @@ async def fetch_photos(
 
 
 class Recorder:
-    """Writes the journal of a fetch, without believing a server that serves nothing.
+    """Writes the journal of a fetch, without trusting a server that serves nothing.
 
-    A wrong URL, a proxy or a sign-in page refuses every photo. So that a photo is missing or unusable is recorded only
-    when the same server serves a photo afterwards: the next one, or, after ``MAX_CONSECUTIVE_REFUSALS`` in a row and at
-    the end, one that is known to exist (``serves(entry)``). Otherwise UserError is raised and nothing is recorded.
+    A wrong URL, a proxy or a sign-in page refuses every photo. So a photo is recorded as missing or unusable only once
+    the same server serves another one: the next one, or, after ``MAX_CONSECUTIVE_REFUSALS`` in a row and at the end,
+    one that is known to exist (``serves(entry)``). Otherwise UserError is raised and nothing is recorded.
     """
 
     def __init__(self, store: Store, serves: Callable[[Entry], Awaitable[bool]]):
@@ -197,8 +197,8 @@ class Recorder:
             return
         known, last = self._store.known(), self._refused[-1]
         is_trusted = known is not None and await self._serves(known)
-        if self._refused and not is_trusted:  # none is left if a photo was served meanwhile
-            proof = f"does not send {known.image_id} either, which exists" if known else "has sent none"
+        if self._refused and not is_trusted:  # empty if a photo was served meanwhile
+            proof = f"does not send {known.image_id} either, although it exists" if known else "has sent none"
             raise UserError(
                 f"{len(self._refused)} photos in a row were refused (the last: {last.detail}); the server {proof}; "
                 "none is recorded as missing; check --images_url, and whether a proxy answers for the server"
@@ -260,7 +260,7 @@ class _Progress(Progress):
 
 
 async def run(options: argparse.Namespace) -> collections.Counter[str]:
-    """Fetches what the options request; returns counts by status. Raises as the functions above do."""
+    """Fetches what the options request; returns counts by status. Raises what the functions above raise."""
     release, policy = RELEASES[options.release], Policy(attempts=options.attempts, stall=options.stall)
     annotations = options.annotations or options.out / "annotations"
     url = f"{options.images_url}/{options.split}"

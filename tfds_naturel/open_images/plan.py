@@ -27,10 +27,10 @@ from tfds_naturel.open_images.annotations import IMAGE_ID, AnnotatedImage, Bucke
 from tfds_naturel.open_images.attribution import Attribution
 
 SPLITS = (*splits.SHARES, splits.UNSEEN)
-TAKEDOWN = Path(__file__).with_name("takedown.txt")  # the images that their owners asked to remove
+TAKEDOWN = Path(__file__).with_name("takedown.txt")  # images that their owners asked to remove
 
 _BUCKETS = ("rows", "splits", "attributions")
-_MAX_COPIES = 3  # a photo shared by more images (same size and hash) is a placeholder
+_MAX_COPIES = 3  # if more images share a photo (same size and hash), it is a placeholder
 _BATCH = 4096  # photos checked by the threads at once
 _RANGES = {"short_side": (32, 8192), "quality": (1, 100), "max_rejected": (0, 1), "max_missing": (0, 1)}
 _KEPT: dict[str, Callable[[Triplet], bool]] = {
@@ -83,7 +83,7 @@ def options(config: OpenImagesConfig) -> dict[str, Any]:
         "bank": "+".join(map(md5_of, [config.bank] if config.bank else bank.files(config.release))),
         "decisions": md5_of(config.decisions) if config.decisions else "none",
     }
-    if removed := taken_down(config.takedown):  # not an option of datasets that were built without a list
+    if removed := taken_down(config.takedown):  # datasets that were built without a list do not have this option
         values["takedown"] = hashlib.md5("\n".join(sorted(removed)).encode()).hexdigest()
     return values
 

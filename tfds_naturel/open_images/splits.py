@@ -17,7 +17,8 @@ _BANDS = 4  # hashes that differ in fewer bits than there are bands agree in at 
 
 
 def near_duplicates(hashes: np.ndarray) -> np.ndarray:
-    """Groups hashes (uint64 [N]) linked by differing in at most 3 of 64 bits; returns each one's lowest row, int64 [N].
+    """Groups hashes (uint64 [N]) linked by at most 3 differing bits of 64; returns the lowest row in each one's group,
+    int64 [N].
 
     Exact without comparing all pairs (multi-index hashing, Norouzi et al. 2012): two linked hashes agree in at least
     one of four 16-bit bands.
@@ -66,9 +67,9 @@ def _union(parent: np.ndarray, first: np.ndarray, a: int, b: int) -> None:
 def hold_out(images: Mapping[Triplet, int], total: int, seed: int) -> frozenset[Triplet]:
     """Chooses the triplets held out of training, in an order that depends only on ``seed`` and the triplets.
 
-    ``images`` is the number of images of each triplet, ``total`` the number of all images. At most 10% of the triplets
-    are held out, with at most 5% of the images. A triplet is held out together with its converse, and every class,
-    attribute and relation remains in at least one training triplet.
+    ``images``: number of images per triplet; ``total``: number of all images. At most 10% of the triplets and 5% of the
+    images are held out. A triplet is held out together with its converse, and every class, attribute and relation
+    remains in at least one training triplet.
     """
     left = collections.Counter(part for triplet in images for part in _parts(triplet))
     budget = HELD_OUT_IMAGES * total

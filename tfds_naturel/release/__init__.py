@@ -1,4 +1,4 @@
-"""What may be published of a built dataset: ``read`` gives its examples again."""
+"""The publishable part of a built dataset; ``read`` restores its examples."""
 
 from tfds_naturel.release.files import read
 

@@ -1,10 +1,10 @@
-"""Writes what may be published of a built NatuRel dataset: everything but the photos.
+"""Writes the publishable part of a built NatuRel dataset: everything but the photos.
 
     python -m tfds_naturel.release --dataset data/naturel/full/3.0.0 --out naturel-full
 
 writes a folder in the layout of the Hugging Face hub: Parquet files that ``datasets.load_dataset`` reads, the card
 (README.md), Croissant metadata, a datasheet, licences, the takedown procedure and list, the changelog and checksums.
-``read`` gives the examples of the dataset again, with photos from a folder. docs/release.md says how to publish it.
+``read`` restores the examples of the dataset, with photos from a folder. docs/release.md says how to publish it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a release states about its dataset: counts, and the answers of its datasheet, from what the builder knows."""
+"""Statements of a release about its dataset: counts, and the answers of its datasheet, from the builder's records."""
 
 import collections
 import dataclasses
@@ -17,7 +17,7 @@ _HUB = "the Community tab of the dataset's page on the Hugging Face hub"
 
 @dataclasses.dataclass
 class Split:
-    """What a split holds: counts, the number of images of each triplet, and sizes of its files in bytes."""
+    """The contents of a split: counts, the number of images of each triplet, and sizes of its files in bytes."""
 
     images: int = 0
     objects: int = 0
@@ -45,8 +45,8 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the pages state: the dataset's name, version, description, release notes and metadata, what its splits hold,
-    its size with images, the takedown list and how many images of the dataset were on it, and the publisher's words.
+    """Facts for the pages: the dataset's name, version, description, release notes and metadata, the contents of its
+    splits, its size with images, the takedown list and how many of the images were on it, and the publisher's words.
     """
 
     name: str
@@ -84,16 +84,16 @@ class Facts:
 
     @property
     def triplets(self) -> collections.Counter[str]:
-        """The number of images of each triplet."""
+        """Number of images per triplet."""
         return sum((split.triplets for split in self.splits.values()), collections.Counter())
 
     @property
     def licenses(self) -> collections.Counter[str]:
-        """The number of images of each licence."""
+        """Number of images per licence."""
         return sum((split.licenses for split in self.splits.values()), collections.Counter())
 
     def summary(self) -> str:
-        """The size of the whole."""
+        """The size of the whole release, in words."""
         counts = ", ".join(f"{self.total(field):,} {field}" for field in _COUNTS)
         size = f"{sum(self.files.values()) / 1e6:,.2f} MB in {len(self.files)} Parquet files"
         images = (
@@ -103,18 +103,18 @@ class Facts:
 
     @property
     def where(self) -> str:
-        """Where requests are sent."""
+        """Where to send requests."""
         return escape.markdown(self.contact) if self.contact else _HUB
 
     @property
     def is_official(self) -> bool:
-        """Whether the annotation files are those that Google published."""
+        """Whether the annotation files are the ones that Google published."""
         release = releases.RELEASES[self.metadata["options"]["release"]]
         return self.metadata["inputs"] == {file.name: file.md5 for file in release.files}
 
     @property
     def is_own_bank(self) -> bool:
-        """Whether the captions are from another bank than ours."""
+        """Whether the captions are from a bank other than ours."""
         options = self.metadata["options"]
         if not self.is_photos:
             return False
@@ -132,7 +132,7 @@ def statements(facts: Facts) -> dict[str, str]:
 
 
 def _values(facts: Facts) -> dict[str, Any]:
-    """What the names in braces in ``statements.tsv`` and ``datasheet.tsv`` stand for."""
+    """Values of the names in braces in ``statements.tsv`` and ``datasheet.tsv``."""
     options, triplets = facts.metadata["options"], facts.triplets
     decisions, files = options.get("decisions", "none"), "files other than those that Google published"
     reviewed = f"Reviewers' decisions were applied (MD5 {decisions}), and captions they rejected replaced."

@@ -1,4 +1,4 @@
-"""Writes what may be published of a built NatuRel dataset, everything but the photos, and reads it again."""
+"""Writes the publishable part of a built NatuRel dataset, everything but the photos, and reads it again."""
 
 import hashlib
 import itertools
@@ -46,7 +46,7 @@ def release(
     url: str | None = None,
     contact: str | None = None,
 ) -> Facts:
-    """Writes the release of the prepared ``dataset`` to the new folder ``out``; returns what it holds.
+    """Writes the release of the prepared ``dataset`` to the new folder ``out``; returns the facts on its contents.
 
     ``takedown``: a list of image ids to leave out, besides the published one. ``with_images``: include the images of a
     drawn dataset. The ``date`` of publication (ISO 8601), its future ``url``, and the ``contact`` for takedown requests
@@ -107,7 +107,7 @@ def read(folder: Path, split: str, photos: Path | None = None) -> Iterator[dict[
 
 
 def _open(dataset: epath.Path) -> Any:
-    """The builder of a dataset that may be published. Raises UserError for another."""
+    """The builder of a dataset that may be published. Raises UserError for any other dataset."""
     import tensorflow_datasets as tfds  # slow to import, and `--help` does not need it
 
     if not (dataset / "dataset_info.json").exists():
@@ -135,7 +135,7 @@ def _open(dataset: epath.Path) -> Any:
 
 
 def _write_splits(builder: Any, folder: Path, removed: frozenset[str], with_images: bool) -> dict[str, Split]:
-    """Writes the Parquet files; returns what every split that is not empty holds."""
+    """Writes the Parquet files; returns the contents of every non-empty split."""
     import tensorflow_datasets as tfds
 
     (folder / "data").mkdir()
@@ -146,7 +146,7 @@ def _write_splits(builder: Any, folder: Path, removed: frozenset[str], with_imag
             source = builder.as_data_source(name, decoders={"image": tfds.decode.SkipDecoding()})
             contents = Split()
             rows = _rows(source, removed, with_images, progress, contents)
-            for number, first in enumerate(rows):  # of each file
+            for number, first in enumerate(rows):  # the first row of each file
                 path = folder / "data" / f"{name}-{number:05}"
                 contents.arrow_bytes += _write_file(path, itertools.chain([first], rows), schema)
             if contents.images:
@@ -192,7 +192,7 @@ def _named(paths: Sequence[Path]) -> dict[str, int]:
 def _row(example: dict[str, Any], with_images: bool) -> dict[str, Any]:
     """The example as a row of ``_SCHEMA``."""
     objects = dict(example["objects"])
-    boxes = np.reshape(objects.pop("box"), (-1, 4))  # of no object, too
+    boxes = np.reshape(objects.pop("box"), (-1, 4))  # also without objects
     objects |= dict(zip(BOX, boxes.T, strict=True))
     rows = len(example["captions"]["text"])
     captions: dict[str, Any] = {name: [value] * rows for name, value in _ADDED.items()} | dict(example["captions"])

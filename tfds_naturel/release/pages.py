@@ -1,4 +1,4 @@
-"""The pages of a release: card, licences, takedown procedure, changelog; and its Croissant metadata."""
+"""The pages of a release (card, licences, takedown procedure, changelog) and its Croissant metadata."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tfds_naturel.release import card, datasheet
 from tfds_naturel.release.datasheet import Facts
 
 _HERE = Path(__file__).parent
-_MOST = 20  # licences of photos that the card lists
+_MAX_LICENCES = 20  # most photo licences that the card lists
 _LICENCES = {  # by SPDX identifier
     "cc-by-4.0": ("Creative Commons Attribution 4.0 International", "https://creativecommons.org/licenses/by/4.0/"),
     "apache-2.0": ("Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
@@ -27,7 +27,7 @@ _RAI = {  # properties of Croissant's vocabulary for responsible AI
     "rai:dataReleaseMaintenancePlan": "maintenance",
 }
 
-# Types of the columns; those with fields are lists of records.
+# Types of the columns; a column with fields is a list of records.
 _TRIPLET = dict.fromkeys(("subject", "relation", "object"), "string")
 TEXTS = ("image_id", "license", "author", "source_url")
 BOX = ("ymin", "xmin", "ymax", "xmax")  # TFDS's order
@@ -62,7 +62,7 @@ def render(facts: Facts) -> dict[str, str]:
 
 
 def sizes(facts: Facts) -> str:
-    """A table of what each split holds."""
+    """A table of the contents of each split."""
     header = ["split", "images", "objects", "relations", "captions", "triplets", "MB"]
     rows = [
         [name, s.images, s.objects, s.relations, s.captions, len(s.triplets), f"{sum(s.files.values()) / 1e6:,.2f}"]
@@ -89,7 +89,7 @@ def _readme(facts: Facts) -> str:
 
 
 def _front_matter(facts: Facts) -> str:
-    """The card's YAML, of which JSON is a part: splits for `datasets`, and the types of the columns."""
+    """The card's YAML, written as JSON, a subset of YAML: splits for `datasets`, and the types of the columns."""
     count = facts.total("images")
     splits = [
         {"name": name, "num_examples": split.images, "num_bytes": split.arrow_bytes}
@@ -171,9 +171,9 @@ def _licences(facts: Facts) -> str:
 
 def _photo_licences(facts: Facts) -> str:
     counts = facts.licenses
-    rows: list[tuple[str, int]] = [(text or "unknown", count) for text, count in counts.most_common(_MOST)]
-    if len(counts) > _MOST:
-        rows.append((f"{len(counts) - _MOST:,} others", counts.total() - sum(count for _, count in rows)))
+    rows: list[tuple[str, int]] = [(text or "unknown", count) for text, count in counts.most_common(_MAX_LICENCES)]
+    if len(counts) > _MAX_LICENCES:
+        rows.append((f"{len(counts) - _MAX_LICENCES:,} others", counts.total() - sum(count for _, count in rows)))
     return card.table(["licence", "photos"], rows)
 
 
@@ -246,7 +246,7 @@ def _split_records(facts: Facts) -> dict[str, Any]:
 
 
 def _example_records(facts: Facts) -> dict[str, Any]:
-    # mlcroissant applies a transform of a reference again to its result.
+    # mlcroissant applies the transform of a reference to its result again.
     pattern = r"(?:data/)?(\w+)(?:-\d{5}-of-\d{5}\.parquet)?$"
     split = _field("split", "sc:Text", {"fileProperty": "fullpath"}, {"regex": pattern})
     fields = [split | {"references": {"field": {"@id": "splits/name"}}}]

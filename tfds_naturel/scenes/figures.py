@@ -1,4 +1,4 @@
-"""Places sprites in the image: posed, painted and fitted to a box in the unit square (x to the right, y downwards)."""
+"""Poses, paints and fits sprites to a box in the unit square of the image (x to the right, y downwards)."""
 
 import dataclasses
 import functools

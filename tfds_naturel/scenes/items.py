@@ -163,7 +163,7 @@ def _absent(case: _Case, scene: Scene) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """How items of a kind are made, and which compositions they need."""
+    """A kind of items: how they are made, and which compositions they need."""
 
     make: Callable[[_Case], Item]
     coloured: bool = False
@@ -202,7 +202,7 @@ _COLOUR_PAIRS = tuple(itertools.permutations(COLOURS, 2))
 
 
 def _scored_pairs(count: int) -> int:
-    """Over how many ordered colour pairs to spread ``count`` cases of VG-Attribution, so that each pair is scored."""
+    """Number of ordered colour pairs among which ``count`` VG-Attribution cases are spread, so that each is scored."""
     return min(max(count // _VGA_PAIR, 1), len(_COLOUR_PAIRS))
 
 

@@ -1,4 +1,4 @@
-"""How each relation is drawn: the positions of subject and object, and extras such as arms, straps, notes and stars.
+"""Layout of each relation: the positions of subject and object, and extras such as arms, straps, notes and stars.
 
 A layout function takes (subject, object, rng) and returns the two placed figures and the layers to paint, back to
 front.
@@ -106,7 +106,7 @@ def _right_of(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout
 
 
 def _interacts_with(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
-    """Face to face, hands joined, with a heart between them."""
+    """The two stand face to face, hands joined, with a heart between them."""
     side = _side(rng)
     pair = _beside(subject, obj, rng, side, (-side, side))
     meeting = (pair.subject.anchors["shoulder"] + pair.object.anchors["shoulder"]) / 2
@@ -199,7 +199,7 @@ def _wears(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
 
 
 def _hits(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
-    """A lunge with speed lines behind it, and a star where the blow lands."""
+    """The subject lunges, with speed lines behind it and a star where the blow lands."""
     side = _side(rng)
     hitter = place(subject, rng, (0.5 - side * 0.22, FLOOR), (0.46, 0.78), side, lean=side * 0.2, stretch=1.3)
     target = place(

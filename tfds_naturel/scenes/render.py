@@ -12,7 +12,7 @@ from tfds_naturel.scenes.layouts import Layer
 from tfds_naturel.scenes.shapes import SpritePart
 from tfds_naturel.scenes.sprite import Rgb
 
-_SURFACE = frozenset({"main", "shade", "light"})  # paints on which a material is visible
+_SURFACE = frozenset({"main", "shade", "light"})  # paints that show the texture of a material
 _SHIFT = 4  # fractional bits of cv2 coordinates
 _SMALL = 128  # pixels; smaller images are painted at twice their size
 _OUTLINE = 0.006

@@ -15,7 +15,7 @@ from tfds_naturel.scenes.render import render
 from tfds_naturel.scenes.sprites import SPRITES
 from tfds_naturel.scenes.world import ARGUABLE, Compositions, attribute_arguable, attributes_of, compositions
 
-VERSION = "3.1.0"  # of the worlds: which triplets they hold out, their captions and twins
+VERSION = "3.1.0"  # of the worlds: their held-out triplets, captions and twins
 SPLITS = ("train", "validation", "test", "test_unseen_triplets")
 _BESIDE = 0.08  # objects whose centres are closer than this are neither left nor right of each other
 

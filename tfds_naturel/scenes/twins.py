@@ -2,7 +2,7 @@
 
     python -m tfds_naturel.scenes.twins --out DIR
 
-Every item is drawn by the scenes world for the twins alone (no image is in any split). Half of the items show
+Every image is drawn for the twins alone and is in no split of the scenes world. Half of the items show
 compositions that are held out of training. Formats: https://huggingface.co/datasets/facebook/winoground,
 https://github.com/mertyg/vision-language-models-are-bows, https://github.com/RAIVNLab/sugar-crepe.
 """
@@ -41,7 +41,7 @@ def write(
     out_dir: epath.PathLike, config: ScenesConfig, seed: int, items: int, check: Callable[[], None] = lambda: None
 ) -> None:
     """Writes the twins with ``items`` items per file; README.md is written last. The same arguments give the same
-    bytes, also over files left by an interrupted call.
+    bytes, even over files left by an interrupted call.
 
     ``check`` is called before each item, and may raise. Raises UserError for a world without suitable compositions.
     """

@@ -1,4 +1,4 @@
-"""Which compositions exist, which are held out of training, and what is true of an image that shows one.
+"""Compositions: which exist, which are held out of training, and what is true of an image that shows one.
 
 A composition is a triplet of two classes in a relation, or of a class and a colour or material. Roles are swapped half
 of the time: whenever (A, r, B) is drawn, so is (B, r, A), so that only word order tells them apart.
@@ -32,7 +32,7 @@ class Family:
     """A relation and its converse, if any, and the pairs of classes they are drawn with."""
 
     relations: tuple[str, ...]
-    either: frozenset[str] = _ALL  # at least one of the two classes is one of these
+    either: frozenset[str] = _ALL  # at least one of the two classes is among these
     both: frozenset[str] = _ALL  # both classes are among these
 
 
@@ -87,7 +87,7 @@ def rivals(shown: frozenset[Triplet]) -> dict[Triplet, tuple[Rival, ...]]:
     """The rivals of each relation in ``shown``, for ``mirrored.write``: others of the same classes, one of which rules
     out the other.
 
-    A triplet that needs rivals shares its pairs among those that do not. These give half of what that leaves, at most.
+    Triplets that need rivals divide all their pairs among rivals that do not; the others give at most half of the rest.
     """
     by_classes: dict[frozenset[str], list[Triplet]] = {}
     for triplet in sorted(t for t in shown if t.relation != "is"):
@@ -140,7 +140,7 @@ class Compositions:
 
     @functools.cached_property
     def triplets(self) -> frozenset[Triplet]:
-        """Both kinds together."""
+        """Triplets of both kinds."""
         return self.attributes.union(self.pairs)
 
 
@@ -194,8 +194,8 @@ def _choose(
 
 
 def _spread(triplets: list[Triplet], count: int) -> frozenset[Triplet]:
-    """The first ``count`` triplets whose removal leaves every class and attribute in the rest, and contraries of what
-    the class still has.
+    """The first ``count`` triplets whose removal leaves every class and attribute in the rest, and leaves contraries of
+    the attributes that the class still has.
     """
     left = Counter(itertools.chain.from_iterable((t.subject, t.object) for t in triplets))
     taken: set[Triplet] = set()

@@ -1,4 +1,4 @@
-"""Shared code of the sources that use COCO's images."""
+"""Code shared by the sources that use COCO's images."""
 
 import re
 from collections.abc import Sequence

@@ -45,7 +45,7 @@ class CaptionedImage(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RecipeSource:
-    """A training source. ``folder`` names the collection, which is in this folder of TFDS's manual_dir.
+    """A training source. ``folder``: the collection's name, and its folder in TFDS's manual_dir.
 
     ``read(folder)`` yields the images; ``used(folder)``, the items of the collection that are trained on;
     ``hard_images(folder)``, if set, the hard negative images listed by the source, in the format of ``mining.save``.

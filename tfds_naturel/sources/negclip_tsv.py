@@ -21,7 +21,7 @@ _FILE = "train_neg_clip.tsv"
 
 
 class _Row(NamedTuple):
-    """``hard``: row numbers, from 0."""
+    """A row of the file; ``hard``: row numbers, from 0, of its hard negative images."""
 
     image: str
     title: str

@@ -18,7 +18,7 @@ _FIELDS = {"id", "image_0", "image_1", "caption_0", "caption_1"}
 
 def read(folder: Path) -> Iterator[CaptionedImage]:
     """The images of the items in the training half. Raises UserError for files that are not as published."""
-    places = (folder / "images.zip", folder / "data" / "images.zip")  # the second as on the hub
+    places = (folder / "images.zip", folder / "data" / "images.zip")  # the second is the hub's
     archive = next(filter(Path.exists, places), places[0])
     with _opened(archive) as images:
         members = {PurePosixPath(info.filename).stem: info for info in images.infolist() if not info.is_dir()}
