@@ -1,7 +1,7 @@
 """Visits every tile (a block of images against a block of captions) of a matrix that no device holds in full.
 
 Caption blocks travel around a ring of devices (``ppermute`` inside ``jax.shard_map``), in one direction or half of each
-block in each, and are split into smaller tiles on the device. The backward pass revisits the tiles instead of storing
+in either, and are split into smaller tiles on the device. The backward pass revisits the tiles instead of storing
 their results. A device's memory therefore does not grow with the number of devices.
 """
 
