@@ -18,8 +18,8 @@ class Buffers:
         return Buffers, ()
 
     def array(self, shape: Sequence[int]) -> np.ndarray:
-        """An uninitialized uint8 array. Its memory is reused once it and all views of it are gone; a jax.Array made from
-        it on a CPU is a view."""
+        """An uninitialized uint8 array. Its memory is reused once it and all views of it are gone, among them any
+        jax.Array made from it on a CPU."""
         size = math.prod(shape)
         memory = self._pop(size)
         array = np.frombuffer(memory, np.uint8, size)  # views refer to this array, not to the memory
