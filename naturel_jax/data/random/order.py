@@ -20,8 +20,8 @@ _LOCK = threading.Lock()
 class Shuffled:
     """``size`` items of source number ``source``, in another order in each epoch.
 
-    The orders of two epochs are kept: of 100 million items, 400 MB each in every reading process, and seconds at the
-    beginning of an epoch.
+    The orders of two epochs are kept in memory. With 100 million items, each takes 400 MB in every reading process, and
+    seconds to draw at the beginning of an epoch.
     """
 
     def __init__(self, size: int, seed: int, source: int):
@@ -51,9 +51,9 @@ def _shuffle(size: int, seed: int, source: int, epoch: int) -> np.ndarray:
 class Mixture:
     """Endless sources taken in turns, as often as their weights say.
 
-    The turns repeat after a period, over which those of each source are spread evenly. In it, the lightest source has
-    100 turns, so that weights are honoured to 0.5% of the lightest; where others weigh 10,000 times as much, it has
-    fewer. A source has at least one.
+    The turns repeat after a period, over which those of each source are spread evenly. The lightest source has 100 of
+    them, so weights are exact to 0.5% of the lightest; if others weigh 10,000 times as much, it has fewer, but at least
+    one.
     """
 
     def __init__(self, weights: Sequence[float]):
