@@ -21,7 +21,7 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json
 
 NAME = "manifest.json"
-SINCE = 2  # the version of the meta item from which on every checkpoint has a manifest
+SINCE = 2  # checkpoints have a manifest since this version of the meta item
 BLOCK = 1 << 24  # 16 MiB under one checksum: a large file is checked by several threads and processes
 _CHUNK = 1 << 18  # bytes read at a time: few enough to stay in a core's cache until they are hashed
 _THREADS = 8

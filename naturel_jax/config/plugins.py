@@ -51,7 +51,7 @@ class Registry(MutableMapping[str, T]):
     def __len__(self) -> int:
         return len(list(iter(self)))
 
-    def __contains__(self, name: object) -> bool:  # that of Mapping would import the package
+    def __contains__(self, name: object) -> bool:  # Mapping's own would import the package
         return name in list(iter(self))
 
     def __setitem__(self, name: str, row: T) -> None:

@@ -16,7 +16,7 @@ from naturel_jax.devices.sharding import BATCH_AXES
 _LANES = 128  # lanes of the matrix unit: the kernel's block sizes are multiples of this
 _MAX_BLOCK = 768  # queries or keys; the float32 logits of a block must fit into the chip's vector memory
 RESIDUALS = "attention"  # what remat 'attention' keeps
-LONG = 512  # tokens from which on the kernel is used: the logits of shorter sequences need little memory
+LONG = 512  # the kernel is used from this many tokens on: the logits of shorter sequences need little memory
 
 
 def splash_attention(

@@ -26,8 +26,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 
-# What the forward pass saves for the backward pass: everything; the results of products with weights and of attention;
-# those of products with weights; the same, on the host; or each block's input.
+# What the forward pass saves for the backward pass: everything; results of products with weights and of attention;
+# results of products with weights; the same, in host memory; or each block's input.
 _POLICIES = jax.checkpoint_policies
 REMAT_POLICIES: dict[str, Callable | None] = {
     "none": None,

@@ -1,4 +1,4 @@
-"""What a compiled program says about itself: its memory, its collectives, and the least time it takes on a chip."""
+"""Reads off a compiled program its memory, its collectives, and the least time it takes on a chip."""
 
 import math
 import re

@@ -30,7 +30,7 @@ _GPU_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false --xl
 # memory to itself.
 _TARGET = Path(__file__).with_name("gpu_target.txtpb")
 
-CARDS = {name: card for name, card in ACCELERATORS.items() if card.target}  # those that can be compiled for
+CARDS = {name: card for name, card in ACCELERATORS.items() if card.target}  # cards that programs can be compiled for
 
 _GPUS = re.compile(r"([a-z][a-z0-9-]*?)(?:x([1-9]\d*))?x([1-9]\d*)")
 _EXAMPLES = "a TPU slice such as v5e:2x4, v5p:2x2x1, v6e:4x4 or tpu7x:2x2x1"

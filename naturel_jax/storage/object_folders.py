@@ -70,8 +70,7 @@ def written_locally(folder: epath.Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def made_locally(path: epath.Path) -> Iterator[Path]:
-    """Yields ``path``, or, if it is in a store, a path of that name in a scratch folder, from which ``publish`` uploads
-    what is made there."""
+    """Yields ``path``, or, if it is in a store, a path of that name in a scratch folder, for ``publish`` to upload."""
     if not in_store(path):
         yield Path(path)
         return

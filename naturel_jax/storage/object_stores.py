@@ -68,7 +68,7 @@ class Info(NamedTuple):
 
 
 def _gcs(bucket: str, **options: Any) -> "GCSStore":
-    """With Google's application default credentials; an emulator (``STORAGE_EMULATOR_HOST``) needs none."""
+    """A client with Google's application default credentials; an emulator (``STORAGE_EMULATOR_HOST``) needs none."""
     import google.auth
     from google.auth.transport.requests import Request
     from obstore.store import GCSStore
@@ -91,7 +91,7 @@ def _gcs(bucket: str, **options: Any) -> "GCSStore":
 
 
 def _s3(bucket: str, **options: Any) -> "S3Store":
-    """With the credentials and the region that boto3 finds."""
+    """A client with the credentials and the region that boto3 finds."""
     from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import S3Store
@@ -122,7 +122,7 @@ def in_store(path: str | os.PathLike[str]) -> bool:
 
 @functools.cache
 def client(scheme: str, bucket: str) -> "GCSStore | S3Store":
-    """Raises UserError if there are no credentials, or the library is not installed."""
+    """The client of a bucket. Raises UserError if there are no credentials, or the library is not installed."""
     kind, extra, _ = _STORES[scheme]
     seconds = datetime.timedelta(seconds=1)
     try:

@@ -122,7 +122,7 @@ def append(path: epath.Path, text: str) -> None:
     with naming(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            while data:  # the system may write less than it is given, for example if the disk is almost full
+            while data:  # write may take only a part, for example if the disk is almost full
                 data = data[os.write(descriptor, data) :]
         finally:
             os.close(descriptor)
@@ -305,8 +305,8 @@ class Lease:
             self.check()
 
 
-_held: dict[epath.Path, Lease] = {}  # by absolute folder: the leases of this process
-_tokens = set[str]()  # those of the leases that it holds or is about to take
+_held: dict[epath.Path, Lease] = {}  # absolute folder -> lease of this process
+_tokens = set[str]()  # tokens of the leases that this process holds or is about to take
 
 
 def check_leases(path: epath.Path) -> None:
@@ -364,7 +364,7 @@ def _take(path: epath.Path, mine: Holder, expires_s: float) -> bool:
 
 
 def _release(path: epath.Path, mine: Holder) -> None:
-    with contextlib.suppress(Unavailable):  # the lease expires
+    with contextlib.suppress(Unavailable):  # the lease then expires
         if (holder := _holder(path)[0]) is not None and holder.token == mine.token:
             delete(path)
 

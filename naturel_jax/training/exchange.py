@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 _FLOAT = 4  # bytes: embeddings, logits and their gradients are float32
 _PRODUCTS = 6  # bfloat16 products that make up a float32 one on TPUs, which split each number into three parts
 _HOP = 1e-6  # seconds, for any message: jax-ml.github.io/scaling-book/sharding, "A note on ICI latency"
-SHARE = 1 / 20  # of a device's memory that the loss may take: the margins of remat's estimate are larger
+SHARE = 1 / 20  # share of a device's memory that the loss may take: the margins of remat's estimate are larger
 
 
 class Sizes(NamedTuple):

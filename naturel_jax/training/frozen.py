@@ -42,7 +42,7 @@ from tfds_naturel.common.errors import UserError
 _LOG = logging.getLogger(__name__)
 
 VERSION = 1
-_ROWS = 512  # that go through a tower at a time
+_ROWS = 512  # rows that go through a tower at a time
 _LOG_LINES = 100  # at most this many lines report progress
 
 Read = Callable[[int], np.ndarray]  # row number -> uint8 [size, size, 3] or int32 [L]

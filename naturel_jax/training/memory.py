@@ -124,7 +124,7 @@ def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: 
     """
     rows = batch_shards(mesh) * chunks
     captions, tokens = batch.captions_to_embed
-    gradients = per_device(params) * (1 if chunks == 1 else 2)  # the sum over the chunks, and one chunk's
+    gradients = per_device(params) * (1 if chunks == 1 else 2)  # the sum over chunks, and those of one chunk
     images, patches = batch.images_to_embed // rows, batch.patches_to_embed
     return gradients + activations(model, images, captions // rows, tokens, patches)
 

@@ -1,4 +1,4 @@
-"""From plans to batches on the mesh: Grain reads and augments this process's images ahead of the step."""
+"""Turns plans into batches on the mesh: Grain reads and augments this process's images ahead of the step."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ from naturel_jax.storage import staging
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.hard_images import mining
 
-SAMPLED_BATCHES = 8  # of a run's, to find a large one
+SAMPLED_BATCHES = 8  # batches of a run among which to find a large one
 
 
 class LocalBatch(NamedTuple):

@@ -28,7 +28,7 @@ _CAPTION_BUCKETS = 8  # at most this many different numbers of caption rows: eac
 
 
 class Row(NamedTuple):
-    """Where an image row comes from: source, item in it, sample number, and whether mirroring keeps its captions true.
+    """Origin of an image row: source, item in it, sample number, and whether mirroring keeps its captions true.
 
     Each position of the training order has two sample numbers, the second for a mined hard image. ``source`` -1 is the
     blank image.
@@ -228,7 +228,7 @@ class Planner:
         id_, fact = np.divmod(np.unique(id_V[claiming] * width + claimed), width)
         asserts = Ragged.from_lengths(np.bincount(id_, minlength=len(ids)), fact)
         number_U = np.empty(len(ids), np.int64)
-        number_U[id_V[::-1]] = number_V[::-1]  # the lowest number of each
+        number_U[id_V[::-1]] = number_V[::-1]  # the lowest number of each id
         return _Captions(list(ids), number_U, asserts, Ragged(numbers.starts, id_V[inverse]))
 
     def _numbers(self, sampled: Sequence[_Images]) -> tuple[Ragged, list[str]]:

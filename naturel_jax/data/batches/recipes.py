@@ -138,7 +138,7 @@ class Recipe:
     def _made_from(self, items: Items, texts: Ragged, rng: np.random.Generator) -> list[str]:
         """A negative from each positive."""
         if not self.swaps:
-            assert self.rewrite_to_negative  # else nothing is to be made
+            assert self.rewrite_to_negative  # otherwise there is nothing to make
             return _rewritten(items, texts, self.rewrite_to_negative, rng)
         assert items.tags is not None  # check says so
         places, made = items.tags.places.take(texts.values), []

@@ -16,8 +16,8 @@ IMAGES_AT_A_TIME = 16  # images in float32 at a time, 3 MB each
 def make_resize(size: int, sharding: NamedSharding) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """``resize(crops_IHWC, sides_I3) -> images``, for a batch sharded this way; nothing is passed between devices.
 
-    ``crops_IHWC``: uint8, each crop in the corner of its array, with anything beside it. ``sides_I3``: int32, its
-    height and width, and 1 if it is to be mirrored. ``images``: uint8 [I, size, size, 3].
+    ``crops_IHWC``: uint8, each crop in the corner of its array, the rest undefined. ``sides_I3``: int32, its
+    height and width, and 1 to mirror it. ``images``: uint8 [I, size, size, 3].
     """
     resize_all = functools.partial(jax.lax.map, functools.partial(resize, size=size), batch_size=IMAGES_AT_A_TIME)
     spec = sharding.spec

@@ -40,7 +40,7 @@ ROW = np.dtype(
     + [("pixels", "<u8"), ("encoded", "<u8")]  # XXH3
 )
 _MARGIN = 9 / 7  # at 224 pixels, with 10% cropped: 304. NatuRel's photos have 288, so they are not shrunk
-_SLACK = 3  # pixels by which rounding may enlarge a box
+_SLACK = 3  # pixels that rounding may add to a box
 
 
 def longest(crops: Crops) -> int:

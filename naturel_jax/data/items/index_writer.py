@@ -111,7 +111,7 @@ def _write_parts(table: Table, fields: Fields, parts: Sequence[Path], workers: i
 
 
 def parallel(function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: int = 0) -> Iterator[T]:
-    """The results of ``function(*job)`` in the order of ``jobs``, computed by ``workers`` processes (0: one for each
+    """The results of ``function(*job)`` in the order of ``jobs``, computed by ``workers`` processes (0: one per
     core)."""
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers <= 1:

@@ -169,7 +169,7 @@ class Items:
         """
         positives, negatives = (side.rows_of(group_B, kind) for side in (self.positives, self.negatives))
         group_P = positives.rows
-        others = spans(negatives.starts[group_P], negatives.starts[group_P + 1])  # of each positive: all negatives
+        others = spans(negatives.starts[group_P], negatives.starts[group_P + 1])  # per positive: all negatives
         positive, negative = positives.values[others.rows], negatives.values[others.values]
         group = group_P[others.rows]
         kept = self.positives.pair_C[positive] == self.negatives.pair_C[negative]

@@ -30,7 +30,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def _fixed(text: str) -> str:
-    if not (text.isascii() and text.isprintable() and "&" not in text):  # elsewhere there is nothing to fix
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # other texts need no fixing
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split())
 
