@@ -103,5 +103,5 @@ def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[
 def _summary(result: results.Result) -> str:
     published = f" of {result.published:,} published" if result.published else ""
     problems = f", {len(result.problems):,} problems (all in scores.json)" if result.problems else ""
-    left_out = f", {result.left_out:,} left out whose images it was trained on" if result.left_out else ""
+    left_out = f", {result.left_out:,} left out because it was trained on their images" if result.left_out else ""
     return f"{result.items:,}{published} items{left_out}{problems}"

@@ -155,7 +155,7 @@ def to_text(result: Mapping[str, Any]) -> str:
         "",
         "memory of each device (GiB)",
         *(f"  {kind:16}{size / memory.GIB:8.3f}" for kind, size in result["memory"].items() if size >= 2**20),
-        f"  {'in all':16}{result['needed'] / memory.GIB:8.3f}",
+        f"  {'total':16}{result['needed'] / memory.GIB:8.3f}",
         verdict(result) + share_note(result),
         f"temporaries are {result['memory']['temporaries'] / estimate:.2f} times as large as the estimate, "
         f"{estimate / memory.GIB:.2f} GiB",
