@@ -24,7 +24,7 @@ __all__ = ["EmbeddingModel", "__version__", "evaluate", "load"]
 
 
 def __getattr__(name: str) -> object:
-    if name == "evaluate":  # also the module of a command; it is callable, so that both meanings work
+    if name == "evaluate":  # also a command's module, which is callable so that both uses work
         return importlib.import_module("naturel_jax.evaluate")
     if name in __all__:
         return getattr(importlib.import_module("naturel_jax.evaluators.embedding_model"), name)

@@ -62,8 +62,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--batch_size", type=int, default=256)
     precision = "dtype of the towers' arithmetic; published scores use float32"
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=precision)
-    on_purpose = f"evaluate also with these mistakes, and compare: all, or any of {', '.join(mistakes.MISTAKES)}"
-    parser.add_argument("--mistakes", nargs="+", default=[], metavar="NAME", help=on_purpose)
+    meaning = f"also evaluate with these mistakes, and compare: all, or any of {', '.join(mistakes.MISTAKES)}"
+    parser.add_argument("--mistakes", nargs="+", default=[], metavar="NAME", help=meaning)
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         raise UserError(f"--batch_size is {options.batch_size}, expected 1 or more")
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 class _Callable(ModuleType):
-    """``naturel_jax.evaluate`` is also the API's function, which importing this module would hide."""
+    """Makes this module callable, since importing it hides the API function ``naturel_jax.evaluate``."""
 
     __call__ = staticmethod(embedding_model.evaluate)
 

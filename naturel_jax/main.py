@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{__doc__}\nFlags:\n{flags.FLAGS.module_help(flags.FLAGS.find_module_defining_flag('workdir'))}")
         return
     config = config_lib.load(config_flags.parse([sys.argv[0], *arguments]))
-    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every file that it writes, and all that it raises
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every file it writes and every error it raises
     if _CPU_DEVICES.value:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
     if _DISTRIBUTED.value or _COORDINATOR.value:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def run_all(config: config_lib.Config | config_lib.Suite, workdir: str) -> None:
     """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run ``config``, and updates the report
-    in ``workdir`` after each. Finished runs are not repeated. Raises UserError if two rows of it have one name."""
+    in ``workdir`` after each. Finished runs are not repeated. Raises UserError if two of its rows share a name."""
     from naturel_jax.cli.suite import SuiteReport  # importing it touches devices
     from naturel_jax.training.run import run
 

@@ -1,4 +1,4 @@
-"""Earlier import paths of what the documentation says to extend, for plug-ins and config files that use them."""
+"""Old import paths of the documented extension points, for plug-ins and config files that still use them."""
 
 import importlib
 import importlib.util
@@ -25,7 +25,7 @@ MOVED = {
 
 
 class Moved(MetaPathFinder, Loader):
-    """Imports the module of today in the place of the earlier one, with a DeprecationWarning."""
+    """Imports the new module in place of the old one, with a DeprecationWarning."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None

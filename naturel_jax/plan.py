@@ -1,11 +1,11 @@
-"""Compiles the training step of a config for accelerators that are not there: does it fit, what does it need and cost?
+"""Compiles the training step of a config for accelerators you do not have: does it fit, and what does it cost?
 
     python -m naturel_jax.plan --config configs/siglip_tp.py --topology v5e:2x4
     python -m naturel_jax.plan --config siglip_tp --topology v5e:16x16 --config.data.batch_size=8192 --price 1.2
     python -m naturel_jax.plan --config siglip_tp --topology h100x8 --search
 
-Runs on the CPU, with the compiler that `pip install 'naturel_jax[plan-tpu]'` or `'naturel_jax[plan-gpu]'` brings. With
---search, recomputation, chunks, exchange and mesh of the config are chosen instead of taken. Exit codes: 0 the step (or
+Runs on the CPU, with the compiler that `pip install 'naturel_jax[plan-tpu]'` or `'naturel_jax[plan-gpu]'` installs.
+--search tries other settings of recomputation, chunks, exchange and mesh than the config's. Exit codes: 0 the step (or
 a candidate) fits, 3 it does not, 2 a mistake in a flag, config or file.
 """
 
@@ -34,16 +34,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="TPU slice: v5e:2x4, v5p:2x2x1, v6e:4x4, tpu7x:2x2x1, ...; GPUs: h100x8 (a host with 8 cards), h100x4x8 "
         f"(4 such hosts), of {', '.join(topologies.CARDS)}",
     )
-    parser.add_argument("--processes", type=int, default=1, help="check that so many can share batch and mesh")
-    parser.add_argument("--price", type=float, help="price of an hour of a chip or card: prints the cost of the run")
+    parser.add_argument("--processes", type=int, default=1, help="check that this many can share batch and mesh")
+    parser.add_argument("--price", type=float, help="price per chip- or card-hour: prints the cost of the run")
     parser.add_argument(
         "--tokens", type=int, default=24, help="longest caption of a batch, for a text tower that trims captions"
     )
+    parser.add_argument("--examples", type=int, default=100_000, help="images per epoch, if the data is not prepared")
     parser.add_argument(
-        "--examples", type=int, default=100_000, help="images in an epoch, where the data is not prepared"
-    )
-    parser.add_argument(
-        "--search", action="store_true", help="find the fastest step that fits, with other remat, chunks and mesh"
+        "--search", action="store_true", help="find the fastest step that fits, over remat, chunks, exchange and mesh"
     )
     parser.add_argument(
         "--search_batch_sizes", type=int, nargs="+", default=[], metavar="N", help="search these batch sizes too"

@@ -1,5 +1,5 @@
-"""Orbax checkpoints: parameters, optimizer state, step, config and processor together. For those in an object store see
-``uploads``.
+"""Orbax checkpoints: parameters, optimizer state, step, config and processor together. See ``uploads`` for those in an
+object store.
 
 ``<workdir>/checkpoints/<step>/`` holds the items ``params``, ``optimizer``, ``ema`` (if a moving average is kept)
 and ``meta`` (JSON: model sizes, processor, config, versions). The step number is also the data position.
@@ -25,9 +25,9 @@ _LOG = logging.getLogger(__name__)
 
 
 class _Manager(ocp.CheckpointManager):
-    """Does not ask JAX whether to stop. JAX has the processes agree on the highest number that they asked with, plus
-    one: ``preemption`` asks with the number of its calls, Orbax in every save with the step. After a save the processes
-    would agree on a number that has passed, and never stop."""
+    """Does not ask JAX whether to stop. JAX lets processes agree on the highest number that they asked with, plus one:
+    ``preemption`` asks with its number of calls, Orbax with the step in every save. After a save, processes would agree
+    on a number that has passed, and never stop."""
 
     def reached_preemption(self, step: int) -> bool:
         return False
@@ -39,7 +39,7 @@ class Checkpoints:
     def __init__(self, workdir: epath.PathLike, *, keep: int):
         self.directory = directory(workdir)
         self._keep = keep
-        self._saving = -1  # the step of the newest save or restore
+        self._saving = -1  # step of the latest save or restore
         self._manager: ocp.CheckpointManager | None = None
         self._uploads = uploads.Uploads(self.directory, keep) if in_store(self.directory) else None
 

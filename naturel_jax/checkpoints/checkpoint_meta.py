@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself besides its arrays."""
+"""A checkpoint's metadata: everything but its arrays."""
 
 import dataclasses
 import importlib.metadata
@@ -30,8 +30,8 @@ def make_meta(
     exchange: str = "ring",
 ) -> dict[str, Any]:
     """The metadata saved with the arrays. ``trained_on``: what ``TrainedOn.meta`` returns, None if the folder has no
-    record of the images that the run trains on; ``remat`` and ``exchange``: what the step recomputes, and how captions
-    reach images, which ``config.compute.remat`` and ``config.objective.exchange`` may leave open."""
+    record of the images that the run trains on; ``remat`` and ``exchange``: what ``config.compute.remat`` and
+    ``config.objective.exchange`` are, or have become if they are "auto"."""
     return {
         "version": VERSION,
         "trained_on": trained_on,

@@ -1,4 +1,4 @@
-"""What a finished run has found: ``scores.json`` in its folder, which is written and read here only."""
+"""The results of a finished run: ``scores.json`` in its folder, which only this module reads and writes."""
 
 import json
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""Checksums of a checkpoint's files: bits that flip on disk are found before anyone trains on them or scores them.
+"""Checksums of a checkpoint's files: flipped bits are found before anyone trains on them or scores them.
 
 ``<step>/manifest.json`` has the size of every file in the checkpoint's items and the XXH3 of each block of it. It is
-written before the folder gets its final name, so a checkpoint has a manifest or does not exist. Files at the top of the
+written before the folder gets its final name, so every checkpoint has a manifest. Files at the top of the
 folder are Orbax's records of the save, written later still; nothing that is restored comes from them.
 
 Why XXH3 (64 bits): it hashes as fast as memory is read, in threads. CRC-32C is as fast, but the same for all intact
@@ -21,9 +21,9 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json
 
 NAME = "manifest.json"
-SINCE = 2  # the version of the meta item from which on every checkpoint has a manifest
+SINCE = 2  # checkpoints have a manifest since this version of the meta item
 BLOCK = 1 << 24  # 16 MiB under one checksum: a large file is checked by several threads and processes
-_CHUNK = 1 << 18  # bytes read at once: few enough to stay in a core's cache until they are hashed
+_CHUNK = 1 << 18  # bytes read at a time: few enough to stay in a core's cache until they are hashed
 _THREADS = 8
 
 

@@ -1,5 +1,5 @@
-"""Reads items of a checkpoint, and tells damage, which is proven, from reads that failed for any other reason; explains
-saves that failed."""
+"""Reads items of a checkpoint, telling proven damage from reads that failed for any other reason; explains saves that
+failed."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
@@ -26,7 +26,7 @@ _HANDLERS = {
     ocp.args.JsonRestore: ocp.JsonCheckpointHandler,
 }
 
-# How TensorStore reports what says nothing about the files (absl::StatusCode).
+# How TensorStore reports failures that say nothing about the files (absl::StatusCode).
 _TRANSIENT = (
     "CANCELLED",
     "UNKNOWN",
@@ -94,8 +94,8 @@ def _agreed(folder: epath.Path, work: Callable[[], T]) -> T:
 
 
 def make_handler(arguments: Any) -> Any:
-    """Orbax's handler for these arguments of an item, which works on this process alone: one that fails does not leave
-    the others waiting for it."""
+    """Orbax's handler for these arguments of an item. It works on this process alone, so that one that fails does not
+    leave the others waiting for it."""
     index = jax.process_index()
     independent = ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
@@ -123,7 +123,7 @@ def _restored(folder: epath.Path, items: dict[str, Any], checked: bool) -> dict[
 
 
 def _shows_damage(error: BaseException | None) -> bool:
-    """Whether an error in parsing files without a manifest is about their content."""
+    """Whether an error from parsing files without a manifest is about their content."""
     while error is not None:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and not missing):

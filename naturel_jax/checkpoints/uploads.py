@@ -1,4 +1,4 @@
-"""Saves checkpoints to an object store: Orbax writes one to a scratch folder, which is uploaded, its manifest last.
+"""Saves checkpoints to an object store: Orbax writes to a scratch folder, which is uploaded, the manifest last.
 
 A checkpoint exists in the store if it has a manifest. Orbax itself could write to ``gs://`` only, with three other
 clients of the store (etils, TensorStore and Google's) that each have their own credentials, retries and limits.
@@ -40,8 +40,8 @@ class Uploads:
             self._pending = self._pool.submit(self._save, step, items | {"meta": ocp.args.JsonSave(meta)})
 
     def wait(self) -> None:
-        """Waits until the save in progress is complete. Raises what it raised; an error of the same kind on the other
-        processes."""
+        """Waits until the save in progress is complete. Raises what it raised; the other processes raise an error of
+        the same kind."""
         problem = self._pending.exception() if jax.process_index() == 0 else None
         if jax.process_count() > 1:
             kind = 0 if problem is None else 2 if isinstance(problem, Unavailable) else 1

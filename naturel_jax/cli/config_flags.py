@@ -41,14 +41,14 @@ def names() -> list[str]:
 
 
 def locate(value: str) -> str:
-    """``value`` of ``--config`` with the path of a file in place of the name of one of this package's configs."""
+    """``value`` of ``--config``, with the name of a config of this package replaced by the path of its file."""
     name, colon, argument = value.partition(":")
     path = PACKAGED / f"{name}.py" if name in names() and not Path(name).is_file() else name
     return f"{path}{colon}{argument}"
 
 
 def _located(argv: Sequence[str]) -> list[str]:
-    """``argv`` with the value of ``--config`` located, after making what is beside the file importable."""
+    """``argv`` with the value of ``--config`` located. Also makes modules next to the config file importable."""
     argv = list(argv)
     for n, arg in enumerate(argv):
         if match := re.fullmatch(r"(--?config)(=(.*))?", arg, re.DOTALL):
@@ -57,7 +57,7 @@ def _located(argv: Sequence[str]) -> list[str]:
             at, prefix, value = (n, f"{match[1]}=", match[3]) if match[2] else (n + 1, "", argv[n + 1])
             argv[at] = prefix + locate(value)
             folder = Path(value.partition(":")[0]).resolve().parent
-            # As `python FILE` and `python -m` do. At the end: a file there never hides an installed package.
+            # As `python FILE` and `python -m` do, but last, so that no file there hides an installed package.
             sys.path += [path for path in (str(folder), os.getcwd()) if path not in sys.path]
     return argv
 

@@ -1,4 +1,4 @@
-"""Evaluates models one after another: saves each result as soon as it is ready, and repeats none."""
+"""Evaluates models one after another, saving each result as soon as it is ready and repeating none."""
 
 import functools
 import time
@@ -19,7 +19,7 @@ from naturel_jax.weights import runs
 from naturel_jax.weights.sources import Loaded
 from tfds_naturel.common import escape
 
-_EMBEDDINGS = "embeddings"  # folder of their cache, which is uploaded to an object store once for each model
+_EMBEDDINGS = "embeddings"  # cache folder, uploaded to an object store once per model
 
 
 def evaluate(
@@ -34,7 +34,7 @@ def evaluate(
 ) -> str:
     """Evaluates one model, and saves each benchmark's result as soon as it is ready.
 
-    Then also with each of the mistakes ``wrong``, and returns what is to be said about these.
+    Then repeats the evaluation with each of the mistakes ``wrong``, and returns the report's section on them.
     """
     out = mirror.local
     with preemption.interruptible():
@@ -93,7 +93,7 @@ def _with_mistakes(
 
 
 def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[str, float]:
-    """Caption -> length of its embedding, where blind baselines apply."""
+    """Caption -> norm of its embedding, for benchmarks with blind baselines."""
     if not benchmark.true_captions:
         return {}
     texts = list(dict.fromkeys(text for item in benchmark.items for text in blind.texts(item)))
@@ -103,5 +103,5 @@ def _text_norms(benchmark: Benchmark, encoder: Encoder, params: Params) -> dict[
 def _summary(result: results.Result) -> str:
     published = f" of {result.published:,} published" if result.published else ""
     problems = f", {len(result.problems):,} problems (all in scores.json)" if result.problems else ""
-    left_out = f", {result.left_out:,} left out whose images it was trained on" if result.left_out else ""
+    left_out = f", {result.left_out:,} left out because it was trained on their images" if result.left_out else ""
     return f"{result.items:,}{published} items{left_out}{problems}"

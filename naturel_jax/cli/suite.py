@@ -1,4 +1,4 @@
-"""The runs of one command: the rows of a table, and the report on them."""
+"""The runs of one command, and the report on them: a table with a row for each run."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ class SuiteReport:
     """The report on the runs of ``config``, in ``workdir``: a row for each, once it is finished."""
 
     def __init__(self, config: Config | Suite, workdir: epath.Path):
-        """Says which runs there are, if there are several. Raises UserError if two rows would have one name."""
+        """Lists the runs, if there are several. Raises UserError if two rows would share a name."""
         self.runs = config.runs if isinstance(config, Suite) else {"": config}
         self._names, self._workdir = row_names(self.runs), workdir
         self._found: dict[str, Finished] = {}
@@ -51,8 +51,8 @@ class SuiteReport:
 
 
 def row_names(runs: Mapping[str, Config]) -> dict[str, str]:
-    """Folder -> name of its row in the report: the run's name, with the folder if several runs have that name. Raises
-    UserError if that does not make them different."""
+    """Folder -> name of its row in the report: the run's name, with the folder if several runs share it. Raises
+    UserError if names are still not unique."""
     count = Counter(part.name for part in runs.values())
     names = {key: f"{part.name} ({key})" if count[part.name] > 1 else part.name for key, part in runs.items()}
     for name, number in Counter(names.values()).items():

@@ -1,4 +1,4 @@
-"""Fields that are valid on their own, but contradict each other."""
+"""Checks for fields that are valid on their own but contradict each other."""
 
 import pkgutil
 from collections.abc import Mapping

@@ -20,7 +20,7 @@ KINDS = {  # kind -> what it reads, for messages
 
 
 class Own(NamedTuple):
-    """``name`` is the benchmark's in results, reports and ``config.eval.during``."""
+    """A user-defined benchmark. Results, reports and ``config.eval.during`` call it ``name``."""
 
     name: str
     kind: str
@@ -32,8 +32,8 @@ class Own(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkFields:
-    """The fields of a benchmark's records, as in ``config.data.mixture``: a name, or several with commas, whose values
-    are joined; ``a.b`` is field b of a. Empty: the usual names."""
+    """The fields of a benchmark's records, as in ``config.data.mixture``: a name, or several separated by commas, whose
+    values are joined; ``a.b`` is field b of a. Empty: the usual names."""
 
     image: str = setting("", "the image (pairs, retrieval): a path relative to the file")
     positives: str = setting("", "true captions (pairs, retrieval): a string or several")
@@ -42,12 +42,12 @@ class BenchmarkFields:
     image_1: str = setting("", "the second image (groups)")
     caption_0: str = setting("", "the caption of the first image (groups)")
     caption_1: str = setting("", "the caption of the second image (groups)")
-    tags: str = setting("", "fields whose values are scored separately, with commas (pairs, groups)")
+    tags: str = setting("", "fields, separated by commas, whose values are scored separately (pairs, groups)")
 
 
 def parse_name(text: str) -> Own | None:
-    """The user-defined benchmark that ``text`` names; None if it is not of the form above. Without ``NAME=``, it is
-    called like its file without the suffix, or its folder. Raises UserError for a name that is not one word."""
+    """The user-defined benchmark that ``text`` names; None if it has no such form. Without ``NAME=``, it is named
+    after its file, without the suffix, or its folder. Raises UserError for a name that is not one word."""
     match = re.fullmatch(rf"(?:([^=:]*)=)?({'|'.join(KINDS)}):(.+)", text, re.DOTALL)
     if not match:
         return None
@@ -75,8 +75,8 @@ def name_of(text: str) -> str:
 
 
 def check_names(texts: Sequence[str], fields: Iterable[str], where: str) -> None:
-    """Raises UserError if two benchmarks have one name, or for ``fields`` of one that is not user-defined. ``where``:
-    the flag or config field of the fields."""
+    """Raises UserError if two benchmarks share a name, or if ``fields`` names one that is not user-defined. ``where``:
+    the flag or config field that ``fields`` comes from."""
     named: dict[str, str] = {}
     own = {benchmark.name for text in texts if (benchmark := parse_name(text))}
     for text in texts:

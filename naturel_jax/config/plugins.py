@@ -36,8 +36,8 @@ class Registry(MutableMapping[str, T]):
     """A table of this package (``rows``) with the rows that other packages add through entry points of ``group``.
 
     A row that is assigned (``RECIPES["mine"] = ...``, in a config file, say) takes precedence. ``row[name]`` raises
-    UserError if several packages have a row of that name, or if a package cannot be imported or its row is not
-    ``expected``, which ``is_valid`` tells.
+    UserError if several packages have a row of that name, if a package cannot be imported, or if ``is_valid`` rejects
+    its row; ``expected`` describes a valid one.
     """
 
     def __init__(self, group: str, rows: Mapping[str, T], expected: str, is_valid: Callable[[object], bool]):
@@ -51,7 +51,7 @@ class Registry(MutableMapping[str, T]):
     def __len__(self) -> int:
         return len(list(iter(self)))
 
-    def __contains__(self, name: object) -> bool:  # that of Mapping would import the package
+    def __contains__(self, name: object) -> bool:  # Mapping's own would import the package
         return name in list(iter(self))
 
     def __setitem__(self, name: str, row: T) -> None:

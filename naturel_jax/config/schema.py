@@ -1,4 +1,4 @@
-"""Every field of the config of a run, with its default, allowed values and meaning."""
+"""Every field of a run's config, with its default, allowed values and meaning."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -62,20 +62,20 @@ class Data:
     )
     patch_dropout: float = setting(
         0.0,
-        "share of the patches of each image that a training step leaves out, other ones each time (FLIP, arXiv "
-        "2212.00794); 0: none",
+        "share of each image's patches that a training step drops, drawn anew each time (FLIP, arXiv 2212.00794); 0: "
+        "none",
         fraction(),
     )
     shrink_by: str = setting(
         "area",
-        "how crops are shrunk; bilinear: five times as fast, and as near to Pillow's bicubic filter (above 1.5 times, "
-        "area is used all the same)",
+        "how crops are shrunk; bilinear: five times as fast, and as close to Pillow's bicubic filter (crops shrunk by "
+        "more than 1.5 times use area anyway)",
         one_of("area", "bilinear"),
     )
     cache: str = setting(
         "",
         "'decoded': decode each image once, into config.data.cache_dir, and crop from there; 'device': hold these "
-        "images in the memory of the devices, spread over them; 'embeddings': embed each image once, with a frozen "
+        "images in device memory, spread over the devices; 'embeddings': embed each image once, with a frozen "
         "image tower and without random crops; empty: decode each time",
         one_of("", "decoded", "device", "embeddings"),
     )
@@ -99,8 +99,8 @@ class Objective:
     label_smoothing: float = setting(0.0, "label smoothing of the softmax loss", fraction())
     exchange: str = setting(
         "ring",
-        "how captions reach the images of other devices: around the ring, around it with half of each block in either "
-        "direction, or gathered by the compiler; auto: what waits least and fits, and the ring where nothing is known",
+        "how captions reach the images of other devices: around the ring, around it with half of each block in each "
+        "direction, or gathered by the compiler; auto: the one that waits least and fits, or ring if that is not known",
         one_of(*EXCHANGES, "auto"),
         may_change=True,
     )
@@ -151,7 +151,7 @@ class Compute:
         one_of("", "xla", "cudnn", "splash"),
     )
     unroll: bool = setting(
-        False, "no loop over the blocks: small models are faster on CPUs, and compile longer", may_change=True
+        False, "unroll the loop over the blocks: small models run faster on CPUs, but compile longer", may_change=True
     )
 
     def dtype_on(self, backend: str) -> str:

@@ -34,7 +34,7 @@ AREA = Allowed(lambda: "two numbers (low, high) with 0 < low <= high <= 1", lamb
 
 
 def are_patterns(rules: Iterable[tuple[str, float]]) -> bool:
-    """Whether these are (regular expression, number of at least 0)."""
+    """Whether ``rules`` are pairs of a regular expression and a number of at least 0."""
     try:
         return all(re.compile(pattern) and 0 <= factor < math.inf for pattern, factor in rules)
     except re.error:

@@ -1,5 +1,5 @@
-"""Reads every record of a source once, lists those that cannot be trained on, and notes what identifies the images, so
-that copies of them are left out of scores.
+"""Reads every record of a source once, lists those that cannot be trained on, and records what identifies the images,
+so that copies of them are left out of scores.
 
     python -m naturel_jax.data.check csv:photos.csv
     python -m naturel_jax.data.check csv:photos.csv --tags en_core_web_sm
@@ -33,8 +33,8 @@ from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger("naturel_jax.data.check")  # __name__ is __main__
 
-_JOBS = 16  # for each process: progress is logged after each
-_SIZE = 32  # to which images are decoded, as in training; it does not matter
+_JOBS = 16  # per process; progress is logged after each
+_SIZE = 32  # pixels to which images are decoded, as in training; any size would do
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -56,8 +56,8 @@ def open_sources(data: Data) -> list[Source]:
 
 
 def decode_sources(data: Data, sources: Sequence[Source], size: int) -> list[Source]:
-    """``sources`` with the decoded images that ``data.cache`` asks for, if it does, for a model of ``size`` pixels;
-    those that are missing are decoded first, on each host. Raises what ``decoded_writer.decode`` raises."""
+    """``sources`` with decoded images for a model of ``size`` pixels, if ``data.cache`` asks for them; missing ones are
+    decoded first, on each host. Raises what ``decoded_writer.decode`` raises."""
     if data.cache not in ("decoded", "device"):
         return list(sources)
     with preemption.interruptible():
@@ -99,7 +99,7 @@ def open_source(
     path = index_writer.folder_of(opened, fields, os.fspath(staging.local_path(data_dir, cache_dir)))
     with preemption.interruptible():
         preemption.on_first_process(lambda: index_writer.build(opened, fields, path))
-        index_writer.build(opened, fields, path)  # on a disk that the first process does not share
+        index_writer.build(opened, fields, path)  # on a disk that is not shared with the first process
     return index.open_source(opened, fields, path, max_bad)
 
 
@@ -242,8 +242,8 @@ def _only_writer(folder: epath.Path, finished: epath.Path) -> Iterator[bool]:
 
 
 def _stage_table(prefix: str, name: str, cache_dir: str = "") -> str:
-    """The local name of the training source ``prefix:name``, whose files are copied if they are in an object store: all
-    that is in its folder, and of shards those that are named."""
+    """The local name of the training source ``prefix:name``. What is in an object store is copied first: all of
+    its folder, or of shards, those that are named."""
     if not in_store(name):
         return name
     if prefix == "webdataset":
@@ -258,5 +258,5 @@ def _stage_table(prefix: str, name: str, cache_dir: str = "") -> str:
 
 
 def _fixed_part(pattern: str) -> str:
-    """The folder of a file, or the one that holds all that match a pattern."""
+    """The folder of a file, or of all files that match a pattern."""
     return re.split(r"[*?\[{]", pattern)[0].rpartition("/")[0]

@@ -1,4 +1,4 @@
-"""What is known of each accelerator: one row for each, with all names that JAX has for it. Does not import JAX.
+"""What is known about each accelerator: one row for each, under all names that JAX has for it. Does not import JAX.
 
 Peaks, memory and speeds are those of one ``jax.Device``. That is a whole card or chip, except for a TPU v4 device, one
 of the two cores of a chip, and a TPU7x device, one of its two halves.
@@ -13,7 +13,7 @@ GIB = 2**30
 
 class Target(NamedTuple):
     """A GPU as XLA's compiler needs to know it: CUDA compute capability, multiprocessors, float32 units and bytes of
-    shared memory of each, bytes of the L2 cache, clock in GHz."""
+    shared memory per multiprocessor, bytes of L2 cache, clock in GHz."""
 
     capability: str
     cores: int
@@ -27,10 +27,10 @@ class Accelerator(NamedTuple):
     """A row of ``ACCELERATORS``. None: not known.
 
     kinds: ``jax.Device.device_kind``, in all its spellings; peak: dense FLOP/s of matrix products by dtype;
-    memory: bytes, of a TPU those that a program may use; bandwidth: bytes per second of that memory;
+    memory: bytes, on a TPU those that a program may use; bandwidth: bytes per second of that memory;
     link: bytes per second of one link to a neighbour, one way; links: how many links; between: bytes per second to
-    other hosts, if another network connects those; float32: FLOP/s of matrix products in full float32, if it does not
-    make them of six in bfloat16; target: for GPUs that steps are compiled for without having one.
+    other hosts, if another network connects those; float32: FLOP/s of matrix products in full float32, unless they are
+    made of six in bfloat16; target: for GPUs that steps can be compiled for without having one.
     """
 
     kinds: tuple[str, ...]
@@ -45,20 +45,20 @@ class Accelerator(NamedTuple):
 
     @property
     def is_gpu(self) -> bool:
-        """Whether JAX takes a share of its memory at the start."""
+        """Whether it is a GPU, of whose memory JAX takes a share at the start."""
         return self.kinds[0].startswith("NVIDIA")
 
     def seconds(self, collective: str, size: float, devices: int, hosts: int = 1) -> float:
-        """The least time of a collective whose result has ``size`` bytes: among ``devices`` equally spread over
-        ``hosts``, each of which sends through as many cards as take part; a permute to a neighbour, over one link.
-        ``link`` must be known."""
+        """The least time of a collective with a result of ``size`` bytes, among ``devices`` spread equally over
+        ``hosts``, each of which sends through all of its cards that take part. A permute goes to a neighbour, over one
+        link. ``link`` must be known."""
         assert self.link is not None
         links = 1 if collective == "collective-permute" else self.links
         within = _SENT[collective](devices) * size / (links * self.link)
         if hosts == 1:
             return within
         sent = _SENT[collective](hosts) * size
-        # All cards of a host have the same result: each sends its share of it.
+        # All cards of a host hold the same result: each sends its share.
         if collective in ("all-reduce", "all-gather"):
             sent *= hosts / devices
         return max(within, sent / self.between)
@@ -88,9 +88,9 @@ _A100, _H100 = _nvidia(312e12, 156e12), _nvidia(989e12, 495e12)  # H200's is the
 # Memory and targets of GPUs: as XLA reads them off a card, github.com/openxla/xla,
 # xla/backends/gpu/target_config/specs. Memory of TPUs: as libtpu 0.0.42's compiler reports it when a program does not
 # fit ("exceeds available HBM (15.75G)"), a little less than the chip has.
-# Links of TPUs: jax-ml.github.io/scaling-book/tpus; TPU7x: 1,200 GB/s over the six links of a chip, both ways. Of GPUs:
-# NVLink through switches, so that one "link" leads everywhere in a host, and between hosts a network card for each GPU,
-# of 400 Gbit/s, with A100s 200: jax-ml.github.io/scaling-book/gpus and the data sheets of DGX A100 and DGX H100.
+# Links of TPUs: jax-ml.github.io/scaling-book/tpus; TPU7x: 1,200 GB/s over the six links of a chip, both ways. Links of
+# GPUs: NVLink through switches, so one "link" reaches every card of a host; between hosts, a network card per GPU, of
+# 400 Gbit/s (A100s: 200): jax-ml.github.io/scaling-book/gpus and the data sheets of DGX A100 and DGX H100.
 ACCELERATORS: dict[str, Accelerator] = {
     "a100-40gb": Accelerator(
         ("NVIDIA A100-SXM4-40GB",), _A100, 42331013120, 1555.2e9, 300e9, 1, 25e9, 19.5e12,
@@ -122,7 +122,7 @@ SPEED_KNOWN = tuple(row.kinds[0] for row in ACCELERATORS.values() if row.link)
 
 
 def find(kind: str) -> Accelerator | None:
-    """The accelerator of a ``jax.Device.device_kind``; None if it is not in the table, as a CPU."""
+    """The accelerator of a ``jax.Device.device_kind``; None if it is not in the table, like CPUs."""
     return next((row for row in ACCELERATORS.values() if kind in row.kinds), None)
 
 

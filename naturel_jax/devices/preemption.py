@@ -1,8 +1,8 @@
 """SIGTERM and Ctrl-C: the process ends at the next safe point, and the same command continues its work.
 
-The training loop calls ``stop_requested`` after each step, and saves before it stops. What else takes long (an
-evaluation, drawing data, a suite) calls ``check``, which raises ``Stopped``, or, if that cannot be done in between (a
-download), runs in ``interruptible``. Without ``install_handler``, none of them does anything.
+The training loop calls ``stop_requested`` after each step, and saves before it stops. Other long work (an evaluation,
+drawing data, a suite) calls ``check``, which raises ``Stopped``; work that cannot call it midway (a download) runs in
+``interruptible``. Without ``install_handler``, none of them does anything.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _DONE, _STOPPED, _FAILED = range(3)
 
 @dataclasses.dataclass
 class _State:
-    """``calls``: how often the processes have asked whether to stop, by which they agree on when to."""
+    """``calls``: how often the processes have asked whether to stop. They agree on the call at which they do."""
 
     installed: bool = False
     stopping: bool = False
@@ -35,7 +35,7 @@ class _State:
 
 
 class _Work(threading.local):
-    """What the thread does. Signals are handled in the main thread, and may end what that does, whatever others do."""
+    """State of a thread: signals are handled in the main thread, and end its work regardless of what others do."""
 
     interruptible = False
 
@@ -67,7 +67,7 @@ def _request(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C under ``jax.distributed``: JAX catches only SIGTERM."""
+    """Handles Ctrl-C under ``jax.distributed``, where JAX catches only SIGTERM."""
     _LOG.warning("SIGINT: all processes stop as soon as it is safe; a second one kills this process")
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.raise_signal(signal.SIGTERM)
@@ -101,8 +101,8 @@ def check() -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, in the main thread, a signal ends the process at once with exit code 75: for work that leaves nothing
-    half done that the same command would not do again, and that does not call ``check``. Threads of libraries are not
+    """Lets a signal end the process at once, with exit code 75, while the main thread is in the block: for work that
+    does not call ``check``, and that the same command does again if it is left half done. Threads of libraries are not
     waited for.
 
     Raises Stopped on entry if the process should stop already. Under ``jax.distributed``, where all processes stop
@@ -119,7 +119,7 @@ def interruptible() -> Iterator[None]:
 def on_first_process(work: Callable[[], None]) -> None:
     """Runs ``work`` on the first process while the others wait for it. ``work`` may call ``check``.
 
-    If it raises, so do all processes: what ``work`` raised on the first one, Stopped or UserError on the others.
+    If it raises, so do all processes: the first what ``work`` raised, the others Stopped or UserError.
     """
     if jax.process_count() > 1:
         # The first collective operation connects the processes, which may take at most 30 s; later ones wait forever.

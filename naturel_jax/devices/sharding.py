@@ -76,9 +76,8 @@ def _across_slices(sizes: Sequence[int], slices: int, devices: Sequence[jax.Devi
 
 
 def warm_up_collectives(mesh: Mesh) -> None:
-    """Lets all groups of devices along the axes of ``mesh`` meet once, if they are CPUs of several processes. The first
-    time, these wait at most 30 s for each other; for the training step, one process may compile longer than another.
-    """
+    """Runs one collective in every group of devices along the axes of ``mesh``, if they are CPUs of several processes.
+    In their first one, these wait at most 30 s for each other, and one may compile the training step for longer."""
     if jax.process_count() == 1 or mesh.devices.flat[0].platform != "cpu":
         return
     axes = [axis for axis in AXES if mesh.shape[axis] > 1]
@@ -112,8 +111,8 @@ def param_sharding(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding
 
 def shardings(tree: Any, mesh: Mesh, params: Any = None) -> Any:
     """A sharding for every leaf of ``tree`` (arrays or shapes). Optimizer moments follow their parameters: rules
-    are matched against the part of the path that starts at the tower. What has another shape than the parameter of its
-    name in ``params``, as Adafactor's factors, is not split."""
+    are matched against the part of the path that starts at the tower. Leaves whose shape differs from the parameter of
+    that name in ``params``, such as Adafactor's factors, are not split."""
     shapes = {path_string(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -130,8 +129,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def hosts(mesh: Mesh, axes: Sequence[str] = AXES) -> int:
-    """Among how many hosts a collective over ``axes`` of a mesh of GPUs is: the first coordinate of a GPU is that of
-    the partition that NVLink connects. 1 for other devices."""
+    """Number of hosts that a collective over ``axes`` of a mesh of GPUs spans: a GPU's first coordinate is that of its
+    NVLink partition. 1 for other devices."""
     places = tuple(slice(None) if axis in axes else 0 for axis in mesh.axis_names)
     devices = list(mesh.devices[places].flat)
     return len({device.coords[0] for device in devices}) if devices[0].platform == "gpu" else 1
@@ -166,7 +165,7 @@ def neighbours(places: Sequence[tuple[int, ...]]) -> list[int]:
     lines = _snake([values[axis] for axis in others])
     side = values[first]
     ring = _snake([lines, side])
-    if len(lines) % 2 == 0 and len(side) > 1:  # the first place of each line is left for the way back
+    if len(lines) % 2 == 0 and len(side) > 1:  # the first place of each line is kept for the way back
         ring = _snake([lines, side[1:]]) + [(line, side[0]) for line in reversed(lines)]
     index = {(tuple(place[axis] for axis in others), place[first]): n for n, place in enumerate(places)}
     return [index[place] for place in ring]

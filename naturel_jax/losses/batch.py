@@ -42,9 +42,9 @@ class CaptionLabels(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One batch: images uint8 [I, H, W, 3], tokens int32 [U, L], and labels. In place of the images of a frozen tower,
-    or of the tokens of one, their unit embeddings, float32 [I, D] or [U, D]. ``patches_IP``: the numbers of the patches
-    that the image tower sees, row by row of the grid from 0, int32; None: all."""
+    """One batch: images uint8 [I, H, W, 3], tokens int32 [U, L], and labels. For a frozen tower, unit embeddings,
+    float32 [I, D] or [U, D], may replace images or tokens. ``patches_IP``: int32, indices of the patches that the image
+    tower sees, counted from 0 in row-major order; None: all."""
 
     images: Array
     tokens: Array
@@ -64,7 +64,7 @@ class Batch(NamedTuple):
 
     @property
     def captions_to_embed(self) -> tuple[int, int]:
-        """How many captions go through the text tower, and of how many tokens; (0, 0) if none does."""
+        """How many captions go through the text tower, and how many tokens each has; (0, 0) if none does."""
         return (0, 0) if is_embedded(self.tokens) else self.tokens.shape
 
 

@@ -201,7 +201,7 @@ def softmax_loss(
 
     Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels; a bias would not change the softmax and
     is ignored. Returns a float32 scalar. Raises ValueError for label smoothing with ``match_ignore``: the positives of
-    a row then share no sum over whose classes it could be spread.
+    a row then share no sum of classes to spread it over.
     """
     if label_smoothing and counting == "match_ignore":
         raise ValueError(f"label_smoothing is {label_smoothing}: not defined for counting 'match_ignore'; set it to 0")

@@ -1,7 +1,7 @@
 """Visits every tile (a block of images against a block of captions) of a matrix that no device holds in full.
 
 Caption blocks travel around a ring of devices (``ppermute`` inside ``jax.shard_map``), in one direction or half of each
-block in either, and are split into smaller tiles on the device. The backward pass revisits the tiles instead of storing
+in either, and are split into smaller tiles on the device. The backward pass revisits the tiles instead of storing
 their results. A device's memory therefore does not grow with the number of devices.
 """
 
@@ -26,7 +26,7 @@ class Layout:
 
     ``tile`` bounds the captions per tile on a device. All tiles have the same number, the largest that divides the
     block; if that is less than half of ``tile``, they have half, and the last has the rest. None: a block is one tile.
-    Raises ValueError for an exchange that is none of ``EXCHANGES``.
+    Raises ValueError for an exchange that is not in ``EXCHANGES``.
     """
 
     mesh: Mesh | None = None
@@ -67,8 +67,8 @@ def _sweep_block(
     """Visits the tiles of one block of captions; returns the updated ``image_sums`` and the captions' own sums."""
     size = jax.tree.leaves(captions)[0].shape[0]
     limit = min(tile or size, size)
-    # At least half of the limit, since each of a prime number of captions would be a tile. No more than half if the
-    # last tile is smaller, since memory is set aside for tiles of both sizes.
+    # At least half of the limit: with a prime number of captions, each would be a tile of its own. No more than half if
+    # the last tile is smaller, since memory is set aside for tiles of both sizes.
     tile = max((limit + 1) // 2, *(t for t in range(1, limit + 1) if size % t == 0))
     whole = size - size % tile
     cut = functools.partial(jax.tree.map, lambda x: x[:whole].reshape(-1, tile, *x.shape[1:]))
@@ -97,10 +97,10 @@ def sweep(
 ) -> tuple[Any, Any]:
     """Visits every tile once and returns the updated sums.
 
-    ``visit(images, captions, image_sums, shared)`` returns new ``image_sums`` and the tile's own sums of its captions,
-    of which ``add(caption_sums, own)`` makes new ``caption_sums``. The leading axis of ``images`` and ``image_sums`` is
+    ``visit(images, captions, image_sums, shared)`` returns new ``image_sums`` and the tile's own sums of its captions;
+    ``add(caption_sums, own)`` returns new ``caption_sums``. The leading axis of ``images`` and ``image_sums`` is
     I (or ``image_sums`` is a scalar, then summed over devices), of ``captions`` and ``caption_sums`` U. The given
-    ``caption_sums`` are those of no tile, the same for all captions.
+    ``caption_sums`` are sums over no tiles, the same for all captions.
     """
     block = functools.partial(_sweep_block, visit, layout.tile)
     hops = len(layout.ring) - 1

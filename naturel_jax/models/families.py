@@ -45,7 +45,7 @@ class TokenizerConventions:
     """How a family's texts are tokenized.
 
     ``ends``: possible names of the end token, one of which is in the vocabulary; tokenizers trained here use the first,
-    also for padding. ``pad``: the padding token of published files that do not name theirs. ``trainer``: a key of
+    also for padding. ``pad``: the padding token of published files that do not specify one. ``trainer``: a key of
     ``data.tokenizer.TRAINERS``. ``incomplete_files``: published tokenizer files leave lowercasing and the end token to
     the caller. ``bundled_vocab``: size of the vocabulary that OpenCLIP ships for this family. ``hf_class``:
     transformers' class for a ``tokenizer.json``. ``model_inputs``: what a tokenizer returns for the model; without the

@@ -1,5 +1,5 @@
 """FLOPs that the model itself needs, counted analytically. With an accelerator's peak (``devices/hardware.py``), they
-give the model FLOPs utilization (MFU) of PaLM, arXiv 2204.02311, appendix B.
+give the model FLOPs utilization (MFU) as in PaLM, arXiv 2204.02311, appendix B.
 
 A multiply-add counts as 2. Only matrix products count: normalization, activations, softmax and the loss are less than
 1 % of a step. Attention counts in full for causal towers too, and recomputation (remat, chunks) does not count.
@@ -12,11 +12,11 @@ from naturel_jax.models.two_tower import TwoTowerConfig
 
 
 def transformer_flops(config: TransformerConfig, length: int, blocks: int | None = None) -> float:
-    """Forward FLOPs of one sequence of ``length`` positions, in all blocks or so many.
+    """Forward FLOPs of one sequence of ``length`` positions, in all blocks or the given number.
 
-    For each block and position: 2 for each weight of the kernels (4 D^2 of attention, 2 D M of the MLP), and 2 D for
-    each position attended to, once for the logits and once for the values (Kaplan et al., arXiv 2001.08361, table 1,
-    with attention in full).
+    Per block and position: 2 per weight of the kernels (4 D^2 of attention, 2 D M of the MLP), and 2 D per position
+    attended to, once for the logits and once for the values (Kaplan et al., arXiv 2001.08361, table 1, with attention
+    in full).
     """
     kernels = 4 * config.width**2 + 2 * config.width * config.mlp_dim
     blocks = config.depth if blocks is None else blocks
@@ -25,7 +25,7 @@ def transformer_flops(config: TransformerConfig, length: int, blocks: int | None
 
 def image_flops(config: TwoTowerConfig, patches: int | None = None, blocks: int | None = None) -> float:
     """Forward FLOPs of one image: patches, blocks, pooling head and projection. ``patches``: how many of them go
-    through the blocks (default: all). ``blocks``: only the patch embedding and so many of the lowest blocks."""
+    through the blocks (default: all). ``blocks``: only the patch embedding and this many of the lowest blocks."""
     image = config.image
     width, patches = image.transformer.width, image.grid**2 if patches is None else patches
     flops = 2.0 * image.grid**2 * 3 * image.patch**2 * width
@@ -40,7 +40,7 @@ def image_flops(config: TwoTowerConfig, patches: int | None = None, blocks: int 
 
 def text_flops(config: TwoTowerConfig, tokens: int | None = None, blocks: int | None = None) -> float:
     """Forward FLOPs of one caption of ``tokens`` positions (default: the full context), in all blocks and the
-    projection. ``blocks``: only so many of the lowest blocks."""
+    projection. ``blocks``: only this many of the lowest blocks."""
     transformer = config.text.transformer
     flops = transformer_flops(transformer, config.text.context if tokens is None else tokens, blocks)
     return flops + (2 * transformer.width * config.embed_dim if blocks is None else 0)
@@ -54,13 +54,13 @@ class Step(NamedTuple):
 
     @property
     def model(self) -> float:
-        """Forward and backward: each product in the forward pass needs two in the backward pass, one for the gradient
-        of each factor, and none where it is frozen."""
+        """Forward and backward FLOPs: each product in the forward pass needs two in the backward pass, one for the
+        gradient of each factor, and none where it is frozen."""
         return 3 * self.forward - 2 * self.frozen
 
     def computed(self, remat: str, chunks: int) -> float:
-        """FLOPs including what a step computes again: with ``full`` recomputation, what has a backward pass; in chunks,
-        everything. "dots" computes no product of weights again."""
+        """FLOPs including recomputation: with ``remat`` "full", of what has a backward pass; in chunks, of everything.
+        "dots" recomputes no product with weights."""
         return self.model + (remat == "full") * (self.forward - self.frozen) + (chunks > 1) * self.forward
 
 

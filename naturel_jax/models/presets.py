@@ -1,7 +1,7 @@
 """Model names -> configs. Sizes follow the published configs (OpenAI's CLIP, OpenCLIP's ``model_configs``,
 big_vision's ``vit.py``).
 
-Any other size comes from a checkpoint's own config file, or is one more line here. The tiny ones learn the scenes
+Any other size comes from a checkpoint's own config file, or takes one more line here. The tiny ones learn the scenes
 world on two cores, and are exported as genuine CLIP and SigLIP models.
 """
 
@@ -110,7 +110,7 @@ def preset(name: str) -> TwoTowerConfig:
     return PRESETS[name]
 
 
-# Hub names whose sizes are those of a preset.
+# Names on the hub of models with the sizes of a preset.
 _PUBLISHED = re.compile(r"hf:(?:openai/(clip)-vit|google/(siglip2?))-(base|large|so400m|giant-opt)-patch(\d+)(-\d+)?")
 
 

@@ -1,4 +1,4 @@
-"""Attention on TPUs that keeps no matrix of logits: JAX's splash kernel, which is written in Pallas.
+"""Attention on TPUs without a stored matrix of logits: JAX's splash kernel, written in Pallas.
 
 Shape letters: B batch, T tokens, H heads, K width of a head.
 """
@@ -13,10 +13,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from naturel_jax.devices.sharding import BATCH_AXES
 
-_LANES = 128  # of the matrix unit: blocks of the kernel have a multiple of them
-_LARGEST = 768  # queries or keys of a block; their logits, float32, have to fit the chip's vector memory
+_LANES = 128  # lanes of the matrix unit: the kernel's block sizes are multiples of this
+_MAX_BLOCK = 768  # queries or keys; the float32 logits of a block must fit into the chip's vector memory
 RESIDUALS = "attention"  # what remat 'attention' keeps
-LONG = 512  # tokens from which the kernel is used: the logits of shorter sequences need little memory
+LONG = 512  # the kernel is used from this many tokens on: the logits of shorter sequences need little memory
 
 
 def splash_attention(
@@ -25,7 +25,7 @@ def splash_attention(
     """``jax.nn.dot_product_attention`` without a mask, [B, T, H, K]; sequences are padded to a multiple of 128.
 
     The compiler cannot split a kernel, so each device of ``mesh`` calls it on its rows of the batch, and its heads if
-    the tensor axis divides them. ``interpret``: on any device, slowly.
+    the tensor axis divides them. ``interpret``: run it on any device, slowly.
     """
     length, heads, width = q_BTHK.shape[1:]
     padding = -length % _LANES
@@ -43,17 +43,17 @@ def splash_attention(
     call = jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     if q_BTHK.dtype == jnp.float32:
         return call(q_BTHK, k_BTHK, v_BTHK)
-    with jax.default_matmul_precision("default"):  # the compiler of kernels refuses bfloat16 factors with any other
+    with jax.default_matmul_precision("default"):  # with any other, Pallas refuses bfloat16 factors
         return call(q_BTHK, k_BTHK, v_BTHK)
 
 
 def _kernel(length: int, heads: int, interpret: bool) -> splash.SplashAttentionKernel:
-    block = max(size for size in range(_LANES, min(length, _LARGEST) + 1, _LANES) if length % size == 0)
+    block = max(size for size in range(_LANES, min(length, _MAX_BLOCK) + 1, _LANES) if length % size == 0)
     sizes = splash.BlockSizes(
         block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, use_fused_bwd_kernel=True
     )
     mask = masks.MultiHeadMask([masks.FullMask((length, length))] * heads)
-    # Named are its result and the sums of each row, which the backward pass needs too.
+    # The name is given to the result and to each row's sums, which the backward pass also needs.
     return splash.make_splash_mha_single_device(
         mask, block_sizes=sizes, interpret=interpret, residual_checkpoint_name=RESIDUALS
     )

@@ -26,8 +26,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 
-# What the forward pass saves for the backward pass: everything; the results of products with weights and of attention;
-# those of products with weights; the same, on the host; or each block's input.
+# What the forward pass saves for the backward pass: everything; results of products with weights and of attention;
+# results of products with weights; the same, in host memory; or each block's input.
 _POLICIES = jax.checkpoint_policies
 REMAT_POLICIES: dict[str, Callable | None] = {
     "none": None,
@@ -88,15 +88,15 @@ class Compute:
     """How a tower computes, as opposed to what it computes.
 
     ``dtype`` is that of the activations (parameters stay float32), ``remat`` a key of ``REMAT_POLICIES``,
-    ``attention`` one of ``ATTENTIONS``. ``frozen_image`` and ``frozen_text``: so many of the lowest blocks of a tower,
-    and all that is below them, get no gradient, and there is no backward pass through them. ``flat``: in matrix
-    products, rows are one dimension, and heads too. That is fastest on CPUs; TPUs copy some arrays from the layout of
-    the one form into that of the other (docs/plan.md). ``rows``: how the first dimension of activations is split over
-    devices. It is given where parameters are split over the same ones: the compiler would split activations like those.
-    ``unroll``: no loop over the blocks. What the backward pass needs is then not copied into arrays of all blocks,
-    which takes a fifth of a small model's step on CPUs. Several CPU devices need it: XLA's CPU runtime starts a loop
-    that has collective operations, and those that follow it, in any order, and devices that start them in different
-    orders wait forever. ``mesh``: the devices, for splash attention, which the compiler cannot split.
+    ``attention`` one of ``ATTENTIONS``. ``frozen_image`` and ``frozen_text``: number of lowest blocks of a tower that,
+    with everything below them, get no gradient and no backward pass. ``flat``: in matrix products, rows are one
+    dimension, and heads too. That is fastest on CPUs; TPUs would copy some arrays between the layouts of the two
+    forms (docs/plan.md). ``rows``: how the first dimension of activations is split over devices. It is given if
+    parameters are split over the same devices: the compiler would split activations like the parameters. ``unroll``: no
+    loop over the blocks. What the backward pass needs is then not copied into arrays of all blocks, which takes a fifth
+    of a small model's step on CPUs. Several CPU devices need it: XLA's CPU runtime starts a loop with collective
+    operations, and those that follow it, in any order, and devices that start them in different orders wait forever.
+    ``mesh``: the devices, for splash attention, which the compiler cannot split.
     """
 
     dtype: str = "float32"
@@ -119,24 +119,24 @@ class Compute:
 
 
 def layer_norm(width: int, eps: float, compute: Compute, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm with the two-pass variance: the one-pass form loses the digits that parity at 1e-5 needs."""
+    """LayerNorm with the two-pass variance: the one-pass form loses digits that parity to 1e-5 needs."""
     return nnx.LayerNorm(width, epsilon=eps, dtype=compute.dtype, use_fast_variance=False, rngs=rngs)
 
 
 def padded_attention(
     q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, *, causal: bool, implementation: Implementation
 ) -> jax.Array:
-    """``jax.nn.dot_product_attention`` of sequences padded to an even length, which is all that JAX passes on to cuDNN
-    in training (``check_is_flash_attention`` in jax/_src/cudnn/fused_attention_stablehlo.py). The result [B, T, H, K]
-    and its gradients are those without padding.
+    """``jax.nn.dot_product_attention`` of sequences padded to an even length, the only ones that JAX passes to cuDNN in
+    training (``check_is_flash_attention`` in jax/_src/cudnn/fused_attention_stablehlo.py). The result [B, T, H, K] and
+    its gradients are those without padding.
 
-    The padding is here and not around the blocks, since what cuDNN writes into rows that it leaves out is then cut off
-    and reaches no parameter.
+    Padding here rather than around the blocks cuts off whatever cuDNN writes into rows that it leaves out, so that it
+    reaches no parameter.
     """
     batch, length = q_BTHK.shape[:2]
     padding = length % 2
     q_BTHK, k_BTHK, v_BTHK = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q_BTHK, k_BTHK, v_BTHK))
-    # A causal mask hides what follows already. Devices that share the batch may get all lengths: they are the same.
+    # A causal mask already hides what follows. Devices that share the batch may get all lengths: they are equal.
     lengths_B = jnp.full(batch, length, jnp.int32) if padding and not causal else None
     y_BTHK = jax.nn.dot_product_attention(
         q_BTHK, k_BTHK, v_BTHK, is_causal=causal, key_value_seq_lengths=lengths_B, implementation=implementation
@@ -152,8 +152,8 @@ def flatten_leading(layer: Callable[[jax.Array], jax.Array], x_BTD: jax.Array) -
 
 
 def affine(kernel_DE: jax.Array, bias_E: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """A dense layer from [N, D] to [N, E], in the dtype of its argument. Kernels of attention come here as matrices,
-    since XLA's CPU backend copies those with more dimensions for each backward pass, and gradients of their results."""
+    """A dense layer from [N, D] to [N, E], in the dtype of its argument. Attention kernels are passed as matrices: with
+    more dimensions, XLA's CPU backend copies them, and gradients of their results, in each backward pass."""
     return lambda x_ND: x_ND @ kernel_DE.astype(x_ND.dtype) + bias_E.astype(x_ND.dtype)
 
 
@@ -237,8 +237,8 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """``depth`` blocks whose parameters are stacked along a leading axis and scanned: one block is compiled,
-    whatever the depth. The lowest ``frozen`` are scanned apart from the others, without gradients."""
+    """``depth`` blocks whose parameters are stacked along a leading axis and scanned, so that one block is compiled
+    at any depth. The lowest ``frozen`` are scanned separately, without gradients."""
 
     def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs, *, frozen: int = 0):
         stack = nnx.split_rngs(splits=config.depth)(nnx.vmap(lambda rngs: Block(config, compute, rngs)))
@@ -248,8 +248,8 @@ class Transformer(nnx.Module):
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         graphdef, stacked = nnx.split(self.blocks)
 
-        # Layers would cast their parameters in each block. Cast once, they are not kept for the backward pass a second
-        # time, and their gradients are stacked in this dtype, half as large in bfloat16. LayerNorm casts none.
+        # Layers would cast their parameters in each block. Cast once, they are not stored again for the backward pass,
+        # and their gradients are stacked in this dtype, half as large in bfloat16. LayerNorm casts none.
         def cast(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
             return x if "norm" in jax.tree_util.keystr(path[:1]) else x.astype(self.compute.dtype)
 
@@ -261,7 +261,7 @@ class Transformer(nnx.Module):
             return nnx.merge(graphdef, block)(x_BTD, causal=causal), None
 
         if policy := REMAT_POLICIES[self.compute.remat]:
-            # In a loop, the compiler cannot find that two computations are the same one.
+            # In a loop, the compiler cannot merge the recomputation with the original (CSE).
             body = jax.checkpoint(body, policy=policy, prevent_cse=self.compute.unroll)
         if self.frozen:
             lowest, stacked = (

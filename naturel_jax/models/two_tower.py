@@ -1,4 +1,4 @@
-"""One two-tower model for all families; whatever they compute differently is a field of the config.
+"""One two-tower model for all families; whatever differs between them is a field of the config.
 
 CLIP: Radford et al., arXiv 2103.00020. SigLIP: Zhai et al., arXiv 2303.15343. SigLIP 2: arXiv 2502.14786.
 
@@ -29,7 +29,7 @@ from naturel_jax.models.transformer import (
 Params = dict[str, Any]  # nested dict of arrays; paths joined with '/' name parameters everywhere (rules, tables, logs)
 Encode = Callable[[Params, jax.Array], jax.Array]
 
-ABOVE_BLOCKS = ("post_norm", "head", "projection")  # parts of a tower that its transformer's result goes through
+ABOVE_BLOCKS = ("post_norm", "head", "projection")  # parts of a tower that come after its blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +145,8 @@ class MapHead(nnx.Module):
 
 
 class ImageTower(nnx.Module):
-    """A vision transformer, which also accepts some of the patches of each image: ``patches_IP``, distinct numbers in
-    ascending order, int32. As in OpenCLIP, the others are left out after positions are added (FLIP, arXiv 2212.00794);
+    """A vision transformer, which can also take a subset of each image's patches: ``patches_IP``, distinct indices in
+    ascending order, int32. As in OpenCLIP, the others are dropped after positions are added (FLIP, arXiv 2212.00794);
     the class token stays."""
 
     def __init__(self, config: ImageConfig, embed_dim: int, compute: Compute, rngs: nnx.Rngs):
@@ -157,7 +157,7 @@ class ImageTower(nnx.Module):
             inputs, width, use_bias=config.patch_bias, kernel_init=_normal(inputs**-0.5), dtype=compute.dtype, rngs=rngs
         )
         tokens = config.grid**2 + (config.pool == "cls")
-        # As large as the patch embeddings: positions are then learned in hundreds of steps instead of thousands.
+        # As large as the patch embeddings, so that positions are learned in hundreds of steps instead of thousands.
         self.position = nnx.Param(_normal(0.5)(rngs.params(), (tokens, width)))
         if config.pool == "cls":
             self.class_token = nnx.Param(_normal(width**-0.5)(rngs.params(), (width,)))
@@ -193,8 +193,8 @@ class ImageTower(nnx.Module):
 
 
 def _take(x_ITD: jax.Array, index_IN: jax.Array) -> jax.Array:
-    """The positions ``index_IN`` of each sequence, which are distinct and ascending: the gradient then adds nothing up,
-    and nothing is passed between devices that share the batch."""
+    """The positions ``index_IN`` of each sequence, distinct and ascending, so the gradient needs no additions, and
+    devices that share the batch exchange nothing."""
     options = {"mode": "promise_in_bounds", "unique_indices": True, "indices_are_sorted": True}
     return jax.vmap(lambda x_TD, index_N: x_TD.at[index_N].get(**options))(x_ITD, index_IN)
 
@@ -273,7 +273,7 @@ class Model:
         return nnx.merge(graphdef, state)
 
     def encode_image(self, params: Params, images_IHWC: jax.Array, patches_IP: jax.Array | None = None) -> jax.Array:
-        """Unit embeddings [I, D], float32, of normalized images [I, H, W, 3], or of the patches ``patches_IP`` of them
+        """Unit embeddings [I, D], float32, of normalized images [I, H, W, 3], or only of their patches ``patches_IP``
         (see ``ImageTower``)."""
         return unit(self._bind(params).image(images_IHWC, patches_IP))
 
@@ -296,7 +296,7 @@ def normalize(images_IHWC: jax.Array, mean: tuple[float, ...], std: tuple[float,
 
 
 def of_pixels(encode: Encode, mean: tuple[float, ...], std: tuple[float, ...]) -> Encode:
-    """A function of normalized images, such as ``Model.encode_image``, as one of uint8 images [I, H, W, 3]."""
+    """Turns a function of normalized images, such as ``Model.encode_image``, into one of uint8 images [I, H, W, 3]."""
     return lambda params, images_IHWC: encode(params, normalize(images_IHWC, mean, std))
 
 

@@ -1,4 +1,4 @@
-"""What a compiled program says about itself: its memory, its collectives, and the least time it takes on a chip."""
+"""Reads off a compiled program its memory, its collectives, and the least time it takes on a chip."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from naturel_jax.devices import hardware
 
 
 class Memory(NamedTuple):
-    """Bytes on each device. ``results`` do not count those that take the place of donated arguments."""
+    """Bytes on each device. ``results`` exclude those that reuse the memory of donated arguments."""
 
     arguments: int
     results: int
@@ -52,10 +52,10 @@ def refused(message: str) -> int | None:
 
 
 class Collective(NamedTuple):
-    """A collective of a compiled program: ``kind`` as HLO spells it, devices that take part in it together (0: in
-    pairs), bytes of its result on one device, how often a run of the program executes it (loops multiplied out),
-    whether the device may compute meanwhile, of a permute, its first source and target, and the hosts among which it
-    is, where another network connects hosts."""
+    """A collective of a compiled program: ``kind`` as HLO spells it, number of devices that take part in it together
+    (0: in pairs), bytes of its result on one device, how often a run of the program executes it (loops multiplied out),
+    whether the device may compute meanwhile, the first source and target if it is a permute, and how many hosts it
+    spans, if another network connects hosts."""
 
     kind: str
     devices: int
@@ -78,7 +78,7 @@ _CALLED = re.compile(
 _LOOP = re.compile(r" while\(.*\bcondition=%?([\w.\-]+)")
 _KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONSTANT = re.compile(r" = [su]\d+\[\]\S* constant\((\d+)\)")
-# The three ways in which HLO writes them: [groups,devices]<=ORDER, {{0,1,...},...} and mesh['a'=4,'b'=2] {'a'}, where
+# The three ways in which HLO writes groups: [groups,devices]<=ORDER, {{0,1,...},...} and mesh['a'=4,'b'=2] {'a'}, where
 # device_ids=(ORDER) may come before the axes. An order is [4,2] or, with the axes transposed, [4,2]T(1,0).
 _ORDER = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 _GROUPS = re.compile(
@@ -87,12 +87,12 @@ _GROUPS = re.compile(
 )
 _PAIRS = re.compile(r"source_target_pairs=\{(.*?\})\}")
 _PAIR = re.compile(r"\{(\d+),(\d+)\}")
-_SYNCHRONOUS = '"is_sync":true'  # of GPUs, whose collectives all have a start and an end
+_SYNCHRONOUS = '"is_sync":true'  # on GPUs, where all collectives have a start and an end
 
 
 def collectives(hlo: str, cards: int = 0) -> list[Collective]:
-    """The collectives of a program, from its text (``Compiled.as_text()``). ``cards``: devices of each host, where
-    another network connects the hosts."""
+    """The collectives of a program, from its text (``Compiled.as_text()``). ``cards``: devices per host, if another
+    network connects the hosts."""
     lines_of, entry = _computations(hlo)
     found: dict[Collective, int] = {}
 
@@ -124,8 +124,8 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _trips(line: str, lines_of: Mapping[str, Sequence[str]]) -> int:
-    """How often a call is repeated: if it is a loop, as often as XLA knows, else as its condition says, which compares
-    a counter with a constant; a condition without one counts as 1."""
+    """How often a call is repeated. For a loop, the trip count that XLA knows, else the constant that its condition
+    compares a counter with, else 1."""
     if not (loop := _LOOP.search(line)):
         return 1
     if known := _KNOWN_TRIPS.search(line):
@@ -170,7 +170,7 @@ def _first_group(match: re.Match[str]) -> list[int]:
 
 
 def _ordered(shape: str, transposed: str | None) -> np.ndarray:
-    """0, 1, ... in this shape, with its axes transposed, as a list."""
+    """0, 1, ... in this shape, with its axes transposed, flattened."""
     lengths = _numbers(shape)
     places = np.arange(math.prod(lengths)).reshape(lengths)
     return (places.transpose(_numbers(transposed)) if transposed else places).ravel()
@@ -188,8 +188,8 @@ def _bytes(kind: str, size: str) -> int:
 
 
 class Roofline(NamedTuple):
-    """The least seconds that a step needs: in the matrix units, for its memory traffic, and for the links. ``waiting``
-    is the part of the links' during which the device cannot compute."""
+    """Lower bounds on the seconds of a step: in the matrix units, for memory traffic, and for the links. ``waiting``:
+    the part of the links' time during which the device cannot compute."""
 
     matrix: float
     memory: float
@@ -198,16 +198,16 @@ class Roofline(NamedTuple):
 
     @property
     def step(self) -> float:
-        """No step is faster, even if everything that can overlap does."""
+        """Lower bound on the step, even if everything that can overlap does."""
         return max(max(self.matrix, self.memory) + self.waiting, self.links)
 
 
 def roofline(
     kind: str, dtype: str, device_flops: float, traffic: float, found: Iterable[Collective]
 ) -> Roofline | None:
-    """The least time of a step on a device of ``kind``, or None if its speed is not known. ``device_flops``: of its
-    matrix products, ``traffic``: bytes that it reads and writes in its memory. Permutes to different devices share no
-    link, if there are several."""
+    """The least time of a step on a device of ``kind``, or None if its speed is not known. ``device_flops``: FLOPs of
+    its matrix products; ``traffic``: bytes that it reads from and writes to its memory. Permutes to different devices
+    share no link, if there are several."""
     peak, chip = hardware.peak(kind, dtype), hardware.find(kind)
     if peak is None or chip is None or chip.link is None or chip.bandwidth is None:
         return None

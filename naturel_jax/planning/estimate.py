@@ -1,4 +1,4 @@
-"""What a training step needs on devices of which only the compiler knows: memory, FLOPs, transfers, time and money."""
+"""What a training step needs on devices that only the compiler knows: memory, FLOPs, transfers, time and money."""
 
 import dataclasses
 import time
@@ -31,7 +31,7 @@ def make_training(
 
     Captions are trimmed to ``tokens`` where the text tower allows it. Training data that is not prepared here is
     replaced by ``examples`` images whose captions all differ. Raises UserError if ``processes``, batch and mesh do not
-    divide, and for a config without training.
+    divide evenly, and for a config without training.
     """
     if not config.data.mixture:
         raise UserError(f"config.data.mixture is empty: {config.name} trains nothing, so there is no step to plan")
@@ -50,8 +50,8 @@ def make_training(
 
 
 def model_sizes(config: Config) -> TwoTowerConfig:
-    """The sizes of the model that a run starts from; of a published checkpoint without fetching it, if its name says
-    them. Raises what ``weights.load`` raises."""
+    """The sizes of the model that a run starts from. A published checkpoint is not fetched if its name gives them.
+    Raises what ``weights.load`` raises."""
     kind, _, name = config.init.partition(":")
     if config.preset:
         return presets.preset(config.preset)
@@ -63,7 +63,7 @@ def model_sizes(config: Config) -> TwoTowerConfig:
 
 
 def training_data(config: Config, examples: int) -> list[Source]:
-    """The sources of ``config.data.mixture`` if all are prepared, else stand-ins with ``examples`` images in all."""
+    """The sources of ``config.data.mixture`` if all are prepared, else stand-ins with ``examples`` images in total."""
     if _prepared(config):
         return datasets.open_sources(config.data)
     return [
@@ -78,7 +78,7 @@ def _prepared(config: Config) -> bool:
 
 
 def plan(config: Config, training: run.Training, price: float | None) -> dict[str, Any]:
-    """Compiles the step and returns what ``--json`` prints; sizes are in bytes, times in seconds. ``price``: of an hour
+    """Compiles the step and returns what ``--json`` prints; sizes are in bytes, times in seconds. ``price``: per hour
     of a TPU chip or GPU."""
     model, batch, state = training.loss.model, training.pipeline.shapes(0), training.state
     mesh = training.pipeline.sharding.mesh
@@ -144,7 +144,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
 
 
 def to_text(result: Mapping[str, Any]) -> str:
-    """The result of ``plan`` for people."""
+    """The result of ``plan`` as text."""
     rows, devices, estimate = result["rows"], result["devices"], result["estimated_temporaries"]
     patches = f" of {rows['patches']} patches" if "patches" in rows else ""
     lines = [
@@ -155,7 +155,7 @@ def to_text(result: Mapping[str, Any]) -> str:
         "",
         "memory of each device (GiB)",
         *(f"  {kind:16}{size / memory.GIB:8.3f}" for kind, size in result["memory"].items() if size >= 2**20),
-        f"  {'in all':16}{result['needed'] / memory.GIB:8.3f}",
+        f"  {'total':16}{result['needed'] / memory.GIB:8.3f}",
         verdict(result) + share_note(result),
         f"temporaries are {result['memory']['temporaries'] / estimate:.2f} times as large as the estimate, "
         f"{estimate / memory.GIB:.2f} GiB",

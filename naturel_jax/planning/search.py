@@ -1,7 +1,7 @@
-"""``naturel-plan --search``: among the ways to compute a training step, the fastest that fits.
+"""``naturel-plan --search``: finds the fastest way to compute a training step that fits.
 
 Recomputation, chunks, the exchange and sharded parameters change a step only by rounding; batch sizes change training,
-and are searched only among given ones. Every candidate is estimated; the compiler decides about the few that matter.
+so only given ones are searched. Every candidate is estimated; the compiler decides between the few that matter.
 """
 
 import functools
@@ -29,8 +29,8 @@ from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
-COMPILATIONS = 6  # at most: each takes minutes
-LEAST = 0.5  # share of its estimated temporaries that a step surely needs; the least measured is 0.60 (docs/plan.md)
+COMPILATIONS = 6  # at most this many, since each takes minutes
+LEAST = 0.5  # share of its estimated temporaries that a step needs at least; measured: 0.60 or more (docs/plan.md)
 _CHUNKS = (1, 2, 4, 8)
 
 _ALWAYS = ("compute.remat", "objective.chunks", "objective.exchange", "mesh.fsdp")
@@ -40,8 +40,8 @@ Make = Callable[[Config], Training]  # ``estimate.make_training`` with everythin
 
 
 class Candidate(NamedTuple):
-    """A config, and what its step is estimated to need: bytes of each device for its arguments and for temporaries,
-    and seconds."""
+    """A config, and what its step is estimated to need: bytes per device for arguments and for temporaries, and
+    seconds."""
 
     config: Config
     arguments: int
@@ -49,12 +49,12 @@ class Candidate(NamedTuple):
     seconds: float
 
     def needed(self, ratio: float = 1) -> float:
-        """Bytes of each device if the compiler's temporaries are ``ratio`` times the estimated ones."""
+        """Bytes per device if the compiler's temporaries are ``ratio`` times the estimated ones."""
         return self.arguments + ratio * self.temporaries
 
     @property
     def per_image(self) -> float:
-        """Seconds of a step for each image of the batch."""
+        """Seconds of a step per image of the batch."""
         return self.seconds / self.config.data.batch_size
 
 
@@ -66,7 +66,7 @@ class Tried(NamedTuple):
 
     @property
     def per_image(self) -> float:
-        """Seconds of the compiled step for each image; infinite if it does not fit."""
+        """Seconds of the compiled step per image; infinite if it does not fit."""
         return 1 / self.plan["images_per_second"] if self.plan["fits"] else math.inf
 
 
@@ -132,8 +132,8 @@ def _estimates(config: Config, training: Training) -> Iterator[Candidate]:
 
 
 def transfers(params: Params, mesh: Mesh, dtype: str, chunks: int) -> list[Collective]:
-    """What a step sends for its parameters, at best while it computes: gradients are summed over the data axis; if
-    parameters are split over the fsdp axis, they are gathered in each pass, and the gradients' sums scattered."""
+    """What a step sends for its parameters, if possible while it computes: gradients are summed over the data axis; if
+    parameters are split over the fsdp axis, they are gathered in each pass, and the summed gradients scattered."""
     data, fsdp, tensor = mesh.devices.shape
     size = sum(x.size for x in jax.tree.leaves(params)) * jnp.dtype(dtype).itemsize // tensor
     gathers = 2 * chunks + (chunks if chunks > 1 else 0)  # forward and backward; chunks go forward twice
@@ -155,8 +155,8 @@ def search(
     """Compiles candidates in the order of their estimated time, at most ``COMPILATIONS``, until no other is estimated
     to be faster than the fastest compiled one that fits into ``limit`` bytes.
 
-    Left out are those that do not fit by the estimate, of which the first compiled step with the same recomputation
-    corrects the temporaries. If nothing has fitted, the last one compiled is the one that needs the least memory.
+    Candidates that do not fit by the estimate are skipped; the first compiled step with the same recomputation corrects
+    their estimated temporaries. If nothing has fitted, the last one compiled is the one that needs the least memory.
     """
     left, tried = sorted(found, key=lambda one: one.per_image), list[Tried]()
     ratios: dict[str, float] = {}
@@ -181,7 +181,7 @@ def search(
 
 
 def flags(config: Config, before: Config | None = None) -> list[str]:
-    """``--config.x=y`` for the fields that the search chose; for others that it set only if ``before`` has another
+    """``--config.x=y`` for the fields that the search chose; for others that it set, only if ``before`` has another
     value."""
     changed = [name for name in _IF_CHANGED if before and _value(config, name) != _value(before, name)]
     return [f"--config.{name}={_value(config, name)}" for name in (*changed, *_ALWAYS)]
@@ -197,8 +197,8 @@ def _value(config: Config, name: str) -> Any:
 def report(
     config: Config, devices: Sequence[jax.Device], make: Make, batch_sizes: Sequence[int], price: float | None
 ) -> dict[str, Any]:
-    """Searches, and returns what ``--json`` prints: sizes are in bytes, times in seconds; ``fastest`` is a place in
-    ``tried``, or None if nothing fits. ``batch_sizes``: besides that of the config."""
+    """Searches, and returns what ``--json`` prints: sizes are in bytes, times in seconds; ``fastest`` is an index
+    into ``tried``, or None if nothing fits. ``batch_sizes``: besides the config's."""
     sizes = sorted({config.data.batch_size, *batch_sizes})
     found, kind = candidates(config, devices, make, sizes), devices[0].device_kind
     limit = memory.usable(kind)
@@ -229,7 +229,7 @@ def report(
 
 
 def to_text(result: Mapping[str, Any]) -> str:
-    """The result of ``report`` for people, with the name of the config and the topology."""
+    """The result of ``report`` as text, with the name of the config and the topology."""
     tried, limit = result["tried"], result["usable"] / memory.GIB
     lines = [
         f"{result['name']} on {result['topology']}: {result['devices']} x {result['device']}",

@@ -73,7 +73,7 @@ class _Processor(Processor):
 
 
 def processor(sizes: TwoTowerConfig, tokens: int) -> Processor:
-    """A processor to whose tokenizer every text is ``tokens`` long, special tokens included, or as long as the context
+    """A processor whose tokenizer makes every text ``tokens`` long, special tokens included, or as long as the context
     if that is shorter."""
     return _Processor(
         tokenizer="",

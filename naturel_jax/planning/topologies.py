@@ -1,4 +1,4 @@
-"""The accelerators of ``naturel-plan --topology``, of which only the compiler knows: TPU slices and hosts with GPUs."""
+"""The accelerators of ``naturel-plan --topology``, which only the compiler knows: TPU slices and hosts with GPUs."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # JAX is imported after the environment is set
     import jax
 
 # Without these, JAX looks for a TPU, and libtpu locks out other processes, asks a metadata server what machine this is,
-# and complains that it got no answer. The slice is that of --topology, whatever is said here.
+# and complains about getting no answer. The slice is that of --topology, whatever these say.
 _TPU_ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -30,7 +30,7 @@ _GPU_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false --xl
 # memory to itself.
 _TARGET = Path(__file__).with_name("gpu_target.txtpb")
 
-CARDS = {name: card for name, card in ACCELERATORS.items() if card.target}  # those that can be compiled for
+CARDS = {name: card for name, card in ACCELERATORS.items() if card.target}  # cards that programs can be compiled for
 
 _GPUS = re.compile(r"([a-z][a-z0-9-]*?)(?:x([1-9]\d*))?x([1-9]\d*)")
 _EXAMPLES = "a TPU slice such as v5e:2x4, v5p:2x2x1, v6e:4x4 or tpu7x:2x2x1"
@@ -68,8 +68,8 @@ def gpus(topology: str) -> Gpus | None:
 
 
 def prepare(topology: str) -> None:
-    """Sets the environment in which ``devices`` works; before JAX is imported. Raises UserError for a topology that is
-    none."""
+    """Sets the environment in which ``devices`` works; call it before JAX is imported. Raises UserError for an invalid
+    topology."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     if gpus(topology) is None:
         os.environ.update(_TPU_ENVIRONMENT)
@@ -78,7 +78,7 @@ def prepare(topology: str) -> None:
 
 
 def devices(topology: str) -> list["jax.Device"]:
-    """The devices of a topology. Raises UserError for one that does not exist, and without its compiler."""
+    """The devices of a topology. Raises UserError if it does not exist, or its compiler is not installed."""
     wanted = gpus(topology)
     library, extra = ("libtpu", "plan-tpu") if wanted is None else ("jax_cuda12_plugin", "plan-gpu")
     if importlib.util.find_spec(library) is None:

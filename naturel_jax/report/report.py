@@ -184,7 +184,7 @@ def _trained_on(result: Result) -> str:
         else f"{metric} {value:.3f} with them"
         for metric, value in known.items()
     )
-    return f", {result.left_out:,} left out whose images it was trained on ({'; '.join(values)})"
+    return f", {result.left_out:,} left out because it was trained on their images ({'; '.join(values)})"
 
 
 def _legend(rows: Sequence[ModelRow], interval: str) -> list[str]:

@@ -1,9 +1,9 @@
 """Snapshots of repositories on the Hugging Face hub, through ``huggingface_hub`` with its cache, resumption, tokens and
 offline mode (``HF_HUB_OFFLINE=1``).
 
-``huggingface_hub`` waits for the answer to some requests without end and repeats others for minutes. Here every request
-has a timeout, the larger of ``HF_HUB_ETAG_TIMEOUT`` and ``HF_HUB_DOWNLOAD_TIMEOUT`` (10 s by default), and is repeated
-only once after it.
+``huggingface_hub`` waits forever for the answer to some requests and retries others for minutes. Here every request has
+a timeout, the larger of ``HF_HUB_ETAG_TIMEOUT`` and ``HF_HUB_DOWNLOAD_TIMEOUT`` (10 s by default), and is retried only
+once.
 """
 
 import logging
@@ -43,11 +43,11 @@ def snapshot(repository: str, patterns: Sequence[str], *, revision: str = "", da
 
 
 class _Silent(Exception):
-    """A second request was not answered either. Not a ``TimeoutException``, after which requests are repeated."""
+    """A retried request was not answered either. Not a ``TimeoutException``, which would be retried again."""
 
 
 class _ImpatientClient(httpx.Client):
-    """``huggingface_hub``'s client, with an end to waiting for a server that accepts requests and is silent."""
+    """``huggingface_hub``'s client, which stops waiting for a server that accepts requests but does not answer."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -1,4 +1,4 @@
-"""Locks between the processes of a host. The system releases that of a process that ends, however it does."""
+"""Locks between the processes of a host. When a process ends, however it does, the system releases its locks."""
 
 import contextlib
 import logging
@@ -12,7 +12,7 @@ _LOG = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike[str], wait: bool = True) -> Iterator[None]:
-    """Runs the block in one process at a time, which holds the lock on the file ``path``; others wait, and say so. The
+    """Holds the lock on the file ``path``, so that one process at a time runs the block; others wait, and say so. The
     file is created if it is missing, and stays.
 
     Raises BlockingIOError if another process holds it and ``wait`` is false, and OSError if it cannot be written.

@@ -1,4 +1,4 @@
-"""Folders in an object store: copied from and to a disk, moved and removed, several objects at a time."""
+"""Copies folders between an object store and a disk, moves and removes them, several objects at a time."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def remove(folder: epath.Path, first: str) -> None:
-    """Deletes what is in ``folder``; the object ``first`` before all others, so that it is never there without them."""
+    """Deletes what is in ``folder``, the object ``first`` before all others, so that it never exists without them."""
     names = list(Location(folder).objects())
     if first in names:
         Location(folder / first).delete()
@@ -70,8 +70,7 @@ def written_locally(folder: epath.Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def made_locally(path: epath.Path) -> Iterator[Path]:
-    """Yields ``path``, or, if it is in a store, a path of that name in a scratch folder, from which ``publish`` uploads
-    what is made there."""
+    """Yields ``path``, or, if it is in a store, a path of that name in a scratch folder, for ``publish`` to upload."""
     if not in_store(path):
         yield Path(path)
         return
@@ -108,7 +107,7 @@ def inside(local: Path, name: str) -> Path:
 
 
 def in_threads(work: Callable[[str], None], names: Iterable[str]) -> None:
-    """``work(name)`` for all; after a failure, those that have not begun are left out."""
+    """Calls ``work(name)`` for all; after a failure, calls that have not begun are skipped."""
     with ThreadPoolExecutor(_THREADS) as pool:
         jobs = [pool.submit(work, name) for name in names]
         try:

@@ -1,12 +1,12 @@
 """Objects in Google Cloud Storage (``gs://``) and S3 (``s3://``), through obstore.
 
-A bucket has one flat table of objects. Each is written whole, and has a version, so that a write can be made to depend
-on the version that it replaces: of several processes that try, exactly one succeeds. There is no rename.
+A bucket has one flat table of objects. Each is written whole and has a version, so a write can be made conditional on
+the version that it replaces: if several processes try, exactly one succeeds. There is no rename.
 
-Requests that fail for a reason that may pass (429, 5xx, a connection that breaks or is silent) are repeated, waiting
-longer each time, until ``PATIENCE`` seconds (``NATUREL_STORE_PATIENCE_S``) after the first failure; then they raise
-``Unavailable``. obstore itself repeats a request only a few times, so that a lost part is not a lost upload: it repeats
-neither a listing that breaks off nor a conditional write whose answer does not arrive, and signals wait for it.
+Requests that fail for a transient reason (429, 5xx, a connection that breaks or stalls) are retried, with growing
+pauses, until ``PATIENCE`` seconds (``NATUREL_STORE_PATIENCE_S``) after the first failure; then they raise
+``Unavailable``. obstore itself retries only a few times, so that a lost part is not a lost upload: it retries neither a
+listing that breaks off nor a conditional write whose answer does not arrive, and signals are held up while it runs.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ CONNECT_S, SILENCE_S = 10, 60  # time-outs of a request: until connected, and un
 # has to arrive within SILENCE_S, which includes the time to send it.
 PART = 8 << 20
 _MOST_PARTS, _PARTS_AT_ONCE = 10_000, 2
-_BLOCK = 1 << 20  # bytes that a download writes at once
+_BLOCK = 1 << 20  # bytes that a download writes at a time
 
 
 class Changed(OSError):
@@ -48,15 +48,15 @@ class Changed(OSError):
 
 
 class Info(NamedTuple):
-    """``etag``: changes with the content."""
+    """An object in a listing; ``etag`` changes with the content."""
 
     size: int
     etag: str
 
     @property
     def md5(self) -> str:
-        """MD5 of the content, in hexadecimal; "" if the ETag cannot be one, as after an upload in parts. If S3 encrypts
-        the object with a key of the customer's, the ETag looks like an MD5 and is not.
+        """MD5 of the content, in hexadecimal; "" if the ETag cannot be one, as after a multipart upload. If S3
+        encrypts the object with a customer's key, the ETag looks like an MD5 but is not.
 
         https://cloud.google.com/storage/docs/hashes-etags
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html"""
@@ -68,7 +68,7 @@ class Info(NamedTuple):
 
 
 def _gcs(bucket: str, **options: Any) -> "GCSStore":
-    """With Google's application default credentials; an emulator (``STORAGE_EMULATOR_HOST``) needs none."""
+    """A client with Google's application default credentials; an emulator (``STORAGE_EMULATOR_HOST``) needs none."""
     import google.auth
     from google.auth.transport.requests import Request
     from obstore.store import GCSStore
@@ -91,13 +91,13 @@ def _gcs(bucket: str, **options: Any) -> "GCSStore":
 
 
 def _s3(bucket: str, **options: Any) -> "S3Store":
-    """With the credentials and the region that boto3 finds."""
+    """A client with the credentials and the region that boto3 finds."""
     from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import S3Store
 
     try:
-        # It renews what has less than 10 minutes left.
+        # It renews credentials with less than 10 minutes left.
         provider = Boto3CredentialProvider(ttl=datetime.timedelta(minutes=10))
     except (ValueError, BotoCoreError) as error:
         raise UserError(
@@ -122,7 +122,7 @@ def in_store(path: str | os.PathLike[str]) -> bool:
 
 @functools.cache
 def client(scheme: str, bucket: str) -> "GCSStore | S3Store":
-    """Raises UserError if there are no credentials, or the library is not installed."""
+    """The client of a bucket. Raises UserError if there are no credentials, or the library is not installed."""
     kind, extra, _ = _STORES[scheme]
     seconds = datetime.timedelta(seconds=1)
     try:
@@ -131,12 +131,12 @@ def client(scheme: str, bucket: str) -> "GCSStore | S3Store":
             client_options={
                 "connect_timeout": CONNECT_S * seconds,
                 "read_timeout": SILENCE_S * seconds,
-                "timeout": datetime.timedelta(days=1),  # of a whole download; the default is 30 s
-                "allow_http": True,  # of endpoints that the user names, and of the servers of credentials
+                "timeout": datetime.timedelta(days=1),  # for a whole download; the default is 30 s
+                "allow_http": True,  # for endpoints that the user names, and for credential servers
             },
             retry_config={
                 "max_retries": 3,
-                "retry_timeout": SILENCE_S / 2 * seconds,  # no second silence while signals wait
+                "retry_timeout": SILENCE_S / 2 * seconds,  # no second timeout while signals wait
                 "backoff": {"init_backoff": FIRST_WAIT_S * seconds},
             },
         )
@@ -148,7 +148,7 @@ def client(scheme: str, bucket: str) -> "GCSStore | S3Store":
 
 
 class Location:
-    """An object, or a folder of objects, by its address. Its methods repeat what may pass, and raise Unavailable,
+    """An object, or a folder of objects, by its address. Its methods retry transient failures, and raise Unavailable,
     FileNotFoundError, PermissionError, Changed or another OSError, with the address."""
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -161,7 +161,7 @@ class Location:
 
     @property
     def prefix(self) -> str:
-        """Of the names of the objects in this folder."""
+        """What the names of the objects in this folder begin with."""
         return f"{self.name}/" if self.name else ""
 
     def get(self) -> tuple[bytes, str]:
@@ -172,15 +172,15 @@ class Location:
             meta: Any = answer.meta
             return bytes(answer.bytes()), meta[self._version]
 
-        return self._patiently(request)
+        return self._retry(request)
 
     def put(self, content: bytes, replacing: str | None = None) -> None:
         """Writes the object. Raises Changed if it does not have the version ``replacing``."""
         mode: Any = None if replacing is None else {self._version: replacing} if replacing else "create"
         try:
-            self._patiently(lambda: self._store.put(self.name, content, mode=mode, chunk_size=PART))
+            self._retry(lambda: self._store.put(self.name, content, mode=mode, chunk_size=PART))
         except Changed:
-            # A write that was carried out, but whose answer was lost, was repeated.
+            # A write that succeeded, but whose answer was lost, was retried.
             with contextlib.suppress(FileNotFoundError):
                 if self.get()[0] == content:
                     return
@@ -197,33 +197,33 @@ class Location:
                         file.write(block)
                         progress(len(block))
 
-            self._patiently(continued, file.tell)
+            self._retry(continued, file.tell)
 
     def upload(self, path: Path) -> None:
         """Writes the object with the content of ``path``."""
         part = max(PART, -(-path.stat().st_size // _MOST_PARTS))
-        self._patiently(lambda: self._store.put(self.name, path, chunk_size=part, max_concurrency=_PARTS_AT_ONCE))
+        self._retry(lambda: self._store.put(self.name, path, chunk_size=part, max_concurrency=_PARTS_AT_ONCE))
 
     def copy(self, target: "Location") -> None:
         """Copies the object to another in the same bucket."""
-        self._patiently(lambda: self._store.copy(self.name, target.name))
+        self._retry(lambda: self._store.copy(self.name, target.name))
 
     def delete(self) -> None:
         """Deletes the object, if there is one."""
         with contextlib.suppress(FileNotFoundError):
-            self._patiently(lambda: self._store.delete(self.name))
+            self._retry(lambda: self._store.delete(self.name))
 
     def info(self) -> Info:
-        """Of the object. Raises FileNotFoundError if there is none."""
+        """The size and ETag of the object. Raises FileNotFoundError if there is none."""
         try:
-            found = self._patiently(lambda: self._store.head(self.name))
+            found = self._retry(lambda: self._store.head(self.name))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self.url}: no such object in the store") from error
         return Info(found["size"], found["e_tag"] or "")
 
     def objects(self) -> dict[str, Info]:
         """All objects in this folder and those below it, by their names relative to it."""
-        rows = self._patiently(lambda: self._store.list(self.prefix).collect())
+        rows = self._retry(lambda: self._store.list(self.prefix).collect())
         found = {
             row["path"].removeprefix(self.prefix): Info(row["size"], row["e_tag"] or "")
             for row in rows
@@ -235,12 +235,12 @@ class Location:
 
     def names(self) -> list[str]:
         """The names in this folder, sorted."""
-        found = self._patiently(lambda: self._store.list_with_delimiter(self.prefix))
+        found = self._retry(lambda: self._store.list_with_delimiter(self.prefix))
         paths = [*found["common_prefixes"], *(row["path"] for row in found["objects"])]
         return sorted(path.removeprefix(self.prefix) for path in paths if path != self.name)
 
-    def _patiently(self, request: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
-        """``request()``, repeated while it fails for a reason that may pass and makes no ``progress()``."""
+    def _retry(self, request: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
+        """``request()``, retried while it fails for a transient reason; the clock restarts on ``progress()``."""
         from obstore.exceptions import BaseError
 
         end, wait, done = 0.0, FIRST_WAIT_S, -1
@@ -248,7 +248,7 @@ class Location:
             try:
                 return request()
             except (BaseError, FileNotFoundError, ValueError) as error:
-                problem = _problem(error)
+                problem = _translated(error)
                 if not isinstance(problem, Unavailable):
                     raise type(problem)(f"{self.url}: {problem}") from error
                 if progress() > done:
@@ -269,19 +269,19 @@ _BY_STATUS: dict[int, type[Exception]] = {
     **{401: PermissionError, 403: PermissionError, 404: FileNotFoundError, 409: Changed, 412: Changed},
     **dict.fromkeys((408, 429, 500, 502, 503, 504), Unavailable),
 }
-# Failures without an answer, or with one whose status does not tell: words of obstore -> (error, fix).
+# Failures without an answer, or whose status is not enough: words in obstore's message -> (error, fix).
 _BY_WORDS: dict[str, tuple[type[Exception], str]] = {
-    "<Code>NoSuchUpload": (Unavailable, ""),  # the last request of an upload in parts, repeated as its answer was lost
+    "<Code>NoSuchUpload": (Unavailable, ""),  # the last request of a multipart upload, retried as its answer was lost
     "HTTP error: ": (Unavailable, ""),
-    "TransportError": (Unavailable, ""),  # of Google's credentials
+    "TransportError": (Unavailable, ""),  # when fetching Google's credentials
     " credential provider: ": (PermissionError, ""),
     "redirect without LOCATION": (UserError, "; set AWS_DEFAULT_REGION to the region of the bucket"),
     " path segment": (UserError, "; such names are not supported: rename the object"),
 }
 
 
-def _problem(error: Exception) -> Exception:
-    """The error to raise for one of obstore's, whose classes do not tell what may pass."""
+def _translated(error: Exception) -> Exception:
+    """The error to raise for one of obstore's, whose classes do not say which failures are transient."""
     text = " ".join(str(error).partition("\n\nDebug source:")[0].split())
     for words, (kind, fix) in _BY_WORDS.items():
         if words in text:

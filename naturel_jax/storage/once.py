@@ -1,8 +1,8 @@
-"""What is made once, kept on disk and found again by later processes, because making it takes long.
+"""A cache on disk for results that take long to make: made once, then found by later processes.
 
-A folder is named by what its content is made from, so another content has another folder. One process of a host makes
-it while the others wait. It is finished once it has ``meta.json``, which is written last; or it is made in blocks, each
-a file that is whole once it has its name, of which those that are missing are made.
+A folder is named by a digest of what its content is made from. One process of a host makes it while the others wait. It
+is finished once it has ``meta.json``, which is written last. Or it is made in blocks, files that get their names once
+they are complete; then only missing ones are made.
 """
 
 import contextlib
@@ -29,16 +29,16 @@ DIGEST = 8  # bytes at the beginning of a block
 
 
 def folder_of(parent: Path, key: Any) -> Path:
-    """The folder in ``parent`` of what is made from ``key``, which JSON can hold."""
+    """The folder in ``parent`` for what is made from ``key``, which must be JSON-serializable."""
     return parent / hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
 
 
 def load_or_make(folder: Path, load: Callable[[], T | None], make: Callable[[], T]) -> T:
-    """What ``load`` finds in ``folder``; if it returns None or raises FileNotFoundError, what ``make`` returns, which
-    it also writes there.
+    """What ``load`` finds in ``folder``; if it returns None or raises FileNotFoundError, what ``make`` returns, having
+    written it there.
 
-    Of the processes of a host, one makes it while the others wait; if the folder cannot be written, each makes its own.
-    A signal ends the process at once (``preemption.interruptible``), while it waits too. Raises what both raise.
+    One process of a host makes it while the others wait; if the folder cannot be written, each makes its own. A signal
+    ends the process at once (``preemption.interruptible``), also while it waits. Raises what either raises.
     """
     from naturel_jax.devices import preemption  # it loads JAX, which naturel-mine --help does not need
 
@@ -58,7 +58,7 @@ def load_or_make(folder: Path, load: Callable[[], T | None], make: Callable[[], 
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
-    """Describes what is in ``folder``; written last, it says that all is there."""
+    """Describes what is in ``folder``. Written last, so its presence means that everything is there."""
     storage.write(epath.Path(folder / META), json.dumps(meta, indent=1))
 
 
@@ -68,7 +68,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files that ``folder`` is made of, by name, without those that a write left behind that was interrupted."""
+    """The files that ``folder`` is made of, by name, without leftovers of interrupted writes."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     return [path for path in files if path.name not in (LOCK, META) and not path.name.startswith(".")]
 

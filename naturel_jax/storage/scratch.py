@@ -1,5 +1,5 @@
-"""Folders on this machine: the cache of local copies, and temporary ones for what goes to an object store or comes from
-it, which are removed even if the process that made them is killed."""
+"""Folders on this machine: the cache of local copies, and temporary ones for transfers to and from object stores, which
+are removed even if their process is killed."""
 
 import contextlib
 import os

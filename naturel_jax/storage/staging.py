@@ -1,8 +1,8 @@
 """Copies data from an object store to this host's disk, once for all of its processes.
 
 A copy is in ``<cache_dir>/<scheme>/<bucket>/<path>``. A file gets its name once it has the size of the object, and its
-MD5 if the store states one; an interrupted one is continued. ``.staged.jsonl`` in the folder of the bucket lists the
-files, with the version that each is a copy of. One process copies to it at a time, which holds the lock on ``.lock``.
+MD5 if the store states one; an interrupted copy is resumed. ``.staged.jsonl`` in the folder of the bucket lists the
+files and the version that each is a copy of. One process at a time, holding the lock on ``.lock``, copies to it.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ _LOG_EVERY_S = 60.0  # without a terminal
 
 
 def local_path(source: str | os.PathLike[str], cache_dir: str = "") -> Path:
-    """Where the copy of ``source`` is, or would be; ``source`` itself if it is on a disk. ``cache_dir``: default, the
+    """Where the copy of ``source`` is, or would be; ``source`` itself if it is on a disk. ``cache_dir`` defaults to the
     user's cache folder."""
     if not in_store(source):
         return Path(source).expanduser()
@@ -85,7 +85,7 @@ def _stage(
     wanted: Callable[[str], bool],
     find: Callable[[], dict[str, Info]],
 ) -> Path:
-    """Makes what is ``wanted`` of the copy of a folder equal to what ``find`` returns."""
+    """Makes the ``wanted`` part of a folder's copy equal to what ``find`` returns."""
     local, url = local_path(source, cache_dir), epath.Path(source)
     bucket = local_path("/".join(os.fspath(url).split("/")[:3]), cache_dir)
     local.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def _stage(
 
 
 class _Staged:
-    """The files of a bucket that were copied: name relative to ``local`` -> (version, time of its modification)."""
+    """The files of a bucket that were copied: name relative to ``local`` -> (version, modification time)."""
 
     def __init__(self, bucket: Path, local: Path):
         self._file, self._local, self._lock = bucket / ".staged.jsonl", local, threading.Lock()
@@ -176,7 +176,7 @@ def _copy(url: epath.Path, missing: dict[str, Info], local: Path, staged: _Stage
                     partial[name].replace(path)
                     staged.record(name, info.etag)
                     return
-                accepted.add(found)  # what arrives twice is the content
+                accepted.add(found)  # what arrives twice is taken for the content
                 partial[name].unlink()
             raise OSError(f"{url / name}: arrived twice with different content, neither with the MD5 {info.md5}")
 
@@ -184,7 +184,7 @@ def _copy(url: epath.Path, missing: dict[str, Info], local: Path, staged: _Stage
 
 
 def _partial(local: Path, name: str, info: Info) -> Path:
-    """Of one version: the rest of another would not fit."""
+    """The file for an unfinished copy, of this version only: the rest of another would not fit."""
     path = object_folders.inside(local, name)
     return path.with_name(f".{path.name}.{re.sub(r'[^A-Za-z0-9-]', '', info.etag)}.partial")
 

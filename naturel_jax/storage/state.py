@@ -1,8 +1,8 @@
 """How the state of a run is written: atomic replacement, exclusive creation, appending, leases.
 
 Paths are ``etils.epath`` paths, on a disk or in an object store (``gs://``, ``s3://``); nothing here uses etils' own
-access to object stores, which is another one where TensorFlow is installed. Errors are those of the disk, and in a
-store those of ``object_stores.Location``.
+access to object stores, which changes when TensorFlow is installed. Errors are those of the disk, or in a store, those
+of ``object_stores.Location``.
 """
 
 import atexit
@@ -30,7 +30,7 @@ from tfds_naturel.common.files import parse_json
 
 @contextlib.contextmanager
 def naming(path: epath.Path) -> Iterator[None]:
-    """Adds ``path`` to the errors of reads and writes, which otherwise do not name a file."""
+    """Adds ``path`` to the errors of reads and writes, which do not always name a file."""
     try:
         yield
     except OSError as error:
@@ -41,7 +41,7 @@ def naming(path: epath.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _partial(path: epath.Path) -> Iterator[epath.Path]:
-    """A name next to ``path`` for its new content, and removes it at the end, if the disk allows."""
+    """Yields a path next to ``path`` for its new content, and removes that file at the end, if the disk allows."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with naming(path):
@@ -122,7 +122,7 @@ def append(path: epath.Path, text: str) -> None:
     with naming(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            while data:  # the system may write less than it is given, for example if the disk is almost full
+            while data:  # write may take only a part, for example if the disk is almost full
                 data = data[os.write(descriptor, data) :]
         finally:
             os.close(descriptor)
@@ -189,8 +189,8 @@ def numbered(folder: epath.Path) -> list[int]:
 
 
 def names(folder: epath.Path) -> list[str]:
-    """The names in ``folder``, sorted; [] if there is no such folder. Raises OSError if it cannot be listed: to ask
-    whether a file ``exists`` says no in that case too."""
+    """The names in ``folder``, sorted; [] if there is no such folder. Raises OSError if it cannot be listed;
+    epath's ``exists`` says no in that case too."""
     if in_store(folder):
         return Location(folder).names()
     try:
@@ -268,10 +268,10 @@ class Holder:
         return f"process {self.process} on {self.host} since {since}"
 
     def gone(self, expires_s: float) -> bool:
-        """Processes on this host are looked up; one on another host is gone once its heartbeat is ``expires_s`` old."""
+        """Whether the process has ended: looked up on this host, else true once its heartbeat is ``expires_s`` old."""
         if self.host != socket.gethostname():
             return time.time() - self.heartbeat > expires_s
-        if self.process == os.getpid():  # in a container that was started again, numbers are the same
+        if self.process == os.getpid():  # a restarted container reuses process ids
             return self.token not in _tokens
         try:
             os.kill(self.process, 0)
@@ -305,8 +305,8 @@ class Lease:
             self.check()
 
 
-_held: dict[epath.Path, Lease] = {}  # by absolute folder: the leases of this process
-_tokens = set[str]()  # of the leases that it holds or is about to take
+_held: dict[epath.Path, Lease] = {}  # absolute folder -> lease of this process
+_tokens = set[str]()  # tokens of the leases that this process holds or is about to take
 
 
 def check_leases(path: epath.Path) -> None:
@@ -352,7 +352,7 @@ def lease(folder: epath.Path, expires_s: float = 120.0) -> Iterator[Lease]:
 
 
 def _take(path: epath.Path, mine: Holder, expires_s: float) -> bool:
-    """Whether ``mine`` has become the holder: there was none, or it is gone."""
+    """Whether ``mine`` has become the holder, because there was none or it is gone."""
     text = json.dumps(dataclasses.asdict(mine))
     holder, version = _holder(path)
     if holder is None or not holder.gone(expires_s):
@@ -364,7 +364,7 @@ def _take(path: epath.Path, mine: Holder, expires_s: float) -> bool:
 
 
 def _release(path: epath.Path, mine: Holder) -> None:
-    with contextlib.suppress(Unavailable):  # the lease expires
+    with contextlib.suppress(Unavailable):  # the lease then expires
         if (holder := _holder(path)[0]) is not None and holder.token == mine.token:
             delete(path)
 

@@ -1,4 +1,4 @@
-"""What is chosen for the devices that a run has: how its towers compute, and what ``auto`` becomes."""
+"""Choices that depend on a run's devices: how its towers compute, and what ``auto`` becomes."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -33,9 +33,9 @@ def resolve(
     mesh: Mesh,
     saved: Mapping[str, str],
 ) -> Choices:
-    """What the config says, and where that is "auto", what it was earlier in the run (``run_folder.saved_choices``), or
-    what suits the devices. ``frozen`` as for ``make_model``. Of ``state`` and the batches of a run of ``steps``, only
-    shapes are used."""
+    """The choices in the config. An "auto" becomes what it was earlier in the run (``run_folder.saved_choices``), else
+    what suits the devices. ``frozen``: as for ``make_model``. Only the shapes of ``state``, and of the batches of a run
+    of ``steps``, are used."""
     remat, exchanged = config.compute.remat, config.objective.exchange
     if remat == "auto":
         held = (pipeline.crop_shapes(0), pipeline.resident_shapes())
@@ -51,8 +51,8 @@ def resolve(
 def make_model(
     config: Config, sizes: TwoTowerConfig, mesh: Mesh, remat: str = "", frozen: Mapping[str, int] = MappingProxyType({})
 ) -> Model:
-    """The model on the devices of ``mesh``. ``remat``: default, that of the config, and "none" if that is "auto", as
-    for models that only embed. ``frozen``: frozen blocks of a tower, ``image`` and ``text``."""
+    """The model on the devices of ``mesh``. ``remat`` defaults to the config's, or to "none" if that is "auto", as
+    for models that only embed. ``frozen``: number of frozen blocks of the towers ``image`` and ``text``."""
     options, platform = config.compute, mesh.devices.flat[0].platform
     remat = remat or ("none" if options.remat == "auto" else options.remat)
     _check_attention(options.attention, remat, sizes, platform)
@@ -70,13 +70,13 @@ def make_model(
     return Model(sizes, compute)
 
 
-_MADE_FOR = {"cudnn": ("gpu", "NVIDIA GPUs"), "splash": ("tpu", "TPUs")}  # attention -> platform, and its name
+_PLATFORMS = {"cudnn": ("gpu", "NVIDIA GPUs"), "splash": ("tpu", "TPUs")}  # attention -> platform, and its name
 
 
 def _check_attention(attention: str, remat: str, sizes: TwoTowerConfig, platform: str) -> None:
-    """Raises UserError for towers, devices and recomputation that the attention is not made for."""
+    """Raises UserError if the attention kernel does not support the towers, the devices or the remat policy."""
     chosen, fix = f"config.compute.attention is {attention!r}", "set config.compute.attention to ''"
-    needed, name = _MADE_FOR.get(attention, (platform, ""))
+    needed, name = _PLATFORMS.get(attention, (platform, ""))
     if platform != needed:
         raise UserError(f"{chosen} and the devices are of the platform {platform!r}; it needs {name}: {fix}")
     if attention != "cudnn":

@@ -19,14 +19,14 @@ from naturel_jax.training import memory
 _LOG = logging.getLogger(__name__)
 
 _FLOAT = 4  # bytes: embeddings, logits and their gradients are float32
-_PRODUCTS = 6  # in bfloat16, of three parts of each number, that make one in float32 on TPUs
-_HOP = 1e-6  # seconds, however little is sent: jax-ml.github.io/scaling-book/sharding, "A note on ICI latency"
-SHARE = 1 / 20  # of the memory of a device that the loss may take: the margins of remat's estimate are larger
+_PRODUCTS = 6  # bfloat16 products that make up a float32 one on TPUs, which split each number into three parts
+_HOP = 1e-6  # seconds, for any message: jax-ml.github.io/scaling-book/sharding, "A note on ICI latency"
+SHARE = 1 / 20  # share of a device's memory that the loss may take: the margins of remat's estimate are larger
 
 
 class Sizes(NamedTuple):
-    """The loss on each of ``devices``: rows of images and captions, width of the embeddings, captions of a tile;
-    ``hosts`` are those of GPUs."""
+    """Sizes of the loss on each of ``devices``: rows of images and captions, embedding width, captions per tile.
+    ``hosts``: number of GPU hosts."""
 
     devices: int
     images: int
@@ -59,12 +59,12 @@ def costs(kind: str, of: Sizes) -> dict[str, Cost] | None:
     def ring(directions: int) -> Cost:
         def hop(blocks: int) -> float:
             within = blocks * block / (min(directions, chip.links) * link)
-            # The way to the next host and the way to the one before begin at different cards.
+            # The links to the next host and to the previous one start at different cards.
             outside = blocks * block / (directions * chip.between) if hosts > 1 else 0
             return max(_HOP, within, outside)
 
         value = (devices - 1) * max(0, hop(1) - product)
-        gradient = (devices - 1) * max(0, hop(2) - 3 * product) + hop(1)  # captions and sums; then the sums go home
+        gradient = (devices - 1) * max(0, hop(2) - 3 * product) + hop(1)  # captions and sums; then the sums return
         logits = _FLOAT * images * min(tile, captions)
         arrays = 4 * block + _FLOAT * images * width  # captions and sums, here and arriving; gradients of the images
         return Cost((value + gradient) if devices > 1 else 0, arrays + 2 * logits)
@@ -76,8 +76,8 @@ def costs(kind: str, of: Sizes) -> dict[str, Cost] | None:
 
 
 def best(known: Mapping[str, Cost], limit: int) -> str:
-    """The exchange that waits least, the first if they are equal; gathering only if the loss then takes no more than a
-    twentieth of ``limit``, the memory of a device in bytes."""
+    """The exchange that waits least, the first of equals; "gather" only if the loss then takes no more than a twentieth
+    of ``limit``, the memory of a device in bytes."""
     fits = [name for name in known if name != "gather" or known[name].memory <= SHARE * limit]
     return min(fits, key=lambda name: known[name].waiting)
 
@@ -90,7 +90,7 @@ def sizes(mesh: Mesh, batch: Batch, width: int, tile: int) -> Sizes:
 
 def choose(mesh: Mesh, batch: Batch, width: int, tile: int) -> str:
     """The ``best`` of ``EXCHANGES``; "ring" where speed or memory of the devices is not known, and between TPU slices:
-    ``costs`` knows only the links within one. All processes get the same. ``batch``: arrays or shapes."""
+    ``costs`` knows only the links within one. All processes choose the same. ``batch``: arrays or shapes."""
     device = mesh.devices.flat[0]
     kind = device.device_kind
     known, limit = costs(kind, sizes(mesh, batch, width, tile)), memory.usable(kind)

@@ -30,7 +30,7 @@ _Line = tuple[str, str, bool]  # text, colour, bold
 
 
 def batches(pipeline: Pipeline, folder: epath.Path, start: int, stop: int) -> Iterator[Batch]:
-    """The batches of steps ``start`` to ``stop - 1``. That of step 0 is also written to ``first_batch.png``."""
+    """The batches of steps ``start`` to ``stop - 1``. Step 0's is also written to ``first_batch.png``."""
     for number, batch in enumerate(pipeline.batches(start, stop), start):
         if number == 0 and jax.process_index() == 0:
             shown = batch

@@ -1,8 +1,8 @@
 """Embeds the training images once, for a frozen image tower (``config.data.cache`` is ``embeddings``), and the distinct
-captions, for a frozen text tower (``config.data.cache_captions``): a step would embed them to the same result.
+captions, for a frozen text tower (``config.data.cache_captions``): every step would compute the same embeddings.
 
-All processes embed together, each the rows of its devices, and each host keeps all embeddings. A block has its name
-once it is whole, so what was interrupted continues with the next one.
+Each process embeds the rows of its devices, and each host keeps all embeddings. A block gets its name once it is
+complete, so after an interruption, only missing blocks are computed.
 """
 
 import concurrent.futures
@@ -42,15 +42,15 @@ from tfds_naturel.common.errors import UserError
 _LOG = logging.getLogger(__name__)
 
 VERSION = 1
-_TOGETHER = 512  # rows that go through a tower at a time
-_LINES = 100  # of the log that say how far it is, at most
+_ROWS = 512  # rows that go through a tower at a time
+_LOG_LINES = 100  # at most this many lines report progress
 
-Read = Callable[[int], np.ndarray]  # of a row: uint8 [size, size, 3], or int32 [L]
+Read = Callable[[int], np.ndarray]  # row number -> uint8 [size, size, 3] or int32 [L]
 T = TypeVar("T")
 
 
 class _Tower(NamedTuple):
-    """``encode`` embeds rows that are sharded by ``sharding``, ``batch`` of them at a time, to what every process has:
+    """``encode`` embeds ``batch`` rows at a time, sharded by ``sharding``; every process gets the whole result,
     [batch, dim]."""
 
     encode: Encode
@@ -108,7 +108,7 @@ def _make_tower(start: Start, name: str, encode: Encode, mesh: Mesh) -> _Tower:
         start.params,
         start.model.config.embed_dim,
         batch_sharding(mesh),
-        math.ceil(_TOGETHER / shards) * shards,
+        math.ceil(_ROWS / shards) * shards,
         model_fingerprint(start.model, whole, start.processor),
     )
 
@@ -120,7 +120,7 @@ def _embed_images(source: Source, tower: _Tower, crops: Crops, blank_D: np.ndarr
         "version": VERSION,
         "source": items.name,
         "content": decoded_writer.identity(source),
-        "images": _sampled(source),
+        "images": _sample_digest(source),
         "model": tower.fingerprint,
         **crops._asdict(),
     }
@@ -187,13 +187,13 @@ def _fill(
         z = embed(np.arange(block * embedded.BLOCK, block * embedded.BLOCK + sizes[block]))
         if own[block]:
             embedded.write(folder, block, z)
-        if done % math.ceil(missing.sum() / _LINES) == 0:
+        if done % math.ceil(missing.sum() / _LOG_LINES) == 0:
             _LOG.info("%s: embedded %d of %d blocks", name, len(sizes) - missing.sum() + done, len(sizes))
     return Embeddings(folder, count, shape)
 
 
-def _sampled(source: Source) -> str:
-    """A digest of some of the encoded images: files may change while the records stay as they are."""
+def _sample_digest(source: Source) -> str:
+    """Digest of a sample of the encoded images: files may change while the records stay as they are."""
     digest = xxhash.xxh3_64()
     for n in decoded_writer.sample(source.items):
         digest.update(_named(source, n, source.read_image))
@@ -219,7 +219,7 @@ def _named(source: Source, n: int, read: Callable[[int], T]) -> T:
 
 
 def _pixels(image: Encoded | Blank, crops: Crops, mirrored: bool = False) -> np.ndarray:
-    """What the pipeline makes of an image if boxes are not random."""
+    """The image as the pipeline makes it when boxes are not random."""
     side = min(image.width, image.height)
     box = Box((image.width - side) // 2, (image.height - side) // 2, side, side, mirrored)
     out = np.empty((crops.size, crops.size, 3), np.uint8)

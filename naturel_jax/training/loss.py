@@ -32,7 +32,7 @@ class Loss:
         exchange: str = "",
     ):
         """``mean_std``: the processor's, per channel. Only the paths and shapes of ``params`` are used. ``exchange``:
-        what ``config.objective.exchange`` has become, if that is "auto". Raises ValueError without it."""
+        what ``config.objective.exchange`` has become, if that is "auto"; ValueError if it is missing then."""
         objective = options.objective
         self.model, self.chunks, self._mean_std = model, objective.chunks, mean_std
         self._factors = optim.multipliers(options.optim, params)
@@ -47,7 +47,7 @@ class Loss:
 
     def value_and_grad(self, params: Params, batch: Batch) -> tuple[jax.Array, Params]:
         """The loss, a float32 scalar, and its gradient with respect to the parameters. With ``config.objective.chunks``
-        above 1, they are the same, in the memory of one chunk: see ``value_and_grad_in_chunks``."""
+        above 1, the same in the memory of one chunk: see ``value_and_grad_in_chunks``."""
         if self.chunks > 1:
             return value_and_grad_in_chunks(self, params, batch)
         return jax.value_and_grad(self)(params, batch)
@@ -68,7 +68,7 @@ class Loss:
         )
 
     def embed_images(self, params: Params, rows: tuple[jax.Array, jax.Array | None]) -> jax.Array:
-        """[I, D] of (images, patches_IP) of a batch or a chunk."""
+        """Embeddings [I, D] of (images, patches_IP) of a batch or a chunk."""
         images, patches_IP = rows
         if is_embedded(images):
             return images
@@ -76,7 +76,7 @@ class Loss:
         return self.model.encode_image(self._stop_frozen_gradients(params), pixels, patches_IP)
 
     def embed_captions(self, params: Params, tokens: jax.Array) -> jax.Array:
-        """[U, D] of the tokens of a batch or a chunk."""
+        """Embeddings [U, D] of the tokens of a batch or a chunk."""
         if is_embedded(tokens):
             return tokens
         return self.model.encode_text(self._stop_frozen_gradients(params), tokens)

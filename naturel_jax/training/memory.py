@@ -28,12 +28,12 @@ from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
-# JAX takes a share of a GPU's memory at the start, and a program can use no more: 0.75, or what the first of these
-# variables says that is set (docs.jax.dev/en/latest/gpu_memory_allocation.html). The rest is for CUDA, NCCL and other
+# JAX takes a share of a GPU's memory at the start, and a program can use no more: 0.75, or the value of the first of
+# these variables that is set (docs.jax.dev/en/latest/gpu_memory_allocation.html). The rest is for CUDA, NCCL and other
 # programs.
 _SHARE, _SHARE_VARIABLES = 0.75, ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 
-# The policies that ``auto`` and the search of a plan try, those that recompute least first.
+# The policies that ``auto`` and ``naturel-plan --search`` try, those that recompute least first.
 AUTO = ("none", "dots", "full")
 
 # Safety factor on the estimated temporaries, by policy: the compiler pads arrays to the tiles of the
@@ -42,8 +42,8 @@ MARGINS, MARGIN = {"none": 1.75}, 1.25
 
 
 def usable(kind: str) -> int | None:
-    """Bytes that a program may use of a device of this ``jax.Device.device_kind``; None if they are not known, as on a
-    CPU, which shares the host's. Raises UserError if ``gpu_share`` does."""
+    """Bytes of memory that a program may use on a device of this ``jax.Device.device_kind``; None if not known, as for
+    CPUs, which share the host's. Raises what ``gpu_share`` raises."""
     local = [device for device in jax.local_devices() if device.device_kind == kind]
     stats = local[0].memory_stats() if local else None
     if stats and "bytes_limit" in stats:
@@ -55,7 +55,7 @@ def usable(kind: str) -> int | None:
 
 
 def gpu_share() -> float:
-    """The share of a GPU's memory that JAX takes at the start. Raises UserError for a variable that says no number."""
+    """The share of a GPU's memory that JAX takes at the start. Raises UserError for a variable that is not a number."""
     for name in _SHARE_VARIABLES:
         if value := os.environ.get(name):
             try:
@@ -79,12 +79,12 @@ def with_remat(model: Model, policy: str) -> Model:
 
 
 def activations(model: Model, images: int, captions: int, tokens: int, patches: int | None = None) -> int:
-    """Bytes that the towers keep from the forward to the backward pass for ``images``, of all patches or so many, and
-    ``captions`` of ``tokens`` positions: what JAX's differentiation saves under the model's remat policy, and if that
+    """Bytes that the towers keep from the forward to the backward pass for ``images`` of ``patches`` (None: all) and
+    ``captions`` of ``tokens`` positions: what JAX's differentiation saves under the model's remat policy, plus, if that
     recomputes or blocks are frozen, what it would save of one block."""
     rows, mesh = (images, captions, tokens, patches), model.compute.mesh
-    of_one = mesh and Mesh(mesh.devices.flat[:1].reshape((1,) * mesh.devices.ndim), mesh.axis_names)
-    compute = dataclasses.replace(model.compute, rows=None, mesh=of_one)
+    one_device = mesh and Mesh(mesh.devices.flat[:1].reshape((1,) * mesh.devices.ndim), mesh.axis_names)
+    compute = dataclasses.replace(model.compute, rows=None, mesh=one_device)
     model = dataclasses.replace(model, compute=compute)
     saved = _saved(model, *rows)
     if REMAT_POLICIES[compute.remat] is None and not compute.frozen_image and not compute.frozen_text:
@@ -94,7 +94,7 @@ def activations(model: Model, images: int, captions: int, tokens: int, patches: 
     return saved + _saved(dataclasses.replace(model, compute=plain), *rows) // depth
 
 
-@functools.cache  # a trace takes seconds, and each policy that recomputes needs that of "none"
+@functools.cache  # a trace takes seconds, and each policy that recomputes needs the one of "none"
 def _saved(model: Model, images: int, captions: int, tokens: int, patches: int | None) -> int:
     """Bytes of the residuals that grow with the batch; the others are parameters."""
     size, params = model.config.image.size, model.shapes()
@@ -120,19 +120,19 @@ def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: 
     """Estimate of the bytes that a step needs on each device besides its arguments: gradients and ``activations``.
 
     ``params`` and ``batch`` are arrays or ``jax.ShapeDtypeStruct`` with sharding, ``chunks`` is
-    ``config.objective.chunks``. The tensor axis of the mesh is left out of account: the estimate is then too high.
+    ``config.objective.chunks``. The tensor axis of the mesh is ignored, so with one, the estimate is too high.
     """
     rows = batch_shards(mesh) * chunks
     captions, tokens = batch.captions_to_embed
-    gradients = per_device(params) * (1 if chunks == 1 else 2)  # the sum over the chunks, and one chunk's
+    gradients = per_device(params) * (1 if chunks == 1 else 2)  # the sum over chunks, and those of one chunk
     images, patches = batch.images_to_embed // rows, batch.patches_to_embed
     return gradients + activations(model, images, captions // rows, tokens, patches)
 
 
 def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int, held: Any = ()) -> str:
     """The first policy of ``AUTO`` with which a step fits into the memory of the devices; the last if none fits. "none"
-    on a CPU, and where the memory is not known. Arguments: see ``temporaries``; ``held``: what else is on the devices
-    (``Pipeline.crop_shapes`` and ``resident_shapes``). All processes get the same."""
+    on a CPU, or if the memory is not known. Arguments: see ``temporaries``; ``held``: what else is on the devices
+    (``Pipeline.crop_shapes`` and ``resident_shapes``). All processes choose the same."""
     kind = mesh.devices.flat[0].device_kind
     if (limit := usable(kind)) is None:
         return "none"
@@ -151,13 +151,13 @@ def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: i
 
 
 def check_dataset(dataset: Any, step: int, mesh: Mesh) -> None:
-    """Raises UserError if the devices have no memory for ``dataset`` (``Pipeline.resident_shapes``) beside the ``step``
-    bytes that a step needs of each. Nothing is checked on a CPU, and where the memory is not known."""
+    """Raises UserError if ``dataset`` (``Pipeline.resident_shapes``) does not fit into the devices' memory next to the
+    ``step`` bytes that a step needs on each. Checks nothing on a CPU, or if the memory is not known."""
     kind, images = mesh.devices.flat[0].device_kind, per_device(dataset)
     limit = usable(kind)
     if limit is not None and images + step > limit:
         raise UserError(
-            f"config.data.cache is 'device', but of {limit / GIB:.1f} GiB on each {kind}, the decoded images need "
+            f"config.data.cache is 'device', but each {kind} has {limit / GIB:.1f} GiB; the decoded images need "
             f"{images / GIB:.1f} GiB (all of them, on {batch_shards(mesh)} devices: config.mesh.data x "
             f"config.mesh.fsdp) and a step {step / GIB:.1f} GiB; set config.data.cache to 'decoded', or use more "
             "devices"

@@ -19,7 +19,7 @@ DECAYED = r".*(kernel|embed|position|probe)"
 
 _BLOCKS = re.compile(r"(.*/transformer/blocks)/(.*)")  # parameters of all blocks of a tower, stacked
 
-LearningRate = Callable[[Any], jax.Array]  # of a step, counted from 0
+LearningRate = Callable[[Any], jax.Array]  # step, counted from 0 -> rate
 
 # config.optim.schedule -> fraction of the peak rate, given the fraction of the steps after the warmup that are done.
 SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -61,11 +61,11 @@ def map_paths(function: Callable[[str], Any], tree: Any) -> Any:
 
 
 def multipliers(options: config.Optim, params: Any) -> Any:
-    """The learning-rate multiplier of every parameter: that of the first pattern that matches its path, else 1.
+    """The learning-rate multiplier of every parameter: the factor of the first pattern that matches its path, else 1.
 
     In a tower's blocks, a pattern may also match the path of one of them, ``image/transformer/blocks/3/mlp/up/kernel``.
-    Where blocks then differ, there is an array of multipliers, float64 [depth]. Raises UserError for a pattern that
-    matches no parameter.
+    If blocks then differ, the multiplier is an array, float64 [depth]. Raises UserError for a pattern that matches no
+    parameter.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = [path_string(path) for path, _ in leaves]
@@ -81,12 +81,12 @@ def multipliers(options: config.Optim, params: Any) -> Any:
         rules = options.lr_multipliers
         return next((factor for pattern, factor in rules if any(re.fullmatch(pattern, name) for name in names)), 1.0)
 
-    def of_leaf(path: tuple[Any, ...], leaf: Any) -> float | np.ndarray:
+    def leaf_factor(path: tuple[Any, ...], leaf: Any) -> float | np.ndarray:
         name = path_string(path)
         factors = [first_match(name, block) for block in _block_paths(name, leaf)] or [first_match(name)]
         return factors[0] if len(set(factors)) == 1 else np.array(factors)
 
-    return jax.tree_util.tree_map_with_path(of_leaf, params)
+    return jax.tree_util.tree_map_with_path(leaf_factor, params)
 
 
 def _block_paths(path: str, leaf: Any) -> Iterator[str]:
@@ -101,8 +101,8 @@ def by_block(factor: Any, leaf: jax.Array) -> jax.Array:
 
 
 def frozen_blocks(options: config.Optim, sizes: TwoTowerConfig, params: Params) -> dict[str, int]:
-    """How many of the lowest blocks of each tower, "image" and "text", are frozen together with all that is below
-    them; only the shapes of ``params`` are used."""
+    """How many of the lowest blocks of each tower, "image" and "text", are frozen along with everything below them;
+    only the shapes of ``params`` are used."""
     factors = multipliers(options, params)
     frozen = {"image": 0, "text": 0}
     for tower in frozen:
@@ -118,8 +118,8 @@ def frozen_blocks(options: config.Optim, sizes: TwoTowerConfig, params: Params) 
 def make_optimizer(options: config.Optim, params: Any, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """``OPTIMIZERS[options.name]`` with clipping by global norm and decoupled weight decay.
 
-    A multiplier scales a parameter's whole update, decay included; frozen parameters have no moments, but those of
-    blocks of which others are trained do.
+    A multiplier scales a parameter's whole update, decay included. Frozen parameters have no moments, unless other
+    blocks of the same stack are trained.
     """
     factors = multipliers(options, params)
 

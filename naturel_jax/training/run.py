@@ -119,7 +119,7 @@ def make_training(
 
 
 def check_dataset_fits(training: Training, mesh: Mesh) -> None:
-    """Raises UserError if the devices are to hold all images (``config.data.cache``), but have too little memory."""
+    """Raises UserError if the devices should hold all images (``config.data.cache``) but have too little memory."""
     pipeline, model, state = training.pipeline, training.loss.model, training.state
     if dataset := pipeline.resident_shapes():
         batch, chunks = pipeline.largest_shapes(training.schedule.total), pipeline.planner.chunks
@@ -188,13 +188,12 @@ def train_and_evaluate(
 def restore_or_start(
     config: Config, folder: epath.Path, checkpoints: checkpoint.Checkpoints, training: Training
 ) -> tuple[int, train.State]:
-    """(step, state) of the newest checkpoint, in place of the initial state; without one, that state, with its bias
-    calibrated if it is new.
+    """(step, state) of the newest checkpoint; without one, of the initial state, with its bias calibrated if it is new.
 
-    Raises UserError for another run's checkpoint, and one of other random streams, unless training is over.
+    Raises UserError for the checkpoint of another run, or, unless training is over, of other random streams.
     """
     wanted, state = train.abstract(training.state), training.state
-    if checkpoint.saved_steps(folder):  # a step that just fits does not beside a state that nobody uses
+    if checkpoint.saved_steps(folder):  # a step that only just fits would not fit next to an unused state
         jax.tree.map(lambda x: x.delete(), state)
     restored = checkpoints.restore(wanted, lambda meta: run_folder.check_same_run(folder, meta["config"], config))
     if restored is not None:

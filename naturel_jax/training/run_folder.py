@@ -54,8 +54,8 @@ def has_started(folder: epath.Path, config: Config) -> bool:
 
 
 def read_finished(folder: epath.Path, config: Config) -> Finished | None:
-    """What a run found that finished with this duration and these benchmarks, from the same files and fields; None if
-    none did. Raises UserError if the folder belongs to another run."""
+    """The results of a run that finished with this duration and these benchmarks, from the same files and fields; None
+    if there is none. Raises UserError if the folder belongs to another run."""
     has_started(folder, config)
     record = finished.read(folder)
     if record is None:
@@ -66,7 +66,7 @@ def read_finished(folder: epath.Path, config: Config) -> Finished | None:
     saved = record.request["config"]
     if not isinstance(saved, dict):
         raise UserError(f"{folder / finished.FILE}: has no config; move it away to evaluate again")
-    if _read_from(versions.from_json(saved)) != _read_from(config):
+    if _benchmark_inputs(versions.from_json(saved)) != _benchmark_inputs(config):
         return None
     check_same_run(folder, saved, config)
     return record.finished
@@ -127,14 +127,14 @@ def saved_choices(folder: epath.Path) -> dict[str, str]:
         except manifest.Damaged:  # set aside when the run is restored
             continue
         before = versions.from_json(meta["config"])
-        remat = before.compute.remat if before.compute.remat != "auto" else "none"  # as it was before there was "auto"
+        remat = before.compute.remat if before.compute.remat != "auto" else "none"  # the default before "auto"
         return {"remat": meta.get("remat", remat), "exchange": meta.get("exchange", before.objective.exchange)}
     return {}
 
 
 def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> None:
-    """Records the contents of the data in the folder. Raises UserError if the run there, which has a checkpoint, or
-    another process has other contents."""
+    """Records the contents of the data in the folder. Raises UserError if they differ from those of the run there, once
+    it has a checkpoint, or of another process."""
     if not contents:
         return
     path = folder / "data.json"
@@ -171,8 +171,8 @@ def _as_json(fields: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(fields))  # tuples become lists
 
 
-def _read_from(config: Config) -> tuple[Any, ...]:
-    """What decides what a benchmark is, besides its name."""
+def _benchmark_inputs(config: Config) -> tuple[Any, ...]:
+    """What determines a benchmark, besides its name."""
     return config.eval.benchmarks_dir, config.eval.naturel, config.eval.fields
 
 

@@ -28,8 +28,8 @@ from naturel_jax.weights import runs
 
 
 class Start(NamedTuple):
-    """What a run starts from. ``model`` embeds, for evaluation and caches: how the trained one computes is chosen once
-    the batch is known. ``new_bias``: a logit bias has just been added, and is not calibrated yet."""
+    """What a run starts from. ``model`` is for evaluation and caches: how the trained one computes is chosen once the
+    batch is known. ``new_bias``: a logit bias has just been added, and is not calibrated yet."""
 
     model: Model
     params: Params
@@ -67,7 +67,7 @@ def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[
 
 
 def trained_sizes(config: Config, sizes: TwoTowerConfig) -> tuple[TwoTowerConfig, bool]:
-    """The sizes of the model that is trained from one of ``sizes``, and whether it has a new logit bias."""
+    """Sizes of the model to train, given ``sizes`` of the one it starts from, and whether it has a new logit bias."""
     if OBJECTIVES[config.objective.name].needs_bias and sizes.init_bias is None:
         return dataclasses.replace(sizes, init_bias=0.0), True
     return sizes, False

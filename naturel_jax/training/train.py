@@ -41,7 +41,7 @@ class State(NamedTuple):
 
 
 def make_state(params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool) -> State:
-    """The initial state, sharded over ``mesh``, from parameters that already are. If those are given as
+    """The initial state, sharded over ``mesh``, from parameters that already are. If they are
     ``jax.ShapeDtypeStruct``, so is the state."""
 
     def rest(params: Params) -> tuple[Any, Params | None]:

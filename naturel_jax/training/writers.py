@@ -17,7 +17,7 @@ from tfds_naturel.common.errors import UserError
 Values = dict[str, float]
 Writer = Callable[[int, Values], object]  # step, values
 
-_UPLOAD_S = 30.0  # TensorBoard's file is uploaded to an object store at most so often, and at the end
+_UPLOAD_S = 30.0  # between uploads of TensorBoard's file to an object store; another follows at the end
 
 
 def open_all(config: Config, workdir: epath.Path, start: int, closing: contextlib.ExitStack) -> list[Writer]:
@@ -47,8 +47,8 @@ def drop_lines(path: epath.Path, start: int) -> None:
 
 
 def _tensorboard(folder: epath.Path, start: int, closing: contextlib.ExitStack) -> Writer:
-    # Optional by config, and slow to import. tensorboardX.SummaryWriter writes in a thread, which ends at the first
-    # error of the disk without a word, and the run would wait for its queue forever.
+    # Optional by config, and slow to import. tensorboardX.SummaryWriter writes in a thread that ends silently at the
+    # first disk error; the run would then wait for its queue forever.
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.summary import scalar
@@ -92,8 +92,8 @@ def _wandb(config: Config, workdir: epath.Path, closing: contextlib.ExitStack) -
 
 
 def _identity(workdir: epath.Path) -> str:
-    """The run's id in Weights & Biases, drawn once and kept in ``workdir``: names and paths of folders are the same on
-    other machines, and runs with one id are merged."""
+    """The run's id in Weights & Biases, drawn once and kept in ``workdir``: folders on other machines may have the same
+    name and path, and runs that share an id are merged."""
     path = workdir / "wandb_id"
     storage.create(path, f"{workdir.name}-{uuid.uuid4().hex[:8]}")
     return storage.read(path)

@@ -227,7 +227,7 @@ def test_dataset_that_does_not_fit_is_rejected(sources, monkeypatch):
     check(1 << 60)  # on a CPU, which shares the memory of the host
     monkeypatch.setattr(memory, "usable", lambda kind: memory.per_device(held.resident_shapes()) + 1000)
     check(1000)
-    with pytest.raises(UserError, match=r"GiB on each cpu, .*on 4 devices.*set config\.data\.cache to 'decoded', or"):
+    with pytest.raises(UserError, match=r"each cpu has .*on 4 devices.*set config\.data\.cache to 'decoded', or"):
         check(1001)
 
 

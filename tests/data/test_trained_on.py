@@ -216,7 +216,7 @@ def test_evaluation_reports_scores_without_and_with_what_was_trained_on(photos, 
         )
     assert result.with_trained_on != {name: score["value"] for name, score in result.scores.items()}
 
-    line = "M on sugarcrepe: 14 of 7,511 published items, 21 left out whose images it was trained on"
+    line = "M on sugarcrepe: 14 of 7,511 published items, 21 left out because it was trained on their images"
     with_add = f"sugarcrepe/add {result.scores['sugarcrepe/add']['value']:.3f} without them, "
     with_add += f"{result.with_trained_on['sugarcrepe/add']:.3f} with them"
     assert line in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Memory of earlier batches, used again: the kernel clears every page that a process gets, 38 MB for 256 images."""
+"""Reuses the memory of earlier batches: the kernel clears every page that a process gets, 38 MB for 256 images."""
 
 import math
 import mmap
@@ -9,8 +9,7 @@ import numpy as np
 
 
 class Buffers:
-    """Hands out arrays, each in memory that nothing refers to any more. Safe to use from several threads; a pickled one
-    starts empty."""
+    """Hands out arrays, each in memory that nothing refers to any more. Thread-safe; a pickled one starts empty."""
 
     def __init__(self) -> None:
         self._free: list[mmap.mmap] = []
@@ -19,8 +18,8 @@ class Buffers:
         return Buffers, ()
 
     def array(self, shape: Sequence[int]) -> np.ndarray:
-        """An array of uint8, with anything in it. Its memory is used again once it and all views of it are gone; on a
-        CPU, a jax.Array made from it is one."""
+        """An uninitialized uint8 array. Its memory is reused once it and all views of it are gone, among them any
+        jax.Array made from it on a CPU."""
         size = math.prod(shape)
         memory = self._pop(size)
         array = np.frombuffer(memory, np.uint8, size)  # views refer to this array, not to the memory
@@ -32,7 +31,7 @@ class Buffers:
             memory = self._free.pop()
         except IndexError:
             memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux; a first use then takes half of the time
+            if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux; the first use then takes half the time
                 memory.madvise(mmap.MADV_HUGEPAGE)
             return memory
         return memory if len(memory) >= size else self._pop(size)  # a smaller one is dropped

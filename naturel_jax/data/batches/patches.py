@@ -19,10 +19,10 @@ def kept(patches: int, dropout: float) -> int:
 
 
 def draw(seed: int, patches: int, count: int, rows: Sequence[Row], step: int) -> np.ndarray:
-    """For each row, ``count`` numbers from 0 to ``patches - 1``, distinct, ascending; int32 [R, P].
+    """For each row, ``count`` distinct numbers from 0 to ``patches - 1``, ascending; int32 [R, P].
 
-    An image's depend on its sample number only, so not on devices and hosts. Blank images have no number of their own:
-    all of a step keep the same patches.
+    An image's patches depend only on its sample number, not on devices or hosts. Blank images have no number of their
+    own: all those of a step keep the same patches.
     """
     sample_R = np.array([_LAST - step if row == BLANK else row.sample for row in rows])
     rank = np.argsort(Draws(seed, PATCHES, sample_R).uniform(patches))

@@ -1,4 +1,4 @@
-"""From plans to batches on the mesh: Grain reads and augments this process's images ahead of the step."""
+"""Turns plans into batches on the mesh: Grain reads and augments this process's images ahead of the step."""
 
 import dataclasses
 import functools
@@ -40,12 +40,12 @@ from naturel_jax.storage import staging
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.hard_images import mining
 
-SAMPLED_BATCHES = 8  # of a run, to find a large one
+SAMPLED_BATCHES = 8  # batches of a run among which to find a large one
 
 
 class LocalBatch(NamedTuple):
-    """A batch as held by this process: all labels, and of the images ``rows`` and the captions ``caption_rows``, both
-    ascending, what their stages have loaded, in the place of images and tokens."""
+    """A batch as held by this process: all labels, and in place of images and tokens, what their stages have loaded for
+    the image rows ``rows`` and the caption rows ``caption_rows``, both ascending."""
 
     rows: np.ndarray
     caption_rows: np.ndarray
@@ -56,9 +56,9 @@ class LocalBatch(NamedTuple):
 class Pipeline:
     """Batches of ``planner`` as global arrays sharded over their leading axis by ``sharding``.
 
-    ``images`` and ``captions`` make the arrays that stand for them. ``kept_patches``: patches of an image, and how many
-    of them a step keeps; None: all (``patches.py``). ``threads`` and ``workers`` (processes; 0: none) read ahead;
-    neither affects the batches.
+    ``images`` and ``captions``: the stages that make their arrays. ``kept_patches``: patches per image, and how many of
+    them a step keeps; None: all (``patches.py``). ``threads`` and ``workers`` (processes; 0: none) read ahead; neither
+    affects the batches.
     """
 
     planner: Planner
@@ -74,7 +74,7 @@ class Pipeline:
         return map(self._to_global, self.local_batches(start, stop))
 
     def local_batches(self, start: int, stop: int) -> Iterator[LocalBatch]:
-        """The same before they are placed on the devices: what the host computes."""
+        """What the host computes: the same batches before they are placed on the devices."""
         if start >= stop:
             return
         dataset = grain.MapDataset.range(stop).map(self._loader())[start:]
@@ -153,8 +153,8 @@ class Pipeline:
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """step -> LocalBatch; runs in the reading threads and processes. ``draw_patches``: (rows, step) -> the patches that
-    are kept, None if all are."""
+    """step -> LocalBatch; runs in the reading threads and processes. ``draw_patches``: (rows, step) -> the patches to
+    keep, or None for all."""
 
     planner: Planner
     images: Load

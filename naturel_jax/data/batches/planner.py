@@ -1,6 +1,6 @@
 """Plans batches: distinct images, distinct captions, and the labels that determine the counts of every cell.
 
-A batch is a pure function of (seed, step). Every process works out all of it except the pixels, so equal captions share
+A batch is a pure function of (seed, step). Every process computes all of it except the pixels, so equal captions share
 one row even across hosts, and the batch does not depend on the number of hosts.
 
 Shape letters: B positions of the training order, R images before each has its row in the batch, V texts that are
@@ -24,11 +24,11 @@ from naturel_jax.data.text.texts import TextCache, names_side, trimmed
 from naturel_jax.losses.batch import CaptionLabels, ImageLabels
 from tfds_naturel.common.errors import UserError
 
-_CAPTION_BUCKETS = 8  # at most this many numbers of caption rows: each one compiles the step again
+_CAPTION_BUCKETS = 8  # at most this many different numbers of caption rows: each compiles the step again
 
 
 class Row(NamedTuple):
-    """Where an image row comes from: source, item in it, sample number, and whether mirroring keeps its captions true.
+    """Origin of an image row: source, item in it, sample number, and whether mirroring keeps its captions true.
 
     Each position of the training order has two sample numbers, the second for a mined hard image. ``source`` -1 is the
     blank image.
@@ -72,8 +72,8 @@ class Rows(Sequence[Row]):
 
 
 class Plan(NamedTuple):
-    """A batch before its images are read: ``rows`` [I], ``tokens`` int32 [U, L]. ``number_U``: of the text of each
-    caption, where the texts of all sources are numbered one after another; higher for one that a recipe made."""
+    """A batch before its images are read: ``rows`` [I], ``tokens`` int32 [U, L]. ``number_U``: the number of each
+    caption's text, counting the texts of all sources one after another; higher for texts that a recipe made."""
 
     rows: Rows
     tokens: np.ndarray
@@ -115,7 +115,7 @@ class _Captions(NamedTuple):
 
 
 class Planner:
-    """Plans batches: samples items and their captions, and works out labels and tokens.
+    """Plans batches: samples items and their captions, and computes labels and tokens.
 
     ``shards``: number of blocks that image and caption rows are split into (the devices of the mesh's batch axes);
     ``chunks``: number of gradient-accumulation chunks per block; ``trim_eos``: for a causal tower that pools at its end
@@ -209,7 +209,7 @@ class Planner:
         return _Images(source, place_B, item_B, *part.recipe.sample(part.items, item_B, rng))
 
     def _captions(self, sampled: Sequence[_Images]) -> _Captions:
-        """The captions of a batch: equal texts are one caption, which asserts what any of them does."""
+        """The captions of a batch: equal texts are one caption, which asserts whatever any of them does."""
         numbers, rewritten = self._numbers(sampled)
         number_V, first_V, inverse = np.unique(numbers.values, return_index=True, return_inverse=True)
         text_V = np.empty(len(number_V), object)
@@ -228,7 +228,7 @@ class Planner:
         id_, fact = np.divmod(np.unique(id_V[claiming] * width + claimed), width)
         asserts = Ragged.from_lengths(np.bincount(id_, minlength=len(ids)), fact)
         number_U = np.empty(len(ids), np.int64)
-        number_U[id_V[::-1]] = number_V[::-1]  # the lowest number of each
+        number_U[id_V[::-1]] = number_V[::-1]  # the lowest number of each id
         return _Captions(list(ids), number_U, asserts, Ragged(numbers.starts, id_V[inverse]))
 
     def _numbers(self, sampled: Sequence[_Images]) -> tuple[Ragged, list[str]]:
@@ -314,7 +314,7 @@ class Planner:
         )
 
     def _padded(self, of_caption: np.ndarray) -> np.ndarray:
-        """[U, ...] with a row for each caption row; padding rows repeat the last caption."""
+        """``of_caption`` with a row for each caption row, [U, ...]; padding rows repeat the last caption."""
         padding = (0, self._caption_rows(len(of_caption)) - len(of_caption))
         return np.pad(of_caption, (padding, *[(0, 0)] * (of_caption.ndim - 1)), mode="edge")
 

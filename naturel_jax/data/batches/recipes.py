@@ -24,8 +24,8 @@ _GROUPS = 1 << 18  # groups that are checked at a time
 
 
 class Sampled(NamedTuple):
-    """Captions sampled for each image of a batch: indices of the dataset's texts, and what they were rewritten to (one
-    string for each, in order) if they were."""
+    """Captions sampled for each image of a batch: indices of the dataset's texts, and, if they were rewritten, the new
+    string for each, in order."""
 
     texts: Ragged
     rewritten: list[str] | None = None
@@ -35,10 +35,10 @@ class Sampled(NamedTuple):
 class Recipe:
     """What is sampled for one image: one of its caption groups, then captions of that group.
 
-    Each has one of its paraphrases, with ``paired`` the same in both captions of a pair. A rewritten caption asserts
-    nothing. One whose words have no other order gets no negative made from it. With
-    ``swaps``, a negative is a positive with two of its nouns or adjectives swapped, or else, if that is not possible,
-    what ``rewrite_to_negative`` makes of it; without the latter, it must be possible.
+    Each caption is one of its paraphrases; with ``paired``, the same one in both captions of a pair. A rewritten one
+    asserts nothing. No negative is made from a caption whose words have no other order. With ``swaps``, a negative is a
+    positive with two of its nouns or adjectives swapped, or, if that is not possible, ``rewrite_to_negative`` of it;
+    without the latter, it must be possible.
     """
 
     positives: Count  # how many, without replacement; "all": at least one, in the order of their pairs
@@ -49,8 +49,8 @@ class Recipe:
     rewrite_to_negative: Rewrite | None = None  # makes a negative from each positive
     swaps: bool = False  # makes a negative from each positive, by its tags (tags.py)
     attributes: bool = True  # False: groups that name an attribute are skipped if the image has others
-    repeat_image: bool = False  # the expanded batch holds the image once for each positive, not once for all
-    sentinel: bool = False  # a blank image is a negative of every caption, once for each copy of an image
+    repeat_image: bool = False  # the expanded batch holds the image once per positive, not once for all
+    sentinel: bool = False  # a blank image is a negative of every caption, once per copy of an image
     name: str = ""  # its key in RECIPES, for messages
 
     def __post_init__(self) -> None:
@@ -138,7 +138,7 @@ class Recipe:
     def _made_from(self, items: Items, texts: Ragged, rng: np.random.Generator) -> list[str]:
         """A negative from each positive."""
         if not self.swaps:
-            assert self.rewrite_to_negative  # else there is nothing to make
+            assert self.rewrite_to_negative  # otherwise there is nothing to make
             return _rewritten(items, texts, self.rewrite_to_negative, rng)
         assert items.tags is not None  # check says so
         places, made = items.tags.places.take(texts.values), []
@@ -150,7 +150,7 @@ class Recipe:
         return made
 
     def _groups(self, items: Items, image_B: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A caption group of each image."""
+        """One caption group of each image, drawn at random."""
         groups = spans(items.groups_N1[image_B], items.groups_N1[image_B + 1])
         if not self.attributes:
             other = ~items.attribute_G[groups.values]
@@ -188,7 +188,7 @@ def _most(count: Count, available: np.ndarray) -> int:
 
 
 def _choose(available: Ragged, count: Count, rng: np.random.Generator) -> np.ndarray | None:
-    """``count`` different columns of each row, in random order, int64 [B, count]; None: all."""
+    """``count`` different columns of each row, in random order, int64 [B, count]; None for all."""
     if count == "all":
         return None
     column_BK = np.empty((len(available), count), np.int64)
@@ -253,7 +253,7 @@ def shuffle_order(words: Words, rng: np.random.Generator) -> Words:
 
 _ROWS: dict[str, Recipe] = {
     "positives": Recipe(positives=1),
-    # For a base that knows objects and little else: word order means nothing, and attributes are never named.
+    # For a base model that knows little besides objects: word order means nothing, and attributes are never named.
     "bag_of_words": Recipe(positives=1, rewrite=shuffle_words, attributes=False),
     "order_shuffles": Recipe(positives=1, rewrite_to_negative=shuffle_order, sentinel=True),
     "swaps": Recipe(positives=1, swaps=True, sentinel=True),

@@ -1,15 +1,15 @@
 """Decoded images in the memory of the devices (``config.data.cache`` is ``device``).
 
-Each image lies on one shard of the batch axes. A batch is made where its images lie: each device crops, resizes and
-mirrors the images that it has, in slots, and sends the contents of these to the devices that train on them. So an image
-travels at the model's size, and besides the images, a device needs memory for a few times its part of a batch.
+Each image is on one shard of the batch axes. A batch is made where its images are: each device crops, resizes and
+mirrors its own images into slots, and sends these to the devices that train on them. So images travel at the model's
+size, and besides the images, a device needs memory for a few times its part of a batch.
 
-What is cropped is what ``decoded.Kept.copy`` copies, and what resizes it is the same (``on_device.py``), so the pixels
-are those of ``config.data.cache = 'decoded'`` with ``config.data.augment_on = 'device'``.
+Crops are those that ``decoded.Kept.copy`` copies, resized by the same code (``on_device.py``), so the pixels are those
+of ``config.data.cache = 'decoded'`` with ``config.data.augment_on = 'device'``.
 
 A shard is a table of lines, as long as the longest short side of any image. An image takes as many lines as its long
-side has pixels, and is transposed if it is wide. So a crop lies in consecutive lines, and little memory is lost where
-short sides are equal, as those of photos that were shrunk are.
+side has pixels, and is transposed if it is wide. So a crop is in consecutive lines, and little memory is lost if short
+sides are equal, as in photos that were shrunk.
 
 Shape letters: N images of all sources, D shards, L lines of a shard, B bytes of a line, S slots of a shard, R rows of a
 batch, K of which are not blank; H, W, X, Y pixels.
@@ -37,17 +37,17 @@ from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
-PIECE = 1 << 18  # lines that are copied to a device at a time, about a kilobyte each
-_UNIT = 4  # slots: what a pair of devices has is rounded up to a multiple of this, or of half of what it has on average
+PIECE = 1 << 18  # lines copied to a device at a time, about a kilobyte each
+_UNIT = 4  # the slots of a pair of devices are rounded up to a multiple of this, or of half of their average number
 _USUAL = 4 / 3  # width to height of a photo
 
 
 class Slots(NamedTuple):
-    """What the devices are told of a batch.
+    """What the devices need to know about a batch.
 
     crops_DS6: for each slot of a shard, int32: the first line of its crop and the first pixel in each line, whether the
     image is transposed, and the sides and mirroring that ``on_device.resize`` takes. from_R: int32, for each row, the
-    slot that it receives, counting those that its device receives; one past the last for the blank image.
+    slot that it receives, counted among those that its device receives; one past the last for the blank image.
     """
 
     crops_DS6: np.ndarray
@@ -55,9 +55,9 @@ class Slots(NamedTuple):
 
 
 class ShardLayout(NamedTuple):
-    """Where the images lie: in ``lines`` of ``line`` pixels on each shard, image n from line ``line_N[n]`` of
-    ``shard_N[n]`` on. ``rows_N`` is of the type ``decoded.ROW``; ``first``: the number of the first image of each
-    source; ``box``: height and width that every crop is within."""
+    """Where the images are: in ``lines`` of ``line`` pixels on each shard, image n from line ``line_N[n]`` of
+    ``shard_N[n]`` on. ``rows_N`` has dtype ``decoded.ROW``; ``first``: the number of the first image of each source;
+    ``box``: height and width within which every crop fits."""
 
     shards: int
     lines: int
@@ -78,13 +78,13 @@ class ShardLayout(NamedTuple):
         return np.where(source_R < 0, -1, self.first[source_R] + item_R)
 
     def sides(self, number_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Widths and heights of images, before any part of them was cut off or shrunk; 1 of the blank image."""
+        """Widths and heights of images, before any part was cut off or shrunk; 1 for the blank image."""
         width_R, height_R = (self.rows_N[side][number_R].astype(np.int64) for side in ("width", "height"))
         return np.where(number_R < 0, 1, width_R), np.where(number_R < 0, 1, height_R)
 
     def slots(self, number_R: np.ndarray, boxes: Boxes) -> Slots:
-        """How the rows of a batch, boxes of these images, are made. There is room for as many slots as the busiest
-        pair of devices needs, rounded up so that few numbers of slots occur: for each, the gather is compiled."""
+        """How to make the rows of a batch, ``boxes`` of these images. There is room for as many slots as the busiest
+        pair of devices needs, rounded up since the gather is compiled for each number of slots."""
         length = len(number_R) // self.shards
         row_K = np.flatnonzero(number_R >= 0)
         shard_K, target_K = self.shard_N[number_R[row_K]], row_K // length
@@ -123,14 +123,14 @@ def lay_out(images: Sequence[Decoded], shards: int) -> ShardLayout:
         own = used[shard::shards]
         line_N[own] = np.cumsum(long_N[own]) - long_N[own]
     height, width = np.max([one.largest_box for one in images], axis=0).tolist()
-    lines = int(line_N.max()) + int(long_N.max()) + max(height, width)  # as many are read from the first of a crop on
+    lines = int(line_N.max()) + int(long_N.max()) + max(height, width)  # this many are read from a crop's first line on
     line = int(np.minimum(rows_N["kept_width"], rows_N["kept_height"]).max())
     first = np.cumsum([0, *(len(one.rows_N) for one in images[:-1])])
     return ShardLayout(shards, lines, line, (height, width), first, rows_N, shard_N, line_N)
 
 
 def estimated_shape(sources: Sequence[Source], crops: Crops, shards: int) -> tuple[int, int, int]:
-    """``Layout.shape`` of images that are not decoded yet, as 4:3 photos that have to be shrunk."""
+    """``ShardLayout.shape`` of images that are not decoded yet, taken for 4:3 photos that have to be shrunk."""
     short = crops.size if is_fixed(crops.scale) else longest(crops)
     long = short if is_fixed(crops.scale) else math.ceil(short * _USUAL)
     return shards, math.ceil(sum(len(source.items) for source in sources) / shards) * long, 3 * short
@@ -157,7 +157,7 @@ def load(layout: ShardLayout, sources: Sequence[Source], sharding: NamedSharding
                 piece_1LB = _read(layout, sources, shard, line, pool)
                 for device in (device for device, own in shards.items() if own == shard):
                     arrays[device] = write(arrays[device], jax.device_put(piece_1LB, device), line)
-                    arrays[device].block_until_ready()  # so that no more than one piece is on its way
+                    arrays[device].block_until_ready()  # so that only one piece is in flight
     return jax.make_array_from_single_device_arrays(shape, sharding, list(arrays.values()))
 
 
@@ -185,7 +185,7 @@ def _pixels(layout: ShardLayout, sources: Sequence[Source], n: int) -> np.ndarra
     """Image ``n``, uint8 [H, W, 3]."""
     number = int(np.searchsorted(layout.first, n, side="right")) - 1
     source, item = sources[number], n - int(layout.first[number])
-    assert source.decoded  # ``lay_out`` was given it
+    assert source.decoded  # ``lay_out`` needs it
     try:
         return source.decoded[item].pixels
     except (ValueError, OSError) as error:
@@ -193,8 +193,8 @@ def _pixels(layout: ShardLayout, sources: Sequence[Source], n: int) -> np.ndarra
 
 
 def make_gather(layout: ShardLayout, size: int, sharding: NamedSharding) -> Callable[..., jax.Array]:
-    """``gather(lines_DLB, crops_DS6, from_R) -> images``: what ``load`` returns and ``Slots``, all sharded over their
-    leading axis, to uint8 [R, size, size, 3]."""
+    """``gather(lines_DLB, crops_DS6, from_R) -> images``: from what ``load`` returns and ``Slots``, to uint8
+    [R, size, size, 3]; all are sharded over their leading axis."""
     (height, width), spec = layout.box, sharding.spec
     side = max(height, width)
 
@@ -218,6 +218,6 @@ def make_gather(layout: ShardLayout, size: int, sharding: NamedSharding) -> Call
 
 
 def _fit(pixels_YX3: jax.Array, height: int, width: int) -> jax.Array:
-    """The corner of an image, or the image in the corner: [height, width, 3]."""
+    """An image cropped or padded at the far edges to [height, width, 3]."""
     cut_YX3 = pixels_YX3[:height, :width]
     return jnp.pad(cut_YX3, ((0, height - cut_YX3.shape[0]), (0, width - cut_YX3.shape[1]), (0, 0)))

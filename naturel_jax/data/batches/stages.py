@@ -1,6 +1,6 @@
-"""What stands for the images and the captions of a batch: what the host loads of them, and what the devices make of it.
+"""How the images and captions of a batch are made: what the host loads, and what the devices make of it.
 
-Images are cropped on the host (``HostCrops``) or on the devices (``DeviceCrops``), lie on the devices from the first
+Images are cropped on the host (``HostCrops``) or on the devices (``DeviceCrops``), are on the devices from the first
 batch on (``ResidentImages``), or are embeddings of a frozen tower (``EmbeddedImages``). Captions are tokens
 (``Tokens``) or embeddings (``EmbeddedTexts``).
 
@@ -38,7 +38,7 @@ class ImageStage(Protocol):
     """How the images of a batch are made."""
 
     def loader(self, seed: int) -> Load:
-        """(rows of a batch, numbers of those that this process holds) -> what it holds of their images. It runs in
+        """A function (rows of a batch, numbers of this process's rows) -> what it loads of their images. It runs in
         threads and other processes. Raises ValueError for sources that are not prepared for this stage."""
         ...
 
@@ -52,11 +52,11 @@ class ImageStage(Protocol):
         ...
 
     def crop_shapes(self, rows: int) -> Shapes:
-        """What the devices hold besides them while they are made; of sources that are not decoded yet, at most."""
+        """What the devices hold besides the images while these are made; an upper bound if sources are not decoded."""
         return ()
 
     def resident_shapes(self) -> Shapes:
-        """What the devices hold for the whole run; of sources that are not decoded yet, an estimate."""
+        """What the devices hold for the whole run; an estimate if sources are not decoded yet."""
         return ()
 
 
@@ -134,7 +134,7 @@ class ResidentImages(ImageStage):
 
     @functools.cached_property
     def layout(self) -> ShardLayout:
-        """Where the images lie."""
+        """Where the images are."""
         return lay_out(_decoded(self.sources), self.shards)
 
     @functools.cached_property
@@ -145,7 +145,7 @@ class ResidentImages(ImageStage):
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddedImages(ImageStage):
-    """Embeddings [R, ``dim``] of a frozen tower in the place of ``pixels``, mirrored where those would be."""
+    """Embeddings [R, ``dim``] of a frozen tower in place of ``pixels``, mirrored where those would be."""
 
     pixels: HostCrops
     dim: int
@@ -178,7 +178,7 @@ def _decoded(sources: Sequence[Source]) -> list[Decoded]:
     return [source.decoded for source in sources if source.decoded]
 
 
-# ---- What the reading threads and processes do of it -----------------------------------------------------------------
+# ---- In the reading threads and processes ---------------------------------------------------------------------------
 
 
 def _fill_crops(
@@ -204,7 +204,7 @@ def _copy_crops(
     batch: Rows,
     local: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Crops uint8 [R, *shape, 3], within which every crop is, and their sides int32 [R, 3]: see
+    """Crops uint8 [R, *shape, 3], large enough for every crop, and their sides int32 [R, 3]: see
     ``on_device.make_resize``."""
     rows, opened, boxes = _opened(seed, sources, crops, batch, local)
     images, sides = buffers.array((len(rows), *shape, 3)), np.empty((len(rows), 3), np.int32)
@@ -215,7 +215,7 @@ def _copy_crops(
 
 
 def _find_slots(seed: int, layout: ShardLayout, scale: tuple[float, float], batch: Rows, local: np.ndarray) -> Slots:
-    """What devices make, for all rows, of the images that they hold; none is read."""
+    """The slots for all rows; no image is read."""
     numbers_I = layout.numbers(batch.source_I, batch.item_I)
     draws = Draws(seed, AUGMENT, batch.sample_I)
     boxes = random_boxes(*layout.sides(numbers_I), batch.mirror_I.astype(bool), scale, draws)
@@ -256,7 +256,7 @@ def _open(sources: Sequence[Source], row: Row) -> Encoded | Kept | Blank:
 
 
 def _naming(sources: Sequence[Source], row: Row, error: Exception) -> UserError:
-    """The error, which may be of an image that was damaged or removed since it was checked, with its name."""
+    """The error with the image's name: it may have been damaged or removed since it was checked."""
     items = sources[row.source].items
     return UserError(f"{items.name}, image {items.image_ids[row.item]!r}: {error}")
 
@@ -268,7 +268,7 @@ class Tokens:
     """Tokens int32 [U, L], which every process holds."""
 
     def loader(self) -> LoadCaptions:
-        """(plan, numbers of the captions that this process holds) -> what it holds of them."""
+        """A function (plan, numbers of this process's captions) -> what it loads of them."""
         return _all_tokens
 
     def place(self, loaded: np.ndarray, rows: Place, whole: Place) -> jax.Array:
@@ -282,8 +282,7 @@ class Tokens:
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddedTexts:
-    """Embeddings [R, ``dim``] of a frozen tower, in the place of tokens. ``sources``: one for each part of the
-    planner."""
+    """Embeddings [R, ``dim``] of a frozen tower, in place of tokens. ``sources``: one for each part of the planner."""
 
     sources: Sequence[Source]
     dim: int
@@ -301,7 +300,7 @@ class EmbeddedTexts:
         return rows(loaded)
 
     def shape(self, tokens: np.ndarray) -> jax.ShapeDtypeStruct:
-        """What a step takes in the place of these tokens."""
+        """What a step takes in place of these tokens."""
         return jax.ShapeDtypeStruct((len(tokens), self.dim), np.float32)
 
 

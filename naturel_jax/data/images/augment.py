@@ -1,5 +1,5 @@
 """Pixels of training images: decodes, crops, resizes, mirrors. Fast (scaled JPEG decoding, OpenCV), not bit-exact with
-PIL. ``boxes.py`` says which part."""
+PIL. ``boxes.py`` chooses the boxes."""
 
 import math
 from typing import NamedTuple
@@ -16,7 +16,7 @@ cv2.setNumThreads(0)  # the pipeline has its own threads
 
 _JPEG = b"\xff\xd8"  # first bytes of a file
 WHITE = 255
-_NEARLY = 1.5  # shrinking by more, bilinear interpolation leaves out what area averages
+_MAX_BILINEAR = 1.5  # shrinking by more than this, bilinear interpolation skips pixels that area averages
 
 
 class Crops(NamedTuple):
@@ -51,7 +51,7 @@ def augment(data: bytes, width: int, height: int, box: Box, out: np.ndarray, shr
 
 
 def decode(data: bytes, width: int, height: int, shrink: int = 1) -> np.ndarray:
-    """uint8 [height, width, 3]; of a JPEG, about one ``shrink``-th of it: 1, 2, 4 or 8, as libjpeg-turbo is slower at
+    """uint8 [height, width, 3]; for a JPEG, about 1 / ``shrink`` of that: 1, 2, 4 or 8, as libjpeg-turbo is slower at
     its other scales than at full size. Raises ValueError."""
     if not data.startswith(_JPEG):
         return np.asarray(open_image(data))
@@ -63,7 +63,7 @@ def decode(data: bytes, width: int, height: int, shrink: int = 1) -> np.ndarray:
 
 
 def _crop(pixels: np.ndarray, box: Box, factor: float) -> np.ndarray:
-    """A box of an image, of which ``pixels`` are a copy that is ``factor`` times as large."""
+    """A box of an image; ``pixels`` are a copy of the image, ``factor`` times as large."""
     left, top, width, height = (round(side * factor) for side in box[:4])
     return pixels[top : top + max(height, 1), left : left + max(width, 1)]
 
@@ -73,7 +73,7 @@ def resize(pixels: np.ndarray, mirrored: bool, out: np.ndarray, shrink_by: str =
     height, width = out.shape[:2]
     if min(pixels.shape[:2]) <= min(height, width):
         cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_CUBIC)
-    elif shrink_by == "bilinear" and max(pixels.shape[0] / height, pixels.shape[1] / width) <= _NEARLY:
+    elif shrink_by == "bilinear" and max(pixels.shape[0] / height, pixels.shape[1] / width) <= _MAX_BILINEAR:
         cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_LINEAR)
     else:  # OpenCV would give the same from uint8, but take a quarter longer: it adds float32 anyway
         small = cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
@@ -117,6 +117,6 @@ class Blank(NamedTuple):
         out.fill(WHITE)
 
     def copy(self, box: Box, out: np.ndarray) -> tuple[int, int, bool]:
-        """Copies one pixel, in the place of ``decoded.Kept.copy``."""
+        """Copies one pixel, in place of ``decoded.Kept.copy``."""
         out[0, 0] = WHITE
         return 1, 1, False

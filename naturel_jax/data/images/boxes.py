@@ -10,7 +10,7 @@ import numpy as np
 
 from naturel_jax.data.random.draws import Draws
 
-RATIO = (3 / 4, 4 / 3)  # of width to height, torchvision's
+RATIO = (3 / 4, 4 / 3)  # range of width to height, torchvision's
 _ATTEMPTS = 10
 
 
@@ -34,7 +34,7 @@ class Boxes(NamedTuple):
     mirrored_B: np.ndarray
 
     def each(self) -> list[Box]:
-        """One after another."""
+        """The boxes one by one."""
         return list(map(Box, *(column.tolist() for column in self)))
 
 
@@ -46,7 +46,7 @@ def random_boxes(
 
     They are torchvision's RandomResizedCrop: an area and an aspect ratio are drawn up to ten times, until the box fits.
     If it never does, the box is the largest centred square, where torchvision takes the largest box of an allowed
-    ratio. It is also with a ``scale`` of (1, 1).
+    ratio. With a ``scale`` of (1, 1), it always is.
     """
     box_width_B, box_height_B = np.minimum(width_B, height_B), np.minimum(width_B, height_B)
     left_B, top_B = (width_B - box_width_B) // 2, (height_B - box_height_B) // 2
@@ -58,7 +58,7 @@ def random_boxes(
             rows = np.flatnonzero(~fits_B)
             area = width_B[rows] * height_B[rows] * (scale[0] + (scale[1] - scale[0]) * of_area_B[rows])
             exponents = low + (high - low) * of_aspect_B[rows]
-            aspect = np.array([*map(math.exp, exponents.tolist())])  # NumPy's depends on the processor
+            aspect = np.array([*map(math.exp, exponents.tolist())])  # NumPy's exp depends on the processor
             width, height = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
             fits = (width > 0) & (width <= width_B[rows]) & (height > 0) & (height <= height_B[rows])
             found = rows[fits]
@@ -76,8 +76,8 @@ def is_fixed(scale: tuple[float, float]) -> bool:
 
 
 def only_square(width: int, height: int, scale: tuple[float, float]) -> bool:
-    """Whether no box but the largest centred square of an image of these sides is possible: its sides differ so much
-    that one of an allowed ratio is too small."""
+    """Whether the largest centred square is the only possible box of an image of these sides: they differ so much that
+    any box of an allowed ratio is too small."""
     long, short = max(width, height), min(width, height)
     widest = max(RATIO[1], 1 / RATIO[0])
     return is_fixed(scale) or scale[0] * long * short > widest * (short + 0.5) ** 2  # sides are rounded

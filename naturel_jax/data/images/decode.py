@@ -1,4 +1,4 @@
-"""Opens encoded images from anywhere."""
+"""Opens encoded images, wherever they come from."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ from PIL import Image
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.photos import MAX_PIXELS
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # without those that call other programs
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that call other programs
 
 
 @contextlib.contextmanager

@@ -14,10 +14,10 @@ IMAGES_AT_A_TIME = 16  # images in float32 at a time, 3 MB each
 
 
 def make_resize(size: int, sharding: NamedSharding) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """``resize(crops_IHWC, sides_I3) -> images``, for a batch that is sharded so; nothing is passed between devices.
+    """``resize(crops_IHWC, sides_I3) -> images``, for a batch sharded this way; nothing is passed between devices.
 
-    ``crops_IHWC``: uint8, each crop in the corner of its array, with anything beside it. ``sides_I3``: int32, its
-    height and width, and 1 if it is to be mirrored. ``images``: uint8 [I, size, size, 3].
+    ``crops_IHWC``: uint8, each crop in the corner of its array, the rest undefined. ``sides_I3``: int32, its
+    height and width, and 1 to mirror it. ``images``: uint8 [I, size, size, 3].
     """
     resize_all = functools.partial(jax.lax.map, functools.partial(resize, size=size), batch_size=IMAGES_AT_A_TIME)
     spec = sharding.spec
@@ -26,8 +26,8 @@ def make_resize(size: int, sharding: NamedSharding) -> Callable[[jax.Array, jax.
 
 
 def resize(image: tuple[jax.Array, jax.Array], size: int) -> jax.Array:
-    """One crop and its sides (see ``make_resize``) to an image. Bilinear, as OpenCV's INTER_LINEAR: pixel centres are
-    at halves, edges are repeated, and nothing is averaged when the crop is larger."""
+    """One crop and its sides (see ``make_resize``) to an image. Bilinear, like OpenCV's INTER_LINEAR: pixel centres
+    are at halves, edges are repeated, and larger crops are not averaged."""
     crop_HWC, sides_3 = image
     rows = _weights(sides_3[0], size, crop_HWC.shape[0])
     columns = _weights(sides_3[1], size, crop_HWC.shape[1])
@@ -39,6 +39,6 @@ def resize(image: tuple[jax.Array, jax.Array], size: int) -> jax.Array:
 
 
 def _weights(side: jax.Array, size: int, length: int) -> jax.Array:
-    """How much each of the first ``side`` of ``length`` pixels counts for each of ``size``, [size, length]."""
+    """Weight of each of the first ``side`` of ``length`` pixels in each of ``size`` pixels, [size, length]."""
     place = jnp.clip((jnp.arange(size) + 0.5) * (side / size) - 0.5, 0, side - 1)
     return jnp.maximum(1 - jnp.abs(place[:, None] - jnp.arange(length)), 0)

@@ -1,4 +1,4 @@
-"""Columns on disk that are read when they are used, so that tens of millions of rows take little memory.
+"""Columns on disk that are read on use, so that tens of millions of rows take little memory.
 
 A column is a file of numbers whose suffix is their dtype: ``starts.int32``. Pickled, a column is only its path, so the
 pipeline's reading processes share its pages.
@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Mapped(np.memmap):
-    """A whole file as an array; pickled by its path."""
+    """A memory-mapped file as an array; pickled as its path."""
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         if isinstance(self.base, mmap.mmap):
@@ -50,7 +50,7 @@ def write(folder: Path, name: str, chunks: Iterable[np.ndarray]) -> None:
 
 
 def write_starts(folder: Path, name: str, lengths: Sequence[np.ndarray]) -> None:
-    """Writes the column of where rows of these lengths start, with one more entry for the end; int32 if it suffices."""
+    """Writes the column of starts of rows of these lengths, with one more entry for the end; int32 if it suffices."""
     dtype = np.int32 if sum(int(chunk.sum(dtype=np.int64)) for chunk in lengths) < 2**31 else np.int64
 
     def starts() -> Iterator[np.ndarray]:
@@ -66,7 +66,7 @@ def write_starts(folder: Path, name: str, lengths: Sequence[np.ndarray]) -> None
 
 
 def write_strings(folder: Path, name: str, strings: Iterable[str]) -> None:
-    """Writes the column of ``strings``, and that of where they start."""
+    """Writes the column of ``strings``, and the column of their starts."""
     encoded = [string.encode() for string in strings]
     write(folder, name, [np.frombuffer(b"".join(encoded), np.uint8)])
     write_starts(folder, f"{name}_starts", [np.fromiter(map(len, encoded), np.int64, len(encoded))])
@@ -109,7 +109,7 @@ class Strings(Sequence[str]):
         return [read(file, stop - start, start).decode() for start, stop in zip(starts, stops, strict=True)]
 
     def __iter__(self) -> Iterator[str]:
-        block = 4096  # a read for each string would take most of the time
+        block = 4096  # one read per string would take most of the time
         for first in range(0, len(self), block):
             starts = self._starts_N1[first : first + block + 1].tolist()
             data = os.pread(self._file, starts[-1] - starts[0], starts[0])

@@ -1,10 +1,10 @@
 """Decoded images in memory-mapped files, from which a batch is cropped without decoding (``config.data.cache``).
 
-Of each image, what random boxes can cover is kept: all of it, or, if its sides differ so much that only the largest
-centred square is ever trained on, that square. An image whose short side is at most ``longest(crops)`` is kept
-with the pixels that decoding gives, so what is trained on is the same, bit for bit. A larger one is shrunk to that: it
-is then resized twice, and the edges of a box move by up to half of a pixel that is kept. With a crop scale of (1, 1)
-the square is kept at the model's size, which is the same again.
+The part that random boxes can cover is kept: the whole image, or, if its sides differ so much that only the largest
+centred square is ever trained on, that square. An image whose short side is at most ``longest(crops)`` is kept with the
+pixels that decoding gives, so training sees the same pixels, bit for bit. A larger one is shrunk to that: it is then
+resized twice, and the edges of a box move by up to half a kept pixel. With a crop scale of (1, 1), the square is kept
+at the model's size, and training sees the same pixels again.
 
 The folder of a source (``decoded_writer.py`` makes it) has blocks of ``BLOCK`` images:
 
@@ -39,8 +39,8 @@ ROW = np.dtype(
     + [("start", "<i8")]  # in the block, bytes
     + [("pixels", "<u8"), ("encoded", "<u8")]  # XXH3
 )
-_MARGIN = 9 / 7  # at 224 pixels, with 10% cropped: 304. NatuRel's photos have 288, so they are kept as they are
-_SLACK = 3  # pixels by which rounding may enlarge a box
+_MARGIN = 9 / 7  # at 224 pixels, with 10% cropped: 304. NatuRel's photos have 288, so they are not shrunk
+_SLACK = 3  # pixels that rounding may add to a box
 
 
 def longest(crops: Crops) -> int:
@@ -50,7 +50,7 @@ def longest(crops: Crops) -> int:
 
 
 def largest_box(crops: Crops) -> tuple[int, int]:
-    """Height and width that the crop of any box of any image is within: those of photos that had to be shrunk."""
+    """Height and width within which the crop of any box of any image fits: those of photos that had to be shrunk."""
     if is_fixed(crops.scale):
         return crops.size, crops.size
     short = longest(crops)
@@ -83,7 +83,7 @@ class Kept(NamedTuple):
     pixels: np.ndarray
 
     def crop(self, box: Box) -> np.ndarray:
-        """The pixels of a box, a view; its edges are rounded to pixels that are kept."""
+        """The pixels of a box, a view; its edges are rounded to kept pixels."""
         top, bottom, left, right = edges(box, self.part, *self.pixels.shape[:2])
         return self.pixels[top:bottom, left:right]
 
@@ -101,8 +101,8 @@ class Kept(NamedTuple):
 
 
 def edges(box: Box, part: Box, height: int, width: int) -> tuple[int, int, int, int]:
-    """The first line of a box, the one after its last, and the same of columns, in a copy [height, width] of ``part``
-    of an image."""
+    """First line of a box, the line after its last, and the same for columns, in a copy [height, width] of ``part`` of
+    an image."""
     return (
         *_span(box.top - part.top, box.height, height / part.height, height),
         *_span(box.left - part.left, box.width, width / part.width, width),
@@ -115,10 +115,9 @@ def _span(start: int, length: int, factor: float, most: int) -> tuple[int, int]:
 
 
 class Decoded:
-    """The decoded images of a source, with their numbers in it. Safe to use from several threads; a pickled one is
-    opened again.
+    """The decoded images of a source, by their numbers in it. Thread-safe; a pickled one is opened again.
 
-    Each image is compared with its checksum when it is first used. A damaged one is decoded again.
+    The checksum of an image is checked on first use. A damaged one is decoded again.
     """
 
     def __init__(self, folder: Path, crops: Crops, read_image: Callable[[int], bytes], count: int):
@@ -134,7 +133,7 @@ class Decoded:
 
     @property
     def largest_box(self) -> tuple[int, int]:
-        """Height and width that the crop of any box is within."""
+        """Height and width within which the crop of any box fits."""
         width_N, height_N = (self.rows_N[name].astype(np.int64) for name in ("kept_width", "kept_height"))
         widest_N = np.ceil(height_N * RATIO[1]) + _SLACK, np.ceil(width_N / RATIO[0]) + _SLACK
         return int(np.minimum(height_N, widest_N[1]).max()), int(np.minimum(width_N, widest_N[0]).max())
@@ -167,7 +166,7 @@ def pixels_path(folder: Path, block: int) -> Path:
 
 
 def rows_path(folder: Path, block: int) -> Path:
-    """What is known of the images of a block."""
+    """The ``ROW`` of each image of a block."""
     return folder / f"{block:05}.rows"
 
 

@@ -1,7 +1,7 @@
 """Decodes the images of a source once, into the files that ``decoded.py`` describes: in parallel, and once for all
 processes of a host.
 
-A block has its name once it is whole, so what was interrupted continues with the next block.
+A block gets its name once it is complete, so after an interruption, only missing blocks are decoded.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ from tfds_naturel.common.errors import UserError
 _LOG = logging.getLogger(__name__)
 
 VERSION = 1
-_SAMPLE = 64  # images from which the size is estimated, and that must not have changed since
+_SAMPLE = 64  # images that the size is estimated from, and that are compared to find out whether files have changed
 
 
 def decode(source: Source, crops: Crops, root: Path, workers: int = 0) -> Source:
-    """``source`` with its decoded images, from which ``crops`` are made; in a folder of ``root``. ``workers``:
-    processes; 0: one for each core.
+    """``source`` with its decoded images, for ``crops``, in a folder of ``root``. ``workers``: processes; 0: one per
+    core.
 
     Raises UserError for an image that is not readable, and OSError if the disk has too little space.
     """
@@ -52,7 +52,7 @@ def decode(source: Source, crops: Crops, root: Path, workers: int = 0) -> Source
 
 
 def identity(source: Source) -> str:
-    """Digest of the records and, as far as it is known, their files: an index has another folder once these change."""
+    """Digest of the records and, if known, their files: an index gets another folder once these change."""
     digest = hashlib.blake2b(f"{source.content}\n{Path(source.origin.cache).name}\n".encode(), digest_size=16)
     for name in source.items.image_ids:
         digest.update(f"{name}\n".encode(errors="surrogatepass"))
@@ -69,7 +69,7 @@ def sample(items: Items) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class _Images:
-    """What the processes that decode are given: ``read`` returns the encoded image of a number."""
+    """What the decoding processes are given. ``read``: number -> encoded image."""
 
     name: str
     read: Callable[[int], bytes]
@@ -128,7 +128,7 @@ def _build(images: _Images, items: Items, workers: int) -> None:
     if changed := [name for n, name in known if images.has_changed(n, name)]:
         _LOG.warning("%s: image %r is not the one that was decoded; all are decoded again", items.name, changed[0])
         missing = list(blocks)
-        for block in blocks:  # so that all are missing if this is interrupted
+        for block in blocks:  # so that all are missing after an interruption
             decoded.rows_path(images.folder, block).unlink(missing_ok=True)
     if not missing:
         return

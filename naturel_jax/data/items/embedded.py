@@ -1,9 +1,9 @@
-"""Embeddings of training images and captions by frozen towers, which take the place of pixels and tokens
+"""Embeddings of training images and captions by frozen towers, used in place of pixels and tokens
 (``config.data.cache``, ``config.data.cache_captions``).
 
 A folder (``frozen.py`` makes it) has rows of one shape in blocks of ``BLOCK``: ``00012.embeddings`` is float32
 [rows, ...] after its checksum (``once.write_block``). The row of an image is [2, D]: as it is, and mirrored; that of a
-caption [D].
+caption is [D].
 """
 
 import math
@@ -23,8 +23,7 @@ Shape = tuple[int, ...]
 
 
 class Embeddings:
-    """The ``count`` rows of a folder, each of ``shape``. Safe to use from several threads; a pickled one is opened
-    again."""
+    """The ``count`` rows of a folder, each of ``shape``. Thread-safe; a pickled one is opened again."""
 
     def __init__(self, folder: Path, count: int, shape: Shape):
         self._arguments = (folder, count, shape)
@@ -40,7 +39,7 @@ class Embeddings:
 
 
 class EmbeddedImages(NamedTuple):
-    """The embeddings of a source's images, with their numbers in it, and that of the blank image."""
+    """The embeddings of a source's images, by their numbers in it, and that of the blank image."""
 
     embeddings: Embeddings
     blank_D: np.ndarray
@@ -65,8 +64,8 @@ def distinct(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, str]:
     """The row of each text among the distinct ones, int32 [texts]; the first text of each row, int64 [rows], in
     ascending order; and a digest of all.
 
-    Texts are told apart by 64 bits, so that tens of millions need no memory for their words: the chance that any two of
-    ten million share them is 3e-6.
+    Texts are compared by 64-bit hashes, so that tens of millions need no memory for their words: the chance of any
+    collision among ten million is 3e-6.
     """
     hashes = (xxhash.xxh3_64_intdigest(text.encode(errors="surrogatepass")) for text in texts)
     hash_T = np.fromiter(hashes, np.uint64, len(texts))
@@ -93,8 +92,8 @@ def write(folder: Path, block: int, z: np.ndarray) -> None:
 
 
 def check(folder: Path, block: int, shape: Shape) -> None:
-    """Raises ValueError for a block that is not one of ``shape`` that ``write`` wrote, FileNotFoundError for one that
-    is missing."""
+    """Raises ValueError for a block that is not what ``write`` wrote, or not of ``shape``; FileNotFoundError for one
+    that is missing."""
     found, expected = len(once.read_block(path(folder, block))), 4 * math.prod(shape)
     if found != expected:
         raise ValueError(f"{path(folder, block)} is damaged: {found:,} bytes; expected {expected:,}")

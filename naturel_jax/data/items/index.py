@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 BAD_VERSION = 1  # of bad.jsonl
 
-_LARGEST = 1 << 28  # bytes of an image; one of MAX_PIXELS without compression has 192 million
+_LARGEST = 1 << 28  # bytes of an image; an uncompressed one of MAX_PIXELS has 192 million
 _QUOTED = 3  # bad records that a message quotes
 
 
@@ -88,8 +88,8 @@ class Images:
 
 
 def _read(path: str, offset: int = 0, size: int | None = None) -> bytes:
-    """Part of a file, or all of it. Raises ValueError for a device or pipe, whose reading may not end, and if there is
-    too much."""
+    """Part of a file, or all of it. Raises ValueError for a device or pipe, which may never end, and for more
+    than ``_LARGEST`` bytes."""
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its other end
     try:
         status = os.fstat(file)
@@ -122,7 +122,7 @@ def _read_rows(path: Path) -> list[Bad]:
 
 
 def read_unusable(folder: Path) -> list[Bad]:
-    """The records of the index in ``folder`` that cannot be used, whatever their images."""
+    """The records of the index in ``folder`` that cannot be used, regardless of their images."""
     return _read_rows(folder / "problems.jsonl")
 
 

@@ -1,7 +1,7 @@
-"""Builds the index of a table of records: its captions, and where its images are, as columns on disk (``index.py``).
+"""Builds the index of a table of records: its captions and the places of its images, as columns on disk (``index.py``).
 
 It is built once, from all shards in parallel, in ``<data dir>/.cache/<key>/``; the key depends on the table's files,
-their sizes and times, and the fields. Shards that were read before an interruption are not read again.
+their sizes and modification times, and the fields. Shards read before an interruption are not read again.
 
     meta.json                  version, source, number of records, digest of their content, shards
     names.*                    path of each image, or the name of its record
@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 VERSION = 2  # since 2, a txt member comes before a caption in JSON
 _BATCH = 8192  # records in memory at a time
-_CHUNK = 1 << 20  # numbers that are written at a time
+_CHUNK = 1 << 20  # numbers written at a time
 _SIDES = ("positives", "negatives")
 _LISTS = (*_SIDES, "asserts", "negative_asserts", "shows")
 _SCHEMA = pa.schema(
@@ -63,7 +63,7 @@ _SCHEMA = pa.schema(
 
 
 def cache_folder(data_dir: str) -> Path:
-    """The folder of what is derived from the training data in ``data_dir``, which is a local folder."""
+    """The folder for what is derived from the training data in ``data_dir``, a local folder."""
     return Path(data_dir) / ".cache"
 
 
@@ -80,7 +80,7 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 
 def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
-    """Builds the index in ``folder`` unless it is there. ``workers``: processes; 0: one for each core.
+    """Builds the index in ``folder`` unless it is there. ``workers``: processes; 0: one per core.
 
     Raises UserError for a table without records.
     """
@@ -111,7 +111,7 @@ def _write_parts(table: Table, fields: Fields, parts: Sequence[Path], workers: i
 
 
 def parallel(function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: int = 0) -> Iterator[T]:
-    """The results of ``function(*job)`` in the order of ``jobs``, computed by ``workers`` processes (0: one for each
+    """The results of ``function(*job)`` in the order of ``jobs``, computed by ``workers`` processes (0: one per
     core)."""
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers <= 1:
@@ -123,7 +123,7 @@ def parallel(function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], worker
 
 
 def _end_with_parent() -> None:
-    """Ends this worker when its parent is killed; the pool's workers would wait for work forever."""
+    """Ends this worker when its parent is killed; otherwise, the pool's workers would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent
 
@@ -241,7 +241,7 @@ def _numbers(start: int, stop: int) -> Iterator[np.ndarray]:
 
 
 def _zeros(count: int) -> Iterator[np.ndarray]:
-    yield np.zeros(0, bool)  # of this dtype even if there are none
+    yield np.zeros(0, bool)  # sets the dtype even if there are none
     yield from (np.zeros(len(chunk), bool) for chunk in _numbers(0, count))
 
 
@@ -268,8 +268,8 @@ def _bytes_of(strings: pa.StringArray) -> np.ndarray:
 
 
 def _write_texts(out: Path, records: _Parts) -> None:
-    """Captions, texts and facts. Only if there are facts are equal captions one text, which asserts what any of them
-    does: finding them needs memory for all texts."""
+    """Writes captions, texts and facts. Equal captions become one text, asserting what any of them does, only if there
+    are facts: finding them needs memory for all texts."""
     first = 0
     for side in _SIDES:
         lengths = records.lengths(side)
@@ -291,7 +291,7 @@ def _write_texts(out: Path, records: _Parts) -> None:
 
 
 def _claims(records: _Parts, name: str) -> tuple[pa.ChunkedArray, np.ndarray]:
-    """The facts in a column that are known, and the place of each among all of the column's strings."""
+    """The known facts in a column, and the position of each among all of the column's strings."""
     facts, places, first = [], [np.empty(0, np.int64)], 0
     for lists in records.column(name):
         flat = lists.flatten()
@@ -306,9 +306,9 @@ def _claims(records: _Parts, name: str) -> tuple[pa.ChunkedArray, np.ndarray]:
 def _write_facts(
     out: Path, records: _Parts, claims: Mapping[str, tuple[pa.ChunkedArray, np.ndarray]], captions: pa.ChunkedArray
 ) -> None:
-    """Texts and facts, and which facts a text asserts and an image shows."""
-    text_C, texts = _numbered(captions)
-    fact_K, facts = _numbered(pa.chunked_array([chunk for of_name, _ in claims.values() for chunk in of_name.chunks]))
+    """Writes texts and facts, and which facts each text asserts and each image shows."""
+    text_C, texts = _distinct(captions)
+    fact_K, facts = _distinct(pa.chunked_array([chunk for of_name, _ in claims.values() for chunk in of_name.chunks]))
     _write_strings(out, "texts", texts.chunks)
     _write_strings(out, "facts", facts.chunks)
     starts = columns.find(out, "positives_starts")
@@ -324,20 +324,20 @@ def _write_facts(
 
 
 def _counted(lengths: np.ndarray) -> np.ndarray:
-    """0, 1, ... for each of the lengths: the number of each caption in its record, which is that of its pair."""
+    """0, 1, ... for each of the lengths: the number of each caption in its record, and of its pair."""
     ends = np.cumsum(lengths)
     return (np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)).astype(np.uint16)
 
 
-def _numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.ChunkedArray]:
-    """The number of each string, in the order of their first use, and the distinct strings."""
+def _distinct(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.ChunkedArray]:
+    """The index of each string among the distinct ones, in order of first use, and the distinct strings."""
     encoded = column.dictionary_encode().unify_dictionaries()
     numbers = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
     return numbers, pa.chunked_array([encoded.chunk(0).dictionary])
 
 
 def _write_ragged(out: Path, name: str, row: np.ndarray, value: np.ndarray, rows: int) -> None:
-    """Row -> its distinct values, in ascending order."""
+    """Writes each row's distinct values, in ascending order."""
     most = int(value.max(initial=0)) + 1
     row, value = np.divmod(np.unique(row.astype(np.int64) * most + value), most)
     lengths = []
@@ -349,7 +349,7 @@ def _write_ragged(out: Path, name: str, row: np.ndarray, value: np.ndarray, rows
 
 
 def _write_problems(out: Path, records: _Parts) -> None:
-    """``problems.jsonl``: the records that cannot be used."""
+    """Writes ``problems.jsonl``: the records that cannot be used."""
     with (out / "problems.jsonl").open("w") as file:
         first = 0
         for names, problems in zip(records.column("name"), records.column("problem"), strict=True):
@@ -360,7 +360,7 @@ def _write_problems(out: Path, records: _Parts) -> None:
 
 
 def _digest(folder: Path) -> str:
-    """Digest of the records' names, captions and facts, whatever the times of their files."""
+    """Digest of the records' names, captions and facts, regardless of the times of their files."""
     digest = hashlib.blake2b(digest_size=16)
     for path in once.files_in(folder):
         digest.update(path.name.encode())

@@ -1,7 +1,7 @@
 """The items of a dataset without their pixels: the caption groups of each image, and the facts that it shows.
 
-In memory (a dozen bytes per caption) or mapped from disk, so every process can work out the whole global batch: which
-captions match which images, and which are equal. Pixels are read only by the process that needs them.
+They are in memory (a dozen bytes per caption) or mapped from disk, so every process can plan the whole global batch:
+which captions match which images, and which are equal. Pixels are read only by the process that needs them.
 
 Shape letters: N images, G caption groups, C captions of one polarity, B images or groups of a batch. A trailing 1 means
 one extra entry: offsets.
@@ -28,8 +28,8 @@ class Caption(NamedTuple):
 
     ``asserts`` names the fact that the words claim, "" if it is unknown or nothing is claimed; equal names mean the
     same fact in every dataset of a run. Positives and negatives written against each other share a ``pair``.
-    ``paraphrases``: its wordings 1, 2, ..., which claim the same; those with one number in both captions of a pair were
-    written against each other.
+    ``paraphrases``: its wordings 1, 2, ..., which claim the same; those with the same number in both captions of a pair
+    were written against each other.
     """
 
     text: str
@@ -82,13 +82,13 @@ class Captions:
         return rows if kind is None else rows.keep(self.simple_C[rows.values] == (kind == "simple"))
 
     def wordings(self, row_B: np.ndarray) -> np.ndarray:
-        """How many wordings each of these captions has."""
+        """Number of wordings of each of these captions."""
         if self.paraphrases is None:
             return np.ones(len(row_B), np.int64)
         return 1 + self.paraphrases.starts[row_B + 1] - self.paraphrases.starts[row_B]
 
     def texts(self, row_B: np.ndarray, paraphrase_B: np.ndarray) -> np.ndarray:
-        """Index of the text of each of these captions in this wording."""
+        """Index of the text of each of these captions in the given wording."""
         text_B = self.text_C[row_B]
         if self.paraphrases is not None:
             other = np.flatnonzero(paraphrase_B)
@@ -109,9 +109,9 @@ class Captions:
 
 @dataclasses.dataclass(frozen=True)
 class Tags:
-    """Nouns and adjectives of the texts (``tags.py``): row t of ``places`` has those of text t, as (first character,
-    the one after the last, kind) one after another; ``swappable_T``: whether two of one kind differ; ``made_by``: the
-    tagger and its version."""
+    """Nouns and adjectives of the texts (``tags.py``): row t of ``places`` has those of text t, three numbers each
+    (first character, end, kind); ``swappable_T``: whether two of one kind differ; ``made_by``: the tagger and its
+    version."""
 
     places: Ragged
     swappable_T: np.ndarray
@@ -148,7 +148,7 @@ class Items:
 
     def images(self, k_B: np.ndarray) -> np.ndarray:
         """Indices of the k-th images that are trained on."""
-        gaps = self.left_out - np.arange(len(self.left_out))  # images before each that is left out
+        gaps = self.left_out - np.arange(len(self.left_out))  # images trained on before each one that is left out
         return k_B + np.searchsorted(gaps, k_B, side="right")
 
     def texts_at(self, text_B: np.ndarray) -> list[str]:
@@ -169,7 +169,7 @@ class Items:
         """
         positives, negatives = (side.rows_of(group_B, kind) for side in (self.positives, self.negatives))
         group_P = positives.rows
-        others = spans(negatives.starts[group_P], negatives.starts[group_P + 1])  # of each positive: all negatives
+        others = spans(negatives.starts[group_P], negatives.starts[group_P + 1])  # per positive: all negatives
         positive, negative = positives.values[others.rows], negatives.values[others.values]
         group = group_P[others.rows]
         kept = self.positives.pair_C[positive] == self.negatives.pair_C[negative]
@@ -205,9 +205,9 @@ class Items:
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """What is known of the images of a source. ``cache``: folder for what was found in them (empty: none). ``photos``:
-    copies of an image look alike, and others do not; drawings of one world all look alike. ``used``: collection -> its
-    items in the source."""
+    """What is known about a source's images. ``cache``: folder for what was found in them (empty: none). ``photos``:
+    only copies of an image look alike, whereas drawings of one world all do. ``used``: collection -> its items in the
+    source."""
 
     cache: str = ""
     photos: bool = True
@@ -220,7 +220,7 @@ class Source:
 
     ``read_image`` must be picklable: the pipeline's reading processes each get a copy. ``content`` identifies the items
     (empty: not known): a run continues only with the same. ``decoded``: the images' pixels, if they are kept.
-    ``embedded``: what a frozen tower makes of them; ``embedded_captions``: what one makes of the texts of ``items``.
+    ``embedded``: their embeddings by a frozen tower; ``embedded_captions``: those of the texts of ``items``.
     """
 
     items: Items
@@ -233,7 +233,7 @@ class Source:
 
 
 class _Numbers(dict[str, int]):
-    """Numbers strings in the order of their first use."""
+    """Numbers strings in order of first use."""
 
     def __missing__(self, key: str) -> int:
         self[key] = len(self)

@@ -1,8 +1,8 @@
-"""Items as columns on disk: those of a table of records, which ``index_writer.py`` writes, and those of a prepared
-dataset, which are written here.
+"""Items as columns on disk: those of a table of records, written by ``index_writer.py``, and those of a prepared
+dataset, written here.
 
 TFDS decodes whole records, images included, so reading the captions of 100,000 images takes a processor about a minute.
-A process does that once, and later starts map the columns into memory.
+This is done once; later processes map the columns into memory.
 """
 
 import contextlib
@@ -48,8 +48,8 @@ def open_items(folder: Path, name: str) -> Items:
 
 
 def load_or_collect(folder: Path, name: str, collect: Callable[[], Items]) -> Items:
-    """The items of dataset ``name`` in ``folder``; if there are none, or damaged ones, those that ``collect`` returns
-    are written there first, if the disk allows."""
+    """The items of dataset ``name`` in ``folder``; if they are missing or damaged, those that ``collect`` returns,
+    written there if the disk allows."""
 
     def make() -> Items:
         items = collect()
@@ -91,6 +91,6 @@ def _write(items: Items, folder: Path) -> None:
         arrays |= {f"{name}_starts": ragged.starts, f"{name}_values": ragged.values}
     for name, array in arrays.items():
         columns.write(folder, name, [array])
-    for old in folder.glob("items*"):  # the form before, and its lock
+    for old in folder.glob("items*"):  # the earlier format, and its lock
         old.unlink()
     once.write_meta(folder, _meta(folder, items.name))

@@ -26,7 +26,7 @@ class Records(Sequence[Example]):
 
     def __init__(self, source: Any):
         self._source = source
-        self._alone: dict[str, Any] = {}  # feature -> features that are this one only
+        self._alone: dict[str, Any] = {}  # feature -> features with this one only
 
     def __len__(self) -> int:
         return len(self._source)
@@ -40,7 +40,7 @@ class Records(Sequence[Example]):
         return self._source.dataset_info.features
 
     def value(self, n: int, name: str) -> Any:
-        """``self[n][name]``, for which no other feature is decoded: captions take several times as long as an image."""
+        """``self[n][name]``, decoding no other feature: captions take several times as long as an image."""
         if name not in self._alone:
             import tensorflow_datasets as tfds
 
@@ -51,7 +51,7 @@ class Records(Sequence[Example]):
 
 
 class Split(NamedTuple):
-    """``name`` is for messages."""
+    """A split; ``name`` is for messages."""
 
     name: str
     records: Records

@@ -1,4 +1,4 @@
-"""Rows of any length in two arrays, and operations on all rows at once. Shape letter: B rows."""
+"""Rows of different lengths in two arrays, and operations on all rows at once. Shape letter: B rows."""
 
 import dataclasses
 from array import array
@@ -16,7 +16,7 @@ class Ragged:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Iterable[int]]) -> "Ragged":
-        """Integers, kept as int32."""
+        """The given rows of integers, stored as int32."""
         starts, values = array("q", [0]), array("i")
         for row in rows:
             values.extend(row)
@@ -46,16 +46,16 @@ class Ragged:
 
     @property
     def rows(self) -> np.ndarray:
-        """The row of each value."""
+        """The row number of each value."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def take(self, row_B: np.ndarray) -> "Ragged":
-        """These rows."""
+        """The rows with these numbers."""
         span = spans(self.starts[row_B], self.starts[row_B + 1])
         return Ragged(span.starts, self.values[span.values])
 
     def keep(self, kept: np.ndarray) -> "Ragged":
-        """The rows with only the values for which ``kept`` is true."""
+        """The rows, each with only the values for which ``kept`` is true."""
         return Ragged.from_lengths(np.bincount(self.rows[kept], minlength=len(self)), self.values[kept])
 
     def choose(self, column_BK: np.ndarray) -> "Ragged":

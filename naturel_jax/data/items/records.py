@@ -1,5 +1,5 @@
-"""Records: an image with true and false captions, from a row of any table. Which field of the row is which part of the
-record is config (``fields.Fields``)."""
+"""Records: an image with true and false captions, from a row of any table. Config says which field of the row is which
+part of the record (``record_fields.Fields``)."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from naturel_jax.config.record_fields import Fields
 from tfds_naturel.common.errors import UserError
 
-# The usual names of each part's field, tried in this order where config names none.
+# The usual names of each part's field, tried in this order if config names none.
 USUAL: dict[str, tuple[str, ...]] = {
     "image": ("image", "filepath", "file_name", "filename", "image_path", "jpg", "jpeg", "png", "webp"),
     "positives": ("positives", "txt", "caption", "captions", "text", "title"),
@@ -27,7 +27,7 @@ class BadRecord(ValueError):
 
 
 class Span(NamedTuple):
-    """The encoded image is part of the shard's file."""
+    """Place of an encoded image within the shard's file, in bytes."""
 
     offset: int
     size: int
@@ -48,10 +48,9 @@ class Shard(NamedTuple):
 class Table:
     """A table of records, in shards.
 
-    ``root``: folder that paths of images are relative to, and must stay in unless they may be ``anywhere``. ``files``:
-    those that the rows come from; if one changes, they are read again. ``read_image``, if the images are not files or
-    parts of files: (number of the record, ``field``: names of fields that may hold it) -> encoded image; it is
-    picklable.
+    ``root``: folder that image paths are relative to, and must stay in unless they may be ``anywhere``. ``files``:
+    those that the rows come from; if one changes, all are read again. ``read_image``, if the images are not files or
+    parts of files: (number of the record, ``field``: names of fields that may hold it) -> encoded image; picklable.
     """
 
     name: str
@@ -141,7 +140,7 @@ def _is_blank(value: Any) -> bool:
 
 
 def _nested(row: Mapping[str, Any], name: str) -> Any:
-    """The value of ``a.b``: field b of a, or of each row of a. None if there is none."""
+    """The value of ``a.b``: field b of a, or of each row of a. None if missing."""
     head, dot, rest = name.partition(".")
     if not dot or head not in row:
         return None
@@ -227,7 +226,7 @@ def check_inside(folder: str, path: str) -> None:
 
 
 def check_split(kind: str, split: str) -> None:
-    """Raises UserError for another split than ``train``: a file has no splits."""
+    """Raises UserError for a split other than ``train``: a file has no splits."""
     if split != "train":
         raise UserError(f"split {split!r}: {kind} has no splits; name the split's own files in `dataset`")
 

@@ -5,8 +5,8 @@
 
 writes them next to the table's index, in ``tags/``:
 
-    meta.json       version, and who made them: the versions of spaCy and of the model
-    places.*        for each text, (first character, the one after the last, kind) of each noun or adjective
+    meta.json       version, and what made them: the versions of spaCy and of the model
+    places.*        for each text, (first character, end, kind) of each noun or adjective
     swappable.bool  whether two of one kind differ
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 VERSION = 1
 _FOLDER = "tags"
 _BATCH = 1000  # captions that spaCy tags together
-_LONGEST = 1 << 16  # characters of a caption in which places are noted
+_LONGEST = 1 << 16  # characters of a caption within which places are recorded
 _KINDS = dict.fromkeys(order.NOUNS, 0) | dict.fromkeys(order.ADJECTIVES, 1)  # Penn Treebank tag -> kind
 
 Place = tuple[int, int, int]
@@ -43,7 +43,7 @@ Place = tuple[int, int, int]
 
 def write(folder: Path, model: str, workers: int = 1) -> str:
     """Tags the texts of the index in ``folder`` with a spaCy model (a name or a folder), in ``workers`` processes;
-    returns who made them. Raises UserError if there is no such model, or it has no tagger."""
+    returns what made them. Raises UserError if there is no such model, or it has no tagger."""
     pipeline, made_by = _load(model)
     texts = columns.find_strings(folder, "texts")
     docs = pipeline.pipe(tqdm.tqdm(texts, "tagging", unit="caption"), batch_size=_BATCH, n_process=workers)

@@ -19,12 +19,12 @@ _BLOCK = 256  # samples that are drawn together
 
 
 def generator(seed: int, purpose: int, number: int, source: int = 0) -> np.random.Generator:
-    """The stream of these. Its words are fixed; another version of NumPy may make other numbers of them (NEP 19)."""
+    """The stream of these. Its words are fixed; another version of NumPy may turn them into other numbers (NEP 19)."""
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, source, number]))
 
 
 class Draws(NamedTuple):
-    """Draws for single samples, numbered from 0 in the whole run: the same whichever are asked for together."""
+    """Draws for single samples, numbered from 0 in the whole run: the same, whichever are requested together."""
 
     seed: int
     purpose: int

@@ -20,8 +20,8 @@ _LOCK = threading.Lock()
 class Shuffled:
     """``size`` items of source number ``source``, in another order in each epoch.
 
-    The orders of two epochs are kept: of 100 million items, 400 MB each in every reading process, and seconds at the
-    beginning of an epoch.
+    The orders of two epochs are kept in memory. With 100 million items, each takes 400 MB in every reading process, and
+    seconds to draw at the beginning of an epoch.
     """
 
     def __init__(self, size: int, seed: int, source: int):
@@ -36,7 +36,7 @@ class Shuffled:
         epoch_B, index_B = np.divmod(position_B, self._arguments[0])
         item_B = np.empty_like(index_B)
         for epoch in np.unique(epoch_B).tolist():
-            with _LOCK:  # else several threads would shuffle the same epoch
+            with _LOCK:  # otherwise several threads would shuffle the same epoch
                 order = self._order(epoch)
             item_B[epoch_B == epoch] = order[index_B[epoch_B == epoch]]
         return item_B
@@ -49,16 +49,16 @@ def _shuffle(size: int, seed: int, source: int, epoch: int) -> np.ndarray:
 
 
 class Mixture:
-    """Endless sources taken in turns, as often as their weights say.
+    """Endless sources taken in turns, in proportion to their weights.
 
-    The turns repeat after a period, over which those of each source are spread evenly. In it, the lightest source has
-    100 turns, so that weights are honoured to 0.5% of the lightest; where others weigh 10,000 times as much, it has
-    fewer. A source has at least one.
+    The turns repeat after a period, over which those of each source are spread evenly. The lightest source has 100 of
+    them, so weights are exact to 0.5% of the lightest; if others weigh 10,000 times as much, it has fewer, but at least
+    one.
     """
 
     def __init__(self, weights: Sequence[float]):
         scale = min(_FINEST / min(weights), _LONGEST / sum(weights))
-        self._turns = np.maximum(1, np.rint(np.array(weights) * scale).astype(np.int64))  # of each source
+        self._turns = np.maximum(1, np.rint(np.array(weights) * scale).astype(np.int64))  # per source
         source_P = np.repeat(np.arange(len(weights)), self._turns)
         turn_P = np.concatenate([np.arange(turns) for turns in self._turns])
         order = np.argsort((turn_P + 0.5) / self._turns[source_P], kind="stable")

@@ -1,4 +1,4 @@
-"""What identifies an image, whatever collection or file it is in: its name, its bytes, and what it looks like.
+"""What identifies an image, in whatever collection or file: its name, its bytes, and what it looks like.
 
 All are numbers of 64 bits, so that millions fit into a sorted array.
 """
@@ -14,9 +14,9 @@ from naturel_jax.data.images.decode import open_image
 from tfds_naturel.common import photos
 
 _JPEG = b"\xff\xd8"  # first bytes of a file
-_BLANK = 2.0  # standard deviation of luminance, as in ``photos.inspect``
+_BLANK = 2.0  # standard deviation of luminance below which an image is blank, as in ``photos.inspect``
 
-# How public collections name their images, wherever the files are. Visual7W's are those of Visual Genome.
+# How public collections name their images, wherever the files are. Visual7W's are Visual Genome's.
 _COLLECTIONS = (
     ("coco", re.compile(r"(?:.*[/_])?(?=\d{12}(?:\.|$))0*(\d+)(?:\.\w+)?")),
     ("visual_genome", re.compile(r"(?:.*/)?(?:VG_100K(?:_2)?/|v7w_)(\d+)\.\w+")),
@@ -28,8 +28,8 @@ _NUMBER = re.compile(r"[1-9]\d{7,}")
 
 
 class Seen(NamedTuple):
-    """``content``: of the bytes. ``perceptual``: copies of a photo differ in a few bits (``photos.phash``); None for
-    what is not a photo of at least 32 x 32 pixels, or blank."""
+    """Hashes of an image. ``content``: of its bytes. ``perceptual``: copies of a photo differ in a few bits
+    (``photos.phash``); None for a blank image, or one that is not a photo of at least 32 x 32 pixels."""
 
     content: int
     perceptual: int | None
@@ -46,7 +46,7 @@ def of_name(path: str) -> str:
 
 
 def number(name: str) -> int:
-    """The name as 64 bits."""
+    """A 64-bit hash of the name."""
     return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 

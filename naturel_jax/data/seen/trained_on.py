@@ -32,7 +32,7 @@ NEAR = 3  # bits in which the perceptual hashes of near duplicates may differ, a
 
 _EMPTY = np.empty(0, np.uint64)
 _BANDS = tuple(np.uint64(shift) for shift in (0, 16, 32, 48))  # NEAR + 1: near hashes agree in one of them
-_BAND = np.uint64(48)  # shift that leaves the highest band
+_BAND = np.uint64(48)  # right shift that leaves the highest band
 _WORD = np.uint64(64)
 _ARRAYS = ("exact", "perceptual")
 
@@ -43,8 +43,8 @@ def _sorted(numbers: Iterable[int] | np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedOn:
-    """``exact`` and ``perceptual``: distinct numbers in ascending order, uint64. ``images``: how many images they are
-    about; ``read``: of how many of these the bytes were read. Without, copies under another name are not known."""
+    """``exact`` and ``perceptual``: distinct numbers in ascending order, uint64. ``images``: number of images that they
+    are about; ``read``: how many of these had their bytes read; without, copies under other names go unnoticed."""
 
     exact: np.ndarray = dataclasses.field(default_factory=_EMPTY.copy)
     perceptual: np.ndarray = dataclasses.field(default_factory=_EMPTY.copy)
@@ -53,7 +53,7 @@ class TrainedOn:
 
     @classmethod
     def of(cls, names: Iterable[str], seen: Sequence[identity.Seen] = (), images: int = 0) -> "TrainedOn":
-        """From the images' names ("": none), and what was seen of those that were read."""
+        """The record of images with these names ("": none), and what was seen of those that were read."""
         numbers = [identity.number(name) for name in names if name]
         perceptual = (image.perceptual for image in seen if image.perceptual is not None)
         return cls(_sorted(numbers + [image.content for image in seen]), _sorted(perceptual), images, len(seen))
@@ -95,14 +95,14 @@ class TrainedOn:
         return found
 
     def checksum(self) -> str:
-        """Of the arrays."""
+        """Checksum of the arrays."""
         checksum = xxhash.xxh3_64()
         for name in _ARRAYS:
             checksum.update(np.ascontiguousarray(getattr(self, name), "<u8").data)
         return checksum.hexdigest()
 
     def meta(self) -> dict[str, Any]:
-        """What a checkpoint says."""
+        """What a checkpoint records."""
         return {"version": VERSION, "xxh3": self.checksum()}
 
     def save(self, folder: epath.Path) -> None:
@@ -116,7 +116,7 @@ class TrainedOn:
 
 
 def _rotated(hashes: np.ndarray, shift: np.uint64) -> np.ndarray:
-    """The bits moved to the left by ``shift``, those that leave on the left entering on the right."""
+    """The hashes with their bits rotated left by ``shift``."""
     return (hashes << shift) | (hashes >> (_WORD - shift)) if shift else hashes
 
 
@@ -154,6 +154,6 @@ def _array(path: epath.Path) -> np.ndarray:
 
 
 def from_used(used: Mapping[str, Iterable[str]]) -> TrainedOn:
-    """From collection -> its items: the form of checkpoints before version 1, and of prepared datasets."""
+    """The record made from collection -> its items, the form of checkpoints before version 1 and prepared datasets."""
     names = [f"{collection}:{item}" for collection, items in used.items() for item in items]
     return TrainedOn.of(names, images=len(names))

@@ -20,8 +20,8 @@ from tfds_naturel.common.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 
-MOST = 1 << 18  # images of a source that a run reads before it starts; more are read by the command check.py only
-_BLOCK = 4096  # images between two looks at whether to stop
+MOST = 1 << 18  # images of a source that a run reads before it starts; only the command check.py reads more
+_BLOCK = 4096  # images between checks for a stop request
 
 
 def of_source(source: Source) -> TrainedOn:
@@ -36,7 +36,7 @@ def of_source(source: Source) -> TrainedOn:
     def make() -> TrainedOn:
         seen = list(_looks(source)) if len(items) <= MOST else []
         made = TrainedOn.of(names(items.image_ids, items.left_out), seen, len(items))
-        with contextlib.suppress(OSError):  # a folder that may only be read
+        with contextlib.suppress(OSError):  # a read-only folder
             if origin.cache:
                 made.save(folder)
         return made
@@ -60,7 +60,7 @@ def names(image_ids: Sequence[str], left_out: np.ndarray) -> Iterator[str]:
 
 
 def _looks(source: Source) -> Iterator[identity.Seen]:
-    """What each image that is trained on looks like, except those that cannot be read: training names them."""
+    """``Seen`` of each image that is trained on, except for unreadable ones, which training reports."""
     numbers = np.delete(np.arange(len(source.items.image_ids)), source.items.left_out).tolist()
     if len(numbers) > _BLOCK:
         _LOG.info(

@@ -12,9 +12,9 @@ _STARTS = {"binary": np.int32, "large_binary": np.int64}  # type -> dtype of whe
 
 
 class _BatchRow(Mapping[str, Any]):
-    """Row ``n`` of ``batch``; values are converted when they are used, so unused columns cost nothing.
+    """Row ``n`` of ``batch``; values are converted on use, so unused columns cost nothing.
 
-    ``within``: the file that the batch is mapped from; bytes are then parts of it.
+    ``within``: the file that the batch is mapped from; bytes are then returned as parts of it.
     """
 
     def __init__(self, batch: pa.RecordBatch, n: int, within: pa.Buffer | None):
@@ -43,7 +43,7 @@ class _BatchRow(Mapping[str, Any]):
         return column[self._n].as_py()
 
     def _span(self, column: pa.Array) -> Span | None:
-        """Where the file has the bytes; None if they are not in it as they are, or there are none."""
+        """Where the bytes are in the file; None if it does not hold them as they are, or there are none."""
         dtype = _STARTS.get(str(column.type))
         if self._within is None or dtype is None or column.slice(self._n, 1).null_count:
             return None

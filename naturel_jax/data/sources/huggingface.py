@@ -1,6 +1,6 @@
-"""``hf:FOLDER`` or ``hf:OWNER/NAME``: a dataset saved by Hugging Face's ``datasets``, or one of the hub.
+"""``hf:FOLDER`` or ``hf:OWNER/NAME``: a dataset saved by Hugging Face's ``datasets``, or one on the hub.
 
-A saved dataset is read from its Arrow files, in which images are used where they are; downloading one needs the extra
+A saved dataset is read from its Arrow files, without copying images; downloading one needs the extra
 ``naturel_jax[hf]``.
 """
 
@@ -43,7 +43,7 @@ def _saved(folder: Path, split: str) -> list[Path]:
 
 
 def _file_name(state: Path, file: Any) -> str:
-    """Its name in the same folder, whatever folder is named."""
+    """The name of a data file, which is in the folder of ``state`` whatever path is recorded."""
     name = file.get("filename") if isinstance(file, dict) else None
     if not isinstance(name, str):
         raise UserError(f"{state}: the data file {file!r:.60} has no name; expected one written by save_to_disk")

@@ -12,7 +12,7 @@ from naturel_jax.data.sources import arrow
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_arrow
 
-_ROWS = 256  # in memory at a time: rows may hold images
+_ROWS = 256  # rows in memory at a time: they may hold images
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:

@@ -1,4 +1,4 @@
-"""``tfds:NAME/CONFIG``: a prepared TFDS dataset of any features; its files must allow random access (ArrayRecord)."""
+"""``tfds:NAME/CONFIG``: a prepared TFDS dataset with any features; its files must allow random access (ArrayRecord)."""
 
 import functools
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """``webdataset:SHARDS``: tar files, such as ``shards/{0000..0099}.tar``.
 
-Consecutive members with the same name up to its first dot are a record, and the rest of the name is the field. The
-fields of a ``json`` member are fields too.
+Consecutive members with the same name up to its first dot form a record; the rest of the name is the field. The fields
+of a ``json`` member are fields too.
 """
 
 import functools
@@ -76,7 +76,7 @@ def _value(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, field: str
 
 
 def _merged(row: dict[str, Any]) -> Row:
-    """With the fields of its ``json`` member."""
+    """The row with the fields of its ``json`` member added."""
     if "json" not in row:
         return row
     try:
@@ -85,6 +85,6 @@ def _merged(row: dict[str, Any]) -> Row:
         return BadRecord(f"{row['__key__']}.json: not JSON: {error}")
     if not isinstance(inner, dict):
         return row
-    # Its file_name is where the image once was; the image is a member.
+    # The JSON's file_name is where the image once was; now it is a member.
     fields = {name: value for name, value in inner.items() if name not in USUAL["image"]}
     return {**fields, **row, "json": inner}

@@ -30,7 +30,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def _fixed(text: str) -> str:
-    if not (text.isascii() and text.isprintable() and "&" not in text):  # elsewhere there is nothing to fix
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # other texts need no fixing
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split())
 
@@ -56,7 +56,7 @@ CENTRES: dict[str, Callable[[int], int]] = {
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """As transformers' ``convert_to_rgb``; ``transparency`` is that of a palette, or of one color."""
+    """Same as transformers' ``convert_to_rgb``; ``transparency`` is that of a palette, or of one color."""
     if "A" not in image.getbands() and image.info.get("transparency") is None:
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -73,7 +73,7 @@ TO_RGB: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 _LARGEST = 1 << 14  # tokens of a text, or pixels of a side
-_FARTHEST = 1e4  # of a mean from 0, or of 1 / std
+_FARTHEST = 1e4  # largest absolute mean, or 1 / std
 
 
 def _is_channels(values: object, smallest: float) -> bool:
@@ -156,7 +156,7 @@ class Processor:
         padding = tokenizer.padding or {}
         if padding.get("direction") != "right" or padding["length"] != self.context:
             return lambda texts: (encoding.ids for encoding in tokenizer.encode_batch_fast(texts))
-        tokenizer.no_padding()  # most of the time went to lists of padding
+        tokenizer.no_padding()  # building lists of padding took most of the time
         pads = [padding["pad_id"]] * self.context
         return lambda texts: (
             (ids := encoding.ids) + pads[len(ids) :] for encoding in tokenizer.encode_batch_fast(texts)
@@ -178,8 +178,8 @@ class Processor:
         """Decodes, crops ``box`` (left, top, right, bottom in pixels), resizes: uint8 [size, size, 3].
 
         The pixels are exactly those of transformers' PIL image processors, and of OpenAI's and OpenCLIP's transforms
-        (with ``centre`` ``round``), also for images with transparency or a palette with the ``to_rgb`` of that library.
-        As in all three, an EXIF orientation is not applied. big_vision's resizing is not antialiased; its models are
+        (with ``centre`` ``round``); for images with transparency or a palette, with that library's ``to_rgb``. Like all
+        three, this ignores EXIF orientation. big_vision's resizing is not antialiased; its models are
         evaluated here as transformers does. Raises UserError for bytes that are not an image, or an image of more than
         ``MAX_PIXELS``.
         """

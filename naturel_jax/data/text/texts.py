@@ -1,4 +1,4 @@
-"""What the planner needs to know of a text: its tokens, and whether it names a side. Remembered from batch to batch.
+"""What the planner needs to know about a text: its tokens, and whether it names a side. Cached across batches.
 
 Shape letters: U texts, L tokens.
 """
@@ -14,13 +14,13 @@ from naturel_jax.data.text.processor import Processor
 
 _SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)  # "left of", and the fact Cup|left_of|Cat
 _TOKEN_BUCKET = 8  # trimmed lengths are multiples of this
-_LOCK = threading.Lock()  # of all caches: one of an object would keep it from being pickled
+_LOCK = threading.Lock()  # for all caches: an object that holds a lock cannot be pickled
 
 
 def names_side(text: str) -> bool:
     """Whether ``text``, a caption or a fact's name, mentions left or right: mirroring the image may make it false."""
     if text.isascii() and "left" not in (lower := text.lower()) and "right" not in lower:
-        return False  # most texts, in a tenth of the time
+        return False  # true of most texts, and ten times as fast
     return bool(_SIDE.search(text))
 
 
@@ -33,13 +33,13 @@ def trimmed(tokens_UL: np.ndarray, eos: int | None) -> np.ndarray:
 
 
 class TextCache:
-    """Looks up texts; those that are new are tokenized together. Starts over after ``most`` texts: rewritten captions
-    hardly ever repeat."""
+    """Looks up texts; new ones are tokenized together. Starts over after ``most`` texts: rewritten captions rarely
+    repeat."""
 
     def __init__(self, processor: Processor, most: int = 500_000):
         self._processor, self._most = processor, most
         self._rows: dict[str, int] = {}
-        self._tokens = np.empty((0, processor.context), np.int32)  # with room for more rows, as the next
+        self._tokens = np.empty((0, processor.context), np.int32)  # with room for more rows, like the next
         self._names_side = np.empty(0, bool)
 
     def look_up(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
