@@ -1,8 +1,12 @@
-"""The batch that a training step takes, and how often each of its cells, an image and a caption, is a positive or a
-negative.
+"""The batch that a training step takes, and how often each (image, caption) cell counts as positive or negative.
 
-Shape letters: I images, U distinct captions, K captions sampled per image, T triplets shown per image, A triplets
-asserted per caption, L tokens, P patches that are kept.
+A batch holds distinct images and captions. In the *expanded batch*, the conventional one, each has as many rows as its
+multiplicity says. The *sentinel* is the blank image that recipes use as a negative of every image: one row, with
+multiplicity B, the batch size. A caption is true of an image if it asserts a fact, such as a triplet, that the image
+shows. On devices, all leading axes are split over the batch axes of the mesh. docs/design.md explains why.
+
+Shape letters: I images, U distinct captions, K captions sampled per image, T facts shown per image, A facts asserted
+per caption, L tokens, P patches that are kept.
 """
 
 from collections.abc import Callable
@@ -19,7 +23,7 @@ class ImageLabels(NamedTuple):
     """What the losses need to know about each image. Rows of ids are padded with -1.
 
     mult_I: copies of the image in the expanded batch (float32; 0 for padding, B for the sentinel);
-    positives_IK, negatives_IK: ids of the captions sampled for it; shows_IT: ids of the triplets it shows.
+    positives_IK, negatives_IK: ids of the captions sampled for it; shows_IT: ids of the facts it shows.
     """
 
     mult_I: Array
@@ -32,8 +36,8 @@ class CaptionLabels(NamedTuple):
     """What the losses need to know about each distinct caption.
 
     mult_U: copies in the expanded batch (float32; 0 for padding); id_U: the id by which ``ImageLabels`` refers to it
-    (-2 for padding); asserts_UA: ids of the triplets that its words assert, padded with -2 (more than one where several
-    triplets are worded alike).
+    (-2 for padding); asserts_UA: ids of the facts that its words assert, padded with -2 (several if they are worded
+    alike).
     """
 
     mult_U: Array

@@ -7,7 +7,7 @@ equal those of the *expanded batch*, in which every copy has its own row.
 Everything is written for one *tile*, a block of images against a block of captions; ``tiles`` visits all of them,
 around a ring of devices.
 
-Shape letters: I images, U distinct captions, D embedding, K captions sampled per image, T triplets shown per image.
+Shape letters: I images, U distinct captions, D embedding, N of either.
 """
 
 import functools
@@ -58,7 +58,7 @@ def sigmoid_loss(
     if label_smoothing:
         raise ValueError(f"label_smoothing is {label_smoothing}; the sigmoid loss has none: set it to 0")
 
-    def tile(images: Side, captions: Side, scale_bias: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def tile_loss(images: Side, captions: Side, scale_bias: tuple[jax.Array, jax.Array]) -> jax.Array:
         scale, bias = scale_bias
         logits_IU = scale * _cosines(images.values, captions.values) + bias
         counts = cell_counts(images.labels, captions.labels, counting, hard_negative_weight)
@@ -67,7 +67,7 @@ def sigmoid_loss(
         return jnp.sum(counts.positive_IU * jax.nn.softplus(-logits_IU) + negative_IU * jax.nn.softplus(logits_IU))
 
     image_side, caption_side = Side(_at_least_float32(zimg_ID), images), Side(_at_least_float32(zcap_UD), captions)
-    total = total_over_tiles(tile, layout, image_side, caption_side, (scale, bias))
+    total = total_over_tiles(tile_loss, layout, image_side, caption_side, (scale, bias))
     return total / jnp.sum(images.mult_I)
 
 
@@ -97,7 +97,7 @@ class _Cells(NamedTuple):
     column_weight_IU: jax.Array
 
 
-Cells = Callable[[jax.Array, jax.Array, ImageLabels, CaptionLabels, jax.Array], _Cells]
+MakeCells = Callable[[jax.Array, jax.Array, ImageLabels, CaptionLabels, jax.Array], _Cells]
 
 
 def _softmax_cells(
@@ -126,14 +126,14 @@ def _add(stats: _Stats, other: _Stats) -> _Stats:
 
 
 def _log_sums_primal(
-    cells: Cells, layout: Layout, images: Side, captions: Side, scale: jax.Array
+    make_cells: MakeCells, layout: Layout, images: Side, captions: Side, scale: jax.Array
 ) -> tuple[_Stats, _Stats]:
-    """Statistics of all rows and all columns, differentiable in the log-sums. ``cells`` is ``_softmax_cells`` with its
-    options."""
+    """Statistics of all rows and all columns, differentiable in the log-sums. ``make_cells`` is
+    ``_softmax_cells`` with its options."""
 
     def visit(images: Side, captions: Side, rows: _Stats, scale: jax.Array) -> tuple[_Stats, _Stats]:
-        tile = cells(images.values, captions.values, images.labels, captions.labels, scale)
-        return _add(rows, _stats(tile, tile.row_weight_IU, 1)), _stats(tile, tile.column_weight_IU, 0)
+        cells = make_cells(images.values, captions.values, images.labels, captions.labels, scale)
+        return _add(rows, _stats(cells, cells.row_weight_IU, 1)), _stats(cells, cells.column_weight_IU, 0)
 
     def empty(mult: jax.Array) -> _Stats:
         zeros = jnp.zeros(mult.shape, images.values.dtype)
@@ -144,22 +144,22 @@ def _log_sums_primal(
 
 
 def _log_sums_forward(
-    cells: Cells, layout: Layout, images: Side, captions: Side, scale: jax.Array
+    make_cells: MakeCells, layout: Layout, images: Side, captions: Side, scale: jax.Array
 ) -> tuple[tuple[_Stats, _Stats], Any]:
-    stats = _log_sums(cells, layout, images, captions, scale)
+    stats = _log_sums(make_cells, layout, images, captions, scale)
     return stats, (images, captions, scale, stats)
 
 
 def _log_sums_backward(
-    cells: Cells, layout: Layout, saved: Any, upstream: tuple[_Stats, _Stats]
+    make_cells: MakeCells, layout: Layout, saved: Any, upstream: tuple[_Stats, _Stats]
 ) -> tuple[Side, Side, jax.Array]:
     images, captions, scale, (rows, columns) = saved
 
-    def tile(images: Side, captions: Side, scale: jax.Array) -> jax.Array:
+    def tile_loss(images: Side, captions: Side, scale: jax.Array) -> jax.Array:
         # d lse = sum of softmax weights times d logit, which is the gradient of this tile with the log-sums held fixed.
         image_labels, row_lse_I, row_upstream_I = images.labels
         caption_labels, column_lse_U, column_upstream_U = captions.labels
-        logits_IU, _, row_weight_IU, column_weight_IU = cells(
+        logits_IU, _, row_weight_IU, column_weight_IU = make_cells(
             images.values, captions.values, image_labels, caption_labels, scale
         )
         row = jnp.exp(_weighted_exponents(logits_IU, row_weight_IU) - row_lse_I[:, None]) * row_upstream_I[:, None]
@@ -169,7 +169,7 @@ def _log_sums_backward(
     one = jnp.ones((), scale.dtype)
     row_side = Side(images.values, (images.labels, rows.lse, upstream[0].lse))
     column_side = Side(captions.values, (captions.labels, columns.lse, upstream[1].lse))
-    dimages, dcaptions, dscale = gradients(tile, layout, row_side, column_side, scale, one)
+    dimages, dcaptions, dscale = gradients(tile_loss, layout, row_side, column_side, scale, one)
     return Side(dimages, None), Side(dcaptions, None), dscale
 
 
@@ -200,14 +200,16 @@ def softmax_loss(
     the sum, and each positive is contrasted with the negatives alone.
 
     Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels; a bias would not change the softmax and
-    is ignored. Returns a float32 scalar. Raises ValueError for label smoothing with ``match_ignore``: the positives of
-    a row then share no sum of classes to spread it over.
+    is ignored. Returns a float32 scalar. Raises ValueError for label smoothing with ``match_ignore``: each
+    positive then has a denominator of its own, so there is no common set of classes to smooth over.
     """
     if label_smoothing and counting == "match_ignore":
         raise ValueError(f"label_smoothing is {label_smoothing}: not defined for counting 'match_ignore'; set it to 0")
     zimg_ID, zcap_UD = _at_least_float32(zimg_ID), _at_least_float32(zcap_UD)
-    cells = functools.partial(_softmax_cells, counting=counting, hard_negative_weight=hard_negative_weight)
-    rows, columns = _log_sums(cells, layout, Side(zimg_ID, images), Side(zcap_UD, captions), scale)
+    make_cells = functools.partial(_softmax_cells, counting=counting, hard_negative_weight=hard_negative_weight)
+    # One sweep over the tiles for the log-sums, another for the cross-entropy given them. The second is differentiated
+    # in them, so they are among its ``values``, and their gradient reaches ``_log_sums``.
+    rows, columns = _log_sums(make_cells, layout, Side(zimg_ID, images), Side(zcap_UD, captions), scale)
 
     row_share_I = images.mult_I * (rows.positives > 0)
     # As published, only copies sampled as positives are rows of text-to-image; with match_positive, every copy that is
@@ -216,37 +218,38 @@ def softmax_loss(
     separate = counting == "match_ignore"  # the sums hold negatives only
 
     def cross_entropy(
-        tile: _Cells, weight_IU: jax.Array, lse: jax.Array, share: jax.Array, stats: _Stats, axis: int
+        cells: _Cells, weight_IU: jax.Array, lse: jax.Array, share: jax.Array, stats: _Stats, axis: int
     ) -> jax.Array:
         expand = functools.partial(jnp.expand_dims, axis=axis)
-        target = (1 - label_smoothing) * tile.positive_IU / jnp.maximum(expand(stats.positives), 1e-9)
+        target = (1 - label_smoothing) * cells.positive_IU / jnp.maximum(expand(stats.positives), 1e-9)
         target += label_smoothing * weight_IU / jnp.maximum(expand(stats.weight), 1e-9)
-        cost = (jnp.logaddexp(expand(lse), tile.logits_IU) if separate else expand(lse)) - tile.logits_IU
+        cost = (jnp.logaddexp(expand(lse), cells.logits_IU) if separate else expand(lse)) - cells.logits_IU
         return jnp.sum(expand(share) * target * cost)
 
-    def tile(images: Side, captions: Side, scale: jax.Array) -> jax.Array:
+    def tile_loss(images: Side, captions: Side, scale: jax.Array) -> jax.Array:
         (zimg_ID, row_lse_I), (image_labels, row_share_I, rows) = images
         (zcap_UD, column_lse_U), (caption_labels, column_share_U, columns) = captions
-        tile = cells(zimg_ID, zcap_UD, image_labels, caption_labels, scale)
-        return cross_entropy(tile, tile.row_weight_IU, row_lse_I, row_share_I, rows, 1) + cross_entropy(
-            tile, tile.column_weight_IU, column_lse_U, column_share_U, columns, 0
+        cells = make_cells(zimg_ID, zcap_UD, image_labels, caption_labels, scale)
+        return cross_entropy(cells, cells.row_weight_IU, row_lse_I, row_share_I, rows, 1) + cross_entropy(
+            cells, cells.column_weight_IU, column_lse_U, column_share_U, columns, 0
         )
 
     row_side = Side((zimg_ID, rows.lse), (images, row_share_I / jnp.sum(row_share_I), rows))
     column_side = Side((zcap_UD, columns.lse), (captions, copies_U / jnp.sum(copies_U), columns))
-    return total_over_tiles(tile, layout, row_side, column_side, scale) / 2
+    return total_over_tiles(tile_loss, layout, row_side, column_side, scale) / 2
 
 
 class Objective(NamedTuple):
-    """``loss`` takes the arguments of ``softmax_loss`` by keyword. ``needs_bias``: a checkpoint without a bias gets
-    one, calibrated on the first batch. ``smooths_labels``: ``config.objective.label_smoothing`` may be set."""
+    """``loss`` takes the two embeddings, and the other arguments of ``softmax_loss`` by keyword. ``needs_bias``: a
+    checkpoint without a bias gets one, calibrated on the first batch. ``smooths_labels``:
+    ``config.objective.label_smoothing`` may be set."""
 
     loss: Callable[..., jax.Array]
     needs_bias: bool
     smooths_labels: bool = False
 
 
-# config.objective.name -> objective. A new loss is one file and one line here, or one line in a config file.
+# config.objective.name -> objective. To add a loss, add a line here or in a config file.
 OBJECTIVES: dict[str, Objective] = {
     "softmax": Objective(softmax_loss, needs_bias=False, smooths_labels=True),
     "sigmoid": Objective(sigmoid_loss, needs_bias=True),

@@ -24,8 +24,8 @@ class Layout:
     """How the matrix is tiled. If ``mesh`` is None or ``exchange`` is ``gather``, it is one block, and the compiler
     gathers what is sharded. Otherwise, blocks are sharded over ``axes`` of ``mesh``, and captions travel around a ring.
 
-    ``tile`` bounds the captions per tile on a device. All tiles have the same number, the largest that divides the
-    block; if that is less than half of ``tile``, they have half, and the last has the rest. None: a block is one tile.
+    ``tile``: the most captions of a tile on a device; None: a block is one tile. Tiles have the largest divisor of the
+    block up to it; if that is below ``tile / 2``, they have ``tile / 2`` and the last is smaller.
     Raises ValueError for an exchange that is not in ``EXCHANGES``.
     """
 
@@ -67,8 +67,8 @@ def _sweep_block(
     """Visits the tiles of one block of captions; returns the updated ``image_sums`` and the captions' own sums."""
     size = jax.tree.leaves(captions)[0].shape[0]
     limit = min(tile or size, size)
-    # At least half of the limit: with a prime number of captions, each would be a tile of its own. No more than half if
-    # the last tile is smaller, since memory is set aside for tiles of both sizes.
+    # A block of a prime number of captions would give tiles of one, so at least half of the limit; and only half if the
+    # last tile is smaller, since buffers of both shapes are live.
     tile = max((limit + 1) // 2, *(t for t in range(1, limit + 1) if size % t == 0))
     whole = size - size % tile
     cut = functools.partial(jax.tree.map, lambda x: x[:whole].reshape(-1, tile, *x.shape[1:]))
@@ -97,10 +97,10 @@ def sweep(
 ) -> tuple[Any, Any]:
     """Visits every tile once and returns the updated sums.
 
-    ``visit(images, captions, image_sums, shared)`` returns new ``image_sums`` and the tile's own sums of its captions;
-    ``add(caption_sums, own)`` returns new ``caption_sums``. The leading axis of ``images`` and ``image_sums`` is
-    I (or ``image_sums`` is a scalar, then summed over devices), of ``captions`` and ``caption_sums`` U. The given
-    ``caption_sums`` are sums over no tiles, the same for all captions.
+    ``visit(images, captions, image_sums, shared)`` returns new ``image_sums`` and the tile's contribution to the
+    sums of its captions, which ``add(caption_sums, contribution)`` merges. The leading axis of ``images`` and
+    ``image_sums`` is I (or ``image_sums`` is a scalar, then summed over devices), of ``captions`` and ``caption_sums``
+    U. The given ``caption_sums`` are the identity of ``add``, equal in every row.
     """
     block = functools.partial(_sweep_block, visit, layout.tile)
     hops = len(layout.ring) - 1
@@ -109,8 +109,8 @@ def sweep(
         return image_sums, add(caption_sums, own)
 
     def ring_sweep(images: Any, captions: Any, image_sums: Any, caption_sums: Any, shared: Any) -> tuple[Any, Any]:
-        # The next block travels while the tiles of this one are computed, and so do the sums that belong to this one,
-        # since they are only added at the end. Sums start equal, so it does not matter whose are sent first.
+        # The next block and the sums of this one travel while the tiles of this one are computed. So sums are one hop
+        # behind their block: the first hop sends identities, ``arrived`` catches up, and the last hop brings them home.
         def step(_: jax.Array, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
             captions, image_sums, caption_sums = carry
             upcoming, caption_sums = layout.send((captions, caption_sums))

@@ -26,17 +26,16 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 
-# What the forward pass saves for the backward pass: everything; results of products with weights and of attention;
-# results of products with weights; the same, in host memory; or each block's input.
+# What the forward pass saves for the backward pass.
 _POLICIES = jax.checkpoint_policies
 REMAT_POLICIES: dict[str, Callable | None] = {
-    "none": None,
+    "none": None,  # everything
     "attention": _POLICIES.save_from_both_policies(
         _POLICIES.dots_with_no_batch_dims_saveable, _POLICIES.save_only_these_names(splash.RESIDUALS)
-    ),
-    "dots": _POLICIES.dots_with_no_batch_dims_saveable,
-    "offload": _POLICIES.offload_dot_with_no_batch_dims("device", "pinned_host"),
-    "full": _POLICIES.nothing_saveable,
+    ),  # products with weights, and what attention returns
+    "dots": _POLICIES.dots_with_no_batch_dims_saveable,  # products with weights
+    "offload": _POLICIES.offload_dot_with_no_batch_dims("device", "pinned_host"),  # the same, in host memory
+    "full": _POLICIES.nothing_saveable,  # the inputs of each block
 }
 
 # How attention is computed; None lets JAX choose.
@@ -88,15 +87,14 @@ class Compute:
     """How a tower computes, as opposed to what it computes.
 
     ``dtype`` is that of the activations (parameters stay float32), ``remat`` a key of ``REMAT_POLICIES``,
-    ``attention`` one of ``ATTENTIONS``. ``frozen_image`` and ``frozen_text``: number of lowest blocks of a tower that,
-    with everything below them, get no gradient and no backward pass. ``flat``: in matrix products, rows are one
-    dimension, and heads too. That is fastest on CPUs; TPUs would copy some arrays between the layouts of the two
-    forms (docs/plan.md). ``rows``: how the first dimension of activations is split over devices. It is given if
-    parameters are split over the same devices: the compiler would split activations like the parameters. ``unroll``: no
-    loop over the blocks. What the backward pass needs is then not copied into arrays of all blocks, which takes a fifth
-    of a small model's step on CPUs. Several CPU devices need it: XLA's CPU runtime starts a loop with collective
-    operations, and those that follow it, in any order, and devices that start them in different orders wait forever.
-    ``mesh``: the devices, for splash attention, which the compiler cannot split.
+    ``attention`` one of ``ATTENTIONS``. ``frozen_image`` and ``frozen_text``: number of lowest blocks
+    that are frozen, with the embeddings below them; the backward pass stops above them. ``flat``: collapse leading
+    dimensions, and heads with their width, before each product with weights. That is fastest on CPUs; on TPUs the
+    reshapes cost layout copies (docs/plan.md). ``rows``: sharding constraint on the batch axis of activations. Set with
+    FSDP, where XLA would otherwise shard activations like the parameters. ``unroll``: no scan over the blocks, so that
+    residuals are not stacked, which takes a fifth of a small model's step on CPUs. Several CPU devices need it: XLA's
+    CPU runtime may start the collectives of a loop in different orders on different devices, which deadlocks. ``mesh``:
+    the devices, for splash attention, which the compiler cannot split.
     """
 
     dtype: str = "float32"
@@ -130,13 +128,13 @@ def padded_attention(
     training (``check_is_flash_attention`` in jax/_src/cudnn/fused_attention_stablehlo.py). The result [B, T, H, K] and
     its gradients are those without padding.
 
-    Padding here rather than around the blocks cuts off whatever cuDNN writes into rows that it leaves out, so that it
-    reaches no parameter.
+    Padding is done here, not around the blocks: whatever cuDNN writes to padded rows is sliced off before it can reach
+    the gradient of a parameter.
     """
     batch, length = q_BTHK.shape[:2]
     padding = length % 2
     q_BTHK, k_BTHK, v_BTHK = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q_BTHK, k_BTHK, v_BTHK))
-    # A causal mask already hides what follows. Devices that share the batch may get all lengths: they are equal.
+    # A causal mask already hides the padding. All lengths are equal, so replicating them is fine.
     lengths_B = jnp.full(batch, length, jnp.int32) if padding and not causal else None
     y_BTHK = jax.nn.dot_product_attention(
         q_BTHK, k_BTHK, v_BTHK, is_causal=causal, key_value_seq_lengths=lengths_B, implementation=implementation
@@ -248,8 +246,8 @@ class Transformer(nnx.Module):
     def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
         graphdef, stacked = nnx.split(self.blocks)
 
-        # Layers would cast their parameters in each block. Cast once, they are not stored again for the backward pass,
-        # and their gradients are stacked in this dtype, half as large in bfloat16. LayerNorm casts none.
+        # Cast the stacked parameters once: casting inside the scan would save a second copy as residuals. Gradients are
+        # then stacked in this dtype too, half as large in bfloat16. Norms stay float32.
         def cast(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
             return x if "norm" in jax.tree_util.keystr(path[:1]) else x.astype(self.compute.dtype)
 
@@ -261,7 +259,7 @@ class Transformer(nnx.Module):
             return nnx.merge(graphdef, block)(x_BTD, causal=causal), None
 
         if policy := REMAT_POLICIES[self.compute.remat]:
-            # In a loop, the compiler cannot merge the recomputation with the original (CSE).
+            # Inside a scan, XLA cannot merge the recomputation with the original (CSE).
             body = jax.checkpoint(body, policy=policy, prevent_cse=self.compute.unroll)
         if self.frozen:
             lowest, stacked = (

@@ -95,7 +95,8 @@ class Loss:
         return flops.step(self.model.config, *rows, patches=batch.patches_to_embed, frozen=frozen)
 
     def _stop_frozen_gradients(self, params: Params) -> Params:
-        """Lets the compiler drop what only the gradients of frozen parameters would need."""
+        """``stop_gradient`` on frozen parameters, so that XLA drops their part of the backward pass. The lowest frozen
+        blocks have none in any case (``Compute.frozen_image``)."""
 
         def stopped(p: jax.Array, factor: float | np.ndarray) -> jax.Array:
             if np.all(factor):

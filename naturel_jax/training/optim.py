@@ -33,7 +33,7 @@ OPTIMIZERS: dict[str, Callable[[config.Optim], optax.GradientTransformation]] = 
     "adamw": lambda options: optax.scale_by_adam(options.b1, options.b2, options.eps),
     "lion": lambda options: optax.scale_by_lion(options.b1, options.b2),
     "sgd": lambda options: optax.trace(options.b1) if options.b1 else optax.identity(),
-    # arXiv 1804.04235, without scaling by a parameter's size: the schedule sets the rate.
+    # arXiv 1804.04235, without parameter-scaled updates: the schedule sets the rate.
     "adafactor": lambda options: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
 }
 

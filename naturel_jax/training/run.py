@@ -112,7 +112,7 @@ def make_training(
     pipeline = make_pipeline(config, sources, sizes, processor, mesh)
     frozen_blocks = optim.frozen_blocks(config.optim, sizes, params)
     chosen = resolve(config, sizes, frozen_blocks, state, pipeline, schedule.total, mesh, saved or {})
-    model = make_model(config, sizes, mesh, chosen.remat, frozen_blocks)
+    model = make_model(config, sizes, mesh, chosen.remat, frozen_blocks)  # that of ``start`` only embeds
     loss = Loss(config, model, (processor.mean, processor.std), params, mesh, chosen.exchange)
     step = train.make_step(loss, tx, state, mesh, max_scale=sizes.max_scale, ema=config.optim.ema)
     return Training(start, pipeline, schedule, learning_rate, loss, step, state)

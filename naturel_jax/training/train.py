@@ -150,16 +150,16 @@ def loop(
     NotFinite; the newest checkpoint is then the last good one.
     """
     # Simulated CPU devices deadlock when many steps with collectives are in flight, so there each step is read at once.
-    wait, pending = jax.default_backend() == "cpu", None
+    read_at_once, pending = jax.default_backend() == "cpu", None
 
     def read(number: int, metrics: Metrics, flops: float) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not values.pop("finite"):
+        if not values.pop("finite"):  # seen one step late: the step in between started from the unchanged state
             raise NotFinite(number, values["loss"], values["grad_norm"])
         log(number + 1, values | {"flops": flops})
 
     for number, batch in zip(range(start, schedule.total), batches, strict=True):
-        with profile(number), jax.transfer_guard("disallow"):  # a step that moves data to or from the host is a bug
+        with profile(number), jax.transfer_guard("disallow"):  # an implicit transfer in a step is a bug
             state, metrics = step(state, batch)
         if pending:  # the previous step's metrics are read while this one runs
             read(*pending)
@@ -167,7 +167,7 @@ def loop(
         stopping, last = stop_requested(), done == schedule.total
         saving = stopping or last or _due(schedule.checkpoint_every, done)
         evaluating = due(schedule, done)
-        if saving or evaluating or wait:
+        if saving or evaluating or read_at_once:
             read(*pending)
             pending = None
         if saving:

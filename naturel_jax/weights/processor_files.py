@@ -259,7 +259,7 @@ def _end_token(tok: tokenizers.Tokenizer, family: Family) -> str | None:
 
 def _padding(tok: tokenizers.Tokenizer) -> dict[str, Any]:
     if tok.padding is None:
-        raise ValueError("the processor's tokenizer does not pad; see data.tokenizer.padded")
+        raise ValueError("the processor's tokenizer does not pad; see data.text.tokenizer.padded")
     return tok.padding
 
 

@@ -73,6 +73,7 @@ def test_latex_is_booktabs_and_escapes():
     rules_ = [line for line in latex.splitlines() if line in (r"\toprule", r"\midrule", r"\bottomrule")]
     assert rules_ == [r"\toprule", r"\midrule", r"\midrule", r"\bottomrule"], "models, then baselines"
     assert latex.count("{") == latex.count("}")
+    assert r"\caption{Results on SugarCrepe" in tables.latex(tables.TABLE_2, []), "LaTeX numbers its tables"
 
 
 def test_html_escapes_and_names_its_cells():
