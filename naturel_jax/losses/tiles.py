@@ -44,7 +44,7 @@ class Layout:
         return [0] if self.mesh is None or self.exchange == "gather" else ring_order(self.mesh, self.axes)
 
     def send(self, block: Any) -> Any:
-        """A block of captions, or of their sums, moved on by one device of the ring, inside ``jax.shard_map``. In a
+        """Moves a block of captions, or of their sums, on by one device of the ring, inside ``jax.shard_map``. In a
         two-way ring, the first half of its rows moves forward and the second backward, at the same time. After as many
         moves as there are devices, both are where they started."""
         forward = list(zip(self.ring, self.ring[1:] + self.ring[:1], strict=True))

@@ -31,7 +31,7 @@ class TextStructure(TypedDict):
 
 
 class Pixels(TypedDict):
-    """How an image becomes pixels: the fields of ``data.processor.Processor`` of the same names."""
+    """How an image becomes pixels: the fields of ``data.text.processor.Processor`` of the same names."""
 
     resize: str
     interpolation: str
@@ -46,8 +46,8 @@ class TokenizerConventions:
 
     ``ends``: possible names of the end token, one of which is in the vocabulary; tokenizers trained here use the first,
     also for padding. ``pad``: the padding token of published files that do not specify one. ``trainer``: a key of
-    ``data.tokenizer.TRAINERS``. ``incomplete_files``: published tokenizer files leave lowercasing and the end token to
-    the caller. ``bundled_vocab``: size of the vocabulary that OpenCLIP ships for this family. ``hf_class``:
+    ``data.text.tokenizer.TRAINERS``. ``incomplete_files``: published tokenizer files leave lowercasing and end token
+    to the caller. ``bundled_vocab``: size of the vocabulary that OpenCLIP ships for this family. ``hf_class``:
     transformers' class for a ``tokenizer.json``. ``model_inputs``: what a tokenizer returns for the model; without the
     mask the model attends to padding, as SigLIP does in training.
     """
@@ -75,7 +75,7 @@ class TokenizerConventions:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A row. ``name`` is also transformers' ``model_type``; ``hf_prefix`` is the prefix of its class names there
+    """One family. ``name`` is also transformers' ``model_type``; ``hf_prefix`` is the prefix of its class names there
     (``CLIPModel``); ``openclip_class`` is OpenCLIP's model class. ``init_scale``, ``init_bias``, ``max_scale``,
     ``activation``, ``eps``, ``vocab`` and ``context`` are those of the published models, used as defaults."""
 

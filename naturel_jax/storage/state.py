@@ -213,12 +213,12 @@ def delete(path: epath.Path) -> None:
 
 
 def absolute(path: epath.Path) -> epath.Path:
-    """``path`` with the current directory before it, if it is relative."""
+    """``path``, made absolute with the current directory if it is relative."""
     return path if in_store(path) else path.absolute()
 
 
 def unused_name(path: epath.Path) -> str:
-    """The name of ``path``, followed by ``-2``, ``-3``, ... if there is already something of that name."""
+    """The name of ``path``, followed by ``-2``, ``-3``, ... if that name is taken."""
     used = names(path.parent)
     candidates = itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2)))
     return next(name for name in candidates if name not in used)

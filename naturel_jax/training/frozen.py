@@ -196,7 +196,7 @@ def _sample_digest(source: Source) -> str:
     """Digest of a sample of the encoded images: files may change while the records stay as they are."""
     digest = xxhash.xxh3_64()
     for n in decoded_writer.sample(source.items):
-        digest.update(_named(source, n, source.read_image))
+        digest.update(_read_named(source, n, source.read_image))
     return digest.hexdigest()
 
 
@@ -205,12 +205,12 @@ def _reader(source: Source, crops: Crops, numbers: np.ndarray) -> Read:
 
     def read(row: int) -> np.ndarray:
         n = int(numbers[row // 2])
-        return _named(source, n, lambda n: _pixels(Encoded.of(source.read_image(n)), crops, mirrored=row % 2 == 1))
+        return _read_named(source, n, lambda n: _pixels(Encoded.of(source.read_image(n)), crops, mirrored=row % 2 == 1))
 
     return read
 
 
-def _named(source: Source, n: int, read: Callable[[int], T]) -> T:
+def _read_named(source: Source, n: int, read: Callable[[int], T]) -> T:
     """``read(n)``; its errors name the image."""
     try:
         return read(n)

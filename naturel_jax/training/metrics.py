@@ -77,7 +77,7 @@ class Metrics:
         self.write(step, {f"train/{name}": value for name, value in (values | speed).items() if name != "flops"})
 
     def evaluation(self, step: int, scores: Values) -> None:
-        """Writes the headline scores only: those by relation and triplet are hundreds. Skips scores written before an
+        """Writes the headline scores only, not the hundreds by relation and triplet. Skips those written before an
         interruption."""
         headline = {name: score for name, score in scores.items() if is_headline(name)}
         if step == self._start:

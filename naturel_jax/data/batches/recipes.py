@@ -78,9 +78,9 @@ class Recipe:
             positives, negatives = items.counts(first, stop, self.kind, self.paired)
             short = used & ((positives < _minimum(self.positives)) | (negatives < _minimum(self.negatives)))
             if short.any():
-                raise UserError(self._misfit(items, first + int(short.argmax())))
-            max_positives = max(max_positives, _most(self.positives, positives[used]))
-            max_negatives = max(max_negatives, _most(self.negatives, negatives[used]))
+                raise UserError(self._misfit_message(items, first + int(short.argmax())))
+            max_positives = max(max_positives, _maximum(self.positives, positives[used]))
+            max_negatives = max(max_negatives, _maximum(self.negatives, negatives[used]))
         return max_positives, max_positives if self.rewrite_to_negative or self.swaps else max_negatives
 
     def _check_tags(self, items: Items) -> None:
@@ -158,7 +158,7 @@ class Recipe:
             groups = groups.keep(other | ~has_others_B[groups.rows])
         return groups.choose(rng.integers(groups.lengths)[:, None]).values
 
-    def _misfit(self, items: Items, group: int) -> str:
+    def _misfit_message(self, items: Items, group: int) -> str:
         kind = f" of kind {self.kind!r}" if self.kind else ""
         needs = f"{self.positives} positive(s) and {self.negatives} negative(s){kind}{' in pairs' * self.paired}"
         positives, negatives = _quoted(items, items.positives, group), _quoted(items, items.negatives, group)
@@ -183,7 +183,7 @@ def _minimum(count: Count) -> int:
     return 1 if count == "all" else count
 
 
-def _most(count: Count, available: np.ndarray) -> int:
+def _maximum(count: Count, available: np.ndarray) -> int:
     return int(available.max(initial=0)) if count == "all" else count
 
 

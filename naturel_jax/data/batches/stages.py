@@ -191,7 +191,7 @@ def _fill_crops(
         try:
             image.fill(box, out, crops.shrink_by)
         except (ValueError, OSError) as error:
-            raise _naming(sources, row, error) from error
+            raise _with_name(sources, row, error) from error
     return images
 
 
@@ -252,10 +252,10 @@ def _open(sources: Sequence[Source], row: Row) -> Encoded | Kept | Blank:
     try:
         return source.decoded[row.item] if source.decoded else Encoded.of(source.read_image(row.item))
     except (ValueError, OSError) as error:
-        raise _naming(sources, row, error) from error
+        raise _with_name(sources, row, error) from error
 
 
-def _naming(sources: Sequence[Source], row: Row, error: Exception) -> UserError:
+def _with_name(sources: Sequence[Source], row: Row, error: Exception) -> UserError:
     """The error with the image's name: it may have been damaged or removed since it was checked."""
     items = sources[row.source].items
     return UserError(f"{items.name}, image {items.image_ids[row.item]!r}: {error}")

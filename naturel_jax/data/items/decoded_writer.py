@@ -81,7 +81,7 @@ class _Images:
         try:
             return self.read(n)
         except (ValueError, OSError) as error:
-            raise self._naming(image_id, error) from error
+            raise self._with_name(image_id, error) from error
 
     def keep(self, n: int, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         """The pixels of an image and its ``ROW``, without its start. Raises UserError."""
@@ -89,11 +89,11 @@ class _Images:
         try:
             pixels, row = decoded.keep(data, self.crops)
         except ValueError as error:
-            raise self._naming(image_id, error) from error
+            raise self._with_name(image_id, error) from error
         row["pixels"], row["encoded"] = xxhash.xxh3_64_intdigest(pixels.data), xxhash.xxh3_64_intdigest(data)
         return pixels, row
 
-    def _naming(self, image_id: str, error: Exception) -> UserError:
+    def _with_name(self, image_id: str, error: Exception) -> UserError:
         return UserError(f"{self.name}, image {image_id!r}: {error}")
 
     def write(self, block: int, is_used: np.ndarray, image_ids: Sequence[str]) -> None:

@@ -274,7 +274,7 @@ def _write_texts(out: Path, records: _Parts) -> None:
     for side in _SIDES:
         lengths = records.lengths(side)
         columns.write_starts(out, f"{side}_starts", lengths)
-        columns.write(out, f"{side}_pair", map(_counted, lengths))
+        columns.write(out, f"{side}_pair", map(_positions, lengths))
         count = sum(int(chunk.sum()) for chunk in lengths)
         columns.write(out, f"{side}_simple", _zeros(count))
         columns.write(out, f"{side}_text", _numbers(first, first + count))
@@ -323,7 +323,7 @@ def _write_facts(
     _write_ragged(out, "shows", image_K, of_image, sum(records.counts))
 
 
-def _counted(lengths: np.ndarray) -> np.ndarray:
+def _positions(lengths: np.ndarray) -> np.ndarray:
     """0, 1, ... for each of the lengths: the number of each caption in its record, and of its pair."""
     ends = np.cumsum(lengths)
     return (np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)).astype(np.uint16)

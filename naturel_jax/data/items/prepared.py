@@ -26,7 +26,7 @@ class Records(Sequence[Example]):
 
     def __init__(self, source: Any):
         self._source = source
-        self._alone: dict[str, Any] = {}  # feature -> features with this one only
+        self._single: dict[str, Any] = {}  # feature -> features with this one only
 
     def __len__(self) -> int:
         return len(self._source)
@@ -41,13 +41,13 @@ class Records(Sequence[Example]):
 
     def value(self, n: int, name: str) -> Any:
         """``self[n][name]``, decoding no other feature: captions take several times as long as an image."""
-        if name not in self._alone:
+        if name not in self._single:
             import tensorflow_datasets as tfds
 
-            self._alone[name] = tfds.features.FeaturesDict({name: self.features[name]})
+            self._single[name] = tfds.features.FeaturesDict({name: self.features[name]})
         decoders = {key: decoder for key, decoder in self._source.decoders.items() if key == name}
         record = self._source.data_source[n]
-        return self._alone[name].deserialize_example_np(record, decoders=decoders)[name]
+        return self._single[name].deserialize_example_np(record, decoders=decoders)[name]
 
 
 class Split(NamedTuple):

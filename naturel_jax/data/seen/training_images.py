@@ -34,7 +34,7 @@ def of_source(source: Source) -> TrainedOn:
     folder = epath.Path(origin.cache) / trained_on.FOLDER
 
     def make() -> TrainedOn:
-        seen = list(_looks(source)) if len(items) <= MOST else []
+        seen = list(_seen(source)) if len(items) <= MOST else []
         made = TrainedOn.of(names(items.image_ids, items.left_out), seen, len(items))
         with contextlib.suppress(OSError):  # a read-only folder
             if origin.cache:
@@ -59,7 +59,7 @@ def names(image_ids: Sequence[str], left_out: np.ndarray) -> Iterator[str]:
     return map(identity.of_name, itertools.compress(image_ids, kept))
 
 
-def _looks(source: Source) -> Iterator[identity.Seen]:
+def _seen(source: Source) -> Iterator[identity.Seen]:
     """``Seen`` of each image that is trained on, except for unreadable ones, which training reports."""
     numbers = np.delete(np.arange(len(source.items.image_ids)), source.items.left_out).tolist()
     if len(numbers) > _BLOCK:
