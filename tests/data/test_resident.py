@@ -275,7 +275,7 @@ def test_images_and_step_must_fit(folder, monkeypatch):
     monkeypatch.setattr(memory, "usable", lambda kind: needed)
     run.check_dataset_fits(made, on)
     monkeypatch.setattr(memory, "usable", lambda kind: needed - 1)
-    with pytest.raises(UserError, match=r"config\.data\.cache is 'device', but of"):
+    with pytest.raises(UserError, match=r"config\.data\.cache is 'device', but each"):
         run.check_dataset_fits(made, on)
     run.check_dataset_fits(*training(folder, "decoded", {"data": 4}))
 
