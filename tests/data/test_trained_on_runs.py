@@ -61,7 +61,7 @@ def scores(workdir: Path) -> dict[int, float]:
 def test_own_benchmark_during_training_and_afterwards(folder, tmp_path, monkeypatch, capsys):
     """Scored on the schedule, evaluated and compared; a run that starts from another leaves out what both saw."""
     monkeypatch.chdir(tmp_path)
-    first = run.run(config(folder), "first")
+    first = run.run(config(folder), "first").scores
     assert scores(tmp_path / "first").keys() == {0, 2, 4} and first.keys() == {"mine/accuracy"}
     assert json.loads(Path("first/scores.json").read_text())["left_out"] == {"mine": 4}
     raw = config(folder, "later")
