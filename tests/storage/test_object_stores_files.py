@@ -237,7 +237,7 @@ def test_run_from_files_in_a_store_equals_one_from_a_disk(url, tmp_path):
         raw.data.mixture.main = c.part("naturel/tiny", "single_pair", hard_images=f"{place}/hard.parquet")
         raw.eval.benchmarks, raw.eval.during = (f"pairs:{place}/own/my.jsonl",), {}
         raw.duration, raw.checkpoint.every, raw.optim.warmup = "1 steps", "1 steps", "0 steps"
-        return run.run(c.load(raw), tmp_path / workdir)
+        return run.run(c.load(raw), tmp_path / workdir).scores
 
     here, there = scores(tmp_path / "files", "here"), scores(url, "there")
     assert here == there and here.keys() == {"my/accuracy"}
