@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 from naturel_jax.config import own_benchmarks
 from naturel_jax.config.schema import Config, Part
-from naturel_jax.losses.objectives import OBJECTIVES
 from tfds_naturel.common.errors import UserError
 
 
@@ -46,7 +45,8 @@ def check(config: Config, path: str = "config") -> Config:
     if unknown := sorted(config.eval.during.keys() - set(map(own_benchmarks.name_of, config.eval.benchmarks))):
         raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
     options = config.objective
-    smooths = OBJECTIVES[options.name].smooths_labels and options.counting != "match_ignore"
+    objectives = pkgutil.resolve_name("naturel_jax.losses.objectives:OBJECTIVES")
+    smooths = objectives[options.name].smooths_labels and options.counting != "match_ignore"
     if options.label_smoothing and not smooths:
         where = f"{path}.objective.name {options.name!r} and counting {options.counting!r}"
         raise UserError(

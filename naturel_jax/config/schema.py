@@ -21,7 +21,6 @@ from naturel_jax.config.settings import (
     section,
     setting,
 )
-from naturel_jax.losses.tiles import EXCHANGES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Objective:
         "ring",
         "how captions reach the images of other devices: around the ring, around it with half of each block in each "
         "direction, or gathered by the compiler; auto: the one that waits least and fits, or ring if that is not known",
-        one_of(*EXCHANGES, "auto"),
+        key_of("naturel_jax.losses.tiles:EXCHANGES", "auto"),
         may_change=True,
     )
     tile: int = setting(4096, "captions per tile on a device", at_least(1))
