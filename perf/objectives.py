@@ -79,7 +79,7 @@ def skewed_items(images: int, rng: np.random.Generator) -> Items:
 
 
 def make_processor(config: TwoTowerConfig, texts: list[str]) -> Processor:
-    """With OpenAI's tokenizer if the vocabulary has its size, else one trained on ``texts``."""
+    """A processor with OpenAI's tokenizer if the vocabulary has its size, else one trained on ``texts``."""
     if config.text.vocab != FAMILIES["clip"].vocab:
         return from_scratch(config, texts)
     text = processor_files.openai_tokenizer(hub.clip_vocabulary(), config.text.context)

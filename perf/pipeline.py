@@ -205,8 +205,8 @@ class Contender:
         theirs.close()  # so that its end is noticed
 
     def rate(self, timeout_s: float) -> Rate:
-        """Of one more round; the first one prepares, imports and compiles, too. Raises TimeoutError, and RuntimeError
-        if the process ends."""
+        """Rate of one more round; the first one also prepares, imports and compiles. Raises TimeoutError, and
+        RuntimeError if the process ends."""
         self._connection.send(None)
         if not self._connection.poll(timeout_s):
             raise TimeoutError(f"{self.name}: left out, since a round did not end in {timeout_s:g} s (--timeout_s)")

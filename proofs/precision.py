@@ -63,7 +63,7 @@ class Drift(NamedTuple):
 
     @property
     def cells(self) -> list[str]:
-        """As the table shows them."""
+        """The cells of its row in the table."""
         return [
             f"{self.items:,}",
             f"{self.cosine:.1e}",

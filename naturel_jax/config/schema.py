@@ -61,7 +61,7 @@ class Data:
     )
     patch_dropout: float = setting(
         0.0,
-        "share of each image's patches that a training step drops, drawn anew each time (FLIP, arXiv 2212.00794); 0: "
+        "share of each image's patches that a training step drops, drawn again each time (FLIP, arXiv 2212.00794); 0: "
         "none",
         fraction(),
     )

@@ -127,7 +127,7 @@ def paraphrases(example: Example) -> Sequence[int]:
 
 
 def survey(records: Records) -> Survey:
-    """Which image shows which triplets."""
+    """Survey of which image shows which triplets."""
     examples = (records[n] for n in range(len(records)))
     return Survey.from_images((to_str(example["image_id"]), _triplets(example)) for example in examples)
 

@@ -1,7 +1,7 @@
 """The training order: which item is at each position, for whole batches of positions.
 
-Every source is shuffled anew in each epoch, and sources are mixed by weight. Shape letters: B positions, P positions of
-a period.
+Every source is shuffled in each epoch, and sources are mixed by weight. Shape letters: B positions, P positions of a
+period.
 """
 
 import functools

@@ -69,14 +69,14 @@ class TrainedOn:
         return len(self.exact) > 0
 
     def has(self, numbers: Sequence[int]) -> np.ndarray:
-        """Which of the ``numbers`` are among ``exact``, bool [N]."""
+        """Mask of the ``numbers`` that are among ``exact``, bool [N]."""
         wanted = np.array(numbers, np.uint64)
         if not len(self.exact):
             return np.zeros(len(wanted), bool)
         return self.exact[np.minimum(np.searchsorted(self.exact, wanted), len(self.exact) - 1)] == wanted
 
     def has_near(self, hashes: Sequence[int]) -> np.ndarray:
-        """Which of the perceptual ``hashes`` differ from one of ``perceptual`` in at most ``NEAR`` bits, bool [N].
+        """Mask of the perceptual ``hashes`` that differ from one of ``perceptual`` in at most ``NEAR`` bits, bool [N].
 
         Exact without comparing all pairs: see ``splits.near_duplicates``.
         """
