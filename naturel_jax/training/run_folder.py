@@ -31,7 +31,7 @@ from tfds_naturel.common.errors import UserError
 @contextlib.contextmanager
 def leased(folder: epath.Path, config: Config) -> Iterator[None]:
     """Holds a lease on the folder for this run (the first process holds it for all), and records the config in it.
-    Raises UserError if another run holds it, or has started in it."""
+    Raises UserError if another run holds it, or has taken a step in it."""
     if jax.process_index() > 0:
         yield
         return
@@ -42,13 +42,17 @@ def leased(folder: epath.Path, config: Config) -> Iterator[None]:
 
 
 def has_started(folder: epath.Path, config: Config) -> bool:
-    """Whether this run has started in the folder. Raises UserError if another one has."""
-    path = folder / "config.json"
-    if "config.json" not in storage.names(folder):
+    """Whether this run has taken a step in the folder. Raises UserError if another one has. A run that failed before
+    its first step binds nothing: its config may have been the mistake."""
+    path, names = folder / "config.json", storage.names(folder)
+    if "config.json" not in names:
         return False
     saved = storage.read_json(path)
     if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):
         raise UserError(f"{path}: not the config of a run; move it away, or use another --workdir")
+    logged = (line["step"] for line in storage.read_json_lines(folder / "metrics.jsonl"))
+    if not (finished.FILE in names or checkpoint.saved_steps(folder) or any(step > 0 for step in logged)):
+        return False
     check_same_run(folder, saved["config"], config)
     return True
 

@@ -47,16 +47,34 @@ def test_run_that_lost_its_lease_stops_without_writing(tmp_path):
     assert max(saved, default=0) <= max(lines) + 2, "no checkpoint was begun"
 
 
-def test_another_config_is_refused_from_the_first_moment(tmp_path):
+def test_another_config_is_refused_from_the_first_step(tmp_path):
     config = tiny_config.get_config()
     config.data.dir = os.fspath(data_dir())
     with run_folder.leased(epath.Path(tmp_path), c.load(config)):
         assert contents(tmp_path).keys() == {"config.json", "lease.json"}, "before anything else is written"
+        (tmp_path / "metrics.jsonl").write_text('{"step": 0, "naturel/simple": 0.5}\n')
+        config.seed = 1
+        assert not run_folder.has_started(epath.Path(tmp_path), c.load(config)), "an evaluation is not a step"
+        config.seed = 0
+        (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 0.5}\n')
     before = contents(tmp_path)
     config.seed = 1
     with pytest.raises(UserError, match=r"holds a run with another config: config\.seed was 0, is 1\. Use another --w"):
         run.run(c.load(config), tmp_path)
     assert contents(tmp_path) == before
+
+
+def test_start_that_failed_before_its_first_step_binds_nothing(tmp_path):
+    config = tiny_config.get_config()
+    config.data.dir = os.fspath(data_dir())
+    mistakes = {"data": {"mixture": {"main": {"dataset": "absent"}}}, "mesh": {"data": 3}}
+    for field, value in mistakes.items():
+        wrong = config.copy_and_resolve_references()
+        wrong[field].update(value)
+        with pytest.raises(UserError, match=r"'absent' is not prepared|config\.mesh \(data=3"):
+            run.run(c.load(wrong), tmp_path)
+    with run_folder.leased(epath.Path(tmp_path), c.load(config)):
+        assert json.loads((tmp_path / "config.json").read_text())["config"]["mesh"]["data"] != 3
 
 
 def test_config_is_checked_again_once_the_lease_is_held(tmp_path):
@@ -65,10 +83,10 @@ def test_config_is_checked_again_once_the_lease_is_held(tmp_path):
     other.seed = 1
     folder = epath.Path(tmp_path)
     with run_folder.leased(folder, c.load(config)):
-        pass
+        (tmp_path / "scores.json").write_text("{}")
     with pytest.raises(UserError, match="holds a run with another config"), run_folder.leased(folder, c.load(other)):
         pytest.fail("a workdir of another run was handed over")
-    assert contents(tmp_path).keys() == {"config.json"}, "and the lease is released"
+    assert contents(tmp_path).keys() == {"config.json", "scores.json"}, "and the lease is released"
 
 
 def test_what_scores_leave_out_is_noted_with_them(tmp_path):
