@@ -74,40 +74,11 @@ reproduce: setup
 	$(BIN)/python -m pip install -q -e '.[$(DEVICE),order]'
 	$(BIN)/python -m naturel_jax.reproduce --workdir reproduction
 
-# What is too long for every change: each writes a dated result under proofs/.
-RECORD = $(BIN)/python -m proofs.record
-HOSTS = $(BIN)/python -m perf.hosts one --rows 1e5 && $(BIN)/python -m perf.hosts prepared && \
-	$(BIN)/python -m perf.planner --images 16384 65536 --rows 1e5 1e7 --repeats 2
+# What is too long for every change: dated results under proofs/. Records those that are older than what they measure,
+# for half an hour; the next call goes on. proofs/proofs.toml lists the commands.
+MINUTES ?= 30
 proofs: setup-test
-	$(RECORD) demo --tail=120 -- $(MAKE) demo
-	$(RECORD) audit_first --tail=400 -- $(BIN)/python -m tfds_naturel.audit --bank first --out build/audit_first
-	$(RECORD) audit --tail=400 -- $(BIN)/python -m tfds_naturel.audit --out build/audit --sugarcrepe data/sugarcrepe
-	$(RECORD) audit_v6 --tail=400 -- $(BIN)/python -m tfds_naturel.audit --bank tfds_naturel/captions/bank_v6.tsv --out build/audit_v6
-	$(RECORD) audit_world --tail=400 -- $(BIN)/python -m tfds_naturel.audit --world scenes --out build/audit_world
-	$(RECORD) step -- env $(HUGE_PAGES) $(BIN)/python -m perf.objectives step
-	$(RECORD) step_mined -- env $(HUGE_PAGES) $(BIN)/python -m perf.objectives step --hard mined
-	$(RECORD) frozen -- env $(HUGE_PAGES) $(BIN)/python -m perf.objectives frozen
-	$(RECORD) ring_memory -- $(BIN)/python -m perf.objectives memory
-	$(RECORD) exchange -- $(BIN)/python -m perf.exchange
-	$(RECORD) towers -- $(BIN)/python -m perf.towers --train
-	$(RECORD) pipeline -- $(BIN)/python -m perf.pipeline --images 1024 --rounds 3 --threads 1 2
-	$(RECORD) loading -- $(BIN)/python -m perf.loading clip-l14
-	$(RECORD) checkpoint -- $(BIN)/python -m perf.checkpoint
-	$(RECORD) hosts_start -- $(BIN)/python -m perf.hosts start --processes 1 2 4
-	$(RECORD) hosts -- sh -c '$(HOSTS)'
-	$(RECORD) evaluation -- $(BIN)/python -m perf.evaluation --share 0.02
-	$(RECORD) precision_random -- $(BIN)/python -m proofs.precision --random clip-b32 siglip-b16-224 --items 100
-	$(RECORD) builder -- $(BIN)/python -m perf.builder --folder build/proofs
-	$(RECORD) save_memory -- $(BIN)/python -m proofs.save_memory
-	$(RECORD) soak_steady -- $(BIN)/python -m proofs.soak steady --minutes 60
-	$(RECORD) soak_faults --tail=200 -- $(BIN)/python -m proofs.soak faults --minutes 60
-	$(RECORD) rehearsal -- $(BIN)/python -m proofs.rehearse --folder build/rehearsal
-	$(RECORD) kills --tail=400 -- $(BIN)/python -m pytest -m proof -rP --numprocesses 2 tests/faults/test_kills.py
-	$(RECORD) fuzz -- $(BIN)/python -m pytest -m proof tests/faults/test_fuzz_*.py
-	$(RECORD) proofs -- $(BIN)/python -m pytest -m proof --ignore=tests/faults/test_kills.py --ignore-glob='tests/faults/test_fuzz_*.py'
-	$(BIN)/python -m pip install -q -e '.[notebook]'
-	rm -rf build/tutorial && mkdir -p build/tutorial && cp docs/tutorial.ipynb build/tutorial
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(RECORD) tutorial -- $(BIN)/jupyter execute --inplace build/tutorial/tutorial.ipynb
+	$(BIN)/python -m proofs.stale --record --minutes $(MINUTES)
 
 lint: setup-test
 	$(BIN)/ruff check .

@@ -185,6 +185,7 @@ def known_flags() -> set[str]:
 SCRIPTS = (
     "launch/local.py",
     "proofs.record",
+    "proofs.stale",
     "proofs.precision",
     "proofs.rehearse",
     "proofs.soak",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proofs import record
+from proofs import record, stale
 from tfds_naturel.common.errors import UserError
 
 
@@ -79,3 +79,48 @@ def test_errors_name_a_missing_program_or_repository(repository, tmp_path_factor
         record.main(["answer", f"--folder={repository}", "--", "no-such-program"])
     with pytest.raises(UserError, match="not a git repository"):
         run(tmp_path_factory.mktemp("elsewhere"))
+
+
+def test_stale_results_are_named_and_recorded_again(repository, capsys):
+    (repository / "proofs.toml").write_text(
+        "".join(f"[{name}]\nminutes = 20\nmeasures = ['code.py']\ncommand = 'echo {name}'\n" for name in ("one", "two"))
+        + "[three]\nmeasures = ['code.py']\nby_hand = 'make three'\n"
+    )
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "commands")
+    folder = f"--folder={repository}"
+    assert stale.main([folder]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "one: never recorded",
+        "two: never recorded",
+        "three: never recorded (make three)",
+    ]
+    assert not stale.main([folder, "--record", "--minutes=10"]), "the first is recorded, though it may take longer"
+    assert capsys.readouterr().out.endswith("0 failed, 1 left for the next call\n")
+    assert not stale.main([folder, "--record", "--minutes=10"])
+    assert "````\ntwo\n````" in (repository / "two.md").read_text()
+    (repository.parent / "code.py").write_text("x = 2\n")
+    git(repository.parent, "add", ".")
+    git(repository, "commit", "-qm", "second")
+    capsys.readouterr()
+    stale.main([folder])
+    head = git(repository, "rev-parse", "--short", "HEAD")
+    assert f"one: 1 commits since, the last {head}" in capsys.readouterr().out
+    (repository.parent / "code.py").unlink()
+    with pytest.raises(UserError, match=r"\[one\] measures 'code\.py', which does not exist"):
+        stale.main([folder])
+
+
+def test_every_proof_has_a_command():
+    """What the documentation cites, and what was recorded."""
+    names = {proof.name for proof in stale.read()}
+    recorded = {path.stem for path in record.FOLDER.glob("*.md")} - {"README"}
+    root = record.FOLDER.parent
+    cited = {
+        name
+        for path in (*root.glob("docs/*.md"), root / "README.md")
+        for name in re.findall(r"proofs/([a-z0-9_]+)\.md|<!-- proof: ([a-z0-9_]+)", path.read_text("utf-8"))
+        for name in name
+        if name
+    }
+    assert recorded <= names and cited <= recorded

@@ -1,0 +1,88 @@
+"""Lists the results of ``proofs.toml`` that are older than the code they measure, and records them again.
+
+    python -m proofs.stale
+    python -m proofs.stale --record --minutes 30
+
+The second command records old results, in the order of the table, as long as another one fits into the time left; the
+next call continues with those that are still old. Without ``--record``, the exit code is 1 if any result is old.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from proofs import record
+from tfds_naturel.common import cli
+from tfds_naturel.common.errors import UserError
+
+_COMMIT = re.compile(r"^\| Commit \| ([0-9a-f]{40})(.*) \|$", re.MULTILINE)
+
+
+class Proof(NamedTuple):
+    """A table of ``proofs.toml``. ``why``: why its result is old, or empty."""
+
+    name: str
+    settings: dict[str, Any]
+    why: str
+
+
+def read(folder: Path = record.FOLDER) -> list[Proof]:
+    """All proofs, in order. Raises UserError for a path in ``measures`` that does not exist."""
+    proofs = []
+    for name, settings in tomllib.loads((folder / "proofs.toml").read_text("utf-8")).items():
+        if missing := [path for path in settings["measures"] if not (folder.parent / path).exists()]:
+            raise UserError(f"{folder / 'proofs.toml'}: [{name}] measures {missing[0]!r}, which does not exist")
+        proofs.append(Proof(name, settings, _why_old(folder, name, settings["measures"])))
+    return proofs
+
+
+def _why_old(folder: Path, name: str, measures: Sequence[str]) -> str:
+    path = folder / f"{name}.md"
+    if not path.exists():
+        return "never recorded"
+    found = _COMMIT.search(path.read_text("utf-8"))
+    if not found or found[2]:
+        return "recorded with uncommitted changes" if found else "names no commit"
+    try:
+        changes = record.git(folder.parent, "log", "--format=%h", f"{found[1]}..HEAD", "--", *measures).split()
+    except UserError:
+        return f"its commit {found[1][:7]} is not in this history"
+    return f"{len(changes)} commits since, the last {changes[0]}" if changes else ""
+
+
+def main(arguments: Sequence[str]) -> int | None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", action="store_true", help="record old results again")
+    parser.add_argument("--minutes", type=float, default=30, help="time for that (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=record.FOLDER, help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    old = [proof for proof in read(args.folder) if proof.why]
+    for proof in old:
+        by_hand = f" ({proof.settings['by_hand']})" if "by_hand" in proof.settings else ""
+        print(f"{proof.name}: {proof.why}{by_hand}")
+    if not args.record:
+        return int(bool(old))
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    deadline, results, left = time.monotonic() + 60 * args.minutes, [], 0
+    for name, settings, _ in old:
+        if "command" not in settings:
+            continue
+        # The first one is recorded even if it takes longer: otherwise it would never be.
+        if results and time.monotonic() + 60 * settings["minutes"] > deadline:
+            left += 1
+            continue
+        tail = f"--tail={settings.get('tail', 60)}"
+        results.append(record.main([name, tail, f"--folder={args.folder}", "--", "sh", "-c", settings["command"]]))
+    failed = sum(map(bool, results))
+    print(f"{failed} failed, {left} left for the next call")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    cli.run(main)
