@@ -73,10 +73,9 @@ class Data:
     )
     cache: str = setting(
         "",
-        "'decoded': decode each image once, into config.data.cache_dir, and crop from there; 'device': hold these "
-        "images in device memory, spread over the devices; 'embeddings': embed each image once, with a frozen "
-        "image tower and without random crops; empty: decode each time",
-        one_of("", "decoded", "device", "embeddings"),
+        "'decoded': decode each image once, into config.data.cache_dir, and crop from there; 'embeddings': embed each "
+        "image once, with a frozen image tower and without random crops; empty: decode each time",
+        one_of("", "decoded", "embeddings"),
     )
     cache_captions: bool = setting(
         False, "embed each distinct caption once, with a frozen text tower and recipes that take captions as they are"

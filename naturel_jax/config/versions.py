@@ -26,9 +26,16 @@ def _to_2(saved: dict[str, Any]) -> dict[str, Any]:
     return saved | {"objective": objective | {"exchange": exchange}, "bases": bases}
 
 
+def _to_3(saved: dict[str, Any]) -> dict[str, Any]:
+    """Before version 3, ``data.cache`` could be 'device': the pixels of 'decoded', held by the devices."""
+    data = saved.get("data", {})
+    bases = {name: _to_3(base) for name, base in saved.get("bases", {}).items()}
+    return saved | {"bases": bases, "data": data | ({"cache": "decoded"} if data.get("cache") == "device" else {})}
+
+
 # ``MIGRATIONS[n]`` turns the JSON of version n into that of version n + 1. Add one whenever you rename or move a field.
 # A new field needs none, but its default must keep the previous behavior.
-MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_to_1, _to_2)
+MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_to_1, _to_2, _to_3)
 VERSION = len(MIGRATIONS)
 
 

@@ -38,7 +38,7 @@ def resolve(
     of ``steps``, are used."""
     remat, exchanged = config.compute.remat, config.objective.exchange
     if remat == "auto":
-        held = (pipeline.crop_shapes(0), pipeline.resident_shapes())
+        held = pipeline.crop_shapes(0)
         plain, batch = make_model(config, sizes, mesh, "none", frozen), pipeline.largest_shapes(steps)
         remat = saved.get("remat") or memory.choose_remat(plain, state, batch, mesh, config.objective.chunks, held)
     if exchanged == "auto":

@@ -26,7 +26,6 @@ from naturel_jax.data.batches.stages import (
     Load,
     LoadCaptions,
     Place,
-    ResidentImages,
     Shapes,
     Tokens,
 )
@@ -103,10 +102,6 @@ class Pipeline:
     def crop_shapes(self, step: int) -> Shapes:
         """What the devices hold besides batch ``step`` while its images are made."""
         return self._sharded(self.images.crop_shapes(len(self.planner.plan(step).rows)))
-
-    def resident_shapes(self) -> Shapes:
-        """The images that the devices hold for the whole run."""
-        return self._sharded(self.images.resident_shapes())
 
     def _sharded(self, shapes: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), shapes)
@@ -206,7 +201,7 @@ def make_pipeline(
     data, count, sharding = config.data, model.image.grid**2, batch_sharding(mesh)
     return Pipeline(
         planner,
-        image_stage(data, sources, model, sharding, planner.shards),
+        image_stage(data, sources, model, sharding),
         EmbeddedTexts(sources, model.embed_dim) if data.cache_captions else Tokens(),
         sharding,
         data.threads,
@@ -215,15 +210,11 @@ def make_pipeline(
     )
 
 
-def image_stage(
-    data: Data, sources: Sequence[Source], model: TwoTowerConfig, sharding: NamedSharding, shards: int
-) -> ImageStage:
+def image_stage(data: Data, sources: Sequence[Source], model: TwoTowerConfig, sharding: NamedSharding) -> ImageStage:
     """How images are made: ``config.data.cache`` and ``config.data.augment_on``."""
     crops = Crops(model.image.size, data.crop_scale, data.shrink_by)
     if data.cache == "embeddings":
         return EmbeddedImages(HostCrops(sources, crops), model.embed_dim)
-    if data.cache == "device":
-        return ResidentImages(sources, crops, sharding, shards)
     return DeviceCrops(sources, crops, sharding) if data.augment_on == "device" else HostCrops(sources, crops)
 
 

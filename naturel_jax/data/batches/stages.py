@@ -1,8 +1,7 @@
 """How the images and captions of a batch are made: what the host loads, and what the devices make of it.
 
-Images are cropped on the host (``HostCrops``) or on the devices (``DeviceCrops``), are on the devices from the first
-batch on (``ResidentImages``), or are embeddings of a frozen tower (``EmbeddedImages``). Captions are tokens
-(``Tokens``) or embeddings (``EmbeddedTexts``).
+Images are cropped on the host (``HostCrops``) or on the devices (``DeviceCrops``), or are embeddings of a frozen tower
+(``EmbeddedImages``). Captions are tokens (``Tokens``) or embeddings (``EmbeddedTexts``).
 
 Shape letters: R rows of a batch that this process holds, D embedding.
 """
@@ -18,7 +17,6 @@ from jax.sharding import NamedSharding
 
 from naturel_jax.data.batches.buffers import Buffers
 from naturel_jax.data.batches.planner import Plan, Row, Rows
-from naturel_jax.data.batches.resident import ShardLayout, Slots, estimated_shape, lay_out, load, make_gather
 from naturel_jax.data.images.augment import Blank, Crops, Encoded
 from naturel_jax.data.images.boxes import Boxes, random_boxes
 from naturel_jax.data.images.on_device import make_resize
@@ -53,10 +51,6 @@ class ImageStage(Protocol):
 
     def crop_shapes(self, rows: int) -> Shapes:
         """What the devices hold besides the images while these are made; an upper bound if sources are not decoded."""
-        return ()
-
-    def resident_shapes(self) -> Shapes:
-        """What the devices hold for the whole run; an estimate if sources are not decoded yet."""
         return ()
 
 
@@ -103,44 +97,6 @@ class DeviceCrops(ImageStage):
     @functools.cached_property
     def _resize(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
         return make_resize(self.crops.size, self.sharding)
-
-
-@dataclasses.dataclass(frozen=True)
-class ResidentImages(ImageStage):
-    """Decoded images that the devices hold from the first batch on (``resident.py``), spread over ``shards``."""
-
-    sources: Sequence[Source]
-    crops: Crops
-    sharding: NamedSharding
-    shards: int
-
-    def loader(self, seed: int) -> Load:
-        return functools.partial(_find_slots, seed, self.layout, self.crops.scale)
-
-    def place(self, loaded: Slots, rows: Place, whole: Place) -> jax.Array:
-        return self._gather(*map(whole, loaded))
-
-    def shape(self, rows: int) -> jax.ShapeDtypeStruct:
-        return _pixels(rows, self.crops)
-
-    def crop_shapes(self, rows: int) -> Shapes:
-        """The devices make and receive about twice as many images as a batch has."""
-        return 2 * (*_crop_shapes(rows, self.sources, self.crops), *2 * [_pixels(rows, self.crops)])
-
-    def resident_shapes(self) -> Shapes:
-        is_known = all(source.decoded for source in self.sources)
-        shape = self.layout.shape if is_known else estimated_shape(self.sources, self.crops, self.shards)
-        return (jax.ShapeDtypeStruct(shape, np.uint8),)
-
-    @functools.cached_property
-    def layout(self) -> ShardLayout:
-        """Where the images are."""
-        return lay_out(_decoded(self.sources), self.shards)
-
-    @functools.cached_property
-    def _gather(self) -> Callable[..., jax.Array]:
-        lines = load(self.layout, self.sources, self.sharding)
-        return functools.partial(make_gather(self.layout, self.crops.size, self.sharding), lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,14 +168,6 @@ def _copy_crops(
         assert not isinstance(image, Encoded)  # the stage has checked it
         sides[n] = image.copy(box, images[n])
     return images, sides
-
-
-def _find_slots(seed: int, layout: ShardLayout, scale: tuple[float, float], batch: Rows, local: np.ndarray) -> Slots:
-    """The slots for all rows; no image is read."""
-    numbers_I = layout.numbers(batch.source_I, batch.item_I)
-    draws = Draws(seed, AUGMENT, batch.sample_I)
-    boxes = random_boxes(*layout.sides(numbers_I), batch.mirror_I.astype(bool), scale, draws)
-    return layout.slots(numbers_I, boxes)
 
 
 def _read_embeddings(seed: int, sources: Sequence[Source], dim: int, batch: Rows, local: np.ndarray) -> np.ndarray:
