@@ -89,7 +89,6 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "optimizer": memory.per_device(state.opt_state),
         "moving average": memory.per_device(state.ema),
         "batch": memory.per_device(batch),
-        "crops": memory.per_device(training.pipeline.crop_shapes(0)),
     }
     captions, tokens = batch.captions_to_embed
     rows = {"images": batch.images_to_embed, "captions": captions, "tokens": tokens}

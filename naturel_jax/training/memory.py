@@ -129,17 +129,16 @@ def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: 
     return gradients + activations(model, images, captions // rows, tokens, patches)
 
 
-def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int, held: Any = ()) -> str:
+def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int) -> str:
     """The first policy of ``AUTO`` with which a step fits into the memory of the devices; the last if none fits. "none"
-    on a CPU, or if the memory is not known. Arguments: see ``temporaries``; ``held``: what else is on the devices
-    (``Pipeline.crop_shapes``). All processes choose the same."""
+    on a CPU, or if the memory is not known. Arguments: see ``temporaries``. All processes choose the same."""
     kind = mesh.devices.flat[0].device_kind
     if (limit := usable(kind)) is None:
         return "none"
     chosen, needed = len(AUTO) - 1, 0
     for number, policy in enumerate(AUTO):
         estimate = temporaries(with_remat(model, policy), state.params, batch, mesh, chunks)
-        needed = per_device((state, batch, held)) + math.ceil(estimate * MARGINS.get(policy, MARGIN))
+        needed = per_device((state, batch)) + math.ceil(estimate * MARGINS.get(policy, MARGIN))
         if needed <= limit:
             chosen = number
             break

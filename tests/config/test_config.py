@@ -77,10 +77,6 @@ def test_defaults_are_the_published_negclip_recipe():
         ({"data__crop_scale": (1.0, 0.5)}, r"config\.data\.crop_scale is \(1\.0, 0\.5\)"),
         ({"data__crop_scale": (0.0, 0.0)}, r"config\.data\.crop_scale is \(0\.0, 0\.0\)"),
         ({"data__cache": "encoded"}, r"config\.data\.cache is 'encoded'; expected one of '', 'decoded'"),
-        (
-            {"data__augment_on": "device"},
-            r"config\.data\.augment_on is 'device' and config\.data\.cache is ''.*set config\.data\.cache to 'decoded'",
-        ),
         ({"data__batch_size": 0}, r"config\.data\.batch_size is 0"),
         ({"data__threads": 0}, r"config\.data\.threads is 0"),
         ({"eval__batch_size": 0}, r"config\.eval\.batch_size is 0"),
