@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jax.sharding import Mesh, NamedSharding
 
-from naturel_jax.config import Config, Data
+from naturel_jax.config import Config
 from naturel_jax.data.batches import patches
 from naturel_jax.data.batches.planner import MixturePart, Planner, Row
 from naturel_jax.data.batches.recipes import recipe
@@ -190,22 +190,21 @@ def make_pipeline(
         trim_eos=model.text.eos_id if model.text.causal else None,
         chunks=config.objective.chunks,
     )
-    data, count, sharding = config.data, model.image.grid**2, batch_sharding(mesh)
+    data, count = config.data, model.image.grid**2
+    images = (
+        EmbeddedImages(sources, model.embed_dim)
+        if data.cache == "embeddings"
+        else HostCrops(sources, Crops(model.image.size, data.crop_scale, data.shrink_by))
+    )
     return Pipeline(
         planner,
-        image_stage(data, sources, model),
+        images,
         EmbeddedTexts(sources, model.embed_dim) if data.cache_captions else Tokens(),
-        sharding,
+        batch_sharding(mesh),
         data.threads,
         data.workers,
         kept_patches=(count, patches.kept(count, data.patch_dropout)) if data.patch_dropout else None,
     )
-
-
-def image_stage(data: Data, sources: Sequence[Source], model: TwoTowerConfig) -> ImageStage:
-    """How images are made: ``config.data.cache``."""
-    crops = HostCrops(sources, Crops(model.image.size, data.crop_scale, data.shrink_by))
-    return EmbeddedImages(crops, model.embed_dim) if data.cache == "embeddings" else crops
 
 
 def _hard_images(part: str, path: str, items: Items, cache_dir: str) -> list[tuple[int, ...]] | None:

@@ -17,7 +17,7 @@ import numpy as np
 from naturel_jax.data.batches.buffers import Buffers
 from naturel_jax.data.batches.planner import Plan, Row, Rows
 from naturel_jax.data.images.augment import Blank, Crops, Encoded
-from naturel_jax.data.images.boxes import Boxes, random_boxes
+from naturel_jax.data.images.boxes import random_boxes
 from naturel_jax.data.items.decoded import Kept
 from naturel_jax.data.items.embedded import EmbeddedCaptions
 from naturel_jax.data.items.items import Source
@@ -61,16 +61,15 @@ class HostCrops(ImageStage):
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddedImages(ImageStage):
-    """Embeddings [R, ``dim``] of a frozen tower in place of ``pixels``, mirrored where those would be."""
+    """Embeddings [R, ``dim``] of a frozen tower in place of pixels, mirrored where those would be."""
 
-    pixels: HostCrops
+    sources: Sequence[Source]
     dim: int
 
     def loader(self, seed: int) -> Load:
-        sources = self.pixels.sources
-        if missing := [source.items.name for source in sources if not source.embedded]:
+        if missing := [source.items.name for source in self.sources if not source.embedded]:
             raise ValueError(f"{missing} are not embedded: see frozen.embed_sources")
-        return functools.partial(_read_embeddings, seed, sources, self.dim)
+        return functools.partial(_read_embeddings, seed, self.sources, self.dim)
 
     def shape(self, rows: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, self.dim), np.float32)
@@ -83,7 +82,11 @@ def _fill_crops(
     seed: int, sources: Sequence[Source], crops: Crops, buffers: Buffers, batch: Rows, local: np.ndarray
 ) -> np.ndarray:
     """Images uint8 [R, size, size, 3]."""
-    rows, opened, boxes = _opened(seed, sources, crops, batch, local)
+    rows = batch.at(local)
+    opened = [_open(sources, row) for row in rows]
+    width_R, height_R = np.array([image[:2] for image in opened]).T
+    draws = Draws(seed, AUGMENT, batch.sample_I[local])
+    boxes = random_boxes(width_R, height_R, batch.mirror_I[local].astype(bool), crops.scale, draws)
     images = buffers.array((len(rows), crops.size, crops.size, 3))
     for row, image, box, out in zip(rows, opened, boxes.each(), images, strict=True):
         try:
@@ -103,17 +106,6 @@ def _read_embeddings(seed: int, sources: Sequence[Source], dim: int, batch: Rows
         assert embedded  # the stage has checked it
         out[:] = embedded.blank_D if row.source < 0 else embedded.at(row.item, mirrored)
     return zimg_RD
-
-
-def _opened(
-    seed: int, sources: Sequence[Source], crops: Crops, batch: Rows, local: np.ndarray
-) -> tuple[list[Row], list[Encoded | Kept | Blank], Boxes]:
-    """Rows of a batch, their images, and a random box of each."""
-    rows = batch.at(local)
-    opened = [_open(sources, row) for row in rows]
-    width_R, height_R = np.array([image[:2] for image in opened]).T
-    draws = Draws(seed, AUGMENT, batch.sample_I[local])
-    return rows, opened, random_boxes(width_R, height_R, batch.mirror_I[local].astype(bool), crops.scale, draws)
 
 
 def _open(sources: Sequence[Source], row: Row) -> Encoded | Kept | Blank:
