@@ -191,14 +191,10 @@ def make_pipeline(
         chunks=config.objective.chunks,
     )
     data, count = config.data, model.image.grid**2
-    images = (
-        EmbeddedImages(sources, model.embed_dim)
-        if data.cache == "embeddings"
-        else HostCrops(sources, Crops(model.image.size, data.crop_scale, data.shrink_by))
-    )
+    crops = HostCrops(sources, Crops(model.image.size, data.crop_scale, data.shrink_by))
     return Pipeline(
         planner,
-        images,
+        EmbeddedImages(crops, model.embed_dim) if data.cache == "embeddings" else crops,
         EmbeddedTexts(sources, model.embed_dim) if data.cache_captions else Tokens(),
         batch_sharding(mesh),
         data.threads,

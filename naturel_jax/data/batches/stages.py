@@ -61,15 +61,16 @@ class HostCrops(ImageStage):
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddedImages(ImageStage):
-    """Embeddings [R, ``dim``] of a frozen tower in place of pixels, mirrored where those would be."""
+    """Embeddings [R, ``dim``] of a frozen tower in place of ``pixels``, mirrored where those would be."""
 
-    sources: Sequence[Source]
+    pixels: HostCrops
     dim: int
 
     def loader(self, seed: int) -> Load:
-        if missing := [source.items.name for source in self.sources if not source.embedded]:
+        sources = self.pixels.sources
+        if missing := [source.items.name for source in sources if not source.embedded]:
             raise ValueError(f"{missing} are not embedded: see frozen.embed_sources")
-        return functools.partial(_read_embeddings, seed, self.sources, self.dim)
+        return functools.partial(_read_embeddings, seed, sources, self.dim)
 
     def shape(self, rows: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, self.dim), np.float32)
