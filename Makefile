@@ -49,8 +49,7 @@ test-sky: setup-test
 	$(BIN)/python -m pytest -m proof tests/repository/test_launch.py
 
 plan-tpu: setup-plan
-	.venv-plan/bin/python -m pytest -m proof tests/planning/test_plan.py tests/planning/test_tpu_programs.py \
-		tests/data/test_resident.py::test_the_dataset_is_not_copied_on_tpus
+	.venv-plan/bin/python -m pytest -m proof tests/planning/test_plan.py tests/planning/test_tpu_programs.py
 	.venv-plan/bin/python -m proofs.record plan --tail=300 -- sh -c '$(PLANS)'
 	.venv-plan/bin/python -m proofs.record fits_tpu -- .venv-plan/bin/python -m perf.fits tpu
 	.venv-plan/bin/python -m proofs.record padding -- .venv-plan/bin/python -m perf.padding

@@ -9,11 +9,9 @@ per second, and of images per second of processor time over all processes: the t
 and webdataset are measured if they are installed. A variant that does not end a round in ``--timeout_s`` is left out.
 
 ``bilinear`` is ``config.data.shrink_by``. ``decoded`` crops from decoded images (``config.data.cache``), which are made
-beforehand; ``decoded, copied`` is what the host does with ``config.data.augment_on = 'device'``: an accelerator would
-resize the crops; in ``decoded, held``, it would also hold the images, so that only their boxes are sent. ``tars`` is
-our source ``webdataset:``, whose index is made beforehand. webdataset's own loader reads the same tar files in as many
-processes as ours in threads, with the decoder and crop that its documentation shows (Pillow, torchvision), or with
-those of the bare loop (``fast``).
+beforehand. ``tars`` is our source ``webdataset:``, whose index is made beforehand. webdataset's own loader reads the
+same tar files in as many processes as ours in threads, with the decoder and crop that its documentation shows (Pillow,
+torchvision), or with those of the bare loop (``fast``).
 """
 
 import argparse
@@ -52,8 +50,6 @@ _OWN: dict[str, tuple[str, dict[str, str]]] = {  # name -> (its source in pipeli
     "bilinear": ("files", {"shrink_by": "bilinear"}),
     "decoded": ("decoded", _CACHE),
     "decoded, bilinear": ("decoded", _CACHE | {"shrink_by": "bilinear"}),
-    "decoded, copied": ("decoded", _CACHE | {"augment_on": "device"}),
-    "decoded, held": ("decoded", {"cache": "device", "augment_on": "device"}),
     "tars": ("tars", {}),
 }
 

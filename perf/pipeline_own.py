@@ -41,13 +41,6 @@ def ours(pipeline: Pipeline, batch: int, steps: int) -> int:
     return steps * batch
 
 
-def copied(pipeline: Pipeline, batch: int, steps: int) -> int:
-    """Crops, or boxes of images that it would hold, until they are on the device, which would resize them."""
-    for local in pipeline.local_batches(0, steps):
-        jax.block_until_ready(jax.device_put(local.batch))
-    return steps * batch
-
-
 def _bank_source(images: Images) -> Source:
     """The images, each with the bank's captions of one triplet."""
     groups = [Group.from_triplet(captions) for captions in bank.load().values()]
@@ -94,6 +87,5 @@ def prepare(
     tokenizer = train_tokenizer("clip", source.items.texts, model.text.vocab, model.text.context)
     processor = Processor(tokenizer=tokenizer, context=model.text.context, size=images.size, **pixels)
     pipeline = make_pipeline(config.Config(data=data), [source], model, processor, make_mesh({"data": -1}))
-    batches = copied if "augment_on" in options else ours
     repeats = _REPEATS if "cache" in options else 1
-    return functools.partial(batches, pipeline, batch, repeats * (epochs * len(images.paths) // batch))
+    return functools.partial(ours, pipeline, batch, repeats * (epochs * len(images.paths) // batch))

@@ -14,16 +14,6 @@ def check(config: Config, path: str = "config") -> Config:
         raise UserError(f"{path}.init is {config.init!r} and {path}.preset is {config.preset!r}: set one of them")
     if config.preset and not config.data.mixture:
         raise UserError(f"{path}.preset needs {path}.data.mixture: its tokenizer is trained on the captions")
-    if config.data.augment_on == "device" and config.data.cache not in ("decoded", "device"):
-        raise UserError(
-            f"{path}.data.augment_on is 'device' and {path}.data.cache is {config.data.cache!r}: images are decoded on "
-            f"the host; set {path}.data.cache to 'decoded' or 'device', or {path}.data.augment_on to 'host'"
-        )
-    if config.data.cache == "device" and config.data.augment_on != "device":
-        raise UserError(
-            f"{path}.data.cache is 'device' and {path}.data.augment_on is {config.data.augment_on!r}: images that the "
-            f"devices hold are cropped there; set {path}.data.augment_on to 'device', or {path}.data.cache to 'decoded'"
-        )
     if config.data.cache == "embeddings" and config.data.crop_scale != (1.0, 1.0):
         raise UserError(
             f"{path}.data.cache is 'embeddings' and {path}.data.crop_scale is {config.data.crop_scale}: random crops "

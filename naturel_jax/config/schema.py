@@ -73,18 +73,12 @@ class Data:
     )
     cache: str = setting(
         "",
-        "'decoded': decode each image once, into config.data.cache_dir, and crop from there; 'device': hold these "
-        "images in device memory, spread over the devices; 'embeddings': embed each image once, with a frozen "
-        "image tower and without random crops; empty: decode each time",
-        one_of("", "decoded", "device", "embeddings"),
+        "'decoded': decode each image once, into config.data.cache_dir, and crop from there; 'embeddings': embed each "
+        "image once, with a frozen image tower and without random crops; empty: decode each time",
+        one_of("", "decoded", "embeddings"),
     )
     cache_captions: bool = setting(
         False, "embed each distinct caption once, with a frozen text tower and recipes that take captions as they are"
-    )
-    augment_on: str = setting(
-        "host",
-        "where cached images are cropped, resized and mirrored; device: bilinear, on the accelerator",
-        one_of("host", "device"),
     )
     threads: int = setting(2, "threads that read and decode images", at_least(1), may_change=True)
     workers: int = setting(0, "processes that read and decode; 0: threads only", at_least(0), may_change=True)

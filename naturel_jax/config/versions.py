@@ -26,9 +26,18 @@ def _to_2(saved: dict[str, Any]) -> dict[str, Any]:
     return saved | {"objective": objective | {"exchange": exchange}, "bases": bases}
 
 
+def _to_3(saved: dict[str, Any]) -> dict[str, Any]:
+    """Before version 3, with ``data.augment_on`` 'device', devices resized decoded images as 'bilinear' now does, which
+    they also held if ``data.cache`` was 'device'."""
+    data = {key: value for key, value in saved.get("data", {}).items() if key != "augment_on"}
+    if saved.get("data", {}).get("augment_on") == "device":
+        data |= {"cache": "decoded", "shrink_by": "bilinear"}
+    return saved | {"data": data, "bases": {name: _to_3(base) for name, base in saved.get("bases", {}).items()}}
+
+
 # ``MIGRATIONS[n]`` turns the JSON of version n into that of version n + 1. Add one whenever you rename or move a field.
 # A new field needs none, but its default must keep the previous behavior.
-MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_to_1, _to_2)
+MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (_to_1, _to_2, _to_3)
 VERSION = len(MIGRATIONS)
 
 

@@ -58,7 +58,7 @@ def open_sources(data: Data) -> list[Source]:
 def decode_sources(data: Data, sources: Sequence[Source], size: int) -> list[Source]:
     """``sources`` with decoded images for a model of ``size`` pixels, if ``data.cache`` asks for them; missing ones are
     decoded first, on each host. Raises what ``decoded_writer.decode`` raises."""
-    if data.cache not in ("decoded", "device"):
+    if data.cache != "decoded":
         return list(sources)
     with preemption.interruptible():
         crops = Crops(size, data.crop_scale, data.shrink_by)

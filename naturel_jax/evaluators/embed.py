@@ -9,7 +9,7 @@ import io
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -37,15 +37,22 @@ R = TypeVar("R")
 
 
 class Embedder(Protocol):
-    """Embeds with one set of parameters: an ``Encoder`` bound to them, or a ``CachedEncoder``."""
+    """Embeds with one set of parameters: ``Sides``, or a ``CachedEncoder``."""
 
-    def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
+    def images(self, images: Sequence[Image], /) -> tuple[np.ndarray, dict[int, str]]:
         """Unit embeddings [I, D], float32; index -> reason for the images that could not be read."""
         ...
 
-    def captions(self, texts: Sequence[str]) -> np.ndarray:
+    def captions(self, texts: Sequence[str], /) -> np.ndarray:
         """Unit embeddings [U, D], float32. Texts with the same tokens have the same embedding, bit for bit."""
         ...
+
+
+class Sides(NamedTuple):
+    """An ``Embedder`` of two functions."""
+
+    images: Callable[[Sequence[Image]], tuple[np.ndarray, dict[int, str]]]
+    captions: Callable[[Sequence[str]], np.ndarray]
 
 
 class Encoder:
@@ -132,8 +139,9 @@ class Encoder:
         return self._texts(self._text_norm, params, texts, lambda n: None)
 
     def with_params(self, params: Params) -> Embedder:
-        """This encoder bound to one set of parameters."""
-        return _WithParams(self, params)
+        """This encoder bound to one set of parameters. Benchmarks of the same captions have them embedded once."""
+        captions = functools.cache(functools.partial(self.captions, params))
+        return Sides(functools.partial(self.images, params), lambda texts: captions(tuple(texts)))
 
     def _texts(self, encode: Encode, params: Params, texts: Sequence[str], advance: Advance) -> np.ndarray:
         tokens_UL, inverse = np.unique(self.tokens(texts), axis=0, return_inverse=True)
@@ -213,23 +221,6 @@ class Encoder:
         mask[list(faults)] = True
         failed = np.flatnonzero(multihost_utils.process_allgather(mask).any(axis=0)).tolist()
         return {n: faults.get(n) or self._load(images[n])[1] or "unreadable in another process" for n in failed}
-
-
-class _WithParams:
-    """An encoder bound to one set of parameters. Benchmarks of the same captions have them embedded once."""
-
-    def __init__(self, encoder: Encoder, params: Params):
-        self._encoder, self._params = encoder, params
-        self._embedded: dict[tuple[str, ...], np.ndarray] = {}
-
-    def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
-        return self._encoder.images(self._params, images)
-
-    def captions(self, texts: Sequence[str]) -> np.ndarray:
-        key = tuple(texts)
-        if key not in self._embedded:
-            self._embedded[key] = self._encoder.captions(self._params, texts)
-        return self._embedded[key]
 
 
 @functools.lru_cache(maxsize=2)

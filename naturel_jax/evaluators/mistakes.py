@@ -21,9 +21,8 @@ from naturel_jax.data.text.processor import Processor
 from naturel_jax.data.text.tokenizer import padded
 from naturel_jax.devices.sharding import make_mesh, param_sharding
 from naturel_jax.evaluators import results
-from naturel_jax.evaluators.embed import Embedder, Encoder, cosines
+from naturel_jax.evaluators.embed import Embedder, Encoder, Sides, cosines
 from naturel_jax.models.families import FAMILIES, family_of
-from naturel_jax.models.two_tower import Params
 from naturel_jax.weights import processor_files, runs
 from naturel_jax.weights.sources import Loaded
 from tfds_naturel.common.errors import UserError
@@ -47,19 +46,6 @@ class Right(NamedTuple):
     def embed(self, loaded: Loaded) -> Embedder:
         """Embeds with another model, or other preprocessing."""
         return self.encoder(loaded).with_params(loaded.params)
-
-
-class Sides(NamedTuple):
-    """An ``embed.Embedder`` with one embedder for images and one for captions."""
-
-    of_images: Embedder
-    of_captions: Embedder
-
-    def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
-        return self.of_images.images(images)
-
-    def captions(self, texts: Sequence[str]) -> np.ndarray:
-        return self.of_captions.captions(texts)
 
 
 Make = Callable[[Right], Embedder | None]
@@ -98,28 +84,20 @@ def _without_cleaning(normalizer: dict[str, Any] | None) -> dict[str, Any] | Non
     return normalizer | {"normalizers": steps}
 
 
-class _ShortTexts(NamedTuple):
-    """An ``embed.Embedder`` of a tower that pools at the last position, without padding texts to its context: each
-    keeps its own length, or all are padded to the longest."""
-
-    right: Right
-    longest: bool
-
-    def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
-        return self.right.embedder.images(images)
-
-    def captions(self, texts: Sequence[str]) -> np.ndarray:
-        if not texts:
-            return self.right.embedder.captions(texts)
-        lengths_U = token_counts(self.right.loaded, texts)
-        if self.longest:
-            lengths_U = np.full(len(texts), lengths_U.max())
-        ztxt_UD = np.zeros((len(texts), self.right.loaded.config.embed_dim), np.float32)
-        for length in np.unique(lengths_U):
-            which = np.flatnonzero(lengths_U == length)
-            embedder = self.right.embed(_shortened(self.right.loaded, int(length)))
-            ztxt_UD[which] = embedder.captions([texts[n] for n in which.tolist()])
-        return ztxt_UD
+def _embed_short(right: Right, longest: bool, texts: Sequence[str]) -> np.ndarray:
+    """Embeddings [U, D] of a tower that pools at the last position, without padding texts to its context: each keeps
+    its own length, or all are padded to the longest."""
+    if not texts:
+        return right.embedder.captions(texts)
+    lengths_U = token_counts(right.loaded, texts)
+    if longest:
+        lengths_U = np.full(len(texts), lengths_U.max())
+    ztxt_UD = np.zeros((len(texts), right.loaded.config.embed_dim), np.float32)
+    for length in np.unique(lengths_U):
+        which = np.flatnonzero(lengths_U == length)
+        embedder = right.embed(_shortened(right.loaded, int(length)))
+        ztxt_UD[which] = embedder.captions([texts[n] for n in which.tolist()])
+    return ztxt_UD
 
 
 def token_counts(loaded: Loaded, texts: Sequence[str]) -> np.ndarray:
@@ -146,7 +124,13 @@ def _shortened(loaded: Loaded, context: int) -> Loaded:
 
 def _short_texts(longest: bool) -> Make:
     """Cannot be made with a causal tower: nothing in it depends on what follows the end token."""
-    return lambda right: None if right.loaded.config.text.causal else _ShortTexts(right, longest)
+
+    def make(right: Right) -> Embedder | None:
+        if right.loaded.config.text.causal:
+            return None
+        return Sides(right.embedder.images, functools.partial(_embed_short, right, longest))
+
+    return make
 
 
 # ---- Images ----------------------------------------------------------------------------------------------------------
@@ -170,7 +154,8 @@ def _bgr(right: Right) -> Embedder:
     kernel = patch["kernel"].reshape(inputs // 3, 3, width)[:, ::-1].reshape(inputs, width)
     image = params["image"] | {"patch": patch | {"kernel": kernel}}
     processor = dataclasses.replace(processor, mean=processor.mean[::-1], std=processor.std[::-1])
-    return Sides(right.embed(Loaded(config, params | {"image": image}, processor)), right.embedder)
+    swapped = right.embed(Loaded(config, params | {"image": image}, processor))
+    return Sides(swapped.images, right.embedder.captions)
 
 
 def _preprocessing(side: Literal["images", "captions"], change: Callable[[Loaded], dict[str, Any]]) -> Make:
@@ -181,7 +166,9 @@ def _preprocessing(side: Literal["images", "captions"], change: Callable[[Loaded
         if processor == right.loaded.processor:
             return None
         wrong = right.embed(right.loaded._replace(processor=processor))
-        return Sides(wrong, right.embedder) if side == "images" else Sides(right.embedder, wrong)
+        if side == "images":
+            return Sides(wrong.images, right.embedder.captions)
+        return Sides(right.embedder.images, wrong.captions)
 
     return make
 
@@ -211,24 +198,19 @@ def _base(right: Right) -> Embedder | None:
     return right.embed(loaded)
 
 
-class _Unnormalized(NamedTuple):
-    """An ``embed.Embedder`` whose embeddings keep the length that the towers give them."""
-
-    right: Embedder
-    encoder: Encoder
-    params: Params
-
-    def images(self, images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
-        zimg_ID, faults = self.right.images(images)
-        return zimg_ID * self.encoder.image_norms(self.params, images)[:, None], faults
-
-    def captions(self, texts: Sequence[str]) -> np.ndarray:
-        ztxt_UD = self.right.captions(texts)
-        return ztxt_UD * self.encoder.text_norms(self.params, texts)[:, None] if texts else ztxt_UD
-
-
 def _unnormalized(right: Right) -> Embedder:
-    return _Unnormalized(right.embedder, right.encoder(right.loaded), right.loaded.params)
+    """Embeddings keep the length that the towers give them."""
+    encoder, params = right.encoder(right.loaded), right.loaded.params
+
+    def images(images: Sequence[Image]) -> tuple[np.ndarray, dict[int, str]]:
+        zimg_ID, faults = right.embedder.images(images)
+        return zimg_ID * encoder.image_norms(params, images)[:, None], faults
+
+    def captions(texts: Sequence[str]) -> np.ndarray:
+        ztxt_UD = right.embedder.captions(texts)
+        return ztxt_UD * encoder.text_norms(params, texts)[:, None] if texts else ztxt_UD
+
+    return Sides(images, captions)
 
 
 def _transposed(benchmark: Benchmark) -> Benchmark | None:

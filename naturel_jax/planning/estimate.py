@@ -89,8 +89,6 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "optimizer": memory.per_device(state.opt_state),
         "moving average": memory.per_device(state.ema),
         "batch": memory.per_device(batch),
-        "crops": memory.per_device(training.pipeline.crop_shapes(0)),
-        "dataset": memory.per_device(training.pipeline.resident_shapes()),
     }
     captions, tokens = batch.captions_to_embed
     rows = {"images": batch.images_to_embed, "captions": captions, "tokens": tokens}
@@ -178,8 +176,6 @@ def verdict(result: Mapping[str, Any]) -> str:
     if result["fits"]:
         return f"fits: {limit - needed:.2f} of {limit:.2f} GiB are left"
     fields = ["config.data.batch_size (smaller)", "config.objective.chunks (larger)", "config.mesh.fsdp (larger)"]
-    if result["memory"]["dataset"]:
-        fields.append("config.data.cache ('decoded')")
     if result["remat"] != "full":
         fields.insert(0, f"config.compute.remat ({'dots or full' if result['remat'] == 'none' else 'full'})")
     return f"does not fit: needs {needed:.2f} of {limit:.2f} GiB. Change {', '.join(fields)}"

@@ -118,7 +118,7 @@ def _estimates(config: Config, training: Training) -> Iterator[Candidate]:
         )
     name = exchange.best(known, limit)
     step = training.loss.step_flops(batch)
-    arguments = memory.per_device((state, batch, training.pipeline.crop_shapes(0), training.pipeline.resident_shapes()))
+    arguments = memory.per_device((state, batch))
     found = transfers(state.params, mesh, dtype, chunks)
     for remat in memory.AUTO:
         temporaries = memory.temporaries(memory.with_remat(model, remat), state.params, batch, mesh, chunks)

@@ -1,5 +1,5 @@
-"""Compares two models on one benchmark: what one gets right and the other does not, by relation and by pattern, and
-whether that could be chance.
+"""Compares two models on one benchmark: what one gets right and the other does not, by relation, and whether that
+could be chance.
 
     python -m naturel_jax.report.compare NegCLIP NegCLIP-AP --out results --benchmark vg_relation
 
@@ -10,7 +10,7 @@ gallery of the same name (``.html``), to ``results/compare``.
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from etils import epath
 from scipy import stats
@@ -75,11 +75,11 @@ def count(pairs: Sequence[Paired]) -> Counts:
     return Counts(both, only_a, only_b, len(pairs) - both - only_a - only_b)
 
 
-def count_by(pairs: Sequence[Paired], key: Callable[[Paired], str]) -> dict[str, tuple[Counts, float]]:
+def count_by_group(pairs: Sequence[Paired]) -> dict[str, tuple[Counts, float]]:
     """Group -> (table, p adjusted for the number of groups by Holm's method), largest groups first."""
     groups: dict[str, list[Paired]] = {}
     for pair in pairs:
-        groups.setdefault(key(pair), []).append(pair)
+        groups.setdefault(pair.group, []).append(pair)
     tables = {name: count(members) for name, members in groups.items()}
     adjusted, largest = {}, 0.0
     for rank, name in enumerate(sorted(tables, key=lambda name: tables[name].p)):
@@ -103,16 +103,11 @@ def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Paired]) -> str:
         f"Accuracy of {b} minus {a}: {difference:+.4f} (95% CI {low:+.4f} to {high:+.4f}); "
         f"exact McNemar p = {table.p:.2g}; odds ratio {table.odds_ratio:.2f}; Cohen's g {table.g:+.2f}.",
     ]
-    for title, key in (("group", lambda pair: pair.group), ("pattern", lambda pair: pair.pattern)):
-        lines += [
-            "",
-            f"| {title} | items | {a} | {b} | only {a} | only {b} | g | p (Holm) |",
-            "| :--- |" + " ---: |" * 7,
-        ]
-        for name, (t, p) in count_by(pairs, key).items():
-            right_a, right_b = (t.both + t.only_a) / t.items, (t.both + t.only_b) / t.items
-            cells = (f"{right_a:.2f}", f"{right_b:.2f}", str(t.only_a), str(t.only_b), f"{t.g:+.2f}", f"{p:.2g}")
-            lines.append(f"| {escape.markdown(name)} | {t.items} | {' | '.join(cells)} |")
+    lines += ["", f"| group | items | {a} | {b} | only {a} | only {b} | g | p (Holm) |", "| :--- |" + " ---: |" * 7]
+    for name, (t, p) in count_by_group(pairs).items():
+        right_a, right_b = (t.both + t.only_a) / t.items, (t.both + t.only_b) / t.items
+        cells = (f"{right_a:.2f}", f"{right_b:.2f}", str(t.only_a), str(t.only_b), f"{t.g:+.2f}", f"{p:.2g}")
+        lines.append(f"| {escape.markdown(name)} | {t.items} | {' | '.join(cells)} |")
     for title, chosen in (
         (f"Captions that {a} gets right and {b} does not", [p for p in pairs if p.a and not p.b]),
         (f"Captions that {b} gets right and {a} does not", [p for p in pairs if p.b and not p.a]),

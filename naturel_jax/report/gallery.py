@@ -6,7 +6,7 @@ import hashlib
 import importlib.resources
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], i
     with concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
         files = list(Progress(pool.map(address, keys), "thumbnails", len(keys)))
     number = {key: n for n, key in enumerate(keys)}
-    groups, patterns = _numbered(pair.group for pair in pairs), _numbered(pair.pattern for pair in pairs)
+    groups = {group: n for n, group in enumerate(sorted({pair.group for pair in pairs}))}
     data = {
         "a": a,
         "b": b,
@@ -51,7 +51,6 @@ def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], i
         "small": SMALL,
         "thumbnails": files,
         "groups": list(groups),
-        "patterns": list(patterns),
         "items": [
             [
                 pair.id,
@@ -62,17 +61,12 @@ def write(path: Path, a: str, b: str, benchmark: str, pairs: Sequence[Paired], i
                 [round(cosine, 4) for cosine in pair.cosines_a],
                 [round(cosine, 4) for cosine in pair.cosines_b],
                 groups[pair.group],
-                patterns[pair.pattern],
             ]
             for pair in pairs
         ],
     }
     template = importlib.resources.files("naturel_jax.report") / "gallery.html"
     path.write_text(pages.fill(template, data=pages.script_json(data)), "utf-8")
-
-
-def _numbered(values: Iterable[str]) -> dict[str, int]:
-    return {value: n for n, value in enumerate(sorted(set(values)))}
 
 
 class _Thumbnail(NamedTuple):

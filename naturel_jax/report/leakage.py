@@ -89,23 +89,3 @@ def html(lines: Sequence[Line]) -> list[str]:
     table = f'<table><thead><tr>{head}</tr></thead><tbody class="measured">{body}</tbody></table>'
     box = f'<div class="wide text" role="region" tabindex="0" aria-label="{TITLE}">{table}</div>'
     return [f"\n<h2>{TITLE}</h2><p>{html_escape.escape(NOTE)}</p>{box}"]
-
-
-def latex(lines: Sequence[Line]) -> list[str]:
-    """The table in LaTeX, with its sources as footnotes below."""
-    if not lines:
-        return []
-    numbers: dict[str, int] = {}
-
-    def part(text: str, source: str) -> str:
-        mark = rf"\textsuperscript{{{numbers.setdefault(source, len(numbers) + 1)}}}" if source else ""
-        return escape.latex(text) + mark
-
-    rows = [" & ".join("; ".join(part(*each) for each in cell) for cell in line.cells) + r" \\" for line in lines]
-    sources = "; ".join(rf"\textsuperscript{{{n}}}\texttt{{{escape.latex(source)}}}" for source, n in numbers.items())
-    head, body = " & ".join(HEADINGS), "\n".join(rows)
-    return [
-        f"\\begin{{table}}\n\\centering\\scriptsize\n\\caption{{{TITLE}}}\n"
-        "\\begin{tabular}{lp{.22\\textwidth}p{.36\\textwidth}p{.24\\textwidth}}\n\\toprule\n"
-        f"{head} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\n{sources}\n\\end{{table}}\n"
-    ]

@@ -91,7 +91,7 @@ def save(folder: epath.Path, report: Report) -> str:
     )
     files = {f"{name}.png": image for name, image in images.items()} | {
         "report.md": _markdown(text, images, report),
-        "report.tex": "\n".join([*(tables.latex(table, rows) for table in shown), *leakage.latex(report.trained_on)]),
+        "report.tex": "\n".join(tables.latex(table, rows) for table in shown),
         "report.html": _html(
             [tables.html(table, rows) for table in shown],
             _legend(rows, _RANGE),

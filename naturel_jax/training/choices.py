@@ -38,9 +38,8 @@ def resolve(
     of ``steps``, are used."""
     remat, exchanged = config.compute.remat, config.objective.exchange
     if remat == "auto":
-        held = (pipeline.crop_shapes(0), pipeline.resident_shapes())
         plain, batch = make_model(config, sizes, mesh, "none", frozen), pipeline.largest_shapes(steps)
-        remat = saved.get("remat") or memory.choose_remat(plain, state, batch, mesh, config.objective.chunks, held)
+        remat = saved.get("remat") or memory.choose_remat(plain, state, batch, mesh, config.objective.chunks)
     if exchanged == "auto":
         exchanged = saved.get("exchange") or exchange.choose(
             mesh, pipeline.shapes(0), sizes.embed_dim, config.objective.tile

@@ -129,17 +129,16 @@ def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: 
     return gradients + activations(model, images, captions // rows, tokens, patches)
 
 
-def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int, held: Any = ()) -> str:
+def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int) -> str:
     """The first policy of ``AUTO`` with which a step fits into the memory of the devices; the last if none fits. "none"
-    on a CPU, or if the memory is not known. Arguments: see ``temporaries``; ``held``: what else is on the devices
-    (``Pipeline.crop_shapes`` and ``resident_shapes``). All processes choose the same."""
+    on a CPU, or if the memory is not known. Arguments: see ``temporaries``. All processes choose the same."""
     kind = mesh.devices.flat[0].device_kind
     if (limit := usable(kind)) is None:
         return "none"
     chosen, needed = len(AUTO) - 1, 0
     for number, policy in enumerate(AUTO):
         estimate = temporaries(with_remat(model, policy), state.params, batch, mesh, chunks)
-        needed = per_device((state, batch, held)) + math.ceil(estimate * MARGINS.get(policy, MARGIN))
+        needed = per_device((state, batch)) + math.ceil(estimate * MARGINS.get(policy, MARGIN))
         if needed <= limit:
             chosen = number
             break
@@ -148,17 +147,3 @@ def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: i
     sizes = f"at most about {needed / GIB:.1f} of {limit / GIB:.1f} GiB"
     _LOG.info("config.compute.remat is %r (auto): a step needs %s of each %s", AUTO[chosen], sizes, kind)
     return AUTO[chosen]
-
-
-def check_dataset(dataset: Any, step: int, mesh: Mesh) -> None:
-    """Raises UserError if ``dataset`` (``Pipeline.resident_shapes``) does not fit into the devices' memory next to the
-    ``step`` bytes that a step needs on each. Checks nothing on a CPU, or if the memory is not known."""
-    kind, images = mesh.devices.flat[0].device_kind, per_device(dataset)
-    limit = usable(kind)
-    if limit is not None and images + step > limit:
-        raise UserError(
-            f"config.data.cache is 'device', but each {kind} has {limit / GIB:.1f} GiB; the decoded images need "
-            f"{images / GIB:.1f} GiB (all of them, on {batch_shards(mesh)} devices: config.mesh.data x "
-            f"config.mesh.fsdp) and a step {step / GIB:.1f} GiB; set config.data.cache to 'decoded', or use more "
-            "devices"
-        )

@@ -25,7 +25,7 @@ from naturel_jax.devices.sharding import make_mesh, warm_up_collectives
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator
 from naturel_jax.losses.batch import Batch
-from naturel_jax.training import first_batch, frozen, memory, observe, optim, run_folder, train
+from naturel_jax.training import first_batch, frozen, observe, optim, run_folder, train
 from naturel_jax.training.calibration import calibrated
 from naturel_jax.training.choices import make_model, resolve
 from naturel_jax.training.loss import Loss
@@ -63,7 +63,6 @@ def run(config: Config, workdir: epath.PathLike) -> Finished:
             sources = frozen.embed_sources(config, start, sources, mesh)
             sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
             training = make_training(config, start, sources, mesh, run_folder.saved_choices(folder))
-            check_dataset_fits(training, mesh)
             scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on)
         else:
             scores, intervals = evaluator.scores_with_intervals(start.params)
@@ -116,15 +115,6 @@ def make_training(
     loss = Loss(config, model, (processor.mean, processor.std), params, mesh, chosen.exchange)
     step = train.make_step(loss, tx, state, mesh, max_scale=sizes.max_scale, ema=config.optim.ema)
     return Training(start, pipeline, schedule, learning_rate, loss, step, state)
-
-
-def check_dataset_fits(training: Training, mesh: Mesh) -> None:
-    """Raises UserError if the devices should hold all images (``config.data.cache``) but have too little memory."""
-    pipeline, model, state = training.pipeline, training.loss.model, training.state
-    if dataset := pipeline.resident_shapes():
-        batch, chunks = pipeline.largest_shapes(training.schedule.total), pipeline.planner.chunks
-        step = memory.per_device((state, batch, pipeline.crop_shapes(0)))
-        memory.check_dataset(dataset, step + memory.temporaries(model, state.params, batch, mesh, chunks), mesh)
 
 
 def train_and_evaluate(

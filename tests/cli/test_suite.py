@@ -64,5 +64,4 @@ def test_report_says_which_images_may_have_been_trained_on(tmp_path, monkeypatch
     assert text.count("## Images that may have been trained on") == 1
     assert f"| {known}; CLIP (b): no record |" in text
     assert "Open Images (train), split by this builder ([source](https://arxiv.org/abs/1811.00982))" in text
-    page, tex = ((tmp_path / f"report.{suffix}").read_text() for suffix in ("html", "tex"))
-    assert f"<div>{known}</div><div>CLIP (b): no record</div>" in page and f"{known}; CLIP (b): no record" in tex
+    assert f"<div>{known}</div><div>CLIP (b): no record</div>" in (tmp_path / "report.html").read_text()

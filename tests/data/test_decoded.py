@@ -96,20 +96,6 @@ def test_large_images_are_shrunk_once_and_boxes_move_by_half_a_pixel_that_is_kep
         assert np.abs(np.asarray(at_once, float) - out).mean() < 5
 
 
-def test_crops_are_within_the_largest_box(tmp_path):
-    sides = SMALL + LARGE
-    data = source([jpeg(n, *each) for n, each in enumerate(sides)])
-    images = decoded_writer.decode(data, CROPS._replace(scale=(0.2, 1.0)), tmp_path).decoded
-    found = []
-    for n, (width, height) in enumerate(sides):
-        draws, count = Draws(n, 2, np.arange(3000)), np.full(3000, 1)
-        kept = images[n]
-        boxes = random_boxes(count * width, count * height, count == 0, (0.2, 1.0), draws)
-        found += [kept.crop(box).shape[:2] for box in boxes.each()]
-    largest = np.max(found, axis=0)
-    assert (largest <= images.largest_box).all() and (largest > np.array(images.largest_box) * 0.95).all()
-
-
 @pytest.fixture
 def small(tmp_path) -> Source:
     """Decoded images in ``tmp_path``."""
@@ -249,13 +235,11 @@ def test_worker_processes_decode_and_read_the_same(tmp_path):
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("augment_on", ["host", "device"])
-def test_run_with_decoded_images_is_the_same_run(augment_on, tmp_path):
+def test_run_with_decoded_images_is_the_same_run(tmp_path):
     """The drawn world's images are small, so cropping them on the host gives the same as decoding them each time. One
     of the runs is stopped, and continues."""
-    cache = ("--config.data.cache=decoded", f"--config.data.augment_on={augment_on}")
-    flags = (*cache, f"--config.data.cache_dir={tmp_path}/cache")
-    plain = Run(tmp_path / "plain", *(() if augment_on == "host" else (*cache, f"{flags[-1]}/plain")))
+    flags = ("--config.data.cache=decoded", f"--config.data.cache_dir={tmp_path}/cache")
+    plain = Run(tmp_path / "plain")
     cached = Run(tmp_path / "cached", *flags)
     wait_for(cached, (tmp_path / "cached" / "checkpoints" / "5").exists)
     cached.process.send_signal(signal.SIGTERM)
@@ -271,8 +255,7 @@ def test_run_with_decoded_images_is_the_same_run(augment_on, tmp_path):
 
 @pytest.mark.proof
 def test_two_processes_share_what_one_of_them_decodes(tmp_path):
-    """And devices of both crop."""
-    flags = ("--config.data.cache=decoded", "--config.data.augment_on=device", "--config.duration=8 steps")
+    flags = ("--config.data.cache=decoded", "--config.duration=8 steps")
     one = Run(tmp_path / "one", *flags, f"--config.data.cache_dir={tmp_path}/one-cache", "--cpu_devices=8")
     one.finish()
     runs = two_processes(tmp_path / "two", *flags, f"--config.data.cache_dir={tmp_path}/cache")

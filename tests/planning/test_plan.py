@@ -147,9 +147,8 @@ def test_roofline_is_the_slowest_part():
     assert compiled.roofline("cpu", "float32", 1, 1, []) is None
 
 
-def result(needed: float, remat: str, dataset: int = 0) -> dict:
+def result(needed: float, remat: str) -> dict:
     sizes = {"needed": int(needed * 2**30), "usable": hardware.ACCELERATORS["v5e"].memory, "remat": remat}
-    sizes["memory"] = {"dataset": dataset}
     return sizes | {"fits": sizes["needed"] <= sizes["usable"], "device": "TPU v5 lite"}
 
 
@@ -158,8 +157,7 @@ def test_verdict_says_by_how_much_and_what_to_change():
     text = estimate.verdict(result(24.625, "none"))
     assert text.startswith("does not fit: needs 24.62 of 15.75 GiB. Change config.compute.remat (dots or full), ")
     assert all(field in text for field in ("config.data.batch_size", "config.objective.chunks", "config.mesh.fsdp"))
-    assert "remat" not in estimate.verdict(result(24.6, "full")) and "cache" not in text
-    assert estimate.verdict(result(24.6, "full", 2**30)).endswith(", config.data.cache ('decoded')")
+    assert "remat" not in estimate.verdict(result(24.6, "full"))
 
 
 # ---- remat = "auto" --------------------------------------------------------------------------------------------------

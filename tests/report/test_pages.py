@@ -11,7 +11,7 @@ from etils import epath
 
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.report import gallery, report
-from naturel_jax.report.pairs import Paired, pattern
+from naturel_jax.report.pairs import Paired
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from tests.helpers import benchmark_files as files
 from tests.helpers.browser import Page, browser
@@ -80,15 +80,14 @@ NOUNS = (("cow", "grass"), ("grass", "cow"))
 def spatial_pairs(number: int, images: int = 40) -> list[Paired]:
     """Items like VG-Relation's, over some images; the first has a malicious caption, the image of the last is gone."""
     relations, pairs = ("to the left of", "to the right of", "on", "under"), []
-    roles = {nouns: pattern(f"the {nouns[0]} is on the {nouns[1]}", "on") for nouns in NOUNS}
     for n in range(number):
         relation, nouns = relations[n // images % 4], NOUNS[n % 7 == 0]
         captions = tuple(f"the {a} is {relation} the {b} number {n}" for a, b in (nouns, nouns[::-1]))
         box = (4 + n // images % 3, 4, 40, 30) if n % 3 else None
         a, b = n % 5 == 0, n % 2 == 0
         cosines = (0.3, 0.2 if a else 0.31), (0.9 if n == 24_998 else 0.25, 0.1 if b else 0.4)
-        pairs.append(Paired(str(n), (f"p{n % images}",), (box,), captions, a, b, *cosines, relation, roles[nouns]))
-    pairs[0] = dataclasses.replace(pairs[0], captions=(MALICIOUS, "b"), pattern="other")
+        pairs.append(Paired(str(n), (f"p{n % images}",), (box,), captions, a, b, *cosines, relation))
+    pairs[0] = dataclasses.replace(pairs[0], captions=(MALICIOUS, "b"))
     pairs[-1] = dataclasses.replace(pairs[-1], images=("gone",), captions=("uniquely worded", "b"))
     return pairs
 
@@ -145,15 +144,12 @@ def test_gallery_filters_search_order_and_links(page, galleries):
     page.run(CHOOSE % json.dumps(["group", "to the left of"]))
     left = [n for n in only_a if n // 40 % 4 == 0]
     assert page.run(SHOWN)[0] == items(len(left))
-    page.run(CHOOSE % json.dumps(["pattern", "thing ... animate"]))
-    reverse = [n for n in left if n % 7 == 0]
-    assert page.run(SHOWN)[0] == items(len(reverse)) and 0 < len(reverse) < len(left), "patterns are not groups"
     link = page.run("location.href")
-    assert link.endswith("#right=a&group=to+the+left+of&pattern=thing+...+animate")
+    assert link.endswith("#right=a&group=to+the+left+of")
     page.open(galleries["large"])
     assert page.run(SHOWN)[0] == items(25_000)
     page.open(link)
-    assert page.run(SHOWN)[0] == items(len(reverse))
+    assert page.run(SHOWN)[0] == items(len(left))
     for fragment, number in {"search=NUMBER+24998+": 1, "search=nothing+at+all": 0, "order=b": 25_000}.items():
         page.run(f"location.hash = '{fragment}'")
         page.until(f"{SHOWN}[0] === '{items(number)}'")

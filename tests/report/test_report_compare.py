@@ -14,14 +14,12 @@ import pytest
 
 from naturel_jax.benchmarks.benchmark import Image
 from naturel_jax.report import compare, gallery
-from naturel_jax.report.pairs import Paired, pair_up, pattern
+from naturel_jax.report.pairs import Paired, pair_up
 from tests.helpers import benchmark_files as files
 
 
 def pair(n: int, a: bool, b: bool, group: str = "on", caption: str = "the cat is on the box") -> Paired:
-    return Paired(
-        str(n), ("p",), (None,), (caption, "no"), a, b, (0.3, 0.2), (0.3, 0.2), group, pattern(caption, group)
-    )
+    return Paired(str(n), ("p",), (None,), (caption, "no"), a, b, (0.3, 0.2), (0.3, 0.2), group)
 
 
 def test_mcnemar_by_hand():
@@ -40,27 +38,10 @@ def test_mcnemar_by_hand():
 def test_groups_are_holm_corrected():
     pairs = [pair(n, True, False, "x") for n in range(7)] + [pair(n, True, False, "y") for n in range(5)]
     pairs += [pair(0, True, True, "z")]
-    result = compare.count_by(pairs, lambda p: p.group)
+    result = compare.count_by_group(pairs)
     raw = {"x": 2 / 2**7, "y": 2 / 2**5, "z": 1}
     assert list(result) == ["x", "y", "z"]
     assert [p for _, p in result.values()] == pytest.approx([3 * raw["x"], 2 * raw["y"], 1])
-
-
-@pytest.mark.parametrize(
-    ("caption", "group", "expected"),
-    [
-        ("the cow is to the left of the grass", "", "animate to the left of thing"),
-        ("the cow is to the left of the grass", "to the left of", "animate ... thing"),
-        ("the grass is to the left of the cows", "to the left of", "thing ... animate"),
-        ("The pasture is to the right of the dog", "right_of", "thing to the right of animate"),
-        ("Atop the table, sits the cat.", "on", "atop animate"),
-        ("the men frob the child", "frob", "animate ... animate"),
-        ("the train is frobbing a bus", "frob", "other"),
-        ("no pattern here", "", "other"),
-    ],
-)
-def test_patterns(caption, group, expected):
-    assert pattern(caption, group) == expected
 
 
 def test_pair_up_joins_both_models_results():
@@ -85,7 +66,7 @@ def test_comparison_lists_what_each_model_alone_gets_right():
     text = compare.markdown("NegCLIP", "NegCLIP-AP", "vg_relation", pairs)
     first, second = text.split("## Captions that NegCLIP-AP gets right")
     assert "- the cow is to the left of the grass" in first and "- the pasture is to the right of the dog" in second
-    assert "| animate to the left of thing | 1 | 1.00 | 0.00 | 1 | 0 | -0.50 | 1 |" in text
+    assert "| left_of | 1 | 1.00 | 0.00 | 1 | 0 | -0.50 | 1 |" in text.replace("\\", "")
 
 
 def test_comparison_escapes_names_and_captions():

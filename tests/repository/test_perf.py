@@ -66,10 +66,7 @@ def test_loading_reports_parameter_size_memory_and_time():
 def test_pipeline_is_compared_with_other_loaders(tmp_path, capsys):
     """Also with loaders that fork, after JAX has started threads in this process."""
     loaders = pipeline.contenders(pipeline.write_images(tmp_path, pipeline.BATCH), 1, threads=[1], workers=[1])
-    own = [
-        f"{name}, 1 threads"
-        for name in ("naturel_jax", "bilinear", "decoded", "decoded, copied", "decoded, held", "tars")
-    ]
+    own = [f"{name}, 1 threads" for name in ("naturel_jax", "bilinear", "decoded", "tars")]
     torch = ["torch, 0 processes", "torch, 1 processes"]
     assert {"bare loop", "naturel_jax, 1 processes", "decoded, bilinear, 1 threads", *own, *torch} <= loaders.keys()
     (rates,) = pipeline.measure(loaders, rounds=1, timeout_s=120)

@@ -84,6 +84,13 @@ def test_ring_became_a_way_to_exchange():
     assert config.bases["base"].objective.exchange == "ring"
 
 
+def test_crops_resized_by_devices_became_bilinear_ones():
+    device = {"data": {"cache": "device", "augment_on": "device", "batch_size": 8}}
+    config = versions.from_json({"version": 2, **device, "bases": {"base": {"data": {"augment_on": "host"}}}})
+    assert (config.data.cache, config.data.shrink_by, config.data.batch_size) == ("decoded", "bilinear", 8)
+    assert (config.bases["base"].data.cache, config.bases["base"].data.shrink_by) == ("", "area")
+
+
 def test_saved_config_keeps_its_meaning(folder):
     saved = json.loads((folder / "run" / "config.json").read_text())["config"]
     assert versions.from_json(saved).eval.during == {"naturel": "4 steps"}

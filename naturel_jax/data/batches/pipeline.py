@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grain
 import jax
@@ -12,13 +12,12 @@ import numpy as np
 import pyarrow as pa
 from jax.sharding import Mesh, NamedSharding
 
-from naturel_jax.config import Config, Data
+from naturel_jax.config import Config
 from naturel_jax.data.batches import patches
 from naturel_jax.data.batches.planner import MixturePart, Planner, Row
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.batches.stages import (
     CaptionStage,
-    DeviceCrops,
     EmbeddedImages,
     EmbeddedTexts,
     HostCrops,
@@ -26,8 +25,6 @@ from naturel_jax.data.batches.stages import (
     Load,
     LoadCaptions,
     Place,
-    ResidentImages,
-    Shapes,
     Tokens,
 )
 from naturel_jax.data.images.augment import Crops
@@ -92,24 +89,14 @@ class Pipeline:
         patches_IP = None
         if self.kept_patches:
             patches_IP = jax.ShapeDtypeStruct((len(plan.rows), self.kept_patches[1]), np.int32)
-        return self._sharded(Batch(images, captions, plan.image_labels, plan.caption_labels, patches_IP))
+        batch = Batch(images, captions, plan.image_labels, plan.caption_labels, patches_IP)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), batch)
 
     def largest_shapes(self, steps: int) -> Batch:
         """``shapes`` of the largest of a few batches from a run of ``steps``: captions of others may be longer, or
         more of them distinct."""
         sampled = {step * steps // SAMPLED_BATCHES for step in range(SAMPLED_BATCHES)}
         return max(map(self.shapes, sorted(sampled)), key=lambda batch: math.prod(batch.captions_to_embed))
-
-    def crop_shapes(self, step: int) -> Shapes:
-        """What the devices hold besides batch ``step`` while its images are made."""
-        return self._sharded(self.images.crop_shapes(len(self.planner.plan(step).rows)))
-
-    def resident_shapes(self) -> Shapes:
-        """The images that the devices hold for the whole run."""
-        return self._sharded(self.images.resident_shapes())
-
-    def _sharded(self, shapes: Any) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), shapes)
 
     def _loader(self) -> "_Load":
         draw = functools.partial(patches.draw, self.planner.seed, *self.kept_patches) if self.kept_patches else None
@@ -143,7 +130,7 @@ class Pipeline:
         image_rows = place_rows(local.rows, len(image_labels.mult_I))
         caption_rows = place_rows(local.caption_rows, len(caption_labels.mult_U))
         return Batch(
-            self.images.place(images, image_rows, whole),
+            image_rows(images),
             self.captions.place(tokens, caption_rows, whole),
             jax.tree.map(whole, image_labels),
             jax.tree.map(whole, caption_labels),
@@ -203,28 +190,17 @@ def make_pipeline(
         trim_eos=model.text.eos_id if model.text.causal else None,
         chunks=config.objective.chunks,
     )
-    data, count, sharding = config.data, model.image.grid**2, batch_sharding(mesh)
+    data, count = config.data, model.image.grid**2
+    crops = HostCrops(sources, Crops(model.image.size, data.crop_scale, data.shrink_by))
     return Pipeline(
         planner,
-        image_stage(data, sources, model, sharding, planner.shards),
+        EmbeddedImages(crops, model.embed_dim) if data.cache == "embeddings" else crops,
         EmbeddedTexts(sources, model.embed_dim) if data.cache_captions else Tokens(),
-        sharding,
+        batch_sharding(mesh),
         data.threads,
         data.workers,
         kept_patches=(count, patches.kept(count, data.patch_dropout)) if data.patch_dropout else None,
     )
-
-
-def image_stage(
-    data: Data, sources: Sequence[Source], model: TwoTowerConfig, sharding: NamedSharding, shards: int
-) -> ImageStage:
-    """How images are made: ``config.data.cache`` and ``config.data.augment_on``."""
-    crops = Crops(model.image.size, data.crop_scale, data.shrink_by)
-    if data.cache == "embeddings":
-        return EmbeddedImages(HostCrops(sources, crops), model.embed_dim)
-    if data.cache == "device":
-        return ResidentImages(sources, crops, sharding, shards)
-    return DeviceCrops(sources, crops, sharding) if data.augment_on == "device" else HostCrops(sources, crops)
 
 
 def _hard_images(part: str, path: str, items: Items, cache_dir: str) -> list[tuple[int, ...]] | None:

@@ -1,8 +1,7 @@
 """How the images and captions of a batch are made: what the host loads, and what the devices make of it.
 
-Images are cropped on the host (``HostCrops``) or on the devices (``DeviceCrops``), are on the devices from the first
-batch on (``ResidentImages``), or are embeddings of a frozen tower (``EmbeddedImages``). Captions are tokens
-(``Tokens``) or embeddings (``EmbeddedTexts``).
+Images are cropped on the host (``HostCrops``), or are embeddings of a frozen tower (``EmbeddedImages``). Captions are
+tokens (``Tokens``) or embeddings (``EmbeddedTexts``).
 
 Shape letters: R rows of a batch that this process holds, D embedding.
 """
@@ -10,28 +9,24 @@ Shape letters: R rows of a batch that this process holds, D embedding.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
 
 from naturel_jax.data.batches.buffers import Buffers
 from naturel_jax.data.batches.planner import Plan, Row, Rows
-from naturel_jax.data.batches.resident import ShardLayout, Slots, estimated_shape, lay_out, load, make_gather
 from naturel_jax.data.images.augment import Blank, Crops, Encoded
-from naturel_jax.data.images.boxes import Boxes, random_boxes
-from naturel_jax.data.images.on_device import make_resize
-from naturel_jax.data.items.decoded import Decoded, Kept, largest_box
+from naturel_jax.data.images.boxes import random_boxes
+from naturel_jax.data.items.decoded import Kept
 from naturel_jax.data.items.embedded import EmbeddedCaptions
 from naturel_jax.data.items.items import Source
 from naturel_jax.data.random.draws import AUGMENT, Draws
 from tfds_naturel.common.errors import UserError
 
-Load = Callable[[Rows, np.ndarray], Any]
+Load = Callable[[Rows, np.ndarray], np.ndarray]
 LoadCaptions = Callable[[Plan, np.ndarray], np.ndarray]
 Place = Callable[[np.ndarray], jax.Array]
-Shapes = tuple[jax.ShapeDtypeStruct, ...]
 
 
 class ImageStage(Protocol):
@@ -42,22 +37,9 @@ class ImageStage(Protocol):
         threads and other processes. Raises ValueError for sources that are not prepared for this stage."""
         ...
 
-    def place(self, loaded: Any, rows: Place, whole: Place) -> jax.Array:
-        """The images of the batch on the devices. ``rows`` places an array of this process's rows, ``whole`` one that
-        all processes hold."""
-        return rows(loaded)
-
     def shape(self, rows: int) -> jax.ShapeDtypeStruct:
         """The images that a step takes."""
         ...
-
-    def crop_shapes(self, rows: int) -> Shapes:
-        """What the devices hold besides the images while these are made; an upper bound if sources are not decoded."""
-        return ()
-
-    def resident_shapes(self) -> Shapes:
-        """What the devices hold for the whole run; an estimate if sources are not decoded yet."""
-        return ()
 
 
 # ---- Images ----------------------------------------------------------------------------------------------------------
@@ -74,73 +56,7 @@ class HostCrops(ImageStage):
         return functools.partial(_fill_crops, seed, self.sources, self.crops, Buffers())
 
     def shape(self, rows: int) -> jax.ShapeDtypeStruct:
-        return _pixels(rows, self.crops)
-
-
-@dataclasses.dataclass(frozen=True)
-class DeviceCrops(ImageStage):
-    """Decoded images that the host crops and the devices resize and mirror (``on_device.py``)."""
-
-    sources: Sequence[Source]
-    crops: Crops
-    sharding: NamedSharding
-
-    def loader(self, seed: int) -> Load:
-        heights, widths = zip(*(images.largest_box for images in _decoded(self.sources)), strict=True)
-        shape = max(heights), max(widths)
-        return functools.partial(_copy_crops, seed, self.sources, self.crops, shape, Buffers())
-
-    def place(self, loaded: tuple[np.ndarray, np.ndarray], rows: Place, whole: Place) -> jax.Array:
-        crops, sides = loaded
-        return self._resize(rows(crops), rows(sides))
-
-    def shape(self, rows: int) -> jax.ShapeDtypeStruct:
-        return _pixels(rows, self.crops)
-
-    def crop_shapes(self, rows: int) -> Shapes:
-        return _crop_shapes(rows, self.sources, self.crops)
-
-    @functools.cached_property
-    def _resize(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        return make_resize(self.crops.size, self.sharding)
-
-
-@dataclasses.dataclass(frozen=True)
-class ResidentImages(ImageStage):
-    """Decoded images that the devices hold from the first batch on (``resident.py``), spread over ``shards``."""
-
-    sources: Sequence[Source]
-    crops: Crops
-    sharding: NamedSharding
-    shards: int
-
-    def loader(self, seed: int) -> Load:
-        return functools.partial(_find_slots, seed, self.layout, self.crops.scale)
-
-    def place(self, loaded: Slots, rows: Place, whole: Place) -> jax.Array:
-        return self._gather(*map(whole, loaded))
-
-    def shape(self, rows: int) -> jax.ShapeDtypeStruct:
-        return _pixels(rows, self.crops)
-
-    def crop_shapes(self, rows: int) -> Shapes:
-        """The devices make and receive about twice as many images as a batch has."""
-        return 2 * (*_crop_shapes(rows, self.sources, self.crops), *2 * [_pixels(rows, self.crops)])
-
-    def resident_shapes(self) -> Shapes:
-        is_known = all(source.decoded for source in self.sources)
-        shape = self.layout.shape if is_known else estimated_shape(self.sources, self.crops, self.shards)
-        return (jax.ShapeDtypeStruct(shape, np.uint8),)
-
-    @functools.cached_property
-    def layout(self) -> ShardLayout:
-        """Where the images are."""
-        return lay_out(_decoded(self.sources), self.shards)
-
-    @functools.cached_property
-    def _gather(self) -> Callable[..., jax.Array]:
-        lines = load(self.layout, self.sources, self.sharding)
-        return functools.partial(make_gather(self.layout, self.crops.size, self.sharding), lines)
+        return jax.ShapeDtypeStruct((rows, self.crops.size, self.crops.size, 3), np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,24 +76,6 @@ class EmbeddedImages(ImageStage):
         return jax.ShapeDtypeStruct((rows, self.dim), np.float32)
 
 
-def _pixels(rows: int, crops: Crops) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((rows, crops.size, crops.size, 3), np.uint8)
-
-
-def _crop_shapes(rows: int, sources: Sequence[Source], crops: Crops) -> Shapes:
-    """Crops before they are resized, and their sides."""
-    boxes = [source.decoded.largest_box if source.decoded else largest_box(crops) for source in sources]
-    height, width = np.max(boxes, axis=0).tolist()
-    return jax.ShapeDtypeStruct((rows, height, width, 3), np.uint8), jax.ShapeDtypeStruct((rows, 3), np.int32)
-
-
-def _decoded(sources: Sequence[Source]) -> list[Decoded]:
-    """The decoded images of the sources. Raises ValueError for sources that are not decoded."""
-    if missing := [source.items.name for source in sources if not source.decoded]:
-        raise ValueError(f"{missing} are not decoded, so devices cannot crop them: see datasets.decode_sources")
-    return [source.decoded for source in sources if source.decoded]
-
-
 # ---- In the reading threads and processes ---------------------------------------------------------------------------
 
 
@@ -185,7 +83,11 @@ def _fill_crops(
     seed: int, sources: Sequence[Source], crops: Crops, buffers: Buffers, batch: Rows, local: np.ndarray
 ) -> np.ndarray:
     """Images uint8 [R, size, size, 3]."""
-    rows, opened, boxes = _opened(seed, sources, crops, batch, local)
+    rows = batch.at(local)
+    opened = [_open(sources, row) for row in rows]
+    width_R, height_R = np.array([image[:2] for image in opened]).T
+    draws = Draws(seed, AUGMENT, batch.sample_I[local])
+    boxes = random_boxes(width_R, height_R, batch.mirror_I[local].astype(bool), crops.scale, draws)
     images = buffers.array((len(rows), crops.size, crops.size, 3))
     for row, image, box, out in zip(rows, opened, boxes.each(), images, strict=True):
         try:
@@ -193,33 +95,6 @@ def _fill_crops(
         except (ValueError, OSError) as error:
             raise _with_name(sources, row, error) from error
     return images
-
-
-def _copy_crops(
-    seed: int,
-    sources: Sequence[Source],
-    crops: Crops,
-    shape: tuple[int, int],
-    buffers: Buffers,
-    batch: Rows,
-    local: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Crops uint8 [R, *shape, 3], large enough for every crop, and their sides int32 [R, 3]: see
-    ``on_device.make_resize``."""
-    rows, opened, boxes = _opened(seed, sources, crops, batch, local)
-    images, sides = buffers.array((len(rows), *shape, 3)), np.empty((len(rows), 3), np.int32)
-    for n, (image, box) in enumerate(zip(opened, boxes.each(), strict=True)):
-        assert not isinstance(image, Encoded)  # the stage has checked it
-        sides[n] = image.copy(box, images[n])
-    return images, sides
-
-
-def _find_slots(seed: int, layout: ShardLayout, scale: tuple[float, float], batch: Rows, local: np.ndarray) -> Slots:
-    """The slots for all rows; no image is read."""
-    numbers_I = layout.numbers(batch.source_I, batch.item_I)
-    draws = Draws(seed, AUGMENT, batch.sample_I)
-    boxes = random_boxes(*layout.sides(numbers_I), batch.mirror_I.astype(bool), scale, draws)
-    return layout.slots(numbers_I, boxes)
 
 
 def _read_embeddings(seed: int, sources: Sequence[Source], dim: int, batch: Rows, local: np.ndarray) -> np.ndarray:
@@ -232,17 +107,6 @@ def _read_embeddings(seed: int, sources: Sequence[Source], dim: int, batch: Rows
         assert embedded  # the stage has checked it
         out[:] = embedded.blank_D if row.source < 0 else embedded.at(row.item, mirrored)
     return zimg_RD
-
-
-def _opened(
-    seed: int, sources: Sequence[Source], crops: Crops, batch: Rows, local: np.ndarray
-) -> tuple[list[Row], list[Encoded | Kept | Blank], Boxes]:
-    """Rows of a batch, their images, and a random box of each."""
-    rows = batch.at(local)
-    opened = [_open(sources, row) for row in rows]
-    width_R, height_R = np.array([image[:2] for image in opened]).T
-    draws = Draws(seed, AUGMENT, batch.sample_I[local])
-    return rows, opened, random_boxes(width_R, height_R, batch.mirror_I[local].astype(bool), crops.scale, draws)
 
 
 def _open(sources: Sequence[Source], row: Row) -> Encoded | Kept | Blank:
@@ -272,7 +136,8 @@ class Tokens:
         return _all_tokens
 
     def place(self, loaded: np.ndarray, rows: Place, whole: Place) -> jax.Array:
-        """Same as ``ImageStage.place``."""
+        """The captions of the batch on the devices. ``rows`` places an array of this process's rows, ``whole`` one that
+        all processes hold."""
         return whole(loaded)
 
     def shape(self, tokens: np.ndarray) -> jax.ShapeDtypeStruct:
@@ -296,7 +161,7 @@ class EmbeddedTexts:
         return functools.partial(_read_captions, embedded, ends[:-1], self.dim)
 
     def place(self, loaded: np.ndarray, rows: Place, whole: Place) -> jax.Array:
-        """Same as ``ImageStage.place``."""
+        """Same as ``Tokens.place``."""
         return rows(loaded)
 
     def shape(self, tokens: np.ndarray) -> jax.ShapeDtypeStruct:

@@ -115,8 +115,3 @@ class Blank(NamedTuple):
     def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
         """Fills ``out``, uint8 [size, size, 3]."""
         out.fill(WHITE)
-
-    def copy(self, box: Box, out: np.ndarray) -> tuple[int, int, bool]:
-        """Copies one pixel, in place of ``decoded.Kept.copy``."""
-        out[0, 0] = WHITE
-        return 1, 1, False

@@ -24,7 +24,7 @@ import numpy as np
 import xxhash
 
 from naturel_jax.data.images.augment import Crops, augment, resize, sides
-from naturel_jax.data.images.boxes import RATIO, Box, is_fixed, only_square
+from naturel_jax.data.images.boxes import Box, is_fixed, only_square
 from naturel_jax.data.items import columns
 from naturel_jax.storage import once
 from tfds_naturel.common.errors import UserError
@@ -40,21 +40,12 @@ ROW = np.dtype(
     + [("pixels", "<u8"), ("encoded", "<u8")]  # XXH3
 )
 _MARGIN = 9 / 7  # at 224 pixels, with 10% cropped: 304. NatuRel's photos have 288, so they are not shrunk
-_SLACK = 3  # pixels that rounding may add to a box
 
 
 def longest(crops: Crops) -> int:
     """The short side to which larger images are shrunk: a box that covers the smallest share of the area still has more
     pixels on each side than the model."""
     return math.ceil(crops.size * _MARGIN / math.sqrt(crops.scale[0]))
-
-
-def largest_box(crops: Crops) -> tuple[int, int]:
-    """Height and width within which the crop of any box of any image fits: those of photos that had to be shrunk."""
-    if is_fixed(crops.scale):
-        return crops.size, crops.size
-    short = longest(crops)
-    return math.ceil(short / RATIO[0]) + _SLACK, math.ceil(short * RATIO[1]) + _SLACK
 
 
 def keep(data: bytes, crops: Crops) -> tuple[np.ndarray, np.ndarray]:
@@ -84,29 +75,14 @@ class Kept(NamedTuple):
 
     def crop(self, box: Box) -> np.ndarray:
         """The pixels of a box, a view; its edges are rounded to kept pixels."""
-        top, bottom, left, right = edges(box, self.part, *self.pixels.shape[:2])
+        (height, width), part = self.pixels.shape[:2], self.part
+        top, bottom = _span(box.top - part.top, box.height, height / part.height, height)
+        left, right = _span(box.left - part.left, box.width, width / part.width, width)
         return self.pixels[top:bottom, left:right]
 
     def fill(self, box: Box, out: np.ndarray, shrink_by: str) -> None:
         """Fills ``out``, uint8 [size, size, 3], with a box."""
         resize(self.crop(box), box.mirrored, out, shrink_by)
-
-    def copy(self, box: Box, out: np.ndarray) -> tuple[int, int, bool]:
-        """Copies a box to the corner of ``out``, uint8 [H, W, 3]; see ``on_device.make_resize`` for what is
-        returned."""
-        pixels = self.crop(box)
-        height, width = pixels.shape[:2]
-        out[:height, :width] = pixels
-        return height, width, box.mirrored
-
-
-def edges(box: Box, part: Box, height: int, width: int) -> tuple[int, int, int, int]:
-    """First line of a box, the line after its last, and the same for columns, in a copy [height, width] of ``part`` of
-    an image."""
-    return (
-        *_span(box.top - part.top, box.height, height / part.height, height),
-        *_span(box.left - part.left, box.width, width / part.width, width),
-    )
 
 
 def _span(start: int, length: int, factor: float, most: int) -> tuple[int, int]:
@@ -130,13 +106,6 @@ class Decoded:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Decoded, self._arguments
-
-    @property
-    def largest_box(self) -> tuple[int, int]:
-        """Height and width within which the crop of any box fits."""
-        width_N, height_N = (self.rows_N[name].astype(np.int64) for name in ("kept_width", "kept_height"))
-        widest_N = np.ceil(height_N * RATIO[1]) + _SLACK, np.ceil(width_N / RATIO[0]) + _SLACK
-        return int(np.minimum(height_N, widest_N[1]).max()), int(np.minimum(width_N, widest_N[0]).max())
 
     def __getitem__(self, n: int) -> Kept:
         """Image ``n``. Raises UserError for one that is damaged and cannot be decoded again."""
