@@ -109,11 +109,4 @@ def inside(local: Path, name: str) -> Path:
 def in_threads(work: Callable[[str], None], names: Iterable[str]) -> None:
     """Calls ``work(name)`` for all; after a failure, calls that have not begun are skipped."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        jobs = [pool.submit(work, name) for name in names]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            with contextlib.suppress(Exception):
-                pool.shutdown(cancel_futures=True)
-            raise
+        list(pool.map(work, names))  # it cancels the others when one fails

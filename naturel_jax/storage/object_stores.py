@@ -70,7 +70,7 @@ class Info(NamedTuple):
 def _gcs(bucket: str, **options: Any) -> "GCSStore":
     """A client with Google's application default credentials; an emulator (``STORAGE_EMULATOR_HOST``) needs none."""
     import google.auth
-    from google.auth.transport.requests import Request
+    from obstore.auth.google import GoogleCredentialProvider
     from obstore.store import GCSStore
 
     if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
@@ -82,12 +82,7 @@ def _gcs(bucket: str, **options: Any) -> "GCSStore":
             f"gs://{bucket}: no credentials for Google Cloud; run `gcloud auth application-default login`, or set "
             "GOOGLE_APPLICATION_CREDENTIALS to the file of a service account"
         ) from error
-
-    def token() -> Any:
-        credentials.refresh(Request())
-        return {"token": credentials.token, "expires_at": credentials.expiry.replace(tzinfo=datetime.UTC)}
-
-    return GCSStore(bucket, credential_provider=token, **options)
+    return GCSStore(bucket, credential_provider=GoogleCredentialProvider(credentials), **options)
 
 
 def _s3(bucket: str, **options: Any) -> "S3Store":

@@ -6,30 +6,25 @@ files and the version that each is a copy of. One process at a time, holding the
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import re
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from etils import epath
-from tqdm import tqdm
 
 from naturel_jax.storage import object_folders, scratch
 from naturel_jax.storage.locks import locked
 from naturel_jax.storage.object_stores import Info, Location, in_store
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import md5_of, parse_json
+from tfds_naturel.common.progress import Progress
 
 _LOG = logging.getLogger(__name__)
-
-_LOG_EVERY_S = 60.0  # without a terminal
 
 
 def local_path(source: str | os.PathLike[str], cache_dir: str = "") -> Path:
@@ -132,7 +127,7 @@ class _Staged:
             return False
         if self.versions.get(name) == (info.etag, path.stat().st_mtime_ns):
             return True
-        if not info.md5 or _md5(path) != info.md5:
+        if not info.md5 or md5_of(path) != info.md5:
             return False
         self.record(name, info.etag)
         return True
@@ -160,8 +155,13 @@ def _copy(url: epath.Path, missing: dict[str, Info], local: Path, staged: _Stage
         "%s: %s; copying %d files, %s, to %s%s", url, whole, len(missing), _size(missing), local,
         f" ({len(missing) - len(left)} were interrupted)" if resumed else "",
     )  # fmt: skip
-    with _progress(url, total, resumed) as progress:
+    with Progress(total=total, initial=resumed, desc=str(url), unit="B", unit_scale=True) as bar:
         opaque = threading.Event()  # set once an ETag is known not to be the MD5 that it looks like
+        lock = threading.Lock()
+
+        def progress(received: int) -> None:
+            with lock:
+                bar.update(received)
 
         def fetch(name: str) -> None:
             path, info, location = object_folders.inside(local, name), missing[name], Location(url / name)
@@ -169,7 +169,7 @@ def _copy(url: epath.Path, missing: dict[str, Info], local: Path, staged: _Stage
             accepted = {info.md5}
             for _ in range(2):
                 location.download(partial[name], info, progress)
-                found = _md5(partial[name]) if info.md5 and not opaque.is_set() else info.md5
+                found = md5_of(partial[name]) if info.md5 and not opaque.is_set() else info.md5
                 if found in accepted:
                     if found != info.md5:
                         opaque.set()
@@ -189,28 +189,5 @@ def _partial(local: Path, name: str, info: Info) -> Path:
     return path.with_name(f".{path.name}.{re.sub(r'[^A-Za-z0-9-]', '', info.etag)}.partial")
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def _size(files: dict[str, Info]) -> str:
     return f"{sum(info.size for info in files.values()):,} bytes"
-
-
-@contextlib.contextmanager
-def _progress(url: epath.Path, total: int, done: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar, or a line in the log every minute."""
-    terminal, lock, logged = sys.stderr.isatty(), threading.Lock(), time.monotonic()
-    with tqdm(total=total, initial=done, desc=str(url), unit="B", unit_scale=True, disable=not terminal) as bar:
-
-        def progress(count: int) -> None:
-            nonlocal done, logged
-            with lock:
-                done += count
-                bar.update(count)
-                if not terminal and time.monotonic() - logged > _LOG_EVERY_S:
-                    logged = time.monotonic()
-                    _LOG.info("%s: %s of %s bytes copied", url, f"{done:,}", f"{total:,}")
-
-        yield progress

@@ -368,14 +368,14 @@ def test_invalid_configs_are_rejected():
 
 
 def test_contact_sheet_command(tmp_path):
-    command = ["--sheet", str(tmp_path / "sheet.png"), "--relation", "hits"]
+    command = ["--sheet", str(tmp_path / "sheet.png")]
     contact_sheet.main([*command, "--columns", "2"])
     with Image.open(tmp_path / "sheet.png") as image:
-        assert image.size == (2 * 192, 216) and image.mode == "RGB"
+        assert image.size == (2 * 192, 11 * 216) and image.mode == "RGB"
     for arguments, match in {
         (*command, "--columns", "0"): "--columns 0: expected at least 1",
         ("--sheet", "sheet.txt"): "--sheet sheet.txt: expected a path ending in .png",
-        ("--sheet", str(tmp_path / "none" / "sheet.png"), *command[2:], "--columns", "1"): "none/sheet.png",
+        ("--sheet", str(tmp_path / "none" / "sheet.png"), "--columns", "1"): "none/sheet.png",
     }.items():
         with pytest.raises((UserError, FileNotFoundError), match=match):
             contact_sheet.main(arguments)

@@ -143,7 +143,7 @@ async def fetch_photos(
     recorder = Recorder(store, lambda entry: _serves(client, entry, url, policy))
     counts: collections.Counter[str] = collections.Counter()
     queue, consecutive_failures = iter(image_ids), 0
-    with _Progress(len(image_ids), store.folder.name) as progress:
+    with Progress(total=len(image_ids), unit="photo", desc=store.folder.name) as progress:
 
         async def work() -> None:
             nonlocal consecutive_failures
@@ -157,7 +157,8 @@ async def fetch_photos(
                     consecutive_failures = 0
                     await recorder.add(entry)
                 counts[entry.status] += 1
-                progress.add(entry)
+                progress.set_postfix_str(f"{counts.total() - counts['ok']} failed", refresh=False)
+                progress.update()
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -242,21 +243,6 @@ async def _fetch_photo(client: aiohttp.ClientSession, store: Store, image_id: st
         return Entry(image_id, error.kind, detail=str(error))
     except Transient as error:
         return Entry(image_id, _FAILED, detail=str(error))
-
-
-class _Progress(Progress):
-    """A progress bar over photos with ETA, MB/s, and the number of failures."""
-
-    def __init__(self, total: int, name: str):
-        super().__init__(total=total, unit="photo", desc=name)
-        self._bytes = self._failed = 0
-
-    def add(self, entry: Entry) -> None:
-        self._bytes += entry.photo.bytes if entry.photo else 0
-        self._failed += entry.photo is None
-        speed = self._bytes / 1e6 / max(self.format_dict["elapsed"], 1e-9)
-        self.set_postfix_str(f"{speed:.1f} MB/s, {self._failed} failed", refresh=False)
-        self.update()
 
 
 async def run(options: argparse.Namespace) -> collections.Counter[str]:

@@ -94,14 +94,15 @@ def _both_coloured(triplet: Triplet, first: str, second: str) -> Statement:
     return Statement(f"{_noun(triplet.subject, first)} and {_noun(triplet.object, second)}", attributes)
 
 
-def _swap_roles(case: _Case) -> Item:
-    t, swapped = case.triplet, _swapped(case.triplet)
-    return case.item((_relation(t), _relation(swapped)), case.scene(t), case.scene(swapped), tag="Object")
+def _swap_roles(case: _Case, images: int = 2) -> Item:
+    both = case.triplet, _swapped(case.triplet)
+    return case.item((_relation(both[0]), _relation(both[1])), *map(case.scene, both[:images]), tag="Object")
 
 
-def _swap_colours(case: _Case) -> Item:
+def _swap_colours(case: _Case, images: int = 2) -> Item:
     t, (a, b) = case.triplet, case.colours
-    return case.item((_relation(t, a, b), _relation(t, b, a)), case.scene(t, a, b), case.scene(t, b, a), tag="Relation")
+    scenes = (case.scene(t, *colours) for colours in ((a, b), (b, a))[:images])
+    return case.item((_relation(t, a, b), _relation(t, b, a)), *scenes, tag="Relation")
 
 
 def _swap_roles_of_coloured(case: _Case) -> Item:
@@ -109,10 +110,6 @@ def _swap_roles_of_coloured(case: _Case) -> Item:
     swapped = _swapped(t)
     statements = _relation(t, a), _relation(swapped, a)
     return case.item(statements, case.scene(t, a, b), case.scene(swapped, a, b), tag="Both")
-
-
-def _name_roles(case: _Case) -> Item:
-    return case.item((_relation(case.triplet), _relation(_swapped(case.triplet))), case.scene(case.triplet))
 
 
 def _name_colours(case: _Case) -> Item:
@@ -137,11 +134,6 @@ def _replace_relation(case: _Case) -> Item:
     false = [r for r in PHRASES if not scene.is_true(Triplet(t.subject, r, t.object))]
     other = false[int(np.random.default_rng((*case.seed, 1)).integers(len(false)))]
     return case.item((_relation(t), _relation(Triplet(t.subject, other, t.object))), scene)
-
-
-def _swap_attribute(case: _Case) -> Item:
-    t, (a, b) = case.triplet, case.colours
-    return case.item((_relation(t, a, b), _relation(t, b, a)), case.scene(t, a, b))
 
 
 def _add_object(case: _Case) -> Item:
@@ -170,6 +162,7 @@ class _Kind:
     relations: tuple[str, ...] = tuple(PHRASES)
 
 
+_name_roles = functools.partial(_swap_roles, images=1)
 _ROLES = _Kind(_swap_roles, relations=_SWAPPABLE)
 _COLOURS = _Kind(_swap_colours, coloured=True)
 _BOTH = _Kind(_swap_roles_of_coloured, coloured=True, relations=_SWAPPABLE)
@@ -182,7 +175,7 @@ SUGARCREPE = {
     "replace_att": _Kind(_replace_attribute, coloured=True),
     "replace_obj": _Kind(_replace_object),
     "replace_rel": _Kind(_replace_relation),
-    "swap_att": _Kind(_swap_attribute, coloured=True),
+    "swap_att": _Kind(functools.partial(_swap_colours, images=1), coloured=True),
     "swap_obj": _Kind(_name_roles, relations=_SWAPPABLE),
 }
 
