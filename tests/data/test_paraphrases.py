@@ -7,8 +7,6 @@ import random
 import re
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from scipy.stats import chisquare
 
