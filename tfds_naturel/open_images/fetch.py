@@ -90,10 +90,6 @@ class Store:
         self.journal.add(entry)
         return entry
 
-    def close(self) -> None:
-        """Closes the journal."""
-        self.journal.close()
-
     def known(self) -> Entry | None:
         """The last photo in the journal, which a server had in this or an earlier run; None if there is none."""
         return next((entry for entry in reversed(self.journal.entries.values()) if entry.photo), None)
@@ -250,7 +246,8 @@ async def run(options: argparse.Namespace) -> collections.Counter[str]:
     release, policy = RELEASES[options.release], Policy(attempts=options.attempts, stall=options.stall)
     annotations = options.annotations or options.out / "annotations"
     url = f"{options.images_url}/{options.split}"
-    with contextlib.closing(Store(options.out / "images" / options.split)) as store:
+    store = Store(options.out / "images" / options.split)
+    with contextlib.closing(store.journal):
         async with download.session(policy, options.concurrency) as client:
             await fetch_annotations(client, release, annotations, options.annotations_url, policy)
             image_ids = annotated_ids(annotations, release)[: options.limit]

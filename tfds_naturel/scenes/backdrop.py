@@ -7,8 +7,7 @@ import numpy as np
 
 from tfds_naturel.scenes.figures import Look
 from tfds_naturel.scenes.layouts import Layer
-from tfds_naturel.scenes.shapes import SpritePart, blob, curve, line, oval, polygon
-from tfds_naturel.scenes.sprite import Rgb
+from tfds_naturel.scenes.sprite import Rgb, SpritePart, blob, curve, line, oval, polygon
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Drawings of people and animals."""
 
-from tfds_naturel.scenes.shapes import SpritePart, blob, curve, line, oval, polygon, resting
-from tfds_naturel.scenes.sprite import Sprite
+from tfds_naturel.scenes.sprite import Sprite, SpritePart, blob, curve, line, oval, polygon, resting
 
 
 def _eyes(*flat: float, radius: float = 1.8) -> tuple[SpritePart, ...]:

@@ -5,8 +5,7 @@ import functools
 
 import numpy as np
 
-from tfds_naturel.scenes.shapes import SpritePart
-from tfds_naturel.scenes.sprite import COLOURS, MATERIALS, Rgb
+from tfds_naturel.scenes.sprite import COLOURS, MATERIALS, Rgb, SpritePart
 from tfds_naturel.scenes.sprites import SPRITES
 
 _SKIN: tuple[Rgb, ...] = ((244, 204, 172), (222, 172, 130), (176, 122, 84), (126, 84, 58))

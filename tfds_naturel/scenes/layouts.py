@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tfds_naturel.scenes.figures import Figure, Look, moved, place
-from tfds_naturel.scenes.shapes import SpritePart, blob, curve, line, oval, polygon
+from tfds_naturel.scenes.sprite import SpritePart, blob, curve, line, oval, polygon
 from tfds_naturel.scenes.sprites import SPRITES
 
 

@@ -9,8 +9,7 @@ import simplejpeg
 
 from tfds_naturel.scenes.backdrop import Backdrop
 from tfds_naturel.scenes.layouts import Layer
-from tfds_naturel.scenes.shapes import SpritePart
-from tfds_naturel.scenes.sprite import Rgb
+from tfds_naturel.scenes.sprite import Rgb, SpritePart
 
 _SURFACE = frozenset({"main", "shade", "light"})  # paints that show the texture of a material
 _SHIFT = 4  # fractional bits of cv2 coordinates

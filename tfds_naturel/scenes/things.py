@@ -1,7 +1,6 @@
 """Drawings of things."""
 
-from tfds_naturel.scenes.shapes import blob, curve, line, oval, polygon
-from tfds_naturel.scenes.sprite import Sprite
+from tfds_naturel.scenes.sprite import Sprite, blob, curve, line, oval, polygon
 
 THINGS = {
     "Table": Sprite(
