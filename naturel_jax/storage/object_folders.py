@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from etils import epath
 
 from naturel_jax.storage import scratch
-from naturel_jax.storage.object_stores import Info, Location, Progress, in_store
+from naturel_jax.storage.object_stores import Info, Location, in_store
 from tfds_naturel.common.errors import UserError
 
 _THREADS = 8
@@ -42,14 +42,14 @@ def move(folder: epath.Path, target: epath.Path, first: str) -> None:
     remove(folder, first)
 
 
-def download(folder: epath.Path, objects: Mapping[str, Info], local: Path, progress: Progress = lambda n: None) -> None:
+def download(folder: epath.Path, objects: Mapping[str, Info], local: Path) -> None:
     """Downloads ``objects`` of ``folder`` to ``local``. Raises OSError if the disk has too little space."""
     check_space(local, sum(info.size for info in objects.values()), os.fspath(folder))
 
     def fetch(name: str) -> None:
         path = inside(local, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        Location(folder / name).download(path, objects[name], progress)
+        Location(folder / name).download(path, objects[name])
 
     in_threads(fetch, objects)
 

@@ -106,17 +106,15 @@ class Store:
 async def fetch_annotations(
     client: aiohttp.ClientSession, release: Release, folder: Path, url: str, policy: Policy
 ) -> None:
-    """Downloads the release's files that are missing in ``folder`` from below ``url``, after logging their sizes."""
+    """Downloads the release's files that are missing in ``folder`` from below ``url``, after logging the size of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [file for file in release.files if not (folder / file.name).exists()]
-    for file in missing:
-        _LOG.info("%s/%s -> %s (%s bytes)", url, file.path, folder / file.name, f"{file.bytes:,}")
-    for file in missing:
-        target = folder / file.name
-        await download.get_file(client, f"{url}/{file.path}", target, size=file.bytes, md5=file.md5, policy=policy)
     for file in release.files:
-        if file not in missing and md5_of(folder / file.name) != file.md5:
-            _LOG.info("%s: differs from the official file; kept", folder / file.name)
+        target, source = folder / file.name, f"{url}/{file.path}"
+        if not target.exists():
+            _LOG.info("%s -> %s (%s bytes)", source, target, f"{file.bytes:,}")
+            await download.get_file(client, source, target, size=file.bytes, md5=file.md5, policy=policy)
+        elif md5_of(target) != file.md5:
+            _LOG.info("%s: differs from the official file; kept", target)
 
 
 def log_download_size(number: int, folder: Path) -> None:

@@ -1,5 +1,4 @@
-"""The drawing of a class, the colours and materials that objects are painted in, and the outlines that drawings are made
-of: filled polygons and thick lines, in any units."""
+"""Drawings: their outlines (filled polygons and thick lines, in any units), colours and materials."""
 
 import dataclasses
 
