@@ -1,6 +1,7 @@
 """``naturel-plan --search``: finds the fastest way to compute a training step that fits.
 
-Recomputation, chunks, the exchange and sharded parameters change a step only by rounding. Every candidate is estimated; the compiler decides between the few that matter.
+Recomputation, chunks, the exchange and sharded parameters change a step only by rounding. Every candidate is estimated;
+the compiler decides between the few that matter.
 """
 
 import functools

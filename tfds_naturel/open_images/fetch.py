@@ -106,7 +106,7 @@ class Store:
 async def fetch_annotations(
     client: aiohttp.ClientSession, release: Release, folder: Path, url: str, policy: Policy
 ) -> None:
-    """Downloads the release's files that are missing in ``folder`` from below ``url``, after logging the size of each."""
+    """Downloads the release's files that are missing in ``folder`` from below ``url``; logs the size of each."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in release.files:
         target, source = folder / file.name, f"{url}/{file.path}"

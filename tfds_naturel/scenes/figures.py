@@ -121,9 +121,7 @@ def _assembled(label: str) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]
     sprite = SPRITES[label]
     stops = np.cumsum([len(part.points) for part in sprite.parts]).tolist()
     half_widths = np.concatenate([np.full((len(part.points), 1), part.width / 2) for part in sprite.parts])
-    anchors = {"shoulder": sprite.shoulder, "body": sprite.body, "stand": (sprite.body[0], sprite.top)}
-    if sprite.face:
-        anchors["face"] = sprite.face
+    anchors = dict(sprite.anchors)
     if sprite.window:
         anchors |= {"window_low": sprite.window[:2], "window_high": sprite.window[2:]}
     joints = np.concatenate([*(part.points for part in sprite.parts), np.array(list(anchors.values()), np.float32)])

@@ -39,18 +39,15 @@ class SpritePart:
 class Sprite:
     """A drawing of one class, facing right.
 
-    ``shoulder`` is where acting arms start, ``face`` where a thing gets eyes when it acts, ``body`` where a worn object
-    sits, and ``top`` the height at which other objects stand on it. ``window`` (xmin, ymin, xmax, ymax) is where the
-    contents of a container are visible. ``colours`` are the natural colours of its main surface, ``arm`` the paint of
-    its acting arms. Positions are in the units of ``parts``.
+    ``anchors`` are the points (x, y) where acting arms start (``shoulder``), a worn object sits (``body``), other
+    objects stand on it (``stand``), and a thing gets eyes when it acts (``face``). ``window`` (xmin, ymin, xmax, ymax)
+    is where the contents of a container are visible. ``colours`` are the natural colours of its main surface, ``arm``
+    the paint of its acting arms. Positions are in the units of ``parts``.
     """
 
     parts: tuple[SpritePart, ...]
-    shoulder: tuple[float, float]
-    body: tuple[float, float]
+    anchors: dict[str, tuple[float, float]]
     colours: tuple[Rgb, ...]
-    face: tuple[float, float] | None = None
-    top: float = 0.0
     window: tuple[float, float, float, float] | None = None
     arm: str = "glove"
 
