@@ -150,14 +150,10 @@ class Location:
         self.url = os.fspath(path).rstrip("/")
         scheme, _, rest = self.url.partition("://")
         bucket, _, self.name = rest.partition("/")
+        self.prefix = f"{self.name}/" if self.name else ""  # of the names of the objects in this folder
         if not bucket:
             raise UserError(f"{self.url}: names no bucket; expected {scheme}://BUCKET/FOLDER")
         self._store, self._version = client(scheme, bucket), _STORES[scheme][2]
-
-    @property
-    def prefix(self) -> str:
-        """What the names of the objects in this folder begin with."""
-        return f"{self.name}/" if self.name else ""
 
     def get(self) -> tuple[bytes, str]:
         """(content, version)."""

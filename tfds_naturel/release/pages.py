@@ -170,7 +170,7 @@ def _licences(facts: Facts) -> str:
 
 
 def _photo_licences(facts: Facts) -> str:
-    counts = facts.licenses
+    counts = facts.images_by("licenses")
     rows: list[tuple[str, int]] = [(text or "unknown", count) for text, count in counts.most_common(_MAX_LICENCES)]
     if len(counts) > _MAX_LICENCES:
         rows.append((f"{len(counts) - _MAX_LICENCES:,} others", counts.total() - sum(count for _, count in rows)))

@@ -121,9 +121,8 @@ def _assembled(label: str) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]
     sprite = SPRITES[label]
     stops = np.cumsum([len(part.points) for part in sprite.parts]).tolist()
     half_widths = np.concatenate([np.full((len(part.points), 1), part.width / 2) for part in sprite.parts])
-    anchors = dict(sprite.anchors)
-    if sprite.window:
-        anchors |= {"window_low": sprite.window[:2], "window_high": sprite.window[2:]}
+    window = {"window_low": sprite.window[:2], "window_high": sprite.window[2:]} if sprite.window else {}
+    anchors = sprite.anchors | window
     joints = np.concatenate([*(part.points for part in sprite.parts), np.array(list(anchors.values()), np.float32)])
     return joints, half_widths, list(zip([0, *stops[:-1]], stops, strict=True)), list(anchors)
 
