@@ -352,40 +352,6 @@ def test_a_suite_is_refused():
     assert "configs/demo.py holds several runs; plan the config of one of them" in done.stderr
 
 
-TRAINED = """
-import sys
-from naturel_jax.cli import config_flags
-print(config_flags.parse(sys.argv))
-"""
-PLANNED = """
-import sys
-from naturel_jax import config, plan
-from naturel_jax.planning import estimate, topologies
-topologies.devices = estimate.make_training = lambda *_, **__: None
-estimate.plan = lambda planned, *_: print(config.to_config_dict(planned)) or {"fits": True}
-plan.main(["--topology=h100x8", "--json", *sys.argv[1:]])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("program", [TRAINED, PLANNED], ids=["naturel-train", "naturel-plan"])
-def test_overrides_may_be_two_words(program):
-    values = {"mesh.data": "1", "mesh.fsdp": "-1", "name": "a b", "compute.unroll": "True"}
-
-    def printed(*flags: str) -> str:
-        command = [sys.executable, "-c", program, "--config", "tests/helpers/tiny_config.py", *flags]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    one_word = printed(*[f"--config.{name}={value}" for name, value in values.items()], "--config.optim.lr=2e-5")
-    assert all(part in one_word for part in ("data: 1", "fsdp: -1", "name: a b", "unroll: true", "lr: 2.0e-05"))
-    two_words = [word for name, value in values.items() for word in (f"--config.{name}", value)]
-    assert printed(*two_words, "--config.optim.lr", "2e-5") == one_word
-    bare = [*two_words[:-2], "--config.compute.unroll", "--config.optim.lr", "2e-5"]
-    assert printed(*bare) == one_word, "a flag of a field that is true or false needs no value"
-
-
 @pytest.mark.proof
 def test_tpus_compute_while_captions_travel_both_ways(tmp_path):
     """On a slice where, in listed order, the ring's permutes are synchronous."""
