@@ -226,22 +226,12 @@ def to_text(result: Mapping[str, Any]) -> str:
     if tried:
         lines += ["", f"{'':46}{'estimate':>16}{'compiled':>16}", _row(*_COLUMNS)]
     for number, one in enumerate(tried):
+        settings = f"{one['batch_size']:,}", one["remat"], str(one["chunks"]), str(one["fsdp"]), one["exchange"]
+        estimated = f"{one['estimate']['needed'] / memory.GIB:.2f}", f"{1e3 * one['estimate']['step']:.1f}"
         step = one.get("at_least", {}).get("step")
-        time, note = f"{1e3 * step:.1f}" if step else "-", "" if one["fits"] else "does not fit"
-        lines.append(
-            _row(
-                f"{one['batch_size']:,}",
-                one["remat"],
-                str(one["chunks"]),
-                str(one["fsdp"]),
-                one["exchange"],
-                f"{one['estimate']['needed'] / memory.GIB:.2f}",
-                f"{1e3 * one['estimate']['step']:.1f}",
-                f"{one['needed'] / memory.GIB:.2f}",
-                time,
-                "fastest" if number == result["fastest"] else note,
-            )
-        )
+        found = f"{one['needed'] / memory.GIB:.2f}", f"{1e3 * step:.1f}" if step else "-"
+        note = "fastest" if number == result["fastest"] else "" if one["fits"] else "does not fit"
+        lines.append(_row(*settings, *estimated, *found, note))
     if result["fastest"] is None:
         least = result["least_needed"] / memory.GIB
         lines += ["", f"nothing fits: the least that a candidate is estimated to need is {least:.2f} GiB"]

@@ -11,9 +11,8 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from etils import epath
 
@@ -103,12 +102,12 @@ class _Staged:
         self._file, self._local, self._lock = bucket / ".staged.jsonl", local, threading.Lock()
         self._prefix = "" if local == bucket else f"{local.relative_to(bucket).as_posix()}/"
         self.versions: dict[str, tuple[str, int]] = {}
-        for row in _read_rows(self._file):
-            if row["name"].startswith(self._prefix):
-                name = row["name"].removeprefix(self._prefix)
-                self.versions.pop(name, None)
-                if row["version"]:
-                    self.versions[name] = (row["version"], row["time"])
+        for line in self._file.read_text().splitlines() if self._file.exists() else ():
+            with contextlib.suppress(ValueError):  # cut short when a process was killed
+                row = parse_json(line)
+                if row["name"].startswith(self._prefix):
+                    self.versions[row["name"].removeprefix(self._prefix)] = (row["version"], row["time"])
+        self.versions = {name: version for name, version in self.versions.items() if version[0]}
 
     def record(self, name: str, version: str) -> None:
         """Notes that a file is a copy of ``version``."""
@@ -136,13 +135,6 @@ class _Staged:
         row = {"name": self._prefix + name, "version": version, "time": modified}
         with self._lock, self._file.open("a") as file:
             file.write(json.dumps(row) + "\n")
-
-
-def _read_rows(file: Path) -> Iterator[dict[str, Any]]:
-    if file.exists():
-        for line in file.read_text().splitlines():
-            with contextlib.suppress(ValueError):  # cut short when a process was killed
-                yield parse_json(line)
 
 
 def _copy(url: epath.Path, missing: dict[str, Info], local: Path, staged: _Staged, whole: str) -> None:

@@ -67,28 +67,24 @@ class Store:
         return self.folder / f"{image_id}.jpg"
 
     def missing(self, image_ids: Iterable[str], retry_missing: bool) -> list[str]:
-        """The ids that still have to be fetched. Photos on disk without a journal line are checked here."""
+        """The ids that still have to be fetched. Photos on disk without a journal line are checked here: added to
+        it, or deleted if they are broken."""
         missing = []
         for image_id in image_ids:
             entry = self.journal.entries.get(image_id)
             path = self.path(image_id)
             size = path.stat().st_size if path.exists() else None
             if size is not None and (entry is None or entry.photo is None or entry.photo.bytes != size):
-                entry = self.adopt(image_id, path)
+                try:
+                    entry = Entry(image_id, "ok", photos.inspect(path.read_bytes()))
+                    self.journal.add(entry)
+                except BadPhoto:
+                    path.unlink()
+                    entry = None
             is_refused = entry is not None and entry.photo is None and not retry_missing
             if not is_refused and (size is None or entry is None):
                 missing.append(image_id)
         return missing
-
-    def adopt(self, image_id: str, path: Path) -> Entry | None:
-        """Adds a photo that is already on disk to the journal. If it is broken, deletes it and returns None."""
-        try:
-            entry = Entry(image_id, "ok", photos.inspect(path.read_bytes()))
-        except BadPhoto:
-            path.unlink()
-            return None
-        self.journal.add(entry)
-        return entry
 
     def known(self) -> Entry | None:
         """The last photo in the journal, which a server had in this or an earlier run; None if there is none."""

@@ -109,13 +109,11 @@ class Facts:
     @property
     def is_own_bank(self) -> bool:
         """Whether the captions are from a bank other than ours."""
-        options = self.metadata["options"]
         if not self.is_photos:
             return False
-        return options["bank"] not in {
-            "+".join(map(md5_of, bank.files(options["release"]))),
-            md5_of(bank.find(bank.FIRST)),
-        }
+        options = self.metadata["options"]
+        ours = "+".join(map(md5_of, bank.files(options["release"]))), md5_of(bank.find(bank.FIRST))
+        return options["bank"] not in ours
 
 
 def statements(facts: Facts) -> dict[str, str]:

@@ -123,9 +123,11 @@ def _replace_object(case: _Case) -> Item:
     return case.item((_relation(t), _relation(Triplet(_absent(case, scene), t.relation, t.object))), scene)
 
 
-def _replace_attribute(case: _Case) -> Item:
+def _wrong_attribute(case: _Case, named: bool) -> Item:
+    """The subject is in the first colour, which the true statement may name; the false one names the second."""
     t, (a, b) = case.triplet, case.colours
-    return case.item((_relation(t, a), _relation(t, b)), case.scene(t, a, None))
+    true = _relation(t, a) if named else _relation(t)
+    return case.item((true, _relation(t, b)), case.scene(t, a, None))
 
 
 def _replace_relation(case: _Case) -> Item:
@@ -140,11 +142,6 @@ def _add_object(case: _Case) -> Item:
     scene, true = case.scene(case.triplet), _relation(case.triplet)
     absent = _absent(case, scene)
     return case.item((true, Statement(f"{true.text} with {_noun(absent)}", true.claims, (absent,))), scene)
-
-
-def _add_attribute(case: _Case) -> Item:
-    t, (a, b) = case.triplet, case.colours
-    return case.item((_relation(t), _relation(t, b)), case.scene(t, a, None))
 
 
 def _absent(case: _Case, scene: Scene) -> str:
@@ -170,9 +167,9 @@ WINOGROUND = (_ROLES, _COLOURS, _ROLES, _COLOURS, _BOTH)
 VG_RELATION = _Kind(_name_roles, relations=_SCORED)
 VG_ATTRIBUTION = _Kind(_name_colours, coloured=True)
 SUGARCREPE = {
-    "add_att": _Kind(_add_attribute, coloured=True),
+    "add_att": _Kind(functools.partial(_wrong_attribute, named=False), coloured=True),
     "add_obj": _Kind(_add_object),
-    "replace_att": _Kind(_replace_attribute, coloured=True),
+    "replace_att": _Kind(functools.partial(_wrong_attribute, named=True), coloured=True),
     "replace_obj": _Kind(_replace_object),
     "replace_rel": _Kind(_replace_relation),
     "swap_att": _Kind(functools.partial(_swap_colours, images=1), coloured=True),
