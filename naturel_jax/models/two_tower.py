@@ -125,12 +125,8 @@ def config_from_dict(fields: dict[str, Any]) -> TwoTowerConfig:
     return TwoTowerConfig(**fields | towers)
 
 
-def _normal(std: float) -> nnx.Initializer:
-    return nnx.initializers.normal(std)
-
-
 def _linear(inputs: int, outputs: int, compute: Compute, rngs: nnx.Rngs, *, bias: bool) -> nnx.Linear:
-    init = _normal(inputs**-0.5)
+    init = nnx.initializers.normal(inputs**-0.5)
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, dtype=compute.dtype, rngs=rngs)
 
 
@@ -160,9 +156,9 @@ class ImageTower(nnx.Module):
         self.patch = _linear(config.patch**2 * 3, width, compute, rngs, bias=config.patch_bias)
         tokens = config.grid**2 + (config.pool == "cls")
         # As large as the patch embeddings, so that positions are learned in hundreds of steps instead of thousands.
-        self.position = nnx.Param(_normal(0.5)(rngs.params(), (tokens, width)))
+        self.position = nnx.Param(nnx.initializers.normal(0.5)(rngs.params(), (tokens, width)))
         if config.pool == "cls":
-            self.class_token = nnx.Param(_normal(width**-0.5)(rngs.params(), (width,)))
+            self.class_token = nnx.Param(nnx.initializers.normal(width**-0.5)(rngs.params(), (width,)))
         if config.pre_norm:
             self.pre_norm = layer_norm(width, eps, compute, rngs)
         self.transformer = Transformer(config.transformer, compute, rngs, frozen=compute.frozen_image)
@@ -206,8 +202,8 @@ class TextTower(nnx.Module):
     def __init__(self, config: TextConfig, embed_dim: int, compute: Compute, rngs: nnx.Rngs):
         width = config.transformer.width
         self.config, self.dtype = config, compute.dtype
-        self.embed = nnx.Param(_normal(0.02)(rngs.params(), (config.vocab, width)))
-        self.position = nnx.Param(_normal(0.02)(rngs.params(), (config.context, width)))
+        self.embed = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (config.vocab, width)))
+        self.position = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (config.context, width)))
         self.transformer = Transformer(config.transformer, compute, rngs, frozen=compute.frozen_text)
         self.post_norm = layer_norm(width, config.transformer.eps, compute, rngs)
         self.projection = _linear(width, embed_dim, compute, rngs, bias=config.projection_bias)

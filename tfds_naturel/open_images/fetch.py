@@ -113,15 +113,6 @@ async def fetch_annotations(
             _LOG.info("%s: differs from the official file; kept", target)
 
 
-def log_download_size(number: int, folder: Path) -> None:
-    """Logs the approximate size of ``number`` photos. Raises UserError if the disk is too small."""
-    total, free = number * PHOTO_BYTES, shutil.disk_usage(folder).free
-    size, space = f"{total / 1e9:,.2f} GB", f"{free / 1e9:,.1f} GB"
-    _LOG.info("%s photos, about %s, to %s (%s free)", f"{number:,}", size, folder, space)
-    if total > free:
-        raise UserError(f"{folder}: {space} free, about {size} needed; choose another --out")
-
-
 async def fetch_photos(
     client: aiohttp.ClientSession, store: Store, image_ids: list[str], url: str, policy: Policy, concurrency: int
 ) -> collections.Counter[str]:
@@ -248,7 +239,11 @@ async def run(options: argparse.Namespace) -> collections.Counter[str]:
             missing = store.missing(image_ids, options.retry_missing)
             done = len(image_ids) - len(missing)
             _LOG.info("%s annotated images, %s already fetched", f"{len(image_ids):,}", f"{done:,}")
-            log_download_size(len(missing), store.folder)
+            total, free = len(missing) * PHOTO_BYTES, shutil.disk_usage(store.folder).free
+            size, space = f"{total / 1e9:,.2f} GB", f"{free / 1e9:,.1f} GB"
+            _LOG.info("%s photos, about %s, to %s (%s free)", f"{len(missing):,}", size, store.folder, space)
+            if total > free:
+                raise UserError(f"{store.folder}: {space} free, about {size} needed; choose another --out")
             return await fetch_photos(client, store, missing, url, policy, options.concurrency)
 
 

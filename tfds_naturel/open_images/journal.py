@@ -72,12 +72,9 @@ def read(path: Path) -> dict[str, Entry]:
     entries = {}
     for number, row in enumerate(csv.reader(lines[1:]), 2):
         try:
-            entries[row[0]] = _entry(*row)
-        except (TypeError, ValueError, IndexError) as error:
+            image_id, status, size, width, height, phash, detail = row
+            photo = Photo(int(size), int(width), int(height), int(phash, 16)) if status == "ok" else None
+            entries[image_id] = Entry(image_id, status, photo, detail)
+        except ValueError as error:
             raise UserError(f"{path}:{number}: {row!r}: {error}; delete the line to check that photo again") from error
     return entries
-
-
-def _entry(image_id: str, status: str, size: str, width: str, height: str, phash: str, detail: str) -> Entry:
-    photo = Photo(int(size), int(width), int(height), int(phash, 16)) if status == "ok" else None
-    return Entry(image_id, status, photo, detail)

@@ -216,6 +216,14 @@ def croissant(facts: Facts, digests: dict[str, str]) -> dict[str, Any]:
         "encodingFormat": "application/x-parquet",
         "includes": "data/*.parquet",
     }
+    splits = {
+        "@type": "cr:RecordSet",
+        "@id": "splits",
+        "dataType": "cr:Split",
+        "key": {"@id": "splits/name"},
+        "field": [{"@type": "cr:Field", "@id": "splits/name", "dataType": "sc:Text"}],
+        "data": [{"splits/name": name} for name in facts.splits],
+    }
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -230,18 +238,7 @@ def croissant(facts: Facts, digests: dict[str, str]) -> dict[str, Any]:
         "citeAs": _citation(facts),
         **{name: statements[key] for name, key in _RAI.items()},
         "distribution": [*files, every],
-        "recordSet": [_split_records(facts), _example_records(facts)],
-    }
-
-
-def _split_records(facts: Facts) -> dict[str, Any]:
-    return {
-        "@type": "cr:RecordSet",
-        "@id": "splits",
-        "dataType": "cr:Split",
-        "key": {"@id": "splits/name"},
-        "field": [{"@type": "cr:Field", "@id": "splits/name", "dataType": "sc:Text"}],
-        "data": [{"splits/name": name} for name in facts.splits],
+        "recordSet": [splits, _example_records(facts)],
     }
 
 

@@ -179,21 +179,17 @@ SUGARCREPE = {
 
 def make_items(config: ScenesConfig, name: str, kinds: tuple[_Kind, ...], seed: int, count: int) -> Iterator[Item]:
     """``count`` items of the file ``name``, cycling through ``kinds``; a pure function of its arguments."""
+    scored = min(max(count // _VGA_PAIR, 1), len(_COLOUR_PAIRS))  # with enough cases each, for VG-Attribution
     for i in range(count):
         stream = seed, _STREAM, zlib.crc32(name.encode()), i
         kind, unseen = kinds[i % len(kinds)], bool(np.random.default_rng(stream).integers(2))
-        pairs = _COLOUR_PAIRS if kind is not VG_ATTRIBUTION else (_COLOUR_PAIRS[i % _scored_pairs(count)],)
+        pairs = _COLOUR_PAIRS if kind is not VG_ATTRIBUTION else (_COLOUR_PAIRS[i % scored],)
         options = _options(config, unseen, kind.relations, pairs if kind.coloured else None)
         triplet, colours = options[np.random.default_rng((*stream, 1)).integers(len(options))]
         yield kind.make(_Case(config, triplet, colours, unseen, (*stream, 2)))
 
 
 _COLOUR_PAIRS = tuple(itertools.permutations(COLOURS, 2))
-
-
-def _scored_pairs(count: int) -> int:
-    """Number of ordered colour pairs among which ``count`` VG-Attribution cases are spread, so that each is scored."""
-    return min(max(count // _VGA_PAIR, 1), len(_COLOUR_PAIRS))
 
 
 @functools.cache

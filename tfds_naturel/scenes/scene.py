@@ -125,15 +125,12 @@ class Scene:
 
     def _between(self, i: int, relation: str, j: int) -> bool:
         if relation in ("left_of", "right_of"):
-            ahead = _middle(self.things[j]) - _middle(self.things[i])
+            here, there = ((self.things[k].box[0] + self.things[k].box[2]) / 2 for k in (i, j))
+            ahead = there - here
             return (ahead if relation == "left_of" else -ahead) > _BESIDE
         if {i, j} != {0, 1}:
             return relation in ("on", "under", "at")
         return relation in ARGUABLE[self.triplet.relation][i]
-
-
-def _middle(thing: Thing) -> float:
-    return (thing.box[0] + thing.box[2]) / 2
 
 
 def draw(config: ScenesConfig, split: str, index: int) -> Scene:
