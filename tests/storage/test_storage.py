@@ -97,15 +97,10 @@ def test_lease_names_a_live_holder_and_replaces_a_dead_one(folder):
     assert not (folder / "lease.json").exists()
 
 
-def test_heartbeat_is_renewed_and_a_lost_lease_is_detected(folder):
-    with storage.lease(folder, expires_s=0.3) as held:
+def test_heartbeat_is_renewed(folder):
+    with storage.lease(folder, expires_s=0.3):
         first = json.loads((folder / "lease.json").read_text())["heartbeat"]
         deadline = time.monotonic() + 20
         while json.loads((folder / "lease.json").read_text())["heartbeat"] == first:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        other = {"token": "other", "host": "h", "process": 2, "since": 0.0, "heartbeat": time.time()}
-        storage.write(folder / "lease.json", json.dumps(other))
-        with pytest.raises(UserError, match=r"has lost its lease, which process 2 on h since .* holds now"):
-            held.check()
-    assert json.loads((folder / "lease.json").read_text())["token"] == "other"  # not ours to remove
