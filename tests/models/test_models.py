@@ -149,7 +149,7 @@ def test_parity_with_openclip_at_full_size(name):
 
 OPENCLIP_NAMES = {
     **{"clip-b16": "ViT-B-16-quickgelu", "clip-l14-336": "ViT-L-14-336-quickgelu", "negclip-b32": "ViT-B-32-quickgelu"},
-    **{"clip-b32": "ViT-B-32-quickgelu", "clip-l14": "ViT-L-14-quickgelu", "siglip2-b16-224": "ViT-B-16-SigLIP2"},
+    **{"clip-b32": "ViT-B-32-quickgelu", "clip-l14": "ViT-L-14-quickgelu"},
     **{"laion-b32": "ViT-B-32", "laion-b16": "ViT-B-16", "laion-l14": "ViT-L-14", "laion-h14": "ViT-H-14"},
     **{"laion-g14": "ViT-g-14", "siglip-b16-224": "ViT-B-16-SigLIP", "siglip-b16-256-i18n": "ViT-B-16-SigLIP-i18n-256"},
     **{"siglip-b16-512": "ViT-B-16-SigLIP-512", "siglip-l16-384": "ViT-L-16-SigLIP-384"},
