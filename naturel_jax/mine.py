@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     zimg_ND = embeddings(records, options.model, options.dtype, options.batch_size) if options.model else None
     mined = mining.mine(shown, options.count, options.seed, zimg_ND)
     with object_folders.made_locally(options.out) as out:
-        rows = mining.save(out, mining.with_image_ids(shown, mined))
+        rows = mining.save(out, mined)
         object_folders.publish(out, options.out)
     print(f"{options.out}: negatives for {rows:,} of {len(shown.shown):,} (image, triplet) pairs")
 

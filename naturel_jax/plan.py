@@ -43,9 +43,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--search", action="store_true", help="find the fastest step that fits, over remat, chunks, exchange and mesh"
     )
-    parser.add_argument(
-        "--search_batch_sizes", type=int, nargs="+", default=[], metavar="N", help="search these batch sizes too"
-    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -55,10 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     words = settings.joined(arguments)
     overrides = [word for word in words if re.match(r"--?config\.", word)]
     args = make_parser().parse_args([word for word in words if word not in overrides])
-    if min(args.processes, args.tokens, args.examples, *args.search_batch_sizes) < 1:
-        raise UserError("--processes, --tokens, --examples and --search_batch_sizes must be at least 1")
-    if args.search_batch_sizes and not args.search:
-        raise UserError("--search_batch_sizes is for --search: add it, or set config.data.batch_size instead")
+    if min(args.processes, args.tokens, args.examples) < 1:
+        raise UserError("--processes, --tokens and --examples must be at least 1")
     topologies.prepare(args.topology)
     from naturel_jax import config as config_lib
     from naturel_jax.cli import config_flags
@@ -77,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     result = {"name": config.name, "topology": args.topology}
     if args.search:
-        result |= search.report(config, devices, make, args.search_batch_sizes, args.price)
+        result |= search.report(config, devices, make, args.price)
         text, fits = search.to_text, result["fastest"] is not None
     else:
         result |= estimate.plan(config, make(config), args.price)

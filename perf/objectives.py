@@ -39,7 +39,6 @@ from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize, of_pixels
-from naturel_jax.planning import compiled
 from naturel_jax.training import optim, train
 from naturel_jax.training.loss import Loss
 from naturel_jax.training.observe import utilization
@@ -325,7 +324,9 @@ def loss_bytes(objective: str, devices: int, exchange: str) -> int:
 
     step = jax.jit(jax.value_and_grad(lambda values, labels: loss(*values)(*labels)))
     values = rows(LOCAL_IMAGES, WIDTH), rows(LOCAL_CAPTIONS, WIDTH), scalar, scalar
-    return compiled.memory(step.lower(values, (images, captions)).compile()).total
+    sizes: Any = step.lower(values, (images, captions)).compile().memory_analysis()
+    occupied = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return occupied + sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
 
 
 def print_memory(counts: list[int]) -> None:

@@ -5,29 +5,12 @@ CLIP: Radford et al., arXiv 2103.00020. SigLIP: Zhai et al., arXiv 2303.15343. S
 """
 
 import dataclasses
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import ImageConfig, TextConfig, TwoTowerConfig
 
 Channels = tuple[float, float, float]
-
-
-class ImageStructure(TypedDict):
-    """The fields of ``ImageConfig`` that are not sizes."""
-
-    pool: str
-    pre_norm: bool
-    patch_bias: bool
-    projection: bool
-
-
-class TextStructure(TypedDict):
-    """The fields of ``TextConfig`` that are not sizes."""
-
-    causal: bool
-    pool: str
-    projection_bias: bool
 
 
 class Pixels(TypedDict):
@@ -75,13 +58,14 @@ class TokenizerConventions:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """One family. ``name`` is also transformers' ``model_type``; ``hf_prefix`` is the prefix of its class names there
+    """One family. ``image`` and ``text``: the fields of ``ImageConfig`` and ``TextConfig`` that are not sizes. ``name``
+    is also transformers' ``model_type``; ``hf_prefix`` is the prefix of its class names there
     (``CLIPModel``); ``openclip_class`` is OpenCLIP's model class. ``init_scale``, ``init_bias``, ``max_scale``,
     ``activation``, ``eps``, ``vocab`` and ``context`` are those of the published models, used as defaults."""
 
     name: str
-    image: ImageStructure
-    text: TextStructure
+    image: dict[str, Any]
+    text: dict[str, Any]
     init_scale: float
     init_bias: float | None
     max_scale: float | None

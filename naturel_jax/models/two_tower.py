@@ -125,8 +125,9 @@ def config_from_dict(fields: dict[str, Any]) -> TwoTowerConfig:
     return TwoTowerConfig(**fields | towers)
 
 
-def _normal(std: float) -> nnx.Initializer:
-    return nnx.initializers.normal(std)
+def _linear(inputs: int, outputs: int, compute: Compute, rngs: nnx.Rngs, *, bias: bool) -> nnx.Linear:
+    init = nnx.initializers.normal(inputs**-0.5)
+    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, dtype=compute.dtype, rngs=rngs)
 
 
 class MapHead(nnx.Module):
@@ -151,16 +152,13 @@ class ImageTower(nnx.Module):
 
     def __init__(self, config: ImageConfig, embed_dim: int, compute: Compute, rngs: nnx.Rngs):
         width, eps = config.transformer.width, config.transformer.eps
-        inputs = config.patch**2 * 3
         self.config, self.dtype = config, compute.dtype
-        self.patch = nnx.Linear(
-            inputs, width, use_bias=config.patch_bias, kernel_init=_normal(inputs**-0.5), dtype=compute.dtype, rngs=rngs
-        )
+        self.patch = _linear(config.patch**2 * 3, width, compute, rngs, bias=config.patch_bias)
         tokens = config.grid**2 + (config.pool == "cls")
         # As large as the patch embeddings, so that positions are learned in hundreds of steps instead of thousands.
-        self.position = nnx.Param(_normal(0.5)(rngs.params(), (tokens, width)))
+        self.position = nnx.Param(nnx.initializers.normal(0.5)(rngs.params(), (tokens, width)))
         if config.pool == "cls":
-            self.class_token = nnx.Param(_normal(width**-0.5)(rngs.params(), (width,)))
+            self.class_token = nnx.Param(nnx.initializers.normal(width**-0.5)(rngs.params(), (width,)))
         if config.pre_norm:
             self.pre_norm = layer_norm(width, eps, compute, rngs)
         self.transformer = Transformer(config.transformer, compute, rngs, frozen=compute.frozen_image)
@@ -168,9 +166,7 @@ class ImageTower(nnx.Module):
         if config.pool == "map":
             self.head = MapHead(config.transformer, compute, rngs)
         if config.projection:
-            self.projection = nnx.Linear(
-                width, embed_dim, use_bias=False, kernel_init=_normal(width**-0.5), dtype=compute.dtype, rngs=rngs
-            )
+            self.projection = _linear(width, embed_dim, compute, rngs, bias=False)
 
     def __call__(self, images_IHWC: jax.Array, patches_IP: jax.Array | None = None) -> jax.Array:
         c = self.config
@@ -206,18 +202,11 @@ class TextTower(nnx.Module):
     def __init__(self, config: TextConfig, embed_dim: int, compute: Compute, rngs: nnx.Rngs):
         width = config.transformer.width
         self.config, self.dtype = config, compute.dtype
-        self.embed = nnx.Param(_normal(0.02)(rngs.params(), (config.vocab, width)))
-        self.position = nnx.Param(_normal(0.02)(rngs.params(), (config.context, width)))
+        self.embed = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (config.vocab, width)))
+        self.position = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (config.context, width)))
         self.transformer = Transformer(config.transformer, compute, rngs, frozen=compute.frozen_text)
         self.post_norm = layer_norm(width, config.transformer.eps, compute, rngs)
-        self.projection = nnx.Linear(
-            width,
-            embed_dim,
-            use_bias=config.projection_bias,
-            kernel_init=_normal(width**-0.5),
-            dtype=compute.dtype,
-            rngs=rngs,
-        )
+        self.projection = _linear(width, embed_dim, compute, rngs, bias=config.projection_bias)
 
     def __call__(self, tokens_UL: jax.Array) -> jax.Array:
         length = tokens_UL.shape[1]

@@ -1,41 +1,15 @@
-"""Reads off a compiled program its memory, its collectives, and the least time it takes on a chip."""
+"""Reads off a compiled program its collectives, and the least time it takes on a chip."""
 
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from naturel_jax.devices import hardware
 
 # ---- Memory ----------------------------------------------------------------------------------------------------------
-
-
-class Memory(NamedTuple):
-    """Bytes on each device. ``results`` exclude those that reuse the memory of donated arguments."""
-
-    arguments: int
-    results: int
-    temporaries: int
-    code: int
-
-    @property
-    def total(self) -> int:
-        """What the program occupies while it runs."""
-        return sum(self)
-
-
-def memory(compiled: jax.stages.Compiled) -> Memory:
-    """The memory of a compiled program."""
-    sizes: Any = compiled.memory_analysis()
-    return Memory(
-        sizes.argument_size_in_bytes,
-        sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
-        sizes.temp_size_in_bytes,
-        sizes.generated_code_size_in_bytes,
-    )
 
 
 _REFUSAL = re.compile(r"RESOURCE_EXHAUSTED.*?\(([\d.]+)([KMGT])\) exceeds available HBM", re.DOTALL)

@@ -115,8 +115,13 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
             raise
         needs["temporaries"] = temporaries
         return result | {"memory": needs, "needed": sum(needs.values()), "fits": False}
-    sizes = compiled.memory(program)
-    needs |= {"temporaries": sizes.temporaries, "results": sizes.results, "program": sizes.code}
+    sizes: Any = program.memory_analysis()
+    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes  # without those in the memory of donated arguments
+    needs |= {
+        "temporaries": sizes.temp_size_in_bytes,
+        "results": results,
+        "program": sizes.generated_code_size_in_bytes,
+    }
     needed = sum(needs.values())
     result |= {
         "compile_seconds": time.monotonic() - started,
@@ -127,7 +132,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     found = compiled.collectives(program.as_text(), mesh.size // hosts(mesh))
     result["collectives"] = [one._asdict() for one in found]
     device_flops = step.computed(model.compute.remat, config.objective.chunks) / mesh.size
-    traffic = sizes.arguments + memory.per_device(state) + 2 * sizes.temporaries
+    traffic = sizes.argument_size_in_bytes + memory.per_device(state) + 2 * sizes.temp_size_in_bytes
     if bound := compiled.roofline(device.device_kind, model.compute.dtype, device_flops, traffic, found):
         result["at_least"] = bound._asdict() | {"step": bound.step}
         result["images_per_second"] = config.data.batch_size / bound.step

@@ -1,7 +1,7 @@
 """``naturel-plan --search``: finds the fastest way to compute a training step that fits.
 
-Recomputation, chunks, the exchange and sharded parameters change a step only by rounding; batch sizes change training,
-so only given ones are searched. Every candidate is estimated; the compiler decides between the few that matter.
+Recomputation, chunks, the exchange and sharded parameters change a step only by rounding. Every candidate is estimated;
+the compiler decides between the few that matter.
 """
 
 import functools
@@ -34,7 +34,7 @@ LEAST = 0.5  # share of its estimated temporaries that a step needs at least; me
 _CHUNKS = (1, 2, 4, 8)
 
 _ALWAYS = ("compute.remat", "objective.chunks", "objective.exchange", "mesh.fsdp")
-_IF_CHANGED = ("data.batch_size", "mesh.data", "mesh.tensor")
+_IF_CHANGED = ("mesh.data", "mesh.tensor")
 
 Make = Callable[[Config], Training]  # ``estimate.make_training`` with everything but the config
 
@@ -52,11 +52,6 @@ class Candidate(NamedTuple):
         """Bytes per device if the compiler's temporaries are ``ratio`` times the estimated ones."""
         return self.arguments + ratio * self.temporaries
 
-    @property
-    def per_image(self) -> float:
-        """Seconds of a step per image of the batch."""
-        return self.seconds / self.config.data.batch_size
-
 
 class Tried(NamedTuple):
     """A candidate, and the ``estimate.plan`` of its compiled step."""
@@ -65,38 +60,33 @@ class Tried(NamedTuple):
     plan: Mapping[str, Any]
 
     @property
-    def per_image(self) -> float:
-        """Seconds of the compiled step per image; infinite if it does not fit."""
-        return 1 / self.plan["images_per_second"] if self.plan["fits"] else math.inf
+    def seconds(self) -> float:
+        """Time of the compiled step; infinite if it does not fit."""
+        return self.plan["at_least"]["step"] if self.plan["fits"] else math.inf
 
 
 # ---- Candidates ------------------------------------------------------------------------------------------------------
 
 
-def candidates(
-    config: Config, devices: Sequence[jax.Device], make: Make, batch_sizes: Sequence[int]
-) -> list[Candidate]:
+def candidates(config: Config, devices: Sequence[jax.Device], make: Make) -> list[Candidate]:
     """Every candidate with its estimates. Raises UserError if the speed or memory of the devices is not known, and what
     ``make`` raises."""
     tensor = make_mesh(asdict(config.mesh), devices).shape["tensor"]
     shards = len(devices) // tensor
     splits = [size for size in range(1, shards + 1) if shards % size == 0]
     found = []
-    for batch_size, chunks, fsdp in itertools.product(batch_sizes, _CHUNKS, splits):
-        if chunks > 1 and chunks * shards > batch_size:  # a chunk takes an image from every device
+    for chunks, fsdp in itertools.product(_CHUNKS, splits):
+        if chunks > 1 and chunks * shards > config.data.batch_size:  # a chunk takes an image from every device
             continue
         mesh = config_lib.Mesh(data=-1, fsdp=fsdp, tensor=tensor)
-        base = _with(config, batch_size, "none", chunks, "ring", mesh)
+        base = _with(config, "none", chunks, "ring", mesh)
         found += list(_estimates(base, make(base)))
     return found
 
 
-def _with(
-    config: Config, batch_size: int, remat: str, chunks: int, exchange_name: str, mesh: config_lib.Mesh
-) -> Config:
+def _with(config: Config, remat: str, chunks: int, exchange_name: str, mesh: config_lib.Mesh) -> Config:
     return replace(
         config,
-        data=replace(config.data, batch_size=batch_size),
         compute=replace(config.compute, remat=remat),
         objective=replace(config.objective, chunks=chunks, exchange=exchange_name),
         mesh=mesh,
@@ -127,7 +117,7 @@ def _estimates(config: Config, training: Training) -> Iterator[Candidate]:
         device_flops = step.computed(remat, chunks) / mesh.size
         bound = compiled.roofline(kind, dtype, device_flops, traffic, found)
         assert bound is not None  # speed and peak are known
-        chosen = _with(config, config.data.batch_size, remat, chunks, name, config.mesh)
+        chosen = _with(config, remat, chunks, name, config.mesh)
         yield Candidate(chosen, arguments, temporaries, bound.step + known[name].waiting)
 
 
@@ -158,14 +148,14 @@ def search(
     Candidates that do not fit by the estimate are skipped; the first compiled step with the same recomputation corrects
     their estimated temporaries. If nothing has fitted, the last one compiled is the one that needs the least memory.
     """
-    left, tried = sorted(found, key=lambda one: one.per_image), list[Tried]()
+    left, tried = sorted(found, key=lambda one: one.seconds), list[Tried]()
     ratios: dict[str, float] = {}
     while len(tried) < COMPILATIONS:
-        fastest = min((one.per_image for one in tried), default=math.inf)
+        fastest = min((one.seconds for one in tried), default=math.inf)
         left = [
             one
             for one in left
-            if one.needed(ratios.get(one.config.compute.remat, LEAST)) <= limit and one.per_image < fastest
+            if one.needed(ratios.get(one.config.compute.remat, LEAST)) <= limit and one.seconds < fastest
         ]
         if not left:
             break
@@ -194,13 +184,10 @@ def _value(config: Config, name: str) -> Any:
 # ---- Report ----------------------------------------------------------------------------------------------------------
 
 
-def report(
-    config: Config, devices: Sequence[jax.Device], make: Make, batch_sizes: Sequence[int], price: float | None
-) -> dict[str, Any]:
+def report(config: Config, devices: Sequence[jax.Device], make: Make, price: float | None) -> dict[str, Any]:
     """Searches, and returns what ``--json`` prints: sizes are in bytes, times in seconds; ``fastest`` is an index
-    into ``tried``, or None if nothing fits. ``batch_sizes``: besides the config's."""
-    sizes = sorted({config.data.batch_size, *batch_sizes})
-    found, kind = candidates(config, devices, make, sizes), devices[0].device_kind
+    into ``tried``, or None if nothing fits."""
+    found, kind = candidates(config, devices, make), devices[0].device_kind
     limit = memory.usable(kind)
     assert limit is not None  # ``candidates`` has checked it
     tried = search(found, limit, lambda one: estimate.plan(one, make(one), price))
@@ -213,7 +200,7 @@ def report(
         "candidates": len(found),
         "may_fit": sum(one.needed(LEAST) <= limit for one in found),
         "least_needed": round(min(one.needed() for one in found)),
-        "fastest": min(fits, key=lambda n: tried[n].per_image, default=None),
+        "fastest": min(fits, key=lambda n: tried[n].seconds, default=None),
         "tried": [
             {
                 "flags": flags(one.candidate.config, config),
@@ -239,22 +226,12 @@ def to_text(result: Mapping[str, Any]) -> str:
     if tried:
         lines += ["", f"{'':46}{'estimate':>16}{'compiled':>16}", _row(*_COLUMNS)]
     for number, one in enumerate(tried):
+        settings = f"{one['batch_size']:,}", one["remat"], str(one["chunks"]), str(one["fsdp"]), one["exchange"]
+        estimated = f"{one['estimate']['needed'] / memory.GIB:.2f}", f"{1e3 * one['estimate']['step']:.1f}"
         step = one.get("at_least", {}).get("step")
-        time, note = f"{1e3 * step:.1f}" if step else "-", "" if one["fits"] else "does not fit"
-        lines.append(
-            _row(
-                f"{one['batch_size']:,}",
-                one["remat"],
-                str(one["chunks"]),
-                str(one["fsdp"]),
-                one["exchange"],
-                f"{one['estimate']['needed'] / memory.GIB:.2f}",
-                f"{1e3 * one['estimate']['step']:.1f}",
-                f"{one['needed'] / memory.GIB:.2f}",
-                time,
-                "fastest" if number == result["fastest"] else note,
-            )
-        )
+        found = f"{one['needed'] / memory.GIB:.2f}", f"{1e3 * step:.1f}" if step else "-"
+        note = "fastest" if number == result["fastest"] else "" if one["fits"] else "does not fit"
+        lines.append(_row(*settings, *estimated, *found, note))
     if result["fastest"] is None:
         least = result["least_needed"] / memory.GIB
         lines += ["", f"nothing fits: the least that a candidate is estimated to need is {least:.2f} GiB"]

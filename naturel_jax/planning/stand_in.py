@@ -3,7 +3,6 @@ different, so that a batch is as large as it can be."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 
@@ -15,25 +14,6 @@ from tfds_naturel.common.errors import UserError
 _PAIRS = 4  # positives and negatives of an image, as in NatuRel: the first pair is simple, the others are complex
 
 
-@dataclasses.dataclass(frozen=True)
-class _Names(Sequence[str]):
-    """``prefix 0``, ``prefix 1``, ..."""
-
-    prefix: str
-    size: int
-
-    def __len__(self) -> int:
-        return self.size
-
-    @overload
-    def __getitem__(self, n: int) -> str: ...
-    @overload
-    def __getitem__(self, n: slice) -> Sequence[str]: ...
-    def __getitem__(self, n: int | slice) -> str | Sequence[str]:
-        numbers = range(self.size)[n]
-        return f"{self.prefix} {numbers}" if isinstance(numbers, int) else [f"{self.prefix} {k}" for k in numbers]
-
-
 def source(name: str, images: int) -> Source:
     """``images`` images, each with one group of ``_PAIRS`` pairs. ``read_image`` raises UserError."""
     captions, pair_C = np.arange(_PAIRS * images), np.tile(np.arange(_PAIRS, dtype=np.int32), images)
@@ -41,9 +21,9 @@ def source(name: str, images: int) -> Source:
     positives, negatives = (Captions(every_N1, 2 * captions + side, pair_C, pair_C == 0) for side in range(2))
     items = Items(
         name=name,
-        image_ids=_Names(f"{name} image", images),
-        texts=_Names(f"{name} caption", 2 * len(captions)),
-        facts=_Names("fact", _PAIRS),
+        image_ids=[f"{name} image {n}" for n in range(images)],
+        texts=[f"{name} caption {n}" for n in range(2 * len(captions))],
+        facts=[f"fact {n}" for n in range(_PAIRS)],
         groups_N1=starts,
         attribute_G=np.zeros(images, bool),
         positives=positives,

@@ -25,7 +25,6 @@ _TPU_ENVIRONMENT = {
 _GPU_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
 _GPU_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false --xla_gpu_enable_cublaslt=false"
 
-
 # XLA's GpuTargetConfigProto, with the limits that all these cards share. A multiprocessor keeps 1 KiB of its shared
 # memory to itself.
 _TARGET = Path(__file__).with_name("gpu_target.txtpb")

@@ -4,7 +4,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from etils import epath
 
@@ -91,28 +90,11 @@ def _difference(out: Path, checkpoint: Checkpoint, result: Result) -> str:
 # ---- Causes ----------------------------------------------------------------------------------------------------------
 
 
-class Cause(NamedTuple):
-    """A likely cause. ``families`` and ``benchmarks``: those that it concerns; no benchmarks: all. ``mistakes``: its
-    names in ``naturel-evaluate --mistakes``."""
-
-    name: str
-    families: tuple[str, ...]
-    benchmarks: tuple[str, ...]
-    text: str
-    mistakes: tuple[str, ...]
-
-
-def _cause(name: str, families: str, benchmarks: str, text: str, mistakes: str) -> Cause:
-    return Cause(name, tuple(families.split()), tuple(benchmarks.split()), text, tuple(mistakes.split()))
-
-
-CAUSES = [_cause(**row) for row in read_tsv(Path(__file__).with_name("causes.tsv"))]
-
-
-def causes(family: str, benchmarks: set[str]) -> list[Cause]:
-    """The likely causes if scores of a model of ``family`` on ``benchmarks`` are off."""
-    concerned = (cause for cause in CAUSES if family in cause.families)
-    return [cause for cause in concerned if not cause.benchmarks or benchmarks & set(cause.benchmarks)]
+def causes(family: str, benchmarks: set[str]) -> list[dict[str, str]]:
+    """The likely causes if scores of a model of ``family`` on ``benchmarks`` are off: the rows of ``causes.tsv`` that
+    concern these (no benchmarks: all); ``mistakes`` are their names in ``naturel-evaluate --mistakes``."""
+    rows = (row for row in read_tsv(Path(__file__).with_name("causes.tsv")) if family in row["families"].split())
+    return [row for row in rows if not row["benchmarks"] or benchmarks & set(row["benchmarks"].split())]
 
 
 def conventions(source: str) -> tuple[str, str]:
@@ -172,11 +154,11 @@ def _explained(work: Work, checkpoint: Checkpoint, bad: set[str]) -> str:
     except (UserError, OSError) as error:
         return f"{source} cannot be read now: {error}"
     found = causes(family, bad)
-    mistakes = [name for cause in found for name in cause.mistakes]
+    mistakes = [name for cause in found for name in cause["mistakes"].split()]
     flags = ("--models", f"{checkpoint.row or checkpoint.name}={source}", "--benchmarks", *sorted(bad))
     flags += ("--benchmarks_dir", f"{work.root}/files", "--out", f"{work.root}/mistakes", "--mistakes", *mistakes)
     lines = [f"{source} was read as {family}: {used}. Likely causes:\n"]
-    lines += [f"- {cause.name}: {cause.text}" for cause in found]
+    lines += [f"- {cause['name']}: {cause['text']}" for cause in found]
     lines.append(
         "\nThis makes them on purpose and, on the published items, says which comes nearest to the published scores:\n"
     )

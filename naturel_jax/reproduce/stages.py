@@ -187,11 +187,9 @@ def _evaluation(work: Work, name: str, source: str, needs: Mapping[Path, str]) -
 
 def _known(work: Work) -> list[Task]:
     """Evaluations of the known checkpoints; those whose files were not provided by hand are not run."""
-    tasks = []
-    for one in work.known.values():
-        needs = {work.file_of(one): f"by hand: {one.by_hand}"} if one.by_hand else {}
-        tasks.append(_evaluation(work, one.name, work.path_of(one), needs))
-    return tasks
+    by_hand = {one.name: {work.file_of(one): f"by hand: {one.by_hand}"} for one in work.known.values() if one.by_hand}
+    known = work.known.values()
+    return [_evaluation(work, one.name, work.path_of(one), by_hand.get(one.name, {})) for one in known]
 
 
 def _evaluate(work: Work) -> list[Task]:

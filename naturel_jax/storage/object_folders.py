@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from etils import epath
 
 from naturel_jax.storage import scratch
-from naturel_jax.storage.object_stores import Info, Location, Progress, in_store
+from naturel_jax.storage.object_stores import Info, Location, in_store
 from tfds_naturel.common.errors import UserError
 
 _THREADS = 8
@@ -42,14 +42,14 @@ def move(folder: epath.Path, target: epath.Path, first: str) -> None:
     remove(folder, first)
 
 
-def download(folder: epath.Path, objects: Mapping[str, Info], local: Path, progress: Progress = lambda n: None) -> None:
+def download(folder: epath.Path, objects: Mapping[str, Info], local: Path) -> None:
     """Downloads ``objects`` of ``folder`` to ``local``. Raises OSError if the disk has too little space."""
     check_space(local, sum(info.size for info in objects.values()), os.fspath(folder))
 
     def fetch(name: str) -> None:
         path = inside(local, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        Location(folder / name).download(path, objects[name], progress)
+        Location(folder / name).download(path, objects[name])
 
     in_threads(fetch, objects)
 
@@ -109,11 +109,4 @@ def inside(local: Path, name: str) -> Path:
 def in_threads(work: Callable[[str], None], names: Iterable[str]) -> None:
     """Calls ``work(name)`` for all; after a failure, calls that have not begun are skipped."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        jobs = [pool.submit(work, name) for name in names]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            with contextlib.suppress(Exception):
-                pool.shutdown(cancel_futures=True)
-            raise
+        list(pool.map(work, names))  # it cancels the others when one fails

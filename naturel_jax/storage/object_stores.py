@@ -70,7 +70,7 @@ class Info(NamedTuple):
 def _gcs(bucket: str, **options: Any) -> "GCSStore":
     """A client with Google's application default credentials; an emulator (``STORAGE_EMULATOR_HOST``) needs none."""
     import google.auth
-    from google.auth.transport.requests import Request
+    from obstore.auth.google import GoogleCredentialProvider
     from obstore.store import GCSStore
 
     if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
@@ -82,12 +82,7 @@ def _gcs(bucket: str, **options: Any) -> "GCSStore":
             f"gs://{bucket}: no credentials for Google Cloud; run `gcloud auth application-default login`, or set "
             "GOOGLE_APPLICATION_CREDENTIALS to the file of a service account"
         ) from error
-
-    def token() -> Any:
-        credentials.refresh(Request())
-        return {"token": credentials.token, "expires_at": credentials.expiry.replace(tzinfo=datetime.UTC)}
-
-    return GCSStore(bucket, credential_provider=token, **options)
+    return GCSStore(bucket, credential_provider=GoogleCredentialProvider(credentials), **options)
 
 
 def _s3(bucket: str, **options: Any) -> "S3Store":
@@ -155,14 +150,10 @@ class Location:
         self.url = os.fspath(path).rstrip("/")
         scheme, _, rest = self.url.partition("://")
         bucket, _, self.name = rest.partition("/")
+        self.prefix = f"{self.name}/" if self.name else ""  # of the names of the objects in this folder
         if not bucket:
             raise UserError(f"{self.url}: names no bucket; expected {scheme}://BUCKET/FOLDER")
         self._store, self._version = client(scheme, bucket), _STORES[scheme][2]
-
-    @property
-    def prefix(self) -> str:
-        """What the names of the objects in this folder begin with."""
-        return f"{self.name}/" if self.name else ""
 
     def get(self) -> tuple[bytes, str]:
         """(content, version)."""

@@ -6,30 +6,24 @@ files and the version that each is a copy of. One process at a time, holding the
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import re
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from etils import epath
-from tqdm import tqdm
 
 from naturel_jax.storage import object_folders, scratch
 from naturel_jax.storage.locks import locked
 from naturel_jax.storage.object_stores import Info, Location, in_store
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import md5_of, parse_json
+from tfds_naturel.common.progress import Progress
 
 _LOG = logging.getLogger(__name__)
-
-_LOG_EVERY_S = 60.0  # without a terminal
 
 
 def local_path(source: str | os.PathLike[str], cache_dir: str = "") -> Path:
@@ -108,12 +102,12 @@ class _Staged:
         self._file, self._local, self._lock = bucket / ".staged.jsonl", local, threading.Lock()
         self._prefix = "" if local == bucket else f"{local.relative_to(bucket).as_posix()}/"
         self.versions: dict[str, tuple[str, int]] = {}
-        for row in _read_rows(self._file):
-            if row["name"].startswith(self._prefix):
-                name = row["name"].removeprefix(self._prefix)
-                self.versions.pop(name, None)
-                if row["version"]:
-                    self.versions[name] = (row["version"], row["time"])
+        for line in self._file.read_text().splitlines() if self._file.exists() else ():
+            with contextlib.suppress(ValueError):  # cut short when a process was killed
+                row = parse_json(line)
+                if row["name"].startswith(self._prefix):
+                    self.versions[row["name"].removeprefix(self._prefix)] = (row["version"], row["time"])
+        self.versions = {name: version for name, version in self.versions.items() if version[0]}
 
     def record(self, name: str, version: str) -> None:
         """Notes that a file is a copy of ``version``."""
@@ -132,7 +126,7 @@ class _Staged:
             return False
         if self.versions.get(name) == (info.etag, path.stat().st_mtime_ns):
             return True
-        if not info.md5 or _md5(path) != info.md5:
+        if not info.md5 or md5_of(path) != info.md5:
             return False
         self.record(name, info.etag)
         return True
@@ -141,13 +135,6 @@ class _Staged:
         row = {"name": self._prefix + name, "version": version, "time": modified}
         with self._lock, self._file.open("a") as file:
             file.write(json.dumps(row) + "\n")
-
-
-def _read_rows(file: Path) -> Iterator[dict[str, Any]]:
-    if file.exists():
-        for line in file.read_text().splitlines():
-            with contextlib.suppress(ValueError):  # cut short when a process was killed
-                yield parse_json(line)
 
 
 def _copy(url: epath.Path, missing: dict[str, Info], local: Path, staged: _Staged, whole: str) -> None:
@@ -160,8 +147,13 @@ def _copy(url: epath.Path, missing: dict[str, Info], local: Path, staged: _Stage
         "%s: %s; copying %d files, %s, to %s%s", url, whole, len(missing), _size(missing), local,
         f" ({len(missing) - len(left)} were interrupted)" if resumed else "",
     )  # fmt: skip
-    with _progress(url, total, resumed) as progress:
+    with Progress(total=total, initial=resumed, desc=str(url), unit="B", unit_scale=True) as bar:
         opaque = threading.Event()  # set once an ETag is known not to be the MD5 that it looks like
+        lock = threading.Lock()
+
+        def progress(received: int) -> None:
+            with lock:
+                bar.update(received)
 
         def fetch(name: str) -> None:
             path, info, location = object_folders.inside(local, name), missing[name], Location(url / name)
@@ -169,7 +161,7 @@ def _copy(url: epath.Path, missing: dict[str, Info], local: Path, staged: _Stage
             accepted = {info.md5}
             for _ in range(2):
                 location.download(partial[name], info, progress)
-                found = _md5(partial[name]) if info.md5 and not opaque.is_set() else info.md5
+                found = md5_of(partial[name]) if info.md5 and not opaque.is_set() else info.md5
                 if found in accepted:
                     if found != info.md5:
                         opaque.set()
@@ -189,28 +181,5 @@ def _partial(local: Path, name: str, info: Info) -> Path:
     return path.with_name(f".{path.name}.{re.sub(r'[^A-Za-z0-9-]', '', info.etag)}.partial")
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def _size(files: dict[str, Info]) -> str:
     return f"{sum(info.size for info in files.values()):,} bytes"
-
-
-@contextlib.contextmanager
-def _progress(url: epath.Path, total: int, done: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar, or a line in the log every minute."""
-    terminal, lock, logged = sys.stderr.isatty(), threading.Lock(), time.monotonic()
-    with tqdm(total=total, initial=done, desc=str(url), unit="B", unit_scale=True, disable=not terminal) as bar:
-
-        def progress(count: int) -> None:
-            nonlocal done, logged
-            with lock:
-                done += count
-                bar.update(count)
-                if not terminal and time.monotonic() - logged > _LOG_EVERY_S:
-                    logged = time.monotonic()
-                    _LOG.info("%s: %s of %s bytes copied", url, f"{done:,}", f"{total:,}")
-
-        yield progress

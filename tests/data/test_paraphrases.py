@@ -7,8 +7,6 @@ import random
 import re
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from scipy.stats import chisquare
 
@@ -17,7 +15,6 @@ from naturel_jax.data.items import items as tables
 from naturel_jax.data.items import prepared
 from naturel_jax.data.items.items import Group, collect
 from tests.helpers.caption_groups import items, reworded, sampled_texts
-from tfds_naturel import release
 from tfds_naturel.audit import __main__ as audit
 from tfds_naturel.audit import attack_report, review
 from tfds_naturel.captions import bank, checks, grammar, parse
@@ -203,20 +200,6 @@ def test_dataset_is_read_with_and_without_the_column():
     example["captions"]["paraphrase"][8] = 2
     with pytest.raises(UserError, match=r"image 'a': paraphrase 2 .* does not follow paraphrase 1 of its pair"):
         prepared.caption_groups(example)
-
-
-def test_release_before_the_column_is_read(tmp_path):
-    """Its rows lack the field; the reader gives 0."""
-    captions = [{k: str(v) if k == "triplet" else v for k, v in row.items()} for row in numbered([worded(CAT)[:8]])]
-    for row in captions:
-        del row["paraphrase"]
-    texts = dict.fromkeys(("license", "author", "source_url"), "")
-    record = {"image_id": "a", **texts, "objects": [], "relations": [], "captions": captions}
-    (tmp_path / "data").mkdir()
-    pq.write_table(pa.Table.from_pylist([record]), tmp_path / "data" / "test-00000-of-00001.parquet")
-    (example,) = release.read(tmp_path, "test")
-    assert example["captions"]["paraphrase"] == [0] * 8
-    assert [text.decode() for text in example["captions"]["text"]] == [c.text for c in worded(CAT)[:8]]
 
 
 # ---- Training --------------------------------------------------------------------------------------------------------

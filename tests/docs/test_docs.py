@@ -183,7 +183,6 @@ def known_flags() -> set[str]:
 
 
 SCRIPTS = (
-    "launch/local.py",
     "proofs.record",
     "proofs.stale",
     "proofs.precision",

@@ -147,21 +147,9 @@ def test_parity_with_openclip_at_full_size(name):
     check_openclip(preset(name))
 
 
-# Parameter counts of the released checkpoints, from transformers' and OpenCLIP's published configs.
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        *(("clip-b32", 151_277_313), ("clip-b16", 149_620_737), ("clip-l14", 427_616_513)),
-        *(("clip-l14-336", 427_944_193), ("laion-h14", 986_109_441), ("laion-g14", 1_366_678_273)),
-        *(("siglip-b16-224", 203_155_970), ("siglip2-b16-224", 375_187_970)),
-    ],
-)
-def test_presets_have_the_published_number_of_parameters(name, parameters):
-    assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(Model(preset(name)).shapes())) == parameters
-
-
 OPENCLIP_NAMES = {
     **{"clip-b16": "ViT-B-16-quickgelu", "clip-l14-336": "ViT-L-14-336-quickgelu", "negclip-b32": "ViT-B-32-quickgelu"},
+    **{"clip-b32": "ViT-B-32-quickgelu", "clip-l14": "ViT-L-14-quickgelu"},
     **{"laion-b32": "ViT-B-32", "laion-b16": "ViT-B-16", "laion-l14": "ViT-L-14", "laion-h14": "ViT-H-14"},
     **{"laion-g14": "ViT-g-14", "siglip-b16-224": "ViT-B-16-SigLIP", "siglip-b16-256-i18n": "ViT-B-16-SigLIP-i18n-256"},
     **{"siglip-b16-512": "ViT-B-16-SigLIP-512", "siglip-l16-384": "ViT-L-16-SigLIP-384"},

@@ -123,14 +123,6 @@ def test_refusal_of_the_tpu_compiler():
     assert compiled.refused("INTERNAL: out of luck (1.00G)") is None
 
 
-def test_memory_of_a_program_counts_donated_arguments_once():
-    add = jax.jit(lambda x, y: (x + 1, jnp.sum(y)), donate_argnums=0)
-    sizes = compiled.memory(add.lower(jnp.zeros(1 << 16), jnp.zeros(1 << 10)).compile())
-    assert sizes.arguments == 4 * ((1 << 16) + (1 << 10))
-    assert 4 <= sizes.results < 64
-    assert sizes.total >= sizes.arguments + sizes.results
-
-
 def test_roofline_is_the_slowest_part():
     kind = "TPU v5 lite"  # 197 TFLOP/s, 819 GB/s, 4 links of 45 GB/s each way
     reduce = compiled.Collective("all-reduce", 8, 180_000_000, 2, True)
@@ -356,40 +348,6 @@ def test_a_suite_is_refused():
     done = command("--config=configs/demo.py", "--topology=v5e:2x2")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "configs/demo.py holds several runs; plan the config of one of them" in done.stderr
-
-
-TRAINED = """
-import sys
-from naturel_jax.cli import config_flags
-print(config_flags.parse(sys.argv))
-"""
-PLANNED = """
-import sys
-from naturel_jax import config, plan
-from naturel_jax.planning import estimate, topologies
-topologies.devices = estimate.make_training = lambda *_, **__: None
-estimate.plan = lambda planned, *_: print(config.to_config_dict(planned)) or {"fits": True}
-plan.main(["--topology=h100x8", "--json", *sys.argv[1:]])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("program", [TRAINED, PLANNED], ids=["naturel-train", "naturel-plan"])
-def test_overrides_may_be_two_words(program):
-    values = {"mesh.data": "1", "mesh.fsdp": "-1", "name": "a b", "compute.unroll": "True"}
-
-    def printed(*flags: str) -> str:
-        command = [sys.executable, "-c", program, "--config", "tests/helpers/tiny_config.py", *flags]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    one_word = printed(*[f"--config.{name}={value}" for name, value in values.items()], "--config.optim.lr=2e-5")
-    assert all(part in one_word for part in ("data: 1", "fsdp: -1", "name: a b", "unroll: true", "lr: 2.0e-05"))
-    two_words = [word for name, value in values.items() for word in (f"--config.{name}", value)]
-    assert printed(*two_words, "--config.optim.lr", "2e-5") == one_word
-    bare = [*two_words[:-2], "--config.compute.unroll", "--config.optim.lr", "2e-5"]
-    assert printed(*bare) == one_word, "a flag of a field that is true or false needs no value"
 
 
 @pytest.mark.proof

@@ -23,7 +23,6 @@ from tests.helpers.worlds import ROOT
 from tfds_naturel.common.errors import UserError
 
 LIMIT = 100
-BATCH = 16  # tiny_config's
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +34,9 @@ def config() -> c.Config:
 def candidate(config):
     """A candidate with arguments of 10 bytes; ``fsdp`` is its number."""
 
-    def make(fsdp: int, remat: str, temporaries: int, seconds: float, batch_size: int = BATCH) -> Candidate:
+    def make(fsdp: int, remat: str, temporaries: int, seconds: float) -> Candidate:
         changes = {"mesh": c.Mesh(fsdp=fsdp), "compute": c.Compute(remat=remat)}
-        data = dataclasses.replace(config.data, batch_size=batch_size)
-        return Candidate(dataclasses.replace(config, data=data, **changes), 10, temporaries, seconds)
+        return Candidate(dataclasses.replace(config, **changes), 10, temporaries, seconds)
 
     return make
 
@@ -55,7 +53,7 @@ class Compiler:
         self.order.append(config.mesh.fsdp)
         temporaries = self.ratio.get(config.compute.remat, 1) * one.temporaries
         sizes = {"memory": {"temporaries": temporaries}, "fits": 10 + temporaries <= LIMIT}
-        return sizes | {"images_per_second": config.data.batch_size / (self.slower * one.seconds)}
+        return sizes | {"at_least": {"step": self.slower * one.seconds}}
 
     def search(self) -> list[int]:
         """The numbers of the compiled candidates."""
@@ -95,11 +93,6 @@ def test_the_last_compilation_is_for_what_needs_least(candidate):
     assert compiler.order == [1, 2, 3, 4, 5, 9] and [one.plan["fits"] for one in tried] == [False] * 5 + [True]
 
 
-def test_batch_sizes_are_compared_by_images(candidate):
-    found = [candidate(1, "none", 20, 1.0, batch_size=16), candidate(2, "none", 40, 1.5, batch_size=32)]
-    assert Compiler(found).search() == [2, 1]
-
-
 # ---- Estimates -------------------------------------------------------------------------------------------------------
 
 
@@ -136,14 +129,14 @@ def make(config: c.Config):
 
 @pytest.fixture
 def found(config, known):
-    return search.candidates(config, jax.devices(), make, [BATCH])
+    return search.candidates(config, jax.devices(), make)
 
 
 def test_candidates_are_all_that_keep_the_batch(found):
     """16 images on 8 devices: 1 or 2 chunks; 1, 2, 4 or 8 devices with parts of the parameters."""
     ways = {(one.config.objective.chunks, one.config.mesh.fsdp, one.config.compute.remat) for one in found}
     assert ways == {(chunks, fsdp, remat) for chunks in (1, 2) for fsdp in (1, 2, 4, 8) for remat in memory.AUTO}
-    assert len(ways) == len(found) and {one.config.data.batch_size for one in found} == {BATCH}
+    assert len(ways) == len(found)
 
 
 def test_estimates_follow_from_the_choice(found):
@@ -156,7 +149,7 @@ def test_estimates_follow_from_the_choice(found):
 def test_embedded_captions_are_not_counted_as_tokens(config, known):
     frozen = dataclasses.replace(config, data=dataclasses.replace(config.data, cache_captions=True))
     with_text, without = (
-        max(one.seconds for one in search.candidates(each, jax.devices(), make, [BATCH])) for each in (config, frozen)
+        max(one.seconds for one in search.candidates(each, jax.devices(), make)) for each in (config, frozen)
     )
     assert without < with_text
 
@@ -173,7 +166,7 @@ def test_a_step_takes_a_third_longer_with_full_recomputation_and_another_in_chun
 
 def test_devices_of_unknown_speed_cannot_be_searched(config):
     with pytest.raises(UserError, match=r"--search: speed or memory of cpu in float32 is not known.*TPU v5 lite"):
-        search.candidates(config, jax.devices(), make, [BATCH])
+        search.candidates(config, jax.devices(), make)
 
 
 # ---- Report ----------------------------------------------------------------------------------------------------------
@@ -183,14 +176,13 @@ import sys
 from naturel_jax import config
 from naturel_jax.cli import config_flags
 c = config.load(config_flags.parse(sys.argv))
-print(c.compute.remat, c.objective.chunks, c.objective.exchange, c.mesh, c.data.batch_size)
+print(c.compute.remat, c.objective.chunks, c.objective.exchange, c.mesh)
 """
 
 
 def test_flags_are_read_back(config):
     changed = dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, batch_size=32),
         compute=c.Compute(remat="dots"),
         objective=dataclasses.replace(config.objective, chunks=2, exchange="gather"),
         mesh=c.Mesh(data=-1, fsdp=2, tensor=4),
@@ -198,8 +190,8 @@ def test_flags_are_read_back(config):
     flags = search.flags(changed, config)
     command = [sys.executable, "-c", PARSE, "--config=tests/helpers/tiny_config.py", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.stdout.split("\n")[0] == "dots 2 gather Mesh(data=-1, fsdp=2, tensor=4) 32", done.stderr
-    assert not any("batch_size" in flag or "tensor" in flag for flag in search.flags(config, config))
+    assert done.stdout.split("\n")[0] == "dots 2 gather Mesh(data=-1, fsdp=2, tensor=4)", done.stderr
+    assert not any("tensor" in flag for flag in search.flags(config, config))
 
 
 @pytest.fixture
@@ -219,7 +211,7 @@ def report(config, known, monkeypatch):
             return chosen | times | sizes | {"images_per_second": 32.0, "hours": 20 * 0.5 / 3600}
 
         monkeypatch.setattr(estimate, "plan", plan)
-        found = search.report(config, jax.devices(), make, [], None)
+        found = search.report(config, jax.devices(), make, None)
         return {"name": "tiny", "topology": "cpu"} | json.loads(json.dumps(found))
 
     return searched
@@ -246,13 +238,6 @@ def test_text_says_what_is_needed_if_nothing_fits(report):
     assert math.isclose(found["usable"], 10**6)
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--search_batch_sizes", "64"], "--search_batch_sizes is for --search"),
-        (["--search", "--search_batch_sizes", "64", "0"], "must be at least 1"),
-    ],
-)
-def test_flags_that_make_no_sense(flags, message):
-    with pytest.raises(UserError, match=message):
-        plan.main(["--config=tests/helpers/tiny_config.py", "--topology=h100x8", *flags])
+def test_numbers_below_one_are_refused():
+    with pytest.raises(UserError, match="must be at least 1"):
+        plan.main(["--config=tests/helpers/tiny_config.py", "--topology=h100x8", "--examples=0"])

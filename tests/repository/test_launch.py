@@ -4,9 +4,7 @@ import json
 import math
 import os
 import re
-import signal
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 import yaml
 
 from naturel_jax.cli import config_flags
-from tests.helpers import processes, sky_task
+from tests.helpers import sky_task
 from tests.helpers.stub_commands import calls, stub
 from tfds_naturel.common import cli
 
@@ -298,63 +296,3 @@ def test_skypilot_takes_the_task_and_runs_it_as_the_tests_do(host):
     assert done.returncode == 1 and "'DATA_DIR' is None" in done.stderr
     done = sky(text.replace("job_recovery", "recovery"), sky_task.BUCKET)
     assert done.returncode == 1 and "recovery" in done.stderr
-
-
-# ---- Several processes on one machine -------------------------------------------------------------------------------
-
-
-def local(folder: Path, program: str) -> subprocess.Popen:
-    """launch/local.py with two processes of ``program``, in which ``number`` is the process's number."""
-    (folder / "naturel_jax").mkdir()
-    (folder / "naturel_jax" / "__init__.py").touch()  # it hides the real package, wherever that is
-    start = "import os, pathlib, signal, sys, time\nnumber = int(sys.argv[-1].removeprefix('--process='))\n"
-    ready = "pathlib.Path(f'{number}.pid').write_text(str(os.getpid()))\n"
-    (folder / "naturel_jax" / "main.py").write_text(start + program.replace("READY", ready))
-    command = [sys.executable, LAUNCH / "local.py", "--processes", "2", "--devices", "1", "--", "--config", "a.py"]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-
-
-def pids(folder: Path) -> list[int]:
-    """The process ids of both processes, once both are ready."""
-
-    def texts() -> list[str]:
-        return [text for path in sorted(folder.glob("*.pid")) if (text := path.read_text())]
-
-    processes.wait_until(lambda: len(texts()) == 2)
-    return [int(text) for text in texts()]
-
-
-def test_local_waits_for_all_processes_that_stop(tmp_path):
-    saving = "if number:\n  time.sleep(1)\n  pathlib.Path('saved').touch()\nsys.exit(75)"
-    assert local(tmp_path, saving).wait(30) == cli.STOPPED
-    assert (tmp_path / "saved").exists()
-
-
-def test_local_ends_the_others_when_one_fails(tmp_path):
-    wait = "while not list(pathlib.Path().glob('*.go')):\n  time.sleep(0.01)"
-    launcher = local(tmp_path, f"READY\nif number:\n  time.sleep(100)\n{wait}\nsys.exit(3)")
-    _, other = pids(tmp_path)
-    (tmp_path / "both.go").touch()
-    assert launcher.wait(30) == 3
-    processes.wait_until(lambda: not processes.is_running(other))
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_local_passes_signals_on(number, tmp_path):
-    handler = f"signal.signal({int(number)}, lambda *_: (pathlib.Path(f'{{number}}.stopped').touch(), sys.exit(75)))"
-    launcher = local(tmp_path, f"{handler}\nREADY\ntime.sleep(100)")
-    pids(tmp_path)
-    launcher.send_signal(number)
-    assert launcher.wait(30) == cli.STOPPED
-    assert all((tmp_path / f"{n}.stopped").exists() for n in range(2))
-
-
-def test_local_kills_at_the_second_signal(tmp_path):
-    ignore = "signal.signal(signal.SIGTERM, lambda *_: pathlib.Path(f'{number}.asked').touch())"
-    launcher = local(tmp_path, f"{ignore}\nREADY\nwhile True:\n  time.sleep(1)")
-    pids(tmp_path)
-    launcher.send_signal(signal.SIGTERM)
-    processes.wait_until(lambda: len(list(tmp_path.glob("*.asked"))) == 2)
-    assert launcher.poll() is None
-    launcher.send_signal(signal.SIGTERM)
-    assert launcher.wait(30) == 128 + signal.SIGKILL

@@ -187,8 +187,8 @@ def test_verdicts():
 )
 def test_causes_are_those_of_the_family_and_benchmark(family, benchmarks, names):
     found = check.causes(family, benchmarks)
-    assert [cause.name for cause in found] == names
-    assert {mistake for cause in found for mistake in cause.mistakes} <= MISTAKES.keys()
+    assert [cause["name"] for cause in found] == names
+    assert {mistake for cause in found for mistake in cause["mistakes"].split()} <= MISTAKES.keys()
 
 
 def test_report_without_results_lists_every_score_as_not_measured(tmp_path, capsys):

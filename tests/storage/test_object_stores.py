@@ -72,15 +72,16 @@ def test_lines_are_appended(folder):
     assert storage.read_json_lines(path) == []
     for n in range(3):
         storage.append(path, json.dumps({"step": n}) + "\n")
+    storage.append(path, '{"step": 3')  # a write that was interrupted
     assert storage.read_json_lines(path) == [{"step": 0}, {"step": 1}, {"step": 2}]
 
 
 def test_names_are_those_of_one_folder(folder):
-    for name in ("20", "3", "100", "x"):
+    for name in ("20", "3", "100", "20.broken", "x"):
         if not object_stores.in_store(folder):
             (folder / name).mkdir()
         storage.write(folder / name / "file", "")
-    assert storage.names(folder) == ["100", "20", "3", "x"] and storage.numbered(folder) == [3, 20, 100]
+    assert storage.names(folder) == ["100", "20", "20.broken", "3", "x"] and storage.numbered(folder) == [3, 20, 100]
     assert storage.names(folder / "2") == []
 
 

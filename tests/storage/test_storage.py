@@ -1,6 +1,5 @@
 """Atomic writes, appends, and leases that give one process ownership of a folder."""
 
-import concurrent.futures
 import json
 import os
 import signal
@@ -29,13 +28,6 @@ def folder(tmp_path) -> epath.Path:
     return epath.Path(tmp_path)
 
 
-def test_write_replaces_a_file_atomically(folder):
-    path = folder / "state.json"
-    storage.write(path, "old")
-    storage.write(path, "new")
-    assert path.read_text() == "new" and [p.name for p in folder.iterdir()] == ["state.json"]
-
-
 def test_failed_write_keeps_the_old_file_and_leaves_no_others(folder, monkeypatch):
     path = folder / "state.json"
     storage.write(path, "old")
@@ -47,23 +39,6 @@ def test_failed_write_keeps_the_old_file_and_leaves_no_others(folder, monkeypatc
     with pytest.raises(OSError, match=r"No space left on device: .*/state\.json"):
         storage.write(path, "new")
     assert path.read_text() == "old" and [p.name for p in folder.iterdir()] == ["state.json"]
-
-
-def test_exactly_one_concurrent_create_succeeds(folder):
-    path = folder / "lock"
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        created = list(pool.map(lambda n: storage.create(path, str(n)), range(64)))
-    assert sum(created) == 1 and path.read_text() == str(created.index(True))
-    assert [p.name for p in folder.iterdir()] == ["lock"]
-
-
-def test_lines_are_appended_and_a_partial_last_line_is_ignored(folder):
-    path = folder / "lines.jsonl"
-    assert storage.read_json_lines(path) == []
-    for n in range(3):
-        storage.append(path, json.dumps({"step": n}) + "\n")
-    storage.append(path, '{"step": 3')
-    assert storage.read_json_lines(path) == [{"step": 0}, {"step": 1}, {"step": 2}]
 
 
 def test_write_that_the_system_cuts_short_is_continued(folder, monkeypatch):
@@ -102,13 +77,6 @@ def test_errors_name_truncated_files_and_garbage_lines(folder):
         storage.read_json_lines(path)
 
 
-def test_numbered_entries(folder):
-    for name in ("20", "3", "100", "20.broken", "x"):
-        (folder / name).mkdir()
-    assert storage.numbered(folder) == [3, 20, 100]
-    assert storage.numbered(folder / "none") == []
-
-
 def holder(folder) -> subprocess.Popen:
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
@@ -129,26 +97,10 @@ def test_lease_names_a_live_holder_and_replaces_a_dead_one(folder):
     assert not (folder / "lease.json").exists()
 
 
-def test_lease_of_another_host_expires_with_its_heartbeat(folder):
-    now = time.time()
-    elsewhere = {"token": "t", "host": "elsewhere", "process": 1, "since": now, "heartbeat": now}
-    (folder / "lease.json").write_text(json.dumps(elsewhere))
-    with pytest.raises(UserError, match="process 1 on elsewhere"), storage.lease(folder, expires_s=60):
-        pass
-    (folder / "lease.json").write_text(json.dumps(elsewhere | {"heartbeat": now - 61}))
-    with storage.lease(folder, expires_s=60) as held:
-        held.check()
-
-
-def test_heartbeat_is_renewed_and_a_lost_lease_is_detected(folder):
-    with storage.lease(folder, expires_s=0.3) as held:
+def test_heartbeat_is_renewed(folder):
+    with storage.lease(folder, expires_s=0.3):
         first = json.loads((folder / "lease.json").read_text())["heartbeat"]
         deadline = time.monotonic() + 20
         while json.loads((folder / "lease.json").read_text())["heartbeat"] == first:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        other = {"token": "other", "host": "h", "process": 2, "since": 0.0, "heartbeat": time.time()}
-        storage.write(folder / "lease.json", json.dumps(other))
-        with pytest.raises(UserError, match=r"has lost its lease, which process 2 on h since .* holds now"):
-            held.check()
-    assert json.loads((folder / "lease.json").read_text())["token"] == "other"  # not ours to remove

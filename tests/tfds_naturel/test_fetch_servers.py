@@ -83,15 +83,6 @@ def test_many_missing_photos_are_recorded_if_the_server_has_others(server, tmp_p
     assert sum(entry.status == "missing" for entry in entries(tmp_path).values()) == 75
 
 
-def test_sign_in_page_instead_of_photos_ends_the_run(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "MAX_CONSECUTIVE_FAILURES", 10)
-    arguments = [*world(server, tmp_path, 60), "--attempts", "2"]
-    server.always = "html"
-    with pytest.raises(Stopped, match=r"10 photos in a row failed.*not_jpeg"):
-        fetch.main(arguments)
-    assert not entries(tmp_path) and not list(tmp_path.rglob("*.jpg"))
-
-
 @pytest.mark.parametrize("fault", ["silent", "trickle"])
 def test_server_that_does_not_answer_ends_the_run(server, tmp_path, monkeypatch, fault):
     monkeypatch.setattr(fetch, "MAX_CONSECUTIVE_FAILURES", 4)

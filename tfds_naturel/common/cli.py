@@ -87,5 +87,4 @@ def leave(code: int) -> NoReturn:
 def command() -> str:
     """How the user started this process: ``naturel_jax.evaluate`` for ``python -m naturel_jax.evaluate``."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = spec.name.removesuffix(".__main__") if spec else os.path.basename(sys.argv[0])
-    return name
+    return spec.name.removesuffix(".__main__") if spec else os.path.basename(sys.argv[0])

@@ -20,7 +20,7 @@ from tfds_naturel.common.errors import Stopped, UserError
 def md5_of(path: Path) -> str:
     """MD5 of a file's bytes, in hex."""
     with path.open("rb") as f:
-        return hashlib.file_digest(f, "md5").hexdigest()
+        return hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:

@@ -63,7 +63,7 @@ def reencode(data: bytes, short_side: int, quality: int) -> bytes:
     """
     width, height, colorspace = _header(data)
     rgb = _decode(data, colorspace, "RGB", short_side)
-    return _encode(rgb, _fit(width, height, short_side), quality)
+    return _encode(rgb, width, height, short_side, quality)
 
 
 def to_jpeg(data: bytes, short_side: int, quality: int) -> bytes:
@@ -79,15 +79,12 @@ def to_jpeg(data: bytes, short_side: int, quality: int) -> bytes:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything
         raise BadPhoto("broken", f"{len(data):,} bytes: {error}") from error
-    return _encode(rgb, _fit(image.width, image.height, short_side), quality)
+    return _encode(rgb, image.width, image.height, short_side, quality)
 
 
-def _fit(width: int, height: int, short_side: int) -> tuple[int, int]:
+def _encode(rgb: np.ndarray, width: int, height: int, short_side: int, quality: int) -> bytes:
     scale = min(1.0, short_side / min(width, height))
-    return round(width * scale), round(height * scale)
-
-
-def _encode(rgb: np.ndarray, size: tuple[int, int], quality: int) -> bytes:
+    size = round(width * scale), round(height * scale)
     if size != rgb.shape[1::-1]:
         rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
     return simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality=quality, colorspace="RGB", colorsubsampling="420")

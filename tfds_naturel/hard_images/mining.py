@@ -3,8 +3,8 @@
 They replace the sentinel (the blank image) as NegCLIP's hard negative images.
 """
 
-import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -33,22 +33,10 @@ _SCHEMA = pa.schema(
     ]
 )
 
-# Image, triplet (empty if the negatives are for the image as a whole), negatives, and why each one is hard.
-MinedRow = tuple[str, str, list[str], list[str]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Mined:
-    """The negatives of one image and triplet, hardest first: image numbers and why each one is hard.
-
-    ``swap``: the same classes with the roles swapped; ``relation``: the same classes in another relation;
-    ``attribute``: the same class with a contrary attribute; ``nearest``: a nearest neighbour in embedding space.
-    """
-
-    image: int
-    triplet: Triplet
-    negatives: tuple[int, ...]
-    kinds: tuple[str, ...]
+# Ids of an image and of its negatives, hardest first; the triplet, empty if they are for the image as a whole; and why
+# each is hard. ``swap``: the same classes with the roles swapped; ``relation``: the same classes in another relation;
+# ``attribute``: the same class with a contrary attribute; ``nearest``: a nearest neighbour in embedding space.
+MinedRow = tuple[str, str, list[str], list[str]]  # image, triplet, negatives, kinds
 
 
 def may_hold(triplet: Triplet, shown: Iterable[Triplet]) -> bool:
@@ -85,7 +73,7 @@ def kinds_of(triplet: Triplet, triplets: Sequence[Triplet]) -> dict[str, list[in
     return kinds
 
 
-def mine(survey: Survey, count: int, seed: int = 0, zimg_ND: np.ndarray | None = None) -> Iterator[Mined]:
+def mine(survey: Survey, count: int, seed: int = 0, zimg_ND: np.ndarray | None = None) -> Iterator[MinedRow]:
     """At most ``count`` negatives for each image and triplet of ``survey`` that has any.
 
     Kinds come in the order swap, relation, attribute, nearest. Given ``zimg_ND``, unit embeddings of the images
@@ -107,8 +95,8 @@ def mine(survey: Survey, count: int, seed: int = 0, zimg_ND: np.ndarray | None =
                 if neighbours is not None:
                     ranked = [*ranked, *((NEAREST, m) for m in neighbours[n - start])]
                 if chosen := _chosen(survey, n, survey.triplets[t], ranked, count):
-                    kinds, numbers = zip(*chosen, strict=True)
-                    yield Mined(n, survey.triplets[t], numbers, kinds)
+                    names = [survey.image_ids[m] for m in chosen]
+                    yield survey.image_ids[n], str(survey.triplets[t]), names, list(chosen.values())
 
 
 def _ranked(
@@ -137,17 +125,15 @@ def _neighbours(zimg_ND: np.ndarray, images: range, count: int) -> list[list[int
     return [row[row_cosines > -np.inf].tolist() for row, row_cosines in ranked]
 
 
-def _chosen(
-    survey: Survey, n: int, triplet: Triplet, ranked: Iterable[tuple[str, int]], count: int
-) -> list[tuple[str, int]]:
-    """The first ``count`` of ``ranked`` that do not show ``triplet`` themselves, each image once."""
+def _chosen(survey: Survey, n: int, triplet: Triplet, ranked: Iterable[tuple[str, int]], count: int) -> dict[int, str]:
+    """The first ``count`` of ``ranked`` that do not show ``triplet`` themselves, with their kinds."""
     chosen: dict[int, str] = {}
     for kind, m in ranked:
         if len(chosen) == count:
             break
         if m != n and m not in chosen and not may_hold(triplet, survey.triplets_of(m)):
             chosen[m] = kind
-    return [(kind, m) for m, kind in chosen.items()]
+    return chosen
 
 
 class Contrast(NamedTuple):
@@ -189,35 +175,18 @@ def _same(fact: Triplet, other: Triplet | None) -> bool:
     return other is not None and other in (fact, converse(fact))
 
 
-def with_image_ids(survey: Survey, mined: Iterable[Mined]) -> Iterator[MinedRow]:
-    """``mined`` with image ids instead of image numbers."""
-    for negatives in mined:
-        names = [survey.image_ids[m] for m in negatives.negatives]
-        yield survey.image_ids[negatives.image], str(negatives.triplet), names, list(negatives.kinds)
-
-
 def save(path: epath.PathLike, mined: Iterable[MinedRow]) -> int:
     """Writes a Parquet file (image_id, triplet, negatives, kinds); returns its number of rows."""
-    rows = 0
-    batch: list[MinedRow] = []
-    path = epath.Path(path)
+    rows, path, left = 0, epath.Path(path), iter(mined)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as f, pq.ParquetWriter(f, _SCHEMA) as writer:
-        for row in mined:
-            batch.append(row)
-            if len(batch) == _ROWS:
-                rows += _write(writer, batch)
-        rows += _write(writer, batch)
+        while batch := list(itertools.islice(left, _ROWS)):
+            rows += len(batch)
+            writer.write_table(
+                pa.Table.from_pylist([dict(zip(_SCHEMA.names, row, strict=True)) for row in batch], _SCHEMA)
+            )
     part.replace(path)
     return rows
-
-
-def _write(writer: pq.ParquetWriter, batch: list[MinedRow]) -> int:
-    columns = zip(*batch, strict=True) if batch else [()] * len(_SCHEMA)
-    writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA))
-    written = len(batch)
-    batch.clear()
-    return written
 
 
 def hard_images(path: epath.PathLike, image_ids: Sequence[str]) -> list[tuple[int, ...]]:

@@ -82,12 +82,9 @@ class Vocabulary:
     @classmethod
     def read(cls, folder: Path, release: Release) -> "Vocabulary":
         """Reads the description files of ``release`` (two columns, no header). Raises UserError for an invalid line."""
-        relations = _descriptions(folder / release.relations.name)
-        return cls(
-            classes=_descriptions(folder / release.classes.name),
-            attributes=_descriptions(folder / release.attributes.name),
-            relations=frozenset(relations),
-        )
+        files = (release.classes, release.attributes, release.relations)
+        classes, attributes, relations = (_descriptions(folder / file.name) for file in files)
+        return cls(classes, attributes, frozenset(relations))
 
 
 def _descriptions(path: Path) -> dict[str, str]:

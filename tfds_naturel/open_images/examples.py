@@ -6,7 +6,7 @@ import functools
 import itertools
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +16,9 @@ from tfds_naturel.common import photos
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.photos import BadPhoto
 from tfds_naturel.common.schema import Caption, Triplet, numbered
-from tfds_naturel.open_images.annotations import AnnotatedImage, Box
+from tfds_naturel.open_images.annotations import AnnotatedImage
 from tfds_naturel.open_images.attribution import Attribution
 from tfds_naturel.open_images.plan import OpenImagesConfig, Plan, options
-
-if TYPE_CHECKING:
-    from tensorflow_datasets.core.features import BBox
 
 _MAX_ATTEMPTS = 20  # most times that the grammar rewrites a pair that reviewers rejected
 _BATCH = 256  # photos re-encoded by the threads at once, and so held in memory
@@ -50,11 +47,13 @@ def _photo(plan: Plan, image_id: str) -> bytes:
 
 
 def _example(image: AnnotatedImage, attribution: Attribution | None, data: bytes, writer: "Writer") -> dict[str, Any]:
+    from tensorflow_datasets.core.features import BBox  # slow to import, and only builders need it
+
     return {
         "image": data,
         "image_id": image.image_id,
         **(attribution or Attribution("", "", ""))._asdict(),
-        "objects": [{"label": label, "box": _bbox(box)} for label, box in image.objects],
+        "objects": [{"label": label, "box": BBox(**box._asdict())} for label, box in image.objects],
         "relations": [
             triplet._asdict() | {"subject_index": subject, "object_index": object_}
             for triplet, subject, object_ in image.relations
@@ -148,9 +147,3 @@ def _faults(captions: tuple[Caption, ...], is_true: grammar.Truth | None) -> dic
 
 def _is_shown(claim: Triplet, shown: tuple[Triplet, ...]) -> bool:
     return claim in shown or converse(claim) in shown
-
-
-def _bbox(box: Box) -> "BBox":
-    from tensorflow_datasets.core.features import BBox  # slow to import, and only builders need it
-
-    return BBox(ymin=box.ymin, xmin=box.xmin, ymax=box.ymax, xmax=box.xmax)

@@ -67,32 +67,24 @@ class Store:
         return self.folder / f"{image_id}.jpg"
 
     def missing(self, image_ids: Iterable[str], retry_missing: bool) -> list[str]:
-        """The ids that still have to be fetched. Photos on disk without a journal line are checked here."""
+        """The ids that still have to be fetched. Photos on disk without a journal line are checked here: added to
+        it, or deleted if they are broken."""
         missing = []
         for image_id in image_ids:
             entry = self.journal.entries.get(image_id)
             path = self.path(image_id)
             size = path.stat().st_size if path.exists() else None
             if size is not None and (entry is None or entry.photo is None or entry.photo.bytes != size):
-                entry = self.adopt(image_id, path)
+                try:
+                    entry = Entry(image_id, "ok", photos.inspect(path.read_bytes()))
+                    self.journal.add(entry)
+                except BadPhoto:
+                    path.unlink()
+                    entry = None
             is_refused = entry is not None and entry.photo is None and not retry_missing
             if not is_refused and (size is None or entry is None):
                 missing.append(image_id)
         return missing
-
-    def adopt(self, image_id: str, path: Path) -> Entry | None:
-        """Adds a photo that is already on disk to the journal. If it is broken, deletes it and returns None."""
-        try:
-            entry = Entry(image_id, "ok", photos.inspect(path.read_bytes()))
-        except BadPhoto:
-            path.unlink()
-            return None
-        self.journal.add(entry)
-        return entry
-
-    def close(self) -> None:
-        """Closes the journal."""
-        self.journal.close()
 
     def known(self) -> Entry | None:
         """The last photo in the journal, which a server had in this or an earlier run; None if there is none."""
@@ -110,26 +102,15 @@ class Store:
 async def fetch_annotations(
     client: aiohttp.ClientSession, release: Release, folder: Path, url: str, policy: Policy
 ) -> None:
-    """Downloads the release's files that are missing in ``folder`` from below ``url``, after logging their sizes."""
+    """Downloads the release's files that are missing in ``folder`` from below ``url``; logs the size of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [file for file in release.files if not (folder / file.name).exists()]
-    for file in missing:
-        _LOG.info("%s/%s -> %s (%s bytes)", url, file.path, folder / file.name, f"{file.bytes:,}")
-    for file in missing:
-        target = folder / file.name
-        await download.get_file(client, f"{url}/{file.path}", target, size=file.bytes, md5=file.md5, policy=policy)
     for file in release.files:
-        if file not in missing and md5_of(folder / file.name) != file.md5:
-            _LOG.info("%s: differs from the official file; kept", folder / file.name)
-
-
-def log_download_size(number: int, folder: Path) -> None:
-    """Logs the approximate size of ``number`` photos. Raises UserError if the disk is too small."""
-    total, free = number * PHOTO_BYTES, shutil.disk_usage(folder).free
-    size, space = f"{total / 1e9:,.2f} GB", f"{free / 1e9:,.1f} GB"
-    _LOG.info("%s photos, about %s, to %s (%s free)", f"{number:,}", size, folder, space)
-    if total > free:
-        raise UserError(f"{folder}: {space} free, about {size} needed; choose another --out")
+        target, source = folder / file.name, f"{url}/{file.path}"
+        if not target.exists():
+            _LOG.info("%s -> %s (%s bytes)", source, target, f"{file.bytes:,}")
+            await download.get_file(client, source, target, size=file.bytes, md5=file.md5, policy=policy)
+        elif md5_of(target) != file.md5:
+            _LOG.info("%s: differs from the official file; kept", target)
 
 
 async def fetch_photos(
@@ -143,7 +124,7 @@ async def fetch_photos(
     recorder = Recorder(store, lambda entry: _serves(client, entry, url, policy))
     counts: collections.Counter[str] = collections.Counter()
     queue, consecutive_failures = iter(image_ids), 0
-    with _Progress(len(image_ids), store.folder.name) as progress:
+    with Progress(total=len(image_ids), unit="photo", desc=store.folder.name) as progress:
 
         async def work() -> None:
             nonlocal consecutive_failures
@@ -157,7 +138,8 @@ async def fetch_photos(
                     consecutive_failures = 0
                     await recorder.add(entry)
                 counts[entry.status] += 1
-                progress.add(entry)
+                progress.set_postfix_str(f"{counts.total() - counts['ok']} failed", refresh=False)
+                progress.update()
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -244,34 +226,24 @@ async def _fetch_photo(client: aiohttp.ClientSession, store: Store, image_id: st
         return Entry(image_id, _FAILED, detail=str(error))
 
 
-class _Progress(Progress):
-    """A progress bar over photos with ETA, MB/s, and the number of failures."""
-
-    def __init__(self, total: int, name: str):
-        super().__init__(total=total, unit="photo", desc=name)
-        self._bytes = self._failed = 0
-
-    def add(self, entry: Entry) -> None:
-        self._bytes += entry.photo.bytes if entry.photo else 0
-        self._failed += entry.photo is None
-        speed = self._bytes / 1e6 / max(self.format_dict["elapsed"], 1e-9)
-        self.set_postfix_str(f"{speed:.1f} MB/s, {self._failed} failed", refresh=False)
-        self.update()
-
-
 async def run(options: argparse.Namespace) -> collections.Counter[str]:
     """Fetches what the options request; returns counts by status. Raises what the functions above raise."""
     release, policy = RELEASES[options.release], Policy(attempts=options.attempts, stall=options.stall)
     annotations = options.annotations or options.out / "annotations"
     url = f"{options.images_url}/{options.split}"
-    with contextlib.closing(Store(options.out / "images" / options.split)) as store:
+    store = Store(options.out / "images" / options.split)
+    with contextlib.closing(store.journal):
         async with download.session(policy, options.concurrency) as client:
             await fetch_annotations(client, release, annotations, options.annotations_url, policy)
             image_ids = annotated_ids(annotations, release)[: options.limit]
             missing = store.missing(image_ids, options.retry_missing)
             done = len(image_ids) - len(missing)
             _LOG.info("%s annotated images, %s already fetched", f"{len(image_ids):,}", f"{done:,}")
-            log_download_size(len(missing), store.folder)
+            total, free = len(missing) * PHOTO_BYTES, shutil.disk_usage(store.folder).free
+            size, space = f"{total / 1e9:,.2f} GB", f"{free / 1e9:,.1f} GB"
+            _LOG.info("%s photos, about %s, to %s (%s free)", f"{len(missing):,}", size, store.folder, space)
+            if total > free:
+                raise UserError(f"{store.folder}: {space} free, about {size} needed; choose another --out")
             return await fetch_photos(client, store, missing, url, policy, options.concurrency)
 
 

@@ -41,7 +41,8 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.entries = read(path)
         if path.exists():
-            _drop_partial_line(path)
+            with path.open("rb+") as f:
+                f.truncate(f.read().rfind(b"\n") + 1)
         is_new = not path.exists() or not path.stat().st_size
         self._file = path.open("a", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
@@ -64,28 +65,16 @@ def read(path: Path) -> dict[str, Entry]:
     if not path.exists():
         return {}
     with reading_csv(path):
-        return _read(path)
-
-
-def _read(path: Path) -> dict[str, Entry]:
-    text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     lines = text[: text.rfind("\n") + 1].splitlines()
     if lines and next(csv.reader(lines[:1]), None) != _COLUMNS:
         raise UserError(f"{path}:1: {lines[0]!r}; expected the columns {','.join(_COLUMNS)}; move the file away")
     entries = {}
     for number, row in enumerate(csv.reader(lines[1:]), 2):
         try:
-            entries[row[0]] = _entry(*row)
-        except (TypeError, ValueError, IndexError) as error:
+            image_id, status, size, width, height, phash, detail = row
+            photo = Photo(int(size), int(width), int(height), int(phash, 16)) if status == "ok" else None
+            entries[image_id] = Entry(image_id, status, photo, detail)
+        except ValueError as error:
             raise UserError(f"{path}:{number}: {row!r}: {error}; delete the line to check that photo again") from error
     return entries
-
-
-def _entry(image_id: str, status: str, size: str, width: str, height: str, phash: str, detail: str) -> Entry:
-    photo = Photo(int(size), int(width), int(height), int(phash, 16)) if status == "ok" else None
-    return Entry(image_id, status, photo, detail)
-
-
-def _drop_partial_line(path: Path) -> None:
-    with path.open("rb+") as f:
-        f.truncate(f.read().rfind(b"\n") + 1)

@@ -163,7 +163,13 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
     survey = Survey.from_images((image.image_id, image.triplets) for image in annotated)
 
     usable, refused = _usable_photos(survey.image_ids, images)
-    _check_missing(config, len(survey.image_ids), refused, images)
+    if refused.total() > config.max_missing * len(survey.image_ids):
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(refused.items()))
+        raise UserError(
+            f"{images}: {refused.total():,} of {len(survey.image_ids):,} annotated images have no usable photo "
+            f"({kinds}), more than the share --max_missing {config.max_missing:g}; fetch them with "
+            "`python -m tfds_naturel.open_images.fetch`"
+        )
     held_out = splits.hold_out(survey.count(set(survey.image_ids)), len(survey.image_ids), config.seed)
     split_of, dropped = _assign(config, survey, usable, held_out, taken_down(config.takedown))
     assigned.write(split_of.items())
@@ -215,16 +221,6 @@ def _check(path: Path) -> Photo | str:
         return photos.inspect(path.read_bytes())
     except BadPhoto as error:
         return error.kind
-
-
-def _check_missing(config: OpenImagesConfig, annotated: int, refused: collections.Counter[str], folder: Path) -> None:
-    if refused.total() > config.max_missing * annotated:
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(refused.items()))
-        raise UserError(
-            f"{folder}: {refused.total():,} of {annotated:,} annotated images have no usable photo ({kinds}), more "
-            f"than the share --max_missing {config.max_missing:g}; fetch them with "
-            "`python -m tfds_naturel.open_images.fetch`"
-        )
 
 
 def _assign(

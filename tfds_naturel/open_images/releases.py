@@ -70,16 +70,11 @@ def locate(release: Release, folder: Path, *, official: bool) -> dict[str, str]:
                 f"{path}: not found; expected {file.url} ({file.bytes:,} bytes), which "
                 f"`python -m tfds_naturel.open_images.fetch --out DIR --annotations {folder}` downloads"
             )
-        if official and path.stat().st_size != file.bytes:
-            raise UserError(_not_official(path, f"{path.stat().st_size:,} bytes", f"{file.bytes:,} bytes"))
-        md5s[file.name] = md5_of(path)
-        if official and md5s[file.name] != file.md5:
-            raise UserError(_not_official(path, f"md5 {md5s[file.name]}", f"md5 {file.md5}"))
+        md5s[file.name] = md5 = md5_of(path)
+        if official and md5 != file.md5:
+            raise UserError(
+                f"{path}: {path.stat().st_size:,} bytes with md5 {md5}, but the official file has {file.bytes:,} bytes "
+                f"with md5 {file.md5}; delete it and run `python -m tfds_naturel.open_images.fetch`, or build with "
+                "--unofficial to use your own file"
+            )
     return md5s
-
-
-def _not_official(path: Path, actual: str, expected: str) -> str:
-    return (
-        f"{path}: {actual}, but the official file has {expected}; delete it and run "
-        "`python -m tfds_naturel.open_images.fetch`, or build with --unofficial to use your own file"
-    )

@@ -5,6 +5,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from tfds_naturel.captions.relations import converse
 from tfds_naturel.common.schema import Triplet
@@ -23,21 +25,20 @@ def near_duplicates(hashes: np.ndarray) -> np.ndarray:
     Exact without comparing all pairs (multi-index hashing, Norouzi et al. 2012): two linked hashes agree in at least
     one of four 16-bit bands.
     """
-    unique, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    parent = np.arange(len(unique))
-    for band in range(_BANDS):
-        for a, b in zip(*_linked(unique, 16 * band), strict=True):
-            _union(parent, first, a, b)
-    roots = np.array([_root(parent, i) for i in range(len(unique))], np.int64)
-    return first[roots][inverse] if len(hashes) else np.zeros(0, np.int64)
+    unique, inverse = np.unique(hashes, return_inverse=True)
+    a, b = np.concatenate([_linked(unique, 16 * band) for band in range(_BANDS)], axis=1)
+    links = sparse.coo_array((np.ones(len(a), bool), (a, b)), shape=(len(unique), len(unique)))
+    group = csgraph.connected_components(links, directed=False)[1][inverse]
+    _, first, groups = np.unique(group, return_index=True, return_inverse=True)
+    return first[groups]
 
 
-def _linked(hashes: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row pairs that agree in the 16 bits from ``shift`` and differ in fewer than ``_BANDS`` bits in total."""
+def _linked(hashes: np.ndarray, shift: int) -> np.ndarray:
+    """Row pairs [2, P] that agree in the 16 bits from ``shift`` and differ in fewer than ``_BANDS`` bits in total."""
     band = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
     order = np.argsort(band, kind="stable")
     lower = np.arange(len(order))
-    linked = []
+    linked = [np.zeros((2, 0), np.int64)]
     for offset in range(1, len(order)):
         lower = lower[lower + offset < len(order)]
         lower = lower[band[order[lower]] == band[order[lower + offset]]]
@@ -45,23 +46,8 @@ def _linked(hashes: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
             break
         a, b = order[lower], order[lower + offset]
         near = np.bitwise_count(hashes[a] ^ hashes[b]) < _BANDS
-        linked.append((a[near], b[near]))
-    a, b = zip(*linked, strict=True) if linked else ((), ())
-    return np.concatenate([*a, np.zeros(0, np.int64)]), np.concatenate([*b, np.zeros(0, np.int64)])
-
-
-def _root(parent: np.ndarray, i: int) -> int:
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i
-
-
-def _union(parent: np.ndarray, first: np.ndarray, a: int, b: int) -> None:
-    a, b = _root(parent, a), _root(parent, b)
-    if first[a] > first[b]:
-        a, b = b, a
-    parent[b] = a
+        linked.append(np.stack([a[near], b[near]]))
+    return np.concatenate(linked, axis=1)
 
 
 def hold_out(images: Mapping[Triplet, int], total: int, seed: int) -> frozenset[Triplet]:

@@ -67,8 +67,11 @@ def _photo_parts(facts: dict[str, Any]) -> Iterable[str]:
     image_counts |= images["dropped"]
     image_counts |= {"valid annotation rows": rows["valid"]}
     image_counts |= {f"rejected rows: {kind}": count for kind, count in rows["rejected"].items()}
-    counts = {Triplet.parse(text): _by_split(facts, text) for text in _triplets(facts)}
-    splits = list(facts["splits"])
+    splits, shown = list(facts["splits"]), {split: part["triplets"] for split, part in facts["splits"].items()}
+    counts = {
+        Triplet.parse(text): {split: triplets.get(text, 0) for split, triplets in shown.items()}
+        for text in sorted(set().union(*shown.values()))
+    }
     by_relation: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for triplet, by_split in counts.items():
         by_relation[triplet.relation].update(by_split)
@@ -80,14 +83,6 @@ def _photo_parts(facts: dict[str, Any]) -> Iterable[str]:
         f"## Triplets\n\nNumber of images by split, {len(counts)} triplets. {len(facts['held_out'])} are held out of "
         f"training and appear only in `{splits[-1]}`.\n\n{table(['triplet', *splits], _rows(counts, splits))}"
     )
-
-
-def _triplets(facts: dict[str, Any]) -> list[str]:
-    return sorted({text for split in facts["splits"].values() for text in split["triplets"]})
-
-
-def _by_split(facts: dict[str, Any], text: str) -> dict[str, int]:
-    return {split: counts["triplets"].get(text, 0) for split, counts in facts["splits"].items()}
 
 
 def _rows(counts: Mapping[Any, Mapping[str, int]], splits: Sequence[str]) -> Iterable[list[Any]]:

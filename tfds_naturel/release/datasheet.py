@@ -82,15 +82,9 @@ class Facts:
         """The sum of a count over the splits."""
         return sum(getattr(split, field) for split in self.splits.values())
 
-    @property
-    def triplets(self) -> collections.Counter[str]:
-        """Number of images per triplet."""
-        return sum((split.triplets for split in self.splits.values()), collections.Counter())
-
-    @property
-    def licenses(self) -> collections.Counter[str]:
-        """Number of images per licence."""
-        return sum((split.licenses for split in self.splits.values()), collections.Counter())
+    def images_by(self, field: str) -> collections.Counter[str]:
+        """Number of images per triplet (``triplets``) or licence (``licenses``)."""
+        return sum((getattr(split, field) for split in self.splits.values()), collections.Counter())
 
     def summary(self) -> str:
         """The size of the whole release, in words."""
@@ -99,7 +93,7 @@ class Facts:
         images = (
             "" if self.has_images else f", without the images (the dataset with them: {self.built_bytes / 1e6:,.1f} MB)"
         )
-        return f"{counts}, {len(self.triplets):,} triplets; {size}{images}"
+        return f"{counts}, {len(self.images_by('triplets')):,} triplets; {size}{images}"
 
     @property
     def where(self) -> str:
@@ -115,13 +109,11 @@ class Facts:
     @property
     def is_own_bank(self) -> bool:
         """Whether the captions are from a bank other than ours."""
-        options = self.metadata["options"]
         if not self.is_photos:
             return False
-        return options["bank"] not in {
-            "+".join(map(md5_of, bank.files(options["release"]))),
-            md5_of(bank.find(bank.FIRST)),
-        }
+        options = self.metadata["options"]
+        ours = "+".join(map(md5_of, bank.files(options["release"]))), md5_of(bank.find(bank.FIRST))
+        return options["bank"] not in ours
 
 
 def statements(facts: Facts) -> dict[str, str]:
@@ -133,7 +125,7 @@ def statements(facts: Facts) -> dict[str, str]:
 
 def _values(facts: Facts) -> dict[str, Any]:
     """Values of the names in braces in ``statements.tsv`` and ``datasheet.tsv``."""
-    options, triplets = facts.metadata["options"], facts.triplets
+    options, triplets = facts.metadata["options"], facts.images_by("triplets")
     decisions, files = options.get("decisions", "none"), "files other than those that Google published"
     reviewed = f"Reviewers' decisions were applied (MD5 {decisions}), and captions they rejected replaced."
     bank_of_ours = "the bank of naturel_jax, where each triplet has eight or more"

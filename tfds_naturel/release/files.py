@@ -1,4 +1,4 @@
-"""Writes the publishable part of a built NatuRel dataset, everything but the photos, and reads it again."""
+"""Writes the publishable part of a built NatuRel dataset, everything but the photos."""
 
 import hashlib
 import itertools
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import inside, new_folder, reading_arrow
+from tfds_naturel.common.files import new_folder
 from tfds_naturel.common.progress import Progress
 from tfds_naturel.common.schema import KINDS, POLARITIES, features
 from tfds_naturel.open_images import plan
@@ -24,7 +24,6 @@ from tfds_naturel.release.pages import BOX, FIELDS, TEXTS
 
 FILE_ROWS = 20_000
 BATCH = 1_000  # rows in memory, and in a row group
-_ADDED = {"paraphrase": 0}  # fields that version 3.0.0 added, and their values in earlier ones
 _NAMES = {"kind": KINDS, "polarity": POLARITIES}  # stored as indices in the dataset, as names in the release
 _SCHEMA = pa.schema(
     dict.fromkeys(TEXTS, pa.string())
@@ -81,29 +80,6 @@ def release(
         )
         _write_pages(folder, facts)
     return facts
-
-
-def read(folder: Path, split: str, photos: Path | None = None) -> Iterator[dict[str, Any]]:
-    """The examples of ``split`` of the release in ``folder``, in the dataset's order.
-
-    Each has the values that ``as_data_source`` gives for the dataset, in the format of ``schema.features``. ``image``
-    has the encoded bytes of the drawn image, or of ``<photos>/<image_id>.jpg``; without either, there is none. Raises
-    UserError for an unknown split, for a damaged file, and for a photo that is missing.
-    """
-    paths = sorted((folder / "data").glob("*.parquet"))
-    splits = {path: path.name.rsplit("-", 3)[0] for path in paths}
-    if split not in splits.values():
-        known = ", ".join(dict.fromkeys(splits.values())) or "none"
-        raise UserError(f"{folder}: has no split {split!r}; expected one of: {known}")
-    for path in (path for path in paths if splits[path] == split):
-        try:
-            with reading_arrow(path, "check it with SHA256SUMS"), pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(BATCH):
-                    yield from (_example(row, photos) for row in batch.to_pylist())
-        except KeyError as error:
-            raise UserError(
-                f"{path}: not a file of a release, or damaged ({error}); check it with SHA256SUMS"
-            ) from error
 
 
 def _open(dataset: epath.Path) -> Any:
@@ -194,8 +170,7 @@ def _row(example: dict[str, Any], with_images: bool) -> dict[str, Any]:
     objects = dict(example["objects"])
     boxes = np.reshape(objects.pop("box"), (-1, 4))  # also without objects
     objects |= dict(zip(BOX, boxes.T, strict=True))
-    rows = len(example["captions"]["text"])
-    captions: dict[str, Any] = {name: [value] * rows for name, value in _ADDED.items()} | dict(example["captions"])
+    captions = dict(example["captions"])
     captions |= {column: [names[n] for n in captions[column]] for column, names in _NAMES.items()}
     row = {name: example[name].decode() for name in TEXTS}
     columns = {"objects": objects, "relations": example["relations"], "captions": captions}
@@ -208,32 +183,6 @@ def _row(example: dict[str, Any], with_images: bool) -> dict[str, Any]:
 def _dicts(columns: dict[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     for values in zip(*columns.values(), strict=True):
         yield {k: v.decode() if isinstance(v, bytes) else v for k, v in zip(columns, values, strict=True)}
-
-
-def _example(row: dict[str, Any], photos: Path | None) -> dict[str, Any]:
-    """Inverse of ``_row``."""
-    example: dict[str, Any] = {name: row[name].encode() for name in TEXTS}
-    example["objects"] = {
-        "label": [thing["label"].encode() for thing in row["objects"]],
-        "box": [np.array([thing[side] for side in BOX], np.float32) for thing in row["objects"]],
-    }
-    for name in ("relations", "captions"):
-        items = [_ADDED | item for item in row[name]]
-        example[name] = {field: [_value(field, item[field]) for item in items] for field in FIELDS[name]}
-    if photos is not None:
-        path = inside(photos, f"{row['image_id']}.jpg")
-        if not path.is_file():
-            raise UserError(f"{path}: not found; fetch it with `python -m tfds_naturel.open_images.fetch`")
-        example["image"] = path.read_bytes()
-    elif "image" in row:
-        example["image"] = row["image"]["bytes"]
-    return example
-
-
-def _value(field: str, value: str | int) -> Any:
-    if field in _NAMES:
-        return np.int64(_NAMES[field].index(value))
-    return value.encode() if isinstance(value, str) else np.int32(value)
 
 
 def _write_pages(folder: Path, facts: Facts) -> None:

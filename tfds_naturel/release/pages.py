@@ -170,7 +170,7 @@ def _licences(facts: Facts) -> str:
 
 
 def _photo_licences(facts: Facts) -> str:
-    counts = facts.licenses
+    counts = facts.images_by("licenses")
     rows: list[tuple[str, int]] = [(text or "unknown", count) for text, count in counts.most_common(_MAX_LICENCES)]
     if len(counts) > _MAX_LICENCES:
         rows.append((f"{len(counts) - _MAX_LICENCES:,} others", counts.total() - sum(count for _, count in rows)))
@@ -216,6 +216,14 @@ def croissant(facts: Facts, digests: dict[str, str]) -> dict[str, Any]:
         "encodingFormat": "application/x-parquet",
         "includes": "data/*.parquet",
     }
+    splits = {
+        "@type": "cr:RecordSet",
+        "@id": "splits",
+        "dataType": "cr:Split",
+        "key": {"@id": "splits/name"},
+        "field": [{"@type": "cr:Field", "@id": "splits/name", "dataType": "sc:Text"}],
+        "data": [{"splits/name": name} for name in facts.splits],
+    }
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -230,18 +238,7 @@ def croissant(facts: Facts, digests: dict[str, str]) -> dict[str, Any]:
         "citeAs": _citation(facts),
         **{name: statements[key] for name, key in _RAI.items()},
         "distribution": [*files, every],
-        "recordSet": [_split_records(facts), _example_records(facts)],
-    }
-
-
-def _split_records(facts: Facts) -> dict[str, Any]:
-    return {
-        "@type": "cr:RecordSet",
-        "@id": "splits",
-        "dataType": "cr:Split",
-        "key": {"@id": "splits/name"},
-        "field": [{"@type": "cr:Field", "@id": "splits/name", "dataType": "sc:Text"}],
-        "data": [{"splits/name": name} for name in facts.splits],
+        "recordSet": [splits, _example_records(facts)],
     }
 
 

@@ -7,8 +7,7 @@ import numpy as np
 
 from tfds_naturel.scenes.figures import Look
 from tfds_naturel.scenes.layouts import Layer
-from tfds_naturel.scenes.shapes import SpritePart, blob, curve, line, oval, polygon
-from tfds_naturel.scenes.sprite import Rgb
+from tfds_naturel.scenes.sprite import Rgb, SpritePart, blob, curve, line, oval, polygon
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,19 +68,8 @@ def _stripes(x: float, y: float, horizon: float) -> tuple[SpritePart, ...]:
 
 
 def _bush(x: float, y: float, horizon: float) -> tuple[SpritePart, ...]:
-    bush = blob(
-        "back",
-        x - 0.16,
-        horizon,
-        x - 0.12,
-        horizon - 0.1,
-        x,
-        horizon - 0.14,
-        x + 0.12,
-        horizon - 0.1,
-        x + 0.16,
-        horizon,
-    )
+    edge, low, top = horizon, horizon - 0.1, horizon - 0.14
+    bush = blob("back", x - 0.16, edge, x - 0.12, low, x, top, x + 0.12, low, x + 0.16, edge)
     return bush, curve("line", 0.015, x - 0.06, horizon - 0.03, x, horizon - 0.09, x + 0.06, horizon - 0.03)
 
 

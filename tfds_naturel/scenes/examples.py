@@ -1,5 +1,6 @@
 """Converts scenes to NatuRel examples: encoded image, boxes, relations and captions."""
 
+import dataclasses
 import functools
 import zlib
 from typing import Any
@@ -26,11 +27,11 @@ def example(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
         "license": "Apache-2.0",
         "author": "naturel_jax",
         "source_url": f"{config.name}?seed={config.seed}&split={split}&index={index}",
-        "objects": [{"label": thing.label, "box": _bbox(thing.box)} for thing in scene.things],
-        "relations": [
-            {"subject": t.subject, "relation": t.relation, "object": t.object, "subject_index": i, "object_index": j}
-            for t, i, j in relations
+        "objects": [
+            {"label": label, "box": BBox(ymin=ymin, xmin=xmin, ymax=ymax, xmax=xmax)}
+            for label, _, (xmin, ymin, xmax, ymax) in map(dataclasses.astuple, scene.things)
         ],
+        "relations": [t._asdict() | {"subject_index": i, "object_index": j} for t, i, j in relations],
         "captions": numbered(captions(config, scene, triplet, rng) for triplet, _, _ in relations),
     }
 
@@ -66,8 +67,3 @@ def _written(config: ScenesConfig, triplet: Triplet, variant: int) -> tuple[Capt
     if found or not (triplet.relation == "is" or mirrored.needs_rivals(triplet)):
         return mirrored.write(triplet, found, rng)
     return grammar.write(triplet, rng, lambda claim: not shown & {claim, converse(claim)} or arguable(triplet, claim))
-
-
-def _bbox(box: tuple[float, float, float, float]) -> BBox:
-    xmin, ymin, xmax, ymax = box
-    return BBox(ymin=ymin, xmin=xmin, ymax=ymax, xmax=xmax)

@@ -5,8 +5,7 @@ import functools
 
 import numpy as np
 
-from tfds_naturel.scenes.shapes import SpritePart
-from tfds_naturel.scenes.sprite import COLOURS, MATERIALS, Rgb
+from tfds_naturel.scenes.sprite import COLOURS, MATERIALS, Rgb, SpritePart
 from tfds_naturel.scenes.sprites import SPRITES
 
 _SKIN: tuple[Rgb, ...] = ((244, 204, 172), (222, 172, 130), (176, 122, 84), (126, 84, 58))
@@ -122,11 +121,8 @@ def _assembled(label: str) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]
     sprite = SPRITES[label]
     stops = np.cumsum([len(part.points) for part in sprite.parts]).tolist()
     half_widths = np.concatenate([np.full((len(part.points), 1), part.width / 2) for part in sprite.parts])
-    anchors = {"shoulder": sprite.shoulder, "body": sprite.body, "stand": (sprite.body[0], sprite.top)}
-    if sprite.face:
-        anchors["face"] = sprite.face
-    if sprite.window:
-        anchors |= {"window_low": sprite.window[:2], "window_high": sprite.window[2:]}
+    window = {"window_low": sprite.window[:2], "window_high": sprite.window[2:]} if sprite.window else {}
+    anchors = sprite.anchors | window
     joints = np.concatenate([*(part.points for part in sprite.parts), np.array(list(anchors.values()), np.float32)])
     return joints, half_widths, list(zip([0, *stops[:-1]], stops, strict=True)), list(anchors)
 

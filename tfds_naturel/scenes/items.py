@@ -94,14 +94,15 @@ def _both_coloured(triplet: Triplet, first: str, second: str) -> Statement:
     return Statement(f"{_noun(triplet.subject, first)} and {_noun(triplet.object, second)}", attributes)
 
 
-def _swap_roles(case: _Case) -> Item:
-    t, swapped = case.triplet, _swapped(case.triplet)
-    return case.item((_relation(t), _relation(swapped)), case.scene(t), case.scene(swapped), tag="Object")
+def _swap_roles(case: _Case, images: int = 2) -> Item:
+    both = case.triplet, _swapped(case.triplet)
+    return case.item((_relation(both[0]), _relation(both[1])), *map(case.scene, both[:images]), tag="Object")
 
 
-def _swap_colours(case: _Case) -> Item:
+def _swap_colours(case: _Case, images: int = 2) -> Item:
     t, (a, b) = case.triplet, case.colours
-    return case.item((_relation(t, a, b), _relation(t, b, a)), case.scene(t, a, b), case.scene(t, b, a), tag="Relation")
+    scenes = (case.scene(t, *colours) for colours in ((a, b), (b, a))[:images])
+    return case.item((_relation(t, a, b), _relation(t, b, a)), *scenes, tag="Relation")
 
 
 def _swap_roles_of_coloured(case: _Case) -> Item:
@@ -109,10 +110,6 @@ def _swap_roles_of_coloured(case: _Case) -> Item:
     swapped = _swapped(t)
     statements = _relation(t, a), _relation(swapped, a)
     return case.item(statements, case.scene(t, a, b), case.scene(swapped, a, b), tag="Both")
-
-
-def _name_roles(case: _Case) -> Item:
-    return case.item((_relation(case.triplet), _relation(_swapped(case.triplet))), case.scene(case.triplet))
 
 
 def _name_colours(case: _Case) -> Item:
@@ -126,9 +123,11 @@ def _replace_object(case: _Case) -> Item:
     return case.item((_relation(t), _relation(Triplet(_absent(case, scene), t.relation, t.object))), scene)
 
 
-def _replace_attribute(case: _Case) -> Item:
+def _wrong_attribute(case: _Case, named: bool) -> Item:
+    """The subject is in the first colour, which the true statement may name; the false one names the second."""
     t, (a, b) = case.triplet, case.colours
-    return case.item((_relation(t, a), _relation(t, b)), case.scene(t, a, None))
+    true = _relation(t, a) if named else _relation(t)
+    return case.item((true, _relation(t, b)), case.scene(t, a, None))
 
 
 def _replace_relation(case: _Case) -> Item:
@@ -139,20 +138,10 @@ def _replace_relation(case: _Case) -> Item:
     return case.item((_relation(t), _relation(Triplet(t.subject, other, t.object))), scene)
 
 
-def _swap_attribute(case: _Case) -> Item:
-    t, (a, b) = case.triplet, case.colours
-    return case.item((_relation(t, a, b), _relation(t, b, a)), case.scene(t, a, b))
-
-
 def _add_object(case: _Case) -> Item:
     scene, true = case.scene(case.triplet), _relation(case.triplet)
     absent = _absent(case, scene)
     return case.item((true, Statement(f"{true.text} with {_noun(absent)}", true.claims, (absent,))), scene)
-
-
-def _add_attribute(case: _Case) -> Item:
-    t, (a, b) = case.triplet, case.colours
-    return case.item((_relation(t), _relation(t, b)), case.scene(t, a, None))
 
 
 def _absent(case: _Case, scene: Scene) -> str:
@@ -170,6 +159,7 @@ class _Kind:
     relations: tuple[str, ...] = tuple(PHRASES)
 
 
+_name_roles = functools.partial(_swap_roles, images=1)
 _ROLES = _Kind(_swap_roles, relations=_SWAPPABLE)
 _COLOURS = _Kind(_swap_colours, coloured=True)
 _BOTH = _Kind(_swap_roles_of_coloured, coloured=True, relations=_SWAPPABLE)
@@ -177,33 +167,29 @@ WINOGROUND = (_ROLES, _COLOURS, _ROLES, _COLOURS, _BOTH)
 VG_RELATION = _Kind(_name_roles, relations=_SCORED)
 VG_ATTRIBUTION = _Kind(_name_colours, coloured=True)
 SUGARCREPE = {
-    "add_att": _Kind(_add_attribute, coloured=True),
+    "add_att": _Kind(functools.partial(_wrong_attribute, named=False), coloured=True),
     "add_obj": _Kind(_add_object),
-    "replace_att": _Kind(_replace_attribute, coloured=True),
+    "replace_att": _Kind(functools.partial(_wrong_attribute, named=True), coloured=True),
     "replace_obj": _Kind(_replace_object),
     "replace_rel": _Kind(_replace_relation),
-    "swap_att": _Kind(_swap_attribute, coloured=True),
+    "swap_att": _Kind(functools.partial(_swap_colours, images=1), coloured=True),
     "swap_obj": _Kind(_name_roles, relations=_SWAPPABLE),
 }
 
 
 def make_items(config: ScenesConfig, name: str, kinds: tuple[_Kind, ...], seed: int, count: int) -> Iterator[Item]:
     """``count`` items of the file ``name``, cycling through ``kinds``; a pure function of its arguments."""
+    scored = min(max(count // _VGA_PAIR, 1), len(_COLOUR_PAIRS))  # with enough cases each, for VG-Attribution
     for i in range(count):
         stream = seed, _STREAM, zlib.crc32(name.encode()), i
         kind, unseen = kinds[i % len(kinds)], bool(np.random.default_rng(stream).integers(2))
-        pairs = _COLOUR_PAIRS if kind is not VG_ATTRIBUTION else (_COLOUR_PAIRS[i % _scored_pairs(count)],)
+        pairs = _COLOUR_PAIRS if kind is not VG_ATTRIBUTION else (_COLOUR_PAIRS[i % scored],)
         options = _options(config, unseen, kind.relations, pairs if kind.coloured else None)
         triplet, colours = options[np.random.default_rng((*stream, 1)).integers(len(options))]
         yield kind.make(_Case(config, triplet, colours, unseen, (*stream, 2)))
 
 
 _COLOUR_PAIRS = tuple(itertools.permutations(COLOURS, 2))
-
-
-def _scored_pairs(count: int) -> int:
-    """Number of ordered colour pairs among which ``count`` VG-Attribution cases are spread, so that each is scored."""
-    return min(max(count // _VGA_PAIR, 1), len(_COLOUR_PAIRS))
 
 
 @functools.cache

@@ -5,12 +5,13 @@ front.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
 from tfds_naturel.scenes.figures import Figure, Look, moved, place
-from tfds_naturel.scenes.shapes import SpritePart, blob, curve, line, oval, polygon
+from tfds_naturel.scenes.sprite import SpritePart, blob, curve, line, oval, polygon
 from tfds_naturel.scenes.sprites import SPRITES
 
 
@@ -51,10 +52,8 @@ def figure_layer(figure: Figure, acting: bool = False) -> Layer:
 def _eyes(figure: Figure) -> tuple[SpritePart, ...]:
     x, y = figure.anchors["face"]
     radius = 0.034
-    pairs = [(x - radius, y), (x + radius, y)]
-    return tuple(oval("white", u, v, radius, radius) for u, v in pairs) + tuple(
-        oval("dark", u, v, radius * 0.5, radius * 0.5) for u, v in pairs
-    )
+    paints = (("white", radius), ("dark", radius * 0.5))
+    return tuple(oval(paint, u, y, size, size) for paint, size in paints for u in (x - radius, x + radius))
 
 
 def _arm(figure: Figure, hand: np.ndarray, drop: float = 0.04) -> tuple[SpritePart, ...]:
@@ -69,40 +68,30 @@ def _side(rng: np.random.Generator) -> int:
     return 1 if rng.random() < 0.5 else -1
 
 
-def _stacked(upper: Look, lower: Look, rng: np.random.Generator) -> tuple[Figure, Figure]:
+def _on(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
     middle = 0.5 + rng.uniform(-0.04, 0.04)
-    below = place(lower, rng, (middle, FLOOR + 0.01), (0.92, rng.uniform(0.44, 0.5)), _side(rng), stretch=1.25)
+    below = place(obj, rng, (middle, FLOOR + 0.01), (0.92, rng.uniform(0.44, 0.5)), _side(rng), stretch=1.25)
     stand = below.anchors["stand"]
     drift = np.clip(stand[0] - middle, -0.05, 0.05)
-    above = place(upper, rng, (middle + drift, stand[1] + 0.015), (0.8, stand[1] - 0.03), _side(rng), stretch=1.25)
-    return above, below
-
-
-def _on(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
-    above, below = _stacked(subject, obj, rng)
+    above = place(subject, rng, (middle + drift, stand[1] + 0.015), (0.8, stand[1] - 0.03), _side(rng), stretch=1.25)
     return SceneLayout(above, below, (figure_layer(below), figure_layer(above)))
 
 
 def _under(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
-    above, below = _stacked(obj, subject, rng)
-    return SceneLayout(below, above, (figure_layer(below), figure_layer(above)))
+    on = _on(obj, subject, rng)
+    return SceneLayout(on.object, on.subject, on.layers)
 
 
-def _beside(subject: Look, obj: Look, rng: np.random.Generator, side: int, facing: tuple[int, int]) -> SceneLayout:
-    """The subject is on ``side`` of the object (-1: left, 1: right)."""
+def _beside(
+    subject: Look, obj: Look, rng: np.random.Generator, side: int, facing: tuple[int, int] | None = None
+) -> SceneLayout:
+    """The subject is on ``side`` of the object (-1: left, 1: right). ``facing`` is random by default."""
+    turns = facing or (_side(rng), _side(rng))
     figures = []
-    for look, where, turn in ((subject, side, facing[0]), (obj, -side, facing[1])):
+    for look, where, turn in ((subject, side, turns[0]), (obj, -side, turns[1])):
         spot = (0.5 + where * 0.25, FLOOR - rng.uniform(0, 0.08))
         figures.append(place(look, rng, spot, (rng.uniform(0.43, 0.48), 0.82), turn, stretch=1.4))
     return SceneLayout(figures[0], figures[1], tuple(map(figure_layer, figures)))
-
-
-def _left_of(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
-    return _beside(subject, obj, rng, -1, (_side(rng), _side(rng)))
-
-
-def _right_of(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
-    return _beside(subject, obj, rng, 1, (_side(rng), _side(rng)))
 
 
 def _interacts_with(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
@@ -138,19 +127,15 @@ def _inside_of(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayou
     return SceneLayout(content, container, (figure_layer(container), Layer((opening,), obj), figure_layer(content)))
 
 
-def _carried(subject: Look, obj: Look, rng: np.random.Generator) -> tuple[Figure, Figure]:
-    side = _side(rng)
-    carrier = place(subject, rng, (0.5 - side * 0.2, FLOOR), (0.56, rng.uniform(0.82, 0.9)), side, stretch=1.4)
-    load = place(obj, rng, (0, 0), (0.44, 0.46), _side(rng), stretch=1.2)
-    height = np.clip(carrier.anchors["shoulder"][1] + 0.06, 0.25, 0.7)
-    reach = carrier.anchors["shoulder"][0] + side * (0.1 + load.size[0] / 2)
-    centre = np.clip(0.5 + side * 0.26 if abs(reach - 0.5) > 0.3 else reach, 0.2, 0.8), height
-    return carrier, moved(load, centre - load.centre)
-
-
 def _holds(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
     """The object is lifted off the ground in two hands."""
-    holder, held = _carried(subject, obj, rng)
+    side = _side(rng)
+    holder = place(subject, rng, (0.5 - side * 0.2, FLOOR), (0.56, rng.uniform(0.82, 0.9)), side, stretch=1.4)
+    load = place(obj, rng, (0, 0), (0.44, 0.46), _side(rng), stretch=1.2)
+    height = np.clip(holder.anchors["shoulder"][1] + 0.06, 0.25, 0.7)
+    reach = holder.anchors["shoulder"][0] + side * (0.1 + load.size[0] / 2)
+    centre = np.clip(0.5 + side * 0.26 if abs(reach - 0.5) > 0.3 else reach, 0.2, 0.8), height
+    held = moved(load, centre - load.centre)
     near = np.sign(held.centre[0] - holder.centre[0])
     edge = held.centre[0] - near * held.size[0] * 0.2
     hands = (np.array([edge, held.centre[1] + offset * held.size[1]]) for offset in (-0.2, 0.28))
@@ -243,8 +228,8 @@ def _at(subject: Look, obj: Look, rng: np.random.Generator) -> SceneLayout:
 LAYOUTS: dict[str, LayoutFn] = {
     "on": _on,
     "under": _under,
-    "left_of": _left_of,
-    "right_of": _right_of,
+    "left_of": functools.partial(_beside, side=-1),
+    "right_of": functools.partial(_beside, side=1),
     "inside_of": _inside_of,
     "holds": _holds,
     "wears": _wears,

@@ -9,8 +9,7 @@ import simplejpeg
 
 from tfds_naturel.scenes.backdrop import Backdrop
 from tfds_naturel.scenes.layouts import Layer
-from tfds_naturel.scenes.shapes import SpritePart
-from tfds_naturel.scenes.sprite import Rgb
+from tfds_naturel.scenes.sprite import Rgb, SpritePart
 
 _SURFACE = frozenset({"main", "shade", "light"})  # paints that show the texture of a material
 _SHIFT = 4  # fractional bits of cv2 coordinates
@@ -49,14 +48,13 @@ def _paint(canvas: np.ndarray, layer: Layer) -> None:
         painted = canvas.copy()
         _draw(painted, layer)
         np.copyto(canvas, painted, where=_mask(canvas, layer, layer.clip.parts))
-    elif layer.look.attribute in _TEXTURES:
-        _draw(canvas, layer)
+        return
+    _draw(canvas, layer)
+    if layer.look.attribute in _TEXTURES:
         texture, weight = _TEXTURES[layer.look.attribute](canvas.shape[0])
         surface = _mask(canvas, layer, layer.parts, _SURFACE)
         blended = cv2.addWeighted(canvas, 1 - weight, texture, weight, 0)
         np.copyto(canvas, blended, where=surface)
-    else:
-        _draw(canvas, layer)
 
 
 def _draw(canvas: np.ndarray, layer: Layer) -> None:

@@ -125,15 +125,12 @@ class Scene:
 
     def _between(self, i: int, relation: str, j: int) -> bool:
         if relation in ("left_of", "right_of"):
-            ahead = _middle(self.things[j]) - _middle(self.things[i])
+            here, there = ((self.things[k].box[0] + self.things[k].box[2]) / 2 for k in (i, j))
+            ahead = there - here
             return (ahead if relation == "left_of" else -ahead) > _BESIDE
         if {i, j} != {0, 1}:
             return relation in ("on", "under", "at")
         return relation in ARGUABLE[self.triplet.relation][i]
-
-
-def _middle(thing: Thing) -> float:
-    return (thing.box[0] + thing.box[2]) / 2
 
 
 def draw(config: ScenesConfig, split: str, index: int) -> Scene:
@@ -173,7 +170,7 @@ def compose(
     layout = LAYOUTS[triplet.relation](subject, obj, rng)
     zoom = rng.uniform(*config.zoom)
     x, y = rng.uniform(0, 1 - zoom, 2)
-    shift = (x, y)
+    shift = x, y
     boxes = [figure.box * zoom + np.tile(shift, 2) for figure in (layout.subject, layout.object)]
     layers = tuple(dataclasses.replace(layer, scale=zoom, shift=shift) for layer in layout.layers)
     extra = tuple(_distractors(triplet, boxes, config, rng))
@@ -183,8 +180,7 @@ def compose(
         Thing(look.label, look.attribute, tuple(np.clip(box, 0, 1).tolist()))
         for look, box in zip(looks, boxes, strict=True)
     )
-    image = render(behind, tuple(map(figure_layer, extra)) + layers, config.size)
-    return Scene(triplet, things, image)
+    return Scene(triplet, things, render(behind, tuple(map(figure_layer, extra)) + layers, config.size))
 
 
 def _distractors(
@@ -199,11 +195,9 @@ def _distractors(
         for _ in range(6):
             spot, side = (rng.uniform(0.12, 0.88), rng.uniform(0.25, 0.98)), rng.uniform(0.14, 0.26)
             figure = place(look, rng, spot, (side, side), 1 if rng.random() < 0.5 else -1)
-            if not any(_overlap(figure.box, box) for box in taken):
+            if not any(
+                (np.maximum(figure.box[:2], box[:2]) < np.minimum(figure.box[2:], box[2:])).all() for box in taken
+            ):
                 taken.append(figure.box)
                 yield figure
                 break
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool((np.maximum(a[:2], b[:2]) < np.minimum(a[2:], b[2:])).all())

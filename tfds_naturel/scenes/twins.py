@@ -73,16 +73,13 @@ def _write_winoground(folder: epath.Path, items: Iterator[Item]) -> None:
         for i, item in enumerate(items):
             names = [f"ex_{i}_img_{k}" for k in range(2)]
             for name, scene in zip(names, item.scenes, strict=True):
-                archive.writestr(zipfile.ZipInfo(f"images/{name}.png"), _encode_png(scene.image))
+                png = cv2.imencode(".png", scene.image[..., ::-1])[1].tobytes()
+                archive.writestr(zipfile.ZipInfo(f"images/{name}.png"), png)
             row = {"id": i, "image_0": names[0], "image_1": names[1]}
             row |= {f"caption_{k}": statement.text for k, statement in enumerate(item.statements)}
             rows.append(row | _TAGS[item.tag] | {"secondary_tag": "unseen" if item.unseen else ""})
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "data" / "examples.jsonl").write_text(lines, encoding="utf-8")
-
-
-def _encode_png(image: np.ndarray) -> bytes:
-    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
 _TAGS = {

@@ -87,24 +87,11 @@ def examples(source: RecipeSource, folder: Path) -> Iterator[Example]:
 
 def _rows(number: int, group: Group) -> Iterator[dict[str, Any]]:
     """The positive has pair 0 and negative k has pair k, so the first negative is paired with the positive."""
-    yield _row(number, 0, "positive", group.positive, group.asserts, "")
+    common = {"group": number, "kind": "complex", "paraphrase": 0, "triplet": "", "shape": "caption"}
+    positive = Negative(group.positive, "", group.asserts)
+    yield common | {"polarity": "positive", "pair": 0} | positive._asdict()
     for pair, negative in enumerate(group.negatives):
-        yield _row(number, pair, "negative", negative.text, negative.asserts, negative.operation)
-
-
-def _row(group: int, pair: int, polarity: str, text: str, asserts: str, operation: str) -> dict[str, Any]:
-    return {
-        "text": text,
-        "group": group,
-        "kind": "complex",
-        "polarity": polarity,
-        "pair": pair,
-        "paraphrase": 0,
-        "triplet": "",
-        "asserts": asserts,
-        "operation": operation,
-        "shape": "caption",
-    }
+        yield common | {"polarity": "negative", "pair": pair} | negative._asdict()
 
 
 def used(dataset: epath.PathLike) -> dict[str, frozenset[str]]:

@@ -20,7 +20,11 @@ def read(folder: Path) -> Iterator[CaptionedImage]:
     """The images of the items in the training half. Raises UserError for files that are not as published."""
     places = (folder / "images.zip", folder / "data" / "images.zip")  # the second is the hub's
     archive = next(filter(Path.exists, places), places[0])
-    with _opened(archive) as images:
+    try:
+        images = zipfile.ZipFile(archive)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{archive}: not a zip file ({error}); download it again") from error
+    with images:
         members = {PurePosixPath(info.filename).stem: info for info in images.infolist() if not info.is_dir()}
         for item in _items(folder):
             facts = [f"winoground:{item['id']}:{k}" for k in range(2)]
@@ -34,13 +38,6 @@ def read(folder: Path) -> Iterator[CaptionedImage]:
                 negative = Negative(item[f"caption_{1 - k}"], "winoground", facts[1 - k])
                 groups = [Group(item[f"caption_{k}"], facts[k], [negative])]
                 yield CaptionedImage(f"{item['id']}-{k}", functools.partial(images.read, member), "", groups)
-
-
-def _opened(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path}: not a zip file ({error}); download it again") from error
 
 
 def _items(folder: Path) -> Iterator[dict[str, Any]]:
