@@ -2,7 +2,6 @@
 
 import ctypes
 import dataclasses
-import itertools
 import os
 import signal
 import subprocess
@@ -35,7 +34,7 @@ class Children:
     def run(self, *commands: Sequence[str], environments: Sequence[Mapping[str, str]] = ()) -> list[int]:
         """Runs ``commands``, arguments of Python, at the same time, each with further variables in its environment;
         returns their exit codes. Raises Stopped if this process was asked to stop."""
-        for command, variables in itertools.zip_longest(commands, environments, fillvalue={}):
+        for command, variables in zip(commands, environments or [{}] * len(commands), strict=True):
             if self.signals:
                 break
             # In a process group of its own, since a terminal would send Ctrl-C to it as well.

@@ -67,9 +67,9 @@ class Evaluator:
         parameters depend on."""
         scores: dict[str, float] = {}
         bounds: Intervals = {}
-        for benchmark, *embedded in self._evaluated(params, None):
+        for benchmark, items, matrices, problems in self._evaluated(params, None):
             pair = results.pair_fingerprint(identity, benchmark)
-            result, table = results.score(model, benchmark, pair, tuple(embedded))
+            result, table = results.score(model, benchmark, pair, (items, matrices, problems))
             scores |= {name: score["value"] for name, score in result.scores.items()}
             bounds |= {name: (score["low"], score["high"]) for name, score in result.scores.items()}
             if out is not None and jax.process_index() == 0:

@@ -66,8 +66,8 @@ def accuracy_over_training(
                 steps = sorted(step for step, values in measured.items() if len(values) == len(runs))
                 if steps:
                     axis.plot(steps, [np.mean(measured[s]) for s in steps], label=_literal(model), **_style(n))
-                    band = [[pick(measured[s]) for s in steps] for pick in (min, max)]
-                    axis.fill_between(steps, *band, color=_style(n)["color"], alpha=0.2, linewidth=0)
+                    lowest, highest = ([pick(measured[s]) for s in steps] for pick in (min, max))
+                    axis.fill_between(steps, lowest, highest, color=_style(n)["color"], alpha=0.2, linewidth=0)
             axis.axhline(chance(metric) or 0.0, color="0.6", linestyle=":", linewidth=1)
             axis.set(title=titles[metric], ylim=(0, 1), ylabel="accuracy")
         axes[-1].set_xlabel("training step (dotted: chance)")

@@ -84,7 +84,7 @@ class Source:
 
     def _command(self, setting: Setting, row: str, seed: int) -> str:
         field = f"config.runs.{row}.seed" if row else "config.seed"
-        changes = [f"--{name}={value}" for name, value in (setting | {field: str(seed)}).items()]
+        changes = [f"--{name}={value}" for name, value in {**setting, field: str(seed)}.items()]
         return shlex.join(["naturel-train", *self.flags, *changes, "--workdir", "runs/again"])
 
 
@@ -103,8 +103,8 @@ def make_source(flags: Sequence[str], grid: Sequence[str], seeds: str, name: str
 
 
 def _asked(config_path: str) -> dict[str, Any]:
-    """What ``sweep()`` of a config file returns, its seeds as --seeds takes them; of what it leaves out, nothing. Raises
-    UserError."""
+    """What ``sweep()`` of a config file returns, its seeds as --seeds takes them; both empty if there is no such
+    function. Raises UserError."""
     spec = importlib.util.spec_from_file_location("naturel_sweep_config", config_path.partition(":")[0])
     assert spec and spec.loader  # the file has been loaded before
     module = importlib.util.module_from_spec(spec)
@@ -195,8 +195,9 @@ def settings(source: Source) -> Iterator[Setting]:
     for field, values in source.grid.items():
         if isinstance(values, Range):
             raise UserError(f"--grid {field} is a range, which only a search draws from; add --search, or list values")
-    for point in itertools.product(*source.grid.values()):
-        yield dict(zip(source.grid, point, strict=True))
+    listed = {field: values for field, values in source.grid.items() if not isinstance(values, Range)}
+    for point in itertools.product(*listed.values()):
+        yield dict(zip(listed, point, strict=True))
 
 
 def check(runs: Sequence[Planned], out: Path) -> None:

@@ -1,12 +1,13 @@
 """Trains the runs of a sweep, or this process's share of them, one after another."""
 
+import dataclasses
 import glob
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from etils import epath
 
@@ -31,7 +32,8 @@ class Pruned(Exception):
         self.step, self.score = step, score
 
 
-class Share(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Share:
     """Each ``count``-th run, from ``index`` on."""
 
     index: int = 0
@@ -48,10 +50,10 @@ def parse_share(text: str, environment: Mapping[str, str]) -> Share:
             "this is a pod of an indexed Job, which does not know the number of pods: add --share "
             "$JOB_COMPLETION_INDEX/COMPLETIONS"
         )
-    index, _, count = (text or "0/1").partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+    match = re.fullmatch(r"(\d+)/(\d+)", text or "0/1")
+    if not match or int(match[1]) >= int(match[2]):
         raise UserError(f"--share {text}: expected INDEX/COUNT with an INDEX from 0 to COUNT - 1, such as 0/8")
-    return Share(int(index), int(count))
+    return Share(int(match[1]), int(match[2]))
 
 
 def environments(jobs: int) -> list[dict[str, str]]:

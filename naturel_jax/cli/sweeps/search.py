@@ -67,6 +67,7 @@ def check_same(search: Search, out: Path) -> None:
 
 def train(search: Search, out: Path, share: runs_lib.Share) -> None:
     """Trains this process's share of the trials. Raises Stopped."""
+    (out / "trials").mkdir(parents=True, exist_ok=True)
     for number in range(share.index, search.trials, share.count):
         for planned in search.source.runs(_suggest(search, out, number)):
             runs_lib.train(planned, out, _pruner(search, out, planned, number))
