@@ -6,8 +6,8 @@
 
 Several --grid flags multiply; overrides such as --config.duration='100 steps' hold for all runs. A config file may have
 a function sweep() that returns {'grid': ..., 'seeds': ...} in place of these flags. The same command continues a sweep:
-finished runs are skipped, interrupted ones continue. Exit codes: 0 done; 2 a mistake in a flag or config, or a run that
-failed, as the last lines say; 75 stopped, run it again.
+finished runs are skipped, interrupted ones continue. Exit codes: 0 done; 2 a mistake in a flag or config; 3 done, but a
+run failed, as the last lines say; 75 stopped, run it again.
 """
 
 import argparse

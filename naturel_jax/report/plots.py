@@ -164,7 +164,7 @@ def _png(figure: Figure) -> bytes:
         axis.spines[["top", "right"]].set_visible(False)
         handles, labels = axis.get_legend_handles_labels()
         labelled.update(zip(labels, handles, strict=True))
-    columns = max(1, min(3, 54 // (6 + max(map(len, labelled)))))  # about 54 characters fit into the width
+    columns = max(1, min(3, 54 // (6 + max(map(len, labelled), default=0))))  # about 54 characters fit into the width
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.2 * math.ceil(len(labelled) / columns))
     figure.legend(list(labelled.values()), list(labelled), loc="outside lower center", ncols=columns, frameon=False)

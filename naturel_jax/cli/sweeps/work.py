@@ -20,6 +20,8 @@ from naturel_jax.devices import preemption
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Stopped, UserError
 
+FAILED = 3  # exit code
+
 
 class Sweep(NamedTuple):
     """A checked sweep: a grid's ``runs``, or a ``search``, whose runs are known once its trials begin."""
@@ -89,4 +91,4 @@ def report(sweep: Sweep, out: Path) -> int:
     print(table.write(out, planned, sweep.score, sweep.baseline), flush=True)
     failures = runs.failures(planned, out)
     print(*failures, f"report: {out / 'report.html'}", sep="\n", flush=True)
-    return cli.USER_ERROR if failures else cli.DONE
+    return FAILED if failures else cli.DONE
