@@ -89,21 +89,24 @@ def trained_base(config: Config, folder: epath.Path) -> str:
         base = config.bases[name]
         data = dataclasses.replace(base.data, dir=config.data.dir, cache_dir=config.data.cache_dir)
         base = dataclasses.replace(base, data=data)
-        while not _run_unless_in_use(base, base_folder):
-            time.sleep(_POLL_S)
+        _run_or_wait(base, base_folder)
     return f"run:{base_folder}"
 
 
-def _run_unless_in_use(base: Config, folder: epath.Path) -> bool:
-    """Runs ``base``; False if another process does."""
-    try:
-        run(base, folder)
-    except storage.InUse as error:
-        if jax.process_count() > 1 or storage.absolute(folder) != storage.absolute(error.folder):
-            raise
-        _LOG.info("waiting for the base: %s", error)
-        return False
-    return True
+def _run_or_wait(base: Config, folder: epath.Path) -> None:
+    """Runs ``base``, or waits while another process does."""
+    waiting = False
+    while True:
+        try:
+            run(base, folder)
+            return
+        except storage.InUse as error:
+            if jax.process_count() > 1 or storage.absolute(folder) != storage.absolute(error.folder):
+                raise
+            if not waiting:
+                _LOG.info("waiting for the base: %s", error)
+            waiting = True
+            time.sleep(_POLL_S)
 
 
 class Training(NamedTuple):

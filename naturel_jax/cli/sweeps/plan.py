@@ -27,7 +27,7 @@ from tfds_naturel.common.errors import UserError
 
 Setting = Mapping[str, str]  # field, such as config.optim.lr -> its value, as --config.optim.lr takes it
 
-_RANGE = re.compile(r"([^.]\S*?)\.\.(\S+?)(:log)?")
+_RANGE = re.compile(r"([-+.\de]+?)\.\.([-+.\de]+)(:log)?")
 
 
 class Range(NamedTuple):
