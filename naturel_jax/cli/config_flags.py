@@ -70,6 +70,16 @@ def _field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
             yield from _field_names(value, f"{prefix}{key}.")
 
 
+def check_field(config: ConfigDict, name: str, argument: str) -> None:
+    """Raises UserError, which begins with ``argument``, if the config has no field of this dotted name."""
+    fields = list(_field_names(config))
+    if name not in fields:
+        known = dict.fromkeys(fields, "") | {k: v for k, v in meanings(Config) if k in fields}
+        raise UserError(
+            f"{argument}: the config has no field {name!r}; {nearest(name, known)} (naturel_jax/config/schema.py)"
+        )
+
+
 def _parse(arguments: Sequence[str]) -> list[str]:
     """Parses the flags, which runs the config file, and returns the non-flag arguments. Raises UserError."""
     try:
@@ -95,17 +105,12 @@ def parse(argv: Sequence[str]) -> ConfigDict:
     if CONFIG.value is None:
         raise UserError("--config is missing; for example: --config siglip_tp")
     try:
-        fields = list(_field_names(CONFIG.value))
+        CONFIG.value.keys()
     except OSError as error:  # ml_collections raises it when the config is first accessed
         attempted = str(error).split()[-1].strip("'")
         raise UserError(f"--config {attempted} not found; expected a file or one of: {', '.join(names())}") from error
-    known = dict.fromkeys(fields, "") | {k: v for k, v in meanings(Config) if k in fields}
     for arg in overrides:
-        name = re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0]
-        if name not in fields:
-            raise UserError(
-                f"{arg}: the config has no field {name!r}; {nearest(name, known)} (naturel_jax/config/schema.py)"
-            )
+        check_field(CONFIG.value, re.split(r"[=\[]", arg.lstrip("-").removeprefix("config."))[0], arg)
     sys.argv = list(argv)
     rest = _parse(argv)
     if len(rest) > 1:

@@ -208,6 +208,9 @@ class Config:
     )
     tensorboard: bool = setting(True, "write TensorBoard files", may_change=True)
     wandb: str = setting("", "Weights & Biases project; empty: off", may_change=True)
+    wandb_group: str = setting(
+        "", "the run's group in Weights & Biases; a sweep names it after itself and the setting", may_change=True
+    )
     bases: Mapping[str, "Config"] = setting(
         {},
         "runs that init can refer to as base:NAME; each lives in the folder NAME next to this run's",

@@ -1,6 +1,6 @@
-"""Bootstrap confidence intervals of a benchmark's metrics."""
+"""Bootstrap confidence intervals of a benchmark's metrics, over images and over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -16,27 +16,78 @@ def intervals(benchmark: Benchmark, items: Sequence[Item], outcomes: Outcomes, *
     """Metric name -> (2.5th, 97.5th percentile) over resamples of the *images*: items that share one are resampled
     together, since they are not independent (cluster bootstrap; Davison and Hinkley, 1997, section 3.8).
     """
+    return {name: bounds(scores_SR[0]) for name, (_, scores_SR) in resample(benchmark, items, [outcomes], resamples)}
+
+
+def bounds(scores_R: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of a resampled score."""
+    low, high = np.nanpercentile(scores_R, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def resample(
+    benchmark: Benchmark, items: Sequence[Item], runs: Sequence[Outcomes], resamples: int
+) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
+    """(metric, (scores [S], scores [S, R])) of the ``runs``, S evaluations of the same items: as they are, and on R
+    resamples of the images. All runs and metrics are scored on the same resamples."""
     _, cluster_N = np.unique([item.images[0].key if item.images else item.id for item in items], return_inverse=True)
     clusters = int(cluster_N.max(initial=-1)) + 1
     by_tag, rng = positions(items, benchmark.tags), np.random.default_rng(0)
-    of_clusters: dict[str, list[sparse.csr_array]] = {}  # metric -> weighted sums and total weights, [G, C]
+    of_clusters: dict[str, list[list[sparse.csr_array]]] = {}  # metric -> run -> weighted sums, total weights [G, C]
     for metric in benchmark.metrics:
-        values_N = outcomes[metric.outcome]
-        index_M, groups_M = metric.members(~np.isnan(values_N), by_tag)
-        if len(index_M):
-            shape, places = (groups_M[-1] + 1, clusters), (groups_M, cluster_N[index_M])
-            weights_M = metric.weights(items, index_M)
-            terms = weights_M * values_N[index_M], weights_M
-            of_clusters[metric.name] = [sparse.csr_array((term_M, places), shape=shape) for term_M in terms]
-    means: dict[str, list[np.ndarray]] = {name: [] for name in of_clusters}
+        for outcomes in runs:
+            values_N = outcomes[metric.outcome]
+            index_M, groups_M = metric.members(~np.isnan(values_N), by_tag)
+            if len(index_M):
+                shape, places = (groups_M[-1] + 1, clusters), (groups_M, cluster_N[index_M])
+                weights_M = metric.weights(items, index_M)
+                terms = weights_M * values_N[index_M], weights_M
+                matrices = [sparse.csr_array((term_M, places), shape=shape) for term_M in terms]
+                of_clusters.setdefault(metric.name, []).append(matrices)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name, scored in of_clusters.items() if len(scored) == len(runs)}
+    if not parts:
+        return
+    for drawn_CR in _draws(clusters, resamples, rng):
+        for name, scores in parts.items():
+            scores.append(np.stack([mean_of_groups(*(x @ drawn_CR for x in terms)) for terms in of_clusters[name]]))
+    for name, (first, *others) in parts.items():
+        yield name, (first[:, 0], np.concatenate(others, axis=1))
+
+
+def _draws(clusters: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """How often each cluster is drawn [C, R]: once, then in ``resamples`` resamples, in chunks."""
+    yield np.ones((clusters, 1))
     for start in range(0, resamples, CHUNK):
-        number = min(CHUNK, resamples - start)
-        drawn_RC = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=number)
-        drawn_CR = np.ascontiguousarray(drawn_RC.T, float)
-        for name, (sums_GC, totals_GC) in of_clusters.items():
-            means[name].append(mean_of_groups(sums_GC @ drawn_CR, totals_GC @ drawn_CR))
-    bounds = {}
-    for name, parts in means.items():
-        low, high = np.nanpercentile(np.concatenate(parts), (2.5, 97.5))
-        bounds[name] = (float(low), float(high))
-    return bounds
+        drawn_RC = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=min(CHUNK, resamples - start))
+        yield np.ascontiguousarray(drawn_RC.T, float)
+
+
+def mean_over_seeds(scores_SR: np.ndarray, stream: int = 1) -> np.ndarray:
+    """The mean score [R] of S seeds, of which each resample draws S again, with its scores on the same resample of the
+    images: a bootstrap over two crossed factors (Owen, arXiv 0711.2371). Equal numbers of seeds are drawn in pairs,
+    unless their ``stream`` differs.
+
+    The difference of the drawn seeds from all of them is scaled by sqrt(S / (S - 1)), since the variance of a bootstrap
+    is (S - 1) / S of the unbiased one (Davison and Hinkley, 1997, section 2.3). One seed has no spread.
+    """
+    seeds, resamples = scores_SR.shape
+    drawn_RS = np.random.default_rng(stream).multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    scale = np.sqrt(seeds / max(seeds - 1, 1))
+    return np.mean(scores_SR, axis=0) + scale * np.mean((drawn_RS.T - 1) * scores_SR, axis=0)
+
+
+def p_value(difference_R: np.ndarray) -> float:
+    """Two-sided p of a resampled difference: twice the share on the smaller side of 0, counting the data as one more
+    resample (Davison and Hinkley, 1997, equation 4.11)."""
+    known_R = difference_R[~np.isnan(difference_R)]
+    smaller = min(np.sum(known_R <= 0), np.sum(known_R >= 0))
+    return float(min(1.0, 2 * (smaller + 1) / (len(known_R) + 1)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values adjusted for their number (Holm, 1979), in the same order."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, n in enumerate(sorted(range(len(p_values)), key=lambda n: p_values[n])):
+        largest = max(largest, min(1.0, p_values[n] * (len(p_values) - rank)))
+        adjusted[n] = largest
+    return adjusted

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from naturel_jax.benchmarks import registry
@@ -13,8 +15,8 @@ from naturel_jax.config import Config, own_benchmarks
 from naturel_jax.data import datasets
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
-from naturel_jax.evaluators import blind, held_out
-from naturel_jax.evaluators.confidence import Intervals, intervals
+from naturel_jax.evaluators import blind, held_out, results
+from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.embed import Encoder, cosines
 from naturel_jax.models.two_tower import Model, Params
 from naturel_jax.storage import staging
@@ -53,18 +55,25 @@ class Evaluator:
         if unknown := sorted(set(names or ()) - set(self._benchmarks)):
             raise ValueError(f"benchmarks {unknown} are not among {', '.join(self._benchmarks)}")
         scores: dict[str, float] = {}
-        for benchmark, items, matrices in self._evaluated(params, names):
+        for benchmark, items, matrices, _ in self._evaluated(params, names):
             scores |= {metric: score.value for metric, score in benchmark.score(items, matrices).items()}
         return scores
 
-    def scores_with_intervals(self, params: Params) -> tuple[dict[str, float], Intervals]:
-        """``scores`` of all benchmarks, and the 95% confidence interval of each (see ``confidence``)."""
+    def scores_with_intervals(
+        self, params: Params, out: epath.Path | None = None, model: str = "", identity: str = ""
+    ) -> tuple[dict[str, float], Intervals]:
+        """``scores`` of all benchmarks, and the 95% confidence interval of each (see ``confidence``). The first process
+        also writes them to ``out``, item by item, as those of ``model`` (see ``results``); ``identity`` says what the
+        parameters depend on."""
         scores: dict[str, float] = {}
         bounds: Intervals = {}
-        for benchmark, items, matrices in self._evaluated(params, None):
-            scores |= {metric: score.value for metric, score in benchmark.score(items, matrices).items()}
-            if items:
-                bounds |= intervals(benchmark, items, benchmark.outcomes(items, matrices))
+        for benchmark, items, matrices, problems in self._evaluated(params, None):
+            pair = results.pair_fingerprint(identity, benchmark)
+            result, table = results.score(model, benchmark, pair, (items, matrices, problems))
+            scores |= {name: score["value"] for name, score in result.scores.items()}
+            bounds |= {name: (score["low"], score["high"]) for name, score in result.scores.items()}
+            if out is not None and jax.process_index() == 0:
+                results.write(results.folder_of(out, model, benchmark.name), result, table)
         return scores, bounds
 
     def found(self, trained_on: TrainedOn) -> dict[str, dict[str, int]]:
@@ -81,19 +90,19 @@ class Evaluator:
 
     def _evaluated(
         self, params: Params, names: Collection[str] | None
-    ) -> Iterator[tuple[Benchmark, Sequence[Item], Sequence[np.ndarray]]]:
-        """Each benchmark, its items whose images can be read, and their cosines."""
+    ) -> Iterator[tuple[Benchmark, Sequence[Item], Sequence[np.ndarray], Sequence[str]]]:
+        """Each benchmark, its items whose images can be read, their cosines, and what could not be read."""
         embedder = self._encoder.with_params(params)
         for name, benchmark in self._benchmarks.items():
             if names is None or name in names:
                 kept, matrices, problems = cosines(benchmark.items, embedder)
                 for problem in problems:
                     _LOG.warning("%s: %s", name, problem)
-                yield benchmark, kept, matrices
+                yield benchmark, kept, matrices, problems
 
 
-def make_evaluator(config: Config, model: Model, processor: Processor, trained_on: TrainedOn, mesh: Mesh) -> Evaluator:
-    """Evaluator of the benchmarks of ``config.eval``, without the items that the run trains on. Raises UserError."""
+def read_benchmarks(config: Config) -> list[Benchmark]:
+    """The benchmarks of ``config.eval``. Raises UserError."""
     names, files = config.eval.benchmarks, config.eval.benchmarks_dir
     prepared = [name for name in names if registry.reads_dataset(name)]
     official = [name for name in names if name not in prepared and not own_benchmarks.parse_name(name)]
@@ -107,6 +116,10 @@ def make_evaluator(config: Config, model: Model, processor: Processor, trained_o
     cache_dir = config.data.cache_dir
     naturel = Path(datasets.directory(config.data.dir, config.eval.naturel, cache_dir)) if prepared else None
     places = {"files": staging.stage(files, cache_dir) if files else None, "naturel": naturel}
-    benchmarks = registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
-    kept = [held_out.hold_out(benchmark, trained_on) for benchmark in benchmarks]
+    return registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
+
+
+def make_evaluator(config: Config, model: Model, processor: Processor, trained_on: TrainedOn, mesh: Mesh) -> Evaluator:
+    """Evaluator of the benchmarks of ``config.eval``, without the items that the run trains on. Raises UserError."""
+    kept = [held_out.hold_out(benchmark, trained_on) for benchmark in read_benchmarks(config)]
     return Evaluator(model, processor, kept, mesh=mesh, batch_size=config.eval.batch_size)

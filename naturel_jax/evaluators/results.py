@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
 from naturel_jax.evaluators import blind, confidence
 from naturel_jax.storage.locks import locked
+from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json, reading_arrow
 
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 VERSION = 3
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
 _MAX_NAME = 100  # characters of a model's name that a file name keeps
+FOLDER = "results"  # in a run's folder: those of its last evaluation
 OUTCOME = "outcome/"  # prefix of the columns of items.parquet that hold outcomes
+
+PathT = TypeVar("PathT", bound=Path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +101,23 @@ def save(
 
     ``norms``: caption -> length of its embedding, for the blind baselines. ``found``: see ``Result``.
     """
+    result, table = score(model, benchmark, fingerprint, embedded, norms, found)
+    folder = folder_of(out, model, benchmark.name)
+    folder.mkdir(parents=True, exist_ok=True)  # for the lock
+    with locked(folder / ".lock"):
+        write(epath.Path(folder), result, table)
+    return result
+
+
+def score(
+    model: str,
+    benchmark: Benchmark,
+    fingerprint: str,
+    embedded: tuple[Sequence[Item], Sequence[np.ndarray], Sequence[str]],
+    norms: Mapping[str, float] | None = None,
+    found: Mapping[str, int] | None = None,
+) -> tuple[Result, pa.Table]:
+    """The content of both files (see ``save``); without ``norms``, there are no blind baselines."""
     every_item, every_matrix, problems = embedded
     trained_on = {item.id for item in benchmark.left_out}
     scored = [row for row in zip(every_item, every_matrix, strict=True) if row[0].id not in trained_on]
@@ -108,31 +129,32 @@ def save(
         name: {"value": score.value, "count": score.count, "low": bounds[name][0], "high": bounds[name][1]}
         for name, score in benchmark.score(items, matrices).items()
     }
-    unreadable = len(benchmark.items) - len(items)
     result = Result(
         model=model,
         benchmark=benchmark.name,
         fingerprint=fingerprint,
         items=len(items),
         published=benchmark.published,
-        unreadable=unreadable,
+        unreadable=len(benchmark.items) - len(items),
         problems=(*benchmark.problems, *problems),
         scores=scores,
-        blind=blind.baselines(benchmark, items, matrices, norms),
+        blind={} if norms is None else blind.baselines(benchmark, items, matrices, norms),
         metrics={metric.name: metric for metric in benchmark.metrics if metric.name in scores},
         left_out=len(benchmark.left_out),
         with_trained_on={name: score.value for name, score in with_trained_on.items()},
         found=found,
     )
-    folder = folder_of(out, model, benchmark.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    return result, _table(items, matrices, outcomes, fingerprint)
+
+
+def write(folder: epath.Path, result: Result, table: pa.Table) -> None:
+    """Writes both files to ``folder``, which this process alone writes to."""
+    if not in_store(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     rows = io.BytesIO()
-    pq.write_table(_table(items, matrices, outcomes, fingerprint), rows, compression="zstd")
-    fields = {"version": VERSION, **dataclasses.asdict(result)}
-    with locked(folder / ".lock"):
-        storage.write(epath.Path(folder / "items.parquet"), rows.getvalue())
-        storage.write(epath.Path(folder / "scores.json"), json.dumps(fields, indent=1))
-    return result
+    pq.write_table(table, rows, compression="zstd")
+    storage.write(folder / "items.parquet", rows.getvalue())
+    storage.write(folder / "scores.json", json.dumps({"version": VERSION, **dataclasses.asdict(result)}, indent=1))
 
 
 def _table(
@@ -269,7 +291,7 @@ def _same_evaluation(schema: pa.Schema, scores: Path) -> bool:
     return fingerprint is None or fingerprint == _read(scores).fingerprint.encode()
 
 
-def folder_of(out: Path, model: str, benchmark: str) -> Path:
+def folder_of(out: PathT, model: str, benchmark: str) -> PathT:
     """The folder of a (model, benchmark) pair. Models whose names differ only in characters not allowed in file names
     get different folders.
     """

@@ -1,10 +1,15 @@
-"""Compares two models on one benchmark: what one gets right and the other does not, by relation, and whether that
-could be chance.
+"""Compares two models, or two groups of runs, on one benchmark: what one gets right and the other does not, by
+relation, and whether that could be chance.
 
     python -m naturel_jax.report.compare NegCLIP NegCLIP-AP --out results --benchmark vg_relation
 
 reads the per-item results of ``naturel_jax.evaluate`` and writes ``NegCLIP+NegCLIP-AP+vg_relation+right.md``, and a
 gallery of the same name (``.html``), to ``results/compare``.
+
+    python -m naturel_jax.report.compare 'sweep/lr=1e-4_*' 'sweep/lr=3e-4_*' --benchmark naturel
+
+compares means over runs, such as the seeds of a setting: a side is a model in --out, the folder of a run, a pattern of
+either, or several of them separated by commas. Its intervals and p-values count runs and images.
 """
 
 import argparse
@@ -17,9 +22,9 @@ from scipy import stats
 
 from naturel_jax.benchmarks import registry
 from naturel_jax.config import own_benchmarks
-from naturel_jax.evaluators import results
+from naturel_jax.evaluators import confidence, results
 from naturel_jax.evaluators.mirror import Mirror
-from naturel_jax.report import gallery
+from naturel_jax.report import gallery, groups
 from naturel_jax.report.pairs import Paired, pair_up
 from naturel_jax.storage import staging
 from tfds_naturel.common import cli, escape
@@ -81,10 +86,7 @@ def count_by_group(pairs: Sequence[Paired]) -> dict[str, tuple[Counts, float]]:
     for pair in pairs:
         groups.setdefault(pair.group, []).append(pair)
     tables = {name: count(members) for name, members in groups.items()}
-    adjusted, largest = {}, 0.0
-    for rank, name in enumerate(sorted(tables, key=lambda name: tables[name].p)):
-        largest = max(largest, min(1.0, tables[name].p * (len(tables) - rank)))
-        adjusted[name] = largest
+    adjusted = dict(zip(tables, confidence.holm([table.p for table in tables.values()]), strict=True))
     return {
         name: (tables[name], adjusted[name]) for name in sorted(tables, key=lambda name: (-tables[name].items, name))
     }
@@ -102,6 +104,7 @@ def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Paired]) -> str:
         f"neither {table.neither:,}.",
         f"Accuracy of {b} minus {a}: {difference:+.4f} (95% CI {low:+.4f} to {high:+.4f}); "
         f"exact McNemar p = {table.p:.2g}; odds ratio {table.odds_ratio:.2f}; Cohen's g {table.g:+.2f}.",
+        "One seed: each side is one model, trained once, so nothing here says how much another seed would change.",
     ]
     lines += ["", f"| group | items | {a} | {b} | only {a} | only {b} | g | p (Holm) |", "| :--- |" + " ---: |" * 7]
     for name, (t, p) in count_by_group(pairs).items():
@@ -121,8 +124,8 @@ def markdown(a: str, b: str, benchmark: str, pairs: Sequence[Paired]) -> str:
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("a", help="name of a model in --out")
-    parser.add_argument("b", help="name of the model to compare it with")
+    parser.add_argument("a", help="a model in --out, or runs: folders, patterns, several separated by commas")
+    parser.add_argument("b", help="what to compare it with")
     parser.add_argument("--out", type=epath.Path, default=epath.Path("results"))
     parser.add_argument("--benchmark", required=True, help="as given to naturel_jax.evaluate")
     own_benchmarks.add_fields(parser)
@@ -131,7 +134,17 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/3.0.0")
     options = parser.parse_args(arguments)
     name, mirror = own_benchmarks.name_of(options.benchmark), Mirror(options.out)
-    rows_a, rows_b = (results.load_items(mirror.local, model, name) for model in (options.a, options.b))
+    runs_a, runs_b = (groups.find(side, mirror.local) for side in (options.a, options.b))
+    names = map(results.file_name, (options.a, options.b, name, options.outcome))
+    page = mirror.local / "compare" / ("+".join(names) + ".html")  # no name contains a "+"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    if len(runs_a) > 1 or len(runs_b) > 1:
+        text = groups.markdown(options.a, options.b, runs_a, runs_b, name, options.outcome)
+        page.with_suffix(".md").write_text(text, "utf-8")
+        mirror.publish()
+        print(text)
+        return
+    rows_a, rows_b = (results.load_items(*run, name) for runs in (runs_a, runs_b) for run in runs.values())
     pairs = pair_up(rows_a, rows_b, options.outcome)
     if not pairs:
         raise UserError(f"{options.a} and {options.b} have no item of {name} in common")
@@ -140,8 +153,6 @@ def main(arguments: Sequence[str]) -> None:
     fields = own_benchmarks.parse_fields(options.fields)
     (benchmark,) = registry.read([options.benchmark], files=files, naturel=naturel, fields=fields)
     images = {image.key: image for item in benchmark.items for image in item.images}
-    names = map(results.file_name, (options.a, options.b, name, options.outcome))
-    page = mirror.local / "compare" / ("+".join(names) + ".html")  # no name contains a "+"
     gallery.write(page, options.a, options.b, name, pairs, images)
     page.with_suffix(".md").write_text(text, "utf-8")
     mirror.publish()

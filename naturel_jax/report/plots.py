@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,22 +42,34 @@ _DARK: dict[Any, Any] = {"figure.facecolor": "#171c25", "axes.facecolor": "#171c
 )
 
 
-def accuracy_over_training(histories: Mapping[str, History], *, dark: bool = False) -> bytes | None:
-    """One panel per metric of ``CURVES`` that was measured more than once, one curve per model; None if none was."""
+def accuracy_over_training(
+    histories: Mapping[str, Sequence[History]], score: str = "", *, dark: bool = False
+) -> bytes | None:
+    """One panel for ``score`` and each metric of ``CURVES`` that was measured more than once, one curve for each model:
+    the mean of its runs, in a band from the lowest to the highest; None if there is no such metric."""
     # A curve needs two points; metrics measured only at the end are in the tables.
-    counted = [collections.Counter(name for _, scores in points for name in scores) for points in histories.values()]
-    curves = [metric for metric in CURVES if any(count[metric] > 1 for count in counted)]
+    titles = CURVES | ({score: score} if score and score not in CURVES else {})
+    counted = [
+        collections.Counter(name for _, scores in run for name in scores) for runs in histories.values() for run in runs
+    ]
+    curves = [metric for metric in titles if any(count[metric] > 1 for count in counted)]
     if not curves:
         return None
     with _theme(dark):
         figure, axes = _panels([2.2] * len(curves))
         for axis, metric in zip(axes, curves, strict=True):
-            for n, (model, points) in enumerate(histories.items()):
-                measured = [(step, scores[metric]) for step, scores in points if metric in scores]
-                if measured:
-                    axis.plot(*zip(*measured, strict=True), label=_literal(model), **_style(n))
+            for n, (model, runs) in enumerate(histories.items()):
+                measured: dict[int, list[float]] = {}
+                for step, scores in itertools.chain.from_iterable(runs):
+                    if metric in scores:
+                        measured.setdefault(step, []).append(scores[metric])
+                steps = sorted(step for step, values in measured.items() if len(values) == len(runs))
+                if steps:
+                    axis.plot(steps, [np.mean(measured[s]) for s in steps], label=_literal(model), **_style(n))
+                    lowest, highest = ([pick(measured[s]) for s in steps] for pick in (min, max))
+                    axis.fill_between(steps, lowest, highest, color=_style(n)["color"], alpha=0.2, linewidth=0)
             axis.axhline(chance(metric) or 0.0, color="0.6", linestyle=":", linewidth=1)
-            axis.set(title=CURVES[metric], ylim=(0, 1), ylabel="accuracy")
+            axis.set(title=titles[metric], ylim=(0, 1), ylabel="accuracy")
         axes[-1].set_xlabel("training step (dotted: chance)")
         return _png(figure)
 
@@ -151,7 +164,7 @@ def _png(figure: Figure) -> bytes:
         axis.spines[["top", "right"]].set_visible(False)
         handles, labels = axis.get_legend_handles_labels()
         labelled.update(zip(labels, handles, strict=True))
-    columns = max(1, min(3, 54 // (6 + max(map(len, labelled)))))  # about 54 characters fit into the width
+    columns = max(1, min(3, 54 // (6 + max(map(len, labelled), default=0))))  # about 54 characters fit into the width
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.2 * math.ceil(len(labelled) / columns))
     figure.legend(list(labelled.values()), list(labelled), loc="outside lower center", ncols=columns, frameon=False)

@@ -5,9 +5,10 @@ import dataclasses
 import html
 import importlib.resources
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -25,15 +26,29 @@ _FILES = importlib.resources.files("naturel_jax.report")
 _MAX_QUOTED = 4  # most metrics that a line quotes for a benchmark without headline metrics
 
 
+class Section(NamedTuple):
+    """A further part of a report: a table, text, and a command."""
+
+    title: str
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    text: Sequence[str] = ()
+    command: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """``rows``: models, published systems, baselines. ``histories``: model -> its scores during training. ``left_out``:
-    what the scores leave out, one line each. ``trained_on``: which images may have been trained on."""
+    """``rows``: models, published systems, baselines. ``histories``: model -> the scores of its runs during training.
+    ``left_out``: what the scores leave out, one line each. ``trained_on``: which images may have been trained on.
+    ``seeds``: model -> number of seeds that its scores are means of; empty: one of each. ``score``: see ``plots``."""
 
     rows: Sequence[ModelRow]
-    histories: Mapping[str, History]
+    histories: Mapping[str, Sequence[History]]
     left_out: Sequence[str] = ()
     trained_on: Sequence[leakage.Line] = ()
+    seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    sections: Sequence[Section] = ()
+    score: str = ""
 
 
 def write(out: Path, histories: Mapping[str, History] | None = None) -> str:
@@ -51,7 +66,8 @@ def write(out: Path, histories: Mapping[str, History] | None = None) -> str:
         if any(not r.problems and published.is_official(benchmark, items[r.model]) for r in of_benchmark):
             official.append(benchmark)
     rows = [*_measured(all_results, best), *published.rows(official), *_blind(all_results)]
-    return save(epath.Path(out), Report(rows, histories or {}, _left_out(all_results), leakage.lines(all_results)))
+    runs = {name: [history] for name, history in (histories or {}).items()}
+    return save(epath.Path(out), Report(rows, runs, _left_out(all_results), leakage.lines(all_results)))
 
 
 def of_scores(
@@ -69,7 +85,8 @@ def of_scores(
     ]
     if text_only:
         rows.append(ModelRow("n-grams", BLIND, {name: Cell(value) for name, value in text_only.items()}))
-    return Report(rows, histories, trained_on=leakage.lines(left_out))
+    runs = {name: [history] for name, history in histories.items()}
+    return Report(rows, runs, trained_on=leakage.lines(left_out))
 
 
 def save(folder: epath.Path, report: Report) -> str:
@@ -81,20 +98,20 @@ def save(folder: epath.Path, report: Report) -> str:
     shown = tables.tables_of(metrics)
     models = [row for row in rows if row.kind == MEASURED]
     drawn: dict[str, Callable[..., bytes | None]] = {
-        "accuracy": lambda **theme: plots.accuracy_over_training(report.histories, **theme),
+        "accuracy": lambda **theme: plots.accuracy_over_training(report.histories, report.score, **theme),
         "by_relation": lambda **theme: plots.by_relation(models, **theme),
         "forgetting": lambda **theme: plots.forgetting_against_gain(models, **theme),
     }
     images = {name: image for name, draw in drawn.items() if (image := draw())}
     text = "\n".join(tables.markdown(table, rows) for table in shown) + "".join(
-        f"\n{line}\n" for line in _legend(rows, _MARGIN)
+        f"\n{line}\n" for line in [*_legend(rows, _MARGIN, report.seeds), *map(_section, report.sections)]
     )
     files = {f"{name}.png": image for name, image in images.items()} | {
         "report.md": _markdown(text, images, report),
         "report.tex": "\n".join(tables.latex(table, rows) for table in shown),
         "report.html": _html(
             [tables.html(table, rows) for table in shown],
-            _legend(rows, _RANGE),
+            _legend(rows, _RANGE, report.seeds),
             {name: (image, drawn[name](dark=True) or image) for name, image in images.items()},
             report,
         ),
@@ -187,13 +204,15 @@ def _trained_on(result: Result) -> str:
     return f", {result.left_out:,} left out because it was trained on their images ({'; '.join(values)})"
 
 
-def _legend(rows: Sequence[ModelRow], interval: str) -> list[str]:
-    """Explanations of ``interval`` and of those marks that occur in the tables."""
+def _legend(rows: Sequence[ModelRow], interval: str, seeds: Mapping[str, int]) -> list[str]:
+    """Explanations of ``interval``, of the number of seeds and of those marks that occur in the tables."""
     cells = [cell for row in rows for cell in row.cells.values()]
+    resampled = "seeds and images" if any(number > 1 for number in seeds.values()) else "images"
     kinds = {row.kind for row in rows}
     bold = "Bold: the best score of a column, and those that a paired bootstrap over images (95%) cannot tell from it."
     lines = [
-        (f"{interval}, from a bootstrap over images.", any(cell.interval for cell in cells)),
+        (f"{interval}, from a bootstrap over {resampled}.", any(cell.interval for cell in cells)),
+        (_of_seeds(seeds), any(row.kind == MEASURED for row in rows)),
         (bold, any(cell.best for cell in cells)),
         (
             f"{tables.INCOMPLETE} Fewer items than published: images unreadable or trained on.",
@@ -206,12 +225,57 @@ def _legend(rows: Sequence[ModelRow], interval: str) -> list[str]:
     return [line for line, occurs in lines if occurs]
 
 
+def _of_seeds(seeds: Mapping[str, int]) -> str:
+    """How many seeds the scores are means of."""
+    numbers = sorted(set(seeds.values()) or {1})
+    if numbers == [1]:
+        return "One seed: each model was trained once, so nothing here says how much another seed would change."
+    if len(numbers) == 1:
+        return f"Means of {numbers[0]} seeds."
+    ones = [name for name, number in seeds.items() if number == 1]
+    several = ", ".join(f"{name} {number}" for name, number in seeds.items())
+    return f"Means over seeds: {several}." + f" One seed, whose interval counts images only: {', '.join(ones)}." * bool(
+        ones
+    )
+
+
+def _section(section: Section) -> str:
+    """A section in Markdown."""
+    parts = [f"## {escape.markdown(section.title)}"]
+    if section.rows:
+        lines = [section.head, [":---", *["---:"] * (len(section.head) - 1)], *section.rows]
+        plain = re.compile(r"[-+:\d.]+( to [-+\d.]+)?|---:")  # numbers and rules
+        cells = [[cell if plain.fullmatch(cell) else escape.markdown(cell) for cell in line] for line in lines]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in cells))
+    parts += map(escape.markdown, section.text)
+    if section.command:
+        parts.append(f"```bash\n{section.command}\n```")
+    return "\n\n".join(parts)
+
+
+def _section_html(section: Section) -> str:
+    """A section in HTML."""
+    body = f"<h2>{html.escape(section.title)}</h2>"
+    if section.rows:
+        rows = "".join(
+            f'<tr><th scope="row">{html.escape(first)}</th>{"".join(f"<td>{html.escape(c)}</td>" for c in others)}</tr>'
+            for first, *others in section.rows
+        )
+        head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in section.head)
+        body += (
+            f'<div class="wide" role="region" tabindex="0" aria-label="{html.escape(section.title)}"><table><thead>'
+            f"<tr>{head}</tr></thead><tbody class=measured>{rows}</tbody></table></div>"
+        )
+    body += "".join(f"<p>{html.escape(line)}</p>" for line in section.text)
+    return body + f'<pre class="wide" tabindex="0">{html.escape(section.command)}</pre>' * bool(section.command)
+
+
 _MARGIN = "±: half the width of the 95% confidence interval (bounds in scores.csv)"
 _RANGE = "Ranges: 95% confidence intervals"
 _TITLES = {
     "accuracy": (
         "Accuracy during training",
-        "Accuracy of each run by training step; the numbers are in metrics.jsonl.",
+        "Accuracy by training step, the mean and range of several seeds; the numbers are in metrics.jsonl.",
     ),
     "by_relation": (
         "By relation",
@@ -239,6 +303,7 @@ def _html(
 ) -> str:
     """``images``: name -> image for light and for dark pages."""
     body = "\n".join([*shown, *(f"<p>{html.escape(line)}</p>" for line in legend)])
+    body += "".join(map(_section_html, report.sections))
     figures = ""
     for name, themes in images.items():
         title, description = map(html.escape, _TITLES[name])

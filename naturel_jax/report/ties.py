@@ -45,18 +45,18 @@ def difference(a: Items, b: Items, metric: Metric) -> tuple[float, float]:
     images. (0, 0) if they have none in common."""
     shared = [key for key in a if key in b]
     column = OUTCOME + metric.outcome
-    difference_N = np.array([_value_or_nan(a[key][column]) - _value_or_nan(b[key][column]) for key in shared])
-    items = [_item(a[key]) for key in shared]
+    difference_N = np.array([value_or_nan(a[key][column]) - value_or_nan(b[key][column]) for key in shared])
+    items = [item(a[key]) for key in shared]
     benchmark = Benchmark("", tuple(items), lambda *_: {}, (metric,))
     bounds = confidence.intervals(benchmark, items, {metric.outcome: difference_N})
     return bounds.get(metric.name, (0.0, 0.0))
 
 
-def _value_or_nan(value: float | None) -> float:
+def value_or_nan(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _item(row: Mapping[str, Any]) -> Item:
+def item(row: Mapping[str, Any]) -> Item:
     """The part of an item that resampling needs."""
     images: Sequence[Image] = [Image(key, bytes) for key in row["images"]]
     return Item(row["id"], tuple(images), (), row["tags"], weight=row.get("weight") or 1.0)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from naturel_jax import storage
+from naturel_jax.cli.children import Children
 from naturel_jax.reproduce import check, known, runner
 from naturel_jax.reproduce.stages import STAGES, Work, parse_budget
 from tfds_naturel.common import cli
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(work: Work, names: Sequence[str]) -> int:
     """Runs the stages ``names``; returns the exit code."""
-    state, children, off = runner.DoneStages(work), runner.Children(), False
+    state, children, off = runner.DoneStages(work), Children(), False
     children.install_handler()
     for name in names:
         print(f"\n== {name}: {STAGES[name].does}", flush=True)

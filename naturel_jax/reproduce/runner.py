@@ -1,26 +1,20 @@
 """Runs the commands of a stage one after the other, and records finished stages in ``<workdir>/state.json``."""
 
-import ctypes
-import dataclasses
 import datetime
 import json
 import shlex
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any
 
 from etils import epath
 
 from naturel_jax import storage
+from naturel_jax.cli.children import Children
 from naturel_jax.reproduce.stages import Task, Work
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Stopped, UserError
 
 _FORMAT = 1
-_PR_SET_PDEATHSIG = 1
 
 
 class DoneStages:
@@ -55,38 +49,6 @@ class DoneStages:
         storage.write(self._path, json.dumps(self._fields, indent=1))
 
 
-@dataclasses.dataclass
-class Children:
-    """Runs commands, and passes SIGTERM and Ctrl-C on to the one that is running; a second signal kills it."""
-
-    running: subprocess.Popen[bytes] | None = None
-    signals: int = 0
-
-    def install_handler(self) -> None:
-        """Handles both signals for the rest of this process."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._forward)
-
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        self.signals += 1
-        if self.running:
-            self.running.send_signal(number if self.signals == 1 else signal.SIGKILL)
-
-    def run(self, task: Task) -> int:
-        """Runs a command; returns its exit code. Raises Stopped if this process was asked to stop."""
-        if not self.signals:
-            # In a process group of its own, since a terminal would send Ctrl-C to it as well.
-            command = [sys.executable, "-m", task.module, *task.arguments]
-            self.running = subprocess.Popen(command, process_group=0, preexec_fn=_die_with_parent)
-            if self.signals:  # a signal may have arrived before ``running`` was set
-                self.running.terminate()
-            code = self.running.wait()
-            self.running = None
-        if self.signals:
-            raise Stopped("stopped; run the same command again to continue")
-        return code
-
-
 def run_stage(name: str, tasks: Sequence[Task], children: Children) -> list[str]:
     """Runs the commands of a stage; returns what was left out, and why. Raises Stopped and UserError."""
     gaps = []
@@ -96,7 +58,7 @@ def run_stage(name: str, tasks: Sequence[Task], children: Children) -> list[str]
             print(f"not run, {absent[0]}: {command_line(task)}", flush=True)
             continue
         print(f"\n$ {command_line(task)}", flush=True)
-        if (code := children.run(task)) == cli.DONE:
+        if (code := children.run(["-m", task.module, *task.arguments])[0]) == cli.DONE:
             continue
         if task.gap and code > 0:
             gaps.append(f"{task.gap}: `{command_line(task)}` ended with exit code {code}")
@@ -110,12 +72,3 @@ def run_stage(name: str, tasks: Sequence[Task], children: Children) -> list[str]
 def command_line(task: Task) -> str:
     """A task as a user would type it."""
     return shlex.join(["python", "-m", task.module, *task.arguments])
-
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def _die_with_parent() -> None:
-    """Runs in the child: kills it with its parent, since a surviving child would clash with those of the next start."""
-    if _LIBC:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from naturel_jax.storage.state import (
     Holder,
+    InUse,
     Lease,
     absolute,
     append,
@@ -25,6 +26,7 @@ from naturel_jax.storage.state import (
 
 __all__ = [
     "Holder",
+    "InUse",
     "Lease",
     "absolute",
     "append",

@@ -316,19 +316,26 @@ def check_leases(path: epath.Path) -> None:
             _held[folder].check()
 
 
+class InUse(UserError):
+    """Another process holds the lease on ``folder``."""
+
+    def __init__(self, folder: epath.Path, holder: object):
+        super().__init__(f"{folder} is in use by {holder}; wait for it, stop it, or choose another --workdir")
+        self.folder = folder
+
+
 @contextlib.contextmanager
 def lease(folder: epath.Path, expires_s: float = 120.0) -> Iterator[Lease]:
     """Holds a lease on ``folder`` for this process, renews it in the background, and releases it on exit.
 
-    Raises UserError if another process holds it: a live one on this host, or one on another host whose heartbeat is
+    Raises InUse if another process holds it: a live one on this host, or one on another host whose heartbeat is
     less than ``expires_s`` old.
     """
     path, now = folder / "lease.json", time.time()
     mine = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, now)
     _tokens.add(mine.token)
     if not _take(path, mine, expires_s):
-        who = _holder(path)[0] or "another process"
-        raise UserError(f"{folder} is in use by {who}; wait for it, stop it, or choose another --workdir")
+        raise InUse(folder, _holder(path)[0] or "another process")
     held, ended = Lease(path, mine), threading.Event()
     release = functools.partial(_release, path, mine)
     atexit.register(release)  # if the process ends without leaving this block

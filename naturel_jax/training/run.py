@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -35,14 +36,18 @@ from tfds_naturel.common.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
 
+_POLL_S = 5.0  # between looks at a base that another process trains
 _WARMUP = 10  # steps before tracing starts: the first ones compile
 
+Watch = Callable[[int, Mapping[str, float]], object]  # steps done, scores
 
-def run(config: Config, workdir: epath.PathLike) -> Finished:
+
+def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, scores: None) -> Finished:
     """Trains (or continues) and evaluates one run in ``workdir``; returns what it found.
 
-    A finished run is not repeated. Raises UserError for a config that cannot be run, OSError for a workdir that
-    cannot be used, and Stopped if the process was asked to stop (see ``preemption``), after saving.
+    A finished run is not repeated. ``watch`` is called after each evaluation during training; what it raises ends the
+    run, which continues from its last checkpoint. Raises UserError for a config that cannot be run, OSError for a
+    workdir that cannot be used, and Stopped if the process was asked to stop (see ``preemption``), after saving.
     """
     folder = epath.Path(workdir)
     if (found := run_folder.read_finished(folder, config)) is not None:
@@ -63,9 +68,9 @@ def run(config: Config, workdir: epath.PathLike) -> Finished:
             sources = frozen.embed_sources(config, start, sources, mesh)
             sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
             training = make_training(config, start, sources, mesh, run_folder.saved_choices(folder))
-            scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on)
+            scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on, watch)
         else:
-            scores, intervals = evaluator.scores_with_intervals(start.params)
+            scores, intervals = evaluator.scores_with_intervals(start.params, *run_folder.results_of(folder, config))
         found = Finished(scores, intervals, evaluator.left_out, evaluator.found(trained_on), evaluator.text_only())
         if jax.process_index() == 0:
             run_folder.write_finished(folder, config, found)
@@ -74,7 +79,7 @@ def run(config: Config, workdir: epath.PathLike) -> Finished:
 
 def trained_base(config: Config, folder: epath.Path) -> str:
     """``config.init``, with ``base:NAME`` resolved to the run in the folder NAME next to ``folder``. A base defined in
-    ``config.bases`` is trained first unless it is finished."""
+    ``config.bases`` is trained first unless it is finished; while another process trains it, this one waits."""
     kind, _, name = config.init.partition(":")
     if kind != "base":
         return config.init
@@ -83,8 +88,24 @@ def trained_base(config: Config, folder: epath.Path) -> str:
         base = config.bases[name]
         data = dataclasses.replace(base.data, dir=config.data.dir, cache_dir=config.data.cache_dir)
         base = dataclasses.replace(base, data=data)
-        run(base, base_folder)
+        _run_or_wait(base, base_folder)
     return f"run:{base_folder}"
+
+
+def _run_or_wait(base: Config, folder: epath.Path) -> None:
+    """Runs ``base``, or waits while another process does."""
+    waiting = False
+    while True:
+        try:
+            run(base, folder)
+            return
+        except storage.InUse as error:
+            if jax.process_count() > 1 or storage.absolute(folder) != storage.absolute(error.folder):
+                raise
+            if not waiting:
+                _LOG.info("waiting for the base: %s", error)
+            waiting = True
+            time.sleep(_POLL_S)
 
 
 class Training(NamedTuple):
@@ -118,7 +139,7 @@ def make_training(
 
 
 def train_and_evaluate(
-    config: Config, folder: epath.Path, training: Training, evaluator: Evaluator, trained_on: TrainedOn
+    config: Config, folder: epath.Path, training: Training, evaluator: Evaluator, trained_on: TrainedOn, watch: Watch
 ) -> tuple[dict[str, float], Intervals]:
     """Trains from the newest checkpoint in ``folder``, if any; returns the final scores and their confidence intervals.
     Raises what ``run`` raises."""
@@ -138,7 +159,9 @@ def train_and_evaluate(
     def evaluate(done: int, state: train.State, names: Sequence[str]) -> None:
         try:
             with metrics.paused():
-                metrics.evaluation(done, evaluator.scores(state.evaluated, names))
+                scores = evaluator.scores(state.evaluated, names)
+                metrics.evaluation(done, scores)
+                watch(done, scores)
         except Stopped:  # restarted from this step, the run evaluates first
             if done > first:
                 save(done, state, wait=True)
@@ -170,7 +193,8 @@ def train_and_evaluate(
                 raise UserError(f"{error}. Lower config.optim.lr or inspect the items of the batch: {names}") from error
         if not finished:
             raise Stopped(f"{config.name} stopped and saved in {folder}; run the same command again to continue")
-        scores, intervals = evaluator.scores_with_intervals(state.evaluated)
+        out = run_folder.results_of(folder, config)
+        scores, intervals = evaluator.scores_with_intervals(state.evaluated, *out)
         metrics.evaluation(schedule.total, scores)
         return scores, intervals
 

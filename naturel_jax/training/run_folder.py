@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,7 @@ from naturel_jax.data.random import draws
 from naturel_jax.data.seen import trained_on
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.devices import preemption
+from naturel_jax.evaluators import results
 from naturel_jax.evaluators.results import LeftOut
 from tfds_naturel.common.errors import UserError
 
@@ -79,6 +81,13 @@ def read_finished(folder: epath.Path, config: Config) -> Finished | None:
 def write_finished(folder: epath.Path, config: Config, found: Finished) -> None:
     """Marks the run as finished."""
     finished.write(folder, finished.Record(found, _request(config)))
+
+
+def results_of(folder: epath.Path, config: Config) -> tuple[epath.Path, str, str]:
+    """Where the last evaluation of the run writes its results, item by item (``evaluators/results.py``): the folder,
+    the name of the model, and a digest of the config that made it."""
+    identity = hashlib.blake2b(json.dumps(versions.to_json(config), sort_keys=True).encode(), digest_size=16)
+    return folder / results.FOLDER, config.name, identity.hexdigest()
 
 
 def left_out(found: Finished, config: Config, model: str) -> list[LeftOut]:

@@ -86,7 +86,8 @@ def _wandb(config: Config, workdir: epath.Path, closing: contextlib.ExitStack) -
             f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install 'naturel_jax[wandb]'"
         ) from error
     local = closing.enter_context(scratch.folder()) if in_store(workdir) else workdir
-    run = wandb.init(project=config.wandb, name=config.name, dir=str(local), id=_identity(workdir), resume="allow")
+    names = {"project": config.wandb, "group": config.wandb_group or None, "name": config.name}
+    run = wandb.init(**names, dir=str(local), id=_identity(workdir), resume="allow")
     closing.callback(run.finish)
     return lambda step, values: run.log(values, step=step)
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from naturel_jax.benchmarks import benchmark, rules
 from naturel_jax.evaluators import blind, confidence
@@ -78,3 +79,70 @@ def test_items_that_share_an_image_are_resampled_together():
     low, high = confidence.intervals(bench(items), items, {"right": right}, resamples=4000)["accuracy"]
     half = 1.96 * np.sqrt(0.25 * 0.75 / 100)
     assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.012)
+
+
+# ---- Seeds ----------------------------------------------------------------------------------------------------------
+
+
+def resampled(scores_SN: np.ndarray, resamples: int = 8000) -> np.ndarray:
+    """The scores [S, R] of S runs on resamples of N items, each with an image of its own."""
+    items = [benchmark.Item(str(n), (), ("a", "b")) for n in range(scores_SN.shape[1])]
+    ((_, (values_S, resampled_SR)),) = confidence.resample(
+        bench(items), items, [{"right": x} for x in scores_SN], resamples
+    )
+    np.testing.assert_allclose(values_S, scores_SN.mean(axis=1))
+    return resampled_SR
+
+
+def test_bootstrap_over_seeds_and_items_has_the_variance_of_two_crossed_factors():
+    """Against the covariances of multinomial counts, written out: of the drawn items, C_N = I - 11'/N, and of the drawn
+    seeds, C_S, which is scaled by S / (S - 1)."""
+    rng = np.random.default_rng(3)
+    seeds, number = 4, 30
+    x_SN = rng.normal(size=(seeds, 1)) + rng.normal(size=(1, number)) + rng.normal(size=(seeds, number))
+    C_NN, C_SS = np.eye(number) - 1 / number, np.eye(seeds) - 1 / seeds
+    mean_N = x_SN.mean(axis=0)
+    of_items = mean_N @ C_NN @ mean_N / number**2
+    of_seeds = np.sum(C_SS * (x_SN @ (C_NN + 1) @ x_SN.T)) / (number * seeds) ** 2 * seeds / (seeds - 1)
+    found_R = confidence.mean_over_seeds(resampled(x_SN, 40_000))
+    assert found_R.var() == pytest.approx(of_items + of_seeds, rel=0.03)
+    assert found_R.mean() == pytest.approx(x_SN.mean(), abs=4 * math.sqrt((of_items + of_seeds) / 40_000))
+
+
+def test_spread_over_seeds_alone_is_the_standard_error_of_their_mean():
+    scores_S1 = np.array([[0.5], [0.6], [0.65], [0.8], [0.9]])
+    found_R = confidence.mean_over_seeds(resampled(scores_S1, 40_000))
+    assert found_R.std() == pytest.approx(np.std(scores_S1, ddof=1) / math.sqrt(5), rel=0.02)
+
+
+def test_equal_seeds_have_the_interval_of_one():
+    right_N = (np.arange(400) % 4 == 0).astype(float)
+    one, three = (confidence.mean_over_seeds(resampled(np.tile(right_N, (n, 1)))) for n in (1, 3))
+    np.testing.assert_allclose(three, one)
+    half = 1.96 * math.sqrt(0.25 * 0.75 / 400)
+    assert confidence.bounds(one) == pytest.approx((0.25 - half, 0.25 + half), abs=0.006)
+
+
+def test_what_seeds_and_items_share_cancels_in_pairs():
+    x_SN = np.random.default_rng(0).normal(size=(5, 50))
+    a_R, b_R = (confidence.mean_over_seeds(resampled(x)) for x in (x_SN, x_SN + 0.25))
+    np.testing.assert_allclose(b_R - a_R, 0.25)
+    unpaired_R = confidence.mean_over_seeds(resampled(x_SN), stream=2) - a_R
+    assert unpaired_R.std() > 0.05, "seeds that are drawn apart do not cancel"
+
+
+@pytest.mark.parametrize("z", [0.0, 1.0, 2.5])
+def test_p_value_is_that_of_a_normal_difference(z):
+    difference_R = np.random.default_rng(1).normal(z, 1, size=200_000)
+    assert confidence.p_value(difference_R) == pytest.approx(2 * stats.norm.sf(z), abs=0.004)
+    assert confidence.p_value(np.full(999, 0.1)) == 2 / 1000 and confidence.p_value(np.zeros(9)) == 1
+
+
+def test_holm_is_the_step_down_formula():
+    """max over j <= i of min(1, (m - j + 1) p_(j)), as statsmodels' multipletests computes it."""
+    assert confidence.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    p_M = np.random.default_rng(0).random(40) ** 3
+    steps_M = np.sort(p_M) * np.arange(40, 0, -1)
+    expected_M = np.empty(40)
+    expected_M[np.argsort(p_M)] = np.minimum(1, np.maximum.accumulate(steps_M))
+    assert confidence.holm(list(p_M)) == pytest.approx(expected_M)

@@ -155,7 +155,8 @@ def relations(number: int) -> ModelRow:
 
 
 def test_plots_are_images_light_and_dark():
-    history = {"CLIP": [(0, {"naturel/simple": 0.5}), (10, {"naturel/simple": 0.9, "winoground/text": 0.3})], "B": []}
+    clip = [(0, {"naturel/simple": 0.5}), (10, {"naturel/simple": 0.9, "winoground/text": 0.3})]
+    history = {"CLIP": [clip, clip], "B": [[]]}
     rows = [row("CLIP", naturel__complex=0.5, zeroshot__x__top1=0.6), row("B", naturel__complex=0.8)]
     drawn = [plots.by_relation([relations(40), row("B", naturel__complex=0.6)])]
     drawn += [plots.by_relation([relations(40)], dark=True), plots.accuracy_over_training(history)]
@@ -165,7 +166,7 @@ def test_plots_are_images_light_and_dark():
 
 
 def test_nothing_to_plot():
-    assert plots.accuracy_over_training({"CLIP": [(0, {"naturel/simple": 0.5})]}) is None, "a curve needs two points"
+    assert plots.accuracy_over_training({"CLIP": [[(0, {"naturel/simple": 0.5})]]}) is None, "a curve needs two points"
     assert plots.by_relation([row("CLIP")]) is None
     assert plots.forgetting_against_gain([row("B", naturel__complex=0.8)]) is None
 

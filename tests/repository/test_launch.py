@@ -1,5 +1,6 @@
 """The launchers, with stubs in place of the clusters' commands and of training. Exit code 75 means "continue"."""
 
+import itertools
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from naturel_jax.cli import config_flags
+from naturel_jax.cli.sweeps import work
 from tests.helpers import sky_task
 from tests.helpers.stub_commands import calls, stub
 from tfds_naturel.common import cli
@@ -52,6 +54,18 @@ def test_slurm_job_gets_sigterm_in_time_keeps_its_log_and_has_tasks_that_see_all
     assert {"--ntasks-per-node=1", "--gpus-per-node=8"} <= options
 
 
+@pytest.mark.parametrize(("status", "requeued"), [(0, False), (3, False), (cli.STOPPED, True)])
+def test_slurm_requeues_a_stopped_task_of_a_sweep_only(status, requeued, tmp_path):
+    """By the task's id: the id of the first task is that of the array."""
+    stub(tmp_path, "srun", f"exit {status}")
+    stub(tmp_path, "scontrol", "")
+    slurm = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_JOB_ID": "42", "SLURM_ARRAY_TASK_ID": "7"}
+    done = launch("sweep.sbatch", "--seeds", "5", stubs=tmp_path, **slurm)
+    assert done.returncode == status, done.stderr
+    assert calls(tmp_path, "srun") == [[".venv/bin/python", "-m", "naturel_jax.sweep", "--seeds", "5"]]
+    assert calls(tmp_path, "scontrol") == ([["requeue", "42_7"]] if requeued else [])
+
+
 # ---- Kubernetes -----------------------------------------------------------------------------------------------------
 
 
@@ -77,7 +91,8 @@ def test_kubernetes_policy_of_exit_codes():
 @pytest.mark.parametrize("version", ["1.29", "1.31", "1.36"])
 def test_kubernetes_manifest_fits_the_schema(version):
     """That of the API server's own OpenAPI document, of the oldest release that the manifest names and newer ones."""
-    for document in yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()):
+    files = [(LAUNCH / name).read_text() for name in ("kubernetes.yaml", "sweep.yaml")]
+    for document in itertools.chain.from_iterable(map(yaml.safe_load_all, files)):
         kubernetes_validate.validate(document, version, strict=True)
         with pytest.raises(kubernetes_validate.ValidationError):
             kubernetes_validate.validate(document | {"specs": {}}, version, strict=True)
@@ -105,6 +120,15 @@ def test_kubernetes_manifest_satisfies_the_rules_of_the_api():
     assert command.startswith("exec ") and f"--coordinator {name}-0.{pod['subdomain']}:" in command
     assert f"--processes {spec['completions']} " in command
     assert pod["terminationGracePeriodSeconds"] >= 60
+
+
+def test_pods_of_a_sweep_have_the_shares_of_their_indices():
+    job = yaml.safe_load((LAUNCH / "sweep.yaml").read_text())
+    (command,) = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert job["spec"]["completionMode"] == "Indexed" and command.startswith("exec ")
+    assert command.endswith(f"--share $JOB_COMPLETION_INDEX/{job['spec']['completions']}")
+    assert after_failure(job, cli.STOPPED) == "Ignore" and after_failure(job, cli.USER_ERROR) == "FailJob"
+    assert after_failure(job, work.FAILED) == "FailIndex", "the other pods go on"
 
 
 JOBSET_FIELDS = {

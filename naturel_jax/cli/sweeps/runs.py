@@ -1,0 +1,102 @@
+"""Trains the runs of a sweep, or this process's share of them, one after another."""
+
+import dataclasses
+import glob
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from etils import epath
+
+from naturel_jax import storage
+from naturel_jax.checkpoints import finished
+from naturel_jax.cli.sweeps.plan import Planned
+from naturel_jax.training.run import Watch, run
+from tfds_naturel.common.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+PRUNED, FAILED = "pruned.json", "failed.json"  # in the folder of a run
+
+FINISHED = "finished"
+
+
+class Pruned(Exception):
+    """A run is not worth finishing: its score after ``step`` steps."""
+
+    def __init__(self, step: int, score: float):
+        super().__init__(f"pruned at step {step}, where its score was {score:.3f}")
+        self.step, self.score = step, score
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Each ``count``-th run, from ``index`` on."""
+
+    index: int = 0
+    count: int = 1
+
+
+def parse_share(text: str, environment: Mapping[str, str]) -> Share:
+    """``--share INDEX/COUNT``; without it, the task of a SLURM array. Raises UserError."""
+    if not text and "SLURM_ARRAY_TASK_ID" in environment:
+        number, first, count = (int(environment[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "COUNT"))
+        text = f"{number - first}/{count}"
+    if not text and "JOB_COMPLETION_INDEX" in environment:
+        raise UserError(
+            "this is a pod of an indexed Job, which does not know the number of pods: add --share "
+            "$JOB_COMPLETION_INDEX/COMPLETIONS"
+        )
+    match = re.fullmatch(r"(\d+)/(\d+)", text or "0/1")
+    if not match or int(match[1]) >= int(match[2]):
+        raise UserError(f"--share {text}: expected INDEX/COUNT with an INDEX from 0 to COUNT - 1, such as 0/8")
+    return Share(int(match[1]), int(match[2]))
+
+
+def environments(jobs: int) -> list[dict[str, str]]:
+    """For each of the processes that run at once, the GPUs that it sees; nothing on a machine without NVIDIA GPUs.
+    Raises UserError if there are fewer GPUs than processes."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = named.split(",") if named else list(map(str, range(len(glob.glob("/proc/driver/nvidia/gpus/*")))))
+    if gpus and jobs > len(gpus):
+        raise UserError(f"--jobs {jobs}: there are {len(gpus)} GPUs, and each run needs one of its own")
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[job::jobs])} if gpus else {} for job in range(jobs)]
+
+
+def train(planned: Planned, out: Path, watch: Watch = lambda step, scores: None) -> None:
+    """Trains a run, or continues it, unless it is finished or pruned. A run that fails, or that another process trains,
+    does not end the sweep. Raises Stopped."""
+    folder = epath.Path(out / planned.key)
+    if storage.exists(folder / PRUNED):
+        return
+    storage.delete(folder / FAILED)
+    try:
+        run(planned.config, folder, watch)
+    except Pruned as pruned:
+        storage.write(folder / PRUNED, json.dumps({"step": pruned.step, "score": pruned.score}))
+        _LOG.info("%s: %s", planned.key, pruned)
+    except storage.InUse as error:
+        _LOG.warning("%s is left to another process: %s", planned.key, error)
+    except UserError as error:
+        storage.write(folder / FAILED, json.dumps({"error": str(error)}))
+        _LOG.error("%s failed: %s", planned.key, error)
+
+
+def state(planned: Planned, out: Path) -> str:
+    """What has become of a run, in words. Raises UserError for a damaged file."""
+    folder = epath.Path(out / planned.key)
+    if storage.exists(folder / PRUNED):
+        saved = storage.read_json(folder / PRUNED)
+        return f"pruned at step {saved['step']}"
+    if storage.exists(folder / FAILED):
+        return f"failed: {storage.read_json(folder / FAILED)['error']}"
+    return FINISHED if finished.read(folder) else "not finished"
+
+
+def failures(runs: Sequence[Planned], out: Path) -> list[str]:
+    """One line for each failed run."""
+    states = {planned.key: state(planned, out) for planned in runs}
+    return [f"{key} {text}" for key, text in states.items() if text.startswith("failed")]

@@ -1,0 +1,139 @@
+"""The report on a sweep: a row for each setting, differences from a baseline, the best run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from etils import epath
+
+from naturel_jax import storage
+from naturel_jax.checkpoints import finished
+from naturel_jax.checkpoints.finished import Finished
+from naturel_jax.cli.sweeps import runs as runs_lib
+from naturel_jax.cli.sweeps.plan import Planned
+from naturel_jax.report import leakage, report, seeds
+from naturel_jax.report.report import Report, Section
+from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
+from naturel_jax.storage.locks import locked
+from naturel_jax.training import run_folder, writers
+
+Groups = Mapping[str, Sequence[Planned]]  # row -> its finished runs
+
+
+def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
+    """Writes the report on what is finished to ``out``; returns the tables in Markdown. Processes of one sweep write in
+    turn. Raises UserError for a damaged file."""
+    with locked(out / ".report.lock"):
+        states = {run.key: runs_lib.state(run, out) for run in runs}
+        groups: dict[str, list[Planned]] = {run.group: [] for run in runs}
+        for run in runs:
+            if states[run.key] == runs_lib.FINISHED:
+                groups[run.group].append(run)
+        missing = [
+            f"{group}: {len(done)} of {number} runs are finished"
+            for group, done in groups.items()
+            if len(done) < (number := sum(run.group == group for run in runs))
+        ]
+        groups = {group: done for group, done in groups.items() if done}
+        scores = seeds.read({run.key: seeds.of_run(out / run.key) for done in groups.values() for run in done})
+        differences = _differences(groups, scores, baseline) if baseline in groups else []
+        found = {run.key: _finished(out, run) for done in groups.values() for run in done}
+        sections = [*_difference_section(differences, baseline), *_best(groups, found, score)]
+        histories = {
+            group: [writers.history(epath.Path(out / run.key)) for run in done] for group, done in groups.items()
+        }
+        trained_on = [
+            line
+            for group, (first, *_) in groups.items()
+            for line in run_folder.left_out(found[first.key], first.config, group)
+        ]
+        ended = [f"{key}: {text}" for key, text in states.items() if text.startswith(("pruned", "failed"))]
+        made = Report(
+            [*_rows(groups, scores), *_text_only(found)],
+            histories,
+            left_out=[*missing, *ended, *scores.left_out],
+            trained_on=leakage.lines(trained_on),
+            seeds={group: len(done) for group, done in groups.items()},
+            sections=sections,
+            score=score,
+        )
+        text = report.save(epath.Path(out), made)
+        differences_csv = seeds.to_csv(seeds.Difference._fields, differences)
+        storage.write(epath.Path(out / "differences.csv"), differences_csv)
+        storage.write(epath.Path(out / "runs.csv"), _runs_csv(runs, states, scores))
+    return text
+
+
+def _finished(out: Path, run: Planned) -> Finished:
+    record = finished.read(epath.Path(out / run.key))
+    assert record is not None
+    return record.finished
+
+
+def _rows(groups: Groups, scores: seeds.Scores) -> list[ModelRow]:
+    rows = []
+    for group, done in groups.items():
+        cells: dict[str, Cell] = {}
+        for metric, scored in scores.scored.items():
+            if of_group := [scored[run.key] for run in done if run.key in scored]:
+                cells[metric] = seeds.mean(of_group, *scores.counts[metric])
+        rows.append(ModelRow(group, MEASURED, cells))
+    return rows
+
+
+def _text_only(found: Mapping[str, Finished]) -> list[ModelRow]:
+    """The row of n-grams, which see no image."""
+    cells = {metric: Cell(value) for one in found.values() for metric, value in one.text_only.items()}
+    return [ModelRow("n-grams", BLIND, cells)] if cells else []
+
+
+def _differences(groups: Groups, scores: seeds.Scores, baseline: str) -> list[seeds.Difference]:
+    """Every setting against the baseline, in every score that both have, over the seeds that both have."""
+    found = []
+    for group, done in groups.items():
+        for metric, scored in scores.scored.items() if group != baseline else ():
+            sides = [
+                {run.seed: scored[run.key] for run in side if run.key in scored} for side in (done, groups[baseline])
+            ]
+            if common := [seed for seed in sides[0] if seed in sides[1]]:
+                pairs = ([side[seed] for seed in common] for side in sides)
+                found.append(seeds.difference(group, metric, *pairs, paired=True))
+    return seeds.adjust(found)
+
+
+def _difference_section(differences: Sequence[seeds.Difference], baseline: str) -> list[Section]:
+    if not differences:
+        return []
+    text = [
+        "Paired: the same seeds, on the same items. Intervals and p-values are from a bootstrap over seeds and images; "
+        f"p (Holm) is adjusted for the {len(differences)} rows."
+    ]
+    if any(one.seeds == "1 paired" for one in differences):
+        text.append("Rows with 1 paired show one seed, and do not say how much another would change.")
+    return [Section(f"Differences from {baseline}", seeds.HEAD, list(seeds.cells(differences)), text)]
+
+
+def _best(groups: Groups, found: Mapping[str, Finished], score: str) -> list[Section]:
+    """The setting with the highest mean, its best run, and the command that trains it again."""
+    means = {
+        group: sum(found[run.key].scores[score] for run in done) / len(done)
+        for group, done in groups.items()
+        if all(score in found[run.key].scores for run in done)
+    }
+    if not means:
+        return []
+    best = max(means, key=lambda group: means[group])
+    run = max(groups[best], key=lambda run: found[run.key].scores[score])
+    text = [
+        f"{best} has the highest mean of {len(means)} settings, {means[best]:.3f} (number of seeds: "
+        f"{len(groups[best])}). Its best run is {run.key}, {found[run.key].scores[score]:.3f}. Both were chosen for "
+        "being high, so expect less of a new seed."
+    ]
+    return [Section(f"Best {score}", text=text, command=run.command)]
+
+
+def _runs_csv(runs: Sequence[Planned], states: Mapping[str, str], scores: seeds.Scores) -> str:
+    rows = []
+    for run in runs:
+        values = [scored[run.key].value if run.key in scored else "" for scored in scores.scored.values()]
+        rows.append([run.key, run.group, run.seed, states[run.key], *values, run.command])
+    return seeds.to_csv(["run", "setting", "seed", "state", *scores.scored, "command"], rows)

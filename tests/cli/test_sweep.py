@@ -1,0 +1,253 @@
+"""Sweeps: what is refused before anything runs, shares, search and pruning, and a killed sweep that is continued."""
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from naturel_jax.checkpoints import checkpoint, finished
+from naturel_jax.checkpoints.finished import Finished
+from naturel_jax.cli.sweeps import plan, runs, search
+from naturel_jax.cli.sweeps.plan import Source
+from tests.helpers import tiny_config
+from tests.helpers.processes import wait_until
+from tests.helpers.worlds import ROOT, data_dir
+from tfds_naturel.common.errors import UserError
+
+RATES_TWICE, RANGE = "--grid=config.optim.lr=1e-4,3e-4", "--grid=config.optim.lr=1e-5..1e-3"
+SEARCH = ["--search=random", "--trials=2"]
+REFUSED = {  # flags -> message
+    (
+        "--grid=config.optim.lrr=1",
+    ): "--grid config.optim.lrr: the config has no field 'optim.lrr'; did you mean 'optim.lr'",
+    ("--grid=config.optim.lr=1e-4,fast",): "config.optim.lr is 'fast'; expected a number above 0",
+    ("--grid=config.optim.lr=-1",): "config.optim.lr is -1.0; expected a number above 0",
+    ("--grid=config.optim.lr=",): "--grid config.optim.lr=: a value is empty",
+    ("--grid=1e-4,3e-4",): "expected config.FIELD=VALUE,VALUE",
+    ("--grid=config.optim.lr=1e-4,0.0001",): "runs lr=1e-4_seed=0 and lr=0.0001_seed=0 of the sweep are the same",
+    (RANGE,): "which only a search draws from; add --search",
+    ("--grid=config.optim.lr=0..1:log",): "LOW below HIGH, and above 0 with :log",
+    ("--grid=config.seed=1,2",): "seeds are not settings; write --seeds",
+    ("--seeds=0",): "--seeds 0: expected a number of seeds",
+    ("--seeds=3,3",): "--seeds 3,3: expected a number of seeds",
+    (RATES_TWICE, "--baseline=lr=1e4"): "--baseline 'lr=1e4' is not a setting of the sweep; did you mean 'lr=1e-4'?",
+    (
+        "--score=naturel/complx",
+    ): "--score 'naturel/complx' is not a score of these runs; did you mean 'naturel/complex'?",
+    ("--grid=config.bases.base.optim.lr=1e-4,1e-3",): "differ in config.bases.base, which the runs of a sweep share",
+    (RANGE, *SEARCH): "--search needs --score",
+    ("--trials=2",): "give both, or none of them",
+    (RANGE, *SEARCH, "--score=naturel_unseen/simple", "--prune"): "config.eval.during.naturel_unseen is missing",
+    ("--share=4/4",): "--share 4/4: expected INDEX/COUNT with an INDEX from 0 to COUNT - 1",
+    ("--jobs=0",): "--jobs 0: expected 1 or more",
+}
+REFUSE = """
+import json, os, sys
+from naturel_jax import sweep
+from naturel_jax.cli.sweeps import work
+from tfds_naturel.common import cli
+for arguments in json.load(sys.stdin):
+    if (child := os.fork()) == 0:  # flags can be parsed once in a process
+        cli.run(sweep.main, arguments)
+    print(f"exit code {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}", file=sys.stderr, flush=True)
+"""
+CONFIG = f"--config={ROOT}/tests/helpers/sweep_config.py:"
+
+
+def test_mistakes_are_refused_before_anything_runs(tmp_path):
+    data = data_dir()
+    lines = [[f"{CONFIG}{data}", f"--out={tmp_path / 'out'}", *flags] for flags in REFUSED]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", REFUSE],
+        input=json.dumps(lines),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    answers = [part.strip() for part in done.stderr.split("exit code 2\n")]
+    assert len(answers) == len(REFUSED) + 1 and not answers[-1], done.stderr[-3000:]
+    for (flags, expected), answer in zip(REFUSED.items(), answers, strict=False):
+        assert expected in answer.splitlines()[-1], f"{flags}: {answer}"
+    assert not (tmp_path / "out").exists()
+
+
+def source(grid: dict[str, plan.Values], seeds: tuple[int, ...] = (0,)) -> Source:
+    raw = tiny_config.get_config()
+    raw.wandb = "project"
+    return Source(raw, ["--config=tiny.py"], grid, seeds, "rates")
+
+
+def test_points_of_the_grid_with_each_seed():
+    """Folders, rows, what W&B groups, and the command that trains a run again."""
+    grid: dict[str, plan.Values] = {"config.optim.lr": ("1e-4", "3e-4"), "config.data.crop_scale": ("(0.8, 1.0)",)}
+    one = source(grid, (3, 7))
+    planned = [run for setting in plan.settings(one) for run in one.runs(setting)]
+    assert [run.key for run in planned[:2]] == [
+        "lr=1e-4_crop_scale=_0.8_1.0__seed=3",
+        "lr=1e-4_crop_scale=_0.8_1.0__seed=7",
+    ]
+    assert {run.group for run in planned} == {f"lr={lr}, crop_scale=(0.8, 1.0)" for lr in ("1e-4", "3e-4")}
+    last = planned[-1]
+    assert (last.config.optim.lr, last.config.data.crop_scale, last.config.seed) == (3e-4, (0.8, 1.0), 7)
+    assert last.config.wandb_group == "rates: lr=3e-4, crop_scale=(0.8, 1.0)"
+    assert last.command == (
+        "naturel-train --config=tiny.py --config.optim.lr=3e-4 '--config.data.crop_scale=(0.8, 1.0)' --config.seed=7 "
+        "--workdir runs/again"
+    )
+
+
+def test_shares_of_clusters():
+    slurm = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_COUNT": "10"}
+    assert runs.parse_share("", slurm) == runs.Share(3, 10) and runs.parse_share("", {}) == runs.Share(0, 1)
+    assert runs.parse_share("2/8", slurm | {"JOB_COMPLETION_INDEX": "2"}) == runs.Share(2, 8)
+    with pytest.raises(UserError, match=r"add --share \$JOB_COMPLETION_INDEX/COMPLETIONS"):
+        runs.parse_share("", {"JOB_COMPLETION_INDEX": "2"})
+
+
+def test_runs_at_once_have_gpus_of_their_own(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in runs.environments(2)] == ["4,6", "5"]
+    with pytest.raises(UserError, match="--jobs 4: there are 3 GPUs"):
+        runs.environments(4)
+
+
+RATES: dict[str, plan.Values] = {"config.optim.lr": plan.Range(1e-5, 1e-1, True, False)}
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[str]:
+    """Names of the runs that a stub of training has trained: their scores rise to 0.01 over the rate."""
+    names: list[str] = []
+
+    def train(config, folder, watch):
+        names.append(epath.Path(folder).name)
+        epath.Path(folder).mkdir(parents=True, exist_ok=True)
+        for step in (10, 20):
+            scores = {"naturel/complex": step / 20 * min(1.0, 1e-5 / config.optim.lr)}
+            with (epath.Path(folder) / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, **scores}) + "\n")
+            watch(step, scores)
+        finished.write(epath.Path(folder), finished.Record(Finished(scores, {}, {}, {}, {}), {}))
+
+    monkeypatch.setattr(runs, "run", train)
+    return names
+
+
+@pytest.mark.parametrize("method", ["random", "bayes"])
+def test_search_continues_as_if_it_had_not_been_interrupted(method, tmp_path, trained):
+    """And another process than the first may continue it, with more trials."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    made = search.Search(source(RATES), method, 14, "naturel/complex", False)
+    search.train(made, whole, runs.Share())
+    for trials in (3, 13, 14):
+        search.train(made._replace(trials=trials), parts, runs.Share())
+    settings = search.settings(made, whole)
+    assert settings == search.settings(made, parts) and len(settings) == 14
+    rates = [float(setting["config.optim.lr"]) for setting in settings]
+    assert all(1e-5 <= rate <= 1e-1 for rate in rates) and len(set(rates)) > 10
+    if method == "bayes":  # the best scores are at the lowest rates, which it has learned after ten trials
+        assert max(rates[10:]) < sorted(rates[:10])[5]
+
+
+def test_runs_below_the_median_are_pruned_and_marked(tmp_path, trained):
+    made = search.Search(source(RATES, (0, 1)), "random", 20, "naturel/complex", True)
+    search.train(made, tmp_path, runs.Share())
+    states = {
+        run.key: runs.state(run, tmp_path) for s in search.settings(made, tmp_path) for run in made.source.runs(s)
+    }
+    pruned = [key for key, state in states.items() if state == "pruned at step 10"]
+    assert pruned and all(key.endswith("seed=0") for key in pruned)
+    assert {states[key.replace("seed=0", "seed=1")] for key in pruned} == {"not finished"}, (
+        "their other seed is not trained"
+    )
+    before = len(trained)
+    search.train(made, tmp_path, runs.Share())
+    assert not [name for name in trained[before:] if name in pruned], "a pruned run is not trained again"
+
+
+def test_another_search_in_the_folder_is_refused(tmp_path):
+    search.check_same(made := search.Search(source(RATES), "random", 2, "naturel/complex", False), tmp_path)
+    search.check_same(made._replace(trials=5), tmp_path)
+    with pytest.raises(
+        UserError, match=r"search\.json: score was naturel/complex, is naturel/simple; use another --out"
+    ):
+        search.check_same(made._replace(score="naturel/simple"), tmp_path)
+
+
+def test_failed_run_does_not_end_the_sweep(tmp_path, monkeypatch):
+    one = source({"config.optim.lr": ("1e-4", "1e-3")})
+    planned = [run for setting in plan.settings(one) for run in one.runs(setting)]
+
+    def train(config, folder, watch):
+        raise UserError("step 7: loss nan")
+
+    monkeypatch.setattr(runs, "run", train)
+    (tmp_path / planned[0].key).mkdir()
+    runs.train(planned[0], tmp_path)
+    assert runs.failures(planned, tmp_path) == ["lr=1e-4_seed=0 failed: step 7: loss nan"]
+
+
+# ---- Real runs ------------------------------------------------------------------------------------------------------
+
+
+def start(out: Path, *flags: str) -> subprocess.Popen:
+    """A sweep of ``sweep_config``, whose grid and seeds are those of its ``sweep()``."""
+    command = [sys.executable, "-m", "naturel_jax.sweep", f"{CONFIG}{data_dir()}", f"--out={out}", *flags]
+    cache = {"JAX_COMPILATION_CACHE_DIR": f"{data_dir()}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    with open(out.with_suffix(".log"), "a") as file:
+        return subprocess.Popen(command, cwd=ROOT, env=os.environ | cache, stdout=file, stderr=file)
+
+
+@pytest.mark.slow
+def test_killed_sweep_has_the_table_of_an_uninterrupted_one(tmp_path):
+    """The killed one trains two runs at once, which share a base; the other one after another."""
+    names = ["--baseline=lr=0.0001", "--score=naturel/complex"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole, *names).wait(600) == 0, whole.with_suffix(".log").read_text()[-3000:]
+    process = start(killed, *names, "--jobs=2")
+    begun = random.Random().choice(
+        ("base/metrics.jsonl", "base/scores.json", "*seed=?/metrics.jsonl", "*seed=?/scores.json")
+    )
+    wait_until(lambda: process.poll() is not None or [*killed.glob(begun)], 600)
+    time.sleep(random.Random().uniform(0, 2))
+    process.kill()
+    process.wait()
+    assert start(killed, *names, "--jobs=2").wait(600) == 0, killed.with_suffix(".log").read_text()[-3000:]
+    for name in ("report.md", "scores.csv", "differences.csv", "runs.csv"):
+        assert (killed / name).read_text() == (whole / name).read_text(), name
+    with (whole / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == [f"lr={lr}_seed={seed}" for lr in ("0.0001", "0.01") for seed in (0, 1)]
+    assert {row["state"] for row in rows} == {"finished"}
+    with (whole / "scores.csv").open() as file:
+        table = {(row["model"], row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
+    for setting in ("lr=0.0001", "lr=0.01"):
+        of_seeds = [float(row["naturel/complex"]) for row in rows if row["setting"] == setting]
+        assert table[setting, "naturel/complex"] == pytest.approx(sum(of_seeds) / 2)
+    text = (whole / "report.md").read_text()
+    assert "Means of 2 seeds." in text and "## Differences from lr=0.0001" in text and "naturel-train --config" in text
+
+
+@pytest.mark.slow
+def test_pruned_run_stops_cleanly(tmp_path, quick_compilation):
+    raw = tiny_config.get_config()
+    raw.data.dir = os.fspath(data_dir())
+    (planned,) = Source(raw, (), {}, (0,), "one").runs({})
+
+    def watch(step, scores):
+        if step == 10:
+            raise runs.Pruned(step, scores["naturel/complex"])
+
+    runs.train(planned, tmp_path, watch)
+    folder = tmp_path / "seed=0"
+    assert runs.state(planned, tmp_path) == "pruned at step 10" and not (folder / "lease.json").exists()
+    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 10
+    runs.train(planned, tmp_path, lambda *_: pytest.fail("a pruned run was trained again"))
+    assert checkpoint.saved_steps(epath.Path(folder)) == [5, 10], "with its checkpoints"

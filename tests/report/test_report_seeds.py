@@ -1,0 +1,96 @@
+"""Means over seeds and differences, from the results that runs leave, and the comparison of two groups of runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from naturel_jax.benchmarks import rules
+from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
+from naturel_jax.evaluators import results
+from naturel_jax.report import compare, groups, plots, seeds
+from tfds_naturel.common.errors import UserError
+
+NUMBER = 300
+METRICS = (Metric("naturel/complex", "right"), Metric("naturel/complex/relation/on", "right", where=("relation", "on")))
+
+
+def save(folder: Path, right_N: np.ndarray, first: int = 0) -> seeds.Evaluated:
+    """The results of a run that is right on the items, from the number ``first`` on, where ``right_N`` is true."""
+    items = tuple(
+        Item(
+            str(n), (Image(f"i{n}", bytes),), ("a cat on a dog", "a dog on a cat"), {"relation": ("on", "under")[n % 2]}
+        )
+        for n in range(first, first + len(right_N))
+    )
+    benchmark = Benchmark("naturel", items, rules.pair, METRICS)
+    matrices = [np.array([[0.3, 0.2] if right else [0.2, 0.3]]) for right in right_N]
+    results.save(folder / results.FOLDER, "tiny", benchmark, "f", (items, matrices, []), {})
+    return seeds.of_run(folder)
+
+
+@pytest.fixture
+def runs(tmp_path) -> dict[str, seeds.Evaluated]:
+    """Three seeds of A and of B, which is right on more of the same items."""
+    rng = np.random.default_rng(0)
+    hard_N = rng.random(NUMBER)
+    rates = {"A": (0.5, 0.55, 0.6), "B": (0.7, 0.72, 0.77)}
+    return {
+        f"{setting}{n}": save(tmp_path / f"{setting}{n}", hard_N + rng.normal(0, 0.1, NUMBER) < rate)
+        for setting, of_seeds in rates.items()
+        for n, rate in enumerate(of_seeds)
+    }
+
+
+def test_mean_and_difference_of_seeds(runs):
+    """The values are means of the runs' own scores; the interval of the difference is that of a t-like normal: items
+    and seeds cancel but for what is left of both."""
+    scores = seeds.read(runs)
+    own = {key: results.load(run.out)[0].scores["naturel/complex"]["value"] for key, run in runs.items()}
+    assert set(scores.scored) == {"naturel/complex"}, "what tables show"
+    sides = [[scores.scored["naturel/complex"][f"{setting}{n}"] for n in range(3)] for setting in "AB"]
+    cell = seeds.mean(sides[0], *scores.counts["naturel/complex"])
+    assert cell.value == pytest.approx(np.mean([own[f"A{n}"] for n in range(3)])) and cell.count == NUMBER
+    alone = results.load(runs["A0"].out)[0].scores["naturel/complex"]
+    assert cell.interval[1] - cell.interval[0] > alone["high"] - alone["low"], "seeds add to what items vary"
+    one = seeds.difference("B", "naturel/complex", sides[1], sides[0], paired=True)
+    per_seed = np.array([own[f"B{n}"] - own[f"A{n}"] for n in range(3)])
+    assert one.value == pytest.approx(per_seed.mean()) and one.low < one.value < one.high
+    low_error = stats.sem(per_seed)  # of the seeds alone
+    assert (one.high - one.low) / (2 * 1.96) > 0.9 * low_error and one.p < 0.01
+
+
+def test_runs_are_compared_on_the_items_that_all_have(runs, tmp_path):
+    runs["C"] = save(tmp_path / "C", np.ones(NUMBER), first=100)
+    scores = seeds.read(runs)
+    assert scores.left_out == ["naturel: scored on 200 of 300 items, which all runs have"]
+    assert scores.counts["naturel/complex"] == (200, True) and scores.scored["naturel/complex"]["C"].value == 1
+
+
+def test_compare_takes_groups_of_runs(runs, tmp_path, monkeypatch, capsys):
+    """Folders as patterns and lists; two scores, so Holm's p is at least twice the smaller p."""
+    monkeypatch.chdir(tmp_path)
+    compare.main(["A?", "B0,B1", "--benchmark", "naturel"])
+    text = capsys.readouterr().out
+    assert "# B0,B1 against A? on naturel" in text and "A?, 3 runs: A0, A1, A2." in text
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "| naturel" in line]
+    assert [row[0] for row in rows] == ["naturel/complex", "naturel/complex/relation/on"]
+    own = {key: results.load(run.out)[0].scores["naturel/complex"]["value"] for key, run in runs.items()}
+    assert float(rows[0][1]) == pytest.approx(np.mean([own[f"A{n}"] for n in range(3)]), abs=5e-4)
+    p_values = [[float(cell) for cell in row[-2:]] for row in rows]
+    assert all(adjusted >= p for p, adjusted in p_values) and max(a for _, a in p_values) >= 2 * min(
+        p for p, _ in p_values
+    )
+    with pytest.raises(UserError, match="A0 is on both sides"):
+        compare.main(["A?", "A0", "--benchmark", "naturel"])
+    with pytest.raises(UserError, match=r"'Z\*' matches no model in .* and no folder of a run"):
+        groups.find("Z*", tmp_path)
+
+
+def test_curve_of_seeds_has_a_band():
+    """It is drawn where the seeds differ, and not for one seed."""
+    low, high = ([(step, {"my/score": value}) for step in (0, 10)] for value in (0.2, 0.8))
+    assert plots.accuracy_over_training({"A": [low, high]}) is None, "not a metric that plots show"
+    band, line = (plots.accuracy_over_training({"A": runs}, "my/score") for runs in ([low, high], [low]))
+    assert band and line and band != line
