@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -124,22 +125,13 @@ def hf_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
 
 
 def openclip_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
-    """The OpenCLIP model with these parameters, in float32; timm's trunks, which exist only at full depth, are
-    truncated to the config's depth."""
-    family, depth = family_of(config), config.image.transformer.depth
-    if config.image.projection:
-        model = open_clip.CLIP(**openclip.write_config(config))
-    else:
-        full = dataclasses.replace(
-            config.image.transformer, depth={768: 12, 1024: 24, 1152: 27, 1536: 40}[config.image.transformer.width]
-        )
-        image = dataclasses.replace(config.image, transformer=full)
-        fields = openclip.write_config(dataclasses.replace(config, image=image))
-        del fields["custom_text"]  # an argument of the factory, not of this class
-        with torch.device("meta"):  # most of it is discarded
-            model = open_clip.CustomTextCLIP(**fields)
-        model.visual.trunk.blocks = model.visual.trunk.blocks[:depth]
-        model.to_empty(device="cpu")
+    """The OpenCLIP model with these parameters, in float32."""
+    family = family_of(config)
+    with tempfile.TemporaryDirectory() as home:
+        fields = openclip.write_config(config, f"local-dir:{home}")
+        (Path(home) / openclip.TIMM_FILE).write_text(json.dumps(openclip.write_trunk(config)), "utf-8")
+        fields.pop("custom_text", None)  # an argument of the factory, not of this class
+        model = getattr(open_clip, family.openclip_class)(**fields)
     model.load_state_dict(torch_tensors(tables.write(openclip.TABLES[family.name], params)), strict=True)
     return model.eval()
 
