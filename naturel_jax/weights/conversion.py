@@ -79,7 +79,9 @@ def convert(args: argparse.Namespace) -> None:
     with object_folders.made_locally(args.folder) as folder:
         export.save(folder, *loaded, **options, about=about, repository=args.push or "", trained_on=_trained_on(args))
         object_folders.publish(folder, args.folder, last=export.LAST[args.to])
-        print(f"wrote {args.folder}{_changed(processor, args.to)}")
+        print(f"wrote {args.folder}")
+        if changes := _changes(processor, args.to):
+            print(f"{args.folder}: its processor does as {export.LIBRARIES[args.to]} does: {changes}")
         if args.verify:
             _verify(args, folder, loaded)
         if args.push:
@@ -104,11 +106,10 @@ def _without_bias(source: str, config: TwoTowerConfig, params: Params) -> tuple[
     return dataclasses.replace(config, init_bias=None), params
 
 
-def _changed(processor: Processor, form: str) -> str:
-    """How the processor of an export differs from ``processor``, or ''."""
+def _changes(processor: Processor, form: str) -> str:
+    """How the processor of an export differs from ``processor``; '' if it does not."""
     ours, theirs = processor.to_dict(), processor_files.as_read(processor, form).to_dict()
-    changes = [f"{name} {ours[name]} -> {theirs[name]}" for name in ours if ours[name] != theirs[name]]
-    return f"; its processor does as {export.LIBRARIES[form]} does: {', '.join(changes)}" if changes else ""
+    return ", ".join(f"{name} {ours[name]} -> {theirs[name]}" for name in ours if ours[name] != theirs[name])
 
 
 def _verify(args: argparse.Namespace, folder: Path, ours: weights.Loaded) -> None:
@@ -127,11 +128,12 @@ def _verify(args: argparse.Namespace, folder: Path, ours: weights.Loaded) -> Non
     if not args.source.startswith("run:"):
         source = weights.find(args.source)
         compare(args.source, source.path, source.form, source.load(None))
-    written = ours._replace(processor=processor_files.as_read(ours.processor, args.to))
-    problems = compare(args.folder, folder, args.to, written)
-    if changed := verify.preprocessed_otherwise(ours.processor, written.processor, images, captions):
+    processor = processor_files.as_read(ours.processor, args.to)
+    params = ours.params if args.dtype == "float32" else weights.load(str(folder)).params  # rounded
+    problems = compare(args.folder, folder, args.to, weights.Loaded(ours.config, params, processor))
+    if changed := verify.preprocessed_otherwise(ours.processor, processor, images, captions):
         print(f"{args.folder}: preprocessed otherwise than by {args.source}: {changed}")
-    if problems and args.dtype == "float32":
+    if problems:
         raise UserError(f"{args.folder}: {export.LIBRARIES[args.to]} does not reproduce this model: {problems}")
 
 

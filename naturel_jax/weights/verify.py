@@ -278,13 +278,20 @@ def _openclip(path: Path, config: TwoTowerConfig, images: Sequence[bytes], texts
         tower = openclip.at(f"local-dir:{folder}", processor_files.read_json(folder / openclip.CONFIG_FILE))
         model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}", **tower)
         return _seen_by_openclip(model, transform, open_clip.get_tokenizer(f"local-dir:{folder}"), images, texts)
-    with tempfile.TemporaryDirectory() as home:
-        fields = openclip.write_config(config, f"local-dir:{home}")
-        (Path(home) / openclip.TIMM_FILE).write_text(json.dumps(openclip.write_trunk(config)))
-        fields.pop("custom_text", None)  # an argument of OpenCLIP's factory, not of the class
-        model = getattr(open_clip, family_of(config).openclip_class)(**fields)
+    model = openclip_model(config)
     open_clip.load_checkpoint(model, str(path))
     return _seen_by_openai(model, config, images, texts)
+
+
+def openclip_model(config: TwoTowerConfig) -> Any:
+    """OpenCLIP's model of these sizes, with random parameters. Raises UserError if it has none."""
+    import open_clip
+
+    with tempfile.TemporaryDirectory() as home:
+        fields = openclip.write_config(config, f"local-dir:{home}")
+        (Path(home) / openclip.TIMM_FILE).write_text(json.dumps(openclip.write_trunk(config)), "utf-8")
+        fields.pop("custom_text", None)  # an argument of OpenCLIP's factory, not of the class
+        return getattr(open_clip, family_of(config).openclip_class)(**fields)
 
 
 def _openai(path: Path, config: TwoTowerConfig, images: Sequence[bytes], texts: Sequence[str]) -> Seen:

@@ -4,14 +4,12 @@ import dataclasses
 import functools
 import io
 import json
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import open_clip
 import sentencepiece
 import torch
 import transformers
@@ -21,7 +19,7 @@ from naturel_jax.data.text.processor import Processor, train_tokenizer
 from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
-from naturel_jax.weights import hf, openclip, processor_files, tables
+from naturel_jax.weights import hf, openclip, processor_files, tables, verify
 from naturel_jax.weights.sources import Loaded
 
 torch.set_num_threads(1)  # on a busy machine, more threads wait for the slowest
@@ -126,13 +124,9 @@ def hf_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
 
 def openclip_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
     """The OpenCLIP model with these parameters, in float32."""
-    family = family_of(config)
-    with tempfile.TemporaryDirectory() as home:
-        fields = openclip.write_config(config, f"local-dir:{home}")
-        (Path(home) / openclip.TIMM_FILE).write_text(json.dumps(openclip.write_trunk(config)), "utf-8")
-        fields.pop("custom_text", None)  # an argument of the factory, not of this class
-        model = getattr(open_clip, family.openclip_class)(**fields)
-    model.load_state_dict(torch_tensors(tables.write(openclip.TABLES[family.name], params)), strict=True)
+    model = verify.openclip_model(config)
+    table = openclip.TABLES[family_of(config).name]
+    model.load_state_dict(torch_tensors(tables.write(table, params)), strict=True)
     return model.eval()
 
 

@@ -112,7 +112,7 @@ def test_reads_openclips_own_timm_siglip(tmp_path):
     assert_same(got, params)
 
 
-@pytest.mark.parametrize("activation", ["gelu_tanh", "gelu"])
+@pytest.mark.parametrize("activation", ["gelu_tanh", pytest.param("gelu", marks=pytest.mark.slow)])
 def test_image_towers_without_a_name_in_timm_round_trip(tmp_path, activation):
     """Google's B/16 at 224 pixels has the tanh form, timm's of that name has not."""
     config, _, processor = tiny("tiny-siglip")
