@@ -23,9 +23,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, help="resample the position embeddings for images of this many pixels")
     parser.add_argument("--interpolate", metavar="BASE", help="interpolate with this checkpoint, weight by weight")
     parser.add_argument("--alpha", type=float, default=0.5, help="weight of SRC in the interpolation (default: 0.5)")
+    parser.add_argument("--drop_bias", action="store_true", help="leave out the logit bias; it changes no ranking")
     parser.add_argument("--metrics", type=epath.Path, help="a Markdown table for the model card")
     parser.add_argument(
-        "--verify", action="store_true", help="compare logits of photos and captions with the libraries of SRC and DST"
+        "--verify", action="store_true", help="compare weights, pixels and token ids with the libraries of SRC and DST"
     )
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload DST to this model repository of the hub")
     parser.add_argument("--private", action="store_true", help="with --push: create the repository as a private one")

@@ -21,7 +21,7 @@ from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import REMAT_POLICIES, Compute
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
-from naturel_jax.weights import hf, openclip
+from naturel_jax.weights import hf, verify
 from tfds_naturel.common import cli
 
 Inputs = dict[str, np.ndarray]  # tower -> normalized images [I, H, W, 3] or tokens [U, L]
@@ -60,7 +60,6 @@ def our_steps(config: TwoTowerConfig, compute: Compute, inputs: Inputs, train: b
 def peer_models(config: TwoTowerConfig) -> dict[str, Any]:
     """The peers' models of this config with random parameters; a peer that cannot represent it is left out, and the
     reason printed."""
-    import open_clip
     import transformers
 
     family = family_of(config)
@@ -68,12 +67,10 @@ def peer_models(config: TwoTowerConfig) -> dict[str, Any]:
     theirs = getattr(transformers, f"{family.hf_prefix}Config").from_dict(fields)
     models = {"transformers": transformers.AutoModel.from_config(theirs)}
     try:
-        fields = openclip.write_config(config)
+        return models | {"OpenCLIP": verify.openclip_model(config)}
     except ValueError as error:
         print(f"OpenCLIP: left out, {error}")
         return models
-    fields.pop("custom_text", None)
-    return models | {"OpenCLIP": getattr(open_clip, family.openclip_class)(**fields)}
 
 
 def peer_steps(model: Any, dtype: str, inputs: Inputs, train: bool, compiled: bool) -> dict[str, Step]:

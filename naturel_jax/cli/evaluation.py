@@ -4,8 +4,8 @@ import functools
 import time
 from collections.abc import Sequence
 
+from naturel_jax import weights
 from naturel_jax.benchmarks.benchmark import Benchmark
-from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.devices import preemption
 from naturel_jax.evaluators import blind, mistakes, results
 from naturel_jax.evaluators.cache import CachedEncoder
@@ -15,7 +15,6 @@ from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.models.two_tower import Params
 from naturel_jax.report import mistakes as mistakes_page
 from naturel_jax.report import published
-from naturel_jax.weights import runs
 from naturel_jax.weights.sources import Loaded
 from tfds_naturel.common import escape
 
@@ -40,7 +39,7 @@ def evaluate(
     with preemption.interruptible():
         encoder, params = load_encoder(source, dtype=dtype, batch_size=batch_size)
     fingerprint = results.model_fingerprint(encoder.model, params, encoder.processor)
-    trained_on = runs.trained_on(source.removeprefix("run:")) if source.startswith("run:") else TrainedOn()
+    trained_on = weights.trained_on(source)
     cached = CachedEncoder(encoder, params, out / _EMBEDDINGS / fingerprint)
     scored: list[tuple[Benchmark, results.Result]] = []
     for whole in benchmarks:

@@ -25,7 +25,7 @@ from naturel_jax.evaluators.held_out import hold_out
 from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, Params
 from naturel_jax.storage import object_folders, staging
-from naturel_jax.weights import export, model_card, runs
+from naturel_jax.weights import export, model_card
 from tfds_naturel.common.errors import UserError
 
 T = TypeVar("T")
@@ -40,7 +40,8 @@ class EmbeddingModel:
     """A two-tower model with its parameters and processor, over all devices. Made by ``load``.
 
     ``model``, ``params`` and ``processor`` are for those who need more than embeddings: pure functions, the parameter
-    tree, the preprocessing. ``trained_on`` has the images that the run at ``source`` was trained on.
+    tree, the preprocessing. ``trained_on`` has the images that ``source`` was trained on, if it is a run or an
+    export of one.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ def load(source: str | os.PathLike[str], *, dtype: str = "float32", batch_size: 
         raise UserError(f"dtype is {dtype!r}; expected 'float32' or 'bfloat16'")
     name = os.fspath(source)
     loaded = weights.load(name, sharding_for=param_sharding(make_mesh({"data": -1})))
-    trained_on = runs.trained_on(name.removeprefix("run:")) if name.startswith("run:") else None
+    trained_on = weights.trained_on(name)
     model = Model(loaded.config, Compute(dtype=dtype))
     return EmbeddingModel(name, model, loaded.params, loaded.processor, batch_size=batch_size, trained_on=trained_on)
 
@@ -189,6 +190,8 @@ def _reader(n: int, image: ImageInput) -> Image:
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
             expected = "a uint8 array [H, W], [H, W, 3] or [H, W, 4]"
             raise TypeError(f"images[{n}]: expected {expected}, found {_describe(image)}")
+        if not image.size:
+            raise UserError(f"images[{n}]: an array without pixels, {_describe(image)}")
         image = PIL.Image.fromarray(image)
     if isinstance(image, PIL.Image.Image):
         return Image(str(n), functools.partial(_encoded, image))
@@ -196,12 +199,15 @@ def _reader(n: int, image: ImageInput) -> Image:
         return Image(str(n), functools.partial(bytes, image))
     path = Path(image).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"images[{n}]: {path}: no such file")
+        what = "a folder: pass the images in it" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"images[{n}]: {path}: {what}")
     return Image(f"{n} ({path})", path.read_bytes)
 
 
 def _encoded(image: PIL.Image.Image) -> bytes:
     """The image, losslessly and in its mode, so that the processor treats it like the file that it came from."""
+    if 0 in image.size:
+        raise UserError(f"an image without pixels, {image.width} x {image.height}")
     buffer = io.BytesIO()
     try:
         if image.mode in _PNG_MODES:

@@ -12,7 +12,8 @@ from tfds_naturel.common import escape
 TITLE = "Images that may have been trained on"
 NOTE = (
     "Where the published images of each benchmark come from, which other data may hold them, and how many items were "
-    "found among the training images of each model. Models that are not runs of naturel_jax have no record of these."
+    "found among the training images of each model. Models that are neither runs of naturel_jax nor exports of one "
+    "have no record of these."
 )
 HEADINGS = ("Benchmark", "Images", "Also in training data from", "Found")
 UNKNOWN = "not stated"

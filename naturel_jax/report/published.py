@@ -27,8 +27,8 @@ _SYSTEMS = {
 
 
 class ItemSet(NamedTuple):
-    """The items of a benchmark: their number, and the ``digest`` of the official files ('' where these are too large to
-    be read here, so that only the number is compared)."""
+    """The items of a benchmark: their number, and the ``digest`` of the official files ('' where no one has read these
+    here yet)."""
 
     number: int
     digest: str = ""
@@ -50,12 +50,14 @@ def digest(items: Iterable[tuple[str, Sequence[str]]]) -> str:
 
 
 def is_official(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether ``rows`` (of ``results.load_items``) are the items that the published scores were measured on."""
-    return benchmark in ITEM_SETS and matches(ITEM_SETS[benchmark], rows)
+    """Whether ``rows`` (of ``results.load_items``) are known to be the items that the published scores were measured
+    on: their number is not enough."""
+    expected = ITEM_SETS.get(benchmark)
+    return expected is not None and bool(expected.digest) and matches(expected, rows)
 
 
 def matches(expected: ItemSet, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether ``rows`` (of ``results.load_items``) are the items of ``expected``."""
+    """Whether ``rows`` (of ``results.load_items``) are the items of ``expected``, as far as it identifies them."""
     if len(rows) != expected.number:
         return False
     return expected.digest in ("", digest((row["id"], row["captions"] or ()) for row in rows))

@@ -66,7 +66,8 @@ def _lines(out: Path, key: str, checkpoint: Checkpoint, measured: Mapping[tuple[
             differs[benchmark] = _difference(out, checkpoint, result)
         score = result.scores[metric]
         verdict = OTHER if differs[benchmark] else judge(value, score)
-        yield Judged(key, metric, value, score, verdict, differs[benchmark])
+        counted = "" if checkpoint.items[benchmark].digest else "its items were only counted: no digest is known"
+        yield Judged(key, metric, value, score, verdict, differs[benchmark] or counted)
 
 
 def judge(known: float, score: Mapping[str, float]) -> str:

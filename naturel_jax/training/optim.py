@@ -33,9 +33,21 @@ OPTIMIZERS: dict[str, Callable[[config.Optim], optax.GradientTransformation]] = 
     "adamw": lambda options: optax.scale_by_adam(options.b1, options.b2, options.eps),
     "lion": lambda options: optax.scale_by_lion(options.b1, options.b2),
     "sgd": lambda options: optax.trace(options.b1) if options.b1 else optax.identity(),
-    # arXiv 1804.04235, without parameter-scaled updates: the schedule sets the rate.
-    "adafactor": lambda options: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
+    # arXiv 1804.04235, without parameter-scaled updates: the schedule sets the rate. As elsewhere, each block of a
+    # tower is clipped by itself; query, key and value are one parameter here, clipped together.
+    "adafactor": lambda options: optax.chain(optax.scale_by_factored_rms(), optax.stateless(_clip_rms)),
 }
+
+
+def _clip_rms(updates: Params, _: Any) -> Params:
+    """Updates whose root mean square is at most 1, in each block of stacked ones."""
+
+    def clipped(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        first = 1 if _BLOCKS.fullmatch(path_string(path)) else 0
+        rms = jnp.sqrt(jnp.mean(update**2, axis=range(first, update.ndim), keepdims=True))
+        return update / jnp.maximum(1.0, rms)
+
+    return jax.tree_util.tree_map_with_path(clipped, updates)
 
 
 def make_learning_rate(options: config.Optim, total_steps: int, warmup_steps: int) -> LearningRate:

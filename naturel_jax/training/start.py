@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,7 +25,9 @@ from naturel_jax.models import presets
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.training import run_folder
 from naturel_jax.training.choices import make_model
-from naturel_jax.weights import runs
+from naturel_jax.weights import export
+
+_LOG = logging.getLogger(__name__)
 
 
 class Start(NamedTuple):
@@ -37,9 +40,10 @@ class Start(NamedTuple):
     new_bias: bool
 
 
+@preemption.interruptible()
 def images_trained_on(init: str, folder: epath.Path, sources: Sequence[Source]) -> TrainedOn:
-    """The images of ``sources``, and those that the run ``init`` was trained on, if it is a run."""
-    before = runs.trained_on(init.removeprefix("run:")) if init.startswith("run:") else TrainedOn()
+    """The images of ``sources``, and those that ``init`` was trained on, if it is a run or the export of one."""
+    before = weights.trained_on(init) if init else TrainedOn()
     if not sources:
         return before
 
@@ -61,6 +65,8 @@ def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[
         params = jax.jit(model.init, out_shardings=shardings(model.shapes(), mesh))(jax.random.key(config.seed))
         processor = _processor_from_scratch(sizes, folder, sources)
     sizes, new_bias = trained_sizes(config, sizes)
+    for library, reason in export.obstacles(sizes).items():
+        _LOG.warning("%s cannot hold this model as it is: %s", library, reason)
     if new_bias:
         params["logit_bias"] = jax.device_put(jnp.float32(0), NamedSharding(mesh, PartitionSpec()))
     return Start(make_model(config, sizes, mesh), params, processor, new_bias)

@@ -39,15 +39,17 @@ LAST = {
     "big_vision": "checkpoint.npz",
     "run": f"checkpoints/0/{manifest.NAME}",
 }
+LIBRARIES = {"hf": "transformers", "openclip": "OpenCLIP", "big_vision": "big_vision", "run": "naturel_jax"}
 
 Arrays = dict[str, np.ndarray]
 
 
 class Options(NamedTuple):
-    """``dtype`` of the weights: a key of ``DTYPES``. ``repository``: the folder's future name on the hub, or ''.
-    ``trained_on``: the images that the model was trained on, which a run records."""
+    """``dtype`` of the weights: a key of ``DTYPES``. ``home``: the finished folder. ``repository``: its future name on
+    the hub, or ''. ``trained_on``: the images that the model was trained on, which a run's checkpoint notes."""
 
     dtype: str
+    home: Path
     repository: str
     trained_on: TrainedOn
 
@@ -70,16 +72,20 @@ def save(
     """Writes ``folder`` in the format ``form`` (``hf``, ``openclip``, ``big_vision``, or ``run``: ours), weights in
     ``dtype`` (a key of ``DTYPES``), with a model card.
 
+    The folder's processor is ``processor_files.as_read``: it preprocesses as the format's library does.
     ``about``: what the card says about where the model comes from. ``repository``: the name on the hub under which the
-    folder will be used, if it will. ``trained_on``: the images that the model was trained on, which only ``run`` can
-    hold. The folder appears only once it is complete. Raises FileExistsError, and UserError
-    if the format has no equivalent model.
+    folder will be used, if it will. ``trained_on``: the images that the model was trained on. The folder appears only
+    once it is complete. Raises FileExistsError, and UserError if the format has no equivalent model.
     """
     about = about or model_card.About(folder.name, str(folder))
+    processor = processor_files.as_read(processor, form)
+    options = Options(dtype, Path(folder).absolute(), repository, trained_on or TrainedOn())
     card = model_card.render(about, config, processor, form=form, dtype=dtype, repository=repository)
     check_new(epath.Path(folder))
     with new_folder(folder) as work:
-        WRITERS[form](work, config, processor, params, Options(dtype, repository, trained_on or TrainedOn()))
+        WRITERS[form](work, config, processor, params, options)
+        if options.trained_on:
+            options.trained_on.save(epath.Path(work / trained_on_lib.FOLDER))
         processor_files.write(work, processor, family_of(config))
         (work / model_card.FILE).write_text(card, "utf-8")
 
@@ -114,7 +120,10 @@ def _write_hf(folder: Path, config: TwoTowerConfig, processor: Processor, params
 def _write_openclip(
     folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, options: Options
 ) -> None:
-    model = openclip.write_config(config)
+    home = f"hf-hub:{options.repository}" if options.repository else f"local-dir:{options.home}"
+    model = openclip.write_config(config, home)
+    if trunk := openclip.write_trunk(config):
+        (folder / openclip.TIMM_FILE).write_text(json.dumps(trunk, indent=2) + "\n", "utf-8")
     if processor.clean != "openclip":  # "openclip" stands for OpenCLIP's own tokenizer
         cleaning = "canonicalize" if processor.clean == "openclip_siglip" else "whitespace"
         # For a local folder, OpenCLIP only checks that a name is set, and reads the tokenizer beside the config.
@@ -137,13 +146,22 @@ def _write_big_vision(
 def _write_run(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, options: Options) -> None:
     if options.dtype != "float32":
         raise UserError(f"a run stores its parameters in float32, not {options.dtype}; leave out --dtype")
-    trained_on = options.trained_on
-    if trained_on:
-        trained_on.save(epath.Path(folder / trained_on_lib.FOLDER))
-    meta = checkpoint_meta.make_meta({}, config, processor, trained_on.meta() if trained_on else None)
+    trained_on = options.trained_on.meta() if options.trained_on else None
+    meta = checkpoint_meta.make_meta({}, config, processor, trained_on)
     checkpoints = checkpoint.Checkpoints(str(folder), keep=1)
     checkpoints.save(0, {"params": params}, meta, wait=True)
     checkpoints.close()
+
+
+def obstacles(config: TwoTowerConfig) -> dict[str, str]:
+    """Library -> why a model of these sizes cannot be exported to it; empty if transformers and OpenCLIP take it."""
+    found = {}
+    for library, check in (("transformers", hf.check_config), ("OpenCLIP", openclip.write_config)):
+        try:
+            check(config)
+        except UserError as error:
+            found[library] = str(error)
+    return found
 
 
 WRITERS: dict[str, Writer] = {

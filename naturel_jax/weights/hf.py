@@ -196,16 +196,27 @@ _WRITERS: dict[str, Callable[[TwoTowerConfig], dict[str, dict[str, Any]]]] = {
 }
 
 
+def check_config(config: TwoTowerConfig) -> None:
+    """Raises UserError if no transformers class implements ``config``."""
+    family = family_of(config)
+    model = f"{family.hf_prefix}Model"
+    if family.init_bias is None and config.init_bias is not None:
+        raise UserError(
+            f"transformers' {model} has no logit bias, but this model has one: leave it out (naturel-convert "
+            "--drop_bias), which changes no ranking, or export to openclip or run"
+        )
+    if family.init_bias is not None and config.init_bias is None:
+        raise UserError(f"transformers' {model} has a logit bias, but this has none; export to openclip or run instead")
+    if config.text.eos_id == 2:
+        raise UserError(f"text.eos_id is 2, which transformers takes for 'the largest id'; no {model} pools at id 2")
+
+
 def write_config(config: TwoTowerConfig, dtype: str, special: Mapping[str, int | None]) -> dict[str, Any]:
     """config.json for ``config``; ``special``: the tokenizer's ``bos_token_id``, ``eos_token_id`` and ``pad_token_id``.
     Raises UserError if no transformers class implements this config."""
+    check_config(config)
     family = family_of(config)
     image, text, model = config.image, config.text, f"{family.hf_prefix}Model"
-    if (config.init_bias is None) != (family.init_bias is None):
-        has = "no logit bias, but this model has one" if family.init_bias is None else "a logit bias, but this has none"
-        raise UserError(f"transformers' {model} has {has}; export to openclip or run instead")
-    if text.eos_id == 2:
-        raise UserError(f"text.eos_id is 2, which transformers takes for 'the largest id'; no {model} pools at id 2")
     own = _WRITERS[family.name](config)
     return {
         "architectures": [model],

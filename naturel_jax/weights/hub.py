@@ -3,12 +3,13 @@
 import importlib.util
 from pathlib import Path
 
+from naturel_jax.data.seen import trained_on
 from naturel_jax.storage import hub
 from naturel_jax.weights.processor_files import read_json
 from tfds_naturel.common.errors import UserError
 
 _CLIP_REPOSITORY = "openai/clip-vit-base-patch32"  # all CLIP models share its vocabulary
-_SMALL_FILES = ("*.json", "*.model", "merges.txt")
+_SMALL_FILES = ("*.json", "*.model", "merges.txt", f"{trained_on.FOLDER}/*")
 _OPENCLIP = (("open_clip_model.safetensors",), ("open_clip_pytorch_model.bin",))
 _TRANSFORMERS = (("model.safetensors", "model-*.safetensors"), *_OPENCLIP, ("pytorch_model.bin", "pytorch_model-*.bin"))
 

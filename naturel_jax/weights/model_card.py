@@ -28,7 +28,12 @@ from tfds_naturel.common.errors import UserError
 
 FILE = "README.md"
 _TASK = "zero-shot-image-classification"
-_LIBRARY = {"hf": "transformers", "openclip": "open_clip", "big_vision": "big_vision", "run": "naturel_jax"}
+_LIBRARY = {
+    "hf": "transformers",
+    "openclip": "open_clip",
+    "big_vision": "big_vision",
+    "run": "naturel_jax",
+}  # hub names
 # Licences of published weights, by the start of their name on the hub: https://github.com/openai/CLIP/blob/main/LICENSE
 # for OpenAI's, the model cards for the others.
 _LICENSES = {

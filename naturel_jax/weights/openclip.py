@@ -1,7 +1,9 @@
 """OpenCLIP and OpenAI checkpoints: open_clip_config.json and their tensor tables.
 
-OpenCLIP computes SigLIP's image tower with timm, whose published v1 configs use the exact GELU where big_vision and
-transformers use its tanh form. A config read here follows OpenCLIP.
+OpenCLIP computes SigLIP's image tower with timm, whose registered trunks use the exact GELU for most sizes, where
+big_vision and transformers use its tanh form. A config read here follows OpenCLIP. A tower that timm has not
+registered (Google's own, with the tanh form, or of another size) is written with timm's own config.json, which
+``timm_model_name`` names by folder or repository.
 """
 
 import dataclasses
@@ -29,6 +31,8 @@ from naturel_jax.weights.tables import (
 from tfds_naturel.common.errors import UserError
 
 CONFIG_FILE = "open_clip_config.json"
+TIMM_FILE = "config.json"
+_TIMM_SOURCES = ("local-dir:", "hf-hub:")  # how a name of timm's says that it is that of a folder or a repository
 
 _BLOCK = torch_block(
     norm1="ln_1.weight",
@@ -104,8 +108,8 @@ _TIMM = (
     ("so400m", 16, (256, 384, 512), "gelu_tanh"),
     ("giantopt", 16, (256, 384), "gelu_tanh"),
 )
-# Trunk name -> (size, patch, transformer).
-_TRUNKS: dict[str, tuple[int, int, TransformerConfig]] = {
+Trunk = tuple[int, int, TransformerConfig]  # image size, patch, transformer
+_TRUNKS: dict[str, Trunk] = {
     f"vit_{name}_patch{patch}_siglip_{size}": (
         size,
         patch,
@@ -114,6 +118,9 @@ _TRUNKS: dict[str, tuple[int, int, TransformerConfig]] = {
     for name, patch, sizes, activation in _TIMM
     for size in sizes
 }
+
+_TIMM_EPS = 1e-6  # of all of timm's SigLIP trunks; no argument changes it
+_TIMM_BASE = "vit_base_patch16_siglip_224"  # the trunk whose sizes and GELU ``TIMM_FILE`` replaces
 
 
 def _checked(
@@ -151,27 +158,26 @@ def _transformer(fields: Mapping[str, Any], heads: int, quick_gelu: bool) -> Tra
     )
 
 
-def read_config(config: Mapping[str, Any]) -> TwoTowerConfig:
-    """Our config from a parsed open_clip_config.json (or its ``model_cfg``). Raises UserError naming the field
-    that is not supported."""
+def read_config(config: Mapping[str, Any], trunk: Mapping[str, Any] | None = None) -> TwoTowerConfig:
+    """Our config from a parsed open_clip_config.json (or its ``model_cfg``), and the parsed ``TIMM_FILE`` beside it, if
+    there is one. Raises UserError naming the field that is not supported."""
     config = config.get("model_cfg", config)
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
         if key not in config:
             raise UserError(f"{key} is missing")
-    read = _read_timm if "timm_model_name" in config["vision_cfg"] else _read_vit
+    read = _read_timm(config, trunk or {}) if "timm_model_name" in config["vision_cfg"] else _read_vit(config)
     bias = config.get("init_logit_bias")
-    return dataclasses.replace(read(config), init_bias=None if bias is None else float(bias))
+    return dataclasses.replace(read, init_bias=None if bias is None else float(bias))
 
 
-def _read_timm(config: Mapping[str, Any]) -> TwoTowerConfig:
+def _read_timm(config: Mapping[str, Any], trunk: Mapping[str, Any]) -> TwoTowerConfig:
     vision = _checked(config, "vision_cfg", {"timm_model_name": None, "image_size": 224}, _TIMM_REQUIRED)
     text = _checked(config, "text_cfg", {**_TEXT_DEFAULTS, **_KWARGS, **_TOKENIZER, **_SIGLIP_TEXT}, {})
     for key, value in _SIGLIP_TEXT.items():
         if text[key] != value:
             raise UserError(f"text_cfg.{key} is {text[key]!r}; expected {value!r}")
-    if (name := vision["timm_model_name"]) not in _TRUNKS:
-        raise UserError(f"vision_cfg.timm_model_name is {name!r}; expected one of {sorted(_TRUNKS)}")
-    size, patch, image = _TRUNKS[name]
+    name = vision["timm_model_name"]
+    size, patch, image = _read_trunk(trunk) if str(name).startswith(_TIMM_SOURCES) and trunk else _trunk(name)
     return FAMILIES["siglip"].config(
         size=size,
         patch=patch,
@@ -180,6 +186,42 @@ def _read_timm(config: Mapping[str, Any]) -> TwoTowerConfig:
         vocab=text["vocab_size"],
         context=text["context_length"],
     )
+
+
+def _trunk(name: str) -> Trunk:
+    if name not in _TRUNKS:
+        raise UserError(
+            f"vision_cfg.timm_model_name is {name!r}; expected one of {sorted(_TRUNKS)}, or "
+            f"{' or '.join(_TIMM_SOURCES)} with timm's {TIMM_FILE} beside the weights"
+        )
+    return _TRUNKS[name]
+
+
+def _read_trunk(trunk: Mapping[str, Any]) -> Trunk:
+    """The image tower of a parsed ``TIMM_FILE``: a registered trunk with other arguments."""
+    size, patch, base = _trunk(trunk.get("architecture", ""))
+    defaults = {"img_size": size, "patch_size": patch, **_timm_args(base)}
+    args = _checked({"model_args": {}, **trunk}, "model_args", defaults, {"global_pool": "map", "class_token": False})
+    transformer = TransformerConfig(
+        width=args["embed_dim"],
+        depth=args["depth"],
+        heads=args["num_heads"],
+        mlp_dim=int(args["embed_dim"] * args["mlp_ratio"]),
+        activation=args["act_layer"],
+        eps=_TIMM_EPS,
+    )
+    return args["img_size"], args["patch_size"], transformer
+
+
+def _timm_args(config: TransformerConfig) -> dict[str, Any]:
+    """The arguments of timm's vision transformer, whose names for the GELUs are ours."""
+    return {
+        "embed_dim": config.width,
+        "depth": config.depth,
+        "num_heads": config.heads,
+        "mlp_ratio": _ratio(config),
+        "act_layer": config.activation,
+    }
 
 
 def _read_vit(config: Mapping[str, Any]) -> TwoTowerConfig:
@@ -238,8 +280,9 @@ def _kwargs(config: TransformerConfig) -> dict[str, Any]:
     return result | ({"act_kwargs": {"approximate": "tanh"}} if config.activation == "gelu_tanh" else {})
 
 
-def write_config(config: TwoTowerConfig) -> dict[str, Any]:
-    """``model_cfg`` for ``config``. Raises UserError if OpenCLIP has no equivalent model."""
+def write_config(config: TwoTowerConfig, home: str = f"{_TIMM_SOURCES[0]}.") -> dict[str, Any]:
+    """``model_cfg`` for ``config``. ``home``: where timm finds what ``write_trunk`` returns, if that is not None:
+    ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``. Raises UserError if OpenCLIP has no equivalent model."""
     image, text = config.image, config.text
     quick = {image.transformer.activation == "quick_gelu", text.transformer.activation == "quick_gelu"}
     if len(quick) > 1:
@@ -253,11 +296,38 @@ def write_config(config: TwoTowerConfig) -> dict[str, Any]:
         **_kwargs(text.transformer),
     }
     bias = {} if config.init_bias is None else {"init_logit_bias": config.init_bias}
-    towers = _WRITERS[family_of(config).name](config, text_cfg)
+    towers = _WRITERS[family_of(config).name](config, text_cfg, home)
     return {"embed_dim": config.embed_dim, "quick_gelu": quick.pop(), **bias, **towers}
 
 
-def _write_vit(config: TwoTowerConfig, text_cfg: dict[str, Any]) -> dict[str, Any]:
+def write_trunk(config: TwoTowerConfig) -> dict[str, Any] | None:
+    """``TIMM_FILE`` for the image tower of ``config``; None if timm knows it by name, or does not compute it."""
+    if family_of(config).name != "siglip" or _registered(config):
+        return None
+    image = config.image
+    return {
+        "architecture": _TIMM_BASE,
+        "num_classes": 0,
+        "model_args": {"img_size": image.size, "patch_size": image.patch, **_timm_args(image.transformer)},
+        "pretrained_cfg": {"input_size": [3, image.size, image.size], "fixed_input_size": True},
+    }
+
+
+def at(home: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of OpenCLIP's factory by which a parsed open_clip_config.json is read with its ``TIMM_FILE`` at
+    ``home``."""
+    vision = config.get("model_cfg", config)["vision_cfg"]
+    elsewhere = str(vision.get("timm_model_name")).startswith(_TIMM_SOURCES)
+    return {"vision_cfg": vision | {"timm_model_name": home}} if elsewhere else {}
+
+
+def _registered(config: TwoTowerConfig) -> str | None:
+    """timm's name for the image tower, or None."""
+    trunk = (config.image.size, config.image.patch, config.image.transformer)
+    return next((name for name, known in _TRUNKS.items() if known == trunk), None)
+
+
+def _write_vit(config: TwoTowerConfig, text_cfg: dict[str, Any], home: str) -> dict[str, Any]:
     image, text = config.image, config.text
     pooling = {} if text.eos_id == text.vocab - 1 else {"pool_type": "eos", "eos_id": text.eos_id}
     vision_cfg = {
@@ -271,23 +341,21 @@ def _write_vit(config: TwoTowerConfig, text_cfg: dict[str, Any]) -> dict[str, An
     return {"vision_cfg": vision_cfg, "text_cfg": {**text_cfg, **pooling}}
 
 
-def _write_timm(config: TwoTowerConfig, text_cfg: dict[str, Any]) -> dict[str, Any]:
-    trunk = (config.image.size, config.image.patch, config.image.transformer)
-    names = [name for name, known in _TRUNKS.items() if known == trunk]
-    if not names:
+def _write_timm(config: TwoTowerConfig, text_cfg: dict[str, Any], home: str) -> dict[str, Any]:
+    if (eps := config.image.transformer.eps) != _TIMM_EPS:
         raise UserError(
-            f"OpenCLIP builds SigLIP's image tower from timm's trunks, and none of them is {trunk}; "
-            "export to hf or big_vision instead"
+            f"the image tower's eps is {eps:g}; timm's SigLIP has {_TIMM_EPS:g}: export to hf or run instead"
         )
+    name = _registered(config) or home
     return {
         "custom_text": True,
-        "vision_cfg": {"timm_model_name": names[0], "image_size": config.image.size, **_TIMM_REQUIRED},
+        "vision_cfg": {"timm_model_name": name, "image_size": config.image.size, **_TIMM_REQUIRED},
         "text_cfg": {**text_cfg, **_SIGLIP_TEXT},
     }
 
 
-# Family -> its towers' settings, given those common to all text towers.
-_WRITERS: dict[str, Callable[[TwoTowerConfig, dict[str, Any]], dict[str, Any]]] = {
+# Family -> its towers' settings, given those common to all text towers, and ``home``.
+_WRITERS: dict[str, Callable[[TwoTowerConfig, dict[str, Any], str], dict[str, Any]]] = {
     "clip": _write_vit,
     "siglip": _write_timm,
 }

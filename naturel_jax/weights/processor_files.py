@@ -3,6 +3,7 @@ processor.json next to them."""
 
 import base64
 import contextlib
+import dataclasses
 import gzip
 import json
 import math
@@ -25,6 +26,26 @@ OWN = "processor.json"
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 _RESAMPLE = {int(value): name for name, value in FILTERS.items()}
 _RESIZE_MODES = {"shortest": "short", "squash": "square"}  # OpenCLIP's names and ours
+
+# What a library does whatever a folder's files say: ``Processor.centre`` and ``to_rgb``.
+_CONVENTIONS = {"hf": ("floor", "on_white"), "openclip": ("round", "last")}
+# tokenizer_class -> padding side, where that is not right: transformers does not write its classes' defaults.
+_PADDING_SIDES = dict.fromkeys(("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer"), "left")
+
+
+def as_read(processor: Processor, form: str) -> Processor:
+    """``processor`` as the library of ``form`` (a key of ``export.WRITERS``) follows it: files cannot say how an image
+    with transparency becomes RGB, where an odd margin is cropped, and, in transformers, how a text is cleaned."""
+    if form not in _CONVENTIONS:
+        return processor
+    clean = processor.clean
+    if form == "hf":
+        clean = "siglip" if processor.sentencepiece else "none"
+    elif clean != "openclip":
+        canonical = processor.sentencepiece or clean == "openclip_siglip"
+        clean = "openclip_siglip" if canonical else "openclip_whitespace"
+    centre, to_rgb = _CONVENTIONS[form]
+    return dataclasses.replace(processor, clean=clean, centre=centre, to_rgb=to_rgb)
 
 
 class Text(TypedDict):
@@ -166,7 +187,7 @@ def openclip_clean(model_config: Mapping[str, Any]) -> str:
 def tokenizer(folder: Path, family: Family, context: int, clean: str = "none") -> Text:
     """The tokenizer of a folder's files, as transformers reads them. Raises UserError if there is none.
 
-    ``clean``: how texts are cleaned before it, except with sentencepiece, where it is always SigLIP's own cleaning.
+    ``clean``: how texts are cleaned before it; sentencepiece's are always cleaned as SigLIP's, there or before.
     """
     settings = folder / "tokenizer_config.json"
     config = read_json(settings) if settings.is_file() else {}
@@ -178,14 +199,16 @@ def _tokenizer(folder: Path, config: Mapping[str, Any], family: Family, context:
     if (folder / "spiece.model").is_file():
         if not config.get("do_lower_case", True):
             raise UserError(f"{folder}/tokenizer_config.json: do_lower_case is false; SigLIP's texts are lowercased")
-        return {"tokenizer": base64.b64encode((folder / "spiece.model").read_bytes()).decode(), "clean": "siglip"}
+        model = base64.b64encode((folder / "spiece.model").read_bytes()).decode()
+        return {"tokenizer": model, "clean": clean if clean == "openclip_siglip" else "siglip"}
     tok = _read_tokenizer(folder, family.tokenizer)
     if family.tokenizer.incomplete_files:
         _complete_gemma(tok, config)
     pad = _token(config.get("pad_token") or family.tokenizer.pad)
     if tok.token_to_id(pad) is None:
         raise UserError(f"{folder}: padding token {pad!r} is not in the vocabulary")
-    return {"tokenizer": padded(tok, context, pad, config.get("padding_side", "right")).to_str(), "clean": clean}
+    side = (tok.padding or {}).get("direction") or _PADDING_SIDES.get(str(config.get("tokenizer_class")), "right")
+    return {"tokenizer": padded(tok, context, pad, config.get("padding_side", side)).to_str(), "clean": clean}
 
 
 def _read_tokenizer(folder: Path, conventions: TokenizerConventions) -> tokenizers.Tokenizer:

@@ -6,6 +6,7 @@ from pathlib import Path
 from naturel_jax.models.families import family_of
 from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
+from naturel_jax.weights import openclip
 
 _HERE = "."
 _PIPELINE_CONTEXT = 64  # tokens that transformers' pipeline pads SigLIP's texts to, whatever the model's context
@@ -44,8 +45,9 @@ def _hf(config: TwoTowerConfig, repository: str) -> str:
     if not siglip:
         parts += ["With sentence-transformers:", _code("sentence_transformers", path=path)]
     parts.append(
-        "By default, transformers resizes images with torchvision, whose pixels differ by rounding.\n"
-        'With `AutoProcessor.from_pretrained(..., backend="pil")` they are exactly those of naturel_jax.'
+        'With `backend="pil"`, transformers resizes images with Pillow: pixels, token ids and (within 1e-5 of the\n'
+        "logit scale) logits are those of `naturel_jax.load` on this folder. Its default, torchvision, rounds pixels\n"
+        "otherwise, each by at most one of 255 levels."
     )
     return "\n\n".join(parts)
 
@@ -53,6 +55,12 @@ def _hf(config: TwoTowerConfig, repository: str) -> str:
 def _openclip(config: TwoTowerConfig, repository: str) -> str:
     path = f"hf-hub:{repository}" if repository else f"local-dir:{_HERE}"
     parts = ["With OpenCLIP:", _code("openclip", path=path)]
+    if not repository and openclip.write_trunk(config):
+        parts.append(
+            f"timm has no name for this image tower; `timm_model_name` in `{openclip.CONFIG_FILE}` names this folder, "
+            f"whose `{openclip.TIMM_FILE}` describes it. Set it to `local-dir:FOLDER` if you move the folder, and to "
+            "`hf-hub:owner/name` before you upload it."
+        )
     if not repository:
         parts.append(
             "To use this folder from the hub (`hf-hub:owner/name`), set `hf_tokenizer_name` in `open_clip_config.json` "

@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 
+from naturel_jax.data.seen import trained_on as trained_on_lib
+from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import Pixels, family_of
 from naturel_jax.models.presets import PRESETS
@@ -92,35 +95,56 @@ def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
 
 def find(source: str) -> Foreign:
     """The foreign checkpoint at ``source``, fetched and identified but not read. Raises what ``load`` raises."""
+    path, prefix = _fetched(source)
+    if path.is_dir():
+        return _open_folder(path, prefer_openclip=prefix == "open_clip")
+    return _open_file(path, PRESETS.get(prefix))
+
+
+def trained_on(source: str) -> TrainedOn:
+    """The images that the model at ``source`` was trained on, as a run and its exports record them; empty without a
+    record. Raises what ``load`` raises, and UserError for a damaged record."""
+    if source.startswith("run:"):
+        return runs.trained_on(source.removeprefix("run:"))
+    path, _ = _fetched(source)
+    folder = path if path.is_dir() else path.parent
+    return trained_on_lib.load(epath.Path(folder / trained_on_lib.FOLDER)) or TrainedOn()
+
+
+def _fetched(source: str) -> tuple[Path, str]:
+    """The folder or file of ``source`` on this host, and its prefix."""
     prefix, colon, rest = source.partition(":")
     if colon and prefix in ("hf", "open_clip"):
-        return _open_folder(hub.fetch(prefix, rest), prefer_openclip=prefix == "open_clip")
-    known = PRESETS[prefix] if colon and prefix in PRESETS else None
+        return hub.fetch(prefix, rest), prefix
+    known = prefix if colon and prefix in PRESETS else ""
     path = local(rest if known else source)
-    if path.is_dir():
-        return _open_folder(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"{source}: no such file or folder; write hf:owner/name or "
             "open_clip:owner/name for a model on the hub, run:workdir for a run"
         )
-    return _open_file(path, known)
+    return path, known
 
 
 def local(name: str) -> Path:
     """The file or folder ``name``; if it is in an object store, its copy on this host. A folder is copied without its
-    subfolders; a weight file, together with the non-weight files beside it. Raises what ``staging.stage`` raises."""
+    subfolders but the record of training images; a weight file, together with that and the non-weight files beside it.
+    Raises what ``staging.stage`` raises."""
     if not in_store(name):
         return Path(name).expanduser()
     folder, _, file = name.rstrip("/").rpartition("/")
     if Path(file).suffix not in _OPENERS:
-        return staging.stage(name, wanted=lambda other: "/" not in other)
+        return staging.stage(name, wanted=lambda other: "/" not in other or _is_record(other))
     beside = staging.stage(folder, wanted=lambda other: other == file or _is_beside(other))
     return beside / file
 
 
 def _is_beside(name: str) -> bool:
-    return "/" not in name and Path(name).suffix in _COMPANIONS
+    return ("/" not in name and Path(name).suffix in _COMPANIONS) or _is_record(name)
+
+
+def _is_record(name: str) -> bool:
+    return name.startswith(f"{trained_on_lib.FOLDER}/")
 
 
 def _open_folder(folder: Path, prefer_openclip: bool = False) -> Foreign:
@@ -197,7 +221,9 @@ def _open_file(path: Path, known: TwoTowerConfig | None) -> Foreign:
         config = known
     elif beside.is_file():
         raw = processor_files.read_json(beside)
-        config = _parsed(openclip.read_config, raw, beside)
+        timm = beside.with_name(openclip.TIMM_FILE)
+        trunk = processor_files.read_json(timm) if timm.is_file() else None
+        config = _parsed(lambda fields: openclip.read_config(fields, trunk), raw, beside)
     elif tensors.script:  # only OpenAI published models in this format
         config = _parsed(openclip.read_openai_shapes, tensors.shapes, path)
     else:

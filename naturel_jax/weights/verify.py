@@ -4,7 +4,9 @@ images and captions."""
 import functools
 import io
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,24 +15,29 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import family_of
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, normalize
-from naturel_jax.weights import openclip, torch_files
+from naturel_jax.weights import openclip, processor_files, torch_files
 from naturel_jax.weights.sources import Loaded
 from tfds_naturel.common import extras
 from tfds_naturel.common.errors import UserError
 
 TOLERANCE = 1e-5  # difference between cosines
 _SAME_PIXELS = 1e-4  # difference between normalized values; two libraries that both follow Pillow differ by less
+_LISTED = 5  # most names of images or captions that a message lists
+
+Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (pixels [I, H, W, 3], ids [U, L]) -> logits [I, U]
 
 
 class Seen(NamedTuple):
-    """A library's outputs for images and captions: normalized pixels [I, H, W, 3], token ids [U, L], and logits
-    [I, U]."""
+    """A library's outputs for images and captions, preprocessed by itself: normalized pixels [I, H, W, 3], token ids
+    [U, L], and logits [I, U]; and ``forward``, its model on any pixels and ids."""
 
     pixels_IHWC: np.ndarray
     tokens_UL: np.ndarray
     logits_IU: np.ndarray
+    forward: Forward
 
 
 Run = Callable[[Path, TwoTowerConfig, Sequence[bytes], Sequence[str]], Seen]
@@ -45,42 +52,70 @@ class Peer(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """``difference``: the largest logit difference (``scale`` times a cosine) over images and captions that both
-    libraries preprocess alike. ``images`` and ``captions``: how many there were; ``other_images`` and
-    ``other_captions``: those preprocessed differently; ``other_difference``: the same with these."""
+    """``difference``: the largest logit difference (``scale`` times a cosine) on our pixels and ids. ``images`` and
+    ``captions``: how many there were; ``other_images`` and ``other_captions``: the names of those whose pixels or ids
+    differ; ``whole``: the largest logit difference of images and captions that both preprocess alike, each library from
+    files to logits; ``other``: the same with those that they do not."""
 
     library: str
     images: int
     captions: int
-    difference: float
     scale: float
+    difference: float
+    whole: float
+    other: float
     other_images: tuple[str, ...]
     other_captions: tuple[str, ...]
-    other_difference: float
 
     @property
-    def same_model(self) -> bool:
-        """Whether the model is the same, up to float32 arithmetic."""
-        return self.difference <= TOLERANCE * max(1.0, self.scale)
-
-    @property
-    def same_processor(self) -> bool:
-        """Whether most images and captions are preprocessed alike. Libraries differ for some of them: in odd margins
-        of a centre crop, transparency, mojibake."""
-        return len(self.other_images) <= self.images / 2 and len(self.other_captions) <= self.captions / 2
+    def problems(self) -> tuple[str, ...]:
+        """What differs, by more than float32 arithmetic; empty if nothing does."""
+        most = TOLERANCE * max(1.0, self.scale)
+        found = []
+        if not self.difference <= most:
+            found.append(
+                f"weights or architecture differ: logits {self.difference:.2g} apart on the same pixels and ids"
+            )
+        elif not self.whole <= most:
+            found.append(f"it passes more to its model than pixels and ids: logits {self.whole:.2g} apart")
+        if self.other_images:
+            found.append(f"other pixels for {listed(self.other_images, self.images, 'images')}")
+        if self.other_captions:
+            found.append(f"other ids for {listed(self.other_captions, self.captions, 'captions')}")
+        if self.other_images or self.other_captions:
+            found.append(f"logits up to {self.other:.2g} apart for these")
+        return tuple(found)
 
     def __str__(self) -> str:
         text = (
-            f"logits within {self.difference:.2e} of those of {self.library} with its own image processor and "
-            f"tokenizer ({self.images} images, {self.captions} captions; scale {self.scale:.3g})"
+            f"logits within {self.difference:.2e} of those of {self.library} on the same pixels and ids "
+            f"({self.images} images, {self.captions} captions; scale {self.scale:.3g})"
         )
-        kinds = ((self.other_images, self.images, "images"), (self.other_captions, self.captions, "captions"))
-        parts = [f"{len(names)} of {count} {kind} ({', '.join(names[:3])})" for names, count, kind in kinds if names]
-        if parts:
-            text += (
-                f"; it preprocesses {' and '.join(parts)} differently, logits up to {self.other_difference:.2g} apart"
-            )
-        return text
+        return f"{text}; {'; '.join(self.problems) or 'its image processor and tokenizer give the same pixels and ids'}"
+
+
+def listed(names: Sequence[str], count: int, what: str) -> str:
+    """``2 of 8 images (a, b)``."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{len(names)} of {count} {what} ({', '.join(names[:_LISTED])}{more})"
+
+
+def preprocessed_otherwise(
+    before: Processor, after: Processor, images: Mapping[str, bytes], texts: Sequence[str]
+) -> str:
+    """The images and captions whose pixels or ids two processors of one model differ in; '' if there are none."""
+    pixels = [np.stack([one.image(data) for data in images.values()]) for one in (before, after)]
+    tokens = [one.tokenize(texts) for one in (before, after)]
+    other_I, other_U = (np.any(a != b, axis=tuple(range(1, a.ndim))) for a, b in (pixels, tokens))
+    parts = [
+        (_names(images, other_I), len(images), "images"),
+        (_names(map(repr, texts), other_U), len(texts), "captions"),
+    ]
+    return ", ".join(listed(names, count, what) for names, count, what in parts if names)
+
+
+def _names(names: Iterable[str], chosen_N: np.ndarray) -> tuple[str, ...]:
+    return tuple(name[:40] for name, chosen in zip(names, chosen_N, strict=True) if chosen)
 
 
 def example_images() -> dict[str, bytes]:
@@ -100,6 +135,7 @@ def example_images() -> dict[str, bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90 degrees
     images: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "narrow.png": (noise(20, 1500), {}),
         "wide.jpg": (noise(301, 200), {"quality": 92}),
         "tall.jpg": (noise(187, 333), {"quality": 75}),
         "small.png": (noise(31, 45), {}),
@@ -119,11 +155,13 @@ def _encoded(image: Image.Image, suffix: str, options: dict[str, Any]) -> bytes:
 
 
 def example_captions() -> list[str]:
-    """Captions of the kinds that users have: short, long, empty, and with capitals, punctuation and other scripts."""
+    """Captions of the kinds that users have: short, long, empty, with capitals, punctuation, other scripts, and the
+    special tokens of tokenizers as text."""
     things, relations = ("cat", "person", "old red car"), ("on", "under", "to the left of")
     plain = [f"a {a} {on} the {b}" for on, (a, b) in itertools.product(relations, itertools.permutations(things, 2))]
     odd = ["", "A Photo, taken in 1987: isn't it?", "café naïve", "кошка под столом", "犬と猫", "a 😀 dog"]
-    return [*plain, *odd, "fish &amp; chips", "the cat is under the table and " * 30]
+    special = ["a </s> dog", "a cat<|endoftext|> dog", "one <end_of_text> two", "a <pad><eos> dog <unk>cat"]
+    return [*plain, *odd, "fish &amp; chips", "snake_case", "the cat is under the table and " * 30, *special]
 
 
 def compare(path: Path, form: str, loaded: Loaded, images: Mapping[str, bytes], texts: Sequence[str]) -> Comparison:
@@ -137,21 +175,29 @@ def compare(path: Path, form: str, loaded: Loaded, images: Mapping[str, bytes], 
     except Exception as error:  # whatever a library raises for files that it does not understand
         raise UserError(f"{path}: {library} fails: {' '.join(str(error).split()) or repr(error)}") from error
     our = ours(loaded, list(images.values()), texts)
-    same_I = np.abs(our.pixels_IHWC - theirs.pixels_IHWC).max(axis=(1, 2, 3)) < _SAME_PIXELS
     end = loaded.config.text.eos_id
-    same_U = (_until(our.tokens_UL, end) == _until(theirs.tokens_UL, end)).all(axis=1)
+    other_I = _differ(our.pixels_IHWC, theirs.pixels_IHWC, _SAME_PIXELS)
+    other_U = _differ(_until(our.tokens_UL, end), _until(theirs.tokens_UL, end), 0)
+    same_IU = ~other_I[:, None] & ~other_U[None]
     difference_IU = np.abs(our.logits_IU - theirs.logits_IU)
-    alike_IU = same_I[:, None] & same_U[None]
     return Comparison(
         library=library,
         images=len(images),
         captions=len(texts),
-        difference=float(difference_IU[alike_IU].max(initial=0)),
         scale=float(np.exp(loaded.params["logit_scale"])),
-        other_images=tuple(name for name, same in zip(images, same_I, strict=True) if not same),
-        other_captions=tuple(repr(text[:30]) for text, same in zip(texts, same_U, strict=True) if not same),
-        other_difference=float(difference_IU[~alike_IU].max(initial=0)),
+        difference=float(np.abs(our.logits_IU - theirs.forward(our.pixels_IHWC, our.tokens_UL)).max()),
+        whole=float(difference_IU[same_IU].max(initial=0)),
+        other=float(difference_IU[~same_IU].max(initial=0)),
+        other_images=_names(images, other_I),
+        other_captions=_names(map(repr, texts), other_U),
     )
+
+
+def _differ(ours_NX: np.ndarray, theirs_NX: np.ndarray, most: float) -> np.ndarray:
+    """Which of the N differ by more than ``most`` anywhere, bool [N]; all if the shapes do."""
+    if ours_NX.shape != theirs_NX.shape:
+        return np.ones(len(ours_NX), bool)
+    return np.abs(ours_NX - theirs_NX).max(axis=tuple(range(1, ours_NX.ndim))) > most
 
 
 def _until(tokens_UL: np.ndarray, end: int | None) -> np.ndarray:
@@ -165,12 +211,15 @@ def _until(tokens_UL: np.ndarray, end: int | None) -> np.ndarray:
 def ours(loaded: Loaded, images: Sequence[bytes], texts: Sequence[str]) -> Seen:
     """Our outputs for images and captions."""
     config, params, processor = loaded
+
+    def forward(pixels_IHWC: np.ndarray, tokens_UL: np.ndarray) -> np.ndarray:
+        zimg_ID, ztxt_UD = embeddings(config, params, pixels_IHWC, tokens_UL)
+        return np.asarray(np.exp(params["logit_scale"]) * zimg_ID @ ztxt_UD.T + params.get("logit_bias", 0.0))
+
     uint8_IHWC = jnp.stack([processor.image(data) for data in images])
-    pixels_IHWC = normalize(uint8_IHWC, processor.mean, processor.std)
+    pixels_IHWC = np.asarray(normalize(uint8_IHWC, processor.mean, processor.std))
     tokens_UL = processor.tokenize(texts)
-    zimg_ID, ztxt_UD = embeddings(config, params, pixels_IHWC, tokens_UL)
-    logits_IU = np.exp(params["logit_scale"]) * zimg_ID @ ztxt_UD.T + params.get("logit_bias", 0.0)
-    return Seen(np.asarray(pixels_IHWC), tokens_UL, np.asarray(logits_IU))
+    return Seen(pixels_IHWC, tokens_UL, forward(pixels_IHWC, tokens_UL), forward)
 
 
 def embeddings(
@@ -202,9 +251,22 @@ def _transformers(path: Path, config: TwoTowerConfig, images: Sequence[bytes], t
     processor = transformers.AutoProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
     padding = {"padding": "max_length", "truncation": True, "max_length": config.text.context}
     batch = processor(images=_opened(images), text=list(texts), return_tensors="pt", **padding)
-    with torch.no_grad():
-        logits = model(**batch).logits_per_image
-    return Seen(batch["pixel_values"].permute(0, 2, 3, 1).numpy(), batch["input_ids"].numpy(), logits.numpy())
+
+    @torch.no_grad()
+    def logits(**inputs: torch.Tensor) -> np.ndarray:
+        return model(**inputs).logits_per_image.numpy()
+
+    def forward(pixels_IHWC: np.ndarray, tokens_UL: np.ndarray) -> np.ndarray:
+        return logits(pixel_values=_channels_first(pixels_IHWC), input_ids=torch.tensor(tokens_UL, dtype=torch.long))
+
+    pixels_IHWC = batch["pixel_values"].permute(0, 2, 3, 1).numpy()
+    return Seen(pixels_IHWC, batch["input_ids"].numpy(), logits(**batch), forward)
+
+
+def _channels_first(pixels_IHWC: np.ndarray) -> Any:
+    import torch
+
+    return torch.tensor(pixels_IHWC).permute(0, 3, 1, 2).contiguous()
 
 
 def _openclip(path: Path, config: TwoTowerConfig, images: Sequence[bytes], texts: Sequence[str]) -> Seen:
@@ -212,13 +274,24 @@ def _openclip(path: Path, config: TwoTowerConfig, images: Sequence[bytes], texts
 
     folder = path if path.is_dir() else path.parent
     if (folder / openclip.CONFIG_FILE).is_file():
-        model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+        # A folder that has been moved, or is not on the hub yet, may name its image tower's file where it is not.
+        tower = openclip.at(f"local-dir:{folder}", processor_files.read_json(folder / openclip.CONFIG_FILE))
+        model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}", **tower)
         return _seen_by_openclip(model, transform, open_clip.get_tokenizer(f"local-dir:{folder}"), images, texts)
-    fields = openclip.write_config(config)
-    fields.pop("custom_text", None)  # an argument of OpenCLIP's factory, not of the class
-    model = getattr(open_clip, family_of(config).openclip_class)(**fields)
+    model = openclip_model(config)
     open_clip.load_checkpoint(model, str(path))
     return _seen_by_openai(model, config, images, texts)
+
+
+def openclip_model(config: TwoTowerConfig) -> Any:
+    """OpenCLIP's model of these sizes, with random parameters. Raises UserError if it has none."""
+    import open_clip
+
+    with tempfile.TemporaryDirectory() as home:
+        fields = openclip.write_config(config, f"local-dir:{home}")
+        (Path(home) / openclip.TIMM_FILE).write_text(json.dumps(openclip.write_trunk(config)), "utf-8")
+        fields.pop("custom_text", None)  # an argument of OpenCLIP's factory, not of the class
+        return getattr(open_clip, family_of(config).openclip_class)(**fields)
 
 
 def _openai(path: Path, config: TwoTowerConfig, images: Sequence[bytes], texts: Sequence[str]) -> Seen:
@@ -247,14 +320,18 @@ def _seen_by_openclip(
 ) -> Seen:
     import torch
 
-    pixels_ICHW, tokens_UL = torch.stack([transform(image) for image in _opened(images)]), tokenizer(list(texts))
     model.eval()
-    with torch.no_grad():
-        zimg_ID = model.encode_image(pixels_ICHW, normalize=True)
-        ztxt_UD = model.encode_text(tokens_UL, normalize=True)
+
+    @torch.no_grad()
+    def forward(pixels_IHWC: np.ndarray, tokens_UL: np.ndarray) -> np.ndarray:
+        zimg_ID = model.encode_image(_channels_first(pixels_IHWC), normalize=True)
+        ztxt_UD = model.encode_text(torch.tensor(tokens_UL, dtype=torch.long), normalize=True)
         bias = 0.0 if getattr(model, "logit_bias", None) is None else model.logit_bias
-        logits_IU = model.logit_scale.exp() * zimg_ID @ ztxt_UD.T + bias
-    return Seen(pixels_ICHW.permute(0, 2, 3, 1).numpy(), tokens_UL.numpy(), logits_IU.numpy())
+        return (model.logit_scale.exp() * zimg_ID @ ztxt_UD.T + bias).numpy()
+
+    pixels_IHWC = torch.stack([transform(image) for image in _opened(images)]).permute(0, 2, 3, 1).numpy()
+    tokens_UL = tokenizer(list(texts)).numpy()
+    return Seen(pixels_IHWC, tokens_UL, forward(pixels_IHWC, tokens_UL), forward)
 
 
 # The library of each form of checkpoint (see ``sources.Foreign``); open_clip_torch brings torch.

@@ -134,6 +134,19 @@ def test_siglip2_texts_are_lowercased_and_end_in_the_end_token(tmp_path):
     assert ours[1].tolist() == [*expected[1][:7], 1]
 
 
+@pytest.mark.parametrize("kind", ["GemmaTokenizer", "Siglip2Tokenizer"])
+def test_padding_side_is_by_default_that_of_the_tokenizers_class(tmp_path, kind):
+    """transformers does not write it."""
+    vocab, merges = gemma_tokenizer(tmp_path / "published", ["a cat"])
+    getattr(transformers, kind)(vocab=vocab, merges=merges).save_pretrained(tmp_path)
+    assert "padding_side" not in json.loads((tmp_path / "tokenizer_config.json").read_text())
+    texts, padding = ["cat", "a cat cat"], {"padding": "max_length", "max_length": 8, "truncation": True}
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)(texts, **padding)["input_ids"]
+    text = processor_files.tokenizer(tmp_path, SIGLIP, 8)
+    ours = Processor(context=8, size=224, **text, **SIGLIP.pixels).tokenize(texts)
+    assert ours.tolist() == theirs and theirs[0][0] == vocab["<pad>"] != theirs[0][-1]
+
+
 SIZES = [(640, 425), (425, 640), (1024, 683), (500, 500), (225, 1000), (100, 80)]
 
 

@@ -24,6 +24,7 @@ from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.evaluators import held_out as held_out_lib
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.held_out import hold_out
+from naturel_jax.training.start import images_trained_on
 from naturel_jax.weights import runs
 from tests.helpers import benchmark_files as files
 from tests.helpers.tiny_models import tiny
@@ -251,6 +252,23 @@ def test_converted_run_knows_what_its_sources_were_trained_on(photos):
     numbers = [identity.number(name) for name in ("coco:1", "coco:2")]
     known = {name: runs.trained_on(name).has(numbers).tolist() for name in ("both", "one", "none")}
     assert known == {"both": [True, True], "one": [True, False], "none": [False, False]}
+
+
+def test_exported_run_is_scored_as_the_run(photos):
+    """From folder to folder, through the formats of other libraries: the same items are left out."""
+    record = found()
+    record.save(epath.Path("run") / trained_on.FOLDER)
+    save_run(Path("run"), {"trained_on": record.meta()})
+    convert.main(["run:run", "hf"])
+    convert.main(["hf", "openclip", "--to", "openclip"])
+    flags = ["--benchmarks", "sugarcrepe", "--benchmarks_dir", str(photos), "--out", "out", "--batch_size", "8"]
+    evaluate.main(["--models", "run=run:run", "hf=hf", "openclip=openclip", *flags])
+    scores = {(result.items, result.left_out): result.scores for result in results.load(Path("out"))}
+    assert scores.keys() == {(14, 21)}
+    assert images_trained_on("openclip", epath.Path("next"), []).checksum() == record.checksum()
+    Path("hf/trained_on/exact.uint64").write_bytes(b"")
+    with pytest.raises(UserError, match=r"hf/trained_on/trained_on\.json: not what was written"):
+        naturel_jax.load("hf")
 
 
 @pytest.mark.parametrize("version", [0, 1, 2])

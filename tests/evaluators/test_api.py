@@ -179,6 +179,13 @@ def test_wrong_types_of_texts(model, texts, message):
 
 
 def test_missing_and_broken_images_are_named(model, paths, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"images\[0\]: .*: a folder: pass the images in it"):
+        model.encode_image([tmp_path])
+    for empty in (np.zeros((0, 4, 3), np.uint8), Image.new("RGB", (0, 4))):
+        with pytest.raises(UserError, match="without pixels"):
+            model.encode_image([empty])
+    with pytest.raises(UserError, match=r"text 'a \\udc80 cat' has a lone surrogate"):
+        model.encode_text(["a cat", "a \udc80 cat"])
     with pytest.raises(FileNotFoundError, match=r"images\[3\]: .*nothing\.png: no such file"):
         model.encode_image([*paths, tmp_path / "nothing.png"])
     half = paths[0].read_bytes()[:300]

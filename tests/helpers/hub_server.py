@@ -30,7 +30,8 @@ class Hub:
     address: str = ""
 
     def add(self, name: str, folder: Path) -> None:
-        self.repositories[name] = {path.name: path.read_bytes() for path in folder.iterdir()}
+        files = (path for path in folder.rglob("*") if path.is_file())
+        self.repositories[name] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
     def environment(self, cache: Path, **more: str) -> dict[str, str]:
         """For a process that uses this hub, with an empty cache and no login."""

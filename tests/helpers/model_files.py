@@ -10,7 +10,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import open_clip
 import sentencepiece
 import torch
 import transformers
@@ -20,7 +19,7 @@ from naturel_jax.data.text.processor import Processor, train_tokenizer
 from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
-from naturel_jax.weights import hf, openclip, processor_files, tables
+from naturel_jax.weights import hf, openclip, processor_files, tables, verify
 from naturel_jax.weights.sources import Loaded
 
 torch.set_num_threads(1)  # on a busy machine, more threads wait for the slowest
@@ -124,23 +123,10 @@ def hf_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
 
 
 def openclip_model(config: TwoTowerConfig, params: Params) -> torch.nn.Module:
-    """The OpenCLIP model with these parameters, in float32; timm's trunks, which exist only at full depth, are
-    truncated to the config's depth."""
-    family, depth = family_of(config), config.image.transformer.depth
-    if config.image.projection:
-        model = open_clip.CLIP(**openclip.write_config(config))
-    else:
-        full = dataclasses.replace(
-            config.image.transformer, depth={768: 12, 1024: 24, 1152: 27, 1536: 40}[config.image.transformer.width]
-        )
-        image = dataclasses.replace(config.image, transformer=full)
-        fields = openclip.write_config(dataclasses.replace(config, image=image))
-        del fields["custom_text"]  # an argument of the factory, not of this class
-        with torch.device("meta"):  # most of it is discarded
-            model = open_clip.CustomTextCLIP(**fields)
-        model.visual.trunk.blocks = model.visual.trunk.blocks[:depth]
-        model.to_empty(device="cpu")
-    model.load_state_dict(torch_tensors(tables.write(openclip.TABLES[family.name], params)), strict=True)
+    """The OpenCLIP model with these parameters, in float32."""
+    model = verify.openclip_model(config)
+    table = openclip.TABLES[family_of(config).name]
+    model.load_state_dict(torch_tensors(tables.write(table, params)), strict=True)
     return model.eval()
 
 

@@ -118,6 +118,8 @@ def test_items_are_official_only_if_every_caption_is(monkeypatch):
     assert not published.is_official("mine", [*items[:2], items[2] | {"captions": ["a cat 2", "a cow 2"]}])
     assert not published.is_official("mine", [*items[:2], items[2] | {"id": "7"}])
     assert not published.is_official("naturel", items)
+    monkeypatch.setitem(published.ITEM_SETS, "mine", published.ItemSet(3))
+    assert not published.is_official("mine", items), "their number alone does not identify them"
 
 
 def test_chance_is_what_the_rules_give_random_cosines():

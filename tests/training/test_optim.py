@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+import transformers
 from flax import traverse_util
 
 from naturel_jax.config import Optim
@@ -139,6 +140,30 @@ def test_adafactor_matches_optax_at_the_scheduled_rate():
     ours = trained(options)
     for path, expected in flat(params).items():
         np.testing.assert_allclose(ours[path], expected, rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_adafactor_clips_each_block_of_a_tower_by_itself():
+    """transformers' Adafactor, which has one parameter for each block, over steps in which the gradients of one block
+    grow."""
+    rng = np.random.default_rng(0)
+    blocks, shape = 3, (128, 160)
+    start = rng.standard_normal((blocks, *shape)).astype(np.float32)
+    params = {"image": {"transformer": {"blocks": {"kernel": jnp.asarray(start)}}}}
+    theirs = [torch.nn.Parameter(torch.from_numpy(block.copy())) for block in start]
+    fixed = {"scale_parameter": False, "relative_step": False, "warmup_init": False, "weight_decay": 0.0}
+    adafactor = transformers.Adafactor(theirs, lr=0.1, **fixed)
+    tx = optim.make_optimizer(config(name="adafactor", weight_decay=0.0), params, lambda step: 0.1)
+    state = tx.init(params)
+    for step in range(3):
+        gradients = rng.standard_normal((blocks, *shape)).astype(np.float32)
+        gradients[1] *= 4.0**step
+        updates, state = tx.update({"image": {"transformer": {"blocks": {"kernel": gradients}}}}, state, params)
+        params = optax.apply_updates(params, updates)
+        for block, gradient in zip(theirs, gradients, strict=True):
+            block.grad = torch.from_numpy(gradient)
+        adafactor.step()
+    expected = np.stack([block.detach().numpy() for block in theirs])
+    np.testing.assert_allclose(params["image"]["transformer"]["blocks"]["kernel"], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_multiplier_scales_the_update_and_the_first_match_wins():

@@ -60,6 +60,11 @@ def folder(tmp_path_factory) -> str:
     return os.fspath(tmp_path_factory.mktemp("steps"))
 
 
+def test_library_that_cannot_hold_the_model_is_named_at_the_start(folder, caplog):
+    make_training(folder, **{"objective.name": "sigmoid"})
+    assert "transformers cannot hold this model as it is" in caplog.text and "--drop_bias" in caplog.text
+
+
 def named(params) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(params)}
 

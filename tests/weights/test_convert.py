@@ -1,17 +1,20 @@
 """``python -m naturel_jax.convert`` from every source to every format."""
 
+import dataclasses
 import json
 import re
 
 import jax
 import numpy as np
 import open_clip
+import PIL.Image
 import pytest
-import transformers
 
+import naturel_jax
 from naturel_jax import convert, weights
-from naturel_jax.weights import conversion, export, tables
-from tests.helpers.model_files import assert_same, tiny
+from naturel_jax.data.text.tokenizer import train_tokenizer
+from naturel_jax.weights import conversion, export, tables, verify
+from tests.helpers.model_files import assert_same, random_params, tiny
 from tfds_naturel.common.errors import UserError
 
 
@@ -39,7 +42,7 @@ def test_siglip_round_trips_through_big_vision(tmp_path, capsys):
     assert "/b: not compared: big_vision cannot be installed as a package" in out
     convert.main([f"{tmp_path}/b/checkpoint.npz", str(tmp_path / "c")])
     assert_same(weights.load(str(tmp_path / "c")).params, params)
-    assert weights.load(str(tmp_path / "c")).processor == processor
+    assert weights.load(str(tmp_path / "c")).processor == weights.load(str(tmp_path / "a")).processor
 
 
 def test_interpolation_is_the_weighted_mean(tmp_path):
@@ -59,11 +62,12 @@ def test_interpolation_is_the_weighted_mean(tmp_path):
 def test_size_resamples_positions_and_updates_the_processor(tmp_path):
     config, params, processor = tiny("tiny-clip")
     export.save(tmp_path / "a", config, params, processor, form="hf")
-    convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--size", "64", "--verify"])
+    convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--size", "64", "--verify", "--dtype", "bfloat16"])
     got_config, got, got_processor = weights.load(str(tmp_path / "b"))
     assert (got_config.image.size, got_processor.size) == (64, 64)
     assert len(got["image"]["position"]) == 1 + (64 // config.image.patch) ** 2
-    np.testing.assert_array_equal(got["text"]["embed"], params["text"]["embed"])
+    rounded = np.asarray(params["text"]["embed"].astype("bfloat16"), np.float32)
+    np.testing.assert_array_equal(got["text"]["embed"], rounded)
 
 
 @pytest.mark.parametrize(
@@ -94,16 +98,21 @@ def test_interpolation_rejects_different_shapes():
     assert jax.tree.leaves(conversion.interpolate(a, a, 0.5))[0].shape == (2, 3)
 
 
-def test_verification_says_what_is_preprocessed_differently(tmp_path, capsys):
-    """A processor that converts images as big_vision does, in the two libraries that do otherwise."""
-    export.save(tmp_path / "a", *tiny("tiny-clip"), form="hf")
-    convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--to", "openclip", "--verify"])
-    source, target = (line for line in capsys.readouterr().out.splitlines() if "logits within" in line)
-    library = f"transformers {transformers.__version__} with its own image processor and tokenizer"
-    assert f"{library} (8 images, 26 captions; scale 12.2)" in source
-    assert "it preprocesses 1 of 8 images (transparent.png) differently" in source
-    assert f"OpenCLIP {open_clip.__version__}" in target
-    assert "it preprocesses 2 of 8 images (palette.png, transparent.png)" in target
+def test_verification_says_what_is_preprocessed_otherwise(tmp_path, capsys):
+    """An OpenCLIP model whose crops have odd margins, in transformers: the same weights, in other conventions."""
+    config, _, processor = tiny("tiny-clip")
+    config = dataclasses.replace(config, image=dataclasses.replace(config.image, size=35, patch=32))
+    export.save(tmp_path / "a", config, random_params(config), dataclasses.replace(processor, size=35), form="openclip")
+    convert.main([str(tmp_path / "a"), str(tmp_path / "b"), "--verify"])
+    _, conventions, source, target, otherwise = capsys.readouterr().out.splitlines()
+    changes = "clean openclip_whitespace -> none, centre round -> floor, to_rgb last -> on_white"
+    assert conventions == f"{tmp_path}/b: its processor does as transformers does: {changes}"
+    for line, library in ((source, f"OpenCLIP {open_clip.__version__}"), (target, "transformers")):
+        assert f"of {library}" in line and "(9 images, 31 captions; scale 12.2)" in line
+        assert line.endswith("its image processor and tokenizer give the same pixels and ids")
+    assert f"preprocessed otherwise than by {tmp_path}/a: " in otherwise
+    assert "palette.png" in otherwise and "transparent.png" in otherwise and "'fish &amp; chips'" in otherwise
+    assert "tall.jpg" in otherwise and "square.webp" not in otherwise, "a margin of 27 pixels, and none"
 
 
 def edit(folder, name: str, **fields) -> None:
@@ -111,12 +120,51 @@ def edit(folder, name: str, **fields) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
+@pytest.mark.parametrize("form", ["hf", "openclip"])
+def test_verification_tells_weights_from_pixels_and_ids(tmp_path, form):
+    config, params, processor = tiny("tiny-clip")
+    export.save(tmp_path / "a", config, params, processor, form=form)
+    loaded, images = weights.load(str(tmp_path / "a")), {"a.png": verify.example_images()["wide.jpg"]}
+
+    def problems(**fields) -> str:
+        other = loaded._replace(**fields)
+        return "; ".join(verify.compare(tmp_path / "a", form, other, images, ["a cat", "a dog"]).problems)
+
+    assert problems() == ""
+    assert problems(params=tiny("tiny-clip", seed=1).params).startswith("weights or architecture differ: logits ")
+    resized = dataclasses.replace(loaded.processor, interpolation="bilinear")
+    assert problems(processor=resized).startswith("other pixels for 1 of 1 images (a.png); logits up to ")
+    tokenizer = train_tokenizer("clip", ["a dog"] * 9, 300, loaded.processor.context)
+    assert re.match(
+        r"other ids for \d of 2 captions \(.*\); logits up to ",
+        problems(processor=dataclasses.replace(loaded.processor, tokenizer=tokenizer)),
+    )
+
+
+@pytest.mark.slow
+def test_logit_bias_can_be_left_out_for_transformers(tmp_path):
+    """Rankings stay: logits differ by the bias alone."""
+    config, _, processor = tiny("tiny-clip")
+    config = dataclasses.replace(config, init_bias=0.0)
+    export.save(tmp_path / "a", config, random_params(config), processor, form="run")
+    with pytest.raises(UserError, match=r"no logit bias.*--drop_bias"):
+        convert.main([f"run:{tmp_path}/a", str(tmp_path / "b")])
+    convert.main([f"run:{tmp_path}/a", str(tmp_path / "b"), "--drop_bias", "--verify"])
+    image, captions = PIL.Image.new("RGB", (48, 48), "red"), ["a cat", "a dog"]
+    a, b = (naturel_jax.load(source).logits([image], captions) for source in (f"run:{tmp_path}/a", tmp_path / "b"))
+    np.testing.assert_allclose(a + 3.0, b, atol=1e-4)
+    assert "## Logit bias" in (tmp_path / "b/README.md").read_text()
+    with pytest.raises(UserError, match=r"--drop_bias: \S*b has no logit bias"):
+        convert.main([str(tmp_path / "b"), str(tmp_path / "c"), "--drop_bias"])
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5]}, "does not reproduce this model; expected logit"),
+        ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5]}, "reproduce this model: other pixels for 9 of 9 "),
+        ("config.json", {"logit_scale_init_value": 1.0, "projection_dim": 48}, "b: transformers .* fails: "),
         ("preprocessor_config.json", {"crop_size": 30}, "b: transformers .* fails: .*30"),
-        ("tokenizer_config.json", {"model_input_names": ["input_ids", "attention_mask"]}, "does not reproduce this mo"),
+        ("tokenizer_config.json", {"model_input_names": ["input_ids", "attention_mask"]}, "passes more to its model"),
     ],
 )
 def test_verification_runs_the_exported_processor(tmp_path, monkeypatch, name, fields, message):

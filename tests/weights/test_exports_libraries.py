@@ -34,8 +34,11 @@ WORDS = ("the a old red cat dog café person table guitar", "is under on left ri
 ODD = [
     *("", " ", "A Cat; and: the DOG!", "кошка под столом", "犬と猫", "a 😀 dog", "it's 5 o'clock", "cat " * 200),
     "É\u0301é",
+    *("a </s> dog", "</s>", "dog</s>cat a", "cat<|endoftext|> dog", "a <end_of_text> cat", "a_b"),
+    "<pad> a <unk> <eos>cat",
 ]
 HUB = "owner/openclip"
+Arrays = dict[str, np.ndarray]
 
 
 def captions() -> list[str]:
@@ -44,7 +47,7 @@ def captions() -> list[str]:
 
 
 def write_images(folder: Path) -> list[str]:
-    """Photos of odd sizes; grey, transparent, with a palette, rotated by EXIF; some tiny, one narrow."""
+    """Photos of odd sizes; grey, transparent, with a palette, rotated by EXIF; some tiny, two narrow."""
 
     def photo(width: int, height: int, mode: str = "RGB") -> Image.Image:
         return Image.open(io.BytesIO(image_files.photo(width, height, seed=width))).convert(mode)
@@ -61,7 +64,7 @@ def write_images(folder: Path) -> list[str]:
         **{"grey-transparent.png": (grey, {}), "transparent.png": (transparent, {})},
         "palette.png": (photo(210, 140).quantize(32), {}),
         "palette-transparent.png": (photo(140, 210).quantize(16), {"transparency": 3}),
-        **{"narrow.webp": (photo(40, 300), {}), "small.png": (photo(31, 45), {})},
+        **{"narrow.webp": (photo(40, 300), {}), "small.png": (photo(31, 45), {}), "thread.png": (photo(20, 3000), {})},
         **{"print.jpg": (photo(99, 77, "CMYK"), {}), "black-white.png": (photo(120, 120, "1"), {})},
     }
     for name, (image, options) in images.items():
@@ -83,11 +86,17 @@ def clip(**fields: str) -> Loaded:
     return model(CLIP.config(size=64, patch=16, **towers, embed_dim=32, vocab=300, eos_id=1), **fields)
 
 
+def odd_size() -> Loaded:
+    """Crops have odd margins, which transformers and OpenCLIP halve differently."""
+    towers = {"image": CLIP.tower(128, 2, 2), "text": CLIP.tower(64, 1, 1)}
+    return model(CLIP.config(size=37, patch=12, **towers, embed_dim=32, vocab=300, eos_id=1))
+
+
 def exact_gelu() -> Loaded:
     """As LAION's models, with OpenAI's vocabulary, which OpenCLIP takes from its own package."""
     towers = {"image": CLIP.tower(128, 2, 2, activation="gelu"), "text": CLIP.tower(64, 1, 1, activation="gelu")}
     config = CLIP.config(size=64, patch=16, **towers, embed_dim=32)
-    return model(config, processor_files.openai_tokenizer(hub.clip_vocabulary(), 77), centre="round", to_rgb="last")
+    return model(config, processor_files.openai_tokenizer(hub.clip_vocabulary(), 77))
 
 
 def siglip(size: int = 64, patch: int = 16, mlp_dim: int = 512, context: int = 64) -> TwoTowerConfig:
@@ -100,8 +109,8 @@ def gemma(config: TwoTowerConfig, clean: str, folder: Path, **fields: str) -> Lo
     return model(config, processor_files.tokenizer(folder, SIGLIP, config.text.context, clean), **fields)
 
 
-def full_image_tower() -> TwoTowerConfig:
-    """OpenCLIP has SigLIP's image towers at full depth only."""
+def registered() -> TwoTowerConfig:
+    """With an image tower that timm knows by name, which has full depth."""
     config = reduced("siglip2-b32-256")
     return dataclasses.replace(config, image=preset("siglip2-b32-256").image)
 
@@ -110,21 +119,23 @@ def sentencepiece() -> processor_files.Text:
     return {"tokenizer": base64.b64encode(sentencepiece_model(captions()[10:], 60)).decode(), "clean": "siglip"}
 
 
-WHITE, OPENCLIP = {"to_rgb": "on_white"}, {"to_rgb": "last", "centre": "round", "clean": "openclip_whitespace"}
+# Processors have the conventions of models trained here from scratch: exports take those of their library.
 MODELS: dict[str, tuple[str, Callable[[Path], Loaded]]] = {
-    "clip": ("hf", lambda _: clip(**WHITE)),
-    "clip-square": ("hf", lambda _: clip(**WHITE, resize="square", interpolation="bilinear")),
-    "siglip": ("hf", lambda _: model(siglip(), sentencepiece(), **WHITE)),
-    "siglip-16": ("hf", lambda _: model(siglip(context=16), **WHITE)),
-    "siglip2": ("hf", lambda folder: gemma(siglip(), "none", folder, **WHITE)),
+    "clip": ("hf", lambda _: clip()),
+    "clip-odd": ("hf", lambda _: odd_size()),
+    "clip-square": ("hf", lambda _: clip(resize="square", interpolation="bilinear")),
+    "siglip": ("hf", lambda _: model(siglip(), sentencepiece())),
+    "siglip-16": ("hf", lambda _: model(siglip(context=16))),
+    "siglip2": ("hf", lambda folder: gemma(siglip(), "none", folder)),
     # Images with a border narrower than a patch, and its own MLP width, as So400m/14 at 384.
-    "so400m": ("hf", lambda _: model(siglip(50, 14, 478), sentencepiece(), **WHITE)),
-    "openclip": ("openclip", lambda _: clip(**OPENCLIP)),
+    "so400m": ("hf", lambda _: model(siglip(50, 14, 478), sentencepiece())),
+    "openclip": ("openclip", lambda _: clip()),
+    "openclip-odd": ("openclip", lambda _: odd_size()),
     "openclip-gelu": ("openclip", lambda _: exact_gelu()),
-    "openclip-siglip2": (
-        "openclip",
-        lambda folder: gemma(full_image_tower(), "openclip_siglip", folder, to_rgb="last", centre="round"),
-    ),
+    # Google's GELU, which timm's trunks of most names do not have; another size, as So400m/14.
+    "openclip-siglip": ("openclip", lambda _: model(siglip(50, 14, 478), sentencepiece())),
+    "openclip-siglip2": ("openclip", lambda folder: gemma(siglip(), "openclip_siglip", folder)),
+    "openclip-timm": ("openclip", lambda folder: gemma(registered(), "openclip_siglip", folder)),
     "run": ("run", lambda _: tiny("tiny-clip")),
 }
 HF = [name for name, (form, _) in MODELS.items() if form == "hf"]
@@ -143,6 +154,7 @@ def jobs_of(folders: dict[str, Path]) -> dict[str, tuple[str, list[object]]]:
     jobs: dict[str, tuple[str, list[object]]] = {
         "towers": ("clip_towers", [str(folders["clip"])]),
         "hub": ("openclip_model", [f"hf-hub:{HUB}"]),
+        "hub-siglip": ("openclip_model", [f"hf-hub:{HUB}-siglip"]),
     }
     for name in HF:
         jobs[name] = ("transformers_model", [str(folders[name])])
@@ -152,7 +164,7 @@ def jobs_of(folders: dict[str, Path]) -> dict[str, tuple[str, list[object]]]:
         jobs["sentences"] = ("sentence_embeddings", [str(folders["clip"])])
     for name in OPENCLIPS:
         jobs[name] = ("openclip_model", [f"local-dir:{folders[name]}"])
-    for name in ("clip", "siglip", "siglip-16", "openclip", "hub"):
+    for name in ("clip", "siglip", "siglip-16", "openclip", "openclip-siglip", "hub"):
         for n, code in enumerate(code for code in code_blocks(folders[name]) if available(code)):
             jobs[f"{name}-snippet-{n}"] = ("snippet", [code, str(folders[name])])
     return jobs
@@ -185,11 +197,19 @@ def session(tmp_path_factory) -> Session:
         folders[name] = root / name
         export.save(folders[name], *make(root / f"{name}-files"), form=form)
     folders["hub"] = root / "hub"
-    export.save(folders["hub"], *clip(**OPENCLIP), form="openclip", repository=HUB)
+    export.save(folders["hub"], *clip(), form="openclip", repository=HUB)
+    folders["hub-siglip"] = root / "hub-siglip"
+    siglip_files = MODELS["openclip-siglip"][1](root)
+    export.save(folders["hub-siglip"], *siglip_files, form="openclip", repository=f"{HUB}-siglip")
     hub = hub_server.Hub()
     hub.add(HUB, folders["hub"])
-    work = {"images": images, "captions": captions(), "jobs": jobs_of(folders)}
-    (root / "jobs.json").write_text(json.dumps(work), "utf-8")
+    hub.add(f"{HUB}-siglip", folders["hub-siglip"])
+    return Session(folders, images, computed(root, hub, images, jobs_of(folders)))
+
+
+def computed(root: Path, hub: hub_server.Hub, images: list[str], jobs: dict[str, tuple[str, list[object]]]) -> Arrays:
+    """What the libraries compute, in a process of their own that can reach ``hub`` alone."""
+    (root / "jobs.json").write_text(json.dumps({"images": images, "captions": captions(), "jobs": jobs}), "utf-8")
     with hub_server.serve(hub):
         command = [sys.executable, "-P", SCRIPT, root / "jobs.json", root / "out.npz"]
         environment = hub.environment(root / "cache")
@@ -197,7 +217,22 @@ def session(tmp_path_factory) -> Session:
     print(done.stdout)
     assert done.returncode == 0, done.stderr
     with np.load(root / "out.npz") as arrays:
-        return Session(folders, images, dict(arrays))
+        return dict(arrays)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("form", ["hf", "openclip"])
+@pytest.mark.parametrize("name", ["clip-b32", "clip-b16", "siglip-b16-224"])
+def test_presets_of_full_size_are_ours(tmp_path, name, form):
+    """SigLIP has Google's GELU in OpenCLIP, too."""
+    (tmp_path / "images").mkdir()
+    images, path = write_images(tmp_path / "images"), str(tmp_path / "out")
+    text = sentencepiece() if name.startswith("siglip") else processor_files.openai_tokenizer(hub.clip_vocabulary(), 77)
+    export.save(tmp_path / "out", *model(preset(name), text), form=form)
+    job = ("transformers_model", [path]) if form == "hf" else ("openclip_model", [f"local-dir:{path}"])
+    logits = computed(tmp_path, hub_server.Hub(), images, {"full": job})["full/logits"]
+    loaded = naturel_jax.load(path, batch_size=64)
+    np.testing.assert_allclose(logits, loaded.logits(images, captions()), atol=1e-5 * np.exp(2.5))
 
 
 @pytest.mark.parametrize("name", [*HF, *OPENCLIPS])
@@ -208,6 +243,7 @@ def test_logits_are_ours(session, name):
 def test_openclip_from_the_hub(session):
     """Config, tokenizer and weights, by name."""
     np.testing.assert_array_equal(session.arrays["hub/logits"], session.arrays["openclip/logits"])
+    np.testing.assert_array_equal(session.arrays["hub-siglip/logits"], session.arrays["openclip-siglip/logits"])
 
 
 @pytest.mark.parametrize("job", ["towers", "sentences"])

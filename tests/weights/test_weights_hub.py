@@ -12,12 +12,13 @@ import open_clip
 import pytest
 
 from naturel_jax import weights
+from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.presets import CLIP
 from naturel_jax.weights import export, processor_files
 from naturel_jax.weights.hub import clip_vocabulary
 from tests.helpers import hub_server
-from tests.helpers.model_files import random_params, save_hf, tiny
+from tests.helpers.model_files import assert_same, random_params, save_hf, tiny
 from tfds_naturel.common.errors import UserError
 
 
@@ -67,6 +68,23 @@ def test_hub_downloads_only_one_format(tmp_path, source, form, wanted, other):
     assert re.search(rf"owner/tiny: fetching .*{wanted}.* from {hub.address}", run.stderr)  # downloads are logged
     assert {wanted, "config.json", "tokenizer.json", "preprocessor_config.json"} <= set(hub.requested)
     assert other not in hub.requested
+
+
+@pytest.mark.slow
+def test_hub_model_is_converted_with_its_record(tmp_path):
+    """The command, from a hub to a folder that its library has run; the images it was trained on stay known."""
+    record, tiny_clip = TrainedOn.of(["coco:1"]), tiny("tiny-clip")
+    export.save(tmp_path / "repository", *tiny_clip, form="hf", trained_on=record)
+    hub = hub_server.Hub()
+    hub.add("owner/tiny", tmp_path / "repository")
+    command = [sys.executable, "-m", "naturel_jax.convert", "hf:owner/tiny", str(tmp_path / "out"), "--to", "openclip"]
+    with hub_server.serve(hub):
+        environment = hub.environment(tmp_path / "cache")
+        run = subprocess.run([*command, "--verify"], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert len(re.findall("gives? the same pixels and ids", run.stdout)) == 2
+    assert_same(weights.load(str(tmp_path / "out")).params, tiny_clip.params)
+    assert weights.trained_on(str(tmp_path / "out")).checksum() == record.checksum()
 
 
 TEXTS = ["a mug in grass", "Grass in a mug, isn't it?", "\u732b \U0001f63a caf\u00e9"]

@@ -8,7 +8,7 @@ import html
 import itertools
 import re
 import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import ftfy
@@ -27,6 +27,8 @@ from tfds_naturel.common.files import reading_tokenizer
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_SIGLIP_SPECIAL = re.compile(r"\s*(</s>|<unk>)\s*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _fixed(text: str) -> str:
@@ -35,15 +37,31 @@ def _fixed(text: str) -> str:
     return " ".join(text.split())
 
 
+def _openclip(text: str) -> str:
+    """As OpenCLIP's own tokenizer, whose special tokens have other names: the usual ones are text to it."""
+    text = re.sub(r"<\|(startoftext|endoftext)\|>", r"<| \1 |>", _fixed(text).lower())
+    return re.sub(r"(?:(?<=[\w\s])(?<!_)|^)<(start|end)_of_text>", r"<|\1oftext|>", text)
+
+
+def _siglip(text: str) -> str:
+    """As transformers' ``SiglipTokenizer``, which finds special tokens before it cleans the rest."""
+    parts = _SIGLIP_SPECIAL.split(text.replace("▁", " "))
+    return "".join(part if n % 2 else _without_punctuation(part) for n, part in enumerate(parts))
+
+
+def _without_punctuation(text: str) -> str:
+    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
+
+
 # How texts are cleaned before the tokenizer's own normalization. OpenAI's and OpenCLIP's tokenizers fix mojibake,
 # curly quotes and HTML entities, transformers' do not; SigLIP's drops punctuation (OpenCLIP's version of it turns an
 # underscore into a space).
 CLEANERS: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
-    "openclip": lambda text: _fixed(text).lower(),
+    "openclip": _openclip,
     "openclip_whitespace": _fixed,
-    "openclip_siglip": lambda text: " ".join(_fixed(text).replace("_", " ").translate(_NO_PUNCTUATION).lower().split()),
-    "siglip": lambda text: re.sub(r"\s+", " ", text.replace("▁", " ").lower().translate(_NO_PUNCTUATION)).strip(),
+    "openclip_siglip": lambda text: _without_punctuation(_fixed(text).replace("_", " ")),
+    "siglip": _siglip,
 }
 
 
@@ -151,7 +169,9 @@ class Processor:
         if model := self.sentencepiece:
             pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
             end, length = pieces.eos_id(), self.context
-            return lambda texts: (ids[: length - 1] + [end] * max(1, length - len(ids)) for ids in pieces.encode(texts))
+            return lambda texts: (
+                ids[: length - 1] + [end] * max(1, length - len(ids)) for ids in _encode_pieces(pieces, texts)
+            )
         tokenizer = tokenizers.Tokenizer.from_str(self.tokenizer)
         padding = tokenizer.padding or {}
         if padding.get("direction") != "right" or padding["length"] != self.context:
@@ -163,7 +183,12 @@ class Processor:
         )
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
-        """Token ids [len(texts), context], int32."""
+        """Token ids [len(texts), context], int32. Raises UserError for a text with a lone surrogate."""
+        if bad := next((text for text in texts if not text.isascii() and _SURROGATE.search(text)), None):
+            raise UserError(
+                f"text {bad!r:.80} has a lone surrogate, which is not a character: read the file as UTF-8, or drop it "
+                "with text.encode(errors='ignore').decode()"
+            )
         clean = CLEANERS[self.clean]
         with reading_tokenizer("processor.tokenizer"):
             encoded = list(self._encode([clean(text) for text in texts]))
@@ -203,6 +228,22 @@ class Processor:
         w, h = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
         left, top = (CENTRES[self.centre](side - size) for side in (w, h))
         return w, h, (left, top, left + size, top + size)
+
+
+def _encode_pieces(pieces: sentencepiece.SentencePieceProcessor, texts: list[str]) -> Iterator[list[int]]:
+    """Ids of cleaned texts. Text after a special token continues a word, as in transformers: the unknown token before
+    it keeps sentencepiece from starting one."""
+    unknown = pieces.id_to_piece(pieces.unk_id())
+    before = len(pieces.encode(unknown))
+    for text, ids in zip(texts, pieces.encode(texts), strict=True):
+        first, *rest = _SIGLIP_SPECIAL.split(text)
+        if rest:
+            ids = pieces.encode(first)
+            for special, part in zip(rest[::2], rest[1::2], strict=True):
+                ids += [pieces.piece_to_id(special), *pieces.encode(unknown + part)[before:]]
+            if ids[-1] == pieces.eos_id():
+                ids = ids[:-1]
+        yield ids
 
 
 def from_scratch(config: TwoTowerConfig, captions: Iterable[str]) -> Processor:
