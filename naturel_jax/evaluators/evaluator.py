@@ -92,8 +92,8 @@ class Evaluator:
                 yield benchmark, kept, matrices
 
 
-def make_evaluator(config: Config, model: Model, processor: Processor, trained_on: TrainedOn, mesh: Mesh) -> Evaluator:
-    """Evaluator of the benchmarks of ``config.eval``, without the items that the run trains on. Raises UserError."""
+def read_benchmarks(config: Config) -> list[Benchmark]:
+    """The benchmarks of ``config.eval``. Raises UserError, and FileNotFoundError for missing files."""
     names, files = config.eval.benchmarks, config.eval.benchmarks_dir
     prepared = [name for name in names if registry.reads_dataset(name)]
     official = [name for name in names if name not in prepared and not own_benchmarks.parse_name(name)]
@@ -107,6 +107,17 @@ def make_evaluator(config: Config, model: Model, processor: Processor, trained_o
     cache_dir = config.data.cache_dir
     naturel = Path(datasets.directory(config.data.dir, config.eval.naturel, cache_dir)) if prepared else None
     places = {"files": staging.stage(files, cache_dir) if files else None, "naturel": naturel}
-    benchmarks = registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
+    return registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
+
+
+def make_evaluator(
+    config: Config,
+    benchmarks: Sequence[Benchmark],
+    model: Model,
+    processor: Processor,
+    trained_on: TrainedOn,
+    mesh: Mesh,
+) -> Evaluator:
+    """Evaluator of ``read_benchmarks(config)``, without the items that the run trains on."""
     kept = [held_out.hold_out(benchmark, trained_on) for benchmark in benchmarks]
     return Evaluator(model, processor, kept, mesh=mesh, batch_size=config.eval.batch_size)

@@ -9,7 +9,7 @@ Shape letters: R rows of a batch that this process holds, D embedding.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 
 from naturel_jax.data.batches.buffers import Buffers
 from naturel_jax.data.batches.planner import Plan, Row, Rows
+from naturel_jax.data.batches.replaced import Replaced
 from naturel_jax.data.batches.resident import ShardLayout, Slots, estimated_shape, lay_out, load, make_gather
 from naturel_jax.data.images.augment import Blank, Crops, Encoded
 from naturel_jax.data.images.boxes import Boxes, random_boxes
@@ -28,7 +29,7 @@ from naturel_jax.data.items.items import Source
 from naturel_jax.data.random.draws import AUGMENT, Draws
 from tfds_naturel.common.errors import UserError
 
-Load = Callable[[Rows, np.ndarray], Any]
+Load = Callable[[Rows, np.ndarray], tuple[Any, list[Replaced]]]
 LoadCaptions = Callable[[Plan, np.ndarray], np.ndarray]
 Place = Callable[[np.ndarray], jax.Array]
 Shapes = tuple[jax.ShapeDtypeStruct, ...]
@@ -38,8 +39,9 @@ class ImageStage(Protocol):
     """How the images of a batch are made."""
 
     def loader(self, seed: int) -> Load:
-        """A function (rows of a batch, numbers of this process's rows) -> what it loads of their images. It runs in
-        threads and other processes. Raises ValueError for sources that are not prepared for this stage."""
+        """A function (rows of a batch, numbers of this process's rows) -> what it loads of their images, and which rows
+        others stand in for. It runs in threads and other processes. Raises ValueError for sources that are not prepared
+        for this stage."""
         ...
 
     def place(self, loaded: Any, rows: Place, whole: Place) -> jax.Array:
@@ -183,16 +185,48 @@ def _decoded(sources: Sequence[Source]) -> list[Decoded]:
 
 def _fill_crops(
     seed: int, sources: Sequence[Source], crops: Crops, buffers: Buffers, batch: Rows, local: np.ndarray
-) -> np.ndarray:
-    """Images uint8 [R, size, size, 3]."""
-    rows, opened, boxes = _opened(seed, sources, crops, batch, local)
-    images = buffers.array((len(rows), crops.size, crops.size, 3))
-    for row, image, box, out in zip(rows, opened, boxes.each(), images, strict=True):
+) -> tuple[np.ndarray, list[Replaced]]:
+    """Images uint8 [R, size, size, 3]. Raises UserError if no image of the batch can be read."""
+    images, replaced = buffers.array((len(local), crops.size, crops.size, 3)), []
+    for n, error in _fill(seed, sources, crops, batch.at(local), images).items():
+        at = int(local[n])
+        row = batch[at]
+        for other in _others(batch, at):
+            stand_in = batch[other]._replace(sample=row.sample)
+            if not _fill(seed, sources, crops, [stand_in], images[n : n + 1]):
+                name = f"{sources[row.source].items.name}/{sources[row.source].items.image_ids[row.item]}"
+                replaced.append(Replaced(at, other, name, str(error)))
+                break
+        else:
+            raise error
+    return images, replaced
+
+
+def _fill(
+    seed: int, sources: Sequence[Source], crops: Crops, rows: Sequence[Row], images: np.ndarray
+) -> dict[int, UserError]:
+    """Fills ``images``, uint8 [R, size, size, 3], with random crops of these rows. Returns the numbers of those that
+    are missing or broken, and why; they are left undefined."""
+    opened, failed = list[Encoded | Kept | Blank](), dict[int, UserError]()
+    for n, row in enumerate(rows):
+        try:
+            opened.append(_open(sources, row))
+        except _Broken as error:
+            opened.append(Blank())
+            failed[n] = error
+    for n, (image, box, out) in enumerate(zip(opened, _boxes(seed, rows, opened, crops).each(), images, strict=True)):
         try:
             image.fill(box, out, crops.shrink_by)
         except (ValueError, OSError) as error:
-            raise _with_name(sources, row, error) from error
-    return images
+            failed[n] = _with_name(sources, rows[n], error)
+    return failed
+
+
+def _others(batch: Rows, at: int) -> Iterator[int]:
+    """The other rows of a batch that hold an image, beginning with the next one."""
+    numbers = np.flatnonzero(batch.source_I >= 0)
+    after = int(np.searchsorted(numbers, at))
+    yield from (n for n in np.roll(numbers, -after).tolist() if n != at)
 
 
 def _copy_crops(
@@ -203,26 +237,31 @@ def _copy_crops(
     buffers: Buffers,
     batch: Rows,
     local: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[tuple[np.ndarray, np.ndarray], list[Replaced]]:
     """Crops uint8 [R, *shape, 3], large enough for every crop, and their sides int32 [R, 3]: see
     ``on_device.make_resize``."""
-    rows, opened, boxes = _opened(seed, sources, crops, batch, local)
+    rows = batch.at(local)
+    opened = [_open(sources, row) for row in rows]
     images, sides = buffers.array((len(rows), *shape, 3)), np.empty((len(rows), 3), np.int32)
-    for n, (image, box) in enumerate(zip(opened, boxes.each(), strict=True)):
+    for n, (image, box) in enumerate(zip(opened, _boxes(seed, rows, opened, crops).each(), strict=True)):
         assert not isinstance(image, Encoded)  # the stage has checked it
         sides[n] = image.copy(box, images[n])
-    return images, sides
+    return (images, sides), []
 
 
-def _find_slots(seed: int, layout: ShardLayout, scale: tuple[float, float], batch: Rows, local: np.ndarray) -> Slots:
+def _find_slots(
+    seed: int, layout: ShardLayout, scale: tuple[float, float], batch: Rows, local: np.ndarray
+) -> tuple[Slots, list[Replaced]]:
     """The slots for all rows; no image is read."""
     numbers_I = layout.numbers(batch.source_I, batch.item_I)
     draws = Draws(seed, AUGMENT, batch.sample_I)
     boxes = random_boxes(*layout.sides(numbers_I), batch.mirror_I.astype(bool), scale, draws)
-    return layout.slots(numbers_I, boxes)
+    return layout.slots(numbers_I, boxes), []
 
 
-def _read_embeddings(seed: int, sources: Sequence[Source], dim: int, batch: Rows, local: np.ndarray) -> np.ndarray:
+def _read_embeddings(
+    seed: int, sources: Sequence[Source], dim: int, batch: Rows, local: np.ndarray
+) -> tuple[np.ndarray, list[Replaced]]:
     """Embeddings float32 [R, dim]."""
     draws, sides_R = Draws(seed, AUGMENT, batch.sample_I[local]), np.ones(len(local), np.int64)
     boxes = random_boxes(sides_R, sides_R, batch.mirror_I[local].astype(bool), (1.0, 1.0), draws)
@@ -231,21 +270,22 @@ def _read_embeddings(seed: int, sources: Sequence[Source], dim: int, batch: Rows
         embedded = sources[row.source].embedded
         assert embedded  # the stage has checked it
         out[:] = embedded.blank_D if row.source < 0 else embedded.at(row.item, mirrored)
-    return zimg_RD
+    return zimg_RD, []
 
 
-def _opened(
-    seed: int, sources: Sequence[Source], crops: Crops, batch: Rows, local: np.ndarray
-) -> tuple[list[Row], list[Encoded | Kept | Blank], Boxes]:
-    """Rows of a batch, their images, and a random box of each."""
-    rows = batch.at(local)
-    opened = [_open(sources, row) for row in rows]
+def _boxes(seed: int, rows: Sequence[Row], opened: Sequence[Encoded | Kept | Blank], crops: Crops) -> Boxes:
+    """A random box in the image of each row."""
     width_R, height_R = np.array([image[:2] for image in opened]).T
-    draws = Draws(seed, AUGMENT, batch.sample_I[local])
-    return rows, opened, random_boxes(width_R, height_R, batch.mirror_I[local].astype(bool), crops.scale, draws)
+    sample_R, mirror_R = np.array([row.sample for row in rows]), np.array([row.mirror for row in rows], bool)
+    return random_boxes(width_R, height_R, mirror_R, crops.scale, Draws(seed, AUGMENT, sample_R))
+
+
+class _Broken(UserError):
+    """An image that is missing or not an image; of other errors of a disk, an image says nothing."""
 
 
 def _open(sources: Sequence[Source], row: Row) -> Encoded | Kept | Blank:
+    """The image of a row. Raises _Broken, and UserError if the disk failed."""
     if row.source < 0:
         return Blank()
     source = sources[row.source]
@@ -258,7 +298,8 @@ def _open(sources: Sequence[Source], row: Row) -> Encoded | Kept | Blank:
 def _with_name(sources: Sequence[Source], row: Row, error: Exception) -> UserError:
     """The error with the image's name: it may have been damaged or removed since it was checked."""
     items = sources[row.source].items
-    return UserError(f"{items.name}, image {items.image_ids[row.item]!r}: {error}")
+    is_broken = isinstance(error, ValueError | FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    return (_Broken if is_broken else UserError)(f"{items.name}, image {items.image_ids[row.item]!r}: {error}")
 
 
 # ---- Captions --------------------------------------------------------------------------------------------------------
