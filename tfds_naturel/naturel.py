@@ -203,8 +203,7 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
     def _log_download_bytes(self) -> None:
         """Nothing: TFDS would print "Downloading ... Unknown size", but nothing is downloaded."""
 
-    def _log_download_done(self) -> None:
-        print(f"Prepared {self.data_dir}", flush=True)
+    _log_download_done = _log_download_bytes  # "downloaded and prepared"; commands say where a dataset is
 
     # In TFDS it is an instance of its logging decorator, not a function.
     def download_and_prepare(self, **options: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -12,7 +12,6 @@ import functools
 import itertools
 import json
 import os
-import re
 import shutil
 import socket
 import threading
@@ -226,11 +225,8 @@ def unused_name(path: epath.Path) -> str:
 
 
 def check_writable(folder: epath.Path, needed_bytes: int = 0, flag: str = "--workdir") -> None:
-    """Creates ``folder``. Raises OSError if it is not writable or has fewer than ``needed_bytes`` free, UserError for an
-    address. For a folder in an object store, these are the bytes of the disk that a checkpoint is written to before it
-    is uploaded."""
-    if not in_store(folder) and re.match(r"[a-z]+:/", os.fspath(folder)):  # epath makes one / of two
-        raise UserError(f"{flag} {folder}: an address; expected a folder on a disk, or gs://... or s3://...")
+    """Creates ``folder``. Raises OSError if it is not writable or has fewer than ``needed_bytes`` free. For a folder in
+    an object store, these are the bytes of the disk that a checkpoint is written to before it is uploaded."""
     probe = folder / f".probe-{uuid.uuid4().hex}"
     try:
         if in_store(folder):

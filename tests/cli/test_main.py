@@ -102,8 +102,6 @@ def test_unusable_workdir_is_rejected_before_reading_data(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"workdir .*/file/run cannot be written: Not a directory; choose another"):
         run.run(tiny(data__dir="nowhere"), os.fspath(tmp_path / "file" / "run"))
-    with pytest.raises(UserError, match=r"--workdir https:/host/run: an address; expected a folder on a disk, or gs://"):
-        run.run(tiny(data__dir="nowhere"), "https://host/run")
 
 
 def test_full_disk_is_rejected_before_training(tmp_path, monkeypatch):
