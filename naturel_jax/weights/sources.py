@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from naturel_jax.data.items.records import ADDRESS
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import Pixels, family_of
 from naturel_jax.models.presets import PRESETS
@@ -101,7 +102,7 @@ def find(source: str) -> Foreign:
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
-        what = "an address, which is not downloaded" if "://" in source else "no such file or folder"
+        what = "an address, which is not downloaded" if ADDRESS.match(source) else "no such file or folder"
         raise FileNotFoundError(
             f"{source}: {what}; write hf:owner/name or "
             "open_clip:owner/name for a model on the hub, run:workdir for a run"
