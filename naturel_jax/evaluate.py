@@ -3,9 +3,9 @@
     python -m naturel_jax.evaluate --models CLIP=hf:openai/clip-vit-base-patch32 NegCLIP-AP=run:runs/negclip_ap \
         --benchmarks all --benchmarks_dir ~/benchmarks --naturel data/naturel/full/3.0.0 --out results
 
-A model is ``name=source``; a source is a run (``run:DIR``), a model on the hub (``hf:owner/name``,
-``open_clip:owner/name``), a folder or a file. A (model, benchmark) pair that is already finished in ``--out`` is
-skipped.
+A model is ``name=source``; a source is a run (its newest checkpoint as ``run:DIR``, others as ``run:DIR@STEP`` and
+``run:DIR@best:SCORE``), a model on the hub (``hf:owner/name``, ``open_clip:owner/name``), a folder or a file. A (model,
+benchmark) pair that is already finished in ``--out`` is skipped.
 
     python -m naturel_jax.evaluate --watch runs/negclip_ap --benchmarks winoground --benchmarks_dir ~/benchmarks
 
@@ -22,6 +22,7 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.benchmarks import registry
+from naturel_jax.checkpoints import recorded
 from naturel_jax.cli import compilation_cache
 from naturel_jax.cli.evaluation import evaluate
 from naturel_jax.config import own_benchmarks
@@ -32,7 +33,7 @@ from naturel_jax.evaluators.watch import watch
 from naturel_jax.report import mistakes as mistakes_page
 from naturel_jax.report import report
 from naturel_jax.storage import staging
-from naturel_jax.training import writers
+from naturel_jax.weights import runs
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import UserError
 
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
         return watch(options.watch, benchmarks, options.out or options.watch / "evaluations", **sizes)
     mirror = Mirror(options.out or epath.Path("results"))
     histories = {
-        name: writers.history(epath.Path(source.removeprefix("run:")))
+        name: recorded.history(runs.locate(source.removeprefix("run:"))[0])
         for name, source in models.items()
         if source.startswith("run:")
     }

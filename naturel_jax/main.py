@@ -64,9 +64,12 @@ def run_all(config: config_lib.Config | config_lib.Suite, workdir: str) -> None:
     """Runs ``config.runs`` in order, each in ``<workdir>/<key>``, or the single run ``config``, and updates the report
     in ``workdir`` after each. Finished runs are not repeated. Raises UserError if two of its rows share a name."""
     from naturel_jax.cli.suite import SuiteReport  # importing it touches devices
+    from naturel_jax.training import ready
     from naturel_jax.training.run import run
 
     table = SuiteReport(config, epath.Path(workdir))
+    for part in table.runs.values():
+        ready.check_packages(part)
     for key, part in table.runs.items():
         began = time.monotonic()
         found = run(part, epath.Path(workdir) / key)

@@ -188,7 +188,7 @@ def steady(folder: Path, minutes: float) -> int:
 
 STEPS = 40
 FAULTY_STARTS = 10  # of a run; those after them meet no fault
-SPEED = {"train/images_per_s", "train/mfu"}
+SPEED = {"train/images_per_s", "train/mfu", "wall_time"}
 
 DISK_FAULTS = (None, "eio", "lost", "full", "short", "slow")
 SIGNALS = (None, signal.SIGKILL, signal.SIGTERM)

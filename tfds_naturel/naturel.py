@@ -200,6 +200,11 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         assert self.builder_config is not None
         return self.builder_config
 
+    def _log_download_bytes(self) -> None:
+        """Nothing: TFDS would print "Downloading ... Unknown size", but nothing is downloaded."""
+
+    _log_download_done = _log_download_bytes  # "downloaded and prepared"; commands say where a dataset is
+
     # In TFDS it is an instance of its logging decorator, not a function.
     def download_and_prepare(self, **options: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """TFDS's ``download_and_prepare``, but free of TensorFlow for splits of any size, and without bars in logs."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.download import download
+from naturel_jax.benchmarks.files import MORE
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.config import own_benchmarks
 from naturel_jax.config.own_benchmarks import BenchmarkFields
@@ -35,10 +36,10 @@ def describe(name: str, files: Path, naturel: Path | None, fields: Mapping[str, 
             source = BENCHMARKS[name].SOURCE
         except UserError:  # its package cannot be imported
             return f"{name}: {error}"
-        lines = [f"{name}: {error}", f"needs: {source.needs}", f"from: {source.where}", f"licence: {source.licence}"]
-        if source.downloadable:
-            lines.append(f"download: --download {name}")
-        return "\n    ".join(lines)
+        missing = "" if isinstance(error, UserError) else "missing: "
+        reason = str(error).removeprefix(f"{name} ").partition(MORE)[0]  # which says to run this command
+        fetched = f"; --download {name} fetches it" if source.downloadable else ""
+        return f"{name}: {missing}{reason}\n    it is {source.needs}; from {source.where}; {source.licence}{fetched}"
     published = f" of {benchmark.published:,} published" if benchmark.published else ""
     state = f"{len(benchmark.items):,}{published} items"
     if benchmark.problems:

@@ -49,9 +49,12 @@ def load_json_lines(path: Path) -> list[Any]:
     return [_parse(f"{path} line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
 
 
+MORE = "; `python -m naturel_jax.benchmarks` says where to get it"
+
+
 def not_found(path: Path, what: str = "not found") -> FileNotFoundError:
     """The error for a file that the user has to provide."""
-    return FileNotFoundError(f"{path}: {what}; `python -m naturel_jax.benchmarks` says where to get it")
+    return FileNotFoundError(f"{path}: {what}{MORE}")
 
 
 def _bytes(path: Path) -> bytes:

@@ -3,13 +3,13 @@
 import os
 import re
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from naturel_jax.cli import hints
 from naturel_jax.config import Config
 from naturel_jax.config.settings import joined, meanings, nearest
 from tfds_naturel.common.errors import UserError
@@ -74,7 +74,8 @@ def check_field(config: ConfigDict, name: str, argument: str) -> None:
     """Raises UserError, which begins with ``argument``, if the config has no field of this dotted name."""
     fields = list(_field_names(config))
     if name not in fields:
-        known = dict.fromkeys(fields, "") | {k: v for k, v in meanings(Config) if k in fields}
+        own = [field for field in fields if field.startswith("bases.") == name.startswith("bases.")]
+        known = dict.fromkeys(own, "") | {k: v for k, v in meanings(Config) if k in own}
         raise UserError(
             f"{argument}: the config has no field {name!r}; {nearest(name, known)} (naturel_jax/config/schema.py)"
         )
@@ -84,12 +85,17 @@ def _parse(arguments: Sequence[str]) -> list[str]:
     """Parses the flags, which runs the config file, and returns the non-flag arguments. Raises UserError."""
     try:
         return flags.FLAGS(arguments)
-    except flags.Error as error:
-        raise UserError(str(error)) from error
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(f"{error}{hints.for_flag(error.flagname)}") from error
     except Exception as error:  # a config file is user code and may raise anything
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {error}"
-        raise UserError(f"--config cannot be loaded: {frame.filename} line {frame.lineno}: {what}") from error
+        path = next((word.partition("=")[2] for word in arguments if re.match(r"--?config=", word)), "").split(":")[0]
+        if (where := hints.of_config_file(error, path)) is not None:
+            raise UserError(f"--config cannot be loaded: {where}") from error
+        if isinstance(error, flags.Error):
+            raise UserError(str(error)) from error
+        if isinstance(error, AttributeError) and "get_config" in str(error):
+            raise UserError(f"--config {path} has no function get_config, which returns the config") from error
+        raise UserError(f"--config {path} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def parse(argv: Sequence[str]) -> ConfigDict:
@@ -103,7 +109,9 @@ def parse(argv: Sequence[str]) -> ConfigDict:
     sys.argv = others  # where ml_collections looks for overrides
     _parse(others)
     if CONFIG.value is None:
-        raise UserError("--config is missing; for example: --config siglip_tp")
+        given = any(re.match(r"--?config=", arg) for arg in argv)
+        what = "returns None: get_config has no return" if given else "is missing; for example: --config siglip_tp"
+        raise UserError(f"--config {what}")
     try:
         CONFIG.value.keys()
     except OSError as error:  # ml_collections raises it when the config is first accessed

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 import jax
 from etils import epath
 
+from naturel_jax.checkpoints import recorded
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.config import Config, Suite
 from naturel_jax.evaluators.results import LeftOut
 from naturel_jax.report import report
-from naturel_jax.training import run_folder, writers
+from naturel_jax.training import run_folder
 from tfds_naturel.common.errors import UserError
 
 
@@ -34,7 +35,7 @@ class SuiteReport:
         name = self._names[key]
         print(f"\n{name}: {seconds / 60:.1f} min\n")
         self._found[name] = found
-        self._histories[name] = writers.history(self._workdir / key)
+        self._histories[name] = recorded.history(self._workdir / key)
         self._left_out += run_folder.left_out(found, self.runs[key], name)
         rows = self._found.items()
         text = report.save(

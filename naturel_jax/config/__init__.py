@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from naturel_jax.config.checks import check
+from naturel_jax.config.checks import check, check_folder
 from naturel_jax.config.record_fields import Fields
 from naturel_jax.config.schema import (
     Checkpoint,
@@ -68,5 +68,6 @@ def load(raw: ConfigDict) -> Config | Suite:
         return check(parse(Config, dict(raw.items())))
     result = parse(Suite, dict(raw.items()))
     for key, run in result.runs.items():
+        check_folder(key, "config.runs")
         check(run, f"config.runs.{key}")
     return result

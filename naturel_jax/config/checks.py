@@ -1,9 +1,10 @@
 """Checks for fields that are valid on their own but contradict each other."""
 
 import pkgutil
+import re
 from collections.abc import Mapping
 
-from naturel_jax.config import own_benchmarks
+from naturel_jax.config import durations, own_benchmarks
 from naturel_jax.config.schema import Config, Part
 from tfds_naturel.common.errors import UserError
 
@@ -14,6 +15,19 @@ def check(config: Config, path: str = "config") -> Config:
         raise UserError(f"{path}.init is {config.init!r} and {path}.preset is {config.preset!r}: set one of them")
     if config.preset and not config.data.mixture:
         raise UserError(f"{path}.preset needs {path}.data.mixture: its tokenizer is trained on the captions")
+    length, warmup = (
+        durations.steps_without_data(text, config.data.batch_size) for text in (config.duration, config.optim.warmup)
+    )
+    if length and warmup and warmup > length:
+        raise UserError(
+            f"{path}.optim.warmup is {config.optim.warmup!r}, longer than the run: {path}.duration is "
+            f"{config.duration!r}; shorten it"
+        )
+    if config.objective.chunks > config.data.batch_size:
+        raise UserError(
+            f"{path}.objective.chunks is {config.objective.chunks}, but {path}.data.batch_size is "
+            f"{config.data.batch_size}: a chunk has at least one image"
+        )
     if config.data.cache == "embeddings" and config.data.crop_scale != (1.0, 1.0):
         raise UserError(
             f"{path}.data.cache is 'embeddings' and {path}.data.crop_scale is {config.data.crop_scale}: random crops "
@@ -45,8 +59,17 @@ def check(config: Config, path: str = "config") -> Config:
     if [config.mesh.data, config.mesh.fsdp, config.mesh.tensor].count(-1) > 1:
         raise UserError(f"{path}.mesh has -1 ('the rest of the devices') on more than one axis; give the others a size")
     for name, base_config in config.bases.items():
+        check_folder(name, f"{path}.bases")
         check(base_config, f"{path}.bases.{name}")
     return config
+
+
+def check_folder(name: str, where: str) -> None:
+    """Raises UserError for the name of a run that is not that of one folder."""
+    if not re.fullmatch(r"[\w+=,-][\w .+=,-]{0,99}", name):
+        raise UserError(
+            f"{where} has a run {name!r}; expected the name of a folder: letters, digits, spaces and any of - _ . + = ,"
+        )
 
 
 def _check_recipes(mixture: Mapping[str, Part], path: str) -> None:

@@ -75,13 +75,15 @@ def name_of(text: str) -> str:
 
 
 def check_names(texts: Sequence[str], fields: Iterable[str], where: str) -> None:
-    """Raises UserError if two benchmarks share a name, or if ``fields`` names one that is not user-defined. ``where``:
-    the flag or config field that ``fields`` comes from."""
+    """Raises UserError if a benchmark occurs twice, if two share a name, or if ``fields`` names one that is not
+    user-defined. ``where``: the flag or config field that ``fields`` comes from."""
     named: dict[str, str] = {}
     own = {benchmark.name for text in texts if (benchmark := parse_name(text))}
     for text in texts:
         name = name_of(text)
-        if name in own and named.get(name, text) != text:
+        if named.get(name) == text:
+            raise UserError(f"benchmark {text!r} is named twice; name it once")
+        if name in own and name in named:
             raise UserError(f"benchmarks {named[name]!r} and {text!r} are both called {name!r}; write NAME={text}")
         named[name] = text
     if unknown := sorted(set(fields) - own):

@@ -11,10 +11,12 @@ from naturel_jax.config.settings import (
     NAME,
     ON_DISK,
     SIZE,
+    TITLE,
     Allowed,
     above,
     are_patterns,
     at_least,
+    between,
     fraction,
     key_of,
     one_of,
@@ -80,8 +82,8 @@ class Data:
     cache_captions: bool = setting(
         False, "embed each distinct caption once, with a frozen text tower and recipes that take captions as they are"
     )
-    threads: int = setting(2, "threads that read and decode images", at_least(1), may_change=True)
-    workers: int = setting(0, "processes that read and decode; 0: threads only", at_least(0), may_change=True)
+    threads: int = setting(2, "threads that read and decode images", between(1, 1024), may_change=True)
+    workers: int = setting(0, "processes that read and decode; 0: threads only", between(0, 1024), may_change=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,13 @@ class Optim:
         (),
         "learning-rate multipliers: the first pattern that matches a parameter's path, or in blocks also that of one "
         "block, such as image/transformer/blocks/3/mlp/up/kernel; 0 freezes",
-        Allowed(lambda: "((pattern, factor), ...): regular expressions and numbers of at least 0", are_patterns),
+        Allowed(
+            lambda: (
+                "((pattern, factor), ...): numbers of at least 0 and regular expressions of at most five "
+                "repetitions, none of a group that has a repetition or alternatives itself"
+            ),
+            are_patterns,
+        ),
     )
     ema: float = setting(0.0, "decay of the moving average, which is evaluated instead; 0: none", fraction())
 
@@ -174,7 +182,7 @@ class Eval:
     fields: Mapping[str, own_benchmarks.BenchmarkFields] = setting({}, "fields of your own benchmarks: name -> fields")
     naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", NAME)
     benchmarks_dir: str = setting("", "folder with the official files; empty: their twins drawn from the scenes world")
-    batch_size: int = setting(256, "images or captions embedded at a time", at_least(1))
+    batch_size: int = setting(256, "images or captions embedded at a time", between(1, 1 << 20))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,13 +193,20 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    name: str = setting("run", "the run's row in the tables", NAME)
-    seed: int = setting(0, "random seed", at_least(0))
+    name: str = setting("run", "the run's row in the tables", TITLE)
+    seed: int = setting(0, "random seed", between(0, (1 << 63) - 1))
     init: str = setting(
-        "", "checkpoint to start from: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, base:NAME, a folder or a file"
+        "",
+        "checkpoint to start from: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, run:WORKDIR@STEP, "
+        "run:WORKDIR@best:SCORE, base:NAME, a folder or a file",
     )
     preset: str = setting("", "or, random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", ""))
-    duration: str = setting("0 steps", "length of training; '0 steps' evaluates only", is_duration(percent=False))
+    duration: str = setting(
+        "0 steps",
+        "length of training; '0 steps' evaluates only; a run can become longer later",
+        is_duration(percent=False),
+        may_change=True,
+    )
     data: Data = section(Data)
     objective: Objective = section(Objective)
     optim: Optim = section(Optim)

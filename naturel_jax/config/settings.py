@@ -19,6 +19,8 @@ from tfds_naturel.common.errors import UserError
 
 T = TypeVar("T")
 
+_MOST_REPETITIONS = 5  # in a pattern for parameters, whose paths have less than 100 characters
+
 
 class Allowed(NamedTuple):
     """The values that a field accepts: in words, for messages, and as a predicate."""
@@ -28,17 +30,40 @@ class Allowed(NamedTuple):
 
 
 NAME = Allowed(lambda: "a name", bool)
+TITLE = Allowed(
+    lambda: "a name of at most 100 printable characters, without / \\ < >",
+    lambda text: re.fullmatch(r"[^/\\<>]{1,100}", text) is not None and text.isprintable() and text.strip(". ") != "",
+)
 ON_DISK = Allowed(lambda: "a folder on a disk", lambda path: "://" not in path)
 SIZE = Allowed(lambda: "-1 or a whole number of at least 1", lambda x: x == -1 or x >= 1)
 AREA = Allowed(lambda: "two numbers (low, high) with 0 < low <= high <= 1", lambda x: 0 < x[0] <= x[1] <= 1)
 
 
 def are_patterns(rules: Iterable[tuple[str, float]]) -> bool:
-    """Whether ``rules`` are pairs of a regular expression and a number of at least 0."""
+    """Whether ``rules`` are pairs of a regular expression that is fast to match and a number of at least 0."""
     try:
-        return all(re.compile(pattern) and 0 <= factor < math.inf for pattern, factor in rules)
+        return all(
+            re.compile(pattern) and not _may_take_forever(pattern) and 0 <= factor < math.inf
+            for pattern, factor in rules
+        )
     except re.error:
         return False
+
+
+def _may_take_forever(pattern: str) -> bool:
+    """Whether a pattern repeats a group that has a repetition or alternatives itself, or has more than five repetitions
+    in a row: Python's ``re`` may try exponentially many ways to match it, or a high power of them."""
+    rest = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL)  # escapes and character classes
+
+    def too_many(text: str) -> bool:
+        return any(len(re.findall(r"[*+{]", branch)) > _MOST_REPETITIONS for branch in text.split("|"))
+
+    while group := re.search(r"\(([^()]*)\)([*+{]?)", rest):
+        branches = re.search(r"[*+{|]", group[1])
+        if (branches and group[2]) or too_many(group[1]):
+            return True
+        rest = rest[: group.start()] + ("x+" if branches else "x") + rest[group.end() - len(group[2]) :]
+    return too_many(rest)
 
 
 def above(low: float) -> Allowed:
@@ -49,6 +74,11 @@ def above(low: float) -> Allowed:
 def at_least(low: float) -> Allowed:
     """Finite numbers of at least ``low``."""
     return Allowed(lambda: f"a number of at least {low:g}", lambda x: low <= x < math.inf)
+
+
+def between(low: int, high: int) -> Allowed:
+    """Numbers from ``low`` to ``high``."""
+    return Allowed(lambda: f"a number from {low:,} to {high:,}", lambda x: low <= x <= high)
 
 
 def fraction() -> Allowed:
@@ -175,7 +205,8 @@ def joined(words: Sequence[str]) -> list[str]:
 
 
 def nearest(name: str, known: Mapping[str, str]) -> str:
-    """'did you mean ...?' with the field spelled most like ``name``, or whose meaning contains its words."""
+    """'did you mean ...?' with the field spelled most like ``name``, or whose meaning contains its words; of equals,
+    the first."""
     words = set(re.split(r"[._]", name.rpartition(".")[2].lower()))
 
     def similarity(candidate: str) -> float:

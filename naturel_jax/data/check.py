@@ -5,14 +5,16 @@ so that copies of them are left out of scores.
     python -m naturel_jax.data.check csv:photos.csv --tags en_core_web_sm
     python -m naturel_jax.data.check webdataset:shards/{0000..0099}.tar --fields image=png positives=txt --workers 16
 
-The list is kept with the source's index; training leaves its records out, up to ``config.data.max_bad`` of all.
+The list is kept with the source's index; training leaves its records out, up to ``config.data.max_bad`` of all. Exit
+codes: 0 no record is bad, 3 some are, 2 a mistake in a flag or file.
 """
 
 import argparse
 import collections
 import logging
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,43 +30,62 @@ from naturel_jax.data.items.items import Source
 from naturel_jax.data.seen import identity, trained_on, training_images
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.storage import once, staging
-from tfds_naturel.common import cli
+from tfds_naturel.common import cli, escape
 from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger("naturel_jax.data.check")  # __name__ is __main__
+
+SOME_BAD = 3  # exit code
 
 _JOBS = 16  # per process; progress is logged after each
 _SIZE = 32  # pixels to which images are decoded, as in training; any size would do
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command line."""
+def main(arguments: Sequence[str]) -> int:
+    """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="as in config.data.mixture, for example csv:photos.csv")
     parser.add_argument("--fields", nargs="*", default=[], metavar="PART=NAME", help="as in config.data.mixture")
     parser.add_argument("--split", default="train")
     parser.add_argument("--data_dir", default="data", help="config.data.dir; the index is in its folder .cache")
+    parser.add_argument("--cache_dir", default="", help="config.data.cache_dir, if data is in an object store")
     parser.add_argument("--tags", metavar="MODEL", help="also tag captions with a spaCy model, for the recipe swaps")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(arguments)
     fields = parse(
         Fields, {part: name for part, _, name in (field.partition("=") for field in options.fields)}, "--fields"
     )
-    bad, path, total = check(options.source, options.data_dir, options.split, fields, options.workers)
+    bad, path, total = check(
+        options.source, options.data_dir, options.split, fields, options.workers, options.cache_dir
+    )
     if options.tags:
         print(f"{options.source}: captions tagged by {tags.write(path.parent, options.tags, options.workers)}")
     print(f"{options.source}: {len(bad):,} of {total:,} records are bad; the list is {path}")
-    reasons = collections.Counter(row["reason"].split(":")[0][:80] for row in bad)
-    for reason, count in reasons.most_common(10):
-        print(f"{count:10,}  {reason}")
+    for line in summary(bad):
+        print(line)
+    return SOME_BAD if bad else cli.DONE
 
 
-def check(source: str, data_dir: str, split: str, fields: Fields, workers: int) -> tuple[list[index.Bad], Path, int]:
+def summary(bad: Sequence[index.Bad]) -> Iterator[str]:
+    """A line for each kind of reason, the most frequent first: how often, one reason as it is, and its record.
+
+    Reasons are of a kind if they differ only in numbers and in what is quoted."""
+    kinds = collections.defaultdict[str, list[index.Bad]](list)
+    for row in bad:
+        kinds[re.sub(r"(['\"]).*?\1|\d+", "#", row["reason"].replace(row["name"], "#"))].append(row)
+    for rows in sorted(kinds.values(), key=len, reverse=True):
+        named = f"{rows[0]['name']}: {rows[0]['reason']}"
+        yield f"{len(rows):10,}  {escape.line(named)}{' (the first of them)' if len(rows) > 1 else ''}"
+
+
+def check(
+    source: str, data_dir: str, split: str, fields: Fields, workers: int, cache_dir: str = ""
+) -> tuple[list[index.Bad], Path, int]:
     """Writes the list of bad records; returns it, its path, and the number of all records. Raises UserError."""
-    table = datasets.open_unindexed(source, data_dir, split)
+    table = datasets.open_unindexed(source, data_dir, split, cache_dir)
     if isinstance(table, Source):
         raise UserError(f"{source}: was checked when it was built; expected a table of records")
-    folder = index_writer.folder_of(table, fields, os.fspath(staging.local_path(data_dir)))
+    folder = index_writer.folder_of(table, fields, os.fspath(staging.local_path(data_dir, cache_dir)))
     index_writer.build(table, fields, folder, workers)
     meta, bad = once.read_meta(folder), index.read_unusable(folder)
     left = np.delete(np.arange(meta["records"]), [row["record"] for row in bad])

@@ -3,6 +3,7 @@ an entry point of another package (``plugins.py``)."""
 
 import contextlib
 import dataclasses
+import difflib
 import fnmatch
 import hashlib
 import json
@@ -173,10 +174,21 @@ def directory(data_dir: str, dataset: str, cache_dir: str = "") -> epath.Path:
     if not versions:
         raise UserError(
             f"dataset {dataset!r} is not prepared under {data_dir} (config.data.dir): "
-            f"no {root}/<version>/dataset_info.json. See 'Build NatuRel' in the README"
+            f"no {root}/<version>/dataset_info.json. {_how_to_prepare(name, config, data_dir)}"
         )
     newest = versions[max(versions)]
     return epath.Path(staging.stage(newest, cache_dir)) if in_store(newest) else newest
+
+
+def _how_to_prepare(name: str, config: str, data_dir: str) -> str:
+    """What to do about a dataset that is not there."""
+    if name != "naturel":
+        return f"Prepare it there with TFDS (data_dir={data_dir!r}), or name another source: {', '.join(SOURCES)}"
+    known = sorted({"full", *WORLDS, *storage.names(epath.Path(data_dir) / "naturel")})
+    if (near := difflib.get_close_matches(config, known, 1)) and near[0] != config:
+        return f"Did you mean 'naturel/{near[0]}'? (In a config's argument: {near[0]!r})"
+    drawn = " and ".join(map(repr, sorted(WORLDS)))
+    return f"See 'Build NatuRel' in the README, or use a world that is drawn when it is missing: {drawn}"
 
 
 def twins_directory(data_dir: str, config: str, cache_dir: str = "") -> Path:

@@ -102,7 +102,7 @@ class Evaluator:
 
 
 def read_benchmarks(config: Config) -> list[Benchmark]:
-    """The benchmarks of ``config.eval``. Raises UserError."""
+    """The benchmarks of ``config.eval``. Raises UserError, and FileNotFoundError for missing files."""
     names, files = config.eval.benchmarks, config.eval.benchmarks_dir
     prepared = [name for name in names if registry.reads_dataset(name)]
     official = [name for name in names if name not in prepared and not own_benchmarks.parse_name(name)]
@@ -119,7 +119,14 @@ def read_benchmarks(config: Config) -> list[Benchmark]:
     return registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
 
 
-def make_evaluator(config: Config, model: Model, processor: Processor, trained_on: TrainedOn, mesh: Mesh) -> Evaluator:
-    """Evaluator of the benchmarks of ``config.eval``, without the items that the run trains on. Raises UserError."""
-    kept = [held_out.hold_out(benchmark, trained_on) for benchmark in read_benchmarks(config)]
+def make_evaluator(
+    config: Config,
+    benchmarks: Sequence[Benchmark],
+    model: Model,
+    processor: Processor,
+    trained_on: TrainedOn,
+    mesh: Mesh,
+) -> Evaluator:
+    """Evaluator of ``read_benchmarks(config)``, without the items that the run trains on."""
+    kept = [held_out.hold_out(benchmark, trained_on) for benchmark in benchmarks]
     return Evaluator(model, processor, kept, mesh=mesh, batch_size=config.eval.batch_size)

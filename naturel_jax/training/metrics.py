@@ -13,18 +13,22 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import is_headline
+from naturel_jax.checkpoints import recorded
 from naturel_jax.config import Config
 from naturel_jax.training import observe, writers
 from naturel_jax.training.writers import Values
 
 _LOG = logging.getLogger(__name__)
 
+_LOGGED = 6  # scores in a line of the log
+
 
 class Metrics:
     """Writes a run's numbers; only the first process writes.
 
-    ``<workdir>/metrics.jsonl`` has a line for each logged step and each evaluation. Lines for steps after ``start`` are
-    dropped first: the run was interrupted after its last checkpoint, and is about to write them again.
+    ``<workdir>/metrics.jsonl`` has a line for each logged step and each evaluation, with the time. Lines for steps
+    after ``start`` are dropped first: the run was interrupted after its last checkpoint, and is about to write them
+    again.
     """
 
     def __init__(self, config: Config, workdir: epath.Path, *, start: int, total: int, log_every: int):
@@ -42,7 +46,7 @@ class Metrics:
             dynamic_ncols=True,
             mininterval=1,
         )
-        lines = workdir / "metrics.jsonl"
+        lines = workdir / recorded.FILE
         at_start = [row for row in storage.read_json_lines(lines) if row["step"] == start]
         # Benchmarks that were already evaluated at this step before the run was interrupted.
         self.evaluated = {name.split("/")[0] for row in at_start for name in row if "/" in name} - {"train"}
@@ -85,8 +89,13 @@ class Metrics:
         if headline:
             self.write(step, headline)
             if self._writers:
-                shown = ", ".join(f"{name} {score:.3f}" for name, score in headline.items())
-                _LOG.info("%s step %d: %s", self._name, step, shown)
+                chosen = [*headline]
+                if len(chosen) > _LOGGED:  # then the first score of each benchmark
+                    chosen = [*{name.split("/")[0]: name for name in reversed(chosen)}.values()][::-1]
+                shown = ", ".join(f"{name} {headline[name]:.3f}" for name in chosen)
+                more = len(headline) - len(chosen)
+                rest = f"; {more} more in {recorded.FILE}" if more else ""
+                _LOG.info("%s step %d: %s%s", self._name, step, shown, rest)
 
     def write(self, step: int, values: Values) -> None:
         """Writes the values of ``step`` with every writer."""

@@ -24,9 +24,9 @@ from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import make_mesh, warm_up_collectives
 from naturel_jax.evaluators.confidence import Intervals
-from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator
+from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator, read_benchmarks
 from naturel_jax.losses.batch import Batch
-from naturel_jax.training import first_batch, frozen, observe, optim, run_folder, train
+from naturel_jax.training import first_batch, frozen, observe, optim, ready, run_folder, train
 from naturel_jax.training.calibration import calibrated
 from naturel_jax.training.choices import make_model, resolve
 from naturel_jax.training.loss import Loss
@@ -54,16 +54,19 @@ def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, sco
         _LOG.info("%s is finished: %s", config.name, folder / FILE)
         return found
     preemption.check()
+    ready.check_packages(config)
     storage.check_writable(folder)
-    init = trained_base(config, folder)
     with run_folder.leased(folder, config):
         mesh = make_mesh(dataclasses.asdict(config.mesh))
         warm_up_collectives(mesh)
         sources = datasets.open_sources(config.data)
         run_folder.check_same_data(folder, datasets.contents(config.data, sources))
+        ready.check(config, folder, sum(len(source.items) for source in sources))
+        benchmarks = read_benchmarks(config)
+        init = trained_base(config, folder)
         trained_on = images_trained_on(init, folder, sources)
         start = make_start(config, init, folder, sources, mesh)
-        evaluator = make_evaluator(config, start.model, start.processor, trained_on, mesh)
+        evaluator = make_evaluator(config, benchmarks, start.model, start.processor, trained_on, mesh)
         if sources:
             sources = frozen.embed_sources(config, start, sources, mesh)
             sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
@@ -204,16 +207,14 @@ def restore_or_start(
 ) -> tuple[int, train.State]:
     """(step, state) of the newest checkpoint; without one, of the initial state, with its bias calibrated if it is new.
 
-    Raises UserError for the checkpoint of another run, or, unless training is over, of other random streams.
+    Raises UserError for the checkpoint of another run.
     """
     wanted, state = train.abstract(training.state), training.state
     if checkpoint.saved_steps(folder):  # a step that only just fits would not fit next to an unused state
         jax.tree.map(lambda x: x.delete(), state)
     restored = checkpoints.restore(wanted, lambda meta: run_folder.check_same_run(folder, meta["config"], config))
     if restored is not None:
-        step, arrays, meta = restored
-        if step < training.schedule.total:
-            run_folder.check_streams(folder, meta)
+        step, arrays, _ = restored
         _LOG.info("continuing %s from step %d", config.name, step)
         return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"))
     if training.start.new_bias:

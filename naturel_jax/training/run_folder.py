@@ -7,7 +7,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from naturel_jax import storage
-from naturel_jax.checkpoints import checkpoint, checkpoint_meta, finished, manifest
+from naturel_jax.checkpoints import checkpoint, checkpoint_meta, finished, manifest, recorded
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.checkpoints.restore import read
 from naturel_jax.config import Config, own_benchmarks, versions
@@ -39,8 +39,18 @@ def leased(folder: epath.Path, config: Config) -> Iterator[None]:
         return
     with storage.lease(folder):
         if not has_started(folder, config):
-            write_config(folder, config)
+            _begin(folder, config)
         yield
+
+
+def _begin(folder: epath.Path, config: Config) -> None:
+    """Records the config in a folder in which no run has taken a step. What a start with another config has left, its
+    tokenizer and the scores of what it would have started from, is removed."""
+    path = folder / "config.json"
+    if storage.exists(path) and storage.read_json(path)["config"] != _as_json(versions.to_json(config)):
+        for name in ("processor.json", recorded.FILE):
+            storage.delete(folder / name)
+    write_config(folder, config)
 
 
 def has_started(folder: epath.Path, config: Config) -> bool:
@@ -52,7 +62,7 @@ def has_started(folder: epath.Path, config: Config) -> bool:
     saved = storage.read_json(path)
     if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):
         raise UserError(f"{path}: not the config of a run; move it away, or use another --workdir")
-    logged = (line["step"] for line in storage.read_json_lines(folder / "metrics.jsonl"))
+    logged = (line["step"] for line in storage.read_json_lines(folder / recorded.FILE))
     if not (finished.FILE in names or checkpoint.saved_steps(folder) or any(step > 0 for step in logged)):
         return False
     check_same_run(folder, saved["config"], config)
@@ -100,9 +110,12 @@ def left_out(found: Finished, config: Config, model: str) -> list[LeftOut]:
     return rows
 
 
-def write_config(folder: epath.Path, config: Config) -> None:
-    """Records the config and the versions of the libraries in the folder, for people to read."""
-    record = {"config": versions.to_json(config), "versions": checkpoint_meta.versions()}
+def write_config(folder: epath.Path, config: Config, extended: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Records the config and the versions of the libraries in the folder, for people to read. ``extended``: when the
+    run became longer (``ready.py``)."""
+    record: dict[str, Any] = {"config": versions.to_json(config), "versions": checkpoint_meta.versions()}
+    if extended:
+        record["extended"] = extended
     storage.write(folder / "config.json", json.dumps(record, indent=1))
 
 
@@ -131,18 +144,25 @@ def check_streams(folder: epath.Path, meta: dict[str, Any]) -> None:
         )
 
 
+def newest_checkpoint(folder: epath.Path) -> tuple[int, dict[str, Any]] | None:
+    """(step, meta) of the newest intact checkpoint of the folder; None without one."""
+    for step in reversed(checkpoint.saved_steps(folder)):
+        try:
+            return step, read(checkpoint.directory(folder) / str(step), meta=ocp.args.JsonRestore())["meta"]
+        except manifest.Damaged:  # set aside when the run is restored
+            continue
+    return None
+
+
 def saved_choices(folder: epath.Path) -> dict[str, str]:
     """What ``config.compute.remat`` ("remat") and ``config.objective.exchange`` ("exchange") were, or became, in the
     newest intact checkpoint of the folder; {} without one."""
-    for step in reversed(checkpoint.saved_steps(folder)):
-        try:
-            meta = read(checkpoint.directory(folder) / str(step), meta=ocp.args.JsonRestore())["meta"]
-        except manifest.Damaged:  # set aside when the run is restored
-            continue
-        before = versions.from_json(meta["config"])
-        remat = before.compute.remat if before.compute.remat != "auto" else "none"  # the default before "auto"
-        return {"remat": meta.get("remat", remat), "exchange": meta.get("exchange", before.objective.exchange)}
-    return {}
+    if (newest := newest_checkpoint(folder)) is None:
+        return {}
+    meta = newest[1]
+    before = versions.from_json(meta["config"])
+    remat = before.compute.remat if before.compute.remat != "auto" else "none"  # the default before "auto"
+    return {"remat": meta.get("remat", remat), "exchange": meta.get("exchange", before.objective.exchange)}
 
 
 def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> None:

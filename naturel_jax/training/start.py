@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from naturel_jax import storage, weights
+from naturel_jax.checkpoints import checkpoint
 from naturel_jax.config import Config
 from naturel_jax.data.items.items import Source
 from naturel_jax.data.seen import training_images
@@ -80,9 +81,9 @@ def trained_sizes(config: Config, sizes: TwoTowerConfig) -> tuple[TwoTowerConfig
 
 
 def _processor_from_scratch(sizes: TwoTowerConfig, folder: epath.Path, sources: Sequence[Source]) -> Processor:
-    """The first process trains the tokenizer, once; all processes read it from the workdir."""
+    """The first process trains the tokenizer, until there is a checkpoint; all processes read it from the workdir."""
     path = folder / "processor.json"
-    if jax.process_index() == 0 and path.name not in storage.names(folder):
+    if jax.process_index() == 0 and not (path.name in storage.names(folder) and checkpoint.saved_steps(folder)):
         processor = from_scratch(sizes, (caption for source in sources for caption in source.items.texts))
         storage.write(path, json.dumps(processor.to_dict()))
     if jax.process_count() > 1:

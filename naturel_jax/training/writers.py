@@ -9,10 +9,10 @@ from collections.abc import Callable
 from etils import epath
 
 from naturel_jax import storage
+from naturel_jax.checkpoints import recorded
 from naturel_jax.config import Config
 from naturel_jax.storage import object_folders, scratch
 from naturel_jax.storage.object_stores import in_store
-from tfds_naturel.common.errors import UserError
 
 Values = dict[str, float]
 Writer = Callable[[int, Values], object]  # step, values
@@ -21,22 +21,20 @@ _UPLOAD_S = 30.0  # between uploads of TensorBoard's file to an object store; an
 
 
 def open_all(config: Config, workdir: epath.Path, start: int, closing: contextlib.ExitStack) -> list[Writer]:
-    """The writers of a run that begins at step ``start``; ``closing`` closes them. Raises UserError if wandb is asked
-    for but not installed."""
-    lines = workdir / "metrics.jsonl"
+    """The writers of a run that begins at step ``start``; ``closing`` closes them."""
+    lines = workdir / recorded.FILE
     drop_lines(lines, start)
-    writers: list[Writer] = [lambda step, values: storage.append(lines, json.dumps({"step": step, **values}) + "\n")]
+
+    def append(step: int, values: Values) -> None:
+        line = {"step": step, recorded.TIME: round(time.time(), 3), **values}
+        storage.append(lines, json.dumps(line) + "\n")
+
+    writers: list[Writer] = [append]
     if config.tensorboard:
         writers.append(_tensorboard(workdir / "tensorboard", start, closing))
     if config.wandb:
         writers.append(_wandb(config, workdir, closing))
     return writers
-
-
-def history(workdir: epath.Path) -> list[tuple[int, dict[str, float]]]:
-    """(step, scores) of the evaluations during a run."""
-    lines = storage.read_json_lines(workdir / "metrics.jsonl")
-    return [(line.pop("step"), line) for line in lines if not any(name.startswith("train/") for name in line)]
 
 
 def drop_lines(path: epath.Path, start: int) -> None:
@@ -79,12 +77,8 @@ def _tensorboard(folder: epath.Path, start: int, closing: contextlib.ExitStack) 
 
 
 def _wandb(config: Config, workdir: epath.Path, closing: contextlib.ExitStack) -> Writer:
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(
-            f"config.wandb is {config.wandb!r}, but wandb is not installed: pip install 'naturel_jax[wandb]'"
-        ) from error
+    import wandb
+
     local = closing.enter_context(scratch.folder()) if in_store(workdir) else workdir
     names = {"project": config.wandb, "group": config.wandb_group or None, "name": config.name}
     run = wandb.init(**names, dir=str(local), id=_identity(workdir), resume="allow")

@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import is_headline
-from naturel_jax.checkpoints import finished
+from naturel_jax.checkpoints import checkpoint, finished, recorded
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import family_of
 from naturel_jax.models.presets import PRESETS
@@ -87,20 +87,21 @@ def about(source: str) -> About:
     return About(name, source, card["base_model"], card["license"] or license_of(card["base_model"]))
 
 
-def _about_run(workdir: str) -> About:
-    step, meta = runs.read_meta(workdir)
+def _about_run(named: str) -> About:
+    folder, step = runs.locate(named)
+    workdir, meta = os.fspath(folder), runs.read_meta(folder, step)[1]
     recipe = meta["config"] if isinstance(meta["config"], Mapping) else {}
     card = _front_matter(Path(workdir))
     base = _base(workdir) or card["base_model"]
     return About(
         name=str(recipe.get("name") or os.path.basename(os.path.abspath(workdir))),
-        source=f"run:{workdir}",
+        source=f"run:{named}",
         base=base,
         license=license_of(base) or card["license"],
         datasets=_datasets(recipe),
         step=step,
         recipe=recipe,
-        scores=_scores(workdir),
+        scores=_scores(folder, step),
     )
 
 
@@ -108,7 +109,8 @@ def _base(workdir: str) -> str:
     """The hub model at the start of the chain of runs that led to ``workdir``, or ''."""
     for _ in range(_MAX_CHAIN):
         try:
-            recipe = runs.read_meta(workdir)[1]["config"]
+            folder, step = runs.locate(workdir)
+            recipe = runs.read_meta(folder, step)[1]["config"]
         except UserError:  # the run that it started from is elsewhere
             return ""
         init = recipe.get("init", "") if isinstance(recipe, Mapping) else ""
@@ -117,7 +119,7 @@ def _base(workdir: str) -> str:
             return rest.partition("@")[0]
         if kind not in ("run", "base"):
             return ""
-        workdir = rest if kind == "run" else os.path.join(os.path.dirname(os.path.abspath(workdir)), rest)
+        workdir = rest if kind == "run" else os.path.join(os.path.dirname(os.path.abspath(folder)), rest)
     return ""
 
 
@@ -153,10 +155,12 @@ def _mixture(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(name): part for name, part in parts if isinstance(part, Mapping)}
 
 
-def _scores(workdir: str) -> dict[str, float]:
-    """The scores of a finished run; empty for any other."""
-    record = finished.read(epath.Path(workdir))
-    return {name: score for name, score in record.finished.scores.items() if math.isfinite(score)} if record else {}
+def _scores(workdir: epath.Path, step: int) -> dict[str, float]:
+    """The scores of a finished run; of an earlier checkpoint, or of a run that is not finished, those recorded then."""
+    record = finished.read(workdir)
+    if record is None or step < max(checkpoint.saved_steps(workdir)):
+        return dict(recorded.by_step(workdir).get(step, {}))
+    return {name: score for name, score in record.finished.scores.items() if math.isfinite(score)}
 
 
 def render(

@@ -1,5 +1,11 @@
-"""Our own runs as checkpoints to start from, evaluate or export."""
+"""Our own runs as checkpoints to start from, evaluate or export.
 
+A run is named by its workdir, which stands for its newest checkpoint, by ``WORKDIR@STEP``, or by
+``WORKDIR@best:SCORE``: of the checkpoints that are kept, the one at whose step the run recorded the highest SCORE.
+"""
+
+import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +14,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.checkpoints import checkpoint, checkpoint_meta, manifest
+from naturel_jax.checkpoints import checkpoint, checkpoint_meta, manifest, recorded
 from naturel_jax.checkpoints.restore import read
 from naturel_jax.data.seen import trained_on as trained_on_lib
 from naturel_jax.data.seen.trained_on import TrainedOn
@@ -23,34 +29,84 @@ class NotARun(UserError, FileNotFoundError):
     """A folder that holds no checkpoint of a run."""
 
 
-def read_meta(workdir: epath.PathLike, step: int | None = None) -> tuple[int, dict[str, Any]]:
-    """(step, meta) of a run's checkpoint at ``step``, or of its newest.
+def locate(name: epath.PathLike, step: int | None = None) -> tuple[epath.Path, int]:
+    """Workdir and step of the checkpoint that ``name`` names (what follows ``run:``), or of the one at ``step`` in the
+    workdir ``name``.
 
-    Raises NotARun if there is none, UserError for one written by a later version.
+    A folder that is called like that itself, ``@`` included, is taken for a workdir. Of equally good checkpoints,
+    ``@best`` is the earliest; it needs no SCORE if the run recorded only one. Raises NotARun if there is no such
+    checkpoint, UserError for a score that no kept checkpoint has.
     """
-    directory, steps = checkpoint.directory(workdir), checkpoint.saved_steps(workdir)
+    text = os.fspath(name)
+    best = re.fullmatch(r"(.+?)@best(?::(.+))?", text, re.DOTALL)
+    numbered = re.fullmatch(r"(.+)@(\d+)", text, re.DOTALL)
+    if step is None and (best or numbered) and not checkpoint.saved_steps(name):
+        if best:
+            return epath.Path(best[1]), _best(epath.Path(best[1]), best[2] or "")
+        assert numbered
+        text, step = numbered[1], int(numbered[2])
+    workdir = epath.Path(text)
+    steps = checkpoint.saved_steps(workdir)
     if not steps or (step is not None and step not in steps):
         wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
-        raise NotARun(f"{workdir} is not a run directory with {wanted}; steps found in {directory}: {steps or 'none'}")
-    step = max(steps) if step is None else step
-    meta = _read(directory / str(step), meta=ocp.args.JsonRestore())["meta"]
-    with malformed(directory / str(step) / "meta"):
+        folder = checkpoint.directory(workdir)
+        raise NotARun(
+            f"{workdir} is not a run directory with {wanted}; steps found in {folder}: {steps or 'none'}; expected "
+            "WORKDIR, WORKDIR@STEP or WORKDIR@best:SCORE"
+        )
+    return workdir, max(steps) if step is None else step
+
+
+def _best(workdir: epath.Path, score: str) -> int:
+    """The step of the best checkpoint that is kept. Raises NotARun and UserError."""
+    steps, found = locate(workdir) and checkpoint.saved_steps(workdir), recorded.by_step(workdir)
+    names = sorted({name for scores in found.values() for name in scores})
+    if not score and len(names) == 1:
+        (score,) = names
+    value_at = {step: found[step][score] for step in steps if score in found.get(step, ())}
+    if value_at:
+        return max(value_at, key=lambda step: (value_at[step], -step))
+    listed = f"{workdir / recorded.FILE} has the scores {', '.join(names) or 'of no evaluation'}"
+    if score not in names:
+        raise UserError(f"run:{workdir}@best{score and ':'}{score}: expected @best:SCORE; {listed}")
+    at = [step for step, scores in found.items() if score in scores]
+    raise UserError(
+        f"run:{workdir}@best:{score}: recorded at steps {at}, but the checkpoints that are kept are of steps {steps}; "
+        "evaluate at the steps that are saved (config.eval.during, config.checkpoint.every) and keep more of them "
+        "(config.checkpoint.keep)"
+    )
+
+
+def read_meta(name: epath.PathLike, step: int | None = None) -> tuple[int, dict[str, Any]]:
+    """(step, meta) of the checkpoint that ``name`` and ``step`` name (``locate``).
+
+    Raises what ``locate`` raises, and UserError for a checkpoint written by a later version.
+    """
+    workdir, step = locate(name, step)
+    return step, _read_meta(workdir, step)
+
+
+def _read_meta(workdir: epath.Path, step: int) -> dict[str, Any]:
+    folder = checkpoint.directory(workdir) / str(step)
+    meta = _read(folder, meta=ocp.args.JsonRestore())["meta"]
+    with malformed(folder / "meta"):
         if (version := meta.get("version", 0)) > checkpoint_meta.VERSION:
             raise UserError(f"version {version}; this naturel_jax reads up to {checkpoint_meta.VERSION}")
-    return step, meta
+    return meta
 
 
-def trained_on(workdir: epath.PathLike, step: int | None = None) -> TrainedOn:
+def trained_on(name: epath.PathLike, step: int | None = None) -> TrainedOn:
     """Training images of a run and of the runs that it descends from; empty if it has no record of them.
 
     Raises what ``read_meta`` raises, and UserError if the record is missing, damaged, or another run's.
     """
-    step, meta = read_meta(workdir, step)
+    workdir, step = locate(name, step)
+    meta = _read_meta(workdir, step)
     with malformed(checkpoint.directory(workdir) / str(step) / "meta"):
         if meta.get("version", 0) < 3:
             return trained_on_lib.from_used(meta.get("used", {}))
         noted = meta["trained_on"]
-    folder = epath.Path(workdir) / trained_on_lib.FOLDER
+    folder = workdir / trained_on_lib.FOLDER
     if noted is None:
         return TrainedOn()
     found = trained_on_lib.load(folder)
@@ -63,27 +119,28 @@ def trained_on(workdir: epath.PathLike, step: int | None = None) -> TrainedOn:
     return found
 
 
-def base(workdir: epath.PathLike) -> str:
+def base(name: epath.PathLike) -> str:
     """What a run started from, as ``weights.load`` takes it; "" for random parameters. Raises like ``read_meta``."""
-    step, meta = read_meta(workdir)
+    workdir, step = locate(name)
+    meta = _read_meta(workdir, step)
     with malformed(checkpoint.directory(workdir) / str(step) / "meta"):
         init = str(meta["config"]["init"])
-    return f"run:{epath.Path(workdir).parent / init.removeprefix('base:')}" if init.startswith("base:") else init
+    return f"run:{workdir.parent / init.removeprefix('base:')}" if init.startswith("base:") else init
 
 
 def load_run(
-    workdir: epath.PathLike,
+    name: epath.PathLike,
     *,
     step: int | None = None,
     sharding_for: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,
 ) -> tuple[TwoTowerConfig, Params, Processor]:
     """Model sizes, parameters (the moving average if the run keeps one) and processor of a run.
 
-    ``sharding_for(path, shape)`` places each parameter; without it, all go to the first device. Raises NotARun, and
-    UserError for a damaged checkpoint.
+    ``sharding_for(path, shape)`` places each parameter; without it, all go to the first device. Raises what
+    ``read_meta`` raises, and UserError for a damaged checkpoint.
     """
-    step, meta = read_meta(workdir, step)
-    folder = checkpoint.directory(workdir) / str(step)
+    workdir, step = locate(name, step)
+    meta, folder = _read_meta(workdir, step), checkpoint.directory(workdir) / str(step)
     with malformed(folder / "meta"):
         config, processor = config_from_dict(meta["model"]), Processor(**meta["processor"])
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

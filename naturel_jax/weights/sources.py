@@ -1,7 +1,8 @@
 """Reads checkpoints: Hugging Face folders, OpenAI's and OpenCLIP's files, big_vision's npz, and our own runs.
 
 A source is ``hf:owner/name`` (or ``hf:owner/name@revision``), ``open_clip:owner/name`` (OpenCLIP's files, if a hub
-repository also holds transformers'), ``run:workdir`` (one of our runs), a folder, a file, or
+repository also holds transformers'), ``run:workdir`` (the newest checkpoint of one of our runs; ``run:workdir@step``
+and ``run:workdir@best:score`` are others, see ``runs.py``), a folder, a file, or
 ``preset:file`` for a file that does not say what model it holds (NegCLIP's: ``negclip-b32:negclip.pth``). Workdirs,
 folders and files may be in an object store.
 """
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from naturel_jax.data.items.records import ADDRESS
 from naturel_jax.data.seen import trained_on as trained_on_lib
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
@@ -119,8 +121,9 @@ def _fetched(source: str) -> tuple[Path, str]:
     known = prefix if colon and prefix in PRESETS else ""
     path = local(rest if known else source)
     if not path.exists():
+        what = "an address, which is not downloaded" if ADDRESS.match(source) else "no such file or folder"
         raise FileNotFoundError(
-            f"{source}: no such file or folder; write hf:owner/name or "
+            f"{source}: {what}; write hf:owner/name or "
             "open_clip:owner/name for a model on the hub, run:workdir for a run"
         )
     return path, known

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import pytest
@@ -30,9 +31,11 @@ def test_listing_shows_what_is_present_and_where_to_get_the_rest(tmp_path, capsy
     command.main(["--dir", str(tmp_path)])
     text = capsys.readouterr().out
     assert "winoground: 3 of 400 published items, 1 problems; the first: winoground record 0: image 'gone.png'" in text
-    assert "sugarcrepe: " in text and "licence: MIT; COCO images" in text
-    assert "naturel: naturel needs --naturel, which is not set\n    needs: a prepared TFDS folder such as" in text
-    assert "download: --download sugarcrepe" in text and "download: --download eqben" not in text
+    assert re.search(rf"^sugarcrepe: missing: {tmp_path}/sugarcrepe/\w+\.json: not found$", text, re.MULTILINE)
+    assert "from https://github.com/RAIVNLab/sugar-crepe; MIT; COCO images" in text
+    assert "naturel: needs --naturel, which is not set\n    it is a prepared TFDS folder such as" in text
+    assert "; --download sugarcrepe fetches it" in text and "--download eqben" not in text
+    assert "python -m naturel_jax.benchmarks" not in text, "that has just been run"
 
 
 def test_downloads_files_and_the_images_they_reference(tmp_path, server, monkeypatch):

@@ -1,13 +1,16 @@
 """Error messages for users' mistakes: what was found, what was expected, and the fix."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from naturel_jax import config as c
+from naturel_jax.cli import hints
 from naturel_jax.cli.config_flags import default_workdir
+from naturel_jax.config.settings import meanings
 from naturel_jax.storage import state
 from naturel_jax.training import run
 from tests.helpers import tiny_config
@@ -29,6 +32,13 @@ def output(*flags: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def test_hints_for_flags_of_other_libraries_name_fields_that_there_are():
+    known = dict(meanings(c.Config)) | {"data.mixture.main.dataset": ""}
+    named = {name for hint in hints.FOREIGN.values() for name in re.findall(r"--config\.([\w.]+)", hint)}
+    assert named <= known.keys() and len(named) > 15
+    assert hints.for_flag("train-data").startswith("; write --config=finetune:csv:my.csv") and not hints.for_flag("foo")
+
+
 def test_help_shows_an_example_and_every_flag():
     _, text = output("--help")
     assert "python -m naturel_jax.main --config configs/siglip_tp.py" in text
@@ -44,10 +54,22 @@ TINY = "--config=tests/helpers/tiny_config.py"
         (["--config=configs/nothing.py"], ["--config configs/nothing.py not found; expected a file or one of: clip,"]),
         ([TINY, "--config.optim.lrr=1"], ["--config.optim.lrr=1", "no field 'optim.lrr'", "did you mean 'optim.lr'?"]),
         ([TINY, "--config.optim.lr=abc"], ["config.optim.lr=abc", "float"]),
+        (
+            [TINY, "--config.seed=99999999999999999999"],
+            ["config.seed is 99999999999999999999; expected a number from 0"],
+        ),
+        (["--config=negclip_sp:scenes", "--config.batch_size=32"], ["did you mean 'data.batch_size'?"]),
+        ([TINY, "--batch-size=3"], ["Unknown command line flag 'batch-size'; write --config.data.batch_size=256"]),
         ([TINY, "lr=1"], ["unexpected arguments ['lr=1']", "--config.optim.lr=3e-6"]),
         ([TINY, "--config.optim.lr=-1"], ["config.optim.lr is -1.0; expected a number"]),
-        (["--config=configs/siglip_tp.py:scene"], ["dataset 'naturel/scene' is not prepared under data"]),
-        (["--config=tests/helpers/broken_config.py"], ["broken_config.py line 5: KeyError: 'nothing'"]),
+        (
+            ["--config=siglip_tp:scene"],
+            ["dataset 'naturel/scene' is not prepared under data", "Did you mean 'naturel/scenes'?"],
+        ),
+        (
+            ["--config=tests/helpers/broken_config.py"],
+            ["tests/helpers/broken_config.py line 11: ValueError: first second"],
+        ),
         ([TINY, "--cpu_devices=-1"], ["cpu_devices"]),
         ([TINY, "--no_such_flag=1"], ["no_such_flag"]),
         ([], ["--config is missing; for example: --config siglip_tp"]),

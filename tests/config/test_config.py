@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 
 import pytest
 
@@ -82,7 +83,8 @@ def test_defaults_are_the_published_negclip_recipe():
         ({"eval__batch_size": 0}, r"config\.eval\.batch_size is 0"),
         ({"eval__during": {"winoground": "1 epoch"}}, r"config\.eval\.during has \['winoground'\]"),
         ({"eval__during": {"naturel": "often"}}, r"config\.eval\.during\.naturel is 'often'; expected a number"),
-        ({"seed": -1}, r"config\.seed is -1"),
+        ({"seed": -1}, r"config\.seed is -1; expected a number from 0 to 9,223,372,036,854,775,807"),
+        ({"seed": 1 << 63}, r"config\.seed is 9223372036854775808"),
         ({"compute__dtype": "float17"}, r"config\.compute\.dtype is 'float17'; expected one of 'auto', 'float32'"),
         ({"compute__remat": "some"}, r"config\.compute\.remat is 'some'; expected one of: 'none'"),
         ({"mesh__fsdp": 0}, r"config\.mesh\.fsdp is 0; expected -1 or a whole number"),
@@ -91,6 +93,23 @@ def test_defaults_are_the_published_negclip_recipe():
         ({"preset": ""}, r"config\.init is '' and config\.preset is '': set one of them"),
         ({"duration": "soon"}, r"config\.duration is 'soon'; expected a number and a unit: '500 steps'"),
         ({"duration": "5%"}, r"config\.duration is '5%'"),
+        ({"duration": "1e99 epochs"}, r"config\.duration is '1e99 epochs'; .* at most 1e9 steps, 1e6 epochs"),
+        ({"duration": "1e9999 steps"}, r"config\.duration is '1e9999 steps'"),
+        ({"checkpoint__every": "101%"}, r"config\.checkpoint\.every is '101%'"),
+        ({"optim__warmup": "40 steps"}, r"optim\.warmup is '40 steps', longer than the run: .*duration is '20 steps'"),
+        ({"optim__warmup": "336 examples"}, r"config\.optim\.warmup is '336 examples', longer than the run"),
+        ({"objective__chunks": 17}, r"config\.objective\.chunks is 17, but config\.data\.batch_size is 16"),
+        ({"data__threads": 1_000_000}, r"config\.data\.threads is 1000000; expected a number from 1 to 1,024"),
+        ({"data__workers": 1025}, r"config\.data\.workers is 1025; expected a number from 0 to 1,024"),
+        ({"eval__batch_size": 1 << 30}, r"config\.eval\.batch_size is 1073741824; expected a number from 1 to"),
+        ({"eval__benchmarks": ("naturel", "vsr", "naturel")}, r"benchmark 'naturel' is named twice"),
+        ({"eval__benchmarks": ("naturel", "pairs:a.csv", "pairs:a.csv")}, r"benchmark 'pairs:a\.csv' is named twice"),
+        ({"name": "../../x<script>"}, r"config\.name is '\.\./\.\./x<script>'; expected a name of at most 100 "),
+        ({"name": "a\nb"}, r"config\.name is .*; expected a name"),
+        *(
+            ({"optim__lr_multipliers": ((pattern, 0.0),)}, r"lr_multipliers .*five repetitions, none of a group")
+            for pattern in ("(a+)+$", "((?:x*))*", "(a|a)*b", r"(\w{1,9}/){2,}", ".*.*.*.*.*.*x")
+        ),
         ({"checkpoint__keep": 0}, r"config\.checkpoint\.keep is 0"),
         ({"name": ""}, r"config\.name is ''; expected a name"),
     ],
@@ -126,6 +145,29 @@ def test_bases_and_suite_runs_are_checked_up_front():
         c.load(config)
     with pytest.raises(UserError, match=r"config\.runs\.b\.init is '' and config\.runs\.b\.preset is ''"):
         c.load(c.suite({"a": tiny(), "b": tiny(preset="")}, {}, ""))
+
+
+@pytest.mark.parametrize("name", ["/first", "a/b", "", "x<script>"])
+def test_names_of_bases_and_runs_are_those_of_folders(name):
+    config = tiny(preset="", init="base:first")
+    config.bases = {name: tiny()}
+    with pytest.raises(
+        UserError, match=rf"config\.bases has a run {re.escape(repr(name))}; expected the name of a folder"
+    ):
+        c.load(config)
+    with pytest.raises(UserError, match=r"config\.runs has a run "):
+        c.load(c.suite({name: tiny()}, {}, ""))
+
+
+def test_patterns_that_recipes_use_are_allowed():
+    patterns = (
+        "image/.*",
+        "image/transformer/blocks/(9|10|11)/.*",
+        r"(image|text)/[a-z_]+(/bias)?",
+        "[(+*]+x",
+        r"\(a+\)",
+    )
+    c.load(tiny(optim__lr_multipliers=tuple((pattern, 0.5) for pattern in patterns)))
 
 
 def test_label_smoothing_with_match_ignore_is_rejected():
@@ -166,5 +208,5 @@ def test_json_round_trip():
 
 def test_fields_that_must_not_change_when_continuing():
     names = set(fixed(c.load(tiny())))
-    assert {"seed", "optim.lr", "data.batch_size", "data.mixture.main.recipe", "objective.name", "duration"} <= names
+    assert {"seed", "optim.lr", "data.batch_size", "data.mixture.main.recipe", "objective.name"} <= names
     assert not {name for name in names if name.startswith(("eval", "mesh", "checkpoint", "data.dir", "data.threads"))}

@@ -1,8 +1,10 @@
-"""Bad records: found once, listed with reasons, left out of training up to a limit; later damage ends the run."""
+"""Bad records: found once, listed with reasons, left out of training up to a limit; later ones are replaced."""
 
+import dataclasses
 import json
 import re
 
+import absl.flags
 import jax
 import numpy as np
 import pyarrow as pa
@@ -47,14 +49,27 @@ def bad_rows(folder) -> list[dict]:
 
 
 def run_check(folder, capsys, *flags) -> str:
-    check.main([f"jsonl:{folder}/my.jsonl", "--data_dir", str(folder / "data"), "--workers", "1", *flags])
-    return capsys.readouterr().out
+    code = check.main([f"jsonl:{folder}/my.jsonl", "--data_dir", str(folder / "data"), "--workers", "1", *flags])
+    printed = capsys.readouterr().out
+    assert code == (3 if " 0 of " not in printed else 0)
+    return printed
+
+
+NO_IMAGE = (
+    "'image' or 'filepath' or 'file_name' or 'filename' or 'image_path' or 'jpg' or 'jpeg' or 'png' or 'webp' (image); "
+    "it has 'caption'"
+)
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("3", marks=pytest.mark.slow)])
 def test_list_has_every_bad_record_and_its_reason(workers, table, capsys):
     output = run_check(table, capsys, "--workers", workers)
-    assert "9 of 100 records are bad; the list is" in output and "       1  no field" in output
+    assert "9 of 100 records are bad; the list is" in output
+    lines = output.splitlines()[1:]
+    whole = "photos/damaged-10.jpg: not a readable image (0 bytes): cannot identify image file <_io.BytesIO object>"
+    assert lines[0] == f"         2  {whole} (the first of them)", "numbers do not make another kind of reason"
+    assert sum(int(line[:10]) for line in lines) == 9 and len(lines) == 7
+    assert any(line.endswith("my.jsonl:60: no field " + NO_IMAGE) for line in lines)
     reasons = {row["record"]: row["reason"] for row in bad_rows(table)}
     expected = {
         10: r"not a readable image \(0 bytes\)",
@@ -102,18 +117,69 @@ def test_five_percent_of_broken_images_are_never_sampled(table, capsys):
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_damage_after_the_check_ends_the_run_with_the_records_name(table, capsys):
+def test_image_that_cannot_be_read_is_replaced_by_the_next_of_its_batch(table, capsys, caplog):
+    """With its captions; and so again where the run continues."""
     run_check(table, capsys)
+    square = {"crop_scale": (1.0, 1.0)}
+    data, whole = source(table), list(pipeline(source(table), **square).local_batches(0, 3))
+    rows = pipeline(data).planner.plan(1).rows
+    real = np.flatnonzero(rows.source_I == 0).tolist()
+    names = {n: data.items.image_ids[rows.item_I[n]] for n in real}
+    bad = real[2]
+    damaged = [n for n in real if names[n] == names[bad]]  # records share some photos
+    other = next(n for n in [*real[3:], *real[:2]] if n not in damaged)
+    (table / names[bad]).write_bytes(b"damaged")
+    now = list(pipeline(data, **square).local_batches(0, 3))[1]
+    assert {one.row: one.by for one in now.replaced}[bad] == other and now.read == 8
+    for found, before in zip(now.batch.image_labels, whole[1].batch.image_labels, strict=True):
+        np.testing.assert_array_equal(found[bad], before[other])
+        np.testing.assert_array_equal(np.delete(found, damaged, 0), np.delete(before, damaged, 0))
+    pixels, before = now.batch.images, whole[1].batch.images
+    assert any(np.array_equal(pixels[bad], stand_in) for stand_in in (before[other], before[other][:, ::-1]))
+    np.testing.assert_array_equal(np.delete(pixels, damaged, 0), np.delete(before, damaged, 0))
+    (resumed,) = pipeline(data, threads=4, **square).local_batches(1, 2)
+    jax.tree.map(np.testing.assert_array_equal, resumed.batch, now.batch)
+    assert f"image {names[bad]!r}: not a readable image (7 bytes)" in caplog.text
+    assert "another image of the batch takes its place" in caplog.text and "were replaced by others of" in caplog.text
+
+
+def test_replacement_does_not_depend_on_devices(table):
+    """Nor on processes that read: the images and labels of each anchor of an epoch, in order."""
+    absl.flags.FLAGS.mark_as_parsed()  # Grain's processes read them
+    data, epochs = source(table), []
+    for devices, reading in ((1, {}), (4, {}), (1, {"workers": 1})):
+        rows, replaced = [], 0
+        for local in pipeline(data, devices, max_bad=0.9, **reading).local_batches(0, 12):
+            kept = local.batch.image_labels.positives_IK[:, 0] >= 0
+            rows.append((local.batch.images[kept], local.batch.image_labels.positives_IK[kept]))
+            replaced += len(local.replaced)
+        assert replaced == 5
+        epochs.append(rows)
+    for other in epochs[1:]:
+        jax.tree.map(np.testing.assert_array_equal, other, epochs[0])
+
+
+def test_too_many_images_that_cannot_be_read_end_the_run(table):
+    for n in range(12):
+        (table / f"photos/{n:02}.jpg").unlink()
+    match = r"1\d of the \d\d images read so far cannot be \(jsonl:.*\); config\.data\.max_bad is 0\.01\. python -m"
+    with pytest.raises(UserError, match=match):
+        list(pipeline(source(table)).batches(0, 24))
+    assert len(list(pipeline(source(table), max_bad=0.9).batches(0, 24))) == 24
+    with pytest.raises(UserError, match=r"\d of the 8 images read so far cannot be"):
+        list(pipeline(source(table), max_bad=0.0).batches(0, 24))
+
+
+def test_error_of_the_disk_or_a_batch_without_images_ends_the_run(table, monkeypatch):
     data = source(table)
-    (table / "photos/03.jpg").write_bytes(b"damaged")
-    (table / "photos/04.jpg").unlink()
-    with pytest.raises(UserError, match=r"my\.jsonl, image 'photos/0[34]\.jpg': (not a readable|.*No such file)"):
-        list(pipeline(data).batches(0, 12))
 
+    def failing(n: int) -> bytes:
+        raise OSError(5, "Input/output error")
 
-def test_without_a_check_broken_images_end_the_run(table):
-    with pytest.raises(UserError, match="image 'photos/damaged-"):
-        list(pipeline(source(table)).batches(0, 12))
+    with pytest.raises(UserError, match=r"my\.jsonl, image '.*': .*Input/output error"):
+        list(pipeline(dataclasses.replace(data, read_image=failing), max_bad=0.9).batches(0, 1))
+    with pytest.raises(UserError, match=r"my\.jsonl, image '.*': not a readable image \(0 bytes\)"):
+        list(pipeline(dataclasses.replace(data, read_image=lambda n: b""), max_bad=0.9).batches(0, 1))
 
 
 def test_list_of_another_version_is_rejected(table, capsys):
@@ -134,6 +200,28 @@ def test_list_of_another_version_is_rejected(table, capsys):
 def test_mistakes_on_the_command_line(flags, match, table):
     with pytest.raises(UserError, match=match):
         check.main([f"jsonl:{table}/my.jsonl", "--data_dir", str(table), *flags])
+
+
+@pytest.mark.parametrize("image", ["https://example.org/a.jpg", "HTTP:/example.org/a.jpg"])
+def test_address_of_an_image_is_not_taken_for_a_path(image, tmp_path):
+    files.photos(tmp_path)
+    (tmp_path / "my.csv").write_text(f"filepath;caption\nphotos/01.jpg;a cup\n{image};a cup, on a table\n")
+    match = rf"my\.csv:1: the image is '{image}'; expected a path: images are read from disk"
+    with pytest.raises(UserError, match=match):
+        datasets.open_source(f"csv:{tmp_path}/my.csv", str(tmp_path / "data"), "train")
+    with pytest.raises(UserError, match=r"csv:https://host/my\.csv: an address; .*: download it"):
+        datasets.open_source("csv:https://host/my.csv", str(tmp_path / "data"), "train")
+
+
+@pytest.mark.parametrize(
+    ("header", "row"), [("filepath;caption", "{};a cup, red"), ("filepath,caption;en", '{},"a;b"')]
+)
+def test_separator_of_a_csv_is_that_of_its_header(header, row, tmp_path):
+    rows = "\n".join([header, *map(row.format, files.photos(tmp_path))])
+    (tmp_path / "my.csv").write_text(rows + "\n")
+    fields = c.Fields(positives=header[9:])
+    items = datasets.open_source(f"csv:{tmp_path}/my.csv", str(tmp_path / "data"), "train", fields).items
+    assert len(items) == files.COUNT and set(items.texts) == {"a cup, red" if ";c" in header else "a;b"}
 
 
 def test_parquet_that_is_not_utf8(tmp_path):

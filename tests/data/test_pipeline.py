@@ -85,12 +85,6 @@ def test_images_do_not_depend_on_device_count(clip):
     assert (one[BLANK] == 255).all()
 
 
-def test_error_names_a_broken_image(clip):
-    data = source(broken=5)
-    with pytest.raises(UserError, match=r"tiny, image 'image5': not a readable JPEG \(80 bytes\)"):
-        list(pipeline(clip, data).batches(0, 3))
-
-
 def config(**part) -> c.Config:
     """A config whose mixture has one part, ``main``, with the data of ``source``."""
     raw = c.base()

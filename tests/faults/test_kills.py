@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers.worlds import Run, parameters, two_processes
+from tests.helpers.worlds import SPEED, Run, parameters, two_processes
 from tfds_naturel.common import cli
 
 PARTS = {"base": 6, "tuned": 6, "untrained": 0}  # of suite_config: steps trained
@@ -37,7 +37,7 @@ def files(folder: Path) -> dict[str, object]:
             found[f"{part}/{path.name}"] = path.read_text().replace(str(folder), "") if path.exists() else None
         if (lines := folder / "run" / part / "metrics.jsonl").exists():
             rows = [json.loads(line) for line in lines.read_text().splitlines()]
-            found[f"{part}/metrics"] = [{k: v for k, v in row.items() if k != "train/images_per_s"} for row in rows]
+            found[f"{part}/metrics"] = [{k: v for k, v in row.items() if k not in SPEED} for row in rows]
     return found
 
 

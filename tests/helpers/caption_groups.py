@@ -116,11 +116,9 @@ def jpeg(seed: int = 0, width: int = 90, height: int = 70) -> bytes:
     return out.getvalue()
 
 
-def source(images: int = 12, broken: int | None = None) -> Source:
-    """``items`` with a JPEG for each image; that of item ``broken`` is truncated."""
+def source(images: int = 12) -> Source:
+    """``items`` with a JPEG for each image."""
     files = [jpeg(n) for n in range(images)]
-    if broken is not None:
-        files[broken] = files[broken][:80]
     return Source(items(images), files.__getitem__)
 
 

@@ -4,6 +4,7 @@ import csv
 import functools
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
+from tensorboardX.record_writer import RecordWriter
 
 from tests.helpers.caption_groups import jpeg
 
@@ -138,6 +141,24 @@ def write_tfds(folder: Path) -> str:
     return "tfds:pictured"
 
 
+def write_tfrecord(folder: Path) -> str:
+    """TFDS's default format, which TFDS itself writes with TensorFlow only: two shards."""
+    write_tfds(folder)
+    prepared = folder / "data/pictured/1.0.0"
+    (path,) = prepared.glob("*.array_record-*")
+    records = ArrayRecordReader(str(path)).read_all()
+    path.unlink()
+    for shard in range(2):
+        writer = RecordWriter(str(prepared / f"pictured-train.tfrecord-{shard:05}-of-00002"))
+        for record in records[shard * 12 : shard * 12 + 12]:
+            writer.write(record)
+        writer.close()
+    info = prepared / "dataset_info.json"
+    described = info.read_text().replace('"array_record"', '"tfrecord"')
+    info.write_text(re.sub(r'"shardLengths": \[\s*"24"\s*\]', '"shardLengths": ["12", "12"]', described))
+    return "tfds:pictured"
+
+
 # prefix -> (writer, fields)
 FORMATS: dict[str, tuple[Callable[[Path], str], dict[str, str]]] = {
     "jsonl": (write_jsonl, {}),
@@ -147,6 +168,7 @@ FORMATS: dict[str, tuple[Callable[[Path], str], dict[str, str]]] = {
     "hf": (write_hf, {}),
     "webdataset": (write_webdataset, {}),
     "tfds": (write_tfds, {"image": "photo", "positives": "said.text", "negatives": "denied"}),
+    "tfrecord": (write_tfrecord, {"image": "photo", "positives": "said.text", "negatives": "denied"}),
 }
 
 

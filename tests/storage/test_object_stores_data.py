@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 
 from naturel_jax.config import Fields
-from naturel_jax.data import datasets
+from naturel_jax.data import check, datasets
 from naturel_jax.storage import object_folders, staging
 from naturel_jax.storage.object_stores import Location
 from naturel_jax.weights import sources
@@ -171,6 +171,22 @@ def test_every_source_can_be_in_a_store(prefix, stores, tmp_path, monkeypatch):
         assert source.read_image(n) == files.image(n)
     again = datasets.open_source(name.replace(str(tmp_path / "own"), str(url)), data_dir, "train", Fields(**fields))
     assert again.content == source.content
+
+
+def test_records_that_a_check_finds_are_left_out_where_its_copies_are(server, tmp_path, monkeypatch):
+    """With the same ``config.data.cache_dir``."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "own").mkdir()
+    files.written("csv", tmp_path / "own")
+    (tmp_path / "own/photos/03.jpg").write_bytes(b"damaged")
+    url = epath.Path(server.url) / "checked"
+    object_folders.upload(object_folders.files_in(tmp_path / "own"), tmp_path / "own", url)
+    fields, mine = files.FORMATS["csv"][1], str(tmp_path / "mine")
+    flags = ["--data_dir", f"{url}/data", "--cache_dir", mine, "--workers", "1"]
+    flags += ["--fields", *(f"{part}={name}" for part, name in fields.items())]
+    assert check.main([f"csv:{url}/my.csv", *flags]) == check.SOME_BAD
+    source = datasets.open_source(f"csv:{url}/my.csv", f"{url}/data", "train", Fields(**fields), 0.1, mine)
+    assert source.items.left_out.tolist() == [3]
 
 
 def test_shards_that_are_not_named_are_not_copied(server, tmp_path):

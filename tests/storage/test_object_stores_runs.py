@@ -20,7 +20,7 @@ from tests.helpers import benchmark_files as files
 from tests.helpers import sky_task
 from tests.helpers.model_files import save_hf as write_model
 from tests.helpers.stub_commands import stub
-from tests.helpers.worlds import ROOT, Run, free_address, parameters
+from tests.helpers.worlds import ROOT, SPEED, Run, free_address, parameters
 from tfds_naturel.scenes.scene import VERSION
 
 LAST = 6  # steps of store_config
@@ -35,7 +35,7 @@ def start(folder: Path, name: str, data: str, workdir: str) -> Run:
 def outcome(workdir: epath.Path) -> tuple[list[dict], dict]:
     """Its metrics but for speed, and its scores."""
     rows = storage.read_json_lines(workdir / "metrics.jsonl")
-    metrics = [{name: value for name, value in row.items() if name != "train/images_per_s"} for row in rows]
+    metrics = [{name: value for name, value in row.items() if name not in SPEED} for row in rows]
     return metrics, storage.read_json(workdir / "scores.json")["scores"]
 
 

@@ -14,6 +14,7 @@ from tfds_naturel.release import __main__ as release
 # A thread that waits for something that never comes, as Orbax's do if a save fails.
 MAIN = """
 import atexit, sys, threading, time
+from etils import epath
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Stopped, Unavailable, UserError
 atexit.register(print, "closed")
@@ -32,6 +33,7 @@ cli.run(main)
         ("KeyboardInterrupt", 130, ""),
         ("TypeError('a bug')", 1, "TypeError: a bug"),
         ("ImportError('cannot import name')", 1, "ImportError: cannot import name"),
+        ("epath.Path('https://host/run')", 2, "error: a path is at https://, which is not read or written"),
         ("ImportError('Please install gcsfs')", 2, "error: Please install gcsfs: run `pip install gcsfs`"),
         ("Unavailable('gs://b: the store failed')", 75, "gs://b: the store failed"),
     ],

@@ -176,7 +176,8 @@ def test_build_does_not_depend_on_row_order_or_threads(opened, built, tmp_path, 
 def test_rebuild_does_nothing_and_changed_options_are_rejected(opened, tmp_path, capsys):
     builder = _build(opened, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in Path(builder.data_dir).glob("*.array_record*")}
-    capsys.readouterr()
+    printed = capsys.readouterr().out
+    assert f"{builder.data_dir}: " in printed and "ownload" not in printed, "nothing is downloaded"
     _build(opened, tmp_path)
     assert "already built" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in before}

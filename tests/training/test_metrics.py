@@ -8,18 +8,19 @@ import re
 import subprocess
 import sys
 import termios
+import time
 import types
 
 import pytest
 from etils import epath
 
 from naturel_jax import config as c
+from naturel_jax.checkpoints import recorded
 from naturel_jax.storage import read_json_lines
 from naturel_jax.training.metrics import Metrics
 from naturel_jax.training.writers import drop_lines
 from tests.helpers import tiny_config
 from tests.helpers.worlds import ROOT
-from tfds_naturel.common.errors import UserError
 
 
 @pytest.fixture
@@ -32,7 +33,12 @@ def metrics(tmp_path, start=0, log_every=2, **changes) -> Metrics:
     return Metrics(config, epath.Path(tmp_path), start=start, total=5, log_every=log_every)
 
 
+def without_times(lines: list[dict]) -> list[dict]:
+    return [{name: value for name, value in line.items() if name != "wall_time"} for line in lines]
+
+
 def test_logged_steps_last_step_and_evaluations_are_written(tmp_path, path):
+    began = time.time() - 0.001  # a line's time is rounded
     run = metrics(tmp_path)
     for step in range(1, 6):
         run.train(step, {"loss": 1 / step, "flops": 0.0})
@@ -40,7 +46,8 @@ def test_logged_steps_last_step_and_evaluations_are_written(tmp_path, path):
     run.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["step"], line.get("train/loss")) for line in lines] == [(2, 1 / 2), (4, 1 / 4), (5, 1 / 5), (5, None)]
-    assert lines[-1] == {"step": 5, "naturel/simple": 0.5}
+    assert without_times(lines)[-1] == {"step": 5, "naturel/simple": 0.5}
+    assert all(began <= line["wall_time"] <= time.time() + 0.001 for line in lines)
     assert all(line["train/images_per_s"] > 0 for line in lines[:-1])
 
 
@@ -50,7 +57,7 @@ def test_continued_run_drops_lines_after_its_checkpoint_and_partial_lines(tmp_pa
     run = metrics(tmp_path, start=4)
     run.write(6, {"a": 4})
     run.close()
-    assert read_json_lines(path) == [{"step": 2, "a": 1}, {"step": 4, "a": 2}, {"step": 6, "a": 4}]
+    assert without_times(read_json_lines(path)) == [{"step": 2, "a": 1}, {"step": 4, "a": 2}, {"step": 6, "a": 4}]
 
 
 def test_run_that_starts_over_drops_all_lines(tmp_path, path):
@@ -85,7 +92,9 @@ def test_evaluation_is_written_once_even_if_the_run_was_killed(tmp_path, path):
     assert again.evaluated == {"naturel"}
     again.evaluation(0, {"naturel/simple": 0.5, "winoground/text": 0.1})
     again.close()
-    assert read_json_lines(path) == [{"step": 0, "naturel/simple": 0.5}, {"step": 0, "winoground/text": 0.1}]
+    lines = without_times(read_json_lines(path))
+    assert lines == [{"step": 0, "naturel/simple": 0.5}, {"step": 0, "winoground/text": 0.1}]
+    assert recorded.history(epath.Path(tmp_path)) == [(0, {"naturel/simple": 0.5}), (0, {"winoground/text": 0.1})]
 
 
 def test_without_a_terminal_logs_lines_instead_of_a_bar(tmp_path, caplog, capfd):
@@ -96,6 +105,16 @@ def test_without_a_terminal_logs_lines_instead_of_a_bar(tmp_path, caplog, capfd)
         run.close()
     assert "step 2 of 5: loss 0.2500" in caplog.text and "step 2: naturel/simple 0.500" in caplog.text
     assert "\r" not in capfd.readouterr().err
+
+
+def test_a_line_of_the_log_has_few_of_many_scores(tmp_path, caplog, path):
+    scores = {f"{name}/{n}": n / 10 for name in ("naturel", "winoground") for n in range(4)}
+    with caplog.at_level("INFO", "naturel_jax"):
+        run = metrics(tmp_path)
+        run.evaluation(2, scores)
+        run.close()
+    assert "step 2: naturel/0 0.000, winoground/0 0.000; 6 more in metrics.jsonl" in caplog.text
+    assert without_times(read_json_lines(path)) == [{"step": 2, **scores}]
 
 
 ON_A_TERMINAL = """
@@ -162,11 +181,6 @@ def test_runs_in_wandb_are_one_only_if_they_are_one_workdir(tmp_path, monkeypatc
     first, other, continued, moved, elsewhere = (run["id"] for run in fake.runs)
     assert first == continued == moved and len({first, other, elsewhere}) == 3
     assert all(run["name"] == "tiny softmax" and run["resume"] == "allow" for run in fake.runs)
-
-
-def test_missing_wandb_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match=r"config\.wandb is 'project', but wandb is not installed: pip install"):
-        metrics(tmp_path, wandb="project")
 
 
 def test_evaluation_time_is_not_counted_as_training_time(tmp_path, path, monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 
 from naturel_jax.checkpoints import checkpoint
 from naturel_jax.data import datasets
+from tests.helpers import record_files as files
 from tests.helpers.worlds import Run, data_dir, free_address, losses, parameters, two_processes, wait_for
 
 LAST = 20  # steps of tiny_config
@@ -91,6 +92,28 @@ def test_killed_and_stopped_run_matches_an_uninterrupted_one(one_device, folder)
 
     assert f"from step {saved}" in Run(workdir).finish()
     assert_same_run(workdir, one_device)
+
+
+@pytest.mark.slow
+def test_killed_run_on_own_data_matches_an_uninterrupted_one(folder):
+    """Also with a photo that cannot be read, which another one stands in for."""
+    (folder / "own").mkdir()
+    files.photos(folder / "own")
+    rows = [f"photos/{n:02}.jpg,a red cup number {n} on a table" for n in range(files.COUNT)]
+    (folder / "own/my.csv").write_text("\n".join(["filepath,caption", *rows]) + "\n")
+    (folder / "own/photos/05.jpg").write_bytes(b"damaged")
+    own = {"data.dir": folder / "own/data", "data.mixture.main.dataset": f"csv:{folder}/own/my.csv"}
+    own |= {"data.mixture.main.recipe": "order_shuffles", "eval.benchmarks": "()", "eval.during": {}}
+    flags = [f"--config.{name}={value}" for name, value in own.items()]
+    output = Run(folder / "own/whole", *flags).finish()
+    assert "'photos/05.jpg'" in output and "were replaced by others of their batch" in output
+    workdir = folder / "own/killed"
+    killed = Run(workdir, *flags)
+    wait_for(killed, lambda: len(losses(workdir)) >= 12)
+    killed.process.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert "continuing" in Run(workdir, *flags).finish()
+    assert_same_run(workdir, folder / "own/whole")
 
 
 def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(one_device, folder):

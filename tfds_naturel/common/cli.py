@@ -54,6 +54,9 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
         if isinstance(error, ImportError) and "gcsfs" in str(error):  # raised by etils for a gs:// path
             print(f"{command()}: error: {error}: run `pip install gcsfs`", file=sys.stderr)
             code = USER_ERROR
+        elif isinstance(error, KeyError) and str(error.args[0]).endswith("://"):  # raised by etils for https://...
+            print(f"{command()}: error: a path is at {error.args[0]}, which is not read or written", file=sys.stderr)
+            code = USER_ERROR
         else:
             traceback.print_exc()
             code = BUG

@@ -16,11 +16,10 @@ import numpy as np
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.checkpoints import finished
+from naturel_jax.checkpoints import finished, recorded
 from naturel_jax.cli.sweeps import runs as runs_lib
 from naturel_jax.cli.sweeps.plan import Planned, Range, Setting, Source
 from naturel_jax.cli.sweeps.runs import Pruned
-from naturel_jax.training import writers
 from naturel_jax.training.run import Watch
 from tfds_naturel.common.errors import UserError
 
@@ -145,7 +144,7 @@ def _pruner(search: Search, out: Path, planned: Planned, number: int) -> Watch:
 
 def _history(search: Search, out: Path, planned: Planned) -> dict[int, float]:
     """Step -> score, of the evaluations during a run."""
-    history = writers.history(epath.Path(out / planned.key))
+    history = recorded.history(epath.Path(out / planned.key))
     return {step: scores[search.score] for step, scores in history if search.score in scores}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.checkpoints import finished
+from naturel_jax.checkpoints import finished, recorded
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.cli.sweeps import runs as runs_lib
 from naturel_jax.cli.sweeps.plan import Planned
@@ -14,7 +14,7 @@ from naturel_jax.report import leakage, report, seeds
 from naturel_jax.report.report import Report, Section
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from naturel_jax.storage.locks import locked
-from naturel_jax.training import run_folder, writers
+from naturel_jax.training import run_folder
 
 Groups = Mapping[str, Sequence[Planned]]  # row -> its finished runs
 
@@ -39,7 +39,7 @@ def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
         found = {run.key: _finished(out, run) for done in groups.values() for run in done}
         sections = [*_difference_section(differences, baseline), *_best(groups, found, score)]
         histories = {
-            group: [writers.history(epath.Path(out / run.key)) for run in done] for group, done in groups.items()
+            group: [recorded.history(epath.Path(out / run.key)) for run in done] for group, done in groups.items()
         }
         trained_on = [
             line

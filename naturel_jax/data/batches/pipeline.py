@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 from jax.sharding import Mesh, NamedSharding
 
-from naturel_jax.config import Config
+from naturel_jax.config import Config, Data
 from naturel_jax.data.batches import patches
 from naturel_jax.data.batches.planner import MixturePart, Planner, Row
 from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.data.batches.replaced import Reads, Replaced, relabel
 from naturel_jax.data.batches.stages import (
     CaptionStage,
     EmbeddedImages,
@@ -42,11 +43,14 @@ SAMPLED_BATCHES = 8  # batches of a run among which to find a large one
 
 class LocalBatch(NamedTuple):
     """A batch as held by this process: all labels, and in place of images and tokens, what their stages have loaded for
-    the image rows ``rows`` and the caption rows ``caption_rows``, both ascending."""
+    the image rows ``rows`` and the caption rows ``caption_rows``, both ascending. ``read``: number of images read;
+    ``replaced``: those that could not be."""
 
     rows: np.ndarray
     caption_rows: np.ndarray
     batch: Batch
+    read: int
+    replaced: list[Replaced]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Pipeline:
 
     ``images`` and ``captions``: the stages that make their arrays. ``kept_patches``: patches per image, and how many of
     them a step keeps; None: all (``patches.py``). ``threads`` and ``workers`` (processes; 0: none) read ahead; neither
-    affects the batches.
+    affects the batches. ``max_bad``: see ``replaced.Reads``.
     """
 
     planner: Planner
@@ -65,9 +69,10 @@ class Pipeline:
     threads: int = 2
     workers: int = 0
     kept_patches: tuple[int, int] | None = None
+    max_bad: float = Data.max_bad
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """Batches of steps ``start`` to ``stop - 1``."""
+        """Batches of steps ``start`` to ``stop - 1``. Raises UserError if too many images cannot be read."""
         return map(self._to_global, self.local_batches(start, stop))
 
     def local_batches(self, start: int, stop: int) -> Iterator[LocalBatch]:
@@ -80,7 +85,13 @@ class Pipeline:
         )
         if self.workers:
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
-        yield from dataset
+        reads = Reads(self.max_bad, sum(len(part.items) for part in self.planner.parts))
+        try:
+            for local in dataset:
+                reads.add(local.read, local.replaced)
+                yield local
+        finally:
+            reads.report()
 
     def shapes(self, step: int) -> Batch:
         """Batch ``step`` as ``jax.ShapeDtypeStruct``; no image is read."""
@@ -152,11 +163,11 @@ class _Load:
     def __call__(self, step: int) -> LocalBatch:
         plan = self.planner.plan(step)
         rows, caption_rows = self._local_rows(len(plan.rows)), self._local_rows(len(plan.tokens))
-        images, captions = self.images(plan.rows, rows), self.captions(plan, caption_rows)
+        (images, replaced), captions = self.images(plan.rows, rows), self.captions(plan, caption_rows)
         patches_RP = self.draw_patches(plan.rows.at(rows), step) if self.draw_patches else None
-        return LocalBatch(
-            rows, caption_rows, Batch(images, captions, plan.image_labels, plan.caption_labels, patches_RP)
-        )
+        labels = relabel(plan.image_labels, replaced)
+        batch = Batch(images, captions, labels, plan.caption_labels, patches_RP)
+        return LocalBatch(rows, caption_rows, batch, int(np.sum(plan.rows.source_I[rows] >= 0)), replaced)
 
     def _local_rows(self, total: int) -> np.ndarray:
         """The rows of this process's blocks."""
@@ -200,6 +211,7 @@ def make_pipeline(
         data.threads,
         data.workers,
         kept_patches=(count, patches.kept(count, data.patch_dropout)) if data.patch_dropout else None,
+        max_bad=data.max_bad,
     )
 
 

@@ -8,7 +8,7 @@ Shape letters: R rows of a batch that this process holds, D embedding.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import jax
@@ -16,15 +16,16 @@ import numpy as np
 
 from naturel_jax.data.batches.buffers import Buffers
 from naturel_jax.data.batches.planner import Plan, Row, Rows
+from naturel_jax.data.batches.replaced import Replaced
 from naturel_jax.data.images.augment import Blank, Crops, Encoded
-from naturel_jax.data.images.boxes import random_boxes
+from naturel_jax.data.images.boxes import Boxes, random_boxes
 from naturel_jax.data.items.decoded import Kept
 from naturel_jax.data.items.embedded import EmbeddedCaptions
 from naturel_jax.data.items.items import Source
 from naturel_jax.data.random.draws import AUGMENT, Draws
 from tfds_naturel.common.errors import UserError
 
-Load = Callable[[Rows, np.ndarray], np.ndarray]
+Load = Callable[[Rows, np.ndarray], tuple[np.ndarray, list[Replaced]]]
 LoadCaptions = Callable[[Plan, np.ndarray], np.ndarray]
 Place = Callable[[np.ndarray], jax.Array]
 
@@ -33,8 +34,9 @@ class ImageStage(Protocol):
     """How the images of a batch are made."""
 
     def loader(self, seed: int) -> Load:
-        """A function (rows of a batch, numbers of this process's rows) -> what it loads of their images. It runs in
-        threads and other processes. Raises ValueError for sources that are not prepared for this stage."""
+        """A function (rows of a batch, numbers of this process's rows) -> what it loads of their images, and which rows
+        others stand in for. It runs in threads and other processes. Raises ValueError for sources that are not prepared
+        for this stage."""
         ...
 
     def shape(self, rows: int) -> jax.ShapeDtypeStruct:
@@ -81,23 +83,53 @@ class EmbeddedImages(ImageStage):
 
 def _fill_crops(
     seed: int, sources: Sequence[Source], crops: Crops, buffers: Buffers, batch: Rows, local: np.ndarray
-) -> np.ndarray:
-    """Images uint8 [R, size, size, 3]."""
-    rows = batch.at(local)
-    opened = [_open(sources, row) for row in rows]
-    width_R, height_R = np.array([image[:2] for image in opened]).T
-    draws = Draws(seed, AUGMENT, batch.sample_I[local])
-    boxes = random_boxes(width_R, height_R, batch.mirror_I[local].astype(bool), crops.scale, draws)
-    images = buffers.array((len(rows), crops.size, crops.size, 3))
-    for row, image, box, out in zip(rows, opened, boxes.each(), images, strict=True):
+) -> tuple[np.ndarray, list[Replaced]]:
+    """Images uint8 [R, size, size, 3]. Raises UserError if no image of the batch can be read."""
+    images, replaced = buffers.array((len(local), crops.size, crops.size, 3)), []
+    for n, error in _fill(seed, sources, crops, batch.at(local), images).items():
+        at = int(local[n])
+        row = batch[at]
+        for other in _others(batch, at):
+            stand_in = batch[other]._replace(sample=row.sample)
+            if not _fill(seed, sources, crops, [stand_in], images[n : n + 1]):
+                name = f"{sources[row.source].items.name}/{sources[row.source].items.image_ids[row.item]}"
+                replaced.append(Replaced(at, other, name, str(error)))
+                break
+        else:
+            raise error
+    return images, replaced
+
+
+def _fill(
+    seed: int, sources: Sequence[Source], crops: Crops, rows: Sequence[Row], images: np.ndarray
+) -> dict[int, UserError]:
+    """Fills ``images``, uint8 [R, size, size, 3], with random crops of these rows. Returns the numbers of those that
+    are missing or broken, and why; they are left undefined."""
+    opened, failed = list[Encoded | Kept | Blank](), dict[int, UserError]()
+    for n, row in enumerate(rows):
+        try:
+            opened.append(_open(sources, row))
+        except _Broken as error:
+            opened.append(Blank())
+            failed[n] = error
+    for n, (image, box, out) in enumerate(zip(opened, _boxes(seed, rows, opened, crops).each(), images, strict=True)):
         try:
             image.fill(box, out, crops.shrink_by)
         except (ValueError, OSError) as error:
-            raise _with_name(sources, row, error) from error
-    return images
+            failed[n] = _with_name(sources, rows[n], error)
+    return failed
 
 
-def _read_embeddings(seed: int, sources: Sequence[Source], dim: int, batch: Rows, local: np.ndarray) -> np.ndarray:
+def _others(batch: Rows, at: int) -> Iterator[int]:
+    """The other rows of a batch that hold an image, beginning with the next one."""
+    numbers = np.flatnonzero(batch.source_I >= 0)
+    after = int(np.searchsorted(numbers, at))
+    yield from (n for n in np.roll(numbers, -after).tolist() if n != at)
+
+
+def _read_embeddings(
+    seed: int, sources: Sequence[Source], dim: int, batch: Rows, local: np.ndarray
+) -> tuple[np.ndarray, list[Replaced]]:
     """Embeddings float32 [R, dim]."""
     draws, sides_R = Draws(seed, AUGMENT, batch.sample_I[local]), np.ones(len(local), np.int64)
     boxes = random_boxes(sides_R, sides_R, batch.mirror_I[local].astype(bool), (1.0, 1.0), draws)
@@ -106,10 +138,22 @@ def _read_embeddings(seed: int, sources: Sequence[Source], dim: int, batch: Rows
         embedded = sources[row.source].embedded
         assert embedded  # the stage has checked it
         out[:] = embedded.blank_D if row.source < 0 else embedded.at(row.item, mirrored)
-    return zimg_RD
+    return zimg_RD, []
+
+
+def _boxes(seed: int, rows: Sequence[Row], opened: Sequence[Encoded | Kept | Blank], crops: Crops) -> Boxes:
+    """A random box in the image of each row."""
+    width_R, height_R = np.array([image[:2] for image in opened]).T
+    sample_R, mirror_R = np.array([row.sample for row in rows]), np.array([row.mirror for row in rows], bool)
+    return random_boxes(width_R, height_R, mirror_R, crops.scale, Draws(seed, AUGMENT, sample_R))
+
+
+class _Broken(UserError):
+    """An image that is missing or not an image; of other errors of a disk, an image says nothing."""
 
 
 def _open(sources: Sequence[Source], row: Row) -> Encoded | Kept | Blank:
+    """The image of a row. Raises _Broken, and UserError if the disk failed."""
     if row.source < 0:
         return Blank()
     source = sources[row.source]
@@ -122,7 +166,8 @@ def _open(sources: Sequence[Source], row: Row) -> Encoded | Kept | Blank:
 def _with_name(sources: Sequence[Source], row: Row, error: Exception) -> UserError:
     """The error with the image's name: it may have been damaged or removed since it was checked."""
     items = sources[row.source].items
-    return UserError(f"{items.name}, image {items.image_ids[row.item]!r}: {error}")
+    is_broken = isinstance(error, ValueError | FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    return (_Broken if is_broken else UserError)(f"{items.name}, image {items.image_ids[row.item]!r}: {error}")
 
 
 # ---- Captions --------------------------------------------------------------------------------------------------------

@@ -94,7 +94,8 @@ class _Images:
         return pixels, row
 
     def _with_name(self, image_id: str, error: Exception) -> UserError:
-        return UserError(f"{self.name}, image {image_id!r}: {error}")
+        check = "python -m naturel_jax.data.check lists all such images, and they are then left out"
+        return UserError(f"{self.name}, image {image_id!r}: {error}; {check}")
 
     def write(self, block: int, is_used: np.ndarray, image_ids: Sequence[str]) -> None:
         """Decodes the images of a block that are trained on; the others have no pixels."""

@@ -50,7 +50,11 @@ def open_source(table: Table, fields: Fields, folder: Path, max_bad: float) -> S
             )
         _LOG.warning("%s; they are left out", summary)
     if not checked:
-        _LOG.info("%s: images not checked; python -m naturel_jax.data.check reads them all once", table.name)
+        _LOG.info(
+            "%s: images not checked; python -m naturel_jax.data.check, with the config's fields and folders as flags, "
+            "reads them all once",
+            table.name,
+        )
     left_out = np.array(sorted(row["record"] for row in bad), np.int64)
     items = dataclasses.replace(open_items(folder, meta["source"]), left_out=left_out, tags=tags.read(folder))
     content = hashlib.blake2b(meta["content"].encode() + left_out.tobytes(), digest_size=16).hexdigest()

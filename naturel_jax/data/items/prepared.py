@@ -73,7 +73,17 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
         )
     images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
     decoders = {name: tfds.decode.SkipDecoding() for name in images}
-    records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]  # wrapped untyped
+    if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
+        from naturel_jax.data.items.tfrecord import TfRecordDataSource
+
+        records = TfRecordDataSource(builder.info, split, decoders)
+    elif builder.info.file_format in tfds.core.FileFormat.with_random_access():
+        records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]  # untyped
+    else:
+        raise UserError(
+            f"{directory} has files of the format {builder.info.file_format.value!r}, which has no random access; "
+            "expected 'array_record' or 'tfrecord': prepare it again with file_format='array_record'"
+        )
     return Split(f"{builder.info.full_name}:{split}", Records(records))
 
 

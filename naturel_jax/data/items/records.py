@@ -3,6 +3,7 @@ part of the record (``record_fields.Fields``)."""
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ USUAL: dict[str, tuple[str, ...]] = {
     "shows": ("shows",),
     "name": ("name", "id", "image_id", "__key__"),
 }
+
+
+ADDRESS = re.compile(r"(https?|ftp):/", re.IGNORECASE)  # Path makes one / of two
 
 
 class BadRecord(ValueError):
@@ -168,6 +172,8 @@ def _image(value: Any) -> tuple[str | bytes | Span, str]:
             return data, path
         value = path
     if isinstance(value, str) and value:
+        if ADDRESS.match(value):
+            raise BadRecord(f"the image is {value!r:.80}; expected a path: images are read from disk, so download it")
         return value, value
     if isinstance(value, bytes | Span):
         return value, ""
@@ -233,6 +239,8 @@ def check_split(kind: str, split: str) -> None:
 
 def existing(path: str, kind: str) -> Path:
     """``path``, if it exists. Raises UserError."""
+    if ADDRESS.match(path):
+        raise UserError(f"{kind}:{path}: an address; files are read from disk or from gs:// and s3://: download it")
     if not (found := Path(path).expanduser()).exists():
         raise UserError(
             f"{kind}:{path}: no such file or folder ({found.absolute()}); paths are relative to where you start"

@@ -1,4 +1,5 @@
-"""``csv:FILE``: a header, then one record in each row; separated by tabs if the header is, else by commas."""
+"""``csv:FILE``: a header, then one record in each row; separated by tabs if the header is, else by whichever of commas
+and semicolons the header has more of."""
 
 import csv
 import functools
@@ -22,7 +23,8 @@ def _rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         header = file.readline()
         file.seek(0)
-        reader = csv.reader(file, delimiter="\t" if "\t" in header else ",", strict=True)
+        separator = "\t" if "\t" in header else max(",;", key=header.count)
+        reader = csv.reader(file, delimiter=separator, strict=True)
         with reading_csv(path):
             names = next(reader, [])
         while True:

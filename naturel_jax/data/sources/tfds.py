@@ -1,4 +1,4 @@
-"""``tfds:NAME/CONFIG``: a prepared TFDS dataset with any features; its files must allow random access (ArrayRecord)."""
+"""``tfds:NAME/CONFIG``: a prepared TFDS dataset with any features, in ArrayRecord or TFRecord."""
 
 import functools
 from collections.abc import Iterator, Sequence

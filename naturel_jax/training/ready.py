@@ -1,0 +1,86 @@
+"""What would end a run later, found before anything is trained; and whether a run that has begun may go on."""
+
+import importlib.util
+import json
+import logging
+
+import jax
+import numpy as np
+from etils import epath
+
+from naturel_jax import storage
+from naturel_jax.checkpoints import finished
+from naturel_jax.config import Config, versions
+from naturel_jax.training import run_folder, train
+from tfds_naturel.common.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+
+def check_packages(config: Config) -> None:
+    """Raises UserError if wandb is asked for, by the run or one of its bases, but not installed."""
+    for run in (config, *config.bases.values()):
+        if run.wandb and importlib.util.find_spec("wandb") is None:
+            raise UserError(
+                f"config.wandb is {run.wandb!r}, but wandb is not installed: pip install 'naturel_jax[wandb]'"
+            )
+
+
+def check(config: Config, folder: epath.Path, examples: int) -> None:
+    """Raises UserError for a batch larger than the data (``examples`` images), a warmup longer than the run, and a run
+    in ``folder`` that cannot go on with this config."""
+    total = train.make_schedule(config, examples)[0].total
+    if total and config.data.batch_size > examples:
+        raise UserError(
+            f"config.data.batch_size is {config.data.batch_size:,}, but config.data.mixture has {examples:,} images, "
+            "so that a batch would have some twice; make it smaller"
+        )
+    if (newest := run_folder.newest_checkpoint(folder)) is None:
+        return
+    step, meta = newest
+    if step < total:
+        run_folder.check_streams(folder, meta)
+    before = versions.from_json(meta["config"])
+    if before.duration != config.duration:
+        _extend(config, before, folder, step, examples)
+
+
+def _extend(config: Config, before: Config, folder: epath.Path, step: int, examples: int) -> None:
+    """Says what another duration changes in a run that has taken ``step`` steps, and notes it in ``config.json``.
+    Raises UserError for a shorter one."""
+    (schedule, rate), (earlier, rate_before) = (train.make_schedule(each, examples) for each in (config, before))
+    if schedule.total < earlier.total:
+        raise UserError(
+            f"config.duration was {before.duration!r} ({earlier.total:,} steps) in {folder}, is {config.duration!r} "
+            f"({schedule.total:,}): a run can become longer, not shorter. Its checkpoints are run:{folder}@STEP; for a "
+            "shorter run, use another --workdir"
+        )
+    if schedule.total == earlier.total:
+        return
+    done = np.arange(step)
+    same = bool(np.array_equal(rate(done), rate_before(done)))
+    what = f"{config.name} has {step:,} steps, and goes on to {schedule.total:,} instead of {earlier.total:,}"
+    if same:
+        _LOG.info("%s; its learning rate so far is that of the longer run, so it is the same run", what)
+    else:
+        _LOG.warning(
+            "%s. So far, its learning rate was that of the shorter run: step %d had %.3g, the next has %.3g. It will "
+            "not be the run that %s from the start would have been, which only constant rates after a warmup in steps "
+            "allow; config.json notes it",
+            *(what, step, rate_before(step - 1), rate(step), config.duration),
+        )
+    if jax.process_index() == 0:
+        _note(config, before, folder, {"step": step, "duration": before.duration, "same_rates": same})
+
+
+def _note(config: Config, before: Config, folder: epath.Path, extended: dict[str, object]) -> None:
+    """Adds to ``config.json`` at which step the run became longer, and keeps the scores of the shorter one as
+    ``scores_<its duration>.json``."""
+    earlier = storage.read_json(folder / "config.json").get("extended", [])
+    run_folder.write_config(folder, config, [row for row in earlier if row != extended] + [extended])
+    record = finished.read(folder)
+    if record is not None and record.request["duration"] == before.duration:
+        kept = {**record.request, **record.finished._asdict()}
+        name = "_".join(before.duration.replace("%", " percent").split())
+        storage.write(folder / f"scores_{name}.json", json.dumps(kept, indent=1))
+        storage.delete(folder / finished.FILE)

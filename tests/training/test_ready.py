@@ -1,0 +1,129 @@
+"""What is found before a run trains, and runs that become longer."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+
+from naturel_jax import config as c
+from naturel_jax.checkpoints import checkpoint, finished
+from naturel_jax.config import versions
+from naturel_jax.data.random import draws
+from naturel_jax.training import ready, run, run_folder
+from tests.helpers import tiny_config
+from tests.helpers.worlds import data_dir, losses, parameters
+from tfds_naturel.common.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def tiny(**changes) -> c.Config:
+    raw = tiny_config.get_config("sigmoid")
+    raw.data.dir = os.fspath(data_dir())
+    raw.update({"duration": "4 steps"})
+    raw.optim.update({"warmup": "1 steps", "schedule": "constant"})
+    raw.checkpoint.every, raw.eval.during = "2 steps", {}
+    raw.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return c.load(raw)
+
+
+def begun(folder: Path, config: c.Config, step: int) -> epath.Path:
+    """A workdir in the state after ``step`` steps of ``config``, finished if these are all."""
+    workdir = epath.Path(folder)
+    run_folder.write_config(workdir, config)
+    checkpoints = checkpoint.Checkpoints(folder, keep=3)
+    meta = {"config": versions.to_json(config), "streams": draws.VERSION}
+    checkpoints.save(step, {"params": {"a": np.zeros(1)}}, meta, wait=True)
+    checkpoints.close()
+    if config.duration == f"{step} steps":
+        run_folder.write_finished(workdir, config, finished.Finished({"naturel/simple": 0.5}, {}, {}, {}, {}))
+    return workdir
+
+
+def notes(workdir: epath.Path) -> list[dict]:
+    return json.loads((workdir / "config.json").read_text()).get("extended", [])
+
+
+def test_finished_run_with_a_constant_rate_becomes_longer(tmp_path, caplog):
+    workdir, longer = begun(tmp_path, tiny(), 4), tiny(duration="8 steps")
+    assert run_folder.read_finished(workdir, longer) is None
+    with caplog.at_level("INFO", "naturel_jax"):
+        ready.check(longer, workdir, 200)
+    assert (
+        "has 4 steps, and goes on to 8 instead of 4; its learning rate so far is that of the longer run" in caplog.text
+    )
+    assert notes(workdir) == [{"step": 4, "duration": "4 steps", "same_rates": True}]
+    assert not (workdir / "scores.json").exists(), "which would say that the longer run is finished"
+    kept = json.loads((workdir / "scores_4_steps.json").read_text())
+    assert (kept["scores"], kept["duration"]) == ({"naturel/simple": 0.5}, "4 steps")
+    ready.check(longer, workdir, 200)  # killed before its next checkpoint, it starts again
+    assert len(notes(workdir)) == 1
+
+
+@pytest.mark.parametrize("changes", [{"optim__schedule": "cosine"}, {"optim__warmup": "50%"}], ids=str)
+def test_other_rates_of_a_longer_run_are_said_and_noted(changes, tmp_path, caplog):
+    workdir = begun(tmp_path, tiny(**changes), 3)
+    ready.check(tiny(duration="64 examples", **changes), workdir, 200)
+    assert not notes(workdir) and not caplog.text, "these are the same 4 steps"
+    ready.check(tiny(duration="8 steps", **changes), workdir, 200)
+    rates = r"step 3 had \S+, the next has \S+\. It will not be the run that 8 steps from the start would have been"
+    assert re.search(f"has 3 steps, and goes on to 8 instead of 4. So far, .*shorter run: {rates}", caplog.text)
+    assert notes(workdir) == [{"step": 3, "duration": "4 steps", "same_rates": False}]
+    with pytest.raises(
+        UserError, match=r"was '4 steps' \(4 steps\) in .*, is '2 steps' \(2\): a run can become longer"
+    ):
+        ready.check(tiny(duration="2 steps", **changes), workdir, 200)
+
+
+@pytest.mark.slow
+def test_run_that_becomes_longer_is_the_longer_run(tmp_path):
+    """Bit for bit, with a constant rate."""
+    short, long = tiny(eval__benchmarks=()), tiny(duration="8 steps", eval__benchmarks=())
+    for workdir, config in (("long", long), ("extended", short), ("extended", long)):
+        run.run(config, tmp_path / workdir)
+    assert losses(tmp_path / "extended") == losses(tmp_path / "long") and set(losses(tmp_path / "long")) == {
+        *range(1, 9)
+    }
+    for name, expected in parameters(tmp_path / "long").items():
+        np.testing.assert_array_equal(parameters(tmp_path / "extended")[name], expected, err_msg=name)
+    with pytest.raises(UserError, match="a run can become longer, not shorter"):
+        run.run(short, tmp_path / "extended")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"wandb": "project"}, r"config\.wandb is 'project', but wandb is not installed: pip install"),
+        ({"duration": "1 epochs", "optim__warmup": "50 steps"}, r"config\.optim\.warmup is 50 steps; the run has 13"),
+        ({"data__batch_size": 208}, r"batch_size is 208, but config\.data\.mixture has 200 images"),
+        ({"eval__benchmarks": ("naturel", "pairs:none.jsonl")}, r"none\.jsonl"),
+    ],
+    ids=str,
+)
+def test_mistake_is_found_before_the_base_is_trained(changes, expected, tmp_path):
+    """And the corrected command can follow in the same workdir."""
+    raw = tiny_config.get_config("sigmoid")
+    base = raw.copy_and_resolve_references()
+    raw.data.dir = os.fspath(data_dir())
+    raw.preset, raw.init, raw.bases.first = "", "base:first", base
+    raw.duration, raw.optim.warmup = "4 steps", "1 steps"
+    raw.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    with pytest.raises((UserError, FileNotFoundError), match=expected):
+        run.run(c.load(raw), tmp_path / "tuned")
+    assert not (tmp_path / "first").exists()
+    assert not run_folder.has_started(epath.Path(tmp_path / "tuned"), tiny())
+
+
+def test_start_that_failed_leaves_neither_its_tokenizer_nor_its_scores(tmp_path):
+    workdir, wrong = epath.Path(tmp_path), tiny(optim__lr=1.0)
+    with run_folder.leased(workdir, wrong):
+        (workdir / "processor.json").write_text("{}")
+        (workdir / "metrics.jsonl").write_text('{"step": 0, "naturel/simple": 0.5}\n')
+    with run_folder.leased(workdir, wrong):
+        assert (workdir / "metrics.jsonl").exists(), "the same run goes on after its first evaluation"
+    with run_folder.leased(workdir, tiny()):
+        assert {path.name for path in workdir.iterdir()} == {"config.json", "lease.json"}
