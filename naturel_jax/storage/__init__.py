@@ -1,8 +1,7 @@
 """How the state of a run is written, on a disk or in an object store: ``storage.write`` and so on."""
 
+from naturel_jax.storage.leases import Lease, lease
 from naturel_jax.storage.state import (
-    Holder,
-    Lease,
     absolute,
     append,
     check_leases,
@@ -10,21 +9,17 @@ from naturel_jax.storage.state import (
     create,
     delete,
     exists,
-    lease,
     names,
     naming,
     numbered,
     read,
     read_json,
     read_json_lines,
-    read_versioned,
-    replace,
     unused_name,
     write,
 )
 
 __all__ = [
-    "Holder",
     "Lease",
     "absolute",
     "append",
@@ -40,8 +35,6 @@ __all__ = [
     "read",
     "read_json",
     "read_json_lines",
-    "read_versioned",
-    "replace",
     "unused_name",
     "write",
 ]

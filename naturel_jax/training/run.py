@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,7 +24,6 @@ from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import make_mesh, warm_up_collectives
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator
-from naturel_jax.losses.batch import Batch
 from naturel_jax.training import first_batch, frozen, memory, observe, optim, run_folder, train
 from naturel_jax.training.calibration import calibrated
 from naturel_jax.training.choices import make_model, resolve
@@ -60,13 +59,14 @@ def run(config: Config, workdir: epath.PathLike) -> Finished:
         start = make_start(config, init, folder, sources, mesh)
         evaluator = make_evaluator(config, start.model, start.processor, trained_on, mesh)
         if sources:
-            sources = frozen.embed_sources(config, start, sources, mesh)
-            sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
-            training = make_training(config, start, sources, mesh, run_folder.saved_choices(folder))
-            check_dataset_fits(training, mesh)
+            with preemption.interruptible():
+                sources = frozen.embed_sources(config, start, sources, mesh)
+                sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
+                training = make_training(config, start, sources, mesh, run_folder.saved_choices(folder))
+                check_dataset_fits(training, mesh)
             scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on)
         else:
-            scores, intervals = evaluator.scores_with_intervals(start.params)
+            scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(start.params))
         found = Finished(scores, intervals, evaluator.left_out, evaluator.found(trained_on), evaluator.text_only())
         if jax.process_index() == 0:
             run_folder.write_finished(folder, config, found)
@@ -96,7 +96,7 @@ class Training(NamedTuple):
     schedule: train.Schedule
     learning_rate: optim.LearningRate
     loss: Loss
-    step: Callable[[train.State, Batch], tuple[train.State, train.Metrics]]
+    step: jax.stages.Wrapped
     state: train.State
 
 
@@ -135,7 +135,8 @@ def train_and_evaluate(
     schedule = training.schedule
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
-    first, state = restore_or_start(config, folder, checkpoints, training)
+    with preemption.interruptible():
+        first, state = restore_or_start(config, folder, checkpoints, training)
     model, processor = training.loss.model, training.start.processor
     choices = {"remat": model.compute.remat, "exchange": training.loss.layout.exchange}
     meta = make_meta(to_json(config), model.config, processor, trained_on.meta(), **choices)
@@ -148,7 +149,7 @@ def train_and_evaluate(
     def evaluate(done: int, state: train.State, names: Sequence[str]) -> None:
         try:
             with metrics.paused():
-                metrics.evaluation(done, evaluator.scores(state.evaluated, names))
+                metrics.evaluation(done, preemption.abandonable(lambda: evaluator.scores(state.evaluated, names)))
         except Stopped:  # restarted from this step, the run evaluates first
             if done > first:
                 save(done, state, wait=True)
@@ -173,6 +174,7 @@ def train_and_evaluate(
                     log=log,
                     flops=lambda batch: training.loss.step_flops(batch).model,
                     stop_requested=preemption.stop_requested,
+                    prepare=lambda *step: preemption.abandonable(lambda: training.step.lower(*step).compile()),
                     profile=trace,
                 )
             except train.NotFinite as error:
@@ -180,7 +182,7 @@ def train_and_evaluate(
                 raise UserError(f"{error}. Lower config.optim.lr or inspect the items of the batch: {names}") from error
         if not finished:
             raise Stopped(f"{config.name} stopped and saved in {folder}; run the same command again to continue")
-        scores, intervals = evaluator.scores_with_intervals(state.evaluated)
+        scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(state.evaluated))
         metrics.evaluation(schedule.total, scores)
         return scores, intervals
 

@@ -32,12 +32,14 @@ from tfds_naturel.common.errors import UserError
 def leased(folder: epath.Path, config: Config) -> Iterator[None]:
     """Holds a lease on the folder for this run (the first process holds it for all), and records the config in it.
     Raises UserError if another run holds it, or has taken a step in it."""
-    if jax.process_index() > 0:
-        yield
-        return
-    with storage.lease(folder):
-        if not has_started(folder, config):
-            write_config(folder, config)
+    with contextlib.ExitStack() as stack:
+
+        def take() -> None:
+            stack.enter_context(storage.lease(folder))
+            if not has_started(folder, config):
+                write_config(folder, config)
+
+        preemption.on_first_process(take)
         yield
 
 

@@ -23,7 +23,7 @@ from naturel_jax.devices import preemption
 from naturel_jax.evaluators.embed import Encoder
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from naturel_jax.storage import read_json_lines
+from naturel_jax.storage import leases, read_json_lines
 from naturel_jax.training import run
 from tests.helpers import benchmark_files, tiny_config
 from tests.helpers.suite_config import WORLD
@@ -142,14 +142,13 @@ def test_twins_interrupted_at_any_item_are_then_complete(tmp_path):
 def test_only_one_process_writes_data_and_one_that_waits_can_be_stopped(tmp_path, handled, caplog):
     folder = tmp_path / "twins" / "scenes" / VERSION
     folder.mkdir(parents=True)
-    now = time.time()
-    holder = {"token": "t", "host": "elsewhere", "process": 7, "since": now, "heartbeat": now}
+    holder = {"token": "t", "host": "elsewhere", "process": 7, "since": time.time()}
     (folder / "lease.json").write_text(json.dumps(holder))
     signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(Stopped), caplog.at_level("INFO", datasets.__name__):
+    with pytest.raises(Stopped), caplog.at_level("INFO", leases.__name__):
         datasets.twins_directory(str(tmp_path), "scenes")
     assert [path.name for path in folder.iterdir()] == ["lease.json"]
-    assert "is in use by process 7 on elsewhere" in caplog.text
+    assert "held by process 7 on elsewhere" in caplog.text
 
 
 def test_stop_while_drawing_ends_the_run(tmp_path):

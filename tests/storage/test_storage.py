@@ -1,27 +1,14 @@
-"""Atomic writes, appends, and leases that give one process ownership of a folder."""
+"""Atomic writes and appends."""
 
 import concurrent.futures
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from etils import epath
 
 from naturel_jax import storage
 from tfds_naturel.common.errors import UserError
-
-HOLD = """
-import sys, time
-from etils import epath
-from naturel_jax import storage
-with storage.lease(epath.Path(sys.argv[1]), expires_s=0.6):
-    print("held", flush=True)
-    time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -107,48 +94,3 @@ def test_numbered_entries(folder):
         (folder / name).mkdir()
     assert storage.numbered(folder) == [3, 20, 100]
     assert storage.numbered(folder / "none") == []
-
-
-def holder(folder) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def test_lease_names_a_live_holder_and_replaces_a_dead_one(folder):
-    process = holder(folder)
-    try:
-        expected = rf"in use by process {process.pid} on .* since 20.*--workdir"
-        with pytest.raises(UserError, match=expected), storage.lease(folder):
-            pass
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    with storage.lease(folder) as held:
-        held.check()
-    assert not (folder / "lease.json").exists()
-
-
-def test_lease_of_another_host_expires_with_its_heartbeat(folder):
-    now = time.time()
-    elsewhere = {"token": "t", "host": "elsewhere", "process": 1, "since": now, "heartbeat": now}
-    (folder / "lease.json").write_text(json.dumps(elsewhere))
-    with pytest.raises(UserError, match="process 1 on elsewhere"), storage.lease(folder, expires_s=60):
-        pass
-    (folder / "lease.json").write_text(json.dumps(elsewhere | {"heartbeat": now - 61}))
-    with storage.lease(folder, expires_s=60) as held:
-        held.check()
-
-
-def test_heartbeat_is_renewed_and_a_lost_lease_is_detected(folder):
-    with storage.lease(folder, expires_s=0.3) as held:
-        first = json.loads((folder / "lease.json").read_text())["heartbeat"]
-        deadline = time.monotonic() + 20
-        while json.loads((folder / "lease.json").read_text())["heartbeat"] == first:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        other = {"token": "other", "host": "h", "process": 2, "since": 0.0, "heartbeat": time.time()}
-        storage.write(folder / "lease.json", json.dumps(other))
-        with pytest.raises(UserError, match=r"has lost its lease, which process 2 on h since .* holds now"):
-            held.check()
-    assert json.loads((folder / "lease.json").read_text())["token"] == "other"  # not ours to remove

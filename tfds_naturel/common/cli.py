@@ -20,7 +20,8 @@ from typing import NoReturn
 from tfds_naturel.common.errors import Stopped, Unavailable, UserError
 
 DONE, BUG, USER_ERROR, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
-_EXIT_HANDLERS_S = 10
+LEFT_BEHIND = "left behind"  # name of threads whose work nobody waits for any more
+_EXIT_HANDLERS_S = 5
 
 
 def set_up_logging() -> None:
@@ -57,7 +58,7 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
         else:
             traceback.print_exc()
             code = BUG
-    if code in (DONE, STOPPED):
+    if code in (DONE, STOPPED) and all(thread.name != LEFT_BEHIND for thread in threading.enumerate()):
         sys.exit(code)
     leave(code)
 
