@@ -1,7 +1,6 @@
 """Evaluates the checkpoints of a run as they appear: ``<out>/<step>.json`` for each."""
 
 import functools
-import json
 import logging
 import os
 import time
@@ -62,7 +61,7 @@ def watch(
         left_out = saved.get("left_out", {}) | evaluator.left_out
         done = {"benchmarks": [*saved["benchmarks"], *missing], "scores": scores, "left_out": left_out}
         fields = saved | {"step": step, **done}
-        storage.write(path, json.dumps(fields, indent=1))
+        storage.write_json(path, fields)
         headline = {metric: value for metric, value in scores.items() if is_headline(metric)}
         print(f"step {step}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in headline.items()), flush=True)
 

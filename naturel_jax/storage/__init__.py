@@ -15,8 +15,11 @@ from naturel_jax.storage.state import (
     read,
     read_json,
     read_json_lines,
+    sealed,
+    unsealed,
     unused_name,
     write,
+    write_json,
 )
 
 __all__ = [
@@ -35,6 +38,9 @@ __all__ = [
     "read",
     "read_json",
     "read_json_lines",
+    "sealed",
+    "unsealed",
     "unused_name",
     "write",
+    "write_json",
 ]

@@ -7,18 +7,22 @@ of ``object_stores.Location``.
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import xxhash
 from etils import epath
 
 from naturel_jax.storage import scratch
 from naturel_jax.storage.object_stores import ABSENT, Changed, Location, in_store
 from tfds_naturel.common.errors import Unavailable, UserError
 from tfds_naturel.common.files import parse_json
+
+SEAL = "xxh3_of_rest"  # the field with the checksum of the others
 
 guards: dict[epath.Path, Callable[[], None]] = {}  # absolute folder -> what raises if this process lost its lease on it
 
@@ -124,17 +128,38 @@ def read(path: epath.Path) -> str:
         return path.read_text()
 
 
+def sealed(fields: dict[str, Any], indent: int | None = None) -> str:
+    """``fields`` as JSON, with their checksum, by which ``unsealed`` notices any that changed."""
+    return json.dumps({**fields, SEAL: xxhash.xxh3_64_hexdigest(json.dumps(fields).encode())}, indent=indent)
+
+
+def unsealed(value: Any) -> Any:
+    """What was ``sealed``, from its parsed JSON; anything without a checksum as it is. Raises ValueError."""
+    if not isinstance(value, dict) or SEAL not in value:
+        return value
+    fields = {name: value[name] for name in value if name != SEAL}
+    if sealed(fields) != json.dumps({**fields, SEAL: value[SEAL]}):
+        raise ValueError(f"damaged or edited: its {SEAL!r} is not that of the rest")
+    return fields
+
+
+def write_json(path: epath.Path, fields: dict[str, Any]) -> None:
+    """Writes ``fields`` as ``write`` does, sealed."""
+    write(path, sealed(fields, indent=1))
+
+
 def read_json(path: epath.Path) -> Any:
-    """The JSON in ``path``. Raises UserError naming the file if it is truncated or not JSON."""
+    """The JSON in ``path``, unsealed. Raises UserError naming the file if it is damaged or not JSON."""
     try:
-        return parse_json(read(path))
+        return unsealed(parse_json(read(path)))
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); move it away to continue without it") from error
 
 
 def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The JSON objects in ``path``, one per line, each with a ``step``; [] if there is no such file. An incomplete last
-    line is skipped: its write was interrupted. Raises UserError naming any other line that is not such an object."""
+    """The JSON objects in ``path``, one per line, unsealed, each with a ``step``; [] if there is no such file. An
+    incomplete last line is skipped: its write was interrupted. Raises UserError naming any other line that is not such
+    an object, or damaged."""
     try:
         text = read(path)
     except FileNotFoundError:
@@ -147,7 +172,7 @@ def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
         if not line.endswith("\n"):
             break
         try:
-            row = parse_json(line)
+            row = unsealed(parse_json(line))
         except ValueError as error:
             raise UserError(
                 f"{path} line {number}: not JSON ({error}); remove the line to continue without it"

@@ -96,7 +96,7 @@ def left_out(found: Finished, config: Config, model: str) -> list[LeftOut]:
 def write_config(folder: epath.Path, config: Config) -> None:
     """Records the config and the versions of the libraries in the folder, for people to read."""
     record = {"config": versions.to_json(config), "versions": checkpoint_meta.versions()}
-    storage.write(folder / "config.json", json.dumps(record, indent=1))
+    storage.write_json(folder / "config.json", record)
 
 
 def check_same_run(folder: epath.Path, saved: dict[str, Any], config: Config) -> None:
@@ -145,7 +145,7 @@ def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> 
         return
     path = folder / "data.json"
     if jax.process_index() == 0 and not ("data.json" in storage.names(folder) and checkpoint.saved_steps(folder)):
-        storage.write(path, json.dumps(contents, indent=1))
+        storage.write_json(path, contents)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("data.json")
     saved = storage.read_json(path)

@@ -1,7 +1,6 @@
 """What a run starts from: a model, its parameters and its processor; and the images that it trains on."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.training import run_folder
 from naturel_jax.training.choices import make_model
 from naturel_jax.weights import runs
+from naturel_jax.weights.processor_files import malformed
 
 
 class Start(NamedTuple):
@@ -78,7 +78,8 @@ def _processor_from_scratch(sizes: TwoTowerConfig, folder: epath.Path, sources: 
     path = folder / "processor.json"
     if jax.process_index() == 0 and path.name not in storage.names(folder):
         processor = from_scratch(sizes, (caption for source in sources for caption in source.items.texts))
-        storage.write(path, json.dumps(processor.to_dict()))
+        storage.write_json(path, processor.to_dict())
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("processor")
-    return Processor(**storage.read_json(path))
+    with malformed(path):
+        return Processor(**storage.read_json(path))

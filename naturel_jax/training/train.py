@@ -163,7 +163,7 @@ def loop(
 
     prepared = set[tuple[tuple[int, ...], ...]]()
     for number, batch in zip(range(start, schedule.total), batches, strict=True):
-        if (shapes := tuple(x.shape for x in jax.tree.leaves(batch))) not in prepared:
+        if (shapes := tuple(map(jnp.shape, jax.tree.leaves(batch)))) not in prepared:
             try:
                 prepare(state, batch)
             except Stopped:

@@ -1,7 +1,6 @@
 """Where a run's numbers go: JSON lines, TensorBoard, Weights & Biases."""
 
 import contextlib
-import json
 import time
 import uuid
 from collections.abc import Callable
@@ -25,7 +24,11 @@ def open_all(config: Config, workdir: epath.Path, start: int, closing: contextli
     for but not installed."""
     lines = workdir / "metrics.jsonl"
     drop_lines(lines, start)
-    writers: list[Writer] = [lambda step, values: storage.append(lines, json.dumps({"step": step, **values}) + "\n")]
+
+    def append(step: int, values: Values) -> None:
+        storage.append(lines, storage.sealed({"step": step, **values}) + "\n")
+
+    writers: list[Writer] = [append]
     if config.tensorboard:
         writers.append(_tensorboard(workdir / "tensorboard", start, closing))
     if config.wandb:
@@ -43,7 +46,7 @@ def drop_lines(path: epath.Path, start: int) -> None:
     """Removes the lines of steps after ``start`` from a ``metrics.jsonl``, atomically."""
     rows = storage.read_json_lines(path)
     if path.name in storage.names(path.parent):
-        storage.write(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start))
+        storage.write(path, "".join(storage.sealed(row) + "\n" for row in rows if row["step"] <= start))
 
 
 def _tensorboard(folder: epath.Path, start: int, closing: contextlib.ExitStack) -> Writer:
