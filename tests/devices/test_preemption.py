@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -98,6 +100,43 @@ def test_work_of_other_threads_does_not_make_the_main_thread_interruptible(handl
         thread.join()
     signal.raise_signal(signal.SIGTERM)
     assert preemption.stop_requested()
+
+
+STUCK = """
+import hashlib
+from naturel_jax.devices import preemption
+from tfds_naturel.common import cli
+
+def main(arguments):
+    preemption.install_handler()
+    with preemption.interruptible():
+        print("ready", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 31)  # half an hour in a library
+
+cli.run(main)
+"""
+
+
+def test_stop_ends_work_in_a_library_that_does_not_return():
+    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        try:
+            assert process.wait(300) == cli.STOPPED
+        finally:
+            process.kill()
+
+
+def test_work_that_cannot_be_stopped_is_left_behind(handled):
+    finished = threading.Event()
+    assert preemption.abandonable(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        preemption.abandonable(lambda: 1 // 0)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(Stopped):
+        preemption.abandonable(lambda: finished.wait(600))
+    assert not finished.is_set()
+    finished.set()
 
 
 def test_without_the_handler_signals_keep_their_meaning():
