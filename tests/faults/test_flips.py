@@ -32,7 +32,7 @@ class Kept:
         raw.data.dir, raw.data.cache, raw.data.cache_dir = str(self.now / "data"), "decoded", str(self.now / "cache")
         raw.data.batch_size, raw.duration, raw.optim.warmup = 8, "6 steps", "0 steps"
         raw.checkpoint.every = "2 steps"
-        raw.eval.benchmarks, raw.eval.during, raw.eval.naturel = (), {}, ""
+        raw.eval.benchmarks, raw.eval.during = (), {}
         self.config = c.load(raw)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
             patch.setattr(preemption, "stop_requested", lambda: len(self.losses()) >= 3)
