@@ -5,11 +5,17 @@ object store.
 and ``meta`` (JSON: model sizes, processor, config, versions). The step number is also the data position.
 """
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+import random
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -23,6 +29,8 @@ from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
+_UNFINISHED, _REMOVED = ocp.path.atomicity.TMP_DIR_SUFFIX, ".removed-"
+
 
 class _Manager(ocp.CheckpointManager):
     """Does not ask JAX whether to stop. JAX lets processes agree on the highest number that they asked with, plus one:
@@ -31,6 +39,33 @@ class _Manager(ocp.CheckpointManager):
 
     def reached_preemption(self, step: int) -> bool:
         return False
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Ignores what comes after its end. When an array cannot be written, Orbax ends its loop, and TensorStore reports
+    each of the others to it, which would print a traceback each."""
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Any, *arguments: Any, context: Any = None
+    ) -> asyncio.Handle:
+        if self.is_closed():
+            return asyncio.Handle(callback, arguments, self, context)
+        return super().call_soon_threadsafe(callback, *arguments, context=context)
+
+
+class _Loops(asyncio.DefaultEventLoopPolicy):
+    _loop_factory = _Loop
+
+
+class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """A checkpoint that is being written. The name is of one owner of the folder only: another can neither write into
+    it nor give it its final name."""
+
+    owner = ""  # the same in all processes of a run, and different at each start
+
+    @classmethod
+    def from_final(cls, final_path: epath.Path, **options: Any) -> "_Unfinished":
+        return cls(final_path.with_name(f"{final_path.name}{_UNFINISHED}-{cls.owner}"), final_path, **options)
 
 
 class Checkpoints:
@@ -45,17 +80,45 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            background = ocp.AsyncOptions(post_finalization_callback=self._write_manifest)
-            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, async_options=background)
+            asyncio.set_event_loop_policy(_Loops())
+            _Unfinished.owner = f"{int(multihost_utils.broadcast_one_to_all(np.uint32(random.getrandbits(32)))):08x}"
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
+                temporary_path_class=_Unfinished,
+            )
             self._manager = _Manager(self.directory, options=options)
         return self._manager
+
+    def _remove_unfinished(self) -> None:
+        """Removes what saves have left that failed, or whose process was killed. One that was only paused, and has lost
+        its lease, then has nothing to give a final name to. The folders get another name first: removing takes time."""
+        if jax.process_index() > 0 or in_store(self.directory):
+            return
+        storage.check_leases(self.directory)
+        for name in storage.names(self.directory):
+            if _UNFINISHED in name or name.startswith(_REMOVED):
+                path = self.directory / f"{_REMOVED}{uuid.uuid4().hex}"
+                (self.directory / name).rename(path)
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Explains a failed save, and removes it."""
+        try:
+            with failures_explained(self.directory):
+                yield
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._remove_unfinished()
+            raise
 
     def save(self, step: int, arrays: dict[str, Any], meta: dict[str, Any], *, wait: bool = False) -> None:
         """Saves the items ``arrays`` (trees) and ``meta`` in the background; ``wait`` blocks until all is on disk.
 
         Raises OSError if this checkpoint or the one before it could not be written."""
         storage.check_leases(self.directory)
-        with failures_explained(self.directory):
+        with self._explained():
             if self._uploads:
                 if step != self._saving:
                     self._uploads.save(step, arrays, meta)
@@ -77,7 +140,7 @@ class Checkpoints:
         oldest checkpoint; an error here prevents both."""
         if jax.process_index() == 0:
             storage.check_leases(self.directory)
-            manifest.write(self.directory / f"{self._saving}{ocp.path.atomicity.TMP_DIR_SUFFIX}")
+            manifest.write(_Unfinished.from_final(self.directory / str(self._saving)).get())
 
     def restore(
         self, arrays: dict[str, Any], check: Callable[[dict[str, Any]], None]
@@ -90,6 +153,7 @@ class Checkpoints:
         used. Raises UserError if all were damaged, OSError if a checkpoint could not be read for any other reason (it
         is left as it is).
         """
+        self._remove_unfinished()
         items = {name: ocp.args.StandardRestore(tree) for name, tree in arrays.items()}
         for step in reversed(saved_steps(self.directory.parent)):
             try:
@@ -125,7 +189,7 @@ class Checkpoints:
                 self._uploads.close()
         if self._manager is not None:
             manager, self._manager = self._manager, None
-            with failures_explained(self.directory):
+            with self._explained():
                 manager.close()
 
 

@@ -1,6 +1,5 @@
 """The results of a finished run: ``scores.json`` in its folder, which only this module reads and writes."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -37,7 +36,7 @@ class Record(NamedTuple):
 
 def write(folder: epath.Path, record: Record) -> None:
     """Marks the run in ``folder`` as finished."""
-    storage.write(folder / FILE, json.dumps({**record.request, **record.finished._asdict()}, indent=1))
+    storage.write_json(folder / FILE, {**record.request, **record.finished._asdict()})
 
 
 def read(folder: epath.Path) -> Record | None:

@@ -50,7 +50,7 @@ def evaluate(
             scored.append((benchmark, done))
             continue
         start = time.perf_counter()
-        embedded = cosines(benchmark.whole.items, cached)
+        embedded = preemption.abandonable(functools.partial(cosines, benchmark.whole.items, cached))
         norms, known = _text_norms(benchmark, encoder, params), found(whole, trained_on)
         result = results.save(out, name, benchmark, pair, embedded, norms, known)
         scored.append((benchmark, result))

@@ -1,17 +1,22 @@
 """SIGTERM and Ctrl-C: the process ends at the next safe point, and the same command continues its work.
 
 The training loop calls ``stop_requested`` after each step, and saves before it stops. Other long work (an evaluation,
-drawing data, a suite) calls ``check``, which raises ``Stopped``; work that cannot call it midway (a download) runs in
-``interruptible``. Without ``install_handler``, none of them does anything.
+drawing data, a suite) calls ``check``, which raises ``Stopped``. Work that cannot call it midway runs in
+``interruptible`` if the same command does it again (a download), or else as ``abandonable`` (a compilation between two
+steps). Without ``install_handler``, none of them does anything.
 """
 
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from types import FrameType
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -22,7 +27,11 @@ from tfds_naturel.common.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _DONE, _STOPPED, _FAILED = range(3)
+_POLL_S = 0.2
+_PATIENCE_S = 1.0  # for Python to run its handler, which it does between two of its own instructions
 
 
 @dataclasses.dataclass
@@ -41,6 +50,7 @@ class _Work(threading.local):
 
 
 _state, _work = _State(), _Work()
+_main = _work.__dict__  # that of the thread which imports this module, the main one
 
 
 def install_handler() -> None:
@@ -55,6 +65,21 @@ def install_handler() -> None:
     else:
         signal.signal(signal.SIGTERM, _request)
         signal.signal(signal.SIGINT, _request)
+        received, sent = os.pipe()
+        os.set_blocking(sent, False)
+        signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
+        threading.Thread(target=_watch, args=(received, _state), name="signals", daemon=True).start()
+
+
+def _watch(received: int, state: _State) -> None:
+    """Ends interruptible work from a thread of its own once a signal has come: while the main thread is in a library
+    (XLA compiles for a minute, a store's answer takes as long), Python does not run its handler."""
+    os.read(received, 1)
+    time.sleep(_PATIENCE_S)
+    while not state.stopping:
+        if _main.get("interruptible"):
+            _leave()
+        time.sleep(_POLL_S)
 
 
 def _request(number: int, frame: FrameType | None) -> None:
@@ -62,8 +87,12 @@ def _request(number: int, frame: FrameType | None) -> None:
     _LOG.warning("%s: stopping as soon as it is safe; a second signal kills the process", signal.Signals(number).name)
     _kill_on_next_signal()
     if _work.interruptible:
-        _LOG.warning("stopped, with nothing to save; run the same command again to continue")
-        cli.leave(cli.STOPPED)
+        _leave()
+
+
+def _leave() -> None:
+    _LOG.warning("stopped, with nothing to save; run the same command again to continue")
+    cli.leave(cli.STOPPED)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -114,6 +143,29 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         _work.interruptible = outer
+
+
+def abandonable(work: Callable[[], T]) -> T:
+    """``work()``, computed by another thread, which is left behind if the process should stop meanwhile: this raises
+    Stopped at once, and the caller can save. The process then ends without waiting for the thread. Under
+    ``jax.distributed``, where all processes stop together, ``work()`` is finished first.
+    """
+    if not _state.installed or jax.distributed.is_initialized():
+        return work()
+    result = Future[T]()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    worker = threading.Thread(target=run, name=cli.LEFT_BEHIND, daemon=True)
+    worker.start()
+    while worker.is_alive():
+        check()
+        worker.join(_POLL_S)
+    return result.result()
 
 
 def on_first_process(work: Callable[[], None]) -> None:

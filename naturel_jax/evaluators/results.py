@@ -152,9 +152,9 @@ def write(folder: epath.Path, result: Result, table: pa.Table) -> None:
     if not in_store(folder):
         folder.mkdir(parents=True, exist_ok=True)
     rows = io.BytesIO()
-    pq.write_table(table, rows, compression="zstd")
+    pq.write_table(table, rows, compression="zstd", write_page_checksum=True)
     storage.write(folder / "items.parquet", rows.getvalue())
-    storage.write(folder / "scores.json", json.dumps({"version": VERSION, **dataclasses.asdict(result)}, indent=1))
+    storage.write_json(folder / "scores.json", {"version": VERSION, **dataclasses.asdict(result)})
 
 
 def _table(
@@ -190,7 +190,7 @@ def load(out: Path) -> list[Result]:
 
 def _read(path: Path) -> Result:
     try:
-        row = parse_json(path.read_text())
+        row = storage.unsealed(parse_json(path.read_text()))
         check_version(path, row.pop("version", 0))
         metrics = {name: _metric(fields) for name, fields in row.pop("metrics", {}).items()}
         return Result(**(_checked(row) | {"problems": tuple(row["problems"]), "metrics": metrics}))
@@ -263,7 +263,9 @@ def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = (
     path = folder_of(out, model, benchmark) / "items.parquet"
     if not path.exists():
         raise FileNotFoundError(f"{path}: not found; evaluate {model!r} on {benchmark!r} first")
-    table = pq.read_table(path, columns=[name for name in pq.read_schema(path).names if name not in without])
+    with reading_arrow(path, f"evaluate {model!r} again"):
+        wanted = [name for name in pq.read_schema(path).names if name not in without]
+        table = pq.read_table(path, columns=wanted, page_checksum_verification=True)
     check_version(path, int((table.schema.metadata or {}).get(b"version", 0)))
     if not _same_evaluation(table.schema, path.with_name("scores.json")):
         raise UserError(f"{path}: its rows are not those that scores.json is about; evaluate {model!r} again")

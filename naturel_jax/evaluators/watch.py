@@ -1,6 +1,6 @@
 """Evaluates the checkpoints of a run as they appear: ``<out>/<step>.json`` for each."""
 
-import json
+import functools
 import logging
 import os
 import time
@@ -56,11 +56,12 @@ def watch(
             model = Model(loaded.config, Compute(dtype=dtype))
             held_out = [hold_out(benchmark, trained_on) for benchmark in benchmarks]
             evaluator = Evaluator(model, loaded.processor, held_out, mesh=mesh, batch_size=batch_size)
-        scores = saved["scores"] | evaluator.scores(loaded.params, missing)
+        score = functools.partial(evaluator.scores, loaded.params, missing)
+        scores = saved["scores"] | preemption.abandonable(score)
         left_out = saved.get("left_out", {}) | evaluator.left_out
         done = {"benchmarks": [*saved["benchmarks"], *missing], "scores": scores, "left_out": left_out}
         fields = saved | {"step": step, **done}
-        storage.write(path, json.dumps(fields, indent=1))
+        storage.write_json(path, fields)
         headline = {metric: value for metric, value in scores.items() if is_headline(metric)}
         print(f"step {step}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in headline.items()), flush=True)
 

@@ -109,7 +109,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     }
     started = time.monotonic()
     try:
-        program = training.step.lower(state, batch).compile()  # type: ignore[attr-defined]
+        program = training.step.lower(state, batch).compile()
     except jax.errors.JaxRuntimeError as error:
         if (temporaries := compiled.refused(str(error))) is None:
             raise
@@ -129,7 +129,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "needed": needed,
         "fits": result["usable"] is None or needed <= result["usable"],
     }
-    found = compiled.collectives(program.as_text(), mesh.size // hosts(mesh))
+    found = compiled.collectives(program.as_text() or "", mesh.size // hosts(mesh))
     result["collectives"] = [one._asdict() for one in found]
     device_flops = step.computed(model.compute.remat, config.objective.chunks) / mesh.size
     traffic = sizes.argument_size_in_bytes + memory.per_device(state) + 2 * sizes.temp_size_in_bytes

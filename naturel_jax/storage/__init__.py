@@ -1,9 +1,7 @@
 """How the state of a run is written, on a disk or in an object store: ``storage.write`` and so on."""
 
+from naturel_jax.storage.leases import InUse, Lease, lease
 from naturel_jax.storage.state import (
-    Holder,
-    InUse,
-    Lease,
     absolute,
     append,
     check_leases,
@@ -11,21 +9,20 @@ from naturel_jax.storage.state import (
     create,
     delete,
     exists,
-    lease,
     names,
     naming,
     numbered,
     read,
     read_json,
     read_json_lines,
-    read_versioned,
-    replace,
+    sealed,
+    unsealed,
     unused_name,
     write,
+    write_json,
 )
 
 __all__ = [
-    "Holder",
     "InUse",
     "Lease",
     "absolute",
@@ -42,8 +39,9 @@ __all__ = [
     "read",
     "read_json",
     "read_json_lines",
-    "read_versioned",
-    "replace",
+    "sealed",
+    "unsealed",
     "unused_name",
     "write",
+    "write_json",
 ]

@@ -9,7 +9,8 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,7 +60,7 @@ def load_or_make(folder: Path, load: Callable[[], T | None], make: Callable[[], 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Describes what is in ``folder``. Written last, so its presence means that everything is there."""
-    storage.write(epath.Path(folder / META), json.dumps(meta, indent=1))
+    storage.write_json(epath.Path(folder / META), meta)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -75,7 +76,23 @@ def files_in(folder: Path) -> list[Path]:
 
 def checksums(folder: Path) -> dict[str, str]:
     """The XXH3 of each of ``files_in``, by name."""
-    return {path.name: xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in files_in(folder)}
+    return _checksums(files_in(folder))
+
+
+def _checksums(paths: Sequence[Path]) -> dict[str, str]:
+    with ThreadPoolExecutor() as pool:
+        return dict(zip((path.name for path in paths), pool.map(_checksum, paths), strict=True))
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
+
+
+def damaged(folder: Path, expected: Mapping[str, str]) -> list[str]:
+    """The names of files that are missing, or whose ``checksums`` are not as ``expected``."""
+    found = _checksums([folder / name for name in expected if (folder / name).is_file()])
+    return [name for name, checksum in expected.items() if found.get(name) != checksum]
 
 
 def write_block(path: Path, content: bytes) -> None:

@@ -1,31 +1,37 @@
-"""How the state of a run is written: atomic replacement, exclusive creation, appending, leases.
+"""How the state of a run is written: atomic replacement, exclusive creation, appending.
 
 Paths are ``etils.epath`` paths, on a disk or in an object store (``gs://``, ``s3://``); nothing here uses etils' own
 access to object stores, which changes when TensorFlow is installed. Errors are those of the disk, or in a store, those
 of ``object_stores.Location``.
 """
 
-import atexit
 import contextlib
-import dataclasses
-import functools
 import itertools
 import json
 import os
 import shutil
-import socket
-import threading
-import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import xxhash
 from etils import epath
 
 from naturel_jax.storage import scratch
 from naturel_jax.storage.object_stores import ABSENT, Changed, Location, in_store
 from tfds_naturel.common.errors import Unavailable, UserError
 from tfds_naturel.common.files import parse_json
+
+SEAL = "xxh3_of_rest"  # the field with the checksum of the others
+
+guards: dict[epath.Path, Callable[[], None]] = {}  # absolute folder -> what raises if this process lost its lease on it
+
+
+def check_leases(path: epath.Path) -> None:
+    """Raises UserError if this process held a lease on a folder around ``path`` and has lost it to another."""
+    for folder in absolute(path).parents:
+        if folder in guards:
+            guards[folder]()
 
 
 @contextlib.contextmanager
@@ -40,15 +46,15 @@ def naming(path: epath.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _partial(path: epath.Path) -> Iterator[epath.Path]:
+def partial(path: epath.Path) -> Iterator[epath.Path]:
     """Yields a path next to ``path`` for its new content, and removes that file at the end, if the disk allows."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with naming(path):
-            yield partial
+            yield new
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink()
+            new.unlink()
 
 
 def write(path: epath.Path, content: str | bytes) -> None:
@@ -60,13 +66,13 @@ def write(path: epath.Path, content: str | bytes) -> None:
         check_leases(path)
         Location(path).put(data)
         return
-    with _partial(path) as partial:
-        with open(partial, "wb") as file:
+    with partial(path) as new:
+        with open(new, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         check_leases(path)  # as late as possible: another process may take over at any moment
-        partial.replace(path)
+        new.replace(path)
 
 
 def create(path: epath.Path, text: str) -> bool:
@@ -77,37 +83,12 @@ def create(path: epath.Path, text: str) -> bool:
             Location(path).put(text.encode(), ABSENT)
             return True
         return False
-    with _partial(path) as partial:
-        partial.write_text(text)
+    with partial(path) as new:
+        new.write_text(text)
         try:
-            os.link(partial, path)  # unlike a rename, a link does not replace what is there
+            os.link(new, path)  # unlike a rename, a link does not replace what is there
         except FileExistsError:
             return False
-    return True
-
-
-def read_versioned(path: epath.Path) -> tuple[str, str]:
-    """(text, version) of ``path``, for ``replace``."""
-    if not in_store(path):
-        return (text := read(path)), text
-    content, version = Location(path).get()
-    return content.decode(), version
-
-
-def replace(path: epath.Path, text: str, version: str) -> bool:
-    """Replaces the content of ``path`` if it still has ``version``; returns whether it had. In an object store, exactly
-    one of several processes succeeds; on a disk, another may write between the comparison and the write."""
-    if in_store(path):
-        with contextlib.suppress(Changed, FileNotFoundError):
-            Location(path).put(text.encode(), version)
-            return True
-        return False
-    try:
-        if read(path) != version:
-            return False
-    except FileNotFoundError:
-        return False
-    write(path, text)
     return True
 
 
@@ -147,17 +128,38 @@ def read(path: epath.Path) -> str:
         return path.read_text()
 
 
+def sealed(fields: dict[str, Any], indent: int | None = None) -> str:
+    """``fields`` as JSON, with their checksum, by which ``unsealed`` notices any that changed."""
+    return json.dumps({**fields, SEAL: xxhash.xxh3_64_hexdigest(json.dumps(fields).encode())}, indent=indent)
+
+
+def unsealed(value: Any) -> Any:
+    """What was ``sealed``, from its parsed JSON; anything without a checksum as it is. Raises ValueError."""
+    if not isinstance(value, dict) or SEAL not in value:
+        return value
+    fields = {name: value[name] for name in value if name != SEAL}
+    if sealed(fields) != json.dumps({**fields, SEAL: value[SEAL]}):
+        raise ValueError(f"damaged or edited: its {SEAL!r} is not that of the rest")
+    return fields
+
+
+def write_json(path: epath.Path, fields: dict[str, Any]) -> None:
+    """Writes ``fields`` as ``write`` does, sealed."""
+    write(path, sealed(fields, indent=1))
+
+
 def read_json(path: epath.Path) -> Any:
-    """The JSON in ``path``. Raises UserError naming the file if it is truncated or not JSON."""
+    """The JSON in ``path``, unsealed. Raises UserError naming the file if it is damaged or not JSON."""
     try:
-        return parse_json(read(path))
+        return unsealed(parse_json(read(path)))
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); move it away to continue without it") from error
 
 
 def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The JSON objects in ``path``, one per line, each with a ``step``; [] if there is no such file. An incomplete last
-    line is skipped: its write was interrupted. Raises UserError naming any other line that is not such an object."""
+    """The JSON objects in ``path``, one per line, unsealed, each with a ``step``; [] if there is no such file. An
+    incomplete last line is skipped: its write was interrupted. Raises UserError naming any other line that is not such
+    an object, or damaged."""
     try:
         text = read(path)
     except FileNotFoundError:
@@ -170,7 +172,7 @@ def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
         if not line.endswith("\n"):
             break
         try:
-            row = parse_json(line)
+            row = unsealed(parse_json(line))
         except ValueError as error:
             raise UserError(
                 f"{path} line {number}: not JSON ({error}); remove the line to continue without it"
@@ -248,145 +250,3 @@ def check_writable(folder: epath.Path, needed_bytes: int = 0, flag: str = "--wor
             f"{needed_bytes / 1e9:.2f} GB: free some space or choose another with "
             f"{'--workdir' if disk == folder else 'the environment variable XDG_CACHE_HOME'}"
         )
-
-
-# ---- Leases ---------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Holder:
-    """The holder of a lease: unique token, host, process id, and when it took and last renewed it (Unix seconds)."""
-
-    token: str
-    host: str
-    process: int
-    since: float
-    heartbeat: float
-
-    def __str__(self) -> str:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
-        return f"process {self.process} on {self.host} since {since}"
-
-    def gone(self, expires_s: float) -> bool:
-        """Whether the process has ended: looked up on this host, else true once its heartbeat is ``expires_s`` old."""
-        if self.host != socket.gethostname():
-            return time.time() - self.heartbeat > expires_s
-        if self.process == os.getpid():  # a restarted container reuses process ids
-            return self.token not in _tokens
-        try:
-            os.kill(self.process, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # alive, but another user's
-            return False
-        return False
-
-
-class Lease:
-    """A held lease. ``check`` raises once another process has taken it over."""
-
-    def __init__(self, path: epath.Path, holder: Holder):
-        self._path, self._holder = path, holder
-
-    def check(self) -> None:
-        """Raises UserError if this process is no longer the owner, and so must not write."""
-        holder, _ = _holder(self._path)
-        if holder is None or holder.token != self._holder.token:
-            raise UserError(
-                f"{self._path.parent}: this process has lost its lease, which {holder or 'no one'} holds now; it stops "
-                "without writing. Let the other run finish, or choose another --workdir"
-            )
-
-    def renew(self) -> None:
-        """Updates the heartbeat. Raises what ``check`` raises, as every ``write`` in a leased folder does."""
-        found, version = _holder(self._path)
-        renewed = json.dumps(dataclasses.asdict(dataclasses.replace(self._holder, heartbeat=time.time())))
-        if found is None or found.token != self._holder.token or not replace(self._path, renewed, version):
-            self.check()
-
-
-_held: dict[epath.Path, Lease] = {}  # absolute folder -> lease of this process
-_tokens = set[str]()  # tokens of the leases that this process holds or is about to take
-
-
-def check_leases(path: epath.Path) -> None:
-    """Raises UserError if this process held a lease on a folder around ``path`` and has lost it to another."""
-    for folder in absolute(path).parents:
-        if folder in _held:
-            _held[folder].check()
-
-
-class InUse(UserError):
-    """Another process holds the lease on ``folder``."""
-
-    def __init__(self, folder: epath.Path, holder: object):
-        super().__init__(f"{folder} is in use by {holder}; wait for it, stop it, or choose another --workdir")
-        self.folder = folder
-
-
-@contextlib.contextmanager
-def lease(folder: epath.Path, expires_s: float = 120.0) -> Iterator[Lease]:
-    """Holds a lease on ``folder`` for this process, renews it in the background, and releases it on exit.
-
-    Raises InUse if another process holds it: a live one on this host, or one on another host whose heartbeat is
-    less than ``expires_s`` old.
-    """
-    path, now = folder / "lease.json", time.time()
-    mine = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, now)
-    _tokens.add(mine.token)
-    if not _take(path, mine, expires_s):
-        raise InUse(folder, _holder(path)[0] or "another process")
-    held, ended = Lease(path, mine), threading.Event()
-    release = functools.partial(_release, path, mine)
-    atexit.register(release)  # if the process ends without leaving this block
-    _held[absolute(folder)] = held
-
-    def renew() -> None:
-        while not ended.wait(expires_s / 6):
-            with contextlib.suppress(OSError, UserError):  # the next write calls check, which reports it
-                held.renew()
-
-    renewal = threading.Thread(target=renew, name="lease", daemon=True)
-    renewal.start()
-    try:
-        yield held
-    finally:
-        ended.set()
-        renewal.join()
-        del _held[absolute(folder)]
-        release()
-        atexit.unregister(release)
-
-
-def _take(path: epath.Path, mine: Holder, expires_s: float) -> bool:
-    """Whether ``mine`` has become the holder, because there was none or it is gone."""
-    text = json.dumps(dataclasses.asdict(mine))
-    holder, version = _holder(path)
-    if holder is None or not holder.gone(expires_s):
-        return holder is None and create(path, text)
-    if in_store(path):
-        return replace(path, text, version)
-    path.unlink(missing_ok=True)
-    return create(path, text)
-
-
-def _release(path: epath.Path, mine: Holder) -> None:
-    with contextlib.suppress(Unavailable):  # the lease then expires
-        if (holder := _holder(path)[0]) is not None and holder.token == mine.token:
-            delete(path)
-
-
-def _holder(path: epath.Path) -> tuple[Holder | None, str]:
-    """(holder, version of its file)."""
-    version = ABSENT
-    try:
-        text, version = read_versioned(path)
-        holder = Holder(**parse_json(text))
-        times = (float(holder.since), float(holder.heartbeat))
-        if not (0 < int(holder.process) < 1 << 31 and all(0 <= time < 1 << 40 for time in times)):
-            raise ValueError("no process")
-        return Holder(str(holder.token), str(holder.host), int(holder.process), *times), version
-    except FileNotFoundError:
-        return None, ABSENT
-    except (ValueError, TypeError, OverflowError):  # the disk failed while it was being written
-        return Holder("", "unknown", 0, 0.0, 0.0), version

@@ -25,7 +25,6 @@ from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import make_mesh, warm_up_collectives
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator, read_benchmarks
-from naturel_jax.losses.batch import Batch
 from naturel_jax.training import first_batch, frozen, observe, optim, ready, run_folder, train
 from naturel_jax.training.calibration import calibrated
 from naturel_jax.training.choices import make_model, resolve
@@ -68,12 +67,14 @@ def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, sco
         start = make_start(config, init, folder, sources, mesh)
         evaluator = make_evaluator(config, benchmarks, start.model, start.processor, trained_on, mesh)
         if sources:
-            sources = frozen.embed_sources(config, start, sources, mesh)
-            sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
-            training = make_training(config, start, sources, mesh, run_folder.saved_choices(folder))
+            with preemption.interruptible():
+                sources = frozen.embed_sources(config, start, sources, mesh)
+                sources = datasets.decode_sources(config.data, sources, start.model.config.image.size)
+                training = make_training(config, start, sources, mesh, run_folder.saved_choices(folder))
             scores, intervals = train_and_evaluate(config, folder, training, evaluator, trained_on, watch)
         else:
-            scores, intervals = evaluator.scores_with_intervals(start.params, *run_folder.results_of(folder, config))
+            out = run_folder.results_of(folder, config)
+            scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(start.params, *out))
         found = Finished(scores, intervals, evaluator.left_out, evaluator.found(trained_on), evaluator.text_only())
         if jax.process_index() == 0:
             run_folder.write_finished(folder, config, found)
@@ -119,7 +120,7 @@ class Training(NamedTuple):
     schedule: train.Schedule
     learning_rate: optim.LearningRate
     loss: Loss
-    step: Callable[[train.State, Batch], tuple[train.State, train.Metrics]]
+    step: jax.stages.Wrapped
     state: train.State
 
 
@@ -149,7 +150,8 @@ def train_and_evaluate(
     schedule = training.schedule
     storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
-    first, state = restore_or_start(config, folder, checkpoints, training)
+    with preemption.interruptible():
+        first, state = restore_or_start(config, folder, checkpoints, training)
     model, processor = training.loss.model, training.start.processor
     choices = {"remat": model.compute.remat, "exchange": training.loss.layout.exchange}
     meta = make_meta(to_json(config), model.config, processor, trained_on.meta(), **choices)
@@ -162,7 +164,7 @@ def train_and_evaluate(
     def evaluate(done: int, state: train.State, names: Sequence[str]) -> None:
         try:
             with metrics.paused():
-                scores = evaluator.scores(state.evaluated, names)
+                scores = preemption.abandonable(lambda: evaluator.scores(state.evaluated, names))
                 metrics.evaluation(done, scores)
                 watch(done, scores)
         except Stopped:  # restarted from this step, the run evaluates first
@@ -189,6 +191,7 @@ def train_and_evaluate(
                     log=log,
                     flops=lambda batch: training.loss.step_flops(batch).model,
                     stop_requested=preemption.stop_requested,
+                    prepare=lambda *step: preemption.abandonable(lambda: training.step.lower(*step).compile()),
                     profile=trace,
                 )
             except train.NotFinite as error:
@@ -197,7 +200,7 @@ def train_and_evaluate(
         if not finished:
             raise Stopped(f"{config.name} stopped and saved in {folder}; run the same command again to continue")
         out = run_folder.results_of(folder, config)
-        scores, intervals = evaluator.scores_with_intervals(state.evaluated, *out)
+        scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(state.evaluated, *out))
         metrics.evaluation(schedule.total, scores)
         return scores, intervals
 

@@ -34,12 +34,14 @@ from tfds_naturel.common.errors import UserError
 def leased(folder: epath.Path, config: Config) -> Iterator[None]:
     """Holds a lease on the folder for this run (the first process holds it for all), and records the config in it.
     Raises UserError if another run holds it, or has taken a step in it."""
-    if jax.process_index() > 0:
-        yield
-        return
-    with storage.lease(folder):
-        if not has_started(folder, config):
-            _begin(folder, config)
+    with contextlib.ExitStack() as stack:
+
+        def take() -> None:
+            stack.enter_context(storage.lease(folder))
+            if not has_started(folder, config):
+                _begin(folder, config)
+
+        preemption.on_first_process(take)
         yield
 
 
@@ -116,7 +118,7 @@ def write_config(folder: epath.Path, config: Config, extended: Sequence[Mapping[
     record: dict[str, Any] = {"config": versions.to_json(config), "versions": checkpoint_meta.versions()}
     if extended:
         record["extended"] = extended
-    storage.write(folder / "config.json", json.dumps(record, indent=1))
+    storage.write_json(folder / "config.json", record)
 
 
 def check_same_run(folder: epath.Path, saved: dict[str, Any], config: Config) -> None:
@@ -172,7 +174,7 @@ def check_same_data(folder: epath.Path, contents: dict[str, dict[str, Any]]) -> 
         return
     path = folder / "data.json"
     if jax.process_index() == 0 and not ("data.json" in storage.names(folder) and checkpoint.saved_steps(folder)):
-        storage.write(path, json.dumps(contents, indent=1))
+        storage.write_json(path, contents)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("data.json")
     saved = storage.read_json(path)

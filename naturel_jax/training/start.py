@@ -1,7 +1,6 @@
 """What a run starts from: a model, its parameters and its processor; and the images that it trains on."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.training import run_folder
 from naturel_jax.training.choices import make_model
 from naturel_jax.weights import export
+from naturel_jax.weights.processor_files import malformed
 
 _LOG = logging.getLogger(__name__)
 
@@ -85,7 +85,8 @@ def _processor_from_scratch(sizes: TwoTowerConfig, folder: epath.Path, sources: 
     path = folder / "processor.json"
     if jax.process_index() == 0 and not (path.name in storage.names(folder) and checkpoint.saved_steps(folder)):
         processor = from_scratch(sizes, (caption for source in sources for caption in source.items.texts))
-        storage.write(path, json.dumps(processor.to_dict()))
+        storage.write_json(path, processor.to_dict())
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("processor")
-    return Processor(**storage.read_json(path))
+    with malformed(path):
+        return Processor(**storage.read_json(path))

@@ -18,6 +18,7 @@ from naturel_jax.losses.batch import Batch
 from naturel_jax.models.two_tower import Params
 from naturel_jax.training import optim
 from naturel_jax.training.loss import Loss
+from tfds_naturel.common.errors import Stopped
 
 Metrics = dict[str, jax.Array]
 
@@ -59,7 +60,7 @@ def abstract(state: State) -> dict[str, Any]:
 
 def make_step(
     loss: Loss, tx: optax.GradientTransformation, state: State, mesh: Mesh, *, max_scale: float | None, ema: float = 0.0
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
+) -> jax.stages.Wrapped:
     """The jitted ``step(state, batch) -> (state, metrics)``; the state is donated.
 
     A step whose loss or gradient is not finite leaves the state as it was, and ``metrics['finite']`` is False.
@@ -140,14 +141,16 @@ def loop(
     log: Callable[[int, dict[str, float]], None],
     flops: Callable[[Batch], float],
     stop_requested: Callable[[], bool],
+    prepare: Callable[[State, Batch], object] = lambda state, batch: None,
     profile: Callable[[int], Any] = lambda number: contextlib.nullcontext(),
 ) -> tuple[State, bool]:
     """Runs the steps from ``start`` to the end. Returns the last state, and whether the run is finished (False: it was
     asked to stop, and has saved). The evaluation after the last step is left to the caller.
 
     ``save(steps done, state, wait)``, ``evaluate(steps done, state, benchmarks)`` and ``log(steps done, metrics)`` are
-    called when due; ``flops(batch)`` is added to the metrics; ``profile(number)`` is entered around each step. Raises
-    NotFinite; the newest checkpoint is then the last good one.
+    called when due; ``flops(batch)`` is added to the metrics; ``profile(number)`` is entered around each step.
+    ``prepare`` is called before a step with a batch of new shapes, to compile it, and may raise Stopped before that is
+    done. Raises NotFinite; the newest checkpoint is then the last good one.
     """
     # Simulated CPU devices deadlock when many steps with collectives are in flight, so there each step is read at once.
     read_at_once, pending = jax.default_backend() == "cpu", None
@@ -158,7 +161,18 @@ def loop(
             raise NotFinite(number, values["loss"], values["grad_norm"])
         log(number + 1, values | {"flops": flops})
 
+    prepared = set[tuple[tuple[int, ...], ...]]()
     for number, batch in zip(range(start, schedule.total), batches, strict=True):
+        if (shapes := tuple(map(jnp.shape, jax.tree.leaves(batch)))) not in prepared:
+            try:
+                prepare(state, batch)
+            except Stopped:
+                if pending:
+                    read(*pending)
+                if number > start:
+                    save(number, state, True)
+                return state, False
+            prepared.add(shapes)
         with profile(number), jax.transfer_guard("disallow"):  # an implicit transfer in a step is a bug
             state, metrics = step(state, batch)
         if pending:  # the previous step's metrics are read while this one runs

@@ -1,7 +1,6 @@
 """Where a run's numbers go: JSON lines, TensorBoard, Weights & Biases."""
 
 import contextlib
-import json
 import time
 import uuid
 from collections.abc import Callable
@@ -27,7 +26,7 @@ def open_all(config: Config, workdir: epath.Path, start: int, closing: contextli
 
     def append(step: int, values: Values) -> None:
         line = {"step": step, recorded.TIME: round(time.time(), 3), **values}
-        storage.append(lines, json.dumps(line) + "\n")
+        storage.append(lines, storage.sealed(line) + "\n")
 
     writers: list[Writer] = [append]
     if config.tensorboard:
@@ -41,7 +40,7 @@ def drop_lines(path: epath.Path, start: int) -> None:
     """Removes the lines of steps after ``start`` from a ``metrics.jsonl``, atomically."""
     rows = storage.read_json_lines(path)
     if path.name in storage.names(path.parent):
-        storage.write(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start))
+        storage.write(path, "".join(storage.sealed(row) + "\n" for row in rows if row["step"] <= start))
 
 
 def _tensorboard(folder: epath.Path, start: int, closing: contextlib.ExitStack) -> Writer:

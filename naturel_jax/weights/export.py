@@ -23,6 +23,7 @@ from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import family_of
 from naturel_jax.models.two_tower import Params, TwoTowerConfig
+from naturel_jax.storage import once
 from naturel_jax.weights import big_vision, hf, model_card, openclip, processor_files, tables
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import new_folder
@@ -87,6 +88,7 @@ def save(
         if options.trained_on:
             options.trained_on.save(epath.Path(work / trained_on_lib.FOLDER))
         processor_files.write(work, processor, family_of(config))
+        storage.write_json(epath.Path(work / processor_files.CHECKSUMS), once.checksums(work))
         (work / model_card.FILE).write_text(card, "utf-8")
 
 

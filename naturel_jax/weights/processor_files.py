@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import tokenizers
+from etils import epath
 from tokenizers import models, normalizers, pre_tokenizers
 
+from naturel_jax import storage
 from naturel_jax.data.text.processor import FILTERS, Processor
 from naturel_jax.data.text.tokenizer import clip_tokenizer, padded, templated
 from naturel_jax.models.families import FAMILIES, Family, Pixels, TokenizerConventions
 from naturel_jax.models.two_tower import TwoTowerConfig
+from naturel_jax.storage import once
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json, reading_tokenizer
 
 OWN = "processor.json"
+CHECKSUMS = "checksums.json"  # of the files of an export
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 _RESAMPLE = {int(value): name for name, value in FILTERS.items()}
 _RESIZE_MODES = {"shortest": "short", "squash": "square"}  # OpenCLIP's names and ours
@@ -87,7 +91,9 @@ _MALFORMED = (TypeError, LookupError, AttributeError, ArithmeticError)
 def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
     """The processor in processor.json, which our exports have, or None without that file. Raises UserError if it
     belongs to another model."""
-    path = folder / OWN
+    path, listed = folder / OWN, folder / CHECKSUMS
+    if listed.is_file():
+        _check(folder, storage.read_json(epath.Path(listed)))
     if not path.is_file():
         return None
     with malformed(path):
@@ -97,6 +103,15 @@ def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
     if sizes != expected:
         raise UserError(f"{path}: size and context are {sizes}, the model's {expected}")
     return processor
+
+
+def _check(folder: Path, expected: Mapping[str, str]) -> None:
+    """Raises UserError for a file that is not as it was exported. Files that were not copied are not missed."""
+    if wrong := once.damaged(folder, {name: value for name, value in expected.items() if (folder / name).is_file()}):
+        raise UserError(
+            f"{folder / wrong[0]}: not as it was exported (its checksum differs from that in {CHECKSUMS}); copy the "
+            f"folder again, or remove {CHECKSUMS} if you have changed the file on purpose"
+        )
 
 
 def hf_image(folder: Path, size: int) -> Pixels:

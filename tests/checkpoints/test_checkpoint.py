@@ -87,27 +87,47 @@ DAMAGE = {
 
 
 SAVE = """
-import contextlib, sys
-import jax.numpy as jnp
+import contextlib, resource
+import jax
 from naturel_jax.checkpoints.checkpoint import Checkpoints
 from tfds_naturel.common import cli
 
 def main(arguments):
     with contextlib.closing(Checkpoints(arguments[0], keep=3)) as checkpoints:
-        checkpoints.save(30, {"params": {"scale": jnp.float32(30)}}, {"step": 30}, wait=True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # as if the disk were full
+        arrays = {str(n): jax.random.normal(jax.random.key(n), (32, 1024)) for n in range(64)}
+        checkpoints.save(30, {"params": arrays}, {"step": 30}, wait=True)
 
 cli.run(main)
 """
 
 
 def test_failed_save_is_an_error_in_one_line(saved, tmp_path):
-    """In a process of its own, since Orbax leaves threads that wait for steps of the save that never come."""
+    """In a process of its own, since Orbax leaves threads that wait for steps of the save that never come. What there
+    is of the checkpoint is removed, and what a killed process has left, too."""
     workdir = shutil.copytree(saved, tmp_path / "run")
-    os.symlink(tmp_path / "nowhere" / "30", workdir / "checkpoints" / "30.orbax-checkpoint-tmp")
+    (workdir / "checkpoints" / "25.orbax-checkpoint-tmp").mkdir()
     done = subprocess.run([sys.executable, "-c", SAVE, workdir], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
-    assert "could not be saved in" in done.stderr.splitlines()[-1]
+    (line,) = (line for line in done.stderr.splitlines() if "TensorStore" not in line)
+    assert "could not be saved in" in line
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"10", "20"}
     assert restored(workdir) == 20
+
+
+def test_checkpoint_of_an_owner_that_was_paused_is_not_completed(saved, tmp_path, monkeypatch):
+    """Its lease was lost after the last check, before the rename."""
+    workdir = shutil.copytree(saved, tmp_path / "run")
+    paused, write = Checkpoints(str(workdir), keep=3), checkpoint.manifest.write
+
+    def overtaken(folder):
+        write(folder)
+        assert restored(workdir) == 20, "another owner begins"
+
+    monkeypatch.setattr(checkpoint.manifest, "write", overtaken)
+    with pytest.raises(OSError, match="could not be saved"):
+        paused.save(30, tree(30), {"step": 30}, wait=True)
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"10", "20"}
 
 
 def test_save_leaves_the_number_by_which_processes_agree_to_stop(tmp_path, monkeypatch):

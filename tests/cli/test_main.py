@@ -4,10 +4,13 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
+from etils import epath
 
 from naturel_jax import config as c
+from naturel_jax import storage
 from naturel_jax.cli import hints
 from naturel_jax.cli.config_flags import default_workdir
 from naturel_jax.config.settings import meanings
@@ -154,7 +157,8 @@ def test_default_workdir_is_named_after_config_and_argument():
 
 
 def test_workdir_in_use_by_another_process_is_rejected(tmp_path):
-    lease = '{"token": "t", "host": "elsewhere", "process": 7, "since": 0.0, "heartbeat": 1e12}'
-    (tmp_path / "lease.json").write_text(lease)
+    path, lease = epath.Path(tmp_path) / "lease.json", '{"token": "%d", "host": "elsewhere", "process": 7, "since": 0}'
+    storage.write(path, lease % 1)
+    threading.Timer(1, storage.write, (path, lease % 2)).start()
     with pytest.raises(UserError, match=r"is in use by process 7 on elsewhere since .*choose another --workdir"):
         run.run(tiny(), os.fspath(tmp_path))

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -23,7 +25,7 @@ from naturel_jax.devices import preemption
 from naturel_jax.evaluators.embed import Encoder
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from naturel_jax.storage import read_json_lines
+from naturel_jax.storage import leases, read_json_lines
 from naturel_jax.training import run
 from tests.helpers import benchmark_files, tiny_config
 from tests.helpers.suite_config import WORLD
@@ -100,6 +102,43 @@ def test_work_of_other_threads_does_not_make_the_main_thread_interruptible(handl
     assert preemption.stop_requested()
 
 
+STUCK = """
+import hashlib
+from naturel_jax.devices import preemption
+from tfds_naturel.common import cli
+
+def main(arguments):
+    preemption.install_handler()
+    with preemption.interruptible():
+        print("ready", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 31)  # half an hour in a library
+
+cli.run(main)
+"""
+
+
+def test_stop_ends_work_in_a_library_that_does_not_return():
+    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        try:
+            assert process.wait(300) == cli.STOPPED
+        finally:
+            process.kill()
+
+
+def test_work_that_cannot_be_stopped_is_left_behind(handled):
+    finished = threading.Event()
+    assert preemption.abandonable(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        preemption.abandonable(lambda: 1 // 0)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(Stopped):
+        preemption.abandonable(lambda: finished.wait(600))
+    assert not finished.is_set()
+    finished.set()
+
+
 def test_without_the_handler_signals_keep_their_meaning():
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
@@ -142,14 +181,13 @@ def test_twins_interrupted_at_any_item_are_then_complete(tmp_path):
 def test_only_one_process_writes_data_and_one_that_waits_can_be_stopped(tmp_path, handled, caplog):
     folder = tmp_path / "twins" / "scenes" / VERSION
     folder.mkdir(parents=True)
-    now = time.time()
-    holder = {"token": "t", "host": "elsewhere", "process": 7, "since": now, "heartbeat": now}
+    holder = {"token": "t", "host": "elsewhere", "process": 7, "since": time.time()}
     (folder / "lease.json").write_text(json.dumps(holder))
     signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(Stopped), caplog.at_level("INFO", datasets.__name__):
+    with pytest.raises(Stopped), caplog.at_level("INFO", leases.__name__):
         datasets.twins_directory(str(tmp_path), "scenes")
     assert [path.name for path in folder.iterdir()] == ["lease.json"]
-    assert "is in use by process 7 on elsewhere" in caplog.text
+    assert "held by process 7 on elsewhere" in caplog.text
 
 
 def test_stop_while_drawing_ends_the_run(tmp_path):

@@ -159,10 +159,10 @@ def test_scores(tmp_path, evaluation, monkeypatch, count):
 @every_count
 def test_lease(tmp_path, count):
     path = tmp_path / "lease.json"
-    path.write_text(json.dumps(dataclasses.asdict(storage.Holder("t", "elsewhere", 1, 0.0, 0.0))))
+    path.write_text(json.dumps({"token": "t", "host": "elsewhere", "process": 1, "since": 0.0}))
 
     def take() -> None:
-        with storage.lease(epath.Path(tmp_path)):
+        with storage.lease(epath.Path(tmp_path), period_s=0.01):
             pass
 
     fuzz([path], take, count, must_refuse=False)  # a damaged lease is a stale one

@@ -4,11 +4,9 @@ import concurrent.futures
 import datetime
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import google.auth
@@ -17,7 +15,7 @@ from etils import epath
 from google.auth.exceptions import RefreshError, TransportError
 
 from naturel_jax import storage
-from naturel_jax.storage import object_stores
+from naturel_jax.storage import leases, object_stores
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Unavailable, UserError
 
@@ -42,7 +40,7 @@ def test_write_replaces_and_read_returns_what_was_written(folder):
         storage.read(path)
     storage.write(path, "old")
     storage.write(path, "né\nw")
-    assert storage.read_versioned(path)[0] == "né\nw" and storage.names(folder) == ["state é.json"]
+    assert storage.read(path) == "né\nw" and storage.names(folder) == ["state é.json"]
     assert storage.exists(path) and not storage.exists(folder / "state")
     storage.delete(path)
     storage.delete(path)
@@ -55,16 +53,6 @@ def test_exactly_one_concurrent_create_succeeds(folder):
         created = list(pool.map(lambda n: storage.create(path, str(n)), range(16)))
     assert sum(created) == 1 and storage.read(path) == str(created.index(True))
     assert storage.names(folder) == ["lock"]
-
-
-def test_replace_needs_the_version_that_was_read(folder):
-    path = folder / "state"
-    assert not storage.replace(path, "new", "1")
-    storage.write(path, "first")
-    _, version = storage.read_versioned(path)
-    assert storage.replace(path, "second", version)
-    assert not storage.replace(path, "third", version)
-    assert storage.read(path) == "second"
 
 
 def test_lines_are_appended(folder):
@@ -85,43 +73,48 @@ def test_names_are_those_of_one_folder(folder):
     assert storage.names(folder / "2") == []
 
 
-def lease_of(host: str, process: int, heartbeat: float) -> str:
-    return json.dumps({"token": "t", "host": host, "process": process, "since": 1e9, "heartbeat": heartbeat})
+def lease_of(process: int) -> str:
+    return json.dumps({"token": "t", "host": "elsewhere", "process": process, "since": 1e9})
 
 
-def test_lease_is_refused_while_held_and_taken_over_from_the_dead(folder):
+def test_lease_is_refused_while_it_is_renewed_and_taken_over_from_the_dead(folder):
     path = folder / "lease.json"
-    storage.write(path, lease_of("elsewhere", 7, time.time()))
-    with pytest.raises(UserError, match="in use by process 7 on elsewhere since"), storage.lease(folder):
+    storage.write(path, lease_of(7))
+    renewing = threading.Timer(0.5, storage.write, (path, lease_of(8)))
+    renewing.start()
+    with pytest.raises(UserError, match="in use by process 8 on elsewhere since"), storage.lease(folder, 60):
         pass
-    storage.write(path, lease_of("elsewhere", 7, time.time() - 121))
-    with storage.lease(folder) as held:
+    renewing.join()
+    with storage.lease(folder, period_s=1) as held:
         held.renew()
         held.check()
         storage.write(folder / "state", "mine")
-        storage.write(path, lease_of("other", 8, time.time()))
-        with pytest.raises(UserError, match="has lost its lease, which process 8 on other"):
+        storage.write(path, lease_of(9))
+        with pytest.raises(UserError, match="has lost its lease, which process 9 on elsewhere"):
             held.check()
-    assert json.loads(storage.read(path))["host"] == "other"  # not ours to remove
+        held.renew()
+    assert json.loads(storage.read(path))["process"] == 9  # not ours to remove
     assert storage.read(folder / "state") == "mine"
 
 
 def test_lease_of_a_container_that_was_started_again_is_taken_over(folder):
     """It has the same host name and process id as the one that was killed."""
-    storage.write(folder / "lease.json", lease_of(socket.gethostname(), os.getpid(), time.time()))
-    with storage.lease(folder), pytest.raises(UserError, match="in use by process"), storage.lease(folder):
+    dead = leases.Lease(folder / "lease.json")
+    row = json.loads(dead._text())
+    storage.write(folder / "lease.json", json.dumps(row | {"started": row["started"].partition(" ")[0] + " 1"}))
+    with storage.lease(folder, 1e9), pytest.raises(UserError, match="in use by process"), storage.lease(folder):
         pass
 
 
 def test_one_of_several_takes_a_dead_lease_over(server):
     folder = epath.Path(server.url) / "takeover"
-    storage.write(folder / "lease.json", lease_of("elsewhere", 7, 0))
+    storage.write(folder / "lease.json", lease_of(7))
 
     refused = threading.Semaphore(0)
 
     def take(_):
         try:
-            with storage.lease(folder):
+            with storage.lease(folder, period_s=1):
                 return [refused.acquire(timeout=60) for _ in range(3)]
         except UserError:
             refused.release()

@@ -1,26 +1,13 @@
-"""Atomic writes, appends, and leases that give one process ownership of a folder."""
+"""Atomic writes and appends."""
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from etils import epath
 
 from naturel_jax import storage
 from tfds_naturel.common.errors import UserError
-
-HOLD = """
-import sys, time
-from etils import epath
-from naturel_jax import storage
-with storage.lease(epath.Path(sys.argv[1]), expires_s=0.6):
-    print("held", flush=True)
-    time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -77,30 +64,8 @@ def test_errors_name_truncated_files_and_garbage_lines(folder):
         storage.read_json_lines(path)
 
 
-def holder(folder) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def test_lease_names_a_live_holder_and_replaces_a_dead_one(folder):
-    process = holder(folder)
-    try:
-        expected = rf"in use by process {process.pid} on .* since 20.*--workdir"
-        with pytest.raises(UserError, match=expected), storage.lease(folder):
-            pass
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    with storage.lease(folder) as held:
-        held.check()
-    assert not (folder / "lease.json").exists()
-
-
-def test_heartbeat_is_renewed(folder):
-    with storage.lease(folder, expires_s=0.3):
-        first = json.loads((folder / "lease.json").read_text())["heartbeat"]
-        deadline = time.monotonic() + 20
-        while json.loads((folder / "lease.json").read_text())["heartbeat"] == first:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+def test_numbered_entries(folder):
+    for name in ("20", "3", "100", "20.broken", "x"):
+        (folder / name).mkdir()
+    assert storage.numbered(folder) == [3, 20, 100]
+    assert storage.numbered(folder / "none") == []

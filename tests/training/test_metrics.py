@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import subprocess
@@ -44,7 +43,7 @@ def test_logged_steps_last_step_and_evaluations_are_written(tmp_path, path):
         run.train(step, {"loss": 1 / step, "flops": 0.0})
     run.write(5, {"naturel/simple": 0.5})
     run.close()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = read_json_lines(path)
     assert [(line["step"], line.get("train/loss")) for line in lines] == [(2, 1 / 2), (4, 1 / 4), (5, 1 / 5), (5, None)]
     assert without_times(lines)[-1] == {"step": 5, "naturel/simple": 0.5}
     assert all(began <= line["wall_time"] <= time.time() + 0.001 for line in lines)

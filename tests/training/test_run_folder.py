@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 from etils import epath
 
 from naturel_jax import config as c
+from naturel_jax import storage
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.evaluators.results import LeftOut
 from naturel_jax.training import run, run_folder
@@ -28,8 +28,8 @@ def test_run_that_lost_its_lease_stops_without_writing(tmp_path):
     started = Run(workdir, "--config.duration=2000 steps", "--config.checkpoint.every=2 steps")
     wait_for(started, lambda: len(losses(workdir)) >= 5)
     started.process.send_signal(signal.SIGSTOP)  # as if its machine had been suspended
-    other = {"token": "other", "host": "elsewhere", "process": 7, "since": 0.0, "heartbeat": time.time()}
-    (workdir / "lease.json").write_text(json.dumps(other))
+    other = {"token": "other", "host": "elsewhere", "process": 7, "since": 0.0}
+    storage.write(epath.Path(workdir / "lease.json"), json.dumps(other))  # another file: this one is the run's
     before, lines = contents(workdir), losses(workdir)
     started.process.send_signal(signal.SIGCONT)
     assert started.wait() == 2, started.output()[-3000:]
@@ -102,7 +102,7 @@ def test_what_scores_leave_out_is_noted_with_them(tmp_path):
 
     whole = [LeftOut("A (b)", "naturel", 96, 0, {}), LeftOut("A (b)", "my", 12, 4, ways)]
     assert left_out("A (b)") == whole
-    saved = json.loads((tmp_path / "scores.json").read_text())
+    saved = storage.read_json(epath.Path(tmp_path / "scores.json"))
     before = {name: value for name, value in saved.items() if name != "found"}
     (tmp_path / "scores.json").write_text(json.dumps(before))  # of a version that did not note it
     assert [(row.benchmark, row.left_out, row.found) for row in left_out("A")] == [

@@ -22,6 +22,7 @@ from naturel_jax.training.optim import OPTIMIZERS
 from naturel_jax.training.start import make_start
 from tests.helpers import tiny_config
 from tests.helpers.worlds import data_dir
+from tfds_naturel.common.errors import Stopped
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -227,6 +228,31 @@ def test_stop_request_saves_and_ends_the_loop():
     events, end = recorded(0, stop_after=3)
     assert events == [("evaluate", 2, 2, ["a"]), ("save", 3, 3, True)] and end == (3, False)
     assert recorded(0, stop_after=6)[1] == (6, True)
+
+
+@pytest.mark.parametrize(("compiles", "saved"), [(0, []), (3, [(3, 3, True)])])
+def test_stop_while_a_step_compiles_saves_the_steps_before_it(compiles, saved):
+    events = []
+
+    def prepare(state, batch):
+        if len(batch) == 2:
+            raise Stopped
+
+    result = {"loss": np.float32(0), "grad_norm": np.float32(1), "finite": np.bool_(True)}
+    end = train.loop(
+        lambda state, batch: (state + 1, result),
+        0,
+        iter([np.zeros(2 if n == compiles else 1) for n in range(6)]),
+        start=0,
+        schedule=SCHEDULE._replace(evaluate_every={}),
+        save=lambda *arguments: events.append(arguments),
+        evaluate=lambda *_: None,
+        log=lambda *_: None,
+        flops=lambda batch: 0.0,
+        stop_requested=lambda: False,
+        prepare=prepare,
+    )
+    assert end == (compiles, False) and events == saved
 
 
 def test_nonfinite_loss_error_has_the_step():

@@ -10,9 +10,11 @@ import atexit
 import contextlib
 import logging
 import os
+import resource
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -20,7 +22,8 @@ from typing import NoReturn
 from tfds_naturel.common.errors import Stopped, Unavailable, UserError
 
 DONE, BUG, USER_ERROR, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
-_EXIT_HANDLERS_S = 10
+LEFT_BEHIND = "left behind"  # name of threads whose work nobody waits for any more
+_EXIT_HANDLERS_S = 5
 
 
 def set_up_logging() -> None:
@@ -57,12 +60,38 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
         elif isinstance(error, KeyError) and str(error.args[0]).endswith("://"):  # raised by etils for https://...
             print(f"{command()}: error: a path is at {error.args[0]}, which is not read or written", file=sys.stderr)
             code = USER_ERROR
+        elif shortage := _out_of_memory(error):
+            print(f"{command()}: error: {shortage}", file=sys.stderr)
+            code = USER_ERROR
         else:
             traceback.print_exc()
             code = BUG
-    if code in (DONE, STOPPED):
+    if code in (DONE, STOPPED) and all(thread.name != LEFT_BEHIND for thread in threading.enumerate()):
         sys.exit(code)
     leave(code)
+
+
+def _out_of_memory(error: Exception) -> str:
+    """One line on a failure for want of memory, with the largest arrays that JAX holds; "" for any other error."""
+    text = " ".join(str(error).split())
+    words = ("RESOURCE_EXHAUSTED", "std::bad_alloc", "can't start new thread", "annot allocate memory", "failed to map")
+    if not isinstance(error, MemoryError) and not any(word in text for word in words):
+        return ""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    line = f"out of memory in {frame.name} ({text[:200] or type(error).__name__})"
+    with contextlib.suppress(Exception):  # little works without memory
+        usage = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines())
+        line += f"; this process has {usage['VmRSS'].strip()} in memory and {usage['VmSize'].strip()} of addresses"
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        line += f" (ulimit -v {limit // 1024})" if limit != resource.RLIM_INFINITY else ""
+    with contextlib.suppress(Exception):
+        sizes = Counter[str]()
+        for array in sys.modules["jax"].live_arrays():
+            sizes[f"{array.dtype}{list(array.shape)}"] += array.nbytes
+        kind, size = sizes.most_common(1)[0]
+        total = sum(sizes.values()) / 1e9
+        line += f", {total:.3g} GB of them JAX's arrays, the largest {kind}: {size / 1e9:.3g} GB"
+    return f"{line}; allow more memory, or lower the size of the batch or the number of threads and processes"
 
 
 def on_disk(text: str) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from etils import epath
 
 from naturel_jax import storage
@@ -68,13 +69,14 @@ def open_images(table: Table, fields: Fields, folder: Path, meta: dict[str, Any]
     files, counts = zip(*meta["shards"], strict=True)
     first_S = np.cumsum([0, *counts[:-1]])
     offset_N, size_N = (columns.find(folder, name) for name in ("offset", "size"))
-    return Images(meta["root"], columns.find_strings(folder, "names"), files, first_S, offset_N, size_N)
+    checksum_N = columns.find(folder, "checksum") if "xxh3" in meta else None
+    return Images(meta["root"], columns.find_strings(folder, "names"), files, first_S, offset_N, size_N, checksum_N)
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
     """Reads the encoded image of a record: a file, or a part of one. ``first_S``: number of the first record of each
-    shard."""
+    shard; ``checksum_N``: XXH3 of the images that the index has copied, None in indexes of earlier versions."""
 
     root: str
     names: Sequence[str]
@@ -82,13 +84,17 @@ class Images:
     first_S: np.ndarray
     offset_N: np.ndarray
     size_N: np.ndarray
+    checksum_N: np.ndarray | None
 
     def __call__(self, n: int) -> bytes:
         offset, size = int(self.offset_N[n]), int(self.size_N[n])
         if size < 0:
             return _read(os.path.join(self.root, self.names[n]))
         shard = int(np.searchsorted(self.first_S, n, side="right")) - 1
-        return _read(self.files[shard], offset, size)
+        data = _read(self.files[shard], offset, size)
+        if self.checksum_N is not None and self.checksum_N[n] not in (0, xxhash.xxh3_64_intdigest(data)):
+            raise ValueError(f"is damaged in {self.files[shard]}, a copy: remove its folder, to have it made again")
+        return data
 
 
 def _read(path: str, offset: int = 0, size: int | None = None) -> bytes:
@@ -137,6 +143,8 @@ def read_bad(folder: Path) -> tuple[list[Bad], bool]:
     """
     path = _bad_path(folder)
     rows = _read_rows(path)
+    if rows and rows[0].get("xxh3", "") not in ("", _digest(rows[1:])):
+        raise UserError(f"{path} is damaged: it does not have its checksum; remove it and check again")
     if path.name == "problems.jsonl":
         return rows, False
     version = rows[0].get("version") if rows else None
@@ -148,5 +156,10 @@ def read_bad(folder: Path) -> tuple[list[Bad], bool]:
 def write_bad(folder: Path, rows: Sequence[Bad]) -> Path:
     """Replaces the list of bad records of the index in ``folder``; returns its path."""
     path = folder / "bad.jsonl"
-    storage.write(epath.Path(path), "".join(json.dumps(row) + "\n" for row in [{"version": BAD_VERSION}, *rows]))
+    first = {"version": BAD_VERSION, "xxh3": _digest(rows)}
+    storage.write(epath.Path(path), "".join(json.dumps(row) + "\n" for row in [first, *rows]))
     return path
+
+
+def _digest(rows: Sequence[Bad]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(rows).encode())

@@ -3,12 +3,13 @@
 It is built once, from all shards in parallel, in ``<data dir>/.cache/<key>/``; the key depends on the table's files,
 their sizes and modification times, and the fields. Shards read before an interruption are not read again.
 
-    meta.json                  version, source, number of records, digest of their content, shards
+    meta.json                  version, source, number of records, digest of their content, shards, checksums of files
     names.*                    path of each image, or the name of its record
     offset.*, size.*           part of the shard's file that is the image; -1: it has a path
     groups.*, positives_*, ... the columns of Items
     problems.jsonl             records that cannot be used; bad.jsonl, if check.py has read the images, has theirs too
-    parts/<shard>/             records.arrow, and images.bin if the table's rows hold encoded images
+    checksum.*                 XXH3 of the image if it is in images.bin, else 0
+    parts/<shard>/             records.2.arrow, and images.bin if the table's rows hold encoded images
 """
 
 import concurrent.futures
@@ -28,6 +29,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from naturel_jax.config.record_fields import Fields
 from naturel_jax.data.items import columns
@@ -51,13 +53,16 @@ _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_checked = set[Path]()  # indexes whose checksums this process has compared
+
 VERSION = 2  # since 2, a txt member comes before a caption in JSON
 _BATCH = 8192  # records in memory at a time
 _CHUNK = 1 << 20  # numbers written at a time
 _SIDES = ("positives", "negatives")
 _LISTS = (*_SIDES, "asserts", "negative_asserts", "shows")
 _SCHEMA = pa.schema(
-    [("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("problem", pa.string())]
+    [("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("checksum", pa.uint64())]
+    + [("problem", pa.string())]
     + [(name, pa.list_(pa.string())) for name in _LISTS]
 )
 
@@ -97,7 +102,21 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
             _records(part).unlink()
         return meta
 
-    once.load_or_make(folder, functools.partial(once.read_meta, folder), make)
+    once.load_or_make(folder, functools.partial(_load, table.name, folder), make)
+
+
+def _load(name: str, folder: Path) -> dict[str, Any] | None:
+    """The metadata of an index, if its files have the checksums in it; indexes of earlier versions have none."""
+    try:
+        meta = once.read_meta(folder)
+        wrong = once.damaged(folder, {} if folder in _checked else meta.get("xxh3", {}))
+    except UserError as error:
+        wrong = [str(error)]
+    if wrong:
+        _LOG.warning("%s: the index in %s is damaged (%s); it is made again", name, folder, wrong[0])
+        return None
+    _checked.add(folder)
+    return meta
 
 
 def _write_parts(table: Table, fields: Fields, parts: Sequence[Path], workers: int) -> None:
@@ -138,7 +157,7 @@ def _end_with_parent() -> None:
 
 
 def _records(part: Path) -> Path:
-    return part / "records.arrow"
+    return part / "records.2.arrow"  # since 2 with checksums
 
 
 def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, root: str | None) -> None:
@@ -164,14 +183,17 @@ def _next(shard: Shard, rows: Iterator[tuple[int, Row]]) -> list[tuple[int, Row]
 
 
 def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None, root: str | None) -> dict[str, Any]:
-    """A row of ``records.arrow``; a bad record has a ``problem`` and no captions."""
+    """A row of the part's records; a bad record has a ``problem`` and no captions."""
     try:
         record = to_record(row, chosen, name)
         if root is not None and isinstance(record.image, str):
             check_inside(root, record.image)
     except BadRecord as error:
-        return {"name": name, "offset": -1, "size": -1, "problem": str(error)} | {key: [] for key in _LISTS}
-    return record._asdict() | dict(zip(("offset", "size"), _place(record, blob), strict=True)) | {"problem": ""}
+        unused = {"offset": -1, "size": -1, "checksum": 0}
+        return {"name": name, **unused, "problem": str(error)} | {key: [] for key in _LISTS}
+    checksum = xxhash.xxh3_64_intdigest(record.image) if isinstance(record.image, bytes) and blob else 0
+    offset, size = _place(record, blob)
+    return record._asdict() | {"offset": offset, "size": size, "checksum": checksum, "problem": ""}
 
 
 def _place(record: Record, blob: BinaryIO | None) -> Span:
@@ -224,7 +246,7 @@ def _merge(table: Table, parts: Sequence[Path], out: Path) -> dict[str, Any]:
     _write_problems(out, records)
     images = [part / "images.bin" for part in parts]
     files = [str(own if own.exists() else shard.file) for own, shard in zip(images, table.shards, strict=True)]
-    return {
+    meta = {
         "version": VERSION,
         "source": table.name,
         "root": table.root,
@@ -232,6 +254,9 @@ def _merge(table: Table, parts: Sequence[Path], out: Path) -> dict[str, Any]:
         "content": _digest(out),
         "shards": [[file, count] for file, count in zip(files, records.counts, strict=True)],
     }
+    columns.write(out, "checksum", map(np.asarray, records.column("checksum")))
+    checksums = {name: checksum for name, checksum in once.checksums(out).items() if name != "bad.jsonl"}
+    return meta | {"xxh3": checksums}
 
 
 def _numbers(start: int, stop: int) -> Iterator[np.ndarray]:
@@ -363,6 +388,8 @@ def _digest(folder: Path) -> str:
     """Digest of the records' names, captions and facts, regardless of the times of their files."""
     digest = hashlib.blake2b(digest_size=16)
     for path in once.files_in(folder):
+        if path.name in ("bad.jsonl", "checksum.uint64"):  # of an index that is made again
+            continue
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 22):

@@ -62,7 +62,7 @@ def write(folder: Path, model: str, workers: int = 1) -> str:
         columns.write_starts(out, "places_starts", [np.array(lengths)])
         columns.write(out, "places_values", [np.array(values)])
         columns.write(out, "swappable", [np.array(swappable, bool)])
-        once.write_meta(out, {"version": VERSION, "made_by": made_by})
+        once.write_meta(out, {"version": VERSION, "made_by": made_by, "xxh3": once.checksums(out)})
     return made_by
 
 
@@ -77,6 +77,8 @@ def read(folder: Path) -> Tags | None:
         raise UserError(
             f"{out / once.META} has version {meta.get('version')!r}; this program reads {VERSION}: tag the source again"
         )
+    if wrong := once.damaged(out, meta.get("xxh3", {})):
+        raise UserError(f"{out / wrong[0]} is damaged: it does not have its checksum; tag the source again")
     found = (columns.find(out, name) for name in ("places_starts", "places_values"))
     return Tags(Ragged(*found), columns.find(out, "swappable"), meta["made_by"])
 

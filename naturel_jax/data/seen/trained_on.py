@@ -11,7 +11,6 @@ A checkpoint has the version and the checksum. Before version 1, it listed the i
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,7 @@ class TrainedOn:
         for name in _ARRAYS:
             storage.write(folder / f"{name}.uint64", np.asarray(getattr(self, name), "<u8").tobytes())
         fields = {**self.meta(), "images": self.images, "read": self.read}
-        storage.write(folder / f"{FOLDER}.json", json.dumps(fields, indent=1))
+        storage.write_json(folder / f"{FOLDER}.json", fields)
 
 
 def _rotated(hashes: np.ndarray, shift: np.uint64) -> np.ndarray:
