@@ -126,6 +126,8 @@ def test_image_towers_without_a_name_in_timm_round_trip(tmp_path, activation):
     assert loaded.config == config
     assert_same(loaded.params, params)
     (tmp_path / "out").rename(tmp_path / "moved")
+    with pytest.raises((OSError, ValueError), match="out"):
+        open_clip.create_model(f"local-dir:{tmp_path / 'moved'}")
     check_in_its_library(weights.find(str(tmp_path / "moved")), loaded)
 
 
