@@ -94,9 +94,7 @@ def test_wordings_of_a_simple_pair_may_make_different_claims(tmp_path):
     fixed, under = worded(CAT), Triplet("Cat", "under", "Desk")
     more = (
         dataclasses.replace(fixed[0], text="the cat on the desk", paraphrase=1),
-        dataclasses.replace(
-            fixed[1], text="the cat under the desk", paraphrase=1, asserts=under, operation="relation"
-        ),
+        dataclasses.replace(fixed[1], text="the cat under the desk", paraphrase=1, asserts=under, operation="relation"),
     )
     bank.save(tmp_path / "bank.tsv", {CAT: (*fixed, *more)})
     assert set(bank.load(tmp_path / "bank.tsv")[CAT]) == {*fixed, *more}

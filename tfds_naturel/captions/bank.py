@@ -188,8 +188,9 @@ def _in_order(place: object, triplet: Triplet, taken: dict[_Slot, tuple[int, Cap
         where = f"{place} row {number}: {_named(n, pair)} of {triplet}"
         if pair and (caption.asserts, caption.operation) != (fixed.asserts, fixed.operation):
             raise BadBank(
-                f"{where} asserts {str(caption.asserts or '')!r} by {caption.operation!r}, but paraphrase 0 (row {first}) "
-                f"{str(fixed.asserts or '')!r} by {fixed.operation!r}; all of a complex pair make one claim: correct it"
+                f"{where} asserts {str(caption.asserts or '')!r} by {caption.operation!r}, but paraphrase 0 "
+                f"(row {first}) {str(fixed.asserts or '')!r} by {fixed.operation!r}; all of a complex pair make "
+                "one claim: correct it"
             )
         if polarity == "positive" and texts.setdefault(caption.text, number) != number and n:
             raise BadBank(f"{where} repeats the text of row {texts[caption.text]}; write it in other words")
