@@ -77,7 +77,7 @@ def test_bank_without_the_column_has_one_wording(tmp_path):
             r"has no positive of paraphrase 2 of pair 2, negative of paraphrase 3 of pair 2; add",
         ),
         (5, {"asserts": "", "operation": "denial"}, r"row 7: paraphrase 1 of pair 1 .* '' by 'denial', but .*row 5"),
-        (5, {"operation": "attribute"}, r"row 7: .* by 'attribute', but .* all make one claim: correct it"),
+        (5, {"operation": "attribute"}, r"row 7: .* by 'attribute', but .* all of a complex pair make one"),
     ],
 )
 def test_bad_paraphrases_are_named(tmp_path, number, change, message):
@@ -88,6 +88,16 @@ def test_bad_paraphrases_are_named(tmp_path, number, change, message):
     (tmp_path / "bank.tsv").write_text("\n".join(["\t".join(bank.COLUMNS), *lines]))
     with pytest.raises(bank.BadBank, match=message):
         bank.load(tmp_path / "bank.tsv")
+
+
+def test_wordings_of_a_simple_pair_may_make_different_claims(tmp_path):
+    fixed, under = worded(CAT), Triplet("Cat", "under", "Desk")
+    more = (
+        dataclasses.replace(fixed[0], text="the cat on the desk", paraphrase=1),
+        dataclasses.replace(fixed[1], text="the cat under the desk", paraphrase=1, asserts=under, operation="relation"),
+    )
+    bank.save(tmp_path / "bank.tsv", {CAT: (*fixed, *more)})
+    assert set(bank.load(tmp_path / "bank.tsv")[CAT]) == {*fixed, *more}
 
 
 def test_paraphrase_in_the_words_of_another_is_refused(tmp_path):

@@ -57,7 +57,7 @@ def load(path: Path | None = None, release: str = "v4") -> Bank:
     pairs that have it, and so on. Default: the published bank.
 
     Raises BadBank unless every triplet has well-formed captions in its 8 slots, paraphrases are numbered without gaps,
-    and those of a slot differ in nothing but their words and shape.
+    and those of a complex slot differ in nothing but their words and shape.
     """
     return {
         triplet: captions
@@ -186,10 +186,11 @@ def _in_order(place: object, triplet: Triplet, taken: dict[_Slot, tuple[int, Cap
     for n, pair, polarity in order:
         (number, caption), (first, fixed) = taken[n, pair, polarity], taken[0, pair, polarity]
         where = f"{place} row {number}: {_named(n, pair)} of {triplet}"
-        if (caption.asserts, caption.operation) != (fixed.asserts, fixed.operation):
+        if pair and (caption.asserts, caption.operation) != (fixed.asserts, fixed.operation):
             raise BadBank(
                 f"{where} asserts {str(caption.asserts or '')!r} by {caption.operation!r}, but paraphrase 0 "
-                f"(row {first}) {str(fixed.asserts or '')!r} by {fixed.operation!r}; all make one claim: correct it"
+                f"(row {first}) {str(fixed.asserts or '')!r} by {fixed.operation!r}; all of a complex pair make "
+                "one claim: correct it"
             )
         if polarity == "positive" and texts.setdefault(caption.text, number) != number and n:
             raise BadBank(f"{where} repeats the text of row {texts[caption.text]}; write it in other words")
