@@ -2,8 +2,8 @@
 
     python -m tfds_naturel.audit --out report/
 
-writes ``report.md``, ``hard_pairs.tsv`` (the complex pairs that no text-only model gets right) and ``review.html``, a
-page where annotators accept or reject captions, with photos from the folder of the fetcher. Given the decision files
+writes ``report.md`` and ``review.html``, a page where annotators accept or reject captions, with photos from the folder
+of the fetcher. Given the decision files
 of two or more annotators, it also reports their agreement. If any caption fails a check, the command fails after
 writing the report. ``--world scenes`` writes a ``report.md`` on text-only models and the captions of a drawn world.
 """
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tfds_naturel.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bank", type=banks.find, help="bank file, or `first` for the first edition of ours")
+    parser.add_argument("--bank", type=banks.find, help="bank file (default: ours)")
     parser.add_argument("--world", choices=CONFIGS, help="attack the complex captions of this drawn world instead")
     parser.add_argument("--out", type=cli.on_disk, required=True, help="folder for the report")
     parser.add_argument("--sugarcrepe", type=cli.on_disk, help="folder of SugarCrepe's JSON files, for comparison")
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
         print(report)
         return
     bank = banks.load(options.bank)
-    problems = checks.check(bank if options.bank else banks.load(release="v6"))
+    problems = checks.check(bank) if options.bank else [*checks.check(banks.load(release="v6")), *checks.style(bank)]
     sugarcrepe = other_benchmarks.sugarcrepe(options.sugarcrepe) if options.sugarcrepe else {}
     others = {f"SugarCrepe {name}": sugarcrepe[name] for name in ("replace_rel", "swap_obj") if name in sugarcrepe}
     if options.aro:
@@ -79,7 +79,6 @@ def main(arguments: Sequence[str]) -> None:
         judged = f"{common} captions judged by two or more of {len(options.decisions)} annotators"
         lines += ["## Agreement", f"Krippendorff's alpha {agreement:.3f} over {judged}.", ""]
     (options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")
-    attack_report.save_hard(options.out / "hard_pairs.tsv", bank, attack_report.hard(wins))
     photos = options.photos or (PHOTOS if PHOTOS.is_dir() else None)
     shown = review.find_photos(photos, bank) if photos else {}
     (options.out / "review.html").write_text(review.page(bank, shown), encoding="utf-8")
