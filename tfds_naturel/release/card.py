@@ -82,6 +82,11 @@ def _photo_parts(facts: dict[str, Any]) -> Iterable[str]:
         by_relation[triplet.relation].update(by_split)
     yield "## Images\n\n" + table(["", "count"], image_counts.items())
     yield "## Input files\n\n" + table(["file", "md5"], facts["inputs"].items())
+    if untested := facts.get("untested"):  # since version 4.0.0
+        yield (
+            "## Triplets that are not tested\n\nDescribed by a grammar alone, whose words tell true captions from false "
+            f"ones, {len(untested)} triplets are left out of the test splits: {escape.markdown(', '.join(untested))}."
+        )
     relations = table(["relation", *splits], _rows(by_relation, splits))
     yield f"## Relations\n\nNumber of (image, triplet) pairs, by split.\n\n{relations}"
     yield (
