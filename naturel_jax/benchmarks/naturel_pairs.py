@@ -1,10 +1,10 @@
 """NatuRel's test split, whose triplets also occur in training images, and its held-out compositions, which do not: each
-positive caption of an image against its own negative, simple (pair 0) and complex (pairs 1 to 3), and ``hard``: the
-complex pairs that no text-only model gets right.
+positive caption of an image against its own negative, simple (pair 0) and complex (pairs 1 to 3).
+``mirrored``: whether what the negative claims is true of another image of the split, so that its words tell less.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +12,13 @@ from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Entry, Image, Item, Metric, Origin, Overlap, Source, by_value
 from naturel_jax.data.items import prepared
 from naturel_jax.data.seen import identity
-from tfds_naturel.captions import bank
+from tfds_naturel.captions.relations import converse
 from tfds_naturel.common.schema import KINDS, POLARITIES, Polarity, Triplet
 
 SOURCE = Source(
     "captions Apache-2.0; Open Images photos under their Flickr licences, or drawn images",
     "README, 'Build NatuRel'",
-    "a prepared TFDS folder such as data/naturel/full/3.0.0 (--naturel)",
+    "a prepared TFDS folder such as data/naturel/full/4.0.0 (--naturel)",
     prepared=True,
     origins=(
         Origin(
@@ -40,19 +40,19 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
     """
     records = prepared.open_split(folder, split).records
     problems: list[str] = []
-    items: list[Item] = []
+    found: list[tuple[Image, Pair]] = []
     for n in range(len(records)):
         example = records[n]
         image = photo(folder, split, records, n, prepared.to_str(example["image_id"]))
-        pairs = caption_pairs(example, problems)
-        items += [Item(pair.id, (image,), pair.texts, pair.tags) for pair in pairs]
+        found += [(image, pair) for pair in caption_pairs(example, problems)]
+    shown = {Triplet.parse(pair.triplet) for _, pair in found if pair.triplet}
+    items = [Item(pair.id, (image,), pair.texts, pair.tags | pair.mirrored(shown)) for image, pair in found]
     metrics: list[Metric] = []
     for kind in KINDS:
         of_kind = [item for item in items if item.tags["kind"] == kind]
         metrics.append(Metric(f"{name}/{kind}", "right", where=("kind", kind)))
-        for tag in ("relation", "triplet"):
+        for tag in ("mirrored", "relation", "triplet"):
             metrics += by_value(f"{name}/{kind}/{tag}", "right", f"{kind} {tag}", of_kind)
-    metrics.append(Metric(f"{name}/hard", "right", where=("hard", "yes")))
     return Benchmark(name, tuple(items), rules.pair, tuple(metrics), problems=tuple(problems), true_captions=1)
 
 
@@ -79,8 +79,13 @@ class Pair(NamedTuple):
             return {"kind": self.kind}
         relation = Triplet.parse(self.triplet).relation
         of_kind = {f"{self.kind} relation": relation, f"{self.kind} triplet": self.triplet}
-        hard = {"hard": "yes"} if self.texts in bank.hard_pairs() else {}
-        return {"kind": self.kind, **of_kind, "relation": relation, **hard}
+        return {"kind": self.kind, **of_kind, "relation": relation}
+
+    def mirrored(self, shown: Container[Triplet]) -> dict[str, str]:
+        """A tag for whether the false caption claims one of the triplets that the split's photos have ``shown``."""
+        claim = Triplet.parse(self.asserts) if self.asserts and self.triplet else None
+        is_mirrored = claim is not None and (claim in shown or converse(claim) in shown)
+        return {f"{self.kind} mirrored": ("no", "yes")[is_mirrored]} if self.triplet else {}
 
 
 def photo(folder: Path, split: str, records: prepared.Records, n: int, image_id: str) -> Image:

@@ -17,8 +17,9 @@ from naturel_jax.evaluators import blind
 from tests.helpers import benchmark_files as files
 from tests.helpers.benchmark_files import read
 from tests.helpers.worlds import data_dir
-from tfds_naturel.captions import bank
+from tfds_naturel.captions.relations import converse
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import Triplet
 from tfds_naturel.scenes.scene import VERSION
 
 
@@ -221,19 +222,32 @@ def test_naturel(tmp_path, version):
     assert values["naturel/simple"] == (0, 2) and values["naturel/complex"] == (0.4, 5)
     assert values["naturel/complex/relation/under"] == (0.5, 2)
     assert values["naturel/complex/triplet/Cat|on|Table"] == (pytest.approx(1 / 3), 3)
-    assert "naturel/hard" not in values, "none of these captions is in the bank"
     with pytest.raises(UserError, match="no split 'test_unseen_triplets'; expected one of: test"):
         naturel_pairs.UNSEEN.read(Path(builder.data_path))
     with pytest.raises(UserError, match="not a prepared dataset"):
         naturel_pairs.TEST.read(tmp_path / "nothing")
 
 
-def test_pairs_that_no_text_only_model_gets_right_have_a_score_of_their_own():
-    texts = [*min(bank.hard_pairs()), "cat under table", "table under cat"]
-    rows = {"text": texts, "polarity": [1, 0] * 2, "kind": [1, 1, 0, 0], "pair": [1, 1, 0, 0], "group": [0] * 4}
-    rows |= {"triplet": ["Cat|under|Table"] * 4, "asserts": [""] * 4}
-    hard, simple = naturel_pairs.caption_pairs({"image_id": "a", "captions": rows}, [])
-    assert hard.texts == tuple(texts[:2]) and hard.tags["hard"] == "yes" and "hard" not in simple.tags
+def test_pairs_whose_claim_is_true_of_another_image_have_a_score_of_their_own():
+    """In the drawn world, whose facts are all known."""
+    folder = data_dir() / "naturel" / "tiny" / VERSION
+    records = prepared.open_split(folder, "test").records
+    shown = {fact for n in range(len(records)) for fact in facts(records, n)}
+    claims = {
+        (pair.id, pair.kind): pair.asserts
+        for n in range(len(records))
+        for pair in naturel_pairs.caption_pairs(records[n], [])
+    }
+    benchmark = naturel_pairs.TEST.read(folder)
+    tags = {item.id: (item.tags["kind"], item.tags[f"{item.tags['kind']} mirrored"]) for item in benchmark.items}
+    assert {tag for _, tag in tags.values()} == {"yes", "no"}
+    for key, (kind, mirrored) in tags.items():
+        claim = claims[key, kind]
+        assert (mirrored == "yes") is bool(claim and {claim, str(converse(Triplet.parse(claim)))} & shown)
+    metrics = [metric.name for metric in benchmark.metrics]
+    assert {f"naturel/{kind}/mirrored/{value}" for kind in ("simple", "complex") for value in ("yes", "no")} <= {
+        *metrics
+    }
 
 
 def facts(records, n: int) -> set[str]:

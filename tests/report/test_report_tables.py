@@ -45,8 +45,12 @@ def test_markdown_aligns_and_marks():
 
 
 def test_poster_tables_have_its_columns():
-    first, second = tables.tables_of([column.metric for table in tables.TABLES for column in table.columns])
+    first, second, *further = tables.tables_of([column.metric for table in tables.TABLES for column in table.columns])
     assert (first, second) == tables.TABLES
+    naturel = [column.metric.split("/")[0] for column in first.columns if column.group == "NatuRel"]
+    beyond_text = ["naturel_contrast", "naturel_bindings", "naturel_positions"]
+    assert naturel == [beyond_text[0], *beyond_text, "naturel", "naturel"]
+    assert [table.caption.rpartition(" ")[2] for table in further] == beyond_text
     replaced = ["REPLACE Object", "REPLACE Attribute", "REPLACE Relation"]
     others = ["SWAP Object", "SWAP Attribute", "ADD Object", "ADD Attribute"]
     assert [f"{column.group} {column.heading}".strip() for column in second.columns] == replaced + others

@@ -1,12 +1,13 @@
-"""The audit's section on text-only attacks, the hard pairs, and the pairs of other benchmarks."""
+"""The audit's section on text-only attacks, and the pairs of other benchmarks."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from tfds_naturel.audit import __main__ as audit
-from tfds_naturel.audit import attack_report, other_benchmarks
+from tfds_naturel.audit import attack, attack_report, other_benchmarks
 from tfds_naturel.audit.attack import Pair
 from tfds_naturel.captions import bank, grammar
 from tfds_naturel.common.errors import UserError
@@ -75,26 +76,6 @@ def test_a_folder_without_sugarcrepe_is_refused(tmp_path):
         other_benchmarks.sugarcrepe(tmp_path)
 
 
-def test_hard_pairs_are_those_that_no_model_gets_right():
-    wins = {
-        ("triplet", "raw", "1-3-grams"): np.array([1, 0, 0.5, 0]),
-        ("triplet", "masked", "boosting"): np.array([0, 0, 0.5, 1]),
-        ("relation", "masked", "boosting"): np.ones(4),  # only folds by triplet count
-    }
-    assert attack_report.hard(wins).tolist() == [False, True, True, False]
-
-
-def test_hard_pairs_are_written_in_the_order_of_the_bank(small, tmp_path):
-    hard_P = np.zeros(9, bool)
-    hard_P[[1, 6]] = True
-    attack_report.save_hard(tmp_path / "hard.tsv", small, hard_P)
-    header, *rows = [line.split("\t") for line in (tmp_path / "hard.tsv").read_text().splitlines()]
-    assert tuple(header) == attack_report.HARD_COLUMNS
-    assert [row[:2] for row in rows] == [["Cat|on|Desk", "2"], ["Dog|on|Chair", "1"]]
-    captions = small[Triplet("Cat", "on", "Desk")]
-    assert rows[0][2:] == [captions[5].operation, captions[4].text, captions[5].text]
-
-
 def test_the_audit_reports_the_attacks(small, files, tmp_path, capsys):
     bank.save(tmp_path / "bank.tsv", small)
     others = {"sugarcrepe": files, "aro": files / "aro.json", "winoground": files / "examples.jsonl"}
@@ -113,5 +94,24 @@ def test_the_audit_reports_the_attacks(small, files, tmp_path, capsys):
     assert ["ARO VG-Relation", "3", "masked"] in [row[:3] for row in rows]
     winoground = [row[3:] for row in rows if row[0] == "Winoground"]
     assert winoground == [["0.500 (0.500-0.500)"] * 2] * 2  # each caption is true once and false once
-    hard = (tmp_path / "out" / "hard_pairs.tsv").read_text().splitlines()
-    assert ["all", "9", str(len(hard) - 1)] in rows
+
+
+def test_the_audit_tells_mirrored_pairs_apart(monkeypatch):
+    monkeypatch.delitem(attack.MODELS, "boosting")  # slow
+    on, under = Triplet("Cat", "on", "Desk"), Triplet("Cat", "under", "Desk")
+    claims = {on: under, under: Triplet("Cat", "beside", "Desk")}
+    listed = {
+        triplet: tuple(
+            dataclasses.replace(c, asserts=claims[triplet]) if c.polarity == "negative" else c
+            for c in grammar.write(triplet, np.random.default_rng(0))
+        )
+        for triplet in claims
+    }
+    pairs, views = attack_report.bank_pairs(listed), attack_report.bank_views(listed)
+    assert [pair.mirrored for pair in pairs] == ["yes"] * 3 + ["no"] * 3
+    converse = {Triplet("Desk", "on", "Cat")}
+    assert attack_report.is_mirrored(under, converse) and not attack_report.is_mirrored(None, converse)
+    lines = attack_report.section(pairs, attack_report.attack_all(pairs, views), views, {})
+    assert {"| `on` | 3 | 1.00 |", "| `under` | 3 | 0.00 |", "| all | 6 | 0.50 |"} <= set(lines)
+    rows = [line.split(" | ")[:3] for line in lines if line.startswith(("| yes", "| no"))]
+    assert rows == [[f"| {value}", view, "3"] for value in ("yes", "no") for view in views]

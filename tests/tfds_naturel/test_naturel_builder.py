@@ -197,7 +197,7 @@ def test_interrupted_build_leaves_no_complete_dataset(opened, built, tmp_path):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not list(tmp_path.glob("naturel/test/3.0.0/*")) and list(tmp_path.glob("naturel/test/incomplete.*"))
+    assert not list(tmp_path.glob("naturel/test/4.0.0/*")) and list(tmp_path.glob("naturel/test/incomplete.*"))
     assert _bytes(_build(opened, tmp_path)) == _bytes(built)
     assert not list(tmp_path.glob("naturel/test/incomplete.*"))
 
@@ -246,6 +246,7 @@ def test_card_matches_the_built_dataset(built):
         for split in plan.SPLITS
     ]
     assert f"| plays | {' | '.join(map(str, total))} |" in card
+    assert "They are of the third edition of the caption bank." in card
     assert "CC BY 4.0" in card and built.info.metadata["inputs"]["challenge-2018-train-vrd.csv"] in card
 
 
@@ -280,18 +281,12 @@ def test_custom_caption_bank(opened, built, tmp_path):
     lacking = _texts(builder, Triplet("Man", "plays", "Piano"))  # not in the bank, so written by the grammar
     assert lacking and all(len(set(texts)) == 8 for texts in lacking.values())
     assert builder.info.metadata["options"]["bank"] == md5_of(tmp_path / "bank.tsv")
+    assert "The caption bank is the user's." in (Path(builder.data_dir) / "README.md").read_text()
     (tmp_path / "bank.tsv").write_text("triplet\n")
     with pytest.raises(UserError, match=r"already built with bank"):
         _build(opened, tmp_path, "--bank", tmp_path / "bank.tsv")
     with pytest.raises(UserError, match=r"bank.tsv row 1"):
         _build(opened, tmp_path / "new", "--bank", tmp_path / "bank.tsv")
-
-
-def test_first_edition_of_the_bank(opened, tmp_path):
-    triplet = Triplet("Man", "plays", "Guitar")
-    builder = _build(opened, tmp_path, "--bank", "first")
-    expected = [caption.text for caption in bank.load(bank.find("first"))[triplet]]
-    assert expected in _texts(builder, triplet).values()
 
 
 def test_rejected_captions_are_replaced(opened, tmp_path):

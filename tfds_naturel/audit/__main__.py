@@ -2,10 +2,15 @@
 
     python -m tfds_naturel.audit --out report/
 
-writes ``report.md``, ``hard_pairs.tsv`` (the complex pairs that no text-only model gets right) and ``review.html``, a
-page where annotators accept or reject captions, with photos from the folder of the fetcher. Given the decision files
+writes ``report.md`` and ``review.html``, a page where annotators accept or reject captions, with photos from the folder
+of the fetcher. Given the decision files
 of two or more annotators, it also reports their agreement. If any caption fails a check, the command fails after
 writing the report. ``--world scenes`` writes a ``report.md`` on text-only models and the captions of a drawn world.
+
+    python -m tfds_naturel.audit --readers questions/
+    python -m tfds_naturel.audit --readers questions/ --score ANSWERS.tsv [MORE.tsv]
+
+draws captions and pairs of the bank for readers to judge, as a page and a table, and says what their answers show.
 """
 
 import argparse
@@ -18,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfds_naturel.audit import attack, attack_report, other_benchmarks, review
+from tfds_naturel.audit import attack, attack_report, other_benchmarks, readers, review
 from tfds_naturel.audit.attack import Pair
 from tfds_naturel.captions import bank as banks
 from tfds_naturel.captions import checks, decisions, grammar
@@ -38,9 +43,15 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tfds_naturel.audit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bank", type=banks.find, help="bank file, or `first` for the first edition of ours")
+    parser.add_argument("--bank", type=banks.find, help="bank file (default: ours)")
     parser.add_argument("--world", choices=CONFIGS, help="attack the complex captions of this drawn world instead")
-    parser.add_argument("--out", type=cli.on_disk, required=True, help="folder for the report")
+    folder = parser.add_mutually_exclusive_group(required=True)
+    folder.add_argument("--out", type=cli.on_disk, help="folder for the report")
+    folder.add_argument("--readers", type=cli.on_disk, help="folder for questions to readers, instead of a report")
+    parser.add_argument("--seed", type=int, default=0, help="of the questions (default: %(default)s)")
+    parser.add_argument("--captions", type=int, default=300, help="number of captions to judge (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=240, help="number of pairs to choose from (default: %(default)s)")
+    parser.add_argument("--score", type=cli.on_disk, nargs="+", help="readers' answers to the questions in --readers")
     parser.add_argument("--sugarcrepe", type=cli.on_disk, help="folder of SugarCrepe's JSON files, for comparison")
     parser.add_argument("--aro", type=cli.on_disk, help="ARO's visual_genome_relation.json, for comparison")
     parser.add_argument("--winoground", type=cli.on_disk, help="Winoground's examples.jsonl, for comparison")
@@ -53,6 +64,11 @@ def main(arguments: Sequence[str]) -> None:
         "--decisions", type=cli.on_disk, nargs="+", help="annotators' decision files, to measure agreement"
     )
     options = parser.parse_args(arguments)
+    if options.score and not options.readers:
+        parser.error("--score: needs --readers, the folder with the questions and their key")
+    if options.readers:
+        _readers(options)
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     if options.world:
         report = "\n".join(_world(CONFIGS[options.world]))
@@ -60,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
         print(report)
         return
     bank = banks.load(options.bank)
-    problems = checks.check(bank if options.bank else banks.load(release="v6"))
+    problems = checks.check(bank) if options.bank else [*checks.check(banks.load(release="v6")), *checks.style(bank)]
     sugarcrepe = other_benchmarks.sugarcrepe(options.sugarcrepe) if options.sugarcrepe else {}
     others = {f"SugarCrepe {name}": sugarcrepe[name] for name in ("replace_rel", "swap_obj") if name in sugarcrepe}
     if options.aro:
@@ -79,13 +95,27 @@ def main(arguments: Sequence[str]) -> None:
         judged = f"{common} captions judged by two or more of {len(options.decisions)} annotators"
         lines += ["## Agreement", f"Krippendorff's alpha {agreement:.3f} over {judged}.", ""]
     (options.out / "report.md").write_text("\n".join(lines), encoding="utf-8")
-    attack_report.save_hard(options.out / "hard_pairs.tsv", bank, attack_report.hard(wins))
     photos = options.photos or (PHOTOS if PHOTOS.is_dir() else None)
     shown = review.find_photos(photos, bank) if photos else {}
     (options.out / "review.html").write_text(review.page(bank, shown), encoding="utf-8")
     print("\n".join(lines))
     if problems:
         raise UserError(f"{options.bank or 'bank'}: {len(problems)} problems, listed in {options.out / 'report.md'}")
+
+
+def _readers(options: argparse.Namespace) -> None:
+    """Writes questions, or reports on the answers."""
+    if options.score:
+        report = "\n".join(readers.report(options.readers, options.score))
+        (options.readers / "answers.md").write_text(report, encoding="utf-8")
+        print(report)
+        return
+    subsets = other_benchmarks.sugarcrepe(options.sugarcrepe).values() if options.sugarcrepe else ()
+    people = sorted({pair.true for pairs in subsets for pair in pairs})
+    pairs = attack_report.all_pairs(banks.load(options.bank))
+    items = readers.draw(pairs, people, options.captions, options.pairs, options.seed)
+    readers.write(options.readers, items)
+    print(f"{options.readers}: {len(items)} questions; readers need questions.html or questions.tsv, and not key.tsv")
 
 
 def _world(config: ScenesConfig) -> list[str]:

@@ -32,13 +32,16 @@ _CACHED = 1 << 17  # texts
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A true and a false caption of an image. Folds keep the pairs of a ``group`` (a triplet, an image) together."""
+    """A true and a false caption of an image. Folds keep the pairs of a ``group`` (a triplet, an image) together.
+    ``mirrored``: whether what the false one claims is true of other photos (``yes``, ``no``).
+    """
 
     true: str
     false: str
     group: str
     relation: str = ""
     operation: str = ""
+    mirrored: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""The audit's section on text-only attacks, and the hard pairs, which no text-only model gets right."""
+"""The audit's section on text-only attacks."""
 
 import dataclasses
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from tfds_naturel.audit import attack
 from tfds_naturel.audit.attack import MODELS, Pair, Score, View
 from tfds_naturel.captions.bank import FIXED, Bank
+from tfds_naturel.captions.relations import converse
 from tfds_naturel.common import escape
 from tfds_naturel.common.schema import Caption, Triplet
 
@@ -21,7 +22,6 @@ GROUPINGS: dict[str, Callable[[Pair], str]] = {
     "relation": lambda pair: pair.relation,
 }
 _FILE = Path(__file__).with_name("attack_report.md")  # the texts above the tables
-HARD_COLUMNS = ("triplet", "pair", "operation", "positive", "negative")
 _SECTIONS = re.findall(r"^# (\w+)\n\n(.*?)\n(?=\n# |\Z)", _FILE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 _TEXTS = {name: text.replace("{folds}", str(attack.FOLDS)) for name, text in _SECTIONS}
 
@@ -35,17 +35,23 @@ def complex_captions(bank: Bank) -> list[tuple[Caption, Caption]]:
 
 def bank_pairs(bank: Bank) -> list[Pair]:
     """The complex pairs to attack, in their fixed wording, grouped by triplet."""
-    return [_pair(positive, negative) for positive, negative in complex_captions(bank)]
+    return [_pair(positive, negative, bank) for positive, negative in complex_captions(bank)]
 
 
 def all_pairs(bank: Bank) -> list[Pair]:
     """The complex pairs in all their wordings, grouped by triplet."""
     pairs = (pair for captions in bank.values() for pair in zip(captions[::2], captions[1::2], strict=True))
-    return [_pair(positive, negative) for positive, negative in pairs if positive.kind == "complex"]
+    return [_pair(positive, negative, bank) for positive, negative in pairs if positive.kind == "complex"]
 
 
-def _pair(positive: Caption, negative: Caption) -> Pair:
-    return Pair(positive.text, negative.text, str(positive.triplet), positive.triplet.relation, negative.operation)
+def is_mirrored(claim: Triplet | None, listed: Container[Triplet]) -> bool:
+    """Whether what a false caption claims is itself one of the ``listed`` triplets, and so true of other photos."""
+    return claim is not None and (claim in listed or converse(claim) in listed)
+
+
+def _pair(positive: Caption, negative: Caption, bank: Bank) -> Pair:
+    triplet, mirrored = positive.triplet, ("no", "yes")[is_mirrored(negative.asserts, bank)]
+    return Pair(positive.text, negative.text, str(triplet), triplet.relation, negative.operation, mirrored)
 
 
 def bank_views(bank: Bank) -> dict[str, View]:
@@ -75,7 +81,7 @@ def section(
         regrouped = _regrouped(pairs, grouping)
         scores = [attack.score(regrouped, wins[grouping, view, model]) for model in MODELS]
         lines.append(_row(grouping, view, *map(_cell, scores)))
-    lines += [*_masked("folds by triplet", pairs, wins, views["masked"]), *_hard(pairs, hard(wins))]
+    lines += [*_masked("folds by triplet", pairs, wins, views["masked"]), *_mirrored(pairs, wins, views)]
     return lines + (_other_benchmarks(others, views) if others else [])
 
 
@@ -104,21 +110,6 @@ def paraphrases(pairs: Sequence[Pair], views: Mapping[str, View]) -> list[str]:
     return [*lines, ""]
 
 
-def hard(wins: Wins) -> np.ndarray:
-    """Which pairs no model gets right under any view with folds by triplet, bool [P]."""
-    return np.all([wins_P < 1 for (grouping, _, _), wins_P in wins.items() if grouping == "triplet"], axis=0)
-
-
-def save_hard(path: Path, bank: Bank, hard_P: np.ndarray) -> None:
-    """Writes the hard pairs, one tab-separated row each."""
-    rows = [HARD_COLUMNS]
-    for (positive, negative), is_hard in zip(complex_captions(bank), hard_P, strict=True):
-        if is_hard:
-            fields = (str(positive.triplet), str(positive.pair), negative.operation, positive.text, negative.text)
-            rows.append(fields)
-    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
-
-
 def _masked(which: str, pairs: Sequence[Pair], wins: Wins, view: View) -> list[str]:
     """The report's lines on what the masked captions give away, by relation and operation, and by n-gram."""
     kinds = [*_head("pairs", "number", *MODELS), *_by_kind(pairs, wins)]
@@ -145,12 +136,25 @@ def _by_kind(pairs: Sequence[Pair], wins: Wins) -> list[str]:
     return lines
 
 
-def _hard(pairs: Sequence[Pair], hard_P: np.ndarray) -> list[str]:
-    total = Counter(pair.relation for pair in pairs)
-    found = Counter(pair.relation for pair, is_hard in zip(pairs, hard_P, strict=True) if is_hard)
-    rows = [_row(escape.code(relation), total[relation], found[relation]) for relation in total]
-    head = _head("relation", "pairs", "hard")
-    return ["### Hard pairs", "", _TEXTS["hard"], "", *head, *rows, _row("all", len(pairs), found.total()), ""]
+def _mirrored(pairs: Sequence[Pair], wins: Wins, views: Iterable[str]) -> list[str]:
+    """The report's lines on the pairs whose claim is true of other photos, and on the others, with folds by triplet."""
+    lines = ["### Mirrored pairs", "", _TEXTS["mirrored"], "", *_head("relation", "pairs", "mirrored")]
+    chosen = {value: [n for n, pair in enumerate(pairs) if pair.mirrored == value] for value in ("yes", "no")}
+    total, found = Counter(pair.relation for pair in pairs), Counter(pairs[n].relation for n in chosen["yes"])
+    lines += [
+        _row(escape.code(relation), number, f"{found[relation] / number:.2f}") for relation, number in total.items()
+    ]
+    lines += [
+        _row("all", len(pairs), f"{found.total() / len(pairs):.2f}"),
+        "",
+        *_head("mirrored", "view", "pairs", *MODELS),
+    ]
+    for (value, rows), view in itertools.product(chosen.items(), views):
+        if rows:
+            of_value = [pairs[n] for n in rows]
+            scores = (attack.score(of_value, wins["triplet", view, model][rows]) for model in MODELS)
+            lines.append(_row(value, view, len(rows), *map(_cell, scores)))
+    return [*lines, ""]
 
 
 def _other_benchmarks(others: Mapping[str, Sequence[Pair]], views: Mapping[str, View]) -> list[str]:

@@ -10,9 +10,8 @@ class Attribute(NamedTuple):
     """One attribute of Open Images, or a pose or action (``pose``).
 
     ``before``, ``after`` and ``modifier``: its words before a noun, after "is", and after the noun; its name if they
-    are empty. ``words``: those by which ``parse`` recognizes it in a sentence. ``contraries``: what contradicts it; for
-    a colour or material, the others; for a pose, those that nobody can take at the same time. One can run and jump;
-    whether somebody stands or walks is hard to see.
+    are empty. ``contraries``: what contradicts it; for a colour or material, the others; for a pose, those that nobody
+    can take at the same time. One can run and jump; whether somebody stands or walks is hard to see.
     """
 
     name: str
@@ -20,7 +19,6 @@ class Attribute(NamedTuple):
     before: str
     after: tuple[str, ...]
     modifier: str
-    words: tuple[str, ...]
     contraries: tuple[str, ...]
 
 
@@ -35,7 +33,6 @@ ATTRIBUTES = tuple(
         before=row["before"],
         after=_split(row["after"]),
         modifier=row["modifier"],
-        words=_split(row["words"]),
         contraries=_split(row["contraries"]),
     )
     for row in read_tsv(Path(__file__).with_name("attributes.tsv"))

@@ -1,9 +1,8 @@
 """The bank of authored captions: one tab-separated row per caption, 8 slots (pairs 0 to 3, positive and negative) per
 triplet, each with one or more paraphrases.
 
-``bank.tsv`` has the triplets of Open Images V4, ``bank_first.tsv`` the first edition of their captions. ``bank_v6.tsv``
-adds the poses and actions of people in V6. ``hard_pairs.tsv`` lists the complex pairs of ``bank.tsv`` that no text-only
-model of ``tfds_naturel.audit``, which writes the file, gets right; ``hard_pairs_first.tsv`` those of the first edition.
+``bank.tsv`` has the triplets of Open Images V4, in the third edition of their captions; ``bank_v6.tsv`` adds the poses
+and actions of people in V6. The earlier editions are in the history of this repository (``find``).
 
 Columns: triplet, kind, pair, paraphrase, polarity, text, asserts, operation, shape. ``triplet`` and ``asserts`` are
 ``subject|relation|object`` in Open Images' names; ``asserts`` is empty for a denial. ``paraphrase`` counts the wordings
@@ -12,7 +11,6 @@ A file without this column has one wording per slot.
 """
 
 import csv
-import functools
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 
 from tfds_naturel.captions import grammar
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import read_tsv, reading_csv
+from tfds_naturel.common.files import md5_of, reading_csv
 from tfds_naturel.common.schema import PAIRS, Caption, Kind, Polarity, Triplet
 
 COLUMNS = ("triplet", "kind", "pair", "paraphrase", "polarity", "text", "asserts", "operation", "shape")
@@ -31,7 +29,9 @@ _OLD_COLUMNS = tuple(column for column in COLUMNS if column != "paraphrase")
 _MAX_PARAPHRASES = 100  # per slot
 _MAX_FIELD = 1000  # characters; real captions have fewer than 200
 
-FIRST = "first"  # names the first edition where a path is expected
+# MD5 of bank.tsv -> its edition, for those before the one in this package. Both were published with commit 2c31e48.
+_EARLIER = {"c32e530e639625e375bab40c23b9ef4c": "first", "e75e7c649fe61a0e70484e511efeec89": "second"}
+EDITION = "third"
 FILES = {"v4": ("bank.tsv",), "v6": ("bank.tsv", "bank_v6.tsv")}  # the published bank of each release
 
 Bank = dict[Triplet, tuple[Caption, ...]]
@@ -48,8 +48,21 @@ def files(release: str) -> list[Path]:
 
 
 def find(text: str) -> Path:
-    """The bank file of a ``--bank`` flag: a path, or ``first`` for the first edition of the published bank."""
-    return Path(__file__).with_name("bank_first.tsv") if text == FIRST else Path(text)
+    """The bank file of a ``--bank`` flag. Raises UserError for ``first``, which named an edition that was here."""
+    if text == "first":
+        raise UserError(
+            "--bank first: the first edition is no longer part of the package; run `git show "
+            "2c31e48:tfds_naturel/captions/bank_first.tsv > bank_first.tsv` in a clone, and give --bank bank_first.tsv"
+        )
+    return Path(text)
+
+
+def edition(options: Mapping[str, str]) -> str:
+    """The edition (``first``, ...) of our bank that a dataset has, by the options it was built with; empty for a bank
+    that is not ours."""
+    if options["bank"] == "+".join(map(md5_of, files(options["release"]))):
+        return EDITION
+    return _EARLIER.get(options["bank"].split("+")[0], "")
 
 
 def load(path: Path | None = None, release: str = "v4") -> Bank:
@@ -57,22 +70,13 @@ def load(path: Path | None = None, release: str = "v4") -> Bank:
     pairs that have it, and so on. Default: the published bank.
 
     Raises BadBank unless every triplet has well-formed captions in its 8 slots, paraphrases are numbered without gaps,
-    and those of a slot differ in nothing but their words and shape.
+    and those of a complex slot differ in nothing but their words and shape.
     """
     return {
         triplet: captions
         for place in ([path] if path else files(release))
         for triplet, captions in _read(place).items()
     }
-
-
-@functools.cache
-def hard_pairs() -> frozenset[tuple[str, str]]:
-    """The (true, false) captions, of both editions, that the audit's models cannot tell apart without the image."""
-    pairs: set[tuple[str, str]] = set()
-    for name in ("hard_pairs.tsv", "hard_pairs_first.tsv"):
-        pairs.update((row["positive"], row["negative"]) for row in read_tsv(Path(__file__).with_name(name)))
-    return frozenset(pairs)
 
 
 def _read(place: Path) -> Bank:
@@ -186,10 +190,11 @@ def _in_order(place: object, triplet: Triplet, taken: dict[_Slot, tuple[int, Cap
     for n, pair, polarity in order:
         (number, caption), (first, fixed) = taken[n, pair, polarity], taken[0, pair, polarity]
         where = f"{place} row {number}: {_named(n, pair)} of {triplet}"
-        if (caption.asserts, caption.operation) != (fixed.asserts, fixed.operation):
+        if pair and (caption.asserts, caption.operation) != (fixed.asserts, fixed.operation):
             raise BadBank(
                 f"{where} asserts {str(caption.asserts or '')!r} by {caption.operation!r}, but paraphrase 0 "
-                f"(row {first}) {str(fixed.asserts or '')!r} by {fixed.operation!r}; all make one claim: correct it"
+                f"(row {first}) {str(fixed.asserts or '')!r} by {fixed.operation!r}; all of a complex pair make "
+                "one claim: correct it"
             )
         if polarity == "positive" and texts.setdefault(caption.text, number) != number and n:
             raise BadBank(f"{where} repeats the text of row {texts[caption.text]}; write it in other words")

@@ -2,8 +2,9 @@
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_csv
@@ -44,20 +45,26 @@ def rejected(path: Path) -> frozenset[Key]:
     return frozenset(key for key, is_accepted in verdicts(path).items() if not is_accepted)
 
 
-def alpha(annotators: Sequence[Mapping[Key, bool]]) -> tuple[float, int]:
-    """(Krippendorff's alpha, number of captions judged by two or more): agreement beyond chance of any number of
-    annotators, who need not have judged the same captions (nominal alpha; Krippendorff 2011, "Computing Krippendorff's
-    alpha-reliability").
+def alpha(annotators: Sequence[Mapping[Any, Hashable]]) -> tuple[float, int]:
+    """(Krippendorff's alpha, number of items judged by two or more): agreement beyond chance of any number of
+    annotators (item -> value), who need not have judged the same items (nominal alpha; Krippendorff 2011, "Computing
+    Krippendorff's alpha-reliability").
 
-    Alpha is NaN if no caption was judged twice, and 1 if all judgements of such captions are the same.
+    Alpha is NaN if no item was judged twice, and 1 if all judgements of such items are the same.
     """
-    judged = Counter(key for verdicts in annotators for key in verdicts)
-    accepts = Counter(key for verdicts in annotators for key, is_accepted in verdicts.items() if is_accepted)
-    common = [key for key, number in judged.items() if number > 1]
+    values: dict[Any, Counter[Hashable]] = {}
+    for judged in annotators:
+        for key, value in judged.items():
+            values.setdefault(key, Counter())[value] += 1
+    common = [counts for counts in values.values() if counts.total() > 1]
     if not common:
         return float("nan"), 0
-    # Ordered pairs of judgements of one caption that differ, each caption weighted by 1 / (judgements - 1).
-    differ = sum(2 * accepts[key] * (judged[key] - accepts[key]) / (judged[key] - 1) for key in common)
-    accepted, total = sum(accepts[key] for key in common), sum(judged[key] for key in common)
-    by_chance = 2 * accepted * (total - accepted) / (total - 1)
+    # Ordered pairs of judgements of one item that differ, each item weighted by 1 / (judgements - 1).
+    differ = sum(_differing(counts) / (counts.total() - 1) for counts in common)
+    every = sum(common, Counter())
+    by_chance = _differing(every) / (every.total() - 1)
     return (1.0 if by_chance == 0 else 1 - differ / by_chance), len(common)
+
+
+def _differing(counts: Counter[Hashable]) -> int:
+    return counts.total() ** 2 - sum(count**2 for count in counts.values())

@@ -7,6 +7,7 @@ Beam worker can build the examples of one split and bucket.
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from tfds_naturel.open_images.attribution import Attribution
 SPLITS = (*splits.SHARES, splits.UNSEEN)
 TAKEDOWN = Path(__file__).with_name("takedown.txt")  # images that their owners asked to remove
 
+_TESTS = ("test", splits.UNSEEN)
 _BUCKETS = ("rows", "splits", "attributions")
 _MAX_COPIES = 3  # if more images share a photo (same size and hash), it is a placeholder
 _BATCH = 4096  # photos checked by the threads at once
@@ -138,7 +140,15 @@ class Plan:
 
 
 def _keeps(config: OpenImagesConfig, held_out: frozenset[Triplet], split: str, triplet: Triplet) -> bool:
+    if split in _TESTS and config.release == "v6" and triplet not in _described(config.bank):
+        return False
     return _KEPT[config.kept](triplet) and (triplet in held_out) == (split == splits.UNSEEN)
+
+
+@functools.cache
+def _described(path: Path | None) -> frozenset[Triplet]:
+    """The triplets of a caption bank for V6. The grammar describes the others, in words that give the label away."""
+    return frozenset(bank.load(path, "v6"))
 
 
 def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path) -> Plan:
@@ -184,6 +194,7 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
         "images": {"annotated": len(survey.image_ids), "refused": dict(refused), "dropped": dict(dropped)},
         "unattributed": len(split_of) - sum(len(attributed.read(prefix)) for prefix in attributed.prefixes),
         "held_out": sorted(map(str, held_out)),
+        "untested": _untested(config, survey),
         "splits": _count(config, survey, split_of, held_out),
     }
     return Plan(config, images, scratch, digits, held_out, facts)
@@ -256,6 +267,12 @@ def _assign(
         else:
             dropped["no triplet of this dataset"] += 1
     return split_of, dropped
+
+
+def _untested(config: OpenImagesConfig, survey: Survey) -> list[str]:
+    """The triplets that are left out of the test splits, since only the grammar describes them."""
+    shown = set(survey.triplets) if config.release == "v6" else set()
+    return sorted(str(triplet) for triplet in shown - _described(config.bank) if _KEPT[config.kept](triplet))
 
 
 def _count(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
+from tfds_naturel.captions import bank
 from tfds_naturel.common import escape
 from tfds_naturel.common.schema import PAIRS, Triplet
 
@@ -46,6 +47,13 @@ def render(name: str, description: str, sizes: dict[str, tuple[int, int]], facts
         f"Every image has {PAIRS} pairs of a true and a false caption for each triplet it shows, and some in several "
         "wordings."
     )
+    if "inputs" in facts:
+        edition = bank.edition(facts["options"])
+        captions += (
+            f" They are of the {edition} edition of the caption bank."
+            if edition
+            else " The caption bank is the user's."
+        )
     if "used" in facts:
         captions = "Every true caption of an image comes with the false captions derived from it."
     parts = [
@@ -77,6 +85,11 @@ def _photo_parts(facts: dict[str, Any]) -> Iterable[str]:
         by_relation[triplet.relation].update(by_split)
     yield "## Images\n\n" + table(["", "count"], image_counts.items())
     yield "## Input files\n\n" + table(["file", "md5"], facts["inputs"].items())
+    if untested := facts.get("untested"):  # since version 4.0.0
+        yield (
+            "## Triplets that are not tested\n\nDescribed by a grammar alone, whose words tell true captions from false "
+            f"ones, {len(untested)} triplets are left out of the test splits: {escape.markdown(', '.join(untested))}."
+        )
     relations = table(["relation", *splits], _rows(by_relation, splits))
     yield f"## Relations\n\nNumber of (image, triplet) pairs, by split.\n\n{relations}"
     yield (

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfds_naturel.captions import bank
 from tfds_naturel.common import escape
-from tfds_naturel.common.files import md5_of, read_tsv
+from tfds_naturel.common.files import read_tsv
 from tfds_naturel.open_images import releases
 
 _PEOPLE = frozenset({"Man", "Woman", "Boy", "Girl", "Person"})
@@ -111,9 +111,7 @@ class Facts:
         """Whether the captions are from a bank other than ours."""
         if not self.is_photos:
             return False
-        options = self.metadata["options"]
-        ours = "+".join(map(md5_of, bank.files(options["release"]))), md5_of(bank.find(bank.FIRST))
-        return options["bank"] not in ours
+        return not bank.edition(self.metadata["options"])
 
 
 def statements(facts: Facts) -> dict[str, str]:
@@ -128,7 +126,8 @@ def _values(facts: Facts) -> dict[str, Any]:
     options, triplets = facts.metadata["options"], facts.images_by("triplets")
     decisions, files = options.get("decisions", "none"), "files other than those that Google published"
     reviewed = f"Reviewers' decisions were applied (MD5 {decisions}), and captions they rejected replaced."
-    bank_of_ours = "the bank of naturel_jax, where each triplet has eight or more"
+    edition = bank.edition(options) if facts.is_photos else ""
+    bank_of_ours = f"the {edition} edition of the bank of naturel_jax, where each triplet has eight or more"
     return {
         "release": options.get("release", "").upper(),
         "files": "the files that Google published" if facts.is_photos and facts.is_official else files,

@@ -1,0 +1,104 @@
+"""Questions to readers about captions, and what their answers say."""
+
+import collections
+import json
+import re
+
+import pytest
+
+from tfds_naturel.audit import __main__ as audit
+from tfds_naturel.audit import readers
+from tfds_naturel.audit.attack import Pair
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import read_tsv
+
+PAIRS = [
+    Pair(f"true {n}", f"false {n}", f"Cat|{relation}|Desk", relation, "swap", ("yes", "no")[n % 2])
+    for n, relation in enumerate(["on"] * 30 + ["holds"] * 60)
+]
+PEOPLE = [f"a person's {n}" for n in range(20)]
+
+
+def test_the_sample_has_the_relations_of_all_and_hides_the_labels(tmp_path):
+    items = readers.draw(PAIRS, PEOPLE, captions=24, choices=12, seed=0)
+    by_question = collections.defaultdict(list)
+    for item in items:
+        by_question[item.question].append(item)
+    assert {question: len(of) for question, of in by_question.items()} == {"natural": 30, "truth": 24, "choice": 12}
+    assert collections.Counter(i.relation for i in by_question["choice"]) == {"on": 4, "holds": 8}
+    assert collections.Counter(i.label for i in by_question["truth"]) == {"true": 12, "false": 12}
+    assert sum(i.source == "people" for i in by_question["natural"]) == 6
+    assert all(i.first.split()[0] == i.label for i in by_question["truth"])
+    assert all((i.first, i.second)[int(i.label) - 1].startswith("true") for i in by_question["choice"])
+    shown_together = {text.split()[1] for i in by_question["choice"] for text in (i.first, i.second)}
+    assert not shown_together & {i.first.split()[1] for i in by_question["truth"]}
+    assert readers.draw(PAIRS, PEOPLE, 24, 12, 0) == items != readers.draw(PAIRS, PEOPLE, 24, 12, 1)
+
+    readers.write(tmp_path, items)
+    rows = read_tsv(tmp_path / "questions.tsv")
+    assert [row["item"] for row in rows] == [item.item for item in items]
+    assert set(rows[0]) == {"item", "question", "about", "first", "second", "answer"}
+    assert {row["about"] for row in rows if row["question"] == "natural"} == {""}
+    page = (tmp_path / "questions.html").read_text()
+    listed = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert [row | {"answer": ""} for row in listed] == rows
+    with pytest.raises(UserError, match=r"80 captions and 12 pairs of 90 pairs: ask for fewer"):
+        readers.draw(PAIRS, PEOPLE, 80, 12, 0)
+
+
+def answer(path, items, of):
+    path.write_text("item\tanswer\n" + "".join(f"{item.item}\t{of(item)}\n" for item in items))
+    return path
+
+
+def test_answers_are_scored_by_hand_counts(tmp_path):
+    items = readers.draw(PAIRS, PEOPLE, captions=24, choices=12, seed=0)
+    readers.write(tmp_path, items)
+
+    def perfect(item):
+        return {"natural": "5" if item.source == "people" else "4", "truth": item.label, "choice": item.label}[
+            item.question
+        ]
+
+    def doubtful(item):
+        """Says that all captions are true, chooses the first, and leaves naturalness open."""
+        return {"natural": "", "truth": "true", "choice": "1"}[item.question]
+
+    files = [answer(tmp_path / f"{of.__name__}.tsv", items, of) for of in (perfect, doubtful)]
+    audit.main(["--readers", str(tmp_path), "--score", *map(str, files)])
+    rows = {
+        line.strip("| ").split(" | ")[0]: line.strip("| ").split(" | ")[1:]
+        for line in (tmp_path / "answers.md").read_text().splitlines()
+        if line.startswith("| ")
+    }
+    assert rows["people"][:2] == ["6", "5.00 ±0.00"] and rows["ours, false"][:2] == ["12", "4.00 ±0.00"]
+    assert rows["true, all"][:2] == ["12", "1.000 (0.757-1.000)"]  # Wilson's interval of 12 of 12
+    assert rows["false, all"][1].startswith("0.500 (")  # one reader is right and the other wrong
+    first = sum(item.label == "1" for item in items if item.question == "choice")
+    assert rows["all"][:1] == ["12"] and rows["all"][1].startswith(f"{(12 + first) / 24:.3f}")
+    assert rows["mirrored: yes"][0] == str(sum(i.mirrored == "yes" for i in items if i.question == "choice"))
+    # 12 items of two "true", 12 of "true" and "false": 24 differing ordered pairs; by chance 2 * 36 * 12 / 47.
+    assert rows["truth"] == ["24", f"{1 - 24 / (2 * 36 * 12 / 47):.3f}"] and rows["natural"] == ["0", "nan"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("item\tanswer\nnatural-1\t6\n", r"a.tsv:2: answer '6'; expected 1, 2, 3, 4, 5 or nothing"),
+        ("item\tanswer\nnatural-99\t1\n", r"a.tsv:2: item 'natural-99' is not in the key; are these other questions"),
+        ("item,answer\nnatural-1,1\n", r"a.tsv:2: has no item; expected the tab-separated columns item and answer"),
+    ],
+)
+def test_malformed_answers_are_refused_by_row(tmp_path, rows, message):
+    readers.write(tmp_path, readers.draw(PAIRS, PEOPLE, 24, 12, 0))
+    (tmp_path / "a.tsv").write_text(rows)
+    with pytest.raises(UserError, match=message):
+        readers.report(tmp_path, [tmp_path / "a.tsv"])
+
+
+def test_questions_about_the_published_bank(tmp_path, capsys):
+    audit.main(["--readers", str(tmp_path), "--captions", "33", "--pairs", "33"])
+    assert f"{tmp_path}: 99 questions; readers need" in capsys.readouterr().out
+    assert {row["relation"] for row in read_tsv(tmp_path / "key.tsv")} >= {"holds", "on", "is", "interacts_with"}
+    with pytest.raises(SystemExit):
+        audit.main(["--out", str(tmp_path), "--score", "a.tsv"])

@@ -1,0 +1,216 @@
+"""Captions and pairs for readers to judge, human or not, with the labels in a file apart; and what their answers say.
+
+Three questions: how natural is a caption (1 to 5); is it true or false of every photo of its triplet, or neither; and
+which caption of a pair is true, from the text alone. Captions by people are among those judged for naturalness,
+unmarked, so that a reader's scale is known.
+"""
+
+import collections
+import csv
+import importlib.resources
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tfds_naturel.audit.attack import Pair
+from tfds_naturel.captions import decisions
+from tfds_naturel.common import escape, pages
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import read_tsv, reading_csv
+
+PEOPLE = 0.25  # captions by people, as a share of ours
+ANSWERS = {"natural": tuple("12345"), "truth": ("true", "false", "open"), "choice": ("1", "2")}  # by question
+_Z = 1.96  # of a 95% interval
+
+
+class Item(NamedTuple):
+    """A question to readers, and what they are not shown: the ``label`` of the caption (``true``, ``false``), or the
+    number of the true one of a pair; its relation; whether its false caption claims a listed triplet; and whether the
+    caption is by ``people``. ``about``: the triplet, where the question names it."""
+
+    item: str
+    question: str
+    about: str
+    first: str
+    second: str
+    label: str
+    relation: str
+    mirrored: str
+    source: str
+
+
+_SHOWN = ("item", "question", "about", "first", "second")
+
+
+def draw(pairs: Sequence[Pair], people: Sequence[str], captions: int, choices: int, seed: int) -> list[Item]:
+    """The questions about a sample of ``pairs`` (of any kind), in the same proportions of relations.
+
+    ``choices`` pairs are shown as pairs; of ``captions`` others, one caption is judged, the true and the false one
+    equally often. Raises UserError if there are too few pairs.
+    """
+    if captions + choices > len(pairs):
+        raise UserError(f"{captions} captions and {choices} pairs of {len(pairs)} pairs: ask for fewer of them")
+    rng = np.random.default_rng(seed)
+    together = _stratified(pairs, choices, rng)
+    taken = set(together)
+    alone = _stratified([pair for pair in pairs if pair not in taken], captions, rng)
+    singles = [(pair, ("true", "false")[n % 2]) for n, pair in enumerate(alone)]
+    own = [
+        Item("", "", "", getattr(pair, label), "", label, pair.relation, pair.mirrored, "ours")
+        for pair, label in singles
+    ]
+    truth = [
+        item._replace(question="truth", about=pair.group.replace("|", " "))
+        for item, (pair, _) in zip(own, singles, strict=True)
+    ]
+    chosen = rng.permutation(len(people))[: round(PEOPLE * captions)]
+    own += [Item("", "", "", " ".join(people[n].split()), "", "true", "", "", "people") for n in chosen]
+    sections = [[item._replace(question="natural") for item in own], truth, [_choice(pair, rng) for pair in together]]
+    return [
+        section[n]._replace(item=f"{section[n].question}-{number}")
+        for section in sections
+        for number, n in enumerate(rng.permutation(len(section)), 1)
+    ]
+
+
+def _stratified(pairs: Sequence[Pair], number: int, rng: np.random.Generator) -> list[Pair]:
+    """``number`` of the pairs, evenly from all in the order of their relations."""
+    ordered = sorted((pairs[n] for n in rng.permutation(len(pairs))), key=lambda pair: pair.relation)
+    places = (np.arange(number) + rng.random()) * len(ordered) / max(number, 1)
+    return [ordered[int(place)] for place in places]
+
+
+def _choice(pair: Pair, rng: np.random.Generator) -> Item:
+    number = int(rng.integers(2))
+    texts = (pair.true, pair.false)[:: -1 if number else 1]
+    return Item("", "choice", "", *texts, str(number + 1), pair.relation, pair.mirrored, "ours")
+
+
+def write(folder: Path, items: Sequence[Item]) -> None:
+    """Writes ``questions.tsv`` with an empty column ``answer``, the same as a page (``questions.html``), and
+    ``key.tsv``, which readers must not see.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = [{name: getattr(item, name) for name in _SHOWN} for item in items]
+    _write_tsv(folder / "questions.tsv", [(*_SHOWN, "answer"), *((*row.values(), "") for row in shown)])
+    _write_tsv(folder / "key.tsv", [Item._fields, *items])
+    template = importlib.resources.files("tfds_naturel.audit") / "readers.html"
+    page = pages.fill(template, items=pages.script_json(shown), answers=pages.script_json(ANSWERS))
+    (folder / "questions.html").write_text(page, encoding="utf-8")
+
+
+def _write_tsv(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
+    """Item -> answer, without the items that are left open. Raises UserError for an unknown item or answer."""
+    found = {}
+    with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    for number, row in enumerate(rows, 2):
+        if missing := [name for name in ("item", "answer") if row.get(name) is None]:
+            raise UserError(f"{path}:{number}: has no {missing[0]}; expected the tab-separated columns item and answer")
+        if row["item"] not in items:
+            raise UserError(f"{path}:{number}: item {row['item']!r} is not in the key; are these other questions?")
+        allowed = ANSWERS[items[row["item"]].question]
+        if row["answer"] not in ("", *allowed):
+            raise UserError(f"{path}:{number}: answer {row['answer']!r}; expected {', '.join(allowed)} or nothing")
+        if row["answer"]:
+            found[row["item"]] = row["answer"]
+    return found
+
+
+def report(folder: Path, answers: Sequence[Path]) -> list[str]:
+    """The report's lines on the answers of one or more readers to the questions in ``folder``."""
+    items = {row["item"]: Item(**row) for row in read_tsv(folder / "key.tsv")}
+    readers = [read_answers(path, items) for path in answers]
+    lines = ["# What readers said", "", f"{len(readers)} readers; 95% intervals over items (Wilson's, for shares).", ""]
+    lines += _naturalness(items, readers)
+    lines += _section(
+        "Labels",
+        "Captions that readers say have their label whatever else the photo shows",
+        items,
+        readers,
+        "truth",
+        [lambda i: f"{i.label}, all", lambda i: f"{i.label}, {i.relation}"],
+    )
+    lines += _section(
+        "From text alone",
+        "Pairs of which readers find the true caption without the photo; 0.5: the text tells nothing",
+        items,
+        readers,
+        "choice",
+        [lambda i: "all", lambda i: f"mirrored: {i.mirrored}", lambda i: i.relation],
+    )
+    return lines + _agreement(items, readers)
+
+
+def _naturalness(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]) -> list[str]:
+    lines = ["## Naturalness", "", "| captions | number | mean of 1 to 5 | 4 or 5 |", "|---|---|---|---|"]
+    marks: dict[str, list[list[int]]] = collections.defaultdict(list)
+    for item in items.values():
+        if item.question == "natural" and (
+            given := [int(answers[item.item]) for answers in readers if item.item in answers]
+        ):
+            marks[item.source if item.source == "people" else f"ours, {item.label}"].append(given)
+    for name, given in sorted(marks.items()):
+        means = np.array([np.mean(of_item) for of_item in given])
+        margin = _Z * means.std(ddof=1) / len(means) ** 0.5 if len(means) > 1 else float("nan")
+        good = float(np.mean([np.mean(np.array(of_item) >= 4) for of_item in given]))
+        lines.append(f"| {name} | {len(means)} | {means.mean():.2f} ±{margin:.2f} | {_share(good, len(means))} |")
+    return [*lines, ""]
+
+
+def _section(
+    title: str,
+    text: str,
+    items: Mapping[str, Item],
+    readers: Sequence[Mapping[str, str]],
+    question: str,
+    names: Sequence[Callable[[Item], str]],
+) -> list[str]:
+    """A table of the share of right answers, each item with the mean of its readers, in the groups of ``names``."""
+    right: dict[str, list[float]] = {}
+    for name in names:
+        of_name: dict[str, list[float]] = collections.defaultdict(list)
+        for item in items.values():
+            given = [answers[item.item] for answers in readers if item.item in answers]
+            if item.question == question and given:
+                of_name[name(item)].append(float(np.mean([answer == item.label for answer in given])))
+        right |= dict(sorted(of_name.items()))
+    rows = [
+        f"| {escape.markdown(name)} | {len(of)} | {_share(float(np.mean(of)), len(of))} |" for name, of in right.items()
+    ]
+    return [f"## {title}", "", f"{text}.", "", "| | number | share |", "|---|---|---|", *rows, ""]
+
+
+def _agreement(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]) -> list[str]:
+    lines = ["## Agreement", "", "Krippendorff's alpha (nominal; naturalness: 4 or 5, or less).", ""]
+    lines += ["| question | items with several readers | alpha |", "|---|---|---|"]
+    for question in ANSWERS:
+        of_question = [
+            {
+                key: answer in ("4", "5") if question == "natural" else answer
+                for key, answer in answers.items()
+                if items[key].question == question
+            }
+            for answers in readers
+        ]
+        alpha, number = decisions.alpha(of_question)
+        lines.append(f"| {question} | {number} | {alpha:.3f} |")
+    return [*lines, ""]
+
+
+def _share(share: float, number: int) -> str:
+    low, high = wilson(share, number)
+    return f"{share:.3f} ({low:.3f}-{high:.3f})"
+
+
+def wilson(share: float, number: int) -> tuple[float, float]:
+    """The 95% interval of a share of ``number`` items (Wilson 1927)."""
+    centre = (share + _Z**2 / (2 * number)) / (1 + _Z**2 / number)
+    half = _Z / (1 + _Z**2 / number) * (share * (1 - share) / number + _Z**2 / (4 * number**2)) ** 0.5
+    return centre - half, centre + half
