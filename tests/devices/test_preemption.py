@@ -111,7 +111,7 @@ def main(arguments):
     preemption.install_handler()
     with preemption.interruptible():
         print("ready", flush=True)
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 31)  # half an hour in a library
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # half an hour in a library
 
 cli.run(main)
 """
