@@ -37,6 +37,7 @@ _LOG = logging.getLogger("naturel_jax.data.check")  # __name__ is __main__
 
 SOME_BAD = 3  # exit code
 
+_SHOWN = 20  # kinds of reasons
 _JOBS = 16  # per process; progress is logged after each
 _SIZE = 32  # pixels to which images are decoded, as in training; any size would do
 
@@ -67,15 +68,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def summary(bad: Sequence[index.Bad]) -> Iterator[str]:
-    """A line for each kind of reason, the most frequent first: how often, one reason as it is, and its record.
+    """A line for each kind of reason, the most frequent first: how often, one reason as it is, and its record; and a
+    last line if there are more than ``_SHOWN`` kinds.
 
     Reasons are of a kind if they differ only in numbers and in what is quoted."""
     kinds = collections.defaultdict[str, list[index.Bad]](list)
     for row in bad:
         kinds[re.sub(r"(['\"]).*?\1|\d+", "#", row["reason"].replace(row["name"], "#"))].append(row)
-    for rows in sorted(kinds.values(), key=len, reverse=True):
+    shown = sorted(kinds.values(), key=len, reverse=True)[:_SHOWN]
+    for rows in shown:
         named = f"{rows[0]['name']}: {rows[0]['reason']}"
         yield f"{len(rows):10,}  {escape.line(named)}{' (the first of them)' if len(rows) > 1 else ''}"
+    if more := len(bad) - sum(map(len, shown)):
+        yield f"{more:10,}  for other reasons"
 
 
 def check(

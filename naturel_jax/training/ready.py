@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,19 +36,21 @@ def check(config: Config, folder: epath.Path, examples: int) -> None:
             f"config.data.batch_size is {config.data.batch_size:,}, but config.data.mixture has {examples:,} images, "
             "so that a batch would have some twice; make it smaller"
         )
-    if (newest := run_folder.newest_checkpoint(folder)) is None:
-        return
-    step, meta = newest
-    if step < total:
-        run_folder.check_streams(folder, meta)
-    before = versions.from_json(meta["config"])
-    if before.duration != config.duration:
-        _extend(config, before, folder, step, examples)
+    extended = None
+    if (newest := run_folder.newest_checkpoint(folder)) is not None:
+        step, meta = newest
+        if step < total:
+            run_folder.check_streams(folder, meta)
+        before = versions.from_json(meta["config"])
+        if before.duration != config.duration:
+            extended = _extend(config, before, folder, step, examples)
+    if jax.process_index() == 0:
+        _note(config, folder, extended)
 
 
-def _extend(config: Config, before: Config, folder: epath.Path, step: int, examples: int) -> None:
-    """Says what another duration changes in a run that has taken ``step`` steps, and notes it in ``config.json``.
-    Raises UserError for a shorter one."""
+def _extend(config: Config, before: Config, folder: epath.Path, step: int, examples: int) -> dict[str, Any] | None:
+    """Says what another duration changes in a run that has taken ``step`` steps; returns what is to be noted, None if
+    both are the same number of steps. Raises UserError for a shorter one."""
     (schedule, rate), (earlier, rate_before) = (train.make_schedule(each, examples) for each in (config, before))
     if schedule.total < earlier.total:
         raise UserError(
@@ -56,7 +59,7 @@ def _extend(config: Config, before: Config, folder: epath.Path, step: int, examp
             "shorter run, use another --workdir"
         )
     if schedule.total == earlier.total:
-        return
+        return None
     done = np.arange(step)
     same = bool(np.array_equal(rate(done), rate_before(done)))
     what = f"{config.name} has {step:,} steps, and goes on to {schedule.total:,} instead of {earlier.total:,}"
@@ -69,18 +72,20 @@ def _extend(config: Config, before: Config, folder: epath.Path, step: int, examp
             "allow; config.json notes it",
             *(what, step, rate_before(step - 1), rate(step), config.duration),
         )
-    if jax.process_index() == 0:
-        _note(config, before, folder, {"step": step, "duration": before.duration, "same_rates": same})
+    return {"step": step, "duration": before.duration, "same_rates": same}
 
 
-def _note(config: Config, before: Config, folder: epath.Path, extended: dict[str, object]) -> None:
-    """Adds to ``config.json`` at which step the run became longer, and keeps the scores of the shorter one as
+def _note(config: Config, folder: epath.Path, extended: dict[str, Any] | None) -> None:
+    """Notes in ``config.json`` that the run has become longer, and keeps the scores of the shorter one as
     ``scores_<its duration>.json``."""
-    earlier = storage.read_json(folder / "config.json").get("extended", [])
-    run_folder.write_config(folder, config, [row for row in earlier if row != extended] + [extended])
+    path = folder / "config.json"
+    saved = storage.read_json(path)
+    if saved["config"].get("duration") != config.duration or extended:
+        earlier = [row for row in saved.get("extended", []) if row != extended]
+        saved |= {"config": versions.to_json(config), "extended": [*earlier, *([extended] if extended else [])]}
+        storage.write(path, json.dumps(saved, indent=1))
     record = finished.read(folder)
-    if record is not None and record.request["duration"] == before.duration:
-        kept = {**record.request, **record.finished._asdict()}
-        name = "_".join(before.duration.replace("%", " percent").split())
-        storage.write(folder / f"scores_{name}.json", json.dumps(kept, indent=1))
+    if record is not None and record.request["duration"] not in (None, config.duration):
+        name = "_".join(str(record.request["duration"]).split())
+        storage.write(folder / f"scores_{name}.json", storage.read(folder / finished.FILE))
         storage.delete(folder / finished.FILE)

@@ -1,13 +1,14 @@
 """Identifies the run in a workdir: the files that describe it, and whether a config may continue it.
 
-``config.json`` holds the config and the versions it started with; ``data.json`` identifies its tables of records;
-``trained_on/`` has the images that it trains on; ``scores.json`` has the scores of a finished run.
+``config.json`` holds the config and the versions it started with, and when it became longer (``ready.py``);
+``data.json`` identifies its tables of records; ``trained_on/`` has the images that it trains on; ``scores.json`` has
+the scores of a finished run.
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -112,12 +113,9 @@ def left_out(found: Finished, config: Config, model: str) -> list[LeftOut]:
     return rows
 
 
-def write_config(folder: epath.Path, config: Config, extended: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Records the config and the versions of the libraries in the folder, for people to read. ``extended``: when the
-    run became longer (``ready.py``)."""
-    record: dict[str, Any] = {"config": versions.to_json(config), "versions": checkpoint_meta.versions()}
-    if extended:
-        record["extended"] = extended
+def write_config(folder: epath.Path, config: Config) -> None:
+    """Records the config and the versions of the libraries in the folder, for people to read."""
+    record = {"config": versions.to_json(config), "versions": checkpoint_meta.versions()}
     storage.write_json(folder / "config.json", record)
 
 

@@ -64,6 +64,16 @@ def test_finished_run_with_a_constant_rate_becomes_longer(tmp_path, caplog):
     assert len(notes(workdir)) == 1
 
 
+def test_scores_of_a_model_that_is_trained_later_are_kept(tmp_path):
+    workdir, evaluated = epath.Path(tmp_path), tiny(duration="0 steps")
+    run_folder.write_config(workdir, evaluated)
+    run_folder.write_finished(workdir, evaluated, finished.Finished({"naturel/simple": 0.5}, {}, {}, {}, {}))
+    ready.check(tiny(), workdir, 200)
+    assert json.loads((workdir / "scores_0_steps.json").read_text())["scores"] == {"naturel/simple": 0.5}
+    assert json.loads((workdir / "config.json").read_text())["config"]["duration"] == "4 steps"
+    assert not (workdir / "scores.json").exists() and notes(workdir) == []
+
+
 @pytest.mark.parametrize("changes", [{"optim__schedule": "cosine"}, {"optim__warmup": "50%"}], ids=str)
 def test_other_rates_of_a_longer_run_are_said_and_noted(changes, tmp_path, caplog):
     workdir = begun(tmp_path, tiny(**changes), 3)
