@@ -44,7 +44,13 @@ REFUSED = {  # flags -> message
     ("--grid=config.bases.base.optim.lr=1e-4,1e-3",): "differ in config.bases.base, which the runs of a sweep share",
     (RANGE, *SEARCH): "--search needs --score",
     ("--trials=2",): "give both, or none of them",
-    (RANGE, *SEARCH, "--score=naturel_unseen/simple", "--prune"): "config.eval.during.naturel_unseen is missing",
+    (
+        RANGE,
+        *SEARCH,
+        "--score=naturel/simple",
+        "--prune",
+        "--config.eval.during.naturel=0 steps",
+    ): "--prune: config.eval.during",
     ("--share=4/4",): "--share 4/4: expected INDEX/COUNT with an INDEX from 0 to COUNT - 1",
     ("--jobs=0",): "--jobs 0: expected 1 or more",
 }

@@ -1,5 +1,6 @@
 """The report on a sweep: a row for each setting, differences from a baseline, the best run."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,43 +25,50 @@ def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
     turn. Raises UserError for a damaged file."""
     with locked(out / ".report.lock"):
         states = {run.key: runs_lib.state(run, out) for run in runs}
-        groups: dict[str, list[Planned]] = {run.group: [] for run in runs}
+        groups: dict[str, list[Planned]] = {}
         for run in runs:
             if states[run.key] == runs_lib.FINISHED:
-                groups[run.group].append(run)
-        missing = [
-            f"{group}: {len(done)} of {number} runs are finished"
-            for group, done in groups.items()
-            if len(done) < (number := sum(run.group == group for run in runs))
-        ]
-        groups = {group: done for group, done in groups.items() if done}
-        scores = seeds.read({run.key: seeds.of_run(out / run.key) for done in groups.values() for run in done})
+                groups.setdefault(run.group, []).append(run)
+        done = [run for of_group in groups.values() for run in of_group]
+        scores = seeds.read({run.key: seeds.of_run(out / run.key) for run in done})
         differences = _differences(groups, scores, baseline) if baseline in groups else []
-        found = {run.key: _finished(out, run) for done in groups.values() for run in done}
-        sections = [*_difference_section(differences, baseline), *_best(groups, found, score)]
-        histories = {
-            group: [recorded.history(epath.Path(out / run.key)) for run in done] for group, done in groups.items()
-        }
-        trained_on = [
-            line
-            for group, (first, *_) in groups.items()
-            for line in run_folder.left_out(found[first.key], first.config, group)
-        ]
-        ended = [f"{key}: {text}" for key, text in states.items() if text.startswith(("pruned", "failed"))]
+        found = {run.key: _finished(out, run) for run in done}
         made = Report(
             [*_rows(groups, scores), *_text_only(found)],
-            histories,
-            left_out=[*missing, *ended, *scores.left_out],
-            trained_on=leakage.lines(trained_on),
-            seeds={group: len(done) for group, done in groups.items()},
-            sections=sections,
+            {
+                name: [recorded.history(epath.Path(out / run.key)) for run in of_group]
+                for name, of_group in groups.items()
+            },
+            left_out=[*_unfinished(runs, states), *scores.left_out],
+            trained_on=_trained_on(groups, found),
+            seeds={group: len(of_group) for group, of_group in groups.items()},
+            sections=[*_difference_section(differences, baseline), *_best(groups, found, score)],
             score=score,
         )
         text = report.save(epath.Path(out), made)
-        differences_csv = seeds.to_csv(seeds.Difference._fields, differences)
-        storage.write(epath.Path(out / "differences.csv"), differences_csv)
+        storage.write(epath.Path(out / "differences.csv"), seeds.to_csv(seeds.Difference._fields, differences))
         storage.write(epath.Path(out / "runs.csv"), _runs_csv(runs, states, scores))
     return text
+
+
+def _unfinished(runs: Sequence[Planned], states: Mapping[str, str]) -> list[str]:
+    """One line for each setting whose runs are not all finished, and for each run that will not be."""
+    of_groups: dict[str, list[str]] = {}
+    for run in runs:
+        of_groups.setdefault(run.group, []).append(states[run.key])
+    lines = [
+        f"{group}: {of_group.count(runs_lib.FINISHED)} of {len(of_group)} runs are finished"
+        for group, of_group in of_groups.items()
+        if set(of_group) != {runs_lib.FINISHED}
+    ]
+    return lines + [f"{key}: {text}" for key, text in states.items() if text.startswith(("pruned", "failed"))]
+
+
+def _trained_on(groups: Groups, found: Mapping[str, Finished]) -> list[leakage.Line]:
+    """Which images may have been trained on, by the first run of each setting."""
+    firsts = {group: of_group[0] for group, of_group in groups.items()}
+    lines = [run_folder.left_out(found[run.key], run.config, group) for group, run in firsts.items()]
+    return leakage.lines(list(itertools.chain.from_iterable(lines)))
 
 
 def _finished(out: Path, run: Planned) -> Finished:
