@@ -1,7 +1,6 @@
 """What would end a run later, found before anything is trained; and whether a run that has begun may go on."""
 
 import importlib.util
-import json
 import logging
 from typing import Any
 
@@ -83,7 +82,7 @@ def _note(config: Config, folder: epath.Path, extended: dict[str, Any] | None) -
     if saved["config"].get("duration") != config.duration or extended:
         earlier = [row for row in saved.get("extended", []) if row != extended]
         saved |= {"config": versions.to_json(config), "extended": [*earlier, *([extended] if extended else [])]}
-        storage.write(path, json.dumps(saved, indent=1))
+        storage.write_json(path, saved)
     record = finished.read(folder)
     if record is not None and record.request["duration"] not in (None, config.duration):
         name = "_".join(str(record.request["duration"]).split())
