@@ -84,8 +84,8 @@ def _stratified(pairs: Sequence[Pair], number: int, rng: np.random.Generator) ->
 
 def _choice(pair: Pair, rng: np.random.Generator) -> Item:
     number = int(rng.integers(2))
-    texts = (pair.true, pair.false)[:: -1 if number else 1]
-    return Item("", "choice", "", *texts, str(number + 1), pair.relation, pair.mirrored, "ours")
+    first, second = (pair.false, pair.true) if number else (pair.true, pair.false)
+    return Item("", "choice", "", first, second, str(number + 1), pair.relation, pair.mirrored, "ours")
 
 
 def write(folder: Path, items: Sequence[Item]) -> None:
@@ -156,10 +156,10 @@ def _naturalness(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]
             given := [int(answers[item.item]) for answers in readers if item.item in answers]
         ):
             marks[item.source if item.source == "people" else f"ours, {item.label}"].append(given)
-    for name, given in sorted(marks.items()):
-        means = np.array([np.mean(of_item) for of_item in given])
+    for name, of_name in sorted(marks.items()):
+        means = np.array([np.mean(of_item) for of_item in of_name])
         margin = _Z * means.std(ddof=1) / len(means) ** 0.5 if len(means) > 1 else float("nan")
-        good = float(np.mean([np.mean(np.array(of_item) >= 4) for of_item in given]))
+        good = float(np.mean([np.mean(np.array(of_item) >= 4) for of_item in of_name]))
         lines.append(f"| {name} | {len(means)} | {means.mean():.2f} ±{margin:.2f} | {_share(good, len(means))} |")
     return [*lines, ""]
 

@@ -86,9 +86,10 @@ def _photo_parts(facts: dict[str, Any]) -> Iterable[str]:
     yield "## Images\n\n" + table(["", "count"], image_counts.items())
     yield "## Input files\n\n" + table(["file", "md5"], facts["inputs"].items())
     if untested := facts.get("untested"):  # since version 4.0.0
+        listed = escape.markdown(", ".join(untested))
         yield (
-            "## Triplets that are not tested\n\nDescribed by a grammar alone, whose words tell true captions from false "
-            f"ones, {len(untested)} triplets are left out of the test splits: {escape.markdown(', '.join(untested))}."
+            "## Triplets that are not tested\n\nDescribed by a grammar alone, whose words tell true captions from "
+            f"false ones, {len(untested)} triplets are left out of the test splits: {listed}."
         )
     relations = table(["relation", *splits], _rows(by_relation, splits))
     yield f"## Relations\n\nNumber of (image, triplet) pairs, by split.\n\n{relations}"
