@@ -45,7 +45,7 @@ class _Loop(asyncio.SelectorEventLoop):
     """Ignores what comes after its end. When an array cannot be written, Orbax ends its loop, and TensorStore reports
     each of the others to it, which would print a traceback each."""
 
-    def call_soon_threadsafe(self, callback: Any, *arguments: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon_threadsafe(self, callback: Any, *arguments: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]
         if self.is_closed():
             return asyncio.Handle(callback, arguments, self, context)
         return super().call_soon_threadsafe(callback, *arguments, context=context)

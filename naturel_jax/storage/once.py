@@ -86,7 +86,7 @@ def _checksums(paths: Sequence[Path]) -> dict[str, str]:
 
 def _checksum(path: Path) -> str:
     with path.open("rb", buffering=0) as file:
-        return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()  # type: ignore[arg-type]
+        return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
 
 
 def damaged(folder: Path, expected: Mapping[str, str]) -> list[str]:
