@@ -13,7 +13,9 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from etils import epath
 
+from naturel_jax import storage
 from naturel_jax.benchmarks import benchmark, registry, rules
 from naturel_jax.evaluators import results
 from tests.helpers import benchmark_files as files
@@ -118,7 +120,7 @@ def test_rows_of_another_evaluation_are_not_taken_for_the_result(tmp_path):
     save(tmp_path)
     path = tmp_path / "CLIP/bench/scores.json"
     assert results.finished(tmp_path, "CLIP", "bench", "fingerprint")
-    path.write_text(path.read_text().replace('"fingerprint": "fingerprint"', '"fingerprint": "another"'))
+    storage.write_json(epath.Path(path), storage.read_json(epath.Path(path)) | {"fingerprint": "another"})
     assert results.finished(tmp_path, "CLIP", "bench", "another") is None
     with pytest.raises(UserError, match=r"items\.parquet: its rows are not those that scores\.json is about"):
         results.load_items(tmp_path, "CLIP", "bench")
@@ -131,7 +133,7 @@ def test_rows_of_another_evaluation_are_not_taken_for_the_result(tmp_path):
 def test_file_versions(tmp_path):
     saved = save(tmp_path)
     path = tmp_path / "CLIP/bench/scores.json"
-    fields = json.loads(path.read_text())
+    fields = storage.read_json(epath.Path(path))
     assert fields.pop("version") == 3
     path.write_text(json.dumps(fields | {"version": 4}))
     with pytest.raises(UserError, match=r"CLIP/bench/scores\.json: schema version 4, this naturel_jax reads up to 3"):
@@ -162,7 +164,8 @@ def test_file_versions(tmp_path):
 def test_count_that_is_not_finite_is_an_error(tmp_path, count):
     result = save(tmp_path)
     path = results.folder_of(tmp_path, result.model, result.benchmark) / "scores.json"
-    path.write_text(re.sub(r'"count": [\d.]+', f'"count": {count}', path.read_text()))
+    fields = json.dumps(storage.read_json(epath.Path(path)))
+    path.write_text(re.sub(r'"count": [\d.]+', f'"count": {count}', fields))
     with pytest.raises(UserError, match="a count is not finite"):
         results.load(tmp_path)
 
