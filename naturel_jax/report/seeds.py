@@ -149,7 +149,7 @@ def adjust(differences: Sequence[Difference]) -> list[Difference]:
     return [one._replace(adjusted=p) for one, p in zip(differences, adjusted, strict=True)]
 
 
-HEAD = ("", "score", "difference", "95% interval", "p", "p (Holm)", "seeds")
+HEAD = ("setting", "score", "difference", "95% interval", "p", "p (Holm)", "seeds")
 
 
 def cells(differences: Sequence[Difference]) -> Iterator[tuple[str, ...]]:

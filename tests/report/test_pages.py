@@ -59,7 +59,7 @@ def test_report(page, tmp_path):
     rows = [ModelRow(name, MEASURED, cells | relations) for name in ("CLIP", MALICIOUS)]
     rows.append(ModelRow("longer caption", BLIND, dict.fromkeys(cells, Cell(0.6))))
     history = {name: [[(0, {"naturel/simple": 0.5}), (9, {"naturel/simple": 0.9})]] for name in ("CLIP", MALICIOUS)}
-    section = report.Section(MALICIOUS, ("", "score"), [[MALICIOUS, "+0.1"]], [MALICIOUS], MALICIOUS)
+    section = report.Section(MALICIOUS, ("setting", "score"), [[MALICIOUS, "+0.1"]], [MALICIOUS], MALICIOUS)
     report.save(epath.Path(tmp_path), report.Report(rows, history, [MALICIOUS], sections=[section]))
     address = (tmp_path / "report.html").as_uri()
     check(page, address, "Report")
