@@ -21,9 +21,11 @@ from naturel_jax.benchmarks.files import BenchmarkError, Folder, is_unicode
 from naturel_jax.config.own_benchmarks import BenchmarkFields, Own
 from naturel_jax.config.record_fields import Fields as RecordFields
 from naturel_jax.data.items.records import BadRecord, Chosen, Names, Record, Row, Table, choose, existing, to_record
-from naturel_jax.data.sources import csv, jsonl, parquet
+from naturel_jax.data.sources import arrow, csv, jsonl, parquet
 from naturel_jax.storage import staging
 from naturel_jax.storage.object_stores import in_store
+from tfds_naturel.common.arrow_files import parquet_batches
+from tfds_naturel.common.files import reading_arrow
 
 OPENERS: dict[str, Callable[[str, str, str], Table]] = {
     ".jsonl": jsonl.open_table,
@@ -31,6 +33,8 @@ OPENERS: dict[str, Callable[[str, str, str], Table]] = {
     ".tsv": csv.open_table,
     ".parquet": parquet.open_table,
 }
+
+_ROWS = 64  # of a Parquet file, in memory at a time before they are items
 
 Make = Callable[[str, Row], Item]  # (id, row) -> item
 
@@ -185,10 +189,12 @@ def _rows(path: Path) -> Iterator[tuple[str, int, Row]]:
     """("line" or "record", its number, row) of the file. Records are counted from 1 where lines are not known: in
     Parquet, and in a CSV file with line breaks in its cells."""
     table = OPENERS[path.suffix.lower()](str(path), "", "train")
-    rows = (row for shard in table.shards for row in shard.rows())
     if path.suffix.lower() == ".parquet":  # rows may hold images: one at a time
-        yield from (("record", n, row) for n, row in enumerate(rows, 1))
+        with reading_arrow(path, "copy or download it again"):
+            rows = arrow.rows(parquet_batches(path, _ROWS, kept=True))
+            yield from (("record", n, row) for n, row in enumerate(rows, 1))
         return
+    rows = (row for shard in table.shards for row in shard.rows())
     with path.open("rb") as file:
         lines = [n for n, line in enumerate(file, 1) if line.strip()]
     lines = lines if path.suffix.lower() == ".jsonl" else lines[1:]  # the header

@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
+from naturel_jax.data.text import limited
 from naturel_jax.data.text.processor import FILTERS, Processor
 from naturel_jax.data.text.tokenizer import clip_tokenizer, padded, templated
 from naturel_jax.models.families import FAMILIES, Family, Pixels, TokenizerConventions
@@ -71,6 +72,7 @@ def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
         return None
     with malformed(path):
         processor = Processor(**read_json(path))
+        limited.check(path, processor.tokenizer)
         processor.tokenize([""])
     sizes, expected = (processor.size, processor.context), (config.image.size, config.text.context)
     if sizes != expected:
@@ -178,7 +180,9 @@ def _tokenizer(folder: Path, config: Mapping[str, Any], family: Family, context:
     if (folder / "spiece.model").is_file():
         if not config.get("do_lower_case", True):
             raise UserError(f"{folder}/tokenizer_config.json: do_lower_case is false; SigLIP's texts are lowercased")
-        return {"tokenizer": base64.b64encode((folder / "spiece.model").read_bytes()).decode(), "clean": "siglip"}
+        pieces = base64.b64encode((folder / "spiece.model").read_bytes()).decode()
+        limited.check(folder / "spiece.model", pieces)
+        return {"tokenizer": pieces, "clean": "siglip"}
     tok = _read_tokenizer(folder, family.tokenizer)
     if family.tokenizer.incomplete_files:
         _complete_gemma(tok, config)
@@ -196,7 +200,8 @@ def _read_tokenizer(folder: Path, conventions: TokenizerConventions) -> tokenize
         )
     with reading_tokenizer(whole if whole.is_file() else vocab):
         if whole.is_file():
-            return tokenizers.Tokenizer.from_str(whole.read_text("utf-8"))
+            limited.check(whole, text := whole.read_text("utf-8"))
+            return tokenizers.Tokenizer.from_str(text)
         return _from_vocab(read_json(vocab), _merges(merges.read_text("utf-8").splitlines()[1:]), conventions)
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from tfds_naturel.common.arrow_files import parquet_batches
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import inside, new_folder, reading_arrow
 from tfds_naturel.common.progress import Progress
@@ -97,8 +98,8 @@ def read(folder: Path, split: str, photos: Path | None = None) -> Iterator[dict[
         raise UserError(f"{folder}: has no split {split!r}; expected one of: {known}")
     for path in (path for path in paths if splits[path] == split):
         try:
-            with reading_arrow(path, "check it with SHA256SUMS"), pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(BATCH):
+            with reading_arrow(path, "check it with SHA256SUMS"):
+                for batch in parquet_batches(path, BATCH):
                     yield from (_example(row, photos) for row in batch.to_pylist())
         except KeyError as error:
             raise UserError(

@@ -52,7 +52,7 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 VERSION = 2  # since 2, a txt member comes before a caption in JSON
-_BATCH = 8192  # records in memory at a time
+_BATCH, _BATCH_TEXT = 8192, 4 << 20  # records, and characters of their texts, in memory at a time
 _CHUNK = 1 << 20  # numbers written at a time
 _SIDES = ("positives", "negatives")
 _LISTS = (*_SIDES, "asserts", "negative_asserts", "shows")
@@ -146,9 +146,9 @@ def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, roo
     part.mkdir(parents=True, exist_ok=True)
     partial, images = part / "partial.arrow", part / "partial.bin"
     with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer, images.open("wb") as blob:
-        rows, chosen, prefix = enumerate(shard.rows()), choose(fields), Path(shard.file).name
-        while batch := _next(shard, rows):
-            records = [_describe(row, f"{prefix}:{n}", chosen, blob if copy_images else None, root) for n, row in batch]
+        chosen, prefix, own = choose(fields), Path(shard.file).name, blob if copy_images else None
+        described = (_describe(row, f"{prefix}:{n}", chosen, own, root) for n, row in enumerate(shard.rows()))
+        while records := _next(shard, described):
             writer.write_batch(pa.RecordBatch.from_pylist(records, _SCHEMA))
     if images.stat().st_size:
         images.replace(part / "images.bin")
@@ -157,10 +157,16 @@ def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, roo
     partial.replace(_records(part))
 
 
-def _next(shard: Shard, rows: Iterator[tuple[int, Row]]) -> list[tuple[int, Row]]:
-    """The next rows. Raises UserError for a damaged file."""
+def _next(shard: Shard, described: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The next records. Raises UserError for a damaged file."""
+    records, characters = [], 0
     with reading_arrow(shard.file, "copy or download it again"):
-        return list(itertools.islice(rows, _BATCH))
+        for record in itertools.islice(described, _BATCH):
+            records.append(record)
+            characters += sum(len(text) for name in _LISTS for text in record[name])
+            if characters > _BATCH_TEXT:
+                break
+    return records
 
 
 def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None, root: str | None) -> dict[str, Any]:
