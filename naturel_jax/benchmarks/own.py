@@ -9,7 +9,9 @@ A file is JSONL, CSV, TSV or Parquet, read like training data (``naturel_jax.dat
 relative to its folder and must stay inside it. A bad record is reported with its line and field, and left out.
 """
 
+import array
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -34,6 +36,7 @@ OPENERS: dict[str, Callable[[str, str, str], Table]] = {
     ".parquet": parquet.open_table,
 }
 
+_MOST_BAD = 10_000  # records that are left out and reported
 _ROWS = 64  # of a Parquet file, in memory at a time before they are items
 
 Make = Callable[[str, Row], Item]  # (id, row) -> item
@@ -177,6 +180,8 @@ def _items(own: Own, make: Make) -> tuple[tuple[Item, ...], tuple[str, ...]]:
         try:
             items.append(make(str(number), row))
         except (BadRecord, BenchmarkError) as error:
+            if len(problems) == _MOST_BAD:
+                raise BenchmarkError(f"{own}: more than {_MOST_BAD:,} bad records; the first: {problems[0]}") from error
             where = "" if str(error).startswith("line ") else f"{place} {number}: "  # a CSV error names the line
             problems.append(f"{path.name} {where}{error}")
     if not items:
@@ -194,15 +199,13 @@ def _rows(path: Path) -> Iterator[tuple[str, int, Row]]:
             rows = arrow.rows(parquet_batches(path, _ROWS, kept=True))
             yield from (("record", n, row) for n, row in enumerate(rows, 1))
         return
-    rows = (row for shard in table.shards for row in shard.rows())
+    rows = [shard.rows for shard in table.shards]
     with path.open("rb") as file:
-        lines = [n for n, line in enumerate(file, 1) if line.strip()]
+        lines = array.array("Q", (n for n, line in enumerate(file, 1) if line.strip()))
     lines = lines if path.suffix.lower() == ".jsonl" else lines[1:]  # the header
-    listed = list(rows)
-    if len(lines) == len(listed):
-        yield from (("line", n, row) for n, row in zip(lines, listed, strict=True))
-    else:
-        yield from (("record", n, row) for n, row in enumerate(listed, 1))
+    named = "line" if len(lines) == sum(1 for read in rows for _ in read()) else "record"
+    numbers = lines if named == "line" else itertools.count(1)
+    yield from ((named, n, row) for n, row in zip(numbers, (row for read in rows for row in read()), strict=False))
 
 
 def _named(chosen: Chosen, part: str) -> str:

@@ -18,6 +18,7 @@ _ALL = (256 << 20, 100)  # bytes of all batches, if one is in memory at a time
 _KEPT = (32 << 20, 20)  # bytes of all batches, if all are kept
 _ROWS = (200_000, 1 / 8)
 _VALUES = (2_000_000, 8)
+_LISTED = (500_000, 1 / 2)  # values of lists in a row group: one row may have them all
 
 _VALUE = 16  # bytes that a value counts for, beside its own
 _CHUNK = 1 << 16  # bytes read for the header of a page
@@ -74,8 +75,15 @@ def _batches(
     limits.check("rows", metadata.num_rows, _ROWS)
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
-        chunks = [(row_group.column(n), metadata.schema.column(n).length) for n in range(metadata.num_columns)]
-        names = [chunk.path_in_schema for chunk, width in chunks if _check_chunk(limits, file, chunk, width)]
+        names, listed, paged = [], 0, 0
+        for column in range(metadata.num_columns):
+            chunk, description = row_group.column(column), metadata.schema.column(column)
+            values, pages, dictionary = _check_chunk(limits, file, chunk, description.length)
+            names += [chunk.path_in_schema] if dictionary else []
+            listed += values if description.max_repetition_level else 0
+            paged += pages
+            limits.check("values of lists", listed, _LISTED)
+            limits.check("bytes of pages at once", paged, _TOGETHER)
         file.seek(0)
         opened = pq.ParquetFile(file, metadata=metadata, read_dictionary=names)
         for batch in opened.iter_batches(rows, [group], None if columns is None else list(columns)):
@@ -119,12 +127,13 @@ def _has_length(kind: pa.DataType) -> bool:
 # ---- Pages of a Parquet file -----------------------------------------------------------------------------------------
 
 
-def _check_chunk(limits: _Limits, file: BinaryIO, chunk: pq.ColumnChunkMetaData, width: int) -> bool:
-    """Whether a column of a row group has to be read as a dictionary, since its strings might be too large without.
-    ``width``: bytes of each value, if it is fixed. Raises UserError for a page or dictionary that unpacks to too much,
-    pa.ArrowInvalid for a header that is not readable."""
+def _check_chunk(limits: _Limits, file: BinaryIO, chunk: pq.ColumnChunkMetaData, width: int) -> tuple[int, int, bool]:
+    """The number of values of a column of a row group, the bytes of its dictionary and its largest page, and whether it
+    has to be read as a dictionary, since its strings might be too large without. ``width``: bytes of each value, if it
+    is fixed. Raises UserError for a page or dictionary that unpacks to too much, pa.ArrowInvalid for a header that is
+    not readable."""
     place = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
-    end, seen, coded, dictionary = place + chunk.total_compressed_size, 0, 0, None
+    end, seen, coded, largest, dictionary = place + chunk.total_compressed_size, 0, 0, 0, None
     while place < end and seen < chunk.num_values:
         header, length = _page_header(file, place)
         size, packed = header.get((2, _I32), -1), header.get((3, _I32), -1)
@@ -137,15 +146,19 @@ def _check_chunk(limits: _Limits, file: BinaryIO, chunk: pq.ColumnChunkMetaData,
             limits.add("values", values, _VALUES)
             limits.check("bytes of one page", values * (size if encoding == _DELTA_BYTE_ARRAY else width), _TOGETHER)
             coded += values if encoding in _DICTIONARY_CODED else 0
+            largest = max(largest, size)
         if _DICTIONARY in header:
             dictionary = (place + length, packed, size)
         place += length + packed
-    if dictionary is None or chunk.physical_type != "BYTE_ARRAY" or not limits.exceeded(coded * dictionary[2], _TOGETHER):
-        return False
+    if dictionary is None:
+        return seen, largest, False
+    largest += dictionary[2]
+    if chunk.physical_type != "BYTE_ARRAY" or not limits.exceeded(coded * dictionary[2], _TOGETHER):
+        return seen, largest, False
     if coded == seen:
-        return True
+        return seen, largest, True
     limits.check("bytes of one dictionary's values", coded * _longest(file, chunk.compression, *dictionary), _TOGETHER)
-    return False
+    return seen, largest, False
 
 
 def _longest(file: BinaryIO, codec: str, place: int, packed: int, size: int) -> int:

@@ -16,6 +16,7 @@ cv2.setNumThreads(0)  # the pipeline has its own threads
 
 _JPEG = b"\xff\xd8"  # first bytes of a file
 WHITE = 255
+_MOST_FLOATS = 4 << 20  # values of an image that are copied to float32, which takes four times its memory
 _MAX_BILINEAR = 1.5  # shrinking by more than this, bilinear interpolation skips pixels that area averages
 
 
@@ -78,8 +79,9 @@ def resize(pixels: np.ndarray, mirrored: bool, out: np.ndarray, shrink_by: str =
         cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_CUBIC)
     elif shrink_by == "bilinear" and max(pixels.shape[0] / height, pixels.shape[1] / width) <= _MAX_BILINEAR:
         cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_LINEAR)
-    else:  # OpenCV would give the same from uint8, but take a quarter longer: it adds float32 anyway
-        small = cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    else:  # OpenCV gives the same from uint8, but takes a quarter longer: it adds float32 anyway
+        few = pixels if pixels.size > _MOST_FLOATS else pixels.astype(np.float32)
+        small = cv2.resize(few, (width, height), interpolation=cv2.INTER_AREA)
         cv2.convertScaleAbs(small, out)
     if mirrored:
         cv2.flip(out, 1, out)

@@ -85,7 +85,7 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
     Raises UserError for a table without records.
     """
     if fields.folder:
-        table = dataclasses.replace(table, root=str(Path(fields.folder).expanduser().resolve()), anywhere=False)
+        table = dataclasses.replace(table, root=str(Path(fields.folder).expanduser().resolve()))
 
     def make() -> dict[str, Any]:
         _LOG.info("indexing %s in %s", table.name, folder)
@@ -103,8 +103,7 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
 def _write_parts(table: Table, fields: Fields, parts: Sequence[Path], workers: int) -> None:
     """Writes the parts that are missing."""
     jobs = [(shard, part) for shard, part in zip(table.shards, parts, strict=True) if not _records(part).exists()]
-    root = None if table.anywhere else table.root
-    write = functools.partial(_write_part, fields=fields, copy_images=table.read_image is None, root=root)
+    write = functools.partial(_write_part, fields=fields, copy_images=table.read_image is None, root=table.root)
     for done, _ in enumerate(parallel(write, jobs, workers), 1):
         if len(jobs) > 1:
             _LOG.info("%s: read %d of %d shards", table.name, done, len(jobs))
@@ -141,7 +140,7 @@ def _records(part: Path) -> Path:
     return part / "records.arrow"
 
 
-def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, root: str | None) -> None:
+def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, root: str) -> None:
     """Writes the records of one shard, and the images that its rows hold. ``root``: the folder that paths stay in."""
     part.mkdir(parents=True, exist_ok=True)
     partial, images = part / "partial.arrow", part / "partial.bin"
@@ -169,11 +168,11 @@ def _next(shard: Shard, described: Iterator[dict[str, Any]]) -> list[dict[str, A
     return records
 
 
-def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None, root: str | None) -> dict[str, Any]:
+def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None, root: str) -> dict[str, Any]:
     """A row of ``records.arrow``; a bad record has a ``problem`` and no captions."""
     try:
         record = to_record(row, chosen, name)
-        if root is not None and isinstance(record.image, str):
+        if isinstance(record.image, str):
             check_inside(root, record.image)
     except BadRecord as error:
         return {"name": name, "offset": -1, "size": -1, "problem": str(error)} | {key: [] for key in _LISTS}

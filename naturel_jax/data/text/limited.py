@@ -17,6 +17,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tfds_naturel.common.errors import UserError
@@ -67,9 +68,16 @@ def _check_rules(state: Any) -> None:
             raise ValueError(f"its normalizers make more than {_MAX_GROWTH} characters of one")
         if isinstance(regex := node.get("Regex"), str) and _QUANTIFIED_GROUP.search(_ATOM.sub("x", regex)):
             raise ValueError(f"the pattern {regex!r:.80} can take forever: it repeats what is repeated")
-        if isinstance(mapped := node.get("precompiled_charsmap"), str):
-            if max(map(len, base64.b64decode(mapped)[4:].split(b"\0"))) > _MAX_MAPPED:
-                raise ValueError(f"its normalizer makes more than {_MAX_MAPPED} bytes of a character")
+        mapped = node.get("precompiled_charsmap")
+        if isinstance(mapped, str) and max(map(len, _strings(base64.b64decode(mapped)))) > _MAX_MAPPED:
+            raise ValueError(f"its normalizer makes more than {_MAX_MAPPED} bytes of a character")
+
+
+def _strings(charsmap: bytes) -> list[bytes]:
+    """What a precompiled normalizer of sentencepiece may make of a character: strings that follow a trie, which follows
+    its size."""
+    size = int.from_bytes(charsmap[:4], "little")
+    return charsmap[4 + size :].split(b"\0")
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
@@ -89,9 +97,12 @@ def _try(memory: int, seconds: int) -> None:
     import sentencepiece
     import tokenizers
 
-    used = [int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmData")]
-    resource.setrlimit(resource.RLIMIT_DATA, (used[0] + memory,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(resource.getrusage(resource.RUSAGE_SELF).ru_utime) + seconds,) * 2)
+    status = Path("/proc/self/status").read_text()
+    used = int(re.search(r"VmData:\s+(\d+)", status)[1]) << 10  # type: ignore[index]
+    resource.setrlimit(resource.RLIMIT_DATA, (used + memory,) * 2)
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (math.ceil(resource.getrusage(resource.RUSAGE_SELF).ru_utime) + seconds,) * 2
+    )
     try:
         if text.startswith("{"):
             tokenizers.Tokenizer.from_str(text).encode_batch(_TEXTS)
