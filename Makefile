@@ -98,6 +98,7 @@ proofs: setup-test
 	$(RECORD) evaluation -- $(BIN)/python -m perf.evaluation --share 0.02
 	$(RECORD) precision_random -- $(BIN)/python -m proofs.precision --random clip-b32 siglip-b16-224 --items 100
 	$(RECORD) builder -- $(BIN)/python -m perf.builder --folder build/proofs
+	$(RECORD) attack --tail=300 -- $(BIN)/python -m proofs.attack
 	$(RECORD) save_memory -- $(BIN)/python -m proofs.save_memory
 	$(RECORD) soak_steady -- $(BIN)/python -m proofs.soak steady --minutes 60
 	$(RECORD) soak_faults --tail=200 -- $(BIN)/python -m proofs.soak faults --minutes 60

@@ -12,7 +12,7 @@ relative to its folder and must stay inside it. A bad record is reported with it
 import array
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -199,13 +199,13 @@ def _rows(path: Path) -> Iterator[tuple[str, int, Row]]:
             rows = arrow.rows(parquet_batches(path, _ROWS, kept=True))
             yield from (("record", n, row) for n, row in enumerate(rows, 1))
         return
-    rows = [shard.rows for shard in table.shards]
+    shards = [shard.rows for shard in table.shards]
     with path.open("rb") as file:
         lines = array.array("Q", (n for n, line in enumerate(file, 1) if line.strip()))
     lines = lines if path.suffix.lower() == ".jsonl" else lines[1:]  # the header
-    named = "line" if len(lines) == sum(1 for read in rows for _ in read()) else "record"
-    numbers = lines if named == "line" else itertools.count(1)
-    yield from ((named, n, row) for n, row in zip(numbers, (row for read in rows for row in read()), strict=False))
+    named = "line" if len(lines) == sum(1 for read in shards for _ in read()) else "record"
+    numbers: Iterable[int] = lines if named == "line" else itertools.count(1)
+    yield from ((named, n, row) for n, row in zip(numbers, (row for read in shards for row in read()), strict=False))
 
 
 def _named(chosen: Chosen, part: str) -> str:

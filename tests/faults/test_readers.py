@@ -2,6 +2,8 @@
 cost no more than their size allows."""
 
 import random
+import sys
+import threading
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -23,6 +25,46 @@ SLOW = ("source tfds", "source parquet")  # seconds to write or read
 def test_every_reader_has_sound_files_and_bombs():
     assert readers.names() - READERS.keys() == set(), "readers without a row in tests/helpers/readers.py"
     assert {reader.kind for reader in READERS.values()} <= bombs.BOMBS.keys()
+
+
+# Modules that open files and are not run by a reader of the table: why.
+ELSEWHERE = {
+    "files of the project": """naturel_jax/report/published.py naturel_jax/reproduce/check.py
+        tfds_naturel/captions/attributes.py tfds_naturel/captions/lexicon.py tfds_naturel/captions/relations.py
+        tfds_naturel/open_images/releases.py tfds_naturel/release/datasheet.py tfds_naturel/release/pages.py
+        tfds_naturel/scenes/twins.py""",
+    "state of a run or of a cache, in test_fuzz_files.py and the tests of checkpoints": """
+        naturel_jax/checkpoints/finished.py naturel_jax/checkpoints/manifest.py naturel_jax/data/items/index.py
+        naturel_jax/data/seen/trained_on.py naturel_jax/evaluators/watch.py naturel_jax/reproduce/known.py
+        naturel_jax/reproduce/runner.py naturel_jax/storage/staging.py naturel_jax/storage/state.py
+        naturel_jax/training/run_folder.py naturel_jax/training/start.py""",
+    "tables and photos of Open Images, in test_fuzz_files.py": """tfds_naturel/open_images/annotations.py
+        tfds_naturel/open_images/attribution.py tfds_naturel/open_images/journal.py""",
+    "answers of servers, in test_hub.py and test_benchmarks_download.py": """naturel_jax/benchmarks/download.py
+        naturel_jax/benchmarks/coco.py naturel_jax/reproduce/coco_train.py naturel_jax/weights/hub.py""",
+    "releases, in test_release.py": "tfds_naturel/release/files.py",
+    "files that another reader has opened": """naturel_jax/evaluators/embed.py naturel_jax/evaluators/mistakes.py
+        naturel_jax/weights/verify.py tfds_naturel/audit/other_benchmarks.py""",
+}
+
+
+@pytest.mark.slow
+def test_every_module_that_opens_files_is_run_by_a_reader(tmp_path):
+    run = set()
+    for name, reader in READERS.items():
+        folder = tmp_path / name.replace("/", " ")
+        folder.mkdir()
+        reader.write(folder)
+        threading.setprofile(lambda frame, *_: run.add(frame.f_code.co_filename))
+        sys.setprofile(lambda frame, *_: run.add(frame.f_code.co_filename))
+        try:
+            reader.read(folder)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+    listed = {module for group in ELSEWHERE.values() for module in group.split()}
+    left = {module for module in readers.modules() - listed if not any(path.endswith("/" + module) for path in run)}
+    assert not left, f"modules that open files, which no row of tests/helpers/readers.py runs: {sorted(left)}"
 
 
 @pytest.mark.parametrize(

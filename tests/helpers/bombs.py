@@ -26,7 +26,7 @@ from tests.helpers.readers import READERS
 from tfds_naturel.common.errors import UserError
 
 BASE_BYTES, PER_BYTE = 64 << 20, 40  # memory that reading a file may take, and for each of its bytes
-BASE_SECONDS, SECONDS_PER_MB = 2.0, 1.0  # time of the processor
+BASE_SECONDS, SECONDS_PER_MB = 2, 1  # time of the processor
 _MOST_MEMORY, _MOST_SECONDS = 4 << 30, 60  # where a reader is stopped
 
 Bomb = Callable[[random.Random, bytes], bytes]  # from a sound file

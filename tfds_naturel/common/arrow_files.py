@@ -133,7 +133,8 @@ def _check_chunk(limits: _Limits, file: BinaryIO, chunk: pq.ColumnChunkMetaData,
     is fixed. Raises UserError for a page or dictionary that unpacks to too much, pa.ArrowInvalid for a header that is
     not readable."""
     place = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
-    end, seen, coded, largest, dictionary = place + chunk.total_compressed_size, 0, 0, 0, None
+    end, seen, coded, largest = place + chunk.total_compressed_size, 0, 0, 0
+    dictionary: tuple[int, int, int] | None = None
     while place < end and seen < chunk.num_values:
         header, length = _page_header(file, place)
         size, packed = header.get((2, _I32), -1), header.get((3, _I32), -1)
