@@ -1,7 +1,6 @@
 """Reads the benchmarks' official files: every record is checked, every fault named, no path leaves its folder."""
 
 import collections
-import json
 import lzma
 import zipfile
 import zlib
@@ -13,7 +12,7 @@ from huggingface_hub import constants
 
 from naturel_jax.benchmarks.benchmark import Box, Image, Item
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import is_unicode, parse_json
 
 MAX_IMAGE_BYTES = 64 << 20  # a larger member of an archive is refused before it is unpacked
 
@@ -132,15 +131,6 @@ def _fault(row: Any, fields: Fields) -> str | None:
         if not is_unicode(row[name]):
             return f"field {name!r} is {row[name]!a:.80}, which is not valid Unicode"
     return None
-
-
-def is_unicode(value: Any) -> bool:
-    """Whether all strings can be encoded: JSON may hold half of a surrogate pair."""
-    try:
-        json.dumps(value, ensure_ascii=False, default=str).encode()
-    except (UnicodeEncodeError, RecursionError):
-        return False
-    return True
 
 
 def require_strings(path: Path, rows: dict[str, Any] | list[Any], *fields: str) -> list[Record]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from naturel_jax.benchmarks import retrieval, rules, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, by_value
-from naturel_jax.benchmarks.files import BenchmarkError, Folder, is_unicode
+from naturel_jax.benchmarks.files import BenchmarkError, Folder
 from naturel_jax.config.own_benchmarks import BenchmarkFields, Own
 from naturel_jax.config.record_fields import Fields as RecordFields
 from naturel_jax.data.items.records import BadRecord, Chosen, Names, Record, Row, Table, choose, existing, to_record
@@ -27,7 +27,7 @@ from naturel_jax.data.sources import arrow, csv, jsonl, parquet
 from naturel_jax.storage import staging
 from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common.arrow_files import parquet_batches
-from tfds_naturel.common.files import reading_arrow
+from tfds_naturel.common.files import is_unicode, reading_arrow
 
 OPENERS: dict[str, Callable[[str, str, str], Table]] = {
     ".jsonl": jsonl.open_table,
@@ -175,7 +175,8 @@ def _items(own: Own, make: Make) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     path = existing(own.path, own.kind)
     if path.suffix.lower() not in OPENERS:
         raise BenchmarkError(f"{own}: expected a file with the suffix {', '.join(OPENERS)}")
-    items, problems = [], []
+    items: list[Item] = []
+    problems: list[str] = []
     for place, number, row in _rows(path):
         try:
             items.append(make(str(number), row))

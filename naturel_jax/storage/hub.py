@@ -92,7 +92,7 @@ class _ImpatientClient(httpx.Client):
         if _check_address not in self.event_hooks["request"]:  # of the session before
             self.event_hooks["request"].append(_check_address)
         self._unanswered: set[tuple[str, httpx.URL]] = set()
-        self._resumed: dict[httpx.URL, int] = {}  # where the last attempt at a file began
+        self._attempts: dict[httpx.URL, tuple[int, int]] = {}  # at a file: where the last began, and how many did there
 
     def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
         """Raises _Unusable for a request that has timed out before, or a file of which little came since."""
@@ -101,11 +101,8 @@ class _ImpatientClient(httpx.Client):
         timeout = {name: min(seconds or limit, limit) for name, seconds in given.items()}
         request.extensions = {**request.extensions, "timeout": timeout}
         request.headers["Accept-Encoding"] = "identity"  # a body that is unpacked could grow without end
-        if resumed := re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", "")):
-            start, before = int(resumed[1]), self._resumed.get(request.url)
-            self._resumed[request.url] = start
-            if before is not None and start < before + SLOWEST * limit:
-                raise _Unusable(f"silent in the middle of {request.url}, for {limit} s, twice")
+        if stream and request.method == "GET":
+            self._count_attempt(request, limit)
         try:
             response = super().send(request, stream=True, **options)
             if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -122,6 +119,16 @@ class _ImpatientClient(httpx.Client):
                 raise _Unusable(f"no answer to {request.method} {request.url} in {limit} s, twice") from error
             self._unanswered.add(key)
             raise
+
+    def _count_attempt(self, request: httpx.Request, limit: float) -> None:
+        """Raises _Unusable for a third attempt at a part of a file, after two that fell silent."""
+        resumed = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
+        start = int(resumed[1]) if resumed else 0
+        before, attempts = self._attempts.get(request.url, (start, 0))
+        attempts = attempts + 1 if start < before + SLOWEST * limit else 2  # the one before fell silent here
+        if attempts > 2:
+            raise _Unusable(f"silent in the middle of {request.url}, for {limit} s, twice")
+        self._attempts[request.url] = start, attempts
 
 
 class _Watched(httpx.SyncByteStream):
@@ -162,10 +169,12 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-# Part of an API's path -> the fields that its answer has, or each of its rows if it is a list.
-_ANSWERS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {
-    "/revision/": {"id": _is_text, "sha": _is_commit},
-    "/tree/": {"type": _is_text, "path": _is_text},
+# Part of an API's path -> whether its answer is an object or a list of them, and the fields that each has. The last is
+# asked for before any other, and kept.
+_ANSWERS: Mapping[str, tuple[type, Mapping[str, Callable[[object], bool]]]] = {
+    "/revision/": (dict, {"id": _is_text, "sha": _is_commit}),
+    "/tree/": (list, {"type": _is_text, "path": _is_text}),
+    "/agent-harnesses": (dict, {}),
 }
 
 
@@ -178,7 +187,10 @@ def _check_answer(response: httpx.Response) -> None:
         answer = response.json()
     except ValueError as error:
         raise _Unusable(f"{response.url} answers broken JSON ({error})") from error
+    form, fields = _ANSWERS[kind]
+    if not isinstance(answer, form):
+        raise _Unusable(f"{response.url} answers a {type(answer).__name__}; expected a {form.__name__}")
     for row in answer if isinstance(answer, list) else [answer]:
-        for field, is_right in _ANSWERS[kind].items():
+        for field, is_right in fields.items():
             if not isinstance(row, dict) or not is_right(row.get(field)):
                 raise _Unusable(f"{response.url} answers {row!r:.80}; expected an object with a sound {field!r}")

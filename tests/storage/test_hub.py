@@ -192,6 +192,7 @@ def test_hostile_hub_gives_one_line_and_no_file(tmp_path, monkeypatch, change, m
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents"))
         try:
             folder = hub.snapshot("owner/tiny", ["*.json"])
             assert not message and (folder / "config.json").read_bytes() == CONTENT

@@ -96,5 +96,5 @@ def to_array(image: Image.Image) -> np.ndarray:
     """uint8 [H, W, 3] from an RGB image; ``np.asarray`` would need three times its memory."""
     array = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, _ROWS):
-        array[top : top + _ROWS] = image.crop((0, top, image.width, min(top + _ROWS, image.height)))
+        array[top : top + _ROWS] = np.asarray(image.crop((0, top, image.width, min(top + _ROWS, image.height))))
     return array
