@@ -79,11 +79,11 @@ def test_damaged_files_give_one_line(tmp_path, name, count):
     fuzz(files, lambda: READERS[name].read(tmp_path), count, READERS[name].allowed, must_refuse=count >= 200)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.proof)])
 @pytest.mark.parametrize("name", READERS)
-def test_bombs_cost_no_more_than_their_size_allows(tmp_path, name):
+def test_bombs_cost_no_more_than_their_size_allows(tmp_path, name, count):
     @settings(
-        max_examples=6,
+        max_examples=count,
         deadline=None,
         derandomize=True,
         database=None,

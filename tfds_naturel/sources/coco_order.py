@@ -41,7 +41,8 @@ def _captions(folder: Path) -> dict[str, list[str]]:
         image, texts = (record.get("image"), record.get("caption")) if isinstance(record, dict) else (None, None)
         texts = [texts] if isinstance(texts, str) else texts
         texts = texts if isinstance(texts, list) else []
-        if not texts or not all(isinstance(text, str) and is_unicode(text) for text in (image, *texts)):
+        sound = all(isinstance(text, str) and is_unicode(text) for text in (image, *texts))
+        if not sound or not texts or not isinstance(image, str):
             raise UserError(f"{path}: record {n} is {record!r:.200}; expected an image path and its caption")
         captions.setdefault(image, []).extend(texts)
     return captions
