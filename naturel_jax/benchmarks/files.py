@@ -1,6 +1,6 @@
 """Reads the benchmarks' official files: every record is checked, every fault named, no path leaves its folder."""
 
-import json
+import collections
 import lzma
 import zipfile
 import zlib
@@ -12,9 +12,11 @@ from huggingface_hub import constants
 
 from naturel_jax.benchmarks.benchmark import Box, Image, Item
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import parse_json
+from tfds_naturel.common.files import is_unicode, parse_json
 
 MAX_IMAGE_BYTES = 64 << 20  # a larger member of an archive is refused before it is unpacked
+
+_MAX_ID = 1000  # characters of an id, which EqBen's files make of all keys above a record
 
 Record = dict[str, Any]
 Fields = Mapping[str, type | tuple[type, ...]]  # field -> the types it may have
@@ -32,10 +34,10 @@ def load_json(path: Path, kind: type) -> Any:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) < len(keys):
-            raise BenchmarkError(f"{path}: key {next(k for k in keys if keys.count(k) > 1)!r} appears twice")
-        return dict(pairs)
+        if len(found := dict(pairs)) < len(pairs):
+            twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise BenchmarkError(f"{path}: key {twice!r:.80} appears twice")
+        return found
 
     data = _parse(path, _bytes(path), object_pairs_hook=unique)
     if not isinstance(data, kind):
@@ -87,6 +89,8 @@ def records(
     seen = set()
     for key, row in rows:
         fault = _fault(row, fields) if key not in seen else "its id appears twice; the first is kept"
+        if len(key) > _MAX_ID:
+            key, fault = key[:80], f"its id has {len(key):,} characters, more than {_MAX_ID}"
         if not key.isprintable():
             key, fault = ascii(key), "its id has characters that cannot be printed"
         if fault:
@@ -130,15 +134,6 @@ def _fault(row: Any, fields: Fields) -> str | None:
         if not is_unicode(row[name]):
             return f"field {name!r} is {row[name]!a:.80}, which is not valid Unicode"
     return None
-
-
-def is_unicode(value: Any) -> bool:
-    """Whether all strings can be encoded: JSON may hold half of a surrogate pair."""
-    try:
-        json.dumps(value, ensure_ascii=False, default=str).encode()
-    except (UnicodeEncodeError, RecursionError):
-        return False
-    return True
 
 
 def require_strings(path: Path, rows: dict[str, Any] | list[Any], *fields: str) -> list[Record]:

@@ -16,6 +16,7 @@ from naturel_jax.benchmarks import coco, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Entry, HubFiles, Image, Item, Metric, Origin, Source, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Record, not_found
 from naturel_jax.data.seen import identity
+from tfds_naturel.common.arrow_files import parquet_batches
 from tfds_naturel.common.files import reading_arrow
 
 
@@ -90,12 +91,11 @@ def rows(root: Path, columns: Sequence[str]) -> Iterator[tuple[str, Record]]:
         raise not_found(root, "contains no *.parquet")
     for file in files:
         with reading_arrow(file, "download it again"):
-            table = pq.ParquetFile(file)
-            missing = set(columns) - set(table.schema_arrow.names)
-            if missing:
-                raise BenchmarkError(f"{file}: has no column {sorted(missing)}; it has {table.schema_arrow.names}")
+            names = pq.read_schema(file).names
+            if missing := set(columns) - set(names):
+                raise BenchmarkError(f"{file}: has no column {sorted(missing)}; it has {names}")
             number = 0
-            for batch in table.iter_batches(batch_size=64, columns=list(columns)):
+            for batch in parquet_batches(file, 64, columns, kept=True):
                 for n in range(batch.num_rows):
                     yield f"{file.name} row {number}", {name: _cell(batch[name][n]) for name in columns}
                     number += 1

@@ -9,21 +9,25 @@ A file is JSONL, CSV, TSV or Parquet, read like training data (``naturel_jax.dat
 relative to its folder and must stay inside it. A bad record is reported with its line and field, and left out.
 """
 
+import array
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from naturel_jax.benchmarks import retrieval, rules, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, by_value
-from naturel_jax.benchmarks.files import BenchmarkError, Folder, is_unicode
+from naturel_jax.benchmarks.files import BenchmarkError, Folder
 from naturel_jax.config.own_benchmarks import BenchmarkFields, Own
 from naturel_jax.config.record_fields import Fields as RecordFields
 from naturel_jax.data.items.records import BadRecord, Chosen, Names, Record, Row, Table, choose, existing, to_record
-from naturel_jax.data.sources import csv, jsonl, parquet
+from naturel_jax.data.sources import arrow, csv, jsonl, parquet
 from naturel_jax.storage import staging
 from naturel_jax.storage.object_stores import in_store
+from tfds_naturel.common.arrow_files import parquet_batches
+from tfds_naturel.common.files import is_unicode, reading_arrow
 
 OPENERS: dict[str, Callable[[str, str, str], Table]] = {
     ".jsonl": jsonl.open_table,
@@ -31,6 +35,9 @@ OPENERS: dict[str, Callable[[str, str, str], Table]] = {
     ".tsv": csv.open_table,
     ".parquet": parquet.open_table,
 }
+
+_MOST_BAD = 10_000  # records that are left out and reported
+_ROWS = 64  # of a Parquet file, in memory at a time before they are items
 
 Make = Callable[[str, Row], Item]  # (id, row) -> item
 
@@ -168,11 +175,14 @@ def _items(own: Own, make: Make) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     path = existing(own.path, own.kind)
     if path.suffix.lower() not in OPENERS:
         raise BenchmarkError(f"{own}: expected a file with the suffix {', '.join(OPENERS)}")
-    items, problems = [], []
+    items: list[Item] = []
+    problems: list[str] = []
     for place, number, row in _rows(path):
         try:
             items.append(make(str(number), row))
         except (BadRecord, BenchmarkError) as error:
+            if len(problems) == _MOST_BAD:
+                raise BenchmarkError(f"{own}: more than {_MOST_BAD:,} bad records; the first: {problems[0]}") from error
             where = "" if str(error).startswith("line ") else f"{place} {number}: "  # a CSV error names the line
             problems.append(f"{path.name} {where}{error}")
     if not items:
@@ -185,18 +195,18 @@ def _rows(path: Path) -> Iterator[tuple[str, int, Row]]:
     """("line" or "record", its number, row) of the file. Records are counted from 1 where lines are not known: in
     Parquet, and in a CSV file with line breaks in its cells."""
     table = OPENERS[path.suffix.lower()](str(path), "", "train")
-    rows = (row for shard in table.shards for row in shard.rows())
     if path.suffix.lower() == ".parquet":  # rows may hold images: one at a time
-        yield from (("record", n, row) for n, row in enumerate(rows, 1))
+        with reading_arrow(path, "copy or download it again"):
+            rows = arrow.rows(parquet_batches(path, _ROWS, kept=True))
+            yield from (("record", n, row) for n, row in enumerate(rows, 1))
         return
+    shards = [shard.rows for shard in table.shards]
     with path.open("rb") as file:
-        lines = [n for n, line in enumerate(file, 1) if line.strip()]
+        lines = array.array("Q", (n for n, line in enumerate(file, 1) if line.strip()))
     lines = lines if path.suffix.lower() == ".jsonl" else lines[1:]  # the header
-    listed = list(rows)
-    if len(lines) == len(listed):
-        yield from (("line", n, row) for n, row in zip(lines, listed, strict=True))
-    else:
-        yield from (("record", n, row) for n, row in enumerate(listed, 1))
+    named = "line" if len(lines) == sum(1 for read in shards for _ in read()) else "record"
+    numbers: Iterable[int] = lines if named == "line" else itertools.count(1)
+    yield from ((named, n, row) for n, row in zip(numbers, (row for read in shards for row in read()), strict=False))
 
 
 def _named(chosen: Chosen, part: str) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 
 from naturel_jax.benchmarks import coco, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Origin, Outcomes, Source, by_value
-from naturel_jax.benchmarks.files import BenchmarkError, Folder, Record, is_unicode, load_json, numbered, read_items
+from naturel_jax.benchmarks.files import BenchmarkError, Folder, Record, load_json, numbered, read_items
+from tfds_naturel.common.files import is_unicode
 
 _PAPER = "https://arxiv.org/abs/2310.19785"
 SOURCE = Source(

@@ -16,6 +16,7 @@ from naturel_jax.data.items import prepared
 SOURCE = Source("the dataset's own", "any dataset", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
 TEMPLATES = ("a photo of a {}.",)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+_MAX_PROMPTS = 16_000_000  # characters of all prompts; ImageNet's with 80 templates have four million
 _WORDNET_ID = re.compile(r"n\d{8}")  # ImageNet's labels, meaningless to a text tower
 
 
@@ -83,6 +84,11 @@ def _lines(path: Path) -> list[str]:
 def prompts(dataset: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """The prompts of each class, from the templates of ``dataset``."""
     templates = _templates(dataset)
+    if (size := len(names) * sum(map(len, templates)) + len(templates) * sum(map(len, names))) > _MAX_PROMPTS:
+        raise BenchmarkError(
+            f"{dataset}: {len(templates):,} templates for {len(names):,} classes give prompts of {size:,} characters; "
+            f"the limit is {_MAX_PROMPTS:,}"
+        )
     return tuple(tuple(template.format(name) for template in templates) for name in names)
 
 

@@ -5,7 +5,6 @@ mesh.
 import collections
 import concurrent.futures
 import functools
-import io
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,12 +12,12 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
-import PIL.Image
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from naturel_jax import weights
 from naturel_jax.benchmarks.benchmark import Box, Caption, Image, Item
+from naturel_jax.data.images.decode import decoded
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import BATCH_AXES, make_mesh, param_sharding
@@ -301,11 +300,8 @@ def _check_box(data: bytes, box: Box) -> None:
     """Rejects a box that is empty or belongs to another image. One that extends slightly past the image is fine: PIL
     fills the rest with black.
     """
-    try:
-        with PIL.Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"not a readable image ({len(data)} bytes): {error}") from error
+    with decoded(data) as image:
+        width, height = image.size
     left, top, right, bottom = box
     x, y = BOX_SLACK * width, BOX_SLACK * height
     inside = -x <= left < right <= width + x and -y <= top < bottom <= height + y

@@ -23,6 +23,7 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
 from naturel_jax.evaluators import blind, confidence
 from naturel_jax.storage.locks import locked
 from naturel_jax.storage.object_stores import in_store
+from tfds_naturel.common.arrow_files import parquet_batches
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json, reading_arrow
 
@@ -36,6 +37,7 @@ VERSION = 3
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
 _MAX_NAME = 100  # characters of a model's name that a file name keeps
 FOLDER = "results"  # in a run's folder: those of its last evaluation
+_ROWS = 1024  # of items.parquet, in memory at a time before they are Python's
 OUTCOME = "outcome/"  # prefix of the columns of items.parquet that hold outcomes
 
 PathT = TypeVar("PathT", bound=Path)
@@ -264,12 +266,18 @@ def load_items(out: Path, model: str, benchmark: str, without: Sequence[str] = (
     if not path.exists():
         raise FileNotFoundError(f"{path}: not found; evaluate {model!r} on {benchmark!r} first")
     with reading_arrow(path, f"evaluate {model!r} again"):
-        wanted = [name for name in pq.read_schema(path).names if name not in without]
-        table = pq.read_table(path, columns=wanted, page_checksum_verification=True)
-    check_version(path, int((table.schema.metadata or {}).get(b"version", 0)))
-    if not _same_evaluation(table.schema, path.with_name("scores.json")):
-        raise UserError(f"{path}: its rows are not those that scores.json is about; evaluate {model!r} again")
-    return [row | {"tags": parse_json(row["tags"])} for row in table.to_pylist()]
+        schema = pq.read_schema(path)
+        columns = [name for name in schema.names if name not in without]
+        rows = [row for batch in parquet_batches(path, _ROWS, columns, kept=True) for row in batch.to_pylist()]
+    try:
+        check_version(path, int((schema.metadata or {}).get(b"version", 0)))
+        if not _same_evaluation(schema, path.with_name("scores.json")):
+            raise UserError(f"{path}: its rows are not those that scores.json is about; evaluate {model!r} again")
+        return [row | {"tags": parse_json(row["tags"])} for row in rows]
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the items of an evaluation ({error!r:.80}); evaluate {model!r} again") from error
 
 
 def finished(out: Path, model: str, benchmark: str, fingerprint: str) -> Result | None:

@@ -1,24 +1,33 @@
 """Snapshots of repositories on the Hugging Face hub, through ``huggingface_hub`` with its cache, resumption, tokens and
 offline mode (``HF_HUB_OFFLINE=1``).
 
-``huggingface_hub`` waits forever for the answer to some requests and retries others for minutes. Here every request has
-a timeout, the larger of ``HF_HUB_ETAG_TIMEOUT`` and ``HF_HUB_DOWNLOAD_TIMEOUT`` (10 s by default), and is retried only
-once.
+``huggingface_hub`` waits forever for the answer to some requests, retries others for minutes, follows any redirect and
+checks the size of a file, but not its checksum. Here every request has a timeout, the larger of
+``HF_HUB_ETAG_TIMEOUT`` and ``HF_HUB_DOWNLOAD_TIMEOUT`` (10 s by default), in which it must also receive ``SLOWEST``
+bytes a second, and is retried only once; redirects are checked (``addresses``), answers of the API are of the form that
+they should have, and a file has the checksum that the hub states.
 """
 
+import hashlib
 import logging
-from collections.abc import Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.errors import HFValidationError
 
+from tfds_naturel.common import addresses
 from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
+
+SLOWEST = 1000  # bytes per second; a server that sends less counts as silent
+_LARGEST_ANSWER = 64 << 20  # bytes of an answer that is not a file, or does not say how large it is
+_SHA1, _SHA256 = (re.compile(rf"[0-9a-f]{{{length}}}") for length in (40, 64))
 
 
 def snapshot(repository: str, patterns: Sequence[str], *, revision: str = "", dataset: bool = False) -> Path:
@@ -29,6 +38,7 @@ def snapshot(repository: str, patterns: Sequence[str], *, revision: str = "", da
     _LOG.info("%s: fetching %s from %s", repository, ", ".join(patterns), constants.ENDPOINT)
     hooks = huggingface_hub.get_session().event_hooks
     huggingface_hub.set_client_factory(lambda: _ImpatientClient(event_hooks=hooks, follow_redirects=True))
+    began = time.time()
     try:
         path = huggingface_hub.snapshot_download(
             repository,
@@ -36,34 +46,151 @@ def snapshot(repository: str, patterns: Sequence[str], *, revision: str = "", da
             revision=revision or None,
             allow_patterns=list(patterns),
         )
-    except (httpx.HTTPError, HFValidationError, OSError, _Silent) as error:  # the hub's errors are OSErrors
+        _check_files(Path(path), began)
+    # The hub's errors are OSErrors; the others are a name that is none, and what an answer of another form leads to.
+    except (httpx.HTTPError, OSError, _Unusable, ValueError, TypeError, LookupError, AttributeError) as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{repository} on {constants.ENDPOINT}: {detail}") from error
     return Path(path)
 
 
-class _Silent(Exception):
-    """A retried request was not answered either. Not a ``TimeoutException``, which would be retried again."""
+def _check_files(folder: Path, began: float) -> None:
+    """Checks the files that were downloaded since ``began``: the cache names each after the checksum that the hub
+    states, git's or SHA-256. Raises _Unusable, and removes a file that has another one."""
+    for path in folder.rglob("*"):
+        blob = path.resolve()
+        if not blob.is_file() or blob.stat().st_mtime < began - 1:
+            continue
+        if (actual := _checksum(blob)) != blob.name:
+            blob.unlink()
+            path.unlink()
+            raise _Unusable(f"{path.name} has checksum {actual}; the hub states {blob.name}; download discarded")
+
+
+def _checksum(blob: Path) -> str:
+    """The checksum of a file of the cache, of the kind that its name is; its name if it is none."""
+    with blob.open("rb") as file:
+        if _SHA256.fullmatch(blob.name):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        if _SHA1.fullmatch(blob.name):
+            header = b"blob %d\0" % blob.stat().st_size
+            return hashlib.file_digest(file, lambda: hashlib.sha1(header, usedforsecurity=False)).hexdigest()
+    return blob.name
+
+
+class _Unusable(Exception):
+    """A server that is silent, or sends something else than it should. Not an error of ``httpx`` or the system, after
+    which ``huggingface_hub`` would try again."""
 
 
 class _ImpatientClient(httpx.Client):
-    """``huggingface_hub``'s client, which stops waiting for a server that accepts requests but does not answer."""
+    """``huggingface_hub``'s client, which stops waiting for a server that accepts requests but does not answer, or
+    stops in the middle of an answer."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        if _check_address not in self.event_hooks["request"]:  # of the session before
+            self.event_hooks["request"].append(_check_address)
         self._unanswered: set[tuple[str, httpx.URL]] = set()
+        self._attempts: dict[httpx.URL, tuple[int, int]] = {}  # at a file: where the last began, and how many did there
 
-    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        """Raises _Silent for a request that has timed out before."""
+    def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
+        """Raises _Unusable for a request that has timed out before, or a file of which little came since."""
         limit = max(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
         given: dict[str, float | None] = request.extensions["timeout"]
         timeout = {name: min(seconds or limit, limit) for name, seconds in given.items()}
         request.extensions = {**request.extensions, "timeout": timeout}
+        request.headers["Accept-Encoding"] = "identity"  # a body that is unpacked could grow without end
+        if stream and request.method == "GET":
+            self._count_attempt(request, limit)
         try:
-            return super().send(request, **options)
+            response = super().send(request, stream=True, **options)
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise _Unusable(f"{request.url} answers packed, which was not asked for")
+            sized = stream and "Content-Length" in response.headers
+            response.stream = _Watched(response.stream, limit, None if sized else _LARGEST_ANSWER)
+            if not stream:
+                response.read()
+                _check_answer(response)
+            return response
         except httpx.TimeoutException as error:
             key = request.method, request.url
             if key in self._unanswered:
-                raise _Silent(f"no answer to {request.method} {request.url} in {limit} s, twice") from error
+                raise _Unusable(f"no answer to {request.method} {request.url} in {limit} s, twice") from error
             self._unanswered.add(key)
             raise
+
+    def _count_attempt(self, request: httpx.Request, limit: float) -> None:
+        """Raises _Unusable for a third attempt at a part of a file, after two that fell silent."""
+        resumed = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
+        start = int(resumed[1]) if resumed else 0
+        before, attempts = self._attempts.get(request.url, (start, 0))
+        attempts = attempts + 1 if start < before + SLOWEST * limit else 2  # the one before fell silent here
+        if attempts > 2:
+            raise _Unusable(f"silent in the middle of {request.url}, for {limit} s, twice")
+        self._attempts[request.url] = start, attempts
+
+
+class _Watched(httpx.SyncByteStream):
+    """The body of an answer. Raises ReadTimeout if it is slower than ``SLOWEST``, _Unusable if it is too large."""
+
+    def __init__(self, stream: Any, window: float, largest: int | None):
+        self._stream, self._window, self._largest = stream, window, largest
+
+    def __iter__(self) -> Iterator[bytes]:
+        began, received, total = time.monotonic(), 0, 0
+        for chunk in self._stream:
+            yield chunk
+            received, total = received + len(chunk), total + len(chunk)
+            if self._largest is not None and total > self._largest:
+                raise _Unusable(f"an answer of more than {self._largest:,} bytes")
+            if (elapsed := time.monotonic() - began) >= self._window:
+                if received < SLOWEST * elapsed:
+                    raise httpx.ReadTimeout(f"{received:,} bytes in {elapsed:.0f} s")
+                began, received = time.monotonic(), 0
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _check_address(request: httpx.Request) -> None:
+    """Raises _Unusable for a redirect, by the hub or by whoever it redirects to, that is not to be followed."""
+    try:
+        addresses.check_redirect(constants.ENDPOINT, str(request.url))
+    except addresses.Refused as error:
+        raise _Unusable(str(error)) from error
+
+
+def _is_commit(value: object) -> bool:
+    return isinstance(value, str) and bool(_SHA1.fullmatch(value))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+# Part of an API's path -> whether its answer is an object or a list of them, and the fields that each has. The last is
+# asked for before any other, and kept.
+_ANSWERS: Mapping[str, tuple[type, Mapping[str, Callable[[object], bool]]]] = {
+    "/revision/": (dict, {"id": _is_text, "sha": _is_commit}),
+    "/tree/": (list, {"type": _is_text, "path": _is_text}),
+    "/agent-harnesses": (dict, {}),
+}
+
+
+def _check_answer(response: httpx.Response) -> None:
+    """Raises _Unusable for an answer of the API that is broken or lacks a field: paths are made of them."""
+    kind = next((kind for kind in _ANSWERS if kind in response.url.path), None)
+    if kind is None or not response.url.path.startswith("/api/") or response.status_code != 200:
+        return
+    try:
+        answer = response.json()
+    except ValueError as error:
+        raise _Unusable(f"{response.url} answers broken JSON ({error})") from error
+    form, fields = _ANSWERS[kind]
+    if not isinstance(answer, form):
+        raise _Unusable(f"{response.url} answers a {type(answer).__name__}; expected a {form.__name__}")
+    for row in answer if isinstance(answer, list) else [answer]:
+        for field, is_right in fields.items():
+            if not isinstance(row, dict) or not is_right(row.get(field)):
+                raise _Unusable(f"{response.url} answers {row!r:.80}; expected an object with a sound {field!r}")

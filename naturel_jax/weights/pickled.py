@@ -1,7 +1,8 @@
 """Reads PyTorch's pickles as data: a pickle is a program for a stack machine, and this one can only build values.
 
 It has no instruction that imports or calls anything. A global is a name: those in ``REBUILDERS`` have a meaning, and
-classes of TorchScript become ``Module``. Any other name or instruction is refused.
+classes of TorchScript become ``Module``. Any other name or instruction is refused. An instruction that goes through a
+container counts each of its elements, so that a container named again and again is paid for each time.
 """
 
 import dataclasses
@@ -9,7 +10,9 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-INSTRUCTIONS = 4_000_000  # most per pickle; a checkpoint with 1,000 tensors and their optimizer state has 100,000
+WORK = 500_000  # most per pickle; a checkpoint with 1,000 tensors and their optimizer state takes 150,000
+_MAX_ARGUMENTS = 8  # of a call: a tensor has six
+_MAX_NAME = 1000  # characters of a global
 
 # Storage class -> dtype, by safetensors' names.
 DTYPES = {
@@ -136,13 +139,21 @@ def _hashable_key(key: object) -> object:
 
 
 class _Machine:
-    """State while reading a pickle: the stack, the stacks below open marks, the memo, and the storages named so far."""
+    """State while reading a pickle: the stack, the stacks below open marks, the memo, the storages named so far, and
+    how much work was done."""
 
     def __init__(self) -> None:
+        self.work = 0
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
+
+    def count(self, *containers: Any) -> None:
+        """Counts an instruction that goes through ``containers``. Raises Malformed beyond ``WORK``."""
+        self.work += 1 + sum(len(value) for value in containers if type(value) in (list, tuple, dict))
+        if self.work > WORK:
+            raise Malformed(f"takes more than {WORK:,} instructions")
 
     def mark(self) -> None:
         self.below.append(self.stack)
@@ -166,22 +177,25 @@ class _Machine:
         self.memo[index] = self.stack[-1]
 
     def name(self, name: str) -> None:
+        if len(name) > _MAX_NAME:
+            raise Malformed("a global with a name that is too long")
         if name not in REBUILDERS and name not in _VALUES and name.split(" ")[0].split(".")[0] != _SCRIPT:
             raise Refused(name)
         self.push(Name(name))
 
     def stack_name(self) -> None:
         module, name = self.pop(2)
-        if type(module) is not str or type(name) is not str:
-            raise Malformed("a global without a name")
+        if type(module) is not str or type(name) is not str or len(module) + len(name) >= _MAX_NAME:
+            raise Malformed("a global without a name, or with one that is too long")
         self.name(f"{module} {name}")
 
     def reduce(self) -> None:
         function, arguments = self.pop(2)
-        if not isinstance(function, Name) or type(arguments) is not tuple:
-            raise Malformed("a call of something other than a global")
+        if not isinstance(function, Name) or type(arguments) is not tuple or len(arguments) > _MAX_ARGUMENTS:
+            raise Malformed(f"a call of something other than a global with up to {_MAX_ARGUMENTS} arguments")
         if function.name not in REBUILDERS:
             raise Refused(function.name)
+        self.count(*arguments)
         self.push(REBUILDERS[function.name](*arguments))
 
     def new(self) -> None:
@@ -193,6 +207,7 @@ class _Machine:
     def build(self) -> None:
         """Sets the attributes of the object on top. A state dict's own attributes (``_metadata``) are dropped."""
         (state,) = self.pop(1)
+        self.count(state)
         match self.stack[-1]:
             case Module(attributes=attributes):
                 if type(state) is dict:
@@ -203,7 +218,9 @@ class _Machine:
                 raise Refused(f"attributes of a {type(other).__name__}")
 
     def persistent(self) -> None:
-        new = _storage(*self.pop(1))
+        (reference,) = self.pop(1)
+        self.count(reference)
+        new = _storage(reference)
         known = self.storages.setdefault(new.key, new)
         if known != new:
             raise Malformed(f"storage {new.key!r:.80} is {known.numel:,} {known.dtype} and {new.numel:,} {new.dtype}")
@@ -267,13 +284,12 @@ def load(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
     """
     machine = _Machine()
     try:
-        for count, (opcode, arg, _) in enumerate(pickletools.genops(file)):
+        for opcode, arg, _ in pickletools.genops(file):
             if opcode.name == "STOP":
                 return machine.stack.pop(), machine.storages
             if opcode.name not in _INSTRUCTIONS:
                 raise Refused(f"instruction {opcode.name}")
-            if count >= INSTRUCTIONS:
-                raise Malformed(f"more than {INSTRUCTIONS:,} instructions")
+            machine.count()
             _INSTRUCTIONS[opcode.name](machine, arg)
     except (Refused, Malformed):
         raise

@@ -17,6 +17,7 @@ from etils import epath
 from tokenizers import models, normalizers, pre_tokenizers
 
 from naturel_jax import storage
+from naturel_jax.data.text import limited
 from naturel_jax.data.text.processor import FILTERS, Processor
 from naturel_jax.data.text.tokenizer import clip_tokenizer, padded, templated
 from naturel_jax.models.families import FAMILIES, Family, Pixels, TokenizerConventions
@@ -98,6 +99,7 @@ def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
         return None
     with malformed(path):
         processor = Processor(**read_json(path))
+        limited.check(path, processor.tokenizer)
         processor.tokenize([""])
     sizes, expected = (processor.size, processor.context), (config.image.size, config.text.context)
     if sizes != expected:
@@ -214,8 +216,9 @@ def _tokenizer(folder: Path, config: Mapping[str, Any], family: Family, context:
     if (folder / "spiece.model").is_file():
         if not config.get("do_lower_case", True):
             raise UserError(f"{folder}/tokenizer_config.json: do_lower_case is false; SigLIP's texts are lowercased")
-        model = base64.b64encode((folder / "spiece.model").read_bytes()).decode()
-        return {"tokenizer": model, "clean": clean if clean == "openclip_siglip" else "siglip"}
+        pieces = base64.b64encode((folder / "spiece.model").read_bytes()).decode()
+        limited.check(folder / "spiece.model", pieces)
+        return {"tokenizer": pieces, "clean": clean if clean == "openclip_siglip" else "siglip"}
     tok = _read_tokenizer(folder, family.tokenizer)
     if family.tokenizer.incomplete_files:
         _complete_gemma(tok, config)
@@ -234,7 +237,8 @@ def _read_tokenizer(folder: Path, conventions: TokenizerConventions) -> tokenize
         )
     with reading_tokenizer(whole if whole.is_file() else vocab):
         if whole.is_file():
-            return tokenizers.Tokenizer.from_str(whole.read_text("utf-8"))
+            limited.check(whole, text := whole.read_text("utf-8"))
+            return tokenizers.Tokenizer.from_str(text)
         return _from_vocab(read_json(vocab), _merges(merges.read_text("utf-8").splitlines()[1:]), conventions)
 
 

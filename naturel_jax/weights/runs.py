@@ -18,6 +18,7 @@ from naturel_jax.checkpoints import checkpoint, checkpoint_meta, manifest, recor
 from naturel_jax.checkpoints.restore import read
 from naturel_jax.data.seen import trained_on as trained_on_lib
 from naturel_jax.data.seen.trained_on import TrainedOn
+from naturel_jax.data.text import limited
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices.sharding import path_string
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
@@ -143,6 +144,7 @@ def load_run(
     meta, folder = _read_meta(workdir, step), checkpoint.directory(workdir) / str(step)
     with malformed(folder / "meta"):
         config, processor = config_from_dict(meta["model"]), Processor(**meta["processor"])
+        limited.check(folder / "meta", processor.tokenizer)
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def abstract(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:

@@ -23,7 +23,7 @@ _FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # float3
 _HEADER_LIMIT = 100 << 20  # safetensors' own limit
 # Bytes that an archive may unpack to beyond twice its size: TorchScript compresses its code, and nothing compresses
 # tensors.
-_SLACK = 64 << 20
+_SLACK = 16 << 20
 
 
 # What the readers of zip archives, NumPy's and safetensors' files raise for a damaged file.

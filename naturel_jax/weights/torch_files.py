@@ -1,6 +1,7 @@
 """Untrusted PyTorch files (``torch.save``'s two formats, TorchScript archives), read as data and without torch."""
 
 import io
+import math
 import os
 import struct
 import zipfile
@@ -17,6 +18,8 @@ from tfds_naturel.common.errors import UserError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before PyTorch 1.6
 _MAX_NAMES = 100_000  # modules and tensors of one TorchScript archive; a module under several names counts for each
+_MAX_CHARACTERS = 8_000_000  # of those names
+_MAX_SHARED = 4  # elements of all tensors over those of all storages: tied weights are two tensors on one storage
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 Read = Callable[[Storage], bytes]  # the bytes of a storage
@@ -40,6 +43,12 @@ def open_torch(path: Path) -> Tensors:
             raise UserError(f"{path}: truncated or not a PyTorch file ({error})") from error
     script = isinstance(loaded, Module)
     tensors = dict(_attributes(path, loaded)) if isinstance(loaded, Module) else _state_dict(path, loaded)
+    stored = sum({tensor.storage.key: tensor.storage.numel for tensor in tensors.values()}.values())
+    if (elements := sum(math.prod(tensor.shape) for tensor in tensors.values())) > _MAX_SHARED * stored:
+        raise UserError(
+            f"{path}: tensors of {elements:,} elements on storages of {stored:,}; tied weights take twice theirs, so "
+            "this is refused"
+        )
 
     def get(key: str) -> np.ndarray:
         tensor = tensors[key]
@@ -68,16 +77,22 @@ def _state_dict(path: Path, loaded: Any) -> Mapping[str, Tensor]:
 
 def _attributes(path: Path, root: Module) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of a module and its submodules. Raises UserError if they are nested without end."""
-    remaining, count = [("", root)], 0
+    remaining, count, characters = [("", root)], 0, 0
     while remaining:
         prefix, module = remaining.pop()
         for name, value in module.attributes.items():
-            count += isinstance(value, Module | Tensor)
-            if count > _MAX_NAMES or len(prefix) > 1000:
-                raise UserError(f"{path}: has modules within modules with more than {_MAX_NAMES:,} names; refused")
+            count += 1  # numbers and strings, too: a module under many names is gone through for each
+            if not isinstance(value, Module | Tensor):
+                continue
+            characters += len(prefix) + len(str(name))
+            if count > _MAX_NAMES or characters > _MAX_CHARACTERS:
+                raise UserError(
+                    f"{path}: has modules within modules with more than {_MAX_NAMES:,} names or {_MAX_CHARACTERS:,} "
+                    "characters in them; refused"
+                )
             if isinstance(value, Module):
                 remaining.append((f"{prefix}{name}.", value))
-            elif isinstance(value, Tensor):
+            else:
                 yield f"{prefix}{name}", value
 
 
@@ -91,9 +106,13 @@ def _open_zip(path: Path) -> tuple[Any, Read]:
     folder = pickles[0].removesuffix("data.pkl")
     if (order := folder + "byteorder") in members and archive.read(order) != b"little":
         raise pickled.Malformed("its byte order is not little-endian")
+    if members[pickles[0]].file_size > path.stat().st_size:
+        raise pickled.Malformed(f"its {pickles[0]!r:.80} is compressed, which PyTorch does not do")
     loaded, storages = pickled.load(io.BytesIO(archive.read(pickles[0])))
     for storage in storages.values():
         member = members.get(f"{folder}data/{storage.key}")
+        if member is not None and member.compress_type != zipfile.ZIP_STORED:
+            raise pickled.Malformed(f"storage {storage.key!r:.80} is compressed, which PyTorch does not do")
         if member is None or member.file_size != _size(storage):
             found = "is missing" if member is None else f"has {member.file_size:,} bytes"
             raise pickled.Malformed(f"storage {storage.key!r:.80} {found}, expected {_size(storage):,} bytes")

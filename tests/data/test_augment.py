@@ -66,3 +66,14 @@ def test_decompression_bomb_is_rejected_before_decoding():
     data[frame + 5 : frame + 9] = b"\xea\x60" * 2  # height and width of 60,000
     with pytest.raises(ValueError, match="60000 x 60000"):
         sides(bytes(data))
+
+
+@pytest.mark.parametrize("side", [448, 500, 672])
+def test_large_images_are_averaged_as_small_ones_are(monkeypatch, side):
+    """Without a copy of four times their memory."""
+    pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
+    small, large = np.empty((2, 224, 224, 3), np.uint8)
+    resize(pixels, False, small)
+    monkeypatch.setattr("naturel_jax.data.images.augment._MOST_FLOATS", 0)
+    resize(pixels, False, large)
+    assert np.abs(small.astype(int) - large).max() <= 1, (small != large).mean()

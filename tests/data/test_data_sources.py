@@ -1,6 +1,7 @@
 """Every source by name: the same records in each format give the same items, batches and losses, also when resumed."""
 
 import json
+import tarfile
 
 import absl.flags
 import jax
@@ -220,6 +221,26 @@ def test_images_of_a_compressed_arrow_file_are_copied(tmp_path):
         writer.write_table(table)
     source = datasets.open_source(f"hf:{tmp_path}/saved", str(tmp_path), "train")
     assert source.read_image(0) == files.image(0)
+
+
+def test_sparse_member_of_a_tar_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.jpg")
+        member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+        tar.addfile(member)
+    (table,) = datasets.open_unindexed(f"webdataset:{tmp_path}/a.tar", str(tmp_path), "train").shards
+    with pytest.raises(UserError, match=r"a\.tar: "):
+        list(table.rows())
+
+
+def test_truncated_array_record_is_refused(tmp_path):
+    files.write_tfds(tmp_path)
+    (path,) = tmp_path.rglob("*.array_record*")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match="prepare the dataset again") as caught:
+        table = datasets.open_unindexed("tfds:pictured", str(tmp_path / "data"), "train")
+        list(table.shards[0].rows())
+    assert "\n" not in str(caught.value)
 
 
 def test_hub_dataset_that_datasets_refuses(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import transformers
 from PIL import Image
 
 from naturel_jax.data.images.decode import open_image
-from naturel_jax.data.text.processor import CLEANERS, Processor
+from naturel_jax.data.text.processor import CLEANERS, TO_RGB, Processor
 from naturel_jax.data.text.tokenizer import train_tokenizer
 from naturel_jax.models.families import FAMILIES
 from naturel_jax.models.two_tower import normalize
@@ -239,8 +239,27 @@ def test_decompression_bombs_are_rejected_before_decoding():
         open_image(bytes(jpeg))
     buffer = io.BytesIO()
     Image.new("1", (9000, MAX_PIXELS // 9000 + 1)).save(buffer, "PNG")
-    with pytest.raises(UserError, match="the limit is"):
+    with pytest.raises(UserError, match="the limit for so many bytes is"):
         open_image(buffer.getvalue())
+
+
+@pytest.mark.parametrize("sides", [(3, 900), (900, 3), (40, 1200)])
+def test_strip_is_cropped_while_it_is_resized(clip_processor, monkeypatch, sides):
+    """As if it had been resized as a whole, but for the rounding of where the crop begins."""
+    pixels = np.asarray(Image.open(io.BytesIO(photo(64, 64))).resize(sides, Image.Resampling.BICUBIC))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    whole = clip_processor.image(buffer.getvalue()).astype(int)
+    monkeypatch.setattr("naturel_jax.data.text.processor._MAX_MEMORY", -(10**9))
+    assert np.abs(clip_processor.image(buffer.getvalue()) - whole).max() <= 1
+
+
+def test_white_below_every_color_and_opacity_is_pillows():
+    """``paste`` rounds as ``alpha_composite`` does."""
+    color, opacity = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    image = Image.fromarray(np.stack([color, color, color, opacity], axis=-1), "RGBA")
+    expected = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    assert (np.asarray(TO_RGB["on_white"](image)) == np.asarray(expected)).all()
 
 
 @pytest.mark.parametrize(("family", "pad"), [("clip", "<|endoftext|>"), ("siglip", "</s>")])

@@ -1,51 +1,25 @@
-"""Captions, annotations, results, state files and photos that are mutated."""
+"""Annotations, results and state files that are mutated; other files are in test_readers.py."""
 
 import dataclasses
 import json
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.benchmarks.benchmark import Metric
-from naturel_jax.config.record_fields import Fields
-from naturel_jax.data import datasets
-from naturel_jax.data.images.decode import open_image
-from naturel_jax.data.items import records
 from naturel_jax.evaluators import results
 from naturel_jax.report import report
 from naturel_jax.training import writers
-from tests.helpers.benchmark_files import png
 from tests.helpers.fuzzing import every_count, fuzz
-from tests.helpers.image_files import photo
 from tests.helpers.open_images_files import RELATIONS, row, write_release
-from tfds_naturel.captions import bank, decisions
 from tfds_naturel.common import photos
-from tfds_naturel.common.files import reading_arrow
-from tfds_naturel.hard_images import mining
 from tfds_naturel.open_images import annotations, attribution, journal
 from tfds_naturel.open_images.annotations import Buckets, Rejects, Vocabulary
 from tfds_naturel.open_images.releases import RELEASES
 
 RELEASE = RELEASES["v4"]
-
-
-@every_count
-def test_bank(tmp_path, count):
-    published = bank.load()
-    path = tmp_path / "bank.tsv"
-    bank.save(path, dict(list(published.items())[:4]))
-    fuzz([path], lambda: bank.load(path), count)
-
-
-@every_count
-def test_decisions(tmp_path, count):
-    path = tmp_path / "decisions.csv"
-    path.write_text("triplet,text,decision\nCat|on|Table,a cat,accept\nDog|on|Table,a dog,reject\n")
-    fuzz([path], lambda: decisions.rejected(path), count)
 
 
 @pytest.fixture
@@ -93,42 +67,6 @@ def test_journal(tmp_path, count):
 
 
 @every_count
-def test_hard_images(tmp_path, count):
-    path, ids = tmp_path / "hard_images.parquet", ["a", "b", "c"]
-    mining.save(path, [("a", "Cat|on|Table", ["b", "c"], ["subject", "object"]), ("b", "Cat|on|Table", ["c"], ["x"])])
-    fuzz([path], lambda: mining.hard_images(path, ids), count)
-
-
-def write_table(path: Path) -> None:
-    rows = [
-        {"image": "a.jpg", "caption": "a cat", "negatives": ["a dog", "a mat"]},
-        {"image": "b.jpg", "caption": "a d\u00f6g", "negatives": ["a cat"]},
-    ]
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    elif path.suffix == ".csv":
-        path.write_text("image,caption\n" + "".join(f"{one['image']},{one['caption']}\n" for one in rows))
-    else:
-        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
-
-
-@every_count
-@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
-def test_table(tmp_path, kind, count):
-    path = tmp_path / f"rows.{kind}"
-    write_table(path)
-
-    def read() -> None:
-        table = datasets.open_unindexed(f"{kind}:{path}", str(tmp_path), "train")
-        for shard in table.shards:
-            with reading_arrow(shard.file, "copy it again"):
-                for one in shard.rows():
-                    records.to_record(one, records.choose(Fields()), "name")
-
-    fuzz([path], read, count, allowed=(records.BadRecord,))
-
-
-@every_count
 def test_metrics(tmp_path, count):
     path = epath.Path(tmp_path / "metrics.jsonl")
     path.write_text("".join(json.dumps({"step": n, "train/loss": 0.5}) + "\n" for n in range(5)))
@@ -166,25 +104,3 @@ def test_lease(tmp_path, count):
             pass
 
     fuzz([path], take, count, must_refuse=False)  # a damaged lease is a stale one
-
-
-@every_count
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_images(tmp_path, form, count):
-    path = tmp_path / "image"
-    path.write_bytes(photo(64, 48, form=form))
-    fuzz([path], lambda: open_image(path.read_bytes()), count)
-
-
-@every_count
-@pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_photos(tmp_path, form, count):
-    path = tmp_path / "photo"
-    path.write_bytes(photo(64, 48) if form == "JPEG" else png(0))
-
-    def use() -> None:
-        photos.to_jpeg(path.read_bytes(), 32, 90)
-        if form == "JPEG":
-            photos.inspect(path.read_bytes())
-
-    fuzz([path], use, count, (photos.BadPhoto,))

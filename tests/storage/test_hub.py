@@ -1,6 +1,7 @@
 """A hub that accepts connections and then says nothing, or stops in the middle."""
 
 import contextlib
+import hashlib
 import http.server
 import json
 import os
@@ -11,6 +12,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from huggingface_hub import constants
+
+from naturel_jax.storage import hub
+from tfds_naturel.common import addresses
+from tfds_naturel.common.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LIMIT = 1  # seconds, instead of 10
@@ -46,7 +52,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def hub(*answered: str) -> Iterator[dict[str, str]]:
+def silent(*answered: str) -> Iterator[dict[str, str]]:
     """The environment for a hub that answers only some requests."""
     Hub.answered, Hub.released = answered, threading.Event()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
@@ -69,7 +75,7 @@ def hub(*answered: str) -> Iterator[dict[str, str]]:
         ((), 1),
         pytest.param(("/revision/",), 1, marks=pytest.mark.slow),
         (("/revision/", "/tree/"), 2),
-        pytest.param(("/revision/", "/tree/", "/resolve/"), 20, marks=pytest.mark.slow),  # resumed five times
+        pytest.param(("/revision/", "/tree/", "/resolve/"), 2, marks=pytest.mark.slow),  # resumed once
     ],
     ids=["never", "info only", "listing only", "half a file"],
 )
@@ -82,7 +88,7 @@ def test_silent_hub_gives_one_line(tmp_path, answered, limits):
         "    finally: print(time.monotonic() - start)\n"
         "cli.run(main)"
     )
-    with hub(*answered) as environment:
+    with silent(*answered) as environment:
         environment["HF_HUB_CACHE"] = str(tmp_path)
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=50)
     error = [line for line in run.stderr.splitlines() if "error: " in line]
@@ -99,7 +105,7 @@ def test_benchmark_and_model_on_a_silent_hub_give_one_line(tmp_path):
         "naturel_jax.benchmarks": ["--dir", str(tmp_path), "--download", "bivlc"],
         "naturel_jax.convert": ["hf:owner/tiny", str(tmp_path / "out")],
     }
-    with hub() as environment:
+    with silent() as environment:
         environment["HF_HUB_CACHE"] = str(tmp_path / "cache")
         for module, arguments in commands.items():
             start = time.monotonic()
@@ -121,8 +127,99 @@ def test_cached_files_are_used_if_the_hub_is_silent(tmp_path, cached):
         (repository / "snapshots" / COMMIT).mkdir(parents=True)
         (repository / "snapshots" / COMMIT / "config.json").write_text("{}")
     code = "from naturel_jax.storage import hub; print([hub.snapshot('owner/tiny', ['*.json']).name for _ in range(3)])"
-    with hub() as environment:
+    with silent() as environment:
         environment["HF_HUB_CACHE"] = str(tmp_path)
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=50)
     assert (run.returncode == 0) == cached
     assert (COMMIT in run.stdout) == cached
+
+
+CONTENT = b'{"a": 1}'
+STATED = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
+
+
+class Hostile(http.server.BaseHTTPRequestHandler):
+    """Answers every request; ``change`` is what is wrong with one of the answers."""
+
+    change: str
+
+    def do_GET(self):
+        if "/resolve/" in self.path:
+            headers = {"ETag": f'"{STATED}"', "X-Repo-Commit": COMMIT}
+            if self.change.startswith("http"):
+                linked = {"X-Linked-Etag": f'"{STATED}"', "X-Linked-Size": str(len(CONTENT))}
+                return self.answer(302, b"", headers | linked | {"Location": self.change})
+            return self.answer(200, CONTENT.replace(b"1", b"2") if self.change == "checksum" else CONTENT, headers)
+        info = {"id": "owner/tiny", "sha": COMMIT, "siblings": [{"rfilename": "config.json"}]}
+        info = {"no id": {"sha": COMMIT}, "a path": info | {"sha": "../../../x"}}.get(self.change, info)
+        tree = [{"type": "file", "path": "config.json", "size": len(CONTENT), "oid": STATED}]
+        body = json.dumps(info if "/revision/" in self.path else tree if "/tree/" in self.path else {}).encode()
+        self.answer(200, body[:-2] if self.change == "broken" and "/revision/" in self.path else body)
+
+    do_HEAD = do_GET
+
+    def answer(self, status, body, headers=None):
+        self.send_response(status)
+        for header in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(*header)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("", ""),
+        ("checksum", f"the hub states {STATED}"),
+        ("broken", "answers broken JSON"),
+        ("no id", "expected an object with a sound 'id'"),
+        ("a path", "expected an object with a sound 'sha'"),
+        ("http://169.254.169.254/latest", "expected https and a public address"),
+        ("https://10.0.0.1/x", "expected https and a public address"),
+    ],
+)
+def test_hostile_hub_gives_one_line_and_no_file(tmp_path, monkeypatch, change, message):
+    Hostile.change = change
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents"))
+        try:
+            folder = hub.snapshot("owner/tiny", ["*.json"])
+            assert not message and (folder / "config.json").read_bytes() == CONTENT
+        except UserError as error:
+            assert message and message in str(error) and "\n" not in str(error)
+            assert not list(tmp_path.rglob("config.json"))
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "followed"),
+    [
+        ("https://huggingface.co/x", "https://1.1.1.1/x", True),
+        ("https://huggingface.co/x", "https://huggingface.co/y", True),
+        ("http://127.0.0.1:1/x", "http://127.0.0.1:2/x", True),
+        ("http://mirror.example/x", "http://mirror.example/y", True),
+        ("https://huggingface.co/x", "http://1.1.1.1/x", False),
+        ("https://huggingface.co/x", "http://huggingface.co/y", False),
+        ("https://huggingface.co/x", "https://127.0.0.1/x", False),
+        ("https://huggingface.co/x", "https://169.254.169.254/x", False),
+        ("https://huggingface.co/x", "https://[::ffff:10.0.0.1]/x", False),
+        ("https://huggingface.co/x", "file:///etc/passwd", False),
+        ("http://127.0.0.1:1/x", "http://192.168.0.1/x", False),
+    ],
+)
+def test_redirects_lead_to_public_addresses(source, target, followed):
+    if followed:
+        return addresses.check_redirect(source, target)
+    with pytest.raises(addresses.Refused, match="expected https and a public address"):
+        addresses.check_redirect(source, target)

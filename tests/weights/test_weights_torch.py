@@ -224,7 +224,7 @@ def test_hostile_archives_are_refused_at_once(tmp_path, monkeypatch, kind):
 
 
 def test_instructions_are_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr("naturel_jax.weights.pickled.INSTRUCTIONS", 1000)
+    monkeypatch.setattr("naturel_jax.weights.pickled.WORK", 1000)
     path = archive(tmp_path / "model.pt", b"\x80\x02" + b"N" * 2000 + b".")
     with pytest.raises(UserError, match="more than 1,000 instructions"):
         open_torch(path)

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import aiohttp
+import yarl
 
+from tfds_naturel.common import addresses
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import md5_of
 from tfds_naturel.common.progress import Progress
@@ -31,7 +33,7 @@ _CHUNK = 1 << 18
 
 
 class MissingKey(Exception):
-    """The server reports that the file does not exist."""
+    """The server reports that the file does not exist, or that it is where no redirect is followed to."""
 
 
 class TooLarge(ValueError):
@@ -65,11 +67,26 @@ def mirrored(url: str) -> str:
 
 
 def session(policy: Policy, connections: int) -> aiohttp.ClientSession:
-    """A client with at most ``connections`` open connections. Bodies are never unpacked, so none can grow."""
+    """A client with at most ``connections`` open connections. Bodies are never unpacked, so none can grow; redirects
+    are followed to https and public addresses only (``addresses``)."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=policy.stall, sock_read=policy.stall)
     connector = aiohttp.TCPConnector(limit=connections)
-    plain = {"Accept-Encoding": "identity"}
-    return aiohttp.ClientSession(connector=connector, timeout=timeout, headers=plain, auto_decompress=False)
+    plain, trace = {"Accept-Encoding": "identity"}, aiohttp.TraceConfig()
+    trace.on_request_redirect.append(_check_redirect)
+    return aiohttp.ClientSession(
+        connector=connector, timeout=timeout, headers=plain, auto_decompress=False, trace_configs=[trace]
+    )
+
+
+async def _check_redirect(client: object, context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+    """Raises MissingKey for a redirect that is not to be followed."""
+    del client, context
+    source = redirect.response.url
+    try:
+        target = source.join(yarl.URL(redirect.response.headers.get("Location", "")))
+        await asyncio.to_thread(addresses.check_redirect, str(source), str(target))
+    except ValueError as error:
+        raise MissingKey(str(error)) from error
 
 
 async def retried(attempt: Callable[[], Awaitable[T]], policy: Policy) -> T:

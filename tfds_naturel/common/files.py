@@ -31,6 +31,15 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def is_unicode(value: Any) -> bool:
+    """Whether all strings can be encoded: JSON may hold half of a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
+
+
 def load_json(place: object, content: str | bytes, fix: str = "download it again") -> Any:
     """``parse_json``, which raises a UserError that names ``place`` and the ``fix``."""
     try:
@@ -123,7 +132,10 @@ def _is_running(process: str) -> bool:
 
 def inside(folder: Path, relative: str) -> Path:
     """``folder / relative``, resolved. Raises UserError if it is outside ``folder``, through ``..`` or a symlink."""
-    path = (folder / relative).resolve()
+    try:
+        path = (folder / relative).resolve()
+    except ValueError as error:  # it has a null character
+        raise UserError(f"{folder}: {relative!r:.80} is not a path ({error})") from error
     if not path.is_relative_to(folder.resolve()):
         raise UserError(f"{folder / relative}: is outside {folder}; copy the file into the folder")
     return path

@@ -10,10 +10,13 @@ from PIL import Image
 
 MAX_BYTES = 32 << 20
 MAX_PIXELS = 64_000_000  # larger photos are rejected before their pixels are decoded
+_BASE, _PER_BYTE = 48 << 20, 40  # bytes of memory for the pixels of any image, and for each byte of its file
+_MAX_SCANS = 100  # of a progressive JPEG, each of which goes through the whole image; encoders write about ten
 
 _MIN_SIDE = 32
 _MIN_CONTRAST = 2.0  # a photo whose 8-bit luminance has a lower standard deviation is a blank placeholder
 _HASH_SIDE = 32
+_PNG_COST = 14  # bytes of memory for each pixel of a PNG: as it is, as RGB, and as an array, which is written twice
 
 
 class BadPhoto(ValueError):
@@ -32,6 +35,22 @@ class Photo:
     width: int
     height: int
     phash: int
+
+
+def most_pixels(size: int, cost: int) -> int:
+    """Most pixels that are decoded from a file of ``size`` bytes, if each takes ``cost`` bytes of memory."""
+    return min(MAX_PIXELS, (_BASE + _PER_BYTE * size) // cost)
+
+
+def jpeg_cost(data: bytes) -> int:
+    """Bytes of memory that a pixel of a JPEG takes; libjpeg keeps the coefficients of a progressive one."""
+    return 4 + (8 if b"\xff\xc2" in data else 0)
+
+
+def check_scans(data: bytes) -> None:
+    """Raises ValueError for a JPEG with too many scans."""
+    if (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+        raise ValueError(f"{scans:,} scans, more than {_MAX_SCANS}")
 
 
 def inspect(data: bytes) -> Photo:
@@ -72,8 +91,8 @@ def to_jpeg(data: bytes, short_side: int, quality: int) -> bytes:
         return reencode(data, short_side, quality)
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG"])
-        if image.width * image.height > MAX_PIXELS:
-            raise BadPhoto("too_large", f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+        if image.width * image.height > (most := most_pixels(len(data), _PNG_COST)):
+            raise BadPhoto("too_large", f"{image.width} x {image.height} pixels, more than {most:,}")
         rgb = np.asarray(image.convert("RGB"))
     except BadPhoto:
         raise
@@ -96,11 +115,12 @@ def _header(data: bytes) -> tuple[int, int, str]:
         raise BadPhoto("too_large", f"{len(data):,} bytes, more than {MAX_BYTES:,}")
     try:
         header = simplejpeg.decode_jpeg_header(data)
+        check_scans(data)
     except ValueError as error:
         raise BadPhoto("not_jpeg", f"{len(data):,} bytes starting with {data[:12]!r}: {error}") from error
     height, width, colorspace = int(header[0]), int(header[1]), header[2]
-    if width * height > MAX_PIXELS:
-        raise BadPhoto("too_large", f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+    if width * height > (most := most_pixels(len(data), jpeg_cost(data))):
+        raise BadPhoto("too_large", f"{width} x {height} pixels, more than {most:,}")
     if min(width, height) < _MIN_SIDE:
         raise BadPhoto("too_small", f"{width} x {height} pixels, fewer than {_MIN_SIDE} on a side")
     return width, height, colorspace

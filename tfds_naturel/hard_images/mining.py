@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from tfds_naturel.captions.relations import CONTRARIES, RELATIONS, converse
+from tfds_naturel.common.arrow_files import parquet_batches
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_arrow
 from tfds_naturel.common.schema import Triplet
@@ -197,12 +198,13 @@ def hard_images(path: epath.PathLike, image_ids: Sequence[str]) -> list[tuple[in
     numbers = {image_id: n for n, image_id in enumerate(image_ids)}
     hard: list[dict[int, None]] = [{} for _ in image_ids]
     with reading_arrow(path, "mine again"):
-        with epath.Path(path).open("rb") as f:
-            table = pq.read_table(f, schema=_SCHEMA)
-        rows = zip(table["image_id"].to_pylist(), table["negatives"].to_pylist(), strict=True)
+        batches = parquet_batches(path, _ROWS, _SCHEMA.names, kept=True)
+        rows = [(row.get("image_id"), row.get("negatives")) for batch in batches for row in batch.to_pylist()]
     for image_id, negatives in rows:
-        unknown = [name for name in (image_id, *(negatives or ())) if name not in numbers]
+        if not isinstance(negatives, list | None):
+            raise UserError(f"{path}: negatives are {negatives!r:.80}, expected a list of image ids; mine again")
+        unknown = [name for name in (image_id, *(negatives or ())) if not isinstance(name, str) or name not in numbers]
         if unknown:
-            raise UserError(f"{path}: image {unknown[0]!r} is not in this dataset; mine this split again")
+            raise UserError(f"{path}: image {unknown[0]!r:.80} is not in this dataset; mine this split again")
         hard[numbers[image_id]] |= dict.fromkeys(numbers[name] for name in negatives or ())
     return [tuple(negatives) for negatives in hard]

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfds_naturel.captions import order
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import load_json
+from tfds_naturel.common.files import is_unicode, load_json
 from tfds_naturel.sources import coco
 from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
 
@@ -34,11 +34,15 @@ def read(folder: Path) -> Iterator[CaptionedImage]:
 def _captions(folder: Path) -> dict[str, list[str]]:
     path = folder / "coco_karpathy_train.json"
     records = load_json(path, path.read_bytes())
+    if not isinstance(records, list):
+        raise UserError(f"{path}: holds a {type(records).__name__}, expected a list of records")
     captions: dict[str, list[str]] = {}
     for n, record in enumerate(records):
         image, texts = (record.get("image"), record.get("caption")) if isinstance(record, dict) else (None, None)
         texts = [texts] if isinstance(texts, str) else texts
-        if not isinstance(image, str) or not texts or not all(isinstance(text, str) for text in texts):
+        texts = texts if isinstance(texts, list) else []
+        sound = all(isinstance(text, str) and is_unicode(text) for text in (image, *texts))
+        if not sound or not texts or not isinstance(image, str):
             raise UserError(f"{path}: record {n} is {record!r:.200}; expected an image path and its caption")
         captions.setdefault(image, []).extend(texts)
     return captions

@@ -1,14 +1,16 @@
 """Half of Winoground's items, for training: both images of an item, each with the other's caption as a negative."""
 
 import functools
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tfds_naturel.common import photos
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import load_json
+from tfds_naturel.common.files import is_unicode, load_json, reading_csv
 from tfds_naturel.open_images.splits import uniform
 from tfds_naturel.sources.examples import CaptionedImage, Group, Negative, RecipeSource
 
@@ -37,15 +39,32 @@ def read(folder: Path) -> Iterator[CaptionedImage]:
                     )
                 negative = Negative(item[f"caption_{1 - k}"], "winoground", facts[1 - k])
                 groups = [Group(item[f"caption_{k}"], facts[k], [negative])]
-                yield CaptionedImage(f"{item['id']}-{k}", functools.partial(images.read, member), "", groups)
+                yield CaptionedImage(f"{item['id']}-{k}", functools.partial(_read, archive, images, member), "", groups)
+
+
+def _read(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        return archive.read(member)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{path}, member {member.filename!r:.80}: {error}; download it again") from error
+
+
+def _is_text(field: tuple[str, Any]) -> bool:
+    """Whether the value of a field that is read is text; ids are numbers, too."""
+    name, value = field
+    return (
+        name not in _FIELDS or (isinstance(value, str) and is_unicode(value)) or (name == "id" and type(value) is int)
+    )
 
 
 def _items(folder: Path) -> Iterator[dict[str, Any]]:
     """Half of the items in ``data/examples.jsonl``, chosen by their ids alone, so it is always the same half."""
     path = folder / "data" / "examples.jsonl"
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    with reading_csv(path):  # decoding
+        lines = path.read_text("utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
         item = load_json(f"{path}:{number}", line)
-        if not isinstance(item, dict) or not item.keys() >= _FIELDS:
+        if not isinstance(item, dict) or not item.keys() >= _FIELDS or not all(map(_is_text, item.items())):
             raise UserError(f"{path}:{number}: {line[:80]!r}; expected an object with {', '.join(sorted(_FIELDS))}")
         if uniform(0, str(item["id"])) < _SHARE:
             yield item

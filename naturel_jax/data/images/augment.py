@@ -9,13 +9,14 @@ import numpy as np
 import simplejpeg
 
 from naturel_jax.data.images.boxes import Box
-from naturel_jax.data.images.decode import decoded, open_image
-from tfds_naturel.common.photos import MAX_PIXELS
+from naturel_jax.data.images.decode import decoded, open_image, to_array
+from tfds_naturel.common.photos import check_scans, jpeg_cost, most_pixels
 
 cv2.setNumThreads(0)  # the pipeline has its own threads
 
 _JPEG = b"\xff\xd8"  # first bytes of a file
 WHITE = 255
+_MOST_FLOATS = 4 << 20  # values of an image that are copied to float32, which takes four times its memory
 _MAX_BILINEAR = 1.5  # shrinking by more than this, bilinear interpolation skips pixels that area averages
 
 
@@ -35,10 +36,13 @@ def sides(data: bytes) -> tuple[int, int]:
             return image.size
     try:
         height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
+        check_scans(data)
     except ValueError as error:
         raise _unreadable(data, error) from error
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"image of {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+    if width * height > (most := most_pixels(len(data), jpeg_cost(data))):
+        raise ValueError(
+            f"image of {width} x {height} pixels in {len(data):,} bytes; the limit for so many bytes is {most:,} pixels"
+        )
     return width, height
 
 
@@ -54,7 +58,7 @@ def decode(data: bytes, width: int, height: int, shrink: int = 1) -> np.ndarray:
     """uint8 [height, width, 3]; for a JPEG, about 1 / ``shrink`` of that: 1, 2, 4 or 8, as libjpeg-turbo is slower at
     its other scales than at full size. Raises ValueError."""
     if not data.startswith(_JPEG):
-        return np.asarray(open_image(data))
+        return to_array(open_image(data))
     smallest = {"min_height": math.ceil(height / shrink), "min_width": math.ceil(width / shrink)}
     try:
         return simplejpeg.decode_jpeg(data, "RGB", **smallest)
@@ -75,8 +79,9 @@ def resize(pixels: np.ndarray, mirrored: bool, out: np.ndarray, shrink_by: str =
         cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_CUBIC)
     elif shrink_by == "bilinear" and max(pixels.shape[0] / height, pixels.shape[1] / width) <= _MAX_BILINEAR:
         cv2.resize(pixels, (width, height), out, interpolation=cv2.INTER_LINEAR)
-    else:  # OpenCV would give the same from uint8, but take a quarter longer: it adds float32 anyway
-        small = cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    else:  # OpenCV gives the same from uint8, but takes a quarter longer: it adds float32 anyway
+        few = pixels if pixels.size > _MOST_FLOATS else pixels.astype(np.float32)
+        small = cv2.resize(few, (width, height), interpolation=cv2.INTER_AREA)
         cv2.convertScaleAbs(small, out)
     if mirrored:
         cv2.flip(out, 1, out)

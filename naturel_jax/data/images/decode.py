@@ -1,29 +1,76 @@
-"""Opens encoded images, wherever they come from."""
+"""Opens encoded images, wherever they come from. What an image costs is limited by its size in bytes."""
 
 import contextlib
 import io
+import re
+import struct
 from collections.abc import Iterator
 
-from PIL import Image
+import numpy as np
+from PIL import Image, PngImagePlugin
 
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.photos import MAX_PIXELS
+from tfds_naturel.common.photos import check_scans, jpeg_cost, most_pixels
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that call other programs
+PngImagePlugin.MAX_TEXT_MEMORY = 8 << 20  # texts beside the pixels, unpacked; Pillow's limit is 64 MB
+
+# Bytes of memory for each pixel: Pillow's, and those that a format's decoder needs beside them.
+_MODES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}
+_DECODERS = {"WEBP": 12, "TIFF": 4}
+_AS_ARRAY = 3
+_ROWS = 256  # of an image that become an array at a time
+
+_EXIF = re.compile(rb"(\xff\xe1..)Exif\0\0", re.DOTALL)
+_BYTE_ORDERS = {b"II": "<", b"MM": ">"}
+# TIFF's types -> bytes.
+_TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
 @contextlib.contextmanager
 def decoded(data: bytes) -> Iterator[Image.Image]:
     """The image in its own mode, its size checked before its pixels are decoded. Makes every error a UserError."""
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise UserError(f"image of {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")
+        _check_tags(data)
+        # Pillow would read the Exif data of a JPEG for its resolution, which nothing here asks for.
+        image = Image.open(io.BytesIO(_EXIF.sub(rb"\1Exif\0-", data)), formats=_FORMATS)
+        if image.width * image.height > (most := most_pixels(len(data), _cost(image, data))):
+            raise UserError(
+                f"image of {image.width} x {image.height} pixels in {len(data):,} bytes; the limit for so many bytes "
+                f"is {most:,} pixels"
+            )
         yield image
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything
         raise UserError(f"not a readable image ({len(data)} bytes): {error}") from error
+
+
+def _cost(image: Image.Image, data: bytes) -> int:
+    """Bytes of memory that a pixel takes until it is RGB, in an array."""
+    if image.format == "JPEG":
+        check_scans(data)
+        return jpeg_cost(data) + (0 if image.mode == "RGB" else 4)
+    stored = _MODES.get(image.mode, 4)
+    as_rgb = 0 if image.mode == "RGB" else 4
+    return max(stored + as_rgb, 4 + _AS_ARRAY) + _DECODERS.get(image.format or "", 0)
+
+
+def _check_tags(data: bytes) -> None:
+    """Raises UserError for a TIFF whose tags have more bytes together than the file: Pillow copies each, and any number
+    may be in the same place."""
+    if not (order := _BYTE_ORDERS.get(data[:2])):
+        return
+    big = data[2:4] in (b"+\0", b"\0+")
+    offset, number, entry, size = ("Q", "Q", "HQ", 20) if big else ("I", "H", "HI", 12)
+    (start,) = struct.unpack_from(order + offset, data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + number, data, start)
+    first, total = start + struct.calcsize(order + number), 0
+    for place in range(first, min(first + count * size, len(data) - size + 1), size):
+        kind, values = struct.unpack_from(order + entry, data, place + 2)
+        total += values * _TAG_BYTES.get(kind, 1)
+    if total > len(data):
+        raise UserError(f"not a readable image ({len(data)} bytes): tags of {total:,} bytes")
 
 
 def without_transparent_color(image: Image.Image) -> Image.Image:
@@ -32,7 +79,22 @@ def without_transparent_color(image: Image.Image) -> Image.Image:
     return image
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image as RGB, not copied if it is; Pillow would."""
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
 def open_image(data: bytes) -> Image.Image:
     """An RGB image from encoded bytes, without its alpha channel. Raises UserError."""
     with decoded(data) as image:
-        return without_transparent_color(image).convert("RGB")
+        image = to_rgb(without_transparent_color(image))
+        image.load()
+        return image
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3] from an RGB image; ``np.asarray`` would need three times its memory."""
+    array = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _ROWS):
+        array[top : top + _ROWS] = np.asarray(image.crop((0, top, image.width, min(top + _ROWS, image.height))))
+    return array

@@ -56,7 +56,7 @@ T = TypeVar("T")
 _checked = set[Path]()  # indexes whose checksums this process has compared
 
 VERSION = 2  # since 2, a txt member comes before a caption in JSON
-_BATCH = 8192  # records in memory at a time
+_BATCH, _BATCH_TEXT = 8192, 4 << 20  # records, and characters of their texts, in memory at a time
 _CHUNK = 1 << 20  # numbers written at a time
 _SIDES = ("positives", "negatives")
 _LISTS = (*_SIDES, "asserts", "negative_asserts", "shows")
@@ -90,7 +90,7 @@ def build(table: Table, fields: Fields, folder: Path, workers: int = 0) -> None:
     Raises UserError for a table without records.
     """
     if fields.folder:
-        table = dataclasses.replace(table, root=str(Path(fields.folder).expanduser().resolve()), anywhere=False)
+        table = dataclasses.replace(table, root=str(Path(fields.folder).expanduser().resolve()))
 
     def make() -> dict[str, Any]:
         _LOG.info("indexing %s in %s", table.name, folder)
@@ -122,8 +122,7 @@ def _load(name: str, folder: Path) -> dict[str, Any] | None:
 def _write_parts(table: Table, fields: Fields, parts: Sequence[Path], workers: int) -> None:
     """Writes the parts that are missing."""
     jobs = [(shard, part) for shard, part in zip(table.shards, parts, strict=True) if not _records(part).exists()]
-    root = None if table.anywhere else table.root
-    write = functools.partial(_write_part, fields=fields, copy_images=table.read_image is None, root=root)
+    write = functools.partial(_write_part, fields=fields, copy_images=table.read_image is None, root=table.root)
     for done, _ in enumerate(parallel(write, jobs, workers), 1):
         if len(jobs) > 1:
             _LOG.info("%s: read %d of %d shards", table.name, done, len(jobs))
@@ -160,14 +159,14 @@ def _records(part: Path) -> Path:
     return part / "records.2.arrow"  # since 2 with checksums
 
 
-def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, root: str | None) -> None:
+def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, root: str) -> None:
     """Writes the records of one shard, and the images that its rows hold. ``root``: the folder that paths stay in."""
     part.mkdir(parents=True, exist_ok=True)
     partial, images = part / "partial.arrow", part / "partial.bin"
     with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer, images.open("wb") as blob:
-        rows, chosen, prefix = enumerate(shard.rows()), choose(fields), Path(shard.file).name
-        while batch := _next(shard, rows):
-            records = [_describe(row, f"{prefix}:{n}", chosen, blob if copy_images else None, root) for n, row in batch]
+        chosen, prefix, own = choose(fields), Path(shard.file).name, blob if copy_images else None
+        described = (_describe(row, f"{prefix}:{n}", chosen, own, root) for n, row in enumerate(shard.rows()))
+        while records := _next(shard, described):
             writer.write_batch(pa.RecordBatch.from_pylist(records, _SCHEMA))
     if images.stat().st_size:
         images.replace(part / "images.bin")
@@ -176,17 +175,23 @@ def _write_part(shard: Shard, part: Path, fields: Fields, copy_images: bool, roo
     partial.replace(_records(part))
 
 
-def _next(shard: Shard, rows: Iterator[tuple[int, Row]]) -> list[tuple[int, Row]]:
-    """The next rows. Raises UserError for a damaged file."""
+def _next(shard: Shard, described: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The next records. Raises UserError for a damaged file."""
+    records, characters = [], 0
     with reading_arrow(shard.file, "copy or download it again"):
-        return list(itertools.islice(rows, _BATCH))
+        for record in itertools.islice(described, _BATCH):
+            records.append(record)
+            characters += sum(len(text) for name in _LISTS for text in record[name])
+            if characters > _BATCH_TEXT:
+                break
+    return records
 
 
-def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None, root: str | None) -> dict[str, Any]:
+def _describe(row: Row, name: str, chosen: Chosen, blob: BinaryIO | None, root: str) -> dict[str, Any]:
     """A row of the part's records; a bad record has a ``problem`` and no captions."""
     try:
         record = to_record(row, chosen, name)
-        if root is not None and isinstance(record.image, str):
+        if isinstance(record.image, str):
             check_inside(root, record.image)
     except BadRecord as error:
         unused = {"offset": -1, "size": -1, "checksum": 0}

@@ -4,9 +4,10 @@ Version 1 has no ``group`` column: the captions of one triplet are a group. Befo
 column: every caption has one wording.
 """
 
+import contextlib
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from etils import epath
 
 from naturel_jax.data.items.items import Caption, Group, Items, Source, collect
 from naturel_jax.data.items.items_on_disk import load_or_collect
+from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import KINDS, POLARITIES, Triplet
 from tfds_naturel.hard_images.survey import Survey
@@ -21,18 +23,32 @@ from tfds_naturel.hard_images.survey import Survey
 Example = Mapping[str, Any]
 
 
+@contextlib.contextmanager
+def _reading(name: object) -> Iterator[None]:
+    """Turns whatever TFDS, ArrayRecord and TensorFlow raise for a damaged file into a UserError with ``name``."""
+    try:
+        yield
+    except (UserError, FileNotFoundError, IndexError, NotImplementedError):  # the last two are a caller's
+        raise
+    except Exception as error:
+        reason = escape.line(str(error)) or type(error).__name__
+        raise UserError(f"{name}: a record cannot be read ({reason:.200}); prepare the dataset again") from error
+
+
 class Records(Sequence[Example]):
     """The decoded examples of a split, except for their images, which stay encoded. ``source``: TFDS's."""
 
-    def __init__(self, source: Any):
-        self._source = source
+    def __init__(self, source: Any, name: str):
+        self._source, self._name = source, name
         self._single: dict[str, Any] = {}  # feature -> features with this one only
 
     def __len__(self) -> int:
-        return len(self._source)
+        with _reading(self._name):
+            return len(self._source)
 
     def __getitem__(self, n: Any) -> Any:
-        return self._source[n]
+        with _reading(self._name):
+            return self._source[n]
 
     @property
     def features(self) -> Mapping[str, Any]:
@@ -46,8 +62,9 @@ class Records(Sequence[Example]):
 
             self._single[name] = tfds.features.FeaturesDict({name: self.features[name]})
         decoders = {key: decoder for key, decoder in self._source.decoders.items() if key == name}
-        record = self._source.data_source[n]
-        return self._single[name].deserialize_example_np(record, decoders=decoders)[name]
+        with _reading(self._name):
+            record = self._source.data_source[n]
+            return self._single[name].deserialize_example_np(record, decoders=decoders)[name]
 
 
 class Split(NamedTuple):
@@ -73,18 +90,19 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
         )
     images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
     decoders = {name: tfds.decode.SkipDecoding() for name in images}
-    if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
-        from naturel_jax.data.items.tfrecord import TfRecordDataSource
+    with _reading(directory):
+        if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
+            from naturel_jax.data.items.tfrecord import TfRecordDataSource
 
-        records = TfRecordDataSource(builder.info, split, decoders)
-    elif builder.info.file_format in tfds.core.FileFormat.with_random_access():
-        records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]  # untyped
-    else:
-        raise UserError(
-            f"{directory} has files of the format {builder.info.file_format.value!r}, which has no random access; "
-            "expected 'array_record' or 'tfrecord': prepare it again with file_format='array_record'"
-        )
-    return Split(f"{builder.info.full_name}:{split}", Records(records))
+            records = TfRecordDataSource(builder.info, split, decoders)
+        elif builder.info.file_format in tfds.core.FileFormat.with_random_access():
+            records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]  # untyped
+        else:
+            raise UserError(
+                f"{directory} has files of the format {builder.info.file_format.value!r}, which has no random access; "
+                "expected 'array_record' or 'tfrecord': prepare it again with file_format='array_record'"
+            )
+    return Split(f"{builder.info.full_name}:{split}", Records(records, os.fspath(directory)))
 
 
 def open_source(directory: str | os.PathLike[str], split: str, cache: Path) -> Source:

@@ -52,9 +52,9 @@ class Shard(NamedTuple):
 class Table:
     """A table of records, in shards.
 
-    ``root``: folder that image paths are relative to, and must stay in unless they may be ``anywhere``. ``files``:
-    those that the rows come from; if one changes, all are read again. ``read_image``, if the images are not files or
-    parts of files: (number of the record, ``field``: names of fields that may hold it) -> encoded image; picklable.
+    ``root``: folder that image paths are relative to, and must stay in. ``files``: those that the rows come from; if
+    one changes, all are read again. ``read_image``, if the images are not files or parts of files: (number of the
+    record, ``field``: names of fields that may hold it) -> encoded image; picklable.
     """
 
     name: str
@@ -62,7 +62,6 @@ class Table:
     files: Sequence[Path]
     shards: Sequence[Shard]
     read_image: Callable[..., bytes] | None = None
-    anywhere: bool = False
 
 
 class Record(NamedTuple):
@@ -227,7 +226,8 @@ def check_inside(folder: str, path: str) -> None:
     """Raises BadRecord for a path that leaves ``folder``. Links are followed: they are the user's, not the table's."""
     if not os.path.normpath(os.path.join(folder, path)).startswith(os.path.join(folder, "")):
         raise BadRecord(
-            f"the image {path!r:.80} is outside {folder}; if it should be, set `folder` in the part's fields"
+            f"the image {path!r:.80} is outside {folder}; if it may be read, set `folder` in the part's fields to a "
+            "folder that holds it"
         )
 
 

@@ -57,7 +57,5 @@ class _BatchRow(Mapping[str, Any]):
 def rows(batches: Iterable[pa.RecordBatch], within: pa.Buffer | None = None) -> Iterator[Row]:
     """The rows of ``batches``, each valid as long as its batch. Raises pyarrow's errors for damaged ones."""
     for batch in batches:
-        if within is not None:
-            batch.validate(full=True)  # Arrow trusts the offsets in a file; a Parquet reader makes its own
         for n in range(batch.num_rows):
             yield _BatchRow(batch, n, within)

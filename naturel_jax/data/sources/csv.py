@@ -11,12 +11,12 @@ from tfds_naturel.common.files import reading_csv
 
 
 def open_table(name: str, data_dir: str, split: str) -> Table:
-    """The rows of a file; images are relative to its folder, or, as in OpenCLIP's files, have absolute paths."""
+    """The rows of a file; images are relative to its folder."""
     del data_dir
     check_split("a CSV file", split)
     path = existing(name, "csv").resolve()
     shards = [Shard(str(path), functools.partial(_rows, path))]
-    return Table(f"csv:{name}", str(path.parent), [path], shards, anywhere=True)
+    return Table(f"csv:{name}", str(path.parent), [path], shards)
 
 
 def _rows(path: Path) -> Iterator[Row]:

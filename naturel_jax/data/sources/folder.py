@@ -22,7 +22,7 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
         for suffix, open_file in _TABLES.items():
             if (path := folder / f"{stem}{suffix}").exists():
                 table = open_file(str(path), data_dir, split)
-                return dataclasses.replace(table, name=f"folder:{name}", anywhere=False)
+                return dataclasses.replace(table, name=f"folder:{name}")
     images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES)
     texts = [path.with_suffix(".txt") for path in images]
     if not any(path.exists() for path in texts):

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from naturel_jax.data.items.records import Row, Shard, Table
 from naturel_jax.data.sources import arrow
+from tfds_naturel.common.arrow_files import stream_batches
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json
 
@@ -89,5 +90,4 @@ def _cache() -> Path:
 def _rows(path: Path) -> Iterator[Row]:
     with pa.memory_map(str(path)) as file:
         within = file.read_buffer()
-        file.seek(0)
-        yield from arrow.rows(pa.ipc.open_stream(file), within)
+        yield from arrow.rows(stream_batches(path, within), within)

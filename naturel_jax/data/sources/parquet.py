@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from naturel_jax.data.items.records import Row, Shard, Table, check_split
 from naturel_jax.data.sources import arrow
+from tfds_naturel.common.arrow_files import parquet_batches
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_arrow
 
@@ -30,5 +31,4 @@ def open_table(name: str, data_dir: str, split: str) -> Table:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    with pq.ParquetFile(path) as file:
-        yield from arrow.rows(file.iter_batches(_ROWS))
+    yield from arrow.rows(parquet_batches(path, _ROWS))

@@ -17,6 +17,7 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json
 
 _TEXT = ("txt", "text", "caption", "json", "cls")  # extensions of members that are read; images are only located
+_DAMAGE = (ValueError, LookupError, OverflowError, RecursionError)  # what tarfile raises besides its own errors
 _LARGEST_TEXT = 1 << 24  # bytes; the header of a member can claim any size
 
 
@@ -49,6 +50,8 @@ def _rows(path: Path) -> Iterator[Row]:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps them all
+                if member.issparse():
+                    raise UserError(f"{path}: {member.name:.80} is a sparse file; pack it with tar without --sparse")
                 if not member.isfile():
                     continue
                 folder, slash, file = member.name.rpartition("/")
@@ -59,7 +62,9 @@ def _rows(path: Path) -> Iterator[Row]:
                     row = {}
                 row["__key__"] = key
                 row[field.lower()] = _value(path, tar, member, field.lower())
-    except tarfile.TarError as error:
+    except (tarfile.TarError, *_DAMAGE) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path}: not a readable tar file: {error}") from error
     if row:
         yield _merged(row)

@@ -17,7 +17,7 @@ import sentencepiece
 import tokenizers
 from PIL import Image
 
-from naturel_jax.data.images.decode import decoded, without_transparent_color
+from naturel_jax.data.images.decode import decoded, to_rgb, without_transparent_color
 from naturel_jax.data.text.tokenizer import train_tokenizer
 from naturel_jax.models.families import Channels, family_of
 from naturel_jax.models.two_tower import TwoTowerConfig
@@ -74,22 +74,26 @@ CENTRES: dict[str, Callable[[int], int]] = {
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """Same as transformers' ``convert_to_rgb``; ``transparency`` is that of a palette, or of one color."""
+    """The same as transformers' ``convert_to_rgb``, in less memory than its ``alpha_composite``, whose rounding
+    ``paste`` has for every color and opacity; ``transparency`` is that of a palette, or of one color."""
     if "A" not in image.getbands() and image.info.get("transparency") is None:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return to_rgb(image)
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image)
+    return white
 
 
 # How an image that is not RGB becomes RGB before it is resized. Only images with transparency or a palette depend on
 # it: all three agree on grey ones.
 TO_RGB: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "first": lambda image: without_transparent_color(image).convert("RGB"),
+    "first": lambda image: to_rgb(without_transparent_color(image)),
     "on_white": _on_white,
     "last": without_transparent_color,
 }
 
 
+_MAX_MEMORY = 64 << 20  # bytes of an image, of what it is resized to, and of the step between
 _LARGEST = 1 << 14  # tokens of a text, or pixels of a side
 _FARTHEST = 1e4  # largest absolute mean, or 1 / std
 
@@ -205,15 +209,24 @@ class Processor:
         The pixels are exactly those of transformers' PIL image processors, and of OpenAI's and OpenCLIP's transforms
         (with ``centre`` ``round``); for images with transparency or a palette, with that library's ``to_rgb``. Like all
         three, this ignores EXIF orientation. big_vision's resizing is not antialiased; its models are
-        evaluated here as transformers does. Raises UserError for bytes that are not an image, or an image of more than
-        ``MAX_PIXELS``.
+        evaluated here as transformers does. Raises UserError for bytes that are not an image, or an image with too many
+        pixels for its bytes (``photos.most_pixels``).
         """
         with decoded(data) as image:
             image = TO_RGB[self.to_rgb](image)
             image = image if box is None else image.crop(box)
-            width, height, crop = self._geometry(*image.size)
-            resized = image.resize((width, height), FILTERS[self.interpolation]).crop(crop)
-            return np.asarray(resized.convert("RGB"))
+            return np.asarray(to_rgb(self._resized(image, _MAX_MEMORY + 40 * len(data))))
+
+    def _resized(self, image: Image.Image, memory: int) -> Image.Image:
+        """The image resized and cropped. If that takes more than ``memory`` bytes, as of a strip of a thousand times
+        its width, only the crop is resized; Pillow then rounds where it begins and ends to float32."""
+        (width, height, crop), filtered = self._geometry(*image.size), FILTERS[self.interpolation]
+        if 4 * (image.width * image.height + width * image.height + width * height) <= memory:
+            return image.resize((width, height), filtered).crop(crop)
+        scales = (image.width / width, image.height / height) * 2
+        left, top, right, bottom = (side * scale for side, scale in zip(crop, scales, strict=True))
+        within = (left, top, min(right, image.width), min(bottom, image.height))
+        return image.resize((self.size, self.size), filtered, box=within)
 
     def for_benchmarks(self) -> "Processor":
         """This processor for the images of benchmarks, whose published code converts them to RGB before anything

@@ -1,0 +1,118 @@
+"""Tokenizers from elsewhere: opened and tried in a process with little memory and time before this one opens them.
+
+Their libraries cannot be limited: a few bytes of JSON double every letter forty times, or pad to a billion tokens. What
+depends on the text is bounded by rules, since no trial has every text; the trial bounds everything else.
+
+    python -m naturel_jax.data.text.limited BYTES SECONDS
+
+tries a tokenizer, as ``Processor.tokenizer`` has it, from standard input.
+"""
+
+import base64
+import functools
+import math
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import parse_json
+
+_BASE, _PER_BYTE = 64 << 20, 40  # bytes of memory, and for each byte of the tokenizer
+_SECONDS, _BYTES_PER_SECOND = 2, 1 << 20
+_MAX_GROWTH = 64  # characters that the normalizers may make of one
+_MAX_MAPPED = 256  # bytes that a precompiled normalizer may make of one character; sentencepiece's own make 33
+_TEXTS = ["", "Two cats, 3 mugs\n & l'été: 你好 \U0001f600!", "a" * 300, " ab" * 100]
+_ATOM = re.compile(r"\\[pPx]\{[^}]*\}|\[(?:\\.|[^\]\\])*\]|\\[^1-9k]")  # of a pattern: one character
+_QUANTIFIED_GROUP = re.compile(r"[*+}][^()]*\)[?+]?[*+{]|\\[1-9k]")  # of what is quantified; or a back-reference
+
+
+def check(name: object, tokenizer: str) -> None:
+    """Raises UserError, which names ``name``, for a tokenizer that takes too much memory or time. One that cannot be
+    opened at all passes: opening it says why."""
+    if reason := _refusal(tokenizer):
+        raise UserError(f"{name}: {reason}; refused")
+
+
+@functools.lru_cache(maxsize=8)
+def _refusal(tokenizer: str) -> str:
+    """Why the tokenizer must not be opened; empty if it may."""
+    try:
+        _check_rules(parse_json(tokenizer) if tokenizer.startswith("{") else {})
+    except ValueError as error:
+        return str(error)
+    text = tokenizer.encode(errors="replace")
+    memory, seconds = _BASE + _PER_BYTE * len(text), _SECONDS + len(text) // _BYTES_PER_SECOND
+    command = [sys.executable, "-P", "-m", __name__, str(memory), str(seconds)]
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "1"}
+    trial = subprocess.run(command, input=text, capture_output=True, env={**os.environ, **environment})
+    return f"needs more than {memory >> 20:,} MB or {seconds} s for four short texts" if trial.returncode else ""
+
+
+def _check_rules(state: Any) -> None:
+    """Raises ValueError if a text could grow without end, or a pattern take forever on one."""
+    growth = 1
+    for node in _objects(state):
+        pattern, content = node.get("pattern"), node.get("content")
+        if node.get("type") == "Replace" and isinstance(content, str) and isinstance(pattern, dict):
+            replaced = pattern.get("String")
+            shortest = len(replaced) if isinstance(replaced, str) else 0
+            growth *= max(1, math.ceil(len(content) / shortest) if shortest else 1 + len(content))
+        if growth > _MAX_GROWTH:
+            raise ValueError(f"its normalizers make more than {_MAX_GROWTH} characters of one")
+        if isinstance(regex := node.get("Regex"), str) and _QUANTIFIED_GROUP.search(_ATOM.sub("x", regex)):
+            raise ValueError(f"the pattern {regex!r:.80} can take forever: it repeats what is repeated")
+        mapped = node.get("precompiled_charsmap")
+        if isinstance(mapped, str) and max(map(len, _strings(base64.b64decode(mapped)))) > _MAX_MAPPED:
+            raise ValueError(f"its normalizer makes more than {_MAX_MAPPED} bytes of a character")
+
+
+def _strings(charsmap: bytes) -> list[bytes]:
+    """What a precompiled normalizer of sentencepiece may make of a character: strings that follow a trie, which follows
+    its size."""
+    size = int.from_bytes(charsmap[:4], "little")
+    return charsmap[4 + size :].split(b"\0")
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """All objects in a parsed JSON."""
+    remaining = [value]
+    while remaining:
+        value = remaining.pop()
+        if isinstance(value, dict):
+            yield value
+        if isinstance(value, dict | list):
+            remaining += [inner for inner in (value.values() if isinstance(value, dict) else value) if inner]
+
+
+def _try(memory: int, seconds: int) -> None:
+    """Opens the tokenizer from standard input and encodes a few texts."""
+    text = sys.stdin.buffer.read().decode()
+    import sentencepiece
+    import tokenizers
+
+    status = Path("/proc/self/status").read_text()
+    used = int(re.search(r"VmData:\s+(\d+)", status)[1]) << 10  # type: ignore[index]
+    resource.setrlimit(resource.RLIMIT_DATA, (used + memory,) * 2)
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (math.ceil(resource.getrusage(resource.RUSAGE_SELF).ru_utime) + seconds,) * 2
+    )
+    try:
+        if text.startswith("{"):
+            tokenizers.Tokenizer.from_str(text).encode_batch(_TEXTS)
+        else:
+            sentencepiece.SentencePieceProcessor(model_proto=base64.b64decode(text, validate=True)).encode(_TEXTS)
+    except MemoryError:
+        raise
+    except BaseException:  # a panic is no Exception
+        return
+
+
+if __name__ == "__main__":
+    _try(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,98 @@
+"""Every reader of files from elsewhere: what the product's tables have is here, damaged files give one line, and bombs
+cost no more than their size allows."""
+
+import random
+import sys
+import threading
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.helpers import bombs, readers
+from tests.helpers.fuzzing import fuzz
+from tests.helpers.readers import READERS
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Reading `.npy`"),  # of Python 2
+    pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning"),  # pickletools, of mutated strings
+    pytest.mark.filterwarnings("ignore:.*forkserver:DeprecationWarning"),
+]
+SLOW = ("source tfds", "source parquet")  # seconds to write or read
+
+
+def test_every_reader_has_sound_files_and_bombs():
+    assert readers.names() - READERS.keys() == set(), "readers without a row in tests/helpers/readers.py"
+    assert {reader.kind for reader in READERS.values()} <= bombs.BOMBS.keys()
+
+
+# Modules that open files and are not run by a reader of the table: why.
+ELSEWHERE = {
+    "files of the project": """naturel_jax/report/published.py naturel_jax/reproduce/check.py
+        tfds_naturel/captions/attributes.py tfds_naturel/captions/lexicon.py tfds_naturel/captions/relations.py
+        tfds_naturel/open_images/releases.py tfds_naturel/release/datasheet.py tfds_naturel/release/pages.py
+        tfds_naturel/scenes/twins.py""",
+    "state of a run or of a cache, in test_fuzz_files.py and the tests of checkpoints": """
+        naturel_jax/checkpoints/finished.py naturel_jax/checkpoints/manifest.py naturel_jax/data/items/index.py
+        naturel_jax/data/seen/trained_on.py naturel_jax/evaluators/watch.py naturel_jax/reproduce/known.py
+        naturel_jax/reproduce/runner.py naturel_jax/storage/staging.py naturel_jax/storage/state.py
+        naturel_jax/training/run_folder.py naturel_jax/training/start.py""",
+    "tables and photos of Open Images, in test_fuzz_files.py": """tfds_naturel/open_images/annotations.py
+        tfds_naturel/open_images/attribution.py tfds_naturel/open_images/journal.py""",
+    "answers of servers, in test_hub.py and test_benchmarks_download.py": """naturel_jax/benchmarks/download.py
+        naturel_jax/benchmarks/coco.py naturel_jax/reproduce/coco_train.py naturel_jax/weights/hub.py""",
+    "releases, in test_release.py": "tfds_naturel/release/files.py",
+    "files that another reader has opened": """naturel_jax/evaluators/embed.py naturel_jax/evaluators/mistakes.py
+        naturel_jax/weights/verify.py tfds_naturel/audit/other_benchmarks.py""",
+}
+
+
+@pytest.mark.slow
+def test_every_module_that_opens_files_is_run_by_a_reader(tmp_path):
+    run = set()
+    for name, reader in READERS.items():
+        folder = tmp_path / name.replace("/", " ")
+        folder.mkdir()
+        reader.write(folder)
+        threading.setprofile(lambda frame, *_: run.add(frame.f_code.co_filename))
+        sys.setprofile(lambda frame, *_: run.add(frame.f_code.co_filename))
+        try:
+            reader.read(folder)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+    listed = {module for group in ELSEWHERE.values() for module in group.split()}
+    left = {module for module in readers.modules() - listed if not any(path.endswith("/" + module) for path in run)}
+    assert not left, f"modules that open files, which no row of tests/helpers/readers.py runs: {sorted(left)}"
+
+
+@pytest.mark.parametrize(
+    "count",
+    [3, pytest.param(200, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.proof)],
+)
+@pytest.mark.parametrize("name", READERS)
+def test_damaged_files_give_one_line(tmp_path, name, count):
+    if count < 200 and name in SLOW:
+        pytest.skip("runs with the slow tests")
+    files = READERS[name].write(tmp_path)
+    fuzz(files, lambda: READERS[name].read(tmp_path), count, READERS[name].allowed, must_refuse=count >= 200)
+
+
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.proof)])
+@pytest.mark.parametrize("name", READERS)
+def test_bombs_cost_no_more_than_their_size_allows(tmp_path, name, count):
+    @settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(seed=st.integers(0, 1 << 30))
+    def run(seed: int) -> None:
+        cost, size, what = bombs.cost_of(name, random.Random(seed), tmp_path)
+        assert not cost.over(size), f"{what}, {size:,} bytes: {cost.over(size)}"
+
+    run()

@@ -1,0 +1,433 @@
+"""Files that cost far more than their size, for each kind of file, and what reading one costs."""
+
+import base64
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import resource
+import shutil
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from tests.helpers.readers import READERS
+from tfds_naturel.common.errors import UserError
+
+BASE_BYTES, PER_BYTE = 64 << 20, 40  # memory that reading a file may take, and for each of its bytes
+BASE_SECONDS, SECONDS_PER_MB = 2, 1  # time of the processor
+_MOST_MEMORY, _MOST_SECONDS = 4 << 30, 60  # where a reader is stopped
+
+Bomb = Callable[[random.Random, bytes], bytes]  # from a sound file
+
+
+# ---- Text ------------------------------------------------------------------------------------------------------------
+
+
+def _deep(rng: random.Random, sound: bytes) -> bytes:
+    return rng.choice((b"[", b'{"a":')) * rng.choice((10_000, 300_000))
+
+
+def _small_values(rng: random.Random, sound: bytes) -> bytes:
+    return b"[" + b",".join([rng.choice((b"[]", b"{}", b'{"":0}', b"1e9", b'"x"', b"[[]]"))] * 200_000) + b"]"
+
+
+def _equal_keys(rng: random.Random, sound: bytes) -> bytes:
+    keys = [*(str(n) for n in range(100_000)), "99999"]
+    return b"{" + b",".join(f'"{key}":{{}}'.encode() for key in keys) + b"}"
+
+
+def _long_key(rng: random.Random, sound: bytes) -> bytes:
+    """A long name above many records: names that are made of it are as long."""
+    records = json.loads(sound) if sound[:1] in (b"{", b"[") and b"\n" not in sound[:-1] else {}
+    rows = [row for row in (records.values() if isinstance(records, dict) else records) if isinstance(row, dict)]
+    return json.dumps({"k" * 300_000: (rows or [{}])[:1] * 2000}).encode()
+
+
+def _many_rows(rng: random.Random, sound: bytes) -> bytes:
+    """The last line, or the last value of a list, again and again."""
+    if sound[:1] == b"[":
+        rows = json.loads(sound)
+        return json.dumps(rows + rows[-1:] * (400_000 // (len(json.dumps(rows[-1])) + 1))).encode()
+    lines = sound.rstrip(b"\n").split(b"\n")
+    return b"\n".join([*lines, *[lines[-1]] * (400_000 // (len(lines[-1]) + 1))]) + b"\n"
+
+
+def _wide(rng: random.Random, sound: bytes) -> bytes:
+    mark = b"\t" if b"\t" in sound else b","
+    return sound.split(b"\n")[0] + b"\n" + rng.choice((b"x", mark, b'"', b"'a',")) * 1_000_000
+
+
+def _blank_lines(rng: random.Random, sound: bytes) -> bytes:
+    return sound + rng.choice((b"\n", b"x\n", b"{}\n", b"a,\n", b"\r")) * 100_000
+
+
+def _long_text(rng: random.Random, sound: bytes) -> bytes:
+    return sound[: rng.randrange(len(sound) + 1)] + b"a" * 2_000_000
+
+
+def _prompts(rng: random.Random, sound: bytes) -> bytes:
+    return b"{}\n" * 300_000
+
+
+# ---- Models and tokenizers -------------------------------------------------------------------------------------------
+
+
+def _large_numbers(rng: random.Random, sound: bytes) -> bytes:
+    """Numbers of a config that are the largest a file can have."""
+
+    def grown(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: grown(inner) for key, inner in value.items()}
+        if isinstance(value, int) and not isinstance(value, bool) and rng.random() < 0.3:
+            return rng.choice((value * 1000, 1 << 14, 1 << 20, 10**9, 1 << 40))
+        return value
+
+    return json.dumps(grown(json.loads(sound))).encode()
+
+
+def hostile_tokenizer(rng: random.Random, state: dict[str, Any]) -> dict[str, Any]:
+    """``state`` with one part that grows without end, in its normalizer, patterns, padding or template."""
+    replace = {"type": "Replace", "pattern": {"String": rng.choice("aet")}, "content": rng.choice(("aa", "tt" * 50))}
+    regex = rng.choice((r"(a+)+$", "(?:(?:a{1,30000}b){1,30000}c){1,30000}", "[ab]{90000}" * 500, "(x*)*y"))
+    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    padding = {"direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "a", "pad_to_multiple_of": None}
+    size = rng.choice((10**8, 3 * 10**8, 10**12))
+    template = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "a", "type_id": 0}}] * 20_000,
+        "pair": [],
+    }
+    token = {"id": "a", "ids": [1] * 20_000, "tokens": ["a"] * 20_000}
+    charsmap = base64.b64encode(struct.pack("<I", 4) + bytes(4) + b"a" * 500_000 + b"\0").decode()
+    deep = {"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0], ["x" * 2_000_000, -1.0]]}
+    change: dict[str, Any] = rng.choice(
+        (
+            {"normalizer": {"type": "Sequence", "normalizers": [replace] * 40}},
+            {"normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap}},
+            {"pre_tokenizer": split},
+            {"padding": {**padding, "strategy": {"Fixed": size}}},
+            {"padding": {**padding, "strategy": "BatchLongest", "pad_to_multiple_of": size}},
+            {"post_processor": {**template, "special_tokens": {"a": token}}},
+            {"model": deep},
+        )
+    )
+    return state | change
+
+
+def _tokenizer(rng: random.Random, sound: bytes) -> bytes:
+    return json.dumps(hostile_tokenizer(rng, json.loads(sound))).encode()
+
+
+def _processor(rng: random.Random, sound: bytes) -> bytes:
+    fields = json.loads(sound)
+    return json.dumps(
+        fields | {"tokenizer": json.dumps(hostile_tokenizer(rng, json.loads(fields["tokenizer"])))}
+    ).encode()
+
+
+# ---- Tensors ---------------------------------------------------------------------------------------------------------
+
+
+def _archive(program: bytes, deflated: bool) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED) as file:
+        file.writestr("archive/data.pkl", program)
+        file.writestr("archive/byteorder", "little")
+        file.writestr("archive/version", "3")
+    return buffer.getvalue()
+
+
+def _unicode(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text.encode())) + text.encode()
+
+
+def _program(rng: random.Random) -> bytes:
+    """A pickle that names one thing again and again."""
+    pair, many = b"(K\x00K\x00t", rng.choice((100_000, 1_000_000))
+    module = b"\x80\x02c__torch__\nM\nq\x01"
+    return rng.choice(
+        (
+            # OrderedDict of one long list, over and over
+            b"\x80\x02("
+            + pair
+            + b"q\x00"
+            + b"h\x00" * many
+            + b"lq\x02"
+            + b"ccollections\nOrderedDict\nq\x03"
+            + b"h\x03h\x02\x85R0" * 50_000
+            + b".",
+            b"\x80\x02]q\x00("
+            + b"N" * many
+            + b"e"
+            + b"ccollections\nOrderedDict\nq\x03"
+            + b"h\x03h\x00\x85R0" * 50_000
+            + b".",
+            # a module of modules with one long name
+            module + _unicode("n" * 500_000) + b"q\x02" + b"h\x01)\x81q\x03" + b"h\x01)\x81}(h\x02h\x03ub" * 150 + b".",
+            module
+            + b"h\x01)\x81q\x02"
+            + b"".join(
+                b"h\x01)\x81}("
+                + b"".join(_unicode(f"{k}") + b"h" + bytes([2 + n]) for k in range(9))
+                + b"ubq"
+                + bytes([3 + n])
+                for n in range(20)
+            )
+            + b".",
+            b"\x80\x02" + b"}" * many + b".",
+            b"\x80\x02" + b"}q\x00" * many + b".",
+            b"\x80\x02" + _unicode("a" * 1_000_000) + b"q\x00" + b"h\x00h\x00\x93" * 1000 + b".",
+        )
+    )
+
+
+def _pickle(rng: random.Random, sound: bytes) -> bytes:
+    return _archive(_program(rng), rng.random() < 0.7)
+
+
+def _old_pickle(rng: random.Random, sound: bytes) -> bytes:
+    head = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+    return head + _program(rng)
+
+
+def _zip_bomb(rng: random.Random, sound: bytes) -> bytes:
+    buffer, size = io.BytesIO(), rng.choice((10 << 20, 60 << 20, 200 << 20))
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (size // 4,)})
+        file.writestr("a.npy", header.getvalue() + bytes(size))
+    return buffer.getvalue()
+
+
+def _many_members(rng: random.Random, sound: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for n in range(20_000):
+            file.writestr(f"{n}", b"")
+    return buffer.getvalue()
+
+
+# ---- Arrow, Parquet, tar ---------------------------------------------------------------------------------------------
+
+
+def _tables(rng: random.Random, sound: bytes) -> pa.Table:
+    """A table with the columns of the sound file, of values that compress well."""
+    schema = pq.read_schema(io.BytesIO(sound)) if sound[:4] == b"PAR1" else pa.ipc.open_stream(io.BytesIO(sound)).schema
+    rows, size = rng.choice(((100, 50_000_000), (20_000, 100_000), (3_000_000, 1), (1, 100_000_000), (1000, 1_000_000)))
+
+    def column(kind: pa.DataType) -> pa.Array:
+        if pa.types.is_string(kind) or pa.types.is_binary(kind):
+            return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["a" * size], kind))
+        if pa.types.is_list(kind):
+            many = min(20_000_000 // rows, size)
+            return pa.ListArray.from_arrays(
+                pa.array(np.arange(rows + 1, dtype=np.int32) * many), pa.nulls(rows * many, kind.value_type)
+            )
+        return pa.nulls(rows, kind)
+
+    return pa.table({field.name: column(field.type) for field in schema}).replace_schema_metadata(schema.metadata)
+
+
+def _parquet(rng: random.Random, sound: bytes) -> bytes:
+    buffer = io.BytesIO()
+    codec, version = rng.choice(("zstd", "snappy", "gzip")), rng.choice(("1.0", "2.0"))
+    pq.write_table(_tables(rng, sound), buffer, compression=codec, data_page_version=version)
+    return buffer.getvalue()
+
+
+def _arrow(rng: random.Random, sound: bytes) -> bytes:
+    table, buffer = _tables(rng, sound), io.BytesIO()
+    codec = rng.choice(("zstd", "lz4"))
+    with pa.ipc.new_stream(buffer, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        writer.write_table(table)
+    return buffer.getvalue()
+
+
+def _tar(rng: random.Random, sound: bytes) -> bytes:
+    buffer = io.BytesIO()
+    headers = rng.choice(
+        (
+            {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(10**12)},
+            {"GNU.sparse.map": "0,1," * 100_000 + "0,1", "GNU.sparse.size": str(10**12)},
+            {f"k{n}": "v" for n in range(20_000)},
+        )
+    )
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=rng.choice(({}, headers))
+    ) as tar:
+        for n in range(20):
+            member = tarfile.TarInfo(f"{n}.{rng.choice(('jpg', 'txt', 'json'))}")
+            member.pax_headers = headers if len(headers) < 100 or n == 0 else {}
+            tar.addfile(member)
+    return buffer.getvalue()
+
+
+# ---- Images ----------------------------------------------------------------------------------------------------------
+
+
+def _flat(form: str, rng: random.Random, sound: bytes) -> bytes:
+    """One color: large, or a strip."""
+    sides = rng.choice(((8000, 8000), (5000, 3000), (2500, 2500), (1, 20_000), (60_000, 1), (3, 60_000), (900, 16_000)))
+    if form == "WEBP":
+        sides = (min(sides[0], 16_383), min(sides[1], 16_383))
+    modes = {"JPEG": ("RGB", "L", "CMYK"), "PNG": ("RGB", "RGBA", "P", "LA", "1", "I;16"), "WEBP": ("RGB", "RGBA")}
+    mode = rng.choice(modes.get(form, ("RGB", "L")))
+    options: dict[str, Any] = {
+        "JPEG": {"progressive": rng.random() < 0.5},
+        "WEBP": {"lossless": rng.random() < 0.5},
+    }.get(form, {})
+    options |= {"compression": rng.choice(("tiff_deflate", "tiff_lzw"))} if form == "TIFF" else {}
+    buffer = io.BytesIO()
+    if form in ("BMP", "PPM"):
+        sides = (min(sides[0], 3000), min(sides[1], 3000))
+    Image.new(mode, sides).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def _tags(rng: random.Random, sound: bytes) -> bytes:
+    """A TIFF whose tags are all in one place."""
+    count, size = 3000, 200_000
+    entries = b"".join(struct.pack("<HHII", 1000 + n, 1, size, 8) for n in range(count))
+    start = 8 + size
+    return b"II*\0" + struct.pack("<I", start) + bytes(size) + struct.pack("<H", count) + entries + bytes(4)
+
+
+def _scans(rng: random.Random, sound: bytes) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (3000, 3000)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * 300 + data[-2:]
+
+
+def _exif(rng: random.Random, sound: bytes) -> bytes:
+    """A JPEG whose Exif tags are all in one place."""
+    part = _tags(rng, sound)
+    chunks = [part[n : n + 65_000] for n in range(0, len(part), 65_000)]
+    segments = [b"\xff\xe1" + struct.pack(">H", len(chunk) + 8) + b"Exif\0\0" + chunk for chunk in chunks]
+    return sound[:2] + b"".join(segments) + sound[2:]
+
+
+def _texts(rng: random.Random, sound: bytes) -> bytes:
+    """A PNG with texts that unpack to a megabyte each."""
+    body = b"k\0\0" + zlib.compress(b"a" * 1_000_000)
+    chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    return sound[:33] + chunk * 60 + sound[33:]
+
+
+# Kind of a reader's files -> its bombs.
+BOMBS: dict[str, Sequence[Bomb]] = {
+    "bytes": (_long_text, lambda rng, sound: bytes(1_000_000), lambda rng, sound: sound * 20),
+    "text": (_long_text, _blank_lines, _prompts, _many_rows),
+    "table": (_wide, _blank_lines, _many_rows, _long_text),
+    "lines": (_deep, _small_values, _blank_lines, _many_rows, _long_text),
+    "json": (_deep, _small_values, _equal_keys, _long_key, _many_rows, _long_text),
+    "config": (_large_numbers, _deep, _small_values),
+    "tokenizer": (_tokenizer, _small_values),
+    "processor": (_processor, _large_numbers),
+    "pickle": (_pickle, _old_pickle, _many_members),
+    "zip": (_zip_bomb, _many_members),
+    "parquet": (_parquet,),
+    "arrow": (_arrow,),
+    "tar": (_tar, _long_text),
+    **{
+        f"image {form}": ((lambda rng, sound, form=form: _flat(form, rng, sound)),)
+        for form in ("GIF", "BMP", "PPM", "WEBP")
+    },
+    "image JPEG": (lambda rng, sound: _flat("JPEG", rng, sound), _scans, _exif),
+    "image PNG": (lambda rng, sound: _flat("PNG", rng, sound), _texts),
+    "image TIFF": (lambda rng, sound: _flat("TIFF", rng, sound), _tags),
+}
+
+
+# ---- Costs -----------------------------------------------------------------------------------------------------------
+
+
+class Cost(NamedTuple):
+    """What reading took: bytes of memory beyond those before it, and seconds of the processor, children included;
+    ``outcome``: "read", "refused", or what went wrong."""
+
+    memory: int
+    seconds: float
+    outcome: str
+
+    def over(self, size: int) -> str:
+        """What is wrong with this cost of a file of ``size`` bytes; empty if nothing is."""
+        found = [] if self.outcome in ("read", "refused") else [self.outcome]
+        if self.memory > BASE_BYTES + PER_BYTE * size:
+            found.append(f"{self.memory >> 20:,} MB")
+        if self.seconds > BASE_SECONDS + SECONDS_PER_MB * size / 1e6:
+            found.append(f"{self.seconds:.1f} s")
+        return ", ".join(found)
+
+
+def cost_of(name: str, rng: random.Random, folder: Path) -> tuple[Cost, int, str]:
+    """What a bomb costs that ``rng`` chooses, its size, and its name."""
+    sound, hostile = folder / "sound", folder / "hostile"
+    if not sound.exists():
+        sound.mkdir()
+        READERS[name].write(sound)
+    shutil.rmtree(hostile, ignore_errors=True)
+    hostile.mkdir()
+    path = rng.choice(list(READERS[name].write(hostile)))
+    bomb = rng.choice(BOMBS[READERS[name].kind])
+    path.write_bytes(bomb(rng, path.read_bytes()))
+    return measure(name, sound, hostile), path.stat().st_size, f"{path.name}: {bomb.__name__}"
+
+
+def measure(name: str, sound: Path, hostile: Path) -> Cost:
+    """The cost of the reader ``name`` for the files in ``hostile``, in a process of its own that has read ``sound``."""
+    context = multiprocessing.get_context("forkserver")  # a fork of a process without threads
+    context.set_forkserver_preload([__name__])
+    ours, theirs = context.Pipe(False)
+    process = context.Process(target=_measure, args=(name, sound, hostile, theirs))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv() if ours.poll(_MOST_SECONDS * 5) else Cost(0, 0, "does not end")
+    except EOFError:
+        process.join()
+        return Cost(0, 0, f"process ends with {process.exitcode}")
+    finally:
+        process.kill()
+        process.join()
+
+
+def _measure(name: str, sound: Path, hostile: Path, answer: Any) -> None:
+    reader = READERS[name]
+    reader.read(sound)  # imports what it needs
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins now
+    resource.setrlimit(resource.RLIMIT_DATA, (_status("VmData") + _MOST_MEMORY, -1))
+    began = _seconds()
+    resource.setrlimit(resource.RLIMIT_CPU, (int(began) + _MOST_SECONDS, -1))
+    try:
+        reader.read(hostile)
+        outcome = "read"
+    except (UserError, OSError, *reader.allowed) as error:
+        outcome = "refused" if "\n" not in str(error) else f"several lines: {str(error)[:80]!r}"
+    except BaseException as error:
+        outcome = f"{type(error).__name__}: {str(error)[:80]!r}"
+    answer.send(Cost(_status("VmHWM") - before, _seconds() - began, outcome))
+
+
+def _status(field: str) -> int:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:")]
+    return int(line.split()[1]) << 10
+
+
+def _seconds() -> float:
+    return sum(os.times()[:4])

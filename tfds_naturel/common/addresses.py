@@ -1,0 +1,38 @@
+"""Which addresses a server may send us to: a redirect of a hostile one must not reach services that only this machine
+or its network can."""
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+
+class Refused(ValueError):
+    """A redirect that is not followed."""
+
+
+def check_redirect(source: str, target: str) -> None:
+    """Raises Refused unless ``target`` is on the host of ``source``, or https on a public address; one of this machine
+    may also send to this machine. A name that cannot be looked up passes: a proxy may know it."""
+    ours, theirs = urlsplit(source), urlsplit(target)
+    if ours.hostname == theirs.hostname and theirs.scheme in (ours.scheme, "https"):
+        return
+    found = _addresses(theirs.hostname or "")
+    if found and all(address.is_loopback for address in found) and _is_loopback(ours.hostname or ""):
+        return
+    if theirs.scheme != "https" or not all(address.is_global for address in found):
+        raise Refused(f"{source} redirects to {target}; expected https and a public address")
+
+
+def _is_loopback(host: str) -> bool:
+    found = _addresses(host)
+    return bool(found) and all(address.is_loopback for address in found)
+
+
+def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The addresses of a host; none if it is not known."""
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        return []
+    addresses = [ipaddress.ip_address(str(address).partition("%")[0]) for address in found]
+    return [getattr(address, "ipv4_mapped", None) or address for address in addresses]
