@@ -14,7 +14,7 @@ from tfds_naturel.common.files import read_tsv
 
 PAIRS = [
     Pair(f"true {n}", f"false {n}", f"Cat|{relation}|Desk", relation, "swap", ("yes", "no")[n % 2])
-    for n, relation in enumerate(["on"] * 30 + ["holds"] * 60)
+    for n, relation in enumerate(["on"] * 30 + ["is_on"] * 60)
 ]
 PEOPLE = [f"a person's {n}" for n in range(20)]
 
@@ -25,7 +25,7 @@ def test_the_sample_has_the_relations_of_all_and_hides_the_labels(tmp_path):
     for item in items:
         by_question[item.question].append(item)
     assert {question: len(of) for question, of in by_question.items()} == {"natural": 30, "truth": 24, "choice": 12}
-    assert collections.Counter(i.relation for i in by_question["choice"]) == {"on": 4, "holds": 8}
+    assert collections.Counter(i.relation for i in by_question["choice"]) == {"on": 4, "is_on": 8}
     assert collections.Counter(i.label for i in by_question["truth"]) == {"true": 12, "false": 12}
     assert sum(i.source == "people" for i in by_question["natural"]) == 6
     assert all(i.first.split()[0] == i.label for i in by_question["truth"])
@@ -38,7 +38,8 @@ def test_the_sample_has_the_relations_of_all_and_hides_the_labels(tmp_path):
     rows = read_tsv(tmp_path / "questions.tsv")
     assert [row["item"] for row in rows] == [item.item for item in items]
     assert set(rows[0]) == {"item", "question", "about", "first", "second", "answer"}
-    assert {row["about"] for row in rows if row["question"] == "natural"} == {""}
+    abouts = {question: {row["about"] for row in rows if row["question"] == question} for question in by_question}
+    assert abouts == {"natural": {""}, "choice": {""}, "truth": {"Cat on Desk", "Cat is on Desk"}}
     page = (tmp_path / "questions.html").read_text()
     listed = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
     assert [row | {"answer": ""} for row in listed] == rows

@@ -8,6 +8,7 @@ unmarked, so that a reader's scale is known.
 import collections
 import csv
 import importlib.resources
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +63,7 @@ def draw(pairs: Sequence[Pair], people: Sequence[str], captions: int, choices: i
         for pair, label in singles
     ]
     truth = [
-        item._replace(question="truth", about=pair.group.replace("|", " "))
+        item._replace(question="truth", about=re.sub(r"[|_]", " ", pair.group))
         for item, (pair, _) in zip(own, singles, strict=True)
     ]
     chosen = rng.permutation(len(people))[: round(PEOPLE * captions)]
