@@ -161,7 +161,7 @@ OPEN_IMAGES = {
 class Naturel(tfds.core.GeneratorBasedBuilder):
     """Images with object relations, each described by pairs of true and false captions, simple and complex."""
 
-    VERSION = tfds.core.Version("3.0.0")
+    VERSION = tfds.core.Version("3.2.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {
         "1.0.0": "Eight captions for each triplet of an image, four pairs of a positive and a negative.",
         "2.0.0": "Captions come in numbered groups of any size (`group`); `triplet` may be empty, and `asserts` may "
@@ -169,6 +169,8 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         "3.0.0": "A caption may have several wordings, numbered by `paraphrase`; those numbered 0 are the captions of "
         "2.0.0.",
         "3.1.0": "Drawn worlds only: what their false captions claim is said as often of an image that shows it.",
+        "3.2.0": "Photos only: groups of two further kinds, `binding` and `position`, follow those of 3.0.0, which are "
+        "unchanged.",
     }
     BUILDER_CONFIGS: ClassVar[list[NaturelConfig]] = [
         *map(open_images, OPEN_IMAGES.values()),

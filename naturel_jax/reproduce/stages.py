@@ -11,7 +11,7 @@ from typing import NamedTuple
 from naturel_jax.reproduce.known import WEIGHTS, Checkpoint
 from tfds_naturel.common.errors import UserError
 
-VERSION = "3.0.0"  # of the datasets; not imported from tfds_naturel.naturel, which imports TensorFlow Datasets
+VERSION = "3.2.0"  # of the datasets; not imported from tfds_naturel.naturel, which imports TensorFlow Datasets
 MODEL = "en_core_web_sm"  # spaCy's, which tags COCO's captions
 MAX_THREADS = 16
 
