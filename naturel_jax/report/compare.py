@@ -133,7 +133,7 @@ def main(arguments: Sequence[str]) -> None:
     own_benchmarks.add_fields(parser)
     parser.add_argument("--outcome", default="right", help="what counts as right, such as text or group on Winoground")
     parser.add_argument("--benchmarks_dir", default="benchmarks_data", help="the official files, for the gallery")
-    parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/3.0.0")
+    parser.add_argument("--naturel", help="a prepared TFDS folder, such as data/naturel/full/3.2.0")
     options = parser.parse_args(arguments)
     name, mirror = own_benchmarks.name_of(options.benchmark), Mirror(options.out)
     rows_a, rows_b = (results.load_items(mirror.local, model, name) for model in (options.a, options.b))

@@ -3,7 +3,7 @@ them; in training and in the benchmarks."""
 
 import collections
 import dataclasses
-import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,7 +128,7 @@ def test_words_claim_the_facts_and_do_not_tell_which_is_true():
         there, back = (wordings.rows(e, 0) for e in (exchange, Exchange(exchange.kind, exchange.false, exchange.true)))
         assert [r["text"] for r in there[::2]] == [r["text"] for r in back[1::2]] and len(there) >= 6
         assert [r["text"] for r in there[1::2]] == [r["text"] for r in back[::2]]
-        assert all(true["text"] != false["text"] for true, false in itertools.batched(there, 2))
+        assert all(true["text"] != false["text"] for true, false in zip(there[::2], there[1::2], strict=True))
     texts = [r["text"] for e in (position, binding, related) for r in wordings.rows(e, 0)]
     assert texts[:4] == [
         *("A chair is to the right of a dog.", "A chair is to the left of a dog."),
@@ -255,7 +255,7 @@ def test_sources_without_them_are_refused(built, tmp_path):
 
 @pytest.mark.parametrize("name", ["naturel_bindings", "naturel_positions"])
 def test_benchmarks(built, name):
-    (benchmark,) = registry.read([name], naturel=built.data_path)
+    (benchmark,) = registry.read([name], naturel=Path(built.data_path))
     items = benchmark.items
     assert items and not benchmark.problems
     for item in items:
@@ -274,6 +274,6 @@ def test_unseen_are_those_that_training_does_not_claim(built, monkeypatch):
     monkeypatch.setattr(
         naturel_exchanged, "_pairs", lambda *args: (pair for pair in own(*args) if pair.shows[-1] != "n")
     )
-    tags = [item.tags for item in naturel_exchanged.BINDINGS.read(built.data_path).items]
+    tags = [item.tags for item in naturel_exchanged.BINDINGS.read(Path(built.data_path)).items]
     assert {tag["trained"] for tag in tags if tag["relation"] == ("is",)} == {"unseen"}  # one of the two ends in Wooden
     assert {tag["trained"] for tag in tags if tag["relation"] == ("on",)} == {"seen"}

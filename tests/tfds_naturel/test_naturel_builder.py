@@ -196,7 +196,7 @@ def test_interrupted_build_leaves_no_complete_dataset(opened, built, tmp_path):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not list(tmp_path.glob("naturel/test/3.0.0/*")) and list(tmp_path.glob("naturel/test/incomplete.*"))
+    assert not list(tmp_path.glob("naturel/test/3.2.0/*")) and list(tmp_path.glob("naturel/test/incomplete.*"))
     assert _bytes(_build(opened, tmp_path)) == _bytes(built)
     assert not list(tmp_path.glob("naturel/test/incomplete.*"))
 
