@@ -88,7 +88,7 @@ def _items(
                 claims = (first.pair.shows, pair.shows)
                 tags = {
                     "relation": tuple(sorted({relations_of(facts_of(claim)) for claim in claims})),
-                    "trained": "seen" if trained.issuperset(claims) else "unseen",
+                    "trained": "seen" if set(claims) <= trained else "unseen",
                 }
                 images, captions = (first.image, image), (first.pair.texts[0], pair.texts[0])
                 yield Item(f"{first.pair.id}+{pair.id}", images, captions, tags)

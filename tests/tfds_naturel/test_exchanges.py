@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from naturel_jax.benchmarks import naturel_exchanged, registry
 from naturel_jax.data import datasets
+from naturel_jax.data.batches import pipeline
 from naturel_jax.data.batches.planner import BLANK, MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from tests.helpers.caption_groups import processor
@@ -20,6 +21,7 @@ from tfds_naturel.captions import exchanges as wordings
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import KINDS, POLARITIES, Exchange, Triplet, facts_of, name_of
+from tfds_naturel.hard_images import mining
 from tfds_naturel.open_images import exchanges
 from tfds_naturel.open_images.annotations import Annotation, Box, merge
 
@@ -215,10 +217,10 @@ def _source(built, name):
     return datasets.open_source("naturel/photos", data_dir, "train", kind=recipe(name).kind)
 
 
-def _planner(source, name, batch_size=8):
+def _planner(source, name, hard_images=None):
     clip = processor("clip", list(source.items.texts))
-    part = MixturePart(source.items, recipe(name))
-    return Planner([part], clip, batch_size=batch_size, shards=1, seed=0, trim_eos=None)
+    part = MixturePart(source.items, recipe(name), hard_images=hard_images)
+    return Planner([part], clip, batch_size=8, shards=1, seed=0, trim_eos=None)
 
 
 def test_recipes_draw_only_from_groups_of_their_kind(built):
@@ -245,6 +247,18 @@ def test_no_image_with_sides_in_its_captions_is_mirrored(built):
     rows = [r for step in range(20) for r in planner.plan(step).rows if r != BLANK]
     assert rows and not any(r.mirror for r in rows)
     assert all(r.mirror for r in _planner(_source(built, "bindings"), "bindings").plan(0).rows if r != BLANK)
+
+
+def test_mined_images_without_such_captions_do_not_join(built, tmp_path):
+    """And those that do are not mirrored either."""
+    source = _source(built, "positions")
+    names = list(source.items.image_ids)
+    mining.save(tmp_path / "hard.parquet", ((name, "", names, ["nearest"] * len(names)) for name in names))
+    hard = pipeline._hard_images("main", str(tmp_path / "hard.parquet"), source.items, "")
+    left_out = set(source.items.left_out.tolist())
+    assert left_out and all(set(numbers).isdisjoint(left_out) for numbers in hard)
+    rows = [r for step in range(5) for r in _planner(source, "positions", hard).plan(step).rows if r != BLANK]
+    assert len(rows) == 5 * 8 * 2 and not any(r.mirror for r in rows)
 
 
 def test_sources_without_them_are_refused(built, tmp_path):
