@@ -7,12 +7,13 @@ An item is such a pair of photos of the splits ``test`` and ``test_unseen_triple
 
 import functools
 from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 
+from naturel_jax import storage
 from naturel_jax.benchmarks import naturel_pairs, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Entry, Image, Item, Metric, Outcomes, by_value
 from naturel_jax.data.items import prepared
@@ -34,10 +35,9 @@ def read(folder: Path, kind: Kind, name: str) -> Benchmark:
     """The test splits of a prepared TFDS folder, ``.../naturel/<config>/<version>``. Raises UserError if they have no
     captions of ``kind``.
 
-    ``seen`` is over the items of which some training caption claims the same, ``unseen`` over the others.
+    ``seen`` is over the items whose two claims are also those of training captions, ``unseen`` over the others.
     """
     problems: list[str] = []
-    trained = {pair.shows for pair in _pairs(prepared.open_split(folder, "train").records, kind, [])}
     items: list[Item] = []
     for split in ("test", "test_unseen_triplets"):
         try:
@@ -46,7 +46,7 @@ def read(folder: Path, kind: Kind, name: str) -> Benchmark:
             if split == "test":
                 raise
             continue  # a small dataset holds nothing out
-        items += _items(folder, split, records, kind, trained, problems)
+        items += _items(folder, split, records, kind, problems)
     if not items:
         raise UserError(
             f"{folder}: no captions of kind {kind!r} in its test splits; {name} needs a dataset of version 3.2.0 or "
@@ -63,21 +63,10 @@ BINDINGS = Entry(naturel_pairs.SOURCE, functools.partial(read, kind="binding", n
 POSITIONS = Entry(naturel_pairs.SOURCE, functools.partial(read, kind="position", name="naturel_positions"))
 
 
-def _pairs(records: prepared.Records, kind: Kind, problems: list[str]) -> Iterator[naturel_pairs.Pair]:
-    for n in range(len(records)):
-        example = {name: records.value(n, name) for name in ("image_id", "captions")}
-        yield from naturel_pairs.caption_pairs(example, problems, (kind,))
-
-
-def _items(
-    folder: Path,
-    split: str,
-    records: prepared.Records,
-    kind: Kind,
-    trained: AbstractSet[str],
-    problems: list[str],
-) -> Iterator[Item]:
+def _items(folder: Path, split: str, records: prepared.Records, kind: Kind, problems: list[str]) -> Iterator[Item]:
     """Pairs of photos, in the order of the records: the first that shows something with the first of its opposite."""
+    counts = storage.read_json(epath.Path(folder) / "metadata.json").get("exchanges", {})
+    trained = counts.get("train", {}).get(kind, {}).keys()  # the builder counts claims, so they need not be read
     waiting: dict[tuple[str, str], list[_Shown]] = {}  # (what a photo shows, what is false of it) -> photos
     for n in range(len(records)):
         example = {name: records.value(n, name) for name in ("image_id", "captions")}
