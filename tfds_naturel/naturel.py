@@ -169,8 +169,9 @@ class Naturel(tfds.core.GeneratorBasedBuilder):
         "3.0.0": "A caption may have several wordings, numbered by `paraphrase`; those numbered 0 are the captions of "
         "2.0.0.",
         "3.1.0": "Drawn worlds only: what their false captions claim is said as often of an image that shows it.",
-        "4.0.0": "Open Images only: captions of the bank's third edition; test splits of V6 have none by the grammar. "
-        "Other sources are as in 3.0.0.",
+        "4.0.0": "Open Images only: captions of the bank's third edition; groups of two further kinds, `binding` and "
+        "`position`, follow those of the triplets; test splits of V6 have none by the grammar. Other sources are as in "
+        "3.0.0.",
     }
     BUILDER_CONFIGS: ClassVar[list[NaturelConfig]] = [
         *map(open_images, OPEN_IMAGES.values()),

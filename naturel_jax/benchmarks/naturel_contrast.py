@@ -15,7 +15,7 @@ import numpy as np
 from naturel_jax.benchmarks import naturel_pairs, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Outcomes, by_value
 from naturel_jax.data.items import prepared
-from tfds_naturel.common.schema import KINDS, Triplet
+from tfds_naturel.common.schema import TRIPLET_KINDS, Triplet
 from tfds_naturel.hard_images import mining
 
 SOURCE = naturel_pairs.SOURCE
@@ -43,7 +43,7 @@ def read(folder: Path) -> Benchmark:
                 mirrored = {"mirrored": pair.kind} if contrast.mirrored else {}
                 items.append(Item(pair.id, images, pair.texts, pair.tags | mirrored))
     metrics: list[Metric] = []
-    for kind in KINDS:
+    for kind in TRIPLET_KINDS:
         of_kind = [item for item in items if item.tags["kind"] == kind]
         metrics.append(Metric(f"naturel_contrast/{kind}_choice", "choice", where=("kind", kind)))
         metrics += [

@@ -4,7 +4,7 @@ positive caption of an image against its own negative, simple (pair 0) and compl
 """
 
 import functools
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from naturel_jax.benchmarks.benchmark import Benchmark, Entry, Image, Item, Metr
 from naturel_jax.data.items import prepared
 from naturel_jax.data.seen import identity
 from tfds_naturel.captions.relations import converse
-from tfds_naturel.common.schema import KINDS, POLARITIES, Polarity, Triplet
+from tfds_naturel.common.schema import KINDS, POLARITIES, TRIPLET_KINDS, Kind, Polarity, Triplet
 
 SOURCE = Source(
     "captions Apache-2.0; Open Images photos under their Flickr licences, or drawn images",
@@ -48,7 +48,7 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
     shown = {Triplet.parse(pair.triplet) for _, pair in found if pair.triplet}
     items = [Item(pair.id, (image,), pair.texts, pair.tags | pair.mirrored(shown)) for image, pair in found]
     metrics: list[Metric] = []
-    for kind in KINDS:
+    for kind in TRIPLET_KINDS:
         of_kind = [item for item in items if item.tags["kind"] == kind]
         metrics.append(Metric(f"{name}/{kind}", "right", where=("kind", kind)))
         for tag in ("mirrored", "relation", "triplet"):
@@ -63,7 +63,7 @@ UNSEEN = Entry(SOURCE, functools.partial(read, split="test_unseen_triplets", nam
 class Pair(NamedTuple):
     """A true and a false caption of an image (``texts``), in their fixed wording (paraphrase 0). ``triplet``: the one
     they were written for, or empty; ``asserts``: what the false one claims, empty for a denial; ``wordings``: the true
-    one's paraphrases 1, 2, ..."""
+    one's paraphrases 1, 2, ...; ``shows``: what the true one claims."""
 
     id: str
     texts: tuple[str, str]
@@ -71,6 +71,7 @@ class Pair(NamedTuple):
     triplet: str
     asserts: str
     wordings: tuple[str, ...] = ()
+    shows: str = ""
 
     @property
     def tags(self) -> dict[str, str]:
@@ -94,15 +95,20 @@ def photo(folder: Path, split: str, records: prepared.Records, n: int, image_id:
     return Image(f"{folder}:{split}:{n}", read_image, names=(identity.of_name(image_id),))
 
 
-def caption_pairs(example: prepared.Example, problems: list[str]) -> Iterator[Pair]:
-    """The pairs of a decoded example, in caption order. Pairs that lack a caption are reported in ``problems``."""
+def caption_pairs(
+    example: prepared.Example, problems: list[str], kinds: Collection[Kind] = TRIPLET_KINDS
+) -> Iterator[Pair]:
+    """The pairs of a decoded example that are of these kinds, in caption order. Pairs that lack a caption are reported
+    in ``problems``."""
     image_id, captions = prepared.to_str(example["image_id"]), example["captions"]
     texts, triplets, asserts = (list(map(prepared.to_str, captions[name])) for name in ("text", "triplet", "asserts"))
     groups = captions.get("group", triplets)  # version 1.0.0 has one group per triplet, and no column
     rows_of: dict[tuple[Any, int], dict[Polarity, int]] = {}  # (group, pair) -> polarity -> row of paraphrase 0
     wordings: dict[tuple[Any, int], tuple[str, ...]] = {}
-    columns = (groups, captions["pair"], captions["polarity"], prepared.paraphrases(example))
-    for row, (group, pair, polarity, paraphrase) in enumerate(zip(*columns, strict=True)):
+    columns = (groups, captions["pair"], captions["polarity"], prepared.paraphrases(example), captions["kind"])
+    for row, (group, pair, polarity, paraphrase, kind) in enumerate(zip(*columns, strict=True)):
+        if KINDS[kind] not in kinds:
+            continue
         place = (group, int(pair))
         if not paraphrase:
             rows_of.setdefault(place, {})[POLARITIES[polarity]] = row
@@ -115,6 +121,6 @@ def caption_pairs(example: prepared.Example, problems: list[str]) -> Iterator[Pa
             problems.append(f"item {pair_id}: has no {absent[0]} caption")
             continue
         true, false = rows["positive"], rows["negative"]
-        kind = KINDS[int(captions["kind"][true])]
-        fixed = (texts[true], texts[false])
-        yield Pair(pair_id, fixed, kind, triplet, asserts[false], wordings.get((group, pair), ()))
+        of_kind, fixed = KINDS[int(captions["kind"][true])], (texts[true], texts[false])
+        further = wordings.get((group, pair), ())
+        yield Pair(pair_id, fixed, of_kind, triplet, asserts[false], further, asserts[true])

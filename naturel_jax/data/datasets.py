@@ -32,6 +32,7 @@ from naturel_jax.devices import preemption
 from naturel_jax.storage import object_folders, staging
 from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import EXCHANGED_KINDS, Kind
 from tfds_naturel.scenes import twins
 from tfds_naturel.scenes.scene import CONFIGS as WORLDS
 from tfds_naturel.scenes.scene import VERSION
@@ -52,7 +53,8 @@ Opener = Callable[[str, str, str], Source | Table]  # (name without its prefix, 
 def open_sources(data: Data) -> list[Source]:
     """The sources of ``data.mixture``, in its order. Raises what ``open_source`` raises."""
     return [
-        open_source(p.dataset, data.dir, p.split, p.fields, data.max_bad, data.cache_dir) for p in data.mixture.values()
+        open_source(p.dataset, data.dir, p.split, p.fields, data.max_bad, data.cache_dir, kind=recipe(p.recipe).kind)
+        for p in data.mixture.values()
     ]
 
 
@@ -85,14 +87,17 @@ def open_source(
     fields: Fields = _USUAL,
     max_bad: float = Data.max_bad,
     cache_dir: str = "",
+    kind: Kind | None = None,
 ) -> Source:
     """Opens ``split`` of ``dataset``, which is ``<prefix>:<name>`` with a prefix in ``SOURCES`` (default: ``tfds``).
 
     ``fields`` and ``max_bad``: see ``config.Part`` and ``config.Data``; for tables of records. Their index is built if
-    there is none, in ``<data_dir>/.cache``. ``cache_dir``: see ``staging``. Raises UserError for an unknown prefix, and
-    whatever the opener raises.
+    there is none, in ``<data_dir>/.cache``. ``cache_dir``: see ``staging``. ``kind``: that of the captions that the
+    recipe samples; bindings and positions are groups of their own. Raises UserError for an unknown prefix, and whatever
+    the opener raises.
     """
-    opened = open_unindexed(dataset, data_dir, split, cache_dir)
+    exchanged = kind if kind in EXCHANGED_KINDS else None
+    opened = open_unindexed(dataset, data_dir, split, cache_dir, exchanged)
     if isinstance(opened, Source):
         if fields != _USUAL:
             raise UserError(f"config.data.mixture: dataset {dataset!r} has captions in groups; leave `fields` empty")
@@ -104,9 +109,12 @@ def open_source(
     return index.open_source(opened, fields, path, max_bad)
 
 
-def open_unindexed(dataset: str, data_dir: str, split: str, cache_dir: str = "") -> Source | Table:
-    """What the opener of the prefix returns for local copies. Raises UserError for an unknown prefix, and what
-    ``staging.stage`` and the opener raise."""
+def open_unindexed(
+    dataset: str, data_dir: str, split: str, cache_dir: str = "", exchanged: Kind | None = None
+) -> Source | Table:
+    """What the opener of the prefix returns for local copies. ``exchanged``: the kind of the caption groups, one of
+    ``EXCHANGED_KINDS``, if not those of triplets. Raises UserError for an unknown prefix, or a source without such
+    groups, and what ``staging.stage`` and the opener raise."""
     prefix, name = _parse(dataset)
     if prefix not in SOURCES:
         raise UserError(
@@ -115,7 +123,15 @@ def open_unindexed(dataset: str, data_dir: str, split: str, cache_dir: str = "")
     if in_store(data_dir) and prefix == _TFDS:
         directory(data_dir, name, cache_dir)
     data_dir, name = os.fspath(staging.local_path(data_dir, cache_dir)), _stage_table(prefix, name, cache_dir)
-    return SOURCES[prefix](name, data_dir, split)
+    if not exchanged:
+        return SOURCES[prefix](name, data_dir, split)
+    opened = _open_tfds(name, data_dir, split, exchanged) if prefix == _TFDS else None
+    if not isinstance(opened, Source):
+        raise UserError(
+            f"config.data.mixture: dataset {dataset!r} has no captions of kind {exchanged!r}; only prepared datasets "
+            "with NatuRel's features have them, such as naturel/full"
+        )
+    return opened
 
 
 def _parse(dataset: str) -> tuple[str, str]:
@@ -123,18 +139,18 @@ def _parse(dataset: str) -> tuple[str, str]:
     return (prefix, name) if colon else (_TFDS, dataset)
 
 
-def _open_tfds(name: str, data_dir: str, split: str) -> Source | Table:
+def _open_tfds(name: str, data_dir: str, split: str, exchanged: Kind | None = None) -> Source | Table:
     path = directory(data_dir, name)
     if tfds_table.has_caption_groups(path):
-        origin = _origin(path, data_dir, split)
-        return dataclasses.replace(prepared.open_source(path, split, Path(origin.cache)), origin=origin)
+        origin = _origin(path, data_dir, split, exchanged)
+        return dataclasses.replace(prepared.open_source(path, split, Path(origin.cache), exchanged), origin=origin)
     return tfds_table.open_table(path, split)
 
 
-def _origin(path: epath.Path, data_dir: str, split: str) -> Origin:
+def _origin(path: epath.Path, data_dir: str, split: str, exchanged: Kind | None) -> Origin:
     """Where the images of a prepared dataset come from."""
     status = (path / "dataset_info.json").stat()
-    key = json.dumps([os.fspath(path), split, status.length, status.mtime])
+    key = json.dumps([os.fspath(path), split, status.length, status.mtime, *([exchanged] if exchanged else [])])
     cache = index_writer.cache_folder(data_dir) / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
     metadata = path / "metadata.json"
     options = storage.read_json(metadata).get("options", {}) if metadata.exists() else {}

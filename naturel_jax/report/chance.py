@@ -18,6 +18,9 @@ CHANCE: dict[str, float] = {
     r"naturel_contrast/\w+_choice(/.*)?": 1 / 2,
     r"naturel_contrast/\w+_(text|image)": 1 / 4,
     r"naturel_contrast/\w+_group": 1 / 6,
+    r"(naturel_bindings|naturel_positions)/pair(/.*)?": 1 / 2,
+    r"(naturel_bindings|naturel_positions)/(text|image)(/.*)?": 1 / 4,
+    r"(naturel_bindings|naturel_positions)/group(/.*)?": 1 / 6,
 }
 
 

@@ -12,9 +12,11 @@ import numpy as np
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-Kind = Literal["simple", "complex"]
+Kind = Literal["simple", "complex", "binding", "position"]
 Polarity = Literal["positive", "negative"]
-KINDS: tuple[Kind, ...] = ("simple", "complex")  # stored as indices into these tuples
+TRIPLET_KINDS: tuple[Kind, ...] = ("simple", "complex")  # captions of one triplet, in one group
+EXCHANGED_KINDS: tuple[Kind, ...] = ("binding", "position")  # captions of facts and of the same facts exchanged
+KINDS: tuple[Kind, ...] = (*TRIPLET_KINDS, *EXCHANGED_KINDS)  # stored as indices into these tuples
 POLARITIES: tuple[Polarity, ...] = ("negative", "positive")
 
 PAIRS = 4  # (positive, negative) caption pairs per triplet: pair 0 is simple, pairs 1 to 3 are complex
@@ -73,6 +75,29 @@ def numbered(groups: Iterable[Iterable[Caption]]) -> list[dict[str, Any]]:
     return [caption.as_features() | {"group": number} for number, group in enumerate(groups) for caption in group]
 
 
+Facts = tuple[Triplet, ...]  # in ascending order
+_TOGETHER = " || "  # no name of a class has a bar
+
+
+def name_of(facts: Facts) -> str:
+    """The string of facts that a caption claims together: ``Chair|is|Plastic || Table|is|Wooden``."""
+    return _TOGETHER.join(map(str, facts))
+
+
+def facts_of(name: str) -> Facts:
+    """Inverse of ``name_of``."""
+    return tuple(map(Triplet.parse, name.split(_TOGETHER)))
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Exchange:
+    """Facts that an image shows, and what becomes of them once objects, attributes or sides change places."""
+
+    kind: Kind
+    true: Facts
+    false: Facts
+
+
 def features() -> "tfds.features.FeaturesDict":
     """TFDS features of an example.
 
@@ -92,7 +117,8 @@ def features() -> "tfds.features.FeaturesDict":
     the order of ``relations``: (positive, negative) of pair 0 (simple), then of the complex pairs 1 to 3; after these
     8, those of paraphrase 1 in the same order, and so on. A positive and a negative with the same pair and paraphrase
     were made from each other. The facts are triplets: ``triplet`` and ``asserts`` are ``str(Triplet)``, and ``asserts``
-    is empty for a denial.
+    is empty for a denial. Groups of bindings and positions follow (``kind``), each with one pair in several wordings,
+    an empty ``triplet``, and in ``asserts`` the ``name_of`` the facts that the words claim.
     """
     import tensorflow_datasets as tfds  # slow to import, and only builders need it
 

@@ -5,17 +5,17 @@ import dataclasses
 import functools
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfds_naturel.captions import bank, checks, decisions, grammar
+from tfds_naturel.captions import bank, checks, decisions, exchanges, grammar
 from tfds_naturel.captions.relations import converse
 from tfds_naturel.common import photos
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.photos import BadPhoto
-from tfds_naturel.common.schema import Caption, Triplet, numbered
+from tfds_naturel.common.schema import Caption, Exchange, Triplet, numbered
 from tfds_naturel.open_images.annotations import AnnotatedImage
 from tfds_naturel.open_images.attribution import Attribution
 from tfds_naturel.open_images.plan import OpenImagesConfig, Plan, options
@@ -30,12 +30,13 @@ def examples(plan: Plan, split: str, prefix: str) -> Iterator[tuple[str, dict[st
     Raises UserError for a photo that was damaged after it was checked.
     """
     writer = _writer(plan.config, tuple(options(plan.config).values()))
-    images = plan.bucket(split, prefix)
+    images, exchanged = plan.bucket(split, prefix), plan.exchanges(prefix)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         while batch := list(itertools.islice(images, _BATCH)):
             encoded = pool.map(functools.partial(_photo, plan), (image.image_id for image, _ in batch))
             for (image, attribution), data in zip(batch, encoded, strict=True):
-                yield image.image_id, _example(image, attribution, data, writer)
+                found = exchanged.get(image.image_id, [])
+                yield image.image_id, _example(image, attribution, data, writer, found)
 
 
 def _photo(plan: Plan, image_id: str) -> bytes:
@@ -46,7 +47,17 @@ def _photo(plan: Plan, image_id: str) -> bytes:
         raise UserError(f"{path}: {error}; it was intact when the build started; fetch it again") from error
 
 
-def _example(image: AnnotatedImage, attribution: Attribution | None, data: bytes, writer: "Writer") -> dict[str, Any]:
+def _example(
+    image: AnnotatedImage,
+    attribution: Attribution | None,
+    data: bytes,
+    writer: "Writer",
+    exchanged: Sequence[Exchange],
+) -> dict[str, Any]:
+    triplets = image.triplets
+    captions = numbered(writer.captions(triplet, triplets) for triplet in triplets)
+    for group, exchange in enumerate(exchanged, len(triplets)):
+        captions += exchanges.rows(exchange, group)
     from tensorflow_datasets.core.features import BBox  # slow to import, and only builders need it
 
     return {
@@ -58,7 +69,7 @@ def _example(image: AnnotatedImage, attribution: Attribution | None, data: bytes
             triplet._asdict() | {"subject_index": subject, "object_index": object_}
             for triplet, subject, object_ in image.relations
         ],
-        "captions": numbered(writer.captions(triplet, image.triplets) for triplet in image.triplets),
+        "captions": captions,
     }
 
 

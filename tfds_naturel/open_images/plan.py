@@ -9,9 +9,9 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,10 +20,10 @@ from tfds_naturel.common import photos
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import md5_of, reading_csv
 from tfds_naturel.common.photos import BadPhoto, Photo
-from tfds_naturel.common.schema import Triplet
+from tfds_naturel.common.schema import EXCHANGED_KINDS, Exchange, Kind, Triplet, facts_of, name_of
 from tfds_naturel.hard_images.survey import Survey
 from tfds_naturel.open_images import annotations as annotation_rows
-from tfds_naturel.open_images import attribution, journal, releases, splits
+from tfds_naturel.open_images import attribution, exchanges, journal, releases, splits
 from tfds_naturel.open_images.annotations import IMAGE_ID, AnnotatedImage, Buckets, Rejects, Vocabulary
 from tfds_naturel.open_images.attribution import Attribution
 
@@ -32,6 +32,7 @@ TAKEDOWN = Path(__file__).with_name("takedown.txt")  # images that their owners 
 
 _TESTS = ("test", splits.UNSEEN)
 _BUCKETS = ("rows", "splits", "attributions")
+_EXCHANGES = "exchanges"
 _MAX_COPIES = 3  # if more images share a photo (same size and hash), it is a placeholder
 _BATCH = 4096  # photos checked by the threads at once
 _RANGES = {"short_side": (32, 8192), "quality": (1, 100), "max_rejected": (0, 1), "max_missing": (0, 1)}
@@ -138,6 +139,13 @@ class Plan:
                 relations = (r for r in image.relations if _keeps(self.config, self.held_out, split, r.triplet))
                 yield dataclasses.replace(image, relations=tuple(relations)), authors.get(image.image_id)
 
+    def exchanges(self, prefix: str) -> dict[str, list[Exchange]]:
+        """Image id -> its bindings and positions, for images whose ids start with ``prefix``."""
+        found: dict[str, list[Exchange]] = collections.defaultdict(list)
+        for image_id, kind, true, false in Buckets(self.scratch, _EXCHANGES, self.digits).read(prefix):
+            found[image_id].append(Exchange(cast(Kind, kind), facts_of(true), facts_of(false)))
+        return found
+
 
 def _keeps(config: OpenImagesConfig, held_out: frozenset[Triplet], split: str, triplet: Triplet) -> bool:
     if split in _TESTS and config.release == "v6" and triplet not in _described(config.bank):
@@ -184,6 +192,15 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
     split_of, dropped = _assign(config, survey, usable, held_out, taken_down(config.takedown))
     assigned.write(split_of.items())
 
+    annotated = (image for prefix in rows.prefixes for image in annotation_rows.images(rows, prefix))
+    exchanged = _exchanges(config, annotated, split_of, held_out, exchanges.Listed(frozenset(survey.triplets)))
+    Buckets(scratch, _EXCHANGES, digits).write(
+        (image_id, exchange.kind, name_of(exchange.true), name_of(exchange.false))
+        for of_split in exchanged.values()
+        for image_id, found in of_split.items()
+        for exchange in found
+    )
+
     rejected_metadata = Rejects(folder / "rejected-metadata.csv")
     attribution.spool(annotations / release.images.name, split_of.keys(), attributed, rejected_metadata)
     rejected_metadata.close(config.max_rejected)
@@ -196,6 +213,7 @@ def make(config: OpenImagesConfig, annotations: Path, images: Path, folder: Path
         "held_out": sorted(map(str, held_out)),
         "untested": _untested(config, survey),
         "splits": _count(config, survey, split_of, held_out),
+        "exchanges": {split: _count_exchanges(of_split) for split, of_split in exchanged.items()},
     }
     return Plan(config, images, scratch, digits, held_out, facts)
 
@@ -285,3 +303,28 @@ def _count(
         by_triplet = {t: n for t, n in survey.count(names).items() if _keeps(config, held_out, split, t)}
         counts[split] = {"images": len(names), "triplets": {str(t): by_triplet[t] for t in sorted(by_triplet)}}
     return counts
+
+
+def _exchanges(
+    config: OpenImagesConfig,
+    annotated: Iterable[AnnotatedImage],
+    split_of: Mapping[str, str],
+    held_out: frozenset[Triplet],
+    listed: exchanges.Listed,
+) -> dict[str, dict[str, list[Exchange]]]:
+    """For each split, image id -> bindings and positions, balanced within the split."""
+    candidates: dict[str, list[tuple[str, Exchange]]] = {split: [] for split in SPLITS}
+    for image in annotated:
+        if split := split_of.get(image.image_id):
+            found = exchanges.bindings(image, listed, functools.partial(_keeps, config, held_out, split))
+            places = () if config.kept == "attributes" else exchanges.positions(image)
+            candidates[split] += ((image.image_id, exchange) for exchange in (*found, *places))
+    return {split: exchanges.balanced(of_split, config.seed) for split, of_split in candidates.items()}
+
+
+def _count_exchanges(of_split: Mapping[str, Sequence[Exchange]]) -> dict[str, dict[str, int]]:
+    """For each kind, the number of images whose captions claim these facts and are true."""
+    counts = collections.Counter((exchange.kind, exchange.true) for found in of_split.values() for exchange in found)
+    return {
+        kind: {name_of(true): counts[of, true] for of, true in sorted(counts) if of == kind} for kind in EXCHANGED_KINDS
+    }

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from tfds_naturel.captions import bank
+from tfds_naturel.captions import bank, exchanges
 from tfds_naturel.common import escape
-from tfds_naturel.common.schema import PAIRS, Triplet
+from tfds_naturel.common.schema import PAIRS, Triplet, facts_of
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -93,10 +93,26 @@ def _photo_parts(facts: dict[str, Any]) -> Iterable[str]:
         )
     relations = table(["relation", *splits], _rows(by_relation, splits))
     yield f"## Relations\n\nNumber of (image, triplet) pairs, by split.\n\n{relations}"
+    if "exchanges" in facts:  # since version 4.0.0
+        yield (
+            "## Bindings and positions\n\nNumber of their caption pairs, by what they claim and by split.\n\n"
+            + table(["kind", "relation", *splits], _exchanged(facts["exchanges"], splits))
+        )
     yield (
         f"## Triplets\n\nNumber of images by split, {len(counts)} triplets. {len(facts['held_out'])} are held out of "
         f"training and appear only in `{splits[-1]}`.\n\n{table(['triplet', *splits], _rows(counts, splits))}"
     )
+
+
+def _exchanged(counts: Mapping[str, Any], splits: Sequence[str]) -> Iterable[list[Any]]:
+    """For each kind and relation, its number in each split."""
+    found: dict[tuple[str, str], collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for split in splits:
+        for kind, by_name in counts[split].items():
+            for name, number in by_name.items():
+                found[kind, exchanges.relations_of(facts_of(name))][split] += number
+    for (kind, relation), by_split in sorted(found.items()):
+        yield [kind, relation, *(by_split[split] for split in splits)]
 
 
 def _rows(counts: Mapping[Any, Mapping[str, int]], splits: Sequence[str]) -> Iterable[list[Any]]:

@@ -219,9 +219,11 @@ def _hard_images(part: str, path: str, items: Items, cache_dir: str) -> list[tup
     if not path:
         return None
     try:
-        return mining.hard_images(staging.stage_file(path, cache_dir), items.image_ids)
+        mined = mining.hard_images(staging.stage_file(path, cache_dir), items.image_ids)
     except (ValueError, pa.ArrowException) as error:  # pyarrow's messages do not name the file
         raise UserError(
             f"config.data.mixture.{part}.hard_images is {path!r}: {error}; expected a Parquet file written by "
             "python -m naturel_jax.mine for this split"
         ) from error
+    left_out = set(items.left_out.tolist())  # images without captions of the recipe's kind have none to join with
+    return [tuple(n for n in numbers if n not in left_out) for numbers in mined] if left_out else mined

@@ -44,7 +44,7 @@ class Recipe:
     positives: Count  # how many, without replacement; "all": at least one, in the order of their pairs
     negatives: Count = 0
     paired: bool = False  # the negatives are those of the sampled positives' pairs
-    kind: Kind | None = None  # only captions of this kind
+    kind: Kind | None = None  # only captions of this kind; None: simple and complex
     rewrite: Rewrite | None = None  # applied to the positives
     rewrite_to_negative: Rewrite | None = None  # makes a negative from each positive
     swaps: bool = False  # makes a negative from each positive, by its tags (tags.py)
@@ -263,6 +263,8 @@ _ROWS: dict[str, Recipe] = {
     "single_pair": Recipe(positives=1, negatives=1, kind="complex", sentinel=True),
     "all_pairs": Recipe(positives="all", negatives="all", paired=True, repeat_image=True, sentinel=True),
     "two_pairs": Recipe(positives=2, negatives=2, paired=True),
+    "bindings": Recipe(positives=1, negatives=1, paired=True, kind="binding", sentinel=True),
+    "positions": Recipe(positives=1, negatives=1, paired=True, kind="position", sentinel=True),
 }
 RECIPES: Registry[Recipe] = Registry(
     "naturel_jax.recipes", _ROWS, "a naturel_jax.data.batches.recipes.Recipe", lambda row: isinstance(row, Recipe)

@@ -1,23 +1,25 @@
-"""Reads prepared TFDS datasets with the features of ``tfds_naturel.common.schema``, versions 1 to 3.
+"""Reads prepared TFDS datasets with the features of ``tfds_naturel.common.schema``, versions 1 to 3.2.
 
 Version 1 has no ``group`` column: the captions of one triplet are a group. Before version 3, there is no ``paraphrase``
-column: every caption has one wording.
+column: every caption has one wording. Since version 3.2, photos may have groups of bindings and positions.
 """
 
 import contextlib
+import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
 from naturel_jax.data.items.items import Caption, Group, Items, Source, collect
 from naturel_jax.data.items.items_on_disk import load_or_collect
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.schema import KINDS, POLARITIES, Triplet
+from tfds_naturel.common.schema import KINDS, POLARITIES, TRIPLET_KINDS, Kind, Triplet
 from tfds_naturel.hard_images.survey import Survey
 
 Example = Mapping[str, Any]
@@ -105,20 +107,34 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
     return Split(f"{builder.info.full_name}:{split}", Records(records, os.fspath(directory)))
 
 
-def open_source(directory: str | os.PathLike[str], split: str, cache: Path) -> Source:
-    """``split`` of the dataset in ``directory`` as training data; its items are kept in the folder ``cache``. Raises
-    what ``open_split`` and ``collect`` raise."""
+def open_source(directory: str | os.PathLike[str], split: str, cache: Path, kind: Kind | None = None) -> Source:
+    """``split`` of the dataset in ``directory`` as training data; its items are kept in the folder ``cache``.
+
+    With a ``kind`` of ``EXCHANGED_KINDS``, its caption groups are those of this kind, and images without one are left
+    out; otherwise, those of triplets. Raises what ``open_split`` and ``collect`` raise, and UserError if no image has a
+    group of ``kind``.
+    """
+    kinds = (kind,) if kind else TRIPLET_KINDS
     name, records = open_split(directory, split)
 
     def read() -> Items:
         examples = (records[n] for n in range(len(records)))
-        return collect(name, ((to_str(example["image_id"]), caption_groups(example)) for example in examples))
+        images = ((to_str(example["image_id"]), caption_groups(example, kinds)) for example in examples)
+        return collect(name, images, every=kind is None)
 
-    return Source(load_or_collect(cache, name, read), functools.partial(read_image, records))
+    items = load_or_collect(cache, name, read)
+    if kind:
+        items = dataclasses.replace(items, left_out=np.flatnonzero(np.diff(items.groups_N1) == 0))
+        if not len(items):
+            raise UserError(
+                f"{name}: no image has captions of kind {kind!r}; photos have them since version 4.0.0, if there are "
+                "photos that show the opposite of each other: build the dataset again, or use another recipe"
+            )
+    return Source(items, functools.partial(read_image, records))
 
 
-def caption_groups(example: Example) -> list[Group]:
-    """The caption groups of a decoded example, in the order of their first captions.
+def caption_groups(example: Example, kinds: Collection[Kind] = TRIPLET_KINDS) -> list[Group]:
+    """The caption groups of a decoded example that have these kinds of captions, in the order of their first captions.
 
     Raises UserError if a paraphrase does not follow the one before it.
     """
@@ -130,6 +146,8 @@ def caption_groups(example: Example) -> list[Group]:
     for key, triplet, polarity, text, asserts, pair, kind, paraphrase in zip(
         keys, *columns, paraphrases(example), strict=True
     ):
+        if KINDS[kind] not in kinds:
+            continue
         slot = (key, polarity, pair)
         if paraphrase:
             captions, at = places.get(slot, ([], -1))

@@ -1,0 +1,335 @@
+"""Bindings and positions: which photos have them, that no text tells which caption is true, and that nothing mirrors
+them; in training and in the benchmarks."""
+
+import collections
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+import tensorflow_datasets as tfds
+
+from naturel_jax import config as c
+from naturel_jax.benchmarks import naturel_exchanged, registry
+from naturel_jax.data import datasets
+from naturel_jax.data.batches import pipeline
+from naturel_jax.data.batches.planner import BLANK, MixturePart, Planner
+from naturel_jax.data.batches.recipes import recipe
+from naturel_jax.training import run
+from tests.helpers.caption_groups import processor
+from tests.helpers.open_images_files import image_id, photo, row, write_release
+from tfds_naturel import build
+from tfds_naturel.captions import exchanges as wordings
+from tfds_naturel.common import escape
+from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.schema import KINDS, POLARITIES, Exchange, Triplet, facts_of, name_of
+from tfds_naturel.hard_images import mining
+from tfds_naturel.open_images import exchanges
+from tfds_naturel.open_images.annotations import Annotation, Box, merge
+
+LEFT, RIGHT, BOTTOM = (0.05, 0.3, 0.3, 0.7), (0.65, 0.95, 0.3, 0.7), (0.3, 0.6, 0.6, 0.95)
+ATTRIBUTES = [Triplet(s, "is", a) for s in ("Chair", "Table") for a in ("Plastic", "Wooden")]
+ON = [Triplet(s, r, o) for s in ("Cat", "Dog") for r in ("on", "under") for o in ("Chair", "Table")]
+LISTED = exchanges.Listed(frozenset([*ATTRIBUTES, *ON]))
+MIDDLE = {"Cat": (0.3, 0.6, 0.3, 0.6), "Dog": (0.4, 0.7, 0.3, 0.6), "Chair": (0.1, 0.6, 0.4, 0.9)}
+MIDDLE["Table"] = (0.35, 0.9, 0.45, 0.9)
+
+
+def annotated(*facts, boxes=MIDDLE, **also):
+    """A photo that shows ``facts``, with a box for each class, and with more boxes: ``also``."""
+    rows = []
+    for text in facts:
+        fact = Triplet.parse(text)
+        first = Box(*boxes[fact.subject])
+        rows.append(Annotation("a" * 16, fact, first, first if fact.relation == "is" else Box(*boxes[fact.object])))
+    image = merge("a" * 16, rows)
+    more = tuple((label.replace("_", " "), Box(*box)) for label, box in also.items())
+    return dataclasses.replace(image, objects=(*image.objects, *more))
+
+
+def claims(image, listed=LISTED):
+    return {name_of(found.false) for found in exchanges.bindings(image, listed, lambda fact: True)}
+
+
+# ---- Rules -----------------------------------------------------------------------------------------------------------
+
+
+def test_attributes_and_relations_change_places():
+    assert claims(annotated("Chair|is|Plastic", "Table|is|Wooden")) == {
+        "Chair|is|Wooden || Table|is|Plastic",
+        "Chair|is|Plastic || Table|is|Plastic",
+        "Chair|is|Wooden || Table|is|Wooden",
+    }
+    assert claims(annotated("Chair|is|Wooden", "Table|is|Wooden")) == {
+        "Chair|is|Plastic || Table|is|Wooden",
+        "Chair|is|Wooden || Table|is|Plastic",
+    }
+    assert "Cat|under|Chair || Dog|on|Chair" in claims(annotated("Cat|on|Chair", "Dog|under|Chair"))
+    assert "Cat|on|Table || Dog|on|Chair" in claims(annotated("Cat|on|Chair", "Dog|on|Table"))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        annotated("Chair|is|Plastic", "Table|is|Wooden", Chair=LEFT),  # either chair could be meant
+        annotated("Chair|is|Plastic", "Table|is|Wooden", Coffee_table=LEFT),  # a table by another name
+        annotated("Chair|is|Plastic", "Table|is|Wooden", "Chair|is|Wooden", "Table|is|Plastic"),  # both annotated
+        annotated("Chair|is|Plastic", "Cat|on|Table"),  # of different sorts
+        annotated("Cat|on|Chair", "Dog|on|Table", boxes=MIDDLE | {"Chair": (0.05, 0.2, 0.7, 0.9), "Cat": LEFT}),
+    ],
+)
+def test_photos_without_bindings(image):
+    assert "Chair|is|Wooden || Table|is|Plastic" not in claims(image)
+    assert "Cat|on|Table || Dog|on|Chair" not in claims(image)
+
+
+def test_only_listed_triplets_are_claimed():
+    unlisted = exchanges.Listed(LISTED.triplets - {Triplet("Table", "is", "Plastic")})
+    image = annotated("Chair|is|Plastic", "Table|is|Wooden")
+    assert claims(image, unlisted) == {"Chair|is|Wooden || Table|is|Wooden"}
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        (LEFT, "right_of"),
+        ((0.65, 0.95, 0.2, 0.6), None),  # the same place
+        ((0.58, 0.9, 0.3, 0.7), None),  # 0.06 apart
+        ((0.3, 0.7, 0.3, 0.7), "right_of"),  # an eighth of the smaller box
+        ((0.3, 0.8, 0.3, 0.7), None),  # half of it
+    ],
+)
+def test_direction(box, expected):
+    assert exchanges.direction(Box(*RIGHT), Box(*box)) == expected
+
+
+def test_direction_is_that_in_which_boxes_are_farther_apart():
+    higher = Box(0.2, 0.5, 0.1, 0.5)  # by 0.475, and 0.1 to the left
+    assert exchanges.direction(higher, Box(*BOTTOM)) == "above"
+    assert exchanges.direction(Box(*BOTTOM), higher) == "below"
+
+
+def test_positions_need_one_box_of_each_class_and_none_that_is_most_of_the_image():
+    apart = {"Cat": LEFT, "Chair": RIGHT}
+    shown = Exchange("position", (Triplet("Cat", "left_of", "Chair"),), (Triplet("Cat", "right_of", "Chair"),))
+    assert list(exchanges.positions(annotated("Cat|on|Chair", boxes=apart))) == [shown]
+    assert not list(exchanges.positions(annotated("Cat|on|Chair", boxes=apart, Cat=BOTTOM)))
+    large = {"Cat": (0.0, 0.15, 0.0, 0.9), "Chair": (0.2, 1.0, 0.1, 0.9)}
+    assert not list(exchanges.positions(annotated("Cat|on|Chair", boxes=large)))
+
+
+def test_words_claim_the_facts_and_do_not_tell_which_is_true():
+    """The false captions of facts are the true ones of their exchange."""
+    position, binding, related = (
+        Exchange(kind, facts_of(true), facts_of(false))
+        for kind, true, false in (
+            ("position", "Chair|right_of|Dog", "Chair|left_of|Dog"),
+            ("binding", "Chair|is|Plastic || Table|is|Wooden", "Chair|is|Wooden || Table|is|Plastic"),
+            ("binding", "Boy|on|Bench || Dog|under|Bench", "Boy|under|Bench || Dog|on|Bench"),
+        )
+    )
+    for exchange in (position, binding, related):
+        there, back = (wordings.rows(e, 0) for e in (exchange, Exchange(exchange.kind, exchange.false, exchange.true)))
+        assert [r["text"] for r in there[::2]] == [r["text"] for r in back[1::2]] and len(there) >= 6
+        assert [r["text"] for r in there[1::2]] == [r["text"] for r in back[::2]]
+        assert all(true["text"] != false["text"] for true, false in zip(there[::2], there[1::2], strict=True))
+    texts = [r["text"] for e in (position, binding, related) for r in wordings.rows(e, 0)]
+    assert texts[:4] == [
+        *("A chair is to the right of a dog.", "A chair is to the left of a dog."),
+        *("To the right of the dog is a chair.", "To the right of the chair is a dog."),
+    ]
+    assert texts[8:10] == ["A plastic chair and a wooden table.", "A wooden chair and a plastic table."]
+    assert texts[-2:] == [
+        *("The bench has the boy on it and the dog under it.", "The bench has the boy under it and the dog on it."),
+    ]
+
+
+# ---- A dataset of photos ---------------------------------------------------------------------------------------------
+
+PHOTOS = 200
+
+
+def _rows(n):
+    """Chairs and tables of one of two materials each, or a cat and a dog on them; sides change as well."""
+    match n % 4:
+        case 0:
+            return [row(n, "Chair", "is", "Plastic", LEFT), row(n, "Table", "is", "Wooden", RIGHT)]
+        case 1:
+            return [row(n, "Chair", "is", "Wooden", RIGHT), row(n, "Table", "is", "Plastic", LEFT)]
+    first, second = ("Cat", "Dog") if n % 4 == 2 else ("Dog", "Cat")
+    return [
+        row(n, first, "on", "Chair", MIDDLE[first], MIDDLE["Chair"]),
+        row(n, second, "on", "Table", MIDDLE[second], MIDDLE["Table"]),
+    ]
+
+
+def _build(folder, lines, images):
+    """The dataset of photos with these annotation rows; ``images``: number -> JPEG."""
+    write_release(folder / "annotations", lines, images)
+    (folder / "images" / "train").mkdir(parents=True)
+    for n, data in images.items():
+        (folder / "images" / "train" / f"{image_id(n)}.jpg").write_bytes(data)
+    command = ["full", "--manual_dir", folder, "--data_dir", folder / "data", "--unofficial", "--name", "photos"]
+    build.main([*map(str, command)])
+    return tfds.builder_from_directory(folder / "data" / "naturel" / "photos" / "4.0.0")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    lines = [line for n in range(PHOTOS) for line in _rows(n)]
+    return _build(tmp_path_factory.mktemp("exchanged"), lines, {n: photo(n, 120, 90) for n in range(PHOTOS)})
+
+
+def _captions(builder, split):
+    """(image id, caption row) of each binding and position."""
+    for example in builder.as_data_source(split):
+        columns = example["captions"]
+        for n, kind in enumerate(columns["kind"]):
+            if KINDS[kind] in ("binding", "position"):
+                yield example["image_id"].decode(), {name: column[n] for name, column in columns.items()}
+
+
+def test_each_text_and_claim_is_true_as_often_as_false(built):
+    for split in built.info.splits:
+        texts, facts = collections.Counter(), collections.Counter()
+        for _, caption in _captions(built, split):
+            sign = 1 if POLARITIES[caption["polarity"]] == "positive" else -1
+            texts[caption["text"]] += sign
+            facts[caption["asserts"]] += sign
+        assert texts and not any(texts.values()) and not any(facts.values())
+
+
+def test_card_counts_them(built):
+    counted = built.info.metadata["exchanges"]["train"]
+    found = collections.Counter(
+        (KINDS[caption["kind"]], caption["asserts"].decode())
+        for _, caption in _captions(built, "train")
+        if POLARITIES[caption["polarity"]] == "positive" and not caption["paraphrase"]
+    )
+    assert found == {(kind, name): n for kind, names in counted.items() for name, n in names.items()}
+    by_relation = collections.Counter()
+    for (kind, name), number in found.items():
+        by_relation[kind, wordings.relations_of(facts_of(name))] += number
+    relations = by_relation.keys()
+    assert relations == {("binding", "is"), ("binding", "on"), ("position", "left_of"), ("position", "right_of")}
+    card = (built.data_path / "README.md").read_text()
+    assert all(
+        f"| {kind} | {escape.markdown(relation)} | {by_relation[kind, relation]} |" in card
+        for kind, relation in relations
+    )
+
+
+def _source(built, name):
+    data_dir = str(built.data_path.parents[2])
+    return datasets.open_source("naturel/photos", data_dir, "train", kind=recipe(name).kind)
+
+
+def _planner(source, name, hard_images=None):
+    clip = processor("clip", list(source.items.texts))
+    part = MixturePart(source.items, recipe(name), hard_images=hard_images)
+    return Planner([part], clip, batch_size=8, shards=1, seed=0, trim_eos=None)
+
+
+def test_recipes_draw_only_from_groups_of_their_kind(built):
+    kinds = {caption["text"].decode(): KINDS[caption["kind"]] for _, caption in _captions(built, "train")}
+    images = collections.defaultdict(set)
+    for name, caption in _captions(built, "train"):
+        images[KINDS[caption["kind"]]].add(name)
+    for name, kind in (("bindings", "binding"), ("positions", "position")):
+        source = _source(built, name)
+        planner = _planner(source, name)
+        seen = set()
+        for step in range(3 * len(source.items) // 8):
+            assert {kinds[text] for text in planner.texts(step)} == {kind}
+            seen |= {source.items.image_ids[n] for _, n in planner.items(step)}
+        assert seen == images[kind]
+    for name in ("single_pair", "all_pairs", "two_pairs", "order_shuffles"):
+        source = _source(built, name)
+        assert not kinds.keys() & set(source.items.texts) and len(source.items) == len(source.items.image_ids)
+
+
+def test_no_image_with_sides_in_its_captions_is_mirrored(built):
+    """Those of bindings may be."""
+    planner = _planner(_source(built, "positions"), "positions")
+    rows = [r for step in range(20) for r in planner.plan(step).rows if r != BLANK]
+    assert rows and not any(r.mirror for r in rows)
+    assert all(r.mirror for r in _planner(_source(built, "bindings"), "bindings").plan(0).rows if r != BLANK)
+
+
+def test_mined_images_without_such_captions_do_not_join(built, tmp_path):
+    """And those that do are not mirrored either."""
+    source = _source(built, "positions")
+    names = list(source.items.image_ids)
+    mining.save(tmp_path / "hard.parquet", ((name, "", names, ["nearest"] * len(names)) for name in names))
+    hard = pipeline._hard_images("main", str(tmp_path / "hard.parquet"), source.items, "")
+    left_out = set(source.items.left_out.tolist())
+    assert left_out and all(set(numbers).isdisjoint(left_out) for numbers in hard)
+    rows = [r for step in range(5) for r in _planner(source, "positions", hard).plan(step).rows if r != BLANK]
+    assert len(rows) == 5 * 8 * 2 and not any(r.mirror for r in rows)
+
+
+def test_sources_without_them_are_refused(built, tmp_path):
+    (tmp_path / "a.csv").write_text("filepath,caption\na.jpg,a cat\n")
+    with pytest.raises(UserError, match=r"csv:.* has no captions of kind 'binding'"):
+        datasets.open_source(f"csv:{tmp_path}/a.csv", str(tmp_path), "train", kind="binding")
+
+
+@pytest.mark.parametrize("name", ["naturel_bindings", "naturel_positions"])
+def test_benchmarks(built, name):
+    (benchmark,) = registry.read([name], naturel=Path(built.data_path))
+    items = benchmark.items
+    assert items and not benchmark.problems
+    for item in items:
+        assert len(item.images) == len(item.captions) == 2 and item.images[0] != item.images[1]
+    blind = [np.tile(np.random.default_rng(n).random(2), (2, 1)) for n in range(len(items))]
+    perfect = [np.eye(2)] * len(items)
+    half = [np.array([[1.0, 0.5], [0.9, 0.8]])] * len(items)  # the second photo prefers the other's caption
+    for cosines, pair, group in ((blind, 0.5, 0), (perfect, 1, 1), (half, 0.5, 0)):
+        scores = benchmark.score(items, cosines)
+        assert (scores[f"{name}/pair"].value, scores[f"{name}/group"].value) == (pair, group)
+        assert scores[f"{name}/pair/seen"].count == len(items)  # the few facts of this dataset are all trained on
+
+
+def test_unseen_are_those_that_training_does_not_claim(built, tmp_path):
+    folder = shutil.copytree(built.data_path, tmp_path / "4.0.0")
+    metadata = json.loads((folder / "metadata.json").read_text())
+    trained = metadata["exchanges"]["train"]["binding"]
+    del trained["Chair|is|Plastic || Table|is|Wooden"]
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    tags = [item.tags for item in naturel_exchanged.BINDINGS.read(folder).items]
+    assert {tag["trained"] for tag in tags if tag["relation"] == ("is",)} == {"unseen"}
+    assert {tag["trained"] for tag in tags if tag["relation"] == ("on",)} == {"seen"}
+
+
+# ---- Learning --------------------------------------------------------------------------------------------------------
+
+
+def _painted(n: int, left: str) -> bytes:
+    """A photo with a red square, the chair, and a blue one, the table; ``left`` is the class on the left."""
+    pixels = simplejpeg.decode_jpeg(photo(n, 120, 90)).copy() // 3 + 80
+    for label, colour in (("Chair", (255, 0, 0)), ("Table", (0, 0, 255))):
+        xmin, xmax, ymin, ymax = LEFT if label == left else RIGHT
+        pixels[int(90 * ymin) : int(90 * ymax), int(120 * xmin) : int(120 * xmax)] = colour
+    return simplejpeg.encode_jpeg(pixels)
+
+
+@pytest.mark.slow
+def test_positions_are_learned(tmp_path):
+    """By a tiny model from scratch, in photos that it has not seen; one that ignores the photos scores 0.5."""
+    sides = [("Chair", "Table") if n % 2 else ("Table", "Chair") for n in range(2 * PHOTOS)]
+    boxes = [{left: LEFT, right: RIGHT} for left, right in sides]
+    lines = [row(n, "Chair", "is", "Wooden", box["Chair"]) for n, box in enumerate(boxes)]
+    lines += [row(n, "Table", "is", "Wooden", box["Table"]) for n, box in enumerate(boxes)]
+    images = {n: _painted(n, left) for n, (left, _) in enumerate(sides)}
+    config = c.base()
+    config.preset, config.data.dir = "tiny-clip", str(_build(tmp_path, lines, images).data_path.parents[2])
+    config.data.mixture.main = c.part("naturel/photos", "positions")
+    config.data.batch_size, config.data.crop_scale, config.duration = 32, (0.8, 1.0), "70 steps"
+    config.optim.update({"lr": 1e-3, "warmup": "5%", "weight_decay": 0.01, "clip_norm": 1.0})
+    config.eval.naturel, config.eval.benchmarks, config.eval.during = "naturel/photos", ("naturel_positions",), {}
+    config.tensorboard, config.compute.unroll = False, True
+    scores = run.run(c.load(config), tmp_path / "run").scores
+    assert scores["naturel_positions/pair"] > 0.8

@@ -1,0 +1,163 @@
+"""Bindings and positions in photos: facts of a photo and the same facts exchanged, which are false of it.
+
+Open Images' annotators verified the candidates of every listed triplet wherever the boxes of its two classes touch, and
+of every listed attribute of a class for each of its boxes. So such a candidate that is not annotated counts as false.
+"""
+
+import collections
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+from tfds_naturel.captions import lexicon
+from tfds_naturel.captions.exchanges import ABOVE, BELOW, CONVERSE, LEFT, RIGHT
+from tfds_naturel.captions.relations import RELATIONS, excluded
+from tfds_naturel.common.schema import Exchange, Facts, Triplet
+from tfds_naturel.hard_images.mining import may_hold
+from tfds_naturel.open_images import splits
+from tfds_naturel.open_images.annotations import AnnotatedImage, Box
+
+APART = 0.1  # centres of boxes are at least so far apart in the direction that is named, as a share of the image's side
+OVERLAP = 0.3  # at most this share of the smaller box is in the larger one
+LARGEST = 0.5  # a box that covers more of the image may be a group, or the place itself
+
+# Classes that may name one object, or whose words are used for each other.
+_ALIKE = (
+    {"Man", "Boy", "Person"},
+    {"Woman", "Girl", "Person"},
+    {"Table", "Desk", "Coffee table", "Kitchen & dining room table"},
+    {"Chair", "Bench", "Couch", "Sofa bed"},
+    {"Bed", "Sofa bed"},
+    {"Mug", "Coffee cup"},
+    {"Beer", "Bottle", "Wine glass", "Drink"},
+    {"Football", "Rugby ball", "Tennis ball"},
+    {"Racket", "Tennis racket", "Table tennis racket"},
+    {"Backpack", "Handbag", "Briefcase", "Suitcase"},
+    {"Oven", "Microwave oven"},
+    {"Car", "Taxi", "Van"},
+    {"Ski", "Snowboard", "Skateboard"},
+)
+_DIRECTIONS = ((LEFT, RIGHT), (ABOVE, BELOW))
+
+Keeps = Callable[[Triplet], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """The triplets of a release."""
+
+    triplets: frozenset[Triplet]
+
+    @functools.cached_property
+    def by_subject(self) -> Mapping[str, list[Triplet]]:
+        """The triplets of each subject."""
+        found = collections.defaultdict(list)
+        for triplet in sorted(self.triplets):
+            found[triplet.subject].append(triplet)
+        return found
+
+
+def positions(image: AnnotatedImage) -> Iterator[Exchange]:
+    """Where the only object of one class is, seen from the only object of another, if the two are clearly apart."""
+    for (x, box_x), (y, box_y) in itertools.combinations(sorted(_single(image).items()), 2):
+        if _area(box_x) <= LARGEST >= _area(box_y) and (relation := direction(box_x, box_y)):
+            yield Exchange("position", (Triplet(x, relation, y),), (Triplet(x, CONVERSE[relation], y),))
+
+
+def direction(a: Box, b: Box) -> str | None:
+    """Where ``a`` is, seen from ``b``, in the direction in which their centres are farther apart; None if the boxes
+    overlap by more than ``OVERLAP`` or the centres are closer than ``APART``."""
+    if _intersection(a, b) > OVERLAP * min(_area(a), _area(b)):
+        return None
+    distances = (a.xmin + a.xmax - b.xmin - b.xmax) / 2, (a.ymin + a.ymax - b.ymin - b.ymax) / 2
+    axis = int(abs(distances[1]) > abs(distances[0]))
+    return None if abs(distances[axis]) < APART else _DIRECTIONS[axis][int(distances[axis] > 0)]
+
+
+def bindings(image: AnnotatedImage, listed: Listed, keeps: Keeps) -> Iterator[Exchange]:
+    """Two facts of ``image`` that ``keeps`` accepts, and two claims of which at least one is false.
+
+    Either what is said of the two subjects changes places, or one of them gets what is said of the other; a photo of
+    such a result is paired with the claim that it results from. All classes have one box in the photo.
+    """
+    boxes = _single(image)
+    clear = [fact for fact in sorted(image.triplets) if keeps(fact) and _is_clear(fact, boxes)]
+    for pair in itertools.combinations(clear, 2):
+        if not _may_be_bound(*pair):
+            continue
+        for claim in sorted(set(_claims(*pair, listed))):
+            if claim != pair and all(fact in pair or _is_false(fact, image, boxes, listed) for fact in claim):
+                yield Exchange("binding", pair, claim)
+
+
+def _claims(one: Triplet, two: Triplet, listed: Listed) -> Iterator[Facts]:
+    """Claims about the same two subjects."""
+    one_as_two, two_as_one = Triplet(one.subject, *two[1:]), Triplet(two.subject, *one[1:])
+    yield one_as_two, two_as_one
+    yield one_as_two, two
+    yield one, two_as_one
+    if one == one_as_two:  # this may be what the exchange of one side leaves of a photo
+        yield from ((other, two) for other in listed.by_subject[one.subject] if _may_be_bound(other, two))
+        yield from ((one, other) for other in listed.by_subject[two.subject] if _may_be_bound(one, other))
+
+
+def _is_clear(fact: Triplet, boxes: Mapping[str, Box]) -> bool:
+    """Whether it can only be about one object of each class, and has neither a symmetric nor an unknown relation."""
+    if fact.relation == "is":
+        return fact.subject in boxes
+    known = RELATIONS.get(fact.relation)
+    return known is not None and not known.symmetric and fact.subject in boxes and fact.object in boxes
+
+
+def _may_be_bound(one: Triplet, two: Triplet) -> bool:
+    """Whether the facts are about different subjects and of one sort: two materials, two poses or two relations."""
+    if one.subject == two.subject or (one.relation == "is") != (two.relation == "is"):
+        return False
+    if one.relation == "is":
+        return bool(lexicon.pose(one.object)) == bool(lexicon.pose(two.object))
+    return {one.subject, two.subject}.isdisjoint((one.object, two.object))
+
+
+def _is_false(fact: Triplet, image: AnnotatedImage, boxes: Mapping[str, Box], listed: Listed) -> bool:
+    """Whether ``fact`` could have been annotated and was not, nor anything that may imply it. An attribute must also
+    contradict an annotated one of the same object."""
+    if fact not in listed.triplets or not _is_clear(fact, boxes) or may_hold(fact, image.triplets):
+        return False
+    if fact.relation == "is":
+        return any(excluded(annotated, fact) for annotated in image.triplets)
+    return _intersection(boxes[fact.subject], boxes[fact.object]) > 0
+
+
+def balanced(candidates: Iterable[tuple[str, Exchange]], seed: int) -> dict[str, list[Exchange]]:
+    """Image id -> those of the (image id, exchange) ``candidates`` that are kept, so that of any two claims each is as
+    often the true one. Which of the surplus is dropped depends on ``seed`` and the ids alone."""
+    by_claims: dict[Collection[Facts], dict[Exchange, set[str]]] = {}
+    for image_id, exchange in candidates:
+        key = tuple(sorted((exchange.true, exchange.false)))
+        by_claims.setdefault(key, {}).setdefault(exchange, set()).add(image_id)
+    kept = collections.defaultdict(list)
+    for sides in by_claims.values():
+        most = min(map(len, sides.values())) if len(sides) == 2 else 0
+        for exchange, image_ids in sides.items():
+            for image_id in sorted(image_ids, key=lambda name: (splits.uniform(seed, name), name))[:most]:
+                kept[image_id].append(exchange)
+    return {image_id: sorted(exchanges) for image_id, exchanges in sorted(kept.items())}
+
+
+def _single(image: AnnotatedImage) -> dict[str, Box]:
+    """Class -> its box, for classes with one box, if the photo has no box of a class that is alike."""
+    counts = collections.Counter(label for label, _ in image.objects)
+    for alike in _ALIKE:
+        for label in (present := alike & counts.keys()):
+            counts[label] += len(present) - 1
+    return {label: box for label, box in image.objects if counts[label] == 1}
+
+
+def _area(box: Box) -> float:
+    return (box.xmax - box.xmin) * (box.ymax - box.ymin)
+
+
+def _intersection(a: Box, b: Box) -> float:
+    width, height = min(a.xmax, b.xmax) - max(a.xmin, b.xmin), min(a.ymax, b.ymax) - max(a.ymin, b.ymin)
+    return max(width, 0.0) * max(height, 0.0)
