@@ -18,7 +18,6 @@ from naturel_jax.models import flops
 from naturel_jax.models.two_tower import Model, Params, normalize
 from naturel_jax.training import optim
 
-
 Values = dict[str, jax.Array]  # term -> value
 
 

@@ -42,9 +42,7 @@ class State(NamedTuple):
         return self.params if self.ema is None else self.ema
 
 
-def make_state(
-    params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool, base: bool = False
-) -> State:
+def make_state(params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool, base: bool = False) -> State:
     """The initial state, sharded over ``mesh``, from parameters that already are. If they are
     ``jax.ShapeDtypeStruct``, so is the state."""
 
@@ -82,7 +80,9 @@ def make_step(
         if average is not None:
             average = jax.tree.map(lambda old, new: old + (1 - ema) * (new - old), average, params)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), State(params, opt_state, average, state.base), state)
+        state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), State(params, opt_state, average, state.base), state
+        )
         metrics = {
             "loss": value,
             "grad_norm": norm,

@@ -81,7 +81,9 @@ def copies(graph: Graph) -> list[Copy]:
 
 def own_foils(graph, zimg, zcap, scale, bias, base, *, form="softmax", gamma=2.0, smoothing=0.02, missing="", **rest):
     rows = [copy for copy in copies(graph) if copy.positives and copy.negatives]
-    logits = [(scale * zimg[row.i] @ zcap[row.positives].T, scale * zimg[row.i] @ zcap[row.negatives].T) for row in rows]
+    logits = [
+        (scale * zimg[row.i] @ zcap[row.positives].T, scale * zimg[row.i] @ zcap[row.negatives].T) for row in rows
+    ]
     gap = torch.stack([positive.mean() - foils.mean() for positive, foils in logits]).mean().detach()
     margin = {"hinge": rest.get("margin", 2.0), "adaptive_hinge": gap.clamp(0, rest.get("margin_limit", 10.0))}
     costs = []
@@ -206,5 +208,96 @@ def test_a_term_is_that_of_published_code(case):
     ]
     expected = case["value"], [gradients.get("image", np.zeros_like(arrays["image"])), np.concatenate(texts)]
     with jax.enable_x64(True):
-        value, found = evaluate(TERMS[case["term"]](**case["options"]), graph, base)
+        value, (*found,) = evaluate(TERMS[case["term"]](**case["options"]), graph, base)
+    if case["term"] == "text_contrast":  # READ-CLIP normalizes in the same function, which leaves the tangential part
+        found[1] = found[1] - np.sum(found[1] * graph.zcap_UD, axis=1, keepdims=True) * graph.zcap_UD
     assert_equal((value, found[:2]), expected, 1e-6)
+
+
+# ---- In a run --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread(Term):
+    """A term from outside the package: the mean squared cosine of an image and the captions of the batch."""
+
+    power: int = setting(2, "exponent")
+
+    def __call__(self, z):
+        return jnp.mean(jnp.square(z.zimg_ID @ z.zcap_UD.T) ** (self.power // 2))
+
+
+def tiny(**terms) -> c.Config:
+    raw = tiny_config.get_config("sigmoid")
+    raw.data.dir, raw.data.batch_size = os.fspath(data_dir()), 8
+    raw.optim.update({"lr": 1e-3, "warmup": "0 steps"})
+    raw.objective.terms, raw.objective.chunks = terms, 2
+    return c.load(raw)
+
+
+TERMS_OF_RUN = {
+    "own_foils": {"weight": 0.5, "form": "focal"},
+    "text_contrast": {"weight": 0.25},
+    "base_distance": {"weight": 2.0, "mse": 100.0, "similarity": 1.0},
+    "spread": {"weight": 3.0},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_step_with_terms_in_chunks(tmp_path, monkeypatch):
+    """Two steps on 2 devices, with a term from outside; the base stays, and is not saved."""
+    monkeypatch.setitem(TERMS, "spread", Spread)
+    config = tiny(**TERMS_OF_RUN)
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    mesh = make_mesh(dataclasses.asdict(config.mesh), jax.devices()[:2])
+    sources = datasets.open_sources(config.data)
+    training = run.make_training(config, make_start(config, "", epath.Path(tmp_path), sources, mesh), sources, mesh)
+    state, loss, base = training.state, training.loss, jax.device_get(training.state.params)
+    assert "base" not in state.arrays()
+    found, embed = [], jax.jit(loss.embed)
+    for batch in training.pipeline.batches(0, 2):
+        params = jax.device_get(state.params)
+        z = [embed(p, batch) for p in (params, base)]
+        labels, scalars = (
+            (batch.image_labels, batch.caption_labels),
+            (np.exp(params["logit_scale"]), params["logit_bias"]),
+        )
+        embedded = Embedded(*z[0], *scalars, *labels, base=z[1])
+        expected = {name: term(embedded) for name, term in config.objective.terms.items()}
+        total = loss.from_embeddings(params, *z[0], batch)
+        total += sum(config.objective.terms[name].weight * value for name, value in expected.items())
+        state, metrics = training.step(state, batch)
+        found.append({name: float(metrics[f"term/{name}"]) for name in TERMS_OF_RUN})
+        np.testing.assert_allclose(metrics["loss"], total, rtol=1e-4)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[-1][name], value, rtol=1e-4, atol=1e-5)
+        norms = [float(metrics[f"grad_norm/{tower}"]) for tower in ("image", "text")]
+        assert min(norms) > 0 and np.hypot(*norms) <= float(metrics["grad_norm"]) * (1 + 1e-5)
+    assert found[0]["base_distance"] < 1e-6 < found[1]["base_distance"]
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.base), base)
+    step = loss.step_flops(batch)
+    assert step.model == 4 * step.forward - 2 * step.frozen
+
+
+@pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        ({"own_foil": {}}, r"config\.objective\.terms has 'own_foil'; expected one of: 'own_foils', 'text_contrast'"),
+        ({"own_foils": 0.5}, r"config\.objective\.terms\.own_foils is 0\.5; expected a section with fields"),
+        ({"own_foils": {"weight": -1.0}}, r"terms\.own_foils\.weight is -1\.0; expected a number above 0"),
+        ({"own_foils": {"form": "hing"}}, r"terms\.own_foils\.form is 'hing'; expected one of 'softmax', 'focal'"),
+        ({"own_foils": {"gama": 2.0}}, r"terms\.own_foils has no field 'gama'; did you mean 'gamma'"),
+        ({"base_distance": {"needs_base": False}}, r"terms\.base_distance has no field 'needs_base'"),
+    ],
+)
+def test_unknown_terms_and_options_are_refused_by_name(terms, expected):
+    with pytest.raises(UserError, match=expected):
+        tiny(**terms)
+
+
+def test_a_term_without_captions_to_compare_is_refused():
+    graph = random_graph(0, images=4, captions=20, sampled=1)
+    images = graph.images._replace(positives_IK=graph.images.positives_IK[:, :1])
+    with pytest.raises(UserError, match=r"'text_distance', which needs 2 positives .* sample at most 1 and 4"):
+        evaluate(TERMS["text_distance"](), graph._replace(images=images))

@@ -24,4 +24,6 @@ def _is_term(row: object) -> bool:
 
 
 # Name in config.objective.terms -> its options, which are called for its value.
-TERMS: Registry[type[Term]] = Registry("naturel_jax.terms", _ROWS, "a subclass of naturel_jax.losses.terms.Term", _is_term)
+TERMS: Registry[type[Term]] = Registry(
+    "naturel_jax.terms", _ROWS, "a subclass of naturel_jax.losses.terms.Term", _is_term
+)
