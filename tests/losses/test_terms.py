@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from etils import epath
 
 from naturel_jax import config as c
+from naturel_jax.checkpoints.checkpoint import Checkpoints
 from naturel_jax.config.settings import setting
 from naturel_jax.config.versions import from_json, to_json
 from naturel_jax.data import datasets
+from naturel_jax.data.random import draws
 from naturel_jax.devices.sharding import BATCH_AXES, batch_sharding, make_mesh
 from naturel_jax.losses.batch import CaptionLabels, ImageLabels
 from naturel_jax.losses.objectives import Embedded
@@ -246,13 +248,17 @@ TERMS_OF_RUN = {
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_step_with_terms_in_chunks(tmp_path, monkeypatch):
-    """Two steps on 2 devices, with a term from outside; the base stays, and is not saved."""
+    """Two steps on 2 devices, with a term from outside; the base stays, is not saved, and is there again on resume."""
     monkeypatch.setitem(TERMS, "spread", Spread)
     config = tiny(**TERMS_OF_RUN)
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
     mesh = make_mesh(dataclasses.asdict(config.mesh), jax.devices()[:2])
     sources = datasets.open_sources(config.data)
-    training = run.make_training(config, make_start(config, "", epath.Path(tmp_path), sources, mesh), sources, mesh)
+
+    def make_training() -> run.Training:
+        return run.make_training(config, make_start(config, "", epath.Path(tmp_path), sources, mesh), sources, mesh)
+
+    training = make_training()
     state, loss, base = training.state, training.loss, jax.device_get(training.state.params)
     assert "base" not in state.arrays()
     found, embed = [], jax.jit(loss.embed)
@@ -278,6 +284,14 @@ def test_a_step_with_terms_in_chunks(tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.base), base)
     step = loss.step_flops(batch)
     assert step.model == 4 * step.forward - 2 * step.frozen
+
+    saved, checkpoints = jax.device_get(state), Checkpoints(tmp_path, keep=1)
+    meta = {"config": to_json(config), "streams": draws.VERSION}
+    checkpoints.save(2, state.arrays(), meta, wait=True)
+    done, restored = run.restore_or_start(config, epath.Path(tmp_path), checkpoints, make_training())
+    checkpoints.close()
+    assert done == 2
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), saved)
 
 
 @pytest.mark.parametrize(
