@@ -94,7 +94,8 @@ class Loss:
         """The objective without terms of the given embeddings, a float32 scalar; only scale and bias are read from
         ``params``."""
         labels = {"images": batch.image_labels, "captions": batch.caption_labels}
-        return self._objective(zimg_ID, zcap_UD, **self._scale_and_bias(params), **labels)
+        scale, bias = self._scale_and_bias(params)
+        return self._objective(zimg_ID, zcap_UD, scale=scale, bias=bias, **labels)
 
     def with_terms(
         self,
@@ -108,14 +109,14 @@ class Loss:
         loss, labels = self.from_embeddings(params, zimg_ID, zcap_UD, batch), (batch.image_labels, batch.caption_labels)
         if not self._terms:
             return loss, {}
-        scale_bias = self._scale_and_bias(params).values()
-        embedded = Embedded(zimg_ID, zcap_UD, *scale_bias, *labels, self.layout, base)
+        scale, bias = self._scale_and_bias(params)
+        embedded = Embedded(zimg_ID, zcap_UD, scale, bias, *labels, self.layout, base)
         values = {name: term(embedded) for name, term in self._terms.items()}
         return loss + sum(term.weight * values[name] for name, term in self._terms.items()), values
 
-    def _scale_and_bias(self, params: Params) -> dict[str, jax.Array]:
+    def _scale_and_bias(self, params: Params) -> tuple[jax.Array, jax.Array]:
         params = self._stop_frozen_gradients(params)
-        return {"scale": jnp.exp(params["logit_scale"]), "bias": params.get("logit_bias", jnp.float32(0))}
+        return jnp.exp(params["logit_scale"]), params.get("logit_bias", jnp.float32(0))
 
     def step_flops(self, batch: Batch) -> flops.Step:
         """FLOPs of a training step on ``batch``, arrays or ``jax.ShapeDtypeStruct``."""

@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from naturel_jax.config.settings import key_of, setting
+from naturel_jax.config.settings import one_of, setting
 from naturel_jax.losses.batch import CaptionLabels, cell_counts
 from naturel_jax.losses.objectives import Embedded
 from naturel_jax.losses.terms.term import Term, caption_rows, check_sampled, masked_mean, mean_over_images
@@ -25,7 +25,7 @@ class TextContrast(Term):
     counting: str = setting(
         "published",
         "first positives of other images that are true of this one: published: negatives; match_ignore: left out",
-        key_of("naturel_jax.losses.batch:COUNTING"),
+        one_of("published", "match_ignore"),
     )
 
     def __call__(self, z: Embedded) -> jax.Array:
