@@ -54,6 +54,7 @@ _TABLE = "\n| field | default | meaning | allowed |\n|---|---|---|---|\n"
 def config_page() -> str:
     """Every field of the config with its default, meaning and allowed values."""
     from naturel_jax import config
+    from naturel_jax.losses.terms import TERMS
 
     top, sections = _rows(config.Config, "config")
     text = f"{_HEAD}{_TABLE}{top}"
@@ -61,6 +62,9 @@ def config_page() -> str:
         text += f"\n## config.{name}\n{_TABLE}{_rows(kind, f'config.{name}', may_change)[0]}"
     part = "A part is made by `c.part(dataset, recipe, ...)`; `fields`: see [your own data](../data.md#fields).\n"
     text += f"\n## config.data.mixture.NAME\n\n{part}{_TABLE}{_rows(config.Part, 'config.data.mixture.NAME')[0]}"
+    for name, term in TERMS.items():
+        path = f"config.objective.terms.{name}"
+        text += f"\n## {path}\n\nSee [Terms of the objective](../methods.md).\n{_TABLE}{_rows(term, path)[0]}"
     return text
 
 

@@ -6,6 +6,8 @@
     three_pairs = "my_package.recipes:THREE"      # a Recipe
     [project.entry-points."naturel_jax.sources"]
     lmdb = "my_package.lmdb:open_table"           # an Opener
+    [project.entry-points."naturel_jax.terms"]
+    mine = "my_package.terms:Mine"                # a subclass of Term
 
 A package is imported when one of its rows is used, not before: its names are known without importing it.
 """

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from naturel_jax.config import own_benchmarks
 from naturel_jax.config.durations import is_duration
@@ -92,6 +93,11 @@ class Objective:
     counting: str = setting("published", "how true captions are counted", key_of("naturel_jax.losses.batch:COUNTING"))
     hard_negative_weight: float = setting(1.0, "weight of captions sampled as negatives", at_least(0))
     label_smoothing: float = setting(0.0, "label smoothing of the softmax loss", fraction())
+    terms: Mapping[str, Any] = setting(
+        {},
+        "terms added to the loss: name -> weight and options, as in {'own_foils': {'weight': 0.5}}",
+        kinds="naturel_jax.losses.terms:TERMS",
+    )
     exchange: str = setting(
         "ring",
         "how captions reach the images of other devices: around the ring, around it with half of each block in each "

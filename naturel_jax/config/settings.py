@@ -100,9 +100,13 @@ def key_of(table: str, *others: str) -> Allowed:
     return Allowed(lambda: f"one of: {', '.join(map(repr, keys()))}", lambda x: x in keys())
 
 
-def setting(default: T, meaning: str, allowed: Allowed | None = None, *, may_change: bool = False) -> T:
-    """A dataclass field. If ``may_change``, a run may continue with another value; if not, it would be another run."""
-    metadata = {"meaning": meaning, "allowed": allowed, "may_change": may_change}
+def setting(
+    default: T, meaning: str, allowed: Allowed | None = None, *, may_change: bool = False, kinds: str = ""
+) -> T:
+    """A dataclass field. If ``may_change``, a run may continue with another value; if not, it would be another run.
+    ``kinds``: the field is a mapping to sections, each of the dataclass that the table ``module:NAME`` has under its
+    key; the table is not imported for an empty one."""
+    metadata = {"meaning": meaning, "allowed": allowed, "may_change": may_change, "kinds": kinds}
     if isinstance(default, Mapping):
         return dataclasses.field(default_factory=lambda: default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -139,6 +143,8 @@ def parse(kind: type[T], raw: Mapping[str, Any], path: str = "config") -> T:
 def _parse_field(field: dataclasses.Field, hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return parse(typing.cast(type, hint), _mapping(value, path), path)
+    if table := field.metadata.get("kinds"):
+        return {key: _parse_kind(table, key, inner, path) for key, inner in _mapping(value, path).items()}
     if typing.get_origin(hint) is typing.get_origin(Mapping[str, Any]):
         inner = typing.get_args(hint)[1]
         return {key: _parse_field(field, inner, v, f"{path}.{key}") for key, v in _mapping(value, path).items()}
@@ -151,6 +157,13 @@ def _parse_field(field: dataclasses.Field, hint: Any, value: Any, path: str) -> 
         pass
     expected = allowed.expected() if allowed else _in_words(hint)
     raise UserError(f"{path} is {value!r}; expected {expected} ({field.metadata['meaning']})")
+
+
+def _parse_kind(table: str, key: str, value: Any, path: str) -> Any:
+    """The section ``value`` as the dataclass that ``table`` has under ``key``."""
+    if not (allowed := key_of(table)).test(key):
+        raise UserError(f"{path} has {key!r}; expected {allowed.expected()}")
+    return parse(pkgutil.resolve_name(table)[key], _mapping(value, f"{path}.{key}"), f"{path}.{key}")
 
 
 def _mapping(value: Any, path: str) -> Mapping[str, Any]:

@@ -239,6 +239,21 @@ def softmax_loss(
     return total_over_tiles(tile_loss, layout, row_side, column_side, scale) / 2
 
 
+class Embedded(NamedTuple):
+    """An embedded batch, as the terms of ``config.objective.terms`` see it: unit embeddings, scale and bias of the
+    logits, labels, the layout of tiles; ``base``: the embeddings zimg_ID and zcap_UD of the parameters that training
+    started from, if a term needs them."""
+
+    zimg_ID: jax.Array
+    zcap_UD: jax.Array
+    scale: jax.Array
+    bias: jax.Array
+    images: ImageLabels
+    captions: CaptionLabels
+    layout: Layout = DENSE
+    base: tuple[jax.Array, jax.Array] | None = None
+
+
 class Objective(NamedTuple):
     """``loss`` takes the two embeddings, and the other arguments of ``softmax_loss`` by keyword. ``needs_bias``: a
     checkpoint without a bias gets one, calibrated on the first batch. ``smooths_labels``:

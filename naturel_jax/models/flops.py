@@ -47,16 +47,18 @@ def text_flops(config: TwoTowerConfig, tokens: int | None = None, blocks: int | 
 
 
 class Step(NamedTuple):
-    """Forward FLOPs of a training step, and those of the part that has no backward pass."""
+    """Forward FLOPs of a training step, those of the part that has no backward pass, and those of a second forward pass
+    with the parameters that training started from (``config.objective.terms``)."""
 
     forward: float
     frozen: float
+    base: float = 0.0
 
     @property
     def model(self) -> float:
         """Forward and backward FLOPs: each product in the forward pass needs two in the backward pass, one for the
         gradient of each factor, and none where it is frozen."""
-        return 3 * self.forward - 2 * self.frozen
+        return 3 * self.forward - 2 * self.frozen + self.base
 
     def computed(self, remat: str, chunks: int) -> float:
         """FLOPs including recomputation: with ``remat`` "full", of what has a backward pass; in chunks, of everything.

@@ -88,6 +88,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "parameters": memory.per_device(state.params),
         "optimizer": memory.per_device(state.opt_state),
         "moving average": memory.per_device(state.ema),
+        "base": memory.per_device(state.base),
         "batch": memory.per_device(batch),
     }
     captions, tokens = batch.captions_to_embed

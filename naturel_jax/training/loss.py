@@ -12,11 +12,13 @@ from jax.sharding import Mesh
 from naturel_jax import config
 from naturel_jax.devices.sharding import BATCH_AXES
 from naturel_jax.losses.batch import Batch, is_embedded
-from naturel_jax.losses.objectives import OBJECTIVES
+from naturel_jax.losses.objectives import OBJECTIVES, Embedded
 from naturel_jax.losses.tiles import Layout
 from naturel_jax.models import flops
 from naturel_jax.models.two_tower import Model, Params, normalize
 from naturel_jax.training import optim
+
+Values = dict[str, jax.Array]  # term -> value
 
 
 class Loss:
@@ -35,6 +37,8 @@ class Loss:
         what ``config.objective.exchange`` has become, if that is "auto"; ValueError if it is missing then."""
         objective = options.objective
         self.model, self.chunks, self._mean_std = model, objective.chunks, mean_std
+        self._terms = objective.terms
+        self.needs_base = any(term.needs_base for term in self._terms.values())
         self._factors = optim.multipliers(options.optim, params)
         self.layout = Layout(mesh, BATCH_AXES, objective.tile, exchange or objective.exchange)
         self._objective = functools.partial(
@@ -45,16 +49,21 @@ class Loss:
             layout=self.layout,
         )
 
-    def value_and_grad(self, params: Params, batch: Batch) -> tuple[jax.Array, Params]:
-        """The loss, a float32 scalar, and its gradient with respect to the parameters. With ``config.objective.chunks``
-        above 1, the same in the memory of one chunk: see ``value_and_grad_in_chunks``."""
+    def value_and_grad(
+        self, params: Params, batch: Batch, base: Params | None = None
+    ) -> tuple[tuple[jax.Array, Values], Params]:
+        """((loss, terms), gradient): a float32 scalar, the unweighted value of each term of ``config.objective.terms``,
+        and the gradient with respect to the parameters. With ``config.objective.chunks`` above 1, the same in the
+        memory of one chunk: see ``value_and_grad_in_chunks``. ``base``: the parameters that training started from, if
+        ``needs_base``."""
+        base_z = self.embed(base, batch) if base is not None else None
         if self.chunks > 1:
-            return value_and_grad_in_chunks(self, params, batch)
-        return jax.value_and_grad(self)(params, batch)
+            return value_and_grad_in_chunks(self, params, batch, base_z)
 
-    def __call__(self, params: Params, batch: Batch) -> jax.Array:
-        """The loss, a float32 scalar."""
-        return self.from_embeddings(params, *self.embed(params, batch), batch)
+        def loss(params: Params) -> tuple[jax.Array, Values]:
+            return self.with_terms(params, *self.embed(params, batch), batch, base_z)
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
 
     def embed(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Unit embeddings [I, D] of the batch's images and [U, D] of its captions, float32."""
@@ -82,17 +91,39 @@ class Loss:
         return self.model.encode_text(self._stop_frozen_gradients(params), tokens)
 
     def from_embeddings(self, params: Params, zimg_ID: jax.Array, zcap_UD: jax.Array, batch: Batch) -> jax.Array:
-        """The loss of the given embeddings, a float32 scalar; only scale and bias are read from ``params``."""
-        params = self._stop_frozen_gradients(params)
-        scale, bias = jnp.exp(params["logit_scale"]), params.get("logit_bias", jnp.float32(0))
+        """The objective without terms of the given embeddings, a float32 scalar; only scale and bias are read from
+        ``params``."""
         labels = {"images": batch.image_labels, "captions": batch.caption_labels}
+        scale, bias = self._scale_and_bias(params)
         return self._objective(zimg_ID, zcap_UD, scale=scale, bias=bias, **labels)
+
+    def with_terms(
+        self,
+        params: Params,
+        zimg_ID: jax.Array,
+        zcap_UD: jax.Array,
+        batch: Batch,
+        base: tuple[jax.Array, jax.Array] | None,
+    ) -> tuple[jax.Array, Values]:
+        """The loss of the given embeddings, and the value of each term."""
+        loss, labels = self.from_embeddings(params, zimg_ID, zcap_UD, batch), (batch.image_labels, batch.caption_labels)
+        if not self._terms:
+            return loss, {}
+        scale, bias = self._scale_and_bias(params)
+        embedded = Embedded(zimg_ID, zcap_UD, scale, bias, *labels, self.layout, base)
+        values = {name: term(embedded) for name, term in self._terms.items()}
+        return loss + sum(term.weight * values[name] for name, term in self._terms.items()), values
+
+    def _scale_and_bias(self, params: Params) -> tuple[jax.Array, jax.Array]:
+        params = self._stop_frozen_gradients(params)
+        return jnp.exp(params["logit_scale"]), params.get("logit_bias", jnp.float32(0))
 
     def step_flops(self, batch: Batch) -> flops.Step:
         """FLOPs of a training step on ``batch``, arrays or ``jax.ShapeDtypeStruct``."""
         compute, rows = self.model.compute, (batch.images_to_embed, *batch.captions_to_embed)
         frozen = (compute.frozen_image, compute.frozen_text)
-        return flops.step(self.model.config, *rows, patches=batch.patches_to_embed, frozen=frozen)
+        step = flops.step(self.model.config, *rows, patches=batch.patches_to_embed, frozen=frozen)
+        return step._replace(base=step.forward) if self.needs_base else step
 
     def _stop_frozen_gradients(self, params: Params) -> Params:
         """``stop_gradient`` on frozen parameters, so that XLA drops their part of the backward pass. The lowest frozen
@@ -108,15 +139,18 @@ class Loss:
         return jax.tree.map(stopped, params, self._factors)
 
 
-def value_and_grad_in_chunks(loss: Loss, params: Params, batch: Batch) -> tuple[jax.Array, Params]:
+def value_and_grad_in_chunks(
+    loss: Loss, params: Params, batch: Batch, base: tuple[jax.Array, jax.Array] | None = None
+) -> tuple[tuple[jax.Array, Values], Params]:
     """The exact loss and gradient of the whole batch in the memory of one chunk (GradCache, arXiv 2101.06983).
 
     The embeddings of the whole batch are computed first, without keeping activations; then the gradient of the loss
-    with respect to the embeddings; then, chunk by chunk, the gradient with respect to the parameters.
+    with respect to the embeddings; then, chunk by chunk, the gradient with respect to the parameters. ``base``: see
+    ``Embedded``.
     """
     zimg_ID, zcap_UD = loss.embed(params, batch)
-    of_embeddings = jax.value_and_grad(loss.from_embeddings, argnums=(0, 1, 2))
-    value, (gradient, dzimg_ID, dzcap_UD) = of_embeddings(params, zimg_ID, zcap_UD, batch)
+    of_embeddings = jax.value_and_grad(loss.with_terms, argnums=(0, 1, 2), has_aux=True)
+    value, (gradient, dzimg_ID, dzcap_UD) = of_embeddings(params, zimg_ID, zcap_UD, batch, base)
 
     def add_gradients(gradient: Params, encode: Callable, rows: Any, upstream: jax.Array) -> Params:
         def add(gradient: Params, chunk: tuple[Any, jax.Array]) -> tuple[Params, None]:

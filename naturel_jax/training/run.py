@@ -132,7 +132,8 @@ def make_training(
     sizes, processor, params = start.model.config, start.processor, start.params
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
     tx = optim.make_optimizer(config.optim, params, learning_rate)
-    state = train.make_state(params, tx, mesh, ema=bool(config.optim.ema))
+    needs_base = any(term.needs_base for term in config.objective.terms.values())
+    state = train.make_state(params, tx, mesh, ema=bool(config.optim.ema), base=needs_base)
     pipeline = make_pipeline(config, sources, sizes, processor, mesh)
     frozen_blocks = optim.frozen_blocks(config.optim, sizes, params)
     chosen = resolve(config, sizes, frozen_blocks, state, pipeline, schedule.total, mesh, saved or {})
@@ -214,12 +215,12 @@ def restore_or_start(
     """
     wanted, state = train.abstract(training.state), training.state
     if checkpoint.saved_steps(folder):  # a step that only just fits would not fit next to an unused state
-        jax.tree.map(lambda x: x.delete(), state)
+        jax.tree.map(lambda x: x.delete(), state.arrays())
     restored = checkpoints.restore(wanted, lambda meta: run_folder.check_same_run(folder, meta["config"], config))
     if restored is not None:
         step, arrays, _ = restored
         _LOG.info("continuing %s from step %d", config.name, step)
-        return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"))
+        return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"), state.base)
     if training.start.new_bias:
         state = calibrated(state, training.loss, next(training.pipeline.batches(0, 1)))
         _LOG.info("logit bias calibrated on the first batch: %.2f", float(state.params["logit_bias"]))

@@ -24,11 +24,13 @@ Metrics = dict[str, jax.Array]
 
 
 class State(NamedTuple):
-    """Everything that a step updates. ``ema`` is the moving average of the parameters, or None."""
+    """Everything that a step updates. ``ema`` is the moving average of the parameters, or None. ``base``: a copy of the
+    parameters that training started from, if the loss needs it; it stays as it is, and is not saved."""
 
     params: Params
     opt_state: Any
     ema: Params | None
+    base: Params | None = None
 
     def arrays(self) -> dict[str, Any]:
         """The items of a checkpoint."""
@@ -41,12 +43,13 @@ class State(NamedTuple):
         return self.params if self.ema is None else self.ema
 
 
-def make_state(params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool) -> State:
+def make_state(params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool, base: bool = False) -> State:
     """The initial state, sharded over ``mesh``, from parameters that already are. If they are
     ``jax.ShapeDtypeStruct``, so is the state."""
 
-    def rest(params: Params) -> tuple[Any, Params | None]:
-        return tx.init(params), jax.tree.map(jnp.copy, params) if ema else None
+    def rest(params: Params) -> tuple[Any, Params | None, Params | None]:
+        ema_params, base_params = (jax.tree.map(jnp.copy, params) if wanted else None for wanted in (ema, base))
+        return tx.init(params), ema_params, base_params
 
     make = jax.jit(rest, out_shardings=shardings(jax.eval_shape(rest, params), mesh, params))
     abstract = isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct)
@@ -68,7 +71,7 @@ def make_step(
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        value, gradient = loss.value_and_grad(state.params, batch)
+        (value, terms), gradient = loss.value_and_grad(state.params, batch, state.base)
         norm = optax.tree.norm(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
@@ -78,7 +81,9 @@ def make_step(
         if average is not None:
             average = jax.tree.map(lambda old, new: old + (1 - ema) * (new - old), average, params)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), State(params, opt_state, average), state)
+        state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), State(params, opt_state, average, state.base), state
+        )
         metrics = {
             "loss": value,
             "grad_norm": norm,
@@ -86,6 +91,8 @@ def make_step(
             "captions": jnp.sum(batch.caption_labels.mult_U > 0),
             "finite": finite,
         }
+        metrics |= {f"grad_norm/{tower}": optax.tree.norm(gradient[tower]) for tower in ("image", "text")}
+        metrics |= {f"term/{name}": value for name, value in terms.items()}
         return state, metrics | ({"logit_bias": params["logit_bias"]} if "logit_bias" in params else {})
 
     place = jax.tree.map(lambda x: x.sharding, state)

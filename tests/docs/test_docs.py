@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 from xml.etree import ElementTree
 
 import numpy as np
@@ -26,6 +26,7 @@ from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.registry import BENCHMARKS
 from naturel_jax.cli import commands as installed
 from naturel_jax.evaluators import mistakes
+from naturel_jax.losses.terms import TERMS
 from perf import exchange
 from tests.helpers import documents
 from tests.helpers.documents import PAGES, ROOT, Block
@@ -223,7 +224,8 @@ def has_field(kind: object, names: list[str]) -> bool:
     if not names:
         return True
     if get_origin(kind) is get_origin(Mapping[str, int]):
-        return has_field(get_args(kind)[1], names[1:])
+        inner = get_args(kind)[1]
+        return has_field(TERMS.get(names[0]) if inner is Any else inner, names[1:])
     if not dataclasses.is_dataclass(kind):
         return False
     hints = get_type_hints(kind)

@@ -17,7 +17,8 @@ from naturel_jax.benchmarks import registry
 from naturel_jax.data import datasets
 from naturel_jax.data.batches import recipes
 from naturel_jax.losses.batch import CaptionLabels, ImageLabels
-from naturel_jax.losses.objectives import OBJECTIVES
+from naturel_jax.losses.objectives import OBJECTIVES, Embedded
+from naturel_jax.losses.terms import TERMS
 from naturel_jax.models import presets
 from naturel_jax.models.two_tower import Model
 from naturel_jax.training import optim
@@ -61,7 +62,16 @@ def test_configs_of_the_training_page_load(tmp_path, monkeypatch):
     assert lowest == {"image": 9, "text": 0}
 
 
-TABLES = (recipes.RECIPES, OPTIMIZERS, SCHEDULES, OBJECTIVES, registry.BENCHMARKS, datasets.SOURCES, presets.PRESETS)
+TABLES = (
+    recipes.RECIPES,
+    OPTIMIZERS,
+    SCHEDULES,
+    OBJECTIVES,
+    TERMS,
+    registry.BENCHMARKS,
+    datasets.SOURCES,
+    presets.PRESETS,
+)
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +91,13 @@ def additions(tmp_path_factory):
 
 
 def added(table: dict) -> set[str]:
-    names = ("two_negatives", "missing_word", "radam", "square_root", "hinge", "colours", "pairs", "small-clip")
+    names = ("two_negatives", "missing_word", "radam", "square_root", "hinge", "uniformity", "colours", "pairs")
+    names += ("small-clip",)
     return set(names) & table.keys()
 
 
 def test_every_table_has_an_example_but_the_families(additions):
-    assert [len(added(table)) for table in TABLES] == [2, 1, 1, 1, 1, 1, 1]
+    assert [len(added(table)) for table in TABLES] == [2, 1, 1, 1, 1, 1, 1, 1]
     rule = documents.prose(ROOT / "docs/extending.md")
     assert re.findall(r"\| `([A-Z]+)`", rule)[:2] == ["RECIPES", "OBJECTIVES"]
 
@@ -117,6 +128,25 @@ def test_added_loss_is_its_closed_form(additions):
     value = OBJECTIVES["hinge"].loss(jnp.asarray(zimg), jnp.asarray(zcap), hard_negative_weight=1.0, **options)
     # Image 0: 0.6 for its positive, 0.8 for the negative; image 1 the same, three times. Padding counts for nothing.
     np.testing.assert_allclose(value, 0.2 + 0.8 - 0.6, rtol=1e-6)
+
+
+def test_added_term_is_its_closed_form(additions):
+    """Two orthogonal images, one of them twice: of nine pairs, four are of different images, and d^2 is 2."""
+    z, images = np.eye(2, dtype=np.float32), ImageLabels(jnp.float32([1, 2]), None, None, None)
+    value = TERMS["uniformity"](t=0.5)(Embedded(z, z, jnp.float32(1), jnp.float32(0), images, None))
+    np.testing.assert_allclose(value, np.log((5 + 4 * np.exp(-1)) / 9), rtol=1e-6)
+
+
+def test_config_and_costs_of_the_terms():
+    """The second block of docs/methods.md checks what the page says of costs."""
+    example, costs = python("methods.md")
+    names = {}
+    exec(example.text, names)
+    raw = names["get_config"]()
+    raw.preset, raw.data.mixture.main = "tiny-clip", c.part("naturel/tiny", "two_pairs")
+    assert c.load(raw).objective.terms["own_foils"] == TERMS["own_foils"](weight=0.5, form="focal")
+    assert costs.text.count("assert ") == 2
+    exec(costs.text, {})
 
 
 def test_added_benchmark_reads(additions, tmp_path):

@@ -218,7 +218,7 @@ def test_parameter_gradients_match_the_expanded_batch(name):
         loss = Loss(config, model, ((0.5,) * 3, (0.5,) * 3), params, mesh(4, 2))
         step = jax.jit(loss.value_and_grad, compiler_options=QUICK)
         placed = batch if exchange == "gather" else jax.device_put(batch, batch_sharding(mesh(4, 2)))
-        value, gradient = step(params, placed)
+        (value, _), gradient = step(params, placed)
         return value, jax.tree.leaves(gradient)
 
     expected = value_and_grad(expanded, "gather", chunks=1)

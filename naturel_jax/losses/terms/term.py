@@ -1,0 +1,55 @@
+"""What the terms of the objective have in common.
+
+Shape letters: I images, U distinct captions, K captions sampled per image, D embedding.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from naturel_jax.config.settings import above, setting
+from naturel_jax.losses.objectives import Embedded
+from tfds_naturel.common.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """The options of a term, the fields of ``config.objective.terms.NAME``; calling them gives its unweighted value,
+    a scalar. ``needs_base``: it reads ``Embedded.base``, at the cost of a second forward pass."""
+
+    weight: float = setting(1.0, "factor of the term in the loss", above(0))
+    needs_base = False
+
+    def __call__(self, z: Embedded) -> jax.Array:
+        raise NotImplementedError
+
+
+def caption_rows(z: Embedded, ids_IK: jax.Array) -> jax.Array:
+    """The row of each caption id in the batch, int32 [I, K]; some row for padding. One column at a time: K is small,
+    but an [I, K, U] array is not."""
+    columns = [jnp.argmax(ids_IK[:, k, None] == z.captions.id_U, axis=1) for k in range(ids_IK.shape[1])]
+    return jnp.stack(columns, axis=1)
+
+
+def check_sampled(name: str, z: Embedded, positives: int, negatives: int = 0) -> None:
+    """Raises UserError if no image of the batch has so many captions, as their recipes say: the term would be 0."""
+    found = z.images.positives_IK.shape[1], z.images.negatives_IK.shape[1]
+    if found[0] < positives or found[1] < negatives:
+        raise UserError(
+            f"config.objective.terms has {name!r}, which needs {positives} positives and {negatives} negatives of an "
+            f"image; the recipes of config.data.mixture sample at most {found[0]} and {found[1]}: use another recipe, "
+            "or leave out the term"
+        )
+
+
+def mean_over_images(value_I: jax.Array, counts_I: jax.Array, z: Embedded) -> jax.Array:
+    """Mean over the copies of the images that count (bool); 0 if none does."""
+    copies_I = jnp.where(counts_I, z.images.mult_I, 0)
+    total = jnp.sum(copies_I * jnp.where(counts_I, value_I, 0))
+    return total / jnp.maximum(jnp.sum(copies_I), 1)
+
+
+def masked_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
+    """Mean of the valid values along the last axis; 0 if there is none."""
+    return jnp.sum(jnp.where(valid, values, 0), -1) / jnp.maximum(jnp.sum(valid, -1), 1)

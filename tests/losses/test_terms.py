@@ -1,0 +1,317 @@
+"""The terms of the objective against the expanded batch in PyTorch, published code, and 8 devices."""
+
+import dataclasses
+import functools
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from etils import epath
+
+from naturel_jax import config as c
+from naturel_jax.checkpoints.checkpoint import Checkpoints
+from naturel_jax.config.settings import setting
+from naturel_jax.config.versions import from_json, to_json
+from naturel_jax.data import datasets
+from naturel_jax.data.random import draws
+from naturel_jax.devices.sharding import BATCH_AXES, batch_sharding, make_mesh
+from naturel_jax.losses.batch import CaptionLabels, ImageLabels
+from naturel_jax.losses.objectives import Embedded
+from naturel_jax.losses.terms import TERMS
+from naturel_jax.losses.terms.term import Term
+from naturel_jax.losses.tiles import Layout
+from naturel_jax.training import run
+from naturel_jax.training.start import make_start
+from tests.helpers import tiny_config
+from tests.helpers.expanded_batch import Graph, _matches, random_graph, units
+from tests.helpers.losses import BIAS, QUICK, RECIPES, SCALE, assert_equal
+from tests.helpers.worlds import data_dir
+from tfds_naturel.common.errors import UserError
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "terms.json").read_text())
+
+
+def graph_of(recipe: str) -> Graph:
+    """A small random batch; image 1 lacks foils and image 2 has one positive, where the recipe samples more."""
+    graph = random_graph(0, images=8, captions=20, **RECIPES[recipe])
+    graph.images.negatives_IK[1] = -1
+    graph.images.negatives_IK[2, 1:] = -1
+    if recipe == "two_pairs":
+        graph.images.positives_IK[2, 1:] = -1
+    return graph
+
+
+@functools.cache
+def base_of(recipe: str) -> tuple[np.ndarray, np.ndarray]:
+    graph, rng = graph_of(recipe), np.random.default_rng(1)
+    return units(rng, len(graph.zimg_ID)), units(rng, len(graph.zcap_UD))
+
+
+def evaluate(term: Term, graph: Graph, base=None, layout=None):
+    """The value of the term, and its gradients to embeddings, scale and bias."""
+
+    def value(zimg_ID, zcap_UD, scale, bias, images, captions, base):
+        return term(Embedded(zimg_ID, zcap_UD, scale, bias, images, captions, layout or Layout(tile=7), base))
+
+    step = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2, 3)), compiler_options=QUICK)
+    scalars = (graph.images.mult_I.dtype.type(x) for x in (SCALE, BIAS))
+    return jax.device_get(step(graph.zimg_ID, graph.zcap_UD, *scalars, graph.images, graph.captions, base))
+
+
+# ---- The expanded batch, with a loop over the copies of each image ---------------------------------------------------
+
+
+class Copy:
+    """A copy of an image: its number, and the rows of the captions sampled for the image."""
+
+    def __init__(self, graph: Graph, i: int):
+        row = {int(id_): u for u, id_ in enumerate(graph.captions.id_U) if id_ >= 0}
+        self.i = i
+        self.positives = [row[int(x)] for x in graph.images.positives_IK[i] if x >= 0]
+        self.negatives = [row[int(x)] for x in graph.images.negatives_IK[i] if x >= 0]
+
+
+def copies(graph: Graph) -> list[Copy]:
+    return [Copy(graph, i) for i, mult in enumerate(graph.images.mult_I) for _ in range(int(mult))]
+
+
+def own_foils(graph, zimg, zcap, scale, bias, base, *, form="softmax", gamma=2.0, smoothing=0.02, missing="", **rest):
+    rows = [copy for copy in copies(graph) if copy.positives and copy.negatives]
+    logits = [
+        (scale * zimg[row.i] @ zcap[row.positives].T, scale * zimg[row.i] @ zcap[row.negatives].T) for row in rows
+    ]
+    gap = torch.stack([positive.mean() - foils.mean() for positive, foils in logits]).mean().detach()
+    margin = {"hinge": rest.get("margin", 2.0), "adaptive_hinge": gap.clamp(0, rest.get("margin_limit", 10.0))}
+    costs = []
+    for positives, foils in logits:
+        for positive in positives:
+            classes = torch.cat([positive[None], foils])
+            if form == "focal":
+                empty = graph.images.negatives_IK.shape[1] - len(foils) if missing == "zero_logit" else 0
+                log_p = F.log_softmax(torch.cat([classes, torch.zeros(empty)]), 0)[: len(classes)]
+                target = torch.full_like(log_p, smoothing / len(classes))
+                target[0] += 1 - smoothing
+                cost = (target * (1 - log_p.exp()) ** gamma * -log_p).sum()
+            elif form == "sigmoid":
+                cost = F.softplus(-positive - bias) + F.softplus(foils + bias).sum()
+            elif form == "softmax":
+                cost = F.cross_entropy(classes[None], torch.tensor([0]))
+            else:
+                cost = F.relu(margin[form] + foils - positive).mean()
+            costs.append(cost / len(positives))
+    return sum(costs) / len(rows)
+
+
+def text_contrast(graph, zimg, zcap, scale, bias, base, *, counting="published"):
+    columns = [copy for copy in copies(graph) if copy.positives]
+    costs = []
+    for row in columns:
+        for further in row.positives[1:]:
+            logits = scale * zcap[further] @ zcap[[column.positives[0] for column in columns]].T
+            own = logits[next(n for n, column in enumerate(columns) if column.i == row.i)]
+            false = [not _matches(graph, row.i, column.positives[0]) for column in columns]
+            kept = torch.cat([own[None], logits[false]]) if counting == "match_ignore" else logits
+            costs.append((torch.logsumexp(kept, 0) - own) / (len(row.positives) - 1))
+    return sum(costs) / sum(len(row.positives) > 1 for row in columns)
+
+
+def text_distance(graph, zimg, zcap, scale, bias, base):
+    rows = [copy.positives for copy in copies(graph) if len(copy.positives) > 1]
+    return sum(((zcap[row[:1]] - zcap[row[1:]]) ** 2).sum(1).mean() for row in rows) / len(rows)
+
+
+def base_distance(graph, zimg, zcap, scale, bias, base, *, mse=1.0, cosine=0.0, similarity=0.0):
+    image_N = np.repeat(np.arange(len(zimg)), graph.images.mult_I.astype(int))
+    caption_M = np.repeat(np.arange(len(zcap)), graph.captions.mult_U.astype(int))
+    pairs = [(zimg[image_N], torch.tensor(base[0])[image_N]), (zcap[caption_M], torch.tensor(base[1])[caption_M])]
+    value = sum(mse * F.mse_loss(*pair) + cosine * (1 - (pair[0] * pair[1]).sum(1)).mean() for pair in pairs)
+    (image, base_image), (caption, base_caption) = pairs
+    return value + similarity * F.mse_loss(image @ caption.T, base_image @ base_caption.T)
+
+
+DENSE = {f.__name__: f for f in (own_foils, text_contrast, text_distance, base_distance)}
+CASES = [
+    ("own_foils", {}),
+    ("own_foils", {"form": "focal", "smoothing": 0.2}),
+    ("own_foils", {"form": "focal", "gamma": 1.0, "missing": "zero_logit"}),
+    ("own_foils", {"form": "sigmoid"}),
+    ("own_foils", {"form": "hinge", "margin": 3.0}),
+    ("own_foils", {"form": "adaptive_hinge"}),
+    ("text_contrast", {}),
+    ("text_contrast", {"counting": "match_ignore"}),
+    ("text_distance", {}),
+    ("base_distance", {"mse": 0.5, "cosine": 0.7, "similarity": 2.0}),
+]
+
+
+def dense(name, options, graph, base):
+    values = [torch.tensor(np.asarray(x, float), requires_grad=True) for x in (*graph[:2], SCALE, BIAS)]
+    value = DENSE[name](graph, *values, base, **options)
+    gradients = torch.autograd.grad(value, values, allow_unused=True)
+    return value.item(), [np.zeros(x.shape) if g is None else g.numpy() for x, g in zip(values, gradients, strict=True)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_a_term_is_that_of_the_expanded_batch(name, options, recipe):
+    graph, base = graph_of(recipe), base_of(recipe)
+    expected = dense(name, options, graph, base)
+    assert expected[0] > 1e-3
+    with jax.enable_x64(True):
+        assert_equal(evaluate(TERMS[name](**options), graph, base), expected, 1e-9)
+
+
+@pytest.mark.parametrize(("name", "options"), [CASES[1], CASES[7], CASES[8], CASES[9]])
+def test_a_term_on_8_devices_is_that_on_one(name, options):
+    mesh = make_mesh({"data": 4, "fsdp": 2}, jax.devices()[:8])
+    graph = random_graph(2, images=8, captions=24, **RECIPES["two_pairs"]).astype("float32")
+    rng = np.random.default_rng(2)
+    base = units(rng, 8).astype("float32"), units(rng, 24).astype("float32")
+    expected = dense(name, options, graph, base)
+    placed, base = jax.device_put((tuple(graph), base), batch_sharding(mesh))
+    found = evaluate(TERMS[name](**options), Graph(*placed), base, Layout(mesh, BATCH_AXES))
+    assert_equal(found, expected, 1e-5)
+
+
+# ---- Published code --------------------------------------------------------------------------------------------------
+
+
+def golden_graph(all_foils: bool) -> Graph:
+    """The arrays of golden/terms.json as a batch: each image with a caption, its paraphrase and its foils."""
+    arrays = {name: np.array(x) for name, x in GOLDEN["arrays"].items()}
+    images, foils = arrays["foils"].shape[:2]
+    positives = np.arange(2 * images, dtype=np.int32).reshape(2, images).T
+    negatives = 2 * images + np.arange(images * foils, dtype=np.int32).reshape(images, foils)
+    if not all_foils:
+        negatives = np.where(np.array(GOLDEN["has_foil"]) > 0, negatives, -1).astype(np.int32)
+    zcap_UD = np.concatenate([arrays["text"], arrays["paraphrase"], *arrays["foils"]])
+    none, ids = np.full((images, 1), -1, np.int32), np.arange(len(zcap_UD), dtype=np.int32)
+    captions = CaptionLabels(np.ones(len(ids)), ids, np.full((len(ids), 1), -2, np.int32))
+    return Graph(arrays["image"], zcap_UD, ImageLabels(np.ones(images), positives, negatives, none), captions)
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"{case['term']}-{case['source'].split('/')[0]}")
+def test_a_term_is_that_of_published_code(case):
+    graph, arrays = golden_graph(case["all_foils"]), {k: np.array(x) for k, x in GOLDEN["arrays"].items()}
+    images, width = arrays["image"].shape
+    if case["term"] in ("own_foils", "base_distance"):  # code that knows no paraphrases
+        graph.images.positives_IK[:, 1] = -1
+        graph.captions.mult_U[images : 2 * images] = 0
+    base = arrays["base_image"], np.concatenate([arrays["base_text"], arrays["paraphrase"], *arrays["base_foils"]])
+    gradients = {name: np.array(x) for name, x in case["gradients"].items()}
+    texts = [
+        gradients.get(name, np.zeros_like(arrays[name])).reshape(-1, width) for name in ("text", "paraphrase", "foils")
+    ]
+    expected = case["value"], [gradients.get("image", np.zeros_like(arrays["image"])), np.concatenate(texts)]
+    with jax.enable_x64(True):
+        value, (*found,) = evaluate(TERMS[case["term"]](**case["options"]), graph, base)
+    if case["term"] == "text_contrast":  # READ-CLIP normalizes in the same function, which leaves the tangential part
+        found[1] = found[1] - np.sum(found[1] * graph.zcap_UD, axis=1, keepdims=True) * graph.zcap_UD
+    assert_equal((value, found[:2]), expected, 1e-6)
+
+
+# ---- In a run --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread(Term):
+    """A term from outside the package: the mean squared cosine of an image and the captions of the batch."""
+
+    power: int = setting(2, "exponent")
+
+    def __call__(self, z):
+        return jnp.mean(jnp.square(z.zimg_ID @ z.zcap_UD.T) ** (self.power // 2))
+
+
+def tiny(**terms) -> c.Config:
+    raw = tiny_config.get_config("sigmoid")
+    raw.data.dir, raw.data.batch_size = os.fspath(data_dir()), 8
+    raw.optim.update({"lr": 1e-3, "warmup": "0 steps"})
+    raw.objective.terms, raw.objective.chunks = terms, 2
+    return c.load(raw)
+
+
+TERMS_OF_RUN = {
+    "own_foils": {"weight": 0.5, "form": "focal"},
+    "text_contrast": {"weight": 0.25},
+    "base_distance": {"weight": 2.0, "mse": 100.0, "similarity": 1.0},
+    "spread": {"weight": 3.0},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_step_with_terms_in_chunks(tmp_path, monkeypatch):
+    """Two steps on 2 devices, with a term from outside; the base stays, is not saved, and is there again on resume."""
+    monkeypatch.setitem(TERMS, "spread", Spread)
+    config = tiny(**TERMS_OF_RUN)
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    mesh = make_mesh(dataclasses.asdict(config.mesh), jax.devices()[:2])
+    sources = datasets.open_sources(config.data)
+
+    def make_training() -> run.Training:
+        return run.make_training(config, make_start(config, "", epath.Path(tmp_path), sources, mesh), sources, mesh)
+
+    training = make_training()
+    state, loss, base = training.state, training.loss, jax.device_get(training.state.params)
+    assert "base" not in state.arrays()
+    found, embed = [], jax.jit(loss.embed)
+    for batch in training.pipeline.batches(0, 2):
+        params = jax.device_get(state.params)
+        z = [embed(p, batch) for p in (params, base)]
+        labels, scalars = (
+            (batch.image_labels, batch.caption_labels),
+            (np.exp(params["logit_scale"]), params["logit_bias"]),
+        )
+        embedded = Embedded(*z[0], *scalars, *labels, base=z[1])
+        expected = {name: term(embedded) for name, term in config.objective.terms.items()}
+        total = loss.from_embeddings(params, *z[0], batch)
+        total += sum(config.objective.terms[name].weight * value for name, value in expected.items())
+        state, metrics = training.step(state, batch)
+        found.append({name: float(metrics[f"term/{name}"]) for name in TERMS_OF_RUN})
+        np.testing.assert_allclose(metrics["loss"], total, rtol=1e-4)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[-1][name], value, rtol=1e-4, atol=1e-5)
+        norms = [float(metrics[f"grad_norm/{tower}"]) for tower in ("image", "text")]
+        assert min(norms) > 0 and np.hypot(*norms) <= float(metrics["grad_norm"]) * (1 + 1e-5)
+    assert found[0]["base_distance"] < 1e-6 < found[1]["base_distance"]
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.base), base)
+    step = loss.step_flops(batch)
+    assert step.model == 4 * step.forward - 2 * step.frozen
+
+    saved, checkpoints = jax.device_get(state), Checkpoints(tmp_path, keep=1)
+    meta = {"config": to_json(config), "streams": draws.VERSION}
+    checkpoints.save(2, state.arrays(), meta, wait=True)
+    done, restored = run.restore_or_start(config, epath.Path(tmp_path), checkpoints, make_training())
+    checkpoints.close()
+    assert done == 2
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), saved)
+
+
+@pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        ({"own_foil": {}}, r"config\.objective\.terms has 'own_foil'; expected one of: 'own_foils', 'text_contrast'"),
+        ({"own_foils": 0.5}, r"config\.objective\.terms\.own_foils is 0\.5; expected a section with fields"),
+        ({"own_foils": {"weight": -1.0}}, r"terms\.own_foils\.weight is -1\.0; expected a number above 0"),
+        ({"own_foils": {"form": "hing"}}, r"terms\.own_foils\.form is 'hing'; expected one of 'softmax', 'focal'"),
+        ({"own_foils": {"gama": 2.0}}, r"terms\.own_foils has no field 'gama'; did you mean 'gamma'"),
+        ({"base_distance": {"needs_base": False}}, r"terms\.base_distance has no field 'needs_base'"),
+    ],
+)
+def test_unknown_terms_and_options_are_refused_by_name(terms, expected):
+    with pytest.raises(UserError, match=expected):
+        tiny(**terms)
+
+
+def test_a_term_without_captions_to_compare_is_refused():
+    graph = random_graph(0, images=4, captions=20, sampled=1)
+    images = graph.images._replace(positives_IK=graph.images.positives_IK[:, :1])
+    with pytest.raises(UserError, match=r"'text_distance', which needs 2 positives .* sample at most 1 and 4"):
+        evaluate(TERMS["text_distance"](), graph._replace(images=images))
