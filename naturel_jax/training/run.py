@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -30,12 +29,11 @@ from naturel_jax.training.calibration import calibrated
 from naturel_jax.training.choices import make_model, resolve
 from naturel_jax.training.loss import Loss
 from naturel_jax.training.metrics import Metrics
-from naturel_jax.training.start import Start, images_trained_on, make_start
+from naturel_jax.training.start import Start, images_trained_on, make_start, trained_base
 from tfds_naturel.common.errors import Stopped, UserError
 
 _LOG = logging.getLogger(__name__)
 
-_POLL_S = 5.0  # between looks at a base that another process trains
 _WARMUP = 10  # steps before tracing starts: the first ones compile
 
 Watch = Callable[[int, Mapping[str, float]], object]  # steps done, scores
@@ -62,7 +60,7 @@ def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, sco
         run_folder.check_same_data(folder, datasets.contents(config.data, sources))
         ready.check(config, folder, sum(len(source.items) for source in sources))
         benchmarks = read_benchmarks(config)
-        init = trained_base(config, folder)
+        init = trained_base(config, folder, run)
         trained_on = images_trained_on(init, folder, sources)
         start = make_start(config, init, folder, sources, mesh)
         evaluator = make_evaluator(config, benchmarks, start.model, start.processor, trained_on, mesh)
@@ -79,37 +77,6 @@ def run(config: Config, workdir: epath.PathLike, watch: Watch = lambda step, sco
         if jax.process_index() == 0:
             run_folder.write_finished(folder, config, found)
     return found
-
-
-def trained_base(config: Config, folder: epath.Path) -> str:
-    """``config.init``, with ``base:NAME`` resolved to the run in the folder NAME next to ``folder``. A base defined in
-    ``config.bases`` is trained first unless it is finished; while another process trains it, this one waits."""
-    kind, _, name = config.init.partition(":")
-    if kind != "base":
-        return config.init
-    base_folder = folder.parent / name
-    if name in config.bases:
-        base = config.bases[name]
-        data = dataclasses.replace(base.data, dir=config.data.dir, cache_dir=config.data.cache_dir)
-        base = dataclasses.replace(base, data=data)
-        _run_or_wait(base, base_folder)
-    return f"run:{base_folder}"
-
-
-def _run_or_wait(base: Config, folder: epath.Path) -> None:
-    """Runs ``base``, or waits while another process does."""
-    waiting = False
-    while True:
-        try:
-            run(base, folder)
-            return
-        except storage.InUse as error:
-            if jax.process_count() > 1 or storage.absolute(folder) != storage.absolute(error.folder):
-                raise
-            if not waiting:
-                _LOG.info("waiting for the base: %s", error)
-            waiting = True
-            time.sleep(_POLL_S)
 
 
 class Training(NamedTuple):

@@ -2,7 +2,8 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -30,6 +31,9 @@ from naturel_jax.weights.processor_files import malformed
 
 _LOG = logging.getLogger(__name__)
 
+Run = Callable[[Config, epath.Path], object]
+_POLL_S = 5.0  # between looks at a base that another process trains
+
 
 class Start(NamedTuple):
     """What a run starts from. ``model`` is for evaluation and caches: how the trained one computes is chosen once the
@@ -39,6 +43,38 @@ class Start(NamedTuple):
     params: Params
     processor: Processor
     new_bias: bool
+
+
+def trained_base(config: Config, folder: epath.Path, run: Run) -> str:
+    """``config.init``, with ``base:NAME`` resolved to the run in the folder NAME next to ``folder``. A base defined in
+    ``config.bases`` is trained first, by ``run``, unless it is finished; while another process trains it, this one
+    waits."""
+    kind, _, name = config.init.partition(":")
+    if kind != "base":
+        return config.init
+    base_folder = folder.parent / name
+    if name in config.bases:
+        base = config.bases[name]
+        data = dataclasses.replace(base.data, dir=config.data.dir, cache_dir=config.data.cache_dir)
+        base = dataclasses.replace(base, data=data)
+        _run_or_wait(run, base, base_folder)
+    return f"run:{base_folder}"
+
+
+def _run_or_wait(run: Run, base: Config, folder: epath.Path) -> None:
+    """Runs ``base``, or waits while another process does."""
+    waiting = False
+    while True:
+        try:
+            run(base, folder)
+            return
+        except storage.InUse as error:
+            if jax.process_count() > 1 or storage.absolute(folder) != storage.absolute(error.folder):
+                raise
+            if not waiting:
+                _LOG.info("waiting for the base: %s", error)
+            waiting = True
+            time.sleep(_POLL_S)
 
 
 @preemption.interruptible()
