@@ -13,8 +13,10 @@ HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 demo: setup
 	$(HUGE_PAGES) $(BIN)/python -m naturel_jax.main --config configs/demo.py
 
+# XLA compiles faster without its newer emitters for CPUs, a third of the time of tests that compile; the slow suite has
+# the default.
 test: setup-test lint
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not proof"
+	XLA_FLAGS=--xla_cpu_use_fusion_emitters=false $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not proof"
 
 test-slow: setup-test
 	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not proof"

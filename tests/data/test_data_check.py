@@ -44,7 +44,7 @@ def source(folder, max_bad=0.2):
 def bad_rows(folder) -> list[dict]:
     (path,) = (folder / "data/.cache").glob("*/bad.jsonl")
     version, *rows = map(json.loads, path.read_text().splitlines())
-    assert version == {"version": 1}
+    assert version["version"] == 1
     return rows
 
 

@@ -121,7 +121,7 @@ def test_one_positive_and_no_negative_train(objective, folder, tmp_path, compile
         "filepath,caption\n" + "".join(f"{folder}/jsonl/photos/{n:02}.jpg,thing {n}\n" for n in range(8))
     )
     files.written("jsonl", folder / "jsonl")
-    settings = config(f"csv:{tmp_path}/my.csv", tmp_path, "positives", objective=objective)
+    settings = config(f"csv:{tmp_path}/my.csv", tmp_path, "positives", objective=objective, fields={"folder": "/"})
     run.run(settings, tmp_path / "run")
     assert len(losses(tmp_path / "run")) == 4 and all(np.isfinite(losses(tmp_path / "run")))
 

@@ -13,7 +13,7 @@ from etils import epath
 from PIL import Image as PilImage
 
 import naturel_jax
-from naturel_jax import convert, evaluate
+from naturel_jax import convert, evaluate, storage
 from naturel_jax.benchmarks import registry
 from naturel_jax.benchmarks.benchmark import Benchmark
 from naturel_jax.checkpoints import checkpoint, checkpoint_meta
@@ -86,15 +86,15 @@ def test_record_round_trip_and_damage(tmp_path):
     TrainedOn().save(epath.Path(tmp_path / "empty"))
     assert not trained_on.load(epath.Path(tmp_path / "empty"))
 
-    fields = json.loads((folder / "trained_on.json").read_text())
-    (folder / "trained_on.json").write_text(json.dumps(fields | {"version": 2}))
+    fields = storage.read_json(folder / "trained_on.json")
+    storage.write_json(folder / "trained_on.json", fields | {"version": 2})
     with pytest.raises(UserError, match=r"trained_on\.json has version 2; this naturel_jax reads up to 1"):
         trained_on.load(folder)
     for broken in (fields | {"xxh3": "0"}, {"version": 1}, []):
         (folder / "trained_on.json").write_text(json.dumps(broken))
         with pytest.raises(UserError, match=r"trained_on\.json: not what was written"):
             trained_on.load(folder)
-    (folder / "trained_on.json").write_text(json.dumps(fields))
+    storage.write_json(folder / "trained_on.json", fields)
     data = bytearray((folder / "exact.uint64").read_bytes())
     data[3] ^= 1
     (folder / "exact.uint64").write_bytes(data)

@@ -87,7 +87,8 @@ def test_optimizer_state_is_split_like_the_parameters_that_it_has_the_shape_of(n
     assert bool(found) == (name == "adafactor")
 
 
-@pytest.mark.parametrize("name", [pytest.param("tiny-clip", marks=pytest.mark.slow), "tiny-siglip"])
+@pytest.mark.slow  # of the program that XLA makes by default, without the flag of `make test`
+@pytest.mark.parametrize("name", ["tiny-clip", "tiny-siglip"])
 def test_split_parameters_are_gathered_and_activations_stay(name):
     sizes, mesh = preset(name), make_mesh({"data": 2, "fsdp": 4})
     tower, text, rows = sizes.image, sizes.text, 1024

@@ -69,13 +69,13 @@ _NAMES = {"folder": "", "parquet": "part-*.parquet", "hf": "saved", "webdataset"
 def _source_files(prefix: str, folder: Path) -> list[Path]:
     FORMATS[prefix][0](folder)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "photos"]
-    kept = {"tfds": "array_record", "hf": ".arrow"}.get(prefix, "")
+    kept = {"tfds": "array_record", "tfrecord": ".tfrecord-", "hf": ".arrow"}.get(prefix, "")
     return [path for path in files if kept in path.name]
 
 
 def _read_source(prefix: str, folder: Path) -> None:
     name, fields = folder / _NAMES.get(prefix, f"my.{prefix}"), Fields(**FORMATS[prefix][1])
-    source = "tfds:pictured" if prefix == "tfds" else f"{prefix}:{name}"
+    source = "tfds:pictured" if prefix.startswith("tf") else f"{prefix}:{name}"
     table = datasets.open_unindexed(source, str(folder / "data"), "train")
     shutil.rmtree(folder / "index", ignore_errors=True)
     index_writer.build(table, fields, folder / "index", workers=1)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from naturel_jax import storage
 from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.evaluators import results
@@ -102,9 +103,9 @@ def test_results_without_definitions_of_metrics_are_reported_without_bold(tmp_pa
     for model, number in {"a": 10, "b": 30}.items():
         save(tmp_path, model, np.arange(40) < number)
         path = results.folder_of(tmp_path, model, "sugarcrepe") / "scores.json"
-        fields = results.json.loads(path.read_text())
+        fields = storage.read_json(epath.Path(path))
         del fields["metrics"]
-        path.write_text(results.json.dumps(fields))
+        storage.write_json(epath.Path(path), fields)
     text = report.write(tmp_path)
     assert "0.75 ±" in text and "**0." not in text
 
