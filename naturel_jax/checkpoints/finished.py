@@ -27,19 +27,19 @@ class Finished(NamedTuple):
     text_only: Mapping[str, float]
 
 
-class Record(NamedTuple):
+class Saved(NamedTuple):
     """``scores.json``. ``request``: what the run was asked for, its "config", "duration" and "benchmarks"."""
 
     finished: Finished
     request: Mapping[str, Any]
 
 
-def write(folder: epath.Path, record: Record) -> None:
+def write(folder: epath.Path, record: Saved) -> None:
     """Marks the run in ``folder`` as finished."""
     storage.write_json(folder / FILE, {**record.request, **record.finished._asdict()})
 
 
-def read(folder: epath.Path) -> Record | None:
+def read(folder: epath.Path) -> Saved | None:
     """None if the run in ``folder`` is not finished. Raises UserError for a damaged file."""
     path = folder / FILE
     if not storage.exists(path):
@@ -55,7 +55,7 @@ def read(folder: epath.Path) -> Record | None:
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the scores of a run ({error!r}); move it away to evaluate again") from error
-    return Record(finished, {key: saved.get(key) for key in ("config", "duration", "benchmarks")})
+    return Saved(finished, {key: saved.get(key) for key in ("config", "duration", "benchmarks")})
 
 
 def _counts(saved: Mapping[str, Any]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from naturel_jax.devices import preemption
 from naturel_jax.evaluators import blind, mistakes, results
 from naturel_jax.evaluators.cache import CachedEncoder
 from naturel_jax.evaluators.embed import Encoder, cosines, load_encoder, make_encoder
-from naturel_jax.evaluators.held_out import found, hold_out
+from naturel_jax.evaluators.held_out import count_overlaps, hold_out
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.models.two_tower import Params
 from naturel_jax.report import mistakes as mistakes_page
@@ -51,7 +51,7 @@ def evaluate(
             continue
         start = time.perf_counter()
         embedded = preemption.abandonable(functools.partial(cosines, benchmark.whole.items, cached))
-        norms, known = _text_norms(benchmark, encoder, params), found(whole, trained_on)
+        norms, known = _text_norms(benchmark, encoder, params), count_overlaps(whole, trained_on)
         result = results.save(out, name, benchmark, pair, embedded, norms, known)
         scored.append((benchmark, result))
         mirror.publish(without=_EMBEDDINGS)

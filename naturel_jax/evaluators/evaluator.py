@@ -78,9 +78,9 @@ class Evaluator:
 
     def found(self, trained_on: TrainedOn) -> dict[str, dict[str, int]]:
         """Benchmark -> the number of its ``items`` that are scored, and how those left out were found (see
-        ``held_out.found``)."""
+        ``held_out.count_overlaps``)."""
         return {
-            name: {"items": len(benchmark.items), **held_out.found(benchmark, trained_on)}
+            name: {"items": len(benchmark.items), **held_out.count_overlaps(benchmark, trained_on)}
             for name, benchmark in self._benchmarks.items()
         }
 

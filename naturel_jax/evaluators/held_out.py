@@ -34,7 +34,7 @@ def hold_out(benchmark: Benchmark, trained_on: TrainedOn) -> Benchmark:
     return benchmark.held_out({item.id for item, left_out in zip(benchmark.items, left_out_N, strict=True) if left_out})
 
 
-def found(benchmark: Benchmark, trained_on: TrainedOn) -> dict[str, int]:
+def count_overlaps(benchmark: Benchmark, trained_on: TrainedOn) -> dict[str, int]:
     """How many items of ``benchmark`` have an image among ``trained_on``, found by ``name``, by ``bytes``, by ``look``;
     and how many ``images`` the record has, and how many of them were ``read``. Empty for an empty record."""
     if not trained_on:

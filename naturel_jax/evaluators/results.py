@@ -52,7 +52,7 @@ class Result:
     read, ``blind`` baseline -> metric -> value (see ``blind.baselines``), ``metrics`` what each score is the mean of,
     so that models can be compared item by item (empty in older files). ``left_out``: how many further items are not
     scored, since the model was trained on their images; ``with_trained_on``: metric -> value with them; ``found``: what
-    ``held_out.found`` says about them (empty: the model has no record; None: older files do not say).
+    ``held_out.count_overlaps`` says about them (empty: the model has no record; None: older files do not say).
     """
 
     model: str

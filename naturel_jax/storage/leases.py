@@ -2,8 +2,9 @@
 
 ``lease.json`` in the folder names the owner. Who may take it over:
 
-- *On one machine*, the kernel decides. On a disk, the owner has a lock (flock) on the file, which the kernel releases
-  when the process ends, however it does; this holds for all containers of a machine. In an object store, the process
+- *On one machine*, the kernel decides. On a disk, the owner has a lock on the file (flock itself, since filelock opens
+  files by their path, from which a takeover renames the lease away), which the kernel releases when the process ends,
+  however it does; this holds for all containers of a machine. In an object store, the process
   is looked up by its id, its PID namespace and the time at which it started, which no other process ever shares.
 - *Across machines*, the owner renews the file, and a process that wants it watches the file by its own monotonic
   clock: if it does not change for the whole period, the owner is gone.

@@ -2,7 +2,7 @@
 
 A folder is named by a digest of what its content is made from. One process of a host makes it while the others wait. It
 is finished once it has ``meta.json``, which is written last. Or it is made in blocks, files that get their names once
-they are complete; then only missing ones are made.
+they are complete; then only missing ones are made, and two processes that make the same block write the same file.
 """
 
 import contextlib

@@ -26,7 +26,7 @@ from naturel_jax.config import Config
 from naturel_jax.data.images.augment import Blank, Crops, Encoded
 from naturel_jax.data.images.boxes import Box
 from naturel_jax.data.items import columns, decoded_writer, embedded
-from naturel_jax.data.items.embedded import EmbeddedCaptions, EmbeddedImages, Embeddings
+from naturel_jax.data.items.embedded import EmbeddedCaptions, Embeddings, ImageEmbeddings
 from naturel_jax.data.items.items import Source
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.data.text.texts import trimmed
@@ -137,7 +137,7 @@ def _embed_images(source: Source, tower: _Tower, crops: Crops, blank_D: np.ndarr
 
     what = f"{len(items):,} images"
     embeddings = _fill(_folder(root, key, count), items.name, what, count, (2, tower.dim), embed)
-    return dataclasses.replace(source, embedded=EmbeddedImages(embeddings, blank_D))
+    return dataclasses.replace(source, embedded=ImageEmbeddings(embeddings, blank_D))
 
 
 def _embed_captions(source: Source, tower: _Tower, processor: Processor, eos: int | None, root: Path) -> Source:

@@ -93,7 +93,7 @@ def read_finished(folder: epath.Path, config: Config) -> Finished | None:
 
 def write_finished(folder: epath.Path, config: Config, found: Finished) -> None:
     """Marks the run as finished."""
-    finished.write(folder, finished.Record(found, _request(config)))
+    finished.write(folder, finished.Saved(found, _request(config)))
 
 
 def results_of(folder: epath.Path, config: Config) -> tuple[epath.Path, str, str]:

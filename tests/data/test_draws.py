@@ -34,7 +34,7 @@ def test_the_next_source_begins_2_to_the_128_blocks_later():
 
 
 def test_draws_of_samples_are_uniform_and_independent():
-    """Of each other, and of what is drawn beside and before them."""
+    """Independent of each other, and of what is drawn beside and before them."""
     drawn_BU = (4 * Draws(3, AUGMENT, np.arange(10_000)).uniform(3)).astype(int)
     for column in drawn_BU.T:
         assert is_uniform(column, 4)

@@ -45,7 +45,7 @@ def test_two_pairs_samples_two_whole_pairs():
 
 
 def test_positives_samples_any_positive():
-    """Of each image, whatever is sampled for the one before it."""
+    """An image has the same captions whatever is sampled for the one before it."""
     seen = list(samples("positives", times=1600))
     assert is_uniform(seen, [([p], []) for p in (0, 2, 4, 6)])
     assert is_uniform(itertools.pairwise(seen), itertools.product([([p], []) for p in (0, 2, 4, 6)], repeat=2))

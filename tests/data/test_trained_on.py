@@ -143,8 +143,8 @@ def test_images_are_recognized_by_name_bytes_and_look(photos):
     assert (record.images, record.read) == (4, 4)
     held_out = hold_out(whole, record)
     numbers = {"name": 7, "bytes": 7, "look": 14}  # items: an image has one in each of seven files
-    assert held_out_lib.found(held_out, record) == {"images": 4, "read": 4, **numbers}
-    assert held_out_lib.found(whole, TrainedOn()) == {}
+    assert held_out_lib.count_overlaps(held_out, record) == {"images": 4, "read": 4, **numbers}
+    assert held_out_lib.count_overlaps(whole, TrainedOn()) == {}
     assert images_of(held_out) == {3, 4} and {0, 1, 2} == images_of(dataclasses.replace(whole, items=held_out.left_out))
     assert images_of(hold_out(whole, dataclasses.replace(record, perceptual=np.empty(0, np.uint64)))) == {2, 3, 4}
     assert images_of(hold_out(whole, TrainedOn.of(["coco:4"]))) == {0, 1, 2, 3}

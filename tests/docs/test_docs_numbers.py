@@ -54,7 +54,7 @@ class Number(NamedTuple):
 
 
 def units(page: str, text: str) -> list[Unit]:
-    """Those of a page; ``text`` is without blocks of code."""
+    """The units of a page; ``text`` is without blocks of code."""
     found = [Unit(page, "", [])]
     for block in re.split(r"\n\s*\n", text):
         if not _MARK.sub("", block).strip():
@@ -199,7 +199,7 @@ def test_false_number_of_the_readme_is_found(first, second):
 
 
 def test_results_say_when_where_and_of_what():
-    """Those that the documentation names exist."""
+    """The tests that the documentation names exist."""
     head = r"\| Date \| \d{4}-\d\d-\d\d \d\d:\d\d UTC \|\n\| Commit \| [0-9a-f]{40} \|\n\| Machine \| \w(?s:.*)\n\$ "
     results = {path.stem: path.read_text() for path in (ROOT / "proofs").glob("*.md") if path.name != "README.md"}
     assert not [name for name, text in results.items() if not re.search(head, text)]

@@ -72,6 +72,6 @@ def test_lines_are_legible_on_light_and_dark_pages(figure):
 
 
 def luminance(colour: str) -> float:
-    """Of WCAG 2."""
+    """The contrast ratio of WCAG 2."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colors.to_rgb(colour)]
     return sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

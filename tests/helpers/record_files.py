@@ -31,7 +31,7 @@ def positives(n: int) -> list[str]:
 
 
 def negatives(n: int) -> list[str]:
-    """As many false ones."""
+    """False captions, as many as true ones."""
     return [f"a red table number {n} on a cup", f"the cup under table {n}"][: 1 + n % 2]
 
 

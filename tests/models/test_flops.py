@@ -85,7 +85,7 @@ def test_step_with_frozen_blocks_matches_xla(patches):
 
 
 def test_what_freezing_leaves():
-    """As docs/training.md says, in percent."""
+    """The percentages in docs/training.md."""
     config = preset("clip-b16")
     half = config.image.transformer.depth // 2
     frozen, whole = (flops.step(config, 1, 0, 0, frozen=(blocks, 0)).model for blocks in (half, 0))

@@ -99,7 +99,7 @@ def test_published_scores_need_the_same_items_not_the_same_name(tmp_path, monkey
 
 
 def test_results_without_definitions_of_metrics_are_reported_without_bold(tmp_path):
-    """Those of earlier versions."""
+    """Results of earlier versions."""
     for model, number in {"a": 10, "b": 30}.items():
         save(tmp_path, model, np.arange(40) < number)
         path = results.folder_of(tmp_path, model, "sugarcrepe") / "scores.json"

@@ -252,7 +252,7 @@ def test_recipes_draw_only_from_groups_of_their_kind(built):
 
 
 def test_no_image_with_sides_in_its_captions_is_mirrored(built):
-    """Those of bindings may be."""
+    """Images of bindings may be mirrored."""
     planner = _planner(_source(built, "positions"), "positions")
     rows = [r for step in range(20) for r in planner.plan(step).rows if r != BLANK]
     assert rows and not any(r.mirror for r in rows)

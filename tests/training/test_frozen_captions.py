@@ -202,7 +202,7 @@ def start_shapes(start):
 
 
 def test_more_blocks_than_files_may_be_open(tmp_path, monkeypatch):
-    """As for ten million captions."""
+    """The size for ten million captions."""
     monkeypatch.setattr(embedded, "BLOCK", 1)
     z_ND = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
     for n, z_D in enumerate(z_ND):

@@ -226,7 +226,7 @@ def test_frozen_blocks_keep_their_bits(name):
     ],
 )
 def test_lowest_frozen_blocks(rules, blocks):
-    """Those without a trained parameter in or below them."""
+    """Blocks without a trained parameter in or below them."""
     model = Model(preset("tiny-clip"))  # has four blocks, too
     params = {**model.shapes(), **tower(0)}
     frozen = optim.frozen_blocks(config(lr_multipliers=rules), model.config, params)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def make_training(folder: str, multipliers: tuple = (), **options) -> tuple[c.Config, run.Training]:
-    """Of the tiny softmax run with changed options."""
+    """A tiny softmax run with changed options."""
     raw = tiny_config.get_config()
     # With eps as large as the gradients, Adam does not amplify their rounding errors to full steps.
     defaults = {"optim.lr": 1e-2, "optim.eps": 1e-2, "optim.clip_norm": 0.0, "optim.warmup": "0 steps"}
@@ -84,7 +84,7 @@ def test_four_chunks_match_one(plain, folder):
 
 
 def test_freezing_multipliers_and_moving_average(folder):
-    """Of the image tower, the last block is trained."""
+    """Only the last block of the image tower is trained."""
     last = (("image/transformer/blocks/3/.*", 1.0), ("image/.*", 0.0))
     multipliers = (*last, ("text/embed", 0.0), ("text/.*", 0.5))
     steps = Steps(folder, multipliers, **{"optim.ema": 0.75})

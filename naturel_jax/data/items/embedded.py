@@ -38,7 +38,7 @@ class Embeddings:
         return self._blocks[n // BLOCK][n % BLOCK]
 
 
-class EmbeddedImages(NamedTuple):
+class ImageEmbeddings(NamedTuple):
     """The embeddings of a source's images, by their numbers in it, and that of the blank image."""
 
     embeddings: Embeddings

@@ -16,7 +16,7 @@ import numpy as np
 
 from naturel_jax.data.items.columns import Strings
 from naturel_jax.data.items.decoded import Decoded
-from naturel_jax.data.items.embedded import EmbeddedCaptions, EmbeddedImages
+from naturel_jax.data.items.embedded import EmbeddedCaptions, ImageEmbeddings
 from naturel_jax.data.items.ragged import Ragged, spans
 from tfds_naturel.common import schema
 from tfds_naturel.common.errors import UserError
@@ -228,7 +228,7 @@ class Source:
     content: str = ""
     origin: Origin = dataclasses.field(default_factory=Origin)
     decoded: Decoded | None = None
-    embedded: EmbeddedImages | None = None
+    embedded: ImageEmbeddings | None = None
     embedded_captions: EmbeddedCaptions | None = None
 
 

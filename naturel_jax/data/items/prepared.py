@@ -1,7 +1,7 @@
-"""Reads prepared TFDS datasets with the features of ``tfds_naturel.common.schema``, versions 1 to 3.2.
+"""Reads prepared TFDS datasets with the features of ``tfds_naturel.common.schema``, versions 1 to 4.
 
 Version 1 has no ``group`` column: the captions of one triplet are a group. Before version 3, there is no ``paraphrase``
-column: every caption has one wording. Since version 3.2, photos may have groups of bindings and positions.
+column: every caption has one wording. Since version 4, photos may have groups of bindings and positions.
 """
 
 import contextlib

@@ -38,13 +38,13 @@ def _fixed(text: str) -> str:
 
 
 def _openclip(text: str) -> str:
-    """As OpenCLIP's own tokenizer, whose special tokens have other names: the usual ones are text to it."""
+    """Cleaned as by OpenCLIP's own tokenizer, whose special tokens have other names: the usual ones are text to it."""
     text = re.sub(r"<\|(startoftext|endoftext)\|>", r"<| \1 |>", _fixed(text).lower())
     return re.sub(r"(?:(?<=[\w\s])(?<!_)|^)<(start|end)_of_text>", r"<|\1oftext|>", text)
 
 
 def _siglip(text: str) -> str:
-    """As transformers' ``SiglipTokenizer``, which finds special tokens before it cleans the rest."""
+    """Cleaned as by transformers' ``SiglipTokenizer``, which finds special tokens before it cleans the rest."""
     parts = _SIGLIP_SPECIAL.split(text.replace("▁", " "))
     return "".join(part if n % 2 else _without_punctuation(part) for n, part in enumerate(parts))
 
