@@ -96,8 +96,8 @@ def read(
     fields: Mapping[str, BenchmarkFields] | None = None,
     cache_dir: str = "",
 ) -> list[Benchmark]:
-    """The benchmarks called ``names``, or named as in ``own_benchmarks``; ``all`` means every one that can be read, besides
-    user-defined ones, and prints why the others cannot be.
+    """The benchmarks called ``names``, or named as in ``own_benchmarks``; ``all`` means every one that can be read,
+    besides user-defined ones, and prints why the others cannot be.
 
     ``files`` is the folder with the official files, ``naturel`` a prepared TFDS folder of NatuRel; ``fields``: name of
     a user-defined benchmark -> the fields of its records; ``cache_dir``: where user-defined ones in an object store are
