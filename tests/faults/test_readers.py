@@ -69,7 +69,7 @@ def test_every_module_that_opens_files_is_run_by_a_reader(tmp_path):
 
 @pytest.mark.parametrize(
     "count",
-    [3, pytest.param(200, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.proof)],
+    [3, pytest.param(50, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.proof)],
 )
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files_give_one_line(tmp_path, name, count):

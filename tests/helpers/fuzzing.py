@@ -14,7 +14,7 @@ from tfds_naturel.common.errors import UserError
 
 SECONDS = {signal.ITIMER_PROF: 20, signal.ITIMER_REAL: 300}  # for one input: of the processor, and of a clock
 _SIGNALS = {signal.ITIMER_PROF: signal.SIGPROF, signal.ITIMER_REAL: signal.SIGALRM}
-COUNTS = [pytest.param(200, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.proof)]
+COUNTS = [pytest.param(50, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.proof)]
 every_count = pytest.mark.parametrize("count", COUNTS)
 
 

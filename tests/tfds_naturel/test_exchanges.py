@@ -316,7 +316,7 @@ def _painted(n: int, left: str) -> bytes:
     return simplejpeg.encode_jpeg(pixels)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_positions_are_learned(tmp_path):
     """By a tiny model from scratch, in photos that it has not seen; one that ignores the photos scores 0.5."""
     sides = [("Chair", "Table") if n % 2 else ("Table", "Chair") for n in range(2 * PHOTOS)]
