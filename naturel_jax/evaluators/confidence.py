@@ -35,6 +35,7 @@ def resample(
     by_tag, rng = positions(items, benchmark.tags), np.random.default_rng(0)
     of_clusters: dict[str, list[list[sparse.csr_array]]] = {}  # metric -> run -> weighted sums, total weights [G, C]
     for metric in benchmark.metrics:
+        scored = []
         for outcomes in runs:
             values_N = outcomes[metric.outcome]
             index_M, groups_M = metric.members(~np.isnan(values_N), by_tag)
@@ -43,8 +44,10 @@ def resample(
                 weights_M = metric.weights(items, index_M)
                 terms = weights_M * values_N[index_M], weights_M
                 matrices = [sparse.csr_array((term_M, places), shape=shape) for term_M in terms]
-                of_clusters.setdefault(metric.name, []).append(matrices)
-    parts: dict[str, list[np.ndarray]] = {name: [] for name, scored in of_clusters.items() if len(scored) == len(runs)}
+                scored.append(matrices)
+        if len(scored) == len(runs):
+            of_clusters[metric.name] = scored
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in of_clusters}
     if not parts:
         return
     for drawn_CR in _draws(clusters, resamples, rng):

@@ -30,7 +30,7 @@ def check(config: Config, folder: epath.Path, examples: int) -> None:
     """Raises UserError for a batch larger than the data (``examples`` images), a warmup longer than the run, and a run
     in ``folder`` that cannot go on with this config."""
     total = train.make_schedule(config, examples)[0].total
-    if total and config.data.batch_size > examples:
+    if total and 0 < examples < config.data.batch_size:
         raise UserError(
             f"config.data.batch_size is {config.data.batch_size:,}, but config.data.mixture has {examples:,} images, "
             "so that a batch would have some twice; make it smaller"

@@ -30,7 +30,7 @@ def folder(tmp_path_factory) -> Path:
         files.write(root / f"train/{n}.jpg", jpeg(n, 64, 48))
         files.write(root / f"test/{n:04}.jpg", jpeg(n, 64, 48))  # another name
 
-    for name, numbers in (("my", range(16)), ("later", range(16, 18))):
+    for name, numbers in (("my", range(16)), ("later", [16, 17] * 8)):
         write(root / f"train/{name}.jsonl", [{"image": f"{n}.jpg", "caption": "a red cup on a table"} for n in numbers])
     rows = [{"photo": f"{n:04}.jpg", "caption": "a red cup", "negatives": "a blue cup"} for n in range(12, 20)]
     write(root / "test/mine.jsonl", rows)
@@ -72,7 +72,7 @@ def test_own_benchmark_during_training_and_afterwards(folder, tmp_path, monkeypa
     with_base.eval.benchmarks, with_base.eval.during = (), {}
     with_base.optim.warmup = "0 steps"
     run.run(c.load(with_base), "second")
-    assert (runs.trained_on("first").images, runs.trained_on("second").images) == (16, 18)
+    assert (runs.trained_on("first").images, runs.trained_on("second").images) == (16, 32)
 
     flags = ["--fields", "mine.image=photo", "--out", "out"]
     own = f"pairs:{folder}/test/mine.jsonl"

@@ -67,10 +67,14 @@ def read(path: Path) -> dict[str, Entry]:
     with reading_csv(path):
         text = path.read_text(encoding="utf-8")
     lines = text[: text.rfind("\n") + 1].splitlines()
-    if lines and next(csv.reader(lines[:1]), None) != _COLUMNS:
+    with reading_csv(path):
+        head = next(csv.reader(lines[:1]), None)
+    if lines and head != _COLUMNS:
         raise UserError(f"{path}:1: {lines[0]!r}; expected the columns {','.join(_COLUMNS)}; move the file away")
     entries = {}
-    for number, row in enumerate(csv.reader(lines[1:]), 2):
+    with reading_csv(path):
+        rows = list(csv.reader(lines[1:]))
+    for number, row in enumerate(rows, 2):
         try:
             image_id, status, size, width, height, phash, detail = row
             photo = Photo(int(size), int(width), int(height), int(phash, 16)) if status == "ok" else None
