@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 
+from naturel_jax import storage
 from tests.helpers.worlds import SPEED, Run, parameters, two_processes
 from tfds_naturel.common import cli
 
@@ -34,9 +36,10 @@ def files(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for part in PARTS:
         for path in (folder / "run" / part / name for name in ("scores.json", "processor.json")):
-            found[f"{part}/{path.name}"] = path.read_text().replace(str(folder), "") if path.exists() else None
+            fields = storage.read_json(epath.Path(path)) if path.exists() else None
+            found[f"{part}/{path.name}"] = json.dumps(fields).replace(str(folder), "")
         if (lines := folder / "run" / part / "metrics.jsonl").exists():
-            rows = [json.loads(line) for line in lines.read_text().splitlines()]
+            rows = storage.read_json_lines(epath.Path(lines))
             found[f"{part}/metrics"] = [{k: v for k, v in row.items() if k not in SPEED} for row in rows]
     return found
 

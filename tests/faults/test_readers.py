@@ -32,12 +32,15 @@ ELSEWHERE = {
     "files of the project": """naturel_jax/report/published.py naturel_jax/reproduce/check.py
         tfds_naturel/captions/attributes.py tfds_naturel/captions/lexicon.py tfds_naturel/captions/relations.py
         tfds_naturel/open_images/releases.py tfds_naturel/release/datasheet.py tfds_naturel/release/pages.py
-        tfds_naturel/scenes/twins.py""",
+        tfds_naturel/scenes/twins.py naturel_jax/cli/sweeps/plan.py""",
     "state of a run or of a cache, in test_fuzz_files.py and the tests of checkpoints": """
         naturel_jax/checkpoints/finished.py naturel_jax/checkpoints/manifest.py naturel_jax/data/items/index.py
         naturel_jax/data/seen/trained_on.py naturel_jax/evaluators/watch.py naturel_jax/reproduce/known.py
         naturel_jax/reproduce/runner.py naturel_jax/storage/staging.py naturel_jax/storage/state.py
-        naturel_jax/training/run_folder.py naturel_jax/training/start.py""",
+        naturel_jax/training/run_folder.py naturel_jax/training/start.py naturel_jax/training/ready.py
+        naturel_jax/storage/leases.py naturel_jax/cli/sweeps/runs.py naturel_jax/cli/sweeps/search.py""",
+    "prepared datasets, in test_benchmarks_tfds.py": "naturel_jax/benchmarks/naturel_exchanged.py",
+    "answers of readers, in test_readers.py of tfds_naturel": "tfds_naturel/audit/readers.py",
     "tables and photos of Open Images, in test_fuzz_files.py": """tfds_naturel/open_images/annotations.py
         tfds_naturel/open_images/attribution.py tfds_naturel/open_images/journal.py""",
     "answers of servers, in test_hub.py and test_benchmarks_download.py": """naturel_jax/benchmarks/download.py
