@@ -140,7 +140,7 @@ def trained(monkeypatch) -> list[str]:
             with (epath.Path(folder) / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step, **scores}) + "\n")
             watch(step, scores)
-        finished.write(epath.Path(folder), finished.Record(Finished(scores, {}, {}, {}, {}), {}))
+        finished.write(epath.Path(folder), finished.Saved(Finished(scores, {}, {}, {}, {}), {}))
 
     monkeypatch.setattr(runs, "run", train)
     return names

@@ -56,7 +56,7 @@ def test_what_is_loaded_is_what_was_collected(items, tmp_path):
 
 def test_batches_of_a_second_start_are_those_of_the_first(monkeypatch):
     first = datasets.open_source("naturel/tiny", str(data_dir()), "train")
-    monkeypatch.setattr(prepared, "caption_groups", lambda example: failing())
+    monkeypatch.setattr(prepared, "caption_groups", lambda *_: failing())
     second = datasets.open_source("naturel/tiny", str(data_dir()), "train")
     assert_equal(second.items, first.items)
     assert second.read_image(5) == first.read_image(5)
@@ -77,7 +77,7 @@ def test_batches_of_a_second_start_are_those_of_the_first(monkeypatch):
 def test_a_dataset_that_has_changed_is_read_again(tmp_path, monkeypatch):
     shutil.copytree(next((data_dir() / "naturel/tiny").iterdir()), tmp_path / "mine/1.0.0")
     datasets.open_source("mine", str(tmp_path), "validation")
-    monkeypatch.setattr(prepared, "caption_groups", lambda example: failing())
+    monkeypatch.setattr(prepared, "caption_groups", lambda *_: failing())
     datasets.open_source("mine", str(tmp_path), "validation")
     with pytest.raises(AssertionError, match="the items are there"):
         datasets.open_source("mine", str(tmp_path), "test")

@@ -182,7 +182,8 @@ def value_and_gradient_of_batch(params: Params, devices: int, **fields) -> tuple
     batch = batch._replace(tokens=jax.device_put(embeddings[batch.caption_labels.id_U], batch.tokens.sharding))
     params = jax.device_put(params, NamedSharding(mesh(devices), PartitionSpec()))
     program = jax.jit(loss.value_and_grad).lower(params, batch).compile(compiler_options=QUICK)
-    return jax.device_get(program(params, batch)), program.as_text()
+    (value, _), gradient = jax.device_get(program(params, batch))
+    return (value, gradient), program.as_text()
 
 
 # ---- Costs, and what is refused --------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ def test_three_axes_match_one_device(one_device, folder):
     close(losses(cut.workdir), losses(one_device), 1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_two_processes_match_one_with_the_sigmoid_loss(folder):
     one = Run(folder / "sigmoid-one", form="sigmoid")
     one.finish()
@@ -236,7 +236,7 @@ def test_connected_processes_wait_longer_than_thirty_seconds():
         assert "total 8.0" in process.communicate(timeout=300)[0] and process.returncode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_checkpoint_unreadable_by_one_process_is_set_aside_by_both(folder):
     cut = "--config.mesh.fsdp=8"  # so that every process reads the shards that it wrote
     for run in two_processes(folder / "two-damaged", cut):
