@@ -270,7 +270,7 @@ def print_steps(results: list[Result], batch: int) -> None:
 
 
 def measure_frozen(preset_name: str, batch_size: int, repeats: int) -> None:
-    """With either tower frozen, times the step that embeds with it and the one that is given its embeddings, in turns;
+    """Times, with either tower frozen, the step that embeds with it and the one that is given its embeddings, in turns;
     prints by how much the second is faster, beside what the FLOPs that it leaves out allow."""
     config, mesh = preset(preset_name), make_mesh({"data": -1})
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"

@@ -11,6 +11,7 @@ import logging
 import random
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,8 +54,13 @@ class _Loop(asyncio.SelectorEventLoop):
         return super().call_soon_threadsafe(callback, *arguments, context=context)
 
 
-class _Loops(asyncio.DefaultEventLoopPolicy):
-    _loop_factory = _Loop
+def _ignore_closed_loops() -> None:
+    """Has all new event loops be a ``_Loop``. Policies are deprecated since Python 3.14, but Orbax makes its loops by
+    itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        policy = type("_Loops", (asyncio.DefaultEventLoopPolicy,), {"_loop_factory": _Loop})
+        asyncio.set_event_loop_policy(policy())
 
 
 class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
@@ -80,7 +86,7 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            asyncio.set_event_loop_policy(_Loops())
+            _ignore_closed_loops()
             _Unfinished.owner = f"{int(multihost_utils.broadcast_one_to_all(np.uint32(random.getrandbits(32)))):08x}"
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep,

@@ -1,7 +1,4 @@
-"""NegCLIP-SP that also trains on bindings: which of two things has which attribute, or stands in which relation.
-
-The bindings are a quarter of a batch; ``negclip_positions`` does the same with left, right, above and below.
-"""
+"""NegCLIP-SP that also trains on bindings: which of two things has which attribute, or stands in which relation."""
 
 from ml_collections import ConfigDict
 
@@ -10,9 +7,14 @@ from naturel_jax.configs import negclip_sp
 
 
 def get_config(world: str = "") -> ConfigDict:
+    return with_kind("bindings", world)
+
+
+def with_kind(kind: str, world: str) -> ConfigDict:
+    """NegCLIP-SP with a quarter of a batch from the captions of a kind, ``bindings`` or ``positions``."""
     config = negclip_sp.get_config(world)
-    config.name = "NegCLIP-SP, bindings"
+    config.name = f"NegCLIP-SP, {kind}"
     config.data.mixture.main.weight = 0.75
-    config.data.mixture.bindings = c.part(f"naturel/{world or 'full'}", "bindings", weight=0.25)
-    config.eval.benchmarks = (*config.eval.benchmarks, "naturel_bindings")
+    config.data.mixture[kind] = c.part(f"naturel/{world or 'full'}", kind, weight=0.25)
+    config.eval.benchmarks = (*config.eval.benchmarks, f"naturel_{kind}")
     return config

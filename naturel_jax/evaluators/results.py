@@ -119,7 +119,7 @@ def score(
     norms: Mapping[str, float] | None = None,
     found: Mapping[str, int] | None = None,
 ) -> tuple[Result, pa.Table]:
-    """The content of both files (see ``save``); without ``norms``, there are no blind baselines."""
+    """The scores and the table of items that ``save`` writes; without ``norms``, there are no blind baselines."""
     every_item, every_matrix, problems = embedded
     trained_on = {item.id for item in benchmark.left_out}
     scored = [row for row in zip(every_item, every_matrix, strict=True) if row[0].id not in trained_on]

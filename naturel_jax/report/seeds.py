@@ -144,7 +144,7 @@ def difference(
 
 
 def adjust(differences: Sequence[Difference]) -> list[Difference]:
-    """With Holm's p-values over all of them."""
+    """The differences with Holm's p-values over all of them."""
     adjusted = confidence.holm([one.p for one in differences])
     return [one._replace(adjusted=p) for one, p in zip(differences, adjusted, strict=True)]
 

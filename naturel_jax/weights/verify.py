@@ -194,7 +194,7 @@ def compare(path: Path, form: str, loaded: Loaded, images: Mapping[str, bytes], 
 
 
 def _differ(ours_NX: np.ndarray, theirs_NX: np.ndarray, most: float) -> np.ndarray:
-    """Which of the N differ by more than ``most`` anywhere, bool [N]; all if the shapes do."""
+    """Whether each of the N differs by more than ``most`` anywhere, bool [N]; all if the shapes do."""
     if ours_NX.shape != theirs_NX.shape:
         return np.ones(len(ours_NX), bool)
     return np.abs(ours_NX - theirs_NX).max(axis=tuple(range(1, ours_NX.ndim))) > most

@@ -71,13 +71,12 @@ def test_every_module_that_opens_files_is_run_by_a_reader(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "count",
-    [3, pytest.param(50, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.proof)],
+    ("name", "count"),
+    [(name, 3) for name in READERS if name not in SLOW]
+    + [pytest.param(name, 50, marks=pytest.mark.slow) for name in READERS]
+    + [pytest.param(name, 10_000, marks=pytest.mark.proof) for name in READERS],
 )
-@pytest.mark.parametrize("name", READERS)
 def test_damaged_files_give_one_line(tmp_path, name, count):
-    if count < 50 and name in SLOW:
-        pytest.skip("runs with the slow tests")
     files, is_table = READERS[name].write(tmp_path), name.startswith("source ")  # whose bad records are listed
     fuzz(
         files,

@@ -49,12 +49,12 @@ def _position(facts: Facts) -> _Wordings:
         yield "plain", sentence(f"{x.a} {be(x)} to the {side} of {y.a}")
         yield "fronted", sentence(f"to the right of {first.the} {be(last)} {last.a}")
         yield "two", sentence(f"{x.the} {be(x)} on the {side}, and {y.the} {be(y)} on the {other}")
-        yield "order", sentence(f"from left to right, you see {first.a} and {last.a}")
+        yield "order", sentence(f"from left to right: {first.a} and {last.a}")
     else:
         yield "plain", sentence(f"{x.a} {be(x)} {relation} {y.a}")
         yield "fronted", sentence(f"above {last.the} {be(first)} {first.a}")
         yield "two", sentence(f"{x.the} {be(x)} {_HEIGHT[relation]} in the picture than {y.the}")
-        yield "order", sentence(f"from top to bottom, you see {first.a} and {last.a}")
+        yield "order", sentence(f"from top to bottom: {first.a} and {last.a}")
 
 
 def _binding(facts: Facts) -> _Wordings:
@@ -71,7 +71,7 @@ def _described(one: Triplet, two: Triplet) -> _Wordings:
         yield "two", sentence(f"{before_x} and {before_y}")
     yield "plain", sentence(f"{x.the} {be(x)} {after_x}, and {y.the} {be(y)} {after_y}")
     yield "participial", sentence(f"here are {x.a} {modifier_x} and {y.a} {modifier_y}")
-    yield "relative", sentence(f"you see {x.a} {x.who} {be(x)} {after_x} and {y.a} {y.who} {be(y)} {after_y}")
+    yield "relative", sentence(f"a photo of {x.a} {x.who} {be(x)} {after_x} and {y.a} {y.who} {be(y)} {after_y}")
 
 
 def _attribute(fact: Triplet) -> tuple[Noun, str, str, str]:

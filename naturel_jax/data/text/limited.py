@@ -25,6 +25,7 @@ from tfds_naturel.common.files import parse_json
 
 _BASE, _PER_BYTE = 64 << 20, 40  # bytes of memory, and for each byte of the tokenizer
 _SECONDS, _BYTES_PER_SECOND = 2, 1 << 20
+_TOO_LARGE = 3  # exit code
 _MAX_GROWTH = 64  # characters that the normalizers may make of one
 _MAX_MAPPED = 256  # bytes that a precompiled normalizer may make of one character; sentencepiece's own make 33
 _TEXTS = ["", "Two cats, 3 mugs\n & l'été: 你好 \U0001f600!", "a" * 300, " ab" * 100]
@@ -52,7 +53,10 @@ def _refusal(tokenizer: str) -> str:
     path = os.pathsep.join(filter(None, sys.path))
     environment = {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "1"}
     trial = subprocess.run(command, input=text, capture_output=True, env={**os.environ, **environment})
-    return f"needs more than {memory >> 20:,} MB or {seconds} s for four short texts" if trial.returncode else ""
+    if trial.returncode in (0, _TOO_LARGE) or trial.returncode < 0:  # ended by a signal, as the limits end it
+        return f"needs more than {memory >> 20:,} MB or {seconds} s for four short texts" if trial.returncode else ""
+    last = trial.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    return f"cannot be tried in a process of its own ({last:.200})"
 
 
 def _check_rules(state: Any) -> None:
@@ -97,9 +101,10 @@ def _try(memory: int, seconds: int) -> None:
     import sentencepiece
     import tokenizers
 
-    status = Path("/proc/self/status").read_text()
-    used = int(re.search(r"VmData:\s+(\d+)", status)[1]) << 10  # type: ignore[index]
-    resource.setrlimit(resource.RLIMIT_DATA, (used + memory,) * 2)
+    if sys.platform == "linux":  # elsewhere, kernels do not keep to a limit of memory; the limit of time is left
+        status = Path("/proc/self/status").read_text()
+        used = int(re.search(r"VmData:\s+(\d+)", status)[1]) << 10  # type: ignore[index]
+        resource.setrlimit(resource.RLIMIT_DATA, (used + memory,) * 2)
     resource.setrlimit(
         resource.RLIMIT_CPU, (math.ceil(resource.getrusage(resource.RUSAGE_SELF).ru_utime) + seconds,) * 2
     )
@@ -109,7 +114,7 @@ def _try(memory: int, seconds: int) -> None:
         else:
             sentencepiece.SentencePieceProcessor(model_proto=base64.b64decode(text, validate=True)).encode(_TEXTS)
     except MemoryError:
-        raise
+        sys.exit(_TOO_LARGE)
     except BaseException:  # a panic is no Exception
         return
 
