@@ -178,9 +178,15 @@ class Lease:
 
 
 def _remove(path: epath.Path, is_expected: Callable[[str], bool]) -> bool:
-    """Removes a lease from the disk if it has the expected text; whether this process did."""
-    with state.partial(path) as claimed:
+    """Removes a lease from the disk if it has the expected text; whether this process did.
+
+    A lease of somebody else is not moved, not even for a moment, in which another process would find none: the folder
+    is locked while the text is compared. Where the file system has no locks, it is compared again and put back.
+    """
+    with _locked(path.parent), state.partial(path) as claimed:
         try:
+            if not is_expected(path.read_bytes().decode(errors="replace")):
+                return False
             path.rename(claimed)  # only one of several processes finds it
         except FileNotFoundError:
             return False
@@ -189,6 +195,18 @@ def _remove(path: epath.Path, is_expected: Callable[[str], bool]) -> bool:
         with contextlib.suppress(FileExistsError):
             os.link(claimed, path)
         return False
+
+
+@contextlib.contextmanager
+def _locked(folder: epath.Path) -> Iterator[None]:
+    """Holds the kernel's lock on a folder of a disk, where its file system has locks."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def _read(path: epath.Path) -> tuple[Holder | None, str]:

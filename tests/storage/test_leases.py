@@ -77,6 +77,7 @@ def test_no_clock_of_another_machine_counts(ahead, folder, caplog):
         with pytest.raises(UserError, match=f"in use by process {process.pid}"), storage.lease(folder, 60.0):
             pass
         process.send_signal(signal.SIGSTOP)  # with its lock: that of another machine would not be seen
+        os.waitpid(process.pid, os.WUNTRACED)  # until it has stopped: it may be renewing
         with caplog.at_level("INFO", leases.__name__), storage.lease(folder, 1.2):
             assert "it is taken over if its lease stays as it is for 1 s: 1 s left" in caplog.text
             assert "for 1 s: 0 s left" in caplog.text
@@ -110,14 +111,15 @@ def test_damaged_lease_is_watched_and_then_replaced(text, folder):
         assert time.monotonic() - began >= 0.2
 
 
-def test_one_of_several_takes_over(folder):
+@pytest.mark.parametrize("_", range(20))  # one in ten had two holders when a lease was moved to be compared
+def test_one_of_several_takes_over(_, folder):
     (folder / "lease.json").write_text('{"token": "t", "host": "elsewhere", "process": 7, "since": 0}')
     together, outcomes, done = threading.Barrier(8), [], threading.Event()
 
     def take() -> None:
         together.wait()
         try:
-            with storage.lease(folder, period_s=0.3):
+            with storage.lease(folder, period_s=0.05):
                 outcomes.append("held")
                 done.wait(30)
         except UserError:
