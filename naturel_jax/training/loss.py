@@ -1,4 +1,7 @@
-"""Loss and gradient of a batch, optionally in the memory of a single chunk."""
+"""Loss and gradient of a batch, optionally in the memory of a single chunk.
+
+Shape letters: I images, U distinct captions, P patches that are kept, D embedding.
+"""
 
 import functools
 from collections.abc import Callable
