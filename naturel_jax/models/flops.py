@@ -61,8 +61,8 @@ class Step(NamedTuple):
         return 3 * self.forward - 2 * self.frozen + self.base
 
     def computed(self, remat: str, chunks: int) -> float:
-        """FLOPs including recomputation: with ``remat`` "full", of what has a backward pass; in chunks, of everything.
-        "dots" recomputes no product with weights."""
+        """FLOPs including recomputation: ``remat`` "full" recomputes whatever has a backward pass, chunks recompute
+        everything. "dots" recomputes no product with weights."""
         return self.model + (remat == "full") * (self.forward - self.frozen) + (chunks > 1) * self.forward
 
 

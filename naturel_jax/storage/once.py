@@ -115,6 +115,6 @@ def is_whole(read: Callable[..., object], *place: Any) -> bool:
     except FileNotFoundError:
         return False
     except ValueError as error:
-        _LOG.warning("%s; it is made again", error)
+        _LOG.warning("%s; making it again", error)
         return False
     return True

@@ -281,7 +281,7 @@ def _image_file(form: str, folder: Path) -> list[Path]:
 
 @functools.cache
 def _processor() -> Processor:
-    """Of CLIP: the short side is resized."""
+    """CLIP's, which resizes the short side."""
     return Processor("{}", 8, 224, "short", "bicubic", (0.5,) * 3, (0.5,) * 3, to_rgb="on_white")
 
 

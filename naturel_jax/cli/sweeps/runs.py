@@ -86,7 +86,7 @@ def train(planned: Planned, out: Path, watch: Watch = lambda step, scores: None)
 
 
 def state(planned: Planned, out: Path) -> str:
-    """What has become of a run, in words. Raises UserError for a damaged file."""
+    """The state of a run, in words. Raises UserError for a damaged file."""
     folder = epath.Path(out / planned.key)
     if storage.exists(folder / PRUNED):
         saved = storage.read_json(folder / PRUNED)

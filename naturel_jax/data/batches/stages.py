@@ -150,7 +150,7 @@ def _boxes(seed: int, rows: Sequence[Row], opened: Sequence[Encoded | Kept | Bla
 
 
 class _Broken(UserError):
-    """An image that is missing or not an image; of other errors of a disk, an image says nothing."""
+    """A missing or invalid image. Other disk errors say nothing about the image."""
 
 
 def _open(sources: Sequence[Source], row: Row) -> Encoded | Kept | Blank:
