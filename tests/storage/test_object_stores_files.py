@@ -151,7 +151,7 @@ def test_api_reads_and_writes_models_and_benchmarks_in_a_store(url, tmp_path):
     assert here == there and set(here) >= {"winoground/text", "winoground/group"}
 
 
-# ---- User-defined benchmarks -------------------------------------------------------------------------------------------
+# ---- User-defined benchmarks -----------------------------------------------------------------------------------------
 
 
 def test_own_benchmarks_are_read_from_a_store(url, tmp_path):
