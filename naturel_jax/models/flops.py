@@ -5,7 +5,7 @@ A multiply-add counts as 2. Only matrix products count: normalization, activatio
 1 % of a step. Attention counts in full for causal towers too, and recomputation (remat, chunks) does not count.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from naturel_jax.models.transformer import TransformerConfig
 from naturel_jax.models.two_tower import TwoTowerConfig
@@ -83,3 +83,11 @@ def step(
     if frozen[0]:
         without += images * image_flops(config, patches, frozen[0])
     return Step(forward, without)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PEAKS":
+        from naturel_jax.moved import Peaks
+
+        return Peaks()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
