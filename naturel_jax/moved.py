@@ -42,8 +42,8 @@ class Moved(MetaPathFinder, Loader):
 
 
 class Peaks(UserDict[str, Mapping[str, float]]):
-    """``PEAKS`` of ``models/flops.py``, a view of ``ACCELERATORS``: kind -> peak FLOP/s by dtype. Setting a kind changes
-    its row there, or adds one."""
+    """``PEAKS`` of ``models/flops.py``, a view of ``ACCELERATORS``: kind -> peak FLOP/s by dtype. Setting a kind
+    changes its row there, or adds one."""
 
     def __init__(self) -> None:
         warnings.warn("PEAKS is ACCELERATORS of naturel_jax.devices.hardware now", DeprecationWarning, stacklevel=3)

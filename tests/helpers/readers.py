@@ -169,7 +169,7 @@ def _recipe_files(name: str, folder: Path) -> list[Path]:
 
 def _read_recipe(name: str, folder: Path) -> None:
     (source,) = [source for source in RECIPE_SOURCES if source.name == name]
-    with mock.patch("tfds_naturel.captions.order.spacy_tags", _tags):
+    with mock.patch("tfds_naturel.captions.word_order.spacy_tags", _tags):
         collections.deque(examples(source, folder), 0)
     collections.deque(source.used(folder), 0)
     if source.hard_images:

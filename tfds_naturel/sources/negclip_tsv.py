@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from tfds_naturel.captions import order
+from tfds_naturel.captions import word_order
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_csv
 from tfds_naturel.hard_images import mining
@@ -64,7 +64,9 @@ def _rows(folder: Path) -> list[_Row]:
         for number, row in enumerate(csv.DictReader(f, delimiter="\t"), 2):
             try:
                 image = "/".join(PurePosixPath(row["filepath"]).parts[-2:])
-                negatives = [Negative(order.clean(text), "negclip") for text in ast.literal_eval(row["neg_caption"])]
+                negatives = [
+                    Negative(word_order.clean(text), "negclip") for text in ast.literal_eval(row["neg_caption"])
+                ]
                 hard = list(ast.literal_eval(row.get("neg_image") or "[]"))
                 rows.append(_Row(image, row["title"], negatives, hard))
             except (KeyError, TypeError, AttributeError, ValueError, SyntaxError, RecursionError, MemoryError) as error:

@@ -13,7 +13,7 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.checkpoints import finished
-from naturel_jax.cli.sweeps.plan import Planned
+from naturel_jax.cli.sweeps.grids import Planned
 from naturel_jax.training.run import Watch, run
 from tfds_naturel.common.errors import UserError
 
