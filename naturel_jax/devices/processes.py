@@ -7,7 +7,7 @@ import jax
 
 from tfds_naturel.common.errors import UserError
 
-LEAST_ADDRESSES = 4_000_000_000  # bytes; with 3 GB on two cores, XLA aborts, and with 2.5 GB, it waits without end
+LEAST_ADDRESSES = 3_400_000_000  # bytes; with 3.1 GB on two cores, XLA aborts, and with 2.6 GB, it waits without end
 
 
 def check_limits() -> None:
@@ -17,7 +17,7 @@ def check_limits() -> None:
     if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESSES:
         raise UserError(
             f"ulimit -v {limit >> 10} leaves this process {limit / 1e9:.1f} GB of addresses; JAX's libraries and their "
-            f"threads reserve about {LEAST_ADDRESSES / 1e9:.0f} GB, mostly unused. Raise the limit, or limit "
+            f"threads reserve about {LEAST_ADDRESSES / 1e9:.1f} GB, mostly unused. Raise the limit, or limit "
             "what is used: systemd-run --user -p MemoryMax=..., or a container's memory"
         )
 
