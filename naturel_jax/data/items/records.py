@@ -131,7 +131,7 @@ def _values(row: Mapping[str, Any], chosen: Chosen, part: str) -> list[Any]:
     names, every = chosen[part]
     found = []
     for name in names:
-        value = row[name] if name in row else _nested(row, name)
+        value = row[name] if name in row else _nested(row, name) if "." in name else None
         if value is not None and not _is_blank(value):
             found.append(value)
             if not every:
