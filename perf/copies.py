@@ -2,8 +2,8 @@
 
     python -m perf.copies --megabytes 512 --files 5000
 
-On two cores, 512 MiB in 5,008 files took another 0.10 s, in 16 files 0.05 s: about 1% of the shortest start, which takes
-8 s (``hosts_start``).
+On two cores, 512 MiB in 5,008 files took another 0.10 s, in 16 files 0.05 s: about 1% of the shortest start, 8 s
+(``hosts_start``).
 
 Half of the megabytes are in eight large files, half in the others. The store is on loopback, and the copies are in the
 page cache.
