@@ -26,7 +26,7 @@ from naturel_jax.checkpoints import recorded
 from naturel_jax.cli import compilation_cache
 from naturel_jax.cli.evaluation import evaluate
 from naturel_jax.config import own_benchmarks
-from naturel_jax.devices import preemption
+from naturel_jax.devices import preemption, processes
 from naturel_jax.evaluators import embedding_model, mistakes
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.evaluators.watch import watch
@@ -78,6 +78,7 @@ def main(arguments: Sequence[str]) -> None:
     if not benchmarks:
         raise UserError(f"no benchmarks found in {options.benchmarks_dir}; see `python -m naturel_jax.benchmarks`")
     sizes = {"batch_size": options.batch_size, "dtype": options.dtype}
+    processes.check_limits()
     preemption.install_handler()
     compilation_cache.enable()
     if options.watch:

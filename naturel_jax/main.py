@@ -47,6 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     if {"--help", "-h", "--helpfull"} & set(arguments):
         print(f"{__doc__}\nFlags:\n{flags.FLAGS.module_help(flags.FLAGS.find_module_defining_flag('workdir'))}")
         return
+    processes.check_limits()
     config = config_lib.load(config_flags.parse([sys.argv[0], *arguments]))
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every file it writes and every error it raises
     if _CPU_DEVICES.value:

@@ -10,21 +10,19 @@ OCDBT metadata files, since these end in their own CRC-32C; zlib's CRC-32 costs 
 
 import json
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import xxhash
 from etils import epath
 
 from naturel_jax import storage
+from naturel_jax.storage import blocks
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import parse_json
 
 NAME = "manifest.json"
 SINCE = 2  # checkpoints have a manifest since this version of the meta item
-BLOCK = 1 << 24  # 16 MiB under one checksum: a large file is checked by several threads and processes
-_CHUNK = 1 << 18  # bytes read at a time: few enough to stay in a core's cache until they are hashed
-_THREADS = 8
+_CHUNK = 1 << 18  # bytes read at a time
 
 
 class Damaged(UserError):
@@ -35,14 +33,13 @@ def write(folder: epath.Path) -> None:
     """Writes the manifest of the files as they are now."""
     items = sorted(path for path in folder.iterdir() if path.is_dir())
     sizes = {path: path.stat().length for item in items for path in _files(item)}
-    blocks = [(path, start, BLOCK) for path, size in sizes.items() for start in range(0, size, BLOCK)]
+    places = [block for path, size in sizes.items() for block in blocks.of_file(path, size)]
     files: dict[str, dict[str, Any]] = {
         str(path.relative_to(folder)): {"size": size, "xxh3": []} for path, size in sizes.items()
     }
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for (path, *_), checksum in zip(blocks, pool.map(_block_checksum, blocks), strict=True):
-            files[str(path.relative_to(folder))]["xxh3"].append(checksum)
-    storage.write(folder / NAME, _to_text({"block": BLOCK, "files": files}))
+    for block, checksum in zip(places, blocks.checksums(places), strict=True):
+        files[str(epath.Path(block.path).relative_to(folder))]["xxh3"].append(checksum)
+    storage.write(folder / NAME, _to_text({"block": blocks.BLOCK, "files": files}))
 
 
 def check(folder: epath.Path, items: Collection[str], *, part: int = 0, parts: int = 1) -> bool:
@@ -53,7 +50,7 @@ def check(folder: epath.Path, items: Collection[str], *, part: int = 0, parts: i
     fields = read(folder)
     if fields is None:
         return False
-    length, expected = fields["block"], list[tuple[epath.Path, int, str]]()
+    length, expected = fields["block"], list[tuple[blocks.Block, str]]()
     for name, file in fields["files"].items():
         if name.partition("/")[0] not in items:
             continue
@@ -64,13 +61,11 @@ def check(folder: epath.Path, items: Collection[str], *, part: int = 0, parts: i
             raise Damaged(f"{path} is missing") from error
         if size != file["size"]:
             raise Damaged(f"{path} has {size:,} bytes, expected {file['size']:,}")
-        expected += [(path, n * length, checksum) for n, checksum in enumerate(file["xxh3"])]
+        expected += [(blocks.Block(path, n * length, length), checksum) for n, checksum in enumerate(file["xxh3"])]
     mine = expected[part::parts]
-    blocks = [(path, start, length) for path, start, _ in mine]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for (path, start, checksum), found in zip(mine, pool.map(_block_checksum, blocks), strict=True):
-            if found != checksum:
-                raise Damaged(f"{path} has XXH3 {found} from byte {start:,} on, expected {checksum}")
+    for (block, checksum), found in zip(mine, blocks.checksums([block for block, _ in mine]), strict=True):
+        if found != checksum:
+            raise Damaged(f"{block.path} has XXH3 {found} from byte {block.start:,} on, expected {checksum}")
     return True
 
 
@@ -88,16 +83,6 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
             yield from _files(path)
         else:
             yield path
-
-
-def _block_checksum(block: tuple[epath.Path, int, int]) -> str:
-    path, start, length = block
-    checksum = xxhash.xxh3_64()
-    with open(path, "rb", buffering=0) as file:
-        file.seek(start)
-        for _ in range(length // _CHUNK):
-            checksum.update(file.read(_CHUNK))
-    return checksum.hexdigest()
 
 
 def _to_text(fields: dict[str, Any]) -> str:

@@ -119,6 +119,8 @@ def _read(read: Callable[[int], bytes], names: Sequence[str], numbers: np.ndarra
             width, height = sides(data)
             augment(data, width, height, Box(0, 0, width, height), out)
             seen.append(identity.look(data))
+        except once.DamagedCopy:
+            raise
         except (ValueError, OSError) as error:
             bad.append({"record": n, "name": names[n], "reason": str(error)})
     return bad, TrainedOn.of((), seen)

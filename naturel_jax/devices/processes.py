@@ -1,8 +1,25 @@
-"""Joins the processes of a run."""
+"""Joins the processes of a run, and checks what a process may use."""
 
 import os
+import resource
 
 import jax
+
+from tfds_naturel.common.errors import UserError
+
+LEAST_ADDRESSES = 3_400_000_000  # bytes; with 3.1 GB on two cores, XLA aborts, and with 2.6 GB, it waits without end
+
+
+def check_limits() -> None:
+    """Raises UserError if this process may have too few addresses for the libraries and threads of JAX. Those that
+    cannot start abort the process, or others wait for them."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESSES:
+        raise UserError(
+            f"ulimit -v {limit >> 10} leaves this process {limit / 1e9:.1f} GB of addresses; JAX's libraries and their "
+            f"threads reserve about {LEAST_ADDRESSES / 1e9:.1f} GB, mostly unused. Raise the limit, or limit "
+            "what is used: systemd-run --user -p MemoryMax=..., or a container's memory"
+        )
 
 
 def initialize(coordinator: str | None, processes: int | None, process: int | None) -> None:

@@ -35,6 +35,10 @@ META = "meta.json"
 DIGEST = 8  # bytes at the beginning of a block
 
 
+class DamagedCopy(OSError):
+    """A copy of something that differs from what was written: not a bad record, which others could replace."""
+
+
 def folder_of(parent: Path, key: Any) -> Path:
     """The folder in ``parent`` for what is made from ``key``, which must be JSON-serializable."""
     return parent / hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()

@@ -2,28 +2,33 @@
 
 A copy is in ``<cache_dir>/<scheme>/<bucket>/<path>``. A file gets its name once it has the size of the object, and its
 MD5 if the store states one; an interrupted copy is resumed. ``.staged.jsonl`` in the folder of the bucket lists the
-files and the version that each is a copy of. One process at a time, holding the lock on ``.lock``, copies to it.
+files, the version that each is a copy of, and the XXH3 of its blocks, which every process compares when it first asks
+for the file: a copy that was damaged on the disk is made again. One process at a time, holding the lock on ``.lock``,
+copies to it.
 """
 
 import contextlib
-import json
 import logging
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from etils import epath
 
-from naturel_jax.storage import object_folders, scratch
+from naturel_jax.storage import blocks, object_folders, scratch
 from naturel_jax.storage.locks import locked
 from naturel_jax.storage.object_stores import Info, Location, in_store
+from naturel_jax.storage.state import sealed, unsealed
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import md5_of, parse_json
 from tfds_naturel.common.progress import Progress
 
 _LOG = logging.getLogger(__name__)
+
+_checked = set[tuple[Path, int]]()  # files and their modification times whose checksums this process has compared
 
 
 def local_path(source: str | os.PathLike[str], cache_dir: str = "") -> Path:
@@ -89,52 +94,88 @@ def _stage(
         found = find()
         staged = _Staged(bucket, local)
         staged.forget({name for name in staged.versions if wanted(name)} - found.keys())
-        missing = {name: info for name, info in found.items() if not staged.is_current(name, info)}
+        current = [name for name, info in found.items() if staged.is_current(name, info)]
+        sound = set(current) - staged.damaged(current)
+        missing = {name: info for name, info in found.items() if name not in sound}
         if missing:
             _copy(url, missing, local, staged, f"{len(found):,} files, {_size(found)}")
     return local
 
 
+class _Copy(NamedTuple):
+    """A file that was copied: the version of its object, its modification time, and the XXH3 of its blocks, None if an
+    earlier version of this program has copied it."""
+
+    version: str
+    time: int
+    xxh3: list[str] | None
+
+
 class _Staged:
-    """The files of a bucket that were copied: name relative to ``local`` -> (version, modification time)."""
+    """The files of a bucket that were copied, by their names relative to ``local``."""
 
     def __init__(self, bucket: Path, local: Path):
         self._file, self._local, self._lock = bucket / ".staged.jsonl", local, threading.Lock()
         self._prefix = "" if local == bucket else f"{local.relative_to(bucket).as_posix()}/"
-        self.versions: dict[str, tuple[str, int]] = {}
-        for line in self._file.read_text().splitlines() if self._file.exists() else ():
-            with contextlib.suppress(ValueError):  # cut short when a process was killed
-                row = parse_json(line)
+        self.versions: dict[str, _Copy] = {}
+        for line in self._file.read_text(errors="replace").splitlines() if self._file.exists() else ():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # cut short by a kill, or damaged
+                row = unsealed(parse_json(line))
                 if row["name"].startswith(self._prefix):
-                    self.versions[row["name"].removeprefix(self._prefix)] = (row["version"], row["time"])
-        self.versions = {name: version for name, version in self.versions.items() if version[0]}
+                    copy = _Copy(row["version"], row["time"], row.get("xxh3"))
+                    self.versions[row["name"].removeprefix(self._prefix)] = copy
+        self.versions = {name: copy for name, copy in self.versions.items() if copy.version}
 
     def record(self, name: str, version: str) -> None:
-        """Notes that a file is a copy of ``version``."""
-        self._write(name, version, object_folders.inside(self._local, name).stat().st_mtime_ns)
+        """Notes that a file is a copy of ``version``, as it is now."""
+        path, status = self._path(name), self._path(name).stat()
+        copy = _Copy(version, status.st_mtime_ns, blocks.checksums(blocks.of_file(path, status.st_size)))
+        _checked.add((path, copy.time))
+        self._write(name, copy)
 
     def forget(self, names: set[str]) -> None:
         """Deletes copies whose objects no longer exist."""
         for name in names:
-            object_folders.inside(self._local, name).unlink(missing_ok=True)
-            self._write(name, "", 0)
+            self._path(name).unlink(missing_ok=True)
+            self._write(name, _Copy("", 0, []))
 
     def is_current(self, name: str, info: Info) -> bool:
-        """Whether the file is a copy of the object. One that is not listed is compared with the object's MD5."""
-        path = object_folders.inside(self._local, name)
+        """Whether the file is a copy of the object, by its version. One that is not listed is compared with the
+        object's MD5."""
+        path, copy = self._path(name), self.versions.get(name)
         if not path.is_file() or path.stat().st_size != info.size:
             return False
-        if self.versions.get(name) == (info.etag, path.stat().st_mtime_ns):
+        is_listed = copy is not None and copy[:2] == (info.etag, path.stat().st_mtime_ns)
+        if is_listed and copy and copy.xxh3 is not None:
             return True
-        if not info.md5 or md5_of(path) != info.md5:
+        if not is_listed and (not info.md5 or md5_of(path) != info.md5):
             return False
         self.record(name, info.etag)
         return True
 
-    def _write(self, name: str, version: str, modified: int) -> None:
-        row = {"name": self._prefix + name, "version": version, "time": modified}
+    def damaged(self, names: Collection[str]) -> set[str]:
+        """Which of these current files do not have the checksums that they had when they arrived."""
+        expected = list[tuple[str, blocks.Block, str]]()
+        for name in names:
+            path, copy = self._path(name), self.versions[name]
+            if (path, copy.time) not in _checked:
+                parts = blocks.of_file(path, path.stat().st_size)
+                expected += [(name, *of_part) for of_part in zip(parts, copy.xxh3 or (), strict=True)]
+        found = blocks.checksums([block for _, block, _ in expected])
+        wrong = {name for (name, _, checksum), other in zip(expected, found, strict=True) if other != checksum}
+        for name in wrong:
+            _LOG.warning("%s: the copy is damaged; it is copied again", self._path(name))
+        _checked.update((self._path(name), self.versions[name].time) for name in {*names} - wrong)
+        return wrong
+
+    def _path(self, name: str) -> Path:
+        return object_folders.inside(self._local, name)
+
+    def _write(self, name: str, copy: _Copy) -> None:
+        self.versions[name] = copy
+        row = sealed({"name": self._prefix + name, **copy._asdict()})
         with self._lock, self._file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(row + "\n")
 
 
 def _copy(url: epath.Path, missing: dict[str, Info], local: Path, staged: _Staged, whole: str) -> None:

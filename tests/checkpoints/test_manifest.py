@@ -14,6 +14,7 @@ from etils import epath
 
 from naturel_jax.checkpoints import checkpoint, checkpoint_meta, manifest
 from naturel_jax.checkpoints.checkpoint import Checkpoints
+from naturel_jax.storage import blocks
 from naturel_jax.weights import runs
 from tests.helpers.tiny_models import tiny
 from tfds_naturel.common.errors import UserError
@@ -112,7 +113,7 @@ def test_each_of_several_processes_checks_a_part(workdir):
 
 
 def test_blocks_of_a_large_file_have_their_own_checksums(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "BLOCK", 1 << 18)
+    monkeypatch.setattr(blocks, "BLOCK", 1 << 18)
     (tmp_path / "params").mkdir()
     path = tmp_path / "params" / "data"
     path.write_bytes(os.urandom(900_000))

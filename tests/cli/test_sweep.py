@@ -213,14 +213,14 @@ def start(out: Path, *flags: str) -> subprocess.Popen:
 def test_killed_sweep_has_the_table_of_an_uninterrupted_one(tmp_path):
     """The killed one trains two runs at once, which share a base; the other one after another."""
     names = ["--baseline=lr=0.0001", "--score=naturel/complex"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, killed, seed = tmp_path / "whole", tmp_path / "killed", random.randrange(1 << 32)
+    draw = random.Random(seed)
+    print(f"seed {seed}")  # pytest shows it if the test fails
     assert start(whole, *names).wait(600) == 0, whole.with_suffix(".log").read_text()[-3000:]
     process = start(killed, *names, "--jobs=2")
-    begun = random.Random().choice(
-        ("base/metrics.jsonl", "base/scores.json", "*seed=?/metrics.jsonl", "*seed=?/scores.json")
-    )
+    begun = draw.choice(("base/metrics.jsonl", "base/scores.json", "*seed=?/metrics.jsonl", "*seed=?/scores.json"))
     wait_until(lambda: process.poll() is not None or [*killed.glob(begun)], 600)
-    time.sleep(random.Random().uniform(0, 2))
+    time.sleep(draw.uniform(0, 2))
     process.kill()
     process.wait()
     assert start(killed, *names, "--jobs=2").wait(600) == 0, killed.with_suffix(".log").read_text()[-3000:]

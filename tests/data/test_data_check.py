@@ -1,6 +1,7 @@
 """Bad records: found once, listed with reasons, left out of training up to a limit; later ones are replaced."""
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -115,6 +116,19 @@ def test_five_percent_of_broken_images_are_never_sampled(table, capsys):
     assert seen == sorted([n for n in range(100) if n % 10 or n == 0] * 8)
     for one, other in zip(pipe.batches(0, 3), pipeline(source(table), threads=4).batches(0, 3), strict=True):
         jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_damaged_copy_of_an_image_is_not_replaced_by_another_image_but_made_again(tmp_path):
+    name, fields = files.written("parquet", tmp_path)
+    opened = functools.partial(datasets.open_source, name, str(tmp_path / "data"), "train", c.Fields(**fields))
+    data, (copies, _) = opened(), sorted(tmp_path.rglob("images.bin"))
+    whole = copies.read_bytes()
+    copies.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(
+        UserError, match=r"image 'part-0\.parquet:11': its copy in .*images\.bin is damaged; run the same"
+    ):
+        list(pipeline(data).batches(0, 3))
+    assert len(opened().items) == files.COUNT and copies.read_bytes() == whole
 
 
 def test_image_that_cannot_be_read_is_replaced_by_the_next_of_its_batch(table, capsys, caplog):

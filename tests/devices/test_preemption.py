@@ -5,6 +5,7 @@ import http.server
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -219,6 +220,22 @@ def test_stop_while_downloading_ends_the_run_at_once_and_leaves_no_lease(tmp_pat
         assert run.wait() == cli.STOPPED, run.output()  # not 2, as after waiting for the silent hub
         server.shutdown()
     assert "Traceback" not in run.output() and not (tmp_path / "run" / "lease.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["Finished tracing", "Finished jaxpr to MLIR"])
+def test_stop_while_the_step_is_compiled_ends_the_run_before_it_is(line, tmp_path):
+    """From the first line, JAX lowers the step; from the second, XLA compiles it."""
+    data = f"--config.data.dir={data_dir()}"
+    compiling = Run(tmp_path / "run", data, config="deep_config.py", env={"JAX_LOG_COMPILES": "1"})
+    wait_for(compiling, lambda: re.search(rf"{line}.* (jit\()?step\b", compiling.output()))
+    time.sleep(2)
+    began = time.monotonic()
+    compiling.process.terminate()
+    assert compiling.wait() == cli.STOPPED, compiling.output()
+    print(f"seen: stopped after {time.monotonic() - began:.1f} s")
+    assert not re.search(r"Finished XLA compilation of (jit\()?step\b", compiling.output())
+    assert "Traceback" not in compiling.output() and not (tmp_path / "run" / "lease.json").exists()
 
 
 @pytest.mark.slow

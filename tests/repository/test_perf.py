@@ -3,7 +3,10 @@
 import fcntl
 import functools
 import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -61,6 +64,13 @@ def test_loading_reports_parameter_size_memory_and_time():
     result = loading.measure("tiny-siglip")
     assert result["parameters"] == sum(4 * leaf.size for leaf in jax.tree.leaves(Model(preset("tiny-siglip")).shapes()))
     assert result["bytes"] > 0 < result["seconds"]
+
+
+def test_checksums_of_copies_are_measured():
+    """In a process of its own: a store's client is kept, with its address."""
+    command = [sys.executable, "-m", "perf.copies", "--megabytes=64", "--files=20"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert re.match(r"28 files, 64 MiB: found current in [\d.]+ s; their checksums take another [\d.]+ s", done.stdout)
 
 
 def test_pipeline_is_compared_with_other_loaders(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Copies of data from object stores: complete, checked, made once for all processes of a host, and continued."""
 
+import json
 import os
 import signal
 import subprocess
@@ -77,6 +78,28 @@ def test_copy_that_arrives_damaged_is_repeated_once(url, server):
     server.faults.append(lambda method, path: "flip" if method == "GET" and "b.bin" in path else None)
     with pytest.raises(OSError, match=rf"{url}/deep/er/b\.bin: arrived twice with different content, neither with"):
         staging.stage(url)
+
+
+def test_copy_that_is_damaged_on_the_disk_is_made_again(url, server, caplog):
+    """Also one of an earlier version of this program, which noted no checksums."""
+    folder = staging.stage(url)
+    listed, path = next(folder.parents[1].rglob(".staged.jsonl")), folder / "deep/er/b.bin"
+    before = [
+        {key: row[key] for key in ("name", "version", "time")}
+        for row in map(json.loads, listed.read_text().splitlines())
+    ]
+    listed.write_text("".join(json.dumps(row) + "\n" for row in before))
+    server.requests.clear()
+    for expected in (0, 1, 0):
+        staging._checked.clear()  # as in a new process
+        assert copied(staging.stage(url)) == CONTENT and len(downloads(server)) == expected
+        server.requests.clear()
+        if not expected:
+            times, content = path.stat(), bytearray(CONTENT["deep/er/b.bin"])
+            content[1 << 20] ^= 1
+            path.write_bytes(content)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert f"{path}: the copy is damaged; it is copied again" in caplog.text
 
 
 def test_objects_whose_etag_is_no_md5_are_copied(url, server):

@@ -72,25 +72,39 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
 
 
 def _out_of_memory(error: Exception) -> str:
-    """One line on a failure for want of memory, with the largest arrays that JAX holds; "" for any other error."""
+    """One line on a failure for want of memory; "" for any other error."""
     text = " ".join(str(error).split())
     words = ("RESOURCE_EXHAUSTED", "std::bad_alloc", "can't start new thread", "annot allocate memory", "failed to map")
-    if not isinstance(error, MemoryError) and not any(word in text for word in words):
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    for_memory = isinstance(error, MemoryError) or (limited and isinstance(error, SystemError))  # of an extension
+    if not for_memory and not any(word in text for word in words):
         return ""
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    line = f"out of memory in {frame.name} ({text[:200] or type(error).__name__})"
+    return f"out of memory in {frame.name} ({text[:200] or type(error).__name__}){_consumers()}"
+
+
+def _consumers() -> str:
+    """What uses this process's memory: most of its addresses, and the largest arrays that JAX holds."""
+    line = ""
     with contextlib.suppress(Exception):  # little works without memory
         usage = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines())
         line += f"; this process has {usage['VmRSS'].strip()} in memory and {usage['VmSize'].strip()} of addresses"
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         line += f" (ulimit -v {limit // 1024})" if limit != resource.RLIM_INFINITY else ""
     with contextlib.suppress(Exception):
+        spaces = Counter[str]()
+        for row in Path("/proc/self/maps").read_text().splitlines():
+            span, *_, name = row.split(maxsplit=5) if row.count("/") else (row.split()[0], "allocations")
+            first, _, end = span.partition("-")
+            spaces[os.path.basename(name)] += int(end, 16) - int(first, 16)
+        kind, size = spaces.most_common(1)[0]
+        line += f", most of them {kind}: {size / 1e9:.3g} GB"
+    with contextlib.suppress(Exception):
         sizes = Counter[str]()
         for array in sys.modules["jax"].live_arrays():
             sizes[f"{array.dtype}{list(array.shape)}"] += array.nbytes
         kind, size = sizes.most_common(1)[0]
-        total = sum(sizes.values()) / 1e9
-        line += f", {total:.3g} GB of them JAX's arrays, the largest {kind}: {size / 1e9:.3g} GB"
+        line += f"; JAX's arrays have {sum(sizes.values()) / 1e9:.3g} GB, the largest {kind}: {size / 1e9:.3g} GB"
     return f"{line}; allow more memory, or lower the size of the batch or the number of threads and processes"
 
 

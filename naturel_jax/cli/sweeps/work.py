@@ -16,7 +16,7 @@ from naturel_jax.cli.sweeps.grids import Grid, Planned
 from naturel_jax.cli.sweeps.runs import Share
 from naturel_jax.cli.sweeps.search import Search
 from naturel_jax.config import Config
-from naturel_jax.devices import preemption
+from naturel_jax.devices import preemption, processes
 from tfds_naturel.common import cli
 from tfds_naturel.common.errors import Stopped, UserError
 
@@ -60,6 +60,7 @@ def _search(grid: Grid, options: argparse.Namespace, out: Path) -> Search:
 def train(sweep: Sweep, out: Path, share: Share) -> None:
     """Trains the runs of a share, one after another. Raises Stopped."""
     absl_logging.set_verbosity(absl_logging.FATAL)  # as naturel_jax.main does
+    processes.check_limits()
     preemption.install_handler()
     compilation_cache.enable()
     if sweep.search:

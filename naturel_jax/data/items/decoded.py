@@ -29,7 +29,6 @@ from naturel_jax.data.images.augment import Crops, augment, resize, sides
 from naturel_jax.data.images.boxes import Box, is_fixed, only_square
 from naturel_jax.data.items import columns
 from naturel_jax.storage import once
-from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ class Decoded:
         return Decoded, self._arguments
 
     def __getitem__(self, n: int) -> Kept:
-        """Image ``n``. Raises UserError for one that is damaged and cannot be decoded again."""
+        """Image ``n``. Raises DamagedCopy for one that is damaged and cannot be decoded again."""
         width, height, *part, kept_width, kept_height, start, checksum, _ = self.rows_N[n].tolist()
         pixels = self._pixels[n // BLOCK][start : start + kept_height * kept_width * 3]
         if not self._is_checked_N[n]:
@@ -122,10 +121,12 @@ class Decoded:
     def _repair(self, n: int) -> None:
         path, row, data = pixels_path(self._folder, n // BLOCK), self.rows_N[n], self._read_image(n)
         if xxhash.xxh3_64_intdigest(data) != row["encoded"]:
-            raise UserError(f"is damaged in {path}, and its file has changed since; remove {self._folder}")
+            raise once.DamagedCopy(f"is damaged in {path}, and its file has changed since; remove {self._folder}")
         pixels, _ = keep(data, self._crops)
         if xxhash.xxh3_64_intdigest(pixels.data) != row["pixels"]:
-            raise UserError(f"is damaged in {path}, and other libraries decode it differently; remove {self._folder}")
+            raise once.DamagedCopy(
+                f"is damaged in {path}, and other libraries decode it differently; remove {self._folder}"
+            )
         with path.open("r+b") as file:
             os.pwrite(file.fileno(), pixels.data, int(row["start"]))
         _LOG.warning("%s: the pixels of image %d were damaged; it was decoded again", path, n)

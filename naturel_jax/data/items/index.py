@@ -73,14 +73,19 @@ def open_images(table: Table, fields: Fields, folder: Path, meta: dict[str, Any]
     first_S = np.cumsum([0, *counts[:-1]])
     offset_N, size_N = (columns.find(folder, name) for name in ("offset", "size"))
     checksum_N = columns.find(folder, "checksum") if "xxh3" in meta else None
-    return Images(meta["root"], columns.find_strings(folder, "names"), files, first_S, offset_N, size_N, checksum_N)
+    names = columns.find_strings(folder, "names")
+    return Images(folder, meta["root"], names, files, first_S, offset_N, size_N, checksum_N)
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
     """Reads the encoded image of a record: a file, or a part of one. ``first_S``: number of the first record of each
-    shard; ``checksum_N``: XXH3 of the images that the index has copied, None in indexes of earlier versions."""
+    shard; ``checksum_N``: XXH3 of the images that the index has copied, None in indexes of earlier versions.
 
+    Raises DamagedCopy for one that has another checksum; the index in ``folder`` is then made again by the next start.
+    """
+
+    folder: Path
     root: str
     names: Sequence[str]
     files: Sequence[str]
@@ -96,7 +101,10 @@ class Images:
         shard = int(np.searchsorted(self.first_S, n, side="right")) - 1
         data = _read(self.files[shard], offset, size)
         if self.checksum_N is not None and self.checksum_N[n] not in (0, xxhash.xxh3_64_intdigest(data)):
-            raise ValueError(f"is damaged in {self.files[shard]}, a copy: remove its folder, to have it made again")
+            (self.folder / once.META).unlink(missing_ok=True)
+            raise once.DamagedCopy(
+                f"its copy in {self.files[shard]} is damaged; run the same command again, which makes another"
+            )
         return data
 
 

@@ -385,9 +385,10 @@ def _write_problems(out: Path, records: _Parts) -> None:
     with (out / "problems.jsonl").open("w") as file:
         first = 0
         for names, problems in zip(records.column("name"), records.column("problem"), strict=True):
-            for n in pc.indices_nonzero(pc.not_equal(problems, "")).to_pylist():
-                row = {"record": first + n, "name": names[n].as_py(), "reason": problems[n].as_py()}
-                file.write(json.dumps(row) + "\n")
+            is_bad = pc.not_equal(problems, "")
+            numbers = (first + pc.indices_nonzero(is_bad).to_numpy().astype(np.int64)).tolist()
+            bad = zip(numbers, names.filter(is_bad).to_pylist(), problems.filter(is_bad).to_pylist(), strict=True)
+            file.writelines(json.dumps({"record": n, "name": name, "reason": why}) + "\n" for n, name, why in bad)
             first += len(names)
 
 

@@ -2,6 +2,7 @@
 part of the record (``record_fields.Fields``)."""
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -130,7 +131,7 @@ def _values(row: Mapping[str, Any], chosen: Chosen, part: str) -> list[Any]:
     names, every = chosen[part]
     found = []
     for name in names:
-        value = row[name] if name in row else _nested(row, name)
+        value = row[name] if name in row else _nested(row, name) if "." in name else None
         if value is not None and not _is_blank(value):
             found.append(value)
             if not every:
@@ -160,7 +161,12 @@ def _missing(row: Mapping[str, Any], chosen: Chosen, part: str) -> BadRecord:
     blank = [name for name in names if name in row]
     if blank:
         return BadRecord(f"field {blank[0]!r} ({part}) is empty")
-    return BadRecord(f"no field {' or '.join(map(repr, names))} ({part}); it has {', '.join(map(repr, row))}")
+    return BadRecord(f"no field {_either(names)} ({part}); it has {', '.join(map(repr, row))}")
+
+
+@functools.cache  # a file may have a million bad records
+def _either(names: tuple[str, ...]) -> str:
+    return " or ".join(map(repr, names))
 
 
 def _image(value: Any) -> tuple[str | bytes | Span, str]:
