@@ -1,6 +1,7 @@
 """Every field of a run's config, with its default, allowed values and meaning."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -124,6 +125,11 @@ class Optim:
     eps: float = setting(1e-6, "added to the square root of the second moment (adamw)", above(0))
     weight_decay: float = setting(0.2, "decoupled weight decay of matrices and embeddings", at_least(0))
     clip_norm: float = setting(0.0, "global gradient norm to clip to; 0: no clipping", at_least(0))
+    skip_above: float = setting(
+        0.0,
+        "leave out steps whose gradient norm is above this many times the running mean, after the first ten; 0: none",
+        Allowed(lambda: "0 or a number above 1", lambda x: x == 0 or 1 < x < math.inf),
+    )
     lr_multipliers: tuple[tuple[str, float], ...] = setting(
         (),
         "learning-rate multipliers: the first pattern that matches a parameter's path, or in blocks also that of one "

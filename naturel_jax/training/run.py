@@ -24,7 +24,7 @@ from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import make_mesh, warm_up_collectives
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator, read_benchmarks
-from naturel_jax.training import first_batch, frozen, observe, optim, ready, run_folder, train
+from naturel_jax.training import first_batch, frozen, loop, observe, optim, ready, run_folder, train
 from naturel_jax.training.calibration import calibrated
 from naturel_jax.training.choices import make_model, resolve
 from naturel_jax.training.loss import Loss
@@ -100,13 +100,14 @@ def make_training(
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
     tx = optim.make_optimizer(config.optim, params, learning_rate)
     needs_base = any(term.needs_base for term in config.objective.terms.values())
-    state = train.make_state(params, tx, mesh, ema=bool(config.optim.ema), base=needs_base)
+    kept = {"ema": bool(config.optim.ema), "base": needs_base, "norms": bool(config.optim.skip_above)}
+    state = train.make_state(params, tx, mesh, **kept)
     pipeline = make_pipeline(config, sources, sizes, processor, mesh)
     frozen_blocks = optim.frozen_blocks(config.optim, sizes, params)
     chosen = resolve(config, sizes, frozen_blocks, state, pipeline, schedule.total, mesh, saved or {})
     model = make_model(config, sizes, mesh, chosen.remat, frozen_blocks)  # that of ``start`` only embeds
     loss = Loss(config, model, (processor.mean, processor.std), params, mesh, chosen.exchange)
-    step = train.make_step(loss, tx, state, mesh, max_scale=sizes.max_scale, ema=config.optim.ema)
+    step = train.make_step(loss, tx, state, mesh, max_scale=sizes.max_scale, options=config.optim)
     return Training(start, pipeline, schedule, learning_rate, loss, step, state)
 
 
@@ -145,10 +146,10 @@ def train_and_evaluate(
 
     with contextlib.closing(metrics), contextlib.closing(checkpoints):
         if first < schedule.total:
-            evaluate(first, state, [name for name in train.due(schedule, first) if name not in metrics.evaluated])
+            evaluate(first, state, [name for name in loop.due(schedule, first) if name not in metrics.evaluated])
         with observe.profiler(folder / "profile", range(first + _WARMUP, first + _WARMUP + schedule.profile)) as trace:
             try:
-                state, finished = train.loop(
+                state, finished = loop.loop(
                     training.step,
                     state,
                     first_batch.batches(training.pipeline, folder, first, schedule.total),
@@ -162,7 +163,7 @@ def train_and_evaluate(
                     prepare=lambda *step: preemption.abandonable(lambda: training.step.lower(*step).compile()),
                     profile=trace,
                 )
-            except train.NotFinite as error:
+            except loop.NotFinite as error:
                 names = ", ".join(training.pipeline.planner.names(error.step))
                 raise UserError(f"{error}. Lower config.optim.lr or inspect the items of the batch: {names}") from error
         if not finished:
@@ -187,7 +188,7 @@ def restore_or_start(
     if restored is not None:
         step, arrays, _ = restored
         _LOG.info("continuing %s from step %d", config.name, step)
-        return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"), state.base)
+        return step, state._replace(opt_state=arrays.pop("optimizer"), **arrays)
     if training.start.new_bias:
         state = calibrated(state, training.loss, next(training.pipeline.batches(0, 1)))
         _LOG.info("logit bias calibrated on the first batch: %.2f", float(state.params["logit_bias"]))

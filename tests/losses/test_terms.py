@@ -278,6 +278,14 @@ def test_a_step_with_terms_in_chunks(tmp_path, monkeypatch):
         np.testing.assert_allclose(metrics["loss"], total, rtol=1e-4)
         for name, value in expected.items():
             np.testing.assert_allclose(found[-1][name], value, rtol=1e-4, atol=1e-5)
+        own = config.objective.terms["own_foils"]
+        parts = {
+            "objective": functools.partial(loss.from_embeddings, params, batch=batch),
+            "own_foils": lambda *pair, z=embedded, own=own: own(z._replace(zimg_ID=pair[0], zcap_UD=pair[1])),
+        }
+        for name, part in parts.items():
+            norm = np.hypot(*map(jnp.linalg.norm, jax.grad(part, (0, 1))(*z[0])))
+            np.testing.assert_allclose(metrics[f"term/{name}/grad_norm"], norm, rtol=1e-4)
         norms = [float(metrics[f"grad_norm/{tower}"]) for tower in ("image", "text")]
         assert min(norms) > 0 and np.hypot(*norms) <= float(metrics["grad_norm"]) * (1 + 1e-5)
     assert found[0]["base_distance"] < 1e-6 < found[1]["base_distance"]
