@@ -48,6 +48,7 @@ def check(config: Config, path: str = "config") -> Config:
     own_benchmarks.check_names(config.eval.benchmarks, config.eval.fields, f"{path}.eval.fields")
     if unknown := sorted(config.eval.during.keys() - set(map(own_benchmarks.name_of, config.eval.benchmarks))):
         raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
+    _check_interpolation(config, path)
     options = config.objective
     objectives = pkgutil.resolve_name("naturel_jax.losses.objectives:OBJECTIVES")
     smooths = objectives[options.name].smooths_labels and options.counting != "match_ignore"
@@ -62,6 +63,21 @@ def check(config: Config, path: str = "config") -> Config:
         check_folder(name, f"{path}.bases")
         check(base_config, f"{path}.bases.{name}")
     return config
+
+
+def _check_interpolation(config: Config, path: str) -> None:
+    shares, by = config.eval.interpolate, config.eval.interpolate_by
+    if shares and not (config.init and config.data.mixture):
+        raise UserError(
+            f"{path}.eval.interpolate is {shares}, but the run does not train a model that it starts from: set "
+            f"{path}.init and {path}.data.mixture, or {path}.eval.interpolate to ()"
+        )
+    known = sorted(map(own_benchmarks.name_of, config.eval.benchmarks))
+    if by and not (shares and by.split("/")[0] in known):
+        raise UserError(
+            f"{path}.eval.interpolate_by is {by!r} and {path}.eval.interpolate {shares}; expected shares, and a score "
+            f"of one of {path}.eval.benchmarks: {', '.join(known)}"
+        )
 
 
 def check_folder(name: str, where: str) -> None:

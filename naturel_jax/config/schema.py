@@ -191,6 +191,15 @@ class Eval:
         "benchmarks also evaluated during training, and how often; '0 steps': never",
         is_duration(),
     )
+    interpolate: tuple[float, ...] = setting(
+        (),
+        "at the end, also evaluate the run's parameters interpolated with those it started from, at these shares of "
+        "the run's (WiSE-FT, arXiv 2109.01903), such as (0, 0.25, 0.5, 0.75, 1)",
+        Allowed(
+            lambda: "numbers from 0 to 1, each once", lambda x: len(set(x)) == len(x) and all(0 <= y <= 1 for y in x)
+        ),
+    )
+    interpolate_by: str = setting("", "score that names the best share, such as naturel/complex; empty: none is named")
     fields: Mapping[str, own_benchmarks.BenchmarkFields] = setting({}, "fields of your own benchmarks: name -> fields")
     naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", NAME)
     benchmarks_dir: str = setting("", "folder with the official files; empty: their twins drawn from the scenes world")
@@ -210,7 +219,7 @@ class Config:
     init: str = setting(
         "",
         "checkpoint to start from: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, run:WORKDIR@STEP, "
-        "run:WORKDIR@best:SCORE, base:NAME, a folder or a file",
+        "run:WORKDIR@best:SCORE, run:WORKDIR@interpolated:SHARE, base:NAME, a folder or a file",
     )
     preset: str = setting("", "or, random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", ""))
     duration: str = setting(

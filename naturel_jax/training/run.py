@@ -24,7 +24,7 @@ from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import make_mesh, warm_up_collectives
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator, read_benchmarks
-from naturel_jax.training import first_batch, frozen, loop, observe, optim, ready, run_folder, train
+from naturel_jax.training import first_batch, frozen, interpolation, loop, observe, optim, ready, run_folder, train
 from naturel_jax.training.calibration import calibrated
 from naturel_jax.training.choices import make_model, resolve
 from naturel_jax.training.loss import Loss
@@ -171,6 +171,8 @@ def train_and_evaluate(
         out = run_folder.results_of(folder, config)
         scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(state.evaluated, *out))
         metrics.evaluation(schedule.total, scores)
+        if config.eval.interpolate:
+            preemption.abandonable(lambda: interpolation.curve(config, folder, state.evaluated, scores, evaluator))
         return scores, intervals
 
 
