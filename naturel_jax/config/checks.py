@@ -52,6 +52,11 @@ def check(config: Config, path: str = "config") -> Config:
     options = config.objective
     objectives = pkgutil.resolve_name("naturel_jax.losses.objectives:OBJECTIVES")
     smooths = objectives[options.name].smooths_labels and options.counting != "match_ignore"
+    if options.calibrate_bias and not objectives[options.name].needs_bias:
+        raise UserError(
+            f"{path}.objective.calibrate_bias is True: the {options.name} loss has no bias; set it to False"
+        )
+    _check_optimizer(config, path)
     if options.label_smoothing and not smooths:
         where = f"{path}.objective.name {options.name!r} and counting {options.counting!r}"
         raise UserError(
@@ -63,6 +68,20 @@ def check(config: Config, path: str = "config") -> Config:
         check_folder(name, f"{path}.bases")
         check(base_config, f"{path}.bases.{name}")
     return config
+
+
+def _check_optimizer(config: Config, path: str) -> None:
+    name, optim = config.optim.name, config.optim
+    if name == "schedule_free_adamw" and (optim.ema or not optim.b1):
+        raise UserError(
+            f"{path}.optim.name is {name!r}, {path}.optim.ema {optim.ema} and {path}.optim.b1 {optim.b1}: it "
+            "evaluates an average of its own, made with b1; set ema to 0.0 and b1 above 0"
+        )
+    if name == "prodigy" and optim.weight_decay:
+        raise UserError(
+            f"{path}.optim.name is {name!r} and {path}.optim.weight_decay is {optim.weight_decay}: the decay of a step "
+            "would be that times lr, which is about 1 here; set weight_decay to 0.0"
+        )
 
 
 def _check_interpolation(config: Config, path: str) -> None:

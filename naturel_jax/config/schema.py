@@ -94,6 +94,9 @@ class Objective:
     counting: str = setting("published", "how true captions are counted", key_of("naturel_jax.losses.batch:COUNTING"))
     hard_negative_weight: float = setting(1.0, "weight of captions sampled as negatives", at_least(0))
     label_smoothing: float = setting(0.0, "label smoothing of the softmax loss", fraction())
+    calibrate_bias: bool = setting(
+        False, "begin with the logit bias that minimizes the loss of the first batch, as a bias that is new always does"
+    )
     terms: Mapping[str, Any] = setting(
         {},
         "terms added to the loss: name -> weight and options, as in {'own_foils': {'weight': 0.5}}",
@@ -114,7 +117,11 @@ class Objective:
 class Optim:
     """The defaults are NegCLIP's, as published (arXiv 2210.01936; betas, eps and decay are OpenCLIP's for ViT)."""
 
-    name: str = setting("adamw", "optimizer", key_of("naturel_jax.training.optim:OPTIMIZERS"))
+    name: str = setting(
+        "adamw",
+        "optimizer; schedule_free_adamw: with the schedule constant; prodigy: with lr 1 and weight_decay 0",
+        key_of("naturel_jax.training.optim:OPTIMIZERS"),
+    )
     lr: float = setting(1e-6, "peak learning rate", above(0))
     schedule: str = setting(
         "cosine", "learning-rate schedule after the warmup", key_of("naturel_jax.training.optim:SCHEDULES")
@@ -141,6 +148,12 @@ class Optim:
             ),
             are_patterns,
         ),
+    )
+    layer_decay: float = setting(
+        1.0,
+        "factor of the learning rate for each block further from a tower's end, embeddings one more than the first "
+        "block (BEiT, timm); on top of lr_multipliers; 1: none",
+        Allowed(lambda: "a number above 0, at most 1", lambda x: 0 < x <= 1),
     )
     ema: float = setting(0.0, "decay of the moving average, which is evaluated instead; 0: none", fraction())
 

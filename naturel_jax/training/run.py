@@ -100,7 +100,8 @@ def make_training(
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
     tx = optim.make_optimizer(config.optim, params, learning_rate)
     needs_base = any(term.needs_base for term in config.objective.terms.values())
-    kept = {"ema": bool(config.optim.ema), "base": needs_base, "norms": bool(config.optim.skip_above)}
+    averages = bool(config.optim.ema) or config.optim.name in optim.AVERAGING
+    kept = {"ema": averages, "base": needs_base, "norms": bool(config.optim.skip_above)}
     state = train.make_state(params, tx, mesh, **kept)
     pipeline = make_pipeline(config, sources, sizes, processor, mesh)
     frozen_blocks = optim.frozen_blocks(config.optim, sizes, params)
@@ -179,7 +180,8 @@ def train_and_evaluate(
 def restore_or_start(
     config: Config, folder: epath.Path, checkpoints: checkpoint.Checkpoints, training: Training
 ) -> tuple[int, train.State]:
-    """(step, state) of the newest checkpoint; without one, of the initial state, with its bias calibrated if it is new.
+    """(step, state) of the newest checkpoint; without one, of the initial state, with its bias calibrated if it is new
+    or ``config.objective.calibrate_bias`` asks for it.
 
     Raises UserError for the checkpoint of another run.
     """
@@ -191,7 +193,7 @@ def restore_or_start(
         step, arrays, _ = restored
         _LOG.info("continuing %s from step %d", config.name, step)
         return step, state._replace(opt_state=arrays.pop("optimizer"), **arrays)
-    if training.start.new_bias:
+    if training.start.new_bias or config.objective.calibrate_bias:
         state = calibrated(state, training.loss, next(training.pipeline.batches(0, 1)))
         _LOG.info("logit bias calibrated on the first batch: %.2f", float(state.params["logit_bias"]))
     if jax.process_index() == 0:

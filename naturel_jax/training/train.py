@@ -22,7 +22,7 @@ Metrics = dict[str, jax.Array]
 
 
 class State(NamedTuple):
-    """Everything that a step updates. ``ema`` is the moving average of the parameters, or None. ``base``: a copy of the
+    """Everything that a step updates. ``ema`` is the average of the parameters, or None. ``base``: a copy of the
     parameters that training started from, if the loss needs it; it stays as it is, and is not saved. ``norms``: the
     gradient norms so far, if steps are left out for theirs."""
 
@@ -88,7 +88,7 @@ def make_step(
             params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, math.log(max_scale))
         average = state.ema
         if average is not None:
-            average = jax.tree.map(lambda old, new: old + (1 - options.ema) * (new - old), average, params)
+            average = optim.averaged(options, average, params, opt_state)
         taken = finite = jnp.isfinite(value) & jnp.isfinite(norm)
         norms = state.norms
         if norms is not None:

@@ -18,6 +18,7 @@ from naturel_jax.data import datasets
 from naturel_jax.data.random import draws
 from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.training import loop, outliers, run, train
+from naturel_jax.training.calibration import calibrated
 from naturel_jax.training.optim import OPTIMIZERS
 from naturel_jax.training.start import make_start
 from tests.helpers import tiny_config
@@ -61,8 +62,17 @@ def folder(tmp_path_factory) -> str:
     return os.fspath(tmp_path_factory.mktemp("steps"))
 
 
-def test_library_that_cannot_hold_the_model_is_named_at_the_start(folder, caplog):
-    make_training(folder, **{"objective.name": "sigmoid"})
+def test_a_new_bias_with_an_average_of_the_optimizers_own(folder, caplog):
+    """All copies of the bias are calibrated, and what is evaluated is the schedule-free average."""
+    _, training = make_training(folder, **{"objective.name": "sigmoid", "optim.name": "schedule_free_adamw"})
+    batch = next(training.pipeline.batches(0, 1))
+    state = calibrated(training.state, training.loss, batch)
+    z = state.opt_state[0].z
+    assert state.params["logit_bias"] == state.ema["logit_bias"] == z["logit_bias"] < -1
+    state, _ = jax.device_get(training.step(state, batch))
+    z = named(state.opt_state[0].z)
+    for path, expected in named(state.evaluated).items():
+        np.testing.assert_allclose(0.9 * expected + 0.1 * z[path], named(state.params)[path], atol=1e-6, err_msg=path)
     assert "transformers cannot hold this model as it is" in caplog.text and "--drop_bias" in caplog.text
 
 
