@@ -57,6 +57,16 @@ def check(config: Config, path: str = "config") -> Config:
             f"{path}.objective.calibrate_bias is True: the {options.name} loss has no bias; set it to False"
         )
     _check_optimizer(config, path)
+    averages = [name for name, term in options.terms.items() if term.of_average]
+    if averages and not (config.optim.ema or config.optim.name == "schedule_free_adamw"):
+        raise UserError(
+            f"{path}.objective.terms.{averages[0]}.of_average is True, but there is no average: set {path}.optim.ema, "
+            "such as 0.9996"
+        )
+    if averages and any(term.needs_base and not term.of_average for term in options.terms.values()):
+        raise UserError(
+            f"{path}.objective.terms has terms with of_average and without: a run has one base; use the same"
+        )
     if options.label_smoothing and not smooths:
         where = f"{path}.objective.name {options.name!r} and counting {options.counting!r}"
         raise UserError(

@@ -40,6 +40,7 @@ class Loss:
         self.model, self.chunks, self._mean_std = model, objective.chunks, mean_std
         self._terms = objective.terms
         self.needs_base = any(term.needs_base for term in self._terms.values())
+        self.of_average = any(term.of_average for term in self._terms.values())
         self._factors = optim.multipliers(options.optim, params)
         self.layout = Layout(mesh, BATCH_AXES, objective.tile, exchange or objective.exchange)
         self._objective = functools.partial(
@@ -56,8 +57,8 @@ class Loss:
         """((loss, terms), gradient): a float32 scalar; the unweighted value of each term of ``config.objective.terms``,
         with the norm of its gradient on the embeddings and that of the objective (as ``NAME/grad_norm``); and the
         gradient with respect to the parameters. With ``config.objective.chunks`` above 1, the same in the memory of one
-        chunk: see ``value_and_grad_in_chunks``. ``base``: the parameters that training started from, if
-        ``needs_base``."""
+        chunk: see ``value_and_grad_in_chunks``. ``base``: the parameters that training started from, or
+        their average if ``of_average``, if ``needs_base``."""
         base_z = self.embed(base, batch) if base is not None else None
         if self.chunks > 1:
             return value_and_grad_in_chunks(self, params, batch, base_z)
@@ -146,8 +147,13 @@ class Loss:
 
 def _grad_norm(part: Callable[[Embedded], jax.Array], z: Embedded) -> jax.Array:
     """Norm of the gradient of a part of the loss on the embeddings."""
-    zimg_ID, zcap_UD, *scalars = jax.lax.stop_gradient(z[:4])
-    return optax.tree.norm(jax.grad(lambda *pair: part(Embedded(*pair, *scalars, *z[4:])), (0, 1))(zimg_ID, zcap_UD))
+    zimg_ID, zcap_UD, scale, bias = jax.lax.stop_gradient(z[:4])
+    fixed = z._replace(scale=scale, bias=bias)
+
+    def value(zimg_ID: jax.Array, zcap_UD: jax.Array) -> jax.Array:
+        return part(fixed._replace(zimg_ID=zimg_ID, zcap_UD=zcap_UD))
+
+    return optax.tree.norm(jax.grad(value, (0, 1))(zimg_ID, zcap_UD))
 
 
 def value_and_grad_in_chunks(

@@ -80,7 +80,9 @@ def make_step(
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        (value, terms), gradient = loss.value_and_grad(state.params, batch, state.base)
+        (value, terms), gradient = loss.value_and_grad(
+            state.params, batch, state.ema if loss.of_average else state.base
+        )
         norm = optax.tree.norm(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
