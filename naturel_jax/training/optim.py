@@ -183,5 +183,6 @@ def make_optimizer(options: config.Optim, params: Any, learning_rate: optax.Sche
 def averaged(options: config.Optim, average: Params, params: Params, opt_state: Any) -> Params:
     """The average to evaluate after a step to ``params``: the optimizer's own, if it has one, else the moving one."""
     if options.name in AVERAGING:
-        return optax.contrib.schedule_free_eval_params(opt_state[0], params)
+        own = optax.contrib.schedule_free_eval_params(opt_state[0], params)
+        return jax.tree.map(lambda x, y, z: jnp.where(y == z, y, x), own, params, opt_state[0].z)  # frozen: no rounding
     return jax.tree.map(lambda old, new: old + (1 - options.ema) * (new - old), average, params)

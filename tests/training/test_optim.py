@@ -276,6 +276,15 @@ def test_frozen_blocks_keep_their_bits(name):
     assert (start[kernel] == after[kernel]).all(axis=(1, 2)).tolist() == [True, True, False, False]
 
 
+def test_frozen_blocks_keep_their_bits_in_an_optimizers_own_average():
+    options = config(name="schedule_free_adamw", lr=0.1, lr_multipliers=(("image/transformer/blocks/[01]/.*", 0.0),))
+    params, kernel = tower(0), "image/transformer/blocks/mlp/kernel"
+    tx = optim.make_optimizer(options, params, lambda step: 0.1)
+    updates, state = tx.update(tower(1), tx.init(params), params)
+    average = flat(optim.averaged(options, params, optax.apply_updates(params, updates), state))[kernel]
+    assert (flat(params)[kernel] == average).all(axis=(1, 2)).tolist() == [True, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("rules", "blocks"),
     [
