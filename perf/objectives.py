@@ -134,7 +134,7 @@ def our_step(
     tx = optim.make_optimizer(options.optim, params, optax.constant_schedule(options.optim.lr))
     state = train.make_state(jax.tree.map(jnp.copy, params), tx, mesh, ema=False)  # the step donates it
     loss = Loss(options, model, (processor.mean, processor.std), params, mesh)
-    step = train.make_step(loss, tx, state, mesh, max_scale=model.config.max_scale)
+    step = train.make_step(loss, tx, state, mesh, max_scale=model.config.max_scale, options=options.optim)
     batch = jax.device_put(batch, batch_sharding(mesh))
 
     def run() -> float:

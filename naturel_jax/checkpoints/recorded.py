@@ -8,6 +8,7 @@ from etils import epath
 from naturel_jax import storage
 
 FILE = "metrics.jsonl"
+INTERPOLATED = "interpolated.json"  # scores between the run's first and last parameters
 TIME = "wall_time"  # of each line, in seconds since 1970
 
 

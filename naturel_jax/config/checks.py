@@ -48,9 +48,25 @@ def check(config: Config, path: str = "config") -> Config:
     own_benchmarks.check_names(config.eval.benchmarks, config.eval.fields, f"{path}.eval.fields")
     if unknown := sorted(config.eval.during.keys() - set(map(own_benchmarks.name_of, config.eval.benchmarks))):
         raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
+    _check_interpolation(config, path)
     options = config.objective
     objectives = pkgutil.resolve_name("naturel_jax.losses.objectives:OBJECTIVES")
     smooths = objectives[options.name].smooths_labels and options.counting != "match_ignore"
+    if options.calibrate_bias and not objectives[options.name].needs_bias:
+        raise UserError(
+            f"{path}.objective.calibrate_bias is True: the {options.name} loss has no bias; set it to False"
+        )
+    _check_optimizer(config, path)
+    averages = [name for name, term in options.terms.items() if term.of_average]
+    if averages and not (config.optim.ema or config.optim.name == "schedule_free_adamw"):
+        raise UserError(
+            f"{path}.objective.terms.{averages[0]}.of_average is True, but there is no average: set {path}.optim.ema, "
+            "such as 0.9996"
+        )
+    if averages and any(term.needs_base and not term.of_average for term in options.terms.values()):
+        raise UserError(
+            f"{path}.objective.terms has terms with of_average and without: a run has one base; use the same"
+        )
     if options.label_smoothing and not smooths:
         where = f"{path}.objective.name {options.name!r} and counting {options.counting!r}"
         raise UserError(
@@ -62,6 +78,35 @@ def check(config: Config, path: str = "config") -> Config:
         check_folder(name, f"{path}.bases")
         check(base_config, f"{path}.bases.{name}")
     return config
+
+
+def _check_optimizer(config: Config, path: str) -> None:
+    name, optim = config.optim.name, config.optim
+    if name == "schedule_free_adamw" and (optim.ema or not optim.b1):
+        raise UserError(
+            f"{path}.optim.name is {name!r}, {path}.optim.ema {optim.ema} and {path}.optim.b1 {optim.b1}: it "
+            "evaluates an average of its own, made with b1; set ema to 0.0 and b1 above 0"
+        )
+    if name == "prodigy" and optim.weight_decay:
+        raise UserError(
+            f"{path}.optim.name is {name!r} and {path}.optim.weight_decay is {optim.weight_decay}: the decay of a step "
+            "would be that times lr, which is about 1 here; set weight_decay to 0.0"
+        )
+
+
+def _check_interpolation(config: Config, path: str) -> None:
+    shares, by = config.eval.interpolate, config.eval.interpolate_by
+    if shares and not (config.init and config.data.mixture):
+        raise UserError(
+            f"{path}.eval.interpolate is {shares}, but the run does not train a model that it starts from: set "
+            f"{path}.init and {path}.data.mixture, or {path}.eval.interpolate to ()"
+        )
+    known = sorted(map(own_benchmarks.name_of, config.eval.benchmarks))
+    if by and not (shares and by.split("/")[0] in known):
+        raise UserError(
+            f"{path}.eval.interpolate_by is {by!r} and {path}.eval.interpolate {shares}; expected shares, and a score "
+            f"of one of {path}.eval.benchmarks: {', '.join(known)}"
+        )
 
 
 def check_folder(name: str, where: str) -> None:

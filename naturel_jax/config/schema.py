@@ -1,6 +1,7 @@
 """Every field of a run's config, with its default, allowed values and meaning."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,6 +94,9 @@ class Objective:
     counting: str = setting("published", "how true captions are counted", key_of("naturel_jax.losses.batch:COUNTING"))
     hard_negative_weight: float = setting(1.0, "weight of captions sampled as negatives", at_least(0))
     label_smoothing: float = setting(0.0, "label smoothing of the softmax loss", fraction())
+    calibrate_bias: bool = setting(
+        False, "begin with the logit bias that minimizes the loss of the first batch, as a bias that is new always does"
+    )
     terms: Mapping[str, Any] = setting(
         {},
         "terms added to the loss: name -> weight and options, as in {'own_foils': {'weight': 0.5}}",
@@ -113,7 +117,11 @@ class Objective:
 class Optim:
     """The defaults are NegCLIP's, as published (arXiv 2210.01936; betas, eps and decay are OpenCLIP's for ViT)."""
 
-    name: str = setting("adamw", "optimizer", key_of("naturel_jax.training.optim:OPTIMIZERS"))
+    name: str = setting(
+        "adamw",
+        "optimizer; schedule_free_adamw: with the schedule constant; prodigy: with lr 1 and weight_decay 0",
+        key_of("naturel_jax.training.optim:OPTIMIZERS"),
+    )
     lr: float = setting(1e-6, "peak learning rate", above(0))
     schedule: str = setting(
         "cosine", "learning-rate schedule after the warmup", key_of("naturel_jax.training.optim:SCHEDULES")
@@ -124,6 +132,11 @@ class Optim:
     eps: float = setting(1e-6, "added to the square root of the second moment (adamw)", above(0))
     weight_decay: float = setting(0.2, "decoupled weight decay of matrices and embeddings", at_least(0))
     clip_norm: float = setting(0.0, "global gradient norm to clip to; 0: no clipping", at_least(0))
+    skip_above: float = setting(
+        0.0,
+        "leave out steps whose gradient norm is above this many times the running mean, after the first ten; 0: none",
+        Allowed(lambda: "0 or a number above 1", lambda x: x == 0 or 1 < x < math.inf),
+    )
     lr_multipliers: tuple[tuple[str, float], ...] = setting(
         (),
         "learning-rate multipliers: the first pattern that matches a parameter's path, or in blocks also that of one "
@@ -135,6 +148,12 @@ class Optim:
             ),
             are_patterns,
         ),
+    )
+    layer_decay: float = setting(
+        1.0,
+        "factor of the learning rate for each block further from a tower's end, embeddings one more than the first "
+        "block (BEiT, timm); on top of lr_multipliers; 1: none",
+        Allowed(lambda: "a number above 0, at most 1", lambda x: 0 < x <= 1),
     )
     ema: float = setting(0.0, "decay of the moving average, which is evaluated instead; 0: none", fraction())
 
@@ -185,6 +204,15 @@ class Eval:
         "benchmarks also evaluated during training, and how often; '0 steps': never",
         is_duration(),
     )
+    interpolate: tuple[float, ...] = setting(
+        (),
+        "at the end, also evaluate the run's parameters interpolated with those it started from, at these shares of "
+        "the run's (WiSE-FT, arXiv 2109.01903), such as (0, 0.25, 0.5, 0.75, 1)",
+        Allowed(
+            lambda: "numbers from 0 to 1, each once", lambda x: len(set(x)) == len(x) and all(0 <= y <= 1 for y in x)
+        ),
+    )
+    interpolate_by: str = setting("", "score that names the best share, such as naturel/complex; empty: none is named")
     fields: Mapping[str, own_benchmarks.BenchmarkFields] = setting({}, "fields of your own benchmarks: name -> fields")
     naturel: str = setting("naturel/full", "dataset whose test splits the NatuRel benchmarks read", NAME)
     benchmarks_dir: str = setting("", "folder with the official files; empty: their twins drawn from the scenes world")
@@ -204,7 +232,7 @@ class Config:
     init: str = setting(
         "",
         "checkpoint to start from: hf:OWNER/NAME, open_clip:OWNER/NAME, run:WORKDIR, run:WORKDIR@STEP, "
-        "run:WORKDIR@best:SCORE, base:NAME, a folder or a file",
+        "run:WORKDIR@best:SCORE, run:WORKDIR@interpolated:SHARE, base:NAME, a folder or a file",
     )
     preset: str = setting("", "or, random parameters of this size", key_of("naturel_jax.models.presets:PRESETS", ""))
     duration: str = setting(

@@ -242,7 +242,7 @@ def softmax_loss(
 class Embedded(NamedTuple):
     """An embedded batch, as the terms of ``config.objective.terms`` see it: unit embeddings, scale and bias of the
     logits, labels, the layout of tiles; ``base``: the embeddings zimg_ID and zcap_UD of the parameters that training
-    started from, if a term needs them."""
+    started from, or of their moving average, if a term needs them."""
 
     zimg_ID: jax.Array
     zcap_UD: jax.Array

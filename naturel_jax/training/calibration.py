@@ -1,13 +1,16 @@
-"""Calibrates the logit bias of a CLIP checkpoint that switches to the sigmoid loss, on the first batch.
+"""Calibrates the logit bias on the first batch: that of a CLIP checkpoint that switches to the sigmoid loss, or any
+(``config.objective.calibrate_bias``).
 
 Shape letters: I images, U distinct captions, D embedding.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from naturel_jax.devices.sharding import path_string
 from naturel_jax.losses.batch import Batch
 from naturel_jax.models.two_tower import Params
 from naturel_jax.training.loss import Loss
@@ -31,7 +34,7 @@ def calibrate_bias(loss_of_bias: Callable[[jax.Array], jax.Array]) -> jax.Array:
 
 
 def calibrated(state: State, loss: Loss, batch: Batch) -> State:
-    """``state`` with its newly added bias set to the value that minimizes the loss on ``batch``."""
+    """``state`` with its bias set to the value that minimizes the loss on ``batch``, in all copies."""
 
     @jax.jit
     def best(params: Params, batch: Batch) -> jax.Array:
@@ -39,5 +42,10 @@ def calibrated(state: State, loss: Loss, batch: Batch) -> State:
         return calibrate_bias(lambda bias: loss.from_embeddings(params | {"logit_bias": bias}, zimg_ID, zcap_UD, batch))
 
     bias = jax.device_put(best(state.params, batch), state.params["logit_bias"].sharding)
-    average = state.ema and state.ema | {"logit_bias": jnp.copy(bias)}
-    return state._replace(params=state.params | {"logit_bias": bias}, ema=average)
+
+    def replaced(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+        names = path_string(path).split("/")
+        is_copy = names[0] in ("params", "ema") or "z" in names  # z: of a schedule-free optimizer
+        return jnp.copy(bias) if is_copy and names[-1] == "logit_bias" else x
+
+    return jax.tree_util.tree_map_with_path(replaced, state)

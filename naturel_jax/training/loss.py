@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from naturel_jax import config
@@ -21,7 +22,7 @@ from naturel_jax.models import flops
 from naturel_jax.models.two_tower import Model, Params, normalize
 from naturel_jax.training import optim
 
-Values = dict[str, jax.Array]  # term -> value
+Values = dict[str, jax.Array]  # term -> value, and term/grad_norm -> norm of its gradient on the embeddings
 
 
 class Loss:
@@ -43,6 +44,7 @@ class Loss:
         self.model, self.chunks, self._mean_std = model, objective.chunks, mean_std
         self._terms = objective.terms
         self.needs_base = any(term.needs_base for term in self._terms.values())
+        self.of_average = any(term.of_average for term in self._terms.values())
         self._factors = optim.multipliers(options.optim, params)
         self.layout = Layout(mesh, BATCH_AXES, objective.tile, exchange or objective.exchange)
         self._objective = functools.partial(
@@ -56,10 +58,11 @@ class Loss:
     def value_and_grad(
         self, params: Params, batch: Batch, base: Params | None = None
     ) -> tuple[tuple[jax.Array, Values], Params]:
-        """((loss, terms), gradient): a float32 scalar, the unweighted value of each term of ``config.objective.terms``,
-        and the gradient with respect to the parameters. With ``config.objective.chunks`` above 1, the same in the
-        memory of one chunk: see ``value_and_grad_in_chunks``. ``base``: the parameters that training started from, if
-        ``needs_base``."""
+        """((loss, terms), gradient): a float32 scalar; the unweighted value of each term of ``config.objective.terms``,
+        with the norm of its gradient on the embeddings and that of the objective (as ``NAME/grad_norm``); and the
+        gradient with respect to the parameters. With ``config.objective.chunks`` above 1, the same in the memory of one
+        chunk: see ``value_and_grad_in_chunks``. ``base``: the parameters that training started from, or
+        their average if ``of_average``, if ``needs_base``."""
         base_z = self.embed(base, batch) if base is not None else None
         if self.chunks > 1:
             return value_and_grad_in_chunks(self, params, batch, base_z)
@@ -109,7 +112,7 @@ class Loss:
         batch: Batch,
         base: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[jax.Array, Values]:
-        """The loss of the given embeddings, and the value of each term."""
+        """The loss of the given embeddings; the value of each term, and the norms of their gradients on embeddings."""
         params = self._stop_frozen_gradients(params)
         loss, labels = self.from_embeddings(params, zimg_ID, zcap_UD, batch), (batch.image_labels, batch.caption_labels)
         if not self._terms:
@@ -117,7 +120,10 @@ class Loss:
         scale, bias = _scale_and_bias(params)
         embedded = Embedded(zimg_ID, zcap_UD, scale, bias, *labels, self.layout, base)
         values = {name: term(embedded) for name, term in self._terms.items()}
-        return loss + sum(term.weight * values[name] for name, term in self._terms.items()), values
+        loss += sum(term.weight * values[name] for name, term in self._terms.items())
+        fixed = jax.lax.stop_gradient(params)
+        parts = {"objective": lambda z: self.from_embeddings(fixed, z.zimg_ID, z.zcap_UD, batch), **self._terms}
+        return loss, values | {f"{name}/grad_norm": _grad_norm(part, embedded) for name, part in parts.items()}
 
     def step_flops(self, batch: Batch) -> flops.Step:
         """FLOPs of a training step on ``batch``, arrays or ``jax.ShapeDtypeStruct``."""
@@ -142,6 +148,17 @@ class Loss:
 
 def _scale_and_bias(params: Params) -> tuple[jax.Array, jax.Array]:
     return jnp.exp(params["logit_scale"]), params.get("logit_bias", jnp.float32(0))
+
+
+def _grad_norm(part: Callable[[Embedded], jax.Array], z: Embedded) -> jax.Array:
+    """Norm of the gradient of a part of the loss on the embeddings."""
+    zimg_ID, zcap_UD, scale, bias = jax.lax.stop_gradient(z[:4])
+    fixed = z._replace(scale=scale, bias=bias)
+
+    def value(zimg_ID: jax.Array, zcap_UD: jax.Array) -> jax.Array:
+        return part(fixed._replace(zimg_ID=zimg_ID, zcap_UD=zcap_UD))
+
+    return optax.tree.norm(jax.grad(value, (0, 1))(zimg_ID, zcap_UD))
 
 
 def value_and_grad_in_chunks(

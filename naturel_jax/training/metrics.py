@@ -64,6 +64,9 @@ class Metrics:
     def train(self, step: int, values: Values) -> None:
         """Records a finished step; ``values["flops"]`` are its model FLOPs. Every ``log_every`` steps, writes the other
         values, images per second since the last write and, if the device's peak is known, model FLOPs utilization."""
+        if not values.pop("taken", True) and self._writers:
+            norms = values["grad_norm"], values["grad_norm/usual"]
+            _LOG.warning("step %d left out: gradient norm %.3g, usually %.3g (config.optim.skip_above)", step, *norms)
         self._bar.update(step - self._bar.n)
         self._flops += values["flops"]
         if step % self._log_every and step != self._total:

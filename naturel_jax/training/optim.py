@@ -1,4 +1,4 @@
-"""The optimizer from ``config.optim``: schedule, decay mask, learning-rate multipliers, freezing."""
+"""The optimizer from ``config.optim``: schedule, decay mask, learning-rate multipliers, freezing, averages."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 from naturel_jax import config
 from naturel_jax.devices.sharding import path_string
 from naturel_jax.models.two_tower import ABOVE_BLOCKS, Params, TwoTowerConfig
+from naturel_jax.training import contrib
 from tfds_naturel.common.errors import UserError
 
 # Paths of the decayed end in these. Norms, biases, class token, logit scale and bias are not, as in every published
@@ -37,7 +39,12 @@ OPTIMIZERS: dict[str, Callable[[config.Optim], optax.GradientTransformation]] = 
     # arXiv 1804.04235, without parameter-scaled updates: the schedule sets the rate. As where blocks
     # are separate parameters, the RMS of the update is limited for each block; query, key and value are one here.
     "adafactor": lambda options: optax.chain(optax.scale_by_factored_rms(), optax.stateless(_clip_rms)),
+    # arXiv 2405.15682: its average takes the place of the first moment; see make_optimizer.
+    "schedule_free_adamw": lambda options: optax.scale_by_adam(0.0, options.b2, options.eps),
+    "muon": contrib.muon,
+    "prodigy": contrib.prodigy,
 }
+AVERAGING = ("schedule_free_adamw",)  # optimizers that have an average of their own, which is evaluated
 
 
 def _clip_rms(updates: Params, _: Any) -> Params:
@@ -77,8 +84,9 @@ def multipliers(options: config.Optim, params: Any) -> Any:
     """The learning-rate multiplier of every parameter: the factor of the first pattern that matches its path, else 1.
 
     In a tower's blocks, a pattern may also match the path of one of them, ``image/transformer/blocks/3/mlp/up/kernel``.
-    The first pattern of the list that matches either counts. If blocks then differ, the multiplier is an array, float64
-    [depth]. Raises UserError for a pattern that matches no parameter.
+    The first pattern of the list that matches either counts. ``options.layer_decay`` multiplies it once for each block
+    from a parameter to what follows the blocks, as in BEiT (arXiv 2106.08254) and timm. If blocks then differ, the
+    multiplier is an array, float64 [depth]. Raises UserError for a pattern that matches no parameter.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = [path_string(path) for path, _ in leaves]
@@ -94,9 +102,18 @@ def multipliers(options: config.Optim, params: Any) -> Any:
         rules = options.lr_multipliers
         return next((factor for pattern, factor in rules if any(re.fullmatch(pattern, name) for name in names)), 1.0)
 
+    shapes = {path: leaf.shape for path, (_, leaf) in zip(paths, leaves, strict=True)}
+    depths = {path.split("/")[0]: shape[0] for path, shape in shapes.items() if _BLOCKS.fullmatch(path)}
+
+    def decayed(name: str, block: int) -> float:
+        tower, *part = name.split("/")
+        above = tower not in depths or part[0] in ABOVE_BLOCKS
+        return 1.0 if above else options.layer_decay ** (depths[tower] - block)
+
     def leaf_factor(path: tuple[Any, ...], leaf: Any) -> float | np.ndarray:
         name = path_string(path)
-        factors = [first_match(name, block) for block in _block_paths(name, leaf)] or [first_match(name)]
+        factors = [first_match(name, block) * decayed(name, n) for n, block in enumerate(_block_paths(name, leaf))]
+        factors = factors or [first_match(name) * decayed(name, -1)]
         return factors[0] if len(set(factors)) == 1 else np.array(factors)
 
     return jax.tree_util.tree_map_with_path(leaf_factor, params)
@@ -132,7 +149,7 @@ def make_optimizer(options: config.Optim, params: Any, learning_rate: optax.Sche
     """``OPTIMIZERS[options.name]`` with clipping by global norm and decoupled weight decay.
 
     A multiplier scales a parameter's whole update, decay included. Frozen parameters have no moments, unless other
-    blocks of the same stack are trained.
+    blocks of the same stack are trained. A schedule-free optimizer wraps all of this.
     """
     factors = multipliers(options, params)
 
@@ -150,7 +167,23 @@ def make_optimizer(options: config.Optim, params: Any, learning_rate: optax.Sche
         return update * (by_block(factor, update) if isinstance(factor, np.ndarray) else factor)
 
     labels = jax.tree.map(lambda factor: "trained" if np.any(factor) else "frozen", factors)
-    return optax.chain(
+    tx = optax.chain(
         optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels),
         optax.stateless(lambda updates, _: jax.tree.map(scaled, updates, factors)),
     )
+    if options.name not in AVERAGING:
+        return tx
+    # What is frozen keeps its bits: the average is computed from two copies of a parameter, and rounds.
+    moves = jax.tree.map(lambda factor: np.where(factor, 1.0, 0.0) if np.ndim(factor) else float(bool(factor)), factors)
+    return optax.chain(
+        optax.contrib.schedule_free(tx, learning_rate, options.b1),
+        optax.stateless(lambda updates, _: jax.tree.map(scaled, updates, moves)),
+    )
+
+
+def averaged(options: config.Optim, average: Params, params: Params, opt_state: Any) -> Params:
+    """The average to evaluate after a step to ``params``: the optimizer's own, if it has one, else the moving one."""
+    if options.name in AVERAGING:
+        own = optax.contrib.schedule_free_eval_params(opt_state[0], params)
+        return jax.tree.map(lambda x, y, z: jnp.where(y == z, y, x), own, params, opt_state[0].z)  # frozen: no rounding
+    return jax.tree.map(lambda old, new: old + (1 - options.ema) * (new - old), average, params)

@@ -24,7 +24,7 @@ from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import make_mesh, warm_up_collectives
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.evaluator import Evaluator, make_evaluator, read_benchmarks
-from naturel_jax.training import first_batch, frozen, observe, optim, ready, run_folder, train
+from naturel_jax.training import first_batch, frozen, interpolation, loop, observe, optim, ready, run_folder, train
 from naturel_jax.training.calibration import calibrated
 from naturel_jax.training.choices import make_model, resolve
 from naturel_jax.training.loss import Loss
@@ -99,14 +99,16 @@ def make_training(
     sizes, processor, params = start.model.config, start.processor, start.params
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
     tx = optim.make_optimizer(config.optim, params, learning_rate)
-    needs_base = any(term.needs_base for term in config.objective.terms.values())
-    state = train.make_state(params, tx, mesh, ema=bool(config.optim.ema), base=needs_base)
+    needs_base = any(term.needs_base and not term.of_average for term in config.objective.terms.values())
+    averages = bool(config.optim.ema) or config.optim.name in optim.AVERAGING
+    kept = {"ema": averages, "base": needs_base, "norms": bool(config.optim.skip_above)}
+    state = train.make_state(params, tx, mesh, **kept)
     pipeline = make_pipeline(config, sources, sizes, processor, mesh)
     frozen_blocks = optim.frozen_blocks(config.optim, sizes, params)
     chosen = resolve(config, sizes, frozen_blocks, state, pipeline, schedule.total, mesh, saved or {})
     model = make_model(config, sizes, mesh, chosen.remat, frozen_blocks)  # that of ``start`` only embeds
     loss = Loss(config, model, (processor.mean, processor.std), params, mesh, chosen.exchange)
-    step = train.make_step(loss, tx, state, mesh, max_scale=sizes.max_scale, ema=config.optim.ema)
+    step = train.make_step(loss, tx, state, mesh, max_scale=sizes.max_scale, options=config.optim)
     return Training(start, pipeline, schedule, learning_rate, loss, step, state)
 
 
@@ -145,10 +147,10 @@ def train_and_evaluate(
 
     with contextlib.closing(metrics), contextlib.closing(checkpoints):
         if first < schedule.total:
-            evaluate(first, state, [name for name in train.due(schedule, first) if name not in metrics.evaluated])
+            evaluate(first, state, [name for name in loop.due(schedule, first) if name not in metrics.evaluated])
         with observe.profiler(folder / "profile", range(first + _WARMUP, first + _WARMUP + schedule.profile)) as trace:
             try:
-                state, finished = train.loop(
+                state, finished = loop.loop(
                     training.step,
                     state,
                     first_batch.batches(training.pipeline, folder, first, schedule.total),
@@ -162,7 +164,7 @@ def train_and_evaluate(
                     prepare=lambda *step: preemption.abandonable(lambda: training.step.lower(*step).compile()),
                     profile=trace,
                 )
-            except train.NotFinite as error:
+            except loop.NotFinite as error:
                 names = ", ".join(training.pipeline.planner.names(error.step))
                 raise UserError(f"{error}. Lower config.optim.lr or inspect the items of the batch: {names}") from error
         if not finished:
@@ -170,13 +172,16 @@ def train_and_evaluate(
         out = run_folder.results_of(folder, config)
         scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(state.evaluated, *out))
         metrics.evaluation(schedule.total, scores)
+        if config.eval.interpolate:
+            preemption.abandonable(lambda: interpolation.curve(config, folder, state.evaluated, scores, evaluator))
         return scores, intervals
 
 
 def restore_or_start(
     config: Config, folder: epath.Path, checkpoints: checkpoint.Checkpoints, training: Training
 ) -> tuple[int, train.State]:
-    """(step, state) of the newest checkpoint; without one, of the initial state, with its bias calibrated if it is new.
+    """(step, state) of the newest checkpoint; without one, of the initial state, with its bias calibrated if it is new
+    or ``config.objective.calibrate_bias`` asks for it.
 
     Raises UserError for the checkpoint of another run.
     """
@@ -187,8 +192,8 @@ def restore_or_start(
     if restored is not None:
         step, arrays, _ = restored
         _LOG.info("continuing %s from step %d", config.name, step)
-        return step, train.State(arrays["params"], arrays["optimizer"], arrays.get("ema"), state.base)
-    if training.start.new_bias:
+        return step, state._replace(opt_state=arrays.pop("optimizer"), **arrays)
+    if training.start.new_bias or config.objective.calibrate_bias:
         state = calibrated(state, training.loss, next(training.pipeline.batches(0, 1)))
         _LOG.info("logit bias calibrated on the first batch: %.2f", float(state.params["logit_bias"]))
     if jax.process_index() == 0:

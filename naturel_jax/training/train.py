@@ -1,12 +1,11 @@
-"""The train state, the jitted step, and the loop.
+"""The train state, the jitted step, and when things happen in a run.
 
 Shape letters: U distinct captions.
 """
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -19,26 +18,27 @@ from naturel_jax.config import durations
 from naturel_jax.devices.sharding import batch_sharding, shardings
 from naturel_jax.losses.batch import Batch
 from naturel_jax.models.two_tower import Params
-from naturel_jax.training import optim
+from naturel_jax.training import optim, outliers
 from naturel_jax.training.loss import Loss
-from tfds_naturel.common.errors import Stopped
 
 Metrics = dict[str, jax.Array]
 
 
 class State(NamedTuple):
-    """Everything that a step updates. ``ema`` is the moving average of the parameters, or None. ``base``: a copy of the
-    parameters that training started from, if the loss needs it; it stays as it is, and is not saved."""
+    """Everything that a step updates. ``ema`` is the average of the parameters, or None. ``base``: a copy of the
+    parameters that training started from, if the loss needs it; it stays as it is, and is not saved. ``norms``: the
+    gradient norms so far, if steps are left out for theirs."""
 
     params: Params
     opt_state: Any
     ema: Params | None
     base: Params | None = None
+    norms: outliers.Norms | None = None
 
     def arrays(self) -> dict[str, Any]:
         """The items of a checkpoint."""
-        items = {"params": self.params, "optimizer": self.opt_state}
-        return items if self.ema is None else items | {"ema": self.ema}
+        items = {"params": self.params, "optimizer": self.opt_state, "ema": self.ema, "norms": self.norms}
+        return {name: item for name, item in items.items() if item is not None}
 
     @property
     def evaluated(self) -> Params:
@@ -46,13 +46,15 @@ class State(NamedTuple):
         return self.params if self.ema is None else self.ema
 
 
-def make_state(params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool, base: bool = False) -> State:
+def make_state(
+    params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool, base: bool = False, norms: bool = False
+) -> State:
     """The initial state, sharded over ``mesh``, from parameters that already are. If they are
     ``jax.ShapeDtypeStruct``, so is the state."""
 
-    def rest(params: Params) -> tuple[Any, Params | None, Params | None]:
+    def rest(params: Params) -> tuple[Any, Params | None, Params | None, outliers.Norms | None]:
         ema_params, base_params = (jax.tree.map(jnp.copy, params) if wanted else None for wanted in (ema, base))
-        return tx.init(params), ema_params, base_params
+        return tx.init(params), ema_params, base_params, outliers.none_yet() if norms else None
 
     make = jax.jit(rest, out_shardings=shardings(jax.eval_shape(rest, params), mesh, params))
     abstract = isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct)
@@ -65,16 +67,25 @@ def abstract(state: State) -> dict[str, Any]:
 
 
 def make_step(
-    loss: Loss, tx: optax.GradientTransformation, state: State, mesh: Mesh, *, max_scale: float | None, ema: float = 0.0
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    state: State,
+    mesh: Mesh,
+    *,
+    max_scale: float | None,
+    options: config.Optim,
 ) -> jax.stages.Wrapped:
     """The jitted ``step(state, batch) -> (state, metrics)``; the state is donated.
 
-    A step whose loss or gradient is not finite leaves the state as it was, and ``metrics['finite']`` is False.
-    ``max_scale`` keeps the logit scale within [1, max_scale], as CLIP does (arXiv 2103.00020, section 2.5).
+    A step whose loss or gradient is not finite leaves the state as it was, and ``metrics['finite']`` is False; one that
+    ``options.skip_above`` leaves out changes ``norms`` only. ``max_scale`` keeps the logit scale within [1, max_scale],
+    as CLIP does (arXiv 2103.00020, section 2.5).
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        (value, terms), gradient = loss.value_and_grad(state.params, batch, state.base)
+        (value, terms), gradient = loss.value_and_grad(
+            state.params, batch, state.ema if loss.of_average else state.base
+        )
         norm = optax.tree.norm(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
@@ -82,35 +93,32 @@ def make_step(
             params["logit_scale"] = jnp.clip(params["logit_scale"], 0.0, math.log(max_scale))
         average = state.ema
         if average is not None:
-            average = jax.tree.map(lambda old, new: old + (1 - ema) * (new - old), average, params)
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), State(params, opt_state, average, state.base), state
-        )
+            average = optim.averaged(options, average, params, opt_state)
+        taken = finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        norms = state.norms
+        if norms is not None:
+            norms, usual = outliers.judge(norms, norm, finite, options.skip_above)
+            taken &= usual
+        new = State(params, opt_state, average, state.base, norms)
+        state = jax.tree.map(lambda new, old: jnp.where(taken, new, old), new, state)._replace(norms=norms)
         metrics = {
             "loss": value,
             "grad_norm": norm,
-            "logit_scale": jnp.exp(params["logit_scale"]),
+            "logit_scale": jnp.exp(state.params["logit_scale"]),
             "captions": jnp.sum(batch.caption_labels.mult_U > 0),
             "finite": finite,
         }
         metrics |= {f"grad_norm/{tower}": optax.tree.norm(gradient[tower]) for tower in ("image", "text")}
         metrics |= {f"term/{name}": value for name, value in terms.items()}
-        return state, metrics | ({"logit_bias": params["logit_bias"]} if "logit_bias" in params else {})
+        if norms is not None:
+            metrics |= {"taken": taken, "skipped": norms.skipped, "grad_norm/usual": norms.mean}
+        return state, metrics | ({"logit_bias": state.params["logit_bias"]} if "logit_bias" in params else {})
 
     place = jax.tree.map(lambda x: x.sharding, state)
     replicated = NamedSharding(mesh, PartitionSpec())
     return jax.jit(
         step, in_shardings=(place, batch_sharding(mesh)), out_shardings=(place, replicated), donate_argnums=0
     )
-
-
-class NotFinite(RuntimeError):
-    """The loss or its gradient was not a finite number in ``step``."""
-
-    def __init__(self, step: int, loss: float, norm: float):
-        super().__init__(f"step {step}: loss {loss}, gradient norm {norm}")
-        self.step = step
 
 
 class Schedule(NamedTuple):
@@ -137,76 +145,3 @@ def make_schedule(options: config.Config, examples: int) -> tuple[Schedule, opti
         profile=every(options.profile),
     )
     return schedule, optim.make_learning_rate(options.optim, total, every(options.optim.warmup))
-
-
-def loop(
-    step: Callable[[State, Batch], tuple[State, Metrics]],
-    state: State,
-    batches: Iterator[Batch],
-    *,
-    start: int,
-    schedule: Schedule,
-    save: Callable[[int, State, bool], None],
-    evaluate: Callable[[int, State, list[str]], None],
-    log: Callable[[int, dict[str, float]], None],
-    flops: Callable[[Batch], float],
-    stop_requested: Callable[[], bool],
-    prepare: Callable[[State, Batch], object] = lambda state, batch: None,
-    profile: Callable[[int], Any] = lambda number: contextlib.nullcontext(),
-) -> tuple[State, bool]:
-    """Runs the steps from ``start`` to the end. Returns the last state, and whether the run is finished (False: it was
-    asked to stop, and has saved). The evaluation after the last step is left to the caller.
-
-    ``save(steps done, state, wait)``, ``evaluate(steps done, state, benchmarks)`` and ``log(steps done, metrics)`` are
-    called when due; ``flops(batch)`` is added to the metrics; ``profile(number)`` is entered around each step.
-    ``prepare`` is called before a step with a batch of new shapes, to compile it, and may raise Stopped before that is
-    done. Raises NotFinite; the newest checkpoint is then the last good one.
-    """
-    # Simulated CPU devices deadlock when many steps with collectives are in flight, so there each step is read at once.
-    read_at_once, pending = jax.default_backend() == "cpu", None
-
-    def read(number: int, metrics: Metrics, flops: float) -> None:
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not values.pop("finite"):  # seen one step late: the step in between started from the unchanged state
-            raise NotFinite(number, values["loss"], values["grad_norm"])
-        log(number + 1, values | {"flops": flops})
-
-    prepared = set[tuple[tuple[int, ...], ...]]()
-    for number, batch in zip(range(start, schedule.total), batches, strict=True):
-        if (shapes := tuple(map(jnp.shape, jax.tree.leaves(batch)))) not in prepared:
-            try:
-                prepare(state, batch)
-            except Stopped:
-                if pending:
-                    read(*pending)
-                if number > start:
-                    save(number, state, True)
-                return state, False
-            prepared.add(shapes)
-        with profile(number), jax.transfer_guard("disallow"):  # an implicit transfer in a step is a bug
-            state, metrics = step(state, batch)
-        if pending:  # the previous step's metrics are read while this one runs
-            read(*pending)
-        pending, done = (number, metrics, flops(batch)), number + 1
-        stopping, last = stop_requested(), done == schedule.total
-        saving = stopping or last or _due(schedule.checkpoint_every, done)
-        evaluating = due(schedule, done)
-        if saving or evaluating or read_at_once:
-            read(*pending)
-            pending = None
-        if saving:
-            save(done, state, stopping or last)
-        if stopping:
-            return state, last
-        if evaluating and not last:
-            evaluate(done, state, evaluating)
-    return state, True
-
-
-def due(schedule: Schedule, done: int) -> list[str]:
-    """The benchmarks to evaluate after ``done`` steps."""
-    return [name for name, every in schedule.evaluate_every.items() if _due(every, done)]
-
-
-def _due(every: int, done: int) -> bool:
-    return every > 0 and done % every == 0

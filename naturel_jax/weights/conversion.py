@@ -4,8 +4,6 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-import jax
-
 from naturel_jax import storage, weights
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
@@ -13,21 +11,8 @@ from naturel_jax.models.positions import resize_positions
 from naturel_jax.models.two_tower import Params, TwoTowerConfig
 from naturel_jax.storage import object_folders
 from naturel_jax.weights import export, model_card, processor_files, push, verify
-from naturel_jax.weights.tables import flatten
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
-
-
-def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
-    """``(1 - alpha) * base + alpha * tuned`` for every parameter (WiSE-FT, Wortsman et al., arXiv 2109.01903, eq. 1).
-
-    Raises UserError if the two trees differ in shape.
-    """
-    shapes = [{path: leaf.shape for path, leaf in flatten(tree).items()} for tree in (base, tuned)]
-    if shapes[0] != shapes[1]:
-        different = sorted(p for p in shapes[0].keys() | shapes[1].keys() if shapes[0].get(p) != shapes[1].get(p))
-        raise UserError(f"the two models cannot be interpolated: {', '.join(different[:5])} differ in shape")
-    return jax.tree.map(lambda a, b: (1 - alpha) * a + alpha * b, base, tuned)
 
 
 def _interpolated(source: str, config: TwoTowerConfig, params: Params, alpha: float) -> Params:
@@ -36,7 +21,7 @@ def _interpolated(source: str, config: TwoTowerConfig, params: Params, alpha: fl
         names = [field.name for field in dataclasses.fields(config)]
         different = [name for name in names if getattr(config, name) != getattr(base.config, name)]
         raise UserError(f"--interpolate {source} is a different model from SRC: {', '.join(different)} differ")
-    return interpolate(base.params, params, alpha)
+    return weights.interpolate(base.params, params, alpha)
 
 
 def _trained_on(args: argparse.Namespace) -> TrainedOn:
@@ -49,7 +34,7 @@ def _about(args: argparse.Namespace) -> model_card.About:
     about = model_card.about(args.source)
     if args.interpolate or args.size is not None:  # another model, which has not been evaluated
         about = dataclasses.replace(about, scores={})
-    sections = {}
+    sections = dict(about.sections)
     if args.interpolate:
         sections["Interpolation"] = (
             f"{1 - args.alpha:g} of {escape.code(args.interpolate)}, {args.alpha:g} of {escape.code(args.source)}, "

@@ -92,7 +92,7 @@ def _about_run(named: str) -> About:
     workdir, meta = os.fspath(folder), runs.read_meta(folder, step)[1]
     recipe = meta["config"] if isinstance(meta["config"], Mapping) else {}
     card = _front_matter(Path(workdir))
-    base = _base(workdir) or card["base_model"]
+    base, share = _base(workdir) or card["base_model"], runs.share(named)
     return About(
         name=str(recipe.get("name") or os.path.basename(os.path.abspath(workdir))),
         source=f"run:{named}",
@@ -101,7 +101,8 @@ def _about_run(named: str) -> About:
         datasets=_datasets(recipe),
         step=step,
         recipe=recipe,
-        scores=_scores(folder, step),
+        scores=_scores(folder, step) if share is None else {},
+        sections={} if share is None else {"Interpolation": f"{1 - share:g} of the base, {share:g} of the run."},
     )
 
 

@@ -2,6 +2,7 @@
 
 A run is named by its workdir, which stands for its newest checkpoint, by ``WORKDIR@STEP``, or by
 ``WORKDIR@best:SCORE``: of the checkpoints that are kept, the one at whose step the run recorded the highest SCORE.
+``WORKDIR@interpolated:SHARE`` is its newest one interpolated with what the run started from.
 """
 
 import os
@@ -38,7 +39,7 @@ def locate(name: epath.PathLike, step: int | None = None) -> tuple[epath.Path, i
     equally good, ``@best`` is the earliest; it needs no SCORE if the run recorded only one. Raises NotARun if there is
     no such checkpoint, UserError for a score that no kept checkpoint has.
     """
-    text = os.fspath(name)
+    text = _mixed(name)[0]
     best = re.fullmatch(r"(.+?)@best(?::(.+))?", text, re.DOTALL)
     numbered = re.fullmatch(r"(.+)@(\d+)", text, re.DOTALL)
     if step is None and (best or numbered) and not checkpoint.saved_steps(name):
@@ -53,9 +54,35 @@ def locate(name: epath.PathLike, step: int | None = None) -> tuple[epath.Path, i
         folder = checkpoint.directory(workdir)
         raise NotARun(
             f"{workdir} is not a run directory with {wanted}; steps found in {folder}: {steps or 'none'}; expected "
-            "WORKDIR, WORKDIR@STEP or WORKDIR@best:SCORE"
+            "WORKDIR, WORKDIR@STEP, WORKDIR@best:SCORE or WORKDIR@interpolated:SHARE"
         )
     return workdir, max(steps) if step is None else step
+
+
+def _mixed(name: epath.PathLike) -> tuple[str, str]:
+    """(WORKDIR, SHARE) of ``WORKDIR@interpolated:SHARE``; (``name``, "") for other names."""
+    found = re.fullmatch(r"(.+)@interpolated:(.+)", os.fspath(name), re.DOTALL)
+    return (found[1], found[2]) if found and not checkpoint.saved_steps(name) else (os.fspath(name), "")
+
+
+def share(name: epath.PathLike) -> float | None:
+    """The share of the run's own parameters in ``WORKDIR@interpolated:SHARE``, which may be "best", the one that the
+    run named (``config.eval.interpolate_by``); None for other names. Raises UserError."""
+    workdir, text = _mixed(name)
+    if not text:
+        return None
+    if text == "best":
+        path = epath.Path(workdir) / recorded.INTERPOLATED
+        best = storage.read_json(path).get("best") if storage.exists(path) else None
+        if best is None:
+            raise UserError(f"run:{name}: {path} names no best share; see config.eval.interpolate_by, or give a number")
+        return float(best)
+    try:
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    except ValueError:
+        pass
+    raise UserError(f"run:{name}: the share is {text!r}; expected a number from 0 to 1, or best")
 
 
 def _best(workdir: epath.Path, score: str) -> int:

@@ -2,7 +2,7 @@
 
 A source is ``hf:owner/name`` (or ``hf:owner/name@revision``), ``open_clip:owner/name`` (OpenCLIP's files, if a hub
 repository also holds transformers'), ``run:workdir`` (the newest checkpoint of one of our runs; ``run:workdir@step``
-and ``run:workdir@best:score`` are others, see ``runs.py``), a folder, a file, or
+``run:workdir@best:score`` and ``run:workdir@interpolated:share`` are others, see ``runs.py``), a folder, a file, or
 ``preset:file`` for a file that does not say what model it holds (NegCLIP's: ``negclip-b32:negclip.pth``). Workdirs,
 folders and files may be in an object store.
 """
@@ -90,9 +90,27 @@ def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
     more than one parameter twice. Raises UserError naming the file, what is wrong with it, and what was expected;
     FileNotFoundError if there is no such file or folder.
     """
-    if source.startswith("run:"):
-        return Loaded(*runs.load_run(source.removeprefix("run:"), sharding_for=sharding_for))
-    return find(source).load(sharding_for)
+    if not source.startswith("run:"):
+        return find(source).load(sharding_for)
+    name = source.removeprefix("run:")
+    tuned = Loaded(*runs.load_run(name, sharding_for=sharding_for))
+    if (share := runs.share(name)) is None:
+        return tuned
+    if not (base := runs.base(name)):
+        raise UserError(f"{source}: the run began with random parameters; there is nothing to interpolate with")
+    return tuned._replace(params=interpolate(load(base, sharding_for=sharding_for).params, tuned.params, share))
+
+
+def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
+    """``(1 - alpha) * base + alpha * tuned`` for every parameter (WiSE-FT, Wortsman et al., arXiv 2109.01903, eq. 1). A
+    logit bias that only ``tuned`` has is kept. Raises UserError if the two trees differ in shape.
+    """
+    base = {name: tuned[name] for name in ("logit_bias",) if name in tuned} | base
+    shapes = [{path: leaf.shape for path, leaf in tables.flatten(tree).items()} for tree in (base, tuned)]
+    if shapes[0] != shapes[1]:
+        different = sorted(p for p in shapes[0].keys() | shapes[1].keys() if shapes[0].get(p) != shapes[1].get(p))
+        raise UserError(f"the two models cannot be interpolated: {', '.join(different[:5])} differ in shape")
+    return jax.tree.map(lambda a, b: (1 - alpha) * a + alpha * b, base, tuned)
 
 
 def find(source: str) -> Foreign:

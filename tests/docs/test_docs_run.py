@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -138,8 +139,8 @@ def test_added_term_is_its_closed_form(additions):
 
 
 def test_config_and_costs_of_the_terms():
-    """The second block of docs/methods.md checks what the page says of costs."""
-    example, costs = python("methods.md")
+    """The second block of docs/methods.md checks what the page says of costs; the third trains one projection."""
+    example, costs, projection = python("methods.md")
     names = {}
     exec(example.text, names)
     raw = names["get_config"]()
@@ -147,6 +148,9 @@ def test_config_and_costs_of_the_terms():
     assert c.load(raw).objective.terms["own_foils"] == TERMS["own_foils"](weight=0.5, form="focal")
     assert costs.text.count("assert ") == 2
     exec(costs.text, {})
+    exec(projection.text, {"config": raw})
+    factors = optim.multipliers(c.load(raw).optim, Model(presets.preset("tiny-clip")).shapes())
+    assert factors["text"]["projection"]["kernel"] == 1 == sum(map(np.sum, jax.tree.leaves(factors)))
 
 
 def test_added_benchmark_reads(additions, tmp_path):

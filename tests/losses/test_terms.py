@@ -135,7 +135,32 @@ def base_distance(graph, zimg, zcap, scale, bias, base, *, mse=1.0, cosine=0.0, 
     return value + similarity * F.mse_loss(image @ caption.T, base_image @ base_caption.T)
 
 
-DENSE = {f.__name__: f for f in (own_foils, text_contrast, text_distance, base_distance)}
+def further_positives(graph, zimg, zcap, scale, bias, base, *, form="softmax", counting="published"):
+    images = [copy for copy in copies(graph) if copy.positives]
+    costs = []
+    for k in range(1, graph.images.positives_IK.shape[1]):
+        units = [copy for copy in images if len(copy.positives) > k]
+        for own in units:
+            unit, foil = own.positives[k], own.negatives[k : k + 1]
+
+            def kept(i, copy, own=own, k=k):  # whether the unit of ``copy`` is a class for the image ``i``
+                is_own = copy.i == i
+                return is_own or counting == "published" or not _matches(graph, i, copy.positives[k])
+
+            logit = scale * zimg[own.i] @ zcap[unit]
+            if form == "softmax":
+                texts = [other.positives[k] for other in units if kept(own.i, other)] + foil
+                pictures = [other.i for other in images if kept(other.i, own)]
+                to_texts = torch.logsumexp(scale * zimg[own.i] @ zcap[texts].T, 0)
+                costs.append((to_texts + torch.logsumexp(scale * zimg[pictures] @ zcap[unit], 0)) / 2 - logit)
+            else:
+                signs = torch.tensor([1.0 if other.i == own.i else -1.0 for other in images if kept(other.i, own)])
+                pictures = [other.i for other in images if kept(other.i, own)]
+                costs.append(F.softplus(-signs * (scale * zimg[pictures] @ zcap[unit] + bias)).sum())
+    return sum(costs) / len(costs)
+
+
+DENSE = {f.__name__: f for f in (own_foils, text_contrast, text_distance, base_distance, further_positives)}
 CASES = [
     ("own_foils", {}),
     ("own_foils", {"form": "focal", "smoothing": 0.2}),
@@ -147,6 +172,9 @@ CASES = [
     ("text_contrast", {"counting": "match_ignore"}),
     ("text_distance", {}),
     ("base_distance", {"mse": 0.5, "cosine": 0.7, "similarity": 2.0}),
+    ("further_positives", {}),
+    ("further_positives", {"counting": "match_ignore"}),
+    ("further_positives", {"form": "sigmoid", "counting": "match_ignore"}),
 ]
 
 
@@ -167,7 +195,7 @@ def test_a_term_is_that_of_the_expanded_batch(name, options, recipe):
         assert_equal(evaluate(TERMS[name](**options), graph, base), expected, 1e-9)
 
 
-@pytest.mark.parametrize(("name", "options"), [CASES[1], CASES[7], CASES[8], CASES[9]])
+@pytest.mark.parametrize(("name", "options"), [CASES[1], CASES[7], CASES[8], CASES[9], CASES[11]])
 def test_a_term_on_8_devices_is_that_on_one(name, options):
     mesh = make_mesh({"data": 4, "fsdp": 2}, jax.devices()[:8])
     graph = random_graph(2, images=8, captions=24, **RECIPES["two_pairs"]).astype("float32")
@@ -278,6 +306,14 @@ def test_a_step_with_terms_in_chunks(tmp_path, monkeypatch):
         np.testing.assert_allclose(metrics["loss"], total, rtol=1e-4)
         for name, value in expected.items():
             np.testing.assert_allclose(found[-1][name], value, rtol=1e-4, atol=1e-5)
+        own = config.objective.terms["own_foils"]
+        parts = {
+            "objective": functools.partial(loss.from_embeddings, params, batch=batch),
+            "own_foils": lambda *pair, z=embedded, own=own: own(z._replace(zimg_ID=pair[0], zcap_UD=pair[1])),
+        }
+        for name, part in parts.items():
+            norm = np.hypot(*map(jnp.linalg.norm, jax.grad(part, (0, 1))(*z[0])))
+            np.testing.assert_allclose(metrics[f"term/{name}/grad_norm"], norm, rtol=1e-4)
         norms = [float(metrics[f"grad_norm/{tower}"]) for tower in ("image", "text")]
         assert min(norms) > 0 and np.hypot(*norms) <= float(metrics["grad_norm"]) * (1 + 1e-5)
     assert found[0]["base_distance"] < 1e-6 < found[1]["base_distance"]
@@ -294,11 +330,35 @@ def test_a_step_with_terms_in_chunks(tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), saved)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_teacher_that_moves(tmp_path):
+    """The base is the average before the step: the start in the first, then what the first has made of it."""
+    raw = c.to_config_dict(tiny())
+    raw.objective.terms, raw.optim.ema = {"base_distance": {"of_average": True, "mse": 100.0}}, 0.5
+    config = c.load(raw)
+    mesh = make_mesh(dataclasses.asdict(config.mesh), jax.devices()[:1])
+    sources = datasets.open_sources(config.data)
+    start = make_start(config, "", epath.Path(tmp_path), sources, mesh)
+    training = run.make_training(config, start, sources, mesh)
+    state, embed, found = training.state, jax.jit(training.loss.embed), []
+    assert state.base is None
+    for batch in training.pipeline.batches(0, 2):
+        z, base = (embed(params, batch) for params in (state.params, state.ema))
+        labels = batch.image_labels, batch.caption_labels
+        expected = TERMS["base_distance"](mse=100.0)(Embedded(*z, jnp.float32(1), jnp.float32(0), *labels, base=base))
+        state, metrics = training.step(state, batch)
+        found.append(float(metrics["term/base_distance"]))
+        np.testing.assert_allclose(found[-1], expected, rtol=1e-4, atol=1e-6)
+    assert found[0] < 1e-6 < 1e-4 < found[1]
+
+
 @pytest.mark.parametrize(
     ("terms", "expected"),
     [
         ({"own_foil": {}}, r"config\.objective\.terms has 'own_foil'; expected one of: 'own_foils', 'text_contrast'"),
         ({"own_foils": 0.5}, r"config\.objective\.terms\.own_foils is 0\.5; expected a section with fields"),
+        ({"base_distance": {"of_average": True}}, r"there is no average: set config\.optim\.ema"),
         ({"own_foils": {"weight": -1.0}}, r"terms\.own_foils\.weight is -1\.0; expected a number above 0"),
         ({"own_foils": {"form": "hing"}}, r"terms\.own_foils\.form is 'hing'; expected one of 'softmax', 'focal'"),
         ({"own_foils": {"gama": 2.0}}, r"terms\.own_foils has no field 'gama'; did you mean 'gamma'"),

@@ -50,6 +50,17 @@ def test_logged_steps_last_step_and_evaluations_are_written(tmp_path, path):
     assert all(line["train/images_per_s"] > 0 for line in lines[:-1])
 
 
+def test_a_step_that_is_left_out_is_logged_whenever_it_comes(tmp_path, path, caplog):
+    run = metrics(tmp_path, log_every=5)
+    for step in range(1, 6):
+        run.train(
+            step, {"loss": 1.0, "flops": 0.0, "taken": step != 3, "grad_norm": 9.0 * step, "grad_norm/usual": 2.0}
+        )
+    run.close()
+    assert "step 3 left out: gradient norm 27, usually 2 (config.optim.skip_above)" in caplog.text
+    assert caplog.text.count("left out") == 1 and "train/taken" not in read_json_lines(path)[0]
+
+
 def test_continued_run_drops_lines_after_its_checkpoint_and_partial_lines(tmp_path, path):
     path.write_text('{"step": 2, "a": 1}\n{"step": 4, "a": 2}\n{"step": 6, "a": 3}\n{"step": 8, "a"')
     assert [line["step"] for line in read_json_lines(path)] == [2, 4, 6]

@@ -142,6 +142,59 @@ def test_adafactor_matches_optax_at_the_scheduled_rate():
         np.testing.assert_allclose(ours[path], expected, rtol=1e-5, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.parametrize("name", ["schedule_free_adamw", "prodigy"])
+def test_contributed_optimizers_match_optax(name):
+    """At a constant rate, and with the parameters that a schedule-free one evaluates."""
+    options, params = config(name=name, lr=0.1, b2=0.9, eps=1e-3, weight_decay=0.0), tree(0)
+    betas = {"b1": 0.9, "b2": 0.9} if name != "prodigy" else {"betas": (0.9, 0.9), "safeguard_warmup": True}
+    # Prodigy's updates are proportional to its rate, which is 1 here, and multiplied by the schedule's afterwards.
+    theirs = getattr(optax.contrib, name)(1.0 if name == "prodigy" else 0.1, eps=1e-3, **betas)
+    ours = optim.make_optimizer(options, params, lambda step: 1.0 if name == "prodigy" else 0.1)
+    states, both = [ours.init(params), theirs.init(params)], [params, params]
+    for step in range(3):
+        for n, tx in enumerate((ours, theirs)):
+            updates, states[n] = tx.update(tree(1 + step), states[n], both[n])
+            both[n] = optax.apply_updates(both[n], updates)
+    if name in optim.AVERAGING:
+        evaluated = optax.contrib.schedule_free_eval_params(states[1], both[1])
+        both = [optim.averaged(options, None, both[0], states[0]), evaluated]
+    for path, expected in flat(both[1]).items():
+        np.testing.assert_allclose(flat(both[0])[path], expected, rtol=1e-5, atol=1e-6, err_msg=path)
+        assert not np.array_equal(expected, flat(tree(0))[path])
+
+
+def test_muon_matches_pytorch():
+    """torch.optim.Muon has one matrix for each of query, key and value of a block, and heads side by side."""
+    rng = np.random.default_rng(0)
+    depth, width, heads, size = 2, 12, 2, 6
+    shapes = {"qkv": (depth, width, 3, heads, size), "out": (depth, heads, size, width)}
+    start, gradient = ({name: rng.standard_normal(shape).astype("f4") for name, shape in shapes.items()} for _ in "12")
+
+    def wrapped(tree):
+        kernels = {name: {"kernel": jnp.asarray(x)} for name, x in tree.items()}
+        return {"image": {"transformer": {"blocks": {"attn": kernels}}}}
+
+    def matrices(tree):  # as torch has them: [out, in]
+        qkv = tree["qkv"].transpose(0, 2, 3, 4, 1).reshape(-1, heads * size, width)
+        return [*qkv, *tree["out"].reshape(depth, -1, width).transpose(0, 2, 1)]
+
+    theirs = [torch.nn.Parameter(torch.from_numpy(x.copy())) for x in matrices(start)]
+    rates = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
+    muon = torch.optim.Muon(theirs, **rates)
+    params = wrapped(start)
+    tx = optim.make_optimizer(config(name="muon", weight_decay=0.0), params, lambda step: 0.1)
+    updates, _ = tx.update(wrapped(gradient), tx.init(params), params)
+    params = optax.apply_updates(params, updates)
+    for parameter, g in zip(theirs, matrices(gradient), strict=True):
+        parameter.grad = torch.from_numpy(g.copy())
+    muon.step()
+    kernels = params["image"]["transformer"]["blocks"]["attn"]
+    found = matrices({name: np.asarray(kernels[name]["kernel"]) for name in shapes})
+    for ours, parameter, first in zip(found, theirs, matrices(start), strict=True):
+        moved = parameter.detach().numpy() - first  # PyTorch orthogonalizes in bfloat16
+        assert np.linalg.norm(ours - first - moved) < 0.05 * np.linalg.norm(moved)
+
+
 def test_adafactor_clips_each_block_of_a_tower_by_itself():
     """transformers' Adafactor, which has one parameter for each block, over steps in which the gradients of one block
     grow."""
@@ -205,12 +258,31 @@ def test_multipliers_of_single_blocks():
     np.testing.assert_array_equal(scaled["image/patch"], plain["image/patch"])
 
 
+def test_layer_decay_is_that_of_beit():
+    """0.5 to the number of layers above: three blocks' for the first of four, five for embeddings, none at the end."""
+    params = {**tower(0), "logit_scale": jnp.ones(())}
+    found = optim.multipliers(config(layer_decay=0.5, lr_multipliers=(("image/patch", 8.0), ("logit.*", 3.0))), params)
+    np.testing.assert_allclose(
+        found["image"].pop("transformer")["blocks"]["mlp"]["kernel"], [1 / 16, 1 / 8, 1 / 4, 1 / 2]
+    )
+    assert found == {"image": {"patch": 8 / 32, "position": 1 / 32, "post_norm": 1.0}, "logit_scale": 3.0}
+
+
 @pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS))
 def test_frozen_blocks_keep_their_bits(name):
     options = config(name=name, lr=0.1, lr_multipliers=(("image/transformer/blocks/[01]/.*", 0.0),))
     start, after = flat(tower(0)), trained(options, tree=tower)
     kernel = "image/transformer/blocks/mlp/kernel"
     assert (start[kernel] == after[kernel]).all(axis=(1, 2)).tolist() == [True, True, False, False]
+
+
+def test_frozen_blocks_keep_their_bits_in_an_optimizers_own_average():
+    options = config(name="schedule_free_adamw", lr=0.1, lr_multipliers=(("image/transformer/blocks/[01]/.*", 0.0),))
+    params, kernel = tower(0), "image/transformer/blocks/mlp/kernel"
+    tx = optim.make_optimizer(options, params, lambda step: 0.1)
+    updates, state = tx.update(tower(1), tx.init(params), params)
+    average = flat(optim.averaged(options, params, optax.apply_updates(params, updates), state))[kernel]
+    assert (flat(params)[kernel] == average).all(axis=(1, 2)).tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from naturel_jax.config import versions
 from naturel_jax.data import datasets
 from naturel_jax.data.random import draws
 from naturel_jax.devices.sharding import make_mesh
-from naturel_jax.training import run, train
+from naturel_jax.training import loop, outliers, run, train
+from naturel_jax.training.calibration import calibrated
 from naturel_jax.training.optim import OPTIMIZERS
 from naturel_jax.training.start import make_start
 from tests.helpers import tiny_config
@@ -61,8 +62,17 @@ def folder(tmp_path_factory) -> str:
     return os.fspath(tmp_path_factory.mktemp("steps"))
 
 
-def test_library_that_cannot_hold_the_model_is_named_at_the_start(folder, caplog):
-    make_training(folder, **{"objective.name": "sigmoid"})
+def test_a_new_bias_with_an_average_of_the_optimizers_own(folder, caplog):
+    """All copies of the bias are calibrated, and what is evaluated is the schedule-free average."""
+    _, training = make_training(folder, **{"objective.name": "sigmoid", "optim.name": "schedule_free_adamw"})
+    batch = next(training.pipeline.batches(0, 1))
+    state = calibrated(training.state, training.loss, batch)
+    z = state.opt_state[0].z
+    assert state.params["logit_bias"] == state.ema["logit_bias"] == z["logit_bias"] < -1
+    state, _ = jax.device_get(training.step(state, batch))
+    z = named(state.opt_state[0].z)
+    for path, expected in named(state.evaluated).items():
+        np.testing.assert_allclose(0.9 * expected + 0.1 * z[path], named(state.params)[path], atol=1e-6, err_msg=path)
     assert "transformers cannot hold this model as it is" in caplog.text and "--drop_bias" in caplog.text
 
 
@@ -112,6 +122,44 @@ def test_nonfinite_step_leaves_the_state_unchanged(folder):
         np.testing.assert_array_equal(named(steps.params[3])[path], kept, err_msg=path)
 
 
+def test_step_with_a_large_gradient_is_left_out_exactly(folder):
+    """Then only the running mean and the count change."""
+    _, training = make_training(folder, **{"optim.skip_above": 3.0, "optim.ema": 0.5})
+    batch, start = next(training.pipeline.batches(0, 1)), training.state
+
+    def stepped(mean: float, steps: int):
+        norms = outliers.Norms(jnp.float32(mean), jnp.int32(steps), jnp.int32(4))
+        placed = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), norms, start.norms)
+        state, metrics = jax.device_get(training.step(jax.tree.map(jnp.copy, start)._replace(norms=placed), batch))
+        pairs = zip(jax.tree.leaves(start[:3]), jax.tree.leaves(state[:3]), strict=True)
+        assert metrics["skipped"] == state.norms.skipped and state.norms.steps == steps + 1 and metrics["finite"]
+        assert metrics["logit_scale"] == np.exp(state.params["logit_scale"])
+        return [np.array_equal(*pair) for pair in pairs], metrics["skipped"], state.norms.mean, metrics["grad_norm"]
+
+    same, skipped, mean, norm = stepped(1e-3, 50)
+    assert all(same) and skipped == 5 and norm > 3e-3
+    np.testing.assert_allclose(mean, 1e-3 + 2e-3 / 51, rtol=1e-6)
+    for usual, steps in ((1e-3, 9), (norm / 2, 50)):  # too early to tell; usual
+        same, skipped, mean, _ = stepped(usual, steps)
+        assert not any(same) and skipped == 4
+        np.testing.assert_allclose(mean, usual + (norm - usual) / (steps + 1), rtol=1e-5)
+
+
+def test_gradients_that_have_grown_for_good_are_usual_again():
+    """Ten steps of norm 1 whatever comes; then three times the mean at most counts, until that is enough."""
+    norms, taken = outliers.none_yet(), []
+    for norm in [1.0] * 10 + [100.0] * 60:
+        norms, usual = outliers.judge(norms, jnp.float32(norm), jnp.bool_(True), 3.0)
+        taken.append(bool(usual))
+    first = taken.index(False)
+    again = taken.index(True, first)
+    mean, steps = 1.0, 10
+    while 3 * mean < 100:
+        steps += 1
+        mean += 2 * mean / steps
+    assert (first, again) == (10, steps) and all(taken[again:]) and int(norms.skipped) == again - first
+
+
 def test_logit_scale_is_clamped_to_clips_bounds(folder):
     """CLIP clips the scale to 100 after each step (arXiv 2103.00020, section 2.5)."""
     steps = Steps(folder, (("logit_scale", -1e6), (".*", 0.0)))
@@ -124,7 +172,8 @@ def test_logit_scale_is_clamped_to_clips_bounds(folder):
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_every_optimizer_trains_parameters_that_are_split(name, folder):
     mesh = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
-    steps = Steps(folder, **{"optim.name": name, "optim.lr": 1e-3, **mesh})
+    rate = {"optim.lr": 1.0, "optim.weight_decay": 0.0} if name == "prodigy" else {"optim.lr": 1e-3}
+    steps = Steps(folder, **{"optim.name": name, **rate, **mesh})
     assert all(metrics["finite"] for metrics in steps.metrics)
     start, end = named(steps.params[0]), named(steps.params[3])
     assert all(not np.array_equal(start[path], end[path]) for path in start if "kernel" in path)
@@ -132,7 +181,7 @@ def test_every_optimizer_trains_parameters_that_are_split(name, folder):
 
 def test_restored_state_takes_the_place_of_the_initial_one(folder, tmp_path):
     """Both together may not fit into the memory of the devices."""
-    config, training = make_training(folder)
+    config, training = make_training(folder, **{"optim.skip_above": 3.0})
     saved = jax.device_get(training.state)
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(
@@ -156,7 +205,7 @@ def recorded(start: int, stop_after: int | None = None, finite: int = 99) -> tup
         done[0] += 1
         return state + 1, {"loss": np.float32(batch), "grad_norm": np.float32(1), "finite": np.bool_(batch < finite)}
 
-    end = train.loop(
+    end = loop.loop(
         step,
         start,
         iter(range(start, SCHEDULE.total)),
@@ -185,7 +234,7 @@ def test_benchmarks_have_their_own_schedules_and_the_last_step_is_only_saved():
 
 def test_implicit_host_transfer_in_a_step_is_an_error():
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        train.loop(
+        loop.loop(
             lambda state, batch: (state, {"loss": jnp.float32(batch)}),
             0,
             iter(range(6)),
@@ -207,7 +256,7 @@ def test_on_the_cpu_each_step_is_logged_when_it_is_done():
         order.append(f"step {batch + 1}")
         return state, {"loss": np.float32(0), "grad_norm": np.float32(1), "finite": np.bool_(True)}
 
-    train.loop(
+    loop.loop(
         step,
         0,
         iter(range(6)),
@@ -239,7 +288,7 @@ def test_stop_while_a_step_compiles_saves_the_steps_before_it(compiles, saved):
             raise Stopped
 
     result = {"loss": np.float32(0), "grad_norm": np.float32(1), "finite": np.bool_(True)}
-    end = train.loop(
+    end = loop.loop(
         lambda state, batch: (state + 1, result),
         0,
         iter([np.zeros(2 if n == compiles else 1) for n in range(6)]),
@@ -256,7 +305,7 @@ def test_stop_while_a_step_compiles_saves_the_steps_before_it(compiles, saved):
 
 
 def test_nonfinite_loss_error_has_the_step():
-    with pytest.raises(train.NotFinite) as error:
+    with pytest.raises(loop.NotFinite) as error:
         recorded(0, finite=1)
     assert error.value.step == 1
 

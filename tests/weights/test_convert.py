@@ -13,7 +13,7 @@ import pytest
 import naturel_jax
 from naturel_jax import convert, weights
 from naturel_jax.data.text.tokenizer import train_tokenizer
-from naturel_jax.weights import conversion, export, tables, verify
+from naturel_jax.weights import export, tables, verify
 from tests.helpers.model_files import assert_same, random_params, tiny
 from tfds_naturel.common.errors import UserError
 
@@ -94,8 +94,8 @@ def test_interpolation_rejects_different_shapes():
     a = {"x": {"y": np.zeros((2, 3))}, "z": np.zeros(1)}
     b = {"x": {"y": np.zeros((2, 4))}, "z": np.zeros(1)}
     with pytest.raises(UserError, match="x/y differ in shape"):
-        conversion.interpolate(a, b, 0.5)
-    assert jax.tree.leaves(conversion.interpolate(a, a, 0.5))[0].shape == (2, 3)
+        weights.interpolate(a, b, 0.5)
+    assert jax.tree.leaves(weights.interpolate(a, a, 0.5))[0].shape == (2, 3)
 
 
 def test_verification_says_what_is_preprocessed_otherwise(tmp_path, capsys):

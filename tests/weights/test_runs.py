@@ -1,22 +1,31 @@
 """Checkpoints of a run by name: the newest, one of a step, the best by a score, wherever a model is named."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 
 import naturel_jax
-from naturel_jax import convert, evaluate, weights
-from naturel_jax.checkpoints import checkpoint, checkpoint_meta
+from naturel_jax import config as c
+from naturel_jax import convert, evaluate, storage, weights
+from naturel_jax.checkpoints import checkpoint, checkpoint_meta, recorded
 from naturel_jax.data.seen.trained_on import FOLDER, from_used
+from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.evaluators import results
+from naturel_jax.training import interpolation
+from naturel_jax.training.run import run as train
 from naturel_jax.weights import model_card, runs
 from tests.helpers import benchmark_files as files
+from tests.helpers import tiny_config
 from tests.helpers.tiny_models import tiny
+from tests.helpers.worlds import data_dir
 from tfds_naturel.common.errors import UserError
 
 STEPS = (2, 4, 6)
@@ -34,7 +43,7 @@ def run(tmp_path_factory) -> str:
     model, _, processor = tiny()
     trained_on = from_used({"winoground": ["0"]})
     trained_on.save(epath.Path(folder) / FOLDER)
-    meta = checkpoint_meta.make_meta({"name": "mine"}, model.config, processor, trained_on.meta())
+    meta = checkpoint_meta.make_meta({"name": "mine", "init": ""}, model.config, processor, trained_on.meta())
     checkpoints = checkpoint.Checkpoints(folder, keep=10)
     for step in STEPS:
         checkpoints.save(step, {"params": params_of(step)}, meta, wait=True)
@@ -78,12 +87,72 @@ def test_every_command_takes_the_names(run, tmp_path):
         ("@3", r"mine is not a run directory with a checkpoint of step 3; steps found in .*: \[2, 4, 6\]"),
         ("@best", r"expected @best:SCORE; .*metrics\.jsonl has the scores coco_retrieval/text@1, naturel/complex$"),
         ("@best:naturel/hard", r"@best:naturel/hard: expected @best:SCORE; .* has the scores coco_retrieval/text@1, n"),
-        ("@latest", r"mine@latest is not a run directory .* expected WORKDIR, WORKDIR@STEP or WORKDIR@best:SCORE"),
+        ("@latest", r"mine@latest is not a run directory .* expected WORKDIR, WORKDIR@STEP, WORKDIR@best:SCORE or "),
     ],
 )
 def test_error_lists_the_steps_and_scores_that_there_are(run, which, expected):
     with pytest.raises(UserError, match=expected):
         weights.load(f"run:{run}{which}")
+
+
+class Nearness:
+    """Stands for an evaluator: how near the logit scale is to that between base and tuned at each of two shares."""
+
+    def __init__(self, *scales):
+        self.scales = scales
+
+    def scores(self, params):
+        distance = min(abs(float(params["logit_scale"]) - scale) for scale in self.scales)
+        return {"toy/near": -round(distance, 3), "toy/hidden/x": 1.0}
+
+
+@pytest.fixture(scope="module")
+def tuned(run, tmp_path_factory) -> Path:
+    """A run that started from step 2 of ``run``, beside it, and trained to other parameters with a bias."""
+    folder = tmp_path_factory.mktemp("tuned") / "tuned"
+    model, _, processor = tiny()
+    sizes = dataclasses.replace(model.config, init_bias=0.0)
+    params = params_of(9) | {"logit_bias": jnp.float32(-3), "logit_scale": params_of(2)["logit_scale"] + 1}
+    meta = checkpoint_meta.make_meta({"name": "t", "init": f"run:{run}@2"}, sizes, processor, None)
+    checkpoints = checkpoint.Checkpoints(folder, keep=1)
+    checkpoints.save(3, {"params": params}, meta, wait=True)
+    checkpoints.close()
+    return folder
+
+
+def test_interpolated_run(run, tuned, tmp_path):
+    """A bias that only the run has stays."""
+    base, last = jax.device_get((params_of(2), weights.load(f"run:{tuned}").params))
+    mixed = jax.device_get(weights.load(f"run:{tuned}@interpolated:0.25").params)
+    assert mixed.pop("logit_bias") == last.pop("logit_bias") == -3
+    jax.tree.map(
+        lambda a, b, c: np.testing.assert_allclose(c, 0.75 * a + 0.25 * b, rtol=1e-5, atol=1e-7), base, last, mixed
+    )
+    about = model_card.about(f"run:{tuned}@interpolated:0.25")
+    assert about.sections == {"Interpolation": "0.75 of the base, 0.25 of the run."} and not about.scores
+    for share, expected in (
+        ("half", "the share is 'half'; expected a number from 0 to 1"),
+        ("best", "names no best share"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            weights.load(f"run:{tuned}@interpolated:{share}")
+    with pytest.raises(UserError, match="random parameters"):
+        weights.load(f"run:{run}@interpolated:0.5")
+
+
+def test_curve_names_the_best_share_and_of_equals_that_nearest_to_the_base(tuned, caplog):
+    caplog.set_level("INFO", logger="naturel_jax")
+    params, start = weights.load(f"run:{tuned}").params, float(params_of(2)["logit_scale"])
+    params = jax.device_put(params, NamedSharding(make_mesh({"data": 1}, jax.devices()[:1]), PartitionSpec()))
+    options = c.Config(name="t", eval=c.Eval(interpolate=(1.0, 0.75, 0.5, 0.25, 0.0), interpolate_by="toy/near"))
+    evaluator = Nearness(start + 0.25, start + 0.75)
+    interpolation.curve(options, epath.Path(tuned), params, evaluator.scores(params), evaluator)
+    found = storage.read_json(epath.Path(tuned) / recorded.INTERPOLATED)
+    expected = {"1": -0.25, "0.75": 0, "0.5": -0.25, "0.25": 0, "0": -0.25}
+    assert found == {"by": "toy/near", "best": 0.25, "scores": {s: {"toy/near": near} for s, near in expected.items()}}
+    assert "toy/near is 1: -0.250, 0.75: -0.000, 0.5: -0.250, 0.25: -0.000, 0: -0.250; the best is 0.25" in caplog.text
+    best = weights.load(f"run:{tuned}@interpolated:best").params["logit_scale"]
+    assert float(best) == pytest.approx(start + 0.25, abs=1e-5)
 
 
 def test_score_without_a_kept_checkpoint(run, tmp_path):
@@ -104,3 +173,20 @@ def test_folder_that_is_called_like_a_step_is_a_workdir(run, tmp_path):
     (tmp_path / "mine@2").symlink_to(run)
     assert runs.locate(tmp_path / "mine@2") == (epath.Path(tmp_path / "mine@2"), 6)
     assert runs.locate(f"{tmp_path}/mine@2@4")[1] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_run_ends_with_its_curve(tmp_path):
+    """From the scores of its base to its own, with steps that may be left out and a schedule-free average."""
+    raw = tiny_config.get_config()
+    raw.data.dir, raw.duration, raw.optim.warmup, raw.eval.during = os.fspath(data_dir()), "2 steps", "0 steps", {}
+    base = train(c.load(raw), tmp_path / "base").scores
+    raw.preset, raw.init = "", f"run:{tmp_path}/base"
+    raw.optim.update({"skip_above": 3.0, "name": "schedule_free_adamw", "lr": 1e-2})
+    raw.eval.interpolate, raw.eval.interpolate_by = (0, 0.5, 1), "naturel/simple"
+    last = train(c.load(raw), tmp_path / "tuned").scores
+    found = storage.read_json(epath.Path(tmp_path) / "tuned" / recorded.INTERPOLATED)
+    for share, scores in (("0", base), ("1", last)):
+        assert found["scores"][share] == {name: score for name, score in scores.items() if name.count("/") == 1}
+    assert runs.share(tmp_path / "tuned@interpolated:best") == found["best"]

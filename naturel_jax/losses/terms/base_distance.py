@@ -1,4 +1,4 @@
-"""How far embeddings have moved from those of the parameters that training started from.
+"""How far embeddings are from those of the parameters that training started from, or of their moving average.
 
 Shape letters: I images, U distinct captions, D embedding, N of either.
 """
@@ -23,6 +23,7 @@ class BaseDistance(Term):
     mse: float = setting(1.0, "factor of the mean squared difference of coordinates", at_least(0))
     cosine: float = setting(0.0, "factor of 1 - cosine between embedding and base embedding", at_least(0))
     similarity: float = setting(0.0, "factor of the mean squared difference of image-caption cosines", at_least(0))
+    of_average: bool = setting(False, "the base is the moving average (config.optim.ema) as it was before the step")
 
     def __call__(self, z: Embedded) -> jax.Array:
         assert z.base is not None
