@@ -40,7 +40,7 @@ _Wordings = Iterator[tuple[str, str]]  # shape and text
 
 def _position(facts: Facts) -> _Wordings:
     """Wordings of one fact such as Chair|right_of|Dog. In ``plain`` and ``two``, a false caption has the other side; in
-    ``fronted`` and ``order``, the two names have changed places."""
+    ``fronted`` and ``existential``, the two names have changed places."""
     ((subject, relation, object_),) = facts
     x, y = _noun(subject), _noun(object_)
     first, last = (x, y) if relation in (LEFT, ABOVE) else (y, x)  # from left to right, or from top to bottom
@@ -49,12 +49,12 @@ def _position(facts: Facts) -> _Wordings:
         yield "plain", sentence(f"{x.a} {be(x)} to the {side} of {y.a}")
         yield "fronted", sentence(f"to the right of {first.the} {be(last)} {last.a}")
         yield "two", sentence(f"{x.the} {be(x)} on the {side}, and {y.the} {be(y)} on the {other}")
-        yield "order", sentence(f"from left to right: {first.a} and {last.a}")
+        yield "existential", sentence(f"there {be(first)} {first.a} to the left of {last.a}")
     else:
         yield "plain", sentence(f"{x.a} {be(x)} {relation} {y.a}")
         yield "fronted", sentence(f"above {last.the} {be(first)} {first.a}")
         yield "two", sentence(f"{x.the} {be(x)} {_HEIGHT[relation]} in the picture than {y.the}")
-        yield "order", sentence(f"from top to bottom: {first.a} and {last.a}")
+        yield "existential", sentence(f"there {be(last)} {last.a} below {first.a}")
 
 
 def _binding(facts: Facts) -> _Wordings:
@@ -67,32 +67,34 @@ def _binding(facts: Facts) -> _Wordings:
 def _described(one: Triplet, two: Triplet) -> _Wordings:
     """Two attributes, or two poses."""
     (x, before_x, after_x, modifier_x), (y, before_y, after_y, modifier_y) = map(_attribute, (one, two))
-    if not lexicon.pose(one.object):
+    if lexicon.pose(one.object):
+        yield "relative", sentence(f"there {be(x)} {x.a} {x.who} {be(x)} {after_x} and {y.a} {y.who} {be(y)} {after_y}")
+    else:
         yield "two", sentence(f"{before_x} and {before_y}")
+        yield "existential", sentence(f"there {be(x)} {before_x} and {before_y}")
     yield "plain", sentence(f"{x.the} {be(x)} {after_x}, and {y.the} {be(y)} {after_y}")
-    yield "participial", sentence(f"here are {x.a} {modifier_x} and {y.a} {modifier_y}")
-    yield "relative", sentence(f"a photo of {x.a} {x.who} {be(x)} {after_x} and {y.a} {y.who} {be(y)} {after_y}")
+    yield "participial", sentence(f"{x.a} {modifier_x} and {y.a} {modifier_y}")
 
 
 def _attribute(fact: Triplet) -> tuple[Noun, str, str, str]:
     """The noun, the noun with its attribute before it, and the attribute after "is" and after the noun."""
     noun, pose = _noun(fact.subject), lexicon.pose(fact.object)
     before, after, modifier = (pose[0], pose, pose[0]) if pose else lexicon.attribute(fact.object)
-    return noun, dataclasses.replace(noun, text=f"{before} {noun.text}").a, after[0], modifier
+    described = dataclasses.replace(noun, text=f"{before} {noun.text}")
+    return noun, described.a, after[0], modifier.replace("that is", f"that {be(noun)}")
 
 
 def _related(one: Triplet, two: Triplet) -> _Wordings:
     """Two relations. If both have the same object, there is only one in the image."""
     x, y, of_x, of_y = map(_noun, (one.subject, two.subject, one.object, two.object))
     (finite_x, modifier_x), (finite_y, modifier_y) = _predicate(one.relation, x), _predicate(two.relation, y)
-    same = one.object == two.object
-    a_second = f"the same {of_y.text}" if same else of_y.a
-    yield "plain", sentence(f"{x.the} {finite_x} {of_x.the}, and {y.the} {finite_y} {of_y.the}")
+    same, it = one.object == two.object, of_x.pronoun
+    the_second, a_second = (it, it) if same else (of_y.the, of_y.a)
+    yield "plain", sentence(f"{x.the} {finite_x} {of_x.the}, and {y.the} {finite_y} {the_second}")
     yield "participial", sentence(f"{x.a} {modifier_x} {of_x.a} and {y.a} {modifier_y} {a_second}")
-    yield "contrast", sentence(f"{x.the} {finite_x} {of_x.the}, while {y.the} {finite_y} {of_y.the}")
+    yield "existential", sentence(f"there {be(x)} {x.a} {modifier_x} {of_x.the} and {y.a} {modifier_y} {the_second}")
     if same and not (RELATIONS[one.relation].verb or RELATIONS[two.relation].verb):
         has = ("has", "have")[of_x.number]
-        it = of_x.pronoun
         yield "with", sentence(f"{of_x.the} {has} {x.the} {modifier_x} {it} and {y.the} {modifier_y} {it}")
 
 
