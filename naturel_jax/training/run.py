@@ -99,8 +99,7 @@ def make_training(
     sizes, processor, params = start.model.config, start.processor, start.params
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
     tx = optim.make_optimizer(config.optim, params, learning_rate)
-    needs_base = any(term.needs_base for term in config.objective.terms.values())
-    state = train.make_state(params, tx, mesh, ema=bool(config.optim.ema), base=needs_base)
+    state = train.make_state(params, tx, mesh, ema=bool(config.optim.ema), base=config.objective.needs_base)
     pipeline = make_pipeline(config, sources, sizes, processor, mesh)
     frozen_blocks = optim.frozen_blocks(config.optim, sizes, params)
     chosen = resolve(config, sizes, frozen_blocks, state, pipeline, schedule.total, mesh, saved or {})
