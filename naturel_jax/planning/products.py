@@ -7,9 +7,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 
-_MANUAL = ("newly_manual_axes", "manual_axes")  # of shard_map, in newer and in older versions of JAX
-
-
 class Products(NamedTuple):
     """FLOPs on all devices together, a multiply-add as 2; ``bfloat16``: those of which both factors are."""
 
@@ -35,8 +32,8 @@ def _products(jaxpr: Any, times: int) -> Iterator[tuple[float, bool]]:
         elif name != "pallas_call":
             repeats = params["length"] if name == "scan" else 1
             if name == "shard_map":
-                axes = next(params[key] for key in _MANUAL if key in params)
-                repeats *= math.prod(params["mesh"].shape[axis] for axis in axes)
+                mesh = params["mesh"]
+                repeats *= math.prod(mesh.shape[axis] for axis in params.get("newly_manual_axes", mesh.axis_names))
             for value in params.values():
                 for inner in value if isinstance(value, tuple | list) else (value,):
                     if hasattr(inner := getattr(inner, "jaxpr", inner), "eqns"):

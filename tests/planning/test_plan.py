@@ -314,7 +314,7 @@ def test_planned_step_is_the_step_of_the_run(config, training, tmp_path):
 
 
 def test_products_of_a_step_are_those_of_the_analytic_count(training):
-    """Traced on eight devices. The analytic count has no loss, and has a gradient of the pixels, which nothing needs."""
+    """Traced on eight devices. The analytic count has no loss, but a gradient of the pixels, which nothing needs."""
     batch = training.pipeline.shapes(0)
     made = products.count(training.step.trace(training.state, batch).jaxpr)
     towers = training.loss.step_flops(batch).computed("none", 1)
