@@ -30,7 +30,7 @@ test-build:
 	.venv-build/bin/python -m pytest -m "not slow and not proof" tests/storage
 
 # The TPU compiler (2 GB in an environment of its own) on the CPU: a step is compiled for TPUs that are not here.
-PLAN = .venv-plan/bin/naturel-plan --config
+PLAN = .venv-plan/bin/naturel-plan --config.objective.exchange=ring --config
 PLANS = for remat in none dots full; do $(PLAN) siglip_tp --topology v5e:2x4 --config.compute.remat=$$remat; done; \
 	$(PLAN) siglip_tp --topology v5e:16x16; $(PLAN) negclip_ap --topology v5e:2x4; \
 	for remat in none dots; do for attention in "" splash; do $(PLAN) siglip_tp --topology v5e:2x4 \
@@ -57,7 +57,7 @@ plan-tpu: setup-plan
 	.venv-plan/bin/python -m proofs.record padding -- .venv-plan/bin/python -m perf.padding
 
 # The GPU compiler (6 GB in an environment of its own) likewise.
-PLAN_GPU = .venv-plan-gpu/bin/naturel-plan --config
+PLAN_GPU = .venv-plan-gpu/bin/naturel-plan --config.objective.exchange=ring --config
 PLANS_GPU = for remat in none dots full; do $(PLAN_GPU) siglip_tp --topology h100x8 --config.compute.remat=$$remat; done; \
 	$(PLAN_GPU) siglip_tp --topology h100x4x8; $(PLAN_GPU) negclip_ap --topology a100x8; \
 	$(PLAN_GPU) siglip_tp --topology h100x8 --config.data.batch_size=1536 --search

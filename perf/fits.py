@@ -59,6 +59,7 @@ STEPS = {
 def plan(step: Step) -> dict[str, Any]:
     """What ``naturel-plan --json`` prints; its messages go to stderr. Raises UserError if it refuses the step."""
     flags = [f"--config={step.config}", f"--topology={step.topology}", f"--config.data.batch_size={step.images}"]
+    flags += ["--config.compute.remat=auto", "--config.objective.exchange=auto"]
     if step.init:
         flags += [f"--config.init={step.init}", "--config.mesh.data=1", "--config.mesh.fsdp=-1"]
     command = [sys.executable, "-m", "naturel_jax.plan", *flags, "--config.data.dir=build/none", "--json"]

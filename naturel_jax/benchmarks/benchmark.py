@@ -16,6 +16,7 @@ import numpy as np
 Box = tuple[int, int, int, int]
 Caption = str | tuple[str, ...]  # several texts: their normalized mean embedding (CLIP's prompt ensembling)
 Outcomes = dict[str, np.ndarray]
+Chance = Mapping[str, "float | Callable[[Item], float]"]  # outcome -> a guess's expected outcome, or that of an item
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +138,8 @@ class Benchmark:
     score an item. ``published`` is the official number of items; ``problems`` names what could not be read. The
     first ``true_captions`` captions of an item are true of its first image and the others false (0: the order says
     nothing). ``left_out``: items that are not scored, since the model was trained on their images; items that share the
-    tag ``together`` are scored together, or all left out.
+    tag ``together`` are scored together, or all left out. ``chance``: what a model is expected to get whose cosines are
+    independent draws from one continuous distribution; an outcome without it has no chance level.
     """
 
     name: str
@@ -149,17 +151,29 @@ class Benchmark:
     true_captions: int = 0
     left_out: tuple[Item, ...] = ()
     together: str = ""
+    chance: Chance = dataclasses.field(default_factory=dict)
 
     def score(self, items: Sequence[Item], cosines: Sequence[np.ndarray]) -> dict[str, Score]:
         """Metric name -> score over ``items`` (those that were embedded) and their matrices; metrics without items are
         left out.
         """
-        if not items:
-            return {}
-        outcomes = self.outcomes(items, cosines)
+        return self._means(self.metrics, items, self.outcomes(items, cosines)) if items else {}
+
+    def guess(self, items: Sequence[Item]) -> dict[str, float]:
+        """Metric name -> the score that a guess is expected to get over ``items``; metrics without ``chance`` are left
+        out.
+        """
+        expected = {
+            outcome: np.array([value(item) if callable(value) else value for item in items])
+            for outcome, value in self.chance.items()
+        }
+        metrics = [metric for metric in self.metrics if metric.outcome in expected]
+        return {name: score.value for name, score in self._means(metrics, items, expected).items()}
+
+    def _means(self, metrics: Sequence[Metric], items: Sequence[Item], outcomes: Outcomes) -> dict[str, Score]:
         scores: dict[str, Score] = {}
         by_tag = positions(items, self.tags)
-        for metric in self.metrics:
+        for metric in metrics:
             values_N = outcomes[metric.outcome]
             index_M, groups_M = metric.members(~np.isnan(values_N), by_tag)
             if len(index_M):

@@ -34,7 +34,9 @@ def read(
     for tag in tags:
         for score in rules.STRICT:
             metrics += by_value(f"{name}/{score}", score, tag, items)
-    return Benchmark(name, tuple(items), rules.two_by_two, tuple(metrics), published, tuple(problems))
+    return Benchmark(
+        name, tuple(items), rules.two_by_two, tuple(metrics), published, tuple(problems), chance=rules.GROUPS
+    )
 
 
 _BIVLC = "https://arxiv.org/abs/2406.09952"

@@ -51,7 +51,13 @@ def read(folder: Path) -> Benchmark:
         ]
         metrics += by_value(f"naturel_contrast/{kind}_choice", "choice", f"{kind} relation", of_kind)
     return Benchmark(
-        "naturel_contrast", tuple(items), outcomes, tuple(metrics), problems=tuple(problems), true_captions=1
+        "naturel_contrast",
+        tuple(items),
+        outcomes,
+        tuple(metrics),
+        problems=tuple(problems),
+        true_captions=1,
+        chance={**rules.GROUPS, "choice": 1 / 2},
     )
 
 
@@ -60,4 +66,5 @@ def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     s = np.stack(cosines)
     mirrored = np.array(["mirrored" in item.tags for item in items])
     strict = {name: np.where(mirrored, right, np.nan) for name, right in rules.two_by_two(items, cosines).items()}
-    return strict | {"choice": (1 + np.sign(s[:, 0, 0] - s[:, 1, 0])) / 2}
+    choice = (1 + np.sign(s[:, 0, 0] - s[:, 1, 0])) / 2
+    return strict | {"choice": choice, "tie": np.where(mirrored, strict["tie"], choice == 0.5)}

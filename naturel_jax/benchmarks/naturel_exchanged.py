@@ -22,6 +22,7 @@ from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.schema import Kind, facts_of
 
 _SCORES = ("pair", *rules.STRICT)
+CHANCE = {**rules.GROUPS, "pair": 1 / 2}
 
 
 class _Shown(NamedTuple):
@@ -56,7 +57,9 @@ def read(folder: Path, kind: Kind, name: str) -> Benchmark:
     for tag in ("trained", "relation"):
         for score in _SCORES:
             metrics += by_value(f"{name}/{score}", score, tag, items)
-    return Benchmark(name, tuple(items), outcomes, tuple(metrics), problems=tuple(problems), true_captions=1)
+    return Benchmark(
+        name, tuple(items), outcomes, tuple(metrics), problems=tuple(problems), true_captions=1, chance=CHANCE
+    )
 
 
 BINDINGS = Entry(naturel_pairs.SOURCE, functools.partial(read, kind="binding", name="naturel_bindings"))

@@ -53,7 +53,9 @@ def read(folder: Path, split: str, name: str) -> Benchmark:
         metrics.append(Metric(f"{name}/{kind}", "right", where=("kind", kind)))
         for tag in ("mirrored", "relation", "triplet"):
             metrics += by_value(f"{name}/{kind}/{tag}", "right", f"{kind} {tag}", of_kind)
-    return Benchmark(name, tuple(items), rules.pair, tuple(metrics), problems=tuple(problems), true_captions=1)
+    return Benchmark(
+        name, tuple(items), rules.pair, tuple(metrics), problems=tuple(problems), true_captions=1, chance=rules.PAIR
+    )
 
 
 TEST = Entry(SOURCE, functools.partial(read, split="test", name="naturel"))

@@ -45,4 +45,5 @@ def read(folder: Path) -> Benchmark:
         tuple(metrics),
         problems=tuple(problems),
         true_captions=wordings.pop() if len(wordings) == 1 else 0,
+        chance=rules.WORDINGS,
     )

@@ -12,13 +12,14 @@ relative to its folder and must stay inside it. A bad record is reported with it
 import array
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from naturel_jax.benchmarks import retrieval, rules, zeroshot
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, by_value
+from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Image, Item, Metric, Outcomes, by_value
 from naturel_jax.benchmarks.files import BenchmarkError, Folder
 from naturel_jax.config.own_benchmarks import BenchmarkFields, Own
 from naturel_jax.config.record_fields import Fields as RecordFields
@@ -70,18 +71,26 @@ def _pairs(own: Own, fields: BenchmarkFields) -> Benchmark:
     metrics += _by_tags(own, fields, items, "right")
     numbers = {true[item.id] for item in items}
     first = numbers.pop() if len(numbers) == 1 else 0
-    return Benchmark(own.name, items, _in_order(true), tuple(metrics), problems=problems, true_captions=first)
+    chance: Chance = {"right": lambda item: 1 / math.comb(len(item.captions), true[item.id]), "in_order": 1 / 2}
+    return Benchmark(
+        own.name, items, _in_order(true), tuple(metrics), problems=problems, true_captions=first, chance=chance
+    )
 
 
 def _in_order(true: Mapping[str, int]) -> Callable[[Sequence[Item], Sequence[np.ndarray]], Outcomes]:
     """``right``: every true caption scores strictly higher than every false one. ``in_order``: the share of (true,
     false) pairs in which the true one does. ``true``: item id -> number of true captions."""
 
+    def parts(item: Item, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return s[0, : true[item.id], None], s[0, true[item.id] :]
+
     def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
-        higher = [s[0, : true[item.id], None] > s[0, true[item.id] :] for item, s in zip(items, cosines, strict=True)]
+        compared = [parts(item, s) for item, s in zip(items, cosines, strict=True)]
+        higher = [true_T1 > false_F for true_T1, false_F in compared]
         return {
             "right": np.array([pairs.all() for pairs in higher], float),
             "in_order": np.array([pairs.mean() for pairs in higher]),
+            "tie": np.array([(true_T1 == false_F).any() for true_T1, false_F in compared], float),
         }
 
     return outcomes
@@ -103,7 +112,7 @@ def _groups(own: Own, fields: BenchmarkFields) -> Benchmark:
     metrics = [Metric(f"{own.name}/{score}", score) for score in rules.TWO_BY_TWO]
     for score in rules.STRICT:
         metrics += _by_tags(own, fields, items, score)
-    return Benchmark(own.name, items, rules.two_by_two, tuple(metrics), problems=problems)
+    return Benchmark(own.name, items, rules.two_by_two, tuple(metrics), problems=problems, chance=rules.GROUPS)
 
 
 def _side(fields: BenchmarkFields, k: int) -> Chosen:
@@ -145,7 +154,7 @@ def _classes(own: Own, fields: BenchmarkFields) -> Benchmark:
     if len(names) > 5:
         metrics.append(Metric(f"{own.name}/top5", "top5"))
     metrics += by_value(f"{own.name}/class", "top1", "class", items)
-    return Benchmark(own.name, items, zeroshot.outcomes, tuple(metrics))
+    return Benchmark(own.name, items, zeroshot.outcomes, tuple(metrics), chance=zeroshot.CHANCE)
 
 
 READERS: dict[str, Callable[[Own, BenchmarkFields], Benchmark]] = {

@@ -5,13 +5,14 @@ Shape letters: I images, C captions.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from naturel_jax.benchmarks import karpathy
-from naturel_jax.benchmarks.benchmark import Benchmark, Entry, Image, Item, Metric, Outcomes
+from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Entry, Image, Item, Metric, Outcomes
 
 RANKS = (1, 5, 10)
 
@@ -37,7 +38,22 @@ def benchmark(
     items = tuple(Item(key, (image,), captions, weight=len(own)) for key, image, own in images)
     metrics = [Metric(f"{name}/image_to_text@{k}", f"image_to_text@{k}") for k in RANKS]
     metrics += [Metric(f"{name}/text_to_image@{k}", f"text_to_image@{k}", weighted=True) for k in RANKS]
-    return Benchmark(name, items, recalls(owners, owner_C), tuple(metrics), published, tuple(problems))
+    return Benchmark(
+        name, items, recalls(owners, owner_C), tuple(metrics), published, tuple(problems), chance=_chance(items)
+    )
+
+
+def _chance(items: Sequence[Item]) -> Chance:
+    """Chance of each outcome of ``recalls``."""
+
+    def first(rank: int, candidates: int) -> Callable[[Item], float]:
+        """Chance that one of an image's captions is among the first ``rank`` of all."""
+        drawn = min(rank, candidates)
+        return lambda item: 1 - math.comb(candidates - int(item.weight), drawn) / math.comb(candidates, drawn)
+
+    captions = sum(int(item.weight) for item in items)
+    to_text: Chance = {f"image_to_text@{k}": first(k, captions) for k in RANKS}
+    return {**to_text, **{f"text_to_image@{k}": min(1, k / max(len(items), 1)) for k in RANKS}}
 
 
 def recalls(owners: dict[str, int], owner_C: np.ndarray) -> Callable[[Sequence[Item], Sequence[np.ndarray]], Outcomes]:
@@ -58,6 +74,7 @@ def recalls(owners: dict[str, int], owner_C: np.ndarray) -> Callable[[Sequence[I
         true_C = s_IC[own_IC.argmax(axis=0), np.arange(s_IC.shape[1])]
         ahead_C = ((s_IC >= true_C) & ~own_IC).sum(axis=0)
         recall = {f"image_to_text@{k}": (ahead_I < k).astype(float) for k in RANKS}
+        recall["tie"] = ((s_IC == best_I[:, None]) & ~own_IC).any(axis=1).astype(float)
         for k in RANKS:
             recall[f"text_to_image@{k}"] = (own_IC & (ahead_C < k)).sum(axis=1) / own_IC.sum(axis=1)
         return recall

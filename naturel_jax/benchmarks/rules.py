@@ -1,23 +1,29 @@
 """The rules by which benchmarks score an item's cosines, vectorized over items. ``s[n, i, c]`` is the cosine of image
-i and caption c of item n.
+i and caption c of item n. ``tie`` is 1 for an item in which a right and a wrong answer have the same cosine: reports
+count them.
 
 Shape letters: N items.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import Item, Outcomes
+from naturel_jax.benchmarks.benchmark import Chance, Item, Outcomes
 
 STRICT = ("text", "image", "group")  # Winoground's three scores
-TWO_BY_TWO = (*STRICT, "matching")  # the outcomes of ``two_by_two``
+TWO_BY_TWO = (*STRICT, "matching")  # the scores of ``two_by_two``
 
 
 def pair(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     """One image, (true, false): right when the true caption scores strictly higher; a tie is wrong."""
     s = np.stack(cosines)
-    return {"right": (s[:, 0, 0] > s[:, 0, 1]).astype(float)}
+    right, tie = s[:, 0, 0] > s[:, 0, 1], s[:, 0, 0] == s[:, 0, 1]
+    return {"right": right.astype(float), "tie": tie.astype(float)}
+
+
+PAIR: Chance = {"right": 1 / 2}
 
 
 def two_by_two(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
@@ -28,17 +34,24 @@ def two_by_two(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes
     text = (s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0])
     image = (s[:, 0, 0] > s[:, 1, 0]) & (s[:, 1, 1] > s[:, 0, 1])
     matching = s[:, 0, 0] + s[:, 1, 1] > s[:, 0, 1] + s[:, 1, 0]
-    outcomes = zip(TWO_BY_TWO, (text, image, text & image, matching), strict=True)
+    tie = (s[:, (0, 1), (0, 1), None] == s[:, None, (0, 1), (1, 0)]).any(axis=(1, 2))
+    outcomes = zip((*TWO_BY_TWO, "tie"), (text, image, text & image, matching, tie), strict=True)
     return {name: right.astype(float) for name, right in outcomes}
+
+
+GROUPS: Chance = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6, "matching": 1 / 2}
 
 
 def first_of_many(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     """One image, the true caption and several others: right when the true one is the first argmax, so a tie counts
-    as right; ``tie`` is reported.
+    as right.
     """
     right = [s[0].argmax() == 0 for s in cosines]
     tie = [s[0, 0] == s[0, 1:].max() for s in cosines]
     return {"right": np.array(right, float), "tie": np.array(tie, float)}
+
+
+FIRST: Chance = {"right": lambda item: 1 / len(item.captions)}
 
 
 def wordings(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
@@ -48,7 +61,7 @@ def wordings(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     ``image_to_text``: the image prefers every true caption to the false one. ``text_only``: any two true captions are
     closer to each other than either is to the false one.
     """
-    image_N, text_N = np.zeros(len(cosines)), np.zeros(len(cosines))
+    image_N, text_N, tie_N = (np.zeros(len(cosines)) for _ in range(3))
     captions_N = np.array([s.shape[1] for s in cosines])
     for captions in np.unique(captions_N):
         rows = np.flatnonzero(captions_N == captions)
@@ -56,5 +69,20 @@ def wordings(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
         image_N[rows] = (s[:, 0, :-1] > s[:, 0, -1:]).all(axis=1)
         i, j = np.triu_indices(captions - 1, 1)
         false = s[:, 1:-1, -1]
-        text_N[rows] = (s[:, 1 + i, j] > np.maximum(false[:, i], false[:, j])).all(axis=1)
-    return {"image_to_text": image_N, "text_only": text_N}
+        nearest = np.maximum(false[:, i], false[:, j])
+        text_N[rows] = (s[:, 1 + i, j] > nearest).all(axis=1)
+        tie_N[rows] = (s[:, 0, :-1] == s[:, 0, -1:]).any(axis=1) | (s[:, 1 + i, j] == nearest).any(axis=1)
+    return {"image_to_text": image_N, "text_only": text_N, "tie": tie_N}
+
+
+def _text_only(true: int) -> float:
+    """Chance that the cosines of any two of ``true`` captions are above those of either to the false one: n! times the
+    integral of the product of (1 - f_k) ** (k - 1) over 0 < f_1 < ... < f_n < 1, the cosines to the false one as ranks.
+    """
+    return math.prod(k / sum(range(k, true + 1)) for k in range(1, true + 1))
+
+
+WORDINGS: Chance = {
+    "image_to_text": lambda item: 1 / len(item.captions),
+    "text_only": lambda item: _text_only(len(item.captions) - 1),
+}

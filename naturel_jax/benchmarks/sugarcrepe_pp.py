@@ -22,7 +22,16 @@ def read(folder: Path) -> Benchmark:
         for task in ("image_to_text", "text_only")
         for subset in SUBSETS
     )
-    return Benchmark("sugarcrepe_pp", tuple(items), rules.wordings, metrics, 4_757, tuple(problems), true_captions=2)
+    return Benchmark(
+        "sugarcrepe_pp",
+        tuple(items),
+        rules.wordings,
+        metrics,
+        4_757,
+        tuple(problems),
+        true_captions=2,
+        chance=rules.WORDINGS,
+    )
 
 
 def _items(path: Path, subset: str, images: Folder, problems: list[str]) -> list[Item]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from naturel_jax.benchmarks import coco
+from naturel_jax.benchmarks import coco, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric, Origin, Outcomes, Overlap, Source, by_value
 from naturel_jax.benchmarks.files import (
     BenchmarkError,
@@ -33,7 +33,7 @@ def read(folder: Path) -> Benchmark:
     problems: list[str] = []
     dev, test = (_items(_path(folder, split), split, images, problems) for split in SPLITS)
     metrics = (Metric("vsr/accuracy", "right"), *by_value("vsr/relation", "right", "relation", test))
-    return Benchmark("vsr", (*dev, *test), outcomes, metrics, problems=tuple(problems))
+    return Benchmark("vsr", (*dev, *test), outcomes, metrics, problems=tuple(problems), chance=rules.PAIR)
 
 
 def _items(path: Path, split: str, images: Folder, problems: list[str]) -> list[Item]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric, Outcomes, Source, positions
+from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Image, Item, Metric, Outcomes, Source, positions
 from naturel_jax.benchmarks.files import BenchmarkError, check_inside, not_found
 from naturel_jax.data.items import prepared
 
@@ -41,14 +41,19 @@ def read(folder: Path) -> Benchmark:
         for name in positions(items, ["dataset"])["dataset"]
         for outcome in ("top1", "top5")
     )
-    return Benchmark("zeroshot", tuple(items), outcomes, metrics)
+    return Benchmark("zeroshot", tuple(items), outcomes, metrics, chance=CHANCE)
 
 
 def outcomes(items: Sequence[Item], cosines: Sequence[np.ndarray]) -> Outcomes:
     """The true class is among the first one or five; a class that ties with a wrong one ranks behind it."""
     labels = [int(str(item.tags["label"])) for item in items]
     ahead = [np.count_nonzero(matrix[0] >= matrix[0, label]) - 1 for matrix, label in zip(cosines, labels, strict=True)]
-    return {f"top{k}": (np.array(ahead) < k).astype(float) for k in (1, 5)}
+    ranks = {f"top{k}": (np.array(ahead) < k).astype(float) for k in (1, 5)}
+    tied = (np.count_nonzero(matrix[0] == matrix[0, label]) > 1 for matrix, label in zip(cosines, labels, strict=True))
+    return ranks | {"tie": np.fromiter(tied, float, len(labels))}
+
+
+CHANCE: Chance = {"top1": lambda item: 1 / len(item.captions), "top5": lambda item: min(1, 5 / len(item.captions))}
 
 
 def labelled_images(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:

@@ -45,7 +45,8 @@ def evaluate(
     for whole in benchmarks:
         benchmark = hold_out(whole, trained_on)
         pair = results.pair_fingerprint(fingerprint, benchmark)
-        if done := results.finished(out, name, benchmark.name, pair):
+        done = results.finished(out, name, benchmark.name, pair)
+        if done and done.chance is not None:  # one of an earlier version is evaluated again, from cached embeddings
             print(f"{name} on {benchmark.name}: already done", flush=True)
             scored.append((benchmark, done))
             continue
@@ -103,4 +104,5 @@ def _summary(result: results.Result) -> str:
     published = f" of {result.published:,} published" if result.published else ""
     problems = f", {len(result.problems):,} problems (all in scores.json)" if result.problems else ""
     left_out = f", {result.left_out:,} left out because it was trained on their images" if result.left_out else ""
-    return f"{result.items:,}{published} items{left_out}{problems}"
+    ties = f", {result.ties:,} ties" if result.ties else ""
+    return f"{result.items:,}{published} items{left_out}{ties}{problems}"

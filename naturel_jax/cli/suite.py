@@ -6,11 +6,15 @@ from collections.abc import Mapping
 import jax
 from etils import epath
 
+from naturel_jax import storage
 from naturel_jax.checkpoints import recorded
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.config import Config, Suite
+from naturel_jax.evaluators import results
 from naturel_jax.evaluators.results import LeftOut
 from naturel_jax.report import report
+from naturel_jax.report.seeds import Evaluated
+from naturel_jax.storage import staging
 from naturel_jax.training import run_folder
 from tfds_naturel.common.errors import UserError
 
@@ -25,6 +29,7 @@ class SuiteReport:
         self._found: dict[str, Finished] = {}
         self._histories: dict[str, report.History] = {}
         self._left_out: list[LeftOut] = []
+        self._evaluated: dict[str, Evaluated] = {}
         if isinstance(config, Suite) and jax.process_index() == 0:
             _announce(config, workdir)
 
@@ -37,15 +42,18 @@ class SuiteReport:
         self._found[name] = found
         self._histories[name] = recorded.history(self._workdir / key)
         self._left_out += run_folder.left_out(found, self.runs[key], name)
+        if storage.names(out := self._workdir / key / results.FOLDER):
+            self._evaluated[name] = Evaluated(staging.stage(out), self.runs[key].name)
         rows = self._found.items()
         text = report.save(
             self._workdir,
-            report.of_scores(
+            report.of_runs(
                 {name: row.scores for name, row in rows},
                 {name: row.intervals for name, row in rows},
                 self._histories,
                 self._left_out,
                 {metric: score for _, row in rows for metric, score in row.text_only.items()},
+                self._evaluated,
             ),
         )
         print(text, flush=True)

@@ -103,7 +103,7 @@ class Objective:
         kinds="naturel_jax.losses.terms:TERMS",
     )
     exchange: str = setting(
-        "ring",
+        "auto",
         "how captions reach the images of other devices: around the ring, around it with half of each block in each "
         "direction, or gathered by the compiler; auto: the one that waits least and fits, or ring if that is not known",
         key_of("naturel_jax.losses.tiles:EXCHANGES", "auto"),
@@ -111,6 +111,16 @@ class Objective:
     )
     tile: int = setting(4096, "captions per tile on a device", at_least(1))
     chunks: int = setting(1, "gradient accumulation with the exact loss of the whole batch", at_least(1))
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a term compares with the parameters that training started from, or with their average."""
+        return any(term.needs_base for term in self.terms.values())
+
+    @property
+    def of_average(self) -> bool:
+        """Whether that is their average."""
+        return any(term.of_average for term in self.terms.values())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Scores one model's parameters on benchmarks, as a training run does on its schedule."""
 
+import dataclasses
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -63,11 +64,11 @@ class Evaluator:
         self, params: Params, out: epath.Path | None = None, model: str = "", identity: str = ""
     ) -> tuple[dict[str, float], Intervals]:
         """``scores`` of all benchmarks, and the 95% confidence interval of each (see ``confidence``). The first process
-        also writes them to ``out``, item by item, as those of ``model`` (see ``results``); ``identity`` says what the
-        parameters depend on."""
+        also writes them to ``out``, item by item, as those of ``model`` (see ``results``), with the scores over the
+        items that are left out, too; ``identity`` says what the parameters depend on."""
         scores: dict[str, float] = {}
         bounds: Intervals = {}
-        for benchmark, items, matrices, problems in self._evaluated(params, None):
+        for benchmark, items, matrices, problems in self._evaluated(params, None, whole=True):
             pair = results.pair_fingerprint(identity, benchmark)
             result, table = results.score(model, benchmark, pair, (items, matrices, problems))
             scores |= {name: score["value"] for name, score in result.scores.items()}
@@ -89,13 +90,14 @@ class Evaluator:
         return {name: score for one in self._benchmarks.values() for name, score in blind.text_only(one).items()}
 
     def _evaluated(
-        self, params: Params, names: Collection[str] | None
+        self, params: Params, names: Collection[str] | None, whole: bool = False
     ) -> Iterator[tuple[Benchmark, Sequence[Item], Sequence[np.ndarray], Sequence[str]]]:
-        """Each benchmark, its items whose images can be read, their cosines, and what could not be read."""
+        """Each benchmark, its items whose images can be read, their cosines, and what could not be read. ``whole``:
+        also of the items that are left out of its scores."""
         embedder = self._encoder.with_params(params)
         for name, benchmark in self._benchmarks.items():
             if names is None or name in names:
-                kept, matrices, problems = cosines(benchmark.items, embedder)
+                kept, matrices, problems = cosines((benchmark.whole if whole else benchmark).items, embedder)
                 for problem in problems:
                     _LOG.warning("%s: %s", name, problem)
                 yield benchmark, kept, matrices, problems
@@ -105,6 +107,7 @@ def read_benchmarks(config: Config) -> list[Benchmark]:
     """The benchmarks of ``config.eval``. Raises UserError, and FileNotFoundError for missing files."""
     names, files = config.eval.benchmarks, config.eval.benchmarks_dir
     prepared = [name for name in names if registry.reads_dataset(name)]
+    twins: list[str] = []
     official = [name for name in names if name not in prepared and not own_benchmarks.parse_name(name)]
     if official and not files:
         world = config.eval.naturel.removeprefix("naturel/")
@@ -112,11 +115,13 @@ def read_benchmarks(config: Config) -> list[Benchmark]:
             raise UserError(
                 f"config.eval.benchmarks is {names}: set config.eval.benchmarks_dir to the folder with their files"
             )
-        files = str(datasets.twins_directory(config.data.dir, world, config.data.cache_dir))
+        files, twins = str(datasets.twins_directory(config.data.dir, world, config.data.cache_dir)), official
     cache_dir = config.data.cache_dir
     naturel = Path(datasets.directory(config.data.dir, config.eval.naturel, cache_dir)) if prepared else None
     places = {"files": staging.stage(files, cache_dir) if files else None, "naturel": naturel}
-    return registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
+    read = registry.read(names, **places, fields=config.eval.fields, cache_dir=cache_dir)
+    # A drawn world's twins have other items than the benchmarks of their names, not fewer.
+    return [dataclasses.replace(one, published=None) if one.name in twins else one for one in read]
 
 
 def make_evaluator(

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from naturel_jax.models.two_tower import Model, Params
 
 # The version of both files. A file without one is version 0, which reads like version 1; version 2 added what was left
-# out, version 3 how it was found.
-VERSION = 3
+# out, version 3 how it was found, version 4 ties and chance.
+VERSION = 4
 MAX_CAPTIONS = 64  # items with more (retrieval, classification) are saved without captions and cosines
 _MAX_NAME = 100  # characters of a model's name that a file name keeps
 FOLDER = "results"  # in a run's folder: those of its last evaluation
@@ -53,6 +53,8 @@ class Result:
     so that models can be compared item by item (empty in older files). ``left_out``: how many further items are not
     scored, since the model was trained on their images; ``with_trained_on``: metric -> value with them; ``found``: what
     ``held_out.count_overlaps`` says about them (empty: the model has no record; None: older files do not say).
+    ``ties``: how many items have a right and a wrong answer of the same cosine (see ``rules``); ``chance``: metric ->
+    the expected score of a guess (None: older files do not say).
     """
 
     model: str
@@ -68,6 +70,8 @@ class Result:
     left_out: int = 0
     with_trained_on: Mapping[str, float] = dataclasses.field(default_factory=dict)
     found: Mapping[str, int] | None = None
+    ties: int = 0
+    chance: Mapping[str, float] | None = None
 
     @property
     def incomplete(self) -> bool:
@@ -145,6 +149,8 @@ def score(
         left_out=len(benchmark.left_out),
         with_trained_on={name: score.value for name, score in with_trained_on.items()},
         found=found,
+        ties=int(np.nansum(outcomes.get("tie", 0))),
+        chance={name: value for name, value in benchmark.guess(items).items() if name in scores},
     )
     return result, _table(items, matrices, outcomes, fingerprint)
 
@@ -215,6 +221,8 @@ _SINCE_2: dict[str, type | tuple[type, ...]] = {
     "left_out": int,
     "with_trained_on": dict,
     "found": (dict, type(None)),  # since 3
+    "ties": int,  # since 4
+    "chance": (dict, type(None)),
 }
 
 
@@ -226,7 +234,8 @@ def _checked(row: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(row[name], kind):
             raise TypeError(f"{name} is {row[name]!r:.80}")
     values = [[score[key] for key in ("value", "count", "low", "high")] for score in row["scores"].values()]
-    values += [list(baseline.values()) for baseline in (*row["blind"].values(), row.get("with_trained_on", {}))]
+    further = (*row["blind"].values(), row.get("with_trained_on", {}), row.get("chance") or {})
+    values += [list(baseline.values()) for baseline in further]
     if not all(isinstance(value, int | float) for group in values for value in group):
         raise TypeError("a score is not a number")
     if not all(math.isfinite(score["count"]) for score in row["scores"].values()):

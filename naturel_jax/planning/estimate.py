@@ -14,10 +14,11 @@ from naturel_jax.config import Config
 from naturel_jax.data import datasets
 from naturel_jax.data.items.items import Source
 from naturel_jax.devices.sharding import batch_shards, hosts, make_mesh, shardings
+from naturel_jax.losses.batch import Batch
 from naturel_jax.models import presets
 from naturel_jax.models.two_tower import TwoTowerConfig, config_from_dict
-from naturel_jax.planning import compiled, stand_in
-from naturel_jax.training import memory, run
+from naturel_jax.planning import compiled, products, stand_in
+from naturel_jax.training import exchange, memory, run
 from naturel_jax.training.choices import make_model
 from naturel_jax.training.start import Start, trained_sizes
 from naturel_jax.weights import runs
@@ -106,11 +107,16 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "model_flops": step.model,
         "usable": memory.usable(device.device_kind),
         "gpu_share": memory.gpu_share() if device.platform == "gpu" else None,
-        "estimated_temporaries": memory.temporaries(model, state.params, batch, mesh, config.objective.chunks),
+        "estimate": {
+            **memory.estimate(model, state.params, batch, mesh, config.objective.chunks)._asdict(),
+            "loss": _loss_memory(training, batch, mesh),
+        },
     }
     started = time.monotonic()
+    traced = training.step.trace(state, batch)
+    result["products"] = products.count(traced.jaxpr)._asdict()
     try:
-        program = training.step.lower(state, batch).compile()
+        program = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if (temporaries := compiled.refused(str(error))) is None:
             raise
@@ -129,6 +135,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "memory": needs,
         "needed": needed,
         "fits": result["usable"] is None or needed <= result["usable"],
+        "compiler_flops": (program.cost_analysis() or {}).get("flops"),
     }
     found = compiled.collectives(program.as_text() or "", mesh.size // hosts(mesh))
     result["collectives"] = [one._asdict() for one in found]
@@ -144,12 +151,19 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
     return result
 
 
+def _loss_memory(training: run.Training, batch: Batch, mesh: Mesh) -> int:
+    layout, width = training.loss.layout, training.loss.model.config.embed_dim
+    return exchange.memory_of(layout.exchange, exchange.sizes(mesh, batch, width, layout.tile or len(batch.tokens)))
+
+
 # ---- Text ------------------------------------------------------------------------------------------------------------
 
 
 def to_text(result: Mapping[str, Any]) -> str:
     """The result of ``plan`` as text."""
-    rows, devices, estimate = result["rows"], result["devices"], result["estimated_temporaries"]
+    rows, devices, estimate = result["rows"], result["devices"], result["estimate"]
+    towers, made = estimate["gradients"] + estimate["activations"], result["products"]
+    flops = result.get("compiler_flops")
     patches = f" of {rows['patches']} patches" if "patches" in rows else ""
     lines = [
         f"{result['name']} on {result['topology']}: {devices} x {result['device']}, {result['dtype']}, "
@@ -161,8 +175,11 @@ def to_text(result: Mapping[str, Any]) -> str:
         *(f"  {kind:16}{size / memory.GIB:8.3f}" for kind, size in result["memory"].items() if size >= 2**20),
         f"  {'total':16}{result['needed'] / memory.GIB:8.3f}",
         verdict(result) + share_note(result),
-        f"temporaries are {result['memory']['temporaries'] / estimate:.2f} times as large as the estimate, "
-        f"{estimate / memory.GIB:.2f} GiB",
+        f"temporaries are {result['memory']['temporaries'] / towers:.2f} times as large as the estimate, "
+        f"{towers / memory.GIB:.2f} GiB",
+        *(f"  {kind:16}{size / memory.GIB:8.3f}" for kind, size in estimate.items()),
+        f"matrix products {made['flops']:.3g} FLOPs, {made['bfloat16'] / made['flops']:.1%} of them of bfloat16 factors"
+        + (f"; the compiler counts {flops:.3g} on each device, bodies of loops once" if flops else ""),
     ]
     if "collectives" in result:
         large = [one for one in result["collectives"] if one["bytes"] >= 2**10]

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -15,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from naturel_jax.report.chance import chance
 from naturel_jax.report.tables import ModelRow
 from tfds_naturel.common import escape
 
@@ -43,10 +43,15 @@ _DARK: dict[Any, Any] = {"figure.facecolor": "#171c25", "axes.facecolor": "#171c
 
 
 def accuracy_over_training(
-    histories: Mapping[str, Sequence[History]], score: str = "", *, dark: bool = False
+    histories: Mapping[str, Sequence[History]],
+    score: str = "",
+    chance: Mapping[str, float] = MappingProxyType({}),
+    *,
+    dark: bool = False,
 ) -> bytes | None:
     """One panel for ``score`` and each metric of ``CURVES`` that was measured more than once, one curve for each model:
-    the mean of its runs, in a band from the lowest to the highest; None if there is no such metric."""
+    the mean of its runs, in a band from the lowest to the highest; None if there is no such metric. ``chance``: metric
+    -> its chance level."""
     # A curve needs two points; metrics measured only at the end are in the tables.
     titles = CURVES | ({score: score} if score and score not in CURVES else {})
     counted = [
@@ -68,7 +73,7 @@ def accuracy_over_training(
                     axis.plot(steps, [np.mean(measured[s]) for s in steps], label=_literal(model), **_style(n))
                     lowest, highest = ([pick(measured[s]) for s in steps] for pick in (min, max))
                     axis.fill_between(steps, lowest, highest, color=_style(n)["color"], alpha=0.2, linewidth=0)
-            axis.axhline(chance(metric) or 0.0, color="0.6", linestyle=":", linewidth=1)
+            axis.axhline(chance.get(metric, 0.0), color="0.6", linestyle=":", linewidth=1)
             axis.set(title=titles[metric], ylim=(0, 1), ylabel="accuracy")
         axes[-1].set_xlabel("training step (dotted: chance)")
         return _png(figure)
@@ -77,7 +82,7 @@ def accuracy_over_training(
 def by_relation(rows: Sequence[ModelRow], *, dark: bool = False) -> bytes | None:
     """Every model's accuracy on each relation with its 95% interval and number of items, one panel per benchmark; None
     if no intervals are known."""
-    panels = {prefix: metrics for prefix in RELATIONS if (metrics := _relations(rows, prefix))}
+    panels = {prefix: metrics for prefix in RELATIONS if (metrics := relations(rows, prefix))}
     if not panels:
         return None
     step = 1 / (len(rows) + 1)
@@ -93,7 +98,7 @@ def by_relation(rows: Sequence[ModelRow], *, dark: bool = False) -> bytes | None
                 heights = np.array(places) + (n - (len(rows) - 1) / 2) * step
                 style = _style(n) | {"linestyle": "", "elinewidth": 1}
                 axis.errorbar(values, heights, xerr=errors, label=_literal(row.name), **style)
-            labels = [f"{_literal(metric.removeprefix(prefix))} ({_count(rows, metric):,})" for metric in metrics]
+            labels = [f"{_literal(metric.removeprefix(prefix))} ({count(rows, metric):,})" for metric in metrics]
             axis.set_yticks(range(len(metrics)), labels)
             axis.axvline(0.5, color="0.6", linestyle=":", linewidth=1)
             axis.set(title=prefix.split("/")[0], xlim=(0, 1), ylim=(len(metrics) - 0.4, -0.6))
@@ -124,13 +129,14 @@ def forgetting_against_gain(rows: Sequence[ModelRow], *, dark: bool = False) -> 
         return _png(figure)
 
 
-def _relations(rows: Sequence[ModelRow], prefix: str) -> list[str]:
+def relations(rows: Sequence[ModelRow], prefix: str) -> list[str]:
     """The metrics that start with ``prefix``, those with the most items first."""
     metrics = {name for row in rows for name, cell in row.cells.items() if name.startswith(prefix) and cell.interval}
-    return sorted(metrics, key=lambda metric: (-_count(rows, metric), metric))[:MAX_RELATIONS]
+    return sorted(metrics, key=lambda metric: (-count(rows, metric), metric))[:MAX_RELATIONS]
 
 
-def _count(rows: Sequence[ModelRow], metric: str) -> int:
+def count(rows: Sequence[ModelRow], metric: str) -> int:
+    """Number of items of a metric; 0 if it is not known."""
     return max((row.cells[metric].count or 0 for row in rows if metric in row.cells), default=0)
 
 

@@ -17,8 +17,9 @@ from naturel_jax.benchmarks.benchmark import is_headline
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.confidence import Intervals
 from naturel_jax.evaluators.results import LeftOut, Result
-from naturel_jax.report import chance, leakage, plots, published, tables, ties
+from naturel_jax.report import leakage, plots, published, tables, ties
 from naturel_jax.report.plots import History
+from naturel_jax.report.seeds import Evaluated
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, PUBLISHED, Cell, ModelRow
 from tfds_naturel.common import escape, pages
 
@@ -40,7 +41,8 @@ class Section(NamedTuple):
 class Report:
     """``rows``: models, published systems, baselines. ``histories``: model -> the scores of its runs during training.
     ``left_out``: what the scores leave out, one line each. ``trained_on``: which images may have been trained on.
-    ``seeds``: model -> number of seeds that its scores are means of; empty: one of each. ``score``: see ``plots``."""
+    ``seeds``: model -> number of seeds that its scores are means of; empty: one of each. ``score``: see ``plots``.
+    ``ties``: items whose right and wrong answers score the same, one line for each model and benchmark with any."""
 
     rows: Sequence[ModelRow]
     histories: Mapping[str, Sequence[History]]
@@ -49,6 +51,7 @@ class Report:
     seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
     sections: Sequence[Section] = ()
     score: str = ""
+    ties: Sequence[str] = ()
 
 
 def write(out: Path, histories: Mapping[str, History] | None = None) -> str:
@@ -57,61 +60,92 @@ def write(out: Path, histories: Mapping[str, History] | None = None) -> str:
     all_results = results.load(out)
     order = {model: n for n, model in enumerate(published.POSTER)}  # the poster's models first, as it orders them
     all_results.sort(key=lambda result: order.get(result.model, len(order)))
+    places = {result.model: Evaluated(out, result.model) for result in all_results}
+    runs = {name: [history] for name, history in (histories or {}).items()}
+    return save(epath.Path(out), of_results(all_results, places, runs))
+
+
+def of_results(
+    all_results: Sequence[Result], places: Mapping[str, Evaluated], histories: Mapping[str, Sequence[History]]
+) -> Report:
+    """The report on results whose ``model`` is the name of a row; ``places``: row -> where its items are."""
     best: set[tuple[str, str]] = set()
     official = []
     for benchmark in dict.fromkeys(result.benchmark for result in all_results):  # one at a time: items fill the memory
         of_benchmark = [result for result in all_results if result.benchmark == benchmark]
-        items = {result.model: _items(out, result) for result in of_benchmark}
+        items = {result.model: _items(places[result.model], benchmark) for result in of_benchmark}
         best |= _best(of_benchmark, items)
         if any(not r.problems and published.is_official(benchmark, items[r.model]) for r in of_benchmark):
             official.append(benchmark)
     rows = [*_measured(all_results, best), *published.rows(official), *_blind(all_results)]
-    runs = {name: [history] for name, history in (histories or {}).items()}
-    return save(epath.Path(out), Report(rows, runs, _left_out(all_results), leakage.lines(all_results)))
+    rows += chance_row({name: value for result in all_results for name, value in (result.chance or {}).items()})
+    tied = [f"{r.model} on {r.benchmark}: {r.ties:,} of {r.items:,}" for r in all_results if r.ties]
+    return Report(rows, histories, _left_out(all_results), leakage.lines(all_results), ties=tied)
 
 
-def of_scores(
+def of_runs(
     scores: Mapping[str, Mapping[str, float]],
     intervals: Mapping[str, Intervals],
     histories: Mapping[str, History],
     left_out: Sequence[LeftOut] = (),
     text_only: Mapping[str, float] | None = None,
+    evaluated: Mapping[str, Evaluated] | None = None,
 ) -> Report:
-    """The report on scores without their items: model -> {metric: score}, and model -> {metric: interval}.
-    ``text_only``: metric -> score of n-grams, which see no image."""
+    """The report on the final scores of runs: model -> {metric: score}, and model -> {metric: interval}.
+    ``text_only``: metric -> score of n-grams, which see no image. ``evaluated``: model -> its results item by item,
+    which runs of earlier versions have not left."""
+    places = evaluated or {}
+    found = [
+        dataclasses.replace(result, model=model)
+        for model, place in places.items()
+        for result in results.load(place.out)
+        if result.model == place.model and not result.metrics.keys().isdisjoint(scores[model])
+    ]
+    made = of_results(found, places, {name: [history] for name, history in histories.items()})
+    itemized = {row.name: row.cells for row in made.rows if row.kind == MEASURED}
     rows = [
-        ModelRow(model, MEASURED, {name: Cell(value, intervals[model].get(name)) for name, value in row.items()})
+        ModelRow(
+            model,
+            MEASURED,
+            {name: Cell(value, intervals[model].get(name)) for name, value in row.items()}
+            | {name: cell for name, cell in itemized.get(model, {}).items() if name in row},
+        )
         for model, row in scores.items()
     ]
     if text_only:
         rows.append(ModelRow("n-grams", BLIND, {name: Cell(value) for name, value in text_only.items()}))
-    runs = {name: [history] for name, history in histories.items()}
-    return Report(rows, runs, trained_on=leakage.lines(left_out))
+    rows += [row for row in made.rows if row.kind != MEASURED]
+    rows.sort(key=lambda row: (MEASURED, PUBLISHED, BLIND, CHANCE).index(row.kind))
+    return dataclasses.replace(made, rows=rows, trained_on=leakage.lines(left_out))
+
+
+def chance_row(chance: Mapping[str, float]) -> list[ModelRow]:
+    """The row of a guess; ``chance``: metric -> its expected score."""
+    return [ModelRow("chance", CHANCE, {name: Cell(value) for name, value in chance.items()})] if chance else []
 
 
 def save(folder: epath.Path, report: Report) -> str:
     """Writes ``report.md``, ``.tex``, ``.html``, ``scores.csv`` and plots to ``folder``; returns the tables in
     Markdown."""
-    metrics = [metric for row in report.rows if row.kind == MEASURED for metric in row.cells]
-    guess = {metric: Cell(value) for metric in metrics if (value := chance.chance(metric)) is not None}
-    rows = [*report.rows, *([ModelRow("chance", CHANCE, guess)] if guess else [])]
-    shown = tables.tables_of(metrics)
+    rows = report.rows
     models = [row for row in rows if row.kind == MEASURED]
+    shown = tables.tables_of(metric for row in models for metric in row.cells)
+    chance = {metric: cell.value for row in rows if row.kind == CHANCE for metric, cell in row.cells.items()}
     drawn: dict[str, Callable[..., bytes | None]] = {
-        "accuracy": lambda **theme: plots.accuracy_over_training(report.histories, report.score, **theme),
+        "accuracy": lambda **theme: plots.accuracy_over_training(report.histories, report.score, chance, **theme),
         "by_relation": lambda **theme: plots.by_relation(models, **theme),
         "forgetting": lambda **theme: plots.forgetting_against_gain(models, **theme),
     }
     images = {name: image for name, draw in drawn.items() if (image := draw())}
     text = "\n".join(tables.markdown(table, rows) for table in shown) + "".join(
-        f"\n{line}\n" for line in [*_legend(rows, _MARGIN, report.seeds), *map(_section, report.sections)]
+        f"\n{line}\n" for line in [*_legend(report, _MARGIN, escape.markdown), *map(_section, report.sections)]
     )
     files = {f"{name}.png": image for name, image in images.items()} | {
         "report.md": _markdown(text, images, report),
         "report.tex": "\n".join(tables.latex(table, rows) for table in shown),
         "report.html": _html(
             [tables.html(table, rows) for table in shown],
-            _legend(rows, _RANGE, report.seeds),
+            _legend(report, _RANGE, escape.line),
             {name: (image, drawn[name](dark=True) or image) for name, image in images.items()},
             report,
         ),
@@ -122,10 +156,10 @@ def save(folder: epath.Path, report: Report) -> str:
     return text
 
 
-def _items(out: Path, result: Result) -> list[dict[str, Any]]:
+def _items(place: Evaluated, benchmark: str) -> list[dict[str, Any]]:
     """The rows behind a result; empty if they are missing, damaged or from another evaluation."""
     try:
-        return results.load_items(out, result.model, result.benchmark, without=("boxes", "cosines"))
+        return results.load_items(place.out, place.model, benchmark, without=("boxes", "cosines"))
     except (OSError, ValueError):
         return []
 
@@ -204,15 +238,17 @@ def _trained_on(result: Result) -> str:
     return f", {result.left_out:,} left out because it was trained on their images ({'; '.join(values)})"
 
 
-def _legend(rows: Sequence[ModelRow], interval: str, seeds: Mapping[str, int]) -> list[str]:
-    """Explanations of ``interval``, of the number of seeds and of those marks that occur in the tables."""
-    cells = [cell for row in rows for cell in row.cells.values()]
-    resampled = "seeds and images" if any(number > 1 for number in seeds.values()) else "images"
-    kinds = {row.kind for row in rows}
-    bold = "Bold: the best score of a column, and those that a paired bootstrap over images (95%) cannot tell from it."
+def _legend(report: Report, interval: str, plain: Callable[[str], str]) -> list[str]:
+    """Explanations of ``interval``, of the number of seeds and of those marks that occur in the tables; ``plain``
+    escapes names."""
+    cells = [cell for row in report.rows for cell in row.cells.values()]
+    resampled = "seeds and images" if any(number > 1 for number in report.seeds.values()) else "images"
+    kinds = {row.kind for row in report.rows}
+    bold = f"Bold: the best score of a column, and those that a bootstrap over {resampled} (95%) cannot tell from it."
+    tied = "; ".join(map(plain, report.ties))
     lines = [
         (f"{interval}, from a bootstrap over {resampled}.", any(cell.interval for cell in cells)),
-        (_of_seeds(seeds), any(row.kind == MEASURED for row in rows)),
+        (_of_seeds(report.seeds), MEASURED in kinds),
         (bold, any(cell.best for cell in cells)),
         (
             f"{tables.INCOMPLETE} Fewer items than published: images unreadable or trained on.",
@@ -221,6 +257,7 @@ def _legend(rows: Sequence[ModelRow], interval: str, seeds: Mapping[str, int]) -
         ("In italics, with a source: published scores on the same items.", PUBLISHED in kinds),
         ("In italics, without a source: baselines that read the captions and never see an image.", BLIND in kinds),
         ("Chance: the expected score of a guess.", CHANCE in kinds),
+        (f"Ties, items of which a right and a wrong answer score the same: {tied}.", bool(tied)),
     ]
     return [line for line, occurs in lines if occurs]
 
@@ -237,6 +274,22 @@ def _of_seeds(seeds: Mapping[str, int]) -> str:
     return f"Means over seeds: {several}." + f" One seed, whose interval counts images only: {', '.join(ones)}." * bool(
         ones
     )
+
+
+def _by_relation(report: Report) -> list[Section]:
+    """The scores that the plot by relation shows, with their numbers of items."""
+    models = [row for row in report.rows if row.kind == MEASURED]
+    sections = []
+    for prefix in plots.RELATIONS:
+        rows = []
+        for metric in plots.relations(models, prefix):
+            cells = (row.cells.get(metric) for row in models)
+            scores = [cell.text if cell else tables.MISSING for cell in cells]
+            rows.append([metric.removeprefix(prefix), f"{plots.count(models, metric):,}", *scores])
+        if rows:
+            head = ("relation", "items", *(row.name for row in models))
+            sections.append(Section(f"By relation: {prefix.rsplit('/', 2)[0]}", head, rows))
+    return sections
 
 
 def _section(section: Section) -> str:
@@ -291,6 +344,7 @@ _TITLES = {
 def _markdown(text: str, images: Mapping[str, bytes], report: Report) -> str:
     parts = ["# Report", text.rstrip("\n")]
     parts += [f"## {_TITLES[name][0]}\n\n![{_TITLES[name][1]}]({name}.png)" for name in images]
+    parts += map(_section, _by_relation(report))
     if report.left_out:
         lines = "\n".join(f"- {escape.markdown(line)}" for line in report.left_out)
         parts.append(f"## What the scores leave out\n\n{lines}")
@@ -313,6 +367,7 @@ def _html(
             f'<img alt="{description}" src="{light}"></picture></figure></section>\n'
         )
     body += f'\n<div class="plots">\n{figures}</div>' if figures else ""
+    body += "".join(map(_section_html, _by_relation(report)))
     if report.left_out:
         lines = "".join(f"<li>{html.escape(escape.line(line))}</li>" for line in report.left_out)
         body += f"\n<h2>What the scores leave out</h2><ul>{lines}</ul>"

@@ -39,11 +39,16 @@ class Scored(NamedTuple):
 
 class Scores(NamedTuple):
     """``scored``: metric -> run -> score; ``counts``: metric -> its number of items, and whether items were left out;
-    ``left_out``: what the runs do not share, one line for each benchmark."""
+    ``left_out``: what the runs do not share, one line for each benchmark; ``ties``: (run, benchmark, its ties, its
+    items); ``chance``: metric -> chance level; ``with_trained_on``: metric -> run -> score with the items that were
+    left out because the run was trained on their images."""
 
     scored: dict[str, dict[str, Scored]]
     counts: dict[str, tuple[int, bool]]
     left_out: list[str]
+    ties: list[tuple[str, str, int, int]]
+    chance: dict[str, float]
+    with_trained_on: dict[str, dict[str, float]]
 
 
 def shown(metrics: Sequence[Metric]) -> set[str]:
@@ -65,7 +70,7 @@ def read(
         }
         for key, run in runs.items()
     }
-    scores = Scores({}, {}, [])
+    scores = Scores({}, {}, [], [], {}, {})
     for name in dict.fromkeys(name for of_run in found.values() for name in of_run):  # one at a time: items fill memory
         of_benchmark = {key: of_run[name] for key, of_run in found.items() if name in of_run}
         _read_benchmark(name, runs, of_benchmark, choose, scores)
@@ -96,6 +101,9 @@ def _read_benchmark(
     if not items or not metrics:
         return
     most = max(result.items for result in of_benchmark.values())
+    scores.ties.extend((key, name, result.ties, result.items) for key, result in of_benchmark.items())
+    for result in of_benchmark.values():
+        scores.chance.update(result.chance or {})
     if len(items) < most:
         scores.left_out.append(f"{name}: scored on {len(items):,} of {most:,} items, which all runs have")
     benchmark = Benchmark(name, tuple(items.values()), lambda *_: {}, metrics)
@@ -109,13 +117,26 @@ def _read_benchmark(
         scores.scored[metric] = {key: Scored(float(v), r_R) for key, (v, r_R) in zip(values, scored, strict=True)}
         number = max(int(r.scores[metric]["count"]) for r in of_benchmark.values() if metric in r.scores)
         scores.counts[metric] = min(number, len(items)), incomplete
+        scores.with_trained_on[metric] = {
+            key: r.with_trained_on[metric] for key, r in of_benchmark.items() if metric in r.with_trained_on
+        }
 
 
-def mean(runs: Sequence[Scored], count: int, incomplete: bool) -> Cell:
+def mean(runs: Sequence[Scored], count: int, incomplete: bool, with_trained_on: Sequence[float] = ()) -> Cell:
     """The mean score of one or several seeds, with its interval over seeds and images."""
     resampled_R = confidence.mean_over_seeds(np.stack([run.resampled_R for run in runs]))
     value = float(np.mean([run.value for run in runs]))
-    return Cell(value, confidence.bounds(resampled_R), count, incomplete)
+    whole = float(np.mean(with_trained_on)) if len(with_trained_on) == len(runs) else None
+    return Cell(value, confidence.bounds(resampled_R), count, incomplete, with_trained_on=whole)
+
+
+def best(settings: Mapping[str, Sequence[Scored]]) -> set[str]:
+    """Of several settings, the one with the highest mean, and those whose difference from it has a 95% interval, over
+    seeds and images, that includes 0."""
+    top = max(settings, key=lambda name: np.mean([run.value for run in settings[name]]))
+    others = (name for name in settings if name != top and len(settings) > 1)
+    differences = [difference(name, "", settings[name], settings[top], paired=False) for name in others]
+    return {top, *(one.setting for one in differences if one.high >= 0)} if len(settings) > 1 else set()
 
 
 class Difference(NamedTuple):

@@ -51,12 +51,12 @@ def costs(kind: str, of: Sizes) -> dict[str, Cost] | None:
     if peak is None or chip is None or chip.link is None:
         return None
     link = chip.link
-    devices, images, captions, width, tile, hosts = of
+    devices, images, captions, width, _, hosts = of
     block = _FLOAT * captions * width
     product = 2 * images * captions * width / (chip.float32 or peak / _PRODUCTS)  # a gradient takes two more
     gathered = chip.seconds("all-gather", devices * block, devices, hosts)
 
-    def ring(directions: int) -> Cost:
+    def ring(name: str, directions: int) -> Cost:
         def hop(blocks: int) -> float:
             within = blocks * block / (min(directions, chip.links) * link)
             # The links to the next host and to the previous one start at different cards.
@@ -65,14 +65,20 @@ def costs(kind: str, of: Sizes) -> dict[str, Cost] | None:
 
         value = (devices - 1) * max(0, hop(1) - product)
         gradient = (devices - 1) * max(0, hop(2) - 3 * product) + hop(1)  # captions and sums; then the sums return
-        logits = _FLOAT * images * min(tile, captions)
-        arrays = 4 * block + _FLOAT * images * width  # captions and sums, here and arriving; gradients of the images
-        return Cost((value + gradient) if devices > 1 else 0, arrays + 2 * logits)
+        return Cost((value + gradient) if devices > 1 else 0, memory_of(name, of))
 
-    logits = _FLOAT * images * min(tile, devices * captions)
     # The gradient gathers again, and sums over all devices, which sends everything twice.
-    gather = Cost((1 + 1 + 2) * gathered, 2 * devices * block + 2 * logits)
-    return dict(zip(EXCHANGES, (ring(1), ring(2), gather), strict=True))
+    gather = Cost((1 + 1 + 2) * gathered, memory_of("gather", of))
+    return {"ring": ring("ring", 1), "two_way_ring": ring("two_way_ring", 2), "gather": gather}
+
+
+def memory_of(exchange: str, of: Sizes) -> int:
+    """Bytes of temporaries of the loss and its gradient on each device; the softmax takes up to half as much again."""
+    block = _FLOAT * of.captions * of.width
+    if exchange == "gather":
+        return 2 * of.devices * block + 2 * _FLOAT * of.images * min(of.tile, of.devices * of.captions)
+    arrays = 4 * block + _FLOAT * of.images * of.width  # captions and sums, here and arriving; gradients of the images
+    return arrays + 2 * _FLOAT * of.images * min(of.tile, of.captions)
 
 
 def best(known: Mapping[str, Cost], limit: int) -> str:

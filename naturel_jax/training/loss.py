@@ -17,7 +17,7 @@ from naturel_jax import config
 from naturel_jax.devices.sharding import BATCH_AXES
 from naturel_jax.losses.batch import Batch, is_embedded
 from naturel_jax.losses.objectives import OBJECTIVES, Embedded
-from naturel_jax.losses.tiles import Layout
+from naturel_jax.losses.tiles import EXCHANGES, Layout
 from naturel_jax.models import flops
 from naturel_jax.models.two_tower import Model, Params, normalize
 from naturel_jax.training import optim
@@ -36,17 +36,16 @@ class Loss:
         mean_std: tuple[Any, Any],
         params: Params,
         mesh: Mesh,
-        exchange: str = "",
+        exchange: str = EXCHANGES[0],
     ):
-        """``mean_std``: the processor's, per channel. Only the paths and shapes of ``params`` are used. ``exchange``
-        replaces ``config.objective.exchange``, and is required if that is "auto" (else ValueError)."""
+        """``mean_std``: the processor's, per channel. Only the paths and shapes of ``params`` are used. ``exchange``:
+        what ``config.objective.exchange`` is or has become (``choices.resolve``)."""
         objective = options.objective
         self.model, self.chunks, self._mean_std = model, objective.chunks, mean_std
         self._terms = objective.terms
-        self.needs_base = any(term.needs_base for term in self._terms.values())
-        self.of_average = any(term.of_average for term in self._terms.values())
+        self.needs_base, self.of_average = objective.needs_base, objective.of_average
         self._factors = optim.multipliers(options.optim, params)
-        self.layout = Layout(mesh, BATCH_AXES, objective.tile, exchange or objective.exchange)
+        self.layout = Layout(mesh, BATCH_AXES, objective.tile, exchange)
         self._objective = functools.partial(
             OBJECTIVES[objective.name].loss,
             counting=objective.counting,

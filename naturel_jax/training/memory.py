@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,8 +118,20 @@ def _saved(model: Model, images: int, captions: int, tokens: int, patches: int |
     return residuals(2) - residuals(1)
 
 
+class Estimate(NamedTuple):
+    """Estimated bytes that a step needs on each device besides its arguments."""
+
+    gradients: int
+    activations: int
+
+
 def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: int) -> int:
-    """Estimate of the bytes that a step needs on each device besides its arguments: gradients and ``activations``.
+    """The sum of ``estimate``, with the same arguments."""
+    return sum(estimate(model, params, batch, mesh, chunks))
+
+
+def estimate(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: int) -> Estimate:
+    """What a step needs besides its arguments; the loss (``exchange.memory_of``) is not counted.
 
     ``params`` and ``batch`` are arrays or ``jax.ShapeDtypeStruct`` with sharding, ``chunks`` is
     ``config.objective.chunks``. The tensor axis of the mesh is ignored, so with one, the estimate is too high.
@@ -128,7 +140,7 @@ def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: 
     captions, tokens = batch.captions_to_embed
     gradients = per_device(params) * (1 if chunks == 1 else 2)  # the sum over chunks, and those of one chunk
     images, patches = batch.images_to_embed // rows, batch.patches_to_embed
-    return gradients + activations(model, images, captions // rows, tokens, patches)
+    return Estimate(gradients, activations(model, images, captions // rows, tokens, patches))
 
 
 def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: int) -> str:
@@ -139,8 +151,8 @@ def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: i
         return "none"
     chosen, needed = len(AUTO) - 1, 0
     for number, policy in enumerate(AUTO):
-        estimate = temporaries(with_remat(model, policy), state.params, batch, mesh, chunks)
-        needed = per_device((state, batch)) + math.ceil(estimate * MARGINS.get(policy, MARGIN))
+        estimated = temporaries(with_remat(model, policy), state.params, batch, mesh, chunks)
+        needed = per_device((state, batch)) + math.ceil(estimated * MARGINS.get(policy, MARGIN))
         if needed <= limit:
             chosen = number
             break

@@ -99,9 +99,9 @@ def make_training(
     sizes, processor, params = start.model.config, start.processor, start.params
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
     tx = optim.make_optimizer(config.optim, params, learning_rate)
-    needs_base = any(term.needs_base and not term.of_average for term in config.objective.terms.values())
     averages = bool(config.optim.ema) or config.optim.name in optim.AVERAGING
-    kept = {"ema": averages, "base": needs_base, "norms": bool(config.optim.skip_above)}
+    base = config.objective.needs_base and not config.objective.of_average
+    kept = {"ema": averages, "base": base, "norms": bool(config.optim.skip_above)}
     state = train.make_state(params, tx, mesh, **kept)
     pipeline = make_pipeline(config, sources, sizes, processor, mesh)
     frozen_blocks = optim.frozen_blocks(config.optim, sizes, params)

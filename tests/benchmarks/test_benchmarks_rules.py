@@ -38,10 +38,10 @@ def scores(metrics, rule, items, matrices) -> dict[str, float]:
 
 @given(matrices(1, 2))
 def test_pair_rule_needs_a_strictly_higher_score(cosines):
-    actual = scores([Metric("right", "right")], rules.pair, items(len(cosines)), cosines)
-    assert actual["right"] == pytest.approx(
-        statistics.fmean(float(true) > float(false) for ((true, false),) in cosines)
-    )
+    actual = scores([Metric("right", "right"), Metric("tie", "tie")], rules.pair, items(len(cosines)), cosines)
+    pairs = [(float(true), float(false)) for ((true, false),) in cosines]
+    assert actual["right"] == pytest.approx(statistics.fmean(true > false for true, false in pairs))
+    assert actual["tie"] == pytest.approx(statistics.fmean(true == false for true, false in pairs))
 
 
 @given(matrices(2, 2))
@@ -51,11 +51,11 @@ def test_winoground(cosines):
     text = [r["c0_i0"] > r["c1_i0"] and r["c1_i1"] > r["c0_i1"] for r in results]
     image = [r["c0_i0"] > r["c0_i1"] and r["c1_i1"] > r["c1_i0"] for r in results]
     matching = [r["c0_i0"] + r["c1_i1"] > r["c0_i1"] + r["c1_i0"] for r in results]
-    actual = scores(
-        [Metric(s, s) for s in ("text", "image", "group", "matching")], rules.two_by_two, items(len(cosines)), cosines
-    )
     group = [t and i for t, i in zip(text, image, strict=True)]
-    for name, right in {"text": text, "image": image, "group": group, "matching": matching}.items():
+    tie = [bool({r["c0_i0"], r["c1_i1"]} & {r["c1_i0"], r["c0_i1"]}) for r in results]
+    expected = {"text": text, "image": image, "group": group, "matching": matching, "tie": tie}
+    actual = scores([Metric(s, s) for s in expected], rules.two_by_two, items(len(cosines)), cosines)
+    for name, right in expected.items():
         assert actual[name] == pytest.approx(statistics.fmean(right))
 
 
@@ -84,11 +84,15 @@ def test_wordings(cosines):
     """Restated with loops over the captions; items of three captions are between those of four."""
     mixed = [s if n % 2 else s[:4, 1:] for n, s in enumerate(cosines)]
     actual = rules.wordings(items(len(mixed)), mixed)
-    for s, image_to_text, text_only in zip(mixed, actual["image_to_text"], actual["text_only"], strict=True):
+    for s, image_to_text, text_only, tie in zip(mixed, *actual.values(), strict=True):
         true, false = range(s.shape[1] - 1), s.shape[1] - 1
         assert image_to_text == all(s[0, n] > s[0, false] for n in true)
         pairs = itertools.combinations(true, 2)
-        assert text_only == all(s[1 + a, b] > s[1 + c, false] for a, b in pairs for c in (a, b))
+        compared = [(s[1 + a, b], s[1 + c, false]) for a, b in pairs for c in (a, b)]
+        assert text_only == all(among > other for among, other in compared)
+        nearest = [(s[1 + a, b], max(s[1 + a, false], s[1 + b, false])) for a, b in itertools.combinations(true, 2)]
+        ties = [s[0, n] == s[0, false] for n in true] + [among == other for among, other in nearest]
+        assert tie == any(ties)
 
 
 @settings(max_examples=50)
@@ -151,6 +155,7 @@ def test_retrieval_recalls(data):
             assert actual[f"image_to_text@{k}"][n] == (
                 sum(s[n, c] >= best for c in range(len(owner_C)) if c not in own) < k
             )
+            assert actual["tie"][n] == any(s[n, c] == best for c in range(len(owner_C)) if c not in own)
             hits = [sum(s[m, c] >= s[n, c] for m in range(len(count_I)) if m != n) < k for c in own]
             assert actual[f"text_to_image@{k}"][n] == pytest.approx(statistics.fmean(hits))
 
@@ -174,6 +179,7 @@ def test_zeroshot(cosines):
         label = int(item.tags["label"])
         pessimistic = sorted(range(7), key=lambda c: (-m[0, c], c == label))
         assert actual[f"top{k}"][int(item.id)] == (label in pessimistic[:k])
+        assert actual["tie"][int(item.id)] == (list(m[0]).count(m[0, label]) > 1)
 
 
 def test_order_shuffles_move_only_the_words_they_should():

@@ -173,6 +173,8 @@ def test_complex_captions_in_all_their_wordings(tmp_path):
         won = [outcome[n] for _, outcome in angles.values()]
         assert values[f"naturel_reworded/{score}"] == (pytest.approx(sum(won) / 6), 6)
         assert values[f"naturel_reworded/{score}/on"] == (sum(won[:2]) / 2, 2)
+        chance = ((1 / 3 + 1 / 4) / 2, (1 / 3 + 1 / 15) / 2)[n]  # of two wordings and of three
+        assert benchmark.guess(benchmark.items)[f"naturel_reworded/{score}"] == pytest.approx(chance)
 
 
 @pytest.mark.parametrize("version", [VersionTwo])

@@ -1,7 +1,9 @@
 """The rows of a suite's report."""
 
+import csv
 import dataclasses
 
+import numpy as np
 import pytest
 from etils import epath
 
@@ -11,7 +13,7 @@ from naturel_jax.benchmarks import rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Image, Item, Metric
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.cli import suite
-from naturel_jax.evaluators import blind
+from naturel_jax.evaluators import blind, results
 from naturel_jax.training import run as training_run
 from tests.helpers import tiny_config
 from tfds_naturel.common.errors import UserError
@@ -47,6 +49,44 @@ def test_text_only_row_is_printed(tmp_path, monkeypatch, capsys):
     main.run_all(c.Suite(runs(a="CLIP", b="SigLIP"), {}, ""), str(tmp_path))
     (row,) = {line for line in capsys.readouterr().out.splitlines() if "n-grams" in line}
     assert [cell.strip() for cell in row.split("|") if cell.strip()] == ["*n-grams*", "1.00"]
+
+
+def test_report_of_runs_is_that_of_their_items(tmp_path, monkeypatch, capsys):
+    """NatuRel and a benchmark of one's own, of which ten items were trained on and three are ties."""
+    relation = {"kind": "complex", "complex relation": "on"}
+    items = tuple(Item(str(n), (Image(f"image {n}", bytes),), ("yes", "no"), relation) for n in range(400))
+    by_relation = Metric("naturel/complex/relation/on", "right", where=("complex relation", "on"))
+    naturel = Benchmark(
+        "naturel", items, rules.pair, (Metric("naturel/complex", "right"), by_relation), chance=rules.PAIR
+    )
+    mine = Benchmark("mine", items, rules.pair, (Metric("mine/accuracy", "right"),), chance=rules.PAIR)
+    right = {"CLIP": 100, "A": 240, "B": 241}  # of 400
+
+    def run(config: c.Config, folder: epath.Path) -> Finished:
+        scores, intervals = {}, {}
+        for benchmark in (naturel, mine.held_out({str(n) for n in range(10)})):
+            matrices = [np.array([[0.2, 0.1 if n < right[config.name] else 0.3]]) for n in range(400)]
+            matrices[-3:] = [np.array([[0.2, 0.2]])] * 3
+            result = results.save(folder / results.FOLDER, config.name, benchmark, "f", (items, matrices, []), {})
+            scores |= {name: score["value"] for name, score in result.scores.items()}
+            intervals |= {name: (score["low"], score["high"]) for name, score in result.scores.items()}
+        return Finished(scores, intervals, {}, {}, {})
+
+    monkeypatch.setattr(training_run, "run", run)
+    main.run_all(c.Suite(runs(**{name.lower(): name for name in right}), {}, ""), str(tmp_path))
+    text = capsys.readouterr().out.rpartition("**Table 1")[2]
+    tables = text.split("**Further benchmarks: mine**")
+    for table, best in zip(tables, (["0.60", "0.60"], ["0.59", "0.59"]), strict=True):
+        rows = {line.split("|")[1].strip(): line.split("|")[2] for line in table.splitlines() if line.startswith("|")}
+        assert [rows[name].split("**")[1].rstrip("†") for name in "AB"] == best and "**" not in rows["CLIP"]
+        assert rows["*chance*"].strip() == "0.50"
+    assert "CLIP on mine: 3 of 390; CLIP on naturel: 3 of 400; A on mine: 3 of 390;" in text
+    page = (tmp_path / "report.md").read_text()
+    assert "| on | 400 | 0.25 | 0.60 | 0.60 |" in page
+    assert "CLIP on mine: 390 items, 10 left out because it was trained on their images (mine/accuracy 0.231 " in page
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    (score,) = [row for row in rows if (row["model"], row["metric"]) == ("CLIP", "mine/accuracy")]
+    assert (score["count"], score["with_trained_on"]) == ("390", "0.25")
 
 
 def test_report_says_which_images_may_have_been_trained_on(tmp_path, monkeypatch):

@@ -344,8 +344,9 @@ def test_chance_is_what_random_cosines_score():
     four = rules.first_of_many((), list(rng.random((100_000, 1, 4))))["right"]
     assert abs(four.mean() - claimed("A and B")) < 5e-3
     assert claimed("pairs") == 0.25**2 and claimed("sets") == 0.25**4
-    for name, right_N in rules.wordings((), list(rng.random((100_000, 4, 3)))).items():
-        assert abs(right_N.mean() - claimed(name)) < 5e-3, name
+    wordings = rules.wordings((), list(rng.random((100_000, 4, 3))))
+    for name in ("image_to_text", "text_only"):
+        assert abs(wordings[name].mean() - claimed(name)) < 5e-3, name
 
 
 def test_derived_pages_are_up_to_date():

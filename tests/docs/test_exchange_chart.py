@@ -1,5 +1,7 @@
 """The chart of what exchanges cost: its points are the estimates, and it is legible on any page."""
 
+import math
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -7,8 +9,11 @@ import pytest
 from matplotlib import colors
 from matplotlib.figure import Figure
 
-from naturel_jax.training.exchange import Sizes, costs
-from perf import exchange
+from naturel_jax.models.presets import published
+from naturel_jax.training import memory
+from naturel_jax.training.exchange import Sizes, best, costs
+from perf import exchange, fits
+from tests.helpers.worlds import ROOT
 
 SIZES = ("TPU v5 lite", 768, [64, 512, 4096], [8, 1024])
 FIELDS = ("waiting", "memory")
@@ -75,3 +80,26 @@ def luminance(colour: str) -> float:
     """The contrast ratio of WCAG 2."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colors.to_rgb(colour)]
     return sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def sizes(step: fits.Step, images: int, captions: int) -> tuple[str, Sizes]:
+    """The kind of device of a step, and the sizes of its loss."""
+    kinds = {"v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite", "tpu7x": "TPU7x"}
+    width = published(step.init).embed_dim if step.init else {"siglip_tp": 768, "negclip_ap": 512}[step.config]
+    generation, is_tpu, shape = step.topology.partition(":")
+    numbers = [int(size) for size in (shape.split("x") if is_tpu else generation.split("x")[1:])]
+    hosts = 1 if is_tpu else math.prod(numbers[:-1])
+    devices = math.prod(numbers) * (2 if generation == "tpu7x" else 1)
+    return kinds.get(generation, "NVIDIA H100 80GB HBM3"), Sizes(devices, images, captions, width, 4096, hosts)
+
+
+def test_documented_exchanges_are_those_that_auto_becomes():
+    """What docs/plan.md says above its table of what fits, by the arithmetic of ``auto`` on the sizes of its rows."""
+    text = (ROOT / "docs/plan.md").read_text()
+    table = text[text.index("| step | devices |") :].split("\n\n")[0]
+    _, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    for row, step in zip(rows, fits.STEPS["tpu"] + fits.STEPS["gpu"], strict=True):
+        images, captions = map(int, re.match(r"(\d+) \+ (\d+) of", row[2]).groups())
+        kind, of = sizes(step, images, captions)
+        chosen = best(costs(kind, of), memory.usable(kind))
+        assert chosen == ("ring" if step.topology == "h100x8" else "gather"), row

@@ -134,10 +134,15 @@ def test_file_versions(tmp_path):
     saved = save(tmp_path)
     path = tmp_path / "CLIP/bench/scores.json"
     fields = storage.read_json(epath.Path(path))
-    assert fields.pop("version") == 3
-    path.write_text(json.dumps(fields | {"version": 4}))
-    with pytest.raises(UserError, match=r"CLIP/bench/scores\.json: schema version 4, this naturel_jax reads up to 3"):
+    assert fields.pop("version") == 4
+    path.write_text(json.dumps(fields | {"version": 5}))
+    with pytest.raises(UserError, match=r"CLIP/bench/scores\.json: schema version 5, this naturel_jax reads up to 4"):
         results.load(tmp_path)
+    assert (fields.pop("ties"), fields.pop("chance")) == (0, {})
+    path.write_text(json.dumps(fields | {"version": 3}))
+    (older,) = results.load(tmp_path)
+    assert older.chance is None and dataclasses.replace(older, chance={}) == saved, "version 3 did not say"
+    saved = older
     assert fields.pop("found") is None
     path.write_text(json.dumps(fields | {"version": 2}))
     assert results.load(tmp_path) == [saved], "version 2 did not say what was found"
@@ -155,8 +160,8 @@ def test_file_versions(tmp_path):
     path.write_text(json.dumps(fields))
     pq.write_table(table.replace_schema_metadata(None), items)
     assert len(results.load_items(tmp_path, "CLIP", "bench")) == 2
-    pq.write_table(table.replace_schema_metadata({"version": "4"}), items)
-    with pytest.raises(UserError, match=r"items\.parquet: schema version 4"):
+    pq.write_table(table.replace_schema_metadata({"version": "5"}), items)
+    with pytest.raises(UserError, match=r"items\.parquet: schema version 5"):
         results.load_items(tmp_path, "CLIP", "bench")
 
 

@@ -32,6 +32,7 @@ _OPERAND = re.compile(r"%([\w.\-]+)")
 def program(name: str, remat: str) -> tuple[str, list[str]]:
     """The compiled step of a config, and the sizes of the stacked kernels of its blocks, as HLO writes them."""
     flags = [f"--config=configs/{name}.py", "--config.data.dir=build/none", f"--config.compute.remat={remat}"]
+    flags.append("--config.objective.exchange=ring")
     config = config_lib.load(config_flags.parse(["", *flags]))
     devices = topologies.devices(TOPOLOGY)
     training = estimate.make_training(config, devices, processes=1, tokens=24, examples=100_000)

@@ -215,7 +215,7 @@ def test_parameter_gradients_match_the_expanded_batch(name):
 
     def value_and_grad(batch, exchange, chunks):
         config = Config(objective=Objective(name=name, exchange=exchange, tile=64, chunks=chunks))
-        loss = Loss(config, model, ((0.5,) * 3, (0.5,) * 3), params, mesh(4, 2))
+        loss = Loss(config, model, ((0.5,) * 3, (0.5,) * 3), params, mesh(4, 2), exchange)
         step = jax.jit(loss.value_and_grad, compiler_options=QUICK)
         placed = batch if exchange == "gather" else jax.device_put(batch, batch_sharding(mesh(4, 2)))
         (value, _), gradient = step(params, placed)

@@ -24,7 +24,7 @@ def save(folder: Path, right_N: np.ndarray, first: int = 0) -> seeds.Evaluated:
         )
         for n in range(first, first + len(right_N))
     )
-    benchmark = Benchmark("naturel", items, rules.pair, METRICS)
+    benchmark = Benchmark("naturel", items, rules.pair, METRICS, chance=rules.PAIR)
     matrices = [np.array([[0.3, 0.2] if right else [0.2, 0.3]]) for right in right_N]
     results.save(folder / results.FOLDER, "tiny", benchmark, "f", (items, matrices, []), {})
     return seeds.of_run(folder)
@@ -59,6 +59,16 @@ def test_mean_and_difference_of_seeds(runs):
     assert one.value == pytest.approx(per_seed.mean()) and one.low < one.value < one.high
     low_error = stats.sem(per_seed)  # of the seeds alone
     assert (one.high - one.low) / (2 * 1.96) > 0.9 * low_error and one.p < 0.01
+
+
+def test_best_settings_are_those_that_seeds_and_images_cannot_tell_apart(runs):
+    scores = seeds.read(runs)
+    of_runs = scores.scored["naturel/complex"]
+    settings = {setting: [of_runs[f"{setting}{n}"] for n in range(3)] for setting in "AB"}
+    assert seeds.best(settings) == {"B"}
+    assert seeds.best(settings | {"first two of B": settings["B"][:2]}) == {"B", "first two of B"}
+    assert seeds.best({"A": settings["A"]}) == set(), "nothing to compare"
+    assert scores.chance["naturel/complex"] == 0.5 and scores.ties[0] == ("A0", "naturel", 0, NUMBER)
 
 
 def test_runs_are_compared_on_the_items_that_all_have(runs, tmp_path):

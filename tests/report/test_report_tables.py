@@ -1,17 +1,12 @@
-"""Tables, published scores, chance and plots, against expectations written by hand."""
+"""Tables, published scores and plots, against expectations written by hand."""
 
-import itertools
 import json
-import math
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from naturel_jax.benchmarks import rules, whatsup
-from naturel_jax.benchmarks.benchmark import Item
 from naturel_jax.report import plots, published, tables
-from naturel_jax.report.chance import chance
 from naturel_jax.report.tables import BLIND, CHANCE, MEASURED, Cell, ModelRow
 
 
@@ -124,35 +119,6 @@ def test_items_are_official_only_if_every_caption_is(monkeypatch):
     assert not published.is_official("naturel", items)
     monkeypatch.setitem(published.ITEM_SETS, "mine", published.ItemSet(3))
     assert not published.is_official("mine", items), "their number alone does not identify them"
-
-
-def test_chance_is_what_the_rules_give_random_cosines():
-    rng, items = np.random.default_rng(0), 20_000
-    cat = tuple(Item(str(n), (), ("a",) * 4, {"pair": f"{n // 2}", "set": f"{n // 4}"}) for n in range(items))
-    outcomes = {
-        "sugarcrepe/add_obj": rules.pair(cat, list(rng.normal(size=(items, 1, 2))))["right"],
-        "coco_order/precision@1": rules.first_of_many(cat, list(rng.normal(size=(items, 1, 5))))["right"],
-        **{f"winoground/{k}": v for k, v in rules.two_by_two(cat, list(rng.normal(size=(items, 2, 2)))).items()},
-        **{f"sugarcrepe_pp/{k}/swap_obj": v for k, v in rules.wordings(cat, list(_caption_rows(rng, items))).items()},
-    }
-    for size, value in whatsup.outcomes(cat, list(rng.normal(size=(items, 1, 4)))).items():
-        if size != "tie":
-            outcomes["whatsup/A" if size == "right" else f"whatsup/A/{size}"] = value
-    assert len(outcomes) == 11
-    for metric, values in outcomes.items():
-        expected = chance(metric)
-        groups = {"whatsup/A/pair": 2, "whatsup/A/set": 4}.get(metric, 1)  # items that are right together
-        error = math.sqrt(expected * (1 - expected) / (items / groups))
-        assert np.mean(values) == pytest.approx(expected, abs=4 * error), metric
-    assert chance("winoground/group/Object") == 1 / 6 and chance("zeroshot/birds/top1") is None
-
-
-def _caption_rows(rng: np.random.Generator, items: int) -> np.ndarray:
-    """[N, 4, 3]: an image and three captions against the three captions, the latter symmetric as cosines are."""
-    s = rng.normal(size=(items, 4, 3))
-    for i, j in itertools.combinations(range(3), 2):
-        s[:, 1 + j, i] = s[:, 1 + i, j]
-    return s
 
 
 def relations(number: int) -> ModelRow:

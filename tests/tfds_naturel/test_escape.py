@@ -75,7 +75,7 @@ def test_report_shows_names_and_problems_literally(tmp_path):
     assert r"\frac" not in tex and "$" not in tex.replace(r"\$", "")
     with (tmp_path / "scores.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert {row[0].removeprefix("'") for row in rows} == {*MODELS, "chance"}
+    assert {row[0].removeprefix("'") for row in rows} == set(MODELS)
     assert not any(cell.startswith(tuple("=+@")) for row in rows for cell in row)
     assert [row[3] for row in rows if row[header.index("kind")] == "measured"] == ["-0.5"] * 15, "numbers stay numbers"
 

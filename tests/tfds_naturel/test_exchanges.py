@@ -286,6 +286,9 @@ def test_benchmarks(built, name):
         assert len(item.images) == len(item.captions) == 2 and item.images[0] != item.images[1]
     blind = [np.tile(np.random.default_rng(n).random(2), (2, 1)) for n in range(len(items))]
     perfect = [np.eye(2)] * len(items)
+    guess = benchmark.guess(items)
+    chance = {"pair": 1 / 2, "text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
+    assert {score: guess[f"{name}/{score}"] for score in chance} == pytest.approx(chance)
     half = [np.array([[1.0, 0.5], [0.9, 0.8]])] * len(items)  # the second photo prefers the other's caption
     for cosines, pair, group in ((blind, 0.5, 0), (perfect, 1, 1), (half, 0.5, 0)):
         scores = benchmark.score(items, cosines)

@@ -1,5 +1,6 @@
 """The report on a sweep: a row for each setting, differences from a baseline, the best run."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
         differences = _differences(groups, scores, baseline) if baseline in groups else []
         found = {run.key: _finished(out, run) for run in done}
         made = Report(
-            [*_rows(groups, scores), *_text_only(found)],
+            [*_rows(groups, scores), *_text_only(found), *report.chance_row(scores.chance)],
             {
                 name: [recorded.history(epath.Path(out / run.key)) for run in of_group]
                 for name, of_group in groups.items()
@@ -42,6 +43,7 @@ def write(out: Path, runs: Sequence[Planned], score: str, baseline: str) -> str:
             left_out=[*_unfinished(runs, states), *scores.left_out],
             trained_on=_trained_on(groups, found),
             seeds={group: len(of_group) for group, of_group in groups.items()},
+            ties=[f"{run} on {of}: {ties:,} of {items:,}" for run, of, ties, items in scores.ties if ties],
             sections=[*_difference_section(differences, baseline), *_best(groups, found, score)],
             score=score,
         )
@@ -78,14 +80,16 @@ def _finished(out: Path, run: Planned) -> Finished:
 
 
 def _rows(groups: Groups, scores: seeds.Scores) -> list[ModelRow]:
-    rows = []
-    for group, done in groups.items():
-        cells: dict[str, Cell] = {}
-        for metric, scored in scores.scored.items():
-            if of_group := [scored[run.key] for run in done if run.key in scored]:
-                cells[metric] = seeds.mean(of_group, *scores.counts[metric])
-        rows.append(ModelRow(group, MEASURED, cells))
-    return rows
+    cells: dict[str, dict[str, Cell]] = {group: {} for group in groups}
+    for metric, scored in scores.scored.items():
+        keys = {group: [run.key for run in done if run.key in scored] for group, done in groups.items()}
+        settings = {group: [scored[key] for key in of_group] for group, of_group in keys.items() if of_group}
+        best, whole = seeds.best(settings), scores.with_trained_on[metric]
+        for group, of_group in settings.items():
+            known = [whole[key] for key in keys[group] if key in whole]
+            cell = seeds.mean(of_group, *scores.counts[metric], known)
+            cells[group][metric] = dataclasses.replace(cell, best=group in best)
+    return [ModelRow(group, MEASURED, of_group) for group, of_group in cells.items()]
 
 
 def _text_only(found: Mapping[str, Finished]) -> list[ModelRow]:
