@@ -24,8 +24,8 @@ Metrics = dict[str, jax.Array]
 
 
 class State(NamedTuple):
-    """Everything that a step updates. ``ema`` is the moving average of the parameters, or None. ``base``: a copy of the
-    parameters that training started from, if the loss needs it; it stays as it is, and is not saved."""
+    """Everything that a step updates. ``ema`` is the moving average of the parameters, or None. ``base``: the
+    parameters that training started from, if the loss needs them or ``params`` are adapters; it is not saved."""
 
     params: Params
     opt_state: Any
@@ -39,7 +39,7 @@ class State(NamedTuple):
 
     @property
     def evaluated(self) -> Params:
-        """The parameters to evaluate and export."""
+        """The parameters to evaluate and export; adapters are merged first (``Start.merged``)."""
         return self.params if self.ema is None else self.ema
 
 
