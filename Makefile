@@ -117,11 +117,12 @@ $(VENV)/.python:
 # With uv, which downloads in parallel, in a third of the time; with pip where uv cannot: uv reads none of pip's settings,
 # such as a mirror's address.
 $(VENV)/.runtime: $(VENV)/.python requirements.txt pyproject.toml
-	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -e . || $(BIN)/python -m pip install -q -e .
+	$(BIN)/uv pip install -q --python $(BIN)/python -e . || $(BIN)/python -m pip install -q -e .
 	touch $@
 
 $(VENV)/.test: $(VENV)/.runtime
 	$(BIN)/python -m pip install -q -e '.[test]'
+	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # for the tests' many processes; a demo compiles what it imports
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.python pyproject.toml

@@ -5,6 +5,8 @@
 
 finds, for every image and triplet, other images that show the same classes in another relation or with swapped roles,
 then the nearest images according to the model. Without ``--model`` the order is random and there are no nearest images.
+
+Shape letters: N images, D embedding.
 """
 
 import argparse

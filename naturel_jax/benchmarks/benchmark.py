@@ -2,6 +2,8 @@
 about models, devices or batching.
 
 A new benchmark is one file with ``read(folder) -> Benchmark`` and ``SOURCE: Source``, and one line in ``registry.py``.
+
+Shape letters: N items, M items that a mean is over, G groups, R resamples.
 """
 
 import dataclasses

@@ -1,5 +1,7 @@
 """The rules by which benchmarks score an item's cosines, vectorized over items. ``s[n, i, c]`` is the cosine of image
 i and caption c of item n.
+
+Shape letters: N items.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ def use(config: ConfigDict, world: str) -> ConfigDict:
     twins = ("vg_relation", "vg_attribution", "winoground", "sugarcrepe")
     config.eval.benchmarks = ("naturel", "naturel_unseen", "naturel_contrast", *twins)
     config.eval.naturel = f"naturel/{world}"
-    config.eval.during.naturel = "100 steps"
+    config.eval.during.naturel = "150 steps"
     config.data.batch_size = 64
     config.data.crop_scale = (0.8, 1.0)
     config.checkpoint.every = "100 steps"

@@ -2,6 +2,8 @@
 rule.
 
 On SugarCrepe's predecessors such baselines beat CLIP (Hsieh et al., arXiv 2306.14610, section 3).
+
+Shape letters: C captions of an item.
 """
 
 import collections

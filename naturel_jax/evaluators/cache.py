@@ -1,5 +1,7 @@
 """An on-disk cache of embeddings, so that neither a second benchmark on the same images nor an interrupted run embeds
 anything twice.
+
+Shape letters: I images, U distinct captions, L tokens, D embedding.
 """
 
 import concurrent.futures

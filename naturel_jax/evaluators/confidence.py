@@ -1,4 +1,7 @@
-"""Bootstrap confidence intervals of a benchmark's metrics, over images and over seeds."""
+"""Bootstrap confidence intervals of a benchmark's metrics, over images and over seeds.
+
+Shape letters: N items, M items that a mean is over, C clusters of items that share an image, S seeds, R resamples.
+"""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,5 +1,7 @@
 """Turns items into cosines: every distinct crop and caption is embedded once, in batches of one shape, sharded over the
 mesh.
+
+Shape letters: I images, U distinct captions, L tokens, C captions of an item, N rows, D embedding.
 """
 
 import collections

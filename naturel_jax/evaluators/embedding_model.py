@@ -1,4 +1,7 @@
-"""The public API: embeds images and captions with any model, scores them, evaluates on benchmarks. See docs/api.md."""
+"""The public API: embeds images and captions with any model, scores them, evaluates on benchmarks. See docs/api.md.
+
+Shape letters: I images, D embedding.
+"""
 
 import contextlib
 import functools

@@ -1,4 +1,7 @@
-"""Leaves out of a benchmark the items whose images a model was trained on, whatever collection they came from."""
+"""Leaves out of a benchmark the items whose images a model was trained on, whatever collection they came from.
+
+Shape letters: N items, I images.
+"""
 
 import concurrent.futures
 import functools

@@ -2,6 +2,8 @@
 that gives the same number explains it.
 
 Their embeddings and results are never stored with those of the correct evaluation.
+
+Shape letters: I images, U captions, L tokens, D embedding.
 """
 
 import dataclasses

@@ -3,10 +3,11 @@
 A batch holds distinct images and captions. In the *expanded batch*, the conventional one, each has as many rows as its
 multiplicity says. The *sentinel* is the blank image that recipes use as a negative of every image: one row, with
 multiplicity B, the batch size. A caption is true of an image if it asserts a fact, such as a triplet, that the image
-shows. On devices, all leading axes are split over the batch axes of the mesh. docs/design.md explains why.
+shows, or was sampled for it as a positive. On devices, all leading axes are split over the batch axes of the mesh.
+docs/design.md explains why.
 
-Shape letters: I images, U distinct captions, K captions sampled per image, T facts shown per image, A facts asserted
-per caption, L tokens, P patches that are kept.
+Shape letters: I images, H, W pixels, U distinct captions, K captions sampled per image, T facts shown per image, A
+facts asserted per caption, L tokens, P patches that are kept, D embedding, B the batch size.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,8 @@ class ImageLabels(NamedTuple):
     """What the losses need to know about each image. Rows of ids are padded with -1.
 
     mult_I: copies of the image in the expanded batch (float32; 0 for padding, B for the sentinel);
-    positives_IK, negatives_IK: ids of the captions sampled for it; shows_IT: ids of the facts it shows.
+    positives_IK, negatives_IK: ids of the captions sampled for it, for all its copies; shows_IT: ids of the facts it
+    shows. Ids are int32.
     """
 
     mult_I: Array
@@ -36,8 +38,8 @@ class CaptionLabels(NamedTuple):
     """What the losses need to know about each distinct caption.
 
     mult_U: copies in the expanded batch (float32; 0 for padding); id_U: the id by which ``ImageLabels`` refers to it
-    (-2 for padding); asserts_UA: ids of the facts that its words assert, padded with -2 (several if they are worded
-    alike).
+    (-2 for padding); asserts_UA: ids of the facts that its words assert, padded with -2 (several if different facts
+    have the same wording).
     """
 
     mult_U: Array
@@ -47,8 +49,8 @@ class CaptionLabels(NamedTuple):
 
 class Batch(NamedTuple):
     """One batch: images uint8 [I, H, W, 3], tokens int32 [U, L], and labels. For a frozen tower, unit embeddings,
-    float32 [I, D] or [U, D], may replace images or tokens. ``patches_IP``: int32, indices of the patches that the image
-    tower sees, counted from 0 in row-major order; None: all."""
+    float32 [I, D] or [U, D], may replace images or tokens; their dtype tells them apart. ``patches_IP``: int32, indices
+    of the patches that the image tower sees, counted from 0 in row-major order; None: all."""
 
     images: Array
     tokens: Array
@@ -81,8 +83,8 @@ def is_embedded(rows: Array) -> bool:
 
 
 class Counts(NamedTuple):
-    """For each cell of a tile: how often it is a positive in the expanded batch, and the weight of its other copies (1,
-    or 0 if they are left out)."""
+    """For each cell of a tile: how often it is a positive in the expanded batch, and the weight of its other copies: 1;
+    0 if they are left out; the weight of hard negatives. In the softmax, it weighs all copies in the sums."""
 
     positive_IU: jax.Array
     others_IU: jax.Array
@@ -123,8 +125,8 @@ def cell_counts(
 ) -> Counts:
     """The counts of every cell of a tile, float32 [I, U] each; ``counting`` is a key of ``COUNTING``.
 
-    A caption matches an image when it asserts a triplet that the image shows, or was sampled for it as a positive.
-    ``hard_negative_weight`` multiplies the weight of captions sampled as negatives of this image.
+    A caption matches an image of which it is true. ``hard_negative_weight`` multiplies the weight of captions sampled
+    as negatives of this image.
     """
     dtype = captions.mult_U.dtype
     sampled_IU = _hits(images.positives_IK, captions.id_U).astype(dtype)

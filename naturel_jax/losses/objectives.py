@@ -4,10 +4,10 @@ A batch holds distinct images and distinct captions, each with a multiplicity, a
 and negative count of every (image, caption) cell. Thanks to the multiplicities, the losses and their gradients exactly
 equal those of the *expanded batch*, in which every copy has its own row.
 
-Everything is written for one *tile*, a block of images against a block of captions; ``tiles`` visits all of them,
+Everything is written for one *tile*, the images of a device against some of the captions; ``tiles`` visits all of them,
 around a ring of devices.
 
-Shape letters: I images, U distinct captions, D embedding, N of either.
+Shape letters: I images, U distinct captions, D embedding, N of either, B the batch size.
 """
 
 import functools
@@ -29,8 +29,8 @@ def _cosines(zimg_ID: jax.Array, zcap_UD: jax.Array) -> jax.Array:
 
 
 def _at_least_float32(z_ND: jax.Array) -> jax.Array:
-    """Gradients have the dtype of the arrays they are taken with respect to; summed over tiles in bfloat16, they would
-    lose most of what each tile adds."""
+    """A gradient has the dtype of its array; summed over tiles in bfloat16, it would lose most of what each tile
+    adds."""
     return z_ND.astype(jnp.promote_types(z_ND.dtype, jnp.float32))
 
 
@@ -128,8 +128,8 @@ def _add(stats: _Stats, other: _Stats) -> _Stats:
 def _log_sums_primal(
     make_cells: MakeCells, layout: Layout, images: Side, captions: Side, scale: jax.Array
 ) -> tuple[_Stats, _Stats]:
-    """Statistics of all rows and all columns, differentiable in the log-sums. ``make_cells`` is
-    ``_softmax_cells`` with its options."""
+    """Statistics of all rows and all columns. Only the log-sums have gradients; positives and weights count as
+    constants. ``make_cells`` is ``_softmax_cells`` with its options."""
 
     def visit(images: Side, captions: Side, rows: _Stats, scale: jax.Array) -> tuple[_Stats, _Stats]:
         cells = make_cells(images.values, captions.values, images.labels, captions.labels, scale)
@@ -155,8 +155,8 @@ def _log_sums_backward(
 ) -> tuple[Side, Side, jax.Array]:
     images, captions, scale, (rows, columns) = saved
 
-    def tile_loss(images: Side, captions: Side, scale: jax.Array) -> jax.Array:
-        # d lse = sum of softmax weights times d logit, which is the gradient of this tile with the log-sums held fixed.
+    def surrogate(images: Side, captions: Side, scale: jax.Array) -> jax.Array:
+        # With the log-sums held fixed, its gradient is theirs: softmax weights times d logit, times upstream.
         image_labels, row_lse_I, row_upstream_I = images.labels
         caption_labels, column_lse_U, column_upstream_U = captions.labels
         logits_IU, _, row_weight_IU, column_weight_IU = make_cells(
@@ -169,7 +169,7 @@ def _log_sums_backward(
     one = jnp.ones((), scale.dtype)
     row_side = Side(images.values, (images.labels, rows.lse, upstream[0].lse))
     column_side = Side(captions.values, (captions.labels, columns.lse, upstream[1].lse))
-    dimages, dcaptions, dscale = gradients(tile_loss, layout, row_side, column_side, scale, one)
+    dimages, dcaptions, dscale = gradients(surrogate, layout, row_side, column_side, scale, one)
     return Side(dimages, None), Side(dcaptions, None), dscale
 
 

@@ -1,8 +1,11 @@
-"""Visits every tile (a block of images against a block of captions) of a matrix that no device holds in full.
+"""Visits every tile (the images of a device against some of the captions that are there) of a matrix that no device
+holds in full.
 
-Caption blocks travel around a ring of devices (``ppermute`` inside ``jax.shard_map``), in one direction or half of each
-in either, and are split into smaller tiles on the device. The backward pass revisits the tiles instead of storing
-their results. A device's memory therefore does not grow with the number of devices.
+Blocks of captions travel around a ring of devices (``ppermute`` inside ``jax.shard_map``), in one direction, or half of
+each block in each direction, and are split into smaller tiles on the device. The backward pass revisits the tiles
+instead of storing their results. A device's memory therefore does not grow with the number of devices.
+
+Shape letters: I images, U distinct captions.
 """
 
 import dataclasses
@@ -24,8 +27,8 @@ class Layout:
     """How the matrix is tiled. If ``mesh`` is None or ``exchange`` is ``gather``, it is one block, and the compiler
     gathers what is sharded. Otherwise, blocks are sharded over ``axes`` of ``mesh``, and captions travel around a ring.
 
-    ``tile``: the most captions of a tile on a device; None: a block is one tile. Tiles have the largest divisor of the
-    block up to it; if that is below ``tile / 2``, they have ``tile / 2`` and the last is smaller.
+    ``tile``: the largest number of captions in a tile; None: a block is one tile. A tile's size is the largest divisor
+    of the block's that is not above it; if that is below half of it, half of it, and the last tile is smaller.
     Raises ValueError for an exchange that is not in ``EXCHANGES``.
     """
 
@@ -100,7 +103,8 @@ def sweep(
     ``visit(images, captions, image_sums, shared)`` returns new ``image_sums`` and the tile's contribution to the
     sums of its captions, which ``add(caption_sums, contribution)`` merges. The leading axis of ``images`` and
     ``image_sums`` is I (or ``image_sums`` is a scalar, then summed over devices), of ``captions`` and ``caption_sums``
-    U. The given ``caption_sums`` are the identity of ``add``, equal in every row.
+    U. The given ``caption_sums`` hold the identity of ``add`` in each row, since the first hop sends them to another
+    device. ``shared``: scalars that every tile needs, such as scale and bias.
     """
     block = functools.partial(_sweep_block, visit, layout.tile)
     hops = len(layout.ring) - 1
@@ -133,7 +137,7 @@ def sweep(
         mesh=layout.mesh,
         in_specs=(specs(images), specs(captions), rows, cols, specs(shared)),
         out_specs=(rows, cols),
-        check_vma=False,  # sums start unvarying and end varying over the ring
+        check_vma=False,  # sums are equal on all devices at first, and differ in the end
     )(images, captions, image_sums, caption_sums, shared)
 
 
@@ -147,24 +151,25 @@ class Side(NamedTuple):
 _add = functools.partial(jax.tree.map, jnp.add)
 
 
-def _primal(tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any) -> jax.Array:
-    """Sum over all tiles of ``tile(images, captions, shared) -> scalar``; the backward pass recomputes the tiles."""
+def _primal(tile_loss: Callable, layout: Layout, images: Side, captions: Side, shared: Any) -> jax.Array:
+    """Sum over all tiles of ``tile_loss(images, captions, shared) -> scalar``; the backward pass recomputes the
+    tiles."""
 
     def visit(images: Side, captions: Side, total: jax.Array, shared: Any) -> tuple[jax.Array, Any]:
-        return total + tile(images, captions, shared), ()
+        return total + tile_loss(images, captions, shared), ()
 
     zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(images.values)))
     return sweep(visit, _add, layout, images, captions, zero, (), shared)[0]
 
 
 def gradients(
-    tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any, upstream: jax.Array
+    tile_loss: Callable, layout: Layout, images: Side, captions: Side, shared: Any, upstream: jax.Array
 ) -> tuple[Any, Any, Any]:
     """Gradients of ``upstream * total_over_tiles`` for ``images.values``, ``captions.values`` and ``shared``."""
 
     def visit(images: Side, captions: Side, sums: Any, shared: Any) -> tuple[Any, Any]:
         def scalar(image_values: Any, caption_values: Any, shared: Any) -> jax.Array:
-            return tile(images._replace(values=image_values), captions._replace(values=caption_values), shared)
+            return tile_loss(images._replace(values=image_values), captions._replace(values=caption_values), shared)
 
         dimages_tile, dcaptions_tile, dshared_tile = jax.grad(scalar, argnums=(0, 1, 2))(
             images.values, captions.values, shared
@@ -177,13 +182,13 @@ def gradients(
     return jax.tree.map(lambda g: g * upstream.astype(g.dtype), (dimages, dcaptions, dshared))
 
 
-def _forward(tile: Callable, layout: Layout, images: Side, captions: Side, shared: Any) -> tuple[jax.Array, Any]:
-    return total_over_tiles(tile, layout, images, captions, shared), (images, captions, shared)
+def _forward(tile_loss: Callable, layout: Layout, images: Side, captions: Side, shared: Any) -> tuple[jax.Array, Any]:
+    return total_over_tiles(tile_loss, layout, images, captions, shared), (images, captions, shared)
 
 
-def _backward(tile: Callable, layout: Layout, saved: Any, upstream: jax.Array) -> tuple[Side, Side, Any]:
+def _backward(tile_loss: Callable, layout: Layout, saved: Any, upstream: jax.Array) -> tuple[Side, Side, Any]:
     images, captions, shared = saved
-    dimages, dcaptions, dshared = gradients(tile, layout, images, captions, shared, upstream)
+    dimages, dcaptions, dshared = gradients(tile_loss, layout, images, captions, shared, upstream)
     return Side(dimages, None), Side(dcaptions, None), dshared
 
 

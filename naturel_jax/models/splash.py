@@ -1,6 +1,6 @@
 """Attention on TPUs without a stored matrix of logits: JAX's splash kernel, written in Pallas.
 
-Shape letters: B batch, T tokens, H heads, K width of a head.
+Shape letters: B batch, L patches, H heads, F features of a head.
 """
 
 from typing import cast
@@ -20,31 +20,31 @@ LONG = 512  # the kernel is used from this many tokens on: the logits of shorter
 
 
 def splash_attention(
-    q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, mesh: Mesh, *, interpret: bool = False
+    q_BLHF: jax.Array, k_BLHF: jax.Array, v_BLHF: jax.Array, mesh: Mesh, *, interpret: bool = False
 ) -> jax.Array:
-    """``jax.nn.dot_product_attention`` without a mask, [B, T, H, K]; sequences are padded to a multiple of 128.
+    """``jax.nn.dot_product_attention`` without a mask, [B, L, H, F]; sequences are padded to a multiple of 128.
 
     The compiler cannot split a kernel, so each device of ``mesh`` calls it on its rows of the batch, and its heads if
     the tensor axis divides them. ``interpret``: run it on any device, slowly.
     """
-    length, heads, width = q_BTHK.shape[1:]
+    length, heads, width = q_BLHF.shape[1:]
     padding = -length % _LANES
 
-    def local(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array) -> jax.Array:
-        attend = _kernel(length + padding, q_BTHK.shape[2], interpret)
+    def local(q_BLHF: jax.Array, k_BLHF: jax.Array, v_BLHF: jax.Array) -> jax.Array:
+        attend = _kernel(length + padding, q_BLHF.shape[2], interpret)
         pad = ((0, 0), (0, padding), (0, 0), (0, 0))
-        q_BHTK, k_BHTK, v_BHTK = (jnp.pad(x, pad).swapaxes(1, 2) for x in (q_BTHK * width**-0.5, k_BTHK, v_BTHK))
-        own_T = jnp.pad(jnp.ones(length, jnp.int32), (0, padding))  # tokens attend to those of their own segment
-        segments = splash.SegmentIds(q=own_T, kv=own_T) if padding else None
-        y_BHTK = cast(jax.Array, jax.vmap(attend, in_axes=(0, 0, 0, None))(q_BHTK, k_BHTK, v_BHTK, segments))
-        return y_BHTK.swapaxes(1, 2)[:, :length]
+        q_BHLF, k_BHLF, v_BHLF = (jnp.pad(x, pad).swapaxes(1, 2) for x in (q_BLHF * width**-0.5, k_BLHF, v_BLHF))
+        own_L = jnp.pad(jnp.ones(length, jnp.int32), (0, padding))  # tokens attend to those of their own segment
+        segments = splash.SegmentIds(q=own_L, kv=own_L) if padding else None
+        y_BHLF = cast(jax.Array, jax.vmap(attend, in_axes=(0, 0, 0, None))(q_BHLF, k_BHLF, v_BHLF, segments))
+        return y_BHLF.swapaxes(1, 2)[:, :length]
 
     spec = PartitionSpec(BATCH_AXES, None, "tensor" if heads % mesh.shape["tensor"] == 0 else None, None)
     call = jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    if q_BTHK.dtype == jnp.float32:
-        return call(q_BTHK, k_BTHK, v_BTHK)
+    if q_BLHF.dtype == jnp.float32:
+        return call(q_BLHF, k_BLHF, v_BLHF)
     with jax.default_matmul_precision("default"):  # with any other, Pallas refuses bfloat16 factors
-        return call(q_BTHK, k_BTHK, v_BTHK)
+        return call(q_BLHF, k_BLHF, v_BLHF)
 
 
 def _kernel(length: int, heads: int, interpret: bool) -> splash.SplashAttentionKernel:

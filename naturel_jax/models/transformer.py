@@ -1,7 +1,7 @@
 """The transformer that both towers of every family share: pre-norm blocks, stacked and scanned.
 
-Shape letters: B batch, T tokens or patches, D width, H heads, K width of a head, E width of the result, P probes, N all
-leading dimensions together.
+Shape letters: B batch, L length (tokens, or patches and the class token), D width, H heads, F features of a head, C = 3
+for query, key and value, E width of the result, Q probes, N all leading dimensions together.
 """
 
 import dataclasses
@@ -86,15 +86,15 @@ class TransformerConfig:
 class Compute:
     """How a tower computes, as opposed to what it computes.
 
-    ``dtype`` is that of the activations (parameters stay float32), ``remat`` a key of ``REMAT_POLICIES``,
-    ``attention`` one of ``ATTENTIONS``. ``frozen_image`` and ``frozen_text``: number of lowest blocks
-    that are frozen, with the embeddings below them; the backward pass stops above them. ``flat``: collapse leading
-    dimensions, and heads with their width, before each product with weights. That is fastest on CPUs; on TPUs the
-    reshapes cost layout copies (docs/plan.md). ``rows``: sharding constraint on the batch axis of activations. Set with
-    FSDP, where XLA would otherwise shard activations like the parameters. ``unroll``: no scan over the blocks, so that
-    residuals are not stacked, which takes a fifth of a small model's step on CPUs. Several CPU devices need it: XLA's
-    CPU runtime may start the collectives of a loop in different orders on different devices, which deadlocks. ``mesh``:
-    the devices, for splash attention, which the compiler cannot split.
+    ``dtype`` is that of the activations (parameters stay float32), ``remat`` a key of ``REMAT_POLICIES``, ``attention``
+    one of ``ATTENTIONS``. ``frozen_image`` and ``frozen_text``: number of lowest blocks that are frozen, with the
+    embeddings below them; the backward pass stops above them. ``flat``: collapse leading dimensions, and heads with
+    their width, before each product with weights. That is fastest on CPUs; on TPUs the reshapes cost layout copies
+    (docs/plan.md). ``rows``: sharding constraint on the batch axis of activations. Set with FSDP, where XLA would
+    otherwise shard activations like the parameters. ``unroll``: no scan over the blocks; stacking its residuals takes a
+    fifth of a small model's step on CPUs. Several CPU devices need it: XLA's CPU runtime may start the collectives of a
+    loop in different orders on different devices, which deadlocks. ``mesh``: the devices, for splash attention, which
+    the compiler cannot split, and which is used for sequences of at least ``splash.LONG`` that are not causal.
     """
 
     dtype: str = "float32"
@@ -117,36 +117,37 @@ class Compute:
 
 
 def layer_norm(width: int, eps: float, compute: Compute, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm with the two-pass variance: the one-pass form loses digits that parity to 1e-5 needs."""
+    """LayerNorm with the two-pass variance: the one-pass form loses digits that agreement to 1e-5 with other
+    implementations needs."""
     return nnx.LayerNorm(width, epsilon=eps, dtype=compute.dtype, use_fast_variance=False, rngs=rngs)
 
 
 def padded_attention(
-    q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, *, causal: bool, implementation: Implementation
+    q_BLHF: jax.Array, k_BLHF: jax.Array, v_BLHF: jax.Array, *, causal: bool, implementation: Implementation
 ) -> jax.Array:
     """``jax.nn.dot_product_attention`` of sequences padded to an even length, the only ones that JAX passes to cuDNN in
-    training (``check_is_flash_attention`` in jax/_src/cudnn/fused_attention_stablehlo.py). The result [B, T, H, K] and
+    training (``check_is_flash_attention`` in jax/_src/cudnn/fused_attention_stablehlo.py). The result [B, L, H, F] and
     its gradients are those without padding.
 
     Padding is done here, not around the blocks: whatever cuDNN writes to padded rows is sliced off before it can reach
     the gradient of a parameter.
     """
-    batch, length = q_BTHK.shape[:2]
+    batch, length = q_BLHF.shape[:2]
     padding = length % 2
-    q_BTHK, k_BTHK, v_BTHK = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q_BTHK, k_BTHK, v_BTHK))
+    q_BLHF, k_BLHF, v_BLHF = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q_BLHF, k_BLHF, v_BLHF))
     # A causal mask already hides the padding. All lengths are equal, so replicating them is fine.
     lengths_B = jnp.full(batch, length, jnp.int32) if padding and not causal else None
-    y_BTHK = jax.nn.dot_product_attention(
-        q_BTHK, k_BTHK, v_BTHK, is_causal=causal, key_value_seq_lengths=lengths_B, implementation=implementation
+    y_BLHF = jax.nn.dot_product_attention(
+        q_BLHF, k_BLHF, v_BLHF, is_causal=causal, key_value_seq_lengths=lengths_B, implementation=implementation
     )
-    return y_BTHK[:, :length]
+    return y_BLHF[:, :length]
 
 
-def flatten_leading(layer: Callable[[jax.Array], jax.Array], x_BTD: jax.Array) -> jax.Array:
-    """``layer`` on ``x_BTD`` as [B * T, D]: with one leading dimension XLA's CPU backend computes the gradients of
+def flatten_leading(layer: Callable[[jax.Array], jax.Array], x_BLD: jax.Array) -> jax.Array:
+    """``layer`` on ``x_BLD`` as [B * L, D]: with one leading dimension XLA's CPU backend computes the gradients of
     weights twice as fast."""
-    y_ND = layer(x_BTD.reshape(-1, x_BTD.shape[-1]))
-    return y_ND.reshape(*x_BTD.shape[:-1], *y_ND.shape[1:])
+    y_ND = layer(x_BLD.reshape(-1, x_BLD.shape[-1]))
+    return y_ND.reshape(*x_BLD.shape[:-1], *y_ND.shape[1:])
 
 
 def affine(kernel_DE: jax.Array, bias_E: jax.Array) -> Callable[[jax.Array], jax.Array]:
@@ -156,8 +157,8 @@ def affine(kernel_DE: jax.Array, bias_E: jax.Array) -> Callable[[jax.Array], jax
 
 
 class Attention(nnx.Module):
-    """Multi-head attention with one fused kernel ``qkv`` [D, 3, H, K], so that the tensor axis of a mesh can split
-    the heads."""
+    """Multi-head attention. Queries, keys and values have one parameter, ``qkv`` [D, 3, H, F], which the tensor axis of
+    a mesh splits by heads; they are three products."""
 
     def __init__(self, config: TransformerConfig, compute: Compute, rngs: nnx.Rngs):
         d, h = config.width, config.heads
@@ -168,40 +169,40 @@ class Attention(nnx.Module):
         self.out = nnx.LinearGeneral((h, d // h), d, axis=(-2, -1), kernel_init=init, dtype=compute.dtype, rngs=rngs)
         self.attention, self.mesh, self.flat = compute.attention, compute.mesh, compute.flat
 
-    def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
-        q, k, v = (self._project(x_BTD, part) for part in range(3))
+    def __call__(self, x_BLD: jax.Array, *, causal: bool) -> jax.Array:
+        q, k, v = (self._project(x_BLD, part) for part in range(3))
         if self.attention == "cudnn":
-            y_BTHK = padded_attention(q, k, v, causal=causal, implementation="cudnn")
-        elif self.mesh and not causal and x_BTD.shape[1] >= splash.LONG:
-            y_BTHK = splash.splash_attention(q, k, v, self.mesh)
+            y_BLHF = padded_attention(q, k, v, causal=causal, implementation="cudnn")
+        elif self.attention == "splash" and self.mesh and not causal and x_BLD.shape[1] >= splash.LONG:
+            y_BLHF = splash.splash_attention(q, k, v, self.mesh)
         else:
             implementation: Implementation = "xla" if self.attention == "xla" else None
-            y_BTHK = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
-            y_BTHK = checkpoint_name(y_BTHK, splash.RESIDUALS)
+            y_BLHF = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
+            y_BLHF = checkpoint_name(y_BLHF, splash.RESIDUALS)
         if not self.flat:
-            return self.out(y_BTHK)
+            return self.out(y_BLHF)
         assert self.out.bias is not None  # use_bias is on by default
-        kernel_DD, bias_D = self.out.kernel[...].reshape(-1, x_BTD.shape[-1]), self.out.bias[...]
-        return flatten_leading(affine(kernel_DD, bias_D), y_BTHK.reshape(x_BTD.shape))
+        kernel_DD, bias_D = self.out.kernel[...].reshape(-1, x_BLD.shape[-1]), self.out.bias[...]
+        return flatten_leading(affine(kernel_DD, bias_D), y_BLHF.reshape(x_BLD.shape))
 
-    def _project(self, x_BTD: jax.Array, part: int) -> jax.Array:
-        """The queries (0), keys (1) or values (2) of ``x_BTD``, [B, T, H, K]."""
+    def _project(self, x_BLD: jax.Array, part: int) -> jax.Array:
+        """The queries (0), keys (1) or values (2) of ``x_BLD``, [B, L, H, F]."""
         assert self.qkv.bias is not None
-        kernel_DHK, bias_HK = self.qkv.kernel[...][:, part], self.qkv.bias[...][part]
+        kernel_DHF, bias_HF = self.qkv.kernel[...][:, part], self.qkv.bias[...][part]
         if not self.flat:
-            dtype = x_BTD.dtype
-            return jnp.einsum("btd,dhk->bthk", x_BTD, kernel_DHK.astype(dtype)) + bias_HK.astype(dtype)
-        kernel_DD = kernel_DHK.reshape(x_BTD.shape[-1], -1)
-        y_BTD = flatten_leading(affine(kernel_DD, bias_HK.reshape(-1)), x_BTD)
-        return y_BTD.reshape(*x_BTD.shape[:-1], *bias_HK.shape)
+            dtype = x_BLD.dtype
+            return jnp.einsum("bld,dhf->blhf", x_BLD, kernel_DHF.astype(dtype)) + bias_HF.astype(dtype)
+        kernel_DD = kernel_DHF.reshape(x_BLD.shape[-1], -1)
+        y_BLD = flatten_leading(affine(kernel_DD, bias_HF.reshape(-1)), x_BLD)
+        return y_BLD.reshape(*x_BLD.shape[:-1], *bias_HF.shape)
 
-    def probe(self, probe_BPD: jax.Array, x_BTD: jax.Array) -> jax.Array:
-        """Attention of ``probe_BPD`` over ``x_BTD`` (SigLIP's pooling), with the same fused kernel."""
+    def probe(self, probe_BQD: jax.Array, x_BLD: jax.Array) -> jax.Array:
+        """Attention of ``probe_BQD`` over ``x_BLD`` (SigLIP's pooling), with the same parameters."""
         assert self.qkv.bias is not None  # use_bias is on by default
         kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
-        dtype = x_BTD.dtype
-        q = jnp.einsum("bpd,dhk->bphk", probe_BPD.astype(dtype), kernel[:, 0].astype(dtype)) + bias[0].astype(dtype)
-        kv = jnp.einsum("btd,dchk->cbthk", x_BTD, kernel[:, 1:].astype(dtype)) + bias[1:, None, None].astype(dtype)
+        dtype = x_BLD.dtype
+        q = jnp.einsum("bqd,dhf->bqhf", probe_BQD.astype(dtype), kernel[:, 0].astype(dtype)) + bias[0].astype(dtype)
+        kv = jnp.einsum("bld,dchf->cblhf", x_BLD, kernel[:, 1:].astype(dtype)) + bias[1:, None, None].astype(dtype)
         return self.out(jax.nn.dot_product_attention(q, kv[0], kv[1], implementation="xla"))
 
 
@@ -228,10 +229,10 @@ class Block(nnx.Module):
         self.mlp = Mlp(config, compute, rngs)
         self.flat = compute.flat
 
-    def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
-        x_BTD = x_BTD + self.attn(self.norm1(x_BTD), causal=causal)
-        y_BTD = self.norm2(x_BTD)
-        return x_BTD + (flatten_leading(self.mlp, y_BTD) if self.flat else self.mlp(y_BTD))
+    def __call__(self, x_BLD: jax.Array, *, causal: bool) -> jax.Array:
+        x_BLD = x_BLD + self.attn(self.norm1(x_BLD), causal=causal)
+        y_BLD = self.norm2(x_BLD)
+        return x_BLD + (flatten_leading(self.mlp, y_BLD) if self.flat else self.mlp(y_BLD))
 
 
 class Transformer(nnx.Module):
@@ -243,7 +244,7 @@ class Transformer(nnx.Module):
         self.blocks = stack(rngs)
         self.compute, self.depth, self.frozen = compute, config.depth, frozen
 
-    def __call__(self, x_BTD: jax.Array, *, causal: bool) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, *, causal: bool) -> jax.Array:
         graphdef, stacked = nnx.split(self.blocks)
 
         # Cast the stacked parameters once: casting inside the scan would save a second copy as residuals. Gradients are
@@ -253,10 +254,10 @@ class Transformer(nnx.Module):
 
         stacked = jax.tree.map_with_path(cast, stacked)
 
-        def body(x_BTD: jax.Array, block: nnx.State) -> tuple[jax.Array, None]:
+        def body(x_BLD: jax.Array, block: nnx.State) -> tuple[jax.Array, None]:
             if self.compute.rows:
-                x_BTD = jax.lax.with_sharding_constraint(x_BTD, self.compute.rows)
-            return nnx.merge(graphdef, block)(x_BTD, causal=causal), None
+                x_BLD = jax.lax.with_sharding_constraint(x_BLD, self.compute.rows)
+            return nnx.merge(graphdef, block)(x_BLD, causal=causal), None
 
         if policy := REMAT_POLICIES[self.compute.remat]:
             # Inside a scan, XLA cannot merge the recomputation with the original (CSE).
@@ -265,6 +266,6 @@ class Transformer(nnx.Module):
             lowest, stacked = (
                 jax.tree.map(lambda x, n=n: x[n], stacked) for n in (slice(self.frozen), slice(self.frozen, None))
             )
-            x_BTD, lowest = jax.lax.stop_gradient((x_BTD, lowest))
-            x_BTD = jax.lax.scan(body, x_BTD, lowest, unroll=self.compute.unroll)[0]
-        return jax.lax.scan(body, x_BTD, stacked, unroll=self.compute.unroll)[0] if self.frozen < self.depth else x_BTD
+            x_BLD, lowest = jax.lax.stop_gradient((x_BLD, lowest))
+            x_BLD = jax.lax.scan(body, x_BLD, lowest, unroll=self.compute.unroll)[0]
+        return jax.lax.scan(body, x_BLD, stacked, unroll=self.compute.unroll)[0] if self.frozen < self.depth else x_BLD

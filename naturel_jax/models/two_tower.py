@@ -2,8 +2,8 @@
 
 CLIP: Radford et al., arXiv 2103.00020. SigLIP: Zhai et al., arXiv 2303.15343. SigLIP 2: arXiv 2502.14786.
 
-Shape letters: I images, H, W pixels, C channels, T patches of the grid, P patches that are kept, U captions, L tokens,
-D width of a tower or of the embeddings, N rows or indices.
+Shape letters: I images, H, W pixels, C channels, P patches that are kept, U captions, L length (tokens, or
+patches and the class token), D width of a tower or of the embeddings, N rows or indices.
 """
 
 import dataclasses
@@ -91,7 +91,7 @@ class TwoTowerConfig:
     """Both towers, and the scale and bias of the logits.
 
     ``init_scale`` is the scale t itself (CLIP 1/0.07, SigLIP 10), ``init_bias`` the bias b or None for a model without
-    one. ``max_scale`` clamps t during training (CLIP: 100; None: no clamp).
+    one. ``max_scale`` keeps t within [1, max_scale] during training (CLIP: 100; None: no limits).
     """
 
     image: ImageConfig
@@ -139,9 +139,9 @@ class MapHead(nnx.Module):
         self.norm = layer_norm(config.width, config.eps, compute, rngs)
         self.mlp = Mlp(config, compute, rngs)
 
-    def __call__(self, x_ITD: jax.Array) -> jax.Array:
-        probe_I1D = jnp.broadcast_to(self.probe[...], (x_ITD.shape[0], *self.probe.shape))
-        x_ID = self.attn.probe(probe_I1D, x_ITD)[:, 0]
+    def __call__(self, x_ILD: jax.Array) -> jax.Array:
+        probe_I1D = jnp.broadcast_to(self.probe[...], (x_ILD.shape[0], *self.probe.shape))
+        x_ID = self.attn.probe(probe_I1D, x_ILD)[:, 0]
         return x_ID + self.mlp(self.norm(x_ID))
 
 
@@ -174,25 +174,25 @@ class ImageTower(nnx.Module):
         if images_IHWC.shape[1:] != (c.size, c.size, 3):
             raise ValueError(f"images {images_IHWC.shape}: this tower takes [I, {c.size}, {c.size}, 3]")
         patches = images_IHWC[:, : g * p, : g * p].reshape(i, g, p, g, p, 3).swapaxes(2, 3).reshape(i, g * g, p * p * 3)
-        x_ITD = self.patch(patches.astype(self.dtype))
+        x_ILD = self.patch(patches.astype(self.dtype))
         if c.pool == "cls":
-            cls = jnp.broadcast_to(self.class_token[...].astype(self.dtype), (i, 1, x_ITD.shape[-1]))
-            x_ITD = jnp.concatenate([cls, x_ITD], axis=1)
-        x_ITD = x_ITD + self.position[...].astype(self.dtype)
+            cls = jnp.broadcast_to(self.class_token[...].astype(self.dtype), (i, 1, x_ILD.shape[-1]))
+            x_ILD = jnp.concatenate([cls, x_ILD], axis=1)
+        x_ILD = x_ILD + self.position[...].astype(self.dtype)
         if patches_IP is not None:
-            x_ITD = _take(x_ITD, jnp.pad(patches_IP + 1, ((0, 0), (1, 0))) if c.pool == "cls" else patches_IP)
+            x_ILD = _take(x_ILD, jnp.pad(patches_IP + 1, ((0, 0), (1, 0))) if c.pool == "cls" else patches_IP)
         if c.pre_norm:
-            x_ITD = self.pre_norm(x_ITD)
-        x_ITD = self.transformer(x_ITD, causal=False)
-        x_ID = self.head(self.post_norm(x_ITD)) if c.pool == "map" else self.post_norm(x_ITD[:, 0])
+            x_ILD = self.pre_norm(x_ILD)
+        x_ILD = self.transformer(x_ILD, causal=False)
+        x_ID = self.head(self.post_norm(x_ILD)) if c.pool == "map" else self.post_norm(x_ILD[:, 0])
         return self.projection(x_ID) if c.projection else x_ID
 
 
-def _take(x_ITD: jax.Array, index_IN: jax.Array) -> jax.Array:
-    """The positions ``index_IN`` of each sequence, distinct and ascending, so the gradient needs no additions, and
-    devices that share the batch exchange nothing."""
+def _take(x_ILD: jax.Array, index_IN: jax.Array) -> jax.Array:
+    """The positions ``index_IN`` of each sequence, distinct and ascending, so the gradient is a scatter without
+    collisions, and devices that share the batch exchange nothing."""
     options = {"mode": "promise_in_bounds", "unique_indices": True, "indices_are_sorted": True}
-    return jax.vmap(lambda x_TD, index_N: x_TD.at[index_N].get(**options))(x_ITD, index_IN)
+    return jax.vmap(lambda x_LD, index_N: x_LD.at[index_N].get(**options))(x_ILD, index_IN)
 
 
 class TextTower(nnx.Module):
@@ -287,17 +287,3 @@ def normalize(images_IHWC: jax.Array, mean: tuple[float, ...], std: tuple[float,
 def of_pixels(encode: Encode, mean: tuple[float, ...], std: tuple[float, ...]) -> Encode:
     """Turns a function of normalized images, such as ``Model.encode_image``, into one of uint8 images [I, H, W, 3]."""
     return lambda params, images_IHWC: encode(params, normalize(images_IHWC, mean, std))
-
-
-def resize_positions(config: TwoTowerConfig, params: Params, size: int) -> tuple[TwoTowerConfig, Params]:
-    """The model for images of ``size`` pixels: the grid of position embeddings resampled, the rest unchanged.
-
-    Antialiased bicubic with a class token (OpenCLIP's ``resize_pos_embed``), antialiased bilinear without (SigLIP 2's).
-    """
-    image = dataclasses.replace(config.image, size=size)
-    position_TD, extra = params["image"]["position"], int(image.pool == "cls")
-    old, new, width = config.image.grid, image.grid, position_TD.shape[1]
-    method = "cubic" if extra else "linear"
-    grid = jax.image.resize(position_TD[extra:].reshape(old, old, width), (new, new, width), method, antialias=True)
-    position_TD = jnp.concatenate([position_TD[:extra], grid.reshape(new * new, width)])
-    return dataclasses.replace(config, image=image), {**params, "image": {**params["image"], "position": position_TD}}

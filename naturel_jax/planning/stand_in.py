@@ -1,5 +1,8 @@
 """Training data without files, for plans on a machine that has none: as many captions as any recipe takes, all of them
-different, so that a batch is as large as it can be."""
+different, so that a batch is as large as it can be.
+
+Shape letters: N images, G caption groups, C captions of one polarity; a trailing 1 means one extra entry.
+"""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,5 +1,8 @@
 """Scores of several runs of one setting: means over seeds, and differences from another setting, with intervals that
-count seeds and images. Reads the results that runs leave in their folders, never a model."""
+count seeds and images. Reads the results that runs leave in their folders, never a model.
+
+Shape letters: S seeds, R resamples.
+"""
 
 import csv
 import io

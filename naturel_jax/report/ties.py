@@ -1,4 +1,7 @@
-"""The best models of a column: the one with the highest score, and those that the items cannot tell apart from it."""
+"""The best models of a column: the one with the highest score, and those that the items cannot tell apart from it.
+
+Shape letters: N items.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,7 @@
-"""Calibrates the logit bias of a CLIP checkpoint that switches to the sigmoid loss, on the first batch."""
+"""Calibrates the logit bias of a CLIP checkpoint that switches to the sigmoid loss, on the first batch.
+
+Shape letters: I images, U distinct captions, D embedding.
+"""
 
 from collections.abc import Callable
 

@@ -1,4 +1,7 @@
-"""Draws the first batch of a run, as the step receives it, in one image: the first thing to look at."""
+"""Draws the first batch of a run, as the step receives it, in one image: the first thing to look at.
+
+Shape letters: I images, U distinct captions, K captions sampled per image.
+"""
 
 import dataclasses
 import io

@@ -3,6 +3,8 @@ captions, for a frozen text tower (``config.data.cache_captions``): every step w
 
 Each process embeds the rows of its devices, and each host keeps all embeddings. A block gets its name once it is
 complete, so after an interruption, only missing blocks are computed.
+
+Shape letters: N images, B images of a call, T texts, R rows of the folder, L tokens, D embedding.
 """
 
 import concurrent.futures

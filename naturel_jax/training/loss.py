@@ -1,4 +1,7 @@
-"""Loss and gradient of a batch, optionally in the memory of a single chunk."""
+"""Loss and gradient of a batch, optionally chunk by chunk, to save memory.
+
+Shape letters: I images, U distinct captions, P patches that are kept, D embedding, N images or captions.
+"""
 
 import functools
 from collections.abc import Callable
@@ -22,7 +25,8 @@ Values = dict[str, jax.Array]  # term -> value
 
 
 class Loss:
-    """Loss of a batch, and its gradient."""
+    """Loss of a batch, with the terms of ``config.objective.terms``, and its gradient, which is 0 for frozen
+    parameters."""
 
     def __init__(
         self,
@@ -33,8 +37,8 @@ class Loss:
         mesh: Mesh,
         exchange: str = "",
     ):
-        """``mean_std``: the processor's, per channel. Only the paths and shapes of ``params`` are used. ``exchange``:
-        what ``config.objective.exchange`` has become, if that is "auto"; ValueError if it is missing then."""
+        """``mean_std``: the processor's, per channel. Only the paths and shapes of ``params`` are used. ``exchange``
+        replaces ``config.objective.exchange``, and is required if that is "auto" (else ValueError)."""
         objective = options.objective
         self.model, self.chunks, self._mean_std = model, objective.chunks, mean_std
         self._terms = objective.terms
@@ -71,7 +75,7 @@ class Loss:
 
     def whole(self, params: Params, base: Params | None) -> Params:
         """The model's parameters: ``params``, or adapters merged with their ``base``. ``stop_gradient`` on frozen ones
-        lets XLA drop their part of the backward pass; the lowest frozen blocks have none in any case."""
+        lets XLA drop their part of the backward pass; the lowest frozen blocks have none anyway."""
 
         def stopped(p: jax.Array, factor: float | np.ndarray) -> jax.Array:
             if np.any(factor) and not np.all(factor):  # some blocks
@@ -108,9 +112,9 @@ class Loss:
 
     def from_embeddings(self, params: Params, zimg_ID: jax.Array, zcap_UD: jax.Array, batch: Batch) -> jax.Array:
         """The objective without terms of the given embeddings, a float32 scalar; only scale and bias are read from
-        ``params``."""
+        ``params``, and have gradients even if they are frozen."""
         labels = {"images": batch.image_labels, "captions": batch.caption_labels}
-        scale, bias = self._scale_and_bias(params)
+        scale, bias = _scale_and_bias(params)
         return self._objective(zimg_ID, zcap_UD, scale=scale, bias=bias, **labels)
 
     def with_terms(
@@ -125,13 +129,10 @@ class Loss:
         loss, labels = self.from_embeddings(params, zimg_ID, zcap_UD, batch), (batch.image_labels, batch.caption_labels)
         if not self._terms:
             return loss, {}
-        scale, bias = self._scale_and_bias(params)
+        scale, bias = _scale_and_bias(params)
         embedded = Embedded(zimg_ID, zcap_UD, scale, bias, *labels, self.layout, base)
         values = {name: term(embedded) for name, term in self._terms.items()}
         return loss + sum(term.weight * values[name] for name, term in self._terms.items()), values
-
-    def _scale_and_bias(self, params: Params) -> tuple[jax.Array, jax.Array]:
-        return jnp.exp(params["logit_scale"]), params.get("logit_bias", jnp.float32(0))
 
     def step_flops(self, batch: Batch) -> flops.Step:
         """FLOPs of a training step on ``batch``, arrays or ``jax.ShapeDtypeStruct``."""
@@ -140,6 +141,10 @@ class Loss:
         patches = batch.patches_to_embed
         step = flops.step(self.model.config, *rows, patches=patches, frozen=frozen, trained=self._trained)
         return step._replace(base=step.forward) if self.needs_base else step
+
+
+def _scale_and_bias(params: Params) -> tuple[jax.Array, jax.Array]:
+    return jnp.exp(params["logit_scale"]), params.get("logit_bias", jnp.float32(0))
 
 
 def value_and_grad_in_chunks(
@@ -169,7 +174,8 @@ def value_and_grad_in_chunks(
 
 
 def _split(rows: Any, chunks: int) -> Any:
-    """[N, ...] -> [chunks, N / chunks, ...]. Each chunk takes a part of every device's block, so no row moves."""
+    """[N, ...] -> [chunks, N / chunks, ...]; the planner pads N to a multiple of devices times chunks. Each chunk takes
+    a part of every device's block, so no row moves."""
     return jax.tree.map(lambda x: x.reshape(-1, chunks, *x.shape[1:]).swapaxes(0, 1), rows)
 
 

@@ -14,14 +14,15 @@ from naturel_jax.devices.sharding import path_string
 from naturel_jax.models.two_tower import ABOVE_BLOCKS, Params, TwoTowerConfig
 from tfds_naturel.common.errors import UserError
 
-# Norms, biases, class token, logit scale and bias are not decayed, as in every published recipe.
+# Paths of the decayed end in these. Norms, biases, class token, logit scale and bias are not, as in every published
+# recipe.
 DECAYED = r".*(kernel|embed|position|probe|lora_[ab])"
 
 _BLOCKS = re.compile(r"(.*/transformer/blocks)/(.*)")  # parameters of all blocks of a tower, stacked
 
 LearningRate = Callable[[Any], jax.Array]  # step, counted from 0 -> rate
 
-# config.optim.schedule -> fraction of the peak rate, given the fraction of the steps after the warmup that are done.
+# config.optim.schedule -> fraction of the peak rate as a function of progress after the warmup, 0 to 1.
 SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "cosine": lambda fraction: 0.5 * (1 + jnp.cos(jnp.pi * fraction)),
     "linear": lambda fraction: 1 - fraction,
@@ -33,8 +34,8 @@ OPTIMIZERS: dict[str, Callable[[config.Optim], optax.GradientTransformation]] = 
     "adamw": lambda options: optax.scale_by_adam(options.b1, options.b2, options.eps),
     "lion": lambda options: optax.scale_by_lion(options.b1, options.b2),
     "sgd": lambda options: optax.trace(options.b1) if options.b1 else optax.identity(),
-    # arXiv 1804.04235, without parameter-scaled updates: the schedule sets the rate. As elsewhere, each block of a
-    # tower is clipped by itself; query, key and value are one parameter here, clipped together.
+    # arXiv 1804.04235, without parameter-scaled updates: the schedule sets the rate. As where blocks
+    # are separate parameters, the RMS of the update is limited for each block; query, key and value are one here.
     "adafactor": lambda options: optax.chain(optax.scale_by_factored_rms(), optax.stateless(_clip_rms)),
 }
 
@@ -76,8 +77,8 @@ def multipliers(options: config.Optim, params: Any) -> Any:
     """The learning-rate multiplier of every parameter: the factor of the first pattern that matches its path, else 1.
 
     In a tower's blocks, a pattern may also match the path of one of them, ``image/transformer/blocks/3/mlp/up/kernel``.
-    If blocks then differ, the multiplier is an array, float64 [depth]. Raises UserError for a pattern that matches no
-    parameter.
+    The first pattern of the list that matches either counts. If blocks then differ, the multiplier is an array, float64
+    [depth]. Raises UserError for a pattern that matches no parameter.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = [path_string(path) for path, _ in leaves]

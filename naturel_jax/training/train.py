@@ -1,4 +1,7 @@
-"""The train state, the jitted step, and the loop."""
+"""The train state, the jitted step, and the loop.
+
+Shape letters: U distinct captions.
+"""
 
 import contextlib
 import functools

@@ -9,7 +9,8 @@ import jax
 from naturel_jax import storage, weights
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
-from naturel_jax.models.two_tower import Params, TwoTowerConfig, resize_positions
+from naturel_jax.models.positions import resize_positions
+from naturel_jax.models.two_tower import Params, TwoTowerConfig
 from naturel_jax.storage import object_folders
 from naturel_jax.weights import export, model_card, peft, processor_files, push, verify
 from naturel_jax.weights.tables import flatten

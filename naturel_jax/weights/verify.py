@@ -1,5 +1,8 @@
 """Compares our outputs for a checkpoint with those of its own library, tokenizer and image processor, on many kinds of
-images and captions."""
+images and captions.
+
+Shape letters: I images, H, W pixels, C channels, U captions, L tokens, N names, X values of each, D embedding.
+"""
 
 import functools
 import io

@@ -15,7 +15,7 @@ from etils import epath
 from naturel_jax.checkpoints import checkpoint, finished
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.cli.sweeps import plan, runs, search
-from naturel_jax.cli.sweeps.plan import Source
+from naturel_jax.cli.sweeps.plan import Grid
 from tests.helpers import tiny_config
 from tests.helpers.processes import wait_until
 from tests.helpers.worlds import ROOT, data_dir
@@ -84,16 +84,16 @@ def test_mistakes_are_refused_before_anything_runs(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def source(grid: dict[str, plan.Values], seeds: tuple[int, ...] = (0,)) -> Source:
+def grid_of(values: dict[str, plan.Values], seeds: tuple[int, ...] = (0,)) -> Grid:
     raw = tiny_config.get_config()
     raw.wandb = "project"
-    return Source(raw, ["--config=tiny.py"], grid, seeds, "rates")
+    return Grid(raw, ["--config=tiny.py"], values, seeds, "rates")
 
 
 def test_points_of_the_grid_with_each_seed():
     """Folders, rows, what W&B groups, and the command that trains a run again."""
     grid: dict[str, plan.Values] = {"config.optim.lr": ("1e-4", "3e-4"), "config.data.crop_scale": ("(0.8, 1.0)",)}
-    one = source(grid, (3, 7))
+    one = grid_of(grid, (3, 7))
     planned = [run for setting in plan.settings(one) for run in one.runs(setting)]
     assert [run.key for run in planned[:2]] == [
         "lr=1e-4_crop_scale=_0.8_1.0__seed=3",
@@ -150,7 +150,7 @@ def trained(monkeypatch) -> list[str]:
 def test_search_continues_as_if_it_had_not_been_interrupted(method, tmp_path, trained):
     """And another process than the first may continue it, with more trials."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    made = search.Search(source(RATES), method, 14, "naturel/complex", False)
+    made = search.Search(grid_of(RATES), method, 14, "naturel/complex", False)
     search.train(made, whole, runs.Share())
     for trials in (3, 13, 14):
         search.train(made._replace(trials=trials), parts, runs.Share())
@@ -163,11 +163,9 @@ def test_search_continues_as_if_it_had_not_been_interrupted(method, tmp_path, tr
 
 
 def test_runs_below_the_median_are_pruned_and_marked(tmp_path, trained):
-    made = search.Search(source(RATES, (0, 1)), "random", 20, "naturel/complex", True)
+    made = search.Search(grid_of(RATES, (0, 1)), "random", 20, "naturel/complex", True)
     search.train(made, tmp_path, runs.Share())
-    states = {
-        run.key: runs.state(run, tmp_path) for s in search.settings(made, tmp_path) for run in made.source.runs(s)
-    }
+    states = {run.key: runs.state(run, tmp_path) for s in search.settings(made, tmp_path) for run in made.grid.runs(s)}
     pruned = [key for key, state in states.items() if state == "pruned at step 10"]
     assert pruned and all(key.endswith("seed=0") for key in pruned)
     assert {states[key.replace("seed=0", "seed=1")] for key in pruned} == {"not finished"}, (
@@ -179,7 +177,7 @@ def test_runs_below_the_median_are_pruned_and_marked(tmp_path, trained):
 
 
 def test_another_search_in_the_folder_is_refused(tmp_path):
-    search.check_same(made := search.Search(source(RATES), "random", 2, "naturel/complex", False), tmp_path)
+    search.check_same(made := search.Search(grid_of(RATES), "random", 2, "naturel/complex", False), tmp_path)
     search.check_same(made._replace(trials=5), tmp_path)
     with pytest.raises(
         UserError, match=r"search\.json: score was naturel/complex, is naturel/simple; use another --out"
@@ -188,7 +186,7 @@ def test_another_search_in_the_folder_is_refused(tmp_path):
 
 
 def test_failed_run_does_not_end_the_sweep(tmp_path, monkeypatch):
-    one = source({"config.optim.lr": ("1e-4", "1e-3")})
+    one = grid_of({"config.optim.lr": ("1e-4", "1e-3")})
     planned = [run for setting in plan.settings(one) for run in one.runs(setting)]
 
     def train(config, folder, watch):
@@ -245,7 +243,7 @@ def test_killed_sweep_has_the_table_of_an_uninterrupted_one(tmp_path):
 def test_pruned_run_stops_cleanly(tmp_path, quick_compilation):
     raw = tiny_config.get_config()
     raw.data.dir = os.fspath(data_dir())
-    (planned,) = Source(raw, (), {}, (0,), "one").runs({})
+    (planned,) = Grid(raw, (), {}, (0,), "one").runs({})
 
     def watch(step, scores):
         if step == 10:

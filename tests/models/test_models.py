@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from naturel_jax.models.families import family_of
+from naturel_jax.models.positions import resize_positions
 from naturel_jax.models.presets import PRESETS, preset
 from naturel_jax.models.transformer import REMAT_POLICIES, Compute
-from naturel_jax.models.two_tower import Model, TwoTowerConfig, config_from_dict, resize_positions
+from naturel_jax.models.two_tower import Model, TwoTowerConfig, config_from_dict
 from naturel_jax.weights import hf, openclip, tables
 from tests.helpers.losses import QUICK
 from tests.helpers.model_files import hf_model, inputs, openclip_model, random_params, reduced, torch_inputs

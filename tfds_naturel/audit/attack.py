@@ -2,6 +2,8 @@
 
 At 0.5 the words tell nothing. Below 0.5 the training pairs mislead: what is false of one image is true of another.
 Swapping the captions of a pair flips the sign of every model's margin, so their order cannot matter.
+
+Shape letters: P pairs, F features.
 """
 
 import dataclasses

@@ -1,4 +1,7 @@
-"""The audit's section on text-only attacks."""
+"""The audit's section on text-only attacks.
+
+Shape letters: P pairs.
+"""
 
 import dataclasses
 import itertools

@@ -1,6 +1,8 @@
 """Mined negative images: for an image and a triplet it shows, images with similar looks or annotations without it.
 
 They replace the sentinel (the blank image) as NegCLIP's hard negative images.
+
+Shape letters: N images, D embedding.
 """
 
 import functools

@@ -1,4 +1,7 @@
-"""A compact index of which image shows which triplets, used to assign splits and mine negatives."""
+"""A compact index of which image shows which triplets, used to assign splits and mine negatives.
+
+Shape letters: N images; a trailing 1 means one extra entry.
+"""
 
 import dataclasses
 from collections.abc import Container, Iterable, Sequence

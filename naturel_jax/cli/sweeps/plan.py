@@ -55,13 +55,13 @@ class Planned:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Grid:
     """A config and what is asked of it. ``flags``: --config and its overrides; ``name``: the sweep's, for Weights &
     Biases."""
 
     raw: ConfigDict
     flags: Sequence[str]
-    grid: Mapping[str, Values]
+    values: Mapping[str, Values]
     seeds: tuple[int, ...]
     name: str
 
@@ -74,7 +74,7 @@ class Source:
             rows = config.runs if isinstance(config, Suite) else {"": config}
             names = row_names(rows)
             for row, one in rows.items():
-                label = ", ".join(f"{_short(field, self.grid)}={value}" for field, value in setting.items())
+                label = ", ".join(f"{_short(field, self.values)}={value}" for field, value in setting.items())
                 group = " ".join(filter(None, (names[row] if row or not label else "", label)))
                 key = re.sub(r"[^\w.=+-]+", "_", "_".join(filter(None, (row, label, f"seed={seed}"))))
                 named = one.wandb_group or f"{self.name}: {group}"
@@ -88,7 +88,7 @@ class Source:
         return shlex.join(["naturel-train", *self.flags, *changes, "--workdir", "runs/again"])
 
 
-def make_source(flags: Sequence[str], grid: Sequence[str], seeds: str, name: str) -> Source:
+def make_grid(flags: Sequence[str], grid: Sequence[str], seeds: str, name: str) -> Grid:
     """What the flags ask for; of grid and seeds, those that are empty come from the config file's ``sweep()``. Raises
     UserError."""
     raw = config_flags.parse(["naturel-sweep", *flags])
@@ -99,7 +99,7 @@ def make_source(flags: Sequence[str], grid: Sequence[str], seeds: str, name: str
         if re.fullmatch(r"config\.(runs\.[^.]+\.)?seed", field):
             raise UserError(f"--grid {field}: seeds are not settings; write --seeds")
     own = f"{raw.get('seed', 0)},"  # a suite has no seed of its own
-    return Source(raw, flags, fields, _parse_seeds(seeds or asked["seeds"] or own), name)
+    return Grid(raw, flags, fields, _parse_seeds(seeds or asked["seeds"] or own), name)
 
 
 def _asked(config_path: str) -> dict[str, Any]:
@@ -164,9 +164,9 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
     return seeds
 
 
-def load(source: Source, setting: Setting) -> Config | Suite:
+def load(grid: Grid, setting: Setting) -> Config | Suite:
     """The config with the values of a setting. Raises UserError for a value that is not allowed."""
-    changed = copy.deepcopy(source.raw)
+    changed = copy.deepcopy(grid.raw)
     for field, text in setting.items():
         *path, last = field.split(".")[1:]
         inner = changed
@@ -183,19 +183,19 @@ def load(source: Source, setting: Setting) -> Config | Suite:
     return config_lib.load(changed)
 
 
-def _short(field: str, grid: Mapping[str, Values]) -> str:
+def _short(field: str, values: Mapping[str, Values]) -> str:
     """The last name of a field, or as many of the last ones as tell it from the grid's others."""
     names = field.split(".")
     endings = (".".join(names[-n:]) for n in range(1, len(names)))
-    return next((end for end in endings if sum(f".{f}".endswith(f".{end}") for f in grid) == 1), field)
+    return next((end for end in endings if sum(f".{f}".endswith(f".{end}") for f in values) == 1), field)
 
 
-def settings(source: Source) -> Iterator[Setting]:
+def settings(grid: Grid) -> Iterator[Setting]:
     """The points of the grid. Raises UserError for a range, which has no points."""
-    for field, values in source.grid.items():
+    for field, values in grid.values.items():
         if isinstance(values, Range):
             raise UserError(f"--grid {field} is a range, which only a search draws from; add --search, or list values")
-    listed = {field: values for field, values in source.grid.items() if not isinstance(values, Range)}
+    listed = {field: values for field, values in grid.values.items() if not isinstance(values, Range)}
     for point in itertools.product(*listed.values()):
         yield dict(zip(listed, point, strict=True))
 

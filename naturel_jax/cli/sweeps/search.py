@@ -18,7 +18,7 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.checkpoints import finished, recorded
 from naturel_jax.cli.sweeps import runs as runs_lib
-from naturel_jax.cli.sweeps.plan import Planned, Range, Setting, Source
+from naturel_jax.cli.sweeps.plan import Grid, Planned, Range, Setting
 from naturel_jax.cli.sweeps.runs import Pruned
 from naturel_jax.training.run import Watch
 from tfds_naturel.common.errors import UserError
@@ -30,19 +30,19 @@ _DIGITS = 3  # significant ones of a number that is drawn
 class Search(NamedTuple):
     """``method``: a key of ``SAMPLERS``; ``score``: the metric to maximize, the mean over a setting's seeds."""
 
-    source: Source
+    grid: Grid
     method: str
     trials: int
     score: str
     prune: bool
 
 
-def corners(source: Source) -> Iterator[Setting]:
+def corners(grid: Grid) -> Iterator[Setting]:
     """Settings that together have every listed value and both ends of every range: what is allowed of them is allowed
     of every trial."""
     ends = {
         field: tuple(map(_text, values[:2], [values] * 2)) if isinstance(values, Range) else values
-        for field, values in source.grid.items()
+        for field, values in grid.values.items()
     }
     for row in itertools.zip_longest(*ends.values()):
         yield {field: ends[field][0] if value is None else value for field, value in zip(ends, row, strict=True)}
@@ -52,7 +52,7 @@ def check_same(search: Search, out: Path) -> None:
     """Records what is searched in ``out``. Raises UserError if it holds another search, or if Optuna is missing."""
     _optuna()
     path = epath.Path(out / "search.json")
-    wanted = {"grid": dict(search.source.grid), "seeds": list(search.source.seeds)}
+    wanted = {"grid": dict(search.grid.values), "seeds": list(search.grid.seeds)}
     wanted |= {"search": search.method, "score": search.score}
     text = json.dumps(wanted, indent=1)
     storage.create(path, text)
@@ -68,7 +68,7 @@ def train(search: Search, out: Path, share: runs_lib.Share) -> None:
     """Trains this process's share of the trials. Raises Stopped."""
     (out / "trials").mkdir(parents=True, exist_ok=True)
     for number in range(share.index, search.trials, share.count):
-        for planned in search.source.runs(_suggest(search, out, number)):
+        for planned in search.grid.runs(_suggest(search, out, number)):
             runs_lib.train(planned, out, _pruner(search, out, planned, number))
             if runs_lib.state(planned, out) != runs_lib.FINISHED:
                 break  # the other seeds of a bad setting are not trained
@@ -94,18 +94,18 @@ def _suggest(search: Search, out: Path, number: int) -> Setting:
         optuna = _optuna()
         sampler = getattr(optuna.samplers, SAMPLERS[search.method])(seed=number)
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        space = _space(search.source)
+        space = _space(search.grid)
         for setting in _trials(search, out).values():
             study.add_trials(_finished(search, out, setting, space))
         drawn = study.ask(space).params
-        setting = {field: _text(drawn[field], values) for field, values in search.source.grid.items()}
+        setting = {field: _text(drawn[field], values) for field, values in search.grid.values.items()}
         storage.create(path, json.dumps(setting))
     return storage.read_json(path)
 
 
 def _finished(search: Search, out: Path, setting: Setting, space: Mapping[str, Any]) -> list[Any]:
     """A trial as Optuna takes it: [trial] if all its seeds are finished, or one is pruned; else []."""
-    optuna, planned = _optuna(), search.source.runs(setting)
+    optuna, planned = _optuna(), search.grid.runs(setting)
     states = [runs_lib.state(run, out) for run in planned]
     fields: dict[str, Any] = {"params": {field: _number(setting[field], space[field]) for field in space}}
     pruned = [run for run, state in zip(planned, states, strict=True) if state.startswith("pruned")]
@@ -129,7 +129,7 @@ def _pruner(search: Search, out: Path, planned: Planned, number: int) -> Watch:
             return
         study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner())
         for other, setting in _trials(search, out).items():
-            (same,) = (run for run in search.source.runs(setting) if run.seed == planned.seed)
+            (same,) = (run for run in search.grid.runs(setting) if run.seed == planned.seed)
             if other != number and runs_lib.state(same, out) == runs_lib.FINISHED:
                 history = _history(search, out, same)
                 study.add_trial(optuna.trial.create_trial(value=0.0, intermediate_values=history))
@@ -148,11 +148,11 @@ def _history(search: Search, out: Path, planned: Planned) -> dict[int, float]:
     return {step: scores[search.score] for step, scores in history if search.score in scores}
 
 
-def _space(source: Source) -> dict[str, Any]:
+def _space(grid: Grid) -> dict[str, Any]:
     """Field -> Optuna's distribution of its values."""
     distributions = _optuna().distributions
     space: dict[str, Any] = {}
-    for field, values in source.grid.items():
+    for field, values in grid.values.items():
         if not isinstance(values, Range):
             space[field] = distributions.CategoricalDistribution(values)
         elif values.whole:

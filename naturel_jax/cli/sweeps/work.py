@@ -12,7 +12,7 @@ from naturel_jax import storage
 from naturel_jax.cli import compilation_cache
 from naturel_jax.cli.children import Children
 from naturel_jax.cli.sweeps import plan, runs, search, table
-from naturel_jax.cli.sweeps.plan import Planned, Source
+from naturel_jax.cli.sweeps.plan import Grid, Planned
 from naturel_jax.cli.sweeps.runs import Share
 from naturel_jax.cli.sweeps.search import Search
 from naturel_jax.config import Config
@@ -34,9 +34,9 @@ class Sweep(NamedTuple):
 
 def make(flags: Sequence[str], options: argparse.Namespace, out: Path) -> Sweep:
     """The sweep of the flags. Raises UserError for anything that is wrong with it, or with what is in ``out``."""
-    source = plan.make_source(flags, options.grid, options.seeds, out.resolve().name)
-    settings = search.corners(source) if options.search else plan.settings(source)
-    planned = [run for setting in settings for run in source.runs(setting)]
+    grid = plan.make_grid(flags, options.grid, options.seeds, out.resolve().name)
+    settings = search.corners(grid) if options.search else plan.settings(grid)
+    planned = [run for setting in settings for run in grid.runs(setting)]
     if options.search:
         planned = list({run.key: run for run in planned}.values())  # corners may coincide
     plan.check(planned, out)
@@ -44,15 +44,15 @@ def make(flags: Sequence[str], options: argparse.Namespace, out: Path) -> Sweep:
     storage.check_writable(epath.Path(out), flag="--out")
     if not options.search:
         return Sweep(planned, None, options.score, options.baseline)
-    return Sweep((), _search(source, options, out), options.score, options.baseline)
+    return Sweep((), _search(grid, options, out), options.score, options.baseline)
 
 
-def _search(source: Source, options: argparse.Namespace, out: Path) -> Search:
-    if not source.grid:
+def _search(grid: Grid, options: argparse.Namespace, out: Path) -> Search:
+    if not grid.values:
         raise UserError("--search needs --grid, such as --grid config.optim.lr=1e-5..1e-3:log")
-    if not isinstance(plan.load(source, {}), Config):
+    if not isinstance(plan.load(grid, {}), Config):
         raise UserError("--search needs the config of one run; this one has several")
-    made = Search(source, options.search, options.trials, options.score, options.prune)
+    made = Search(grid, options.search, options.trials, options.score, options.prune)
     search.check_same(made, out)
     return made
 
@@ -87,7 +87,7 @@ def report(sweep: Sweep, out: Path) -> int:
     planned = sweep.runs
     if sweep.search:
         settings = search.settings(sweep.search, out)
-        planned = [run for setting in settings for run in sweep.search.source.runs(setting)]
+        planned = [run for setting in settings for run in sweep.search.grid.runs(setting)]
     print(table.write(out, planned, sweep.score, sweep.baseline), flush=True)
     failures = runs.failures(planned, out)
     print(*failures, f"report: {out / 'report.html'}", sep="\n", flush=True)

@@ -1,4 +1,7 @@
-"""Turns plans into batches on the mesh: Grain reads and augments this process's images ahead of the step."""
+"""Turns plans into batches on the mesh: Grain reads and augments this process's images ahead of the step.
+
+Shape letters: I images, U distinct captions, P patches that are kept, R rows of this process.
+"""
 
 import dataclasses
 import functools

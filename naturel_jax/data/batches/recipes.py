@@ -1,5 +1,9 @@
 """Recipes: which captions are sampled for an image. A recipe is a row of ``RECIPES``, of this package or of
-another (``plugins.py``)."""
+another (``plugins.py``).
+
+Shape letters: B images or groups of a batch, K captions sampled per image, G caption groups, C captions of one
+polarity, T texts.
+"""
 
 import dataclasses
 from collections.abc import Callable

@@ -3,7 +3,8 @@
 Images are cropped on the host (``HostCrops``), or are embeddings of a frozen tower (``EmbeddedImages``). Captions are
 tokens (``Tokens``) or embeddings (``EmbeddedTexts``).
 
-Shape letters: R rows of a batch that this process holds, D embedding.
+Shape letters: I images, B boxes, U distinct captions, S sources, R rows of a batch that this process holds, D
+embedding.
 """
 
 import dataclasses

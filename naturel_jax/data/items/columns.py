@@ -2,6 +2,8 @@
 
 A column is a file of numbers whose suffix is their dtype: ``starts.int32``. Pickled, a column is only its path, so the
 pipeline's reading processes share its pages.
+
+Shape letters: N strings; a trailing 1 means one extra entry.
 """
 
 import itertools

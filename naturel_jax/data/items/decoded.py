@@ -11,6 +11,8 @@ The folder of a source (``decoded_writer.py`` makes it) has blocks of ``BLOCK`` 
     meta.json        what is in it, for people
     00012.uint8      pixels, one image after another
     00012.rows       XXH3 of the rest of this file; a ``ROW`` for each image
+
+Shape letters: N images.
 """
 
 import logging

@@ -2,6 +2,8 @@
 processes of a host.
 
 A block gets its name once it is complete, so after an interruption, only missing blocks are decoded.
+
+Shape letters: N images.
 """
 
 import dataclasses

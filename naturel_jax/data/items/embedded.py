@@ -4,6 +4,8 @@
 A folder (``frozen.py`` makes it) has rows of one shape in blocks of ``BLOCK``: ``00012.embeddings`` is float32
 [rows, ...] after its checksum (``once.write_block``). The row of an image is [2, D]: as it is, and mirrored; that of a
 caption is [D].
+
+Shape letters: D embedding, T texts, R rows of the folder.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""Opens a table of records through its index on disk, leaving out bad records."""
+"""Opens a table of records through its index on disk, leaving out bad records.
+
+Shape letters: N records, S shards.
+"""
 
 import dataclasses
 import functools

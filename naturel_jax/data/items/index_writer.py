@@ -10,6 +10,8 @@ their sizes and modification times, and the fields. Shards read before an interr
     problems.jsonl             records that cannot be used; bad.jsonl, if check.py has read the images, has theirs too
     checksum.*                 XXH3 of the image if it is in images.bin, else 0
     parts/<shard>/             records.2.arrow, and images.bin if the table's rows hold encoded images
+
+Shape letters: C captions of one polarity after another, K facts of captions.
 """
 
 import concurrent.futures

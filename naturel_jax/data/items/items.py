@@ -3,8 +3,8 @@
 They are in memory (a dozen bytes per caption) or mapped from disk, so every process can plan the whole global batch:
 which captions match which images, and which are equal. Pixels are read only by the process that needs them.
 
-Shape letters: N images, G caption groups, C captions of one polarity, B images or groups of a batch. A trailing 1 means
-one extra entry: offsets.
+Shape letters: N images, G caption groups, C captions of one polarity, T texts, P pairs, B images or groups of a
+batch. A trailing 1 means one extra entry: offsets.
 """
 
 import dataclasses

@@ -3,6 +3,8 @@ dataset, written here.
 
 TFDS decodes whole records, images included, so reading the captions of 100,000 images takes a processor about a minute.
 This is done once; later processes map the columns into memory.
+
+Shape letters: N images, G caption groups; a trailing 1 means one extra entry.
 """
 
 import contextlib

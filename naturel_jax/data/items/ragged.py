@@ -1,4 +1,5 @@
-"""Rows of different lengths in two arrays, and operations on all rows at once. Shape letter: B rows."""
+"""Rows of different lengths in two arrays, and operations on all rows at once. Shape letters: B rows, K values
+chosen from each."""
 
 import dataclasses
 from array import array

@@ -1,6 +1,7 @@
 """Each image's positives against the negatives that were sampled for that image, and nothing else of the batch.
 
-Shape letters: I images, P and N positives and negatives sampled per image, C = 1 + N classes, D embedding.
+Shape letters: I images, U distinct captions, K captions sampled per image: P positives and N negatives, C = 1 + N
+classes, D embedding.
 """
 
 import dataclasses

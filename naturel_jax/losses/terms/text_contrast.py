@@ -1,6 +1,7 @@
 """The positives of an image against those of the other images, text against text (READ-CLIP).
 
-Shape letters: I (and J) images, K positives sampled per image, D embedding.
+Shape letters: I (and J) images, U distinct captions, A facts asserted per caption, K positives sampled per image, D
+embedding.
 """
 
 import dataclasses

@@ -1,4 +1,7 @@
-"""The distance between the positives of an image, text against text (CLIC)."""
+"""The distance between the positives of an image, text against text (CLIC).
+
+Shape letters: I images, U distinct captions, K positives sampled per image, D embedding.
+"""
 
 import dataclasses
 
