@@ -104,11 +104,13 @@ def _adapter(args: argparse.Namespace) -> tuple[weights.Loaded, weights.Adapter]
     if args.base:
         peft.check_base(args.source, args.base, adapter.digest, weights.load(args.base).params)
         adapter = adapter._replace(base=weights.absolute(args.base))
-    scalars = {name: x for name, x in loaded.params.items() if name.startswith("logit_")}
-    same = {name for name, x in scalars.items() if x == adapter.params[name]} | (
-        {"logit_bias"} if args.drop_bias else set()
-    )
-    return loaded, adapter._replace(params={name: x for name, x in adapter.params.items() if name not in same})
+    left_out = {"logit_bias"} if args.drop_bias else set()
+    left_out |= {
+        name
+        for name in ("logit_scale", "logit_bias")
+        if name in loaded.params and loaded.params[name] == adapter.params[name]
+    }
+    return loaded, adapter._replace(params={name: x for name, x in adapter.params.items() if name not in left_out})
 
 
 def _of_adapter(about: model_card.About, adapter: weights.Adapter) -> model_card.About:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import safetensors
 
 from naturel_jax import config
@@ -99,7 +100,7 @@ class Found(NamedTuple):
         paths = {r.path for r in rules if templates.intersection(r.keys)}
         layers = tuple(sorted({path.rpartition("/")[0] for path in paths if "/" in path}))
         shapes = adapters.shapes(base, self.options.rank, layers)
-        kept = {path: base[path] for path in shapes if path.startswith("logit_") and path not in paths}
+        kept = {path: jnp.copy(base[path]) for path in shapes if path.startswith("logit_") and path not in paths}
         shapes = {path: shape for path, shape in shapes.items() if path not in kept}
         tables.check_keys(name, rules, shapes, self.tensors.shapes)
         check_base(name, self.base, self.digest, base)

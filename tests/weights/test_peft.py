@@ -26,6 +26,7 @@ from naturel_jax.models import adapters
 from naturel_jax.training.start import make_start
 from naturel_jax.weights import export, verify
 from naturel_jax.weights.tables import flatten
+from tests.helpers import hub_server
 from tests.helpers.model_files import inputs, tiny
 from tfds_naturel.common.errors import UserError
 
@@ -121,6 +122,8 @@ def test_adapters_leave_for_and_arrive_from_peft(tmp_path):
     key = "base_model.model.text_model.encoder.layers.1.self_attn.v_proj.lora_A.weight"
     query = start.trained["text"]["transformer"]["blocks"]["attn"]["value"]["lora_a"][1]
     np.testing.assert_array_equal(query, tensors[key].T)
+    buffers = {x.unsafe_buffer_pointer() for x in jax.tree.leaves((start.params, start.trained))}
+    assert len(buffers) == len(jax.tree.leaves((start.params, start.trained))), "a step donates each of them once"
     for field, value in (("rank", 8), ("alpha", 8.0), ("rslora", True)):
         other = dataclasses.replace(config, adapter=dataclasses.replace(config.adapter, **{field: value}))
         with pytest.raises(UserError, match=rf"config\.adapter\.{field} is {value}.*, but the adapter .*theirs has"):
@@ -142,6 +145,30 @@ def test_the_folder_is_read_back_as_it_was(clip):
     assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) < 200_000
     card = metadata_load(folder / "README.md")
     assert card["library_name"] == "peft" and "PeftModel" in (folder / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_an_adapter_goes_to_the_hub_with_a_card_and_comes_back(clip, tmp_path):
+    """One command names the base's copy on the hub, and uploads; then only the adapter's few files and the base are
+    downloaded."""
+    base, source, _ = clip
+    hub, token, out = hub_server.Hub(tokens={"hf_secret": ("owner",)}), {"HF_TOKEN": "hf_secret"}, str(tmp_path / "out")
+    hub.add("owner/base", Path(base))
+    arguments = [source, out, "--to", "peft", "--base", "hf:owner/base", "--push", "owner/lora"]
+    code = (
+        f"from naturel_jax import convert, weights; convert.main({arguments}); "
+        "(_, adapter) = weights.unmerged('hf:owner/lora'); print(adapter.base, adapter.options.rank, adapter.digest)"
+    )
+    with hub_server.serve(hub):
+        environment = hub.environment(tmp_path / "cache", **token)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"hf:owner/base 3 {adapters.digest(tiny('tiny-clip').params)}"
+    pushed = hub.repositories["owner/lora"]
+    assert json.loads(pushed["adapter_config.json"])["base_model_name_or_path"] == "owner/base"
+    assert "adapter_model.safetensors" in pushed and "model.safetensors" not in pushed
+    card = pushed["README.md"].decode()
+    assert "library_name: peft" in card and "base_model: owner/base" in card and "LoRA of rank 3, alpha 6" in card
 
 
 def test_another_base_is_refused(clip, tmp_path):
