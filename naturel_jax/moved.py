@@ -4,10 +4,13 @@ import importlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Sequence
+from collections import UserDict
+from collections.abc import Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+from naturel_jax.devices.hardware import ACCELERATORS, Accelerator, find
 
 MOVED = {
     f"naturel_jax.{before}": f"naturel_jax.{now}"
@@ -36,3 +39,18 @@ class Moved(MetaPathFinder, Loader):
         name = module.__name__
         warnings.warn(f"{name} is {MOVED[name]} now", DeprecationWarning, stacklevel=2)
         sys.modules[name] = importlib.import_module(MOVED[name])
+
+
+class Peaks(UserDict[str, Mapping[str, float]]):
+    """``PEAKS`` of ``models/flops.py``, a view of ``ACCELERATORS``: kind -> peak FLOP/s by dtype. Setting a kind
+    changes its row there, or adds one."""
+
+    def __init__(self) -> None:
+        warnings.warn("PEAKS is ACCELERATORS of naturel_jax.devices.hardware now", DeprecationWarning, stacklevel=3)
+        super().__init__()
+        self.data = {kind: row.peak for row in ACCELERATORS.values() for kind in row.kinds}
+
+    def __setitem__(self, kind: str, peak: Mapping[str, float]) -> None:
+        super().__setitem__(kind, peak)
+        name = next((name for name, row in ACCELERATORS.items() if kind in row.kinds), kind)
+        ACCELERATORS[name] = (find(kind) or Accelerator((kind,), peak))._replace(peak=peak)

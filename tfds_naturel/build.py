@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     photos.add_argument("--unofficial", action="store_true", help="accept files other than the published ones")
     photos.add_argument("--name", help="name of the dataset; required if any option differs from the config")
-    photos.add_argument("--bank", type=bank.find, help="caption bank (default: ours)")
+    photos.add_argument("--bank", type=bank.find, help="caption bank (default: the one in the package)")
     photos.add_argument("--decisions", type=cli.on_disk, help="CSV of reviewers' decisions on captions")
     photos.add_argument("--takedown", type=cli.on_disk, help="image ids to leave out, besides the published list")
     for field in dataclasses.fields(OpenImagesConfig):

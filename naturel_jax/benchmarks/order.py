@@ -10,7 +10,7 @@ import numpy as np
 
 from naturel_jax.benchmarks import karpathy, rules
 from naturel_jax.benchmarks.benchmark import Benchmark, Entry, Item, Metric, Outcomes
-from tfds_naturel.captions.order import clean, shuffles, spacy_tags
+from tfds_naturel.captions.word_order import clean, shuffles, spacy_tags
 
 # ARO's shuffles depend on a global generator; ours on (seed, image, caption), so they do not depend on what else is
 # evaluated.

@@ -55,8 +55,8 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def _ignore_closed_loops() -> None:
-    """Has all new event loops be a ``_Loop``. Policies are deprecated since Python 3.14, but Orbax makes its loops by
-    itself."""
+    """Makes every new event loop a ``_Loop``. Policies are deprecated since Python 3.14, but Orbax creates its own
+    loops."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         policy = type("_Loops", (asyncio.DefaultEventLoopPolicy,), {"_loop_factory": _Loop})

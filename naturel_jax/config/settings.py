@@ -52,7 +52,8 @@ def are_patterns(rules: Iterable[tuple[str, float]]) -> bool:
 
 def _may_take_forever(pattern: str) -> bool:
     """Whether a pattern repeats a group that has a repetition or alternatives itself, or has more than five repetitions
-    in a row: Python's ``re`` may try exponentially many ways to match it, or a high power of them."""
+    in a row: Python's ``re`` may try exponentially many ways to match it, or a number of them that grows as a high
+    power."""
     rest = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL)  # escapes and character classes
 
     def too_many(text: str) -> bool:

@@ -197,7 +197,7 @@ def directory(data_dir: str, dataset: str, cache_dir: str = "") -> epath.Path:
 
 
 def _how_to_prepare(name: str, config: str, data_dir: str) -> str:
-    """What to do about a dataset that is not there."""
+    """How to prepare a missing dataset."""
     if name != "naturel":
         return f"Prepare it there with TFDS (data_dir={data_dir!r}), or name another source: {', '.join(SOURCES)}"
     known = sorted({"full", *WORLDS, *storage.names(epath.Path(data_dir) / "naturel")})

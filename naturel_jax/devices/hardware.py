@@ -45,7 +45,7 @@ class Accelerator(NamedTuple):
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is a GPU, of whose memory JAX takes a share at the start."""
+        """Whether it is a GPU. JAX reserves a share of a GPU's memory at startup."""
         return self.kinds[0].startswith("NVIDIA")
 
     def seconds(self, collective: str, size: float, devices: int, hosts: int = 1) -> float:

@@ -117,7 +117,7 @@ def stop_requested() -> bool:
         _state.calls += 1
         if multihost_utils.reached_preemption_sync_point(_state.calls):
             _state.stopping = True
-            _LOG.warning("all processes stop")
+            _LOG.warning("stopping all processes")
             _kill_on_next_signal()
     return _state.stopping
 

@@ -54,17 +54,17 @@ def main(arguments: Sequence[str]) -> int:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # for this process: accelerators are for its children
-    from naturel_jax.reproduce import plan
+    from naturel_jax.reproduce import preview
 
     if not options.stage:
         state = runner.DoneStages(work)
         names = [name for name in names if not state.done(name, STAGES[name].tasks(work))]
     if options.dry_run or names != ["report"]:
-        plan.announce(work, names)
+        preview.announce(work, names)
     if options.dry_run:
-        plan.print_commands(work, names)
+        preview.print_commands(work, names)
         return cli.DONE
-    plan.check_disks(work, names)
+    preview.check_disks(work, names)
     storage.check_writable(epath.Path(work.root))
     (work.root / "weights").mkdir(exist_ok=True)
     with storage.lease(epath.Path(work.root)):

@@ -92,7 +92,7 @@ def _difference(out: Path, checkpoint: Checkpoint, result: Result) -> str:
 
 
 def causes(family: str, benchmarks: set[str]) -> list[dict[str, str]]:
-    """The likely causes if scores of a model of ``family`` on ``benchmarks`` are off: the rows of ``causes.tsv`` that
+    """The likely causes of deviating scores of a model of ``family`` on ``benchmarks``: the rows of ``causes.tsv`` that
     concern these (no benchmarks: all); ``mistakes`` are their names in ``naturel-evaluate --mistakes``."""
     rows = (row for row in read_tsv(Path(__file__).with_name("causes.tsv")) if family in row["families"].split())
     return [row for row in rows if not row["benchmarks"] or benchmarks & set(row["benchmarks"].split())]

@@ -3,6 +3,12 @@
 A folder is named by a digest of what its content is made from. One process of a host makes it while the others wait. It
 is finished once it has ``meta.json``, which is written last. Or it is made in blocks, files that get their names once
 they are complete; then only missing ones are made, and two processes that make the same block write the same file.
+
+Indexes, items and lists of training images are made by ``load_or_make``. Decoded images and tags are blocks or files of
+one writer, who takes the lock. Embeddings of frozen towers are blocks without a lock: the processes of a host meet in
+collectives while they embed, so one that waited for a lock would stop all. Not here are copies of objects
+(``staging.py``), each of which has a version of its own, and drawn worlds (``data/datasets.py``), which may be in a
+store and are therefore under a lease.
 """
 
 import contextlib
@@ -115,6 +121,6 @@ def is_whole(read: Callable[..., object], *place: Any) -> bool:
     except FileNotFoundError:
         return False
     except ValueError as error:
-        _LOG.warning("%s; it is made again", error)
+        _LOG.warning("%s; making it again", error)
         return False
     return True

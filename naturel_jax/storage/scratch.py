@@ -20,7 +20,7 @@ def root() -> Path:
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """A new, empty folder that is removed at the end. Those of processes that were killed are removed first."""
+    """A new, empty folder that is removed at the end. Folders left by killed processes are removed first."""
     parent = root() / "scratch"
     parent.mkdir(exist_ok=True)
     path = parent / uuid.uuid4().hex

@@ -33,9 +33,9 @@ def resolve(
     mesh: Mesh,
     saved: Mapping[str, str],
 ) -> Choices:
-    """The choices in the config. An "auto" becomes what it was earlier in the run (``run_folder.saved_choices``), else
-    what suits the devices. ``frozen``: as for ``make_model``. Only the shapes of ``state``, and of the batches of a run
-    of ``steps``, are used."""
+    """Resolves the config's choices: an "auto" becomes what it was earlier in the run (``run_folder.saved_choices``),
+    else what suits the devices. ``frozen``: as for ``make_model``. Only the shapes of ``state``, and of the batches of
+    a run of ``steps``, are used."""
     remat, exchanged = config.compute.remat, config.objective.exchange
     if remat == "auto":
         plain, batch = make_model(config, sizes, mesh, "none", frozen), pipeline.largest_shapes(steps)

@@ -174,7 +174,7 @@ def _verify(args: argparse.Namespace, folder: Path, ours: weights.Loaded) -> Non
     params = ours.params if args.dtype == "float32" else weights.load(str(folder)).params  # rounded
     problems = compare(args.folder, folder, args.to, weights.Loaded(ours.config, params, processor))
     if changed := verify.preprocessed_otherwise(ours.processor, processor, images, captions):
-        print(f"{args.folder}: preprocessed otherwise than by {args.source}: {changed}")
+        print(f"{args.folder}: preprocesses differently from {args.source}: {changed}")
     if problems:
         raise UserError(f"{args.folder}: {export.LIBRARIES[args.to]} does not reproduce this model: {problems}")
 

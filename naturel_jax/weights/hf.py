@@ -208,7 +208,7 @@ def check_config(config: TwoTowerConfig) -> None:
     if family.init_bias is not None and config.init_bias is None:
         raise UserError(f"transformers' {model} has a logit bias, but this has none; export to openclip or run instead")
     if config.text.eos_id == 2:
-        raise UserError(f"text.eos_id is 2, which transformers takes for 'the largest id'; no {model} pools at id 2")
+        raise UserError(f"text.eos_id is 2, which transformers reads as 'the largest id'; no {model} pools at id 2")
 
 
 def write_config(config: TwoTowerConfig, dtype: str, special: Mapping[str, int | None]) -> dict[str, Any]:

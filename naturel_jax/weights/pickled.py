@@ -223,7 +223,8 @@ class _Machine:
         new = _storage(reference)
         known = self.storages.setdefault(new.key, new)
         if known != new:
-            raise Malformed(f"storage {new.key!r:.80} is {known.numel:,} {known.dtype} and {new.numel:,} {new.dtype}")
+            shapes = f"{known.numel:,} {known.dtype} and as {new.numel:,} {new.dtype}"
+            raise Malformed(f"storage {new.key!r:.80} is declared twice, as {shapes}")
         self.push(known)
 
     def append(self, items: list[Any]) -> None:

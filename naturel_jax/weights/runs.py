@@ -45,9 +45,9 @@ def locate(name: epath.PathLike, step: int | None = None) -> tuple[epath.Path, i
     """Workdir and step of the checkpoint that ``name`` names (what follows ``run:``), or of the one at ``step`` in the
     workdir ``name``.
 
-    A folder that is called like that itself, ``@`` included, is taken for a workdir. Of equally good checkpoints,
-    ``@best`` is the earliest; it needs no SCORE if the run recorded only one. Raises NotARun if there is no such
-    checkpoint, UserError for a score that no kept checkpoint has.
+    A folder that is called like that itself, ``@`` included, is treated as a workdir. If several checkpoints are
+    equally good, ``@best`` is the earliest; it needs no SCORE if the run recorded only one. Raises NotARun if there is
+    no such checkpoint, UserError for a score that no kept checkpoint has.
     """
     text = os.fspath(name)
     best = re.fullmatch(r"(.+?)@best(?::(.+))?", text, re.DOTALL)

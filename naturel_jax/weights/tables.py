@@ -83,7 +83,7 @@ class Rule:
 
 
 def rule(path: str, keys: str, transform: Transform, parts: Sequence[int] = ()) -> Rule:
-    """A rule; ``keys`` separated by spaces, ``parts`` equal unless given."""
+    """A rule. ``keys`` are separated by spaces; ``parts`` are equal by default."""
     names = tuple(keys.split())
     return Rule(path, names, transform, tuple(parts) or (1,) * len(names))
 

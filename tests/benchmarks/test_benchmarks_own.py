@@ -1,4 +1,4 @@
-"""Benchmarks of one's own: files of records and folders of classes, read as they are named on the command line."""
+"""User-defined benchmarks: files of records and folders of classes, read as they are named on the command line."""
 
 import csv
 import json

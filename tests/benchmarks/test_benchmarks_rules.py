@@ -11,7 +11,7 @@ import pytest
 from naturel_jax.benchmarks import retrieval, rules, vsr, whatsup, zeroshot
 from naturel_jax.benchmarks.benchmark import Benchmark, Item, Metric
 from tests.helpers.properties import given, settings, st
-from tfds_naturel.captions.order import clean, shuffles
+from tfds_naturel.captions.word_order import clean, shuffles
 
 COSINES = st.integers(-2, 2).map(lambda n: n / 4)  # few values: many ties
 

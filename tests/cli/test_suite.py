@@ -50,7 +50,7 @@ def test_text_only_row_is_printed(tmp_path, monkeypatch, capsys):
 
 
 def test_report_says_which_images_may_have_been_trained_on(tmp_path, monkeypatch):
-    """Of the second run, which starts from a model without a record, nothing is known."""
+    """Nothing is known about the second run, which starts from a model without a record."""
     ways = {"images": 5000, "read": 4000, "name": 3, "bytes": 2, "look": 5}
     found = {"a": ({"naturel": 6}, {"naturel": {"items": 94, **ways}}), "b": ({}, {"naturel": {"items": 100}})}
 

@@ -14,8 +14,8 @@ from etils import epath
 
 from naturel_jax.checkpoints import checkpoint, finished
 from naturel_jax.checkpoints.finished import Finished
-from naturel_jax.cli.sweeps import plan, runs, search
-from naturel_jax.cli.sweeps.plan import Grid
+from naturel_jax.cli.sweeps import grids, runs, search
+from naturel_jax.cli.sweeps.grids import Grid
 from tests.helpers import tiny_config
 from tests.helpers.processes import wait_until
 from tests.helpers.worlds import ROOT, data_dir
@@ -84,7 +84,7 @@ def test_mistakes_are_refused_before_anything_runs(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def grid_of(values: dict[str, plan.Values], seeds: tuple[int, ...] = (0,)) -> Grid:
+def grid_of(values: dict[str, grids.Values], seeds: tuple[int, ...] = (0,)) -> Grid:
     raw = tiny_config.get_config()
     raw.wandb = "project"
     return Grid(raw, ["--config=tiny.py"], values, seeds, "rates")
@@ -92,9 +92,9 @@ def grid_of(values: dict[str, plan.Values], seeds: tuple[int, ...] = (0,)) -> Gr
 
 def test_points_of_the_grid_with_each_seed():
     """Folders, rows, what W&B groups, and the command that trains a run again."""
-    grid: dict[str, plan.Values] = {"config.optim.lr": ("1e-4", "3e-4"), "config.data.crop_scale": ("(0.8, 1.0)",)}
+    grid: dict[str, grids.Values] = {"config.optim.lr": ("1e-4", "3e-4"), "config.data.crop_scale": ("(0.8, 1.0)",)}
     one = grid_of(grid, (3, 7))
-    planned = [run for setting in plan.settings(one) for run in one.runs(setting)]
+    planned = [run for setting in grids.settings(one) for run in one.runs(setting)]
     assert [run.key for run in planned[:2]] == [
         "lr=1e-4_crop_scale=_0.8_1.0__seed=3",
         "lr=1e-4_crop_scale=_0.8_1.0__seed=7",
@@ -124,7 +124,7 @@ def test_runs_at_once_have_gpus_of_their_own(monkeypatch):
         runs.environments(4)
 
 
-RATES: dict[str, plan.Values] = {"config.optim.lr": plan.Range(1e-5, 1e-1, True, False)}
+RATES: dict[str, grids.Values] = {"config.optim.lr": grids.Range(1e-5, 1e-1, True, False)}
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_another_search_in_the_folder_is_refused(tmp_path):
 
 def test_failed_run_does_not_end_the_sweep(tmp_path, monkeypatch):
     one = grid_of({"config.optim.lr": ("1e-4", "1e-3")})
-    planned = [run for setting in plan.settings(one) for run in one.runs(setting)]
+    planned = [run for setting in grids.settings(one) for run in one.runs(setting)]
 
     def train(config, folder, watch):
         raise UserError("step 7: loss nan")

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from naturel_jax import config as c
 from naturel_jax.data.batches import patches
 from naturel_jax.data.batches.pipeline import Pipeline, make_pipeline
-from naturel_jax.data.batches.planner import BLANK, Row
+from naturel_jax.data.batches.planner import BLANK, ImageRow
 from naturel_jax.devices.sharding import batch_sharding
 from naturel_jax.models import flops
 from naturel_jax.models.presets import preset
@@ -107,7 +107,7 @@ def test_siglips_tower_is_the_plain_one_on_an_image_of_the_kept_patches():
 
 def test_every_patch_is_kept_equally_often_and_with_every_other():
     rows, total, count = 4000, 16, 6
-    drawn = patches.draw(3, total, count, [Row(0, sample=n) for n in range(rows)], step=0)
+    drawn = patches.draw(3, total, count, [ImageRow(0, sample=n) for n in range(rows)], step=0)
     assert drawn.shape == (rows, count) and (np.diff(drawn) > 0).all() and drawn.min() == 0 and drawn.max() == 15
     is_kept = np.zeros((rows, total))
     np.put_along_axis(is_kept, drawn, 1, axis=1)
@@ -119,7 +119,7 @@ def test_every_patch_is_kept_equally_often_and_with_every_other():
 
 
 def test_draws_depend_on_seed_sample_and_for_blank_images_step():
-    rows = [Row(0, item=5, sample=7), BLANK, Row(1, item=2, sample=8), BLANK]
+    rows = [ImageRow(0, item=5, sample=7), BLANK, ImageRow(1, item=2, sample=8), BLANK]
     drawn = patches.draw(0, 49, 24, rows, step=3).tolist()
     assert len(set(map(tuple, drawn))) == 3 and drawn[1] == drawn[3]
     assert patches.draw(0, 49, 24, rows[::-1], step=3).tolist() == drawn[::-1]

@@ -1,4 +1,4 @@
-"""Runs on records of one's own, evaluated on benchmarks of one's own, some of whose images they train on."""
+"""Runs on user-defined records and benchmarks, some of whose images they train on."""
 
 import json
 import os

@@ -32,7 +32,7 @@ ELSEWHERE = {
     "files of the project": """naturel_jax/report/published.py naturel_jax/reproduce/check.py
         tfds_naturel/captions/attributes.py tfds_naturel/captions/lexicon.py tfds_naturel/captions/relations.py
         tfds_naturel/open_images/releases.py tfds_naturel/release/datasheet.py tfds_naturel/release/pages.py
-        tfds_naturel/scenes/twins.py naturel_jax/cli/sweeps/plan.py""",
+        tfds_naturel/scenes/twins.py naturel_jax/cli/sweeps/grids.py""",
     "state of a run or of a cache, in test_fuzz_files.py and the tests of checkpoints": """
         naturel_jax/checkpoints/finished.py naturel_jax/checkpoints/manifest.py naturel_jax/data/items/index.py
         naturel_jax/data/seen/trained_on.py naturel_jax/evaluators/watch.py naturel_jax/reproduce/known.py

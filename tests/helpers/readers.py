@@ -172,7 +172,7 @@ def _recipe_files(name: str, folder: Path) -> list[Path]:
 
 def _read_recipe(name: str, folder: Path) -> None:
     (source,) = [source for source in RECIPE_SOURCES if source.name == name]
-    with mock.patch("tfds_naturel.captions.order.spacy_tags", _tags):
+    with mock.patch("tfds_naturel.captions.word_order.spacy_tags", _tags):
         collections.deque(examples(source, folder), 0)
     collections.deque(source.used(folder), 0)
     if source.hard_images:
@@ -294,7 +294,7 @@ def _image_file(form: str, folder: Path) -> list[Path]:
 
 @functools.cache
 def _processor() -> Processor:
-    """Of CLIP: the short side is resized."""
+    """CLIP's, which resizes the short side."""
     return Processor("{}", 8, 224, "short", "bicubic", (0.5,) * 3, (0.5,) * 3, to_rgb="on_white")
 
 

@@ -72,7 +72,7 @@ def test_two_way_ring_matches_the_expanded_batch(objective, devices):
 @pytest.mark.parametrize("exchange", ["ring", *(pytest.param(name, marks=pytest.mark.slow) for name in EXCHANGES[1:])])
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
 def test_a_smaller_last_tile_matches_the_expanded_batch(objective, exchange):
-    """Of 13 captions on each of two devices, in tiles of 4."""
+    """A ring of two devices with 13 captions each, in tiles of 4."""
     graph = random_graph(15, captions=26, **RECIPES["all_pairs"])
     expected = reference(graph, objective, SCALE, BIAS, counting="match_ignore", hard_negative_weight=2.0)
     step = compiled(objective, "match_ignore", hard=2.0, layout=Layout(mesh(2), BATCH_AXES, tile=7, exchange=exchange))

@@ -23,7 +23,7 @@ from tfds_naturel.common.errors import UserError
 
 
 def value_and_gradients(attend, inputs, dtype):
-    """Of a weighted sum of the result, by queries, keys and values."""
+    """Gradients of a weighted sum of the result, with respect to queries, keys and values."""
     *inputs, weight = (x.astype(dtype) for x in inputs)
 
     def total(q, k, v):

@@ -245,7 +245,7 @@ def test_products_with_float32_results_are_those_of_attention_logits(name, atten
 
 @pytest.mark.parametrize("flat", [True, False])
 def test_loops_over_blocks_hold_kernels_in_the_dtype_of_the_activations(flat):
-    """Those that they read, and the gradients that they stack. In loops, kernels of all blocks are in no other."""
+    """Kernels that they read, and gradients that they stack. In loops, kernels of all blocks are in no other."""
     config = preset("tiny-siglip")
     model = Model(config, Compute("bfloat16", flat=flat))
     pixels, tokens = inputs(config)

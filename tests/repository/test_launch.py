@@ -90,7 +90,8 @@ def test_kubernetes_policy_of_exit_codes():
 
 @pytest.mark.parametrize("version", ["1.29", "1.31", "1.36"])
 def test_kubernetes_manifest_fits_the_schema(version):
-    """That of the API server's own OpenAPI document, of the oldest release that the manifest names and newer ones."""
+    """The schema in the API server's own OpenAPI document, of the oldest release that the manifest names and of newer
+    ones."""
     files = [(LAUNCH / name).read_text() for name in ("kubernetes.yaml", "sweep.yaml")]
     for document in itertools.chain.from_iterable(map(yaml.safe_load_all, files)):
         kubernetes_validate.validate(document, version, strict=True)
@@ -155,7 +156,7 @@ def jobset() -> dict:
 
 
 def test_jobset_has_fields_that_there_are(jobset):
-    """Of api/jobset/v1alpha2/jobset_types.go and the webhook of kubernetes-sigs/jobset 0.12."""
+    """Fields of api/jobset/v1alpha2/jobset_types.go and the webhook of kubernetes-sigs/jobset 0.12."""
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     for path, fields in JOBSET_FIELDS.items():
         part = jobset

@@ -116,7 +116,7 @@ def test_planner_is_measured_on_generated_rows():
 
 
 def test_one_host_of_many_is_measured(tmp_path, capfd):
-    """Of a batch of 16 on four hosts, it reads four images; of the index, none of the captions until it plans."""
+    """It reads four images of a batch of 16 on four hosts, and no captions of the index until it plans."""
     hosts.main(["one", "--hosts=4", "--devices=1", "--rows=500", "--batches=16", f"--folder={tmp_path}"])
     first, opened, planned, loaded, checked, again = capfd.readouterr().out.splitlines()
     assert first.startswith("500 records, host 2 of 4, 1 devices each")

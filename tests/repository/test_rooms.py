@@ -93,7 +93,11 @@ def test_a_plugin_of_earlier_paths_extends_the_tables_of_today():
         "RECIPES['mine'] = RECIPES['one_pair']; OPTIMIZERS['mine'] = OPTIMIZERS['sgd']\n"
         "from naturel_jax.data.batches import recipes\n"
         "from naturel_jax.training import optim\n"
+        "from naturel_jax.models.flops import PEAKS\n"
+        "PEAKS['NPU'], PEAKS['TPU v5e'] = {'bfloat16': 1.0}, {'bfloat16': 2.0}\n"
+        "from naturel_jax.devices.hardware import peak\n"
         "print('mine' in recipes.RECIPES, 'mine' in optim.OPTIMIZERS)\n"
+        "print(peak('NPU', 'bfloat16'), peak('TPU v5 lite', 'bfloat16'), peak('NVIDIA L4', 'bfloat16'))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "True True\n"
+    assert done.stdout == "True True\n1.0 2.0 121000000000000.0\n"

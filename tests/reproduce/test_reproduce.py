@@ -17,7 +17,7 @@ from naturel_jax.data.batches import recipes
 from naturel_jax.evaluators.mistakes import MISTAKES
 from naturel_jax.report.published import VL_COMPO, ItemSet
 from naturel_jax.reproduce import __main__ as command
-from naturel_jax.reproduce import check, coco_train, costs, known, plan, runner, stages
+from naturel_jax.reproduce import check, coco_train, costs, known, preview, runner, stages
 from naturel_jax.reproduce.known import KNOWN, Checkpoint
 from naturel_jax.reproduce.stages import BUDGETS, RECIPES, STAGES, Budget, Task, Work
 from tests.helpers import processes
@@ -34,7 +34,7 @@ def work(root: Path, budget: str = "full") -> Work:
 
 
 def test_plan_names_downloads_licences_disk_and_every_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(plan, "get_token", lambda: None)
+    monkeypatch.setattr(preview, "get_token", lambda: None)
     command.main(["--workdir", str(tmp_path / "w"), "--budget", "photos=2000,steps=100", "--dry_run"])
     text = capsys.readouterr().out
     for item in ("2,000 photos of Open Images | 0.6 GB | CC BY 2.0", "winoground | 0.5 GB | Winoground: research only"):
@@ -52,7 +52,7 @@ def test_plan_names_downloads_licences_disk_and_every_command(tmp_path, capsys, 
 
 def test_page_has_the_table_that_the_command_prints():
     page = (ROOT / "docs/reproduce.md").read_text()
-    assert plan.stages_text(work(Path("reproduction"))) in page, "copy it from `naturel-reproduce --dry_run`"
+    assert preview.stages_text(work(Path("reproduction"))) in page, "copy it from `naturel-reproduce --dry_run`"
 
 
 def test_numbers_of_the_page_are_those_of_the_plan():
@@ -67,21 +67,22 @@ def test_numbers_of_the_page_are_those_of_the_plan():
 
 def test_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10**9)
-    monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(preview.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"w: 1\.0 GB free, about 10\d\.\d GB needed; free some space"):
         command.main(["--workdir", str(tmp_path / "w")])
     assert not (tmp_path / "w").exists()
 
 
 def test_what_is_on_the_disk_is_not_needed_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    full = sum(disk.needed for disk in plan.disks(work(tmp_path), ["photos"]))
+    monkeypatch.setattr(preview.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    full = sum(disk.needed for disk in preview.disks(work(tmp_path), ["photos"]))
     (tmp_path / "open_images").mkdir()
     with (tmp_path / "open_images" / "photo.jpg").open("wb") as file:
         file.truncate(10**9)
-    assert sum(disk.needed for disk in plan.disks(work(tmp_path), ["photos"])) == full - 1e9
+    assert sum(disk.needed for disk in preview.disks(work(tmp_path), ["photos"])) == full - 1e9
     assert (
-        sum(disk.needed for disk in plan.disks(work(tmp_path), ["report"])) <= costs.disks(work(tmp_path))["known"] * 3
+        sum(disk.needed for disk in preview.disks(work(tmp_path), ["report"]))
+        <= costs.disks(work(tmp_path))["known"] * 3
     )
 
 

@@ -1,5 +1,5 @@
-"""Files that a command is given by name and that are in an object store: weights, hard images, benchmarks of one's own,
-and what ``convert`` and ``mine`` write."""
+"""Files that a command is given by name and that are in an object store: weights, hard images, user-defined
+benchmarks, and what ``convert`` and ``mine`` write."""
 
 import json
 import re
@@ -151,7 +151,7 @@ def test_api_reads_and_writes_models_and_benchmarks_in_a_store(url, tmp_path):
     assert here == there and set(here) >= {"winoground/text", "winoground/group"}
 
 
-# ---- Benchmarks of one's own ----------------------------------------------------------------------------------------
+# ---- User-defined benchmarks -----------------------------------------------------------------------------------------
 
 
 def test_own_benchmarks_are_read_from_a_store(url, tmp_path):
@@ -219,7 +219,7 @@ def test_mining_reads_and_writes_in_a_store(url, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("server", ["gs"], indirect=True)
 def test_run_from_files_in_a_store_equals_one_from_a_disk(url, tmp_path):
-    """Weights, hard images and a benchmark of one's own."""
+    """Weights, hard images and a user-defined benchmark."""
     dataset = next((data_dir() / "naturel/tiny").iterdir())
     export.save(tmp_path / "files/model", *tiny("tiny-clip"), form="hf")
     mine.main(["--dataset", str(dataset), "--out", str(tmp_path / "files/hard.parquet")])

@@ -89,4 +89,4 @@ def test_a_damaged_block_is_not_whole(content, tmp_path, caplog):
     assert once.is_whole(once.read_block, path) and once.read_block(path) == b"content"
     path.write_bytes(content)
     assert not once.is_whole(once.read_block, path)
-    assert f"{path} is damaged: it does not have its checksum; it is made again" in caplog.text
+    assert f"{path} is damaged: it does not have its checksum; making it again" in caplog.text

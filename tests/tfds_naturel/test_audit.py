@@ -114,7 +114,7 @@ def fetched(folder: Path) -> Path:
 
 
 def test_photos_come_from_the_folder_of_the_fetcher(tmp_path):
-    """Those with the largest boxes first, embedded; broken and missing ones are passed over."""
+    """Photos with the largest boxes come first, embedded; broken and missing ones are passed over."""
     found = review.find_photos(fetched(tmp_path), {CAT_ON_TABLE, WOODEN})
     assert {triplet: [photo.image_id for photo in of_triplet] for triplet, of_triplet in found.items()} == {
         CAT_ON_TABLE: [oi.image_id(3), oi.image_id(2)],

@@ -102,7 +102,7 @@ def test_auto_is_the_ring_where_nothing_is_known(choose, caplog):
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """Of eight in two TPU slices or GPU hosts, or in one."""
+    """One of eight devices, in two TPU slices or GPU hosts, or in one."""
 
     id: int
     groups: int

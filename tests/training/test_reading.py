@@ -1,5 +1,7 @@
-"""The files to read for one training step, as docs/design.md lists them, are those that it runs through."""
+"""The files to read for one training step, as docs/design.md lists them, are those that it runs through, and what they
+import otherwise is left out there by name."""
 
+import ast
 import dataclasses
 import os
 import re
@@ -18,15 +20,33 @@ from naturel_jax.training.start import make_start
 from tests.helpers import tiny_config
 from tests.helpers.worlds import ROOT, data_dir
 
-# Questions of their own: what fields mean, where a batch comes from, where arrays lie, and what ``auto`` becomes.
-OTHERS = ("config/", "data/", "devices/", "training/choices.py", "training/memory.py", "training/exchange.py")
+PACKAGE = ROOT / "naturel_jax"
 FILES, LINES = 10, 2000
+
+
+def section() -> str:
+    text = (ROOT / "docs" / "design.md").read_text()
+    return text.partition("Read these, in this order")[2].partition("\n## ")[0]
 
 
 def listed() -> list[str]:
     """The numbered list under "Read these, in this order" of docs/design.md, relative to naturel_jax/."""
-    text = (ROOT / "docs" / "design.md").read_text().partition("Read these, in this order")[2].partition("\n## ")[0]
-    return re.findall(r"^\d+\. `([\w/]+\.py)`", text, re.MULTILINE)
+    return re.findall(r"^\d+\. `([\w/]+\.py)`", section(), re.MULTILINE)
+
+
+def left_out() -> tuple[str, ...]:
+    """The folders and files that the section leaves out."""
+    text = section().partition("Other questions are left out")[2]
+    return tuple(re.findall(r"`([\w/]+(?:/|\.py))`", text))
+
+
+def imports(path: Path) -> set[str]:
+    """The files of naturel_jax/ that a file imports."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) and node.module]
+    names = [f"{node.module}.{alias.name}".split(".") for node in nodes for alias in node.names]
+    places = [ROOT.joinpath(*parts[:length]) for parts in names for length in (len(parts), len(parts) - 1)]
+    found = {place.with_suffix(".py") for place in places if place.with_suffix(".py").is_relative_to(PACKAGE)}
+    return {str(file.relative_to(PACKAGE)) for file in found if file.is_file()}
 
 
 def test_a_step_takes_ten_files(tmp_path):
@@ -56,7 +76,14 @@ def test_a_step_takes_ten_files(tmp_path):
         sys.setprofile(None)
     assert metrics["finite"]
     ours = {str(path.relative_to(package)) for path in map(Path, entered) if path.is_relative_to(package)}
-    assert {"main.py", *(path for path in ours if not path.startswith(OTHERS))} == set(listed())
+    assert {"main.py", *(path for path in ours if not path.startswith(left_out()))} == set(listed())
+
+
+def test_what_they_import_is_listed_or_left_out_by_name():
+    known = (*listed(), *left_out())
+    assert {"models/flops.py", "losses/objectives.py"} <= imports(PACKAGE / "training" / "loss.py")
+    assert not {name for file in listed() for name in imports(PACKAGE / file) if not name.startswith(known)}
+    assert not [name for name in left_out() if not (PACKAGE / name).exists()]
 
 
 def test_the_files_of_a_step_are_short():

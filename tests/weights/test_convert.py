@@ -110,7 +110,7 @@ def test_verification_says_what_is_preprocessed_otherwise(tmp_path, capsys):
     for line, library in ((source, f"OpenCLIP {open_clip.__version__}"), (target, "transformers")):
         assert f"of {library}" in line and "(9 images, 31 captions; scale 12.2)" in line
         assert line.endswith("its image processor and tokenizer give the same pixels and ids")
-    assert f"preprocessed otherwise than by {tmp_path}/a: " in otherwise
+    assert f"preprocesses differently from {tmp_path}/a: " in otherwise
     assert "palette.png" in otherwise and "transparent.png" in otherwise and "'fish &amp; chips'" in otherwise
     assert "tall.jpg" in otherwise and "square.webp" not in otherwise, "a margin of 27 pixels, and none"
 

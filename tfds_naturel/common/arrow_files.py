@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tfds_naturel.common.errors import UserError
 
 # What a file of N bytes may have, as (a, b) for a + b * N.
-_TOGETHER = (16 << 20, 10)  # bytes that are unpacked together: a page, the rows of a batch
+_AT_ONCE = (16 << 20, 10)  # bytes that are unpacked together: a page, the rows of a batch
 _ALL = (256 << 20, 100)  # bytes of all batches, if one is in memory at a time
 _KEPT = (32 << 20, 20)  # bytes of all batches, if all are kept
 _ROWS = (200_000, 1 / 8)
@@ -83,7 +83,7 @@ def _batches(
             listed += values if description.max_repetition_level else 0
             paged += pages
             limits.check("values of lists", listed, _LISTED)
-            limits.check("bytes of pages at once", paged, _TOGETHER)
+            limits.check("bytes of pages at once", paged, _AT_ONCE)
         file.seek(0)
         opened = pq.ParquetFile(file, metadata=metadata, read_dictionary=names, page_checksum_verification=True)
         for batch in opened.iter_batches(rows, [group], None if columns is None else list(columns)):
@@ -95,7 +95,7 @@ def check_batch(limits: _Limits, batch: pa.RecordBatch, kept: bool) -> None:
     """Counts the rows and values of a batch. Raises UserError for too many."""
     size = sum(map(unpacked, batch.columns))
     limits.add("rows", batch.num_rows, _ROWS)
-    limits.check("bytes at once", size, _TOGETHER)
+    limits.check("bytes at once", size, _AT_ONCE)
     limits.add("bytes", size, _KEPT if kept else _ALL)
 
 
@@ -140,12 +140,12 @@ def _check_chunk(limits: _Limits, file: BinaryIO, chunk: pq.ColumnChunkMetaData,
         size, packed = header.get((2, _I32), -1), header.get((3, _I32), -1)
         if min(size, packed) < 0:
             raise pa.ArrowInvalid("a page without a size")
-        limits.check("bytes of one page", size, _TOGETHER)
+        limits.check("bytes of one page", size, _AT_ONCE)
         if page := header.get(_DATA) or header.get(_DATA_V2):
             values, encoding = max(page.get((1, _I32), 0), 0), page.get((2, _I32) if _DATA in header else (4, _I32))
             seen += values
             limits.add("values", values, _VALUES)
-            limits.check("bytes of one page", values * (size if encoding == _DELTA_BYTE_ARRAY else width), _TOGETHER)
+            limits.check("bytes of one page", values * (size if encoding == _DELTA_BYTE_ARRAY else width), _AT_ONCE)
             coded += values if encoding in _DICTIONARY_CODED else 0
             largest = max(largest, size)
         if _DICTIONARY in header:
@@ -154,11 +154,11 @@ def _check_chunk(limits: _Limits, file: BinaryIO, chunk: pq.ColumnChunkMetaData,
     if dictionary is None:
         return seen, largest, False
     largest += dictionary[2]
-    if chunk.physical_type != "BYTE_ARRAY" or not limits.exceeded(coded * dictionary[2], _TOGETHER):
+    if chunk.physical_type != "BYTE_ARRAY" or not limits.exceeded(coded * dictionary[2], _AT_ONCE):
         return seen, largest, False
     if coded == seen:
         return seen, largest, True
-    limits.check("bytes of one dictionary's values", coded * _longest(file, chunk.compression, *dictionary), _TOGETHER)
+    limits.check("bytes of one dictionary's values", coded * _longest(file, chunk.compression, *dictionary), _AT_ONCE)
     return seen, largest, False
 
 
@@ -248,7 +248,7 @@ def stream_batches(path: object, mapped: pa.Buffer) -> Iterator[pa.RecordBatch]:
     unpacked that are too large for a file of this size, and pyarrow's errors for a damaged file."""
     limits = _Limits(path, mapped.size)
     for message in pa.ipc.MessageReader.open_stream(pa.BufferReader(mapped)):
-        limits.add("bytes of compressed buffers", _compressed(message), _TOGETHER)
+        limits.add("bytes of compressed buffers", _compressed(message), _AT_ONCE)
     for batch in pa.ipc.open_stream(pa.BufferReader(mapped)):
         batch.validate(full=True)  # Arrow trusts the offsets in a file; a Parquet reader makes its own
         check_batch(limits, batch, kept=False)

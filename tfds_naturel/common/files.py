@@ -83,7 +83,7 @@ def reading_arrow(path: object, fix: str) -> Iterator[None]:
 @contextlib.contextmanager
 def reading_tokenizer(name: object) -> Iterator[None]:
     """Turns whatever the libraries raise for an unusable tokenizer into a UserError with ``name``: any Exception, and
-    PanicException, which is not even one."""
+    PanicException, which does not derive from it."""
     try:
         yield
     except (UserError, Stopped, KeyboardInterrupt, SystemExit, GeneratorExit):

@@ -259,8 +259,8 @@ def _assign(
     held_out: frozenset[Triplet],
     removed: Container[str],
 ) -> tuple[dict[str, str], collections.Counter[str]]:
-    """The split of every image that is built, and counts of the dropped images by reason. Those in ``removed`` are
-    dropped after the groups were made, so that no other image changes its split.
+    """The split of every image that is built, and counts of the dropped images by reason. Images in ``removed`` are
+    dropped after grouping, so that no other image changes its split.
 
     In a group of near-duplicates where any image shows a held-out triplet, the images that show one go to
     ``test_unseen_triplets``; the others are dropped, since in training they would leak near-duplicates.

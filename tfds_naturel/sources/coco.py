@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from tfds_naturel.captions import order
+from tfds_naturel.captions import word_order
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import inside
 from tfds_naturel.sources.examples import CaptionedImage, Group, Negative
@@ -30,7 +30,7 @@ def captioned_image(
     All captions of an image assert the same fact, identified by the image's number.
     """
     fact = f"coco:{number(image)}"
-    groups = [Group(order.clean(text), fact, negatives) for text, negatives in captions if negatives]
+    groups = [Group(word_order.clean(text), fact, negatives) for text, negatives in captions if negatives]
     if not groups:
         return None
     return CaptionedImage(PurePosixPath(image).stem, inside(folder, image).read_bytes, f"{_URL}/{image}", groups)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfds_naturel.captions import order
+from tfds_naturel.captions import word_order
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import is_unicode, load_json
 from tfds_naturel.sources import coco
@@ -24,7 +24,7 @@ def read(folder: Path) -> Iterator[CaptionedImage]:
     """The images of the Karpathy training split. Raises UserError for files that are not as published."""
     images = iter(_captions(folder).items())
     while batch := list(itertools.islice(images, _TAGGING_BATCH)):
-        tagged = iter(order.spacy_tags([text for _, texts in batch for text in texts]))
+        tagged = iter(word_order.spacy_tags([text for _, texts in batch for text in texts]))
         for image, texts in batch:
             negatives = [_shuffled(image, n, text, next(tagged)) for n, text in enumerate(texts)]
             if captioned := coco.captioned_image(folder, image, list(zip(texts, negatives, strict=True))):
@@ -48,10 +48,10 @@ def _captions(folder: Path) -> dict[str, list[str]]:
     return captions
 
 
-def _shuffled(image: str, n: int, text: str, tagged: order.Tagged) -> list[Negative]:
+def _shuffled(image: str, n: int, text: str, tagged: word_order.Tagged) -> list[Negative]:
     rng = np.random.default_rng([zlib.crc32(image.encode()), n])
-    shuffled = zip(order.SHUFFLES, map(order.clean, order.shuffles(text, tagged, rng)), strict=True)
-    return [Negative(negative, operation) for operation, negative in shuffled if negative != order.clean(text)]
+    shuffled = zip(word_order.SHUFFLES, map(word_order.clean, word_order.shuffles(text, tagged, rng)), strict=True)
+    return [Negative(negative, operation) for operation, negative in shuffled if negative != word_order.clean(text)]
 
 
 SOURCE = RecipeSource(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from tfds_naturel.captions import order
+from tfds_naturel.captions import word_order
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import reading_csv
 from tfds_naturel.hard_images import mining
@@ -20,7 +20,7 @@ from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
 _FILE = "train_neg_clip.tsv"
 
 
-class _Row(NamedTuple):
+class _Line(NamedTuple):
     """A row of the file; ``hard``: row numbers, from 0, of its hard negative images."""
 
     image: str
@@ -58,15 +58,17 @@ def hard_images(folder: Path) -> Iterator[mining.MinedRow]:
             yield PurePosixPath(image).stem, "", names, ["negclip"] * len(names)
 
 
-def _rows(folder: Path) -> list[_Row]:
+def _rows(folder: Path) -> list[_Line]:
     path, rows = folder / _FILE, []
     with reading_csv(path), path.open(encoding="utf-8", newline="") as f:
         for number, row in enumerate(csv.DictReader(f, delimiter="\t"), 2):
             try:
                 image = "/".join(PurePosixPath(row["filepath"]).parts[-2:])
-                negatives = [Negative(order.clean(text), "negclip") for text in ast.literal_eval(row["neg_caption"])]
+                negatives = [
+                    Negative(word_order.clean(text), "negclip") for text in ast.literal_eval(row["neg_caption"])
+                ]
                 hard = list(ast.literal_eval(row.get("neg_image") or "[]"))
-                rows.append(_Row(image, row["title"], negatives, hard))
+                rows.append(_Line(image, row["title"], negatives, hard))
             except (KeyError, TypeError, AttributeError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
                 raise UserError(
                     f"{path}:{number}: {row!r:.200} ({type(error).__name__}: {error}); expected title, filepath, "
@@ -75,8 +77,8 @@ def _rows(folder: Path) -> list[_Row]:
     return rows
 
 
-def _by_image(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
-    by_image: dict[str, list[_Row]] = {}
+def _by_image(rows: Iterable[_Line]) -> dict[str, list[_Line]]:
+    by_image: dict[str, list[_Line]] = {}
     for row in rows:
         by_image.setdefault(row.image, []).append(row)
     return by_image

@@ -13,7 +13,7 @@ from etils import epath
 
 from naturel_jax import storage
 from naturel_jax.checkpoints import finished
-from naturel_jax.cli.sweeps.plan import Planned
+from naturel_jax.cli.sweeps.grids import Planned
 from naturel_jax.training.run import Watch, run
 from tfds_naturel.common.errors import UserError
 
@@ -86,7 +86,7 @@ def train(planned: Planned, out: Path, watch: Watch = lambda step, scores: None)
 
 
 def state(planned: Planned, out: Path) -> str:
-    """What has become of a run, in words. Raises UserError for a damaged file."""
+    """The state of a run, in words. Raises UserError for a damaged file."""
     folder = epath.Path(out / planned.key)
     if storage.exists(folder / PRUNED):
         saved = storage.read_json(folder / PRUNED)

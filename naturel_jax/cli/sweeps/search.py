@@ -18,7 +18,7 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.checkpoints import finished, recorded
 from naturel_jax.cli.sweeps import runs as runs_lib
-from naturel_jax.cli.sweeps.plan import Grid, Planned, Range, Setting
+from naturel_jax.cli.sweeps.grids import Grid, Planned, Range, Setting
 from naturel_jax.cli.sweeps.runs import Pruned
 from naturel_jax.training.run import Watch
 from tfds_naturel.common.errors import UserError

@@ -10,7 +10,7 @@ from naturel_jax import storage
 from naturel_jax.checkpoints import finished, recorded
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.cli.sweeps import runs as runs_lib
-from naturel_jax.cli.sweeps.plan import Planned
+from naturel_jax.cli.sweeps.grids import Planned
 from naturel_jax.report import leakage, report, seeds
 from naturel_jax.report.report import Report, Section
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow

@@ -11,8 +11,8 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.cli import compilation_cache
 from naturel_jax.cli.children import Children
-from naturel_jax.cli.sweeps import plan, runs, search, table
-from naturel_jax.cli.sweeps.plan import Grid, Planned
+from naturel_jax.cli.sweeps import grids, runs, search, table
+from naturel_jax.cli.sweeps.grids import Grid, Planned
 from naturel_jax.cli.sweeps.runs import Share
 from naturel_jax.cli.sweeps.search import Search
 from naturel_jax.config import Config
@@ -34,13 +34,13 @@ class Sweep(NamedTuple):
 
 def make(flags: Sequence[str], options: argparse.Namespace, out: Path) -> Sweep:
     """The sweep of the flags. Raises UserError for anything that is wrong with it, or with what is in ``out``."""
-    grid = plan.make_grid(flags, options.grid, options.seeds, out.resolve().name)
-    settings = search.corners(grid) if options.search else plan.settings(grid)
+    grid = grids.make_grid(flags, options.grid, options.seeds, out.resolve().name)
+    settings = search.corners(grid) if options.search else grids.settings(grid)
     planned = [run for setting in settings for run in grid.runs(setting)]
     if options.search:
         planned = list({run.key: run for run in planned}.values())  # corners may coincide
-    plan.check(planned, out)
-    plan.check_names(planned, options.score, options.baseline, options.prune)
+    grids.check(planned, out)
+    grids.check_names(planned, options.score, options.baseline, options.prune)
     storage.check_writable(epath.Path(out), flag="--out")
     if not options.search:
         return Sweep(planned, None, options.score, options.baseline)
@@ -50,7 +50,7 @@ def make(flags: Sequence[str], options: argparse.Namespace, out: Path) -> Sweep:
 def _search(grid: Grid, options: argparse.Namespace, out: Path) -> Search:
     if not grid.values:
         raise UserError("--search needs --grid, such as --grid config.optim.lr=1e-5..1e-3:log")
-    if not isinstance(plan.load(grid, {}), Config):
+    if not isinstance(grids.load(grid, {}), Config):
         raise UserError("--search needs the config of one run; this one has several")
     made = Search(grid, options.search, options.trials, options.score, options.prune)
     search.check_same(made, out)

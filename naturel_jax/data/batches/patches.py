@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from naturel_jax.data.batches.planner import BLANK, Row
+from naturel_jax.data.batches.planner import BLANK, ImageRow
 from naturel_jax.data.random.draws import PATCHES, Draws
 
 _LAST = 2**63 - 1  # beyond all sample numbers
@@ -18,7 +18,7 @@ def kept(patches: int, dropout: float) -> int:
     return max(1, int(patches * (1 - dropout)))
 
 
-def draw(seed: int, patches: int, count: int, rows: Sequence[Row], step: int) -> np.ndarray:
+def draw(seed: int, patches: int, count: int, rows: Sequence[ImageRow], step: int) -> np.ndarray:
     """For each row, ``count`` distinct numbers from 0 to ``patches - 1``, ascending; int32 [R, P].
 
     An image's patches depend only on its sample number, not on devices or hosts. Blank images have no number of their

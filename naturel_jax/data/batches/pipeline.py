@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from naturel_jax.config import Config, Data
 from naturel_jax.data.batches import patches
-from naturel_jax.data.batches.planner import MixturePart, Planner, Row
+from naturel_jax.data.batches.planner import ImageRow, MixturePart, Planner
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.batches.replaced import Reads, Replaced, relabel
 from naturel_jax.data.batches.stages import (
@@ -160,7 +160,7 @@ class _Load:
     planner: Planner
     images: Load
     captions: LoadCaptions
-    draw_patches: Callable[[list[Row], int], np.ndarray] | None
+    draw_patches: Callable[[list[ImageRow], int], np.ndarray] | None
     blocks: tuple[int, ...]
 
     def __call__(self, step: int) -> LocalBatch:

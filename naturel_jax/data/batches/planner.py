@@ -27,7 +27,7 @@ from tfds_naturel.common.errors import UserError
 _CAPTION_BUCKETS = 8  # at most this many different numbers of caption rows: each compiles the step again
 
 
-class Row(NamedTuple):
+class ImageRow(NamedTuple):
     """Origin of an image row: source, item in it, sample number, and whether mirroring keeps its captions true.
 
     Each position of the training order has two sample numbers, the second for a mined hard image. ``source`` -1 is the
@@ -40,11 +40,11 @@ class Row(NamedTuple):
     mirror: bool = False
 
 
-BLANK = Row(-1)
+BLANK = ImageRow(-1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Rows(Sequence[Row]):
+class ImageRows(Sequence[ImageRow]):
     """The rows of a batch, in columns."""
 
     source_I: np.ndarray
@@ -56,26 +56,26 @@ class Rows(Sequence[Row]):
         return len(self.source_I)
 
     @overload
-    def __getitem__(self, n: int) -> Row: ...
+    def __getitem__(self, n: int) -> ImageRow: ...
     @overload
-    def __getitem__(self, n: slice) -> list[Row]: ...
-    def __getitem__(self, n: int | slice) -> Row | list[Row]:
+    def __getitem__(self, n: slice) -> list[ImageRow]: ...
+    def __getitem__(self, n: int | slice) -> ImageRow | list[ImageRow]:
         return self.at(n) if isinstance(n, slice) else self.at([n])[0]
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[ImageRow]:
         return iter(self[:])
 
-    def at(self, which: slice | Sequence[int] | np.ndarray) -> list[Row]:
+    def at(self, which: slice | Sequence[int] | np.ndarray) -> list[ImageRow]:
         """Some of the rows."""
         columns = (self.source_I, self.item_I, self.sample_I, self.mirror_I)
-        return list(map(Row, *(column[which].tolist() for column in columns)))
+        return list(map(ImageRow, *(column[which].tolist() for column in columns)))
 
 
 class Plan(NamedTuple):
     """A batch before its images are read: ``rows`` [I], ``tokens`` int32 [U, L]. ``number_U``: the number of each
     caption's text, counting the texts of all sources one after another; higher for texts that a recipe made."""
 
-    rows: Rows
+    rows: ImageRows
     tokens: np.ndarray
     image_labels: ImageLabels
     caption_labels: CaptionLabels
@@ -92,7 +92,7 @@ class MixturePart(NamedTuple):
     hard_images: Sequence[Sequence[int]] | None = None
 
 
-class _Images(NamedTuple):
+class _SampledImages(NamedTuple):
     """Image rows of one source, and what was sampled for them. ``place_B``: twice the number of the anchor in the
     batch, and 1 more for the anchor's hard image."""
 
@@ -103,7 +103,7 @@ class _Images(NamedTuple):
     negatives: Sampled
 
 
-class _Captions(NamedTuple):
+class _SampledCaptions(NamedTuple):
     """The captions of a batch. ``texts`` [U]: the distinct ones, in order of first use; a caption's id is its index.
     ``number_U``: see ``Plan``. ``asserts``: for each, the ids of its facts, ascending. ``sampled``: ids of the
     positives of place p (row 2p) and of its negatives (row 2p + 1)."""
@@ -188,7 +188,7 @@ class Planner:
             item_B[source_B == s] = part.items.images(order.at(own_B[source_B == s]))
         return source_B, item_B
 
-    def _sample(self, step: int) -> list[_Images]:
+    def _sample(self, step: int) -> list[_SampledImages]:
         """The anchors of batch ``step`` and one of the hard images of each that has any, with their captions."""
         source_B, item_B = self._anchors(step)
         sampled = []
@@ -204,11 +204,11 @@ class Planner:
             sampled.append(self._images(s, 2 * anchor_B[has_any] + 1, mined_B, rng))
         return sampled
 
-    def _images(self, source: int, place_B: np.ndarray, item_B: np.ndarray, rng: np.random.Generator) -> _Images:
+    def _images(self, source: int, place_B: np.ndarray, item_B: np.ndarray, rng: np.random.Generator) -> _SampledImages:
         part = self.parts[source]
-        return _Images(source, place_B, item_B, *part.recipe.sample(part.items, item_B, rng))
+        return _SampledImages(source, place_B, item_B, *part.recipe.sample(part.items, item_B, rng))
 
-    def _captions(self, sampled: Sequence[_Images]) -> _Captions:
+    def _captions(self, sampled: Sequence[_SampledImages]) -> _SampledCaptions:
         """The captions of a batch: equal texts are one caption, which asserts whatever any of them does."""
         numbers, rewritten = self._numbers(sampled)
         number_V, first_V, inverse = np.unique(numbers.values, return_index=True, return_inverse=True)
@@ -229,10 +229,10 @@ class Planner:
         asserts = Ragged.from_lengths(np.bincount(id_, minlength=len(ids)), fact)
         number_U = np.empty(len(ids), np.int64)
         number_U[id_V[::-1]] = number_V[::-1]  # the lowest number of each id
-        return _Captions(list(ids), number_U, asserts, Ragged(numbers.starts, id_V[inverse]))
+        return _SampledCaptions(list(ids), number_U, asserts, Ragged(numbers.starts, id_V[inverse]))
 
-    def _numbers(self, sampled: Sequence[_Images]) -> tuple[Ragged, list[str]]:
-        """A number for each sampled caption, in the rows of ``_Captions.sampled``, and the distinct rewritten texts.
+    def _numbers(self, sampled: Sequence[_SampledImages]) -> tuple[Ragged, list[str]]:
+        """A number for each sampled caption, in the rows of its ``sampled``, and the distinct rewritten texts.
 
         Numbers of rewritten texts follow those of all sources' texts. Equal texts may have several numbers.
         """
@@ -249,8 +249,8 @@ class Planner:
         return _by_row(rows, numbers, 4 * self.batch_size), list(rewritten)
 
     def _image_rows(
-        self, sampled: Sequence[_Images], captions: _Captions, names_side_U: np.ndarray, step: int
-    ) -> tuple[Rows, ImageLabels]:
+        self, sampled: Sequence[_SampledImages], captions: _SampledCaptions, names_side_U: np.ndarray, step: int
+    ) -> tuple[ImageRows, ImageLabels]:
         """Blocks of equal length, one per shard, each followed by its sentinel (as many copies as the block's images)
         and padding."""
         place_R, item_R = (np.concatenate(column) for column in zip(*(images[1:3] for images in sampled), strict=True))
@@ -278,14 +278,14 @@ class Planner:
         if self._sentinel:
             mult_I[start_S + images_S] = np.bincount(block_R, copies_R, self.shards)
         columns = (source_R, item_R, 2 * step * self.batch_size + place_R, ~keeps_side[place_R])
-        return Rows(*map(spread, columns, BLANK)), ImageLabels(
+        return ImageRows(*map(spread, columns, BLANK)), ImageLabels(
             mult_I=mult_I,
             positives_IK=spread(positives.padded(self._max_positives, -1), -1),
             negatives_IK=spread(negatives.padded(self._max_negatives, -1), -1),
             shows_IT=spread(shows.take(place_R).padded(self._max_shown, -1), -1),
         )
 
-    def _shows(self, sampled: Sequence[_Images]) -> tuple[Ragged, np.ndarray]:
+    def _shows(self, sampled: Sequence[_SampledImages]) -> tuple[Ragged, np.ndarray]:
         """The ids of the facts that the image of each place shows, and whether any of their names mentions a side."""
         rows, values = [], []
         names_side = np.zeros(2 * self.batch_size, bool)
@@ -303,7 +303,7 @@ class Planner:
         bucket = math.ceil(most / _CAPTION_BUCKETS / unit) * unit
         return math.ceil(used / bucket) * bucket
 
-    def _caption_labels(self, captions: _Captions) -> CaptionLabels:
+    def _caption_labels(self, captions: _SampledCaptions) -> CaptionLabels:
         used = len(captions.texts)
         padding = (0, self._caption_rows(used) - used)
         mult_U = np.bincount(captions.sampled.values, minlength=used).astype(np.float32)

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from naturel_jax.data.batches.buffers import Buffers
-from naturel_jax.data.batches.planner import Plan, Row, Rows
+from naturel_jax.data.batches.planner import ImageRow, ImageRows, Plan
 from naturel_jax.data.batches.replaced import Replaced
 from naturel_jax.data.images.augment import Blank, Crops, Encoded
 from naturel_jax.data.images.boxes import Boxes, random_boxes
@@ -26,7 +26,7 @@ from naturel_jax.data.items.items import Source
 from naturel_jax.data.random.draws import AUGMENT, Draws
 from tfds_naturel.common.errors import UserError
 
-Load = Callable[[Rows, np.ndarray], tuple[np.ndarray, list[Replaced]]]
+Load = Callable[[ImageRows, np.ndarray], tuple[np.ndarray, list[Replaced]]]
 LoadCaptions = Callable[[Plan, np.ndarray], np.ndarray]
 Place = Callable[[np.ndarray], jax.Array]
 
@@ -83,7 +83,7 @@ class EmbeddedImages(ImageStage):
 
 
 def _fill_crops(
-    seed: int, sources: Sequence[Source], crops: Crops, buffers: Buffers, batch: Rows, local: np.ndarray
+    seed: int, sources: Sequence[Source], crops: Crops, buffers: Buffers, batch: ImageRows, local: np.ndarray
 ) -> tuple[np.ndarray, list[Replaced]]:
     """Images uint8 [R, size, size, 3]. Raises UserError if no image of the batch can be read."""
     images, replaced = buffers.array((len(local), crops.size, crops.size, 3)), []
@@ -102,7 +102,7 @@ def _fill_crops(
 
 
 def _fill(
-    seed: int, sources: Sequence[Source], crops: Crops, rows: Sequence[Row], images: np.ndarray
+    seed: int, sources: Sequence[Source], crops: Crops, rows: Sequence[ImageRow], images: np.ndarray
 ) -> dict[int, UserError]:
     """Fills ``images``, uint8 [R, size, size, 3], with random crops of these rows. Returns the numbers of those that
     are missing or broken, and why; they are left undefined."""
@@ -121,7 +121,7 @@ def _fill(
     return failed
 
 
-def _others(batch: Rows, at: int) -> Iterator[int]:
+def _others(batch: ImageRows, at: int) -> Iterator[int]:
     """The other rows of a batch that hold an image, beginning with the next one."""
     numbers = np.flatnonzero(batch.source_I >= 0)
     after = int(np.searchsorted(numbers, at))
@@ -129,7 +129,7 @@ def _others(batch: Rows, at: int) -> Iterator[int]:
 
 
 def _read_embeddings(
-    seed: int, sources: Sequence[Source], dim: int, batch: Rows, local: np.ndarray
+    seed: int, sources: Sequence[Source], dim: int, batch: ImageRows, local: np.ndarray
 ) -> tuple[np.ndarray, list[Replaced]]:
     """Embeddings float32 [R, dim]."""
     draws, sides_R = Draws(seed, AUGMENT, batch.sample_I[local]), np.ones(len(local), np.int64)
@@ -142,7 +142,7 @@ def _read_embeddings(
     return zimg_RD, []
 
 
-def _boxes(seed: int, rows: Sequence[Row], opened: Sequence[Encoded | Kept | Blank], crops: Crops) -> Boxes:
+def _boxes(seed: int, rows: Sequence[ImageRow], opened: Sequence[Encoded | Kept | Blank], crops: Crops) -> Boxes:
     """A random box in the image of each row."""
     width_R, height_R = np.array([image[:2] for image in opened]).T
     sample_R, mirror_R = np.array([row.sample for row in rows]), np.array([row.mirror for row in rows], bool)
@@ -150,10 +150,10 @@ def _boxes(seed: int, rows: Sequence[Row], opened: Sequence[Encoded | Kept | Bla
 
 
 class _Broken(UserError):
-    """An image that is missing or not an image; of other errors of a disk, an image says nothing."""
+    """A missing or invalid image. Other disk errors say nothing about the image."""
 
 
-def _open(sources: Sequence[Source], row: Row) -> Encoded | Kept | Blank:
+def _open(sources: Sequence[Source], row: ImageRow) -> Encoded | Kept | Blank:
     """The image of a row. Raises _Broken, and UserError if the disk failed."""
     if row.source < 0:
         return Blank()
@@ -164,7 +164,7 @@ def _open(sources: Sequence[Source], row: Row) -> Encoded | Kept | Blank:
         raise _with_name(sources, row, error) from error
 
 
-def _with_name(sources: Sequence[Source], row: Row, error: Exception) -> UserError:
+def _with_name(sources: Sequence[Source], row: ImageRow, error: Exception) -> UserError:
     """The error with the image's name: it may have been damaged or removed since it was checked."""
     items = sources[row.source].items
     is_broken = isinstance(error, ValueError | FileNotFoundError | NotADirectoryError | IsADirectoryError)

@@ -48,7 +48,7 @@ def decode(source: Source, crops: Crops, root: Path, workers: int = 0) -> Source
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / once.LOCK):
         once.write_meta(folder, key | {"images": len(items.image_ids)})
-        _build(_Images(items.name, source.read_image, crops, folder), items, workers)
+        _build(_Decoder(items.name, source.read_image, crops, folder), items, workers)
     images = Decoded(folder, crops, source.read_image, len(items.image_ids))
     return dataclasses.replace(source, decoded=images)
 
@@ -70,7 +70,7 @@ def sample(items: Items) -> list[int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Images:
+class _Decoder:
     """What the decoding processes are given. ``read``: number -> encoded image."""
 
     name: str
@@ -120,7 +120,7 @@ class _Images:
         return bool(xxhash.xxh3_64_intdigest(self.encoded(n, image_id)) != row["encoded"])
 
 
-def _build(images: _Images, items: Items, workers: int) -> None:
+def _build(images: _Decoder, items: Items, workers: int) -> None:
     """Decodes the blocks that are missing or damaged; all of them if an image of a sample has changed."""
     count, is_used_N = len(items.image_ids), np.zeros(len(items.image_ids), bool)
     is_used_N[items.images(np.arange(len(items)))] = True

@@ -220,7 +220,7 @@ class Source:
 
     ``read_image`` must be picklable: the pipeline's reading processes each get a copy. ``content`` identifies the items
     (empty: not known): a run continues only with the same. ``decoded``: the images' pixels, if they are kept.
-    ``embedded``: their embeddings by a frozen tower; ``embedded_captions``: those of the texts of ``items``.
+    ``embedded``: their embeddings by a frozen tower; ``embedded_captions``: embeddings of the texts of ``items``.
     """
 
     items: Items

@@ -24,7 +24,7 @@ from naturel_jax.data.items.items import Tags
 from naturel_jax.data.items.ragged import Ragged
 from naturel_jax.storage import once
 from naturel_jax.storage.locks import locked
-from tfds_naturel.captions import order
+from tfds_naturel.captions import word_order
 from tfds_naturel.common import extras
 from tfds_naturel.common.errors import UserError
 
@@ -36,7 +36,7 @@ VERSION = 1
 _FOLDER = "tags"
 _BATCH = 1000  # captions that spaCy tags together
 _LONGEST = 1 << 16  # characters of a caption within which places are recorded
-_KINDS = dict.fromkeys(order.NOUNS, 0) | dict.fromkeys(order.ADJECTIVES, 1)  # Penn Treebank tag -> kind
+_KINDS = dict.fromkeys(word_order.NOUNS, 0) | dict.fromkeys(word_order.ADJECTIVES, 1)  # Penn Treebank tag -> kind
 
 Place = tuple[int, int, int]
 

@@ -78,8 +78,8 @@ def _check_rules(state: Any) -> None:
 
 
 def _strings(charsmap: bytes) -> list[bytes]:
-    """What a precompiled normalizer of sentencepiece may make of a character: strings that follow a trie, which follows
-    its size."""
+    """The replacement strings of a precompiled sentencepiece normalizer. They come after a trie, whose size comes
+    first."""
     size = int.from_bytes(charsmap[:4], "little")
     return charsmap[4 + size :].split(b"\0")
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.helpers.open_images_files import photo
 from tfds_naturel import build, naturel
-from tfds_naturel.captions import order
+from tfds_naturel.captions import word_order
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.hard_images import mining
 from tfds_naturel.naturel import HARD_IMAGES
@@ -28,7 +28,9 @@ TAGS = {"man": "NN", "horse": "NN", "dog": "NN", "brown": "JJ", "small": "JJ"}
 def tagger(monkeypatch):
     """Replaces spaCy's model by a table of tags."""
     monkeypatch.setattr(
-        order, "spacy_tags", lambda texts: [[(word, TAGS.get(word, "X")) for word in text.split()] for text in texts]
+        word_order,
+        "spacy_tags",
+        lambda texts: [[(word, TAGS.get(word, "X")) for word in text.split()] for text in texts],
     )
 
 
@@ -88,7 +90,7 @@ def test_coco_order_from_karpathys_training_captions(tmp_path, tagger):
         ]
         assert all(row.text != caption and sorted(row.text.split()) == sorted(caption.split()) for row in negatives)
         operations = [row.operation for row in negatives]
-        assert 1 <= len(operations) <= 4 and operations == [name for name in order.SHUFFLES if name in operations]
+        assert 1 <= len(operations) <= 4 and operations == [name for name in word_order.SHUFFLES if name in operations]
     assert {row.group for row in rows} == {0, 1}
 
     # "Dog" has only one word order, so it has no negatives and is left out; the image's other caption is kept.
