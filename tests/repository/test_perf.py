@@ -35,6 +35,7 @@ def test_steps_with_embeddings_of_a_frozen_tower_have_the_same_loss(name, capsys
     np.testing.assert_allclose(*np.array(found)[:, 1:].astype(float).T, rtol=1e-5)
 
 
+@pytest.mark.proof
 def test_lora_is_measured_beside_full_tuning(capsys):
     adapters.main(["--preset=tiny-clip", "--batch=8", "--repeats=1", "--rank=4"])
     rows = re.findall(r"^(full tuning|LoRA of [a-z ]+?)  +(.*)$", capsys.readouterr().out, re.MULTILINE)
