@@ -7,6 +7,8 @@
 
 A file is JSONL, CSV, TSV or Parquet, read like training data (``naturel_jax.data.items.records``). Image paths are
 relative to its folder and must stay inside it. A bad record is reported with its line and field, and left out.
+
+Shape letters: F false captions of an item.
 """
 
 import array

@@ -25,19 +25,22 @@ def make_meta(
     model: TwoTowerConfig,
     processor: Processor,
     trained_on: dict[str, Any] | None = None,
+    adapter: dict[str, Any] | None = None,
     *,
     remat: str = "none",
     exchange: str = "ring",
 ) -> dict[str, Any]:
     """The metadata saved with the arrays. ``trained_on``: what ``TrainedOn.meta`` returns, None if the folder has no
     record of the images that the run trains on; ``remat`` and ``exchange``: what ``config.compute.remat`` and
-    ``config.objective.exchange`` are, or have become if they are "auto"."""
+    ``config.objective.exchange`` are, or have become if they are "auto"; ``adapter``: what the adapters belong to, if
+    the arrays are some (``Start.adapter_meta``)."""
     return {
         "version": VERSION,
         "trained_on": trained_on,
         "config": config,
         "remat": remat,
         "exchange": exchange,
+        "adapter": adapter,
         "streams": draws.VERSION,
         "model": dataclasses.asdict(model),
         "processor": processor.to_dict(),

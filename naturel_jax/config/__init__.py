@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from naturel_jax.config.checks import check, check_folder
 from naturel_jax.config.record_fields import Fields
 from naturel_jax.config.schema import (
+    Adapter,
     Checkpoint,
     Compute,
     Config,
@@ -26,6 +27,7 @@ from naturel_jax.config.schema import (
 from naturel_jax.config.settings import parse, to_config_dict
 
 __all__ = [
+    "Adapter",
     "Checkpoint",
     "Compute",
     "Config",

@@ -15,6 +15,11 @@ def check(config: Config, path: str = "config") -> Config:
         raise UserError(f"{path}.init is {config.init!r} and {path}.preset is {config.preset!r}: set one of them")
     if config.preset and not config.data.mixture:
         raise UserError(f"{path}.preset needs {path}.data.mixture: its tokenizer is trained on the captions")
+    if config.adapter.rank and not config.init:
+        raise UserError(
+            f"{path}.adapter.rank is {config.adapter.rank}, but {path}.init is '': an adapter belongs to a saved "
+            f"model, which {path}.init names"
+        )
     length, warmup = (
         durations.steps_without_data(text, config.data.batch_size) for text in (config.duration, config.optim.warmup)
     )
@@ -62,6 +67,11 @@ def check(config: Config, path: str = "config") -> Config:
         raise UserError(
             f"{path}.objective.terms.{averages[0]}.of_average is True, but there is no average: set {path}.optim.ema, "
             "such as 0.9996"
+        )
+    if averages and config.adapter.rank:
+        raise UserError(
+            f"{path}.objective.terms.{averages[0]}.of_average is True, but {path}.adapter.rank is "
+            f"{config.adapter.rank}: adapters are compared with their base; set of_average to False"
         )
     if averages and any(term.needs_base and not term.of_average for term in options.terms.values()):
         raise UserError(

@@ -169,6 +169,29 @@ class Optim:
 
 
 @dataclasses.dataclass(frozen=True)
+class Adapter:
+    """LoRA (arXiv 2106.09685): adapters of linear layers, trained in place of the model's own parameters."""
+
+    rank: int = setting(0, "rank of the adapters; 0: none, the model itself is trained", between(0, 1 << 12))
+    alpha: float = setting(16.0, "an adapter's product is multiplied by alpha / rank", above(0))
+    rslora: bool = setting(False, "multiply by alpha / sqrt(rank) instead (rsLoRA, arXiv 2312.03732)")
+    targets: tuple[str, ...] = setting(
+        (".*/attn/(query|value)",),
+        "patterns of the layers that get an adapter, such as image/transformer/blocks/attn/query; others: attn/key, "
+        "attn/out, mlp/up, mlp/down; image/head/mlp/up, image/projection; a tower without any is frozen",
+        Allowed(
+            lambda: "regular expressions of at most five repetitions, none of a group that has a repetition itself",
+            lambda patterns: bool(patterns) and are_patterns((pattern, 0) for pattern in patterns),
+        ),
+    )
+
+    @property
+    def scale(self) -> float:
+        """What the product of an adapter's matrices is multiplied by."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+
+@dataclasses.dataclass(frozen=True)
 class Compute:
     dtype: str = setting(
         "auto",
@@ -254,6 +277,7 @@ class Config:
     data: Data = section(Data)
     objective: Objective = section(Objective)
     optim: Optim = section(Optim)
+    adapter: Adapter = section(Adapter)
     compute: Compute = section(Compute)
     mesh: Mesh = section(Mesh, may_change=True)
     eval: Eval = section(Eval, may_change=True)

@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
-from naturel_jax import storage
+from naturel_jax import storage, weights
 from naturel_jax.benchmarks.benchmark import Benchmark, is_headline
 from naturel_jax.checkpoints import checkpoint, finished
 from naturel_jax.data.seen.trained_on import TrainedOn
@@ -86,7 +86,7 @@ def _load(workdir: epath.Path, step: int, mesh: Mesh) -> tuple[Loaded, TrainedOn
     """A checkpoint and its training images; None if it has been removed in the meantime."""
     try:
         trained_on = runs.trained_on(workdir, step)
-        return Loaded(*runs.load_run(workdir, step=step, sharding_for=param_sharding(mesh))), trained_on
+        return weights.load(f"run:{workdir}@{step}", sharding_for=param_sharding(mesh)), trained_on
     except Exception:  # Orbax and TensorStore raise many kinds for files that disappear
         if step in checkpoint.saved_steps(workdir):
             raise

@@ -18,9 +18,13 @@ def transformer_flops(config: TransformerConfig, length: int, blocks: int | None
     attended to, once for the logits and once for the values (Kaplan et al., arXiv 2001.08361, table 1, with attention
     in full).
     """
-    kernels = 4 * config.width**2 + 2 * config.width * config.mlp_dim
     blocks = config.depth if blocks is None else blocks
-    return blocks * length * (2 * kernels + 4 * length * config.width)
+    return blocks * length * (2 * _weights(config) + 4 * length * config.width)
+
+
+def _weights(config: TransformerConfig) -> int:
+    """Number of weights of a block's kernels."""
+    return 4 * config.width**2 + 2 * config.width * config.mlp_dim
 
 
 def image_flops(config: TwoTowerConfig, patches: int | None = None, blocks: int | None = None) -> float:
@@ -47,18 +51,20 @@ def text_flops(config: TwoTowerConfig, tokens: int | None = None, blocks: int | 
 
 
 class Step(NamedTuple):
-    """Forward FLOPs of a training step, those of the part that has no backward pass, and those of a second forward pass
-    with the parameters that training started from (``config.objective.terms``)."""
+    """Forward FLOPs of a training step, those of the part that has no backward pass, those of a second forward pass
+    with the parameters that training started from (``config.objective.terms``), and those of products whose weights
+    have no gradient but whose inputs do."""
 
     forward: float
     frozen: float
     base: float = 0.0
+    fixed: float = 0.0
 
     @property
     def model(self) -> float:
         """Forward and backward FLOPs: each product in the forward pass needs two in the backward pass, one for the
         gradient of each factor, and none where it is frozen."""
-        return 3 * self.forward - 2 * self.frozen + self.base
+        return 3 * self.forward - 2 * self.frozen + self.base - self.fixed
 
     def computed(self, remat: str, chunks: int) -> float:
         """FLOPs including recomputation: ``remat`` "full" recomputes whatever has a backward pass, chunks recompute
@@ -74,15 +80,23 @@ def step(
     *,
     patches: int | None = None,
     frozen: tuple[int, int] = (0, 0),
+    trained: tuple[int, int] | None = None,
 ) -> Step:
     """A step on ``images``, of which ``patches`` go through the blocks (default: all), and ``captions`` of ``tokens``
     positions (default: the full context). ``frozen``: lowest blocks of the image and of the text tower without a
-    backward pass."""
+    backward pass. ``trained``: number of weights of a block of each that have a gradient (default: all)."""
     forward = images * image_flops(config, patches) + captions * text_flops(config, tokens)
     without = captions * text_flops(config, tokens, frozen[1])
     if frozen[0]:
         without += images * image_flops(config, patches, frozen[0])
-    return Step(forward, without)
+    fixed = 0.0
+    if trained is not None:
+        image, text = config.image.transformer, config.text.transformer
+        length = (config.image.grid**2 if patches is None else patches) + (config.image.pool == "cls")
+        positions = images * length, captions * (config.text.context if tokens is None else tokens)
+        for tower, count, first, weights in zip((image, text), positions, frozen, trained, strict=True):
+            fixed += 2 * count * (tower.depth - first) * (_weights(tower) - weights)
+    return Step(forward, without, fixed=fixed)
 
 
 def __getattr__(name: str) -> Any:

@@ -20,8 +20,8 @@ from naturel_jax.models.two_tower import TwoTowerConfig, config_from_dict
 from naturel_jax.planning import compiled, products, stand_in
 from naturel_jax.training import exchange, memory, run
 from naturel_jax.training.choices import make_model
-from naturel_jax.training.start import Start, trained_sizes
-from naturel_jax.weights import runs
+from naturel_jax.training.start import Start, new_adapter, trained_sizes
+from naturel_jax.weights import Adapter, runs
 from tfds_naturel.common.errors import UserError
 
 
@@ -46,7 +46,8 @@ def make_training(
     params = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings(shapes, mesh)
     )
-    start = Start(model, params, stand_in.processor(sizes, tokens), new_bias)
+    adapter = Adapter(new_adapter(config, params, mesh), config.adapter, "", "") if config.adapter.rank else None
+    start = Start(model, params, stand_in.processor(sizes, tokens), new_bias, adapter)
     return run.make_training(config, start, training_data(config, examples), mesh)
 
 
@@ -108,7 +109,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "usable": memory.usable(device.device_kind),
         "gpu_share": memory.gpu_share() if device.platform == "gpu" else None,
         "estimate": {
-            **memory.estimate(model, state.params, batch, mesh, config.objective.chunks)._asdict(),
+            **memory.estimate(model, state.params, batch, mesh, config.objective.chunks, state.base)._asdict(),
             "loss": _loss_memory(training, batch, mesh),
         },
     }

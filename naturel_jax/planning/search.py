@@ -109,9 +109,9 @@ def _estimates(config: Config, training: Training) -> Iterator[Candidate]:
     name = exchange.best(known, limit)
     step = training.loss.step_flops(batch)
     arguments = memory.per_device((state, batch))
-    found = transfers(state.params, mesh, dtype, chunks)
+    found = transfers(training.start.params, mesh, dtype, chunks)
     for remat in memory.AUTO:
-        temporaries = memory.temporaries(memory.with_remat(model, remat), state.params, batch, mesh, chunks)
+        temporaries = memory.temporaries(memory.with_remat(model, remat), state.params, batch, mesh, chunks, state.base)
         temporaries += known[name].memory
         traffic = arguments + memory.per_device(state) + 2 * temporaries
         device_flops = step.computed(remat, chunks) / mesh.size

@@ -37,11 +37,11 @@ def calibrated(state: State, loss: Loss, batch: Batch) -> State:
     """``state`` with its bias set to the value that minimizes the loss on ``batch``, in all copies."""
 
     @jax.jit
-    def best(params: Params, batch: Batch) -> jax.Array:
-        zimg_ID, zcap_UD = loss.embed(params, batch)
+    def best(params: Params, base: Params | None, batch: Batch) -> jax.Array:
+        zimg_ID, zcap_UD = loss.embed(loss.whole(params, base), batch)
         return calibrate_bias(lambda bias: loss.from_embeddings(params | {"logit_bias": bias}, zimg_ID, zcap_UD, batch))
 
-    bias = jax.device_put(best(state.params, batch), state.params["logit_bias"].sharding)
+    bias = jax.device_put(best(state.params, state.base, batch), state.params["logit_bias"].sharding)
 
     def replaced(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
         names = path_string(path).split("/")

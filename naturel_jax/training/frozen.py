@@ -72,9 +72,9 @@ def embed_sources(config: Config, start: Start, sources: Sequence[Source], mesh:
     data, model, processor, root = config.data, start.model, start.processor, staging.root(config.data.cache_dir)
     cache_images, result = data.cache == "embeddings", list(sources)
     if cache_images:
-        _check_frozen(config, start.params, "image", "cache", "decoded")
+        _check_frozen(config, start, "image", "cache", "decoded")
     if data.cache_captions:
-        _check_frozen(config, start.params, "text", "cache_captions", False)
+        _check_frozen(config, start, "text", "cache_captions", False)
     if cache_images:
         encode = of_pixels(model.encode_image, processor.mean, processor.std)
         tower = _make_tower(start, "image", encode, mesh)
@@ -89,9 +89,14 @@ def embed_sources(config: Config, start: Start, sources: Sequence[Source], mesh:
     return result
 
 
-def _check_frozen(config: Config, params: Params, tower: str, field: str, other: str | bool) -> None:
+def _check_frozen(config: Config, start: Start, tower: str, field: str, other: str | bool) -> None:
     """Raises UserError if ``tower`` is trained; ``other``: what ``config.data.<field>`` can then be."""
-    factors = optim.multipliers(config.optim, params)[tower]
+    factors = optim.multipliers(config.optim, start.trained)[tower]
+    if start.adapter and jax.tree.leaves(factors):  # even frozen ones: embeddings are of the base alone
+        raise UserError(
+            f"config.data.{field} is {getattr(config.data, field)!r}, but config.adapter.targets has layers of the "
+            f"{tower} tower: leave them out, or set config.data.{field} to {other!r}"
+        )
     trained = [path_string(path) for path, factor in jax.tree_util.tree_leaves_with_path(factors) if np.any(factor)]
     if trained:
         raise UserError(

@@ -18,7 +18,7 @@ from naturel_jax.devices.sharding import BATCH_AXES
 from naturel_jax.losses.batch import Batch, is_embedded
 from naturel_jax.losses.objectives import OBJECTIVES, Embedded
 from naturel_jax.losses.tiles import EXCHANGES, Layout
-from naturel_jax.models import flops
+from naturel_jax.models import adapters, flops
 from naturel_jax.models.two_tower import Model, Params, normalize
 from naturel_jax.training import optim
 
@@ -44,6 +44,8 @@ class Loss:
         self.model, self.chunks, self._mean_std = model, objective.chunks, mean_std
         self._terms = objective.terms
         self.needs_base, self.of_average = objective.needs_base, objective.of_average
+        self.adapter = options.adapter
+        self._trained = adapters.weights_of_a_block(params) if self.adapter.rank else None
         self._factors = optim.multipliers(options.optim, params)
         self.layout = Layout(mesh, BATCH_AXES, objective.tile, exchange)
         self._objective = functools.partial(
@@ -60,16 +62,30 @@ class Loss:
         """((loss, terms), gradient): a float32 scalar; the unweighted value of each term of ``config.objective.terms``,
         with the norm of its gradient on the embeddings and that of the objective (as ``NAME/grad_norm``); and the
         gradient with respect to the parameters. With ``config.objective.chunks`` above 1, the same in the memory of one
-        chunk: see ``value_and_grad_in_chunks``. ``base``: the parameters that training started from, or
-        their average if ``of_average``, if ``needs_base``."""
-        base_z = self.embed(base, batch) if base is not None else None
+        chunk: see ``value_and_grad_in_chunks``. ``base``: the parameters that training started from, if ``params`` are
+        adapters of them or ``needs_base``; of these the average if ``of_average``."""
+        base_z = self.embed(base, batch) if base is not None and self.needs_base else None
+        whole = functools.partial(self.whole, base=base)
         if self.chunks > 1:
-            return value_and_grad_in_chunks(self, params, batch, base_z)
+            return value_and_grad_in_chunks(self, whole, params, batch, base_z)
 
         def loss(params: Params) -> tuple[jax.Array, Values]:
+            params = whole(params)
             return self.with_terms(params, *self.embed(params, batch), batch, base_z)
 
         return jax.value_and_grad(loss, has_aux=True)(params)
+
+    def whole(self, params: Params, base: Params | None) -> Params:
+        """The model's parameters: ``params``, or adapters merged with their ``base``. ``stop_gradient`` on frozen ones
+        lets XLA drop their part of the backward pass; the lowest frozen blocks have none anyway."""
+
+        def stopped(p: jax.Array, factor: float | np.ndarray) -> jax.Array:
+            if np.any(factor) and not np.all(factor):  # some blocks
+                return jnp.where(optim.by_block(factor, p) == 0, jax.lax.stop_gradient(p), p)
+            return p if np.all(factor) else jax.lax.stop_gradient(p)
+
+        params = jax.tree.map(stopped, params, self._factors)
+        return adapters.merged(base, params, self.adapter.scale) if base and self.adapter.rank else params
 
     def embed(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Unit embeddings [I, D] of the batch's images and [U, D] of its captions, float32."""
@@ -88,13 +104,13 @@ class Loss:
         if is_embedded(images):
             return images
         pixels = normalize(images, *self._mean_std)
-        return self.model.encode_image(self._stop_frozen_gradients(params), pixels, patches_IP)
+        return self.model.encode_image(params, pixels, patches_IP)
 
     def embed_captions(self, params: Params, tokens: jax.Array) -> jax.Array:
         """Embeddings [U, D] of the tokens of a batch or a chunk."""
         if is_embedded(tokens):
             return tokens
-        return self.model.encode_text(self._stop_frozen_gradients(params), tokens)
+        return self.model.encode_text(params, tokens)
 
     def from_embeddings(self, params: Params, zimg_ID: jax.Array, zcap_UD: jax.Array, batch: Batch) -> jax.Array:
         """The objective without terms of the given embeddings, a float32 scalar; only scale and bias are read from
@@ -112,7 +128,6 @@ class Loss:
         base: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[jax.Array, Values]:
         """The loss of the given embeddings; the value of each term, and the norms of their gradients on embeddings."""
-        params = self._stop_frozen_gradients(params)
         loss, labels = self.from_embeddings(params, zimg_ID, zcap_UD, batch), (batch.image_labels, batch.caption_labels)
         if not self._terms:
             return loss, {}
@@ -128,21 +143,9 @@ class Loss:
         """FLOPs of a training step on ``batch``, arrays or ``jax.ShapeDtypeStruct``."""
         compute, rows = self.model.compute, (batch.images_to_embed, *batch.captions_to_embed)
         frozen = (compute.frozen_image, compute.frozen_text)
-        step = flops.step(self.model.config, *rows, patches=batch.patches_to_embed, frozen=frozen)
+        patches = batch.patches_to_embed
+        step = flops.step(self.model.config, *rows, patches=patches, frozen=frozen, trained=self._trained)
         return step._replace(base=step.forward) if self.needs_base else step
-
-    def _stop_frozen_gradients(self, params: Params) -> Params:
-        """``stop_gradient`` on frozen parameters, so that XLA drops their part of the backward pass. The lowest frozen
-        blocks have no backward pass anyway (``Compute.frozen_image``)."""
-
-        def stopped(p: jax.Array, factor: float | np.ndarray) -> jax.Array:
-            if np.all(factor):
-                return p
-            if np.any(factor):  # some blocks
-                return jnp.where(optim.by_block(factor, p) == 0, jax.lax.stop_gradient(p), p)
-            return jax.lax.stop_gradient(p)
-
-        return jax.tree.map(stopped, params, self._factors)
 
 
 def _scale_and_bias(params: Params) -> tuple[jax.Array, jax.Array]:
@@ -161,21 +164,23 @@ def _grad_norm(part: Callable[[Embedded], jax.Array], z: Embedded) -> jax.Array:
 
 
 def value_and_grad_in_chunks(
-    loss: Loss, params: Params, batch: Batch, base: tuple[jax.Array, jax.Array] | None = None
+    loss: Loss, whole: Callable, params: Params, batch: Batch, base: tuple[jax.Array, jax.Array] | None
 ) -> tuple[tuple[jax.Array, Values], Params]:
     """The exact loss and gradient of the whole batch in the memory of one chunk (GradCache, arXiv 2101.06983).
 
     The embeddings of the whole batch are computed first, without keeping activations; then the gradient of the loss
-    with respect to the embeddings; then, chunk by chunk, the gradient with respect to the parameters. ``base``: see
-    ``Embedded``.
+    with respect to the embeddings; then, chunk by chunk, the gradient with respect to the parameters. ``whole``:
+    ``Loss.whole`` with its base; ``base``: see ``Embedded``.
     """
-    zimg_ID, zcap_UD = loss.embed(params, batch)
-    of_embeddings = jax.value_and_grad(loss.with_terms, argnums=(0, 1, 2), has_aux=True)
-    value, (gradient, dzimg_ID, dzcap_UD) = of_embeddings(params, zimg_ID, zcap_UD, batch, base)
+    zimg_ID, zcap_UD = loss.embed(whole(params), batch)
+    of_embeddings = jax.value_and_grad(
+        lambda params, zimg, zcap: loss.with_terms(whole(params), zimg, zcap, batch, base), (0, 1, 2), has_aux=True
+    )
+    value, (gradient, dzimg_ID, dzcap_UD) = of_embeddings(params, zimg_ID, zcap_UD)
 
     def add_gradients(gradient: Params, encode: Callable, rows: Any, upstream: jax.Array) -> Params:
         def add(gradient: Params, chunk: tuple[Any, jax.Array]) -> tuple[Params, None]:
-            _, vjp = jax.vjp(lambda params: encode(params, chunk[0]), params)
+            _, vjp = jax.vjp(lambda params: encode(whole(params), chunk[0]), params)
             return jax.tree.map(jnp.add, gradient, vjp(chunk[1])[0]), None
 
         return jax.lax.scan(add, gradient, _split((rows, upstream), loss.chunks))[0]

@@ -23,6 +23,7 @@ from naturel_jax.devices import hardware
 from naturel_jax.devices.hardware import GIB
 from naturel_jax.devices.sharding import batch_shards
 from naturel_jax.losses.batch import Batch
+from naturel_jax.models import adapters
 from naturel_jax.models.transformer import REMAT_POLICIES
 from naturel_jax.models.two_tower import Model, Params
 from naturel_jax.training.train import State
@@ -125,20 +126,25 @@ class Estimate(NamedTuple):
     activations: int
 
 
-def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: int) -> int:
+def temporaries(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: int, base: Params | None = None) -> int:
     """The sum of ``estimate``, with the same arguments."""
-    return sum(estimate(model, params, batch, mesh, chunks))
+    return sum(estimate(model, params, batch, mesh, chunks, base))
 
 
-def estimate(model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: int) -> Estimate:
+def estimate(
+    model: Model, params: Params, batch: Batch, mesh: Mesh, chunks: int, base: Params | None = None
+) -> Estimate:
     """What a step needs besides its arguments; the loss (``exchange.memory_of``) is not counted.
 
     ``params`` and ``batch`` are arrays or ``jax.ShapeDtypeStruct`` with sharding, ``chunks`` is
-    ``config.objective.chunks``. The tensor axis of the mesh is ignored, so with one, the estimate is too high.
+    ``config.objective.chunks``. If ``params`` are adapters of ``base``, the kernels that they change are there once
+    more, merged, and have a gradient themselves. The tensor axis of the mesh is ignored, so with one, the estimate is
+    too high.
     """
     rows = batch_shards(mesh) * chunks
     captions, tokens = batch.captions_to_embed
     gradients = per_device(params) * (1 if chunks == 1 else 2)  # the sum over chunks, and those of one chunk
+    gradients += 2 * per_device(adapters.changed(base or {}, params))
     images, patches = batch.images_to_embed // rows, batch.patches_to_embed
     return Estimate(gradients, activations(model, images, captions // rows, tokens, patches))
 
@@ -151,7 +157,7 @@ def choose_remat(model: Model, state: State, batch: Batch, mesh: Mesh, chunks: i
         return "none"
     chosen, needed = len(AUTO) - 1, 0
     for number, policy in enumerate(AUTO):
-        estimated = temporaries(with_remat(model, policy), state.params, batch, mesh, chunks)
+        estimated = temporaries(with_remat(model, policy), state.params, batch, mesh, chunks, state.base)
         needed = per_device((state, batch)) + math.ceil(estimated * MARGINS.get(policy, MARGIN))
         if needed <= limit:
             chosen = number

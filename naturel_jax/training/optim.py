@@ -18,7 +18,7 @@ from tfds_naturel.common.errors import UserError
 
 # Paths of the decayed end in these. Norms, biases, class token, logit scale and bias are not, as in every published
 # recipe.
-DECAYED = r".*(kernel|embed|position|probe)"
+DECAYED = r".*(kernel|embed|position|probe|lora_[ab])"
 
 _BLOCKS = re.compile(r"(.*/transformer/blocks)/(.*)")  # parameters of all blocks of a tower, stacked
 
@@ -140,7 +140,8 @@ def frozen_blocks(options: config.Optim, sizes: TwoTowerConfig, params: Params) 
         below = [part for name, part in parts.items() if name not in ("transformer", *ABOVE_BLOCKS)]
         if any(np.any(factor) for factor in jax.tree.leaves(below)):
             continue
-        is_trained = np.any([np.zeros(depth) != factor for factor in jax.tree.leaves(parts["transformer"])], axis=0)
+        blocks = jax.tree.leaves(parts.get("transformer", {}))  # an adapter may leave out a tower
+        is_trained = np.any([np.zeros(depth, bool), *(np.zeros(depth) != factor for factor in blocks)], axis=0)
         frozen[tower] = int(np.argmax([*is_trained, True]))
     return frozen
 

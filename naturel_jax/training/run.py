@@ -96,13 +96,15 @@ def make_training(
 ) -> Training:
     """Builds everything needed to train from ``start``, in its initial state. ``saved``: what ``auto`` became earlier
     in the run (``run_folder.saved_choices``)."""
-    sizes, processor, params = start.model.config, start.processor, start.params
+    sizes, processor = start.model.config, start.processor
+    params = start.params if start.adapter is None else start.adapter.params
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
     tx = optim.make_optimizer(config.optim, params, learning_rate)
     averages = bool(config.optim.ema) or config.optim.name in optim.AVERAGING
-    base = config.objective.needs_base and not config.objective.of_average
+    base = config.objective.needs_base and not config.objective.of_average and start.adapter is None
     kept = {"ema": averages, "base": base, "norms": bool(config.optim.skip_above)}
     state = train.make_state(params, tx, mesh, **kept)
+    state = state if start.adapter is None else state._replace(base=start.params)
     pipeline = make_pipeline(config, sources, sizes, processor, mesh)
     frozen_blocks = optim.frozen_blocks(config.optim, sizes, params)
     chosen = resolve(config, sizes, frozen_blocks, state, pipeline, schedule.total, mesh, saved or {})
@@ -118,13 +120,13 @@ def train_and_evaluate(
     """Trains from the newest checkpoint in ``folder``, if any; returns the final scores and their confidence intervals.
     Raises what ``run`` raises."""
     schedule = training.schedule
-    storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state)))
+    storage.check_writable(folder, sum(x.nbytes for x in jax.tree.leaves(training.state.arrays())))
     checkpoints = checkpoint.Checkpoints(folder, keep=config.checkpoint.keep)
     with preemption.interruptible():
         first, state = restore_or_start(config, folder, checkpoints, training)
-    model, processor = training.loss.model, training.start.processor
+    model, start = training.loss.model, training.start
     choices = {"remat": model.compute.remat, "exchange": training.loss.layout.exchange}
-    meta = make_meta(to_json(config), model.config, processor, trained_on.meta(), **choices)
+    meta = make_meta(to_json(config), model.config, start.processor, trained_on.meta(), start.adapter_meta, **choices)
     metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
 
     def save(done: int, state: train.State, wait: bool) -> None:
@@ -134,7 +136,7 @@ def train_and_evaluate(
     def evaluate(done: int, state: train.State, names: Sequence[str]) -> None:
         try:
             with metrics.paused():
-                scores = preemption.abandonable(lambda: evaluator.scores(state.evaluated, names))
+                scores = preemption.abandonable(lambda: evaluator.scores(start.merged(state), names))
                 metrics.evaluation(done, scores)
                 watch(done, scores)
         except Stopped:  # restarted from this step, the run evaluates first
@@ -170,10 +172,10 @@ def train_and_evaluate(
         if not finished:
             raise Stopped(f"{config.name} stopped and saved in {folder}; run the same command again to continue")
         out = run_folder.results_of(folder, config)
-        scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(state.evaluated, *out))
+        scores, intervals = preemption.abandonable(lambda: evaluator.scores_with_intervals(start.merged(state), *out))
         metrics.evaluation(schedule.total, scores)
         if config.eval.interpolate:
-            preemption.abandonable(lambda: interpolation.curve(config, folder, state.evaluated, scores, evaluator))
+            preemption.abandonable(lambda: interpolation.curve(config, folder, start.merged(state), scores, evaluator))
         return scores, intervals
 
 
@@ -185,15 +187,15 @@ def restore_or_start(
 
     Raises UserError for the checkpoint of another run.
     """
-    wanted, state = train.abstract(training.state), training.state
+    wanted, state, start = train.abstract(training.state), training.state, training.start
     if checkpoint.saved_steps(folder):  # a step that only just fits would not fit next to an unused state
         jax.tree.map(lambda x: x.delete(), state.arrays())
-    restored = checkpoints.restore(wanted, lambda meta: run_folder.check_same_run(folder, meta["config"], config))
+    restored = checkpoints.restore(wanted, lambda meta: run_folder.check_meta(folder, meta, config, start.adapter_meta))
     if restored is not None:
         step, arrays, _ = restored
         _LOG.info("continuing %s from step %d", config.name, step)
         return step, state._replace(opt_state=arrays.pop("optimizer"), **arrays)
-    if training.start.new_bias or config.objective.calibrate_bias:
+    if start.new_bias or config.objective.calibrate_bias:
         state = calibrated(state, training.loss, next(training.pipeline.batches(0, 1)))
         _LOG.info("logit bias calibrated on the first batch: %.2f", float(state.params["logit_bias"]))
     if jax.process_index() == 0:

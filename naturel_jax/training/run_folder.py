@@ -133,6 +133,18 @@ def check_same_run(folder: epath.Path, saved: dict[str, Any], config: Config) ->
         )
 
 
+def check_meta(folder: epath.Path, meta: dict[str, Any], config: Config, adapter: dict[str, Any] | None) -> None:
+    """Raises UserError for a checkpoint of another run, or one whose adapters belong to another base. ``adapter``:
+    ``Start.adapter_meta``."""
+    check_same_run(folder, meta["config"], config)
+    saved = meta.get("adapter")
+    if adapter and saved and adapter["digest"] != saved["digest"]:
+        raise UserError(
+            f"config.init {config.init!r}: its parameters have the digest {adapter['digest']}, but the adapters in "
+            f"{folder} belong to {saved['base']!r} with {saved['digest']}: restore that model, or use another --workdir"
+        )
+
+
 def check_streams(folder: epath.Path, meta: dict[str, Any]) -> None:
     """Raises UserError if the run of a checkpoint draws its batches from other random streams than this code."""
     if (found := meta.get("streams", 1)) != draws.VERSION:

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,14 @@ from naturel_jax.data.text.processor import Processor, from_scratch
 from naturel_jax.devices import preemption
 from naturel_jax.devices.sharding import param_sharding, shardings
 from naturel_jax.losses.objectives import OBJECTIVES
-from naturel_jax.models import presets
+from naturel_jax.models import adapters, presets
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.training import run_folder
 from naturel_jax.training.choices import make_model
-from naturel_jax.weights import export
+from naturel_jax.training.train import State
+from naturel_jax.weights import Adapter, export, tables
 from naturel_jax.weights.processor_files import malformed
+from tfds_naturel.common.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,12 +39,31 @@ _POLL_S = 5.0  # between looks at a base that another process trains
 
 class Start(NamedTuple):
     """What a run starts from. ``model`` is for evaluation and caches: how the trained one computes is chosen once the
-    batch is known. ``new_bias``: a logit bias has just been added, and is not calibrated yet."""
+    batch is known. ``new_bias``: a logit bias has just been added, and is not calibrated yet. ``adapter``: what is
+    trained instead of ``params``, its base."""
 
     model: Model
     params: Params
     processor: Processor
     new_bias: bool
+    adapter: Adapter | None = None
+
+    @property
+    def trained(self) -> Params:
+        """The parameters that training changes."""
+        return self.params if self.adapter is None else self.adapter.params
+
+    def merged(self, state: State) -> Params:
+        """The whole parameters of ``state`` to evaluate: the moving average if there is one."""
+        if self.adapter is None:
+            return state.evaluated
+        assert state.base is not None
+        return adapters.apply(state.base, state.evaluated, self.adapter.options.scale)
+
+    @property
+    def adapter_meta(self) -> dict[str, Any] | None:
+        """What a checkpoint notes of the adapter."""
+        return None if self.adapter is None else self.adapter.meta()
 
 
 def trained_base(config: Config, folder: epath.Path, run: Run) -> str:
@@ -93,8 +114,12 @@ def images_trained_on(init: str, folder: epath.Path, sources: Sequence[Source]) 
 @preemption.interruptible()
 def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[Source], mesh: Mesh) -> Start:
     """Starts from ``init`` (see ``weights.load``), or from ``config.preset`` with random parameters and a tokenizer
-    trained on the captions of ``sources``. Parameters are sharded over the mesh."""
-    if init:
+    trained on the captions of ``sources``. Parameters are sharded over the mesh. With ``config.adapter.rank``, training
+    goes on with the adapter that ``init`` is, or with a new one. Raises UserError for an adapter of other fields."""
+    saved: Adapter | None = None
+    if init and config.adapter.rank and sources:
+        (sizes, params, processor), saved = weights.unmerged(init, sharding_for=param_sharding(mesh))
+    elif init:
         sizes, params, processor = weights.load(init, sharding_for=param_sharding(mesh))
     else:
         sizes = presets.preset(config.preset)
@@ -106,7 +131,38 @@ def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[
         _LOG.warning("%s cannot hold this model as it is: %s", library, reason)
     if new_bias:
         params["logit_bias"] = jax.device_put(jnp.float32(0), NamedSharding(mesh, PartitionSpec()))
-    return Start(make_model(config, sizes, mesh), params, processor, new_bias)
+    adapter = _make_adapter(config, init, params, saved, mesh) if config.adapter.rank and sources else None
+    return Start(make_model(config, sizes, mesh), params, processor, new_bias, adapter)
+
+
+def _make_adapter(config: Config, init: str, params: Params, saved: Adapter | None, mesh: Mesh) -> Adapter:
+    """The adapter ``saved`` in ``init``, else a new one of ``params``. Raises UserError if ``saved`` does not have the
+    fields and layers of ``config.adapter``."""
+    tree = new_adapter(config, params, mesh)
+    if saved is None:
+        return Adapter(tree, config.adapter, weights.absolute(init), adapters.digest(params))
+    for field in ("rank", "alpha", "rslora"):
+        if (ours := getattr(config.adapter, field)) != (found := getattr(saved.options, field)):
+            raise UserError(
+                f"config.adapter.{field} is {ours!r}, but the adapter {init} has {found!r}: set config.adapter.{field} "
+                f"to {found!r}, or train a new adapter of the merged model (naturel-convert {init} FOLDER)"
+            )
+    chosen, found = ({path for path in tables.flatten(x) if "/" in path} for x in (tree, saved.params))
+    if different := sorted(chosen ^ found):
+        raise UserError(
+            f"config.adapter.targets and the adapter {init} differ in {', '.join(different[:4])}: choose its layers"
+        )
+    return saved._replace(params=tree | saved.params)
+
+
+def new_adapter(config: Config, params: Params, mesh: Mesh) -> Params:
+    """A new adapter of ``params`` with ``config.adapter``; shapes if these are shapes."""
+    shapes = adapters.shapes(params, config.adapter.rank, config.adapter.targets)
+    make = jax.jit(
+        lambda params: adapters.init(params, shapes, jax.random.key(config.seed)), out_shardings=shardings(shapes, mesh)
+    )
+    is_abstract = isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct)
+    return make.eval_shape(params) if is_abstract else make(params)
 
 
 def trained_sizes(config: Config, sizes: TwoTowerConfig) -> tuple[TwoTowerConfig, bool]:

@@ -25,9 +25,9 @@ Metrics = dict[str, jax.Array]
 
 
 class State(NamedTuple):
-    """Everything that a step updates. ``ema`` is the average of the parameters, or None. ``base``: a copy of the
-    parameters that training started from, if the loss needs it; it stays as it is, and is not saved. ``norms``: the
-    gradient norms so far, if steps are left out for theirs."""
+    """Everything that a step updates. ``ema`` is the average of the parameters, or None. ``base``: the parameters that
+    training started from, if the loss needs them or ``params`` are adapters; it stays as it is, and is not saved.
+    ``norms``: the gradient norms so far, if steps are left out for theirs."""
 
     params: Params
     opt_state: Any
@@ -42,7 +42,7 @@ class State(NamedTuple):
 
     @property
     def evaluated(self) -> Params:
-        """The parameters to evaluate and export."""
+        """The parameters to evaluate and export; adapters are merged first (``Start.merged``)."""
         return self.params if self.ema is None else self.ema
 
 

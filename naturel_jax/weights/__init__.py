@@ -1,5 +1,6 @@
 """Reads and writes checkpoints exactly: ``load`` reads any source, ``export.save`` writes one."""
 
-from naturel_jax.weights.sources import Foreign, Loaded, find, interpolate, load, trained_on
+from naturel_jax.weights.peft import Adapter
+from naturel_jax.weights.sources import Foreign, Loaded, absolute, find, interpolate, load, trained_on, unmerged
 
-__all__ = ["Foreign", "Loaded", "find", "interpolate", "load", "trained_on"]
+__all__ = ["Adapter", "Foreign", "Loaded", "absolute", "find", "interpolate", "load", "trained_on", "unmerged"]

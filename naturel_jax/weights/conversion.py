@@ -10,7 +10,8 @@ from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.positions import resize_positions
 from naturel_jax.models.two_tower import Params, TwoTowerConfig
 from naturel_jax.storage import object_folders
-from naturel_jax.weights import export, model_card, processor_files, push, verify
+from naturel_jax.weights import export, model_card, peft, processor_files, push, verify
+from naturel_jax.weights.tables import flatten
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
 
@@ -51,7 +52,12 @@ def convert(args: argparse.Namespace) -> None:
     """Runs the command. Raises UserError, FileNotFoundError or FileExistsError, whose messages say what to do."""
     _check(args)
     about = _about(args)
-    config, params, processor = weights.load(args.source)
+    adapter: weights.Adapter | None = None
+    if args.to == "peft":
+        (config, params, processor), adapter = _adapter(args)
+        about = _of_adapter(about, adapter)
+    else:
+        config, params, processor = weights.load(args.source)
     if args.interpolate:
         params = _interpolated(args.interpolate, config, params, args.alpha)
     if args.size is not None:
@@ -63,7 +69,8 @@ def convert(args: argparse.Namespace) -> None:
         config, params = _without_bias(args.source, config, params)
     loaded, options = weights.Loaded(config, params, processor), {"form": args.to, "dtype": args.dtype}
     with object_folders.made_locally(args.folder) as folder:
-        export.save(folder, *loaded, **options, about=about, repository=args.push or "", trained_on=_trained_on(args))
+        options |= {"about": about, "repository": args.push or "", "trained_on": _trained_on(args), "adapter": adapter}
+        export.save(folder, *loaded, **options)
         object_folders.publish(folder, args.folder, last=export.LAST[args.to])
         print(f"wrote {args.folder}")
         if changes := _changes(processor, args.to):
@@ -74,9 +81,44 @@ def convert(args: argparse.Namespace) -> None:
             _push(args, folder)
 
 
+def _adapter(args: argparse.Namespace) -> tuple[weights.Loaded, weights.Adapter]:
+    """The base and the adapter of SRC, for PEFT: with the base's name by ``--base``, and without a logit scale and bias
+    that the base has as well. Raises UserError if SRC has no adapter, or ``--base`` is another model."""
+    loaded, adapter = weights.unmerged(args.source)
+    if adapter is None:
+        raise UserError(f"{args.source} has no adapter to write for PEFT: train one with config.adapter.rank")
+    if args.base:
+        peft.check_base(args.source, args.base, adapter.digest, weights.load(args.base).params)
+        adapter = adapter._replace(base=weights.absolute(args.base))
+    left_out = {"logit_bias"} if args.drop_bias else set()
+    left_out |= {
+        name
+        for name in ("logit_scale", "logit_bias")
+        if name in loaded.params and loaded.params[name] == adapter.params[name]
+    }
+    return loaded, adapter._replace(params={name: x for name, x in adapter.params.items() if name not in left_out})
+
+
+def _of_adapter(about: model_card.About, adapter: weights.Adapter) -> model_card.About:
+    """``about`` with the adapter's base and what it consists of."""
+    kind, _, name = adapter.base.partition(":")
+    base = name.partition("@")[0] if kind == "hf" else about.base
+    options = adapter.options
+    how = f"LoRA of rank {options.rank}, alpha {options.alpha:g}{', rank-stabilized' * options.rslora}"
+    layers = [path.removesuffix("/lora_a") for path in flatten(adapter.params) if path.endswith("/lora_a")]
+    scalars = "".join(f"; it also has its own {x}" for x in ("logit_scale", "logit_bias") if x in adapter.params)
+    text = f"{how}, of the layers {', '.join(map(escape.code, layers))}{scalars}."
+    return dataclasses.replace(about, base=base, sections={**about.sections, "Adapter": text})
+
+
 def _check(args: argparse.Namespace) -> None:
     """Raises early the errors that would otherwise appear only after the conversion."""
     export.check_new(args.folder)
+    if args.base and args.to != "peft":
+        raise UserError("--base is the name of an adapter's base in PEFT's format: it needs --to peft")
+    if args.to == "peft" and (args.interpolate or args.size is not None):
+        flag = "--interpolate" if args.interpolate else "--size"
+        raise UserError(f"{flag} changes the base of the adapter, so --to peft cannot write it: merge it, with --to hf")
     if args.verify:
         verify.require(args.to)
     if args.push:
@@ -113,7 +155,7 @@ def _verify(args: argparse.Namespace, folder: Path, ours: weights.Loaded) -> Non
 
     if not args.source.startswith("run:"):
         source = weights.find(args.source)
-        compare(args.source, source.path, source.form, source.load(None))
+        compare(args.source, source.path, source.form, weights.load(args.source))
     processor = processor_files.as_read(ours.processor, args.to)
     params = ours.params if args.dtype == "float32" else weights.load(str(folder)).params  # rounded
     problems = compare(args.folder, folder, args.to, weights.Loaded(ours.config, params, processor))

@@ -24,7 +24,7 @@ from naturel_jax.data.text.processor import Processor
 from naturel_jax.models.families import family_of
 from naturel_jax.models.two_tower import Params, TwoTowerConfig
 from naturel_jax.storage import once
-from naturel_jax.weights import big_vision, hf, model_card, openclip, processor_files, tables
+from naturel_jax.weights import big_vision, hf, model_card, openclip, peft, processor_files, tables
 from tfds_naturel.common.errors import UserError
 from tfds_naturel.common.files import new_folder
 
@@ -39,20 +39,29 @@ LAST = {
     "openclip": openclip.CONFIG_FILE,
     "big_vision": "checkpoint.npz",
     "run": f"checkpoints/0/{manifest.NAME}",
+    "peft": peft.CONFIG_FILE,
 }
-LIBRARIES = {"hf": "transformers", "openclip": "OpenCLIP", "big_vision": "big_vision", "run": "naturel_jax"}
+LIBRARIES = {
+    "hf": "transformers",
+    "openclip": "OpenCLIP",
+    "big_vision": "big_vision",
+    "run": "naturel_jax",
+    "peft": "PEFT",
+}
 
 Arrays = dict[str, np.ndarray]
 
 
 class Options(NamedTuple):
     """``dtype`` of the weights: a key of ``DTYPES``. ``home``: the finished folder. ``repository``: its future name on
-    the hub, or ''. ``trained_on``: the images that the model was trained on, which a run's checkpoint notes."""
+    the hub, or ''. ``trained_on``: the images that the model was trained on, which a run's checkpoint notes.
+    ``adapter``: what ``peft`` writes."""
 
     dtype: str
     home: Path
     repository: str
     trained_on: TrainedOn
+    adapter: peft.Adapter | None
 
 
 Writer = Callable[[Path, TwoTowerConfig, Processor, Params, Options], None]
@@ -69,9 +78,10 @@ def save(
     about: model_card.About | None = None,
     repository: str = "",
     trained_on: TrainedOn | None = None,
+    adapter: peft.Adapter | None = None,
 ) -> None:
-    """Writes ``folder`` in the format ``form`` (``hf``, ``openclip``, ``big_vision``, or ``run``: ours), weights in
-    ``dtype`` (a key of ``DTYPES``), with a model card.
+    """Writes ``folder`` in the format ``form`` (``hf``, ``openclip``, ``big_vision``, ``run``: ours, or ``peft``: the
+    ``adapter`` alone), weights in ``dtype`` (a key of ``DTYPES``), with a model card.
 
     The folder's processor is ``processor_files.as_read``: it preprocesses as the format's library does.
     ``about``: what the card says about where the model comes from. ``repository``: the name on the hub under which the
@@ -80,7 +90,7 @@ def save(
     """
     about = about or model_card.About(folder.name, str(folder))
     processor = processor_files.as_read(processor, form)
-    options = Options(dtype, Path(folder).absolute(), repository, trained_on or TrainedOn())
+    options = Options(dtype, Path(folder).absolute(), repository, trained_on or TrainedOn(), adapter)
     card = model_card.render(about, config, processor, form=form, dtype=dtype, repository=repository)
     check_new(epath.Path(folder))
     with new_folder(folder) as work:
@@ -155,6 +165,17 @@ def _write_run(folder: Path, config: TwoTowerConfig, processor: Processor, param
     checkpoints.close()
 
 
+def _write_peft(folder: Path, config: TwoTowerConfig, processor: Processor, params: Params, options: Options) -> None:
+    adapter = options.adapter
+    if adapter is None:
+        raise UserError("there is no adapter to write: train one (config.adapter.rank), or export the model to hf")
+    fields = peft.write_config(config, adapter)
+    (folder / peft.CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
+    arrays = _arrays(peft.table(family_of(config), params), adapter.params, options.dtype)
+    metadata = {**_TORCH, peft.DIGEST: adapter.digest}
+    safetensors.numpy.save_file(arrays, folder / peft.WEIGHTS_FILE, metadata=metadata)
+
+
 def obstacles(config: TwoTowerConfig) -> dict[str, str]:
     """Library -> why a model of these sizes cannot be exported to it; empty if transformers and OpenCLIP take it."""
     found = {}
@@ -171,4 +192,5 @@ WRITERS: dict[str, Writer] = {
     "openclip": _write_openclip,
     "big_vision": _write_big_vision,
     "run": _write_run,
+    "peft": _write_peft,
 }

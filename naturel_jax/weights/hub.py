@@ -5,6 +5,7 @@ from pathlib import Path
 
 from naturel_jax.data.seen import trained_on
 from naturel_jax.storage import hub
+from naturel_jax.weights import peft
 from naturel_jax.weights.processor_files import read_json
 from tfds_naturel.common.errors import UserError
 
@@ -24,7 +25,9 @@ def fetch(form: str, name: str) -> Path:
     config = _snapshot(source, name, _SMALL_FILES) / "config.json"
     # timm's repositories have a model.safetensors too, with only the image tower; their config.json has no model_type.
     transformers = form == "hf" and config.is_file() and "model_type" in read_json(config)
-    files = _TRANSFORMERS if transformers else _OPENCLIP
+    files: tuple[tuple[str, ...], ...] = _TRANSFORMERS if transformers else _OPENCLIP
+    if config.with_name(peft.CONFIG_FILE).is_file():
+        files = ((peft.WEIGHTS_FILE,),)
     for patterns in files:
         folder = _snapshot(source, name, (*_SMALL_FILES, *patterns))
         if any(path for pattern in patterns for path in folder.glob(pattern)):

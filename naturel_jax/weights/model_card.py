@@ -33,6 +33,7 @@ _LIBRARY = {
     "openclip": "open_clip",
     "big_vision": "big_vision",
     "run": "naturel_jax",
+    "peft": "peft",
 }  # hub names
 # Licences of published weights, by the start of their name on the hub: https://github.com/openai/CLIP/blob/main/LICENSE
 # for OpenAI's, the model cards for the others.
@@ -249,6 +250,8 @@ _RECIPE = ("name", "init", "preset", "objective", "optim", "duration", "seed")
 def _published(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a run's config that say how it was trained, without the folders of the machine that trained it."""
     fields = {key: recipe[key] for key in _RECIPE if recipe.get(key)} | {"data": {"mixture": _mixture(recipe)}}
+    if isinstance(adapter := recipe.get("adapter"), Mapping) and adapter.get("rank"):
+        fields["adapter"] = adapter
     return json.loads(json.dumps(fields, default=str), object_hook=_strings_without_folders)
 
 

@@ -33,7 +33,7 @@ _RESAMPLE = {int(value): name for name, value in FILTERS.items()}
 _RESIZE_MODES = {"shortest": "short", "squash": "square"}  # OpenCLIP's names and ours
 
 # What a library does whatever a folder's files say: ``Processor.centre`` and ``to_rgb``.
-_CONVENTIONS = {"hf": ("floor", "on_white"), "openclip": ("round", "last")}
+_CONVENTIONS = {"hf": ("floor", "on_white"), "peft": ("floor", "on_white"), "openclip": ("round", "last")}
 # tokenizer_class -> padding side, where that is not right: transformers does not write its classes' defaults.
 _PADDING_SIDES = dict.fromkeys(("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer"), "left")
 
@@ -44,7 +44,7 @@ def as_read(processor: Processor, form: str) -> Processor:
     if form not in _CONVENTIONS:
         return processor
     clean = processor.clean
-    if form == "hf":
+    if form != "openclip":
         clean = "siglip" if processor.sentencepiece else "none"
     elif clean != "openclip":
         canonical = processor.sentencepiece or clean == "openclip_siglip"

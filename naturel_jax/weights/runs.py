@@ -8,7 +8,7 @@ A run is named by its workdir, which stands for its newest checkpoint, by ``WORK
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -22,9 +22,20 @@ from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text import limited
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices.sharding import path_string
+from naturel_jax.models import adapters
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig, config_from_dict
 from naturel_jax.weights.processor_files import malformed
 from tfds_naturel.common.errors import UserError
+
+
+class Run(NamedTuple):
+    """A run's checkpoint in memory. ``adapter``: what its parameters belong to, if they are adapters (``Adapter.meta``
+    in ``peft.py``)."""
+
+    config: TwoTowerConfig
+    params: Params
+    processor: Processor
+    adapter: dict[str, Any] | None
 
 
 class NotARun(UserError, FileNotFoundError):
@@ -159,15 +170,14 @@ def base(name: epath.PathLike) -> str:
 def load_run(
     name: epath.PathLike,
     *,
-    step: int | None = None,
     sharding_for: Callable[[str, tuple[int, ...]], jax.sharding.Sharding] | None = None,
-) -> tuple[TwoTowerConfig, Params, Processor]:
-    """Model sizes, parameters (the moving average if the run keeps one) and processor of a run.
+) -> Run:
+    """Model sizes, parameters (the moving average if the run keeps one), processor and adapter of a run.
 
     ``sharding_for(path, shape)`` places each parameter; without it, all go to the first device. Raises what
     ``read_meta`` raises, and UserError for a damaged checkpoint.
     """
-    workdir, step = locate(name, step)
+    workdir, step = locate(name)
     meta, folder = _read_meta(workdir, step), checkpoint.directory(workdir) / str(step)
     with malformed(folder / "meta"):
         config, processor = config_from_dict(meta["model"]), Processor(**meta["processor"])
@@ -178,10 +188,16 @@ def load_run(
         place = sharding_for(path_string(path), leaf.shape) if sharding_for else one_device
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
-    shapes = jax.tree_util.tree_map_with_path(abstract, Model(config).shapes())
+    shapes, adapter = Model(config).shapes(), meta.get("adapter")
+    if adapter:
+        with malformed(folder / "meta"):
+            shapes = adapters.shapes(shapes, adapter["rank"], adapter["targets"])
+            if (init := str(meta["config"]["init"])).startswith("base:"):  # it may have been moved with this run
+                adapter["base"] = f"run:{workdir.parent / init.removeprefix('base:')}"
+    shapes = jax.tree_util.tree_map_with_path(abstract, shapes)
     item = "ema" if "ema" in storage.names(folder) else "params"
     params = _read(folder, **{item: ocp.args.StandardRestore(shapes)})[item]
-    return config, params, processor
+    return Run(config, params, processor, adapter)
 
 
 def _read(folder: epath.Path, **items: Any) -> dict[str, Any]:

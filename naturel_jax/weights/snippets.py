@@ -93,4 +93,10 @@ def _run(config: TwoTowerConfig, repository: str) -> str:
     return f"With naturel_jax; training can also start from it (`config.init = 'run:FOLDER'`):\n\n{_code('run')}"
 
 
-_FORMS = {"hf": _hf, "openclip": _openclip, "big_vision": _big_vision, "run": _run}
+def _peft(config: TwoTowerConfig, repository: str) -> str:
+    probabilities = "torch.sigmoid(logits)" if family_of(config).name == "siglip" else "logits.softmax(dim=-1)"
+    note = "`naturel_jax.load` on this folder, and `config.init`, take the adapter with its base, too."
+    return f"With PEFT:\n\n{_code('peft', path=repository or _HERE, probabilities=probabilities)}\n\n{note}"
+
+
+_FORMS = {"hf": _hf, "openclip": _openclip, "big_vision": _big_vision, "run": _run, "peft": _peft}

@@ -8,6 +8,7 @@ folders and files may be in an object store.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,16 +17,18 @@ import jax
 import numpy as np
 from etils import epath
 
+from naturel_jax import storage
 from naturel_jax.data.items.records import ADDRESS
 from naturel_jax.data.seen import trained_on as trained_on_lib
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text.processor import Processor
+from naturel_jax.models import adapters
 from naturel_jax.models.families import Pixels, family_of
 from naturel_jax.models.presets import PRESETS
 from naturel_jax.models.two_tower import Model, Params, TwoTowerConfig
 from naturel_jax.storage import staging
 from naturel_jax.storage.object_stores import in_store
-from naturel_jax.weights import big_vision, hf, hub, openclip, processor_files, runs, tables
+from naturel_jax.weights import big_vision, hf, hub, openclip, peft, processor_files, runs, tables
 from naturel_jax.weights.tables import Rule, Shape
 from naturel_jax.weights.tensors import Tensors, open_npz, open_safetensors, open_sharded
 from naturel_jax.weights.torch_files import open_torch
@@ -57,8 +60,8 @@ class Loaded(NamedTuple):
 class Foreign:
     """A foreign checkpoint whose config, processor and tensor names are known and whose tensors have not been read yet.
 
-    ``form``: ``hf``, ``naflex`` (a ``Siglip2Model``), ``openclip``, ``openai`` or ``big_vision``; ``path``: the
-    folder or file that the library of that form reads.
+    ``form``: ``hf``, ``naflex`` (a ``Siglip2Model``), ``openclip``, ``openai``, ``big_vision``, or ``peft`` for an
+    ``adapter``, whose base has the table and tensors; ``path``: the folder or file that the library of that form reads.
     """
 
     form: str
@@ -67,9 +70,11 @@ class Foreign:
     processor: Processor
     table: list[Rule]
     tensors: Tensors
+    adapter: peft.Found | None = None
 
-    def load(self, sharding_for: ShardingFor | None) -> Loaded:
-        """Reads the tensors. Raises UserError listing every key that is missing, left over or of the wrong shape."""
+    def load(self, sharding_for: ShardingFor | None) -> tuple[Loaded, peft.Adapter | None]:
+        """Reads the tensors, and those of the adapter. Raises UserError listing every key that is missing, left over or
+        of the wrong shape."""
 
         def place(path: str, array: np.ndarray) -> jax.Array:
             if sharding_for is None:
@@ -80,25 +85,26 @@ class Foreign:
         shapes = Model(self.config).shapes()
         tables.check_keys(self.tensors.name, self.table, shapes, self.tensors.shapes)
         params = tables.read(self.tensors.name, self.table, shapes, self.tensors.get, place)
-        return Loaded(self.config, params, self.processor)
+        adapter = self.adapter and self.adapter.read(self.config, params, place)
+        return Loaded(self.config, params, self.processor), adapter
 
 
 def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
     """The checkpoint at ``source``; parameters are float32, whatever the file's dtype.
 
     ``sharding_for(path, shape)`` places each parameter on devices as soon as it is read, so that a host never holds
-    more than one parameter twice. Raises UserError naming the file, what is wrong with it, and what was expected;
-    FileNotFoundError if there is no such file or folder.
+    more than one parameter twice. An adapter is merged with its base. Raises UserError naming the file, what is wrong
+    with it, and what was expected; FileNotFoundError if there is no such file or folder.
     """
-    if not source.startswith("run:"):
-        return find(source).load(sharding_for)
+    loaded, adapter = unmerged(source, sharding_for=sharding_for)
+    if adapter is not None:
+        loaded = loaded._replace(params=adapters.apply(loaded.params, adapter.params, adapter.options.scale))
     name = source.removeprefix("run:")
-    tuned = Loaded(*runs.load_run(name, sharding_for=sharding_for))
-    if (share := runs.share(name)) is None:
-        return tuned
+    if name == source or (share := runs.share(name)) is None:
+        return loaded
     if not (base := runs.base(name)):
         raise UserError(f"{source}: the run began with random parameters; there is nothing to interpolate with")
-    return tuned._replace(params=interpolate(load(base, sharding_for=sharding_for).params, tuned.params, share))
+    return loaded._replace(params=interpolate(load(base, sharding_for=sharding_for).params, loaded.params, share))
 
 
 def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
@@ -113,9 +119,28 @@ def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
     return jax.tree.map(lambda a, b: (1 - alpha) * a + alpha * b, base, tuned)
 
 
+def unmerged(source: str, *, sharding_for: ShardingFor | None = None) -> tuple[Loaded, peft.Adapter | None]:
+    """As ``load``, but an adapter is returned beside its base: of a run with ``config.adapter``, or in PEFT's format.
+    Raises also UserError for an adapter whose base is not there, or is another model than it was trained on."""
+    if not source.startswith("run:"):
+        return find(source).load(sharding_for)
+    model, params, processor, fields = runs.load_run(source.removeprefix("run:"), sharding_for=sharding_for)
+    if fields is None:
+        return Loaded(model, params, processor), None
+    adapter = peft.Adapter.of_run(params, fields)
+    try:
+        base = load(adapter.base, sharding_for=sharding_for)
+    except (UserError, OSError) as error:
+        raise UserError(f"{source} is an adapter of {adapter.base}, which cannot be loaded: {error}") from error
+    peft.check_base(source, adapter.base, adapter.digest, base.params)
+    return Loaded(model, base.params, processor), adapter
+
+
 def find(source: str) -> Foreign:
     """The foreign checkpoint at ``source``, fetched and identified but not read. Raises what ``load`` raises."""
     path, prefix = _fetched(source)
+    if (path / peft.CONFIG_FILE).is_file():
+        return _open_adapter(path)
     if path.is_dir():
         return _open_folder(path, prefer_openclip=prefix == "open_clip")
     return _open_file(path, PRESETS.get(prefix))
@@ -128,7 +153,19 @@ def trained_on(source: str) -> TrainedOn:
         return runs.trained_on(source.removeprefix("run:"))
     path, _ = _fetched(source)
     folder = path if path.is_dir() else path.parent
-    return trained_on_lib.load(epath.Path(folder / trained_on_lib.FOLDER)) or TrainedOn()
+    own = trained_on_lib.load(epath.Path(folder / trained_on_lib.FOLDER)) or TrainedOn()
+    if not (path / peft.CONFIG_FILE).is_file():
+        return own
+    return TrainedOn.union([own, trained_on(peft.find(path).base)])
+
+
+def absolute(source: str) -> str:
+    """``source`` as another folder can name it: a path of this machine is made absolute."""
+    prefix, colon, rest = source.partition(":")
+    if colon and prefix in ("hf", "open_clip"):
+        return source
+    known = f"{prefix}:" if colon and prefix in ("run", *PRESETS) else ""
+    return known + os.fspath(storage.absolute(epath.Path(rest if known else source).expanduser()))
 
 
 def _fetched(source: str) -> tuple[Path, str]:
@@ -185,6 +222,17 @@ def _open_folder(folder: Path, prefer_openclip: bool = False) -> Foreign:
         f"{folder}: no checkpoint in a known format. Expected config.json or {openclip.CONFIG_FILE} with its weights, "
         f"or one .npz; found {names}"
     )
+
+
+def _open_adapter(folder: Path) -> Foreign:
+    """The base of the adapter in a folder, with the adapter."""
+    adapter = peft.find(folder)
+    path, prefix = _fetched(adapter.base)
+    if (path / peft.CONFIG_FILE).is_file():
+        raise UserError(f"{folder}: its base {adapter.base} is an adapter itself: merge that first (naturel-convert)")
+    base = _open_folder(path, prefer_openclip=prefix == "open_clip")
+    processor = processor_files.read_own(folder, base.config) or base.processor
+    return dataclasses.replace(base, form="peft", path=folder, processor=processor, adapter=adapter)
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:

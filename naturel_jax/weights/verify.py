@@ -346,6 +346,7 @@ PEERS = {
 WITHOUT_PEER = {
     "big_vision": "big_vision cannot be installed as a package, so only its own checkout can run this file",
     "run": "a run is our own format, which no other library reads",
+    "peft": "PEFT is not a dependency; PeftModel.from_pretrained(BASE, FOLDER) runs this adapter",
     "naflex": "Siglip2Model keeps the aspect ratio of images, which is not supported here",
 }
 

@@ -102,10 +102,10 @@ def test_vanished_checkpoint_is_skipped(ended, tmp_path, monkeypatch, capsys):
     workdir, benchmarks = ended
     load_run = runs.load_run
 
-    def vanishing(workdir, *, step, **others):
-        if step == 1:
+    def vanishing(name, **others):
+        if name == f"{workdir}@1":
             shutil.rmtree(workdir / "checkpoints" / "1")
-        return load_run(workdir, step=step, **others)
+        return load_run(name, **others)
 
     monkeypatch.setattr(runs, "load_run", vanishing)
     watch(workdir, benchmarks[:1], epath.Path(tmp_path / "out"), batch_size=8, dtype="float32")

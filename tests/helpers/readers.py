@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ import naturel_jax
 import tfds_naturel
 from naturel_jax import weights
 from naturel_jax.benchmarks import own, registry
+from naturel_jax.config import Adapter
 from naturel_jax.config.own_benchmarks import BenchmarkFields, parse_name
 from naturel_jax.config.record_fields import Fields
 from naturel_jax.data import datasets
@@ -33,11 +35,12 @@ from naturel_jax.data.images.boxes import Box
 from naturel_jax.data.items import index_writer
 from naturel_jax.data.text.processor import Processor
 from naturel_jax.evaluators import results
+from naturel_jax.models import adapters
 from naturel_jax.models.two_tower import Model
 from naturel_jax.report import gallery
 from naturel_jax.report.compare import markdown
 from naturel_jax.report.pairs import pair_up
-from naturel_jax.weights import export, hf, processor_files, sources, tables, tensors, torch_files
+from naturel_jax.weights import export, hf, peft, processor_files, sources, tables, tensors, torch_files
 from tests.helpers.benchmark_files import MAKERS, png
 from tests.helpers.image_files import photo
 from tests.helpers.model_files import save_hf, sentencepiece_model, tiny
@@ -250,6 +253,16 @@ def _exported(form: str, own_processor: bool, folder: Path) -> list[Path]:
     return [folder / "model/open_clip_config.json"]
 
 
+def _adapter_files(folder: Path) -> list[Path]:
+    config, params, processor = tiny("tiny-clip")
+    export.save(folder / "base", config, params, processor, form="hf")
+    tree = adapters.shapes(params, 2, (".*/attn/query",))
+    tree = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), tree)
+    adapter = weights.Adapter(tree, Adapter(rank=2), str(folder / "base"), adapters.digest(params))
+    export.save(folder / "model", config, params, processor, form="peft", adapter=adapter)
+    return [folder / "model" / peft.CONFIG_FILE]
+
+
 def _tokenizer_files(name: str, folder: Path) -> list[Path]:
     model = save_hf(folder / "model", "tiny-siglip" if name == "spiece.model" else "tiny-clip")
     whole = model / "tokenizer.json"
@@ -387,6 +400,7 @@ def _readers() -> Iterator[tuple[str, Reader]]:
         yield f"tensors {name}", Reader(kind, partial(_tensor_file, name), partial(_read_tensors, name))
     for model_type in _MODELS:
         yield f"model {model_type}", Reader("config", partial(_model_files, model_type), _find)
+    yield "model peft", Reader("config", _adapter_files, _find)
     yield "model openclip", Reader("config", partial(_exported, "openclip", False), _find)
     for name, kind in (("tokenizer.json", "tokenizer"), ("spiece.model", "bytes"), ("vocab.json", "json")):
         yield f"tokenizer {name}", Reader(kind, partial(_tokenizer_files, name), _find)
@@ -419,7 +433,7 @@ def names() -> set[str]:
     found |= {f"benchmark {name}" for name in registry.BENCHMARKS if not registry.reads_dataset(name)}
     found |= {f"recipe {source.name}" for source in RECIPE_SOURCES}
     found |= {f"tensors {_OPENED.get(suffix, suffix)}" for suffix in sources._OPENERS} | {"tensors index.json"}
-    found |= {f"model {model_type}" for model_type in hf.TABLES} | {"model openclip"}
+    found |= {f"model {model_type}" for model_type in hf.TABLES} | {"model openclip", "model peft"}
     found |= {f"tokenizer {name}" for name in (*processor_files.TOKENIZER_FILES, processor_files.OWN)}
     found |= {f"image {form}, {what}" for form in decode._FORMATS for what in ("evaluated", "trained on", "shown")}
     return found

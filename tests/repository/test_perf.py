@@ -15,7 +15,7 @@ import pytest
 from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.models.presets import preset
 from naturel_jax.models.two_tower import Model
-from perf import hosts, loading, objectives, pipeline, planner, towers
+from perf import adapters, hosts, loading, objectives, pipeline, planner, towers
 from tests.helpers import stuck_loader
 
 pytestmark = pytest.mark.slow
@@ -36,6 +36,15 @@ def test_steps_with_embeddings_of_a_frozen_tower_have_the_same_loss(name, capsys
     )
     assert [tower for tower, *_ in found] == ["image", "text"]
     np.testing.assert_allclose(*np.array(found)[:, 1:].astype(float).T, rtol=1e-5)
+
+
+@pytest.mark.proof
+def test_lora_is_measured_beside_full_tuning(capsys):
+    adapters.main(["--preset=tiny-clip", "--batch=8", "--repeats=1", "--rank=4"])
+    rows = re.findall(r"^(full tuning|LoRA of [a-z ]+?)  +(.*)$", capsys.readouterr().out, re.MULTILINE)
+    full, attention, everywhere = (np.array(numbers.split(), float) for _, numbers in rows)
+    assert full[1] == full[3] == 1 and attention[3] < everywhere[3] == 1, "ratios of times and FLOPs"
+    assert attention[4] < everywhere[4] < full[4] / 2 and attention[5] < everywhere[5] < full[5] / 10, "state, saved"
 
 
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])

@@ -122,7 +122,7 @@ def test_image_towers_without_a_name_in_timm_round_trip(tmp_path, activation):
     params = random_params(config)
     export.save(tmp_path / "out", config, params, dataclasses.replace(processor, size=224), form="openclip")
     source = weights.find(str(tmp_path / "out"))
-    loaded = source.load(None)
+    loaded, _ = source.load(None)
     assert loaded.config == config
     assert_same(loaded.params, params)
     (tmp_path / "out").rename(tmp_path / "moved")
