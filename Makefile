@@ -21,13 +21,15 @@ test-slow: setup-test
 
 # The quick suite with the newest libraries that the ranges of requirements.txt and pyproject.toml admit, or the oldest.
 test-newest: RESOLUTION = highest
+# Old libraries warn about the newer ones that they use in turn, which is no error of ours.
 test-oldest: RESOLUTION = lowest-direct
+test-oldest: WARNINGS = -W default
 test-newest test-oldest: test-%:
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install -q uv
 	.venv-$*/bin/uv pip install -q --python .venv-$*/bin/python --upgrade --resolution $(RESOLUTION) -e '.[test]'
 	.venv-$*/bin/uv pip freeze --python .venv-$*/bin/python
-	.venv-$*/bin/python -m pytest $(PARALLEL) -m "not slow and not proof"
+	.venv-$*/bin/python -m pytest $(PARALLEL) $(WARNINGS) -m "not slow and not proof"
 
 # TensorFlow, Beam and TFDS's own test case, and object stores where TensorFlow is installed: 2 GB in an environment of
 # its own.

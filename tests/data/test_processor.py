@@ -245,8 +245,8 @@ def test_decompression_bombs_are_rejected_before_decoding():
 
 @pytest.mark.parametrize("sides", [(3, 900), (900, 3), (40, 1200)])
 def test_strip_is_cropped_while_it_is_resized(clip_processor, monkeypatch, sides):
-    """As if it had been resized as a whole, but for the rounding of where the crop begins, and of the pixels between two
-    passes: Pillow 13 chooses by size whether width or height comes first."""
+    """As if it had been resized as a whole, but for the rounding of where the crop begins, and of the pixels between
+    two passes: Pillow 13 chooses by size whether width or height comes first."""
     pixels = np.asarray(Image.open(io.BytesIO(photo(64, 64))).resize(sides, Image.Resampling.BICUBIC))
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
