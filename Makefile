@@ -6,20 +6,30 @@ BIN := $(VENV)/bin
 # A file at a time, in order of name: xdist would leave files with few and long tests for the end, to one process.
 PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: lock demo reproduce test test-slow test-build setup-plan test-plan test-sky plan-tpu plan-gpu proofs lint docs docs-serve pages setup setup-test clean
+.PHONY: lock demo reproduce test test-slow test-newest test-oldest test-build setup-plan test-plan test-sky plan-tpu plan-gpu proofs lint docs docs-serve pages setup setup-test clean
 
 # Huge pages halve the time that the kernel spends on XLA's buffers. Where there are none the setting is ignored.
 HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 demo: setup
 	$(HUGE_PAGES) $(BIN)/python -m naturel_jax.main --config configs/demo.py
 
-# XLA compiles faster without its newer emitters for CPUs, a third of the time of tests that compile; the slow suite has
-# the default.
 test: setup-test lint
-	XLA_FLAGS=--xla_cpu_use_fusion_emitters=false $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not proof"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not proof"
 
 test-slow: setup-test
 	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not proof"
+
+# The quick suite with the newest libraries that the ranges of requirements.txt and pyproject.toml admit, or the oldest.
+test-newest: RESOLUTION = highest
+# Old libraries warn about the newer ones that they use in turn, which is no error of ours.
+test-oldest: RESOLUTION = lowest-direct
+test-oldest: WARNINGS = -W default
+test-newest test-oldest: test-%:
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install -q uv
+	.venv-$*/bin/uv pip install -q --python .venv-$*/bin/python --upgrade --resolution $(RESOLUTION) -e '.[test]'
+	.venv-$*/bin/uv pip freeze --python .venv-$*/bin/python
+	.venv-$*/bin/python -m pytest $(PARALLEL) $(WARNINGS) -m "not slow and not proof"
 
 # TensorFlow, Beam and TFDS's own test case, and object stores where TensorFlow is installed: 2 GB in an environment of
 # its own.
@@ -131,4 +141,4 @@ $(VENV)/.docs: $(VENV)/.python pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-build .venv-plan .venv-plan-gpu .venv-sky build *.egg-info
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-build .venv-plan .venv-plan-gpu .venv-sky build *.egg-info

@@ -2,6 +2,7 @@
 device."""
 
 import contextlib
+import os
 import signal
 
 import jax
@@ -10,6 +11,13 @@ import pytest
 # A shell without job control starts what it puts in the background with SIGINT ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_configure(config):
+    """XLA compiles the quick suite faster without its newer emitters for CPUs, which jaxlib 0.12 always uses. The slow
+    suite has the default."""
+    if "not slow" in config.option.markexpr and jax.__version_info__ < (0, 12):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_collection_modifyitems(items):

@@ -12,7 +12,18 @@ from naturel_jax.models.two_tower import TwoTowerConfig
 # manifest; before version 3, ``used`` had the items that were trained on, by collection.
 VERSION = 3
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers", "tensorflow-datasets")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "pillow",
+    "tokenizers",
+    "tensorflow-datasets",
+)
 
 
 def versions() -> dict[str, str]:

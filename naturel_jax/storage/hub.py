@@ -14,14 +14,18 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import huggingface_hub
 from huggingface_hub import constants
 
 from tfds_naturel.common import addresses
 from tfds_naturel.common.errors import UserError
+
+if TYPE_CHECKING or huggingface_hub.__version__ < "2":
+    import httpx
+else:  # huggingface_hub 2 moved to the successor, which has the same names
+    import httpx2 as httpx
 
 _LOG = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from naturel_jax.storage.hub import httpx
 from tfds_naturel.common.errors import UserError
 
 _TIMEOUT = httpx.Timeout(600, connect=10)  # seconds; the hub is slow to answer a commit of large files

@@ -325,7 +325,7 @@ def test_image_of_a_webdataset_is_its_member(tmp_path):
             if size:
                 info = tarfile.TarInfo("1.txt")
                 info.size = size
-                tar.addfile(info)
+                tar.fileobj.write(info.tobuf())
         return f"webdataset:{tmp_path}/{name}"
 
     source = datasets.open_source(write("good.tar"), str(tmp_path), "train")

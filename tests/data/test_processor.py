@@ -245,13 +245,14 @@ def test_decompression_bombs_are_rejected_before_decoding():
 
 @pytest.mark.parametrize("sides", [(3, 900), (900, 3), (40, 1200)])
 def test_strip_is_cropped_while_it_is_resized(clip_processor, monkeypatch, sides):
-    """As if it had been resized as a whole, but for the rounding of where the crop begins."""
+    """As if it had been resized as a whole, but for the rounding of where the crop begins, and of the pixels between
+    two passes: Pillow 13 chooses by size whether width or height comes first."""
     pixels = np.asarray(Image.open(io.BytesIO(photo(64, 64))).resize(sides, Image.Resampling.BICUBIC))
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     whole = clip_processor.image(buffer.getvalue()).astype(int)
     monkeypatch.setattr("naturel_jax.data.text.processor._MAX_MEMORY", -(10**9))
-    assert np.abs(clip_processor.image(buffer.getvalue()) - whole).max() <= 1
+    assert np.abs(clip_processor.image(buffer.getvalue()) - whole).max() <= 2
 
 
 def test_white_below_every_color_and_opacity_is_pillows():

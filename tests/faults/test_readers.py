@@ -14,7 +14,7 @@ from tests.helpers.fuzzing import fuzz
 from tests.helpers.readers import READERS
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit"),
     pytest.mark.filterwarnings("ignore:Reading `.npy`"),  # of Python 2
     pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning"),  # pickletools, of mutated strings
     pytest.mark.filterwarnings("ignore:.*forkserver:DeprecationWarning"),

@@ -21,7 +21,7 @@ from naturel_jax.models.two_tower import Model
 from naturel_jax.planning.compiled import collectives
 from naturel_jax.training.loss import Loss
 from tests.helpers.expanded_batch import expand, random_graph, reference
-from tests.helpers.losses import BIAS, QUICK, RECIPES, SCALE, TOLERANCE, assert_equal, compiled, run, take
+from tests.helpers.losses import BIAS, OLD_EMITTERS, QUICK, RECIPES, SCALE, TOLERANCE, assert_equal, compiled, run, take
 
 
 @functools.cache
@@ -167,7 +167,7 @@ def test_memory_per_device_does_not_grow_with_devices(objective, exchange):
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
 def test_a_smaller_last_tile_takes_no_more_memory(objective):
     """1,021 captions in tiles of 256, instead of 1,024 in tiles of 512; in programs that are optimized."""
-    optimized = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+    optimized = {"xla_backend_optimization_level": 3, **dict.fromkeys(OLD_EMITTERS, True)}
     layout = Layout(mesh(8), BATCH_AXES, tile=512)
     prime, even = (memory(objective, layout, 512, captions, 512, **optimized) for captions in (1021, 1024))
     assert 0 < prime <= 1.1 * even

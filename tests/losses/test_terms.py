@@ -129,7 +129,8 @@ def text_distance(graph, zimg, zcap, scale, bias, base):
 def base_distance(graph, zimg, zcap, scale, bias, base, *, mse=1.0, cosine=0.0, similarity=0.0):
     image_N = np.repeat(np.arange(len(zimg)), graph.images.mult_I.astype(int))
     caption_M = np.repeat(np.arange(len(zcap)), graph.captions.mult_U.astype(int))
-    pairs = [(zimg[image_N], torch.tensor(base[0])[image_N]), (zcap[caption_M], torch.tensor(base[1])[caption_M])]
+    base_zimg, base_zcap = (torch.tensor(np.asarray(z, float)) for z in base)  # torch 2.7 mixes no dtypes in a gradient
+    pairs = [(zimg[image_N], base_zimg[image_N]), (zcap[caption_M], base_zcap[caption_M])]
     value = sum(mse * F.mse_loss(*pair) + cosine * (1 - (pair[0] * pair[1]).sum(1)).mean() for pair in pairs)
     (image, base_image), (caption, base_caption) = pairs
     return value + similarity * F.mse_loss(image @ caption.T, base_image @ base_caption.T)

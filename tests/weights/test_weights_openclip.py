@@ -58,7 +58,7 @@ class OpenAI(torch.nn.Module):
         return x
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the format of OpenAI's files
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # the format of OpenAI's files
 def test_reads_openai_archives(tmp_path):
     """In half precision like OpenAI's, whose configs are inferred from shapes: heads of 64, QuickGELU, and the last id
     of the vocabulary as end token."""

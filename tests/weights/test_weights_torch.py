@@ -17,7 +17,7 @@ from naturel_jax.weights.torch_files import open_torch
 from tfds_naturel.common.errors import UserError
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # the format of OpenAI's files
+    pytest.mark.filterwarnings("ignore:`torch.jit"),  # the format of OpenAI's files
     pytest.mark.filterwarnings("ignore:torch.tensor results:torch.jit.TracerWarning"),  # a constant, on purpose
 ]
 

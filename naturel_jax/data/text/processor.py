@@ -219,7 +219,8 @@ class Processor:
 
     def _resized(self, image: Image.Image, memory: int) -> Image.Image:
         """The image resized and cropped. If that takes more than ``memory`` bytes, as of a strip of a thousand times
-        its width, only the crop is resized; Pillow then rounds where it begins and ends to float32."""
+        its width, only the crop is resized; Pillow then rounds where it begins and ends to float32, and from 13 on may
+        resize the height before the width."""
         (width, height, crop), filtered = self._geometry(*image.size), FILTERS[self.interpolation]
         if 4 * (image.width * image.height + width * image.height + width * height) <= memory:
             return image.resize((width, height), filtered).crop(crop)
