@@ -108,7 +108,7 @@ def make_training(
     pipeline = make_pipeline(config, sources, sizes, processor, mesh)
     frozen_blocks = optim.frozen_blocks(config.optim, sizes, params)
     chosen = resolve(config, sizes, frozen_blocks, state, pipeline, schedule.total, mesh, saved or {})
-    model = make_model(config, sizes, mesh, chosen.remat, frozen_blocks)  # that of ``start`` only embeds
+    model = make_model(config, sizes, mesh, chosen.remat, frozen_blocks)  # ``start.model`` only embeds
     loss = Loss(config, model, (processor.mean, processor.std), params, mesh, chosen.exchange)
     step = train.make_step(loss, tx, state, mesh, max_scale=sizes.max_scale, options=config.optim)
     return Training(start, pipeline, schedule, learning_rate, loss, step, state)
@@ -188,7 +188,7 @@ def restore_or_start(
     Raises UserError for the checkpoint of another run.
     """
     wanted, state, start = train.abstract(training.state), training.state, training.start
-    if checkpoint.saved_steps(folder):  # a step that only just fits would not fit next to an unused state
+    if checkpoint.saved_steps(folder):  # both may not fit; ``restore`` returns one or raises
         jax.tree.map(lambda x: x.delete(), state.arrays())
     restored = checkpoints.restore(wanted, lambda meta: run_folder.check_meta(folder, meta, config, start.adapter_meta))
     if restored is not None:

@@ -49,8 +49,8 @@ class State(NamedTuple):
 def make_state(
     params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool, base: bool = False, norms: bool = False
 ) -> State:
-    """The initial state, sharded over ``mesh``, from parameters that already are. If they are
-    ``jax.ShapeDtypeStruct``, so is the state."""
+    """The initial state of parameters that are sharded already, or its shapes if they are shapes. They are not copied:
+    the first step donates them."""
 
     def rest(params: Params) -> tuple[Any, Params | None, Params | None, outliers.Norms | None]:
         ema_params, base_params = (jax.tree.map(jnp.copy, params) if wanted else None for wanted in (ema, base))
@@ -78,7 +78,10 @@ def make_step(
     """The jitted ``step(state, batch) -> (state, metrics)``; the state is donated.
 
     A step whose loss or gradient is not finite leaves the state as it was, and ``metrics['finite']`` is False; one that
-    ``options.skip_above`` leaves out changes ``norms`` only. ``max_scale`` keeps the logit scale within [1, max_scale],
+    ``options.skip_above`` leaves out changes ``norms`` only. Of ``state``, only the shardings are used. The metrics are
+    float32 scalars: ``loss`` and ``grad_norm`` (also by tower, before clipping) of the parameters before the step,
+    ``logit_scale`` (the scale, not its logarithm) and ``logit_bias`` after it, ``captions`` (distinct, not padding),
+    ``term/NAME`` without its weight. ``max_scale`` keeps the logit scale within [1, max_scale],
     as CLIP does (arXiv 2103.00020, section 2.5).
     """
 

@@ -156,7 +156,7 @@ def _naturalness(items: Mapping[str, Item], readers: Sequence[Mapping[str, str]]
         if item.question == "natural" and (
             given := [int(answers[item.item]) for answers in readers if item.item in answers]
         ):
-            marks[item.source if item.source == "people" else f"ours, {item.label}"].append(given)
+            marks[item.source if item.source == "people" else f"{item.source}, {item.label}"].append(given)
     for name, of_name in sorted(marks.items()):
         means = np.array([np.mean(of_item) for of_item in of_name])
         margin = _Z * means.std(ddof=1) / len(means) ** 0.5 if len(means) > 1 else float("nan")
