@@ -34,7 +34,7 @@ class SuiteReport:
             _announce(config, workdir)
 
     def add(self, key: str, found: Finished, seconds: float) -> None:
-        """Adds the run ``key`` and writes and prints the report."""
+        """Adds the run ``key`` and writes and prints the report. Items are compared once all runs are there."""
         if jax.process_index() > 0:
             return
         name = self._names[key]
@@ -53,7 +53,7 @@ class SuiteReport:
                 self._histories,
                 self._left_out,
                 {metric: score for _, row in rows for metric, score in row.text_only.items()},
-                self._evaluated,
+                self._evaluated if len(rows) == len(self.runs) else {},
             ),
         )
         print(text, flush=True)
