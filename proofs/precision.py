@@ -96,7 +96,7 @@ def drift(
     """Compares the cosines ``rounded`` with ``exact`` ones of the same items, and what the benchmark makes of both."""
     before, after = margins(items, exact), margins(items, rounded)
     outcomes, changed = benchmark.outcomes(items, exact), benchmark.outcomes(items, rounded)
-    decided = [~np.isclose(outcomes[name], changed[name], equal_nan=True) for name in outcomes]
+    decided = [~np.isclose(outcomes[name], changed[name], equal_nan=True) for name in outcomes if name != "tie"]
     scores, moved = benchmark.score(items, exact), benchmark.score(items, rounded)
     bounds = confidence.intervals(benchmark, items, outcomes)
     named = [name for name in scores if is_headline(name)] or list(scores)

@@ -8,7 +8,7 @@
 A file is JSONL, CSV, TSV or Parquet, read like training data (``naturel_jax.data.items.records``). Image paths are
 relative to its folder and must stay inside it. A bad record is reported with its line and field, and left out.
 
-Shape letters: F false captions of an item.
+Shape letters: T true and F false captions of an item; a trailing 1 means another axis of length 1.
 """
 
 import array
