@@ -31,7 +31,7 @@ _UNITS = r"us|ms|s|min|minutes|hours|[KMGT]i?B|%|times|(?:items|images)(?:/s| a 
 _NUMBER = re.compile(rf"(?<![\w.,:/-])({_VALUE})(?:\s?({_UNITS})(?![\w/])|(?!\w|\.\d))")
 _UNREAD = re.compile(
     r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)|<[^>]*>"
-    r"|95% |100%|(?:Python|Orbax|CUDA|JAX|OpenCLIP|CC BY|Croissant) \d+\.\d+(?: to \d+\.\d+)?"  # intervals, all, versions
+    r"|95% |100%|(?:Python|Orbax|CUDA|JAX|OpenCLIP|CC BY|Croissant) \d+\.\d+(?: to \d+\.\d+)?"  # 95%, all, versions
     r"|\d{4}\.\d{5}"  # arXiv
 )
 _QUOTED = {"...": ".*?", "*": r"\S+", "#": rf"(?<![\w.])((?>{_VALUE}))"}

@@ -192,7 +192,7 @@ HOSTILE = {
     "storage outside the archive": (state(tensor("../../../etc/passwd")), SIXTEEN, r"is missing, expected 16 bytes"),
     "missing storage": (state(tensor("1")), SIXTEEN, r"storage '1' is missing"),
     "short storage": (state(tensor()), {"data/0": bytes(12)}, r"storage '0' has 12 bytes, expected 16"),
-    "storage of two sizes": (b"\x80\x02}(" + TWO_SIZES + b"u.", SIXTEEN, r"storage '0' is declared twice, as 4 F32 and as 2 F32"),
+    "storage of two sizes": (b"\x80\x02}(" + TWO_SIZES + b"u.", SIXTEEN, r"declared twice, as 4 F32 and as 2 F32"),
     "negative storage": (state(tensor(numel=-4)), SIXTEEN, r"not whole numbers"),
     "larger than its storage": (state(tensor(shape=b"K\x05\x85")), SIXTEEN, r"shape \[5\] on a storage of 4"),
     "expanded to terabytes": (state(EXPANDED), SIXTEEN, r"on a storage of 4 elements"),
