@@ -40,8 +40,8 @@ def loop(
 
     ``save(steps done, state, wait)``, ``evaluate(steps done, state, benchmarks)`` and ``log(steps done, metrics)`` are
     called when due; ``flops(batch)``, of the whole batch, is added to the metrics; ``profile(number)`` is entered
-    around each step. ``prepare`` is called before a step with a batch of new shapes, to compile it, and may raise Stopped
-    while it does. Raises NotFinite; the newest checkpoint is then the last good one.
+    around each step. ``prepare`` is called before a step with a batch of new shapes, to compile it, and may raise
+    Stopped while it does. Raises NotFinite; the newest checkpoint is then the last good one.
     """
     # Simulated CPU devices deadlock when many steps with collectives are in flight, so there each step is read at once.
     read_at_once, pending = jax.default_backend() == "cpu", None
