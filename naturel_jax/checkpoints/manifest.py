@@ -23,6 +23,7 @@ from tfds_naturel.common.files import parse_json
 NAME = "manifest.json"
 SINCE = 2  # checkpoints have a manifest since this version of the meta item
 _CHUNK = 1 << 18  # bytes read at a time
+_LARGEST = 1 << 30  # bytes of a block
 
 
 class Damaged(UserError):
@@ -51,16 +52,24 @@ def check(folder: epath.Path, items: Collection[str], *, part: int = 0, parts: i
     if fields is None:
         return False
     length, expected = fields["block"], list[tuple[blocks.Block, str]]()
+    if not isinstance(length, int) or length % _CHUNK or not 0 < length <= _LARGEST:
+        raise Damaged(f"{folder / NAME} has blocks of {length!r:.40} bytes, expected {blocks.BLOCK:,}")
     for name, file in fields["files"].items():
         if name.partition("/")[0] not in items:
             continue
         path = folder / name
+        if not set(name.split("/")).isdisjoint(("", ".", "..")):
+            raise Damaged(f"{folder / NAME} names {name!r:.80}, which is not a file of the checkpoint")
         try:
             size = path.stat().length
         except (FileNotFoundError, NotADirectoryError) as error:
             raise Damaged(f"{path} is missing") from error
-        if size != file["size"]:
+        if size != file["size"] or not path.is_file():
             raise Damaged(f"{path} has {size:,} bytes, expected {file['size']:,}")
+        if len(file["xxh3"]) != -(-size // length):
+            raise Damaged(
+                f"{folder / NAME} has {len(file['xxh3'])} checksums of {name!r:.80}, which has {size:,} bytes"
+            )
         expected += [(blocks.Block(path, n * length, length), checksum) for n, checksum in enumerate(file["xxh3"])]
     mine = expected[part::parts]
     for (block, checksum), found in zip(mine, blocks.checksums([block for block, _ in mine]), strict=True):

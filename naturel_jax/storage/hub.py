@@ -31,6 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 SLOWEST = 1000  # bytes per second; a server that sends less counts as silent
 _LARGEST_ANSWER = 64 << 20  # bytes of an answer that is not a file, or does not say how large it is
+_REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # the cache has a file of this name
 _SHA1, _SHA256 = (re.compile(rf"[0-9a-f]{{{length}}}") for length in (40, 64))
 
 
@@ -39,6 +40,8 @@ def snapshot(repository: str, patterns: Sequence[str], *, revision: str = "", da
 
     Raises UserError, in one line, if that fails.
     """
+    if revision and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise UserError(f"{repository}: revision {revision!r:.80} is not the name of a branch or tag, or a commit")
     _LOG.info("%s: fetching %s from %s", repository, ", ".join(patterns), constants.ENDPOINT)
     hooks = huggingface_hub.get_session().event_hooks
     huggingface_hub.set_client_factory(lambda: _ImpatientClient(event_hooks=hooks, follow_redirects=True))

@@ -42,6 +42,7 @@ _LOG = logging.getLogger(__name__)
 NAME = "lease.json"
 PERIOD_S = 120.0
 _RENEWALS = 6  # in a period
+_LOCKED_S = 2.0  # a takeover takes milliseconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,11 +200,19 @@ def _remove(path: epath.Path, is_expected: Callable[[str], bool]) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: epath.Path) -> Iterator[None]:
-    """Holds the kernel's lock on a folder of a disk, where its file system has locks."""
+    """Holds the kernel's lock on a folder of a disk, where its file system has locks, and nobody else has this one for
+    longer than any of us does."""
     file = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _LOCKED_S
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+            except OSError:
+                break
         yield
     finally:
         os.close(file)

@@ -28,6 +28,7 @@ from tfds_naturel.common.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 
+_LIST = ".staged.jsonl"
 _checked = set[tuple[Path, int]]()  # files and their modification times whose checksums this process has compared
 
 
@@ -92,6 +93,8 @@ def _stage(
 
     with preemption.interruptible(), locked(bucket / ".lock"):
         found = find()
+        if local == bucket and (ours := sorted(found.keys() & {".lock", _LIST})):
+            raise UserError(f"{url}: an object is called {ours[0]!r}, as a file of the copy is: rename it")
         staged = _Staged(bucket, local)
         staged.forget({name for name in staged.versions if wanted(name)} - found.keys())
         current = [name for name, info in found.items() if staged.is_current(name, info)]
@@ -115,7 +118,7 @@ class _Staged:
     """The files of a bucket that were copied, by their names relative to ``local``."""
 
     def __init__(self, bucket: Path, local: Path):
-        self._file, self._local, self._lock = bucket / ".staged.jsonl", local, threading.Lock()
+        self._file, self._local, self._lock = bucket / _LIST, local, threading.Lock()
         self._prefix = "" if local == bucket else f"{local.relative_to(bucket).as_posix()}/"
         self.versions: dict[str, _Copy] = {}
         for line in self._file.read_text(errors="replace").splitlines() if self._file.exists() else ():

@@ -26,7 +26,7 @@ def judge(norms: Norms, norm: jax.Array, finite: jax.Array, skip_above: float) -
     """The norms with one more, if it is ``finite``, and whether it is usual (bool): at most ``skip_above`` times the
     mean of those before it. Others count as that limit, so that a run whose norms have grown for good goes on."""
     limit, steps = skip_above * norms.mean, norms.steps + 1
-    usual = (norm <= limit) | (norms.steps < _FIRST)
+    usual = (norm <= limit) | (norms.steps < _FIRST) | (limit == 0)  # 0: so were all before
     mean = norms.mean + (jnp.where(usual, norm, limit) - norms.mean) / jnp.minimum(steps, _WINDOW)
     seen = Norms(mean, steps, norms.skipped + ~usual)
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), seen, norms), usual

@@ -17,6 +17,7 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.checkpoints import checkpoint, checkpoint_meta, manifest, recorded
 from naturel_jax.checkpoints.restore import read
+from naturel_jax.config import Adapter, parse
 from naturel_jax.data.seen import trained_on as trained_on_lib
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text import limited
@@ -87,7 +88,7 @@ def share(name: epath.PathLike) -> float | None:
         best = storage.read_json(path).get("best") if storage.exists(path) else None
         if best is None:
             raise UserError(f"run:{name}: {path} names no best share; see config.eval.interpolate_by, or give a number")
-        return float(best)
+        text = str(best)
     try:
         if 0 <= (value := float(text)) <= 1:
             return value
@@ -191,7 +192,9 @@ def load_run(
     shapes, adapter = Model(config).shapes(), meta.get("adapter")
     if adapter:
         with malformed(folder / "meta"):
-            shapes = adapters.shapes(shapes, adapter["rank"], adapter["targets"])
+            fields = {name: value for name, value in adapter.items() if name not in ("base", "digest")}
+            options = parse(Adapter, fields, "adapter")  # before its patterns are matched
+            shapes = adapters.shapes(shapes, options.rank, options.targets)
             if (init := str(meta["config"]["init"])).startswith("base:"):  # it may have been moved with this run
                 adapter["base"] = f"run:{workdir.parent / init.removeprefix('base:')}"
     shapes = jax.tree_util.tree_map_with_path(abstract, shapes)

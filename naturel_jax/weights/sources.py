@@ -35,6 +35,7 @@ from naturel_jax.weights.torch_files import open_torch
 from tfds_naturel.common.errors import UserError
 
 ShardingFor = Callable[[str, Shape], jax.sharding.Sharding]
+_DEPTH = 8  # models of which each is the base of the next
 
 _HF_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -89,14 +90,15 @@ class Foreign:
         return Loaded(self.config, params, self.processor), adapter
 
 
-def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
+def load(source: str, *, sharding_for: ShardingFor | None = None, depth: int = 0) -> Loaded:
     """The checkpoint at ``source``; parameters are float32, whatever the file's dtype.
 
     ``sharding_for(path, shape)`` places each parameter on devices as soon as it is read, so that a host never holds
     more than one parameter twice. An adapter is merged with its base. Raises UserError naming the file, what is wrong
-    with it, and what was expected; FileNotFoundError if there is no such file or folder.
+    with it, and what was expected; FileNotFoundError if there is no such file or folder. ``depth``: number of models
+    that are loaded to load this one as their base.
     """
-    loaded, adapter = unmerged(source, sharding_for=sharding_for)
+    loaded, adapter = unmerged(source, sharding_for=sharding_for, depth=depth)
     if adapter is not None:
         loaded = loaded._replace(params=adapters.apply(loaded.params, adapter.params, adapter.options.scale))
     name = source.removeprefix("run:")
@@ -104,7 +106,8 @@ def load(source: str, *, sharding_for: ShardingFor | None = None) -> Loaded:
         return loaded
     if not (base := runs.base(name)):
         raise UserError(f"{source}: the run began with random parameters; there is nothing to interpolate with")
-    return loaded._replace(params=interpolate(load(base, sharding_for=sharding_for).params, loaded.params, share))
+    start = load(base, sharding_for=sharding_for, depth=depth + 1)
+    return loaded._replace(params=interpolate(start.params, loaded.params, share))
 
 
 def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
@@ -119,9 +122,13 @@ def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
     return jax.tree.map(lambda a, b: (1 - alpha) * a + alpha * b, base, tuned)
 
 
-def unmerged(source: str, *, sharding_for: ShardingFor | None = None) -> tuple[Loaded, peft.Adapter | None]:
+def unmerged(
+    source: str, *, sharding_for: ShardingFor | None = None, depth: int = 0
+) -> tuple[Loaded, peft.Adapter | None]:
     """As ``load``, but an adapter is returned beside its base: of a run with ``config.adapter``, or in PEFT's format.
     Raises also UserError for an adapter whose base is not there, or is another model than it was trained on."""
+    if depth > _DEPTH:
+        raise UserError(f"{source} is the base of {_DEPTH} models that are each the base of the next: is one its own?")
     if not source.startswith("run:"):
         return find(source).load(sharding_for)
     model, params, processor, fields = runs.load_run(source.removeprefix("run:"), sharding_for=sharding_for)
@@ -129,7 +136,7 @@ def unmerged(source: str, *, sharding_for: ShardingFor | None = None) -> tuple[L
         return Loaded(model, params, processor), None
     adapter = peft.Adapter.of_run(params, fields)
     try:
-        base = load(adapter.base, sharding_for=sharding_for)
+        base = load(adapter.base, sharding_for=sharding_for, depth=depth + 1)
     except (UserError, OSError) as error:
         raise UserError(f"{source} is an adapter of {adapter.base}, which cannot be loaded: {error}") from error
     peft.check_base(source, adapter.base, adapter.digest, base.params)

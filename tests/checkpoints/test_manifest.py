@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import xxhash
 from etils import epath
 
 from naturel_jax.checkpoints import checkpoint, checkpoint_meta, manifest
@@ -127,6 +128,25 @@ def test_blocks_of_a_large_file_have_their_own_checksums(tmp_path, monkeypatch):
             manifest.check(folder, ["params"])
         flip(path, 8 * byte)
     assert manifest.check(folder, ["params"])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"files": {"params/../../data": {"size": 1, "xxh3": ["0"]}}}, "not a file of the checkpoint"),
+        ({"files": {"params/data": {"size": 4, "xxh3": []}}}, "has 0 checksums"),
+        ({"block": 1}, "blocks of 1 bytes"),
+        ({"block": 1 << 50}, "blocks of 1125899906842624 bytes"),
+    ],
+)
+def test_a_manifest_names_only_its_files_and_covers_them(change, expected, tmp_path):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "data").write_bytes(b"data")
+    fields = {"block": blocks.BLOCK, "files": {}} | change
+    sealed = {"xxh3": xxhash.xxh3_64_hexdigest(json.dumps(fields).encode()), **fields}
+    (tmp_path / manifest.NAME).write_text(json.dumps(sealed))
+    with pytest.raises(manifest.Damaged, match=expected):
+        manifest.check(epath.Path(tmp_path), ["params"])
 
 
 def test_checkpoint_without_a_manifest_is_accepted_only_from_before_there_were_any(workdir):

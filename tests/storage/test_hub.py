@@ -223,3 +223,10 @@ def test_redirects_lead_to_public_addresses(source, target, followed):
         return addresses.check_redirect(source, target)
     with pytest.raises(addresses.Refused, match="expected https and a public address"):
         addresses.check_redirect(source, target)
+
+
+@pytest.mark.parametrize("revision", ["../../refs", "a/../b", "/etc/x", "a//b", "a/", "-a"])
+def test_revision_that_is_no_name_is_refused(revision):
+    """The cache has a file of its name."""
+    with pytest.raises(UserError, match="not the name of a branch or tag"):
+        hub.snapshot("owner/tiny", ["*.json"], revision=revision)

@@ -1,6 +1,7 @@
 """Leases that give one process ownership of a folder, without trust in clocks, host names or process ids."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -136,3 +137,14 @@ def test_one_of_several_takes_over(_, folder):
         thread.join()
     assert sorted(outcomes) == ["held"] + ["refused"] * 7
     assert not [path.name for path in folder.iterdir()]
+
+
+def test_a_lock_of_others_on_the_folder_does_not_hold_up_the_end(folder, monkeypatch):
+    """``flock DIR COMMAND`` has one, and who may read the folder can have one."""
+    monkeypatch.setattr(leases, "_LOCKED_S", 0.1)
+    other = os.open(folder, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_SH)
+    with storage.lease(folder):
+        pass
+    os.close(other)
+    assert not list(folder.iterdir())

@@ -145,6 +145,13 @@ def test_step_with_a_large_gradient_is_left_out_exactly(folder):
         np.testing.assert_allclose(mean, usual + (norm - usual) / (steps + 1), rtol=1e-5)
 
 
+def test_a_run_without_gradients_so_far_takes_the_first():
+    norms = outliers.none_yet()
+    for norm in [0.0] * 12 + [1.0]:
+        norms, usual = outliers.judge(norms, jnp.float32(norm), jnp.bool_(True), 3.0)
+    assert usual and norms.mean > 0 and norms.skipped == 0
+
+
 def test_gradients_that_have_grown_for_good_are_usual_again():
     """Ten steps of norm 1 whatever comes; then three times the mean at most counts, until that is enough."""
     norms, taken = outliers.none_yet(), []

@@ -190,3 +190,10 @@ def test_a_run_ends_with_its_curve(tmp_path):
     for share, scores in (("0", base), ("1", last)):
         assert found["scores"][share] == {name: score for name, score in scores.items() if name.count("/") == 1}
     assert runs.share(tmp_path / "tuned@interpolated:best") == found["best"]
+
+
+def test_a_model_that_is_its_own_base_is_refused(monkeypatch):
+    fields = {"base": "run:itself", "digest": "", "rank": 1, "alpha": 1.0, "rslora": False, "targets": [".*"]}
+    monkeypatch.setattr(runs, "load_run", lambda name, **_: runs.Run(None, {}, None, dict(fields)))
+    with pytest.raises(UserError, match="is one its own"):
+        weights.load("run:itself")

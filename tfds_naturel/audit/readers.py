@@ -19,7 +19,7 @@ from tfds_naturel.audit.attack import Pair
 from tfds_naturel.captions import decisions
 from tfds_naturel.common import escape, pages
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import read_tsv, reading_csv
+from tfds_naturel.common.files import dict_rows, read_tsv, reading_csv
 
 PEOPLE = 0.25  # captions by people, as a share of ours
 ANSWERS = {"natural": tuple("12345"), "truth": ("true", "false", "open"), "choice": ("1", "2")}  # by question
@@ -110,7 +110,7 @@ def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
     """Item -> answer, without the items that are left open. Raises UserError for an unknown item or answer."""
     found = {}
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        rows = list(dict_rows(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     for number, row in enumerate(rows, 2):
         if missing := [name for name in ("item", "answer") if row.get(name) is None]:
             raise UserError(f"{path}:{number}: has no {missing[0]}; expected the tab-separated columns item and answer")

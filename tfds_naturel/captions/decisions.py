@@ -22,20 +22,20 @@ def verdicts(path: Path) -> dict[Key, bool]:
     A caption is rejected if any of its rows rejects it. Raises UserError with the row and what was expected.
     """
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as f:
-        reader = csv.DictReader(f)
-        if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-            raise UserError(f"{path}:1: columns {reader.fieldnames}; missing {missing}")
+        names = next(csv.reader([f.readline()]), [])
+        if missing := [column for column in COLUMNS if column not in names]:
+            raise UserError(f"{path}:1: columns {names}; missing {missing}")
         accepted: dict[Key, bool] = {}
-        for row in reader:
-            if row["decision"] not in DECISIONS:
-                raise UserError(
-                    f"{path}:{reader.line_num}: decision {row['decision']!r}; expected accept, reject or nothing"
-                )
+        reader = csv.reader(f)
+        for row in (dict(zip(names, values, strict=False)) for values in reader if values):
+            if row.get("decision") not in DECISIONS:
+                where, found = f"{path}:{reader.line_num + 1}", row.get("decision")
+                raise UserError(f"{where}: decision {found!r}; expected accept, reject or nothing")
             if row["decision"]:
                 try:
                     key = (Triplet.parse(row["triplet"]), row["text"])
                 except ValueError as error:
-                    raise UserError(f"{path}:{reader.line_num}: {error}") from error
+                    raise UserError(f"{path}:{reader.line_num + 1}: {error}") from error
                 accepted[key] = row["decision"] == "accept" and accepted.get(key, True)
     return accepted
 

@@ -9,7 +9,7 @@ import os
 import resource
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,15 @@ def reading_csv(path: object) -> Iterator[None]:
 def read_tsv(path: Path) -> list[dict[str, str]]:
     """The rows of one of our own tables: tab-separated, under a line of column names, without quoting."""
     with path.open(encoding="utf-8", newline="") as f:
-        return list(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
+        return list(dict_rows(f, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def dict_rows(file: Iterable[str], **dialect: Any) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file under a line of column names, as ``csv.DictReader`` gives them, but without the fields
+    that a row lacks: many short rows under a long line of names would fill the memory."""
+    reader = csv.reader(file, **dialect)
+    names = next(reader, [])
+    return (dict(zip(names, row, strict=False)) for row in reader if row)
 
 
 @contextlib.contextmanager

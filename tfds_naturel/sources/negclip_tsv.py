@@ -5,14 +5,13 @@ machine.
 """
 
 import ast
-import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from tfds_naturel.captions import word_order
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import reading_csv
+from tfds_naturel.common.files import dict_rows, reading_csv
 from tfds_naturel.hard_images import mining
 from tfds_naturel.sources import coco
 from tfds_naturel.sources.examples import CaptionedImage, Negative, RecipeSource
@@ -61,7 +60,7 @@ def hard_images(folder: Path) -> Iterator[mining.MinedRow]:
 def _rows(folder: Path) -> list[_Line]:
     path, rows = folder / _FILE, []
     with reading_csv(path), path.open(encoding="utf-8", newline="") as f:
-        for number, row in enumerate(csv.DictReader(f, delimiter="\t"), 2):
+        for number, row in enumerate(dict_rows(f, delimiter="\t"), 2):
             try:
                 image = "/".join(PurePosixPath(row["filepath"]).parts[-2:])
                 negatives = [
