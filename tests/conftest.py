@@ -15,9 +15,13 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 def pytest_configure(config):
     """XLA compiles the quick suite faster without its newer emitters for CPUs, which jaxlib 0.12 always uses. The slow
-    suite has the default."""
-    if "not slow" in config.option.markexpr and jax.__version_info__ < (0, 12):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+    suite has the default. On a busy machine eight simulated devices may wait for one another for longer than the 40 s
+    after which XLA ends the process."""
+    if jax.__version_info__ < (0, 12):
+        flags = ["--xla_cpu_collective_call_terminate_timeout_seconds=300"]
+        if "not slow" in config.option.markexpr:
+            flags.append("--xla_cpu_use_fusion_emitters=false")
+        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 
 
 def pytest_collection_modifyitems(items):

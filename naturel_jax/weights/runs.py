@@ -85,7 +85,8 @@ def share(name: epath.PathLike) -> float | None:
         return None
     if text == "best":
         path = epath.Path(workdir) / recorded.INTERPOLATED
-        best = storage.read_json(path).get("best") if storage.exists(path) else None
+        found = storage.read_json(path) if storage.exists(path) else None
+        best = found.get("best") if isinstance(found, dict) else None
         if best is None:
             raise UserError(f"run:{name}: {path} names no best share; see config.eval.interpolate_by, or give a number")
         text = str(best)
