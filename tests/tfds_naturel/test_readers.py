@@ -86,6 +86,7 @@ def test_answers_are_scored_by_hand_counts(tmp_path):
     ("rows", "message"),
     [
         ("item\tanswer\nnatural-1\t6\n", r"a.tsv:2: answer '6'; expected 1, 2, 3, 4, 5 or nothing"),
+        ("item\tanswer\nnatural-1\t1\nnatural-1\t5\n", r"a.tsv:3: a second answer to 'natural-1'"),
         ("item\tanswer\nnatural-99\t1\n", r"a.tsv:2: item 'natural-99' is not in the key; are these other questions"),
         ("item,answer\nnatural-1,1\n", r"a.tsv:2: has no item; expected the tab-separated columns item and answer"),
     ],
@@ -106,4 +107,11 @@ def test_questions_about_the_published_bank(tmp_path, capsys):
 
 
 def test_short_rows_under_a_long_header_stay_short():
-    assert list(dict_rows(["a,b,c\n", "1\n", "\n", "1,2,3,4\n"])) == [{"a": "1"}, {"a": "1", "b": "2", "c": "3"}]
+    names, rows = dict_rows(["a,b,c\n", "1\n", "\n", "1,2,3,4\n"])
+    assert (names, list(rows)) == (["a", "b", "c"], [{"a": "1"}, {"a": "1", "b": "2", "c": "3"}])
+
+
+def test_a_row_of_a_table_that_is_cut_short_is_refused(tmp_path):
+    (tmp_path / "key.tsv").write_text("item\tlabel\nn-1\ttrue\nn-2\n")
+    with pytest.raises(UserError, match=r"key.tsv: the row \['n-2'\] has no label"):
+        read_tsv(tmp_path / "key.tsv")

@@ -107,10 +107,11 @@ def _write_tsv(path: Path, rows: Iterable[Sequence[str]]) -> None:
 
 
 def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
-    """Item -> answer, without the items that are left open. Raises UserError for an unknown item or answer."""
+    """Item -> answer, without the items that are left open. Raises UserError for an unknown item or answer, or two to
+    one item."""
     found = {}
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(dict_rows(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        rows = list(dict_rows(file, delimiter="\t", quoting=csv.QUOTE_NONE)[1])
     for number, row in enumerate(rows, 2):
         if missing := [name for name in ("item", "answer") if row.get(name) is None]:
             raise UserError(f"{path}:{number}: has no {missing[0]}; expected the tab-separated columns item and answer")
@@ -119,6 +120,8 @@ def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
         allowed = ANSWERS[items[row["item"]].question]
         if row["answer"] not in ("", *allowed):
             raise UserError(f"{path}:{number}: answer {row['answer']!r}; expected {', '.join(allowed)} or nothing")
+        if row["item"] in found:
+            raise UserError(f"{path}:{number}: a second answer to {row['item']!r}; keep one")
         if row["answer"]:
             found[row["item"]] = row["answer"]
     return found

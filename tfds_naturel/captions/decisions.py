@@ -1,13 +1,12 @@
 """Reviewers' decisions on captions, as exported by the review page."""
 
-import csv
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import reading_csv
+from tfds_naturel.common.files import dict_rows, reading_csv
 from tfds_naturel.common.schema import Triplet
 
 COLUMNS = ("triplet", "text", "decision")
@@ -22,20 +21,20 @@ def verdicts(path: Path) -> dict[Key, bool]:
     A caption is rejected if any of its rows rejects it. Raises UserError with the row and what was expected.
     """
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as f:
-        names = next(csv.reader([f.readline()]), [])
+        names, rows = dict_rows(f)
         if missing := [column for column in COLUMNS if column not in names]:
             raise UserError(f"{path}:1: columns {names}; missing {missing}")
         accepted: dict[Key, bool] = {}
-        reader = csv.reader(f)
-        for row in (dict(zip(names, values, strict=False)) for values in reader if values):
-            if row.get("decision") not in DECISIONS:
-                where, found = f"{path}:{reader.line_num + 1}", row.get("decision")
-                raise UserError(f"{where}: decision {found!r}; expected accept, reject or nothing")
+        for number, row in enumerate(rows, 2):
+            if missing := [column for column in COLUMNS if column not in row]:
+                raise UserError(f"{path}:{number}: the row has no {missing[0]}")
+            if row["decision"] not in DECISIONS:
+                raise UserError(f"{path}:{number}: decision {row['decision']!r}; expected accept, reject or nothing")
             if row["decision"]:
                 try:
                     key = (Triplet.parse(row["triplet"]), row["text"])
                 except ValueError as error:
-                    raise UserError(f"{path}:{reader.line_num + 1}: {error}") from error
+                    raise UserError(f"{path}:{number}: {error}") from error
                 accepted[key] = row["decision"] == "accept" and accepted.get(key, True)
     return accepted
 

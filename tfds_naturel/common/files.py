@@ -60,17 +60,23 @@ def reading_csv(path: object) -> Iterator[None]:
 
 
 def read_tsv(path: Path) -> list[dict[str, str]]:
-    """The rows of one of our own tables: tab-separated, under a line of column names, without quoting."""
+    """The rows of one of our own tables: tab-separated, under a line of column names, without quoting. Raises UserError
+    for a row without some of them."""
     with path.open(encoding="utf-8", newline="") as f:
-        return list(dict_rows(f, delimiter="\t", quoting=csv.QUOTE_NONE))
+        names, rows = dict_rows(f, delimiter="\t", quoting=csv.QUOTE_NONE)
+        found = list(rows)
+    for row in found:
+        if missing := [name for name in names if name not in row]:
+            raise UserError(f"{path}: the row {list(row.values())!r:.80} has no {missing[0]}")
+    return found
 
 
-def dict_rows(file: Iterable[str], **dialect: Any) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file under a line of column names, as ``csv.DictReader`` gives them, but without the fields
-    that a row lacks: many short rows under a long line of names would fill the memory."""
+def dict_rows(file: Iterable[str], **dialect: Any) -> tuple[list[str], Iterator[dict[str, str]]]:
+    """Column names of a CSV file, and its rows as ``csv.DictReader`` gives them, but without the fields that a row
+    lacks: many short rows under a long line of names would fill the memory."""
     reader = csv.reader(file, **dialect)
     names = next(reader, [])
-    return (dict(zip(names, row, strict=False)) for row in reader if row)
+    return names, (dict(zip(names, row, strict=False)) for row in reader if row)
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def hard_images(folder: Path) -> Iterator[mining.MinedRow]:
 def _rows(folder: Path) -> list[_Line]:
     path, rows = folder / _FILE, []
     with reading_csv(path), path.open(encoding="utf-8", newline="") as f:
-        for number, row in enumerate(dict_rows(f, delimiter="\t"), 2):
+        for number, row in enumerate(dict_rows(f, delimiter="\t")[1], 2):
             try:
                 image = "/".join(PurePosixPath(row["filepath"]).parts[-2:])
                 negatives = [
