@@ -21,15 +21,16 @@ _LOG = logging.getLogger(__name__)
 def curve(
     config: Config, folder: epath.Path, params: Params, scores: Mapping[str, float], evaluator: Evaluator
 ) -> None:
-    """Writes the headline scores at each share of ``config.eval.interpolate`` to ``recorded.INTERPOLATED`` in the run's
-    folder, and the best share: the highest ``config.eval.interpolate_by``, of equals that nearest to the base.
-    ``scores``: those of ``params``, the share 1. Raises what ``weights.load`` raises for ``config.init``."""
+    """Writes the headline scores, and that of ``interpolate_by``, at each share of ``config.eval.interpolate`` to
+    ``recorded.INTERPOLATED`` in the run's folder, and the best share: the highest ``config.eval.interpolate_by``, of
+    equals that nearest to the base. ``scores``: those of ``params``, the share 1. Raises what ``weights.load`` raises
+    for ``config.init``."""
     base = weights.load(runs.base(folder), sharding_for=param_sharding(params["logit_scale"].sharding.mesh)).params
-    mixed, found = jax.jit(weights.interpolate), {}
+    mixed, found, by = jax.jit(weights.interpolate), {}, config.eval.interpolate_by
     for share in config.eval.interpolate:
         at = scores if share == 1 else evaluator.scores(mixed(base, params, share))
-        found[share] = {name: score for name, score in at.items() if is_headline(name)}
-    by, best = config.eval.interpolate_by, None
+        found[share] = {name: score for name, score in at.items() if is_headline(name) or name == by}
+    best = None
     if by in scores:
         best = max(found, key=lambda share: (found[share][by], -share))
         points = ", ".join(f"{share:g}: {at[by]:.3f}" for share, at in found.items())

@@ -98,12 +98,12 @@ def test_error_lists_the_steps_and_scores_that_there_are(run, which, expected):
 class Nearness:
     """Stands for an evaluator: how near the logit scale is to that between base and tuned at each of two shares."""
 
-    def __init__(self, *scales):
-        self.scales = scales
+    def __init__(self, name, *scales):
+        self.name, self.scales = name, scales
 
     def scores(self, params):
         distance = min(abs(float(params["logit_scale"]) - scale) for scale in self.scales)
-        return {"toy/near": -round(distance, 3), "toy/hidden/x": 1.0}
+        return {self.name: -round(distance, 3), "toy/hidden/x": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -140,17 +140,18 @@ def test_interpolated_run(run, tuned, tmp_path):
         weights.load(f"run:{run}@interpolated:0.5")
 
 
-def test_curve_names_the_best_share_and_of_equals_that_nearest_to_the_base(tuned, caplog):
+@pytest.mark.parametrize("by", ["toy/near", "toy/near/one relation"])
+def test_curve_names_the_best_share_and_of_equals_that_nearest_to_the_base(by, tuned, caplog):
     caplog.set_level("INFO", logger="naturel_jax")
     params, start = weights.load(f"run:{tuned}").params, float(params_of(2)["logit_scale"])
     params = jax.device_put(params, NamedSharding(make_mesh({"data": 1}, jax.devices()[:1]), PartitionSpec()))
-    options = c.Config(name="t", eval=c.Eval(interpolate=(1.0, 0.75, 0.5, 0.25, 0.0), interpolate_by="toy/near"))
-    evaluator = Nearness(start + 0.25, start + 0.75)
+    options = c.Config(name="t", eval=c.Eval(interpolate=(1.0, 0.75, 0.5, 0.25, 0.0), interpolate_by=by))
+    evaluator = Nearness(by, start + 0.25, start + 0.75)
     interpolation.curve(options, epath.Path(tuned), params, evaluator.scores(params), evaluator)
     found = storage.read_json(epath.Path(tuned) / recorded.INTERPOLATED)
     expected = {"1": -0.25, "0.75": 0, "0.5": -0.25, "0.25": 0, "0": -0.25}
-    assert found == {"by": "toy/near", "best": 0.25, "scores": {s: {"toy/near": near} for s, near in expected.items()}}
-    assert "toy/near is 1: -0.250, 0.75: -0.000, 0.5: -0.250, 0.25: -0.000, 0: -0.250; the best is 0.25" in caplog.text
+    assert found == {"by": by, "best": 0.25, "scores": {s: {by: near} for s, near in expected.items()}}
+    assert f"{by} is 1: -0.250, 0.75: -0.000, 0.5: -0.250, 0.25: -0.000, 0: -0.250; the best is 0.25" in caplog.text
     best = weights.load(f"run:{tuned}@interpolated:best").params["logit_scale"]
     assert float(best) == pytest.approx(start + 0.25, abs=1e-5)
 
