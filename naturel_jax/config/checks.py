@@ -20,6 +20,29 @@ def check(config: Config, path: str = "config") -> Config:
             f"{path}.adapter.rank is {config.adapter.rank}, but {path}.init is '': an adapter belongs to a saved "
             f"model, which {path}.init names"
         )
+    _check_data(config, path)
+    if config.compute.attention == "cudnn" and config.compute.dtype == "float32":
+        raise UserError(
+            f"{path}.compute.attention is 'cudnn' and {path}.compute.dtype is 'float32', but cuDNN's attention takes "
+            f"bfloat16; set {path}.compute.dtype to 'bfloat16', or {path}.compute.attention to ''"
+        )
+    if config.data.cache_captions:
+        _check_recipes(config.data.mixture, f"{path}.data")
+    own_benchmarks.check_names(config.eval.benchmarks, config.eval.fields, f"{path}.eval.fields")
+    if unknown := sorted(config.eval.during.keys() - set(map(own_benchmarks.name_of, config.eval.benchmarks))):
+        raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
+    _check_interpolation(config, path)
+    _check_objective(config, path)
+    _check_optimizer(config, path)
+    if [config.mesh.data, config.mesh.fsdp, config.mesh.tensor].count(-1) > 1:
+        raise UserError(f"{path}.mesh has -1 ('the rest of the devices') on more than one axis; give the others a size")
+    for name, base_config in config.bases.items():
+        check_folder(name, f"{path}.bases")
+        check(base_config, f"{path}.bases.{name}")
+    return config
+
+
+def _check_data(config: Config, path: str) -> None:
     length, warmup = (
         durations.steps_without_data(text, config.data.batch_size) for text in (config.duration, config.optim.warmup)
     )
@@ -43,17 +66,9 @@ def check(config: Config, path: str = "config") -> Config:
             f"{path}.data.cache is 'embeddings' and {path}.data.patch_dropout is {config.data.patch_dropout}: images "
             f"are embedded once, with all of their patches; set {path}.data.patch_dropout to 0.0"
         )
-    if config.compute.attention == "cudnn" and config.compute.dtype == "float32":
-        raise UserError(
-            f"{path}.compute.attention is 'cudnn' and {path}.compute.dtype is 'float32', but cuDNN's attention takes "
-            f"bfloat16; set {path}.compute.dtype to 'bfloat16', or {path}.compute.attention to ''"
-        )
-    if config.data.cache_captions:
-        _check_recipes(config.data.mixture, f"{path}.data")
-    own_benchmarks.check_names(config.eval.benchmarks, config.eval.fields, f"{path}.eval.fields")
-    if unknown := sorted(config.eval.during.keys() - set(map(own_benchmarks.name_of, config.eval.benchmarks))):
-        raise UserError(f"{path}.eval.during has {unknown}, which {path}.eval.benchmarks does not")
-    _check_interpolation(config, path)
+
+
+def _check_objective(config: Config, path: str) -> None:
     options = config.objective
     objectives = pkgutil.resolve_name("naturel_jax.losses.objectives:OBJECTIVES")
     smooths = objectives[options.name].smooths_labels and options.counting != "match_ignore"
@@ -61,9 +76,13 @@ def check(config: Config, path: str = "config") -> Config:
         raise UserError(
             f"{path}.objective.calibrate_bias is True: the {options.name} loss has no bias; set it to False"
         )
-    _check_optimizer(config, path)
+    if options.label_smoothing and not smooths:
+        where = f"{path}.objective.name {options.name!r} and counting {options.counting!r}"
+        raise UserError(
+            f"{path}.objective.label_smoothing is {options.label_smoothing}: not defined for {where}; set 0"
+        )
     averages = [name for name, term in options.terms.items() if term.of_average]
-    if averages and not (config.optim.ema or config.optim.name == "schedule_free_adamw"):
+    if averages and not (config.optim.ema or config.optim.name in _averaging()):
         raise UserError(
             f"{path}.objective.terms.{averages[0]}.of_average is True, but there is no average: set {path}.optim.ema, "
             "such as 0.9996"
@@ -77,22 +96,17 @@ def check(config: Config, path: str = "config") -> Config:
         raise UserError(
             f"{path}.objective.terms has terms with of_average and without: a run has one base; use the same"
         )
-    if options.label_smoothing and not smooths:
-        where = f"{path}.objective.name {options.name!r} and counting {options.counting!r}"
-        raise UserError(
-            f"{path}.objective.label_smoothing is {options.label_smoothing}: not defined for {where}; set 0"
-        )
-    if [config.mesh.data, config.mesh.fsdp, config.mesh.tensor].count(-1) > 1:
-        raise UserError(f"{path}.mesh has -1 ('the rest of the devices') on more than one axis; give the others a size")
-    for name, base_config in config.bases.items():
-        check_folder(name, f"{path}.bases")
-        check(base_config, f"{path}.bases.{name}")
-    return config
+
+
+def _averaging() -> tuple[str, ...]:
+    """Names of the optimizers that have an average of their own."""
+    names: tuple[str, ...] = pkgutil.resolve_name("naturel_jax.training.optim:AVERAGING")
+    return names
 
 
 def _check_optimizer(config: Config, path: str) -> None:
     name, optim = config.optim.name, config.optim
-    if name == "schedule_free_adamw" and (optim.ema or not optim.b1):
+    if name in _averaging() and (optim.ema or not optim.b1):
         raise UserError(
             f"{path}.optim.name is {name!r}, {path}.optim.ema {optim.ema} and {path}.optim.b1 {optim.b1}: it "
             "evaluates an average of its own, made with b1; set ema to 0.0 and b1 above 0"

@@ -3,7 +3,8 @@
 A tree of adapters has the paths of the layers, those of a fused kernel apart, and the logit scale and bias:
 ``image/transformer/blocks/attn/query/lora_a``. Merged with its base, it is a parameter tree like any other.
 
-Shape letters: I inputs, O outputs, R rank; ... is the depth for layers of stacked blocks.
+Shape letters: I inputs, O outputs, R rank, H heads, F features of a head; ... is the depth for layers of stacked
+blocks.
 """
 
 import hashlib
@@ -49,10 +50,10 @@ def layers(params: Params) -> dict[str, Layer]:
             continue
         lead = leaf.shape[:1] if "/blocks/" in path else ()
         sizes = leaf.shape[len(lead) :]
-        if path.endswith("/qkv"):  # [..., I, 3, H, K]
+        if path.endswith("/qkv"):  # [..., I, 3, H, F]
             for part, name in enumerate(FUSED):
                 found[f"{path[: -len('qkv')]}{name}"] = Layer(kernel, part, lead, sizes[0], math.prod(sizes[2:]))
-        else:  # [..., I, O], and [..., H, K, O] of the attention's result
+        else:  # [..., I, O], and [..., H, F, O] of the attention's result
             found[path] = Layer(kernel, None, lead, math.prod(sizes[:-1]), sizes[-1])
     return found
 

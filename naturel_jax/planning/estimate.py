@@ -93,26 +93,7 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
         "base": memory.per_device(state.base),
         "batch": memory.per_device(batch),
     }
-    captions, tokens = batch.captions_to_embed
-    rows = {"images": batch.images_to_embed, "captions": captions, "tokens": tokens}
-    rows |= {"patches": patches} if (patches := batch.patches_to_embed) else {}
-    result: dict[str, Any] = {
-        "devices": mesh.size,
-        "device": device.device_kind,
-        "data": "prepared" if _prepared(config) else "stand-in: all captions of a batch differ",
-        "rows": rows,
-        "dtype": model.compute.dtype,
-        "remat": model.compute.remat,
-        "exchange": training.loss.layout.exchange,
-        "steps": training.schedule.total,
-        "model_flops": step.model,
-        "usable": memory.usable(device.device_kind),
-        "gpu_share": memory.gpu_share() if device.platform == "gpu" else None,
-        "estimate": {
-            **memory.estimate(model, state.params, batch, mesh, config.objective.chunks, state.base)._asdict(),
-            "loss": _loss_memory(training, batch, mesh),
-        },
-    }
+    result = _before(config, training, batch, mesh)
     started = time.monotonic()
     traced = training.step.trace(state, batch)
     result["products"] = products.count(traced.jaxpr)._asdict()
@@ -150,6 +131,31 @@ def plan(config: Config, training: run.Training, price: float | None) -> dict[st
             chips = len({tuple(device.coords) for device in mesh.devices.flat})
             result["cost"] = result["hours"] * chips * price
     return result
+
+
+def _before(config: Config, training: run.Training, batch: Batch, mesh: Mesh) -> dict[str, Any]:
+    """What is known of a step before it is compiled."""
+    model, state, device = training.loss.model, training.state, mesh.devices.flat[0]
+    captions, tokens = batch.captions_to_embed
+    rows = {"images": batch.images_to_embed, "captions": captions, "tokens": tokens}
+    rows |= {"patches": patches} if (patches := batch.patches_to_embed) else {}
+    return {
+        "devices": mesh.size,
+        "device": device.device_kind,
+        "data": "prepared" if _prepared(config) else "stand-in: all captions of a batch differ",
+        "rows": rows,
+        "dtype": model.compute.dtype,
+        "remat": model.compute.remat,
+        "exchange": training.loss.layout.exchange,
+        "steps": training.schedule.total,
+        "model_flops": training.loss.step_flops(batch).model,
+        "usable": memory.usable(device.device_kind),
+        "gpu_share": memory.gpu_share() if device.platform == "gpu" else None,
+        "estimate": {
+            **memory.estimate(model, state.params, batch, mesh, config.objective.chunks, state.base)._asdict(),
+            "loss": _loss_memory(training, batch, mesh),
+        },
+    }
 
 
 def _loss_memory(training: run.Training, batch: Batch, mesh: Mesh) -> int:

@@ -131,8 +131,8 @@ def mean(runs: Sequence[Scored], count: int, incomplete: bool, with_trained_on: 
 
 
 def best(settings: Mapping[str, Sequence[Scored]]) -> set[str]:
-    """Of several settings, the one with the highest mean, and those whose difference from it has a 95% interval, over
-    seeds and images, that includes 0."""
+    """Names of the setting with the highest mean and of those whose difference from it has a 95% interval, over seeds
+    and images, that includes 0; none of a single setting."""
     top = max(settings, key=lambda name: np.mean([run.value for run in settings[name]]))
     others = (name for name in settings if name != top and len(settings) > 1)
     differences = [difference(name, "", settings[name], settings[top], paired=False) for name in others]

@@ -157,7 +157,7 @@ class _Staged:
         return True
 
     def damaged(self, names: Collection[str]) -> set[str]:
-        """Which of these current files do not have the checksums that they had when they arrived."""
+        """Names of those current files that do not have the checksums that they had when they arrived."""
         expected = list[tuple[str, blocks.Block, str]]()
         for name in names:
             path, copy = self._path(name), self.versions[name]

@@ -96,8 +96,7 @@ def make_training(
 ) -> Training:
     """Builds everything needed to train from ``start``, in its initial state. ``saved``: what ``auto`` became earlier
     in the run (``run_folder.saved_choices``)."""
-    sizes, processor = start.model.config, start.processor
-    params = start.params if start.adapter is None else start.adapter.params
+    sizes, processor, params = start.model.config, start.processor, start.trained
     schedule, learning_rate = train.make_schedule(config, sum(len(source.items) for source in sources))
     tx = optim.make_optimizer(config.optim, params, learning_rate)
     averages = bool(config.optim.ema) or config.optim.name in optim.AVERAGING

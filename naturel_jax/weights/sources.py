@@ -125,8 +125,9 @@ def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
 def unmerged(
     source: str, *, sharding_for: ShardingFor | None = None, depth: int = 0
 ) -> tuple[Loaded, peft.Adapter | None]:
-    """As ``load``, but an adapter is returned beside its base: of a run with ``config.adapter``, or in PEFT's format.
-    Raises also UserError for an adapter whose base is not there, or is another model than it was trained on."""
+    """The checkpoint at ``source`` as ``load`` reads it, but an adapter beside its base: of a run with
+    ``config.adapter``, or in PEFT's format. Raises also UserError for an adapter whose base is not there, or is another
+    model than it was trained on."""
     if depth > _DEPTH:
         raise UserError(f"{source} is the base of {_DEPTH} models that are each the base of the next: is one its own?")
     if not source.startswith("run:"):
