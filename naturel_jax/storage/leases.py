@@ -166,7 +166,9 @@ class Lease:
             self.take_over(version)
 
     def release(self) -> None:
-        """Removes the file, if it is still this process's."""
+        """Removes the file, if it is still this process's; a child that was forked has another id."""
+        if self._holder.process != os.getpid():
+            return
         with contextlib.suppress(Unavailable):  # others then watch it for a period
             if not in_store(self._path):
                 _remove(self._path, lambda text: self._holder.token in text)

@@ -187,7 +187,7 @@ def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
 
 def numbered(folder: epath.Path) -> list[int]:
     """The entries of ``folder`` whose names are whole numbers, in ascending order; [] if there is no such folder."""
-    return sorted(int(name) for name in names(folder) if name.isdigit())
+    return sorted(int(name) for name in names(folder) if name.isascii() and name.isdigit())
 
 
 def names(folder: epath.Path) -> list[str]:

@@ -109,7 +109,8 @@ def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
 
 def _check(folder: Path, expected: Mapping[str, str]) -> None:
     """Raises UserError for a file that is not as it was exported. Files that were not copied are not missed."""
-    if wrong := once.damaged(folder, {name: value for name, value in expected.items() if (folder / name).is_file()}):
+    files = {path.name for path in once.files_in(folder)}
+    if wrong := once.damaged(folder, {name: value for name, value in expected.items() if name in files}):
         raise UserError(
             f"{folder / wrong[0]}: not as it was exported (its checksum differs from that in {CHECKSUMS}); copy the "
             f"folder again, or remove {CHECKSUMS} if you have changed the file on purpose"

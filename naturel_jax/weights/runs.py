@@ -17,7 +17,7 @@ from etils import epath
 from naturel_jax import storage
 from naturel_jax.checkpoints import checkpoint, checkpoint_meta, manifest, recorded
 from naturel_jax.checkpoints.restore import read
-from naturel_jax.config import Adapter, parse
+from naturel_jax.config import Adapter, check_folder, parse
 from naturel_jax.data.seen import trained_on as trained_on_lib
 from naturel_jax.data.seen.trained_on import TrainedOn
 from naturel_jax.data.text import limited
@@ -165,8 +165,16 @@ def base(name: epath.PathLike) -> str:
     workdir, step = locate(name)
     meta = _read_meta(workdir, step)
     with malformed(checkpoint.directory(workdir) / str(step) / "meta"):
-        init = str(meta["config"]["init"])
-    return f"run:{workdir.parent / init.removeprefix('base:')}" if init.startswith("base:") else init
+        return _resolved(workdir, str(meta["config"]["init"]))
+
+
+def _resolved(workdir: epath.Path, init: str) -> str:
+    """``init``, with ``base:NAME`` as the run in the folder NAME beside ``workdir``, with which it may have been moved.
+    Raises UserError for a NAME that is no folder's."""
+    if not init.startswith("base:"):
+        return init
+    check_folder(init.removeprefix("base:"), "config.init")
+    return f"run:{workdir.parent / init.removeprefix('base:')}"
 
 
 def load_run(
@@ -196,8 +204,8 @@ def load_run(
             fields = {name: value for name, value in adapter.items() if name not in ("base", "digest")}
             options = parse(Adapter, fields, "adapter")  # before its patterns are matched
             shapes = adapters.shapes(shapes, options.rank, options.targets)
-            if (init := str(meta["config"]["init"])).startswith("base:"):  # it may have been moved with this run
-                adapter["base"] = f"run:{workdir.parent / init.removeprefix('base:')}"
+            if (init := str(meta["config"]["init"])).startswith("base:"):
+                adapter["base"] = _resolved(workdir, init)
     shapes = jax.tree_util.tree_map_with_path(abstract, shapes)
     item = "ema" if "ema" in storage.names(folder) else "params"
     params = _read(folder, **{item: ocp.args.StandardRestore(shapes)})[item]

@@ -148,3 +148,15 @@ def test_a_lock_of_others_on_the_folder_does_not_hold_up_the_end(folder, monkeyp
         pass
     os.close(other)
     assert not list(folder.iterdir())
+
+
+def test_a_forked_child_that_ends_leaves_the_lease(folder):
+    code = (
+        "import os, sys\nfrom naturel_jax import storage\nfrom etils import epath\n"
+        "with storage.lease(epath.Path(sys.argv[1])) as held:\n"
+        "    if not (child := os.fork()): sys.exit()\n"
+        "    os.waitpid(child, 0); held.check(); print('still held')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    assert done.stdout == "still held\n", done.stderr
+    assert not list(folder.iterdir())
