@@ -204,5 +204,5 @@ def test_a_model_that_is_its_own_base_is_refused(monkeypatch):
 def test_a_base_of_a_foreign_run_is_a_folder_beside_it(name, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "locate", lambda *_: (epath.Path(tmp_path) / "run", 1))
     monkeypatch.setattr(runs, "_read_meta", lambda *_: {"config": {"init": f"base:{name}"}})
-    with pytest.raises(UserError, match="config.init"):
+    with pytest.raises(UserError, match=r"config\.init"):
         runs.base(tmp_path / "run")
