@@ -108,11 +108,11 @@ pages: setup
 	$(BIN)/python .ci/pages.py
 	$(BIN)/python -m perf.exchange --plot docs/assets/exchange.svg
 
-# requirements.lock: what is installed now, with hashes, for Python 3.11 to 3.14 on Linux and macOS.
-lock: setup-test
-	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/tested.txt
+# requirements.lock: the newest versions, with hashes, for Python 3.11 to 3.14 on Linux and macOS. `make test` installs
+# them.
+lock: $(VENV)/.python
 	sed '/^#/!d' requirements.lock > $(VENV)/lock
-	$(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -c $(VENV)/tested.txt >> $(VENV)/lock
+	$(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header >> $(VENV)/lock
 	mv $(VENV)/lock requirements.lock
 
 setup: $(VENV)/.runtime
@@ -124,10 +124,11 @@ $(VENV)/.python:
 	$(BIN)/python -m pip install -q uv
 	touch $@
 
-# With uv, which downloads in parallel, in a third of the time; with pip where uv cannot: uv reads none of pip's settings,
-# such as a mirror's address.
-$(VENV)/.runtime: $(VENV)/.python requirements.txt pyproject.toml
-	$(BIN)/uv pip install -q --python $(BIN)/python -e . || $(BIN)/python -m pip install -q -e .
+# The locked versions, so that a release of today changes neither the tests nor the demo's tables; `make test-newest`
+# tries the newest. With uv, which downloads in parallel, in a third of the time; with pip where uv cannot: uv reads none
+# of pip's settings, such as a mirror's address.
+$(VENV)/.runtime: $(VENV)/.python requirements.txt requirements.lock pyproject.toml
+	$(BIN)/uv pip install -q --python $(BIN)/python -c requirements.lock -e . || $(BIN)/python -m pip install -q -e .
 	touch $@
 
 $(VENV)/.test: $(VENV)/.runtime

@@ -22,10 +22,10 @@ from huggingface_hub import constants
 from tfds_naturel.common import addresses
 from tfds_naturel.common.errors import UserError
 
-if TYPE_CHECKING or huggingface_hub.__version__ < "2":
-    import httpx
-else:  # huggingface_hub 2 moved to the successor, which has the same names
+if TYPE_CHECKING or huggingface_hub.__version__ >= "2":
     import httpx2 as httpx
+else:  # before it moved to the successor, which has the same names
+    import httpx
 
 _LOG = logging.getLogger(__name__)
 
