@@ -35,7 +35,7 @@ def test_every_config_file_loads(name, world):
         assert [run.name for run in config.runs.values()] == rows[name]
         for run in config.runs.values():
             kind, _, base = run.init.partition(":")
-            assert not run.init or (kind == "base" and base in config.runs and base in run.bases)
+            assert not run.init or (kind == "base" and run.bases[base] == config.runs[base])
     else:
         assert bool(config.init) != bool(config.preset)
 
