@@ -1,5 +1,5 @@
-"""Bindings and positions on a drawn world whose things are both painted: a base, NegCLIP-SP, and NegCLIP-SP with half of
-each batch from captions of either kind. They take longer to learn than single relations: 900 steps."""
+"""Bindings and positions on a drawn world whose things are both painted: a base, NegCLIP-SP, and NegCLIP-SP with half
+of each batch from captions of either kind. They take longer to learn than single relations: 900 steps."""
 
 from ml_collections import ConfigDict
 
