@@ -89,11 +89,32 @@ def test_answers_are_scored_by_hand_counts(tmp_path):
         ("item\tanswer\nnatural-1\t1\nnatural-1\t5\n", r"a.tsv:3: a second answer to 'natural-1'"),
         ("item\tanswer\nnatural-99\t1\n", r"a.tsv:2: item 'natural-99' is not in the key; are these other questions"),
         ("item,answer\nnatural-1,1\n", r"a.tsv:2: has no item; expected the tab-separated columns item and answer"),
+        ("item\tanswer\tanswer\nnatural-1\t1\t5\n", r"a.tsv: has 2 columns answer; keep one"),
+        ("item\tanswer\nnatural-1\t\n", r"a.tsv: has no answer; .* leave the file out"),
+        ("", r"a.tsv: has no answer"),
     ],
 )
 def test_malformed_answers_are_refused_by_row(tmp_path, rows, message):
     readers.write(tmp_path, readers.draw(PAIRS, PEOPLE, 24, 12, 0))
     (tmp_path / "a.tsv").write_text(rows)
+    with pytest.raises(UserError, match=message):
+        readers.report(tmp_path, [tmp_path / "a.tsv"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"\ttrue\t", b"\t\xff\t", r"key.tsv: not UTF-8"),
+        (b"\ttrue\t", b"\t%s\t" % (b"a" * 200_000), r"key.tsv: not a readable table \(field larger"),
+        (b"\tsource\n", b"\n", r"key.tsv: has the columns item, .*mirrored; expected item, .*mirrored, source"),
+        (b"\tsource\n", b"\tsource\tx\n", r"key.tsv: the row .* has no x"),
+        (b"\tnatural\t", b"\tnature\t", r"key.tsv: natural-1: question 'nature'; expected natural, truth, choice"),
+    ],
+)
+def test_malformed_keys_are_refused_in_one_line(tmp_path, old, new, message):
+    readers.write(tmp_path, readers.draw(PAIRS, PEOPLE, 24, 12, 0))
+    (tmp_path / "key.tsv").write_bytes((tmp_path / "key.tsv").read_bytes().replace(old, new))
+    (tmp_path / "a.tsv").write_text("item\tanswer\nnatural-1\t1\n")
     with pytest.raises(UserError, match=message):
         readers.report(tmp_path, [tmp_path / "a.tsv"])
 

@@ -107,11 +107,14 @@ def _write_tsv(path: Path, rows: Iterable[Sequence[str]]) -> None:
 
 
 def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
-    """Item -> answer, without the items that are left open. Raises UserError for an unknown item or answer, or two to
-    one item."""
+    """Item -> answer, without the items that are left open. Raises UserError for an unknown item or answer, two to one
+    item or two columns of one name, and a sheet without answers, whose reader would count."""
     found = {}
     with reading_csv(path), path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(dict_rows(file, delimiter="\t", quoting=csv.QUOTE_NONE)[1])
+        names, lines = dict_rows(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        rows = list(lines)
+    if twice := [name for name in ("item", "answer") if names.count(name) > 1]:
+        raise UserError(f"{path}: has {names.count(twice[0])} columns {twice[0]}; keep one")
     for number, row in enumerate(rows, 2):
         if missing := [name for name in ("item", "answer") if row.get(name) is None]:
             raise UserError(f"{path}:{number}: has no {missing[0]}; expected the tab-separated columns item and answer")
@@ -124,12 +127,26 @@ def read_answers(path: Path, items: Mapping[str, Item]) -> dict[str, str]:
             raise UserError(f"{path}:{number}: a second answer to {row['item']!r}; keep one")
         if row["answer"]:
             found[row["item"]] = row["answer"]
+    if not found:
+        raise UserError(f"{path}: has no answer; expected one of each item that was read, or leave the file out")
     return found
+
+
+def read_key(path: Path) -> dict[str, Item]:
+    """The items that ``write`` wrote, by name. Raises UserError for other columns or an unknown question."""
+    items = {}
+    for row in read_tsv(path):
+        if row.keys() != set(Item._fields):
+            raise UserError(f"{path}: has the columns {', '.join(row):.200}; expected {', '.join(Item._fields)}")
+        if row["question"] not in ANSWERS:
+            raise UserError(f"{path}: {row['item']}: question {row['question']!r:.80}; expected {', '.join(ANSWERS)}")
+        items[row["item"]] = Item(**row)
+    return items
 
 
 def report(folder: Path, answers: Sequence[Path]) -> list[str]:
     """The report's lines on the answers of one or more readers to the questions in ``folder``."""
-    items = {row["item"]: Item(**row) for row in read_tsv(folder / "key.tsv")}
+    items = read_key(folder / "key.tsv")
     readers = [read_answers(path, items) for path in answers]
     lines = ["# What readers said", "", f"{len(readers)} readers; 95% intervals over items (Wilson's, for shares).", ""]
     lines += _naturalness(items, readers)
