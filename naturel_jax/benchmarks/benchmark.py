@@ -25,13 +25,15 @@ class Image:
 
     ``key`` names the encoded bytes (same key, same bytes); ``box`` is the crop as (left, top, right, bottom) in pixels.
     ``read`` raises OSError or ValueError if the bytes cannot be read. ``names``: what the image is called in public
-    collections (``identity.of_name``), besides what ``key`` says.
+    collections (``identity.of_name``), besides what ``key`` says. ``version`` changes when the file that ``key`` names is
+    replaced; "" if ``key`` has a hash of the bytes.
     """
 
     key: str
     read: Callable[[], bytes]
     box: Box | None = None
     names: tuple[str, ...] = ()
+    version: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """EqBen: minimally different video frames and renderings, scored like Winoground (Wang et al., arXiv 2303.14465)."""
 
+import dataclasses
 import io
 import tokenize
 import zipfile
@@ -79,7 +80,7 @@ def _first(caption: str | list[Any]) -> str:
 
 def _image(images: Folder, name: str) -> Image:
     image = images.image(name)
-    return Image(image.key, _as_png(image.read)) if name.endswith(".npy") else image
+    return dataclasses.replace(image, read=_as_png(image.read)) if name.endswith(".npy") else image
 
 
 def _as_png(read_npy: Callable[[], bytes]) -> Callable[[], bytes]:

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from naturel_jax.benchmarks.benchmark import Box, Image, Item
 from tfds_naturel.common.errors import UserError
-from tfds_naturel.common.files import is_unicode, parse_json
+from tfds_naturel.common.files import is_unicode, parse_json, version_of
 
 MAX_IMAGE_BYTES = 64 << 20  # a larger member of an archive is refused before it is unpacked
 
@@ -170,21 +170,21 @@ class Folder:
 
     def __init__(self, root: Path, collection: str = ""):
         self.root, self._collection = root, collection
-        self._present: dict[str, bool] = {}
+        self._version: dict[str, str] = {}  # "": there is no such file
 
     def image(self, name: str, box: Box | None = None) -> Image:
         """The image ``name``. Raises BenchmarkError if it is missing, or if its path or a link leaves the folder."""
         path = self.root / safe_name(name)
-        if name not in self._present:
+        if name not in self._version:
             try:
-                self._present[name] = check_inside(path, self.root).is_file()
+                self._version[name] = version_of(path) if check_inside(path, self.root).is_file() else ""
             except (OSError, RuntimeError) as error:  # the name is too long, or links form a circle
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise BenchmarkError(f"image {name!r:.80}: {reason}") from error
-        if not self._present[name]:
+        if not self._version[name]:
             raise BenchmarkError(f"image {name!r:.80} is not in {self.root}")
         names = (f"{self._collection}:{path.stem}",) if self._collection else ()
-        return Image(str(path), path.read_bytes, box, names)
+        return Image(str(path), path.read_bytes, box, names, self._version[name])
 
 
 class Archive:
@@ -211,7 +211,8 @@ class Archive:
             raise BenchmarkError(f"image {name!r:.80} is not in {self.path}")
         if info.file_size > MAX_IMAGE_BYTES:
             raise BenchmarkError(f"image {name!r} in {self.path}: unpacks to {info.file_size:,} bytes; refused")
-        return Image(f"{self.path}!{info.filename}", lambda: self._read(info))
+        version = f"{info.file_size} {info.CRC:08x}"
+        return Image(f"{self.path}!{info.filename}", lambda: self._read(info), version=version)
 
     def _read(self, info: zipfile.ZipInfo) -> bytes:
         try:

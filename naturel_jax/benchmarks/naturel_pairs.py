@@ -94,7 +94,8 @@ class Pair(NamedTuple):
 def photo(folder: Path, split: str, records: prepared.Records, n: int, image_id: str) -> Image:
     """The image of record ``n``."""
     read_image = functools.partial(prepared.read_image, records, n)
-    return Image(f"{folder}:{split}:{n}", read_image, names=(identity.of_name(image_id),))
+    names = (identity.of_name(image_id),)
+    return Image(f"{folder}:{split}:{n}", read_image, names=names, version=records.version)
 
 
 def caption_pairs(

@@ -12,6 +12,7 @@ import numpy as np
 from naturel_jax.benchmarks.benchmark import Benchmark, Chance, Image, Item, Metric, Outcomes, Source, positions
 from naturel_jax.benchmarks.files import BenchmarkError, check_inside, not_found
 from naturel_jax.data.items import prepared
+from tfds_naturel.common.files import version_of
 
 SOURCE = Source("the dataset's own", "any dataset", "zeroshot/<dataset>/<class>/ or a prepared TFDS folder")
 TEMPLATES = ("a photo of a {}.",)
@@ -114,12 +115,16 @@ def _folder(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
     if odd := next((path.name for path in classes if not path.name.isprintable()), None):
         raise BenchmarkError(f"{dataset}: a class is named {odd!a:.80}, which is not valid UTF-8; rename the folder")
     images = (
-        (Image(str(path), check_inside(path, dataset).read_bytes), label)
+        (_file(check_inside(path, dataset)), label)
         for label, folder in enumerate(classes)
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in SUFFIXES
     )
     return [path.name for path in classes], images
+
+
+def _file(path: Path) -> Image:
+    return Image(str(path), path.read_bytes, version=version_of(path) if path.is_file() else "")
 
 
 def _tfds(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
@@ -136,7 +141,9 @@ def _tfds(dataset: Path) -> tuple[list[str], Iterator[tuple[Image, int]]]:
     records = prepared.open_split(dataset, split).records
     images = (
         (
-            Image(f"{dataset}:{split}:{n}", functools.partial(prepared.read_image, records, n)),
+            Image(
+                f"{dataset}:{split}:{n}", functools.partial(prepared.read_image, records, n), version=records.version
+            ),
             int(records.value(n, "label")),
         )
         for n in range(len(records))

@@ -40,11 +40,13 @@ def make_meta(
     *,
     remat: str = "none",
     exchange: str = "ring",
+    init_digest: str = "",
 ) -> dict[str, Any]:
     """The metadata saved with the arrays. ``trained_on``: what ``TrainedOn.meta`` returns, None if the folder has no
     record of the images that the run trains on; ``remat`` and ``exchange``: what ``config.compute.remat`` and
     ``config.objective.exchange`` are, or have become if they are "auto"; ``adapter``: what the adapters belong to, if
-    the arrays are some (``Start.adapter_meta``)."""
+    the arrays are some (``Start.adapter_meta``); ``init_digest``: of the parameters that the run started from
+    (``Start.digest``)."""
     return {
         "version": VERSION,
         "trained_on": trained_on,
@@ -52,6 +54,7 @@ def make_meta(
         "remat": remat,
         "exchange": exchange,
         "adapter": adapter,
+        "init_digest": init_digest,
         "streams": draws.VERSION,
         "model": dataclasses.asdict(model),
         "processor": processor.to_dict(),

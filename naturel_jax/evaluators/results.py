@@ -339,7 +339,8 @@ def model_fingerprint(model: "Model", params: "Params", processor: "Processor") 
 
 
 def pair_fingerprint(model: str, benchmark: Benchmark) -> str:
-    """Identifies everything a result depends on: ``model_fingerprint``, the items, and this package's version."""
+    """Identifies everything a result depends on: ``model_fingerprint``, the items, the sizes and times of
+    their images' files (``Image.version``), and this package's version."""
     digest = hashlib.blake2b(f"{model} {importlib.metadata.version('naturel_jax')}".encode(), digest_size=16)
     if benchmark.left_out:
         digest.update(f"{len(benchmark.items)} scored".encode())
@@ -347,7 +348,7 @@ def pair_fingerprint(model: str, benchmark: Benchmark) -> str:
     for item in benchmark.whole.items:
         if id(item.captions) not in captions:
             captions[id(item.captions)] = hashlib.blake2b(repr(item.captions).encode()).digest()
-        images = [(image.key, image.box) for image in item.images]
+        images = [(image.key, image.box, *filter(None, [image.version])) for image in item.images]
         weight = (item.weight,) if item.weight != 1 else ()
         fields = (item.id, images, sorted(item.tags.items()), *weight)
         digest.update(repr(fields).encode() + captions[id(item.captions)])

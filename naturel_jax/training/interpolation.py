@@ -13,7 +13,6 @@ from naturel_jax.config import Config
 from naturel_jax.devices.sharding import param_sharding
 from naturel_jax.evaluators.evaluator import Evaluator
 from naturel_jax.models.two_tower import Params
-from naturel_jax.weights import runs
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,9 +22,9 @@ def curve(
 ) -> None:
     """Writes the headline scores, and that of ``interpolate_by``, at each share of ``config.eval.interpolate`` to
     ``recorded.INTERPOLATED`` in the run's folder, and the best share: the highest ``config.eval.interpolate_by``, of
-    equals that nearest to the base. ``scores``: those of ``params``, the share 1. Raises what ``weights.load`` raises
-    for ``config.init``."""
-    base = weights.load(runs.base(folder), sharding_for=param_sharding(params["logit_scale"].sharding.mesh)).params
+    equals that nearest to the base. ``scores``: those of ``params``, the share 1. Raises what ``weights.started_from``
+    raises."""
+    base = weights.started_from(folder, sharding_for=param_sharding(params["logit_scale"].sharding.mesh))
     mixed, found, by = jax.jit(weights.interpolate), {}, config.eval.interpolate_by
     for share in config.eval.interpolate:
         at = scores if share == 1 else evaluator.scores(mixed(base, params, share))

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from naturel_jax import storage
-from naturel_jax.checkpoints import finished
+from naturel_jax.checkpoints import finished, recorded
 from naturel_jax.config import Config, versions
 from naturel_jax.training import run_folder, train
 from tfds_naturel.common.errors import UserError
@@ -75,16 +75,18 @@ def _extend(config: Config, before: Config, folder: epath.Path, step: int, examp
 
 
 def _note(config: Config, folder: epath.Path, extended: dict[str, Any] | None) -> None:
-    """Notes in ``config.json`` that the run has become longer, and keeps the scores of the shorter one as
-    ``scores_<its duration>.json``."""
+    """Notes in ``config.json`` that the run has become longer, and keeps the scores and the curve of the shorter one as
+    ``scores_<its duration>.json`` and ``interpolated_<its duration>.json``."""
     path = folder / "config.json"
-    saved = storage.read_json(path)
+    saved, record = storage.read_json(path), finished.read(folder)
+    lasted = (saved["config"] if record is None else record.request).get("duration")
+    if lasted not in (None, config.duration):
+        for old in (finished.FILE, recorded.INTERPOLATED):
+            if storage.exists(folder / old):
+                stem, _, suffix = old.partition(".")
+                storage.write(folder / f"{stem}_{'_'.join(str(lasted).split())}.{suffix}", storage.read(folder / old))
+                storage.delete(folder / old)
     if saved["config"].get("duration") != config.duration or extended:
         earlier = [row for row in saved.get("extended", []) if row != extended]
         saved |= {"config": versions.to_json(config), "extended": [*earlier, *([extended] if extended else [])]}
         storage.write_json(path, saved)
-    record = finished.read(folder)
-    if record is not None and record.request["duration"] not in (None, config.duration):
-        name = "_".join(str(record.request["duration"]).split())
-        storage.write(folder / f"scores_{name}.json", storage.read(folder / finished.FILE))
-        storage.delete(folder / finished.FILE)

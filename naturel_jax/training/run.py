@@ -124,7 +124,7 @@ def train_and_evaluate(
     with preemption.interruptible():
         first, state = restore_or_start(config, folder, checkpoints, training)
     model, start = training.loss.model, training.start
-    choices = {"remat": model.compute.remat, "exchange": training.loss.layout.exchange}
+    choices = {"remat": model.compute.remat, "exchange": training.loss.layout.exchange, "init_digest": start.digest}
     meta = make_meta(to_json(config), model.config, start.processor, trained_on.meta(), start.adapter_meta, **choices)
     metrics = Metrics(config, folder, start=first, total=schedule.total, log_every=schedule.log_every)
 
@@ -189,7 +189,8 @@ def restore_or_start(
     wanted, state, start = train.abstract(training.state), training.state, training.start
     if checkpoint.saved_steps(folder):  # both may not fit; ``restore`` returns one or raises
         jax.tree.map(lambda x: x.delete(), state.arrays())
-    restored = checkpoints.restore(wanted, lambda meta: run_folder.check_meta(folder, meta, config, start.adapter_meta))
+    began = start.adapter_meta, start.digest, start.processor
+    restored = checkpoints.restore(wanted, lambda meta: run_folder.check_meta(folder, meta, config, *began))
     if restored is not None:
         step, arrays, _ = restored
         _LOG.info("continuing %s from step %d", config.name, step)

@@ -25,6 +25,7 @@ from naturel_jax.config.settings import fixed
 from naturel_jax.data.random import draws
 from naturel_jax.data.seen import trained_on
 from naturel_jax.data.seen.trained_on import TrainedOn
+from naturel_jax.data.text.processor import Processor
 from naturel_jax.devices import preemption
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.results import LeftOut
@@ -73,8 +74,8 @@ def has_started(folder: epath.Path, config: Config) -> bool:
 
 
 def read_finished(folder: epath.Path, config: Config) -> Finished | None:
-    """The results of a run that finished with this duration and these benchmarks, from the same files and fields; None
-    if there is none. Raises UserError if the folder belongs to another run."""
+    """The results of a run that finished with this duration and these benchmarks, from the same files and fields, and
+    with the curve that is asked for; None if there is none. Raises UserError if the folder belongs to another run."""
     has_started(folder, config)
     record = finished.read(folder)
     if record is None:
@@ -85,7 +86,12 @@ def read_finished(folder: epath.Path, config: Config) -> Finished | None:
     saved = record.request["config"]
     if not isinstance(saved, dict):
         raise UserError(f"{folder / finished.FILE}: has no config; move it away to evaluate again")
-    if _benchmark_inputs(versions.from_json(saved)) != _benchmark_inputs(config):
+    before = versions.from_json(saved)
+    if _benchmark_inputs(before) != _benchmark_inputs(config):
+        return None
+    if config.eval.interpolate and not (
+        _curve(before) == _curve(config) and storage.exists(folder / recorded.INTERPOLATED)
+    ):
         return None
     check_same_run(folder, saved, config)
     return record.finished
@@ -133,15 +139,38 @@ def check_same_run(folder: epath.Path, saved: dict[str, Any], config: Config) ->
         )
 
 
-def check_meta(folder: epath.Path, meta: dict[str, Any], config: Config, adapter: dict[str, Any] | None) -> None:
-    """Raises UserError for a checkpoint of another run, or one whose adapters belong to another base. ``adapter``:
-    ``Start.adapter_meta``."""
+def check_meta(
+    folder: epath.Path,
+    meta: dict[str, Any],
+    config: Config,
+    adapter: dict[str, Any] | None,
+    digest: str,
+    processor: Processor,
+) -> None:
+    """Raises UserError for a checkpoint of another run, one whose adapters belong to another base, and one that started
+    from other parameters or another processor than ``config.init`` has now. ``adapter``, ``digest``, ``processor``:
+    those of ``Start``."""
     check_same_run(folder, meta["config"], config)
     saved = meta.get("adapter")
     if adapter and saved and adapter["digest"] != saved["digest"]:
         raise UserError(
             f"config.init {config.init!r}: its parameters have the digest {adapter['digest']}, but the adapters in "
             f"{folder} belong to {saved['base']!r} with {saved['digest']}: restore that model, or use another --workdir"
+        )
+    if (began := meta.get("init_digest")) is None:  # a checkpoint of an earlier version does not say
+        return
+    fix = "restore the model that it started from, or use another --workdir"
+    if digest and began and digest != began:
+        raise UserError(
+            f"config.init {config.init!r}: its parameters have the digest {digest}, but the run in {folder} started "
+            f"from others with {began}: {fix}"
+        )
+    before, now = meta["processor"], _as_json(processor.to_dict())
+    if changed := [name for name in before if name in now and before[name] != now[name]]:
+        name = changed[0]
+        raise UserError(
+            f"config.init {config.init!r}: its processor has {name} = {now[name]!r:.80}, but the run in {folder} "
+            f"started with {before[name]!r:.80}: {fix}"
         )
 
 
@@ -219,6 +248,10 @@ def _as_json(fields: dict[str, Any]) -> dict[str, Any]:
 def _benchmark_inputs(config: Config) -> tuple[Any, ...]:
     """What determines a benchmark, besides its name."""
     return config.eval.benchmarks_dir, config.eval.naturel, config.eval.fields
+
+
+def _curve(config: Config) -> tuple[Any, ...]:
+    return config.eval.interpolate, config.eval.interpolate_by
 
 
 def _request(config: Config) -> dict[str, Any]:

@@ -40,13 +40,16 @@ _POLL_S = 5.0  # between looks at a base that another process trains
 class Start(NamedTuple):
     """What a run starts from. ``model`` is for evaluation and caches: how the trained one computes is chosen once the
     batch is known. ``new_bias``: a logit bias has just been added, and is not calibrated yet. ``adapter``: what is
-    trained instead of ``params``, its base."""
+    trained instead of ``params``, its base. ``digest``: ``adapters.digest`` of ``params`` as ``config.init`` stores
+    them; "" if they are random, computed when they are read (``weights.is_computed``), or an adapter's base, whose
+    digest is the adapter's."""
 
     model: Model
     params: Params
     processor: Processor
     new_bias: bool
     adapter: Adapter | None = None
+    digest: str = ""
 
     @property
     def trained(self) -> Params:
@@ -132,7 +135,9 @@ def make_start(config: Config, init: str, folder: epath.Path, sources: Sequence[
     if new_bias:
         params["logit_bias"] = jax.device_put(jnp.float32(0), NamedSharding(mesh, PartitionSpec()))
     adapter = _make_adapter(config, init, params, saved, mesh) if config.adapter.rank and sources else None
-    return Start(make_model(config, sizes, mesh), params, processor, new_bias, adapter)
+    is_stored = bool(init and sources) and adapter is None and not weights.is_computed(init)
+    digest = adapters.digest(params) if is_stored else ""
+    return Start(make_model(config, sizes, mesh), params, processor, new_bias, adapter, digest)
 
 
 def _make_adapter(config: Config, init: str, params: Params, saved: Adapter | None, mesh: Mesh) -> Adapter:

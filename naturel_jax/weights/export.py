@@ -95,10 +95,12 @@ def save(
     check_new(epath.Path(folder))
     with new_folder(folder) as work:
         WRITERS[form](work, config, processor, params, options)
+        processor_files.write(work, processor, family_of(config))
+        listed = once.checksums(work)
         if options.trained_on:
             options.trained_on.save(epath.Path(work / trained_on_lib.FOLDER))
-        processor_files.write(work, processor, family_of(config))
-        storage.write_json(epath.Path(work / processor_files.CHECKSUMS), once.checksums(work))
+            listed[processor_files.RECORD] = options.trained_on.checksum()
+        storage.write_json(epath.Path(work / processor_files.CHECKSUMS), listed)
         (work / model_card.FILE).write_text(card, "utf-8")
 
 

@@ -111,17 +111,14 @@ def _base(workdir: str) -> str:
     """The hub model at the start of the chain of runs that led to ``workdir``, or ''."""
     for _ in range(_MAX_CHAIN):
         try:
-            folder, step = runs.locate(workdir)
-            recipe = runs.read_meta(folder, step)[1]["config"]
+            kind, _, rest = runs.base(workdir).partition(":")
         except UserError:  # the run that it started from is elsewhere
             return ""
-        init = recipe.get("init", "") if isinstance(recipe, Mapping) else ""
-        kind, _, rest = str(init).partition(":")
         if kind in ("hf", "open_clip"):
             return rest.partition("@")[0]
-        if kind not in ("run", "base"):
+        if kind != "run":
             return ""
-        workdir = rest if kind == "run" else os.path.join(os.path.dirname(os.path.abspath(folder)), rest)
+        workdir = rest
     return ""
 
 

@@ -17,6 +17,7 @@ from etils import epath
 from tokenizers import models, normalizers, pre_tokenizers
 
 from naturel_jax import storage
+from naturel_jax.data.seen import trained_on
 from naturel_jax.data.text import limited
 from naturel_jax.data.text.processor import FILTERS, Processor
 from naturel_jax.data.text.tokenizer import clip_tokenizer, padded, templated
@@ -28,6 +29,7 @@ from tfds_naturel.common.files import parse_json, reading_tokenizer
 
 OWN = "processor.json"
 CHECKSUMS = "checksums.json"  # of the files of an export
+RECORD = f"{trained_on.FOLDER}/{trained_on.FOLDER}.json"  # listed there with the checksum of its arrays
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 _RESAMPLE = {int(value): name for name, value in FILTERS.items()}
 _RESIZE_MODES = {"shortest": "short", "squash": "square"}  # OpenCLIP's names and ours
@@ -105,6 +107,13 @@ def read_own(folder: Path, config: TwoTowerConfig) -> Processor | None:
     if sizes != expected:
         raise UserError(f"{path}: size and context are {sizes}, the model's {expected}")
     return processor
+
+
+def listed_record(folder: Path) -> str:
+    """The checksum of the record of training images that the export in ``folder`` had; "" if it had none, or does not
+    say. Raises UserError."""
+    listed = folder / CHECKSUMS
+    return str(read_json(listed).get(RECORD, "")) if listed.is_file() else ""
 
 
 def _check(folder: Path, expected: Mapping[str, str]) -> None:

@@ -168,6 +168,11 @@ def base(name: epath.PathLike) -> str:
         return _resolved(workdir, str(meta["config"]["init"]))
 
 
+def base_digest(name: epath.PathLike) -> str:
+    """``adapters.digest`` of what a run started from; "" if its checkpoint does not say. Raises like ``read_meta``."""
+    return str(read_meta(name)[1].get("init_digest", ""))
+
+
 def _resolved(workdir: epath.Path, init: str) -> str:
     """``init``, with ``base:NAME`` as the run in the folder NAME beside ``workdir``, with which it may have been moved.
     Raises UserError for a NAME that is no folder's."""

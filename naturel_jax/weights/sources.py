@@ -104,10 +104,31 @@ def load(source: str, *, sharding_for: ShardingFor | None = None, depth: int = 0
     name = source.removeprefix("run:")
     if name == source or (share := runs.share(name)) is None:
         return loaded
+    start = started_from(name, sharding_for=sharding_for, depth=depth + 1)
+    return loaded._replace(params=interpolate(start, loaded.params, share))
+
+
+def started_from(name: epath.PathLike, *, sharding_for: ShardingFor | None = None, depth: int = 0) -> Params:
+    """The parameters that the run ``name`` started from. Raises what ``load`` raises, and UserError if they were
+    random, or what is there now has another digest."""
     if not (base := runs.base(name)):
-        raise UserError(f"{source}: the run began with random parameters; there is nothing to interpolate with")
-    start = load(base, sharding_for=sharding_for, depth=depth + 1)
-    return loaded._replace(params=interpolate(start.params, loaded.params, share))
+        raise UserError(f"run:{name}: the run began with random parameters; there is nothing to interpolate with")
+    params = load(base, sharding_for=sharding_for, depth=depth).params
+    if (expected := runs.base_digest(name)) and (found := adapters.digest(params)) != expected:
+        raise UserError(
+            f"run:{name} started from {base} with parameters of digest {expected}, but {base} now has {found}: restore "
+            "the model that it started from"
+        )
+    return params
+
+
+def is_computed(source: str) -> bool:
+    """Whether ``load`` computes the parameters, merging an adapter or interpolating, so that their bits depend on the
+    device. Raises what ``load`` raises."""
+    if source.startswith("run:"):
+        name = source.removeprefix("run:")
+        return runs.share(name) is not None or bool(runs.read_meta(name)[1].get("adapter"))
+    return (_fetched(source)[0] / peft.CONFIG_FILE).is_file()
 
 
 def interpolate(base: Params, tuned: Params, alpha: float) -> Params:
@@ -161,10 +182,20 @@ def trained_on(source: str) -> TrainedOn:
         return runs.trained_on(source.removeprefix("run:"))
     path, _ = _fetched(source)
     folder = path if path.is_dir() else path.parent
-    own = trained_on_lib.load(epath.Path(folder / trained_on_lib.FOLDER)) or TrainedOn()
+    own = trained_on_lib.load(epath.Path(folder / trained_on_lib.FOLDER))
+    expected = processor_files.listed_record(folder)
+    if expected and (own is None or own.checksum() != expected):
+        what = "is missing" if own is None else "is another model's"
+        raise UserError(
+            f"{folder / trained_on_lib.FOLDER} {what}: {processor_files.CHECKSUMS} says that the model was trained on "
+            "images, which scores leave out; copy the folder again from where the model was exported"
+        )
+    own = own or TrainedOn()
     if not (path / peft.CONFIG_FILE).is_file():
         return own
-    return TrainedOn.union([own, trained_on(peft.find(path).base)])
+    adapter = peft.find(path)
+    _fetched_base(path, adapter)
+    return TrainedOn.union([own, trained_on(adapter.base)])
 
 
 def absolute(source: str) -> str:
@@ -235,12 +266,18 @@ def _open_folder(folder: Path, prefer_openclip: bool = False) -> Foreign:
 def _open_adapter(folder: Path) -> Foreign:
     """The base of the adapter in a folder, with the adapter."""
     adapter = peft.find(folder)
-    path, prefix = _fetched(adapter.base)
-    if (path / peft.CONFIG_FILE).is_file():
-        raise UserError(f"{folder}: its base {adapter.base} is an adapter itself: merge that first (naturel-convert)")
+    path, prefix = _fetched_base(folder, adapter)
     base = _open_folder(path, prefer_openclip=prefix == "open_clip")
     processor = processor_files.read_own(folder, base.config) or base.processor
     return dataclasses.replace(base, form="peft", path=folder, processor=processor, adapter=adapter)
+
+
+def _fetched_base(folder: Path, adapter: peft.Found) -> tuple[Path, str]:
+    """``_fetched`` for the base of the adapter in ``folder``. Raises UserError if that is an adapter itself."""
+    path, prefix = _fetched(adapter.base)
+    if (path / peft.CONFIG_FILE).is_file():
+        raise UserError(f"{folder}: its base {adapter.base} is an adapter itself: merge that first (naturel-convert)")
+    return path, prefix
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -268,6 +269,12 @@ def test_exported_run_is_scored_as_the_run(photos):
     assert images_trained_on("openclip", epath.Path("next"), []).checksum() == record.checksum()
     Path("hf/trained_on/exact.uint64").write_bytes(b"")
     with pytest.raises(UserError, match=r"hf/trained_on/trained_on\.json: not what was written"):
+        naturel_jax.load("hf")
+    shutil.rmtree("hf/trained_on")
+    with pytest.raises(UserError, match=r"hf/trained_on is missing: checksums\.json .* copy the folder again"):
+        naturel_jax.load("hf")
+    TrainedOn.of(["coco:1"]).save(epath.Path("hf/trained_on"))
+    with pytest.raises(UserError, match=r"hf/trained_on is another model's"):
         naturel_jax.load("hf")
 
 

@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import io
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +89,30 @@ def test_command_evaluates_each_pair_once_and_writes_reports(folders, tmp_path, 
     run(folders, tmp_path, *models)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/scores.json")} == written
     assert "already done" in capsys.readouterr().out
+
+    os.utime(folders / "coco/val2017" / f"{0:012d}.png")
+    run(folders, tmp_path, models[0])
+    output = capsys.readouterr().out
+    assert "CLIP on winoground: already done" in output and "CLIP on vg_relation: already done" in output
+    assert "CLIP on sugarcrepe: 21 of" in output, "from cached embeddings: the bytes are the same"
+
+
+def test_other_photos_in_an_archive_make_another_fingerprint(tmp_path):
+    files.winoground(tmp_path, items=2)
+    archive = tmp_path / "winoground" / "images.zip"
+
+    def fingerprint() -> str:
+        return results.pair_fingerprint("m", registry.read(["winoground"], files=tmp_path)[0])
+
+    before = fingerprint()
+    archive.write_bytes(archive.read_bytes())
+    assert fingerprint() == before, "the checksums of its members are the same"
+    with zipfile.ZipFile(archive) as old:
+        names = old.namelist()
+    with zipfile.ZipFile(archive, "w") as new:
+        for name in names:
+            new.writestr(name, files.png(99))
+    assert fingerprint() != before
 
 
 def test_compare_two_models(folders, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What is found before a run trains, and runs that become longer."""
 
+import dataclasses
 import json
 import os
 import re
@@ -10,11 +11,14 @@ import pytest
 from etils import epath
 
 from naturel_jax import config as c
-from naturel_jax.checkpoints import checkpoint, finished
+from naturel_jax import storage
+from naturel_jax.checkpoints import checkpoint, finished, recorded
 from naturel_jax.config import versions
 from naturel_jax.data.random import draws
 from naturel_jax.training import ready, run, run_folder
+from naturel_jax.weights import runs
 from tests.helpers import tiny_config
+from tests.helpers.model_files import save_hf
 from tests.helpers.worlds import data_dir, losses, parameters
 from tfds_naturel.common.errors import UserError
 
@@ -50,6 +54,7 @@ def notes(workdir: epath.Path) -> list[dict]:
 
 def test_finished_run_with_a_constant_rate_becomes_longer(tmp_path, caplog):
     workdir, longer = begun(tmp_path, tiny(), 4), tiny(duration="8 steps")
+    storage.write_json(workdir / recorded.INTERPOLATED, {"best": 0.5})
     assert run_folder.read_finished(workdir, longer) is None
     with caplog.at_level("INFO", "naturel_jax"):
         ready.check(longer, workdir, 200)
@@ -60,8 +65,21 @@ def test_finished_run_with_a_constant_rate_becomes_longer(tmp_path, caplog):
     assert not (workdir / "scores.json").exists(), "which would say that the longer run is finished"
     kept = json.loads((workdir / "scores_4_steps.json").read_text())
     assert (kept["scores"], kept["duration"]) == ({"naturel/simple": 0.5}, "4 steps")
+    with pytest.raises(UserError, match=r"interpolated\.json names no best share"):
+        runs.share(f"{tmp_path}@interpolated:best")
+    assert json.loads((workdir / "interpolated_4_steps.json").read_text())["best"] == 0.5
     ready.check(longer, workdir, 200)  # killed before its next checkpoint, it starts again
     assert len(notes(workdir)) == 1
+
+
+def test_a_curve_that_is_asked_for_later_is_computed(tmp_path):
+    config = tiny(init="run:base", preset="")
+    curve = dataclasses.replace(config, eval=dataclasses.replace(config.eval, interpolate=(0.0, 1.0)))
+    workdir = begun(tmp_path, config, 4)
+    assert run_folder.read_finished(workdir, config) and run_folder.read_finished(workdir, curve) is None
+    run_folder.write_finished(workdir, curve, finished.Finished({}, {}, {}, {}, {}))
+    storage.write_json(workdir / recorded.INTERPOLATED, {})
+    assert run_folder.read_finished(workdir, curve) and run_folder.read_finished(workdir, config)
 
 
 def test_scores_of_a_model_that_is_trained_later_are_kept(tmp_path):
@@ -87,6 +105,30 @@ def test_other_rates_of_a_longer_run_are_said_and_noted(changes, tmp_path, caplo
         UserError, match=r"was '4 steps' \(4 steps\) in .*, is '2 steps' \(2\): a run can become longer"
     ):
         ready.check(tiny(duration="2 steps", **changes), workdir, 200)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_the_base_and_processor_that_it_started_from(tmp_path):
+    base, other = save_hf(tmp_path / "base", "tiny-clip"), save_hf(tmp_path / "other", "tiny-clip", seed=1)
+    short, long = (
+        tiny(preset="", init=os.fspath(base), eval__benchmarks=(), duration=f"{steps} steps") for steps in (2, 4)
+    )
+    run.run(short, tmp_path / "run")
+    for name, change, expected in (
+        (
+            "model.safetensors",
+            (other / "model.safetensors").read_bytes(),
+            r"its parameters have the digest \w+, but .*",
+        ),
+        ("preprocessor_config.json", None, r"its processor has mean = \[0\.7, .*"),
+    ):
+        kept = (base / name).read_bytes()
+        (base / name).write_bytes(change or json.dumps(json.loads(kept) | {"image_mean": [0.7] * 3}).encode())
+        with pytest.raises(UserError, match=rf"config\.init .*base': {expected} started .*: restore the model that"):
+            run.run(long, tmp_path / "run")
+        (base / name).write_bytes(kept)
+    run.run(long, tmp_path / "run")
+    assert losses(tmp_path / "run").keys() == {1, 2, 3, 4}
 
 
 @pytest.mark.slow

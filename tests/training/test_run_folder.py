@@ -11,15 +11,31 @@ from etils import epath
 from naturel_jax import config as c
 from naturel_jax import storage
 from naturel_jax.checkpoints.finished import Finished
+from naturel_jax.config import versions
 from naturel_jax.evaluators.results import LeftOut
 from naturel_jax.training import run, run_folder
 from tests.helpers import tiny_config
+from tests.helpers.caption_groups import processor
 from tests.helpers.worlds import Run, data_dir, losses, wait_for
 from tfds_naturel.common.errors import UserError
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {os.fspath(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_checkpoint_says_what_its_run_started_from():
+    """Those of earlier versions do not, and parameters that were computed have no digest."""
+    config, folder, now = c.load(tiny_config.get_config()), epath.Path("run"), processor("clip")
+    meta = {"config": versions.to_json(config), "processor": now.to_dict() | {"mean": [0.7, 0.7, 0.7]}}
+    run_folder.check_meta(folder, meta, config, None, "a1", now)
+    for began, digest, expected in (
+        ("b2", "a1", "its parameters have the digest a1, but the run in run started from others with b2: restore"),
+        ("", "a1", r"its processor has mean = \[0\..*, but the run in run started with \[0\.7, 0\.7, 0\.7\]: restore"),
+        ("b2", "", "its processor has mean"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            run_folder.check_meta(folder, meta | {"init_digest": began}, config, None, digest, now)
 
 
 @pytest.mark.slow

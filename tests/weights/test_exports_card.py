@@ -105,6 +105,10 @@ def test_base_is_found_through_runs_that_started_from_each_other(tmp_path):
     assert (about.base, about.license) == ("google/siglip-base-patch16-224", "apache-2.0")
     write_run(tmp_path / "loop", CONFIG | {"init": "base:loop"})
     assert model_card.about(f"run:{tmp_path / 'loop'}").base == ""
+    write_run(tmp_path / "download" / "foreign", CONFIG | {"init": "base:../first"})
+    assert model_card.about(f"run:{tmp_path / 'download' / 'foreign'}").base == "", (
+        "a foreign run reads no other folder"
+    )
 
 
 @pytest.mark.parametrize(("name", "expected"), [(name, "") for name in ("a/b", "openai/other", "laion/x")])

@@ -193,6 +193,9 @@ def test_another_base_is_refused(clip, tmp_path):
         rewrite(copy, base_model_name_or_path=str(tmp_path / name))
         with pytest.raises(UserError, match=expected):
             weights.load(str(copy))
+    rewrite(copy, base_model_name_or_path=str(copy))
+    with pytest.raises(UserError, match="is an adapter itself"):
+        weights.trained_on(str(copy))
 
 
 def test_what_is_not_plain_lora_of_these_layers_is_refused_by_name(clip, tmp_path):

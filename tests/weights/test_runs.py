@@ -20,6 +20,7 @@ from naturel_jax.checkpoints import checkpoint, checkpoint_meta, recorded
 from naturel_jax.data.seen.trained_on import FOLDER, from_used
 from naturel_jax.devices.sharding import make_mesh
 from naturel_jax.evaluators import results
+from naturel_jax.models import adapters
 from naturel_jax.training import interpolation
 from naturel_jax.training.run import run as train
 from naturel_jax.weights import model_card, runs
@@ -163,6 +164,25 @@ def test_curve_names_the_best_share_and_of_equals_that_nearest_to_the_base(by, t
     assert f"{by} is 1: -0.250, 0.75: -0.000, 0.5: -0.250, 0.25: -0.000, 0: -0.250; the best is 0.25" in caplog.text
     best = weights.load(f"run:{tuned}@interpolated:best").params["logit_scale"]
     assert float(best) == pytest.approx(start + 0.25, abs=1e-5)
+
+
+def test_another_base_is_not_interpolated_with(tmp_path):
+    """The place that the run names has other parameters than those that it started from."""
+    model, _, processor = tiny()
+    for name, init, seed in (("base", "", 1), ("tuned", f"run:{tmp_path}/base", 2)):
+        digest = adapters.digest(params_of(1)) if init else ""
+        meta = checkpoint_meta.make_meta({"name": name, "init": init}, model.config, processor, init_digest=digest)
+        checkpoints = checkpoint.Checkpoints(tmp_path / name, keep=2)
+        checkpoints.save(1, {"params": params_of(seed)}, meta, wait=True)
+        checkpoints.close()
+    weights.load(f"run:{tmp_path}/tuned@interpolated:0.5")
+    shutil.rmtree(tmp_path / "base")
+    shutil.copytree(tmp_path / "tuned", tmp_path / "base")
+    found = adapters.digest(params_of(2))
+    with pytest.raises(
+        UserError, match=rf"tuned.* with parameters of digest {digest}, but .*base now has {found}: res"
+    ):
+        weights.load(f"run:{tmp_path}/tuned@interpolated:0.5")
 
 
 def test_score_without_a_kept_checkpoint(run, tmp_path):

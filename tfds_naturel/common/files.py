@@ -5,6 +5,7 @@ import csv
 import glob
 import hashlib
 import json
+import os
 import resource
 import shutil
 import socket
@@ -23,6 +24,12 @@ def md5_of(path: Path) -> str:
     """MD5 of a file's bytes, in hex."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def version_of(*paths: os.PathLike[str]) -> str:
+    """Identifies files as they are now by their sizes and modification times, which change when one is replaced."""
+    found = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, paths)]
+    return hashlib.blake2b(repr(found).encode(), digest_size=8).hexdigest()
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:
@@ -63,8 +70,8 @@ def reading_csv(path: object) -> Iterator[None]:
 
 def read_tsv(path: Path) -> list[dict[str, str]]:
     """The rows of one of our own tables: tab-separated, under a line of column names, without quoting. Raises UserError
-    for a row without some of them."""
-    with path.open(encoding="utf-8", newline="") as f:
+    for a file that is no such table, and a row without some of them."""
+    with reading_csv(path), path.open(encoding="utf-8", newline="") as f:
         names, rows = dict_rows(f, delimiter="\t", quoting=csv.QUOTE_NONE)
         found = list(rows)
     for row in found:

@@ -19,6 +19,7 @@ from naturel_jax.data.items.items import Caption, Group, Items, Source, collect
 from naturel_jax.data.items.items_on_disk import load_or_collect
 from tfds_naturel.common import escape
 from tfds_naturel.common.errors import UserError
+from tfds_naturel.common.files import version_of
 from tfds_naturel.common.schema import KINDS, POLARITIES, TRIPLET_KINDS, Kind, Triplet
 from tfds_naturel.hard_images.survey import Survey
 
@@ -38,10 +39,11 @@ def _reading(name: object) -> Iterator[None]:
 
 
 class Records(Sequence[Example]):
-    """The decoded examples of a split, except for their images, which stay encoded. ``source``: TFDS's."""
+    """The decoded examples of a split, except for their images, which stay encoded. ``source``: TFDS's; ``paths``: the
+    split's files."""
 
-    def __init__(self, source: Any, name: str):
-        self._source, self._name = source, name
+    def __init__(self, source: Any, name: str, paths: Sequence[os.PathLike[str]]):
+        self._source, self._name, self._paths = source, name, paths
         self._single: dict[str, Any] = {}  # feature -> features with this one only
 
     def __len__(self) -> int:
@@ -51,6 +53,11 @@ class Records(Sequence[Example]):
     def __getitem__(self, n: Any) -> Any:
         with _reading(self._name):
             return self._source[n]
+
+    @functools.cached_property
+    def version(self) -> str:
+        """Identifies the split's files as they are now (``version_of``)."""
+        return version_of(*self._paths)
 
     @property
     def features(self) -> Mapping[str, Any]:
@@ -104,7 +111,8 @@ def open_split(directory: str | os.PathLike[str], split: str) -> Split:
                 f"{directory} has files of the format {builder.info.file_format.value!r}, which has no random access; "
                 "expected 'array_record' or 'tfrecord': prepare it again with file_format='array_record'"
             )
-    return Split(f"{builder.info.full_name}:{split}", Records(records, os.fspath(directory)))
+    paths = builder.info.splits[split].filepaths
+    return Split(f"{builder.info.full_name}:{split}", Records(records, os.fspath(directory), paths))
 
 
 def open_source(directory: str | os.PathLike[str], split: str, cache: Path, kind: Kind | None = None) -> Source:
