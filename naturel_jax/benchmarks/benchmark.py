@@ -25,8 +25,8 @@ class Image:
 
     ``key`` names the encoded bytes (same key, same bytes); ``box`` is the crop as (left, top, right, bottom) in pixels.
     ``read`` raises OSError or ValueError if the bytes cannot be read. ``names``: what the image is called in public
-    collections (``identity.of_name``), besides what ``key`` says. ``version`` changes when the file that ``key`` names is
-    replaced; "" if ``key`` has a hash of the bytes.
+    collections (``identity.of_name``), besides what ``key`` says. ``version`` changes when the file that ``key`` names
+    is replaced; "" if ``key`` has a hash of the bytes.
     """
 
     key: str

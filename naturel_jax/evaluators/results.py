@@ -339,8 +339,8 @@ def model_fingerprint(model: "Model", params: "Params", processor: "Processor") 
 
 
 def pair_fingerprint(model: str, benchmark: Benchmark) -> str:
-    """Identifies everything a result depends on: ``model_fingerprint``, the items, the sizes and times of
-    their images' files (``Image.version``), and this package's version."""
+    """Identifies everything a result depends on: ``model_fingerprint``, the items, the sizes and times of their
+    images' files (``Image.version``), and this package's version."""
     digest = hashlib.blake2b(f"{model} {importlib.metadata.version('naturel_jax')}".encode(), digest_size=16)
     if benchmark.left_out:
         digest.update(f"{len(benchmark.items)} scored".encode())
