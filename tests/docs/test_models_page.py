@@ -18,7 +18,7 @@ PUBLISHED = {"clip-b32": 151.28, "clip-b16": 149.62, "clip-l14": 427.62, "laion-
 
 def test_every_preset_has_a_row():
     assert list(ROWS) == list(PRESETS)
-    assert ROWS["clip-b32"] == MODELS["row"]("clip-b32", PRESETS["clip-b32"]), "run `make pages`"
+    assert ROWS["tiny-siglip"] == MODELS["row"]("tiny-siglip", PRESETS["tiny-siglip"]), "run `make pages`"
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
