@@ -348,7 +348,7 @@ def test_every_benchmark_is_described():
 
 
 def test_chance_is_what_random_cosines_score():
-    """The fractions of the table, against the rules on 400,000 items of independent cosines."""
+    """The fractions of the table, against the rules on 200,000 items of independent cosines."""
     rng = np.random.default_rng(0)
     text = " ".join(row[2] for row in rows("docs/benchmarks.md", "| name"))
 
@@ -356,10 +356,10 @@ def test_chance_is_what_random_cosines_score():
         (fraction,) = set(re.findall(rf"\b{name} (\d/\d+)", text))
         return float(Fraction(fraction))
 
-    two_by_two = rules.two_by_two((), list(rng.random((400_000, 2, 2))))
+    two_by_two = rules.two_by_two((), list(rng.random((200_000, 2, 2))))
     for name in rules.TWO_BY_TWO:
         assert abs(two_by_two[name].mean() - claimed(name)) < 3e-3, name
-    assert abs(rules.pair((), list(rng.random((400_000, 1, 2))))["right"].mean() - claimed("pair")) < 3e-3
+    assert abs(rules.pair((), list(rng.random((200_000, 1, 2))))["right"].mean() - claimed("pair")) < 3e-3
     assert abs(rules.first_of_many((), list(rng.random((100_000, 1, 5))))["right"].mean() - claimed("five")) < 5e-3
     four = rules.first_of_many((), list(rng.random((100_000, 1, 4))))["right"]
     assert abs(four.mean() - claimed("A and B")) < 5e-3
