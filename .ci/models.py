@@ -15,8 +15,8 @@ from naturel_jax.models.transformer import Compute
 from naturel_jax.models.two_tower import Model, TwoTowerConfig
 from naturel_jax.training import memory
 
-IMAGES, CAPTIONS = 64, 128  # of the batch whose memory the table says
-_BYTES = 16  # of a float32 parameter, its gradient and AdamW's two moments
+IMAGES, CAPTIONS = 64, 128  # the batch whose memory the table gives
+_BYTES = 16  # a float32 parameter, its gradient and AdamW's two moments
 
 HEAD = f"""# Models and sizes
 

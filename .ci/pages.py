@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 # ---- The notebook ----------------------------------------------------------------------------------------------------
 
 _BLOCK = re.compile(r"^```(bash|python)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SHOWN = re.compile(r"^```text\n.*?^```\n|^!\[[^\]]*\]\([^)]*\)\n", re.MULTILINE | re.DOTALL)  # in the outputs of cells
+# What a notebook has as the outputs of its cells.
+_SHOWN = re.compile(r"^```text\n.*?^```\n|^!\[[^\]]*\]\([^)]*\)\n", re.MULTILINE | re.DOTALL)
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 

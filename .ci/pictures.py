@@ -39,15 +39,15 @@ RUN = FOLDER / "runs/negclip_sp_scenes"
 
 
 def execute() -> None:
-    """Runs every cell in an empty ``FOLDER``, and writes what they print and show into ``NOTEBOOK``."""
+    """Runs every block of the tutorial in an empty ``FOLDER``, and writes what each prints and shows into ``NOTEBOOK``."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    page = NOTEBOOK.with_suffix(".md").read_text("utf-8")
+    notebook = nbformat.reads(pages.notebook(page), as_version=4)
     NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(FOLDER)}}).execute()
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         cell.outputs = _kept(cell.outputs)
-    page = NOTEBOOK.with_suffix(".md").read_text("utf-8")
     NOTEBOOK.write_text(pages.notebook(page, json.dumps(notebook)), "utf-8")
 
 
