@@ -39,7 +39,7 @@ RUN = FOLDER / "runs/negclip_sp_scenes"
 
 
 def execute() -> None:
-    """Runs every block of the tutorial in an empty ``FOLDER``, and writes what each prints and shows into ``NOTEBOOK``."""
+    """Runs the blocks of the tutorial in an empty ``FOLDER``, and writes what they print and show into ``NOTEBOOK``."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
