@@ -25,21 +25,23 @@ class ImageLabels(NamedTuple):
 
     mult_I: copies of the image in the expanded batch (float32; 0 for padding, B for the sentinel);
     positives_IK, negatives_IK: ids of the captions sampled for it, for all its copies; shows_IT: ids of the facts it
-    shows. Ids are int32.
+    shows. Ids are int32. ``exchanged_I``: bool, whether it is a hard image that has the captions of the image it was
+    mined for with positive and negative exchanged; None: the run has none.
     """
 
     mult_I: Array
     positives_IK: Array
     negatives_IK: Array
     shows_IT: Array
+    exchanged_I: Array | None = None
 
 
 class CaptionLabels(NamedTuple):
     """What the losses need to know about each distinct caption.
 
-    mult_U: copies in the expanded batch (float32; 0 for padding); id_U: the id by which ``ImageLabels`` refers to it
-    (-2 for padding); asserts_UA: ids of the facts that its words assert, padded with -2 (several if different facts
-    have the same wording).
+    mult_U: copies in the expanded batch (float32; 0 for padding), to which hard images with exchanged captions add
+    none; id_U: the id by which ``ImageLabels`` refers to it (-2 for padding); asserts_UA: ids of the facts that its
+    words assert, padded with -2 (several if different facts have the same wording).
     """
 
     mult_U: Array
@@ -77,6 +79,17 @@ class Batch(NamedTuple):
 def is_embedded(rows: Array) -> bool:
     """Whether ``Batch.images`` or ``Batch.tokens`` are embeddings."""
     return bool(rows.dtype == np.float32)
+
+
+def only(images: ImageLabels, kept_I: Array, *, as_columns: bool = False) -> ImageLabels:
+    """The labels without the images that are not ``kept_I`` (bool), or, ``as_columns``, with these as images without
+    captions: negatives of every caption, as the sentinel is."""
+    return images._replace(
+        mult_I=images.mult_I if as_columns else jnp.where(kept_I, images.mult_I, 0),
+        positives_IK=jnp.where(kept_I[:, None], images.positives_IK, -1),
+        negatives_IK=jnp.where(kept_I[:, None], images.negatives_IK, -1),
+        exchanged_I=None,
+    )
 
 
 # ---- Counts ----------------------------------------------------------------------------------------------------------

@@ -189,6 +189,7 @@ def softmax_loss(
     label_smoothing: float = 0.0,
     layout: Layout = DENSE,
     bias: jax.Array | None = None,
+    to_images: bool = True,
 ) -> jax.Array:
     """Mean of the image-to-text and the text-to-image cross-entropy over the expanded batch: CLIP, and NegCLIP with
     its extra columns.
@@ -200,8 +201,9 @@ def softmax_loss(
     the sum, and each positive is contrasted with the negatives alone.
 
     Args: unit embeddings (rows), scale t of the logits ``t * cosine``, labels; a bias would not change the softmax and
-    is ignored. Returns a float32 scalar. Raises ValueError for label smoothing with ``match_ignore``: each
-    positive then has a denominator of its own, so there is no common set of classes to smooth over.
+    is ignored; without ``to_images``, the loss is the image-to-text cross-entropy alone. Returns a float32 scalar.
+    Raises ValueError for label smoothing with ``match_ignore``: each positive then has a denominator of its own, so
+    there is no common set of classes to smooth over.
     """
     if label_smoothing and counting == "match_ignore":
         raise ValueError(f"label_smoothing is {label_smoothing}: not defined for counting 'match_ignore'; set it to 0")
@@ -234,9 +236,37 @@ def softmax_loss(
             cells, cells.column_weight_IU, column_lse_U, column_share_U, columns, 0
         )
 
-    row_side = Side((zimg_ID, rows.lse), (images, row_share_I / jnp.sum(row_share_I), rows))
-    column_side = Side((zcap_UD, columns.lse), (captions, copies_U / jnp.sum(copies_U), columns))
-    return total_over_tiles(tile_loss, layout, row_side, column_side, scale) / 2
+    row_share_I /= jnp.maximum(jnp.sum(row_share_I), 1)  # a batch may have no row
+    column_share_U = copies_U / jnp.maximum(jnp.sum(copies_U), 1) if to_images else jnp.zeros_like(copies_U)
+    row_side = Side((zimg_ID, rows.lse), (images, row_share_I, rows))
+    column_side = Side((zcap_UD, columns.lse), (captions, column_share_U, columns))
+    total = total_over_tiles(tile_loss, layout, row_side, column_side, scale)
+    return total / 2 if to_images else total
+
+
+def softmax_each_loss(
+    zimg_ID: jax.Array,
+    zcap_UD: jax.Array,
+    scale: jax.Array,
+    images: ImageLabels,
+    captions: CaptionLabels,
+    **options: Any,
+) -> jax.Array:
+    """CLIC's contrast (arXiv 2505.24424, eq. 4): the mean over k of ``softmax_loss`` of the images and their k-th
+    positives alone, over the k for which an image of the batch has one. Negatives are in none.
+
+    Each copy of an image has all its positives. Images that have no k-th positive are negatives of the others'. Takes
+    and raises what ``softmax_loss`` does.
+    """
+    total = present = jnp.zeros((), zimg_ID.dtype)
+    for k in range(images.positives_IK.shape[1]):
+        own_I1 = images.positives_IK[:, k : k + 1]
+        copies_I = jnp.where(own_I1[:, 0] >= 0, images.mult_I, 0)
+        mult_U = jnp.sum(jnp.where(own_I1 == captions.id_U, copies_I[:, None], 0), axis=0)
+        labels = images._replace(positives_IK=own_I1, negatives_IK=jnp.full_like(own_I1, -1))
+        total += softmax_loss(zimg_ID, zcap_UD, scale, labels, captions._replace(mult_U=mult_U), **options)
+        present += jnp.sum(copies_I) > 0
+    return total / present
 
 
 class Embedded(NamedTuple):
@@ -267,5 +297,6 @@ class Objective(NamedTuple):
 # config.objective.name -> objective. To add a loss, add a line here or in a config file.
 OBJECTIVES: dict[str, Objective] = {
     "softmax": Objective(softmax_loss, needs_bias=False, smooths_labels=True),
+    "softmax_each": Objective(softmax_each_loss, needs_bias=False, smooths_labels=True),
     "sigmoid": Objective(sigmoid_loss, needs_bias=True),
 }

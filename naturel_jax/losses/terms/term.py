@@ -17,11 +17,16 @@ from tfds_naturel.common.errors import UserError
 class Term:
     """The options of a term, the fields of ``config.objective.terms.NAME``; calling them gives its unweighted value,
     a scalar. ``needs_base``: it reads ``Embedded.base``, at the cost of a second forward pass; ``of_average``: that is
-    to be of the moving average of the parameters, not of those that training started from."""
+    to be of the moving average of the parameters, not of those that training started from; ``is_apart``: hard images
+    with exchanged captions are in this term, and not even negatives in the objective."""
 
     weight: float = setting(1.0, "factor of the term in the loss", above(0))
     needs_base = False
     of_average = False
+
+    @property
+    def is_apart(self) -> bool:
+        return False
 
     def __call__(self, z: Embedded) -> jax.Array:
         raise NotImplementedError
