@@ -166,9 +166,9 @@ class Recipe:
             negatives.append("" if false in own else false)
         stands_for_B, count_B = text_B2K[:, 0, 0], np.full(len(image_B), self.positives + 1)
         has_false_B = np.array(list(map(bool, negatives)), bool)
-        true = Ragged.from_lengths(count_B, np.repeat(stands_for_B, count_B))
-        false = Ragged.from_lengths(has_false_B, stands_for_B[has_false_B])
-        return Sampled(true, positives), Sampled(false, list(filter(None, negatives)))
+        made = Sampled(Ragged.from_lengths(count_B, np.repeat(stands_for_B, count_B)), positives)
+        kept = Ragged.from_lengths(has_false_B, stands_for_B[has_false_B])
+        return made, Sampled(kept, list(filter(None, negatives)))
 
     def _made_from(self, items: Items, texts: Ragged, rng: np.random.Generator) -> list[str]:
         """A negative from each positive."""

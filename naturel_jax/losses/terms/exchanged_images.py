@@ -37,5 +37,13 @@ class ExchangedImages(Term):
     def __call__(self, z: Embedded) -> jax.Array:
         assert z.images.exchanged_I is not None  # config.load has refused other mixtures
         images = only(z.images, z.images.exchanged_I)
-        options = {"counting": self.counting, "layout": z.layout, "to_images": self.is_apart}
-        return softmax_loss(z.zimg_ID, z.zcap_UD, z.scale, images, z.captions, **options)
+        return softmax_loss(
+            z.zimg_ID,
+            z.zcap_UD,
+            z.scale,
+            images,
+            z.captions,
+            counting=self.counting,
+            layout=z.layout,
+            to_images=self.is_apart,
+        )
