@@ -81,17 +81,6 @@ def is_embedded(rows: Array) -> bool:
     return bool(rows.dtype == np.float32)
 
 
-def only(images: ImageLabels, kept_I: Array, *, as_columns: bool = False) -> ImageLabels:
-    """The labels without the images that are not ``kept_I`` (bool), or, ``as_columns``, with these as images without
-    captions: negatives of every caption, as the sentinel is."""
-    return images._replace(
-        mult_I=images.mult_I if as_columns else jnp.where(kept_I, images.mult_I, 0),
-        positives_IK=jnp.where(kept_I[:, None], images.positives_IK, -1),
-        negatives_IK=jnp.where(kept_I[:, None], images.negatives_IK, -1),
-        exchanged_I=None,
-    )
-
-
 # ---- Counts ----------------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from naturel_jax.losses.batch import CaptionLabels, ImageLabels, cell_counts
+from naturel_jax.losses.parts import over_positives
 from naturel_jax.losses.tiles import DENSE, Layout, Side, gradients, sweep, total_over_tiles
 
 _FLOOR = -1e30  # log of an empty sum: finite, so that differences with it are never inf - inf
@@ -244,46 +245,6 @@ def softmax_loss(
     return total / 2 if to_images else total
 
 
-def softmax_each_loss(
-    zimg_ID: jax.Array,
-    zcap_UD: jax.Array,
-    scale: jax.Array,
-    images: ImageLabels,
-    captions: CaptionLabels,
-    **options: Any,
-) -> jax.Array:
-    """CLIC's contrast (arXiv 2505.24424, eq. 4): the mean over k of ``softmax_loss`` of the images and their k-th
-    positives alone, over the k for which an image of the batch has one. Negatives are in none.
-
-    Each copy of an image has all its positives. Images that have no k-th positive are negatives of the others'. Takes
-    and raises what ``softmax_loss`` does.
-    """
-    total = present = jnp.zeros((), zimg_ID.dtype)
-    for k in range(images.positives_IK.shape[1]):
-        own_I1 = images.positives_IK[:, k : k + 1]
-        copies_I = jnp.where(own_I1[:, 0] >= 0, images.mult_I, 0)
-        mult_U = jnp.sum(jnp.where(own_I1 == captions.id_U, copies_I[:, None], 0), axis=0)
-        labels = images._replace(positives_IK=own_I1, negatives_IK=jnp.full_like(own_I1, -1))
-        total += softmax_loss(zimg_ID, zcap_UD, scale, labels, captions._replace(mult_U=mult_U), **options)
-        present += jnp.sum(copies_I) > 0
-    return total / present
-
-
-class Embedded(NamedTuple):
-    """An embedded batch, as the terms of ``config.objective.terms`` see it: unit embeddings, scale and bias of the
-    logits, labels, the layout of tiles; ``base``: the embeddings zimg_ID and zcap_UD of the parameters that training
-    started from, or of their moving average, if a term needs them."""
-
-    zimg_ID: jax.Array
-    zcap_UD: jax.Array
-    scale: jax.Array
-    bias: jax.Array
-    images: ImageLabels
-    captions: CaptionLabels
-    layout: Layout = DENSE
-    base: tuple[jax.Array, jax.Array] | None = None
-
-
 class Objective(NamedTuple):
     """``loss`` takes the two embeddings, and the other arguments of ``softmax_loss`` by keyword. ``needs_bias``: a
     checkpoint without a bias gets one, calibrated on the first batch. ``smooths_labels``:
@@ -297,6 +258,6 @@ class Objective(NamedTuple):
 # config.objective.name -> objective. To add a loss, add a line here or in a config file.
 OBJECTIVES: dict[str, Objective] = {
     "softmax": Objective(softmax_loss, needs_bias=False, smooths_labels=True),
-    "softmax_each": Objective(softmax_each_loss, needs_bias=False, smooths_labels=True),
+    "softmax_each": Objective(over_positives(softmax_loss), needs_bias=False, smooths_labels=True),
     "sigmoid": Objective(sigmoid_loss, needs_bias=True),
 }

@@ -15,8 +15,10 @@ from jax.sharding import Mesh
 
 from naturel_jax import config
 from naturel_jax.devices.sharding import BATCH_AXES
-from naturel_jax.losses.batch import Batch, is_embedded, only
-from naturel_jax.losses.objectives import OBJECTIVES, Embedded
+from naturel_jax.losses.batch import Batch, is_embedded
+from naturel_jax.losses.objectives import OBJECTIVES
+from naturel_jax.losses.parts import only
+from naturel_jax.losses.terms.term import Embedded
 from naturel_jax.losses.tiles import EXCHANGES, Layout
 from naturel_jax.models import adapters, flops
 from naturel_jax.models.two_tower import Model, Params, normalize

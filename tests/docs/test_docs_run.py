@@ -18,8 +18,9 @@ from naturel_jax.benchmarks import registry
 from naturel_jax.data import datasets
 from naturel_jax.data.batches import recipes
 from naturel_jax.losses.batch import CaptionLabels, ImageLabels
-from naturel_jax.losses.objectives import OBJECTIVES, Embedded
+from naturel_jax.losses.objectives import OBJECTIVES
 from naturel_jax.losses.terms import TERMS
+from naturel_jax.losses.terms.term import Embedded
 from naturel_jax.models import presets
 from naturel_jax.models.two_tower import Model
 from naturel_jax.training import optim

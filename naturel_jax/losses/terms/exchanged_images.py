@@ -8,9 +8,9 @@ import dataclasses
 import jax
 
 from naturel_jax.config.settings import one_of, setting
-from naturel_jax.losses.batch import only
-from naturel_jax.losses.objectives import Embedded, softmax_loss
-from naturel_jax.losses.terms.term import Term
+from naturel_jax.losses.objectives import softmax_loss
+from naturel_jax.losses.parts import only
+from naturel_jax.losses.terms.term import Embedded, Term
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,13 +4,30 @@ Shape letters: I images, U distinct captions, K captions sampled per image, D em
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from naturel_jax.config.settings import above, setting
-from naturel_jax.losses.objectives import Embedded
+from naturel_jax.losses.batch import CaptionLabels, ImageLabels
+from naturel_jax.losses.tiles import DENSE, Layout
 from tfds_naturel.common.errors import UserError
+
+
+class Embedded(NamedTuple):
+    """An embedded batch, as the terms of ``config.objective.terms`` see it: unit embeddings, scale and bias of the
+    logits, labels, the layout of tiles; ``base``: the embeddings zimg_ID and zcap_UD of the parameters that training
+    started from, or of their moving average, if a term needs them."""
+
+    zimg_ID: jax.Array
+    zcap_UD: jax.Array
+    scale: jax.Array
+    bias: jax.Array
+    images: ImageLabels
+    captions: CaptionLabels
+    layout: Layout = DENSE
+    base: tuple[jax.Array, jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
