@@ -147,7 +147,7 @@ def test_config_and_costs_of_the_terms():
     raw = names["get_config"]()
     raw.preset, raw.data.mixture.main = "tiny-clip", c.part("naturel/tiny", "two_pairs")
     assert c.load(raw).objective.terms["own_foils"] == TERMS["own_foils"](weight=0.5, form="focal")
-    assert costs.text.count("assert ") == 2
+    assert costs.text.count("assert ") == 5
     exec(costs.text, {})
     exec(projection.text, {"config": raw})
     factors = optim.multipliers(c.load(raw).optim, Model(presets.preset("tiny-clip")).shapes())
