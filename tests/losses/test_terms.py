@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from etils import epath
 
 from naturel_jax import config as c
+from naturel_jax import mine
 from naturel_jax.checkpoints.checkpoint import Checkpoints
 from naturel_jax.config.settings import setting
 from naturel_jax.config.versions import from_json, to_json
@@ -479,3 +480,38 @@ def test_a_term_without_captions_to_compare_is_refused():
     images = graph.images._replace(positives_IK=graph.images.positives_IK[:, :1])
     with pytest.raises(UserError, match=r"'text_distance', which needs 2 positives .* sample at most 1 and 4"):
         evaluate(TERMS["text_distance"](), graph._replace(images=images))
+
+
+def steps_of(config: c.Config, devices: int, chunks: int, workdir) -> list[dict[str, float]]:
+    """The metrics of the first four steps."""
+    config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, chunks=chunks))
+    mesh, sources = (
+        make_mesh(dataclasses.asdict(config.mesh), jax.devices()[:devices]),
+        datasets.open_sources(config.data),
+    )
+    training = run.make_training(config, make_start(config, "", epath.Path(workdir), sources, mesh), sources, mesh)
+    state, found = training.state, []
+    for batch in training.pipeline.batches(0, 4):
+        state, metrics = training.step(state, batch)
+        found.append({name: float(value) for name, value in metrics.items()})
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("method", ["CLIC", "TripletCLIP"])
+def test_steps_of_a_method_in_chunks_on_2_devices_are_those_on_one(method, tmp_path):
+    raw = clic.get_config("tiny") if method == "CLIC" else tiny_config.get_config()
+    raw.init, raw.bases, raw.preset, raw.data.dir, raw.data.batch_size = "", {}, "tiny-clip", os.fspath(data_dir()), 16
+    if method != "CLIC":
+        mined = tmp_path / "mined.parquet"
+        mine.main(["--dataset", os.fspath(datasets.directory(raw.data.dir, "naturel/tiny")), f"--out={mined}"])
+        raw.data.mixture.main.update({"hard_images": str(mined), "hard_captions": "exchanged"})
+        raw.objective.terms = OF_METHOD[method][0]
+    whole, parts = (steps_of(c.load(raw), *sizes, tmp_path) for sizes in ((1, 1), (2, 2)))
+    for one, other in zip(whole, parts, strict=True):
+        assert one.keys() == other.keys() and one["finite"]
+        for name in one:
+            np.testing.assert_allclose(other[name], one[name], rtol=2e-4, atol=1e-5, err_msg=name)
+    term = "term/own_foils" if method == "CLIC" else "term/exchanged_images"
+    assert [one[term] > 0 for one in whole] == [True, method != "CLIC"] * 2
