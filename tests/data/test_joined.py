@@ -1,6 +1,7 @@
 """Images that are joined with their captions, hard images with exchanged captions, and batches in turns."""
 
 import collections
+import dataclasses
 import re
 
 import numpy as np
@@ -13,7 +14,9 @@ from naturel_jax.data.batches.recipes import recipe
 from naturel_jax.data.batches.stages import HostCrops
 from naturel_jax.data.images.augment import Crops
 from naturel_jax.data.items import decoded_writer, tags
-from naturel_jax.data.items.items import Source
+from naturel_jax.data.items.items import Caption, Group, Source, Tags, collect
+from naturel_jax.data.items.ragged import Ragged
+from naturel_jax.data.random.draws import generator
 from naturel_jax.models.presets import preset
 from tests.helpers.caption_groups import SHOWN, TRIPLETS, items, jpeg, mesh, processor
 from tfds_naturel.common.errors import UserError
@@ -96,6 +99,19 @@ def test_nouns_of_facts_are_known_without_a_tagger():
     assert tags.named(text, ("a boy on a table",)) == []
 
 
+def test_words_of_a_tagged_table_are_exchanged(clip):
+    """Without facts, the tags say which words are nouns: here the last of each caption."""
+    texts = ["red one", "blue two", "green three"]
+    table = collect("tagged", [(text, [Group([Caption(text)])]) for text in texts])
+    places = [[text.index(" ") + 1, len(text), 0] for text in texts]
+    table = dataclasses.replace(table, tags=Tags(Ragged.from_rows(places), np.ones(3, bool), "by hand"))
+    (true, sentences), (_, false) = recipe("joined").joined(
+        table, np.arange(3), np.array([1, 2, 0]), generator(0, 0, 0)
+    )
+    assert true.lengths.tolist() == [2, 2, 2] and sentences[:2] == ["red one. blue two.", "blue two. red one."]
+    assert set(false[0].split(". ")) <= {"red two", "red two.", "blue one", "blue one."} and len(false) == 3
+
+
 def pixels_of(data: Source, plan, columns: dict) -> np.ndarray:
     load = HostCrops([data], CROPS).loader(7)
     rows = plan.rows.__class__(**vars(plan.rows) | columns)
@@ -142,6 +158,8 @@ def test_parts_take_turns_by_whole_batches(clip):
     assert collections.Counter(step[0][0] for step in steps) == {0: 3, 1: 6}
     own = [n for step in steps for s, n in step if s == 0]
     assert sorted(own) == list(range(12)), "three batches of four are an epoch"
+    with pytest.raises(UserError, match=r"turns is 'batches', but tiny has 12 images, fewer than .*batch_size, 16"):
+        planner(clip, *parts, whole_batches=True, batch_size=16)
 
 
 # ---- Hard images with exchanged captions -----------------------------------------------------------------------------

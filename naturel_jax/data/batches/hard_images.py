@@ -11,7 +11,7 @@ from naturel_jax.data.items.ragged import Ragged
 
 
 def of_false_captions(items: Items, candidates: Ragged, positives: Sampled, negatives: Sampled) -> Ragged:
-    """Of the ``candidates`` of each image, those of which its sampled negatives are true and its positives are not.
+    """The ``candidates`` of each image of which its sampled negatives are true and its positives are not.
 
     A negative that asserts facts is true of an image that shows one of them. One that asserts none, such as a denial,
     or one whose facts are not known, is true of any image that does not show the positive's.

@@ -104,9 +104,9 @@ def _fill_crops(
 def _fill(
     seed: int, sources: Sequence[Source], crops: Crops, rows: Sequence[ImageRow], images: np.ndarray
 ) -> dict[int, tuple[ImageRow, UserError]]:
-    """Fills ``images``, uint8 [R, size, size, 3], with random crops of these rows. Of two that are joined, each is
-    squeezed to a half: one above the other if they are wide, else side by side. Returns the numbers of rows with an
-    image that is missing or broken, this image, and why; they are left undefined."""
+    """Fills ``images``, uint8 [R, size, size, 3], with random crops of these rows. Two that are joined are
+    each squeezed to a half: one above the other if they are wide, else side by side. Returns the numbers of rows with
+    an image that is missing or broken, this image, and why; they are left undefined."""
     joined = [
         (n, row._replace(item=row.joined, sample=row.sample + 1)) for n, row in enumerate(rows) if row.joined >= 0
     ]
