@@ -29,7 +29,7 @@ SWAP, RELATION, ATTRIBUTE, NEAREST = "swap", "relation", "attribute", "nearest"
 
 _MAX_CANDIDATES = 256  # most candidates per kind that are compared for an image and triplet
 _ROWS = 1024  # images per matrix product in the neighbour search; rows per write
-_COPY = 0.97  # photos with at least this cosine are copies of each other, so not negatives
+COPY = 0.97  # photos with at least this cosine are copies of each other, so not negatives
 NEAR_DUPLICATE, TRUE, NOT_IN_DATASET = "near_duplicate", "shows the triplet", "not in the dataset"  # why dropped
 _SCHEMA = pa.schema(
     [
@@ -174,8 +174,8 @@ def _ranked(
         if zimg_ND is not None:
             cosines = _cosines(zimg_ND, pool, n)
             pool, cosines = pool[order := np.argsort(-cosines, kind="stable")], cosines[order]
-            dropped[NEAR_DUPLICATE] += int((cosines >= _COPY).sum())
-            pool, cosines = pool[cosines < _COPY], cosines[cosines < _COPY]
+            dropped[NEAR_DUPLICATE] += int((cosines >= COPY).sum())
+            pool, cosines = pool[cosines < COPY], cosines[cosines < COPY]
         ranked += ((kind, m, cosine) for m, cosine in zip(pool.tolist(), cosines.tolist(), strict=True))
     return ranked
 
@@ -193,12 +193,12 @@ def _positive(n: int, showing: np.ndarray, seed: Sequence[int], zimg_ND: Embeddi
     if len(others) > _MAX_CANDIDATES:
         others = np.random.default_rng([*seed, 1]).choice(others, _MAX_CANDIDATES, replace=False)
     cosines = _cosines(zimg_ND, others, n) if len(others) else np.empty(0)
-    return float(cosines[cosines < _COPY].max(initial=-np.inf)) if (cosines < _COPY).any() else math.nan
+    return float(cosines[cosines < COPY].max(initial=-np.inf)) if (cosines < COPY).any() else math.nan
 
 
 def _ranks(images: np.ndarray, cosines: np.ndarray, first: int, stop: int, dropped: Counter[str]) -> list[Candidate]:
     """The neighbours of an image from rank ``first`` on, without copies."""
-    is_copy = cosines >= _COPY
+    is_copy = cosines >= COPY
     images, cosines = images[~is_copy], cosines[~is_copy]
     known = images >= 0
     dropped.update({NEAR_DUPLICATE: int(is_copy.sum()), NOT_IN_DATASET: int((~known).sum())})
@@ -211,7 +211,7 @@ def all_cosines(zimg_ND: np.ndarray, images: range, count: int) -> list[tuple[np
     """A ``Search`` in an array: the ``count`` nearest of each image that are no copies, and all copies."""
     cosines = zimg_ND[images.start : images.stop] @ zimg_ND.T
     cosines[np.arange(len(images)), np.arange(images.start, images.stop)] = -np.inf
-    is_copy = cosines >= _COPY
+    is_copy = cosines >= COPY
     count = min(count, cosines.shape[1])
     far = np.where(is_copy, -np.inf, cosines)
     nearest = np.sort(np.argpartition(-far, count - 1, axis=1)[:, :count], axis=1)  # ties: lowest number first

@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 NAME = "img_emb.index"  # in the pool's folder
 RECALL = 0.95
-_EXACT, _GRAPH = 200_000, 2_000_000  # most images of an exact index, and of HNSW
+EXACT, GRAPH = 200_000, 2_000_000  # most images of an exact index, and of HNSW
 _LINKS = 32  # of a node of HNSW
 _PER_LIST = 39  # training images for each list, below which FAISS warns
 _BLOCK_BYTES = 64 << 20  # of embeddings, read at a time
@@ -53,12 +53,12 @@ def choose(images: int, dim: int, budget: int) -> Kind:
     than a quarter of the budget holds training images for.
     """
     size = 4 * dim * images
-    if images <= _EXACT and size <= budget // 2:
+    if images <= EXACT and size <= budget // 2:
         return Kind("Flat")
-    if images <= _GRAPH and size + 2 * 4 * _LINKS * images <= budget // 2:
+    if images <= GRAPH and size + 2 * 4 * _LINKS * images <= budget // 2:
         return Kind(f"HNSW{_LINKS}")
     most = min(images, budget // 4 // (4 * dim))
-    lists = 1 << max(round(math.log2(min(4 * math.sqrt(images), most / _PER_LIST))), 0)
+    lists = min(1 << round(math.log2(4 * math.sqrt(images))), 1 << int(math.log2(max(most / _PER_LIST, 1))))
     code = next(size for size in range(dim // 8 or 1, 0, -1) if dim % size == 0)
     return Kind(f"IVF{lists},PQ{code}", min(most, max(lists * _PER_LIST, 1 << 16)))
 
@@ -73,6 +73,12 @@ class Index:
         """Rows of the pool [Q, K], nearest first, and their cosines [Q, K], float32; -1 and -inf where there are fewer
         than ``count``."""
         asked = min(_RERANKED * count, len(self._pool))
+        size = max(_BLOCK_BYTES // (4 * self._pool.dim * asked), 1)
+        found = [self._search(z_QD[n : n + size], asked, count) for n in range(0, len(z_QD), size)]
+        rows, cosines = zip(*found, strict=True)
+        return np.concatenate(rows), np.concatenate(cosines)
+
+    def _search(self, z_QD: np.ndarray, asked: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         _, rows_QK = self._searched.search(np.ascontiguousarray(z_QD, np.float32), asked)
         found, number_QK = np.unique(rows_QK, return_inverse=True)
         z_FD = self._pool[np.maximum(found, 0)]

@@ -19,6 +19,7 @@ from tfds_naturel.hard_images import mining
 _LOG = logging.getLogger(__name__)
 
 _COPIES = 16  # neighbours more than are asked for, since copies of the image are among them
+_MOST = 1024  # neighbours that are looked at, if most are copies or not the dataset's
 
 
 def open_dataset(
@@ -67,16 +68,28 @@ class DatasetInPool:
 
     def search(self, images: range, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """A ``mining.Search`` by the index."""
-        rows_K = self._row_N[images.start : images.stop]
-        found = self._index.search(self[np.array(images)], count + 1 + _COPIES)
-        return [
-            (self._number(near[keep]), cosines[keep]) if own >= 0 else (near[:0], cosines[:0])
-            for own, near, cosines in zip(rows_K, *found, strict=True)
-            for keep in [(near >= 0) & (near != own)]
-        ]
+        found: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0, int), np.empty(0))] * len(images)
+        left, asked = np.flatnonzero(self._row_N[images.start : images.stop] >= 0), count + 1 + _COPIES
+        while len(left):
+            numbers = images.start + left
+            for n, own, near, cosines in zip(left, self._row_N[numbers], *self._nearest(numbers, asked), strict=True):
+                others = (near >= 0) & (near != own)
+                found[n] = self._number(near[others]), cosines[others]
+            if asked >= min(len(self._pool), _MOST):
+                break
+            left, asked = np.array([n for n in left if _usable(*found[n]) < count], int), 4 * asked
+        return found
+
+    def _nearest(self, numbers: np.ndarray, asked: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._index.search(self[numbers], min(asked, len(self._pool)))
 
     def _number(self, rows_K: np.ndarray) -> np.ndarray:
         """The numbers of the images with these rows, -1 for those that are not the dataset's."""
         place = np.searchsorted(self._row_N, rows_K, sorter=self._sorted).clip(max=len(self._row_N) - 1)
         number = self._sorted[place]
         return np.where(self._row_N[number] == rows_K, number, -1)
+
+
+def _usable(numbers: np.ndarray, cosines: np.ndarray) -> int:
+    """How many neighbours are the dataset's, and no copies."""
+    return int(((numbers >= 0) & (cosines < mining.COPY)).sum())
