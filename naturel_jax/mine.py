@@ -52,7 +52,7 @@ def embeddings(records: prepared.Records, source: str, dtype: str, batch_size: i
 def parse_margins(options: argparse.Namespace) -> mining.Margins:
     """The margins of the flags. Raises UserError for an empty range, and for margins without embeddings."""
     margins = mining.Margins(*(getattr(options, field.name) for field in dataclasses.fields(mining.Margins)))
-    if not 0 <= margins.range_min < (margins.range_max or margins.range_min + 1):
+    if margins.range_min < 0 or (margins.range_max is not None and margins.range_max <= margins.range_min):
         raise UserError(f"--range_min {margins.range_min} --range_max {margins.range_max}: expected 0 <= min < max")
     if margins != mining.Margins() and not (options.model or options.pool):
         raise UserError("margins compare embeddings: add --pool or --model")
@@ -71,7 +71,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory_gb", type=float, default=4.0, help="with --pool: most memory for the index")
     parser.add_argument("--count", type=int, default=8, help="maximum number of negatives per image and triplet")
     parser.add_argument("--range_min", type=int, default=0, help="skip so many of the nearest images")
-    parser.add_argument("--range_max", type=int, help="use at most so many of the nearest. Default: 4 * COUNT")
+    parser.add_argument(
+        "--range_max", type=int, help="look no further among the nearest. Default: RANGE_MIN + 4 * COUNT"
+    )
     parser.add_argument("--max_score", type=float, help="highest cosine of a negative")
     positive = "than the nearest image that is annotated with the triplet"
     parser.add_argument("--absolute_margin", type=float, help=f"a negative's cosine is lower by this {positive}")
@@ -87,6 +89,8 @@ def main(arguments: Sequence[str]) -> None:
     options = make_parser().parse_args(arguments)
     if options.count < 1 or options.batch_size < 1:
         raise UserError(f"--count {options.count} --batch_size {options.batch_size}: expected at least 1 of each")
+    if options.memory_gb < 0.01:
+        raise UserError(f"--memory_gb {options.memory_gb}: expected at least 0.01")
     margins, dropped = parse_margins(options), Counter[str]()
     records = prepared.open_split(staging.stage(options.dataset), options.split).records
     shown = prepared.survey(records)

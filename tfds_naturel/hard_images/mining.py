@@ -101,7 +101,7 @@ class Margins:
     """
 
     range_min: int = 0
-    range_max: int | None = None  # default: four times the count
+    range_max: int | None = None  # default: four times the count further
     max_score: float | None = None
     absolute_margin: float | None = None
     relative_margin: float | None = None
@@ -137,7 +137,7 @@ def mine(
     """
     dropped = Counter() if dropped is None else dropped
     search = search or (functools.partial(all_cosines, zimg_ND) if isinstance(zimg_ND, np.ndarray) else None)
-    most = 4 * count if margins.range_max is None else margins.range_max
+    most = margins.range_min + 4 * count if margins.range_max is None else margins.range_max
     showing = survey.images_of()
     by_kind = [kinds_of(triplet, survey.triplets) for triplet in survey.triplets]
     pools = [
@@ -146,11 +146,8 @@ def mine(
     ]
     for start in range(0, len(survey.image_ids), _ROWS):
         images = range(start, min(start + _ROWS, len(survey.image_ids)))
-        found = (
-            [_ranks(*of_image, margins.range_min, most, dropped) for of_image in search(images, most)]
-            if search
-            else None
-        )
+        near = search(images, most) if search else []
+        found = [_ranks(*of_image, margins.range_min, most, dropped) for of_image in near]
         for n in images:
             for t in survey.shown[survey.first_N1[n] : survey.first_N1[n + 1]].tolist():
                 rng = np.random.default_rng([seed, n, t])

@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,17 +125,20 @@ def build(faiss: Any, pool: Embedded, path: Path, kind: Kind, budget: int) -> No
         _add(index, pool, 0, len(pool))
         faiss.write_index(index, str(path))
         return
-    with tempfile.TemporaryDirectory(dir=pool.folder) as folder:
-        trained, parts = f"{folder}/trained", list[str]()
-        faiss.write_index(index, trained)
-        for start in range(0, len(pool), rows):
-            index = faiss.read_index(trained)
-            _add(index, pool, start, min(start + rows, len(pool)))
-            parts.append(f"{folder}/{len(parts)}")
-            faiss.write_index(index, parts[-1])
+    folder = Path(f"{path}.parts")
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    folder.mkdir()
+    trained, parts = str(folder / "trained"), list[str]()
+    faiss.write_index(index, trained)
+    for start in range(0, len(pool), rows):
         index = faiss.read_index(trained)
-        library("faiss.contrib.ondisk", "mine").merge_ondisk(index, parts, _lists(path))
-        faiss.write_index(index, str(path))
+        _add(index, pool, start, min(start + rows, len(pool)))
+        parts.append(str(folder / str(len(parts))))
+        faiss.write_index(index, parts[-1])
+    index = faiss.read_index(trained)
+    library("faiss.contrib.ondisk", "mine").merge_ondisk(index, parts, _lists(path))
+    faiss.write_index(index, str(path))
+    shutil.rmtree(folder)
 
 
 def _add(index: Any, pool: Embedded, start: int, stop: int) -> None:
