@@ -52,8 +52,12 @@ class Share:
 def parse_share(text: str, environment: Mapping[str, str]) -> Share:
     """``--share INDEX/COUNT``; without it, the task of a SLURM array. Raises UserError."""
     if not text and "SLURM_ARRAY_TASK_ID" in environment:
-        number, first, count = (int(environment[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "COUNT"))
-        text = f"{number - first}/{count}"
+        given = [environment.get(f"SLURM_ARRAY_TASK_{name}", "") for name in ("ID", "MIN", "COUNT")]
+        given.append(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
+        if not all(map(str.isdecimal, given)) or not int(given[-1]):
+            raise UserError(f"SLURM_ARRAY_TASK_ID, _MIN, _COUNT and _STEP are {given}; add --share INDEX/COUNT")
+        number, first, count, step = map(int, given)
+        text = f"{(number - first) // step}/{count}"
     if not text and "JOB_COMPLETION_INDEX" in environment:
         raise UserError(
             "this is a pod of an indexed Job, which does not know the number of pods: add --share "

@@ -114,6 +114,10 @@ def test_shares_of_clusters():
     slurm = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_COUNT": "10"}
     assert processes.parse_share("", slurm) == processes.Share(3, 10)
     assert processes.parse_share("", {}) == processes.Share(0, 1)
+    every_second = slurm | {"SLURM_ARRAY_TASK_STEP": "3", "SLURM_ARRAY_TASK_COUNT": "4"}
+    assert processes.parse_share("", every_second) == processes.Share(1, 4)
+    with pytest.raises(UserError, match=r"add --share INDEX/COUNT"):
+        processes.parse_share("", {"SLURM_ARRAY_TASK_ID": "7"})
     assert processes.parse_share("2/8", slurm | {"JOB_COMPLETION_INDEX": "2"}) == processes.Share(2, 8)
     with pytest.raises(UserError, match=r"add --share \$JOB_COMPLETION_INDEX/COMPLETIONS"):
         processes.parse_share("", {"JOB_COMPLETION_INDEX": "2"})

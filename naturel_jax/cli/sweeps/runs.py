@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -63,11 +64,17 @@ def state(planned: Planned, out: Path) -> str:
     """The state of a run, in words. Raises UserError for a damaged file."""
     folder = epath.Path(out / planned.key)
     if storage.exists(folder / PRUNED):
-        saved = storage.read_json(folder / PRUNED)
-        return f"pruned at step {saved['step']}"
+        return f"pruned at step {_saved(folder / PRUNED, 'step')}"
     if storage.exists(folder / FAILED):
-        return f"failed: {storage.read_json(folder / FAILED)['error']}"
+        return f"failed: {_saved(folder / FAILED, 'error')}"
     return FINISHED if finished.read(folder) else "not finished"
+
+
+def _saved(path: epath.Path, field: str) -> Any:
+    saved = storage.read_json(path)
+    if not isinstance(saved, dict) or field not in saved:
+        raise UserError(f"{path}: has no {field!r}; remove it, and the run is tried again")
+    return saved[field]
 
 
 def failures(runs: Sequence[Planned], out: Path) -> list[str]:
