@@ -19,6 +19,9 @@ def test_every_reader_is_tried():
     assert set(FILES) >= {name for name in registry.BENCHMARKS if not registry.reads_dataset(name)} - {
         "flickr30k_order",  # the reader of coco_order
         "flickr30k_retrieval",
+        "hard_positives_swap",
+        *(f"negbench_{kind}" for kind in ("voc", "synthetic", "coco_negated_retrieval")),
+        *(f"negbench_{kind}_retrieval" for kind in ("synthetic", "synthetic_negated")),
     }
 
 
