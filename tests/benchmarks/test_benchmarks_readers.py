@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from naturel_jax.benchmarks import cola, order
+from naturel_jax.benchmarks import json_pairs, order
 from naturel_jax.benchmarks.files import BenchmarkError
 from naturel_jax.evaluators import confidence
 from tests.helpers import benchmark_files as files
@@ -254,8 +254,22 @@ def test_cola(tmp_path):
     assert benchmark.items[0].images[0].names == ("visual_genome:0",)
     # By its code, images x captions: each caption prefers its image, though image 0 prefers caption 1.
     assert values(benchmark, [[[0.3, 0.4], [0.2, 0.5]], [[0.3, 0.5], [0.2, 0.5]]])["cola/image"] == 0.5
-    links = cola.SOURCE.images(tmp_path)
+    links = json_pairs.cola_images(tmp_path)
     assert links["cola/images/2.jpg"] == "https://cs-people.bu.edu/array/data/vg_gqa_images/2.jpg" and len(links) == 3
+
+
+def test_naturalbench_retrieval(tmp_path):
+    files.naturalbench(tmp_path)
+    (item, _) = read("naturalbench_retrieval", tmp_path).items
+    assert item.captions == ("a", "b") and [image.read() for image in item.images] == [files.png(0), files.png(1)]
+
+
+def test_urban1k(tmp_path):
+    files.urban1k(tmp_path)
+    benchmark = read("urban1k", tmp_path)
+    assert benchmark.items[0].captions == ("A street, 0 cars. A long caption.", "A street, 1 cars. A long caption.")
+    scores = values(benchmark, [[[0.5, 0.4]], [[0.6, 0.7]]])
+    assert (scores["urban1k/image_to_text@1"], scores["urban1k/text_to_image@1"]) == (1.0, 0.5)
 
 
 def test_imagecode(tmp_path):

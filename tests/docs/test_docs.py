@@ -341,10 +341,10 @@ def test_chance_is_what_random_cosines_score():
     for name in rules.TWO_BY_TWO:
         assert abs(two_by_two[name].mean() - claimed(name)) < 3e-3, name
     assert abs(rules.pair((), list(rng.random((400_000, 1, 2))))["right"].mean() - claimed("pair")) < 3e-3
-    items = [Item("", (), ())] * 100_000
+    items = [Item("", (), ())] * 20_000
     for name, options in (("five", 5), ("A and B", 4), ("four", 4), ("two", 2), ("ten", 10)):
-        first = rules.first_of_many(items, list(rng.random((100_000, 1, options))))["right"]
-        assert abs(first.mean() - claimed(name)) < 5e-3, name
+        first = rules.first_of_many(items, list(rng.random((20_000, 1, options))))["right"]
+        assert abs(first.mean() - claimed(name)) < 1.2e-2, name
     kept = hard_positives.outcomes((), list(rng.random((400_000, 1, 3))))
     for name in hard_positives.SCORES:
         assert abs(kept[name].mean() - claimed(name)) < 3e-3, name

@@ -31,7 +31,14 @@ FILES = {  # benchmark -> the files with its records; those of Parquet and of im
     **{"cola": "cola/*.json", "imagecode": "imagecode/*.json", "negrefcocog": "negrefcocog/*.json"},
     **{"hard_positives_replace": "hard_positives/*/vl*.json", "vl_checklist": "vl_checklist/data/**/*.json"},
     **{"negbench_coco": "negbench/COCO_val_mcq*", "negbench_coco_retrieval": "negbench/COCO_val_retrieval*"},
-    **{"eqben": "eqben/all*.json", "valse": "valse/data/existence.json", "bivlc": "", "colorswap": "", "zeroshot": ""},
+    **{
+        "eqben": "eqben/all*.json",
+        "valse": "valse/data/existence.json",
+        "bivlc": "",
+        "vismin": "",
+        "urban1k": "",
+        "zeroshot": "",
+    },
 }
 
 
@@ -99,6 +106,9 @@ def make(name: str, root: Path) -> int:
     files.MAKERS[name](root)
     if name == "zeroshot":
         files.write(root / "zeroshot/pets/cat/broken.png", b"no")
+    if name == "urban1k":
+        for n, content in enumerate((b"\xff", b"\nlater", b"no image")):
+            files.write(root / f"urban1k/caption/bad{n}.txt", content)
     for path in root.glob(FILES[name]) if FILES[name] else ():
         spoil(path)
     if name == "eqben":

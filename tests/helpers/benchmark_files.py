@@ -132,6 +132,7 @@ def sugarcrepe_pp(root: Path) -> None:
 
 HUB_COLUMNS = {
     "bivlc": ("image", "negative_image", "caption", "negative_caption", "type", "subtype"),
+    "vismin": ("image_0", "image_1", "text_0", "text_1", "category", "id"),
     "colorswap": ("image_1", "image_2", "caption_1", "caption_2", "image_source", "caption_source"),
 }
 
@@ -217,6 +218,21 @@ def cola(root: Path) -> None:
         write(root / f"cola/images/{n}.jpg", png(n))
 
 
+def naturalbench(root: Path) -> None:
+    """NaturalBench-Retrieval's file, with two records."""
+    rows = [{"image_0": "0.jpg", "caption_0": "a", "image_1": "1.jpg", "caption_1": "b", "index": n} for n in range(2)]
+    write(root / "naturalbench_retrieval/metadata.json", rows)
+    for n in range(2):
+        write(root / f"naturalbench_retrieval/images/{n}.jpg", png(n))
+
+
+def urban1k(root: Path) -> None:
+    """Two of Urban1k's photos."""
+    for n in range(2):
+        write(root / f"urban1k/caption/{n}.txt", f"A street, {n} cars. A long caption.\nIgnored.\n".encode())
+        write(root / f"urban1k/image/{n}.jpg", png(n))
+
+
 def imagecode(root: Path) -> None:
     """ImageCoDe's validation file: a set of photos, and one of frames whose numbers have gaps."""
     rows = {"open-images-1_ab": {"3": " a deer\n"}, "MSR-VTT-video1": {"0": "a girl", "2": "two girls"}}
@@ -270,9 +286,17 @@ MAKERS: dict[str, Callable[[Path], object]] = {  # benchmark -> makes its files
     **{"sugarcrepe": sugarcrepe, "sugarcrepe_pp": sugarcrepe_pp, "whatsup": whatsup, "eqben": eqben, "valse": valse},
     **{"coco_order": karpathy, "coco_retrieval": karpathy, "flickr30k_order": flickr30k},
     **{"flickr30k_retrieval": flickr30k, "vsr": vsr, "zeroshot": zeroshot},
+    **{"naturalbench_retrieval": naturalbench, "urban1k": urban1k},
     **{"cola": cola, "imagecode": imagecode, "negrefcocog": negrefcocog, "vl_checklist": vl_checklist},
     **dict.fromkeys(("hard_positives_replace", "hard_positives_swap"), hard_positives),
     **{f"negbench_{kind}": negbench for kind in ("coco", "voc", "synthetic")},
     **{f"negbench_{kind}_retrieval": negbench for kind in ("coco", "coco_negated", "synthetic", "synthetic_negated")},
     **{name: functools.partial(hub_pairs, name=name) for name in HUB_COLUMNS},
 }
+
+# Benchmarks whose files are read by the code of another one, which is tried in their place.
+SAME_READER = (
+    *("flickr30k_order", "flickr30k_retrieval", "colorswap", "vismin", "naturalbench_retrieval", "hard_positives_swap"),
+    *("negbench_voc", "negbench_synthetic", "negbench_coco_negated_retrieval"),
+    *("negbench_synthetic_retrieval", "negbench_synthetic_negated_retrieval"),
+)
