@@ -31,14 +31,7 @@ FILES = {  # benchmark -> the files with its records; those of Parquet and of im
     **{"cola": "cola/*.json", "imagecode": "imagecode/*.json", "negrefcocog": "negrefcocog/*.json"},
     **{"hard_positives_replace": "hard_positives/*/vl*.json", "vl_checklist": "vl_checklist/data/**/*.json"},
     **{"negbench_coco": "negbench/COCO_val_mcq*", "negbench_coco_retrieval": "negbench/COCO_val_retrieval*"},
-    **{
-        "eqben": "eqben/all*.json",
-        "valse": "valse/data/existence.json",
-        "bivlc": "",
-        "vismin": "",
-        "urban1k": "",
-        "zeroshot": "",
-    },
+    **{"eqben": "eqben/all*.json", "valse": "valse/data/existence.json", "bivlc": "", "urban1k": "", "zeroshot": ""},
 }
 
 
