@@ -1,5 +1,6 @@
 """Observability: parameter counts, the image of the first batch, JAX's trace files, utilisation."""
 
+import io
 import re
 from types import SimpleNamespace
 
@@ -70,10 +71,10 @@ def make_batch(images: int = 4, side: int = 48) -> Batch:
 
 
 @pytest.fixture
-def drawn(tmp_path):
+def drawn():
     def pixels(batch: Batch) -> np.ndarray:
-        first_batch.write(batch, TEXTS, np.asarray(batch.caption_labels.mult_U), tmp_path / "batch.png")
-        with Image.open(tmp_path / "batch.png") as image:
+        png = first_batch.draw(batch, TEXTS, np.asarray(batch.caption_labels.mult_U))
+        with Image.open(io.BytesIO(png)) as image:
             assert image.format == "PNG"
             return np.asarray(image.convert("RGB"))
 
@@ -147,8 +148,9 @@ def test_only_the_first_batch_is_drawn_and_all_are_passed_on(tmp_path):
     )
     assert len(list(first_batch.batches(pipeline, tmp_path, 3, 5))) == 2
     assert not list(tmp_path.iterdir())  # a continued run
-    assert len(list(first_batch.batches(pipeline, tmp_path, 0, 5))) == 5
-    assert [path.name for path in tmp_path.iterdir()] == ["first_batch.png"]
+    shown = []
+    assert len(list(first_batch.batches(pipeline, tmp_path, 0, 5, shown.append))) == 5
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("first_batch.png", *shown)]
 
 
 # ---- Profile ---------------------------------------------------------------------------------------------------------
