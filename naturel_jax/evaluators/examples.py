@@ -40,14 +40,14 @@ def of_each(benchmarks: int) -> int:
 
 
 def choose(benchmark: Benchmark, table: pa.Table, outcome: str, number: int) -> list[Example]:
-    """``number`` items that are right (1 in the column ``outcome``) and as many that are not, in an order that depends
-    on their ids only. ``table``: the rows of ``items.parquet``. Items with an image that cannot be read, or with more
-    than eight captions, are left out."""
-    items = {item.id: item for item in benchmark.items}
+    """``number`` items that are right (1 in the column ``outcome``) and as many that are wrong (0), in an order that
+    depends on their ids only. ``table``: the rows of ``items.parquet``. Items with an image that cannot be read, or
+    with more than eight captions, are left out."""
+    items = {item.id: item for item in benchmark.items if _fits(item)}
     outcomes, ids = table[outcome].to_pylist(), table["id"].to_pylist()
     found: list[Example] = []
     for right in (True, False):
-        places = [n for n, x in enumerate(outcomes) if x is not None and not math.isnan(x) and (x == 1) == right]
+        places = [n for n, value in enumerate(outcomes) if value == right and ids[n] in items]
         left = number
         for n in sorted(places, key=lambda n: hashlib.blake2b(ids[n].encode("utf-8", "replace")).digest()):
             if not left:
@@ -59,17 +59,18 @@ def choose(benchmark: Benchmark, table: pa.Table, outcome: str, number: int) -> 
     return found
 
 
+def _fits(item: Item) -> bool:
+    return 0 < len(item.images) <= _MOST and 0 < len(item.captions) <= _MOST
+
+
 def _example(benchmark: Benchmark, item: Item, row: dict[str, Any], right: bool) -> Example | None:
-    captions = row["captions"] or ()
-    if not 0 < len(item.images) <= _MOST or not 0 < len(captions) <= _MOST:
-        return None
     try:
         small = [thumbnail(image.read(), SIDE, image.box) for image in item.images]
     except (OSError, ValueError):
         return None
-    cosines = tuple(round(cosine, 4) for cosine in row["cosines"][: len(small) * len(captions)])
-    images = tuple(pages.data_uri(one.form, one.data) for one in small)
-    return Example(benchmark.name, item.id, right, images, tuple(captions), cosines, benchmark.true_captions)
+    images, captions = tuple(pages.data_uri(one.form, one.data) for one in small), tuple(row["captions"])
+    cosines = tuple(round(cosine, 4) for cosine in row["cosines"][: len(images) * len(captions)])
+    return Example(benchmark.name, item.id, right, images, captions, cosines, benchmark.true_captions)
 
 
 def write(folder: epath.Path, examples: Sequence[Example]) -> None:

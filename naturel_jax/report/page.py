@@ -73,10 +73,10 @@ def _figures(drawn: Mapping[str, Plot]) -> str:
 
 
 def pick(of_models: Mapping[str, Sequence[Example]]) -> list[tuple[str, Example]]:
-    """At most ``SHOWN`` examples, each of one model: right and wrong ones and the models in turns, each item once."""
+    """At most ``SHOWN`` examples, half of them right: of the models in turns, each item once on either side."""
     found: list[tuple[str, Example]] = []
-    items: set[tuple[str, str]] = set()
-    for most, right in ((SHOWN // 2, True), (SHOWN, False)):
+    for right in (True, False):
+        items: set[tuple[str, str]] = set()
         sides: dict[str, Iterator[Example]] = {}
         for n, (model, examples) in enumerate(of_models.items()):
             side = [example for example in examples if example.right == right]
@@ -84,7 +84,7 @@ def pick(of_models: Mapping[str, Sequence[Example]]) -> list[tuple[str, Example]
             sides[model] = iter((*side[start:], *side[:start]))
         for model in itertools.chain.from_iterable(itertools.repeat(list(sides), SHOWN)):
             example = next((one for one in sides[model] if (one.benchmark, one.id) not in items), None)
-            if example is not None and len(found) < most:
+            if example is not None and len(items) < SHOWN // 2:
                 items.add((example.benchmark, example.id))
                 found.append((model, example))
     return found
@@ -100,7 +100,8 @@ def _examples(of_models: Mapping[str, Sequence[Example]]) -> str:
     right = sum(example.right for _, example in picked)
     text = (
         f"{right} items that a model gets right and {len(picked) - right} that one gets wrong, with the cosine of each "
-        "caption to each image. Which ones depends on their ids only. naturel-compare shows all items of a benchmark."
+        "caption to each image. True and false are those of the first image. Which items are here depends on their ids "
+        "only; naturel-compare shows all of a benchmark."
     )
     return f"{title}<p>{text}</p><ul class=cards>{''.join(_card(*each) for each in picked)}</ul>"
 

@@ -83,25 +83,14 @@ def _data(configs: Mapping[str, Config], folders: Mapping[str, epath.Path]) -> S
     """The parts of each mixture, and the images of all together."""
     rows, text = [], []
     for name, config in configs.items():
-        tables, images = (
-            _read(folders[name] / DATA),
-            _read(folders[name] / trained_on.FOLDER / f"{trained_on.FOLDER}.json"),
-        )
+        tables = _read(folders[name] / DATA)
         for part, source in config.data.mixture.items():
-            table = tables.get(part, {})
-            records = f"{table['records']:,}" if table else MISSING
-            cells = (
-                source.dataset,
-                source.split,
-                source.recipe,
-                f"{source.weight:g}",
-                records,
-                table.get("content", MISSING),
-            )
-            rows.append((f"{name}: {part}", *map(str, cells)))
-        if images:
-            text.append(
-                f"{name}: {images['images']:,} images, bytes of {images['read']:,} read, digest {images['xxh3']}."
-            )
+            table = tables.get(part, {})  # only sources that are tables of records have one
+            number, digest = (f"{table['records']:,}", table["content"]) if table else (MISSING, MISSING)
+            cells = (source.dataset, source.split, source.recipe, f"{source.weight:g}", number, str(digest))
+            rows.append((f"{name}: {part}", *cells))
+        if images := _read(folders[name] / trained_on.FOLDER / f"{trained_on.FOLDER}.json"):
+            number, read = (f"{images[field]:,}" for field in ("images", "read"))
+            text.append(f"{name}: {number} images, bytes of {read} read, digest {images['xxh3']}.")
     head = ("run: part", "dataset", "split", "recipe", "weight", "records", "digest of the records")
     return Section("Training data", head, rows, text, words=True)

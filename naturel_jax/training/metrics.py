@@ -131,7 +131,9 @@ class Metrics:
 
     def final(self, step: int, scores: Values, intervals: Intervals, mistakes: Sequence[Example]) -> None:
         """Writes the scores of the last evaluation as a table, and what it gets wrong as an image."""
-        rows = [(name, score, *intervals.get(name, ("", ""))) for name, score in scores.items() if is_headline(name)]
+        rows = [
+            (name, score, *intervals.get(name, (None, None))) for name, score in scores.items() if is_headline(name)
+        ]
         for writer in self._writers:
             writer.table(step, "scores", ("score", "value", "low (95%)", "high (95%)"), rows)
         if mistakes and any(writer.image is not writers.ignore for writer in self._writers):

@@ -21,7 +21,7 @@ from naturel_jax.storage.object_stores import in_store
 from tfds_naturel.common import escape
 
 Values = dict[str, float]
-Row = Sequence[str | float]
+Row = Sequence[str | float | None]
 
 
 def ignore(*_: object) -> None:
@@ -122,10 +122,10 @@ def _hyperparameter(value: Any) -> bool | int | float | str:
 
 def _markdown(head: Sequence[str], rows: Sequence[Row]) -> str:
     """A table in Markdown."""
-    cells = (
-        [escape.markdown(cell) if isinstance(cell, str) else f"{cell:.4f}" for cell in line] for line in (head, *rows)
+    shown = (
+        [f"{cell:.4f}" if isinstance(cell, float) else escape.markdown(cell or "") for cell in row] for row in rows
     )
-    first, *others = (f"| {' | '.join(line)} |" for line in cells)
+    first, *others = (f"| {' | '.join(line)} |" for line in (head, *shown))
     return "\n".join([first, "| --- " * len(head) + "|", *others])
 
 

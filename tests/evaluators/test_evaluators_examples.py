@@ -25,12 +25,12 @@ def first(items, matrices) -> dict[str, np.ndarray]:
     return {"right": np.array([float(matrix[0, 0] > matrix[0, 1:].max()) for matrix in matrices])}
 
 
-def save(out, name: str, number: int = 20) -> None:
+def save(out, name: str, number: int = 16) -> None:
     """Of ``number`` items, those with even numbers are right; item 3 has an image that cannot be read, item 4 too many
     captions."""
     items, matrices = [], []
     for n in range(number):
-        image = Image(f"i{n}", unreadable if n == 3 else lambda n=n: files.png(n, (300, 200)), BOX if n == 2 else None)
+        image = Image(f"i{n}", unreadable if n == 3 else lambda n=n: files.png(n, (192, 96)), BOX if n == 2 else None)
         captions = (f"a cat {n}", *(f"a dog {n} {k}" for k in range(9 if n == 4 else 1)))
         items.append(Item(f"{n}", (image,), captions))
         matrices.append(np.array([[0.25 if n % 2 == 0 else -0.25, *[0.0] * (len(captions) - 1)]]))
@@ -61,7 +61,7 @@ def test_an_example_has_its_captions_cosines_and_a_small_crop_of_its_image(tmp_p
         with PilImage.open(io.BytesIO(base64.b64decode(data))) as image:
             sizes.append((kind, image.size))
     crop = (BOX[2] - BOX[0], BOX[3] - BOX[1])
-    assert sizes == [("data:image/jpeg;base64", (128, 85)), ("data:image/png;base64", crop)]
+    assert sizes == [("data:image/jpeg;base64", (128, 64)), ("data:image/png;base64", crop)]
 
 
 def test_results_of_earlier_versions_have_none_and_damaged_ones_are_refused(tmp_path):

@@ -236,7 +236,7 @@ def test_all_that_a_run_shows_reaches_wandb(tmp_path, monkeypatch):
     run.write(5, {"naturel/simple": 0.25})
     run.close()
     assert fake.runs[0]["config"]["data"]["batch_size"] == 16
-    table = (["score", "value", "low (95%)", "high (95%)"], [["naturel/simple", 0.25, "", ""]])
+    table = (["score", "value", "low (95%)", "high (95%)"], [["naturel/simple", 0.25, None, None]])
     assert fake.logged == [
         (0, {"first_batch": ((40, 30), "the first batch")}),
         (5, {"scores": table}),
