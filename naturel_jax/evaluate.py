@@ -26,7 +26,7 @@ from naturel_jax.checkpoints import recorded
 from naturel_jax.cli import compilation_cache
 from naturel_jax.cli.evaluation import evaluate
 from naturel_jax.config import own_benchmarks
-from naturel_jax.devices import preemption, processes
+from naturel_jax.devices import machine, preemption, processes
 from naturel_jax.evaluators import embedding_model, mistakes
 from naturel_jax.evaluators.mirror import Mirror
 from naturel_jax.evaluators.watch import watch
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> None:
         sections[name] = evaluate(name, source, benchmarks, mirror, **sizes, wrong=wrong)
         mirror.publish()
         mirror.fetch()
-        print(report.write(mirror.local, histories, workdirs), flush=True)
+        print(report.write(mirror.local, histories, workdirs, machine.accelerators()), flush=True)
         if wrong:
             text = mistakes_page.page(sections)
             storage.write(epath.Path(mirror.local / mistakes.FOLDER / "report.md"), text)

@@ -11,6 +11,7 @@ from naturel_jax import storage
 from naturel_jax.checkpoints import recorded
 from naturel_jax.checkpoints.finished import Finished
 from naturel_jax.config import Config, Suite
+from naturel_jax.devices import machine
 from naturel_jax.evaluators import results
 from naturel_jax.evaluators.results import LeftOut
 from naturel_jax.report import report
@@ -55,9 +56,8 @@ class SuiteReport:
             {metric: score for _, row in rows for metric, score in row.text_only.items()},
             self._evaluated if len(rows) == len(self.runs) else {},
         )
-        made = report.with_runs(
-            made, {n: self._workdir / key for key, n in self._names.items() if n in self._found}, self._recipe
-        )
+        folders = {name: self._workdir / key for key, name in self._names.items() if name in self._found}
+        made = report.with_runs(made, folders, self._recipe, machine.accelerators())
         text = report.save(self._workdir, dataclasses.replace(made, title=self._title()))
         print(text, flush=True)
 

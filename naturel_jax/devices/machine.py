@@ -9,16 +9,20 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-import jax
-
 _ROOT = Path(__file__).parents[2]  # a clone of the repository, or site-packages
 
 
 def describe() -> dict[str, str]:
-    """The ``code``, ``processor`` and ``accelerators`` of this process."""
+    """The ``code`` and the ``processor`` of this process."""
+    return {"code": _code(), "processor": _processor()}
+
+
+def accelerators() -> str:
+    """The number and kind of the accelerators of all processes. JAX takes them, so only processes that use them ask."""
+    import jax  # slow to import, and most reports do not need it
+
     kinds = Counter(device.device_kind for device in jax.devices() if device.platform != "cpu")
-    accelerators = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
-    return {"code": _code(), "processor": _processor(), "accelerators": accelerators or "none"}
+    return ", ".join(f"{number} x {kind}" for kind, number in kinds.items()) or "none"
 
 
 def _code() -> str:

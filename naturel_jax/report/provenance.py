@@ -17,18 +17,19 @@ from naturel_jax.report.contents import Section
 from naturel_jax.report.tables import MISSING
 
 CONFIG, DATA = "config.json", "data.json"  # in the folder of a run
-MADE_BY = "made_by"  # entry of ``CONFIG``: ``machine.describe`` where the run began
+MADE_BY = "made_by"  # entry of ``CONFIG``: code, processor and accelerators of the process that began the run
 _NOT_NOTED = "not noted"
 
 
-def sections(runs: Mapping[str, epath.Path], recipe: Sequence[str] = ()) -> list[Section]:
+def sections(runs: Mapping[str, epath.Path], recipe: Sequence[str] = (), accelerators: str = MISSING) -> list[Section]:
     """``runs``: row of a report -> folder of its run, or of the first one of several. ``recipe``: what differs from the
-    config file, in lines. Raises UserError for a damaged file."""
+    config file, in lines; ``accelerators``: those of this process, if it uses any. Raises UserError for a damaged file.
+    """
     saved = {name: _read(folder / CONFIG) for name, folder in runs.items()}
     saved = {name: record for name, record in saved.items() if record}
     configs = {name: versions.from_json(record["config"]) for name, record in saved.items()}
     folders = {name: runs[name] for name in configs}
-    found = [_made(saved, folders)]
+    found = [_made(saved, folders, accelerators)]
     return [*found, _config(configs, recipe), _data(configs, folders)] if configs else found
 
 
@@ -36,9 +37,9 @@ def _read(path: epath.Path) -> dict[str, Any]:
     return storage.read_json(path) if storage.exists(path) else {}
 
 
-def _made(saved: Mapping[str, Mapping[str, Any]], folders: Mapping[str, epath.Path]) -> Section:
+def _made(saved: Mapping[str, Mapping[str, Any]], folders: Mapping[str, epath.Path], accelerators: str) -> Section:
     """A column for the process that writes the report, and one for each run or those that were made alike."""
-    here = {"date": _date(datetime.datetime.now(datetime.UTC)), **machine.describe()}
+    here = {"date": _date(datetime.datetime.now(datetime.UTC)), **machine.describe(), "accelerators": accelerators}
     columns: dict[tuple[str, ...], list[str]] = {(*here.values(), MISSING): ["this report"]}
     for name, record in saved.items():
         made = {"date": _trained(folders[name])} | dict.fromkeys(list(here)[1:], _NOT_NOTED) | record.get(MADE_BY, {})

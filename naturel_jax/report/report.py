@@ -27,10 +27,14 @@ _MAX_QUOTED = 4  # most metrics that a line quotes for a benchmark without headl
 
 
 def write(
-    out: Path, histories: Mapping[str, History] | None = None, runs: Mapping[str, epath.Path] | None = None
+    out: Path,
+    histories: Mapping[str, History] | None = None,
+    runs: Mapping[str, epath.Path] | None = None,
+    accelerators: str = tables.MISSING,
 ) -> str:
     """Reports on the results in ``out``, into the same folder; returns the tables in Markdown. ``runs``: the models
-    that are runs, and their folders. Raises UserError for a file that is not a result."""
+    that are runs, and their folders; ``accelerators``: see ``provenance``. Raises UserError for a file that is not a
+    result."""
     all_results = results.load(out)
     order = {model: n for n, model in enumerate(published.POSTER)}  # the poster's models first, as it orders them
     all_results.sort(key=lambda result: order.get(result.model, len(order)))
@@ -39,14 +43,17 @@ def write(
     named = " and ".join(places) if len(places) < 3 else f"{len(places)} models"
     number = len({result.benchmark for result in all_results})
     title = f"Evaluation of {named} on {number} benchmark{'s' * (number > 1)}"
-    return save(epath.Path(out), with_runs(dataclasses.replace(made, title=title), runs or {}))
+    made = with_runs(dataclasses.replace(made, title=title), runs or {}, accelerators=accelerators)
+    return save(epath.Path(out), made)
 
 
-def with_runs(report: Report, runs: Mapping[str, epath.Path], recipe: Sequence[str] = ()) -> Report:
-    """The report with the losses of ``runs`` (row -> folder) and where they come from; ``recipe``: see
-    ``provenance``."""
+def with_runs(
+    report: Report, runs: Mapping[str, epath.Path], recipe: Sequence[str] = (), accelerators: str = tables.MISSING
+) -> Report:
+    """The report with the losses of ``runs`` (row -> folder) and where they come from; ``recipe``, ``accelerators``:
+    see ``provenance``."""
     losses = {name: [recorded.losses(folder)] for name, folder in runs.items()}
-    return dataclasses.replace(report, losses=losses, made=provenance.sections(runs, recipe))
+    return dataclasses.replace(report, losses=losses, made=provenance.sections(runs, recipe, accelerators))
 
 
 def of_results(

@@ -116,7 +116,8 @@ def left_out(found: Finished, config: Config, model: str) -> list[LeftOut]:
 def write_config(folder: epath.Path, config: Config) -> None:
     """Records the config, the versions of the libraries, the code and the machine in the folder, for people and reports
     to read."""
-    record = {"config": versions.to_json(config), "versions": checkpoint_meta.versions(), "made_by": machine.describe()}
+    made_by = {**machine.describe(), "accelerators": machine.accelerators()}
+    record = {"config": versions.to_json(config), "versions": checkpoint_meta.versions(), "made_by": made_by}
     storage.write_json(folder / "config.json", record)
 
 

@@ -47,6 +47,7 @@ ELSEWHERE = {
     "answers of servers, in test_hub.py and test_benchmarks_download.py": """naturel_jax/benchmarks/download.py
         naturel_jax/benchmarks/coco.py naturel_jax/reproduce/coco_train.py naturel_jax/weights/hub.py""",
     "releases, in test_release.py": "tfds_naturel/release/files.py",
+    "images that a run has drawn": "naturel_jax/training/mistakes.py naturel_jax/training/writers.py",
     "files that another reader has opened": """naturel_jax/evaluators/embed.py naturel_jax/evaluators/mistakes.py
         naturel_jax/weights/verify.py tfds_naturel/audit/other_benchmarks.py""",
 }
