@@ -9,6 +9,7 @@ from naturel_jax import storage
 
 FILE = "metrics.jsonl"
 INTERPOLATED = "interpolated.json"  # scores between the run's first and last parameters
+LOSS = "train/loss"
 TIME = "wall_time"  # of each line, in seconds since 1970
 
 
@@ -20,6 +21,12 @@ def history(workdir: epath.Path) -> list[tuple[int, dict[str, float]]]:
         (line["step"], {name: value for name, value in line.items() if name not in ("step", TIME)})
         for line in evaluations
     ]
+
+
+def losses(workdir: epath.Path) -> list[tuple[int, float]]:
+    """(steps done, training loss) of the steps that were logged, those that are finite."""
+    lines = storage.read_json_lines(workdir / FILE)
+    return [(line["step"], line[LOSS]) for line in lines if math.isfinite(line.get(LOSS, math.nan))]
 
 
 def by_step(workdir: epath.Path) -> Mapping[int, Mapping[str, float]]:

@@ -10,7 +10,9 @@ import pytest
 from etils import epath
 
 from naturel_jax.benchmarks.benchmark import Image
+from naturel_jax.evaluators.examples import Example
 from naturel_jax.report import gallery, report
+from naturel_jax.report.contents import Report, Section
 from naturel_jax.report.pairs import Paired
 from naturel_jax.report.tables import BLIND, MEASURED, Cell, ModelRow
 from tests.helpers import benchmark_files as files
@@ -59,17 +61,28 @@ def test_report(page, tmp_path):
     rows = [ModelRow(name, MEASURED, cells | relations) for name in ("CLIP", MALICIOUS)]
     rows.append(ModelRow("longer caption", BLIND, dict.fromkeys(cells, Cell(0.6))))
     history = {name: [[(0, {"naturel/simple": 0.5}), (9, {"naturel/simple": 0.9})]] for name in ("CLIP", MALICIOUS)}
-    section = report.Section(MALICIOUS, ("setting", "score"), [[MALICIOUS, "+0.1"]], [MALICIOUS], MALICIOUS)
-    report.save(epath.Path(tmp_path), report.Report(rows, history, [MALICIOUS], sections=[section]))
+    section = Section(MALICIOUS, ("", "score"), [[MALICIOUS, "+0.1"]], [MALICIOUS], MALICIOUS)
+    words = [Section(f"Words {n}", ("", *"abcdef"), [["Code", *["f" * 40] * 6]], words=True) for n in range(2)]
+    images = [data_uri(form, files.png(0, size)) for form, size in (("jpeg", (128, 85)), ("png", (64, 64)))]
+    shown = [Example("b", str(n), n % 2 == 0, tuple(images), (MALICIOUS, "x" * 500), (0.5,) * 4, 1) for n in range(30)]
+    losses = {name: [[(n, 5 - n / 100) for n in range(300)]] for name in ("CLIP", MALICIOUS)}
+    further = {"title": MALICIOUS, "losses": losses, "examples": {MALICIOUS: shown}, "made": words}
+    report.save(epath.Path(tmp_path), Report(rows, history, [MALICIOUS], sections=[section], **further))
+    assert (tmp_path / "report.html").stat().st_size < 1.5e6
     address = (tmp_path / "report.html").as_uri()
-    check(page, address, "Report")
+    check(page, address, " ".join(MALICIOUS.split()))
     assert page.run("document.querySelectorAll('script').length") == 0
     assert page.run("document.querySelectorAll('strong').length") == 14
     page.resize(*PHONE, dark=True)
     page.open(address)
-    shown = page.run("[...document.images].map(i => [i.alt.length > 20, i.complete && i.naturalWidth > 0, i.width])")
-    assert shown == [[True, True, shown[0][2]]] * 2 and shown[0][2] > 300, "plots fill the width of a phone"
-    assert page.run("document.images[0].currentSrc === document.querySelector('source').srcset"), "drawn for the dark"
+    widths = page.run("[...document.querySelectorAll('svg')].map(svg => svg.getBoundingClientRect().width)")
+    assert widths == [widths[0]] * 3 and widths[0] > 300, "plots fill the width of a phone"
+    ink = "getComputedStyle(document.querySelector('svg text')).fill === getComputedStyle(document.body).color"
+    assert page.run(ink), "in the colour of the page"
+    page.run("document.querySelector('.cards').scrollIntoView()")
+    page.until("[...document.images].slice(0, 2).every(image => image.complete)")
+    seen = page.run("[...document.images].map(i => [i.alt.length > 10, i.height]).slice(0, 2)")
+    assert seen == [[True, 128]] * 2 and page.run("document.images.length") == 48, "24 items"
 
 
 # ---- Gallery ---------------------------------------------------------------------------------------------------------
