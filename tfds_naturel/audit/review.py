@@ -30,8 +30,8 @@ _SIDE, _QUALITY = 360, 75  # pixels and JPEG quality of the embedded photos: abo
 
 ANSWERS = (("accept", "Keep", "k"), ("reject", "Reject", "r"), ("unclear", "Not sure", "n"))
 ASK = {
-    "positive": "Meant to be true. Keep it if it says just what the triplet says, as somebody would write it.",
-    "negative": "Meant to be false. Keep it if it is false of every photo of the triplet, and could be photographed.",
+    "positive": "Meant to be true. Keep it if it says just what the triplet says.",
+    "negative": "Meant to be false. Keep it if it is false wherever the triplet holds.",
 }
 FORM = Form(
     title="NatuRel captions: review",
