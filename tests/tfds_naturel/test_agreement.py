@@ -71,7 +71,7 @@ def test_a_sample_has_the_relations_of_all_and_shares_are_in_the_page(small, tmp
     assert sorted(data["people"]["anna"] + data["people"]["ben"]) == [0, 1, 2, 3]
     for flags, match in {
         ("--sample", "9"): r"--sample 9: expected a number from 1 to 8",
-        ("--assign", "anna"): r"overlap 2: expected a number from 1 to 1",
+        ("--assign", "anna", "--overlap", "2"): r"overlap 2: expected a number from 1 to 1",
         ("--assign", "anna,,ben"): r"name '': expected 1 to 60 printable characters",
         ("--assign", "anna,anna"): r"name 'anna' is there twice",
     }.items():

@@ -48,7 +48,9 @@ def test_the_sample_has_the_relations_of_all_and_hides_the_labels(tmp_path):
 
 
 def answer(path, items, of):
-    path.write_text("item\tanswer\n" + "".join(f"{item.item}\t{of(item)}\n" for item in items))
+    """Writes the answers to a copy of the table, or as the page does (``.csv``)."""
+    mark = "," if path.suffix == ".csv" else "\t"
+    path.write_text(f"item{mark}answer\n" + "".join(f"{item.item}{mark}{of(item)}\n" for item in items))
     return path
 
 
@@ -65,7 +67,7 @@ def test_answers_are_scored_by_hand_counts(tmp_path):
         """Says that all captions are true, chooses the first, and leaves naturalness open."""
         return {"natural": "", "truth": "true", "choice": "1"}[item.question]
 
-    files = [answer(tmp_path / f"{of.__name__}.tsv", items, of) for of in (perfect, doubtful)]
+    files = [answer(tmp_path / "a.tsv", items, perfect), answer(tmp_path / "b.csv", items, doubtful)]
     audit.main(["--readers", str(tmp_path), "--score", *map(str, files)])
     rows = {
         line.strip("| ").split(" | ")[0]: line.strip("| ").split(" | ")[1:]

@@ -54,6 +54,7 @@ _NEEDS = {  # flag -> the one that it belongs to
     "score": "readers",
     "sample": "review",
     "assign": "review",
+    "overlap": "assign",
     "label_studio": "review",
     "decisions": "agreement",
     "adjudicated": "agreement",
@@ -76,9 +77,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
     parser.add_argument("--sample", type=int, help="number of pairs in --review (default: all of the bank)")
     parser.add_argument("--assign", help="names of the people who share the pairs of --review: anna,ben")
-    parser.add_argument(
-        "--overlap", type=int, default=2, help="people for each pair of --assign (default: %(default)s)"
-    )
+    parser.add_argument("--overlap", type=int, help="people for each pair of --assign (default: 2, or 1 of one)")
     parser.add_argument("--label_studio", action="store_true", help="write --review also as tasks of Label Studio")
     parser.add_argument("--captions", type=int, default=300, help="number of captions to judge (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=240, help="number of pairs to choose from (default: %(default)s)")
@@ -150,7 +149,8 @@ def _review(options: argparse.Namespace) -> None:
     if options.sample is not None:
         screens = review.drawn(screens, options.sample, options.seed)
     names = form.names(options.assign) if options.assign else []
-    people = form.assign(len(screens), names, options.overlap, options.seed) if names else None
+    overlap = min(2, len(names)) if options.overlap is None else options.overlap
+    people = form.assign(len(screens), names, overlap, options.seed) if names else None
     shown = _photos(options, {Triplet.parse(screen.title) for screen in screens})
     options.review.mkdir(parents=True, exist_ok=True)
     (options.review / "review.html").write_text(review.page(screens, shown, people), encoding="utf-8")
