@@ -31,4 +31,4 @@ def by_step(workdir: epath.Path) -> Mapping[int, Mapping[str, float]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and -math.inf < value < math.inf

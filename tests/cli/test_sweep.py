@@ -112,6 +112,10 @@ def test_points_of_the_grid_with_each_seed():
 def test_shares_of_clusters():
     slurm = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_COUNT": "10"}
     assert runs.parse_share("", slurm) == runs.Share(3, 10) and runs.parse_share("", {}) == runs.Share(0, 1)
+    every_second = slurm | {"SLURM_ARRAY_TASK_STEP": "3", "SLURM_ARRAY_TASK_COUNT": "4"}
+    assert runs.parse_share("", every_second) == runs.Share(1, 4)
+    with pytest.raises(UserError, match=r"add --share INDEX/COUNT"):
+        runs.parse_share("", {"SLURM_ARRAY_TASK_ID": "7"})
     assert runs.parse_share("2/8", slurm | {"JOB_COMPLETION_INDEX": "2"}) == runs.Share(2, 8)
     with pytest.raises(UserError, match=r"add --share \$JOB_COMPLETION_INDEX/COMPLETIONS"):
         runs.parse_share("", {"JOB_COMPLETION_INDEX": "2"})

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -43,8 +44,12 @@ class Share:
 def parse_share(text: str, environment: Mapping[str, str]) -> Share:
     """``--share INDEX/COUNT``; without it, the task of a SLURM array. Raises UserError."""
     if not text and "SLURM_ARRAY_TASK_ID" in environment:
-        number, first, count = (int(environment[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "COUNT"))
-        text = f"{number - first}/{count}"
+        given = [environment.get(f"SLURM_ARRAY_TASK_{name}", "") for name in ("ID", "MIN", "COUNT")]
+        given.append(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
+        if not all(map(str.isdecimal, given)) or not int(given[-1]):
+            raise UserError(f"SLURM_ARRAY_TASK_ID, _MIN, _COUNT and _STEP are {given}; add --share INDEX/COUNT")
+        number, first, count, step = map(int, given)
+        text = f"{(number - first) // step}/{count}"
     if not text and "JOB_COMPLETION_INDEX" in environment:
         raise UserError(
             "this is a pod of an indexed Job, which does not know the number of pods: add --share "
@@ -89,11 +94,17 @@ def state(planned: Planned, out: Path) -> str:
     """The state of a run, in words. Raises UserError for a damaged file."""
     folder = epath.Path(out / planned.key)
     if storage.exists(folder / PRUNED):
-        saved = storage.read_json(folder / PRUNED)
-        return f"pruned at step {saved['step']}"
+        return f"pruned at step {_saved(folder / PRUNED, 'step')}"
     if storage.exists(folder / FAILED):
-        return f"failed: {storage.read_json(folder / FAILED)['error']}"
+        return f"failed: {_saved(folder / FAILED, 'error')}"
     return FINISHED if finished.read(folder) else "not finished"
+
+
+def _saved(path: epath.Path, field: str) -> Any:
+    saved = storage.read_json(path)
+    if not isinstance(saved, dict) or field not in saved:
+        raise UserError(f"{path}: has no {field!r}; remove it, and the run is tried again")
+    return saved[field]
 
 
 def failures(runs: Sequence[Planned], out: Path) -> list[str]:
