@@ -358,6 +358,14 @@ def _decisions(folder: Path) -> list[Path]:
     return [folder / "decisions.csv"]
 
 
+def _label_studio(folder: Path) -> list[Path]:
+    data = {"triplet": "Cat|on|Table", "positive": "a cat", "negative": "a dog"}
+    result = [{"from_name": "negative", "to_name": "n", "type": "choices", "value": {"choices": ["reject"]}}]
+    task = {"id": 1, "data": data, "annotations": [{"completed_by": 1, "result": result, "was_cancelled": False}]}
+    (folder / "export.json").write_text(json.dumps([task]))
+    return [folder / "export.json"]
+
+
 def _takedown(folder: Path) -> list[Path]:
     (folder / "takedown.txt").write_text("# asked for\n0123456789abcdef\n")
     return [folder / "takedown.txt"]
@@ -416,7 +424,8 @@ def _readers() -> Iterator[tuple[str, Reader]]:
         yield f"photo {form}", Reader(f"image {form}", partial(_image_file, form), _read_photo, (photos.BadPhoto,))
     yield "compare", Reader("parquet", _compared, _compare)
     yield "caption bank", Reader("table", _bank, lambda folder: bank.load(folder / "bank.tsv"))
-    yield "decisions", Reader("table", _decisions, lambda folder: decisions.rejected(folder / "decisions.csv"))
+    yield "decisions", Reader("table", _decisions, lambda folder: decisions.rejected([folder / "decisions.csv"]))
+    yield "Label Studio", Reader("json", _label_studio, lambda folder: decisions.rejected([folder / "export.json"]))
     yield "takedown list", Reader("text", _takedown, lambda folder: plan.taken_down(folder / "takedown.txt"))
     read = lambda folder: mining.hard_images(folder / "hard_images.parquet", ["a", "b", "c"])  # noqa: E731
     yield "hard images", Reader("parquet", _hard_images, read)
